@@ -1,0 +1,2 @@
+//! The engine: server, scheduler, command line.
+fn main() {}

@@ -1,0 +1,147 @@
+//! Framing: `[head length: u32 LE][body length: u32 LE][head: JSON][body: raw bytes]`.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+/// Bytes before the head.
+pub const PREFIX: usize = 8;
+/// Largest head accepted, bytes. Heads hold a URL, style definitions or captions: kilobytes.
+pub const MAX_HEAD: usize = 1 << 20;
+/// Largest body accepted, bytes (a bytea cannot exceed 1 GB).
+pub const MAX_BODY: usize = 1 << 30;
+
+/// A frame that cannot be understood; the connection is of no further use.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A length beyond [`MAX_HEAD`] or [`MAX_BODY`].
+    #[error("frame of {head} head bytes and {body} body bytes exceeds the limit")]
+    TooLong {
+        /// Announced head length.
+        head: usize,
+        /// Announced body length.
+        body: usize,
+    },
+    /// The head is not the message expected.
+    #[error("malformed message: {0}")]
+    Malformed(#[from] serde_json::Error),
+}
+
+/// The lengths in a frame's prefix: head, body.
+///
+/// # Errors
+/// [`Error::TooLong`] for lengths beyond the limits.
+pub fn lengths(prefix: [u8; PREFIX]) -> Result<(usize, usize), Error> {
+    let word = |at: usize| u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]) as usize;
+    let (head, body) = (word(0), word(4));
+    if head > MAX_HEAD || body > MAX_BODY {
+        return Err(Error::TooLong { head, body });
+    }
+    Ok((head, body))
+}
+
+/// Prefix and head of a message whose body (sent after it by the caller) has `body` bytes.
+///
+/// # Errors
+/// [`Error::TooLong`] if either part exceeds the limits.
+pub fn encode_head<M: Serialize>(message: &M, body: usize) -> Result<Vec<u8>, Error> {
+    let head = serde_json::to_vec(message)?;
+    if head.len() > MAX_HEAD || body > MAX_BODY {
+        return Err(Error::TooLong { head: head.len(), body });
+    }
+    let mut out = Vec::with_capacity(PREFIX + head.len());
+    out.extend_from_slice(&(head.len() as u32).to_le_bytes());
+    out.extend_from_slice(&(body as u32).to_le_bytes());
+    out.extend_from_slice(&head);
+    Ok(out)
+}
+
+/// The message of a head.
+///
+/// # Errors
+/// [`Error::Malformed`] if it is not JSON of that shape.
+pub fn decode_head<M: DeserializeOwned>(head: &[u8]) -> Result<M, Error> {
+    Ok(serde_json::from_slice(head)?)
+}
+
+/// Collects bytes as they arrive and gives whole frames out.
+#[derive(Debug, Default)]
+pub struct Reader {
+    buffer: Vec<u8>,
+    start: usize,
+}
+
+impl Reader {
+    /// Adds bytes read from the peer.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        if self.start > 0 && self.start == self.buffer.len() {
+            self.buffer.clear();
+            self.start = 0;
+        }
+        self.buffer.extend_from_slice(bytes);
+    }
+
+    /// The next whole frame, if it has arrived.
+    ///
+    /// # Errors
+    /// As [`lengths`] and [`decode_head`]; the connection is then of no further use.
+    pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<(M, Vec<u8>)>, Error> {
+        let have = &self.buffer[self.start..];
+        let Some(prefix) = have.first_chunk::<PREFIX>() else { return Ok(None) };
+        let (head, body) = lengths(*prefix)?;
+        let total = PREFIX + head + body;
+        if have.len() < total {
+            return Ok(None);
+        }
+        let message = decode_head(&have[PREFIX..PREFIX + head])?;
+        let body = have[PREFIX + head..total].to_vec();
+        self.start += total;
+        if self.start >= 1 << 16 {
+            self.buffer.drain(..self.start);
+            self.start = 0;
+        }
+        Ok(Some((message, body)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ClientMessage, Role};
+
+    #[test]
+    fn frames_survive_any_fragmentation() {
+        let messages = [
+            (ClientMessage::Hello { version: 1, release: "x".into(), role: Role::Call }, vec![]),
+            (ClientMessage::Cancel { id: 7 }, vec![1u8, 2, 3]),
+            (ClientMessage::Status, vec![0u8; 100_000]),
+        ];
+        let mut bytes = Vec::new();
+        for (message, body) in &messages {
+            bytes.extend(encode_head(message, body.len()).unwrap());
+            bytes.extend_from_slice(body);
+        }
+        for step in [1, 3, 7, 4096, bytes.len()] {
+            let (mut reader, mut seen) = (Reader::default(), Vec::new());
+            for piece in bytes.chunks(step) {
+                reader.feed(piece);
+                while let Some(frame) = reader.next::<ClientMessage>().unwrap() {
+                    seen.push(frame);
+                }
+            }
+            assert_eq!(seen, messages);
+        }
+    }
+
+    #[test]
+    fn absurd_lengths_are_refused_before_anything_is_allocated() {
+        let mut reader = Reader::default();
+        reader.feed(&[0xff; PREFIX]);
+        assert!(matches!(reader.next::<ClientMessage>(), Err(Error::TooLong { .. })));
+    }
+
+    #[test]
+    fn a_malformed_head_is_an_error_not_a_panic() {
+        let mut reader = Reader::default();
+        reader.feed(&[2, 0, 0, 0, 0, 0, 0, 0, b'{', b']']);
+        assert!(matches!(reader.next::<ClientMessage>(), Err(Error::Malformed(_))));
+    }
+}

@@ -1,0 +1,105 @@
+//! What the engine tells of itself: to the launcher on the status pipe, to anybody who asks on a connection.
+
+use crate::{Failure, Timings};
+use serde::{Deserialize, Serialize};
+
+/// A line the launcher writes to the engine's standard input after the configuration. End of file means: leave.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "control", rename_all = "snake_case")]
+pub enum Control {
+    /// A successor serves: stop accepting, send GoAway, finish what is in flight, exit 0.
+    Drain,
+}
+
+/// A line on the status pipe, engine to launcher.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "state", rename_all = "snake_case")]
+pub enum EngineReport {
+    /// Configuration read; the model is loading.
+    Starting,
+    /// The model answers.
+    Ready {
+        /// The model.
+        model: ModelStatus,
+    },
+    /// The model cannot be used; requests are answered with this failure (class `Engine`).
+    Failed(Failure),
+}
+
+/// `caption.engine_status()`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct EngineStatus {
+    /// Process id.
+    pub pid: u32,
+    /// Release of the engine.
+    pub release: String,
+    /// `loading`, `ready`, `failed`, `draining`.
+    pub state: String,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// The model, once ready.
+    pub model: Option<ModelStatus>,
+    /// Seconds since start.
+    pub uptime_s: f64,
+    /// Open client connections.
+    pub connections: u32,
+    /// Requests accepted and not yet answered.
+    pub in_flight: u32,
+    /// Requests answered since start.
+    pub answered: u64,
+    /// Pictures encoded, and encoder calls they took.
+    pub encoded: u64,
+    /// Encoder calls.
+    pub encode_calls: u64,
+    /// Captions generated.
+    pub generated: u64,
+    /// CPU milliseconds by stage since start, all requests.
+    pub cpu_ms: Timings,
+    /// Resident memory, bytes.
+    pub rss: u64,
+    /// Confinement in force: `landlock vN`, `no_new_privs` …
+    pub confinement: Vec<String>,
+    /// Hosts with fetches in flight or cooling.
+    pub hosts: Vec<HostStatus>,
+}
+
+/// The loaded model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ModelStatus {
+    /// Folder name.
+    pub name: String,
+    /// SHA-256 over graphs and configuration, lower-case hex.
+    pub digest: String,
+    /// `vision-encoder-decoder`, `florence2`, …
+    pub family: String,
+    /// Bytes of the files loaded.
+    pub bytes: u64,
+    /// The graphs.
+    pub graphs: Vec<GraphStatus>,
+    /// Ids never depend on what a picture was batched with (no graph holds DynamicQuantizeLinear).
+    pub batch_invariant: bool,
+    /// Confidence below which the model's captions are uncertain, if the folder states one.
+    pub min_confidence: Option<f32>,
+}
+
+/// One graph of the model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GraphStatus {
+    /// File name.
+    pub file: String,
+    /// `fp32`, `fp16`, `quantized` …
+    pub dtype: String,
+}
+
+/// One host.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// `name:port`.
+    pub host: String,
+    /// Fetches in flight.
+    pub in_flight: u32,
+    /// Milliseconds until it may be asked again, if cooling.
+    pub cooling_ms: Option<u64>,
+    /// Status or error of the last answer.
+    pub last: Option<String>,
+}

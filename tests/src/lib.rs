@@ -1,0 +1,1 @@
+//! What the live tests share: clusters, web servers, waiting for conditions.
