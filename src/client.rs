@@ -2,7 +2,7 @@
 
 use crate::wait::{Interest, wait};
 use pg_caption_wire::frame::{self, Reader};
-use pg_caption_wire::{Class, ClientMessage, EngineStatus, Failure, LISTEN_FD, PROTOCOL, Reply, Request, Role, ServerMessage};
+use pg_caption_wire::{Class, ClientMessage, EngineStatus, Failure, PROTOCOL, Request, Role, ServerMessage};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
@@ -12,8 +12,6 @@ use std::time::{Duration, Instant};
 pub const SOCKET: &str = "pg_stat_tmp/pg_caption.sock";
 /// Pause before connecting again where nobody listens yet or the backlog is full; there is no event to wait for.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
-
-const _: () = assert!(LISTEN_FD == 3);
 
 /// Why a connection is of no further use.
 #[derive(Debug)]
@@ -88,11 +86,6 @@ impl Client {
     /// Whether the engine asked for no more requests here and owes no answer.
     pub fn is_spent(&self) -> bool {
         self.going_away && self.unanswered == 0
-    }
-
-    /// Whether answers are owed.
-    pub fn is_busy(&self) -> bool {
-        self.unanswered > 0
     }
 
     /// Queues a request for sending; its id is replaced by the one returned.
@@ -199,16 +192,8 @@ pub fn status(deadline: Instant) -> Result<EngineStatus, Failure> {
                 client.wait(Some(left));
             }
             Err(Lost::Refused(failure)) => return Err(failure),
-            Err(Lost::Gone) => client = Client::connect(Role::Call, deadline).inspect(|_| ())?,
+            Err(Lost::Gone) => client = Client::connect(Role::Call, deadline)?,
         }
-    }
-}
-
-/// A reply together with nothing else, for callers that ignore the other messages.
-pub fn reply(message: ServerMessage) -> Option<Reply> {
-    match message {
-        ServerMessage::Reply(reply) => Some(reply),
-        _ => None,
     }
 }
 

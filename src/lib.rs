@@ -9,6 +9,8 @@ use pgrx::prelude::*;
 mod ask;
 mod call;
 mod client;
+mod enqueue;
+mod identity;
 mod launcher;
 mod report;
 mod settings;
@@ -16,11 +18,14 @@ mod shared;
 mod status;
 mod style;
 mod wait;
+mod watch;
+mod worker;
 
 pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
 pgrx::extension_sql_file!("../sql/caption.sql", name = "caption", requires = ["schema"]);
+pgrx::extension_sql_file!("../sql/queue.sql", name = "queue", requires = ["caption"]);
 
 /// Runs once in the postmaster when preloaded (and again in nothing else: children inherit), or in a backend that loads the library
 /// without preloading, where only the settings are defined and every entry point says what is missing.

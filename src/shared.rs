@@ -3,6 +3,7 @@
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Databases with the extension that can be told apart at once. One more is served when another was dropped or the server restarts.
 pub const MAX_DATABASES: usize = 256;
@@ -25,8 +26,21 @@ pub struct Database {
     worker_latch: usize,
     /// A prepared transaction enqueued something: nobody will tell when it commits.
     pub slow_look: bool,
+    /// When deferred rows are due, in milliseconds of the Unix epoch; 0: none are.
+    due_ms: i64,
     /// Rows in flight by watched table.
     pub flights: [(u32, u32); MAX_FLIGHTS],
+}
+
+impl Database {
+    /// When deferred rows are due.
+    pub fn due(&self) -> Option<Instant> {
+        if self.due_ms == 0 {
+            return None;
+        }
+        let left = UNIX_EPOCH + Duration::from_millis(self.due_ms.max(0) as u64);
+        Some(Instant::now() + left.duration_since(SystemTime::now()).unwrap_or_default())
+    }
 }
 
 /// Everything shared.
@@ -186,16 +200,26 @@ pub fn set_worker(oid: u32, pid: i32) {
     set_latch(launcher);
 }
 
-/// A worker leaves with nothing to do, having seen this generation. `false`: something was enqueued meanwhile, stay.
-pub fn leave_if_drained(oid: u32, seen: u64) -> bool {
+/// A worker leaves with nothing to do before `due_ms` (Unix epoch; 0: never), having seen this generation. `false`: something was enqueued
+/// meanwhile, stay.
+pub fn leave_if_drained(oid: u32, seen: u64, due_ms: i64) -> bool {
     let mut state = STATE.exclusive();
     match state.slot(oid) {
         Some(slot) if slot.generation != seen => false,
         Some(slot) => {
             slot.drained = seen;
+            slot.due_ms = due_ms;
             true
         }
         None => true,
+    }
+}
+
+/// A worker leaves in the middle of its work, so that other databases get their turn.
+pub fn yield_turn(oid: u32) {
+    if let Some(slot) = STATE.exclusive().slot(oid) {
+        slot.drained = slot.generation;
+        slot.generation += 1;
     }
 }
 

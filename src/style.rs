@@ -4,12 +4,14 @@ use crate::report::refuse;
 use pg_caption_register::{MAX_TOKENS, MIN_TOKENS, Rules, Style, Task, builtin, builtin_names};
 use pgrx::prelude::*;
 
+/// The definition of a style, if there is one of that name.
+pub fn find(name: &str) -> Option<Style> {
+    builtin(name).or_else(|| users_own(name))
+}
+
 /// The definition of a style, or an error that lists what there is.
 pub fn resolve(name: &str) -> Style {
-    if let Some(style) = builtin(name) {
-        return style;
-    }
-    match users_own(name) {
+    match find(name) {
         Some(style) => style,
         None => {
             let own: Vec<String> = Spi::connect(|client| {

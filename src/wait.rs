@@ -3,15 +3,6 @@
 use pgrx::pg_sys;
 use std::time::Duration;
 
-/// What ended a wait.
-#[derive(Debug, Clone, Copy)]
-pub struct Woken {
-    /// The descriptor can be read (or has ended).
-    pub readable: bool,
-    /// The descriptor can be written.
-    pub writable: bool,
-}
-
 /// What to watch on a descriptor besides the latch.
 #[derive(Debug, Clone, Copy)]
 pub struct Interest {
@@ -24,7 +15,7 @@ pub struct Interest {
 /// Waits for the process latch, a descriptor or the time to pass, then serves interrupts: a pending cancel or termination raises here.
 ///
 /// `timeout: None` waits without end.
-pub fn wait(interest: Option<Interest>, timeout: Option<Duration>) -> Woken {
+pub fn wait(interest: Option<Interest>, timeout: Option<Duration>) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
     let mut fd = pg_sys::PGINVALID_SOCKET;
     if let Some(interest) = interest {
@@ -42,7 +33,7 @@ pub fn wait(interest: Option<Interest>, timeout: Option<Duration>) -> Woken {
     }
     // SAFETY: MyLatch is this process's own latch from its start to its exit; `fd` is open, since its owner is borrowed by our caller for the
     // length of the call. PostgreSQL raises only through the guarded binding.
-    let ended = unsafe {
+    unsafe {
         let ended = pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events as i32, fd, millis as _, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
         ended as u32
