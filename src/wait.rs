@@ -34,10 +34,8 @@ pub fn wait(interest: Option<Interest>, timeout: Option<Duration>) {
     // SAFETY: MyLatch is this process's own latch from its start to its exit; `fd` is open, since its owner is borrowed by our caller for the
     // length of the call. PostgreSQL raises only through the guarded binding.
     unsafe {
-        let ended = pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events as i32, fd, millis as _, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events as i32, fd, millis as _, pg_sys::PG_WAIT_EXTENSION);
         pg_sys::ResetLatch(pg_sys::MyLatch);
-        ended as u32
-    };
+    }
     pgrx::check_for_interrupts!();
-    Woken { readable: ended & pg_sys::WL_SOCKET_READABLE != 0, writable: ended & pg_sys::WL_SOCKET_WRITEABLE != 0 }
 }

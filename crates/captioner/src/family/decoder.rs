@@ -1,0 +1,273 @@
+//! The autoregressive decoder of encoder-decoder families, in every published layout, with one way to call it.
+//!
+//! * merged with `use_cache_branch`: one graph, two branches; the cached one returns empty dummies for cross-attention entries;
+//! * merged without: one graph that takes a past of length 0;
+//! * a pair: `decoder_model` for the prompt, `decoder_with_past_model` for the steps;
+//! * `decoder_model` alone: everything is computed again in every step.
+//!
+//! Layouts that do not load are passed over. Names, element types and shapes come from the sessions. Hoisting the cross-attention
+//! projections that some published step graphs compute again for every token is not done here.
+
+use super::Logits;
+use crate::cache::{Cache, Entry, Kind};
+use crate::folder::{Folder, Graph as File};
+use crate::runtime::{Graph, Outputs};
+use crate::{Error, tensor};
+use ort::value::{DynValue, TensorElementType};
+
+/// Inputs this file feeds by itself.
+const OWN: [&str; 4] = ["use_cache_branch", "attention_mask", "position_ids", "num_logits_to_keep"];
+
+/// A decoder.
+pub(super) struct Decoder {
+    layout: Layout,
+    /// The input that takes tokens: `input_ids`, or `inputs_embeds` of a family that embeds them itself.
+    tokens: &'static str,
+}
+
+enum Layout {
+    /// `branch`: it has `use_cache_branch`.
+    Merged { graph: Graph, branch: bool },
+    Pair { first: Graph, next: Graph },
+    Alone { graph: Graph },
+}
+
+impl Decoder {
+    /// Opens the first layout that loads. `constants` are the inputs the family gives in prefill.
+    pub fn open(folder: &Folder, tokens: &'static str, constants: &[&str]) -> Result<(Decoder, Vec<File>), Error> {
+        let fed = |graph: &Graph, past_from: Option<&Graph>| check(graph, past_from, tokens, constants);
+        let mut reasons = Vec::new();
+        let layouts: [&dyn Fn() -> Result<(Layout, Vec<File>), Error>; 3] = [
+            &|| {
+                let (graph, file) = folder.load("decoder_model_merged", |g| fed(g, Some(g)))?;
+                Ok((Layout::Merged { branch: graph.wants("use_cache_branch"), graph }, vec![file]))
+            },
+            &|| {
+                let (first, first_file) = folder.load("decoder_model", |g| fed(g, None))?;
+                let (next, next_file) = folder.load("decoder_with_past_model", |g| fed(g, Some(&first)))?;
+                Ok((Layout::Pair { first, next }, vec![first_file, next_file]))
+            },
+            &|| {
+                let (graph, file) = folder.load("decoder_model", |g| fed(g, None))?;
+                Ok((Layout::Alone { graph }, vec![file]))
+            },
+        ];
+        for open in layouts {
+            match open() {
+                Ok((layout, files)) => return Ok((Decoder { layout, tokens }, files)),
+                // A missing layout is only worth a word if none is there at all.
+                Err(Error::NoGraph { reason, .. }) if reason.starts_with("no ") => reasons.push(reason),
+                Err(error) => reasons.insert(0, error.to_string()),
+            }
+        }
+        reasons.dedup();
+        Err(Error::NoGraph { folder: folder.path.clone(), graph: "decoder".into(), reason: reasons.join("; ") })
+    }
+
+    /// Does any call ask for this input?
+    pub fn wants(&self, input: &str) -> bool {
+        match &self.layout {
+            Layout::Merged { graph, .. } | Layout::Alone { graph } => graph.wants(input),
+            Layout::Pair { first, next } => first.wants(input) || next.wants(input),
+        }
+    }
+
+    /// Element type of an input, wherever it occurs.
+    pub fn input_type(&self, input: &str) -> Option<TensorElementType> {
+        let (first, next) = match &self.layout {
+            Layout::Merged { graph, .. } | Layout::Alone { graph } => (graph, graph),
+            Layout::Pair { first, next } => (first, next),
+        };
+        first.input(input).or_else(|| next.input(input)).map(|(ty, _)| ty)
+    }
+
+    /// Size of the vocabulary, if the graph states it.
+    pub fn vocabulary(&self) -> Option<usize> {
+        let graph = match &self.layout {
+            Layout::Merged { graph, .. } | Layout::Alone { graph } | Layout::Pair { first: graph, .. } => graph,
+        };
+        let (_, shape) = graph.output("logits")?;
+        usize::try_from(*shape.last()?).ok()
+    }
+
+    /// Feeds the prompt: `tokens` is `[rows, length, …]`; `constants` stay the same for the rest of the captions.
+    pub fn prefill(&mut self, tokens: DynValue, constants: Vec<(&str, DynValue)>) -> Result<(Logits, Cache<DynValue>), Error> {
+        let [rows, length, ..] = *tensor::shape(&tokens) else { return Err(Error::run("decoder", "tokens have no positions")) };
+        let mut entries: Vec<Entry<DynValue>> =
+            constants.into_iter().map(|(input, value)| Entry { input: input.into(), kind: Kind::Constant, value }).collect();
+        let name = self.tokens;
+        let (graph, branch, pasts, alone) = match &mut self.layout {
+            Layout::Merged { graph, branch } => {
+                let pasts = pasts(graph);
+                (graph, branch.then_some(false), pasts, false)
+            }
+            Layout::Pair { first, next } => (first, None, pasts(next), false),
+            Layout::Alone { graph } => (graph, None, Vec::new(), true),
+        };
+        let mut owned = own_inputs(graph, branch, rows, 0, length)?;
+        for (past, _) in &pasts {
+            // Graphs that read the prompt without a past have no such input; merged ones take an empty one.
+            if let Some((ty, shape)) = graph.input(past) {
+                owned.push((past.clone(), tensor::zeros(ty, empty(shape, rows))?));
+            }
+        }
+        let mut outputs = run(graph, &owned, (name, &tokens), &entries)?;
+        let logits = logits(graph, &mut outputs)?;
+        for (past, kind) in pasts {
+            let value = outputs.take(&present(&past)).ok_or_else(|| missing(graph, &present(&past)))?;
+            entries.push(Entry { input: past, kind, value });
+        }
+        if alone {
+            entries.push(Entry { input: name.into(), kind: Kind::Growing, value: tokens });
+        }
+        Ok((logits, Cache::new(entries, rows as usize, length as usize)))
+    }
+
+    /// Feeds one position per row: `tokens` is `[rows, 1, …]`.
+    pub fn step(&mut self, cache: &mut Cache<DynValue>, tokens: DynValue) -> Result<Logits, Error> {
+        let (rows, before) = (cache.rows() as i64, cache.length as i64);
+        let (graph, branch) = match &mut self.layout {
+            Layout::Merged { graph, branch } => (graph, branch.then_some(true)),
+            Layout::Pair { next, .. } => (next, None),
+            Layout::Alone { graph } => {
+                let at = cache.entries.iter().position(|e| e.input == self.tokens);
+                let at = at.ok_or_else(|| Error::run("decoder", "a cache of another layout"))?;
+                let all = tensor::join_positions(&cache.entries[at].value, &tokens)?;
+                cache.entries.remove(at);
+                let owned = own_inputs(graph, None, rows, 0, before + 1)?;
+                let mut outputs = run(graph, &owned, (self.tokens, &all), &cache.entries)?;
+                cache.entries.push(Entry { input: self.tokens.into(), kind: Kind::Growing, value: all });
+                cache.length += 1;
+                return logits(graph, &mut outputs);
+            }
+        };
+        let owned = own_inputs(graph, branch, rows, before, 1)?;
+        let mut outputs = run(graph, &owned, (self.tokens, &tokens), &cache.entries)?;
+        for entry in cache.entries.iter_mut().filter(|e| e.kind != Kind::Constant) {
+            let name = present(&entry.input);
+            entry.value = outputs.take(&name).ok_or_else(|| missing(graph, &name))?;
+        }
+        cache.length += 1;
+        logits(graph, &mut outputs)
+    }
+}
+
+/// A graph is usable if somebody feeds each of its inputs, and each past it reads is written by the graph that comes before.
+fn check(graph: &Graph, past_from: Option<&Graph>, tokens: &str, constants: &[&str]) -> Result<(), String> {
+    for input in graph.inputs() {
+        if input == tokens || constants.contains(&input) || OWN.contains(&input) {
+            continue;
+        }
+        match past_from {
+            Some(before) if input.starts_with("past_") => {
+                let output = present(input);
+                let shape = graph.input(input).map_or(&[][..], |(_, shape)| shape);
+                let constant = kind(input, shape) == Kind::Constant;
+                if !before.outputs().any(|o| o == output) || !(constant || graph.outputs().any(|o| o == output)) {
+                    return Err(format!("input \"{input}\" has no output \"{output}\" to come from"));
+                }
+            }
+            _ => return Err(format!("nothing feeds its input \"{input}\"")),
+        }
+    }
+    if !graph.wants(tokens) {
+        return Err(format!("it has no input \"{tokens}\""));
+    }
+    if !graph.outputs().any(|output| output == "logits") {
+        return Err("it has no output \"logits\"".into());
+    }
+    Ok(())
+}
+
+/// The inputs that take a past, with their kinds.
+fn pasts(graph: &Graph) -> Vec<(String, Kind)> {
+    let names = graph.inputs().filter(|name| name.starts_with("past_"));
+    names.map(|name| (name.to_owned(), kind(name, graph.input(name).map_or(&[][..], |(_, shape)| shape)))).collect()
+}
+
+/// `past_key_values.0.key` comes from `present.0.key`, `past_conv.0` from `present_conv.0`.
+fn present(past: &str) -> String {
+    match past.strip_prefix("past_key_values") {
+        Some(rest) => format!("present{rest}"),
+        None => past.replacen("past_", "present_", 1),
+    }
+}
+
+/// Cross-attention entries depend on the picture alone; of the others those with an unstated length grow.
+fn kind(past: &str, shape: &[i64]) -> Kind {
+    if past.contains(".encoder.") {
+        Kind::Constant
+    } else if shape.iter().skip(1).any(|n| *n < 0) {
+        Kind::Growing
+    } else {
+        Kind::Fixed
+    }
+}
+
+/// The shape of a past of length 0: stated dimensions stay, axis 0 is the row, everything else unstated is 0.
+fn empty(shape: &[i64], rows: i64) -> Vec<i64> {
+    shape.iter().enumerate().map(|(axis, n)| if axis == 0 { rows } else { (*n).max(0) }).collect()
+}
+
+/// Masks and positions, as far as the graph asks for them. All rows of a batch are equally long, so nothing is masked.
+fn own_inputs(graph: &Graph, branch: Option<bool>, rows: i64, before: i64, new: i64) -> Result<Vec<(String, DynValue)>, Error> {
+    let mut owned = Vec::new();
+    if let Some(cached) = branch {
+        owned.push(("use_cache_branch".into(), tensor::tensor(vec![1], vec![cached])?));
+    }
+    if graph.wants("attention_mask") {
+        owned.push(("attention_mask".into(), tensor::tensor(vec![rows, before + new], vec![1i64; (rows * (before + new)) as usize])?));
+    }
+    if graph.wants("position_ids") {
+        let positions = (0..rows).flat_map(|_| before..before + new).collect::<Vec<i64>>();
+        owned.push(("position_ids".into(), tensor::tensor(vec![rows, new], positions)?));
+    }
+    if let Some((_, shape)) = graph.input("num_logits_to_keep") {
+        owned.push(("num_logits_to_keep".into(), tensor::tensor(vec![1; shape.len()], vec![1i64])?));
+    }
+    Ok(owned)
+}
+
+fn run(
+    graph: &mut Graph,
+    owned: &[(String, DynValue)],
+    tokens: (&str, &DynValue),
+    entries: &[Entry<DynValue>],
+) -> Result<Outputs, Error> {
+    let mut feeds: Vec<(&str, &DynValue)> = Vec::with_capacity(owned.len() + entries.len() + 1);
+    feeds.push(tokens);
+    feeds.extend(owned.iter().map(|(name, value)| (name.as_str(), value)));
+    feeds.extend(entries.iter().map(|e| (e.input.as_str(), &e.value)).filter(|(name, _)| graph.wants(name)));
+    graph.run(&feeds)
+}
+
+fn logits(graph: &Graph, outputs: &mut Outputs) -> Result<Logits, Error> {
+    tensor::last_position(&outputs.take("logits").ok_or_else(|| missing(graph, "logits"))?)
+}
+
+fn missing(graph: &Graph, output: &str) -> Error {
+    Error::graph(graph.path(), format!("no output \"{output}\""))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_are_found_by_the_names_of_the_inputs_they_become() {
+        assert_eq!(present("past_key_values.0.encoder.key"), "present.0.encoder.key");
+        assert_eq!(present("past_conv.3"), "present_conv.3");
+    }
+
+    #[test]
+    fn entries_without_an_unstated_length_are_fixed_states_and_cross_attention_is_constant() {
+        assert_eq!(kind("past_key_values.0.key", &[-1, 12, -1, 64]), Kind::Growing);
+        assert_eq!(kind("past_conv.0", &[-1, 1024, 3]), Kind::Fixed);
+        assert_eq!(kind("past_key_values.0.encoder.key", &[-1, 12, -1, 64]), Kind::Constant);
+    }
+
+    #[test]
+    fn an_empty_past_keeps_stated_dimensions() {
+        assert_eq!(empty(&[-1, 12, -1, 64], 3), [3, 12, 0, 64]);
+    }
+}

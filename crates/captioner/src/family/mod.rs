@@ -1,0 +1,84 @@
+//! What a model family is. A family is one file: it owns names, masks, positions and embeddings, and nothing of search,
+//! batching or scheduling.
+//!
+//! Two halves, because two kinds of threads use them: [`Prepare`] is shared by the decode threads and touches no session;
+//! [`Family`] owns the sessions and lives on one thread.
+
+mod decoder;
+mod vision_encoder_decoder;
+
+use crate::cache::{Cache, Rows};
+use crate::folder::Folder;
+use crate::picture::{PictureOptions, Pixels};
+use crate::{Error, Features, Generation, Prompt};
+use ort::value::DynValue;
+use pg_caption_pixels::Rgb;
+use pg_caption_register::Style;
+
+/// The half without sessions.
+pub(crate) trait Prepare: Send + Sync {
+    /// Width and height of the picture the model looks at, for decoders that can scale while decoding.
+    fn target(&self) -> (u32, u32);
+    /// Resize, rescale, normalise, tile.
+    fn picture(&self, rgb: &Rgb, options: &PictureOptions) -> Result<Pixels, Error>;
+    /// What generation starts from; `text` replaces the style's own words, `context` adds the caller's.
+    fn prompt(&self, style: &Style, text: Option<&str>, context: Option<&str>) -> Result<Prompt, Error>;
+    /// Pictures per encoder call and captions per decoder call that suit this family on a processor.
+    fn suggested_batch(&self) -> usize;
+}
+
+/// Logits of the last position, one row per row of the cache.
+pub(crate) struct Logits {
+    data: Vec<f32>,
+    vocabulary: usize,
+}
+
+impl Logits {
+    /// `data` is rows times `vocabulary`, row by row.
+    pub fn new(data: Vec<f32>, vocabulary: usize) -> Logits {
+        Logits { data, vocabulary }
+    }
+
+    /// The scores of one row; empty if there is no such row.
+    pub fn row(&self, row: usize) -> &[f32] {
+        self.data.get(row * self.vocabulary..(row + 1) * self.vocabulary).unwrap_or(&[])
+    }
+}
+
+/// The half with sessions: each method is one session call's worth of work.
+pub(crate) trait Family {
+    /// The tensors its cache is made of.
+    type Value: Rows;
+    /// One encoder call over pictures of one bucket.
+    fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error>;
+    /// Reads the prompts: one row per caption. All features and all prompts are of one bucket.
+    fn prefill(&mut self, captions: &[(&Features, &Prompt)]) -> Result<(Logits, Cache<Self::Value>), Error>;
+    /// Feeds one token per row.
+    fn step(&mut self, cache: &mut Cache<Self::Value>, tokens: &[i64]) -> Result<Logits, Error>;
+}
+
+/// A family on ONNX Runtime.
+pub(crate) type Sessions = Box<dyn Family<Value = DynValue> + Send>;
+
+/// A family's two halves.
+pub(crate) struct Opened {
+    pub name: &'static str,
+    pub prepare: Box<dyn Prepare>,
+    pub sessions: Sessions,
+    /// The graphs that were loaded.
+    pub graphs: Vec<crate::folder::Graph>,
+    /// Size of the decoder's vocabulary, if its graph states one.
+    pub vocabulary: Option<usize>,
+}
+
+/// Opens the family that `config.json`'s `model_type` names.
+pub(crate) fn open(folder: &Folder, settings: &Generation) -> Result<Opened, Error> {
+    match folder.model_type()? {
+        vision_encoder_decoder::NAME => vision_encoder_decoder::open(folder, settings),
+        other => Err(Error::UnknownFamily {
+            path: folder.file("config.json"),
+            model_type: other.into(),
+            supported: vision_encoder_decoder::NAME.into(),
+        }),
+    }
+}

@@ -1,0 +1,207 @@
+//! `vision-encoder-decoder`: an image encoder whose features a text decoder attends to (ViT-GPT2, and the model that ships here).
+//!
+//! The decoder takes no prompt but a start token. A folder may have one start token per style, and an encoder may say how sure it
+//! is of what it sees; both are stated in ways other programs ignore:
+//! * `config.json`: `"pg_caption": {"styles": {"concise": {"decoder_start_token_id": 5}, …}, "min_confidence": 0.6}`;
+//! * a second encoder output `confidence`, float32 `[batch]`, 0..=1.
+
+use super::decoder::Decoder;
+use super::{Family, Logits, Opened, Prepare};
+use crate::cache::Cache;
+use crate::folder::Folder;
+use crate::picture::{PictureOptions, Pixels};
+use crate::preprocess::Preprocessor;
+use crate::runtime::Graph;
+use crate::tensor::{self, HostTensor};
+use crate::{Error, Features, Generation, Prompt};
+use ort::value::{DynValue, TensorElementType};
+use pg_caption_pixels::Rgb;
+use pg_caption_register::Style;
+use serde_json::Value;
+use std::collections::HashMap;
+
+/// `model_type`.
+pub(super) const NAME: &str = "vision-encoder-decoder";
+const HIDDEN: &str = "encoder_hidden_states";
+const MASK: &str = "encoder_attention_mask";
+const CONFIDENCE: &str = "confidence";
+
+/// Opens both halves.
+pub(super) fn open(folder: &Folder, settings: &Generation) -> Result<Opened, Error> {
+    let prepare = Shared { preprocessor: Preprocessor::open(folder)?, starts: starts(folder, settings)? };
+    let (encoder, encoder_file) = folder.load("encoder_model", |graph| match graph.inputs().find(|name| *name != "pixel_values") {
+        Some(other) => Err(format!("nothing feeds its input \"{other}\"")),
+        None => Ok(()),
+    })?;
+    let hidden = if encoder.output("last_hidden_state").is_some() { "last_hidden_state" } else { HIDDEN };
+    if encoder.output(hidden).is_none() {
+        return Err(Error::graph(encoder.path(), "it has no output \"last_hidden_state\""));
+    }
+    let (decoder, decoder_files) = Decoder::open(folder, "input_ids", &[HIDDEN, MASK])?;
+    let vocabulary = decoder.vocabulary();
+    let has_confidence = encoder.output(CONFIDENCE).is_some();
+    Ok(Opened {
+        name: NAME,
+        prepare: Box::new(prepare),
+        sessions: Box::new(Sessions { encoder, decoder, hidden, has_confidence }),
+        graphs: std::iter::once(encoder_file).chain(decoder_files).collect(),
+        vocabulary,
+    })
+}
+
+/// Start tokens of a folder.
+struct Starts {
+    default: i64,
+    by_style: HashMap<String, i64>,
+}
+
+fn starts(folder: &Folder, settings: &Generation) -> Result<Starts, Error> {
+    let wrong = |reason: String| Error::config(folder.file("config.json"), reason);
+    let default = settings.decoder_start_token_id.or(settings.bos_token_id);
+    let default = default.ok_or_else(|| wrong("no \"decoder_start_token_id\", neither here nor in generation_config.json".into()))?;
+    let mut by_style = HashMap::new();
+    let styles = folder.config.get("pg_caption").and_then(|own| own.get("styles"));
+    if let Some(styles) = styles {
+        let styles = styles.as_object().ok_or_else(|| wrong("\"pg_caption\".\"styles\" is not an object".into()))?;
+        for (style, words) in styles {
+            let id = words.get("decoder_start_token_id").and_then(Value::as_i64).filter(|id| *id >= 0);
+            let id = id.ok_or_else(|| wrong(format!("style \"{style}\" has no \"decoder_start_token_id\"")))?;
+            by_style.insert(style.clone(), id);
+        }
+    }
+    Ok(Starts { default, by_style })
+}
+
+/// The half that all threads share.
+struct Shared {
+    preprocessor: Preprocessor,
+    starts: Starts,
+}
+
+impl Prepare for Shared {
+    fn target(&self) -> (u32, u32) {
+        self.preprocessor.target()
+    }
+
+    fn picture(&self, rgb: &Rgb, _options: &PictureOptions) -> Result<Pixels, Error> {
+        Ok(Pixels::new(vec![("pixel_values", self.preprocessor.apply(rgb)?)]))
+    }
+
+    fn prompt(&self, style: &Style, text: Option<&str>, _context: Option<&str>) -> Result<Prompt, Error> {
+        if text.is_some() {
+            return Err(Error::Prompt(format!("a {NAME} model starts from a token and cannot be told anything in words")));
+        }
+        let own = self.starts.by_style.get(&style.name).or_else(|| self.starts.by_style.get(style.task.name()));
+        // Every prompt is one token, so all styles share batches.
+        Ok(Prompt { ids: vec![own.copied().unwrap_or(self.starts.default)], bucket: 1 })
+    }
+
+    fn suggested_batch(&self) -> usize {
+        8
+    }
+}
+
+/// The half that owns the sessions.
+struct Sessions {
+    encoder: Graph,
+    decoder: Decoder,
+    /// Name of the encoder's output.
+    hidden: &'static str,
+    has_confidence: bool,
+}
+
+impl Family for Sessions {
+    type Value = DynValue;
+
+    fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error> {
+        let tensors = pictures.iter().map(|p| p.tensor("pixel_values").ok_or_else(|| Error::Batch("a picture of another family".into())));
+        let tensors = tensors.collect::<Result<Vec<&HostTensor>, Error>>()?;
+        let (ty, _) = self.encoder.input("pixel_values").ok_or_else(|| Error::graph(self.encoder.path(), "no input \"pixel_values\""))?;
+        let pixel_values = tensor::stack(&tensors, ty)?;
+        let mut outputs = self.encoder.run(&[("pixel_values", &pixel_values)])?;
+        let wrong = |reason: String| Error::graph(self.encoder.path(), reason);
+        let hidden = outputs.take(self.hidden).ok_or_else(|| wrong(format!("no output \"{}\"", self.hidden)))?;
+        let rows = tensor::unstack(&hidden)?;
+        if rows.len() != pictures.len() {
+            return Err(wrong(format!("{} features for {} pictures", rows.len(), pictures.len())));
+        }
+        let mut confidences = vec![None; rows.len()];
+        if let Some(values) = outputs.take(CONFIDENCE).filter(|_| self.has_confidence) {
+            let values = tensor::unstack(&values)?;
+            for (confidence, value) in confidences.iter_mut().zip(&values) {
+                let stated = value.floats().and_then(|v| v.first().copied());
+                let stated = stated.ok_or_else(|| wrong("\"confidence\" is not a float per picture".into()))?;
+                // What is not a number is no confidence at all.
+                *confidence = Some(if stated.is_nan() { 0.0 } else { stated.clamp(0.0, 1.0) });
+            }
+        }
+        Ok(rows.into_iter().zip(confidences).map(|(row, confidence)| Features::new(row, confidence)).collect())
+    }
+
+    fn prefill(&mut self, captions: &[(&Features, &Prompt)]) -> Result<(Logits, Cache<DynValue>), Error> {
+        let rows = captions.len() as i64;
+        let hidden = captions.iter().map(|(features, _)| features.state::<HostTensor>()).collect::<Result<Vec<_>, Error>>()?;
+        let ty = self.decoder.input_type(HIDDEN).unwrap_or(TensorElementType::Float32);
+        let hidden = tensor::stack(&hidden, ty)?;
+        let mut constants = Vec::with_capacity(2);
+        if self.decoder.wants(MASK) {
+            let positions = tensor::shape(&hidden).get(1).copied().unwrap_or(0);
+            constants.push((MASK, tensor::tensor(vec![rows, positions], vec![1i64; (rows * positions) as usize])?));
+        }
+        constants.push((HIDDEN, hidden));
+        let length = captions.first().map_or(0, |(_, prompt)| prompt.ids.len());
+        let ids: Vec<i64> = captions.iter().flat_map(|(_, prompt)| prompt.ids.iter().copied()).collect();
+        self.decoder.prefill(tensor::tensor(vec![rows, length as i64], ids)?, constants)
+    }
+
+    fn step(&mut self, cache: &mut Cache<DynValue>, tokens: &[i64]) -> Result<Logits, Error> {
+        self.decoder.step(cache, tensor::tensor(vec![tokens.len() as i64, 1], tokens.to_vec())?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pg_caption_register::{Task, builtin};
+    use serde_json::json;
+
+    fn shared(config: Value) -> Result<Starts, Error> {
+        let settings = Generation::of_folder(&config, None).unwrap();
+        starts(&Folder::of_config(config), &settings)
+    }
+
+    fn prompt_of(starts: Starts, style: &Style) -> Vec<i64> {
+        let shared = Shared { preprocessor: Preprocessor::example(), starts };
+        shared.prompt(style, None, Some("of no use here")).unwrap().ids
+    }
+
+    #[test]
+    fn a_style_starts_with_its_own_token_else_its_tasks_else_the_folders() {
+        let config = json!({
+            "decoder_start_token_id": 1,
+            "pg_caption": { "styles": { "seo": { "decoder_start_token_id": 7 }, "mine": { "decoder_start_token_id": 8 } } },
+        });
+        let mut style = builtin("seo").unwrap();
+        assert_eq!(prompt_of(shared(config.clone()).unwrap(), &style), [7]);
+        style.name = "mine".into();
+        assert_eq!(prompt_of(shared(config.clone()).unwrap(), &style), [8]);
+        style.name = "theirs".into();
+        assert_eq!(prompt_of(shared(config.clone()).unwrap(), &style), [7], "by its task");
+        style.task = Task::Detailed;
+        assert_eq!(prompt_of(shared(config).unwrap(), &style), [1]);
+    }
+
+    #[test]
+    fn a_folder_without_a_start_token_is_refused() {
+        assert!(shared(json!({})).is_err());
+        assert!(shared(json!({ "bos_token_id": 3 })).is_ok());
+        let typo = json!({ "decoder_start_token_id": 1, "pg_caption": { "styles": { "seo": 7 } } });
+        assert!(shared(typo).err().unwrap().to_string().contains("seo"));
+    }
+
+    #[test]
+    fn words_are_refused_because_the_model_cannot_read_them() {
+        let shared = Shared { preprocessor: Preprocessor::example(), starts: shared(json!({ "bos_token_id": 3 })).unwrap() };
+        assert!(matches!(shared.prompt(&builtin("seo").unwrap(), Some("look closely"), None), Err(Error::Prompt(_))));
+    }
+}

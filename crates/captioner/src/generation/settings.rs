@@ -1,0 +1,286 @@
+//! Generation settings: what a folder and a caller say, merged as the reference implementation does.
+//!
+//! Later wins: library defaults, `config.json`'s nested sections, `config.json`, `generation_config.json`, the caller's overrides.
+//! Values in `config.json` that equal the library's defaults count as unsaid there: old folders wrote every default out
+//! (`max_length: 20` in the decoder's section), and the reference treats them as unset too.
+
+use crate::Error;
+use serde_json::{Map, Value};
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+/// Most rows a caption may take; more is a typing error in a folder, and memory grows with it.
+const MAX_BEAMS: u32 = 32;
+
+/// When a beam search stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum EarlyStopping {
+    /// `false`: when the best running beam cannot beat the worst finished one at its current length.
+    Heuristic,
+    /// `true`: as soon as there are as many finished candidates as beams.
+    WhenFull,
+    /// `"never"`: as `false`, but judged at the greatest possible length.
+    Never,
+}
+
+/// Generation settings: config.json, generation_config.json and the caller's overrides, merged as transformers does.
+/// Names and meanings are those of `generation_config.json`. Sampling does not exist here: a caption is reproducible.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generation {
+    /// Rows per caption; 1 is greedy.
+    pub num_beams: u32,
+    /// Exponent of the length a finished beam's score is divided by.
+    pub length_penalty: f32,
+    /// When a beam search stops.
+    pub early_stopping: EarlyStopping,
+    /// Above 1: tokens that were already used become less likely. 1 is off.
+    pub repetition_penalty: f32,
+    /// No sequence of this many tokens occurs twice. 0 is off.
+    pub no_repeat_ngram_size: u32,
+    /// No end token before the whole sequence (start token included) has this many tokens.
+    pub min_length: u32,
+    /// No end token before this many new tokens.
+    pub min_new_tokens: u32,
+    /// The folder's bound on the whole sequence, start token included; `None`: it states none.
+    pub max_length: Option<u32>,
+    /// The folder's bound on new tokens; goes before `max_length`.
+    pub max_new_tokens: Option<u32>,
+    /// The first new token, if forced.
+    pub forced_bos_token_id: Option<i64>,
+    /// The token at the last position, if forced.
+    pub forced_eos_token_id: Vec<i64>,
+    /// Tokens that end the text.
+    pub eos_token_id: Vec<i64>,
+    /// What an encoder-decoder's decoder starts with.
+    pub decoder_start_token_id: Option<i64>,
+    /// Stands in for `decoder_start_token_id` where that is absent.
+    pub bos_token_id: Option<i64>,
+}
+
+impl Default for Generation {
+    /// The reference implementation's defaults, except `max_length`: its 20 is a stopgap and not a statement about the model.
+    fn default() -> Self {
+        Generation {
+            num_beams: 1,
+            length_penalty: 1.0,
+            early_stopping: EarlyStopping::Heuristic,
+            repetition_penalty: 1.0,
+            no_repeat_ngram_size: 0,
+            min_length: 0,
+            min_new_tokens: 0,
+            max_length: None,
+            max_new_tokens: None,
+            forced_bos_token_id: None,
+            forced_eos_token_id: Vec::new(),
+            eos_token_id: Vec::new(),
+            decoder_start_token_id: None,
+            bos_token_id: None,
+        }
+    }
+}
+
+impl Generation {
+    /// A key: only equal generations share a batch. Equal settings have equal keys within a process.
+    pub fn bucket(&self) -> u64 {
+        let mut hash = DefaultHasher::new();
+        (self.num_beams, self.length_penalty.to_bits(), self.early_stopping, self.repetition_penalty.to_bits()).hash(&mut hash);
+        (self.no_repeat_ngram_size, self.min_length, self.min_new_tokens, self.max_length, self.max_new_tokens).hash(&mut hash);
+        (self.forced_bos_token_id, &self.forced_eos_token_id, &self.eos_token_id, self.decoder_start_token_id, self.bos_token_id)
+            .hash(&mut hash);
+        hash.finish()
+    }
+
+    /// The settings of a folder.
+    pub(crate) fn of_folder(config: &Value, generation_config: Option<&Value>) -> Result<Generation, Error> {
+        let mut settings = Generation::default();
+        for section in ["decoder", "generator", "text_config"] {
+            if let Some(nested) = config.get(section).and_then(Value::as_object) {
+                settings.merge(nested, Origin::Config)?;
+            }
+        }
+        if let Some(top) = config.as_object() {
+            settings.merge(top, Origin::Config)?;
+        }
+        if let Some(own) = generation_config.and_then(Value::as_object) {
+            settings.merge(own, Origin::GenerationConfig)?;
+        }
+        settings.checked()
+    }
+
+    /// These settings with a caller's overrides; `null` unsets what may be absent. An unknown field is an error: silence would
+    /// look like obedience.
+    pub(crate) fn overridden(&self, overrides: &Value) -> Result<Generation, Error> {
+        let Some(fields) = overrides.as_object() else {
+            return Err(wrong("generation", "expected a JSON object of generation_config fields"));
+        };
+        let mut settings = self.clone();
+        settings.merge(fields, Origin::Caller)?;
+        settings.checked()
+    }
+
+    /// Greatest length of the whole sequence (prompt included) for a caller's ceiling: the smaller of the two bounds, and room
+    /// for at least one token.
+    pub(crate) fn sequence_limit(&self, prompt: usize, max_new_tokens: u32) -> usize {
+        let own = match (self.max_new_tokens, self.max_length) {
+            (Some(new), _) => new as usize,
+            (None, Some(length)) => (length as usize).saturating_sub(prompt),
+            (None, None) => usize::MAX,
+        };
+        prompt + own.min(max_new_tokens as usize).max(1)
+    }
+
+    fn merge(&mut self, fields: &Map<String, Value>, origin: Origin) -> Result<(), Error> {
+        for (name, value) in fields {
+            if value.is_null() && origin != Origin::Caller {
+                continue;
+            }
+            // Composite configurations keep their parts' defaults; see the head comment.
+            if origin == Origin::Config && name == "max_length" && value.as_u64() == Some(20) {
+                continue;
+            }
+            match name.as_str() {
+                "num_beams" => self.num_beams = count(name, value)?,
+                "length_penalty" => self.length_penalty = float(name, value)?,
+                "early_stopping" => {
+                    self.early_stopping = match value {
+                        Value::Bool(true) => EarlyStopping::WhenFull,
+                        Value::Bool(false) | Value::Null => EarlyStopping::Heuristic,
+                        Value::String(word) if word == "never" => EarlyStopping::Never,
+                        _ => return Err(wrong(name, format!("{value} is neither true, false nor \"never\""))),
+                    }
+                }
+                "repetition_penalty" => self.repetition_penalty = float(name, value)?,
+                "no_repeat_ngram_size" => self.no_repeat_ngram_size = count(name, value)?,
+                "min_length" => self.min_length = count(name, value)?,
+                "min_new_tokens" => self.min_new_tokens = count(name, value)?,
+                "max_length" => self.max_length = optional(value, |v| count(name, v))?,
+                "max_new_tokens" => self.max_new_tokens = optional(value, |v| count(name, v))?,
+                "forced_bos_token_id" => self.forced_bos_token_id = optional(value, |v| token(name, v))?,
+                "forced_eos_token_id" => self.forced_eos_token_id = tokens(name, value)?,
+                "eos_token_id" => self.eos_token_id = tokens(name, value)?,
+                "decoder_start_token_id" => self.decoder_start_token_id = optional(value, |v| token(name, v))?,
+                "bos_token_id" => self.bos_token_id = optional(value, |v| token(name, v))?,
+                "do_sample" if origin == Origin::Caller && *value == Value::Bool(true) => {
+                    return Err(wrong(name, "captions are never sampled: the same picture gives the same text"));
+                }
+                // Without effect: finished rows leave instead of being padded, and nothing is sampled.
+                "pad_token_id" | "do_sample" => {}
+                _ if origin == Origin::Caller => return Err(wrong(name, "no such setting")),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn checked(self) -> Result<Generation, Error> {
+        if !(1..=MAX_BEAMS).contains(&self.num_beams) {
+            return Err(wrong("num_beams", format!("{} is outside 1..={MAX_BEAMS}", self.num_beams)));
+        }
+        if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
+            return Err(wrong("repetition_penalty", format!("{} is not a positive number", self.repetition_penalty)));
+        }
+        if !self.length_penalty.is_finite() {
+            return Err(wrong("length_penalty", format!("{} is not a finite number", self.length_penalty)));
+        }
+        Ok(self)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Origin {
+    Config,
+    GenerationConfig,
+    Caller,
+}
+
+fn wrong(setting: &str, reason: impl ToString) -> Error {
+    Error::Generation { setting: setting.into(), reason: reason.to_string() }
+}
+
+fn optional<T>(value: &Value, read: impl FnOnce(&Value) -> Result<T, Error>) -> Result<Option<T>, Error> {
+    if value.is_null() { Ok(None) } else { read(value).map(Some) }
+}
+
+fn count(name: &str, value: &Value) -> Result<u32, Error> {
+    let number = value.as_u64().and_then(|n| u32::try_from(n).ok());
+    number.ok_or_else(|| wrong(name, format!("{value} is not a whole number")))
+}
+
+fn float(name: &str, value: &Value) -> Result<f32, Error> {
+    let number = value.as_f64().map(|n| n as f32);
+    number.ok_or_else(|| wrong(name, format!("{value} is not a number")))
+}
+
+fn token(name: &str, value: &Value) -> Result<i64, Error> {
+    let id = value.as_i64().filter(|id| *id >= 0);
+    id.ok_or_else(|| wrong(name, format!("{value} is not a token id")))
+}
+
+fn tokens(name: &str, value: &Value) -> Result<Vec<i64>, Error> {
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(list) => list.iter().map(|v| token(name, v)).collect(),
+        one => Ok(vec![token(name, one)?]),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn generation_config_goes_before_config_and_config_before_its_sections() {
+        let config = json!({ "num_beams": 4, "decoder": { "num_beams": 2, "length_penalty": 0.5, "eos_token_id": 9 }, "eos_token_id": null });
+        let own = json!({ "num_beams": 3 });
+        let merged = Generation::of_folder(&config, Some(&own)).unwrap();
+        assert_eq!((merged.num_beams, merged.length_penalty, merged.eos_token_id.clone()), (3, 0.5, vec![9]));
+        assert_eq!(Generation::of_folder(&config, None).unwrap().num_beams, 4);
+    }
+
+    #[test]
+    fn a_written_out_default_length_of_old_folders_is_no_limit() {
+        let config = json!({ "decoder": { "max_length": 20 } });
+        let merged = Generation::of_folder(&config, None).unwrap();
+        assert_eq!(merged.sequence_limit(1, 256), 257);
+    }
+
+    #[test]
+    fn the_limit_is_the_smaller_of_the_folders_and_the_callers_and_counts_the_start_token() {
+        let folder = Generation::of_folder(&json!({ "max_length": 16 }), None).unwrap();
+        assert_eq!(folder.sequence_limit(1, 64), 16);
+        assert_eq!(folder.sequence_limit(1, 8), 9);
+        assert_eq!(folder.sequence_limit(40, 64), 41, "a prompt beyond the bound still gets one token");
+        let folder = folder.overridden(&json!({ "max_new_tokens": 40 })).unwrap();
+        assert_eq!(folder.sequence_limit(1, 64), 41);
+    }
+
+    #[test]
+    fn end_tokens_may_be_a_list() {
+        assert_eq!(Generation::of_folder(&json!({}), Some(&json!({ "eos_token_id": [2, 5] }))).unwrap().eos_token_id, [2, 5]);
+    }
+
+    #[test]
+    fn overrides_that_cannot_be_obeyed_are_named() {
+        let settings = Generation::default();
+        for (overrides, named) in [
+            (json!({ "num_beams": 0 }), "num_beams"),
+            (json!({ "num_beam": 2 }), "num_beam"),
+            (json!({ "repetition_penalty": 0 }), "repetition_penalty"),
+            (json!({ "early_stopping": "soon" }), "early_stopping"),
+            (json!({ "eos_token_id": [-1] }), "eos_token_id"),
+            (json!({ "do_sample": true }), "do_sample"),
+            (json!(3), "generation"),
+        ] {
+            let error = settings.overridden(&overrides).unwrap_err();
+            assert!(matches!(&error, Error::Generation { setting, .. } if setting == named), "{overrides}: {error}");
+        }
+    }
+
+    #[test]
+    fn equal_settings_share_a_bucket_and_different_ones_do_not() {
+        let greedy = Generation::default();
+        let beams = greedy.overridden(&json!({ "num_beams": 3 })).unwrap();
+        assert_eq!(greedy.bucket(), Generation::default().bucket());
+        assert_ne!(greedy.bucket(), beams.bucket());
+    }
+}

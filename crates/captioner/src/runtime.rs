@@ -1,0 +1,121 @@
+//! ONNX Runtime: the library, the one environment of the process, and sessions.
+//!
+//! An environment can be built once in a process's life, so it lives in a static and is never dropped. All sessions share its
+//! thread pool, whose threads never spin: they run beside a database.
+
+use crate::Error;
+use once_cell::sync::OnceCell;
+use ort::environment::{Environment, GlobalThreadPoolOptions};
+use ort::session::builder::GraphOptimizationLevel;
+use ort::session::{Session, SessionInputValue};
+use ort::value::{DynValue, Outlet, TensorElementType};
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+struct Runtime {
+    environment: Environment,
+    library: PathBuf,
+}
+
+static RUNTIME: OnceCell<Runtime> = OnceCell::new();
+
+/// Loads the ONNX Runtime library and builds the process-wide environment; once in a process's life.
+/// `threads` is the size of the global intra-op pool (spinning off); 0 counts as 1.
+///
+/// `library` must be absolute. A second call with the same library changes nothing; with another one it is an error.
+pub fn init(library: &Path, threads: usize) -> Result<(), Error> {
+    let failed = |reason: String| Error::Library { path: library.into(), reason };
+    let runtime = RUNTIME.get_or_try_init(|| {
+        // A relative path would be looked for beside the program and then along the loader's search path.
+        if !library.is_absolute() {
+            return Err(failed("not an absolute path".into()));
+        }
+        if let Err(error) = std::fs::File::open(library) {
+            return Err(failed(error.to_string()));
+        }
+        let builder = ort::init_from(library).map_err(|e| failed(e.to_string()))?;
+        let pool = || GlobalThreadPoolOptions::default().with_intra_threads(threads.max(1))?.with_inter_threads(1)?.with_spin_control(false);
+        let pool = pool().map_err(|e| failed(e.to_string()))?;
+        let environment = builder.with_name("pg_caption").with_telemetry(false).with_global_thread_pool(pool).build();
+        Ok(Runtime { environment: environment.map_err(|e| failed(e.to_string()))?, library: library.into() })
+    })?;
+    if runtime.library == library { Ok(()) } else { Err(failed(format!("{} is already loaded", runtime.library.display()))) }
+}
+
+/// One graph, ready to run.
+pub(crate) struct Graph {
+    path: PathBuf,
+    session: Session,
+}
+
+impl Graph {
+    /// Opens a graph. External data lies beside it and is found by ONNX Runtime itself.
+    pub fn open(path: &Path) -> Result<Graph, Error> {
+        let runtime = RUNTIME.get().ok_or(Error::NotInitialised)?;
+        let wrong = |reason: String| Error::graph(path, reason);
+        let builder = Session::builder(&runtime.environment).map_err(|e| wrong(e.to_string()))?;
+        let mut builder = builder
+            .with_optimization_level(GraphOptimizationLevel::All)
+            // Batches and lengths vary from call to call; a plan made for one shape would only be remade.
+            .and_then(|b| b.with_memory_pattern(false))
+            .map_err(|e| wrong(e.to_string()))?;
+        let session = builder.commit_from_file(path).map_err(|e| wrong(e.to_string()))?;
+        Ok(Graph { path: path.into(), session })
+    }
+
+    /// Where it was read from.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Names of the inputs, in the graph's order.
+    pub fn inputs(&self) -> impl Iterator<Item = &str> {
+        self.session.inputs().iter().map(Outlet::name)
+    }
+
+    /// Names of the outputs, in the graph's order.
+    pub fn outputs(&self) -> impl Iterator<Item = &str> {
+        self.session.outputs().iter().map(Outlet::name)
+    }
+
+    /// Does the graph ask for this input?
+    pub fn wants(&self, input: &str) -> bool {
+        self.inputs().any(|name| name == input)
+    }
+
+    /// Element type and dimensions (-1: any) of an input.
+    pub fn input(&self, name: &str) -> Option<(TensorElementType, &[i64])> {
+        port(self.session.inputs(), name)
+    }
+
+    /// Element type and dimensions (-1: any) of an output.
+    pub fn output(&self, name: &str) -> Option<(TensorElementType, &[i64])> {
+        port(self.session.outputs(), name)
+    }
+
+    /// One call. Values are borrowed, not copied; the outputs are the session's own memory.
+    pub fn run(&mut self, feeds: &[(&str, &DynValue)]) -> Result<Outputs, Error> {
+        let inputs: Vec<(Cow<str>, SessionInputValue)> =
+            feeds.iter().map(|(name, value)| (Cow::Borrowed(*name), SessionInputValue::from(*value))).collect();
+        match self.session.run(inputs) {
+            Ok(outputs) => Ok(Outputs(outputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())),
+            Err(error) => Err(Error::run(self.path.display(), error)),
+        }
+    }
+}
+
+fn port<'a>(ports: &'a [Outlet], name: &str) -> Option<(TensorElementType, &'a [i64])> {
+    let dtype = ports.iter().find(|port| port.name() == name)?.dtype();
+    Some((dtype.tensor_type()?, dtype.tensor_shape()?))
+}
+
+/// What a call gave.
+pub(crate) struct Outputs(Vec<(String, DynValue)>);
+
+impl Outputs {
+    /// Takes an output out.
+    pub fn take(&mut self, name: &str) -> Option<DynValue> {
+        let at = self.0.iter().position(|(n, _)| n == name)?;
+        Some(self.0.swap_remove(at).1)
+    }
+}

@@ -1,0 +1,219 @@
+//! Tensors of ONNX Runtime as rows: selecting, stacking and taking apart, by element type.
+//!
+//! Only what moves between captions is touched here; what a session gives back and takes again is never copied.
+
+use crate::Error;
+use crate::cache::Rows;
+use crate::family::Logits;
+use half::f16;
+use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType};
+use std::fmt::Debug;
+
+/// Elements in host memory.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Data {
+    F32(Vec<f32>),
+    F16(Vec<f16>),
+    I64(Vec<i64>),
+    Bool(Vec<bool>),
+}
+
+/// A tensor in host memory, independent of any session.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct HostTensor {
+    /// Dimensions; their product is the number of elements.
+    pub shape: Vec<i64>,
+    /// Elements, last dimension fastest.
+    pub data: Data,
+}
+
+impl HostTensor {
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        match &self.data {
+            Data::F32(v) => v.len() * 4,
+            Data::F16(v) => v.len() * 2,
+            Data::I64(v) => v.len() * 8,
+            Data::Bool(v) => v.len(),
+        }
+    }
+
+    /// The elements as float32, if they are floats.
+    pub fn floats(&self) -> Option<std::borrow::Cow<'_, [f32]>> {
+        match &self.data {
+            Data::F32(v) => Some(v.into()),
+            Data::F16(v) => Some(v.iter().map(|x| x.to_f32()).collect::<Vec<_>>().into()),
+            _ => None,
+        }
+    }
+}
+
+fn broken(error: ort::Error) -> Error {
+    Error::run("tensor", error)
+}
+
+fn unsupported(ty: TensorElementType) -> Error {
+    Error::run("tensor", format!("element type {ty} is not supported here"))
+}
+
+/// Calls a generic function for the element type of a tensor.
+macro_rules! for_type {
+    ($ty:expr, $call:ident::<_>($($arg:expr),*)) => {
+        match $ty {
+            TensorElementType::Float32 => $call::<f32>($($arg),*),
+            TensorElementType::Float16 => $call::<f16>($($arg),*),
+            TensorElementType::Int64 => $call::<i64>($($arg),*),
+            TensorElementType::Bool => $call::<bool>($($arg),*),
+            other => Err(unsupported(other)),
+        }
+    };
+}
+
+fn element_type(value: &DynValue) -> Result<TensorElementType, Error> {
+    value.dtype().tensor_type().ok_or_else(|| Error::run("tensor", "not a tensor"))
+}
+
+/// Dimensions of a tensor; empty for anything else.
+pub(crate) fn shape(value: &DynValue) -> &[i64] {
+    value.dtype().tensor_shape().map_or(&[], |s| s)
+}
+
+impl Rows for DynValue {
+    fn rows(&self) -> usize {
+        shape(self).first().map_or(0, |n| *n as usize)
+    }
+
+    fn bytes(&self) -> usize {
+        let elements: usize = shape(self).iter().map(|n| (*n).max(0) as usize).product();
+        let size = match self.dtype().tensor_type() {
+            Some(TensorElementType::Float16) => 2,
+            Some(TensorElementType::Int64) => 8,
+            Some(TensorElementType::Bool) => 1,
+            _ => 4,
+        };
+        elements * size
+    }
+
+    fn select(&self, rows: &[usize]) -> Result<Self, Error> {
+        for_type!(element_type(self)?, select::<_>(self, rows))
+    }
+}
+
+fn select<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(value: &DynValue, rows: &[usize]) -> Result<DynValue, Error> {
+    let (shape, data) = value.try_extract_tensor::<T>().map_err(broken)?;
+    let mut shape = shape.to_vec();
+    let Some(count) = shape.first_mut() else { return Err(Error::run("tensor", "a scalar has no rows")) };
+    let row = data.len().checked_div(*count as usize).unwrap_or(0);
+    *count = rows.len() as i64;
+    let mut selected = Vec::with_capacity(row * rows.len());
+    for i in rows {
+        selected.extend_from_slice(&data[i * row..(i + 1) * row]);
+    }
+    tensor(shape, selected)
+}
+
+/// A tensor that owns `data`.
+pub(crate) fn tensor<T: PrimitiveTensorElementType + Clone + Debug + 'static>(shape: Vec<i64>, data: Vec<T>) -> Result<DynValue, Error> {
+    Ok(Tensor::from_array((shape, data)).map_err(broken)?.into_dyn())
+}
+
+/// A tensor of zeros; any dimension may be 0.
+pub(crate) fn zeros(ty: TensorElementType, shape: Vec<i64>) -> Result<DynValue, Error> {
+    let len = shape.iter().map(|n| *n as usize).product();
+    match ty {
+        TensorElementType::Float32 => tensor(shape, vec![0f32; len]),
+        TensorElementType::Float16 => tensor(shape, vec![f16::ZERO; len]),
+        TensorElementType::Int64 => tensor(shape, vec![0i64; len]),
+        TensorElementType::Bool => tensor(shape, vec![false; len]),
+        other => Err(unsupported(other)),
+    }
+}
+
+/// Tensors of one shape become one with a new axis 0, of the element type a graph asks for.
+pub(crate) fn stack(parts: &[&HostTensor], ty: TensorElementType) -> Result<DynValue, Error> {
+    let Some(first) = parts.first() else { return Err(Error::Batch("nothing to stack".into())) };
+    if parts.iter().any(|part| part.shape != first.shape) {
+        return Err(Error::Batch("tensors of different shapes in one call".into()));
+    }
+    let mut shape = Vec::with_capacity(first.shape.len() + 1);
+    shape.push(parts.len() as i64);
+    shape.extend_from_slice(&first.shape);
+    let len: usize = shape.iter().map(|n| *n as usize).product();
+    match ty {
+        TensorElementType::Float32 | TensorElementType::Float16 => {
+            let mut data = Vec::with_capacity(len);
+            for part in parts {
+                let floats = part.floats().ok_or_else(|| Error::run("tensor", "a graph asks for floats where there are none"))?;
+                data.extend_from_slice(&floats);
+            }
+            if ty == TensorElementType::Float32 { tensor(shape, data) } else { tensor(shape, data.into_iter().map(f16::from_f32).collect()) }
+        }
+        other => Err(unsupported(other)),
+    }
+}
+
+/// Axis 0 taken apart: one tensor per row.
+pub(crate) fn unstack(value: &DynValue) -> Result<Vec<HostTensor>, Error> {
+    fn rows<T: PrimitiveTensorElementType + Clone + 'static>(value: &DynValue, wrap: fn(Vec<T>) -> Data) -> Result<Vec<HostTensor>, Error> {
+        let (shape, data) = value.try_extract_tensor::<T>().map_err(broken)?;
+        let [count, row_shape @ ..] = &**shape else { return Err(Error::run("tensor", "a scalar has no rows")) };
+        let row = data.len().checked_div(*count as usize).unwrap_or(0);
+        let part = |i: usize| HostTensor { shape: row_shape.to_vec(), data: wrap(data[i * row..(i + 1) * row].to_vec()) };
+        Ok((0..*count as usize).map(part).collect())
+    }
+    match element_type(value)? {
+        TensorElementType::Float32 => rows(value, Data::F32),
+        TensorElementType::Float16 => rows(value, Data::F16),
+        TensorElementType::Int64 => rows(value, Data::I64),
+        TensorElementType::Bool => rows(value, Data::Bool),
+        other => Err(unsupported(other)),
+    }
+}
+
+/// Two tensors joined along axis 1 (positions); all other dimensions are equal.
+pub(crate) fn join_positions(before: &DynValue, after: &DynValue) -> Result<DynValue, Error> {
+    for_type!(element_type(before)?, join::<_>(before, after))
+}
+
+fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(before: &DynValue, after: &DynValue) -> Result<DynValue, Error> {
+    let (a_shape, a) = before.try_extract_tensor::<T>().map_err(broken)?;
+    let (b_shape, b) = after.try_extract_tensor::<T>().map_err(broken)?;
+    if a_shape.len() < 2 || a_shape.len() != b_shape.len() || a_shape[0] != b_shape[0] || a_shape[2..] != b_shape[2..] {
+        return Err(Error::run("tensor", format!("{a_shape:?} and {b_shape:?} do not join along positions")));
+    }
+    let rows = a_shape[0] as usize;
+    let (a_row, b_row) = (a.len().checked_div(rows).unwrap_or(0), b.len().checked_div(rows).unwrap_or(0));
+    let mut joined = Vec::with_capacity(a.len() + b.len());
+    for row in 0..rows {
+        joined.extend_from_slice(&a[row * a_row..(row + 1) * a_row]);
+        joined.extend_from_slice(&b[row * b_row..(row + 1) * b_row]);
+    }
+    let mut shape = a_shape.to_vec();
+    shape[1] += b_shape[1];
+    tensor(shape, joined)
+}
+
+/// The last position of logits `[rows, positions, vocabulary]` as float32.
+pub(crate) fn last_position(value: &DynValue) -> Result<Logits, Error> {
+    let [rows, positions, vocabulary] = *shape(value) else {
+        return Err(Error::run("logits", format!("shape {:?} is not [rows, positions, vocabulary]", shape(value))));
+    };
+    let (rows, positions, vocabulary) = (rows as usize, positions as usize, vocabulary as usize);
+    if positions == 0 {
+        return Err(Error::run("logits", "no position"));
+    }
+    let mut data = Vec::with_capacity(rows * vocabulary);
+    let starts = (0..rows).map(|row| (row * positions + positions - 1) * vocabulary);
+    match element_type(value)? {
+        TensorElementType::Float32 => {
+            let (_, all) = value.try_extract_tensor::<f32>().map_err(broken)?;
+            starts.for_each(|at| data.extend_from_slice(&all[at..at + vocabulary]));
+        }
+        TensorElementType::Float16 => {
+            let (_, all) = value.try_extract_tensor::<f16>().map_err(broken)?;
+            starts.for_each(|at| data.extend(all[at..at + vocabulary].iter().map(|x| x.to_f32())));
+        }
+        other => return Err(unsupported(other)),
+    }
+    Ok(Logits::new(data, vocabulary))
+}
