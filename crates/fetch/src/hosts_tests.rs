@@ -139,3 +139,50 @@ fn a_catalogue_of_a_million_hosts_does_not_fill_the_memory() {
     let longest = format!("h{}.example:80", 3 * MAX_HOSTS - 1);
     assert!(matches!(hosts.admit(&longest, now), Decision::Cooling { .. }));
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn whatever_happens_no_host_is_over_its_cap_or_asked_while_it_rests(
+        steps in proptest::collection::vec((0..3usize, 0..6u8, 0..40u64), 1..200),
+        cap in 1..4u32,
+    ) {
+        let names = [A, B, "c.example:80"];
+        let (mut hosts, mut now) = (Hosts::new(cap, 3), Instant::now());
+        let (mut flying, mut rest) = ([0u32; 3], [now; 3]);
+        for (host, act, n) in steps {
+            match act {
+                0..=2 => match hosts.admit(names[host], now) {
+                    Decision::Go => {
+                        flying[host] += 1;
+                        proptest::prop_assert!(flying[host] <= cap && rest[host] <= now);
+                    }
+                    Decision::Busy => proptest::prop_assert_eq!(flying[host], cap),
+                    Decision::Cooling { until } => proptest::prop_assert_eq!(until, rest[host]),
+                },
+                3 => now += Duration::from_millis(n * 250),
+                _ if flying[host] == 0 => {}
+                answer => {
+                    flying[host] -= 1;
+                    let answer = match (answer, n) {
+                        (4, _) => served(),
+                        (_, n @ 0..10) => patience(Some(n)),
+                        (_, 10..20) => patience(None),
+                        (_, 20..30) => unavailable(),
+                        (_, 30..35) => Answer::Failed("timeout".into()),
+                        _ => Answer::Dropped,
+                    };
+                    let named = match &answer {
+                        Answer::Patience { wait: Some(wait), .. } => now + *wait,
+                        _ => now,
+                    };
+                    hosts.finish(names[host], answer, now);
+                    let until = hosts.pause(names[host], now).map_or(now, |p| now + p);
+                    proptest::prop_assert!(until >= named && until >= rest[host].max(now), "a pause is never cut short");
+                    rest[host] = until;
+                }
+            }
+        }
+    }
+}

@@ -232,6 +232,11 @@ fn a_configured_proxy_connects_and_forbidden_addresses_stay_forbidden() {
     }
     let error = get(&fetcher, "http://refused.example/").unwrap_err();
     assert_eq!((error.code().as_str(), error.class()), ("proxy", Class::Retry), "{error:?}");
+    for gone in ["http://127.0.0.1:1", "http://no-such-proxy.example:3128"] {
+        let error = get(&named(Names::new(&[]), |s| s.proxy = Some(gone.into())), "http://somewhere.example/").unwrap_err();
+        assert_eq!(error.code(), "proxy", "{error:?}");
+        assert!(error.failure().hint.unwrap().contains("pg_caption.proxy"));
+    }
 }
 
 #[test]

@@ -250,7 +250,7 @@ fn memory_that_is_refused_is_the_fetch_s_failure_as_it_stands() {
     let mut reserved = 0;
     let error = get_with(&fetcher(|_| {}), &server.url("/"), &Arc::default(), &mut |n| {
         reserved = n;
-        Err(refusal.clone())
+        Err(Box::new(refusal.clone()))
     });
     assert_eq!(error.unwrap_err().failure(), refusal);
     assert_eq!(reserved, 12_345);
