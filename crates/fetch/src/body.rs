@@ -4,12 +4,15 @@ use crate::error::{Error, Place};
 use crate::fault::Limits;
 use crate::fetch::Reserve;
 use flate2::read::MultiGzDecoder;
+use pg_caption_wire::{Class, Failure};
 use std::io::{self, Read};
 use ureq::Body;
 use ureq::http::{HeaderMap, header};
 
 /// Read at once, bytes.
 const CHUNK: usize = 64 * 1024;
+/// Allocated for a body at once if it may become that large, bytes. The system gives pages as they are filled.
+const AT_ONCE: usize = 64 << 20;
 
 /// Reads the whole body. `reserve` is asked once, before the first byte is kept, for as much as can possibly be kept.
 pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Place, reserve: &mut Reserve<'_>) -> Result<Vec<u8>, Error> {
@@ -21,7 +24,7 @@ pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Pla
     // what a compressed body becomes is known when it is over
     let most = declared.filter(|_| !gzip).unwrap_or(limits.bytes);
     let asked = std::time::Instant::now();
-    reserve(most).map_err(|f| Error::Memory(Box::new(f)))?;
+    reserve(most).map_err(Error::Memory)?;
     // the server is not to blame for the time spent waiting for memory
     crate::attempt::extend(asked.elapsed());
     let wire = Bounded { inner: body.into_reader(), left: limits.bytes };
@@ -55,7 +58,11 @@ fn collect(mut from: impl Read, most: u64, limits: &Limits, place: &Place) -> Re
     let mut chunk = vec![0; CHUNK];
     loop {
         let n = match from.read(&mut chunk) {
-            Ok(0) => return Ok(bytes),
+            Ok(0) => {
+                // untouched pages cost nothing while it grew, but the bytes are kept for a while
+                bytes.shrink_to_fit();
+                return Ok(bytes);
+            }
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
             Err(e) => return Err(limits.read(e, place)),
@@ -67,12 +74,19 @@ fn collect(mut from: impl Read, most: u64, limits: &Limits, place: &Place) -> Re
             return Err(Error::TooLarge { place: place.clone(), limit: limits.bytes, declared: None });
         }
         if bytes.capacity() < bytes.len() + n {
-            // doubling, but never beyond what was reserved
-            let capacity = (bytes.capacity() * 2).max(CHUNK).min(most as usize).max(bytes.len() + n);
-            bytes.reserve_exact(capacity - bytes.len());
+            // never beyond what was reserved, and for all but giants at once: growing in steps would hold two copies in between
+            let capacity = (bytes.capacity() * 2).max(AT_ONCE).min(most as usize).max(bytes.len() + n);
+            bytes.try_reserve_exact(capacity - bytes.len()).map_err(|e| Error::Memory(Box::new(no_memory(&e.to_string()))))?;
         }
         bytes.extend_from_slice(&chunk[..n]);
     }
+}
+
+/// The machine has less memory than the budget says.
+fn no_memory(reason: &str) -> Failure {
+    Failure::new(Class::Engine, "out_of_memory", "the engine got no memory for the image")
+        .detail(reason)
+        .hint("Lower \"pg_caption.memory\" or \"pg_caption.max_image_size\".")
 }
 
 /// Fails with [`io::ErrorKind::FileTooLarge`] when more than `left` bytes come.

@@ -16,6 +16,8 @@ pub(crate) struct Limits {
     pub(crate) caller: Option<Duration>,
     /// The client knows certificate authorities.
     pub(crate) has_roots: bool,
+    /// A proxy makes the connections, so failing to make one is its failure.
+    pub(crate) proxied: bool,
 }
 
 impl Limits {
@@ -32,6 +34,13 @@ impl Limits {
 
     /// What `error` means at `place`.
     pub(crate) fn explain(&self, error: ureq::Error, place: &Place) -> Error {
+        match self.direct(error, place) {
+            Error::Connect { place, reason } | Error::Dns { place, reason } if self.proxied => Error::Proxy { place, reason },
+            error => error,
+        }
+    }
+
+    fn direct(&self, error: ureq::Error, place: &Place) -> Error {
         if let Some(over) = self.over(place) {
             return over;
         }

@@ -61,7 +61,7 @@ pub enum Fetched {
 
 /// Called once, before any byte of a body is kept, with the most bytes that can come. It may block (within the caller's
 /// deadline) until there is room; the engine keeps the reservation itself. Its failure becomes the fetch's.
-pub type Reserve<'a> = dyn FnMut(u64) -> Result<(), Failure> + 'a;
+pub type Reserve<'a> = dyn FnMut(u64) -> Result<(), Box<Failure>> + 'a;
 
 /// What tests and embedders replace.
 #[derive(Debug)]
@@ -167,6 +167,7 @@ impl Fetcher {
             bytes: self.settings.max_bytes,
             caller: (patience < self.settings.total_timeout).then_some(patience),
             has_roots: self.client.has_roots,
+            proxied: self.settings.proxy.is_some(),
         };
         let _running = attempt::begin(start + self.settings.total_timeout, get.deadline, get.cancelled.clone());
         let mut target = Target::parse(get.url)?;
