@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{Blank, Error, Format, Limits, Rgb, blank, header, jpeg, orient, raster};
+use crate::{Blank, Error, Format, Limits, Rgb, announced, blank, format, header, jpeg, orient, raster};
 
 /// How to decode.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +37,10 @@ pub struct Decoded {
 /// See [`Error`]; every limit of `options` that the header breaks is found before anything is decoded.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, Error> {
     options.limits.check_time()?;
+    // What fixed places of the header say is judged first: a decoder may choke on an absurd size before it tells it.
+    if let Some((width, height)) = announced::size(format::recognise(bytes)?, bytes) {
+        options.limits.check_pixels(width, height)?;
+    }
     let header = header::probe(bytes)?;
     header.check(options)?;
     let format = header.format;
