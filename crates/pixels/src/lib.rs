@@ -1,12 +1,38 @@
-//! Bytes become an upright RGB picture and then a tensor.
+//! Bytes become an upright 8-bit RGB picture and then a tensor.
+//!
+//! The engine calls [`probe`] to reserve memory, [`decode`] on a decode thread, [`Processor::apply`] right after it.
+//! Nothing here opens files or sockets, knows a model, or trusts a name: the format is what the bytes say, every size is
+//! judged from the header before anything is allocated for it, and a decoder that panics costs one picture.
+//!
+//! Where we differ from the reference (Pillow's `convert("RGB")`) on purpose: transparency is laid on white instead of
+//! dropped, and 16-bit gray keeps its high byte instead of being clipped.
 
-/// An upright 8-bit RGB picture, rows top to bottom, no padding.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rgb {
-    /// Pixels.
-    pub width: u32,
-    /// Pixels.
-    pub height: u32,
-    /// `width * height * 3` bytes.
-    pub data: Vec<u8>,
-}
+mod blank;
+mod deadline;
+mod decode;
+mod error;
+mod filter;
+mod fingerprint;
+mod format;
+mod gif;
+mod header;
+mod jpeg;
+mod limits;
+mod orient;
+mod picture;
+mod processor;
+mod raster;
+mod resize;
+mod tiles;
+
+pub use blank::{Blank, is_blank};
+pub use decode::{DecodeOptions, Decoded, decode};
+pub use error::Error;
+pub use filter::Filter;
+pub use fingerprint::{sha256_bytes, sha256_f32};
+pub use format::Format;
+pub use header::{Header, probe};
+pub use limits::Limits;
+pub use picture::{Rgb, encode_png, mean_rgb_2x2};
+pub use processor::{Grid, Processor, Tensor};
+pub use resize::resize;

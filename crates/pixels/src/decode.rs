@@ -1,0 +1,57 @@
+//! From bytes to an upright RGB picture, in the order that keeps it safe: recognise, read the header, judge the limits,
+//! decode where a panic is caught, turn.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::{Blank, Error, Format, Limits, Rgb, blank, header, jpeg, orient, raster};
+
+/// How to decode.
+#[derive(Debug, Clone, Default)]
+pub struct DecodeOptions {
+    /// What the picture may cost.
+    pub limits: Limits,
+    /// Width and height the picture will be resized to (upright): lets camera JPEGs be decoded at reduced scale.
+    pub target: Option<(u32, u32)>,
+    /// Decode in full, for comparisons; blank pictures are not told.
+    pub exact: bool,
+}
+
+/// A decoded picture.
+#[derive(Debug, Clone)]
+pub struct Decoded {
+    /// The upright picture, of reduced size where that was allowed.
+    pub rgb: Rgb,
+    /// By content.
+    pub format: Format,
+    /// Pixels of the upright picture at full size.
+    pub width: u32,
+    /// Pixels of the upright picture at full size.
+    pub height: u32,
+    /// Why there is nothing to describe, if so; always `None` with `exact`.
+    pub blank: Option<Blank>,
+}
+
+/// Decodes a picture.
+///
+/// # Errors
+/// See [`Error`]; every limit of `options` that the header breaks is found before anything is decoded.
+pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, Error> {
+    options.limits.check_time()?;
+    let header = header::probe(bytes)?;
+    header.check(options)?;
+    let format = header.format;
+    let (rgb, visible) = guarded(format, || match format {
+        Format::Jpeg => Ok((jpeg::decode(bytes, &header, options)?, true)),
+        _ => raster::decode(bytes, &header, &options.limits),
+    })?;
+    options.limits.check_time()?;
+    let rgb = orient::upright(rgb, header.turn());
+    let (width, height) = header.upright_size();
+    let blank = if options.exact { None } else { blank::judge(&rgb, (width, height), visible) };
+    Ok(Decoded { rgb, format, width, height, blank })
+}
+
+/// Runs a decoder; a panic in it becomes the error of that picture.
+pub(crate) fn guarded<T>(format: Format, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Error::Panicked { format }))
+}

@@ -1,0 +1,190 @@
+//! The markers of a JPEG file, read as libjpeg reads them: sizes, EXIF, scans. Decodes nothing, copies nothing.
+
+use image::metadata::Orientation;
+
+use crate::{Error, Format, orient};
+
+const SOI: u8 = 0xD8;
+const EOI: u8 = 0xD9;
+const SOS: u8 = 0xDA;
+const APP0: u8 = 0xE0;
+const APP1: u8 = 0xE1;
+const APP14: u8 = 0xEE;
+
+/// One component: its sampling factors.
+pub(super) struct Component {
+    h: u8,
+    v: u8,
+}
+
+/// What stands before the first scan.
+pub(super) struct Markers {
+    pub(super) width: u32,
+    pub(super) height: u32,
+    pub(super) components: Vec<Component>,
+    pub(super) orientation: Orientation,
+    progressive: bool,
+    /// Components in the first scan.
+    in_first_scan: usize,
+    /// Marker and byte range (from the 0xFF on) of the segments a decoder needs.
+    needed: Vec<(u8, std::ops::Range<usize>)>,
+    /// Where the first SOS marker stands.
+    scan: usize,
+}
+
+impl Markers {
+    /// Reads the segments up to the first scan.
+    pub(super) fn read(bytes: &[u8]) -> Result<Markers, Error> {
+        let cut = || Error::Truncated { format: Format::Jpeg };
+        let mut frame = None;
+        let (mut exif, mut needed) = (None, Vec::new());
+        let mut at = 2;
+        loop {
+            let (start, marker) = next_marker(bytes, at).ok_or_else(cut)?;
+            at = start + 2;
+            if matches!(marker, 0x01 | 0xD0..=0xD7) {
+                continue;
+            }
+            if matches!(marker, SOI | EOI) {
+                return Err(damaged("there is no picture in the file"));
+            }
+            let (body, end) = segment(bytes, at).ok_or_else(cut)??;
+            match marker {
+                SOS => {
+                    let (progressive, width, height, components) = frame.ok_or_else(|| damaged("a scan comes before the frame header"))?;
+                    let in_first_scan = usize::from(*body.first().ok_or_else(|| damaged("a scan header is empty"))?);
+                    let orientation = exif.map_or(Orientation::NoTransforms, orient::from_exif);
+                    return Ok(Markers { width, height, components, orientation, progressive, in_first_scan, needed, scan: start });
+                }
+                0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
+                    if frame.is_some() {
+                        return Err(damaged("the file has two frame headers"));
+                    }
+                    frame = Some(read_frame(marker, body)?);
+                }
+                APP1 if exif.is_none() && body.starts_with(b"Exif\0\0") => exif = Some(body),
+                _ => {}
+            }
+            let jfif = marker == APP0 && body.starts_with(b"JFIF\0");
+            let adobe = marker == APP14 && body.starts_with(b"Adobe");
+            if jfif || adobe || matches!(marker, 0xC0..=0xCF | 0xDB | 0xDD) {
+                needed.push((marker, start..end));
+            }
+            at = end;
+        }
+    }
+
+    /// Does libjpeg have to keep the whole picture's coefficients, reading scan after scan?
+    pub(super) fn is_multi_scan(&self) -> bool {
+        self.progressive || self.in_first_scan < self.components.len()
+    }
+
+    /// Bytes of those coefficients: two each, blocks padded to whole units.
+    pub(super) fn coefficient_bytes(&self) -> u64 {
+        let largest = |side: fn(&Component) -> u8| self.components.iter().map(|c| u64::from(side(c))).max().unwrap_or(1);
+        let (h, v) = (largest(|c| c.h), largest(|c| c.v));
+        let units = u64::from(self.width).div_ceil(8 * h) * u64::from(self.height).div_ceil(8 * v);
+        let blocks: u64 = self.components.iter().map(|c| u64::from(c.h) * u64::from(c.v)).sum();
+        units * blocks * 128
+    }
+
+    /// The number of scans, and whether the end marker was found behind them.
+    pub(super) fn count_scans(&self, bytes: &[u8]) -> (u64, bool) {
+        let mut scans = 0;
+        let mut at = self.scan;
+        while let Some((start, marker)) = next_marker(bytes, at) {
+            at = start + 2;
+            match marker {
+                EOI => return (scans, true),
+                0x01 | 0xD0..=0xD8 => {}
+                _ => {
+                    scans += u64::from(marker == SOS);
+                    match segment(bytes, at) {
+                        Some(Ok((_, end))) => at = end,
+                        Some(Err(_)) => {}
+                        None => return (scans, false),
+                    }
+                }
+            }
+        }
+        (scans, false)
+    }
+
+    /// A copy with nothing before the scans but what decoding needs, so that libjpeg finds nothing to warn about there;
+    /// with an end marker behind it if asked.
+    pub(super) fn cleaned(&self, bytes: &[u8], ended: bool) -> Vec<u8> {
+        let mut copy = Vec::with_capacity(bytes.len() + 4);
+        copy.extend([0xFF, SOI]);
+        for (marker, range) in &self.needed {
+            let start = copy.len();
+            copy.extend_from_slice(&bytes[range.clone()]);
+            let segment = &mut copy[start..];
+            match *marker {
+                // The revision after "JFIF\0": any but 1.x is warned about.
+                APP0 if segment.len() > 10 => segment[9..11].copy_from_slice(&[1, 1]),
+                // The colour transform of Adobe's segment: libjpeg takes an unknown one for YCbCr or YCCK.
+                APP14 if segment.len() > 15 && segment[15] > 2 => segment[15] = if self.components.len() == 4 { 2 } else { 1 },
+                _ => {}
+            }
+        }
+        copy.extend_from_slice(&bytes[self.scan..]);
+        if ended {
+            copy.extend([0xFF, EOI]);
+        }
+        copy
+    }
+}
+
+fn read_frame(marker: u8, body: &[u8]) -> Result<(bool, u32, u32, Vec<Component>), Error> {
+    let &[precision, h1, h0, w1, w0, count, ref rest @ ..] = body else {
+        return Err(damaged("the frame header is too short"));
+    };
+    let (width, height) = (u32::from(u16::from_be_bytes([w1, w0])), u32::from(u16::from_be_bytes([h1, h0])));
+    if width == 0 || height == 0 {
+        return Err(damaged("the header announces a side of 0 pixels"));
+    }
+    if precision != 8 {
+        return Err(unsupported(format!("{precision} bits a sample")));
+    }
+    if matches!(marker, 0xC5..=0xC7 | 0xCD..=0xCF) {
+        return Err(unsupported("a hierarchical JPEG"));
+    }
+    if !matches!(count, 1 | 3 | 4) {
+        return Err(unsupported(format!("{count} colour components")));
+    }
+    let components: Vec<_> = rest.chunks_exact(3).take(usize::from(count)).map(|c| Component { h: c[1] >> 4, v: c[1] & 15 }).collect();
+    if components.len() < usize::from(count) || components.iter().any(|c| !(1..=4).contains(&c.h) || !(1..=4).contains(&c.v)) {
+        return Err(damaged("the frame header lists its components wrongly"));
+    }
+    Ok((matches!(marker, 0xC2 | 0xCA), width, height, components))
+}
+
+/// The next marker at or after `at`, and where its 0xFF stands. Whatever lies between is skipped, as libjpeg does.
+fn next_marker(bytes: &[u8], mut at: usize) -> Option<(usize, u8)> {
+    loop {
+        at += bytes.get(at..)?.iter().position(|byte| *byte == 0xFF)?;
+        let fill = bytes[at..].iter().position(|byte| *byte != 0xFF)?;
+        let marker = bytes[at + fill];
+        if marker != 0 {
+            return Some((at + fill - 1, marker));
+        }
+        at += fill + 1;
+    }
+}
+
+/// The body of the segment whose length field stands at `at`, and where it ends. `None`: the file ends before it.
+fn segment(bytes: &[u8], at: usize) -> Option<Result<(&[u8], usize), Error>> {
+    let length = usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
+    if length < 2 {
+        return Some(Err(damaged("a segment has an impossible length")));
+    }
+    Some(Ok((bytes.get(at + 2..at + length)?, at + length)))
+}
+
+fn damaged(why: &str) -> Error {
+    Error::Damaged { format: Format::Jpeg, why: why.to_owned() }
+}
+
+fn unsupported(what: impl Into<String>) -> Error {
+    Error::UnsupportedVariant { format: Format::Jpeg, what: what.into() }
+}

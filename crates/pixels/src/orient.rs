@@ -1,0 +1,52 @@
+//! Turning a picture upright as its EXIF orientation says.
+
+use image::metadata::Orientation;
+
+use crate::Rgb;
+
+/// The orientation in an EXIF block, with or without the `Exif\0\0` in front. Broken or missing: upright.
+pub(crate) fn from_exif(block: &[u8]) -> Orientation {
+    let tiff = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
+    Orientation::from_exif_chunk(tiff).unwrap_or(Orientation::NoTransforms)
+}
+
+/// Does turning swap width and height?
+pub(crate) fn swaps_sides(orientation: Orientation) -> bool {
+    (5..=8).contains(&orientation.to_exif())
+}
+
+/// The picture turned upright.
+pub(crate) fn upright(picture: Rgb, orientation: Orientation) -> Rgb {
+    let (w, h) = (picture.width as usize, picture.height as usize);
+    let source = &picture.data;
+    // Where the upright pixel (x, y) comes from, as EXIF defines the eight cases.
+    match orientation.to_exif() {
+        2 => picked((w, h), w, source, |x, y| (w - 1 - x, y)),
+        3 => picked((w, h), w, source, |x, y| (w - 1 - x, h - 1 - y)),
+        4 => picked((w, h), w, source, |x, y| (x, h - 1 - y)),
+        5 => picked((h, w), w, source, |x, y| (y, x)),
+        6 => picked((h, w), w, source, |x, y| (y, h - 1 - x)),
+        7 => picked((h, w), w, source, |x, y| (w - 1 - y, h - 1 - x)),
+        8 => picked((h, w), w, source, |x, y| (w - 1 - y, x)),
+        _ => picture,
+    }
+}
+
+/// A picture of the given size whose pixels are looked up in `source`, whose rows are `stride` pixels wide.
+/// In tiles, so that turning stays within the cache.
+fn picked((w, h): (usize, usize), stride: usize, source: &[u8], from: impl Fn(usize, usize) -> (usize, usize)) -> Rgb {
+    const TILE: usize = 32;
+    let mut data = vec![0; w * h * 3];
+    for top in (0..h).step_by(TILE) {
+        for left in (0..w).step_by(TILE) {
+            for y in top..(top + TILE).min(h) {
+                for x in left..(left + TILE).min(w) {
+                    let (sx, sy) = from(x, y);
+                    let (to, at) = ((y * w + x) * 3, (sy * stride + sx) * 3);
+                    data[to..to + 3].copy_from_slice(&source[at..at + 3]);
+                }
+            }
+        }
+    }
+    Rgb { width: w as u32, height: h as u32, data }
+}

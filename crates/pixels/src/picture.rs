@@ -1,0 +1,42 @@
+//! The picture everything else works on, and the two things `inspect` shows of it.
+
+use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
+
+use crate::{Filter, resize};
+
+/// An upright 8-bit RGB picture, rows top to bottom, no padding.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Rgb {
+    /// Pixels.
+    pub width: u32,
+    /// Pixels.
+    pub height: u32,
+    /// `width * height * 3` bytes.
+    pub data: Vec<u8>,
+}
+
+/// Mean colours of the four quarters, row by row: top left, top right, bottom left, bottom right.
+/// A side of one pixel belongs to both halves. All zero for an empty picture.
+pub fn mean_rgb_2x2(picture: &Rgb) -> [[u8; 3]; 4] {
+    if picture.data.is_empty() {
+        return [[0; 3]; 4];
+    }
+    let small = resize(picture, 2, 2, Filter::Box);
+    let mut quarters = [[0; 3]; 4];
+    for (quarter, pixel) in quarters.iter_mut().zip(small.data.chunks_exact(3)) {
+        quarter.copy_from_slice(pixel);
+    }
+    quarters
+}
+
+/// The picture as an 8-bit RGB PNG file.
+///
+/// # Panics
+/// If `data` is not `width * height * 3` bytes long.
+pub fn encode_png(picture: &Rgb) -> Vec<u8> {
+    let mut file = Vec::new();
+    PngEncoder::new(&mut file)
+        .write_image(&picture.data, picture.width, picture.height, ExtendedColorType::Rgb8)
+        .expect("writing a PNG into memory only fails when the sizes do not fit the data");
+    file
+}

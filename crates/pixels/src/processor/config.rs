@@ -1,0 +1,191 @@
+//! Reading `preprocessor_config.json`, of any age: what is missing has the default of the class it names.
+
+use serde_json::Value;
+
+use super::{Processor, Size, Steps};
+use crate::{Error, Filter};
+
+/// Sides beyond this are a broken file, not a model.
+const MAX_SIDE: u64 = 8192;
+
+/// Means and deviations of CLIP's training pictures: its processors' defaults.
+const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
+const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_58, 0.275_777_11];
+const HALF: [f32; 3] = [0.5; 3];
+const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// The classes whose arithmetic is known.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kind {
+    Vit,
+    Deit,
+    Clip,
+    Siglip,
+    Blip,
+    Tiles,
+}
+
+impl Kind {
+    fn named(name: &str) -> Option<Kind> {
+        let name = name.strip_suffix("Fast").unwrap_or(name);
+        let stem = name.strip_suffix("ImageProcessor").or_else(|| name.strip_suffix("FeatureExtractor"))?;
+        Some(match stem {
+            "ViT" => Kind::Vit,
+            "DeiT" => Kind::Deit,
+            "CLIP" => Kind::Clip,
+            "Siglip" => Kind::Siglip,
+            "Blip" => Kind::Blip,
+            "Idefics3" | "SmolVLM" => Kind::Tiles,
+            _ => return None,
+        })
+    }
+
+    fn filter(self) -> Filter {
+        match self {
+            Kind::Vit => Filter::Bilinear,
+            Kind::Tiles => Filter::Lanczos,
+            Kind::Deit | Kind::Clip | Kind::Siglip | Kind::Blip => Filter::Bicubic,
+        }
+    }
+
+    fn mean_and_std(self) -> ([f32; 3], [f32; 3]) {
+        match self {
+            Kind::Vit | Kind::Siglip | Kind::Tiles => (HALF, HALF),
+            Kind::Deit => (IMAGENET_MEAN, IMAGENET_STD),
+            Kind::Clip | Kind::Blip => (CLIP_MEAN, CLIP_STD),
+        }
+    }
+
+    fn size(self) -> Size {
+        match self {
+            Kind::Deit => Size::Exact(256, 256),
+            Kind::Clip => Size::ShortestEdge(224),
+            Kind::Blip => Size::Exact(384, 384),
+            Kind::Vit | Kind::Siglip | Kind::Tiles => Size::Exact(224, 224),
+        }
+    }
+
+    fn crops(self) -> bool {
+        matches!(self, Kind::Clip | Kind::Deit)
+    }
+}
+
+/// The file, and the class it names.
+pub(super) struct Config<'a> {
+    json: &'a Value,
+    kind: Kind,
+}
+
+impl<'a> Config<'a> {
+    pub(super) fn new(json: &'a Value) -> Result<Self, Error> {
+        let name = ["image_processor_type", "feature_extractor_type"].iter().find_map(|key| json.get(key)?.as_str());
+        let name = name.ok_or_else(|| unusable("it names neither image_processor_type nor feature_extractor_type"))?;
+        let kind = Kind::named(name).ok_or_else(|| unusable(format!("the image processor {name} is unknown")))?;
+        Ok(Config { json, kind })
+    }
+
+    pub(super) fn processor(&self) -> Result<Processor, Error> {
+        if !self.flag("do_resize", true)? {
+            return Err(unusable("do_resize is off, but pictures come in every size"));
+        }
+        let filter = match self.present("resample") {
+            None => self.kind.filter(),
+            Some(code) => code.as_u64().and_then(Filter::from_code).ok_or_else(|| unusable(format!("resample {code} is unknown")))?,
+        };
+        let steps = if self.kind == Kind::Tiles { self.tiles()? } else { self.single()? };
+        Ok(Processor { steps, filter, tables: self.tables()? })
+    }
+
+    fn single(&self) -> Result<Steps, Error> {
+        let size = match self.present("size") {
+            None => self.kind.size(),
+            // Old files: one number. CLIP's meant the shorter side.
+            Some(Value::Number(n)) => {
+                let n = side(n.as_u64())?;
+                if self.kind == Kind::Clip { Size::ShortestEdge(n) } else { Size::Exact(n, n) }
+            }
+            Some(Value::Array(sides)) if sides.len() == 2 => Size::Exact(side(sides[1].as_u64())?, side(sides[0].as_u64())?),
+            Some(Value::Object(sides)) => match (sides.get("height"), sides.get("width"), sides.get("shortest_edge")) {
+                (Some(height), Some(width), _) => Size::Exact(side(width.as_u64())?, side(height.as_u64())?),
+                (None, None, Some(edge)) if !sides.contains_key("longest_edge") => Size::ShortestEdge(side(edge.as_u64())?),
+                _ => return Err(unusable(format!("size {sides:?} is not understood", sides = Value::Object(sides.clone())))),
+            },
+            Some(other) => return Err(unusable(format!("size {other} is not understood"))),
+        };
+        let crop = match self.present("crop_size") {
+            _ if !self.flag("do_center_crop", self.kind.crops())? => None,
+            None => Some((224, 224)),
+            Some(Value::Number(n)) => Some((side(n.as_u64())?, side(n.as_u64())?)),
+            Some(sides) => Some((side(sides["width"].as_u64())?, side(sides["height"].as_u64())?)),
+        };
+        if matches!((size, crop), (Size::ShortestEdge(_), None)) {
+            return Err(unusable("size keeps the ratio and nothing is cropped, so that every picture would have a shape of its own"));
+        }
+        Ok(Steps::Single { size, crop })
+    }
+
+    fn tiles(&self) -> Result<Steps, Error> {
+        let edge = |key: &str, default: u64| match self.present(key) {
+            None => side(Some(default)),
+            Some(sides) => side(sides["longest_edge"].as_u64()),
+        };
+        Ok(Steps::Tiles { longest_edge: edge("size", 4 * 364)?, tile: edge("max_image_size", 364)?, split: self.flag("do_image_splitting", true)? })
+    }
+
+    /// What each of the 256 samples becomes, per channel.
+    fn tables(&self) -> Result<Box<[[f32; 256]; 3]>, Error> {
+        let factor = match self.present("rescale_factor") {
+            _ if !self.flag("do_rescale", true)? => 1.0,
+            None => 1.0 / 255.0,
+            Some(factor) => factor.as_f64().ok_or_else(|| unusable("rescale_factor is not a number"))?,
+        };
+        let normalise = self.flag("do_normalize", true)?;
+        let (mean, std) = self.kind.mean_and_std();
+        let (mean, std) = (self.triple("image_mean", mean)?, self.triple("image_std", std)?);
+        if normalise && std.contains(&0.0) {
+            return Err(unusable("image_std contains 0"));
+        }
+        let mut tables = Box::new([[0.0; 256]; 3]);
+        for (channel, table) in tables.iter_mut().enumerate() {
+            for (sample, value) in table.iter_mut().enumerate() {
+                let scaled = (sample as f64 * factor) as f32;
+                // A division: multiplying by the reciprocal would differ in the last bit.
+                *value = if normalise { (scaled - mean[channel]) / std[channel] } else { scaled };
+            }
+        }
+        Ok(tables)
+    }
+
+    fn triple(&self, key: &str, default: [f32; 3]) -> Result<[f32; 3], Error> {
+        let wrong = || unusable(format!("{key} is not three numbers"));
+        match self.present(key) {
+            None => Ok(default),
+            Some(Value::Array(values)) if values.len() == 3 => {
+                let mut triple = [0.0; 3];
+                for (to, value) in triple.iter_mut().zip(values) {
+                    *to = value.as_f64().ok_or_else(wrong)? as f32;
+                }
+                Ok(triple)
+            }
+            Some(value) => value.as_f64().map(|value| [value as f32; 3]).ok_or_else(wrong),
+        }
+    }
+
+    fn flag(&self, key: &str, default: bool) -> Result<bool, Error> {
+        self.present(key).map_or(Ok(default), |value| value.as_bool().ok_or_else(|| unusable(format!("{key} is neither true nor false"))))
+    }
+
+    /// The value of a key; null counts as missing.
+    fn present(&self, key: &str) -> Option<&'a Value> {
+        self.json.get(key).filter(|value| !value.is_null())
+    }
+}
+
+fn side(n: Option<u64>) -> Result<u32, Error> {
+    n.filter(|n| (1..=MAX_SIDE).contains(n)).map(|n| n as u32).ok_or_else(|| unusable(format!("a side is not a number from 1 to {MAX_SIDE}")))
+}
+
+fn unusable(why: impl Into<String>) -> Error {
+    Error::Processor(why.into())
+}

@@ -1,0 +1,164 @@
+//! PNG, WebP, GIF, BMP and TIFF, through the `image` crate: first frame only, 16 bits to the high byte, alpha laid on white.
+
+use std::{io, time::Instant};
+
+use image::{
+    ColorType, ImageDecoder, ImageError,
+    codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder},
+    error::{LimitErrorKind, UnsupportedErrorKind},
+};
+
+use crate::{Error, Format, Header, Limits, Rgb, blank::INVISIBLE, deadline::DeadlineReader, gif, orient};
+
+/// What a decoder may allocate while it reads a header: profiles, EXIF, tables.
+const HEADER_MEMORY: u64 = 64 << 20;
+
+/// The header of a file that is not JPEG.
+pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
+    let mut decoder = open(format, bytes, None)?;
+    let (width, height) = decoder.dimensions();
+    if width == 0 || height == 0 {
+        return Err(Error::Damaged { format, why: "the header announces a side of 0 pixels".to_owned() });
+    }
+    let orientation = match format {
+        // These hand out the block as it is, some writers' "Exif" prefix included.
+        Format::Png | Format::WebP => decoder.exif_metadata().ok().flatten().map(|exif| orient::from_exif(&exif)),
+        Format::Tiff => decoder.orientation().ok(),
+        _ => None,
+    }
+    .unwrap_or(image::metadata::Orientation::NoTransforms);
+    let (w, h) = (u64::from(width), u64::from(height));
+    let (right, bottom) = if format == Format::Gif { gif::first_frame_edges(bytes).unwrap_or((0, 0)) } else { (0, 0) };
+    let judged_size = (w.max(right.into()), h.max(bottom.into()));
+    let judged_pixels = judged_size.0.saturating_mul(judged_size.1);
+    let raw = decoder.total_bytes();
+    let rgb = w.saturating_mul(h).saturating_mul(3);
+    // Gray needs a second buffer to become RGB, everything else is converted in place; turning needs a second one, too.
+    let after = if decoder.color_type().channel_count() <= 2 { raw.saturating_add(rgb) } else { raw }.max(rgb.saturating_mul(2));
+    let file = bytes.len() as u64;
+    let during = match format {
+        // Two rows for the filters and the window of the inflater.
+        Format::Jpeg | Format::Png => raw.saturating_add(raw / h * 3),
+        // Planes of luma and chroma, alpha, the frame and the canvas of an animation; prefix codes of lossless ones grow with the file.
+        Format::WebP => judged_pixels.saturating_mul(14).saturating_add(file.saturating_mul(16)),
+        // The frame apart from the canvas.
+        Format::Gif => raw.saturating_add(judged_pixels.saturating_mul(5)),
+        Format::Bmp => raw.saturating_add(raw / h * 2),
+        // The decoded samples (four inks where it is CMYK) apart from the result, and one strip, which may be the whole picture.
+        Format::Tiff => raw.saturating_mul(5),
+    };
+    let memory_bound = during.max(after).saturating_add(file).saturating_add(2 << 20);
+    Ok(Header { format, width, height, orientation: orientation.to_exif(), memory_bound, reducible_bytes: 0, scans: 1, judged_size })
+}
+
+/// The picture as it lies in the file (not turned), and whether any pixel of it is visible.
+pub(crate) fn decode(bytes: &[u8], header: &Header, limits: &Limits) -> Result<(Rgb, bool), Error> {
+    let format = header.format;
+    let mut decoder = open(format, bytes, limits.deadline)?;
+    let mut allowed = image::Limits::default();
+    allowed.max_alloc = Some(header.memory_bound);
+    decoder.set_limits(allowed).map_err(|error| refused(format, error))?;
+    let colours = decoder.color_type();
+    let size = usize::try_from(decoder.total_bytes()).map_err(|_| Error::TooMuchMemory { needed: header.memory_bound, limit: usize::MAX as u64 })?;
+    let mut samples = vec![0; size];
+    decoder.read_image_boxed(&mut samples).map_err(|error| refused(format, error))?;
+    let (data, visible) = to_rgb(samples, colours, format)?;
+    Ok((Rgb { width: header.width, height: header.height, data }, visible))
+}
+
+fn open(format: Format, bytes: &[u8], deadline: Option<Instant>) -> Result<Box<dyn ImageDecoder + '_>, Error> {
+    let reader = DeadlineReader::new(bytes, deadline);
+    let mut limits = image::Limits::default();
+    limits.max_alloc = Some(HEADER_MEMORY);
+    let opened: Result<Box<dyn ImageDecoder + '_>, ImageError> = match format {
+        Format::Png => PngDecoder::with_limits(reader, limits).map(|decoder| Box::new(decoder) as _),
+        Format::WebP => WebPDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        Format::Gif => GifDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        Format::Bmp => BmpDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        Format::Tiff => TiffDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        Format::Jpeg => unreachable!("JPEG has its own decoder"),
+    };
+    opened.map_err(|error| refused(format, error))
+}
+
+/// Samples of any kind to RGB. Three and more channels are converted in place.
+fn to_rgb(mut samples: Vec<u8>, colours: ColorType, format: Format) -> Result<(Vec<u8>, bool), Error> {
+    // 16-bit samples come in the machine's byte order; the high byte is kept.
+    let wide = match colours {
+        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => 2,
+        ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => 1,
+        other => return Err(Error::UnsupportedVariant { format, what: format!("samples of kind {other:?}") }),
+    };
+    let high = if cfg!(target_endian = "little") { wide - 1 } else { 0 };
+    let channels = usize::from(colours.channel_count());
+    let (colour_channels, alpha) = match channels {
+        2 | 4 => (channels - 1, Some(channels - 1)),
+        _ => (channels, None),
+    };
+    let count = samples.len() / (channels * wide);
+    let mut visible = alpha.is_none();
+    let mut pixel_at = |samples: &[u8], i: usize| {
+        let sample = |channel: usize| samples[(i * channels + channel) * wide + high];
+        let colour = if colour_channels == 1 { [sample(0); 3] } else { [sample(0), sample(1), sample(2)] };
+        let Some(alpha) = alpha.map(sample) else { return colour };
+        visible |= alpha > INVISIBLE;
+        colour.map(|value| on_white(value, alpha))
+    };
+    if colour_channels == 1 {
+        let mut out = Vec::with_capacity(count * 3);
+        for i in 0..count {
+            out.extend(pixel_at(&samples, i));
+        }
+        return Ok((out, visible));
+    }
+    if channels * wide != 3 {
+        for i in 0..count {
+            let pixel = pixel_at(&samples, i);
+            samples[i * 3..i * 3 + 3].copy_from_slice(&pixel);
+        }
+        samples.truncate(count * 3);
+        samples.shrink_to_fit();
+    }
+    Ok((samples, visible))
+}
+
+/// A sample with straight alpha over white, rounded.
+fn on_white(value: u8, alpha: u8) -> u8 {
+    let sum = u32::from(value) * u32::from(alpha) + 255 * (255 - u32::from(alpha)) + 128;
+    (((sum >> 8) + sum) >> 8) as u8
+}
+
+/// A decoder's complaint in our terms.
+fn refused(format: Format, error: ImageError) -> Error {
+    let damaged = |why: String| Error::Damaged { format, why };
+    match error {
+        ImageError::IoError(error) => match error.kind() {
+            io::ErrorKind::TimedOut => Error::TimedOut,
+            io::ErrorKind::UnexpectedEof => Error::Truncated { format },
+            _ => damaged(error.to_string()),
+        },
+        ImageError::Limits(error) => match error.kind() {
+            LimitErrorKind::InsufficientMemory => damaged("it announces more than its header allows".to_owned()),
+            _ => damaged(error.to_string()),
+        },
+        ImageError::Unsupported(error) => match error.kind() {
+            UnsupportedErrorKind::GenericFeature(what) => Error::UnsupportedVariant { format, what },
+            _ => Error::UnsupportedVariant { format, what: error.to_string() },
+        },
+        error => {
+            let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
+            // The reader's own failures come wrapped in the decoder's.
+            while let Some(inner) = source {
+                if let Some(io) = inner.downcast_ref::<io::Error>() {
+                    match io.kind() {
+                        io::ErrorKind::TimedOut => return Error::TimedOut,
+                        io::ErrorKind::UnexpectedEof => return Error::Truncated { format },
+                        _ => break,
+                    }
+                }
+                source = inner.source();
+            }
+            damaged(error.to_string())
+        }
+    }
+}

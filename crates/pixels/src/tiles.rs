@@ -1,0 +1,70 @@
+//! The tiles of Idefics3 and SmolVLM: the picture is stretched to whole tiles, cut row by row, and follows once more as a whole.
+
+use crate::{Filter, Grid, Rgb, resize};
+
+/// No side is enlarged beyond this, whatever the configuration says (the reference's own cap).
+const MAX_SIDE: u32 = 4096;
+
+/// The tiles of a picture, each `tile` x `tile`. With one tile (or without `split`) the grid is 0 x 0.
+pub(crate) fn cut(picture: &Rgb, longest_edge: u32, tile: u32, split: bool, filter: Filter) -> (Grid, Vec<Rgb>) {
+    let (width, height) = longest(picture.width, picture.height, longest_edge);
+    let sized = resize(picture, width, height, filter);
+    let single = Grid { rows: 0, columns: 0 };
+    if !split {
+        return (single, vec![resize(&sized, tile, tile, filter)]);
+    }
+    let (width, height) = whole_tiles(width, height, tile);
+    let sized = resize(&sized, width, height, filter);
+    let grid = Grid { rows: height / tile, columns: width / tile };
+    if (grid.rows, grid.columns) == (1, 1) {
+        return (single, vec![sized]);
+    }
+    let mut tiles = Vec::with_capacity((grid.rows * grid.columns + 1) as usize);
+    for row in 0..grid.rows {
+        for column in 0..grid.columns {
+            tiles.push(part(&sized, column * tile, row * tile, tile));
+        }
+    }
+    tiles.push(resize(&sized, tile, tile, filter));
+    (grid, tiles)
+}
+
+/// The size whose longer side is `edge`; the other one even, and at least 1. Small pictures grow.
+fn longest(width: u32, height: u32, edge: u32) -> (u32, u32) {
+    let ratio = f64::from(width) / f64::from(height);
+    let even = |side: f64| {
+        let side = side as u32;
+        (side + side % 2).max(1)
+    };
+    let (width, height) = if width >= height { (edge, even(f64::from(edge) / ratio)) } else { (even(f64::from(edge) * ratio), edge) };
+    let ratio = f64::from(width) / f64::from(height);
+    if width >= height && width > MAX_SIDE {
+        (MAX_SIDE, ((f64::from(MAX_SIDE) / ratio) as u32).max(1))
+    } else if height > width && height > MAX_SIDE {
+        (((f64::from(MAX_SIDE) * ratio) as u32).max(1), MAX_SIDE)
+    } else {
+        (width, height)
+    }
+}
+
+/// Both sides up to whole tiles: the longer first, the shorter after it by the ratio.
+fn whole_tiles(width: u32, height: u32, tile: u32) -> (u32, u32) {
+    let ratio = f64::from(width) / f64::from(height);
+    let up = |side: u32| side.div_ceil(tile).max(1) * tile;
+    if width >= height {
+        let width = up(width);
+        (width, up((f64::from(width) / ratio) as u32))
+    } else {
+        let height = up(height);
+        (up((f64::from(height) * ratio) as u32), height)
+    }
+}
+
+fn part(picture: &Rgb, left: u32, top: u32, side: u32) -> Rgb {
+    let mut data = Vec::with_capacity(side as usize * side as usize * 3);
+    for y in top..top + side {
+        let start = (y as usize * picture.width as usize + left as usize) * 3;
+        data.extend_from_slice(&picture.data[start..start + side as usize * 3]);
+    }
+    Rgb { width: side, height: side, data }
+}
