@@ -63,11 +63,11 @@ last=
 while :; do
   row=$("${psql[@]}" -F '|' -c "SELECT bar, filled, failed, coalesce(to_char(rows_per_minute, 'FM999999990'), '-'), coalesce(time_left::text, '-'),
       waiting + in_flight + deferred = 0 AND filled + failed >= rows FROM caption.progress WHERE relation::text = 'products'")
-  IFS='|' read -r bar filled failed rate left done <<<"$row"
+  IFS='|' read -r bar filled failed rate left over <<<"$row"
   now="$bar  $filled filled, $failed without a caption, $rate rows a minute, time left: $left"
   # shellcheck disable=SC2059
   if [ "$now" != "$last" ]; then printf "$line" "$now" >&2; last=$now; fi
-  if [ "$done" = t ]; then break; fi
+  if [ "$over" = t ]; then break; fi
   state=$("${psql[@]}" -F ' ' -c 'SELECT state, failure FROM caption.engine_status()')
   case $state in failed*) echo >&2; die "the engine cannot work: ${state#failed }" ;; esac
   sleep 0.2
