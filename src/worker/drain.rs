@@ -1,6 +1,6 @@
 //! The loop of a worker: keep the engine's window full, settle what comes back, leave when nothing is left.
 
-use super::board::Board;
+use pg_caption_drain::Board;
 use super::examine::Job;
 use super::lease;
 use super::sources::{Sources, examine_page, next_due_ms, until_ms};

@@ -1,6 +1,6 @@
 //! Which rows need what: reads rows by key as their table's owner, and the ledger beside them.
 
-use super::board::{PageId, Row};
+use pg_caption_drain::{PageId, Row};
 use super::tables::Watched;
 use super::transaction::spi;
 use crate::identity;

@@ -3,7 +3,6 @@
 //! Started by the launcher. No transaction of it spans the network or the model: rows are examined in one short transaction, captioned by the engine,
 //! and written back in another. It holds one session-level lock, and that lock is the lease: what was in flight when it died is still in the queue.
 
-mod board;
 mod drain;
 mod examine;
 mod lease;

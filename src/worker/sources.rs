@@ -1,6 +1,6 @@
 //! Where keys come from: the queue by an id cursor, deferred rows that are due, and the walk over what exists.
 
-use super::board::{Board, Origin, PageId, Row, Struck};
+use pg_caption_drain::{Board, Origin, PageId, Row, Struck};
 use super::examine::{self, Current, Job, needs};
 use super::tables::Watched;
 use super::transaction::{Raised, attempt, run, spi};

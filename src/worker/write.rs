@@ -1,6 +1,6 @@
 //! Write-back: the row, the ledger, the failure and the queue in one transaction, one subtransaction a row.
 
-use super::board::{Board, Row, Struck};
+use pg_caption_drain::{Board, Row, Struck};
 use super::examine::{self, Current, Job, hash, needs};
 use super::tables::Watched;
 use super::transaction::{Raised, attempt, spi};

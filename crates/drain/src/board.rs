@@ -167,3 +167,89 @@ impl Board {
         self.walks.remove(&relation);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn row(key: u32) -> Row {
+        Row { relation: 1, key: format!("[\"{key}\"]") }
+    }
+
+    #[test]
+    fn a_queue_row_is_deleted_with_its_last_key_and_not_before() {
+        let mut board = Board::default();
+        let page = board.add(1, Origin::Queue(7), 3);
+        assert!(board.holds_queue_row(7));
+        assert_eq!(board.finish([page, page]), Struck::default());
+        assert_eq!(board.finish([page]).queue, [7]);
+        assert!(!board.holds_queue_row(7));
+    }
+
+    #[test]
+    fn a_walk_comes_only_as_far_as_all_its_chunks_are_complete() {
+        let mut board = Board::default();
+        let chunk = |last: &str| Origin::Walk { last: Some(last.into()), rows: 10 };
+        let (first, second) = (board.add(1, chunk("a"), 1), board.add(1, chunk("b"), 1));
+        let end = board.add(1, Origin::Walk { last: None, rows: 4 }, 0);
+        assert_eq!(board.finish([second]), Struck::default());
+        assert_eq!(board.finish([first]).walks, [(1, Some("b".into()), 20)]);
+        assert_eq!(board.finish_empty(end).walks, [(1, None, 4)]);
+        assert_eq!(board.walk_pages(1), 0);
+    }
+
+    #[test]
+    fn a_row_in_hand_is_given_to_nobody_else_and_its_page_looks_again() {
+        let mut board = Board::default();
+        let (first, second) = (board.add(1, Origin::Queue(1), 1), board.add(1, Origin::Queue(2), 1));
+        assert!(board.claim(&row(1), first));
+        assert!(!board.claim(&row(1), second));
+        assert_eq!(board.release(&row(1)), [second]);
+        assert!(board.claim(&row(1), second));
+    }
+
+    #[test]
+    fn an_unwatched_table_leaves_nothing_behind() {
+        let mut board = Board::default();
+        let page = board.add(1, Origin::Walk { last: None, rows: 1 }, 1);
+        board.claim(&row(1), page);
+        board.forget(1);
+        assert!(!board.is_busy(&row(1)));
+        assert_eq!(board.finish([page]), Struck::default());
+        assert_eq!(board.walk_pages(1), 0);
+    }
+
+    proptest! {
+        /// Whatever order jobs finish in: every queue row is struck off exactly once, and a walk never skips a chunk.
+        #[test]
+        fn every_page_is_struck_off_exactly_once(sizes in prop::collection::vec(1usize..4, 1..8), order in any::<prop::sample::Index>(), seed in any::<u64>()) {
+            let mut board = Board::default();
+            let mut jobs = Vec::new();
+            for (at, size) in sizes.iter().enumerate() {
+                let queue = board.add(1, Origin::Queue(at as i64), *size);
+                let walk = board.add(2, Origin::Walk { last: Some(at.to_string()), rows: *size as i64 }, *size);
+                jobs.extend(std::iter::repeat_n(queue, *size));
+                jobs.extend(std::iter::repeat_n(walk, *size));
+            }
+            let mut random = seed | order.index(usize::MAX - 1) as u64;
+            let (mut queue, mut walked, mut come) = (Vec::new(), 0, None::<usize>);
+            while !jobs.is_empty() {
+                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+                let job = jobs.swap_remove((random >> 33) as usize % jobs.len());
+                let struck = board.finish([job]);
+                queue.extend(struck.queue);
+                for (_, last, rows) in struck.walks {
+                    walked += rows;
+                    let last: usize = last.expect("every chunk here has a last key").parse().expect("a number");
+                    prop_assert!(come.is_none_or(|before| last > before));
+                    come = Some(last);
+                }
+            }
+            queue.sort_unstable();
+            prop_assert_eq!(queue, (0..sizes.len() as i64).collect::<Vec<_>>());
+            prop_assert_eq!(walked, sizes.iter().sum::<usize>() as i64);
+            prop_assert_eq!(come, Some(sizes.len() - 1));
+        }
+    }
+}
