@@ -9,8 +9,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Suffixes in the order `auto` tries them after the unsuffixed file: first what a processor runs fast, then what needs casts.
-const SUFFIXES: [&str; 11] =
-    ["_quantized", "_uint8", "_int8", "_q4", "_bnb4", "_q2", "_q1", "_fp16", "_q4f16", "_q2f16", "_q1f16"];
+const SUFFIXES: [&str; 11] = ["_quantized", "_uint8", "_int8", "_q4", "_bnb4", "_q2", "_q1", "_fp16", "_q4f16", "_q2f16", "_q1f16"];
 
 /// A model folder whose JSON files have been read.
 pub(crate) struct Folder {

@@ -17,7 +17,6 @@ mod folder;
 mod generation;
 mod picture;
 mod preparer;
-mod preprocess;
 mod runtime;
 mod tensor;
 mod text;

@@ -27,9 +27,17 @@ pub(super) struct Decoder {
 
 enum Layout {
     /// `branch`: it has `use_cache_branch`.
-    Merged { graph: Graph, branch: bool },
-    Pair { first: Graph, next: Graph },
-    Alone { graph: Graph },
+    Merged {
+        graph: Graph,
+        branch: bool,
+    },
+    Pair {
+        first: Graph,
+        next: Graph,
+    },
+    Alone {
+        graph: Graph,
+    },
 }
 
 impl Decoder {
@@ -228,12 +236,7 @@ fn own_inputs(graph: &Graph, branch: Option<bool>, rows: i64, before: i64, new: 
     Ok(owned)
 }
 
-fn run(
-    graph: &mut Graph,
-    owned: &[(String, DynValue)],
-    tokens: (&str, &DynValue),
-    entries: &[Entry<DynValue>],
-) -> Result<Outputs, Error> {
+fn run(graph: &mut Graph, owned: &[(String, DynValue)], tokens: (&str, &DynValue), entries: &[Entry<DynValue>]) -> Result<Outputs, Error> {
     let mut feeds: Vec<(&str, &DynValue)> = Vec::with_capacity(owned.len() + entries.len() + 1);
     feeds.push(tokens);
     feeds.extend(owned.iter().map(|(name, value)| (name.as_str(), value)));

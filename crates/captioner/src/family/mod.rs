@@ -75,10 +75,8 @@ pub(crate) struct Opened {
 pub(crate) fn open(folder: &Folder, settings: &Generation) -> Result<Opened, Error> {
     match folder.model_type()? {
         vision_encoder_decoder::NAME => vision_encoder_decoder::open(folder, settings),
-        other => Err(Error::UnknownFamily {
-            path: folder.file("config.json"),
-            model_type: other.into(),
-            supported: vision_encoder_decoder::NAME.into(),
-        }),
+        other => {
+            Err(Error::UnknownFamily { path: folder.file("config.json"), model_type: other.into(), supported: vision_encoder_decoder::NAME.into() })
+        }
     }
 }

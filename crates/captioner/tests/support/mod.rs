@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use pg_caption_captioner::{Captioner, Features, Finished, Generation, LoadOptions, PictureOptions, Pixels, Preparer, Sequence};
+use pg_caption_pixels::DecodeOptions;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,9 +40,10 @@ pub fn open(folder: &Path) -> (Captioner, Arc<Preparer>) {
 
 /// The pictures of `expected.json`, prepared by the folder's own processor.
 pub fn pixels(preparer: &Preparer, image: &str) -> Pixels {
-    let data = std::fs::read(format!("/tmp/rgb/{image}.rgb")).unwrap();
-    let rgb = pg_caption_pixels::Rgb { width: 224, height: 224, data };
-    preparer.picture(&rgb, &PictureOptions::default()).unwrap()
+    let bytes = std::fs::read(parity().join("images").join(image)).unwrap();
+    let exact = DecodeOptions { exact: true, ..DecodeOptions::default() };
+    let decoded = pg_caption_pixels::decode(&bytes, &exact).unwrap();
+    preparer.picture(&decoded.rgb, &PictureOptions::default()).unwrap()
 }
 
 /// `expected.json`.
