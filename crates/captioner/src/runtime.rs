@@ -6,6 +6,7 @@
 use crate::Error;
 use once_cell::sync::OnceCell;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
+use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType};
@@ -37,7 +38,10 @@ pub fn init(library: &Path, threads: usize) -> Result<(), Error> {
         let pool = || GlobalThreadPoolOptions::default().with_intra_threads(threads.max(1))?.with_inter_threads(1)?.with_spin_control(false);
         let pool = pool().map_err(|e| failed(e.to_string()))?;
         let environment = builder.with_name("pg_caption").with_telemetry(false).with_global_thread_pool(pool).build();
-        Ok(Runtime { environment: environment.map_err(|e| failed(e.to_string()))?, library: library.into() })
+        let environment = environment.map_err(|e| failed(e.to_string()))?;
+        // Everything it would write to stderr also comes back as an error, which says more and goes where it belongs.
+        environment.set_log_level(LogLevel::Fatal);
+        Ok(Runtime { environment, library: library.into() })
     })?;
     if runtime.library == library { Ok(()) } else { Err(failed(format!("{} is already loaded", runtime.library.display()))) }
 }
