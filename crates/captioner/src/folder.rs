@@ -85,7 +85,7 @@ impl Folder {
 
     /// Loads a graph: the first candidate that loads and that `check` accepts.
     pub fn load(&self, graph: &str, check: impl Fn(&Loaded) -> Result<(), String>) -> Result<(Loaded, Graph), Error> {
-        let candidates = self.candidates(graph);
+        let candidates = self.installed(graph)?;
         let mut reasons = Vec::new();
         for candidate in &candidates {
             let loaded = Loaded::open(&candidate.path).and_then(|loaded| match check(&loaded) {
@@ -98,8 +98,17 @@ impl Folder {
                 Err(error) => reasons.push(error.to_string()),
             }
         }
-        let reason = if reasons.is_empty() { format!("no {} in onnx/", self.wanted(graph)) } else { reasons.join("; ") };
-        Err(Error::NoGraph { folder: self.path.clone(), graph: graph.into(), reason })
+        Err(Error::NoGraph { folder: self.path.clone(), graph: graph.into(), reason: reasons.join("; ") })
+    }
+
+    /// The candidates of a graph; an error if there are none.
+    pub fn installed(&self, graph: &str) -> Result<Vec<Graph>, Error> {
+        let candidates = self.candidates(graph);
+        if candidates.is_empty() {
+            let reason = format!("no {} in onnx/", self.wanted(graph));
+            return Err(Error::NoGraph { folder: self.path.clone(), graph: graph.into(), reason });
+        }
+        Ok(candidates)
     }
 
     /// Installed files of a graph, in the order they are tried.

@@ -60,8 +60,9 @@ impl Graph {
         let builder = Session::builder(&runtime.environment).map_err(|e| wrong(e.to_string()))?;
         let mut builder = builder
             .with_optimization_level(GraphOptimizationLevel::All)
+            .map_err(|e| wrong(e.to_string()))?
             // Batches and lengths vary from call to call; a plan made for one shape would only be remade.
-            .and_then(|b| b.with_memory_pattern(false))
+            .with_memory_pattern(false)
             .map_err(|e| wrong(e.to_string()))?;
         let session = builder.commit_from_file(path).map_err(|e| wrong(e.to_string()))?;
         Ok(Graph { path: path.into(), session })
