@@ -113,3 +113,16 @@ fn every_sequence_equals_the_references_alone_and_in_mixed_batches() {
         }
     }
 }
+
+#[test]
+fn special_tokens_never_reach_a_caption() {
+    if !runtime() {
+        return;
+    }
+    let (_, preparer) = open(&parity().join("vit-gpt2"));
+    let plain = preparer.text(&[336, 265, 397]).unwrap();
+    assert!(!plain.is_empty());
+    assert_eq!(preparer.text(&[0, 336, 0, 265, 397, 0]).unwrap(), plain);
+    assert_eq!(preparer.text(&[]).unwrap(), "");
+    assert!(preparer.text(&[-1]).is_err());
+}
