@@ -51,7 +51,13 @@ fn the_means_of_the_quarters_are_told_row_by_row() {
     let mut data = vec![];
     for y in 0..4 {
         for x in 0..6 {
-            data.extend(if y < 2 { if x < 3 { [255, 0, 0] } else { [0, 255, 0] } } else if x < 3 { [0, 0, 255] } else { [9, 9, 9] });
+            data.extend(if y < 2 {
+                if x < 3 { [255, 0, 0] } else { [0, 255, 0] }
+            } else if x < 3 {
+                [0, 0, 255]
+            } else {
+                [9, 9, 9]
+            });
         }
     }
     assert_eq!(mean_rgb_2x2(&Rgb { width: 6, height: 4, data }), [[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]);
