@@ -3,7 +3,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{Blank, Error, Format, Limits, Rgb, blank, header, jpeg, orient, raster};
+use crate::{Blank, Error, Format, Limits, Rgb, announced, blank, format, header, jpeg, orient, raster};
 
 /// How to decode.
 #[derive(Debug, Clone, Default)]
@@ -37,6 +37,10 @@ pub struct Decoded {
 /// See [`Error`]; every limit of `options` that the header breaks is found before anything is decoded.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, Error> {
     options.limits.check_time()?;
+    // What fixed places of the header say is judged first: a decoder may choke on an absurd size before it tells it.
+    if let Some((width, height)) = announced::size(format::recognise(bytes)?, bytes) {
+        options.limits.check_pixels(width, height)?;
+    }
     let header = header::probe(bytes)?;
     header.check(options)?;
     let format = header.format;
@@ -54,4 +58,16 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, Error> {
 /// Runs a decoder; a panic in it becomes the error of that picture.
 pub(crate) fn guarded<T>(format: Format, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Error::Panicked { format }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_decoder_is_an_error_of_that_picture_and_nothing_else() {
+        let result: Result<(), Error> = guarded(Format::Gif, || panic!("as decoders do"));
+        assert_eq!(result, Err(Error::Panicked { format: Format::Gif }));
+        assert_eq!(guarded(Format::Gif, || Ok(7)), Ok(7));
+    }
 }

@@ -121,16 +121,14 @@ fn text(bytes: &[u8]) -> Option<&'static str> {
     let lower = start[..start.len().min(1024)].to_ascii_lowercase();
     let contains = |word: &[u8]| lower.windows(word.len()).any(|window| window == word);
     if lower.first() == Some(&b'<') {
-        if contains(b"<!doctype html")
-            || contains(b"<html")
-            || contains(b"<head")
-            || contains(b"<body")
-            || contains(b"<script")
-            || contains(b"<title")
-        {
-            return Some("an HTML page");
-        }
-        return Some(if contains(b"<?xml") || contains(b"</") || contains(b"/>") { "an XML document" } else { "a text" });
+        const HTML: [&[u8]; 11] = [b"<!doctype html", b"<html", b"<head", b"<body", b"<script", b"<title", b"<div", b"<p>", b"<p ", b"<h1", b"<img"];
+        return Some(if HTML.iter().any(|tag| contains(tag)) {
+            "an HTML page"
+        } else if contains(b"<?xml") || contains(b"</") || contains(b"/>") {
+            "an XML document"
+        } else {
+            "a text"
+        });
     }
     let readable = !start.is_empty() && !start.iter().any(|byte| matches!(byte, 0..=8 | 14..=26 | 28..=31));
     match lower.first() {

@@ -1,4 +1,28 @@
-//! Where the first frame of a GIF lies, read before its decoder allocates: a frame may be larger than the canvas announced.
+//! The canvas of a GIF, read before its decoder allocates: a first frame may reach beyond the canvas announced. The canvas
+//! then grows to hold it, as in the reference.
+
+use std::borrow::Cow;
+
+/// Width and height of the canvas, grown to hold the first frame. `None` where the file has no frame.
+pub(crate) fn canvas(bytes: &[u8]) -> Option<(u64, u64)> {
+    let (width, height) = (short(bytes, 6)?, short(bytes, 8)?);
+    let (right, bottom) = first_frame_edges(bytes)?;
+    Some((u64::from(width.max(right)), u64::from(height.max(bottom))))
+}
+
+/// The file, with the grown canvas in its header where that differs and can be written there.
+pub(crate) fn with_grown_canvas(bytes: &[u8]) -> Cow<'_, [u8]> {
+    let grown = canvas(bytes).and_then(|(width, height)| Some((u16::try_from(width).ok()?.to_le_bytes(), u16::try_from(height).ok()?.to_le_bytes())));
+    match grown {
+        Some((width, height)) if bytes[6..8] != width || bytes[8..10] != height => {
+            let mut copy = bytes.to_vec();
+            copy[6..8].copy_from_slice(&width);
+            copy[8..10].copy_from_slice(&height);
+            Cow::Owned(copy)
+        }
+        _ => Cow::Borrowed(bytes),
+    }
+}
 
 /// Right and bottom edge of the first frame, in pixels of the canvas. `None` where the file has no frame.
 pub(crate) fn first_frame_edges(bytes: &[u8]) -> Option<(u32, u32)> {
@@ -16,13 +40,14 @@ pub(crate) fn first_frame_edges(bytes: &[u8]) -> Option<(u32, u32)> {
                     }
                 }
             }
-            0x2C => {
-                let side = |i: usize| Some(u32::from(u16::from_le_bytes([*bytes.get(at + i)?, *bytes.get(at + i + 1)?])));
-                return Some((side(1)? + side(5)?, side(3)? + side(7)?));
-            }
+            0x2C => return Some((short(bytes, at + 1)? + short(bytes, at + 5)?, short(bytes, at + 3)? + short(bytes, at + 7)?)),
             _ => return None,
         }
     }
+}
+
+fn short(bytes: &[u8], at: usize) -> Option<u32> {
+    Some(u32::from(u16::from_le_bytes([*bytes.get(at)?, *bytes.get(at + 1)?])))
 }
 
 /// Bytes of the colour table that `flags` announces.

@@ -21,7 +21,7 @@ pub struct Header {
     pub(crate) reducible_bytes: u64,
     /// Scans of a JPEG, 1 otherwise.
     pub(crate) scans: u64,
-    /// The sides that limits are held against; larger than the picture where a GIF's first frame is larger than its canvas.
+    /// The sides that limits are held against; larger than the picture where a GIF's first frame makes an impossible canvas.
     pub(crate) judged_size: (u64, u64),
 }
 

@@ -7,6 +7,7 @@
 //! Where we differ from the reference (Pillow's `convert("RGB")`) on purpose: transparency is laid on white instead of
 //! dropped, and 16-bit gray keeps its high byte instead of being clipped.
 
+mod announced;
 mod blank;
 mod deadline;
 mod decode;

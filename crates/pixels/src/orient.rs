@@ -4,15 +4,33 @@ use image::metadata::Orientation;
 
 use crate::Rgb;
 
-/// The orientation in an EXIF block, with or without the `Exif\0\0` in front. Broken or missing: upright.
-pub(crate) fn from_exif(block: &[u8]) -> Orientation {
-    let tiff = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
-    Orientation::from_exif_chunk(tiff).unwrap_or(Orientation::NoTransforms)
+/// The orientation that EXIF and XMP blocks give; EXIF decides, XMP stands in where EXIF is silent. Broken or missing: upright.
+pub(crate) fn told_by(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
+    exif.and_then(from_exif).or_else(|| xmp.and_then(from_xmp)).unwrap_or(Orientation::NoTransforms)
+}
+
+/// The orientation in an EXIF block, with or without the `Exif\0\0` that some writers put in front.
+fn from_exif(block: &[u8]) -> Option<Orientation> {
+    Orientation::from_exif_chunk(block.strip_prefix(b"Exif\0\0").unwrap_or(block))
+}
+
+/// The orientation in an XMP packet: `tiff:Orientation="6"` or `<tiff:Orientation>6<`.
+fn from_xmp(packet: &[u8]) -> Option<Orientation> {
+    const KEY: &[u8] = b"tiff:Orientation";
+    packet.windows(KEY.len() + 3).filter(|window| window.starts_with(KEY)).find_map(|window| match window[KEY.len()..] {
+        [b'=', b'"' | b'\'', digit] | [b'>', digit, _] => Orientation::from_exif(digit.wrapping_sub(b'0')),
+        _ => None,
+    })
 }
 
 /// Does turning swap width and height?
 pub(crate) fn swaps_sides(orientation: Orientation) -> bool {
     (5..=8).contains(&orientation.to_exif())
+}
+
+/// Pictures in memory at once while turning.
+pub(crate) fn buffers(orientation: Orientation) -> u64 {
+    if orientation == Orientation::NoTransforms { 1 } else { 2 }
 }
 
 /// The picture turned upright.

@@ -1,60 +1,67 @@
 //! PNG, WebP, GIF, BMP and TIFF, through the `image` crate: first frame only, 16 bits to the high byte, alpha laid on white.
 
-use std::{io, time::Instant};
+use std::{borrow::Cow, io, time::Instant};
 
 use image::{
     ColorType, ImageDecoder, ImageError,
     codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder},
     error::{LimitErrorKind, UnsupportedErrorKind},
+    metadata::Orientation,
 };
 
-use crate::{Error, Format, Header, Limits, Rgb, blank::INVISIBLE, deadline::DeadlineReader, gif, orient};
+use crate::{Error, Format, Header, Limits, Rgb, announced, blank::INVISIBLE, deadline::DeadlineReader, gif, orient};
 
 /// What a decoder may allocate while it reads a header: profiles, EXIF, tables.
 const HEADER_MEMORY: u64 = 64 << 20;
 
 /// The header of a file that is not JPEG.
 pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
-    let mut decoder = open(format, bytes, None)?;
+    announced::check(format, bytes)?;
+    let fitted = fitted(format, bytes);
+    let mut decoder = open(format, &fitted, None)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(Error::Damaged { format, why: "the header announces a side of 0 pixels".to_owned() });
     }
     let orientation = match format {
-        // These hand out the block as it is, some writers' "Exif" prefix included.
-        Format::Png | Format::WebP => decoder.exif_metadata().ok().flatten().map(|exif| orient::from_exif(&exif)),
-        Format::Tiff => decoder.orientation().ok(),
-        _ => None,
-    }
-    .unwrap_or(image::metadata::Orientation::NoTransforms);
+        // These hand out the blocks as they are in the file.
+        Format::Png | Format::WebP => {
+            let (exif, xmp) = (decoder.exif_metadata().ok().flatten(), decoder.xmp_metadata().ok().flatten());
+            orient::told_by(exif.as_deref(), xmp.as_deref())
+        }
+        Format::Tiff => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+        _ => Orientation::NoTransforms,
+    };
     let (w, h) = (u64::from(width), u64::from(height));
-    let (right, bottom) = if format == Format::Gif { gif::first_frame_edges(bytes).unwrap_or((0, 0)) } else { (0, 0) };
-    let judged_size = (w.max(right.into()), h.max(bottom.into()));
+    let judged_size = announced::size(format, bytes).unwrap_or((w, h));
     let judged_pixels = judged_size.0.saturating_mul(judged_size.1);
     let raw = decoder.total_bytes();
     let rgb = w.saturating_mul(h).saturating_mul(3);
     // Gray needs a second buffer to become RGB, everything else is converted in place; turning needs a second one, too.
-    let after = if decoder.color_type().channel_count() <= 2 { raw.saturating_add(rgb) } else { raw }.max(rgb.saturating_mul(2));
+    let converting = if decoder.color_type().channel_count() <= 2 { raw.saturating_add(rgb) } else { raw };
+    let after = converting.max(rgb.saturating_mul(orient::buffers(orientation)));
     let file = bytes.len() as u64;
     let during = match format {
-        // Two rows for the filters and the window of the inflater.
-        Format::Jpeg | Format::Png => raw.saturating_add(raw / h * 3),
-        // Planes of luma and chroma, alpha, the frame and the canvas of an animation; prefix codes of lossless ones grow with the file.
+        // A few rows for the filters, and what stands before the picture: profiles, texts.
+        Format::Jpeg | Format::Png => raw.saturating_add(raw / h * 3).saturating_add(file.min(HEADER_MEMORY)),
+        // Planes of luma and chroma, alpha, the frame and the canvas of an animation; prefix codes grow with the file.
         Format::WebP => judged_pixels.saturating_mul(14).saturating_add(file.saturating_mul(16)),
-        // The frame apart from the canvas.
-        Format::Gif => raw.saturating_add(judged_pixels.saturating_mul(5)),
+        // The frame apart from the canvas, and the copy of the file whose canvas was grown.
+        Format::Gif => raw.saturating_add(judged_pixels.saturating_mul(5)).saturating_add(file),
         Format::Bmp => raw.saturating_add(raw / h * 2),
-        // The decoded samples (four inks where it is CMYK) apart from the result, and one strip, which may be the whole picture.
-        Format::Tiff => raw.saturating_mul(5),
+        // The samples (four inks where it is CMYK) apart from the result, one strip of JPEG, which may be the whole picture,
+        // and its compressed bytes.
+        Format::Tiff => raw.saturating_mul(7).div_ceil(2).saturating_add(file),
     };
-    let memory_bound = during.max(after).saturating_add(file).saturating_add(2 << 20);
+    let memory_bound = during.max(after).saturating_add(2 << 20);
     Ok(Header { format, width, height, orientation: orientation.to_exif(), memory_bound, reducible_bytes: 0, scans: 1, judged_size })
 }
 
 /// The picture as it lies in the file (not turned), and whether any pixel of it is visible.
 pub(crate) fn decode(bytes: &[u8], header: &Header, limits: &Limits) -> Result<(Rgb, bool), Error> {
     let format = header.format;
-    let mut decoder = open(format, bytes, limits.deadline)?;
+    let fitted = fitted(format, bytes);
+    let mut decoder = open(format, &fitted, limits.deadline)?;
     let mut allowed = image::Limits::default();
     allowed.max_alloc = Some(header.memory_bound);
     decoder.set_limits(allowed).map_err(|error| refused(format, error))?;
@@ -64,6 +71,11 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, limits: &Limits) -> Result<(
     decoder.read_image_boxed(&mut samples).map_err(|error| refused(format, error))?;
     let (data, visible) = to_rgb(samples, colours, format)?;
     Ok((Rgb { width: header.width, height: header.height, data }, visible))
+}
+
+/// The file as its decoder shall see it.
+fn fitted(format: Format, bytes: &[u8]) -> Cow<'_, [u8]> {
+    if format == Format::Gif { gif::with_grown_canvas(bytes) } else { Cow::Borrowed(bytes) }
 }
 
 fn open(format: Format, bytes: &[u8], deadline: Option<Instant>) -> Result<Box<dyn ImageDecoder + '_>, Error> {

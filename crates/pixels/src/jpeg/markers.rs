@@ -10,6 +10,8 @@ const SOS: u8 = 0xDA;
 const APP0: u8 = 0xE0;
 const APP1: u8 = 0xE1;
 const APP14: u8 = 0xEE;
+/// What an APP1 segment with an XMP packet begins with.
+const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
 /// One component: its sampling factors.
 pub(super) struct Component {
@@ -37,7 +39,7 @@ impl Markers {
     pub(super) fn read(bytes: &[u8]) -> Result<Markers, Error> {
         let cut = || Error::Truncated { format: Format::Jpeg };
         let mut frame = None;
-        let (mut exif, mut needed) = (None, Vec::new());
+        let (mut exif, mut xmp, mut needed) = (None, None, Vec::new());
         let mut at = 2;
         loop {
             let (start, marker) = next_marker(bytes, at).ok_or_else(cut)?;
@@ -53,7 +55,7 @@ impl Markers {
                 SOS => {
                     let (progressive, width, height, components) = frame.ok_or_else(|| damaged("a scan comes before the frame header"))?;
                     let in_first_scan = usize::from(*body.first().ok_or_else(|| damaged("a scan header is empty"))?);
-                    let orientation = exif.map_or(Orientation::NoTransforms, orient::from_exif);
+                    let orientation = orient::told_by(exif, xmp);
                     return Ok(Markers { width, height, components, orientation, progressive, in_first_scan, needed, scan: start });
                 }
                 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
@@ -63,6 +65,7 @@ impl Markers {
                     frame = Some(read_frame(marker, body)?);
                 }
                 APP1 if exif.is_none() && body.starts_with(b"Exif\0\0") => exif = Some(body),
+                APP1 if xmp.is_none() => xmp = body.strip_prefix(XMP),
                 _ => {}
             }
             let jfif = marker == APP0 && body.starts_with(b"JFIF\0");

@@ -1,0 +1,114 @@
+//! The memory bound of a header holds: what decoding takes, measured as the process's peak, stays below it.
+//! Each file is decoded in a process of its own, because the peak belongs to the whole process. Linux only; says so elsewhere.
+
+use std::{fs, io::Cursor};
+
+use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, Rgb, Rgba};
+use pg_caption_pixels::{DecodeOptions, decode, probe};
+
+/// What the C library keeps around large blocks, thread stacks, and pages touched for the first time.
+const SLACK: u64 = 3 << 20;
+
+/// Set for the process that decodes one file: its path.
+const FILE: &str = "PG_CAPTION_PIXELS_MEMORY_FILE";
+
+#[test]
+fn no_format_takes_more_memory_than_its_header_promised() {
+    if fs::write("/proc/self/clear_refs", "5").is_err() {
+        eprintln!("skipped: this system cannot reset the peak of a process");
+        return;
+    }
+    let path = std::env::temp_dir().join(format!("pg_caption_pixels_memory_{}", std::process::id()));
+    for (name, bytes) in pictures() {
+        fs::write(&path, &bytes).unwrap();
+        for target in ["full", "reduced"] {
+            let (used, bound) = in_a_fresh_process(&path, target);
+            println!("{name}, {target}: {} kB used, {} kB promised", used >> 10, bound >> 10);
+            assert!(used <= bound + SLACK, "{name}, {target}: {used} bytes used, {bound} promised");
+            // A bound that is many times too large would keep pictures waiting for nothing.
+            assert!(bound <= used * 6 + SLACK, "{name}, {target}: {bound} bytes promised, only {used} used");
+        }
+    }
+    fs::remove_file(&path).unwrap();
+}
+
+/// Not a promise but the other half of the test above: decodes the file named by the environment and prints what it took.
+#[test]
+fn decode_one_file() {
+    let Ok(path) = std::env::var(FILE) else { return };
+    let bytes = fs::read(path).unwrap();
+    let target = (std::env::var("TARGET").as_deref() == Ok("reduced")).then_some((200, 200));
+    let options = DecodeOptions { target, ..DecodeOptions::default() };
+    let bound = probe(&bytes).unwrap().memory_for(&options);
+    fs::write("/proc/self/clear_refs", "5").unwrap();
+    let before = status("VmHWM:");
+    let decoded = decode(&bytes, &options).unwrap();
+    println!("measured {} {bound}", status("VmHWM:") - before);
+    drop(decoded);
+}
+
+fn in_a_fresh_process(path: &std::path::Path, target: &str) -> (u64, u64) {
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "decode_one_file", "--nocapture"])
+        .env(FILE, path)
+        .env("TARGET", target)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find_map(|line| line.split_once("measured ")).unwrap_or_else(|| panic!("nothing measured: {text}")).1;
+    let (used, bound) = line.split_once(' ').unwrap();
+    (used.parse().unwrap(), bound.trim().parse().unwrap())
+}
+
+fn pictures() -> Vec<(&'static str, Vec<u8>)> {
+    let (width, height) = (4200, 3000);
+    let value = |x: u32, y: u32| (x / 7 ^ y / 5) as u8;
+    let rgb: ImageBuffer<Rgb<u8>, _> = ImageBuffer::from_fn(width, height, |x, y| Rgb([value(x, y), x as u8, y as u8]));
+    let rgba: ImageBuffer<Rgba<u8>, _> = ImageBuffer::from_fn(width, height, |x, y| Rgba([value(x, y), x as u8, y as u8, 200]));
+    let rgba16: ImageBuffer<Rgba<u16>, _> = ImageBuffer::from_fn(width, height, |x, y| Rgba([x as u16, y as u16, 9, 65535]));
+    let gray: ImageBuffer<Luma<u8>, _> = ImageBuffer::from_fn(width, height, |x, y| Luma([value(x, y)]));
+    let small = DynamicImage::ImageRgba8(ImageBuffer::from_fn(1400, 1000, |x, y| Rgba([value(x, y), 0, 0, 255])));
+    let file = |picture: &DynamicImage, format| {
+        let mut bytes = Cursor::new(Vec::new());
+        picture.write_to(&mut bytes, format).unwrap();
+        bytes.into_inner()
+    };
+    let jpeg = |progressive: bool, subsampling, turned: bool| {
+        let mut compressor = turbojpeg::Compressor::new().unwrap();
+        compressor.set_progressive(progressive).unwrap();
+        compressor.set_subsamp(subsampling).unwrap();
+        let image = turbojpeg::Image {
+            pixels: rgb.as_raw().as_slice(),
+            width: width as usize,
+            pitch: width as usize * 3,
+            height: height as usize,
+            format: turbojpeg::PixelFormat::RGB,
+        };
+        let mut bytes = compressor.compress_to_vec(image).unwrap();
+        if turned {
+            let exif = b"\xFF\xE1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+            bytes.splice(2..2, exif.iter().copied());
+        }
+        bytes
+    };
+    let rgb8 = DynamicImage::ImageRgb8(rgb.clone());
+    vec![
+        ("baseline JPEG", jpeg(false, turbojpeg::Subsamp::Sub2x2, false)),
+        ("progressive JPEG", jpeg(true, turbojpeg::Subsamp::Sub2x2, false)),
+        ("progressive 4:4:4 JPEG on its side", jpeg(true, turbojpeg::Subsamp::None, true)),
+        ("RGB PNG", file(&rgb8, ImageFormat::Png)),
+        ("RGBA PNG", file(&DynamicImage::ImageRgba8(rgba), ImageFormat::Png)),
+        ("16-bit RGBA PNG", file(&DynamicImage::ImageRgba16(rgba16), ImageFormat::Png)),
+        ("gray PNG", file(&DynamicImage::ImageLuma8(gray), ImageFormat::Png)),
+        ("lossless WebP", file(&rgb8, ImageFormat::WebP)),
+        ("BMP", file(&rgb8, ImageFormat::Bmp)),
+        ("TIFF", file(&rgb8, ImageFormat::Tiff)),
+        ("GIF", file(&small, ImageFormat::Gif)),
+    ]
+}
+
+fn status(key: &str) -> u64 {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(key)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024
+}
