@@ -1,2 +1,39 @@
 //! pg_caption: image captions where the data lives.
+//!
+//! The extension is the thin part that knows PostgreSQL: SQL functions that ask the engine (`call`), the launcher that keeps the engine
+//! alive and starts workers (`launcher`), the workers that drain the queue of one database (`worker`), the triggers that fill it (`enqueue`),
+//! and `watch` that sets a table up. Everything about networks, pictures and models is in the engine program (`crates/engine`).
+
+use pgrx::prelude::*;
+
+mod ask;
+mod call;
+mod client;
+mod enqueue;
+mod identity;
+mod launcher;
+mod report;
+mod settings;
+mod shared;
+mod status;
+mod style;
+mod wait;
+mod watch;
+mod worker;
+
 pgrx::pg_module_magic!(name, version);
+
+pgrx::extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
+pgrx::extension_sql_file!("../sql/caption.sql", name = "caption", requires = ["schema"]);
+pgrx::extension_sql_file!("../sql/queue.sql", name = "queue", requires = ["caption"]);
+
+/// Runs once in the postmaster when preloaded (and again in nothing else: children inherit), or in a backend that loads the library
+/// without preloading, where only the settings are defined and every entry point says what is missing.
+#[pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::init();
+    if shared::preloading() {
+        shared::init();
+        launcher::init();
+    }
+}

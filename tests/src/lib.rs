@@ -1,1 +1,19 @@
-//! What the live tests share: clusters, web servers, waiting for conditions.
+//! What the live tests share: throw-away clusters, a web server that does as told, pictures, waiting for conditions.
+//!
+//! Nothing here knows what a test is about. Everything cleans up after itself, also when a test panics or its process is killed.
+
+mod cluster;
+mod database;
+pub mod pictures;
+mod place;
+mod session;
+mod wait;
+mod web;
+
+pub use cluster::{Cluster, Stop, alive, signal};
+pub use database::Database;
+/// Signals for [`signal`].
+pub use rustix::process::Signal;
+pub use session::Session;
+pub use wait::eventually;
+pub use web::{Answer, Gate, Request, Web};

@@ -3,9 +3,18 @@
 //! Pure text: no model, no picture, no PostgreSQL. The extension validates style names with it and sends the whole
 //! definition along with a request; the engine asks the model in the style's words and tidies what comes back.
 
+mod clean;
+mod opener;
+mod refusal;
+mod sentence;
 mod style;
+mod tidy;
+mod validate;
 
+pub use refusal::Refusal;
 pub use style::{Rules, Style, Task, builtin, builtin_names};
+pub use tidy::{Ending, echoes, tidy};
+pub use validate::{MAX_CHARS, MAX_INSTRUCTION, MAX_NAME, StyleError, validate, validate_new};
 
 /// Smallest `max_tokens` a caller may ask for, in generated tokens.
 pub const MIN_TOKENS: u32 = 32;

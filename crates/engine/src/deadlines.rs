@@ -1,0 +1,119 @@
+//! Answers every job whose caller's patience has ended. One thread; the stages then find the job closed and let go of its work.
+
+use crate::job::{Answer, Job};
+use pg_caption_wire::Failure;
+use std::collections::BinaryHeap;
+use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+/// Entries of answered jobs are swept out when the heap has grown to twice what it was after the last sweep, at least this.
+const SWEEP: usize = 1024;
+
+struct Entry(Instant, Weak<Job>);
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+impl Eq for Entry {}
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+impl Ord for Entry {
+    /// Earliest first out of a max-heap.
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        other.0.cmp(&self.0)
+    }
+}
+
+#[derive(Default)]
+struct Heap {
+    entries: BinaryHeap<Entry>,
+    sweep_at: usize,
+}
+
+/// The deadlines of all open jobs.
+#[derive(Default)]
+pub struct Deadlines {
+    heap: Mutex<Heap>,
+    earlier: Condvar,
+}
+
+impl Deadlines {
+    /// Watches a job.
+    pub fn watch(&self, job: &Arc<Job>) {
+        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+        let first = heap.entries.peek().is_none_or(|e| job.deadline < e.0);
+        heap.entries.push(Entry(job.deadline, Arc::downgrade(job)));
+        if heap.entries.len() > heap.sweep_at.max(SWEEP) {
+            heap.entries.retain(|e| e.1.upgrade().is_some_and(|j| j.is_open()));
+            heap.sweep_at = heap.entries.len() * 2;
+        }
+        drop(heap);
+        if first {
+            self.earlier.notify_one();
+        }
+    }
+
+    /// Jobs whose deadline is at or before `now`, and the next deadline.
+    fn due(&self, now: Instant) -> (Vec<Arc<Job>>, Option<Instant>) {
+        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = Vec::new();
+        while heap.entries.peek().is_some_and(|e| e.0 <= now) {
+            let entry = heap.entries.pop().expect("peeked");
+            due.extend(entry.1.upgrade().filter(|j| j.is_open()));
+        }
+        (due, heap.entries.peek().map(|e| e.0))
+    }
+
+    /// The thread: never returns. `words` says what is answered.
+    pub fn run(&self, words: impl Fn(&Job, Instant) -> Failure) -> ! {
+        loop {
+            let now = Instant::now();
+            let (due, next) = self.due(now);
+            for job in due {
+                job.answer(Answer::Failed(words(&job, now)));
+            }
+            let heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+            // A job watched between the look and this lock is seen here, not missed.
+            let next = heap.entries.peek().map(|e| e.0).or(next);
+            match next {
+                Some(at) => drop(self.earlier.wait_timeout(heap, at.saturating_duration_since(Instant::now()))),
+                None => drop(self.earlier.wait(heap)),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::tests::job;
+    use pg_caption_wire::Role;
+    use std::time::Duration;
+
+    #[test]
+    fn jobs_fall_due_in_order_and_answered_ones_never() {
+        let (deadlines, now) = (Deadlines::default(), Instant::now());
+        let jobs: Vec<_> = [30, 10, 20].map(|ms| Arc::new(job(1, Role::Call, Duration::from_millis(ms), now).0)).into();
+        jobs.iter().for_each(|j| deadlines.watch(j));
+        assert!(deadlines.due(now).0.is_empty());
+        jobs[1].answer(Answer::Unchanged);
+        let (due, next) = deadlines.due(now + Duration::from_millis(20));
+        assert_eq!(due.len(), 1);
+        assert!(Arc::ptr_eq(&due[0], &jobs[2]));
+        assert_eq!(next, Some(now + Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn answered_jobs_do_not_gather() {
+        let (deadlines, now) = (Deadlines::default(), Instant::now());
+        for _ in 0..10 * SWEEP {
+            deadlines.watch(&Arc::new(job(1, Role::Call, Duration::from_secs(60), now).0));
+        }
+        assert!(deadlines.heap.lock().unwrap().entries.len() <= 2 * SWEEP);
+    }
+}

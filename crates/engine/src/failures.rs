@@ -1,0 +1,103 @@
+//! The failures the engine itself states, in one place so that their codes stay stable. Failures of a URL, a picture or a text
+//! are stated by the crate that knows them.
+
+use pg_caption_register::{Refusal, StyleError};
+use pg_caption_wire::{Class, Failure};
+
+/// The model is still loading when the caller's patience ends.
+pub fn loading() -> Failure {
+    Failure::new(Class::Engine, "loading", "the model is still loading").hint("Try again in a moment, or raise \"pg_caption.timeout\".")
+}
+
+/// There is no model. The reason goes into the detail.
+pub fn no_model(reason: impl Into<String>) -> Failure {
+    Failure::new(Class::Engine, "no_model", "the engine has no model it can use")
+        .detail(reason)
+        .hint("Check \"pg_caption.model\", \"pg_caption.models_directory\" and \"pg_caption.onnxruntime\".")
+}
+
+/// The caller's patience ended while the request was at `stage`.
+pub fn timeout(stage: &str, waited_ms: u64) -> Failure {
+    Failure::new(Class::Retry, "timeout", "the image was not captioned in time")
+        .detail(format!("after {waited_ms} ms, {stage}"))
+        .hint("Raise \"pg_caption.timeout\", or look at caption.engine_status() for what the engine is busy with.")
+}
+
+/// The caller's patience ended while the host was at its cap.
+pub fn host_busy(host: &str, waited_ms: u64) -> Failure {
+    let mut failure = Failure::new(Class::Host, "host_busy", format!("host {host} is at its limit of concurrent requests"))
+        .detail(format!("after {waited_ms} ms"))
+        .hint("See \"pg_caption.host_concurrency\".");
+    failure.host = Some(host.into());
+    failure
+}
+
+/// The host asked for patience; nothing was sent to it.
+pub fn host_cooling(host: &str, wait_ms: u64) -> Failure {
+    let mut failure = Failure::new(Class::Host, "host_cooling", format!("host {host} asked for patience"));
+    failure.host = Some(host.into());
+    failure.retry_after_ms = Some(wait_ms);
+    failure
+}
+
+/// A request nobody can fulfil.
+pub fn bad_request(message: impl Into<String>) -> Failure {
+    Failure::new(Class::Reject, "bad_request", message)
+}
+
+/// A style whose definition is not usable.
+pub fn bad_style(error: &StyleError) -> Failure {
+    Failure::new(Class::Reject, "bad_style", error.to_string())
+}
+
+/// The body of a request is larger than the limit.
+pub fn too_large(bytes: u64, limit: u64) -> Failure {
+    Failure::new(Class::Reject, "too_large", format!("the image is larger than {limit} bytes"))
+        .detail(format!("the image has {bytes} bytes"))
+        .hint("See \"pg_caption.max_image_size\".")
+}
+
+/// A stage panicked over this one picture.
+pub fn crashed(stage: &str) -> Failure {
+    Failure::new(Class::Reject, "crashed", format!("the picture broke the engine's {stage} stage"))
+        .hint("Please report this picture to the project; other pictures are not affected.")
+}
+
+/// The request was lost by the engine: a fault of ours, worth another try.
+pub fn lost() -> Failure {
+    Failure::new(Class::Retry, "lost", "the engine lost track of the request")
+}
+
+/// A session call failed for this picture.
+pub fn model_error(reason: impl Into<String>) -> Failure {
+    Failure::new(Class::Retry, "model_error", "the model could not process the picture").detail(reason)
+}
+
+/// The confidence is below the threshold.
+pub fn low_confidence(confidence: f32, threshold: f32) -> Failure {
+    Failure::new(Class::Uncertain, "low_confidence", "the model is not sure what the picture shows")
+        .detail(format!("confidence {confidence:.3}, threshold {threshold:.3}"))
+        .hint("See \"pg_caption.min_confidence\".")
+}
+
+/// One colour all over, or fully transparent.
+pub fn blank() -> Failure {
+    Failure::new(Class::Uncertain, "blank", "the picture is blank: there is nothing to describe")
+}
+
+/// The text did not pass its style's rules.
+pub fn refused(refusal: &Refusal) -> Failure {
+    Failure::new(Class::Uncertain, refusal.code(), refusal.to_string())
+}
+
+/// Client and engine speak different protocols.
+pub fn version_mismatch(client: u32, client_release: &str, engine: u32, engine_release: &str) -> Failure {
+    Failure::new(Class::Engine, "version_mismatch", "the extension's library and the running engine are of different versions")
+        .detail(format!("library {client_release} speaks protocol {client}, engine {engine_release} speaks protocol {engine}"))
+        .hint("Restart PostgreSQL (pg_ctl restart, or systemctl restart postgresql), then run: ALTER EXTENSION pg_caption UPDATE;")
+}
+
+/// What arrived on a connection is not the protocol.
+pub fn protocol(what: impl Into<String>) -> Failure {
+    Failure::new(Class::Engine, "protocol", "the connection did not follow the protocol").detail(what)
+}

@@ -1,0 +1,17 @@
+//! The engine: the program that fetches, decodes, batches and captions.
+//!
+//! A request becomes a [`job`]; jobs that want the same picture meet in a `picture`, which passes through the stages of the
+//! `pipeline` (fetch threads, decode threads) to the one model thread, where the [`scheduler`] decides what runs next. `serve`
+//! feeds it from PostgreSQL's sockets, `cli` from the command line.
+
+pub mod cli;
+mod confine;
+mod deadlines;
+mod engine;
+pub mod failures;
+pub mod job;
+mod meters;
+mod picture;
+mod readiness;
+mod serve;
+mod share;

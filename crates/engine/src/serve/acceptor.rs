@@ -1,0 +1,133 @@
+//! Accepts clients on the launcher's socket, and stops when a successor has taken over. Runs on the main thread.
+
+use super::connection::Connection;
+use crate::engine::Engine;
+use pg_caption_wire::ServerMessage;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use std::collections::HashMap;
+use std::io::{self, Read, Write};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Connections at once (two threads each); more wait in the socket's backlog.
+const MOST: usize = 512;
+/// After a drain: how long without any request before the engine leaves, so that requests that crossed the GoAway are served.
+const QUIET: Duration = Duration::from_millis(250);
+
+/// The listening side of the server.
+pub struct Acceptor {
+    listener: UnixListener,
+    engine: Arc<Engine>,
+    clients: Mutex<HashMap<u64, Arc<Connection>>>,
+    next: AtomicU64,
+    draining: AtomicBool,
+    wake: UnixStream,
+    woken: UnixStream,
+}
+
+impl Acceptor {
+    /// # Errors
+    /// No descriptors left.
+    pub fn new(listener: UnixListener, engine: Arc<Engine>) -> io::Result<Self> {
+        let (wake, woken) = UnixStream::pair()?;
+        wake.set_nonblocking(true)?;
+        woken.set_nonblocking(true)?;
+        Ok(Acceptor { listener, engine, clients: Mutex::default(), next: AtomicU64::new(1), draining: AtomicBool::new(false), wake, woken })
+    }
+
+    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A successor serves: accept no more, say so to everybody, leave when idle.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        self.engine.note_draining();
+        self.wake();
+    }
+
+    fn wake(&self) {
+        // Full: a wake-up is already on its way.
+        let _ = (&self.wake).write(&[1]);
+    }
+
+    /// Serves until drained.
+    pub fn run(self: &Arc<Self>) {
+        while !self.draining.load(Ordering::Acquire) {
+            let room = self.clients().len() < MOST;
+            let mut watched = vec![PollFd::new(&self.woken, PollFlags::IN)];
+            if room {
+                watched.push(PollFd::new(&self.listener, PollFlags::IN));
+            }
+            if poll(&mut watched, None).is_err() {
+                continue;
+            }
+            self.hear();
+            if room {
+                self.accept();
+            }
+        }
+        for client in self.clients().values() {
+            client.send(&ServerMessage::GoAway);
+        }
+        self.until_idle();
+    }
+
+    fn hear(&self) {
+        let _ = (&self.woken).read(&mut [0; 64]);
+    }
+
+    fn accept(self: &Arc<Self>) {
+        match self.listener.accept() {
+            Ok((stream, _)) => {
+                if let Err(e) = self.admit(stream) {
+                    eprintln!("warning: a connection could not be served: {e}");
+                }
+            }
+            // A predecessor or successor on the same socket was faster, or the client has left again.
+            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
+            Err(e) => {
+                eprintln!("warning: accept failed: {e}");
+                // Out of descriptors: poll would return at once for ever. Wait until a client leaves, or a second.
+                let second = Timespec { tv_sec: 1, tv_nsec: 0 };
+                let _ = poll(&mut [PollFd::new(&self.woken, PollFlags::IN)], Some(&second));
+            }
+        }
+    }
+
+    fn admit(self: &Arc<Self>, stream: UnixStream) -> io::Result<()> {
+        stream.set_nonblocking(false)?;
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        let (this, counter) = (self.clone(), self.engine.clone());
+        // Held while it starts, so that an end that comes at once finds it.
+        let mut clients = self.clients();
+        let connection = Connection::start(stream, id, self.engine.clone(), move || {
+            this.clients().remove(&id);
+            counter.meters().connections.fetch_sub(1, Ordering::Relaxed);
+            this.wake();
+        })?;
+        clients.insert(id, connection);
+        self.engine.meters().connections.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Returns when nothing is in flight and nothing has been for a moment, or nobody is connected.
+    fn until_idle(&self) {
+        let mut idle_since = Instant::now();
+        let tick = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+        loop {
+            if self.clients().is_empty() {
+                return;
+            }
+            if self.engine.meters().in_flight.load(Ordering::Acquire) > 0 {
+                idle_since = Instant::now();
+            } else if idle_since.elapsed() >= QUIET {
+                return;
+            }
+            let _ = poll(&mut [PollFd::new(&self.woken, PollFlags::IN)], Some(&tick));
+            self.hear();
+        }
+    }
+}

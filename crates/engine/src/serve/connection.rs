@@ -1,0 +1,211 @@
+//! One client: a thread that reads its messages and one that writes the answers. Made by the acceptor.
+//!
+//! The reader never waits for an answer and the stages never wait for the writer, so that a cancel always gets through and a
+//! client that does not read harms only itself.
+
+use super::{inbound, spawn};
+use crate::engine::Engine;
+use crate::failures;
+use crate::job::{Answer, Extras, Job, Order, Source, Want};
+use crate::share::Shares;
+use pg_caption_wire::{ClientMessage, Failure, Image, Outcome, Output, PROTOCOL, Reply, Request, Role, ServerMessage, Written, frame};
+use std::collections::HashMap;
+use std::io::{self, BufReader, Write};
+use std::net::Shutdown;
+use std::os::unix::net::UnixStream;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Requests a client may have unanswered on one connection.
+pub const WINDOW: u32 = 64;
+/// Frames that may wait for a client to read them: its window, and what is said besides replies.
+const UNREAD: usize = WINDOW as usize + 16;
+/// A peer says who it is within this time.
+const HELLO: Duration = Duration::from_secs(10);
+
+/// This program's release.
+pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
+
+/// A client, as the reader, the acceptor and the answers of its jobs see it.
+pub struct Connection {
+    id: u64,
+    stream: UnixStream,
+    frames: SyncSender<Vec<u8>>,
+    open: Mutex<HashMap<u64, Arc<Job>>>,
+    shares: Arc<Shares>,
+}
+
+impl Connection {
+    /// Starts the two threads. `closed` is called once, when the connection has ended and its jobs are cancelled.
+    pub fn start(stream: UnixStream, id: u64, engine: Arc<Engine>, closed: impl FnOnce() + Send + 'static) -> io::Result<Arc<Connection>> {
+        let (frames, queued) = sync_channel(UNREAD);
+        let (reading, writing) = (stream.try_clone()?, stream.try_clone()?);
+        let connection = Arc::new(Connection { id, stream, frames, open: Mutex::default(), shares: Arc::default() });
+        spawn("writer", move || write(&writing, &queued))?;
+        let this = connection.clone();
+        let started = spawn("reader", move || {
+            this.read(reading, &engine);
+            this.end();
+            closed();
+        });
+        if started.is_err() {
+            connection.end();
+        }
+        started.map(|()| connection)
+    }
+
+    /// Queues a message. A client that has stopped reading is cut off.
+    pub fn send(&self, message: &ServerMessage) {
+        let queued = frame::encode_head(message, 0).is_ok_and(|bytes| self.frames.try_send(bytes).is_ok());
+        if !queued {
+            self.hang_up();
+        }
+    }
+
+    fn hang_up(&self) {
+        // Wakes the reader, which ends the connection.
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
+    fn jobs(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Job>>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The client has left and takes its work with it.
+    fn end(&self) {
+        let jobs: Vec<_> = self.jobs().drain().collect();
+        jobs.iter().for_each(|(_, job)| job.cancel());
+        self.shares.clear();
+        // An empty frame tells the writer to stop after what is queued; the shutdown below frees one that is stuck.
+        let _ = self.frames.try_send(Vec::new());
+    }
+
+    fn read(self: &Arc<Self>, stream: UnixStream, engine: &Arc<Engine>) {
+        let _ = stream.set_read_timeout(Some(HELLO));
+        let limit = engine.config().max_image_size;
+        let mut stream = BufReader::with_capacity(1 << 16, stream);
+        let Some(role) = self.greet(&mut stream) else { return };
+        let _ = stream.get_ref().set_read_timeout(None);
+        loop {
+            let refusal = match inbound::read(&mut stream, limit) {
+                Ok(frame) => match frame.message {
+                    ClientMessage::Request(request) => self.request(engine, role, request, frame.body, frame.oversized).err(),
+                    ClientMessage::Cancel { id } => {
+                        if let Some(job) = self.jobs().remove(&id) {
+                            job.cancel();
+                        }
+                        None
+                    }
+                    ClientMessage::Status => {
+                        self.send(&ServerMessage::Status(Box::new(engine.status())));
+                        None
+                    }
+                    ClientMessage::Hello { .. } => Some(failures::protocol("a second hello")),
+                },
+                Err(inbound::Error::Left) => return,
+                Err(inbound::Error::Frame(e)) => Some(failures::protocol(e.to_string())),
+            };
+            if let Some(refusal) = refusal {
+                self.send(&ServerMessage::Refused(refusal));
+                return;
+            }
+        }
+    }
+
+    /// Exchanges hellos; `None` if the client is not to be served.
+    fn greet(&self, stream: &mut BufReader<UnixStream>) -> Option<Role> {
+        let refusal = match inbound::read(stream, 0) {
+            Ok(inbound::Inbound { message: ClientMessage::Hello { version: PROTOCOL, role, .. }, .. }) => {
+                self.send(&ServerMessage::Hello { version: PROTOCOL, release: RELEASE.into(), window: WINDOW });
+                return Some(role);
+            }
+            Ok(inbound::Inbound { message: ClientMessage::Hello { version, release, .. }, .. }) => {
+                failures::version_mismatch(version, &release, PROTOCOL, RELEASE)
+            }
+            Ok(_) => failures::protocol("the first message must be a hello"),
+            Err(inbound::Error::Left) => return None,
+            Err(inbound::Error::Frame(e)) => failures::protocol(e.to_string()),
+        };
+        self.send(&ServerMessage::Refused(refusal));
+        None
+    }
+
+    fn request(self: &Arc<Self>, engine: &Arc<Engine>, role: Role, request: Request, body: Vec<u8>, oversized: Option<u64>) -> Result<(), Failure> {
+        let id = request.id;
+        {
+            let jobs = self.jobs();
+            if jobs.contains_key(&id) {
+                return Err(failures::protocol(format!("request {id} is already in flight")));
+            }
+            if jobs.len() >= WINDOW as usize {
+                return Err(failures::protocol(format!("more than {WINDOW} requests in flight")));
+            }
+        }
+        let bytes = matches!(request.image, Image::Bytes).then_some(body);
+        let source = match request.image {
+            Image::Url { url, etag, last_modified } => Source::Url { url, etag, last_modified },
+            Image::Bytes => Source::Bytes { sha256: request.share.and(bytes.as_deref()).map(crate::picture::digest) },
+        };
+        let order = Order {
+            connection: self.id,
+            role,
+            patience: Duration::from_millis(request.remaining_ms),
+            source,
+            wants: request
+                .outputs
+                .into_iter()
+                .map(|o| Want { style: o.style, max_tokens: o.max_tokens, context: o.context.filter(|c| !c.trim().is_empty()) })
+                .collect(),
+            min_confidence: request.min_confidence,
+            extras: Extras::default(),
+        };
+        let client = Arc::downgrade(self);
+        let counted = engine.count_in();
+        let job = Arc::new(Job::new(order, Instant::now(), move |answer| {
+            counted.answered();
+            if let Some(client) = client.upgrade() {
+                client.jobs().remove(&id);
+                client.send(&ServerMessage::Reply(Reply { id, outcome: outcome(answer) }));
+            }
+        }));
+        self.jobs().insert(id, job.clone());
+        match oversized {
+            Some(length) => drop(job.answer(Answer::Failed(failures::too_large(length, engine.config().max_image_size)))),
+            None => engine.submit(job, bytes, request.share.map(|share| (share, &self.shares))),
+        }
+        Ok(())
+    }
+}
+
+fn write(mut stream: &UnixStream, frames: &Receiver<Vec<u8>>) {
+    for frame in frames {
+        if frame.is_empty() || stream.write_all(&frame).is_err() {
+            break;
+        }
+    }
+    let _ = stream.shutdown(Shutdown::Both);
+}
+
+/// The wire's form of an answer.
+fn outcome(answer: Answer) -> Outcome {
+    match answer {
+        Answer::Unchanged => Outcome::Unchanged,
+        Answer::Failed(failure) => Outcome::Failed(failure),
+        Answer::Done { image, outputs, model, timings, .. } => {
+            let outputs = outputs.into_iter().map(|output| match output {
+                Err(failure) => Output::Failed(failure),
+                Ok(captioned) => match captioned.caption {
+                    Err(failure) => Output::Failed(failure),
+                    Ok(caption) => Output::Written(Written {
+                        caption,
+                        finish: captioned.finish,
+                        tokens: captioned.ids.len() as u32,
+                        confidence: captioned.confidence,
+                    }),
+                },
+            });
+            Outcome::Done { image, outputs: outputs.collect(), model, timings }
+        }
+    }
+}

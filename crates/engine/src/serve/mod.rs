@@ -1,0 +1,98 @@
+//! `pg_caption_engine serve`: the program as PostgreSQL's launcher runs it.
+//!
+//! Standard input: one [`EngineConfig`] line, then [`Control`] lines; its end means leave. Descriptor 3: the listening socket.
+//! Descriptor 4: the status pipe. Standard error: log lines. The process ends with status 0 unless it could not even start; it
+//! never ends because of a bad model.
+
+mod acceptor;
+mod connection;
+mod descriptors;
+mod inbound;
+
+use crate::confine::confine;
+use crate::engine::Engine;
+use crate::readiness::State;
+use acceptor::Acceptor;
+use descriptors::StatusPipe;
+use pg_caption_wire::{Control, EngineConfig, EngineReport};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io::{self, BufRead};
+use std::sync::Arc;
+use std::thread;
+
+/// Leaves at once with status 0. `_exit`, because destructors of ONNX Runtime must not run while its threads do, and a crash
+/// on the way out would count as a crash of PostgreSQL where the postmaster is PID 1.
+fn leave() -> ! {
+    signal_hook::low_level::exit(0)
+}
+
+/// Runs the server. Returns only if it could not start.
+///
+/// # Errors
+/// No configuration, no socket.
+pub fn run() -> io::Result<()> {
+    // Belt and braces: the launcher sets it too. A launcher that died before this is noticed by the end of standard input.
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    let config = configuration()?;
+    let status = StatusPipe::open();
+    let listener = descriptors::listener()?;
+    let confinement = confine(&config);
+
+    // From here on there are threads.
+    let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+    spawn("signals", move || {
+        signals.forever().next();
+        leave()
+    })?;
+    status.report(&EngineReport::Starting);
+    let wait_until_ready = config.wait_until_ready;
+    let engine = Engine::start(config, confinement)?;
+    let acceptor = Arc::new(Acceptor::new(listener, engine.clone())?);
+    let control = acceptor.clone();
+    spawn("control", move || {
+        for line in io::stdin().lock().lines() {
+            match line.map(|l| serde_json::from_str(&l)) {
+                Ok(Ok(Control::Drain)) => control.drain(),
+                Ok(Err(e)) => eprintln!("warning: control line not understood: {e}"),
+                Err(_) => break,
+            }
+        }
+        leave()
+    })?;
+    let known = engine.clone();
+    spawn("readiness", move || match known.readiness().wait() {
+        State::Ready(preparer) => {
+            let model = preparer.status().clone();
+            eprintln!("model {} ({}) is ready", model.name, model.family);
+            status.report(&EngineReport::Ready { model });
+        }
+        State::Failed(failure) => {
+            eprintln!("no model: {}", failure.detail.as_deref().unwrap_or(&failure.message));
+            status.report(&EngineReport::Failed(failure));
+        }
+        State::Loading => unreachable!("waited for"),
+    })?;
+    if wait_until_ready && let State::Failed(_) = engine.readiness().wait() {
+        // A successor without a model accepts nothing; the launcher has read why and ends it.
+        loop {
+            thread::park();
+        }
+    }
+    acceptor.run();
+    leave()
+}
+
+fn configuration() -> io::Result<EngineConfig> {
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    if line.is_empty() {
+        // The launcher left before it said anything.
+        leave();
+    }
+    serde_json::from_str(&line).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("configuration line: {e}")))
+}
+
+/// A named thread; the names appear in `top -H`.
+pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
+    thread::Builder::new().name(name.into()).spawn(body).map(drop)
+}

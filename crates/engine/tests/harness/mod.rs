@@ -1,0 +1,174 @@
+//! Starts the engine exactly as the launcher does (socket on descriptor 3, status pipe on 4, configuration on standard input)
+//! and speaks its protocol.
+
+#![allow(dead_code)] // each test file uses its own part
+
+use command_fds::{CommandFdExt, FdMapping};
+use pg_caption_register::builtin;
+use pg_caption_wire::{
+    ClientMessage, Control, EngineConfig, EngineReport, EngineStatus, Image, Outcome, OutputSpec, PROTOCOL, Reply, Request, Role, ServerMessage,
+    frame,
+};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// No test waits longer than this for anything.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running engine.
+pub struct Engine {
+    pub child: Child,
+    pub stdin: Option<ChildStdin>,
+    pub reports: BufReader<std::io::PipeReader>,
+    pub listener: UnixListener,
+    pub socket: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Engine {
+    pub fn start(config: &EngineConfig) -> Engine {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("engine");
+        let listener = UnixListener::bind(&socket).unwrap();
+        Engine::on(config, listener, socket, folder)
+    }
+
+    /// A successor on the same socket.
+    pub fn succeed(&self, config: &EngineConfig) -> Engine {
+        let listener = self.listener.try_clone().unwrap();
+        Engine::on(config, listener, self.socket.clone(), tempfile::tempdir().unwrap())
+    }
+
+    fn on(config: &EngineConfig, listener: UnixListener, socket: PathBuf, folder: tempfile::TempDir) -> Engine {
+        let (reports, status) = std::io::pipe().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"));
+        command.arg("serve").stdin(Stdio::piped()).env("LISTEN_FDS", "1");
+        command
+            .fd_mappings(vec![
+                FdMapping { parent_fd: OwnedFd::from(listener.try_clone().unwrap()), child_fd: 3 },
+                FdMapping { parent_fd: OwnedFd::from(status), child_fd: 4 },
+            ])
+            .unwrap();
+        let mut child = command.spawn().unwrap();
+        drop(command); // its copy of the status pipe's writing end
+        let mut stdin = child.stdin.take().unwrap();
+        writeln!(stdin, "{}", serde_json::to_string(config).unwrap()).unwrap();
+        Engine { child, stdin: Some(stdin), reports: BufReader::new(reports), listener, socket, _folder: folder }
+    }
+
+    pub fn report(&mut self) -> EngineReport {
+        let mut line = String::new();
+        self.reports.read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"))
+    }
+
+    pub fn connect(&self) -> Client {
+        Client::new(UnixStream::connect(&self.socket).unwrap())
+    }
+
+    pub fn control(&mut self, control: &Control) {
+        writeln!(self.stdin.as_mut().unwrap(), "{}", serde_json::to_string(control).unwrap()).unwrap();
+    }
+
+    /// Waits for its end.
+    pub fn ended(&mut self) -> ExitStatus {
+        let until = Instant::now() + PATIENCE;
+        // The status pipe closes with the process: reading to its end waits without polling.
+        let mut rest = Vec::new();
+        self.reports.read_to_end(&mut rest).unwrap();
+        assert!(Instant::now() < until);
+        self.child.wait().unwrap()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A connection.
+pub struct Client {
+    pub stream: UnixStream,
+    reader: frame::Reader,
+}
+
+impl Client {
+    pub fn new(stream: UnixStream) -> Client {
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client { stream, reader: frame::Reader::default() }
+    }
+
+    pub fn send(&mut self, message: &ClientMessage, body: &[u8]) {
+        self.stream.write_all(&frame::encode_head(message, body.len()).unwrap()).unwrap();
+        self.stream.write_all(body).unwrap();
+    }
+
+    /// The next message, or `None` at the end of the stream.
+    pub fn receive(&mut self) -> Option<ServerMessage> {
+        loop {
+            if let Some((message, _)) = self.reader.next().unwrap() {
+                return Some(message);
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes) {
+                Ok(0) => return None,
+                Ok(n) => self.reader.feed(&bytes[..n]),
+                Err(e) if e.kind() == std::io::ErrorKind::ConnectionReset => return None,
+                Err(e) => panic!("{e}"),
+            }
+        }
+    }
+
+    pub fn hello(mut self, role: Role) -> Client {
+        self.send(&ClientMessage::Hello { version: PROTOCOL, release: "test".into(), role }, &[]);
+        let Some(ServerMessage::Hello { version, window, .. }) = self.receive() else { panic!("no hello") };
+        assert_eq!(version, PROTOCOL);
+        assert!(window >= 1);
+        self
+    }
+
+    pub fn reply(&mut self) -> Reply {
+        match self.receive() {
+            Some(ServerMessage::Reply(reply)) => reply,
+            other => panic!("no reply but {other:?}"),
+        }
+    }
+
+    pub fn ask(&mut self, request: Request, body: &[u8]) -> Outcome {
+        let id = request.id;
+        self.send(&ClientMessage::Request(request), body);
+        let reply = self.reply();
+        assert_eq!(reply.id, id);
+        reply.outcome
+    }
+
+    pub fn status(&mut self) -> EngineStatus {
+        self.send(&ClientMessage::Status, &[]);
+        match self.receive() {
+            Some(ServerMessage::Status(status)) => *status,
+            other => panic!("no status but {other:?}"),
+        }
+    }
+}
+
+/// A request for the bytes in the body.
+pub fn bytes(id: u64, styles: &[&str]) -> Request {
+    let outputs = styles.iter().map(|s| OutputSpec { style: builtin(s).unwrap(), max_tokens: 64, context: None }).collect();
+    Request { id, share: None, image: Image::Bytes, outputs, remaining_ms: 60_000, min_confidence: Some(0.0) }
+}
+
+/// A request for a URL.
+pub fn url(id: u64, url: &str, styles: &[&str]) -> Request {
+    Request { image: Image::Url { url: url.into(), etag: None, last_modified: None }, ..bytes(id, styles) }
+}
+
+/// A configuration without a model.
+pub fn no_model() -> EngineConfig {
+    EngineConfig { model: "/nonexistent/model".into(), onnxruntime: "/nonexistent/libonnxruntime.so".into(), ..EngineConfig::default() }
+}

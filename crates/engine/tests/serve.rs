@@ -1,0 +1,143 @@
+//! Promises of `serve` that need no model: start and end, the protocol, failures.
+
+mod harness;
+
+use harness::{Client, Engine, bytes, no_model, url};
+use pg_caption_wire::{Class, ClientMessage, Control, EngineConfig, EngineReport, Outcome, PROTOCOL, Role, ServerMessage};
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
+fn failed(outcome: Outcome) -> pg_caption_wire::Failure {
+    match outcome {
+        Outcome::Failed(failure) => failure,
+        other => panic!("not a failure: {other:?}"),
+    }
+}
+
+fn started(config: &EngineConfig) -> Engine {
+    let mut engine = Engine::start(config);
+    assert_eq!(engine.report(), EngineReport::Starting);
+    engine
+}
+
+fn without_model() -> Engine {
+    let mut engine = started(&no_model());
+    assert!(matches!(engine.report(), EngineReport::Failed(_)));
+    engine
+}
+
+#[test]
+fn a_missing_model_is_reported_and_answered_and_ends_nothing() {
+    let mut engine = started(&no_model());
+    let EngineReport::Failed(failure) = engine.report() else { panic!("not failed") };
+    assert_eq!((failure.class, failure.code.as_str()), (Class::Engine, "no_model"));
+    let mut client = engine.connect().hello(Role::Call);
+    for id in 1..4 {
+        let answer = failed(client.ask(url(id, "http://127.0.0.1/x.jpg", &["concise"]), &[]));
+        assert_eq!(answer, failure);
+    }
+    let status = client.status();
+    assert_eq!((status.state.as_str(), status.in_flight, status.answered, status.connections), ("failed", 0, 3, 1));
+    assert_eq!(status.failure, Some(failure));
+    assert!(status.confinement.iter().any(|c| c == "no_new_privs"), "{:?}", status.confinement);
+}
+
+#[test]
+fn the_end_of_standard_input_ends_the_engine_with_status_0() {
+    let mut engine = started(&no_model());
+    drop(engine.stdin.take());
+    assert_eq!(engine.ended().code(), Some(0));
+}
+
+#[test]
+fn a_launcher_that_dies_before_the_configuration_ends_the_engine_with_status_0() {
+    use std::process::{Command, Stdio};
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine")).arg("serve").stdin(Stdio::null()).spawn().unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn sigterm_ends_the_engine_with_status_0() {
+    let mut engine = without_model();
+    let _client = engine.connect().hello(Role::Call);
+    let pid = rustix::process::Pid::from_child(&engine.child);
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert_eq!(engine.ended().code(), Some(0));
+}
+
+#[test]
+fn a_drained_engine_says_go_away_and_leaves_its_socket_to_the_successor() {
+    let mut engine = without_model();
+    let mut client = engine.connect().hello(Role::Worker);
+    let mut successor = engine.succeed(&no_model());
+    assert_eq!(successor.report(), EngineReport::Starting);
+    assert!(matches!(successor.report(), EngineReport::Failed(_)));
+    engine.control(&Control::Drain);
+    assert_eq!(client.receive(), Some(ServerMessage::GoAway));
+    assert_eq!(client.receive(), None);
+    assert_eq!(engine.ended().code(), Some(0));
+    let mut client = successor.connect().hello(Role::Worker);
+    assert_eq!(client.status().pid, successor.child.id());
+}
+
+#[test]
+fn a_successor_without_a_model_accepts_nobody() {
+    let mut engine = without_model();
+    let mut successor = engine.succeed(&EngineConfig { wait_until_ready: true, ..no_model() });
+    assert_eq!(successor.report(), EngineReport::Starting);
+    assert!(matches!(successor.report(), EngineReport::Failed(_)));
+    for _ in 0..20 {
+        assert_eq!(engine.connect().hello(Role::Call).status().pid, engine.child.id());
+    }
+    drop(successor.stdin.take());
+    assert_eq!(successor.ended().code(), Some(0));
+    drop(engine.stdin.take());
+    assert_eq!(engine.ended().code(), Some(0));
+}
+
+#[test]
+fn a_client_of_another_version_is_told_both_versions_and_what_to_do() {
+    let engine = without_model();
+    let mut client = engine.connect();
+    client.send(&ClientMessage::Hello { version: PROTOCOL + 1, release: "9.9.9".into(), role: Role::Call }, &[]);
+    let Some(ServerMessage::Refused(failure)) = client.receive() else { panic!("not refused") };
+    assert_eq!((failure.class, failure.code.as_str()), (Class::Engine, "version_mismatch"));
+    let detail = failure.detail.unwrap();
+    assert!(detail.contains("9.9.9") && detail.contains(env!("CARGO_PKG_VERSION")), "{detail}");
+    assert!(failure.hint.unwrap().contains("ALTER EXTENSION"));
+    assert_eq!(client.receive(), None);
+}
+
+#[test]
+fn bytes_that_are_no_protocol_cost_only_their_connection() {
+    let engine = without_model();
+    for rubbish in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 64], &[2, 0, 0, 0, 0, 0, 0, 0, b'{', b'}']] {
+        let mut stream = UnixStream::connect(&engine.socket).unwrap();
+        stream.write_all(rubbish).unwrap();
+        let mut client = Client::new(stream);
+        assert!(matches!(client.receive(), Some(ServerMessage::Refused(_))));
+        assert_eq!(client.receive(), None);
+    }
+    assert_eq!(engine.connect().hello(Role::Call).status().state, "failed");
+}
+
+#[test]
+fn a_picture_beyond_the_limit_is_refused_with_the_limit_and_the_connection_goes_on() {
+    let engine = started(&EngineConfig { max_image_size: 1000, ..no_model() });
+    let mut client = engine.connect().hello(Role::Call);
+    let failure = failed(client.ask(bytes(1, &["concise"]), &[0; 5000]));
+    assert_eq!((failure.class, failure.code.as_str()), (Class::Reject, "too_large"));
+    assert!(failure.message.contains("1000") && failure.hint.unwrap().contains("pg_caption.max_image_size"));
+    assert_eq!(failed(client.ask(bytes(2, &["concise"]), &[0; 500])).class, Class::Engine);
+}
+
+#[test]
+fn a_client_that_leaves_is_forgotten() {
+    let engine = without_model();
+    let mut watcher = engine.connect().hello(Role::Call);
+    drop(engine.connect().hello(Role::Call));
+    let until = std::time::Instant::now() + harness::PATIENCE;
+    while watcher.status().connections != 1 {
+        assert!(std::time::Instant::now() < until);
+    }
+}

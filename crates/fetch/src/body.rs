@@ -1,0 +1,104 @@
+//! The body of an answer, read with a bound on every side: bytes on the wire, bytes after inflating, time, the caller.
+
+use crate::error::{Error, Place};
+use crate::fault::Limits;
+use crate::fetch::Reserve;
+use flate2::read::MultiGzDecoder;
+use pg_caption_wire::{Class, Failure};
+use std::io::{self, Read};
+use ureq::Body;
+use ureq::http::{HeaderMap, header};
+
+/// Read at once, bytes.
+const CHUNK: usize = 64 * 1024;
+/// Allocated for a body at once if it may become that large, bytes. The system gives pages as they are filled.
+const AT_ONCE: usize = 64 << 20;
+
+/// Reads the whole body. `reserve` is asked once, before the first byte is kept, for as much as can possibly be kept.
+pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Place, reserve: &mut Reserve<'_>) -> Result<Vec<u8>, Error> {
+    let gzip = is_gzip(headers, place)?;
+    let declared = body.content_length();
+    if let Some(bytes) = declared.filter(|d| *d > limits.bytes) {
+        return Err(Error::TooLarge { place: place.clone(), limit: limits.bytes, declared: Some(bytes) });
+    }
+    // what a compressed body becomes is known when it is over
+    let most = declared.filter(|_| !gzip).unwrap_or(limits.bytes);
+    let asked = std::time::Instant::now();
+    reserve(most).map_err(Error::Memory)?;
+    // the server is not to blame for the time spent waiting for memory
+    crate::attempt::extend(asked.elapsed());
+    let wire = Bounded { inner: body.into_reader(), left: limits.bytes };
+    match gzip {
+        true => collect(MultiGzDecoder::new(wire), most, limits, place),
+        false => collect(wire, most, limits, place),
+    }
+}
+
+/// Gzip, or nothing; whatever else a server thought of was not asked for.
+fn is_gzip(headers: &HeaderMap, place: &Place) -> Result<bool, Error> {
+    let mut gzip = false;
+    for value in headers.get_all(header::CONTENT_ENCODING) {
+        for coding in value.to_str().unwrap_or("?").split(',').map(|c| c.trim().to_ascii_lowercase()) {
+            match coding.as_str() {
+                "" | "identity" | "none" => {}
+                "gzip" | "x-gzip" if !gzip => gzip = true,
+                other => {
+                    let reason = format!("content encoding \"{}\"", other.escape_default().take(40).collect::<String>());
+                    return Err(Error::BadEncoding { place: place.clone(), reason });
+                }
+            }
+        }
+    }
+    Ok(gzip)
+}
+
+/// Everything `from` yields, at most `most` bytes; one more is too large.
+fn collect(mut from: impl Read, most: u64, limits: &Limits, place: &Place) -> Result<Vec<u8>, Error> {
+    let mut bytes = Vec::new();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        let n = match from.read(&mut chunk) {
+            Ok(0) => {
+                // untouched pages cost nothing while it grew, but the bytes are kept for a while
+                bytes.shrink_to_fit();
+                return Ok(bytes);
+            }
+            Ok(n) => n,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
+            Err(e) => return Err(limits.read(e, place)),
+        };
+        if let Some(over) = limits.over(place) {
+            return Err(over);
+        }
+        if (bytes.len() + n) as u64 > most {
+            return Err(Error::TooLarge { place: place.clone(), limit: limits.bytes, declared: None });
+        }
+        if bytes.capacity() < bytes.len() + n {
+            // never beyond what was reserved, and for all but giants at once: growing in steps would hold two copies in between
+            let capacity = (bytes.capacity() * 2).max(AT_ONCE).min(most as usize).max(bytes.len() + n);
+            bytes.try_reserve_exact(capacity - bytes.len()).map_err(|e| Error::Memory(Box::new(no_memory(&e.to_string()))))?;
+        }
+        bytes.extend_from_slice(&chunk[..n]);
+    }
+}
+
+/// The machine has less memory than the budget says.
+fn no_memory(reason: &str) -> Failure {
+    Failure::new(Class::Engine, "out_of_memory", "the engine got no memory for the image")
+        .detail(reason)
+        .hint("Lower \"pg_caption.memory\" or \"pg_caption.max_image_size\".")
+}
+
+/// Fails with [`io::ErrorKind::FileTooLarge`] when more than `left` bytes come.
+struct Bounded<R> {
+    inner: R,
+    left: u64,
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let n = self.inner.read(buffer)?;
+        self.left = self.left.checked_sub(n as u64).ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(n)
+    }
+}

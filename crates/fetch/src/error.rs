@@ -1,0 +1,248 @@
+//! Everything that can go wrong with a fetch, and what each of it means for the row that asked.
+//!
+//! Class, code and hint hang on the variant; nobody looks into the words. No variant holds a raw URL: [`Place`] is made by
+//! `target.rs`, which removes what may be secret.
+
+use pg_caption_wire::{Class, Failure};
+use std::time::Duration;
+
+/// Where it happened, safe to show to anybody.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// `name:port`, the key under which the host is scheduled; empty where the URL names no host.
+    pub host: String,
+    /// The URL without user, password, fragment and the values of its query.
+    pub url: String,
+}
+
+/// Which limit of time ran out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Looking the name up.
+    Resolve,
+    /// Connecting, TLS included.
+    Connect,
+    /// Everything together: `pg_caption.fetch_timeout`.
+    Total,
+    /// The caller's own patience: `pg_caption.timeout`.
+    Caller,
+}
+
+/// Why a URL did not become bytes.
+#[derive(Debug, Clone, thiserror::Error)]
+#[allow(missing_docs)] // the fields are the facts named in each message
+pub enum Error {
+    #[error("the URL cannot be used: {reason}")]
+    BadUrl { shown: String, reason: String },
+    #[error("only http and https URLs are fetched, not {scheme}:")]
+    Scheme { shown: String, scheme: String },
+    #[error("the URL carries a user name or password")]
+    Credentials { place: Place },
+    #[error("host {} is not among the allowed hosts", place.host)]
+    ForbiddenHost { place: Place },
+    #[error("{} is at {address}, which is not a public address ({what})", place.host)]
+    ForbiddenAddress { place: Place, address: String, what: &'static str },
+    #[error("the name of {} could not be looked up", place.host)]
+    Dns { place: Place, reason: String },
+    #[error("no connection to {}", place.host)]
+    Connect { place: Place, reason: String },
+    #[error("no secure connection to {}", place.host)]
+    Tls { place: Place, reason: String, no_roots: bool },
+    #[error("{} broke the connection off", place.host)]
+    Reset { place: Place, reason: String },
+    #[error("{} took too long", place.host)]
+    Timeout { place: Place, stage: Stage, limit: Duration },
+    #[error("{} answered with status {status}", place.host)]
+    Status { place: Place, status: u16, retry_after: Option<Duration> },
+    #[error("the image is larger than {limit} bytes")]
+    TooLarge { place: Place, limit: u64, declared: Option<u64> },
+    #[error("more than {limit} redirects")]
+    TooManyRedirects { place: Place, limit: u32 },
+    #[error("the redirects of {} go in a circle", place.host)]
+    RedirectLoop { place: Place },
+    #[error("{} redirects from https to http", place.host)]
+    InsecureRedirect { place: Place },
+    #[error("{} redirects to something that cannot be fetched", place.host)]
+    BadRedirect {
+        place: Place,
+        #[source]
+        cause: Box<Error>,
+    },
+    #[error("{} does not answer in HTTP", place.host)]
+    NotHttp { place: Place, reason: String },
+    #[error("{} sends more headers than anybody needs", place.host)]
+    HeadersTooLarge { place: Place },
+    #[error("the body is encoded in a way that cannot be undone")]
+    BadEncoding { place: Place, reason: String },
+    #[error("the proxy did not connect to {}", place.host)]
+    Proxy { place: Place, reason: String },
+    #[error("host {} asked for patience", place.host)]
+    HostCooling { place: Place, wait: Duration },
+    #[error("host {} is at its limit of concurrent requests", place.host)]
+    HostBusy { place: Place },
+    #[error("nobody waits for the answer any more")]
+    Cancelled { place: Place },
+    #[error("{}", .0.message)]
+    Memory(Box<Failure>),
+    #[error("{setting} cannot be used: {reason}")]
+    Setting { setting: &'static str, reason: String },
+}
+
+impl Error {
+    /// What the failure means for the caller (the table in `ARCHITECTURE.md`).
+    pub fn class(&self) -> Class {
+        use Error::*;
+        match self {
+            BadUrl { .. } | Scheme { .. } | Credentials { .. } | ForbiddenHost { .. } | ForbiddenAddress { .. } => Class::Reject,
+            TooLarge { .. } | TooManyRedirects { .. } | RedirectLoop { .. } | InsecureRedirect { .. } | BadRedirect { .. } => Class::Reject,
+            NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } => Class::Reject,
+            Status { status, retry_after, .. } => crate::status::class(*status, retry_after.is_some()),
+            Dns { .. } | Connect { .. } | Tls { .. } | Reset { .. } | Timeout { .. } | Proxy { .. } | Cancelled { .. } => Class::Retry,
+            HostCooling { .. } | HostBusy { .. } => Class::Host,
+            Memory(failure) => failure.class,
+            Setting { .. } => Class::Engine,
+        }
+    }
+
+    /// Short and stable, for grouping.
+    pub fn code(&self) -> String {
+        use Error::*;
+        match self {
+            BadUrl { .. } => "bad_url",
+            Scheme { .. } => "bad_scheme",
+            Credentials { .. } => "url_credentials",
+            ForbiddenHost { .. } => "forbidden_host",
+            ForbiddenAddress { .. } => "forbidden_address",
+            Dns { .. } => "dns",
+            Connect { .. } => "connect",
+            Tls { .. } => "tls",
+            Reset { .. } => "reset",
+            Timeout { .. } => "timeout",
+            Status { status, .. } => return format!("http_{status}"),
+            TooLarge { .. } => "too_large",
+            TooManyRedirects { .. } => "too_many_redirects",
+            RedirectLoop { .. } => "redirect_loop",
+            InsecureRedirect { .. } => "insecure_redirect",
+            // what is wrong with the redirect is what users group by
+            BadRedirect { cause, .. } => return cause.code(),
+            NotHttp { .. } => "not_http",
+            HeadersTooLarge { .. } => "headers_too_large",
+            BadEncoding { .. } => "bad_encoding",
+            Proxy { .. } => "proxy",
+            HostCooling { .. } => "host_cooling",
+            HostBusy { .. } => "host_busy",
+            Cancelled { .. } => "cancelled",
+            Memory(failure) => return failure.code.clone(),
+            Setting { .. } => "bad_setting",
+        }
+        .into()
+    }
+
+    /// The failure as it travels to the caller.
+    pub fn failure(&self) -> Failure {
+        if let Error::Memory(failure) = self {
+            return Failure::clone(failure);
+        }
+        let class = self.class();
+        let mut failure = Failure::new(class, self.code(), self.to_string());
+        failure.detail = Some(self.detail()).filter(|d| !d.is_empty());
+        failure.hint = self.hint();
+        failure.host = match class {
+            Class::Host => self.place().map(|p| p.host.clone()),
+            _ => None,
+        };
+        failure.retry_after_ms = self.retry_after().map(|d| d.as_millis() as u64);
+        failure
+    }
+
+    /// When asking the host again makes sense, where it said so.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::Status { retry_after, .. } => *retry_after,
+            Error::HostCooling { wait, .. } => Some(*wait),
+            _ => None,
+        }
+    }
+
+    /// Where it happened, if a host was involved.
+    pub fn place(&self) -> Option<&Place> {
+        use Error::*;
+        match self {
+            BadUrl { .. } | Scheme { .. } | Memory(_) | Setting { .. } => None,
+            Credentials { place }
+            | ForbiddenHost { place }
+            | ForbiddenAddress { place, .. }
+            | Dns { place, .. }
+            | Connect { place, .. }
+            | Tls { place, .. }
+            | Reset { place, .. }
+            | Timeout { place, .. }
+            | Status { place, .. }
+            | TooLarge { place, .. }
+            | TooManyRedirects { place, .. }
+            | RedirectLoop { place }
+            | InsecureRedirect { place }
+            | BadRedirect { place, .. }
+            | NotHttp { place, .. }
+            | HeadersTooLarge { place }
+            | BadEncoding { place, .. }
+            | Proxy { place, .. }
+            | HostCooling { place, .. }
+            | HostBusy { place }
+            | Cancelled { place } => Some(place),
+        }
+    }
+
+    fn detail(&self) -> String {
+        use Error::*;
+        let url = self.place().map(|p| p.url.as_str()).unwrap_or_default();
+        match self {
+            BadUrl { shown, .. } | Scheme { shown, .. } => format!("URL: {shown}"),
+            Setting { .. } | Memory(_) => String::new(),
+            Dns { reason, .. }
+            | Connect { reason, .. }
+            | Tls { reason, .. }
+            | Reset { reason, .. }
+            | NotHttp { reason, .. }
+            | BadEncoding { reason, .. }
+            | Proxy { reason, .. } => format!("URL: {url}; {reason}"),
+            Timeout { stage, limit, .. } => {
+                let what = match stage {
+                    Stage::Resolve => "the name was not looked up",
+                    Stage::Connect => "no connection",
+                    Stage::Total => "the image was not complete",
+                    Stage::Caller => "the image was not complete when the caller's time ended,",
+                };
+                format!("URL: {url}; {what} after {:.1} s", limit.as_secs_f64())
+            }
+            TooLarge { declared: Some(bytes), .. } => format!("URL: {url}; the server announces {bytes} bytes"),
+            BadRedirect { cause, .. } => format!("URL: {url}; {cause} ({})", cause.detail()),
+            _ => format!("URL: {url}"),
+        }
+    }
+
+    fn hint(&self) -> Option<String> {
+        use Error::*;
+        let hint = match self {
+            BadUrl { .. } => "Give a whole URL such as https://cdn.example.com/p/42.jpg.",
+            Scheme { .. } => "For a picture that is not on the web, call caption_image with its bytes (bytea).",
+            Credentials { .. } => "Remove user and password from the URL; use a signed URL if the picture is protected.",
+            ForbiddenHost { .. } => "A superuser can add the host to \"pg_caption.allowed_hosts\".",
+            ForbiddenAddress { .. } => "If this is meant, a superuser can add the network to \"pg_caption.allowed_networks\".",
+            Tls { no_roots: true, .. } => "No certificate authorities are installed on this server: install the package ca-certificates.",
+            Tls { .. } => "Check the server's certificate, or install its authority in this server's certificate store.",
+            Timeout { stage: Stage::Resolve | Stage::Connect, .. } => "See \"pg_caption.connect_timeout\".",
+            Timeout { stage: Stage::Total, .. } => "See \"pg_caption.fetch_timeout\".",
+            Timeout { stage: Stage::Caller, .. } => "See \"pg_caption.timeout\".",
+            TooLarge { .. } => "See \"pg_caption.max_image_size\".",
+            TooManyRedirects { .. } => "See \"pg_caption.max_redirects\".",
+            InsecureRedirect { .. } => "Store the http URL itself if an unprotected connection is acceptable.",
+            BadRedirect { cause, .. } => return cause.hint(),
+            HostBusy { .. } => "See \"pg_caption.host_concurrency\".",
+            Proxy { .. } => "See \"pg_caption.proxy\".",
+            Status { status: 401 | 403, .. } => "The picture must be readable without signing in.",
+            _ => return None,
+        };
+        Some(hint.into())
+    }
+}

@@ -1,0 +1,346 @@
+//! The fetcher: one URL, its redirects, and the answer.
+
+use crate::address::AddressPolicy;
+use crate::attempt;
+use crate::client::{self, Client};
+use crate::error::Error;
+use crate::fault::Limits;
+use crate::gate::{Admission, Gate, Permit};
+use crate::hosts::{Answer, Cooldown, Hosts};
+use crate::lookup::{Lookup, LookupError, Resolve, SystemResolver};
+use crate::names::HostPatterns;
+use crate::settings::{self, Settings};
+use crate::target::Target;
+use crate::{body, status};
+use pg_caption_wire::{Failure, HostStatus};
+use std::collections::HashSet;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant, SystemTime};
+use ureq::http::header::{self, HeaderName};
+use ureq::http::{HeaderMap, HeaderValue, Response, StatusCode};
+
+/// Look-up threads: enough that a few dead names do not hold up the rest.
+const MAX_LOOKUP_THREADS: usize = 8;
+/// Longest ETag or Last-Modified kept, bytes.
+const MAX_VALIDATOR: usize = 1024;
+
+/// What to fetch, for whom.
+#[derive(Debug, Clone, Copy)]
+pub struct Get<'a> {
+    /// As the user gave it.
+    pub url: &'a str,
+    /// Of the picture captioned before; an unchanged one is answered with [`Fetched::NotModified`].
+    pub etag: Option<&'a str>,
+    /// Likewise.
+    pub last_modified: Option<&'a str>,
+    /// The caller's patience. The total limit of [`Settings`] holds as well.
+    pub deadline: Instant,
+    /// Set when the caller has left; the fetch ends within a fraction of a second.
+    pub cancelled: &'a Arc<AtomicBool>,
+}
+
+/// What came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fetched {
+    /// The picture's bytes, whatever they are.
+    Body {
+        /// After content decoding; at most [`Settings::max_bytes`].
+        bytes: Vec<u8>,
+        /// As the server sent it.
+        etag: Option<String>,
+        /// As the server sent it.
+        last_modified: Option<String>,
+        /// Where it was after all redirects, in the form that may be shown (no query values).
+        url_final: String,
+    },
+    /// The picture is the one captioned before.
+    NotModified,
+}
+
+/// Called once, before any byte of a body is kept, with the most bytes that can come. It may block (within the caller's
+/// deadline) until there is room; the engine keeps the reservation itself. Its failure becomes the fetch's.
+pub type Reserve<'a> = dyn FnMut(u64) -> Result<(), Box<Failure>> + 'a;
+
+/// What tests and embedders replace.
+#[derive(Debug)]
+pub struct Parts {
+    /// Names to addresses; its answers are judged like any.
+    pub resolver: Arc<dyn Resolve>,
+    /// DER certificates of the authorities to trust instead of the system's.
+    pub roots: Option<Vec<Vec<u8>>>,
+}
+
+impl Default for Parts {
+    fn default() -> Self {
+        Parts { resolver: Arc::new(SystemResolver), roots: None }
+    }
+}
+
+/// Fetches. One for the engine's life, shared by its fetch threads.
+pub struct Fetcher {
+    settings: Settings,
+    names: HostPatterns,
+    lookup: Arc<Lookup>,
+    client: Client,
+    gate: Arc<Gate>,
+}
+
+impl std::fmt::Debug for Fetcher {
+    /// Without the settings: the proxy's URL may hold a password.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fetcher").finish_non_exhaustive()
+    }
+}
+
+impl Fetcher {
+    /// Checks the settings, reads the system's certificates, starts the look-up threads.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a setting that cannot be used.
+    pub fn new(settings: Settings) -> Result<Fetcher, Error> {
+        Fetcher::with_parts(settings, Parts::default())
+    }
+
+    /// As [`Fetcher::new`], with some parts replaced.
+    ///
+    /// # Errors
+    /// As [`Fetcher::new`].
+    pub fn with_parts(settings: Settings, parts: Parts) -> Result<Fetcher, Error> {
+        // the client would panic on it at the first request
+        HeaderValue::from_str(&settings.user_agent)
+            .map_err(|_| Error::Setting { setting: "user agent", reason: "it cannot be sent as a header".into() })?;
+        let names = HostPatterns::parse(&settings.allowed_hosts)?;
+        let policy = AddressPolicy::new(settings::networks(&settings.allowed_networks)?);
+        let threads = settings.concurrency.clamp(1, MAX_LOOKUP_THREADS);
+        let lookup = Lookup::new(policy, parts.resolver, threads)
+            .map_err(|e| Error::Setting { setting: "pg_caption.fetch_concurrency", reason: format!("no threads for look-ups: {e}") })?;
+        let lookup = Arc::new(lookup);
+        let client = client::client(&settings, lookup.clone(), parts.roots)?;
+        let gate = Gate::new(Hosts::new(settings.host_concurrency.min(u32::MAX as usize) as u32, RandomState::new().hash_one(0)));
+        Ok(Fetcher { settings, names, lookup, client, gate })
+    }
+
+    /// May a request to `host` ([`crate::host_key`]) start now? Never blocks.
+    pub fn admit(&self, host: &str) -> Admission {
+        self.gate.admit(host)
+    }
+
+    /// Hosts with requests in flight or cooling.
+    pub fn hosts(&self) -> Vec<HostStatus> {
+        self.gate.snapshot()
+    }
+
+    /// The pauses that are not over, for the next engine.
+    pub fn cooldowns(&self) -> Vec<Cooldown> {
+        self.gate.cooldowns()
+    }
+
+    /// Takes over the pauses of the engine before.
+    pub fn restore(&self, cooldowns: &[Cooldown]) {
+        self.gate.restore(cooldowns);
+    }
+
+    /// Fetches, waiting here while the host is at its cap. A cooling host is an error at once.
+    ///
+    /// # Errors
+    /// Why there are no bytes; see [`Error`].
+    pub fn fetch(&self, get: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Fetched, Error> {
+        self.run(None, get, reserve)
+    }
+
+    /// Fetches with a permit from [`Fetcher::admit`], without waiting for the host first.
+    ///
+    /// # Errors
+    /// Why there are no bytes; see [`Error`].
+    pub fn fetch_admitted(&self, permit: Permit, get: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Fetched, Error> {
+        self.run(Some(permit), get, reserve)
+    }
+
+    fn run(&self, mut permit: Option<Permit>, get: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Fetched, Error> {
+        let start = Instant::now();
+        let patience = get.deadline.saturating_duration_since(start);
+        let limits = Limits {
+            connect: self.settings.connect_timeout,
+            total: self.settings.total_timeout,
+            bytes: self.settings.max_bytes,
+            caller: (patience < self.settings.total_timeout).then_some(patience),
+            has_roots: self.client.has_roots,
+            proxied: self.settings.proxy.is_some(),
+        };
+        let _running = attempt::begin(start + self.settings.total_timeout, get.deadline, get.cancelled.clone());
+        let mut target = Target::parse(get.url)?;
+        let origin_https = target.is_https();
+        let mut seen = HashSet::new();
+        loop {
+            self.check(&target, &limits)?;
+            let held = self.permit(permit.take(), &target, &limits)?;
+            let response = match self.ask(&target, get, &limits) {
+                Ok(response) => response,
+                Err(e) => return Err(learn(held, e)),
+            };
+            let next = match self.judge(response, &target, get, &limits, reserve) {
+                Ok(Answered::Done(fetched)) => {
+                    held.finish(Answer::Served("http_200".into()));
+                    return Ok(fetched);
+                }
+                Ok(Answered::Redirect(location)) => {
+                    // given back before the next host is asked for: whoever waits never holds
+                    held.finish(Answer::Served("redirect".into()));
+                    location
+                }
+                Err(e) => return Err(learn(held, e)),
+            };
+            let place = target.place().clone();
+            seen.insert(target.url().clone());
+            let wrong = |cause| Error::BadRedirect { place: place.clone(), cause: Box::new(cause) };
+            let redirected = target.redirected(&next).map_err(wrong)?;
+            if origin_https && !redirected.is_https() {
+                return Err(Error::InsecureRedirect { place });
+            }
+            if seen.contains(redirected.url()) {
+                return Err(Error::RedirectLoop { place });
+            }
+            if seen.len() > self.settings.max_redirects as usize {
+                return Err(Error::TooManyRedirects { place, limit: self.settings.max_redirects });
+            }
+            target = redirected;
+        }
+    }
+
+    /// What can be said about a target without a connection. Names are judged when they are resolved, by the connection's own
+    /// resolver; only a proxy connects by itself, and then what the name means here is the best there is to judge.
+    fn check(&self, target: &Target, limits: &Limits) -> Result<(), Error> {
+        let place = target.place();
+        if !self.names.allow(target.host(), target.port()) {
+            return Err(Error::ForbiddenHost { place: place.clone() });
+        }
+        let refused = |e| limits.lookup(e, place);
+        if let Some(address) = target.literal() {
+            self.lookup.judge(address).map_err(refused)?;
+        } else if self.settings.proxy.is_some() {
+            match self.lookup.allowed(target.host(), target.port(), self.settings.connect_timeout) {
+                // a machine behind a proxy often knows no names of the outside
+                Ok(_) | Err(LookupError::Unknown(_) | LookupError::Slow) => {}
+                Err(e) => return Err(refused(e)),
+            }
+        }
+        Ok(())
+    }
+
+    /// The right to ask this host: the one at hand if it is for it, else one that is waited for.
+    fn permit(&self, held: Option<Permit>, target: &Target, limits: &Limits) -> Result<Permit, Error> {
+        let place = target.place();
+        if let Some(permit) = held.filter(|p| p.host() == place.host) {
+            return Ok(permit);
+        }
+        let asked = Instant::now();
+        match self.gate.wait(&place.host, &attempt::over) {
+            Admission::Go(permit) => {
+                attempt::extend(asked.elapsed());
+                Ok(permit)
+            }
+            Admission::Busy => {
+                Err(limits.over(place).filter(|e| matches!(e, Error::Cancelled { .. })).unwrap_or(Error::HostBusy { place: place.clone() }))
+            }
+            Admission::Cooling { until } => Err(Error::HostCooling { place: place.clone(), wait: until.saturating_duration_since(Instant::now()) }),
+        }
+    }
+
+    /// One request, up to the end of its headers.
+    fn ask(&self, target: &Target, get: &Get<'_>, limits: &Limits) -> Result<Response<ureq::Body>, Error> {
+        let uri = target.uri()?;
+        loop {
+            if let Some(over) = limits.over(target.place()) {
+                return Err(over);
+            }
+            let mut request = self.client.agent.get(uri.clone());
+            for (name, value) in [(header::IF_NONE_MATCH, get.etag), (header::IF_MODIFIED_SINCE, get.last_modified)] {
+                if let Some(value) = value.and_then(|v| HeaderValue::from_str(v).ok()) {
+                    request = request.header(name, value);
+                }
+            }
+            // the total limit is kept by the connection (`transport.rs`), because it can be extended while a body waits for
+            // memory; the client's own clock stands at the caller's patience
+            let request = request
+                .config()
+                .timeout_global(Some(get.deadline.saturating_duration_since(Instant::now())))
+                .timeout_connect(Some(self.settings.connect_timeout.min(attempt::left())))
+                .build();
+            attempt::take_connected();
+            match request.call() {
+                Ok(response) => return Ok(response),
+                Err(e) => match limits.explain(e, target.place()) {
+                    // a connection from the pool that the server had closed meanwhile says nothing: ask again with the
+                    // next one. Each is used up by it, so this ends with a fresh one.
+                    Error::Reset { .. } if !attempt::take_connected() => {}
+                    error => return Err(error),
+                },
+            }
+        }
+    }
+
+    fn judge(
+        &self,
+        response: Response<ureq::Body>,
+        target: &Target,
+        get: &Get<'_>,
+        limits: &Limits,
+        reserve: &mut Reserve<'_>,
+    ) -> Result<Answered, Error> {
+        let (head, content) = response.into_parts();
+        let place = target.place();
+        let conditional = get.etag.is_some() || get.last_modified.is_some();
+        match head.status {
+            StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => {
+                let bytes = body::read(content, &head.headers, limits, place, reserve)?;
+                let (etag, last_modified) = (validator(&head.headers, header::ETAG), validator(&head.headers, header::LAST_MODIFIED));
+                Ok(Answered::Done(Fetched::Body { bytes, etag, last_modified, url_final: place.url.clone() }))
+            }
+            StatusCode::NOT_MODIFIED if conditional => Ok(Answered::Done(Fetched::NotModified)),
+            status => {
+                let text = |name: HeaderName| head.headers.get(name).and_then(|v| std::str::from_utf8(v.as_bytes()).ok());
+                if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
+                    && let Some(location) = text(header::LOCATION)
+                {
+                    return Ok(Answered::Redirect(location.to_owned()));
+                }
+                let retry_after = match status.as_u16() {
+                    429 | 503 => text(header::RETRY_AFTER).and_then(|v| status::retry_after(v, text(header::DATE), SystemTime::now())),
+                    _ => None,
+                };
+                Err(Error::Status { place: place.clone(), status: status.as_u16(), retry_after })
+            }
+        }
+    }
+}
+
+/// What a response asks for.
+enum Answered {
+    Done(Fetched),
+    Redirect(String),
+}
+
+/// Gives the permit back with what `error` says about the host, and the error with what the host's pause became.
+fn learn(permit: Permit, mut error: Error) -> Error {
+    use Error::*;
+    let code = error.code();
+    let answer = match &error {
+        Status { status: status @ (429 | 503), retry_after, .. } => Answer::Patience { code, wait: *retry_after, certain: *status == 429 },
+        Dns { .. } | Connect { .. } | Tls { .. } | Reset { .. } | Proxy { .. } => Answer::Failed(code),
+        Timeout { stage, .. } if *stage != crate::error::Stage::Caller => Answer::Failed(code),
+        Timeout { .. } | Cancelled { .. } | Memory(_) => Answer::Dropped,
+        _ => Answer::Served(code),
+    };
+    let pause: Option<Duration> = permit.finish(answer);
+    if let Status { status: 429, retry_after, .. } = &mut error {
+        *retry_after = retry_after.or(pause);
+    }
+    error
+}
+
+/// A validator worth keeping for the next time.
+fn validator(headers: &HeaderMap, name: HeaderName) -> Option<String> {
+    headers.get(name)?.to_str().ok().filter(|v| !v.is_empty() && v.len() <= MAX_VALIDATOR).map(str::to_owned)
+}

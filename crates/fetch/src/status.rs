@@ -1,0 +1,80 @@
+//! What an HTTP status means, and how long a host that asks for patience wants to be left alone.
+
+use pg_caption_wire::Class;
+use std::time::{Duration, SystemTime};
+
+/// Longest patience a host can ask for. A row waits no longer for a header that may be a mistake.
+pub const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
+
+/// The class of a status that is not an answer. `patience`: the host sent a usable Retry-After.
+///
+/// 429 is always the host's doing. 503 without Retry-After may be this one URL's: it is tried again with the row's own
+/// attempts, or a URL that answers 503 for ever would be deferred for ever.
+pub(crate) fn class(status: u16, patience: bool) -> Class {
+    match status {
+        429 => Class::Host,
+        503 if patience => Class::Host,
+        408 | 425 | 500..=599 => Class::Retry,
+        _ => Class::Reject,
+    }
+}
+
+/// Reads Retry-After: seconds, or an HTTP date relative to the server's own Date (its clock may differ from ours), else to
+/// `now`. `None` if it is neither. Never longer than [`LONGEST_PATIENCE`].
+pub(crate) fn retry_after(value: &str, date: Option<&str>, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    let patience = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
+        // so many digits that they do not fit are a very long time
+        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
+    } else {
+        let until = httpdate::parse_http_date(value).ok()?;
+        let from = date.and_then(|d| httpdate::parse_http_date(d.trim()).ok()).unwrap_or(now);
+        until.duration_since(from).unwrap_or(Duration::ZERO)
+    };
+    Some(patience.min(LONGEST_PATIENCE))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MONDAY: &str = "Mon, 05 Jan 2026 10:00:00 GMT";
+    const A_MINUTE_LATER: &str = "Mon, 05 Jan 2026 10:01:00 GMT";
+
+    #[test]
+    fn retry_after_is_read_as_seconds_and_as_a_date() {
+        let now = httpdate::parse_http_date(MONDAY).unwrap();
+        assert_eq!(retry_after(" 7 ", None, now), Some(Duration::from_secs(7)));
+        assert_eq!(retry_after(A_MINUTE_LATER, None, now), Some(Duration::from_secs(60)));
+        assert_eq!(retry_after("soon", None, now), None);
+        assert_eq!(retry_after("-1", None, now), None);
+        assert_eq!(retry_after("", None, now), None);
+    }
+
+    #[test]
+    fn a_server_with_a_wrong_clock_is_understood_by_its_own_date() {
+        let ours = httpdate::parse_http_date(MONDAY).unwrap() + Duration::from_secs(1_000_000);
+        assert_eq!(retry_after(A_MINUTE_LATER, Some(MONDAY), ours), Some(Duration::from_secs(60)));
+    }
+
+    #[test]
+    fn no_header_can_stop_a_host_for_ever() {
+        let now = SystemTime::now();
+        for value in ["99999999999999999999999999", "18446744073709551615", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+            assert_eq!(retry_after(value, None, now), Some(LONGEST_PATIENCE));
+        }
+    }
+
+    #[test]
+    fn each_status_has_the_class_of_the_table() {
+        for status in [400, 401, 403, 404, 410, 451, 418, 300, 304, 204, 206] {
+            assert_eq!(class(status, false), Class::Reject, "{status}");
+            assert_eq!(class(status, true), Class::Reject, "{status}");
+        }
+        for status in [408, 425, 500, 502, 504, 520, 599] {
+            assert_eq!(class(status, true), Class::Retry, "{status}");
+        }
+        assert_eq!((class(429, false), class(429, true)), (Class::Host, Class::Host));
+        assert_eq!((class(503, false), class(503, true)), (Class::Retry, Class::Host));
+    }
+}

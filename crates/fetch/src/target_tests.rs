@@ -1,0 +1,137 @@
+//! Promises about reading URLs, and about what of them is shown.
+
+use super::*;
+use proptest::prelude::*;
+use std::net::Ipv4Addr;
+
+#[test]
+fn odd_spellings_of_an_ipv4_address_are_that_address() {
+    for host in
+        ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "0177.0.0.01", "127.0.0.1.", "%31%32%37.0.0.1", "１２７.0.0.1"]
+    {
+        let target = Target::parse(&format!("http://{host}/x.jpg")).unwrap();
+        assert_eq!(target.literal(), Some(Ipv4Addr::LOCALHOST.into()), "{host}");
+        assert_eq!(target.host(), "127.0.0.1", "{host}");
+    }
+}
+
+#[test]
+fn international_names_become_what_is_looked_up() {
+    assert_eq!(host_key("https://BÜCHER.example/a").unwrap(), "xn--bcher-kva.example:443");
+    assert_eq!(host_key("https://ｅｘａｍｐｌｅ.com。/a").unwrap(), "example.com:443");
+}
+
+#[test]
+fn one_host_has_one_key() {
+    for url in ["http://Example.com/a", "http://example.com:80/b", "http://EXAMPLE.COM./c?d", " http://example.com "] {
+        assert_eq!(host_key(url).unwrap(), "example.com:80", "{url}");
+    }
+    assert_eq!(host_key("http://[::0001]:8080/").unwrap(), "[::1]:8080");
+}
+
+#[test]
+fn only_http_and_https_are_fetched() {
+    for (url, scheme) in [
+        ("file:///etc/passwd", "file"),
+        ("ftp://example.com/x", "ftp"),
+        ("data:image/png;base64,SECRET", "data"),
+        ("javascript:alert(1)", "javascript"),
+        ("gopher://127.0.0.1:6379/_x", "gopher"),
+        ("blob:http://example.com/x", "blob"),
+    ] {
+        let error = Target::parse(url).unwrap_err();
+        assert!(matches!(&error, Error::Scheme { scheme: s, .. } if s == scheme), "{url}: {error:?}");
+        assert!(!format!("{:?}", error.failure()).contains("SECRET"));
+    }
+}
+
+#[test]
+fn what_is_no_url_is_refused_in_words() {
+    for url in [
+        "",
+        "photo.jpg",
+        "/p/42.jpg",
+        "http://",
+        "http:///",
+        "https://exa mple.com/",
+        "http://example.com:0/",
+        "http://example.com:99999/",
+        "http://[::1",
+        "//example.com/x",
+    ] {
+        let error = Target::parse(url).unwrap_err();
+        assert!(matches!(error, Error::BadUrl { .. }), "{url}: {error:?}");
+        assert_eq!((error.code().as_str(), error.failure().class), ("bad_url", pg_caption_wire::Class::Reject));
+    }
+    assert!(matches!(Target::parse(&format!("http://a/{}", "x".repeat(9000))), Err(Error::BadUrl { .. })));
+}
+
+#[test]
+fn credentials_are_refused_and_kept_nowhere() {
+    for url in [
+        "https://ann:hunter2@example.com/p.jpg",
+        "https://hunter2@example.com/",
+        "https://:hunter2@example.com/",
+        "ftp://ann:hunter2@example.com/",
+        "http://ann:hunter2@[::1/",
+        "http://ann:hunter2@exa mple/",
+    ] {
+        let error = Target::parse(url).unwrap_err();
+        let told = format!("{error:?} {error} {:?}", error.failure());
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn the_values_of_a_query_are_not_shown() {
+    let target = Target::parse("https://cdn.example.com:8443/p/42.jpg?id=7&X-Signature=s3cr3t&t0ken#frag").unwrap();
+    assert_eq!(target.place().url, "https://cdn.example.com:8443/p/42.jpg?id=…&X-Signature=…&…");
+}
+
+#[test]
+fn a_redirect_is_read_against_where_it_came_from() {
+    let from = Target::parse("https://example.com/a/b?c").unwrap();
+    for (location, to) in [
+        ("d", "https://example.com/a/d"),
+        ("/d", "https://example.com/d"),
+        ("?d", "https://example.com/a/b?d"),
+        ("//other.example/d", "https://other.example/d"),
+        ("http://other.example", "http://other.example/"),
+        ("\\\\other.example\\d", "https://other.example/d"),
+    ] {
+        assert_eq!(from.redirected(location).unwrap().url().as_str(), to, "{location}");
+    }
+    assert!(matches!(from.redirected("file:///etc/passwd"), Err(Error::Scheme { .. })));
+    assert!(matches!(from.redirected("https://u:p@example.com/"), Err(Error::Credentials { .. })));
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn any_text_is_read_or_refused_and_both_readers_agree(text in "(https?:)?[/\\\\]{0,3}([a-z0-9.:@%_\\[\\]-]{0,20}|\\PC{0,12})[:@/?#\\\\]?\\PC{0,20}") {
+        match Target::parse(&text) {
+            Ok(target) => {
+                let uri = target.uri().unwrap();
+                prop_assert_eq!(uri.host(), target.url().host_str());
+                prop_assert!(uri.authority().is_some_and(|a| !a.as_str().contains('@')));
+                prop_assert!(!target.host().is_empty());
+            }
+            Err(error) => prop_assert_eq!(error.failure().class, pg_caption_wire::Class::Reject),
+        }
+    }
+
+    #[test]
+    fn an_ipv4_address_in_any_spelling_is_judged_as_itself(n in any::<u32>(), spelling in 0..5) {
+        let v4 = Ipv4Addr::from(n);
+        let [a, b, c, d] = v4.octets();
+        let host = match spelling {
+            0 => n.to_string(),
+            1 => format!("0x{n:x}"),
+            2 => format!("0{n:o}"),
+            3 => format!("{a}.{}", n & 0xff_ffff),
+            _ => format!("0x{a:x}.0{b:o}.{c}.{d}"),
+        };
+        prop_assert_eq!(Target::parse(&format!("http://{host}/")).unwrap().literal(), Some(v4.into()), "{}", host);
+    }
+}

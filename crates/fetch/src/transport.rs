@@ -1,0 +1,130 @@
+//! The HTTP client's connections, made ours: only judged addresses, deadlines that hold over any number of reads, and
+//! callers that can leave. Everything here uses ureq's `unversioned` interface.
+
+use crate::attempt;
+use crate::lookup::{Lookup, LookupError};
+use std::sync::Arc;
+use std::time::Duration;
+use ureq::Error;
+use ureq::config::Config;
+use ureq::http::Uri;
+use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+use ureq::unversioned::transport::time::Duration as Wait;
+use ureq::unversioned::transport::{Buffers, ConnectionDetails, Connector, Either, NextTimeout, RustlsConnector, TcpConnector, Transport};
+
+/// Longest single wait for the network, so that a caller who leaves frees its thread soon.
+const SLICE: Duration = Duration::from_millis(100);
+/// Addresses of one host that are tried; ureq has room for 16.
+const MAX_ADDRESSES: usize = 8;
+
+/// Resolves through [`Lookup`]. With a proxy ureq asks it for the proxy alone, whose address is the superuser's choice.
+#[derive(Debug)]
+pub(crate) struct JudgingResolver {
+    pub(crate) lookup: Arc<Lookup>,
+    pub(crate) connect_timeout: Duration,
+    pub(crate) proxy: Option<Uri>,
+}
+
+impl Resolver for JudgingResolver {
+    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let other = |e: LookupError| Error::Other(Box::new(e));
+        let limit = self.connect_timeout.min(*timeout.after);
+        let host = uri.host().unwrap_or_default();
+        let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
+        let addresses = match &self.proxy {
+            None => self.lookup.allowed(host, port, limit).map_err(other)?,
+            Some(proxy) if proxy == uri && config.proxy().is_some() => {
+                self.lookup.all(host, limit).map_err(other)?.into_iter().map(|a| (a, port).into()).collect()
+            }
+            Some(_) => return Err(other(LookupError::Unknown("only the proxy connects".into()))),
+        };
+        let mut result = self.empty();
+        addresses.into_iter().take(MAX_ADDRESSES).for_each(|a| result.push(a));
+        Ok(result)
+    }
+}
+
+/// TCP as ureq opens it (to the addresses of the resolver), with [`Watched`] around it.
+#[derive(Debug, Default)]
+pub(crate) struct WatchedTcp(TcpConnector);
+
+impl<In: Transport> Connector<In> for WatchedTcp {
+    type Out = Either<In, Watched>;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
+        // a tunnel through the proxy; its TCP connection came from here too
+        if let Some(tunnel) = chained {
+            return Ok(Some(Either::A(tunnel)));
+        }
+        attempt::mark_connected();
+        let tcp = Connector::<()>::connect(&self.0, details, None)?;
+        Ok(tcp.map(|tcp| Either::B(Watched(Box::new(tcp)))))
+    }
+}
+
+/// A connection that gives up at the fetch's deadline, however slowly bytes trickle in, and when the caller leaves.
+#[derive(Debug)]
+pub(crate) struct Watched(Box<dyn Transport>);
+
+impl Transport for Watched {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.0.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        // requests are small and fit the socket's buffer: no need to wake up in between
+        self.0.transmit_output(amount, until_deadline(timeout))
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        let (started, timeout) = (std::time::Instant::now(), until_deadline(timeout));
+        loop {
+            if attempt::over() {
+                return Err(Error::Timeout(timeout.reason));
+            }
+            let left = timeout.after.saturating_sub(started.elapsed());
+            let slice = NextTimeout { after: Wait::Exact(left.min(SLICE)), ..timeout };
+            match self.0.await_input(slice) {
+                Err(Error::Timeout(_)) if left > SLICE => {}
+                result => return result,
+            }
+        }
+    }
+
+    fn is_open(&mut self) -> bool {
+        self.0.is_open()
+    }
+}
+
+fn until_deadline(timeout: NextTimeout) -> NextTimeout {
+    NextTimeout { after: Wait::Exact((*timeout.after).min(attempt::left())), ..timeout }
+}
+
+/// TLS as ureq does it, with one configuration for all. ureq builds a new one (certificate store and all) for each
+/// connection whose request has settings of its own, and all of ours have: their deadlines.
+#[derive(Debug, Default)]
+pub(crate) struct SharedTls(RustlsConnector);
+
+impl<In: Transport> Connector<In> for SharedTls {
+    type Out = <RustlsConnector as Connector<In>>::Out;
+
+    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
+        // a chain that opened nothing (no address answered) has failed before it came here
+        if chained.is_none() {
+            return Err(Error::ConnectionFailed);
+        }
+        let shared = ConnectionDetails {
+            uri: details.uri,
+            addrs: details.addrs.clone(),
+            config: details.config,
+            request_level: false,
+            resolver: details.resolver,
+            now: details.now,
+            timeout: details.timeout,
+            current_time: details.current_time.clone(),
+            run_connector: details.run_connector.clone(),
+            register_shutdown: details.register_shutdown.clone(),
+        };
+        self.0.connect(&shared, chained)
+    }
+}

@@ -1,0 +1,283 @@
+//! Promises about where connections go: nowhere but to addresses that were judged, on every hop.
+
+mod world;
+
+use pg_caption_fetch::{Error, Fetcher, Parts, Resolve, Stage};
+use pg_caption_wire::Class;
+use std::io::{self, Write};
+use std::net::IpAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+use world::*;
+
+fn fine() -> Server {
+    Server::start(|_, s| reply(s, "200 OK", "", b"picture"))
+}
+
+#[test]
+fn by_default_no_spelling_of_loopback_is_connected_to() {
+    let server = fine();
+    let fetcher = named(Arc::new(pg_caption_fetch::SystemResolver), |s| s.allowed_networks.clear());
+    for host in [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f.1",
+        "017700000001",
+        "localhost",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "[::ffff:7f00:1]",
+        "0.0.0.0",
+        "0",
+        "[::]",
+        "127.0.0.2",
+    ] {
+        let error = get(&fetcher, &format!("http://{host}:{}/", server.port)).unwrap_err();
+        assert!(matches!(error, Error::ForbiddenAddress { .. }), "{host}: {error:?}");
+        let failure = error.failure();
+        assert_eq!((failure.code.as_str(), failure.class), ("forbidden_address", Class::Reject));
+        assert!(failure.hint.unwrap().contains("pg_caption.allowed_networks"));
+    }
+    assert_eq!(server.connections(), 0);
+}
+
+#[test]
+fn a_name_is_judged_by_what_it_resolves_to() {
+    let server = fine();
+    let names = Names::new(&[
+        ("metadata.example", &[&["169.254.169.254"]]),
+        ("mapped.example", &[&["::ffff:10.0.0.1"]]),
+        ("nat64.example", &[&["64:ff9b::7f00:1"]]),
+        ("xn--bcher-kva.example", &[&["127.0.0.2"]]),
+        ("none.example", &[&[]]),
+    ]);
+    let fetcher = named(names, |_| {});
+    for host in ["metadata.example", "mapped.example", "nat64.example", "bücher.example"] {
+        assert_eq!(code(get(&fetcher, &format!("http://{host}:{}/", server.port))), "forbidden_address", "{host}");
+    }
+    for host in ["none.example", "unknown.example"] {
+        let error = get(&fetcher, &format!("http://{host}:{}/", server.port)).unwrap_err();
+        assert_eq!((error.code().as_str(), error.class()), ("dns", Class::Retry), "{host}");
+    }
+    assert_eq!(server.connections(), 0);
+}
+
+#[test]
+fn of_several_addresses_only_the_allowed_ones_are_tried() {
+    let server = Server::raw(|mut s, _| {
+        assert_eq!(s.local_addr().unwrap().ip(), IpAddr::from([127, 0, 0, 1]));
+        read_head(&mut s);
+        let _ = reply(&mut s, "200 OK", "Connection: close\r\n", b"picture");
+    });
+    let names = Names::new(&[("mixed.example", &[&["127.0.0.9", "10.0.0.1", "127.0.0.1", "::1"]])]);
+    assert_eq!(bytes(get(&named(names, |_| {}), &format!("http://mixed.example:{}/", server.port))), b"picture");
+}
+
+#[test]
+fn a_name_that_changes_its_answer_between_look_ups_is_judged_each_time() {
+    let server = Server::start(|_, s| reply(s, "200 OK", "Connection: close\r\n", b"picture"));
+    let names = Names::new(&[("rebind.example", &[&["127.0.0.1"], &["127.0.0.2"], &["127.0.0.1", "127.0.0.2"], &["10.0.0.1"]])]);
+    let fetcher = named(names, |_| {});
+    let url = format!("http://rebind.example:{}/", server.port);
+    assert_eq!(bytes(get(&fetcher, &url)), b"picture");
+    assert_eq!(code(get(&fetcher, &url)), "forbidden_address");
+    assert_eq!(bytes(get(&fetcher, &url)), b"picture");
+    assert_eq!(code(get(&fetcher, &url)), "forbidden_address");
+    assert_eq!(server.connections(), 2);
+}
+
+#[test]
+fn a_kept_connection_is_not_used_once_its_name_means_something_forbidden() {
+    let server = fine();
+    let names = Names::new(&[("rebind.example", &[&["127.0.0.1"], &["127.0.0.2"]])]);
+    let fetcher = named(names, |_| {});
+    let url = format!("http://rebind.example:{}/", server.port);
+    assert_eq!(bytes(get(&fetcher, &url)), b"picture");
+    assert_eq!(code(get(&fetcher, &url)), "forbidden_address");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn each_hop_of_a_redirect_is_judged_anew() {
+    let target = fine();
+    let port = target.port;
+    for (to, expected) in [
+        (format!("http://127.0.0.2:{port}/"), "forbidden_address"),
+        (format!("http://inside.example:{port}/"), "forbidden_address"),
+        (format!("//0x7f000002:{port}/"), "forbidden_address"),
+        ("http://169.254.169.254/latest/meta-data/".into(), "forbidden_address"),
+        ("file:///etc/passwd".into(), "bad_scheme"),
+        ("gopher://127.0.0.1:6379/".into(), "bad_scheme"),
+        (format!("http://ann:hunter2@127.0.0.1:{port}/"), "url_credentials"),
+        ("http://".into(), "bad_url"),
+    ] {
+        let header = format!("Location: {to}\r\n");
+        let server = Server::start(move |_, s| reply(s, "302 Found", &header, b""));
+        let fetcher = named(Names::new(&[("inside.example", &[&["127.0.0.3"]])]), |_| {});
+        let error = get(&fetcher, &server.url("/")).unwrap_err();
+        assert_eq!((error.code().as_str(), error.class()), (expected, Class::Reject), "{to}: {error:?}");
+        assert!(!format!("{error:?}{:?}", error.failure()).contains("hunter2"));
+    }
+    assert_eq!(target.connections(), 0);
+}
+
+#[test]
+fn redirects_are_followed_up_to_the_limit_and_never_in_circles() {
+    let server = Server::start(|r, s| match r.path.as_str() {
+        "/loop" => reply(s, "301 Moved", "Location: /loop2\r\n", b""),
+        "/loop2" => reply(s, "307 Moved", "Location: /loop#x\r\n", b""),
+        "/lost" => reply(s, "302 Found", "", b"no location"),
+        "/0" => reply(s, "200 OK", "", b"picture"),
+        path => {
+            let n: u32 = path[1..].parse().unwrap();
+            reply(s, ["301 A", "302 B", "303 C", "307 D", "308 E"][n as usize % 5], &format!("Location: {}\r\n", n - 1), b"elsewhere")
+        }
+    });
+    let fetcher = fetcher(|_| {});
+    assert_eq!(bytes(get(&fetcher, &server.url("/5"))), b"picture");
+    let error = get(&fetcher, &server.url("/6")).unwrap_err();
+    assert!(matches!(error, Error::TooManyRedirects { limit: 5, .. }), "{error:?}");
+    assert!(error.failure().hint.unwrap().contains("pg_caption.max_redirects"));
+    assert_eq!(code(get(&fetcher, &server.url("/loop"))), "redirect_loop");
+    assert_eq!(code(get(&fetcher, &server.url("/lost"))), "http_302");
+    assert_eq!(code(get(&self::fetcher(|s| s.max_redirects = 0), &server.url("/1"))), "too_many_redirects");
+}
+
+#[test]
+fn allowed_hosts_narrow_every_hop_and_open_nothing() {
+    let server = fine();
+    let names = Names::new(&[("cdn.example", &[&["127.0.0.1"]]), ("inside.example", &[&["127.0.0.2"]]), ("other.example", &[&["127.0.0.1"]])]);
+    let port = server.port;
+    let fetcher = named(names, |s| s.allowed_hosts = vec!["*.inside.example".into(), "inside.example".into(), "cdn.example".into()]);
+    assert_eq!(bytes(get(&fetcher, &format!("http://cdn.example:{port}/"))), b"picture");
+    let error = get(&fetcher, &format!("http://other.example:{port}/")).unwrap_err();
+    assert_eq!((error.code().as_str(), error.class()), ("forbidden_host", Class::Reject));
+    assert!(error.failure().hint.unwrap().contains("pg_caption.allowed_hosts"));
+    assert_eq!(code(get(&fetcher, &format!("http://inside.example:{port}/"))), "forbidden_address");
+    let header = format!("Location: http://other.example:{port}/\r\n");
+    let away = Server::start(move |_, s| reply(s, "302 Found", &header, b""));
+    assert_eq!(code(get(&fetcher, &format!("http://cdn.example:{}/", away.port))), "forbidden_host");
+}
+
+/// A name server that does not answer until it is told to.
+#[derive(Debug, Default)]
+struct Stuck {
+    asked: AtomicUsize,
+    free: Mutex<bool>,
+    freed: Condvar,
+}
+
+impl Resolve for Stuck {
+    fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        let free = self.free.lock().unwrap();
+        drop(self.freed.wait_timeout_while(free, PATIENCE, |free| !*free).unwrap());
+        Ok(vec![[127, 0, 0, 1].into()])
+    }
+}
+
+#[test]
+fn a_dead_name_server_costs_its_callers_a_timeout_and_never_more_threads() {
+    let (server, stuck) = (fine(), Arc::new(Stuck::default()));
+    let fetcher = named(stuck.clone(), |s| {
+        s.connect_timeout = Duration::from_millis(200);
+        s.concurrency = 2;
+        s.host_concurrency = 100;
+    });
+    let url = format!("http://name.example:{}/", server.port);
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| {
+                let error = get(&fetcher, &url).unwrap_err();
+                assert!(matches!(error, Error::Timeout { stage: Stage::Resolve, .. }), "{error:?}");
+                assert!(error.failure().hint.unwrap().contains("pg_caption.connect_timeout"));
+            });
+        }
+    });
+    assert!(stuck.asked.load(Ordering::SeqCst) <= 2);
+    *stuck.free.lock().unwrap() = true;
+    stuck.freed.notify_all();
+    assert_eq!(bytes(get(&fetcher, &url)), b"picture");
+    assert!(stuck.asked.load(Ordering::SeqCst) <= 3, "look-ups nobody waits for are not done");
+}
+
+/// A proxy that answers every CONNECT itself.
+fn proxy() -> Server {
+    Server::start(|r, s| match r.head.starts_with("CONNECT refused.example") {
+        true => reply(s, "403 Forbidden", "", b""),
+        false if r.head.starts_with("CONNECT ") => {
+            write!(s, "HTTP/1.1 200 OK\r\n\r\n")?;
+            Ok(Then::Keep)
+        }
+        false => reply(s, "200 OK", "", b"through the proxy"),
+    })
+}
+
+#[test]
+fn a_configured_proxy_connects_and_forbidden_addresses_stay_forbidden() {
+    let proxy = proxy();
+    let names = Names::new(&[("proxy.example", &[&["127.0.0.1"]]), ("inside.example", &[&["10.0.0.1"]]), ("refused.example", &[&["8.8.8.8"]])]);
+    let fetcher = named(names, |s| {
+        // the superuser named the proxy: its own address needs no opening
+        s.allowed_networks.clear();
+        s.proxy = Some(format!("http://proxy.example:{}", proxy.port));
+    });
+    assert_eq!(bytes(get(&fetcher, "http://unknown-here.example/p")), b"through the proxy");
+    assert_eq!(proxy.requests(), ["CONNECT unknown-here.example:80 HTTP/1.1", "GET /p HTTP/1.1"]);
+    for url in ["http://127.0.0.1/", "http://inside.example/", "http://[fd00::1]/", "http://proxy.example/"] {
+        assert_eq!(code(get(&fetcher, url)), "forbidden_address", "{url}");
+    }
+    let error = get(&fetcher, "http://refused.example/").unwrap_err();
+    assert_eq!((error.code().as_str(), error.class()), ("proxy", Class::Retry), "{error:?}");
+    for gone in ["http://127.0.0.1:1", "http://no-such-proxy.example:3128"] {
+        let error = get(&named(Names::new(&[]), |s| s.proxy = Some(gone.into())), "http://somewhere.example/").unwrap_err();
+        assert_eq!(error.code(), "proxy", "{error:?}");
+        assert!(error.failure().hint.unwrap().contains("pg_caption.proxy"));
+    }
+}
+
+#[test]
+fn a_proxy_setting_that_cannot_be_used_is_refused_without_repeating_its_password() {
+    for bad in ["socks5://ann:hunter2@proxy:1080", "ann:hunter2@:::", "ftp://ann:hunter2@proxy"] {
+        let mut settings = settings();
+        settings.proxy = Some(bad.into());
+        let error = Fetcher::with_parts(settings, Parts::default()).unwrap_err();
+        assert!(matches!(error, Error::Setting { setting: "pg_caption.proxy", .. }), "{error:?}");
+        assert!(!format!("{error:?}{error}").contains("hunter2"));
+    }
+}
+
+#[test]
+fn networks_that_cannot_be_read_are_refused_by_name() {
+    for bad in ["10.0.0.0/33", "ten", "10.0.0.0-10.0.0.9"] {
+        let mut settings = settings();
+        settings.allowed_networks = vec!["10.0.0.0/8".into(), bad.into()];
+        let error = Fetcher::with_parts(settings, Parts::default()).unwrap_err();
+        assert!(matches!(&error, Error::Setting { setting: "pg_caption.allowed_networks", reason } if reason.contains(bad)), "{error:?}");
+    }
+}
+
+/// The name of the variable under which this program is started again by the test below.
+const CHILD: &str = "PG_CAPTION_TEST_PROXY_CHILD";
+
+#[test]
+fn a_proxy_of_the_environment_is_ignored() {
+    if std::env::var_os(CHILD).is_some() {
+        let server = fine();
+        assert_eq!(bytes(get(&fetcher(|_| {}), &server.url("/"))), b"picture");
+        return;
+    }
+    let proxy = proxy();
+    let url = format!("http://127.0.0.1:{}", proxy.port);
+    let mut again = Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "a_proxy_of_the_environment_is_ignored"]).env(CHILD, "1");
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        again.env(name, &url);
+    }
+    let output = again.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(proxy.connections(), 0);
+}

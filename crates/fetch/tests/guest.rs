@@ -1,0 +1,163 @@
+//! Promises to the servers that are asked, and what each answer means.
+
+mod world;
+
+use pg_caption_fetch::{Admission, Error, Fetcher, host_key};
+use pg_caption_wire::Class;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use world::*;
+
+#[test]
+fn each_status_has_its_code_and_class() {
+    let server = Server::start(|r, s| reply(s, &format!("{} X", &r.path[1..]), "Connection: close\r\n", b"sorry"));
+    // a pause after one answer must not hide the next
+    for (statuses, class) in
+        [(&[400, 401, 403, 404, 410, 451, 204, 206][..], Class::Reject), (&[408, 425, 500, 502, 503, 504], Class::Retry), (&[429], Class::Host)]
+    {
+        for status in statuses {
+            let error = get(&fetcher(|_| {}), &server.url(&format!("/{status}"))).unwrap_err();
+            assert_eq!((error.code(), error.class()), (format!("http_{status}"), class));
+            assert!(error.failure().detail.unwrap().contains(&server.url("/")));
+        }
+    }
+}
+
+/// Asks for patience under `/busy`.
+fn strict(headers: &'static str) -> Server {
+    Server::start(move |r, s| match r.path.as_str() {
+        "/busy" => reply(s, "429 Slow down", headers, b""),
+        "/down" => reply(s, "503 Later", headers, b""),
+        _ => reply(s, "200 OK", "", b"picture"),
+    })
+}
+
+#[test]
+fn a_host_that_asks_for_patience_is_left_alone_and_others_go_on() {
+    for path in ["/busy", "/down"] {
+        let (server, other) = (strict("Retry-After: 600\r\n"), strict(""));
+        let fetcher = fetcher(|_| {});
+        let failure = get(&fetcher, &server.url(path)).unwrap_err().failure();
+        let key = host_key(&server.url("/")).unwrap();
+        assert_eq!((failure.class, failure.retry_after_ms, failure.host.as_deref()), (Class::Host, Some(600_000), Some(key.as_str())));
+
+        let error = get(&fetcher, &server.url("/p.jpg")).unwrap_err();
+        assert!(matches!(&error, Error::HostCooling { wait, .. } if *wait > Duration::from_secs(590)), "{error:?}");
+        assert_eq!((error.code().as_str(), error.class(), error.failure().host), ("host_cooling", Class::Host, Some(key.clone())));
+        assert!(matches!(fetcher.admit(&key), Admission::Cooling { .. }));
+        assert_eq!(server.requests().len(), 1, "it was not asked again");
+
+        assert_eq!(bytes(get(&fetcher, &other.url("/p.jpg"))), b"picture");
+        let status = fetcher.hosts();
+        assert_eq!(status.len(), 1);
+        assert_eq!((status[0].host.as_str(), status[0].in_flight, status[0].last.as_deref()), (key.as_str(), 0, Some(failure.code.as_str())));
+    }
+}
+
+#[test]
+fn retry_after_may_be_a_date() {
+    let server = strict("Date: Mon, 05 Jan 2026 10:00:00 GMT\r\nRetry-After: Mon, 05 Jan 2026 10:02:00 GMT\r\n");
+    assert_eq!(get(&fetcher(|_| {}), &server.url("/busy")).unwrap_err().failure().retry_after_ms, Some(120_000));
+}
+
+#[test]
+fn a_429_without_a_time_is_answered_with_a_pause_that_the_caller_learns() {
+    let server = strict("");
+    let fetcher = fetcher(|_| {});
+    let failure = get(&fetcher, &server.url("/busy")).unwrap_err().failure();
+    assert!(matches!(failure.retry_after_ms, Some(1..=1000)), "{failure:?}");
+    assert_eq!(fetcher.cooldowns().len(), 1);
+}
+
+#[test]
+fn the_next_engine_knows_which_hosts_are_cooling() {
+    let server = strict("Retry-After: 600\r\n");
+    let old = fetcher(|_| {});
+    assert_eq!(code(get(&old, &server.url("/busy"))), "http_429");
+    let new: Fetcher = fetcher(|_| {});
+    new.restore(&old.cooldowns());
+    assert_eq!(code(get(&new, &server.url("/p.jpg"))), "host_cooling");
+    assert_eq!(server.requests().len(), 1);
+}
+
+#[test]
+fn one_host_is_never_asked_more_often_at_once_than_allowed() {
+    let (now, most, met) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)), Meeting::default());
+    let seen = most.clone();
+    let server = Server::start(move |_, s| {
+        seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        met.wait_for(2);
+        now.fetch_sub(1, Ordering::SeqCst);
+        reply(s, "200 OK", "", b"picture")
+    });
+    let fetcher = fetcher(|s| s.host_concurrency = 2);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| assert_eq!(bytes(get(&fetcher, &server.url("/"))), b"picture"));
+        }
+    });
+    assert_eq!(most.load(Ordering::SeqCst), 2);
+    assert!(server.connections() <= 2, "connections are kept and used again");
+    assert!(fetcher.hosts().is_empty());
+}
+
+#[test]
+fn a_permit_is_for_one_request_and_comes_back_however_that_ends() {
+    let server = strict("");
+    let fetcher = fetcher(|s| s.host_concurrency = 1);
+    let key = host_key(&server.url("/")).unwrap();
+    let cancelled = Arc::default();
+    for path in ["/p.jpg", "/nothing-follows"] {
+        let Admission::Go(permit) = fetcher.admit(&key) else { panic!() };
+        assert!(matches!(fetcher.admit(&key), Admission::Busy));
+        let get = pg_caption_fetch::Get {
+            url: &server.url(path),
+            etag: None,
+            last_modified: None,
+            deadline: std::time::Instant::now() + PATIENCE,
+            cancelled: &cancelled,
+        };
+        fetcher.fetch_admitted(permit, &get, &mut |_| Ok(())).unwrap();
+    }
+    let Admission::Go(unused) = fetcher.admit(&key) else { panic!() };
+    drop(unused);
+    assert!(matches!(fetcher.admit(&key), Admission::Go(_)));
+}
+
+#[test]
+fn redirects_between_two_hosts_at_their_caps_do_not_wait_for_each_other() {
+    // each server sends half of what it is asked to the other, and both are allowed one request at once
+    let ports = Arc::new(Mutex::new([0; 2]));
+    let servers = [0, 1].map(|me| {
+        let ports = ports.clone();
+        Server::start(move |r, s| match r.path.as_str() {
+            "/away" => reply(s, "302 Found", &format!("Location: http://127.0.0.1:{}/here\r\n", ports.lock().unwrap()[1 - me]), b""),
+            _ => reply(s, "200 OK", "", b"picture"),
+        })
+    });
+    *ports.lock().unwrap() = [servers[0].port, servers[1].port];
+    let fetcher = fetcher(|s| s.host_concurrency = 1);
+    std::thread::scope(|scope| {
+        for n in 0..12 {
+            let url = servers[n % 2].url("/away");
+            let fetcher = &fetcher;
+            scope.spawn(move || assert_eq!(bytes(get(fetcher, &url)), b"picture"));
+        }
+    });
+    assert!(fetcher.hosts().is_empty());
+}
+
+#[test]
+fn a_busy_host_is_waited_for_no_longer_than_the_caller_waits() {
+    let server = strict("");
+    let fetcher = fetcher(|s| {
+        s.host_concurrency = 1;
+        s.total_timeout = Duration::from_millis(200);
+    });
+    let key = host_key(&server.url("/")).unwrap();
+    let Admission::Go(_held) = fetcher.admit(&key) else { panic!() };
+    let error = get(&fetcher, &server.url("/")).unwrap_err();
+    assert_eq!((error.code().as_str(), error.class(), error.failure().host), ("host_busy", Class::Host, Some(key)));
+    assert!(server.requests().is_empty());
+}

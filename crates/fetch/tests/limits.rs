@@ -1,0 +1,343 @@
+//! Promises about bytes and time: whatever a server sends, and however slowly.
+
+mod world;
+
+use pg_caption_fetch::{Error, Fetched, Get, Stage};
+use pg_caption_wire::{Class, Failure};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use world::*;
+
+fn gzip(bytes: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    bytes.for_each(|b| encoder.write_all(&b).unwrap());
+    encoder.finish().unwrap()
+}
+
+#[test]
+fn a_body_comes_whole_with_its_validators_over_one_connection() {
+    let server = Server::start(|_, s| reply(s, "200 OK", "ETag: \"v1\"\r\nLast-Modified: Mon, 05 Jan 2026 10:00:00 GMT\r\n", &[7; 300_000]));
+    let fetcher = fetcher(|_| {});
+    for _ in 0..3 {
+        let Ok(Fetched::Body { bytes, etag, last_modified, url_final }) = get(&fetcher, &server.url("/p.jpg?key=secret")) else { panic!() };
+        assert_eq!(bytes, vec![7; 300_000]);
+        assert_eq!((etag.as_deref(), last_modified.as_deref()), (Some("\"v1\""), Some("Mon, 05 Jan 2026 10:00:00 GMT")));
+        assert_eq!(url_final, server.url("/p.jpg?key=…"));
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn an_unchanged_picture_is_not_downloaded_again() {
+    let server = Server::start(|request, s| match request.header("If-None-Match") {
+        Some("\"v1\"") => {
+            write!(s, "HTTP/1.1 304 Not Modified\r\n\r\n")?;
+            Ok(Then::Keep)
+        }
+        _ => reply(s, "200 OK", "", b"new"),
+    });
+    let fetcher = fetcher(|_| {});
+    let url = server.url("/p.jpg");
+    let ask = |etag| {
+        let get = Get { url: &url, etag, last_modified: None, deadline: Instant::now() + PATIENCE, cancelled: &Arc::default() };
+        fetcher.fetch(&get, &mut |_| Ok(()))
+    };
+    assert_eq!(ask(Some("\"v1\"")).unwrap(), Fetched::NotModified);
+    assert_eq!(bytes(ask(Some("\"v0\""))), b"new");
+    assert_eq!(bytes(ask(Some("not\na header"))), b"new");
+}
+
+#[test]
+fn a_304_that_nobody_asked_for_is_no_answer() {
+    let server = Server::start(|_, s| {
+        write!(s, "HTTP/1.1 304 Not Modified\r\n\r\n")?;
+        Ok(Then::Keep)
+    });
+    assert_eq!(code(get(&fetcher(|_| {}), &server.url("/"))), "http_304");
+}
+
+#[test]
+fn every_server_learns_who_asks_and_nothing_else() {
+    let server = Server::start(|r, s| reply(s, "200 OK", "Set-Cookie: a=b\r\n", r.head.as_bytes()));
+    let fetcher = fetcher(|_| {});
+    get(&fetcher, &server.url("/")).unwrap();
+    let head = String::from_utf8(bytes(get(&fetcher, &server.url("/p#fragment")))).unwrap().to_ascii_lowercase();
+    assert!(head.contains("user-agent: pg_caption/") && head.starts_with("get /p http/1.1"), "{head}");
+    for unwanted in ["cookie", "authorization", "referer", "fragment"] {
+        assert!(!head.contains(unwanted), "{head}");
+    }
+}
+
+#[test]
+fn a_gzipped_body_is_inflated() {
+    let body = gzip((0..50).map(|n| vec![n; 1000]));
+    for name in ["gzip", "GZIP", "x-gzip", "identity, gzip"] {
+        let (body, header) = (body.clone(), format!("Content-Encoding: {name}\r\n"));
+        let server = Server::start(move |_, s| reply(s, "200 OK", &header, &body));
+        let got = bytes(get(&fetcher(|_| {}), &server.url("/")));
+        assert_eq!((got.len(), got[49_999]), (50_000, 49), "{name}");
+    }
+}
+
+#[test]
+fn a_gzip_body_that_inflates_to_300_mb_is_cut_at_the_limit() {
+    let bomb = gzip((0..300).map(|_| vec![0; 1 << 20]));
+    assert!(bomb.len() < 5_000_000);
+    let server = Server::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &bomb));
+    let fetcher = fetcher(|s| s.max_bytes = 10_000_000);
+    let mut reserved = Vec::new();
+    let error = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |n| {
+        reserved.push(n);
+        Ok(())
+    });
+    assert!(matches!(error, Err(Error::TooLarge { limit: 10_000_000, declared: None, .. })), "{error:?}");
+    assert_eq!(reserved, [10_000_000], "asked once, for the most that can come");
+}
+
+#[test]
+fn gzip_without_end_and_without_content_ends_too() {
+    let empty = gzip(std::iter::empty());
+    let server = Server::start(move |_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n")?;
+        loop {
+            s.write_all(&empty.repeat(1000))?;
+        }
+    });
+    assert_eq!(code(get(&fetcher(|_| {}), &server.url("/"))), "too_large");
+}
+
+#[test]
+fn broken_and_unwanted_encodings_are_refused() {
+    for (encoding, body) in [("gzip", &b"no gzip at all"[..]), ("br", b"x"), ("gzip, gzip", b"x"), ("deflate", b"x")] {
+        let header = format!("Content-Encoding: {encoding}\r\n");
+        let server = Server::start(move |_, s| reply(s, "200 OK", &header, body));
+        let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
+        assert_eq!((error.code().as_str(), error.class()), ("bad_encoding", Class::Reject), "{encoding}: {error:?}");
+    }
+    let cut = gzip((0..50).map(|n| vec![n; 1000]));
+    let server = Server::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &cut[..cut.len() / 2]));
+    assert_eq!(code(get(&fetcher(|_| {}), &server.url("/"))), "reset");
+}
+
+#[test]
+fn a_body_larger_than_the_limit_is_cut_whether_announced_or_not() {
+    let announced = Server::start(|_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n")?;
+        Ok(Then::Keep)
+    });
+    let error = get_with(&fetcher(|_| {}), &announced.url("/"), &Arc::default(), &mut |_| panic!("nothing is reserved for it"));
+    assert!(matches!(error, Err(Error::TooLarge { limit: 1_000_000, declared: Some(1_000_001), .. })), "{error:?}");
+
+    let endless = Server::start(|_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
+        loop {
+            write!(s, "400\r\n{}\r\n", "x".repeat(1024))?;
+        }
+    });
+    let error = get(&fetcher(|_| {}), &endless.url("/"));
+    assert!(matches!(error, Err(Error::TooLarge { limit: 1_000_000, declared: None, .. })), "{error:?}");
+
+    let exact = Server::start(|_, s| reply(s, "200 OK", "", &vec![1; 1_000_000]));
+    assert_eq!(bytes(get(&fetcher(|_| {}), &exact.url("/"))).len(), 1_000_000);
+}
+
+#[test]
+fn a_content_length_that_lies_is_noticed_in_either_direction() {
+    let long = Server::start(|_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")?;
+        Ok(Then::Close)
+    });
+    let error = get(&fetcher(|_| {}), &long.url("/")).unwrap_err();
+    assert_eq!((error.code().as_str(), error.class()), ("reset", Class::Retry), "{error:?}");
+
+    // what follows the announced end is no answer to the next request on that connection
+    let short = Server::start(|_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nrealHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake")?;
+        Ok(Then::Keep)
+    });
+    let fetcher = fetcher(|_| {});
+    for _ in 0..3 {
+        assert_eq!(bytes(get(&fetcher, &short.url("/"))), b"real");
+    }
+
+    for header in ["Content-Length: -5", "Content-Length: 99999999999999999999999", "Content-Length: 1\r\nContent-Length: 2"] {
+        let server = Server::start(move |_, s| {
+            write!(s, "HTTP/1.1 200 OK\r\n{header}\r\n\r\nxx")?;
+            Ok(Then::Close)
+        });
+        assert_eq!(get(&fetcher, &server.url("/")).unwrap_err().class(), Class::Reject, "{header}");
+    }
+}
+
+/// Drips `byte`s as long as anybody reads.
+fn drip(s: &mut impl Write, byte: &[u8]) -> std::io::Result<Then> {
+    loop {
+        s.write_all(byte)?;
+        std::thread::park_timeout(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_server_that_sends_a_byte_now_and_then_ends_at_the_total_limit() {
+    for part in ["status", "headers", "body", "chunks", "nothing"] {
+        let server = Server::start(move |_, s| {
+            match part {
+                "headers" => write!(s, "HTTP/1.1 200 OK\r\nX: ")?,
+                "body" => write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")?,
+                "chunks" => write!(s, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?,
+                "nothing" => {
+                    read_head(s);
+                    return Ok(Then::Close);
+                }
+                _ => {}
+            }
+            drip(s, if part == "chunks" { b"1\r\nx\r\n" } else { b"H" })
+        });
+        let fetcher = fetcher(|s| s.total_timeout = Duration::from_millis(500));
+        let start = Instant::now();
+        let error = get(&fetcher, &server.url("/")).unwrap_err();
+        let took = start.elapsed();
+        // a status line of H is no HTTP; that may be noticed before the time is over
+        if !(part == "status" && error.code() == "not_http") {
+            assert!(matches!(error, Error::Timeout { stage: Stage::Total, .. }), "{part}: {error:?}");
+            assert!(error.failure().hint.unwrap().contains("pg_caption.fetch_timeout"));
+            assert!(took >= Duration::from_millis(500), "{part}: {took:?}");
+        }
+        assert!(took < Duration::from_secs(5), "{part}: {took:?}");
+    }
+}
+
+#[test]
+fn a_caller_with_less_patience_than_the_server_s_setting_is_told_its_own_limit() {
+    let server = Server::start(|_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\n\r\n")?;
+        drip(s, b"x")
+    });
+    let get = Get {
+        url: &server.url("/"),
+        etag: None,
+        last_modified: None,
+        deadline: Instant::now() + Duration::from_millis(300),
+        cancelled: &Arc::default(),
+    };
+    let error = fetcher(|_| {}).fetch(&get, &mut |_| Ok(())).unwrap_err();
+    assert!(matches!(error, Error::Timeout { stage: Stage::Caller, .. }), "{error:?}");
+    assert!(error.failure().hint.unwrap().contains("pg_caption.timeout"));
+}
+
+#[test]
+fn time_spent_waiting_for_memory_is_not_the_server_s() {
+    let server = Server::start(|_, s| reply(s, "200 OK", "", b"late but whole"));
+    let limit = Duration::from_millis(400);
+    let fetcher = fetcher(|s| s.total_timeout = limit);
+    let got = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |_| {
+        // the engine's budget is full for longer than the whole fetch may take
+        let until = Instant::now() + 2 * limit;
+        while Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        Ok(())
+    });
+    assert_eq!(bytes(got), b"late but whole");
+}
+
+#[test]
+fn memory_that_is_refused_is_the_fetch_s_failure_as_it_stands() {
+    let server = Server::start(|_, s| reply(s, "200 OK", "", &[0; 12_345]));
+    let refusal = Failure::new(Class::Reject, "too_large", "needs 12345 bytes, the budget is 1000").hint("See \"pg_caption.memory\".");
+    let mut reserved = 0;
+    let error = get_with(&fetcher(|_| {}), &server.url("/"), &Arc::default(), &mut |n| {
+        reserved = n;
+        Err(Box::new(refusal.clone()))
+    });
+    assert_eq!(error.unwrap_err().failure(), refusal);
+    assert_eq!(reserved, 12_345);
+}
+
+#[test]
+fn a_caller_who_leaves_frees_its_thread_at_once() {
+    for phase in ["headers", "body"] {
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let leave = cancelled.clone();
+        let server = Server::start(move |_, s| {
+            if phase == "body" {
+                write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nx")?;
+            }
+            leave.store(true, Ordering::SeqCst);
+            read_head(s);
+            Ok(Then::Close)
+        });
+        let start = Instant::now();
+        assert_eq!(code(get_with(&fetcher(|_| {}), &server.url("/"), &cancelled, &mut |_| Ok(()))), "cancelled", "{phase}");
+        assert!(start.elapsed() < Duration::from_secs(3));
+    }
+}
+
+#[test]
+fn headers_without_end_are_cut() {
+    let one = Server::start(|_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\nX: ")?;
+        loop {
+            s.write_all(&[b'x'; 4096])?;
+        }
+    });
+    assert_eq!(code(get(&fetcher(|_| {}), &one.url("/"))), "headers_too_large");
+    let many = Server::start(|_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\n")?;
+        loop {
+            write!(s, "X: y\r\n")?;
+        }
+    });
+    let error = get(&fetcher(|_| {}), &many.url("/")).unwrap_err();
+    assert_eq!(error.class(), Class::Reject, "{error:?}");
+    let preliminary = Server::start(|_, s| {
+        loop {
+            write!(s, "HTTP/1.1 103 Early Hints\r\n\r\n")?;
+        }
+    });
+    let error = get(&fetcher(|s| s.total_timeout = Duration::from_millis(500)), &preliminary.url("/")).unwrap_err();
+    assert!(matches!(error.class(), Class::Reject | Class::Retry), "{error:?}");
+}
+
+#[test]
+fn what_does_not_speak_http_is_refused() {
+    let ssh = Server::start(|_, s| {
+        write!(s, "SSH-2.0-OpenSSH_9.2\r\n")?;
+        Ok(Then::Close)
+    });
+    let error = get(&fetcher(|_| {}), &ssh.url("/")).unwrap_err();
+    assert_eq!((error.code().as_str(), error.class()), ("not_http", Class::Reject), "{error:?}");
+}
+
+#[test]
+fn a_connection_broken_off_is_tried_again_later() {
+    let before = Server::start(|_, _| Ok(Then::Close));
+    let during = Server::start(|_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc")?;
+        Ok(Then::Close)
+    });
+    for server in [before, during] {
+        let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
+        assert_eq!((error.code().as_str(), error.class()), ("reset", Class::Retry), "{error:?}");
+    }
+    let nobody = {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.local_addr().unwrap()
+    };
+    assert_eq!(code(get(&fetcher(|_| {}), &format!("http://{nobody}/"))), "connect");
+}
+
+#[test]
+fn a_kept_connection_that_the_server_closed_meanwhile_costs_nothing() {
+    let server = Server::start(|request, s| match request.nth {
+        0 => reply(s, "200 OK", "", b"whole"),
+        _ => Ok(Then::Close),
+    });
+    let fetcher = fetcher(|_| {});
+    for n in 1..=4 {
+        assert_eq!(bytes(get(&fetcher, &server.url("/"))), b"whole");
+        assert_eq!(server.connections(), n);
+    }
+}

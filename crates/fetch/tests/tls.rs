@@ -1,0 +1,195 @@
+//! Promises about https, with a throw-away certificate authority.
+
+mod world;
+
+use pg_caption_fetch::{Error, Fetcher, Parts, Settings};
+use pg_caption_wire::Class;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use std::io::{Read, Write};
+use std::process::Command;
+use std::sync::Arc;
+use world::*;
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    der: Vec<u8>,
+    pem: String,
+}
+
+fn authority() -> Authority {
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.self_signed(&key).unwrap();
+    Authority { der: certificate.der().to_vec(), pem: certificate.pem(), issuer: Issuer::new(params, key) }
+}
+
+/// A server that shows a certificate for `names`, changed by `change`, and answers in `answer`'s way.
+fn shop(
+    authority: Option<&Authority>,
+    names: &[&str],
+    change: impl FnOnce(&mut CertificateParams),
+    answer: impl Fn(&str, &mut dyn Write) -> std::io::Result<()> + Send + Sync + 'static,
+) -> Server {
+    let mut params = CertificateParams::new(names.iter().map(|n| n.to_string()).collect::<Vec<_>>()).unwrap();
+    change(&mut params);
+    let key = KeyPair::generate().unwrap();
+    let certificate = match authority {
+        Some(a) => params.signed_by(&key, &a.issuer).unwrap(),
+        None => params.self_signed(&key).unwrap(),
+    };
+    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![CertificateDer::from(certificate.der().to_vec())], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+        .unwrap();
+    let config = Arc::new(config);
+    Server::raw(move |stream, log| {
+        let mut tls = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
+        while let Some(head) = read_head(&mut tls) {
+            log.requests.lock().unwrap().push(head.lines().next().unwrap_or_default().to_owned());
+            if answer(&head, &mut tls).and_then(|()| tls.flush()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+fn picture(_: &str, s: &mut dyn Write) -> std::io::Result<()> {
+    write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\npicture")
+}
+
+fn redirect(location: String) -> impl Fn(&str, &mut dyn Write) -> std::io::Result<()> {
+    move |_, s| write!(s, "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n")
+}
+
+fn trusting(authority: &Authority, change: impl FnOnce(&mut Settings)) -> Fetcher {
+    let names = Names::new(&[("shop.example", &[&["127.0.0.1"]]), ("evil.example", &[&["127.0.0.1"]])]);
+    let mut settings = settings();
+    change(&mut settings);
+    Fetcher::with_parts(settings, Parts { resolver: names, roots: Some(vec![authority.der.clone()]) }).unwrap()
+}
+
+fn secure(server: &Server) -> String {
+    format!("https://shop.example:{}/p.jpg", server.port)
+}
+
+#[test]
+fn a_server_with_a_good_certificate_is_fetched_from_over_one_connection() {
+    let authority = authority();
+    let server = shop(Some(&authority), &["shop.example"], |_| {}, picture);
+    let fetcher = trusting(&authority, |_| {});
+    for _ in 0..3 {
+        assert_eq!(bytes(get(&fetcher, &secure(&server))), b"picture");
+    }
+    assert_eq!(server.connections(), 1);
+}
+
+#[test]
+fn bad_certificates_are_refused_before_anything_is_asked_and_tried_again_later() {
+    let (ours, theirs) = (authority(), authority());
+    let expired = |p: &mut CertificateParams| (p.not_before, p.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    let future = |p: &mut CertificateParams| p.not_before = date_time_ymd(4000, 1, 1);
+    for (why, server) in [
+        ("expired", shop(Some(&ours), &["shop.example"], expired, picture)),
+        ("not yet valid", shop(Some(&ours), &["shop.example"], future, picture)),
+        ("another host's", shop(Some(&ours), &["evil.example"], |_| {}, picture)),
+        ("of an unknown authority", shop(Some(&theirs), &["shop.example"], |_| {}, picture)),
+        ("self-signed", shop(None, &["shop.example"], |_| {}, picture)),
+    ] {
+        let error = get(&trusting(&ours, |_| {}), &secure(&server)).unwrap_err();
+        assert!(matches!(error, Error::Tls { no_roots: false, .. }), "{why}: {error:?}");
+        assert_eq!((error.code().as_str(), error.class()), ("tls", Class::Retry), "{why}");
+        assert!(server.requests().is_empty(), "{why}");
+    }
+}
+
+#[test]
+fn a_machine_without_certificate_authorities_is_told_what_to_install() {
+    let authority = authority();
+    let server = shop(Some(&authority), &["shop.example"], |_| {}, picture);
+    let fetcher = named(Names::new(&[("shop.example", &[&["127.0.0.1"]])]), |_| {});
+    let failure = get(&fetcher, &secure(&server)).unwrap_err().failure();
+    assert!(failure.hint.unwrap().contains("ca-certificates"));
+}
+
+#[test]
+fn a_server_that_does_not_speak_tls_is_a_tls_failure() {
+    let plain = Server::raw(|mut s, _| {
+        let _ = s.read(&mut [0; 64]).and_then(|_| s.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
+    });
+    assert_eq!(code(get(&trusting(&authority(), |_| {}), &secure(&plain))), "tls");
+}
+
+#[test]
+fn a_handshake_that_never_ends_ends_at_the_limit() {
+    let silent = Server::raw(|mut s, _| while s.read(&mut [0; 64]).is_ok_and(|n| n > 0) {});
+    let fetcher = trusting(&authority(), |s| s.connect_timeout = std::time::Duration::from_millis(300));
+    let error = get(&fetcher, &secure(&silent)).unwrap_err();
+    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    assert!(error.failure().hint.unwrap().contains("pg_caption.connect_timeout"));
+}
+
+#[test]
+fn https_redirects_to_http_only_for_those_who_came_over_http() {
+    let authority = authority();
+    let plain = Server::start(|_, s| reply(s, "200 OK", "", b"picture"));
+    let middle = shop(Some(&authority), &["shop.example"], |_| {}, redirect(plain.url("/p.jpg")));
+    let fetcher = trusting(&authority, |_| {});
+    let error = get(&fetcher, &secure(&middle)).unwrap_err();
+    assert_eq!((error.code().as_str(), error.class()), ("insecure_redirect", Class::Reject), "{error:?}");
+    assert_eq!(plain.connections(), 0);
+
+    let header = format!("Location: {}\r\n", secure(&middle));
+    let start = Server::start(move |_, s| reply(s, "302 Found", &header, b""));
+    assert_eq!(bytes(get(&fetcher, &start.url("/"))), b"picture");
+}
+
+#[test]
+fn https_goes_through_a_proxy_with_the_certificate_checked_end_to_end() {
+    let authority = authority();
+    let server = shop(Some(&authority), &["shop.example"], |_| {}, picture);
+    let port = server.port;
+    let proxy = Server::raw(move |mut client, log| {
+        let Some(head) = read_head(&mut client) else { return };
+        log.requests.lock().unwrap().push(head.lines().next().unwrap_or_default().to_owned());
+        let mut server = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        client.write_all(b"HTTP/1.1 200 OK\r\n\r\n").unwrap();
+        let (mut back, mut forth) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+        std::thread::spawn(move || std::io::copy(&mut back, &mut forth));
+        let _ = std::io::copy(&mut client, &mut server);
+    });
+    let through = |s: &mut Settings| s.proxy = Some(format!("http://127.0.0.1:{}", proxy.port));
+    assert_eq!(bytes(get(&trusting(&authority, through), &secure(&server))), b"picture");
+    assert_eq!(proxy.requests(), [format!("CONNECT shop.example:{port} HTTP/1.1")]);
+    assert_eq!(code(get(&trusting(&self::authority(), through), &secure(&server))), "tls");
+}
+
+/// The name of the variable under which this program is started again by the test below.
+const CHILD: &str = "PG_CAPTION_TEST_ROOTS_CHILD";
+
+#[test]
+fn the_certificate_store_of_the_system_decides_whom_to_trust() {
+    if let Ok(port) = std::env::var(CHILD) {
+        let names = Names::new(&[("shop.example", &[&["127.0.0.1"]])]);
+        let fetcher = Fetcher::with_parts(settings(), Parts { resolver: names, roots: None }).unwrap();
+        assert_eq!(bytes(get(&fetcher, &format!("https://shop.example:{port}/p.jpg"))), b"picture");
+        return;
+    }
+    let (ours, theirs) = (authority(), authority());
+    let server = shop(Some(&ours), &["shop.example"], |_| {}, picture);
+    let file = std::env::temp_dir().join(format!("pg_caption-roots-{}.pem", std::process::id()));
+    let trusts = |authority: &Authority| {
+        std::fs::write(&file, &authority.pem).unwrap();
+        let mut again = Command::new(std::env::current_exe().unwrap());
+        again.args(["--exact", "the_certificate_store_of_the_system_decides_whom_to_trust"]);
+        again.env(CHILD, server.port.to_string()).env("SSL_CERT_FILE", &file).env_remove("SSL_CERT_DIR");
+        again.output().unwrap().status.success()
+    };
+    assert!(trusts(&ours));
+    assert!(!trusts(&theirs));
+    std::fs::remove_file(file).unwrap();
+}

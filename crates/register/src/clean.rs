@@ -1,0 +1,104 @@
+//! Bytes of a model become plain text: one line, no special tokens, no invisible characters. First step of `tidy`.
+//! Never changes the words themselves.
+
+/// Longest `<…>` that is taken for a special token; longer ones are text (chars, brackets included).
+const LONGEST_TOKEN: usize = 40;
+
+/// One line of visible text: special tokens, control and invisible characters removed, white space collapsed, the blank that
+/// word pieces leave before punctuation closed, quotation marks around the whole removed.
+pub fn clean(raw: &str) -> String {
+    let text = without_special_tokens(raw);
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars().filter(|c| !invisible(*c)) {
+        if c.is_whitespace() || c.is_control() {
+            if !out.is_empty() && !out.ends_with(' ') {
+                out.push(' ');
+            }
+        } else {
+            if matches!(c, '.' | ',' | ';' | ':' | '!' | '?') && out.ends_with(' ') {
+                out.pop();
+            }
+            out.push(c);
+        }
+    }
+    unquoted(out.trim()).to_string()
+}
+
+/// Characters without a glyph that hide in text: zero-width, bidirectional controls, byte order mark, replacement, soft hyphen.
+fn invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fffd}')
+}
+
+/// `<s>`, `</s>`, `<loc_12>`, `<|im_end|>`, `<end_of_utterance>`: an angle-bracketed run without blanks becomes a blank.
+fn without_special_tokens(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(open) = rest.find('<') {
+        out.push_str(&rest[..open]);
+        rest = &rest[open..];
+        match rest.find('>').map(|close| &rest[1..close]) {
+            Some(inner) if special(inner) => {
+                out.push(' ');
+                rest = &rest[inner.len() + 2..];
+            }
+            _ => {
+                out.push('<');
+                rest = &rest[1..];
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+fn special(inner: &str) -> bool {
+    let name = inner.trim_matches(|c| c == '|' || c == '/');
+    inner.len() + 2 <= LONGEST_TOKEN && !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '▁' | '|'))
+}
+
+fn unquoted(text: &str) -> &str {
+    for (open, close) in [('"', '"'), ('“', '”'), ('\'', '\'')] {
+        if let Some(inner) = text.strip_prefix(open).and_then(|t| t.strip_suffix(close))
+            && !inner.contains([open, close])
+        {
+            return inner.trim();
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::clean;
+
+    #[test]
+    fn special_tokens_leave_no_trace() {
+        assert_eq!(clean("</s><s>a red cup<loc_12><loc_999></s><pad><pad>"), "a red cup");
+        assert_eq!(clean("A dog.<end_of_utterance>"), "A dog.");
+        assert_eq!(clean("A dog<|im_end|>\n<|endoftext|>"), "A dog");
+    }
+
+    #[test]
+    fn angle_brackets_that_are_text_stay() {
+        assert_eq!(clean("width < height and height > 3"), "width < height and height > 3");
+        assert_eq!(clean("a <- b"), "a <- b");
+        assert_eq!(clean("1 < 2"), "1 < 2");
+    }
+
+    #[test]
+    fn one_line_without_control_or_invisible_characters() {
+        assert_eq!(clean("  a\tred\r\n\u{0}cup\u{200b} \u{202e}here\u{feff} "), "a red cup here");
+    }
+
+    #[test]
+    fn the_blank_before_punctuation_is_closed() {
+        assert_eq!(clean("a man , a dog ."), "a man, a dog.");
+    }
+
+    #[test]
+    fn quotation_marks_around_the_whole_go_those_inside_stay() {
+        assert_eq!(clean("\"A red cup\""), "A red cup");
+        assert_eq!(clean("A sign that says \"STOP\""), "A sign that says \"STOP\"");
+        assert_eq!(clean("\"STOP\" and \"GO\""), "\"STOP\" and \"GO\"");
+    }
+}

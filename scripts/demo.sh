@@ -1,0 +1,87 @@
+#!/usr/bin/env bash
+# demo.sh: serves a folder of pictures on loopback, watches a table of products that shows them, and follows the captions
+# as they appear. Needs PG_CAPTION_DSN (a cluster with the extension; `make demo` starts one). IMAGES=/some/folder takes
+# your own pictures. Succeeds only if captions were written.
+set -euo pipefail
+# shellcheck source=scripts/pins.sh
+. "$(dirname "$0")/pins.sh"
+
+images=${IMAGES:-$project/demo/images}
+[ -d "$images" ] || die "IMAGES=$images: no such folder"
+pg_config=$(find_pg_config)
+psql=("$("$pg_config" --bindir)/psql" -XqAt -v ON_ERROR_STOP=1 "$PG_CAPTION_DSN")
+
+# --- a web server for the pictures ----------------------------------------------------------------------------------
+served=$(mktemp -d)
+trap 'kill "${server:-}" 2>/dev/null; rm -rf "$served"' EXIT
+python3 - "$images" >"$served/port" 2>"$served/log" <<'PYTHON' &
+import functools, http.server, sys
+handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[1])
+server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+print(server.server_port, flush=True)
+server.serve_forever()
+PYTHON
+server=$!
+until [ -s "$served/port" ]; do kill -0 $server 2>/dev/null || { cat "$served/log" >&2; die "the pictures cannot be served"; }; sleep 0.05; done
+
+# --- the table ------------------------------------------------------------------------------------------------------
+# file,title for every picture: from products.csv beside the folder or in it, else titles from the file names.
+python3 - "$images" "http://127.0.0.1:$(cat "$served/port")" >"$served/products.csv" <<'PYTHON'
+import csv, os, sys, urllib.parse
+folder, address = sys.argv[1:]
+titles = {}
+for listing in (os.path.join(folder, "products.csv"), os.path.join(folder, os.pardir, "products.csv")):
+    if os.path.exists(listing):
+        with open(listing, newline="", encoding="utf-8") as rows:
+            titles = {row["file"]: row["title"] for row in csv.DictReader(rows)}
+        break
+out = csv.writer(sys.stdout)
+for name in sorted(os.listdir(folder)):
+    stem, ending = os.path.splitext(name)
+    if ending.lower() in (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
+        out.writerow([titles.get(name) or stem.replace("_", " ").replace("-", " "), f"{address}/{urllib.parse.quote(name)}"])
+PYTHON
+count=$(wc -l <"$served/products.csv")
+[ "$count" -gt 0 ] || die "$images holds no pictures (jpg, png, webp, gif, bmp, tiff)"
+
+say "a table of $count products, without a word about their pictures"
+"${psql[@]}" <<'SQL'
+CREATE TABLE products (
+    id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    title text NOT NULL, image_url text NOT NULL, alt text, seo text
+);
+SQL
+"${psql[@]}" -c '\copy products (title, image_url) FROM pstdin WITH (FORMAT csv)' <"$served/products.csv"
+
+say "SELECT caption.watch('products', 'image_url');"
+"${psql[@]}" -c "SELECT caption.watch('products', 'image_url')" >/dev/null
+
+# --- progress -------------------------------------------------------------------------------------------------------
+# A terminal gets one line that moves; a log gets a line whenever something has changed.
+if [ -t 2 ]; then line='\r\033[K%s'; else line='%s\n'; fi
+last=
+while :; do
+  row=$("${psql[@]}" -F '|' -c "SELECT bar, filled, failed, coalesce(to_char(rows_per_minute, 'FM999999990'), '-'), coalesce(time_left::text, '-'),
+      waiting + in_flight + deferred = 0 AND filled + failed >= rows FROM caption.progress WHERE relation::text = 'products'")
+  IFS='|' read -r bar filled failed rate left over <<<"$row"
+  now="$bar  $filled filled, $failed without a caption, $rate rows a minute, time left: $left"
+  # shellcheck disable=SC2059
+  if [ "$now" != "$last" ]; then printf "$line" "$now" >&2; last=$now; fi
+  if [ "$over" = t ]; then break; fi
+  state=$("${psql[@]}" -F ' ' -c 'SELECT state, failure FROM caption.engine_status()')
+  case $state in failed*) echo >&2; die "the engine cannot work: ${state#failed }" ;; esac
+  sleep 0.2
+done
+[ ! -t 2 ] || echo >&2
+
+# --- what came of it ------------------------------------------------------------------------------------------------
+PAGER='' "${psql[@]}" -P format=wrapped -P columns="${COLUMNS:-$(tput cols 2>/dev/null || echo 120)}" -P tuples_only=off -P border=1 \
+  -c 'SELECT title, alt, seo FROM products ORDER BY id'
+failures=$("${psql[@]}" -c 'SELECT count(*) FROM caption.failure')
+if [ "$failures" -gt 0 ]; then
+  say "without a caption ($failures): the model was not sure, or the picture could not be read"
+  PAGER='' "${psql[@]}" -P format=wrapped -P columns="${COLUMNS:-120}" -P tuples_only=off -c 'TABLE caption.failure LIMIT 10'
+fi
+filled=$("${psql[@]}" -c "SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''")
+say "$filled of $count products have an alt text and a meta description now"
+[ "$filled" -gt 0 ]

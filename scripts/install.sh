@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# install.sh [PG_CONFIG]: builds the extension and the engine and installs them, the ONNX Runtime library and the default
+# model into that PostgreSQL. PROFILE=release (default) or dev. BUILD_PG_CONFIG: build against this one's headers instead
+# (the tests' private copy of a PostgreSQL has none).
+#
+# Every file is written under a temporary name and renamed: a running server keeps the files that it has open.
+set -euo pipefail
+# shellcheck source=scripts/pins.sh
+. "$(dirname "$0")/pins.sh"
+
+if [ $# -gt 0 ]; then PG_CONFIG=$1; fi
+target=$(find_pg_config) || die "no PostgreSQL found; run 'make setup' or name one with PG_CONFIG=…"
+source=${BUILD_PG_CONFIG:-$target}
+major=$(pg_major "$target")
+profile=${PROFILE:-release}
+case $profile in release) built=release flag=() ;; dev) built=debug flag=(--debug) ;; *) die "PROFILE=$profile: release or dev" ;; esac
+
+cd "$project"
+say "building the extension for PostgreSQL $major ($profile)"
+package=target/package/$profile-pg$major
+log=$run_dir/build.log; mkdir -p "$run_dir" "$package"
+cargo pgrx package "${flag[@]}" --pg-config "$source" --out-dir "$package" --no-default-features --features "pg$major" >"$log" || { cat "$log" >&2; die "the extension could not be built"; }
+say "building the engine ($profile)"
+# Tests build the whole workspace next: the same selection of packages here means the same features, hence one build.
+if [ "$profile" = dev ]; then cargo build --quiet --workspace --exclude pg_caption --lib --bins --tests
+else cargo build --quiet --release -p pg_caption_engine
+fi
+
+pkglibdir=$("$target" --pkglibdir) sharedir=$("$target" --sharedir)
+if [ -w "$pkglibdir" ] && [ -w "$sharedir/extension" ]; then root=() ; else root=(as_root); fi
+
+# put FROM TO [MODE]: installs one file unless it is there already.
+put() {
+  local from=$1 to=$2 mode=${3:-644}
+  cmp -s "$from" "$to" && return
+  "${root[@]}" install -D -m "$mode" "$from" "$to.new"
+  "${root[@]}" mv -f "$to.new" "$to"
+  echo "    $to" >&2
+}
+
+say "installing into $pkglibdir and $sharedir"
+put "$package$("$source" --pkglibdir)/pg_caption.so" "$pkglibdir/pg_caption.so" 755
+for file in "$package$("$source" --sharedir)/extension/"pg_caption*; do put "$file" "$sharedir/extension/$(basename "$file")"; done
+put "${CARGO_TARGET_DIR:-target}/$built/pg_caption_engine" "$pkglibdir/pg_caption/pg_caption_engine" 755
+put "$run_dir/onnxruntime/libonnxruntime.so" "$pkglibdir/pg_caption/libonnxruntime.so" 755
+for file in LICENSE ThirdPartyNotices.txt; do put "$run_dir/onnxruntime/$file" "$sharedir/pg_caption/onnxruntime/$file"; done
+if [ -d models/default ]; then
+  while IFS= read -r -d '' file; do put "$file" "$sharedir/pg_caption/$file"; done < <(find models/default -type f -print0)
+else
+  say "models/default is not there yet: installed without a model"
+fi

@@ -1,0 +1,58 @@
+# shellcheck shell=bash
+# What machine this is and which versions belong to it. Sourced by the other scripts; does nothing by itself.
+#
+# Sets: project (absolute path), run_dir (run-time files, ignored by git), PATH (with the project's own tools).
+
+project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+run_dir=$project/.run
+PATH=$run_dir/tools/bin:$PATH
+# cargo-pgrx would otherwise link the extension with other flags than plain cargo does, and each would rebuild what the
+# other built. build.rs asks the linker for the same thing.
+export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
+
+say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+die() { printf '\033[1merror:\033[0m %s\n' "$*" >&2; exit 1; }
+
+# pin SECTION KEY: a value of pgrx.toml.
+pin() {
+  awk -v section="[$1]" -v key="$2" '
+    /^\[/ { here = ($0 == section) }
+    here && $1 == key { sub(/^[^=]*= *"?/, ""); sub(/"? *$/, ""); print; exit }' "$project/pgrx.toml"
+}
+
+# as_root COMMAND…: with sudo unless we are root already.
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"
+  elif command -v sudo >/dev/null; then sudo "$@"
+  else die "this needs root: $* (run as root, or install sudo)"
+  fi
+}
+
+# PostgreSQL refuses to run as root: its processes then belong to the system user of the package.
+server_user() { if [ "$(id -u)" = 0 ]; then echo postgres; else id -un; fi; }
+as_server_user() {
+  if [ "$(id -u)" = 0 ]; then (cd / && setpriv --reuid=postgres --regid=postgres --init-groups env HOME=/tmp "$@")
+  else "$@"
+  fi
+}
+
+# The pg_config to build against: PG_CONFIG, else the newest pinned major that is installed with its server.
+find_pg_config() {
+  local major at
+  if [ -n "${PG_CONFIG:-}" ]; then command -v "$PG_CONFIG" || die "PG_CONFIG=$PG_CONFIG: no such program"; return; fi
+  for major in $(pin postgresql majors | tr ' ' '\n' | sort -rn); do
+    at=/usr/lib/postgresql/$major/bin
+    if [ -x "$at/pg_config" ] && [ -x "$at/postgres" ] && [ -d "$("$at/pg_config" --includedir-server)" ]; then echo "$at/pg_config"; return; fi
+  done
+  return 1
+}
+
+# pg_major PG_CONFIG: its major version, checked against the pinned ones.
+pg_major() {
+  local major
+  major=$("$1" --version | sed -E 's/^PostgreSQL ([0-9]+).*/\1/')
+  case " $(pin postgresql majors) " in
+    *" $major "*) echo "$major" ;;
+    *) die "$1 is PostgreSQL $major; pg_caption is built for: $(pin postgresql majors)" ;;
+  esac
+}

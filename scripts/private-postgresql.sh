@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# private-postgresql.sh: makes (once) a private copy of the installed PostgreSQL for the tests and prints its pg_config.
+#
+# PostgreSQL finds its files relative to its program. So a tree of the same shape, with the programs copied and the rest
+# linked, is an installation of its own: the tests install into it without root, without touching the machine's
+# PostgreSQL, and several checkouts can be tested at the same time. Tests find it through .run/test-postgresql.
+set -euo pipefail
+# shellcheck source=scripts/pins.sh
+. "$(dirname "$0")/pins.sh"
+
+pg_config=$(find_pg_config) || die "no PostgreSQL found; run 'make setup' or name one with PG_CONFIG=…"
+bindir=$("$pg_config" --bindir) libdir=$("$pg_config" --pkglibdir) sharedir=$("$pg_config" --sharedir)
+# What all three have in common is the prefix that the copy replaces.
+prefix=$bindir
+while case "$libdir/ $sharedir/" in "$prefix"/*" $prefix"/*) false ;; esac; do prefix=${prefix%/*}; done
+
+# The server's user must be able to get there; a checkout in somebody's home often cannot be entered.
+home=$run_dir; mkdir -p "$home"
+as_server_user test -x "$home" || home=/var/tmp/pg_caption-$(cksum <<<"$project" | cut -d' ' -f1)
+tree=$home/postgresql-$(pg_major "$pg_config")
+stamp="$("$pg_config" --version) $bindir"
+
+if [ "$(cat "$tree/made-from" 2>/dev/null)" != "$stamp" ]; then
+  say "making a private copy of $bindir for the tests"
+  rm -rf "$tree"
+  mkdir -p "$tree${bindir#"$prefix"}" "$tree${libdir#"$prefix"}" "$tree${sharedir#"$prefix"}/extension"
+  cp -a "$bindir/." "$tree${bindir#"$prefix"}/"
+  for from in "$libdir"/* "$sharedir"/* "$sharedir"/extension/*; do
+    name=${from##*/}
+    case $name in pg_caption* | extension) continue ;; esac
+    [ -e "$tree${from#"$prefix"}" ] || ln -s "$from" "$tree${from#"$prefix"}"
+  done
+  echo "$stamp" >"$tree/made-from"
+fi
+mkdir -p "$run_dir"
+ln -sfn "$tree${bindir#"$prefix"}" "$run_dir/test-postgresql"
+echo "$tree${bindir#"$prefix"}/pg_config"

@@ -1,0 +1,53 @@
+-- The functions that ask the engine. They reach out: VOLATILE, not granted to PUBLIC.
+
+CREATE FUNCTION caption_image(url text, style text DEFAULT 'concise', max_tokens int DEFAULT 64) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'caption_image_url_wrapper';
+COMMENT ON FUNCTION caption_image(text, text, int) IS
+    'A caption of the picture at url. style: concise (alt text), seo (meta description), detailed, or one of caption.style; max_tokens 32 to 256.';
+
+CREATE FUNCTION caption_image(image bytea, style text DEFAULT 'concise', max_tokens int DEFAULT 64) RETURNS text
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'caption_image_bytes_wrapper';
+COMMENT ON FUNCTION caption_image(bytea, text, int) IS
+    'A caption of the picture whose encoded bytes (JPEG, PNG, WebP, GIF, BMP, TIFF) are given. Otherwise as caption_image(url).';
+
+CREATE FUNCTION caption_images(urls text[], style text DEFAULT 'concise', max_tokens int DEFAULT 64,
+        OUT ord int, OUT url text, OUT caption text, OUT finish_reason text, OUT confidence real, OUT error_class text, OUT error text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE COST 1000000 ROWS 100 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'caption_images_wrapper';
+COMMENT ON FUNCTION caption_images(text[], text, int) IS
+    'One row per URL, in order; all URLs are in flight together, and a bad one costs only its own row.';
+
+CREATE FUNCTION caption_image_json(url text, styles text[] DEFAULT '{concise,seo,detailed}', max_tokens int DEFAULT 64) RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'caption_image_json_wrapper';
+COMMENT ON FUNCTION caption_image_json(text, text[], int) IS
+    'Several styles from one fetch and one encoding, with finish reasons, token counts, confidence, image facts, model, and milliseconds per stage.';
+
+REVOKE ALL ON FUNCTION caption_image(text, text, int), caption_image(bytea, text, int), caption_images(text[], text, int),
+    caption_image_json(text, text[], int) FROM PUBLIC;
+
+CREATE FUNCTION caption.engine_report() RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 10000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'engine_status_wrapper';
+COMMENT ON FUNCTION caption.engine_report() IS 'What caption.engine_status() shows, as one JSON object.';
+REVOKE ALL ON FUNCTION caption.engine_report() FROM PUBLIC;
+
+CREATE FUNCTION caption.engine_status(OUT pid int, OUT state text, OUT failure text, OUT model text, OUT family text, OUT digest text,
+        OUT batch_invariant boolean, OUT uptime interval, OUT connections int, OUT in_flight int, OUT answered bigint, OUT encoded bigint,
+        OUT encode_calls bigint, OUT generated bigint, OUT cpu_ms jsonb, OUT rss bigint, OUT confinement text[], OUT details jsonb)
+    LANGUAGE sql VOLATILE PARALLEL SAFE COST 10000 SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT (r->>'pid')::int, r->>'state',
+               (r#>>'{failure,message}') || coalesce(': ' || (r#>>'{failure,detail}'), ''),
+               r#>>'{model,name}', r#>>'{model,family}', r#>>'{model,digest}', (r#>>'{model,batch_invariant}')::boolean,
+               make_interval(secs => (r->>'uptime_s')::double precision), (r->>'connections')::int, (r->>'in_flight')::int,
+               (r->>'answered')::bigint, (r->>'encoded')::bigint, (r->>'encode_calls')::bigint, (r->>'generated')::bigint, r->'cpu_ms',
+               (r->>'rss')::bigint, ARRAY(SELECT jsonb_array_elements_text(r->'confinement')), r
+          FROM (SELECT caption.engine_report() AS r) AS report
+    $$;
+COMMENT ON FUNCTION caption.engine_status() IS
+    'The engine: process, state (loading, ready, failed, draining, absent) and why, model, work done, CPU by stage, memory, confinement, hosts.';
+REVOKE ALL ON FUNCTION caption.engine_status() FROM PUBLIC;

@@ -1,0 +1,216 @@
+-- Watches, the queue that their triggers fill, and the ledger of what was written.
+--
+-- Users never write here: triggers and functions do, on their behalf and with the extension owner's rights. What may be seen is in the views.
+
+CREATE TABLE caption.watch (
+    relation   regclass PRIMARY KEY,
+    image_url  name NOT NULL,
+    fills      jsonb NOT NULL,
+    keys       name[] NOT NULL,
+    max_tokens int NOT NULL DEFAULT 64,
+    overwrite  boolean NOT NULL DEFAULT false,
+    on_replica boolean NOT NULL DEFAULT false,
+    paused     boolean NOT NULL DEFAULT false
+);
+COMMENT ON TABLE caption.watch IS 'One row per watched table, made by caption.watch(). Part of dumps; a restored database starts its walk anew.';
+COMMENT ON COLUMN caption.watch.fills IS 'Column to style, e.g. {"alt": "concise", "seo": "seo"}.';
+COMMENT ON COLUMN caption.watch.keys IS 'Columns of the primary key, or of the unique index used in its stead.';
+COMMENT ON COLUMN caption.watch.overwrite IS 'Text that a person wrote is replaced, too, once for each URL.';
+COMMENT ON COLUMN caption.watch.on_replica IS 'The triggers also fire for rows that logical replication applies.';
+GRANT SELECT ON caption.watch TO PUBLIC;
+SELECT pg_catalog.pg_extension_config_dump('caption.watch', '');
+
+CREATE TABLE caption.tally (
+    relation    oid PRIMARY KEY,
+    walk_after  jsonb,
+    walk_done   boolean NOT NULL DEFAULT false,
+    walked      bigint NOT NULL DEFAULT 0,
+    filled      bigint NOT NULL DEFAULT 0,
+    per_minute  real,
+    problem     text,
+    updated_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+) WITH (fillfactor = 50);
+COMMENT ON TABLE caption.tally IS 'How far the walk over the existing rows of each watched table has come, and exact counters of what was done.';
+
+CREATE TABLE caption.queue (
+    id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    relation oid NOT NULL,
+    keys     jsonb NOT NULL,
+    n        int NOT NULL,
+    at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+);
+COMMENT ON TABLE caption.queue IS 'Keys of rows to look at, many a row, appended at commit by the triggers and removed with the write-back.';
+
+CREATE TABLE caption.deferred (
+    relation oid NOT NULL,
+    key      jsonb NOT NULL,
+    due      timestamptz NOT NULL,
+    host     text,
+    attempts int NOT NULL DEFAULT 0,
+    code     text NOT NULL,
+    message  text NOT NULL,
+    PRIMARY KEY (relation, key)
+);
+CREATE INDEX deferred_due ON caption.deferred (due);
+COMMENT ON TABLE caption.deferred IS 'Keys to be tried again when due: their host cools down, or the network failed.';
+
+CREATE TABLE caption.written (
+    relation oid NOT NULL,
+    key      jsonb NOT NULL,
+    url      text NOT NULL,
+    outputs  jsonb NOT NULL,
+    model    text NOT NULL,
+    at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    etag     text,
+    last_modified text,
+    PRIMARY KEY (relation, key)
+);
+COMMENT ON TABLE caption.written IS 'The ledger: which texts a machine wrote, for which URL (hash), with which model.';
+COMMENT ON COLUMN caption.written.url IS 'Hash of the URL that was captioned.';
+COMMENT ON COLUMN caption.written.outputs IS 'Column to hash of the text written there.';
+COMMENT ON COLUMN caption.written.model IS 'Digest of the model.';
+
+CREATE TABLE caption.failed (
+    relation oid NOT NULL,
+    key      jsonb NOT NULL,
+    class    text NOT NULL,
+    code     text NOT NULL,
+    message  text NOT NULL,
+    detail   text,
+    attempts int NOT NULL DEFAULT 1,
+    at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    PRIMARY KEY (relation, key)
+);
+CREATE INDEX failed_at ON caption.failed (at);
+COMMENT ON TABLE caption.failed IS 'Rows that got no caption and why; shown by the view caption.failure.';
+
+-- A watch that arrives with a restored dump wakes this database like any other work.
+CREATE FUNCTION caption.announce() RETURNS trigger
+    LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'pg_caption_announce';
+COMMENT ON FUNCTION caption.announce() IS 'Trigger function: wakes the worker of this database at commit.';
+REVOKE ALL ON FUNCTION caption.announce() FROM PUBLIC;
+CREATE TRIGGER announce AFTER INSERT OR UPDATE ON caption.watch FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
+
+CREATE FUNCTION caption.enqueue() RETURNS trigger
+    LANGUAGE c AS 'MODULE_PATHNAME', 'pg_caption_enqueue';
+COMMENT ON FUNCTION caption.enqueue() IS
+    'Trigger function of watched tables: remembers the key of the row and appends all keys of the transaction to the queue at commit.';
+
+CREATE FUNCTION caption.watch(relation regclass, image_url name DEFAULT 'image_url', fills jsonb DEFAULT '{"alt": "concise", "seo": "seo"}',
+        max_tokens int DEFAULT 64, overwrite boolean DEFAULT false, on_replica boolean DEFAULT false) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'watch_wrapper';
+COMMENT ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean) IS
+    'Fills empty columns of a table with captions of the pictures its URLs show, now and from now on. fills: column to style.';
+
+CREATE FUNCTION caption.unwatch(relation regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'unwatch_wrapper';
+COMMENT ON FUNCTION caption.unwatch(regclass) IS 'Ends a watch: its triggers, queue, failures and ledger go; the texts written stay.';
+
+CREATE FUNCTION caption.pause(relation regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'pause_wrapper';
+COMMENT ON FUNCTION caption.pause(regclass) IS 'Stops filling a table; its queue keeps growing.';
+
+CREATE FUNCTION caption.resume(relation regclass) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'resume_wrapper';
+COMMENT ON FUNCTION caption.resume(regclass) IS 'Goes on filling a table.';
+
+CREATE FUNCTION caption.retry(relation regclass) RETURNS bigint
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'retry_wrapper';
+COMMENT ON FUNCTION caption.retry(regclass) IS 'Queues the failed and the deferred rows of a table again; says how many.';
+REVOKE ALL ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean), caption.unwatch(regclass), caption.pause(regclass),
+    caption.resume(regclass), caption.retry(regclass) FROM PUBLIC;
+
+CREATE FUNCTION caption.in_flight(relation regclass) RETURNS int
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'in_flight_wrapper';
+COMMENT ON FUNCTION caption.in_flight(regclass) IS 'Rows of a watched table that the engine is working on now.';
+
+CREATE VIEW caption.failure WITH (security_barrier) AS
+    SELECT f.relation::regclass AS relation, f.key, f.class, f.code, f.message, f.detail, f.attempts, f.at
+      FROM caption.failed f JOIN pg_catalog.pg_class c ON c.oid = f.relation
+     WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW caption.failure IS 'Rows without a caption and why, for members of the table''s owner. class: uncertain or reject (retry: attempts used up).';
+GRANT SELECT ON caption.failure TO PUBLIC;
+
+CREATE VIEW caption.progress WITH (security_barrier) AS
+    SELECT p.relation, p.rows, p.filled, p.waiting, p.in_flight, p.deferred, p.failed, p.rows_per_minute,
+           CASE WHEN p.rest = 0 THEN interval '0' WHEN p.rows_per_minute > 0 THEN pg_catalog.make_interval(mins => 1) * (p.rest / p.rows_per_minute) END
+               AS time_left,
+           pg_catalog.rpad(pg_catalog.repeat('#', (20 * p.share)::int), 20, '.') || pg_catalog.lpad((100 * p.share)::int::text, 4) || '%' AS bar,
+           p.state
+      FROM (
+        SELECT w.relation, pg_catalog.greatest(t.walked, s.estimate) AS rows, coalesce(t.filled, 0) AS filled, q.waiting + s.unwalked AS waiting,
+               caption.in_flight(w.relation) AS in_flight, d.deferred, f.failed, t.per_minute AS rows_per_minute, r.rest,
+               CASE WHEN r.rest = 0 THEN 1.0 ELSE r.total / (r.total + r.rest) END AS share,
+               CASE WHEN w.paused THEN 'paused' WHEN t.problem IS NOT NULL THEN t.problem
+                    WHEN r.rest + d.deferred = 0 AND coalesce(t.walk_done, false) THEN 'idle' ELSE 'working' END AS state
+          FROM caption.watch w
+          JOIN pg_catalog.pg_class c ON c.oid = w.relation
+          LEFT JOIN caption.tally t ON t.relation = w.relation
+          CROSS JOIN LATERAL (SELECT coalesce(sum(q.n), 0)::bigint AS waiting FROM caption.queue q WHERE q.relation = w.relation) q
+          CROSS JOIN LATERAL (SELECT count(*) AS deferred FROM caption.deferred d WHERE d.relation = w.relation) d
+          CROSS JOIN LATERAL (SELECT count(*) AS failed FROM caption.failed f WHERE f.relation = w.relation) f
+          CROSS JOIN LATERAL (
+            SELECT e.estimate, CASE WHEN t.walk_done THEN 0 ELSE greatest(e.estimate - coalesce(t.walked, 0), 0) END AS unwalked
+              FROM (SELECT coalesce(sum(greatest(l.reltuples, 0)), 0)::bigint AS estimate FROM pg_catalog.pg_class l
+                     WHERE l.oid = w.relation OR l.oid IN (SELECT i.relid FROM pg_catalog.pg_partition_tree(w.relation) i WHERE i.isleaf)) e) s
+          CROSS JOIN LATERAL (SELECT q.waiting + s.unwalked AS rest, greatest(coalesce(t.filled, 0) + f.failed, 0.001)::numeric AS total) r
+         WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE')
+      ) p;
+COMMENT ON VIEW caption.progress IS
+    'Each watch: rows and the part of waiting not walked yet are estimates; filled, queued, in flight, deferred and failed are exact.';
+GRANT SELECT ON caption.progress TO PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.in_flight(regclass) TO PUBLIC;
+
+CREATE FUNCTION caption.is_idle(relation regclass) RETURNS boolean
+    LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT coalesce((SELECT t.walk_done AND t.problem IS NULL FROM caption.tally t WHERE t.relation = is_idle.relation), false)
+           AND NOT EXISTS (SELECT FROM caption.queue q WHERE q.relation = is_idle.relation)
+           AND NOT EXISTS (SELECT FROM caption.deferred d WHERE d.relation = is_idle.relation)
+    $$;
+COMMENT ON FUNCTION caption.is_idle(regclass) IS 'Whether nothing of a watched table is left to do.';
+
+CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
+    LANGUAGE plpgsql
+    AS $$
+    DECLARE
+        began timestamptz := pg_catalog.clock_timestamp();
+        said timestamptz;
+        line text;
+        last text;
+        problem text;
+    BEGIN
+        IF NOT EXISTS (SELECT FROM caption.watch w WHERE w.relation OPERATOR(pg_catalog.=) wait.relation) THEN
+            RAISE EXCEPTION 'table % is not watched', relation USING ERRCODE = 'undefined_object', HINT = 'See caption.watch().';
+        END IF;
+        WHILE NOT caption.is_idle(relation) LOOP
+            SELECT pg_catalog.format('%s %s filled, %s waiting, %s in flight, %s deferred, %s failed', p.bar, p.filled, p.waiting, p.in_flight, p.deferred, p.failed),
+                   CASE WHEN p.state OPERATOR(pg_catalog.=) ANY ('{idle,working}'::pg_catalog.text[]) THEN NULL ELSE p.state END
+              INTO line, problem FROM caption.progress p WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
+            IF problem IS NOT NULL THEN
+                RAISE EXCEPTION 'table % is not being filled: %', relation, problem USING ERRCODE = 'object_not_in_prerequisite_state';
+            END IF;
+            IF line IS DISTINCT FROM last AND (said IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) interval '1 second') THEN
+                RAISE NOTICE '%', line;
+                said := pg_catalog.clock_timestamp();
+                last := line;
+            END IF;
+            IF timeout IS NOT NULL AND pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began OPERATOR(pg_catalog.>) timeout THEN
+                RAISE EXCEPTION 'table % still has rows to fill', relation USING ERRCODE = 'query_canceled', DETAIL = line;
+            END IF;
+            COMMIT;
+            PERFORM pg_catalog.pg_sleep(0.1);
+        END LOOP;
+        SELECT pg_catalog.format('%s %s filled, %s failed', p.bar, p.filled, p.failed) INTO line FROM caption.progress p WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
+        RAISE NOTICE '%', line;
+    END
+    $$;
+COMMENT ON PROCEDURE caption.wait(regclass, interval) IS 'Reports progress by NOTICE until nothing of the table is left to do. CALL it outside a transaction block.';
+REVOKE ALL ON PROCEDURE caption.wait(regclass, interval) FROM PUBLIC;
+REVOKE ALL ON FUNCTION caption.is_idle(regclass) FROM PUBLIC;

@@ -1,0 +1,118 @@
+//! Asking the engine: many requests in flight on one connection, sent again to the next engine if one dies.
+
+use crate::client::{Client, Lost};
+use pg_caption_wire::{Class, Failure, Image, Outcome, OutputSpec, Request, Role, ServerMessage};
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// How long after the caller's deadline the engine's own "too late" may still arrive.
+const GRACE: Duration = Duration::from_millis(250);
+/// Engines a request may cost before it is taken for the reason of their deaths.
+const MAX_DEATHS: u32 = 4;
+
+/// One image to caption.
+pub struct Ask<'a> {
+    /// Its address, or nothing where `bytes` holds the picture itself.
+    pub url: Option<&'a str>,
+    /// The encoded picture.
+    pub bytes: &'a [u8],
+    /// What is wanted of it.
+    pub outputs: &'a [OutputSpec],
+}
+
+thread_local! {
+    // One connection per backend, kept between calls. Taken out while in use: a call that is cancelled drops it on its way out, and with it
+    // everything that the engine was doing for it.
+    static IDLE: RefCell<Option<Client>> = const { RefCell::new(None) };
+}
+
+/// Captions everything in `asks`, all in flight together as far as the window allows; outcomes in the same order.
+///
+/// # Errors
+/// A failure of class `Engine` that concerns all of them: no engine by `deadline`, no model.
+pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> Result<Vec<Outcome>, Failure> {
+    let mut outcomes: Vec<Option<Outcome>> = asks.iter().map(|_| None).collect();
+    let mut deaths = vec![0u32; asks.len()];
+    let mut unsent: Vec<usize> = (0..asks.len()).rev().collect();
+    let mut sent: HashMap<u64, usize> = HashMap::new();
+    let mut client = IDLE.with(|idle| idle.borrow_mut().take());
+    while !unsent.is_empty() || !sent.is_empty() {
+        if client.is_none() {
+            for (_, at) in sent.drain() {
+                deaths[at] += 1;
+                if deaths[at] >= MAX_DEATHS {
+                    outcomes[at] = Some(Outcome::Failed(engine_killer()));
+                } else {
+                    unsent.push(at);
+                }
+            }
+            if unsent.is_empty() {
+                break;
+            }
+            client = Some(Client::connect(Role::Call, deadline)?);
+        }
+        let Some(connection) = client.as_mut() else { continue };
+        while connection.has_room()
+            && let Some(at) = unsent.pop()
+        {
+            let id = connection.submit(request(&asks[at], min_confidence, deadline), asks[at].bytes);
+            sent.insert(id, at);
+        }
+        match connection.poll() {
+            Ok(Some(ServerMessage::Reply(reply))) => {
+                if let Some(at) = sent.remove(&reply.id) {
+                    if let Outcome::Failed(failure) = &reply.outcome
+                        && failure.class == Class::Engine
+                    {
+                        return Err(failure.clone());
+                    }
+                    outcomes[at] = Some(reply.outcome);
+                }
+            }
+            Ok(Some(_)) => {}
+            Ok(None) if connection.is_spent() => client = None,
+            Ok(None) => {
+                let left = (deadline + GRACE).saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(too_late()))).collect());
+                }
+                connection.wait(Some(left));
+            }
+            Err(Lost::Gone) => client = None,
+            Err(Lost::Refused(failure)) => return Err(failure),
+        }
+    }
+    IDLE.with(|idle| *idle.borrow_mut() = client);
+    Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(too_late()))).collect())
+}
+
+fn request(ask: &Ask<'_>, min_confidence: Option<f32>, deadline: Instant) -> Request {
+    // SAFETY: reads a global of the main thread.
+    let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+    Request {
+        id: 0,
+        // The statement's start names it well enough within one backend's connection.
+        share: Some(statement as u64),
+        image: match ask.url {
+            Some(url) => Image::Url { url: url.into(), etag: None, last_modified: None },
+            None => Image::Bytes,
+        },
+        outputs: ask.outputs.to_vec(),
+        remaining_ms: deadline.saturating_duration_since(Instant::now()).as_millis() as u64,
+        min_confidence,
+    }
+}
+
+fn too_late() -> Failure {
+    Failure::new(Class::Retry, "timeout", "the caption did not come in time")
+        .detail(format!("pg_caption.timeout is {} ms, all waiting included.", crate::settings::timeout().as_millis()))
+        .hint("Raise pg_caption.timeout, or caption fewer pictures in one call.")
+}
+
+fn engine_killer() -> Failure {
+    Failure::new(Class::Reject, "engine_killer", "the caption engine died each time it worked on this picture")
+        .detail(format!("{MAX_DEATHS} engines were lost with it in flight."))
+        .hint("See the server log, and please report the picture.")
+}

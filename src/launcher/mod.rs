@@ -1,0 +1,104 @@
+//! The launcher: keeps the engine alive and starts a worker for each database that has work.
+//!
+//! A static background worker without a database, so that `caption_image` also works on a hot standby. It never opens a picture, a model or a
+//! user's connection; everything it does fits into one wait on its latch and the engines' pipes.
+
+mod databases;
+mod engine;
+mod spawn;
+
+use crate::{client, report, settings, shared, wait};
+use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
+use pgrx::prelude::*;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+/// Pause of the postmaster before it starts a launcher again that left.
+const RESTART: Duration = Duration::from_secs(1);
+
+/// Registers the launcher and the notice of promotion; in the postmaster, while preloading.
+pub fn init() {
+    BackgroundWorkerBuilder::new("pg_caption launcher")
+        .set_type("pg_caption launcher")
+        .set_library("pg_caption")
+        .set_function("pg_caption_launcher")
+        .enable_spi_access()
+        // After `enable_spi_access`, which sets a later time: the launcher also serves a hot standby.
+        .set_start_time(BgWorkerStartTime::ConsistentState)
+        .set_restart_time(Some(RESTART))
+        .load();
+    // Runs once when recovery is over and only wakes the launcher: a standby's launcher needs no polling to notice its promotion.
+    BackgroundWorkerBuilder::new("pg_caption recovery notice")
+        .set_type("pg_caption recovery notice")
+        .set_library("pg_caption")
+        .set_function("pg_caption_recovery_notice")
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(None)
+        .load();
+}
+
+/// Wakes the launcher when recovery has finished.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn pg_caption_recovery_notice(_argument: pg_sys::Datum) {
+    shared::wake_launcher();
+}
+
+/// The launcher's life.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn pg_caption_launcher(_argument: pg_sys::Datum) {
+    BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
+    BackgroundWorker::connect_worker_to_spi(None, None);
+    shared::set_launcher(std::process::id() as i32);
+    let listener = match spawn::listen(client::SOCKET) {
+        Ok(listener) => listener,
+        Err(error) => report::refuse(
+            PgSqlErrorCode::ERRCODE_IO_ERROR,
+            format!("pg_caption cannot listen on \"{}\": {error}", client::SOCKET),
+            None,
+            Some("The server must be able to create a socket in its data directory.".into()),
+        ),
+    };
+    let mut engines = engine::Engines::new(listener);
+    stop_engines_on_exit(&engines);
+    let mut databases = databases::Databases::default();
+    run(&mut engines, &mut databases);
+    engines.stop();
+    shared::set_engine(0, None);
+    shared::set_launcher(0);
+    // Not 0: the postmaster starts a launcher again that was merely terminated.
+    // SAFETY: ends this process through PostgreSQL's own exit path; nothing of ours is borrowed.
+    unsafe { pg_sys::proc_exit(1) };
+}
+
+fn run(engines: &mut engine::Engines, databases: &mut databases::Databases) {
+    while !BackgroundWorker::sigterm_received() {
+        let reloaded = BackgroundWorker::sighup_received();
+        if reloaded {
+            // SAFETY: called in a background worker's main loop, where rereading the configuration is allowed.
+            unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+        }
+        let now = Instant::now();
+        engines.tend(now, settings::engine_config(), reloaded);
+        databases.tend(now);
+        let due = [engines.next_due(now), databases.next_due(now)].into_iter().flatten().min();
+        wait::wait(Some(wait::Interest { fd: engines.as_raw_fd(), write: false }), due.map(|due| due.saturating_duration_since(Instant::now())));
+    }
+}
+
+/// Where the postmaster is PID 1 it adopts orphans, and an orphan's bad exit counts as a crash of a backend: an engine never outlives its launcher,
+/// however that ends (PostgreSQL runs these callbacks on FATAL and on proc_exit alike).
+fn stop_engines_on_exit(engines: &engine::Engines) {
+    engines.publish_pids();
+    // SAFETY: registers a plain function that looks only at a process-wide list.
+    unsafe { pg_sys::before_shmem_exit(Some(stop_at_exit), pg_sys::Datum::from(0)) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn stop_at_exit(_code: i32, _argument: pg_sys::Datum) {
+    engine::stop_published();
+}
+
+/// A listening socket that stays open for the launcher's life and is handed to every engine.
+pub type Listener = OwnedFd;

@@ -1,0 +1,29 @@
+//! `caption.engine_status()`: what the engine says of itself, or why there is none.
+
+use crate::{client, shared};
+use pg_caption_wire::EngineStatus;
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use std::time::{Duration, Instant};
+
+/// Patience with an engine that does not answer; a status must come soon or not at all.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// `caption.engine_status()`.
+#[pg_extern(volatile, parallel_safe)]
+#[pgrx(sql = false)]
+fn engine_status() -> JsonB {
+    shared::require_preloaded();
+    let (launcher, engine) = shared::processes();
+    let status = client::status(Instant::now() + PATIENCE).unwrap_or_else(|failure| EngineStatus {
+        pid: engine.max(0) as u32,
+        state: "absent".into(),
+        failure: Some(failure),
+        ..EngineStatus::default()
+    });
+    let mut value = serde_json::to_value(&status).unwrap_or_else(|error| pgrx::error!("the engine's status cannot be shown: {error}"));
+    if let Some(object) = value.as_object_mut() {
+        object.insert("launcher".into(), launcher.into());
+    }
+    JsonB(value)
+}

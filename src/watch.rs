@@ -1,0 +1,406 @@
+//! `caption.watch` and its companions: everything is validated before anything is changed.
+
+use crate::report::refuse;
+use crate::{enqueue, identity, shared, style};
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use pgrx::spi::{quote_identifier, quote_literal};
+use serde_json::Value;
+use std::ffi::CStr;
+
+/// Names of our triggers on a watched table.
+const TRIGGERS: [&str; 2] = ["pg_caption_insert", "pg_caption_update"];
+
+/// A table as the catalogs describe it.
+struct Table {
+    oid: pg_sys::Oid,
+    /// Schema-qualified and quoted.
+    name: String,
+    owner: pg_sys::Oid,
+    owner_name: String,
+    kind: String,
+    persistent: bool,
+    ours: bool,
+}
+
+struct Column {
+    name: String,
+    base_type: String,
+    base_kind: pg_sys::Oid,
+    generated: bool,
+}
+
+fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {
+    result.unwrap_or_else(|error| pgrx::error!("{error}"))
+}
+
+fn describe(relation: pg_sys::Oid) -> Table {
+    spi(Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner, c.relowner::pg_catalog.regrole::pg_catalog.text, \
+                    c.relkind::pg_catalog.text, c.relpersistence OPERATOR(pg_catalog.<>) 't', n.nspname OPERATOR(pg_catalog.=) 'caption' \
+               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
+              WHERE c.oid OPERATOR(pg_catalog.=) $1",
+            Some(1),
+            &[relation.into()],
+        )?;
+        let Some(row) = rows.into_iter().next() else { return Ok(None) };
+        Ok(Some(Table {
+            oid: relation,
+            name: row.get::<String>(1)?.unwrap_or_default(),
+            owner: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
+            owner_name: row.get::<String>(3)?.unwrap_or_default(),
+            kind: row.get::<String>(4)?.unwrap_or_default(),
+            persistent: row.get::<bool>(5)?.unwrap_or(true),
+            ours: row.get::<bool>(6)?.unwrap_or(false),
+        }))
+    }))
+    .unwrap_or_else(|| refuse(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, format!("there is no table with OID {}", relation.to_u32()), None, None))
+}
+
+/// Raises unless the caller has the rights of the table's owner, and is a superuser where the owner is one.
+fn require_ownership(table: &Table) {
+    let caller = identity::caller();
+    // SAFETY: plain catalog look-ups of roles that exist in this transaction.
+    let (member, owner_super, caller_super) =
+        unsafe { (pg_sys::has_privs_of_role(caller, table.owner), pg_sys::superuser_arg(table.owner), pg_sys::superuser_arg(caller)) };
+    if !member {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be owner of table {}", table.name),
+            Some(format!("It belongs to {}.", table.owner_name)),
+            Some("Captions are written with the rights of the table's owner, so only its owner may watch it.".into()),
+        );
+    }
+    if owner_super && !caller_super {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
+            format!("must be superuser to watch table {}", table.name),
+            Some(format!("It belongs to the superuser {}.", table.owner_name)),
+            Some("Give the table to an ordinary role: ALTER TABLE … OWNER TO …".into()),
+        );
+    }
+}
+
+fn column(table: &Table, name: &str) -> Column {
+    let found = spi(Spi::connect(|client| {
+        let rows = client.select(
+            "WITH RECURSIVE base AS (SELECT t.oid, t.typbasetype, t.typtype FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid \
+                 WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
+               UNION ALL SELECT t.oid, t.typbasetype, t.typtype FROM base b JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) b.typbasetype WHERE b.typtype OPERATOR(pg_catalog.=) 'd') \
+             SELECT pg_catalog.format_type(a.atttypid, a.atttypmod), (SELECT b.oid FROM base b WHERE b.typtype OPERATOR(pg_catalog.<>) 'd'), a.attgenerated OPERATOR(pg_catalog.<>) '' \
+               FROM pg_catalog.pg_attribute a \
+              WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped",
+            Some(1),
+            &[table.oid.into(), name.into()],
+        )?;
+        let Some(row) = rows.into_iter().next() else { return Ok(None) };
+        Ok(Some(Column {
+            name: name.into(),
+            base_type: row.get::<String>(1)?.unwrap_or_default(),
+            base_kind: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
+            generated: row.get::<bool>(3)?.unwrap_or(false),
+        }))
+    }));
+    found.unwrap_or_else(|| {
+        let columns: Option<String> = spi(Spi::get_one_with_args(
+            "SELECT pg_catalog.string_agg(attname, ', ' ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT attisdropped",
+            &[table.oid.into()],
+        ));
+        refuse(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
+            format!("column \"{name}\" of table {} does not exist", table.name),
+            columns.map(|columns| format!("Its columns are: {columns}.")),
+            Some("Name the column of the URLs with image_url => '…', the columns to fill with fills => '{\"alt\": \"concise\"}'.".into()),
+        )
+    })
+}
+
+/// Raises unless a column holds text: text, varchar, citext, or a domain of them.
+fn require_text(table: &Table, column: &Column) {
+    let is_citext = || {
+        spi(Spi::get_one_with_args::<bool>(
+            "SELECT typname OPERATOR(pg_catalog.=) 'citext' FROM pg_catalog.pg_type WHERE oid OPERATOR(pg_catalog.=) $1",
+            &[column.base_kind.into()],
+        ))
+        .unwrap_or(false)
+    };
+    if !matches!(column.base_kind, pg_sys::TEXTOID | pg_sys::VARCHAROID) && !is_citext() {
+        refuse(
+            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
+            format!("column \"{}\" of table {} is of type {}", column.name, table.name, column.base_type),
+            None,
+            Some("URLs and captions need a column of type text, varchar, citext, or a domain of one of them.".into()),
+        );
+    }
+}
+
+/// Columns of the primary key, else of the narrowest valid unique index over NOT NULL columns.
+fn key(table: &Table) -> Vec<String> {
+    let found: Option<Vec<String>> = spi(Spi::get_one_with_args(
+        "SELECT ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY k (attnum, ord) \
+                        JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum \
+                       WHERE k.ord OPERATOR(pg_catalog.<=) i.indnkeyatts ORDER BY k.ord) \
+           FROM pg_catalog.pg_index i \
+          WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL \
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
+                               AND a.attnum OPERATOR(pg_catalog.=) ANY ((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts OPERATOR(pg_catalog.-) 1]) AND NOT a.attnotnull) \
+          ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1",
+        &[table.oid.into()],
+    ));
+    found.filter(|columns| !columns.is_empty()).unwrap_or_else(|| {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {} has no key", table.name),
+            Some("Rows are found again by their key when the caption is written.".into()),
+            Some("Add a primary key, or a unique index over NOT NULL columns.".into()),
+        )
+    })
+}
+
+/// Column to style, in the order of the JSON object, every style known.
+fn parse_fills(fills: &Value) -> Vec<(String, String)> {
+    let bad = |why: &str| -> ! {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("fills {why}"),
+            None,
+            Some("It maps columns to styles, e.g. '{\"alt\": \"concise\", \"seo\": \"seo\"}'.".into()),
+        )
+    };
+    let Some(object) = fills.as_object() else { bad("is not a JSON object") };
+    if object.is_empty() {
+        bad("names no column");
+    }
+    object
+        .iter()
+        .map(|(column, name)| {
+            let Some(name) = name.as_str() else { bad("names a style that is not a string") };
+            style::resolve(name);
+            (column.clone(), name.to_string())
+        })
+        .collect()
+}
+
+/// `caption.watch(…)`.
+#[pg_extern(volatile)]
+#[pgrx(sql = false)]
+fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32, overwrite: bool, on_replica: bool) {
+    shared::require_preloaded();
+    let image_url = image_url.to_string_lossy().into_owned();
+    style::tokens(max_tokens);
+    let table = describe(relation);
+    let kind = match table.kind.as_str() {
+        "r" | "p" => None,
+        "v" => Some("a view"),
+        "m" => Some("a materialized view"),
+        "f" => Some("a foreign table"),
+        _ => Some("not a table"),
+    };
+    if let Some(kind) = kind {
+        refuse(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("{} is {kind}", table.name),
+            None,
+            Some("Ordinary and partitioned tables can be watched.".into()),
+        );
+    }
+    if !table.persistent {
+        refuse(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("{} is a temporary table", table.name),
+            None,
+            Some("Its rows are seen by no other session.".into()),
+        );
+    }
+    if table.ours {
+        refuse(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is a table of pg_caption itself", table.name), None, None);
+    }
+    require_ownership(&table);
+    let url = column(&table, &image_url);
+    require_text(&table, &url);
+    let fills = parse_fills(&fills.0);
+    for (name, _) in &fills {
+        let filled = column(&table, name);
+        require_text(&table, &filled);
+        if filled.generated {
+            refuse(
+                PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+                format!("column \"{name}\" of table {} is generated", table.name),
+                None,
+                Some("A generated column cannot be filled.".into()),
+            );
+        }
+        if *name == image_url {
+            refuse(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("column \"{name}\" cannot hold both the URL and its caption"),
+                None,
+                None,
+            );
+        }
+    }
+    let keys = key(&table);
+    if let Some((name, _)) = fills.iter().find(|(name, _)| keys.contains(name)) {
+        refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("column \"{name}\" is part of the key and cannot be filled"), None, None);
+    }
+    drop_triggers(&table);
+    create_triggers(&table, &image_url, &fills, &keys, overwrite, on_replica);
+    let object: serde_json::Map<String, Value> = fills.into_iter().map(|(column, style)| (column, Value::String(style))).collect();
+    let _extension = identity::as_extension();
+    spi(Spi::run_with_args(
+        "INSERT INTO caption.watch AS w (relation, image_url, fills, keys, max_tokens, overwrite, on_replica) \
+         VALUES ($1::pg_catalog.regclass, $2::pg_catalog.name, $3, $4::pg_catalog.name[], $5, $6, $7) \
+         ON CONFLICT (relation) DO UPDATE SET image_url = excluded.image_url, fills = excluded.fills, keys = excluded.keys, \
+            max_tokens = excluded.max_tokens, overwrite = excluded.overwrite, on_replica = excluded.on_replica, paused = false",
+        &[
+            relation.into(),
+            image_url.into(),
+            JsonB(Value::Object(object)).into(),
+            keys.into(),
+            max_tokens.into(),
+            overwrite.into(),
+            on_replica.into(),
+        ],
+    ));
+    // The walk over what exists starts anew: columns, styles or the key may have changed.
+    spi(Spi::run_with_args(
+        "INSERT INTO caption.tally AS t (relation) VALUES ($1) \
+         ON CONFLICT (relation) DO UPDATE SET walk_after = NULL, walk_done = false, walked = 0, problem = NULL",
+        &[relation.into()],
+    ));
+    enqueue::announce_at_commit();
+}
+
+fn drop_triggers(table: &Table) {
+    for trigger in TRIGGERS {
+        // A NOTICE about a trigger that is not there would only puzzle.
+        let exists: Option<bool> = spi(Spi::get_one_with_args(
+            "SELECT true FROM pg_catalog.pg_trigger WHERE tgrelid OPERATOR(pg_catalog.=) $1 AND tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
+            &[table.oid.into(), trigger.into()],
+        )
+        .or_else(|error| if matches!(error, pgrx::spi::Error::InvalidPosition) { Ok(None) } else { Err(error) }));
+        if exists == Some(true) {
+            spi(Spi::run(&format!("DROP TRIGGER {trigger} ON {}", table.name)));
+        }
+    }
+}
+
+fn create_triggers(table: &Table, image_url: &str, fills: &[(String, String)], keys: &[String], overwrite: bool, on_replica: bool) {
+    let url = quote_identifier(image_url);
+    let empty = |row: &str, column: &str| format!("coalesce({row}.{}::pg_catalog.text, '') OPERATOR(pg_catalog.=) ''", quote_identifier(column));
+    let has_url = format!("coalesce(NEW.{url}::pg_catalog.text, '') OPERATOR(pg_catalog.<>) ''");
+    let some_empty = fills.iter().map(|(column, _)| empty("NEW", column)).collect::<Vec<_>>().join(" OR ");
+    let became_empty =
+        fills.iter().map(|(column, _)| format!("({} AND NOT {})", empty("NEW", column), empty("OLD", column))).collect::<Vec<_>>().join(" OR ");
+    let changed = |column: &str| {
+        let column = quote_identifier(column);
+        format!("(NEW.{column})::pg_catalog.text IS DISTINCT FROM (OLD.{column})::pg_catalog.text")
+    };
+    let key_changed = keys.iter().map(|key| changed(key)).collect::<Vec<_>>().join(" OR ");
+    let on_insert = if overwrite { has_url.clone() } else { format!("{has_url} AND ({some_empty})") };
+    let on_update = format!("{has_url} AND ({} OR {key_changed} OR {became_empty})", changed(image_url));
+    for (trigger, event, condition) in [(TRIGGERS[0], "INSERT", on_insert), (TRIGGERS[1], "UPDATE", on_update)] {
+        spi(Spi::run(&format!(
+            "CREATE TRIGGER {trigger} AFTER {event} ON {} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION caption.enqueue()",
+            table.name
+        )));
+        if on_replica {
+            spi(Spi::run(&format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {trigger}", table.name)));
+        }
+        // DROP EXTENSION takes the triggers along instead of asking for CASCADE.
+        spi(Spi::run(&format!("ALTER TRIGGER {trigger} ON {} DEPENDS ON EXTENSION pg_caption", table.name)));
+        spi(Spi::run(&format!(
+            "COMMENT ON TRIGGER {trigger} ON {} IS {}",
+            table.name,
+            quote_literal("pg_caption: remembers rows whose captions are to be written; see caption.watch()")
+        )));
+    }
+}
+
+/// The table, if the caller may change its watch and there is one.
+fn watched(relation: pg_sys::Oid) -> Table {
+    shared::require_preloaded();
+    let table = describe(relation);
+    require_ownership(&table);
+    let _extension = identity::as_extension();
+    let exists: Option<bool> =
+        spi(Spi::get_one_with_args("SELECT EXISTS (SELECT FROM caption.watch WHERE relation OPERATOR(pg_catalog.=) $1)", &[relation.into()]));
+    if exists != Some(true) {
+        refuse(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("table {} is not watched", table.name),
+            None,
+            Some("See caption.watch() and the table caption.watch.".into()),
+        );
+    }
+    table
+}
+
+/// `caption.unwatch(relation)`.
+#[pg_extern(volatile)]
+#[pgrx(sql = false)]
+fn unwatch(relation: pg_sys::Oid) {
+    let table = watched(relation);
+    drop_triggers(&table);
+    let _extension = identity::as_extension();
+    for of in ["watch", "tally", "queue", "deferred", "written", "failed"] {
+        spi(Spi::run_with_args(&format!("DELETE FROM caption.{of} WHERE relation OPERATOR(pg_catalog.=) $1"), &[relation.into()]));
+    }
+    enqueue::announce_at_commit();
+}
+
+fn set_paused(relation: pg_sys::Oid, paused: bool) {
+    watched(relation);
+    let _extension = identity::as_extension();
+    spi(Spi::run_with_args("UPDATE caption.watch SET paused = $2 WHERE relation OPERATOR(pg_catalog.=) $1", &[relation.into(), paused.into()]));
+    if !paused {
+        spi(Spi::run_with_args("UPDATE caption.tally SET problem = NULL WHERE relation OPERATOR(pg_catalog.=) $1", &[relation.into()]));
+    }
+    enqueue::announce_at_commit();
+}
+
+/// `caption.pause(relation)`.
+#[pg_extern(volatile)]
+#[pgrx(sql = false)]
+fn pause(relation: pg_sys::Oid) {
+    set_paused(relation, true);
+}
+
+/// `caption.resume(relation)`.
+#[pg_extern(volatile)]
+#[pgrx(sql = false)]
+fn resume(relation: pg_sys::Oid) {
+    set_paused(relation, false);
+}
+
+/// `caption.retry(relation)`.
+#[pg_extern(volatile)]
+#[pgrx(sql = false)]
+fn retry(relation: pg_sys::Oid) -> i64 {
+    watched(relation);
+    let _extension = identity::as_extension();
+    let queued: Option<i64> = spi(Spi::get_one_with_args(
+        "WITH failed AS (DELETE FROM caption.failed WHERE relation OPERATOR(pg_catalog.=) $1 RETURNING key), \
+              deferred AS (DELETE FROM caption.deferred WHERE relation OPERATOR(pg_catalog.=) $1 RETURNING key), \
+              keys AS (SELECT key, pg_catalog.row_number() OVER () AS r FROM (SELECT key FROM failed UNION SELECT key FROM deferred) k), \
+              queued AS (INSERT INTO caption.queue (relation, keys, n) \
+                         SELECT $1, pg_catalog.jsonb_agg(key), pg_catalog.count(*) FROM keys GROUP BY r OPERATOR(pg_catalog./) 200 RETURNING n) \
+         SELECT coalesce(pg_catalog.sum(n), 0)::pg_catalog.int8 FROM queued",
+        &[relation.into()],
+    ));
+    enqueue::announce_at_commit();
+    queued.unwrap_or(0)
+}
+
+/// `caption.in_flight(relation)`.
+#[pg_extern(volatile, parallel_safe)]
+#[pgrx(sql = false)]
+fn in_flight(relation: pg_sys::Oid) -> i32 {
+    if !shared::preloaded() {
+        return 0;
+    }
+    // SAFETY: reads a global.
+    let database = shared::database(unsafe { pg_sys::MyDatabaseId }.to_u32());
+    database.and_then(|d| d.flights.iter().find(|(oid, _)| *oid == relation.to_u32()).map(|(_, n)| *n as i32)).unwrap_or(0)
+}

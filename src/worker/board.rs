@@ -1,0 +1,169 @@
+//! What is in hand: pages of keys, the jobs made of them, and when a page may be struck off. Pure bookkeeping.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+/// Number of a page on the board.
+pub type PageId = u64;
+
+/// A row: the watched table's OID and its key as canonical JSON text.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Row {
+    /// OID of the watched table.
+    pub relation: u32,
+    /// JSON array of texts.
+    pub key: String,
+}
+
+/// Where a page of keys came from, and so what striking it off means.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A row of `caption.queue`: delete it.
+    Queue(i64),
+    /// A chunk of the walk that ends at this key and has this many rows: the walk has come so far.
+    Walk {
+        /// Last key of the chunk; `None`: the table ended.
+        last: Option<String>,
+        /// Rows of the chunk.
+        rows: i64,
+    },
+    /// Due rows of `caption.deferred`: each removes itself when it is done.
+    Deferred,
+}
+
+/// Keys that are struck off together.
+#[derive(Debug)]
+pub struct Page {
+    /// OID of the watched table.
+    pub relation: u32,
+    /// Where it came from.
+    pub origin: Origin,
+    open: usize,
+}
+
+/// Everything in hand.
+#[derive(Debug, Default)]
+pub struct Board {
+    next: PageId,
+    pages: BTreeMap<PageId, Page>,
+    busy: HashSet<Row>,
+    parked: HashMap<Row, Vec<PageId>>,
+    walks: HashMap<u32, VecDeque<PageId>>,
+}
+
+/// Pages that are complete once these jobs are: what to do about each in the transaction that finishes them.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Struck {
+    /// Queue rows to delete.
+    pub queue: Vec<i64>,
+    /// How far each walk has come: table, last key (`None`: the end), rows walked since.
+    pub walks: Vec<(u32, Option<String>, i64)>,
+}
+
+impl Board {
+    /// Puts a page on the board with one job to come for each of `open` keys.
+    pub fn add(&mut self, relation: u32, origin: Origin, open: usize) -> PageId {
+        let id = self.next;
+        self.next += 1;
+        if matches!(origin, Origin::Walk { .. }) {
+            self.walks.entry(relation).or_default().push_back(id);
+        }
+        self.pages.insert(id, Page { relation, origin, open });
+        id
+    }
+
+    /// Claims a row for a page's job. `false`: the row is in hand already; the page's key is parked and comes back from [`Board::release`].
+    pub fn claim(&mut self, row: &Row, page: PageId) -> bool {
+        if self.busy.insert(row.clone()) {
+            return true;
+        }
+        self.parked.entry(row.clone()).or_default().push(page);
+        false
+    }
+
+    /// Gives a row back; the pages that wait to look at it again.
+    pub fn release(&mut self, row: &Row) -> Vec<PageId> {
+        self.busy.remove(row);
+        self.parked.remove(row).unwrap_or_default()
+    }
+
+    /// Whether a queue row is in hand.
+    pub fn holds_queue_row(&self, id: i64) -> bool {
+        self.pages.values().any(|page| page.origin == Origin::Queue(id))
+    }
+
+    /// Whether a row is in hand.
+    pub fn is_busy(&self, row: &Row) -> bool {
+        self.busy.contains(row)
+    }
+
+    /// Walk chunks of a table in hand.
+    pub fn walk_pages(&self, relation: u32) -> usize {
+        self.walks.get(&relation).map_or(0, VecDeque::len)
+    }
+
+    /// Counts `done` jobs off their pages and strikes complete pages off. A walk comes only as far as all its chunks up to there are complete.
+    pub fn finish(&mut self, done: impl IntoIterator<Item = PageId>) -> Struck {
+        let mut struck = Struck::default();
+        let mut touched = HashSet::new();
+        for id in done {
+            if let Some(page) = self.pages.get_mut(&id) {
+                page.open = page.open.saturating_sub(1);
+            }
+            touched.insert(id);
+        }
+        self.strike(touched, &mut struck);
+        struck
+    }
+
+    /// Strikes a page off that turned out to hold no job at all.
+    pub fn finish_empty(&mut self, id: PageId) -> Struck {
+        let mut struck = Struck::default();
+        self.strike(HashSet::from([id]), &mut struck);
+        struck
+    }
+
+    fn strike(&mut self, touched: HashSet<PageId>, struck: &mut Struck) {
+        let mut walked = HashSet::new();
+        for id in touched {
+            let Some(page) = self.pages.get(&id) else { continue };
+            if page.open > 0 {
+                continue;
+            }
+            match page.origin {
+                Origin::Queue(row) => struck.queue.push(row),
+                Origin::Deferred => {}
+                Origin::Walk { .. } => {
+                    walked.insert(page.relation);
+                    // Stays until every chunk before it is complete.
+                    continue;
+                }
+            }
+            self.pages.remove(&id);
+        }
+        for relation in walked {
+            let Some(chunks) = self.walks.get_mut(&relation) else { continue };
+            let mut came: Option<(Option<String>, i64)> = None;
+            while let Some(first) = chunks.front()
+                && self.pages.get(first).is_some_and(|page| page.open == 0)
+            {
+                let page = chunks.pop_front().and_then(|first| self.pages.remove(&first));
+                if let Some(Page { origin: Origin::Walk { last, rows }, .. }) = page {
+                    let before = came.take().map_or(0, |(_, rows)| rows);
+                    came = Some((last, before + rows));
+                }
+            }
+            if let Some((last, rows)) = came {
+                struck.walks.push((relation, last, rows));
+            }
+        }
+        struck.queue.sort_unstable();
+    }
+
+    /// Forgets everything of a table that is no longer watched.
+    pub fn forget(&mut self, relation: u32) {
+        self.pages.retain(|_, page| page.relation != relation);
+        self.busy.retain(|row| row.relation != relation);
+        self.parked.retain(|row, _| row.relation != relation);
+        self.walks.remove(&relation);
+    }
+}

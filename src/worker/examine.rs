@@ -1,0 +1,172 @@
+//! Which rows need what: reads rows by key as their table's owner, and the ledger beside them.
+
+use super::board::{PageId, Row};
+use super::tables::Watched;
+use super::transaction::spi;
+use crate::identity;
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::fmt::Write;
+
+/// A row that needs captions.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// Which row.
+    pub row: Row,
+    /// Pages to count off when it is done.
+    pub page: PageId,
+    /// The URL to caption.
+    pub url: String,
+    /// Indexes into the watch's fills that need a text.
+    pub cells: Vec<usize>,
+    /// What the ledger says was written before, column to hash of the text.
+    pub ours: Map<String, Value>,
+    /// The ledger's hash of the URL that was captioned before.
+    pub captioned: Option<String>,
+    /// Charged attempts so far.
+    pub attempts: i32,
+    /// Engines that died with it in flight.
+    pub deaths: u32,
+}
+
+/// A row as it is now.
+#[derive(Debug)]
+pub struct Current {
+    /// Its URL.
+    pub url: Option<String>,
+    /// Its fills, in the watch's order.
+    pub texts: Vec<Option<String>>,
+}
+
+/// Hash of a URL or a text in the ledger: half a SHA-256, hex.
+pub fn hash(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
+}
+
+/// Indexes of the fills that need a text: empty ones, ours of another URL, and a person's where the watch overwrites and has not seen this URL.
+pub fn needs(watched: &Watched, current: &Current, ours: &Map<String, Value>, captioned: Option<&str>) -> Vec<usize> {
+    let Some(url) = current.url.as_deref().filter(|url| !url.is_empty()) else { return Vec::new() };
+    let new_url = captioned != Some(hash(url).as_str());
+    let is_needed = |(at, text): (usize, &Option<String>)| {
+        let text = text.as_deref().unwrap_or_default();
+        let is_ours = ours.get(&watched.fills[at].column).and_then(Value::as_str) == Some(hash(text).as_str());
+        let needed = text.is_empty() || (new_url && (is_ours || watched.overwrite));
+        needed.then_some(at)
+    };
+    current.texts.iter().enumerate().filter_map(is_needed).collect()
+}
+
+/// `(k.v->>0)::integer`, with the key column's type.
+fn cast(watched: &Watched, at: usize, json: &str) -> String {
+    format!("CAST({json} OPERATOR(pg_catalog.->>) {at} AS {})", watched.keys[at].kind)
+}
+
+/// The fills' texts as an array expression.
+fn texts(watched: &Watched) -> String {
+    let columns: Vec<String> = watched.fills.iter().map(|fill| format!("t.{}::pg_catalog.text", pgrx::spi::quote_identifier(&fill.column))).collect();
+    format!("ARRAY[{}]", columns.join(", "))
+}
+
+/// The key of `t` as canonical JSON, the same text that the trigger writes.
+pub fn key_json(watched: &Watched) -> String {
+    let columns: Vec<String> = watched.keys.iter().map(|key| format!("pg_catalog.format('%s', t.{})", key.column)).collect();
+    format!("pg_catalog.jsonb_build_array({})", columns.join(", "))
+}
+
+/// Statement that reads one row (and locks it, if `lock`) by its key, given as JSON.
+pub fn read_one(watched: &Watched, lock: bool) -> String {
+    let equal = (0..watched.keys.len()).map(|at| format!("t.{} = {}", watched.keys[at].column, cast(watched, at, "$1"))).collect::<Vec<_>>();
+    format!(
+        "SELECT t.{}::pg_catalog.text, {} FROM {} t WHERE {}{}",
+        watched.url,
+        texts(watched),
+        watched.name,
+        equal.join(" AND "),
+        if lock { " FOR NO KEY UPDATE SKIP LOCKED" } else { "" }
+    )
+}
+
+/// Statement that reads many rows by key: `$1` is a JSON array of keys.
+fn read_many(watched: &Watched) -> String {
+    let equal = (0..watched.keys.len()).map(|at| format!("t.{} = {}", watched.keys[at].column, cast(watched, at, "k.v"))).collect::<Vec<_>>();
+    format!(
+        "SELECT k.v::pg_catalog.text, t.{}::pg_catalog.text, {} FROM pg_catalog.jsonb_array_elements($1) AS k (v) JOIN {} t ON {}",
+        watched.url,
+        texts(watched),
+        watched.name,
+        equal.join(" AND ")
+    )
+}
+
+/// Statement that reads the next chunk of the walk: `$1` is the last key passed, if any; `$2` the number of rows.
+fn read_chunk(watched: &Watched, from_start: bool) -> String {
+    let columns = watched.keys.iter().map(|key| format!("t.{}", key.column)).collect::<Vec<_>>().join(", ");
+    let after = if from_start {
+        String::new()
+    } else {
+        let last = (0..watched.keys.len()).map(|at| cast(watched, at, "$1")).collect::<Vec<_>>().join(", ");
+        format!(" WHERE ({columns}) > ({last})")
+    };
+    format!(
+        "SELECT {}::pg_catalog.text, t.{}::pg_catalog.text, {} FROM {} t{after} ORDER BY {columns} LIMIT $2",
+        key_json(watched),
+        watched.url,
+        texts(watched),
+        watched.name
+    )
+}
+
+/// Rows of a watched table by key; those that are gone are missing.
+///
+/// # Errors
+/// Raises what the owner's own code raises; call it in [`super::transaction::attempt`].
+pub fn rows(watched: &Watched, keys: &[String]) -> Vec<(String, Current)> {
+    let json = JsonB(Value::Array(keys.iter().filter_map(|key| serde_json::from_str(key).ok()).collect()));
+    let _owner = identity::as_owner(watched.owner);
+    spi(Spi::connect_mut(|client| read(client.update(&read_many(watched), None, &[json.into()])?)))
+}
+
+/// The next chunk of the walk, in key order.
+///
+/// # Errors
+/// As [`rows`].
+pub fn chunk(watched: &Watched, after: Option<&str>, limit: i64) -> Vec<(String, Current)> {
+    let last = after.and_then(|key| serde_json::from_str(key).ok()).map(JsonB);
+    let statement = read_chunk(watched, last.is_none());
+    let _owner = identity::as_owner(watched.owner);
+    spi(Spi::connect_mut(|client| read(client.update(&statement, None, &[last.into(), limit.into()])?)))
+}
+
+fn read(table: pgrx::spi::SpiTupleTable<'_>) -> Result<Vec<(String, Current)>, pgrx::spi::Error> {
+    table
+        .map(|row| {
+            let current = Current { url: row.get::<String>(2)?, texts: row.get::<Vec<Option<String>>>(3)?.unwrap_or_default() };
+            Ok((row.get::<String>(1)?.unwrap_or_default(), current))
+        })
+        .collect()
+}
+
+/// What the ledger and the deferred rows say of some keys: key to (hash of the URL, column to hash of the text, attempts).
+pub fn history(relation: u32, keys: &[String]) -> HashMap<String, (Option<String>, Map<String, Value>, i32)> {
+    let json = JsonB(Value::Array(keys.iter().filter_map(|key| serde_json::from_str(key).ok()).collect()));
+    let rows: Vec<(String, Option<String>, Option<JsonB>, i32)> = spi(Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT k.v::text, w.url, w.outputs, coalesce(d.attempts, 0) FROM jsonb_array_elements($2) AS k (v) \
+               LEFT JOIN caption.written w ON w.relation = $1 AND w.key = k.v LEFT JOIN caption.deferred d ON d.relation = $1 AND d.key = k.v \
+              WHERE w.key IS NOT NULL OR d.key IS NOT NULL",
+            None,
+            &[pg_sys::Oid::from(relation).into(), json.into()],
+        )?;
+        rows.map(|row| Ok::<_, pgrx::spi::Error>((row.get(1)?.unwrap_or_default(), row.get(2)?, row.get(3)?, row.get(4)?.unwrap_or(0)))).collect()
+    }));
+    rows.into_iter()
+        .map(|(key, url, outputs, attempts)| (key, (url, outputs.and_then(|o| o.0.as_object().cloned()).unwrap_or_default(), attempts)))
+        .collect()
+}

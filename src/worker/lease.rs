@@ -1,0 +1,43 @@
+//! The lock that makes a worker the only one of its database, and the question whether somebody wants to drop that database.
+
+use pgrx::pg_sys;
+
+/// Marks our lock on the extension object: DROP EXTENSION locks sub-object 0.
+const SUB_OBJECT: u16 = 0x7063;
+
+fn tag(database: u32, class: pg_sys::Oid, object: u32, sub: u16) -> pg_sys::LOCKTAG {
+    pg_sys::LOCKTAG {
+        locktag_field1: database,
+        locktag_field2: class.to_u32(),
+        locktag_field3: object,
+        locktag_field4: sub,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
+        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+    }
+}
+
+fn acquire(tag: &pg_sys::LOCKTAG, mode: u32) -> bool {
+    // SAFETY: a well-formed tag; session-level, without waiting: needs no transaction and cannot deadlock.
+    let result = unsafe { pg_sys::LockAcquire(tag, mode as i32, true, true) };
+    result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
+}
+
+/// Takes the lease of this database, for the life of the process. `false`: somebody has it.
+pub fn take() -> bool {
+    // SAFETY: reads a global.
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    acquire(&tag(database, pg_sys::ExtensionRelationId, 1, SUB_OBJECT), pg_sys::ExclusiveLock)
+}
+
+/// Whether nobody is dropping, renaming or copying this database, which all need it to themselves.
+pub fn database_is_free() -> bool {
+    // SAFETY: reads a global.
+    let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    let tag = tag(0, pg_sys::DatabaseRelationId, database, 0);
+    let free = acquire(&tag, pg_sys::RowExclusiveLock);
+    if free {
+        // SAFETY: releases what was acquired above.
+        unsafe { pg_sys::LockRelease(&tag, pg_sys::RowExclusiveLock as i32, true) };
+    }
+    free
+}

@@ -1,0 +1,167 @@
+//! The watched tables as a worker sees them, checked against the catalogs each time they are read.
+
+use super::transaction::spi;
+use crate::style;
+use pg_caption_register::Style;
+use pgrx::prelude::*;
+use pgrx::spi::quote_identifier;
+use serde_json::Value;
+
+/// A column to fill.
+#[derive(Debug, Clone)]
+pub struct Fill {
+    /// Its name, unquoted.
+    pub column: String,
+    /// Its style; `max_chars` respects the column's declared length.
+    pub style: Style,
+}
+
+/// A key column.
+#[derive(Debug, Clone)]
+pub struct KeyColumn {
+    /// Quoted.
+    pub column: String,
+    /// Its type, as `format_type` gives it.
+    pub kind: String,
+}
+
+/// A watched table.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    /// Its OID.
+    pub oid: u32,
+    /// Schema-qualified and quoted.
+    pub name: String,
+    /// Whose rights its rows are read and written with.
+    pub owner: pg_sys::Oid,
+    /// Quoted column of the URL.
+    pub url: String,
+    /// Columns to fill.
+    pub fills: Vec<Fill>,
+    /// Key columns.
+    pub keys: Vec<KeyColumn>,
+    /// Ceiling of generated tokens.
+    pub max_tokens: u32,
+    /// A person's text is replaced, too.
+    pub overwrite: bool,
+    /// Nothing is to be done for now.
+    pub paused: bool,
+    /// Last key that the walk has passed, as JSON text.
+    pub walk_after: Option<String>,
+    /// The walk has come to the end.
+    pub walk_done: bool,
+}
+
+/// Whether the extension is installed in this database.
+pub fn installed() -> bool {
+    // SAFETY: a catalog look-up in a transaction.
+    unsafe { pg_sys::get_extension_oid(c"pg_caption".as_ptr(), true) != pg_sys::InvalidOid }
+}
+
+/// Removes what belongs to tables that exist no more, and failures beyond their retention.
+pub fn clean() {
+    for of in ["watch", "tally", "queue", "deferred", "written", "failed"] {
+        spi(Spi::run(&format!(
+            "DELETE FROM caption.{of} x WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) x.relation::pg_catalog.oid)"
+        )));
+    }
+    spi(Spi::run_with_args(
+        "DELETE FROM caption.failed WHERE at < pg_catalog.clock_timestamp() - pg_catalog.make_interval(mins => $1)",
+        &[crate::settings::retention_minutes().into()],
+    ));
+}
+
+/// All watches of this database. One whose columns have gone is left out, with the reason in its tally.
+pub fn load() -> Vec<Watched> {
+    let rows: Vec<(pg_sys::Oid, String, pg_sys::Oid, String, Value, Vec<String>, i32, bool, bool, Option<String>, bool)> = spi(Spi::connect(
+        |client| {
+            let rows = client.select(
+            "SELECT w.relation::oid, format('%I.%I', n.nspname, c.relname), c.relowner, w.image_url::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
+                    w.paused, t.walk_after::text, coalesce(t.walk_done, false) \
+               FROM caption.watch w JOIN pg_catalog.pg_class c ON c.oid = w.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+               LEFT JOIN caption.tally t ON t.relation = w.relation",
+            None,
+            &[],
+        )?;
+            rows.map(|row| {
+                Ok::<_, pgrx::spi::Error>((
+                    row.get(1)?.unwrap_or(pg_sys::InvalidOid),
+                    row.get(2)?.unwrap_or_default(),
+                    row.get(3)?.unwrap_or(pg_sys::InvalidOid),
+                    row.get(4)?.unwrap_or_default(),
+                    row.get::<pgrx::JsonB>(5)?.map(|json| json.0).unwrap_or_default(),
+                    row.get(6)?.unwrap_or_default(),
+                    row.get(7)?.unwrap_or(64),
+                    row.get(8)?.unwrap_or(false),
+                    row.get(9)?.unwrap_or(false),
+                    row.get(10)?,
+                    row.get(11)?.unwrap_or(false),
+                ))
+            })
+            .collect()
+        },
+    ));
+    let mut watched = Vec::new();
+    for (oid, name, owner, url, fills, keys, max_tokens, overwrite, paused, walk_after, walk_done) in rows {
+        spi(Spi::run_with_args("INSERT INTO caption.tally (relation) VALUES ($1) ON CONFLICT DO NOTHING", &[oid.into()]));
+        let checked = check(oid, &url, &fills, &keys);
+        let problem = checked.as_ref().err().cloned();
+        spi(Spi::run_with_args(
+            "UPDATE caption.tally SET problem = $2 WHERE relation = $1 AND problem IS DISTINCT FROM $2",
+            &[oid.into(), problem.clone().into()],
+        ));
+        match checked {
+            Ok((fills, keys)) => watched.push(Watched {
+                oid: oid.to_u32(),
+                name,
+                owner,
+                url: quote_identifier(&url),
+                fills,
+                keys,
+                max_tokens: max_tokens as u32,
+                overwrite,
+                paused,
+                walk_after,
+                walk_done,
+            }),
+            Err(problem) => pgrx::log!("pg_caption: table {name} is not being filled: {problem}"),
+        }
+    }
+    watched
+}
+
+fn check(relation: pg_sys::Oid, url: &str, fills: &Value, keys: &[String]) -> Result<(Vec<Fill>, Vec<KeyColumn>), String> {
+    attribute(relation, url)?;
+    let fills = fills.as_object().into_iter().flatten().map(|(column, name)| {
+        let (_, length) = attribute(relation, column)?;
+        let name = name.as_str().unwrap_or_default();
+        let mut style = style::find(name).ok_or_else(|| format!("there is no caption style \"{name}\" any more"))?;
+        if let Some(length) = length {
+            style.rules.max_chars = style.rules.max_chars.min(length);
+            style.rules.min_chars = style.rules.min_chars.min(length);
+        }
+        Ok(Fill { column: column.clone(), style })
+    });
+    let fills = fills.collect::<Result<Vec<_>, String>>()?;
+    let keys = keys.iter().map(|key| Ok(KeyColumn { column: quote_identifier(key), kind: attribute(relation, key)?.0 }));
+    Ok((fills, keys.collect::<Result<Vec<_>, String>>()?))
+}
+
+/// Type of a column, and its length where declared (varchar(n), or a domain of it).
+fn attribute(relation: pg_sys::Oid, column: &str) -> Result<(String, Option<u32>), String> {
+    let found = spi(Spi::connect(|client| {
+        let rows = client.select(
+            "SELECT format_type(a.atttypid, a.atttypmod), \
+                    CASE WHEN t.oid = 'varchar'::regtype THEN nullif(a.atttypmod, -1) WHEN t.typbasetype = 'varchar'::regtype THEN nullif(t.typtypmod, -1) END - 4 \
+               FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+              WHERE a.attrelid = $1 AND a.attname = $2::name AND a.attnum > 0 AND NOT a.attisdropped",
+            Some(1),
+            &[relation.into(), column.into()],
+        )?;
+        match rows.into_iter().next() {
+            Some(row) => Ok::<_, pgrx::spi::Error>(Some((row.get::<String>(1)?.unwrap_or_default(), row.get::<i32>(2)?.map(|n| n.max(1) as u32)))),
+            None => Ok(None),
+        }
+    }));
+    found.ok_or_else(|| format!("it has no column \"{column}\" any more; call caption.watch() again"))
+}

@@ -1,0 +1,254 @@
+//! Write-back: the row, the ledger, the failure and the queue in one transaction, one subtransaction a row.
+
+use super::board::{Board, Row, Struck};
+use super::examine::{self, Current, Job, hash, needs};
+use super::tables::Watched;
+use super::transaction::{Raised, attempt, spi};
+use crate::{identity, settings};
+use pg_caption_wire::{Class, Failure, Outcome, Output};
+use pgrx::JsonB;
+use pgrx::prelude::*;
+use pgrx::spi::quote_identifier;
+use serde_json::Value;
+use std::time::Duration;
+
+/// First pause before a row is tried again; doubled with each charged attempt.
+const RETRY_BASE: Duration = Duration::from_secs(5);
+/// Longest pause before a row is tried again.
+const RETRY_MAX: Duration = Duration::from_secs(3600);
+/// Pause for a host that did not say how long.
+const HOST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What became of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Nothing of it is left to do here.
+    Done {
+        /// Its row was written.
+        filled: bool,
+    },
+    /// Somebody else holds the row: try the write again later.
+    Locked,
+}
+
+/// Settles one job in the running transaction.
+pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Settled {
+    match outcome {
+        Outcome::Done { outputs, model, image, .. } => {
+            let texts: Vec<(usize, &str)> = job
+                .cells
+                .iter()
+                .zip(outputs)
+                .filter_map(|(cell, output)| match output {
+                    Output::Written(written) => Some((*cell, written.caption.as_str())),
+                    Output::Failed(_) => None,
+                })
+                .collect();
+            let refusal = outputs.iter().find_map(|output| match output {
+                Output::Failed(failure) => Some(failure),
+                Output::Written(_) => None,
+            });
+            let mut settled = Settled::Done { filled: false };
+            if !texts.is_empty() {
+                let source = (image.etag.as_deref(), image.last_modified.as_deref());
+                match attempt(|| write_row(table, job, &texts, &model.digest, source)) {
+                    Ok(Settled::Locked) => return Settled::Locked,
+                    Ok(done) => settled = done,
+                    Err(raised) => return refused_by_table(job, &raised, jitter),
+                }
+            }
+            match refusal {
+                Some(failure) => fail(job, failure, job.attempts + 1),
+                None => forgive(&job.row),
+            }
+            settled
+        }
+        // Never asked for by a worker; the row is looked at again when its URL changes.
+        Outcome::Unchanged => Settled::Done { filled: false },
+        Outcome::Failed(failure) => {
+            match failure.class {
+                Class::Retry if job.attempts + 1 < settings::max_attempts() => defer(job, failure, job.attempts + 1, backoff(job.attempts, jitter)),
+                Class::Host => {
+                    let pause = failure.retry_after_ms.map_or(HOST_PAUSE, Duration::from_millis);
+                    defer(job, failure, job.attempts, pause.mul_f64(1.0 + 0.1 * jitter));
+                }
+                _ => fail(job, failure, job.attempts + 1),
+            }
+            Settled::Done { filled: false }
+        }
+    }
+}
+
+fn backoff(attempts: i32, jitter: f64) -> Duration {
+    let doubled = RETRY_BASE.saturating_mul(1u32 << attempts.clamp(0, 16));
+    doubled.min(RETRY_MAX).mul_f64(0.5 + jitter)
+}
+
+/// The table's own triggers, checks or locks refused the caption.
+fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
+    use PgSqlErrorCode::*;
+    let transient = matches!(
+        raised.code,
+        ERRCODE_LOCK_NOT_AVAILABLE | ERRCODE_T_R_DEADLOCK_DETECTED | ERRCODE_T_R_SERIALIZATION_FAILURE | ERRCODE_OUT_OF_MEMORY | ERRCODE_DISK_FULL
+    );
+    let mut failure = Failure::new(Class::Reject, "write_refused", format!("the table refused the caption: {}", raised.message));
+    failure.detail = raised.detail.clone();
+    if transient && job.attempts + 1 < settings::max_attempts() {
+        defer(job, &failure, job.attempts + 1, backoff(job.attempts, jitter));
+    } else {
+        fail(job, &failure, job.attempts + 1);
+    }
+    Settled::Done { filled: false }
+}
+
+/// Locks the row, fills what is still empty or ours, and writes the ledger.
+fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, source: (Option<&str>, Option<&str>)) -> Settled {
+    let key = || serde_json::from_str::<Value>(&job.row.key).map(JsonB).unwrap_or(JsonB(Value::Null));
+    let mut written: Vec<(usize, &str)> = Vec::new();
+    {
+        let _owner = identity::as_owner(table.owner);
+        let found = spi(Spi::connect_mut(|client| {
+            // A deferred constraint trigger would otherwise run at commit, as the superuser.
+            client.update("SET CONSTRAINTS ALL IMMEDIATE", None, &[])?;
+            let rows = client.update(&examine::read_one(table, true), Some(1), &[key().into()])?;
+            match rows.into_iter().next() {
+                Some(row) => {
+                    Ok::<_, pgrx::spi::Error>(Some(Current { url: row.get(1)?, texts: row.get::<Vec<Option<String>>>(2)?.unwrap_or_default() }))
+                }
+                None => Ok(None),
+            }
+        }));
+        let Some(current) = found else {
+            let exists = spi(Spi::connect_mut(|client| {
+                Ok::<_, pgrx::spi::Error>(!client.update(&examine::read_one(table, false), Some(1), &[key().into()])?.is_empty())
+            }));
+            return if exists { Settled::Locked } else { Settled::Done { filled: false } };
+        };
+        if current.url.as_deref() != Some(job.url.as_str()) {
+            // The trigger has queued the new URL.
+            return Settled::Done { filled: false };
+        }
+        let still = needs(table, &current, &job.ours, job.captioned.as_deref());
+        written.extend(texts.iter().filter(|(cell, _)| still.contains(cell)));
+        if written.is_empty() {
+            return Settled::Done { filled: false };
+        }
+        let sets: Vec<String> =
+            written.iter().enumerate().map(|(n, (cell, _))| format!("{} = ${}", quote_identifier(&table.fills[*cell].column), n + 2)).collect();
+        let equal: Vec<String> = (0..table.keys.len())
+            .map(|at| format!("t.{} = CAST($1 OPERATOR(pg_catalog.->>) {at} AS {})", table.keys[at].column, table.keys[at].kind))
+            .collect();
+        let statement = format!("UPDATE {} AS t SET {} WHERE {}", table.name, sets.join(", "), equal.join(" AND "));
+        let mut arguments: Vec<pgrx::datum::DatumWithOid<'_>> = vec![key().into()];
+        arguments.extend(written.iter().map(|(_, text)| pgrx::datum::DatumWithOid::from(*text)));
+        let updated = spi(Spi::connect_mut(|client| Ok::<_, pgrx::spi::Error>(client.update(&statement, None, &arguments)?.len())));
+        if updated == 0 {
+            // A BEFORE trigger of the user's returned NULL.
+            pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION, "a trigger of the table skipped the update");
+        }
+    }
+    let mut outputs = job.ours.clone();
+    for (cell, text) in &written {
+        outputs.insert(table.fills[*cell].column.clone(), Value::String(hash(text)));
+    }
+    spi(Spi::run_with_args(
+        "INSERT INTO caption.written AS w (relation, key, url, outputs, model, etag, last_modified) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+         ON CONFLICT (relation, key) DO UPDATE SET url = excluded.url, outputs = excluded.outputs, model = excluded.model, at = excluded.at, \
+            etag = excluded.etag, last_modified = excluded.last_modified",
+        &[
+            pg_sys::Oid::from(job.row.relation).into(),
+            key().into(),
+            hash(&job.url).into(),
+            JsonB(Value::Object(outputs)).into(),
+            model.into(),
+            source.0.into(),
+            source.1.into(),
+        ],
+    ));
+    Settled::Done { filled: true }
+}
+
+fn key(row: &Row) -> JsonB {
+    JsonB(serde_json::from_str(&row.key).unwrap_or(Value::Null))
+}
+
+/// Puts a row off.
+fn defer(job: &Job, failure: &Failure, attempts: i32, pause: Duration) {
+    spi(Spi::run_with_args(
+        "INSERT INTO caption.deferred AS d (relation, key, due, host, attempts, code, message) \
+         VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3), $4, $5, $6, $7) \
+         ON CONFLICT (relation, key) DO UPDATE SET due = excluded.due, host = excluded.host, attempts = excluded.attempts, code = excluded.code, \
+            message = excluded.message",
+        &[
+            pg_sys::Oid::from(job.row.relation).into(),
+            key(&job.row).into(),
+            pause.as_secs_f64().into(),
+            failure.host.clone().into(),
+            attempts.into(),
+            failure.code.clone().into(),
+            failure.message.clone().into(),
+        ],
+    ));
+}
+
+/// Records why a row got no caption.
+fn fail(job: &Job, failure: &Failure, attempts: i32) {
+    record(&job.row, failure.class.name(), &failure.code, &failure.message, failure.detail.as_deref(), attempts);
+}
+
+/// Records why a row got no caption.
+pub fn record(row: &Row, class: &str, code: &str, message: &str, detail: Option<&str>, attempts: i32) {
+    undefer(row);
+    spi(Spi::run_with_args(
+        "INSERT INTO caption.failed AS f (relation, key, class, code, message, detail, attempts) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+         ON CONFLICT (relation, key) DO UPDATE SET class = excluded.class, code = excluded.code, message = excluded.message, detail = excluded.detail, \
+            attempts = excluded.attempts, at = excluded.at",
+        &[pg_sys::Oid::from(row.relation).into(), key(row).into(), class.into(), code.into(), message.into(), detail.into(), attempts.into()],
+    ));
+}
+
+/// A row got its captions: earlier failures are history.
+fn forgive(row: &Row) {
+    undefer(row);
+    spi(Spi::run_with_args(
+        "DELETE FROM caption.failed WHERE relation = $1 AND key = $2",
+        &[pg_sys::Oid::from(row.relation).into(), key(row).into()],
+    ));
+}
+
+/// A row is not waiting any more.
+pub fn undefer(row: &Row) {
+    spi(Spi::run_with_args(
+        "DELETE FROM caption.deferred WHERE relation = $1 AND key = $2",
+        &[pg_sys::Oid::from(row.relation).into(), key(row).into()],
+    ));
+}
+
+/// Removes complete pages from the queue and moves walks on.
+pub fn strike(struck: &Struck) {
+    if !struck.queue.is_empty() {
+        spi(Spi::run_with_args("DELETE FROM caption.queue WHERE id = ANY ($1)", &[struck.queue.clone().into()]));
+    }
+    for (relation, last, rows) in &struck.walks {
+        let last = last.as_deref().and_then(|key| serde_json::from_str(key).ok()).map(JsonB);
+        let done = last.is_none();
+        spi(Spi::run_with_args(
+            "UPDATE caption.tally SET walk_after = coalesce($2, walk_after), walk_done = $3, walked = walked + $4, updated_at = clock_timestamp() \
+              WHERE relation = $1",
+            &[pg_sys::Oid::from(*relation).into(), last.into(), done.into(), (*rows).into()],
+        ));
+    }
+}
+
+/// Counts rows that were filled.
+pub fn tally(relation: u32, filled: i64, per_minute: f32) {
+    spi(Spi::run_with_args(
+        "UPDATE caption.tally SET filled = filled + $2, per_minute = $3, updated_at = clock_timestamp() WHERE relation = $1",
+        &[pg_sys::Oid::from(relation).into(), filled.into(), per_minute.into()],
+    ));
+}
+
+/// Rows that waited for one of these to be done.
+pub fn release(board: &mut Board, jobs: &[Job]) -> Vec<(Row, u64)> {
+    jobs.iter().flat_map(|job| board.release(&job.row).into_iter().map(|page| (job.row.clone(), page))).collect()
+}

@@ -1,0 +1,293 @@
+//! A throw-away PostgreSQL with the extension preloaded, reachable through a socket in a folder of its own.
+//!
+//! The postmaster is our child, so a test can stop, kill and start it. A keeper process waits at a pipe that ends with us, however we end,
+//! and then stops the server and removes the folder: nothing is left behind by a panic, an exit or a SIGKILL.
+
+use crate::{Database, Session, eventually, place};
+use postgres::Config;
+use rustix::process::{Pid, Signal, kill_process};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, OnceLock};
+
+/// How a server is stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stop {
+    /// Sessions are ended, a checkpoint is written.
+    Fast,
+    /// No farewell to anybody; recovery at the next start.
+    Immediate,
+    /// As a machine that loses power: SIGKILL for the postmaster, its children find out.
+    Kill,
+}
+
+impl Stop {
+    fn signal(self) -> Signal {
+        match self {
+            Stop::Fast => Signal::INT,
+            Stop::Immediate => Signal::QUIT,
+            Stop::Kill => Signal::KILL,
+        }
+    }
+}
+
+/// A running PostgreSQL.
+pub struct Cluster {
+    home: PathBuf,
+    subreaper: bool,
+    postmaster: Mutex<Option<Child>>,
+    keeper: Child,
+}
+
+impl Cluster {
+    /// The one for tests that disturb nobody: each takes a [`Database`] of its own.
+    pub fn shared() -> &'static Cluster {
+        static SHARED: OnceLock<Cluster> = OnceLock::new();
+        SHARED.get_or_init(|| Cluster::private(&[("pg_caption.max_workers", "8")]))
+    }
+
+    /// One for a test that stops or kills things, with further settings.
+    pub fn private(settings: &[(&str, &str)]) -> Cluster {
+        Self::launch(settings, false)
+    }
+
+    /// One whose postmaster adopts its children's orphans, as PID 1 of a container does.
+    pub fn subreaper(settings: &[(&str, &str)]) -> Cluster {
+        Self::launch(settings, true)
+    }
+
+    fn launch(settings: &[(&str, &str)], subreaper: bool) -> Cluster {
+        let (home, keeper) = folder();
+        let copied = as_server_user("cp").arg("-a").arg(template()).arg(home.join("data")).status().expect("cp");
+        assert!(copied.success(), "copying the template cluster");
+        let mut conf = format!(
+            "shared_preload_libraries = 'pg_caption'\nlisten_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\n\
+             max_worker_processes = 32\nlog_line_prefix = '%m [%p] %b %d: '\npg_caption.allowed_networks = '127.0.0.0/8'\n\
+             pg_caption.model = '{}'\npg_caption.min_confidence = 0\n",
+            home.display(),
+            place::model().display()
+        );
+        for (name, value) in settings {
+            conf += &format!("{name} = '{value}'\n");
+        }
+        let path = home.join("data/postgresql.auto.conf");
+        fs::write(&path, conf).expect("writing the settings");
+        let cluster = Cluster { home, subreaper, postmaster: Mutex::new(None), keeper };
+        cluster.start();
+        cluster
+    }
+
+    /// Starts the server and waits until it lets people in.
+    ///
+    /// # Panics
+    /// If it ends instead; its log is shown.
+    pub fn start(&self) {
+        let log = fs::File::options().create(true).append(true).open(self.home.join("log")).expect("the log");
+        let postgres = place::program("postgres");
+        let mut command = if self.subreaper {
+            let mut command = as_server_user(subreaper_program());
+            command.arg(postgres);
+            command
+        } else {
+            as_server_user(postgres)
+        };
+        command.arg("-D").arg(self.home.join("data")).stdin(Stdio::null()).stdout(log.try_clone().expect("the log")).stderr(log);
+        let mut child = command.spawn().expect("postgres");
+        eventually("the server lets people in", || {
+            if let Some(status) = child.try_wait().expect("the postmaster") {
+                panic!("the server ended: {status}\n{}", self.log());
+            }
+            Session::open(&self.config("postgres")).is_ok()
+        });
+        *self.postmaster.lock().unwrap() = Some(child);
+    }
+
+    /// Stops the server and waits for its end, and for that of every process of it.
+    pub fn stop(&self, how: Stop) {
+        let Some(mut child) = self.postmaster.lock().unwrap().take() else { return };
+        let family = descendants(child.id());
+        signal(child.id().into(), how.signal());
+        child.wait().expect("the postmaster");
+        // Children of a killed postmaster notice by themselves; a start before that would be refused.
+        eventually("the server's processes have ended", || family.iter().all(|pid| !alive(*pid)));
+    }
+
+    /// Every process of the server, the engine included.
+    pub fn processes(&self) -> Vec<u32> {
+        self.postmaster.lock().unwrap().as_ref().map(|child| descendants(child.id())).unwrap_or_default()
+    }
+
+    /// The postmaster.
+    ///
+    /// # Panics
+    /// If it was stopped.
+    pub fn postmaster(&self) -> i64 {
+        self.postmaster.lock().unwrap().as_ref().expect("a running server").id().into()
+    }
+
+    /// Stops and starts again.
+    pub fn restart(&self, how: Stop) {
+        self.stop(how);
+        self.start();
+    }
+
+    /// How to reach a database of it, as the superuser.
+    pub fn config(&self, database: &str) -> Config {
+        let mut config = Config::new();
+        config.host_path(&self.home).port(5432).user("postgres").dbname(database).application_name("test");
+        config
+    }
+
+    /// A connection to a database of it, as the superuser.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    #[track_caller]
+    pub fn session(&self, database: &str) -> Session {
+        Session::open(&self.config(database)).unwrap_or_else(|error| panic!("connecting to {database}: {error}\n{}", self.log_tail("FATAL")))
+    }
+
+    /// A new database with the extension.
+    pub fn database(&self) -> Database<'_> {
+        Database::create(self, true)
+    }
+
+    /// A new database without it.
+    pub fn empty_database(&self) -> Database<'_> {
+        Database::create(self, false)
+    }
+
+    /// The process id of the server process that calls itself so in `pg_stat_activity`, if there is exactly one.
+    pub fn process(&self, backend_type: &str) -> Option<i64> {
+        let sql = format!("SELECT pid FROM pg_stat_activity WHERE backend_type = '{backend_type}'");
+        match self.session("postgres").rows(&sql).as_slice() {
+            [row] => row[0].as_ref().map(|pid| pid.parse().expect("a process id")),
+            _ => None,
+        }
+    }
+
+    /// Everything the server has logged.
+    pub fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(self.home.join("log")).unwrap_or_default()).into_owned()
+    }
+
+    /// The last lines of the log that concern a database (or hold some other word), and those of the extension's processes.
+    pub fn log_tail(&self, word: &str) -> String {
+        let log = self.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains(word) || line.contains("pg_caption")).collect();
+        lines[lines.len().saturating_sub(40)..].join("\n")
+    }
+
+    /// The data directory.
+    pub fn data(&self) -> PathBuf {
+        self.home.join("data")
+    }
+
+    /// Appends to the server's settings; they take effect at the next start or reload.
+    pub fn set(&self, name: &str, value: &str) {
+        self.session("postgres").run(&format!("ALTER SYSTEM SET {name} = '{value}'"));
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        self.stop(Stop::Immediate);
+        drop(self.keeper.stdin.take());
+        self.keeper.wait().expect("the keeper");
+    }
+}
+
+/// Whether a process is there and not merely unburied.
+pub fn alive(pid: u32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !matches!(stat_fields(&stat).0, "Z" | "X"))
+}
+
+/// State and parent in a line of /proc/PID/stat. The name before them may hold anything, in parentheses.
+fn stat_fields(stat: &str) -> (&str, u32) {
+    let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
+    let state = fields.next().unwrap_or_default();
+    (state, fields.next().and_then(|parent| parent.parse().ok()).unwrap_or_default())
+}
+
+/// Children, their children, and so on.
+fn descendants(ancestor: u32) -> Vec<u32> {
+    let processes = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        Some((pid, stat_fields(&fs::read_to_string(entry.path().join("stat")).ok()?).1))
+    });
+    let parents: Vec<(u32, u32)> = processes.collect();
+    let mut family = vec![ancestor];
+    let mut next = 0;
+    while next < family.len() {
+        let parent = family[next];
+        family.extend(parents.iter().filter(|process| process.1 == parent).map(|process| process.0));
+        next += 1;
+    }
+    family.split_off(1)
+}
+
+/// Sends a signal to a process of ours or of the server's.
+///
+/// # Panics
+/// If there is no such process.
+pub fn signal(pid: i64, signal: Signal) {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id");
+    kill_process(pid, signal).expect("the process is there");
+}
+
+/// The program beside the test binaries (`target/debug/deps/live-…`).
+fn subreaper_program() -> PathBuf {
+    let here = std::env::current_exe().expect("this program");
+    here.ancestors().nth(2).expect("target/debug").join("as_subreaper")
+}
+
+/// A command that runs as the user who may run a server.
+fn as_server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
+    let mut command = Command::new(program);
+    if let Some((uid, gid)) = place::server_user() {
+        command.uid(uid).gid(gid);
+    }
+    command.current_dir("/").env("LC_ALL", "C.UTF-8").env_remove("PGDATA");
+    command
+}
+
+/// A new folder that the server's user owns, short enough for a socket's address, and the keeper that removes it.
+fn folder() -> (PathBuf, Child) {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let home = PathBuf::from(format!("/tmp/pgc-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    fs::create_dir(&home).unwrap_or_else(|error| panic!("{}: {error}", home.display()));
+    fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).expect("permissions");
+    if let Some((uid, gid)) = place::server_user() {
+        std::os::unix::fs::chown(&home, Some(uid), Some(gid)).expect("chown");
+    }
+    let script = r#"cat >/dev/null
+        "$1" -D "$2/data" -m fast -t 10 stop || "$1" -D "$2/data" -m immediate stop
+        rm -rf "$2""#;
+    let mut keeper = as_server_user("/bin/sh");
+    keeper.args(["-c", script, "keeper"]).arg(place::program("pg_ctl")).arg(&home);
+    // A group of its own: Ctrl-C at the terminal is meant for the tests, and must not take their keeper along.
+    keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+    (home, keeper.spawn().expect("sh"))
+}
+
+/// A cluster as initdb leaves it, made once: copying is quicker.
+fn template() -> &'static Path {
+    static TEMPLATE: OnceLock<(PathBuf, Child)> = OnceLock::new();
+    let (home, _keeper) = TEMPLATE.get_or_init(|| {
+        let (home, keeper) = folder();
+        let data = home.join("template");
+        let output = as_server_user(place::program("initdb"))
+            .arg("-D")
+            .arg(&data)
+            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"])
+            .output()
+            .expect("initdb");
+        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        (data, keeper)
+    });
+    home
+}

@@ -1,0 +1,56 @@
+//! Where things are: the PostgreSQL under test, the user its server runs as, the model.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+/// The project's root.
+pub(crate) fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the project")
+}
+
+/// What `pg_config --ITEM` of the PostgreSQL under test says: the one of PG_CONFIG, else the private copy that `make test` installs into.
+///
+/// # Panics
+/// If there is none.
+pub(crate) fn pg_config(item: &str) -> PathBuf {
+    let program = std::env::var_os("PG_CONFIG").filter(|name| !name.is_empty()).map_or_else(
+        || project().join(".run/test-postgresql").canonicalize().expect("run `make test` once: it installs what is tested").join("pg_config"),
+        PathBuf::from,
+    );
+    let output = Command::new(&program).arg(format!("--{item}")).output().unwrap_or_else(|e| panic!("{}: {e}", program.display()));
+    PathBuf::from(String::from_utf8(output.stdout).expect("UTF-8").trim())
+}
+
+/// A program of that PostgreSQL.
+pub(crate) fn program(name: &str) -> PathBuf {
+    static BINDIR: OnceLock<PathBuf> = OnceLock::new();
+    BINDIR.get_or_init(|| pg_config("bindir")).join(name)
+}
+
+/// Whom server processes must belong to: user and group of `postgres` if we are root (PostgreSQL refuses to run as root), else nobody else.
+pub(crate) fn server_user() -> Option<(u32, u32)> {
+    if !rustix::process::geteuid().is_root() {
+        return None;
+    }
+    let passwd = std::fs::read_to_string("/etc/passwd").expect("/etc/passwd");
+    let line = passwd.lines().find(|line| line.starts_with("postgres:")).expect("as root, the tests need the system user postgres");
+    let mut fields = line.split(':').skip(2).map(|field| field.parse().expect("a number"));
+    Some((fields.next().expect("uid"), fields.next().expect("gid")))
+}
+
+/// The model folder that is tested with: PG_CAPTION_TEST_MODEL, else the default model, else the parity model; absolute.
+///
+/// # Panics
+/// If there is none of them.
+pub(crate) fn model() -> PathBuf {
+    let shared = std::env::var_os("PG_CAPTION_SHARED").map_or_else(|| project().join("../shared"), PathBuf::from);
+    let candidates = [
+        std::env::var_os("PG_CAPTION_TEST_MODEL").map(PathBuf::from),
+        Some(pg_config("sharedir").join("pg_caption/models/default")),
+        Some(project().join("tests/parity/vit-gpt2")),
+        Some(shared.join("parity/vit-gpt2")),
+    ];
+    let found = candidates.into_iter().flatten().find(|folder| folder.join("config.json").exists());
+    found.expect("a model folder").canonicalize().expect("a model folder")
+}

@@ -1,0 +1,249 @@
+//! `caption_image`: one picture, one text, while somebody waits.
+
+use pg_caption_tests::{Answer, Cluster, Database, Gate, Web, eventually};
+use std::time::{Duration, Instant};
+
+fn database() -> Database<'static> {
+    Cluster::shared().database()
+}
+
+#[test]
+fn a_picture_behind_a_url_gets_a_caption() {
+    let (db, web) = (database(), Web::start());
+    let url = web.serve("/a.jpg", Answer::picture(0));
+    let caption = db.session().text(&format!("SELECT caption_image('{url}')"));
+    assert!(!caption.trim().is_empty());
+    assert_eq!(web.hits("/a.jpg"), 1);
+}
+
+#[test]
+fn null_in_gives_null_out_and_asks_nobody() {
+    let db = database();
+    let mut session = db.session();
+    assert_eq!(session.value("SELECT caption_image(NULL::text)"), None);
+    assert_eq!(session.value("SELECT caption_image(NULL::bytea)"), None);
+}
+
+#[test]
+fn an_unknown_style_is_refused_with_the_list_of_styles() {
+    let db = database();
+    let error = db.session().error("SELECT caption_image('http://127.0.0.1:1/a.jpg', 'poetic')");
+    assert_eq!(error.code().code(), "22023");
+    let said = format!("{error:?}");
+    for style in ["poetic", "concise", "seo", "detailed"] {
+        assert!(said.contains(style), "{style} is not named in: {said}");
+    }
+}
+
+#[test]
+fn max_tokens_out_of_range_is_refused_with_the_range() {
+    let db = database();
+    let mut session = db.session();
+    for tokens in [31, 257, 0, -1] {
+        let error = session.error(&format!("SELECT caption_image('http://127.0.0.1:1/a.jpg', 'concise', {tokens})"));
+        assert_eq!(error.code().code(), "22023");
+        let said = format!("{error:?}");
+        assert!(said.contains("32") && said.contains("256"), "{said}");
+    }
+}
+
+#[test]
+fn a_missing_picture_is_an_error_of_its_own_with_the_facts() {
+    let (db, web) = (database(), Web::start());
+    let url = web.serve("/gone.jpg", Answer::status(404));
+    let error = db.session().error(&format!("SELECT caption_image('{url}')"));
+    assert_eq!(error.code().code(), "38000");
+    assert!(format!("{error:?}").contains("404"), "{error:?}");
+}
+
+#[test]
+fn credentials_of_a_url_never_reach_the_error() {
+    let (db, web) = (database(), Web::start());
+    let url = web.url("/gone.jpg").replace("http://", "http://shop:s3cr3t@");
+    let error = db.session().error(&format!("SELECT caption_image('{url}')"));
+    assert!(!format!("{error:?}").contains("s3cr3t"), "{error:?}");
+    // The statement itself is PostgreSQL's to log or not; our own lines must not have it.
+    let ours = db.cluster.log();
+    assert!(!ours.lines().filter(|line| !line.contains("STATEMENT")).any(|line| line.contains("s3cr3t")));
+}
+
+#[test]
+fn what_is_no_picture_is_refused() {
+    let (db, web) = (database(), Web::start());
+    let url = web.serve("/page.jpg", Answer::body(b"<html>not a picture</html>".to_vec(), "image/jpeg"));
+    assert_eq!(db.session().error(&format!("SELECT caption_image('{url}')")).code().code(), "38000");
+}
+
+#[test]
+fn on_error_null_turns_a_bad_picture_into_null_and_a_warning() {
+    let (db, web) = (database(), Web::start());
+    let url = web.url("/gone.jpg");
+    let mut session = db.session();
+    session.run("SET pg_caption.on_error = 'null'");
+    assert_eq!(session.value(&format!("SELECT caption_image('{url}')")), None);
+    let notices = session.notices();
+    assert!(notices.iter().any(|notice| notice.severity() == "WARNING" && format!("{notice:?}").contains("404")), "{notices:?}");
+}
+
+#[test]
+fn a_backfill_with_bad_rows_ends_and_keeps_what_it_has() {
+    let (db, web) = (database(), Web::start());
+    let mut urls = web.pictures(4);
+    urls.push(web.url("/gone.jpg"));
+    let mut session = db.products(&urls);
+    session.run("SET pg_caption.on_error = 'null'");
+    session.run("UPDATE products SET alt = coalesce(caption_image(image_url), alt)");
+    assert_eq!(session.number("SELECT count(*) FROM products WHERE alt <> ''"), 4);
+    assert_eq!(session.number("SELECT count(*) FROM products WHERE alt IS NULL"), 1);
+}
+
+#[test]
+fn two_calls_on_one_url_in_a_statement_fetch_it_once() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("UPDATE products SET alt = caption_image(image_url), seo = caption_image(image_url, 'seo')");
+    assert!(session.holds("(SELECT alt <> '' AND seo <> '' FROM products)"));
+    assert_eq!(web.hits("/0.jpg"), 1);
+}
+
+#[test]
+fn two_statements_fetch_it_twice() {
+    let (db, web) = (database(), Web::start());
+    let url = web.serve("/a.jpg", Answer::picture(0));
+    let mut session = db.session();
+    session.run(&format!("SELECT caption_image('{url}')"));
+    session.run(&format!("SELECT caption_image('{url}')"));
+    assert_eq!(web.hits("/a.jpg"), 2);
+}
+
+#[test]
+fn the_bytes_of_a_picture_get_the_caption_that_its_url_gets() {
+    let (db, web) = (database(), Web::start());
+    let url = web.serve("/a.jpg", Answer::picture(3));
+    let hex: String = pg_caption_tests::pictures::jpeg(3).iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut session = db.session();
+    assert_eq!(session.text(&format!("SELECT caption_image('\\x{hex}'::bytea)")), session.text(&format!("SELECT caption_image('{url}')")));
+}
+
+#[test]
+fn statement_timeout_ends_a_waiting_call() {
+    let (db, web, gate) = (database(), Web::start(), Gate::new());
+    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let mut session = db.session();
+    session.run("SET statement_timeout = '300ms'");
+    let start = Instant::now();
+    assert_eq!(session.error(&format!("SELECT caption_image('{url}')")).code().code(), "57014");
+    assert!(start.elapsed() < Duration::from_secs(3), "took {:?}", start.elapsed());
+    assert_eq!(session.text("SELECT 'still here'"), "still here");
+}
+
+#[test]
+fn a_cancelled_call_ends_within_a_second() {
+    let (db, web, gate) = (database(), Web::start(), Gate::new());
+    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let mut waiting = db.session();
+    let pid = waiting.pid();
+    let call = std::thread::spawn(move || waiting.error(&format!("SELECT caption_image('{url}')")));
+    eventually("the picture is being fetched", || gate.waiting() == 1);
+    let start = Instant::now();
+    assert!(db.session().holds(&format!("pg_cancel_backend({pid})")));
+    assert_eq!(call.join().unwrap().code().code(), "57014");
+    assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
+}
+
+#[test]
+fn a_terminated_caller_takes_its_work_along() {
+    let (db, web, gate) = (database(), Web::start(), Gate::new());
+    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let mut waiting = db.session();
+    let pid = waiting.pid();
+    let call = std::thread::spawn(move || waiting.try_rows(&format!("SELECT caption_image('{url}')")).is_err());
+    eventually("the picture is being fetched", || gate.waiting() == 1);
+    db.session().run(&format!("SELECT pg_terminate_backend({pid})"));
+    assert!(call.join().unwrap());
+    db.eventually(&format!("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})"));
+}
+
+#[test]
+fn a_waiting_call_does_not_block_drop_database() {
+    let (db, web, gate) = (database(), Web::start(), Gate::new());
+    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let mut waiting = db.session();
+    let call = std::thread::spawn(move || waiting.try_rows(&format!("SELECT caption_image('{url}')")).is_err());
+    eventually("the picture is being fetched", || gate.waiting() == 1);
+    db.cluster.session("postgres").run(&format!("DROP DATABASE {} WITH (FORCE)", db.name));
+    assert!(call.join().unwrap());
+}
+
+#[test]
+fn the_setting_timeout_bounds_a_call() {
+    let (db, web, gate) = (database(), Web::start(), Gate::new());
+    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let mut session = db.session();
+    session.run("SET pg_caption.timeout = '500ms'");
+    let error = session.error(&format!("SELECT caption_image('{url}')"));
+    assert_eq!(error.code().code(), "58030", "{error:?}");
+}
+
+#[test]
+fn it_works_in_a_read_only_transaction() {
+    let (db, web) = (database(), Web::start());
+    let url = web.serve("/a.jpg", Answer::picture(0));
+    let mut session = db.session();
+    session.run("BEGIN READ ONLY");
+    assert!(!session.text(&format!("SELECT caption_image('{url}')")).is_empty());
+    session.run("COMMIT");
+}
+
+#[test]
+fn plpgsql_catches_its_errors_and_goes_on() {
+    let (db, web) = (database(), Web::start());
+    let (good, gone) = (web.serve("/a.jpg", Answer::picture(0)), web.url("/gone.jpg"));
+    let mut session = db.session();
+    session.run(
+        "CREATE FUNCTION careful(url text) RETURNS text LANGUAGE plpgsql AS $$
+         BEGIN RETURN caption_image(url); EXCEPTION WHEN OTHERS THEN RETURN 'caught ' || SQLSTATE; END $$",
+    );
+    let rows = session.rows(&format!("SELECT careful(url) FROM unnest(ARRAY['{gone}', '{good}', '{gone}']) WITH ORDINALITY AS u(url, n) ORDER BY n"));
+    let said: Vec<_> = rows.iter().map(|row| row[0].clone().expect("a text")).collect();
+    assert_eq!((said[0].as_str(), said[2].as_str()), ("caught 38000", "caught 38000"));
+    assert!(!said[1].starts_with("caught"), "{said:?}");
+}
+
+#[test]
+fn a_prepared_statement_captions_each_url_anew() {
+    let (db, web) = (database(), Web::start());
+    let urls = web.pictures(7);
+    let mut session = db.session();
+    session.run("PREPARE c(text) AS SELECT caption_image($1)");
+    // More than five: the generic plan is tried too.
+    for url in &urls {
+        assert!(!session.text(&format!("EXECUTE c('{url}')")).is_empty());
+    }
+    assert_eq!(web.total(), 7);
+}
+
+#[test]
+fn it_works_in_parallel_workers() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 8);
+    session.run("ALTER TABLE products SET (parallel_workers = 2); ANALYZE products");
+    session.run("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0");
+    let plan: Vec<_> = session.rows("EXPLAIN (COSTS OFF) SELECT caption_image(image_url) FROM products").into_iter().flatten().flatten().collect();
+    assert!(plan.iter().any(|line| line.contains("Gather")), "{plan:#?}");
+    assert_eq!(session.number("SELECT count(caption_image(image_url)) FROM products"), 8);
+}
+
+#[test]
+fn nobody_may_call_it_before_it_is_granted() {
+    let db = database();
+    let role = format!("caller_{}", db.name);
+    let mut session = db.session();
+    session.run(&format!("CREATE ROLE {role} LOGIN"));
+    let refused = db.session_as(&role).error("SELECT caption_image(NULL::text)");
+    session.run(&format!("GRANT EXECUTE ON FUNCTION caption_image(text, text, int) TO {role}"));
+    let granted = db.session_as(&role).value("SELECT caption_image(NULL::text)");
+    session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+    assert_eq!(refused.code().code(), "42501");
+    assert_eq!(granted, None);
+}

@@ -1,0 +1,9 @@
+//! Promises of a live server: a real cluster, the real engine, real HTTP on loopback. One file per topic, one sentence per test.
+
+mod caption_image;
+mod caption_images;
+mod faults;
+mod processes;
+mod refusals;
+mod watch;
+mod watched_keys;

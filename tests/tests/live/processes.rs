@@ -1,0 +1,82 @@
+//! What the server's processes say of themselves, and that they cost nothing where nothing is to be done.
+
+use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
+
+#[test]
+fn the_launcher_shows_what_it_is() {
+    assert_eq!(Cluster::shared().session("postgres").number("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_caption launcher'"), 1);
+}
+
+#[test]
+fn a_worker_shows_what_it_is_and_leaves_when_idle() {
+    let (db, web, gate) = (Cluster::shared().database(), Web::start(), Gate::new());
+    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    db.products(&[url]).run("SELECT caption.watch('products')");
+    let here = format!("SELECT FROM pg_stat_activity WHERE backend_type = 'pg_caption worker' AND datname = '{}'", db.name);
+    db.eventually(&format!("EXISTS ({here})"));
+    eventually("the picture is being fetched", || gate.waiting() == 1);
+    // None of its transactions spans the network.
+    db.eventually(&format!("EXISTS ({here} AND xact_start IS NULL AND backend_xmin IS NULL)"));
+    gate.open();
+    db.eventually(&format!("NOT EXISTS ({here})"));
+}
+
+#[test]
+fn the_engine_is_one_and_says_how_it_is() {
+    let db = Cluster::shared().database();
+    db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
+    let pid = db.session().number("SELECT pid FROM caption.engine_status()");
+    assert_eq!(std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap().to_str(), Some("/"));
+    assert!(!db.session().text("SELECT digest FROM caption.engine_status()").is_empty());
+}
+
+#[test]
+fn the_engine_holds_nothing_of_the_server() {
+    let db = Cluster::shared().database();
+    db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
+    let pid = db.session().number("SELECT pid FROM caption.engine_status()");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    assert!(status.lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])), "{status}");
+    let open: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd"))
+        .unwrap()
+        .flatten()
+        .filter_map(|entry| std::fs::read_link(entry.path()).ok()?.to_str().map(String::from))
+        .filter(|target| target.contains("/data/"))
+        .collect();
+    assert!(open.is_empty(), "{open:?}");
+}
+
+#[test]
+fn a_server_without_preloading_says_which_line_to_add() {
+    let cluster = Cluster::private(&[("shared_preload_libraries", "")]);
+    let db = cluster.database();
+    let error = db.session().error("SELECT caption_image('http://127.0.0.1:1/a.jpg')");
+    assert_eq!(error.code().code(), "55000", "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("shared_preload_libraries")), "{error:?}");
+}
+
+#[test]
+fn every_object_has_a_comment() {
+    let db = Cluster::shared().database();
+    let bare = db.session().rows(
+        "SELECT pg_describe_object(classid, objid, objsubid) FROM pg_depend
+          WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
+            AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_caption')
+            AND classid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_namespace'::regclass)
+            AND obj_description(objid, classid::regclass::text) IS NULL
+            AND NOT EXISTS (SELECT FROM pg_class WHERE oid = objid AND classid = 'pg_class'::regclass AND relkind IN ('S', 'i'))
+          ORDER BY 1",
+    );
+    assert!(bare.is_empty(), "without COMMENT ON: {bare:?}");
+}
+
+#[test]
+fn nothing_that_reaches_out_is_granted_to_everybody_or_immutable() {
+    let db = Cluster::shared().database();
+    let open = db.session().rows(
+        "SELECT p.oid::regprocedure FROM pg_proc AS p WHERE (p.proname LIKE 'caption_image%' OR p.pronamespace = 'caption'::regnamespace
+              AND p.proname IN ('watch', 'unwatch', 'pause', 'resume', 'retry'))
+            AND (p.provolatile <> 'v' OR has_function_privilege('public', p.oid, 'EXECUTE'))",
+    );
+    assert!(open.is_empty(), "{open:?}");
+}

@@ -1,0 +1,87 @@
+//! What is refused at once, with a message that says why: tables that cannot be watched, addresses that are not fetched.
+
+use pg_caption_tests::{Answer, Cluster, Web};
+
+/// `caption.watch` must be refused, the message naming each of the words.
+#[track_caller]
+fn refused(create: &str, watch: &str, words: &[&str]) {
+    let db = Cluster::shared().database();
+    let mut session = db.session();
+    session.run(create);
+    let error = session.error(&format!("SELECT caption.watch({watch})"));
+    let said = format!("{} {} {}", error.message(), error.detail().unwrap_or_default(), error.hint().unwrap_or_default()).to_lowercase();
+    for word in words {
+        assert!(said.contains(word), "{word} is not in: {said}");
+    }
+    assert_eq!(session.number("SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal"), 0, "nothing is left behind");
+}
+
+#[test]
+fn a_table_without_a_key() {
+    refused("CREATE TABLE t (id int, image_url text, alt text, seo text)", "'t'", &["key"]);
+}
+
+#[test]
+fn a_unique_index_that_lets_null_in_is_no_key() {
+    refused("CREATE TABLE t (id int UNIQUE, image_url text, alt text, seo text)", "'t'", &["key"]);
+}
+
+#[test]
+fn a_missing_url_column() {
+    refused("CREATE TABLE t (id int PRIMARY KEY, alt text, seo text)", "'t', 'photo'", &["photo"]);
+}
+
+#[test]
+fn a_missing_column_to_fill() {
+    refused("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text)", "'t'", &["seo"]);
+}
+
+#[test]
+fn a_column_that_is_not_text() {
+    refused("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt int, seo text)", "'t'", &["alt", "integer"]);
+}
+
+#[test]
+fn a_generated_column_cannot_be_filled() {
+    refused("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text GENERATED ALWAYS AS ('x') STORED, seo text)", "'t'", &["alt", "generated"]);
+}
+
+#[test]
+fn a_view() {
+    refused("CREATE VIEW t AS SELECT 1 AS id, ''::text AS image_url, ''::text AS alt, ''::text AS seo", "'t'", &["view"]);
+}
+
+#[test]
+fn an_unknown_style() {
+    refused("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text)", r#"'t', fills => '{"alt": "poetic"}'"#, &["poetic", "concise"]);
+}
+
+#[test]
+fn max_tokens_out_of_range() {
+    refused("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text)", "'t', max_tokens => 7", &["32", "256"]);
+}
+
+#[test]
+fn somebody_elses_table() {
+    let db = Cluster::shared().database();
+    let mut session = db.products(&[]);
+    let role = format!("stranger_{}", db.name);
+    session.run(&format!("CREATE ROLE {role} LOGIN; GRANT ALL ON products TO {role}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO {role}"));
+    let error = db.session_as(&role).error("SELECT caption.watch('products')");
+    session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+    assert_eq!(error.code().code(), "42501", "{error:?}");
+}
+
+#[test]
+fn loopback_unless_it_is_allowed() {
+    let (cluster, web) = (Cluster::private(&[("pg_caption.allowed_networks", "")]), Web::start());
+    let db = cluster.database();
+    let url = web.serve("/a.jpg", Answer::picture(0));
+    let mut session = db.session();
+    for url in [url.clone(), url.replace("127.0.0.1", "localhost"), url.replace("127.0.0.1", "[::ffff:127.0.0.1]")] {
+        let error = session.error(&format!("SELECT caption_image('{url}')"));
+        assert_eq!(error.code().code(), "38000", "{error:?}");
+        assert!(error.hint().is_some_and(|hint| hint.contains("pg_caption.allowed_networks")), "{error:?}");
+    }
+    assert_eq!(web.total(), 0, "nobody was asked");
+}

@@ -1,0 +1,284 @@
+//! The watched table: empty columns fill themselves.
+
+use pg_caption_tests::{Answer, Cluster, Database, Gate, Session, Web, eventually};
+
+fn database() -> Database<'static> {
+    Cluster::shared().database()
+}
+
+const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+
+/// What the engine writes for a picture when asked directly.
+fn caption_of(session: &mut Session, url: &str) -> String {
+    session.text(&format!("SELECT caption_image('{url}')"))
+}
+
+#[test]
+fn rows_that_were_there_before_get_their_captions() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 5);
+    session.run("SELECT caption.watch('products', 'image_url')");
+    db.eventually(FILLED);
+}
+
+#[test]
+fn a_new_row_gets_its_captions() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products(&[]);
+    session.run("SELECT caption.watch('products')");
+    let url = web.serve("/new.jpg", Answer::picture(1));
+    session.run(&format!("INSERT INTO products (title, image_url) VALUES ('New', '{url}')"));
+    db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
+    let (alt, caption) = (session.text("SELECT alt FROM products"), caption_of(&mut session, &url));
+    assert_eq!(alt, caption);
+}
+
+#[test]
+fn rows_of_a_transaction_that_is_rolled_back_are_never_fetched() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products(&[]);
+    session.run("SELECT caption.watch('products')");
+    let (undone, kept) = (web.serve("/undone.jpg", Answer::picture(1)), web.serve("/kept.jpg", Answer::picture(2)));
+    session.run(&format!("BEGIN; INSERT INTO products (image_url) VALUES ('{undone}'); ROLLBACK"));
+    session.run(&format!("BEGIN; SAVEPOINT s; INSERT INTO products (image_url) VALUES ('{undone}'); ROLLBACK TO s; COMMIT"));
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{kept}')"));
+    db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
+    assert_eq!(web.hits("/undone.jpg"), 0);
+}
+
+#[test]
+fn a_picture_with_two_fills_is_fetched_once() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 3);
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    for number in 0..3 {
+        assert_eq!(web.hits(&format!("/{number}.jpg")), 1);
+    }
+}
+
+#[test]
+fn a_changed_url_replaces_our_text_with_its_own() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    let url = web.serve("/other.jpg", Answer::picture(7));
+    session.run(&format!("UPDATE products SET image_url = '{url}'"));
+    let caption = caption_of(&mut session, &url);
+    db.eventually(&format!("(SELECT alt = {} FROM products)", quoted(&caption)));
+    eventually("the new picture was fetched for the watch too", || web.hits("/other.jpg") == 2);
+}
+
+#[test]
+fn a_persons_text_is_left_alone() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 2);
+    session.run("UPDATE products SET alt = 'Written by hand' WHERE id = 1");
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    assert_eq!(session.text("SELECT alt FROM products WHERE id = 1"), "Written by hand");
+}
+
+#[test]
+fn a_persons_text_survives_a_new_url() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    session.run("UPDATE products SET alt = 'Better words'");
+    let before = session.text("SELECT seo FROM products");
+    let url = web.serve("/other.jpg", Answer::picture(9));
+    session.run(&format!("UPDATE products SET image_url = '{url}'"));
+    let seo = session.text(&format!("SELECT caption_image('{url}', 'seo')"));
+    if seo != before {
+        db.eventually(&format!("(SELECT seo = {} FROM products)", quoted(&seo)));
+    }
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.text("SELECT alt FROM products"), "Better words");
+}
+
+#[test]
+fn a_row_edited_meanwhile_is_not_overwritten() {
+    let (db, web, gate) = (database(), Web::start(), Gate::new());
+    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let mut session = db.products(&[url]);
+    session.run("SELECT caption.watch('products')");
+    eventually("the picture is being fetched", || gate.waiting() == 1);
+    session.run("UPDATE products SET alt = 'Just written by hand'");
+    gate.open();
+    db.eventually("(SELECT seo <> '' FROM products)");
+    assert_eq!(session.text("SELECT alt FROM products"), "Just written by hand");
+}
+
+#[test]
+fn a_url_that_changes_meanwhile_never_gets_the_old_ones_caption() {
+    let (db, web, gate) = (database(), Web::start(), Gate::new());
+    let old = web.serve("/old.jpg", Answer::picture(0).behind(&gate));
+    let new = web.serve("/new.jpg", Answer::picture(8));
+    let mut session = db.products(&[old]);
+    // Everything that was ever written to the row.
+    session.run(
+        "CREATE TABLE history (url text, alt text);
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.history VALUES (NEW.image_url, NEW.alt); RETURN NEW; END $$;
+         CREATE TRIGGER note AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note()",
+    );
+    session.run("SELECT caption.watch('products')");
+    eventually("the old picture is being fetched", || gate.waiting() == 1);
+    session.run(&format!("UPDATE products SET image_url = '{new}'"));
+    gate.open();
+    db.eventually(FILLED);
+    let caption = caption_of(&mut session, &new);
+    assert_eq!(session.number(&format!("SELECT count(*) FROM history WHERE alt <> '' AND alt <> {}", quoted(&caption))), 0);
+}
+
+#[test]
+fn a_text_that_is_emptied_is_filled_again() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    session.run("UPDATE products SET alt = ''");
+    db.eventually(FILLED);
+    session.run("UPDATE products SET seo = NULL");
+    db.eventually(FILLED);
+}
+
+#[test]
+fn a_missing_picture_is_recorded_and_the_others_go_on() {
+    let (db, web) = (database(), Web::start());
+    let mut urls = web.pictures(3);
+    urls.insert(1, web.url("/gone.jpg"));
+    let mut session = db.products(&urls);
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''"), 3);
+    assert!(session.holds("EXISTS (SELECT FROM caption.failure AS f WHERE to_jsonb(f)::text LIKE '%404%')"));
+    assert_eq!(web.hits("/gone.jpg"), 1, "a rejected picture is not tried again");
+}
+
+#[test]
+fn retry_takes_failed_rows_up_again() {
+    let (db, web) = (database(), Web::start());
+    let url = web.url("/late.jpg");
+    let mut session = db.products(&[url]);
+    session.run("SELECT caption.watch('products')");
+    db.eventually("EXISTS (SELECT FROM caption.failure)");
+    web.serve("/late.jpg", Answer::picture(0));
+    session.run("SELECT caption.retry('products')");
+    db.eventually(FILLED);
+    db.eventually("NOT EXISTS (SELECT FROM caption.failure)");
+}
+
+#[test]
+fn a_server_that_stumbles_is_asked_again() {
+    let (db, web) = (database(), Web::start());
+    let url = web.serve("/a.jpg", Answer::status(500));
+    let mut session = db.products(&[url]);
+    session.run("SELECT caption.watch('products')");
+    eventually("it was asked", || web.hits("/a.jpg") > 0);
+    web.serve("/a.jpg", Answer::picture(0));
+    db.eventually(FILLED);
+}
+
+#[test]
+fn a_host_that_asks_for_patience_holds_up_no_other() {
+    let (db, busy, web) = (database(), Web::start(), Web::start());
+    let cooling = busy.serve("/busy.jpg", Answer::status(429).header("Retry-After", "1"));
+    let mut urls = vec![cooling; 3];
+    urls.extend(web.pictures(3));
+    let mut session = db.products(&urls);
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 3");
+    busy.serve("/busy.jpg", Answer::picture(5));
+    db.eventually(FILLED);
+}
+
+#[test]
+fn a_paused_watch_writes_nothing_until_it_is_resumed() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products(&[]);
+    session.run("SELECT caption.watch('products')");
+    session.run("SELECT caption.pause('products')");
+    let url = web.serve("/a.jpg", Answer::picture(0));
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
+    // A second table shows that the worker has been here since.
+    session.run("CREATE TABLE other (LIKE products INCLUDING ALL)");
+    session.run("SELECT caption.watch('other')");
+    let url = web.serve("/b.jpg", Answer::picture(1));
+    session.run(&format!("INSERT INTO other (image_url) VALUES ('{url}')"));
+    db.eventually("(SELECT alt <> '' FROM other)");
+    assert_eq!(web.hits("/a.jpg"), 0);
+    session.run("SELECT caption.resume('products')");
+    db.eventually(FILLED);
+}
+
+#[test]
+fn an_unwatched_table_is_left_alone() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    session.run("SELECT caption.unwatch('products')");
+    assert_eq!(session.number("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'products'::regclass AND NOT tgisinternal"), 0);
+    assert_eq!(session.number("SELECT count(*) FROM caption.progress"), 0);
+    session.run("UPDATE products SET alt = NULL");
+}
+
+#[test]
+fn wait_returns_when_nothing_is_left_and_tells_how_far_it_is() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 6);
+    session.run("SELECT caption.watch('products')");
+    session.notices();
+    session.run("CALL caption.wait('products')");
+    assert!(session.holds(FILLED));
+    assert!(session.notices().iter().any(|notice| notice.severity() == "NOTICE"));
+}
+
+#[test]
+fn progress_counts_what_was_filled() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 4);
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    db.eventually(
+        "(SELECT (filled, waiting, in_flight, deferred, failed) = (4, 0, 0, 0, 0) FROM caption.progress WHERE relation = 'products'::regclass)",
+    );
+    assert!(session.text("SELECT bar FROM caption.progress").contains("100"), "{}", session.text("SELECT bar FROM caption.progress"));
+}
+
+#[test]
+fn overwrite_replaces_what_people_wrote() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("UPDATE products SET alt = 'Old words'");
+    session.run("SELECT caption.watch('products', overwrite => true)");
+    db.eventually("(SELECT alt <> 'Old words' AND seo <> '' FROM products)");
+}
+
+#[test]
+fn two_databases_are_drained_side_by_side() {
+    let (one, two, web) = (database(), database(), Web::start());
+    let gate = Gate::new();
+    let slow = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    one.products(&[slow]).run("SELECT caption.watch('products')");
+    eventually("the first database is being drained", || gate.waiting() == 1);
+    two.products_of(&web, 3).run("SELECT caption.watch('products')");
+    two.eventually(FILLED);
+    gate.open();
+    one.eventually(FILLED);
+}
+
+#[test]
+fn an_extension_created_later_is_found_without_configuration() {
+    let (db, web) = (Cluster::shared().empty_database(), Web::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("CREATE EXTENSION pg_caption");
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+}
+
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
