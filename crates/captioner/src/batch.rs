@@ -71,7 +71,11 @@ impl<V: Rows> Running<V> {
         };
         let sources: Vec<usize> = self.captions.iter().flat_map(|c| c.next.iter().map(|(source, _)| *source)).collect();
         let tokens: Vec<i64> = self.captions.iter().flat_map(|c| c.next.iter().map(|(_, token)| *token)).collect();
-        if self.settled { cache.reorder(&sources)? } else { cache.rearrange(&sources)? }
+        if self.settled {
+            cache.reorder(&sources)?
+        } else {
+            cache.rearrange(&sources)?
+        }
         self.settled = true;
         let logits = family.step(cache, &tokens)?;
         let mut spans = Vec::with_capacity(self.captions.len());

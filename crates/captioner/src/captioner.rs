@@ -30,7 +30,7 @@ pub(crate) trait State: Any + Send + Sync {
 
 impl State for crate::tensor::HostTensor {
     fn bucket(&self) -> u64 {
-        self.shape.iter().fold(17, |hash, n| hash * 1_000_003 + *n as u64)
+        self.shape.iter().fold(17u64, |hash, n| hash.wrapping_mul(1_000_003).wrapping_add(*n as u64))
     }
 
     fn bytes(&self) -> usize {

@@ -9,8 +9,7 @@ use serde_json::Value;
 use std::path::{Path, PathBuf};
 
 /// Suffixes in the order `auto` tries them after the unsuffixed file: first what a processor runs fast, then what needs casts.
-const SUFFIXES: [&str; 11] =
-    ["_quantized", "_uint8", "_int8", "_q4", "_bnb4", "_q2", "_q1", "_fp16", "_q4f16", "_q2f16", "_q1f16"];
+const SUFFIXES: [&str; 11] = ["_quantized", "_uint8", "_int8", "_q4", "_bnb4", "_q2", "_q1", "_fp16", "_q4f16", "_q2f16", "_q1f16"];
 
 /// A model folder whose JSON files have been read.
 pub(crate) struct Folder {
@@ -86,7 +85,7 @@ impl Folder {
 
     /// Loads a graph: the first candidate that loads and that `check` accepts.
     pub fn load(&self, graph: &str, check: impl Fn(&Loaded) -> Result<(), String>) -> Result<(Loaded, Graph), Error> {
-        let candidates = self.candidates(graph);
+        let candidates = self.installed(graph)?;
         let mut reasons = Vec::new();
         for candidate in &candidates {
             let loaded = Loaded::open(&candidate.path).and_then(|loaded| match check(&loaded) {
@@ -99,8 +98,17 @@ impl Folder {
                 Err(error) => reasons.push(error.to_string()),
             }
         }
-        let reason = if reasons.is_empty() { format!("no {} in onnx/", self.wanted(graph)) } else { reasons.join("; ") };
-        Err(Error::NoGraph { folder: self.path.clone(), graph: graph.into(), reason })
+        Err(Error::NoGraph { folder: self.path.clone(), graph: graph.into(), reason: reasons.join("; ") })
+    }
+
+    /// The candidates of a graph; an error if there are none.
+    pub fn installed(&self, graph: &str) -> Result<Vec<Graph>, Error> {
+        let candidates = self.candidates(graph);
+        if candidates.is_empty() {
+            let reason = format!("no {} in onnx/", self.wanted(graph));
+            return Err(Error::NoGraph { folder: self.path.clone(), graph: graph.into(), reason });
+        }
+        Ok(candidates)
     }
 
     /// Installed files of a graph, in the order they are tried.

@@ -17,7 +17,6 @@ mod folder;
 mod generation;
 mod picture;
 mod preparer;
-mod preprocess;
 mod runtime;
 mod tensor;
 mod text;
@@ -28,6 +27,9 @@ pub use generation::{EarlyStopping, Generation};
 pub use picture::{PictureOptions, Pixels};
 pub use preparer::{Preparer, Prompt};
 pub use runtime::init;
+
+#[cfg(test)]
+mod testing;
 
 use pg_caption_wire::{GraphStatus, ModelStatus};
 use std::path::{Path, PathBuf};
@@ -83,3 +85,14 @@ fn min_confidence(folder: &folder::Folder) -> Result<Option<f32>, Error> {
         },
     }
 }
+
+/// What may cross a thread boundary, checked by the compiler.
+const _: () = {
+    const fn sent<T: Send>() {}
+    const fn shared<T: Send + Sync>() {}
+    sent::<Captioner>();
+    sent::<Batch>();
+    shared::<Preparer>();
+    shared::<Features>();
+    shared::<Pixels>();
+};

@@ -1,7 +1,6 @@
 //! A picture as a model wants it: tensors in host memory, made on the decode threads.
 
 use crate::tensor::{Data, HostTensor};
-use sha2::{Digest, Sha256};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Options for one picture.
@@ -39,16 +38,10 @@ impl Pixels {
 
     /// SHA-256 of the little-endian float32 `pixel_values`, lower-case hex (`--json`'s pixels_sha256); computed on demand.
     pub fn sha256(&self) -> String {
-        let mut digest = Sha256::new();
-        if let Some(HostTensor { data: Data::F32(values), .. }) = self.tensor("pixel_values") {
-            let mut bytes = Vec::with_capacity(4096 * 4);
-            for chunk in values.chunks(4096) {
-                bytes.clear();
-                bytes.extend(chunk.iter().flat_map(|v| v.to_le_bytes()));
-                digest.update(&bytes);
-            }
+        match self.tensor("pixel_values") {
+            Some(HostTensor { data: Data::F32(values), .. }) => pg_caption_pixels::sha256_f32(values),
+            _ => pg_caption_pixels::sha256_f32(&[]),
         }
-        crate::digest::hex(&digest.finalize())
     }
 }
 

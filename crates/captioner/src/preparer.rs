@@ -55,7 +55,7 @@ impl Preparer {
         }
     }
 
-    /// Text of generated ids, special tokens skipped.
+    /// Text of generated ids, special tokens skipped. Nothing is trimmed: that is the registers' part.
     pub fn text(&self, ids: &[i64]) -> Result<String, Error> {
         self.text.decode(ids)
     }

@@ -6,6 +6,7 @@
 use crate::Error;
 use once_cell::sync::OnceCell;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
+use ort::logging::LogLevel;
 use ort::session::builder::GraphOptimizationLevel;
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType};
@@ -37,7 +38,10 @@ pub fn init(library: &Path, threads: usize) -> Result<(), Error> {
         let pool = || GlobalThreadPoolOptions::default().with_intra_threads(threads.max(1))?.with_inter_threads(1)?.with_spin_control(false);
         let pool = pool().map_err(|e| failed(e.to_string()))?;
         let environment = builder.with_name("pg_caption").with_telemetry(false).with_global_thread_pool(pool).build();
-        Ok(Runtime { environment: environment.map_err(|e| failed(e.to_string()))?, library: library.into() })
+        let environment = environment.map_err(|e| failed(e.to_string()))?;
+        // Everything it would write to stderr also comes back as an error, which says more and goes where it belongs.
+        environment.set_log_level(LogLevel::Fatal);
+        Ok(Runtime { environment, library: library.into() })
     })?;
     if runtime.library == library { Ok(()) } else { Err(failed(format!("{} is already loaded", runtime.library.display()))) }
 }
@@ -56,8 +60,9 @@ impl Graph {
         let builder = Session::builder(&runtime.environment).map_err(|e| wrong(e.to_string()))?;
         let mut builder = builder
             .with_optimization_level(GraphOptimizationLevel::All)
+            .map_err(|e| wrong(e.to_string()))?
             // Batches and lengths vary from call to call; a plan made for one shape would only be remade.
-            .and_then(|b| b.with_memory_pattern(false))
+            .with_memory_pattern(false)
             .map_err(|e| wrong(e.to_string()))?;
         let session = builder.commit_from_file(path).map_err(|e| wrong(e.to_string()))?;
         Ok(Graph { path: path.into(), session })

@@ -42,7 +42,7 @@ impl Text {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// Text of ids, special tokens skipped. Ids that are no tokens are an error.
+    /// Text of ids, special tokens skipped. A negative id is an error; one without a token is passed over, as the reference does.
     pub fn decode(&self, ids: &[i64]) -> Result<String, Error> {
         let id = |id: &i64| u32::try_from(*id).map_err(|_| Error::Tokenizer(format!("{id} is not a token id")));
         let ids = ids.iter().map(id).collect::<Result<Vec<u32>, Error>>()?;

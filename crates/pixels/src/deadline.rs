@@ -67,3 +67,48 @@ impl Seek for DeadlineReader<'_> {
         Ok(target)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bytes() -> Vec<u8> {
+        (0..20_000_u32).map(|i| (i % 251) as u8).collect()
+    }
+
+    #[test]
+    fn without_a_deadline_every_byte_comes_in_order_from_wherever_one_seeks() {
+        let bytes = bytes();
+        let mut reader = DeadlineReader::new(&bytes, None);
+        let mut all = Vec::new();
+        reader.read_to_end(&mut all).unwrap();
+        assert_eq!(all, bytes);
+        for (to, expected) in [(SeekFrom::Start(9000), 9000), (SeekFrom::End(-10), 19_990), (SeekFrom::Current(-100), 19_891)] {
+            assert_eq!(reader.seek(to).unwrap(), expected);
+            let mut one = [0];
+            reader.read_exact(&mut one).unwrap();
+            assert_eq!(one[0], bytes[expected as usize]);
+        }
+        assert!(reader.seek(SeekFrom::Current(-100_000)).is_err(), "before the first byte there is nothing");
+        reader.seek(SeekFrom::Start(1 << 40)).unwrap();
+        assert_eq!(reader.read(&mut [0]).unwrap(), 0, "behind the last byte there is nothing");
+    }
+
+    #[test]
+    fn past_the_deadline_no_byte_comes() {
+        let bytes = bytes();
+        let mut reader = DeadlineReader::new(&bytes, Some(Instant::now()));
+        assert_eq!(reader.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[test]
+    fn a_deadline_that_passes_while_reading_is_noticed_within_a_few_kilobytes() {
+        let bytes = bytes();
+        let mut reader = DeadlineReader::new(&bytes, None);
+        reader.read_exact(&mut [0; 100]).unwrap();
+        reader.deadline = Some(Instant::now());
+        let mut rest = Vec::new();
+        assert_eq!(reader.read_to_end(&mut rest).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(rest.len() <= 2 * STEP, "{} bytes were read past the deadline", rest.len());
+    }
+}

@@ -59,3 +59,15 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, Error> {
 pub(crate) fn guarded<T>(format: Format, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Error::Panicked { format }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_in_a_decoder_is_an_error_of_that_picture_and_nothing_else() {
+        let result: Result<(), Error> = guarded(Format::Gif, || panic!("as decoders do"));
+        assert_eq!(result, Err(Error::Panicked { format: Format::Gif }));
+        assert_eq!(guarded(Format::Gif, || Ok(7)), Ok(7));
+    }
+}

@@ -25,10 +25,10 @@ const KEEP: u64 = 2;
 pub(crate) fn probe(bytes: &[u8]) -> Result<Header, Error> {
     let markers = Markers::read(bytes)?;
     let (scans, _) = if markers.is_multi_scan() { markers.count_scans(bytes) } else { (1, true) };
-    let turned = if orient::swaps_sides(markers.orientation) { 2 } else { 1 };
+    let buffers = orient::buffers(markers.orientation);
     let (w, h) = (u64::from(markers.width), u64::from(markers.height));
     let pixel = if markers.components.len() == 4 { 4 } else { 3 };
-    let image = w * h * pixel.max(3 * turned);
+    let image = w * h * pixel.max(3 * buffers);
     // Whole-picture coefficients of files with several scans, strips of rows otherwise, a cleaned copy of a faulty file.
     let coefficients = if markers.is_multi_scan() { markers.coefficient_bytes() } else { 0 };
     let working = (w + 64) * 512 + h * 16 + (1 << 20) + bytes.len() as u64;

@@ -28,6 +28,11 @@ pub(crate) fn swaps_sides(orientation: Orientation) -> bool {
     (5..=8).contains(&orientation.to_exif())
 }
 
+/// Pictures in memory at once while turning.
+pub(crate) fn buffers(orientation: Orientation) -> u64 {
+    if orientation == Orientation::NoTransforms { 1 } else { 2 }
+}
+
 /// The picture turned upright.
 pub(crate) fn upright(picture: Rgb, orientation: Orientation) -> Rgb {
     let (w, h) = (picture.width as usize, picture.height as usize);

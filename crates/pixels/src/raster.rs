@@ -38,20 +38,22 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
     let raw = decoder.total_bytes();
     let rgb = w.saturating_mul(h).saturating_mul(3);
     // Gray needs a second buffer to become RGB, everything else is converted in place; turning needs a second one, too.
-    let after = if decoder.color_type().channel_count() <= 2 { raw.saturating_add(rgb) } else { raw }.max(rgb.saturating_mul(2));
+    let converting = if decoder.color_type().channel_count() <= 2 { raw.saturating_add(rgb) } else { raw };
+    let after = converting.max(rgb.saturating_mul(orient::buffers(orientation)));
     let file = bytes.len() as u64;
     let during = match format {
-        // Two rows for the filters and the window of the inflater.
-        Format::Jpeg | Format::Png => raw.saturating_add(raw / h * 3),
-        // Planes of luma and chroma, alpha, the frame and the canvas of an animation; prefix codes of lossless ones grow with the file.
+        // A few rows for the filters, and what stands before the picture: profiles, texts.
+        Format::Jpeg | Format::Png => raw.saturating_add(raw / h * 3).saturating_add(file.min(HEADER_MEMORY)),
+        // Planes of luma and chroma, alpha, the frame and the canvas of an animation; prefix codes grow with the file.
         Format::WebP => judged_pixels.saturating_mul(14).saturating_add(file.saturating_mul(16)),
-        // The frame apart from the canvas.
-        Format::Gif => raw.saturating_add(judged_pixels.saturating_mul(5)),
+        // The frame apart from the canvas, and the copy of the file whose canvas was grown.
+        Format::Gif => raw.saturating_add(judged_pixels.saturating_mul(5)).saturating_add(file),
         Format::Bmp => raw.saturating_add(raw / h * 2),
-        // The decoded samples (four inks where it is CMYK) apart from the result, and one strip, which may be the whole picture.
-        Format::Tiff => raw.saturating_mul(5),
+        // The samples (four inks where it is CMYK) apart from the result, one strip of JPEG, which may be the whole picture,
+        // and its compressed bytes.
+        Format::Tiff => raw.saturating_mul(7).div_ceil(2).saturating_add(file),
     };
-    let memory_bound = during.max(after).saturating_add(file).saturating_add(2 << 20);
+    let memory_bound = during.max(after).saturating_add(2 << 20);
     Ok(Header { format, width, height, orientation: orientation.to_exif(), memory_bound, reducible_bytes: 0, scans: 1, judged_size })
 }
 

@@ -1,1 +1,331 @@
-//! The batch and the searches, driven by families of plain arrays: no ONNX Runtime, no model.
+//! The batch and the searches, driven by a family of plain arrays: no ONNX Runtime, no model.
+//!
+//! The family has what the built-in ones lack: sparse layers, a fixed convolution state and positions `[3, rows, length]`. Its
+//! logits are a function of the picture and of everything a row was fed, read back from the cache, so that a row that ends up
+//! in the wrong place says something else.
+
+use super::*;
+use crate::cache::{Entry, Kind};
+use crate::captioner::{Features, State};
+use crate::{Generation, Prompt};
+use pg_caption_wire::Finish;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const VOCABULARY: usize = 12;
+const END: i64 = 3;
+
+/// A tensor in plain memory that counts how often it was copied.
+struct Plain {
+    shape: Vec<usize>,
+    data: Vec<f32>,
+    copies: Arc<AtomicUsize>,
+}
+
+impl Plain {
+    fn row(&self, row: usize) -> &[f32] {
+        let size = self.data.len() / self.shape[0];
+        &self.data[row * size..(row + 1) * size]
+    }
+}
+
+impl Rows for Plain {
+    fn rows(&self) -> usize {
+        self.shape[0]
+    }
+
+    fn bytes(&self) -> usize {
+        self.data.len() * 4
+    }
+
+    fn select(&self, rows: &[usize]) -> Result<Self, Error> {
+        self.copies.fetch_add(1, Ordering::Relaxed);
+        let mut shape = self.shape.clone();
+        shape[0] = rows.len();
+        Ok(Plain { shape, data: rows.iter().flat_map(|row| self.row(*row)).copied().collect(), copies: self.copies.clone() })
+    }
+}
+
+/// A picture is a number here.
+struct Picture(f32);
+
+impl State for Picture {
+    fn bucket(&self) -> u64 {
+        7
+    }
+
+    fn bytes(&self) -> usize {
+        4
+    }
+}
+
+/// Scores after `sequence` for a picture: noise that is the same every time.
+fn scores(picture: f32, sequence: &[f32]) -> Vec<f32> {
+    let mut state = (picture as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    for token in sequence {
+        state = (state ^ (*token as u64 + 1)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        state ^= state >> 29;
+    }
+    (0..VOCABULARY)
+        .map(|_| {
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            (state % 10_000) as f32 / 2500.0
+        })
+        .collect()
+}
+
+/// Entries: keys of layer 2 only (growing, `[rows, 1, length, 1]`), a convolution state of layer 0 (fixed, the last three
+/// tokens), and the picture (constant).
+#[derive(Default)]
+struct Sparse {
+    keys_copied: Arc<AtomicUsize>,
+    constants_copied: Arc<AtomicUsize>,
+    rows_of_steps: Vec<usize>,
+    /// Answers this instead of a score, if set.
+    poison: Option<f32>,
+}
+
+impl Sparse {
+    /// `[3, rows, length]`: temporal, vertical and horizontal positions.
+    fn positions(rows: usize, before: usize, new: usize) -> Vec<i64> {
+        (0..3 * rows).flat_map(|_| (before..before + new).map(|p| p as i64)).collect()
+    }
+
+    fn feed(&mut self, cache: &mut Cache<Plain>, tokens: &[Vec<f32>]) -> Logits {
+        let (rows, new) = (cache.rows(), tokens[0].len());
+        assert_eq!(rows, tokens.len());
+        let positions = Self::positions(rows, cache.length, new);
+        assert_eq!(positions.len(), 3 * rows * new);
+        let [keys, state, picture] = &mut cache.entries[..] else { panic!("three entries") };
+        let mut logits = Vec::new();
+        let (mut all_keys, mut all_states) = (Vec::new(), Vec::new());
+        for (row, fed) in tokens.iter().enumerate() {
+            let mut sequence = if cache.length == 0 { Vec::new() } else { keys.value.row(row).to_vec() };
+            assert_eq!(sequence.len(), cache.length, "growing entries are as long as what was fed");
+            let mut recent = state.value.row(row).to_vec();
+            for (i, token) in fed.iter().enumerate() {
+                sequence.push(*token);
+                recent.rotate_left(1);
+                recent[2] = *token;
+                assert_eq!(positions[row * new + i] as usize + 1, sequence.len());
+            }
+            let tail: Vec<f32> = sequence.iter().rev().take(3).rev().copied().collect();
+            assert_eq!(recent[3 - tail.len()..], tail, "fixed states travel with their rows");
+            logits.extend(scores(picture.value.row(row)[0], &sequence));
+            all_keys.extend(sequence);
+            all_states.extend(recent);
+        }
+        cache.length += new;
+        keys.value = Plain { shape: vec![rows, 1, cache.length, 1], data: all_keys, copies: self.keys_copied.clone() };
+        state.value = Plain { shape: vec![rows, 1, 3], data: all_states, copies: self.keys_copied.clone() };
+        if let Some(poison) = self.poison {
+            logits[0] = poison;
+        }
+        Logits::new(logits, VOCABULARY)
+    }
+}
+
+impl Family for Sparse {
+    type Value = Plain;
+
+    fn encode(&mut self, _: &[&crate::Pixels]) -> Result<Vec<Features>, Error> {
+        Ok(Vec::new())
+    }
+
+    fn prefill(&mut self, captions: &[(&Features, &Prompt)]) -> Result<(Logits, Cache<Plain>), Error> {
+        let rows = captions.len();
+        let keys = Plain { shape: vec![rows, 1, 0, 1], data: Vec::new(), copies: self.keys_copied.clone() };
+        let state = Plain { shape: vec![rows, 1, 3], data: vec![0.0; rows * 3], copies: self.keys_copied.clone() };
+        let pictures = captions.iter().map(|(f, _)| f.state::<Picture>().map(|p| p.0)).collect::<Result<Vec<_>, _>>()?;
+        let picture = Plain { shape: vec![rows, 1], data: pictures, copies: self.constants_copied.clone() };
+        let entry = |input: &str, kind, value| Entry { input: input.into(), kind, value };
+        let entries = vec![
+            entry("past_key_values.2.key", Kind::Growing, keys),
+            entry("past_conv.0", Kind::Fixed, state),
+            entry("image_features", Kind::Constant, picture),
+        ];
+        let mut cache = Cache::new(entries, rows, 0);
+        let tokens: Vec<Vec<f32>> = captions.iter().map(|(_, p)| p.ids.iter().map(|id| *id as f32).collect()).collect();
+        let logits = self.feed(&mut cache, &tokens);
+        Ok((logits, cache))
+    }
+
+    fn step(&mut self, cache: &mut Cache<Plain>, tokens: &[i64]) -> Result<Logits, Error> {
+        self.rows_of_steps.push(tokens.len());
+        let tokens: Vec<Vec<f32>> = tokens.iter().map(|t| vec![*t as f32]).collect();
+        Ok(self.feed(cache, &tokens))
+    }
+}
+
+fn settings(overrides: Value) -> Arc<Generation> {
+    let base = Generation::default().overridden(&json!({ "eos_token_id": END })).unwrap();
+    Arc::new(base.overridden(&overrides).unwrap())
+}
+
+fn sequence(key: u64, generation: &Arc<Generation>, max_new_tokens: u32) -> Sequence {
+    Sequence {
+        key,
+        features: Arc::new(Features::new(Picture(key as f32), None)),
+        prompt: Prompt { ids: vec![0, 5], bucket: 2 },
+        max_new_tokens,
+        generation: generation.clone(),
+    }
+}
+
+/// Runs a batch to its end.
+fn run(family: &mut Sparse, sequences: &[Sequence]) -> BTreeMap<u64, Finished> {
+    let (mut running, finished) = Running::begin(family, sequences).unwrap();
+    let mut all: BTreeMap<u64, Finished> = finished.into_iter().map(|f| (f.key, f)).collect();
+    while running.len() > 0 {
+        for f in running.step(family).unwrap() {
+            assert!(all.insert(f.key, f).is_none(), "a caption ends once");
+        }
+    }
+    assert_eq!(running.bytes(), 0, "an empty batch holds nothing");
+    all
+}
+
+/// The same search without batch and cache: every row's sequence is written out.
+fn by_hand(sequence: &Sequence) -> Finished {
+    let picture = sequence.features.state::<Picture>().unwrap().0;
+    let mut search = Search::new(sequence.generation.clone(), &sequence.prompt.ids, sequence.max_new_tokens);
+    let mut rows = vec![sequence.prompt.ids.iter().map(|id| *id as f32).collect::<Vec<f32>>()];
+    loop {
+        let logits: Vec<Vec<f32>> = rows.iter().map(|row| scores(picture, row)).collect();
+        match search.advance(&logits.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap() {
+            Advance::Done(o) => return Finished { key: sequence.key, ids: o.ids, finish: o.finish, confidence: o.confidence },
+            Advance::Continue(next) => {
+                let continued = next.iter().map(|(source, token)| rows[*source].iter().copied().chain([*token as f32]).collect());
+                rows = continued.collect();
+            }
+        }
+    }
+}
+
+const MODES: [&str; 4] = [
+    r#"{}"#,
+    r#"{"num_beams": 2}"#,
+    r#"{"num_beams": 3, "no_repeat_ngram_size": 2, "early_stopping": true, "length_penalty": 0.6}"#,
+    r#"{"num_beams": 4, "early_stopping": "never", "repetition_penalty": 1.3, "min_new_tokens": 4}"#,
+];
+
+#[test]
+fn captions_never_depend_on_what_they_were_batched_with() {
+    let mut lengths = std::collections::BTreeSet::new();
+    for mode in MODES {
+        let generation = settings(serde_json::from_str(mode).unwrap());
+        let sequences: Vec<Sequence> = (0..25).map(|key| sequence(key, &generation, 1 + (key as u32 * 7) % 30)).collect();
+        let together = run(&mut Sparse::default(), &sequences);
+        assert_eq!(together.len(), sequences.len());
+        for one in &sequences {
+            let expected = by_hand(one);
+            assert_eq!(together[&one.key], expected, "{mode} in a batch");
+            assert_eq!(run(&mut Sparse::default(), std::slice::from_ref(one))[&one.key], expected, "{mode} alone");
+            lengths.insert(expected.ids.len());
+        }
+    }
+    assert!(lengths.len() > 5, "the test is worth something only if captions end at different steps: {lengths:?}");
+}
+
+#[test]
+fn rows_leave_when_their_caption_ends() {
+    let generation = settings(json!({ "num_beams": 2, "min_new_tokens": 9 }));
+    let mut family = Sparse::default();
+    run(&mut family, &[sequence(1, &generation, 2), sequence(2, &generation, 4), sequence(3, &generation, 6)]);
+    assert_eq!(family.rows_of_steps, [6, 4, 4, 2, 2], "the first step of each ceiling is the prefill's");
+}
+
+#[test]
+fn a_cancelled_caption_leaves_before_the_next_step_and_changes_nobody_else() {
+    let generation = settings(json!({ "num_beams": 3, "min_new_tokens": 10 }));
+    let sequences: Vec<Sequence> = (0..4).map(|key| sequence(key, &generation, 20)).collect();
+    let mut family = Sparse::default();
+    let (mut running, finished) = Running::begin(&mut family, &sequences).unwrap();
+    assert!(finished.is_empty());
+    running.step(&mut family).unwrap();
+    running.cancel(&[1, 3, 99]);
+    assert_eq!((running.len(), running.keys()), (2, vec![0, 2]));
+    let mut all = BTreeMap::new();
+    while running.len() > 0 {
+        all.extend(running.step(&mut family).unwrap().into_iter().map(|f| (f.key, f)));
+    }
+    assert_eq!(family.rows_of_steps[..3], [12, 6, 6]);
+    assert_eq!(all.keys().copied().collect::<Vec<_>>(), [0, 2]);
+    assert!(all.iter().all(|(key, f)| *f == by_hand(&sequences[*key as usize])));
+}
+
+#[test]
+fn cancelling_everything_frees_the_cache_at_once() {
+    let generation = settings(json!({ "min_new_tokens": 10 }));
+    let mut family = Sparse::default();
+    let (mut running, _) = Running::begin(&mut family, &[sequence(1, &generation, 20)]).unwrap();
+    assert!(running.bytes() > 0);
+    running.cancel(&[1]);
+    assert_eq!((running.len(), running.bytes()), (0, 0));
+    assert!(running.step(&mut family).unwrap().is_empty());
+    assert!(family.rows_of_steps.is_empty());
+}
+
+#[test]
+fn greedy_steps_copy_no_cache_while_nobody_leaves() {
+    let generation = settings(json!({ "min_new_tokens": 15 }));
+    let mut family = Sparse::default();
+    let (mut running, _) = Running::begin(&mut family, &[sequence(1, &generation, 15), sequence(2, &generation, 15)]).unwrap();
+    while running.len() > 0 {
+        running.step(&mut family).unwrap();
+    }
+    assert_eq!(family.rows_of_steps.len(), 14);
+    assert_eq!(family.keys_copied.load(Ordering::Relaxed) + family.constants_copied.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn beams_trade_places_without_touching_what_depends_on_the_picture_alone() {
+    let generation = settings(json!({ "num_beams": 3, "min_new_tokens": 15 }));
+    let mut family = Sparse::default();
+    run(&mut family, &[sequence(1, &generation, 15), sequence(2, &generation, 15)]);
+    assert_eq!(family.constants_copied.load(Ordering::Relaxed), 1, "once, when the beams spring from the prefill's rows");
+    assert!(family.keys_copied.load(Ordering::Relaxed) > 4);
+}
+
+#[test]
+fn a_caption_that_ends_in_prefill_is_reported_by_it() {
+    let generation = settings(json!({}));
+    let (running, finished) = Running::begin(&mut Sparse::default(), &[sequence(4, &generation, 1)]).unwrap();
+    assert_eq!((running.len(), running.bytes()), (0, 0));
+    assert_eq!(finished.len(), 1);
+    assert_eq!((finished[0].key, finished[0].ids.len()), (4, 1));
+    assert_eq!(finished[0].finish == Finish::Stop, finished[0].ids == [END]);
+}
+
+#[test]
+fn what_may_not_share_a_batch_is_refused() {
+    let generation = settings(json!({}));
+    let begin = |second: Sequence| {
+        let refused = Running::begin(&mut Sparse::default(), &[sequence(1, &generation, 8), second]).err();
+        refused.expect("refused").to_string()
+    };
+    let mut features = sequence(2, &generation, 8);
+    let mut other = Features::new(Picture(1.0), None);
+    other.bucket += 1;
+    features.features = Arc::new(other);
+    assert!(begin(features).contains("features"));
+    let mut prompt = sequence(2, &generation, 8);
+    prompt.prompt.bucket = 3;
+    assert!(begin(prompt).contains("prompts"));
+    assert!(begin(sequence(2, &settings(json!({ "num_beams": 2 })), 8)).contains("generation"));
+    assert!(begin(sequence(1, &generation, 8)).contains("key 1"));
+    assert!(Running::begin(&mut Sparse::default(), &[]).is_ok_and(|(running, finished)| running.len() == 0 && finished.is_empty()));
+}
+
+#[test]
+fn logits_that_are_not_numbers_end_the_batch_with_an_error() {
+    let generation = settings(json!({ "min_new_tokens": 5 }));
+    let mut family = Sparse::default();
+    let (mut running, _) = Running::begin(&mut family, &[sequence(1, &generation, 9)]).unwrap();
+    family.poison = Some(f32::NAN);
+    assert!(running.step(&mut family).unwrap_err().to_string().contains("not numbers"));
+}

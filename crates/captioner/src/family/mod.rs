@@ -3,6 +3,10 @@
 //!
 //! Two halves, because two kinds of threads use them: [`Prepare`] is shared by the decode threads and touches no session;
 //! [`Family`] owns the sessions and lives on one thread.
+//!
+//! Adding a family: one file here with both halves and an `open`, its `model_type` in [`open`] below, its tensors as named cache
+//! entries of the right kind. The batch, the searches, the scheduler and SQL stay as they are; `batch/tests.rs` holds them to that
+//! with a family of fixed states, sparse layers and positions in three rows. Encoder-decoders share `decoder.rs`.
 
 mod decoder;
 mod vision_encoder_decoder;
@@ -75,10 +79,8 @@ pub(crate) struct Opened {
 pub(crate) fn open(folder: &Folder, settings: &Generation) -> Result<Opened, Error> {
     match folder.model_type()? {
         vision_encoder_decoder::NAME => vision_encoder_decoder::open(folder, settings),
-        other => Err(Error::UnknownFamily {
-            path: folder.file("config.json"),
-            model_type: other.into(),
-            supported: vision_encoder_decoder::NAME.into(),
-        }),
+        other => {
+            Err(Error::UnknownFamily { path: folder.file("config.json"), model_type: other.into(), supported: vision_encoder_decoder::NAME.into() })
+        }
     }
 }

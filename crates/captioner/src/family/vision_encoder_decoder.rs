@@ -10,12 +10,11 @@ use super::{Family, Logits, Opened, Prepare};
 use crate::cache::Cache;
 use crate::folder::Folder;
 use crate::picture::{PictureOptions, Pixels};
-use crate::preprocess::Preprocessor;
 use crate::runtime::Graph;
-use crate::tensor::{self, HostTensor};
+use crate::tensor::{self, Data, HostTensor};
 use crate::{Error, Features, Generation, Prompt};
 use ort::value::{DynValue, TensorElementType};
-use pg_caption_pixels::Rgb;
+use pg_caption_pixels::{Processor, Rgb};
 use pg_caption_register::Style;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -28,7 +27,9 @@ const CONFIDENCE: &str = "confidence";
 
 /// Opens both halves.
 pub(super) fn open(folder: &Folder, settings: &Generation) -> Result<Opened, Error> {
-    let prepare = Shared { preprocessor: Preprocessor::open(folder)?, starts: starts(folder, settings)? };
+    let processor = Processor::from_json(&folder.json("preprocessor_config.json")?);
+    let processor = processor.map_err(|e| Error::config(folder.file("preprocessor_config.json"), e))?;
+    let prepare = Shared { processor, starts: starts(folder, settings)? };
     let (encoder, encoder_file) = folder.load("encoder_model", |graph| match graph.inputs().find(|name| *name != "pixel_values") {
         Some(other) => Err(format!("nothing feeds its input \"{other}\"")),
         None => Ok(()),
@@ -74,17 +75,20 @@ fn starts(folder: &Folder, settings: &Generation) -> Result<Starts, Error> {
 
 /// The half that all threads share.
 struct Shared {
-    preprocessor: Preprocessor,
+    processor: Processor,
     starts: Starts,
 }
 
 impl Prepare for Shared {
     fn target(&self) -> (u32, u32) {
-        self.preprocessor.target()
+        self.processor.target()
     }
 
     fn picture(&self, rgb: &Rgb, _options: &PictureOptions) -> Result<Pixels, Error> {
-        Ok(Pixels::new(vec![("pixel_values", self.preprocessor.apply(rgb)?)]))
+        let tensor = self.processor.apply(rgb);
+        // The encoder's batch axis comes from stacking pictures.
+        let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();
+        Ok(Pixels::new(vec![("pixel_values", HostTensor { shape, data: Data::F32(tensor.data) })]))
     }
 
     fn prompt(&self, style: &Style, text: Option<&str>, _context: Option<&str>) -> Result<Prompt, Error> {
@@ -170,8 +174,12 @@ mod tests {
         starts(&Folder::of_config(config), &settings)
     }
 
+    fn processor() -> Processor {
+        Processor::from_json(&json!({ "image_processor_type": "ViTImageProcessor", "size": { "height": 8, "width": 8 } })).unwrap()
+    }
+
     fn prompt_of(starts: Starts, style: &Style) -> Vec<i64> {
-        let shared = Shared { preprocessor: Preprocessor::example(), starts };
+        let shared = Shared { processor: processor(), starts };
         shared.prompt(style, None, Some("of no use here")).unwrap().ids
     }
 
@@ -201,7 +209,7 @@ mod tests {
 
     #[test]
     fn words_are_refused_because_the_model_cannot_read_them() {
-        let shared = Shared { preprocessor: Preprocessor::example(), starts: shared(json!({ "bos_token_id": 3 })).unwrap() };
+        let shared = Shared { processor: processor(), starts: shared(json!({ "bos_token_id": 3 })).unwrap() };
         assert!(matches!(shared.prompt(&builtin("seo").unwrap(), Some("look closely"), None), Err(Error::Prompt(_))));
     }
 }

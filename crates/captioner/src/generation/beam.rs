@@ -47,11 +47,8 @@ struct Candidate {
 impl Beams {
     pub fn new(prompt: &[i64], beams: usize) -> Beams {
         // All beams start equal; scoring all but one out of the race makes the first step choose different tokens.
-        let running = (0..beams).map(|beam| Running {
-            sequence: prompt.to_vec(),
-            score: if beam == 0 { 0.0 } else { NEVER },
-            tally: Tally::default(),
-        });
+        let running =
+            (0..beams).map(|beam| Running { sequence: prompt.to_vec(), score: if beam == 0 { 0.0 } else { NEVER }, tally: Tally::default() });
         Beams { running: running.collect(), pool: vec![Pooled { sequence: None, score: NEVER, finished: false }; beams], can_improve: true }
     }
 
@@ -67,10 +64,8 @@ impl Beams {
 
         // The best that do not end go on; those that end are scored out of the race.
         let continued = best(candidates.iter().map(|c| c.score + if c.ends { NEVER } else { 0.0 }), beams);
-        let running: Vec<Running> = continued
-            .iter()
-            .map(|(i, score)| Running { sequence: extended(&candidates[*i]), score: *score, tally: candidates[*i].tally })
-            .collect();
+        let running: Vec<Running> =
+            continued.iter().map(|(i, score)| Running { sequence: extended(&candidates[*i]), score: *score, tally: candidates[*i].tally }).collect();
         let rows: Vec<(usize, i64)> = continued.iter().map(|(i, _)| (candidates[*i].source, candidates[*i].token)).collect();
 
         // Those among the first that end join the pool.

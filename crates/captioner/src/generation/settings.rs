@@ -84,8 +84,7 @@ impl Generation {
         let mut hash = DefaultHasher::new();
         (self.num_beams, self.length_penalty.to_bits(), self.early_stopping, self.repetition_penalty.to_bits()).hash(&mut hash);
         (self.no_repeat_ngram_size, self.min_length, self.min_new_tokens, self.max_length, self.max_new_tokens).hash(&mut hash);
-        (self.forced_bos_token_id, &self.forced_eos_token_id, &self.eos_token_id, self.decoder_start_token_id, self.bos_token_id)
-            .hash(&mut hash);
+        (self.forced_bos_token_id, &self.forced_eos_token_id, &self.eos_token_id, self.decoder_start_token_id, self.bos_token_id).hash(&mut hash);
         hash.finish()
     }
 

@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test program uses a part")]
 
 use pg_caption_captioner::{Captioner, Features, Finished, Generation, LoadOptions, PictureOptions, Pixels, Preparer, Sequence};
+use pg_caption_pixels::DecodeOptions;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -39,9 +40,10 @@ pub fn open(folder: &Path) -> (Captioner, Arc<Preparer>) {
 
 /// The pictures of `expected.json`, prepared by the folder's own processor.
 pub fn pixels(preparer: &Preparer, image: &str) -> Pixels {
-    let data = std::fs::read(format!("/tmp/rgb/{image}.rgb")).unwrap();
-    let rgb = pg_caption_pixels::Rgb { width: 224, height: 224, data };
-    preparer.picture(&rgb, &PictureOptions::default()).unwrap()
+    let bytes = std::fs::read(parity().join("images").join(image)).unwrap();
+    let exact = DecodeOptions { exact: true, ..DecodeOptions::default() };
+    let decoded = pg_caption_pixels::decode(&bytes, &exact).unwrap();
+    preparer.picture(&decoded.rgb, &PictureOptions::default()).unwrap()
 }
 
 /// `expected.json`.
@@ -64,4 +66,41 @@ pub fn sequence(preparer: &Preparer, key: u64, features: &Arc<Features>, generat
     let style = pg_caption_register::builtin("concise").unwrap();
     let prompt = preparer.prompt(&style, None, None).unwrap();
     Sequence { key, features: features.clone(), prompt, max_new_tokens, generation: generation.clone() }
+}
+
+/// A copy of the parity model in a folder of its own, removed at the end of the test.
+pub struct Copy(pub PathBuf);
+
+impl Copy {
+    /// Copies the model; `test` tells the tests of one program apart.
+    pub fn of_parity(test: &str) -> Copy {
+        let program = std::env::current_exe().unwrap().file_stem().unwrap().to_string_lossy().into_owned();
+        let to = std::env::temp_dir().join(format!("pg_caption-{program}-{}-{test}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&to);
+        let from = parity().join("vit-gpt2");
+        for folder in ["", "onnx"] {
+            std::fs::create_dir_all(to.join(folder)).unwrap();
+            for file in std::fs::read_dir(from.join(folder)).unwrap().map(Result::unwrap).filter(|f| f.path().is_file()) {
+                std::fs::copy(file.path(), to.join(folder).join(file.file_name())).unwrap();
+            }
+        }
+        Copy(to)
+    }
+
+    /// A graph's file.
+    pub fn graph(&self, file: &str) -> PathBuf {
+        self.0.join("onnx").join(file)
+    }
+}
+
+impl Drop for Copy {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Cuts a file in half.
+pub fn truncate(path: &Path) {
+    let length = std::fs::metadata(path).unwrap().len();
+    std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(length / 2).unwrap();
 }

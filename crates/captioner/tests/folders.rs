@@ -1,0 +1,140 @@
+//! A bad folder is an error that names the file and the reason; never a crash, never silence.
+
+mod support;
+
+use pg_caption_captioner::{Error, LoadOptions, init, load};
+use std::path::Path;
+use support::*;
+
+/// The message of a folder that does not load.
+fn refused(folder: &Path) -> String {
+    load(folder, &LoadOptions::default()).err().expect("a bad folder does not load").to_string()
+}
+
+/// Replaces text in a file.
+fn edit(path: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(path).unwrap();
+    assert!(text.contains(from), "{from} is not in {}", path.display());
+    std::fs::write(path, text.replacen(from, to, 1)).unwrap();
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    if !runtime() {
+        return;
+    }
+    for file in ["config.json", "preprocessor_config.json", "tokenizer.json", "onnx/encoder_model.onnx"] {
+        let folder = Copy::of_parity("missing");
+        std::fs::remove_file(folder.0.join(file)).unwrap();
+        let message = refused(&folder.0);
+        let name = file.rsplit('/').next().unwrap();
+        assert!(message.contains(name) && message.contains(&*folder.0.to_string_lossy()), "{message}");
+    }
+}
+
+#[test]
+fn a_truncated_file_is_named() {
+    if !runtime() {
+        return;
+    }
+    for file in ["config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json", "tokenizer_config.json"] {
+        let folder = Copy::of_parity("truncated");
+        truncate(&folder.0.join(file));
+        let message = refused(&folder.0);
+        assert!(message.contains(file), "{message}");
+    }
+    let folder = Copy::of_parity("truncated-graph");
+    truncate(&folder.graph("encoder_model.onnx"));
+    assert!(refused(&folder.0).contains("encoder_model.onnx"));
+    std::fs::write(folder.graph("encoder_model.onnx"), "").unwrap();
+    assert!(refused(&folder.0).contains("encoder_model.onnx"));
+}
+
+#[test]
+fn an_unknown_model_type_is_named_with_what_is_known() {
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of_parity("unknown");
+    edit(&folder.0.join("config.json"), "\"model_type\": \"vision-encoder-decoder\"", "\"model_type\": \"poet\"");
+    let message = refused(&folder.0);
+    assert!(message.contains("poet") && message.contains("vision-encoder-decoder"), "{message}");
+}
+
+#[test]
+fn a_graph_whose_inputs_nobody_feeds_is_refused() {
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of_parity("unfed");
+    std::fs::copy(folder.graph("decoder_model.onnx"), folder.graph("encoder_model.onnx")).unwrap();
+    let message = refused(&folder.0);
+    assert!(message.contains("encoder_model.onnx") && message.contains("input_ids"), "{message}");
+    let folder = Copy::of_parity("unfed-decoder");
+    for file in ["decoder_model.onnx", "decoder_model_merged.onnx", "decoder_with_past_model.onnx"] {
+        std::fs::copy(folder.graph("encoder_model.onnx"), folder.graph(file)).unwrap();
+    }
+    let message = refused(&folder.0);
+    assert!(message.contains("decoder_model_merged.onnx") && message.contains("pixel_values"), "{message}");
+}
+
+#[test]
+fn settings_that_cannot_be_obeyed_and_strangers_tokenizers_are_refused() {
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of_parity("settings");
+    std::fs::write(folder.0.join("generation_config.json"), r#"{"num_beams": "many"}"#).unwrap();
+    assert!(refused(&folder.0).contains("num_beams"));
+    let folder = Copy::of_parity("confidence");
+    edit(&folder.0.join("config.json"), "{", "{\"pg_caption\": {\"min_confidence\": 7},");
+    assert!(refused(&folder.0).contains("min_confidence"));
+    let folder = Copy::of_parity("tokenizer");
+    edit(&folder.0.join("tokenizer.json"), "\"!\": 1,", "\"!\": 1, \"stranger\": 100000, \"other\": 100001,");
+    assert!(refused(&folder.0).contains("tokenizer.json"));
+}
+
+#[test]
+fn what_decides_the_captions_decides_the_digest() {
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of_parity("digest");
+    let digest = |folder: &Path| open(folder).1.status().digest.clone();
+    let before = digest(&folder.0);
+    assert_eq!(before.len(), 64);
+    assert_eq!(before, digest(&parity().join("vit-gpt2")), "the place of a folder does not matter");
+    std::fs::write(folder.0.join("README.md"), "nothing that matters").unwrap();
+    std::fs::remove_file(folder.graph("decoder_model.onnx")).unwrap();
+    assert_eq!(digest(&folder.0), before, "neither do files that are not used");
+    edit(&folder.0.join("generation_config.json"), "{", "{\"num_beams\": 2,");
+    assert_ne!(digest(&folder.0), before);
+}
+
+#[test]
+fn a_second_library_and_a_missing_one_are_errors() {
+    assert!(matches!(init(Path::new("relative.so"), 1), Err(Error::Library { .. })));
+    if !runtime() {
+        return;
+    }
+    let message = init(Path::new("/nonexistent/libonnxruntime.so"), 1).unwrap_err().to_string();
+    assert!(message.contains("/nonexistent/libonnxruntime.so"), "{message}");
+}
+
+#[test]
+fn pictures_of_two_shapes_or_of_none_are_refused() {
+    if !runtime() {
+        return;
+    }
+    let (mut captioner, preparer) = open(&parity().join("vit-gpt2"));
+    let folder = Copy::of_parity("shapes");
+    edit(&folder.0.join("preprocessor_config.json"), "\"height\": 224", "\"height\": 208");
+    let other = open(&folder.0).1;
+    let pictures = [pixels(&preparer, "08_gray.png"), pixels(&other, "08_gray.png")];
+    assert!(matches!(captioner.encode(&pictures), Err(Error::Batch(_))));
+    // A shape the graph does not take is the graph's error, not a crash.
+    assert!(matches!(captioner.encode(&pictures[1..]), Err(Error::Run { .. })));
+    assert!(captioner.encode(&[]).unwrap().is_empty());
+    let empty = pg_caption_pixels::Rgb { width: 0, height: 5, data: Vec::new() };
+    assert!(matches!(preparer.picture(&empty, &Default::default()), Err(Error::Picture(_))));
+}

@@ -1,0 +1,96 @@
+//! A decoder is published in several layouts; whichever of them is installed, the text is the same.
+
+mod support;
+
+use pg_caption_captioner::{Captioner, Features, LoadOptions, Preparer, load};
+use std::path::Path;
+use std::sync::Arc;
+use support::*;
+
+const IMAGES: [&str; 4] = ["01_gradient.png", "02_shapes.png", "08_gray.png", "13_large.png"];
+
+/// Ids of some pictures, greedy and with beams, in one batch each.
+fn ids(captioner: &mut Captioner, preparer: &Preparer) -> Vec<Vec<i64>> {
+    let pictures: Vec<_> = IMAGES.iter().map(|image| pixels(preparer, image)).collect();
+    let features: Vec<Arc<Features>> = captioner.encode(&pictures).unwrap().into_iter().map(Arc::new).collect();
+    let mut all = Vec::new();
+    for overrides in [r#"{}"#, r#"{"num_beams": 3, "no_repeat_ngram_size": 3}"#] {
+        let generation = preparer.generation(Some(&serde_json::from_str(overrides).unwrap())).unwrap();
+        let sequences = features.iter().enumerate();
+        let sequences = sequences.map(|(key, f)| sequence(preparer, key as u64, f, &generation, 10 + 5 * key as u32)).collect();
+        all.extend(generate(captioner, sequences).into_values().map(|finished| finished.ids));
+    }
+    all
+}
+
+fn loaded(folder: &Path) -> Vec<String> {
+    open(folder).1.status().graphs.iter().map(|g| g.file.clone()).collect()
+}
+
+const MERGED: &str = "decoder_model_merged.onnx";
+const FIRST: &str = "decoder_model.onnx";
+const NEXT: &str = "decoder_with_past_model.onnx";
+
+#[test]
+fn every_layout_says_the_same() {
+    if !runtime() {
+        return;
+    }
+    let (mut captioner, preparer) = open(&parity().join("vit-gpt2"));
+    let expected = ids(&mut captioner, &preparer);
+    assert!(expected.iter().any(|ids| ids.len() == 25));
+
+    // (what is left out, what is renamed, what must have been loaded)
+    type Layout<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
+    let layouts: [Layout; 4] = [
+        ("merged", &[FIRST, NEXT], &[], &["encoder_model.onnx", MERGED]),
+        ("pair", &[MERGED], &[], &["encoder_model.onnx", FIRST, NEXT]),
+        ("alone", &[MERGED, NEXT], &[], &["encoder_model.onnx", FIRST]),
+        // The step graph reads a past of any length, none included: what a merged graph without use_cache_branch does.
+        ("one-graph", &[MERGED, FIRST], &[(NEXT, MERGED)], &["encoder_model.onnx", MERGED]),
+    ];
+    for (name, without, renamed, graphs) in layouts {
+        let folder = Copy::of_parity(name);
+        for file in without {
+            std::fs::remove_file(folder.graph(file)).unwrap();
+        }
+        for (from, to) in renamed {
+            std::fs::rename(folder.graph(from), folder.graph(to)).unwrap();
+        }
+        assert_eq!(loaded(&folder.0), graphs, "{name}");
+        let (mut captioner, preparer) = open(&folder.0);
+        assert_eq!(ids(&mut captioner, &preparer), expected, "{name}");
+    }
+}
+
+#[test]
+fn a_layout_that_does_not_load_is_passed_over() {
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of_parity("passed-over");
+    truncate(&folder.graph(MERGED));
+    assert_eq!(loaded(&folder.0), ["encoder_model.onnx", FIRST, NEXT]);
+    truncate(&folder.graph(NEXT));
+    assert_eq!(loaded(&folder.0), ["encoder_model.onnx", FIRST]);
+    truncate(&folder.graph(FIRST));
+    let error = load(&folder.0, &LoadOptions::default()).err().unwrap().to_string();
+    for file in [MERGED, FIRST] {
+        assert!(error.contains(file), "{error}");
+    }
+}
+
+#[test]
+fn a_precision_that_does_not_load_is_passed_over_and_a_stated_one_is_not() {
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of_parity("precision");
+    std::fs::rename(folder.graph("encoder_model.onnx"), folder.graph("encoder_model_q4.onnx")).unwrap();
+    std::fs::write(folder.graph("encoder_model_quantized.onnx"), "not a graph").unwrap();
+    let status = open(&folder.0).1.status().clone();
+    assert_eq!(status.graphs[0].dtype, "q4");
+    assert_eq!(status.graphs[1].dtype, "fp32");
+    let error = load(&folder.0, &LoadOptions { dtype: "_quantized".into() }).err().unwrap().to_string();
+    assert!(error.contains("encoder_model_quantized.onnx"), "{error}");
+}

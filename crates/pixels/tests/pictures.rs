@@ -1,0 +1,213 @@
+//! What becomes of good pictures of every kind: upright, in the right colours, laid on white.
+
+mod drawn;
+
+use drawn::{COLOURS, detailed, exif, file, jpeg, quarters, tiff, with_app1};
+use image::{DynamicImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, Rgba, RgbaImage};
+use pg_caption_pixels::{Blank, DecodeOptions, Decoded, Filter, Format, decode, encode_png, is_blank, mean_rgb_2x2, probe, resize};
+
+fn decoded(bytes: &[u8]) -> Decoded {
+    decode(bytes, &DecodeOptions::default()).unwrap()
+}
+
+fn exact(bytes: &[u8]) -> Decoded {
+    decode(bytes, &DecodeOptions { exact: true, target: Some((8, 8)), ..DecodeOptions::default() }).unwrap()
+}
+
+fn assert_near(found: [[u8; 3]; 4], expected: [[u8; 3]; 4], what: &str) {
+    let off = found.as_flattened().iter().zip(expected.as_flattened()).any(|(a, b)| a.abs_diff(*b) > 4);
+    assert!(!off, "{what}: {found:?} instead of {expected:?}");
+}
+
+/// Which quarter of the upright picture the stored quarter becomes, as EXIF defines the eight cases.
+const UPRIGHT: [[usize; 4]; 8] = [[0, 1, 2, 3], [1, 0, 3, 2], [3, 2, 1, 0], [2, 3, 0, 1], [0, 2, 1, 3], [2, 0, 3, 1], [3, 1, 2, 0], [1, 3, 0, 2]];
+
+#[test]
+fn every_exif_orientation_is_turned_upright_in_every_format_that_has_it() {
+    let picture = quarters(96, 64);
+    for orientation in 1..=8_u8 {
+        let expected = UPRIGHT[usize::from(orientation) - 1].map(|i| COLOURS[i]);
+        let size = if orientation < 5 { (96, 64) } else { (64, 96) };
+        let exif_segment = [b"Exif\0\0".as_slice(), &exif(orientation)].concat();
+        let xmp = format!("http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation=\"{orientation}\"/></x:xmpmeta>");
+        let plain = jpeg(&picture, false);
+        let mut png = Vec::new();
+        let mut encoder = image::codecs::png::PngEncoder::new(&mut png);
+        encoder.set_exif_metadata(exif(orientation)).unwrap();
+        encoder.write_image(picture.as_raw(), 96, 64, image::ExtendedColorType::Rgb8).unwrap();
+        let mut webp = Vec::new();
+        let mut encoder = image::codecs::webp::WebPEncoder::new_lossless(&mut webp);
+        encoder.set_exif_metadata(exif(orientation)).unwrap();
+        encoder.write_image(picture.as_raw(), 96, 64, image::ExtendedColorType::Rgb8).unwrap();
+        for (what, bytes) in [
+            ("JPEG", with_app1(&plain, &exif_segment)),
+            ("JPEG with XMP only", with_app1(&plain, xmp.as_bytes())),
+            ("PNG", png),
+            ("WebP", webp),
+            ("TIFF", tiff(96, 64, 2, 3, orientation.into(), picture.as_raw())),
+        ] {
+            let header = probe(&bytes).unwrap();
+            assert_eq!((header.width, header.height, header.orientation), (96, 64, orientation), "{what}");
+            assert_eq!(header.upright_size(), size, "{what}, orientation {orientation}");
+            let found = decoded(&bytes);
+            assert_eq!((found.rgb.width, found.rgb.height, found.width, found.height), (size.0, size.1, size.0, size.1), "{what}");
+            assert_near(mean_rgb_2x2(&found.rgb), expected, &format!("{what}, orientation {orientation}"));
+        }
+    }
+}
+
+#[test]
+fn exif_decides_where_xmp_says_something_else() {
+    let xmp = b"http://ns.adobe.com/xap/1.0/\0<tiff:Orientation>3</tiff:Orientation>";
+    let both = with_app1(&with_app1(&jpeg(&quarters(32, 32), false), xmp), &[b"Exif\0\0".as_slice(), &exif(6)].concat());
+    assert_eq!(probe(&both).unwrap().orientation, 6);
+}
+
+#[test]
+fn a_broken_orientation_leaves_the_picture_as_it_lies() {
+    for block in [b"Exif\0\0".to_vec(), b"Exif\0\0II*\0\xFF\xFF\xFF\xFF".to_vec(), [b"Exif\0\0".as_slice(), &exif(9)].concat()] {
+        assert_eq!(probe(&with_app1(&jpeg(&quarters(32, 32), false), &block)).unwrap().orientation, 1);
+    }
+}
+
+#[test]
+fn the_format_is_what_the_bytes_say() {
+    let picture = quarters(40, 20);
+    for (format, expected, name) in [
+        (ImageFormat::Png, Format::Png, "png"),
+        (ImageFormat::WebP, Format::WebP, "webp"),
+        (ImageFormat::Gif, Format::Gif, "gif"),
+        (ImageFormat::Bmp, Format::Bmp, "bmp"),
+        (ImageFormat::Tiff, Format::Tiff, "tiff"),
+    ] {
+        let found = decoded(&file(picture.clone(), format));
+        assert_eq!((found.format, found.format.to_string().as_str()), (expected, name));
+        assert_near(mean_rgb_2x2(&found.rgb), COLOURS, name);
+    }
+    assert_eq!(decoded(&jpeg(&picture, true)).format.to_string(), "jpeg");
+}
+
+#[test]
+fn transparency_is_laid_on_white_and_not_on_black() {
+    let half = RgbaImage::from_fn(8, 8, |x, _| if x < 4 { Rgba([0, 0, 0, 0]) } else { Rgba([0, 100, 200, 51]) });
+    for format in [ImageFormat::Png, ImageFormat::WebP] {
+        let found = decoded(&file(half.clone(), format)).rgb.data;
+        assert_eq!(found[..3], [255, 255, 255], "what is invisible is white");
+        assert_eq!(found[8 * 3 - 3..8 * 3], [204, 224, 244], "a fifth of the colour, four fifths of white");
+    }
+    let gray: ImageBuffer<image::LumaA<u8>, _> = ImageBuffer::from_fn(4, 4, |x, _| image::LumaA([0, if x == 0 { 255 } else { 0 }]));
+    assert_eq!(decoded(&file(DynamicImage::ImageLumaA8(gray), ImageFormat::Png)).rgb.data[..6], [0, 0, 0, 255, 255, 255]);
+}
+
+#[test]
+fn of_sixteen_bits_the_high_byte_is_kept() {
+    let gray: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_fn(4, 4, |x, _| Luma([0x80FF + x as u16 * 0x1000]));
+    let found = decoded(&file(DynamicImage::ImageLuma16(gray), ImageFormat::Png));
+    assert_eq!(found.rgb.data[..6], [0x80, 0x80, 0x80, 0x90, 0x90, 0x90]);
+    let rgba: ImageBuffer<Rgba<u16>, _> = ImageBuffer::from_fn(4, 4, |x, _| Rgba([0x12FF, 0x3400, 0x56AA, if x == 0 { 0xFFFF } else { 0 }]));
+    let found = decoded(&file(DynamicImage::ImageRgba16(rgba), ImageFormat::Png));
+    assert_eq!(found.rgb.data[..6], [0x12, 0x34, 0x56, 255, 255, 255]);
+}
+
+#[test]
+fn inverted_cmyk_of_jpeg_and_plain_cmyk_of_tiff_have_their_true_colours() {
+    let magenta_on_paper = |inverted: bool| -> Vec<u8> {
+        let inks = (0..32 * 32).flat_map(|i| if i % 32 < 16 { [0_u8, 255, 0, 0] } else { [0, 0, 0, 128] });
+        inks.map(|ink| if inverted { 255 - ink } else { ink }).collect()
+    };
+    let expected = [[255, 0, 255], [127, 127, 127], [255, 0, 255], [127, 127, 127]];
+    let mut compressor = turbojpeg::Compressor::new().unwrap();
+    compressor.set_quality(100).unwrap();
+    compressor.set_subsamp(turbojpeg::Subsamp::None).unwrap();
+    let pixels = magenta_on_paper(true);
+    let image = turbojpeg::Image { pixels: pixels.as_slice(), width: 32, pitch: 128, height: 32, format: turbojpeg::PixelFormat::CMYK };
+    let bytes = compressor.compress_to_vec(image).unwrap();
+    assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), expected, "JPEG");
+    assert_near(mean_rgb_2x2(&decoded(&tiff(32, 32, 5, 4, 1, &magenta_on_paper(false))).rgb), expected, "TIFF");
+}
+
+#[test]
+fn of_an_animation_only_the_first_frame_counts() {
+    let mut bytes = Vec::new();
+    let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
+    for colour in [[255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255]] {
+        encoder.encode_frame(image::Frame::new(RgbaImage::from_pixel(10, 10, Rgba(colour)))).unwrap();
+    }
+    drop(encoder);
+    assert_eq!(decoded(&bytes).blank, Some(Blank::Uniform([255, 0, 0])));
+    // The later frames need not even be there.
+    let second = bytes.windows(2).enumerate().filter(|(_, pair)| *pair == [0x21, 0xF9]).nth(1).unwrap().0;
+    assert_eq!(decoded(&bytes[..second]).blank, Some(Blank::Uniform([255, 0, 0])));
+}
+
+#[test]
+fn a_gif_whose_first_frame_leaves_the_canvas_gets_a_larger_canvas() {
+    let mut bytes = file(quarters(40, 20), ImageFormat::Gif);
+    bytes[6..10].copy_from_slice(&[8, 0, 8, 0]);
+    let found = decoded(&bytes);
+    assert_eq!((found.width, found.height), (40, 20));
+    assert_near(mean_rgb_2x2(&found.rgb), COLOURS, "all of the frame is there");
+}
+
+#[test]
+fn pictures_with_nothing_to_describe_are_told_unless_exactness_is_asked_for() {
+    let plain = |colour| file(RgbaImage::from_pixel(50, 40, Rgba(colour)), ImageFormat::Png);
+    for (bytes, expected) in [
+        (file(quarters(1, 1), ImageFormat::Png), Some(Blank::OnePixel)),
+        (plain([10, 200, 30, 0]), Some(Blank::Transparent)),
+        (plain([10, 200, 30, 255]), Some(Blank::Uniform([10, 200, 30]))),
+        (jpeg(&image::RgbImage::from_pixel(64, 64, image::Rgb([250, 250, 250])), false), Some(Blank::Uniform([250, 250, 250]))),
+        (file(quarters(50, 40), ImageFormat::Png), None),
+    ] {
+        assert_eq!(is_blank(&decoded(&bytes)), expected);
+        assert_eq!(is_blank(&exact(&bytes)), None);
+    }
+    let mut speck = image::RgbImage::from_pixel(50, 40, image::Rgb([255; 3]));
+    speck.put_pixel(49, 39, image::Rgb([0; 3]));
+    assert_eq!(decoded(&file(speck, ImageFormat::Png)).blank, None, "a single dark pixel is something");
+}
+
+#[test]
+fn a_camera_jpeg_is_decoded_smaller_but_never_below_twice_the_target() {
+    let picture = detailed(4000, 3000);
+    for progressive in [false, true] {
+        let bytes = with_app1(&jpeg(&picture, progressive), &[b"Exif\0\0".as_slice(), &exif(6)].concat());
+        let with = |target, exact| decode(&bytes, &DecodeOptions { target, exact, ..DecodeOptions::default() }).unwrap();
+        for (target, expected) in [((224, 224), (750, 1000)), ((375, 500), (750, 1000)), ((376, 500), (1500, 2000)), ((768, 768), (3000, 4000))] {
+            let found = with(Some(target), false);
+            assert_eq!((found.rgb.width, found.rgb.height), expected, "target {target:?}");
+            assert_eq!((found.width, found.height), (3000, 4000), "the full size is what is told");
+        }
+        let full = with(Some((224, 224)), true);
+        assert_eq!((full.rgb.width, full.rgb.height), (3000, 4000), "exact means in full");
+        assert_eq!(with(None, false).rgb, full.rgb, "without a target nothing is left out");
+        let small = |picture| resize(picture, 224, 224, Filter::Bilinear).data;
+        let (reduced, full) = (small(&with(Some((224, 224)), false).rgb), small(&full.rgb));
+        let worst = reduced.iter().zip(&full).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+        assert!(worst <= 16, "the reduced picture differs by up to {worst} levels");
+    }
+    let below = jpeg(&detailed(3900, 3000), false);
+    let found = decode(&below, &DecodeOptions { target: Some((8, 8)), ..DecodeOptions::default() }).unwrap();
+    assert_eq!((found.rgb.width, found.rgb.height), (3900, 3000), "below 12 megapixels every pixel is decoded");
+}
+
+#[test]
+fn a_png_of_the_upright_picture_decodes_to_the_same_picture() {
+    let found = decoded(&jpeg(&quarters(30, 20), false));
+    assert_eq!(decoded(&encode_png(&found.rgb)).rgb, found.rgb);
+}
+
+#[test]
+fn faults_that_every_viewer_forgives_are_forgiven() {
+    let whole = jpeg(&detailed(200, 100), true);
+    let expected = decoded(&whole).rgb;
+    // Behind the first segment: what follows the start marker is part of how a JPEG is recognised.
+    let junk = [&whole[..20], b"\0\0some junk", &whole[20..]].concat();
+    assert_eq!(decoded(&junk).rgb, expected, "junk between the markers");
+    let jfif = whole.windows(5).position(|window| window == b"JFIF\0").unwrap();
+    let mut revision = whole.clone();
+    revision[jfif + 5] = 9;
+    assert_eq!(decoded(&revision).rgb, expected, "an unknown JFIF revision");
+    assert_eq!(decoded(&whole[..whole.len() - 2]).rgb, expected, "no end marker");
+    assert_eq!(decoded(&[&whole[..], b"and more behind it"].concat()).rgb, expected, "something behind the end");
+}

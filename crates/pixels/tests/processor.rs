@@ -1,0 +1,96 @@
+//! `preprocessor_config.json` of every age becomes the arithmetic its class stands for; what is unknown is named.
+
+use pg_caption_pixels::{Processor, Rgb};
+use serde_json::{Value, json};
+
+fn processor(config: Value) -> Processor {
+    Processor::from_json(&config).unwrap()
+}
+
+fn complaint(config: Value) -> String {
+    Processor::from_json(&config).unwrap_err().to_string()
+}
+
+fn plain(width: u32, height: u32, colour: [u8; 3]) -> Rgb {
+    Rgb { width, height, data: colour.repeat((width * height) as usize) }
+}
+
+#[test]
+fn the_old_feature_extractor_with_a_single_number_means_a_square() {
+    let old = processor(
+        json!({"feature_extractor_type": "ViTFeatureExtractor", "size": 32, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 2}),
+    );
+    let new = processor(json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}));
+    let picture = Rgb { width: 50, height: 20, data: (0..3000).map(|i| (i % 251) as u8).collect() };
+    assert_eq!(old.target(), (32, 32));
+    assert_eq!(old.apply(&picture).shape, [1, 3, 32, 32]);
+    assert_eq!(old.apply(&picture), new.apply(&picture));
+}
+
+#[test]
+fn samples_are_scaled_in_double_and_normalised_in_single_precision() {
+    let config = json!({"image_processor_type": "CLIPImageProcessor", "size": {"height": 2, "width": 3}, "do_center_crop": false,
+        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "rescale_factor": 0.00392156862745098});
+    let tensor = processor(config).apply(&plain(3, 2, [0, 128, 255]));
+    assert_eq!(tensor.shape, [1, 3, 2, 3]);
+    let value = |sample: f64, mean: f32, std: f32| ((sample * 0.003_921_568_627_450_98) as f32 - mean) / std;
+    let expected = [value(0.0, 0.485, 0.229), value(128.0, 0.456, 0.224), value(255.0, 0.406, 0.225)];
+    assert_eq!(tensor.data, expected.into_iter().flat_map(|value| [value; 6]).collect::<Vec<_>>(), "plane after plane");
+}
+
+#[test]
+fn steps_that_are_switched_off_are_left_out() {
+    let raw = processor(json!({"image_processor_type": "ViTImageProcessor", "size": 2, "do_rescale": false, "do_normalize": false}));
+    assert_eq!(raw.apply(&plain(2, 2, [7, 8, 9])).data, [7.0, 7.0, 7.0, 7.0, 8.0, 8.0, 8.0, 8.0, 9.0, 9.0, 9.0, 9.0]);
+}
+
+#[test]
+fn the_shortest_edge_keeps_the_ratio_and_the_middle_is_cut_out() {
+    let config = json!({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 4}, "crop_size": {"height": 4, "width": 4},
+        "do_rescale": false, "do_normalize": false, "resample": 0});
+    // Twelve columns of which the middle four remain.
+    let picture = Rgb { width: 12, height: 4, data: (0..48).flat_map(|i| [(i % 12) as u8; 3]).collect() };
+    let tensor = processor(config).apply(&picture);
+    assert_eq!(tensor.shape, [1, 3, 4, 4]);
+    assert_eq!(tensor.data[..4], [4.0, 5.0, 6.0, 7.0]);
+}
+
+#[test]
+fn a_cut_larger_than_the_picture_is_filled_with_black() {
+    let config = json!({"image_processor_type": "CLIPImageProcessor", "size": {"height": 2, "width": 2}, "crop_size": 5, "do_rescale": false, "do_normalize": false});
+    let tensor = processor(config).apply(&plain(2, 2, [9, 9, 9]));
+    assert_eq!(tensor.shape, [1, 3, 5, 5]);
+    // As the reference pads: the odd row and column go to the top and the left.
+    let nines: Vec<_> = tensor.data[..25].iter().enumerate().filter(|(_, value)| **value == 9.0).map(|(i, _)| (i / 5, i % 5)).collect();
+    assert_eq!(nines, [(2, 2), (2, 3), (3, 2), (3, 3)]);
+}
+
+#[test]
+fn tiles_come_row_by_row_with_the_whole_picture_last_unless_splitting_is_off() {
+    let config = |split: bool| json!({"image_processor_type": "SmolVLMImageProcessor", "size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 16}, "do_image_splitting": split});
+    let picture = plain(200, 100, [1, 2, 3]);
+    let tensor = processor(config(true)).apply(&picture);
+    assert_eq!(tensor.shape, [1, 9, 3, 16, 16]);
+    assert_eq!(tensor.grid.map(|grid| (grid.rows, grid.columns)), Some((2, 4)));
+    let single = processor(config(false)).apply(&picture);
+    assert_eq!((single.shape.as_slice(), single.grid.map(|grid| (grid.rows, grid.columns))), ([1, 1, 3, 16, 16].as_slice(), Some((0, 0))));
+}
+
+#[test]
+fn what_cannot_be_done_is_named() {
+    for (config, word) in [
+        (json!({}), "image_processor_type"),
+        (json!({"image_processor_type": "DonutImageProcessor"}), "DonutImageProcessor"),
+        (json!({"image_processor_type": "ViTImageProcessor", "do_resize": false}), "do_resize"),
+        (json!({"image_processor_type": "ViTImageProcessor", "resample": 9}), "resample 9"),
+        (json!({"image_processor_type": "ViTImageProcessor", "size": 0}), "side"),
+        (json!({"image_processor_type": "ViTImageProcessor", "size": {"depth": 3}}), "size"),
+        (json!({"image_processor_type": "ViTImageProcessor", "image_std": [0, 1, 1]}), "image_std"),
+        (json!({"image_processor_type": "ViTImageProcessor", "image_mean": "bright"}), "image_mean"),
+        (json!({"image_processor_type": "ViTImageProcessor", "do_rescale": "perhaps"}), "do_rescale"),
+        (json!({"image_processor_type": "CLIPImageProcessor", "do_center_crop": false}), "ratio"),
+    ] {
+        let complaint = complaint(config.clone());
+        assert!(complaint.contains(word), "{config}: {complaint}");
+    }
+}

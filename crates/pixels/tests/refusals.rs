@@ -1,0 +1,210 @@
+//! What is refused, and with which words: the class, the code and the advice are promises to users.
+
+mod drawn;
+
+use std::time::Instant;
+
+use drawn::{detailed, file, jpeg, quarters, tiff};
+use image::{ImageFormat, Rgba, RgbaImage};
+use pg_caption_pixels::{DecodeOptions, Error, Limits, decode, probe};
+use pg_caption_wire::Class;
+
+fn refusal(bytes: &[u8]) -> Error {
+    decode(bytes, &DecodeOptions::default()).expect_err("this must be refused")
+}
+
+fn limited(bytes: &[u8], limits: Limits) -> Result<(), Error> {
+    decode(bytes, &DecodeOptions { limits, ..DecodeOptions::default() }).map(|_| ())
+}
+
+#[test]
+fn what_is_no_picture_is_called_by_its_name() {
+    for (bytes, seems) in [
+        (&b"<!DOCTYPE html><title>404</title>"[..], "an HTML page"),
+        (b"\xEF\xBB\xBF \n<HTML><body>gone</body></HTML>", "an HTML page"),
+        (b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>", "an XML document"),
+        (b"{\"error\": \"not found\"}", "a JSON document"),
+        (b"%PDF-1.7 ...", "a PDF document"),
+        (b"PK\x03\x04....", "a ZIP archive or an office document"),
+        (b"\0\0\0\x18ftypmp42\0\0\0\0mp42isom", "a video"),
+        (b"Not found", "a text"),
+        (b"\x01\x02\x03\x04\x05", "a file of unknown kind"),
+    ] {
+        let error = refusal(bytes);
+        assert_eq!(error, Error::NotAnImage { seems });
+        assert_eq!((error.class(), error.code()), (Class::Reject, "not_an_image"));
+        assert!(error.failure().message.contains(seems));
+    }
+    assert_eq!(refusal(b""), Error::Empty);
+}
+
+#[test]
+fn pictures_of_other_formats_are_told_from_no_pictures() {
+    for (bytes, code) in [
+        (&b"\0\0\0\x1Cftypavif\0\0\0\0mif1avif"[..], "avif_unsupported"),
+        (b"\0\0\0\x1Cftypmif1\0\0\0\0mif1avif\0\0\0\0", "avif_unsupported"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "heic_unsupported"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "heic_unsupported"),
+        (b"<?xml version=\"1.0\"?>\n<!-- drawn --><svg xmlns=\"http://www.w3.org/2000/svg\"/>", "svg_unsupported"),
+        (b"8BPS\0\x01", "psd_unsupported"),
+        (b"\xFF\x0A\x00", "jxl_unsupported"),
+        (b"\0\0\x01\0\x01\0\x10\x10", "ico_unsupported"),
+    ] {
+        let error = refusal(bytes);
+        assert_eq!((error.class(), error.code()), (Class::Reject, code));
+        assert!(error.failure().hint.is_some_and(|hint| hint.contains("JPEG")));
+    }
+}
+
+#[test]
+fn a_page_that_contains_a_drawing_is_a_page() {
+    assert_eq!(refusal(b"<html><body><svg></svg></body></html>"), Error::NotAnImage { seems: "an HTML page" });
+}
+
+#[test]
+fn too_many_pixels_are_refused_from_the_header_with_the_numbers_and_the_setting() {
+    for bytes in [
+        jpeg(&quarters(40, 30), false),
+        file(quarters(40, 30), ImageFormat::Png),
+        file(quarters(40, 30), ImageFormat::WebP),
+        file(quarters(40, 30), ImageFormat::Gif),
+        file(quarters(40, 30), ImageFormat::Bmp),
+        file(quarters(40, 30), ImageFormat::Tiff),
+    ] {
+        let limits = Limits { max_pixels: 1199, ..Limits::default() };
+        // Only the header is there: nothing may have been decoded when the size is judged.
+        let error = limited(&bytes, limits).unwrap_err();
+        assert_eq!(error, Error::TooManyPixels { width: 40, height: 30, limit: 1199 });
+        let failure = error.failure();
+        assert_eq!(failure.code, "too_many_pixels");
+        assert!(failure.detail.unwrap().contains("1200"));
+        assert!(failure.hint.unwrap().contains("pg_caption.max_image_pixels"));
+        limited(&bytes, Limits { max_pixels: 1200, ..Limits::default() }).expect("exactly the limit is allowed");
+    }
+}
+
+#[test]
+fn sizes_whose_product_overflows_are_refused_as_too_large() {
+    let mut png = file(quarters(8, 8), ImageFormat::Png);
+    png[16..24].copy_from_slice(&[0xFF; 8]);
+    assert_eq!(refusal(&png).code(), "too_many_pixels");
+    let mut bmp = file(quarters(8, 8), ImageFormat::Bmp);
+    bmp[18..26].copy_from_slice(&[0, 0, 0, 0x80, 0, 0, 0, 0x80]);
+    assert_eq!(refusal(&bmp).code(), "too_many_pixels");
+}
+
+#[test]
+fn memory_is_judged_from_the_header_and_names_its_setting() {
+    let bytes = file(quarters(400, 300), ImageFormat::Png);
+    let needed = probe(&bytes).unwrap().memory_bound;
+    limited(&bytes, Limits { memory: Some(needed), ..Limits::default() }).unwrap();
+    let error = limited(&bytes, Limits { memory: Some(needed - 1), ..Limits::default() }).unwrap_err();
+    assert_eq!(error, Error::TooMuchMemory { needed, limit: needed - 1 });
+    assert!(error.failure().hint.unwrap().contains("pg_caption.memory"));
+}
+
+#[test]
+fn past_the_deadline_nothing_is_decoded_and_it_may_be_tried_again() {
+    for bytes in [jpeg(&quarters(40, 30), false), file(quarters(40, 30), ImageFormat::Png)] {
+        let error = limited(&bytes, Limits { deadline: Some(Instant::now()), ..Limits::default() }).unwrap_err();
+        assert_eq!((error.class(), error.code()), (Class::Retry, "decode_timeout"));
+    }
+}
+
+#[test]
+fn a_file_that_is_cut_short_is_called_so() {
+    let picture = detailed(300, 200);
+    for (what, bytes) in [("baseline", jpeg(&picture, false)), ("progressive", jpeg(&picture, true))] {
+        for keep in [bytes.len() / 2, bytes.len() * 9 / 10, 100] {
+            assert_eq!(refusal(&bytes[..keep]).code(), "image_truncated", "{what} JPEG, {keep} of {} bytes", bytes.len());
+        }
+    }
+    for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::Tiff] {
+        let bytes = file(picture.clone(), format);
+        let error = refusal(&bytes[..bytes.len() / 2]);
+        assert!(matches!(error.code(), "image_truncated" | "image_damaged"), "{format:?}: {error:?}");
+    }
+}
+
+#[test]
+fn every_beginning_of_every_file_ends_in_a_picture_or_a_plain_refusal() {
+    let picture = detailed(40, 30);
+    let mut files: Vec<_> = [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::Tiff]
+        .map(|format| file(picture.clone(), format))
+        .into();
+    files.extend([jpeg(&picture, false), jpeg(&picture, true)]);
+    for bytes in files {
+        for keep in 0..bytes.len() {
+            if let Err(error) = decode(&bytes[..keep], &DecodeOptions::default()) {
+                assert_eq!(error.class(), Class::Reject, "{error:?}");
+                assert_ne!(error.code(), "decoder_panic", "{keep} bytes: {error:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn files_with_bytes_changed_by_chance_end_in_a_picture_or_a_plain_refusal() {
+    let picture = detailed(40, 30);
+    let mut files: Vec<_> = [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::Tiff]
+        .map(|format| file(picture.clone(), format))
+        .into();
+    files.extend([jpeg(&picture, false), jpeg(&picture, true)]);
+    let mut state = 7_u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    // Small limits, as a changed header may announce anything.
+    let limits = Limits { max_pixels: 100_000, memory: Some(16 << 20), deadline: None };
+    for original in files {
+        for _ in 0..400 {
+            let mut bytes = original.clone();
+            for _ in 0..=random(3) {
+                // Half of the changes hit the header, where they do most.
+                let at = if random(2) == 0 { random(bytes.len().min(200)) } else { random(bytes.len()) };
+                bytes[at] = random(256) as u8;
+            }
+            if let Err(error) = limited(&bytes, limits) {
+                assert_eq!(error.class(), Class::Reject, "{error:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_jpeg_that_repeats_its_scans_for_ever_is_refused_before_it_is_decoded() {
+    let whole = jpeg(&detailed(64, 64), true);
+    let last = whole.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).unwrap();
+    let scan = whole[last..whole.len() - 2].to_vec();
+    let repeated = |times| [&whole[..last], &scan.repeat(times), &[0xFF, 0xD9]].concat();
+    let error = refusal(&repeated(150));
+    assert_eq!((error.class(), error.code()), (Class::Reject, "too_many_scans"));
+    // Fewer, but of a picture so large that they take as long.
+    let mut large = repeated(40);
+    let frame = large.windows(2).position(|pair| pair == [0xFF, 0xC2]).unwrap();
+    large[frame + 5..frame + 9].copy_from_slice(&[0x23, 0x28, 0x27, 0x10]);
+    assert_eq!(refusal(&large).code(), "too_many_scans");
+}
+
+#[test]
+fn unusual_variants_are_refused_by_what_is_unusual() {
+    let mut twelve_bits = jpeg(&quarters(32, 32), false);
+    let frame = twelve_bits.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+    twelve_bits[frame + 4] = 12;
+    assert!(refusal(&twelve_bits).to_string().contains("12 bits"));
+    let progressive_inside = tiff(2, 2, 2, 3, 1, &[0xFF, 0xC2, 0, 17, 8, 0, 0, 0, 0, 0, 0, 0]);
+    assert!(refusal(&progressive_inside).to_string().contains("progressive JPEG"));
+    let mut interlace = file(RgbaImage::from_pixel(4, 4, Rgba([1, 2, 3, 4])), ImageFormat::Png);
+    interlace[28] = 7;
+    assert!(refusal(&interlace).to_string().contains("interlace"));
+}
+
+#[test]
+fn no_failure_is_without_a_message_and_none_ends_in_a_full_stop() {
+    for error in [Error::Empty, Error::TimedOut, Error::NotAnImage { seems: "a text" }, Error::TooManyScans { scans: 300, pixels: 9 }] {
+        let failure = error.failure();
+        assert!(!failure.message.is_empty() && !failure.message.ends_with('.'), "{failure:?}");
+        assert_eq!((failure.class, failure.code.as_str()), (error.class(), error.code()));
+    }
+}
