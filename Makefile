@@ -4,7 +4,7 @@
 # PROFILE=dev builds quickly instead of for speed. IMAGES=/some/folder gives `make demo` your own pictures.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export PG_CONFIG PROFILE IMAGES SETTINGS
+export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER
 
 .PHONY: help setup demo test install cluster cluster-stop bench format lint clean
 

@@ -48,7 +48,7 @@ static MIN_CONFIDENCE: GucSetting<f64> = GucSetting::<f64>::new(-1.0);
 
 /// Defines every setting and reserves the prefix.
 pub fn init() {
-    use GucContext::{Postmaster, Sighup, Userset};
+    use GucContext::{Sighup, Userset};
     let none = GucFlags::default();
     let boolean = |name, short, setting, context| GucRegistry::define_bool_guc(name, short, c"", setting, context, none);
     let text = |name, short, long, setting| GucRegistry::define_string_guc(name, short, long, setting, Sighup, GucFlags::SUPERUSER_ONLY);
@@ -64,7 +64,7 @@ pub fn init() {
         c"The engine program.",
         c"Absolute path. Empty: installed with the extension.",
         &ENGINE,
-        Postmaster,
+        Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
     int(c"pg_caption.threads", c"Threads the model may use; 0: half the cores.", &THREADS, 0, 1024, none);

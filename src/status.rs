@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// `caption.engine_status()`.
-#[pg_extern(volatile, parallel_safe)]
+#[pg_extern(sql = false, volatile, parallel_safe)]
 #[pgrx(sql = false)]
 fn engine_status() -> JsonB {
     shared::require_preloaded();

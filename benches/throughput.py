@@ -1,0 +1,182 @@
+"""`make bench`: rows a second by every way in, and where the engine's time goes.
+
+throughput.py PSQL IMAGES ROWS: needs PG_CAPTION_DSN, a cluster with the extension whose engine may use every core
+(scripts/bench.sh starts one). Serves the pictures itself, from a process of its own. Every figure of a line is from that
+line's own run; `limit` is (cores − cores that PostgreSQL and the picture server used) ÷ engine CPU-seconds an image.
+"""
+
+import functools
+import http.server
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import time
+import urllib.parse
+
+TICK = os.sysconf("SC_CLK_TCK")
+CORES = len(os.sched_getaffinity(0))
+PSQL, IMAGES, ROWS = sys.argv[1], sys.argv[2], int(sys.argv[3])
+DSN = os.environ["PG_CAPTION_DSN"]
+
+
+def sql(text):
+    """Runs SQL; the output unaligned, without headers."""
+    done = subprocess.run([PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True)
+    if done.returncode:
+        sys.exit(f"{text}\n{done.stderr}")
+    return done.stdout.strip()
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+
+def serve(pipe):
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 128
+
+    server = Server(("127.0.0.1", 0), functools.partial(Handler, directory=IMAGES))
+    pipe.send(server.server_port)
+    server.serve_forever()
+
+
+def stat(pid):
+    """Parent, own CPU ticks, and those of its children that have ended."""
+    try:
+        with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
+            fields = file.read().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return int(fields[1]), int(fields[11]) + int(fields[12]), int(fields[13]) + int(fields[14])
+
+
+class Meter:
+    """CPU seconds of the engine, of PostgreSQL without it, and of the picture server, since it was made."""
+
+    def __init__(self, server):
+        self.server = server
+        self.engine = int(sql("SELECT pid FROM caption.engine_status()"))
+        self.postmaster = int(sql("SELECT pg_read_file('postmaster.pid')").split("\n")[0])
+        self.began, self.cpu, self.stages = time.perf_counter(), self.read(), self.status()
+
+    def read(self):
+        table = {int(name): stat(name) for name in os.listdir("/proc") if name.isdigit()}
+        family, grown = {self.postmaster}, True
+        while grown:
+            more = {pid for pid, row in table.items() if row and row[0] in family} - family
+            family, grown = family | more, bool(more)
+        own = sum(table[pid][1] for pid in family - {self.engine} if table.get(pid))
+        # Backends that ended are counted by the postmaster that buried them.
+        buried = table[self.postmaster][2] if table.get(self.postmaster) else 0
+        return {"engine": table[self.engine][1] / TICK, "postgres": (own + buried) / TICK, "server": table[self.server][1] / TICK}
+
+    @staticmethod
+    def status():
+        return json.loads(sql("SELECT to_jsonb(s) FROM (SELECT cpu_ms, encoded, encode_calls FROM caption.engine_status()) AS s"))
+
+    def line(self, rows):
+        seconds = time.perf_counter() - self.began
+        used = {name: value - self.cpu[name] for name, value in self.read().items()}
+        after = self.status()
+        stages = {name: round((value - self.stages["cpu_ms"][name]) / rows, 3) for name, value in after["cpu_ms"].items()}
+        calls = after["encode_calls"] - self.stages["encode_calls"]
+        elsewhere = (used["postgres"] + used["server"]) / seconds
+        each = used["engine"] / rows
+        limit = (CORES - elsewhere) / each if each else 0
+        return {
+            "rows": rows, "seconds": seconds, "rate": rows / seconds, "limit": limit, "share": rows / seconds / limit if limit else 0, "cpu": each,
+            "elsewhere": elsewhere, "stages": stages, "batch": (after["encoded"] - self.stages["encoded"]) / calls if calls else 0,
+        }
+
+
+def table(urls):
+    values = ", ".join("('{}')".format(url.replace("'", "''")) for url in urls)
+    sql(f"""DROP TABLE IF EXISTS bench_products;
+        CREATE TABLE bench_products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, image_url text, alt text, seo text);
+        INSERT INTO bench_products (image_url) VALUES {values}""")
+
+
+def watch(urls, fills):
+    table(urls)
+    sql(f"SELECT caption.watch('bench_products', 'image_url', '{fills}'); CALL caption.wait('bench_products')")
+    sql("SELECT caption.unwatch('bench_products')")
+
+
+def one_at_a_time(urls):
+    table(urls)
+    sql("SET pg_caption.on_error = 'null'; DO $$ DECLARE u text; BEGIN FOR u IN SELECT image_url FROM bench_products LOOP PERFORM caption_image(u); END LOOP; END $$")
+
+
+def eight_connections(urls):
+    table(urls)
+    part = "SET pg_caption.on_error = 'null'; DO $$ DECLARE u text; BEGIN FOR u IN SELECT image_url FROM bench_products WHERE id % 8 = {} LOOP PERFORM caption_image(u); END LOOP; END $$"
+    running = [subprocess.Popen([PSQL, "-Xq", DSN, "-c", part.format(number)], stderr=subprocess.DEVNULL) for number in range(8)]
+    for process in running:
+        if process.wait():
+            sys.exit("a connection failed")
+
+
+def set_at_once(urls):
+    table(urls)
+    sql("SELECT count(*) FROM caption_images((SELECT array_agg(image_url) FROM bench_products))")
+
+
+def overhead(urls):
+    """Milliseconds by which a call exceeds the engine's own time for it: the median."""
+    table(urls)
+    return float(sql("""SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) FROM (
+        SELECT extract(epoch FROM clock_timestamp() - began) * 1000 - engine AS ms FROM (
+          SELECT began, (caption_image_json(image_url, '{concise}') #>> '{timings,total}')::float8 AS engine
+            FROM (SELECT image_url, clock_timestamp() AS began FROM bench_products OFFSET 0) AS a OFFSET 0) AS b OFFSET 0) AS c""") or "nan")
+
+
+def main():
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=serve, args=(there,), daemon=True)
+    process.start()
+    address = f"http://127.0.0.1:{here.recv()}"
+    files = sorted(name for name in os.listdir(IMAGES) if name.lower().endswith((".jpg", ".jpeg", ".png", ".webp")))
+    if not files:
+        sys.exit(f"{IMAGES} holds no pictures")
+    urls = [f"{address}/{urllib.parse.quote(files[number % len(files)])}?{number}" for number in range(ROWS)]
+    deadline = time.monotonic() + 60
+    while (state := sql("SELECT state FROM caption.engine_status()")) != "ready":
+        if state == "failed" or time.monotonic() > deadline:
+            sys.exit("the engine is not ready: " + sql("SELECT failure FROM caption.engine_status()"))
+        time.sleep(0.05)
+    set_at_once(urls[:16])
+
+    ways = {
+        "watch, alt": lambda: watch(urls, '{"alt": "concise"}'),
+        "watch, alt and seo": lambda: watch(urls, '{"alt": "concise", "seo": "seo"}'),
+        "caption_image, one at a time": lambda: one_at_a_time(urls),
+        "caption_image, 8 connections": lambda: eight_connections(urls),
+        "caption_images": lambda: set_at_once(urls),
+    }
+    lines = {}
+    print(f"{ROWS} rows, {len(files)} pictures, {CORES} cores, model {sql('SELECT model FROM caption.engine_status()')}\n")
+    print(f"{'':30}{'rows/s':>9}{'limit':>9}{'share':>7}{'batch':>7}{'CPU ms/image':>14}{'cores elsewhere':>17}")
+    for name, way in ways.items():
+        meter = Meter(process.pid)
+        way()
+        line = lines[name] = meter.line(ROWS)
+        print(f"{name:30}{line['rate']:9.1f}{line['limit']:9.1f}{line['share']:7.2f}{line['batch']:7.1f}{line['cpu'] * 1000:14.2f}{line['elsewhere']:17.2f}", flush=True)
+    print("\nengine CPU, ms an image, alone with alt:", ", ".join(f"{name} {value}" for name, value in lines["watch, alt"]["stages"].items()))
+    print(f"alt and seo cost {lines['watch, alt and seo']['cpu'] / lines['watch, alt']['cpu']:.2f} times alt alone (aim 1.3)")
+    print(f"a call takes {overhead(urls[:50]):.2f} ms more than the engine's own time (aim 1)")
+
+    if os.environ.get("PEER_PYTHON"):
+        table(urls)
+        peer = subprocess.run([os.environ["PEER_PYTHON"], os.path.join(os.path.dirname(__file__), "peer.py"), DSN, os.environ["PEER_MODEL"], str(ROWS)],
+                              check=True, capture_output=True, text=True)
+        rate = json.loads(peer.stdout)["rows_per_second"]
+        print(f"the Python peer: {rate:.1f} rows/s; watch is {lines['watch, alt']['rate'] / rate:.2f} times as fast")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# bench.sh: benches/throughput.py on a throw-away cluster whose engine may use every core. IMAGES=/folder and ROWS=1000
+# change what is captioned. PEER=1 adds the Python peer (its packages go into .run/peer).
+set -euo pipefail
+# shellcheck source=scripts/pins.sh
+. "$(dirname "$0")/pins.sh"
+
+images=${IMAGES:-}
+for folder in "$project/../shared/catalogue/images" "$project/demo/images"; do
+  if [ -z "$images" ] && [ -d "$folder" ]; then images=$folder; fi
+done
+[ -n "$images" ] || die "no pictures: name a folder with IMAGES=…"
+pg_config=$(find_pg_config)
+if [ -n "${PEER:-}" ]; then
+  if ! [ -x "$run_dir/peer/bin/python" ]; then
+    say "installing the peer's packages into .run/peer"
+    python3 -m venv "$run_dir/peer"
+    "$run_dir/peer/bin/pip" install --quiet "onnxruntime==$(pin onnxruntime version)" pillow==11.3.0 numpy==2.3.5 tokenizers==0.22.2 'psycopg[binary]'
+  fi
+  export PEER_PYTHON=$run_dir/peer/bin/python PEER_MODEL=${PEER_MODEL:-$project/models/default}
+fi
+settings="pg_caption.threads = $(nproc);pg_caption.min_confidence = 0;$(printf '%s' "${SETTINGS:-}")"
+SETTINGS=$settings exec "$project/scripts/cluster.sh" run \
+  python3 "$project/benches/throughput.py" "$("$pg_config" --bindir)/psql" "$images" "${ROWS:-300}"
