@@ -154,7 +154,7 @@ impl Client {
     }
 
     fn take(&mut self) -> Result<Option<ServerMessage>, Lost> {
-        let message = match self.reader.next::<ServerMessage>() {
+        let message = match self.reader.next_frame::<ServerMessage>() {
             Ok(Some((message, _))) => message,
             Ok(None) => return Ok(None),
             Err(error) => return Err(Lost::Refused(Failure::new(Class::Engine, "protocol", format!("the engine's answer cannot be read: {error}")))),

@@ -34,6 +34,14 @@ fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {
     result.unwrap_or_else(|error| pgrx::error!("{error}"))
 }
 
+/// The first column of the first row; a query that gives no row gives nothing.
+fn optional<T>(result: Result<Option<T>, pgrx::spi::Error>) -> Option<T> {
+    match result {
+        Err(pgrx::spi::Error::InvalidPosition) => None,
+        other => spi(other),
+    }
+}
+
 fn describe(relation: pg_sys::Oid) -> Table {
     spi(Spi::connect(|client| {
         let rows = client.select(
@@ -137,7 +145,7 @@ fn require_text(table: &Table, column: &Column) {
 
 /// Columns of the primary key, else of the narrowest valid unique index over NOT NULL columns.
 fn key(table: &Table) -> Vec<String> {
-    let found: Option<Vec<String>> = spi(Spi::get_one_with_args(
+    let found: Option<Vec<String>> = optional(Spi::get_one_with_args(
         "SELECT ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY k (attnum, ord) \
                         JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum \
                        WHERE k.ord OPERATOR(pg_catalog.<=) i.indnkeyatts ORDER BY k.ord) \
@@ -275,11 +283,10 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
 fn drop_triggers(table: &Table) {
     for trigger in TRIGGERS {
         // A NOTICE about a trigger that is not there would only puzzle.
-        let exists: Option<bool> = spi(Spi::get_one_with_args(
+        let exists: Option<bool> = optional(Spi::get_one_with_args(
             "SELECT true FROM pg_catalog.pg_trigger WHERE tgrelid OPERATOR(pg_catalog.=) $1 AND tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
             &[table.oid.into(), trigger.into()],
-        )
-        .or_else(|error| if matches!(error, pgrx::spi::Error::InvalidPosition) { Ok(None) } else { Err(error) }));
+        ));
         if exists == Some(true) {
             spi(Spi::run(&format!("DROP TRIGGER {trigger} ON {}", table.name)));
         }

@@ -1,6 +1,5 @@
 //! The loop of a worker: keep the engine's window full, settle what comes back, leave when nothing is left.
 
-use pg_caption_drain::Board;
 use super::examine::Job;
 use super::lease;
 use super::sources::{Sources, examine_page, next_due_ms, until_ms};
@@ -9,6 +8,7 @@ use super::transaction::run as in_transaction;
 use super::write::{self, Settled};
 use crate::client::{Client, Lost};
 use crate::{settings, shared, wait};
+use pg_caption_drain::Board;
 use pg_caption_wire::{Class, Failure, Image, Outcome, OutputSpec, Request, Role, ServerMessage};
 use pgrx::prelude::*;
 use std::collections::{HashMap, HashSet, VecDeque};

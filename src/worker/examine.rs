@@ -1,9 +1,9 @@
 //! Which rows need what: reads rows by key as their table's owner, and the ledger beside them.
 
-use pg_caption_drain::{PageId, Row};
 use super::tables::Watched;
 use super::transaction::spi;
 use crate::identity;
+use pg_caption_drain::{PageId, Row};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};

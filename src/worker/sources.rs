@@ -1,10 +1,10 @@
 //! Where keys come from: the queue by an id cursor, deferred rows that are due, and the walk over what exists.
 
-use pg_caption_drain::{Board, Origin, PageId, Row, Struck};
 use super::examine::{self, Current, Job, needs};
 use super::tables::Watched;
 use super::transaction::{Raised, attempt, run, spi};
 use super::write;
+use pg_caption_drain::{Board, Origin, PageId, Row, Struck};
 use pgrx::prelude::*;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 

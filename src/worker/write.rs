@@ -1,10 +1,10 @@
 //! Write-back: the row, the ledger, the failure and the queue in one transaction, one subtransaction a row.
 
-use pg_caption_drain::{Board, Row, Struck};
 use super::examine::{self, Current, Job, hash, needs};
 use super::tables::Watched;
 use super::transaction::{Raised, attempt, spi};
 use crate::{identity, settings};
+use pg_caption_drain::{Board, Row, Struck};
 use pg_caption_wire::{Class, Failure, Outcome, Output};
 use pgrx::JsonB;
 use pgrx::prelude::*;

@@ -83,7 +83,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`lengths`] and [`decode_head`]; the connection is then of no further use.
-    pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<(M, Vec<u8>)>, Error> {
+    pub fn next_frame<M: DeserializeOwned>(&mut self) -> Result<Option<(M, Vec<u8>)>, Error> {
         let have = &self.buffer[self.start..];
         let Some(prefix) = have.first_chunk::<PREFIX>() else { return Ok(None) };
         let (head, body) = lengths(*prefix)?;
@@ -123,7 +123,7 @@ mod tests {
             let (mut reader, mut seen) = (Reader::default(), Vec::new());
             for piece in bytes.chunks(step) {
                 reader.feed(piece);
-                while let Some(frame) = reader.next::<ClientMessage>().unwrap() {
+                while let Some(frame) = reader.next_frame::<ClientMessage>().unwrap() {
                     seen.push(frame);
                 }
             }
@@ -135,13 +135,13 @@ mod tests {
     fn absurd_lengths_are_refused_before_anything_is_allocated() {
         let mut reader = Reader::default();
         reader.feed(&[0xff; PREFIX]);
-        assert!(matches!(reader.next::<ClientMessage>(), Err(Error::TooLong { .. })));
+        assert!(matches!(reader.next_frame::<ClientMessage>(), Err(Error::TooLong { .. })));
     }
 
     #[test]
     fn a_malformed_head_is_an_error_not_a_panic() {
         let mut reader = Reader::default();
         reader.feed(&[2, 0, 0, 0, 0, 0, 0, 0, b'{', b']']);
-        assert!(matches!(reader.next::<ClientMessage>(), Err(Error::Malformed(_))));
+        assert!(matches!(reader.next_frame::<ClientMessage>(), Err(Error::Malformed(_))));
     }
 }
