@@ -156,8 +156,9 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
           CROSS JOIN LATERAL (SELECT count(*) AS deferred FROM caption.deferred d WHERE d.relation = w.relation) d
           CROSS JOIN LATERAL (SELECT count(*) AS failed FROM caption.failed f WHERE f.relation = w.relation) f
           CROSS JOIN LATERAL (
-            SELECT e.estimate, CASE WHEN t.walk_done THEN 0 ELSE greatest(e.estimate - coalesce(t.walked, 0), 0) END AS unwalked
-              FROM (SELECT coalesce(sum(greatest(l.reltuples, 0)), 0)::bigint AS estimate FROM pg_catalog.pg_class l
+            SELECT e.estimate, CASE WHEN t.walk_done THEN 0 ELSE greatest(e.estimate - coalesce(t.walked, 0), 1) END AS unwalked
+              -- reltuples is -1 until the first ANALYZE; the statistics collector's count is there before.
+              FROM (SELECT coalesce(sum(greatest(l.reltuples, pg_catalog.pg_stat_get_live_tuples(l.oid), 0)), 0)::bigint AS estimate FROM pg_catalog.pg_class l
                      WHERE l.oid = w.relation OR l.oid IN (SELECT i.relid FROM pg_catalog.pg_partition_tree(w.relation) i WHERE i.isleaf)) e) s
           CROSS JOIN LATERAL (SELECT q.waiting + s.unwalked AS rest, greatest(coalesce(t.filled, 0) + f.failed, 0.001)::numeric AS total) r
          WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE')

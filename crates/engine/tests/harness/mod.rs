@@ -112,7 +112,7 @@ impl Client {
     /// The next message, or `None` at the end of the stream.
     pub fn receive(&mut self) -> Option<ServerMessage> {
         loop {
-            if let Some((message, _)) = self.reader.next().unwrap() {
+            if let Some((message, _)) = self.reader.next_frame().unwrap() {
                 return Some(message);
             }
             let mut bytes = [0; 4096];
