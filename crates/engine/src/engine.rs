@@ -1,18 +1,25 @@
 //! The engine as its front ends see it: configuration in, jobs in, answers and status out.
 
+use crate::budget::Reservation;
 use crate::deadlines::Deadlines;
 use crate::failures;
+use crate::inbox::{Inbox, Letter};
 use crate::job::{Answer, Job};
 use crate::meters::{self, Meters};
+use crate::model;
+use crate::picture::{Joined, Picture, Work};
+use crate::pipeline::Pipeline;
 use crate::readiness::{Readiness, State};
 use crate::serve::spawn;
-use crate::share::Shares;
-use pg_caption_captioner::{self as captioner, LoadOptions};
-use pg_caption_wire::{EngineConfig, EngineStatus};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use crate::share::{Shares, Sweeper};
+use pg_caption_register::{MAX_TOKENS, validate};
+use pg_caption_wire::{EngineConfig, EngineStatus, Failure};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
+
+/// Captions of one picture in one request.
+const MOST_OUTPUTS: usize = 16;
 
 /// The engine.
 pub struct Engine {
@@ -22,6 +29,9 @@ pub struct Engine {
     meters: Arc<Meters>,
     readiness: Arc<Readiness>,
     deadlines: Arc<Deadlines>,
+    pipeline: Arc<Pipeline>,
+    inbox: Arc<Inbox>,
+    sweeper: Arc<Sweeper>,
     draining: AtomicBool,
 }
 
@@ -47,13 +57,17 @@ impl Engine {
     /// # Errors
     /// No threads.
     pub fn start(config: EngineConfig, confinement: Vec<String>) -> std::io::Result<Arc<Engine>> {
+        let meters = Arc::<Meters>::default();
         let engine = Arc::new(Engine {
+            pipeline: Pipeline::new(&config, meters.clone()),
+            inbox: Arc::default(),
             config,
             confinement,
             started: Instant::now(),
-            meters: Arc::default(),
+            meters,
             readiness: Arc::default(),
             deadlines: Arc::default(),
+            sweeper: Arc::default(),
             draining: AtomicBool::new(false),
         });
         let (deadlines, readiness) = (engine.deadlines.clone(), engine.readiness.clone());
@@ -63,23 +77,27 @@ impl Engine {
                 _ => job.overdue(now),
             })
         })?;
+        let sweeper = engine.sweeper.clone();
+        spawn("sweeper", move || sweeper.run())?;
         let this = engine.clone();
-        spawn("model", move || this.load())?;
+        spawn(model::THREAD, move || model::run(&this))?;
         Ok(engine)
     }
 
-    fn load(&self) {
-        let (folder, options) = (&self.config.model, LoadOptions { dtype: self.config.dtype.clone() });
-        let threads = self.config.threads.max(1) as usize;
-        let loaded = catch_unwind(AssertUnwindSafe(|| {
-            captioner::init(&self.config.onnxruntime, threads).and_then(|()| captioner::load(folder, &options)).map_err(|e| e.to_string())
-        }));
-        let state = match loaded {
-            Ok(Ok((_captioner, preparer))) => State::Ready(preparer),
-            Ok(Err(reason)) => State::Failed(failures::no_model(reason)),
-            Err(_) => State::Failed(failures::no_model("loading it crashed")),
-        };
-        self.readiness.set(state);
+    /// There is no model: whoever waits is told, and whoever comes.
+    pub fn no_model(&self, failure: Failure) {
+        self.readiness.set(State::Failed(failure.clone()));
+        self.pipeline.close(&failure);
+    }
+
+    /// The stages before the model.
+    pub fn pipeline(&self) -> &Arc<Pipeline> {
+        &self.pipeline
+    }
+
+    /// The queue in front of the model.
+    pub fn inbox(&self) -> &Arc<Inbox> {
+        &self.inbox
     }
 
     /// What it was started with.
@@ -109,11 +127,36 @@ impl Engine {
     }
 
     /// Takes a job. `bytes`: the picture, if it need not be fetched. `share`: where pictures of the same statement are.
-    pub fn submit(&self, job: Arc<Job>, bytes: Option<Vec<u8>>, share: Option<(u64, &Arc<Shares>)>) {
-        let _ = (bytes, share);
-        match self.readiness.now() {
-            State::Failed(failure) => drop(job.answer(Answer::Failed(failure))),
-            State::Loading | State::Ready(_) => drop(job.answer(Answer::Failed(failures::loading()))),
+    pub fn submit(&self, job: &Arc<Job>, bytes: Option<(Vec<u8>, Option<Reservation>)>, share: Option<(u64, &Arc<Shares>)>) {
+        if let Err(failure) = check(job) {
+            job.answer(Answer::Failed(failure));
+            return;
+        }
+        if let State::Failed(failure) = self.readiness.now() {
+            job.answer(Answer::Failed(failure));
+            return;
+        }
+        self.deadlines.watch(job);
+        let now = Instant::now();
+        let known = share.and_then(|(share, shares)| shares.find(share, &job.source, now));
+        match known.map(|picture| picture.join(job)) {
+            Some(Joined::Waiting) => return,
+            Some(Joined::Seen(seen)) => return self.inbox.post(Letter::Captions(job.clone(), seen)),
+            Some(Joined::Ended(answer)) => {
+                job.answer(answer);
+                return;
+            }
+            Some(Joined::Gone) | None => {}
+        }
+        let picture = Picture::new(job);
+        if let Some((share, shares)) = share {
+            shares.keep(share, job.source.clone(), picture.clone(), now);
+            self.sweeper.watch(shares, now);
+        }
+        self.pipeline.push(Work::new(picture), bytes);
+        // The model may have failed between the look above and the push; then nobody else empties the line.
+        if let State::Failed(failure) = self.readiness.now() {
+            self.pipeline.close(&failure);
         }
     }
 
@@ -137,7 +180,24 @@ impl Engine {
             cpu_ms: self.meters.cpu_ms(),
             rss: meters::resident_bytes(),
             confinement: self.confinement.clone(),
-            hosts: Vec::new(),
+            hosts: self.pipeline.hosts(),
         }
+    }
+}
+
+/// What a client must not ask.
+fn check(job: &Job) -> Result<(), Failure> {
+    if job.wants.is_empty() || job.wants.len() > MOST_OUTPUTS {
+        return Err(failures::bad_request(format!("a request asks for 1 to {MOST_OUTPUTS} captions, not {}", job.wants.len())));
+    }
+    for want in &job.wants {
+        validate(&want.style).map_err(|e| failures::bad_style(&e))?;
+        if want.max_tokens == 0 || want.max_tokens > MAX_TOKENS {
+            return Err(failures::bad_request(format!("max_tokens must be at most {MAX_TOKENS}, not {}", want.max_tokens)));
+        }
+    }
+    match job.min_confidence {
+        Some(c) if !(0.0..=1.0).contains(&c) => Err(failures::bad_request(format!("min_confidence must be from 0 to 1, not {c}"))),
+        _ => Ok(()),
     }
 }

@@ -4,10 +4,11 @@
 //! lets go of it without a word. A cancelled job is not answered at all.
 
 use crate::failures;
+use crate::picture::Picture;
 use pg_caption_register::Style;
 use pg_caption_wire::{Class, Failure, Finish, ImageFacts, ModelRef, Role, Timings};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 /// How long a waiting person's request may be passed by more urgent ones.
@@ -149,6 +150,7 @@ pub struct Job {
     open: AtomicBool,
     stage: AtomicU8,
     host: OnceLock<String>,
+    picture: OnceLock<Weak<Picture>>,
     sink: Mutex<Option<Sink>>,
 }
 
@@ -188,6 +190,7 @@ impl Job {
             open: AtomicBool::new(true),
             stage: AtomicU8::new(Stage::Queued as u8),
             host: OnceLock::new(),
+            picture: OnceLock::new(),
             sink: Mutex::new(Some(Box::new(sink))),
         }
     }
@@ -208,7 +211,7 @@ impl Job {
 
     /// Answers it, unless that has happened or it was cancelled. Says whether this was the answer.
     pub fn answer(&self, answer: Answer) -> bool {
-        self.open.store(false, Ordering::Release);
+        self.close();
         let sink = self.sink.lock().unwrap_or_else(PoisonError::into_inner).take();
         let first = sink.is_some();
         if let Some(sink) = sink {
@@ -219,8 +222,21 @@ impl Job {
 
     /// The caller left: no answer.
     pub fn cancel(&self) {
-        self.open.store(false, Ordering::Release);
+        self.close();
         self.sink.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    fn close(&self) {
+        self.open.store(false, Ordering::Release);
+        // The last one to leave ends the work on the picture.
+        if let Some(picture) = self.picture.get().and_then(Weak::upgrade) {
+            picture.wanted();
+        }
+    }
+
+    /// Notes the picture whose work ends when nobody waits for it.
+    pub fn waits_for(&self, picture: &Arc<Picture>) {
+        self.picture.get_or_init(|| Arc::downgrade(picture));
     }
 
     /// Notes where it stands.

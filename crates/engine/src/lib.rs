@@ -1,17 +1,24 @@
 //! The engine: the program that fetches, decodes, batches and captions.
 //!
 //! A request becomes a [`job`]; jobs that want the same picture meet in a `picture`, which passes through the stages of the
-//! `pipeline` (fetch threads, decode threads) to the one model thread, where the [`scheduler`] decides what runs next. `serve`
+//! `pipeline` (fetch threads, decode threads) to the one model thread, where the `scheduler` decides what runs next. `serve`
 //! feeds it from PostgreSQL's sockets, `cli` from the command line.
 
+mod budget;
+mod captions;
 pub mod cli;
 mod confine;
 mod deadlines;
 mod engine;
 pub mod failures;
+mod inbox;
 pub mod job;
 mod meters;
+mod model;
 mod picture;
+mod pipeline;
 mod readiness;
+mod scheduler;
 mod serve;
 mod share;
+mod turns;

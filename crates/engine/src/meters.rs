@@ -67,16 +67,29 @@ pub fn thread_cpu() -> Duration {
     Duration::new(t.tv_sec.max(0) as u64, t.tv_nsec as u32)
 }
 
-/// CPU time of every other thread that bears `name`: ONNX Runtime's pool threads inherit the name of the thread that made them.
-/// Zero where the kernel does not tell.
-pub fn cpu_of_threads_named(name: &str, except: i32) -> Duration {
-    let Ok(tasks) = std::fs::read_dir("/proc/self/task") else { return Duration::ZERO };
-    let namesakes = tasks.flatten().filter(|t| t.file_name().to_str().and_then(|t| t.parse().ok()) != Some(except)).map(|t| t.path());
-    let ns: u64 = namesakes
-        .filter(|path| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name))
-        .filter_map(|path| std::fs::read_to_string(path.join("schedstat")).ok()?.split(' ').next()?.parse::<u64>().ok())
-        .sum();
-    Duration::from_nanos(ns)
+/// The clock of ONNX Runtime's pool: threads that bear the name of the thread that made them.
+pub struct PoolClock(Vec<std::fs::File>);
+
+impl PoolClock {
+    /// Of every thread of that name but the calling one. None where the kernel does not tell.
+    pub fn of_threads_named(name: &str) -> Self {
+        let this = rustix::thread::gettid().as_raw_nonzero().get().to_string();
+        let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        let others = tasks.filter(|task| task.file_name().to_str() != Some(this.as_str())).map(|task| task.path());
+        let named = others.filter(|path| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name));
+        PoolClock(named.filter_map(|path| std::fs::File::open(path.join("schedstat")).ok()).collect())
+    }
+
+    /// CPU time of them all so far.
+    pub fn read(&self) -> Duration {
+        let nanoseconds = |file: &std::fs::File| {
+            use std::os::unix::fs::FileExt;
+            let mut text = [0; 64];
+            let length = file.read_at(&mut text, 0).ok()?;
+            std::str::from_utf8(&text[..length]).ok()?.split(' ').next()?.parse::<u64>().ok()
+        };
+        Duration::from_nanos(self.0.iter().filter_map(nanoseconds).sum())
+    }
 }
 
 /// Resident memory of this process, bytes; 0 where the kernel does not tell.
@@ -106,5 +119,24 @@ mod tests {
             x = std::hint::black_box(x.wrapping_mul(3));
         }
         assert!(resident_bytes() > 0);
+    }
+
+    #[test]
+    fn work_of_a_namesake_is_seen_from_another_thread() {
+        let (done, wait) = std::sync::mpsc::channel::<()>();
+        let (worked, seen) = std::sync::mpsc::channel();
+        let namesake = std::thread::Builder::new().name("pool-test".into()).spawn(move || {
+            let start = thread_cpu();
+            while thread_cpu() - start < Duration::from_millis(20) {}
+            worked.send(()).unwrap();
+            wait.recv().unwrap();
+        });
+        seen.recv().unwrap();
+        let clock = PoolClock::of_threads_named("pool-test");
+        if !clock.0.is_empty() {
+            assert!(clock.read() >= Duration::from_millis(10), "{:?}", clock.read());
+        }
+        done.send(()).unwrap();
+        namesake.unwrap().join().unwrap();
     }
 }

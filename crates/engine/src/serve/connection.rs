@@ -4,11 +4,14 @@
 //! client that does not read harms only itself.
 
 use super::{inbound, spawn};
+use crate::budget::{Refused, Reservation};
 use crate::engine::Engine;
 use crate::failures;
 use crate::job::{Answer, Extras, Job, Order, Source, Want};
+use crate::pipeline::no_room;
 use crate::share::Shares;
 use pg_caption_wire::{ClientMessage, Failure, Image, Outcome, Output, PROTOCOL, Reply, Request, Role, ServerMessage, Written, frame};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
 use std::net::Shutdown;
@@ -23,6 +26,12 @@ pub const WINDOW: u32 = 64;
 const UNREAD: usize = WINDOW as usize + 16;
 /// A peer says who it is within this time.
 const HELLO: Duration = Duration::from_secs(10);
+
+/// Longest wait for room for one body, whatever the caller's patience: the clock must not overflow.
+const LONGEST_BODY: Duration = Duration::from_secs(3600);
+
+type Stream = BufReader<UnixStream>;
+type Body = (Vec<u8>, Option<Reservation>);
 
 /// This program's release.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -83,46 +92,45 @@ impl Connection {
 
     fn read(self: &Arc<Self>, stream: UnixStream, engine: &Arc<Engine>) {
         let _ = stream.set_read_timeout(Some(HELLO));
-        let limit = engine.config().max_image_size;
         let mut stream = BufReader::with_capacity(1 << 16, stream);
         let Some(role) = self.greet(&mut stream) else { return };
         let _ = stream.get_ref().set_read_timeout(None);
         loop {
-            let refusal = match inbound::read(&mut stream, limit) {
-                Ok(frame) => match frame.message {
-                    ClientMessage::Request(request) => self.request(engine, role, request, frame.body, frame.oversized).err(),
-                    ClientMessage::Cancel { id } => {
-                        if let Some(job) = self.jobs().remove(&id) {
-                            job.cancel();
-                        }
-                        None
-                    }
-                    ClientMessage::Status => {
-                        self.send(&ServerMessage::Status(Box::new(engine.status())));
-                        None
-                    }
-                    ClientMessage::Hello { .. } => Some(failures::protocol("a second hello")),
-                },
-                Err(inbound::Error::Left) => return,
-                Err(inbound::Error::Frame(e)) => Some(failures::protocol(e.to_string())),
-            };
-            if let Some(refusal) = refusal {
-                self.send(&ServerMessage::Refused(refusal));
-                return;
+            match self.message(engine, role, &mut stream) {
+                Ok(()) => {}
+                Err(End::Left) => return,
+                Err(End::Refused(failure)) => return self.send(&ServerMessage::Refused(failure)),
             }
         }
     }
 
+    fn message(self: &Arc<Self>, engine: &Arc<Engine>, role: Role, stream: &mut Stream) -> Result<(), End> {
+        let (message, length) = inbound::head(stream)?;
+        if let ClientMessage::Request(request) = message {
+            return self.request(engine, role, request, length, stream);
+        }
+        inbound::skip(stream, length)?;
+        match message {
+            ClientMessage::Cancel { id } => {
+                let job = self.jobs().remove(&id);
+                if let Some(job) = job {
+                    job.cancel();
+                }
+            }
+            ClientMessage::Status => self.send(&ServerMessage::Status(Box::new(engine.status()))),
+            ClientMessage::Hello { .. } | ClientMessage::Request(_) => return Err(End::Refused(failures::protocol("a second hello"))),
+        }
+        Ok(())
+    }
+
     /// Exchanges hellos; `None` if the client is not to be served.
-    fn greet(&self, stream: &mut BufReader<UnixStream>) -> Option<Role> {
-        let refusal = match inbound::read(stream, 0) {
-            Ok(inbound::Inbound { message: ClientMessage::Hello { version: PROTOCOL, role, .. }, .. }) => {
+    fn greet(&self, stream: &mut Stream) -> Option<Role> {
+        let refusal = match inbound::head(stream) {
+            Ok((ClientMessage::Hello { version: PROTOCOL, role, .. }, 0)) => {
                 self.send(&ServerMessage::Hello { version: PROTOCOL, release: RELEASE.into(), window: WINDOW });
                 return Some(role);
             }
-            Ok(inbound::Inbound { message: ClientMessage::Hello { version, release, .. }, .. }) => {
-                failures::version_mismatch(version, &release, PROTOCOL, RELEASE)
-            }
+            Ok((ClientMessage::Hello { version, release, .. }, _)) => failures::version_mismatch(version, &release, PROTOCOL, RELEASE),
             Ok(_) => failures::protocol("the first message must be a hello"),
             Err(inbound::Error::Left) => return None,
             Err(inbound::Error::Frame(e)) => failures::protocol(e.to_string()),
@@ -131,26 +139,37 @@ impl Connection {
         None
     }
 
-    fn request(self: &Arc<Self>, engine: &Arc<Engine>, role: Role, request: Request, body: Vec<u8>, oversized: Option<u64>) -> Result<(), Failure> {
+    fn request(self: &Arc<Self>, engine: &Arc<Engine>, role: Role, request: Request, length: u64, stream: &mut Stream) -> Result<(), End> {
         let id = request.id;
         {
             let jobs = self.jobs();
             if jobs.contains_key(&id) {
-                return Err(failures::protocol(format!("request {id} is already in flight")));
+                return Err(End::Refused(failures::protocol(format!("request {id} is already in flight"))));
             }
             if jobs.len() >= WINDOW as usize {
-                return Err(failures::protocol(format!("more than {WINDOW} requests in flight")));
+                return Err(End::Refused(failures::protocol(format!("more than {WINDOW} requests in flight"))));
             }
         }
-        let bytes = matches!(request.image, Image::Bytes).then_some(body);
-        let source = match request.image {
-            Image::Url { url, etag, last_modified } => Source::Url { url, etag, last_modified },
-            Image::Bytes => Source::Bytes { sha256: request.share.and(bytes.as_deref()).map(crate::picture::digest) },
+        let patience = Duration::from_millis(request.remaining_ms);
+        let arrived = Instant::now();
+        let (source, bytes) = match request.image {
+            Image::Url { url, etag, last_modified } => {
+                inbound::skip(stream, length)?;
+                (Source::Url { url, etag, last_modified }, Ok(None))
+            }
+            Image::Bytes => {
+                let bytes = self.body(engine, length, arrived + patience.min(LONGEST_BODY), stream)?;
+                let sha256 = match (&bytes, request.share) {
+                    (Ok((bytes, _)), Some(_)) => Some(crate::picture::digest(bytes)),
+                    _ => None,
+                };
+                (Source::Bytes { sha256 }, bytes.map(Some))
+            }
         };
         let order = Order {
             connection: self.id,
             role,
-            patience: Duration::from_millis(request.remaining_ms),
+            patience,
             source,
             wants: request
                 .outputs
@@ -162,7 +181,7 @@ impl Connection {
         };
         let client = Arc::downgrade(self);
         let counted = engine.count_in();
-        let job = Arc::new(Job::new(order, Instant::now(), move |answer| {
+        let job = Arc::new(Job::new(order, arrived, move |answer| {
             counted.answered();
             if let Some(client) = client.upgrade() {
                 client.jobs().remove(&id);
@@ -170,11 +189,51 @@ impl Connection {
             }
         }));
         self.jobs().insert(id, job.clone());
-        match oversized {
-            Some(length) => drop(job.answer(Answer::Failed(failures::too_large(length, engine.config().max_image_size)))),
-            None => engine.submit(job, bytes, request.share.map(|share| (share, &self.shares))),
+        match bytes {
+            Err(failure) => {
+                job.answer(Answer::Failed(failure));
+            }
+            Ok(bytes) => engine.submit(&job, bytes, request.share.map(|share| (share, &self.shares))),
         }
         Ok(())
+    }
+
+    /// The picture in a request's body, once there is room for it; or why it is not taken. While this waits the client's next
+    /// messages wait in the socket: that is how a full engine slows its clients down.
+    fn body(&self, engine: &Engine, length: u64, deadline: Instant, stream: &mut Stream) -> Result<Result<Body, Failure>, End> {
+        let limit = engine.config().max_image_size;
+        let refusal = if length > limit {
+            failures::too_large(length, limit)
+        } else {
+            match engine.pipeline().files().reserve(length, deadline, || self.has_left()) {
+                Ok(held) => return Ok(Ok((inbound::body(stream, length)?, Some(held)))),
+                Err(Refused::Left) => return Err(End::Left),
+                Err(refused) => no_room(refused, length),
+            }
+        };
+        inbound::skip(stream, length)?;
+        Ok(Err(refusal))
+    }
+
+    fn has_left(&self) -> bool {
+        let mut watched = [PollFd::new(&self.stream, PollFlags::RDHUP)];
+        let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
+        poll(&mut watched, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) && watched[0].revents().intersects(gone)
+    }
+}
+
+/// Why a connection ends.
+enum End {
+    Left,
+    Refused(Failure),
+}
+
+impl From<inbound::Error> for End {
+    fn from(error: inbound::Error) -> Self {
+        match error {
+            inbound::Error::Left => End::Left,
+            inbound::Error::Frame(e) => End::Refused(failures::protocol(e.to_string())),
+        }
     }
 }
 

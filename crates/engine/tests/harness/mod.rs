@@ -172,3 +172,28 @@ pub fn url(id: u64, url: &str, styles: &[&str]) -> Request {
 pub fn no_model() -> EngineConfig {
     EngineConfig { model: "/nonexistent/model".into(), onnxruntime: "/nonexistent/libonnxruntime.so".into(), ..EngineConfig::default() }
 }
+
+/// The project's root.
+pub fn root() -> PathBuf {
+    std::path::Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().into()
+}
+
+/// The parity model and its pictures.
+pub fn parity() -> PathBuf {
+    root().join("tests/parity")
+}
+
+/// The ONNX Runtime library; `None`, said plainly, if it is not installed here.
+pub fn library() -> Option<PathBuf> {
+    let path = std::env::var_os("PG_CAPTION_ORT").map_or_else(|| root().join(".run/onnxruntime/libonnxruntime.so"), PathBuf::from);
+    if !path.is_file() {
+        println!("skipped: no ONNX Runtime library at {} (PG_CAPTION_ORT names another)", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+/// A configuration with the parity model.
+pub fn model() -> Option<EngineConfig> {
+    Some(EngineConfig { model: parity().join("vit-gpt2"), onnxruntime: library()?, threads: 1, ..EngineConfig::default() })
+}

@@ -1,0 +1,134 @@
+//! Bytes that may be held at once. A reservation is made all at once, never grows and gives itself back, so whoever waits holds
+//! nothing that others in the same pool wait for.
+
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often a waiting reservation looks whether its caller has left.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// A number of bytes shared by everybody at one stage.
+pub struct Pool {
+    total: u64,
+    free: Mutex<u64>,
+    freed: Condvar,
+}
+
+/// Why there is no reservation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// More than the whole pool.
+    TooMuch {
+        /// The pool.
+        total: u64,
+    },
+    /// The deadline came first.
+    Late,
+    /// The caller left.
+    Left,
+}
+
+/// Bytes held until dropped.
+pub struct Reservation {
+    pool: Arc<Pool>,
+    bytes: u64,
+}
+
+impl Pool {
+    /// A pool of so many bytes.
+    pub fn new(total: u64) -> Arc<Pool> {
+        Arc::new(Pool { total, free: Mutex::new(total), freed: Condvar::new() })
+    }
+
+    /// The whole of it.
+    pub fn total(&self) -> u64 {
+        self.total
+    }
+
+    /// Waits until so many bytes are free.
+    ///
+    /// # Errors
+    /// See [`Refused`].
+    pub fn reserve(self: &Arc<Self>, bytes: u64, deadline: Instant, left: impl Fn() -> bool) -> Result<Reservation, Refused> {
+        if bytes > self.total {
+            return Err(Refused::TooMuch { total: self.total });
+        }
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        while *free < bytes {
+            let now = Instant::now();
+            if left() {
+                return Err(Refused::Left);
+            }
+            if now >= deadline {
+                return Err(Refused::Late);
+            }
+            let wait = LOOK.min(deadline - now);
+            free = self.freed.wait_timeout(free, wait).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        *free -= bytes;
+        Ok(Reservation { pool: self.clone(), bytes })
+    }
+}
+
+impl Reservation {
+    /// Gives back all but `bytes`.
+    pub fn shrink(&mut self, bytes: u64) {
+        let back = self.bytes.saturating_sub(bytes);
+        self.bytes -= back;
+        self.pool.give_back(back);
+    }
+}
+
+impl Pool {
+    fn give_back(&self, bytes: u64) {
+        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
+        self.freed.notify_all();
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.pool.give_back(self.bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(1)
+    }
+
+    #[test]
+    fn what_is_dropped_or_shrunk_is_free_again() {
+        let pool = Pool::new(100);
+        let mut first = pool.reserve(80, soon(), || false).unwrap();
+        assert_eq!(pool.reserve(30, soon(), || false).err(), Some(Refused::Late));
+        first.shrink(50);
+        let second = pool.reserve(50, soon(), || false).unwrap();
+        drop((first, second));
+        assert!(pool.reserve(100, soon(), || false).is_ok());
+    }
+
+    #[test]
+    fn more_than_the_whole_pool_is_refused_with_the_number_and_a_caller_who_left_does_not_wait() {
+        let pool = Pool::new(100);
+        assert_eq!(pool.reserve(101, soon(), || false).err(), Some(Refused::TooMuch { total: 100 }));
+        let _all = pool.reserve(100, soon(), || false).unwrap();
+        let late = Instant::now() + Duration::from_secs(3600);
+        assert_eq!(pool.reserve(1, late, || true).err(), Some(Refused::Left));
+    }
+
+    #[test]
+    fn whoever_waits_is_woken_when_there_is_room() {
+        let pool = Pool::new(10);
+        let held = pool.reserve(10, soon(), || false).unwrap();
+        let waiting = std::thread::spawn({
+            let pool = pool.clone();
+            move || pool.reserve(5, Instant::now() + Duration::from_secs(60), || false).is_ok()
+        });
+        drop(held);
+        assert!(waiting.join().unwrap());
+    }
+}

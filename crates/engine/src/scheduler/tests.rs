@@ -1,0 +1,250 @@
+//! Schedules with a mock model and a mock clock: every promise of the scheduler, and seeded random schedules in which everything
+//! accepted is answered exactly once.
+
+use super::*;
+use std::cell::Cell;
+use std::collections::{HashMap, HashSet};
+
+/// A model whose captions take as many steps as their start says, and which fails on what it is told to.
+#[derive(Default)]
+struct Mock {
+    calls: Vec<String>,
+    poison: HashSet<u64>,
+}
+
+#[derive(Clone, Copy)]
+struct Start {
+    steps: u32,
+    poisoned_at: Option<u32>,
+}
+
+struct MockBatch {
+    rows: Vec<(u64, Start, u32)>,
+}
+
+fn done(key: u64) -> Finished {
+    Finished { key, ids: vec![1], finish: pg_caption_wire::Finish::Stop, confidence: 1.0 }
+}
+
+impl Model for Mock {
+    type Pixels = u64;
+    type Features = u64;
+    type Start = Start;
+    type Batch = MockBatch;
+
+    fn encode(&mut self, pictures: &[&u64]) -> Result<Vec<u64>, String> {
+        self.calls.push(format!("encode {}", pictures.len()));
+        match pictures.iter().find(|p| self.poison.contains(p)) {
+            Some(p) => Err(format!("poison {p}")),
+            None => Ok(pictures.iter().map(|p| **p).collect()),
+        }
+    }
+
+    fn begin(&mut self, captions: &[(u64, &Start)]) -> Result<(MockBatch, Vec<Finished>), String> {
+        self.calls.push(format!("begin {}", captions.len()));
+        let mut batch = MockBatch { rows: captions.iter().map(|(key, start)| (*key, **start, 0)).collect() };
+        let finished = advance(&mut batch)?;
+        Ok((batch, finished))
+    }
+
+    fn step(&mut self, batch: &mut MockBatch) -> Result<Vec<Finished>, String> {
+        self.calls.push(format!("step {}", batch.rows.len()));
+        assert!(!batch.rows.is_empty(), "a step of nothing");
+        advance(batch)
+    }
+
+    fn cancel(batch: &mut MockBatch, keys: &[u64]) {
+        batch.rows.retain(|(key, ..)| !keys.contains(key));
+    }
+
+    fn bytes(batch: &MockBatch) -> usize {
+        batch.rows.iter().map(|(_, _, at)| 10 + *at as usize).sum()
+    }
+}
+
+fn advance(batch: &mut MockBatch) -> Result<Vec<Finished>, String> {
+    if let Some((key, ..)) = batch.rows.iter().find(|(_, start, at)| start.poisoned_at == Some(*at)) {
+        return Err(format!("poison {key}"));
+    }
+    batch.rows.iter_mut().for_each(|row| row.2 += 1);
+    let finished = batch.rows.iter().filter(|(_, start, at)| at > &start.steps).map(|(key, ..)| done(*key)).collect();
+    batch.rows.retain(|(_, start, at)| at <= &start.steps);
+    Ok(finished)
+}
+
+struct Run {
+    scheduler: Scheduler<Mock>,
+    model: Mock,
+    start: Instant,
+    now: Cell<u64>,
+    answered: HashMap<u64, Result<(), String>>,
+}
+
+impl Run {
+    fn new(limits: Limits) -> Run {
+        Run { scheduler: Scheduler::new(limits), model: Mock::default(), start: Instant::now(), now: Cell::new(0), answered: HashMap::new() }
+    }
+
+    fn ticket(&self, key: u64, due: u64, turn: u64, bucket: u64) -> Ticket {
+        Ticket { key, due: self.start + Duration::from_millis(due), turn, bucket: Bucket([bucket, 0, 0]), rows: 1, alone: false }
+    }
+
+    fn caption(&mut self, key: u64, due: u64, steps: u32) {
+        let ticket = self.ticket(key, due, key, 1);
+        self.scheduler.caption(ticket, Start { steps, poisoned_at: None });
+    }
+
+    /// One call; false if there was nothing to do. Each call takes a millisecond.
+    fn once(&mut self) -> bool {
+        let Some(act) = self.scheduler.next(0) else { return false };
+        let (start, now) = (self.start, &self.now);
+        let clock = || {
+            now.set(now.get() + 1);
+            start + Duration::from_millis(now.get())
+        };
+        for event in self.scheduler.run(act, &mut self.model, clock) {
+            let (key, result) = match event {
+                Event::Encoded { key, features, .. } => {
+                    assert_eq!(key, features, "features of another picture");
+                    (key, Ok(()))
+                }
+                Event::Ended { finished, spent } => {
+                    assert!(spent > Duration::ZERO);
+                    (finished.key, Ok(()))
+                }
+                Event::Failed { key, reason } => (key, Err(reason)),
+            };
+            assert!(self.answered.insert(key, result).is_none(), "{key} answered twice");
+        }
+        true
+    }
+
+    fn all(&mut self) {
+        while self.once() {}
+    }
+}
+
+const LIMITS: Limits = Limits { pictures: 4, rows: 4, bytes: 1 << 20 };
+
+#[test]
+fn several_pictures_that_wait_are_encoded_together() {
+    let mut run = Run::new(LIMITS);
+    for key in 0..6 {
+        let ticket = run.ticket(key, key, key, 1);
+        run.scheduler.picture(ticket, key);
+    }
+    run.all();
+    assert_eq!(run.model.calls, ["encode 4", "encode 2"]);
+    assert_eq!(run.answered.len(), 6);
+}
+
+#[test]
+fn a_new_caption_forms_a_batch_of_its_own_and_both_live_at_once() {
+    let mut run = Run::new(LIMITS);
+    run.caption(1, 10, 3);
+    run.once();
+    run.caption(2, 5, 1);
+    run.all();
+    assert_eq!(run.model.calls, ["begin 1", "begin 1", "step 1", "step 1", "step 1", "step 1"]);
+    assert_eq!(run.answered.len(), 2);
+}
+
+#[test]
+fn an_urgent_caption_overtakes_a_running_batch_between_two_steps() {
+    let mut run = Run::new(LIMITS);
+    run.caption(1, 100, 50);
+    run.once();
+    run.once();
+    run.caption(2, 1, 2);
+    while !run.answered.contains_key(&2) {
+        assert!(run.once());
+    }
+    assert_eq!(run.model.calls.len(), 5, "{:?}", run.model.calls);
+    run.all();
+    assert_eq!(run.answered.len(), 2);
+}
+
+#[test]
+fn a_cancelled_row_leaves_before_the_next_step_and_the_others_go_on() {
+    let mut run = Run::new(LIMITS);
+    (1..=3).for_each(|key| run.caption(key, key, 3));
+    run.once();
+    assert_eq!(run.scheduler.retain(|key| key != 2), [2]);
+    run.all();
+    assert_eq!(run.model.calls, ["begin 3", "step 2", "step 2", "step 2"]);
+    assert_eq!(run.answered.keys().copied().collect::<HashSet<_>>(), HashSet::from([1, 3]));
+}
+
+#[test]
+fn a_batch_that_everybody_left_costs_no_step() {
+    let mut run = Run::new(LIMITS);
+    run.caption(1, 1, 9);
+    run.once();
+    run.scheduler.retain(|_| false);
+    assert!(!run.once());
+}
+
+#[test]
+fn one_poisonous_picture_costs_only_itself() {
+    let mut run = Run::new(LIMITS);
+    run.model.poison.insert(2);
+    for key in 1..=4 {
+        let ticket = run.ticket(key, key, key, 1);
+        run.scheduler.picture(ticket, key);
+    }
+    run.all();
+    assert_eq!(run.answered[&2], Err("poison 2".into()));
+    assert!([1, 3, 4].iter().all(|key| run.answered[key].is_ok()));
+}
+
+#[test]
+fn one_poisonous_caption_costs_only_itself() {
+    for poisoned_at in [0, 2] {
+        let mut run = Run::new(LIMITS);
+        run.caption(1, 1, 4);
+        let ticket = run.ticket(2, 1, 2, 1);
+        run.scheduler.caption(ticket, Start { steps: 4, poisoned_at: Some(poisoned_at) });
+        run.caption(3, 1, 4);
+        run.all();
+        assert_eq!(run.answered[&2], Err("poison 2".into()));
+        assert!([1, 3].iter().all(|key| run.answered[key].is_ok()));
+    }
+}
+
+#[test]
+fn in_every_random_schedule_everything_accepted_is_answered_exactly_once() {
+    for seed in 1..=300u64 {
+        let mut state = seed;
+        let mut random = move |n: u64| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 33) % n
+        };
+        let limits = Limits { pictures: 1 + random(5) as usize, rows: 1 + random(6) as usize, bytes: 1 + random(200) as usize };
+        let mut run = Run::new(limits);
+        let (mut accepted, mut cancelled) = (HashSet::new(), HashSet::new());
+        for key in 0..60 {
+            let ticket = Ticket { rows: 1 + random(3) as usize, ..run.ticket(key, random(500), random(4), random(3)) };
+            accepted.insert(key);
+            if random(2) == 0 {
+                if random(10) == 0 {
+                    run.model.poison.insert(key);
+                }
+                run.scheduler.picture(ticket, key);
+            } else {
+                let poisoned_at = (random(10) == 0).then(|| random(5) as u32);
+                run.scheduler.caption(ticket, Start { steps: random(8) as u32, poisoned_at });
+            }
+            for _ in 0..random(4) {
+                run.once();
+            }
+            if random(8) == 0 {
+                let gone = random(key + 1);
+                cancelled.extend(run.scheduler.retain(|k| k != gone));
+            }
+        }
+        run.all();
+        let answered: HashSet<u64> = run.answered.keys().copied().collect();
+        assert!(answered.is_disjoint(&cancelled), "seed {seed}: answered after it was cancelled");
+        assert_eq!(answered.union(&cancelled).copied().collect::<HashSet<_>>(), accepted, "seed {seed}");
+    }
+}

@@ -1,0 +1,344 @@
+//! Promises of the engine with a model: the parity model (`tests/parity`), whose ids are known, and the ONNX Runtime library.
+
+mod harness;
+
+use harness::{Client, Engine, PATIENCE, bytes, model, parity, url};
+use pg_caption_wire::{Class, ClientMessage, Control, EngineConfig, EngineReport, Failure, Outcome, Output, Role, ServerMessage};
+use std::collections::HashSet;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Instant;
+
+/// A ready engine, unless there is no model here.
+fn ready(change: impl FnOnce(&mut EngineConfig)) -> Option<Engine> {
+    let mut config = model()?;
+    change(&mut config);
+    let mut engine = Engine::start(&config);
+    assert_eq!(engine.report(), EngineReport::Starting);
+    match engine.report() {
+        EngineReport::Ready { model } => assert_eq!(model.family, "vision-encoder-decoder"),
+        other => panic!("not ready: {other:?}"),
+    }
+    Some(engine)
+}
+
+fn image(name: &str) -> Vec<u8> {
+    std::fs::read(parity().join("images").join(name)).unwrap()
+}
+
+fn failed(outcome: Outcome) -> Failure {
+    match outcome {
+        Outcome::Failed(failure) => failure,
+        other => panic!("not a failure: {other:?}"),
+    }
+}
+
+fn outputs(outcome: Outcome) -> Vec<Output> {
+    match outcome {
+        Outcome::Done { outputs, .. } => outputs,
+        other => panic!("not done: {other:?}"),
+    }
+}
+
+fn until(mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < end, "waited too long");
+    }
+}
+
+/// An HTTP server on loopback: hands each connection to the test, which answers when it likes.
+struct Web {
+    address: String,
+    asked: Receiver<(TcpStream, String)>,
+}
+
+impl Web {
+    fn start() -> Web {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let (send, asked): (Sender<(TcpStream, String)>, _) = channel();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let (mut request, mut byte) = (Vec::new(), [0]);
+                while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+                    request.push(byte[0]);
+                }
+                let path = String::from_utf8_lossy(&request).split(' ').nth(1).unwrap_or_default().to_string();
+                if send.send((stream, path)).is_err() {
+                    break;
+                }
+            }
+        });
+        Web { address, asked }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    fn next(&self) -> (TcpStream, String) {
+        self.asked.recv_timeout(PATIENCE).expect("nobody asked")
+    }
+}
+
+fn answer(mut stream: &TcpStream, status: &str, body: &[u8]) {
+    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: \"e1\"\r\nConnection: close\r\n\r\n", body.len()).unwrap();
+    stream.write_all(body).unwrap();
+}
+
+fn loopback(config: &mut EngineConfig) {
+    config.allowed_networks = vec!["127.0.0.0/8".into()];
+}
+
+#[test]
+fn several_styles_of_one_picture_are_one_decode_and_one_encode() {
+    let Some(engine) = ready(|_| {}) else { return };
+    let mut client = engine.connect().hello(Role::Call);
+    let picture = image("12_photo.jpg");
+    let Outcome::Done { image, outputs, model, timings } = client.ask(bytes(1, &["concise", "seo", "detailed"]), &picture) else {
+        panic!("not done")
+    };
+    assert_eq!((image.format.as_str(), image.bytes), ("jpeg", picture.len() as u64));
+    assert_eq!(image.sha256.len(), 64);
+    assert_eq!((outputs.len(), model.digest.len()), (3, 64));
+    assert!(timings.total >= timings.decode + timings.encode + timings.generate && timings.generate > 0.0, "{timings:?}");
+    let status = client.status();
+    assert_eq!((status.encoded, status.encode_calls, status.generated), (1, 1, 3));
+    assert!(status.cpu_ms.generate > 0.0 && status.cpu_ms.decode > 0.0 && status.rss > 0, "{status:?}");
+}
+
+#[test]
+fn requests_of_one_statement_share_a_picture_and_those_of_others_do_not() {
+    let Some(engine) = ready(|_| {}) else { return };
+    let mut client = engine.connect().hello(Role::Call);
+    let picture = image("12_photo.jpg");
+    let mut ask = |id, share| drop(outputs(client.ask(pg_caption_wire::Request { share, ..bytes(id, &["concise"]) }, &picture)));
+    ask(1, Some(7));
+    ask(2, Some(7));
+    ask(3, Some(8));
+    ask(4, None);
+    let status = client.status();
+    assert_eq!((status.encoded, status.generated), (3, 4));
+    let mut other = engine.connect().hello(Role::Call);
+    outputs(other.ask(pg_caption_wire::Request { share: Some(7), ..bytes(1, &["concise"]) }, &picture));
+    assert_eq!(other.status().encoded, 4, "never across connections");
+}
+
+#[test]
+fn requests_in_flight_share_one_fetch() {
+    let Some(engine) = ready(loopback) else { return };
+    let web = Web::start();
+    let mut client = engine.connect().hello(Role::Call);
+    for id in 1..=3 {
+        client.send(&ClientMessage::Request(pg_caption_wire::Request { share: Some(1), ..url(id, &web.url("/a.png"), &["concise"]) }), &[]);
+    }
+    let (stream, _) = web.next();
+    answer(&stream, "200 OK", &image("02_shapes.png"));
+    let answered: HashSet<u64> = (0..3).map(|_| client.reply()).map(|r| (r.id, outputs(r.outcome)).0).collect();
+    assert_eq!(answered, HashSet::from([1, 2, 3]));
+    assert!(web.asked.try_recv().is_err(), "asked once");
+    assert_eq!(client.status().encoded, 1);
+}
+
+#[test]
+fn many_requests_of_many_clients_are_each_answered_once_and_meet_in_batches() {
+    let Some(engine) = ready(|_| {}) else { return };
+    let pictures = ["01_gradient.png", "02_shapes.png", "12_photo.jpg"].map(image);
+    std::thread::scope(|scope| {
+        for role in [Role::Call, Role::Worker, Role::Call, Role::Worker] {
+            let (engine, pictures) = (&engine, &pictures);
+            scope.spawn(move || {
+                let mut client = engine.connect().hello(role);
+                (0..40).for_each(|id| client.send(&ClientMessage::Request(bytes(id, &["concise", "seo"])), &pictures[id as usize % 3]));
+                let mut answered = HashSet::new();
+                for _ in 0..40 {
+                    let reply = client.reply();
+                    assert!(answered.insert(reply.id), "{} twice", reply.id);
+                    assert_eq!(outputs(reply.outcome).len(), 2);
+                }
+            });
+        }
+    });
+    let status = engine.connect().hello(Role::Call).status();
+    assert_eq!((status.encoded, status.generated, status.in_flight), (160, 320, 0));
+    assert!(status.encode_calls < 160, "{} calls for 160 pictures", status.encode_calls);
+}
+
+#[test]
+fn a_window_is_a_promise_and_breaking_it_costs_the_connection() {
+    let Some(engine) = ready(loopback) else { return };
+    let web = Web::start();
+    let mut client = engine.connect().hello(Role::Call);
+    (0..65).for_each(|id| client.send(&ClientMessage::Request(url(id, &web.url("/slow"), &["concise"])), &[]));
+    match client.receive() {
+        Some(ServerMessage::Refused(failure)) => assert_eq!(failure.code, "protocol"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_cancelled_request_is_not_answered_and_its_fetch_ends() {
+    let Some(engine) = ready(loopback) else { return };
+    let web = Web::start();
+    let mut client = engine.connect().hello(Role::Call);
+    client.send(&ClientMessage::Request(url(1, &web.url("/never"), &["concise"])), &[]);
+    let (mut stream, _) = web.next();
+    client.send(&ClientMessage::Cancel { id: 1 }, &[]);
+    // The engine hangs up.
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest);
+    assert_eq!(outputs(client.ask(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(), 1, "its id is free again");
+    until(|| client.status().in_flight == 0);
+}
+
+#[test]
+fn a_client_that_leaves_takes_its_work_with_it() {
+    let Some(engine) = ready(loopback) else { return };
+    let web = Web::start();
+    let mut client = engine.connect().hello(Role::Worker);
+    (0..10).for_each(|id| client.send(&ClientMessage::Request(url(id, &web.url("/never"), &["concise"])), &[]));
+    let held = web.next();
+    drop(client);
+    let mut watcher = engine.connect().hello(Role::Call);
+    until(|| watcher.status().in_flight == 0 && watcher.status().hosts.is_empty());
+    assert_eq!(watcher.status().answered, 0);
+    drop(held);
+}
+
+#[test]
+fn the_deadline_is_kept_whatever_a_server_does() {
+    let Some(engine) = ready(loopback) else { return };
+    let web = Web::start();
+    let mut client = engine.connect().hello(Role::Call);
+    let began = Instant::now();
+    let failure = failed(client.ask(pg_caption_wire::Request { remaining_ms: 300, ..url(1, &web.url("/never"), &["concise"]) }, &[]));
+    assert_eq!((failure.class, failure.code.as_str()), (Class::Retry, "timeout"));
+    let took = began.elapsed().as_millis();
+    assert!((300..5000).contains(&took), "{took} ms");
+}
+
+#[test]
+fn a_busy_host_does_not_hold_up_another_and_says_so_at_the_deadline() {
+    let Some(engine) = ready(|c| (loopback(c), c.host_concurrency = 1, c.fetch_concurrency = 4).0) else { return };
+    let (slow, quick) = (Web::start(), Web::start());
+    let mut client = engine.connect().hello(Role::Worker);
+    for id in 0..8 {
+        let remaining_ms = if id == 7 { 500 } else { 60_000 };
+        client.send(&ClientMessage::Request(pg_caption_wire::Request { remaining_ms, ..url(id, &slow.url("/a"), &["concise"]) }), &[]);
+    }
+    client.send(&ClientMessage::Request(url(100, &quick.url("/b"), &["concise"])), &[]);
+    let held = slow.next();
+    answer(&quick.next().0, "200 OK", &image("02_shapes.png"));
+    let mut replies = [client.reply(), client.reply()];
+    replies.sort_by_key(|r| r.id);
+    let [busy, served] = replies;
+    assert_eq!((busy.id, served.id), (7, 100));
+    outputs(served.outcome);
+    let failure = failed(busy.outcome);
+    assert_eq!((failure.class, failure.code.as_str()), (Class::Host, "host_busy"));
+    assert_eq!(failure.host.as_deref(), Some(slow.address.as_str()));
+    drop(held);
+}
+
+#[test]
+fn what_a_server_says_becomes_its_class() {
+    let Some(engine) = ready(loopback) else { return };
+    let web = Web::start();
+    let mut client = engine.connect().hello(Role::Call);
+    for (id, (status, class, code)) in
+        [("404 Not Found", Class::Reject, "http_404"), ("500 Oops", Class::Retry, "http_500"), ("429 Slow", Class::Host, "http_429")]
+            .into_iter()
+            .enumerate()
+    {
+        client.send(&ClientMessage::Request(url(id as u64, &web.url("/x"), &["concise"])), &[]);
+        answer(&web.next().0, status, b"");
+        let failure = failed(client.reply().outcome);
+        assert_eq!((failure.class, failure.code.as_str()), (class, code));
+    }
+    let cooling = failed(client.ask(url(9, &web.url("/y"), &["concise"]), &[]));
+    assert_eq!((cooling.class, cooling.code.as_str()), (Class::Host, "host_cooling"));
+    assert!(cooling.retry_after_ms.is_some_and(|ms| ms > 0));
+}
+
+#[test]
+fn private_addresses_are_refused_unless_allowed() {
+    let Some(engine) = ready(|_| {}) else { return };
+    let mut client = engine.connect().hello(Role::Call);
+    for address in ["http://127.0.0.1:1/a.jpg", "http://169.254.169.254/latest", "file:///etc/passwd", "not a url"] {
+        assert_eq!(failed(client.ask(url(1, address, &["concise"]), &[])).class, Class::Reject, "{address}");
+    }
+}
+
+#[test]
+fn rubbish_and_blank_pictures_cost_only_their_own_request() {
+    let Some(engine) = ready(|_| {}) else { return };
+    let mut client = engine.connect().hello(Role::Call);
+    let rejected = failed(client.ask(bytes(1, &["concise"]), b"<html>not a picture</html>"));
+    assert_eq!(rejected.class, Class::Reject);
+    assert_eq!(failed(client.ask(bytes(2, &["concise"]), b"")).class, Class::Reject);
+    let blank = failed(client.ask(bytes(3, &["concise"]), &image("04_1x1.png")));
+    assert_eq!((blank.class, blank.code.as_str()), (Class::Uncertain, "blank"));
+    assert_eq!(client.status().encoded, 0);
+    assert_eq!(outputs(client.ask(bytes(4, &["concise"]), &image("12_photo.jpg"))).len(), 1);
+}
+
+#[test]
+fn below_the_threshold_every_style_is_uncertain() {
+    let Some(engine) = ready(|_| {}) else { return };
+    let mut client = engine.connect().hello(Role::Call);
+    let request = pg_caption_wire::Request { min_confidence: Some(1.0), ..bytes(1, &["concise", "seo"]) };
+    for output in outputs(client.ask(request, &image("12_photo.jpg"))) {
+        let Output::Failed(failure) = output else { panic!("written") };
+        assert_eq!((failure.class, failure.code.as_str()), (Class::Uncertain, "low_confidence"));
+    }
+}
+
+#[test]
+fn what_nobody_may_ask_is_refused_without_costing_the_connection() {
+    let Some(engine) = ready(|_| {}) else { return };
+    let mut client = engine.connect().hello(Role::Call);
+    let picture = image("12_photo.jpg");
+    let none = pg_caption_wire::Request { outputs: Vec::new(), ..bytes(1, &[]) };
+    assert_eq!(failed(client.ask(none, &picture)).code, "bad_request");
+    let mut style = bytes(2, &["concise"]);
+    style.outputs[0].style.rules.max_chars = 0;
+    assert_eq!(failed(client.ask(style, &picture)).code, "bad_style");
+    let mut tokens = bytes(3, &["concise"]);
+    tokens.outputs[0].max_tokens = 100_000;
+    assert_eq!(failed(client.ask(tokens, &picture)).code, "bad_request");
+    assert_eq!(outputs(client.ask(bytes(4, &["concise"]), &picture)).len(), 1);
+}
+
+#[test]
+fn a_drained_engine_serves_what_is_in_flight_and_the_successor_serves_what_is_new() {
+    let Some(mut engine) = ready(loopback) else { return };
+    let web = Web::start();
+    let mut client = engine.connect().hello(Role::Call);
+    client.send(&ClientMessage::Request(url(1, &web.url("/a"), &["concise"])), &[]);
+    let (stream, _) = web.next();
+    let mut successor = engine.succeed(&EngineConfig { wait_until_ready: true, ..model().unwrap() });
+    assert_eq!(successor.report(), EngineReport::Starting);
+    assert!(matches!(successor.report(), EngineReport::Ready { .. }));
+    engine.control(&Control::Drain);
+    assert_eq!(client.receive(), Some(ServerMessage::GoAway));
+    answer(&stream, "200 OK", &image("02_shapes.png"));
+    assert_eq!(outputs(client.reply().outcome).len(), 1);
+    assert_eq!(client.receive(), None);
+    assert_eq!(engine.ended().code(), Some(0));
+    let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap()).hello(Role::Call);
+    assert_eq!(client.status().pid, successor.child.id());
+    assert_eq!(outputs(client.ask(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(), 1);
+}
+
+#[test]
+fn an_engine_that_is_told_to_leave_in_mid_work_leaves_with_status_0() {
+    let Some(mut engine) = ready(|_| {}) else { return };
+    let mut client = engine.connect().hello(Role::Worker);
+    let picture = image("13_large.png");
+    (0..40).for_each(|id| client.send(&ClientMessage::Request(bytes(id, &["concise", "seo", "detailed"])), &picture));
+    client.reply();
+    drop(engine.stdin.take());
+    assert_eq!(engine.ended().code(), Some(0));
+}
