@@ -117,7 +117,7 @@ fn append() {
             let (texts, counts): (Vec<String>, Vec<i32>) = pages.into_iter().map(|(text, n)| (text + "]", n)).unzip();
             Spi::run_with_args(
                 "INSERT INTO caption.queue (relation, keys, n) \
-                 SELECT $1, p.keys::pg_catalog.jsonb, p.n FROM pg_catalog.unnest($2, $3) AS p (keys, n)",
+                 SELECT $1, p.keys::pg_catalog.jsonb, p.n FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS p (keys, n)",
                 &[root.into(), texts.into(), counts.into()],
             )
             .unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
