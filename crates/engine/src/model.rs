@@ -145,7 +145,7 @@ struct Encoding {
     facts: ImageFacts,
     pixels_sha256: Option<String>,
     _ahead: Ahead,
-    _held: Option<crate::budget::Reservation>,
+    _held: crate::budget::Reservation,
 }
 
 /// The state of the thread.

@@ -8,7 +8,7 @@ use crate::job::{Answer, Source, Stage};
 use crate::meters::{self, Meters, thread_cpu};
 use crate::picture::{Work, digest};
 use crate::turns::{Turns, Verdict};
-use pg_caption_captioner::{PictureOptions, Preparer};
+use pg_caption_captioner::{PictureOptions, Pixels, Preparer};
 use pg_caption_fetch::{Admission, Fetched, Fetcher, Get, Permit};
 use pg_caption_pixels as pixels;
 use pg_caption_wire::{Class, EngineConfig, Failure, ImageFacts};
@@ -27,7 +27,7 @@ struct ToFetch {
 }
 
 /// Bytes to decode.
-pub struct ToDecode {
+struct ToDecode {
     work: Work,
     bytes: Vec<u8>,
     held: Option<Reservation>,
@@ -35,6 +35,22 @@ pub struct ToDecode {
     last_modified: Option<String>,
     /// Taken when it was fetched; bytes that came with the request have none before their turn.
     ahead: Option<Ahead>,
+}
+
+/// An encoded picture.
+struct File {
+    bytes: Vec<u8>,
+    held: Option<Reservation>,
+    etag: Option<String>,
+    last_modified: Option<String>,
+}
+
+/// A picture ready for the model.
+struct Tensor {
+    facts: ImageFacts,
+    pixels: Pixels,
+    pixels_sha256: Option<String>,
+    held: Reservation,
 }
 
 /// What a fetch thread does next.
@@ -175,18 +191,17 @@ impl Pipeline {
                     drop(ahead);
                     work.end(Answer::Failed(failures::host_cooling(&host, wait)));
                 }
-                FetchNext::Fetch(work, permit) => {
-                    let picture = work.picture.clone();
-                    let fetched = catch_unwind(AssertUnwindSafe(|| self.fetch(fetcher, work, permit)));
-                    match fetched {
-                        Ok(Some(to_decode)) => {
-                            self.board().fetched.push(ToDecode { ahead: Some(ahead), ..to_decode });
+                FetchNext::Fetch(mut work, permit) => {
+                    let fetched = catch_unwind(AssertUnwindSafe(|| self.fetch(fetcher, &mut work, permit)));
+                    match fetched.unwrap_or_else(|_| Err(Answer::Failed(failures::crashed("fetch")))) {
+                        Ok(File { bytes, held, etag, last_modified }) => {
+                            let item = ToDecode { work, bytes, held, etag, last_modified, ahead: Some(ahead) };
+                            self.board().fetched.push(item);
                             self.to_decode.notify_one();
                         }
-                        Ok(None) => drop(ahead),
-                        Err(_) => {
+                        Err(answer) => {
                             drop(ahead);
-                            picture.end(Answer::Failed(failures::crashed("fetch")));
+                            work.end(answer);
                         }
                     }
                 }
@@ -205,6 +220,7 @@ impl Pipeline {
                         return Verdict::Drop;
                     }
                     if busy.contains(&item.host) {
+                        item.work.picture.waits_for_host(&item.host);
                         return Verdict::Skip;
                     }
                     match fetcher.admit(&item.host) {
@@ -241,10 +257,10 @@ impl Pipeline {
         }
     }
 
-    fn fetch(&self, fetcher: &Fetcher, mut work: Work, permit: Permit) -> Option<ToDecode> {
+    fn fetch(&self, fetcher: &Fetcher, work: &mut Work, permit: Permit) -> Result<File, Answer> {
         let (cpu, began) = (thread_cpu(), Instant::now());
         let picture = work.picture.clone();
-        let Source::Url { url, etag, last_modified } = &picture.source else { return None };
+        let Source::Url { url, etag, last_modified } = &picture.source else { return Err(Answer::Failed(failures::lost())) };
         picture.at(Stage::Fetching);
         let deadline = picture.deadline();
         let get = Get { url, etag: etag.as_deref(), last_modified: last_modified.as_deref(), deadline, cancelled: &picture.cancelled };
@@ -262,16 +278,10 @@ impl Pipeline {
                     held.shrink(bytes.len() as u64);
                 }
                 picture.at(Stage::Decoding);
-                Some(ToDecode { work, bytes, held, etag, last_modified, ahead: None })
+                Ok(File { bytes, held, etag, last_modified })
             }
-            Ok(Fetched::NotModified) => {
-                work.end(Answer::Unchanged);
-                None
-            }
-            Err(e) => {
-                work.end(Answer::Failed(e.failure()));
-                None
-            }
+            Ok(Fetched::NotModified) => Err(Answer::Unchanged),
+            Err(e) => Err(Answer::Failed(e.failure())),
         }
     }
 
@@ -279,22 +289,19 @@ impl Pipeline {
 
     fn decode_loop(self: &Arc<Self>, preparer: &Preparer, inbox: &Inbox) {
         loop {
-            let mut next = self.next_decode();
-            // Kept out here, so that a panic gives it back only after the picture was answered.
-            let Some(ahead) = next.ahead.take() else { continue };
-            let picture = next.work.picture.clone();
-            match catch_unwind(AssertUnwindSafe(|| self.decode(next, preparer))) {
-                Ok(Ok((work, facts, pixels, pixels_sha256, held))) => {
-                    picture.at(Stage::Model);
+            let ToDecode { mut work, bytes, held, etag, last_modified, ahead } = self.next_decode();
+            let Some(ahead) = ahead else { continue };
+            let file = File { bytes, held, etag, last_modified };
+            // The work stays out here, so that a panic is answered as what it is.
+            let decoded = catch_unwind(AssertUnwindSafe(|| self.decode(&mut work, file, preparer)));
+            match decoded.unwrap_or_else(|_| Err(Answer::Failed(failures::crashed("decode")))) {
+                Ok(Tensor { facts, pixels, pixels_sha256, held }) => {
+                    work.picture.at(Stage::Model);
                     inbox.push(Prepared { work, facts, pixels, pixels_sha256, ahead, held });
                 }
-                Ok(Err(answer)) => {
+                Err(answer) => {
                     drop(ahead);
-                    picture.end(answer);
-                }
-                Err(_) => {
-                    drop(ahead);
-                    picture.end(Answer::Failed(failures::crashed("decode")));
+                    work.end(answer);
                 }
             }
         }
@@ -321,13 +328,8 @@ impl Pipeline {
         }
     }
 
-    #[allow(clippy::type_complexity)] // the parts of a `Prepared`, whose place ahead must survive a panic here
-    fn decode(
-        &self,
-        item: ToDecode,
-        preparer: &Preparer,
-    ) -> Result<(Work, ImageFacts, pg_caption_captioner::Pixels, Option<String>, Option<Reservation>), Answer> {
-        let ToDecode { mut work, bytes, held, etag, last_modified, ahead: _ } = item;
+    fn decode(&self, work: &mut Work, file: File, preparer: &Preparer) -> Result<Tensor, Answer> {
+        let File { bytes, held, etag, last_modified } = file;
         let picture = work.picture.clone();
         if !picture.wanted() {
             return Err(Answer::Failed(failures::lost()));
@@ -377,7 +379,7 @@ impl Pipeline {
         work.timings.preprocess = ms(began.elapsed());
         let size = (tensor.bytes as u64).min(self.tensors.total());
         let held = self.tensors.reserve(size, deadline, left).map_err(|e| Answer::Failed(no_room(e, size)))?;
-        Ok((work, facts, tensor, pixels_sha256, Some(held)))
+        Ok(Tensor { facts, pixels: tensor, pixels_sha256, held })
     }
 }
 
