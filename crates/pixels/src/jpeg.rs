@@ -14,7 +14,7 @@ use markers::Markers;
 
 /// Scans of one file that are decoded. Encoders write about ten; a few odd ones several dozen.
 pub(crate) const MAX_SCANS: u64 = 100;
-/// Scans times pixels that are decoded: twenty scans at 100 megapixels, some ten seconds of one core.
+/// Scans times pixels that are decoded: twenty scans at 100 megapixels, some seconds of one core.
 pub(crate) const MAX_SCAN_PIXELS: u64 = 2_000_000_000;
 /// From here on pictures are decoded at reduced scale where the target allows.
 const CAMERA_PIXELS: u64 = 12_000_000;

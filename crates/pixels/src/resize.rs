@@ -11,7 +11,7 @@ const PRECISION_BITS: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
 /// Rows that the horizontal pass handles side by side, and the lanes that makes.
-const ROWS: usize = 16;
+const ROWS: usize = 8;
 const LANES: usize = ROWS * 3;
 
 /// The picture at a new size.

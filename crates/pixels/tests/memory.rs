@@ -62,7 +62,7 @@ fn in_a_fresh_process(path: &std::path::Path, target: &str) -> (u64, u64) {
 
 fn pictures() -> Vec<(&'static str, Vec<u8>)> {
     let (width, height) = (4200, 3000);
-    let value = |x: u32, y: u32| (x / 7 ^ y / 5) as u8;
+    let value = |x: u32, y: u32| ((x / 7) ^ (y / 5)) as u8;
     let rgb: ImageBuffer<Rgb<u8>, _> = ImageBuffer::from_fn(width, height, |x, y| Rgb([value(x, y), x as u8, y as u8]));
     let rgba: ImageBuffer<Rgba<u8>, _> = ImageBuffer::from_fn(width, height, |x, y| Rgba([value(x, y), x as u8, y as u8, 200]));
     let rgba16: ImageBuffer<Rgba<u16>, _> = ImageBuffer::from_fn(width, height, |x, y| Rgba([x as u16, y as u16, 9, 65535]));

@@ -10,7 +10,7 @@ const FILTERS: [Filter; 5] = [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos
 fn every_filter_equals_the_specification_on_random_sizes() {
     let mut random = Random(2026);
     for round in 0..250 {
-        // Mostly small, now and then long strips: the blocks of the fast version are 16 rows and 64 samples wide.
+        // Mostly small, now and then long strips: the blocks of the fast version are 8 rows and 64 samples wide.
         let mut side = |most: u32| 1 + random.next() % if random.next().is_multiple_of(8) { most * 8 } else { most };
         let (w, h, to_w, to_h) = (side(70), side(50), side(60), side(60));
         let picture = noise(&mut random, w, h);
