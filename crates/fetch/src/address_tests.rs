@@ -120,7 +120,9 @@ proptest! {
         let open = AddressPolicy::new(nets(&["10.2.0.0/16", "fd00:1::/32"]));
         let network: IpNet = "10.2.0.0/16".parse().unwrap();
         for address in [IpAddr::V4(v4), IpAddr::V6(v6.into())] {
-            prop_assert_eq!(open.judge(address), strict().judge(address));
+            if !nets(&["10.2.0.0/16", "fd00:1::/32"]).iter().any(|n| n.contains(&address.to_canonical())) {
+                prop_assert_eq!(open.judge(address), strict().judge(address), "{}", address);
+            }
         }
         let inside = Ipv4Addr::from(0x0a02_0000 | (u32::from(v4) & 0xffff));
         prop_assert!(network.contains(&IpAddr::V4(inside)));
