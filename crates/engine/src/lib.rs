@@ -15,6 +15,8 @@ mod engine;
 pub mod failures;
 mod inbox;
 pub mod job;
+mod log;
+
 mod meters;
 mod model;
 mod picture;

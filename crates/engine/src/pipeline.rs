@@ -102,7 +102,7 @@ impl Pipeline {
         let part = |share: u64| Pool::new(config.memory.max(1 << 26) / share);
         let fetcher = Fetcher::new(pg_caption_fetch::Settings::from(config)).map_err(|e| e.failure());
         if let Err(failure) = &fetcher {
-            eprintln!("warning: no URL can be fetched: {}", failure.message);
+            crate::log::line(format_args!("warning: no URL can be fetched: {}", failure.message));
         }
         Arc::new(Pipeline {
             board: Mutex::default(),
