@@ -45,7 +45,7 @@ pub fn confine(config: &EngineConfig) -> Vec<String> {
     match landlock(&readable(config)) {
         Ok(Some(words)) => in_force.push(words),
         Ok(None) => {}
-        Err(e) => eprintln!("warning: Landlock is not in force: {e}"),
+        Err(e) => crate::log::line(format_args!("warning: Landlock is not in force: {e}")),
     }
     in_force
 }

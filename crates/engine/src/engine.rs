@@ -143,7 +143,7 @@ impl Engine {
             Some(Joined::Waiting) => return,
             Some(Joined::Seen(seen)) => return self.inbox.post(Letter::Captions(job.clone(), seen)),
             Some(Joined::Ended(answer)) => {
-                job.answer(answer);
+                job.answer(*answer);
                 return;
             }
             Some(Joined::Gone) | None => {}

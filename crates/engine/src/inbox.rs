@@ -21,7 +21,7 @@ pub struct Prepared {
     /// Its place ahead of the model.
     pub ahead: Ahead,
     /// Its bytes.
-    pub held: Option<Reservation>,
+    pub held: Reservation,
 }
 
 /// One thing that reached the model thread.

@@ -4,6 +4,8 @@
 //! `pipeline` (fetch threads, decode threads) to the one model thread, where the `scheduler` decides what runs next. `serve`
 //! feeds it from PostgreSQL's sockets, `cli` from the command line.
 
+#![allow(clippy::result_large_err, reason = "failures travel by value to whoever asked, once for a request")]
+
 mod budget;
 mod captions;
 pub mod cli;
@@ -13,6 +15,8 @@ mod engine;
 pub mod failures;
 mod inbox;
 pub mod job;
+mod log;
+
 mod meters;
 mod model;
 mod picture;

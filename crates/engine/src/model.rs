@@ -145,7 +145,7 @@ struct Encoding {
     facts: ImageFacts,
     pixels_sha256: Option<String>,
     _ahead: Ahead,
-    _held: Option<crate::budget::Reservation>,
+    _held: crate::budget::Reservation,
 }
 
 /// The state of the thread.
@@ -274,7 +274,7 @@ impl ModelThread {
                     self.caption_ended(finished.key, |open, at| open.finished(at, finished, spent, &preparer));
                 }
                 Event::Failed { key, reason } => {
-                    eprintln!("warning: a model call failed: {reason}");
+                    crate::log::line(format_args!("warning: a model call failed: {reason}"));
                     if let Some(encoding) = self.pictures.remove(&key) {
                         encoding.work.end(Answer::Failed(failures::model_error(reason)));
                     } else {

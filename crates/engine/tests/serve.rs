@@ -43,6 +43,12 @@ fn a_missing_model_is_reported_and_answered_and_ends_nothing() {
 }
 
 #[test]
+fn the_socket_is_found_whether_or_not_the_launcher_says_how_many_there_are() {
+    let engine = Engine::start_without_activation(&no_model());
+    assert_eq!(engine.connect().hello(Role::Call).status().pid, engine.child.id());
+}
+
+#[test]
 fn the_end_of_standard_input_ends_the_engine_with_status_0() {
     let mut engine = started(&no_model());
     drop(engine.stdin.take());

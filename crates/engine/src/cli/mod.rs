@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         // One line, because standard error becomes PostgreSQL's log.
         let name = std::thread::current().name().unwrap_or("?").to_string();
-        eprintln!("error: thread {name}: {}", panic.to_string().replace('\n', " "));
+        crate::log::line(format_args!("error: thread {name}: {panic}"));
     }));
     let outcome = match Cli::parse().command {
         Command::Serve => crate::serve::run().map(|()| true).map_err(|e| e.to_string()),
@@ -110,7 +110,7 @@ pub fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(words) => {
-            eprintln!("error: {words}");
+            crate::log::line(format_args!("error: {words}"));
             ExitCode::FAILURE
         }
     }

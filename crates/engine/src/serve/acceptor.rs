@@ -83,13 +83,13 @@ impl Acceptor {
         match self.listener.accept() {
             Ok((stream, _)) => {
                 if let Err(e) = self.admit(stream) {
-                    eprintln!("warning: a connection could not be served: {e}");
+                    crate::log::line(format_args!("warning: a connection could not be served: {e}"));
                 }
             }
             // A predecessor or successor on the same socket was faster, or the client has left again.
             Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
             Err(e) => {
-                eprintln!("warning: accept failed: {e}");
+                crate::log::line(format_args!("warning: accept failed: {e}"));
                 // Out of descriptors: poll would return at once for ever. Wait until a client leaves, or a second.
                 let second = Timespec { tv_sec: 1, tv_nsec: 0 };
                 let _ = poll(&mut [PollFd::new(&self.woken, PollFlags::IN)], Some(&second));

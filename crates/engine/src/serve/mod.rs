@@ -53,7 +53,7 @@ pub fn run() -> io::Result<()> {
         for line in io::stdin().lock().lines() {
             match line.map(|l| serde_json::from_str(&l)) {
                 Ok(Ok(Control::Drain)) => control.drain(),
-                Ok(Err(e)) => eprintln!("warning: control line not understood: {e}"),
+                Ok(Err(e)) => crate::log::line(format_args!("warning: control line not understood: {e}")),
                 Err(_) => break,
             }
         }
@@ -63,11 +63,11 @@ pub fn run() -> io::Result<()> {
     spawn("readiness", move || match known.readiness().wait() {
         State::Ready(preparer) => {
             let model = preparer.status().clone();
-            eprintln!("model {} ({}) is ready", model.name, model.family);
+            crate::log::line(format_args!("model {} ({}) is ready", model.name, model.family));
             status.report(&EngineReport::Ready { model });
         }
         State::Failed(failure) => {
-            eprintln!("no model: {}", failure.detail.as_deref().unwrap_or(&failure.message));
+            crate::log::line(format_args!("no model: {}", failure.detail.as_deref().unwrap_or(&failure.message)));
             status.report(&EngineReport::Failed(failure));
         }
         State::Loading => unreachable!("waited for"),

@@ -34,19 +34,30 @@ impl Engine {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("engine");
         let listener = UnixListener::bind(&socket).unwrap();
-        Engine::on(config, listener, socket, folder)
+        Engine::on(config, listener, socket, folder, true)
+    }
+
+    /// As [`Engine::start`], by a launcher that sets no `LISTEN_FDS`.
+    pub fn start_without_activation(config: &EngineConfig) -> Engine {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("engine");
+        let listener = UnixListener::bind(&socket).unwrap();
+        Engine::on(config, listener, socket, folder, false)
     }
 
     /// A successor on the same socket.
     pub fn succeed(&self, config: &EngineConfig) -> Engine {
         let listener = self.listener.try_clone().unwrap();
-        Engine::on(config, listener, self.socket.clone(), tempfile::tempdir().unwrap())
+        Engine::on(config, listener, self.socket.clone(), tempfile::tempdir().unwrap(), true)
     }
 
-    fn on(config: &EngineConfig, listener: UnixListener, socket: PathBuf, folder: tempfile::TempDir) -> Engine {
+    fn on(config: &EngineConfig, listener: UnixListener, socket: PathBuf, folder: tempfile::TempDir, activation: bool) -> Engine {
         let (reports, status) = std::io::pipe().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"));
-        command.arg("serve").stdin(Stdio::piped()).env("LISTEN_FDS", "1");
+        command.arg("serve").stdin(Stdio::piped());
+        if activation {
+            command.env("LISTEN_FDS", "1");
+        }
         command
             .fd_mappings(vec![
                 FdMapping { parent_fd: OwnedFd::from(listener.try_clone().unwrap()), child_fd: 3 },

@@ -1,0 +1,128 @@
+//! The fetch threads: a URL whose turn it is and whose host admits it becomes a file's bytes.
+
+use super::{Ahead, File, Pipeline, ToDecode, ToFetch, ms, no_room};
+use crate::failures;
+use crate::job::{Answer, Source, Stage};
+use crate::meters::{self, thread_cpu};
+use crate::picture::Work;
+use crate::turns::Verdict;
+use pg_caption_fetch::{Admission, Fetched, Fetcher, Get, Permit};
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How often an idle fetch thread looks whether a host has become free through a redirect's end, of which nobody tells it.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What a fetch thread does next.
+enum FetchNext {
+    Fetch(Work, Permit),
+    Cooling(Work, String, Instant),
+}
+
+impl Pipeline {
+    pub(super) fn fetch_loop(self: &Arc<Self>) {
+        let Ok(fetcher) = &self.fetcher else { return };
+        loop {
+            let (next, ahead) = self.next_fetch(fetcher);
+            match next {
+                FetchNext::Cooling(work, host, until) => {
+                    let wait = until.saturating_duration_since(Instant::now()).as_millis() as u64;
+                    drop(ahead);
+                    work.end(Answer::Failed(failures::host_cooling(&host, wait)));
+                }
+                FetchNext::Fetch(mut work, permit) => {
+                    let fetched = catch_unwind(AssertUnwindSafe(|| self.fetch(fetcher, &mut work, permit)));
+                    match fetched.unwrap_or_else(|_| Err(Answer::Failed(failures::crashed("fetch")))) {
+                        Ok(File { bytes, held, etag, last_modified }) => {
+                            let item = ToDecode { work, bytes, held, etag, last_modified, ahead: Some(ahead) };
+                            self.board().fetched.push(item);
+                            self.to_decode.notify_one();
+                        }
+                        Err(answer) => {
+                            drop(ahead);
+                            work.end(answer);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_fetch(self: &Arc<Self>, fetcher: &Fetcher) -> (FetchNext, Ahead) {
+        let mut board = self.board();
+        loop {
+            if board.ahead < board.most_ahead && !board.urls.is_empty() {
+                let mut busy: HashSet<String> = HashSet::new();
+                let mut admission = None;
+                let taken = board.urls.take(|item| {
+                    if !item.work.picture.wanted() {
+                        return Verdict::Drop;
+                    }
+                    if busy.contains(&item.host) {
+                        item.work.picture.waits_for_host(&item.host);
+                        return Verdict::Skip;
+                    }
+                    match fetcher.admit(&item.host) {
+                        Admission::Busy => {
+                            item.work.picture.waits_for_host(&item.host);
+                            busy.insert(item.host.clone());
+                            Verdict::Skip
+                        }
+                        other => {
+                            admission = Some(other);
+                            Verdict::Take
+                        }
+                    }
+                });
+                if let (Some(ToFetch { work, host }), Some(admission)) = (taken, admission) {
+                    board.ahead += 1;
+                    if !board.urls.is_empty() {
+                        self.to_fetch.notify_one();
+                    }
+                    drop(board);
+                    let next = match admission {
+                        Admission::Go(permit) => FetchNext::Fetch(work, permit),
+                        Admission::Cooling { until } => FetchNext::Cooling(work, host, until),
+                        Admission::Busy => unreachable!("skipped"),
+                    };
+                    return (next, Ahead(self.clone()));
+                }
+            }
+            board = if board.urls.is_empty() || board.ahead >= board.most_ahead {
+                self.to_fetch.wait(board).unwrap_or_else(PoisonError::into_inner)
+            } else {
+                self.to_fetch.wait_timeout(board, LOOK).unwrap_or_else(PoisonError::into_inner).0
+            };
+        }
+    }
+
+    fn fetch(&self, fetcher: &Fetcher, work: &mut Work, permit: Permit) -> Result<File, Answer> {
+        let (cpu, began) = (thread_cpu(), Instant::now());
+        let picture = work.picture.clone();
+        let Source::Url { url, etag, last_modified } = &picture.source else { return Err(Answer::Failed(failures::lost())) };
+        picture.at(Stage::Fetching);
+        let deadline = picture.deadline();
+        let get = Get { url, etag: etag.as_deref(), last_modified: last_modified.as_deref(), deadline, cancelled: &picture.cancelled };
+        let mut held = None;
+        let left = || picture.cancelled.load(std::sync::atomic::Ordering::Acquire);
+        let fetched = fetcher.fetch_admitted(permit, &get, &mut |bytes| {
+            held = Some(self.files.reserve(bytes, deadline, left).map_err(|e| no_room(e, bytes))?);
+            Ok(())
+        });
+        self.meters.spent(meters::Stage::Fetch, thread_cpu().saturating_sub(cpu));
+        work.timings.fetch = ms(began.elapsed());
+        match fetched {
+            Ok(Fetched::Body { bytes, etag, last_modified, .. }) => {
+                if let Some(held) = &mut held {
+                    held.shrink(bytes.len() as u64);
+                }
+                picture.at(Stage::Decoding);
+                Ok(File { bytes, held, etag, last_modified })
+            }
+            Ok(Fetched::NotModified) => Err(Answer::Unchanged),
+            Err(e) => Err(Answer::Failed(e.failure())),
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! The stages before the model: fetch threads and decode threads, and the line in front of them. They run ahead of the model by a
+//! bounded number of pictures, so that it never waits while there is work, and memory stays bounded.
+
+mod decoding;
+mod fetching;
+
+use crate::budget::{Pool, Refused, Reservation};
+use crate::inbox::Inbox;
+use crate::job::{Answer, Source};
+use crate::meters::Meters;
+use crate::picture::Work;
+use crate::turns::Turns;
+use pg_caption_captioner::Preparer;
+use pg_caption_fetch::Fetcher;
+use pg_caption_wire::{Class, EngineConfig, Failure};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// A URL in line.
+struct ToFetch {
+    work: Work,
+    host: String,
+}
+
+/// Bytes to decode.
+struct ToDecode {
+    work: Work,
+    bytes: Vec<u8>,
+    held: Option<Reservation>,
+    etag: Option<String>,
+    last_modified: Option<String>,
+    /// Taken when it was fetched; bytes that came with the request have none before their turn.
+    ahead: Option<Ahead>,
+}
+
+/// An encoded picture.
+struct File {
+    bytes: Vec<u8>,
+    held: Option<Reservation>,
+    etag: Option<String>,
+    last_modified: Option<String>,
+}
+
+#[derive(Default)]
+struct Board {
+    urls: Turns<ToFetch>,
+    bytes: Turns<ToDecode>,
+    fetched: Vec<ToDecode>,
+    /// Pictures taken out of line whose tensors the model has not taken yet.
+    ahead: usize,
+    most_ahead: usize,
+}
+
+/// The stages before the model.
+pub struct Pipeline {
+    board: Mutex<Board>,
+    to_fetch: Condvar,
+    to_decode: Condvar,
+    fetcher: Result<Fetcher, Failure>,
+    files: Arc<Pool>,
+    decoding: Arc<Pool>,
+    tensors: Arc<Pool>,
+    meters: Arc<Meters>,
+    max_pixels: u64,
+    fetch_threads: usize,
+    decode_threads: usize,
+}
+
+/// A place among the pictures that run ahead of the model; given back when the model has taken the tensor.
+pub struct Ahead(Arc<Pipeline>);
+
+impl Drop for Ahead {
+    fn drop(&mut self) {
+        self.0.board().ahead -= 1;
+        self.0.to_fetch.notify_one();
+        self.0.to_decode.notify_one();
+    }
+}
+
+impl Pipeline {
+    /// Without threads yet. A setting the fetcher refuses is answered to every URL; bytes still work.
+    pub fn new(config: &EngineConfig, meters: Arc<Meters>) -> Arc<Pipeline> {
+        // A quarter for files, half for decoding, an eighth for tensors; the model thread has the rest for features and caches.
+        let part = |share: u64| Pool::new(config.memory.max(1 << 26) / share);
+        let fetcher = Fetcher::new(pg_caption_fetch::Settings::from(config)).map_err(|e| e.failure());
+        if let Err(failure) = &fetcher {
+            crate::log::line(format_args!("warning: no URL can be fetched: {}", failure.message));
+        }
+        Arc::new(Pipeline {
+            board: Mutex::default(),
+            to_fetch: Condvar::new(),
+            to_decode: Condvar::new(),
+            fetcher,
+            files: part(4),
+            decoding: part(2),
+            tensors: part(8),
+            meters,
+            max_pixels: config.max_image_pixels,
+            fetch_threads: config.fetch_concurrency.clamp(1, 1024) as usize,
+            decode_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
+        })
+    }
+
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.board.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for a file's bytes.
+    pub fn files(&self) -> &Arc<Pool> {
+        &self.files
+    }
+
+    /// Cooldowns and requests in flight, by host.
+    pub fn hosts(&self) -> Vec<pg_caption_wire::HostStatus> {
+        self.fetcher.as_ref().map(Fetcher::hosts).unwrap_or_default()
+    }
+
+    /// Puts a picture in line.
+    pub fn push(&self, work: Work, bytes: Option<(Vec<u8>, Option<Reservation>)>) {
+        let (connection, role) = (work.picture.connection, work.picture.role);
+        if let Some((bytes, held)) = bytes {
+            let item = ToDecode { work, bytes, held, etag: None, last_modified: None, ahead: None };
+            self.board().bytes.push(connection, role, item);
+            self.to_decode.notify_one();
+            return;
+        }
+        let Source::Url { url, .. } = &work.picture.source else { return };
+        match (&self.fetcher, pg_caption_fetch::host_key(url)) {
+            (Err(failure), _) => work.end(Answer::Failed(failure.clone())),
+            (_, Err(e)) => work.end(Answer::Failed(e.failure())),
+            (Ok(_), Ok(host)) => {
+                self.board().urls.push(connection, role, ToFetch { work, host });
+                self.to_fetch.notify_one();
+            }
+        }
+    }
+
+    /// The model is ready: `batch` pictures fit into its calls. Starts the threads.
+    ///
+    /// # Errors
+    /// No threads.
+    pub fn open(self: &Arc<Self>, batch: usize, preparer: &Arc<Preparer>, inbox: &Arc<Inbox>) -> std::io::Result<()> {
+        self.board().most_ahead = self.fetch_threads + self.decode_threads + 2 * batch;
+        for _ in 0..self.decode_threads {
+            let (this, preparer, inbox) = (self.clone(), preparer.clone(), inbox.clone());
+            crate::serve::spawn("decode", move || this.decode_loop(&preparer, &inbox))?;
+        }
+        for _ in 0..if self.fetcher.is_ok() { self.fetch_threads } else { 0 } {
+            let this = self.clone();
+            crate::serve::spawn("fetch", move || this.fetch_loop())?;
+        }
+        Ok(())
+    }
+
+    /// There will be no model: answers everything in line.
+    pub fn close(&self, failure: &Failure) {
+        let (urls, bytes) = {
+            let mut board = self.board();
+            (board.urls.drain(), board.bytes.drain())
+        };
+        urls.into_iter().map(|u| u.work).chain(bytes.into_iter().map(|b| b.work)).for_each(|work| work.end(Answer::Failed(failure.clone())));
+    }
+}
+
+/// Milliseconds.
+pub fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// The failure for bytes there was no room for.
+pub fn no_room(refused: Refused, bytes: u64) -> Failure {
+    match refused {
+        Refused::TooMuch { total } => Failure::new(Class::Reject, "too_much_memory", "the picture needs more memory than there is for one stage")
+            .detail(format!("it needs {bytes} bytes, there are {total}"))
+            .hint("See \"pg_caption.memory\"."),
+        Refused::Late | Refused::Left => Failure::new(Class::Retry, "timeout", "the image was not captioned in time")
+            .detail("still waiting for memory")
+            .hint("See \"pg_caption.memory\"."),
+    }
+}
