@@ -56,6 +56,8 @@ pub fn start(program: &File, listener: RawFd) -> io::Result<Started> {
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/");
     command.env_clear();
     // glibc's malloc keeps an arena per thread otherwise: pictures decoded on many threads would never be given back.
+    // The convention by which the engine knows that descriptor 3 is its listening socket.
+    command.env("LISTEN_FDS", "1");
     command.env("MALLOC_ARENA_MAX", "2").env("MALLOC_TRIM_THRESHOLD_", "1048576").env("LANG", "C.UTF-8");
     for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "TZ"].map(OsStr::new) {
         if let Some(value) = std::env::var_os(name) {

@@ -153,10 +153,21 @@ fn read(table: pgrx::spi::SpiTupleTable<'_>) -> Result<Vec<(String, Current)>, p
         .collect()
 }
 
-/// What the ledger and the deferred rows say of some keys: key to (hash of the URL, column to hash of the text, attempts).
-pub fn history(relation: u32, keys: &[String]) -> HashMap<String, (Option<String>, Map<String, Value>, i32)> {
+/// What the ledger and the deferred rows say of one key.
+#[derive(Debug, Clone, Default)]
+pub struct Past {
+    /// Hash of the URL that was captioned.
+    pub captioned: Option<String>,
+    /// Column to hash of the text written there.
+    pub ours: Map<String, Value>,
+    /// Charged attempts so far.
+    pub attempts: i32,
+}
+
+/// What the ledger and the deferred rows say of some keys; those they do not know are missing.
+pub fn history(relation: u32, keys: &[String]) -> HashMap<String, Past> {
     let json = JsonB(Value::Array(keys.iter().filter_map(|key| serde_json::from_str(key).ok()).collect()));
-    let rows: Vec<(String, Option<String>, Option<JsonB>, i32)> = spi(Spi::connect(|client| {
+    spi(Spi::connect(|client| {
         let rows = client.select(
             "SELECT k.v::text, w.url, w.outputs, coalesce(d.attempts, 0) FROM jsonb_array_elements($2) AS k (v) \
                LEFT JOIN caption.written w ON w.relation = $1 AND w.key = k.v LEFT JOIN caption.deferred d ON d.relation = $1 AND d.key = k.v \
@@ -164,9 +175,14 @@ pub fn history(relation: u32, keys: &[String]) -> HashMap<String, (Option<String
             None,
             &[pg_sys::Oid::from(relation).into(), json.into()],
         )?;
-        rows.map(|row| Ok::<_, pgrx::spi::Error>((row.get(1)?.unwrap_or_default(), row.get(2)?, row.get(3)?, row.get(4)?.unwrap_or(0)))).collect()
-    }));
-    rows.into_iter()
-        .map(|(key, url, outputs, attempts)| (key, (url, outputs.and_then(|o| o.0.as_object().cloned()).unwrap_or_default(), attempts)))
-        .collect()
+        rows.map(|row| {
+            let past = Past {
+                captioned: row.get(2)?,
+                ours: row.get::<JsonB>(3)?.and_then(|outputs| outputs.0.as_object().cloned()).unwrap_or_default(),
+                attempts: row.get(4)?.unwrap_or(0),
+            };
+            Ok((row.get(1)?.unwrap_or_default(), past))
+        })
+        .collect::<Result<_, pgrx::spi::Error>>()
+    }))
 }

@@ -52,18 +52,18 @@ impl Sources {
     /// Reads some more keys and examines their rows. Empty and `false` where no source has anything.
     pub fn refill(&mut self, board: &mut Board, tables: &mut [Watched]) -> (Vec<Job>, bool) {
         if !self.queue_dry {
-            return (self.from_queue(board, tables), true);
+            return (self.read_queue(board, tables), true);
         }
         if !self.deferred_dry {
-            return (self.from_deferred(board, tables), true);
+            return (self.read_deferred(board, tables), true);
         }
-        match self.from_walk(board, tables) {
+        match self.read_walk(board, tables) {
             Some(jobs) => (jobs, true),
             None => (Vec::new(), false),
         }
     }
 
-    fn from_queue(&mut self, board: &mut Board, tables: &[Watched]) -> Vec<Job> {
+    fn read_queue(&mut self, board: &mut Board, tables: &[Watched]) -> Vec<Job> {
         let active: Vec<pg_sys::Oid> = tables.iter().filter(|table| !table.paused).map(|table| pg_sys::Oid::from(table.oid)).collect();
         run(|| {
             let rows: Vec<(i64, u32, Vec<String>)> = spi(Spi::connect(|client| {
@@ -97,7 +97,7 @@ impl Sources {
         })
     }
 
-    fn from_deferred(&mut self, board: &mut Board, tables: &[Watched]) -> Vec<Job> {
+    fn read_deferred(&mut self, board: &mut Board, tables: &[Watched]) -> Vec<Job> {
         self.deferred_dry = true;
         let active: Vec<pg_sys::Oid> = tables.iter().filter(|table| !table.paused).map(|table| pg_sys::Oid::from(table.oid)).collect();
         run(|| {
@@ -128,7 +128,7 @@ impl Sources {
         })
     }
 
-    fn from_walk(&mut self, board: &mut Board, tables: &mut [Watched]) -> Option<Vec<Job>> {
+    fn read_walk(&mut self, board: &mut Board, tables: &mut [Watched]) -> Option<Vec<Job>> {
         let count = tables.len();
         for step in 0..count {
             let table = &mut tables[(self.turn + step) % count];
@@ -200,12 +200,12 @@ fn sift(board: &mut Board, table: &Watched, page: PageId, keys: &[String], rows:
     let history = examine::history(table.oid, keys);
     let (mut jobs, mut parked) = (Vec::new(), 0);
     for (key, current) in rows {
-        let (captioned, ours, attempts) = history.get(&key).cloned().unwrap_or_default();
-        let cells = needs(table, &current, &ours, captioned.as_deref());
+        let past = history.get(&key).cloned().unwrap_or_default();
+        let cells = needs(table, &current, &past.ours, past.captioned.as_deref());
         let row = Row { relation: table.oid, key };
         let Some(url) = current.url.filter(|_| !cells.is_empty()) else { continue };
         if board.claim(&row, page) {
-            jobs.push(Job { row, page, url, cells, ours, captioned, attempts, deaths: 0 });
+            jobs.push(Job { row, page, url, cells, ours: past.ours, captioned: past.captioned, attempts: past.attempts, deaths: 0 });
         } else {
             parked += 1;
         }

@@ -73,9 +73,8 @@ pub fn clean() {
 
 /// All watches of this database. One whose columns have gone is left out, with the reason in its tally.
 pub fn load() -> Vec<Watched> {
-    let rows: Vec<(pg_sys::Oid, String, pg_sys::Oid, String, Value, Vec<String>, i32, bool, bool, Option<String>, bool)> = spi(Spi::connect(
-        |client| {
-            let rows = client.select(
+    let rows: Vec<(pg_sys::Oid, Listed)> = spi(Spi::connect(|client| {
+        let rows = client.select(
             "SELECT w.relation::oid, format('%I.%I', n.nspname, c.relname), c.relowner, w.image_url::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
                     w.paused, t.walk_after::text, coalesce(t.walk_done, false) \
                FROM caption.watch w JOIN pg_catalog.pg_class c ON c.oid = w.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -83,51 +82,53 @@ pub fn load() -> Vec<Watched> {
             None,
             &[],
         )?;
-            rows.map(|row| {
-                Ok::<_, pgrx::spi::Error>((
-                    row.get(1)?.unwrap_or(pg_sys::InvalidOid),
-                    row.get(2)?.unwrap_or_default(),
-                    row.get(3)?.unwrap_or(pg_sys::InvalidOid),
-                    row.get(4)?.unwrap_or_default(),
-                    row.get::<pgrx::JsonB>(5)?.map(|json| json.0).unwrap_or_default(),
-                    row.get(6)?.unwrap_or_default(),
-                    row.get(7)?.unwrap_or(64),
-                    row.get(8)?.unwrap_or(false),
-                    row.get(9)?.unwrap_or(false),
-                    row.get(10)?,
-                    row.get(11)?.unwrap_or(false),
-                ))
-            })
-            .collect()
-        },
-    ));
+        rows.map(|row| {
+            let relation = row.get(1)?.unwrap_or(pg_sys::InvalidOid);
+            let listed = Listed {
+                url: row.get(4)?.unwrap_or_default(),
+                fills: row.get::<pgrx::JsonB>(5)?.map(|json| json.0).unwrap_or_default(),
+                keys: row.get(6)?.unwrap_or_default(),
+                watched: Watched {
+                    oid: relation.to_u32(),
+                    name: row.get(2)?.unwrap_or_default(),
+                    owner: row.get(3)?.unwrap_or(pg_sys::InvalidOid),
+                    url: String::new(),
+                    fills: Vec::new(),
+                    keys: Vec::new(),
+                    max_tokens: row.get::<i32>(7)?.unwrap_or(64) as u32,
+                    overwrite: row.get(8)?.unwrap_or(false),
+                    paused: row.get(9)?.unwrap_or(false),
+                    walk_after: row.get(10)?,
+                    walk_done: row.get(11)?.unwrap_or(false),
+                },
+            };
+            Ok((relation, listed))
+        })
+        .collect::<Result<_, pgrx::spi::Error>>()
+    }));
     let mut watched = Vec::new();
-    for (oid, name, owner, url, fills, keys, max_tokens, overwrite, paused, walk_after, walk_done) in rows {
+    for (oid, listed) in rows {
         spi(Spi::run_with_args("INSERT INTO caption.tally (relation) VALUES ($1) ON CONFLICT DO NOTHING", &[oid.into()]));
-        let checked = check(oid, &url, &fills, &keys);
+        let checked = check(oid, &listed.url, &listed.fills, &listed.keys);
         let problem = checked.as_ref().err().cloned();
         spi(Spi::run_with_args(
             "UPDATE caption.tally SET problem = $2 WHERE relation = $1 AND problem IS DISTINCT FROM $2",
             &[oid.into(), problem.clone().into()],
         ));
         match checked {
-            Ok((fills, keys)) => watched.push(Watched {
-                oid: oid.to_u32(),
-                name,
-                owner,
-                url: quote_identifier(&url),
-                fills,
-                keys,
-                max_tokens: max_tokens as u32,
-                overwrite,
-                paused,
-                walk_after,
-                walk_done,
-            }),
-            Err(problem) => pgrx::log!("pg_caption: table {name} is not being filled: {problem}"),
+            Ok((fills, keys)) => watched.push(Watched { url: quote_identifier(&listed.url), fills, keys, ..listed.watched }),
+            Err(problem) => pgrx::log!("pg_caption: table {} is not being filled: {problem}", listed.watched.name),
         }
     }
     watched
+}
+
+/// A row of `caption.watch`, not yet checked against the table.
+struct Listed {
+    url: String,
+    fills: Value,
+    keys: Vec<String>,
+    watched: Watched,
 }
 
 fn check(relation: pg_sys::Oid, url: &str, fills: &Value, keys: &[String]) -> Result<(Vec<Fill>, Vec<KeyColumn>), String> {

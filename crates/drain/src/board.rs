@@ -192,10 +192,12 @@ mod tests {
         let mut board = Board::default();
         let chunk = |last: &str| Origin::Walk { last: Some(last.into()), rows: 10 };
         let (first, second) = (board.add(1, chunk("a"), 1), board.add(1, chunk("b"), 1));
-        let end = board.add(1, Origin::Walk { last: None, rows: 4 }, 0);
         assert_eq!(board.finish([second]), Struck::default());
+        let end = board.add(1, Origin::Walk { last: None, rows: 4 }, 1);
         assert_eq!(board.finish([first]).walks, [(1, Some("b".into()), 20)]);
-        assert_eq!(board.finish_empty(end).walks, [(1, None, 4)]);
+        assert_eq!(board.finish([end]).walks, [(1, None, 4)]);
+        let empty = board.add(1, Origin::Walk { last: None, rows: 0 }, 0);
+        assert_eq!(board.finish_empty(empty).walks, [(1, None, 0)]);
         assert_eq!(board.walk_pages(1), 0);
     }
 
