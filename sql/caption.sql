@@ -1,33 +1,33 @@
 -- The functions that ask the engine. They reach out: VOLATILE, not granted to PUBLIC.
 
-CREATE FUNCTION caption_image(url text, style text DEFAULT 'concise', max_tokens int DEFAULT 64) RETURNS text
+CREATE FUNCTION @extschema@.caption_image(url text, style text DEFAULT 'concise', max_tokens int DEFAULT 64) RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_image_url_wrapper';
-COMMENT ON FUNCTION caption_image(text, text, int) IS
+COMMENT ON FUNCTION @extschema@.caption_image(text, text, int) IS
     'A caption of the picture at url. style: concise (alt text), seo (meta description), detailed, or one of caption.style; max_tokens 32 to 256.';
 
-CREATE FUNCTION caption_image(image bytea, style text DEFAULT 'concise', max_tokens int DEFAULT 64) RETURNS text
+CREATE FUNCTION @extschema@.caption_image(image bytea, style text DEFAULT 'concise', max_tokens int DEFAULT 64) RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_image_bytes_wrapper';
-COMMENT ON FUNCTION caption_image(bytea, text, int) IS
+COMMENT ON FUNCTION @extschema@.caption_image(bytea, text, int) IS
     'A caption of the picture whose encoded bytes (JPEG, PNG, WebP, GIF, BMP, TIFF) are given. Otherwise as caption_image(url).';
 
-CREATE FUNCTION caption_images(urls text[], style text DEFAULT 'concise', max_tokens int DEFAULT 64,
+CREATE FUNCTION @extschema@.caption_images(urls text[], style text DEFAULT 'concise', max_tokens int DEFAULT 64,
         OUT ord int, OUT url text, OUT caption text, OUT finish_reason text, OUT confidence real, OUT error_class text, OUT error text)
     RETURNS SETOF record
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE COST 1000000 ROWS 100 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_images_wrapper';
-COMMENT ON FUNCTION caption_images(text[], text, int) IS
+COMMENT ON FUNCTION @extschema@.caption_images(text[], text, int) IS
     'One row per URL, in order; all URLs are in flight together, and a bad one costs only its own row.';
 
-CREATE FUNCTION caption_image_json(url text, styles text[] DEFAULT '{concise,seo,detailed}', max_tokens int DEFAULT 64) RETURNS jsonb
+CREATE FUNCTION @extschema@.caption_image_json(url text, styles text[] DEFAULT '{concise,seo,detailed}', max_tokens int DEFAULT 64) RETURNS jsonb
     LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_image_json_wrapper';
-COMMENT ON FUNCTION caption_image_json(text, text[], int) IS
+COMMENT ON FUNCTION @extschema@.caption_image_json(text, text[], int) IS
     'Several styles from one fetch and one encoding, with finish reasons, token counts, confidence, image facts, model, and milliseconds per stage.';
 
-REVOKE ALL ON FUNCTION caption_image(text, text, int), caption_image(bytea, text, int), caption_images(text[], text, int),
-    caption_image_json(text, text[], int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION @extschema@.caption_image(text, text, int), @extschema@.caption_image(bytea, text, int),
+    @extschema@.caption_images(text[], text, int), @extschema@.caption_image_json(text, text[], int) FROM PUBLIC;
 
 CREATE FUNCTION caption.engine_report() RETURNS jsonb
     LANGUAGE c VOLATILE PARALLEL SAFE COST 10000 SET search_path = pg_catalog, pg_temp

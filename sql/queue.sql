@@ -18,11 +18,12 @@ COMMENT ON COLUMN caption.watch.keys IS 'Columns of the primary key, or of the u
 COMMENT ON COLUMN caption.watch.overwrite IS 'Text that a person wrote is replaced, too, once for each URL.';
 COMMENT ON COLUMN caption.watch.on_replica IS 'The triggers also fire for rows that logical replication applies.';
 GRANT SELECT ON caption.watch TO PUBLIC;
-SELECT pg_catalog.pg_extension_config_dump('caption.watch', '');
+SELECT pg_catalog.pg_extension_config_dump('caption.watch', 'WHERE relation::oid IN (SELECT c.oid FROM pg_catalog.pg_class c)');
 
 CREATE TABLE caption.tally (
     relation    oid PRIMARY KEY,
     walk_after  jsonb,
+    walk        int NOT NULL DEFAULT 0,
     walk_done   boolean NOT NULL DEFAULT false,
     walked      bigint NOT NULL DEFAULT 0,
     filled      bigint NOT NULL DEFAULT 0,
@@ -66,8 +67,8 @@ CREATE TABLE caption.written (
     PRIMARY KEY (relation, key)
 );
 COMMENT ON TABLE caption.written IS 'The ledger: which texts a machine wrote, for which URL (hash), with which model.';
-COMMENT ON COLUMN caption.written.url IS 'Hash of the URL that was captioned.';
-COMMENT ON COLUMN caption.written.outputs IS 'Column to hash of the text written there.';
+COMMENT ON COLUMN caption.written.url IS 'Hash of the URL that was captioned last.';
+COMMENT ON COLUMN caption.written.outputs IS 'Column to the hashes of the text written there and of the URL it was written for.';
 COMMENT ON COLUMN caption.written.model IS 'Digest of the model.';
 
 CREATE TABLE caption.failed (

@@ -1,5 +1,8 @@
 -- The schema of everything but the three functions that everybody calls.
 
+-- Operators and functions below mean PostgreSQL's own, whatever has been planted in the schema that the extension is installed in.
+SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
+
 CREATE SCHEMA caption;
 COMMENT ON SCHEMA caption IS 'pg_caption: watches, their progress and failures, styles, the engine.';
 GRANT USAGE ON SCHEMA caption TO PUBLIC;

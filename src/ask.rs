@@ -38,10 +38,14 @@ pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> 
     let mut unsent: Vec<usize> = (0..asks.len()).rev().collect();
     let mut sent: HashMap<u64, usize> = HashMap::new();
     let mut client = IDLE.with(|idle| idle.borrow_mut().take());
+    // Once an engine has died, its requests go one at a time, so that the one to blame is known.
+    let mut one_by_one = false;
     while !unsent.is_empty() || !sent.is_empty() {
         if client.is_none() {
+            let alone = sent.len() == 1;
             for (_, at) in sent.drain() {
-                deaths[at] += 1;
+                one_by_one = true;
+                deaths[at] += u32::from(alone);
                 if deaths[at] >= MAX_DEATHS {
                     outcomes[at] = Some(Outcome::Failed(engine_killer()));
                 } else {
@@ -55,10 +59,18 @@ pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> 
         }
         let Some(connection) = client.as_mut() else { continue };
         while connection.has_room()
+            && (!one_by_one || sent.is_empty())
             && let Some(at) = unsent.pop()
         {
-            let id = connection.submit(request(&asks[at], min_confidence, deadline), asks[at].bytes);
-            sent.insert(id, at);
+            match connection.submit(request(&asks[at], min_confidence, deadline), asks[at].bytes) {
+                Ok(id) => {
+                    sent.insert(id, at);
+                }
+                Err(failure) => outcomes[at] = Some(Outcome::Failed(failure)),
+            }
+        }
+        if sent.is_empty() {
+            continue;
         }
         match connection.poll() {
             Ok(Some(ServerMessage::Reply(reply))) => {

@@ -16,7 +16,7 @@ fn spec(style: &str, max_tokens: i32) -> OutputSpec {
 
 /// Asks for everything, raising what concerns all of it.
 fn outcomes(asks: &[Ask<'_>]) -> Vec<Outcome> {
-    shared::require_preloaded();
+    shared::require_ready();
     let deadline = Instant::now() + settings::timeout();
     ask(asks, settings::min_confidence(), deadline).unwrap_or_else(|failure| report::raise(&failure))
 }

@@ -56,7 +56,7 @@ impl Client {
         let Some(stream) = connect_without_blocking() else { return Ok(None) };
         let mut client =
             Client { stream, reader: Reader::default(), out: Vec::new(), written: 0, window: 1, unanswered: 0, next_id: 1, going_away: false };
-        client.enqueue(&ClientMessage::Hello { version: PROTOCOL, release: env!("CARGO_PKG_VERSION").into(), role }, &[]);
+        client.enqueue(&ClientMessage::Hello { version: PROTOCOL, release: env!("CARGO_PKG_VERSION").into(), role }, &[])?;
         loop {
             match client.poll() {
                 Ok(Some(ServerMessage::Hello { version, window, .. })) if version == PROTOCOL => {
@@ -89,29 +89,30 @@ impl Client {
     }
 
     /// Queues a request for sending; its id is replaced by the one returned.
-    pub fn submit(&mut self, mut request: Request, body: &[u8]) -> u64 {
+    ///
+    /// # Errors
+    /// A failure of class `Reject`: the request is longer than a frame may be. Nothing was sent, the connection goes on.
+    pub fn submit(&mut self, mut request: Request, body: &[u8]) -> Result<u64, Failure> {
         let id = self.next_id;
         self.next_id += 1;
         request.id = id;
+        self.enqueue(&ClientMessage::Request(request), body)?;
         self.unanswered += 1;
-        self.enqueue(&ClientMessage::Request(request), body);
-        id
+        Ok(id)
     }
 
     /// Queues a question for the engine's status.
     pub fn ask_status(&mut self) {
-        self.enqueue(&ClientMessage::Status, &[]);
+        // A message without any text of a user's is never too long.
+        self.enqueue(&ClientMessage::Status, &[]).ok();
     }
 
-    fn enqueue(&mut self, message: &ClientMessage, body: &[u8]) {
-        match frame::encode_head(message, body.len()) {
-            Ok(head) => {
-                self.out.extend_from_slice(&head);
-                self.out.extend_from_slice(body);
-            }
-            // Heads hold what SQL values hold; one beyond the limit is the caller's mistake and said as such.
-            Err(error) => crate::report::raise(&Failure::new(Class::Reject, "too_large", format!("the request cannot be sent: {error}"))),
-        }
+    fn enqueue(&mut self, message: &ClientMessage, body: &[u8]) -> Result<(), Failure> {
+        let head = frame::encode_head(message, body.len())
+            .map_err(|error| Failure::new(Class::Reject, "too_large", format!("the request cannot be sent: {error}")))?;
+        self.out.extend_from_slice(&head);
+        self.out.extend_from_slice(body);
+        Ok(())
     }
 
     /// Writes and reads what is possible without waiting; the next message, if one has arrived.

@@ -5,7 +5,7 @@
 use crate::{identity, shared};
 use pgrx::prelude::*;
 use pgrx::{PgRelation, pg_sys};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::ffi::CStr;
 use std::num::NonZeroUsize;
@@ -35,6 +35,8 @@ struct Target {
 #[derive(Default)]
 struct Gathered {
     registered: bool,
+    /// Of the catalogs, when `targets` were looked up.
+    epoch: u64,
     targets: HashMap<pg_sys::Oid, Option<Target>>,
     pages: HashMap<pg_sys::Oid, Vec<(String, i32)>>,
     bytes: usize,
@@ -44,6 +46,13 @@ struct Gathered {
 
 thread_local! {
     static GATHERED: RefCell<Gathered> = RefCell::default();
+    /// Raised by every change of a table's definition that this process hears of, its own included. A cell of its own: it may be raised while `GATHERED` is in use.
+    static EPOCH: Cell<u64> = const { Cell::new(0) };
+}
+
+#[pg_guard]
+unsafe extern "C-unwind" fn on_definition_change(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
+    EPOCH.with(|epoch| epoch.set(epoch.get() + 1));
 }
 
 /// Tells the worker at commit that there may be something to do.
@@ -57,7 +66,10 @@ fn register() {
         let mut gathered = gathered.borrow_mut();
         if !gathered.registered {
             // SAFETY: registers a function that lives as long as the library, once per process.
-            unsafe { pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut()) };
+            unsafe {
+                pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
+                pg_sys::CacheRegisterRelcacheCallback(Some(on_definition_change), pg_sys::Datum::from(0));
+            }
             gathered.registered = true;
         }
     });
@@ -100,9 +112,16 @@ fn append() {
         gathered.bytes = 0;
         std::mem::take(&mut gathered.pages)
     });
-    if pages.is_empty() {
+    // SAFETY: a catalog look-up in a transaction. Without the extension (dropped by this very transaction) there is no queue.
+    if pages.is_empty() || unsafe { pg_sys::get_extension_oid(c"pg_caption".as_ptr(), true) } == pg_sys::InvalidOid {
         return;
     }
+    // SAFETY: a flag of this backend's transaction, restored below; it says that the *user's* statements must not write from now on.
+    let read_only = unsafe {
+        let before = pg_sys::XactReadOnly;
+        pg_sys::XactReadOnly = false;
+        before
+    };
     // SAFETY: at pre-commit no snapshot is active any more; this one is popped below, or with the transaction if an error ends it.
     let pushed = unsafe {
         let needed = !pg_sys::ActiveSnapshotSet();
@@ -124,9 +143,12 @@ fn append() {
         }
     }
     GATHERED.with(|gathered| gathered.borrow_mut().dirty = true);
-    if pushed {
-        // SAFETY: the snapshot pushed above.
-        unsafe { pg_sys::PopActiveSnapshot() };
+    // SAFETY: the flag saved and the snapshot pushed above.
+    unsafe {
+        pg_sys::XactReadOnly = read_only;
+        if pushed {
+            pg_sys::PopActiveSnapshot();
+        }
     }
 }
 
@@ -155,8 +177,12 @@ pub unsafe extern "C-unwind" fn pg_caption_enqueue(fcinfo: pg_sys::FunctionCallI
             pgrx::error!("caption.enqueue() can only be called as a trigger");
         }
         let data = context.cast::<pg_sys::TriggerData>();
-        let updated = !(*data).tg_newtuple.is_null();
+        let (event, updated) = ((*data).tg_event, !(*data).tg_newtuple.is_null());
         let tuple = if updated { (*data).tg_newtuple } else { (*data).tg_trigtuple };
+        let after_row = event & pg_sys::TRIGGER_EVENT_ROW != 0 && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER;
+        if !after_row || event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_DELETE || tuple.is_null() {
+            pgrx::error!("caption.enqueue() can only be called by a row-level AFTER INSERT OR UPDATE trigger; see caption.watch()");
+        }
         gather((*data).tg_relation, tuple);
     }
     pg_sys::Datum::from(0)
@@ -167,9 +193,17 @@ pub unsafe extern "C-unwind" fn pg_caption_enqueue(fcinfo: pg_sys::FunctionCallI
 unsafe fn gather(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
     // SAFETY: as promised by the caller.
     let (oid, description) = unsafe { ((*relation).rd_id, (*relation).rd_att) };
-    let known = GATHERED.with(|gathered| gathered.borrow().targets.contains_key(&oid));
+    register();
+    let epoch = EPOCH.with(Cell::get);
+    let known = GATHERED.with(|gathered| {
+        let gathered = &mut *gathered.borrow_mut();
+        if gathered.epoch != epoch {
+            gathered.epoch = epoch;
+            gathered.targets.clear();
+        }
+        gathered.targets.contains_key(&oid)
+    });
     if !known {
-        register();
         // SAFETY: as promised by the caller.
         let target = target(oid, &unsafe { PgRelation::from_pg(relation) });
         GATHERED.with(|gathered| gathered.borrow_mut().targets.insert(oid, target));
@@ -177,20 +211,24 @@ unsafe fn gather(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
     let full = GATHERED.with(|gathered| {
         let gathered = &mut *gathered.borrow_mut();
         let Some(Some(target)) = gathered.targets.get(&oid) else { return false };
+        // Apart first: where a type's output function raises, no half-written key must stay.
+        let mut key = String::new();
+        // SAFETY: the columns were looked up in this relation's description.
+        unsafe { write_key(&mut key, target, tuple, description) };
         let pages = gathered.pages.entry(target.root).or_default();
         if pages.last().is_none_or(|(_, n)| *n as usize >= PAGE) {
             pages.push((String::new(), 0));
         }
         let Some((page, n)) = pages.last_mut() else { return false };
-        let before = page.len();
         page.push(if *n == 0 { '[' } else { ',' });
-        // SAFETY: the columns were looked up in this relation's description.
-        unsafe { write_key(page, target, tuple, description) };
+        page.push_str(&key);
         *n += 1;
-        gathered.bytes += page.len() - before;
+        gathered.bytes += key.len() + 1;
         gathered.bytes >= GATHER
     });
-    if full {
+    // Not inside a subtransaction: its rollback would take keys along that were gathered before it.
+    // SAFETY: reads the transaction's state.
+    if full && unsafe { pg_sys::GetCurrentTransactionNestLevel() } == 1 {
         append();
     }
 }
@@ -273,21 +311,7 @@ impl Drop for Pin {
 /// Looks up how rows of a relation are enqueued; `None` where neither it nor a partitioned table above it is watched.
 fn target(oid: pg_sys::Oid, relation: &PgRelation) -> Option<Target> {
     let _extension = identity::as_extension();
-    let found: Option<(pg_sys::Oid, Vec<String>)> = Spi::connect(|client| {
-        let mut rows = client.select(
-            "SELECT w.relation::pg_catalog.oid, w.keys::pg_catalog.text[] FROM caption.watch w \
-              WHERE w.relation OPERATOR(pg_catalog.=) $1 \
-                 OR w.relation OPERATOR(pg_catalog.=) ANY (SELECT a.relid FROM pg_catalog.pg_partition_ancestors($1) a) LIMIT 1",
-            Some(1),
-            &[oid.into()],
-        )?;
-        match rows.next() {
-            Some(row) => Ok::<_, pgrx::spi::Error>(row.get::<pg_sys::Oid>(1)?.zip(row.get::<Vec<String>>(2)?)),
-            None => Ok(None),
-        }
-    })
-    .unwrap_or_else(|error| pgrx::error!("pg_caption cannot read its watches: {error}"));
-    let (root, keys) = found?;
+    let (root, keys) = look_up(oid)?;
     let description = relation.tuple_desc();
     let mut pinned = false;
     let columns = keys
@@ -310,6 +334,43 @@ fn target(oid: pg_sys::Oid, relation: &PgRelation) -> Option<Target> {
         })
         .collect::<Option<Vec<_>>>()?;
     Some(Target { root, columns, pinned })
+}
+
+/// The watch that covers a relation: watched table and key columns. Read with the newest snapshot: in a serialisable transaction that began before
+/// `caption.watch()` was committed the trigger fires already, and its rows must not be missed.
+fn look_up(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
+    Spi::connect(|_client| {
+        // SAFETY: between SPI_connect and SPI_finish, which `Spi::connect` sees to; the snapshot is popped, or falls with the transaction; the result is looked at
+        // before anything else runs.
+        unsafe {
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+            let (mut kinds, mut values) = ([pg_sys::OIDOID], [pg_sys::Datum::from(oid)]);
+            let status = pg_sys::SPI_execute_with_args(
+                c"SELECT w.relation::pg_catalog.oid::pg_catalog.text, pg_catalog.to_json(w.keys)::pg_catalog.text FROM caption.watch w \
+                   WHERE w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1 OR w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) ANY \
+                         (SELECT a.relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.regclass) a) LIMIT 1"
+                    .as_ptr(),
+                1,
+                kinds.as_mut_ptr(),
+                values.as_mut_ptr(),
+                std::ptr::null(),
+                true,
+                1,
+            );
+            pg_sys::PopActiveSnapshot();
+            if status != pg_sys::SPI_OK_SELECT as i32 || pg_sys::SPI_processed == 0 {
+                return None;
+            }
+            let table = pg_sys::SPI_tuptable;
+            let row = *(*table).vals;
+            let text = |column| {
+                let value = pg_sys::SPI_getvalue(row, (*table).tupdesc, column);
+                if value.is_null() { None } else { Some(CStr::from_ptr(value).to_string_lossy().into_owned()) }
+            };
+            let root = text(1)?.parse::<u32>().ok()?;
+            Some((pg_sys::Oid::from(root), serde_json::from_str(&text(2)?).ok()?))
+        }
+    })
 }
 
 /// Version-1 calling convention of the two trigger functions.

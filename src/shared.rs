@@ -103,8 +103,17 @@ pub fn preloaded() -> bool {
     PRELOADED.load(Ordering::Relaxed)
 }
 
-/// Raises the error that every entry point raises where the library was not preloaded.
-pub fn require_preloaded() {
+/// Raises the error that every entry point raises where the library was not preloaded, or the database's encoding is not UTF-8.
+pub fn require_ready() {
+    // SAFETY: reads a setting of the database.
+    if unsafe { pg_sys::GetDatabaseEncoding() } != pg_sys::pg_enc::PG_UTF8 as i32 {
+        crate::report::refuse(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            "pg_caption works in databases whose encoding is UTF8",
+            None,
+            Some("Captions are Unicode text. Create the database with ENCODING 'UTF8'.".into()),
+        );
+    }
     if !preloaded() {
         crate::report::refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
@@ -161,9 +170,9 @@ pub fn know_database(oid: u32) -> bool {
     }
 }
 
-/// Forgets a database: dropped, or without the extension.
-pub fn forget_database(oid: u32) {
-    if let Some(slot) = STATE.exclusive().databases.iter_mut().find(|d| d.oid == oid) {
+/// Forgets a database: dropped, or without the extension. Not if something was announced there since `seen`: then it has one after all.
+pub fn forget_database(oid: u32, seen: u64) {
+    if let Some(slot) = STATE.exclusive().databases.iter_mut().find(|d| d.oid == oid && d.generation == seen) {
         *slot = Database::default();
     }
 }
@@ -223,10 +232,10 @@ pub fn yield_turn(oid: u32) {
     }
 }
 
-/// No prepared transaction is pending any more.
-pub fn clear_slow_look(oid: u32) {
+/// Whether prepared transactions are pending, whose commit nobody will announce.
+pub fn set_slow_look(oid: u32, pending: bool) {
     if let Some(slot) = STATE.exclusive().slot(oid) {
-        slot.slow_look = false;
+        slot.slow_look = pending;
     }
 }
 
@@ -259,12 +268,6 @@ pub fn set_launcher(pid: i32) {
         // Workers of a launcher's earlier life are registered with the postmaster, not with us: they clear their own entries.
         state.engine = 0;
     }
-}
-
-/// Wakes the launcher.
-pub fn wake_launcher() {
-    let latch = STATE.share().launcher_latch;
-    set_latch(latch);
 }
 
 /// Process ids of launcher and engine, 0 where there is none.

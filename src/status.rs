@@ -13,7 +13,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[pg_extern(sql = false, volatile, parallel_safe)]
 #[pgrx(sql = false)]
 fn engine_status() -> JsonB {
-    shared::require_preloaded();
+    shared::require_ready();
     let (launcher, engine) = shared::processes();
     let status = client::status(Instant::now() + PATIENCE).unwrap_or_else(|failure| EngineStatus {
         pid: engine.max(0) as u32,

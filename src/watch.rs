@@ -143,6 +143,26 @@ fn require_text(table: &Table, column: &Column) {
     }
 }
 
+/// Raises for a key whose comparison operators are not PostgreSQL's own: they could not be named safely, and their order is not text's order.
+fn require_comparable(table: &Table, column: &Column) {
+    let known = optional(Spi::get_one_with_args::<bool>(
+        "SELECT t.typnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid OR t.typtype OPERATOR(pg_catalog.=) ANY ('{e,r}'::pg_catalog.\"char\"[]) \
+           FROM pg_catalog.pg_type t WHERE t.oid OPERATOR(pg_catalog.=) $1",
+        &[column.base_kind.into()],
+    ));
+    if known != Some(true) {
+        refuse(
+            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+            format!("key column \"{}\" of table {} is of type {}", column.name, table.name, column.base_type),
+            None,
+            Some(
+                "Keys of PostgreSQL's own types, their domains, enums and ranges are supported; a unique index over such NOT NULL columns will do."
+                    .into(),
+            ),
+        );
+    }
+}
+
 /// Columns of the primary key, else of the narrowest valid unique index over NOT NULL columns.
 fn key(table: &Table) -> Vec<String> {
     let found: Option<Vec<String>> = optional(Spi::get_one_with_args(
@@ -194,7 +214,7 @@ fn parse_fills(fills: &Value) -> Vec<(String, String)> {
 #[pg_extern(sql = false, volatile)]
 #[pgrx(sql = false)]
 fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32, overwrite: bool, on_replica: bool) {
-    shared::require_preloaded();
+    shared::require_ready();
     let image_url = image_url.to_string_lossy().into_owned();
     style::tokens(max_tokens);
     let table = describe(relation);
@@ -249,6 +269,9 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
         }
     }
     let keys = key(&table);
+    for name in &keys {
+        require_comparable(&table, &column(&table, name));
+    }
     if let Some((name, _)) = fills.iter().find(|(name, _)| keys.contains(name)) {
         refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("column \"{name}\" is part of the key and cannot be filled"), None, None);
     }
@@ -274,7 +297,7 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
     // The walk over what exists starts anew: columns, styles or the key may have changed.
     spi(Spi::run_with_args(
         "INSERT INTO caption.tally AS t (relation) VALUES ($1) \
-         ON CONFLICT (relation) DO UPDATE SET walk_after = NULL, walk_done = false, walked = 0, problem = NULL",
+         ON CONFLICT (relation) DO UPDATE SET walk = t.walk + 1, walk_after = NULL, walk_done = false, walked = 0, problem = NULL",
         &[relation.into()],
     ));
     enqueue::announce_at_commit();
@@ -305,7 +328,9 @@ fn create_triggers(table: &Table, image_url: &str, fills: &[(String, String)], k
         format!("(NEW.{column})::pg_catalog.text IS DISTINCT FROM (OLD.{column})::pg_catalog.text")
     };
     let key_changed = keys.iter().map(|key| changed(key)).collect::<Vec<_>>().join(" OR ");
-    let on_insert = if overwrite { has_url.clone() } else { format!("{has_url} AND ({some_empty})") };
+    // Moving a row to another partition is a DELETE and an INSERT: nothing tells whether its URL changed, too.
+    let moves = table.kind == "p";
+    let on_insert = if overwrite || moves { has_url.clone() } else { format!("{has_url} AND ({some_empty})") };
     let on_update = format!("{has_url} AND ({} OR {key_changed} OR {became_empty})", changed(image_url));
     for (trigger, event, condition) in [(TRIGGERS[0], "INSERT", on_insert), (TRIGGERS[1], "UPDATE", on_update)] {
         spi(Spi::run(&format!(
@@ -327,7 +352,7 @@ fn create_triggers(table: &Table, image_url: &str, fills: &[(String, String)], k
 
 /// The table, if the caller may change its watch and there is one.
 fn watched(relation: pg_sys::Oid) -> Table {
-    shared::require_preloaded();
+    shared::require_ready();
     let table = describe(relation);
     require_ownership(&table);
     let _extension = identity::as_extension();

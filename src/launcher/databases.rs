@@ -19,6 +19,8 @@ const BACKOFF: [Duration; 6] = [
     Duration::from_secs(60),
     Duration::from_secs(300),
 ];
+/// How often a standby's launcher looks whether it has been promoted.
+const PROMOTION_LOOK: Duration = Duration::from_secs(5);
 /// Pause after the server had no background worker slot left.
 const NO_SLOT: Duration = Duration::from_secs(5);
 
@@ -71,22 +73,28 @@ impl Databases {
 
     /// When `tend` has something to do even if nobody wakes us.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
-        if !settings::enabled() {
+        // SAFETY: reads shared memory.
+        if unsafe { pg_sys::RecoveryInProgress() } {
+            // Nobody tells us of a promotion.
+            return Some(now + PROMOTION_LOOK);
+        }
+        if !settings::enabled() || self.running.len() >= settings::max_workers() {
+            // The end of a worker wakes us.
             return None;
         }
-        let mut due: Vec<Instant> = self.no_slot_until.into_iter().collect();
-        for database in shared::databases().iter().filter(|d| !self.running.contains_key(&d.oid)) {
-            let trouble = self.trouble.get(&database.oid).and_then(|t| t.until);
-            let waits = database.generation != database.drained;
-            if waits && let Some(until) = trouble {
-                due.push(until);
+        if self.no_slot_until.is_some_and(|until| until > now) {
+            return self.no_slot_until;
+        }
+        let mut due = Vec::new();
+        for database in shared::databases().iter().filter(|d| d.worker == 0 && !self.running.contains_key(&d.oid)) {
+            let trouble = self.trouble.get(&database.oid).and_then(|t| t.until).unwrap_or(now);
+            if database.generation != database.drained {
+                due.push(trouble);
             }
             if database.slow_look {
-                due.push(self.served.get(&database.oid).map_or(now, |at| *at + SLOW_LOOK));
+                due.push(self.served.get(&database.oid).map_or(now, |at| *at + SLOW_LOOK).max(trouble));
             }
-            if let Some(at) = database.due() {
-                due.push(at.max(trouble.unwrap_or(now)));
-            }
+            due.extend(database.due().map(|at| at.max(trouble)));
         }
         due.into_iter().min()
     }
@@ -164,7 +172,7 @@ impl Databases {
         let present: HashSet<u32> = BackgroundWorker::transaction(connectable).into_iter().collect();
         for database in shared::databases() {
             if !present.contains(&database.oid) && !self.running.contains_key(&database.oid) {
-                shared::forget_database(database.oid);
+                shared::forget_database(database.oid, database.generation);
             }
         }
         self.probed.retain(|oid| present.contains(oid));
@@ -191,7 +199,8 @@ fn connectable() -> Vec<u32> {
             }
             let header = (*tuple).t_data;
             let form = header.cast::<u8>().add((*header).t_hoff as usize).cast::<pg_sys::FormData_pg_database>();
-            if (*form).datallowconn {
+            // -2 marks a database whose DROP was interrupted.
+            if (*form).datallowconn && (*form).datconnlimit != -2 {
                 oids.push((*form).oid.to_u32());
             }
         }

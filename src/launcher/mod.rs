@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 /// Pause of the postmaster before it starts a launcher again that left.
 const RESTART: Duration = Duration::from_secs(1);
 
-/// Registers the launcher and the notice of promotion; in the postmaster, while preloading.
+/// Registers the launcher; in the postmaster, while preloading.
 pub fn init() {
     BackgroundWorkerBuilder::new("pg_caption launcher")
         .set_type("pg_caption launcher")
@@ -27,21 +27,6 @@ pub fn init() {
         .set_start_time(BgWorkerStartTime::ConsistentState)
         .set_restart_time(Some(RESTART))
         .load();
-    // Runs once when recovery is over and only wakes the launcher: a standby's launcher needs no polling to notice its promotion.
-    BackgroundWorkerBuilder::new("pg_caption recovery notice")
-        .set_type("pg_caption recovery notice")
-        .set_library("pg_caption")
-        .set_function("pg_caption_recovery_notice")
-        .set_start_time(BgWorkerStartTime::RecoveryFinished)
-        .set_restart_time(None)
-        .load();
-}
-
-/// Wakes the launcher when recovery has finished.
-#[pg_guard]
-#[unsafe(no_mangle)]
-pub extern "C-unwind" fn pg_caption_recovery_notice(_argument: pg_sys::Datum) {
-    shared::wake_launcher();
 }
 
 /// The launcher's life.

@@ -2,13 +2,13 @@
 
 use super::examine::Job;
 use super::lease;
-use super::sources::{Sources, examine_page, next_due_ms, until_ms};
+use super::sources::{Busy, Sources, examine_page, next_due_ms, until_ms};
 use super::tables::{self, Watched};
 use super::transaction::run as in_transaction;
 use super::write::{self, Settled};
 use crate::client::{Client, Lost};
 use crate::{settings, shared, wait};
-use pg_caption_drain::Board;
+use pg_caption_drain::{Board, PageId, Row};
 use pg_caption_wire::{Class, Failure, Image, Outcome, OutputSpec, Request, Role, ServerMessage};
 use pgrx::prelude::*;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -54,10 +54,14 @@ struct Drain {
     in_flight: HashMap<u64, Job>,
     landed: Vec<(Job, Outcome)>,
     held: Vec<Held>,
+    /// Rows that were queued again while they were in hand.
+    recheck: Vec<(Row, PageId)>,
     client: Option<Client>,
     /// No request before then, or before the engine changes.
     engine_pause: Option<(Instant, u64)>,
     rates: HashMap<u32, VecDeque<(Instant, i64)>>,
+    /// Prepared transactions were pending when this worker last looked, or the launcher sent it to look.
+    prepared: bool,
     began: Instant,
 }
 
@@ -74,9 +78,11 @@ pub fn run(database: u32) {
         in_flight: HashMap::new(),
         landed: Vec::new(),
         held: Vec::new(),
+        recheck: Vec::new(),
         client: None,
         engine_pause: None,
         rates: HashMap::new(),
+        prepared: shared::database(database).is_some_and(|d| d.slow_look),
         began: Instant::now(),
     };
     drain.run();
@@ -96,6 +102,8 @@ impl Drain {
             }
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
+                // Retries that have become due do not wait for a long walk or a locked row.
+                self.sources.look_at_deferred();
                 if !lease::database_is_free() {
                     // Whoever wants the database to itself gets it; the launcher looks again later if it still exists.
                     return;
@@ -109,7 +117,7 @@ impl Drain {
             if known.generation != self.seen {
                 self.seen = known.generation;
                 if !in_transaction(tables::installed) {
-                    shared::forget_database(self.database);
+                    shared::forget_database(self.database, self.seen);
                     return;
                 }
                 self.reload();
@@ -145,8 +153,16 @@ impl Drain {
                 wait::wait(None, Some(LINGER.saturating_sub(since.elapsed())));
                 continue;
             }
-            if known.slow_look && !prepared_pending() {
-                shared::clear_slow_look(self.database);
+            if !self.tables.is_empty() {
+                let pending = prepared_pending();
+                shared::set_slow_look(self.database, pending);
+                if self.prepared && !pending {
+                    // Committed since the queue was read: once more, and then it is known to be empty.
+                    self.prepared = false;
+                    self.sources.refresh();
+                    continue;
+                }
+                self.prepared = pending;
             }
             if shared::leave_if_drained(self.database, self.seen, due.unwrap_or(0)) {
                 return;
@@ -154,27 +170,23 @@ impl Drain {
         }
     }
 
+    /// Reads the watches anew. What is in hand of a table that was redefined, paused or unwatched is dropped: the queue and the walk still have it.
     fn reload(&mut self) {
-        self.tables = in_transaction(tables::load);
-        let watched: HashSet<u32> = self.tables.iter().map(|table| table.oid).collect();
-        let gone = |job: &Job| !watched.contains(&job.row.relation);
-        let forgotten: HashSet<u32> = self
-            .ready
-            .iter()
-            .chain(self.suspects.iter())
-            .chain(self.in_flight.values())
-            .filter(|job| gone(job))
-            .map(|job| job.row.relation)
-            .collect();
-        for relation in forgotten {
-            self.board.forget(relation);
+        let before = std::mem::replace(&mut self.tables, in_transaction(tables::load));
+        let changed: HashSet<u32> =
+            before.iter().filter(|old| !self.tables.iter().any(|new| new.oid == old.oid && old.is_like(new))).map(|old| old.oid).collect();
+        for relation in &changed {
+            self.board.forget(*relation);
+            self.sources.forget(*relation);
         }
-        self.ready.retain(|job| !gone(job));
-        self.suspects.retain(|job| !gone(job));
-        self.in_flight.retain(|_, job| !gone(job));
-        self.landed.retain(|(job, _)| !gone(job));
-        self.held.retain(|held| !gone(&held.job));
-        self.sources.refresh(&self.tables);
+        let stays = |job: &Job| !changed.contains(&job.row.relation);
+        self.ready.retain(stays);
+        self.suspects.retain(stays);
+        self.in_flight.retain(|_, job| stays(job));
+        self.landed.retain(|(job, _)| stays(job));
+        self.held.retain(|held| stays(&held.job));
+        self.recheck.retain(|(row, _)| !changed.contains(&row.relation));
+        self.sources.refresh();
     }
 
     fn refill(&mut self) -> bool {
@@ -221,8 +233,12 @@ impl Drain {
             let Some(job) = job else { break };
             let Some(request) = self.table(&job).map(|table| request(table, &job)) else { continue };
             if let Some(client) = &mut self.client {
-                let id = client.submit(request, &[]);
-                self.in_flight.insert(id, job);
+                match client.submit(request, &[]) {
+                    Ok(id) => {
+                        self.in_flight.insert(id, job);
+                    }
+                    Err(failure) => self.landed.push((job, Outcome::Failed(failure))),
+                }
             }
         }
     }
@@ -292,13 +308,15 @@ impl Drain {
     /// Settles what has landed, all in one transaction. `false`: nothing had.
     fn settle(&mut self, random: &mut u64) -> bool {
         let landed: Vec<(Job, Outcome)> = self.landed.drain(..self.landed.len().min(TOGETHER)).collect();
-        if landed.is_empty() {
+        if landed.is_empty() && self.recheck.is_empty() {
             return false;
         }
+        let progress = !landed.is_empty();
         report("writing captions", true);
         let now = Instant::now();
         let mut done = Vec::new();
         let mut filled: HashMap<u32, i64> = HashMap::new();
+        let mut free: HashMap<u32, bool> = HashMap::new();
         in_transaction(|| {
             if !tables::installed() {
                 pgrx::error!("pg_caption: the extension was dropped while its worker was at work");
@@ -308,7 +326,11 @@ impl Drain {
                 // A step of a linear congruential generator (Knuth's MMIX constants).
                 *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let jitter = (*random >> 40) as f64 / (1u64 << 24) as f64;
-                match write::settle(table, &job, &outcome, jitter) {
+                let settled = match *free.entry(table.oid).or_insert_with(|| write::table_is_free(table, true)) {
+                    true => write::settle(table, &job, &outcome, jitter),
+                    false => Settled::Locked,
+                };
+                match settled {
                     Settled::Locked => self.held.push(Held { job, outcome, again: now + AGAIN }),
                     Settled::Done { filled: wrote } => {
                         *filled.entry(job.row.relation).or_default() += i64::from(wrote);
@@ -321,26 +343,33 @@ impl Drain {
                 write::tally(*relation, *count, per_minute);
             }
             let struck = self.board.finish(done.iter().map(|job| job.page));
-            write::strike(&struck);
-            for (row, page) in write::release(&mut self.board, &done) {
-                // Somebody queued the row again while it was in hand.
-                if let Some(table) = self.tables.iter().find(|table| table.oid == row.relation) {
-                    let jobs = examine_page(&mut self.board, table, page, &[row.key]);
-                    self.ready.extend(jobs);
+            write::strike(&struck, &self.tables);
+            self.recheck.extend(write::release(&mut self.board, &done));
+            // Somebody queued these rows again while they were in hand.
+            for (row, page) in std::mem::take(&mut self.recheck) {
+                let Some(table) = self.tables.iter().find(|table| table.oid == row.relation) else { continue };
+                match examine_page(&mut self.board, &self.tables, table, page, std::slice::from_ref(&row.key)) {
+                    Ok(jobs) => self.ready.extend(jobs),
+                    Err(Busy) => self.recheck.push((row, page)),
                 }
             }
         });
-        true
+        progress
     }
 
     fn is_idle(&self) -> bool {
-        self.ready.is_empty() && self.suspects.is_empty() && self.in_flight.is_empty() && self.landed.is_empty() && self.held.is_empty()
+        self.sources.again().is_none()
+            && self.ready.is_empty()
+            && self.suspects.is_empty()
+            && self.in_flight.is_empty()
+            && self.landed.is_empty()
+            && self.held.is_empty()
     }
 
     fn wait(&self) {
         let now = Instant::now();
         let mut timeout = LOOK;
-        if let Some(again) = self.held.iter().map(|held| held.again).min() {
+        if let Some(again) = self.held.iter().map(|held| held.again).chain(self.sources.again()).min() {
             timeout = timeout.min(again.saturating_duration_since(now));
         }
         match &self.client {

@@ -22,10 +22,8 @@ pub struct Job {
     pub url: String,
     /// Indexes into the watch's fills that need a text.
     pub cells: Vec<usize>,
-    /// What the ledger says was written before, column to hash of the text.
+    /// What the ledger says was written before: column to [`entry`].
     pub ours: Map<String, Value>,
-    /// The ledger's hash of the URL that was captioned before.
-    pub captioned: Option<String>,
     /// Charged attempts so far.
     pub attempts: i32,
     /// Engines that died with it in flight.
@@ -50,13 +48,21 @@ pub fn hash(text: &str) -> String {
     })
 }
 
+/// The ledger's entry for one text: its hash, and the hash of the URL that it was written for.
+pub fn entry(text: &str, url: &str) -> Value {
+    serde_json::json!({ "text": hash(text), "url": hash(url) })
+}
+
 /// Indexes of the fills that need a text: empty ones, ours of another URL, and a person's where the watch overwrites and has not seen this URL.
-pub fn needs(watched: &Watched, current: &Current, ours: &Map<String, Value>, captioned: Option<&str>) -> Vec<usize> {
+pub fn needs(watched: &Watched, current: &Current, ours: &Map<String, Value>) -> Vec<usize> {
     let Some(url) = current.url.as_deref().filter(|url| !url.is_empty()) else { return Vec::new() };
-    let new_url = captioned != Some(hash(url).as_str());
+    let url = hash(url);
     let is_needed = |(at, text): (usize, &Option<String>)| {
         let text = text.as_deref().unwrap_or_default();
-        let is_ours = ours.get(&watched.fills[at].column).and_then(Value::as_str) == Some(hash(text).as_str());
+        let known = ours.get(&watched.fills[at].column);
+        let said = |part: &str| known.and_then(|entry| entry.get(part)).and_then(Value::as_str);
+        let new_url = said("url") != Some(url.as_str());
+        let is_ours = said("text") == Some(hash(text).as_str());
         let needed = text.is_empty() || (new_url && (is_ours || watched.overwrite));
         needed.then_some(at)
     };
@@ -156,9 +162,7 @@ fn read(table: pgrx::spi::SpiTupleTable<'_>) -> Result<Vec<(String, Current)>, p
 /// What the ledger and the deferred rows say of one key.
 #[derive(Debug, Clone, Default)]
 pub struct Past {
-    /// Hash of the URL that was captioned.
-    pub captioned: Option<String>,
-    /// Column to hash of the text written there.
+    /// Column to [`entry`].
     pub ours: Map<String, Value>,
     /// Charged attempts so far.
     pub attempts: i32,
@@ -169,7 +173,7 @@ pub fn history(relation: u32, keys: &[String]) -> HashMap<String, Past> {
     let json = JsonB(Value::Array(keys.iter().filter_map(|key| serde_json::from_str(key).ok()).collect()));
     spi(Spi::connect(|client| {
         let rows = client.select(
-            "SELECT k.v::text, w.url, w.outputs, coalesce(d.attempts, 0) FROM jsonb_array_elements($2) AS k (v) \
+            "SELECT k.v::text, w.outputs, coalesce(d.attempts, 0) FROM jsonb_array_elements($2) AS k (v) \
                LEFT JOIN caption.written w ON w.relation = $1 AND w.key = k.v LEFT JOIN caption.deferred d ON d.relation = $1 AND d.key = k.v \
               WHERE w.key IS NOT NULL OR d.key IS NOT NULL",
             None,
@@ -177,9 +181,8 @@ pub fn history(relation: u32, keys: &[String]) -> HashMap<String, Past> {
         )?;
         rows.map(|row| {
             let past = Past {
-                captioned: row.get(2)?,
-                ours: row.get::<JsonB>(3)?.and_then(|outputs| outputs.0.as_object().cloned()).unwrap_or_default(),
-                attempts: row.get(4)?.unwrap_or(0),
+                ours: row.get::<JsonB>(2)?.and_then(|outputs| outputs.0.as_object().cloned()).unwrap_or_default(),
+                attempts: row.get(3)?.unwrap_or(0),
             };
             Ok((row.get(1)?.unwrap_or_default(), past))
         })

@@ -2,17 +2,21 @@
 
 use pgrx::pg_sys;
 
-/// Marks our lock on the extension object: DROP EXTENSION locks sub-object 0.
+/// Marks our lock among those of its method: no SQL function can take one of this tag type there.
 const SUB_OBJECT: u16 = 0x7063;
 
-fn tag(database: u32, class: pg_sys::Oid, object: u32, sub: u16) -> pg_sys::LOCKTAG {
+/// Of the lock methods, the one whose session locks survive a failed transaction and end with the process, however that ends (locks of the default
+/// method would be left behind by a process that is terminated between two transactions).
+const LEASE_METHOD: u32 = pg_sys::USER_LOCKMETHOD;
+
+fn tag(method: u32, database: u32, class: pg_sys::Oid, object: u32, sub: u16) -> pg_sys::LOCKTAG {
     pg_sys::LOCKTAG {
         locktag_field1: database,
         locktag_field2: class.to_u32(),
         locktag_field3: object,
         locktag_field4: sub,
         locktag_type: pg_sys::LockTagType::LOCKTAG_OBJECT as u8,
-        locktag_lockmethodid: pg_sys::DEFAULT_LOCKMETHOD as u8,
+        locktag_lockmethodid: method as u8,
     }
 }
 
@@ -26,14 +30,14 @@ fn acquire(tag: &pg_sys::LOCKTAG, mode: u32) -> bool {
 pub fn take() -> bool {
     // SAFETY: reads a global.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
-    acquire(&tag(database, pg_sys::ExtensionRelationId, 1, SUB_OBJECT), pg_sys::ExclusiveLock)
+    acquire(&tag(LEASE_METHOD, database, pg_sys::ExtensionRelationId, 1, SUB_OBJECT), pg_sys::ExclusiveLock)
 }
 
 /// Whether nobody is dropping, renaming or copying this database, which all need it to themselves.
 pub fn database_is_free() -> bool {
     // SAFETY: reads a global.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
-    let tag = tag(0, pg_sys::DatabaseRelationId, database, 0);
+    let tag = tag(pg_sys::DEFAULT_LOCKMETHOD, 0, pg_sys::DatabaseRelationId, database, 0);
     let free = acquire(&tag, pg_sys::RowExclusiveLock);
     if free {
         // SAFETY: releases what was acquired above.

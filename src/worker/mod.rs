@@ -19,7 +19,7 @@ const FORCED: [(&core::ffi::CStr, &core::ffi::CStr); 17] = [
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"statement_timeout", c"0"),
     // An error of the one row, which is tried again: a worker waits for nobody's lock for long.
-    (c"lock_timeout", c"5s"),
+    (c"lock_timeout", c"1s"),
     (c"idle_in_transaction_session_timeout", c"0"),
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_read_only", c"off"),
@@ -58,10 +58,11 @@ pub extern "C-unwind" fn pg_caption_worker(argument: pg_sys::Datum) {
         return;
     }
     shared::set_worker(database, std::process::id() as i32);
+    let seen = shared::database(database).map_or(0, |d| d.generation);
     if transaction::run(tables::installed) {
         drain::run(database);
     } else {
-        shared::forget_database(database);
+        shared::forget_database(database, seen);
     }
 }
 

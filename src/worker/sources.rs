@@ -4,9 +4,10 @@ use super::examine::{self, Current, Job, needs};
 use super::tables::Watched;
 use super::transaction::{Raised, attempt, run, spi};
 use super::write;
-use pg_caption_drain::{Board, Origin, PageId, Row, Struck};
+use pg_caption_drain::{Board, Origin, PageId, Row};
 use pgrx::prelude::*;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::collections::HashMap;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Queue rows read at once; each holds up to a few hundred keys.
 const QUEUE_ROWS: i64 = 5;
@@ -16,6 +17,8 @@ const DEFERRED_ROWS: i64 = 200;
 const CHUNK: i64 = 500;
 /// Chunks of one table's walk in hand at once.
 const CHUNKS: usize = 4;
+/// Pause before a page is read again whose table was locked.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// The cursors of one worker.
 #[derive(Default)]
@@ -23,25 +26,42 @@ pub struct Sources {
     queue_after: i64,
     queue_dry: bool,
     deferred_dry: bool,
-    /// Next chunk of each walk starts after this key.
-    walk_after: std::collections::HashMap<u32, Option<String>>,
-    walk_read: std::collections::HashSet<u32>,
+    walks: HashMap<u32, Walk>,
     turn: usize,
+    /// Something could not be read because of somebody's lock.
+    again: Option<Instant>,
+}
+
+/// Where the reading of one walk stands; its writing may be chunks behind.
+#[derive(Default)]
+struct Walk {
+    after: Option<String>,
+    started: bool,
+    ended: bool,
+    hold: Option<Instant>,
 }
 
 impl Sources {
     /// Something was committed: every source may have more.
-    pub fn refresh(&mut self, tables: &[Watched]) {
+    pub fn refresh(&mut self) {
         self.queue_after = 0;
         self.queue_dry = false;
         self.deferred_dry = false;
-        // A walk that was started anew (caption.watch() was called again) has no position in the database while ours has one.
-        for table in tables {
-            if table.walk_after.is_none() && !table.walk_done {
-                self.walk_after.remove(&table.oid);
-                self.walk_read.remove(&table.oid);
-            }
-        }
+    }
+
+    /// A watch was redefined, paused or resumed: its walk is read from where the database says.
+    pub fn forget(&mut self, relation: u32) {
+        self.walks.remove(&relation);
+    }
+
+    /// When something that was locked is to be read again.
+    pub fn again(&self) -> Option<Instant> {
+        self.walks.values().filter_map(|walk| walk.hold).chain(self.again).min()
+    }
+
+    /// Something was locked: read it again in a moment.
+    fn look_again(&mut self) {
+        self.again = Some(Instant::now() + AGAIN);
     }
 
     /// Deferred rows may have become due.
@@ -51,6 +71,11 @@ impl Sources {
 
     /// Reads some more keys and examines their rows. Empty and `false` where no source has anything.
     pub fn refill(&mut self, board: &mut Board, tables: &mut [Watched]) -> (Vec<Job>, bool) {
+        let now = Instant::now();
+        if self.again.is_some_and(|again| again <= now) {
+            self.again = None;
+            self.refresh();
+        }
         if !self.queue_dry {
             return (self.read_queue(board, tables), true);
         }
@@ -91,7 +116,13 @@ impl Sources {
                     continue;
                 }
                 let page = board.add(relation, Origin::Queue(id), keys.len());
-                jobs.extend(examine_page(board, table, page, &keys));
+                match examine_page(board, tables, table, page, &keys) {
+                    Ok(found) => jobs.extend(found),
+                    Err(Busy) => {
+                        board.withdraw(page);
+                        self.look_again();
+                    }
+                }
             }
             jobs
         })
@@ -122,47 +153,100 @@ impl Sources {
                     continue;
                 }
                 let page = board.add(table.oid, Origin::Deferred, keys.len());
-                jobs.extend(examine_page(board, table, page, &keys));
+                match examine_page(board, tables, table, page, &keys) {
+                    Ok(found) => jobs.extend(found),
+                    Err(Busy) => {
+                        board.withdraw(page);
+                        self.look_again();
+                    }
+                }
             }
             jobs
         })
     }
 
     fn read_walk(&mut self, board: &mut Board, tables: &mut [Watched]) -> Option<Vec<Job>> {
-        let count = tables.len();
+        let (count, now) = (tables.len(), Instant::now());
         for step in 0..count {
-            let table = &mut tables[(self.turn + step) % count];
-            if table.paused || table.walk_done || self.walk_read.contains(&table.oid) || board.walk_pages(table.oid) >= CHUNKS {
+            let at = (self.turn + step) % count;
+            let table = &tables[at];
+            let walk = self.walks.entry(table.oid).or_default();
+            if table.paused || table.walk_done || walk.ended || walk.hold.is_some_and(|hold| hold > now) || board.walk_pages(table.oid) >= CHUNKS {
                 continue;
             }
-            self.turn = (self.turn + step + 1) % count;
-            let after = self.walk_after.get(&table.oid).cloned().unwrap_or_else(|| table.walk_after.clone());
+            self.turn = (at + 1) % count;
+            if !walk.started {
+                walk.started = true;
+                walk.after = table.walk_after.clone();
+            }
+            walk.hold = None;
             let read = run(|| {
-                attempt(|| examine::chunk(table, after.as_deref(), CHUNK)).map(|rows| {
-                    let keys: Vec<String> = rows.iter().map(|(key, _)| key.clone()).collect();
-                    let ended = (keys.len() as i64) < CHUNK;
-                    let last = keys.last().cloned();
-                    let origin = Origin::Walk { last: if ended { None } else { last.clone() }, rows: keys.len() as i64 };
-                    let page = board.add(table.oid, origin, keys.len());
-                    (sift(board, table, page, &keys, rows), last, ended)
-                })
+                let rows = match read_chunk(table, walk.after.as_deref()) {
+                    Ok(rows) => rows,
+                    Err(trouble) => return Err(trouble),
+                };
+                let keys: Vec<String> = rows.0.iter().map(|(key, _)| key.clone()).collect();
+                let ended = (keys.len() as i64) < rows.1;
+                let last = keys.last().cloned();
+                let origin = Origin::Walk { last: if ended { None } else { last.clone() }, rows: keys.len() as i64 };
+                let page = board.add(table.oid, origin, keys.len());
+                Ok((sift(board, tables, table, page, &keys, rows.0), last, ended))
             });
-            return Some(match read {
+            match read {
                 Ok((jobs, last, ended)) => {
-                    if ended {
-                        self.walk_read.insert(table.oid);
-                    } else {
-                        self.walk_after.insert(table.oid, last);
-                    }
-                    jobs
+                    walk.ended = ended;
+                    walk.after = last.or(walk.after.take());
+                    return Some(jobs);
                 }
-                Err(raised) => {
-                    stop_table(table, &raised);
-                    Vec::new()
+                Err(Trouble::Busy) => walk.hold = Some(now + AGAIN),
+                Err(Trouble::Raised(raised)) => {
+                    stop_table(&mut tables[at], &raised);
+                    return Some(Vec::new());
                 }
-            });
+            }
         }
         None
+    }
+}
+
+/// A table is locked as a whole.
+pub struct Busy;
+
+enum Trouble {
+    Busy,
+    Raised(Raised),
+}
+
+/// Whether an error says that something else stands in the way for now, rather than that these rows cannot be read.
+fn is_passing(raised: &Raised) -> bool {
+    use PgSqlErrorCode::*;
+    matches!(
+        raised.code,
+        ERRCODE_LOCK_NOT_AVAILABLE
+            | ERRCODE_T_R_DEADLOCK_DETECTED
+            | ERRCODE_T_R_SERIALIZATION_FAILURE
+            | ERRCODE_OUT_OF_MEMORY
+            | ERRCODE_DISK_FULL
+            | ERRCODE_INSUFFICIENT_RESOURCES
+    )
+}
+
+/// A chunk's rows and how many were asked for: fewer than usual where some row of a full chunk cannot be read.
+type Chunk = (Vec<(String, Current)>, i64);
+
+fn read_chunk(table: &Watched, after: Option<&str>) -> Result<Chunk, Trouble> {
+    if !write::table_is_free(table, false) {
+        return Err(Trouble::Busy);
+    }
+    let mut limit = CHUNK;
+    loop {
+        match attempt(|| examine::chunk(table, after, limit)) {
+            Ok(rows) => return Ok((rows, limit)),
+            Err(raised) if is_passing(&raised) => return Err(Trouble::Busy),
+            // Up to the row that raises, the others go on.
+            Err(raised) if limit == 1 => return Err(Trouble::Raised(raised)),
+            Err(_) => limit = (limit / 4).max(1),
+        }
     }
 }
 
@@ -177,35 +261,46 @@ fn stop_table(table: &mut Watched, raised: &Raised) {
 }
 
 /// Examines the rows of a page's keys; what needs nothing is counted off at once, in the running transaction.
-pub fn examine_page(board: &mut Board, table: &Watched, page: PageId, keys: &[String]) -> Vec<Job> {
-    match attempt(|| examine::rows(table, keys)) {
-        Ok(rows) => sift(board, table, page, keys, rows),
-        Err(raised) => {
-            // The keys no longer fit the table (its key's type was changed), or its owner's code refuses to be read: a stated failure of each row.
-            for key in keys {
-                write::record(&Row { relation: table.oid, key: key.clone() }, "reject", "unreadable", &raised.message, raised.detail.as_deref(), 1);
+///
+/// # Errors
+/// [`Busy`]: nothing was examined.
+pub fn examine_page(board: &mut Board, tables: &[Watched], table: &Watched, page: PageId, keys: &[String]) -> Result<Vec<Job>, Busy> {
+    let mut rows = Vec::new();
+    let mut unread: Vec<&[String]> = vec![keys];
+    let mut raised_by = Vec::new();
+    while let Some(part) = unread.pop() {
+        if !write::table_is_free(table, false) {
+            return Err(Busy);
+        }
+        match attempt(|| examine::rows(table, part)) {
+            Ok(read) => rows.extend(read),
+            Err(raised) if is_passing(&raised) => {
+                return Err(Busy);
             }
-            let struck = count_off(board, page, keys.len());
-            write::strike(&struck);
-            Vec::new()
+            // The key no longer fits the table, or its owner's code refuses to be read: a stated failure of that row alone.
+            Err(raised) if part.len() == 1 => raised_by.push((part[0].clone(), raised)),
+            Err(_) => {
+                let (left, right) = part.split_at(part.len() / 2);
+                unread.extend([left, right]);
+            }
         }
     }
+    for (key, raised) in raised_by {
+        write::record(&Row { relation: table.oid, key }, "reject", "unreadable", &raised.message, raised.detail.as_deref(), 1);
+    }
+    Ok(sift(board, tables, table, page, keys, rows))
 }
 
-fn count_off(board: &mut Board, page: PageId, jobs: usize) -> Struck {
-    if jobs == 0 { board.finish_empty(page) } else { board.finish(std::iter::repeat_n(page, jobs)) }
-}
-
-fn sift(board: &mut Board, table: &Watched, page: PageId, keys: &[String], rows: Vec<(String, Current)>) -> Vec<Job> {
+fn sift(board: &mut Board, tables: &[Watched], table: &Watched, page: PageId, keys: &[String], rows: Vec<(String, Current)>) -> Vec<Job> {
     let history = examine::history(table.oid, keys);
     let (mut jobs, mut parked) = (Vec::new(), 0);
     for (key, current) in rows {
         let past = history.get(&key).cloned().unwrap_or_default();
-        let cells = needs(table, &current, &past.ours, past.captioned.as_deref());
+        let cells = needs(table, &current, &past.ours);
         let row = Row { relation: table.oid, key };
         let Some(url) = current.url.filter(|_| !cells.is_empty()) else { continue };
         if board.claim(&row, page) {
-            jobs.push(Job { row, page, url, cells, ours: past.ours, captioned: past.captioned, attempts: past.attempts, deaths: 0 });
+            jobs.push(Job { row, page, url, cells, ours: past.ours, attempts: past.attempts, deaths: 0 });
         } else {
             parked += 1;
         }
@@ -218,8 +313,9 @@ fn sift(board: &mut Board, table: &Watched, page: PageId, keys: &[String], rows:
             write::undefer(&row);
         }
     }
-    let struck = count_off(board, page, keys.len() - jobs.len() - parked);
-    write::strike(&struck);
+    let idle = keys.len().saturating_sub(jobs.len() + parked);
+    let struck = if idle == 0 { board.finish_empty(page) } else { board.finish(std::iter::repeat_n(page, idle)) };
+    write::strike(&struck, tables);
     jobs
 }
 

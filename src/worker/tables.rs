@@ -8,7 +8,7 @@ use pgrx::spi::quote_identifier;
 use serde_json::Value;
 
 /// A column to fill.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Fill {
     /// Its name, unquoted.
     pub column: String,
@@ -17,7 +17,7 @@ pub struct Fill {
 }
 
 /// A key column.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct KeyColumn {
     /// Quoted.
     pub column: String,
@@ -30,7 +30,7 @@ pub struct KeyColumn {
 pub struct Watched {
     /// Its OID.
     pub oid: u32,
-    /// Schema-qualified and quoted.
+    /// Schema-qualified and quoted; `ONLY` before it for a table that is not partitioned: rows of its inheritance children are not its own.
     pub name: String,
     /// Whose rights its rows are read and written with.
     pub owner: pg_sys::Oid,
@@ -46,10 +46,20 @@ pub struct Watched {
     pub overwrite: bool,
     /// Nothing is to be done for now.
     pub paused: bool,
+    /// Number of the walk: `caption.watch()` begins a new one.
+    pub walk: i32,
     /// Last key that the walk has passed, as JSON text.
     pub walk_after: Option<String>,
     /// The walk has come to the end.
     pub walk_done: bool,
+}
+
+impl Watched {
+    /// Whether jobs made for `self` can be finished under `other`.
+    pub fn is_like(&self, other: &Watched) -> bool {
+        (&self.name, self.owner, &self.url, &self.fills, &self.keys) == (&other.name, other.owner, &other.url, &other.fills, &other.keys)
+            && (self.max_tokens, self.overwrite, self.paused, self.walk) == (other.max_tokens, other.overwrite, other.paused, other.walk)
+    }
 }
 
 /// Whether the extension is installed in this database.
@@ -65,6 +75,8 @@ pub fn clean() {
             "DELETE FROM caption.{of} x WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) x.relation::pg_catalog.oid)"
         )));
     }
+    // Appended by a transaction that began before its table was unwatched.
+    spi(Spi::run("DELETE FROM caption.queue q WHERE NOT EXISTS (SELECT FROM caption.watch w WHERE w.relation::oid = q.relation)"));
     spi(Spi::run_with_args(
         "DELETE FROM caption.failed WHERE at < pg_catalog.clock_timestamp() - pg_catalog.make_interval(mins => $1)",
         &[crate::settings::retention_minutes().into()],
@@ -75,8 +87,8 @@ pub fn clean() {
 pub fn load() -> Vec<Watched> {
     let rows: Vec<(pg_sys::Oid, Listed)> = spi(Spi::connect(|client| {
         let rows = client.select(
-            "SELECT w.relation::oid, format('%I.%I', n.nspname, c.relname), c.relowner, w.image_url::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
-                    w.paused, t.walk_after::text, coalesce(t.walk_done, false) \
+            "SELECT w.relation::oid, format('%s%I.%I', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, n.nspname, c.relname), c.relowner, w.image_url::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
+                    w.paused, t.walk_after::text, coalesce(t.walk_done, false), coalesce(t.walk, 0) \
                FROM caption.watch w JOIN pg_catalog.pg_class c ON c.oid = w.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                LEFT JOIN caption.tally t ON t.relation = w.relation",
             None,
@@ -100,6 +112,7 @@ pub fn load() -> Vec<Watched> {
                     paused: row.get(9)?.unwrap_or(false),
                     walk_after: row.get(10)?,
                     walk_done: row.get(11)?.unwrap_or(false),
+                    walk: row.get(12)?.unwrap_or(0),
                 },
             };
             Ok((relation, listed))

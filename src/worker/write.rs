@@ -104,8 +104,7 @@ fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
 /// Locks the row, fills what is still empty or ours, and writes the ledger.
 fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, source: (Option<&str>, Option<&str>)) -> Settled {
     let key = || serde_json::from_str::<Value>(&job.row.key).map(JsonB).unwrap_or(JsonB(Value::Null));
-    let mut written: Vec<(usize, &str)> = Vec::new();
-    {
+    let entries: Vec<(String, Value)> = {
         let _owner = identity::as_owner(table.owner);
         let found = spi(Spi::connect_mut(|client| {
             // A deferred constraint trigger would otherwise run at commit, as the superuser.
@@ -128,8 +127,8 @@ fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, s
             // The trigger has queued the new URL.
             return Settled::Done { filled: false };
         }
-        let still = needs(table, &current, &job.ours, job.captioned.as_deref());
-        written.extend(texts.iter().filter(|(cell, _)| still.contains(cell)));
+        let still = needs(table, &current, &job.ours);
+        let written: Vec<(usize, &str)> = texts.iter().filter(|(cell, _)| still.contains(cell)).copied().collect();
         if written.is_empty() {
             return Settled::Done { filled: false };
         }
@@ -138,19 +137,28 @@ fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, s
         let equal: Vec<String> = (0..table.keys.len())
             .map(|at| format!("t.{} = CAST($1 OPERATOR(pg_catalog.->>) {at} AS {})", table.keys[at].column, table.keys[at].kind))
             .collect();
-        let statement = format!("UPDATE {} AS t SET {} WHERE {}", table.name, sets.join(", "), equal.join(" AND "));
+        let returned: Vec<String> =
+            written.iter().map(|(cell, _)| format!("t.{}::pg_catalog.text", quote_identifier(&table.fills[*cell].column))).collect();
+        let statement =
+            format!("UPDATE {} AS t SET {} WHERE {} RETURNING ARRAY[{}]", table.name, sets.join(", "), equal.join(" AND "), returned.join(", "));
         let mut arguments: Vec<pgrx::datum::DatumWithOid<'_>> = vec![key().into()];
         arguments.extend(written.iter().map(|(_, text)| pgrx::datum::DatumWithOid::from(*text)));
-        let updated = spi(Spi::connect_mut(|client| Ok::<_, pgrx::spi::Error>(client.update(&statement, None, &arguments)?.len())));
-        if updated == 0 {
-            // A BEFORE trigger of the user's returned NULL.
+        let stored = spi(Spi::connect_mut(|client| match client.update(&statement, None, &arguments)?.next() {
+            Some(row) => row.get::<Vec<Option<String>>>(1),
+            None => Ok(None),
+        }));
+        // What the table's own triggers made of our text is what we will find there again.
+        let Some(stored) = stored else {
             pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION, "a trigger of the table skipped the update");
-        }
-    }
+        };
+        stored
+            .into_iter()
+            .zip(&written)
+            .map(|(text, (cell, _))| (table.fills[*cell].column.clone(), examine::entry(text.as_deref().unwrap_or_default(), &job.url)))
+            .collect()
+    };
     let mut outputs = job.ours.clone();
-    for (cell, text) in &written {
-        outputs.insert(table.fills[*cell].column.clone(), Value::String(hash(text)));
-    }
+    outputs.extend(entries);
     spi(Spi::run_with_args(
         "INSERT INTO caption.written AS w (relation, key, url, outputs, model, etag, last_modified) VALUES ($1, $2, $3, $4, $5, $6, $7) \
          ON CONFLICT (relation, key) DO UPDATE SET url = excluded.url, outputs = excluded.outputs, model = excluded.model, at = excluded.at, \
@@ -170,6 +178,14 @@ fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, s
 
 fn key(row: &Row) -> JsonB {
     JsonB(serde_json::from_str(&row.key).unwrap_or(Value::Null))
+}
+
+/// Whether nobody holds or awaits the whole table (ALTER TABLE, CREATE INDEX, TRUNCATE …): nobody waits for us while we wait for them. The lock is kept until
+/// the transaction ends.
+pub fn table_is_free(table: &Watched, write: bool) -> bool {
+    let mode = if write { pg_sys::RowExclusiveLock } else { pg_sys::AccessShareLock };
+    // SAFETY: a lock request that does not wait, in a transaction.
+    unsafe { pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(table.oid), mode as i32) }
 }
 
 /// Puts a row off.
@@ -224,18 +240,19 @@ pub fn undefer(row: &Row) {
     ));
 }
 
-/// Removes complete pages from the queue and moves walks on.
-pub fn strike(struck: &Struck) {
+/// Removes complete pages from the queue and moves walks on; a walk that was begun anew meanwhile stays where it is.
+pub fn strike(struck: &Struck, tables: &[Watched]) {
     if !struck.queue.is_empty() {
         spi(Spi::run_with_args("DELETE FROM caption.queue WHERE id = ANY ($1)", &[struck.queue.clone().into()]));
     }
     for (relation, last, rows) in &struck.walks {
         let last = last.as_deref().and_then(|key| serde_json::from_str(key).ok()).map(JsonB);
         let done = last.is_none();
+        let walk = tables.iter().find(|table| table.oid == *relation).map_or(-1, |table| table.walk);
         spi(Spi::run_with_args(
             "UPDATE caption.tally SET walk_after = coalesce($2, walk_after), walk_done = $3, walked = walked + $4, updated_at = clock_timestamp() \
-              WHERE relation = $1",
-            &[pg_sys::Oid::from(*relation).into(), last.into(), done.into(), (*rows).into()],
+              WHERE relation = $1 AND walk = $5",
+            &[pg_sys::Oid::from(*relation).into(), last.into(), done.into(), (*rows).into(), walk.into()],
         ));
     }
 }

@@ -101,6 +101,11 @@ impl Board {
         self.walks.get(&relation).map_or(0, VecDeque::len)
     }
 
+    /// Takes a page off the board unfinished: what it came from is read again later. Only before any of its keys was claimed, and never a walk's chunk.
+    pub fn withdraw(&mut self, page: PageId) {
+        self.pages.remove(&page);
+    }
+
     /// Counts `done` jobs off their pages and strikes complete pages off. A walk comes only as far as all its chunks up to there are complete.
     pub fn finish(&mut self, done: impl IntoIterator<Item = PageId>) -> Struck {
         let mut struck = Struck::default();
