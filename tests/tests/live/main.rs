@@ -3,6 +3,7 @@
 mod caption_image;
 mod caption_images;
 mod faults;
+mod other_sessions;
 mod processes;
 mod refusals;
 mod watch;

@@ -1,0 +1,204 @@
+//! Other people's transactions, locks and definitions: what they do never costs a row, and never holds anybody else up.
+
+use pg_caption_tests::{Answer, Cluster, Database, Gate, Web, eventually};
+
+fn database() -> Database<'static> {
+    Cluster::shared().database()
+}
+
+const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+
+#[test]
+fn a_row_that_somebody_holds_does_not_stop_the_others() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 5);
+    let mut holder = db.session();
+    holder.run("BEGIN; SELECT FROM products WHERE id = 3 FOR UPDATE");
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 4");
+    holder.run("COMMIT");
+    db.eventually(FILLED);
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+}
+
+#[test]
+fn a_table_that_is_locked_as_a_whole_holds_up_only_itself() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 3);
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    session.run("CREATE TABLE other (LIKE products INCLUDING ALL)");
+    session.run("SELECT caption.watch('other')");
+    let (first, second) = (web.serve("/x.jpg", Answer::picture(8)), web.serve("/y.jpg", Answer::picture(9)));
+    // One transaction, so that the lock is there when the rows are first seen.
+    let mut holder = db.session();
+    holder.run(&format!("INSERT INTO products (image_url) VALUES ('{first}')"));
+    holder.run("BEGIN; LOCK TABLE products");
+    session.run(&format!("INSERT INTO other (image_url) VALUES ('{second}')"));
+    db.eventually("(SELECT alt <> '' FROM other)");
+    holder.run("COMMIT");
+    db.eventually(FILLED);
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0, "waiting for a lock is no failure");
+}
+
+#[test]
+fn a_rolled_back_savepoint_takes_no_other_rows_along() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products(&[]);
+    session.run("SELECT caption.watch('products')");
+    let (kept, undone) = (web.serve("/kept.jpg", Answer::picture(1)), web.serve("/undone.jpg", Answer::picture(2)));
+    session.run("BEGIN");
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{kept}')"));
+    session.run(&format!("SAVEPOINT s; INSERT INTO products (image_url) SELECT '{undone}' FROM generate_series(1, 1000); ROLLBACK TO s"));
+    session.run("COMMIT");
+    db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
+}
+
+#[test]
+fn a_serialisable_transaction_older_than_the_watch_is_not_missed() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products(&[]);
+    let mut old = db.session();
+    old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class");
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT walk_done FROM caption.tally)");
+    let url = web.serve("/a.jpg", Answer::picture(1));
+    old.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
+    old.run("COMMIT");
+    db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
+}
+
+#[test]
+fn a_transaction_that_turns_read_only_still_commits() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products(&[]);
+    session.run("SELECT caption.watch('products')");
+    let url = web.serve("/a.jpg", Answer::picture(1));
+    session.run(&format!("BEGIN; INSERT INTO products (image_url) VALUES ('{url}'); SET TRANSACTION READ ONLY; COMMIT"));
+    db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
+}
+
+#[test]
+fn a_prepared_transaction_is_noticed_when_it_commits() {
+    let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start());
+    let db = cluster.database();
+    let mut session = db.products(&[]);
+    session.run("SELECT caption.watch('products')");
+    let url = web.serve("/a.jpg", Answer::picture(1));
+    session.run(&format!("BEGIN; INSERT INTO products (image_url) VALUES ('{url}'); PREPARE TRANSACTION 'p'"));
+    session.run("COMMIT PREPARED 'p'");
+    db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
+}
+
+#[test]
+fn a_key_whose_type_changes_within_the_transaction_is_read_as_what_it_is() {
+    let (db, web) = (database(), Web::start());
+    let (first, second) = (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
+    let mut session = db.session();
+    session.run("CREATE TABLE products (id text PRIMARY KEY, image_url text, alt text, seo text)");
+    session.run("SELECT caption.watch('products')");
+    session.run("BEGIN");
+    session.run(&format!("INSERT INTO products VALUES ('1', '{first}')"));
+    session.run("SELECT caption.unwatch('products')");
+    session.run("ALTER TABLE products ALTER id TYPE bigint USING id::bigint");
+    session.run("SELECT caption.watch('products')");
+    session.run(&format!("INSERT INTO products VALUES (1234567890123, '{second}')"));
+    session.run("COMMIT");
+    db.eventually(FILLED);
+}
+
+#[test]
+fn the_trigger_function_serves_only_as_caption_watch_uses_it() {
+    let db = database();
+    let mut session = db.products(&[]);
+    session.run("SELECT caption.watch('products')");
+    for trigger in ["AFTER INSERT ON products FOR EACH STATEMENT", "BEFORE INSERT ON products FOR EACH ROW", "AFTER TRUNCATE ON products"] {
+        session.run(&format!("CREATE TRIGGER planted {trigger} EXECUTE FUNCTION caption.enqueue()"));
+        let statement = if trigger.contains("TRUNCATE") { "TRUNCATE products" } else { "INSERT INTO products (image_url) VALUES ('x')" };
+        assert!(session.error(statement).message().contains("AFTER INSERT OR UPDATE"));
+        session.run("DROP TRIGGER planted ON products");
+    }
+    assert!(session.error("SELECT caption.enqueue()").message().contains("trigger"));
+}
+
+#[test]
+fn a_url_of_a_megabyte_costs_only_its_own_row() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 2);
+    session.run("INSERT INTO products (image_url) VALUES ('data:image/png;base64,' || repeat('A', 1500000))");
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT count(*) FROM caption.failure) = 1");
+    let rows = session.rows(&format!("SELECT error_class FROM caption_images(ARRAY[repeat('A', 1500000), '{}'])", web.url("/0.jpg")));
+    assert_eq!(rows, [[Some("reject".to_string())], [None]]);
+}
+
+#[test]
+fn a_trigger_that_edits_our_text_does_not_make_it_a_person_s() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.alt := upper(NEW.alt); RETURN NEW; END $$");
+    session.run("CREATE TRIGGER shout BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION shout()");
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    let first = session.text("SELECT alt FROM products");
+    let url = web.serve("/other.jpg", Answer::picture(7));
+    session.run(&format!("UPDATE products SET image_url = '{url}'"));
+    eventually("the new picture was fetched", || web.hits("/other.jpg") == 1);
+    db.eventually(&format!("(SELECT alt <> '{}' FROM products)", first.replace('\'', "''")));
+}
+
+#[test]
+fn a_failing_trigger_of_the_table_is_a_stated_failure_of_its_row_alone() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 4);
+    session.run("ALTER TABLE products ADD CHECK (id <> 2 OR alt IS NULL)");
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 3");
+    db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]')");
+}
+
+#[test]
+fn a_watch_that_is_redefined_in_mid_drain_puts_no_text_into_the_wrong_column() {
+    let (db, web, gate) = (database(), Web::start(), Gate::new());
+    let url = web.serve("/a.jpg", Answer::picture(1).behind(&gate));
+    let mut session = db.products(&[url]);
+    session.run("SELECT caption.watch('products')");
+    eventually("the picture is being fetched", || gate.waiting() > 0);
+    session.run("SELECT caption.watch('products', fills => '{\"seo\": \"seo\"}')");
+    gate.open();
+    db.eventually("(SELECT seo <> '' FROM products)");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.value("SELECT alt FROM products"), None);
+    assert!(session.holds("(SELECT length(seo) > 40 FROM products)"), "the seo column holds a seo text");
+}
+
+#[test]
+fn rows_of_inheriting_tables_are_not_taken_for_the_table_s_own() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 2);
+    session.run("CREATE TABLE child () INHERITS (products); INSERT INTO child SELECT * FROM ONLY products");
+    session.run("SELECT caption.watch('products')");
+    db.eventually("NOT EXISTS (SELECT FROM ONLY products WHERE alt IS NULL)");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.number("SELECT count(*) FROM child WHERE alt IS NOT NULL"), 0);
+}
+
+#[test]
+fn statistics_are_reported_so_that_autovacuum_runs() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 5);
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    db.eventually("(SELECT n_tup_upd >= 5 FROM pg_stat_user_tables WHERE relname = 'products')");
+    db.eventually("(SELECT n_tup_ins >= 5 FROM pg_stat_all_tables WHERE schemaname = 'caption' AND relname = 'written')");
+}
+
+#[test]
+fn a_member_of_nobody_sees_no_progress_and_no_failure() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products(&[web.url("/gone.jpg")]);
+    session.run("SELECT caption.watch('products')");
+    db.eventually("EXISTS (SELECT FROM caption.failure)");
+    session.run("SET ROLE pg_read_all_stats");
+    assert_eq!(session.number("SELECT (SELECT count(*) FROM caption.failure) + (SELECT count(*) FROM caption.progress)"), 0);
+}
