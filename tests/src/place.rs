@@ -39,17 +39,27 @@ pub(crate) fn server_user() -> Option<(u32, u32)> {
     Some((fields.next().expect("uid"), fields.next().expect("gid")))
 }
 
+/// A folder of the files that are not part of the project (`../shared`, or PG_CAPTION_SHARED), if it is there.
+pub fn shared(folder: &str) -> Option<PathBuf> {
+    let shared = std::env::var_os("PG_CAPTION_SHARED").map_or_else(|| project().join("../shared"), PathBuf::from);
+    Some(shared.join(folder)).filter(|folder| folder.is_dir())
+}
+
+/// The pictures that the project has drawn for its demo.
+pub fn demo_pictures() -> PathBuf {
+    project().join("demo/images")
+}
+
 /// The model folder that is tested with: PG_CAPTION_TEST_MODEL, else the default model, else the parity model; absolute.
 ///
 /// # Panics
 /// If there is none of them.
 pub(crate) fn model() -> PathBuf {
-    let shared = std::env::var_os("PG_CAPTION_SHARED").map_or_else(|| project().join("../shared"), PathBuf::from);
     let candidates = [
         std::env::var_os("PG_CAPTION_TEST_MODEL").map(PathBuf::from),
         Some(pg_config("sharedir").join("pg_caption/models/default")),
         Some(project().join("tests/parity/vit-gpt2")),
-        Some(shared.join("parity/vit-gpt2")),
+        shared("parity/vit-gpt2"),
     ];
     let found = candidates.into_iter().flatten().find(|folder| folder.join("config.json").exists());
     found.expect("a model folder").canonicalize().expect("a model folder")

@@ -2,6 +2,7 @@
 
 mod caption_image;
 mod caption_images;
+mod catalogue;
 mod faults;
 mod other_sessions;
 mod processes;
