@@ -59,6 +59,8 @@ struct Drain {
     client: Option<Client>,
     /// No request before then, or before the engine changes.
     engine_pause: Option<(Instant, u64)>,
+    /// How often in a row.
+    engine_failures: u32,
     rates: HashMap<u32, VecDeque<(Instant, i64)>>,
     /// Prepared transactions were pending when this worker last looked, or the launcher sent it to look.
     prepared: bool,
@@ -81,6 +83,7 @@ pub fn run(database: u32) {
         recheck: Vec::new(),
         client: None,
         engine_pause: None,
+        engine_failures: 0,
         rates: HashMap::new(),
         prepared: shared::database(database).is_some_and(|d| d.slow_look),
         began: Instant::now(),
@@ -102,8 +105,10 @@ impl Drain {
             }
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
-                // Retries that have become due do not wait for a long walk or a locked row.
-                self.sources.look_at_deferred();
+                // Retries that have become due do not wait for a long walk or a locked row. An idle worker knows when the next is due.
+                if !self.is_idle() {
+                    self.sources.look_at_deferred();
+                }
                 if !lease::database_is_free() {
                     // Whoever wants the database to itself gets it; the launcher looks again later if it still exists.
                     return;
@@ -250,7 +255,10 @@ impl Drain {
                     let Some(job) = self.in_flight.remove(&reply.id) else { continue };
                     match reply.outcome {
                         Outcome::Failed(failure) if failure.class == Class::Engine => self.wait_for_engine(job, &failure),
-                        outcome => self.landed.push((job, outcome)),
+                        outcome => {
+                            self.engine_failures = 0;
+                            self.landed.push((job, outcome));
+                        }
                     }
                     if self.landed.len() >= TOGETHER {
                         return;
@@ -267,20 +275,26 @@ impl Drain {
         }
     }
 
-    /// The engine cannot serve at all: nothing is charged, everything waits for it.
+    /// The engine cannot serve at all: nothing is charged, everything waits for it. The next try connects anew: by then another engine may listen.
     fn wait_for_engine(&mut self, job: Job, failure: &Failure) {
-        if self.engine_pause.is_none() {
-            pgrx::debug1!("pg_caption: the engine cannot serve: {}", failure.message);
-        }
-        self.engine_pause = Some((Instant::now() + AGAIN * 30, shared::engine_epoch()));
+        pgrx::debug1!("pg_caption: the engine cannot serve: {}", failure.message);
         self.ready.push_front(job);
+        self.ready.extend(std::mem::take(&mut self.in_flight).into_values());
+        self.client = None;
+        self.pause_sending();
+    }
+
+    fn pause_sending(&mut self) {
+        let pause = AGAIN.saturating_mul(1 << self.engine_failures.min(5));
+        self.engine_failures += 1;
+        self.engine_pause = Some((Instant::now() + pause, shared::engine_epoch()));
     }
 
     /// The engine went away with requests in flight.
     fn blame(&mut self, lost: &Lost) {
         if let Lost::Refused(failure) = lost {
             pgrx::log!("pg_caption: the engine refuses this worker: {}", failure.message);
-            self.engine_pause = Some((Instant::now() + AGAIN * 30, shared::engine_epoch()));
+            self.pause_sending();
         }
         let alone = self.in_flight.len() == 1;
         for (_, mut job) in std::mem::take(&mut self.in_flight) {

@@ -187,7 +187,12 @@ impl Cluster {
         self.home.join("data")
     }
 
-    /// Appends to the server's settings; they take effect at the next start or reload.
+    /// Rereads the settings.
+    pub fn reload(&self) {
+        self.session("postgres").run("SELECT pg_reload_conf()");
+    }
+
+    /// Changes one of the server's settings; it takes effect at the next start or reload.
     pub fn set(&self, name: &str, value: &str) {
         self.session("postgres").run(&format!("ALTER SYSTEM SET {name} = '{value}'"));
     }

@@ -54,7 +54,7 @@ pub fn demo_pictures() -> PathBuf {
 ///
 /// # Panics
 /// If there is none of them.
-pub(crate) fn model() -> PathBuf {
+pub fn model() -> PathBuf {
     let candidates = [
         std::env::var_os("PG_CAPTION_TEST_MODEL").map(PathBuf::from),
         Some(pg_config("sharedir").join("pg_caption/models/default")),

@@ -224,3 +224,54 @@ fn a_postmaster_that_adopts_orphans_takes_no_dead_engine_for_a_crashed_backend()
     db.session().run(&format!("SELECT caption_image('{url}')"));
     assert!(!cluster.log().contains("terminating any other active server processes"));
 }
+
+#[test]
+fn a_missing_model_is_an_error_that_changes_nothing_and_a_reload_mends_it() {
+    let web = Web::start();
+    let model = pg_caption_tests::model();
+    let cluster = Cluster::private(&[("pg_caption.model", "/nowhere/at/all")]);
+    let db = cluster.database();
+    let mut session = db.products_of(&web, 5);
+    session.run("SET pg_caption.on_error = 'null'");
+    let error = session.error("UPDATE products SET alt = coalesce(caption_image(image_url), alt)");
+    assert_eq!(error.code().code(), "55000", "{error:?}");
+    assert!(format!("{error:?}").contains("/nowhere/at/all"), "the folder is named: {error:?}");
+    session.run("SELECT caption.watch('products')");
+    db.eventually("EXISTS (SELECT FROM caption.tally)");
+    assert_eq!(session.number("SELECT count(*) FROM products WHERE alt IS NOT NULL"), 0);
+    cluster.set("pg_caption.model", &model.display().to_string());
+    cluster.reload();
+    db.eventually(FILLED);
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0, "nothing was charged to the rows");
+}
+
+#[test]
+fn a_model_that_does_not_load_leaves_the_old_one_serving() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let db = cluster.database();
+    let url = web.serve("/a.jpg", Answer::picture(0));
+    let before = engine(&db);
+    db.session().run(&format!("SELECT caption_image('{url}')"));
+    cluster.set("pg_caption.model", "/nowhere/at/all");
+    cluster.reload();
+    eventually("the log says why", || cluster.log().contains("cannot use its model"));
+    db.session().run(&format!("SELECT caption_image('{url}')"));
+    assert_eq!(engine(&db), before);
+}
+
+#[test]
+fn a_changed_setting_exchanges_the_engine_and_no_call_fails() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let db = cluster.database();
+    let url = web.serve("/a.jpg", Answer::picture(0));
+    for threads in ["1", "2", "1"] {
+        let before = engine(&db);
+        cluster.set("pg_caption.threads", threads);
+        cluster.reload();
+        let mut session = db.session();
+        eventually("another engine serves", || {
+            session.run(&format!("SELECT caption_image('{url}')"));
+            engine(&db) != before
+        });
+    }
+}
