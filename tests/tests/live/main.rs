@@ -7,5 +7,6 @@ mod faults;
 mod other_sessions;
 mod processes;
 mod refusals;
+mod rights;
 mod watch;
 mod watched_keys;

@@ -1,0 +1,109 @@
+//! Whose rights things run with: never more than the table's owner has.
+
+use pg_caption_tests::{Cluster, Database, Session, Web};
+
+/// A database and a session in it as an ordinary role that owns `products` and may watch.
+fn shop<'a>(cluster: &'a Cluster, web: &Web) -> (Database<'a>, Session, String) {
+    let db = cluster.database();
+    let mut session = db.session();
+    let role = format!("owner_{}", session.text("SELECT current_database()"));
+    session.run(&format!("CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}"));
+    session.run(&format!("GRANT EXECUTE ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean) TO {role}"));
+    session.run(&format!("SET ROLE {role}"));
+    session.run("CREATE TABLE products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, image_url text, alt text, seo text)");
+    for url in web.pictures(3) {
+        session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
+    }
+    (db, session, role)
+}
+
+const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+
+#[test]
+fn triggers_of_the_table_run_as_its_owner_deferred_ones_too() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (db, mut session, role) = shop(&cluster, &web);
+    session.run("CREATE TABLE seen (who text)");
+    session
+        .run("CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $$");
+    session.run("CREATE TRIGGER at_once AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION see()");
+    session.run("CREATE CONSTRAINT TRIGGER later AFTER UPDATE ON products DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION see()");
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    assert_eq!(session.rows("SELECT DISTINCT who FROM seen"), [[Some(role)]]);
+    assert_eq!(session.number("SELECT count(*) FROM seen"), 6);
+}
+
+#[test]
+fn a_trigger_cannot_become_somebody_else() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (db, mut session, _) = shop(&cluster, &web);
+    session.run(
+        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+           SET ROLE postgres; CREATE TABLE public.owned_by_a_superuser (); RETURN NEW; END $$",
+    );
+    session.run("CREATE TRIGGER climb BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION climb()");
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT count(*) FROM caption.failure WHERE code = 'write_refused') = 3");
+    assert!(session.holds("to_regclass('public.owned_by_a_superuser') IS NULL"));
+}
+
+#[test]
+fn functions_planted_in_the_schema_are_not_called() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (db, mut session, _) = shop(&cluster, &web);
+    session.run("CREATE TABLE trapped (who text)");
+    for (name, kind) in [("=", "text, text"), ("=", "oid, oid"), ("<>", "text, text")] {
+        session.run(&format!(
+            "CREATE OR REPLACE FUNCTION public.trap({kind}) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.trapped VALUES (current_user); RETURN true; END $$"
+        ));
+        let (left, right) = kind.split_once(", ").expect("two types");
+        session.run(&format!("CREATE OPERATOR public.{name} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = public.trap)"));
+    }
+    session.run("SET search_path = public, pg_catalog");
+    session.run("SELECT caption.watch('products'::regclass)");
+    session.run("RESET search_path");
+    db.eventually(FILLED);
+    assert_eq!(session.number("SELECT count(*) FROM trapped WHERE who = 'postgres'"), 0);
+}
+
+#[test]
+fn somebody_else_can_neither_watch_nor_end_a_watch() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (db, mut session, _) = shop(&cluster, &web);
+    session.run("SELECT caption.watch('products')");
+    let mut other = db.session();
+    other.run(
+        "CREATE ROLE stranger; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO stranger; GRANT ALL ON products TO stranger; SET ROLE stranger",
+    );
+    for call in ["watch", "unwatch", "pause", "resume", "retry"] {
+        let error = other.error(&format!("SELECT caption.{call}('products')"));
+        assert_eq!(error.code().code(), "42501", "{call}: {error:?}");
+    }
+    assert_eq!(other.number("SELECT count(*) FROM caption.progress"), 0);
+}
+
+#[test]
+fn nobody_may_reach_out_unless_granted() {
+    let db = Cluster::shared().database();
+    let mut session = db.session();
+    let open = session.rows(
+        "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e' \
+           JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_caption' \
+          WHERE has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1",
+    );
+    // A trigger function must be executable by whoever watches, and checks how it is called; in_flight only counts.
+    assert_eq!(open, [[Some("caption.enqueue()".to_string())], [Some("caption.in_flight(regclass)".to_string())]]);
+}
+
+#[test]
+fn every_object_says_what_it_is() {
+    let db = Cluster::shared().database();
+    let silent = db.session().rows(
+        "SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_caption' \
+          WHERE d.deptype = 'e' AND d.classid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_namespace'::regclass) \
+            AND NOT EXISTS (SELECT FROM pg_description c WHERE c.objoid = d.objid AND c.classoid = d.classid AND c.objsubid = 0) \
+            AND NOT EXISTS (SELECT FROM pg_class i WHERE d.classid = 'pg_class'::regclass AND i.oid = d.objid AND i.relkind IN ('S', 'i', 't'))",
+    );
+    assert_eq!(silent, Vec::<Vec<Option<String>>>::new());
+}
