@@ -131,7 +131,7 @@ def overhead(urls):
     table(urls)
     return float(sql("""SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) FROM (
         SELECT extract(epoch FROM clock_timestamp() - began) * 1000 - engine AS ms FROM (
-          SELECT began, (caption_image_json(image_url, '{concise}') #>> '{timings,total}')::float8 AS engine
+          SELECT began, (caption_image_json(image_url, '{concise}') #>> '{milliseconds,total}')::float8 AS engine
             FROM (SELECT image_url, clock_timestamp() AS began FROM bench_products OFFSET 0) AS a OFFSET 0) AS b OFFSET 0) AS c""") or "nan")
 
 
