@@ -9,9 +9,10 @@ command -v cargo >/dev/null || die "Rust is missing: install it with rustup (htt
 mkdir -p "$run_dir"
 
 # --- packages -------------------------------------------------------------------------------------------------------
-lacking() { dpkg-query -W -f='${Status}\n' "$1" 2>/dev/null | grep -q 'ok installed' && return 1; return 0; }
+# (Into a variable first: where grep -q leaves at its first match, pipefail makes a failure of the pipe that broke.)
+lacking() { local status; status=$(dpkg-query -W -f='${Status}' "$1" 2>/dev/null) || return 0; [[ $status != *"ok installed"* ]]; }
 # offered PACKAGE: the distribution has it.
-offered() { apt-cache policy "$1" 2>/dev/null | grep -q 'Candidate: [0-9]'; }
+offered() { local policy; policy=$(LC_ALL=C apt-cache policy "$1" 2>/dev/null) || return 1; [[ $policy =~ Candidate:\ [0-9] ]]; }
 
 if command -v apt-get >/dev/null; then
   need=()
