@@ -33,13 +33,13 @@ pub struct Database {
 }
 
 impl Database {
-    /// When deferred rows are due.
-    pub fn due(&self) -> Option<Instant> {
+    /// When deferred rows are due, seen from `now`: what is overdue is due at `now` itself, never a moment later.
+    pub fn due(&self, now: Instant) -> Option<Instant> {
         if self.due_ms == 0 {
             return None;
         }
         let left = UNIX_EPOCH + Duration::from_millis(self.due_ms.max(0) as u64);
-        Some(Instant::now() + left.duration_since(SystemTime::now()).unwrap_or_default())
+        Some(now + left.duration_since(SystemTime::now()).unwrap_or_default())
     }
 }
 

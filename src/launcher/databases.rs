@@ -94,7 +94,7 @@ impl Databases {
             if database.slow_look {
                 due.push(self.served.get(&database.oid).map_or(now, |at| *at + SLOW_LOOK).max(trouble));
             }
-            due.extend(database.due().map(|at| at.max(trouble)));
+            due.extend(database.due(now).map(|at| at.max(trouble)));
         }
         due.into_iter().min()
     }
@@ -107,7 +107,7 @@ impl Databases {
             return false;
         }
         database.generation != database.drained
-            || database.due().is_some_and(|due| due <= now)
+            || database.due(now).is_some_and(|due| due <= now)
             || (database.slow_look && self.served.get(&database.oid).is_none_or(|at| now.duration_since(*at) >= SLOW_LOOK))
     }
 
