@@ -56,7 +56,6 @@ fn caption(url: Option<&str>, bytes: &[u8], style: Option<&str>, max_tokens: Opt
 
 /// `caption_image(url, style, max_tokens)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
-#[pgrx(sql = false)]
 fn caption_image_url(url: Option<&str>, style: Option<&str>, max_tokens: Option<i32>) -> Option<String> {
     let url = url?;
     caption(Some(url), &[], style, max_tokens)
@@ -64,7 +63,6 @@ fn caption_image_url(url: Option<&str>, style: Option<&str>, max_tokens: Option<
 
 /// `caption_image(image, style, max_tokens)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
-#[pgrx(sql = false)]
 fn caption_image_bytes(image: Option<&[u8]>, style: Option<&str>, max_tokens: Option<i32>) -> Option<String> {
     let image = image?;
     caption(None, image, style, max_tokens)
@@ -72,7 +70,6 @@ fn caption_image_bytes(image: Option<&[u8]>, style: Option<&str>, max_tokens: Op
 
 /// `caption_images(urls, style, max_tokens)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
-#[pgrx(sql = false)]
 #[allow(clippy::type_complexity)]
 fn caption_images(
     urls: Vec<Option<String>>,
@@ -127,7 +124,6 @@ fn caption_images(
 
 /// `caption_image_json(url, styles, max_tokens)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
-#[pgrx(sql = false)]
 fn caption_image_json(url: Option<&str>, styles: Option<Vec<Option<String>>>, max_tokens: Option<i32>) -> Option<JsonB> {
     let (url, styles, max_tokens) = (url?, styles?, max_tokens?);
     let styles: Vec<String> = styles.into_iter().flatten().collect();

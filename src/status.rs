@@ -11,7 +11,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// `caption.engine_status()`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
-#[pgrx(sql = false)]
 fn engine_status() -> JsonB {
     shared::require_ready();
     let (launcher, engine) = shared::processes();

@@ -212,7 +212,6 @@ fn parse_fills(fills: &Value) -> Vec<(String, String)> {
 
 /// `caption.watch(…)`.
 #[pg_extern(sql = false, volatile)]
-#[pgrx(sql = false)]
 fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32, overwrite: bool, on_replica: bool) {
     shared::require_ready();
     let image_url = image_url.to_string_lossy().into_owned();
@@ -371,7 +370,6 @@ fn watched(relation: pg_sys::Oid) -> Table {
 
 /// `caption.unwatch(relation)`.
 #[pg_extern(sql = false, volatile)]
-#[pgrx(sql = false)]
 fn unwatch(relation: pg_sys::Oid) {
     let table = watched(relation);
     drop_triggers(&table);
@@ -394,21 +392,18 @@ fn set_paused(relation: pg_sys::Oid, paused: bool) {
 
 /// `caption.pause(relation)`.
 #[pg_extern(sql = false, volatile)]
-#[pgrx(sql = false)]
 fn pause(relation: pg_sys::Oid) {
     set_paused(relation, true);
 }
 
 /// `caption.resume(relation)`.
 #[pg_extern(sql = false, volatile)]
-#[pgrx(sql = false)]
 fn resume(relation: pg_sys::Oid) {
     set_paused(relation, false);
 }
 
 /// `caption.retry(relation)`.
 #[pg_extern(sql = false, volatile)]
-#[pgrx(sql = false)]
 fn retry(relation: pg_sys::Oid) -> i64 {
     watched(relation);
     let _extension = identity::as_extension();
@@ -427,7 +422,6 @@ fn retry(relation: pg_sys::Oid) -> i64 {
 
 /// `caption.in_flight(relation)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
-#[pgrx(sql = false)]
 fn in_flight(relation: pg_sys::Oid) -> i32 {
     if !shared::preloaded() {
         return 0;

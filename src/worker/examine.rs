@@ -86,28 +86,37 @@ pub fn key_json(watched: &Watched) -> String {
     format!("pg_catalog.jsonb_build_array({})", columns.join(", "))
 }
 
+/// Keys as one JSON array.
+fn json_array(keys: &[String]) -> JsonB {
+    JsonB(Value::Array(keys.iter().filter_map(|key| serde_json::from_str(key).ok()).collect()))
+}
+
+/// Condition that finds the row `t` of a key, given as a JSON expression.
+pub fn by_key(watched: &Watched, json: &str) -> String {
+    let equal = |at: usize| format!("t.{} = {}", watched.keys[at].column, cast(watched, at, json));
+    (0..watched.keys.len()).map(equal).collect::<Vec<_>>().join(" AND ")
+}
+
 /// Statement that reads one row (and locks it, if `lock`) by its key, given as JSON.
 pub fn read_one(watched: &Watched, lock: bool) -> String {
-    let equal = (0..watched.keys.len()).map(|at| format!("t.{} = {}", watched.keys[at].column, cast(watched, at, "$1"))).collect::<Vec<_>>();
     format!(
         "SELECT t.{}::pg_catalog.text, {} FROM {} t WHERE {}{}",
         watched.url,
         texts(watched),
         watched.name,
-        equal.join(" AND "),
+        by_key(watched, "$1"),
         if lock { " FOR NO KEY UPDATE SKIP LOCKED" } else { "" }
     )
 }
 
 /// Statement that reads many rows by key: `$1` is a JSON array of keys.
 fn read_many(watched: &Watched) -> String {
-    let equal = (0..watched.keys.len()).map(|at| format!("t.{} = {}", watched.keys[at].column, cast(watched, at, "k.v"))).collect::<Vec<_>>();
     format!(
         "SELECT k.v::pg_catalog.text, t.{}::pg_catalog.text, {} FROM pg_catalog.jsonb_array_elements($1) AS k (v) JOIN {} t ON {}",
         watched.url,
         texts(watched),
         watched.name,
-        equal.join(" AND ")
+        by_key(watched, "k.v")
     )
 }
 
@@ -134,7 +143,7 @@ fn read_chunk(watched: &Watched, from_start: bool) -> String {
 /// # Errors
 /// Raises what the owner's own code raises; call it in [`super::transaction::attempt`].
 pub fn rows(watched: &Watched, keys: &[String]) -> Vec<(String, Current)> {
-    let json = JsonB(Value::Array(keys.iter().filter_map(|key| serde_json::from_str(key).ok()).collect()));
+    let json = json_array(keys);
     let _owner = identity::as_owner(watched.owner);
     spi(Spi::connect_mut(|client| read(client.update(&read_many(watched), None, &[json.into()])?)))
 }
@@ -170,7 +179,7 @@ pub struct Past {
 
 /// What the ledger and the deferred rows say of some keys; those they do not know are missing.
 pub fn history(relation: u32, keys: &[String]) -> HashMap<String, Past> {
-    let json = JsonB(Value::Array(keys.iter().filter_map(|key| serde_json::from_str(key).ok()).collect()));
+    let json = json_array(keys);
     spi(Spi::connect(|client| {
         let rows = client.select(
             "SELECT k.v::text, w.outputs, coalesce(d.attempts, 0) FROM jsonb_array_elements($2) AS k (v) \

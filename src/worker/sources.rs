@@ -59,11 +59,6 @@ impl Sources {
         self.walks.values().filter_map(|walk| walk.hold).chain(self.again).min()
     }
 
-    /// Something was locked: read it again in a moment.
-    fn look_again(&mut self) {
-        self.again = Some(Instant::now() + AGAIN);
-    }
-
     /// Deferred rows may have become due.
     pub fn look_at_deferred(&mut self) {
         self.deferred_dry = false;
@@ -89,7 +84,7 @@ impl Sources {
     }
 
     fn read_queue(&mut self, board: &mut Board, tables: &[Watched]) -> Vec<Job> {
-        let active: Vec<pg_sys::Oid> = tables.iter().filter(|table| !table.paused).map(|table| pg_sys::Oid::from(table.oid)).collect();
+        let active = active(tables);
         run(|| {
             let rows: Vec<(i64, u32, Vec<String>)> = spi(Spi::connect(|client| {
                 let rows = client.select(
@@ -116,21 +111,24 @@ impl Sources {
                     continue;
                 }
                 let page = board.add(relation, Origin::Queue(id), keys.len());
-                match examine_page(board, tables, table, page, &keys) {
-                    Ok(found) => jobs.extend(found),
-                    Err(Busy) => {
-                        board.withdraw(page);
-                        self.look_again();
-                    }
-                }
+                jobs.extend(self.examine_or_withdraw(board, tables, table, page, &keys));
             }
             jobs
         })
     }
 
+    /// Examines a page just added; if its table is locked, the page stays where it came from and is read again in a moment.
+    fn examine_or_withdraw(&mut self, board: &mut Board, tables: &[Watched], table: &Watched, page: PageId, keys: &[String]) -> Vec<Job> {
+        examine_page(board, tables, table, page, keys).unwrap_or_else(|Busy| {
+            board.withdraw(page);
+            self.again = Some(Instant::now() + AGAIN);
+            Vec::new()
+        })
+    }
+
     fn read_deferred(&mut self, board: &mut Board, tables: &[Watched]) -> Vec<Job> {
         self.deferred_dry = true;
-        let active: Vec<pg_sys::Oid> = tables.iter().filter(|table| !table.paused).map(|table| pg_sys::Oid::from(table.oid)).collect();
+        let active = active(tables);
         run(|| {
             let rows: Vec<(u32, String)> = spi(Spi::connect(|client| {
                 let rows = client.select(
@@ -153,13 +151,7 @@ impl Sources {
                     continue;
                 }
                 let page = board.add(table.oid, Origin::Deferred, keys.len());
-                match examine_page(board, tables, table, page, &keys) {
-                    Ok(found) => jobs.extend(found),
-                    Err(Busy) => {
-                        board.withdraw(page);
-                        self.look_again();
-                    }
-                }
+                jobs.extend(self.examine_or_withdraw(board, tables, table, page, &keys));
             }
             jobs
         })
@@ -207,6 +199,11 @@ impl Sources {
         }
         None
     }
+}
+
+/// The tables that are to be drained.
+fn active(tables: &[Watched]) -> Vec<pg_sys::Oid> {
+    tables.iter().filter(|table| !table.paused).map(|table| pg_sys::Oid::from(table.oid)).collect()
 }
 
 /// A table is locked as a whole.
@@ -321,7 +318,7 @@ fn sift(board: &mut Board, tables: &[Watched], table: &Watched, page: PageId, ke
 
 /// When the next deferred row of an active table is due, in milliseconds of the Unix epoch.
 pub fn next_due_ms(tables: &[Watched]) -> Option<i64> {
-    let active: Vec<pg_sys::Oid> = tables.iter().filter(|table| !table.paused).map(|table| pg_sys::Oid::from(table.oid)).collect();
+    let active = active(tables);
     run(|| {
         spi(Spi::get_one_with_args::<i64>(
             "SELECT (extract(epoch FROM min(due)) * 1000)::int8 FROM caption.deferred WHERE relation = ANY ($1)",

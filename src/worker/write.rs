@@ -103,13 +103,12 @@ fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
 
 /// Locks the row, fills what is still empty or ours, and writes the ledger.
 fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, source: (Option<&str>, Option<&str>)) -> Settled {
-    let key = || serde_json::from_str::<Value>(&job.row.key).map(JsonB).unwrap_or(JsonB(Value::Null));
     let entries: Vec<(String, Value)> = {
         let _owner = identity::as_owner(table.owner);
         let found = spi(Spi::connect_mut(|client| {
             // A deferred constraint trigger would otherwise run at commit, as the superuser.
             client.update("SET CONSTRAINTS ALL IMMEDIATE", None, &[])?;
-            let rows = client.update(&examine::read_one(table, true), Some(1), &[key().into()])?;
+            let rows = client.update(&examine::read_one(table, true), Some(1), &[key(&job.row).into()])?;
             match rows.into_iter().next() {
                 Some(row) => {
                     Ok::<_, pgrx::spi::Error>(Some(Current { url: row.get(1)?, texts: row.get::<Vec<Option<String>>>(2)?.unwrap_or_default() }))
@@ -119,7 +118,7 @@ fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, s
         }));
         let Some(current) = found else {
             let exists = spi(Spi::connect_mut(|client| {
-                Ok::<_, pgrx::spi::Error>(!client.update(&examine::read_one(table, false), Some(1), &[key().into()])?.is_empty())
+                Ok::<_, pgrx::spi::Error>(!client.update(&examine::read_one(table, false), Some(1), &[key(&job.row).into()])?.is_empty())
             }));
             return if exists { Settled::Locked } else { Settled::Done { filled: false } };
         };
@@ -134,14 +133,16 @@ fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, s
         }
         let sets: Vec<String> =
             written.iter().enumerate().map(|(n, (cell, _))| format!("{} = ${}", quote_identifier(&table.fills[*cell].column), n + 2)).collect();
-        let equal: Vec<String> = (0..table.keys.len())
-            .map(|at| format!("t.{} = CAST($1 OPERATOR(pg_catalog.->>) {at} AS {})", table.keys[at].column, table.keys[at].kind))
-            .collect();
         let returned: Vec<String> =
             written.iter().map(|(cell, _)| format!("t.{}::pg_catalog.text", quote_identifier(&table.fills[*cell].column))).collect();
-        let statement =
-            format!("UPDATE {} AS t SET {} WHERE {} RETURNING ARRAY[{}]", table.name, sets.join(", "), equal.join(" AND "), returned.join(", "));
-        let mut arguments: Vec<pgrx::datum::DatumWithOid<'_>> = vec![key().into()];
+        let statement = format!(
+            "UPDATE {} AS t SET {} WHERE {} RETURNING ARRAY[{}]",
+            table.name,
+            sets.join(", "),
+            examine::by_key(table, "$1"),
+            returned.join(", ")
+        );
+        let mut arguments: Vec<pgrx::datum::DatumWithOid<'_>> = vec![key(&job.row).into()];
         arguments.extend(written.iter().map(|(_, text)| pgrx::datum::DatumWithOid::from(*text)));
         let stored = spi(Spi::connect_mut(|client| match client.update(&statement, None, &arguments)?.next() {
             Some(row) => row.get::<Vec<Option<String>>>(1),
@@ -165,7 +166,7 @@ fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, s
             etag = excluded.etag, last_modified = excluded.last_modified",
         &[
             pg_sys::Oid::from(job.row.relation).into(),
-            key().into(),
+            key(&job.row).into(),
             hash(&job.url).into(),
             JsonB(Value::Object(outputs)).into(),
             model.into(),
