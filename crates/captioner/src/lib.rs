@@ -24,7 +24,7 @@ mod text;
 pub use captioner::{Batch, Captioner, Features, Finished, Sequence};
 pub use error::Error;
 pub use generation::{EarlyStopping, Generation};
-pub use picture::{PictureOptions, Pixels, Tiles, Views};
+pub use picture::{PictureOptions, Pixels, Views};
 pub use preparer::{Preparer, Prompt, Words};
 pub use runtime::init;
 

@@ -2,6 +2,7 @@
 
 use crate::tensor::{Data, HostTensor};
 use pg_caption_register::{Style, Task};
+use pg_caption_wire::Tiles;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Options for one picture.
@@ -11,26 +12,12 @@ pub struct PictureOptions {
     pub views: Views,
 }
 
-/// When a tiling model cuts a picture into tiles, which shows it details and costs as many times as there are tiles.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum Tiles {
-    /// For styles with the task `detailed`; the others look at the picture as one tile.
-    #[default]
-    Auto,
-    /// Never.
-    One,
-    /// Always, if the model's folder does.
-    All,
-}
-
-impl Tiles {
-    /// The view a style's caption needs.
-    pub(crate) fn view(self, style: &Style) -> Views {
-        match self {
-            Tiles::Auto if style.task == Task::Detailed => Views::TILED,
-            Tiles::All => Views::TILED,
-            Tiles::Auto | Tiles::One => Views::WHOLE,
-        }
+/// The view a style's caption needs.
+pub(crate) fn view(tiles: Tiles, style: &Style) -> Views {
+    match tiles {
+        Tiles::Auto if style.task == Task::Detailed => Views::TILED,
+        Tiles::All => Views::TILED,
+        Tiles::Auto | Tiles::One => Views::WHOLE,
     }
 }
 
@@ -61,6 +48,9 @@ impl Views {
     pub fn tiled(self) -> bool {
         self.tiled
     }
+
+    /// Both.
+    pub const BOTH: Views = Views { whole: true, tiled: true };
 }
 
 impl Default for Views {

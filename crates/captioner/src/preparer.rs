@@ -1,12 +1,12 @@
 //! Everything of a model that needs no session. Shared by threads.
 
 use crate::family::Prepare;
-use crate::picture::{PictureOptions, Pixels, Tiles, Views};
+use crate::picture::{PictureOptions, Pixels, Views, view};
 use crate::text::Text;
 use crate::{Error, Features, Generation};
 use pg_caption_pixels::Rgb;
 use pg_caption_register::Style;
-use pg_caption_wire::ModelStatus;
+use pg_caption_wire::{ModelStatus, Tiles};
 use std::sync::Arc;
 
 /// What generation starts from.
@@ -68,7 +68,7 @@ impl Preparer {
         if !self.prepare.tiles() {
             return Views::WHOLE;
         }
-        styles.into_iter().map(|style| tiles.view(style)).reduce(Views::and).unwrap_or(Views::WHOLE)
+        styles.into_iter().map(|style| view(tiles, style)).reduce(Views::and).unwrap_or(Views::WHOLE)
     }
 
     /// The prompt of a style for a picture; `text` replaces the style's instruction or task (`--prompt`). Models that read no

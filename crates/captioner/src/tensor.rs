@@ -61,7 +61,7 @@ impl Floats {
     /// Of a tensor whose last dimension is a row.
     pub fn new(shape: &[i64], data: Vec<f32>) -> Result<Floats, Error> {
         let width = shape.last().map_or(0, |n| *n as usize);
-        if width == 0 || data.len() % width != 0 {
+        if width == 0 || !data.len().is_multiple_of(width) {
             return Err(Error::run("tensor", format!("{} numbers are no rows of {width}", data.len())));
         }
         Ok(Floats { width, data })

@@ -2,9 +2,9 @@
 
 mod support;
 
-use pg_caption_captioner::{Captioner, Features, Finished, Preparer, Prompt, Sequence, Tiles, Words};
+use pg_caption_captioner::{Captioner, Features, Finished, Preparer, Prompt, Sequence, Views, Words};
 use pg_caption_register::builtin;
-use pg_caption_wire::Finish;
+use pg_caption_wire::{Finish, Tiles};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -115,8 +115,7 @@ fn every_sequence(model: &str, sequences: usize) {
         assert_eq!(picture.sha256(), expected["images"][image]["pixel_values"]["sha256"], "pixels of {image}");
     }
 
-    let alone: Vec<Arc<Features>> =
-        pictures.iter().map(|picture| Arc::new(captioner.encode_refs(&[picture]).unwrap().remove(0))).collect();
+    let alone: Vec<Arc<Features>> = pictures.iter().map(|picture| Arc::new(captioner.encode_refs(&[picture]).unwrap().remove(0))).collect();
     let at = |case: &Case| images.iter().position(|image| *image == case.image).unwrap();
     for case in &cases {
         let sequence = case.sequence(1, &preparer, &alone[at(case)]);
@@ -176,6 +175,28 @@ fn every_sequence_of_florence_2_equals_the_references() {
 #[test]
 fn every_sequence_of_smolvlm_equals_the_references() {
     every_sequence("smolvlm", 12 * 8);
+}
+
+#[test]
+fn a_picture_shown_in_both_views_gets_the_captions_of_each() {
+    if !runtime() {
+        return;
+    }
+    let (mut captioner, preparer) = open(&parity().join("smolvlm"));
+    let generation = preparer.generation(None).unwrap();
+    for image in ["02_shapes.png", "05_3x500.png", "03_noise224.png"] {
+        let mut said = BTreeMap::new();
+        for views in [Views::WHOLE, Views::TILED, Views::BOTH] {
+            let features = Arc::new(captioner.encode(&[pixels_in(&preparer, image, views)]).unwrap().remove(0));
+            for (key, style) in ["concise", "detailed"].iter().enumerate().filter(|(key, _)| views == Views::BOTH || (*key == 1) == views.tiled()) {
+                let prompt = preparer.prompt(&builtin(style).unwrap(), Words::default(), &features).unwrap();
+                let sequence = Sequence { key: 0, features: features.clone(), prompt, max_new_tokens: 24, generation: generation.clone() };
+                let ids = generate(&mut captioner, vec![sequence]).remove(&0).unwrap().ids;
+                assert_eq!(said.entry(key).or_insert_with(|| ids.clone()), &ids, "{image} {style}");
+            }
+        }
+        assert_ne!(said[&0], said[&1], "{image}: one tile and many look different");
+    }
 }
 
 #[test]

@@ -9,7 +9,7 @@ pub mod frame;
 mod message;
 mod status;
 
-pub use config::EngineConfig;
+pub use config::{EngineConfig, Tiles};
 pub use failure::{Class, Failure};
 pub use message::{
     ClientMessage, Finish, Image, ImageFacts, ModelRef, Outcome, Output, OutputSpec, Reply, Request, Role, ServerMessage, Timings, Written,

@@ -58,7 +58,8 @@ impl Chat {
     pub fn ask(&self, text: &str) -> Result<String, Error> {
         let content = json!([{ "type": "image" }, { "type": "text", "text": text }]);
         let messages = json!([{ "role": "user", "content": content }]);
-        let values = context! { messages => minijinja::value::Serde(messages), add_generation_prompt => true, bos_token => &self.bos, eos_token => &self.eos };
+        let values =
+            context! { messages => minijinja::value::Serde(messages), add_generation_prompt => true, bos_token => &self.bos, eos_token => &self.eos };
         let template = self.environment.get_template(NAME).map_err(|e| Error::config(&self.path, e))?;
         template.render(values).map_err(|e| Error::config(&self.path, format!("the chat template does not render: {e}")))
     }

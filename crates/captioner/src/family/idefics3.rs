@@ -2,7 +2,7 @@
 //!
 //! The folder's chat template says how a user's turn is written; its `<image>` is expanded to one placeholder per feature, tile by
 //! tile, and the embeddings at the placeholders are replaced by the features. A picture can be shown as one tile or, thirteen times
-//! as dear, cut into tiles that follow row by row before the whole: a caption's style says which (`crate::Tiles`).
+//! as dear, cut into tiles that follow row by row before the whole: a caption's style says which (`pg_caption.tiles`).
 
 use super::chat::Chat;
 use super::decoder::Decoder;
@@ -11,7 +11,7 @@ use super::{Family, Logits, Opened, Prepare};
 use crate::cache::Cache;
 use crate::captioner::State;
 use crate::folder::Folder;
-use crate::picture::{PictureOptions, Pixels, Views};
+use crate::picture::{PictureOptions, Pixels, Views, view};
 use crate::runtime::Graph;
 use crate::tensor::{self, Data, Floats, HostTensor};
 use crate::text::Text;
@@ -180,7 +180,7 @@ impl Prepare for Shared {
     fn prompt(&self, style: &Style, words: Words, features: &Features) -> Result<Prompt, Error> {
         let looks = features.state::<Looks>()?;
         let grid = match &looks.tiled {
-            Some((grid, _)) if words.tiles.view(style) == Views::TILED || looks.whole.is_none() => *grid,
+            Some((grid, _)) if view(words.tiles, style) == Views::TILED || looks.whole.is_none() => *grid,
             _ => Grid { rows: 0, columns: 0 },
         };
         let mut asked = words.text.unwrap_or(&style.instruction).to_owned();

@@ -216,6 +216,9 @@ mod tests {
     #[test]
     fn words_are_refused_because_the_model_cannot_read_them() {
         let shared = Shared { processor: processor(), starts: shared(json!({ "bos_token_id": 3 })).unwrap() };
-        assert!(matches!(shared.prompt(&builtin("seo").unwrap(), Words { text: Some("look closely"), ..Words::default() }, &features()), Err(Error::Prompt(_))));
+        assert!(matches!(
+            shared.prompt(&builtin("seo").unwrap(), Words { text: Some("look closely"), ..Words::default() }, &features()),
+            Err(Error::Prompt(_))
+        ));
     }
 }

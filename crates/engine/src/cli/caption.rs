@@ -45,6 +45,7 @@ pub fn run(options: &Caption) -> Result<bool, String> {
             None => locate::library()?,
         },
         dtype: options.dtype.clone(),
+        tiles: options.tiles,
         threads: options.threads,
         max_batch: options.batch,
         allowed_networks: options.allow_networks.clone(),

@@ -108,7 +108,8 @@ impl Pipeline {
         work.timings.decode = ms(began.elapsed().saturating_sub(waited));
 
         let (cpu, began) = (thread_cpu(), Instant::now());
-        let tensor = preparer.picture(&decoded.rgb, &PictureOptions::default());
+        let views = picture.views(|job| job.views(preparer, self.tiles));
+        let tensor = preparer.picture(&decoded.rgb, &PictureOptions { views });
         drop((decoded, room));
         let tensor = tensor.map_err(|e| Answer::Failed(failures::model_error(e.to_string())))?;
         let pixels_sha256 = picture.any(|job| job.extras.pixels_sha256).then(|| tensor.sha256());

@@ -12,7 +12,7 @@ use crate::picture::Work;
 use crate::turns::Turns;
 use pg_caption_captioner::Preparer;
 use pg_caption_fetch::Fetcher;
-use pg_caption_wire::{Class, EngineConfig, Failure};
+use pg_caption_wire::{Class, EngineConfig, Failure, Tiles};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +57,7 @@ pub struct Pipeline {
     to_fetch: Condvar,
     to_decode: Condvar,
     fetcher: Result<Fetcher, Failure>,
+    tiles: Tiles,
     files: Arc<Pool>,
     decoding: Arc<Pool>,
     tensors: Arc<Pool>,
@@ -96,6 +97,7 @@ impl Pipeline {
             tensors: part(8),
             meters,
             max_pixels: config.max_image_pixels,
+            tiles: config.tiles,
             fetch_threads: config.fetch_concurrency.clamp(1, 1024) as usize,
             decode_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
         })
