@@ -69,6 +69,7 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<(Captioner, Arc<Prep
         bytes: identity.bytes,
         graphs: opened.graphs.iter().map(|g| GraphStatus { file: file(&g.path), dtype: g.dtype.clone() }).collect(),
         batch_invariant: identity.batch_invariant,
+        hoisted: opened.hoisted,
         min_confidence: min_confidence(&folder)?,
     };
     let preparer = Preparer { prepare: opened.prepare, generation: Arc::new(generation), text, status };

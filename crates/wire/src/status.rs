@@ -78,6 +78,9 @@ pub struct ModelStatus {
     pub graphs: Vec<GraphStatus>,
     /// Ids never depend on what a picture was batched with (no graph holds DynamicQuantizeLinear).
     pub batch_invariant: bool,
+    /// Cross-attention keys and values are computed once a picture although the published graph computes them for every token.
+    #[serde(default)]
+    pub hoisted: bool,
     /// Confidence below which the model's captions are uncertain, if the folder states one.
     pub min_confidence: Option<f32>,
 }

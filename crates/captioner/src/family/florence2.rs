@@ -62,6 +62,7 @@ pub(super) fn open(folder: &Folder, settings: &Generation, text: &Arc<Text>) -> 
         prepare: Box::new(Shared { processor, sentences, start, text: text.clone() }),
         sessions: Box::new(Sessions { vision, embedder, encoder, decoder }),
         graphs: [vision_file, embedder_file, encoder_file].into_iter().chain(decoder_files).collect(),
+        hoisted: false,
         vocabulary,
     })
 }

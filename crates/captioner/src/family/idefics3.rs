@@ -62,6 +62,7 @@ pub(super) fn open(folder: &Folder, _settings: &Generation, text: &Arc<Text>) ->
         prepare: Box::new(shared),
         sessions: Box::new(Sessions { vision, embedder, decoder, image }),
         graphs: [vision_file, embedder_file].into_iter().chain(decoder_files).collect(),
+        hoisted: false,
         vocabulary,
     })
 }

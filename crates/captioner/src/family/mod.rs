@@ -12,6 +12,7 @@ mod chat;
 mod decoder;
 mod embedder;
 mod florence2;
+mod hoist;
 mod idefics3;
 mod vision_encoder_decoder;
 
@@ -81,6 +82,8 @@ pub(crate) struct Opened {
     pub sessions: Sessions,
     /// The graphs that were loaded.
     pub graphs: Vec<crate::folder::Graph>,
+    /// Cross-attention keys and values are computed once a picture although the published graph computes them for every token.
+    pub hoisted: bool,
     /// Size of the decoder's vocabulary, if its graph states one.
     pub vocabulary: Option<usize>,
 }

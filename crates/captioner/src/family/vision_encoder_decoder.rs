@@ -41,13 +41,14 @@ pub(super) fn open(folder: &Folder, settings: &Generation, _text: &Arc<Text>) ->
         return Err(Error::graph(encoder.path(), "it has no output \"last_hidden_state\""));
     }
     let (decoder, decoder_files) = Decoder::open(folder, "input_ids", &[HIDDEN, MASK])?;
-    let vocabulary = decoder.vocabulary();
+    let (vocabulary, hoisted) = (decoder.vocabulary(), decoder.is_hoisted());
     let has_confidence = encoder.output(CONFIDENCE).is_some();
     Ok(Opened {
         name: NAME,
         prepare: Box::new(prepare),
         sessions: Box::new(Sessions { encoder, decoder, hidden, has_confidence }),
         graphs: std::iter::once(encoder_file).chain(decoder_files).collect(),
+        hoisted,
         vocabulary,
     })
 }
