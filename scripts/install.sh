@@ -17,7 +17,11 @@ case $profile in release) built=release flag=() ;; dev) built=debug flag=(--debu
 
 cd "$project"
 say "building the extension for PostgreSQL $major ($profile)"
+# A PostgreSQL that `cargo pgrx init` was not told of (the tests' own ones): named to the build script of the bindings directly.
+grep -qs "^pg$major *=" "${PGRX_HOME:-$HOME/.pgrx}/config.toml" || export PGRX_PG_CONFIG_PATH=$source
 package=target/package/$profile-pg$major
+# What an earlier version left there is not ours to install.
+rm -rf "$package"
 log=$run_dir/build.log; mkdir -p "$run_dir" "$package"
 cargo pgrx package "${flag[@]}" --pg-config "$source" --out-dir "$package" --no-default-features --features "pg$major" >"$log" || { cat "$log" >&2; die "the extension could not be built"; }
 say "building the engine ($profile)"

@@ -1,7 +1,7 @@
 //! `caption.watch` and its companions: everything is validated before anything is changed.
 
 use crate::report::refuse;
-use crate::{enqueue, identity, shared, style};
+use crate::{enqueue, identity, release, shared, style};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
@@ -214,6 +214,7 @@ fn parse_fills(fills: &Value) -> Vec<(String, String)> {
 #[pg_extern(sql = false, volatile)]
 fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32, overwrite: bool, on_replica: bool) {
     shared::require_ready();
+    release::warn_caller();
     let image_url = image_url.to_string_lossy().into_owned();
     style::tokens(max_tokens);
     let table = describe(relation);
@@ -368,12 +369,18 @@ fn watched(relation: pg_sys::Oid) -> Table {
     table
 }
 
+/// Takes the table's row of the tally, so that its worker touches nothing of the table until this transaction ends: it waits for nobody, and skips the table.
+fn hold(relation: pg_sys::Oid) {
+    spi(Spi::run_with_args("SELECT FROM caption.tally WHERE relation OPERATOR(pg_catalog.=) $1 FOR UPDATE", &[relation.into()]));
+}
+
 /// `caption.unwatch(relation)`.
 #[pg_extern(sql = false, volatile)]
 fn unwatch(relation: pg_sys::Oid) {
     let table = watched(relation);
     drop_triggers(&table);
     let _extension = identity::as_extension();
+    hold(relation);
     for of in ["watch", "tally", "queue", "deferred", "written", "failed"] {
         spi(Spi::run_with_args(&format!("DELETE FROM caption.{of} WHERE relation OPERATOR(pg_catalog.=) $1"), &[relation.into()]));
     }
@@ -407,6 +414,7 @@ fn resume(relation: pg_sys::Oid) {
 fn retry(relation: pg_sys::Oid) -> i64 {
     watched(relation);
     let _extension = identity::as_extension();
+    hold(relation);
     let queued: Option<i64> = spi(Spi::get_one_with_args(
         "WITH failed AS (DELETE FROM caption.failed WHERE relation OPERATOR(pg_catalog.=) $1 RETURNING key), \
               deferred AS (DELETE FROM caption.deferred WHERE relation OPERATOR(pg_catalog.=) $1 RETURNING key), \
