@@ -70,6 +70,10 @@ pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> 
             }
         }
         if sent.is_empty() {
+            // Kept from an earlier call, whose answer came after the engine's GoAway: it takes nothing any more.
+            if connection.is_spent() {
+                client = None;
+            }
             continue;
         }
         match connection.poll() {
