@@ -101,6 +101,7 @@ pub struct Request {
 #[derive(Default)]
 struct State {
     routes: Mutex<HashMap<String, Answer>>,
+    everywhere: Mutex<Option<Answer>>,
     requests: Mutex<Vec<Request>>,
     closing: AtomicBool,
 }
@@ -134,6 +135,12 @@ impl Web {
     pub fn serve(&self, path: &str, answer: Answer) -> String {
         self.state.routes.lock().unwrap().insert(path.into(), answer);
         self.url(path)
+    }
+
+    /// From now on every path that has no answer of its own is answered so; the URL of one.
+    pub fn serve_all(&self, answer: Answer) -> String {
+        *self.state.everywhere.lock().unwrap() = Some(answer);
+        self.url("/any.jpg")
     }
 
     /// Serves `count` different pictures at `/0.jpg`, `/1.jpg` … and returns their URLs.
@@ -178,7 +185,8 @@ fn converse(state: &State, mut connection: TcpStream) -> std::io::Result<()> {
     connection.set_nodelay(true)?;
     let mut reader = BufReader::new(connection.try_clone()?);
     while let Some(request) = read_request(&mut reader)? {
-        let answer = state.routes.lock().unwrap().get(&request.path).cloned().unwrap_or_else(|| Answer::status(404));
+        let own = state.routes.lock().unwrap().get(&request.path).cloned();
+        let answer = own.or_else(|| state.everywhere.lock().unwrap().clone()).unwrap_or_else(|| Answer::status(404));
         state.requests.lock().unwrap().push(request);
         if let Some(gate) = &answer.gate {
             gate.pass();

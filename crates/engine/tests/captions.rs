@@ -202,7 +202,7 @@ fn a_client_that_leaves_takes_its_work_with_it() {
     let held = web.next();
     drop(client);
     let mut watcher = engine.connect().hello(Role::Call);
-    until(|| watcher.status().in_flight == 0 && watcher.status().hosts.is_empty());
+    until(|| watcher.status().in_flight == 0 && watcher.status().hosts.iter().all(|host| host.in_flight == 0));
     assert_eq!(watcher.status().answered, 0);
     drop(held);
 }
@@ -330,6 +330,48 @@ fn a_drained_engine_serves_what_is_in_flight_and_the_successor_serves_what_is_ne
     let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap()).hello(Role::Call);
     assert_eq!(client.status().pid, successor.child.id());
     assert_eq!(outputs(client.ask(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(), 1);
+}
+
+#[test]
+fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor() {
+    let Some(mut engine) = ready(loopback) else { return };
+    let (early, late) = (Web::start(), Web::start());
+    let mut client = engine.connect().hello(Role::Worker);
+    let patience = |stream: &TcpStream| write!(&*stream, "HTTP/1.1 429 Slow\r\nRetry-After: 600\r\nContent-Length: 0\r\n\r\n").unwrap();
+    client.send(&ClientMessage::Request(url(1, &early.url("/a"), &["concise"])), &[]);
+    patience(&early.next().0);
+    assert_eq!(failed(client.reply().outcome).code, "http_429");
+    client.send(&ClientMessage::Request(url(2, &late.url("/b"), &["concise"])), &[]);
+    let in_flight = late.next().0;
+
+    let mut config = model().unwrap();
+    loopback(&mut config);
+    let mut successor = engine.succeed(&EngineConfig { wait_until_ready: true, ..config });
+    assert_eq!(successor.report(), EngineReport::Starting);
+    assert!(matches!(successor.report(), EngineReport::Ready { .. }));
+    engine.control(&Control::Drain);
+    let EngineReport::Cooling { hosts: at_once } = engine.report() else { panic!("nothing handed over") };
+    assert_eq!(at_once.iter().map(|c| c.host.as_str()).collect::<Vec<_>>(), [early.address.as_str()]);
+    assert!((590_000..=600_000).contains(&at_once[0].remaining_ms), "{at_once:?}");
+    // What it learns while it finishes is handed over, too.
+    assert_eq!(client.receive(), Some(ServerMessage::GoAway));
+    patience(&in_flight);
+    assert_eq!(failed(client.reply().outcome).code, "http_429");
+    let EngineReport::Cooling { hosts: at_last } = engine.report() else { panic!("nothing handed over") };
+    assert_eq!(at_last.len(), 2, "{at_last:?}");
+    assert_eq!(engine.ended().code(), Some(0));
+
+    for hosts in [at_once, at_last] {
+        successor.control(&Control::Cooling { hosts });
+    }
+    let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap()).hello(Role::Worker);
+    until(|| client.status().hosts.iter().filter(|h| h.cooling_ms.is_some() && h.last.as_deref() == Some("http_429")).count() == 2);
+    for (id, web) in [&early, &late].into_iter().enumerate() {
+        let failure = failed(client.ask(url(id as u64, &web.url("/c"), &["concise"]), &[]));
+        assert_eq!((failure.class, failure.code.as_str()), (Class::Host, "host_cooling"));
+        assert!(failure.retry_after_ms.is_some_and(|ms| ms > 500_000), "{failure:?}");
+        assert!(web.asked.try_recv().is_err(), "it was not asked");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use crate::picture::Work;
 use crate::turns::Turns;
 use pg_caption_captioner::Preparer;
 use pg_caption_fetch::Fetcher;
-use pg_caption_wire::{Class, EngineConfig, Failure};
+use pg_caption_wire::{Class, Cooldown, EngineConfig, Failure, HostStatus};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -110,9 +110,21 @@ impl Pipeline {
         &self.files
     }
 
-    /// Cooldowns and requests in flight, by host.
-    pub fn hosts(&self) -> Vec<pg_caption_wire::HostStatus> {
+    /// Cooldowns, requests in flight and last answers, by host.
+    pub fn hosts(&self) -> Vec<HostStatus> {
         self.fetcher.as_ref().map(Fetcher::hosts).unwrap_or_default()
+    }
+
+    /// Hosts that asked for patience, for the next engine.
+    pub fn cooldowns(&self) -> Vec<Cooldown> {
+        self.fetcher.as_ref().map(Fetcher::cooldowns).unwrap_or_default()
+    }
+
+    /// What the engine before this one knew of them.
+    pub fn restore(&self, cooldowns: &[Cooldown]) {
+        if let Ok(fetcher) = &self.fetcher {
+            fetcher.restore(cooldowns);
+        }
     }
 
     /// Puts a picture in line.
