@@ -65,8 +65,7 @@ impl Web {
                 while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
                     request.push(byte[0]);
                 }
-                let path = String::from_utf8_lossy(&request).split(' ').nth(1).unwrap_or_default().to_string();
-                if send.send((stream, path)).is_err() {
+                if send.send((stream, String::from_utf8_lossy(&request).into_owned())).is_err() {
                     break;
                 }
             }
@@ -78,7 +77,14 @@ impl Web {
         format!("http://{}{path}", self.address)
     }
 
+    /// The next request: its path.
     fn next(&self) -> (TcpStream, String) {
+        let (stream, head) = self.next_head();
+        (stream, head.split(' ').nth(1).unwrap_or_default().to_string())
+    }
+
+    /// The next request as it came.
+    fn next_head(&self) -> (TcpStream, String) {
         self.asked.recv_timeout(PATIENCE).expect("nobody asked")
     }
 }
@@ -309,6 +315,31 @@ fn what_nobody_may_ask_is_refused_without_costing_the_connection() {
     tokens.outputs[0].max_tokens = 100_000;
     assert_eq!(failed(client.ask(tokens, &picture)).code, "bad_request");
     assert_eq!(outputs(client.ask(bytes(4, &["concise"]), &picture)).len(), 1);
+}
+
+#[test]
+fn a_picture_captioned_before_is_looked_at_again_if_it_changed_or_another_model_did_it() {
+    let Some(engine) = ready(loopback) else { return };
+    let web = Web::start();
+    let mut client = engine.connect().hello(Role::Worker);
+    let ours = client.status().model.unwrap().digest;
+    for (id, (model, asked, status)) in
+        [(&*ours, true, "304 Not Modified"), (&*ours, true, "200 OK"), ("another model", false, "200 OK")].into_iter().enumerate()
+    {
+        let known = pg_caption_wire::Known { etag: Some("\"e1\"".into()), last_modified: None, model: model.into() };
+        let image = pg_caption_wire::Image::Url { url: web.url("/a"), known: Some(known) };
+        client.send(&ClientMessage::Request(pg_caption_wire::Request { image, ..bytes(id as u64, &["concise"]) }), &[]);
+        let (stream, head) = web.next_head();
+        assert_eq!(head.to_ascii_lowercase().contains("if-none-match: \"e1\""), asked, "{head}");
+        if status.starts_with("304") {
+            write!(&stream, "HTTP/1.1 {status}\r\nConnection: close\r\n\r\n").unwrap();
+            assert_eq!(client.reply().outcome, Outcome::Unchanged);
+        } else {
+            answer(&stream, status, &self::image("02_shapes.png"));
+            assert_eq!(outputs(client.reply().outcome).len(), 1);
+        }
+    }
+    assert_eq!(client.status().encoded, 2);
 }
 
 #[test]

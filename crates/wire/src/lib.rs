@@ -12,7 +12,7 @@ mod status;
 pub use config::EngineConfig;
 pub use failure::{Class, Failure};
 pub use message::{
-    ClientMessage, Finish, Image, ImageFacts, ModelRef, Outcome, Output, OutputSpec, Reply, Request, Role, ServerMessage, Timings, Written,
+    ClientMessage, Finish, Image, ImageFacts, Known, ModelRef, Outcome, Output, OutputSpec, Reply, Request, Role, ServerMessage, Timings, Written,
 };
 pub use status::{Control, Cooldown, EngineReport, EngineStatus, GraphStatus, HostStatus, ModelStatus};
 

@@ -7,6 +7,7 @@ mod faults;
 mod hosts;
 mod other_sessions;
 mod processes;
+mod recaption;
 mod refusals;
 mod rights;
 mod upgrade;

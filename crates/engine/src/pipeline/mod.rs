@@ -13,7 +13,7 @@ use crate::turns::Turns;
 use pg_caption_captioner::Preparer;
 use pg_caption_fetch::Fetcher;
 use pg_caption_wire::{Class, Cooldown, EngineConfig, Failure, HostStatus};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// A URL in line.
@@ -57,6 +57,8 @@ pub struct Pipeline {
     to_fetch: Condvar,
     to_decode: Condvar,
     fetcher: Result<Fetcher, Failure>,
+    /// Digest of the model, once it is ready.
+    model: OnceLock<String>,
     files: Arc<Pool>,
     decoding: Arc<Pool>,
     tensors: Arc<Pool>,
@@ -91,6 +93,7 @@ impl Pipeline {
             to_fetch: Condvar::new(),
             to_decode: Condvar::new(),
             fetcher,
+            model: OnceLock::new(),
             files: part(4),
             decoding: part(2),
             tensors: part(8),
@@ -152,6 +155,7 @@ impl Pipeline {
     /// # Errors
     /// No threads.
     pub fn open(self: &Arc<Self>, batch: usize, preparer: &Arc<Preparer>, inbox: &Arc<Inbox>) -> std::io::Result<()> {
+        self.model.get_or_init(|| preparer.status().digest.clone());
         self.board().most_ahead = self.fetch_threads + self.decode_threads + 2 * batch;
         for _ in 0..self.decode_threads {
             let (this, preparer, inbox) = (self.clone(), preparer.clone(), inbox.clone());
