@@ -58,7 +58,7 @@ fn an_unchanged_picture_is_neither_downloaded_nor_captioned_again() {
 fn a_picture_that_changed_under_its_url_gets_new_captions_and_a_persons_text_stays() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
-    let mut session = captioned(&db, &[url.clone()]);
+    let mut session = captioned(&db, std::slice::from_ref(&url));
     session.run("UPDATE products SET seo = 'Written by hand'");
     web.serve("/a.jpg", versioned(7, "\"v2\""));
     recaption(&mut session);
@@ -88,7 +88,7 @@ fn an_emptied_text_is_written_again_although_its_picture_is_unchanged() {
 fn texts_of_two_versions_of_a_picture_are_not_taken_for_those_of_one() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
-    let mut session = captioned(&db, &[url.clone()]);
+    let mut session = captioned(&db, std::slice::from_ref(&url));
     web.serve("/a.jpg", versioned(7, "\"v2\""));
     session.run("UPDATE products SET seo = ''");
     db.eventually(FILLED);
