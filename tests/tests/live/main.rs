@@ -3,6 +3,7 @@
 mod caption_image;
 mod caption_images;
 mod catalogue;
+mod confinement;
 mod faults;
 mod hosts;
 mod other_sessions;
