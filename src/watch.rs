@@ -428,6 +428,21 @@ fn retry(relation: pg_sys::Oid) -> i64 {
     queued.unwrap_or(0)
 }
 
+/// `caption.recaption(relation, older_than)`.
+#[pg_extern(sql = false, volatile)]
+fn recaption(relation: pg_sys::Oid, older_than: pgrx::datum::Interval) {
+    watched(relation);
+    let _extension = identity::as_extension();
+    // The walk finds the rows by the ledger: ten million of them are not ten million entries of the queue.
+    spi(Spi::run_with_args(
+        "INSERT INTO caption.tally AS t (relation, recaption_before) VALUES ($1, pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) $2) \
+         ON CONFLICT (relation) DO UPDATE SET recaption_before = excluded.recaption_before, walk = t.walk OPERATOR(pg_catalog.+) 1, walk_after = NULL, \
+            walk_done = false, walked = 0, problem = NULL",
+        &[relation.into(), older_than.into()],
+    ));
+    enqueue::announce_at_commit();
+}
+
 /// `caption.in_flight(relation)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 fn in_flight(relation: pg_sys::Oid) -> i32 {

@@ -412,7 +412,7 @@ fn request(table: &Watched, job: &Job) -> Request {
     Request {
         id: 0,
         share: None,
-        image: Image::Url { url: job.url.clone(), etag: None, last_modified: None },
+        image: Image::Url { url: job.url.clone(), known: job.known.clone() },
         outputs,
         remaining_ms: PATIENCE.as_millis() as u64,
         // Watches use the server's threshold, which the engine knows.

@@ -290,15 +290,15 @@ pub fn examine_page(board: &mut Board, tables: &[Watched], table: &Watched, page
 }
 
 fn sift(board: &mut Board, tables: &[Watched], table: &Watched, page: PageId, keys: &[String], rows: Vec<(String, Current)>) -> Vec<Job> {
-    let history = examine::history(table.oid, keys);
+    let history = examine::history(table, keys);
     let (mut jobs, mut parked) = (Vec::new(), 0);
     for (key, current) in rows {
         let past = history.get(&key).cloned().unwrap_or_default();
-        let cells = needs(table, &current, &past.ours);
+        let cells = needs(table, &current, &past.ours, past.again);
         let row = Row { relation: table.oid, key };
         let Some(url) = current.url.filter(|_| !cells.is_empty()) else { continue };
         if board.claim(&row, page) {
-            jobs.push(Job { row, page, url, cells, ours: past.ours, attempts: past.attempts, deaths: 0 });
+            jobs.push(past.job(row, page, url, cells, &current.texts));
         } else {
             parked += 1;
         }

@@ -52,6 +52,8 @@ pub struct Watched {
     pub walk_after: Option<String>,
     /// The walk has come to the end.
     pub walk_done: bool,
+    /// What was captioned before that time is captioned again: a timestamptz as text.
+    pub recaption_before: Option<String>,
 }
 
 impl Watched {
@@ -93,7 +95,7 @@ pub fn load() -> Vec<Watched> {
     let rows: Vec<(pg_sys::Oid, Listed)> = spi(Spi::connect(|client| {
         let rows = client.select(
             "SELECT w.relation::oid, format('%s%I.%I', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, n.nspname, c.relname), c.relowner, w.image_url::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
-                    w.paused, t.walk_after::text, coalesce(t.walk_done, false), coalesce(t.walk, 0) \
+                    w.paused, t.walk_after::text, coalesce(t.walk_done, false), coalesce(t.walk, 0), to_jsonb(t)->>'recaption_before' \
                FROM caption.watch w JOIN pg_catalog.pg_class c ON c.oid = w.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                LEFT JOIN caption.tally t ON t.relation = w.relation",
             None,
@@ -118,6 +120,8 @@ pub fn load() -> Vec<Watched> {
                     walk_after: row.get(10)?,
                     walk_done: row.get(11)?.unwrap_or(false),
                     walk: row.get(12)?.unwrap_or(0),
+                    // Through JSON: 0.1.0 has no such column.
+                    recaption_before: row.get(13)?,
                 },
             };
             Ok((relation, listed))

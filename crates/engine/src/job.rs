@@ -7,7 +7,7 @@ use crate::failures;
 use crate::picture::Picture;
 use pg_caption_captioner::{Preparer, Views};
 use pg_caption_register::Style;
-use pg_caption_wire::{Class, Failure, Finish, ImageFacts, ModelRef, Role, Tiles, Timings};
+use pg_caption_wire::{Class, Failure, Finish, ImageFacts, Known, ModelRef, Role, Tiles, Timings};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -24,10 +24,8 @@ pub enum Source {
     Url {
         /// As the user gave it.
         url: String,
-        /// Of the picture captioned before.
-        etag: Option<String>,
-        /// Likewise.
-        last_modified: Option<String>,
+        /// The picture captioned before.
+        known: Option<Known>,
     },
     /// The bytes themselves, known by their SHA-256 (lower-case hex) where it was worth computing.
     Bytes {

@@ -120,7 +120,7 @@ mod tests {
     }
 
     fn url(name: &str) -> Source {
-        Source::Url { url: name.into(), etag: None, last_modified: None }
+        Source::Url { url: name.into(), known: None }
     }
 
     #[test]

@@ -3,10 +3,13 @@
 mod caption_image;
 mod caption_images;
 mod catalogue;
+mod confinement;
 mod faults;
+mod hosts;
 mod open_transactions;
 mod other_sessions;
 mod processes;
+mod recaption;
 mod refusals;
 mod rights;
 mod upgrade;

@@ -71,6 +71,9 @@ impl Pipeline {
         if !picture.wanted() {
             return Err(Answer::Failed(failures::lost()));
         }
+        if let Some(possessed) = crate::possessed::DECODER.get() {
+            possessed(&bytes);
+        }
         let (cpu, began) = (thread_cpu(), Instant::now());
         let failed = |e: pixels::Error| Answer::Failed(e.failure());
         let deadline = picture.deadline();
