@@ -18,6 +18,8 @@ case $profile in release) built=release flag=() ;; dev) built=debug flag=(--debu
 cd "$project"
 say "building the extension for PostgreSQL $major ($profile)"
 package=target/package/$profile-pg$major
+# What an earlier version left there is not ours to install.
+rm -rf "$package"
 log=$run_dir/build.log; mkdir -p "$run_dir" "$package"
 cargo pgrx package "${flag[@]}" --pg-config "$source" --out-dir "$package" --no-default-features --features "pg$major" >"$log" || { cat "$log" >&2; die "the extension could not be built"; }
 say "building the engine ($profile)"

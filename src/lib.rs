@@ -12,6 +12,7 @@ mod client;
 mod enqueue;
 mod identity;
 mod launcher;
+mod release;
 mod report;
 mod settings;
 mod shared;

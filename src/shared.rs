@@ -28,6 +28,8 @@ pub struct Database {
     pub slow_look: bool,
     /// When deferred rows are due, in milliseconds of the Unix epoch; 0: none are.
     due_ms: i64,
+    /// The log has been told that its SQL objects are of another version.
+    noted: bool,
     /// Rows in flight by watched table.
     pub flights: [(u32, u32); MAX_FLIGHTS],
 }
@@ -237,6 +239,11 @@ pub fn set_slow_look(oid: u32, pending: bool) {
     if let Some(slot) = STATE.exclusive().slot(oid) {
         slot.slow_look = pending;
     }
+}
+
+/// Whether this is the first time that the log is to be told of a database's old SQL objects.
+pub fn first_note(oid: u32) -> bool {
+    STATE.exclusive().slot(oid).is_some_and(|slot| !std::mem::replace(&mut slot.noted, true))
 }
 
 /// In-flight counts of a database by watched table.

@@ -1,7 +1,7 @@
 //! `caption.watch` and its companions: everything is validated before anything is changed.
 
 use crate::report::refuse;
-use crate::{enqueue, identity, shared, style};
+use crate::{enqueue, identity, release, shared, style};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
@@ -214,6 +214,7 @@ fn parse_fills(fills: &Value) -> Vec<(String, String)> {
 #[pg_extern(sql = false, volatile)]
 fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32, overwrite: bool, on_replica: bool) {
     shared::require_ready();
+    release::warn_caller();
     let image_url = image_url.to_string_lossy().into_owned();
     style::tokens(max_tokens);
     let table = describe(relation);

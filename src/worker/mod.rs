@@ -11,7 +11,7 @@ mod tables;
 mod transaction;
 mod write;
 
-use crate::shared;
+use crate::{release, shared};
 use pgrx::prelude::*;
 
 /// Settings that hold for everything a worker does, whatever the database, the role or the server say; as autovacuum forces its own.
@@ -60,6 +60,7 @@ pub extern "C-unwind" fn pg_caption_worker(argument: pg_sys::Datum) {
     shared::set_worker(database, std::process::id() as i32);
     let seen = shared::database(database).map_or(0, |d| d.generation);
     if transaction::run(tables::installed) {
+        transaction::run(|| release::note_in_log(database));
         drain::run(database);
     } else {
         shared::forget_database(database, seen);

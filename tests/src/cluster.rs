@@ -153,12 +153,18 @@ impl Cluster {
 
     /// A new database with the extension.
     pub fn database(&self) -> Database<'_> {
-        Database::create(self, true)
+        Database::create(self, Some("CREATE EXTENSION pg_caption"))
+    }
+
+    /// A new database with the SQL objects of an earlier release.
+    pub fn database_of_release(&self, version: &str) -> Database<'_> {
+        place::install_release(version);
+        Database::create(self, Some(&format!("CREATE EXTENSION pg_caption VERSION '{version}'")))
     }
 
     /// A new database without it.
     pub fn empty_database(&self) -> Database<'_> {
-        Database::create(self, false)
+        Database::create(self, None)
     }
 
     /// The process id of the server process that calls itself so in `pg_stat_activity`, if there is exactly one.

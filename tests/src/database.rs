@@ -12,13 +12,13 @@ pub struct Database<'a> {
 }
 
 impl<'a> Database<'a> {
-    pub(crate) fn create(cluster: &'a Cluster, extension: bool) -> Self {
+    pub(crate) fn create(cluster: &'a Cluster, extension: Option<&str>) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let name = format!("test_{}", NEXT.fetch_add(1, Ordering::Relaxed));
         cluster.session("postgres").run(&format!("CREATE DATABASE {name}"));
         let database = Database { cluster, name };
-        if extension {
-            database.session().run("CREATE EXTENSION pg_caption");
+        if let Some(create) = extension {
+            database.session().run(create);
         }
         database
     }

@@ -45,6 +45,19 @@ pub fn shared(folder: &str) -> Option<PathBuf> {
     Some(shared.join(folder)).filter(|folder| folder.is_dir())
 }
 
+/// Puts the SQL objects of an earlier release beside those of this one, where `CREATE EXTENSION … VERSION` finds them.
+///
+/// # Panics
+/// If there was no such release.
+pub(crate) fn install_release(version: &str) {
+    let name = format!("pg_caption--{version}.sql");
+    let sql = std::fs::read(project().join("tests/released").join(&name)).expect("a release that there was");
+    let folder = pg_config("sharedir").join("extension");
+    // Other tests may be reading it: written under another name, and renamed.
+    let new = folder.join(format!("{name}.{}.{:?}", std::process::id(), std::thread::current().id()));
+    std::fs::write(&new, sql).and_then(|()| std::fs::rename(&new, folder.join(&name))).expect("an installation that may be written to");
+}
+
 /// The pictures that the project has drawn for its demo.
 pub fn demo_pictures() -> PathBuf {
     project().join("demo/images")

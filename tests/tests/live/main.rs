@@ -8,5 +8,6 @@ mod other_sessions;
 mod processes;
 mod refusals;
 mod rights;
+mod upgrade;
 mod watch;
 mod watched_keys;
