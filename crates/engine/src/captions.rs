@@ -23,7 +23,8 @@ pub struct Prompts(HashMap<(pg_caption_register::Style, Option<String>, Option<S
 impl Prompts {
     fn get(&mut self, preparer: &Preparer, job: &Job, want: usize) -> Result<Prompt, Failure> {
         let want = &job.wants[want];
-        let key = (want.style.clone(), job.extras.prompt.clone(), want.context.clone());
+        let own = job.extras.prompt.as_deref().or_else(|| want.style.prompt_for(&preparer.status().family));
+        let key = (want.style.clone(), own.map(Into::into), want.context.clone());
         if let Some(prompt) = self.0.get(&key) {
             return Ok(prompt.clone());
         }

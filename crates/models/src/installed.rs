@@ -1,6 +1,7 @@
 //! Which model folders lie in a models directory, and what their names and sizes say. Nothing large is read.
 
 use crate::{Error, Wish, choose, family, graph_file, model_types};
+use pg_caption_register::Style;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,6 +24,8 @@ pub struct Installed {
     pub bytes: u64,
     /// Graph to the precisions installed, the one that is used first.
     pub graphs: BTreeMap<String, Vec<String>>,
+    /// Names of the styles that it brings along.
+    pub styles: Vec<String>,
     /// Why it cannot be used, as far as names tell.
     pub problem: Option<String>,
 }
@@ -51,7 +54,8 @@ impl Installed {
         let mut files = Vec::new();
         let bytes = list(path, "", &mut files) + list(&path.join("onnx"), "onnx/", &mut files);
         let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-        let mut installed = Installed { name, path: path.into(), model_type: None, bytes, graphs: BTreeMap::new(), problem: None };
+        let mut installed =
+            Installed { name, path: path.into(), model_type: None, bytes, graphs: BTreeMap::new(), styles: Vec::new(), problem: None };
         installed.problem = installed.look(&files).err().map(|error| error.to_string());
         installed
     }
@@ -72,6 +76,7 @@ impl Installed {
                 dtypes.dedup();
             }
         }
+        self.styles = styles_of(&self.path)?.into_keys().collect();
         Ok(())
     }
 }
@@ -104,14 +109,32 @@ pub fn model_type_of(config: &Value, path: &Path) -> Result<String, Error> {
 /// # Errors
 /// It cannot be read, is too large, or is no JSON.
 pub fn read_json(path: &Path) -> Result<Value, Error> {
+    serde_json::from_slice(&read(path)?).map_err(|e| Error::Content { path: path.into(), reason: e.to_string() })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let failed = |source| Error::File { path: path.into(), source };
     let mut bytes = Vec::new();
     fs::File::open(path).map_err(failed)?.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(failed)?;
-    let wrong = |reason: String| Error::Content { path: path.into(), reason };
-    if bytes.len() as u64 > MAX_JSON {
-        return Err(wrong(format!("larger than {MAX_JSON} bytes")));
+    match bytes.len() as u64 > MAX_JSON {
+        true => Err(Error::Content { path: path.into(), reason: format!("larger than {MAX_JSON} bytes") }),
+        false => Ok(bytes),
     }
-    serde_json::from_slice(&bytes).map_err(|e| wrong(e.to_string()))
+}
+
+/// The styles that a folder brings along in `captions.json`, by name; none if it has no such file.
+///
+/// # Errors
+/// The file, or `config.json` beside it, cannot be read or says something impossible.
+pub fn styles_of(folder: &Path) -> Result<BTreeMap<String, Style>, Error> {
+    let path = folder.join("captions.json");
+    let bytes = match read(&path) {
+        Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        bytes => bytes?,
+    };
+    let config = folder.join("config.json");
+    let model_type = model_type_of(&read_json(&config)?, &config)?;
+    pg_caption_register::of_folder(&bytes, &model_type).map_err(|e| Error::Content { path, reason: e.to_string() })
 }
 
 #[cfg(test)]
@@ -154,6 +177,10 @@ mod tests {
         assert_eq!((whole.problem.as_deref(), whole.model_type.as_deref()), (None, Some("vision-encoder-decoder")));
         assert_eq!(whole.bytes, WHOLE.iter().map(|(_, text)| text.len() as u64).sum::<u64>());
         assert_eq!(whole.graphs["encoder_model"], ["q4", "fp16"], "the one that is used stands first");
+        put(&whole.path, &[("captions.json", r#"{"styles": {"poetic": {"prompt": "Rhyme."}}}"#)]);
+        assert_eq!(Installed::at(&whole.path).styles, ["poetic"]);
+        put(&whole.path, &[("captions.json", r#"{"styles": {"poetic": {}}}"#)]);
+        assert!(Installed::at(&whole.path).problem.unwrap().contains("captions.json"));
         assert!(matches!(scan(&dir.path().join("nowhere")), Err(Error::File { .. })));
     }
 }

@@ -12,7 +12,7 @@ mod wish;
 pub use error::Error;
 pub use family::{Family, family, model_types};
 pub use files::{Graph, Named, graph_file, is_external_data};
-pub use installed::{Installed, model_type_of, read_json, scan};
+pub use installed::{Installed, model_type_of, read_json, scan, styles_of};
 pub use wish::{Choice, Dtype, Wish, choose};
 
 /// Small files that decide what a caption says, where a folder has them. The first three no folder can do without.
