@@ -48,6 +48,9 @@ for file in "$package$("$source" --sharedir)/extension/"pg_caption*; do put "$fi
 put "${CARGO_TARGET_DIR:-target}/$built/pg_caption_engine" "$pkglibdir/pg_caption/pg_caption_engine" 755
 put "$run_dir/onnxruntime/libonnxruntime.so" "$pkglibdir/pg_caption/libonnxruntime.so" 755
 for file in LICENSE ThirdPartyNotices.txt; do put "$run_dir/onnxruntime/$file" "$sharedir/pg_caption/onnxruntime/$file"; done
+# By hand the program looks for models beside itself; they lie where data lies.
+"${root[@]}" install -d "$sharedir/pg_caption/models"
+"${root[@]}" ln -sfn "$sharedir/pg_caption/models" "$pkglibdir/pg_caption/models"
 if [ -d models/default ]; then
   while IFS= read -r -d '' file; do put "$file" "$sharedir/pg_caption/$file"; done < <(find models/default -type f -print0)
 else

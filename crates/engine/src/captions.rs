@@ -26,7 +26,8 @@ pub struct Prompts(HashMap<Key, Prompt>);
 impl Prompts {
     fn get(&mut self, preparer: &Preparer, job: &Job, want: usize, tiles: Tiles, features: &Features) -> Result<Prompt, Failure> {
         let want = &job.wants[want];
-        let key = (want.style.clone(), job.extras.prompt.clone(), want.context.clone(), tiles, features.bucket);
+        let own = job.extras.prompt.as_deref().or_else(|| want.style.prompt_for(&preparer.status().family));
+        let key = (want.style.clone(), own.map(Into::into), want.context.clone(), tiles, features.bucket);
         if let Some(prompt) = self.0.get(&key) {
             return Ok(prompt.clone());
         }

@@ -121,6 +121,8 @@ fn load(config: &EngineConfig) -> Result<(Sessions, Arc<Preparer>), String> {
     if config.device != "cpu" {
         return Err(format!("device \"{}\" is not supported: use \"cpu\"", config.device));
     }
+    // Read by whoever names a style; a folder whose styles cannot be read is refused here, where somebody looks.
+    pg_caption_models::styles_of(&config.model).map_err(|e| e.to_string())?;
     captioner::init(&config.onnxruntime, threads(config)).map_err(words)?;
     let (mut captioner, preparer) = captioner::load(&config.model, &captioner::LoadOptions { dtype: config.dtype.clone() }).map_err(words)?;
     let (width, height) = preparer.target();

@@ -4,6 +4,7 @@
 //! definition along with a request; the engine asks the model in the style's words and tidies what comes back.
 
 mod clean;
+mod folder;
 mod opener;
 mod refusal;
 mod sentence;
@@ -11,10 +12,11 @@ mod style;
 mod tidy;
 mod validate;
 
+pub use folder::{FolderError, of_folder};
 pub use refusal::Refusal;
 pub use style::{Rules, Style, Task, builtin, builtin_names};
 pub use tidy::{Ending, echoes, tidy};
-pub use validate::{MAX_CHARS, MAX_INSTRUCTION, MAX_NAME, StyleError, validate, validate_new};
+pub use validate::{MAX_CHARS, MAX_INSTRUCTION, MAX_NAME, MAX_PROMPTS, StyleError, validate};
 
 /// Smallest `max_tokens` a caller may ask for, in generated tokens.
 pub const MIN_TOKENS: u32 = 32;

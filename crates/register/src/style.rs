@@ -1,6 +1,7 @@
 //! What a style is, and the three that come with the project.
 
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// The whole definition of a style, as it travels from the extension to the engine in every request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -13,6 +14,18 @@ pub struct Style {
     pub task: Task,
     /// What the finished text must look like.
     pub rules: Rules,
+    /// What the models of a family are told instead of the instruction, by `model_type`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prompts: BTreeMap<String, String>,
+}
+
+impl Style {
+    /// What models of this family are told instead of the instruction or their trained task, if anything.
+    pub fn prompt_for(&self, family: &str) -> Option<&str> {
+        // One family under two names.
+        let known = |name: &str| if name == "smolvlm" { "idefics3".to_owned() } else { name.to_owned() };
+        self.prompts.iter().find(|(name, _)| known(name) == known(family)).map(|(_, prompt)| prompt.as_str())
+    }
 }
 
 /// The trained registers of task models (Florence-2) and of models with one start token per style.
@@ -76,12 +89,20 @@ pub fn builtin(name: &str) -> Option<Style> {
         ),
         _ => return None,
     };
-    Some(Style { name: name.into(), instruction: instruction.into(), task, rules })
+    Some(Style { name: name.into(), instruction: instruction.into(), task, rules, prompts: BTreeMap::new() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_prompt_is_for_its_family_under_either_of_its_names() {
+        let prompts = BTreeMap::from([("smolvlm".to_string(), "Look.".to_string())]);
+        let style = Style { prompts, ..builtin("concise").unwrap() };
+        assert_eq!((style.prompt_for("idefics3"), style.prompt_for("smolvlm")), (Some("Look."), Some("Look.")));
+        assert_eq!(style.prompt_for("florence2"), None);
+    }
 
     #[test]
     fn every_built_in_name_has_a_definition() {

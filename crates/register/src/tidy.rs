@@ -179,7 +179,7 @@ mod tests {
                 strip_final_stop: next(2) == 0,
             };
             let task = [Task::Concise, Task::Seo, Task::Detailed][next(3)];
-            let style = Style { name: "x".into(), instruction: "x".into(), task, rules };
+            let style = Style { name: "x".into(), instruction: "x".into(), task, rules, prompts: Default::default() };
             let ending = if next(2) == 0 { Ending::Cut } else { Ending::Complete };
             if let Ok(text) = tidy(&raw, &style, ending) {
                 assert!(text.chars().count() <= style.rules.max_chars as usize, "round {round}: {raw:?} became {text:?}");

@@ -1,6 +1,6 @@
-//! Which style definitions are accepted. The extension asks before it stores a user's style, the engine before it uses one.
+//! Which style definitions are accepted. The engine asks before it uses one, and whoever reads a folder's own.
 
-use crate::{Style, builtin_names};
+use crate::Style;
 
 /// Longest style name, bytes (fits a PostgreSQL identifier).
 pub const MAX_NAME: usize = 63;
@@ -8,6 +8,8 @@ pub const MAX_NAME: usize = 63;
 pub const MAX_INSTRUCTION: usize = 2000;
 /// Largest `max_chars` of a style.
 pub const MAX_CHARS: u32 = 4000;
+/// Prompts of one style.
+pub const MAX_PROMPTS: usize = 16;
 
 /// Why a style definition is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -15,12 +17,12 @@ pub enum StyleError {
     /// Names are lower-case identifiers.
     #[error("style name \"{0}\" is not allowed: use 1 to {MAX_NAME} lower-case letters, digits and underscores, a letter first")]
     Name(String),
-    /// The built-in names are taken.
-    #[error("style \"{0}\" is built in and cannot be redefined")]
-    BuiltIn(String),
     /// Blank, too long, or with control characters.
     #[error("the instruction must have 1 to {MAX_INSTRUCTION} characters and no control characters besides line breaks, it has {0} characters")]
     Instruction(usize),
+    /// Blank, too long, with control characters, or one too many.
+    #[error("the prompt for \"{0}\" must be as an instruction is: 1 to {MAX_INSTRUCTION} characters; and a style has at most {MAX_PROMPTS} prompts")]
+    Prompt(String),
     /// Lengths that no text can meet.
     #[error("lengths must satisfy 1 <= min_chars <= max_chars <= {MAX_CHARS}, they are {min} and {max}")]
     Lengths {
@@ -44,10 +46,13 @@ pub fn validate(style: &Style) -> Result<(), StyleError> {
     if !first || name.len() > MAX_NAME || !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
         return Err(StyleError::Name(name.chars().take(MAX_NAME + 1).collect()));
     }
-    let length = style.instruction.chars().count();
-    let control = style.instruction.chars().any(|c| c.is_control() && c != '\n');
-    if style.instruction.trim().is_empty() || length > MAX_INSTRUCTION || control {
-        return Err(StyleError::Instruction(length));
+    if !is_instruction(&style.instruction) {
+        return Err(StyleError::Instruction(style.instruction.chars().count()));
+    }
+    if let Some((family, _)) =
+        style.prompts.iter().enumerate().find(|(at, (_, prompt))| *at >= MAX_PROMPTS || !is_instruction(prompt)).map(|(_, p)| p)
+    {
+        return Err(StyleError::Prompt(family.chars().take(MAX_NAME).collect()));
     }
     let (min, max) = (style.rules.min_chars, style.rules.max_chars);
     if min < 1 || min > max || max > MAX_CHARS {
@@ -59,33 +64,36 @@ pub fn validate(style: &Style) -> Result<(), StyleError> {
     Ok(())
 }
 
-/// Whether a user may define this style.
-///
-/// # Errors
-/// As [`validate`], and [`StyleError::BuiltIn`].
-pub fn validate_new(style: &Style) -> Result<(), StyleError> {
-    if builtin_names().contains(&style.name.as_str()) {
-        return Err(StyleError::BuiltIn(style.name.clone()));
-    }
-    validate(style)
+/// Not blank, not too long, nothing that moves a cursor.
+fn is_instruction(text: &str) -> bool {
+    !text.trim().is_empty() && text.chars().count() <= MAX_INSTRUCTION && !text.chars().any(|c| c.is_control() && c != '\n')
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::builtin;
+    use crate::{builtin, builtin_names};
 
     fn own() -> Style {
         Style { name: "poetic_2".into(), ..builtin("detailed").unwrap() }
     }
 
     #[test]
-    fn built_in_styles_pass_but_cannot_be_redefined() {
+    fn built_in_styles_pass() {
         for name in builtin_names() {
             assert_eq!(validate(&builtin(name).unwrap()), Ok(()));
-            assert_eq!(validate_new(&builtin(name).unwrap()), Err(StyleError::BuiltIn(name.into())));
         }
-        assert_eq!(validate_new(&own()), Ok(()));
+        assert_eq!(validate(&own()), Ok(()));
+    }
+
+    #[test]
+    fn prompts_are_bounded_as_instructions_are() {
+        for prompt in [" ", "bell\u{7}", &"x".repeat(2001)] {
+            let prompts = [("florence2".to_string(), prompt.to_string())].into();
+            assert_eq!(validate(&Style { prompts, ..own() }), Err(StyleError::Prompt("florence2".into())));
+        }
+        let prompts = (0..17).map(|at| (format!("family{at:02}"), "Look.".to_string())).collect();
+        assert_eq!(validate(&Style { prompts, ..own() }), Err(StyleError::Prompt("family16".into())));
     }
 
     #[test]

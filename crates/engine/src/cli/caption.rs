@@ -27,7 +27,6 @@ const MANY: usize = 3;
 /// # Errors
 /// Options that contradict each other, no model, output that cannot be written.
 pub fn run(options: &Caption) -> Result<bool, String> {
-    let styles = options.styles.iter().map(|name| style(name)).collect::<Result<Vec<_>, _>>()?;
     let extras = Extras {
         exact: options.exact,
         prompt: options.prompt.clone(),
@@ -52,6 +51,7 @@ pub fn run(options: &Caption) -> Result<bool, String> {
         min_confidence: options.min_confidence,
         ..EngineConfig::default()
     };
+    let styles = options.styles.iter().map(|name| style(name, &config.model)).collect::<Result<Vec<_>, _>>()?;
     let engine = Engine::start(config, Vec::new()).map_err(|e| e.to_string())?;
     if let State::Failed(failure) = engine.readiness().wait() {
         return Err(format!("{}: {}", failure.message, failure.detail.unwrap_or_default()));
@@ -81,8 +81,15 @@ pub fn run(options: &Caption) -> Result<bool, String> {
     Ok(printer.all)
 }
 
-fn style(name: &str) -> Result<Style, String> {
-    builtin(name).ok_or_else(|| format!("unknown style \"{name}\": use {}", builtin_names().join(", ")))
+/// A style of the folder, else a built-in one.
+fn style(name: &str, folder: &Path) -> Result<Style, String> {
+    // A folder that cannot be read is refused with its reason when it is loaded.
+    let mut own = pg_caption_models::styles_of(folder).unwrap_or_default();
+    let known = own.remove(name).or_else(|| builtin(name));
+    known.ok_or_else(|| {
+        let all: Vec<&str> = builtin_names().into_iter().chain(own.keys().map(String::as_str)).collect();
+        format!("unknown style \"{name}\": use {}", all.join(", "))
+    })
 }
 
 fn generation(options: &Caption) -> Result<Option<Value>, String> {

@@ -1,4 +1,4 @@
-//! Where the model and the ONNX Runtime library lie when nobody says. Used by `caption`; the server is told by the launcher.
+//! Where the models and the ONNX Runtime library lie when nobody says. Used by `caption` and `model`; the server is told by the launcher.
 
 use std::path::{Path, PathBuf};
 
@@ -10,6 +10,16 @@ pub fn model() -> Result<PathBuf, String> {
     let beside = executables().into_iter().flat_map(|dir| [dir.join("models/default"), dir.join("pg_caption/models/default")]);
     let candidates = environment("PG_CAPTION_MODEL").into_iter().chain(beside).chain(checkout().map(|root| root.join("models/default")));
     first(candidates, |path| path.join("config.json").is_file(), "no model was found", "--model DIR")
+}
+
+/// The directory that model folders lie in.
+///
+/// # Errors
+/// Where it was looked for.
+pub fn models() -> Result<PathBuf, String> {
+    let beside = executables().into_iter().flat_map(|dir| [dir.join("models"), dir.join("pg_caption/models")]);
+    let candidates = environment("PG_CAPTION_MODELS").into_iter().chain(beside).chain(checkout().map(|root| root.join("models")));
+    first(candidates, Path::is_dir, "no models directory was found", "--models DIR")
 }
 
 /// The ONNX Runtime library.

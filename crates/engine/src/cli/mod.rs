@@ -3,6 +3,7 @@
 mod caption;
 mod inspect;
 mod locate;
+mod model;
 
 use clap::{Args, Parser, Subcommand};
 use pg_caption_wire::Tiles;
@@ -25,6 +26,9 @@ enum Command {
     Caption(Caption),
     /// Show what the engine sees of a file: format, upright size, mean colours of the quarters
     Inspect(Inspect),
+    /// Fetch, list and check models
+    #[command(subcommand)]
+    Model(model::Model),
 }
 
 /// Options of `caption`.
@@ -33,7 +37,7 @@ pub struct Caption {
     /// Files, and http or https URLs
     #[arg(required = true, value_name = "FILE|URL")]
     pictures: Vec<String>,
-    /// A style: concise, seo or detailed; repeat it for several captions of each picture
+    /// A style: concise, seo, detailed or one of the model's own; repeat it for several captions of each picture
     #[arg(long = "style", value_name = "STYLE", default_value = "concise")]
     styles: Vec<String>,
     /// Ceiling for the generated tokens of a caption
@@ -118,6 +122,7 @@ pub fn main() -> ExitCode {
         Command::Serve => crate::serve::run().map(|()| true).map_err(|e| e.to_string()),
         Command::Caption(options) => caption::run(&options),
         Command::Inspect(options) => inspect::run(&options),
+        Command::Model(command) => model::run(&command),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

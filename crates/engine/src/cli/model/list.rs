@@ -1,0 +1,44 @@
+//! `model list`: what lies in the models directory, as far as names and sizes tell.
+
+use super::{List, size};
+use crate::cli::locate;
+use pg_caption_models::{Installed, scan};
+use serde_json::json;
+
+/// Runs it; whether every folder can be used.
+///
+/// # Errors
+/// There is no models directory, or it cannot be read.
+pub fn run(options: &List) -> Result<bool, String> {
+    let models = match &options.models {
+        Some(models) => models.clone(),
+        None => locate::models()?,
+    };
+    let installed = scan(&models).map_err(|e| e.to_string())?;
+    if installed.is_empty() && !options.json {
+        println!("no model in {}", models.display());
+    }
+    for model in &installed {
+        println!("{}", if options.json { as_json(model) } else { as_text(model) });
+    }
+    Ok(installed.iter().all(|model| model.problem.is_none()))
+}
+
+fn as_json(model: &Installed) -> String {
+    let Installed { name, path, model_type, bytes, graphs, styles, problem } = model;
+    json!({ "name": name, "path": path, "family": model_type, "bytes": bytes, "graphs": graphs, "styles": styles, "problem": problem }).to_string()
+}
+
+fn as_text(model: &Installed) -> String {
+    let mut text = format!("{}  {}  {}", model.name, model.model_type.as_deref().unwrap_or("?"), size(model.bytes));
+    for (graph, dtypes) in &model.graphs {
+        text += &format!("\n  {graph}: {}", dtypes.join(", "));
+    }
+    if !model.styles.is_empty() {
+        text += &format!("\n  own styles: {}", model.styles.join(", "));
+    }
+    if let Some(problem) = &model.problem {
+        text += &format!("\n  cannot be used: {problem}");
+    }
+    text
+}

@@ -1,0 +1,273 @@
+//! Promises of `pg_caption_engine model`: pull, list, check.
+
+mod harness;
+#[path = "../../hub/tests/hub/server.rs"]
+mod server;
+
+use harness::{library, parity, root};
+use serde_json::Value;
+use server::{Fault, Hub};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn command(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"));
+    command.arg("model").args(arguments);
+    // Nobody's own settings, and never the public hub.
+    for name in
+        ["PG_CAPTION_MODEL", "PG_CAPTION_MODELS", "HF_TOKEN", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"]
+    {
+        command.env_remove(name);
+    }
+    command.env("HF_ENDPOINT", "http://127.0.0.1:1").env("HF_HOME", "/nonexistent");
+    command
+}
+
+fn model(arguments: &[&str]) -> Output {
+    command(arguments).output().unwrap()
+}
+
+fn out(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn err(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+/// Copies a model folder.
+fn copy(from: &Path, to: &Path) {
+    for prefix in ["", "onnx"] {
+        std::fs::create_dir_all(to.join(prefix)).unwrap();
+        for entry in std::fs::read_dir(from.join(prefix)).unwrap().flatten().filter(|e| e.path().is_file()) {
+            std::fs::copy(entry.path(), to.join(prefix).join(entry.file_name())).unwrap();
+        }
+    }
+}
+
+/// Checks a folder; status and JSON, or what was said instead.
+fn check(folder: &Path, options: &[&str]) -> Option<Result<Value, String>> {
+    let library = library()?;
+    let fixed = ["check", folder.to_str().unwrap(), "--json", "--threads", "1", "--onnxruntime", library.to_str().unwrap()];
+    let output = model(&[&fixed[..], options].concat());
+    assert_eq!(output.status.success(), err(&output).is_empty(), "{}", err(&output));
+    Some(if output.status.success() { Ok(serde_json::from_slice(&output.stdout).unwrap()) } else { Err(err(&output)) })
+}
+
+/// The folders that damaged copies are made of: every family that is at hand.
+fn models() -> Vec<PathBuf> {
+    let shared = std::env::var_os("PG_CAPTION_SHARED").map_or_else(|| root().join("../shared"), PathBuf::from);
+    let others = ["florence2", "smolvlm"].map(|name| shared.join("parity").join(name));
+    if !others[0].is_dir() {
+        println!("skipped: no models of other families at {}", shared.display());
+    }
+    [parity().join("vit-gpt2"), root().join("models/default")].into_iter().chain(others).filter(|f| f.join("config.json").is_file()).collect()
+}
+
+/// Whether this build reads the family at all.
+fn reads(folder: &Path) -> bool {
+    match check(folder, &[]) {
+        Some(Err(words)) if words.contains("is not supported") => {
+            println!("skipped: {} is of a family that is not read yet", folder.display());
+            false
+        }
+        Some(Err(words)) => panic!("{}: {words}", folder.display()),
+        Some(Ok(_)) => true,
+        None => false,
+    }
+}
+
+#[test]
+fn a_whole_model_is_described() {
+    let Some(found) = check(&parity().join("vit-gpt2"), &[]) else { return };
+    let found = found.unwrap();
+    assert_eq!((found["family"].as_str(), found["name"].as_str()), (Some("vision-encoder-decoder"), Some("vit-gpt2")));
+    assert_eq!((found["width"].as_u64(), found["height"].as_u64()), (Some(224), Some(224)));
+    assert_eq!((found["batch_invariant"].as_bool(), found["digest"].as_str().map(str::len)), (Some(true), Some(64)));
+    let graphs = found["graphs"].as_array().unwrap();
+    assert!(graphs.iter().any(|g| g["file"] == "encoder_model.onnx" && g["dtype"] == "fp32"), "{graphs:?}");
+    let on_disk = std::fs::metadata(parity().join("vit-gpt2/onnx/encoder_model.onnx")).unwrap().len();
+    assert!(graphs.iter().any(|g| g["bytes"].as_u64() == Some(on_disk)));
+    let styles: Vec<_> = found["captions"].as_array().unwrap().iter().map(|c| c["style"].as_str().unwrap().to_string()).collect();
+    assert_eq!(styles, ["concise", "seo", "detailed"]);
+    let output = model(&["check", parity().join("vit-gpt2").to_str().unwrap(), "--onnxruntime", library().unwrap().to_str().unwrap()]);
+    assert!(output.status.success() && out(&output).contains("224 x 224"), "{}{}", out(&output), err(&output));
+}
+
+#[test]
+fn the_default_model_says_something_of_the_drawing() {
+    let Some(found) = check(&root().join("models/default"), &[]) else { return };
+    let found = found.unwrap();
+    let captions = found["captions"].as_array().unwrap();
+    assert!(captions.iter().all(|c| c["caption"].is_string() || c["error_class"] == "uncertain"), "{captions:?}");
+    assert!(found["min_confidence"].is_number());
+}
+
+#[test]
+fn a_folder_without_a_file_is_refused_with_the_file_s_name() {
+    for from in models().into_iter().filter(|f| reads(f)) {
+        for file in ["config.json", "preprocessor_config.json", "tokenizer.json"] {
+            let dir = tempfile::tempdir().unwrap();
+            copy(&from, dir.path());
+            std::fs::remove_file(dir.path().join(file)).unwrap();
+            let words = check(dir.path(), &[]).unwrap().unwrap_err();
+            assert!(words.contains(&*dir.path().join(file).to_string_lossy()), "{}: {words}", from.display());
+        }
+        let dir = tempfile::tempdir().unwrap();
+        copy(&from, dir.path());
+        for entry in std::fs::read_dir(dir.path().join("onnx")).unwrap().flatten() {
+            if entry.file_name().to_str().unwrap().starts_with("decoder") {
+                std::fs::remove_file(entry.path()).unwrap();
+            }
+        }
+        let words = check(dir.path(), &[]).unwrap().unwrap_err();
+        assert!(words.contains("decoder_model"), "{}: {words}", from.display());
+    }
+}
+
+#[test]
+fn a_truncated_file_is_refused_with_its_name_and_the_reason() {
+    for from in models().into_iter().filter(|f| reads(f)) {
+        let graphs = std::fs::read_dir(from.join("onnx")).unwrap().flatten().map(|e| format!("onnx/{}", e.file_name().to_str().unwrap()));
+        // Decoders come in several layouts, any of which will do; the encoders have no stand-in.
+        let encoders = graphs.filter(|name| ["encoder_model.onnx", "vision_encoder.onnx", "embed_tokens.onnx"].iter().any(|e| name.ends_with(e)));
+        for file in encoders.chain(["config.json".into(), "tokenizer.json".into()]) {
+            let dir = tempfile::tempdir().unwrap();
+            copy(&from, dir.path());
+            let length = std::fs::metadata(from.join(&file)).unwrap().len();
+            std::fs::File::options().write(true).open(dir.path().join(&file)).unwrap().set_len(length / 2).unwrap();
+            let words = check(dir.path(), &[]).unwrap().unwrap_err();
+            assert!(words.contains(&*dir.path().join(&file).to_string_lossy()), "{}: {words}", from.display());
+        }
+    }
+}
+
+#[test]
+fn what_does_not_fit_together_is_refused_with_its_name_and_the_reason() {
+    for from in models().into_iter().filter(|f| reads(f)) {
+        let changed = |change: &dyn Fn(&Path)| {
+            let dir = tempfile::tempdir().unwrap();
+            copy(&from, dir.path());
+            change(dir.path());
+            check(dir.path(), &[]).unwrap().unwrap_err()
+        };
+        let edit = |path: PathBuf, change: &dyn Fn(&mut Value)| {
+            let mut value: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+            change(&mut value);
+            std::fs::write(path, value.to_string()).unwrap();
+        };
+        let words = changed(&|dir| edit(dir.join("config.json"), &|config| config["model_type"] = "poet".into()));
+        assert!(words.contains("config.json") && words.contains("poet") && words.contains("vision-encoder-decoder"), "{words}");
+        // Tokens of a vocabulary that no decoder here knows.
+        let words = changed(&|dir| {
+            edit(dir.join("tokenizer.json"), &|tokenizer| {
+                let tokens = tokenizer["added_tokens"].as_array_mut().unwrap();
+                for at in 0..200_000 {
+                    tokens.push(serde_json::json!({ "id": 500_000 + at, "content": format!("<strange_{at}>"), "special": true,
+                        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false }));
+                }
+            });
+        });
+        assert!(words.contains("tokenizer.json"), "{words}");
+        // A graph that wants what nobody feeds: the decoder in the encoder's place.
+        let encoder = if from.join("onnx/vision_encoder.onnx").is_file() { "vision_encoder.onnx" } else { "encoder_model.onnx" };
+        let words = changed(&|dir| {
+            std::fs::copy(dir.join("onnx/decoder_model_merged.onnx"), dir.join("onnx").join(encoder)).unwrap();
+        });
+        assert!(words.contains(encoder), "{words}");
+        let words = changed(&|dir| std::fs::write(dir.join("captions.json"), r#"{"styles": {"poetic": {}}}"#).unwrap());
+        assert!(words.contains("captions.json") && words.contains("poetic"), "{words}");
+    }
+    let Some(library) = library() else { return };
+    let output = model(&["check", "/nonexistent/model", "--onnxruntime", library.to_str().unwrap()]);
+    assert!(!output.status.success() && err(&output).contains("/nonexistent/model"));
+}
+
+#[test]
+fn a_dtype_that_is_not_installed_is_refused() {
+    let Some(found) = check(&parity().join("vit-gpt2"), &["--dtype", "q4"]) else { return };
+    let words = found.unwrap_err();
+    assert!(words.contains("encoder_model_q4.onnx"), "{words}");
+}
+
+#[test]
+fn a_folder_s_own_styles_are_tried_as_well() {
+    if library().is_none() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("own");
+    copy(&root().join("models/default"), &folder);
+    std::fs::write(folder.join("captions.json"), r#"{"styles": {"short": {"instruction": "Name it.", "task": "concise", "max_chars": 20}}}"#)
+        .unwrap();
+    let found = check(&folder, &[]).unwrap().unwrap();
+    let styles: Vec<_> = found["captions"].as_array().unwrap().iter().map(|c| c["style"].as_str().unwrap().to_string()).collect();
+    assert_eq!(styles, ["concise", "seo", "detailed", "short"]);
+    // This family reads no words: a prompt of its own could never be obeyed.
+    std::fs::write(folder.join("captions.json"), r#"{"styles": {"told": {"prompt": "Name it."}}}"#).unwrap();
+    let words = check(&folder, &[]).unwrap().unwrap_err();
+    assert!(words.contains("told"), "{words}");
+}
+
+#[test]
+fn list_shows_what_is_there_and_what_is_wrong() {
+    let dir = tempfile::tempdir().unwrap();
+    let output = model(&["list", "--models", dir.path().to_str().unwrap()]);
+    assert!(output.status.success() && out(&output).contains("no model"));
+    copy(&parity().join("vit-gpt2"), &dir.path().join("whole"));
+    let output = model(&["list", "--models", dir.path().to_str().unwrap()]);
+    assert!(output.status.success() && out(&output).contains("encoder_model: fp32"), "{}", out(&output));
+    copy(&parity().join("vit-gpt2"), &dir.path().join("half"));
+    std::fs::remove_file(dir.path().join("half/onnx/encoder_model.onnx")).unwrap();
+    let output = model(&["list", "--json", "--models", dir.path().to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(1));
+    let lines: Vec<Value> = out(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!((lines[0]["name"].as_str(), lines[1]["name"].as_str()), (Some("half"), Some("whole")));
+    assert!(lines[0]["problem"].as_str().unwrap().contains("encoder_model") && lines[1]["problem"].is_null());
+    assert_eq!(model(&["list", "--models", "/nonexistent"]).status.code(), Some(1));
+}
+
+#[test]
+fn every_family_that_captions_can_be_pulled() {
+    // A folder whose refusal lists what is supported.
+    let dir = tempfile::tempdir().unwrap();
+    copy(&parity().join("vit-gpt2"), dir.path());
+    std::fs::write(dir.path().join("config.json"), r#"{"model_type": "poet", "decoder_start_token_id": 1}"#).unwrap();
+    let Some(words) = check(dir.path(), &[]) else { return };
+    let words = words.unwrap_err();
+    let supported = words.split("supported: ").nth(1).unwrap().trim_end().trim_end_matches(')');
+    for model_type in supported.split(", ") {
+        assert!(pg_caption_models::family(model_type).is_some(), "{model_type} is not known to `model pull`");
+    }
+}
+
+#[test]
+fn a_pulled_model_captions() {
+    let (hub, dir) = (Hub::of_folder("owner/vit-gpt2", &parity().join("vit-gpt2")), tempfile::tempdir().unwrap());
+    hub.fail("onnx/encoder_model.onnx", &[Fault::Drop(1000)]);
+    hub.gate("hf_secret");
+    let models = dir.path().to_str().unwrap();
+    let pull = |token: &str, more: &[&str]| {
+        let arguments = [&["pull", "owner/vit-gpt2", "--models", models][..], more].concat();
+        command(&arguments).env("HF_ENDPOINT", hub.endpoint()).env("HF_TOKEN", token).output().unwrap()
+    };
+    let output = pull("", &[]);
+    assert!(output.status.code() == Some(1) && err(&output).contains("HF_TOKEN"), "{}", err(&output));
+    let output = pull("hf_secret", &[]);
+    assert!(output.status.success(), "{}", err(&output));
+    assert!(err(&output).is_empty(), "quiet where nobody watches: {}", err(&output));
+    assert!(out(&output).contains("SELECT caption.use_model('vit-gpt2')"), "{}", out(&output));
+    assert!(out(&pull("hf_secret", &[])).contains("is there already"));
+    let folder = dir.path().join("vit-gpt2");
+    for layout in ["decoder_model.onnx", "decoder_with_past_model.onnx"] {
+        assert!(!folder.join("onnx").join(layout).exists(), "not needed beside the merged one");
+    }
+    assert!(pull("hf_secret", &["--unmerged", "--name", "pair"]).status.success());
+    assert!(dir.path().join("pair/onnx/decoder_with_past_model.onnx").is_file() && !dir.path().join("pair/onnx/decoder_model_merged.onnx").exists());
+    let output = pull("hf_secret", &["--dtype", "q4", "--name", "four"]);
+    assert!(err(&output).contains("q4") && err(&output).contains("fp32"), "{}", err(&output));
+    for folder in [folder, dir.path().join("pair")] {
+        let Some(found) = check(&folder, &[]) else { return };
+        assert_eq!(found.unwrap()["family"], "vision-encoder-decoder");
+    }
+}

@@ -1,0 +1,97 @@
+//! What a repository publishes: files with sizes and checksums, at one commit.
+
+use crate::Error;
+use crate::client::Client;
+use serde::Deserialize;
+use ureq::Body;
+use ureq::http::{Response, StatusCode};
+
+/// Largest listing, bytes; those of thousands of files have a few megabytes.
+const MAX_LISTING: u64 = 64 << 20;
+
+/// A file as published.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Remote {
+    /// Relative to the repository.
+    pub(crate) path: String,
+    /// Bytes.
+    pub(crate) size: u64,
+    /// SHA-256, lower-case hex; small files have none.
+    pub(crate) sha256: Option<String>,
+}
+
+/// A repository at one commit.
+pub(crate) struct Listing {
+    /// The commit: a branch may move while files are fetched.
+    pub(crate) commit: String,
+    /// Its files.
+    pub(crate) files: Vec<Remote>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+    lfs: Option<Lfs>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    sha256: String,
+    size: u64,
+}
+
+impl Listing {
+    /// Asks the hub.
+    pub(crate) fn read(client: &Client, repo: &str, revision: &str) -> Result<Listing, Error> {
+        let mut response = client.get(&client.place.listing(repo, revision), 0)?;
+        if response.status() != StatusCode::OK {
+            return Err(refusal(client, &response, repo, revision, "the listing"));
+        }
+        let malformed = |reason: String| Error::Malformed { host: client.place.host().into(), file: repo.into(), reason };
+        let reader = response.body_mut().with_config().limit(MAX_LISTING).reader();
+        let info: Info = serde_json::from_reader(std::io::BufReader::new(reader)).map_err(|e| malformed(e.to_string()))?;
+        if !is_hex(&info.sha) {
+            return Err(malformed(format!("\"{}\" is no commit", info.sha)));
+        }
+        let mut files = Vec::with_capacity(info.siblings.len());
+        for Sibling { rfilename: path, size, lfs } in info.siblings {
+            files.push(match (lfs, size) {
+                (Some(lfs), _) if lfs.sha256.len() != 64 || !is_hex(&lfs.sha256) => return Err(malformed(format!("checksum of {path}"))),
+                (Some(lfs), _) => Remote { path, size: lfs.size, sha256: Some(lfs.sha256.to_ascii_lowercase()) },
+                (None, Some(size)) => Remote { path, size, sha256: None },
+                (None, None) => return Err(malformed(format!("no size of {path}"))),
+            });
+        }
+        Ok(Listing { commit: info.sha, files })
+    }
+
+    /// A file by its path.
+    pub(crate) fn file(&self, path: &str) -> Option<&Remote> {
+        self.files.iter().find(|file| file.path == path)
+    }
+}
+
+fn is_hex(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| b.is_ascii_hexdigit())
+}
+
+/// What a status other than success means. The hub says more in a header of its own.
+pub(crate) fn refusal(client: &Client, response: &Response<Body>, repo: &str, revision: &str, file: &str) -> Error {
+    let code = response.headers().get("x-error-code").and_then(|value| value.to_str().ok());
+    let token = client.place.token().is_some();
+    match (response.status().as_u16(), code) {
+        (_, Some("GatedRepo")) | (403, _) => Error::Gated { repo: repo.into(), token },
+        (_, Some("RevisionNotFound")) => Error::NoRevision { repo: repo.into(), revision: revision.into() },
+        // Whoever is not known is told 401 for what does not exist as well.
+        (401, _) | (_, Some("RepoNotFound")) => Error::NoRepository { repo: repo.into(), token },
+        (404, None) => Error::NoRepository { repo: repo.into(), token },
+        (status, _) => Error::Status { host: client.place.host().into(), status, file: file.into() },
+    }
+}

@@ -1,0 +1,147 @@
+//! From a repository's name to a folder: what is needed of it, and no more.
+
+use crate::client::Client;
+use crate::listing::{Listing, Remote, refusal};
+use crate::shelf::{ORIGIN, Origin, Partial};
+use crate::transfer::{Order, fetch};
+use crate::{Error, Patience, Place, Progress};
+use pg_caption_models::{Choice, Wish, choose, family, model_type_of, model_types};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// Largest `config.json`, bytes.
+const MAX_CONFIG: u64 = 4 << 20;
+
+/// What to pull, and where to.
+#[derive(Debug, Clone)]
+pub struct Pull {
+    /// `OWNER/NAME`.
+    pub repo: String,
+    /// Branch, tag or commit.
+    pub revision: String,
+    /// Which graph files.
+    pub wish: Wish,
+    /// The models directory; made if it is not there.
+    pub models: PathBuf,
+    /// Folder in it; `None`: the repository's name without its owner.
+    pub name: Option<String>,
+    /// Put it in the place of a folder of that name.
+    pub replace: bool,
+    /// With a network that breaks.
+    pub patience: Patience,
+}
+
+/// What was pulled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// The folder.
+    pub folder: PathBuf,
+    /// Its name.
+    pub name: String,
+    /// The commit.
+    pub commit: String,
+    /// `model_type`.
+    pub model_type: String,
+    /// Bytes of all its files.
+    pub bytes: u64,
+    /// Which file of each graph.
+    pub choice: Choice,
+    /// It was there already, the same.
+    pub unchanged: bool,
+}
+
+/// Pulls a model. What was fetched before an error stays for the next attempt, out of sight.
+///
+/// # Errors
+/// [`Error`]; nothing of the model is visible then.
+pub fn pull(place: &Place, order: &Pull, progress: &mut dyn Progress) -> Result<Pulled, Error> {
+    let repo = order.repo.trim_matches('/');
+    let name = order.name.as_deref().unwrap_or_else(|| repo.rsplit('/').next().unwrap_or(repo));
+    if !is_repository(repo) || !is_part(name) {
+        return Err(Error::Name(if is_repository(repo) { name.into() } else { order.repo.clone() }));
+    }
+    if order.revision.is_empty() || !order.revision.split('/').all(is_part) {
+        return Err(Error::Name(order.revision.clone()));
+    }
+    let client = Client::new(place);
+    let listing = Listing::read(&client, repo, &order.revision)?;
+    let (model_type, choice) = chosen(&client, repo, &listing, &order.wish)?;
+    let files: Vec<&Remote> = choice.files().filter_map(|path| listing.file(path)).collect();
+    let bytes = files.iter().map(|file| file.size).fold(0, u64::saturating_add);
+    let origin = Origin {
+        repo: repo.into(),
+        revision: order.revision.clone(),
+        commit: listing.commit.clone(),
+        files: choice.files().map(Into::into).collect(),
+    };
+    let pulled = |folder, unchanged| Pulled {
+        folder,
+        name: name.into(),
+        commit: listing.commit.clone(),
+        model_type: model_type.clone(),
+        bytes,
+        choice: choice.clone(),
+        unchanged,
+    };
+    let target = order.models.join(name);
+    if let Some(found) = existing(&target) {
+        match found {
+            Some(there) if (&there.repo, &there.commit, &there.files) == (&origin.repo, &origin.commit, &origin.files) => {
+                return Ok(pulled(target, true));
+            }
+            _ if order.replace => {}
+            there => {
+                let origin = there.map(|o| format!("{} at {}", o.repo, o.commit.get(..8).unwrap_or(&o.commit)));
+                return Err(Error::Exists { path: target, origin });
+            }
+        }
+    }
+    let partial = Partial::open(&order.models, name)?;
+    let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    partial.retain(&names)?;
+    partial.room_for(bytes.saturating_sub(partial.bytes(&names)))?;
+    let mut before = 0;
+    for remote in files {
+        let order_of_file = Order { repo, commit: &listing.commit, remote, before, total: bytes };
+        fetch(&client, &order_of_file, &partial.file(&remote.path), &order.patience, progress)?;
+        before += remote.size;
+    }
+    Ok(pulled(partial.put_in_place(&origin)?, false))
+}
+
+/// `Some` if something is there, with where it came from if that is known.
+fn existing(target: &Path) -> Option<Option<Origin>> {
+    std::fs::symlink_metadata(target).is_ok().then(|| Origin::of(target))
+}
+
+/// Reads `config.json` before anything large is fetched, and chooses.
+fn chosen(client: &Client, repo: &str, listing: &Listing, wish: &Wish) -> Result<(String, Choice), Error> {
+    let unusable = |reason| Error::Unusable { repo: repo.into(), reason };
+    let path = "config.json";
+    if listing.file(path).is_none() {
+        return Err(unusable(pg_caption_models::Error::Missing { file: path.into() }));
+    }
+    let mut response = client.get(&client.place.file(repo, &listing.commit, path), 0)?;
+    if response.status().as_u16() != 200 {
+        return Err(refusal(client, &response, repo, &listing.commit, path));
+    }
+    let bytes = response.body_mut().with_config().limit(MAX_CONFIG).read_to_vec().map_err(|e| client.broken(e))?;
+    let malformed = |e: serde_json::Error| pg_caption_models::Error::Content { path: path.into(), reason: e.to_string() };
+    let config: Value = serde_json::from_slice(&bytes).map_err(malformed).map_err(unusable)?;
+    let model_type = model_type_of(&config, Path::new(path)).map_err(unusable)?;
+    let Some(family) = family(&model_type) else {
+        return Err(unusable(pg_caption_models::Error::UnknownFamily { model_type, supported: model_types() }));
+    };
+    let names: Vec<&str> = listing.files.iter().map(|file| file.path.as_str()).filter(|path| *path != ORIGIN).collect();
+    Ok((model_type, choose(family, &names, wish).map_err(unusable)?))
+}
+
+fn is_repository(repo: &str) -> bool {
+    let parts: Vec<&str> = repo.split('/').collect();
+    parts.len() <= 2 && parts.into_iter().all(is_part)
+}
+
+/// A part of a name that is safe in an address and as a folder.
+fn is_part(part: &str) -> bool {
+    !part.is_empty() && !part.starts_with(['.', '-']) && part.len() <= 128 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+}
