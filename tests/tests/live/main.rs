@@ -8,6 +8,7 @@ mod faults;
 mod hosts;
 mod open_transactions;
 mod other_sessions;
+mod parity;
 mod processes;
 mod recaption;
 mod refusals;
