@@ -4,6 +4,7 @@ mod caption_image;
 mod caption_images;
 mod catalogue;
 mod faults;
+mod models;
 mod other_sessions;
 mod processes;
 mod refusals;
