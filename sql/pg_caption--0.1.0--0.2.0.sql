@@ -23,3 +23,35 @@ CREATE FUNCTION caption.recaption(relation regclass, older_than interval DEFAULT
 COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
     'Captions rows again whose texts are ours and older than that: where the picture has changed, or the model. Texts that people wrote stay.';
 REVOKE ALL ON FUNCTION caption.recaption(regclass, interval) FROM PUBLIC;
+
+-- Styles: built-in ones can be changed, and a family can be told something of its own.
+ALTER TABLE caption.style
+    ADD COLUMN prompts jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(prompts) = 'object' AND NOT jsonb_path_exists(prompts, '$.* ? (@.type() != "string")')),
+    ALTER COLUMN instruction DROP NOT NULL,
+    ALTER COLUMN task DROP NOT NULL, ALTER COLUMN task DROP DEFAULT,
+    ALTER COLUMN min_chars DROP NOT NULL, ALTER COLUMN min_chars DROP DEFAULT,
+    ALTER COLUMN max_chars DROP NOT NULL, ALTER COLUMN max_chars DROP DEFAULT,
+    ALTER COLUMN strip_final_stop DROP NOT NULL, ALTER COLUMN strip_final_stop DROP DEFAULT,
+    DROP CONSTRAINT style_name_check,
+    ADD CONSTRAINT style_name_check CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'),
+    ADD CONSTRAINT style_says_something CHECK (instruction IS NOT NULL OR name IN ('concise', 'seo', 'detailed'));
+COMMENT ON TABLE caption.style IS
+    'Users'' own styles, and changes of the built-in concise, seo and detailed: what is NULL there is as built in. Part of dumps.';
+COMMENT ON COLUMN caption.style.task IS 'The nearest built-in register, for models that know only trained tasks. NULL: detailed.';
+COMMENT ON COLUMN caption.style.max_chars IS 'Longer texts are cut at the last sentence, clause or word that fits. NULL: 1000.';
+COMMENT ON COLUMN caption.style.prompts IS 'What models of a family are told instead, by model_type, e.g. {"florence2": "What does the image describe?"}.';
+
+-- Models from SQL.
+CREATE FUNCTION caption.models(OUT name text, OUT active boolean, OUT state text, OUT family text, OUT bytes bigint, OUT graphs jsonb, OUT digest text,
+        OUT memory bigint, OUT styles text[], OUT problem text, OUT path text) RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 10000 ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'models_wrapper';
+COMMENT ON FUNCTION caption.models() IS
+    'Installed models. state: serving, loading, failed (problem: why), unusable, installed; graphs: precisions of each, the one used first; digest and memory of the one that serves.';
+
+CREATE FUNCTION caption.use_model(name text, wait boolean DEFAULT false) RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'use_model_wrapper';
+COMMENT ON FUNCTION caption.use_model(text, boolean) IS
+    'Makes an installed model (or an absolute path) the one of this server, at once and whatever becomes of the transaction; needs ALTER SYSTEM on pg_caption.model. wait: until it serves, or an error.';
+REVOKE ALL ON FUNCTION caption.models(), caption.use_model(text, boolean) FROM PUBLIC;

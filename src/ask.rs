@@ -41,6 +41,10 @@ pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> 
     // Once an engine has died, its requests go one at a time, so that the one to blame is known.
     let mut one_by_one = false;
     while !unsent.is_empty() || !sent.is_empty() {
+        // Also one that was kept from an earlier call and told to go away meanwhile, or with its last answer.
+        if client.as_ref().is_some_and(Client::is_spent) {
+            client = None;
+        }
         if client.is_none() {
             let alone = sent.len() == 1;
             for (_, at) in sent.drain() {
@@ -88,7 +92,6 @@ pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> 
                 }
             }
             Ok(Some(_)) => {}
-            Ok(None) if connection.is_spent() => client = None,
             Ok(None) => {
                 let left = (deadline + GRACE).saturating_duration_since(Instant::now());
                 if left.is_zero() {

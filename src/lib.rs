@@ -10,8 +10,10 @@ mod ask;
 mod call;
 mod client;
 mod enqueue;
+mod exchange;
 mod identity;
 mod launcher;
+mod models;
 mod release;
 mod report;
 mod settings;
@@ -26,6 +28,7 @@ pgrx::pg_module_magic!(name, version);
 
 pgrx::extension_sql_file!("../sql/schema.sql", name = "schema", bootstrap);
 pgrx::extension_sql_file!("../sql/caption.sql", name = "caption", requires = ["schema"]);
+pgrx::extension_sql_file!("../sql/models.sql", name = "models", requires = ["caption"]);
 pgrx::extension_sql_file!("../sql/queue.sql", name = "queue", requires = ["caption"]);
 
 /// Runs once in the postmaster when preloaded (and again in nothing else: children inherit), or in a backend that loads the library
@@ -35,6 +38,7 @@ pub extern "C-unwind" fn _PG_init() {
     settings::init();
     if shared::preloading() {
         shared::init();
+        exchange::init();
         launcher::init();
     }
 }

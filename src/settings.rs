@@ -218,12 +218,16 @@ pub fn models_directory() -> PathBuf {
     }
 }
 
+/// The model's folder.
+pub fn model() -> PathBuf {
+    // `join` keeps an absolute path as it is.
+    models_directory().join(string(&MODEL))
+}
+
 /// The one configuration message of the engine, from the settings as they are now.
 pub fn engine_config() -> EngineConfig {
-    let model = PathBuf::from(string(&MODEL));
     EngineConfig {
-        // `join` keeps an absolute path as it is.
-        model: models_directory().join(model),
+        model: model(),
         dtype: string(&DTYPE),
         tiles: match TILES.get() {
             When::auto => Tiles::Auto,

@@ -1,12 +1,14 @@
 //! The engines: one serves, at most one successor loads, older ones drain. What they say on their pipes is read here.
 
 use super::{Listener, spawn};
+use crate::exchange::{self, Exchange};
 use crate::{settings, shared};
 use pg_caption_wire::{Control, Cooldown, EngineConfig, EngineReport};
 use pgrx::pg_sys;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin};
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
@@ -99,6 +101,8 @@ pub struct Engines {
     deaths: usize,
     start_at: Option<Instant>,
     refused_config: Option<EngineConfig>,
+    exchange: Exchange,
+    published: Option<Exchange>,
     reported: Option<(i32, Option<String>)>,
 }
 
@@ -119,18 +123,34 @@ impl Engines {
         }
         // SAFETY: the descriptor was created above and is owned from here on.
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
-        Engines { listener, program: None, epoll, all: Vec::new(), deaths: 0, start_at: None, refused_config: None, reported: None }
+        // A launcher that follows another goes on counting: somebody may wait for the next number.
+        let exchange = Exchange { reloads: exchange::now().reloads + 1, ..Exchange::default() };
+        Engines {
+            listener,
+            program: None,
+            epoll,
+            all: Vec::new(),
+            deaths: 0,
+            start_at: None,
+            refused_config: None,
+            exchange,
+            published: None,
+            reported: None,
+        }
     }
 
     /// Reads what engines say, buries the dead, starts what is to be started. `reloaded`: the configuration was read anew.
     pub fn tend(&mut self, now: Instant, config: EngineConfig, reloaded: bool) {
         if reloaded {
+            self.exchange.reloads += 1;
+            self.exchange.refused = None;
             self.refused_config = None;
             self.deaths = 0;
             self.start_at = None;
         }
         self.listen_to_engines(now);
         self.bury(now);
+        let wanted = config.model.clone();
         match self.serving() {
             None if self.start_at.is_none_or(|at| at <= now) => self.start(now, config, Part::Serving),
             Some(serving) => {
@@ -143,6 +163,22 @@ impl Engines {
             None => {}
         }
         self.publish_pids();
+        self.publish_models(wanted);
+    }
+
+    /// Tells everybody which models the engines have.
+    fn publish_models(&mut self, wanted: PathBuf) {
+        let model = |part: &[Part], state: State| {
+            let engine = self.all.iter().find(|engine| part.contains(&engine.part) && engine.state == state);
+            engine.map(|engine| engine.config.model.clone())
+        };
+        let (serving, coming) = (model(&[Part::Serving], State::Ready), model(&[Part::Serving, Part::Successor], State::Loading));
+        let leaving = self.all.iter().any(|engine| engine.part == Part::Draining);
+        self.exchange = Exchange { wanted: Some(wanted), serving, coming, leaving, ..std::mem::take(&mut self.exchange) };
+        if self.published.as_ref() != Some(&self.exchange) {
+            exchange::publish(&self.exchange);
+            self.published = Some(self.exchange.clone());
+        }
     }
 
     /// When `tend` has something to do even if nobody speaks.
@@ -265,6 +301,7 @@ impl Engines {
                     None => failure.message.clone(),
                 };
                 pgrx::log!("pg_caption: engine {pid} cannot use its model: {why}");
+                self.exchange.refused = Some((self.all[at].config.model.clone(), why.clone()));
                 if part == Part::Successor {
                     // The old engine goes on with the model it has.
                     self.refused_config = Some(self.all[at].config.clone());
@@ -331,6 +368,7 @@ impl Engines {
                 }
                 Part::Successor => {
                     pgrx::log!("pg_caption: a successor engine ended while it loaded ({status}); the old one goes on serving");
+                    self.exchange.refused = Some((engine.config.model.clone(), format!("the engine ended while it loaded ({status})")));
                     self.refused_config = Some(engine.config);
                 }
                 Part::Draining => {}

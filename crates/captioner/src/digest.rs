@@ -10,7 +10,9 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Files besides the graphs that decide what a caption says.
-const CONFIGURATION: [&str; 7] = [
+const CONFIGURATION: [&str; 9] = [
+    "chat_template.jinja",
+    "chat_template.json",
     "config.json",
     "generation_config.json",
     "preprocessor_config.json",
@@ -57,12 +59,12 @@ pub(crate) fn identify(folder: &Folder, graphs: &[PathBuf]) -> Result<Identity, 
     Ok(identity)
 }
 
-/// `<graph>.onnx_data`, `<graph>.onnx_data_1` … beside a graph.
+/// `<graph>.onnx_data`, `<graph>.onnx_data_1` …, or `<graph>.onnx.data` beside a graph.
 fn external_data(graph: &Path) -> Vec<PathBuf> {
     let (Some(folder), Some(name)) = (graph.parent(), graph.file_name().and_then(|n| n.to_str())) else { return Vec::new() };
-    let prefix = format!("{name}_data");
+    let prefixes = [format!("{name}_data"), format!("{name}.data")];
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter(|e| e.file_name().to_str().is_some_and(|n| n.starts_with(&prefix))).map(|e| e.path()).collect()
+    entries.filter(|e| e.file_name().to_str().is_some_and(|n| prefixes.iter().any(|prefix| n.starts_with(prefix)))).map(|e| e.path()).collect()
 }
 
 struct Contents {

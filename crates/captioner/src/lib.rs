@@ -52,7 +52,7 @@ impl Default for LoadOptions {
 /// Opens a model folder; [`init`] comes first.
 pub fn load(folder: &Path, options: &LoadOptions) -> Result<(Captioner, Arc<Preparer>), Error> {
     let folder = folder::Folder::open(folder, options)?;
-    let generation = Generation::of_folder(&folder.config, folder.generation_config.as_ref())?;
+    let generation = Generation::of_folder(&folder)?;
     let text = Arc::new(text::Text::open(&folder)?);
     let opened = family::open(&folder, &generation, &text)?;
     if let Some(vocabulary) = opened.vocabulary.filter(|size| *size < text.vocabulary()) {

@@ -7,14 +7,12 @@ use crate::Error;
 use crate::folder::Folder;
 use serde_json::Value;
 use std::collections::HashSet;
-use tokenizers::Tokenizer;
+use tokenizers::{AddedToken, Tokenizer};
 
 /// A folder's tokenizer.
 pub(crate) struct Text {
     tokenizer: Tokenizer,
     special: HashSet<u32>,
-    /// `bos_token` of `tokenizer_config.json`.
-    bos: Option<String>,
     /// `clean_up_tokenization_spaces`: no space before punctuation and contractions.
     clean_up: bool,
 }
@@ -27,18 +25,22 @@ impl Text {
             return Err(Error::File { path, source });
         }
         let mut tokenizer = Tokenizer::from_file(&path).map_err(|e| Error::config(&path, e))?;
+        let config = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
+        let map = folder.optional_json("special_tokens_map.json")?.unwrap_or(Value::Null);
+        let named = named_tokens(&[&config, &map]);
+        check(&tokenizer, &config).map_err(|reason| Error::config(&path, reason))?;
+        // A token that only these files call special is taken as one, as the reference does.
+        let known = tokenizer.get_added_tokens_decoder();
+        let new = named.iter().filter(|token| tokenizer.token_to_id(token).is_some() && !known.values().any(|added| added.content == **token));
+        let new: Vec<AddedToken> = new.map(|token| AddedToken::from(token.as_str(), true)).collect();
+        tokenizer.add_special_tokens(&new);
         // Some folders were saved with the lengths of their training; a prompt is neither cut nor filled up.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| Error::config(&path, e))?;
-        let config = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
         let added = config.get("added_tokens_decoder").and_then(Value::as_object);
         let special = added.into_iter().flatten().filter(|(_, token)| token.get("special") == Some(&Value::Bool(true)));
-        Ok(Text {
-            tokenizer,
-            special: special.filter_map(|(id, _)| id.parse().ok()).collect(),
-            bos: config.get("bos_token").and_then(token_text).map(str::to_owned),
-            clean_up: config.get("clean_up_tokenization_spaces").and_then(Value::as_bool).unwrap_or(false),
-        })
+        let special = special.filter_map(|(id, _)| id.parse().ok()).chain(named.iter().filter_map(|token| tokenizer.token_to_id(token))).collect();
+        Ok(Text { tokenizer, special, clean_up: config.get("clean_up_tokenization_spaces").and_then(Value::as_bool).unwrap_or(false) })
     }
 
     /// Entries of the vocabulary, added tokens included.
@@ -46,11 +48,9 @@ impl Text {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// Ids of a whole text, the way the reference's processors ask for it: with what the tokenizer puts around every text, unless
-    /// the text begins with the start token itself.
+    /// Ids of a whole text, the way the reference's processors ask for it: with what the tokenizer puts around every text.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>, Error> {
-        let dressed = self.bos.as_deref().is_some_and(|bos| text.starts_with(bos));
-        let encoded = self.tokenizer.encode(text, !dressed).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let encoded = self.tokenizer.encode(text, true).map_err(|e| Error::Tokenizer(e.to_string()))?;
         Ok(encoded.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
 
@@ -93,6 +93,34 @@ impl Text {
 /// A token in `tokenizer_config.json`: its text, or an object that holds it.
 fn token_text(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
+}
+
+/// Every token that these files give a part to play.
+fn named_tokens(files: &[&Value]) -> Vec<String> {
+    let roles = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+    let mut named: Vec<String> = Vec::new();
+    for file in files {
+        let single = roles.iter().filter_map(|role| token_text(file.get(role)?));
+        let several = file.get("additional_special_tokens").and_then(Value::as_array).into_iter().flatten().filter_map(token_text);
+        named.extend(single.chain(several).filter(|token| !token.is_empty()).map(str::to_owned));
+    }
+    named.sort();
+    named.dedup();
+    named
+}
+
+/// A tokenizer belongs to its folder if it knows the tokens that the other files name, under the numbers they give.
+fn check(tokenizer: &Tokenizer, config: &Value) -> Result<(), String> {
+    let stated = config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
+    for (id, token) in stated.filter_map(|(id, token)| Some((id.parse::<u32>().ok()?, token_text(token)?))) {
+        if let Some(other) = tokenizer.id_to_token(id).filter(|other| other != token) {
+            return Err(format!("token {id} is \"{other}\", but tokenizer_config.json says \"{token}\": they belong to different models"));
+        }
+    }
+    match config.get("eos_token").and_then(token_text).filter(|token| tokenizer.token_to_id(token).is_none()) {
+        Some(token) => Err(format!("no token \"{token}\", with which tokenizer_config.json ends every text")),
+        None => Ok(()),
+    }
 }
 
 /// The reference implementation's replacements, in its order.

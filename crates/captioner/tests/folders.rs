@@ -93,10 +93,73 @@ fn a_chat_template_or_tokenizer_that_does_not_fit_the_picture_is_refused() {
         let message = refused(&folder.0);
         assert!(message.contains("chat_template.json") && message.contains(word), "{message}");
     }
-    let folder = Copy::of("smolvlm", "global");
-    let text = std::fs::read_to_string(folder.0.join("tokenizer.json")).unwrap().replace("<global-img>", "<other-img>");
+    let folder = Copy::of("smolvlm", "around");
+    let text = std::fs::read_to_string(folder.0.join("tokenizer.json")).unwrap().replace("<fake_token_around_image>", "<other>");
     std::fs::write(folder.0.join("tokenizer.json"), text).unwrap();
-    assert!(refused(&folder.0).contains("<global-img>"));
+    let config = std::fs::read_to_string(folder.0.join("tokenizer_config.json")).unwrap().replace("<fake_token_around_image>", "<other>");
+    std::fs::write(folder.0.join("tokenizer_config.json"), config).unwrap();
+    assert!(refused(&folder.0).contains("<fake_token_around_image>"));
+}
+
+#[test]
+fn the_tags_of_tiles_and_of_the_whole_picture_need_not_be_tokens() {
+    if !runtime() {
+        return;
+    }
+    // The published SmolVLM of 2.2 billion weights spells the tag of the whole picture out.
+    let folder = Copy::of("smolvlm", "spelled");
+    for file in ["tokenizer.json", "tokenizer_config.json"] {
+        let text = std::fs::read_to_string(folder.0.join(file)).unwrap();
+        std::fs::write(folder.0.join(file), text.replace("<global-img>", "<unused-1>").replace("<row_1_col_1>", "<unused-2>")).unwrap();
+    }
+    let (mut captioner, preparer) = open(&folder.0);
+    let features = captioner.encode(&[pixels(&preparer, "02_shapes.png")]).unwrap().remove(0);
+    let style = pg_caption_register::builtin("concise").unwrap();
+    let words = Words { tiles: pg_caption_wire::Tiles::All, ..Words::default() };
+    let spelled = preparer.prompt(&style, words, &features).unwrap().ids;
+    let whole = open(&parity().join("smolvlm")).1.prompt(&style, words, &features).unwrap().ids;
+    assert!(spelled.len() > whole.len(), "two tokens became the letters of their names");
+    let images = |ids: &[i64]| ids.iter().filter(|id| **id == 701).count();
+    assert_eq!(images(&spelled), images(&whole));
+}
+
+#[test]
+fn a_tokenizer_of_another_model_is_refused_although_it_is_smaller() {
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of("florence2", "stranger");
+    std::fs::copy(parity().join("vit-gpt2/tokenizer.json"), folder.0.join("tokenizer.json")).unwrap();
+    let message = refused(&folder.0);
+    assert!(message.contains("tokenizer.json") && message.contains("<s>"), "{message}");
+}
+
+#[test]
+fn a_chat_template_decides_the_digest_too() {
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of("smolvlm", "digest-template");
+    let before = open(&folder.0).1.status().digest.clone();
+    edit(&folder.0.join("chat_template.json"), "Assistant:", "Answer:");
+    assert_ne!(open(&folder.0).1.status().digest, before);
+}
+
+#[test]
+fn a_merged_decoder_without_a_past_reads_everything_again_in_every_step() {
+    if !runtime() {
+        return;
+    }
+    // What its file is called does not make a graph keep a cache.
+    let folder = Copy::of_parity("pastless");
+    std::fs::copy(folder.graph("decoder_model.onnx"), folder.graph("decoder_model_merged.onnx")).unwrap();
+    let said = |folder: &Path| {
+        let (mut captioner, preparer) = open(folder);
+        let features = std::sync::Arc::new(captioner.encode(&[pixels(&preparer, "02_shapes.png")]).unwrap().remove(0));
+        let greedy = preparer.generation(Some(&serde_json::json!({ "num_beams": 1 }))).unwrap();
+        generate(&mut captioner, vec![sequence(&preparer, 1, &features, &greedy, 24)]).remove(&1).unwrap().ids
+    };
+    assert_eq!(said(&folder.0), said(&parity().join("vit-gpt2")));
 }
 
 #[test]
@@ -138,7 +201,8 @@ fn settings_that_cannot_be_obeyed_and_strangers_tokenizers_are_refused() {
     }
     let folder = Copy::of_parity("settings");
     std::fs::write(folder.0.join("generation_config.json"), r#"{"num_beams": "many"}"#).unwrap();
-    assert!(refused(&folder.0).contains("num_beams"));
+    let message = refused(&folder.0);
+    assert!(message.contains("num_beams") && message.contains("generation_config.json"), "{message}");
     let folder = Copy::of_parity("confidence");
     edit(&folder.0.join("config.json"), "{", "{\"pg_caption\": {\"min_confidence\": 7},");
     assert!(refused(&folder.0).contains("min_confidence"));

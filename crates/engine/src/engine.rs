@@ -141,9 +141,10 @@ impl Engine {
         let now = Instant::now();
         let views = match self.readiness.now() {
             State::Ready(preparer) => job.views(&preparer, self.config.tiles),
-            // Not known yet; what is asked for later finds a picture of its own.
-            _ => Views::BOTH,
+            _ => Views::default(),
         };
+        // How a model that is still loading will look at pictures is not known, so nobody can join another's yet.
+        let share = share.filter(|_| matches!(self.readiness.now(), State::Ready(_)));
         let known = share.and_then(|(share, shares)| shares.find(share, &job.source, views, now));
         match known.map(|picture| picture.join(job)) {
             Some(Joined::Waiting) => return,

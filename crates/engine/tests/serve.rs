@@ -102,6 +102,16 @@ fn a_successor_without_a_model_accepts_nobody() {
 }
 
 #[test]
+fn a_successor_without_a_model_leaves_when_told() {
+    let engine = without_model();
+    let mut successor = engine.succeed(&EngineConfig { wait_until_ready: true, ..no_model() });
+    assert_eq!(successor.report(), EngineReport::Starting);
+    assert!(matches!(successor.report(), EngineReport::Failed(_)));
+    successor.control(&Control::Drain);
+    assert_eq!(successor.ended().code(), Some(0));
+}
+
+#[test]
 fn a_client_of_another_version_is_told_both_versions_and_what_to_do() {
     let engine = without_model();
     let mut client = engine.connect();

@@ -49,6 +49,9 @@ enum Steps {
     Tiles { longest_edge: u32, tile: u32, split: bool },
 }
 
+/// Pixels of a picture whose shorter side was brought to size, at most: a ratio of 1 to 300 at 224 pixels.
+const MOST_PIXELS: u32 = 16 << 20;
+
 #[derive(Debug, Clone, Copy)]
 enum Size {
     /// Width and height, whatever the picture's own ratio.
@@ -137,8 +140,10 @@ impl Size {
             Size::Exact(width, height) => (width, height),
             Size::ShortestEdge(edge) => {
                 let (w, h) = (u64::from(picture.width), u64::from(picture.height));
-                // The longer side as the reference computes it: in double precision, cut to an integer.
-                let long = |long: u64, short: u64| ((u64::from(edge) * long) as f64 / short as f64) as u32;
+                // The longer side as the reference computes it: in double precision, cut to an integer. A thread of a picture would
+                // become gigabytes, of which the crop then shows the middle: beyond the bound its ratio is not kept.
+                let most = (MOST_PIXELS / edge).max(edge);
+                let long = |long: u64, short: u64| (((u64::from(edge) * long) as f64 / short as f64) as u32).min(most);
                 if w <= h { (edge, long(h, w)) } else { (long(w, h), edge) }
             }
         }

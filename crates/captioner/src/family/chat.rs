@@ -1,7 +1,7 @@
 //! The chat template of a folder: how an instruction-following model is spoken to.
 //!
 //! Rendered by a Jinja engine with the settings the reference implementation renders with. A folder keeps it in
-//! `chat_template.jinja`, `chat_template.json` or `tokenizer_config.json`; the first that is there counts.
+//! `chat_template.jinja`, `chat_template.json`, `processor_config.json` or `tokenizer_config.json`; the first that is there counts.
 
 use crate::Error;
 use crate::folder::Folder;
@@ -58,8 +58,7 @@ impl Chat {
     pub fn ask(&self, text: &str) -> Result<String, Error> {
         let content = json!([{ "type": "image" }, { "type": "text", "text": text }]);
         let messages = json!([{ "role": "user", "content": content }]);
-        let values =
-            context! { messages => minijinja::value::Serde(messages), add_generation_prompt => true, bos_token => &self.bos, eos_token => &self.eos };
+        let values = context! { messages => minijinja::value::Serde(messages), add_generation_prompt => true, tools => (), documents => (), bos_token => &self.bos, eos_token => &self.eos };
         let template = self.environment.get_template(NAME).map_err(|e| Error::config(&self.path, e))?;
         template.render(values).map_err(|e| Error::config(&self.path, format!("the chat template does not render: {e}")))
     }
@@ -73,7 +72,9 @@ fn source(folder: &Folder, tokenizer: &Value) -> Result<Option<(PathBuf, String)
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(source) => return Err(Error::File { path, source }),
     }
-    for (name, value) in [("chat_template.json", folder.optional_json("chat_template.json")?), ("tokenizer_config.json", Some(tokenizer.clone()))] {
+    let others = ["chat_template.json", "processor_config.json"].map(|name| (name, folder.optional_json(name)));
+    for (name, value) in others.into_iter().chain([("tokenizer_config.json", Ok(Some(tokenizer.clone())))]) {
+        let value = value?;
         match value.as_ref().and_then(|v| v.get("chat_template")) {
             None | Some(Value::Null) => {}
             Some(Value::String(text)) => return Ok(Some((folder.file(name), text.clone()))),

@@ -17,7 +17,7 @@ use crate::{Error, tensor};
 use ort::value::{DynValue, TensorElementType};
 
 /// Inputs this file feeds by itself.
-const OWN: [&str; 4] = ["use_cache_branch", "attention_mask", "position_ids", "num_logits_to_keep"];
+const OWN: [&str; 5] = ["use_cache_branch", "attention_mask", "position_ids", "cache_position", "num_logits_to_keep"];
 
 /// A decoder.
 pub(super) struct Decoder {
@@ -52,13 +52,19 @@ impl Decoder {
         let layouts: [Open; 3] = [
             &|| {
                 let (graph, file) = folder.load("decoder_model_merged", |g| fed(g, Some(g)))?;
+                if pasts(&graph).is_empty() {
+                    return Ok((Layout::Alone { graph }, vec![file]));
+                }
                 Ok((Layout::Merged { branch: graph.wants("use_cache_branch"), graph }, vec![file]))
             },
             &|| {
                 // Not worth loading the first half for, where the second is missing.
                 folder.installed("decoder_with_past_model")?;
                 let (first, first_file) = folder.load("decoder_model", |g| fed(g, None))?;
-                let (next, next_file) = folder.load("decoder_with_past_model", |g| fed(g, Some(&first)))?;
+                let (next, next_file) = folder.load("decoder_with_past_model", |g| match pasts(g).is_empty() {
+                    true => Err("it takes no past".into()),
+                    false => fed(g, Some(&first)),
+                })?;
                 Ok((Layout::Pair { first, next }, vec![first_file, next_file]))
             },
             &|| {
@@ -80,6 +86,9 @@ impl Decoder {
 
     /// This decoder, or one that says the same with less work.
     fn hoisted(mut self, constants: &[&str]) -> Decoder {
+        if constants.is_empty() {
+            return self;
+        }
         let step = match &self.layout {
             Layout::Merged { graph, .. } | Layout::Pair { next: graph, .. } => graph,
             Layout::Alone { .. } => return self,
@@ -278,6 +287,9 @@ fn own_inputs(graph: &Graph, branch: Option<bool>, rows: i64, before: i64, new: 
         let positions = (0..rows).flat_map(|_| before..before + new).collect::<Vec<i64>>();
         owned.push(("position_ids".into(), tensor::tensor(vec![rows, new], positions)?));
     }
+    if graph.wants("cache_position") {
+        owned.push(("cache_position".into(), tensor::tensor(vec![new], (before..before + new).collect::<Vec<i64>>())?));
+    }
     if let Some((_, shape)) = graph.input("num_logits_to_keep") {
         owned.push(("num_logits_to_keep".into(), tensor::tensor(vec![1; shape.len()], vec![1i64])?));
     }
@@ -293,7 +305,8 @@ fn run(graph: &mut Graph, owned: &[(String, DynValue)], tokens: (&str, &DynValue
 }
 
 fn logits(graph: &Graph, outputs: &mut Outputs) -> Result<Logits, Error> {
-    tensor::last_position(&outputs.take("logits").ok_or_else(|| missing(graph, "logits"))?)
+    let logits = outputs.take("logits").ok_or_else(|| missing(graph, "logits"))?;
+    tensor::last_position(&logits).map_err(|e| Error::graph(graph.path(), e))
 }
 
 fn missing(graph: &Graph, output: &str) -> Error {

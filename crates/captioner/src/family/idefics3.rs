@@ -52,7 +52,7 @@ pub(super) fn open(folder: &Folder, _settings: &Generation, text: &Arc<Text>) ->
     let (decoder, decoder_files) = Decoder::open(folder, "inputs_embeds", &[])?;
     let vocabulary = decoder.vocabulary();
     // A graph that can leave out the logits nobody reads needs no memory for them.
-    let logits = if decoder.wants("num_logits_to_keep") { 0 } else { vocabulary.unwrap_or(0) * size_of::<f32>() };
+    let logits = if decoder.wants("num_logits_to_keep") { 0 } else { vocabulary.unwrap_or_else(|| text.vocabulary()) * size_of::<f32>() };
     let whole = processor.uncut();
     let image = spelling.image;
     let shared = Shared { processor, whole, spelling, chat, logits, text: text.clone() };
@@ -88,18 +88,14 @@ impl Spelling {
         let config = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
         let named = |key: &str, default: &str| {
             let own = config.get(key).or_else(|| config.get("extra_special_tokens")?.get(key));
-            let word = own.and_then(Value::as_str).unwrap_or(default).to_owned();
-            match text.id(&word) {
-                Some(_) => Ok(word),
-                None => Err(Error::config(&tokenizer, format!("no token \"{word}\""))),
-            }
+            own.and_then(Value::as_str).unwrap_or(default).to_owned()
         };
-        Ok(Spelling {
-            image,
-            image_text,
-            fake: named("fake_image_token", "<fake_token_around_image>")?,
-            global: named("global_image_token", "<global-img>")?,
-        })
+        let fake = named("fake_image_token", "<fake_token_around_image>");
+        if text.id(&fake).is_none() {
+            return Err(Error::config(&tokenizer, format!("no token \"{fake}\"")));
+        }
+        // The larger SmolVLM was trained with the tag of the whole picture spelled out: it is no token there.
+        Ok(Spelling { image, image_text, fake, global: named("global_image_token", "<global-img>") })
     }
 
     /// What a picture's placeholder becomes: `tile` features each, rows of tiles on lines of their own, the whole picture last.

@@ -92,13 +92,11 @@ pub(crate) struct Opened {
 type Open = fn(&Folder, &Generation, &Arc<Text>) -> Result<Opened, Error>;
 
 /// Every `model_type` there is a family for.
-const FAMILIES: [(&str, Open); 5] = [
+const FAMILIES: [(&str, Open); 4] = [
     (vision_encoder_decoder::NAME, vision_encoder_decoder::open),
     (florence2::NAME, florence2::open),
     ("idefics3", idefics3::open),
     ("smolvlm", idefics3::open),
-    // What some folders of SmolVLM2 say.
-    ("smolvlm2", idefics3::open),
 ];
 
 /// Opens the family that `config.json`'s `model_type` names.

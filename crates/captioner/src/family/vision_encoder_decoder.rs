@@ -29,7 +29,18 @@ const CONFIDENCE: &str = "confidence";
 
 /// Opens both halves.
 pub(super) fn open(folder: &Folder, settings: &Generation, _text: &Arc<Text>) -> Result<Opened, Error> {
-    let processor = Processor::from_json(&folder.json("preprocessor_config.json")?);
+    let mut json = folder.json("preprocessor_config.json")?;
+    // The oldest folders name no class; the encoder says which it was.
+    if json.get("image_processor_type").or_else(|| json.get("feature_extractor_type")).is_none()
+        && let Some(class) = match folder.config.pointer("/encoder/model_type").and_then(Value::as_str) {
+            Some("vit") => Some("ViTImageProcessor"),
+            Some("deit") => Some("DeiTImageProcessor"),
+            _ => None,
+        }
+    {
+        json["image_processor_type"] = class.into();
+    }
+    let processor = Processor::from_json(&json);
     let processor = processor.map_err(|e| Error::config(folder.file("preprocessor_config.json"), e))?;
     let prepare = Shared { processor, starts: starts(folder, settings)? };
     let (encoder, encoder_file) = folder.load("encoder_model", |graph| match graph.inputs().find(|name| *name != "pixel_values") {
@@ -173,7 +184,7 @@ mod tests {
     use serde_json::json;
 
     fn shared(config: Value) -> Result<Starts, Error> {
-        let settings = Generation::of_folder(&config, None).unwrap();
+        let settings = Generation::merged(&config, None).unwrap();
         starts(&Folder::of_config(config), &settings)
     }
 

@@ -33,7 +33,11 @@ pub(super) fn apply(settings: &Generation, at: Position, scores: &mut [f32]) {
     penalise_repetition(settings.repetition_penalty, at.sequence, scores);
     ban_repeated_ngrams(settings.no_repeat_ngram_size as usize, at.sequence, scores);
     let new = at.sequence.len() - at.prompt;
-    if at.sequence.len() < settings.min_length as usize || new < settings.min_new_tokens as usize {
+    let too_short = match settings.min_new_tokens {
+        Some(least) => new < least as usize,
+        None => at.sequence.len() < settings.min_length as usize,
+    };
+    if too_short {
         set(scores, &settings.eos_token_id, f32::NEG_INFINITY);
     }
     if let (Some(first), 1) = (settings.forced_bos_token_id, at.sequence.len()) {
@@ -116,6 +120,8 @@ mod tests {
         assert_eq!(after(settings.clone(), &[0, 2], 9, vec![0.0; 3]), [0.0, OUT, 0.0]);
         assert_eq!(after(settings, &[0, 2, 2], 9, vec![0.0; 3]), [0.0; 3]);
         assert_eq!(after(json!({ "eos_token_id": 1, "min_new_tokens": 2 }), &[0, 2], 9, vec![0.0; 3]), [0.0, OUT, 0.0]);
+        let both = json!({ "eos_token_id": 1, "min_new_tokens": 1, "min_length": 8 });
+        assert_eq!(after(both, &[0, 2], 9, vec![0.0; 3]), [0.0; 3], "the more precise one counts");
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //!
 //! Later wins: library defaults, `config.json`'s nested sections, `config.json`, `generation_config.json`, the caller's overrides.
 //! Values in `config.json` that equal the library's defaults count as unsaid there: old folders wrote every default out
-//! (`max_length: 20` in the decoder's section), and the reference treats them as unset too.
+//! (`max_length: 20` in the decoder's section, `num_beams: 1` at the top), and the reference treats them as unset too.
 
 use crate::Error;
+use crate::folder::Folder;
 use serde_json::{Map, Value};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -38,8 +39,8 @@ pub struct Generation {
     pub no_repeat_ngram_size: u32,
     /// No end token before the whole sequence (start token included) has this many tokens.
     pub min_length: u32,
-    /// No end token before this many new tokens.
-    pub min_new_tokens: u32,
+    /// No end token before this many new tokens; where it is stated, `min_length` is not looked at.
+    pub min_new_tokens: Option<u32>,
     /// The folder's bound on the whole sequence, start token included; `None`: it states none.
     pub max_length: Option<u32>,
     /// The folder's bound on new tokens; goes before `max_length`.
@@ -66,7 +67,7 @@ impl Default for Generation {
             repetition_penalty: 1.0,
             no_repeat_ngram_size: 0,
             min_length: 0,
-            min_new_tokens: 0,
+            min_new_tokens: None,
             max_length: None,
             max_new_tokens: None,
             forced_bos_token_id: None,
@@ -89,7 +90,20 @@ impl Generation {
     }
 
     /// The settings of a folder.
-    pub(crate) fn of_folder(config: &Value, generation_config: Option<&Value>) -> Result<Generation, Error> {
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the file that holds a setting that cannot be.
+    pub(crate) fn of_folder(folder: &Folder) -> Result<Generation, Error> {
+        let named = |file: &str| {
+            let path = folder.file(file);
+            move |e: Error| Error::config(path.clone(), e)
+        };
+        Self::merged(&folder.config, None).map_err(named("config.json"))?;
+        Self::merged(&folder.config, folder.generation_config.as_ref()).map_err(named("generation_config.json"))
+    }
+
+    /// The settings of these two files.
+    pub(crate) fn merged(config: &Value, generation_config: Option<&Value>) -> Result<Generation, Error> {
         let mut settings = Generation::default();
         for section in ["decoder", "generator", "text_config"] {
             if let Some(nested) = config.get(section).and_then(Value::as_object) {
@@ -116,13 +130,13 @@ impl Generation {
         settings.checked()
     }
 
-    /// Greatest length of the whole sequence (prompt included) for a caller's ceiling: the smaller of the two bounds, and room
-    /// for at least one token.
+    /// Greatest length of the whole sequence (prompt included) for a caller's ceiling: the smaller of the two bounds. A bound on the
+    /// whole that the prompt alone exceeds was not made for such prompts, and the reference passes it over too.
     pub(crate) fn sequence_limit(&self, prompt: usize, max_new_tokens: u32) -> usize {
         let own = match (self.max_new_tokens, self.max_length) {
             (Some(new), _) => new as usize,
-            (None, Some(length)) => (length as usize).saturating_sub(prompt),
-            (None, None) => usize::MAX,
+            (None, Some(length)) if length as usize > prompt => length as usize - prompt,
+            (None, _) => usize::MAX,
         };
         prompt + own.min(max_new_tokens as usize).max(1)
     }
@@ -132,8 +146,7 @@ impl Generation {
             if value.is_null() && origin != Origin::Caller {
                 continue;
             }
-            // Composite configurations keep their parts' defaults; see the head comment.
-            if origin == Origin::Config && name == "max_length" && value.as_u64() == Some(20) {
+            if origin == Origin::Config && is_default(name, value) {
                 continue;
             }
             match name.as_str() {
@@ -150,7 +163,7 @@ impl Generation {
                 "repetition_penalty" => self.repetition_penalty = float(name, value)?,
                 "no_repeat_ngram_size" => self.no_repeat_ngram_size = count(name, value)?,
                 "min_length" => self.min_length = count(name, value)?,
-                "min_new_tokens" => self.min_new_tokens = count(name, value)?,
+                "min_new_tokens" => self.min_new_tokens = optional(value, |v| count(name, v))?,
                 "max_length" => self.max_length = optional(value, |v| count(name, v))?,
                 "max_new_tokens" => self.max_new_tokens = optional(value, |v| count(name, v))?,
                 "forced_bos_token_id" => self.forced_bos_token_id = optional(value, |v| token(name, v))?,
@@ -181,6 +194,18 @@ impl Generation {
             return Err(wrong("length_penalty", format!("{} is not a finite number", self.length_penalty)));
         }
         Ok(self)
+    }
+}
+
+/// Whether a field of `config.json` says what the reference's library assumes anyway.
+fn is_default(name: &str, value: &Value) -> bool {
+    match name {
+        "num_beams" => value.as_u64() == Some(1),
+        "max_length" => value.as_u64() == Some(20),
+        "min_length" | "no_repeat_ngram_size" => value.as_u64() == Some(0),
+        "length_penalty" | "repetition_penalty" => value.as_f64() == Some(1.0),
+        "early_stopping" => *value == Value::Bool(false),
+        _ => false,
     }
 }
 
@@ -231,31 +256,39 @@ mod tests {
     fn generation_config_goes_before_config_and_config_before_its_sections() {
         let config = json!({ "num_beams": 4, "decoder": { "num_beams": 2, "length_penalty": 0.5, "eos_token_id": 9 }, "eos_token_id": null });
         let own = json!({ "num_beams": 3 });
-        let merged = Generation::of_folder(&config, Some(&own)).unwrap();
+        let merged = Generation::merged(&config, Some(&own)).unwrap();
         assert_eq!((merged.num_beams, merged.length_penalty, merged.eos_token_id.clone()), (3, 0.5, vec![9]));
-        assert_eq!(Generation::of_folder(&config, None).unwrap().num_beams, 4);
+        assert_eq!(Generation::merged(&config, None).unwrap().num_beams, 4);
+    }
+
+    #[test]
+    fn what_config_says_of_its_own_accord_goes_before_defaults_that_were_written_out() {
+        let config = json!({ "num_beams": 1, "early_stopping": false, "text_config": { "num_beams": 3, "early_stopping": true } });
+        let merged = Generation::merged(&config, None).unwrap();
+        assert_eq!((merged.num_beams, merged.early_stopping), (3, EarlyStopping::WhenFull));
+        assert_eq!(Generation::merged(&config, Some(&json!({ "num_beams": 1 }))).unwrap().num_beams, 1, "generation_config means it");
     }
 
     #[test]
     fn a_written_out_default_length_of_old_folders_is_no_limit() {
         let config = json!({ "decoder": { "max_length": 20 } });
-        let merged = Generation::of_folder(&config, None).unwrap();
+        let merged = Generation::merged(&config, None).unwrap();
         assert_eq!(merged.sequence_limit(1, 256), 257);
     }
 
     #[test]
     fn the_limit_is_the_smaller_of_the_folders_and_the_callers_and_counts_the_start_token() {
-        let folder = Generation::of_folder(&json!({ "max_length": 16 }), None).unwrap();
+        let folder = Generation::merged(&json!({ "max_length": 16 }), None).unwrap();
         assert_eq!(folder.sequence_limit(1, 64), 16);
         assert_eq!(folder.sequence_limit(1, 8), 9);
-        assert_eq!(folder.sequence_limit(40, 64), 41, "a prompt beyond the bound still gets one token");
+        assert_eq!(folder.sequence_limit(40, 64), 104, "a bound that the prompt exceeds was not made for it");
         let folder = folder.overridden(&json!({ "max_new_tokens": 40 })).unwrap();
         assert_eq!(folder.sequence_limit(1, 64), 41);
     }
 
     #[test]
     fn end_tokens_may_be_a_list() {
-        assert_eq!(Generation::of_folder(&json!({}), Some(&json!({ "eos_token_id": [2, 5] }))).unwrap().eos_token_id, [2, 5]);
+        assert_eq!(Generation::merged(&json!({}), Some(&json!({ "eos_token_id": [2, 5] }))).unwrap().eos_token_id, [2, 5]);
     }
 
     #[test]

@@ -75,6 +75,14 @@ impl Acceptor {
         self.until_idle();
     }
 
+    /// Serves nobody until drained.
+    pub fn until_drained(&self) {
+        while !self.draining.load(Ordering::Acquire) {
+            let _ = poll(&mut [PollFd::new(&self.woken, PollFlags::IN)], None);
+            self.hear();
+        }
+    }
+
     fn hear(&self) {
         let _ = (&self.woken).read(&mut [0; 64]);
     }

@@ -78,10 +78,9 @@ pub fn run() -> io::Result<()> {
         State::Loading => unreachable!("waited for"),
     })?;
     if wait_until_ready && let State::Failed(_) = engine.readiness().wait() {
-        // A successor without a model accepts nothing; the launcher has read why and ends it.
-        loop {
-            thread::park();
-        }
+        // A successor without a model accepts nothing; the launcher has read why and tells it to leave.
+        acceptor.until_drained();
+        leave()
     }
     acceptor.run();
     // Again: what was in flight may have met further hosts that want patience.

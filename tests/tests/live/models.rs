@@ -1,0 +1,276 @@
+//! Models from SQL: what is installed, which one serves, and one exchanged for another while everybody goes on.
+
+use pg_caption_tests::{Cluster, Database, demo_pictures, eventually, model};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+/// A models directory of its own, removed at the end of the test.
+struct Models(PathBuf);
+
+impl Models {
+    /// Copies of the tested model under these names; each differs from the others by a setting that decides its digest.
+    fn of(names: &[&str]) -> Models {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let models = Models(format!("/tmp/pgc-models-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)).into());
+        for name in names {
+            models.copy(name);
+        }
+        models
+    }
+
+    fn copy(&self, name: &str) {
+        let (from, to) = (model(), self.0.join(name));
+        for prefix in ["", "onnx"] {
+            fs::create_dir_all(to.join(prefix)).unwrap();
+            for file in fs::read_dir(from.join(prefix)).unwrap().flatten().filter(|e| e.path().is_file()) {
+                fs::copy(file.path(), to.join(prefix).join(file.file_name())).unwrap();
+            }
+        }
+        self.edit(name, "config.json", |config| config["pg_caption_test"] = name.into());
+    }
+
+    fn edit(&self, name: &str, file: &str, change: impl FnOnce(&mut serde_json::Value)) {
+        let path = self.0.join(name).join(file);
+        let mut value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+        change(&mut value);
+        fs::write(path, value.to_string()).unwrap();
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+
+    /// A server whose models they are, `name` in use and ready.
+    fn cluster(&self, name: &str) -> Cluster {
+        for folder in walk(&self.0) {
+            fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let cluster = Cluster::private(&[("pg_caption.models_directory", self.0.to_str().unwrap()), ("pg_caption.model", name)]);
+        let db = cluster.database();
+        db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
+        drop(db);
+        cluster
+    }
+}
+
+impl Drop for Models {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+fn walk(folder: &Path) -> Vec<PathBuf> {
+    let mut all = vec![folder.to_path_buf()];
+    for entry in fs::read_dir(folder).unwrap().flatten().filter(|e| e.path().is_dir()) {
+        all.extend(walk(&entry.path()));
+    }
+    all
+}
+
+/// A picture as a bytea literal.
+fn picture() -> String {
+    let mut files: Vec<_> = fs::read_dir(demo_pictures()).unwrap().flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+    files.sort();
+    let bytes = fs::read(&files[0]).unwrap();
+    format!("'\\x{}'::bytea", bytes.iter().map(|b| format!("{b:02x}")).collect::<String>())
+}
+
+/// Engine processes of the server.
+fn engines(cluster: &Cluster) -> usize {
+    let engine = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"pg_caption_engine"));
+    cluster.processes().into_iter().filter(engine).count()
+}
+
+fn serves(db: &Database<'_>, name: &str) {
+    db.eventually(&format!("(SELECT state = 'serving' FROM caption.models() WHERE name = '{name}')"));
+}
+
+#[test]
+fn what_is_installed_is_listed_with_what_serves() {
+    let models = Models::of(&["first", "second", "strange", "half"]);
+    models.edit("strange", "config.json", |config| config["model_type"] = "poet".into());
+    fs::remove_file(models.0.join("half/tokenizer.json")).unwrap();
+    let cluster = models.cluster("first");
+    let db = cluster.database();
+    let mut session = db.session();
+    let rows = session.rows("SELECT name, active, state, family FROM caption.models() ORDER BY name");
+    let text = |s: &str| Some(s.to_string());
+    let family = text("vision-encoder-decoder");
+    assert_eq!(
+        rows,
+        [
+            [text("first"), text("t"), text("serving"), family.clone()],
+            [text("half"), text("f"), text("unusable"), family.clone()],
+            [text("second"), text("f"), text("installed"), family],
+            [text("strange"), text("f"), text("unusable"), text("poet")],
+        ]
+    );
+    assert!(session.holds("(SELECT problem LIKE '%tokenizer.json%' FROM caption.models() WHERE name = 'half')"));
+    assert!(session.holds("(SELECT problem LIKE '%poet%' FROM caption.models() WHERE name = 'strange')"));
+    assert!(session.holds("(SELECT length(digest) = 64 AND memory > 10000000 AND bytes > 0 FROM caption.models() WHERE active)"));
+    assert!(session.holds("(SELECT digest = (caption.engine_status()).digest FROM caption.models() WHERE active)"));
+    assert!(session.holds("(SELECT bool_and(digest IS NULL AND memory IS NULL) FROM caption.models() WHERE NOT active)"));
+    assert!(session.holds("(SELECT graphs ->> 'encoder_model' = '[\"fp32\"]' FROM caption.models() WHERE active)"));
+    assert!(session.holds(&format!("(SELECT path = '{}' FROM caption.models() WHERE name = 'second')", models.path("second"))));
+}
+
+#[test]
+fn what_is_installed_is_listed_without_an_engine_too() {
+    let models = Models::of(&["first", "second"]);
+    let cluster = Cluster::private(&[
+        ("pg_caption.models_directory", models.0.to_str().unwrap()),
+        ("pg_caption.model", "first"),
+        ("pg_caption.engine", "/nonexistent/engine"),
+    ]);
+    let db = cluster.database();
+    assert_eq!(db.session().number("SELECT count(*) FROM caption.models() WHERE state = 'installed' AND digest IS NULL"), 2);
+}
+
+#[test]
+fn a_model_chosen_in_sql_serves() {
+    let models = Models::of(&["first", "second"]);
+    let cluster = models.cluster("first");
+    let db = cluster.database();
+    let mut session = db.session();
+    session.run("SELECT caption.use_model('second', wait => true)");
+    assert!(session.holds("(SELECT model = 'second' FROM caption.engine_status())"));
+    assert!(
+        session.holds("(SELECT setting = 'second' FROM pg_settings WHERE name = 'pg_caption.model')") || {
+            // This session reads the new configuration with its next command.
+            session.holds("(SELECT setting = 'second' FROM pg_settings WHERE name = 'pg_caption.model')")
+        }
+    );
+    session.run(&format!("SELECT caption.use_model('{}', wait => true)", models.path("first")));
+    assert!(session.holds("(SELECT model = 'first' FROM caption.engine_status())"));
+    session.run("SELECT caption.use_model('second')");
+    serves(&db, "second");
+    drop((session, db));
+    cluster.restart(pg_caption_tests::Stop::Fast);
+    serves(&cluster.database(), "second");
+}
+
+#[test]
+fn it_takes_effect_at_once_whatever_becomes_of_the_transaction() {
+    let models = Models::of(&["first", "second"]);
+    let cluster = models.cluster("first");
+    let db = cluster.database();
+    let mut session = db.session();
+    session.run("BEGIN; SELECT caption.use_model('second', wait => true); ROLLBACK");
+    serves(&db, "second");
+}
+
+#[test]
+fn a_name_that_is_none_is_refused_with_what_there_is() {
+    let models = Models::of(&["first", "half"]);
+    fs::remove_file(models.0.join("half/onnx/encoder_model.onnx")).unwrap();
+    let cluster = models.cluster("first");
+    let db = cluster.database();
+    let mut session = db.session();
+    for name in ["third", "", "../first", ".first", "/nonexistent", "first/onnx", "'; DROP TABLE x"] {
+        let error = session.error(&format!("SELECT caption.use_model({})", postgres_literal(name)));
+        assert_eq!(error.code().code(), "42704", "{name}: {error:?}");
+        assert!(error.detail().is_some_and(|detail| detail.contains("first, half")), "{error:?}");
+    }
+    let error = session.error("SELECT caption.use_model('half')");
+    assert!(error.code().code() == "22023" && error.detail().is_some_and(|detail| detail.contains("encoder_model")), "{error:?}");
+    assert!(session.holds("(SELECT setting = 'first' FROM pg_settings WHERE name = 'pg_caption.model')"));
+}
+
+fn postgres_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+#[test]
+fn only_who_may_alter_the_setting_chooses() {
+    let models = Models::of(&["first", "second"]);
+    let cluster = models.cluster("first");
+    let db = cluster.database();
+    let mut session = db.session();
+    session.run("CREATE ROLE keeper LOGIN");
+    let mut keeper = db.session_as("keeper");
+    for call in ["caption.use_model('second')", "caption.models()"] {
+        assert_eq!(keeper.error(&format!("SELECT {call}")).code().code(), "42501", "{call}");
+    }
+    session.run("GRANT EXECUTE ON FUNCTION caption.use_model(text, boolean), caption.models() TO keeper");
+    let error = keeper.error("SELECT caption.use_model('second')");
+    assert!(error.code().code() == "42501" && error.hint().is_some_and(|hint| hint.contains("GRANT ALTER SYSTEM")), "{error:?}");
+    // Whoever may not choose does not learn what lies where either.
+    assert_eq!(keeper.error("SELECT caption.use_model('third')").code().code(), "42501");
+    session.run("GRANT ALTER SYSTEM ON PARAMETER pg_caption.model TO keeper");
+    keeper.run("SELECT caption.use_model('second', wait => true)");
+    assert!(keeper.holds("(SELECT state = 'serving' FROM caption.models() WHERE name = 'second')"));
+}
+
+#[test]
+fn a_model_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
+    let models = Models::of(&["first", "broken"]);
+    let graph = models.0.join("broken/onnx/encoder_model.onnx");
+    let length = fs::metadata(&graph).unwrap().len();
+    fs::File::options().write(true).open(&graph).unwrap().set_len(length / 2).unwrap();
+    let cluster = models.cluster("first");
+    let db = cluster.database();
+    let mut session = db.session();
+    let pid = session.number("SELECT pid FROM caption.engine_status()");
+    let error = session.error("SELECT caption.use_model('broken', wait => true)");
+    assert!(error.detail().is_some_and(|detail| detail.contains("encoder_model.onnx")), "{error:?}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("first")), "{error:?}");
+    assert!(
+        session.holds("(SELECT state = 'failed' AND NOT active AND problem LIKE '%encoder_model.onnx%' FROM caption.models() WHERE name = 'broken')")
+    );
+    assert!(session.holds("(SELECT state = 'serving' FROM caption.models() WHERE name = 'first')"));
+    assert_eq!(session.number("SELECT pid FROM caption.engine_status()"), pid);
+    eventually("the engine that was refused has left", || engines(&cluster) == 1);
+    session.run(&format!("SELECT caption_image({})", picture()));
+    let said = |cluster: &Cluster| cluster.log().lines().filter(|line| line.contains("cannot use its model")).count();
+    assert_eq!(said(&cluster), 1, "{}", cluster.log_tail("cannot use"));
+    // Mended, it is taken when asked for again.
+    fs::copy(model().join("onnx/encoder_model.onnx"), &graph).unwrap();
+    session.run("SELECT caption.use_model('broken', wait => true)");
+    assert!(session.holds("(SELECT model = 'broken' FROM caption.engine_status())"));
+    assert_eq!(said(&cluster), 1);
+}
+
+#[test]
+fn a_thousand_calls_across_ten_exchanges_are_all_answered_by_one_model_or_the_other() {
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+    let models = Models::of(&["first", "second"]);
+    let cluster = models.cluster("first");
+    let db = cluster.database();
+    let (calls, done) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let picture = picture();
+    /// Ends the callers, also when this test fails.
+    struct Ends<'a>(&'a AtomicBool);
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    std::thread::scope(|scope| {
+        let ends = Ends(&done);
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut session = db.session();
+                // Nothing is allowed to wait for a model: on_error would hide nothing, since a failure of the engine always raises.
+                while !done.load(Ordering::Relaxed) {
+                    let caption = session.text(&format!("SELECT coalesce(caption_image({picture}), 'uncertain')"));
+                    assert!(!caption.is_empty());
+                    calls.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut session = db.session();
+        for exchange in 0..10 {
+            let name = ["second", "first"][exchange % 2];
+            let before = calls.load(Ordering::Relaxed);
+            session.run(&format!("SELECT caption.use_model('{name}', wait => true)"));
+            assert!(session.holds(&format!("(SELECT model = '{name}' FROM caption.engine_status())")));
+            eventually("calls go on", || calls.load(Ordering::Relaxed) >= before + 100);
+        }
+        drop(ends);
+    });
+    assert!(calls.load(Ordering::Relaxed) >= 1000);
+    eventually("the old engines have left", || engines(&cluster) == 1);
+    assert!(!cluster.log().contains("requests in flight are sent to the next one"), "{}", cluster.log_tail("in flight"));
+}
