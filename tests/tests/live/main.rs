@@ -9,6 +9,7 @@ mod other_sessions;
 mod processes;
 mod refusals;
 mod rights;
+mod styles;
 mod upgrade;
 mod watch;
 mod watched_keys;
