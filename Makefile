@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER
 
-.PHONY: help setup demo test install cluster cluster-stop bench format lint clean
+.PHONY: help setup demo test test-all install cluster cluster-stop bench bench-families format lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,8 +29,14 @@ cluster-stop: ## end that cluster and remove it
 test: setup ## everything the project can check, from formatting to a live server
 	@scripts/test.sh
 
+test-all: setup ## that, and the live tests on every supported PostgreSQL
+	@scripts/test-all.sh
+
 bench: install ## rows a second, and where the time goes
 	@scripts/bench.sh
+
+bench-families: setup ## Florence-2, SmolVLM and ViT-GPT2 at their published sizes beside Python peers; MODELS=vit-gpt2 for one
+	@scripts/bench-families.sh $(MODELS)
 
 format: ## format every crate
 	@cargo fmt --all

@@ -17,6 +17,8 @@ case $profile in release) built=release flag=() ;; dev) built=debug flag=(--debu
 
 cd "$project"
 say "building the extension for PostgreSQL $major ($profile)"
+# A PostgreSQL that `cargo pgrx init` was not told of (the tests' own ones): named to the build script of the bindings directly.
+grep -qs "^pg$major *=" "${PGRX_HOME:-$HOME/.pgrx}/config.toml" || export PGRX_PG_CONFIG_PATH=$source
 package=target/package/$profile-pg$major
 # What an earlier version left there is not ours to install.
 rm -rf "$package"

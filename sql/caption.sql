@@ -51,3 +51,13 @@ CREATE FUNCTION caption.engine_status(OUT pid int, OUT state text, OUT failure t
 COMMENT ON FUNCTION caption.engine_status() IS
     'The engine: process, state (loading, ready, failed, draining, absent) and why, model, work done, CPU by stage, memory, confinement, hosts.';
 REVOKE ALL ON FUNCTION caption.engine_status() FROM PUBLIC;
+
+CREATE VIEW caption.host AS
+    SELECT h.host, h.in_flight, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => h.cooling_ms / 1000.0) AS cooling_until, h.last AS last_answer,
+           pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => h.last_ms_ago / 1000.0) AS last_answer_at
+      FROM pg_catalog.jsonb_to_recordset(caption.engine_report()->'hosts')
+           AS h (host text, in_flight int, cooling_ms double precision, last text, last_ms_ago double precision);
+COMMENT ON VIEW caption.host IS
+    'Hosts that the engine asks, leaves alone because they asked for patience, or asked lately. Needs EXECUTE on caption.engine_report(), too.';
+COMMENT ON COLUMN caption.host.cooling_until IS 'No request before then: the host answered 429, or 503, and named this time or gets a growing pause.';
+COMMENT ON COLUMN caption.host.last_answer IS 'http_200, redirect, or the code of a failure as in caption.failure: http_429, timeout, tls …';

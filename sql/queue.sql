@@ -29,9 +29,11 @@ CREATE TABLE caption.tally (
     filled      bigint NOT NULL DEFAULT 0,
     per_minute  real,
     problem     text,
-    updated_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    updated_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    recaption_before timestamptz
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE caption.tally IS 'How far the walk over the existing rows of each watched table has come, and exact counters of what was done.';
+COMMENT ON COLUMN caption.tally.recaption_before IS 'Rows that were captioned before then are captioned again; see caption.recaption().';
 
 CREATE TABLE caption.queue (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -123,8 +125,13 @@ CREATE FUNCTION caption.retry(relation regclass) RETURNS bigint
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'retry_wrapper';
 COMMENT ON FUNCTION caption.retry(regclass) IS 'Queues the failed and the deferred rows of a table again; says how many.';
+CREATE FUNCTION caption.recaption(relation regclass, older_than interval DEFAULT '0') RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'recaption_wrapper';
+COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
+    'Captions rows again whose texts are ours and older than that: where the picture has changed, or the model. Texts that people wrote stay.';
 REVOKE ALL ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean), caption.unwatch(regclass), caption.pause(regclass),
-    caption.resume(regclass), caption.retry(regclass) FROM PUBLIC;
+    caption.resume(regclass), caption.retry(regclass), caption.recaption(regclass, interval) FROM PUBLIC;
 
 CREATE FUNCTION caption.in_flight(relation regclass) RETURNS int
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp

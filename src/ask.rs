@@ -74,6 +74,10 @@ pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> 
             }
         }
         if sent.is_empty() {
+            // Kept from an earlier call, whose answer came after the engine's GoAway: it takes nothing any more.
+            if connection.is_spent() {
+                client = None;
+            }
             continue;
         }
         match connection.poll() {
@@ -111,7 +115,7 @@ fn request(ask: &Ask<'_>, min_confidence: Option<f32>, deadline: Instant) -> Req
         // The statement's start names it well enough within one backend's connection.
         share: Some(statement as u64),
         image: match ask.url {
-            Some(url) => Image::Url { url: url.into(), etag: None, last_modified: None },
+            Some(url) => Image::Url { url: url.into(), known: None },
             None => Image::Bytes,
         },
         outputs: ask.outputs.to_vec(),

@@ -1,6 +1,6 @@
 //! All `pg_caption.*` settings and what the engine is told of them.
 
-use pg_caption_wire::EngineConfig;
+use pg_caption_wire::{EngineConfig, Tiles};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
@@ -17,11 +17,24 @@ pub enum OnError {
     null,
 }
 
+/// When a tiling model cuts a picture into tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PostgresGucEnum)]
+#[allow(non_camel_case_types)]
+pub enum When {
+    /// For detailed captions.
+    auto,
+    /// Never.
+    one,
+    /// Always.
+    all,
+}
+
 type Text = GucSetting<Option<CString>>;
 
 static ENABLED: GucSetting<bool> = GucSetting::<bool>::new(true);
 static MODEL: Text = Text::new(Some(c"default"));
 static DTYPE: Text = Text::new(Some(c"auto"));
+static TILES: GucSetting<When> = GucSetting::<When>::new(When::auto);
 static MODELS_DIRECTORY: Text = Text::new(Some(c""));
 static ONNXRUNTIME: Text = Text::new(Some(c""));
 static ENGINE: Text = Text::new(Some(c""));
@@ -57,6 +70,14 @@ pub fn init() {
     boolean(c"pg_caption.enabled", c"Whether queues are drained.", &ENABLED, Sighup);
     text(c"pg_caption.model", c"The active model.", c"A folder name under pg_caption.models_directory, or an absolute path.", &MODEL);
     text(c"pg_caption.dtype", c"Which graph files are used.", c"auto, or a file suffix: fp32, fp16, quantized, int8, uint8, q4, q4f16.", &DTYPE);
+    GucRegistry::define_enum_guc(
+        c"pg_caption.tiles",
+        c"When a model that cuts pictures into tiles does so.",
+        c"auto: for styles with the task detailed; one: never; all: always. More tiles show more and cost as many times.",
+        &TILES,
+        Sighup,
+        none,
+    );
     text(c"pg_caption.models_directory", c"Where model folders lie.", c"Empty: installed with the extension.", &MODELS_DIRECTORY);
     text(c"pg_caption.onnxruntime", c"The ONNX Runtime library.", c"Absolute path. Empty: installed with the extension.", &ONNXRUNTIME);
     GucRegistry::define_string_guc(
@@ -208,6 +229,11 @@ pub fn engine_config() -> EngineConfig {
     EngineConfig {
         model: model(),
         dtype: string(&DTYPE),
+        tiles: match TILES.get() {
+            When::auto => Tiles::Auto,
+            When::one => Tiles::One,
+            When::all => Tiles::All,
+        },
         onnxruntime: match string(&ONNXRUNTIME) {
             path if path.is_empty() => package_library_directory().join("libonnxruntime.so"),
             path => path.into(),

@@ -3,7 +3,7 @@
 use super::{Listener, spawn};
 use crate::exchange::{self, Exchange};
 use crate::{settings, shared};
-use pg_caption_wire::{Control, EngineConfig, EngineReport};
+use pg_caption_wire::{Control, Cooldown, EngineConfig, EngineReport};
 use pgrx::pg_sys;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -282,6 +282,7 @@ impl Engines {
         let (part, pid) = (self.all[at].part, self.all[at].child.id() as i32);
         match report {
             EngineReport::Starting => {}
+            EngineReport::Cooling { hosts } => self.hand_on(hosts),
             EngineReport::Ready { model } => {
                 self.all[at].state = State::Ready;
                 pgrx::log!("pg_caption: engine {pid} serves model \"{}\" ({})", model.name, model.family);
@@ -314,10 +315,21 @@ impl Engines {
 
     /// Asks an engine to finish what it has and leave.
     fn drain(&mut self, at: usize) {
+        self.all[at].part = Part::Draining;
+        self.tell(at, &Control::Drain);
+    }
+
+    /// What an engine that leaves knew of hosts that asked for patience is for the one that serves. (The line fits into the pipe: nobody waits.)
+    fn hand_on(&mut self, hosts: Vec<Cooldown>) {
+        if let Some(serving) = self.serving().filter(|_| !hosts.is_empty()) {
+            self.tell(serving, &Control::Cooling { hosts });
+        }
+    }
+
+    fn tell(&mut self, at: usize, control: &Control) {
         let engine = &mut self.all[at];
-        engine.part = Part::Draining;
         if let Some(stdin) = &mut engine.stdin {
-            let line = serde_json::to_string(&Control::Drain).unwrap_or_default() + "\n";
+            let line = serde_json::to_string(control).unwrap_or_default() + "\n";
             if stdin.write_all(line.as_bytes()).is_err() {
                 // It is gone already, or will be once its input ends.
                 engine.stdin = None;
@@ -335,6 +347,12 @@ impl Engines {
             let mut engine = self.all.swap_remove(at);
             for line in engine.stderr.read() {
                 pgrx::log!("pg_caption engine: {line}");
+            }
+            // Its last words; everything else it said concerned only itself.
+            for line in engine.status.read() {
+                if let Ok(EngineReport::Cooling { hosts }) = serde_json::from_str(&line) {
+                    self.hand_on(hosts);
+                }
             }
             for lines in [&engine.status, &engine.stderr] {
                 Self::forget(&self.epoll, &lines.pipe);

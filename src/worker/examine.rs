@@ -4,6 +4,7 @@ use super::tables::Watched;
 use super::transaction::spi;
 use crate::identity;
 use pg_caption_drain::{PageId, Row};
+use pg_caption_wire::Known;
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::{Map, Value};
@@ -24,6 +25,12 @@ pub struct Job {
     pub cells: Vec<usize>,
     /// What the ledger says was written before: column to [`entry`].
     pub ours: Map<String, Value>,
+    /// `caption.recaption` wants it captioned again although its URL is the same.
+    pub again: bool,
+    /// What the server said of the picture that all of it was written for.
+    pub seen: Option<Known>,
+    /// The picture need not be looked at if it is still that one: nothing is missing.
+    pub known: Option<Known>,
     /// Charged attempts so far.
     pub attempts: i32,
     /// Engines that died with it in flight.
@@ -53,20 +60,24 @@ pub fn entry(text: &str, url: &str) -> Value {
     serde_json::json!({ "text": hash(text), "url": hash(url) })
 }
 
-/// Indexes of the fills that need a text: empty ones, ours of another URL, and a person's where the watch overwrites and has not seen this URL.
-pub fn needs(watched: &Watched, current: &Current, ours: &Map<String, Value>) -> Vec<usize> {
+/// Whether the text of a fill is what the ledger says that a machine wrote.
+pub fn is_ours(watched: &Watched, current: &Current, ours: &Map<String, Value>, cell: usize) -> bool {
+    let text = current.texts.get(cell).and_then(Option::as_deref).unwrap_or_default();
+    ours.get(&watched.fills[cell].column).and_then(|entry| entry.get("text")).and_then(Value::as_str) == Some(hash(text).as_str())
+}
+
+/// Indexes of the fills that need a text: empty ones, ours of another URL (of this one too, if they are wanted `again`), and a person's where the watch overwrites
+/// and has not seen this URL.
+pub fn needs(watched: &Watched, current: &Current, ours: &Map<String, Value>, again: bool) -> Vec<usize> {
     let Some(url) = current.url.as_deref().filter(|url| !url.is_empty()) else { return Vec::new() };
     let url = hash(url);
-    let is_needed = |(at, text): (usize, &Option<String>)| {
-        let text = text.as_deref().unwrap_or_default();
-        let known = ours.get(&watched.fills[at].column);
-        let said = |part: &str| known.and_then(|entry| entry.get(part)).and_then(Value::as_str);
-        let new_url = said("url") != Some(url.as_str());
-        let is_ours = said("text") == Some(hash(text).as_str());
-        let needed = text.is_empty() || (new_url && (is_ours || watched.overwrite));
-        needed.then_some(at)
+    let is_needed = |at: &usize| {
+        let empty = current.texts[*at].as_deref().unwrap_or_default().is_empty();
+        let said = ours.get(&watched.fills[*at].column).and_then(|entry| entry.get("url")).and_then(Value::as_str);
+        let new_url = said != Some(url.as_str());
+        empty || (is_ours(watched, current, ours, *at) && (new_url || again)) || (new_url && watched.overwrite)
     };
-    current.texts.iter().enumerate().filter_map(is_needed).collect()
+    (0..current.texts.len()).filter(is_needed).collect()
 }
 
 /// `(k.v->>0)::integer`, with the key column's type.
@@ -173,24 +184,47 @@ fn read(table: pgrx::spi::SpiTupleTable<'_>) -> Result<Vec<(String, Current)>, p
 pub struct Past {
     /// Column to [`entry`].
     pub ours: Map<String, Value>,
+    /// Captioned last before the time from which `caption.recaption` wants everything captioned again.
+    pub again: bool,
+    /// Hash of the URL captioned last.
+    pub url: String,
+    /// What the server said of its picture.
+    pub seen: Option<Known>,
     /// Charged attempts so far.
     pub attempts: i32,
 }
 
+impl Past {
+    /// A job of a row whose `cells` need a text.
+    pub fn job(self, row: Row, page: PageId, url: String, cells: Vec<usize>, current: &[Option<String>]) -> Job {
+        let seen = self.seen.filter(|_| self.url == hash(&url));
+        // A text that is missing is written whether the picture has changed or not: the ledger keeps hashes, not texts.
+        let complete =
+            self.again && cells.iter().all(|cell| current.get(*cell).is_some_and(|text| text.as_deref().is_some_and(|text| !text.is_empty())));
+        let known = seen.clone().filter(|_| complete);
+        Job { row, page, url, cells, ours: self.ours, again: self.again, seen, known, attempts: self.attempts, deaths: 0 }
+    }
+}
+
 /// What the ledger and the deferred rows say of some keys; those they do not know are missing.
-pub fn history(relation: u32, keys: &[String]) -> HashMap<String, Past> {
+pub fn history(watched: &Watched, keys: &[String]) -> HashMap<String, Past> {
     let json = json_array(keys);
     spi(Spi::connect(|client| {
         let rows = client.select(
-            "SELECT k.v::text, w.outputs, coalesce(d.attempts, 0) FROM jsonb_array_elements($2) AS k (v) \
+            "SELECT k.v::text, w.outputs, coalesce(d.attempts, 0), coalesce(w.at < $3::timestamptz, false), w.url, w.etag, w.last_modified, w.model FROM jsonb_array_elements($2) AS k (v) \
                LEFT JOIN caption.written w ON w.relation = $1 AND w.key = k.v LEFT JOIN caption.deferred d ON d.relation = $1 AND d.key = k.v \
               WHERE w.key IS NOT NULL OR d.key IS NOT NULL",
             None,
-            &[pg_sys::Oid::from(relation).into(), json.into()],
+            &[pg_sys::Oid::from(watched.oid).into(), json.into(), watched.recaption_before.clone().into()],
         )?;
         rows.map(|row| {
+            let (etag, last_modified) = (row.get(6)?, row.get(7)?);
+            let model = row.get::<String>(8)?.filter(|_| etag.is_some() || last_modified.is_some());
             let past = Past {
                 ours: row.get::<JsonB>(2)?.and_then(|outputs| outputs.0.as_object().cloned()).unwrap_or_default(),
+                again: row.get(4)?.unwrap_or(false),
+                url: row.get(5)?.unwrap_or_default(),
+                seen: model.map(|model| Known { etag, last_modified, model }),
                 attempts: row.get(3)?.unwrap_or(0),
             };
             Ok((row.get(1)?.unwrap_or_default(), past))

@@ -63,8 +63,10 @@ pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Set
             }
             settled
         }
-        // Never asked for by a worker; the row is looked at again when its URL changes.
-        Outcome::Unchanged => Settled::Done { filled: false },
+        Outcome::Unchanged => {
+            still_true(&job.row);
+            Settled::Done { filled: false }
+        }
         Outcome::Failed(failure) => {
             match failure.class {
                 Class::Retry if job.attempts + 1 < settings::max_attempts() => defer(job, failure, job.attempts + 1, backoff(job.attempts, jitter)),
@@ -103,6 +105,7 @@ fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
 
 /// Locks the row, fills what is still empty or ours, and writes the ledger.
 fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, source: (Option<&str>, Option<&str>)) -> Settled {
+    let (filled, alone);
     let entries: Vec<(String, Value)> = {
         let _owner = identity::as_owner(table.owner);
         let found = spi(Spi::connect_mut(|client| {
@@ -126,38 +129,56 @@ fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, s
             // The trigger has queued the new URL.
             return Settled::Done { filled: false };
         }
-        let still = needs(table, &current, &job.ours);
-        let written: Vec<(usize, &str)> = texts.iter().filter(|(cell, _)| still.contains(cell)).copied().collect();
-        if written.is_empty() {
+        let still = needs(table, &current, &job.ours, job.again);
+        let wanted = texts.iter().filter(|(cell, _)| still.contains(cell)).copied();
+        // Captioned again, it may get the very words that it has: no new version of the row for that.
+        let is_there = |(cell, text): &(usize, &str)| job.again && current.texts.get(*cell).is_some_and(|there| there.as_deref() == Some(*text));
+        let (there, new): (Vec<_>, Vec<_>) = wanted.partition(is_there);
+        if there.is_empty() && new.is_empty() {
             return Settled::Done { filled: false };
         }
-        let sets: Vec<String> =
-            written.iter().enumerate().map(|(n, (cell, _))| format!("{} = ${}", quote_identifier(&table.fills[*cell].column), n + 2)).collect();
-        let returned: Vec<String> =
-            written.iter().map(|(cell, _)| format!("t.{}::pg_catalog.text", quote_identifier(&table.fills[*cell].column))).collect();
-        let statement = format!(
-            "UPDATE {} AS t SET {} WHERE {} RETURNING ARRAY[{}]",
-            table.name,
-            sets.join(", "),
-            examine::by_key(table, "$1"),
-            returned.join(", ")
-        );
-        let mut arguments: Vec<pgrx::datum::DatumWithOid<'_>> = vec![key(&job.row).into()];
-        arguments.extend(written.iter().map(|(_, text)| pgrx::datum::DatumWithOid::from(*text)));
-        let stored = spi(Spi::connect_mut(|client| match client.update(&statement, None, &arguments)?.next() {
-            Some(row) => row.get::<Vec<Option<String>>>(1),
-            None => Ok(None),
-        }));
-        // What the table's own triggers made of our text is what we will find there again.
-        let Some(stored) = stored else {
-            pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION, "a trigger of the table skipped the update");
-        };
-        stored
-            .into_iter()
-            .zip(&written)
-            .map(|(text, (cell, _))| (table.fills[*cell].column.clone(), examine::entry(text.as_deref().unwrap_or_default(), &job.url)))
-            .collect()
+        let there = there.into_iter().map(|(cell, text)| (table.fills[cell].column.clone(), examine::entry(text, &job.url)));
+        filled = !new.is_empty();
+        // Whatever else of ours stands in the row was written for this URL, or it would be needed anew.
+        alone = (0..table.fills.len()).all(|cell| texts.iter().any(|(at, _)| *at == cell) || !examine::is_ours(table, &current, &job.ours, cell));
+        if filled { store(table, job, &new).into_iter().chain(there).collect() } else { there.collect() }
     };
+    note(job, entries, alone, model, source);
+    Settled::Done { filled }
+}
+
+/// Writes texts into the row; what the ledger says of each.
+fn store(table: &Watched, job: &Job, texts: &[(usize, &str)]) -> Vec<(String, Value)> {
+    let column = |cell: usize| quote_identifier(&table.fills[cell].column);
+    let sets: Vec<String> = texts.iter().enumerate().map(|(n, (cell, _))| format!("{} = ${}", column(*cell), n + 2)).collect();
+    let returned: Vec<String> = texts.iter().map(|(cell, _)| format!("t.{}::pg_catalog.text", column(*cell))).collect();
+    let statement =
+        format!("UPDATE {} AS t SET {} WHERE {} RETURNING ARRAY[{}]", table.name, sets.join(", "), examine::by_key(table, "$1"), returned.join(", "));
+    let mut arguments: Vec<pgrx::datum::DatumWithOid<'_>> = vec![key(&job.row).into()];
+    arguments.extend(texts.iter().map(|(_, text)| pgrx::datum::DatumWithOid::from(*text)));
+    let stored = spi(Spi::connect_mut(|client| match client.update(&statement, None, &arguments)?.next() {
+        Some(row) => row.get::<Vec<Option<String>>>(1),
+        None => Ok(None),
+    }));
+    // What the table's own triggers made of our text is what we will find there again.
+    let Some(stored) = stored else {
+        pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION, "a trigger of the table skipped the update");
+    };
+    stored
+        .into_iter()
+        .zip(texts)
+        .map(|(text, (cell, _))| (table.fills[*cell].column.clone(), examine::entry(text.as_deref().unwrap_or_default(), &job.url)))
+        .collect()
+}
+
+/// Notes in the ledger what was written, and what the server said of the picture, unless a text of ours that stays (not `alone`) is of another version of it.
+fn note(job: &Job, entries: Vec<(String, Value)>, alone: bool, model: &str, source: (Option<&str>, Option<&str>)) {
+    let url = hash(&job.url);
+    let is_same = job
+        .seen
+        .as_ref()
+        .is_some_and(|seen| (seen.etag.as_deref(), seen.last_modified.as_deref(), seen.model.as_str()) == (source.0, source.1, model));
+    let source = if alone || is_same { source } else { (None, None) };
     let mut outputs = job.ours.clone();
     outputs.extend(entries);
     spi(Spi::run_with_args(
@@ -167,14 +188,22 @@ fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, s
         &[
             pg_sys::Oid::from(job.row.relation).into(),
             key(&job.row).into(),
-            hash(&job.url).into(),
+            url.into(),
             JsonB(Value::Object(outputs)).into(),
             model.into(),
             source.0.into(),
             source.1.into(),
         ],
     ));
-    Settled::Done { filled: true }
+}
+
+/// The picture is the one that was captioned, with the same model: its texts count as written now.
+fn still_true(row: &Row) {
+    forgive(row);
+    spi(Spi::run_with_args(
+        "UPDATE caption.written SET at = clock_timestamp() WHERE relation = $1 AND key = $2",
+        &[pg_sys::Oid::from(row.relation).into(), key(row).into()],
+    ));
 }
 
 fn key(row: &Row) -> JsonB {
@@ -187,6 +216,16 @@ pub fn table_is_free(table: &Watched, write: bool) -> bool {
     let mode = if write { pg_sys::RowExclusiveLock } else { pg_sys::AccessShareLock };
     // SAFETY: a lock request that does not wait, in a transaction.
     unsafe { pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(table.oid), mode as i32) }
+}
+
+/// Whether no open transaction has called `watch`, `unwatch`, `resume` or `retry` for the table, all of which hold its row of `caption.tally`: what they do to our
+/// tables would be waited for otherwise. That row is ours until the transaction ends. Asked before anything of the table is written to our tables.
+pub fn is_ours(table: &Watched) -> bool {
+    let row = spi(Spi::connect_mut(|client| {
+        let lock = "SELECT FROM caption.tally WHERE relation = $1 FOR NO KEY UPDATE SKIP LOCKED";
+        Ok::<_, pgrx::spi::Error>(client.update(lock, Some(1), &[pg_sys::Oid::from(table.oid).into()])?.len())
+    }));
+    row > 0
 }
 
 /// Puts a row off.

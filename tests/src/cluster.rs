@@ -193,6 +193,11 @@ impl Cluster {
         self.home.join("data")
     }
 
+    /// The server's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.home.join(".s.PGSQL.5432")
+    }
+
     /// Rereads the settings.
     pub fn reload(&self) {
         self.session("postgres").run("SELECT pg_reload_conf()");

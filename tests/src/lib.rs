@@ -14,7 +14,7 @@ mod web;
 pub use cluster::{Cluster, Stop, alive, signal};
 pub use database::Database;
 pub use models::Models;
-pub use place::{demo_pictures, model, shared};
+pub use place::{demo_pictures, model, parity, shared};
 /// Signals for [`signal`].
 pub use rustix::process::Signal;
 pub use session::Session;

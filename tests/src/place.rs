@@ -63,6 +63,11 @@ pub fn demo_pictures() -> PathBuf {
     project().join("demo/images")
 }
 
+/// A model whose answers are known (`tests/parity`); absolute.
+pub fn parity(model: &str) -> PathBuf {
+    project().join("tests/parity").join(model)
+}
+
 /// The model folder that is tested with: PG_CAPTION_TEST_MODEL, else the default model, else the parity model; absolute.
 ///
 /// # Panics

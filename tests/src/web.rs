@@ -101,6 +101,7 @@ pub struct Request {
 #[derive(Default)]
 struct State {
     routes: Mutex<HashMap<String, Answer>>,
+    everywhere: Mutex<Option<Answer>>,
     requests: Mutex<Vec<Request>>,
     closing: AtomicBool,
 }
@@ -134,6 +135,12 @@ impl Web {
     pub fn serve(&self, path: &str, answer: Answer) -> String {
         self.state.routes.lock().unwrap().insert(path.into(), answer);
         self.url(path)
+    }
+
+    /// From now on every path that has no answer of its own is answered so; the URL of one.
+    pub fn serve_all(&self, answer: Answer) -> String {
+        *self.state.everywhere.lock().unwrap() = Some(answer);
+        self.url("/any.jpg")
     }
 
     /// Serves `count` different pictures at `/0.jpg`, `/1.jpg` … and returns their URLs.
@@ -178,7 +185,9 @@ fn converse(state: &State, mut connection: TcpStream) -> std::io::Result<()> {
     connection.set_nodelay(true)?;
     let mut reader = BufReader::new(connection.try_clone()?);
     while let Some(request) = read_request(&mut reader)? {
-        let answer = state.routes.lock().unwrap().get(&request.path).cloned().unwrap_or_else(|| Answer::status(404));
+        let own = state.routes.lock().unwrap().get(&request.path).cloned();
+        let answer = own.or_else(|| state.everywhere.lock().unwrap().clone()).unwrap_or_else(|| Answer::status(404));
+        let asked = request.headers.clone();
         state.requests.lock().unwrap().push(request);
         if let Some(gate) = &answer.gate {
             gate.pass();
@@ -186,12 +195,19 @@ fn converse(state: &State, mut connection: TcpStream) -> std::io::Result<()> {
         if answer.hang_up || state.closing.load(Ordering::Relaxed) {
             break;
         }
-        let mut bytes = format!("HTTP/1.1 {} Test\r\nContent-Length: {}\r\n", answer.status, answer.body.len()).into_bytes();
+        // As a server that knows validators: whoever names the one of this answer has it already.
+        let has = |validator: &str, condition: Option<&String>| {
+            condition.is_some_and(|value| answer.headers.iter().any(|h| h.0 == validator && h.1 == *value))
+        };
+        let known = has("ETag", asked.get("if-none-match")) || has("Last-Modified", asked.get("if-modified-since"));
+        let status = if known && answer.status == 200 { 304 } else { answer.status };
+        let length = if status == 304 { 0 } else { answer.body.len() };
+        let mut bytes = format!("HTTP/1.1 {status} Test\r\nContent-Length: {length}\r\n").into_bytes();
         for (name, value) in &answer.headers {
             write!(bytes, "{name}: {value}\r\n")?;
         }
         bytes.extend_from_slice(b"\r\n");
-        if answer.status != 304 {
+        if status != 304 {
             bytes.extend_from_slice(&answer.body);
         }
         connection.write_all(&bytes)?;

@@ -47,11 +47,7 @@ impl Folder {
             "q8" => Dtype::Suffix("_quantized".into()),
             other => Dtype::Suffix(format!("_{other}")),
         };
-        let optional = |name: &str| match json(&path.join(name)) {
-            Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            other => other.map(Some),
-        };
-        let (config, generation_config) = (json(&path.join("config.json"))?, optional("generation_config.json")?);
+        let (config, generation_config) = (json(&path.join("config.json"))?, optional(&path.join("generation_config.json"))?);
         Ok(Folder { path: path.into(), config, generation_config, dtype })
     }
 
@@ -69,6 +65,11 @@ impl Folder {
     /// Reads another JSON file of the folder.
     pub fn json(&self, name: &str) -> Result<Value, Error> {
         json(&self.file(name))
+    }
+
+    /// Reads another JSON file of the folder, if it is there.
+    pub fn optional_json(&self, name: &str) -> Result<Option<Value>, Error> {
+        optional(&self.file(name))
     }
 
     /// `model_type` of `config.json`.
@@ -130,6 +131,13 @@ impl Folder {
             Dtype::Auto => format!("{graph}.onnx, with or without a suffix,"),
             Dtype::Suffix(suffix) => format!("{graph}{suffix}.onnx"),
         }
+    }
+}
+
+fn optional(path: &Path) -> Result<Option<Value>, Error> {
+    match json(path) {
+        Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        other => other.map(Some),
     }
 }
 

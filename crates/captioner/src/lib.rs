@@ -24,8 +24,8 @@ mod text;
 pub use captioner::{Batch, Captioner, Features, Finished, Sequence};
 pub use error::Error;
 pub use generation::{EarlyStopping, Generation};
-pub use picture::{PictureOptions, Pixels};
-pub use preparer::{Preparer, Prompt};
+pub use picture::{PictureOptions, Pixels, Views};
+pub use preparer::{Preparer, Prompt, Words};
 pub use runtime::init;
 
 #[cfg(test)]
@@ -53,8 +53,8 @@ impl Default for LoadOptions {
 pub fn load(folder: &Path, options: &LoadOptions) -> Result<(Captioner, Arc<Preparer>), Error> {
     let folder = folder::Folder::open(folder, options)?;
     let generation = Generation::of_folder(&folder.config, folder.generation_config.as_ref())?;
-    let text = text::Text::open(&folder)?;
-    let opened = family::open(&folder, &generation)?;
+    let text = Arc::new(text::Text::open(&folder)?);
+    let opened = family::open(&folder, &generation, &text)?;
     if let Some(vocabulary) = opened.vocabulary.filter(|size| *size < text.vocabulary()) {
         let reason = format!("{} tokens, but the decoder knows {vocabulary}: it belongs to another model", text.vocabulary());
         return Err(Error::config(folder.file("tokenizer.json"), reason));
@@ -69,6 +69,7 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<(Captioner, Arc<Prep
         bytes: identity.bytes,
         graphs: opened.graphs.iter().map(|g| GraphStatus { file: file(&g.path), dtype: g.dtype.clone() }).collect(),
         batch_invariant: identity.batch_invariant,
+        hoisted: opened.hoisted,
         min_confidence: min_confidence(&folder)?,
     };
     let preparer = Preparer { prepare: opened.prepare, generation: Arc::new(generation), text, status };

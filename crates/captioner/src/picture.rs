@@ -1,14 +1,62 @@
 //! A picture as a model wants it: tensors in host memory, made on the decode threads.
 
 use crate::tensor::{Data, HostTensor};
+use pg_caption_register::{Style, Task};
+use pg_caption_wire::Tiles;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Options for one picture.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct PictureOptions {
-    /// How many tiles a tiling model may make of the picture; `None`: as the model's folder says. Without effect on
-    /// models that look at one tensor of fixed size.
-    pub tiles: Option<u32>,
+    /// What will be looked at. Without effect on models that look at one tensor of fixed size.
+    pub views: Views,
+}
+
+/// The view a style's caption needs.
+pub(crate) fn view(tiles: Tiles, style: &Style) -> Views {
+    match tiles {
+        Tiles::Auto if style.task == Task::Detailed => Views::TILED,
+        Tiles::All => Views::TILED,
+        Tiles::Auto | Tiles::One => Views::WHOLE,
+    }
+}
+
+/// How a picture is shown to a model: as one tile, cut into tiles, or both (for captions that differ in it).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Views {
+    whole: bool,
+    tiled: bool,
+}
+
+impl Views {
+    /// As one tile.
+    pub const WHOLE: Views = Views { whole: true, tiled: false };
+    /// As the model's folder cuts it.
+    pub const TILED: Views = Views { whole: false, tiled: true };
+
+    /// These and those.
+    pub fn and(self, other: Views) -> Views {
+        Views { whole: self.whole || other.whole, tiled: self.tiled || other.tiled }
+    }
+
+    /// One tile is wanted.
+    pub fn whole(self) -> bool {
+        self.whole
+    }
+
+    /// The tiles are wanted.
+    pub fn tiled(self) -> bool {
+        self.tiled
+    }
+
+    /// Both.
+    pub const BOTH: Views = Views { whole: true, tiled: true };
+}
+
+impl Default for Views {
+    fn default() -> Self {
+        Views::WHOLE
+    }
 }
 
 /// One picture ready for the encoder.
@@ -19,21 +67,34 @@ pub struct Pixels {
     pub bytes: usize,
     /// By input name; no batch axis.
     tensors: Vec<(&'static str, HostTensor)>,
+    /// Rows and columns of tiles; 0 x 0 where nothing was cut.
+    grid: (u32, u32),
 }
 
 impl Pixels {
     /// Pixels of these tensors (input name, tensor without batch axis).
     pub(crate) fn new(tensors: Vec<(&'static str, HostTensor)>) -> Pixels {
+        Pixels::tiled(tensors, (0, 0))
+    }
+
+    /// The same of a picture that was cut into rows and columns of tiles.
+    pub(crate) fn tiled(tensors: Vec<(&'static str, HostTensor)>, grid: (u32, u32)) -> Pixels {
         let mut hash = DefaultHasher::new();
+        grid.hash(&mut hash);
         for (name, tensor) in &tensors {
             (name, &tensor.shape).hash(&mut hash);
         }
-        Pixels { bucket: hash.finish(), bytes: tensors.iter().map(|(_, t)| t.bytes()).sum(), tensors }
+        Pixels { bucket: hash.finish(), bytes: tensors.iter().map(|(_, t)| t.bytes()).sum(), tensors, grid }
     }
 
     /// The tensor of an input.
     pub(crate) fn tensor(&self, input: &str) -> Option<&HostTensor> {
         self.tensors.iter().find(|(name, _)| *name == input).map(|(_, tensor)| tensor)
+    }
+
+    /// Rows and columns of tiles; 0 x 0 where nothing was cut.
+    pub(crate) fn grid(&self) -> (u32, u32) {
+        self.grid
     }
 
     /// SHA-256 of the little-endian float32 `pixel_values`, lower-case hex (`--json`'s pixels_sha256); computed on demand.

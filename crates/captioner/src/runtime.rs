@@ -7,7 +7,7 @@ use crate::Error;
 use once_cell::sync::OnceCell;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::logging::LogLevel;
-use ort::session::builder::GraphOptimizationLevel;
+use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType};
 use std::borrow::Cow;
@@ -55,16 +55,13 @@ pub(crate) struct Graph {
 impl Graph {
     /// Opens a graph. External data lies beside it and is found by ONNX Runtime itself.
     pub fn open(path: &Path) -> Result<Graph, Error> {
-        let runtime = RUNTIME.get().ok_or(Error::NotInitialised)?;
-        let wrong = |reason: String| Error::graph(path, reason);
-        let builder = Session::builder(&runtime.environment).map_err(|e| wrong(e.to_string()))?;
-        let mut builder = builder
-            .with_optimization_level(GraphOptimizationLevel::All)
-            .map_err(|e| wrong(e.to_string()))?
-            // Batches and lengths vary from call to call; a plan made for one shape would only be remade.
-            .with_memory_pattern(false)
-            .map_err(|e| wrong(e.to_string()))?;
-        let session = builder.commit_from_file(path).map_err(|e| wrong(e.to_string()))?;
+        let session = builder(path)?.commit_from_file(path).map_err(|e| Error::graph(path, e))?;
+        Ok(Graph { path: path.into(), session })
+    }
+
+    /// Opens a graph that was made from the one at `path`, for which it stands in every message.
+    pub fn of_bytes(path: &Path, model: &[u8]) -> Result<Graph, Error> {
+        let session = builder(path)?.commit_from_memory(model).map_err(|e| Error::graph(path, e))?;
         Ok(Graph { path: path.into(), session })
     }
 
@@ -107,6 +104,16 @@ impl Graph {
             Err(error) => Err(Error::run(self.path.display(), error)),
         }
     }
+}
+
+/// What every session is opened with.
+fn builder(path: &Path) -> Result<SessionBuilder, Error> {
+    let runtime = RUNTIME.get().ok_or(Error::NotInitialised)?;
+    let wrong = |reason: String| Error::graph(path, reason);
+    let builder = Session::builder(&runtime.environment).map_err(|e| wrong(e.to_string()))?;
+    let builder = builder.with_optimization_level(GraphOptimizationLevel::All).map_err(|e| wrong(e.to_string()))?;
+    // Batches and lengths vary from call to call; a plan made for one shape would only be remade.
+    builder.with_memory_pattern(false).map_err(|e| wrong(e.to_string()))
 }
 
 fn port<'a>(ports: &'a [Outlet], name: &str) -> Option<(TensorElementType, &'a [i64])> {

@@ -48,6 +48,31 @@ impl HostTensor {
     }
 }
 
+/// Rows of numbers in host memory: embeddings and features, on their way into a decoder.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Floats {
+    /// Numbers in a row.
+    pub width: usize,
+    /// Row by row.
+    pub data: Vec<f32>,
+}
+
+impl Floats {
+    /// Of a tensor whose last dimension is a row.
+    pub fn new(shape: &[i64], data: Vec<f32>) -> Result<Floats, Error> {
+        let width = shape.last().map_or(0, |n| *n as usize);
+        if width == 0 || !data.len().is_multiple_of(width) {
+            return Err(Error::run("tensor", format!("{} numbers are no rows of {width}", data.len())));
+        }
+        Ok(Floats { width, data })
+    }
+
+    /// Rows.
+    pub fn len(&self) -> usize {
+        self.data.len() / self.width
+    }
+}
+
 fn broken(error: ort::Error) -> Error {
     Error::run("tensor", error)
 }
@@ -129,6 +154,30 @@ pub(crate) fn zeros(ty: TensorElementType, shape: Vec<i64>) -> Result<DynValue, 
     }
 }
 
+/// Ones of the type a graph asks for; nothing where it does not ask.
+pub(crate) fn ones(ty: Option<TensorElementType>, shape: Vec<i64>) -> Result<Option<DynValue>, Error> {
+    let len = shape.iter().map(|n| *n as usize).product();
+    match ty {
+        None => Ok(None),
+        Some(TensorElementType::Bool) => tensor(shape, vec![true; len]).map(Some),
+        Some(TensorElementType::Int64) => tensor(shape, vec![1i64; len]).map(Some),
+        Some(other) => of_floats(shape, vec![1.0; len], other).map(Some),
+    }
+}
+
+/// A float tensor as rows of its last dimension.
+pub(crate) fn rows_of_floats(value: &DynValue) -> Result<Floats, Error> {
+    let shape = shape(value).to_vec();
+    match element_type(value)? {
+        TensorElementType::Float32 => Floats::new(&shape, value.try_extract_tensor::<f32>().map_err(broken)?.1.to_vec()),
+        TensorElementType::Float16 => {
+            let (_, data) = value.try_extract_tensor::<f16>().map_err(broken)?;
+            Floats::new(&shape, data.iter().map(|x| x.to_f32()).collect())
+        }
+        other => Err(unsupported(other)),
+    }
+}
+
 /// Tensors of one shape become one with a new axis 0, of the element type a graph asks for.
 pub(crate) fn stack(parts: &[&HostTensor], ty: TensorElementType) -> Result<DynValue, Error> {
     let Some(first) = parts.first() else { return Err(Error::Batch("nothing to stack".into())) };
@@ -139,16 +188,37 @@ pub(crate) fn stack(parts: &[&HostTensor], ty: TensorElementType) -> Result<DynV
     shape.push(parts.len() as i64);
     shape.extend_from_slice(&first.shape);
     let len: usize = shape.iter().map(|n| *n as usize).product();
+    let mut data = Vec::with_capacity(len);
+    for part in parts {
+        let floats = part.floats().ok_or_else(|| Error::run("tensor", "a graph asks for floats where there are none"))?;
+        data.extend_from_slice(&floats);
+    }
+    of_floats(shape, data, ty)
+}
+
+/// A tensor of these numbers, of the element type a graph asks for.
+pub(crate) fn of_floats(shape: Vec<i64>, data: Vec<f32>, ty: TensorElementType) -> Result<DynValue, Error> {
     match ty {
-        TensorElementType::Float32 | TensorElementType::Float16 => {
-            let mut data = Vec::with_capacity(len);
-            for part in parts {
-                let floats = part.floats().ok_or_else(|| Error::run("tensor", "a graph asks for floats where there are none"))?;
-                data.extend_from_slice(&floats);
-            }
-            if ty == TensorElementType::Float32 { tensor(shape, data) } else { tensor(shape, data.into_iter().map(f16::from_f32).collect()) }
-        }
+        TensorElementType::Float32 => tensor(shape, data),
+        TensorElementType::Float16 => tensor(shape, data.into_iter().map(f16::from_f32).collect()),
         other => Err(unsupported(other)),
+    }
+}
+
+/// The same numbers in the float type a graph asks for; nothing is copied where it is that already.
+pub(crate) fn cast(value: DynValue, ty: TensorElementType) -> Result<DynValue, Error> {
+    let shape = shape(&value).to_vec();
+    match (element_type(&value)?, ty) {
+        (have, want) if have == want => Ok(value),
+        (TensorElementType::Float32, TensorElementType::Float16) => {
+            let (_, data) = value.try_extract_tensor::<f32>().map_err(broken)?;
+            tensor(shape, data.iter().map(|x| f16::from_f32(*x)).collect())
+        }
+        (TensorElementType::Float16, TensorElementType::Float32) => {
+            let (_, data) = value.try_extract_tensor::<f16>().map_err(broken)?;
+            tensor(shape, data.iter().map(|x| x.to_f32()).collect())
+        }
+        (have, want) => Err(Error::run("tensor", format!("{have} where {want} is asked for"))),
     }
 }
 
@@ -273,6 +343,20 @@ mod tests {
         assert!(matches!(stack(&[&parts[0], &other], TensorElementType::Float32), Err(Error::Batch(_))));
         assert!(stack(&[], TensorElementType::Float32).is_err());
         assert!(stack(&[&parts[0]], TensorElementType::Int64).is_err());
+    }
+
+    #[test]
+    fn floats_change_their_precision_and_other_types_do_not_become_floats() {
+        if !runtime() {
+            return;
+        }
+        for value in both(vec![2, 3]) {
+            for ty in [TensorElementType::Float32, TensorElementType::Float16] {
+                let cast = cast(value.select(&[0, 1]).unwrap(), ty).unwrap();
+                assert_eq!((cast.dtype().tensor_type(), floats(&cast)), (Some(ty), counting(vec![2, 3])));
+            }
+        }
+        assert!(cast(tensor(vec![1], vec![1i64]).unwrap(), TensorElementType::Float32).is_err());
     }
 
     #[test]

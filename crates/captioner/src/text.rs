@@ -1,6 +1,7 @@
-//! Token ids become text, by the folder's own tokenizer.
+//! Prompts become token ids, and token ids text, by the folder's own tokenizer.
 //!
-//! Special tokens never reach a caption: neither those `tokenizer.json` marks nor those only `tokenizer_config.json` does.
+//! Special tokens never reach a caption: neither those `tokenizer.json` marks nor those only `tokenizer_config.json` does. Nor do
+//! they come out of a caller's words: see [`Text::plain`].
 
 use crate::Error;
 use crate::folder::Folder;
@@ -12,6 +13,8 @@ use tokenizers::Tokenizer;
 pub(crate) struct Text {
     tokenizer: Tokenizer,
     special: HashSet<u32>,
+    /// `bos_token` of `tokenizer_config.json`.
+    bos: Option<String>,
     /// `clean_up_tokenization_spaces`: no space before punctuation and contractions.
     clean_up: bool,
 }
@@ -23,16 +26,17 @@ impl Text {
         if let Err(source) = std::fs::File::open(&path) {
             return Err(Error::File { path, source });
         }
-        let tokenizer = Tokenizer::from_file(&path).map_err(|e| Error::config(&path, e))?;
-        let config = match folder.json("tokenizer_config.json") {
-            Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Value::Null,
-            other => other?,
-        };
+        let mut tokenizer = Tokenizer::from_file(&path).map_err(|e| Error::config(&path, e))?;
+        // Some folders were saved with the lengths of their training; a prompt is neither cut nor filled up.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|e| Error::config(&path, e))?;
+        let config = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
         let added = config.get("added_tokens_decoder").and_then(Value::as_object);
         let special = added.into_iter().flatten().filter(|(_, token)| token.get("special") == Some(&Value::Bool(true)));
         Ok(Text {
             tokenizer,
             special: special.filter_map(|(id, _)| id.parse().ok()).collect(),
+            bos: config.get("bos_token").and_then(token_text).map(str::to_owned),
             clean_up: config.get("clean_up_tokenization_spaces").and_then(Value::as_bool).unwrap_or(false),
         })
     }
@@ -40,6 +44,40 @@ impl Text {
     /// Entries of the vocabulary, added tokens included.
     pub fn vocabulary(&self) -> usize {
         self.tokenizer.get_vocab_size(true)
+    }
+
+    /// Ids of a whole text, the way the reference's processors ask for it: with what the tokenizer puts around every text, unless
+    /// the text begins with the start token itself.
+    pub fn encode(&self, text: &str) -> Result<Vec<i64>, Error> {
+        let dressed = self.bos.as_deref().is_some_and(|bos| text.starts_with(bos));
+        let encoded = self.tokenizer.encode(text, !dressed).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        Ok(encoded.get_ids().iter().map(|id| i64::from(*id)).collect())
+    }
+
+    /// The id of an entry of the vocabulary.
+    pub fn id(&self, token: &str) -> Option<i64> {
+        self.tokenizer.token_to_id(token).map(i64::from)
+    }
+
+    /// The entry of the vocabulary with this id.
+    pub fn token(&self, id: i64) -> Option<String> {
+        self.tokenizer.id_to_token(u32::try_from(id).ok()?)
+    }
+
+    /// Words with every added token's spelling taken out, so that a product's title cannot end the user's turn or claim a picture.
+    pub fn plain(&self, words: &str) -> String {
+        let mut plain = words.to_owned();
+        let added = self.tokenizer.get_added_tokens_decoder();
+        // Taking one out may join the parts of another.
+        loop {
+            let before = plain.len();
+            for token in added.values().filter(|token| !token.content.trim().is_empty()) {
+                plain = plain.replace(&token.content, "");
+            }
+            if plain.len() == before {
+                return plain;
+            }
+        }
     }
 
     /// Text of ids, special tokens skipped. A negative id is an error; one without a token is passed over, as the reference does.
@@ -50,6 +88,11 @@ impl Text {
         let text = self.tokenizer.decode(&ids, true).map_err(|e| Error::Tokenizer(e.to_string()))?;
         Ok(if self.clean_up { clean_up(&text) } else { text })
     }
+}
+
+/// A token in `tokenizer_config.json`: its text, or an object that holds it.
+fn token_text(token: &Value) -> Option<&str> {
+    token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
 /// The reference implementation's replacements, in its order.

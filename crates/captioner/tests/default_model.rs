@@ -2,7 +2,7 @@
 
 mod support;
 
-use pg_caption_captioner::{Features, Sequence};
+use pg_caption_captioner::{Features, Sequence, Words};
 use pg_caption_register::{builtin, builtin_names};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -36,7 +36,7 @@ fn every_style_has_its_own_text_and_shares_batches_with_the_others() {
     let generation = preparer.generation(None).unwrap();
     let make = |key: u64| {
         let style = builtin(builtin_names()[key as usize % 3]).unwrap();
-        let prompt = preparer.prompt(&style, None, None).unwrap();
+        let prompt = preparer.prompt(&style, Words::default(), &features[key as usize / 3]).unwrap();
         let features = features[key as usize / 3].clone();
         Sequence { key, features, prompt, max_new_tokens: 256, generation: generation.clone() }
     };

@@ -1,116 +1,201 @@
-//! The ids of the reference implementation, token for token: every sequence of `tests/parity/vit-gpt2/expected.json`.
+//! The ids of the reference implementation, token for token: every sequence of every `tests/parity/*/expected.json`.
 
 mod support;
 
-use pg_caption_captioner::{Features, Finished};
-use pg_caption_wire::Finish;
+use pg_caption_captioner::{Captioner, Features, Finished, Preparer, Prompt, Sequence, Views, Words};
+use pg_caption_register::builtin;
+use pg_caption_wire::{Finish, Tiles};
 use serde_json::Value;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use support::*;
 
 /// One expected sequence.
 struct Case {
     image: String,
+    /// What the model is asked; empty for a model that cannot be told anything.
+    text: String,
+    /// The ids of what it is asked, where the oracle states them.
+    prompt_ids: Option<Vec<i64>>,
     mode: String,
     overrides: Value,
     max_new: u32,
     ids: Vec<i64>,
     /// Past this many tokens another order of floating-point operations may rightly differ.
     certain: usize,
-    text: String,
+    said: String,
+}
+
+impl Case {
+    fn name(&self, how: &str) -> String {
+        format!("{} {:?} {} {} {how}", self.image, self.text, self.mode, self.max_new)
+    }
+
+    fn prompt(&self, preparer: &Preparer, features: &Features) -> Prompt {
+        let text = (!self.text.is_empty()).then_some(self.text.as_str());
+        let words = Words { text, context: None, tiles: Tiles::All };
+        preparer.prompt(&builtin("concise").unwrap(), words, features).unwrap()
+    }
+
+    fn sequence(&self, key: u64, preparer: &Preparer, features: &Arc<Features>) -> Sequence {
+        let generation = preparer.generation(Some(&self.overrides)).unwrap();
+        let prompt = self.prompt(preparer, features);
+        Sequence { key, features: features.clone(), prompt, max_new_tokens: self.max_new, generation }
+    }
 }
 
 /// Pictures we decode differently on purpose: transparency on white instead of dropped, 16-bit gray scaled instead of clipped.
 const OURS: [&str; 4] = ["07_rgba.png", "09_palette.png", "11_gray16.png", "14_la.png"];
 
+fn ids(value: &Value) -> Option<Vec<i64>> {
+    value.as_array().map(|ids| ids.iter().map(|id| id.as_i64().unwrap()).collect())
+}
+
 fn cases(expected: &Value) -> Vec<Case> {
     let mut cases = Vec::new();
-    for (image, record) in expected["images"].as_object().unwrap() {
-        if OURS.contains(&image.as_str()) {
-            continue;
-        }
-        let outputs = record["prompts"].as_object().unwrap().values().next().unwrap()["outputs"].as_object().unwrap();
-        for (name, output) in outputs {
-            let (mode, max_new) = name.rsplit_once('_').unwrap();
-            let ids: Vec<i64> = output["ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
-            let certain = output["close_steps"].as_array().and_then(|steps| steps.first()).and_then(Value::as_u64);
-            cases.push(Case {
-                image: image.clone(),
-                mode: mode.into(),
-                overrides: expected["modes"][mode]["overrides"].clone(),
-                max_new: max_new.parse().unwrap(),
-                certain: certain.map_or(ids.len(), |step| step as usize),
-                text: output["text"].as_str().unwrap().into(),
-                ids,
-            });
+    let images = expected["images"].as_object().unwrap().iter().filter(|(image, _)| !OURS.contains(&image.as_str()));
+    for (image, record) in images {
+        for (text, prompt) in record["prompts"].as_object().unwrap() {
+            for (name, output) in prompt["outputs"].as_object().unwrap() {
+                let (mode, max_new) = name.rsplit_once('_').unwrap();
+                let ids = ids(&output["ids"]).unwrap();
+                let certain = output["close_steps"].as_array().and_then(|steps| steps.first()).and_then(Value::as_u64);
+                cases.push(Case {
+                    image: image.clone(),
+                    text: text.clone(),
+                    prompt_ids: self::ids(&prompt["input_ids"]),
+                    mode: mode.into(),
+                    overrides: expected["modes"][mode]["overrides"].clone(),
+                    max_new: max_new.parse().unwrap(),
+                    certain: certain.map_or(ids.len(), |step| step as usize),
+                    said: output["text"].as_str().unwrap().into(),
+                    ids,
+                });
+            }
         }
     }
-    assert!(cases.len() == 12 * 7, "the parity file holds {} sequences", cases.len());
     cases
 }
 
 /// What the reference pads a beam's sequence with does not belong to it: the end token stays, what follows it goes.
-fn trimmed(ids: &[i64]) -> &[i64] {
-    match ids.iter().position(|id| *id == 0) {
-        Some(end) => &ids[..=end],
+fn trimmed<'a>(ids: &'a [i64], end: &[i64]) -> &'a [i64] {
+    match ids.iter().position(|id| end.contains(id)) {
+        Some(at) => &ids[..=at],
         None => ids,
     }
 }
 
-fn assert_equal(case: &Case, finished: &Finished, how: &str) {
-    let (want, got) = (trimmed(&case.ids), &finished.ids);
+fn assert_equal(case: &Case, finished: &Finished, end: &[i64], how: &str) {
+    let (want, got) = (trimmed(&case.ids, end), &finished.ids);
     let certain = case.certain.min(want.len());
-    assert_eq!(&want[..certain], &got[..certain.min(got.len())], "{} {} {} {how}", case.image, case.mode, case.max_new);
+    assert_eq!(&want[..certain], &got[..certain.min(got.len())], "{}", case.name(how));
     if certain == want.len() {
-        assert_eq!(want.len(), got.len(), "{} {} {} {how}", case.image, case.mode, case.max_new);
-        let stops = want.last() == Some(&0);
-        assert_eq!(finished.finish == Finish::Stop, stops, "{} {} {how}", case.image, case.mode);
+        assert_eq!(want.len(), got.len(), "{}", case.name(how));
+        // A last token that was forced, because there was no room for another, ends nothing.
+        let stops = want.last().is_some_and(|last| end.contains(last)) && want.len() < case.max_new as usize;
+        assert_eq!(finished.finish == Finish::Stop, stops, "{}", case.name(how));
     }
     assert!((0.0..=1.0).contains(&finished.confidence));
 }
 
-#[test]
-fn every_sequence_equals_the_references_alone_and_in_mixed_batches() {
+/// Every sequence of a model: each alone, then all of a mode in as few batches as its prompts allow.
+fn every_sequence(model: &str, sequences: usize) {
     if !runtime() {
         return;
     }
-    let (mut captioner, preparer) = open(&parity().join("vit-gpt2"));
+    let (mut captioner, preparer) = open(&parity().join(model));
     assert!(preparer.status().batch_invariant);
-    let expected = expected();
+    let expected = expected(model);
     let cases = cases(&expected);
+    assert_eq!(cases.len(), sequences, "the parity file holds other sequences than it did");
+    let end = preparer.generation(None).unwrap().eos_token_id.clone();
     let images: Vec<&str> = expected["images"].as_object().unwrap().keys().map(String::as_str).filter(|i| !OURS.contains(i)).collect();
-
     let pictures: Vec<_> = images.iter().map(|image| pixels(&preparer, image)).collect();
     for (image, picture) in images.iter().zip(&pictures) {
         assert_eq!(picture.sha256(), expected["images"][image]["pixel_values"]["sha256"], "pixels of {image}");
     }
-    let together: Vec<Arc<Features>> = captioner.encode(&pictures).unwrap().into_iter().map(Arc::new).collect();
-    let features_of = |image: &str| &together[images.iter().position(|i| *i == image).unwrap()];
 
+    let alone: Vec<Arc<Features>> = pictures.iter().map(|picture| Arc::new(captioner.encode_refs(&[picture]).unwrap().remove(0))).collect();
+    let at = |case: &Case| images.iter().position(|image| *image == case.image).unwrap();
     for case in &cases {
-        let picture = pixels(&preparer, &case.image);
-        let alone = Arc::new(captioner.encode(std::slice::from_ref(&picture)).unwrap().remove(0));
-        let generation = preparer.generation(Some(&case.overrides)).unwrap();
-        let finished = generate(&mut captioner, vec![sequence(&preparer, 1, &alone, &generation, case.max_new)]);
-        assert_equal(case, &finished[&1], "alone");
+        let sequence = case.sequence(1, &preparer, &alone[at(case)]);
+        if let Some(ids) = &case.prompt_ids {
+            assert_eq!(sequence.prompt.words(), &ids[..], "prompt of {}", case.name(""));
+        }
+        let finished = generate(&mut captioner, vec![sequence]);
+        assert_equal(case, &finished[&1], &end, "alone");
         if case.certain == case.ids.len() {
-            assert_eq!(preparer.text(&finished[&1].ids).unwrap(), case.text, "{} {}", case.image, case.mode);
+            assert_eq!(preparer.text(&finished[&1].ids).unwrap(), case.said, "{}", case.name("alone"));
         }
     }
 
-    // All pictures of a mode in one batch, with different ceilings, so that rows leave at many different steps.
-    let mut modes: Vec<&str> = cases.iter().map(|c| c.mode.as_str()).collect();
-    modes.sort_unstable();
-    modes.dedup();
-    for mode in modes {
-        let of_mode: Vec<&Case> = cases.iter().filter(|c| c.mode == mode).collect();
-        let generation = preparer.generation(Some(&of_mode[0].overrides)).unwrap();
-        let sequences = of_mode.iter().enumerate();
-        let sequences = sequences.map(|(key, c)| sequence(&preparer, key as u64, features_of(&c.image), &generation, c.max_new));
+    let together = encode_together(&mut captioner, &pictures);
+    let mut batches: BTreeMap<(String, u64, u64), Vec<&Case>> = BTreeMap::new();
+    for case in &cases {
+        let features = &together[at(case)];
+        batches.entry((case.mode.clone(), features.bucket, case.prompt(&preparer, features).bucket)).or_default().push(case);
+    }
+    assert!(batches.values().any(|batch| batch.len() > images.len()), "no batch mixes pictures");
+    for batch in batches.values() {
+        // Different ceilings, so that rows leave at many different steps.
+        let sequences = batch.iter().enumerate().map(|(key, case)| case.sequence(key as u64, &preparer, &together[at(case)]));
         let finished = generate(&mut captioner, sequences.collect());
-        for (key, case) in of_mode.iter().enumerate() {
-            assert_equal(case, &finished[&(key as u64)], "in a batch");
+        for (key, case) in batch.iter().enumerate() {
+            assert_equal(case, &finished[&(key as u64)], &end, "in a batch");
         }
+    }
+}
+
+/// Encoder calls over as many pictures as may share one.
+fn encode_together(captioner: &mut Captioner, pictures: &[pg_caption_captioner::Pixels]) -> Vec<Arc<Features>> {
+    let mut together: Vec<Option<Arc<Features>>> = vec![None; pictures.len()];
+    let mut buckets: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
+    for (at, picture) in pictures.iter().enumerate() {
+        buckets.entry(picture.bucket).or_default().push(at);
+    }
+    for same in buckets.into_values() {
+        let features = captioner.encode_refs(&same.iter().map(|at| &pictures[*at]).collect::<Vec<_>>()).unwrap();
+        for (at, features) in same.into_iter().zip(features) {
+            together[at] = Some(Arc::new(features));
+        }
+    }
+    together.into_iter().map(Option::unwrap).collect()
+}
+
+#[test]
+fn every_sequence_of_vit_gpt2_equals_the_references() {
+    every_sequence("vit-gpt2", 12 * 7);
+}
+
+#[test]
+fn every_sequence_of_florence_2_equals_the_references() {
+    every_sequence("florence2", 12 * 11);
+}
+
+#[test]
+fn every_sequence_of_smolvlm_equals_the_references() {
+    every_sequence("smolvlm", 12 * 8);
+}
+
+#[test]
+fn a_picture_shown_in_both_views_gets_the_captions_of_each() {
+    if !runtime() {
+        return;
+    }
+    let (mut captioner, preparer) = open(&parity().join("smolvlm"));
+    let generation = preparer.generation(None).unwrap();
+    for image in ["02_shapes.png", "05_3x500.png", "03_noise224.png"] {
+        let mut said = BTreeMap::new();
+        for views in [Views::WHOLE, Views::TILED, Views::BOTH] {
+            let features = Arc::new(captioner.encode(&[pixels_in(&preparer, image, views)]).unwrap().remove(0));
+            for (key, style) in ["concise", "detailed"].iter().enumerate().filter(|(key, _)| views == Views::BOTH || (*key == 1) == views.tiled()) {
+                let prompt = preparer.prompt(&builtin(style).unwrap(), Words::default(), &features).unwrap();
+                let sequence = Sequence { key: 0, features: features.clone(), prompt, max_new_tokens: 24, generation: generation.clone() };
+                let ids = generate(&mut captioner, vec![sequence]).remove(&0).unwrap().ids;
+                assert_eq!(said.entry(key).or_insert_with(|| ids.clone()), &ids, "{image} {style}");
+            }
+        }
+        assert_ne!(said[&0], said[&1], "{image}: one tile and many look different");
     }
 }
 

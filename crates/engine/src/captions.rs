@@ -6,9 +6,9 @@ use crate::job::{Answer, Captioned, Job};
 use crate::model::Start;
 use crate::picture::Seen;
 use crate::pipeline::ms;
-use pg_caption_captioner::{Finished, Preparer, Prompt};
-use pg_caption_register::{Ending, Refusal, echoes, tidy};
-use pg_caption_wire::{Failure, Finish, ModelRef};
+use pg_caption_captioner::{Features, Finished, Preparer, Prompt, Words};
+use pg_caption_register::{Ending, Refusal, Style, echoes, tidy};
+use pg_caption_wire::{EngineConfig, Failure, Finish, ModelRef, Tiles};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,19 +16,22 @@ use std::time::{Duration, Instant};
 /// Prompts remembered; beyond it all are forgotten. Calls use a handful of styles.
 const MOST_PROMPTS: usize = 64;
 
-/// Prompts by style and product words: tokenising an instruction again for each picture would cost more than tidying its text.
+/// What a prompt depends on: the style, the words that replace its own, the product's, how the picture is cut, its features' bucket.
+type Key = (Style, Option<String>, Option<String>, Tiles, u64);
+
+/// Prompts that were made before: tokenising an instruction again for each picture would cost more than tidying its text.
 #[derive(Default)]
-pub struct Prompts(HashMap<(pg_caption_register::Style, Option<String>, Option<String>), Prompt>);
+pub struct Prompts(HashMap<Key, Prompt>);
 
 impl Prompts {
-    fn get(&mut self, preparer: &Preparer, job: &Job, want: usize) -> Result<Prompt, Failure> {
+    fn get(&mut self, preparer: &Preparer, job: &Job, want: usize, tiles: Tiles, features: &Features) -> Result<Prompt, Failure> {
         let want = &job.wants[want];
         let own = job.extras.prompt.as_deref().or_else(|| want.style.prompt_for(&preparer.status().family));
-        let key = (want.style.clone(), own.map(Into::into), want.context.clone());
+        let key = (want.style.clone(), own.map(Into::into), want.context.clone(), tiles, features.bucket);
         if let Some(prompt) = self.0.get(&key) {
             return Ok(prompt.clone());
         }
-        let prompt = preparer.prompt(&want.style, key.1.as_deref(), key.2.as_deref());
+        let prompt = preparer.prompt(&want.style, Words { text: key.1.as_deref(), context: key.2.as_deref(), tiles }, features);
         let prompt =
             prompt.map_err(|e| failures::bad_request(format!("the model has no prompt for style {}", want.style.name)).detail(e.to_string()))?;
         if self.0.len() >= MOST_PROMPTS {
@@ -53,14 +56,14 @@ pub struct Open {
 
 impl Open {
     /// Judges the encoder's confidence and makes the prompts. The captions to generate are those of `starts`.
-    pub fn new(job: Arc<Job>, seen: Arc<Seen>, preparer: &Preparer, prompts: &mut Prompts, configured: Option<f32>) -> Open {
-        let own = job.min_confidence.or(configured).or(preparer.status().min_confidence);
+    pub fn new(job: Arc<Job>, seen: Arc<Seen>, preparer: &Preparer, prompts: &mut Prompts, config: &EngineConfig) -> Open {
+        let own = job.min_confidence.or(config.min_confidence).or(preparer.status().min_confidence);
         let threshold = if job.extras.exact { 0.0 } else { own.unwrap_or(0.0) };
         let unsure = seen.features.confidence.filter(|c| *c < threshold);
         let made: Vec<_> = (0..job.wants.len())
             .map(|want| match unsure {
                 Some(confidence) => Err(failures::low_confidence(confidence, threshold)),
-                None => prompts.get(preparer, &job, want),
+                None => prompts.get(preparer, &job, want, job.tiles(config.tiles), &seen.features),
             })
             .collect();
         let outputs = made.iter().map(|p| p.as_ref().err().map(|f| Err(f.clone()))).collect();
@@ -96,7 +99,7 @@ impl Open {
             } else {
                 self.tidied(at, &text_raw, finished.finish).map_err(|refusal| failures::refused(&refusal))
             };
-            let prompt_ids = self.prompts[at].take().map(|p| p.ids).unwrap_or_default();
+            let prompt_ids = self.prompts[at].take().map(|p| p.words().to_vec()).unwrap_or_default();
             Captioned { caption, text_raw, ids: finished.ids, prompt_ids, finish: finished.finish, confidence }
         });
         self.outputs[at] = Some(output);

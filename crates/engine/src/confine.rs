@@ -47,7 +47,53 @@ pub fn confine(config: &EngineConfig) -> Vec<String> {
         Ok(None) => {}
         Err(e) => crate::log::line(format_args!("warning: Landlock is not in force: {e}")),
     }
+    match forbid_system_calls() {
+        Ok(()) => in_force.push("seccomp".into()),
+        Err(e) => crate::log::line(format_args!("warning: the seccomp filter is not in force: {e}")),
+    }
     in_force
+}
+
+/// Refuses, with `EACCES`, what the engine never does and whoever took it over would: sockets other than IP and the kernel's own (name look-ups ask it for
+/// addresses), so that the server's Unix socket cannot be connected to; programs; other processes' memory, descriptors and lives; doors to the kernel.
+fn forbid_system_calls() -> Result<(), seccompiler::Error> {
+    use libc::{AF_INET, AF_INET6, AF_NETLINK};
+    use seccompiler::{SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, SeccompCondition, SeccompFilter, SeccompRule, TargetArch};
+    /// Refused whatever their arguments.
+    const NEVER: &[i64] = &[
+        libc::SYS_execve,
+        libc::SYS_execveat,
+        libc::SYS_ptrace,
+        libc::SYS_process_vm_readv,
+        libc::SYS_process_vm_writev,
+        libc::SYS_pidfd_getfd,
+        libc::SYS_pidfd_send_signal,
+        libc::SYS_kill,
+        libc::SYS_tkill,
+        libc::SYS_rt_sigqueueinfo,
+        libc::SYS_io_uring_setup,
+        libc::SYS_bpf,
+        libc::SYS_perf_event_open,
+        libc::SYS_userfaultfd,
+        libc::SYS_keyctl,
+        libc::SYS_add_key,
+        libc::SYS_request_key,
+        libc::SYS_unshare,
+        libc::SYS_setns,
+        libc::SYS_mount,
+    ];
+    let other_than = |allowed: &[u64]| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+        let unlike = allowed.iter().map(|value| SeccompCondition::new(0, Dword, Ne, *value)).collect::<Result<_, _>>()?;
+        Ok(vec![SeccompRule::new(unlike)?])
+    };
+    let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> = NEVER.iter().map(|call| (*call, Vec::new())).collect();
+    rules.insert(libc::SYS_socket, other_than(&[AF_INET as u64, AF_INET6 as u64, AF_NETLINK as u64])?);
+    // A signal to itself is how a process aborts.
+    rules.insert(libc::SYS_tgkill, other_than(&[u64::from(std::process::id())])?);
+    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EACCES as u32), arch)?;
+    let program: seccompiler::BpfProgram = filter.try_into()?;
+    seccompiler::apply_filter(&program)
 }
 
 /// A few hundred connections and fetches need more than the usual 1024 descriptors.

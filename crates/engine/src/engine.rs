@@ -12,6 +12,7 @@ use crate::pipeline::Pipeline;
 use crate::readiness::{Readiness, State};
 use crate::serve::spawn;
 use crate::share::{Shares, Sweeper};
+use pg_caption_captioner::Views;
 use pg_caption_register::{MAX_TOKENS, validate};
 use pg_caption_wire::{EngineConfig, EngineStatus, Failure};
 use std::sync::Arc;
@@ -138,7 +139,12 @@ impl Engine {
         }
         self.deadlines.watch(job);
         let now = Instant::now();
-        let known = share.and_then(|(share, shares)| shares.find(share, &job.source, now));
+        let views = match self.readiness.now() {
+            State::Ready(preparer) => job.views(&preparer, self.config.tiles),
+            // Not known yet; what is asked for later finds a picture of its own.
+            _ => Views::BOTH,
+        };
+        let known = share.and_then(|(share, shares)| shares.find(share, &job.source, views, now));
         match known.map(|picture| picture.join(job)) {
             Some(Joined::Waiting) => return,
             Some(Joined::Seen(seen)) => return self.inbox.post(Letter::Captions(job.clone(), seen)),
@@ -150,7 +156,7 @@ impl Engine {
         }
         let picture = Picture::new(job);
         if let Some((share, shares)) = share {
-            shares.keep(share, job.source.clone(), picture.clone(), now);
+            shares.keep(share, job.source.clone(), views, picture.clone(), now);
             self.sweeper.watch(shares, now);
         }
         self.pipeline.push(Work::new(picture), bytes);

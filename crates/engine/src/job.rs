@@ -5,8 +5,9 @@
 
 use crate::failures;
 use crate::picture::Picture;
+use pg_caption_captioner::{Preparer, Views};
 use pg_caption_register::Style;
-use pg_caption_wire::{Class, Failure, Finish, ImageFacts, ModelRef, Role, Timings};
+use pg_caption_wire::{Class, Failure, Finish, ImageFacts, Known, ModelRef, Role, Tiles, Timings};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -23,10 +24,8 @@ pub enum Source {
     Url {
         /// As the user gave it.
         url: String,
-        /// Of the picture captioned before.
-        etag: Option<String>,
-        /// Likewise.
-        last_modified: Option<String>,
+        /// The picture captioned before.
+        known: Option<Known>,
     },
     /// The bytes themselves, known by their SHA-256 (lower-case hex) where it was worth computing.
     Bytes {
@@ -232,6 +231,16 @@ impl Job {
         if let Some(picture) = self.picture.get().and_then(Weak::upgrade) {
             picture.wanted();
         }
+    }
+
+    /// When a tiling model cuts this job's picture: comparisons with the reference do as it does.
+    pub fn tiles(&self, configured: Tiles) -> Tiles {
+        if self.extras.exact { Tiles::All } else { configured }
+    }
+
+    /// The views this job's captions need its picture in.
+    pub fn views(&self, preparer: &Preparer, configured: Tiles) -> Views {
+        preparer.views(self.tiles(configured), self.wants.iter().map(|want| &want.style))
     }
 
     /// Notes the picture whose work ends when nobody waits for it.

@@ -21,6 +21,7 @@ mod meters;
 mod model;
 mod picture;
 mod pipeline;
+pub mod possessed;
 mod readiness;
 mod scheduler;
 mod serve;

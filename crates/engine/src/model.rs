@@ -13,7 +13,9 @@ use crate::picture::{Seen, Work};
 use crate::pipeline::{Ahead, ms};
 use crate::readiness::State;
 use crate::scheduler::{Act, Bucket, Event, Limits, Model, Scheduler, Ticket};
-use pg_caption_captioner::{self as captioner, Batch, Captioner, Features, Finished, Generation, PictureOptions, Pixels, Preparer, Prompt, Sequence};
+use pg_caption_captioner::{
+    self as captioner, Batch, Captioner, Features, Finished, Generation, PictureOptions, Pixels, Preparer, Prompt, Sequence, Words,
+};
 use pg_caption_pixels::Rgb;
 use pg_caption_register::builtin;
 use pg_caption_wire::{EngineConfig, ImageFacts, ModelRef};
@@ -129,8 +131,8 @@ fn load(config: &EngineConfig) -> Result<(Sessions, Arc<Preparer>), String> {
     let features = captioner.encode(&[pixels]).map_err(words)?.into_iter().next().ok_or("the encoder returned nothing")?;
     let style = builtin("concise").ok_or("no style to try")?;
     let start = Start {
+        prompt: preparer.prompt(&style, Words::default(), &features).map_err(words)?,
         features: Arc::new(features),
-        prompt: preparer.prompt(&style, None, None).map_err(words)?,
         max_new_tokens: 2,
         generation: preparer.generation(None).map_err(words)?,
     };
@@ -222,7 +224,7 @@ impl ModelThread {
         if !job.is_open() {
             return;
         }
-        let open = Open::new(job, seen, &self.preparer, &mut self.prompts, self.engine.config().min_confidence);
+        let open = Open::new(job, seen, &self.preparer, &mut self.prompts, self.engine.config());
         let starts = match open.starts(&self.preparer) {
             Ok(starts) => starts,
             Err(failure) => {
@@ -239,7 +241,8 @@ impl ModelThread {
             let bucket = Bucket([start.features.bucket, start.prompt.bucket, start.generation.bucket()]);
             let rows = start.generation.num_beams.max(1) as usize;
             self.captions.insert(key, (owner, at));
-            self.scheduler.caption(Ticket { key, due, turn, bucket, rows, alone: false }, start);
+            let alone = start.prompt.alone;
+            self.scheduler.caption(Ticket { key, due, turn, bucket, rows, alone }, start);
         }
         self.open.insert(owner, open);
     }

@@ -3,7 +3,7 @@
 
 use crate::failures;
 use crate::job::{Answer, Job, Source, Stage};
-use pg_caption_captioner::Features;
+use pg_caption_captioner::{Features, Views};
 use pg_caption_wire::{ImageFacts, Role, Timings};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -158,6 +158,11 @@ impl Picture {
     /// Whether anybody who waits asked for this.
     pub fn any(&self, asks: impl Fn(&Job) -> bool) -> bool {
         self.jobs().iter().any(|job| asks(job))
+    }
+
+    /// The views that everybody who waits needs together.
+    pub fn views(&self, of: impl Fn(&Job) -> Views) -> Views {
+        self.jobs().iter().map(|job| of(job)).reduce(Views::and).unwrap_or_default()
     }
 
     /// It has been encoded; whoever waits is returned. `keep`: for those who may still ask for it.

@@ -3,6 +3,7 @@
 
 use crate::job::Source;
 use crate::picture::Picture;
+use pg_caption_captioner::Views;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,6 +17,7 @@ const KEEP: Duration = Duration::from_secs(5);
 struct Entry {
     share: u64,
     source: Source,
+    views: Views,
     picture: Arc<Picture>,
     since: Instant,
 }
@@ -33,20 +35,20 @@ impl Shares {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The picture of this source within `share`, if one is known.
-    pub fn find(&self, share: u64, source: &Source, now: Instant) -> Option<Arc<Picture>> {
+    /// The picture of this source within `share`, if one is known that is shown to the model in these views.
+    pub fn find(&self, share: u64, source: &Source, views: Views, now: Instant) -> Option<Arc<Picture>> {
         self.expire(now);
-        self.entries().iter().find(|e| e.share == share && e.source == *source).map(|e| e.picture.clone())
+        self.entries().iter().find(|e| e.share == share && e.views == views && e.source == *source).map(|e| e.picture.clone())
     }
 
     /// Remembers a picture; the oldest gives way.
-    pub fn keep(&self, share: u64, source: Source, picture: Arc<Picture>, now: Instant) {
+    pub fn keep(&self, share: u64, source: Source, views: Views, picture: Arc<Picture>, now: Instant) {
         let mut entries = self.entries();
-        entries.retain(|e| !(e.share == share && e.source == source));
+        entries.retain(|e| !(e.share == share && e.views == views && e.source == source));
         if entries.len() >= MOST {
             entries.remove(0);
         }
-        entries.push(Entry { share, source, picture, since: now });
+        entries.push(Entry { share, source, views, picture, since: now });
     }
 
     /// Forgets everything.
@@ -118,38 +120,39 @@ mod tests {
     }
 
     fn url(name: &str) -> Source {
-        Source::Url { url: name.into(), etag: None, last_modified: None }
+        Source::Url { url: name.into(), known: None }
     }
 
     #[test]
     fn a_picture_is_found_by_share_and_source_for_seconds() {
         let (shares, now) = (Shares::default(), Instant::now());
         let (kept, _job) = picture(now);
-        shares.keep(7, url("a"), kept.clone(), now);
-        assert!(shares.find(7, &url("a"), now).is_some_and(|found| Arc::ptr_eq(&found, &kept)));
-        assert!(shares.find(8, &url("a"), now).is_none());
-        assert!(shares.find(7, &url("b"), now).is_none());
-        assert!(shares.find(7, &url("a"), now + 2 * KEEP).is_some(), "still being worked on");
+        shares.keep(7, url("a"), Views::WHOLE, kept.clone(), now);
+        assert!(shares.find(7, &url("a"), Views::WHOLE, now).is_some_and(|found| Arc::ptr_eq(&found, &kept)));
+        assert!(shares.find(8, &url("a"), Views::WHOLE, now).is_none());
+        assert!(shares.find(7, &url("a"), Views::TILED, now).is_none(), "shown to the model in another way");
+        assert!(shares.find(7, &url("b"), Views::WHOLE, now).is_none());
+        assert!(shares.find(7, &url("a"), Views::WHOLE, now + 2 * KEEP).is_some(), "still being worked on");
         kept.end(Answer::Unchanged);
-        assert!(shares.find(7, &url("a"), now + KEEP / 2).is_some());
-        assert!(shares.find(7, &url("a"), now + 2 * KEEP).is_none());
+        assert!(shares.find(7, &url("a"), Views::WHOLE, now + KEEP / 2).is_some());
+        assert!(shares.find(7, &url("a"), Views::WHOLE, now + 2 * KEEP).is_none());
     }
 
     #[test]
     fn only_so_many_are_kept_and_the_oldest_gives_way() {
         let (shares, now) = (Shares::default(), Instant::now());
         let kept: Vec<_> = (0..=MOST).map(|_| picture(now)).collect();
-        kept.iter().enumerate().for_each(|(i, (p, _))| shares.keep(i as u64, url("a"), p.clone(), now));
+        kept.iter().enumerate().for_each(|(i, (p, _))| shares.keep(i as u64, url("a"), Views::WHOLE, p.clone(), now));
         assert_eq!(shares.entries().len(), MOST);
-        assert!(shares.find(0, &url("a"), now).is_none());
-        assert!(shares.find(MOST as u64, &url("a"), now).is_some());
+        assert!(shares.find(0, &url("a"), Views::WHOLE, now).is_none());
+        assert!(shares.find(MOST as u64, &url("a"), Views::WHOLE, now).is_some());
     }
 
     #[test]
     fn a_quiet_connection_is_swept() {
         let (sweeper, shares, now) = (Sweeper::default(), Arc::new(Shares::default()), Instant::now());
         let (kept, _job) = picture(now);
-        shares.keep(1, url("a"), kept.clone(), now);
+        shares.keep(1, url("a"), Views::WHOLE, kept.clone(), now);
         sweeper.watch(&shares, now);
         sweeper.watch(&shares, now);
         assert_eq!(sweeper.queue.lock().unwrap().len(), 1);

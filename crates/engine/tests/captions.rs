@@ -65,8 +65,7 @@ impl Web {
                 while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
                     request.push(byte[0]);
                 }
-                let path = String::from_utf8_lossy(&request).split(' ').nth(1).unwrap_or_default().to_string();
-                if send.send((stream, path)).is_err() {
+                if send.send((stream, String::from_utf8_lossy(&request).into_owned())).is_err() {
                     break;
                 }
             }
@@ -78,7 +77,14 @@ impl Web {
         format!("http://{}{path}", self.address)
     }
 
+    /// The next request: its path.
     fn next(&self) -> (TcpStream, String) {
+        let (stream, head) = self.next_head();
+        (stream, head.split(' ').nth(1).unwrap_or_default().to_string())
+    }
+
+    /// The next request as it came.
+    fn next_head(&self) -> (TcpStream, String) {
         self.asked.recv_timeout(PATIENCE).expect("nobody asked")
     }
 }
@@ -202,7 +208,7 @@ fn a_client_that_leaves_takes_its_work_with_it() {
     let held = web.next();
     drop(client);
     let mut watcher = engine.connect().hello(Role::Call);
-    until(|| watcher.status().in_flight == 0 && watcher.status().hosts.is_empty());
+    until(|| watcher.status().in_flight == 0 && watcher.status().hosts.iter().all(|host| host.in_flight == 0));
     assert_eq!(watcher.status().answered, 0);
     drop(held);
 }
@@ -312,6 +318,31 @@ fn what_nobody_may_ask_is_refused_without_costing_the_connection() {
 }
 
 #[test]
+fn a_picture_captioned_before_is_looked_at_again_if_it_changed_or_another_model_did_it() {
+    let Some(engine) = ready(loopback) else { return };
+    let web = Web::start();
+    let mut client = engine.connect().hello(Role::Worker);
+    let ours = client.status().model.unwrap().digest;
+    for (id, (model, asked, status)) in
+        [(&*ours, true, "304 Not Modified"), (&*ours, true, "200 OK"), ("another model", false, "200 OK")].into_iter().enumerate()
+    {
+        let known = pg_caption_wire::Known { etag: Some("\"e1\"".into()), last_modified: None, model: model.into() };
+        let image = pg_caption_wire::Image::Url { url: web.url("/a"), known: Some(known) };
+        client.send(&ClientMessage::Request(pg_caption_wire::Request { image, ..bytes(id as u64, &["concise"]) }), &[]);
+        let (stream, head) = web.next_head();
+        assert_eq!(head.to_ascii_lowercase().contains("if-none-match: \"e1\""), asked, "{head}");
+        if status.starts_with("304") {
+            write!(&stream, "HTTP/1.1 {status}\r\nConnection: close\r\n\r\n").unwrap();
+            assert_eq!(client.reply().outcome, Outcome::Unchanged);
+        } else {
+            answer(&stream, status, &self::image("02_shapes.png"));
+            assert_eq!(outputs(client.reply().outcome).len(), 1);
+        }
+    }
+    assert_eq!(client.status().encoded, 2);
+}
+
+#[test]
 fn a_drained_engine_serves_what_is_in_flight_and_the_successor_serves_what_is_new() {
     let Some(mut engine) = ready(loopback) else { return };
     let web = Web::start();
@@ -330,6 +361,48 @@ fn a_drained_engine_serves_what_is_in_flight_and_the_successor_serves_what_is_ne
     let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap()).hello(Role::Call);
     assert_eq!(client.status().pid, successor.child.id());
     assert_eq!(outputs(client.ask(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(), 1);
+}
+
+#[test]
+fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor() {
+    let Some(mut engine) = ready(loopback) else { return };
+    let (early, late) = (Web::start(), Web::start());
+    let mut client = engine.connect().hello(Role::Worker);
+    let patience = |stream: &TcpStream| write!(&*stream, "HTTP/1.1 429 Slow\r\nRetry-After: 600\r\nContent-Length: 0\r\n\r\n").unwrap();
+    client.send(&ClientMessage::Request(url(1, &early.url("/a"), &["concise"])), &[]);
+    patience(&early.next().0);
+    assert_eq!(failed(client.reply().outcome).code, "http_429");
+    client.send(&ClientMessage::Request(url(2, &late.url("/b"), &["concise"])), &[]);
+    let in_flight = late.next().0;
+
+    let mut config = model().unwrap();
+    loopback(&mut config);
+    let mut successor = engine.succeed(&EngineConfig { wait_until_ready: true, ..config });
+    assert_eq!(successor.report(), EngineReport::Starting);
+    assert!(matches!(successor.report(), EngineReport::Ready { .. }));
+    engine.control(&Control::Drain);
+    let EngineReport::Cooling { hosts: at_once } = engine.report() else { panic!("nothing handed over") };
+    assert_eq!(at_once.iter().map(|c| c.host.as_str()).collect::<Vec<_>>(), [early.address.as_str()]);
+    assert!((590_000..=600_000).contains(&at_once[0].remaining_ms), "{at_once:?}");
+    // What it learns while it finishes is handed over, too.
+    assert_eq!(client.receive(), Some(ServerMessage::GoAway));
+    patience(&in_flight);
+    assert_eq!(failed(client.reply().outcome).code, "http_429");
+    let EngineReport::Cooling { hosts: at_last } = engine.report() else { panic!("nothing handed over") };
+    assert_eq!(at_last.len(), 2, "{at_last:?}");
+    assert_eq!(engine.ended().code(), Some(0));
+
+    for hosts in [at_once, at_last] {
+        successor.control(&Control::Cooling { hosts });
+    }
+    let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap()).hello(Role::Worker);
+    until(|| client.status().hosts.iter().filter(|h| h.cooling_ms.is_some() && h.last.as_deref() == Some("http_429")).count() == 2);
+    for (id, web) in [&early, &late].into_iter().enumerate() {
+        let failure = failed(client.ask(url(id as u64, &web.url("/c"), &["concise"]), &[]));
+        assert_eq!((failure.class, failure.code.as_str()), (Class::Host, "host_cooling"));
+        assert!(failure.retry_after_ms.is_some_and(|ms| ms > 500_000), "{failure:?}");
+        assert!(web.asked.try_recv().is_err(), "it was not asked");
+    }
 }
 
 #[test]

@@ -6,13 +6,13 @@ use crate::client::{self, Client};
 use crate::error::Error;
 use crate::fault::Limits;
 use crate::gate::{Admission, Gate, Permit};
-use crate::hosts::{Answer, Cooldown, Hosts};
+use crate::hosts::{Answer, Hosts};
 use crate::lookup::{Lookup, LookupError, Resolve, SystemResolver};
 use crate::names::HostPatterns;
 use crate::settings::{self, Settings};
 use crate::target::Target;
 use crate::{body, status};
-use pg_caption_wire::{Failure, HostStatus};
+use pg_caption_wire::{Cooldown, Failure, HostStatus};
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
@@ -127,7 +127,7 @@ impl Fetcher {
         self.gate.admit(host)
     }
 
-    /// Hosts with requests in flight or cooling.
+    /// Hosts with requests in flight or cooling, and those asked lately.
     pub fn hosts(&self) -> Vec<HostStatus> {
         self.gate.snapshot()
     }

@@ -1,8 +1,8 @@
 //! [`Hosts`] behind a lock, with permits that give themselves back. Used by the engine (never blocking) and by redirects,
 //! which change hosts in the middle of a fetch and wait here.
 
-use crate::hosts::{Answer, Cooldown, Decision, Hosts};
-use pg_caption_wire::HostStatus;
+use crate::hosts::{Answer, Decision, Hosts};
+use pg_caption_wire::{Cooldown, HostStatus};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 

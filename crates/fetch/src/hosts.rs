@@ -4,8 +4,7 @@
 //! and tests need not wait. `gate.rs` puts it behind a lock; nothing here blocks or looks at the real time.
 
 use crate::status::LONGEST_PATIENCE;
-use pg_caption_wire::HostStatus;
-use serde::{Deserialize, Serialize};
+use pg_caption_wire::{Cooldown, HostStatus};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -15,6 +14,10 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Hosts remembered while nothing is in flight with them; beyond it the idle ones are forgotten, then the coolest.
 const MAX_HOSTS: usize = 4096;
+/// Hosts shown in a status: it must stay a small message.
+const MAX_SHOWN: usize = 200;
+/// Pauses handed to the next engine, the longest first: they must fit into a pipe (64 KiB), so that nobody waits for its reader.
+const MAX_HANDED: usize = 150;
 
 /// Whether a request to a host may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,28 +53,27 @@ pub enum Answer {
     Dropped,
 }
 
-/// A host's pause, as it is handed to the next engine.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cooldown {
-    /// `name:port`.
-    pub host: String,
-    /// Milliseconds left.
-    pub remaining_ms: u64,
-    /// How often in a row it asked for patience.
-    pub streak: u32,
-    /// Its last answer.
-    pub last: Option<String>,
-}
-
 #[derive(Debug, Default)]
 struct Host {
     in_flight: u32,
     until: Option<Instant>,
     streak: u32,
     last: Option<String>,
+    /// When it last gave an answer.
+    answered: Option<Instant>,
 }
 
-/// Every host that is being asked or is cooling.
+impl Host {
+    fn is_active(&self, now: Instant) -> bool {
+        self.in_flight > 0 || self.until.is_some_and(|until| until > now)
+    }
+
+    fn answered(&mut self, last: String, now: Instant) {
+        (self.last, self.answered) = (Some(last), Some(now));
+    }
+}
+
+/// Every host that is being asked or is cooling, and those asked lately.
 #[derive(Debug)]
 pub struct Hosts {
     cap: u32,
@@ -110,12 +112,12 @@ impl Hosts {
         match answer {
             Answer::Served(last) => {
                 entry.streak = 0;
-                entry.last = Some(last);
+                entry.answered(last, now);
             }
-            Answer::Failed(last) => entry.last = Some(last),
+            Answer::Failed(last) => entry.answered(last, now),
             Answer::Dropped => {}
             Answer::Patience { code, wait, certain } => {
-                entry.last = Some(code);
+                entry.answered(code, now);
                 // requests that were already on their way when the host first asked say nothing new
                 if entry.until.is_none_or(|until| until <= now) {
                     entry.streak = entry.streak.saturating_add(1);
@@ -131,9 +133,6 @@ impl Hosts {
                 }
             }
         }
-        if entry.in_flight == 0 && entry.until.is_none() && entry.streak == 0 {
-            self.hosts.remove(host);
-        }
     }
 
     /// How long `host` rests from now on, if it does.
@@ -141,30 +140,34 @@ impl Hosts {
         self.hosts.get(host)?.until?.checked_duration_since(now).filter(|d| !d.is_zero())
     }
 
-    /// Hosts with requests in flight or cooling, by name.
+    /// Hosts with requests in flight or cooling, then those that answered last, [`MAX_SHOWN`] in all; by name.
     pub fn snapshot(&self, now: Instant) -> Vec<HostStatus> {
-        let mut list: Vec<_> = self
-            .hosts
-            .iter()
-            .map(|(name, h)| HostStatus {
-                host: name.clone(),
-                in_flight: h.in_flight,
-                cooling_ms: h.until.filter(|u| *u > now).map(|u| (u - now).as_millis() as u64),
-                last: h.last.clone(),
-            })
-            .filter(|h| h.in_flight > 0 || h.cooling_ms.is_some())
-            .collect();
-        list.sort_by(|a, b| a.host.cmp(&b.host));
-        list
+        let known = self.hosts.iter().filter(|(_, h)| h.is_active(now) || h.last.is_some());
+        let mut shown: Vec<_> = known.collect();
+        shown.sort_by_key(|(_, h)| (!h.is_active(now), std::cmp::Reverse(h.answered)));
+        shown.truncate(MAX_SHOWN);
+        shown.sort_by_key(|(name, _)| *name);
+        let millis = |d: Duration| d.as_millis() as u64;
+        let status = |(name, h): (&String, &Host)| HostStatus {
+            host: name.clone(),
+            in_flight: h.in_flight,
+            cooling_ms: h.until.filter(|u| *u > now).map(|u| millis(u - now)),
+            last: h.last.clone(),
+            last_ms_ago: h.answered.map(|at| millis(now.saturating_duration_since(at))),
+        };
+        shown.into_iter().map(status).collect()
     }
 
-    /// Every pause that is not over, for the next engine.
+    /// The pauses that are not over, for the next engine: the longest [`MAX_HANDED`].
     pub fn cooldowns(&self, now: Instant) -> Vec<Cooldown> {
         let cooling = self.hosts.iter().filter_map(|(name, h)| {
             let left = h.until?.checked_duration_since(now).filter(|d| !d.is_zero())?;
             Some(Cooldown { host: name.clone(), remaining_ms: left.as_millis() as u64, streak: h.streak, last: h.last.clone() })
         });
-        cooling.collect()
+        let mut list: Vec<_> = cooling.collect();
+        list.sort_by_key(|c| std::cmp::Reverse(c.remaining_ms));
+        list.truncate(MAX_HANDED);
+        list
     }
 
     /// Takes over what an engine before this one had learned. A longer pause of our own stays.
@@ -174,7 +177,7 @@ impl Hosts {
             let until = now + Duration::from_millis(c.remaining_ms).min(LONGEST_PATIENCE);
             let entry = self.hosts.entry(c.host.clone()).or_default();
             if entry.until.is_none_or(|old| old < until) {
-                *entry = Host { in_flight: entry.in_flight, until: Some(until), streak: c.streak, last: c.last.clone() };
+                *entry = Host { in_flight: entry.in_flight, until: Some(until), streak: c.streak, last: c.last.clone(), answered: entry.answered };
             }
         }
     }
@@ -184,7 +187,7 @@ impl Hosts {
         if self.hosts.len() < MAX_HOSTS {
             return;
         }
-        self.hosts.retain(|_, h| h.in_flight > 0 || h.until.is_some_and(|u| u > now));
+        self.hosts.retain(|_, h| h.is_active(now));
         if self.hosts.len() >= MAX_HOSTS {
             // an eighth at once, so that a full table is not searched for every new host
             let mut idle: Vec<_> = self.hosts.iter().filter(|(_, h)| h.in_flight == 0).map(|(name, h)| (h.until, name.clone())).collect();

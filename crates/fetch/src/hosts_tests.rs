@@ -117,14 +117,46 @@ fn pauses_survive_an_engine_exchange() {
 }
 
 #[test]
-fn the_status_lists_hosts_in_flight_or_cooling_and_no_others() {
+fn the_status_lists_hosts_in_flight_or_cooling_and_the_last_answer_of_those_asked_lately() {
     let (mut hosts, now) = (Hosts::new(2, 1), Instant::now());
     one(&mut hosts, B, patience(Some(10)), now);
-    one(&mut hosts, "c.example:80", served(), now);
+    one(&mut hosts, "c.example:80", Answer::Failed("tls".into()), now + seconds(1));
     assert_eq!(hosts.admit(A, now), Decision::Go);
-    let list = hosts.snapshot(now + seconds(4));
-    assert_eq!(list.iter().map(|h| (h.host.as_str(), h.in_flight, h.cooling_ms)).collect::<Vec<_>>(), [(A, 1, None), (B, 0, Some(6000))]);
-    assert!(hosts.snapshot(now + seconds(11)).iter().all(|h| h.host == A));
+    let list = |hosts: &Hosts, now| -> Vec<_> {
+        hosts.snapshot(now).into_iter().map(|h| (h.host, h.in_flight, h.cooling_ms, h.last, h.last_ms_ago)).collect()
+    };
+    let (b, c) = (Some("http_429".to_owned()), Some("tls".to_owned()));
+    let (a, rest) = ((A.to_owned(), 1, None, None, None), ("c.example:80".to_owned(), 0, None, c, Some(3000)));
+    assert_eq!(list(&hosts, now + seconds(4)), [a, (B.to_owned(), 0, Some(6000), b.clone(), Some(4000)), rest]);
+    assert_eq!(list(&hosts, now + seconds(11))[1], (B.to_owned(), 0, None, b, Some(11_000)), "its pause is over, its answer is not forgotten");
+}
+
+#[test]
+fn a_status_of_many_hosts_shows_those_that_matter_now() {
+    let (mut hosts, now) = (Hosts::new(2, 1), Instant::now());
+    assert_eq!(hosts.admit(A, now), Decision::Go);
+    one(&mut hosts, B, patience(Some(3600)), now);
+    for n in 0..1000 {
+        one(&mut hosts, &format!("h{n}.example:80"), served(), now + seconds(n));
+    }
+    let shown: Vec<_> = hosts.snapshot(now + seconds(1000)).into_iter().map(|h| h.host).collect();
+    assert_eq!(shown.len(), MAX_SHOWN);
+    for host in [A, B, "h999.example:80", "h802.example:80"] {
+        assert!(shown.iter().any(|h| h == host), "{host}");
+    }
+}
+
+#[test]
+fn what_is_handed_to_the_next_engine_fits_into_a_pipe() {
+    let (mut hosts, now) = (Hosts::new(2, 1), Instant::now());
+    for n in 0..1000 {
+        // as long as a name and its port can be
+        one(&mut hosts, &format!("{n:0>253}:65535"), patience(Some(10 + n)), now);
+    }
+    let handed = pg_caption_wire::Control::Cooling { hosts: hosts.cooldowns(now) };
+    let line = serde_json::to_string(&handed).unwrap();
+    assert!(line.len() < 64 << 10, "{} bytes", line.len());
+    assert!(line.contains("999:65535"), "the longest pause is among them");
 }
 
 #[test]

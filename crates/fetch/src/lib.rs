@@ -31,7 +31,7 @@ pub use address::{AddressPolicy, Verdict};
 pub use error::{Error, Place, Stage};
 pub use fetch::{Fetched, Fetcher, Get, Parts, Reserve};
 pub use gate::{Admission, Permit};
-pub use hosts::{Answer, Cooldown, Decision, Hosts};
+pub use hosts::{Answer, Decision, Hosts};
 pub use lookup::{Resolve, SystemResolver};
 pub use settings::{Settings, USER_AGENT, networks};
 pub use status::LONGEST_PATIENCE;

@@ -78,6 +78,20 @@ impl Processor {
         }
     }
 
+    /// Whether pictures may be cut into tiles.
+    pub fn cuts(&self) -> bool {
+        matches!(self.steps, Steps::Tiles { split: true, .. })
+    }
+
+    /// This processor, but with every picture in one tile (the reference's `do_image_splitting: false`).
+    pub fn uncut(&self) -> Processor {
+        let mut uncut = self.clone();
+        if let Steps::Tiles { split, .. } = &mut uncut.steps {
+            *split = false;
+        }
+        uncut
+    }
+
     /// The tensor of one upright picture.
     ///
     /// # Panics

@@ -3,6 +3,19 @@
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// When a tiling model cuts a picture into tiles, which shows it details and costs as many times as there are tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Tiles {
+    /// For styles with the task `detailed`; the others look at the picture as one tile.
+    #[default]
+    Auto,
+    /// Never.
+    One,
+    /// Always, if the model's folder does.
+    All,
+}
+
 /// Everything the engine may use and do. Built from the server's `pg_caption.*` settings.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -13,6 +26,8 @@ pub struct EngineConfig {
     pub dtype: String,
     /// The ONNX Runtime library: absolute path.
     pub onnxruntime: PathBuf,
+    /// When a tiling model cuts a picture into tiles.
+    pub tiles: Tiles,
     /// Threads of ONNX Runtime's pool; 0: half the cores, at least 1.
     pub threads: u32,
     /// Pictures in one encoder call and rows in one decoder call; 0: from the model.
@@ -52,6 +67,7 @@ impl Default for EngineConfig {
         EngineConfig {
             model: PathBuf::new(),
             dtype: "auto".into(),
+            tiles: Tiles::Auto,
             onnxruntime: PathBuf::new(),
             threads: 0,
             max_batch: 0,

@@ -9,12 +9,12 @@ pub mod frame;
 mod message;
 mod status;
 
-pub use config::EngineConfig;
+pub use config::{EngineConfig, Tiles};
 pub use failure::{Class, Failure};
 pub use message::{
-    ClientMessage, Finish, Image, ImageFacts, ModelRef, Outcome, Output, OutputSpec, Reply, Request, Role, ServerMessage, Timings, Written,
+    ClientMessage, Finish, Image, ImageFacts, Known, ModelRef, Outcome, Output, OutputSpec, Reply, Request, Role, ServerMessage, Timings, Written,
 };
-pub use status::{Control, EngineReport, EngineStatus, GraphStatus, HostStatus, ModelStatus};
+pub use status::{Control, Cooldown, EngineReport, EngineStatus, GraphStatus, HostStatus, ModelStatus};
 
 /// Version of everything in this crate. A client and an engine of different versions refuse each other in `Hello`.
 pub const PROTOCOL: u32 = 1;

@@ -88,15 +88,25 @@ pub enum Image {
     Url {
         /// As the user gave it.
         url: String,
-        /// Of the picture captioned before: an unchanged one is answered with [`Outcome::Unchanged`].
+        /// The picture captioned before: one that is unchanged is answered with [`Outcome::Unchanged`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        etag: Option<String>,
-        /// Likewise.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        last_modified: Option<String>,
+        known: Option<Known>,
     },
     /// The bytes are the body of the frame.
     Bytes,
+}
+
+/// A picture that was captioned before, and by which model: another model looks at it again in any case.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Known {
+    /// As the server sent it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+    /// As the server sent it then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_modified: Option<String>,
+    /// Digest of the model that wrote the captions, [`ModelRef::digest`].
+    pub model: String,
 }
 
 /// One caption wanted.

@@ -9,6 +9,11 @@ use serde::{Deserialize, Serialize};
 pub enum Control {
     /// A successor serves: stop accepting, send GoAway, finish what is in flight, exit 0.
     Drain,
+    /// What the engine before this one knew of hosts that asked for patience.
+    Cooling {
+        /// The pauses that are not over.
+        hosts: Vec<Cooldown>,
+    },
 }
 
 /// A line on the status pipe, engine to launcher.
@@ -24,6 +29,24 @@ pub enum EngineReport {
     },
     /// The model cannot be used; requests are answered with this failure (class `Engine`).
     Failed(Failure),
+    /// An engine that drains says this at once, and again before it leaves: hosts that asked for patience, for its successor.
+    Cooling {
+        /// The pauses that are not over.
+        hosts: Vec<Cooldown>,
+    },
+}
+
+/// A host's pause, as it is handed from one engine to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cooldown {
+    /// `name:port`.
+    pub host: String,
+    /// Milliseconds left.
+    pub remaining_ms: u64,
+    /// How often in a row it asked for patience.
+    pub streak: u32,
+    /// Its last answer.
+    pub last: Option<String>,
 }
 
 /// `caption.engine_status()`.
@@ -59,7 +82,7 @@ pub struct EngineStatus {
     pub rss: u64,
     /// Confinement in force: `landlock vN`, `no_new_privs` …
     pub confinement: Vec<String>,
-    /// Hosts with fetches in flight or cooling.
+    /// Hosts with fetches in flight or cooling, and those asked lately: a few hundred at most.
     pub hosts: Vec<HostStatus>,
 }
 
@@ -78,6 +101,9 @@ pub struct ModelStatus {
     pub graphs: Vec<GraphStatus>,
     /// Ids never depend on what a picture was batched with (no graph holds DynamicQuantizeLinear).
     pub batch_invariant: bool,
+    /// Cross-attention keys and values are computed once a picture although the published graph computes them for every token.
+    #[serde(default)]
+    pub hoisted: bool,
     /// Confidence below which the model's captions are uncertain, if the folder states one.
     pub min_confidence: Option<f32>,
 }
@@ -100,6 +126,9 @@ pub struct HostStatus {
     pub in_flight: u32,
     /// Milliseconds until it may be asked again, if cooling.
     pub cooling_ms: Option<u64>,
-    /// Status or error of the last answer.
+    /// Status or error of the last answer: `http_200`, `redirect`, `http_429`, `timeout`, `tls` …
     pub last: Option<String>,
+    /// Milliseconds since that answer.
+    #[serde(default)]
+    pub last_ms_ago: Option<u64>,
 }

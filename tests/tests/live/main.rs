@@ -3,10 +3,15 @@
 mod caption_image;
 mod caption_images;
 mod catalogue;
+mod confinement;
 mod faults;
+mod hosts;
 mod models;
+mod open_transactions;
 mod other_sessions;
+mod parity;
 mod processes;
+mod recaption;
 mod refusals;
 mod rights;
 mod styles;

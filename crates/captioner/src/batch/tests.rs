@@ -170,7 +170,7 @@ fn sequence(key: u64, generation: &Arc<Generation>, max_new_tokens: u32) -> Sequ
     Sequence {
         key,
         features: Arc::new(Features::new(Picture(key as f32), None)),
-        prompt: Prompt { ids: vec![0, 5], bucket: 2 },
+        prompt: Prompt { ids: vec![0, 5], read: Vec::new(), bucket: 2, alone: false },
         max_new_tokens,
         generation: generation.clone(),
     }

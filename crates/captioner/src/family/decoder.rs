@@ -5,10 +5,11 @@
 //! * a pair: `decoder_model` for the prompt, `decoder_with_past_model` for the steps;
 //! * `decoder_model` alone: everything is computed again in every step.
 //!
-//! Layouts that do not load are passed over. Names, element types and shapes come from the sessions. Hoisting the cross-attention
-//! projections that some published step graphs compute again for every token is not done here.
+//! Layouts that do not load are passed over. Names, element types and shapes come from the sessions. Where a step graph computes
+//! cross-attention keys and values again for every token, they are computed once a picture instead (`hoist.rs`).
 
 use super::Logits;
+use super::hoist::{self, Hoisted};
 use crate::cache::{Cache, Entry, Kind};
 use crate::folder::{Folder, Graph as File};
 use crate::runtime::{Graph, Outputs};
@@ -21,6 +22,8 @@ const OWN: [&str; 4] = ["use_cache_branch", "attention_mask", "position_ids", "n
 /// A decoder.
 pub(super) struct Decoder {
     layout: Layout,
+    /// What the layout's graph reads of a picture beyond what the family gives: computed once, in prefill.
+    once: Option<Hoisted>,
     /// The input that takes tokens: `input_ids`, or `inputs_embeds` of a family that embeds them itself.
     tokens: &'static str,
 }
@@ -65,7 +68,7 @@ impl Decoder {
         ];
         for open in layouts {
             match open() {
-                Ok((layout, files)) => return Ok((Decoder { layout, tokens }, files)),
+                Ok((layout, files)) => return Ok((Decoder { layout, once: None, tokens }.hoisted(constants), files)),
                 // A missing layout is only worth a word if none is there at all.
                 Err(Error::NoGraph { reason, .. }) if reason.starts_with("no ") => reasons.push(reason),
                 Err(error) => reasons.insert(0, error.to_string()),
@@ -75,21 +78,47 @@ impl Decoder {
         Err(Error::NoGraph { folder: folder.path.clone(), graph: "decoder".into(), reason: reasons.join("; ") })
     }
 
+    /// This decoder, or one that says the same with less work.
+    fn hoisted(mut self, constants: &[&str]) -> Decoder {
+        let step = match &self.layout {
+            Layout::Merged { graph, .. } | Layout::Pair { next: graph, .. } => graph,
+            Layout::Alone { .. } => return self,
+        };
+        if pasts(step).iter().any(|(_, kind)| *kind == Kind::Constant) {
+            // It keeps them in its cache.
+            return self;
+        }
+        let Ok((once, graph)) = hoist::cut(step, constants) else { return self };
+        let mut other = Decoder { layout: Layout::Merged { branch: false, graph }, once: Some(once), tokens: self.tokens };
+        if check_hoisted(&other) && hoist::same(&mut self, &mut other, constants) { other } else { self }
+    }
+
+    /// The dimensions of an input, wherever it occurs.
+    pub fn input_shape(&self, input: &str) -> Option<Vec<i64>> {
+        self.graphs().into_iter().find_map(|graph| Some(graph.input(input)?.1.to_vec()))
+    }
+
+    /// Cross-attention keys and values are computed once a picture although the published graph computes them for every token.
+    pub fn is_hoisted(&self) -> bool {
+        self.once.is_some()
+    }
+
+    fn graphs(&self) -> Vec<&Graph> {
+        let (first, next) = match &self.layout {
+            Layout::Merged { graph, .. } | Layout::Alone { graph } => (graph, None),
+            Layout::Pair { first, next } => (first, Some(next)),
+        };
+        [Some(first), next, self.once.as_ref().map(Hoisted::graph)].into_iter().flatten().collect()
+    }
+
     /// Does any call ask for this input?
     pub fn wants(&self, input: &str) -> bool {
-        match &self.layout {
-            Layout::Merged { graph, .. } | Layout::Alone { graph } => graph.wants(input),
-            Layout::Pair { first, next } => first.wants(input) || next.wants(input),
-        }
+        self.graphs().iter().any(|graph| graph.wants(input))
     }
 
     /// Element type of an input, wherever it occurs.
     pub fn input_type(&self, input: &str) -> Option<TensorElementType> {
-        let (first, next) = match &self.layout {
-            Layout::Merged { graph, .. } | Layout::Alone { graph } => (graph, graph),
-            Layout::Pair { first, next } => (first, next),
-        };
-        first.input(input).or_else(|| next.input(input)).map(|(ty, _)| ty)
+        self.graphs().into_iter().find_map(|graph| Some(graph.input(input)?.0))
     }
 
     /// Size of the vocabulary, if the graph states it.
@@ -104,8 +133,16 @@ impl Decoder {
     /// Feeds the prompt: `tokens` is `[rows, length, …]`; `constants` stay the same for the rest of the captions.
     pub fn prefill(&mut self, tokens: DynValue, constants: Vec<(&str, DynValue)>) -> Result<(Logits, Cache<DynValue>), Error> {
         let [rows, length, ..] = *tensor::shape(&tokens) else { return Err(Error::run("decoder", "tokens have no positions")) };
-        let mut entries: Vec<Entry<DynValue>> =
-            constants.into_iter().map(|(input, value)| Entry { input: input.into(), kind: Kind::Constant, value }).collect();
+        let constant = |input: &str, value| Entry { input: input.into(), kind: Kind::Constant, value };
+        let mut entries: Vec<Entry<DynValue>> = constants.into_iter().map(|(input, value)| constant(input, value)).collect();
+        if let Some(once) = &mut self.once {
+            let made = once.run(&entries)?;
+            entries.extend(made.into_iter().map(|(input, value)| constant(&input, value)));
+            // What only the first half read is not kept.
+            if let Layout::Merged { graph, .. } = &self.layout {
+                entries.retain(|entry| graph.wants(&entry.input));
+            }
+        }
         let name = self.tokens;
         let (graph, branch, pasts, alone) = match &mut self.layout {
             Layout::Merged { graph, branch } => {
@@ -160,6 +197,14 @@ impl Decoder {
         }
         cache.length += 1;
         logits(graph, &mut outputs)
+    }
+}
+
+/// The second half of a graph that was cut takes what the first makes, and everything else as the whole did.
+fn check_hoisted(decoder: &Decoder) -> bool {
+    match &decoder.layout {
+        Layout::Merged { graph, .. } => graph.wants(decoder.tokens) && graph.outputs().any(|output| output == "logits"),
+        _ => false,
     }
 }
 

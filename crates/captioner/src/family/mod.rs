@@ -8,16 +8,23 @@
 //! entries of the right kind. The batch, the searches, the scheduler and SQL stay as they are; `batch/tests.rs` holds them to that
 //! with a family of fixed states, sparse layers and positions in three rows. Encoder-decoders share `decoder.rs`.
 
+mod chat;
 mod decoder;
+mod embedder;
+mod florence2;
+mod hoist;
+mod idefics3;
 mod vision_encoder_decoder;
 
 use crate::cache::{Cache, Rows};
 use crate::folder::Folder;
 use crate::picture::{PictureOptions, Pixels};
-use crate::{Error, Features, Generation, Prompt};
+use crate::text::Text;
+use crate::{Error, Features, Generation, Prompt, Words};
 use ort::value::DynValue;
 use pg_caption_pixels::Rgb;
 use pg_caption_register::Style;
+use std::sync::Arc;
 
 /// The half without sessions.
 pub(crate) trait Prepare: Send + Sync {
@@ -25,8 +32,12 @@ pub(crate) trait Prepare: Send + Sync {
     fn target(&self) -> (u32, u32);
     /// Resize, rescale, normalise, tile.
     fn picture(&self, rgb: &Rgb, options: &PictureOptions) -> Result<Pixels, Error>;
-    /// What generation starts from; `text` replaces the style's own words, `context` adds the caller's.
-    fn prompt(&self, style: &Style, text: Option<&str>, context: Option<&str>) -> Result<Prompt, Error>;
+    /// It may cut a picture into tiles.
+    fn tiles(&self) -> bool {
+        false
+    }
+    /// What generation starts from: depends on the style, the caller's words and the features' bucket.
+    fn prompt(&self, style: &Style, words: Words, features: &Features) -> Result<Prompt, Error>;
     /// Pictures per encoder call and captions per decoder call that suit this family on a processor.
     fn suggested_batch(&self) -> usize;
 }
@@ -71,16 +82,33 @@ pub(crate) struct Opened {
     pub sessions: Sessions,
     /// The graphs that were loaded.
     pub graphs: Vec<crate::folder::Graph>,
+    /// Cross-attention keys and values are computed once a picture although the published graph computes them for every token.
+    pub hoisted: bool,
     /// Size of the decoder's vocabulary, if its graph states one.
     pub vocabulary: Option<usize>,
 }
 
+/// Opens a family, given the folder's settings and tokenizer.
+type Open = fn(&Folder, &Generation, &Arc<Text>) -> Result<Opened, Error>;
+
+/// Every `model_type` there is a family for.
+const FAMILIES: [(&str, Open); 5] = [
+    (vision_encoder_decoder::NAME, vision_encoder_decoder::open),
+    (florence2::NAME, florence2::open),
+    ("idefics3", idefics3::open),
+    ("smolvlm", idefics3::open),
+    // What some folders of SmolVLM2 say.
+    ("smolvlm2", idefics3::open),
+];
+
 /// Opens the family that `config.json`'s `model_type` names.
-pub(crate) fn open(folder: &Folder, settings: &Generation) -> Result<Opened, Error> {
-    match folder.model_type()? {
-        vision_encoder_decoder::NAME => vision_encoder_decoder::open(folder, settings),
-        other => {
-            Err(Error::UnknownFamily { path: folder.file("config.json"), model_type: other.into(), supported: vision_encoder_decoder::NAME.into() })
+pub(crate) fn open(folder: &Folder, settings: &Generation, text: &Arc<Text>) -> Result<Opened, Error> {
+    let named = folder.model_type()?;
+    match FAMILIES.iter().find(|(name, _)| *name == named) {
+        Some((_, open)) => open(folder, settings, text),
+        None => {
+            let supported = FAMILIES.map(|(name, _)| name).join(", ");
+            Err(Error::UnknownFamily { path: folder.file("config.json"), model_type: named.into(), supported })
         }
     }
 }

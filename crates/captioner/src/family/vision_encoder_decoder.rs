@@ -12,12 +12,14 @@ use crate::folder::Folder;
 use crate::picture::{PictureOptions, Pixels};
 use crate::runtime::Graph;
 use crate::tensor::{self, Data, HostTensor};
-use crate::{Error, Features, Generation, Prompt};
+use crate::text::Text;
+use crate::{Error, Features, Generation, Prompt, Words};
 use ort::value::{DynValue, TensorElementType};
 use pg_caption_pixels::{Processor, Rgb};
 use pg_caption_register::Style;
 use serde_json::Value;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// `model_type`.
 pub(super) const NAME: &str = "vision-encoder-decoder";
@@ -26,7 +28,7 @@ const MASK: &str = "encoder_attention_mask";
 const CONFIDENCE: &str = "confidence";
 
 /// Opens both halves.
-pub(super) fn open(folder: &Folder, settings: &Generation) -> Result<Opened, Error> {
+pub(super) fn open(folder: &Folder, settings: &Generation, _text: &Arc<Text>) -> Result<Opened, Error> {
     let processor = Processor::from_json(&folder.json("preprocessor_config.json")?);
     let processor = processor.map_err(|e| Error::config(folder.file("preprocessor_config.json"), e))?;
     let prepare = Shared { processor, starts: starts(folder, settings)? };
@@ -39,13 +41,14 @@ pub(super) fn open(folder: &Folder, settings: &Generation) -> Result<Opened, Err
         return Err(Error::graph(encoder.path(), "it has no output \"last_hidden_state\""));
     }
     let (decoder, decoder_files) = Decoder::open(folder, "input_ids", &[HIDDEN, MASK])?;
-    let vocabulary = decoder.vocabulary();
+    let (vocabulary, hoisted) = (decoder.vocabulary(), decoder.is_hoisted());
     let has_confidence = encoder.output(CONFIDENCE).is_some();
     Ok(Opened {
         name: NAME,
         prepare: Box::new(prepare),
         sessions: Box::new(Sessions { encoder, decoder, hidden, has_confidence }),
         graphs: std::iter::once(encoder_file).chain(decoder_files).collect(),
+        hoisted,
         vocabulary,
     })
 }
@@ -91,13 +94,13 @@ impl Prepare for Shared {
         Ok(Pixels::new(vec![("pixel_values", HostTensor { shape, data: Data::F32(tensor.data) })]))
     }
 
-    fn prompt(&self, style: &Style, text: Option<&str>, _context: Option<&str>) -> Result<Prompt, Error> {
-        if text.is_some() {
+    fn prompt(&self, style: &Style, words: Words, _features: &Features) -> Result<Prompt, Error> {
+        if words.text.is_some() {
             return Err(Error::Prompt(format!("a {NAME} model starts from a token and cannot be told anything in words")));
         }
         let own = self.starts.by_style.get(&style.name).or_else(|| self.starts.by_style.get(style.task.name()));
         // Every prompt is one token, so all styles share batches.
-        Ok(Prompt { ids: vec![own.copied().unwrap_or(self.starts.default)], bucket: 1 })
+        Ok(Prompt { ids: vec![own.copied().unwrap_or(self.starts.default)], read: Vec::new(), bucket: 1, alone: false })
     }
 
     fn suggested_batch(&self) -> usize {
@@ -178,9 +181,13 @@ mod tests {
         Processor::from_json(&json!({ "image_processor_type": "ViTImageProcessor", "size": { "height": 8, "width": 8 } })).unwrap()
     }
 
+    fn features() -> Features {
+        Features::new(HostTensor { shape: vec![1], data: Data::F32(vec![0.0]) }, None)
+    }
+
     fn prompt_of(starts: Starts, style: &Style) -> Vec<i64> {
         let shared = Shared { processor: processor(), starts };
-        shared.prompt(style, None, Some("of no use here")).unwrap().ids
+        shared.prompt(style, Words { context: Some("of no use here"), ..Words::default() }, &features()).unwrap().ids
     }
 
     #[test]
@@ -210,6 +217,9 @@ mod tests {
     #[test]
     fn words_are_refused_because_the_model_cannot_read_them() {
         let shared = Shared { processor: processor(), starts: shared(json!({ "bos_token_id": 3 })).unwrap() };
-        assert!(matches!(shared.prompt(&builtin("seo").unwrap(), Some("look closely"), None), Err(Error::Prompt(_))));
+        assert!(matches!(
+            shared.prompt(&builtin("seo").unwrap(), Words { text: Some("look closely"), ..Words::default() }, &features()),
+            Err(Error::Prompt(_))
+        ));
     }
 }

@@ -66,7 +66,10 @@ impl Beams {
         let continued = best(candidates.iter().map(|c| c.score + if c.ends { NEVER } else { 0.0 }), beams);
         let running: Vec<Running> =
             continued.iter().map(|(i, score)| Running { sequence: extended(&candidates[*i]), score: *score, tally: candidates[*i].tally }).collect();
-        let rows: Vec<(usize, i64)> = continued.iter().map(|(i, _)| (candidates[*i].source, candidates[*i].token)).collect();
+        // After prefill all beams stand on its one row: a forced first token is the only one left, so that the beams that were scored
+        // out of the race go on as well.
+        let last = logits.len().saturating_sub(1);
+        let rows: Vec<(usize, i64)> = continued.iter().map(|(i, _)| (candidates[*i].source.min(last), candidates[*i].token)).collect();
 
         // Those among the first that end join the pool.
         let penalty = frame.settings.length_penalty;
@@ -213,6 +216,14 @@ mod tests {
         let settings = json!({ "num_beams": 2, "eos_token_id": 0, "forced_eos_token_id": 0 });
         let outcome = run(settings, 3, &garden_path());
         assert_eq!((outcome.ids.last(), outcome.finish), (Some(&0), Finish::Length));
+    }
+
+    #[test]
+    fn beams_that_begin_with_a_forced_token_all_continue_the_prompts_one_row() {
+        let settings = json!({ "num_beams": 3, "eos_token_id": 3, "forced_bos_token_id": 1 });
+        let mut search = Search::new(Arc::new(Generation::default().overridden(&settings).unwrap()), &[0], 8);
+        let Advance::Continue(rows) = search.advance(&[&garden_path()[0]]).unwrap() else { panic!("over at once") };
+        assert_eq!(rows, [(0, 1), (0, 1), (0, 1)]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use pg_caption_captioner::{Captioner, Features, Finished, Generation, LoadOptions, PictureOptions, Pixels, Preparer, Sequence};
+use pg_caption_captioner::{Captioner, Features, Finished, Generation, LoadOptions, PictureOptions, Pixels, Preparer, Sequence, Views, Words};
 use pg_caption_pixels::DecodeOptions;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -38,17 +38,22 @@ pub fn open(folder: &Path) -> (Captioner, Arc<Preparer>) {
     pg_caption_captioner::load(folder, &LoadOptions::default()).expect("the folder loads")
 }
 
-/// The pictures of `expected.json`, prepared by the folder's own processor.
+/// The pictures of `expected.json`, prepared by the folder's own processor, cut as it says.
 pub fn pixels(preparer: &Preparer, image: &str) -> Pixels {
+    pixels_in(preparer, image, Views::TILED)
+}
+
+/// The same in other views.
+pub fn pixels_in(preparer: &Preparer, image: &str, views: Views) -> Pixels {
     let bytes = std::fs::read(parity().join("images").join(image)).unwrap();
     let exact = DecodeOptions { exact: true, ..DecodeOptions::default() };
     let decoded = pg_caption_pixels::decode(&bytes, &exact).unwrap();
-    preparer.picture(&decoded.rgb, &PictureOptions::default()).unwrap()
+    preparer.picture(&decoded.rgb, &PictureOptions { views }).unwrap()
 }
 
-/// `expected.json`.
-pub fn expected() -> Value {
-    serde_json::from_slice(&std::fs::read(parity().join("vit-gpt2/expected.json")).unwrap()).unwrap()
+/// `expected.json` of a parity model.
+pub fn expected(model: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(parity().join(model).join("expected.json")).unwrap()).unwrap()
 }
 
 /// Generates captions together until all are done; what each one became, by key.
@@ -64,7 +69,7 @@ pub fn generate(captioner: &mut Captioner, sequences: Vec<Sequence>) -> BTreeMap
 /// A sequence with the folder's own prompt.
 pub fn sequence(preparer: &Preparer, key: u64, features: &Arc<Features>, generation: &Arc<Generation>, max_new_tokens: u32) -> Sequence {
     let style = pg_caption_register::builtin("concise").unwrap();
-    let prompt = preparer.prompt(&style, None, None).unwrap();
+    let prompt = preparer.prompt(&style, Words::default(), features).unwrap();
     Sequence { key, features: features.clone(), prompt, max_new_tokens, generation: generation.clone() }
 }
 
@@ -72,12 +77,17 @@ pub fn sequence(preparer: &Preparer, key: u64, features: &Arc<Features>, generat
 pub struct Copy(pub PathBuf);
 
 impl Copy {
-    /// Copies the model; `test` tells the tests of one program apart.
+    /// Copies the ViT-GPT2 model; `test` tells the tests of one program apart.
     pub fn of_parity(test: &str) -> Copy {
+        Copy::of("vit-gpt2", test)
+    }
+
+    /// Copies a model.
+    pub fn of(model: &str, test: &str) -> Copy {
         let program = std::env::current_exe().unwrap().file_stem().unwrap().to_string_lossy().into_owned();
         let to = std::env::temp_dir().join(format!("pg_caption-{program}-{}-{test}", std::process::id()));
         let _ = std::fs::remove_dir_all(&to);
-        let from = parity().join("vit-gpt2");
+        let from = parity().join(model);
         for folder in ["", "onnx"] {
             std::fs::create_dir_all(to.join(folder)).unwrap();
             for file in std::fs::read_dir(from.join(folder)).unwrap().map(Result::unwrap).filter(|f| f.path().is_file()) {

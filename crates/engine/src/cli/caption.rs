@@ -44,6 +44,7 @@ pub fn run(options: &Caption) -> Result<bool, String> {
             None => locate::library()?,
         },
         dtype: options.dtype.clone(),
+        tiles: options.tiles,
         threads: options.threads,
         max_batch: options.batch,
         allowed_networks: options.allow_networks.clone(),
@@ -111,7 +112,7 @@ fn submit(engine: &Arc<Engine>, picture: &str, wants: &[Want], extras: &Extras, 
     let url = picture.starts_with("http://") || picture.starts_with("https://");
     let bytes = if url { Ok(None) } else { inspect::read(Path::new(picture)).map(|bytes| Some((bytes, None))) };
     let source = match url {
-        true => Source::Url { url: picture.into(), etag: None, last_modified: None },
+        true => Source::Url { url: picture.into(), known: None },
         false => Source::Bytes { sha256: None },
     };
     let order = Order {

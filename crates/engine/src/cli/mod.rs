@@ -6,6 +6,7 @@ mod locate;
 mod model;
 
 use clap::{Args, Parser, Subcommand};
+use pg_caption_wire::Tiles;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,6 +50,9 @@ pub struct Caption {
     /// Which files of the model: auto, fp32, fp16, quantized, int8, uint8, q4, q4f16
     #[arg(long, value_name = "SUFFIX", default_value = "auto")]
     dtype: String,
+    /// When a model that cuts pictures into tiles does so: auto (for detailed captions), one (never), all
+    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = tiles)]
+    tiles: Tiles,
     /// ONNX Runtime library [default: $PG_CAPTION_ONNXRUNTIME, or the one installed with the program]
     #[arg(long, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
@@ -82,6 +86,15 @@ pub struct Caption {
     /// One JSON object a line for each picture and style
     #[arg(long)]
     json: bool,
+}
+
+fn tiles(word: &str) -> Result<Tiles, String> {
+    match word {
+        "auto" => Ok(Tiles::Auto),
+        "one" => Ok(Tiles::One),
+        "all" => Ok(Tiles::All),
+        _ => Err("use auto, one or all".into()),
+    }
 }
 
 /// Options of `inspect`.

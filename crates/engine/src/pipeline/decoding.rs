@@ -71,6 +71,9 @@ impl Pipeline {
         if !picture.wanted() {
             return Err(Answer::Failed(failures::lost()));
         }
+        if let Some(possessed) = crate::possessed::DECODER.get() {
+            possessed(&bytes);
+        }
         let (cpu, began) = (thread_cpu(), Instant::now());
         let failed = |e: pixels::Error| Answer::Failed(e.failure());
         let deadline = picture.deadline();
@@ -108,7 +111,8 @@ impl Pipeline {
         work.timings.decode = ms(began.elapsed().saturating_sub(waited));
 
         let (cpu, began) = (thread_cpu(), Instant::now());
-        let tensor = preparer.picture(&decoded.rgb, &PictureOptions::default());
+        let views = picture.views(|job| job.views(preparer, self.tiles));
+        let tensor = preparer.picture(&decoded.rgb, &PictureOptions { views });
         drop((decoded, room));
         let tensor = tensor.map_err(|e| Answer::Failed(failures::model_error(e.to_string())))?;
         let pixels_sha256 = picture.any(|job| job.extras.pixels_sha256).then(|| tensor.sha256());

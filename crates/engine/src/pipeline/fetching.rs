@@ -101,10 +101,13 @@ impl Pipeline {
     fn fetch(&self, fetcher: &Fetcher, work: &mut Work, permit: Permit) -> Result<File, Answer> {
         let (cpu, began) = (thread_cpu(), Instant::now());
         let picture = work.picture.clone();
-        let Source::Url { url, etag, last_modified } = &picture.source else { return Err(Answer::Failed(failures::lost())) };
+        let Source::Url { url, known } = &picture.source else { return Err(Answer::Failed(failures::lost())) };
         picture.at(Stage::Fetching);
         let deadline = picture.deadline();
-        let get = Get { url, etag: etag.as_deref(), last_modified: last_modified.as_deref(), deadline, cancelled: &picture.cancelled };
+        // Another model has something new to say of an unchanged picture.
+        let known = known.as_ref().filter(|known| self.model.get() == Some(&known.model));
+        let (etag, last_modified) = known.map(|known| (known.etag.as_deref(), known.last_modified.as_deref())).unwrap_or_default();
+        let get = Get { url, etag, last_modified, deadline, cancelled: &picture.cancelled };
         let mut held = None;
         let left = || picture.cancelled.load(std::sync::atomic::Ordering::Acquire);
         let fetched = fetcher.fetch_admitted(permit, &get, &mut |bytes| {

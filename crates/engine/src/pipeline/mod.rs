@@ -12,8 +12,8 @@ use crate::picture::Work;
 use crate::turns::Turns;
 use pg_caption_captioner::Preparer;
 use pg_caption_fetch::Fetcher;
-use pg_caption_wire::{Class, EngineConfig, Failure};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use pg_caption_wire::{Class, Cooldown, EngineConfig, Failure, HostStatus, Tiles};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 /// A URL in line.
@@ -57,6 +57,9 @@ pub struct Pipeline {
     to_fetch: Condvar,
     to_decode: Condvar,
     fetcher: Result<Fetcher, Failure>,
+    tiles: Tiles,
+    /// Digest of the model, once it is ready.
+    model: OnceLock<String>,
     files: Arc<Pool>,
     decoding: Arc<Pool>,
     tensors: Arc<Pool>,
@@ -91,11 +94,13 @@ impl Pipeline {
             to_fetch: Condvar::new(),
             to_decode: Condvar::new(),
             fetcher,
+            model: OnceLock::new(),
             files: part(4),
             decoding: part(2),
             tensors: part(8),
             meters,
             max_pixels: config.max_image_pixels,
+            tiles: config.tiles,
             fetch_threads: config.fetch_concurrency.clamp(1, 1024) as usize,
             decode_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
         })
@@ -110,9 +115,21 @@ impl Pipeline {
         &self.files
     }
 
-    /// Cooldowns and requests in flight, by host.
-    pub fn hosts(&self) -> Vec<pg_caption_wire::HostStatus> {
+    /// Cooldowns, requests in flight and last answers, by host.
+    pub fn hosts(&self) -> Vec<HostStatus> {
         self.fetcher.as_ref().map(Fetcher::hosts).unwrap_or_default()
+    }
+
+    /// Hosts that asked for patience, for the next engine.
+    pub fn cooldowns(&self) -> Vec<Cooldown> {
+        self.fetcher.as_ref().map(Fetcher::cooldowns).unwrap_or_default()
+    }
+
+    /// What the engine before this one knew of them.
+    pub fn restore(&self, cooldowns: &[Cooldown]) {
+        if let Ok(fetcher) = &self.fetcher {
+            fetcher.restore(cooldowns);
+        }
     }
 
     /// Puts a picture in line.
@@ -140,6 +157,7 @@ impl Pipeline {
     /// # Errors
     /// No threads.
     pub fn open(self: &Arc<Self>, batch: usize, preparer: &Arc<Preparer>, inbox: &Arc<Inbox>) -> std::io::Result<()> {
+        self.model.get_or_init(|| preparer.status().digest.clone());
         self.board().most_ahead = self.fetch_threads + self.decode_threads + 2 * batch;
         for _ in 0..self.decode_threads {
             let (this, preparer, inbox) = (self.clone(), preparer.clone(), inbox.clone());

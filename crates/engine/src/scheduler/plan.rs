@@ -22,7 +22,7 @@ pub struct Ticket {
     pub bucket: Bucket,
     /// Rows of a call it takes: 1, or the number of beams.
     pub rows: usize,
-    /// A call with it and others failed: it goes alone now, to find the culprit.
+    /// It shares a call with nobody: its prefill is large, or a call with it and others failed and the culprit is looked for.
     pub alone: bool,
 }
 

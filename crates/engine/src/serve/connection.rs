@@ -153,9 +153,9 @@ impl Connection {
         let patience = Duration::from_millis(request.remaining_ms);
         let arrived = Instant::now();
         let (source, bytes) = match request.image {
-            Image::Url { url, etag, last_modified } => {
+            Image::Url { url, known } => {
                 inbound::skip(stream, length)?;
-                (Source::Url { url, etag, last_modified }, Ok(None))
+                (Source::Url { url, known }, Ok(None))
             }
             Image::Bytes => {
                 let bytes = self.body(engine, length, arrived + patience.min(LONGEST_BODY), stream)?;

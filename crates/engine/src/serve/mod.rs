@@ -34,7 +34,7 @@ pub fn run() -> io::Result<()> {
     // Belt and braces: the launcher sets it too. A launcher that died before this is noticed by the end of standard input.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     let config = configuration()?;
-    let status = StatusPipe::open();
+    let status = Arc::new(StatusPipe::open());
     let listener = descriptors::listener()?;
     let confinement = confine(&config);
 
@@ -48,27 +48,32 @@ pub fn run() -> io::Result<()> {
     let wait_until_ready = config.wait_until_ready;
     let engine = Engine::start(config, confinement)?;
     let acceptor = Arc::new(Acceptor::new(listener, engine.clone())?);
-    let control = acceptor.clone();
+    let (control, known, launcher) = (acceptor.clone(), engine.clone(), status.clone());
     spawn("control", move || {
         for line in io::stdin().lock().lines() {
             match line.map(|l| serde_json::from_str(&l)) {
-                Ok(Ok(Control::Drain)) => control.drain(),
+                Ok(Ok(Control::Drain)) => {
+                    // At once, because the successor asks the same hosts from now on.
+                    launcher.report(&EngineReport::Cooling { hosts: known.pipeline().cooldowns() });
+                    control.drain();
+                }
+                Ok(Ok(Control::Cooling { hosts })) => known.pipeline().restore(&hosts),
                 Ok(Err(e)) => crate::log::line(format_args!("warning: control line not understood: {e}")),
                 Err(_) => break,
             }
         }
         leave()
     })?;
-    let known = engine.clone();
+    let (known, launcher) = (engine.clone(), status.clone());
     spawn("readiness", move || match known.readiness().wait() {
         State::Ready(preparer) => {
             let model = preparer.status().clone();
             crate::log::line(format_args!("model {} ({}) is ready", model.name, model.family));
-            status.report(&EngineReport::Ready { model });
+            launcher.report(&EngineReport::Ready { model });
         }
         State::Failed(failure) => {
             crate::log::line(format_args!("no model: {}", failure.detail.as_deref().unwrap_or(&failure.message)));
-            status.report(&EngineReport::Failed(failure));
+            launcher.report(&EngineReport::Failed(failure));
         }
         State::Loading => unreachable!("waited for"),
     })?;
@@ -78,6 +83,8 @@ pub fn run() -> io::Result<()> {
         leave()
     }
     acceptor.run();
+    // Again: what was in flight may have met further hosts that want patience.
+    status.report(&EngineReport::Cooling { hosts: engine.pipeline().cooldowns() });
     leave()
 }
 

@@ -176,7 +176,7 @@ pub fn bytes(id: u64, styles: &[&str]) -> Request {
 
 /// A request for a URL.
 pub fn url(id: u64, url: &str, styles: &[&str]) -> Request {
-    Request { image: Image::Url { url: url.into(), etag: None, last_modified: None }, ..bytes(id, styles) }
+    Request { image: Image::Url { url: url.into(), known: None }, ..bytes(id, styles) }
 }
 
 /// A configuration without a model.

@@ -1,0 +1,235 @@
+//! `florence2`: an image encoder, a text encoder that reads picture and task together, and a decoder with cross attention.
+//!
+//! The model was trained on task tokens that stand for fixed sentences; the tokenizer sees the sentence, never the token. The
+//! features of the picture go in front of the embedded sentence. Beams, the n-gram ban and the forced first token are the
+//! folder's own generation settings.
+
+use super::decoder::Decoder;
+use super::embedder::Embedder;
+use super::{Family, Logits, Opened, Prepare};
+use crate::cache::Cache;
+use crate::captioner::State;
+use crate::folder::Folder;
+use crate::picture::{PictureOptions, Pixels};
+use crate::runtime::Graph;
+use crate::tensor::{self, Data, Floats, HostTensor};
+use crate::text::Text;
+use crate::{Error, Features, Generation, Prompt, Words};
+use ort::value::{DynValue, TensorElementType};
+use pg_caption_pixels::{Processor, Rgb};
+use pg_caption_register::{Style, Task};
+use serde_json::Value;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// `model_type`.
+pub(super) const NAME: &str = "florence2";
+
+const HIDDEN: &str = "encoder_hidden_states";
+const MASK: &str = "encoder_attention_mask";
+
+/// The task of a style. `<CAPTION>` is one sentence, the others get longer.
+fn task(task: Task) -> &'static str {
+    match task {
+        Task::Concise => "<CAPTION>",
+        Task::Seo => "<DETAILED_CAPTION>",
+        Task::Detailed => "<MORE_DETAILED_CAPTION>",
+    }
+}
+
+/// The sentences the tasks were trained with, for folders whose `preprocessor_config.json` does not list them.
+const SENTENCES: [(&str, &str); 3] = [
+    ("<CAPTION>", "What does the image describe?"),
+    ("<DETAILED_CAPTION>", "Describe in detail what is shown in the image."),
+    ("<MORE_DETAILED_CAPTION>", "Describe with a paragraph what is shown in the image."),
+];
+
+/// Opens both halves.
+pub(super) fn open(folder: &Folder, settings: &Generation, text: &Arc<Text>) -> Result<Opened, Error> {
+    let path = folder.file("preprocessor_config.json");
+    let json = folder.json("preprocessor_config.json")?;
+    let processor = Processor::from_json(&json).map_err(|e| Error::config(&path, e))?;
+    let sentences = sentences(&json).map_err(|reason| Error::config(&path, reason))?;
+    let start = settings.decoder_start_token_id.or(settings.eos_token_id.first().copied());
+    let start = start.ok_or_else(|| Error::config(folder.file("config.json"), "no \"decoder_start_token_id\""))?;
+    let (vision, vision_file) = folder.load("vision_encoder", |graph| usable(graph, &["pixel_values"], "image_features"))?;
+    let (embedder, embedder_file) = Embedder::open(folder)?;
+    let (encoder, encoder_file) = folder.load("encoder_model", |graph| usable(graph, &["inputs_embeds", "attention_mask"], "last_hidden_state"))?;
+    let (decoder, decoder_files) = Decoder::open(folder, "inputs_embeds", &[HIDDEN, MASK])?;
+    let vocabulary = decoder.vocabulary();
+    Ok(Opened {
+        name: NAME,
+        prepare: Box::new(Shared { processor, sentences, start, text: text.clone() }),
+        sessions: Box::new(Sessions { vision, embedder, encoder, decoder }),
+        graphs: [vision_file, embedder_file, encoder_file].into_iter().chain(decoder_files).collect(),
+        hoisted: false,
+        vocabulary,
+    })
+}
+
+/// A graph is usable if somebody feeds each of its inputs and it gives what is wanted of it.
+fn usable(graph: &Graph, fed: &[&str], output: &str) -> Result<(), String> {
+    if let Some(other) = graph.inputs().find(|name| !fed.contains(name)) {
+        return Err(format!("nothing feeds its input \"{other}\""));
+    }
+    if graph.output(output).is_none() { Err(format!("it has no output \"{output}\"")) } else { Ok(()) }
+}
+
+/// The task sentences of a folder.
+fn sentences(json: &Value) -> Result<HashMap<String, String>, String> {
+    let mut sentences: HashMap<String, String> = SENTENCES.iter().map(|(task, words)| ((*task).into(), (*words).into())).collect();
+    if let Some(own) = json.get("task_prompts_without_inputs").filter(|own| !own.is_null()) {
+        let own = own.as_object().ok_or("\"task_prompts_without_inputs\" is not an object")?;
+        for (task, words) in own {
+            let words = words.as_str().ok_or_else(|| format!("the sentence of task {task} is not text"))?;
+            sentences.insert(task.clone(), words.into());
+        }
+    }
+    Ok(sentences)
+}
+
+/// The half that all threads share.
+struct Shared {
+    processor: Processor,
+    sentences: HashMap<String, String>,
+    start: i64,
+    text: Arc<Text>,
+}
+
+impl Prepare for Shared {
+    fn target(&self) -> (u32, u32) {
+        self.processor.target()
+    }
+
+    fn picture(&self, rgb: &Rgb, _options: &PictureOptions) -> Result<Pixels, Error> {
+        let tensor = self.processor.apply(rgb);
+        let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();
+        Ok(Pixels::new(vec![("pixel_values", HostTensor { shape, data: Data::F32(tensor.data) })]))
+    }
+
+    /// The caller's text is a task token or a sentence of its own. Product words are passed over: the model was never taught to
+    /// use any.
+    fn prompt(&self, style: &Style, words: Words, _features: &Features) -> Result<Prompt, Error> {
+        let asked = words.text.unwrap_or(task(style.task));
+        let sentence = match self.sentences.get(asked.trim()) {
+            Some(sentence) => sentence.clone(),
+            None => self.text.plain(asked),
+        };
+        let read = self.text.encode(&sentence)?;
+        if read.is_empty() {
+            return Err(Error::Prompt("nothing is left of the text to ask with".into()));
+        }
+        Ok(Prompt { ids: vec![self.start], bucket: read.len() as u64, read, alone: false })
+    }
+
+    /// Measured on two cores: its image encoder gains nothing from batches, and a call of four takes twelve seconds.
+    fn suggested_batch(&self) -> usize {
+        2
+    }
+}
+
+impl State for Floats {
+    fn bucket(&self) -> u64 {
+        (self.len() as u64) << 32 | self.width as u64
+    }
+
+    fn bytes(&self) -> usize {
+        self.data.len() * size_of::<f32>()
+    }
+}
+
+/// The half that owns the sessions.
+struct Sessions {
+    vision: Graph,
+    embedder: Embedder,
+    encoder: Graph,
+    decoder: Decoder,
+}
+
+impl Sessions {
+    fn decoder_type(&self) -> TensorElementType {
+        self.decoder.input_type("inputs_embeds").unwrap_or(TensorElementType::Float32)
+    }
+}
+
+impl Family for Sessions {
+    type Value = DynValue;
+
+    fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error> {
+        let tensors = pictures.iter().map(|p| p.tensor("pixel_values").ok_or_else(|| Error::Batch("a picture of another family".into())));
+        let tensors = tensors.collect::<Result<Vec<&HostTensor>, Error>>()?;
+        let ty = self.vision.input("pixel_values").map_or(TensorElementType::Float32, |(ty, _)| ty);
+        let mut outputs = self.vision.run(&[("pixel_values", &tensor::stack(&tensors, ty)?)])?;
+        let wrong = |reason: String| Error::graph(self.vision.path(), reason);
+        let features = outputs.take("image_features").ok_or_else(|| wrong("no output \"image_features\"".into()))?;
+        let rows = tensor::unstack(&features)?;
+        if rows.len() != pictures.len() {
+            return Err(wrong(format!("{} features for {} pictures", rows.len(), pictures.len())));
+        }
+        let of = |row: HostTensor| {
+            let values = row.floats().ok_or_else(|| wrong("features are not floats".into()))?.into_owned();
+            Ok(Features::new(Floats::new(&row.shape, values)?, None))
+        };
+        rows.into_iter().map(of).collect()
+    }
+
+    fn prefill(&mut self, captions: &[(&Features, &Prompt)]) -> Result<(Logits, Cache<DynValue>), Error> {
+        let rows = captions.len();
+        let (mut joined, mut length, mut width) = (Vec::new(), 0, 0);
+        for (features, prompt) in captions {
+            let picture = features.state::<Floats>()?;
+            let words = self.embedder.prompt(&prompt.read)?;
+            if words.width != picture.width {
+                let reason = format!("features of width {}, embeddings of width {}", picture.width, words.width);
+                return Err(Error::graph(self.vision.path(), reason));
+            }
+            joined.extend_from_slice(&picture.data);
+            joined.extend_from_slice(&words.data);
+            (length, width) = (picture.len() + words.len(), picture.width);
+        }
+        if joined.len() != rows * length * width {
+            return Err(Error::Batch("prompts of different lengths in one call".into()));
+        }
+        let ty = self.encoder.input("inputs_embeds").map_or(TensorElementType::Float32, |(ty, _)| ty);
+        let embeds = tensor::of_floats(vec![rows as i64, length as i64, width as i64], joined, ty)?;
+        // All rows are equally long: nothing is masked.
+        let mask = || tensor::tensor(vec![rows as i64, length as i64], vec![1i64; rows * length]);
+        let read = mask()?;
+        let mut feeds = vec![("inputs_embeds", &embeds)];
+        if self.encoder.wants("attention_mask") {
+            feeds.push(("attention_mask", &read));
+        }
+        let hidden = self.encoder.run(&feeds)?.take("last_hidden_state");
+        let hidden = hidden.ok_or_else(|| Error::graph(self.encoder.path(), "no output \"last_hidden_state\""))?;
+        let mut constants = Vec::with_capacity(2);
+        if self.decoder.wants(HIDDEN) {
+            constants.push((HIDDEN, tensor::cast(hidden, self.decoder.input_type(HIDDEN).unwrap_or(TensorElementType::Float32))?));
+        }
+        if self.decoder.wants(MASK) {
+            constants.push((MASK, mask()?));
+        }
+        let starts: Vec<i64> = captions.iter().flat_map(|(_, prompt)| prompt.ids.iter().copied()).collect();
+        let ty = self.decoder_type();
+        self.decoder.prefill(self.embedder.embed(starts, rows, ty)?, constants)
+    }
+
+    fn step(&mut self, cache: &mut Cache<DynValue>, tokens: &[i64]) -> Result<Logits, Error> {
+        let ty = self.decoder_type();
+        self.decoder.step(cache, self.embedder.embed(tokens.to_vec(), tokens.len(), ty)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_folders_sentences_go_before_the_built_in_ones() {
+        let own = sentences(&json!({ "task_prompts_without_inputs": { "<CAPTION>": "Say it.", "<POEM>": "Sing it." } })).unwrap();
+        assert_eq!((own["<CAPTION>"].as_str(), own["<POEM>"].as_str()), ("Say it.", "Sing it."));
+        assert_eq!(own["<DETAILED_CAPTION>"], SENTENCES[1].1);
+        assert_eq!(sentences(&json!({ "task_prompts_without_inputs": null })).unwrap().len(), 3);
+        assert!(sentences(&json!({ "task_prompts_without_inputs": { "<CAPTION>": 3 } })).unwrap_err().contains("<CAPTION>"));
+    }
+}

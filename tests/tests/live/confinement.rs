@@ -1,0 +1,69 @@
+//! Somebody who takes the engine over through a picture has gained an address and a processor, and nothing of the server.
+
+use pg_caption_tests::{Answer, Cluster, Web, eventually, pictures};
+use serde_json::{Value, json};
+
+/// The engine with an open door in its decoder, beside the test binaries.
+fn possessed_engine() -> String {
+    let here = std::env::current_exe().expect("this program");
+    here.ancestors().nth(2).expect("target/debug").join("possessed_engine").display().to_string()
+}
+
+#[test]
+fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_servers_socket() {
+    let (cluster, web) = (Cluster::private(&[("pg_caption.engine", &possessed_engine())]), Web::start());
+    let db = cluster.database();
+    db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
+    let mut session = db.session();
+    let (data, socket) = (cluster.data(), cluster.socket());
+    let in_force = session.text("SELECT confinement::text FROM caption.engine_status()");
+    let attempts = [
+        ("read a file", data.join("PG_VERSION").display().to_string(), "landlock"),
+        ("list a folder", data.join("base").display().to_string(), "landlock"),
+        ("write a file", data.join("planted").display().to_string(), "landlock"),
+        ("make a folder", "/tmp/pg_caption_planted".into(), "landlock"),
+        ("see another process's environment", cluster.postmaster().to_string(), "landlock"),
+        ("run a program", "/bin/true".into(), "seccomp"),
+        ("connect to a socket", socket.display().to_string(), "seccomp"),
+        ("signal another process", cluster.postmaster().to_string(), "seccomp"),
+    ];
+    let orders: Value = attempts.iter().map(|(what, target, _)| ((*what).to_owned(), json!(target))).collect::<serde_json::Map<_, _>>().into();
+    let mut picture = pictures::jpeg(0);
+    picture.extend_from_slice(format!("POSSESSED {orders}").as_bytes());
+    let url = web.serve("/a.jpg", Answer::body(picture, "image/jpeg"));
+    session.run(&format!("SELECT caption_image('{url}')"));
+    let line = || cluster.log().lines().find_map(|line| line.split_once("possessed: ").map(|(_, outcomes)| outcomes.to_owned()));
+    eventually("the decoder has tried", || line().is_some());
+    let outcomes: Value = serde_json::from_str(&line().expect("a line")).expect("JSON");
+    for (what, _, needs) in attempts {
+        if in_force.contains(needs) {
+            assert_eq!(outcomes[what], "PermissionDenied", "{what} ({in_force}): {outcomes}");
+        } else {
+            eprintln!("skipped: {what}: this kernel has no {needs} ({in_force})");
+        }
+    }
+}
+
+#[test]
+fn the_installed_engine_has_no_such_door() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let db = cluster.database();
+    let mut picture = pictures::jpeg(0);
+    picture.extend_from_slice(br#"POSSESSED {"read a file": "/etc/passwd"}"#);
+    let url = web.serve("/a.jpg", Answer::body(picture, "image/jpeg"));
+    db.session().run(&format!("SELECT caption_image('{url}')"));
+    cluster.restart(pg_caption_tests::Stop::Fast);
+    assert!(!cluster.log().contains("possessed"), "every line that the engine wrote is in the log by now");
+}
+
+#[test]
+fn the_status_says_what_confines_the_engine() {
+    let db = Cluster::shared().database();
+    db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
+    let in_force = db.session().text("SELECT confinement::text FROM caption.engine_status()");
+    assert!(in_force.contains("no_new_privs"), "{in_force}");
+    let pid = db.session().number("SELECT pid FROM caption.engine_status()");
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the engine's status");
+    let filtered = status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"]));
+    assert_eq!(in_force.contains("seccomp"), filtered, "{in_force}\n{status}");
+}

@@ -1,0 +1,137 @@
+//! Captioning rows again whose URL is the same: only where there is something new to say.
+
+use pg_caption_tests::{Answer, Cluster, Database, Session, Web};
+
+const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+
+fn versioned(number: u32, version: &str) -> Answer {
+    Answer::picture(number).header("ETag", version)
+}
+
+/// A watched table with its captions, one row for each URL.
+fn captioned(db: &Database, urls: &[String]) -> Session {
+    let mut session = db.products(urls);
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    assert!(session.holds(FILLED));
+    session
+}
+
+fn recaption(session: &mut Session) {
+    session.run("SELECT caption.recaption('products')");
+    session.run("CALL caption.wait('products')");
+}
+
+/// Pictures that the engine has looked at.
+fn encoded(session: &mut Session) -> i64 {
+    session.number("SELECT encoded FROM caption.engine_status()")
+}
+
+fn rows(session: &mut Session) -> String {
+    session.text("SELECT jsonb_agg((id, xmin::text, alt, seo) ORDER BY id) FROM products")
+}
+
+#[test]
+fn an_unchanged_picture_is_neither_downloaded_nor_captioned_again() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let db = cluster.database();
+    let urls = [
+        web.serve("/tagged.jpg", versioned(1, "\"v1\"")),
+        web.serve("/dated.jpg", Answer::picture(2).header("Last-Modified", "Mon, 05 Jan 2026 10:00:00 GMT")),
+    ];
+    let mut session = captioned(&db, &urls);
+    let (before, seen) = (rows(&mut session), encoded(&mut session));
+    for round in 2..4 {
+        recaption(&mut session);
+        for (path, header, value) in
+            [("/tagged.jpg", "if-none-match", "\"v1\""), ("/dated.jpg", "if-modified-since", "Mon, 05 Jan 2026 10:00:00 GMT")]
+        {
+            assert_eq!(web.hits(path), round, "{path} was asked for once more");
+            assert_eq!(web.requests(path)[round - 1].headers.get(header).map(String::as_str), Some(value));
+        }
+    }
+    assert_eq!(rows(&mut session), before, "no row has a new version");
+    assert_eq!(encoded(&mut session), seen, "no picture was looked at");
+}
+
+#[test]
+fn a_picture_that_changed_under_its_url_gets_new_captions_and_a_persons_text_stays() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
+    let mut session = captioned(&db, std::slice::from_ref(&url));
+    session.run("UPDATE products SET seo = 'Written by hand'");
+    web.serve("/a.jpg", versioned(7, "\"v2\""));
+    recaption(&mut session);
+    let now = session.text(&format!("SELECT caption_image('{url}')"));
+    assert_eq!(session.text("SELECT alt FROM products"), now);
+    assert_eq!(session.text("SELECT seo FROM products"), "Written by hand");
+    assert_eq!(session.text("SELECT etag FROM caption.written"), "\"v2\"");
+}
+
+#[test]
+fn an_emptied_text_is_written_again_although_its_picture_is_unchanged() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
+    let mut session = captioned(&db, &[url]);
+    let before = session.text("SELECT alt FROM products");
+    session.run("UPDATE products SET alt = NULL");
+    db.eventually(FILLED);
+    assert_eq!(session.text("SELECT alt FROM products"), before);
+    session.run("CALL caption.wait('products')");
+    assert_eq!(web.hits("/a.jpg"), 2);
+    assert!(!web.requests("/a.jpg")[1].headers.contains_key("if-none-match"), "the ledger keeps no texts: the picture itself is needed");
+    recaption(&mut session);
+    assert!(web.requests("/a.jpg")[2].headers.contains_key("if-none-match"), "both texts are of that picture");
+}
+
+#[test]
+fn texts_of_two_versions_of_a_picture_are_not_taken_for_those_of_one() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
+    let mut session = captioned(&db, std::slice::from_ref(&url));
+    web.serve("/a.jpg", versioned(7, "\"v2\""));
+    session.run("UPDATE products SET seo = ''");
+    db.eventually(FILLED);
+    session.run("CALL caption.wait('products')");
+    // alt is of the first version, seo of the second: the server's "unchanged since the second" would keep alt as it is.
+    recaption(&mut session);
+    let now = session.text(&format!("SELECT caption_image('{url}')"));
+    assert_eq!(session.text("SELECT alt FROM products"), now);
+}
+
+#[test]
+fn a_server_without_validators_is_asked_in_full_and_the_same_words_make_no_new_row() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = captioned(&db, &web.pictures(3));
+    let before = rows(&mut session);
+    recaption(&mut session);
+    for number in 0..3 {
+        assert_eq!(web.hits(&format!("/{number}.jpg")), 2);
+    }
+    assert_eq!(rows(&mut session), before);
+}
+
+#[test]
+fn only_texts_older_than_asked_for_are_captioned_again() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = captioned(&db, &web.pictures(3));
+    session.run("UPDATE caption.written SET at = at - interval '3 days' WHERE key = '[\"2\"]'");
+    session.run("SELECT caption.recaption('products', '1 day')");
+    session.run("CALL caption.wait('products')");
+    assert_eq!([0, 1, 2].map(|number| web.hits(&format!("/{number}.jpg"))), [1, 2, 1]);
+}
+
+#[test]
+fn a_picture_that_is_gone_is_recorded_and_its_text_stays() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
+    let mut session = captioned(&db, &[url]);
+    let before = rows(&mut session);
+    web.serve("/a.jpg", Answer::status(410));
+    recaption(&mut session);
+    assert_eq!(session.text("SELECT code FROM caption.failure"), "http_410");
+    assert_eq!(rows(&mut session), before);
+    web.serve("/a.jpg", versioned(1, "\"v1\""));
+    recaption(&mut session);
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0, "it is back");
+}
