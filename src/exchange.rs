@@ -1,6 +1,7 @@
 //! Which model serves, which one is loading, which one was refused and why: told by the launcher, read by whoever asks about models.
 //! Shared memory of its own, since paths are long and asked for rarely.
 
+use crate::shared;
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
 use std::path::{Path, PathBuf};
@@ -76,8 +77,11 @@ pub struct Exchange {
     pub refused: Option<(PathBuf, String)>,
 }
 
-/// What the launcher said last.
+/// What the launcher said last; nothing where there is no launcher.
 pub fn now() -> Exchange {
+    if !shared::preloaded() {
+        return Exchange::default();
+    }
     let state = *STATE.share();
     let path = |text: Text| text.get().map(PathBuf::from);
     Exchange {

@@ -4,6 +4,7 @@
 
 mod cluster;
 mod database;
+mod models;
 pub mod pictures;
 mod place;
 mod session;
@@ -12,6 +13,7 @@ mod web;
 
 pub use cluster::{Cluster, Stop, alive, signal};
 pub use database::Database;
+pub use models::Models;
 pub use place::{demo_pictures, model, parity, shared};
 /// Signals for [`signal`].
 pub use rustix::process::Signal;

@@ -14,6 +14,7 @@ mod processes;
 mod recaption;
 mod refusals;
 mod rights;
+mod styles;
 mod upgrade;
 mod watch;
 mod watched_keys;

@@ -1,73 +1,7 @@
 //! Models from SQL: what is installed, which one serves, and one exchanged for another while everybody goes on.
 
-use pg_caption_tests::{Cluster, Database, demo_pictures, eventually, model};
+use pg_caption_tests::{Cluster, Database, Models, demo_pictures, eventually, model};
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-
-/// A models directory of its own, removed at the end of the test.
-struct Models(PathBuf);
-
-impl Models {
-    /// Copies of the tested model under these names; each differs from the others by a setting that decides its digest.
-    fn of(names: &[&str]) -> Models {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let models = Models(format!("/tmp/pgc-models-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)).into());
-        for name in names {
-            models.copy(name);
-        }
-        models
-    }
-
-    fn copy(&self, name: &str) {
-        let (from, to) = (model(), self.0.join(name));
-        for prefix in ["", "onnx"] {
-            fs::create_dir_all(to.join(prefix)).unwrap();
-            for file in fs::read_dir(from.join(prefix)).unwrap().flatten().filter(|e| e.path().is_file()) {
-                fs::copy(file.path(), to.join(prefix).join(file.file_name())).unwrap();
-            }
-        }
-        self.edit(name, "config.json", |config| config["pg_caption_test"] = name.into());
-    }
-
-    fn edit(&self, name: &str, file: &str, change: impl FnOnce(&mut serde_json::Value)) {
-        let path = self.0.join(name).join(file);
-        let mut value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
-        change(&mut value);
-        fs::write(path, value.to_string()).unwrap();
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-
-    /// A server whose models they are, `name` in use and ready.
-    fn cluster(&self, name: &str) -> Cluster {
-        for folder in walk(&self.0) {
-            fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        let cluster = Cluster::private(&[("pg_caption.models_directory", self.0.to_str().unwrap()), ("pg_caption.model", name)]);
-        let db = cluster.database();
-        db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
-        drop(db);
-        cluster
-    }
-}
-
-impl Drop for Models {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
-fn walk(folder: &Path) -> Vec<PathBuf> {
-    let mut all = vec![folder.to_path_buf()];
-    for entry in fs::read_dir(folder).unwrap().flatten().filter(|e| e.path().is_dir()) {
-        all.extend(walk(&entry.path()));
-    }
-    all
-}
 
 /// A picture as a bytea literal.
 fn picture() -> String {
@@ -91,7 +25,7 @@ fn serves(db: &Database<'_>, name: &str) {
 fn what_is_installed_is_listed_with_what_serves() {
     let models = Models::of(&["first", "second", "strange", "half"]);
     models.edit("strange", "config.json", |config| config["model_type"] = "poet".into());
-    fs::remove_file(models.0.join("half/tokenizer.json")).unwrap();
+    fs::remove_file(models.folder("half").join("tokenizer.json")).unwrap();
     let cluster = models.cluster("first");
     let db = cluster.database();
     let mut session = db.session();
@@ -113,14 +47,14 @@ fn what_is_installed_is_listed_with_what_serves() {
     assert!(session.holds("(SELECT digest = (caption.engine_status()).digest FROM caption.models() WHERE active)"));
     assert!(session.holds("(SELECT bool_and(digest IS NULL AND memory IS NULL) FROM caption.models() WHERE NOT active)"));
     assert!(session.holds("(SELECT graphs ->> 'encoder_model' = '[\"fp32\"]' FROM caption.models() WHERE active)"));
-    assert!(session.holds(&format!("(SELECT path = '{}' FROM caption.models() WHERE name = 'second')", models.path("second"))));
+    assert!(session.holds(&format!("(SELECT path = '{}' FROM caption.models() WHERE name = 'second')", models.folder("second").display())));
 }
 
 #[test]
 fn what_is_installed_is_listed_without_an_engine_too() {
     let models = Models::of(&["first", "second"]);
     let cluster = Cluster::private(&[
-        ("pg_caption.models_directory", models.0.to_str().unwrap()),
+        ("pg_caption.models_directory", models.directory().to_str().unwrap()),
         ("pg_caption.model", "first"),
         ("pg_caption.engine", "/nonexistent/engine"),
     ]);
@@ -142,7 +76,7 @@ fn a_model_chosen_in_sql_serves() {
             session.holds("(SELECT setting = 'second' FROM pg_settings WHERE name = 'pg_caption.model')")
         }
     );
-    session.run(&format!("SELECT caption.use_model('{}', wait => true)", models.path("first")));
+    session.run(&format!("SELECT caption.use_model('{}', wait => true)", models.folder("first").display()));
     assert!(session.holds("(SELECT model = 'first' FROM caption.engine_status())"));
     session.run("SELECT caption.use_model('second')");
     serves(&db, "second");
@@ -164,7 +98,7 @@ fn it_takes_effect_at_once_whatever_becomes_of_the_transaction() {
 #[test]
 fn a_name_that_is_none_is_refused_with_what_there_is() {
     let models = Models::of(&["first", "half"]);
-    fs::remove_file(models.0.join("half/onnx/encoder_model.onnx")).unwrap();
+    fs::remove_file(models.folder("half").join("onnx/encoder_model.onnx")).unwrap();
     let cluster = models.cluster("first");
     let db = cluster.database();
     let mut session = db.session();
@@ -206,7 +140,7 @@ fn only_who_may_alter_the_setting_chooses() {
 #[test]
 fn a_model_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
     let models = Models::of(&["first", "broken"]);
-    let graph = models.0.join("broken/onnx/encoder_model.onnx");
+    let graph = models.folder("broken").join("onnx/encoder_model.onnx");
     let length = fs::metadata(&graph).unwrap().len();
     fs::File::options().write(true).open(&graph).unwrap().set_len(length / 2).unwrap();
     let cluster = models.cluster("first");
