@@ -57,6 +57,21 @@ fn the_installed_engine_has_no_such_door() {
 }
 
 #[test]
+fn the_engine_has_few_malloc_arenas_and_nothing_of_the_servers_environment() {
+    let db = Cluster::shared().database();
+    db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
+    let pid = db.session().number("SELECT pid FROM caption.engine_status()");
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).expect("the engine's environment");
+    let mut names: Vec<_> = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy).filter(|variable| !variable.is_empty()).collect();
+    names.sort();
+    for variable in ["MALLOC_ARENA_MAX=2", "MALLOC_TRIM_THRESHOLD_=1048576"] {
+        assert!(names.iter().any(|name| name == variable), "{names:?}");
+    }
+    let allowed = ["LANG=", "LISTEN_FDS=", "MALLOC_", "SSL_CERT_", "TZ="];
+    assert!(names.iter().all(|name| allowed.iter().any(|prefix| name.starts_with(prefix))), "{names:?}");
+}
+
+#[test]
 fn the_status_says_what_confines_the_engine() {
     let db = Cluster::shared().database();
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
