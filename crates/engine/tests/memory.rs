@@ -24,7 +24,7 @@ fn bitmap(side: u32) -> Vec<u8> {
     for word in [54 + row * side, 0, 54, 40, side, side, 1 | 24 << 16, 0, row * side, 0, 0, 0, 0] {
         file.extend(word.to_le_bytes());
     }
-    file.extend((0..row * side).map(|at| (at / 7 ^ at / row) as u8));
+    file.extend((0..row * side).map(|at| ((at / 7) ^ (at / row)) as u8));
     file
 }
 

@@ -82,3 +82,41 @@ fn the_status_says_what_confines_the_engine() {
     let filtered = status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"]));
     assert_eq!(in_force.contains("seccomp"), filtered, "{in_force}\n{status}");
 }
+
+#[test]
+fn the_engines_socket_is_for_the_servers_user_alone() {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+    let (cluster, db) = (Cluster::shared(), Cluster::shared().database());
+    db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
+    let sockets: Vec<_> = std::fs::read_dir(cluster.data().join("pg_stat_tmp"))
+        .expect("the folder of the socket")
+        .flatten()
+        .map(|entry| entry.metadata().expect("an entry"))
+        .filter(|entry| entry.file_type().is_socket())
+        .map(|socket| (socket.permissions().mode() & 0o777, socket.uid()))
+        .collect();
+    let owner = std::fs::metadata(cluster.data()).expect("the data directory").uid();
+    assert_eq!(sockets, [(0o600, owner)]);
+}
+
+#[test]
+fn the_values_of_a_signed_url_are_in_no_message_no_view_and_no_log() {
+    let (cluster, web) = (Cluster::private(&[("log_min_error_statement", "panic"), ("log_min_messages", "debug1")]), Web::start());
+    let db = cluster.database();
+    let (secret, fine) = ("s3cr3t-signature", web.serve("/a.jpg?sig=s3cr3t-signature", Answer::picture(0)));
+    let gone = web.url(&format!("/gone.jpg?sig={secret}"));
+    let mut session = db.session();
+    let error = session.error(&format!("SELECT caption_image('{gone}')"));
+    let mut session = db.products(&[fine, gone]);
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 1);
+    let views = ["failed", "written", "deferred", "queue", "tally", "watch", "progress", "host"]
+        .map(|of| session.text(&format!("SELECT coalesce(jsonb_agg(x), '[]') FROM caption.{of} x")))
+        .concat();
+    let status = session.text("SELECT jsonb_agg(s) FROM caption.engine_status() s");
+    for (what, text) in [("error", format!("{error:?}")), ("views", views), ("status", status), ("log", cluster.log())] {
+        assert!(!text.contains(secret), "{what}: {text}");
+        assert!(what != "error" || text.contains("sig=…"), "{text}");
+    }
+}
