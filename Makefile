@@ -4,9 +4,9 @@
 # PROFILE=dev builds quickly instead of for speed. IMAGES=/some/folder gives `make demo` your own pictures.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER
+export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER LARGE HEIF
 
-.PHONY: help setup demo test install cluster cluster-stop bench format lint clean
+.PHONY: help setup demo test test-all install cluster cluster-stop bench format lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ cluster-stop: ## end that cluster and remove it
 
 test: setup ## everything the project can check, from formatting to a live server
 	@scripts/test.sh
+
+test-all: setup ## that, and the live tests on every supported PostgreSQL
+	@scripts/test-all.sh
 
 bench: install ## rows a second, and where the time goes
 	@scripts/bench.sh

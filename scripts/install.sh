@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # install.sh [PG_CONFIG]: builds the extension and the engine and installs them, the ONNX Runtime library and the default
-# model into that PostgreSQL. PROFILE=release (default) or dev. BUILD_PG_CONFIG: build against this one's headers instead
+# model into that PostgreSQL. PROFILE=release (default) or dev. HEIF=1: a release engine that decodes AVIF and HEIC. BUILD_PG_CONFIG: build against this one's headers instead
 # (the tests' private copy of a PostgreSQL has none).
 #
 # Every file is written under a temporary name and renamed: a running server keeps the files that it has open.
@@ -17,6 +17,8 @@ case $profile in release) built=release flag=() ;; dev) built=debug flag=(--debu
 
 cd "$project"
 say "building the extension for PostgreSQL $major ($profile)"
+# A PostgreSQL that `cargo pgrx init` was not told of (the tests' own ones): named to the build script of the bindings directly.
+grep -qs "^pg$major *=" "${PGRX_HOME:-$HOME/.pgrx}/config.toml" || export PGRX_PG_CONFIG_PATH=$source
 package=target/package/$profile-pg$major
 # What an earlier version left there is not ours to install.
 rm -rf "$package"
@@ -25,7 +27,7 @@ cargo pgrx package "${flag[@]}" --pg-config "$source" --out-dir "$package" --no-
 say "building the engine ($profile)"
 # Tests build the whole workspace next: the same selection of packages here means the same features, hence one build.
 if [ "$profile" = dev ]; then cargo build --quiet --workspace --exclude pg_caption --lib --bins --tests
-else cargo build --quiet --release -p pg_caption_engine
+else cargo build --quiet --release -p pg_caption_engine ${HEIF:+--features heif}
 fi
 
 pkglibdir=$("$target" --pkglibdir) sharedir=$("$target" --sharedir)

@@ -56,3 +56,10 @@ pg_major() {
     *) die "$1 is PostgreSQL $major; pg_caption is built for: $(pin postgresql majors)" ;;
   esac
 }
+
+# Where the tests' own PostgreSQLs lie: the server's user must be able to get there, and a checkout in somebody's home often cannot be entered.
+test_home() {
+  local home=$run_dir; mkdir -p "$home"
+  as_server_user test -x "$home" || home=/var/tmp/pg_caption-$(cksum <<<"$project" | cut -d' ' -f1)
+  echo "$home"
+}

@@ -14,9 +14,9 @@ bindir=$("$pg_config" --bindir) libdir=$("$pg_config" --pkglibdir) sharedir=$("$
 prefix=$bindir
 while case "$libdir/ $sharedir/" in "$prefix"/*" $prefix"/*) false ;; esac; do prefix=${prefix%/*}; done
 
-# The server's user must be able to get there; a checkout in somebody's home often cannot be entered.
-home=$run_dir; mkdir -p "$home"
-as_server_user test -x "$home" || home=/var/tmp/pg_caption-$(cksum <<<"$project" | cut -d' ' -f1)
+home=$(test_home)
+# The tests' own already (scripts/postgresql-wheel.sh).
+case $bindir in "$home"/*) echo "$pg_config"; exit ;; esac
 tree=$home/postgresql-$(pg_major "$pg_config")
 stamp="$("$pg_config" --version) $bindir"
 

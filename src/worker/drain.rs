@@ -340,7 +340,7 @@ impl Drain {
                 // A step of a linear congruential generator (Knuth's MMIX constants).
                 *random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                 let jitter = (*random >> 40) as f64 / (1u64 << 24) as f64;
-                let settled = match *free.entry(table.oid).or_insert_with(|| write::table_is_free(table, true)) {
+                let settled = match *free.entry(table.oid).or_insert_with(|| write::table_is_free(table, true) && write::is_ours(table)) {
                     true => write::settle(table, &job, &outcome, jitter),
                     false => Settled::Locked,
                 };

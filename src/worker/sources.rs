@@ -1,7 +1,7 @@
 //! Where keys come from: the queue by an id cursor, deferred rows that are due, and the walk over what exists.
 
 use super::examine::{self, Current, Job, needs};
-use super::tables::Watched;
+use super::tables::{self, Watched};
 use super::transaction::{Raised, attempt, run, spi};
 use super::write;
 use pg_caption_drain::{Board, Origin, PageId, Row};
@@ -206,7 +206,7 @@ fn active(tables: &[Watched]) -> Vec<pg_sys::Oid> {
     tables.iter().filter(|table| !table.paused).map(|table| pg_sys::Oid::from(table.oid)).collect()
 }
 
-/// A table is locked as a whole.
+/// A table is locked as a whole, or an open transaction has changed its watch.
 pub struct Busy;
 
 enum Trouble {
@@ -232,7 +232,7 @@ fn is_passing(raised: &Raised) -> bool {
 type Chunk = (Vec<(String, Current)>, i64);
 
 fn read_chunk(table: &Watched, after: Option<&str>) -> Result<Chunk, Trouble> {
-    if !write::table_is_free(table, false) {
+    if !write::table_is_free(table, false) || !write::is_ours(table) {
         return Err(Trouble::Busy);
     }
     let mut limit = CHUNK;
@@ -252,9 +252,7 @@ fn stop_table(table: &mut Watched, raised: &Raised) {
     table.paused = true;
     let problem = format!("its rows cannot be read: {}", raised.message);
     pgrx::log!("pg_caption: table {} is not being filled: {problem}", table.name);
-    run(|| {
-        spi(Spi::run_with_args("UPDATE caption.tally SET problem = $2 WHERE relation = $1", &[pg_sys::Oid::from(table.oid).into(), problem.into()]))
-    });
+    run(|| tables::set_problem(pg_sys::Oid::from(table.oid), Some(problem)));
 }
 
 /// Examines the rows of a page's keys; what needs nothing is counted off at once, in the running transaction.
@@ -262,6 +260,9 @@ fn stop_table(table: &mut Watched, raised: &Raised) {
 /// # Errors
 /// [`Busy`]: nothing was examined.
 pub fn examine_page(board: &mut Board, tables: &[Watched], table: &Watched, page: PageId, keys: &[String]) -> Result<Vec<Job>, Busy> {
+    if !write::is_ours(table) {
+        return Err(Busy);
+    }
     let mut rows = Vec::new();
     let mut unread: Vec<&[String]> = vec![keys];
     let mut raised_by = Vec::new();

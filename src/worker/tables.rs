@@ -1,6 +1,6 @@
 //! The watched tables as a worker sees them, checked against the catalogs each time they are read.
 
-use super::transaction::spi;
+use super::transaction::{attempt, spi};
 use crate::style;
 use pg_caption_register::Style;
 use pgrx::prelude::*;
@@ -70,19 +70,24 @@ pub fn installed() -> bool {
     unsafe { pg_sys::get_extension_oid(c"pg_caption".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
-/// Removes what belongs to tables that exist no more, and failures beyond their retention.
+/// Removes what belongs to tables that exist no more, and failures beyond their retention. What somebody else holds stays until the next time.
 pub fn clean() {
-    for of in ["watch", "tally", "queue", "deferred", "written", "failed"] {
-        spi(Spi::run(&format!(
-            "DELETE FROM caption.{of} x WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) x.relation::pg_catalog.oid)"
-        )));
-    }
+    let minutes = crate::settings::retention_minutes();
+    let mut statements: Vec<String> = ["watch", "tally", "queue", "deferred", "written", "failed"]
+        .map(|of| {
+            format!(
+                "DELETE FROM caption.{of} x WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) x.relation::pg_catalog.oid)"
+            )
+        })
+        .into();
     // Appended by a transaction that began before its table was unwatched.
-    spi(Spi::run("DELETE FROM caption.queue q WHERE NOT EXISTS (SELECT FROM caption.watch w WHERE w.relation::oid = q.relation)"));
-    spi(Spi::run_with_args(
-        "DELETE FROM caption.failed WHERE at < pg_catalog.clock_timestamp() - pg_catalog.make_interval(mins => $1)",
-        &[crate::settings::retention_minutes().into()],
-    ));
+    statements.push("DELETE FROM caption.queue q WHERE NOT EXISTS (SELECT FROM caption.watch w WHERE w.relation::oid = q.relation)".into());
+    statements.push(format!("DELETE FROM caption.failed WHERE at < pg_catalog.clock_timestamp() - pg_catalog.make_interval(mins => {minutes})"));
+    for statement in statements {
+        if let Err(raised) = attempt(|| spi(Spi::run(&statement))) {
+            pgrx::log!("pg_caption: what belongs to tables that are gone, or is too old, could not be removed: {}", raised.message);
+        }
+    }
 }
 
 /// All watches of this database. One whose columns have gone is left out, with the reason in its tally.
@@ -125,19 +130,32 @@ pub fn load() -> Vec<Watched> {
     }));
     let mut watched = Vec::new();
     for (oid, listed) in rows {
-        spi(Spi::run_with_args("INSERT INTO caption.tally (relation) VALUES ($1) ON CONFLICT DO NOTHING", &[oid.into()]));
+        // Somebody may be putting it there, or removing it, in a transaction that is still open: that table waits for its end, the others do not.
+        let added = attempt(|| {
+            let missing = "INSERT INTO caption.tally (relation) SELECT $1 WHERE NOT EXISTS (SELECT FROM caption.tally WHERE relation = $1) ON CONFLICT DO NOTHING";
+            spi(Spi::run_with_args(missing, &[oid.into()]));
+        });
+        if let Err(raised) = added {
+            pgrx::debug1!("pg_caption: {} waits: {}", listed.watched.name, raised.message);
+        }
         let checked = check(oid, &listed.url, &listed.fills, &listed.keys);
         let problem = checked.as_ref().err().cloned();
-        spi(Spi::run_with_args(
-            "UPDATE caption.tally SET problem = $2 WHERE relation = $1 AND problem IS DISTINCT FROM $2",
-            &[oid.into(), problem.clone().into()],
-        ));
+        set_problem(oid, problem.clone());
         match checked {
             Ok((fills, keys)) => watched.push(Watched { url: quote_identifier(&listed.url), fills, keys, ..listed.watched }),
             Err(problem) => pgrx::log!("pg_caption: table {} is not being filled: {problem}", listed.watched.name),
         }
     }
     watched
+}
+
+/// Notes why a table is not being filled. Who holds the row is changing the watch, and wakes us at commit.
+pub fn set_problem(relation: pg_sys::Oid, problem: Option<String>) {
+    spi(Spi::run_with_args(
+        "UPDATE caption.tally SET problem = $2 WHERE relation = \
+            (SELECT t.relation FROM caption.tally t WHERE t.relation = $1 AND t.problem IS DISTINCT FROM $2 FOR NO KEY UPDATE SKIP LOCKED)",
+        &[relation.into(), problem.into()],
+    ));
 }
 
 /// A row of `caption.watch`, not yet checked against the table.

@@ -218,6 +218,16 @@ pub fn table_is_free(table: &Watched, write: bool) -> bool {
     unsafe { pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(table.oid), mode as i32) }
 }
 
+/// Whether no open transaction has called `watch`, `unwatch`, `resume` or `retry` for the table, all of which hold its row of `caption.tally`: what they do to our
+/// tables would be waited for otherwise. That row is ours until the transaction ends. Asked before anything of the table is written to our tables.
+pub fn is_ours(table: &Watched) -> bool {
+    let row = spi(Spi::connect_mut(|client| {
+        let lock = "SELECT FROM caption.tally WHERE relation = $1 FOR NO KEY UPDATE SKIP LOCKED";
+        Ok::<_, pgrx::spi::Error>(client.update(lock, Some(1), &[pg_sys::Oid::from(table.oid).into()])?.len())
+    }));
+    row > 0
+}
+
 /// Puts a row off.
 fn defer(job: &Job, failure: &Failure, attempts: i32, pause: Duration) {
     spi(Spi::run_with_args(

@@ -6,6 +6,7 @@ mod catalogue;
 mod confinement;
 mod faults;
 mod hosts;
+mod open_transactions;
 mod other_sessions;
 mod processes;
 mod recaption;
