@@ -22,6 +22,7 @@ fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_ser
         ("list a folder", data.join("base").display().to_string(), "landlock"),
         ("write a file", data.join("planted").display().to_string(), "landlock"),
         ("make a folder", "/tmp/pg_caption_planted".into(), "landlock"),
+        ("see another process's command line", cluster.postmaster().to_string(), "landlock"),
         ("see another process's environment", cluster.postmaster().to_string(), "landlock"),
         ("run a program", "/bin/true".into(), "seccomp"),
         ("connect to a socket", socket.display().to_string(), "seccomp"),
