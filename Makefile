@@ -4,7 +4,7 @@
 # PROFILE=dev builds quickly instead of for speed. IMAGES=/some/folder gives `make demo` your own pictures.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER
+export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER LARGE HEIF
 
 .PHONY: help setup demo test test-all install cluster cluster-stop bench bench-families format lint clean
 

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # bench.sh: benches/throughput.py on a throw-away cluster whose engine may use every core. IMAGES=/folder and ROWS=1000
-# change what is captioned. PEER=1 adds the Python peer (its packages go into .run/peer).
+# change what is captioned. PEER=1 adds the Python peer (its packages go into .run/peer). Then benches/memory.py on another
+# cluster (LARGE=0 leaves it out), and the decoding of camera pictures at reduced scale.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -20,5 +21,9 @@ if [ -n "${PEER:-}" ]; then
   export PEER_PYTHON=$run_dir/peer/bin/python PEER_MODEL=${PEER_MODEL:-$project/models/default}
 fi
 settings="pg_caption.threads = $(nproc);pg_caption.min_confidence = 0;$(printf '%s' "${SETTINGS:-}")"
-SETTINGS=$settings exec "$project/scripts/cluster.sh" run \
-  python3 "$project/benches/throughput.py" "$("$pg_config" --bindir)/psql" "$images" "${ROWS:-300}"
+psql=$("$pg_config" --bindir)/psql
+SETTINGS=$settings "$project/scripts/cluster.sh" run python3 "$project/benches/throughput.py" "$psql" "$images" "${ROWS:-300}"
+echo
+if [ "${LARGE:-200}" -gt 0 ]; then SETTINGS=$settings "$project/scripts/cluster.sh" run python3 "$project/benches/memory.py" "$psql" "${LARGE:-200}"; fi
+echo
+cargo bench --quiet -p pg_caption_pixels --bench resize

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # install.sh [PG_CONFIG]: builds the extension and the engine and installs them, the ONNX Runtime library and the default
-# model into that PostgreSQL. PROFILE=release (default) or dev. BUILD_PG_CONFIG: build against this one's headers instead
+# model into that PostgreSQL. PROFILE=release (default) or dev. HEIF=1: a release engine that decodes AVIF and HEIC. BUILD_PG_CONFIG: build against this one's headers instead
 # (the tests' private copy of a PostgreSQL has none).
 #
 # Every file is written under a temporary name and renamed: a running server keeps the files that it has open.
@@ -27,7 +27,7 @@ cargo pgrx package "${flag[@]}" --pg-config "$source" --out-dir "$package" --no-
 say "building the engine ($profile)"
 # Tests build the whole workspace next: the same selection of packages here means the same features, hence one build.
 if [ "$profile" = dev ]; then cargo build --quiet --workspace --exclude pg_caption --lib --bins --tests
-else cargo build --quiet --release -p pg_caption_engine
+else cargo build --quiet --release -p pg_caption_engine ${HEIF:+--features heif}
 fi
 
 pkglibdir=$("$target" --pkglibdir) sharedir=$("$target" --sharedir)

@@ -56,5 +56,17 @@ for major in $(pin postgresql also-tested); do
   passed+=" and $("$other" --version)"
 done
 
+if command -v cargo-fuzz >/dev/null && cargo +nightly --version >/dev/null 2>&1; then
+  say "fuzzing, twenty seconds each"
+  for target in wire address picture; do
+    # What it finds goes beside the corpus, not into it.
+    mkdir -p "$run_dir/fuzz/$target"
+    cargo +nightly fuzz run "$target" "$run_dir/fuzz/$target" "fuzz/corpus/$target" -- -max_total_time=20 -max_len=8192 >"$run_dir/fuzz.log" 2>&1 ||
+      { tail -n 40 "$run_dir/fuzz.log" >&2; die "the fuzz target $target failed ($run_dir/fuzz.log)"; }
+  done
+else
+  skipped+=("cargo-fuzz or a nightly compiler is not installed: fuzzing (its checks ran over their corpus)")
+fi
+
 for reason in "${skipped[@]}"; do say "skipped: $reason"; done
 say "all tests passed on $passed"

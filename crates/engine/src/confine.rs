@@ -11,8 +11,9 @@ use std::path::{Path, PathBuf};
 /// The newest Landlock this was written for; older kernels enforce what they know of it.
 const NEWEST: ABI = ABI::V6;
 
-/// Files of the system that resolving names, TLS and the libraries read.
+/// Files of the system that resolving names, TLS and the libraries read; of `/proc` and `/sys` what concerns the machine and this process.
 const SYSTEM: &[&str] = &[
+    // All of it: resolv.conf is replaced by renaming when the network changes, and a rule for the file would not hold for the next one.
     "/etc",
     "/run/systemd/resolve",
     "/run/resolvconf",
@@ -26,8 +27,14 @@ const SYSTEM: &[&str] = &[
     "/usr/local/lib",
     "/lib",
     "/lib64",
-    "/proc",
-    "/sys",
+    "/proc/self",
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/stat",
+    "/proc/sys",
+    "/sys/devices/system",
+    "/sys/fs/cgroup",
+    "/sys/kernel/mm",
     "/dev/null",
     "/dev/urandom",
 ];

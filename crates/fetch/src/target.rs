@@ -50,6 +50,10 @@ impl Target {
         let Some(port) = url.port_or_known_default().filter(|p| *p != 0) else { return Err(bad(&url, "port 0 cannot be connected to")) };
         let Some(host) = url.host_str().map(|h| h.trim_end_matches('.')).filter(|h| !h.is_empty()) else { return Err(bad(&url, "it names no host")) };
         let place = Place { host: format!("{host}:{port}"), url: shown(&url) };
+        if url.host_str().is_some_and(|h| h.ends_with("..")) {
+            // a name server might still read a name, or even an address, into it
+            return Err(bad(&url, "its host ends in more than one dot"));
+        }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(Error::Credentials { place });
         }
@@ -136,11 +140,10 @@ fn shown_text(text: &str) -> String {
         return shortened(&format!("{scheme}{kind}…"));
     }
     let text = text.split(['?', '#']).next().unwrap_or_default();
-    let (scheme, rest) = text.split_once("//").map_or(("", text), |(s, r)| (s, r));
-    match rest.rsplit_once('@') {
-        Some((_, after)) => shortened(&format!("{scheme}{}…@{after}", if scheme.is_empty() { "" } else { "//" })),
-        None => shortened(text),
-    }
+    let Some((before, after)) = text.rsplit_once('@') else { return shortened(text) };
+    let scheme =
+        before.split_once("//").map(|(scheme, _)| scheme).filter(|s| s.ends_with(':') && s.bytes().rev().skip(1).all(|b| b.is_ascii_alphanumeric()));
+    shortened(&format!("{}…@{after}", scheme.map(|s| format!("{s}//")).unwrap_or_default()))
 }
 
 fn shortened(text: &str) -> String {

@@ -58,6 +58,8 @@ fn what_is_no_url_is_refused_in_words() {
         "http://example.com:99999/",
         "http://[::1",
         "//example.com/x",
+        "http://127../",
+        "http://example.com../",
     ] {
         let error = Target::parse(url).unwrap_err();
         assert!(matches!(error, Error::BadUrl { .. }), "{url}: {error:?}");
@@ -79,6 +81,17 @@ fn credentials_are_refused_and_kept_nowhere() {
         let error = Target::parse(url).unwrap_err();
         let told = format!("{error:?} {error} {:?}", error.failure());
         assert!(!told.contains("hunter2"), "{told}");
+    }
+}
+
+#[test]
+fn credentials_of_what_is_no_url_are_not_shown_either() {
+    for text in
+        ["http:hunter2@htTp%//an", "http:\\\\ann:hunter2@%zz", "https://ann:hunter2@a b", "ann:hunter2@host", "ht tp://hunter2@x", "//hunter2@//x"]
+    {
+        let error = Target::parse(text).unwrap_err();
+        let told = format!("{error:?} {:?}", error.failure());
+        assert!(!told.contains("hunter2"), "{text}: {told}");
     }
 }
 

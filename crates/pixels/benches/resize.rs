@@ -33,7 +33,9 @@ fn main() {
             let options = DecodeOptions { target: Some((224, 224)), exact, ..DecodeOptions::default() };
             median(7, || resize(&decode(&bytes, &options).expect("our own JPEG decodes").rgb, 224, 224, Filter::Bilinear))
         };
-        report(if progressive { "12 MP progressive JPEG" } else { "12 MP baseline JPEG" }, time(false), time(true));
+        // A progressive file's coefficients are all decoded whatever the scale.
+        let what = if progressive { "12 MP progressive JPEG (aim 0.7)" } else { "12 MP baseline JPEG (aim 0.5)" };
+        report(what, time(false), time(true));
     }
 }
 

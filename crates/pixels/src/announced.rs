@@ -15,7 +15,7 @@ pub(crate) fn size(format: Format, bytes: &[u8]) -> Option<(u64, u64)> {
         }
         Format::Bmp => Some((i32::from_le_bytes(field(18)?).unsigned_abs().into(), i32::from_le_bytes(field(22)?).unsigned_abs().into())),
         Format::Gif => gif::canvas(bytes),
-        Format::Jpeg | Format::WebP | Format::Tiff => None,
+        Format::Jpeg | Format::WebP | Format::Tiff | Format::Avif | Format::Heic => None,
     }
 }
 

@@ -46,6 +46,8 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, Error> {
     let format = header.format;
     let (rgb, visible) = guarded(format, || match format {
         Format::Jpeg => Ok((jpeg::decode(bytes, &header, options)?, true)),
+        #[cfg(feature = "heif")]
+        Format::Avif | Format::Heic => crate::heif::decode(bytes, &header),
         _ => raster::decode(bytes, &header, &options.limits),
     })?;
     options.limits.check_time()?;

@@ -2,7 +2,7 @@
 
 use pg_caption_wire::{Class, Failure};
 
-use crate::Format;
+use crate::{Format, format};
 
 /// Everything that can go wrong between bytes and tensor.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -120,6 +120,9 @@ impl Error {
         match self {
             Error::Empty => failure.detail("The file has 0 bytes."),
             Error::NotAnImage { .. } => failure.hint("JPEG, PNG, WebP, GIF, BMP and TIFF are read; the content decides, not the name."),
+            Error::UnsupportedFormat { code: format::AVIF | format::HEIC, .. } => failure
+                .detail("This build has no decoder for it: it needs the system's libheif and the feature \"heif\".")
+                .hint("Serve the picture as JPEG, PNG or WebP, or build with the feature; see CONTRIBUTING.md."),
             Error::UnsupportedFormat { .. } => failure.hint("Serve the picture as JPEG, PNG or WebP."),
             Error::UnsupportedVariant { .. } => failure.hint("Save the picture as a plain 8-bit JPEG or PNG."),
             Error::TooManyPixels { width, height, limit } => failure

@@ -19,6 +19,10 @@ pub enum Format {
     Bmp,
     /// TIFF, the first page.
     Tiff,
+    /// AVIF, the primary picture; only in builds with the feature `heif`.
+    Avif,
+    /// HEIC, the primary picture; only in builds with the feature `heif`.
+    Heic,
 }
 
 impl fmt::Display for Format {
@@ -30,9 +34,15 @@ impl fmt::Display for Format {
             Format::Gif => "gif",
             Format::Bmp => "bmp",
             Format::Tiff => "tiff",
+            Format::Avif => "avif",
+            Format::Heic => "heic",
         })
     }
 }
+
+/// Codes of the two formats that a build with the feature `heif` decodes.
+pub(crate) const AVIF: &str = "avif_unsupported";
+pub(crate) const HEIC: &str = "heic_unsupported";
 
 /// Text is recognised within this many bytes.
 const LOOK: usize = 4096;
@@ -46,6 +56,11 @@ pub(crate) fn recognise(bytes: &[u8]) -> Result<Format, Error> {
         return Ok(format);
     }
     if let Some((name, code)) = other_picture(bytes) {
+        match code {
+            AVIF if cfg!(feature = "heif") => return Ok(Format::Avif),
+            HEIC if cfg!(feature = "heif") => return Ok(Format::Heic),
+            _ => {}
+        }
         return Err(Error::UnsupportedFormat { name, code });
     }
     let seems = binary(bytes).or_else(|| text(&bytes[..bytes.len().min(LOOK)])).unwrap_or("a file of unknown kind");
@@ -72,10 +87,10 @@ fn other_picture(bytes: &[u8]) -> Option<(&'static str, &'static str)> {
         let end = usize::try_from(u32::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).unwrap_or(0).clamp(12, bytes.len().min(256));
         let brands = || std::iter::once(&bytes[8..12]).chain(bytes.get(16..end).unwrap_or(&[]).chunks_exact(4));
         if brands().any(|brand| matches!(brand, b"avif" | b"avis")) {
-            return Some(("AVIF", "avif_unsupported"));
+            return Some(("AVIF", AVIF));
         }
         if brands().any(|brand| matches!(brand, b"heic" | b"heix" | b"hevc" | b"hevx" | b"heim" | b"heis" | b"mif1" | b"msf1")) {
-            return Some(("HEIC", "heic_unsupported"));
+            return Some(("HEIC", HEIC));
         }
         if brands().any(|brand| matches!(brand, b"crx ")) {
             return Some(("camera raw", "raw_unsupported"));

@@ -70,6 +70,8 @@ pub fn probe(bytes: &[u8]) -> Result<Header, Error> {
     let format = format::recognise(bytes)?;
     guarded(format, || match format {
         Format::Jpeg => jpeg::probe(bytes),
+        #[cfg(feature = "heif")]
+        Format::Avif | Format::Heic => crate::heif::probe(format, bytes),
         _ => raster::probe(format, bytes),
     })
 }

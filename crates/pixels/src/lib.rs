@@ -17,6 +17,8 @@ mod fingerprint;
 mod format;
 mod gif;
 mod header;
+#[cfg(feature = "heif")]
+mod heif;
 mod jpeg;
 mod limits;
 mod orient;

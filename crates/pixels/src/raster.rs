@@ -43,7 +43,7 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
     let file = bytes.len() as u64;
     let during = match format {
         // A few rows for the filters, and what stands before the picture: profiles, texts.
-        Format::Jpeg | Format::Png => raw.saturating_add(raw / h * 3).saturating_add(file.min(HEADER_MEMORY)),
+        Format::Jpeg | Format::Avif | Format::Heic | Format::Png => raw.saturating_add(raw / h * 3).saturating_add(file.min(HEADER_MEMORY)),
         // Planes of luma and chroma, alpha, the frame and the canvas of an animation; prefix codes grow with the file.
         Format::WebP => judged_pixels.saturating_mul(14).saturating_add(file.saturating_mul(16)),
         // The frame apart from the canvas, and the copy of the file whose canvas was grown.
@@ -88,13 +88,13 @@ fn open(format: Format, bytes: &[u8], deadline: Option<Instant>) -> Result<Box<d
         Format::Gif => GifDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         Format::Bmp => BmpDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         Format::Tiff => TiffDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
-        Format::Jpeg => unreachable!("JPEG has its own decoder"),
+        Format::Jpeg | Format::Avif | Format::Heic => unreachable!("they have decoders of their own"),
     };
     opened.map_err(|error| refused(format, error))
 }
 
 /// Samples of any kind to RGB. Three and more channels are converted in place.
-fn to_rgb(mut samples: Vec<u8>, colours: ColorType, format: Format) -> Result<(Vec<u8>, bool), Error> {
+pub(crate) fn to_rgb(mut samples: Vec<u8>, colours: ColorType, format: Format) -> Result<(Vec<u8>, bool), Error> {
     // 16-bit samples come in the machine's byte order; the high byte is kept.
     let wide = match colours {
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => 2,

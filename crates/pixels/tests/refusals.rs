@@ -200,6 +200,16 @@ fn unusual_variants_are_refused_by_what_is_unusual() {
     assert!(refusal(&interlace).to_string().contains("interlace"));
 }
 
+#[cfg(not(feature = "heif"))]
+#[test]
+fn avif_and_heic_are_refused_with_what_this_build_lacks() {
+    for (brand, name) in [("avif", "AVIF"), ("heic", "HEIC")] {
+        let failure = refusal(format!("\0\0\0\x18ftyp{brand}\0\0\0\0mif1{brand}").as_bytes()).failure();
+        assert!(failure.message.contains(name) && failure.detail.unwrap().contains("libheif"));
+        assert!(failure.hint.unwrap().contains("JPEG"));
+    }
+}
+
 #[test]
 fn no_failure_is_without_a_message_and_none_ends_in_a_full_stop() {
     for error in [Error::Empty, Error::TimedOut, Error::NotAnImage { seems: "a text" }, Error::TooManyScans { scans: 300, pixels: 9 }] {

@@ -38,6 +38,7 @@ fn attempt(what: &str, target: &str) -> io::Result<()> {
         "make a folder" => fs::create_dir(target),
         "connect to a socket" => UnixStream::connect(target).map(drop),
         "run a program" => Command::new(target).stdin(Stdio::null()).stdout(Stdio::null()).status().map(drop),
+        "see another process's command line" => fs::read(format!("/proc/{target}/cmdline")).map(drop),
         "see another process's environment" => fs::read(format!("/proc/{target}/environ")).map(drop),
         "signal another process" => {
             let pid = rustix::process::Pid::from_raw(target.parse().expect("a process id")).expect("a process id");

@@ -22,6 +22,7 @@ fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_ser
         ("list a folder", data.join("base").display().to_string(), "landlock"),
         ("write a file", data.join("planted").display().to_string(), "landlock"),
         ("make a folder", "/tmp/pg_caption_planted".into(), "landlock"),
+        ("see another process's command line", cluster.postmaster().to_string(), "landlock"),
         ("see another process's environment", cluster.postmaster().to_string(), "landlock"),
         ("run a program", "/bin/true".into(), "seccomp"),
         ("connect to a socket", socket.display().to_string(), "seccomp"),
@@ -57,6 +58,21 @@ fn the_installed_engine_has_no_such_door() {
 }
 
 #[test]
+fn the_engine_has_few_malloc_arenas_and_nothing_of_the_servers_environment() {
+    let db = Cluster::shared().database();
+    db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
+    let pid = db.session().number("SELECT pid FROM caption.engine_status()");
+    let environment = std::fs::read(format!("/proc/{pid}/environ")).expect("the engine's environment");
+    let mut names: Vec<_> = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy).filter(|variable| !variable.is_empty()).collect();
+    names.sort();
+    for variable in ["MALLOC_ARENA_MAX=2", "MALLOC_TRIM_THRESHOLD_=1048576"] {
+        assert!(names.iter().any(|name| name == variable), "{names:?}");
+    }
+    let allowed = ["LANG=", "LISTEN_FDS=", "MALLOC_", "SSL_CERT_", "TZ="];
+    assert!(names.iter().all(|name| allowed.iter().any(|prefix| name.starts_with(prefix))), "{names:?}");
+}
+
+#[test]
 fn the_status_says_what_confines_the_engine() {
     let db = Cluster::shared().database();
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
@@ -66,4 +82,42 @@ fn the_status_says_what_confines_the_engine() {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the engine's status");
     let filtered = status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"]));
     assert_eq!(in_force.contains("seccomp"), filtered, "{in_force}\n{status}");
+}
+
+#[test]
+fn the_engines_socket_is_for_the_servers_user_alone() {
+    use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+    let (cluster, db) = (Cluster::shared(), Cluster::shared().database());
+    db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
+    let sockets: Vec<_> = std::fs::read_dir(cluster.data().join("pg_stat_tmp"))
+        .expect("the folder of the socket")
+        .flatten()
+        .map(|entry| entry.metadata().expect("an entry"))
+        .filter(|entry| entry.file_type().is_socket())
+        .map(|socket| (socket.permissions().mode() & 0o777, socket.uid()))
+        .collect();
+    let owner = std::fs::metadata(cluster.data()).expect("the data directory").uid();
+    assert_eq!(sockets, [(0o600, owner)]);
+}
+
+#[test]
+fn the_values_of_a_signed_url_are_in_no_message_no_view_and_no_log() {
+    let (cluster, web) = (Cluster::private(&[("log_min_error_statement", "panic"), ("log_min_messages", "debug1")]), Web::start());
+    let db = cluster.database();
+    let (secret, fine) = ("s3cr3t-signature", web.serve("/a.jpg?sig=s3cr3t-signature", Answer::picture(0)));
+    let gone = web.url(&format!("/gone.jpg?sig={secret}"));
+    let mut session = db.session();
+    let error = session.error(&format!("SELECT caption_image('{gone}')"));
+    let mut session = db.products(&[fine, gone]);
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 1);
+    let views = ["failed", "written", "deferred", "queue", "tally", "watch", "progress", "host"]
+        .map(|of| session.text(&format!("SELECT coalesce(jsonb_agg(x), '[]') FROM caption.{of} x")))
+        .concat();
+    let status = session.text("SELECT jsonb_agg(s) FROM caption.engine_status() s");
+    for (what, text) in [("error", format!("{error:?}")), ("views", views), ("status", status), ("log", cluster.log())] {
+        assert!(!text.contains(secret), "{what}: {text}");
+        assert!(what != "error" || text.contains("sig=…"), "{text}");
+    }
 }

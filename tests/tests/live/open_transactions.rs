@@ -58,3 +58,8 @@ fn after_resume() {
 fn after_unwatch() {
     only_its_own_table_waits("SELECT caption.unwatch('products')", "NOT EXISTS (SELECT FROM caption.progress WHERE relation = 'products'::regclass)");
 }
+
+#[test]
+fn after_recaption() {
+    only_its_own_table_waits("SELECT caption.recaption('products')", "(SELECT count(*) FROM products WHERE alt <> '') = 4");
+}

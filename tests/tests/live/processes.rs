@@ -75,7 +75,7 @@ fn nothing_that_reaches_out_is_granted_to_everybody_or_immutable() {
     let db = Cluster::shared().database();
     let open = db.session().rows(
         "SELECT p.oid::regprocedure FROM pg_proc AS p WHERE (p.proname LIKE 'caption_image%' OR p.pronamespace = 'caption'::regnamespace
-              AND p.proname IN ('watch', 'unwatch', 'pause', 'resume', 'retry'))
+              AND p.proname IN ('watch', 'unwatch', 'pause', 'resume', 'retry', 'recaption'))
             AND (p.provolatile <> 'v' OR has_function_privilege('public', p.oid, 'EXECUTE'))",
     );
     assert!(open.is_empty(), "{open:?}");

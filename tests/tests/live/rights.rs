@@ -76,7 +76,7 @@ fn somebody_else_can_neither_watch_nor_end_a_watch() {
     other.run(
         "CREATE ROLE stranger; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO stranger; GRANT ALL ON products TO stranger; SET ROLE stranger",
     );
-    for call in ["watch", "unwatch", "pause", "resume", "retry"] {
+    for call in ["watch", "unwatch", "pause", "resume", "retry", "recaption"] {
         let error = other.error(&format!("SELECT caption.{call}('products')"));
         assert_eq!(error.code().code(), "42501", "{call}: {error:?}");
     }

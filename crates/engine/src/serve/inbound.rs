@@ -39,7 +39,8 @@ pub fn head(from: &mut impl Read) -> Result<(ClientMessage, u64), Error> {
 /// # Errors
 /// [`Error::Left`] if it ends early.
 pub fn body(from: &mut impl Read, length: u64) -> Result<Vec<u8>, Error> {
-    let mut bytes = Vec::new();
+    // All at once: growing would hold two copies in between. The system gives pages as they are filled.
+    let mut bytes = Vec::with_capacity(length as usize);
     from.take(length).read_to_end(&mut bytes)?;
     if (bytes.len() as u64) < length { Err(Error::Left) } else { Ok(bytes) }
 }

@@ -55,6 +55,7 @@ impl Engine {
         let (reports, status) = std::io::pipe().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"));
         command.arg("serve").stdin(Stdio::piped());
+        command.env("MALLOC_ARENA_MAX", "2").env("MALLOC_TRIM_THRESHOLD_", "1048576");
         if activation {
             command.env("LISTEN_FDS", "1");
         }

@@ -1,0 +1,111 @@
+"""`make bench`, memory: two hundred 50 MB pictures at once make their callers wait and do not make the engine grow.
+
+memory.py PSQL PICTURES: needs PG_CAPTION_DSN, as throughput.py does. Serves one PNG of noise, just below the limit of 50 MB, from a process of its own, asks
+for it over eight connections, and prints the engine's peak resident memory against `pg_caption.memory`. Fails where the peak is beyond it.
+"""
+
+import http.server
+import multiprocessing
+import os
+import random
+import struct
+import subprocess
+import sys
+import time
+import zlib
+
+PSQL, PICTURES = sys.argv[1], int(sys.argv[2])
+DSN = os.environ["PG_CAPTION_DSN"]
+CONNECTIONS = 8
+SIDE = 4160
+MB = 1 << 20
+# What the allocator, thread stacks and ONNX Runtime's arena take beside the budget.
+SLACK = 128 * MB
+
+
+def sql(text):
+    done = subprocess.run([PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True)
+    if done.returncode:
+        sys.exit(f"{text}\n{done.stderr}")
+    return done.stdout.strip()
+
+
+def picture():
+    """A PNG of noise, not compressed: as large in the file as in memory."""
+    noise = random.Random(7).randbytes(SIDE * 3)
+    # Each row begins elsewhere in the noise, after the byte that says "no filter".
+    rows = b"".join(b"\0" + noise[at:] + noise[:at] for at in (row * 7 % len(noise) for row in range(SIDE)))
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 0)) + chunk(b"IEND", b"")
+
+
+def serve(pipe):
+    body = picture()
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            try:
+                self.wfile.write(body)
+            except ConnectionError:
+                pass
+
+        def log_message(self, *_):
+            pass
+
+    class Server(http.server.ThreadingHTTPServer):
+        request_queue_size = 256
+
+    server = Server(("127.0.0.1", 0), Handler)
+    pipe.send((server.server_port, len(body)))
+    server.serve_forever()
+
+
+def resident(pid, which):
+    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(which))
+
+
+def main():
+    here, there = multiprocessing.Pipe()
+    multiprocessing.Process(target=serve, args=(there,), daemon=True).start()
+    port, size = here.recv()
+    deadline = time.monotonic() + 60
+    while (state := sql("SELECT state FROM caption.engine_status()")) != "ready":
+        if state == "failed" or time.monotonic() > deadline:
+            sys.exit("the engine is not ready: " + sql("SELECT failure FROM caption.engine_status()"))
+        time.sleep(0.05)
+    engine = sql("SELECT pid FROM caption.engine_status()")
+    budget = int(sql("SELECT pg_size_bytes(current_setting('pg_caption.memory'))"))
+    before, began = resident(engine, "VmRSS:"), time.monotonic()
+    ask = """SET pg_caption.timeout = '20min';
+        SELECT count(caption), string_agg(DISTINCT error, '; ')
+          FROM caption_images(ARRAY(SELECT 'http://127.0.0.1:{}/{}-' || n || '.png' FROM generate_series(1, {}) n))"""
+    asked = [PICTURES // CONNECTIONS + (number < PICTURES % CONNECTIONS) for number in range(CONNECTIONS)]
+    running = [
+        subprocess.Popen([PSQL, "-XqAt", DSN, "-c", ask.format(port, number, count)], stdout=subprocess.PIPE, text=True) for number, count in enumerate(asked)
+    ]
+    answers = [process.communicate()[0].strip() for process in running]
+    seconds, peak = time.monotonic() - began, resident(engine, "VmHWM:")
+    answered = sum(int(answer.split("|")[0] or 0) for answer in answers if answer)
+    if sql("SELECT pid FROM caption.engine_status()") != engine:
+        sys.exit("the engine died")
+    print(f"{PICTURES} pictures of {size / MB:.0f} MB and {SIDE} x {SIDE} pixels at once, over {CONNECTIONS} connections: {answered} captions in {seconds:.0f} s")
+    print(f"the engine's memory: {before / MB:.0f} MB before, {peak / MB:.0f} MB at its peak: {(peak - before) / MB:.0f} MB more, pg_caption.memory {budget / MB:.0f} MB")
+    others = {answer.split("|")[1] for answer in answers if "|" in answer} - {""}
+    if answered < PICTURES:
+        sys.exit(f"not all were answered: {others}")
+    if peak - before > budget + SLACK:
+        sys.exit("the engine grew beyond its budget")
+
+
+if __name__ == "__main__":
+    main()

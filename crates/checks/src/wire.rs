@@ -1,0 +1,44 @@
+//! Frames between extension and engine.
+
+use crate::Outcome;
+use pg_caption_wire::{ClientMessage, Control, EngineConfig, EngineReport, ServerMessage, frame::Reader};
+use serde::de::DeserializeOwned;
+use std::fmt::Debug;
+
+/// Frames come out the same however the bytes are cut, and nothing that is no message panics.
+pub fn wire(bytes: &[u8]) -> Outcome {
+    let step = bytes.first().map_or(1, |first| usize::from(*first % 23) + 1);
+    same::<ClientMessage>(bytes, step)?;
+    same::<ServerMessage>(bytes, step)?;
+    // Read from pipes, a line each.
+    for line in bytes.split(|byte| *byte == b'\n') {
+        drop(serde_json::from_slice::<EngineConfig>(line));
+        drop(serde_json::from_slice::<Control>(line));
+        drop(serde_json::from_slice::<EngineReport>(line));
+    }
+    Ok(())
+}
+
+fn same<M: DeserializeOwned + Debug>(bytes: &[u8], step: usize) -> Outcome {
+    let (whole, cut) = (read::<M>(bytes, bytes.len().max(1)), read::<M>(bytes, step));
+    if whole == cut { Ok(()) } else { Err(format!("whole: {whole:?}\nin pieces of {step}: {cut:?}")) }
+}
+
+/// Every frame, and the error that ends them, if any.
+fn read<M: DeserializeOwned + Debug>(bytes: &[u8], step: usize) -> Vec<String> {
+    let (mut reader, mut seen) = (Reader::default(), Vec::new());
+    for piece in bytes.chunks(step) {
+        reader.feed(piece);
+        loop {
+            match reader.next_frame::<M>() {
+                Ok(Some((message, body))) => seen.push(format!("{message:?} {body:?}")),
+                Ok(None) => break,
+                Err(error) => {
+                    seen.push(error.to_string());
+                    return seen;
+                }
+            }
+        }
+    }
+    seen
+}

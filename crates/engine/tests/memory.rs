@@ -1,0 +1,69 @@
+//! The engine's memory is bounded by its budget, whatever is asked of it at once.
+
+mod harness;
+
+use harness::{Engine, bytes, model};
+use pg_caption_wire::{Class, EngineConfig, EngineReport, Outcome, Role};
+
+/// Bytes: the least that the engine works with. A quarter of it holds files, half of it decoders' work.
+const BUDGET: u64 = 64 << 20;
+/// What batches, thread stacks, the allocator and ONNX Runtime's arena take beside it.
+const SLACK: u64 = 48 << 20;
+
+fn ready() -> Option<Engine> {
+    let mut engine = Engine::start(&EngineConfig { memory: BUDGET, ..model()? });
+    assert_eq!(engine.report(), EngineReport::Starting);
+    assert!(matches!(engine.report(), EngineReport::Ready { .. }));
+    Some(engine)
+}
+
+/// An uncompressed picture with sides of `side` pixels: as large in the file as in memory.
+fn bitmap(side: u32) -> Vec<u8> {
+    let row = (side * 3).next_multiple_of(4);
+    let mut file = b"BM".to_vec();
+    for word in [54 + row * side, 0, 54, 40, side, side, 1 | 24 << 16, 0, row * side, 0, 0, 0, 0] {
+        file.extend(word.to_le_bytes());
+    }
+    file.extend((0..row * side).map(|at| ((at / 7) ^ (at / row)) as u8));
+    file
+}
+
+/// Highest resident memory so far.
+fn peak(engine: &Engine) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", engine.child.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn many_large_pictures_at_once_make_their_callers_wait_and_the_engine_no_larger() {
+    let Some(engine) = ready() else { return };
+    let picture = bitmap(1500);
+    let ask = |id: u64| match engine.connect().hello(Role::Call).ask(bytes(id, &["concise"]), &picture) {
+        Outcome::Done { .. } => {}
+        other => panic!("{other:?}"),
+    };
+    // One, so that the model's own buffers are there.
+    ask(0);
+    let before = peak(&engine);
+    std::thread::scope(|scope| (0..60).for_each(|id| drop(scope.spawn(move || ask(id)))));
+    let grown = peak(&engine) - before;
+    let at_once = 60 * picture.len() as u64;
+    println!("{} MB of pictures at once: {} MB more than one", at_once >> 20, grown >> 20);
+    assert!(at_once > 3 * (BUDGET + SLACK), "without a budget it would show");
+    assert!(grown <= BUDGET + SLACK, "{grown} bytes more");
+}
+
+#[test]
+fn a_picture_that_needs_more_than_the_whole_budget_is_refused_with_the_numbers() {
+    let Some(engine) = ready() else { return };
+    let mut client = engine.connect().hello(Role::Call);
+    // Its file is larger than the part for files; its pixels, of which the file holds few, are more than the part for decoding.
+    for (id, file) in [bitmap(2600), bitmap(3500)[..1000].to_vec()].into_iter().enumerate() {
+        let Outcome::Failed(failure) = client.ask(bytes(id as u64, &["concise"]), &file) else { panic!("not refused") };
+        assert_eq!((failure.class, failure.code.as_str()), (Class::Reject, "too_much_memory"), "{failure:?}");
+        let said = format!("{} {}", failure.message, failure.detail.unwrap_or_default());
+        assert!(said.bytes().filter(u8::is_ascii_digit).count() >= 14, "{said}");
+        assert!(failure.hint.unwrap().contains("pg_caption.memory"));
+    }
+}
