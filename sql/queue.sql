@@ -29,9 +29,12 @@ CREATE TABLE caption.tally (
     filled      bigint NOT NULL DEFAULT 0,
     per_minute  real,
     problem     text,
-    updated_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    updated_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    database    oid
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE caption.tally IS 'How far the walk over the existing rows of each watched table has come, and exact counters of what was done.';
+
+COMMENT ON COLUMN caption.tally.database IS 'The database that this walk is of: in a copy of it, the walk begins anew.';
 
 CREATE TABLE caption.queue (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -42,6 +42,8 @@ struct Gathered {
     bytes: usize,
     /// Something was appended (or a watch changed): the worker is told at commit.
     dirty: bool,
+    /// Databases that this transaction created.
+    created: Vec<u32>,
 }
 
 thread_local! {
@@ -59,6 +61,12 @@ unsafe extern "C-unwind" fn on_definition_change(_argument: pg_sys::Datum, _rela
 pub fn announce_at_commit() {
     register();
     GATHERED.with(|gathered| gathered.borrow_mut().dirty = true);
+}
+
+/// Tells the launcher at commit to look into a database that is being created.
+pub fn announce_database_at_commit(database: u32) {
+    register();
+    GATHERED.with(|gathered| gathered.borrow_mut().created.push(database));
 }
 
 fn register() {
@@ -89,19 +97,20 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argu
 
 /// `announce`: whether the transaction is only prepared, or nothing if it was aborted.
 fn finish(announce: Option<bool>) {
-    let dirty = GATHERED.with(|gathered| {
+    let (dirty, created) = GATHERED.with(|gathered| {
         let mut gathered = gathered.borrow_mut();
         gathered.targets.clear();
         gathered.pages.clear();
         gathered.bytes = 0;
-        std::mem::take(&mut gathered.dirty)
+        (std::mem::take(&mut gathered.dirty), std::mem::take(&mut gathered.created))
     });
-    if let Some(prepared) = announce
-        && dirty
-        && shared::preloaded()
-    {
+    let Some(prepared) = announce.filter(|_| shared::preloaded()) else { return };
+    if dirty {
         // SAFETY: reads a global.
         shared::announce_work(unsafe { pg_sys::MyDatabaseId }.to_u32(), prepared);
+    }
+    for database in created {
+        shared::announce_work(database, false);
     }
 }
 

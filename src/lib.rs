@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 mod ask;
 mod call;
 mod client;
+mod creations;
 mod enqueue;
 mod identity;
 mod launcher;
@@ -36,5 +37,6 @@ pub extern "C-unwind" fn _PG_init() {
     if shared::preloading() {
         shared::init();
         launcher::init();
+        creations::init();
     }
 }

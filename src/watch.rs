@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::ffi::CStr;
 
 /// Names of our triggers on a watched table.
-const TRIGGERS: [&str; 2] = ["pg_caption_insert", "pg_caption_update"];
+pub const TRIGGERS: [&str; 2] = ["pg_caption_insert", "pg_caption_update"];
 
 /// A table as the catalogs describe it.
 struct Table {

@@ -1,12 +1,15 @@
 //! Promises of a live server: a real cluster, the real engine, real HTTP on loopback. One file per topic, one sentence per test.
 
+mod capacity;
 mod caption_image;
 mod caption_images;
 mod catalogue;
+mod crashes;
 mod faults;
 mod open_transactions;
 mod other_sessions;
 mod processes;
+mod redefinitions;
 mod refusals;
 mod rights;
 mod upgrade;
