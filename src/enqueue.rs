@@ -172,6 +172,26 @@ pub unsafe extern "C-unwind" fn pg_caption_announce(_fcinfo: pg_sys::FunctionCal
     pg_sys::Datum::from(0)
 }
 
+/// `caption.keep_local()`: fires only where rows are applied from elsewhere (or `session_replication_role` says so), and keeps what we write ourselves there.
+///
+/// # Safety
+/// Called by PostgreSQL as a trigger function.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pg_caption_keep_local(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as in `pg_caption_enqueue`.
+    unsafe {
+        let context = (*fcinfo).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            pgrx::error!("caption.keep_local() can only be called as a trigger");
+        }
+        let data = context.cast::<pg_sys::TriggerData>();
+        let tuple = if (*data).tg_newtuple.is_null() { (*data).tg_trigtuple } else { (*data).tg_newtuple };
+        // Nothing: the row is skipped.
+        if identity::is_extension() { pg_sys::Datum::from(tuple) } else { pg_sys::Datum::from(0) }
+    }
+}
+
 /// `caption.enqueue()`.
 ///
 /// # Safety
@@ -382,12 +402,18 @@ fn look_up(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
     })
 }
 
-/// Version-1 calling convention of the two trigger functions.
+/// Version-1 calling convention of the trigger functions.
 static V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
 
 /// Calling convention of `pg_caption_enqueue`.
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_pg_caption_enqueue() -> &'static pg_sys::Pg_finfo_record {
+    &V1
+}
+
+/// Calling convention of `pg_caption_keep_local`.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pg_caption_keep_local() -> &'static pg_sys::Pg_finfo_record {
     &V1
 }
 

@@ -4,6 +4,7 @@ mod capacity;
 mod caption_image;
 mod caption_images;
 mod catalogue;
+mod copies;
 mod crashes;
 mod faults;
 mod open_transactions;
