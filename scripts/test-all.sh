@@ -17,7 +17,7 @@ if [ $# = 0 ]; then read -ra majors <<<"$(pin postgresql majors)"; scripts/test.
 in_debian() {
   local suite=$1 major=$2 root=/var/tmp/pg_caption-debian-$1 mirror passed=0 at
   command -v debootstrap >/dev/null || as_root apt-get install -y -qq debootstrap >/dev/null
-  mirror=$(sed -nE 's/^(URIs:|deb) +//p' /etc/apt/sources.list.d/debian.sources /etc/apt/sources.list 2>/dev/null | head -n 1 | cut -d' ' -f1)
+  mirror=$({ cat /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null || true; } | awk '$1 ~ /^(URIs:|deb)$/ && !found { found = $2 } END { print found }')
   if ! [ -f "$root/ready" ]; then
     say "making a Debian $suite in $root (its log: $root.log)"
     [ -d "$root/usr" ] || as_root debootstrap --variant=minbase \

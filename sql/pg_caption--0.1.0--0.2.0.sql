@@ -55,3 +55,29 @@ CREATE FUNCTION caption.recaption(relation regclass, older_than interval DEFAULT
 COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
     'Captions rows again whose texts are ours and older than that: where the picture has changed, or the model. Texts that people wrote stay.';
 REVOKE ALL ON FUNCTION caption.recaption(regclass, interval) FROM PUBLIC;
+
+-- queue.sql
+ALTER TABLE caption.tally ADD database oid;
+COMMENT ON COLUMN caption.tally.database IS 'The database that this walk is of: in a copy of it, the walk begins anew.';
+UPDATE caption.tally SET database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database());
+
+-- A publication FOR ALL TABLES on the other side brings that side's watches, queue and ledger along. They name its own tables by OID: rows that logical
+-- replication applies to ours are dropped, and so never stop an apply worker.
+CREATE FUNCTION caption.keep_local() RETURNS trigger
+    LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'pg_caption_keep_local';
+COMMENT ON FUNCTION caption.keep_local() IS 'Trigger function: drops what logical replication applies to the tables of pg_caption.';
+REVOKE ALL ON FUNCTION caption.keep_local() FROM PUBLIC;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.watch FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.watch ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.tally FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.tally ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.queue FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.queue ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.deferred FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.deferred ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.written FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.written ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.failed FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.failed ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.style FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.style ENABLE REPLICA TRIGGER keep_local;

@@ -30,10 +30,13 @@ CREATE TABLE caption.tally (
     per_minute  real,
     problem     text,
     updated_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
-    recaption_before timestamptz
+    recaption_before timestamptz,
+    database    oid
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE caption.tally IS 'How far the walk over the existing rows of each watched table has come, and exact counters of what was done.';
 COMMENT ON COLUMN caption.tally.recaption_before IS 'Rows that were captioned before then are captioned again; see caption.recaption().';
+
+COMMENT ON COLUMN caption.tally.database IS 'The database that this walk is of: in a copy of it, the walk begins anew.';
 
 CREATE TABLE caption.queue (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -93,6 +96,27 @@ CREATE FUNCTION caption.announce() RETURNS trigger
 COMMENT ON FUNCTION caption.announce() IS 'Trigger function: wakes the worker of this database at commit.';
 REVOKE ALL ON FUNCTION caption.announce() FROM PUBLIC;
 CREATE TRIGGER announce AFTER INSERT OR UPDATE ON caption.watch FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
+
+-- A publication FOR ALL TABLES on the other side brings that side's watches, queue and ledger along. They name its own tables by OID: rows that logical
+-- replication applies to ours are dropped, and so never stop an apply worker.
+CREATE FUNCTION caption.keep_local() RETURNS trigger
+    LANGUAGE c SET search_path = pg_catalog, pg_temp AS 'MODULE_PATHNAME', 'pg_caption_keep_local';
+COMMENT ON FUNCTION caption.keep_local() IS 'Trigger function: drops what logical replication applies to the tables of pg_caption.';
+REVOKE ALL ON FUNCTION caption.keep_local() FROM PUBLIC;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.watch FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.watch ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.tally FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.tally ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.queue FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.queue ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.deferred FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.deferred ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.written FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.written ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.failed FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.failed ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.style FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.style ENABLE REPLICA TRIGGER keep_local;
 
 CREATE FUNCTION caption.enqueue() RETURNS trigger
     LANGUAGE c AS 'MODULE_PATHNAME', 'pg_caption_enqueue';

@@ -42,6 +42,8 @@ struct Gathered {
     bytes: usize,
     /// Something was appended (or a watch changed): the worker is told at commit.
     dirty: bool,
+    /// Databases that this transaction created.
+    created: Vec<u32>,
 }
 
 thread_local! {
@@ -59,6 +61,12 @@ unsafe extern "C-unwind" fn on_definition_change(_argument: pg_sys::Datum, _rela
 pub fn announce_at_commit() {
     register();
     GATHERED.with(|gathered| gathered.borrow_mut().dirty = true);
+}
+
+/// Tells the launcher at commit to look into a database that is being created.
+pub fn announce_database_at_commit(database: u32) {
+    register();
+    GATHERED.with(|gathered| gathered.borrow_mut().created.push(database));
 }
 
 fn register() {
@@ -89,19 +97,20 @@ unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argu
 
 /// `announce`: whether the transaction is only prepared, or nothing if it was aborted.
 fn finish(announce: Option<bool>) {
-    let dirty = GATHERED.with(|gathered| {
+    let (dirty, created) = GATHERED.with(|gathered| {
         let mut gathered = gathered.borrow_mut();
         gathered.targets.clear();
         gathered.pages.clear();
         gathered.bytes = 0;
-        std::mem::take(&mut gathered.dirty)
+        (std::mem::take(&mut gathered.dirty), std::mem::take(&mut gathered.created))
     });
-    if let Some(prepared) = announce
-        && dirty
-        && shared::preloaded()
-    {
+    let Some(prepared) = announce.filter(|_| shared::preloaded()) else { return };
+    if dirty {
         // SAFETY: reads a global.
         shared::announce_work(unsafe { pg_sys::MyDatabaseId }.to_u32(), prepared);
+    }
+    for database in created {
+        shared::announce_work(database, false);
     }
 }
 
@@ -161,6 +170,26 @@ fn append() {
 pub unsafe extern "C-unwind" fn pg_caption_announce(_fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
     announce_at_commit();
     pg_sys::Datum::from(0)
+}
+
+/// `caption.keep_local()`: fires only where rows are applied from elsewhere (or `session_replication_role` says so), and keeps what we write ourselves there.
+///
+/// # Safety
+/// Called by PostgreSQL as a trigger function.
+#[pg_guard]
+#[unsafe(no_mangle)]
+pub unsafe extern "C-unwind" fn pg_caption_keep_local(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
+    // SAFETY: as in `pg_caption_enqueue`.
+    unsafe {
+        let context = (*fcinfo).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            pgrx::error!("caption.keep_local() can only be called as a trigger");
+        }
+        let data = context.cast::<pg_sys::TriggerData>();
+        let tuple = if (*data).tg_newtuple.is_null() { (*data).tg_trigtuple } else { (*data).tg_newtuple };
+        // Nothing: the row is skipped.
+        if identity::is_extension() { pg_sys::Datum::from(tuple) } else { pg_sys::Datum::from(0) }
+    }
 }
 
 /// `caption.enqueue()`.
@@ -373,12 +402,18 @@ fn look_up(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
     })
 }
 
-/// Version-1 calling convention of the two trigger functions.
+/// Version-1 calling convention of the trigger functions.
 static V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
 
 /// Calling convention of `pg_caption_enqueue`.
 #[unsafe(no_mangle)]
 pub extern "C" fn pg_finfo_pg_caption_enqueue() -> &'static pg_sys::Pg_finfo_record {
+    &V1
+}
+
+/// Calling convention of `pg_caption_keep_local`.
+#[unsafe(no_mangle)]
+pub extern "C" fn pg_finfo_pg_caption_keep_local() -> &'static pg_sys::Pg_finfo_record {
     &V1
 }
 

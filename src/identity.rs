@@ -24,6 +24,14 @@ pub fn as_extension() -> As {
     switch(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), pg_sys::SECURITY_LOCAL_USERID_CHANGE)
 }
 
+/// Whether what runs now was begun under [`as_extension`]. Nothing that applies replicated rows sets that flag.
+pub fn is_extension() -> bool {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: reads who the current user is.
+    unsafe { pg_sys::GetUserIdAndSecContext(&mut user, &mut context) };
+    user == pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID) && context as u32 & pg_sys::SECURITY_LOCAL_USERID_CHANGE != 0
+}
+
 /// As the owner of a table, in a security-restricted context: what the owner planted (triggers, defaults, index expressions, casts) runs with
 /// the owner's rights at most and cannot leave anything behind in this session.
 pub fn as_owner(owner: pg_sys::Oid) -> As {

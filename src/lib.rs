@@ -9,6 +9,7 @@ use pgrx::prelude::*;
 mod ask;
 mod call;
 mod client;
+mod creations;
 mod enqueue;
 mod exchange;
 mod identity;
@@ -40,5 +41,6 @@ pub extern "C-unwind" fn _PG_init() {
         shared::init();
         exchange::init();
         launcher::init();
+        creations::init();
     }
 }

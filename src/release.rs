@@ -8,10 +8,19 @@ use pgrx::prelude::*;
 /// The version of the library and of the SQL objects that it brings.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What to say where the objects are of another version; `None` where all is well. Needs a transaction.
+/// The version of this database's SQL objects. Needs a transaction.
+fn installed() -> Option<String> {
+    Spi::get_one("SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'pg_caption'").ok().flatten()
+}
+
+/// Whether the SQL objects are this library's own. Needs a transaction.
+pub fn objects_are_current() -> bool {
+    installed().as_deref() == Some(VERSION)
+}
+
+/// What to say where the objects are of another version; `None` where all is well.
 fn difference() -> Option<String> {
-    let installed = Spi::get_one::<String>("SELECT extversion FROM pg_catalog.pg_extension WHERE extname OPERATOR(pg_catalog.=) 'pg_caption'");
-    let installed = installed.ok().flatten().filter(|installed| installed != VERSION)?;
+    let installed = installed().filter(|installed| installed != VERSION)?;
     Some(format!("the SQL objects of pg_caption in this database are of version {installed}, its library is of version {VERSION}"))
 }
 

@@ -9,7 +9,7 @@ use serde_json::Value;
 use std::ffi::CStr;
 
 /// Names of our triggers on a watched table.
-const TRIGGERS: [&str; 2] = ["pg_caption_insert", "pg_caption_update"];
+pub const TRIGGERS: [&str; 2] = ["pg_caption_insert", "pg_caption_update"];
 
 /// A table as the catalogs describe it.
 struct Table {
@@ -214,6 +214,7 @@ fn parse_fills(fills: &Value) -> Vec<(String, String)> {
 #[pg_extern(sql = false, volatile)]
 fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32, overwrite: bool, on_replica: bool) {
     shared::require_ready();
+    require_writable();
     release::warn_caller();
     let image_url = image_url.to_string_lossy().into_owned();
     style::tokens(max_tokens);
@@ -350,9 +351,16 @@ fn create_triggers(table: &Table, image_url: &str, fills: &[(String, String)], k
     }
 }
 
+/// Raises PostgreSQL's own error in a read-only transaction, and so on a standby.
+fn require_writable() {
+    // SAFETY: looks at the transaction's state; the name is a static C string.
+    unsafe { pg_sys::PreventCommandIfReadOnly(c"a change of a watch".as_ptr()) };
+}
+
 /// The table, if the caller may change its watch and there is one.
 fn watched(relation: pg_sys::Oid) -> Table {
     shared::require_ready();
+    require_writable();
     let table = describe(relation);
     require_ownership(&table);
     let _extension = identity::as_extension();

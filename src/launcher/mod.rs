@@ -18,6 +18,11 @@ const RESTART: Duration = Duration::from_secs(1);
 
 /// Registers the launcher; in the postmaster, while preloading.
 pub fn init() {
+    // pg_upgrade builds a database up from its catalogs: nobody may write to it meanwhile.
+    // SAFETY: reads a global that is set before any library is loaded.
+    if unsafe { pg_sys::IsBinaryUpgrade } {
+        return;
+    }
     BackgroundWorkerBuilder::new("pg_caption launcher")
         .set_type("pg_caption launcher")
         .set_library("pg_caption")

@@ -1,5 +1,6 @@
 //! The loop of a worker: keep the engine's window full, settle what comes back, leave when nothing is left.
 
+use super::definitions;
 use super::examine::Job;
 use super::lease;
 use super::sources::{Busy, Sources, examine_page, next_due_ms, until_ms};
@@ -126,6 +127,8 @@ impl Drain {
                     return;
                 }
                 self.reload();
+            } else if definitions::some_changed() {
+                self.reload();
             }
             let more = self.refill();
             self.send();
@@ -177,6 +180,7 @@ impl Drain {
 
     /// Reads the watches anew. What is in hand of a table that was redefined, paused or unwatched is dropped: the queue and the walk still have it.
     fn reload(&mut self) {
+        definitions::expect(in_transaction(tables::begin).into_iter());
         let before = std::mem::replace(&mut self.tables, in_transaction(tables::load));
         let changed: HashSet<u32> =
             before.iter().filter(|old| !self.tables.iter().any(|new| new.oid == old.oid && old.is_like(new))).map(|old| old.oid).collect();
@@ -191,6 +195,8 @@ impl Drain {
         self.landed.retain(|(job, _)| stays(job));
         self.held.retain(|held| stays(&held.job));
         self.recheck.retain(|(row, _)| !changed.contains(&row.relation));
+        // Held back, perhaps, until the table was read anew.
+        self.held.iter_mut().for_each(|held| held.again = Instant::now());
         self.sources.refresh();
     }
 

@@ -3,6 +3,7 @@
 //! Started by the launcher. No transaction of it spans the network or the model: rows are examined in one short transaction, captioned by the engine,
 //! and written back in another. It holds one session-level lock, and that lock is the lease: what was in flight when it died is still in the queue.
 
+mod definitions;
 mod drain;
 mod examine;
 mod lease;
@@ -61,6 +62,7 @@ pub extern "C-unwind" fn pg_caption_worker(argument: pg_sys::Datum) {
     let seen = shared::database(database).map_or(0, |d| d.generation);
     if transaction::run(tables::installed) {
         transaction::run(|| release::note_in_log(database));
+        definitions::listen();
         drain::run(database);
     } else {
         shared::forget_database(database, seen);

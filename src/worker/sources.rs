@@ -251,8 +251,9 @@ fn read_chunk(table: &Watched, after: Option<&str>) -> Result<Chunk, Trouble> {
 fn stop_table(table: &mut Watched, raised: &Raised) {
     table.paused = true;
     let problem = format!("its rows cannot be read: {}", raised.message);
-    pgrx::log!("pg_caption: table {} is not being filled: {problem}", table.name);
-    run(|| tables::set_problem(pg_sys::Oid::from(table.oid), Some(problem)));
+    if run(|| tables::set_problem(pg_sys::Oid::from(table.oid), Some(problem.clone()))) {
+        pgrx::log!("pg_caption: table {} is not being filled: {problem}", table.name);
+    }
 }
 
 /// Examines the rows of a page's keys; what needs nothing is counted off at once, in the running transaction.

@@ -1,7 +1,7 @@
 //! The watched tables as a worker sees them, checked against the catalogs each time they are read.
 
 use super::transaction::{attempt, spi};
-use crate::style;
+use crate::{release, style, watch};
 use pg_caption_register::Style;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -90,6 +90,23 @@ pub fn clean() {
     }
 }
 
+/// The tables that are watched. In a database that is a copy of another one their walks begin anew: whose transactions its rows are from, nobody knows.
+pub fn begin() -> Vec<u32> {
+    // The objects of 0.1.0 do not know whose database they are in.
+    if release::objects_are_current() {
+        spi(Spi::run(
+            "UPDATE caption.tally t SET database = d.oid, walk = t.walk + CASE WHEN t.database IS NULL THEN 0 ELSE 1 END, \
+                    walked = CASE WHEN t.database IS NULL THEN t.walked ELSE 0 END, walk_after = CASE WHEN t.database IS NULL THEN t.walk_after END, \
+                    walk_done = t.walk_done AND t.database IS NULL \
+               FROM pg_catalog.pg_database d \
+              WHERE d.datname = current_database() AND t.relation = ANY \
+                    (ARRAY(SELECT o.relation FROM caption.tally o WHERE o.database IS DISTINCT FROM d.oid FOR NO KEY UPDATE SKIP LOCKED))",
+        ));
+    }
+    let watched = "SELECT w.relation::oid FROM caption.watch w";
+    spi(Spi::connect(|client| client.select(watched, None, &[])?.map(|row| Ok(row.get::<pg_sys::Oid>(1)?.map_or(0, |oid| oid.to_u32()))).collect()))
+}
+
 /// All watches of this database. One whose columns have gone is left out, with the reason in its tally.
 pub fn load() -> Vec<Watched> {
     let rows: Vec<(pg_sys::Oid, Listed)> = spi(Spi::connect(|client| {
@@ -140,22 +157,21 @@ pub fn load() -> Vec<Watched> {
         }
         let checked = check(oid, &listed.url, &listed.fills, &listed.keys);
         let problem = checked.as_ref().err().cloned();
-        set_problem(oid, problem.clone());
+        let news = set_problem(oid, problem.clone());
         match checked {
             Ok((fills, keys)) => watched.push(Watched { url: quote_identifier(&listed.url), fills, keys, ..listed.watched }),
-            Err(problem) => pgrx::log!("pg_caption: table {} is not being filled: {problem}", listed.watched.name),
+            Err(problem) if news => pgrx::log!("pg_caption: table {} is not being filled: {problem}", listed.watched.name),
+            Err(_) => {}
         }
     }
     watched
 }
 
-/// Notes why a table is not being filled. Who holds the row is changing the watch, and wakes us at commit.
-pub fn set_problem(relation: pg_sys::Oid, problem: Option<String>) {
-    spi(Spi::run_with_args(
-        "UPDATE caption.tally SET problem = $2 WHERE relation = \
-            (SELECT t.relation FROM caption.tally t WHERE t.relation = $1 AND t.problem IS DISTINCT FROM $2 FOR NO KEY UPDATE SKIP LOCKED)",
-        &[relation.into(), problem.into()],
-    ));
+/// Notes why a table is not being filled; whether that is news. Who holds the row is changing the watch, and wakes us at commit.
+pub fn set_problem(relation: pg_sys::Oid, problem: Option<String>) -> bool {
+    let set = "UPDATE caption.tally SET problem = $2 WHERE relation = \
+        (SELECT t.relation FROM caption.tally t WHERE t.relation = $1 AND t.problem IS DISTINCT FROM $2 FOR NO KEY UPDATE SKIP LOCKED) RETURNING relation";
+    spi(Spi::connect_mut(|client| Ok::<_, pgrx::spi::Error>(client.update(set, None, &[relation.into(), problem.into()])?.len()))) > 0
 }
 
 /// A row of `caption.watch`, not yet checked against the table.
@@ -167,6 +183,9 @@ struct Listed {
 }
 
 fn check(relation: pg_sys::Oid, url: &str, fills: &Value, keys: &[String]) -> Result<(Vec<Fill>, Vec<KeyColumn>), String> {
+    if !has_triggers(relation) {
+        return Err("its triggers are missing: a dump is still being restored, or they were dropped; then call caption.watch() again".into());
+    }
     attribute(relation, url)?;
     let fills = fills.as_object().into_iter().flatten().map(|(column, name)| {
         let (_, length) = attribute(relation, column)?;
@@ -181,6 +200,14 @@ fn check(relation: pg_sys::Oid, url: &str, fills: &Value, keys: &[String]) -> Re
     let fills = fills.collect::<Result<Vec<_>, String>>()?;
     let keys = keys.iter().map(|key| Ok(KeyColumn { column: quote_identifier(key), kind: attribute(relation, key)?.0 }));
     Ok((fills, keys.collect::<Result<Vec<_>, String>>()?))
+}
+
+/// Whether the triggers are there that tell of new rows: what they do not tell of, the walk must still find.
+fn has_triggers(relation: pg_sys::Oid) -> bool {
+    let count = "SELECT count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgname = ANY ($2::name[]) \
+                    AND t.tgfoid = 'caption.enqueue()'::regprocedure";
+    let names: Vec<String> = watch::TRIGGERS.map(String::from).into();
+    spi(Spi::get_one_with_args::<i64>(count, &[relation.into(), names.into()])) == Some(watch::TRIGGERS.len() as i64)
 }
 
 /// Type of a column, and its length where declared (varchar(n), or a domain of it).

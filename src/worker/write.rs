@@ -1,5 +1,6 @@
 //! Write-back: the row, the ledger, the failure and the queue in one transaction, one subtransaction a row.
 
+use super::definitions;
 use super::examine::{self, Current, Job, hash, needs};
 use super::tables::Watched;
 use super::transaction::{Raised, attempt, spi};
@@ -211,11 +212,11 @@ fn key(row: &Row) -> JsonB {
 }
 
 /// Whether nobody holds or awaits the whole table (ALTER TABLE, CREATE INDEX, TRUNCATE …): nobody waits for us while we wait for them. The lock is kept until
-/// the transaction ends.
+/// the transaction ends: from here to there the table is as its watch was read, or the answer is no.
 pub fn table_is_free(table: &Watched, write: bool) -> bool {
     let mode = if write { pg_sys::RowExclusiveLock } else { pg_sys::AccessShareLock };
     // SAFETY: a lock request that does not wait, in a transaction.
-    unsafe { pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(table.oid), mode as i32) }
+    unsafe { pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(table.oid), mode as i32) && !definitions::has_changed(table.oid) }
 }
 
 /// Whether no open transaction has called `watch`, `unwatch`, `resume` or `retry` for the table, all of which hold its row of `caption.tally`: what they do to our

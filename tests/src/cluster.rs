@@ -38,6 +38,8 @@ impl Stop {
 /// A running PostgreSQL.
 pub struct Cluster {
     home: PathBuf,
+    /// Where its programs are.
+    bin: PathBuf,
     subreaper: bool,
     postmaster: Mutex<Option<Child>>,
     keeper: Child,
@@ -60,10 +62,67 @@ impl Cluster {
         Self::launch(settings, true)
     }
 
+    /// One of the older major that OLD_PG_CONFIG names, if there is one: to be upgraded from.
+    pub fn of_older_major(settings: &[(&str, &str)]) -> Option<Cluster> {
+        let bin = place::older_bindir()?;
+        let (home, keeper) = folder();
+        initdb(&bin, &home.join("data"));
+        Some(Self::configured(home, keeper, bin, settings, false, fs::write))
+    }
+
+    /// A hot standby that streams from this one.
+    pub fn standby(&self) -> Cluster {
+        let (home, keeper) = folder();
+        let mut backup = self.tool("pg_basebackup");
+        let output = backup.args(["-c", "fast", "-R", "-D"]).arg(home.join("data")).output().expect("pg_basebackup");
+        assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        // After what it has copied, which says where the primary is: the last line of a name counts.
+        let append = |path: PathBuf, conf: String| {
+            let before = fs::read_to_string(&path)?;
+            fs::write(path, before + &conf)
+        };
+        Self::configured(home, keeper, self.bin.clone(), &[], false, append)
+    }
+
+    /// What `older` has become after pg_upgrade, started.
+    ///
+    /// # Panics
+    /// If pg_upgrade fails; what it said is shown.
+    pub fn upgraded_from(older: &Cluster, settings: &[(&str, &str)]) -> Cluster {
+        older.stop(Stop::Fast);
+        let (bin, (home, keeper)) = (place::bindir(), folder());
+        initdb(&bin, &home.join("data"));
+        let mut upgrade = as_server_user(bin.join("pg_upgrade"));
+        upgrade.current_dir(&home).args(["-U", "postgres"]).arg("-b").arg(&older.bin).arg("-B").arg(&bin);
+        upgrade.arg("-d").arg(older.data()).arg("-D").arg(home.join("data")).arg("-s").arg(&home);
+        // It starts both servers: the new one, too, must know the library.
+        let preload = "-c shared_preload_libraries=pg_caption -c fsync=off";
+        let output = upgrade.args(["-o", preload, "-O", preload]).output().expect("pg_upgrade");
+        let logs = || {
+            let mut find = Command::new("sh");
+            find.args(["-c", "cat \"$0\"/pg_upgrade_output.d/*/log/pg_upgrade_dump_*.log"]).arg(home.join("data"));
+            String::from_utf8_lossy(&find.output().expect("sh").stdout).into_owned()
+        };
+        assert!(output.status.success(), "pg_upgrade: {}\n{}", String::from_utf8_lossy(&output.stdout), logs());
+        Self::configured(home, keeper, bin, settings, false, fs::write)
+    }
+
     fn launch(settings: &[(&str, &str)], subreaper: bool) -> Cluster {
         let (home, keeper) = folder();
         let copied = as_server_user("cp").arg("-a").arg(template()).arg(home.join("data")).status().expect("cp");
         assert!(copied.success(), "copying the template cluster");
+        Self::configured(home, keeper, place::bindir(), settings, subreaper, fs::write)
+    }
+
+    /// Writes the settings of a data directory and starts its server.
+    fn configured(
+        home: PathBuf,
+        keeper: Child,
+        bin: PathBuf,
+        settings: &[(&str, &str)],
+        subreaper: bool,
+        write: impl FnOnce(PathBuf, String) -> std::io::Result<()>,
+    ) -> Cluster {
         let mut conf = format!(
             "shared_preload_libraries = 'pg_caption'\nlisten_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\n\
              max_worker_processes = 32\nlog_line_prefix = '%m [%p] %b %d: '\npg_caption.allowed_networks = '127.0.0.0/8'\n\
@@ -74,11 +133,22 @@ impl Cluster {
         for (name, value) in settings {
             conf += &format!("{name} = '{value}'\n");
         }
-        let path = home.join("data/postgresql.auto.conf");
-        fs::write(&path, conf).expect("writing the settings");
-        let cluster = Cluster { home, subreaper, postmaster: Mutex::new(None), keeper };
+        write(home.join("data/postgresql.auto.conf"), conf).expect("writing the settings");
+        let cluster = Cluster { home, bin, subreaper, postmaster: Mutex::new(None), keeper };
         cluster.start();
         cluster
+    }
+
+    /// A client program of its PostgreSQL, told how to reach it as the superuser.
+    pub fn tool(&self, name: &str) -> Command {
+        let mut command = as_server_user(self.bin.join(name));
+        command.env("PGHOST", &self.home).env("PGPORT", "5432").env("PGUSER", "postgres");
+        command
+    }
+
+    /// The same as a connection string.
+    pub fn conninfo(&self, database: &str) -> String {
+        format!("host={} port=5432 user=postgres dbname={database}", self.home.display())
     }
 
     /// Starts the server and waits until it lets people in.
@@ -87,7 +157,7 @@ impl Cluster {
     /// If it ends instead; its log is shown.
     pub fn start(&self) {
         let log = fs::File::options().create(true).append(true).open(self.home.join("log")).expect("the log");
-        let postgres = place::program("postgres");
+        let postgres = self.bin.join("postgres");
         let mut command = if self.subreaper {
             let mut command = as_server_user(subreaper_program());
             command.arg(postgres);
@@ -284,10 +354,22 @@ fn folder() -> (PathBuf, Child) {
         "$1" -D "$2/data" -m fast -t 10 stop || "$1" -D "$2/data" -m immediate stop
         rm -rf "$2""#;
     let mut keeper = as_server_user("/bin/sh");
-    keeper.args(["-c", script, "keeper"]).arg(place::program("pg_ctl")).arg(&home);
+    keeper.args(["-c", script, "keeper"]).arg(place::bindir().join("pg_ctl")).arg(&home);
     // A group of its own: Ctrl-C at the terminal is meant for the tests, and must not take their keeper along.
     keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     (home, keeper.spawn().expect("sh"))
+}
+
+/// Makes a data directory. Without checksums, as 15 does by itself: pg_upgrade wants both sides alike.
+fn initdb(bin: &Path, data: &Path) {
+    let mut command = as_server_user(bin.join("initdb"));
+    command.arg("-D").arg(data).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]);
+    let knows = Command::new(bin.join("initdb")).arg("--help").output().expect("initdb");
+    if String::from_utf8_lossy(&knows.stdout).contains("--no-data-checksums") {
+        command.arg("--no-data-checksums");
+    }
+    let output = command.output().expect("initdb");
+    assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
 }
 
 /// A cluster as initdb leaves it, made once: copying is quicker.
@@ -296,13 +378,7 @@ fn template() -> &'static Path {
     let (home, _keeper) = TEMPLATE.get_or_init(|| {
         let (home, keeper) = folder();
         let data = home.join("template");
-        let output = as_server_user(place::program("initdb"))
-            .arg("-D")
-            .arg(&data)
-            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"])
-            .output()
-            .expect("initdb");
-        assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
+        initdb(&place::bindir(), &data);
         (data, keeper)
     });
     home

@@ -22,10 +22,16 @@ pub(crate) fn pg_config(item: &str) -> PathBuf {
     PathBuf::from(String::from_utf8(output.stdout).expect("UTF-8").trim())
 }
 
-/// A program of that PostgreSQL.
-pub(crate) fn program(name: &str) -> PathBuf {
+/// Where the programs of that PostgreSQL are.
+pub(crate) fn bindir() -> PathBuf {
     static BINDIR: OnceLock<PathBuf> = OnceLock::new();
-    BINDIR.get_or_init(|| pg_config("bindir")).join(name)
+    BINDIR.get_or_init(|| pg_config("bindir")).clone()
+}
+
+/// Where the programs of the older major are whose pg_config OLD_PG_CONFIG names, if it does.
+pub(crate) fn older_bindir() -> Option<PathBuf> {
+    let program = std::env::var_os("OLD_PG_CONFIG").filter(|name| !name.is_empty())?;
+    Some(Path::new(&program).parent().expect("a path").into())
 }
 
 /// Whom server processes must belong to: user and group of `postgres` if we are root (PostgreSQL refuses to run as root), else nobody else.

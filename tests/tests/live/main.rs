@@ -1,9 +1,12 @@
 //! Promises of a live server: a real cluster, the real engine, real HTTP on loopback. One file per topic, one sentence per test.
 
+mod capacity;
 mod caption_image;
 mod caption_images;
 mod catalogue;
 mod confinement;
+mod copies;
+mod crashes;
 mod faults;
 mod hosts;
 mod models;
@@ -12,6 +15,7 @@ mod other_sessions;
 mod parity;
 mod processes;
 mod recaption;
+mod redefinitions;
 mod refusals;
 mod rights;
 mod styles;

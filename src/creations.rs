@@ -1,0 +1,47 @@
+//! Notices what is created where nobody would tell us: databases (a copy of one with watches has work at once) and triggers (those of a watched table come last
+//! when a dump is restored). Called by PostgreSQL in every backend; only remembers, and announces at commit. Never raises, never reads a catalog.
+
+use crate::{enqueue, shared};
+use pgrx::pg_sys;
+use std::cell::Cell;
+
+thread_local! {
+    /// Who was asked before us.
+    static BEFORE: Cell<pg_sys::object_access_hook_type> = const { Cell::new(None) };
+}
+
+/// Puts us into the chain; in the postmaster, while preloading: backends inherit it.
+pub fn init() {
+    // SAFETY: a global that is changed while libraries are loaded, by one thread.
+    unsafe {
+        BEFORE.set(pg_sys::object_access_hook);
+        pg_sys::object_access_hook = Some(on_access);
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: pg_sys::Oid,
+    object: pg_sys::Oid,
+    sub_object: i32,
+    argument: *mut core::ffi::c_void,
+) {
+    if let Some(before) = BEFORE.get() {
+        // SAFETY: hands on what we were given; what it raises crosses no frame of ours.
+        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| before(access, class, object, sub_object, argument)) };
+    }
+    if access != pg_sys::ObjectAccessType::OAT_POST_CREATE {
+        return;
+    }
+    if class == pg_sys::DatabaseRelationId {
+        enqueue::announce_database_at_commit(object.to_u32());
+    } else if class == pg_sys::TriggerRelationId {
+        // SAFETY: reads a global.
+        let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        // Most databases have no watch, and nothing to do with it.
+        if shared::database(here).is_some() {
+            enqueue::announce_at_commit();
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Somebody redefines a table in the middle of its drain: each has a stated outcome, and none costs a row.
+
+use pg_caption_tests::{Answer, Cluster, Database, Gate, Session, Web, eventually};
+
+const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+
+/// A watched table of six rows, half of them filled, the others being fetched.
+fn half_way<'a>(web: &Web, gate: &Gate) -> (Database<'a>, Session) {
+    let db = Cluster::shared().database();
+    let urls: Vec<_> =
+        (0..6u32).map(|n| web.serve(&format!("/{n}.jpg"), if n < 3 { Answer::picture(n) } else { Answer::picture(n).behind(gate) })).collect();
+    let mut session = db.products(&urls);
+    session.run("SELECT caption.watch('products')");
+    eventually("the drain is half-way", || gate.waiting() == 3 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 3"));
+    (db, session)
+}
+
+#[test]
+fn truncate_empties_the_queue_and_new_rows_are_filled() {
+    let (web, gate) = (Web::start(), Gate::new());
+    let (db, mut session) = half_way(&web, &gate);
+    session.run("TRUNCATE products");
+    gate.open();
+    session.run("CALL caption.wait('products')");
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
+    db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+}
+
+#[test]
+fn a_renamed_table_is_filled_under_its_new_name() {
+    let (web, gate) = (Web::start(), Gate::new());
+    let (db, mut session) = half_way(&web, &gate);
+    session.run("ALTER TABLE products RENAME TO goods");
+    gate.open();
+    db.eventually(&FILLED.replace("products", "goods"));
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+}
+
+#[test]
+fn a_table_moved_to_another_schema_is_filled_there() {
+    let (web, gate) = (Web::start(), Gate::new());
+    let (db, mut session) = half_way(&web, &gate);
+    session.run("CREATE SCHEMA shop; ALTER TABLE products SET SCHEMA shop");
+    gate.open();
+    db.eventually(&FILLED.replace("products", "shop.products"));
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+}
+
+#[test]
+fn a_renamed_column_stops_the_table_with_a_word_and_a_new_watch_goes_on() {
+    let (web, gate) = (Web::start(), Gate::new());
+    let (db, mut session) = half_way(&web, &gate);
+    session.run("ALTER TABLE products RENAME image_url TO photo");
+    gate.open();
+    db.eventually("(SELECT state LIKE '%no column \"image_url\" any more%caption.watch()%' FROM caption.progress)");
+    session.run("SELECT caption.watch('products', 'photo')");
+    db.eventually(FILLED);
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+}
+
+#[test]
+fn a_column_that_is_dropped_takes_its_triggers_along_and_progress_says_so() {
+    let (web, gate) = (Web::start(), Gate::new());
+    let (db, mut session) = half_way(&web, &gate);
+    assert_eq!(session.error("ALTER TABLE products DROP seo").code().code(), "2BP01", "the triggers need it");
+    session.run("ALTER TABLE products DROP seo CASCADE");
+    gate.open();
+    db.eventually("(SELECT state LIKE '%caption.watch()%' FROM caption.progress)");
+    session.run("SELECT caption.watch('products', fills => '{\"alt\": \"concise\"}')");
+    db.eventually("NOT EXISTS (SELECT FROM products WHERE alt IS NULL)");
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+}
+
+#[test]
+fn a_rewritten_table_is_filled_as_before() {
+    let (web, gate) = (Web::start(), Gate::new());
+    let (db, mut session) = half_way(&web, &gate);
+    session.run("ALTER TABLE products ALTER title TYPE char(40)");
+    session.run("VACUUM FULL products");
+    gate.open();
+    db.eventually(FILLED);
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+}
+
+#[test]
+fn after_a_change_of_owner_captions_are_written_with_the_new_owner_s_rights_and_the_old_role_can_go() {
+    let (web, gate) = (Web::start(), Gate::new());
+    let (db, mut session) = half_way(&web, &gate);
+    let (old, new) = (format!("old_{}", db.name), format!("new_{}", db.name));
+    session.run(&format!("CREATE ROLE {old}; CREATE ROLE {new}; GRANT CREATE ON SCHEMA public TO {new}"));
+    session.run(
+        "CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC;
+         CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NULL; END $$;
+         CREATE TRIGGER see AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION see()",
+    );
+    session.run(&format!("ALTER TABLE products OWNER TO {old}"));
+    session.run(&format!("REASSIGN OWNED BY {old} TO {new}; DROP ROLE {old}"));
+    gate.open();
+    db.eventually(FILLED);
+    assert_eq!(session.rows("SELECT DISTINCT who FROM seen"), [[Some(new.clone())]]);
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+    session.run(&format!("DROP TABLE products; DROP OWNED BY {new}; DROP ROLE {new}"));
+}
+
+#[test]
+fn row_level_security_that_binds_the_owner_stops_the_table_with_a_word() {
+    let (web, gate) = (Web::start(), Gate::new());
+    let (db, mut session) = half_way(&web, &gate);
+    let owner = format!("owner_{}", db.name);
+    session.run(&format!("CREATE ROLE {owner}; ALTER TABLE products OWNER TO {owner}"));
+    session.run("ALTER TABLE products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY few ON products USING (id < 4)");
+    gate.open();
+    // Rows in hand become failures that say so; the walk says it for the whole table.
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT state LIKE '%row-level security%' OR state LIKE '%row security%' FROM caption.progress)");
+    session.run("ALTER TABLE products NO FORCE ROW LEVEL SECURITY");
+    session.run("SELECT caption.resume('products'); SELECT caption.retry('products')");
+    db.eventually(FILLED);
+    session.run(&format!("DROP TABLE products; DROP ROLE {owner}"));
+}
+
+#[test]
+fn a_trigger_that_raises_is_a_stated_failure_of_its_row_and_the_others_go_on() {
+    let (web, gate) = (Web::start(), Gate::new());
+    let (db, mut session) = half_way(&web, &gate);
+    session.run(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 5 THEN RAISE 'not this one'; END IF; RETURN NEW; END $$;
+         CREATE TRIGGER refuse BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION refuse()",
+    );
+    gate.open();
+    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 5");
+    db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"5\"]' AND message LIKE '%not this one%')");
+    session.run("DROP TRIGGER refuse ON products; SELECT caption.retry('products')");
+    db.eventually(FILLED);
+}
