@@ -134,7 +134,9 @@ pub fn styles_of(folder: &Path) -> Result<BTreeMap<String, Style>, Error> {
     };
     let config = folder.join("config.json");
     let model_type = model_type_of(&read_json(&config)?, &config)?;
-    pg_caption_register::of_folder(&bytes, &model_type).map_err(|e| Error::Content { path, reason: e.to_string() })
+    // A prompt is kept under the name that the family itself goes by.
+    let name = family(&model_type).and_then(|family| family.model_types.first()).copied().unwrap_or(&model_type);
+    pg_caption_register::of_folder(&bytes, name).map_err(|e| Error::Content { path, reason: e.to_string() })
 }
 
 #[cfg(test)]

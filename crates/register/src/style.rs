@@ -22,9 +22,9 @@ pub struct Style {
 impl Style {
     /// What models of this family are told instead of the instruction or their trained task, if anything.
     pub fn prompt_for(&self, family: &str) -> Option<&str> {
-        // One family under two names.
-        let known = |name: &str| if name == "smolvlm" { "idefics3".to_owned() } else { name.to_owned() };
-        self.prompts.iter().find(|(name, _)| known(name) == known(family)).map(|(_, prompt)| prompt.as_str())
+        // One family under three names.
+        let known = |name| if matches!(name, "smolvlm" | "smolvlm2") { "idefics3" } else { name };
+        self.prompts.iter().find(|(name, _)| known(name.as_str()) == known(family)).map(|(_, prompt)| prompt.as_str())
     }
 }
 

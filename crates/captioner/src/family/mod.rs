@@ -92,11 +92,12 @@ pub(crate) struct Opened {
 type Open = fn(&Folder, &Generation, &Arc<Text>) -> Result<Opened, Error>;
 
 /// Every `model_type` there is a family for.
-const FAMILIES: [(&str, Open); 4] = [
+const FAMILIES: [(&str, Open); 5] = [
     (vision_encoder_decoder::NAME, vision_encoder_decoder::open),
     (florence2::NAME, florence2::open),
     ("idefics3", idefics3::open),
     ("smolvlm", idefics3::open),
+    ("smolvlm2", idefics3::open),
 ];
 
 /// Opens the family that `config.json`'s `model_type` names.
