@@ -28,3 +28,18 @@ CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.failed FO
 ALTER TABLE caption.failed ENABLE REPLICA TRIGGER keep_local;
 CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.style FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
 ALTER TABLE caption.style ENABLE REPLICA TRIGGER keep_local;
+
+CREATE FUNCTION caption.database_report() RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'database_report_wrapper';
+COMMENT ON FUNCTION caption.database_report() IS 'What caption.database shows, as one JSON array.';
+REVOKE ALL ON FUNCTION caption.database_report() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.database_report() TO pg_monitor;
+
+CREATE VIEW caption.database WITH (security_barrier) AS
+    SELECT d.datname AS database, r.state, r.why, r.worker
+      FROM pg_catalog.jsonb_to_recordset(caption.database_report()) AS r (oid oid, state text, why text, worker int)
+      JOIN pg_catalog.pg_database d ON d.oid = r.oid;
+COMMENT ON VIEW caption.database IS
+    'Each database of this server that has the extension: served (worker: its process), idle, waiting, or cannot be served, and why. For members of pg_monitor.';
+GRANT SELECT ON caption.database TO pg_monitor;

@@ -127,9 +127,11 @@ impl Databases {
                 self.served.insert(database.oid, now);
                 self.no_slot_until = None;
                 self.said_no_slot = false;
+                shared::set_no_slot(false);
             }
             Err(_) => {
                 self.no_slot_until = Some(now + NO_SLOT);
+                shared::set_no_slot(true);
                 if !std::mem::replace(&mut self.said_no_slot, true) {
                     pgrx::log!("pg_caption: no background worker slot is free; queues wait. Raise max_worker_processes.");
                 }
@@ -154,10 +156,13 @@ impl Databases {
             // Left with everything done, or with something new having come since: both are well.
             if database.drained >= running.generation {
                 self.trouble.remove(&oid);
+                shared::set_trouble(oid, 0, Duration::ZERO);
             } else {
                 let trouble = self.trouble.entry(oid).or_default();
-                trouble.until = Some(now + BACKOFF[trouble.times.min(BACKOFF.len() - 1)]);
+                let pause = BACKOFF[trouble.times.min(BACKOFF.len() - 1)];
+                trouble.until = Some(now + pause);
                 trouble.times += 1;
+                shared::set_trouble(oid, trouble.times as u32, pause);
                 // It may have died before it could take its name off.
                 if database.worker != 0 {
                     shared::set_worker(oid, 0);

@@ -6,6 +6,7 @@ mod caption_images;
 mod catalogue;
 mod copies;
 mod crashes;
+mod databases;
 mod faults;
 mod open_transactions;
 mod other_sessions;
