@@ -222,7 +222,7 @@ CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
             IF problem IS NOT NULL THEN
                 RAISE EXCEPTION 'table % is not being filled: %', relation, problem USING ERRCODE = 'object_not_in_prerequisite_state';
             END IF;
-            IF line IS DISTINCT FROM last AND (said IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) interval '1 second') THEN
+            IF coalesce(line, '') OPERATOR(pg_catalog.<>) coalesce(last, '') AND (said IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) interval '1 second') THEN
                 RAISE NOTICE '%', line;
                 said := pg_catalog.clock_timestamp();
                 last := line;

@@ -1,6 +1,6 @@
 //! Shared memory: what backends, workers and the launcher tell each other. Small, fixed, behind one lock that is held for microseconds.
 
-use pg_caption_drain::served;
+use pg_caption_drain::{served, turns};
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -58,8 +58,7 @@ impl Database {
         if self.due_ms == 0 {
             return None;
         }
-        let left = UNIX_EPOCH + Duration::from_millis(self.due_ms.max(0) as u64);
-        Some(now + left.duration_since(SystemTime::now()).unwrap_or_default())
+        Some(turns::due_at(UNIX_EPOCH + Duration::from_millis(self.due_ms.max(0) as u64), SystemTime::now(), now))
     }
 }
 

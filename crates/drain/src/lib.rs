@@ -2,5 +2,6 @@
 
 mod board;
 pub mod served;
+pub mod turns;
 
 pub use board::{Board, Origin, Page, PageId, Row, Struck};

@@ -43,6 +43,20 @@ fn ten_databases_with_work_share_two_workers_in_turns() {
 }
 
 #[test]
+fn one_free_worker_slot_is_shared_in_turns() {
+    // Three slots: one is PostgreSQL's own logical replication launcher's, one our launcher's.
+    let (cluster, web, gate) = (Cluster::private(&[("max_worker_processes", "3"), ("pg_caption.max_workers", "4")]), Web::start(), Gate::new());
+    let (busy, other) = (cluster.database(), cluster.database());
+    busy.products(&[web.serve("/slow.jpg", Answer::picture(0).behind(&gate))]).run("SELECT caption.watch('products')");
+    eventually("it is being drained", || gate.waiting() == 1);
+    other.products_of(&web, 2).run("SELECT caption.watch('products')");
+    eventually("it says why it waits", || state_of(&other.name, &busy).1.contains("max_worker_processes"));
+    other.eventually(FILLED);
+    gate.open();
+    busy.eventually(FILLED);
+}
+
+#[test]
 fn the_view_says_why_a_database_is_not_served() {
     let (cluster, web) = (Cluster::private(&[("pg_caption.enabled", "off")]), Web::start());
     let (db, other) = (cluster.database(), cluster.database());

@@ -8,6 +8,7 @@ mod copies;
 mod crashes;
 mod databases;
 mod faults;
+mod health;
 mod open_transactions;
 mod other_sessions;
 mod processes;
