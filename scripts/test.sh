@@ -35,6 +35,8 @@ cargo clippy --quiet -p pg_caption --no-default-features --features "$pg" -- -D 
 say "scripts"
 for script in scripts/*.sh .ci/run; do bash -n "$script"; done
 if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh .ci/run; else skipped+=("shellcheck is not installed"); fi
+say "SQL"
+scripts/check-sql.sh
 say "licences and advisories"
 if command -v cargo-deny >/dev/null; then
   # Advisories need the network and change without us: they warn here, and bind at release.

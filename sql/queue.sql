@@ -229,7 +229,7 @@ CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
             IF problem IS NOT NULL THEN
                 RAISE EXCEPTION 'table % is not being filled: %', relation, problem USING ERRCODE = 'object_not_in_prerequisite_state';
             END IF;
-            IF line IS DISTINCT FROM last AND (said IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) interval '1 second') THEN
+            IF coalesce(line, '') OPERATOR(pg_catalog.<>) coalesce(last, '') AND (said IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) interval '1 second') THEN
                 RAISE NOTICE '%', line;
                 said := pg_catalog.clock_timestamp();
                 last := line;
@@ -247,3 +247,18 @@ CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
 COMMENT ON PROCEDURE caption.wait(regclass, interval) IS 'Reports progress by NOTICE until nothing of the table is left to do. CALL it outside a transaction block.';
 REVOKE ALL ON PROCEDURE caption.wait(regclass, interval) FROM PUBLIC;
 REVOKE ALL ON FUNCTION caption.is_idle(regclass) FROM PUBLIC;
+
+CREATE FUNCTION caption.database_report() RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'database_report_wrapper';
+COMMENT ON FUNCTION caption.database_report() IS 'What caption.database shows, as one JSON array.';
+REVOKE ALL ON FUNCTION caption.database_report() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.database_report() TO pg_monitor;
+
+CREATE VIEW caption.database WITH (security_barrier) AS
+    SELECT d.datname AS database, r.state, r.why, r.worker
+      FROM pg_catalog.jsonb_to_recordset(caption.database_report()) AS r (oid oid, state text, why text, worker int)
+      JOIN pg_catalog.pg_database d ON d.oid = r.oid;
+COMMENT ON VIEW caption.database IS
+    'Each database of this server that has the extension: served (worker: its process), idle, waiting, or cannot be served, and why. For members of pg_monitor.';
+GRANT SELECT ON caption.database TO pg_monitor;

@@ -1,5 +1,6 @@
 //! Shared memory: what backends, workers and the launcher tell each other. Small, fixed, behind one lock that is held for microseconds.
 
+use pg_caption_drain::{served, turns};
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,9 @@ pub struct Database {
     pub slow_look: bool,
     /// When deferred rows are due, in milliseconds of the Unix epoch; 0: none are.
     due_ms: i64,
+    /// Workers that ended badly since the last one that did not, and when the next one is tried (milliseconds of the Unix epoch).
+    failures: u32,
+    retry_ms: i64,
     /// The log has been told that its SQL objects are of another version.
     noted: bool,
     /// Rows in flight by watched table.
@@ -35,13 +39,26 @@ pub struct Database {
 }
 
 impl Database {
+    /// What `caption.database` says of it, apart from what only the catalog knows.
+    pub fn facts(&self) -> served::Database {
+        let until = |ms: i64| (UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64)).duration_since(SystemTime::now()).ok();
+        let due_in = if self.due_ms == 0 { None } else { Some(until(self.due_ms).unwrap_or_default()) };
+        served::Database {
+            served: self.worker != 0,
+            has_work: self.generation != self.drained || due_in == Some(Duration::ZERO),
+            due_in,
+            connectable: true,
+            failures: self.failures,
+            retry_in: until(self.retry_ms),
+        }
+    }
+
     /// When deferred rows are due, seen from `now`: what is overdue is due at `now` itself, never a moment later.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         if self.due_ms == 0 {
             return None;
         }
-        let left = UNIX_EPOCH + Duration::from_millis(self.due_ms.max(0) as u64);
-        Some(now + left.duration_since(SystemTime::now()).unwrap_or_default())
+        Some(turns::due_at(UNIX_EPOCH + Duration::from_millis(self.due_ms.max(0) as u64), SystemTime::now(), now))
     }
 }
 
@@ -57,6 +74,8 @@ pub struct State {
     pub engine_epoch: u64,
     /// A database waits for a worker slot: idle workers leave at once.
     pub crowded: bool,
+    /// The server had no background worker slot left.
+    no_slot: bool,
     failure: Message,
     databases: [Database; MAX_DATABASES],
 }
@@ -78,6 +97,7 @@ impl Default for State {
             engine: 0,
             engine_epoch: 0,
             crowded: false,
+            no_slot: false,
             failure: Message { length: 0, bytes: [0; MAX_MESSAGE] },
             databases: [Database::default(); MAX_DATABASES],
         }
@@ -264,6 +284,24 @@ pub fn crowded() -> bool {
 /// Says whether a database waits for a worker slot.
 pub fn set_crowded(crowded: bool) {
     STATE.exclusive().crowded = crowded;
+}
+
+/// Whether the server had a background worker slot left, the last time one was needed.
+pub fn set_no_slot(no_slot: bool) {
+    STATE.exclusive().no_slot = no_slot;
+}
+
+/// The same, as last said.
+pub fn no_slot() -> bool {
+    STATE.share().no_slot
+}
+
+/// How many workers of a database in a row ended badly, and in how long the next one is tried.
+pub fn set_trouble(oid: u32, failures: u32, pause: Duration) {
+    if let Some(slot) = STATE.exclusive().databases.iter_mut().find(|d| d.oid == oid) {
+        slot.failures = failures;
+        slot.retry_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| (now + pause).as_millis() as i64);
+    }
 }
 
 /// The launcher is here (or gone, with `pid` 0).

@@ -1,6 +1,7 @@
-//! `caption.engine_status()`: what the engine says of itself, or why there is none.
+//! `caption.engine_status()`: what the engine says of itself, or why there is none. `caption.database`: which databases are served, and why not.
 
-use crate::{client, shared};
+use crate::{client, settings, shared};
+use pg_caption_drain::served;
 use pg_caption_wire::EngineStatus;
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -25,4 +26,29 @@ fn engine_status() -> JsonB {
         object.insert("launcher".into(), launcher.into());
     }
     JsonB(value)
+}
+
+/// `caption.database_report()`.
+#[pg_extern(sql = false, volatile, parallel_safe)]
+fn database_report() -> JsonB {
+    shared::require_ready();
+    let databases = shared::databases();
+    let server = served::Server {
+        // SAFETY: reads shared memory.
+        in_recovery: unsafe { pg_sys::RecoveryInProgress() },
+        launcher: shared::processes().0 != 0,
+        enabled: settings::enabled(),
+        busy: databases.iter().filter(|database| database.worker != 0).count(),
+        max_workers: settings::max_workers(),
+        no_slot: shared::no_slot(),
+    };
+    let connectable = Spi::get_one::<Vec<pg_sys::Oid>>("SELECT pg_catalog.array_agg(oid) FROM pg_catalog.pg_database WHERE datallowconn");
+    let connectable = connectable.unwrap_or_else(|error| pgrx::error!("{error}")).unwrap_or_default();
+    let rows = databases.iter().map(|database| {
+        let facts = served::Database { connectable: connectable.contains(&pg_sys::Oid::from(database.oid)), ..database.facts() };
+        let (state, why) = served::state(&server, &facts);
+        let worker = Some(database.worker).filter(|worker| *worker != 0);
+        serde_json::json!({ "oid": database.oid, "state": state.name(), "why": why, "worker": worker })
+    });
+    JsonB(rows.collect())
 }

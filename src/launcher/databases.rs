@@ -1,6 +1,8 @@
-//! Which databases may have work, and who serves them: probes each once, then starts workers as generations rise, in turns.
+//! Which databases may have work, and who serves them: probes each once, then starts workers as generations rise. Who is started when is decided in
+//! `pg_caption_drain::turns`; here is what that needs of PostgreSQL.
 
 use crate::{settings, shared};
+use pg_caption_drain::turns::{Ended, Look, Turns};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys;
 use std::collections::{HashMap, HashSet};
@@ -8,43 +10,30 @@ use std::time::{Duration, Instant};
 
 /// How often a wake-up may reread the list of databases.
 const LIST_EVERY: Duration = Duration::from_secs(30);
-/// How often a database is looked at in which a prepared transaction enqueued something.
-const SLOW_LOOK: Duration = Duration::from_secs(10);
-/// Pauses before a database is tried again whose worker ended badly.
-const BACKOFF: [Duration; 6] = [
-    Duration::from_millis(100),
-    Duration::from_secs(1),
-    Duration::from_secs(5),
-    Duration::from_secs(15),
-    Duration::from_secs(60),
-    Duration::from_secs(300),
-];
 /// How often a standby's launcher looks whether it has been promoted.
 const PROMOTION_LOOK: Duration = Duration::from_secs(5);
-/// Pause after the server had no background worker slot left.
-const NO_SLOT: Duration = Duration::from_secs(5);
-
-struct Running {
-    handle: DynamicBackgroundWorker,
-    generation: u64,
-}
-
-#[derive(Default)]
-struct Trouble {
-    times: usize,
-    until: Option<Instant>,
-}
 
 /// What the launcher knows of the databases.
 #[derive(Default)]
 pub struct Databases {
     probed: HashSet<u32>,
     listed: Option<Instant>,
-    running: HashMap<u32, Running>,
-    trouble: HashMap<u32, Trouble>,
-    served: HashMap<u32, Instant>,
-    no_slot_until: Option<Instant>,
+    turns: Turns,
+    running: HashMap<u32, DynamicBackgroundWorker>,
     said_no_slot: bool,
+}
+
+/// The databases that may have work, as they are now.
+fn look(now: Instant) -> Vec<Look> {
+    let seen = |database: &shared::Database| Look {
+        oid: database.oid,
+        generation: database.generation,
+        drained: database.drained,
+        has_worker: database.worker != 0,
+        slow_look: database.slow_look,
+        due: database.due(now),
+    };
+    shared::databases().iter().map(seen).collect()
 }
 
 impl Databases {
@@ -58,15 +47,12 @@ impl Databases {
         if self.listed.is_none_or(|at| now.duration_since(at) >= LIST_EVERY) {
             self.list(now);
         }
-        if !settings::enabled() || self.no_slot_until.is_some_and(|until| until > now) {
+        if !settings::enabled() {
             return;
         }
-        let mut wanted: Vec<shared::Database> = shared::databases().into_iter().filter(|d| self.is_due(d, now)).collect();
-        // Who waited longest comes first.
-        wanted.sort_by_key(|d| self.served.get(&d.oid).copied());
-        let room = settings::max_workers().saturating_sub(self.running.len());
-        shared::set_crowded(wanted.len() > room);
-        for database in wanted.into_iter().take(room) {
+        let (wanted, crowded) = self.turns.wanted(&look(now), now, settings::max_workers());
+        shared::set_crowded(crowded);
+        for database in wanted {
             self.start(&database, now);
         }
     }
@@ -78,40 +64,13 @@ impl Databases {
             // Nobody tells us of a promotion.
             return Some(now + PROMOTION_LOOK);
         }
-        if !settings::enabled() || self.running.len() >= settings::max_workers() {
-            // The end of a worker wakes us.
+        if !settings::enabled() {
             return None;
         }
-        if self.no_slot_until.is_some_and(|until| until > now) {
-            return self.no_slot_until;
-        }
-        let mut due = Vec::new();
-        for database in shared::databases().iter().filter(|d| d.worker == 0 && !self.running.contains_key(&d.oid)) {
-            let trouble = self.trouble.get(&database.oid).and_then(|t| t.until).unwrap_or(now);
-            if database.generation != database.drained {
-                due.push(trouble);
-            }
-            if database.slow_look {
-                due.push(self.served.get(&database.oid).map_or(now, |at| *at + SLOW_LOOK).max(trouble));
-            }
-            due.extend(database.due(now).map(|at| at.max(trouble)));
-        }
-        due.into_iter().min()
+        self.turns.next_due(&look(now), now, settings::max_workers())
     }
 
-    fn is_due(&self, database: &shared::Database, now: Instant) -> bool {
-        if self.running.contains_key(&database.oid) || database.worker != 0 {
-            return false;
-        }
-        if self.trouble.get(&database.oid).and_then(|t| t.until).is_some_and(|until| until > now) {
-            return false;
-        }
-        database.generation != database.drained
-            || database.due(now).is_some_and(|due| due <= now)
-            || (database.slow_look && self.served.get(&database.oid).is_none_or(|at| now.duration_since(*at) >= SLOW_LOOK))
-    }
-
-    fn start(&mut self, database: &shared::Database, now: Instant) {
+    fn start(&mut self, database: &Look, now: Instant) {
         let loaded = BackgroundWorkerBuilder::new("pg_caption worker")
             .set_type("pg_caption worker")
             .set_library("pg_caption")
@@ -123,13 +82,16 @@ impl Databases {
             .load_dynamic();
         match loaded {
             Ok(handle) => {
-                self.running.insert(database.oid, Running { handle, generation: database.generation });
-                self.served.insert(database.oid, now);
-                self.no_slot_until = None;
+                self.running.insert(database.oid, handle);
+                self.turns.started(database, now);
                 self.said_no_slot = false;
+                shared::set_no_slot(false);
             }
             Err(_) => {
-                self.no_slot_until = Some(now + NO_SLOT);
+                self.turns.refused(now);
+                shared::set_no_slot(true);
+                // Whoever has one leaves it to the others after a while.
+                shared::set_crowded(true);
                 if !std::mem::replace(&mut self.said_no_slot, true) {
                     pgrx::log!("pg_caption: no background worker slot is free; queues wait. Raise max_worker_processes.");
                 }
@@ -141,26 +103,21 @@ impl Databases {
         let ended: Vec<u32> = self
             .running
             .iter()
-            .filter(|(_, running)| matches!(running.handle.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied)))
+            .filter(|(_, handle)| matches!(handle.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied)))
             .map(|(oid, _)| *oid)
             .collect();
         for oid in ended {
-            let Some(running) = self.running.remove(&oid) else { continue };
-            let Some(database) = shared::database(oid) else {
-                // The worker found no extension there.
-                self.trouble.remove(&oid);
-                continue;
-            };
-            // Left with everything done, or with something new having come since: both are well.
-            if database.drained >= running.generation {
-                self.trouble.remove(&oid);
-            } else {
-                let trouble = self.trouble.entry(oid).or_default();
-                trouble.until = Some(now + BACKOFF[trouble.times.min(BACKOFF.len() - 1)]);
-                trouble.times += 1;
-                // It may have died before it could take its name off.
-                if database.worker != 0 {
-                    shared::set_worker(oid, 0);
+            self.running.remove(&oid);
+            // Not known any more: the worker found no extension there.
+            let database = shared::database(oid);
+            match self.turns.ended(oid, database.map(|database| database.drained), now) {
+                Ended::Well => shared::set_trouble(oid, 0, Duration::ZERO),
+                Ended::Badly { times, pause } => {
+                    shared::set_trouble(oid, times, pause);
+                    // It may have died before it could take its name off.
+                    if database.is_some_and(|database| database.worker != 0) {
+                        shared::set_worker(oid, 0);
+                    }
                 }
             }
         }
