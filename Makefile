@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER
 
-.PHONY: help setup demo test test-all install cluster cluster-stop bench format lint clean
+.PHONY: help setup demo test test-all install cluster cluster-stop bench bench-queue format lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ test-all: setup ## that, and the live tests on every supported PostgreSQL
 
 bench: install ## rows a second, and where the time goes
 	@scripts/bench.sh
+
+bench-queue: install ## what the queue costs: enqueueing, and a million rows from the first to the last
+	@scripts/bench.sh queue
 
 format: ## format every crate
 	@cargo fmt --all
