@@ -62,9 +62,8 @@ def health(name, begin):
     print(f"{name}\n{'done':>8} {'rows/s':>8} {'queue rows':>10} {'dead':>8} {'index kB':>8} {'read ms':>8}", flush=True)
     sql(begin)
     last, before, step = time.monotonic(), 0, max(ROWS // 10, 1)
-    base = int(sql("SELECT count(*) FROM caption.failed"))
     while True:
-        failed = int(sql("SELECT count(*) FROM caption.failed")) - base
+        failed = int(sql("SELECT count(*) FROM caption.failed"))
         idle = sql("SELECT caption.is_idle('products')") == "t"
         if failed >= before + step or idle:
             now = time.monotonic()
