@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # bench.sh: benches/throughput.py on a throw-away cluster whose engine may use every core. IMAGES=/folder and ROWS=1000
 # change what is captioned. PEER=1 adds the Python peer (its packages go into .run/peer).
-# bench.sh queue: benches/queue.py, what the queue costs without the model; ROWS=1000000.
+# bench.sh queue: benches/queue_cost.py, what the queue costs without the model; ROWS=1000000.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
 
 if [ "${1:-}" = queue ]; then
   pg_config=$(find_pg_config)
-  exec "$project/scripts/cluster.sh" run python3 "$project/benches/queue.py" "$("$pg_config" --bindir)/psql" "${ROWS:-1000000}"
+  exec "$project/scripts/cluster.sh" run python3 "$project/benches/queue_cost.py" "$("$pg_config" --bindir)/psql" "${ROWS:-1000000}"
 fi
 
 images=${IMAGES:-}

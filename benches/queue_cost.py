@@ -1,6 +1,6 @@
 """`make bench-queue`: what the queue costs, without the model.
 
-queue.py PSQL ROWS: needs PG_CAPTION_DSN, a throw-away cluster with the extension (scripts/bench.sh queue starts one).
+queue_cost.py PSQL ROWS: needs PG_CAPTION_DSN, a throw-away cluster with the extension (scripts/bench.sh queue starts one).
 Prints the backend's CPU time of statements on a watched table as a multiple of the same on an unwatched one, and then
 how ROWS rows are walked and queued: rows a second, rows and dead rows of the queue, the size of its index, and the time
 of one read of it, from the first row to the last. Their addresses are refused without a network (ftp:), so every row is
