@@ -6,7 +6,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER LARGE HEIF
 
-.PHONY: help setup demo test test-all install cluster cluster-stop bench bench-families format lint clean
+.PHONY: help setup demo test test-all install cluster cluster-stop bench bench-families bench-queue format lint clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ bench: install ## rows a second, and where the time goes
 
 bench-families: setup ## Florence-2, SmolVLM and ViT-GPT2 at their published sizes beside Python peers; MODELS=vit-gpt2 for one
 	@scripts/bench-families.sh $(MODELS)
+
+bench-queue: install ## what the queue costs: enqueueing, and a million rows from the first to the last
+	@scripts/bench.sh queue
 
 format: ## format every crate
 	@cargo fmt --all

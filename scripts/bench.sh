@@ -2,9 +2,15 @@
 # bench.sh: benches/throughput.py on a throw-away cluster whose engine may use every core. IMAGES=/folder and ROWS=1000
 # change what is captioned. PEER=1 adds the Python peer (its packages go into .run/peer). Then benches/memory.py on another
 # cluster (LARGE=0 leaves it out), and the decoding of camera pictures at reduced scale.
+# bench.sh queue: benches/queue_cost.py, what the queue costs without the model; ROWS=1000000.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
+
+if [ "${1:-}" = queue ]; then
+  pg_config=$(find_pg_config)
+  exec "$project/scripts/cluster.sh" run python3 "$project/benches/queue_cost.py" "$("$pg_config" --bindir)/psql" "${ROWS:-1000000}"
+fi
 
 images=${IMAGES:-}
 for folder in "$project/../shared/catalogue/images" "$project/demo/images"; do

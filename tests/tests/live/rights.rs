@@ -107,3 +107,21 @@ fn every_object_says_what_it_is() {
     );
     assert_eq!(silent, Vec::<Vec<Option<String>>>::new());
 }
+
+#[test]
+fn expressions_and_checks_planted_in_the_table_run_as_its_owner() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (db, mut session, role) = shop(&cluster, &web);
+    session.run("CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC");
+    // Declared immutable, as a thief would, and calling another one: for an index, a generated column and a check.
+    session.run(
+        "CREATE FUNCTION tell() RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); END $$;
+         CREATE FUNCTION note(x text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM public.tell(); RETURN x; END $$",
+    );
+    session.run("CREATE INDEX ON products (note(alt)); ALTER TABLE products ADD CHECK (note(alt) IS DISTINCT FROM 'x')");
+    session.run("ALTER TABLE products ADD copy text GENERATED ALWAYS AS (note(alt)) STORED; TRUNCATE seen");
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    assert!(session.number("SELECT count(*) FROM seen") >= 9, "each of the three was called for each row");
+    assert_eq!(session.rows("SELECT DISTINCT who FROM seen"), [[Some(role)]]);
+}

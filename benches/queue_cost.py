@@ -1,0 +1,89 @@
+"""`make bench-queue`: what the queue costs, without the model.
+
+queue_cost.py PSQL ROWS: needs PG_CAPTION_DSN, a throw-away cluster with the extension (scripts/bench.sh queue starts one).
+Prints the backend's CPU time of statements on a watched table as a multiple of the same on an unwatched one, and then
+how ROWS rows are walked and queued: rows a second, rows and dead rows of the queue, the size of its index, and the time
+of one read of it, from the first row to the last. Their addresses are refused without a network (ftp:), so every row is
+examined, sent to the engine, answered, and settled.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+
+PSQL, ROWS = sys.argv[1], int(sys.argv[2])
+DSN = os.environ["PG_CAPTION_DSN"]
+TICK = os.sysconf("SC_CLK_TCK")
+BATCH = 100_000
+ROUNDS = 5
+COLUMNS = "(id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, image_url text, alt text, seo text)"
+
+
+def sql(text):
+    """Runs SQL; the output unaligned, without headers."""
+    done = subprocess.run([PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True)
+    if done.returncode:
+        sys.exit(f"{text}\n{done.stderr}")
+    return done.stdout.strip()
+
+
+def cpu(statement):
+    """CPU seconds of the backend that runs the statement."""
+    look = "\\! awk '{print $14 + $15}' /proc/$BACKEND/stat\n"
+    out = sql(f"SELECT pg_backend_pid() AS pid \\gset\n\\setenv BACKEND :pid\n{look}{statement};\n{look}").splitlines()
+    return (int(out[-1]) - int(out[0])) / TICK
+
+
+def cost():
+    """Statements on a watched table against the same on an unwatched one, in turns."""
+    with tempfile.NamedTemporaryFile("w", suffix=".csv") as rows:
+        rows.writelines(f"Product {n},ftp://127.0.0.1/{n}.jpg\n" for n in range(BATCH))
+        rows.flush()
+        os.chmod(rows.name, 0o644)
+        sql(f"CREATE TABLE plain {COLUMNS}; CREATE TABLE watched {COLUMNS}; SELECT caption.watch('watched'); SELECT caption.pause('watched')")
+        statements = {
+            f"COPY of {BATCH} rows": "COPY {} (title, image_url) FROM '" + rows.name + "' (FORMAT csv)",
+            "UPDATE of another column": "UPDATE {} SET title = title || '.' WHERE id <= 100000",
+            "UPDATE of the URL": "UPDATE {} SET image_url = image_url || '.' WHERE id <= 100000",
+        }
+        for name, statement in statements.items():
+            spent = {"plain": 0.0, "watched": 0.0}
+            for _ in range(ROUNDS):
+                for table in spent:
+                    spent[table] += cpu(statement.format(table))
+            print(f"{name:26} {spent['plain'] / ROUNDS:7.3f} s CPU, watched {spent['watched'] / ROUNDS:7.3f} s: {spent['watched'] / spent['plain']:.2f} times", flush=True)
+    sql("SELECT caption.unwatch('watched'); DROP TABLE plain, watched")
+
+
+def health(name, begin):
+    """Follows a drain to its end."""
+    print(f"{name}\n{'done':>8} {'rows/s':>8} {'queue rows':>10} {'dead':>8} {'index kB':>8} {'read ms':>8}", flush=True)
+    sql(begin)
+    last, before, step = time.monotonic(), 0, max(ROWS // 10, 1)
+    while True:
+        failed = int(sql("SELECT count(*) FROM caption.failed"))
+        idle = sql("SELECT caption.is_idle('products')") == "t"
+        if failed >= before + step or idle:
+            now = time.monotonic()
+            timed = sql("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) SELECT id FROM caption.queue WHERE id > 0 ORDER BY id LIMIT 5")
+            read = timed.split('"Execution Time":')[1].split("\n")[0].strip(" ,")
+            queue, dead, size = sql(
+                "SELECT (SELECT count(*) FROM caption.queue), pg_stat_get_dead_tuples('caption.queue'::regclass), pg_relation_size('caption.queue_pkey') / 1024"
+            ).split("|")
+            print(f"{failed:8} {(failed - before) / (now - last):8.0f} {queue:>10} {dead:>8} {size:>8} {read:>8}", flush=True)
+            last, before = now, failed
+        if idle:
+            return
+        time.sleep(0.2)
+
+
+cost()
+sql(f"CREATE TABLE products {COLUMNS}")
+sql(f"INSERT INTO products (image_url) SELECT 'ftp://127.0.0.1/' || n || '.jpg' FROM generate_series(1, {ROWS}) n")
+begun = time.monotonic()
+sql("SELECT caption.watch('products'); SELECT caption.pause('products')")
+print(f"watch of {ROWS} rows returns after {time.monotonic() - begun:.2f} s")
+health("walk over what exists", "SELECT caption.resume('products')")
+health("queued again", "SELECT caption.retry('products')")
