@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # bench-families.sh [MODEL…]: benches/families.py on the published model sizes with random weights. The models (8 GB) and the peers'
-# packages (4 GB) go into .run; PEER_PYTHON names an interpreter that has the packages, ORACLE_DIR a folder with the models.
+# packages (4 GB) go into .run; OPTIONS='--batches 1,8 --rounds 5 --memory' says how long; PEER_PYTHON names an interpreter that has the packages, ORACLE_DIR a folder with the models.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -15,11 +15,15 @@ if ! [ -x "$python" ]; then
   "$run_dir/families/bin/pip" install --quiet -r tests/parity/make/requirements.txt
 fi
 export ORACLE_DIR=${ORACLE_DIR:-$run_dir/oracle}
-if ! [ -d "$ORACLE_DIR/full/smolvlm" ]; then
-  say "making the models in $ORACLE_DIR/full (minutes, 8 GB)"
-  mkdir -p "$ORACLE_DIR"
-  (cd tests/parity/make && "$python" make_models.py --full --int8)
-fi
+for model in "${@:-vit-gpt2 florence2 smolvlm}"; do for name in $model; do
+  name=${name%%:*}
+  if ! [ -d "$ORACLE_DIR/full/$name/onnx" ]; then
+    say "making $name in $ORACLE_DIR/full (minutes, gigabytes)"
+    mkdir -p "$ORACLE_DIR"
+    (cd tests/parity/make && "$python" make_models.py "${name/vit-gpt2/ved}" --full --int8)
+  fi
+done; done
 program=$(cargo bench --no-run -p pg_caption_captioner --bench families --message-format=json 2>/dev/null |
   python3 -c 'import json, sys; print([m["executable"] for m in map(json.loads, sys.stdin) if m.get("executable")][-1])')
-exec "$python" benches/families.py "$program" "$library" "$@"
+# shellcheck disable=SC2086
+exec "$python" benches/families.py "$program" "$library" "$@" ${OPTIONS:-}

@@ -76,12 +76,14 @@ done
 [ ! -t 2 ] || echo >&2
 
 # --- what came of it ------------------------------------------------------------------------------------------------
-PAGER='' "${psql[@]}" -P format=wrapped -P columns="${COLUMNS:-$(tput cols 2>/dev/null || echo 120)}" -P tuples_only=off -P border=1 \
+# A log has room where a terminal has none.
+if [ -t 1 ]; then columns=${COLUMNS:-$(tput cols 2>/dev/null || echo 120)}; else columns=180; fi
+PAGER='' "${psql[@]}" -P format=wrapped -P columns="$columns" -P tuples_only=off -P border=1 \
   -c 'SELECT title, alt, seo FROM products ORDER BY id'
 failures=$("${psql[@]}" -c 'SELECT count(*) FROM caption.failure')
 if [ "$failures" -gt 0 ]; then
   say "without a caption ($failures): the model was not sure, or the picture could not be read"
-  PAGER='' "${psql[@]}" -P format=wrapped -P columns="${COLUMNS:-120}" -P tuples_only=off -c 'TABLE caption.failure LIMIT 10'
+  PAGER='' "${psql[@]}" -P format=wrapped -P columns="$columns" -P tuples_only=off -c 'TABLE caption.failure LIMIT 10'
 fi
 filled=$("${psql[@]}" -c "SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''")
 say "$filled of $count products have an alt text and a meta description now"
