@@ -44,8 +44,39 @@ enum Layout {
 }
 
 impl Decoder {
-    /// Opens the first layout that loads. `constants` are the inputs the family gives in prefill.
+    /// Opens the first layout that loads, or two halves of it that say the same with less work. `constants` are the inputs the family
+    /// gives in prefill.
     pub fn open(folder: &Folder, tokens: &'static str, constants: &[&str]) -> Result<(Decoder, Vec<File>), Error> {
+        let (mut published, files) = Self::published(folder, tokens, constants)?;
+        let Some(step) = published.repeats(constants).map(|graph| graph.path().to_path_buf()) else { return Ok((published, files)) };
+        // What the published graph says is noted, and it leaves before its halves come: both at once would take twice the memory.
+        let Ok(said) = hoist::trial(&mut published, constants) else { return Ok((published, files)) };
+        drop(published);
+        match hoist::cut(&step, constants) {
+            Ok((once, graph)) => {
+                let mut halves = Decoder { layout: Layout::Merged { branch: false, graph }, once: Some(once), tokens };
+                match hoist::trial(&mut halves, constants) {
+                    Ok(says) if hoist::same(&said, &says) => Ok((halves, files)),
+                    _ => Self::published(folder, tokens, constants),
+                }
+            }
+            Err(_) => Self::published(folder, tokens, constants),
+        }
+    }
+
+    /// The step graph that computes of the picture what it could keep, if it does.
+    fn repeats(&self, constants: &[&str]) -> Option<&Graph> {
+        let step = match &self.layout {
+            Layout::Merged { graph, .. } | Layout::Pair { next: graph, .. } => graph,
+            Layout::Alone { .. } => return None,
+        };
+        // A cache with places for the picture's keys and values keeps them.
+        let keeps = pasts(step).iter().any(|(_, kind)| *kind == Kind::Constant);
+        (!keeps && constants.iter().any(|root| step.wants(root))).then_some(step)
+    }
+
+    /// Opens the first layout that loads.
+    fn published(folder: &Folder, tokens: &'static str, constants: &[&str]) -> Result<(Decoder, Vec<File>), Error> {
         let fed = |graph: &Graph, past_from: Option<&Graph>| check(graph, past_from, tokens, constants);
         let mut reasons = Vec::new();
         type Open<'a> = &'a dyn Fn() -> Result<(Layout, Vec<File>), Error>;
@@ -74,7 +105,7 @@ impl Decoder {
         ];
         for open in layouts {
             match open() {
-                Ok((layout, files)) => return Ok((Decoder { layout, once: None, tokens }.hoisted(constants), files)),
+                Ok((layout, files)) => return Ok((Decoder { layout, once: None, tokens }, files)),
                 // A missing layout is only worth a word if none is there at all.
                 Err(Error::NoGraph { reason, .. }) if reason.starts_with("no ") => reasons.push(reason),
                 Err(error) => reasons.insert(0, error.to_string()),
@@ -82,24 +113,6 @@ impl Decoder {
         }
         reasons.dedup();
         Err(Error::NoGraph { folder: folder.path.clone(), graph: "decoder".into(), reason: reasons.join("; ") })
-    }
-
-    /// This decoder, or one that says the same with less work.
-    fn hoisted(mut self, constants: &[&str]) -> Decoder {
-        if constants.is_empty() {
-            return self;
-        }
-        let step = match &self.layout {
-            Layout::Merged { graph, .. } | Layout::Pair { next: graph, .. } => graph,
-            Layout::Alone { .. } => return self,
-        };
-        if pasts(step).iter().any(|(_, kind)| *kind == Kind::Constant) {
-            // It keeps them in its cache.
-            return self;
-        }
-        let Ok((once, graph)) = hoist::cut(step, constants) else { return self };
-        let mut other = Decoder { layout: Layout::Merged { branch: false, graph }, once: Some(once), tokens: self.tokens };
-        if check_hoisted(&other) && hoist::same(&mut self, &mut other, constants) { other } else { self }
     }
 
     /// The dimensions of an input, wherever it occurs.
@@ -206,14 +219,6 @@ impl Decoder {
         }
         cache.length += 1;
         logits(graph, &mut outputs)
-    }
-}
-
-/// The second half of a graph that was cut takes what the first makes, and everything else as the whole did.
-fn check_hoisted(decoder: &Decoder) -> bool {
-    match &decoder.layout {
-        Layout::Merged { graph, .. } => graph.wants(decoder.tokens) && graph.outputs().any(|output| output == "logits"),
-        _ => false,
     }
 }
 
