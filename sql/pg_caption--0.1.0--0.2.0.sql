@@ -56,6 +56,10 @@ COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
     'Captions rows again whose texts are ours and older than that: where the picture has changed, or the model. Texts that people wrote stay.';
 REVOKE ALL ON FUNCTION caption.recaption(regclass, interval) FROM PUBLIC;
 
+-- queue.sql: cheaper to append to
+ALTER TABLE caption.queue ALTER COLUMN keys TYPE json;
+ALTER TABLE caption.queue SET (toast_tuple_target = 8160);
+
 -- queue.sql
 ALTER TABLE caption.tally ADD database oid;
 COMMENT ON COLUMN caption.tally.database IS 'The database that this walk is of: in a copy of it, the walk begins anew.';

@@ -41,10 +41,13 @@ COMMENT ON COLUMN caption.tally.database IS 'The database that this walk is of: 
 CREATE TABLE caption.queue (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     relation oid NOT NULL,
-    keys     jsonb NOT NULL,
+    -- Only ever read as a whole, by the worker, which makes jsonb of it: the writers are users' sessions.
+    keys     json NOT NULL,
     n        int NOT NULL,
     at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
 );
+-- 200 keys of most types fit into a page of the table: not worth compressing for the moment that they stand here.
+ALTER TABLE caption.queue SET (toast_tuple_target = 8160);
 COMMENT ON TABLE caption.queue IS 'Keys of rows to look at, many a row, appended at commit by the triggers and removed with the write-back.';
 
 CREATE TABLE caption.deferred (

@@ -2,7 +2,7 @@
 //!
 //! The extension is the thin part that knows PostgreSQL: SQL functions that ask the engine (`call`), the launcher that keeps the engine
 //! alive and starts workers (`launcher`), the workers that drain the queue of one database (`worker`), the triggers that fill it (`enqueue`),
-//! and `watch` that sets a table up. Everything about networks, pictures and models is in the engine program (`crates/engine`).
+//! and `watch` that sets a table up (with `triggers`). Everything about networks, pictures and models is in the engine program (`crates/engine`).
 
 use pgrx::prelude::*;
 
@@ -21,6 +21,7 @@ mod settings;
 mod shared;
 mod status;
 mod style;
+mod triggers;
 mod wait;
 mod watch;
 mod worker;

@@ -1,15 +1,11 @@
 //! `caption.watch` and its companions: everything is validated before anything is changed.
 
 use crate::report::refuse;
-use crate::{enqueue, identity, release, shared, style};
+use crate::{enqueue, identity, release, shared, style, triggers};
 use pgrx::JsonB;
 use pgrx::prelude::*;
-use pgrx::spi::{quote_identifier, quote_literal};
 use serde_json::Value;
 use std::ffi::CStr;
-
-/// Names of our triggers on a watched table.
-pub const TRIGGERS: [&str; 2] = ["pg_caption_insert", "pg_caption_update"];
 
 /// A table as the catalogs describe it.
 struct Table {
@@ -30,12 +26,12 @@ struct Column {
     generated: bool,
 }
 
-fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {
+pub fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {
     result.unwrap_or_else(|error| pgrx::error!("{error}"))
 }
 
 /// The first column of the first row; a query that gives no row gives nothing.
-fn optional<T>(result: Result<Option<T>, pgrx::spi::Error>) -> Option<T> {
+pub fn optional<T>(result: Result<Option<T>, pgrx::spi::Error>) -> Option<T> {
     match result {
         Err(pgrx::spi::Error::InvalidPosition) => None,
         other => spi(other),
@@ -270,14 +266,16 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
         }
     }
     let keys = key(&table);
-    for name in &keys {
-        require_comparable(&table, &column(&table, name));
+    let key_columns: Vec<Column> = keys.iter().map(|name| column(&table, name)).collect();
+    for column in &key_columns {
+        require_comparable(&table, column);
     }
     if let Some((name, _)) = fills.iter().find(|(name, _)| keys.contains(name)) {
         refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("column \"{name}\" is part of the key and cannot be filled"), None, None);
     }
-    drop_triggers(&table);
-    create_triggers(&table, &image_url, &fills, &keys, overwrite, on_replica);
+    let key: Vec<triggers::Key> = key_columns.iter().map(|column| triggers::Key { name: &column.name, base: column.base_kind }).collect();
+    triggers::drop(table.oid, &table.name);
+    triggers::create(&table.name, table.kind == "p", &image_url, &fills, &key, overwrite, on_replica);
     let object: serde_json::Map<String, Value> = fills.into_iter().map(|(column, style)| (column, Value::String(style))).collect();
     let _extension = identity::as_extension();
     spi(Spi::run_with_args(
@@ -302,53 +300,6 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
         &[relation.into()],
     ));
     enqueue::announce_at_commit();
-}
-
-fn drop_triggers(table: &Table) {
-    for trigger in TRIGGERS {
-        // A NOTICE about a trigger that is not there would only puzzle.
-        let exists: Option<bool> = optional(Spi::get_one_with_args(
-            "SELECT true FROM pg_catalog.pg_trigger WHERE tgrelid OPERATOR(pg_catalog.=) $1 AND tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
-            &[table.oid.into(), trigger.into()],
-        ));
-        if exists == Some(true) {
-            spi(Spi::run(&format!("DROP TRIGGER {trigger} ON {}", table.name)));
-        }
-    }
-}
-
-fn create_triggers(table: &Table, image_url: &str, fills: &[(String, String)], keys: &[String], overwrite: bool, on_replica: bool) {
-    let url = quote_identifier(image_url);
-    let empty = |row: &str, column: &str| format!("coalesce({row}.{}::pg_catalog.text, '') OPERATOR(pg_catalog.=) ''", quote_identifier(column));
-    let has_url = format!("coalesce(NEW.{url}::pg_catalog.text, '') OPERATOR(pg_catalog.<>) ''");
-    let some_empty = fills.iter().map(|(column, _)| empty("NEW", column)).collect::<Vec<_>>().join(" OR ");
-    let became_empty =
-        fills.iter().map(|(column, _)| format!("({} AND NOT {})", empty("NEW", column), empty("OLD", column))).collect::<Vec<_>>().join(" OR ");
-    let changed = |column: &str| {
-        let column = quote_identifier(column);
-        format!("(NEW.{column})::pg_catalog.text IS DISTINCT FROM (OLD.{column})::pg_catalog.text")
-    };
-    let key_changed = keys.iter().map(|key| changed(key)).collect::<Vec<_>>().join(" OR ");
-    // Moving a row to another partition is a DELETE and an INSERT: nothing tells whether its URL changed, too.
-    let moves = table.kind == "p";
-    let on_insert = if overwrite || moves { has_url.clone() } else { format!("{has_url} AND ({some_empty})") };
-    let on_update = format!("{has_url} AND ({} OR {key_changed} OR {became_empty})", changed(image_url));
-    for (trigger, event, condition) in [(TRIGGERS[0], "INSERT", on_insert), (TRIGGERS[1], "UPDATE", on_update)] {
-        spi(Spi::run(&format!(
-            "CREATE TRIGGER {trigger} AFTER {event} ON {} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION caption.enqueue()",
-            table.name
-        )));
-        if on_replica {
-            spi(Spi::run(&format!("ALTER TABLE {} ENABLE ALWAYS TRIGGER {trigger}", table.name)));
-        }
-        // DROP EXTENSION takes the triggers along instead of asking for CASCADE.
-        spi(Spi::run(&format!("ALTER TRIGGER {trigger} ON {} DEPENDS ON EXTENSION pg_caption", table.name)));
-        spi(Spi::run(&format!(
-            "COMMENT ON TRIGGER {trigger} ON {} IS {}",
-            table.name,
-            quote_literal("pg_caption: remembers rows whose captions are to be written; see caption.watch()")
-        )));
-    }
 }
 
 /// Raises PostgreSQL's own error in a read-only transaction, and so on a standby.
@@ -386,7 +337,7 @@ fn hold(relation: pg_sys::Oid) {
 #[pg_extern(sql = false, volatile)]
 fn unwatch(relation: pg_sys::Oid) {
     let table = watched(relation);
-    drop_triggers(&table);
+    triggers::drop(table.oid, &table.name);
     let _extension = identity::as_extension();
     hold(relation);
     for of in ["watch", "tally", "queue", "deferred", "written", "failed"] {

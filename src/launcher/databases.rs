@@ -114,6 +114,8 @@ impl Databases {
                 Ended::Well => shared::set_trouble(oid, 0, Duration::ZERO),
                 Ended::Badly { times, pause } => {
                     shared::set_trouble(oid, times, pause);
+                    // Perhaps its database is gone: the list says so before another worker is wasted on it.
+                    self.listed = None;
                     // It may have died before it could take its name off.
                     if database.is_some_and(|database| database.worker != 0) {
                         shared::set_worker(oid, 0);

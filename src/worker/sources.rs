@@ -88,7 +88,7 @@ impl Sources {
         run(|| {
             let rows: Vec<(i64, u32, Vec<String>)> = spi(Spi::connect(|client| {
                 let rows = client.select(
-                    "SELECT q.id, q.relation, ARRAY(SELECT k.v::text FROM jsonb_array_elements(q.keys) AS k (v)) FROM caption.queue q \
+                    "SELECT q.id, q.relation, ARRAY(SELECT k.v::text FROM jsonb_array_elements(q.keys::jsonb) AS k (v)) FROM caption.queue q \
                       WHERE q.id > $1 AND q.relation = ANY ($2) ORDER BY q.id LIMIT $3",
                     None,
                     &[self.queue_after.into(), active.into(), QUEUE_ROWS.into()],

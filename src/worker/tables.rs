@@ -1,7 +1,7 @@
 //! The watched tables as a worker sees them, checked against the catalogs each time they are read.
 
 use super::transaction::{attempt, spi};
-use crate::{release, style, watch};
+use crate::{release, style, triggers};
 use pg_caption_register::Style;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -206,8 +206,8 @@ fn check(relation: pg_sys::Oid, url: &str, fills: &Value, keys: &[String]) -> Re
 fn has_triggers(relation: pg_sys::Oid) -> bool {
     let count = "SELECT count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgname = ANY ($2::name[]) \
                     AND t.tgfoid = 'caption.enqueue()'::regprocedure";
-    let names: Vec<String> = watch::TRIGGERS.map(String::from).into();
-    spi(Spi::get_one_with_args::<i64>(count, &[relation.into(), names.into()])) == Some(watch::TRIGGERS.len() as i64)
+    let names: Vec<String> = triggers::TRIGGERS.map(String::from).into();
+    spi(Spi::get_one_with_args::<i64>(count, &[relation.into(), names.into()])) == Some(triggers::TRIGGERS.len() as i64)
 }
 
 /// Type of a column, and its length where declared (varchar(n), or a domain of it).

@@ -1,35 +1,26 @@
 //! The trigger of watched tables: gathers keys in memory and appends them to the queue at pre-commit, many keys a row.
 //!
-//! Trusts the relation it fires on and nothing else: which table is watched and by which key comes from `caption.watch`.
+//! Trusts the relation it fires on and nothing else: which table is watched and by which key comes from `caption.watch` (`target`).
+
+mod target;
 
 use crate::{identity, shared};
 use pgrx::prelude::*;
 use pgrx::{PgRelation, pg_sys};
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::ffi::CStr;
-use std::num::NonZeroUsize;
+pub use target::PINNED;
+use target::{Target, target, write_key};
 
 /// Keys in one queue row: the worker reads and finishes them together.
 const PAGE: usize = 200;
 /// Gathered bytes at which the keys are appended before the transaction ends.
 const GATHER: usize = 4 << 20;
 
-/// How a key column becomes text.
-enum Column {
-    Int2(NonZeroUsize),
-    Int4(NonZeroUsize),
-    Int8(NonZeroUsize),
-    Other { at: NonZeroUsize, output: pg_sys::Oid },
-}
-
-/// What a relation's rows are enqueued as.
-struct Target {
-    /// The watched table: the relation itself or a partitioned table above it.
+/// Keys of one watched table, as they will stand in the queue.
+struct Pages {
     root: pg_sys::Oid,
-    columns: Vec<Column>,
-    /// Some column's text depends on settings that must be pinned.
-    pinned: bool,
+    /// JSON arrays without their last bracket, and how many keys each has.
+    pages: Vec<(String, i32)>,
 }
 
 #[derive(Default)]
@@ -37,13 +28,34 @@ struct Gathered {
     registered: bool,
     /// Of the catalogs, when `targets` were looked up.
     epoch: u64,
-    targets: HashMap<pg_sys::Oid, Option<Target>>,
-    pages: HashMap<pg_sys::Oid, Vec<(String, i32)>>,
+    /// Relations that the trigger fired on. Few, and nearly always the same one again: searched from the end.
+    targets: Vec<(pg_sys::Oid, Option<Target>)>,
+    pages: Vec<Pages>,
     bytes: usize,
+    /// The key being written.
+    key: String,
     /// Something was appended (or a watch changed): the worker is told at commit.
     dirty: bool,
     /// Databases that this transaction created.
     created: Vec<u32>,
+}
+
+impl Gathered {
+    /// The last page of a watched table that has room for another key.
+    fn page(&mut self, root: pg_sys::Oid) -> &mut (String, i32) {
+        let at = self.pages.iter().rposition(|pages| pages.root == root).unwrap_or_else(|| {
+            self.pages.push(Pages { root, pages: Vec::new() });
+            self.pages.len() - 1
+        });
+        let pages = &mut self.pages[at].pages;
+        if pages.last().is_none_or(|(_, n)| *n as usize >= PAGE) {
+            // As long as the one before, or as 200 keys of a bigint: no growing in between.
+            let length = pages.last().map_or(PAGE * 14, |(text, _)| text.len() + 16);
+            pages.push((String::with_capacity(length), 0));
+        }
+        let last = pages.len() - 1;
+        &mut pages[last]
+    }
 }
 
 thread_local! {
@@ -141,11 +153,12 @@ fn append() {
     };
     {
         let _extension = identity::as_extension();
-        for (root, pages) in pages {
+        for Pages { root, pages } in pages {
             let (texts, counts): (Vec<String>, Vec<i32>) = pages.into_iter().map(|(text, n)| (text + "]", n)).unzip();
             Spi::run_with_args(
+                // In 0.1.0 the column was jsonb, which json is assigned to as well.
                 "INSERT INTO caption.queue (relation, keys, n) \
-                 SELECT $1, p.keys::pg_catalog.jsonb, p.n FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS p (keys, n)",
+                 SELECT $1, p.keys::pg_catalog.json, p.n FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS p (keys, n)",
                 &[root.into(), texts.into(), counts.into()],
             )
             .unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
@@ -222,37 +235,38 @@ pub unsafe extern "C-unwind" fn pg_caption_enqueue(fcinfo: pg_sys::FunctionCallI
 unsafe fn gather(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
     // SAFETY: as promised by the caller.
     let (oid, description) = unsafe { ((*relation).rd_id, (*relation).rd_att) };
-    register();
     let epoch = EPOCH.with(Cell::get);
-    let known = GATHERED.with(|gathered| {
+    let (registered, known) = GATHERED.with(|gathered| {
         let gathered = &mut *gathered.borrow_mut();
         if gathered.epoch != epoch {
             gathered.epoch = epoch;
             gathered.targets.clear();
         }
-        gathered.targets.contains_key(&oid)
+        (gathered.registered, gathered.targets.iter().any(|(known, _)| *known == oid))
     });
+    if !registered {
+        register();
+    }
     if !known {
         // SAFETY: as promised by the caller.
         let target = target(oid, &unsafe { PgRelation::from_pg(relation) });
-        GATHERED.with(|gathered| gathered.borrow_mut().targets.insert(oid, target));
+        GATHERED.with(|gathered| gathered.borrow_mut().targets.push((oid, target)));
     }
     let full = GATHERED.with(|gathered| {
         let gathered = &mut *gathered.borrow_mut();
-        let Some(Some(target)) = gathered.targets.get(&oid) else { return false };
+        let Some((_, Some(target))) = gathered.targets.iter().rfind(|(known, _)| *known == oid) else { return false };
+        let root = target.root;
         // Apart first: where a type's output function raises, no half-written key must stay.
-        let mut key = String::new();
+        gathered.key.clear();
         // SAFETY: the columns were looked up in this relation's description.
-        unsafe { write_key(&mut key, target, tuple, description) };
-        let pages = gathered.pages.entry(target.root).or_default();
-        if pages.last().is_none_or(|(_, n)| *n as usize >= PAGE) {
-            pages.push((String::new(), 0));
-        }
-        let Some((page, n)) = pages.last_mut() else { return false };
+        unsafe { write_key(&mut gathered.key, target, tuple, description) };
+        let key = std::mem::take(&mut gathered.key);
+        let (page, n) = gathered.page(root);
         page.push(if *n == 0 { '[' } else { ',' });
         page.push_str(&key);
         *n += 1;
         gathered.bytes += key.len() + 1;
+        gathered.key = key;
         gathered.bytes >= GATHER
     });
     // Not inside a subtransaction: its rollback would take keys along that were gathered before it.
@@ -260,146 +274,6 @@ unsafe fn gather(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
     if full && unsafe { pg_sys::GetCurrentTransactionNestLevel() } == 1 {
         append();
     }
-}
-
-/// Writes a row's key as a JSON array of texts.
-///
-/// # Safety
-/// `tuple` is a row of the relation that `description` describes and `target` was made for.
-unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) {
-    use std::fmt::Write;
-    let _pin = target.pinned.then(Pin::new);
-    to.push('[');
-    for (n, column) in target.columns.iter().enumerate() {
-        if n > 0 {
-            to.push(',');
-        }
-        // SAFETY: attribute numbers come from this description; key columns are NOT NULL; the datum's type is the one its column was classified by.
-        unsafe {
-            let get = |at: NonZeroUsize| pgrx::htup::heap_getattr_raw(tuple, at, description);
-            // Writing to a String cannot fail.
-            let _ = match column {
-                Column::Int2(at) => write!(to, "\"{}\"", get(*at).map_or(0, |datum| datum.value() as i16)),
-                Column::Int4(at) => write!(to, "\"{}\"", get(*at).map_or(0, |datum| datum.value() as i32)),
-                Column::Int8(at) => write!(to, "\"{}\"", get(*at).map_or(0, |datum| datum.value() as i64)),
-                Column::Other { at, output } => {
-                    if let Some(datum) = get(*at) {
-                        let text = pg_sys::OidOutputFunctionCall(*output, datum);
-                        let json = serde_json::to_string(&CStr::from_ptr(text).to_string_lossy());
-                        to.push_str(&json.unwrap_or_else(|_| "null".into()));
-                        pg_sys::pfree(text.cast());
-                    } else {
-                        to.push_str("null");
-                    }
-                    Ok(())
-                }
-            };
-        }
-    }
-    to.push(']');
-}
-
-/// The settings that a key's text may depend on, pinned while it is written. The worker reads keys under the same ones.
-struct Pin(i32);
-
-/// Setting and value, as in [`Pin`].
-pub const PINNED: [(&CStr, &CStr); 4] =
-    [(c"datestyle", c"ISO, YMD"), (c"intervalstyle", c"postgres"), (c"timezone", c"UTC"), (c"extra_float_digits", c"3")];
-
-impl Pin {
-    fn new() -> Self {
-        // SAFETY: a nesting level of settings that Drop closes, or the end of the (sub)transaction.
-        unsafe {
-            let level = pg_sys::NewGUCNestLevel();
-            for (name, value) in PINNED {
-                pg_sys::set_config_option(
-                    name.as_ptr(),
-                    value.as_ptr(),
-                    pg_sys::GucContext::PGC_USERSET,
-                    pg_sys::GucSource::PGC_S_SESSION,
-                    pg_sys::GucAction::GUC_ACTION_SAVE,
-                    true,
-                    0,
-                    false,
-                );
-            }
-            Pin(level)
-        }
-    }
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: closes the level opened in `new`.
-            unsafe { pg_sys::AtEOXact_GUC(false, self.0) };
-        }
-    }
-}
-
-/// Looks up how rows of a relation are enqueued; `None` where neither it nor a partitioned table above it is watched.
-fn target(oid: pg_sys::Oid, relation: &PgRelation) -> Option<Target> {
-    let _extension = identity::as_extension();
-    let (root, keys) = look_up(oid)?;
-    let description = relation.tuple_desc();
-    let mut pinned = false;
-    let columns = keys
-        .iter()
-        .map(|key| {
-            let attribute = description.iter().find(|attribute| !attribute.attisdropped && attribute.name() == key)?;
-            let at = NonZeroUsize::new(attribute.attnum as usize)?;
-            Some(match attribute.atttypid {
-                pg_sys::INT2OID => Column::Int2(at),
-                pg_sys::INT4OID => Column::Int4(at),
-                pg_sys::INT8OID => Column::Int8(at),
-                other => {
-                    pinned |= !matches!(other, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::UUIDOID | pg_sys::BPCHAROID);
-                    let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
-                    // SAFETY: fills two plain values for a type that exists.
-                    unsafe { pg_sys::getTypeOutputInfo(other, &mut output, &mut varlena) };
-                    Column::Other { at, output }
-                }
-            })
-        })
-        .collect::<Option<Vec<_>>>()?;
-    Some(Target { root, columns, pinned })
-}
-
-/// The watch that covers a relation: watched table and key columns. Read with the newest snapshot: in a serialisable transaction that began before
-/// `caption.watch()` was committed the trigger fires already, and its rows must not be missed.
-fn look_up(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
-    Spi::connect(|_client| {
-        // SAFETY: between SPI_connect and SPI_finish, which `Spi::connect` sees to; the snapshot is popped, or falls with the transaction; the result is looked at
-        // before anything else runs.
-        unsafe {
-            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-            let (mut kinds, mut values) = ([pg_sys::OIDOID], [pg_sys::Datum::from(oid)]);
-            let status = pg_sys::SPI_execute_with_args(
-                c"SELECT w.relation::pg_catalog.oid::pg_catalog.text, pg_catalog.to_json(w.keys)::pg_catalog.text FROM caption.watch w \
-                   WHERE w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1 OR w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) ANY \
-                         (SELECT a.relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.regclass) a) LIMIT 1"
-                    .as_ptr(),
-                1,
-                kinds.as_mut_ptr(),
-                values.as_mut_ptr(),
-                std::ptr::null(),
-                true,
-                1,
-            );
-            pg_sys::PopActiveSnapshot();
-            if status != pg_sys::SPI_OK_SELECT as i32 || pg_sys::SPI_processed == 0 {
-                return None;
-            }
-            let table = pg_sys::SPI_tuptable;
-            let row = *(*table).vals;
-            let text = |column| {
-                let value = pg_sys::SPI_getvalue(row, (*table).tupdesc, column);
-                if value.is_null() { None } else { Some(CStr::from_ptr(value).to_string_lossy().into_owned()) }
-            };
-            let root = text(1)?.parse::<u32>().ok()?;
-            Some((pg_sys::Oid::from(root), serde_json::from_str(&text(2)?).ok()?))
-        }
-    })
 }
 
 /// Version-1 calling convention of the trigger functions.

@@ -1,0 +1,168 @@
+//! What is known of a watched relation: which watch covers it, its key columns, and how a row's key is written.
+//!
+//! Trusts `caption.watch` and the catalogs, and nothing that the table's owner could plant.
+
+use crate::identity;
+use pgrx::prelude::*;
+use pgrx::{PgRelation, pg_sys};
+use std::ffi::CStr;
+use std::num::NonZeroUsize;
+
+/// How a key column becomes text.
+enum Column {
+    Int2(NonZeroUsize),
+    Int4(NonZeroUsize),
+    Int8(NonZeroUsize),
+    Other { at: NonZeroUsize, output: pg_sys::Oid },
+}
+
+/// What a relation's rows are enqueued as.
+pub struct Target {
+    /// The watched table: the relation itself or a partitioned table above it.
+    pub root: pg_sys::Oid,
+    columns: Vec<Column>,
+    /// Some column's text depends on settings that must be pinned.
+    pinned: bool,
+}
+
+/// Writes a row's key as a JSON array of texts.
+///
+/// # Safety
+/// `tuple` is a row of the relation that `description` describes and `target` was made for.
+pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) {
+    let mut digits = itoa::Buffer::new();
+    let _pin = target.pinned.then(Pin::new);
+    to.push('[');
+    for (n, column) in target.columns.iter().enumerate() {
+        if n > 0 {
+            to.push(',');
+        }
+        // SAFETY: attribute numbers come from this description; key columns are NOT NULL; the datum's type is the one its column was classified by.
+        unsafe {
+            let get = |at: NonZeroUsize| pgrx::htup::heap_getattr_raw(tuple, at, description);
+            let number = match column {
+                Column::Int2(at) => get(*at).map_or("0", |datum| digits.format(datum.value() as i16)),
+                Column::Int4(at) => get(*at).map_or("0", |datum| digits.format(datum.value() as i32)),
+                Column::Int8(at) => get(*at).map_or("0", |datum| digits.format(datum.value() as i64)),
+                Column::Other { at, output } => {
+                    if let Some(datum) = get(*at) {
+                        let text = pg_sys::OidOutputFunctionCall(*output, datum);
+                        let json = serde_json::to_string(&CStr::from_ptr(text).to_string_lossy());
+                        to.push_str(&json.unwrap_or_else(|_| "null".into()));
+                        pg_sys::pfree(text.cast());
+                    } else {
+                        to.push_str("null");
+                    }
+                    continue;
+                }
+            };
+            to.push('"');
+            to.push_str(number);
+            to.push('"');
+        }
+    }
+    to.push(']');
+}
+
+/// The settings that a key's text may depend on, pinned while it is written. The worker reads keys under the same ones.
+struct Pin(i32);
+
+/// Setting and value, as in [`Pin`].
+pub const PINNED: [(&CStr, &CStr); 4] =
+    [(c"datestyle", c"ISO, YMD"), (c"intervalstyle", c"postgres"), (c"timezone", c"UTC"), (c"extra_float_digits", c"3")];
+
+impl Pin {
+    fn new() -> Self {
+        // SAFETY: a nesting level of settings that Drop closes, or the end of the (sub)transaction.
+        unsafe {
+            let level = pg_sys::NewGUCNestLevel();
+            for (name, value) in PINNED {
+                pg_sys::set_config_option(
+                    name.as_ptr(),
+                    value.as_ptr(),
+                    pg_sys::GucContext::PGC_USERSET,
+                    pg_sys::GucSource::PGC_S_SESSION,
+                    pg_sys::GucAction::GUC_ACTION_SAVE,
+                    true,
+                    0,
+                    false,
+                );
+            }
+            Pin(level)
+        }
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            // SAFETY: closes the level opened in `new`.
+            unsafe { pg_sys::AtEOXact_GUC(false, self.0) };
+        }
+    }
+}
+
+/// Looks up how rows of a relation are enqueued; `None` where neither it nor a partitioned table above it is watched.
+pub fn target(oid: pg_sys::Oid, relation: &PgRelation) -> Option<Target> {
+    let _extension = identity::as_extension();
+    let (root, keys) = look_up(oid)?;
+    let description = relation.tuple_desc();
+    let mut pinned = false;
+    let columns = keys
+        .iter()
+        .map(|key| {
+            let attribute = description.iter().find(|attribute| !attribute.attisdropped && attribute.name() == key)?;
+            let at = NonZeroUsize::new(attribute.attnum as usize)?;
+            Some(match attribute.atttypid {
+                pg_sys::INT2OID => Column::Int2(at),
+                pg_sys::INT4OID => Column::Int4(at),
+                pg_sys::INT8OID => Column::Int8(at),
+                other => {
+                    pinned |= !matches!(other, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::UUIDOID | pg_sys::BPCHAROID);
+                    let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
+                    // SAFETY: fills two plain values for a type that exists.
+                    unsafe { pg_sys::getTypeOutputInfo(other, &mut output, &mut varlena) };
+                    Column::Other { at, output }
+                }
+            })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    Some(Target { root, columns, pinned })
+}
+
+/// The watch that covers a relation: watched table and key columns. Read with the newest snapshot: in a serialisable transaction that began before
+/// `caption.watch()` was committed the trigger fires already, and its rows must not be missed.
+fn look_up(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
+    Spi::connect(|_client| {
+        // SAFETY: between SPI_connect and SPI_finish, which `Spi::connect` sees to; the snapshot is popped, or falls with the transaction; the result is looked at
+        // before anything else runs.
+        unsafe {
+            pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
+            let (mut kinds, mut values) = ([pg_sys::OIDOID], [pg_sys::Datum::from(oid)]);
+            let status = pg_sys::SPI_execute_with_args(
+                c"SELECT w.relation::pg_catalog.oid::pg_catalog.text, pg_catalog.to_json(w.keys)::pg_catalog.text FROM caption.watch w \
+                   WHERE w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1 OR w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) ANY \
+                         (SELECT a.relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.regclass) a) LIMIT 1"
+                    .as_ptr(),
+                1,
+                kinds.as_mut_ptr(),
+                values.as_mut_ptr(),
+                std::ptr::null(),
+                true,
+                1,
+            );
+            pg_sys::PopActiveSnapshot();
+            if status != pg_sys::SPI_OK_SELECT as i32 || pg_sys::SPI_processed == 0 {
+                return None;
+            }
+            let table = pg_sys::SPI_tuptable;
+            let row = *(*table).vals;
+            let text = |column| {
+                let value = pg_sys::SPI_getvalue(row, (*table).tupdesc, column);
+                if value.is_null() { None } else { Some(CStr::from_ptr(value).to_string_lossy().into_owned()) }
+            };
+            let root = text(1)?.parse::<u32>().ok()?;
+            Some((pg_sys::Oid::from(root), serde_json::from_str(&text(2)?).ok()?))
+        }
+    })
+}
