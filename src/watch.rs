@@ -349,6 +349,8 @@ fn unwatch(relation: pg_sys::Oid) {
 fn set_paused(relation: pg_sys::Oid, paused: bool) {
     watched(relation);
     let _extension = identity::as_extension();
+    // Once a pause is committed nothing more is written: what the worker is just writing is waited for.
+    hold(relation);
     spi(Spi::run_with_args("UPDATE caption.watch SET paused = $2 WHERE relation OPERATOR(pg_catalog.=) $1", &[relation.into(), paused.into()]));
     if !paused {
         spi(Spi::run_with_args("UPDATE caption.tally SET problem = NULL WHERE relation OPERATOR(pg_catalog.=) $1", &[relation.into()]));

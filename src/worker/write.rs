@@ -1,90 +1,46 @@
 //! Write-back: the row, the ledger, the failure and the queue in one transaction, one subtransaction a row.
 
 use super::definitions;
-use super::examine::{self, Current, Job, hash, needs};
-use super::tables::Watched;
+use super::examine;
 use super::transaction::{Raised, attempt, spi};
 use crate::{identity, settings};
-use pg_caption_drain::{Board, Row, Struck};
-use pg_caption_wire::{Class, Failure, Outcome, Output};
+use pg_caption_drain::aftermath::{self, Verdict};
+use pg_caption_drain::{Current, Job, Row, Settled, Struck, Watched, entry, hash};
+use pg_caption_wire::{Class, Failure, Outcome};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
 use serde_json::Value;
 use std::time::Duration;
 
-/// First pause before a row is tried again; doubled with each charged attempt.
-const RETRY_BASE: Duration = Duration::from_secs(5);
-/// Longest pause before a row is tried again.
-const RETRY_MAX: Duration = Duration::from_secs(3600);
-/// Pause for a host that did not say how long.
-const HOST_PAUSE: Duration = Duration::from_secs(30);
-
-/// What became of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// Nothing of it is left to do here.
-    Done {
-        /// Its row was written.
-        filled: bool,
-    },
-    /// Somebody else holds the row: try the write again later.
-    Locked,
-}
-
-/// Settles one job in the running transaction.
+/// Settles one job in the running transaction. `jitter` is in 0..1.
 pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Settled {
-    match outcome {
-        Outcome::Done { outputs, model, image, .. } => {
-            let texts: Vec<(usize, &str)> = job
-                .cells
-                .iter()
-                .zip(outputs)
-                .filter_map(|(cell, output)| match output {
-                    Output::Written(written) => Some((*cell, written.caption.as_str())),
-                    Output::Failed(_) => None,
-                })
-                .collect();
-            let refusal = outputs.iter().find_map(|output| match output {
-                Output::Failed(failure) => Some(failure),
-                Output::Written(_) => None,
-            });
-            let mut settled = Settled::Done { filled: false };
-            if !texts.is_empty() {
-                let source = (image.etag.as_deref(), image.last_modified.as_deref());
-                match attempt(|| write_row(table, job, &texts, &model.digest, source)) {
-                    Ok(Settled::Locked) => return Settled::Locked,
-                    Ok(done) => settled = done,
-                    Err(raised) => return refused_by_table(job, &raised, jitter),
-                }
-            }
-            match refusal {
-                Some(failure) => fail(job, failure, job.attempts + 1),
-                None => forgive(&job.row),
-            }
-            settled
-        }
-        Outcome::Unchanged => {
-            still_true(&job.row);
-            Settled::Done { filled: false }
-        }
-        Outcome::Failed(failure) => {
-            match failure.class {
-                Class::Retry if job.attempts + 1 < settings::max_attempts() => defer(job, failure, job.attempts + 1, backoff(job.attempts, jitter)),
-                Class::Host => {
-                    let pause = failure.retry_after_ms.map_or(HOST_PAUSE, Duration::from_millis);
-                    defer(job, failure, job.attempts, pause.mul_f64(1.0 + 0.1 * jitter));
-                }
-                _ => fail(job, failure, job.attempts + 1),
-            }
-            Settled::Done { filled: false }
+    let (texts, verdict) = aftermath::verdict(job, outcome, settings::max_attempts(), jitter);
+    let mut settled = Settled::Done { filled: false };
+    if let Outcome::Done { model, image, .. } = outcome
+        && !texts.is_empty()
+    {
+        let source = (image.etag.as_deref(), image.last_modified.as_deref());
+        match attempt(|| write_row(table, job, &texts, &model.digest, source)) {
+            Ok(Settled::Locked) => return Settled::Locked,
+            Ok(done) => settled = done,
+            Err(raised) => return refused_by_table(job, &raised, jitter),
         }
     }
+    carry_out(&job.row, verdict);
+    settled
 }
 
-fn backoff(attempts: i32, jitter: f64) -> Duration {
-    let doubled = RETRY_BASE.saturating_mul(1u32 << attempts.clamp(0, 16));
-    doubled.min(RETRY_MAX).mul_f64(0.5 + jitter)
+/// Notes what an outcome means for its row.
+fn carry_out(row: &Row, verdict: Verdict<'_>) {
+    match verdict {
+        Verdict::Forgiven => forgive(row),
+        Verdict::StillTrue => still_true(row),
+        Verdict::Deferred(failure, attempts, pause) => defer(row, failure, attempts, pause),
+        Verdict::Failed(failure, attempts) => {
+            record(row, failure.class.name(), &failure.code, &failure.message, failure.detail.as_deref(), attempts);
+        }
+    }
 }
 
 /// The table's own triggers, checks or locks refused the caption.
@@ -96,11 +52,9 @@ fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
     );
     let mut failure = Failure::new(Class::Reject, "write_refused", format!("the table refused the caption: {}", raised.message));
     failure.detail = raised.detail.clone();
-    if transient && job.attempts + 1 < settings::max_attempts() {
-        defer(job, &failure, job.attempts + 1, backoff(job.attempts, jitter));
-    } else {
-        fail(job, &failure, job.attempts + 1);
-    }
+    let verdict =
+        if transient { aftermath::tried_again(job, &failure, settings::max_attempts(), jitter) } else { Verdict::Failed(&failure, job.attempts + 1) };
+    carry_out(&job.row, verdict);
     Settled::Done { filled: false }
 }
 
@@ -108,7 +62,7 @@ fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
 fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, source: (Option<&str>, Option<&str>)) -> Settled {
     let (filled, alone);
     let entries: Vec<(String, Value)> = {
-        let _owner = identity::as_owner(table.owner);
+        let _owner = identity::as_owner(pg_sys::Oid::from(table.owner));
         let found = spi(Spi::connect_mut(|client| {
             // A deferred constraint trigger would otherwise run at commit, as the superuser.
             client.update("SET CONSTRAINTS ALL IMMEDIATE", None, &[])?;
@@ -126,23 +80,9 @@ fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, s
             }));
             return if exists { Settled::Locked } else { Settled::Done { filled: false } };
         };
-        if current.url.as_deref() != Some(job.url.as_str()) {
-            // The trigger has queued the new URL.
-            return Settled::Done { filled: false };
-        }
-        let still = needs(table, &current, &job.ours, job.again);
-        let wanted = texts.iter().filter(|(cell, _)| still.contains(cell)).copied();
-        // Captioned again, it may get the very words that it has: no new version of the row for that.
-        let is_there = |(cell, text): &(usize, &str)| job.again && current.texts.get(*cell).is_some_and(|there| there.as_deref() == Some(*text));
-        let (there, new): (Vec<_>, Vec<_>) = wanted.partition(is_there);
-        if there.is_empty() && new.is_empty() {
-            return Settled::Done { filled: false };
-        }
-        let there = there.into_iter().map(|(cell, text)| (table.fills[cell].column.clone(), examine::entry(text, &job.url)));
-        filled = !new.is_empty();
-        // Whatever else of ours stands in the row was written for this URL, or it would be needed anew.
-        alone = (0..table.fills.len()).all(|cell| texts.iter().any(|(at, _)| *at == cell) || !examine::is_ours(table, &current, &job.ours, cell));
-        if filled { store(table, job, &new).into_iter().chain(there).collect() } else { there.collect() }
+        let Some(write) = aftermath::write(table, job, &current, texts) else { return Settled::Done { filled: false } };
+        (filled, alone) = (!write.new.is_empty(), write.alone);
+        if filled { store(table, job, &write.new).into_iter().chain(write.there).collect() } else { write.there.into_iter().collect() }
     };
     note(job, entries, alone, model, source);
     Settled::Done { filled }
@@ -168,7 +108,7 @@ fn store(table: &Watched, job: &Job, texts: &[(usize, &str)]) -> Vec<(String, Va
     stored
         .into_iter()
         .zip(texts)
-        .map(|(text, (cell, _))| (table.fills[*cell].column.clone(), examine::entry(text.as_deref().unwrap_or_default(), &job.url)))
+        .map(|(text, (cell, _))| (table.fills[*cell].column.clone(), entry(text.as_deref().unwrap_or_default(), &job.url)))
         .collect()
 }
 
@@ -219,26 +159,28 @@ pub fn table_is_free(table: &Watched, write: bool) -> bool {
     unsafe { pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(table.oid), mode as i32) && !definitions::has_changed(table.oid) }
 }
 
-/// Whether no open transaction has called `watch`, `unwatch`, `resume` or `retry` for the table, all of which hold its row of `caption.tally`: what they do to our
-/// tables would be waited for otherwise. That row is ours until the transaction ends. Asked before anything of the table is written to our tables.
+/// Whether no open transaction has called `watch`, `unwatch`, `pause`, `resume` or `retry` for the table, all of which hold its row of `caption.tally`: what they do to
+/// our tables would be waited for otherwise. That row is ours until the transaction ends. Asked before anything of the table is read or written. Nor is it ours if it was
+/// paused since the watches were read: rows written after that are not to be looked at.
 pub fn is_ours(table: &Watched) -> bool {
     let row = spi(Spi::connect_mut(|client| {
-        let lock = "SELECT FROM caption.tally WHERE relation = $1 FOR NO KEY UPDATE SKIP LOCKED";
+        let lock = "SELECT FROM caption.tally t WHERE t.relation = $1 AND EXISTS (SELECT FROM caption.watch w WHERE w.relation::oid = $1 AND NOT w.paused) \
+                    FOR NO KEY UPDATE OF t SKIP LOCKED";
         Ok::<_, pgrx::spi::Error>(client.update(lock, Some(1), &[pg_sys::Oid::from(table.oid).into()])?.len())
     }));
     row > 0
 }
 
 /// Puts a row off.
-fn defer(job: &Job, failure: &Failure, attempts: i32, pause: Duration) {
+fn defer(row: &Row, failure: &Failure, attempts: i32, pause: Duration) {
     spi(Spi::run_with_args(
         "INSERT INTO caption.deferred AS d (relation, key, due, host, attempts, code, message) \
          VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3), $4, $5, $6, $7) \
          ON CONFLICT (relation, key) DO UPDATE SET due = excluded.due, host = excluded.host, attempts = excluded.attempts, code = excluded.code, \
             message = excluded.message",
         &[
-            pg_sys::Oid::from(job.row.relation).into(),
-            key(&job.row).into(),
+            pg_sys::Oid::from(row.relation).into(),
+            key(row).into(),
             pause.as_secs_f64().into(),
             failure.host.clone().into(),
             attempts.into(),
@@ -246,11 +188,6 @@ fn defer(job: &Job, failure: &Failure, attempts: i32, pause: Duration) {
             failure.message.clone().into(),
         ],
     ));
-}
-
-/// Records why a row got no caption.
-fn fail(job: &Job, failure: &Failure, attempts: i32) {
-    record(&job.row, failure.class.name(), &failure.code, &failure.message, failure.detail.as_deref(), attempts);
 }
 
 /// Records why a row got no caption.
@@ -304,9 +241,4 @@ pub fn tally(relation: u32, filled: i64, per_minute: f32) {
         "UPDATE caption.tally SET filled = filled + $2, per_minute = $3, updated_at = clock_timestamp() WHERE relation = $1",
         &[pg_sys::Oid::from(relation).into(), filled.into(), per_minute.into()],
     ));
-}
-
-/// Rows that waited for one of these to be done.
-pub fn release(board: &mut Board, jobs: &[Job]) -> Vec<(Row, u64)> {
-    jobs.iter().flat_map(|job| board.release(&job.row).into_iter().map(|page| (job.row.clone(), page))).collect()
 }

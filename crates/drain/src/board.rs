@@ -96,6 +96,11 @@ impl Board {
         self.busy.contains(row)
     }
 
+    /// Pages in hand.
+    pub fn pages(&self) -> usize {
+        self.pages.len()
+    }
+
     /// Walk chunks of a table in hand.
     pub fn walk_pages(&self, relation: u32) -> usize {
         self.walks.get(&relation).map_or(0, VecDeque::len)

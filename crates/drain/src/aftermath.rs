@@ -1,0 +1,98 @@
+//! What an outcome means for its row: what is written, and whether the row is done, put off, or recorded as failed. Decided here, carried out by whoever has the
+//! database.
+
+use crate::job::{entry, is_ours, needs};
+use crate::{Current, Job, Watched};
+use pg_caption_wire::{Class, Failure, Outcome, Output};
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+/// First pause before a row is tried again; doubled with each charged attempt.
+const RETRY_BASE: Duration = Duration::from_secs(5);
+/// Longest pause before a row is tried again.
+const RETRY_MAX: Duration = Duration::from_secs(3600);
+/// Pause for a host that did not say how long.
+const HOST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What is noted of a row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Verdict<'a> {
+    /// It has what it needs: earlier failures are history.
+    Forgiven,
+    /// Its picture is the one that was captioned, with the same model: its texts count as written now.
+    StillTrue,
+    /// Tried again after a pause, with so many attempts charged.
+    Deferred(&'a Failure, i32, Duration),
+    /// Recorded, with so many attempts charged.
+    Failed(&'a Failure, i32),
+}
+
+/// The texts that an outcome brings (fill and caption), and what is to be noted once they are written. `jitter` is in 0..1.
+pub fn verdict<'a>(job: &Job, outcome: &'a Outcome, max_attempts: i32, jitter: f64) -> (Vec<(usize, &'a str)>, Verdict<'a>) {
+    match outcome {
+        Outcome::Done { outputs, .. } => {
+            let (mut texts, mut verdict) = (Vec::new(), Verdict::Forgiven);
+            for (cell, output) in job.cells.iter().zip(outputs) {
+                match output {
+                    Output::Written(written) => texts.push((*cell, written.caption.as_str())),
+                    Output::Failed(failure) if verdict == Verdict::Forgiven => verdict = Verdict::Failed(failure, job.attempts + 1),
+                    Output::Failed(_) => {}
+                }
+            }
+            (texts, verdict)
+        }
+        Outcome::Unchanged => (Vec::new(), Verdict::StillTrue),
+        Outcome::Failed(failure) => (
+            Vec::new(),
+            match failure.class {
+                Class::Retry => tried_again(job, failure, max_attempts, jitter),
+                Class::Host => {
+                    let pause = failure.retry_after_ms.map_or(HOST_PAUSE, Duration::from_millis);
+                    Verdict::Deferred(failure, job.attempts, pause.mul_f64(1.0 + 0.1 * jitter))
+                }
+                _ => Verdict::Failed(failure, job.attempts + 1),
+            },
+        ),
+    }
+}
+
+/// Put off with a charged attempt, or failed if that was the last one.
+pub fn tried_again<'a>(job: &Job, failure: &'a Failure, max_attempts: i32, jitter: f64) -> Verdict<'a> {
+    let attempts = job.attempts + 1;
+    if attempts < max_attempts { Verdict::Deferred(failure, attempts, backoff(job.attempts, jitter)) } else { Verdict::Failed(failure, attempts) }
+}
+
+fn backoff(attempts: i32, jitter: f64) -> Duration {
+    let doubled = RETRY_BASE.saturating_mul(1u32 << attempts.clamp(0, 16));
+    doubled.min(RETRY_MAX).mul_f64(0.5 + jitter)
+}
+
+/// What of an outcome's texts goes into the row as it is now.
+#[derive(Debug)]
+pub struct Write<'a> {
+    /// To be written: fill and text.
+    pub new: Vec<(usize, &'a str)>,
+    /// Entries of the ledger for texts that stand there already, word for word.
+    pub there: Map<String, Value>,
+    /// Whatever else of ours stands in the row was written for this URL, or it would be needed anew.
+    pub alone: bool,
+}
+
+/// What to write into a locked row; `None`: nothing, somebody has changed it. Only what is still empty or ours, only if the URL is still the one captioned.
+pub fn write<'a>(table: &Watched, job: &Job, current: &Current, texts: &[(usize, &'a str)]) -> Option<Write<'a>> {
+    if current.url.as_deref() != Some(job.url.as_str()) {
+        // The trigger has queued the new URL.
+        return None;
+    }
+    let still = needs(table, current, &job.ours, job.again);
+    let wanted = texts.iter().filter(|(cell, _)| still.contains(cell)).copied();
+    // Captioned again, it may get the very words that it has: no new version of the row for that.
+    let is_there = |(cell, text): &(usize, &str)| job.again && current.texts.get(*cell).is_some_and(|there| there.as_deref() == Some(*text));
+    let (there, new): (Vec<_>, Vec<_>) = wanted.partition(is_there);
+    if there.is_empty() && new.is_empty() {
+        return None;
+    }
+    let there = there.into_iter().map(|(cell, text)| (table.fills[cell].column.clone(), entry(text, &job.url))).collect();
+    let alone = (0..table.fills.len()).all(|cell| texts.iter().any(|(at, _)| *at == cell) || !is_ours(table, current, &job.ours, cell));
+    Some(Write { new, there, alone })
+}

@@ -1,0 +1,24 @@
+//! How much a worker takes on at once.
+
+/// Bounds of what is in hand; the defaults are what the extension uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Queue rows read at once; each holds up to a few hundred keys.
+    pub queue_rows: usize,
+    /// Deferred rows of one table read at once.
+    pub deferred_rows: usize,
+    /// Table rows in one chunk of the walk.
+    pub chunk: usize,
+    /// Chunks of one table's walk in hand at once.
+    pub chunks: usize,
+    /// Jobs ready to be sent below which more are read.
+    pub ready: usize,
+    /// Replies settled in one transaction.
+    pub together: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits { queue_rows: 5, deferred_rows: 200, chunk: 500, chunks: 4, ready: 64, together: 50 }
+    }
+}
