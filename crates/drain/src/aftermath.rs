@@ -11,6 +11,8 @@ use std::time::Duration;
 const RETRY_BASE: Duration = Duration::from_secs(5);
 /// Longest pause before a row is tried again.
 const RETRY_MAX: Duration = Duration::from_secs(3600);
+/// Shortest pause for a host: a row that is due at once would go round without end.
+const HOST_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Pause for a host that did not say how long.
 const HOST_PAUSE: Duration = Duration::from_secs(30);
 
@@ -47,7 +49,7 @@ pub fn verdict<'a>(job: &Job, outcome: &'a Outcome, max_attempts: i32, jitter: f
             match failure.class {
                 Class::Retry => tried_again(job, failure, max_attempts, jitter),
                 Class::Host => {
-                    let pause = failure.retry_after_ms.map_or(HOST_PAUSE, Duration::from_millis);
+                    let pause = failure.retry_after_ms.map_or(HOST_PAUSE, Duration::from_millis).max(HOST_PAUSE_MIN);
                     Verdict::Deferred(failure, job.attempts, pause.mul_f64(1.0 + 0.1 * jitter))
                 }
                 _ => Verdict::Failed(failure, job.attempts + 1),

@@ -3,9 +3,9 @@
 use crate::error::{Error, Place};
 use crate::fault::Limits;
 use crate::fetch::Reserve;
-use flate2::read::MultiGzDecoder;
+use flate2::bufread::GzDecoder;
 use pg_caption_wire::{Class, Failure};
-use std::io::{self, Read};
+use std::io::{self, BufRead, BufReader, Read};
 use ureq::Body;
 use ureq::http::{HeaderMap, header};
 
@@ -21,15 +21,15 @@ pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Pla
     if let Some(bytes) = declared.filter(|d| *d > limits.bytes) {
         return Err(Error::TooLarge { place: place.clone(), limit: limits.bytes, declared: Some(bytes) });
     }
-    // what a compressed body becomes is known when it is over
-    let most = declared.filter(|_| !gzip).unwrap_or(limits.bytes);
+    // what a compressed body becomes is known when it is over; a small budget leaves less room than the limit for it
+    let most = declared.filter(|_| !gzip).unwrap_or(limits.bytes.min(limits.room));
     let asked = std::time::Instant::now();
     reserve(most).map_err(Error::Memory)?;
     // the server is not to blame for the time spent waiting for memory
     crate::attempt::extend(asked.elapsed());
     let wire = Bounded { inner: body.into_reader(), left: limits.bytes };
     match gzip {
-        true => collect(MultiGzDecoder::new(wire), most, limits, place),
+        true => collect(Members::new(wire), most, limits, place),
         false => collect(wire, most, limits, place),
     }
 }
@@ -40,7 +40,8 @@ fn is_gzip(headers: &HeaderMap, place: &Place) -> Result<bool, Error> {
     for value in headers.get_all(header::CONTENT_ENCODING) {
         for coding in value.to_str().unwrap_or("?").split(',').map(|c| c.trim().to_ascii_lowercase()) {
             match coding.as_str() {
-                "" | "identity" | "none" => {}
+                // Some say what is no coding of a body: a character set, S3's way of uploading.
+                "" | "identity" | "none" | "binary" | "utf-8" | "utf8" | "aws-chunked" => {}
                 "gzip" | "x-gzip" if !gzip => gzip = true,
                 other => {
                     let reason = format!("content encoding \"{}\"", other.escape_default().take(40).collect::<String>());
@@ -71,7 +72,10 @@ fn collect(mut from: impl Read, most: u64, limits: &Limits, place: &Place) -> Re
             return Err(over);
         }
         if (bytes.len() + n) as u64 > most {
-            return Err(Error::TooLarge { place: place.clone(), limit: limits.bytes, declared: None });
+            return Err(match most < limits.bytes {
+                true => Error::Memory(Box::new(no_room(most))),
+                false => Error::TooLarge { place: place.clone(), limit: limits.bytes, declared: None },
+            });
         }
         if bytes.capacity() < bytes.len() + n {
             // never beyond what was reserved, and for all but giants at once: growing in steps would hold two copies in between
@@ -82,11 +86,46 @@ fn collect(mut from: impl Read, most: u64, limits: &Limits, place: &Place) -> Re
     }
 }
 
+/// The body is longer than all the room there is for files.
+fn no_room(most: u64) -> Failure {
+    Failure::new(Class::Reject, "too_much_memory", "the image needs more memory than the engine may use for files")
+        .detail(format!("Its size was not announced, and it is larger than {most} bytes."))
+        .hint("Raise \"pg_caption.memory\".")
+}
+
 /// The machine has less memory than the budget says.
 fn no_memory(reason: &str) -> Failure {
     Failure::new(Class::Engine, "out_of_memory", "the engine got no memory for the image")
         .detail(reason)
         .hint("Lower \"pg_caption.memory\" or \"pg_caption.max_image_size\".")
+}
+
+/// A gzip body, member by member (RFC 1952, 2.2). What follows the last one, zeros as a rule, is none of it, as with gzip itself and browsers.
+struct Members<R: Read> {
+    member: Option<GzDecoder<BufReader<R>>>,
+}
+
+impl<R: Read> Members<R> {
+    fn new(wire: R) -> Self {
+        Members { member: Some(GzDecoder::new(BufReader::new(wire))) }
+    }
+}
+
+impl<R: Read> Read for Members<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(member) = &mut self.member {
+            let n = member.read(buffer)?;
+            if n > 0 || buffer.is_empty() {
+                return Ok(n);
+            }
+            let mut wire = self.member.take().map(GzDecoder::into_inner).expect("it was there");
+            // The first byte of a member's magic number.
+            if wire.fill_buf()?.first() == Some(&0x1f) {
+                self.member = Some(GzDecoder::new(wire));
+            }
+        }
+        Ok(0)
+    }
 }
 
 /// Fails with [`io::ErrorKind::FileTooLarge`] when more than `left` bytes come.

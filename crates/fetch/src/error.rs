@@ -22,6 +22,8 @@ pub enum Stage {
     Resolve,
     /// Connecting, TLS included.
     Connect,
+    /// Waiting for the answer's first byte and its headers.
+    Answer,
     /// Everything together: `pg_caption.fetch_timeout`.
     Total,
     /// The caller's own patience: `pg_caption.timeout`.
@@ -210,6 +212,7 @@ impl Error {
                 let what = match stage {
                     Stage::Resolve => "the name was not looked up",
                     Stage::Connect => "no connection",
+                    Stage::Answer => "no answer",
                     Stage::Total => "the image was not complete",
                     Stage::Caller => "the image was not complete when the caller's time ended,",
                 };

@@ -10,8 +10,11 @@ use std::time::Duration;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Limits {
     pub(crate) connect: Duration,
+    pub(crate) answer: Duration,
     pub(crate) total: Duration,
     pub(crate) bytes: u64,
+    /// The most that can ever be reserved.
+    pub(crate) room: u64,
     /// The caller's patience was shorter than `total`: this much.
     pub(crate) caller: Option<Duration>,
     /// The client knows certificate authorities.
@@ -50,6 +53,7 @@ impl Limits {
             ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
                 Error::Timeout { place, stage: Stage::Connect, limit: self.connect }
             }
+            ureq::Error::Timeout(ureq::Timeout::RecvResponse) => Error::Timeout { place, stage: Stage::Answer, limit: self.answer },
             ureq::Error::Timeout(_) => Error::Timeout { place, stage: Stage::Total, limit: self.total },
             ureq::Error::Other(other) => match other.downcast::<LookupError>() {
                 Ok(lookup) => self.lookup(*lookup, &place),

@@ -31,7 +31,8 @@ const MAX_VALIDATOR: usize = 1024;
 pub struct Get<'a> {
     /// As the user gave it.
     pub url: &'a str,
-    /// Of the picture captioned before; an unchanged one is answered with [`Fetched::NotModified`].
+    /// Of the picture captioned before, which lay at this very URL; an unchanged one is answered with [`Fetched::NotModified`]. Where a redirect leads
+    /// elsewhere it is not sent: it says nothing of other resources.
     pub etag: Option<&'a str>,
     /// Likewise.
     pub last_modified: Option<&'a str>,
@@ -48,9 +49,9 @@ pub enum Fetched {
     Body {
         /// After content decoding; at most [`Settings::max_bytes`].
         bytes: Vec<u8>,
-        /// As the server sent it.
+        /// As the server sent it; none after a redirect, which may lead elsewhere the next time.
         etag: Option<String>,
-        /// As the server sent it.
+        /// Likewise.
         last_modified: Option<String>,
         /// Where it was after all redirects, in the form that may be shown (no query values).
         url_final: String,
@@ -158,13 +159,16 @@ impl Fetcher {
         self.run(Some(permit), get, reserve)
     }
 
-    fn run(&self, mut permit: Option<Permit>, get: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Fetched, Error> {
+    fn run(&self, mut permit: Option<Permit>, first: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Fetched, Error> {
         let start = Instant::now();
+        let mut get = *first;
         let patience = get.deadline.saturating_duration_since(start);
         let limits = Limits {
             connect: self.settings.connect_timeout,
+            answer: self.settings.answer_timeout,
             total: self.settings.total_timeout,
             bytes: self.settings.max_bytes,
+            room: self.settings.room,
             caller: (patience < self.settings.total_timeout).then_some(patience),
             has_roots: self.client.has_roots,
             proxied: self.settings.proxy.is_some(),
@@ -176,13 +180,18 @@ impl Fetcher {
         loop {
             self.check(&target, &limits)?;
             let held = self.permit(permit.take(), &target, &limits)?;
-            let response = match self.ask(&target, get, &limits) {
+            let response = match self.ask(&target, &get, &limits) {
                 Ok(response) => response,
                 Err(e) => return Err(learn(held, e)),
             };
-            let next = match self.judge(response, &target, get, &limits, reserve) {
-                Ok(Answered::Done(fetched)) => {
+            let next = match self.judge(response, &target, &get, &limits, reserve) {
+                Ok(Answered::Done(mut fetched)) => {
                     held.finish(Answer::Served("http_200".into()));
+                    if let Fetched::Body { etag, last_modified, .. } = &mut fetched
+                        && !seen.is_empty()
+                    {
+                        (*etag, *last_modified) = (None, None);
+                    }
                     return Ok(fetched);
                 }
                 Ok(Answered::Redirect(location)) => {
@@ -206,6 +215,7 @@ impl Fetcher {
                 return Err(Error::TooManyRedirects { place, limit: self.settings.max_redirects });
             }
             target = redirected;
+            (get.etag, get.last_modified) = (None, None);
         }
     }
 
@@ -267,6 +277,7 @@ impl Fetcher {
                 .config()
                 .timeout_global(Some(get.deadline.saturating_duration_since(Instant::now())))
                 .timeout_connect(Some(self.settings.connect_timeout.min(attempt::left())))
+                .timeout_recv_response(Some(self.settings.answer_timeout))
                 .build();
             attempt::take_connected();
             match request.call() {

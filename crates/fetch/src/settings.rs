@@ -9,6 +9,9 @@ use std::time::Duration;
 /// Names the project and its version to every server that is asked.
 pub const USER_AGENT: &str = concat!("pg_caption/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");
 
+/// For the first byte of an answer and the headers after it. A server that takes longer over one picture holds a thread and a place that others wait for.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
+
 /// What a fetcher may do. `Default` is DESIGN's table of settings.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -20,8 +23,12 @@ pub struct Settings {
     pub proxy: Option<String>,
     /// Largest picture, bytes, after content decoding.
     pub max_bytes: u64,
+    /// The most that [`crate::Reserve`] can ever grant, bytes: reserved at most for a body that does not say how long it is.
+    pub room: u64,
     /// To look the name up, and again to connect (TLS included).
     pub connect_timeout: Duration,
+    /// From the request to the end of the answer's headers.
+    pub answer_timeout: Duration,
     /// For one image, redirects included.
     pub total_timeout: Duration,
     /// Redirects followed for one image.
@@ -47,7 +54,9 @@ impl From<&EngineConfig> for Settings {
             allowed_hosts: config.allowed_hosts.clone(),
             proxy: config.proxy.clone().filter(|p| !p.trim().is_empty()),
             max_bytes: config.max_image_size,
+            room: u64::MAX,
             connect_timeout: Duration::from_millis(config.connect_timeout_ms),
+            answer_timeout: ANSWER_TIMEOUT,
             total_timeout: Duration::from_millis(config.fetch_timeout_ms),
             max_redirects: config.max_redirects,
             concurrency: config.fetch_concurrency as usize,

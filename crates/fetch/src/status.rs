@@ -6,6 +6,9 @@ use std::time::{Duration, SystemTime};
 /// Longest patience a host can ask for. A row waits no longer for a header that may be a mistake.
 pub const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
+/// Shortest patience that is one. A host that says "now" (0, or a date that is over) and refuses all the same has not said how long.
+pub(crate) const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
+
 /// The class of a status that is not an answer. `patience`: the host sent a usable Retry-After.
 ///
 /// 429 is always the host's doing. 503 without Retry-After may be this one URL's: it is tried again with the row's own
@@ -20,7 +23,7 @@ pub(crate) fn class(status: u16, patience: bool) -> Class {
 }
 
 /// Reads Retry-After: seconds, or an HTTP date relative to the server's own Date (its clock may differ from ours), else to
-/// `now`. `None` if it is neither. Never longer than [`LONGEST_PATIENCE`].
+/// `now`. `None` if it is neither, or shorter than [`SHORTEST_PATIENCE`]. Never longer than [`LONGEST_PATIENCE`].
 pub(crate) fn retry_after(value: &str, date: Option<&str>, now: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let patience = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
@@ -31,7 +34,7 @@ pub(crate) fn retry_after(value: &str, date: Option<&str>, now: SystemTime) -> O
         let from = date.and_then(|d| httpdate::parse_http_date(d.trim()).ok()).unwrap_or(now);
         until.duration_since(from).unwrap_or(Duration::ZERO)
     };
-    Some(patience.min(LONGEST_PATIENCE))
+    Some(patience.min(LONGEST_PATIENCE)).filter(|patience| *patience >= SHORTEST_PATIENCE)
 }
 
 #[cfg(test)]
@@ -49,6 +52,15 @@ mod tests {
         assert_eq!(retry_after("soon", None, now), None);
         assert_eq!(retry_after("-1", None, now), None);
         assert_eq!(retry_after("", None, now), None);
+    }
+
+    #[test]
+    fn a_time_that_is_over_is_no_time() {
+        let now = httpdate::parse_http_date(A_MINUTE_LATER).unwrap();
+        for value in ["0", "000", MONDAY, A_MINUTE_LATER] {
+            assert_eq!(retry_after(value, None, now), None, "{value}");
+        }
+        assert_eq!(retry_after("1", None, now), Some(SHORTEST_PATIENCE));
     }
 
     #[test]

@@ -139,7 +139,12 @@ fn shown_text(text: &str) -> String {
         let kind = text[5..].split([',', ';']).next().unwrap_or_default();
         return shortened(&format!("{scheme}{kind}…"));
     }
-    let text = text.split(['?', '#']).next().unwrap_or_default();
+    let (text, hidden) = text.find(['?', '#']).map_or((text, ""), |at| text.split_at(at));
+    if hidden.contains('@') && !text.contains('@') {
+        // A password may have such characters, too: all of it may be one.
+        let scheme = text.split_once("//").map_or("", |(scheme, _)| scheme);
+        return shortened(&format!("{scheme}//…"));
+    }
     let Some((before, after)) = text.rsplit_once('@') else { return shortened(text) };
     let scheme =
         before.split_once("//").map(|(scheme, _)| scheme).filter(|s| s.ends_with(':') && s.bytes().rev().skip(1).all(|b| b.is_ascii_alphanumeric()));

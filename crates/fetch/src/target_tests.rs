@@ -148,3 +148,14 @@ proptest! {
         prop_assert_eq!(Target::parse(&format!("http://{host}/")).unwrap().literal(), Some(v4.into()), "{}", host);
     }
 }
+
+#[test]
+fn a_password_with_the_characters_of_urls_in_it_is_not_shown() {
+    for url in ["http://user:p#s3cret@h/", "http://user:p?s3cret@h/x.jpg", "http:// user:p#s3cret@h/"] {
+        if let Err(error) = Target::parse(url) {
+            let failure = error.failure();
+            let text = format!("{} {:?} {:?}", failure.message, failure.detail, failure.hint);
+            assert!(!text.contains("s3cret") && !text.contains(":p"), "{url}: {text}");
+        }
+    }
+}

@@ -73,6 +73,18 @@ fn a_429_without_a_time_is_answered_with_a_pause_that_the_caller_learns() {
 }
 
 #[test]
+fn a_host_that_says_now_and_refuses_again_is_left_alone_longer_each_time() {
+    let fetcher = fetcher(|_| {});
+    let busy = strict("Retry-After: 0\r\n");
+    let failure = get(&fetcher, &busy.url("/busy")).unwrap_err().failure();
+    assert!(failure.class == Class::Host && failure.retry_after_ms.is_some_and(|ms| ms >= 400), "{failure:?}");
+    assert_eq!(code(get(&fetcher, &busy.url("/p.jpg"))), "host_cooling");
+    // one URL that is down for ever is not put off for ever
+    let down = strict("Retry-After: Mon, 05 Jan 2026 10:00:00 GMT\r\n");
+    assert_eq!(get(&fetcher, &down.url("/down")).unwrap_err().class(), Class::Retry);
+}
+
+#[test]
 fn the_next_engine_knows_which_hosts_are_cooling() {
     let server = strict("Retry-After: 600\r\n");
     let old = fetcher(|_| {});

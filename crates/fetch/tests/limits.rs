@@ -73,7 +73,7 @@ fn every_server_learns_who_asks_and_nothing_else() {
 #[test]
 fn a_gzipped_body_is_inflated() {
     let body = gzip((0..50).map(|n| vec![n; 1000]));
-    for name in ["gzip", "GZIP", "x-gzip", "identity, gzip"] {
+    for name in ["gzip", "GZIP", "x-gzip", "identity, gzip", "utf-8, gzip", "aws-chunked,gzip"] {
         let (body, header) = (body.clone(), format!("Content-Encoding: {name}\r\n"));
         let server = Server::start(move |_, s| reply(s, "200 OK", &header, &body));
         let got = bytes(get(&fetcher(|_| {}), &server.url("/")));
@@ -207,6 +207,78 @@ fn a_server_that_sends_a_byte_now_and_then_ends_at_the_total_limit() {
         }
         assert!(took < Duration::from_secs(5), "{part}: {took:?}");
     }
+}
+
+#[test]
+fn a_server_that_does_not_begin_to_answer_holds_its_place_no_longer_than_that_limit() {
+    let server = Server::start(|r, s| {
+        if r.path == "/silent" {
+            read_head(s);
+            return Ok(Then::Close);
+        }
+        write!(s, "HTTP/1.1 200 OK\r\nX: ")?;
+        drip(s, b"x")
+    });
+    let fetcher = fetcher(|s| s.answer_timeout = Duration::from_millis(300));
+    for path in ["/silent", "/headers"] {
+        let error = get(&fetcher, &server.url(path)).unwrap_err();
+        assert!(matches!(error, Error::Timeout { stage: Stage::Answer, .. }), "{path}: {error:?}");
+        assert_eq!((error.code().as_str(), error.class()), ("timeout", Class::Retry));
+    }
+}
+
+#[test]
+fn validators_say_nothing_of_where_a_redirect_leads() {
+    let server = Server::start(|r, s| match (r.path.as_str(), r.header("If-None-Match"), r.header("If-Modified-Since")) {
+        ("/moved.jpg", ..) => reply(s, "302 Found", "Location: /other.jpg\r\n", b""),
+        // Whatever it is asked about, it has not changed since.
+        (_, None, None) => reply(s, "200 OK", "ETag: \"1\"\r\n", b"another picture"),
+        _ => {
+            write!(s, "HTTP/1.1 304 Not Modified\r\n\r\n")?;
+            Ok(Then::Keep)
+        }
+    });
+    let url = server.url("/moved.jpg");
+    let get = Get {
+        url: &url,
+        etag: Some("\"1\""),
+        last_modified: Some("Mon, 05 Jan 2026 10:00:00 GMT"),
+        deadline: Instant::now() + PATIENCE,
+        cancelled: &Arc::default(),
+    };
+    let Ok(Fetched::Body { bytes, etag, .. }) = fetcher(|_| {}).fetch(&get, &mut |_| Ok(())) else { panic!("it was not fetched") };
+    assert_eq!((bytes.as_slice(), etag), (&b"another picture"[..], None));
+}
+
+#[test]
+fn what_follows_a_gzip_body_is_none_of_it() {
+    let (first, second) = (gzip([vec![1; 1000]].into_iter()), gzip([vec![2; 1000]].into_iter()));
+    for (trailer, length) in [(vec![0; 600], 1000), (b"<!-- cached -->".to_vec(), 1000), (second, 2000)] {
+        let body = [first.clone(), trailer].concat();
+        let server = Server::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &body));
+        assert_eq!(bytes(get(&fetcher(|_| {}), &server.url("/"))).len(), length);
+    }
+}
+
+#[test]
+fn a_body_of_unknown_length_reserves_no_more_than_there_can_be() {
+    let server = Server::start(|r, s| {
+        write!(s, "HTTP/1.1 200 OK\r\n\r\n")?;
+        s.write_all(&vec![7; if r.path == "/small" { 900 } else { 1100 }])?;
+        Ok(Then::Close)
+    });
+    let fetcher = fetcher(|s| s.room = 1000);
+    let mut reserved = Vec::new();
+    let mut ask = |path: &str| {
+        get_with(&fetcher, &server.url(path), &Arc::default(), &mut |n| {
+            reserved.push(n);
+            Ok(())
+        })
+    };
+    assert_eq!(bytes(ask("/small")).len(), 900);
+    let failure = ask("/large").unwrap_err().failure();
+    assert_eq!((failure.code.as_str(), failure.class), ("too_much_memory", Class::Reject));
+    assert_eq!(reserved, [1000, 1000]);
 }
 
 #[test]

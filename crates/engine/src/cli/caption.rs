@@ -108,8 +108,15 @@ fn absolute(path: &Path) -> Result<std::path::PathBuf, String> {
     path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))
 }
 
+/// Schemes are written in any case, and what is copied comes with blanks.
+fn is_url(picture: &str) -> bool {
+    let scheme = picture.trim_start().split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    matches!(scheme.as_deref(), Some("http" | "https"))
+}
+
 fn submit(engine: &Arc<Engine>, picture: &str, wants: &[Want], extras: &Extras, at: usize, answers: &Sender<(usize, Answer)>) {
-    let url = picture.starts_with("http://") || picture.starts_with("https://");
+    let picture = if is_url(picture) { picture.trim() } else { picture };
+    let url = is_url(picture);
     let bytes = if url { Ok(None) } else { inspect::read(Path::new(picture)).map(|bytes| Some((bytes, None))) };
     let source = match url {
         true => Source::Url { url: picture.into(), known: None },

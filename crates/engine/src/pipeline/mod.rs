@@ -85,7 +85,9 @@ impl Pipeline {
     pub fn new(config: &EngineConfig, meters: Arc<Meters>) -> Arc<Pipeline> {
         // A quarter for files, half for decoding, an eighth for tensors; the model thread has the rest for features and caches.
         let part = |share: u64| Pool::new(config.memory.max(1 << 26) / share);
-        let fetcher = Fetcher::new(pg_caption_fetch::Settings::from(config)).map_err(|e| e.failure());
+        let files = part(4);
+        let settings = pg_caption_fetch::Settings { room: files.total(), ..pg_caption_fetch::Settings::from(config) };
+        let fetcher = Fetcher::new(settings).map_err(|e| e.failure());
         if let Err(failure) = &fetcher {
             crate::log::line(format_args!("warning: no URL can be fetched: {}", failure.message));
         }
@@ -95,7 +97,7 @@ impl Pipeline {
             to_decode: Condvar::new(),
             fetcher,
             model: OnceLock::new(),
-            files: part(4),
+            files,
             decoding: part(2),
             tensors: part(8),
             meters,
