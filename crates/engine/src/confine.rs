@@ -62,10 +62,16 @@ pub fn confine(config: &EngineConfig) -> Vec<String> {
 }
 
 /// Refuses, with `EACCES`, what the engine never does and whoever took it over would: sockets other than IP and the kernel's own (name look-ups ask it for
-/// addresses), so that the server's Unix socket cannot be connected to; programs; other processes' memory, descriptors and lives; doors to the kernel.
+/// addresses), so that the server's Unix socket cannot be connected to; programs; other processes' memory, descriptors, limits and lives, whose user is the
+/// same; System V shared memory, of which the server has some; doors to the kernel.
 fn forbid_system_calls() -> Result<(), seccompiler::Error> {
     use libc::{AF_INET, AF_INET6, AF_NETLINK};
-    use seccompiler::{SeccompAction, SeccompCmpArgLen::Dword, SeccompCmpOp::Ne, SeccompCondition, SeccompFilter, SeccompRule, TargetArch};
+    use seccompiler::{
+        BpfProgram, SeccompAction,
+        SeccompCmpArgLen::Dword,
+        SeccompCmpOp::{Eq, MaskedEq, Ne},
+        SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
+    };
     /// Refused whatever their arguments.
     const NEVER: &[i64] = &[
         libc::SYS_execve,
@@ -78,6 +84,26 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
         libc::SYS_kill,
         libc::SYS_tkill,
         libc::SYS_rt_sigqueueinfo,
+        libc::SYS_setpriority,
+        libc::SYS_ioprio_set,
+        libc::SYS_sched_setscheduler,
+        libc::SYS_sched_setparam,
+        libc::SYS_sched_setattr,
+        libc::SYS_kcmp,
+        libc::SYS_process_madvise,
+        libc::SYS_process_mrelease,
+        libc::SYS_pidfd_open,
+        libc::SYS_shmget,
+        libc::SYS_shmat,
+        libc::SYS_shmctl,
+        libc::SYS_semget,
+        libc::SYS_semop,
+        libc::SYS_semtimedop,
+        libc::SYS_semctl,
+        libc::SYS_msgget,
+        libc::SYS_msgsnd,
+        libc::SYS_msgrcv,
+        libc::SYS_msgctl,
         libc::SYS_io_uring_setup,
         libc::SYS_bpf,
         libc::SYS_perf_event_open,
@@ -96,11 +122,49 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
     let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> = NEVER.iter().map(|call| (*call, Vec::new())).collect();
     rules.insert(libc::SYS_socket, other_than(&[AF_INET as u64, AF_INET6 as u64, AF_NETLINK as u64])?);
     // A signal to itself is how a process aborts.
-    rules.insert(libc::SYS_tgkill, other_than(&[u64::from(std::process::id())])?);
-    let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-    let filter = SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(libc::EACCES as u32), arch)?;
-    let program: seccompiler::BpfProgram = filter.try_into()?;
-    seccompiler::apply_filter(&program)
+    let own = u64::from(std::process::id());
+    rules.insert(libc::SYS_tgkill, other_than(&[own])?);
+    rules.insert(libc::SYS_rt_tgsigqueueinfo, other_than(&[own])?);
+    // 0: itself. A limit on processor time would end the server.
+    rules.insert(libc::SYS_prlimit64, other_than(&[0, own])?);
+    let is = |argument: u8, value: u64| SeccompRule::new(vec![SeccompCondition::new(argument, Dword, Eq, value)?]);
+    // Who is told, and with which signal, that a descriptor is ready.
+    rules
+        .insert(libc::SYS_fcntl, [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX].map(|command| is(1, command as u64)).into_iter().collect::<Result<_, _>>()?);
+    // In a user namespace of its own it would be root.
+    let new_user = libc::CLONE_NEWUSER as u64;
+    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![SeccompCondition::new(0, Dword, MaskedEq(new_user), new_user)?])?]);
+    let filter = |rules, errno: i32| -> Result<BpfProgram, seccompiler::Error> {
+        let arch = TargetArch::try_from(std::env::consts::ARCH)?;
+        Ok(SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch)?.try_into()?)
+    };
+    // Its flags lie in memory, where no filter looks. As on a kernel that has none: threads are then made with clone.
+    let no_clone3 = filter(std::iter::once((libc::SYS_clone3, Vec::new())).collect(), libc::ENOSYS)?;
+    seccompiler::apply_filter(&no_clone3)?;
+    #[cfg(target_arch = "x86_64")]
+    seccompiler::apply_filter(&no_x32())?;
+    seccompiler::apply_filter(&filter(rules, libc::EACCES)?)
+}
+
+/// `fcntl` commands of Linux that the libc crate does not name (include/uapi/asm-generic/fcntl.h).
+const F_SETSIG: i32 = 10;
+const F_SETOWN_EX: i32 = 15;
+
+/// Refuses the system calls of the x32 ABI, which some kernels have beside the usual ones under other numbers (`__X32_SYSCALL_BIT`, seccomp(2)): a filter by
+/// number would not see them.
+#[cfg(target_arch = "x86_64")]
+fn no_x32() -> seccompiler::BpfProgram {
+    use seccompiler::sock_filter;
+    const LOAD_NUMBER: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_AT_LEAST: u16 = (libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    vec![
+        // `nr` is the first field of `struct seccomp_data`.
+        sock_filter { code: LOAD_NUMBER, jt: 0, jf: 0, k: 0 },
+        sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: 0x4000_0000 },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::EACCES as u32 },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+    ]
 }
 
 /// A few hundred connections and fetches need more than the usual 1024 descriptors.

@@ -45,6 +45,16 @@ fn attempt(what: &str, target: &str) -> io::Result<()> {
             // A signal that does nothing there.
             Ok(rustix::process::test_kill_process(pid)?)
         }
+        "limit another process" => {
+            let pid = rustix::process::Pid::from_raw(target.parse().expect("a process id")).expect("a process id");
+            // What it has already: nothing changes there.
+            let now = rustix::process::getrlimit(rustix::process::Resource::Core);
+            Ok(rustix::process::prlimit(Some(pid), rustix::process::Resource::Core, now).map(drop)?)
+        }
+        "slow another process down" => {
+            let pid = rustix::process::Pid::from_raw(target.parse().expect("a process id")).expect("a process id");
+            Ok(rustix::process::setpriority_process(Some(pid), 19)?)
+        }
         other => Err(io::Error::other(other.to_owned())),
     }
 }

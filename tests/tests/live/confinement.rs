@@ -27,6 +27,8 @@ fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_ser
         ("run a program", "/bin/true".into(), "seccomp"),
         ("connect to a socket", socket.display().to_string(), "seccomp"),
         ("signal another process", cluster.postmaster().to_string(), "seccomp"),
+        ("limit another process", cluster.postmaster().to_string(), "seccomp"),
+        ("slow another process down", cluster.postmaster().to_string(), "seccomp"),
     ];
     let orders: Value = attempts.iter().map(|(what, target, _)| ((*what).to_owned(), json!(target))).collect::<serde_json::Map<_, _>>().into();
     let mut picture = pictures::jpeg(0);
