@@ -1,7 +1,7 @@
 //! Cross-attention keys and values computed once a picture, for step graphs that compute them again for every token.
 //!
 //! The published step graph of ViT-GPT2 does (its cache has no place for them), which is more than half of its work. The graph is cut
-//! in memory when the model is loaded, both halves are tried against it, and the published graph stays on any difference. Called by
+//! when the model is loaded, its weights staying where they are, both halves are tried against it, and the published graph stays on any difference. Called by
 //! the decoder; writes nothing.
 
 use crate::Error;
@@ -12,7 +12,7 @@ use ort::value::{DynValue, TensorElementType};
 use pg_caption_onnx::{Model, Split};
 use std::path::Path;
 
-/// Larger files are left alone: a model in memory has to stay below 2 GiB, and loading it takes several times its size.
+/// Larger files are left alone: they are read as a whole to be cut.
 const LARGEST: u64 = 1_500_000_000;
 
 /// The half of a step graph that depends on the picture alone.
@@ -47,12 +47,13 @@ pub(super) fn cut(path: &Path, roots: &[&str]) -> Result<(Hoisted, Graph), Strin
     if size > LARGEST {
         return Err(format!("{size} bytes are too many to cut in memory"));
     }
+    let name = path.file_name().and_then(|name| name.to_str()).ok_or("its name is no text")?;
     let file = Bytes::from(std::fs::read(path).map_err(|e| e.to_string())?);
-    let model = Model::read(file).and_then(|model| model.branch("use_cache_branch")).map_err(|e| e.to_string())?;
+    let model = Model::read(file.clone()).and_then(|model| model.branch("use_cache_branch")).map_err(|e| e.to_string())?;
     let Split { once, mut rest, cut } = model.split(roots).map_err(|e| e.to_string())?;
     drop(model);
     let once = {
-        let bytes = once.write();
+        let bytes = once.write_beside(&file, name);
         drop(once);
         Graph::of_bytes(path, &bytes).map_err(|e| e.to_string())?
     };
@@ -63,9 +64,9 @@ pub(super) fn cut(path: &Path, roots: &[&str]) -> Result<(Hoisted, Graph), Strin
         let shape: Vec<i64> = shape.iter().enumerate().map(|(axis, n)| if axis == 0 { -1 } else { *n }).collect();
         rest.declare(name, code, &shape);
     }
-    let bytes = rest.write();
-    // The last that holds the file: its weights are in `bytes` now.
-    drop(rest);
+    let bytes = rest.write_beside(&file, name);
+    // The last that hold what was read of the file: both halves have their weights in the file itself.
+    drop((rest, file));
     let rest = Graph::of_bytes(path, &bytes).map_err(|e| e.to_string())?;
     Ok((Hoisted { graph: once, cut }, rest))
 }
