@@ -4,6 +4,7 @@ families.py PROGRAM LIBRARY [MODEL …]: MODEL is vit-gpt2, florence2, smolvlm:1
 weights (`tests/parity/make/make_models.py --full --int8` makes them in $ORACLE_DIR/full). PROGRAM is the bench program of
 crates/captioner (`make bench-families` builds it). All take turns within a round; medians are reported, as images per second
 and as ratios to the peers. Work per image: prepare a decoded 640 x 480 picture, encode it, generate 20 tokens greedily.
+On a machine that others use as well, --beside keeps the rounds short.
 """
 import argparse
 import json
@@ -51,8 +52,8 @@ def peers_of(model, peer_names):
 
 
 def memory_of(arguments, model, peer):
-    """Peak resident bytes of one peer that runs alone, batch 4 (or 1)."""
-    batch = str(PLAN[model][min(1, len(PLAN[model]) - 1)])
+    """Peak resident bytes of one peer that runs alone, at the first batch asked for, else 4 (or 1)."""
+    batch = arguments.batches.split(",")[0] or str(PLAN[model][min(1, len(PLAN[model]) - 1)])
     code = subprocess.Popen([sys.executable, __file__, arguments.program, arguments.library, model, "--peer", peer, "--batches", batch, "--rounds", "1"],
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     _, status, usage = os.wait4(code.pid, 0)
@@ -67,23 +68,25 @@ def main():
     p.add_argument("--rounds", type=int, default=3)
     p.add_argument("--batches", default="")
     p.add_argument("--peer", action="append", help="only this peer, and not ours: for its memory")
+    p.add_argument("--beside", action="append", help="only this peer beside ours")
     p.add_argument("--memory", action="store_true", help="also the peak memory of each")
     a = p.parse_args()
     from common import FULL
     for model in a.models or PLAN:
         folder, tiles = FULL / model.split(":")[0], "one" if model.endswith("1tile") else "all"
         ours = None if a.peer else Ours(a.program, a.library, str(folder), tiles)
-        m, peers, images = peers_of(model, a.peer)
+        m, peers, images = peers_of(model, a.peer or a.beside)
         for batch in [int(b) for b in a.batches.split(",")] if a.batches else PLAN[model]:
             times = {}
-            for round_ in range(-1, a.rounds):  # the first round warms up
+            for round_ in range(-1, a.rounds):  # the first round warms up, with one picture
+                shown = batch if round_ >= 0 else 1
                 if ours:
-                    answer = ours.run(batch)
+                    answer = ours.run(shown)
                     if round_ >= 0:
                         times.setdefault("pg_caption", []).append(answer["seconds"])
                 for name, call in list(peers.items()):
                     before = time.perf_counter()
-                    value = call(images[:batch])
+                    value = call(images[:shown])
                     spent = value if name == "raw sessions" else time.perf_counter() - before
                     if round_ >= 0:
                         times.setdefault(name, []).append(spent)

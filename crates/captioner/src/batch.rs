@@ -21,15 +21,13 @@ struct Active {
 pub(crate) struct Running<V> {
     captions: Vec<Active>,
     cache: Option<Cache<V>>,
-    /// The cache's rows are exactly those of `captions`, in order: none left, and beams have sprung from the prefill's rows.
-    settled: bool,
 }
 
 impl<V: Rows> Running<V> {
     /// Prefill. Refuses sequences that may not share a batch.
     pub fn begin<F: Family<Value = V> + ?Sized>(family: &mut F, sequences: &[Sequence]) -> Result<(Running<V>, Vec<Finished>), Error> {
         let Some(first) = sequences.first() else {
-            return Ok((Running { captions: Vec::new(), cache: None, settled: true }, Vec::new()));
+            return Ok((Running { captions: Vec::new(), cache: None }, Vec::new()));
         };
         for (i, other) in sequences.iter().enumerate() {
             let differs = if other.features.bucket != first.features.bucket {
@@ -54,7 +52,7 @@ impl<V: Rows> Running<V> {
             next: vec![(row, 0)],
             cancelled: false,
         });
-        let mut running = Running { captions: captions.collect(), cache: Some(cache), settled: false };
+        let mut running = Running { captions: captions.collect(), cache: Some(cache) };
         let spans: Vec<(usize, usize)> = (0..sequences.len()).map(|row| (row, 1)).collect();
         let finished = running.advance(&logits, &spans)?;
         Ok((running, finished))
@@ -62,21 +60,14 @@ impl<V: Rows> Running<V> {
 
     /// One decode step of everything still in the batch.
     pub fn step<F: Family<Value = V> + ?Sized>(&mut self, family: &mut F) -> Result<Vec<Finished>, Error> {
-        let before = self.captions.len();
         self.captions.retain(|c| !c.cancelled);
-        self.settled &= self.captions.len() == before;
         let Some(cache) = self.cache.as_mut().filter(|_| !self.captions.is_empty()) else {
             self.cache = None;
             return Ok(Vec::new());
         };
         let sources: Vec<usize> = self.captions.iter().flat_map(|c| c.next.iter().map(|(source, _)| *source)).collect();
         let tokens: Vec<i64> = self.captions.iter().flat_map(|c| c.next.iter().map(|(_, token)| *token)).collect();
-        if self.settled {
-            cache.reorder(&sources)?
-        } else {
-            cache.rearrange(&sources)?
-        }
-        self.settled = true;
+        cache.rearrange(&sources)?;
         let logits = family.step(cache, &tokens)?;
         let mut spans = Vec::with_capacity(self.captions.len());
         let mut row = 0;
@@ -92,7 +83,6 @@ impl<V: Rows> Running<V> {
         let mut finished = Vec::new();
         let mut spans = spans.iter();
         let mut failed = false;
-        let before = self.captions.len();
         self.captions.retain_mut(|caption| {
             let (first, count) = *spans.next().expect("one span per caption");
             let rows: Vec<&[f32]> = (first..first + count).map(|row| logits.row(row)).collect();
@@ -113,7 +103,6 @@ impl<V: Rows> Running<V> {
                 }
             }
         });
-        self.settled &= self.captions.len() == before;
         if failed {
             return Err(Error::run("decoder", "the logits are not numbers (an overflow in a reduced-precision graph?)"));
         }

@@ -38,24 +38,38 @@ pub(crate) struct Entry<V> {
     pub value: V,
 }
 
+/// How few rows of the constant entries a family's step takes. They are the same for all rows of a caption (its beams).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    /// One for each row of the batch.
+    None,
+    /// A single one, where all rows of the batch belong to one caption; else one for each row.
+    OneCaption,
+}
+
 /// All entries of the rows of a batch.
 pub(crate) struct Cache<V> {
     /// In the family's order.
     pub entries: Vec<Entry<V>>,
     /// Positions fed so far, prompt included.
     pub length: usize,
-    rows: usize,
+    /// For each row the caption it belongs to: its row in the prefill.
+    owners: Vec<usize>,
+    /// For each row of the constant entries the caption it belongs to.
+    held: Vec<usize>,
+    sharing: Sharing,
 }
 
 impl<V: Rows> Cache<V> {
-    /// A cache of `rows` rows that have been fed `length` positions.
-    pub fn new(entries: Vec<Entry<V>>, rows: usize, length: usize) -> Cache<V> {
-        Cache { entries, length, rows }
+    /// A cache of `rows` captions of one row each that have been fed `length` positions.
+    pub fn new(entries: Vec<Entry<V>>, rows: usize, length: usize, sharing: Sharing) -> Cache<V> {
+        let owners: Vec<usize> = (0..rows).collect();
+        Cache { entries, length, held: owners.clone(), owners, sharing }
     }
 
     /// Rows held.
     pub fn rows(&self) -> usize {
-        self.rows
+        self.owners.len()
     }
 
     /// Bytes held.
@@ -63,32 +77,35 @@ impl<V: Rows> Cache<V> {
         self.entries.iter().map(|e| e.value.bytes()).sum()
     }
 
-    /// Rows trade places within their captions (beams): constant entries are the same for all of a caption's rows and stay.
-    pub fn reorder(&mut self, rows: &[usize]) -> Result<(), Error> {
-        debug_assert_eq!(rows.len(), self.rows);
-        if is_identity(rows, self.rows) {
-            return Ok(());
-        }
-        self.take(rows, |kind| kind != Kind::Constant)
-    }
-
-    /// Rows leave or multiply: every entry follows.
+    /// Row `i` becomes what row `rows[i]` was: rows leave, multiply and trade places. Nothing that stays where it is gets copied;
+    /// constant entries follow only where captions move, not where rows of one caption do.
     pub fn rearrange(&mut self, rows: &[usize]) -> Result<(), Error> {
-        if is_identity(rows, self.rows) {
-            return Ok(());
+        let before = self.owners.len();
+        if let Some(row) = rows.iter().find(|row| **row >= before) {
+            return Err(Error::Batch(format!("row {row} of a cache of {before}")));
         }
-        self.take(rows, |_| true)?;
-        self.rows = rows.len();
+        let owners: Vec<usize> = rows.iter().map(|row| self.owners[*row]).collect();
+        let held = match (self.sharing, owners.first()) {
+            (Sharing::OneCaption, Some(first)) if owners.iter().all(|owner| owner == first) => vec![*first],
+            _ => owners.clone(),
+        };
+        if !is_identity(rows, before) {
+            self.select(rows, before, |kind| kind != Kind::Constant)?;
+        }
+        if held != self.held {
+            let place = |owner: &usize| self.held.iter().position(|known| known == owner);
+            let from: Option<Vec<usize>> = held.iter().map(place).collect();
+            let from = from.ok_or_else(|| Error::Batch("a caption whose constant entries are gone".into()))?;
+            self.select(&from, self.held.len(), |kind| kind == Kind::Constant)?;
+        }
+        (self.owners, self.held) = (owners, held);
         Ok(())
     }
 
-    fn take(&mut self, rows: &[usize], moves: impl Fn(Kind) -> bool) -> Result<(), Error> {
-        if let Some(row) = rows.iter().find(|row| **row >= self.rows) {
-            return Err(Error::Batch(format!("row {row} of a cache of {}", self.rows)));
-        }
+    fn select(&mut self, rows: &[usize], of: usize, moves: impl Fn(Kind) -> bool) -> Result<(), Error> {
         for entry in self.entries.iter_mut().filter(|e| moves(e.kind)) {
-            if entry.value.rows() != self.rows {
-                return Err(Error::Batch(format!("{} has {} rows in a batch of {}", entry.input, entry.value.rows(), self.rows)));
+            if entry.value.rows() != of {
+                return Err(Error::Batch(format!("{} has {} rows where {of} belong", entry.input, entry.value.rows())));
             }
             entry.value = entry.value.select(rows)?;
         }

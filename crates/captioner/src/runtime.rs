@@ -4,14 +4,25 @@
 //! thread pool, whose threads never spin: they run beside a database.
 
 use crate::Error;
+use bytes::Bytes;
 use once_cell::sync::OnceCell;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
 use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType};
+use pg_caption_onnx::Model;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+
+/// Smaller files are read as they are: there is little to gain, and somebody might write into them while they are mapped.
+const LARGE: u64 = 16 << 20;
+
+/// A message of the format is smaller than this.
+const LARGEST: u64 = 2 << 30;
+
+/// Where ONNX Runtime looks for the weights of a model that comes from memory (`kOrtSessionOptionsModelExternalInitializersFileFolderPath`).
+const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
 struct Runtime {
     environment: Environment,
@@ -53,15 +64,33 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    /// Opens a graph. External data lies beside it and is found by ONNX Runtime itself.
+    /// Opens a graph. External data lies beside it and is found by ONNX Runtime itself. Weights inside a large file are left there,
+    /// too: ONNX Runtime maps them, where it would keep a copy of what it read.
     pub fn open(path: &Path) -> Result<Graph, Error> {
+        let large = std::fs::metadata(path).is_ok_and(|file| (LARGE..LARGEST).contains(&file.len()));
+        if let Some(graph) = large.then(|| Graph::beside_weights(path)).flatten() {
+            return Ok(graph);
+        }
         let session = builder(path)?.commit_from_file(path).map_err(|e| Error::graph(path, e))?;
         Ok(Graph { path: path.into(), session })
     }
 
-    /// Opens a graph that was made from the one at `path`, for which it stands in every message.
+    /// Opens a graph whose weights stay in their file. `None` where that cannot be: opening the file itself says why, if anything is wrong.
+    fn beside_weights(path: &Path) -> Option<Graph> {
+        let model = {
+            let file = Bytes::from(std::fs::read(path).ok()?);
+            Model::read(file.clone()).ok()?.write_beside(&file, path.file_name()?.to_str()?)
+        };
+        Graph::of_bytes(path, &model).ok()
+    }
+
+    /// Opens a graph that was made from the one at `path`, for which it stands in every message, and in whose file its weights may lie.
     pub fn of_bytes(path: &Path, model: &[u8]) -> Result<Graph, Error> {
-        let session = builder(path)?.commit_from_memory(model).map_err(|e| Error::graph(path, e))?;
+        let wrong = |reason: String| Error::graph(path, reason);
+        let folder = std::path::absolute(path).map_err(|e| wrong(e.to_string()))?;
+        let folder = folder.parent().and_then(Path::to_str).ok_or_else(|| wrong("its folder has no name".into()))?;
+        let mut builder = builder(path)?.with_config_entry(WEIGHTS_FOLDER, folder).map_err(|e| wrong(e.to_string()))?;
+        let session = builder.commit_from_memory(model).map_err(|e| wrong(e.to_string()))?;
         Ok(Graph { path: path.into(), session })
     }
 
@@ -129,5 +158,40 @@ impl Outputs {
     pub fn take(&mut self, name: &str) -> Option<DynValue> {
         let at = self.0.iter().position(|(n, _)| n == name)?;
         Some(self.0.swap_remove(at).1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{tensor, testing};
+
+    #[test]
+    fn a_graph_whose_weights_stay_in_their_file_says_the_same() {
+        let shared = std::env::var_os("PG_CAPTION_SHARED").map_or_else(|| testing::workspace().join("../shared"), PathBuf::from);
+        let path = shared.join("parity/vit-gpt2/onnx/encoder_model.onnx");
+        if !path.exists() {
+            println!("skipped: no {}", path.display());
+            return;
+        }
+        if !testing::runtime() {
+            return;
+        }
+        let pixels: Vec<f32> = (0..3 * 224 * 224).map(|i| (i % 255) as f32 / 255.0).collect();
+        let pixels = tensor::tensor(vec![1, 3, 224, 224], pixels).unwrap();
+        let say = |mut graph: Graph| {
+            let hidden = graph.run(&[("pixel_values", &pixels)]).unwrap().take("last_hidden_state").unwrap();
+            tensor::unstack(&hidden).unwrap()
+        };
+        let read = say(Graph::open(&path).unwrap());
+        assert_eq!(say(Graph::beside_weights(&path).expect("they can stay")), read);
+
+        // Of what is no graph nothing is said here: opening it says why.
+        let folder = std::env::temp_dir().join(format!("pg_caption-weights-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("broken.onnx"), b"\xff\xff no graph").unwrap();
+        assert!(Graph::beside_weights(&folder.join("broken.onnx")).is_none());
+        assert!(Graph::beside_weights(&folder.join("missing.onnx")).is_none());
+        std::fs::remove_dir_all(folder).unwrap();
     }
 }

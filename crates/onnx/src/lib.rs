@@ -7,6 +7,7 @@
 
 mod branch;
 mod error;
+mod place;
 mod split;
 
 pub use error::Error;

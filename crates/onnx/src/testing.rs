@@ -43,6 +43,13 @@ pub(crate) fn model() -> Model {
     })
 }
 
+/// A graph that holds these weights.
+pub(crate) fn with_weights(weights: &[(&str, Vec<u8>)]) -> Model {
+    let initializer =
+        |(name, data): &(&str, Vec<u8>)| TensorProto { name: Some((*name).into()), raw_data: Some(data.clone().into()), ..TensorProto::default() };
+    wrap(GraphProto { initializer: weights.iter().map(initializer).collect(), ..GraphProto::default() })
+}
+
 /// The same under an `If`.
 pub(crate) fn merged() -> Model {
     let branch = |name: &str, nodes: Vec<NodeProto>, output: &str| AttributeProto {

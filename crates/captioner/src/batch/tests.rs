@@ -5,7 +5,7 @@
 //! in the wrong place says something else.
 
 use super::*;
-use crate::cache::{Entry, Kind};
+use crate::cache::{Entry, Kind, Sharing};
 use crate::captioner::{Features, State};
 use crate::{Generation, Prompt};
 use pg_caption_wire::Finish;
@@ -80,8 +80,8 @@ fn scores(picture: f32, sequence: &[f32]) -> Vec<f32> {
 
 /// Entries: keys of layer 2 only (growing, `[rows, 1, length, 1]`), a convolution state of layer 0 (fixed, the last three
 /// tokens), and the picture (constant).
-#[derive(Default)]
 struct Sparse {
+    sharing: Sharing,
     keys_copied: Arc<AtomicUsize>,
     constants_copied: Arc<AtomicUsize>,
     rows_of_steps: Vec<usize>,
@@ -89,7 +89,18 @@ struct Sparse {
     poison: Option<f32>,
 }
 
+impl Default for Sparse {
+    fn default() -> Sparse {
+        let (keys_copied, constants_copied) = Default::default();
+        Sparse { sharing: Sharing::None, keys_copied, constants_copied, rows_of_steps: Vec::new(), poison: None }
+    }
+}
+
 impl Sparse {
+    fn sharing() -> Sparse {
+        Sparse { sharing: Sharing::OneCaption, ..Sparse::default() }
+    }
+
     /// `[3, rows, length]`: temporal, vertical and horizontal positions.
     fn positions(rows: usize, before: usize, new: usize) -> Vec<i64> {
         (0..3 * rows).flat_map(|_| (before..before + new).map(|p| p as i64)).collect()
@@ -115,7 +126,8 @@ impl Sparse {
             }
             let tail: Vec<f32> = sequence.iter().rev().take(3).rev().copied().collect();
             assert_eq!(recent[3 - tail.len()..], tail, "fixed states travel with their rows");
-            logits.extend(scores(picture.value.row(row)[0], &sequence));
+            let shown = if self.sharing == Sharing::OneCaption && picture.value.rows() == 1 { 0 } else { row };
+            logits.extend(scores(picture.value.row(shown)[0], &sequence));
             all_keys.extend(sequence);
             all_states.extend(recent);
         }
@@ -148,7 +160,7 @@ impl Family for Sparse {
             entry("past_conv.0", Kind::Fixed, state),
             entry("image_features", Kind::Constant, picture),
         ];
-        let mut cache = Cache::new(entries, rows, 0);
+        let mut cache = Cache::new(entries, rows, 0, self.sharing);
         let tokens: Vec<Vec<f32>> = captions.iter().map(|(_, p)| p.ids.iter().map(|id| *id as f32).collect()).collect();
         let logits = self.feed(&mut cache, &tokens);
         Ok((logits, cache))
@@ -221,10 +233,12 @@ fn captions_never_depend_on_what_they_were_batched_with() {
         let sequences: Vec<Sequence> = (0..25).map(|key| sequence(key, &generation, 1 + (key as u32 * 7) % 30)).collect();
         let together = run(&mut Sparse::default(), &sequences);
         assert_eq!(together.len(), sequences.len());
+        assert_eq!(run(&mut Sparse::sharing(), &sequences), together, "{mode}: who shares when the others have left");
         for one in &sequences {
             let expected = by_hand(one);
             assert_eq!(together[&one.key], expected, "{mode} in a batch");
             assert_eq!(run(&mut Sparse::default(), std::slice::from_ref(one))[&one.key], expected, "{mode} alone");
+            assert_eq!(run(&mut Sparse::sharing(), std::slice::from_ref(one))[&one.key], expected, "{mode} alone, its beams sharing");
             lengths.insert(expected.ids.len());
         }
     }
@@ -289,6 +303,17 @@ fn beams_trade_places_without_touching_what_depends_on_the_picture_alone() {
     run(&mut family, &[sequence(1, &generation, 15), sequence(2, &generation, 15)]);
     assert_eq!(family.constants_copied.load(Ordering::Relaxed), 1, "once, when the beams spring from the prefill's rows");
     assert!(family.keys_copied.load(Ordering::Relaxed) > 4);
+}
+
+#[test]
+fn the_beams_of_one_caption_share_what_depends_on_the_picture_where_the_step_takes_it_once() {
+    let generation = settings(json!({ "num_beams": 3, "min_new_tokens": 15 }));
+    let mut family = Sparse::sharing();
+    run(&mut family, &[sequence(1, &generation, 15)]);
+    assert_eq!(family.constants_copied.load(Ordering::Relaxed), 0, "the prefill's row is all there ever is");
+    let mut family = Sparse::sharing();
+    run(&mut family, &[sequence(1, &generation, 15), sequence(2, &generation, 8)]);
+    assert_eq!(family.constants_copied.load(Ordering::Relaxed), 2, "a row for each beam, and one again when the second caption left");
 }
 
 #[test]

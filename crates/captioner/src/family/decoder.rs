@@ -6,11 +6,13 @@
 //! * `decoder_model` alone: everything is computed again in every step.
 //!
 //! Layouts that do not load are passed over. Names, element types and shapes come from the sessions. Where a step graph computes
-//! cross-attention keys and values again for every token, they are computed once a picture instead (`hoist.rs`).
+//! cross-attention keys and values again for every token, they are computed once a picture instead (`hoist.rs`). Where a step graph
+//! takes what depends on the picture once for all beams of a caption, it is kept and fed once (`trial.rs` finds out).
 
 use super::Logits;
 use super::hoist::{self, Hoisted};
-use crate::cache::{Cache, Entry, Kind};
+use super::trial;
+use crate::cache::{Cache, Entry, Kind, Sharing};
 use crate::folder::{Folder, Graph as File};
 use crate::runtime::{Graph, Outputs};
 use crate::{Error, tensor};
@@ -26,6 +28,8 @@ pub(super) struct Decoder {
     once: Option<Hoisted>,
     /// The input that takes tokens: `input_ids`, or `inputs_embeds` of a family that embeds them itself.
     tokens: &'static str,
+    /// How few rows of the constants a step takes.
+    sharing: Sharing,
 }
 
 enum Layout {
@@ -47,16 +51,23 @@ impl Decoder {
     /// Opens the first layout that loads, or two halves of it that say the same with less work. `constants` are the inputs the family
     /// gives in prefill.
     pub fn open(folder: &Folder, tokens: &'static str, constants: &[&str]) -> Result<(Decoder, Vec<File>), Error> {
+        let (mut decoder, files) = Self::hoisted(folder, tokens, constants)?;
+        let sharing = trial::sharing(&mut decoder, constants);
+        decoder.share(sharing);
+        Ok((decoder, files))
+    }
+
+    fn hoisted(folder: &Folder, tokens: &'static str, constants: &[&str]) -> Result<(Decoder, Vec<File>), Error> {
         let (mut published, files) = Self::published(folder, tokens, constants)?;
         let Some(step) = published.repeats(constants).map(|graph| graph.path().to_path_buf()) else { return Ok((published, files)) };
         // What the published graph says is noted, and it leaves before its halves come: both at once would take twice the memory.
-        let Ok(said) = hoist::trial(&mut published, constants) else { return Ok((published, files)) };
+        let Ok(said) = trial::run(&mut published, constants) else { return Ok((published, files)) };
         drop(published);
         match hoist::cut(&step, constants) {
             Ok((once, graph)) => {
-                let mut halves = Decoder { layout: Layout::Merged { branch: false, graph }, once: Some(once), tokens };
-                match hoist::trial(&mut halves, constants) {
-                    Ok(says) if hoist::same(&said, &says) => Ok((halves, files)),
+                let mut halves = Decoder { layout: Layout::Merged { branch: false, graph }, once: Some(once), tokens, sharing: Sharing::None };
+                match trial::run(&mut halves, constants) {
+                    Ok(says) if trial::same(&said, &says) => Ok((halves, files)),
                     _ => Self::published(folder, tokens, constants),
                 }
             }
@@ -105,7 +116,7 @@ impl Decoder {
         ];
         for open in layouts {
             match open() {
-                Ok((layout, files)) => return Ok((Decoder { layout, once: None, tokens }, files)),
+                Ok((layout, files)) => return Ok((Decoder { layout, once: None, tokens, sharing: Sharing::None }, files)),
                 // A missing layout is only worth a word if none is there at all.
                 Err(Error::NoGraph { reason, .. }) if reason.starts_with("no ") => reasons.push(reason),
                 Err(error) => reasons.insert(0, error.to_string()),
@@ -113,6 +124,16 @@ impl Decoder {
         }
         reasons.dedup();
         Err(Error::NoGraph { folder: folder.path.clone(), graph: "decoder".into(), reason: reasons.join("; ") })
+    }
+
+    /// The input that takes tokens.
+    pub fn tokens(&self) -> &'static str {
+        self.tokens
+    }
+
+    /// States how few rows of the constants a step takes, for caches made from now on.
+    pub fn share(&mut self, sharing: Sharing) {
+        self.sharing = sharing;
     }
 
     /// The dimensions of an input, wherever it occurs.
@@ -190,7 +211,7 @@ impl Decoder {
         if alone {
             entries.push(Entry { input: name.into(), kind: Kind::Growing, value: tokens });
         }
-        Ok((logits, Cache::new(entries, rows as usize, length as usize)))
+        Ok((logits, Cache::new(entries, rows as usize, length as usize, self.sharing)))
     }
 
     /// Feeds one position per row: `tokens` is `[rows, 1, …]`.

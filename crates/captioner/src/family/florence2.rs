@@ -52,10 +52,12 @@ pub(super) fn open(folder: &Folder, settings: &Generation, text: &Arc<Text>) -> 
     let sentences = sentences(&json).map_err(|reason| Error::config(&path, reason))?;
     let start = settings.decoder_start_token_id.or(settings.eos_token_id.first().copied());
     let start = start.ok_or_else(|| Error::config(folder.file("config.json"), "no \"decoder_start_token_id\""))?;
+    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its own is named last.
+    let decoder = Decoder::open(folder, "inputs_embeds", &[HIDDEN, MASK]);
     let (vision, vision_file) = folder.load("vision_encoder", |graph| usable(graph, &["pixel_values"], "image_features"))?;
     let (embedder, embedder_file) = Embedder::open(folder)?;
     let (encoder, encoder_file) = folder.load("encoder_model", |graph| usable(graph, &["inputs_embeds", "attention_mask"], "last_hidden_state"))?;
-    let (decoder, decoder_files) = Decoder::open(folder, "inputs_embeds", &[HIDDEN, MASK])?;
+    let (decoder, decoder_files) = decoder?;
     let vocabulary = decoder.vocabulary();
     Ok(Opened {
         name: NAME,

@@ -42,6 +42,8 @@ pub(super) fn open(folder: &Folder, _settings: &Generation, text: &Arc<Text>) ->
     let processor = processor.map_err(|e| Error::config(folder.file("preprocessor_config.json"), e))?;
     let spelling = Spelling::of(folder, text)?;
     let chat = Chat::open(folder, TEMPLATE)?;
+    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its own is named last.
+    let decoder = Decoder::open(folder, "inputs_embeds", &[]);
     let (vision, vision_file) = folder.load("vision_encoder", |graph| {
         if let Some(other) = graph.inputs().find(|name| !["pixel_values", "pixel_attention_mask"].contains(name)) {
             return Err(format!("nothing feeds its input \"{other}\""));
@@ -49,7 +51,7 @@ pub(super) fn open(folder: &Folder, _settings: &Generation, text: &Arc<Text>) ->
         if graph.output("image_features").is_none() { Err("it has no output \"image_features\"".into()) } else { Ok(()) }
     })?;
     let (embedder, embedder_file) = Embedder::open(folder)?;
-    let (decoder, decoder_files) = Decoder::open(folder, "inputs_embeds", &[])?;
+    let (decoder, decoder_files) = decoder?;
     let vocabulary = decoder.vocabulary();
     // A graph that can leave out the logits nobody reads needs no memory for them.
     let logits = if decoder.wants("num_logits_to_keep") { 0 } else { vocabulary.unwrap_or_else(|| text.vocabulary()) * size_of::<f32>() };

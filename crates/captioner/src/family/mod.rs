@@ -14,6 +14,7 @@ mod embedder;
 mod florence2;
 mod hoist;
 mod idefics3;
+mod trial;
 mod vision_encoder_decoder;
 
 use crate::cache::{Cache, Rows};

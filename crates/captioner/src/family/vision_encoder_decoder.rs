@@ -43,15 +43,17 @@ pub(super) fn open(folder: &Folder, settings: &Generation, _text: &Arc<Text>) ->
     let processor = Processor::from_json(&json);
     let processor = processor.map_err(|e| Error::config(folder.file("preprocessor_config.json"), e))?;
     let prepare = Shared { processor, starts: starts(folder, settings)? };
+    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its own is named last.
+    let decoder = Decoder::open(folder, "input_ids", &[HIDDEN, MASK]);
     let (encoder, encoder_file) = folder.load("encoder_model", |graph| match graph.inputs().find(|name| *name != "pixel_values") {
         Some(other) => Err(format!("nothing feeds its input \"{other}\"")),
         None => Ok(()),
     })?;
+    let (decoder, decoder_files) = decoder?;
     let hidden = if encoder.output("last_hidden_state").is_some() { "last_hidden_state" } else { HIDDEN };
     if encoder.output(hidden).is_none() {
         return Err(Error::graph(encoder.path(), "it has no output \"last_hidden_state\""));
     }
-    let (decoder, decoder_files) = Decoder::open(folder, "input_ids", &[HIDDEN, MASK])?;
     let (vocabulary, hoisted) = (decoder.vocabulary(), decoder.is_hoisted());
     let has_confidence = encoder.output(CONFIDENCE).is_some();
     Ok(Opened {

@@ -1,6 +1,7 @@
 //! Names and shapes; and, where the shared models are at hand, that all layouts of a decoder with cross-attention entries agree.
 
 use super::*;
+use crate::cache::Rows;
 use crate::tensor::tensor;
 use crate::{LoadOptions, testing};
 use std::path::PathBuf;
@@ -67,6 +68,33 @@ fn run_all(decoder: &mut Decoder) -> Vec<Vec<f32>> {
     assert_eq!((cache.rows(), cache.length), (2, 4));
     assert!(cache.bytes() > 0);
     all.iter().map(|logits| (0..3).flat_map(|row| logits.row(row).to_vec()).collect()).collect()
+}
+
+#[test]
+fn beams_share_the_pictures_keys_and_values_and_say_what_each_would_say_with_its_own() {
+    let Some(shared) = florence() else { return };
+    let opened = Folder::open(&shared, &LoadOptions::default()).unwrap();
+    let (mut decoder, _) = Decoder::open(&opened, "inputs_embeds", &[HIDDEN, MASK]).unwrap();
+    let width = decoder.input_shape("inputs_embeds").unwrap()[2];
+    let mut say = |sharing: Sharing| {
+        decoder.share(sharing);
+        let constants = vec![(HIDDEN, noise(1, &[1, 577, width])), (MASK, tensor(vec![1, 577], vec![1i64; 577]).unwrap())];
+        let (_, mut cache) = decoder.prefill(noise(2, &[1, 1, width]), constants).unwrap();
+        let before: usize = constant_bytes(&cache);
+        cache.rearrange(&[0, 0, 0]).unwrap();
+        let logits = decoder.step(&mut cache, noise(3, &[3, 1, width])).unwrap();
+        ((0..3).map(|row| logits.row(row).to_vec()).collect::<Vec<_>>(), constant_bytes(&cache) / before)
+    };
+    let (each, copies) = say(Sharing::None);
+    assert_eq!(copies, 3);
+    assert_ne!(each[0], each[1]);
+    assert_eq!(say(Sharing::OneCaption), (each, 1));
+    let (decoder, _) = Decoder::open(&opened, "inputs_embeds", &[HIDDEN, MASK]).unwrap();
+    assert_eq!(decoder.sharing, Sharing::OneCaption, "found out when it is opened");
+}
+
+fn constant_bytes(cache: &Cache<DynValue>) -> usize {
+    cache.entries.iter().filter(|entry| entry.kind == Kind::Constant).map(|entry| entry.value.bytes()).sum()
 }
 
 #[test]

@@ -1,0 +1,80 @@
+//! A model written without its weights, which stay where they are in the file it was read from.
+//!
+//! Whoever loads such a model maps the weights from the file instead of keeping copies of them: that takes the file's size less
+//! memory, and as much less again while it loads.
+
+use crate::Model;
+use crate::proto::tensor_proto::DataLocation;
+use crate::proto::{AttributeProto, GraphProto, StringStringEntryProto, TensorProto};
+use bytes::Bytes;
+use prost::Message;
+
+/// Tensors below this many bytes stay in the model: shapes are needed to understand the graph.
+const SMALL: usize = 1024;
+
+impl Model {
+    /// The bytes of a file with this model whose weights are places in `file`, the bytes that the model (or what it was cut from)
+    /// was read from, which lie under `name` in the folder of the model. Weights from elsewhere are written out.
+    pub fn write_beside(&self, file: &Bytes, name: &str) -> Bytes {
+        let mut model = self.0.clone();
+        if let Some(graph) = &mut model.graph {
+            place(graph, file, name);
+        }
+        model.encode_to_vec().into()
+    }
+}
+
+fn place(graph: &mut GraphProto, file: &Bytes, name: &str) {
+    for weights in &mut graph.initializer {
+        place_weights(weights, file, name);
+    }
+    for attribute in graph.node.iter_mut().flat_map(|node| &mut node.attribute) {
+        inner(attribute).for_each(|graph| place(graph, file, name));
+    }
+}
+
+fn inner(attribute: &mut AttributeProto) -> impl Iterator<Item = &mut GraphProto> {
+    attribute.g.iter_mut().chain(&mut attribute.graphs)
+}
+
+fn place_weights(weights: &mut TensorProto, file: &Bytes, name: &str) {
+    let Some(data) = weights.raw_data.as_ref().filter(|data| data.len() >= SMALL) else { return };
+    // Slices of the file are the file's own memory.
+    let Some(at) = (data.as_ptr() as usize).checked_sub(file.as_ptr() as usize) else { return };
+    if at + data.len() > file.len() {
+        return;
+    }
+    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
+    weights.external_data = vec![entry("location", name.into()), entry("offset", at.to_string()), entry("length", data.len().to_string())];
+    weights.data_location = Some(DataLocation::External as i32);
+    weights.raw_data = None;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Error;
+    use crate::testing::with_weights;
+
+    #[test]
+    fn large_weights_stay_in_the_file_and_small_ones_in_the_model() {
+        let file = with_weights(&[("large", vec![7; 4096]), ("small", vec![9; 8])]).write();
+        let model = Model::read(file.clone()).unwrap();
+        let written = model.write_beside(&file, "model.onnx");
+        assert!(written.len() < file.len() - 4000, "{} of {}", written.len(), file.len());
+        let again = crate::proto::ModelProto::decode(written.clone()).unwrap().graph.unwrap().initializer;
+        let stated = |key: &str| again[0].external_data.iter().find(|e| e.key() == key).unwrap().value().to_owned();
+        assert_eq!(stated("location"), "model.onnx");
+        let (offset, length): (usize, usize) = (stated("offset").parse().unwrap(), stated("length").parse().unwrap());
+        assert_eq!(&file[offset..offset + length], &[7; 4096]);
+        assert_eq!(again[1].raw_data(), &[9; 8]);
+        assert!(matches!(Model::read(written), Err(Error::External)), "such a model cannot be cut any more");
+    }
+
+    #[test]
+    fn weights_of_another_file_are_written_out() {
+        let file = with_weights(&[("large", vec![7; 4096])]).write();
+        let model = Model::read(file.clone()).unwrap();
+        assert_eq!(model.write_beside(&Bytes::from(file.to_vec()), "other.onnx"), file);
+    }
+}
