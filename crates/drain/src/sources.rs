@@ -65,9 +65,9 @@ impl Sources {
         self.walks.remove(&relation);
     }
 
-    /// When something that was locked is to be read again.
-    pub fn again(&self) -> Option<Instant> {
-        self.walks.values().filter_map(|walk| walk.hold).chain(self.again).min()
+    /// When things that were locked are to be read again.
+    pub fn again(&self) -> impl Iterator<Item = Instant> {
+        self.walks.values().filter_map(|walk| walk.hold).chain(self.again)
     }
 
     /// Deferred rows may have become due.
