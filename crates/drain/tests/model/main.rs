@@ -234,3 +234,34 @@ fn a_row_that_stays_locked_holds_up_no_walk() {
     let captions = world.engine.captions;
     assert_eq!(captions, 100, "the caption of the locked row was kept");
 }
+
+#[test]
+fn a_stream_of_commits_is_read_by_the_cursor_and_from_the_start_once_a_second() {
+    let mut world = quiet(1);
+    rest(&mut world);
+    let (start, before) = (world.now, world.full_reads);
+    for round in 0..500 {
+        world.commit(0, &[Change::Url(TABLE, key(0), Some(format!("ok-{round}.")))]);
+        until(&mut world, "filled", |world| world.databases[0].queue.is_empty());
+        let now = world.now + Duration::from_millis(10);
+        world.pass(now);
+    }
+    let seconds = (world.now - start).as_secs() as usize;
+    let full = world.full_reads - before;
+    assert!(full <= seconds + 2, "{full} times in {seconds} s");
+    rest(&mut world);
+    check(0, &world.databases[0]);
+}
+
+#[test]
+fn a_row_whose_transaction_ends_late_is_found_below_the_cursor() {
+    let mut world = quiet(1);
+    let late = world.databases[0].pages(vec![(TABLE, key(1))]);
+    until(&mut world, "past it", |world| world.databases[0].queue.is_empty());
+    let clock = world.tick();
+    world.databases[0].change(&Change::Insert(TABLE, key(1), Some("ok-late.".into())), clock);
+    world.databases[0].queue.extend(late.into_iter().map(|row| (row.id, row)));
+    world.announce(0, false);
+    rest(&mut world);
+    check(0, &world.databases[0]);
+}

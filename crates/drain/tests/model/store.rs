@@ -98,6 +98,7 @@ impl Tx<'_> {
 impl Store for Tx<'_> {
     fn queue(&mut self, after: i64, tables: &[u32], limit: usize) -> Vec<QueueRow> {
         self.others();
+        self.world.full_reads += usize::from(after == 0);
         let rows = self.db().queue.range(after + 1..).map(|(_, row)| row);
         rows.filter(|row| tables.contains(&row.relation)).take(limit).cloned().collect()
     }

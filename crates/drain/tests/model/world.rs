@@ -51,6 +51,8 @@ pub struct World {
     pub transactions: u64,
     /// Other people go on between the statements of a worker.
     pub interludes: bool,
+    /// How often a queue was read from its start.
+    pub full_reads: usize,
     /// Rows cannot be read for now: memory is short.
     pub unreadable: bool,
     /// Everything that happens is printed.
@@ -78,6 +80,7 @@ impl World {
             clock: 0,
             transactions: 0,
             interludes: true,
+            full_reads: 0,
             unreadable: false,
             traced: std::env::var("PG_CAPTION_TRACE").is_ok(),
         }
