@@ -4,6 +4,7 @@
 
 mod action;
 mod settling;
+mod standing;
 
 pub use action::{Action, Heard, Seen};
 
@@ -11,11 +12,10 @@ use crate::flight::{AGAIN, Flight};
 use crate::limits::Limits;
 use crate::rates::Rates;
 use crate::sources::Sources;
-use crate::watched::active;
 use crate::{Board, Job, PageId, Reading, Row, Store, Watched};
 use pg_caption_wire::{Failure, Outcome, Request};
 use settling::{Held, Jitter, Landed};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// How often a busy worker asks whether the database is being dropped.
@@ -332,35 +332,5 @@ impl Worker {
             self.phase = Phase::Begin;
         }
         self.prepared = Some(pending);
-    }
-
-    /// OIDs of the tables that are to be drained.
-    pub fn active(&self) -> Vec<u32> {
-        active(&self.tables)
-    }
-
-    /// Rows in flight by table.
-    pub fn flights(&self) -> Vec<(u32, u32)> {
-        let mut flights: HashMap<u32, u32> = HashMap::new();
-        for job in self.flight.in_flight() {
-            *flights.entry(job.row.relation).or_default() += 1;
-        }
-        flights.into_iter().collect()
-    }
-
-    /// How many rows are in flight, ready to be sent, and held back by locks.
-    pub fn in_hand(&self) -> (usize, usize, usize) {
-        (self.flight.in_flight().len(), self.flight.ready(), self.held.len())
-    }
-
-    /// Rows that were queued again while they were in hand, and are to be looked at anew.
-    pub fn parked(&self) -> usize {
-        self.board.parked() + self.recheck.len()
-    }
-
-    /// Everything that takes memory: jobs wherever they are, rows to be looked at again, pages of keys.
-    pub fn size(&self) -> usize {
-        let jobs = self.flight.in_flight().len() + self.flight.ready() + self.landed.len() + self.held.len();
-        jobs + self.recheck.len() + self.board.pages()
     }
 }

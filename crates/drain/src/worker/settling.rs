@@ -96,7 +96,8 @@ impl Worker {
                 // Only a row that somebody holds is put aside: nothing can be noted of a table that is locked as a whole.
                 Settled::Locked => {
                     let held = Held { job, outcome, again: now + AGAIN, twice: free[&table.oid] };
-                    if twice && held.twice { locked.push(held) } else { self.held.push(held) }
+                    // Locks pass quickly, as a rule: at first it is only tried again.
+                    if held.twice && (twice || self.held.len() >= self.limits.held) { locked.push(held) } else { self.held.push(held) }
                 }
                 Settled::Done { filled: wrote } => {
                     *filled.entry(job.row.relation).or_default() += i64::from(wrote);

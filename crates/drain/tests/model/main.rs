@@ -265,3 +265,24 @@ fn a_row_whose_transaction_ends_late_is_found_below_the_cursor() {
     rest(&mut world);
     check(0, &world.databases[0]);
 }
+
+#[test]
+fn what_is_in_hand_stays_bounded_however_many_rows_are_locked() {
+    const ROWS: usize = 600;
+    let mut world = quiet(0);
+    for first in (0..ROWS).step_by(20) {
+        let insert = |at: usize| Change::Insert(TABLE, key(at), Some(format!("ok-{at}.")));
+        let rows: Vec<Change> = (first..first + 20).map(insert).collect();
+        world.commit(0, &rows);
+    }
+    world.databases[0].tables.get_mut(&TABLE).expect("the table").rows.values_mut().for_each(|record| record.locked = Some(1));
+    let (mut most, hour) = (0, world.now + Duration::from_secs(3600));
+    while world.now < hour {
+        assert!(turn(&mut world, false));
+        most = most.max(world.workers.values().map(running::Running::size).max().unwrap_or(0));
+    }
+    assert!(most < 150, "{most} in hand");
+    world.databases[0].release(1);
+    rest(&mut world);
+    check(0, &world.databases[0]);
+}

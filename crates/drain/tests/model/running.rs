@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 pub const LIMITS: Limits = Limits { queue_rows: 2, deferred_rows: 3, chunk: 4, chunks: 2, ready: 5, together: 3, held: 2 };
 /// What a worker may have in hand at most: what is ready when it still reads, what one reading brings, what the engine has and what it answered; as many pages, and
 /// rows to be looked at again.
-const BOUND: usize = 400;
+const BOUND: usize = 150;
 
 #[derive(Debug, Clone, Copy)]
 enum Sleep {
@@ -34,6 +34,11 @@ pub struct Running {
 impl Running {
     pub fn new(now: Instant, seed: u64) -> Self {
         Running { worker: Worker::new(LIMITS, now, seed), connection: None, latch: false, sleep: Sleep::No }
+    }
+
+    /// Everything that takes memory.
+    pub fn size(&self) -> usize {
+        self.worker.size()
     }
 
     /// Rows that were queued again while they were in hand.
