@@ -231,15 +231,16 @@ pub fn set_worker(oid: u32, pid: i32) {
     set_latch(launcher);
 }
 
-/// A worker leaves with nothing to do before `due_ms` (Unix epoch; 0: never), having seen this generation. `false`: something was enqueued
-/// meanwhile, stay.
-pub fn leave_if_drained(oid: u32, seen: u64, due_ms: i64) -> bool {
+/// A worker leaves with nothing to do before `due_ms` (Unix epoch; 0: never), having seen this generation; `slow_look`: prepared transactions are pending,
+/// whose commit nobody will announce. `false`: something was enqueued, or prepared, meanwhile: stay.
+pub fn leave_if_drained(oid: u32, seen: u64, due_ms: i64, slow_look: bool) -> bool {
     let mut state = STATE.exclusive();
     match state.slot(oid) {
         Some(slot) if slot.generation != seen => false,
         Some(slot) => {
             slot.drained = seen;
             slot.due_ms = due_ms;
+            slot.slow_look = slow_look;
             true
         }
         None => true,
@@ -251,13 +252,6 @@ pub fn yield_turn(oid: u32) {
     if let Some(slot) = STATE.exclusive().slot(oid) {
         slot.drained = slot.generation;
         slot.generation += 1;
-    }
-}
-
-/// Whether prepared transactions are pending, whose commit nobody will announce.
-pub fn set_slow_look(oid: u32, pending: bool) {
-    if let Some(slot) = STATE.exclusive().slot(oid) {
-        slot.slow_look = pending;
     }
 }
 

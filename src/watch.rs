@@ -293,9 +293,11 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
             on_replica.into(),
         ],
     ));
-    // The walk over what exists starts anew: columns, styles or the key may have changed.
+    // The walk over what exists starts anew: columns, styles or the key may have changed. Its number is one that no walk of this table had, also where unwatch()
+    // has just removed the last one: by a number that comes again, a worker would take the new walk for the old one, whose end it has seen.
     spi(Spi::run_with_args(
-        "INSERT INTO caption.tally AS t (relation) VALUES ($1) \
+        "INSERT INTO caption.tally AS t (relation, walk) \
+         VALUES ($1, (pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8 OPERATOR(pg_catalog.%) 1073741824)::pg_catalog.int4) \
          ON CONFLICT (relation) DO UPDATE SET walk = t.walk + 1, walk_after = NULL, walk_done = false, walked = 0, problem = NULL",
         &[relation.into()],
     ));

@@ -25,15 +25,18 @@ pub struct Databases {
 
 /// The databases that may have work, as they are now.
 fn look(now: Instant) -> Vec<Look> {
-    let seen = |database: &shared::Database| Look {
+    shared::databases().iter().map(|database| seen(database, now)).collect()
+}
+
+fn seen(database: &shared::Database, now: Instant) -> Look {
+    Look {
         oid: database.oid,
         generation: database.generation,
         drained: database.drained,
         has_worker: database.worker != 0,
         slow_look: database.slow_look,
         due: database.due(now),
-    };
-    shared::databases().iter().map(seen).collect()
+    }
 }
 
 impl Databases {
@@ -110,9 +113,11 @@ impl Databases {
             self.running.remove(&oid);
             // Not known any more: the worker found no extension there.
             let database = shared::database(oid);
-            match self.turns.ended(oid, database.map(|database| database.drained), now) {
+            match self.turns.ended(oid, database.as_ref().map(|database| seen(database, now)).as_ref(), now) {
                 Ended::Well => shared::set_trouble(oid, 0, Duration::ZERO),
                 Ended::Badly { times, pause } => {
+                    // The database itself may be gone: that is noticed at once, not after the pause of its list.
+                    self.listed = None;
                     shared::set_trouble(oid, times, pause);
                     // Perhaps its database is gone: the list says so before another worker is wasted on it.
                     self.listed = None;

@@ -17,8 +17,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Drains the queue of this database until nothing is left to do, or the worker is wanted elsewhere.
 pub fn run(database: u32) {
-    let prepared = shared::database(database).is_some_and(|d| d.slow_look);
-    let mut worker = Worker::new(Limits::default(), Instant::now(), prepared, u64::from(std::process::id()));
+    let mut worker = Worker::new(Limits::default(), Instant::now(), u64::from(std::process::id()));
     let mut client: Option<Client> = None;
     loop {
         let seen = look(database);
@@ -79,13 +78,9 @@ pub fn run(database: u32) {
                 let due = in_transaction(|| next_due_ms(&worker.active()));
                 worker.due(due.map(|due| (due, until_ms(due))));
             }
-            Action::LookForPrepared => {
-                let pending = prepared_pending();
-                shared::set_slow_look(database, pending);
-                worker.prepared(pending);
-            }
-            Action::Depart { generation, due_ms } => {
-                if shared::leave_if_drained(database, generation, due_ms) {
+            Action::LookForPrepared => worker.prepared(prepared_pending()),
+            Action::Depart { generation, due_ms, prepared } => {
+                if shared::leave_if_drained(database, generation, due_ms, prepared) {
                     return;
                 }
             }
@@ -99,10 +94,12 @@ pub fn run(database: u32) {
 /// What can be seen without asking the database.
 fn look(database: u32) -> Seen {
     reread_configuration();
+    let known = shared::database(database);
     Seen {
         now: Instant::now(),
         enabled: settings::enabled(),
-        generation: shared::database(database).map(|database| database.generation),
+        generation: known.map(|database| database.generation),
+        slow_look: known.is_some_and(|database| database.slow_look),
         redefined: definitions::some_changed(),
         crowded: shared::crowded(),
         epoch: shared::engine_epoch(),
@@ -160,11 +157,12 @@ fn reread_configuration() {
     }
 }
 
-/// Whether a prepared transaction of this database may still enqueue something when it commits.
+/// Whether a prepared transaction holds something of ours: it has enqueued rows, or called `watch` or its like. Others' are none of our business.
 fn prepared_pending() -> bool {
-    in_transaction(|| {
-        spi(Spi::get_one::<bool>("SELECT EXISTS (SELECT FROM pg_catalog.pg_prepared_xacts WHERE database = current_database())")).unwrap_or(false)
-    })
+    let ours = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.pid IS NULL AND l.locktype = 'relation' \
+                   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()) \
+                   AND l.relation IN (to_regclass('caption.queue'), to_regclass('caption.watch'), to_regclass('caption.tally')))";
+    in_transaction(|| spi(Spi::get_one::<bool>(ours)).unwrap_or(false))
 }
 
 /// What `pg_stat_activity` says.

@@ -6,9 +6,10 @@ use super::tables;
 use super::transaction::{Raised, attempt, spi};
 use super::write;
 use pg_caption_drain::{Busy, Chunk, Current, Job, Past, QueueRow, Row, Settled, Store, Struck, Unread, Watched};
-use pg_caption_wire::Outcome;
+use pg_caption_wire::{Class, Failure, Outcome};
 use pgrx::prelude::*;
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// The tables of this database, over SPI.
 pub struct Sql;
@@ -105,6 +106,11 @@ impl Store for Sql {
 
     fn settle(&mut self, table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Settled {
         write::settle(table, job, outcome, jitter)
+    }
+
+    fn put_off(&mut self, row: &Row, attempts: i32, pause: Duration) {
+        let failure = Failure::new(Class::Retry, "row_locked", "an open transaction holds the row");
+        write::defer(row, &failure, attempts, pause);
     }
 
     fn undefer(&mut self, row: &Row) {

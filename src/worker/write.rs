@@ -172,7 +172,7 @@ pub fn is_ours(table: &Watched) -> bool {
 }
 
 /// Puts a row off.
-fn defer(row: &Row, failure: &Failure, attempts: i32, pause: Duration) {
+pub fn defer(row: &Row, failure: &Failure, attempts: i32, pause: Duration) {
     spi(Spi::run_with_args(
         "INSERT INTO caption.deferred AS d (relation, key, due, host, attempts, code, message) \
          VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3), $4, $5, $6, $7) \

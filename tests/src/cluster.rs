@@ -45,6 +45,13 @@ pub struct Cluster {
     keeper: Child,
 }
 
+/// A copy of a data directory that no server has run in yet.
+pub struct Backup {
+    home: PathBuf,
+    keeper: Child,
+    bin: PathBuf,
+}
+
 impl Cluster {
     /// The one for tests that disturb nobody: each takes a [`Database`] of its own.
     pub fn shared() -> &'static Cluster {
@@ -82,6 +89,28 @@ impl Cluster {
             fs::write(path, before + &conf)
         };
         Self::configured(home, keeper, self.bin.clone(), &[], false, append)
+    }
+
+    /// A base backup of this one, taken now: to be restored with [`Cluster::restored`].
+    pub fn backup(&self) -> Backup {
+        let (home, keeper) = folder();
+        let mut backup = self.tool("pg_basebackup");
+        let output = backup.args(["-c", "fast", "-D"]).arg(home.join("data")).output().expect("pg_basebackup");
+        assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        Backup { home, keeper, bin: self.bin.clone() }
+    }
+
+    /// What a base backup becomes with the log of changes that was archived since, as far as a restore point.
+    pub fn restored(backup: Backup, archive: &Path, point: &str, settings: &[(&str, &str)]) -> Cluster {
+        let from = format!("cp {}/%f %p", archive.display());
+        let mut all = vec![("restore_command", from.as_str()), ("recovery_target_name", point), ("recovery_target_action", "promote")];
+        all.extend(settings);
+        let Backup { home, keeper, bin } = backup;
+        let signal = as_server_user("touch").arg(home.join("data/recovery.signal")).status().expect("touch");
+        assert!(signal.success(), "touching recovery.signal");
+        let cluster = Self::configured(home, keeper, bin, &all, false, fs::write);
+        eventually("recovery is over", || cluster.session("postgres").holds("NOT pg_is_in_recovery()"));
+        cluster
     }
 
     /// What `older` has become after pg_upgrade, started.

@@ -11,7 +11,7 @@ mod session;
 mod wait;
 mod web;
 
-pub use cluster::{Cluster, Stop, alive, signal};
+pub use cluster::{Backup, Cluster, Stop, alive, signal};
 pub use database::Database;
 pub use models::Models;
 pub use place::{demo_pictures, model, parity, shared};

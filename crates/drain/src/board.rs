@@ -1,6 +1,6 @@
 //! What is in hand: pages of keys, the jobs made of them, and when a page may be struck off. Pure bookkeeping.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
 /// Number of a page on the board.
 pub type PageId = u64;
@@ -46,6 +46,8 @@ pub struct Board {
     next: PageId,
     pages: BTreeMap<PageId, Page>,
     busy: HashSet<Row>,
+    /// Counted off their pages, since somebody holds them: another page may claim them.
+    aside: HashSet<Row>,
     parked: HashMap<Row, Vec<PageId>>,
     walks: HashMap<u32, VecDeque<PageId>>,
 }
@@ -71,9 +73,17 @@ impl Board {
         id
     }
 
-    /// Claims a row for a page's job. `false`: the row is in hand already; the page's key is parked and comes back from [`Board::release`].
+    /// Counts a row's job off its page although it is not done: it was noted elsewhere that it is not. The pages that wait to look at the row again.
+    pub fn put_aside(&mut self, row: &Row, page: PageId) -> (Struck, Vec<PageId>) {
+        let parked = self.release(row);
+        self.aside.insert(row.clone());
+        (self.finish([page]), parked)
+    }
+
+    /// Claims a row for a page's job; one that was put aside begins anew. `false`: the row is in hand already; the page's key is parked and comes back from [`Board::release`].
     pub fn claim(&mut self, row: &Row, page: PageId) -> bool {
         if self.busy.insert(row.clone()) {
+            self.aside.remove(row);
             return true;
         }
         self.parked.entry(row.clone()).or_default().push(page);
@@ -83,6 +93,7 @@ impl Board {
     /// Gives a row back; the pages that wait to look at it again.
     pub fn release(&mut self, row: &Row) -> Vec<PageId> {
         self.busy.remove(row);
+        self.aside.remove(row);
         self.parked.remove(row).unwrap_or_default()
     }
 
@@ -91,9 +102,14 @@ impl Board {
         self.pages.values().any(|page| page.origin == Origin::Queue(id))
     }
 
-    /// Whether a row is in hand.
+    /// Whether a row is in hand, or was put aside.
     pub fn is_busy(&self, row: &Row) -> bool {
-        self.busy.contains(row)
+        self.busy.contains(row) || self.aside.contains(row)
+    }
+
+    /// Rows in hand that somebody queued again.
+    pub fn parked(&self) -> usize {
+        self.parked.len()
     }
 
     /// Pages in hand.
@@ -114,7 +130,7 @@ impl Board {
     /// Counts `done` jobs off their pages and strikes complete pages off. A walk comes only as far as all its chunks up to there are complete.
     pub fn finish(&mut self, done: impl IntoIterator<Item = PageId>) -> Struck {
         let mut struck = Struck::default();
-        let mut touched = HashSet::new();
+        let mut touched = BTreeSet::new();
         for id in done {
             if let Some(page) = self.pages.get_mut(&id) {
                 page.open = page.open.saturating_sub(1);
@@ -128,12 +144,12 @@ impl Board {
     /// Strikes a page off that turned out to hold no job at all.
     pub fn finish_empty(&mut self, id: PageId) -> Struck {
         let mut struck = Struck::default();
-        self.strike(HashSet::from([id]), &mut struck);
+        self.strike(BTreeSet::from([id]), &mut struck);
         struck
     }
 
-    fn strike(&mut self, touched: HashSet<PageId>, struck: &mut Struck) {
-        let mut walked = HashSet::new();
+    fn strike(&mut self, touched: BTreeSet<PageId>, struck: &mut Struck) {
+        let mut walked = BTreeSet::new();
         for id in touched {
             let Some(page) = self.pages.get(&id) else { continue };
             if page.open > 0 {
@@ -173,6 +189,7 @@ impl Board {
     pub fn forget(&mut self, relation: u32) {
         self.pages.retain(|_, page| page.relation != relation);
         self.busy.retain(|row| row.relation != relation);
+        self.aside.retain(|row| row.relation != relation);
         self.parked.retain(|row, _| row.relation != relation);
         self.walks.remove(&relation);
     }

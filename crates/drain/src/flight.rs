@@ -2,7 +2,7 @@
 
 use crate::{Job, Watched};
 use pg_caption_wire::{Class, Failure, Outcome, Request};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Pause before a missing engine is asked again; doubled each time that one cannot serve.
@@ -18,7 +18,9 @@ pub struct Flight {
     ready: VecDeque<Job>,
     /// In flight when an engine died: sent one at a time, so that the one to blame is known.
     suspects: VecDeque<Job>,
-    in_flight: HashMap<u64, Job>,
+    in_flight: BTreeMap<u64, Job>,
+    /// Requests whose jobs were dropped: the engine still works on them, and may die of them.
+    abandoned: BTreeSet<u64>,
     connected: bool,
     /// No request before then, or before the engine changes.
     pause: Option<(Instant, u64)>,
@@ -61,7 +63,8 @@ impl Flight {
     pub fn retain(&mut self, stays: impl Fn(&Job) -> bool) {
         self.ready.retain(&stays);
         self.suspects.retain(&stays);
-        self.in_flight.retain(|_, job| stays(job));
+        let abandoned = self.in_flight.extract_if(.., |_, job| !stays(job)).map(|(id, _)| id);
+        self.abandoned.extend(abandoned);
     }
 
     /// Whether something is to be sent now. `epoch` counts the engine's changes.
@@ -81,6 +84,7 @@ impl Flight {
     /// The engine answered a hello, or nobody did.
     pub fn connect(&mut self, is_there: bool, now: Instant, epoch: u64) {
         self.connected = is_there;
+        self.abandoned.clear();
         if !is_there {
             self.pause = Some((now + AGAIN, epoch));
         }
@@ -110,6 +114,7 @@ impl Flight {
 
     /// An answer arrived: what has landed. `None`: nobody waits for it any more, or the engine cannot serve and the connection is of no use.
     pub fn answered(&mut self, id: u64, outcome: Outcome, now: Instant, epoch: u64) -> Option<(Job, Outcome)> {
+        self.abandoned.remove(&id);
         let job = self.in_flight.remove(&id)?;
         match outcome {
             Outcome::Failed(failure) if failure.class == Class::Engine => {
@@ -138,7 +143,7 @@ impl Flight {
         if refused {
             self.pause(now, epoch);
         }
-        let alone = self.in_flight.len() == 1;
+        let alone = self.in_flight.len() == 1 && self.abandoned.is_empty();
         let mut landed = Vec::new();
         for (_, mut job) in std::mem::take(&mut self.in_flight) {
             if alone {

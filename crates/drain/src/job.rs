@@ -15,8 +15,8 @@ const PATIENCE: Duration = Duration::from_secs(300);
 pub struct Job {
     /// Which row.
     pub row: Row,
-    /// Pages to count off when it is done.
-    pub page: PageId,
+    /// Page to count off when it is done; `None`: it was counted off when the row was put aside.
+    pub page: Option<PageId>,
     /// The URL to caption.
     pub url: String,
     /// Indexes into the watch's fills that need a text.
@@ -117,6 +117,6 @@ impl Past {
         let complete =
             self.again && cells.iter().all(|cell| current.get(*cell).is_some_and(|text| text.as_deref().is_some_and(|text| !text.is_empty())));
         let known = seen.clone().filter(|_| complete);
-        Job { row, page, url, cells, ours: self.ours, again: self.again, seen, known, attempts: self.attempts, deaths: 0 }
+        Job { row, page: Some(page), url, cells, ours: self.ours, again: self.again, seen, known, attempts: self.attempts, deaths: 0 }
     }
 }

@@ -15,10 +15,12 @@ pub struct Limits {
     pub ready: usize,
     /// Replies settled in one transaction.
     pub together: usize,
+    /// Captions kept for rows that somebody holds, beyond those of the last moment: fewer than deferred rows that are looked through.
+    pub held: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { queue_rows: 5, deferred_rows: 200, chunk: 500, chunks: 4, ready: 64, together: 50 }
+        Limits { queue_rows: 5, deferred_rows: 200, chunk: 500, chunks: 4, ready: 64, together: 50, held: 400 }
     }
 }

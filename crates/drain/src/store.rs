@@ -3,6 +3,7 @@
 use crate::{Current, Job, Past, Row, Struck, Watched};
 use pg_caption_wire::Outcome;
 use std::collections::HashMap;
+use std::time::Duration;
 
 /// A row of `caption.queue`.
 #[derive(Debug, Clone)]
@@ -77,6 +78,9 @@ pub trait Store {
 
     /// Writes what an outcome brings, and what it means for its row (see [`crate::aftermath`]). `jitter` is in 0..1.
     fn settle(&mut self, table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Settled;
+
+    /// Puts a row off that somebody holds; nothing is charged.
+    fn put_off(&mut self, row: &Row, attempts: i32, pause: Duration);
 
     /// A row is not waiting any more.
     fn undefer(&mut self, row: &Row);

@@ -107,11 +107,16 @@ impl Turns {
         self.no_slot_until = Some(now + NO_SLOT);
     }
 
-    /// A worker that we started has ended. `drained`: the generation that was drained then; `None`: the database has no work of ours any more.
-    pub fn ended(&mut self, oid: u32, drained: Option<u64>, now: Instant) -> Ended {
+    /// A worker that we started has ended. `database`: as it is seen then; `None`: it has no work of ours any more.
+    pub fn ended(&mut self, oid: u32, database: Option<&Look>, now: Instant) -> Ended {
         let Some(generation) = self.running.remove(&oid) else { return Ended::Well };
+        let is_left = |database: &Look| {
+            // Whoever leaves in order leaves no deferred row that is due, or (in the middle of the work) a new generation.
+            let is_due = database.due.is_some_and(|due| due <= now) && database.generation == database.drained;
+            database.drained < generation || is_due
+        };
         // Left with everything done, or with something new having come since: both are well.
-        if drained.is_none_or(|drained| drained >= generation) {
+        if !database.is_some_and(is_left) {
             self.trouble.remove(&oid);
             return Ended::Well;
         }
@@ -153,6 +158,10 @@ mod tests {
         Look { oid, generation: 1, drained: 0, has_worker: false, slow_look: false, due: None }
     }
 
+    fn drained(oid: u32) -> Look {
+        Look { drained: 1, ..look(oid) }
+    }
+
     #[test]
     fn a_retry_that_is_overdue_is_due_now_and_not_a_moment_from_now() {
         let (now, wall) = (Instant::now(), SystemTime::now());
@@ -175,7 +184,7 @@ mod tests {
         for (n, oid) in [3, 1, 2].into_iter().enumerate() {
             let at = start + Duration::from_secs(n as u64);
             turns.started(&look(oid), at);
-            assert_eq!(turns.ended(oid, Some(1), at), Ended::Well);
+            assert_eq!(turns.ended(oid, Some(&drained(oid)), at), Ended::Well);
         }
         let now = start + Duration::from_secs(10);
         let (wanted, crowded) = turns.wanted(&[look(1), look(2), look(3), look(4)], now, 2);
@@ -188,7 +197,7 @@ mod tests {
         let (mut turns, mut now) = (Turns::default(), Instant::now());
         for (times, pause) in BACKOFF.into_iter().chain([BACKOFF[5]]).enumerate() {
             turns.started(&look(1), now);
-            assert_eq!(turns.ended(1, Some(0), now), Ended::Badly { times: times as u32 + 1, pause });
+            assert_eq!(turns.ended(1, Some(&look(1)), now), Ended::Badly { times: times as u32 + 1, pause });
             assert!(turns.wanted(&[look(1)], now, 1).0.is_empty());
             // Others are not held up.
             assert_eq!(turns.wanted(&[look(1), look(2)], now, 1).0[0].oid, 2);
@@ -196,9 +205,25 @@ mod tests {
             now += pause;
         }
         turns.started(&look(1), now);
-        assert_eq!(turns.ended(1, Some(1), now), Ended::Well);
+        assert_eq!(turns.ended(1, Some(&drained(1)), now), Ended::Well);
         turns.started(&look(1), now);
-        assert_eq!(turns.ended(1, Some(0), now), Ended::Badly { times: 1, pause: BACKOFF[0] });
+        assert_eq!(turns.ended(1, Some(&look(1)), now), Ended::Badly { times: 1, pause: BACKOFF[0] });
+    }
+
+    #[test]
+    fn a_worker_that_was_sent_for_deferred_rows_and_dies_is_tried_again_only_after_a_pause() {
+        let (mut turns, now) = (Turns::default(), Instant::now());
+        let overdue = Look { due: Some(now), ..drained(1) };
+        turns.started(&overdue, now);
+        assert_eq!(turns.ended(1, Some(&overdue), now), Ended::Badly { times: 1, pause: BACKOFF[0] });
+        assert!(turns.wanted(&[overdue], now, 1).0.is_empty());
+        // One that saw to them leaves them for later, or its turn to others.
+        let later = Look { due: Some(now + Duration::from_secs(5)), ..drained(1) };
+        let yielded = Look { generation: 2, ..overdue };
+        for left in [later, yielded] {
+            turns.started(&overdue, now);
+            assert_eq!(turns.ended(1, Some(&left), now), Ended::Well, "{left:?}");
+        }
     }
 
     #[test]
@@ -271,7 +296,8 @@ mod tests {
             if self.turns.is_running(oid) {
                 let database = self.databases.get_mut(&oid).expect("a database");
                 how(database);
-                self.turns.ended(oid, Some(database.drained), self.now);
+                let seen = Look { due: database.due.map(|due| due.max(self.now)), ..*database };
+                self.turns.ended(oid, Some(&seen), self.now);
             }
         }
 

@@ -42,6 +42,41 @@ fn a_standby_captions_but_writes_nothing_and_drains_after_its_promotion() {
 }
 
 #[test]
+fn a_restore_to_a_point_in_the_middle_of_a_drain_has_no_half_done_row_and_goes_on() {
+    let (web, gate) = (Web::start(), Gate::new());
+    let primary = Cluster::private(&[("archive_mode", "on"), ("archive_command", "mkdir -p archive && cp %p archive/%f")]);
+    let db = primary.database();
+    let urls: Vec<_> =
+        (0..6u32).map(|n| web.serve(&format!("/{n}.jpg"), if n < 3 { Answer::picture(n) } else { Answer::picture(n).behind(&gate) })).collect();
+    let mut session = db.products(&urls);
+    session.run("CREATE TABLE writes (id int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.writes VALUES (NEW.id); RETURN NEW; END $$");
+    session.run("CREATE TRIGGER note AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note()");
+    let backup = primary.backup();
+    session.run("SELECT caption.watch('products')");
+    eventually("the drain is half-way", || gate.waiting() == 3 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 3"));
+    session.run("SELECT pg_create_restore_point('middle')");
+    gate.open();
+    db.eventually(FILLED);
+    let last = session.text("SELECT pg_walfile_name(pg_switch_wal())");
+    eventually("it is archived", || session.holds(&format!("(SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver)")));
+
+    let restored = Cluster::restored(backup, &primary.data().join("archive"), "middle", &[("pg_caption.enabled", "off")]);
+    let mut there = restored.session(&db.name);
+    assert_eq!(there.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''"), 3, "as it was in the middle");
+    assert_eq!(there.number("SELECT count(*) FROM products WHERE (alt IS NULL) <> (seo IS NULL)"), 0, "no row is half done");
+    assert_eq!(there.number("SELECT count(*) FROM caption.written"), 3, "the ledger knows as much as the rows");
+    restored.set("pg_caption.enabled", "on");
+    restored.reload();
+    eventually("every row is filled", || there.holds(FILLED));
+    assert_eq!(
+        there.rows("SELECT count(*), count(DISTINCT id) FROM writes"),
+        [[Some("6".to_string()), Some("6".to_string())]],
+        "each is written once"
+    );
+    assert_eq!(there.number("SELECT count(*) FROM caption.failure"), 0);
+}
+
+#[test]
 fn a_restored_dump_carries_watches_and_styles_and_starts_to_work_by_itself() {
     let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
     let db = cluster.database();

@@ -22,6 +22,26 @@ fn a_row_that_somebody_holds_does_not_stop_the_others() {
 }
 
 #[test]
+fn a_row_that_stays_locked_does_not_hold_up_the_walk_over_a_large_table() {
+    let (db, web) = (database(), Web::start());
+    // More than a worker has in hand of a walk; all but the first of missing pictures, which are quickly done with.
+    const MISSING: i64 = 2600;
+    let mut session = db.products(&web.pictures(1));
+    session.run(&format!("INSERT INTO products (image_url) SELECT '{}' || n FROM generate_series(1, {MISSING}) n", web.url("/missing/")));
+    let mut holder = db.session();
+    holder.run("BEGIN; SELECT FROM products WHERE id = 1 FOR UPDATE");
+    session.run("SELECT caption.watch('products')");
+    db.eventually(&format!("(SELECT walk_done FROM caption.tally) AND (SELECT count(*) FROM caption.failure) = {MISSING}"));
+    assert_eq!(
+        session.rows("SELECT key::text, code, attempts FROM caption.deferred"),
+        [[Some("[\"1\"]".into()), Some("row_locked".into()), Some("0".into())]]
+    );
+    holder.run("COMMIT");
+    db.eventually("(SELECT alt <> '' FROM products WHERE id = 1) AND NOT EXISTS (SELECT FROM caption.deferred)");
+    assert_eq!(web.hits("/0.jpg"), 1, "its caption was kept");
+}
+
+#[test]
 fn a_table_that_is_locked_as_a_whole_holds_up_only_itself() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 3);
@@ -88,6 +108,23 @@ fn a_prepared_transaction_is_noticed_when_it_commits() {
     session.run(&format!("BEGIN; INSERT INTO products (image_url) VALUES ('{url}'); PREPARE TRANSACTION 'p'"));
     session.run("COMMIT PREPARED 'p'");
     db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
+}
+
+#[test]
+fn a_prepared_transaction_is_noticed_when_it_commits_while_a_worker_is_at_work() {
+    let (cluster, web, gate) = (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start(), Gate::new());
+    let db = cluster.database();
+    let mut session = db.products(&[]);
+    session.run("SELECT caption.watch('products')");
+    let insert = |name: &str| format!("INSERT INTO products (image_url) VALUES ('{}')", web.serve(name, Answer::picture(1).behind(&gate)));
+    session.run(&insert("/before.jpg"));
+    eventually("the worker is at work", || gate.waiting() == 1);
+    session.run(&format!("BEGIN; {}; PREPARE TRANSACTION 'p'", insert("/prepared.jpg")));
+    session.run(&insert("/after.jpg"));
+    eventually("it has read what was committed after", || gate.waiting() == 2);
+    session.run("COMMIT PREPARED 'p'");
+    gate.open();
+    db.eventually(&format!("(SELECT count(*) FROM products) = 3 AND {FILLED}"));
 }
 
 #[test]

@@ -282,3 +282,16 @@ fn an_extension_created_later_is_found_without_configuration() {
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
+
+#[test]
+fn a_watch_ended_and_begun_anew_in_one_transaction_walks_anew() {
+    let (db, web) = (database(), Web::start());
+    let url = web.url("/late.jpg");
+    let mut session = db.products(&[url]);
+    session.run("SELECT caption.watch('products')");
+    db.eventually("EXISTS (SELECT FROM caption.failure) AND (SELECT walk_done FROM caption.tally)");
+    web.serve("/late.jpg", Answer::picture(0));
+    // The worker that has walked to the end is still there.
+    session.run("BEGIN; SELECT caption.unwatch('products'); SELECT caption.watch('products'); COMMIT");
+    db.eventually(FILLED);
+}

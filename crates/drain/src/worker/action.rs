@@ -13,6 +13,8 @@ pub struct Seen {
     pub enabled: bool,
     /// Raised by every commit that enqueued something; `None`: the database is not known any more.
     pub generation: Option<u64>,
+    /// A prepared transaction announced something whose commit nobody will announce.
+    pub slow_look: bool,
     /// Some watched table was redefined since the watches were read.
     pub redefined: bool,
     /// A database waits for a worker slot.
@@ -59,6 +61,8 @@ pub enum Action {
         generation: u64,
         /// When deferred rows are due, in milliseconds of the Unix epoch; 0: never.
         due_ms: i64,
+        /// Prepared transactions are pending whose commit nobody will announce.
+        prepared: bool,
     },
     /// Leave in the middle of the work, so that other databases get their turn.
     Yield,

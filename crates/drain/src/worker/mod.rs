@@ -4,6 +4,7 @@
 
 mod action;
 mod settling;
+mod standing;
 
 pub use action::{Action, Heard, Seen};
 
@@ -11,11 +12,10 @@ use crate::flight::{AGAIN, Flight};
 use crate::limits::Limits;
 use crate::rates::Rates;
 use crate::sources::Sources;
-use crate::watched::active;
 use crate::{Board, Job, PageId, Reading, Row, Store, Watched};
 use pg_caption_wire::{Failure, Outcome, Request};
-use settling::{Held, Jitter};
-use std::collections::{HashMap, HashSet, VecDeque};
+use settling::{Held, Jitter, Landed};
+use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// How often a busy worker asks whether the database is being dropped.
@@ -59,7 +59,7 @@ pub struct Worker {
     board: Board,
     sources: Sources,
     flight: Flight,
-    landed: VecDeque<(Job, Outcome)>,
+    landed: VecDeque<Landed>,
     held: Vec<Held>,
     /// Rows that were queued again while they were in hand.
     recheck: Vec<(Row, PageId)>,
@@ -72,8 +72,10 @@ pub struct Worker {
     looked: Instant,
     cleaned: Option<Instant>,
     idle_since: Option<Instant>,
-    /// Prepared transactions were pending when this worker last looked, or the launcher sent it to look.
-    prepared: bool,
+    /// Prepared transactions were pending when this worker last looked, or one has announced something since. `None`: it has not looked yet.
+    prepared: Option<bool>,
+    /// When this round began.
+    round: Instant,
     /// In this round something was read, or tried to be.
     more: bool,
     /// In this round something was settled, or put back because of a lock.
@@ -81,9 +83,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker that begins now. `prepared`: it was sent to look after prepared transactions; `seed`: of its jitter, which need not be unpredictable, only
-    /// different between workers.
-    pub fn new(limits: Limits, now: Instant, prepared: bool, seed: u64) -> Self {
+    /// A worker that begins now. `seed`: of its jitter, which need not be unpredictable, only different between workers.
+    pub fn new(limits: Limits, now: Instant, seed: u64) -> Self {
         Worker {
             limits,
             tables: Vec::new(),
@@ -101,7 +102,8 @@ impl Worker {
             looked: now,
             cleaned: None,
             idle_since: None,
-            prepared,
+            prepared: None,
+            round: now,
             more: false,
             progress: false,
         }
@@ -124,7 +126,7 @@ impl Worker {
                 if !seen.enabled {
                     return Some(Action::Leave);
                 }
-                self.phase = Phase::Clean;
+                (self.phase, self.round) = (Phase::Clean, now);
                 if now.saturating_duration_since(self.looked) < LOOK {
                     return None;
                 }
@@ -145,11 +147,18 @@ impl Worker {
             }
             Phase::Watches => {
                 let Some(generation) = seen.generation else { return Some(Action::Leave) };
+                if self.prepared.is_none() {
+                    // Before the queue is read, whatever shared memory knows: after a restart of the server it knows nothing.
+                    return Some(Action::LookForPrepared);
+                }
                 self.phase = Phase::Read;
                 if self.generation == Some(generation) && !seen.redefined {
                     return None;
                 }
                 self.generation = Some(generation);
+                if seen.slow_look {
+                    self.prepared = Some(true);
+                }
                 Some(Action::ReadWatches)
             }
             Phase::Read => {
@@ -187,7 +196,8 @@ impl Worker {
                 Some(Action::Show)
             }
             Phase::Rest => {
-                if self.is_idle() && !self.more {
+                // What was settled may have made room for what there was none for when this round read: not idle before another round found nothing.
+                if self.is_idle() && !self.more && !self.progress {
                     return Some(Action::ReadDue);
                 }
                 self.idle_since = None;
@@ -202,7 +212,7 @@ impl Worker {
             Phase::Depart { due_ms } => {
                 // If something came meanwhile, the next round finds it.
                 self.phase = Phase::Begin;
-                Some(Action::Depart { generation: self.generation.unwrap_or_default(), due_ms })
+                Some(Action::Depart { generation: self.generation.unwrap_or_default(), due_ms, prepared: self.prepared == Some(true) })
             }
             Phase::Gone => Some(Action::Forget { generation: self.generation.unwrap_or_default() }),
         }
@@ -219,17 +229,18 @@ impl Worker {
             return Some(Action::Idle(LINGER - lingered));
         }
         self.phase = Phase::Depart { due_ms: due_ms.unwrap_or(0) };
-        (!self.tables.is_empty()).then_some(Action::LookForPrepared)
+        Some(Action::LookForPrepared)
     }
 
     /// Nothing is in hand.
     fn is_idle(&self) -> bool {
-        self.sources.again().is_none() && self.flight.is_empty() && self.landed.is_empty() && self.held.is_empty()
+        self.sources.again().next().is_none() && self.flight.is_empty() && self.landed.is_empty() && self.held.is_empty() && self.recheck.is_empty()
     }
 
     /// How long to wait for the engine at most.
     fn patience(&self, now: Instant) -> Duration {
-        let again = self.held.iter().map(|held| held.again).chain(self.sources.again()).min();
+        // What was due before this round was read if there was room for it: until there is, the engine's answers wake us, not the time.
+        let again = self.held.iter().map(|held| held.again).chain(self.sources.again()).filter(|again| *again > self.round).min();
         again.map_or(LOOK, |again| LOOK.min(again.saturating_duration_since(now)))
     }
 
@@ -249,7 +260,7 @@ impl Worker {
         }
         let stays = |job: &Job| !changed.contains(&job.row.relation);
         self.flight.retain(stays);
-        self.landed.retain(|(job, _)| stays(job));
+        self.landed.retain(|landed| stays(&landed.job));
         self.held.retain(|held| stays(&held.job));
         self.recheck.retain(|(row, _)| !changed.contains(&row.relation));
         // Held back, perhaps, until the table was read anew.
@@ -260,7 +271,7 @@ impl Worker {
     /// Reads what [`Action::Read`] said, in a transaction.
     pub fn read(&mut self, reading: Reading, store: &mut impl Store, now: Instant) {
         match self.sources.read(reading, &mut self.board, &mut self.tables, store, now) {
-            Some(jobs) => self.flight.add(jobs),
+            Some(jobs) => self.take_on(jobs),
             // Another table may be free.
             None => self.phase = Phase::Read,
         }
@@ -283,7 +294,7 @@ impl Worker {
 
     /// It cannot be sent at all.
     pub fn unsendable(&mut self, job: Job, failure: Failure) {
-        self.landed.push_back((job, Outcome::Failed(failure)));
+        self.land(Some((job, Outcome::Failed(failure))));
     }
 
     /// What the connection said; whether it is of further use.
@@ -292,10 +303,20 @@ impl Worker {
             Heard::Nothing => self.phase = Phase::Settle,
             Heard::Other => {}
             Heard::Spent => self.flight.spent(),
-            Heard::Answer { id, outcome } => self.landed.extend(self.flight.answered(id, outcome, seen.now, seen.epoch)),
-            Heard::Lost { refused } => self.landed.extend(self.flight.lost(refused, seen.now, seen.epoch)),
+            Heard::Answer { id, outcome } => {
+                let landed = self.flight.answered(id, outcome, seen.now, seen.epoch);
+                self.land(landed);
+            }
+            Heard::Lost { refused } => {
+                let landed = self.flight.lost(refused, seen.now, seen.epoch);
+                self.land(landed);
+            }
         }
         self.flight.is_connected()
+    }
+
+    fn land(&mut self, landed: impl IntoIterator<Item = (Job, Outcome)>) {
+        self.landed.extend(landed.into_iter().map(|(job, outcome)| Landed { job, outcome, twice: false }));
     }
 
     /// When deferred rows of the active tables are due: milliseconds of the Unix epoch, and from now; `None`: there are none.
@@ -305,36 +326,11 @@ impl Worker {
 
     /// Whether prepared transactions are pending whose commit nobody will announce.
     pub fn prepared(&mut self, pending: bool) {
-        if self.prepared && !pending {
+        if self.prepared == Some(true) && !pending {
             // Committed since the queue was read: once more, and then it is known to be empty.
             self.sources.refresh();
             self.phase = Phase::Begin;
         }
-        self.prepared = pending;
-    }
-
-    /// OIDs of the tables that are to be drained.
-    pub fn active(&self) -> Vec<u32> {
-        active(&self.tables)
-    }
-
-    /// Rows in flight by table.
-    pub fn flights(&self) -> Vec<(u32, u32)> {
-        let mut flights: HashMap<u32, u32> = HashMap::new();
-        for job in self.flight.in_flight() {
-            *flights.entry(job.row.relation).or_default() += 1;
-        }
-        flights.into_iter().collect()
-    }
-
-    /// How many rows are in flight, ready to be sent, and held back by locks.
-    pub fn in_hand(&self) -> (usize, usize, usize) {
-        (self.flight.in_flight().len(), self.flight.ready(), self.held.len())
-    }
-
-    /// Everything that takes memory: jobs wherever they are, rows to be looked at again, pages of keys.
-    pub fn size(&self) -> usize {
-        let jobs = self.flight.in_flight().len() + self.flight.ready() + self.landed.len() + self.held.len();
-        jobs + self.recheck.len() + self.board.pages()
+        self.prepared = Some(pending);
     }
 }

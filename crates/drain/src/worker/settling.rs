@@ -5,11 +5,13 @@ use crate::examiner::Examiner;
 use crate::store::Settled;
 use crate::{Job, Store};
 use pg_caption_wire::Outcome;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::{Duration, Instant};
 
 /// Pause before a locked row is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// When a row that is locked for longer is read anew, should its caption be lost meanwhile.
+const PUT_OFF: Duration = Duration::from_secs(60);
 
 /// A row that somebody else has locked.
 #[derive(Debug)]
@@ -17,6 +19,17 @@ pub struct Held {
     pub job: Job,
     pub outcome: Outcome,
     pub again: Instant,
+    /// It was locked before.
+    pub twice: bool,
+}
+
+/// An answer to be settled.
+#[derive(Debug)]
+pub struct Landed {
+    pub job: Job,
+    pub outcome: Outcome,
+    /// The row was locked before.
+    pub twice: bool,
 }
 
 /// A linear congruential generator (Knuth's MMIX constants).
@@ -40,15 +53,39 @@ impl Worker {
     pub(super) fn retry_held(&mut self, now: Instant) {
         let (again, rest): (Vec<Held>, _) = std::mem::take(&mut self.held).into_iter().partition(|held| held.again <= now);
         self.held = rest;
-        self.landed.extend(again.into_iter().map(|held| (held.job, held.outcome)));
+        self.landed.extend(again.into_iter().map(|held| Landed { job: held.job, outcome: held.outcome, twice: held.twice }));
+    }
+
+    /// A row that stays locked does not keep its page, or the walk, from going on: it is noted among the deferred rows, and its caption kept while there is room.
+    fn put_aside(&mut self, mut held: Held, store: &mut impl Store) {
+        if let Some(page) = held.job.page.take() {
+            store.put_off(&held.job.row, held.job.attempts, PUT_OFF);
+            let (struck, parked) = self.board.put_aside(&held.job.row, page);
+            store.strike(&struck, &self.tables);
+            self.recheck.extend(parked.into_iter().map(|page| (held.job.row.clone(), page)));
+        }
+        if self.held.len() < self.limits.held {
+            self.held.push(held);
+        } else {
+            self.board.release(&held.job.row);
+        }
+    }
+
+    /// Takes jobs on. What was kept for the same row is of no use any more: it is looked at anew.
+    pub(super) fn take_on(&mut self, jobs: Vec<Job>) {
+        let is_new = |old: &Job| old.page.is_none() && jobs.iter().any(|job| job.row == old.row);
+        self.held.retain(|held| !is_new(&held.job));
+        self.landed.retain(|landed| !is_new(&landed.job));
+        self.flight.add(jobs);
     }
 
     /// Settles what has landed, in a transaction.
     pub fn settle(&mut self, store: &mut impl Store, now: Instant) {
         let mut done: Vec<Job> = Vec::new();
-        let mut filled: HashMap<u32, i64> = HashMap::new();
+        let mut locked: Vec<Held> = Vec::new();
+        let mut filled: BTreeMap<u32, i64> = BTreeMap::new();
         let mut free: HashMap<u32, bool> = HashMap::new();
-        for (job, outcome) in self.landed.drain(..self.landed.len().min(self.limits.together)) {
+        for Landed { job, outcome, twice } in self.landed.drain(..self.landed.len().min(self.limits.together)) {
             let Some(table) = self.tables.iter().find(|table| table.oid == job.row.relation) else { continue };
             let jitter = self.jitter.draw();
             let settled = match *free.entry(table.oid).or_insert_with(|| store.may_write(table)) {
@@ -56,7 +93,12 @@ impl Worker {
                 false => Settled::Locked,
             };
             match settled {
-                Settled::Locked => self.held.push(Held { job, outcome, again: now + AGAIN }),
+                // Only a row that somebody holds is put aside: nothing can be noted of a table that is locked as a whole.
+                Settled::Locked => {
+                    let held = Held { job, outcome, again: now + AGAIN, twice: free[&table.oid] };
+                    // Locks pass quickly, as a rule: at first it is only tried again.
+                    if held.twice && (twice || self.held.len() >= self.limits.held) { locked.push(held) } else { self.held.push(held) }
+                }
                 Settled::Done { filled: wrote } => {
                     *filled.entry(job.row.relation).or_default() += i64::from(wrote);
                     done.push(job);
@@ -67,7 +109,10 @@ impl Worker {
             let per_minute = self.rates.count(relation, now, count);
             store.tally(relation, count, per_minute);
         }
-        let struck = self.board.finish(done.iter().map(|job| job.page));
+        for held in locked {
+            self.put_aside(held, store);
+        }
+        let struck = self.board.finish(done.iter().filter_map(|job| job.page));
         store.strike(&struck, &self.tables);
         for job in done {
             self.recheck.extend(self.board.release(&job.row).into_iter().map(|page| (job.row.clone(), page)));
@@ -76,7 +121,7 @@ impl Worker {
         for (row, page) in std::mem::take(&mut self.recheck) {
             let Some(table) = self.tables.iter().find(|table| table.oid == row.relation) else { continue };
             match (Examiner { board: &mut self.board, tables: &self.tables, store }).page(table, page, std::slice::from_ref(&row.key)) {
-                Ok(jobs) => self.flight.add(jobs),
+                Ok(jobs) => self.take_on(jobs),
                 Err(_) => self.recheck.push((row, page)),
             }
         }
