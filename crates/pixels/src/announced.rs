@@ -24,7 +24,6 @@ pub(crate) fn check(format: Format, bytes: &[u8]) -> Result<(), Error> {
     match format {
         Format::Png => check_png(bytes),
         Format::Gif if gif::first_frame_edges(bytes).is_none() => Err(Error::Damaged { format, why: "there is no frame in the file".to_owned() }),
-        Format::Tiff => check_tiff(bytes),
         _ => Ok(()),
     }
 }
@@ -55,30 +54,6 @@ fn check_png(bytes: &[u8]) -> Result<(), Error> {
             _ => {}
         }
         chunks = rest.get(body.map_or(0, <[u8]>::len) + 4..).unwrap_or(&[]);
-    }
-    Ok(())
-}
-
-/// JPEG inside TIFF is decoded strip by strip in one go, out of reach of the deadline: it must be what TIFF allows,
-/// sequential and with few scans a strip.
-fn check_tiff(bytes: &[u8]) -> Result<(), Error> {
-    /// Byte patterns of this kind that plain samples may contain by chance.
-    const CHANCE: usize = 64;
-    let (mut pictures, mut scans) = (0_usize, 0_usize);
-    let mut rest = bytes;
-    while let Some(at) = rest.iter().position(|byte| *byte == 0xFF) {
-        rest = &rest[at + 1..];
-        match rest {
-            [0xD8, 0xFF, ..] => pictures += 1,
-            [0xDA, 0, ..] => scans += 1,
-            [0xC2 | 0xCA, 0, 8..=20, 8, ..] => {
-                return Err(Error::UnsupportedVariant { format: Format::Tiff, what: "a progressive JPEG inside".to_owned() });
-            }
-            _ => {}
-        }
-    }
-    if scans > CHANCE + 4 * pictures {
-        return Err(Error::UnsupportedVariant { format: Format::Tiff, what: format!("{scans} JPEG scans inside") });
     }
     Ok(())
 }

@@ -36,7 +36,7 @@ pub(crate) fn decode(bytes: &[u8], header: &Header) -> Result<(Rgb, bool), Error
     let row = plane.width as usize * usize::from(colours.channel_count());
     let rows = plane.data.chunks(plane.stride).take(plane.height as usize);
     let samples: Vec<u8> = rows.flat_map(|line| &line[..row]).copied().collect();
-    let (data, visible) = raster::to_rgb(samples, colours, format)?;
+    let (data, visible) = raster::to_rgb(samples, colours, format, false)?;
     Ok((Rgb { width: header.width, height: header.height, data }, visible))
 }
 

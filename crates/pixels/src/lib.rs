@@ -26,6 +26,7 @@ mod picture;
 mod processor;
 mod raster;
 mod resize;
+mod tiff;
 mod tiles;
 
 pub use blank::{Blank, is_blank};

@@ -9,7 +9,7 @@ use image::{
     metadata::Orientation,
 };
 
-use crate::{Error, Format, Header, Limits, Rgb, announced, blank::INVISIBLE, deadline::DeadlineReader, gif, orient};
+use crate::{Error, Format, Header, Limits, Rgb, announced, blank::INVISIBLE, deadline::DeadlineReader, gif, orient, tiff};
 
 /// What a decoder may allocate while it reads a header: profiles, EXIF, tables.
 const HEADER_MEMORY: u64 = 64 << 20;
@@ -17,6 +17,7 @@ const HEADER_MEMORY: u64 = 64 << 20;
 /// The header of a file that is not JPEG.
 pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
     announced::check(format, bytes)?;
+    let page = if format == Format::Tiff { tiff::page(bytes)? } else { tiff::Page::default() };
     let fitted = fitted(format, bytes);
     let mut decoder = open(format, &fitted, None)?;
     let (width, height) = decoder.dimensions();
@@ -49,9 +50,9 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
         // The frame apart from the canvas, and the copy of the file whose canvas was grown.
         Format::Gif => raw.saturating_add(judged_pixels.saturating_mul(5)).saturating_add(file),
         Format::Bmp => raw.saturating_add(raw / h * 2),
-        // The samples (four inks where it is CMYK) apart from the result, one strip of JPEG, which may be the whole picture,
-        // and its compressed bytes.
-        Format::Tiff => raw.saturating_mul(7).div_ceil(2).saturating_add(file),
+        // The samples (four inks where it is CMYK) apart from the result, one strip of JPEG, which may be the whole picture
+        // or a tile larger than it, and its compressed bytes.
+        Format::Tiff => raw.saturating_mul(7).div_ceil(2).max(raw.saturating_mul(7).div_ceil(3).saturating_add(page.jpeg_bytes)).saturating_add(file),
     };
     let memory_bound = during.max(after).saturating_add(2 << 20);
     Ok(Header { format, width, height, orientation: orientation.to_exif(), memory_bound, reducible_bytes: 0, scans: 1, judged_size })
@@ -69,7 +70,8 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, limits: &Limits) -> Result<(
     let size = usize::try_from(decoder.total_bytes()).map_err(|_| Error::TooMuchMemory { needed: header.memory_bound, limit: usize::MAX as u64 })?;
     let mut samples = vec![0; size];
     decoder.read_image_boxed(&mut samples).map_err(|error| refused(format, error))?;
-    let (data, visible) = to_rgb(samples, colours, format)?;
+    let premultiplied = format == Format::Tiff && tiff::page(bytes)?.premultiplied;
+    let (data, visible) = to_rgb(samples, colours, format, premultiplied)?;
     Ok((Rgb { width: header.width, height: header.height, data }, visible))
 }
 
@@ -93,8 +95,9 @@ fn open(format: Format, bytes: &[u8], deadline: Option<Instant>) -> Result<Box<d
     opened.map_err(|error| refused(format, error))
 }
 
-/// Samples of any kind to RGB. Three and more channels are converted in place.
-pub(crate) fn to_rgb(mut samples: Vec<u8>, colours: ColorType, format: Format) -> Result<(Vec<u8>, bool), Error> {
+/// Samples of any kind to RGB; `premultiplied`: colours have been multiplied with their alpha. Three and more channels are
+/// converted in place.
+pub(crate) fn to_rgb(mut samples: Vec<u8>, colours: ColorType, format: Format, premultiplied: bool) -> Result<(Vec<u8>, bool), Error> {
     // 16-bit samples come in the machine's byte order; the high byte is kept.
     let wide = match colours {
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => 2,
@@ -114,7 +117,8 @@ pub(crate) fn to_rgb(mut samples: Vec<u8>, colours: ColorType, format: Format) -
         let colour = if colour_channels == 1 { [sample(0); 3] } else { [sample(0), sample(1), sample(2)] };
         let Some(alpha) = alpha.map(sample) else { return colour };
         visible |= alpha > INVISIBLE;
-        colour.map(|value| on_white(value, alpha))
+        // What has been multiplied already only lacks the white; a colour brighter than its alpha is a fault of the file.
+        colour.map(|value| if premultiplied { value.saturating_add(255 - alpha) } else { on_white(value, alpha) })
     };
     if colour_channels == 1 {
         let mut out = Vec::with_capacity(count * 3);

@@ -1,6 +1,8 @@
 //! The memory bound of a header holds: what decoding takes, measured as the process's peak, stays below it.
 //! Each file is decoded in a process of its own, because the peak belongs to the whole process. Linux only; says so elsewhere.
 
+mod drawn;
+
 use std::{fs, io::Cursor};
 
 use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, Rgb, Rgba};
@@ -103,6 +105,11 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         ("lossless WebP", file(&rgb8, ImageFormat::WebP)),
         ("BMP", file(&rgb8, ImageFormat::Bmp)),
         ("TIFF", file(&rgb8, ImageFormat::Tiff)),
+        ("TIFF of one JPEG", drawn::tiff_with(4200, 3000, 1, 1, &[(259, 7)], &drawn::gray_jpeg(&rgb))),
+        (
+            "TIFF of one JPEG tile larger than itself",
+            drawn::tiff_with(1000, 700, 1, 1, &[(259, 7), (322, 4208), (323, 3008)], &drawn::gray_jpeg(&rgb)),
+        ),
         ("GIF", file(&small, ImageFormat::Gif)),
     ]
 }

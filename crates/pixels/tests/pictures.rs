@@ -2,7 +2,7 @@
 
 mod drawn;
 
-use drawn::{COLOURS, detailed, exif, file, jpeg, quarters, tiff, with_app1};
+use drawn::{COLOURS, detailed, exif, file, jpeg, quarters, tiff, tiff_with, with_app1};
 use image::{DynamicImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, Rgba, RgbaImage};
 use pg_caption_pixels::{Blank, DecodeOptions, Decoded, Filter, Format, decode, encode_png, is_blank, mean_rgb_2x2, probe, resize};
 
@@ -97,6 +97,15 @@ fn transparency_is_laid_on_white_and_not_on_black() {
     }
     let gray: ImageBuffer<image::LumaA<u8>, _> = ImageBuffer::from_fn(4, 4, |x, _| image::LumaA([0, if x == 0 { 255 } else { 0 }]));
     assert_eq!(decoded(&file(DynamicImage::ImageLumaA8(gray), ImageFormat::Png)).rgb.data[..6], [0, 0, 0, 255, 255, 255]);
+}
+
+#[test]
+fn colours_that_a_tiff_has_multiplied_with_alpha_are_not_multiplied_again() {
+    // A fifth of (0, 100, 200); and nothing at all.
+    for (extra, pixel) in [(1, [0, 20, 40, 51]), (2, [0, 100, 200, 51])] {
+        let found = decoded(&tiff_with(2, 1, 2, 4, &[(338, extra)], &[pixel, [0; 4]].concat()));
+        assert_eq!(found.rgb.data, [204, 224, 244, 255, 255, 255], "ExtraSamples {extra}");
+    }
 }
 
 #[test]

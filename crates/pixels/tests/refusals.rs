@@ -4,7 +4,7 @@ mod drawn;
 
 use std::time::Instant;
 
-use drawn::{detailed, file, jpeg, quarters, tiff};
+use drawn::{detailed, file, gray_jpeg, jpeg, quarters, tiff, tiff_with};
 use image::{ImageFormat, Rgba, RgbaImage};
 use pg_caption_pixels::{DecodeOptions, Error, Limits, decode, probe};
 use pg_caption_wire::Class;
@@ -193,11 +193,34 @@ fn unusual_variants_are_refused_by_what_is_unusual() {
     let frame = twelve_bits.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     twelve_bits[frame + 4] = 12;
     assert!(refusal(&twelve_bits).to_string().contains("12 bits"));
-    let progressive_inside = tiff(2, 2, 2, 3, 1, &[0xFF, 0xC2, 0, 17, 8, 0, 0, 0, 0, 0, 0, 0]);
+    let samples = [0xFF, 0xC2, 0, 17, 8, 0, 0, 0, 0, 0, 0, 0];
+    let progressive_inside = tiff_with(2, 2, 2, 3, &[(259, 7)], &samples);
     assert!(refusal(&progressive_inside).to_string().contains("progressive JPEG"));
+    assert_eq!(decode(&tiff(2, 2, 2, 3, 1, &samples), &DecodeOptions::default()).unwrap().rgb.data, samples, "samples are no JPEG");
     let mut interlace = file(RgbaImage::from_pixel(4, 4, Rgba([1, 2, 3, 4])), ImageFormat::Png);
     interlace[28] = 7;
     assert!(refusal(&interlace).to_string().contains("interlace"));
+}
+
+#[test]
+fn a_jpeg_inside_a_tiff_is_held_to_the_size_of_its_strip() {
+    let strip = |width, height| gray_jpeg(&quarters(width, height));
+    let page = |jpeg: &[u8]| tiff_with(100, 50, 1, 1, &[(259, 7)], jpeg);
+    decode(&page(&strip(100, 50)), &DecodeOptions::default()).expect("as large as announced");
+    for (width, height) in [(101, 50), (100, 51), (4000, 3000)] {
+        let told = refusal(&page(&strip(width, height))).to_string();
+        assert!(told.contains(&format!("{width} x {height}")) && told.contains("100 x 50"), "{told}");
+    }
+    // The shared tables end inside a segment, so that a frame header could begin there and end in the strip.
+    let jpeg = strip(100, 50);
+    let page = tiff_with(100, 50, 1, 1, &[(259, 7), (347, 0)], &jpeg);
+    let entry = page.windows(4).position(|window| window == [0x5B, 1, 4, 0]).unwrap();
+    for (tables, ok) in [(&[0xFF, 0xD8, 0xFF, 0xD9], true), (&[0xFF, 0xD8, 0xFF, 0xC0], false), (&[0xFF, 0xC0, 0, 11], false)] {
+        let mut page = page.clone();
+        page[entry + 2..entry + 8].copy_from_slice(&[7, 0, 4, 0, 0, 0]);
+        page[entry + 8..entry + 12].copy_from_slice(tables);
+        assert_eq!(decode(&page, &DecodeOptions::default()).is_ok(), ok, "{tables:?}");
+    }
 }
 
 #[cfg(not(feature = "heif"))]

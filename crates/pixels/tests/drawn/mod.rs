@@ -38,6 +38,16 @@ pub fn jpeg(picture: &RgbImage, progressive: bool) -> Vec<u8> {
     compressor.compress_to_vec(image).unwrap()
 }
 
+/// A JPEG of one component: the brightness of the picture.
+pub fn gray_jpeg(picture: &RgbImage) -> Vec<u8> {
+    let mut compressor = turbojpeg::Compressor::new().unwrap();
+    compressor.set_subsamp(turbojpeg::Subsamp::Gray).unwrap();
+    let pixels = DynamicImage::ImageRgb8(picture.clone()).into_luma8().into_raw();
+    let (width, height) = (picture.width() as usize, picture.height() as usize);
+    let image = turbojpeg::Image { pixels: pixels.as_slice(), width, pitch: width, height, format: turbojpeg::PixelFormat::GRAY };
+    compressor.compress_to_vec(image).unwrap()
+}
+
 /// An EXIF block with an orientation and nothing else.
 pub fn exif(orientation: u8) -> Vec<u8> {
     let mut block = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
@@ -57,29 +67,41 @@ pub fn with_app1(jpeg: &[u8], body: &[u8]) -> Vec<u8> {
 
 /// An uncompressed TIFF: 8-bit samples, `photometric` as TIFF counts them (2 RGB, 5 CMYK).
 pub fn tiff(width: u16, height: u16, photometric: u16, samples_per_pixel: u16, orientation: u16, samples: &[u8]) -> Vec<u8> {
-    let bits_at = 8 + 2 + 10 * 12 + 4;
-    let data_at = bits_at + 8;
-    let entries: [(u16, u16, u32, u32); 10] = [
-        (256, 3, 1, width.into()),
-        (257, 3, 1, height.into()),
-        (258, 3, samples_per_pixel.into(), bits_at),
-        (259, 3, 1, 1),
-        (262, 3, 1, photometric.into()),
-        (273, 4, 1, data_at),
-        (274, 3, 1, orientation.into()),
-        (277, 3, 1, samples_per_pixel.into()),
-        (278, 3, 1, height.into()),
-        (279, 4, 1, samples.len() as u32),
+    tiff_with(width, height, photometric, samples_per_pixel, &[(259, 1), (274, orientation.into())], samples)
+}
+
+/// A TIFF of one strip (or one tile, where `more` names its sides) that holds `strip`; `more` are further short or long tags.
+pub fn tiff_with(width: u16, height: u16, photometric: u16, samples_per_pixel: u16, more: &[(u16, u32)], strip: &[u8]) -> Vec<u8> {
+    let tiled = more.iter().any(|(tag, _)| *tag == 322);
+    let count = 7 + more.len() as u32 + u32::from(!tiled);
+    let bits_at = 8 + 2 + count * 12 + 4;
+    let (at, length) = if tiled { (324, 325) } else { (273, 279) };
+    let mut entries: Vec<(u16, u32, u32)> = vec![
+        (256, 1, width.into()),
+        (257, 1, height.into()),
+        (262, 1, photometric.into()),
+        (277, 1, samples_per_pixel.into()),
+        (at, 1, bits_at + 8),
+        (length, 1, strip.len() as u32),
     ];
-    let mut bytes = b"II*\0\x08\0\0\0\x0A\0".to_vec();
-    for (tag, kind, count, value) in entries {
+    // Two values of two bytes fit into the entry itself.
+    let bits = if samples_per_pixel > 2 { bits_at } else { 0x0008_0008 };
+    entries.push((258, samples_per_pixel.into(), bits));
+    if !tiled {
+        entries.push((278, 1, height.into()));
+    }
+    entries.extend(more.iter().map(|(tag, value)| (*tag, 1, *value)));
+    entries.sort_unstable();
+    let mut bytes = b"II*\0\x08\0\0\0".to_vec();
+    bytes.extend((count as u16).to_le_bytes());
+    for (tag, count, value) in entries {
         bytes.extend(tag.to_le_bytes());
-        bytes.extend(kind.to_le_bytes());
+        bytes.extend((if matches!(tag, 258 | 259 | 274 | 338) { 3_u16 } else { 4 }).to_le_bytes());
         bytes.extend(count.to_le_bytes());
         bytes.extend(value.to_le_bytes());
     }
     bytes.extend([0; 4]);
     bytes.extend([8, 0, 8, 0, 8, 0, 8, 0]);
-    bytes.extend(samples);
+    bytes.extend(strip);
     bytes
 }

@@ -1,0 +1,120 @@
+//! What the first page of a TIFF says that its decoder neither tells nor judges: whether colours are already multiplied
+//! with alpha, and the JPEG files inside, which are decoded strip by strip in one go, out of reach of the deadline.
+//! Called by `raster`; decodes nothing, allocates nothing but the page's own lists.
+
+use std::ops::Range;
+
+use tiff::{decoder::Decoder, tags::Tag};
+
+use crate::{Error, Format, deadline::DeadlineReader};
+
+/// Compression 7: every strip or tile is a JPEG file, but for the tables that all share.
+const JPEG: u16 = 7;
+/// `ExtraSamples` 1: alpha, with which the colours have been multiplied.
+const ASSOCIATED: u16 = 1;
+
+/// Facts of the first page.
+#[derive(Debug, Default)]
+pub(crate) struct Page {
+    /// Colours have been multiplied with alpha.
+    pub(crate) premultiplied: bool,
+    /// Bytes that decoding the largest JPEG inside takes: its samples, and its coefficients where it has several scans.
+    pub(crate) jpeg_bytes: u64,
+}
+
+/// Reads and judges the first page; a page that cannot be read is left to the decoder's own words.
+pub(crate) fn page(bytes: &[u8]) -> Result<Page, Error> {
+    let Ok(mut decoder) = Decoder::new(DeadlineReader::new(bytes, None)) else { return Ok(Page::default()) };
+    let mut list = |tag| decoder.find_tag_unsigned_vec::<u64>(tag).ok().flatten();
+    let first = |values: Option<Vec<u64>>| values.and_then(|values| values.first().copied());
+    let premultiplied = first(list(Tag::ExtraSamples)) == Some(ASSOCIATED.into());
+    if first(list(Tag::Compression)) != Some(JPEG.into()) {
+        return Ok(Page { premultiplied, jpeg_bytes: 0 });
+    }
+    let pairs = [(Tag::StripOffsets, Tag::StripByteCounts), (Tag::TileOffsets, Tag::TileByteCounts)].map(|(at, length)| [list(at), list(length)]);
+    if list(Tag::JPEGTables).is_some_and(|tables: Vec<u64>| !ends_between_segments(&tables)) {
+        return Err(Error::Damaged { format: Format::Tiff, why: "the tables of the JPEG inside are not in order".to_owned() });
+    }
+    let ranges = strips(pairs, bytes.len());
+    Ok(Page { premultiplied, jpeg_bytes: judge(bytes, &ranges, decoder.chunk_dimensions())? })
+}
+
+/// The parts of the file that are strips or tiles, in order and without overlap, so that each byte is looked at once
+/// however often it is named. All of the file where the lists do not fit each other.
+fn strips(pairs: [[Option<Vec<u64>>; 2]; 2], file: usize) -> Vec<Range<usize>> {
+    let mut ranges = Vec::new();
+    for pair in pairs {
+        match pair {
+            [None, None] => {}
+            [Some(offsets), Some(lengths)] if offsets.len() == lengths.len() => {
+                let clipped = |at: u64| usize::try_from(at).unwrap_or(file).min(file);
+                ranges.extend(offsets.iter().zip(&lengths).map(|(at, length)| clipped(*at)..clipped(at.saturating_add(*length))));
+            }
+            _ => {
+                ranges.clear();
+                ranges.push(0..file);
+                return ranges;
+            }
+        }
+    }
+    ranges.sort_unstable_by_key(|range| range.start);
+    ranges.dedup_by(|next, range| {
+        let touches = next.start <= range.end;
+        if touches {
+            range.end = range.end.max(next.end);
+        }
+        touches
+    });
+    ranges
+}
+
+/// Are these tables whole segments between a start and an end marker? The decoder cuts the end marker off blindly and puts
+/// a strip behind: a frame header that begins in the one and ends in the other would be seen by nobody.
+fn ends_between_segments(tables: &[u64]) -> bool {
+    let [0xFF, 0xD8, segments @ .., 0xFF, 0xD9] = tables else { return false };
+    let mut rest = segments;
+    while let [0xFF, marker, high, low, ..] = rest {
+        // Tables, comments and application segments, all of which have a length.
+        if !matches!(marker, 0xC4 | 0xCC | 0xDB | 0xDD | 0xE0..=0xEF | 0xFE) {
+            return false;
+        }
+        let Some(next) = usize::try_from(2 + high * 256 + low).ok().and_then(|length| rest.get(length..)) else { return false };
+        rest = next;
+    }
+    rest.is_empty()
+}
+
+/// Judges the JPEG files in `ranges`: sequential, with few scans, none larger than the strip or tile it fills. Returns what
+/// decoding the largest of them takes.
+fn judge(bytes: &[u8], ranges: &[Range<usize>], (width, height): (u32, u32)) -> Result<u64, Error> {
+    /// Byte patterns of this kind that broken strips may contain by chance.
+    const CHANCE: usize = 64;
+    let unsupported = |what: String| Err(Error::UnsupportedVariant { format: Format::Tiff, what });
+    let (mut pictures, mut scans, mut samples) = (0_usize, 0_usize, 0_u64);
+    for range in ranges {
+        let mut rest = &bytes[range.clone()];
+        while let Some(at) = rest.iter().position(|byte| *byte == 0xFF) {
+            rest = &rest[at + 1..];
+            match *rest {
+                [0xD8, 0xFF, ..] => pictures += 1,
+                [0xDA, 0, ..] => scans += 1,
+                [0xC2 | 0xCA, 0, 8..=20, 8, ..] => return unsupported("a progressive JPEG inside".to_owned()),
+                [0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF, 0, length, _, h1, h0, w1, w0, n, ..]
+                    if length == 8_u8.wrapping_add(n.wrapping_mul(3)) =>
+                {
+                    let (w, h) = (u16::from_be_bytes([w1, w0]), u16::from_be_bytes([h1, h0]));
+                    if u32::from(w) > width || u32::from(h) > height {
+                        return unsupported(format!("a JPEG of {w} x {h} pixels inside, in a strip or tile of {width} x {height}"));
+                    }
+                    samples = samples.max(u64::from(w) * u64::from(h) * u64::from(n));
+                }
+                _ => {}
+            }
+        }
+    }
+    if scans > CHANCE + 4 * pictures {
+        return unsupported(format!("{scans} JPEG scans inside"));
+    }
+    // One byte a sample, two a coefficient.
+    Ok(if scans > pictures { samples.saturating_mul(3) } else { samples })
+}
