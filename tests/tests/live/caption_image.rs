@@ -1,7 +1,6 @@
 //! `caption_image`: one picture, one text, while somebody waits.
 
 use pg_caption_tests::{Answer, Cluster, Database, Gate, Web, eventually};
-use std::time::{Duration, Instant};
 
 fn database() -> Database<'static> {
     Cluster::shared().database()
@@ -131,24 +130,22 @@ fn statement_timeout_ends_a_waiting_call() {
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let mut session = db.session();
     session.run("SET statement_timeout = '300ms'");
-    let start = Instant::now();
+    // Not the engine's own limit, which has another code.
     assert_eq!(session.error(&format!("SELECT caption_image('{url}')")).code().code(), "57014");
-    assert!(start.elapsed() < Duration::from_secs(3), "took {:?}", start.elapsed());
     assert_eq!(session.text("SELECT 'still here'"), "still here");
 }
 
 #[test]
-fn a_cancelled_call_ends_within_a_second() {
+fn a_cancelled_call_ends_while_the_engine_still_waits_for_its_picture() {
     let (db, web, gate) = (database(), Web::start(), Gate::new());
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let mut waiting = db.session();
     let pid = waiting.pid();
     let call = std::thread::spawn(move || waiting.error(&format!("SELECT caption_image('{url}')")));
     eventually("the picture is being fetched", || gate.waiting() == 1);
-    let start = Instant::now();
     assert!(db.session().holds(&format!("pg_cancel_backend({pid})")));
+    // Nobody lets the picture go: were the cancel not heard, the engine's own limit would end the call with another code.
     assert_eq!(call.join().unwrap().code().code(), "57014");
-    assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
 }
 
 #[test]
