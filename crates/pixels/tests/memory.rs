@@ -93,6 +93,9 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         }
         bytes
     };
+    let nothing = drawn::deflated(&vec![0; 40 << 20]);
+    let small_png = file(&DynamicImage::ImageRgb8(drawn::quarters(4, 4)), ImageFormat::Png);
+    let inflating = |name: &[u8; 4], before: &[u8]| drawn::with_chunks(&small_png, &drawn::chunk(name, &[before, &nothing].concat()), false);
     let rgb8 = DynamicImage::ImageRgb8(rgb.clone());
     vec![
         ("baseline JPEG", jpeg(false, turbojpeg::Subsamp::Sub2x2, false)),
@@ -102,6 +105,9 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         ("RGBA PNG", file(&DynamicImage::ImageRgba8(rgba), ImageFormat::Png)),
         ("16-bit RGBA PNG", file(&DynamicImage::ImageRgba16(rgba16), ImageFormat::Png)),
         ("gray PNG", file(&DynamicImage::ImageLuma8(gray), ImageFormat::Png)),
+        ("PNG with a profile of 40 MB", inflating(b"iCCP", b"x\0\0")),
+        ("PNG with a text of 40 MB", inflating(b"zTXt", b"Raw profile type exif\0\0")),
+        ("PNG with an XMP packet of 40 MB", inflating(b"iTXt", b"XML:com.adobe.xmp\0\x01\0\0\0")),
         ("lossless WebP", file(&rgb8, ImageFormat::WebP)),
         ("BMP", file(&rgb8, ImageFormat::Bmp)),
         ("TIFF", file(&rgb8, ImageFormat::Tiff)),

@@ -2,7 +2,7 @@
 
 mod drawn;
 
-use drawn::{COLOURS, detailed, exif, file, jpeg, quarters, tiff, tiff_with, with_app1};
+use drawn::{COLOURS, chunk, deflated, detailed, exif, file, jpeg, quarters, tiff, tiff_with, with_app1, with_chunks};
 use image::{DynamicImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, Rgba, RgbaImage};
 use pg_caption_pixels::{Blank, DecodeOptions, Decoded, Filter, Format, decode, encode_png, is_blank, mean_rgb_2x2, probe, resize};
 
@@ -54,6 +54,49 @@ fn every_exif_orientation_is_turned_upright_in_every_format_that_has_it() {
             assert_near(mean_rgb_2x2(&found.rgb), expected, &format!("{what}, orientation {orientation}"));
         }
     }
+}
+
+#[test]
+fn a_png_says_how_it_lies_before_or_behind_its_picture_in_any_of_its_ways() {
+    let png = file(quarters(96, 64), ImageFormat::Png);
+    let hex: String = [b"Exif\0\0".as_slice(), &exif(6)].concat().iter().map(|byte| format!("{byte:02x}")).collect();
+    let raw = format!("\nexif\n{:8}\n{}\n{}\n", hex.len() / 2, &hex[..36], &hex[36..]);
+    let xmp = b"<tiff:Orientation>6</tiff:Orientation>";
+    for (what, name, body) in [
+        ("EXIF", b"eXIf", exif(6)),
+        ("XMP", b"iTXt", [b"XML:com.adobe.xmp\0\0\0\0\0".as_slice(), xmp].concat()),
+        ("deflated XMP", b"iTXt", [b"XML:com.adobe.xmp\0\x01\0en\0Meta\0".as_slice(), &deflated(xmp)].concat()),
+        ("a raw profile", b"tEXt", [b"Raw profile type exif\0".as_slice(), raw.as_bytes()].concat()),
+        ("a deflated raw profile", b"zTXt", [b"Raw profile type exif\0\0".as_slice(), &deflated(raw.as_bytes())].concat()),
+    ] {
+        for behind in [false, true] {
+            let bytes = with_chunks(&png, &chunk(name, &body), behind);
+            assert_eq!(probe(&bytes).unwrap().orientation, 6, "{what}, behind the picture: {behind}");
+            assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), UPRIGHT[5].map(|i| COLOURS[i]), what);
+        }
+    }
+    let mut ended = with_chunks(&png, &[], true);
+    ended.extend(chunk(b"eXIf", &exif(6)));
+    assert_eq!(probe(&ended).unwrap().orientation, 1, "behind the end there is nothing");
+}
+
+#[test]
+fn a_png_is_forgiven_what_the_reference_forgives_and_no_more() {
+    let whole = file(detailed(200, 100), ImageFormat::Png);
+    let expected = decoded(&whole).rgb;
+    // Behind the data: its checksum (4), then the end (12).
+    for missing in 1..=16 {
+        assert_eq!(decoded(&whole[..whole.len() - missing]).rgb, expected, "{missing} bytes missing");
+    }
+    let mut checksum = whole.clone();
+    checksum[whole.len() - 13] ^= 1;
+    assert_eq!(decoded(&checksum).rgb, expected, "a wrong checksum of the data");
+    assert!(decode(&whole[..whole.len() - 80], &DecodeOptions::default()).is_err(), "a part of the picture missing");
+    let mut header = whole.clone();
+    header[29] ^= 1;
+    assert!(decode(&header, &DecodeOptions::default()).is_err(), "a wrong checksum of the header");
+    let unended = [&whole[..33], &whole[whole.len() - 12..]].concat();
+    assert!(decode(&unended, &DecodeOptions::default()).is_err(), "no picture at all");
 }
 
 #[test]
