@@ -107,6 +107,24 @@ fn exif_decides_where_xmp_says_something_else() {
 }
 
 #[test]
+fn an_orientation_is_a_whole_number_of_any_width_in_either_byte_order() {
+    let picture = jpeg(&quarters(32, 32), false);
+    for (kind, expected) in [(1_u16, 1), (2, 1), (3, 6), (4, 6), (5, 1), (8, 6), (9, 6)] {
+        for little in [true, false] {
+            let order =
+                |value: u32, width: usize| if little { value.to_le_bytes()[..width].to_vec() } else { value.to_be_bytes()[4 - width..].to_vec() };
+            let value = if matches!(kind, 3 | 8) { [order(6, 2), vec![0; 2]].concat() } else { order(6, 4) };
+            let start = if little { b"Exif\0\0II" } else { b"Exif\0\0MM" };
+            // An entry before it, which says something else.
+            let other = [order(256, 2), order(3, 2), order(1, 4), order(0, 4)].concat();
+            let entry = [order(274, 2), order(kind.into(), 2), order(1, 4), value].concat();
+            let block = [start.to_vec(), order(42, 2), order(8, 4), order(2, 2), other, entry].concat();
+            assert_eq!(probe(&with_app1(&picture, &block)).unwrap().orientation, expected, "type {kind}, little-endian: {little}");
+        }
+    }
+}
+
+#[test]
 fn a_broken_orientation_leaves_the_picture_as_it_lies() {
     for block in [b"Exif\0\0".to_vec(), b"Exif\0\0II*\0\xFF\xFF\xFF\xFF".to_vec(), [b"Exif\0\0".as_slice(), &exif(9)].concat()] {
         assert_eq!(probe(&with_app1(&jpeg(&quarters(32, 32), false), &block)).unwrap().orientation, 1);
