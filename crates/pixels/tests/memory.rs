@@ -93,6 +93,7 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         }
         bytes
     };
+    let lossless = drawn::lossless_jpeg(rgb.as_raw(), (4200, 3000), turbojpeg::PixelFormat::RGB);
     let nothing = drawn::deflated(&vec![0; 40 << 20]);
     let small_png = file(&DynamicImage::ImageRgb8(drawn::quarters(4, 4)), ImageFormat::Png);
     let inflating = |name: &[u8; 4], before: &[u8]| drawn::with_chunks(&small_png, &drawn::chunk(name, &[before, &nothing].concat()), false);
@@ -101,6 +102,7 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         ("baseline JPEG", jpeg(false, turbojpeg::Subsamp::Sub2x2, false)),
         ("progressive JPEG", jpeg(true, turbojpeg::Subsamp::Sub2x2, false)),
         ("progressive 4:4:4 JPEG on its side", jpeg(true, turbojpeg::Subsamp::None, true)),
+        ("lossless JPEG", lossless),
         ("RGB PNG", file(&rgb8, ImageFormat::Png)),
         ("RGBA PNG", file(&DynamicImage::ImageRgba8(rgba), ImageFormat::Png)),
         ("16-bit RGBA PNG", file(&DynamicImage::ImageRgba16(rgba16), ImageFormat::Png)),

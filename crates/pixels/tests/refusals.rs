@@ -4,7 +4,7 @@ mod drawn;
 
 use std::time::Instant;
 
-use drawn::{detailed, file, gray_jpeg, jpeg, quarters, tiff, tiff_with};
+use drawn::{detailed, file, gray_jpeg, jpeg, lossless_jpeg, quarters, tiff, tiff_with};
 use image::{ImageFormat, Rgba, RgbaImage};
 use pg_caption_pixels::{DecodeOptions, Error, Limits, decode, probe};
 use pg_caption_wire::Class;
@@ -193,6 +193,12 @@ fn unusual_variants_are_refused_by_what_is_unusual() {
     let frame = twelve_bits.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     twelve_bits[frame + 4] = 12;
     assert!(refusal(&twelve_bits).to_string().contains("12 bits"));
+    let lossless = lossless_jpeg(&[7; 32 * 32], (32, 32), turbojpeg::PixelFormat::GRAY);
+    let told = refusal(&lossless);
+    assert!(told.code() == "image_unsupported" && told.to_string().contains("lossless JPEG"), "{told:?}");
+    let mut lossless_ls = jpeg(&quarters(32, 32), false);
+    lossless_ls[frame + 1] = 0xF7;
+    assert!(refusal(&lossless_ls).to_string().contains("JPEG-LS"));
     let samples = [0xFF, 0xC2, 0, 17, 8, 0, 0, 0, 0, 0, 0, 0];
     let progressive_inside = tiff_with(2, 2, 2, 3, &[(259, 7)], &samples);
     assert!(refusal(&progressive_inside).to_string().contains("progressive JPEG"));

@@ -48,6 +48,14 @@ pub fn gray_jpeg(picture: &RgbImage) -> Vec<u8> {
     compressor.compress_to_vec(image).unwrap()
 }
 
+/// A JPEG of lossless kind, from samples of the given kind.
+pub fn lossless_jpeg(samples: &[u8], (width, height): (usize, usize), format: turbojpeg::PixelFormat) -> Vec<u8> {
+    let mut compressor = turbojpeg::Compressor::new().unwrap();
+    compressor.set_lossless(true).unwrap();
+    compressor.set_subsamp(if format.size() == 1 { turbojpeg::Subsamp::Gray } else { turbojpeg::Subsamp::None }).unwrap();
+    compressor.compress_to_vec(turbojpeg::Image { pixels: samples, width, pitch: width * format.size(), height, format }).unwrap()
+}
+
 /// A chunk of a PNG, with its checksum.
 pub fn chunk(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
     let named = [name.as_slice(), body].concat();
