@@ -24,6 +24,27 @@ pub(crate) fn check(format: Format, bytes: &[u8]) -> Result<(), Error> {
     match format {
         Format::Png => png::check(bytes),
         Format::Gif if gif::first_frame_edges(bytes).is_none() => Err(Error::Damaged { format, why: "there is no frame in the file".to_owned() }),
+        Format::WebP => check_webp(bytes),
         _ => Ok(()),
     }
+}
+
+/// A lossy frame has a size of its own and is decoded before anybody compares that with the canvas.
+fn check_webp(bytes: &[u8]) -> Result<(), Error> {
+    let Some([b'V', b'P', b'8', b'X', _, _, _, _, _, _, _, _, w0, w1, w2, h0, h1, h2]) = bytes.get(12..30) else { return Ok(()) };
+    let side = |bytes: [u8; 3]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]) + 1;
+    let canvas = (side([*w0, *w1, *w2]), side([*h0, *h1, *h2]));
+    // Wherever such a chunk stands: its name, its length, three bytes of tag, the start code, the sides in 14 bits each.
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'V') {
+        rest = &rest[at + 1..];
+        if let [b'P', b'8', b' ', _, _, _, _, _, _, _, 0x9D, 0x01, 0x2A, w0, w1, h0, h1, ..] = *rest {
+            let (width, height) = (u16::from_le_bytes([w0, w1]) & 0x3FFF, u16::from_le_bytes([h0, h1]) & 0x3FFF);
+            if u32::from(width) > canvas.0 || u32::from(height) > canvas.1 {
+                let why = format!("a frame of {width} x {height} pixels on a canvas of {} x {}", canvas.0, canvas.1);
+                return Err(Error::Damaged { format: Format::WebP, why });
+            }
+        }
+    }
+    Ok(())
 }

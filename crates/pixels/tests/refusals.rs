@@ -229,6 +229,27 @@ fn a_jpeg_inside_a_tiff_is_held_to_the_size_of_its_strip() {
     }
 }
 
+#[test]
+fn a_lossy_webp_frame_larger_than_its_canvas_is_refused_before_it_is_decoded() {
+    let chunk = |name: &[u8; 4], body: &[u8]| [name.as_slice(), &u32::try_from(body.len()).unwrap().to_le_bytes(), body].concat();
+    let frame = [&[0xD0, 0x68, 0x20, 0x9D, 0x01, 0x2A, 0xFF, 0x3F, 0x64, 0x00][..], &[0; 40]].concat();
+    let picture = chunk(b"VP8 ", &frame);
+    // A still picture, and the first frame of an animation: flags and canvas, then for each frame place, size, duration.
+    let still = [chunk(b"VP8X", &[0, 0, 0, 0, 9, 0, 0, 9, 0, 0]), picture.clone()].concat();
+    let animated = [
+        chunk(b"VP8X", &[2, 0, 0, 0, 9, 0, 0, 9, 0, 0]),
+        chunk(b"ANIM", &[0; 6]),
+        chunk(b"ANMF", &[&[0, 0, 0, 0, 0, 0, 9, 0, 0, 9, 0, 0, 10, 0, 0, 0], &picture[..]].concat()),
+    ]
+    .concat();
+    for body in [still, animated] {
+        let file = chunk(b"RIFF", &[b"WEBP".as_slice(), &body].concat());
+        let failure = refusal(&file).failure();
+        assert_eq!(failure.code, "image_damaged");
+        assert!(failure.detail.unwrap().contains("16383 x 100 pixels on a canvas of 10 x 10"));
+    }
+}
+
 #[cfg(not(feature = "heif"))]
 #[test]
 fn avif_and_heic_are_refused_with_what_this_build_lacks() {
