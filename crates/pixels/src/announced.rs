@@ -1,7 +1,7 @@
 //! Sizes and oddities read from fixed places of a header before any decoder sees the file, so that an absurd size is
 //! refused with its numbers and not as mere damage.
 
-use crate::{Error, Format, gif};
+use crate::{Error, Format, gif, png};
 
 /// Width and height that the file announces, for the formats that have them in a fixed place.
 pub(crate) fn size(format: Format, bytes: &[u8]) -> Option<(u64, u64)> {
@@ -22,38 +22,29 @@ pub(crate) fn size(format: Format, bytes: &[u8]) -> Option<(u64, u64)> {
 /// Refuses what decoders let pass although nothing good can come of it.
 pub(crate) fn check(format: Format, bytes: &[u8]) -> Result<(), Error> {
     match format {
-        Format::Png => check_png(bytes),
+        Format::Png => png::check(bytes),
         Format::Gif if gif::first_frame_edges(bytes).is_none() => Err(Error::Damaged { format, why: "there is no frame in the file".to_owned() }),
+        Format::WebP => check_webp(bytes),
         _ => Ok(()),
     }
 }
 
-/// The methods a PNG names: the standard knows one compression, one filter method and two orders of rows. As in the
-/// reference an unknown compression counts in the chunks before the picture, too.
-fn check_png(bytes: &[u8]) -> Result<(), Error> {
-    let unknown = |what: &str| Err(Error::UnsupportedVariant { format: Format::Png, what: format!("an unknown {what} method") });
-    match bytes.get(26..29) {
-        Some([0, 0, 0 | 1]) => {}
-        Some([0, 0, _]) => return unknown("interlace"),
-        Some([0, ..]) => return unknown("filter"),
-        Some(_) => return unknown("compression"),
-        None => return Err(Error::Truncated { format: Format::Png }),
-    }
-    let mut chunks = &bytes[8..];
-    while let [l0, l1, l2, l3, k0, k1, k2, k3, rest @ ..] = chunks {
-        let body = rest.get(..u32::from_be_bytes([*l0, *l1, *l2, *l3]) as usize);
-        match ([*k0, *k1, *k2, *k3], body) {
-            ([b'I', b'D', b'A', b'T'], _) | (_, None) => break,
-            // A name, a zero, the method.
-            ([b'i', b'C', b'C', b'P'] | [b'z', b'T', b'X', b't'], Some(body)) => {
-                let method = body.iter().position(|byte| *byte == 0).and_then(|zero| body.get(zero + 1));
-                if method.is_some_and(|method| *method != 0) {
-                    return unknown("compression");
-                }
+/// A lossy frame has a size of its own and is decoded before anybody compares that with the canvas.
+fn check_webp(bytes: &[u8]) -> Result<(), Error> {
+    let Some([b'V', b'P', b'8', b'X', _, _, _, _, _, _, _, _, w0, w1, w2, h0, h1, h2]) = bytes.get(12..30) else { return Ok(()) };
+    let side = |bytes: [u8; 3]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]) + 1;
+    let canvas = (side([*w0, *w1, *w2]), side([*h0, *h1, *h2]));
+    // Wherever such a chunk stands: its name, its length, three bytes of tag, the start code, the sides in 14 bits each.
+    let mut rest = bytes;
+    while let Some(at) = rest.iter().position(|byte| *byte == b'V') {
+        rest = &rest[at + 1..];
+        if let [b'P', b'8', b' ', _, _, _, _, _, _, _, 0x9D, 0x01, 0x2A, w0, w1, h0, h1, ..] = *rest {
+            let (width, height) = (u16::from_le_bytes([w0, w1]) & 0x3FFF, u16::from_le_bytes([h0, h1]) & 0x3FFF);
+            if u32::from(width) > canvas.0 || u32::from(height) > canvas.1 {
+                let why = format!("a frame of {width} x {height} pixels on a canvas of {} x {}", canvas.0, canvas.1);
+                return Err(Error::Damaged { format: Format::WebP, why });
             }
-            _ => {}
         }
-        chunks = rest.get(body.map_or(0, <[u8]>::len) + 4..).unwrap_or(&[]);
     }
     Ok(())
 }

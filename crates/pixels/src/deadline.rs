@@ -1,6 +1,7 @@
 //! A reader over bytes in memory that fails once the deadline has passed, because decoders cannot be interrupted otherwise.
 
 use std::{
+    borrow::Cow,
     io::{self, BufRead, Read, Seek, SeekFrom},
     time::Instant,
 };
@@ -8,9 +9,9 @@ use std::{
 /// Bytes handed out between two looks at the clock. Small, because a kilobyte of a well compressed file can inflate a thousandfold.
 const STEP: usize = 4096;
 
-/// Reads `bytes`; every read past the deadline is an error of kind `TimedOut`.
+/// Reads parts of a file as if they were one file; every read past the deadline is an error of kind `TimedOut`.
 pub(crate) struct DeadlineReader<'a> {
-    bytes: &'a [u8],
+    parts: [Cow<'a, [u8]>; 3],
     at: usize,
     deadline: Option<Instant>,
     next_look: usize,
@@ -18,7 +19,15 @@ pub(crate) struct DeadlineReader<'a> {
 
 impl<'a> DeadlineReader<'a> {
     pub(crate) fn new(bytes: &'a [u8], deadline: Option<Instant>) -> Self {
-        DeadlineReader { bytes, at: 0, deadline, next_look: 0 }
+        Self::of_parts([Cow::Borrowed(bytes), Cow::default(), Cow::default()], deadline)
+    }
+
+    pub(crate) fn of_parts(parts: [Cow<'a, [u8]>; 3], deadline: Option<Instant>) -> Self {
+        DeadlineReader { parts, at: 0, deadline, next_look: 0 }
+    }
+
+    fn length(&self) -> usize {
+        self.parts.iter().map(|part| part.len()).sum()
     }
 
     fn look_at_the_clock(&mut self) -> io::Result<()> {
@@ -45,9 +54,14 @@ impl Read for DeadlineReader<'_> {
 impl BufRead for DeadlineReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
         self.look_at_the_clock()?;
-        let start = self.at.min(self.bytes.len());
-        let end = start.saturating_add(STEP).min(self.bytes.len());
-        Ok(&self.bytes[start..end])
+        let mut start = self.at;
+        for part in &self.parts {
+            if start < part.len() {
+                return Ok(&part[start..start.saturating_add(STEP).min(part.len())]);
+            }
+            start -= part.len();
+        }
+        Ok(&[])
     }
 
     fn consume(&mut self, n: usize) {
@@ -59,7 +73,7 @@ impl Seek for DeadlineReader<'_> {
     fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         let target = match to {
             SeekFrom::Start(n) => Some(n),
-            SeekFrom::End(n) => (self.bytes.len() as u64).checked_add_signed(n),
+            SeekFrom::End(n) => (self.length() as u64).checked_add_signed(n),
             SeekFrom::Current(n) => (self.at as u64).checked_add_signed(n),
         };
         let target = target.ok_or(io::ErrorKind::InvalidInput)?;

@@ -1,5 +1,6 @@
 //! The canvas of a GIF, read before its decoder allocates: a first frame may reach beyond the canvas announced. The canvas
-//! then grows to hold it, as in the reference.
+//! then grows to hold it, as in the reference. What such a frame leaves of the canvas is white and not, as in the reference,
+//! the background colour: browsers show it transparent, and transparency is laid on white here.
 
 use std::borrow::Cow;
 

@@ -38,7 +38,7 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<Header, Error> {
         height: markers.height,
         orientation: markers.orientation.to_exif(),
         memory_bound: image + coefficients + working,
-        reducible_bytes: image,
+        reducible_bytes: if markers.lossless { 0 } else { image },
         scans,
         judged_size: (w, h),
     })
@@ -63,6 +63,11 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, options: &DecodeOptions) -> 
     };
     if (info.width, info.height) != (header.width as usize, header.height as usize) {
         return Err(damaged("two headers contradict each other"));
+    }
+    // The library converts no colours of lossless files.
+    if info.is_lossless && !matches!(info.colorspace, Colorspace::RGB | Colorspace::CMYK) {
+        let what = format!("a lossless JPEG whose colours are {:?}", info.colorspace);
+        return Err(Error::UnsupportedVariant { format: Format::Jpeg, what });
     }
     let scaling = if info.is_lossless { ScalingFactor::ONE } else { scaling(header, options) };
     decompressor.set_scaling_factor(scaling).map_err(damaged)?;

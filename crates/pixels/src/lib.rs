@@ -23,6 +23,7 @@ mod jpeg;
 mod limits;
 mod orient;
 mod picture;
+mod png;
 mod processor;
 mod raster;
 mod resize;

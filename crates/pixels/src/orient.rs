@@ -9,9 +9,31 @@ pub(crate) fn told_by(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
     exif.and_then(from_exif).or_else(|| xmp.and_then(from_xmp)).unwrap_or(Orientation::NoTransforms)
 }
 
-/// The orientation in an EXIF block, with or without the `Exif\0\0` that some writers put in front.
+/// The orientation in an EXIF block, with or without the `Exif\0\0` that some writers put in front: one whole number of any
+/// width in the first directory, though EXIF wants 16 bits.
 fn from_exif(block: &[u8]) -> Option<Orientation> {
-    Orientation::from_exif_chunk(block.strip_prefix(b"Exif\0\0").unwrap_or(block))
+    const ORIENTATION: u32 = 274;
+    let block = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
+    let little = match block.get(..4)? {
+        [b'I', b'I', 42, 0] => true,
+        [b'M', b'M', 0, 42] => false,
+        _ => return None,
+    };
+    let number = |bytes: &[u8]| {
+        let place = |sum: u32, byte: &u8| sum << 8 | u32::from(*byte);
+        if little { bytes.iter().rev().fold(0, place) } else { bytes.iter().fold(0, place) }
+    };
+    let directory = block.get(usize::try_from(number(block.get(4..8)?)).ok()?..)?;
+    let entries = directory.get(2..)?.as_chunks::<12>().0.iter().take(number(&directory[..2]) as usize);
+    entries.filter(|entry| number(&entry[..2]) == ORIENTATION && number(&entry[4..8]) == 1).find_map(|entry| {
+        let value = match number(&entry[2..4]) {
+            // SHORT and LONG, without a sign or with one.
+            3 | 8 => number(&entry[8..10]),
+            4 | 9 => number(&entry[8..12]),
+            _ => return None,
+        };
+        Orientation::from_exif(u8::try_from(value).ok()?)
+    })
 }
 
 /// The orientation in an XMP packet: `tiff:Orientation="6"` or `<tiff:Orientation>6<`.

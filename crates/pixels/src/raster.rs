@@ -4,15 +4,12 @@ use std::{borrow::Cow, io, time::Instant};
 
 use image::{
     ColorType, ImageDecoder, ImageError,
-    codecs::{bmp::BmpDecoder, gif::GifDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder},
+    codecs::{bmp::BmpDecoder, gif::GifDecoder, tiff::TiffDecoder, webp::WebPDecoder},
     error::{LimitErrorKind, UnsupportedErrorKind},
     metadata::Orientation,
 };
 
-use crate::{Error, Format, Header, Limits, Rgb, announced, blank::INVISIBLE, deadline::DeadlineReader, gif, orient, tiff};
-
-/// What a decoder may allocate while it reads a header: profiles, EXIF, tables.
-const HEADER_MEMORY: u64 = 64 << 20;
+use crate::{Error, Format, Header, Limits, Rgb, announced, blank::INVISIBLE, deadline::DeadlineReader, gif, orient, png, tiff};
 
 /// The header of a file that is not JPEG.
 pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
@@ -25,8 +22,9 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
         return Err(Error::Damaged { format, why: "the header announces a side of 0 pixels".to_owned() });
     }
     let orientation = match format {
-        // These hand out the blocks as they are in the file.
-        Format::Png | Format::WebP => {
+        Format::Png => png::orientation(bytes),
+        // This hands out the blocks as they are in the file.
+        Format::WebP => {
             let (exif, xmp) = (decoder.exif_metadata().ok().flatten(), decoder.xmp_metadata().ok().flatten());
             orient::told_by(exif.as_deref(), xmp.as_deref())
         }
@@ -43,8 +41,8 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
     let after = converting.max(rgb.saturating_mul(orient::buffers(orientation)));
     let file = bytes.len() as u64;
     let during = match format {
-        // A few rows for the filters, and what stands before the picture: profiles, texts.
-        Format::Jpeg | Format::Avif | Format::Heic | Format::Png => raw.saturating_add(raw / h * 3).saturating_add(file.min(HEADER_MEMORY)),
+        // A few rows for the filters; profiles and texts are left out.
+        Format::Jpeg | Format::Avif | Format::Heic | Format::Png => raw.saturating_add(raw / h * 3),
         // Planes of luma and chroma, alpha, the frame and the canvas of an animation; prefix codes grow with the file.
         Format::WebP => judged_pixels.saturating_mul(14).saturating_add(file.saturating_mul(16)),
         // The frame apart from the canvas, and the copy of the file whose canvas was grown.
@@ -82,10 +80,8 @@ fn fitted(format: Format, bytes: &[u8]) -> Cow<'_, [u8]> {
 
 fn open(format: Format, bytes: &[u8], deadline: Option<Instant>) -> Result<Box<dyn ImageDecoder + '_>, Error> {
     let reader = DeadlineReader::new(bytes, deadline);
-    let mut limits = image::Limits::default();
-    limits.max_alloc = Some(HEADER_MEMORY);
     let opened: Result<Box<dyn ImageDecoder + '_>, ImageError> = match format {
-        Format::Png => PngDecoder::with_limits(reader, limits).map(|decoder| Box::new(decoder) as _),
+        Format::Png => png::Decoder::new(bytes, deadline).map(|decoder| Box::new(decoder) as _),
         Format::WebP => WebPDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         Format::Gif => GifDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         Format::Bmp => BmpDecoder::new(reader).map(|decoder| Box::new(decoder) as _),

@@ -93,15 +93,23 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         }
         bytes
     };
+    let lossless = drawn::lossless_jpeg(rgb.as_raw(), (4200, 3000), turbojpeg::PixelFormat::RGB);
+    let nothing = drawn::deflated(&vec![0; 40 << 20]);
+    let small_png = file(&DynamicImage::ImageRgb8(drawn::quarters(4, 4)), ImageFormat::Png);
+    let inflating = |name: &[u8; 4], before: &[u8]| drawn::with_chunks(&small_png, &drawn::chunk(name, &[before, &nothing].concat()), false);
     let rgb8 = DynamicImage::ImageRgb8(rgb.clone());
     vec![
         ("baseline JPEG", jpeg(false, turbojpeg::Subsamp::Sub2x2, false)),
         ("progressive JPEG", jpeg(true, turbojpeg::Subsamp::Sub2x2, false)),
         ("progressive 4:4:4 JPEG on its side", jpeg(true, turbojpeg::Subsamp::None, true)),
+        ("lossless JPEG", lossless),
         ("RGB PNG", file(&rgb8, ImageFormat::Png)),
         ("RGBA PNG", file(&DynamicImage::ImageRgba8(rgba), ImageFormat::Png)),
         ("16-bit RGBA PNG", file(&DynamicImage::ImageRgba16(rgba16), ImageFormat::Png)),
         ("gray PNG", file(&DynamicImage::ImageLuma8(gray), ImageFormat::Png)),
+        ("PNG with a profile of 40 MB", inflating(b"iCCP", b"x\0\0")),
+        ("PNG with a text of 40 MB", inflating(b"zTXt", b"Raw profile type exif\0\0")),
+        ("PNG with an XMP packet of 40 MB", inflating(b"iTXt", b"XML:com.adobe.xmp\0\x01\0\0\0")),
         ("lossless WebP", file(&rgb8, ImageFormat::WebP)),
         ("BMP", file(&rgb8, ImageFormat::Bmp)),
         ("TIFF", file(&rgb8, ImageFormat::Tiff)),

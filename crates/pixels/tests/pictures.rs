@@ -2,7 +2,7 @@
 
 mod drawn;
 
-use drawn::{COLOURS, detailed, exif, file, jpeg, quarters, tiff, tiff_with, with_app1};
+use drawn::{COLOURS, chunk, deflated, detailed, exif, file, jpeg, quarters, tiff, tiff_with, with_app1, with_chunks};
 use image::{DynamicImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, Rgba, RgbaImage};
 use pg_caption_pixels::{Blank, DecodeOptions, Decoded, Filter, Format, decode, encode_png, is_blank, mean_rgb_2x2, probe, resize};
 
@@ -57,10 +57,71 @@ fn every_exif_orientation_is_turned_upright_in_every_format_that_has_it() {
 }
 
 #[test]
+fn a_png_says_how_it_lies_before_or_behind_its_picture_in_any_of_its_ways() {
+    let png = file(quarters(96, 64), ImageFormat::Png);
+    let hex: String = [b"Exif\0\0".as_slice(), &exif(6)].concat().iter().map(|byte| format!("{byte:02x}")).collect();
+    let raw = format!("\nexif\n{:8}\n{}\n{}\n", hex.len() / 2, &hex[..36], &hex[36..]);
+    let xmp = b"<tiff:Orientation>6</tiff:Orientation>";
+    for (what, name, body) in [
+        ("EXIF", b"eXIf", exif(6)),
+        ("XMP", b"iTXt", [b"XML:com.adobe.xmp\0\0\0\0\0".as_slice(), xmp].concat()),
+        ("deflated XMP", b"iTXt", [b"XML:com.adobe.xmp\0\x01\0en\0Meta\0".as_slice(), &deflated(xmp)].concat()),
+        ("a raw profile", b"tEXt", [b"Raw profile type exif\0".as_slice(), raw.as_bytes()].concat()),
+        ("a deflated raw profile", b"zTXt", [b"Raw profile type exif\0\0".as_slice(), &deflated(raw.as_bytes())].concat()),
+    ] {
+        for behind in [false, true] {
+            let bytes = with_chunks(&png, &chunk(name, &body), behind);
+            assert_eq!(probe(&bytes).unwrap().orientation, 6, "{what}, behind the picture: {behind}");
+            assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), UPRIGHT[5].map(|i| COLOURS[i]), what);
+        }
+    }
+    let mut ended = with_chunks(&png, &[], true);
+    ended.extend(chunk(b"eXIf", &exif(6)));
+    assert_eq!(probe(&ended).unwrap().orientation, 1, "behind the end there is nothing");
+}
+
+#[test]
+fn a_png_is_forgiven_what_the_reference_forgives_and_no_more() {
+    let whole = file(detailed(200, 100), ImageFormat::Png);
+    let expected = decoded(&whole).rgb;
+    // Behind the data: its checksum (4), then the end (12).
+    for missing in 1..=16 {
+        assert_eq!(decoded(&whole[..whole.len() - missing]).rgb, expected, "{missing} bytes missing");
+    }
+    let mut checksum = whole.clone();
+    checksum[whole.len() - 13] ^= 1;
+    assert_eq!(decoded(&checksum).rgb, expected, "a wrong checksum of the data");
+    assert!(decode(&whole[..whole.len() - 80], &DecodeOptions::default()).is_err(), "a part of the picture missing");
+    let mut header = whole.clone();
+    header[29] ^= 1;
+    assert!(decode(&header, &DecodeOptions::default()).is_err(), "a wrong checksum of the header");
+    let unended = [&whole[..33], &whole[whole.len() - 12..]].concat();
+    assert!(decode(&unended, &DecodeOptions::default()).is_err(), "no picture at all");
+}
+
+#[test]
 fn exif_decides_where_xmp_says_something_else() {
     let xmp = b"http://ns.adobe.com/xap/1.0/\0<tiff:Orientation>3</tiff:Orientation>";
     let both = with_app1(&with_app1(&jpeg(&quarters(32, 32), false), xmp), &[b"Exif\0\0".as_slice(), &exif(6)].concat());
     assert_eq!(probe(&both).unwrap().orientation, 6);
+}
+
+#[test]
+fn an_orientation_is_a_whole_number_of_any_width_in_either_byte_order() {
+    let picture = jpeg(&quarters(32, 32), false);
+    for (kind, expected) in [(1_u16, 1), (2, 1), (3, 6), (4, 6), (5, 1), (8, 6), (9, 6)] {
+        for little in [true, false] {
+            let order =
+                |value: u32, width: usize| if little { value.to_le_bytes()[..width].to_vec() } else { value.to_be_bytes()[4 - width..].to_vec() };
+            let value = if matches!(kind, 3 | 8) { [order(6, 2), vec![0; 2]].concat() } else { order(6, 4) };
+            let start = if little { b"Exif\0\0II" } else { b"Exif\0\0MM" };
+            // An entry before it, which says something else.
+            let other = [order(256, 2), order(3, 2), order(1, 4), order(0, 4)].concat();
+            let entry = [order(274, 2), order(kind.into(), 2), order(1, 4), value].concat();
+            let block = [start.to_vec(), order(42, 2), order(8, 4), order(2, 2), other, entry].concat();
+            assert_eq!(probe(&with_app1(&picture, &block)).unwrap().orientation, expected, "type {kind}, little-endian: {little}");
+        }
+    }
 }
 
 #[test]
@@ -156,6 +217,13 @@ fn a_gif_whose_first_frame_leaves_the_canvas_gets_a_larger_canvas() {
     let found = decoded(&bytes);
     assert_eq!((found.width, found.height), (40, 20));
     assert_near(mean_rgb_2x2(&found.rgb), COLOURS, "all of the frame is there");
+}
+
+#[test]
+fn what_the_first_frame_of_a_gif_leaves_of_the_canvas_is_white() {
+    let mut bytes = file(RgbaImage::from_pixel(10, 10, Rgba([255, 0, 0, 255])), ImageFormat::Gif);
+    bytes[6..10].copy_from_slice(&[20, 0, 20, 0]);
+    assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), [[255, 0, 0], [255; 3], [255; 3], [255; 3]], "a smaller frame");
 }
 
 #[test]

@@ -4,7 +4,7 @@ mod drawn;
 
 use std::time::Instant;
 
-use drawn::{detailed, file, gray_jpeg, jpeg, quarters, tiff, tiff_with};
+use drawn::{detailed, file, gray_jpeg, jpeg, lossless_jpeg, quarters, tiff, tiff_with};
 use image::{ImageFormat, Rgba, RgbaImage};
 use pg_caption_pixels::{DecodeOptions, Error, Limits, decode, probe};
 use pg_caption_wire::Class;
@@ -193,6 +193,12 @@ fn unusual_variants_are_refused_by_what_is_unusual() {
     let frame = twelve_bits.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     twelve_bits[frame + 4] = 12;
     assert!(refusal(&twelve_bits).to_string().contains("12 bits"));
+    let lossless = lossless_jpeg(&[7; 32 * 32], (32, 32), turbojpeg::PixelFormat::GRAY);
+    let told = refusal(&lossless);
+    assert!(told.code() == "image_unsupported" && told.to_string().contains("lossless JPEG"), "{told:?}");
+    let mut lossless_ls = jpeg(&quarters(32, 32), false);
+    lossless_ls[frame + 1] = 0xF7;
+    assert!(refusal(&lossless_ls).to_string().contains("JPEG-LS"));
     let samples = [0xFF, 0xC2, 0, 17, 8, 0, 0, 0, 0, 0, 0, 0];
     let progressive_inside = tiff_with(2, 2, 2, 3, &[(259, 7)], &samples);
     assert!(refusal(&progressive_inside).to_string().contains("progressive JPEG"));
@@ -220,6 +226,27 @@ fn a_jpeg_inside_a_tiff_is_held_to_the_size_of_its_strip() {
         page[entry + 2..entry + 8].copy_from_slice(&[7, 0, 4, 0, 0, 0]);
         page[entry + 8..entry + 12].copy_from_slice(tables);
         assert_eq!(decode(&page, &DecodeOptions::default()).is_ok(), ok, "{tables:?}");
+    }
+}
+
+#[test]
+fn a_lossy_webp_frame_larger_than_its_canvas_is_refused_before_it_is_decoded() {
+    let chunk = |name: &[u8; 4], body: &[u8]| [name.as_slice(), &u32::try_from(body.len()).unwrap().to_le_bytes(), body].concat();
+    let frame = [&[0xD0, 0x68, 0x20, 0x9D, 0x01, 0x2A, 0xFF, 0x3F, 0x64, 0x00][..], &[0; 40]].concat();
+    let picture = chunk(b"VP8 ", &frame);
+    // A still picture, and the first frame of an animation: flags and canvas, then for each frame place, size, duration.
+    let still = [chunk(b"VP8X", &[0, 0, 0, 0, 9, 0, 0, 9, 0, 0]), picture.clone()].concat();
+    let animated = [
+        chunk(b"VP8X", &[2, 0, 0, 0, 9, 0, 0, 9, 0, 0]),
+        chunk(b"ANIM", &[0; 6]),
+        chunk(b"ANMF", &[&[0, 0, 0, 0, 0, 0, 9, 0, 0, 9, 0, 0, 10, 0, 0, 0], &picture[..]].concat()),
+    ]
+    .concat();
+    for body in [still, animated] {
+        let file = chunk(b"RIFF", &[b"WEBP".as_slice(), &body].concat());
+        let failure = refusal(&file).failure();
+        assert_eq!(failure.code, "image_damaged");
+        assert!(failure.detail.unwrap().contains("16383 x 100 pixels on a canvas of 10 x 10"));
     }
 }
 

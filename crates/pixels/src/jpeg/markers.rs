@@ -7,6 +7,8 @@ use crate::{Error, Format, orient};
 const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
+/// The frame header of JPEG-LS, another format behind the same start.
+const JPEG_LS: u8 = 0xF7;
 const APP0: u8 = 0xE0;
 const APP1: u8 = 0xE1;
 const APP14: u8 = 0xEE;
@@ -25,6 +27,8 @@ pub(super) struct Markers {
     pub(super) height: u32,
     pub(super) components: Vec<Component>,
     pub(super) orientation: Orientation,
+    /// Such files cannot be decoded at reduced scale.
+    pub(super) lossless: bool,
     progressive: bool,
     /// Components in the first scan.
     in_first_scan: usize,
@@ -56,7 +60,8 @@ impl Markers {
                     let (progressive, width, height, components) = frame.ok_or_else(|| damaged("a scan comes before the frame header"))?;
                     let in_first_scan = usize::from(*body.first().ok_or_else(|| damaged("a scan header is empty"))?);
                     let orientation = orient::told_by(exif, xmp);
-                    return Ok(Markers { width, height, components, orientation, progressive, in_first_scan, needed, scan: start });
+                    let lossless = needed.iter().any(|(marker, _)| matches!(marker, 0xC3 | 0xCB));
+                    return Ok(Markers { width, height, components, orientation, lossless, progressive, in_first_scan, needed, scan: start });
                 }
                 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
                     if frame.is_some() {
@@ -64,6 +69,7 @@ impl Markers {
                     }
                     frame = Some(read_frame(marker, body)?);
                 }
+                JPEG_LS => return Err(unsupported("a JPEG-LS")),
                 APP1 if exif.is_none() && body.starts_with(b"Exif\0\0") => exif = Some(body),
                 APP1 if xmp.is_none() => xmp = body.strip_prefix(XMP),
                 _ => {}

@@ -1,7 +1,7 @@
 //! Pictures that the tests draw themselves, and files made of them.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 
 use image::{DynamicImage, ImageFormat, RgbImage};
 
@@ -46,6 +46,34 @@ pub fn gray_jpeg(picture: &RgbImage) -> Vec<u8> {
     let (width, height) = (picture.width() as usize, picture.height() as usize);
     let image = turbojpeg::Image { pixels: pixels.as_slice(), width, pitch: width, height, format: turbojpeg::PixelFormat::GRAY };
     compressor.compress_to_vec(image).unwrap()
+}
+
+/// A JPEG of lossless kind, from samples of the given kind.
+pub fn lossless_jpeg(samples: &[u8], (width, height): (usize, usize), format: turbojpeg::PixelFormat) -> Vec<u8> {
+    let mut compressor = turbojpeg::Compressor::new().unwrap();
+    compressor.set_lossless(true).unwrap();
+    compressor.set_subsamp(if format.size() == 1 { turbojpeg::Subsamp::Gray } else { turbojpeg::Subsamp::None }).unwrap();
+    compressor.compress_to_vec(turbojpeg::Image { pixels: samples, width, pitch: width * format.size(), height, format }).unwrap()
+}
+
+/// A chunk of a PNG, with its checksum.
+pub fn chunk(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
+    let named = [name.as_slice(), body].concat();
+    let mut crc = flate2::Crc::new();
+    crc.update(&named);
+    [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], &named, &crc.sum().to_be_bytes()].concat()
+}
+
+/// The PNG with these chunks before its picture, or behind it.
+pub fn with_chunks(png: &[u8], chunks: &[u8], behind: bool) -> Vec<u8> {
+    let at = if behind { png.len() - 12 } else { 33 };
+    [&png[..at], chunks, &png[at..]].concat()
+}
+
+pub fn deflated(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
 }
 
 /// An EXIF block with an orientation and nothing else.

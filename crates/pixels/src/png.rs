@@ -1,0 +1,260 @@
+//! PNG. The chunks are read here, the picture by the `png` crate: it is shown only the chunks that make the picture, so that
+//! no profile and no text is inflated, and it takes what the reference takes: a wrong checksum of image data, a missing end.
+
+use std::{borrow::Cow, io::Read, time::Instant};
+
+use image::{
+    ColorType, ImageDecoder, ImageError, ImageFormat, ImageResult,
+    error::{DecodingError, ImageFormatHint, LimitError, LimitErrorKind},
+    metadata::Orientation,
+};
+use png::{BitDepth, Transformations};
+
+use crate::{Error, Format, deadline::DeadlineReader, orient};
+
+/// Bytes that one text may have, inflated; EXIF and XMP have a few kilobytes.
+const MAX_TEXT: u64 = 1 << 20;
+
+/// What the reference, too, supplies where it is missing: a checksum (nobody looks at it) and the end of the file.
+const END: [u8; 16] = *b"\0\0\0\0\0\0\0\0IEND\xAE\x42\x60\x82";
+
+/// The chunks that matter, as slices of the file.
+#[derive(Default)]
+struct Chunks<'a> {
+    /// From the first IDAT chunk to the last that follows it immediately.
+    data: Option<&'a [u8]>,
+    /// Bytes of the checksum of the last of them; `None` where the file ends within its data.
+    checksum: Option<usize>,
+    palette: Option<&'a [u8]>,
+    transparency: Option<&'a [u8]>,
+    exif: Option<&'a [u8]>,
+    raw_exif: Option<Text<'a>>,
+    xmp: Option<Text<'a>>,
+}
+
+/// A text as it stands in the file.
+struct Text<'a> {
+    deflated: bool,
+    body: &'a [u8],
+}
+
+/// Size, method and order of rows as the standard knows them. As in the reference an unknown compression counts in the
+/// chunks before the picture, too, and the checksums of header and palette must be right.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), Error> {
+    let unknown = |what: &str| Err(Error::UnsupportedVariant { format: Format::Png, what: format!("an unknown {what} method") });
+    let damaged = |why: String| Err(Error::Damaged { format: Format::Png, why });
+    match bytes.get(26..29) {
+        Some([0, 0, 0 | 1]) => {}
+        Some([0, 0, _]) => return unknown("interlace"),
+        Some([0, ..]) => return unknown("filter"),
+        Some(_) => return unknown("compression"),
+        None => return Err(Error::Truncated { format: Format::Png }),
+    }
+    if bytes[8..16] != *b"\0\0\0\x0DIHDR" {
+        return damaged("it does not begin with its header".to_owned());
+    }
+    let (mut data, mut ended) = (false, false);
+    for chunk in walk(bytes) {
+        match (&chunk.name, chunk.body) {
+            (b"IDAT", _) => {
+                data = true;
+                break;
+            }
+            (b"IEND", _) => ended = true,
+            (b"IHDR" | b"PLTE", Some(body)) => {
+                let mut crc = flate2::Crc::new();
+                crc.update(&chunk.name);
+                crc.update(body);
+                if chunk.checksum != crc.sum().to_be_bytes() {
+                    return damaged(format!("the checksum of its {} is wrong", if chunk.name == *b"IHDR" { "header" } else { "palette" }));
+                }
+            }
+            // A name, a zero, the method.
+            (b"iCCP" | b"zTXt", Some(body)) => {
+                let method = body.iter().position(|byte| *byte == 0).and_then(|zero| body.get(zero + 1));
+                if method.is_some_and(|method| *method != 0) {
+                    return unknown("compression");
+                }
+            }
+            _ => {}
+        }
+    }
+    match (data, ended) {
+        (true, _) => Ok(()),
+        (false, true) => damaged("there is no picture in the file".to_owned()),
+        (false, false) => Err(Error::Truncated { format: Format::Png }),
+    }
+}
+
+/// The orientation that EXIF or XMP give, before or behind the picture.
+pub(crate) fn orientation(bytes: &[u8]) -> Orientation {
+    let chunks = Chunks::read(bytes);
+    let raw = || chunks.raw_exif.as_ref().map(|text| Cow::Owned(from_hex(&text.read())));
+    let exif = chunks.exif.map(Cow::Borrowed).or_else(raw);
+    orient::told_by(exif.as_deref(), chunks.xmp.as_ref().map(Text::read).as_deref())
+}
+
+/// Decodes the picture; of an animated file the default picture.
+pub(crate) struct Decoder<'a> {
+    reader: png::Reader<DeadlineReader<'a>>,
+    colours: ColorType,
+}
+
+impl<'a> Decoder<'a> {
+    pub(crate) fn new(bytes: &'a [u8], deadline: Option<Instant>) -> ImageResult<Self> {
+        let chunks = Chunks::read(bytes);
+        // The signature and the header, then what colours need.
+        let mut head = bytes[..33.min(bytes.len())].to_vec();
+        head.extend(chunks.palette.into_iter().chain(chunks.transparency).flatten());
+        let end = chunks.checksum.map_or(&[][..], |length| &END[length..]);
+        let parts = [Cow::Owned(head), Cow::Borrowed(chunks.data.unwrap_or_default()), Cow::Borrowed(end)];
+        let mut decoder = png::Decoder::new(DeadlineReader::of_parts(parts, deadline));
+        // The reference looks at no checksum of image data; those of header and palette have been looked at.
+        decoder.ignore_checksums(true);
+        decoder.set_transformations(Transformations::EXPAND);
+        let reader = decoder.read_info().map_err(told)?;
+        let (colours, depth) = reader.output_color_type();
+        let colours = match (colours, depth == BitDepth::Sixteen) {
+            (png::ColorType::Grayscale, false) => ColorType::L8,
+            (png::ColorType::Grayscale, true) => ColorType::L16,
+            (png::ColorType::GrayscaleAlpha, false) => ColorType::La8,
+            (png::ColorType::GrayscaleAlpha, true) => ColorType::La16,
+            // `EXPAND` makes RGB of a palette.
+            (png::ColorType::Rgb | png::ColorType::Indexed, false) => ColorType::Rgb8,
+            (png::ColorType::Rgb | png::ColorType::Indexed, true) => ColorType::Rgb16,
+            (png::ColorType::Rgba, false) => ColorType::Rgba8,
+            (png::ColorType::Rgba, true) => ColorType::Rgba16,
+        };
+        Ok(Decoder { reader, colours })
+    }
+}
+
+impl ImageDecoder for Decoder<'_> {
+    fn dimensions(&self) -> (u32, u32) {
+        self.reader.info().size()
+    }
+
+    fn color_type(&self) -> ColorType {
+        self.colours
+    }
+
+    fn read_image(mut self, samples: &mut [u8]) -> ImageResult<()> {
+        self.reader.next_frame(samples).map_err(told)?;
+        if self.colours.bytes_per_pixel() > self.colours.channel_count() {
+            // 16 bits come with the high byte first.
+            for sample in samples.as_chunks_mut().0 {
+                *sample = u16::from_be_bytes(*sample).to_ne_bytes();
+            }
+        }
+        Ok(())
+    }
+
+    fn read_image_boxed(self: Box<Self>, samples: &mut [u8]) -> ImageResult<()> {
+        (*self).read_image(samples)
+    }
+}
+
+/// The crate's complaint as `image` passes such complaints on.
+fn told(error: png::DecodingError) -> ImageError {
+    match error {
+        png::DecodingError::IoError(error) => ImageError::IoError(error),
+        png::DecodingError::LimitsExceeded => ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory)),
+        error => ImageError::Decoding(DecodingError::new(ImageFormatHint::Exact(ImageFormat::Png), error)),
+    }
+}
+
+/// One chunk: where it begins and ends, and its parts. A chunk that the file's end cuts has no body or a short checksum.
+struct Chunk<'a> {
+    at: usize,
+    end: usize,
+    name: [u8; 4],
+    body: Option<&'a [u8]>,
+    checksum: &'a [u8],
+}
+
+/// The chunks up to the end of the picture or the file.
+fn walk(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
+    let mut next = Some(8);
+    std::iter::from_fn(move || {
+        let at = next.take()?;
+        let &[l0, l1, l2, l3, n0, n1, n2, n3, ref rest @ ..] = bytes.get(at..)? else { return None };
+        let name = [n0, n1, n2, n3];
+        let (body, checksum) = match rest.split_at_checked(u32::from_be_bytes([l0, l1, l2, l3]) as usize) {
+            Some((body, rest)) => (Some(body), &rest[..rest.len().min(4)]),
+            None => (None, &[][..]),
+        };
+        let end = body.map_or(bytes.len(), |body| at + 8 + body.len() + checksum.len());
+        next = (body.is_some() && name != *b"IEND").then_some(end);
+        Some(Chunk { at, end, name, body, checksum })
+    })
+}
+
+impl<'a> Chunks<'a> {
+    fn read(bytes: &'a [u8]) -> Self {
+        let mut chunks = Chunks::default();
+        let mut data: Option<(usize, usize)> = None;
+        for chunk in walk(bytes) {
+            let whole = || bytes.get(chunk.at..chunk.end);
+            match (&chunk.name, chunk.body) {
+                (b"IDAT", body) if data.is_none_or(|(_, end)| end == chunk.at) => {
+                    data = Some((data.map_or(chunk.at, |(start, _)| start), chunk.end));
+                    chunks.checksum = body.map(|_| chunk.checksum.len());
+                }
+                (b"PLTE", Some(_)) if data.is_none() && chunks.palette.is_none() => chunks.palette = whole(),
+                (b"tRNS", Some(_)) if data.is_none() && chunks.transparency.is_none() => chunks.transparency = whole(),
+                (b"eXIf", Some(body)) => chunks.exif = Some(body),
+                (b"tEXt" | b"zTXt" | b"iTXt", Some(body)) => chunks.text(chunk.name, body),
+                _ => {}
+            }
+        }
+        chunks.data = data.and_then(|(start, end)| bytes.get(start..end));
+        chunks
+    }
+
+    /// Keeps a text that may hold an orientation; as in the reference the last of its name counts. Inflates nothing yet.
+    fn text(&mut self, kind: [u8; 4], body: &'a [u8]) {
+        let Some((name, rest)) = split_at_zero(body) else { return };
+        let place = match name {
+            // As ImageMagick writes it.
+            b"Raw profile type exif" => &mut self.raw_exif,
+            b"XML:com.adobe.xmp" => &mut self.xmp,
+            _ => return,
+        };
+        let text = match kind {
+            [b't', ..] => Some(Text { deflated: false, body: rest }),
+            // The method has been looked at.
+            [b'z', ..] => rest.get(1..).map(|body| Text { deflated: true, body }),
+            // Whether deflated, the method, the language, the name in that language.
+            _ => rest.split_at_checked(2).and_then(|(flags, rest)| {
+                let body = split_at_zero(split_at_zero(rest)?.1)?.1;
+                Some(Text { deflated: flags[0] != 0, body })
+            }),
+        };
+        *place = text.or(place.take());
+    }
+}
+
+impl Text<'_> {
+    /// The text, as far as it can be inflated and is not too long.
+    fn read(&self) -> Cow<'_, [u8]> {
+        if !self.deflated {
+            return Cow::Borrowed(&self.body[..self.body.len().min(MAX_TEXT as usize)]);
+        }
+        let mut text = Vec::new();
+        // A fault further on takes nothing from what stands before it.
+        let _ = flate2::read::ZlibDecoder::new(self.body).take(MAX_TEXT).read_to_end(&mut text);
+        Cow::Owned(text)
+    }
+}
+
+fn split_at_zero(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let at = bytes.iter().position(|byte| *byte == 0)?;
+    Some((&bytes[..at], &bytes[at + 1..]))
+}
+
+/// The bytes of a raw profile: an empty line, its kind, its length, then hexadecimal digits in lines.
+fn from_hex(text: &[u8]) -> Vec<u8> {
+    let lines = text.split(|byte| *byte == b'\n').skip(3);
+    let digits: Vec<u8> = lines.flatten().filter_map(|byte| char::from(*byte).to_digit(16)).map(|digit| digit as u8).collect();
+    digits.as_chunks().0.iter().map(|[high, low]| high << 4 | low).collect()
+}
