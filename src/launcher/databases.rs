@@ -116,8 +116,6 @@ impl Databases {
             match self.turns.ended(oid, database.as_ref().map(|database| seen(database, now)).as_ref(), now) {
                 Ended::Well => shared::set_trouble(oid, 0, Duration::ZERO),
                 Ended::Badly { times, pause } => {
-                    // The database itself may be gone: that is noticed at once, not after the pause of its list.
-                    self.listed = None;
                     shared::set_trouble(oid, times, pause);
                     // Perhaps its database is gone: the list says so before another worker is wasted on it.
                     self.listed = None;
@@ -130,17 +128,18 @@ impl Databases {
         }
     }
 
-    /// Reads `pg_database`: new databases are probed, dropped ones forgotten.
+    /// Reads `pg_database`: new databases are probed, dropped ones forgotten. One that takes no connections for now is neither: its work waits, and the view says so.
     fn list(&mut self, now: Instant) {
         self.listed = Some(now);
-        let present: HashSet<u32> = BackgroundWorker::transaction(connectable).into_iter().collect();
+        let databases = BackgroundWorker::transaction(existing);
+        let present: HashSet<u32> = databases.iter().map(|(oid, _)| *oid).collect();
         for database in shared::databases() {
             if !present.contains(&database.oid) && !self.running.contains_key(&database.oid) {
                 shared::forget_database(database.oid, database.generation);
             }
         }
         self.probed.retain(|oid| present.contains(oid));
-        for oid in present {
+        for oid in databases.into_iter().filter(|(_, connectable)| *connectable).map(|(oid, _)| oid) {
             if self.probed.insert(oid) && !shared::know_database(oid) {
                 pgrx::log!("pg_caption: more than {} databases with the extension; database {oid} is not served", shared::MAX_DATABASES);
             }
@@ -148,9 +147,9 @@ impl Databases {
     }
 }
 
-/// The databases that take connections. Read directly: SPI does not work without a database.
-fn connectable() -> Vec<u32> {
-    let mut oids = Vec::new();
+/// The databases that there are, and whether they take connections. Read directly: SPI does not work without a database.
+fn existing() -> Vec<(u32, bool)> {
+    let mut databases = Vec::new();
     // SAFETY: a catalog scan in a transaction, as autovacuum's launcher does it: the shared catalog is opened, scanned and closed in order, and each tuple is
     // looked at before the next is fetched.
     unsafe {
@@ -164,8 +163,8 @@ fn connectable() -> Vec<u32> {
             let header = (*tuple).t_data;
             let form = header.cast::<u8>().add((*header).t_hoff as usize).cast::<pg_sys::FormData_pg_database>();
             // -2 marks a database whose DROP was interrupted.
-            if (*form).datallowconn && (*form).datconnlimit != -2 {
-                oids.push((*form).oid.to_u32());
+            if (*form).datconnlimit != -2 {
+                databases.push(((*form).oid.to_u32(), (*form).datallowconn));
             }
         }
         let routine = (*(*scan).rs_rd).rd_tableam;
@@ -174,5 +173,5 @@ fn connectable() -> Vec<u32> {
         }
         pg_sys::table_close(relation, pg_sys::AccessShareLock as i32);
     }
-    oids
+    databases
 }

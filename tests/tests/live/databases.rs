@@ -67,6 +67,11 @@ fn the_view_says_why_a_database_is_not_served() {
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
     eventually("it says so", || state_of(&db.name, &other).1.contains("ALLOW_CONNECTIONS"));
+    // And goes on saying so when the databases have been listed anew, as another database's arrival makes sure.
+    let third = cluster.database();
+    third.products_of(&web, 1).run("SELECT caption.watch('products')");
+    third.eventually(FILLED);
+    assert!(state_of(&db.name, &other).1.contains("ALLOW_CONNECTIONS"));
     admin.run(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", db.name));
     admin.run("SELECT pg_reload_conf()");
     db.eventually(FILLED);
