@@ -45,3 +45,16 @@ pub fn refuse(code: PgSqlErrorCode, message: impl Into<String>, detail: Option<S
     report.report(PgLogLevel::ERROR);
     unreachable!("an ERROR does not return")
 }
+
+/// Unwraps what SPI returns in a caller's session; its errors are the caller's to see.
+pub fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {
+    result.unwrap_or_else(|error| pgrx::error!("{error}"))
+}
+
+/// The first column of the first row; a query that gives no row gives nothing.
+pub fn optional<T>(result: Result<Option<T>, pgrx::spi::Error>) -> Option<T> {
+    match result {
+        Err(pgrx::spi::Error::InvalidPosition) => None,
+        other => spi(other),
+    }
+}

@@ -2,7 +2,7 @@
 //!
 //! Called by `caption.watch` and `caption.unwatch`. The conditions run in every writer's session, so they are cheap and call PostgreSQL's own operators only.
 
-use crate::watch::{optional, spi};
+use crate::report::{optional, spi};
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 

@@ -1,6 +1,6 @@
 //! `caption.watch` and its companions: everything is validated before anything is changed.
 
-use crate::report::refuse;
+use crate::report::{optional, refuse, spi};
 use crate::{enqueue, identity, release, shared, style, triggers};
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -24,18 +24,6 @@ struct Column {
     base_type: String,
     base_kind: pg_sys::Oid,
     generated: bool,
-}
-
-pub fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {
-    result.unwrap_or_else(|error| pgrx::error!("{error}"))
-}
-
-/// The first column of the first row; a query that gives no row gives nothing.
-pub fn optional<T>(result: Result<Option<T>, pgrx::spi::Error>) -> Option<T> {
-    match result {
-        Err(pgrx::spi::Error::InvalidPosition) => None,
-        other => spi(other),
-    }
 }
 
 fn describe(relation: pg_sys::Oid) -> Table {

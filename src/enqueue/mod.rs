@@ -185,6 +185,21 @@ pub unsafe extern "C-unwind" fn pg_caption_announce(_fcinfo: pg_sys::FunctionCal
     pg_sys::Datum::from(0)
 }
 
+/// What a trigger function is called with; an error for a call by hand.
+///
+/// # Safety
+/// `fcinfo` is what PostgreSQL called a function with.
+unsafe fn trigger_data(fcinfo: pg_sys::FunctionCallInfo, function: &str) -> *mut pg_sys::TriggerData {
+    // SAFETY: `context` of a function call is null or a node; for trigger calls it is a TriggerData.
+    unsafe {
+        let context = (*fcinfo).context;
+        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
+            pgrx::error!("{function} can only be called as a trigger");
+        }
+        context.cast()
+    }
+}
+
 /// `caption.keep_local()`: fires only where rows are applied from elsewhere (or `session_replication_role` says so), and keeps what we write ourselves there.
 ///
 /// # Safety
@@ -192,13 +207,9 @@ pub unsafe extern "C-unwind" fn pg_caption_announce(_fcinfo: pg_sys::FunctionCal
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn pg_caption_keep_local(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: as in `pg_caption_enqueue`.
+    // SAFETY: as promised by the caller; the parts of a TriggerData live as long as the call.
     unsafe {
-        let context = (*fcinfo).context;
-        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            pgrx::error!("caption.keep_local() can only be called as a trigger");
-        }
-        let data = context.cast::<pg_sys::TriggerData>();
+        let data = trigger_data(fcinfo, "caption.keep_local()");
         let tuple = if (*data).tg_newtuple.is_null() { (*data).tg_trigtuple } else { (*data).tg_newtuple };
         // Nothing: the row is skipped.
         if identity::is_extension() { pg_sys::Datum::from(tuple) } else { pg_sys::Datum::from(0) }
@@ -212,13 +223,9 @@ pub unsafe extern "C-unwind" fn pg_caption_keep_local(fcinfo: pg_sys::FunctionCa
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub unsafe extern "C-unwind" fn pg_caption_enqueue(fcinfo: pg_sys::FunctionCallInfo) -> pg_sys::Datum {
-    // SAFETY: `context` of a function call is null or a node; for trigger calls it is a TriggerData whose parts live as long as the call.
+    // SAFETY: as promised by the caller; the parts of a TriggerData live as long as the call.
     unsafe {
-        let context = (*fcinfo).context;
-        if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            pgrx::error!("caption.enqueue() can only be called as a trigger");
-        }
-        let data = context.cast::<pg_sys::TriggerData>();
+        let data = trigger_data(fcinfo, "caption.enqueue()");
         let (event, updated) = ((*data).tg_event, !(*data).tg_newtuple.is_null());
         let tuple = if updated { (*data).tg_newtuple } else { (*data).tg_trigtuple };
         let after_row = event & pg_sys::TRIGGER_EVENT_ROW != 0 && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER;

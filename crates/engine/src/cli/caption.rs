@@ -115,8 +115,8 @@ fn is_url(picture: &str) -> bool {
 }
 
 fn submit(engine: &Arc<Engine>, picture: &str, wants: &[Want], extras: &Extras, at: usize, answers: &Sender<(usize, Answer)>) {
-    let picture = if is_url(picture) { picture.trim() } else { picture };
     let url = is_url(picture);
+    let picture = if url { picture.trim() } else { picture };
     let bytes = if url { Ok(None) } else { inspect::read(Path::new(picture)).map(|bytes| Some((bytes, None))) };
     let source = match url {
         true => Source::Url { url: picture.into(), known: None },
