@@ -14,7 +14,7 @@ use crate::{Error, Format, Header, Limits, Rgb, announced, blank::INVISIBLE, dea
 /// The header of a file that is not JPEG.
 pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
     announced::check(format, bytes)?;
-    let page = if format == Format::Tiff { tiff::page(bytes)? } else { tiff::Page::default() };
+    let jpeg_bytes = if format == Format::Tiff { tiff::jpeg_bytes(bytes)? } else { 0 };
     let fitted = fitted(format, bytes);
     let mut decoder = open(format, &fitted, None)?;
     let (width, height) = decoder.dimensions();
@@ -50,7 +50,7 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
         Format::Bmp => raw.saturating_add(raw / h * 2),
         // The samples (four inks where it is CMYK) apart from the result, one strip of JPEG, which may be the whole picture
         // or a tile larger than it, and its compressed bytes.
-        Format::Tiff => raw.saturating_mul(7).div_ceil(2).max(raw.saturating_mul(7).div_ceil(3).saturating_add(page.jpeg_bytes)).saturating_add(file),
+        Format::Tiff => raw.saturating_mul(7).div_ceil(2).max(raw.saturating_mul(7).div_ceil(3).saturating_add(jpeg_bytes)).saturating_add(file),
     };
     let memory_bound = during.max(after).saturating_add(2 << 20);
     Ok(Header { format, width, height, orientation: orientation.to_exif(), memory_bound, reducible_bytes: 0, scans: 1, judged_size })
@@ -68,7 +68,7 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, limits: &Limits) -> Result<(
     let size = usize::try_from(decoder.total_bytes()).map_err(|_| Error::TooMuchMemory { needed: header.memory_bound, limit: usize::MAX as u64 })?;
     let mut samples = vec![0; size];
     decoder.read_image_boxed(&mut samples).map_err(|error| refused(format, error))?;
-    let premultiplied = format == Format::Tiff && tiff::page(bytes)?.premultiplied;
+    let premultiplied = format == Format::Tiff && tiff::is_premultiplied(bytes);
     let (data, visible) = to_rgb(samples, colours, format, premultiplied)?;
     Ok((Rgb { width: header.width, height: header.height, data }, visible))
 }

@@ -13,30 +13,35 @@ const JPEG: u16 = 7;
 /// `ExtraSamples` 1: alpha, with which the colours have been multiplied.
 const ASSOCIATED: u16 = 1;
 
-/// Facts of the first page.
-#[derive(Debug, Default)]
-pub(crate) struct Page {
-    /// Colours have been multiplied with alpha.
-    pub(crate) premultiplied: bool,
-    /// Bytes that decoding the largest JPEG inside takes: its samples, and its coefficients where it has several scans.
-    pub(crate) jpeg_bytes: u64,
+/// All numbers of a tag of the first page, if it has the tag and can be read.
+fn list(decoder: &mut Decoder<DeadlineReader<'_>>, tag: Tag) -> Option<Vec<u64>> {
+    decoder.find_tag_unsigned_vec(tag).ok().flatten()
 }
 
-/// Reads and judges the first page; a page that cannot be read is left to the decoder's own words.
-pub(crate) fn page(bytes: &[u8]) -> Result<Page, Error> {
-    let Ok(mut decoder) = Decoder::new(DeadlineReader::new(bytes, None)) else { return Ok(Page::default()) };
-    let mut list = |tag| decoder.find_tag_unsigned_vec::<u64>(tag).ok().flatten();
-    let first = |values: Option<Vec<u64>>| values.and_then(|values| values.first().copied());
-    let premultiplied = first(list(Tag::ExtraSamples)) == Some(ASSOCIATED.into());
-    if first(list(Tag::Compression)) != Some(JPEG.into()) {
-        return Ok(Page { premultiplied, jpeg_bytes: 0 });
+/// The first of them.
+fn first(decoder: &mut Decoder<DeadlineReader<'_>>, tag: Tag) -> Option<u64> {
+    list(decoder, tag)?.first().copied()
+}
+
+/// Whether colours have been multiplied with alpha.
+pub(crate) fn is_premultiplied(bytes: &[u8]) -> bool {
+    let decoder = Decoder::new(DeadlineReader::new(bytes, None));
+    decoder.is_ok_and(|mut decoder| first(&mut decoder, Tag::ExtraSamples) == Some(ASSOCIATED.into()))
+}
+
+/// Judges the JPEG files inside. Bytes that decoding the largest of them takes: its samples, and its coefficients where it has several scans.
+/// A page that cannot be read is left to the decoder's own words.
+pub(crate) fn jpeg_bytes(bytes: &[u8]) -> Result<u64, Error> {
+    let Ok(mut decoder) = Decoder::new(DeadlineReader::new(bytes, None)) else { return Ok(0) };
+    if first(&mut decoder, Tag::Compression) != Some(JPEG.into()) {
+        return Ok(0);
     }
-    let pairs = [(Tag::StripOffsets, Tag::StripByteCounts), (Tag::TileOffsets, Tag::TileByteCounts)].map(|(at, length)| [list(at), list(length)]);
-    if list(Tag::JPEGTables).is_some_and(|tables: Vec<u64>| !ends_between_segments(&tables)) {
+    let pairs = [(Tag::StripOffsets, Tag::StripByteCounts), (Tag::TileOffsets, Tag::TileByteCounts)]
+        .map(|(at, length)| [list(&mut decoder, at), list(&mut decoder, length)]);
+    if list(&mut decoder, Tag::JPEGTables).is_some_and(|tables| !ends_between_segments(&tables)) {
         return Err(Error::Damaged { format: Format::Tiff, why: "the tables of the JPEG inside are not in order".to_owned() });
     }
-    let ranges = strips(pairs, bytes.len());
-    Ok(Page { premultiplied, jpeg_bytes: judge(bytes, &ranges, decoder.chunk_dimensions())? })
+    judge(bytes, &strips(pairs, bytes.len()), decoder.chunk_dimensions())
 }
 
 /// The parts of the file that are strips or tiles, in order and without overlap, so that each byte is looked at once
