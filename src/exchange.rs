@@ -2,6 +2,7 @@
 //! Shared memory of its own, since paths are long and asked for rarely.
 
 use crate::shared;
+pub use pg_caption_drain::succession::Exchange;
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
 use std::path::{Path, PathBuf};
@@ -58,23 +59,6 @@ static STATE: PgLwLock<State> = unsafe { PgLwLock::new(c"pg_caption exchange") }
 /// Requests the memory; in the postmaster, while preloading.
 pub fn init() {
     pg_shmem_init!(STATE);
-}
-
-/// How the launcher sees its engines' models. Folders, absolute.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Exchange {
-    /// Counts the configuration's readings by the launcher.
-    pub reloads: u64,
-    /// What the settings name.
-    pub wanted: Option<PathBuf>,
-    /// Of the engine that answers.
-    pub serving: Option<PathBuf>,
-    /// Of an engine that is loading.
-    pub coming: Option<PathBuf>,
-    /// An engine of before is still there, finishing what it had taken.
-    pub leaving: bool,
-    /// What could not be loaded last, and why; until the configuration is read again.
-    pub refused: Option<(PathBuf, String)>,
 }
 
 /// What the launcher said last; nothing where there is no launcher.

@@ -4,7 +4,8 @@
 //! user's connection; everything it does fits into one wait on its latch and the engines' pipes.
 
 mod databases;
-mod engine;
+mod engines;
+mod lines;
 mod spawn;
 
 use crate::{client, report, settings, shared, wait};
@@ -50,7 +51,7 @@ pub extern "C-unwind" fn pg_caption_launcher(_argument: pg_sys::Datum) {
             Some("The server must be able to create a socket in its data directory.".into()),
         ),
     };
-    let mut engines = engine::Engines::new(listener);
+    let mut engines = engines::Engines::new(listener);
     stop_engines_on_exit(&engines);
     let mut databases = databases::Databases::default();
     run(&mut engines, &mut databases);
@@ -62,7 +63,7 @@ pub extern "C-unwind" fn pg_caption_launcher(_argument: pg_sys::Datum) {
     unsafe { pg_sys::proc_exit(1) };
 }
 
-fn run(engines: &mut engine::Engines, databases: &mut databases::Databases) {
+fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
     while !BackgroundWorker::sigterm_received() {
         let reloaded = BackgroundWorker::sighup_received();
         if reloaded {
@@ -70,16 +71,17 @@ fn run(engines: &mut engine::Engines, databases: &mut databases::Databases) {
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
         }
         let now = Instant::now();
-        engines.tend(now, settings::engine_config(), reloaded);
+        let config = settings::engine_config();
+        engines.tend(now, &config, reloaded);
         databases.tend(now);
-        let due = [engines.next_due(now), databases.next_due(now)].into_iter().flatten().min();
+        let due = [engines.next_due(&config, now), databases.next_due(now)].into_iter().flatten().min();
         wait::wait(Some(wait::Interest { fd: engines.as_raw_fd(), write: false }), due.map(|due| due.saturating_duration_since(Instant::now())));
     }
 }
 
 /// Where the postmaster is PID 1 it adopts orphans, and an orphan's bad exit counts as a crash of a backend: an engine never outlives its launcher,
 /// however that ends (PostgreSQL runs these callbacks on FATAL and on proc_exit alike).
-fn stop_engines_on_exit(engines: &engine::Engines) {
+fn stop_engines_on_exit(engines: &engines::Engines) {
     engines.publish_pids();
     // SAFETY: registers a plain function that looks only at a process-wide list.
     unsafe { pg_sys::before_shmem_exit(Some(stop_at_exit), pg_sys::Datum::from(0)) };
@@ -87,7 +89,7 @@ fn stop_engines_on_exit(engines: &engine::Engines) {
 
 #[pg_guard]
 unsafe extern "C-unwind" fn stop_at_exit(_code: i32, _argument: pg_sys::Datum) {
-    engine::stop_published();
+    engines::stop_published();
 }
 
 /// A listening socket that stays open for the launcher's life and is handed to every engine.

@@ -11,6 +11,7 @@ mod rates;
 pub mod served;
 mod sources;
 mod store;
+pub mod succession;
 pub mod turns;
 mod watched;
 pub mod worker;

@@ -3,6 +3,7 @@
 //! Called by `serve` before any thread exists and before any library is loaded, because Landlock binds the calling thread and
 //! its descendants only. Never fails: where the kernel has less, less is in force, and the status says what.
 
+use crate::names;
 use landlock::{ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope};
 use pg_caption_wire::EngineConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -11,10 +12,22 @@ use std::path::{Path, PathBuf};
 /// The newest Landlock this was written for; older kernels enforce what they know of it.
 const NEWEST: ABI = ABI::V6;
 
-/// Files of the system that resolving names, TLS and the libraries read; of `/proc` and `/sys` what concerns the machine and this process.
+/// Files of the system that resolving names (besides [`names::FILES`]), TLS and the libraries read; of `/proc` and `/sys` what concerns the machine and this process.
+/// Not all of `/etc`, where private keys, passwords and the server's settings may lie.
 const SYSTEM: &[&str] = &[
-    // All of it: resolv.conf is replaced by renaming when the network changes, and a rule for the file would not hold for the next one.
-    "/etc",
+    "/etc/resolvconf",
+    "/etc/hostname",
+    "/etc/localtime",
+    "/etc/ld.so.cache",
+    "/etc/ld.so.conf",
+    "/etc/ld.so.conf.d",
+    "/etc/ssl/certs",
+    "/etc/ssl/cert.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/pki/tls/certs",
+    "/etc/pki/tls/cert.pem",
+    "/etc/pki/ca-trust",
+    "/etc/ca-certificates",
     "/run/systemd/resolve",
     "/run/resolvconf",
     "/run/NetworkManager",
@@ -180,7 +193,7 @@ fn raise_open_files() {
 /// Everything the engine may read: the system's parts, the model and the library (with what their symbolic links lead to, as a
 /// hub cache is made of them), and the certificate store the environment names.
 fn readable(config: &EngineConfig) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = SYSTEM.iter().map(PathBuf::from).collect();
+    let mut paths: Vec<PathBuf> = SYSTEM.iter().chain(&names::FILES).map(PathBuf::from).collect();
     paths.extend(["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().filter_map(std::env::var_os).map(PathBuf::from));
     paths.push(config.model.clone());
     paths.extend(link_targets(&config.model));

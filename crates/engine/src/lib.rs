@@ -19,6 +19,7 @@ mod log;
 
 mod meters;
 mod model;
+mod names;
 mod picture;
 mod pipeline;
 pub mod possessed;

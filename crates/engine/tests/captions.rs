@@ -364,6 +364,44 @@ fn a_drained_engine_serves_what_is_in_flight_and_the_successor_serves_what_is_ne
 }
 
 #[test]
+fn an_engine_that_cannot_look_names_up_any_more_because_their_files_were_replaced_asks_once_for_a_successor() {
+    let Some(mut config) = model() else { return };
+    loopback(&mut config);
+    let folder = tempfile::tempdir().unwrap();
+    let etc = folder.path().join("etc");
+    let copied = std::process::Command::new("cp").arg("-a").arg("/etc").arg(&etc).stderr(std::process::Stdio::null()).status();
+    if !copied.is_ok_and(|status| status.success()) {
+        return println!("skipped: /etc cannot be copied by whoever runs this");
+    }
+    let Some(mut engine) = Engine::start_with_etc(&config, &etc) else { return println!("skipped: this user may not mount") };
+    assert_eq!(engine.report(), EngineReport::Starting);
+    assert!(matches!(engine.report(), EngineReport::Ready { .. }));
+    let mut client = engine.connect().hello(Role::Call);
+    if !client.status().confinement.iter().any(|name| name.starts_with("landlock")) {
+        return println!("skipped: this kernel has no Landlock");
+    }
+    let web = Web::start();
+    let mut caption = |id: u64, host: &str| {
+        let address = web.address.replace("127.0.0.1", host);
+        client.send(&ClientMessage::Request(url(id, &format!("http://{address}/{id}"), &["concise"])), &[]);
+        answer(&web.next().0, "200 OK", &image("02_shapes.png"));
+        assert_eq!(outputs(client.reply().outcome).len(), 1);
+    };
+    caption(1, "localhost");
+    // As resolvconf, NetworkManager and DHCP clients do it.
+    for file in ["resolv.conf", "hosts"] {
+        let new = etc.join("new");
+        std::fs::write(&new, "127.0.0.1 localhost\n").unwrap();
+        std::fs::rename(new, etc.join(file)).unwrap();
+    }
+    caption(2, "127.0.0.1");
+    caption(3, "127.0.0.1");
+    assert_eq!(engine.report(), EngineReport::Outdated);
+    engine.control(&Control::Drain);
+    assert!(matches!(engine.report(), EngineReport::Cooling { .. }), "said once");
+}
+
+#[test]
 fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor() {
     let Some(mut engine) = ready(loopback) else { return };
     let (early, late) = (Web::start(), Web::start());

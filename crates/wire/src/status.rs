@@ -29,6 +29,8 @@ pub enum EngineReport {
     },
     /// The model cannot be used; requests are answered with this failure (class `Engine`).
     Failed(Failure),
+    /// Files of the system that it needs are others than those it may read (see the engine's `confine`): a successor may read them.
+    Outdated,
     /// An engine that drains says this at once, and again before it leaves: hosts that asked for patience, for its successor.
     Cooling {
         /// The pauses that are not over.

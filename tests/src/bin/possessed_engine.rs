@@ -32,7 +32,7 @@ fn decoder(bytes: &[u8]) {
 
 fn attempt(what: &str, target: &str) -> io::Result<()> {
     match what {
-        "read a file" => fs::read(target).map(drop),
+        "read a file" | "read what lies in /etc" => fs::read(target).map(drop),
         "list a folder" => fs::read_dir(target).map(drop),
         "write a file" => fs::write(target, "x"),
         "make a folder" => fs::create_dir(target),

@@ -19,6 +19,7 @@ fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_ser
     let in_force = session.text("SELECT confinement::text FROM caption.engine_status()");
     let attempts = [
         ("read a file", data.join("PG_VERSION").display().to_string(), "landlock"),
+        ("read what lies in /etc", "/etc/passwd".into(), "landlock"),
         ("list a folder", data.join("base").display().to_string(), "landlock"),
         ("write a file", data.join("planted").display().to_string(), "landlock"),
         ("make a folder", "/tmp/pg_caption_planted".into(), "landlock"),

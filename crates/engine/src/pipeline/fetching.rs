@@ -103,6 +103,7 @@ impl Pipeline {
         let picture = work.picture.clone();
         let Source::Url { url, known } = &picture.source else { return Err(Answer::Failed(failures::lost())) };
         picture.at(Stage::Fetching);
+        self.look_at_names();
         let deadline = picture.deadline();
         // Another model has something new to say of an unchanged picture.
         let known = known.as_ref().filter(|known| self.model.get() == Some(&known.model));

@@ -8,11 +8,13 @@ use crate::budget::{Pool, Refused, Reservation};
 use crate::inbox::Inbox;
 use crate::job::{Answer, Source};
 use crate::meters::Meters;
+use crate::names::{self, Names};
 use crate::picture::Work;
 use crate::turns::Turns;
 use pg_caption_captioner::Preparer;
 use pg_caption_fetch::Fetcher;
 use pg_caption_wire::{Class, Cooldown, EngineConfig, Failure, HostStatus, Tiles};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -64,6 +66,10 @@ pub struct Pipeline {
     decoding: Arc<Pool>,
     tensors: Arc<Pool>,
     meters: Arc<Meters>,
+    names: Names,
+    /// Told once when names can no longer be looked up.
+    outdated: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    was_told: AtomicBool,
     max_pixels: u64,
     fetch_threads: usize,
     decode_threads: usize,
@@ -101,6 +107,9 @@ impl Pipeline {
             decoding: part(2),
             tensors: part(8),
             meters,
+            names: Names::new(names::FILES),
+            outdated: OnceLock::new(),
+            was_told: AtomicBool::new(false),
             max_pixels: config.max_image_pixels,
             tiles: config.tiles,
             fetch_threads: config.fetch_concurrency.clamp(1, 1024) as usize,
@@ -120,6 +129,19 @@ impl Pipeline {
     /// Cooldowns, requests in flight and last answers, by host.
     pub fn hosts(&self) -> Vec<HostStatus> {
         self.fetcher.as_ref().map(Fetcher::hosts).unwrap_or_default()
+    }
+
+    /// Whom to tell that another process could look names up and this one cannot any more (see [`crate::names`]).
+    pub fn when_outdated(&self, tell: impl Fn() + Send + Sync + 'static) {
+        // Set once, by the server.
+        let _ = self.outdated.set(Box::new(tell));
+    }
+
+    /// Looks whether names can still be looked up; costs a few system calls.
+    fn look_at_names(&self) {
+        if let Some(tell) = self.outdated.get().filter(|_| self.names.are_closed() && !self.was_told.swap(true, Ordering::Relaxed)) {
+            tell();
+        }
     }
 
     /// Hosts that asked for patience, for the next engine.

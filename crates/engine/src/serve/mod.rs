@@ -47,6 +47,8 @@ pub fn run() -> io::Result<()> {
     status.report(&EngineReport::Starting);
     let wait_until_ready = config.wait_until_ready;
     let engine = Engine::start(config, confinement)?;
+    let launcher = status.clone();
+    engine.pipeline().when_outdated(move || launcher.report(&EngineReport::Outdated));
     let acceptor = Arc::new(Acceptor::new(listener, engine.clone())?);
     let (control, known, launcher) = (acceptor.clone(), engine.clone(), status.clone());
     spawn("control", move || {

@@ -12,12 +12,14 @@ use pg_caption_wire::{
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 /// No test waits longer than this for anything.
 pub const PATIENCE: Duration = Duration::from_secs(60);
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_pg_caption_engine");
 
 /// A running engine.
 pub struct Engine {
@@ -45,6 +47,21 @@ impl Engine {
         Engine::on(config, listener, socket, folder, false)
     }
 
+    /// As [`Engine::start`], on a machine whose `/etc` is the given folder; `None` where nobody may do that.
+    pub fn start_with_etc(config: &EngineConfig, etc: &Path) -> Option<Engine> {
+        let probe = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
+        if !probe.is_ok_and(|status| status.success()) {
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("engine");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut command = Command::new("unshare");
+        let inside = format!("mount --bind '{}' /etc && exec '{PROGRAM}' serve", etc.display());
+        command.args(["--mount", "sh", "-c", &inside]);
+        Some(Engine::by(command, config, listener, socket, folder, true))
+    }
+
     /// A successor on the same socket.
     pub fn succeed(&self, config: &EngineConfig) -> Engine {
         let listener = self.listener.try_clone().unwrap();
@@ -52,9 +69,21 @@ impl Engine {
     }
 
     fn on(config: &EngineConfig, listener: UnixListener, socket: PathBuf, folder: tempfile::TempDir, activation: bool) -> Engine {
+        let mut command = Command::new(PROGRAM);
+        command.arg("serve");
+        Engine::by(command, config, listener, socket, folder, activation)
+    }
+
+    fn by(
+        mut command: Command,
+        config: &EngineConfig,
+        listener: UnixListener,
+        socket: PathBuf,
+        folder: tempfile::TempDir,
+        activation: bool,
+    ) -> Engine {
         let (reports, status) = std::io::pipe().unwrap();
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"));
-        command.arg("serve").stdin(Stdio::piped());
+        command.stdin(Stdio::piped());
         command.env("MALLOC_ARENA_MAX", "2").env("MALLOC_TRIM_THRESHOLD_", "1048576");
         if activation {
             command.env("LISTEN_FDS", "1");
