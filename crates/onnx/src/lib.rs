@@ -8,6 +8,7 @@
 mod branch;
 mod error;
 mod place;
+mod sizes;
 mod split;
 
 pub use error::Error;

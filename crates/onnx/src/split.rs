@@ -1,6 +1,7 @@
 //! Cutting a graph by its data flow: what depends on one input alone, and the rest.
 
 use crate::proto::{GraphProto, NodeProto, ValueInfoProto};
+use crate::sizes::Sizes;
 use crate::{Error, Model};
 use std::collections::{HashMap, HashSet};
 
@@ -30,7 +31,8 @@ enum From {
 
 impl Model {
     /// Cuts the graph behind everything that hangs on `roots` alone. What hangs on their shapes only is computed again by the rest:
-    /// it costs nothing, and it does not belong to the rows of a batch as the data does.
+    /// it costs nothing, and it does not belong to the rows of a batch as the data does. So are sizes that never change, which hang on nothing; only the part that is computed once
+    /// is told their values, so that ONNX Runtime does with the rest what it does with the published graph.
     ///
     /// # Errors
     /// [`Error::NothingToCut`] where no node hangs on the roots alone.
@@ -40,9 +42,11 @@ impl Model {
         for input in self.inputs() {
             from.insert(input, if roots.contains(&input) { From::Data } else { From::Others });
         }
+        let sizes = Sizes::of(graph);
+        let constants: HashMap<usize, NodeProto> = graph.node.iter().enumerate().filter_map(|(at, node)| Some((at, sizes.constant(node)?))).collect();
         // Nodes stand in the order of their data flow.
-        for node in &graph.node {
-            let outcome = of(node, &from);
+        for (at, node) in graph.node.iter().enumerate() {
+            let outcome = if constants.contains_key(&at) { From::Nothing } else { of(node, &from) };
             from.extend(node.output.iter().map(|output| (output.as_str(), outcome)));
         }
         let made: HashMap<&str, usize> =
@@ -70,7 +74,8 @@ impl Model {
         let later = graph.node.iter().enumerate().filter(|(at, _)| rest.contains(at)).map(|(_, node)| node.clone()).collect();
         let mut input: Vec<ValueInfoProto> = graph.input.clone();
         input.extend(cut.iter().map(handed));
-        let once = part(graph, graph.node.clone(), graph.input.clone(), cut.iter().map(handed).collect());
+        let told = graph.node.iter().enumerate().map(|(at, node)| constants.get(&at).unwrap_or(node).clone()).collect();
+        let once = part(graph, told, graph.input.clone(), cut.iter().map(handed).collect());
         let rest = part(graph, later, input, graph.output.clone());
         Ok(Split { once: self.with(once), rest: self.with(rest), cut })
     }
@@ -147,6 +152,16 @@ mod tests {
         assert_eq!(nodes(&split.rest), ["Shape", "Gather", "MatMul", "Reshape"]);
         assert_eq!(split.rest.inputs(), ["ids", "keys"]);
         assert_eq!(names(&split.rest.graph().initializer), ["one"], "the projection's weights left with it");
+    }
+
+    #[test]
+    fn keys_that_are_scaled_by_a_size_that_never_changes_are_scaled_once() {
+        let split = crate::testing::scaled_attention().split(&["hidden"]).unwrap();
+        assert_eq!(split.cut, ["scaled"]);
+        assert_eq!(nodes(&split.once), ["MatMul", "Constant", "Cast", "Mul"]);
+        assert_eq!(split.once.inputs(), ["hidden"]);
+        assert_eq!(nodes(&split.rest), ["Shape", "Gather", "Unsqueeze", "Concat", "Reshape", "Shape", "Slice", "Cast", "Mul", "MatMul"]);
+        assert_eq!(split.rest.inputs(), ["ids", "scaled"]);
     }
 
     #[test]

@@ -4,9 +4,23 @@ use crate::Model;
 use crate::proto::attribute_proto::AttributeType;
 use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
 
-fn node(op: &str, input: &[&str], output: &str) -> NodeProto {
+/// A node.
+pub(crate) fn node(op: &str, input: &[&str], output: &str) -> NodeProto {
     let input = input.iter().map(|name| (*name).to_owned()).collect();
     NodeProto { op_type: Some(op.into()), input, output: vec![output.into()], ..NodeProto::default() }
+}
+
+/// A `Transpose`.
+pub(crate) fn transpose(input: &str, order: &[i64], output: &str) -> NodeProto {
+    let perm =
+        AttributeProto { name: Some("perm".into()), r#type: Some(AttributeType::Ints as i32), ints: order.to_vec(), ..AttributeProto::default() };
+    NodeProto { attribute: vec![perm], ..node("Transpose", &[input], output) }
+}
+
+/// Whole numbers.
+pub(crate) fn list(name: &str, numbers: &[i64]) -> TensorProto {
+    let data_type = Some(crate::proto::tensor_proto::DataType::Int64 as i32);
+    TensorProto { name: Some(name.into()), data_type, dims: vec![numbers.len() as i64], int64_data: numbers.to_vec(), ..TensorProto::default() }
 }
 
 fn value(name: &str) -> ValueInfoProto {
@@ -37,6 +51,30 @@ pub(crate) fn model() -> Model {
     wrap(GraphProto {
         node: attention("logits"),
         initializer: vec![weights("projection"), weights("one")],
+        input: vec![value("ids"), value("hidden")],
+        output: vec![value("logits")],
+        ..GraphProto::default()
+    })
+}
+
+/// `logits` from `ids`, reshaped to `[length, 8]`, and `hidden`, both scaled by what the shape of the first says.
+pub(crate) fn scaled_attention() -> Model {
+    wrap(GraphProto {
+        node: vec![
+            node("MatMul", &["hidden", "projection"], "keys"),
+            node("Shape", &["ids"], "length"),
+            node("Gather", &["length", "one"], "first"),
+            node("Unsqueeze", &["first", "one"], "rows"),
+            node("Concat", &["rows", "eight"], "wanted"),
+            node("Reshape", &["ids", "wanted"], "queries"),
+            node("Shape", &["queries"], "shape"),
+            node("Slice", &["shape", "minus_one", "end"], "size"),
+            node("Cast", &["size"], "scale"),
+            node("Mul", &["queries", "scale"], "asked"),
+            node("Mul", &["keys", "scale"], "scaled"),
+            node("MatMul", &["asked", "scaled"], "logits"),
+        ],
+        initializer: vec![weights("projection"), list("one", &[0]), list("eight", &[8]), list("minus_one", &[-1]), list("end", &[i64::MAX])],
         input: vec![value("ids"), value("hidden")],
         output: vec![value("logits")],
         ..GraphProto::default()
