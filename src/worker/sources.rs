@@ -3,8 +3,10 @@
 
 use super::examine;
 use super::tables;
-use super::transaction::{Raised, attempt, spi};
+use super::transaction::{Limit, Raised, attempt, spi};
+
 use super::write;
+use crate::settings;
 use pg_caption_drain::{Busy, Chunk, Current, Job, Past, QueueRow, Row, Settled, Store, Struck, Unread, Watched};
 use pg_caption_wire::{Class, Failure, Outcome};
 use pgrx::prelude::*;
@@ -55,8 +57,16 @@ impl Store for Sql {
         }
         let mut limit = limit as i64;
         loop {
-            match attempt(|| examine::chunk(table, after, limit)) {
-                Ok(rows) => return Ok(Chunk { ended: (rows.len() as i64) < limit, rows }),
+            let read = attempt(|| {
+                let _limit = Limit::new(settings::write_timeout());
+                examine::chunk(table, after, limit)
+            });
+            match read {
+                Ok(rows) => {
+                    // What kept the table from being read has been mended.
+                    tables::set_problem(pg_sys::Oid::from(table.oid), None);
+                    return Ok(Chunk { ended: (rows.len() as i64) < limit, rows });
+                }
                 Err(raised) if is_passing(&raised) => return Err(Unread::Busy),
                 // Up to the row that raises, the others go on.
                 Err(raised) if limit == 1 => {
@@ -79,7 +89,11 @@ impl Store for Sql {
             if !write::table_is_free(table, false) {
                 return Err(Busy);
             }
-            match attempt(|| examine::rows(table, part)) {
+            let read = attempt(|| {
+                let _limit = Limit::new(settings::write_timeout());
+                examine::rows(table, part)
+            });
+            match read {
                 Ok(read) => rows.extend(read),
                 Err(raised) if is_passing(&raised) => return Err(Busy),
                 // The key no longer fits the table, or its owner's code refuses to be read: a stated failure of that row alone.
@@ -91,7 +105,7 @@ impl Store for Sql {
             }
         }
         for (key, raised) in raised_by {
-            write::record(&Row { relation: table.oid, key }, "reject", "unreadable", &raised.message, raised.detail.as_deref(), 1);
+            write::record_unreadable(Row { relation: table.oid, key }, &raised);
         }
         Ok(rows)
     }
@@ -110,7 +124,7 @@ impl Store for Sql {
 
     fn put_off(&mut self, row: &Row, attempts: i32, pause: Duration) {
         let failure = Failure::new(Class::Retry, "row_locked", "an open transaction holds the row");
-        write::defer(row, &failure, attempts, pause);
+        write::put_off(row, &failure, attempts, pause);
     }
 
     fn undefer(&mut self, row: &Row) {
@@ -146,10 +160,7 @@ fn is_passing(raised: &Raised) -> bool {
 
 /// A table whose rows cannot even be read (row-level security forced on its owner, a privilege taken away) waits for somebody to mend it.
 fn stop_table(table: &Watched, raised: &Raised) {
-    let problem = format!("its rows cannot be read: {}", raised.message);
-    if tables::set_problem(pg_sys::Oid::from(table.oid), Some(problem.clone())) {
-        pgrx::log!("pg_caption: table {} is not being filled: {problem}", table.name);
-    }
+    tables::stop(pg_sys::Oid::from(table.oid), &table.name, format!("its rows cannot be read: {}", raised.message));
 }
 
 /// When the next deferred row of these tables is due, in milliseconds of the Unix epoch.

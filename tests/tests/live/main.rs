@@ -20,6 +20,7 @@ mod recaption;
 mod redefinitions;
 mod refusals;
 mod rights;
+mod row_errors;
 mod styles;
 mod upgrade;
 mod watch;

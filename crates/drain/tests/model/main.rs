@@ -115,8 +115,9 @@ fn check(at: usize, db: &Database) {
                 let is_done = match &cell.by {
                     By::Person => true,
                     By::Machine(of) if of == url => true,
-                    // The text of the URL before stays where the new one has none to offer.
-                    By::Machine(_) | By::Nobody => failed.is_some_and(|code| code == "engine_killer" || may_fail(url, code)),
+                    // A text of the URL before does not stay.
+                    By::Machine(_) => false,
+                    By::Nobody => failed.is_some_and(|code| code == "engine_killer" || may_fail(url, code)),
                 };
                 assert!(is_done, "{key} of table {oid} in database {at} is forgotten: {record:?} {failed:?}");
             }

@@ -1,6 +1,6 @@
 //! The database as a worker's transaction sees it. Other people go on between its statements.
 
-use crate::database::{At, By, Deferred, FILLS, Ledger};
+use crate::database::{At, By, Cell, Deferred, FILLS, Ledger};
 use crate::engine::{MAX_ATTEMPTS, may_fail};
 use crate::world::World;
 use pg_caption_drain::aftermath::{self, Verdict};
@@ -66,14 +66,14 @@ impl Tx<'_> {
     }
 
     /// Writes texts into a row, and the ledger.
-    fn write_row(&mut self, table: &Watched, job: &Job, texts: &[(usize, &str)], etag: Option<&str>) -> Settled {
+    fn write_row(&mut self, table: &Watched, job: &Job, texts: &[(usize, &str)], outdated: &[usize], etag: Option<&str>) -> Settled {
         let row = at(&job.row);
         let Some(record) = self.db().record(&row) else { return Settled::Done { filled: false } };
         if record.locked.is_some() {
             return Settled::Locked;
         }
         let current = record.current(table.fills.len());
-        let Some(write) = aftermath::write(table, job, &current, texts) else { return Settled::Done { filled: false } };
+        let Some(write) = aftermath::write(table, job, &current, texts, outdated) else { return Settled::Done { filled: false } };
         let clock = self.world.tick();
         let mut outputs = job.ours.clone();
         let record = self.world.databases[self.at].record_mut(&row).expect("it was just there");
@@ -88,6 +88,24 @@ impl Tx<'_> {
             outputs.insert(FILLS[*cell].0.to_string(), entry(text, &job.url));
         }
         outputs.extend(write.there);
+        for cell in &write.emptied {
+            let cell_was = &mut record.cells[*cell];
+            let is_old = matches!(&cell_was.by, By::Machine(of) if record.url.as_ref() != Some(of));
+            assert!(is_old, "{row:?} loses a text that is not of an older URL: {cell_was:?}");
+            *cell_was = Cell { text: None, by: By::Nobody };
+            outputs.remove(FILLS[*cell].0);
+        }
+        if !write.emptied.is_empty() {
+            // Our own triggers see a text that became empty, whoever emptied it.
+            self.db().enqueue(vec![row.clone()]);
+            self.world.announce(self.at, false);
+        }
+        if texts.is_empty() {
+            if let Some(ledger) = self.db().written.get_mut(&row) {
+                ledger.outputs = outputs;
+            }
+            return Settled::Done { filled: false };
+        }
         let ledger = Ledger { url: hash(&job.url), outputs, at: clock, etag: etag.filter(|_| write.alone).map(str::to_string) };
         self.db().written.insert(row.clone(), ledger);
         self.db().held_by_worker.insert(row);
@@ -167,10 +185,10 @@ impl Store for Tx<'_> {
         self.others();
         let (texts, verdict) = aftermath::verdict(job, outcome, MAX_ATTEMPTS, jitter);
         let mut settled = Settled::Done { filled: false };
-        if let Outcome::Done { image, .. } = outcome
-            && !texts.is_empty()
-        {
-            settled = self.write_row(table, job, &texts, image.etag.as_deref());
+        let outdated = aftermath::outdated(table, job, &texts, verdict);
+        let etag = if let Outcome::Done { image, .. } = outcome { image.etag.as_deref() } else { None };
+        if !texts.is_empty() || !outdated.is_empty() {
+            settled = self.write_row(table, job, &texts, &outdated, etag);
             if settled == Settled::Locked {
                 return settled;
             }
