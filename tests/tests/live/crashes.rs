@@ -42,10 +42,10 @@ fn nothing_is_lost_or_doubled(db: &Database) {
 #[test]
 fn an_engine_that_is_killed_again_and_again() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
-    let db = watched(&cluster, &web, 240);
+    let db = watched(&cluster, &web, 2000);
     let mut session = db.session();
-    for round in 1..=3 {
-        some_are_filled(&db, round * 40);
+    for round in 1..=4 {
+        some_are_filled(&db, round * 400);
         let engine = session.number("SELECT pid FROM caption.engine_status()");
         if engine > 0 {
             signal(engine, Signal::KILL);

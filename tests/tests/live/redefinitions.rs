@@ -141,7 +141,8 @@ fn a_table_that_cannot_be_read_is_said_once_in_the_log_however_often_it_is_tried
     let db = cluster.database();
     let mut session = db.products_of(&web, 1);
     session.run("CREATE ROLE closed; CREATE TABLE hidden (LIKE products INCLUDING ALL); ALTER TABLE hidden OWNER TO closed");
-    session.run("INSERT INTO hidden (image_url) SELECT image_url FROM products; ALTER TABLE hidden ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY");
+    session
+        .run("INSERT INTO hidden (image_url) SELECT image_url FROM products; ALTER TABLE hidden ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY");
     session.run("SELECT caption.watch('products'), caption.watch('hidden')");
     db.eventually("EXISTS (SELECT FROM caption.progress WHERE state LIKE '%row-level security%' OR state LIKE '%row security%')");
     for n in 0..5 {
