@@ -137,3 +137,9 @@ CREATE OR REPLACE PROCEDURE caption.wait(relation regclass, timeout interval DEF
         RAISE NOTICE '%', line;
     END
     $$;
+
+-- queue.sql: passes over ledger and failures
+ALTER TABLE caption.tally ADD COLUMN tidied_at timestamptz, ADD COLUMN tidy_after jsonb, ADD COLUMN tidied_files bigint;
+COMMENT ON COLUMN caption.tally.tidied_at IS 'When the last pass over ledger and failures ended; NULL: one is to be made.';
+COMMENT ON COLUMN caption.tally.tidy_after IS 'The last key of the pass that is being made, by the table it is in.';
+COMMENT ON COLUMN caption.tally.tidied_files IS 'A hash of the files of the table when it was looked at: it was truncated since, perhaps, where they are others.';
