@@ -21,6 +21,7 @@ mod redefinitions;
 mod refusals;
 mod rights;
 mod styles;
+mod tidy;
 mod upgrade;
 mod watch;
 mod watched_keys;
