@@ -34,7 +34,8 @@ CREATE TABLE caption.tally (
     database    oid,
     tidied_at   timestamptz,
     tidy_after  jsonb,
-    tidied_files bigint
+    tidied_files bigint,
+    tidied_deleted bigint
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE caption.tally IS 'How far the walk over the existing rows of each watched table has come, and exact counters of what was done.';
 COMMENT ON COLUMN caption.tally.recaption_before IS 'Rows that were captioned before then are captioned again; see caption.recaption().';
@@ -43,6 +44,7 @@ COMMENT ON COLUMN caption.tally.database IS 'The database that this walk is of: 
 COMMENT ON COLUMN caption.tally.tidied_at IS 'When the last pass over ledger and failures ended; NULL: one is to be made. See caption.tidy().';
 COMMENT ON COLUMN caption.tally.tidy_after IS 'The last key of the pass that is being made, by the table it is in.';
 COMMENT ON COLUMN caption.tally.tidied_files IS 'A hash of the files of the table when it was looked at: it was truncated since, perhaps, where they are others.';
+COMMENT ON COLUMN caption.tally.tidied_deleted IS 'Rows that were ever deleted from the table, by its statistics, when the last pass began.';
 
 CREATE TABLE caption.queue (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -74,6 +74,22 @@ fn the_ledger_of_a_dropped_partition_goes_without_being_asked() {
 }
 
 #[test]
+fn the_ledger_of_many_deleted_rows_goes_without_being_asked() {
+    let (db, web) = (database(), Web::start());
+    let mut session = captioned(&db, &web, 2);
+    session.run("INSERT INTO products (image_url, alt, seo) SELECT image_url, alt, seo FROM products, generate_series(1, 1000)");
+    session.run(
+        "INSERT INTO caption.written (relation, key, url, outputs, model)
+         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model FROM caption.written, generate_series(3, 2002) n WHERE key = '[\"1\"]'",
+    );
+    session.run("DELETE FROM products WHERE id > 2");
+    // As it happens by itself within a second or ten.
+    session.run("SELECT pg_stat_force_next_flush()");
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
+    db.eventually("(SELECT string_agg(key->>0, ' ' ORDER BY key) = '1 2 2003' FROM caption.written)");
+}
+
+#[test]
 fn a_day_after_the_last_pass_a_worker_that_comes_by_makes_the_next_and_not_before() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 3);
@@ -202,6 +218,31 @@ fn rows_stay_known_whatever_their_keys_are_made_of() {
     session.run("DELETE FROM products WHERE a = 1");
     tidy(&mut session);
     assert_eq!(session.number("SELECT count(*) FROM caption.written"), 2);
+}
+
+#[test]
+fn a_partition_that_somebody_holds_costs_no_worker_its_life() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let db = cluster.database();
+    let mut session = db.session();
+    session.run(
+        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF products FOR VALUES FROM (10) TO (20)",
+    );
+    for (id, url) in [1, 2, 11].into_iter().zip(web.pictures(3)) {
+        session.run(&format!("INSERT INTO products (id, image_url) VALUES ({id}, '{url}')"));
+    }
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    let mut open = db.session();
+    open.run("BEGIN; LOCK TABLE high; DELETE FROM low WHERE id = 1");
+    session.run("SELECT caption.tidy('products')");
+    db.eventually(AT_REST);
+    assert_eq!(keys(&mut session, "written"), "1 11 2");
+    open.run("COMMIT");
+    tidy(&mut session);
+    assert_eq!(keys(&mut session, "written"), "11 2");
+    assert!(!cluster.log().contains("lock timeout"), "no worker died:\n{}", cluster.log_tail("ERROR"));
 }
 
 #[test]
