@@ -53,7 +53,7 @@ pub fn stand(table: &Watched) -> Result<Stand, Busy> {
 /// The next keys of which something is kept.
 pub fn kept(table: &Watched, kept: Kept, after: Option<&str>, limit: usize) -> Vec<String> {
     // No key is below an empty array.
-    let keys = format!("SELECT key::text FROM caption.{} WHERE relation = $1 AND key > $2 ORDER BY key LIMIT $3", kept.name());
+    let keys = format!("SELECT k.key::text FROM caption.{} k WHERE k.relation = $1 AND k.key > $2 ORDER BY k.key LIMIT $3", kept.name());
     let after = after.and_then(|key| serde_json::from_str(key).ok()).unwrap_or(Value::Array(Vec::new()));
     spi(Spi::connect(|client| {
         let rows = client.select(&keys, None, &[pg_sys::Oid::from(table.oid).into(), JsonB(after).into(), (limit as i64).into()])?;
