@@ -394,6 +394,19 @@ fn recaption(relation: pg_sys::Oid, older_than: pgrx::datum::Interval) {
     enqueue::announce_at_commit();
 }
 
+/// `caption.tidy(relation)`.
+#[pg_extern(sql = false, volatile)]
+fn tidy(relation: pg_sys::Oid) {
+    watched(relation);
+    let _extension = identity::as_extension();
+    // A pass that is being made begins anew: what it has passed may have gone since.
+    spi(Spi::run_with_args(
+        "UPDATE caption.tally SET tidied_at = NULL, tidy_after = NULL WHERE relation OPERATOR(pg_catalog.=) $1",
+        &[relation.into()],
+    ));
+    enqueue::announce_at_commit();
+}
+
 /// `caption.in_flight(relation)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 fn in_flight(relation: pg_sys::Oid) -> i32 {

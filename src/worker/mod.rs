@@ -9,6 +9,7 @@ mod examine;
 mod lease;
 mod sources;
 mod tables;
+mod tidy;
 mod transaction;
 mod write;
 

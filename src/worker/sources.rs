@@ -3,11 +3,11 @@
 
 use super::examine;
 use super::tables;
+use super::tidy;
 use super::transaction::{Limit, Raised, attempt, spi};
-
 use super::write;
 use crate::settings;
-use pg_caption_drain::{Busy, Chunk, Current, Job, Past, QueueRow, Row, Settled, Store, Struck, Unread, Watched};
+use pg_caption_drain::{Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, Row, Settled, Stand, Store, Struck, Unread, Watched};
 use pg_caption_wire::{Class, Failure, Outcome};
 use pgrx::prelude::*;
 use std::collections::HashMap;
@@ -138,14 +138,39 @@ impl Store for Sql {
     fn tally(&mut self, relation: u32, filled: i64, per_minute: f32) {
         write::tally(relation, filled, per_minute);
     }
+
+    fn untidy(&mut self, tables: &[u32]) -> Vec<u32> {
+        tidy::due(tables)
+    }
+
+    fn stand(&mut self, table: &Watched) -> Result<Stand, Busy> {
+        tidy::stand(table)
+    }
+
+    fn kept(&mut self, table: &Watched, kept: Kept, after: Option<&str>, limit: usize) -> Vec<String> {
+        tidy::kept(table, kept, after, limit)
+    }
+
+    fn look(&mut self, table: &Watched, keys: &[String]) -> Result<Looked, Unread> {
+        tidy::look(table, keys)
+    }
+
+    fn forget(&mut self, table: &Watched, kept: Kept, keys: &[String]) {
+        tidy::forget(table, kept, keys);
+    }
+
+    fn stands(&mut self, table: &Watched, stand: Option<&Stand>) {
+        tidy::stands(table, stand);
+    }
 }
 
-fn oids(tables: &[u32]) -> Vec<pg_sys::Oid> {
+/// As PostgreSQL has them.
+pub fn oids(tables: &[u32]) -> Vec<pg_sys::Oid> {
     tables.iter().map(|oid| pg_sys::Oid::from(*oid)).collect()
 }
 
 /// Whether an error says that something else stands in the way for now, rather than that these rows cannot be read.
-fn is_passing(raised: &Raised) -> bool {
+pub fn is_passing(raised: &Raised) -> bool {
     use PgSqlErrorCode::*;
     matches!(
         raised.code,

@@ -22,6 +22,7 @@ mod refusals;
 mod rights;
 mod row_errors;
 mod styles;
+mod tidy;
 mod upgrade;
 mod watch;
 mod watched_keys;
