@@ -167,6 +167,37 @@ fn a_model_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
 }
 
 #[test]
+fn a_model_that_serves_without_some_of_its_files_says_which_and_why() {
+    let models = Models::of(&["first", "damaged"]);
+    let graph = |file: &str| models.folder("damaged").join("onnx").join(file);
+    for name in ["encoder_model", "decoder_model_merged"] {
+        let whole = graph(&format!("{name}.onnx"));
+        fs::copy(&whole, graph(&format!("{name}_uint8.onnx"))).unwrap();
+        let length = fs::metadata(&whole).unwrap().len();
+        fs::File::options().write(true).open(&whole).unwrap().set_len(length / 2).unwrap();
+    }
+    let cluster = models.cluster("first");
+    let db = cluster.database();
+    let mut session = db.session();
+    session.run("SELECT caption.use_model('damaged', wait => true)");
+    let told = session.notices().pop().expect("whoever chose it is told");
+    assert_eq!(told.severity(), "WARNING");
+    let problem = session.text("SELECT problem FROM caption.models() WHERE active AND state = 'serving'");
+    let line = cluster.log().lines().find(|line| line.contains("passed over")).expect("a line in the log").to_owned();
+    for file in ["encoder_model.onnx", "decoder_model_merged.onnx"] {
+        let path = graph(file).display().to_string();
+        for said in [told.message(), &problem, &line] {
+            assert!(said.contains(&path), "{said}");
+        }
+    }
+    let used = r#"{"encoder_model": ["uint8"], "decoder_model_merged": ["uint8"]}"#;
+    assert!(session.holds(&format!("(SELECT graphs = '{used}' FROM caption.models() WHERE active)")));
+    session.run("SELECT caption.use_model('first', wait => true)");
+    assert!(session.notices().is_empty(), "a whole model is worth no word");
+    assert!(session.holds("(SELECT problem IS NULL FROM caption.models() WHERE active)"));
+}
+
+#[test]
 fn a_thousand_calls_across_ten_exchanges_are_all_answered_by_one_model_or_the_other() {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
     let models = Models::of(&["first", "second"]);

@@ -53,8 +53,12 @@ pub fn run(options: &Caption) -> Result<bool, String> {
     };
     let styles = options.styles.iter().map(|name| style(name, &config.model)).collect::<Result<Vec<_>, _>>()?;
     let engine = Engine::start(config, Vec::new()).map_err(|e| e.to_string())?;
-    if let State::Failed(failure) = engine.readiness().wait() {
-        return Err(format!("{}: {}", failure.message, failure.detail.unwrap_or_default()));
+    match engine.readiness().wait() {
+        State::Failed(failure) => return Err(format!("{}: {}", failure.message, failure.detail.unwrap_or_default())),
+        State::Ready(preparer) => {
+            preparer.status().passed_over.iter().for_each(|file| crate::log::line(format_args!("warning: passed over: {file}")))
+        }
+        State::Loading => return Err("the model neither loaded nor failed".into()),
     }
     let wants: Vec<Want> = styles.into_iter().map(|style| Want { style, max_tokens: options.max_tokens, context: options.context.clone() }).collect();
     let bar = bar(options.pictures.len());
