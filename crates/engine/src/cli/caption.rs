@@ -6,7 +6,7 @@ use crate::job::{Answer, Captioned, Extras, Job, Order, Source, Want};
 use crate::readiness::State;
 use indicatif::{ProgressBar, ProgressStyle};
 use pg_caption_register::{Style, builtin, builtin_names};
-use pg_caption_wire::{EngineConfig, Failure, ImageFacts, ModelRef, Role, Timings};
+use pg_caption_wire::{EngineConfig, Failure, ImageFacts, ModelRef, Role, Tiles, Timings};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -44,7 +44,8 @@ pub fn run(options: &Caption) -> Result<bool, String> {
             None => locate::library()?,
         },
         dtype: options.dtype.clone(),
-        tiles: options.tiles,
+        // The reference does as the folder says.
+        tiles: options.tiles.unwrap_or(if options.exact { Tiles::All } else { Tiles::Auto }),
         threads: options.threads,
         max_batch: options.batch,
         allowed_networks: options.allow_networks.clone(),
