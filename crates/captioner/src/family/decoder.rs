@@ -340,7 +340,7 @@ fn run(graph: &mut Graph, owned: &[(String, DynValue)], tokens: (&str, &DynValue
 
 fn logits(graph: &Graph, outputs: &mut Outputs) -> Result<Logits, Error> {
     let logits = outputs.take("logits").ok_or_else(|| missing(graph, "logits"))?;
-    tensor::last_position(&logits).map_err(|e| Error::graph(graph.path(), e))
+    tensor::last_position(&logits, graph.path()).map_err(|e| Error::graph(graph.path(), e))
 }
 
 fn missing(graph: &Graph, output: &str) -> Error {

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod graphs;
+
 use pg_caption_captioner::{Captioner, Features, Finished, Generation, LoadOptions, PictureOptions, Pixels, Preparer, Sequence, Views, Words};
 use pg_caption_pixels::DecodeOptions;
 use serde_json::Value;
