@@ -8,6 +8,7 @@ use crate::family::Logits;
 use half::f16;
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType};
 use std::fmt::Debug;
+use std::path::Path;
 
 /// Elements in host memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,6 +102,15 @@ fn element_type(value: &DynValue) -> Result<TensorElementType, Error> {
 /// Dimensions of a tensor; empty for anything else.
 pub(crate) fn shape(value: &DynValue) -> &[i64] {
     value.dtype().tensor_shape().map_or(&[], |s| s)
+}
+
+/// Whether floats are all numbers, and none of them infinite; other types always are.
+pub(crate) fn finite(value: &DynValue) -> bool {
+    match value.dtype().tensor_type() {
+        Some(TensorElementType::Float32) => value.try_extract_tensor::<f32>().is_ok_and(|(_, all)| all.iter().all(|x| x.is_finite())),
+        Some(TensorElementType::Float16) => value.try_extract_tensor::<f16>().is_ok_and(|(_, all)| all.iter().all(|x| x.is_finite())),
+        _ => true,
+    }
 }
 
 impl Rows for DynValue {
@@ -264,7 +274,7 @@ fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(before: 
 }
 
 /// The last position of logits `[rows, positions, vocabulary]` as float32.
-pub(crate) fn last_position(value: &DynValue) -> Result<Logits, Error> {
+pub(crate) fn last_position(value: &DynValue, graph: &Path) -> Result<Logits, Error> {
     let [rows, positions, vocabulary] = *shape(value) else {
         return Err(Error::run("logits", format!("shape {:?} is not [rows, positions, vocabulary]", shape(value))));
     };
@@ -285,7 +295,7 @@ pub(crate) fn last_position(value: &DynValue) -> Result<Logits, Error> {
         }
         other => return Err(unsupported(other)),
     }
-    Ok(Logits::new(data, vocabulary))
+    Ok(Logits::new(data, vocabulary, graph))
 }
 
 #[cfg(test)]
@@ -377,12 +387,12 @@ mod tests {
             return;
         }
         for value in both(vec![2, 3, 4]) {
-            let logits = last_position(&value).unwrap();
+            let logits = last_position(&value, Path::new("g")).unwrap();
             assert_eq!((logits.row(0), logits.row(1)), (&[8., 9., 10., 11.][..], &[20., 21., 22., 23.][..]));
             assert!(logits.row(2).is_empty());
         }
-        assert!(last_position(&zeros(TensorElementType::Float32, vec![2, 0, 4]).unwrap()).is_err());
-        assert!(last_position(&zeros(TensorElementType::Float32, vec![2, 4]).unwrap()).is_err());
-        assert!(last_position(&zeros(TensorElementType::Int64, vec![2, 1, 4]).unwrap()).is_err());
+        assert!(last_position(&zeros(TensorElementType::Float32, vec![2, 0, 4]).unwrap(), Path::new("g")).is_err());
+        assert!(last_position(&zeros(TensorElementType::Float32, vec![2, 4]).unwrap(), Path::new("g")).is_err());
+        assert!(last_position(&zeros(TensorElementType::Int64, vec![2, 1, 4]).unwrap(), Path::new("g")).is_err());
     }
 }

@@ -8,6 +8,7 @@ mod confinement;
 mod copies;
 mod crashes;
 mod databases;
+mod exchanges;
 mod faults;
 mod health;
 mod hosts;
