@@ -15,7 +15,8 @@ const CHUNK: usize = 64 * 1024;
 const AT_ONCE: usize = 64 << 20;
 
 /// Reads the whole body. `reserve` is asked once, before the first byte is kept, for as much as can possibly be kept.
-pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Place, reserve: &mut Reserve<'_>) -> Result<Vec<u8>, Error> {
+/// Also says whether bytes came behind the end that the server had announced.
+pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Place, reserve: &mut Reserve<'_>) -> Result<(Vec<u8>, bool), Error> {
     let gzip = is_gzip(headers, place)?;
     let declared = body.content_length();
     if let Some(bytes) = declared.filter(|d| *d > limits.bytes) {
@@ -27,11 +28,15 @@ pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Pla
     reserve(most).map_err(Error::Memory)?;
     // the server is not to blame for the time spent waiting for memory
     crate::attempt::extend(asked.elapsed());
-    let wire = Bounded { inner: body.into_reader(), left: limits.bytes };
-    match gzip {
+    let mut ended = false;
+    let wire = Bounded { inner: body.into_reader(), left: limits.bytes, ended: &mut ended };
+    crate::attempt::take_surplus();
+    let bytes = match gzip {
         true => collect(Members::new(wire), most, limits, place),
         false => collect(wire, most, limits, place),
-    }
+    }?;
+    // what lies on a connection whose body was not read to its end may be of the body
+    Ok((bytes, ended && crate::attempt::take_surplus()))
 }
 
 /// Gzip, or nothing; whatever else a server thought of was not asked for.
@@ -129,14 +134,17 @@ impl<R: Read> Read for Members<R> {
 }
 
 /// Fails with [`io::ErrorKind::FileTooLarge`] when more than `left` bytes come.
-struct Bounded<R> {
+struct Bounded<'a, R> {
     inner: R,
     left: u64,
+    /// Set when the body was read to its end.
+    ended: &'a mut bool,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
+        *self.ended |= n == 0 && !buffer.is_empty();
         self.left = self.left.checked_sub(n as u64).ok_or(io::ErrorKind::FileTooLarge)?;
         Ok(n)
     }

@@ -14,6 +14,7 @@
 mod address;
 mod attempt;
 mod body;
+mod careless;
 mod client;
 mod error;
 mod fault;
