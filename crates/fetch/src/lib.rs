@@ -24,6 +24,7 @@ mod hosts;
 mod lookup;
 mod names;
 mod settings;
+mod signature;
 mod status;
 mod target;
 mod transport;

@@ -122,6 +122,28 @@ fn broken_and_unwanted_encodings_are_refused() {
 }
 
 #[test]
+fn a_plain_picture_is_taken_whatever_coding_the_server_claims() {
+    let pictures = [
+        &b"\xFF\xD8\xFF\xE0\0\x10JFIF"[..],
+        b"\x89PNG\r\n\x1A\n\0\0\0\rIHDR",
+        b"RIFF\0\0\0\0WEBPVP8 ",
+        b"GIF89a",
+        b"BM\x46\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0",
+        b"II*\0\x08\0\0\0",
+        b"MM\0*\0\0\0\x08",
+        b"\0\0\0\x1CftypavifAAAA",
+    ];
+    for picture in pictures {
+        let picture = [picture, &[7; 100_000]].concat();
+        for coding in ["8bit", "chunked", "image/jpeg", "base64", "br", "deflate", "zstd", "gzip", "gzip, gzip"] {
+            let (header, body) = (format!("Content-Encoding: {coding}\r\n"), picture.clone());
+            let server = Server::start(move |_, s| reply(s, "200 OK", &header, &body));
+            assert_eq!(bytes(get(&fetcher(|_| {}), &server.url("/"))), picture, "{coding}");
+        }
+    }
+}
+
+#[test]
 fn a_body_larger_than_the_limit_is_cut_whether_announced_or_not() {
     let announced = Server::start(|_, s| {
         write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n")?;
