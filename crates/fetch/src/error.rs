@@ -220,6 +220,7 @@ impl Error {
             }
             TooLarge { declared: Some(bytes), .. } => format!("URL: {url}; the server announces {bytes} bytes"),
             BadRedirect { cause, .. } => format!("URL: {url}; {cause} ({})", cause.detail()),
+            Status { status: 301 | 302 | 303 | 307 | 308, .. } => format!("URL: {url}; the image has moved, but the server does not say where to"),
             _ => format!("URL: {url}"),
         }
     }

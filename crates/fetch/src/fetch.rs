@@ -332,9 +332,9 @@ impl Fetcher {
             status => {
                 let text = |name: HeaderName| head.headers.get(name).and_then(|v| std::str::from_utf8(v.as_bytes()).ok());
                 if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-                    && let Some(location) = text(header::LOCATION)
+                    && let Some(location) = head.headers.get(header::LOCATION)
                 {
-                    return Ok(Answered::Redirect(location.to_owned()));
+                    return Ok(Answered::Redirect(location.as_bytes().to_vec()));
                 }
                 let retry_after = match status.as_u16() {
                     429 | 503 => text(header::RETRY_AFTER).and_then(|v| status::retry_after(v, text(header::DATE), SystemTime::now())),
@@ -349,7 +349,7 @@ impl Fetcher {
 /// What a response asks for.
 enum Answered {
     Done(Fetched),
-    Redirect(String),
+    Redirect(Vec<u8>),
 }
 
 /// Gives the permit back with what `error` says about the host, and the error with what the host's pause became.

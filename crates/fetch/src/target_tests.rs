@@ -112,10 +112,10 @@ fn a_redirect_is_read_against_where_it_came_from() {
         ("http://other.example", "http://other.example/"),
         ("\\\\other.example\\d", "https://other.example/d"),
     ] {
-        assert_eq!(from.redirected(location).unwrap().url().as_str(), to, "{location}");
+        assert_eq!(from.redirected(location.as_bytes()).unwrap().url().as_str(), to, "{location}");
     }
-    assert!(matches!(from.redirected("file:///etc/passwd"), Err(Error::Scheme { .. })));
-    assert!(matches!(from.redirected("https://u:p@example.com/"), Err(Error::Credentials { .. })));
+    assert!(matches!(from.redirected(b"file:///etc/passwd"), Err(Error::Scheme { .. })));
+    assert!(matches!(from.redirected(b"https://u:p@example.com/"), Err(Error::Credentials { .. })));
 }
 
 proptest! {

@@ -455,8 +455,11 @@ fn headers_without_end_are_cut() {
             write!(s, "X: y\r\n")?;
         }
     });
-    let error = get(&fetcher(|_| {}), &many.url("/")).unwrap_err();
-    assert_eq!(error.class(), Class::Reject, "{error:?}");
+    let numerous = Server::start(|_, s| reply(s, "200 OK", &"X: y\r\n".repeat(500), b"picture"));
+    for server in [many, numerous] {
+        let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
+        assert_eq!((error.code().as_str(), error.class()), ("headers_too_large", Class::Reject), "{error:?}");
+    }
     let preliminary = Server::start(|_, s| {
         loop {
             write!(s, "HTTP/1.1 103 Early Hints\r\n\r\n")?;
