@@ -36,6 +36,8 @@ pub enum Stage {
 pub enum Error {
     #[error("the URL cannot be used: {reason}")]
     BadUrl { shown: String, reason: String },
+    #[error("the URL cannot be used: it is not a whole URL")]
+    RelativeUrl { shown: String },
     #[error("only http and https URLs are fetched, not {scheme}:")]
     Scheme { shown: String, scheme: String },
     #[error("the URL carries a user name or password")]
@@ -95,7 +97,7 @@ impl Error {
     pub fn class(&self) -> Class {
         use Error::*;
         match self {
-            BadUrl { .. } | Scheme { .. } | Credentials { .. } | ForbiddenHost { .. } | ForbiddenAddress { .. } => Class::Reject,
+            BadUrl { .. } | RelativeUrl { .. } | Scheme { .. } | Credentials { .. } | ForbiddenHost { .. } | ForbiddenAddress { .. } => Class::Reject,
             TooLarge { .. } | TooManyRedirects { .. } | RedirectLoop { .. } | InsecureRedirect { .. } | BadRedirect { .. } => Class::Reject,
             NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } => Class::Reject,
             Status { status, retry_after, .. } => crate::status::class(*status, retry_after.is_some()),
@@ -110,7 +112,7 @@ impl Error {
     pub fn code(&self) -> String {
         use Error::*;
         match self {
-            BadUrl { .. } => "bad_url",
+            BadUrl { .. } | RelativeUrl { .. } => "bad_url",
             Scheme { .. } => "bad_scheme",
             Credentials { .. } => "url_credentials",
             ForbiddenHost { .. } => "forbidden_host",
@@ -170,7 +172,7 @@ impl Error {
     pub fn place(&self) -> Option<&Place> {
         use Error::*;
         match self {
-            BadUrl { .. } | Scheme { .. } | Memory(_) | Setting { .. } => None,
+            BadUrl { .. } | RelativeUrl { .. } | Scheme { .. } | Memory(_) | Setting { .. } => None,
             Credentials { place }
             | ForbiddenHost { place }
             | ForbiddenAddress { place, .. }
@@ -199,7 +201,7 @@ impl Error {
         use Error::*;
         let url = self.place().map(|p| p.url.as_str()).unwrap_or_default();
         match self {
-            BadUrl { shown, .. } | Scheme { shown, .. } => format!("URL: {shown}"),
+            BadUrl { shown, .. } | RelativeUrl { shown } | Scheme { shown, .. } => format!("URL: {shown}"),
             Setting { .. } | Memory(_) => String::new(),
             Dns { reason, .. }
             | Connect { reason, .. }
@@ -229,6 +231,10 @@ impl Error {
         use Error::*;
         let hint = match self {
             BadUrl { .. } => "Give a whole URL such as https://cdn.example.com/p/42.jpg.",
+            RelativeUrl { .. } => {
+                "Give a whole URL such as https://cdn.example.com/p/42.jpg. Where a table holds paths, watch a column that puts the host in front: \
+                 ALTER TABLE products ADD image_url text GENERATED ALWAYS AS ('https://cdn.example.com' || image_path) STORED."
+            }
             Scheme { .. } => "For a picture that is not on the web, call caption_image with its bytes (bytea).",
             Credentials { .. } => "Remove user and password from the URL; use a signed URL if the picture is protected.",
             ForbiddenHost { .. } => "A superuser can add the host to \"pg_caption.allowed_hosts\".",

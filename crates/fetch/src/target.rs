@@ -21,17 +21,18 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Reads `text`.
+    /// Reads `text`. One that begins with `//`, as pages spell it whose own scheme decides, is read as https.
     pub(crate) fn parse(text: &str) -> Result<Target, Error> {
         let bad = |reason: &str| Error::BadUrl { shown: shown_text(text), reason: reason.into() };
         if text.len() > MAX_URL {
             return Err(bad(&format!("it is longer than {MAX_URL} bytes")));
         }
-        let url = Url::parse(text).map_err(|e| match e {
-            url::ParseError::RelativeUrlWithoutBase => bad("it is not a whole URL"),
+        let trimmed = text.trim();
+        let url = if trimmed.starts_with("//") { Url::parse(&format!("https:{trimmed}")) } else { Url::parse(text) };
+        Target::new(url.map_err(|e| match e {
+            url::ParseError::RelativeUrlWithoutBase => Error::RelativeUrl { shown: shown_text(text) },
             e => bad(&e.to_string()),
-        })?;
-        Target::new(url)
+        })?)
     }
 
     /// Where a redirect leads. `location` as the server sent it: bytes that are no UTF-8 stand for themselves, as in browsers.
