@@ -4,7 +4,7 @@
 //! `target.rs`, which removes what may be secret.
 
 use pg_caption_wire::{Class, Failure};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Where it happened, safe to show to anybody.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub enum Error {
     #[error("the proxy did not connect to {}", place.host)]
     Proxy { place: Place, reason: String },
     #[error("host {} asked for patience", place.host)]
-    HostCooling { place: Place, wait: Duration },
+    HostCooling { place: Place, wait: Duration, said: Option<String> },
     #[error("host {} is at its limit of concurrent requests", place.host)]
     HostBusy { place: Place },
     #[error("nobody waits for the answer any more")]
@@ -220,6 +220,12 @@ impl Error {
                 };
                 format!("URL: {url}; {what} after {:.1} s", limit.as_secs_f64())
             }
+            Status { retry_after: Some(wait), .. } => format!("URL: {url}; it is left alone {}", rest(*wait)),
+            HostCooling { wait, said, .. } => {
+                let asked = if url.is_empty() { String::new() } else { format!("URL: {url}; ") };
+                let said = said.as_deref().map(|code| format!("; its last answer was {code}")).unwrap_or_default();
+                format!("{asked}it is left alone {}{said}", rest(*wait))
+            }
             TooLarge { declared: Some(bytes), .. } => format!("URL: {url}; the server announces {bytes} bytes"),
             BadRedirect { cause, .. } => format!("URL: {url}; {cause} ({})", cause.detail()),
             Status { status: 301 | 302 | 303 | 307 | 308, .. } => format!("URL: {url}; the image has moved, but the server does not say where to"),
@@ -250,9 +256,18 @@ impl Error {
             BadRedirect { cause, .. } => return cause.hint(),
             HostBusy { .. } => "See \"pg_caption.host_concurrency\".",
             Proxy { .. } => "See \"pg_caption.proxy\".",
+            HostCooling { .. } | Status { status: 429, .. } | Status { retry_after: Some(_), .. } => {
+                "Nothing need be done; SELECT * FROM caption.host shows which hosts rest and until when."
+            }
             Status { status: 401 | 403, .. } => "The picture must be readable without signing in.",
             _ => return None,
         };
         Some(hint.into())
     }
+}
+
+/// How long a host rests, and until when.
+fn rest(wait: Duration) -> String {
+    let until = httpdate::fmt_http_date(SystemTime::now() + wait);
+    format!("for {} s, until {until}", wait.as_secs_f64().ceil())
 }

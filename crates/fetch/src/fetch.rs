@@ -4,7 +4,7 @@ use crate::address::AddressPolicy;
 use crate::attempt;
 use crate::careless::Careless;
 use crate::client::{self, Client};
-use crate::error::Error;
+use crate::error::{Error, Place};
 use crate::fault::Limits;
 use crate::gate::{Admission, Gate, Permit};
 use crate::hosts::{Answer, Hosts};
@@ -128,6 +128,16 @@ impl Fetcher {
     /// May a request to `host` ([`crate::host_key`]) start now? Never blocks.
     pub fn admit(&self, host: &str) -> Admission {
         self.gate.admit(host)
+    }
+
+    /// Why a request to a host that is [`Admission::Cooling`] is not made.
+    pub fn resting(&self, host: &str, until: Instant) -> Error {
+        self.cooling(Place { host: host.to_owned(), url: String::new() }, until)
+    }
+
+    fn cooling(&self, place: Place, until: Instant) -> Error {
+        let said = self.gate.last(&place.host);
+        Error::HostCooling { place, wait: until.saturating_duration_since(Instant::now()), said }
     }
 
     /// Hosts with requests in flight or cooling, and those asked lately.
@@ -256,7 +266,7 @@ impl Fetcher {
             Admission::Busy => {
                 Err(limits.over(place).filter(|e| matches!(e, Error::Cancelled { .. })).unwrap_or(Error::HostBusy { place: place.clone() }))
             }
-            Admission::Cooling { until } => Err(Error::HostCooling { place: place.clone(), wait: until.saturating_duration_since(Instant::now()) }),
+            Admission::Cooling { until } => Err(self.cooling(place.clone(), until)),
         }
     }
 
@@ -337,7 +347,7 @@ impl Fetcher {
                     return Ok(Answered::Redirect(location.as_bytes().to_vec()));
                 }
                 let retry_after = match status.as_u16() {
-                    429 | 503 => text(header::RETRY_AFTER).and_then(|v| status::retry_after(v, text(header::DATE), SystemTime::now())),
+                    code @ (429 | 503) => text(header::RETRY_AFTER).and_then(|v| status::retry_after(code, v, text(header::DATE), SystemTime::now())),
                     _ => None,
                 };
                 Err(Error::Status { place: place.clone(), status: status.as_u16(), retry_after })
