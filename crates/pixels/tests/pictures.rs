@@ -197,6 +197,29 @@ fn inverted_cmyk_of_jpeg_and_plain_cmyk_of_tiff_have_their_true_colours() {
 }
 
 #[test]
+fn a_colour_transform_that_adobe_never_defined_is_the_usual_one_for_so_many_components() {
+    let adobe = |transform| [b"\xFF\xEE\0\x0EAdobe\0\x64\0\0\0\0".as_slice(), &[transform]].concat();
+    let plain = jpeg(&quarters(32, 32), false);
+    assert_eq!(plain[2..4], [0xFF, 0xE0], "a JFIF header of 16 bytes");
+    for transform in [2, 3, 7] {
+        let bytes = [&plain[..2], &adobe(transform), &plain[20..]].concat();
+        assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), COLOURS, &format!("three components, {transform}"));
+    }
+    let mut compressor = turbojpeg::Compressor::new().unwrap();
+    compressor.set_subsamp(turbojpeg::Subsamp::None).unwrap();
+    let pixels: Vec<u8> = (0..32 * 32).flat_map(|i| if i % 32 < 16 { [255, 0, 255, 255] } else { [255, 255, 255, 127] }).collect();
+    let image = turbojpeg::Image { pixels: pixels.as_slice(), width: 32, pitch: 128, height: 32, format: turbojpeg::PixelFormat::CMYK };
+    let ycck = compressor.compress_to_vec(image).unwrap();
+    let at = ycck.windows(5).position(|window| window == b"Adobe").unwrap() + 11;
+    for transform in [1, 2, 3, 7] {
+        let mut bytes = ycck.clone();
+        bytes[at] = transform;
+        let expected = [[255, 0, 255], [127, 127, 127], [255, 0, 255], [127, 127, 127]];
+        assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), expected, &format!("four components, {transform}"));
+    }
+}
+
+#[test]
 fn of_an_animation_only_the_first_frame_counts() {
     let mut bytes = Vec::new();
     let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
