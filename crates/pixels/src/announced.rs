@@ -23,7 +23,7 @@ pub(crate) fn size(format: Format, bytes: &[u8]) -> Option<(u64, u64)> {
 pub(crate) fn check(format: Format, bytes: &[u8]) -> Result<(), Error> {
     match format {
         Format::Png => png::check(bytes),
-        Format::Gif if gif::first_frame_edges(bytes).is_none() => Err(Error::Damaged { format, why: "there is no frame in the file".to_owned() }),
+        Format::Gif if gif::first_frame(bytes).is_none() => Err(Error::Damaged { format, why: "there is no frame in the file".to_owned() }),
         Format::WebP => check_webp(bytes),
         _ => Ok(()),
     }

@@ -68,6 +68,9 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, limits: &Limits) -> Result<(
     let size = usize::try_from(decoder.total_bytes()).map_err(|_| Error::TooMuchMemory { needed: header.memory_bound, limit: usize::MAX as u64 })?;
     let mut samples = vec![0; size];
     decoder.read_image_boxed(&mut samples).map_err(|error| refused(format, error))?;
+    if format == Format::Gif {
+        gif::fill_around(bytes, header.width, &mut samples);
+    }
     let premultiplied = format == Format::Tiff && tiff::is_premultiplied(bytes);
     let (data, visible) = to_rgb(samples, colours, format, premultiplied)?;
     Ok((Rgb { width: header.width, height: header.height, data }, visible))

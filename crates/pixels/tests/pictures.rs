@@ -234,22 +234,6 @@ fn of_an_animation_only_the_first_frame_counts() {
 }
 
 #[test]
-fn a_gif_whose_first_frame_leaves_the_canvas_gets_a_larger_canvas() {
-    let mut bytes = file(quarters(40, 20), ImageFormat::Gif);
-    bytes[6..10].copy_from_slice(&[8, 0, 8, 0]);
-    let found = decoded(&bytes);
-    assert_eq!((found.width, found.height), (40, 20));
-    assert_near(mean_rgb_2x2(&found.rgb), COLOURS, "all of the frame is there");
-}
-
-#[test]
-fn what_the_first_frame_of_a_gif_leaves_of_the_canvas_is_white() {
-    let mut bytes = file(RgbaImage::from_pixel(10, 10, Rgba([255, 0, 0, 255])), ImageFormat::Gif);
-    bytes[6..10].copy_from_slice(&[20, 0, 20, 0]);
-    assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), [[255, 0, 0], [255; 3], [255; 3], [255; 3]], "a smaller frame");
-}
-
-#[test]
 fn pictures_with_nothing_to_describe_are_told_unless_exactness_is_asked_for() {
     let plain = |colour| file(RgbaImage::from_pixel(50, 40, Rgba(colour)), ImageFormat::Png);
     for (bytes, expected) in [
