@@ -25,7 +25,9 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
         Format::Png => png::orientation(bytes),
         // This hands out the blocks as they are in the file.
         Format::WebP => {
-            let (exif, xmp) = (decoder.exif_metadata().ok().flatten(), decoder.xmp_metadata().ok().flatten());
+            let announced = announced::webp_blocks(bytes);
+            let exif = decoder.exif_metadata().ok().flatten().filter(|_| announced.0);
+            let xmp = decoder.xmp_metadata().ok().flatten().filter(|_| announced.1);
             orient::told_by(exif.as_deref(), xmp.as_deref())
         }
         Format::Tiff => decoder.orientation().unwrap_or(Orientation::NoTransforms),

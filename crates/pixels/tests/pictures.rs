@@ -125,6 +125,24 @@ fn an_orientation_is_a_whole_number_of_any_width_in_either_byte_order() {
 }
 
 #[test]
+fn a_webp_has_only_the_blocks_that_its_header_announces() {
+    let mut plain = Vec::new();
+    image::codecs::webp::WebPEncoder::new_lossless(&mut plain).encode(quarters(96, 64).as_raw(), 96, 64, image::ExtendedColorType::Rgb8).unwrap();
+    let chunk = |name: &[u8; 4], body: &[u8]| {
+        let padding = &[0][..body.len() % 2];
+        [name.as_slice(), &u32::try_from(body.len()).unwrap().to_le_bytes(), body, padding].concat()
+    };
+    let xmp = b"<tiff:Orientation>6</tiff:Orientation>";
+    for (name, body, flag) in [(b"EXIF", exif(6), 8), (b"XMP ", xmp.to_vec(), 4)] {
+        for (flags, expected) in [(flag, 6), (0, 1), (12 - flag, 1), (12, 6)] {
+            let header = chunk(b"VP8X", &[flags, 0, 0, 0, 95, 0, 0, 63, 0, 0]);
+            let file = chunk(b"RIFF", &[b"WEBP".as_slice(), &header, &plain[12..], &chunk(name, &body)].concat());
+            assert_eq!(probe(&file).unwrap().orientation, expected, "{name:?} with flags {flags}");
+        }
+    }
+}
+
+#[test]
 fn a_broken_orientation_leaves_the_picture_as_it_lies() {
     for block in [b"Exif\0\0".to_vec(), b"Exif\0\0II*\0\xFF\xFF\xFF\xFF".to_vec(), [b"Exif\0\0".as_slice(), &exif(9)].concat()] {
         assert_eq!(probe(&with_app1(&jpeg(&quarters(32, 32), false), &block)).unwrap().orientation, 1);
