@@ -1,7 +1,7 @@
 //! Sizes and oddities read from fixed places of a header before any decoder sees the file, so that an absurd size is
 //! refused with its numbers and not as mere damage.
 
-use crate::{Error, Format, gif, png};
+use crate::{Error, Format, gif, png, tiff};
 
 /// Width and height that the file announces, for the formats that have them in a fixed place.
 pub(crate) fn size(format: Format, bytes: &[u8]) -> Option<(u64, u64)> {
@@ -26,6 +26,7 @@ pub(crate) fn check(format: Format, bytes: &[u8]) -> Result<(), Error> {
         Format::Png => png::check(bytes),
         Format::Gif if gif::first_frame(bytes).is_none() => Err(Error::Damaged { format, why: "there is no frame in the file".to_owned() }),
         Format::WebP => check_webp(bytes),
+        Format::Tiff => tiff::check(bytes),
         _ => Ok(()),
     }
 }

@@ -90,7 +90,10 @@ fn open(format: Format, bytes: &[u8], deadline: Option<Instant>) -> Result<Box<d
         Format::WebP => WebPDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         Format::Gif => GifDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         Format::Bmp => BmpDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
-        Format::Tiff => TiffDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        Format::Tiff => tiff::Page::open(bytes, deadline).and_then(|page| match page {
+            Some(page) => Ok(Box::new(page) as _),
+            None => TiffDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        }),
         Format::Jpeg | Format::Avif | Format::Heic => unreachable!("they have decoders of their own"),
     };
     opened.map_err(|error| refused(format, error))
