@@ -265,6 +265,8 @@ fn what_a_server_says_becomes_its_class() {
     }
     let cooling = failed(client.ask(url(9, &web.url("/y"), &["concise"]), &[]));
     assert_eq!((cooling.class, cooling.code.as_str()), (Class::Host, "host_cooling"));
+    let (detail, hint) = (cooling.detail.as_deref().unwrap(), cooling.hint.as_deref().unwrap());
+    assert!(detail.contains("http_429") && detail.contains("GMT") && hint.contains("caption.host"), "{detail} {hint}");
     assert!(cooling.retry_after_ms.is_some_and(|ms| ms > 0));
 }
 

@@ -2,11 +2,14 @@
 //! with alpha, and the JPEG files inside, which are decoded strip by strip in one go, out of reach of the deadline.
 //! Called by `raster`; decodes nothing, allocates nothing but the page's own lists.
 
+mod page;
+
 use std::ops::Range;
 
 use tiff::{decoder::Decoder, tags::Tag};
 
 use crate::{Error, Format, deadline::DeadlineReader};
+pub(crate) use page::Page;
 
 /// Compression 7: every strip or tile is a JPEG file, but for the tables that all share.
 const JPEG: u16 = 7;
@@ -27,6 +30,19 @@ fn first(decoder: &mut Decoder<DeadlineReader<'_>>, tag: Tag) -> Option<u64> {
 pub(crate) fn is_premultiplied(bytes: &[u8]) -> bool {
     let decoder = Decoder::new(DeadlineReader::new(bytes, None));
     decoder.is_ok_and(|mut decoder| first(&mut decoder, Tag::ExtraSamples) == Some(ASSOCIATED.into()))
+}
+
+/// Refuses what makes the decoder panic: tiles of one colour each, of which the last ones reach beyond the picture.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), Error> {
+    let Ok(mut decoder) = Decoder::new(DeadlineReader::new(bytes, None)) else { return Ok(()) };
+    let (Some(tile_width), Some(tile_height)) = (first(&mut decoder, Tag::TileWidth), first(&mut decoder, Tag::TileLength)) else { return Ok(()) };
+    let (width, height) = decoder.dimensions().unwrap_or_default();
+    let reaches = |side: u32, tile: u64| tile != 0 && u64::from(side) % tile != 0;
+    if first(&mut decoder, Tag::PlanarConfiguration) == Some(2) && (reaches(width, tile_width) || reaches(height, tile_height)) {
+        let what = format!("a picture of {width} x {height} pixels in tiles of {tile_width} x {tile_height}, of one colour each");
+        return Err(Error::UnsupportedVariant { format: Format::Tiff, what });
+    }
+    Ok(())
 }
 
 /// Judges the JPEG files inside. Bytes that decoding the largest of them takes: its samples, and its coefficients where it has several scans.
