@@ -165,6 +165,17 @@ CREATE FUNCTION caption.in_flight(relation regclass) RETURNS int
     AS 'MODULE_PATHNAME', 'in_flight_wrapper';
 COMMENT ON FUNCTION caption.in_flight(regclass) IS 'Rows of a watched table that the engine is working on now.';
 
+CREATE FUNCTION caption.obstacle() RETURNS text
+    LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'obstacle_wrapper';
+COMMENT ON FUNCTION caption.obstacle() IS
+    'Why nothing of this database is being filled now, as caption.database says it; NULL where nothing stands in the way. What an engine without a model lacks: for members of pg_monitor.';
+
+CREATE FUNCTION caption.require_no_transaction() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'require_no_transaction_wrapper';
+COMMENT ON FUNCTION caption.require_no_transaction() IS 'Raises an error where caption.wait() could not commit: in a transaction block or a function.';
+
 CREATE VIEW caption.failure WITH (security_barrier) AS
     SELECT f.relation::regclass AS relation, f.key, f.class, f.code, f.message, f.detail, f.attempts, f.at
       FROM caption.failed f JOIN pg_catalog.pg_class c ON c.oid = f.relation
@@ -177,13 +188,14 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
            CASE WHEN p.rest = 0 THEN interval '0' WHEN p.rows_per_minute > 0 THEN pg_catalog.make_interval(mins => 1) * (p.rest / p.rows_per_minute) END
                AS time_left,
            pg_catalog.rpad(pg_catalog.repeat('#', (20 * p.share)::int), 20, '.') || pg_catalog.lpad((100 * p.share)::int::text, 4) || '%' AS bar,
-           p.state
+           p.state, p.stopped
       FROM (
         SELECT w.relation, greatest(t.walked, s.estimate) AS rows, coalesce(t.filled, 0) AS filled, q.waiting + s.unwalked AS waiting,
                caption.in_flight(w.relation) AS in_flight, d.deferred, f.failed, t.per_minute AS rows_per_minute, r.rest,
                CASE WHEN r.rest = 0 THEN 1.0 ELSE r.total / (r.total + r.rest) END AS share,
                CASE WHEN w.paused THEN 'paused' WHEN t.problem IS NOT NULL THEN t.problem
-                    WHEN r.rest + d.deferred = 0 AND coalesce(t.walk_done, false) THEN 'idle' ELSE 'working' END AS state
+                    WHEN r.rest + d.deferred = 0 AND coalesce(t.walk_done, false) THEN 'idle' ELSE coalesce('waiting: ' || caption.obstacle(), 'working') END AS state,
+               w.paused OR t.problem IS NOT NULL AS stopped
           FROM caption.watch w
           JOIN pg_catalog.pg_class c ON c.oid = w.relation
           LEFT JOIN caption.tally t ON t.relation = w.relation
@@ -200,8 +212,10 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
       ) p;
 COMMENT ON VIEW caption.progress IS
     'Each watch: rows and the part of waiting not walked yet are estimates; filled, queued, in flight, deferred and failed are exact.';
+COMMENT ON COLUMN caption.progress.state IS 'idle, working, waiting: and for what, paused, or what is wrong with the table.';
+COMMENT ON COLUMN caption.progress.stopped IS 'Somebody must do something before it goes on; state says what.';
 GRANT SELECT ON caption.progress TO PUBLIC;
-GRANT EXECUTE ON FUNCTION caption.in_flight(regclass) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.in_flight(regclass), caption.obstacle(), caption.require_no_transaction() TO PUBLIC;
 
 CREATE FUNCTION caption.is_idle(relation regclass) RETURNS boolean
     LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -216,35 +230,53 @@ CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
     LANGUAGE plpgsql
     AS $$
     DECLARE
+        -- Of a table that is dropped meanwhile only the number would be left.
+        name text := pg_catalog.format('%s', relation);
         began timestamptz := pg_catalog.clock_timestamp();
         said timestamptz;
         line text;
         last text;
-        problem text;
+        owner text;
+        now_at record;
     BEGIN
-        IF NOT EXISTS (SELECT FROM caption.watch w WHERE w.relation OPERATOR(pg_catalog.=) wait.relation) THEN
-            RAISE EXCEPTION 'table % is not watched', relation USING ERRCODE = 'undefined_object', HINT = 'See caption.watch().';
-        END IF;
-        WHILE NOT caption.is_idle(relation) LOOP
-            SELECT pg_catalog.format('%s %s filled, %s waiting, %s in flight, %s deferred, %s failed', p.bar, p.filled, p.waiting, p.in_flight, p.deferred, p.failed),
-                   CASE WHEN p.state OPERATOR(pg_catalog.=) ANY ('{idle,working}'::pg_catalog.text[]) THEN NULL ELSE p.state END
-              INTO line, problem FROM caption.progress p WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
-            IF problem IS NOT NULL THEN
-                RAISE EXCEPTION 'table % is not being filled: %', relation, problem USING ERRCODE = 'object_not_in_prerequisite_state';
+        PERFORM caption.require_no_transaction();
+        LOOP
+            SELECT pg_catalog.format('%s %s filled, %s waiting, %s in flight, %s deferred, %s failed', p.bar, p.filled, p.waiting, p.in_flight, p.deferred, p.failed) AS counts,
+                   pg_catalog.format('%s %s filled, %s failed', p.bar, p.filled, p.failed) AS result,
+                   CASE WHEN p.state OPERATOR(pg_catalog.<>) 'working' THEN pg_catalog.concat(' (', p.state, ')') END AS why,
+                   p.waiting OPERATOR(pg_catalog.+) p.deferred OPERATOR(pg_catalog.=) 0 AND p.state OPERATOR(pg_catalog.=) ANY ('{idle,paused}'::pg_catalog.text[]) AS done,
+                   p.state, p.stopped
+              INTO now_at FROM caption.progress p WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
+            IF NOT FOUND THEN
+                SELECT c.relowner::pg_catalog.regrole::pg_catalog.text INTO owner FROM caption.watch w JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) w.relation
+                 WHERE w.relation OPERATOR(pg_catalog.=) wait.relation;
+                IF FOUND THEN
+                    RAISE EXCEPTION 'must be owner of table % to wait for it', name USING ERRCODE = 'insufficient_privilege', DETAIL = pg_catalog.format('It belongs to %s.', owner);
+                ELSIF last IS NULL THEN
+                    RAISE EXCEPTION 'table % is not watched', name USING ERRCODE = 'undefined_object', HINT = 'See caption.watch().';
+                END IF;
+                RAISE NOTICE 'table % is not watched any more', name;
+                RETURN;
             END IF;
-            IF coalesce(line, '') OPERATOR(pg_catalog.<>) coalesce(last, '') AND (said IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) interval '1 second') THEN
+            IF now_at.done THEN
+                RAISE NOTICE '%', now_at.result;
+                RETURN;
+            ELSIF now_at.stopped THEN
+                RAISE EXCEPTION 'table % is not being filled: %', name, now_at.state USING ERRCODE = 'object_not_in_prerequisite_state';
+            END IF;
+            line := pg_catalog.concat(now_at.counts, now_at.why);
+            -- Said again from time to time: a client that has gone is found out when it is told something.
+            IF last IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) (CASE WHEN line OPERATOR(pg_catalog.=) last THEN interval '10 seconds' ELSE interval '1 second' END) THEN
                 RAISE NOTICE '%', line;
                 said := pg_catalog.clock_timestamp();
                 last := line;
             END IF;
             IF timeout IS NOT NULL AND pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began OPERATOR(pg_catalog.>) timeout THEN
-                RAISE EXCEPTION 'table % still has rows to fill', relation USING ERRCODE = 'query_canceled', DETAIL = line;
+                RAISE EXCEPTION 'table % still has rows to fill', name USING ERRCODE = 'query_canceled', DETAIL = line;
             END IF;
             COMMIT;
             PERFORM pg_catalog.pg_sleep(0.1);
         END LOOP;
-        SELECT pg_catalog.format('%s %s filled, %s failed', p.bar, p.filled, p.failed) INTO line FROM caption.progress p WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
-        RAISE NOTICE '%', line;
     END
     $$;
 COMMENT ON PROCEDURE caption.wait(regclass, interval) IS 'Reports progress by NOTICE until nothing of the table is left to do. CALL it outside a transaction block.';

@@ -15,6 +15,7 @@ mod exchange;
 mod identity;
 mod launcher;
 mod models;
+mod progress;
 mod release;
 mod report;
 mod settings;

@@ -393,14 +393,3 @@ fn recaption(relation: pg_sys::Oid, older_than: pgrx::datum::Interval) {
     ));
     enqueue::announce_at_commit();
 }
-
-/// `caption.in_flight(relation)`.
-#[pg_extern(sql = false, volatile, parallel_safe)]
-fn in_flight(relation: pg_sys::Oid) -> i32 {
-    if !shared::preloaded() {
-        return 0;
-    }
-    // SAFETY: reads a global.
-    let database = shared::database(unsafe { pg_sys::MyDatabaseId }.to_u32());
-    database.and_then(|d| d.flights.iter().find(|(oid, _)| *oid == relation.to_u32()).map(|(_, n)| *n as i32)).unwrap_or(0)
-}

@@ -22,5 +22,6 @@ mod refusals;
 mod rights;
 mod styles;
 mod upgrade;
+mod waiting;
 mod watch;
 mod watched_keys;
