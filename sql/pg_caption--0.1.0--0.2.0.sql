@@ -3,6 +3,20 @@
 -- Operators and functions below mean PostgreSQL's own, as in schema.sql.
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
+-- All tables at once or none: one after the other, in whatever order, would now and then meet a worker that has one and waits for another.
+DO $$
+BEGIN
+    LOOP
+        BEGIN
+            LOCK TABLE caption.watch, caption.tally, caption.queue, caption.deferred, caption.written, caption.failed, caption.style IN ACCESS EXCLUSIVE MODE NOWAIT;
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_catalog.pg_sleep(0.01);
+        END;
+    END LOOP;
+END
+$$;
+
 -- Styles: built-in ones can be changed, and a family can be told something of its own.
 ALTER TABLE caption.style
     ADD COLUMN prompts jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(prompts) = 'object' AND NOT jsonb_path_exists(prompts, '$.* ? (@.type() != "string")')),
@@ -59,6 +73,10 @@ REVOKE ALL ON FUNCTION caption.recaption(regclass, interval) FROM PUBLIC;
 -- queue.sql: cheaper to append to
 ALTER TABLE caption.queue ALTER COLUMN keys TYPE json;
 ALTER TABLE caption.queue SET (toast_tuple_target = 8160);
+
+-- queue.sql: marks for tables whose triggers have missed something
+CREATE INDEX queue_marks ON caption.queue (relation) WHERE n = 0;
+COMMENT ON TABLE caption.queue IS 'Keys of rows to look at, many a row, appended at commit by the triggers and removed with the write-back. n = 0: the walk is to begin anew.';
 
 -- queue.sql
 ALTER TABLE caption.tally ADD database oid;
@@ -128,7 +146,7 @@ CREATE OR REPLACE VIEW caption.progress WITH (security_barrier) AS
           FROM caption.watch w
           JOIN pg_catalog.pg_class c ON c.oid = w.relation
           LEFT JOIN caption.tally t ON t.relation = w.relation
-          CROSS JOIN LATERAL (SELECT coalesce(sum(q.n), 0)::bigint AS waiting FROM caption.queue q WHERE q.relation = w.relation) q
+          CROSS JOIN LATERAL (SELECT coalesce(sum(greatest(q.n, 1)), 0)::bigint AS waiting FROM caption.queue q WHERE q.relation = w.relation) q
           CROSS JOIN LATERAL (SELECT count(*) AS deferred FROM caption.deferred d WHERE d.relation = w.relation) d
           CROSS JOIN LATERAL (SELECT count(*) AS failed FROM caption.failed f WHERE f.relation = w.relation) f
           CROSS JOIN LATERAL (

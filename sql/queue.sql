@@ -48,7 +48,8 @@ CREATE TABLE caption.queue (
 );
 -- 200 keys of most types fit into a page of the table: not worth compressing for the moment that they stand here.
 ALTER TABLE caption.queue SET (toast_tuple_target = 8160);
-COMMENT ON TABLE caption.queue IS 'Keys of rows to look at, many a row, appended at commit by the triggers and removed with the write-back.';
+CREATE INDEX queue_marks ON caption.queue (relation) WHERE n = 0;
+COMMENT ON TABLE caption.queue IS 'Keys of rows to look at, many a row, appended at commit by the triggers and removed with the write-back. n = 0: the walk is to begin anew.';
 
 CREATE TABLE caption.deferred (
     relation oid NOT NULL,
@@ -199,7 +200,7 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
           FROM caption.watch w
           JOIN pg_catalog.pg_class c ON c.oid = w.relation
           LEFT JOIN caption.tally t ON t.relation = w.relation
-          CROSS JOIN LATERAL (SELECT coalesce(sum(q.n), 0)::bigint AS waiting FROM caption.queue q WHERE q.relation = w.relation) q
+          CROSS JOIN LATERAL (SELECT coalesce(sum(greatest(q.n, 1)), 0)::bigint AS waiting FROM caption.queue q WHERE q.relation = w.relation) q
           CROSS JOIN LATERAL (SELECT count(*) AS deferred FROM caption.deferred d WHERE d.relation = w.relation) d
           CROSS JOIN LATERAL (SELECT count(*) AS failed FROM caption.failed f WHERE f.relation = w.relation) f
           CROSS JOIN LATERAL (

@@ -1,5 +1,6 @@
 //! The watched tables as a worker sees them, checked against the catalogs each time they are read.
 
+use super::marks;
 use super::transaction::{attempt, spi};
 use crate::{release, style, triggers};
 use pg_caption_drain::{Fill, KeyColumn, Watched};
@@ -46,6 +47,7 @@ pub fn begin() -> Vec<u32> {
                     (ARRAY(SELECT o.relation FROM caption.tally o WHERE o.database IS DISTINCT FROM d.oid FOR NO KEY UPDATE SKIP LOCKED))",
         ));
     }
+    marks::obey();
     let watched = "SELECT w.relation::oid FROM caption.watch w";
     spi(Spi::connect(|client| client.select(watched, None, &[])?.map(|row| Ok(row.get::<pg_sys::Oid>(1)?.map_or(0, |oid| oid.to_u32()))).collect()))
 }
@@ -129,6 +131,9 @@ fn check(relation: pg_sys::Oid, url: &str, fills: &Value, keys: &[String]) -> Re
     if !has_triggers(relation) {
         return Err("its triggers are missing: a dump is still being restored, or they were dropped; then call caption.watch() again".into());
     }
+    if let Some(how) = switched_off(relation) {
+        return Err(format!("its triggers are disabled; {how} goes on, also with the rows written meanwhile"));
+    }
     attribute(relation, url)?;
     let fills = fills.as_object().into_iter().flatten().map(|(column, name)| {
         let (_, length) = attribute(relation, column)?;
@@ -151,6 +156,17 @@ fn has_triggers(relation: pg_sys::Oid) -> bool {
                     AND t.tgfoid = 'caption.enqueue()'::regprocedure";
     let names: Vec<String> = triggers::TRIGGERS.map(String::from).into();
     spi(Spi::get_one_with_args::<i64>(count, &[relation.into(), names.into()])) == Some(triggers::TRIGGERS.len() as i64)
+}
+
+/// What switches the triggers on again, if those of the table or of a partition do not fire for everybody who writes there.
+fn switched_off(relation: pg_sys::Oid) -> Option<String> {
+    // Not pg_partition_tree(), which waits for everybody who holds one of the partitions.
+    let found = "WITH RECURSIVE part AS (SELECT w.relation::oid, w.on_replica FROM caption.watch w WHERE w.relation = $1 UNION ALL \
+                   SELECT i.inhrelid, p.on_replica FROM part p JOIN pg_catalog.pg_inherits i ON i.inhparent = p.relation JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relispartition) \
+                 SELECT min(CASE WHEN p.on_replica THEN 'caption.watch()' ELSE format('ALTER TABLE %s ENABLE TRIGGER USER', p.relation::regclass) END) \
+                   FROM part p JOIN pg_catalog.pg_trigger t ON t.tgrelid = p.relation \
+                  WHERE t.tgfoid = 'caption.enqueue()'::regprocedure AND t.tgenabled <> 'A' AND (t.tgenabled <> 'O' OR p.on_replica)";
+    spi(Spi::get_one_with_args(found, &[relation.into()]))
 }
 
 /// Type of a column, and its length where declared (varchar(n), or a domain of it).

@@ -25,3 +25,4 @@ mod upgrade;
 mod waiting;
 mod watch;
 mod watched_keys;
+mod watched_triggers;
