@@ -22,6 +22,7 @@ mod settings;
 mod shared;
 mod status;
 mod style;
+mod table;
 mod triggers;
 mod wait;
 mod watch;

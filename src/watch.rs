@@ -1,174 +1,12 @@
 //! `caption.watch` and its companions: everything is validated before anything is changed.
 
-use crate::report::{optional, refuse, spi};
+use crate::report::{refuse, spi};
+use crate::table::{self, Column, Table};
 use crate::{enqueue, identity, release, shared, style, triggers};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::Value;
 use std::ffi::CStr;
-
-/// A table as the catalogs describe it.
-struct Table {
-    oid: pg_sys::Oid,
-    /// Schema-qualified and quoted.
-    name: String,
-    owner: pg_sys::Oid,
-    owner_name: String,
-    kind: String,
-    persistent: bool,
-    ours: bool,
-}
-
-struct Column {
-    name: String,
-    base_type: String,
-    base_kind: pg_sys::Oid,
-    generated: bool,
-}
-
-fn describe(relation: pg_sys::Oid) -> Table {
-    spi(Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner, c.relowner::pg_catalog.regrole::pg_catalog.text, \
-                    c.relkind::pg_catalog.text, c.relpersistence OPERATOR(pg_catalog.<>) 't', n.nspname OPERATOR(pg_catalog.=) 'caption' \
-               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
-              WHERE c.oid OPERATOR(pg_catalog.=) $1",
-            Some(1),
-            &[relation.into()],
-        )?;
-        let Some(row) = rows.into_iter().next() else { return Ok(None) };
-        Ok(Some(Table {
-            oid: relation,
-            name: row.get::<String>(1)?.unwrap_or_default(),
-            owner: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
-            owner_name: row.get::<String>(3)?.unwrap_or_default(),
-            kind: row.get::<String>(4)?.unwrap_or_default(),
-            persistent: row.get::<bool>(5)?.unwrap_or(true),
-            ours: row.get::<bool>(6)?.unwrap_or(false),
-        }))
-    }))
-    .unwrap_or_else(|| refuse(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, format!("there is no table with OID {}", relation.to_u32()), None, None))
-}
-
-/// Raises unless the caller has the rights of the table's owner, and is a superuser where the owner is one.
-fn require_ownership(table: &Table) {
-    let caller = identity::caller();
-    // SAFETY: plain catalog look-ups of roles that exist in this transaction.
-    let (member, owner_super, caller_super) =
-        unsafe { (pg_sys::has_privs_of_role(caller, table.owner), pg_sys::superuser_arg(table.owner), pg_sys::superuser_arg(caller)) };
-    if !member {
-        refuse(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be owner of table {}", table.name),
-            Some(format!("It belongs to {}.", table.owner_name)),
-            Some("Captions are written with the rights of the table's owner, so only its owner may watch it.".into()),
-        );
-    }
-    if owner_super && !caller_super {
-        refuse(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be superuser to watch table {}", table.name),
-            Some(format!("It belongs to the superuser {}.", table.owner_name)),
-            Some("Give the table to an ordinary role: ALTER TABLE … OWNER TO …".into()),
-        );
-    }
-}
-
-fn column(table: &Table, name: &str) -> Column {
-    let found = spi(Spi::connect(|client| {
-        let rows = client.select(
-            "WITH RECURSIVE base AS (SELECT t.oid, t.typbasetype, t.typtype FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid \
-                 WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
-               UNION ALL SELECT t.oid, t.typbasetype, t.typtype FROM base b JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) b.typbasetype WHERE b.typtype OPERATOR(pg_catalog.=) 'd') \
-             SELECT pg_catalog.format_type(a.atttypid, a.atttypmod), (SELECT b.oid FROM base b WHERE b.typtype OPERATOR(pg_catalog.<>) 'd'), a.attgenerated OPERATOR(pg_catalog.<>) '' \
-               FROM pg_catalog.pg_attribute a \
-              WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped",
-            Some(1),
-            &[table.oid.into(), name.into()],
-        )?;
-        let Some(row) = rows.into_iter().next() else { return Ok(None) };
-        Ok(Some(Column {
-            name: name.into(),
-            base_type: row.get::<String>(1)?.unwrap_or_default(),
-            base_kind: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
-            generated: row.get::<bool>(3)?.unwrap_or(false),
-        }))
-    }));
-    found.unwrap_or_else(|| {
-        let columns: Option<String> = spi(Spi::get_one_with_args(
-            "SELECT pg_catalog.string_agg(attname, ', ' ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT attisdropped",
-            &[table.oid.into()],
-        ));
-        refuse(
-            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-            format!("column \"{name}\" of table {} does not exist", table.name),
-            columns.map(|columns| format!("Its columns are: {columns}.")),
-            Some("Name the column of the URLs with image_url => '…', the columns to fill with fills => '{\"alt\": \"concise\"}'.".into()),
-        )
-    })
-}
-
-/// Raises unless a column holds text: text, varchar, citext, or a domain of them.
-fn require_text(table: &Table, column: &Column) {
-    let is_citext = || {
-        spi(Spi::get_one_with_args::<bool>(
-            "SELECT typname OPERATOR(pg_catalog.=) 'citext' FROM pg_catalog.pg_type WHERE oid OPERATOR(pg_catalog.=) $1",
-            &[column.base_kind.into()],
-        ))
-        .unwrap_or(false)
-    };
-    if !matches!(column.base_kind, pg_sys::TEXTOID | pg_sys::VARCHAROID) && !is_citext() {
-        refuse(
-            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-            format!("column \"{}\" of table {} is of type {}", column.name, table.name, column.base_type),
-            None,
-            Some("URLs and captions need a column of type text, varchar, citext, or a domain of one of them.".into()),
-        );
-    }
-}
-
-/// Raises for a key whose comparison operators are not PostgreSQL's own: they could not be named safely, and their order is not text's order.
-fn require_comparable(table: &Table, column: &Column) {
-    let known = optional(Spi::get_one_with_args::<bool>(
-        "SELECT t.typnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid OR t.typtype OPERATOR(pg_catalog.=) ANY ('{e,r}'::pg_catalog.\"char\"[]) \
-           FROM pg_catalog.pg_type t WHERE t.oid OPERATOR(pg_catalog.=) $1",
-        &[column.base_kind.into()],
-    ));
-    if known != Some(true) {
-        refuse(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("key column \"{}\" of table {} is of type {}", column.name, table.name, column.base_type),
-            None,
-            Some(
-                "Keys of PostgreSQL's own types, their domains, enums and ranges are supported; a unique index over such NOT NULL columns will do."
-                    .into(),
-            ),
-        );
-    }
-}
-
-/// Columns of the primary key, else of the narrowest valid unique index over NOT NULL columns.
-fn key(table: &Table) -> Vec<String> {
-    let found: Option<Vec<String>> = optional(Spi::get_one_with_args(
-        "SELECT ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY k (attnum, ord) \
-                        JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum \
-                       WHERE k.ord OPERATOR(pg_catalog.<=) i.indnkeyatts ORDER BY k.ord) \
-           FROM pg_catalog.pg_index i \
-          WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL \
-            AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
-                               AND a.attnum OPERATOR(pg_catalog.=) ANY ((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts OPERATOR(pg_catalog.-) 1]) AND NOT a.attnotnull) \
-          ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1",
-        &[table.oid.into()],
-    ));
-    found.filter(|columns| !columns.is_empty()).unwrap_or_else(|| {
-        refuse(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("table {} has no key", table.name),
-            Some("Rows are found again by their key when the caption is written.".into()),
-            Some("Add a primary key, or a unique index over NOT NULL columns.".into()),
-        )
-    })
-}
 
 /// Column to style, in the order of the JSON object, every style known.
 fn parse_fills(fills: &Value) -> Vec<(String, String)> {
@@ -202,7 +40,7 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
     release::warn_caller();
     let image_url = image_url.to_string_lossy().into_owned();
     style::tokens(max_tokens);
-    let table = describe(relation);
+    let table = table::describe(relation);
     let kind = match table.kind.as_str() {
         "r" | "p" => None,
         "v" => Some("a view"),
@@ -229,13 +67,13 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
     if table.ours {
         refuse(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is a table of pg_caption itself", table.name), None, None);
     }
-    require_ownership(&table);
-    let url = column(&table, &image_url);
-    require_text(&table, &url);
+    table::require_ownership(&table);
+    let url = table::column(&table, &image_url);
+    table::require_text(&table, &url);
     let fills = parse_fills(&fills.0);
     for (name, _) in &fills {
-        let filled = column(&table, name);
-        require_text(&table, &filled);
+        let filled = table::column(&table, name);
+        table::require_text(&table, &filled);
         if filled.generated {
             refuse(
                 PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
@@ -253,10 +91,10 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
             );
         }
     }
-    let keys = key(&table);
-    let key_columns: Vec<Column> = keys.iter().map(|name| column(&table, name)).collect();
+    let keys = table::key(&table);
+    let key_columns: Vec<Column> = keys.iter().map(|name| table::column(&table, name)).collect();
     for column in &key_columns {
-        require_comparable(&table, column);
+        table::require_comparable(&table, column);
     }
     if let Some((name, _)) = fills.iter().find(|(name, _)| keys.contains(name)) {
         refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("column \"{name}\" is part of the key and cannot be filled"), None, None);
@@ -302,8 +140,8 @@ fn require_writable() {
 fn watched(relation: pg_sys::Oid) -> Table {
     shared::require_ready();
     require_writable();
-    let table = describe(relation);
-    require_ownership(&table);
+    let table = table::describe(relation);
+    table::require_ownership(&table);
     let _extension = identity::as_extension();
     let exists: Option<bool> =
         spi(Spi::get_one_with_args("SELECT EXISTS (SELECT FROM caption.watch WHERE relation OPERATOR(pg_catalog.=) $1)", &[relation.into()]));

@@ -27,6 +27,17 @@ fn a_unique_index_that_lets_null_in_is_no_key() {
 }
 
 #[test]
+fn a_key_whose_text_changes_with_names_or_the_locale() {
+    for (kind, words) in
+        [("regclass", ["regclass", "search_path", "oid"]), ("regrole[]", ["regrole", "names", "oid"]), ("money", ["money", "locale", "numeric"])]
+    {
+        refused(&format!("CREATE TABLE t (id {kind} PRIMARY KEY, image_url text, alt text, seo text)"), "'t'", &words);
+    }
+    let domain = "CREATE DOMAIN price AS money; CREATE TABLE t (id price PRIMARY KEY, image_url text, alt text, seo text)";
+    refused(domain, "'t'", &["money", "locale"]);
+}
+
+#[test]
 fn a_missing_url_column() {
     refused("CREATE TABLE t (id int PRIMARY KEY, alt text, seo text)", "'t', 'photo'", &["photo"]);
 }

@@ -69,6 +69,32 @@ fn keys_that_print_differently_in_other_settings() {
     );
 }
 
+/// A row written under one session's settings is the same row under another's: its new URL replaces our text.
+fn stays_the_same_row(kind: &str, value: &str, settings: &str) {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = db.session();
+    session.run(&format!("CREATE TABLE t (id {kind} PRIMARY KEY, image_url text, alt text, seo text)"));
+    session.run("SELECT caption.watch('t')");
+    session.run(&format!("INSERT INTO t VALUES ({value}, '{}')", web.serve("/old.jpg", Answer::picture(1))));
+    session.run("CALL caption.wait('t')");
+    let url = web.serve("/new.jpg", Answer::picture(4));
+    session.run(settings);
+    session.run(&format!("UPDATE t SET image_url = '{url}'"));
+    session.run("CALL caption.wait('t')");
+    assert_eq!(session.text("SELECT alt FROM t"), session.text(&format!("SELECT caption_image('{url}')")), "{kind}");
+    assert_eq!(session.number("SELECT count(*) FROM caption.written"), 1, "{kind}");
+}
+
+#[test]
+fn a_key_written_under_other_settings_is_the_same_key() {
+    stays_the_same_row("bytea", "'\\x00ff41'", "SET bytea_output = 'escape'");
+    stays_the_same_row("bytea[]", "ARRAY['\\x00ff41'::bytea]", "SET bytea_output = 'escape'");
+    stays_the_same_row("interval", "'1 month -3 days 2 hours'", "SET IntervalStyle = 'sql_standard'");
+    stays_the_same_row("real", "0.1", "SET extra_float_digits = -3");
+    stays_the_same_row("timestamptz", "'2024-05-06 07:08:09.1+00'", "SET DateStyle = 'German'; SET TimeZone = 'Asia/Kathmandu'");
+    stays_the_same_row("tstzrange", "'[2024-05-06 07:08:09.1+00,2024-05-07]'", "SET DateStyle = 'German'; SET TimeZone = 'Asia/Kathmandu'");
+}
+
 #[test]
 fn a_unique_index_over_not_null_columns_serves_as_key() {
     fills("CREATE TABLE t (code text NOT NULL UNIQUE, image_url text, alt text, seo text)", "t", "INSERT INTO t VALUES ('$n', '$url')", "image_url");
