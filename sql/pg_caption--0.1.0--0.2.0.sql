@@ -64,11 +64,18 @@ COMMENT ON COLUMN caption.host.last_answer IS 'http_200, redirect, or the code o
 ALTER TABLE caption.tally ADD COLUMN recaption_before timestamptz;
 COMMENT ON COLUMN caption.tally.recaption_before IS 'Rows that were captioned before then are captioned again; see caption.recaption().';
 CREATE FUNCTION caption.recaption(relation regclass, older_than interval DEFAULT '0') RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'recaption_wrapper';
 COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
     'Captions rows again whose texts are ours and older than that: where the picture has changed, or the model. Texts that people wrote stay.';
 REVOKE ALL ON FUNCTION caption.recaption(regclass, interval) FROM PUBLIC;
+
+-- queue.sql: a NULL is an error, not a call that does nothing
+ALTER FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean) CALLED ON NULL INPUT;
+ALTER FUNCTION caption.unwatch(regclass) CALLED ON NULL INPUT;
+ALTER FUNCTION caption.pause(regclass) CALLED ON NULL INPUT;
+ALTER FUNCTION caption.resume(regclass) CALLED ON NULL INPUT;
+ALTER FUNCTION caption.retry(regclass) CALLED ON NULL INPUT;
 
 -- queue.sql: cheaper to append to
 ALTER TABLE caption.queue ALTER COLUMN keys TYPE json;
@@ -103,6 +110,7 @@ CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.failed FO
 ALTER TABLE caption.failed ENABLE REPLICA TRIGGER keep_local;
 CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.style FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
 ALTER TABLE caption.style ENABLE REPLICA TRIGGER keep_local;
+
 
 CREATE FUNCTION caption.database_report() RETURNS jsonb
     LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

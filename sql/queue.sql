@@ -129,32 +129,32 @@ COMMENT ON FUNCTION caption.enqueue() IS
 
 CREATE FUNCTION caption.watch(relation regclass, image_url name DEFAULT 'image_url', fills jsonb DEFAULT '{"alt": "concise", "seo": "seo"}',
         max_tokens int DEFAULT 64, overwrite boolean DEFAULT false, on_replica boolean DEFAULT false) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'watch_wrapper';
 COMMENT ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean) IS
     'Fills empty columns of a table with captions of the pictures its URLs show, now and from now on. fills: column to style.';
 
 CREATE FUNCTION caption.unwatch(relation regclass) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'unwatch_wrapper';
 COMMENT ON FUNCTION caption.unwatch(regclass) IS 'Ends a watch: its triggers, queue, failures and ledger go; the texts written stay.';
 
 CREATE FUNCTION caption.pause(relation regclass) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'pause_wrapper';
 COMMENT ON FUNCTION caption.pause(regclass) IS 'Stops filling a table; its queue keeps growing.';
 
 CREATE FUNCTION caption.resume(relation regclass) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'resume_wrapper';
 COMMENT ON FUNCTION caption.resume(regclass) IS 'Goes on filling a table.';
 
 CREATE FUNCTION caption.retry(relation regclass) RETURNS bigint
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'retry_wrapper';
 COMMENT ON FUNCTION caption.retry(regclass) IS 'Queues the failed and the deferred rows of a table again; says how many.';
 CREATE FUNCTION caption.recaption(relation regclass, older_than interval DEFAULT '0') RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'recaption_wrapper';
 COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
     'Captions rows again whose texts are ours and older than that: where the picture has changed, or the model. Texts that people wrote stay.';

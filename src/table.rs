@@ -23,6 +23,8 @@ pub struct Column {
     pub base_type: String,
     pub base_kind: pg_sys::Oid,
     pub generated: bool,
+    /// Characters that it holds at most, where that is declared.
+    pub length: Option<u32>,
 }
 
 pub fn describe(relation: pg_sys::Oid) -> Table {
@@ -73,13 +75,22 @@ pub fn require_ownership(table: &Table) {
     }
 }
 
+/// Characters that a column of this type holds: varchar(n), or a domain over a domain … over it.
+pub fn length(kind: pg_sys::Oid, modifier: i32) -> Option<u32> {
+    let mut modifier = modifier;
+    // SAFETY: catalog look-ups of a type that exists; writes one number.
+    let base = unsafe { pg_sys::getBaseTypeAndTypmod(kind, &mut modifier) };
+    // The modifier counts a header of four bytes, too.
+    (base == pg_sys::VARCHAROID && modifier >= 4).then(|| (modifier as u32 - 4).max(1))
+}
+
 pub fn column(table: &Table, name: &str) -> Column {
     let found = spi(Spi::connect(|client| {
         let rows = client.select(
             "WITH RECURSIVE base AS (SELECT t.oid, t.typbasetype, t.typtype FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid \
                  WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
                UNION ALL SELECT t.oid, t.typbasetype, t.typtype FROM base b JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) b.typbasetype WHERE b.typtype OPERATOR(pg_catalog.=) 'd') \
-             SELECT pg_catalog.format_type(a.atttypid, a.atttypmod), (SELECT b.oid FROM base b WHERE b.typtype OPERATOR(pg_catalog.<>) 'd'), a.attgenerated OPERATOR(pg_catalog.<>) '' \
+             SELECT pg_catalog.format_type(a.atttypid, a.atttypmod), (SELECT b.oid FROM base b WHERE b.typtype OPERATOR(pg_catalog.<>) 'd'), a.attgenerated OPERATOR(pg_catalog.<>) '', a.atttypid, a.atttypmod \
                FROM pg_catalog.pg_attribute a \
               WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped",
             Some(1),
@@ -91,6 +102,7 @@ pub fn column(table: &Table, name: &str) -> Column {
             base_type: row.get::<String>(1)?.unwrap_or_default(),
             base_kind: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
             generated: row.get::<bool>(3)?.unwrap_or(false),
+            length: row.get::<pg_sys::Oid>(4)?.and_then(|kind| length(kind, row.get(5).ok().flatten()?)),
         }))
     }));
     found.unwrap_or_else(|| {
@@ -171,23 +183,70 @@ pub fn require_comparable(table: &Table, column: &Column) {
 
 /// Columns of the primary key, else of the narrowest valid unique index over NOT NULL columns.
 pub fn key(table: &Table) -> Vec<String> {
+    if let Some(columns) = unique(table, true) {
+        return columns;
+    }
+    match unique(table, false) {
+        Some(columns) => refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("the key of table {} is deferrable and cannot be used", table.name),
+            Some(format!(
+                "It is ({}). Within a transaction two rows may have the same one, and a caption could be written into the wrong row.",
+                columns.join(", ")
+            )),
+            Some("Make the constraint NOT DEFERRABLE (drop it and add it again), or add a unique index over NOT NULL columns.".into()),
+        ),
+        None => refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("table {} has no key", table.name),
+            Some("Rows are found again by their key when the caption is written.".into()),
+            Some("Add a primary key, or a unique index over NOT NULL columns.".into()),
+        ),
+    }
+}
+
+/// The columns of the best key whose uniqueness is checked at once, or of one where that may wait for the end of the transaction.
+fn unique(table: &Table, immediate: bool) -> Option<Vec<String>> {
     let found: Option<Vec<String>> = optional(Spi::get_one_with_args(
         "SELECT ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY k (attnum, ord) \
                         JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum \
                        WHERE k.ord OPERATOR(pg_catalog.<=) i.indnkeyatts ORDER BY k.ord) \
            FROM pg_catalog.pg_index i \
-          WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL \
+          WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisunique AND i.indisvalid AND i.indimmediate OPERATOR(pg_catalog.=) $2 AND i.indpred IS NULL AND i.indexprs IS NULL \
             AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
                                AND a.attnum OPERATOR(pg_catalog.=) ANY ((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts OPERATOR(pg_catalog.-) 1]) AND NOT a.attnotnull) \
           ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1",
-        &[table.oid.into()],
+        &[table.oid.into(), immediate.into()],
     ));
-    found.filter(|columns| !columns.is_empty()).unwrap_or_else(|| {
+    found.filter(|columns| !columns.is_empty())
+}
+
+/// Raises where a partitioned table above this one is watched, or a partition of it: triggers of both would meet.
+pub fn require_no_other_watch(table: &Table) {
+    let other = |select: &str| -> Option<String> { optional(Spi::get_one_with_args(select, &[table.oid.into()])) };
+    let above = other(
+        "SELECT w.relation::pg_catalog.text FROM caption.watch w JOIN pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass) a ON a.relid OPERATOR(pg_catalog.=) w.relation \
+          WHERE w.relation::pg_catalog.oid OPERATOR(pg_catalog.<>) $1 LIMIT 1",
+    );
+    if let Some(above) = above {
         refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("table {} has no key", table.name),
-            Some("Rows are found again by their key when the caption is written.".into()),
-            Some("Add a primary key, or a unique index over NOT NULL columns.".into()),
-        )
-    })
+            format!("table {} is a partition of {above}, which is watched", table.name),
+            Some("Its rows are filled by that watch.".into()),
+            Some(format!("To watch partitions one by one, first: SELECT caption.unwatch('{}')", above.replace('\'', "''"))),
+        );
+    }
+    let below = other(
+        "SELECT w.relation::pg_catalog.text FROM caption.watch w \
+          WHERE w.relation::pg_catalog.oid OPERATOR(pg_catalog.<>) $1 AND EXISTS \
+                (SELECT FROM pg_catalog.pg_partition_ancestors(w.relation) a WHERE a.relid::pg_catalog.oid OPERATOR(pg_catalog.=) $1) LIMIT 1",
+    );
+    if let Some(below) = below {
+        refuse(
+            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
+            format!("{below}, a partition of table {}, is watched by itself", table.name),
+            None,
+            Some(format!("To watch all partitions at once, first: SELECT caption.unwatch('{}')", below.replace('\'', "''"))),
+        );
+    }
 }

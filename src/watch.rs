@@ -4,20 +4,14 @@ use crate::report::{refuse, spi};
 use crate::table::{self, Column, Table};
 use crate::{enqueue, identity, release, shared, style, triggers};
 use pgrx::JsonB;
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::Value;
 use std::ffi::CStr;
 
 /// Column to style, in the order of the JSON object, every style known.
 fn parse_fills(fills: &Value) -> Vec<(String, String)> {
-    let bad = |why: &str| -> ! {
-        refuse(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("fills {why}"),
-            None,
-            Some("It maps columns to styles, e.g. '{\"alt\": \"concise\", \"seo\": \"seo\"}'.".into()),
-        )
-    };
+    let bad = |why: &str| -> ! { refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("fills {why}"), None, Some(FILLS.into())) };
     let Some(object) = fills.as_object() else { bad("is not a JSON object") };
     if object.is_empty() {
         bad("names no column");
@@ -32,13 +26,48 @@ fn parse_fills(fills: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Warns where a column is too short for what a style is to write there: the worker cuts texts to fit.
+fn warn_if_narrow(table: &Table, column: &Column, style: &str) {
+    let least = style::resolve(style).rules.min_chars;
+    if let Some(length) = column.length.filter(|length| *length < least) {
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!("column \"{}\" of table {} holds {length} characters, style \"{style}\" asks for at least {least}", column.name, table.name),
+            "pg_caption",
+        )
+        .set_detail(format!("Texts are cut to {length} characters."))
+        .set_hint("A wider column, or a style of your own with a smaller min_chars (see caption.style), says more.")
+        .report(PgLogLevel::WARNING);
+    }
+}
+
+/// Raises for a NULL where a value is needed; PostgreSQL would skip the call without a word if the functions were STRICT.
+fn given<T>(value: Option<T>, name: &str, allowed: &str) -> T {
+    value.unwrap_or_else(|| refuse(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} is NULL"), None, Some(allowed.into())))
+}
+
+const A_TABLE: &str = "It must be a table that there is.";
+const FILLS: &str = "It maps columns to styles, e.g. '{\"alt\": \"concise\", \"seo\": \"seo\"}', which is the default.";
+
 /// `caption.watch(…)`.
 #[pg_extern(sql = false, volatile)]
-fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32, overwrite: bool, on_replica: bool) {
+fn watch(
+    relation: Option<pg_sys::Oid>,
+    image_url: Option<&CStr>,
+    fills: Option<JsonB>,
+    max_tokens: Option<i32>,
+    overwrite: Option<bool>,
+    on_replica: Option<bool>,
+) {
     shared::require_ready();
     require_writable();
     release::warn_caller();
-    let image_url = image_url.to_string_lossy().into_owned();
+    let relation = given(relation, "relation", A_TABLE);
+    let image_url = given(image_url, "image_url", "It names the column of the URLs; the default is image_url.").to_string_lossy().into_owned();
+    let fills = given(fills, "fills", FILLS);
+    let max_tokens = given(max_tokens, "max_tokens", "It is 32 to 256; the default is 64.");
+    let overwrite = given(overwrite, "overwrite", "It is true or false, the default.");
+    let on_replica = given(on_replica, "on_replica", "It is true or false, the default.");
     style::tokens(max_tokens);
     let table = table::describe(relation);
     let kind = match table.kind.as_str() {
@@ -68,10 +97,11 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
         refuse(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is a table of pg_caption itself", table.name), None, None);
     }
     table::require_ownership(&table);
+    table::require_no_other_watch(&table);
     let url = table::column(&table, &image_url);
     table::require_text(&table, &url);
     let fills = parse_fills(&fills.0);
-    for (name, _) in &fills {
+    for (name, style) in &fills {
         let filled = table::column(&table, name);
         table::require_text(&table, &filled);
         if filled.generated {
@@ -82,6 +112,7 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
                 Some("A generated column cannot be filled.".into()),
             );
         }
+        warn_if_narrow(&table, &filled, style);
         if *name == image_url {
             refuse(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -137,9 +168,10 @@ fn require_writable() {
 }
 
 /// The table, if the caller may change its watch and there is one.
-fn watched(relation: pg_sys::Oid) -> Table {
+fn watched(relation: Option<pg_sys::Oid>) -> Table {
     shared::require_ready();
     require_writable();
+    let relation = given(relation, "relation", A_TABLE);
     let table = table::describe(relation);
     table::require_ownership(&table);
     let _extension = identity::as_extension();
@@ -163,8 +195,9 @@ fn hold(relation: pg_sys::Oid) {
 
 /// `caption.unwatch(relation)`.
 #[pg_extern(sql = false, volatile)]
-fn unwatch(relation: pg_sys::Oid) {
+fn unwatch(relation: Option<pg_sys::Oid>) {
     let table = watched(relation);
+    let relation = table.oid;
     triggers::drop(table.oid, &table.name);
     let _extension = identity::as_extension();
     hold(relation);
@@ -174,8 +207,8 @@ fn unwatch(relation: pg_sys::Oid) {
     enqueue::announce_at_commit();
 }
 
-fn set_paused(relation: pg_sys::Oid, paused: bool) {
-    watched(relation);
+fn set_paused(relation: Option<pg_sys::Oid>, paused: bool) {
+    let relation = watched(relation).oid;
     let _extension = identity::as_extension();
     // Once a pause is committed nothing more is written: what the worker is just writing is waited for.
     hold(relation);
@@ -188,20 +221,20 @@ fn set_paused(relation: pg_sys::Oid, paused: bool) {
 
 /// `caption.pause(relation)`.
 #[pg_extern(sql = false, volatile)]
-fn pause(relation: pg_sys::Oid) {
+fn pause(relation: Option<pg_sys::Oid>) {
     set_paused(relation, true);
 }
 
 /// `caption.resume(relation)`.
 #[pg_extern(sql = false, volatile)]
-fn resume(relation: pg_sys::Oid) {
+fn resume(relation: Option<pg_sys::Oid>) {
     set_paused(relation, false);
 }
 
 /// `caption.retry(relation)`.
 #[pg_extern(sql = false, volatile)]
-fn retry(relation: pg_sys::Oid) -> i64 {
-    watched(relation);
+fn retry(relation: Option<pg_sys::Oid>) -> i64 {
+    let relation = watched(relation).oid;
     let _extension = identity::as_extension();
     hold(relation);
     let queued: Option<i64> = spi(Spi::get_one_with_args(
@@ -219,8 +252,9 @@ fn retry(relation: pg_sys::Oid) -> i64 {
 
 /// `caption.recaption(relation, older_than)`.
 #[pg_extern(sql = false, volatile)]
-fn recaption(relation: pg_sys::Oid, older_than: pgrx::datum::Interval) {
-    watched(relation);
+fn recaption(relation: Option<pg_sys::Oid>, older_than: Option<pgrx::datum::Interval>) {
+    let relation = watched(relation).oid;
+    let older_than = given(older_than, "older_than", "It is an interval; the default, '0', is everything that pg_caption wrote until now.");
     let _extension = identity::as_extension();
     // The walk finds the rows by the ledger: ten million of them are not ten million entries of the queue.
     spi(Spi::run_with_args(

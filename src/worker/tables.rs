@@ -2,7 +2,7 @@
 
 use super::marks;
 use super::transaction::{attempt, spi};
-use crate::{release, style, triggers};
+use crate::{release, style, table, triggers};
 use pg_caption_drain::{Fill, KeyColumn, Watched};
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -173,17 +173,14 @@ fn switched_off(relation: pg_sys::Oid) -> Option<String> {
 fn attribute(relation: pg_sys::Oid, column: &str) -> Result<(String, Option<u32>), String> {
     let found = spi(Spi::connect(|client| {
         let rows = client.select(
-            "SELECT format_type(a.atttypid, a.atttypmod), \
-                    CASE WHEN t.oid = 'varchar'::regtype THEN nullif(a.atttypmod, -1) WHEN t.typbasetype = 'varchar'::regtype THEN nullif(t.typtypmod, -1) END - 4 \
-               FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+            "SELECT format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod FROM pg_catalog.pg_attribute a \
               WHERE a.attrelid = $1 AND a.attname = $2::name AND a.attnum > 0 AND NOT a.attisdropped",
             Some(1),
             &[relation.into(), column.into()],
         )?;
-        match rows.into_iter().next() {
-            Some(row) => Ok::<_, pgrx::spi::Error>(Some((row.get::<String>(1)?.unwrap_or_default(), row.get::<i32>(2)?.map(|n| n.max(1) as u32)))),
-            None => Ok(None),
-        }
+        let Some(row) = rows.into_iter().next() else { return Ok::<_, pgrx::spi::Error>(None) };
+        let (kind, modifier) = (row.get(2)?.unwrap_or(pg_sys::InvalidOid), row.get(3)?.unwrap_or(-1));
+        Ok(Some((row.get::<String>(1)?.unwrap_or_default(), table::length(kind, modifier))))
     }));
     found.ok_or_else(|| format!("it has no column \"{column}\" any more; call caption.watch() again"))
 }

@@ -143,16 +143,40 @@ fn a_table_with_generated_columns() {
     );
 }
 
-#[test]
-fn a_varchar_keeps_its_length() {
+/// What a column of that type is filled with, and what `watch` warned of.
+fn filled(create: &str, kind: &str, style: &str) -> (String, Vec<String>) {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
     let mut session = db.session();
-    session.run("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt varchar(12), seo text)");
+    session.run(&format!("{create}; CREATE TABLE t (id int PRIMARY KEY, image_url text, alt {kind})"));
     session.run(&format!("INSERT INTO t VALUES (1, '{url}')"));
-    session.run("SELECT caption.watch('t')");
-    db.eventually("(SELECT seo <> '' FROM t)");
-    db.eventually("(SELECT length(alt) BETWEEN 1 AND 12 FROM t) OR EXISTS (SELECT FROM caption.failure)");
+    session.notices();
+    session.run(&format!(r#"SELECT caption.watch('t', fills => '{{"alt": "{style}"}}')"#));
+    let warnings = session.notices().iter().filter(|notice| notice.severity() == "WARNING").map(|notice| notice.message().to_string()).collect();
+    session.run("CALL caption.wait('t')");
+    assert_eq!(session.rows("SELECT code, message, detail FROM caption.failure"), Vec::<Vec<Option<String>>>::new());
+    (session.text("SELECT alt FROM t"), warnings)
+}
+
+#[test]
+fn a_varchar_keeps_its_length() {
+    let (text, warnings) = filled("", "varchar(12)", "concise");
+    assert!((1..=12).contains(&text.chars().count()), "{text}");
+    assert!(warnings.is_empty(), "{warnings:?}");
+}
+
+#[test]
+fn a_domain_over_a_domain_over_a_varchar_keeps_its_length() {
+    let (text, _) =
+        filled("CREATE DOMAIN short AS varchar(12); CREATE DOMAIN shorter AS short; CREATE DOMAIN shortest AS shorter", "shortest", "concise");
+    assert!((1..=12).contains(&text.chars().count()), "{text}");
+}
+
+#[test]
+fn a_column_too_short_for_its_style_is_warned_of() {
+    let (text, warnings) = filled("CREATE DOMAIN short AS varchar(12)", "short", "seo");
+    assert!((1..=12).contains(&text.chars().count()), "{text}");
+    assert!(warnings.iter().any(|warning| warning.contains("12 characters") && warning.contains("\"seo\" asks for at least 15")), "{warnings:?}");
 }
 
 #[test]
