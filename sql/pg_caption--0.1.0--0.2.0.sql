@@ -111,6 +111,8 @@ ALTER TABLE caption.failed ENABLE REPLICA TRIGGER keep_local;
 CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.style FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
 ALTER TABLE caption.style ENABLE REPLICA TRIGGER keep_local;
 
+-- queue.sql: watches that wait for a style go on
+CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON caption.style FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
 
 CREATE FUNCTION caption.database_report() RETURNS jsonb
     LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

@@ -100,6 +100,8 @@ CREATE FUNCTION caption.announce() RETURNS trigger
 COMMENT ON FUNCTION caption.announce() IS 'Trigger function: wakes the worker of this database at commit.';
 REVOKE ALL ON FUNCTION caption.announce() FROM PUBLIC;
 CREATE TRIGGER announce AFTER INSERT OR UPDATE ON caption.watch FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
+-- So does a style that a watch may have waited for.
+CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON caption.style FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
 
 -- A publication FOR ALL TABLES on the other side brings that side's watches, queue and ledger along. They name its own tables by OID: rows that logical
 -- replication applies to ours are dropped, and so never stop an apply worker.
