@@ -62,15 +62,15 @@ if [ -t 2 ]; then line='\r\033[K%s'; else line='%s\n'; fi
 last=
 while :; do
   row=$("${psql[@]}" -F '|' -c "SELECT bar, filled, failed, coalesce(round(rows_per_minute::numeric)::text, '-'),
-      coalesce(date_trunc('second', time_left)::text, '-'), caption.is_idle('products'), state FROM caption.progress WHERE relation = 'products'::regclass")
-  IFS='|' read -r bar filled failed rate left over watch_state <<<"$row"
+      coalesce(date_trunc('second', time_left)::text, '-'), caption.is_idle('products'), stopped, state FROM caption.progress WHERE relation = 'products'::regclass")
+  IFS='|' read -r bar filled failed rate left over stopped watch_state <<<"$row"
   now="$bar  $filled filled, $failed without a caption, $rate rows a minute, time left: $left"
   # shellcheck disable=SC2059
   if [ "$now" != "$last" ]; then printf "$line" "$now" >&2; last=$now; fi
   if [ "$over" = t ]; then break; fi
   state=$("${psql[@]}" -F ' ' -c 'SELECT state, failure FROM caption.engine_status()')
   case $state in failed*) echo >&2; die "the engine cannot work: ${state#failed }" ;; esac
-  case $watch_state in idle | working) ;; *) echo >&2; die "the table is not being filled: $watch_state" ;; esac
+  if [ "$stopped" = t ]; then echo >&2; die "the table is not being filled: $watch_state"; fi
   sleep 0.2
 done
 [ ! -t 2 ] || echo >&2

@@ -3,6 +3,20 @@
 -- Operators and functions below mean PostgreSQL's own, as in schema.sql.
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
+-- All tables at once or none: one after the other, in whatever order, would now and then meet a worker that has one and waits for another.
+DO $$
+BEGIN
+    LOOP
+        BEGIN
+            LOCK TABLE caption.watch, caption.tally, caption.queue, caption.deferred, caption.written, caption.failed, caption.style IN ACCESS EXCLUSIVE MODE NOWAIT;
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_catalog.pg_sleep(0.01);
+        END;
+    END LOOP;
+END
+$$;
+
 -- Styles: built-in ones can be changed, and a family can be told something of its own.
 ALTER TABLE caption.style
     ADD COLUMN prompts jsonb NOT NULL DEFAULT '{}' CHECK (jsonb_typeof(prompts) = 'object' AND NOT jsonb_path_exists(prompts, '$.* ? (@.type() != "string")')),
@@ -50,15 +64,26 @@ COMMENT ON COLUMN caption.host.last_answer IS 'http_200, redirect, or the code o
 ALTER TABLE caption.tally ADD COLUMN recaption_before timestamptz;
 COMMENT ON COLUMN caption.tally.recaption_before IS 'Rows that were captioned before then are captioned again; see caption.recaption().';
 CREATE FUNCTION caption.recaption(relation regclass, older_than interval DEFAULT '0') RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'recaption_wrapper';
 COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
     'Captions rows again whose texts are ours and older than that: where the picture has changed, or the model. Texts that people wrote stay.';
 REVOKE ALL ON FUNCTION caption.recaption(regclass, interval) FROM PUBLIC;
 
+-- queue.sql: a NULL is an error, not a call that does nothing
+ALTER FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean) CALLED ON NULL INPUT;
+ALTER FUNCTION caption.unwatch(regclass) CALLED ON NULL INPUT;
+ALTER FUNCTION caption.pause(regclass) CALLED ON NULL INPUT;
+ALTER FUNCTION caption.resume(regclass) CALLED ON NULL INPUT;
+ALTER FUNCTION caption.retry(regclass) CALLED ON NULL INPUT;
+
 -- queue.sql: cheaper to append to
 ALTER TABLE caption.queue ALTER COLUMN keys TYPE json;
 ALTER TABLE caption.queue SET (toast_tuple_target = 8160);
+
+-- queue.sql: marks for tables whose triggers have missed something
+CREATE INDEX queue_marks ON caption.queue (relation) WHERE n = 0;
+COMMENT ON TABLE caption.queue IS 'Keys of rows to look at, many a row, appended at commit by the triggers and removed with the write-back. n = 0: the walk is to begin anew.';
 
 -- queue.sql
 ALTER TABLE caption.tally ADD database oid;
@@ -86,6 +111,9 @@ ALTER TABLE caption.failed ENABLE REPLICA TRIGGER keep_local;
 CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.style FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
 ALTER TABLE caption.style ENABLE REPLICA TRIGGER keep_local;
 
+-- queue.sql: watches that wait for a style go on
+CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON caption.style FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
+
 CREATE FUNCTION caption.database_report() RETURNS jsonb
     LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'database_report_wrapper';
@@ -101,40 +129,101 @@ COMMENT ON VIEW caption.database IS
     'Each database of this server that has the extension: served (worker: its process), idle, waiting, or cannot be served, and why. For members of pg_monitor.';
 GRANT SELECT ON caption.database TO pg_monitor;
 
--- IS DISTINCT FROM finds its operator in the caller's search_path.
+-- queue.sql: why nothing moves, and a wait that always ends or says why it does not
+CREATE FUNCTION caption.obstacle() RETURNS text
+    LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'obstacle_wrapper';
+COMMENT ON FUNCTION caption.obstacle() IS
+    'Why nothing of this database is being filled now, as caption.database says it; NULL where nothing stands in the way. What an engine without a model lacks: for members of pg_monitor.';
+
+CREATE FUNCTION caption.require_no_transaction() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'require_no_transaction_wrapper';
+COMMENT ON FUNCTION caption.require_no_transaction() IS 'Raises an error where caption.wait() could not commit: in a transaction block or a function.';
+CREATE OR REPLACE VIEW caption.progress WITH (security_barrier) AS
+    SELECT p.relation, p.rows, p.filled, p.waiting, p.in_flight, p.deferred, p.failed, p.rows_per_minute,
+           CASE WHEN p.rest = 0 THEN interval '0' WHEN p.rows_per_minute > 0 THEN pg_catalog.make_interval(mins => 1) * (p.rest / p.rows_per_minute) END
+               AS time_left,
+           pg_catalog.rpad(pg_catalog.repeat('#', (20 * p.share)::int), 20, '.') || pg_catalog.lpad((100 * p.share)::int::text, 4) || '%' AS bar,
+           p.state, p.stopped
+      FROM (
+        SELECT w.relation, greatest(t.walked, s.estimate) AS rows, coalesce(t.filled, 0) AS filled, q.waiting + s.unwalked AS waiting,
+               caption.in_flight(w.relation) AS in_flight, d.deferred, f.failed, t.per_minute AS rows_per_minute, r.rest,
+               CASE WHEN r.rest = 0 THEN 1.0 ELSE r.total / (r.total + r.rest) END AS share,
+               CASE WHEN w.paused THEN 'paused' WHEN t.problem IS NOT NULL THEN t.problem
+                    WHEN r.rest + d.deferred = 0 AND coalesce(t.walk_done, false) THEN 'idle' ELSE coalesce('waiting: ' || caption.obstacle(), 'working') END AS state,
+               w.paused OR t.problem IS NOT NULL AS stopped
+          FROM caption.watch w
+          JOIN pg_catalog.pg_class c ON c.oid = w.relation
+          LEFT JOIN caption.tally t ON t.relation = w.relation
+          CROSS JOIN LATERAL (SELECT coalesce(sum(greatest(q.n, 1)), 0)::bigint AS waiting FROM caption.queue q WHERE q.relation = w.relation) q
+          CROSS JOIN LATERAL (SELECT count(*) AS deferred FROM caption.deferred d WHERE d.relation = w.relation) d
+          CROSS JOIN LATERAL (SELECT count(*) AS failed FROM caption.failed f WHERE f.relation = w.relation) f
+          CROSS JOIN LATERAL (
+            SELECT e.estimate, CASE WHEN t.walk_done THEN 0 ELSE greatest(e.estimate - coalesce(t.walked, 0), 1) END AS unwalked
+              -- reltuples is -1 until the first ANALYZE; the statistics collector's count is there before.
+              FROM (SELECT coalesce(sum(greatest(l.reltuples, pg_catalog.pg_stat_get_live_tuples(l.oid), 0)), 0)::bigint AS estimate FROM pg_catalog.pg_class l
+                     WHERE l.oid = w.relation OR l.oid IN (SELECT i.relid FROM pg_catalog.pg_partition_tree(w.relation) i WHERE i.isleaf)) e) s
+          CROSS JOIN LATERAL (SELECT q.waiting + s.unwalked AS rest, greatest(coalesce(t.filled, 0) + f.failed, 0.001)::numeric AS total) r
+         WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE')
+      ) p;
+COMMENT ON VIEW caption.progress IS
+    'Each watch: rows and the part of waiting not walked yet are estimates; filled, queued, in flight, deferred and failed are exact.';
+COMMENT ON COLUMN caption.progress.state IS 'idle, working, waiting: and for what, paused, or what is wrong with the table.';
+COMMENT ON COLUMN caption.progress.stopped IS 'Somebody must do something before it goes on; state says what.';
+GRANT EXECUTE ON FUNCTION caption.obstacle(), caption.require_no_transaction() TO PUBLIC;
+
 CREATE OR REPLACE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
     LANGUAGE plpgsql
     AS $$
     DECLARE
+        -- Of a table that is dropped meanwhile only the number would be left.
+        name text := pg_catalog.format('%s', relation);
         began timestamptz := pg_catalog.clock_timestamp();
         said timestamptz;
         line text;
         last text;
-        problem text;
+        owner text;
+        now_at record;
     BEGIN
-        IF NOT EXISTS (SELECT FROM caption.watch w WHERE w.relation OPERATOR(pg_catalog.=) wait.relation) THEN
-            RAISE EXCEPTION 'table % is not watched', relation USING ERRCODE = 'undefined_object', HINT = 'See caption.watch().';
-        END IF;
-        WHILE NOT caption.is_idle(relation) LOOP
-            SELECT pg_catalog.format('%s %s filled, %s waiting, %s in flight, %s deferred, %s failed', p.bar, p.filled, p.waiting, p.in_flight, p.deferred, p.failed),
-                   CASE WHEN p.state OPERATOR(pg_catalog.=) ANY ('{idle,working}'::pg_catalog.text[]) THEN NULL ELSE p.state END
-              INTO line, problem FROM caption.progress p WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
-            IF problem IS NOT NULL THEN
-                RAISE EXCEPTION 'table % is not being filled: %', relation, problem USING ERRCODE = 'object_not_in_prerequisite_state';
+        PERFORM caption.require_no_transaction();
+        LOOP
+            SELECT pg_catalog.format('%s %s filled, %s waiting, %s in flight, %s deferred, %s failed', p.bar, p.filled, p.waiting, p.in_flight, p.deferred, p.failed) AS counts,
+                   pg_catalog.format('%s %s filled, %s failed', p.bar, p.filled, p.failed) AS result,
+                   CASE WHEN p.state OPERATOR(pg_catalog.<>) 'working' THEN pg_catalog.concat(' (', p.state, ')') END AS why,
+                   p.waiting OPERATOR(pg_catalog.+) p.deferred OPERATOR(pg_catalog.=) 0 AND p.state OPERATOR(pg_catalog.=) ANY ('{idle,paused}'::pg_catalog.text[]) AS done,
+                   p.state, p.stopped
+              INTO now_at FROM caption.progress p WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
+            IF NOT FOUND THEN
+                SELECT c.relowner::pg_catalog.regrole::pg_catalog.text INTO owner FROM caption.watch w JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) w.relation
+                 WHERE w.relation OPERATOR(pg_catalog.=) wait.relation;
+                IF FOUND THEN
+                    RAISE EXCEPTION 'must be owner of table % to wait for it', name USING ERRCODE = 'insufficient_privilege', DETAIL = pg_catalog.format('It belongs to %s.', owner);
+                ELSIF last IS NULL THEN
+                    RAISE EXCEPTION 'table % is not watched', name USING ERRCODE = 'undefined_object', HINT = 'See caption.watch().';
+                END IF;
+                RAISE NOTICE 'table % is not watched any more', name;
+                RETURN;
             END IF;
-            IF coalesce(line, '') OPERATOR(pg_catalog.<>) coalesce(last, '') AND (said IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) interval '1 second') THEN
+            IF now_at.done THEN
+                RAISE NOTICE '%', now_at.result;
+                RETURN;
+            ELSIF now_at.stopped THEN
+                RAISE EXCEPTION 'table % is not being filled: %', name, now_at.state USING ERRCODE = 'object_not_in_prerequisite_state';
+            END IF;
+            line := pg_catalog.concat(now_at.counts, now_at.why);
+            -- Said again from time to time: a client that has gone is found out when it is told something.
+            IF last IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) (CASE WHEN line OPERATOR(pg_catalog.=) last THEN interval '10 seconds' ELSE interval '1 second' END) THEN
                 RAISE NOTICE '%', line;
                 said := pg_catalog.clock_timestamp();
                 last := line;
             END IF;
             IF timeout IS NOT NULL AND pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began OPERATOR(pg_catalog.>) timeout THEN
-                RAISE EXCEPTION 'table % still has rows to fill', relation USING ERRCODE = 'query_canceled', DETAIL = line;
+                RAISE EXCEPTION 'table % still has rows to fill', name USING ERRCODE = 'query_canceled', DETAIL = line;
             END IF;
             COMMIT;
             PERFORM pg_catalog.pg_sleep(0.1);
         END LOOP;
-        SELECT pg_catalog.format('%s %s filled, %s failed', p.bar, p.filled, p.failed) INTO line FROM caption.progress p WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
-        RAISE NOTICE '%', line;
     END
     $$;
 
@@ -145,7 +234,7 @@ COMMENT ON COLUMN caption.tally.tidy_after IS 'The last key of the pass that is 
 COMMENT ON COLUMN caption.tally.tidied_files IS 'A hash of the files of the table when it was looked at: it was truncated since, perhaps, where they are others.';
 COMMENT ON COLUMN caption.tally.tidied_deleted IS 'Rows that were ever deleted from the table, by its statistics, when the last pass began.';
 CREATE FUNCTION caption.tidy(relation regclass) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'tidy_wrapper';
 COMMENT ON FUNCTION caption.tidy(regclass) IS
     'Has what is kept of rows that are gone, and failures that are none any more, forgotten soon instead of within a day.';

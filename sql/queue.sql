@@ -56,7 +56,8 @@ CREATE TABLE caption.queue (
 );
 -- 200 keys of most types fit into a page of the table: not worth compressing for the moment that they stand here.
 ALTER TABLE caption.queue SET (toast_tuple_target = 8160);
-COMMENT ON TABLE caption.queue IS 'Keys of rows to look at, many a row, appended at commit by the triggers and removed with the write-back.';
+CREATE INDEX queue_marks ON caption.queue (relation) WHERE n = 0;
+COMMENT ON TABLE caption.queue IS 'Keys of rows to look at, many a row, appended at commit by the triggers and removed with the write-back. n = 0: the walk is to begin anew.';
 
 CREATE TABLE caption.deferred (
     relation oid NOT NULL,
@@ -107,6 +108,8 @@ CREATE FUNCTION caption.announce() RETURNS trigger
 COMMENT ON FUNCTION caption.announce() IS 'Trigger function: wakes the worker of this database at commit.';
 REVOKE ALL ON FUNCTION caption.announce() FROM PUBLIC;
 CREATE TRIGGER announce AFTER INSERT OR UPDATE ON caption.watch FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
+-- So does a style that a watch may have waited for.
+CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON caption.style FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
 
 -- A publication FOR ALL TABLES on the other side brings that side's watches, queue and ledger along. They name its own tables by OID: rows that logical
 -- replication applies to ours are dropped, and so never stop an apply worker.
@@ -136,37 +139,37 @@ COMMENT ON FUNCTION caption.enqueue() IS
 
 CREATE FUNCTION caption.watch(relation regclass, image_url name DEFAULT 'image_url', fills jsonb DEFAULT '{"alt": "concise", "seo": "seo"}',
         max_tokens int DEFAULT 64, overwrite boolean DEFAULT false, on_replica boolean DEFAULT false) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'watch_wrapper';
 COMMENT ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean) IS
     'Fills empty columns of a table with captions of the pictures its URLs show, now and from now on. fills: column to style.';
 
 CREATE FUNCTION caption.unwatch(relation regclass) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'unwatch_wrapper';
 COMMENT ON FUNCTION caption.unwatch(regclass) IS 'Ends a watch: its triggers, queue, failures and ledger go; the texts written stay.';
 
 CREATE FUNCTION caption.pause(relation regclass) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'pause_wrapper';
 COMMENT ON FUNCTION caption.pause(regclass) IS 'Stops filling a table; its queue keeps growing.';
 
 CREATE FUNCTION caption.resume(relation regclass) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'resume_wrapper';
 COMMENT ON FUNCTION caption.resume(regclass) IS 'Goes on filling a table.';
 
 CREATE FUNCTION caption.retry(relation regclass) RETURNS bigint
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'retry_wrapper';
 COMMENT ON FUNCTION caption.retry(regclass) IS 'Queues the failed and the deferred rows of a table again; says how many.';
 CREATE FUNCTION caption.recaption(relation regclass, older_than interval DEFAULT '0') RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'recaption_wrapper';
 COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
     'Captions rows again whose texts are ours and older than that: where the picture has changed, or the model. Texts that people wrote stay.';
 CREATE FUNCTION caption.tidy(relation regclass) RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'tidy_wrapper';
 COMMENT ON FUNCTION caption.tidy(regclass) IS
     'Has what is kept of rows that are gone, and failures that are none any more, forgotten soon instead of within a day.';
@@ -177,6 +180,17 @@ CREATE FUNCTION caption.in_flight(relation regclass) RETURNS int
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'in_flight_wrapper';
 COMMENT ON FUNCTION caption.in_flight(regclass) IS 'Rows of a watched table that the engine is working on now.';
+
+CREATE FUNCTION caption.obstacle() RETURNS text
+    LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'obstacle_wrapper';
+COMMENT ON FUNCTION caption.obstacle() IS
+    'Why nothing of this database is being filled now, as caption.database says it; NULL where nothing stands in the way. What an engine without a model lacks: for members of pg_monitor.';
+
+CREATE FUNCTION caption.require_no_transaction() RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'require_no_transaction_wrapper';
+COMMENT ON FUNCTION caption.require_no_transaction() IS 'Raises an error where caption.wait() could not commit: in a transaction block or a function.';
 
 CREATE VIEW caption.failure WITH (security_barrier) AS
     SELECT f.relation::regclass AS relation, f.key, f.class, f.code, f.message, f.detail, f.attempts, f.at
@@ -190,17 +204,18 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
            CASE WHEN p.rest = 0 THEN interval '0' WHEN p.rows_per_minute > 0 THEN pg_catalog.make_interval(mins => 1) * (p.rest / p.rows_per_minute) END
                AS time_left,
            pg_catalog.rpad(pg_catalog.repeat('#', (20 * p.share)::int), 20, '.') || pg_catalog.lpad((100 * p.share)::int::text, 4) || '%' AS bar,
-           p.state
+           p.state, p.stopped
       FROM (
         SELECT w.relation, greatest(t.walked, s.estimate) AS rows, coalesce(t.filled, 0) AS filled, q.waiting + s.unwalked AS waiting,
                caption.in_flight(w.relation) AS in_flight, d.deferred, f.failed, t.per_minute AS rows_per_minute, r.rest,
                CASE WHEN r.rest = 0 THEN 1.0 ELSE r.total / (r.total + r.rest) END AS share,
                CASE WHEN w.paused THEN 'paused' WHEN t.problem IS NOT NULL THEN t.problem
-                    WHEN r.rest + d.deferred = 0 AND coalesce(t.walk_done, false) THEN 'idle' ELSE 'working' END AS state
+                    WHEN r.rest + d.deferred = 0 AND coalesce(t.walk_done, false) THEN 'idle' ELSE coalesce('waiting: ' || caption.obstacle(), 'working') END AS state,
+               w.paused OR t.problem IS NOT NULL AS stopped
           FROM caption.watch w
           JOIN pg_catalog.pg_class c ON c.oid = w.relation
           LEFT JOIN caption.tally t ON t.relation = w.relation
-          CROSS JOIN LATERAL (SELECT coalesce(sum(q.n), 0)::bigint AS waiting FROM caption.queue q WHERE q.relation = w.relation) q
+          CROSS JOIN LATERAL (SELECT coalesce(sum(greatest(q.n, 1)), 0)::bigint AS waiting FROM caption.queue q WHERE q.relation = w.relation) q
           CROSS JOIN LATERAL (SELECT count(*) AS deferred FROM caption.deferred d WHERE d.relation = w.relation) d
           CROSS JOIN LATERAL (SELECT count(*) AS failed FROM caption.failed f WHERE f.relation = w.relation) f
           CROSS JOIN LATERAL (
@@ -213,8 +228,10 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
       ) p;
 COMMENT ON VIEW caption.progress IS
     'Each watch: rows and the part of waiting not walked yet are estimates; filled, queued, in flight, deferred and failed are exact.';
+COMMENT ON COLUMN caption.progress.state IS 'idle, working, waiting: and for what, paused, or what is wrong with the table.';
+COMMENT ON COLUMN caption.progress.stopped IS 'Somebody must do something before it goes on; state says what.';
 GRANT SELECT ON caption.progress TO PUBLIC;
-GRANT EXECUTE ON FUNCTION caption.in_flight(regclass) TO PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.in_flight(regclass), caption.obstacle(), caption.require_no_transaction() TO PUBLIC;
 
 CREATE FUNCTION caption.is_idle(relation regclass) RETURNS boolean
     LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
@@ -229,35 +246,53 @@ CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
     LANGUAGE plpgsql
     AS $$
     DECLARE
+        -- Of a table that is dropped meanwhile only the number would be left.
+        name text := pg_catalog.format('%s', relation);
         began timestamptz := pg_catalog.clock_timestamp();
         said timestamptz;
         line text;
         last text;
-        problem text;
+        owner text;
+        now_at record;
     BEGIN
-        IF NOT EXISTS (SELECT FROM caption.watch w WHERE w.relation OPERATOR(pg_catalog.=) wait.relation) THEN
-            RAISE EXCEPTION 'table % is not watched', relation USING ERRCODE = 'undefined_object', HINT = 'See caption.watch().';
-        END IF;
-        WHILE NOT caption.is_idle(relation) LOOP
-            SELECT pg_catalog.format('%s %s filled, %s waiting, %s in flight, %s deferred, %s failed', p.bar, p.filled, p.waiting, p.in_flight, p.deferred, p.failed),
-                   CASE WHEN p.state OPERATOR(pg_catalog.=) ANY ('{idle,working}'::pg_catalog.text[]) THEN NULL ELSE p.state END
-              INTO line, problem FROM caption.progress p WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
-            IF problem IS NOT NULL THEN
-                RAISE EXCEPTION 'table % is not being filled: %', relation, problem USING ERRCODE = 'object_not_in_prerequisite_state';
+        PERFORM caption.require_no_transaction();
+        LOOP
+            SELECT pg_catalog.format('%s %s filled, %s waiting, %s in flight, %s deferred, %s failed', p.bar, p.filled, p.waiting, p.in_flight, p.deferred, p.failed) AS counts,
+                   pg_catalog.format('%s %s filled, %s failed', p.bar, p.filled, p.failed) AS result,
+                   CASE WHEN p.state OPERATOR(pg_catalog.<>) 'working' THEN pg_catalog.concat(' (', p.state, ')') END AS why,
+                   p.waiting OPERATOR(pg_catalog.+) p.deferred OPERATOR(pg_catalog.=) 0 AND p.state OPERATOR(pg_catalog.=) ANY ('{idle,paused}'::pg_catalog.text[]) AS done,
+                   p.state, p.stopped
+              INTO now_at FROM caption.progress p WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
+            IF NOT FOUND THEN
+                SELECT c.relowner::pg_catalog.regrole::pg_catalog.text INTO owner FROM caption.watch w JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) w.relation
+                 WHERE w.relation OPERATOR(pg_catalog.=) wait.relation;
+                IF FOUND THEN
+                    RAISE EXCEPTION 'must be owner of table % to wait for it', name USING ERRCODE = 'insufficient_privilege', DETAIL = pg_catalog.format('It belongs to %s.', owner);
+                ELSIF last IS NULL THEN
+                    RAISE EXCEPTION 'table % is not watched', name USING ERRCODE = 'undefined_object', HINT = 'See caption.watch().';
+                END IF;
+                RAISE NOTICE 'table % is not watched any more', name;
+                RETURN;
             END IF;
-            IF coalesce(line, '') OPERATOR(pg_catalog.<>) coalesce(last, '') AND (said IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) interval '1 second') THEN
+            IF now_at.done THEN
+                RAISE NOTICE '%', now_at.result;
+                RETURN;
+            ELSIF now_at.stopped THEN
+                RAISE EXCEPTION 'table % is not being filled: %', name, now_at.state USING ERRCODE = 'object_not_in_prerequisite_state';
+            END IF;
+            line := pg_catalog.concat(now_at.counts, now_at.why);
+            -- Said again from time to time: a client that has gone is found out when it is told something.
+            IF last IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) (CASE WHEN line OPERATOR(pg_catalog.=) last THEN interval '10 seconds' ELSE interval '1 second' END) THEN
                 RAISE NOTICE '%', line;
                 said := pg_catalog.clock_timestamp();
                 last := line;
             END IF;
             IF timeout IS NOT NULL AND pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began OPERATOR(pg_catalog.>) timeout THEN
-                RAISE EXCEPTION 'table % still has rows to fill', relation USING ERRCODE = 'query_canceled', DETAIL = line;
+                RAISE EXCEPTION 'table % still has rows to fill', name USING ERRCODE = 'query_canceled', DETAIL = line;
             END IF;
             COMMIT;
             PERFORM pg_catalog.pg_sleep(0.1);
         END LOOP;
-        SELECT pg_catalog.format('%s %s filled, %s failed', p.bar, p.filled, p.failed) INTO line FROM caption.progress p WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
-        RAISE NOTICE '%', line;
     END
     $$;
 COMMENT ON PROCEDURE caption.wait(regclass, interval) IS 'Reports progress by NOTICE until nothing of the table is left to do. CALL it outside a transaction block.';

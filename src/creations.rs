@@ -1,5 +1,6 @@
 //! Notices what is created where nobody would tell us: databases (a copy of one with watches has work at once) and triggers (those of a watched table come last
-//! when a dump is restored). Called by PostgreSQL in every backend; only remembers, and announces at commit. Never raises, never reads a catalog.
+//! when a dump is restored, those of a partition with its attachment), and triggers that are switched off and on. Called by PostgreSQL in every backend; only
+//! remembers, for `enqueue` to look at and announce at commit. Never raises, never reads a catalog.
 
 use crate::{enqueue, shared};
 use pgrx::pg_sys;
@@ -31,17 +32,15 @@ unsafe extern "C-unwind" fn on_access(
         // SAFETY: hands on what we were given; what it raises crosses no frame of ours.
         unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| before(access, class, object, sub_object, argument)) };
     }
-    if access != pg_sys::ObjectAccessType::OAT_POST_CREATE {
-        return;
-    }
-    if class == pg_sys::DatabaseRelationId {
+    let created = access == pg_sys::ObjectAccessType::OAT_POST_CREATE;
+    if created && class == pg_sys::DatabaseRelationId {
         enqueue::announce_database_at_commit(object.to_u32());
-    } else if class == pg_sys::TriggerRelationId {
+    } else if class == pg_sys::TriggerRelationId && (created || access == pg_sys::ObjectAccessType::OAT_POST_ALTER) {
         // SAFETY: reads a global.
         let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
         // Most databases have no watch, and nothing to do with it.
         if shared::database(here).is_some() {
-            enqueue::announce_at_commit();
+            enqueue::look_at_trigger_at_commit(object, created);
         }
     }
 }

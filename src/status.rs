@@ -28,20 +28,24 @@ fn engine_status() -> JsonB {
     JsonB(value)
 }
 
-/// `caption.database_report()`.
-#[pg_extern(sql = false, volatile, parallel_safe)]
-fn database_report() -> JsonB {
-    shared::require_ready();
-    let databases = shared::databases();
-    let server = served::Server {
+/// What decides for every database whether it is served.
+pub fn server() -> served::Server {
+    served::Server {
         // SAFETY: reads shared memory.
         in_recovery: unsafe { pg_sys::RecoveryInProgress() },
         launcher: shared::processes().0 != 0,
         enabled: settings::enabled(),
-        busy: databases.iter().filter(|database| database.worker != 0).count(),
+        busy: shared::databases().iter().filter(|database| database.worker != 0).count(),
         max_workers: settings::max_workers(),
         no_slot: shared::no_slot(),
-    };
+    }
+}
+
+/// `caption.database_report()`.
+#[pg_extern(sql = false, volatile, parallel_safe)]
+fn database_report() -> JsonB {
+    shared::require_ready();
+    let (databases, server) = (shared::databases(), server());
     let connectable = Spi::get_one::<Vec<pg_sys::Oid>>("SELECT pg_catalog.array_agg(oid) FROM pg_catalog.pg_database WHERE datallowconn");
     let connectable = connectable.unwrap_or_else(|error| pgrx::error!("{error}")).unwrap_or_default();
     let rows = databases.iter().map(|database| {

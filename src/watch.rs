@@ -1,185 +1,17 @@
 //! `caption.watch` and its companions: everything is validated before anything is changed.
 
-use crate::report::{optional, refuse, spi};
+use crate::report::{refuse, spi};
+use crate::table::{self, Column, Table};
 use crate::{enqueue, identity, release, shared, style, triggers};
 use pgrx::JsonB;
+use pgrx::pg_sys::panic::ErrorReport;
 use pgrx::prelude::*;
 use serde_json::Value;
 use std::ffi::CStr;
 
-/// A table as the catalogs describe it.
-struct Table {
-    oid: pg_sys::Oid,
-    /// Schema-qualified and quoted.
-    name: String,
-    owner: pg_sys::Oid,
-    owner_name: String,
-    kind: String,
-    persistent: bool,
-    ours: bool,
-}
-
-struct Column {
-    name: String,
-    base_type: String,
-    base_kind: pg_sys::Oid,
-    generated: bool,
-}
-
-fn describe(relation: pg_sys::Oid) -> Table {
-    spi(Spi::connect(|client| {
-        let rows = client.select(
-            "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), c.relowner, c.relowner::pg_catalog.regrole::pg_catalog.text, \
-                    c.relkind::pg_catalog.text, c.relpersistence OPERATOR(pg_catalog.<>) 't', n.nspname OPERATOR(pg_catalog.=) 'caption' \
-               FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid OPERATOR(pg_catalog.=) c.relnamespace \
-              WHERE c.oid OPERATOR(pg_catalog.=) $1",
-            Some(1),
-            &[relation.into()],
-        )?;
-        let Some(row) = rows.into_iter().next() else { return Ok(None) };
-        Ok(Some(Table {
-            oid: relation,
-            name: row.get::<String>(1)?.unwrap_or_default(),
-            owner: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
-            owner_name: row.get::<String>(3)?.unwrap_or_default(),
-            kind: row.get::<String>(4)?.unwrap_or_default(),
-            persistent: row.get::<bool>(5)?.unwrap_or(true),
-            ours: row.get::<bool>(6)?.unwrap_or(false),
-        }))
-    }))
-    .unwrap_or_else(|| refuse(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, format!("there is no table with OID {}", relation.to_u32()), None, None))
-}
-
-/// Raises unless the caller has the rights of the table's owner, and is a superuser where the owner is one.
-fn require_ownership(table: &Table) {
-    let caller = identity::caller();
-    // SAFETY: plain catalog look-ups of roles that exist in this transaction.
-    let (member, owner_super, caller_super) =
-        unsafe { (pg_sys::has_privs_of_role(caller, table.owner), pg_sys::superuser_arg(table.owner), pg_sys::superuser_arg(caller)) };
-    if !member {
-        refuse(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be owner of table {}", table.name),
-            Some(format!("It belongs to {}.", table.owner_name)),
-            Some("Captions are written with the rights of the table's owner, so only its owner may watch it.".into()),
-        );
-    }
-    if owner_super && !caller_super {
-        refuse(
-            PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
-            format!("must be superuser to watch table {}", table.name),
-            Some(format!("It belongs to the superuser {}.", table.owner_name)),
-            Some("Give the table to an ordinary role: ALTER TABLE … OWNER TO …".into()),
-        );
-    }
-}
-
-fn column(table: &Table, name: &str) -> Column {
-    let found = spi(Spi::connect(|client| {
-        let rows = client.select(
-            "WITH RECURSIVE base AS (SELECT t.oid, t.typbasetype, t.typtype FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid \
-                 WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
-               UNION ALL SELECT t.oid, t.typbasetype, t.typtype FROM base b JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) b.typbasetype WHERE b.typtype OPERATOR(pg_catalog.=) 'd') \
-             SELECT pg_catalog.format_type(a.atttypid, a.atttypmod), (SELECT b.oid FROM base b WHERE b.typtype OPERATOR(pg_catalog.<>) 'd'), a.attgenerated OPERATOR(pg_catalog.<>) '' \
-               FROM pg_catalog.pg_attribute a \
-              WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped",
-            Some(1),
-            &[table.oid.into(), name.into()],
-        )?;
-        let Some(row) = rows.into_iter().next() else { return Ok(None) };
-        Ok(Some(Column {
-            name: name.into(),
-            base_type: row.get::<String>(1)?.unwrap_or_default(),
-            base_kind: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
-            generated: row.get::<bool>(3)?.unwrap_or(false),
-        }))
-    }));
-    found.unwrap_or_else(|| {
-        let columns: Option<String> = spi(Spi::get_one_with_args(
-            "SELECT pg_catalog.string_agg(attname, ', ' ORDER BY attnum) FROM pg_catalog.pg_attribute WHERE attrelid OPERATOR(pg_catalog.=) $1 AND attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT attisdropped",
-            &[table.oid.into()],
-        ));
-        refuse(
-            PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
-            format!("column \"{name}\" of table {} does not exist", table.name),
-            columns.map(|columns| format!("Its columns are: {columns}.")),
-            Some("Name the column of the URLs with image_url => '…', the columns to fill with fills => '{\"alt\": \"concise\"}'.".into()),
-        )
-    })
-}
-
-/// Raises unless a column holds text: text, varchar, citext, or a domain of them.
-fn require_text(table: &Table, column: &Column) {
-    let is_citext = || {
-        spi(Spi::get_one_with_args::<bool>(
-            "SELECT typname OPERATOR(pg_catalog.=) 'citext' FROM pg_catalog.pg_type WHERE oid OPERATOR(pg_catalog.=) $1",
-            &[column.base_kind.into()],
-        ))
-        .unwrap_or(false)
-    };
-    if !matches!(column.base_kind, pg_sys::TEXTOID | pg_sys::VARCHAROID) && !is_citext() {
-        refuse(
-            PgSqlErrorCode::ERRCODE_DATATYPE_MISMATCH,
-            format!("column \"{}\" of table {} is of type {}", column.name, table.name, column.base_type),
-            None,
-            Some("URLs and captions need a column of type text, varchar, citext, or a domain of one of them.".into()),
-        );
-    }
-}
-
-/// Raises for a key whose comparison operators are not PostgreSQL's own: they could not be named safely, and their order is not text's order.
-fn require_comparable(table: &Table, column: &Column) {
-    let known = optional(Spi::get_one_with_args::<bool>(
-        "SELECT t.typnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid OR t.typtype OPERATOR(pg_catalog.=) ANY ('{e,r}'::pg_catalog.\"char\"[]) \
-           FROM pg_catalog.pg_type t WHERE t.oid OPERATOR(pg_catalog.=) $1",
-        &[column.base_kind.into()],
-    ));
-    if known != Some(true) {
-        refuse(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("key column \"{}\" of table {} is of type {}", column.name, table.name, column.base_type),
-            None,
-            Some(
-                "Keys of PostgreSQL's own types, their domains, enums and ranges are supported; a unique index over such NOT NULL columns will do."
-                    .into(),
-            ),
-        );
-    }
-}
-
-/// Columns of the primary key, else of the narrowest valid unique index over NOT NULL columns.
-fn key(table: &Table) -> Vec<String> {
-    let found: Option<Vec<String>> = optional(Spi::get_one_with_args(
-        "SELECT ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY k (attnum, ord) \
-                        JOIN pg_catalog.pg_attribute a ON a.attrelid OPERATOR(pg_catalog.=) i.indrelid AND a.attnum OPERATOR(pg_catalog.=) k.attnum \
-                       WHERE k.ord OPERATOR(pg_catalog.<=) i.indnkeyatts ORDER BY k.ord) \
-           FROM pg_catalog.pg_index i \
-          WHERE i.indrelid OPERATOR(pg_catalog.=) $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL \
-            AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid OPERATOR(pg_catalog.=) i.indrelid \
-                               AND a.attnum OPERATOR(pg_catalog.=) ANY ((i.indkey::pg_catalog.int2[])[0:i.indnkeyatts OPERATOR(pg_catalog.-) 1]) AND NOT a.attnotnull) \
-          ORDER BY i.indisprimary DESC, i.indnkeyatts, i.indexrelid LIMIT 1",
-        &[table.oid.into()],
-    ));
-    found.filter(|columns| !columns.is_empty()).unwrap_or_else(|| {
-        refuse(
-            PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
-            format!("table {} has no key", table.name),
-            Some("Rows are found again by their key when the caption is written.".into()),
-            Some("Add a primary key, or a unique index over NOT NULL columns.".into()),
-        )
-    })
-}
-
 /// Column to style, in the order of the JSON object, every style known.
 fn parse_fills(fills: &Value) -> Vec<(String, String)> {
-    let bad = |why: &str| -> ! {
-        refuse(
-            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("fills {why}"),
-            None,
-            Some("It maps columns to styles, e.g. '{\"alt\": \"concise\", \"seo\": \"seo\"}'.".into()),
-        )
-    };
+    let bad = |why: &str| -> ! { refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("fills {why}"), None, Some(FILLS.into())) };
     let Some(object) = fills.as_object() else { bad("is not a JSON object") };
     if object.is_empty() {
         bad("names no column");
@@ -194,15 +26,50 @@ fn parse_fills(fills: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
+/// Warns where a column is too short for what a style is to write there: the worker cuts texts to fit.
+fn warn_if_narrow(table: &Table, column: &Column, style: &str) {
+    let least = style::resolve(style).rules.min_chars;
+    if let Some(length) = column.length.filter(|length| *length < least) {
+        ErrorReport::new(
+            PgSqlErrorCode::ERRCODE_WARNING,
+            format!("column \"{}\" of table {} holds {length} characters, style \"{style}\" asks for at least {least}", column.name, table.name),
+            "pg_caption",
+        )
+        .set_detail(format!("Texts are cut to {length} characters."))
+        .set_hint("A wider column, or a style of your own with a smaller min_chars (see caption.style), says more.")
+        .report(PgLogLevel::WARNING);
+    }
+}
+
+/// Raises for a NULL where a value is needed; PostgreSQL would skip the call without a word if the functions were STRICT.
+fn given<T>(value: Option<T>, name: &str, allowed: &str) -> T {
+    value.unwrap_or_else(|| refuse(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} is NULL"), None, Some(allowed.into())))
+}
+
+const A_TABLE: &str = "It must be a table that there is.";
+const FILLS: &str = "It maps columns to styles, e.g. '{\"alt\": \"concise\", \"seo\": \"seo\"}', which is the default.";
+
 /// `caption.watch(…)`.
 #[pg_extern(sql = false, volatile)]
-fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32, overwrite: bool, on_replica: bool) {
+fn watch(
+    relation: Option<pg_sys::Oid>,
+    image_url: Option<&CStr>,
+    fills: Option<JsonB>,
+    max_tokens: Option<i32>,
+    overwrite: Option<bool>,
+    on_replica: Option<bool>,
+) {
     shared::require_ready();
     require_writable();
     release::warn_caller();
-    let image_url = image_url.to_string_lossy().into_owned();
+    let relation = given(relation, "relation", A_TABLE);
+    let image_url = given(image_url, "image_url", "It names the column of the URLs; the default is image_url.").to_string_lossy().into_owned();
+    let fills = given(fills, "fills", FILLS);
+    let max_tokens = given(max_tokens, "max_tokens", "It is 32 to 256; the default is 64.");
+    let overwrite = given(overwrite, "overwrite", "It is true or false, the default.");
+    let on_replica = given(on_replica, "on_replica", "It is true or false, the default.");
     style::tokens(max_tokens);
-    let table = describe(relation);
+    let table = table::describe(relation);
     let kind = match table.kind.as_str() {
         "r" | "p" => None,
         "v" => Some("a view"),
@@ -229,13 +96,14 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
     if table.ours {
         refuse(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is a table of pg_caption itself", table.name), None, None);
     }
-    require_ownership(&table);
-    let url = column(&table, &image_url);
-    require_text(&table, &url);
+    table::require_ownership(&table);
+    table::require_no_other_watch(&table);
+    let url = table::column(&table, &image_url);
+    table::require_text(&table, &url);
     let fills = parse_fills(&fills.0);
-    for (name, _) in &fills {
-        let filled = column(&table, name);
-        require_text(&table, &filled);
+    for (name, style) in &fills {
+        let filled = table::column(&table, name);
+        table::require_text(&table, &filled);
         if filled.generated {
             refuse(
                 PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
@@ -244,6 +112,7 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
                 Some("A generated column cannot be filled.".into()),
             );
         }
+        warn_if_narrow(&table, &filled, style);
         if *name == image_url {
             refuse(
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -253,10 +122,10 @@ fn watch(relation: pg_sys::Oid, image_url: &CStr, fills: JsonB, max_tokens: i32,
             );
         }
     }
-    let keys = key(&table);
-    let key_columns: Vec<Column> = keys.iter().map(|name| column(&table, name)).collect();
+    let keys = table::key(&table);
+    let key_columns: Vec<Column> = keys.iter().map(|name| table::column(&table, name)).collect();
     for column in &key_columns {
-        require_comparable(&table, column);
+        table::require_comparable(&table, column);
     }
     if let Some((name, _)) = fills.iter().find(|(name, _)| keys.contains(name)) {
         refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("column \"{name}\" is part of the key and cannot be filled"), None, None);
@@ -299,11 +168,12 @@ fn require_writable() {
 }
 
 /// The table, if the caller may change its watch and there is one.
-fn watched(relation: pg_sys::Oid) -> Table {
+fn watched(relation: Option<pg_sys::Oid>) -> Table {
     shared::require_ready();
     require_writable();
-    let table = describe(relation);
-    require_ownership(&table);
+    let relation = given(relation, "relation", A_TABLE);
+    let table = table::describe(relation);
+    table::require_ownership(&table);
     let _extension = identity::as_extension();
     let exists: Option<bool> =
         spi(Spi::get_one_with_args("SELECT EXISTS (SELECT FROM caption.watch WHERE relation OPERATOR(pg_catalog.=) $1)", &[relation.into()]));
@@ -325,8 +195,9 @@ fn hold(relation: pg_sys::Oid) {
 
 /// `caption.unwatch(relation)`.
 #[pg_extern(sql = false, volatile)]
-fn unwatch(relation: pg_sys::Oid) {
+fn unwatch(relation: Option<pg_sys::Oid>) {
     let table = watched(relation);
+    let relation = table.oid;
     triggers::drop(table.oid, &table.name);
     let _extension = identity::as_extension();
     hold(relation);
@@ -336,8 +207,8 @@ fn unwatch(relation: pg_sys::Oid) {
     enqueue::announce_at_commit();
 }
 
-fn set_paused(relation: pg_sys::Oid, paused: bool) {
-    watched(relation);
+fn set_paused(relation: Option<pg_sys::Oid>, paused: bool) {
+    let relation = watched(relation).oid;
     let _extension = identity::as_extension();
     // Once a pause is committed nothing more is written: what the worker is just writing is waited for.
     hold(relation);
@@ -350,20 +221,20 @@ fn set_paused(relation: pg_sys::Oid, paused: bool) {
 
 /// `caption.pause(relation)`.
 #[pg_extern(sql = false, volatile)]
-fn pause(relation: pg_sys::Oid) {
+fn pause(relation: Option<pg_sys::Oid>) {
     set_paused(relation, true);
 }
 
 /// `caption.resume(relation)`.
 #[pg_extern(sql = false, volatile)]
-fn resume(relation: pg_sys::Oid) {
+fn resume(relation: Option<pg_sys::Oid>) {
     set_paused(relation, false);
 }
 
 /// `caption.retry(relation)`.
 #[pg_extern(sql = false, volatile)]
-fn retry(relation: pg_sys::Oid) -> i64 {
-    watched(relation);
+fn retry(relation: Option<pg_sys::Oid>) -> i64 {
+    let relation = watched(relation).oid;
     let _extension = identity::as_extension();
     hold(relation);
     let queued: Option<i64> = spi(Spi::get_one_with_args(
@@ -381,8 +252,9 @@ fn retry(relation: pg_sys::Oid) -> i64 {
 
 /// `caption.recaption(relation, older_than)`.
 #[pg_extern(sql = false, volatile)]
-fn recaption(relation: pg_sys::Oid, older_than: pgrx::datum::Interval) {
-    watched(relation);
+fn recaption(relation: Option<pg_sys::Oid>, older_than: Option<pgrx::datum::Interval>) {
+    let relation = watched(relation).oid;
+    let older_than = given(older_than, "older_than", "It is an interval; the default, '0', is everything that pg_caption wrote until now.");
     let _extension = identity::as_extension();
     // The walk finds the rows by the ledger: ten million of them are not ten million entries of the queue.
     spi(Spi::run_with_args(
@@ -396,8 +268,8 @@ fn recaption(relation: pg_sys::Oid, older_than: pgrx::datum::Interval) {
 
 /// `caption.tidy(relation)`.
 #[pg_extern(sql = false, volatile)]
-fn tidy(relation: pg_sys::Oid) {
-    watched(relation);
+fn tidy(relation: Option<pg_sys::Oid>) {
+    let relation = watched(relation).oid;
     let _extension = identity::as_extension();
     // A pass that is being made begins anew: what it has passed may have gone since.
     spi(Spi::run_with_args(
@@ -405,15 +277,4 @@ fn tidy(relation: pg_sys::Oid) {
         &[relation.into()],
     ));
     enqueue::announce_at_commit();
-}
-
-/// `caption.in_flight(relation)`.
-#[pg_extern(sql = false, volatile, parallel_safe)]
-fn in_flight(relation: pg_sys::Oid) -> i32 {
-    if !shared::preloaded() {
-        return 0;
-    }
-    // SAFETY: reads a global.
-    let database = shared::database(unsafe { pg_sys::MyDatabaseId }.to_u32());
-    database.and_then(|d| d.flights.iter().find(|(oid, _)| *oid == relation.to_u32()).map(|(_, n)| *n as i32)).unwrap_or(0)
 }

@@ -2,6 +2,7 @@
 //!
 //! Trusts the relation it fires on and nothing else: which table is watched and by which key comes from `caption.watch` (`target`).
 
+mod missed;
 mod target;
 
 use crate::{identity, shared};
@@ -38,6 +39,8 @@ struct Gathered {
     dirty: bool,
     /// Databases that this transaction created.
     created: Vec<u32>,
+    /// Triggers that this transaction created or altered, of whatever table.
+    triggers: missed::Triggers,
 }
 
 impl Gathered {
@@ -81,6 +84,15 @@ pub fn announce_database_at_commit(database: u32) {
     GATHERED.with(|gathered| gathered.borrow_mut().created.push(database));
 }
 
+/// Looks at commit whether a trigger is one of ours, on a table whose rows nobody has told of until now.
+pub fn look_at_trigger_at_commit(trigger: pg_sys::Oid, created: bool) {
+    announce_at_commit();
+    GATHERED.with(|gathered| {
+        let triggers = &mut gathered.borrow_mut().triggers;
+        if created { triggers.created.push(trigger) } else { triggers.altered.push(trigger) }
+    });
+}
+
 fn register() {
     GATHERED.with(|gathered| {
         let mut gathered = gathered.borrow_mut();
@@ -99,7 +111,13 @@ fn register() {
 unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argument: *mut core::ffi::c_void) {
     use pg_sys::XactEvent::*;
     match event {
-        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => append(),
+        XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
+            append();
+            let triggers = GATHERED.with(|gathered| std::mem::take(&mut gathered.borrow_mut().triggers));
+            if !triggers.is_empty() {
+                on_queue(|| missed::mark(&triggers));
+            }
+        }
         XACT_EVENT_COMMIT => finish(Some(false)),
         XACT_EVENT_PREPARE => finish(Some(true)),
         XACT_EVENT_ABORT => finish(None),
@@ -114,6 +132,7 @@ fn finish(announce: Option<bool>) {
         gathered.targets.clear();
         gathered.pages.clear();
         gathered.bytes = 0;
+        gathered.triggers = missed::Triggers::default();
         (std::mem::take(&mut gathered.dirty), std::mem::take(&mut gathered.created))
     });
     let Some(prepared) = announce.filter(|_| shared::preloaded()) else { return };
@@ -126,15 +145,35 @@ fn finish(announce: Option<bool>) {
     }
 }
 
-/// Appends what was gathered to the queue, as the extension's owner.
+/// Appends what was gathered to the queue.
 fn append() {
     let pages = GATHERED.with(|gathered| {
         let mut gathered = gathered.borrow_mut();
         gathered.bytes = 0;
         std::mem::take(&mut gathered.pages)
     });
+    if pages.is_empty() {
+        return;
+    }
+    on_queue(|| {
+        for Pages { root, pages } in pages {
+            let (texts, counts): (Vec<String>, Vec<i32>) = pages.into_iter().map(|(text, n)| (text + "]", n)).unzip();
+            Spi::run_with_args(
+                // In 0.1.0 the column was jsonb, which json is assigned to as well.
+                "INSERT INTO caption.queue (relation, keys, n) \
+                 SELECT $1, p.keys::pg_catalog.json, p.n FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS p (keys, n)",
+                &[root.into(), texts.into(), counts.into()],
+            )
+            .unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
+        }
+    });
+    GATHERED.with(|gathered| gathered.borrow_mut().dirty = true);
+}
+
+/// Does something to the queue as the extension's owner, also at pre-commit and where the user's transaction is read-only by now.
+fn on_queue(body: impl FnOnce()) {
     // SAFETY: a catalog look-up in a transaction. Without the extension (dropped by this very transaction) there is no queue.
-    if pages.is_empty() || unsafe { pg_sys::get_extension_oid(c"pg_caption".as_ptr(), true) } == pg_sys::InvalidOid {
+    if unsafe { pg_sys::get_extension_oid(c"pg_caption".as_ptr(), true) } == pg_sys::InvalidOid {
         return;
     }
     // SAFETY: a flag of this backend's transaction, restored below; it says that the *user's* statements must not write from now on.
@@ -153,18 +192,8 @@ fn append() {
     };
     {
         let _extension = identity::as_extension();
-        for Pages { root, pages } in pages {
-            let (texts, counts): (Vec<String>, Vec<i32>) = pages.into_iter().map(|(text, n)| (text + "]", n)).unzip();
-            Spi::run_with_args(
-                // In 0.1.0 the column was jsonb, which json is assigned to as well.
-                "INSERT INTO caption.queue (relation, keys, n) \
-                 SELECT $1, p.keys::pg_catalog.json, p.n FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS p (keys, n)",
-                &[root.into(), texts.into(), counts.into()],
-            )
-            .unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
-        }
+        body();
     }
-    GATHERED.with(|gathered| gathered.borrow_mut().dirty = true);
     // SAFETY: the flag saved and the snapshot pushed above.
     unsafe {
         pg_sys::XactReadOnly = read_only;

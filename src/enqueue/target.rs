@@ -21,8 +21,8 @@ pub struct Target {
     /// The watched table: the relation itself or a partitioned table above it.
     pub root: pg_sys::Oid,
     columns: Vec<Column>,
-    /// Some column's text depends on settings that must be pinned.
-    pinned: bool,
+    /// The settings that some column's text depends on: a bit for each of [`PINNED`].
+    pinned: u8,
 }
 
 /// Writes a row's key as a JSON array of texts.
@@ -31,7 +31,7 @@ pub struct Target {
 /// `tuple` is a row of the relation that `description` describes and `target` was made for.
 pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) {
     let mut digits = itoa::Buffer::new();
-    let _pin = target.pinned.then(Pin::new);
+    let _pin = Pin::needed(target.pinned);
     to.push('[');
     for (n, column) in target.columns.iter().enumerate() {
         if n > 0 {
@@ -64,19 +64,50 @@ pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTup
     to.push(']');
 }
 
-/// The settings that a key's text may depend on, pinned while it is written. The worker reads keys under the same ones.
+/// Settings that a key's text may depend on, pinned while it is written.
 struct Pin(i32);
 
-/// Setting and value, as in [`Pin`].
-pub const PINNED: [(&CStr, &CStr); 4] =
-    [(c"datestyle", c"ISO, YMD"), (c"intervalstyle", c"postgres"), (c"timezone", c"UTC"), (c"extra_float_digits", c"3")];
+/// Setting and value, as in [`Pin`]; the worker reads keys under all of them. The types whose text depends on other settings or on names are no keys (`table`).
+pub const PINNED: [(&CStr, &CStr); 5] =
+    [(c"datestyle", c"ISO, YMD"), (c"intervalstyle", c"postgres"), (c"timezone", c"UTC"), (c"extra_float_digits", c"3"), (c"bytea_output", c"hex")];
+
+/// Which of [`PINNED`] the text of a type depends on (domains: what they are made of); all, where it is not known.
+fn depends_on(kind: pg_sys::Oid) -> u8 {
+    match kind {
+        pg_sys::TEXTOID
+        | pg_sys::VARCHAROID
+        | pg_sys::BPCHAROID
+        | pg_sys::UUIDOID
+        | pg_sys::NAMEOID
+        | pg_sys::OIDOID
+        | pg_sys::NUMERICOID
+        | pg_sys::BOOLOID
+        | pg_sys::INETOID
+        | pg_sys::CIDROID => 0,
+        pg_sys::DATEOID | pg_sys::TIMESTAMPOID => 0b00001,
+        pg_sys::INTERVALOID => 0b00010,
+        pg_sys::TIMESTAMPTZOID => 0b00101,
+        pg_sys::FLOAT4OID | pg_sys::FLOAT8OID => 0b01000,
+        pg_sys::BYTEAOID => 0b10000,
+        _ => 0b11111,
+    }
+}
 
 impl Pin {
-    fn new() -> Self {
+    /// Nothing where the session has these settings already: this is asked for every row.
+    fn needed(settings: u8) -> Option<Self> {
+        let differs = |n: &usize| {
+            let (name, value) = PINNED[*n];
+            // SAFETY: the setting exists; its text is looked at before anything else is asked.
+            settings & 1 << n != 0 && unsafe { CStr::from_ptr(pg_sys::GetConfigOption(name.as_ptr(), false, false)) } != value
+        };
+        if settings == 0 || !(0..PINNED.len()).any(|n| differs(&n)) {
+            return None;
+        }
         // SAFETY: a nesting level of settings that Drop closes, or the end of the (sub)transaction.
         unsafe {
             let level = pg_sys::NewGUCNestLevel();
-            for (name, value) in PINNED {
+            for (name, value) in (0..PINNED.len()).filter(differs).map(|n| PINNED[n]) {
                 pg_sys::set_config_option(
                     name.as_ptr(),
                     value.as_ptr(),
@@ -88,7 +119,7 @@ impl Pin {
                     false,
                 );
             }
-            Pin(level)
+            Some(Pin(level))
         }
     }
 }
@@ -107,7 +138,7 @@ pub fn target(oid: pg_sys::Oid, relation: &PgRelation) -> Option<Target> {
     let _extension = identity::as_extension();
     let (root, keys) = look_up(oid)?;
     let description = relation.tuple_desc();
-    let mut pinned = false;
+    let mut pinned = 0;
     let columns = keys
         .iter()
         .map(|key| {
@@ -118,7 +149,8 @@ pub fn target(oid: pg_sys::Oid, relation: &PgRelation) -> Option<Target> {
                 pg_sys::INT4OID => Column::Int4(at),
                 pg_sys::INT8OID => Column::Int8(at),
                 other => {
-                    pinned |= !matches!(other, pg_sys::TEXTOID | pg_sys::VARCHAROID | pg_sys::UUIDOID | pg_sys::BPCHAROID);
+                    // SAFETY: a catalog look-up of a type that exists.
+                    pinned |= depends_on(unsafe { pg_sys::getBaseType(other) });
                     let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
                     // SAFETY: fills two plain values for a type that exists.
                     unsafe { pg_sys::getTypeOutputInfo(other, &mut output, &mut varlena) };

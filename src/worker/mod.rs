@@ -7,6 +7,7 @@ mod definitions;
 mod drain;
 mod examine;
 mod lease;
+mod marks;
 mod sources;
 mod tables;
 mod tidy;

@@ -21,7 +21,7 @@ impl Store for Sql {
         spi(Spi::connect(|client| {
             let rows = client.select(
                 "SELECT q.id, q.relation, ARRAY(SELECT k.v::text FROM jsonb_array_elements(q.keys::jsonb) AS k (v)) FROM caption.queue q \
-                  WHERE q.id > $1 AND q.relation = ANY ($2) ORDER BY q.id LIMIT $3",
+                  WHERE q.id > $1 AND q.relation = ANY ($2) AND q.n > 0 ORDER BY q.id LIMIT $3",
                 None,
                 &[after.into(), oids(tables).into(), (limit as i64).into()],
             )?;

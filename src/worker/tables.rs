@@ -1,7 +1,8 @@
 //! The watched tables as a worker sees them, checked against the catalogs each time they are read.
 
+use super::marks;
 use super::transaction::{attempt, spi};
-use crate::{release, style, triggers};
+use crate::{release, style, table, triggers};
 use pg_caption_drain::{Fill, KeyColumn, Watched};
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -51,6 +52,7 @@ pub fn begin() -> Vec<u32> {
                     (ARRAY(SELECT o.relation FROM caption.tally o WHERE o.database IS DISTINCT FROM d.oid FOR NO KEY UPDATE SKIP LOCKED))",
         ));
     }
+    marks::obey();
     let watched = "SELECT w.relation::oid FROM caption.watch w";
     spi(Spi::connect(|client| client.select(watched, None, &[])?.map(|row| Ok(row.get::<pg_sys::Oid>(1)?.map_or(0, |oid| oid.to_u32()))).collect()))
 }
@@ -144,6 +146,9 @@ fn check(relation: pg_sys::Oid, url: &str, fills: &Value, keys: &[String]) -> Re
     if !has_triggers(relation) {
         return Err("its triggers are missing: a dump is still being restored, or they were dropped; then call caption.watch() again".into());
     }
+    if let Some(how) = switched_off(relation) {
+        return Err(format!("its triggers are disabled; {how} goes on, also with the rows written meanwhile"));
+    }
     attribute(relation, url)?;
     let fills = fills.as_object().into_iter().flatten().map(|(column, name)| {
         let (_, length) = attribute(relation, column)?;
@@ -168,21 +173,29 @@ fn has_triggers(relation: pg_sys::Oid) -> bool {
     spi(Spi::get_one_with_args::<i64>(count, &[relation.into(), names.into()])) == Some(triggers::TRIGGERS.len() as i64)
 }
 
+/// What switches the triggers on again, if those of the table or of a partition do not fire for everybody who writes there.
+fn switched_off(relation: pg_sys::Oid) -> Option<String> {
+    // Not pg_partition_tree(), which waits for everybody who holds one of the partitions.
+    let found = "WITH RECURSIVE part AS (SELECT w.relation::oid, w.on_replica FROM caption.watch w WHERE w.relation = $1 UNION ALL \
+                   SELECT i.inhrelid, p.on_replica FROM part p JOIN pg_catalog.pg_inherits i ON i.inhparent = p.relation JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relispartition) \
+                 SELECT min(CASE WHEN p.on_replica THEN 'caption.watch()' ELSE format('ALTER TABLE %s ENABLE TRIGGER USER', p.relation::regclass) END) \
+                   FROM part p JOIN pg_catalog.pg_trigger t ON t.tgrelid = p.relation \
+                  WHERE t.tgfoid = 'caption.enqueue()'::regprocedure AND t.tgenabled <> 'A' AND (t.tgenabled <> 'O' OR p.on_replica)";
+    spi(Spi::get_one_with_args(found, &[relation.into()]))
+}
+
 /// Type of a column, and its length where declared (varchar(n), or a domain of it).
 fn attribute(relation: pg_sys::Oid, column: &str) -> Result<(String, Option<u32>), String> {
     let found = spi(Spi::connect(|client| {
         let rows = client.select(
-            "SELECT format_type(a.atttypid, a.atttypmod), \
-                    CASE WHEN t.oid = 'varchar'::regtype THEN nullif(a.atttypmod, -1) WHEN t.typbasetype = 'varchar'::regtype THEN nullif(t.typtypmod, -1) END - 4 \
-               FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid = a.atttypid \
+            "SELECT format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod FROM pg_catalog.pg_attribute a \
               WHERE a.attrelid = $1 AND a.attname = $2::name AND a.attnum > 0 AND NOT a.attisdropped",
             Some(1),
             &[relation.into(), column.into()],
         )?;
-        match rows.into_iter().next() {
-            Some(row) => Ok::<_, pgrx::spi::Error>(Some((row.get::<String>(1)?.unwrap_or_default(), row.get::<i32>(2)?.map(|n| n.max(1) as u32)))),
-            None => Ok(None),
-        }
+        let Some(row) = rows.into_iter().next() else { return Ok::<_, pgrx::spi::Error>(None) };
+        let (kind, modifier) = (row.get(2)?.unwrap_or(pg_sys::InvalidOid), row.get(3)?.unwrap_or(-1));
+        Ok(Some((row.get::<String>(1)?.unwrap_or_default(), table::length(kind, modifier))))
     }));
     found.ok_or_else(|| format!("it has no column \"{column}\" any more; call caption.watch() again"))
 }

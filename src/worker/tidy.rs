@@ -3,9 +3,9 @@
 
 use super::examine;
 use super::sources::{is_passing, oids};
-use super::transaction::{attempt, spi};
+use super::transaction::{Limit, attempt, spi};
 use super::write;
-use crate::release;
+use crate::{release, settings};
 use pg_caption_drain::{Busy, Kept, Looked, Stand, Unread, Watched};
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -74,7 +74,11 @@ fn read(table: &Watched, keys: &[String]) -> Result<Looked, Unread> {
     let mut looked = Looked::default();
     let mut parts = vec![keys];
     while let Some(part) = parts.pop().filter(|part| !part.is_empty()) {
-        match attempt(|| examine::rows(table, part)) {
+        let read = attempt(|| {
+            let _limit = Limit::new(settings::write_timeout());
+            examine::rows(table, part)
+        });
+        match read {
             Ok(rows) => looked.rows.extend(rows),
             Err(raised) if is_passing(&raised) => return Err(Unread::Busy),
             // Whichever rows are asked for: row-level security that binds the owner, a privilege taken away.

@@ -25,5 +25,7 @@ mod row_errors;
 mod styles;
 mod tidy;
 mod upgrade;
+mod waiting;
 mod watch;
 mod watched_keys;
+mod watched_triggers;

@@ -27,6 +27,68 @@ fn a_unique_index_that_lets_null_in_is_no_key() {
 }
 
 #[test]
+fn a_key_whose_text_changes_with_names_or_the_locale() {
+    for (kind, words) in
+        [("regclass", ["regclass", "search_path", "oid"]), ("regrole[]", ["regrole", "names", "oid"]), ("money", ["money", "locale", "numeric"])]
+    {
+        refused(&format!("CREATE TABLE t (id {kind} PRIMARY KEY, image_url text, alt text, seo text)"), "'t'", &words);
+    }
+    let domain = "CREATE DOMAIN price AS money; CREATE TABLE t (id price PRIMARY KEY, image_url text, alt text, seo text)";
+    refused(domain, "'t'", &["money", "locale"]);
+}
+
+#[test]
+fn a_deferrable_key() {
+    refused("CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, image_url text, alt text, seo text)", "'t'", &["key", "(id)", "deferrable"]);
+}
+
+#[test]
+fn a_partition_of_a_watched_table_and_a_table_whose_partition_is_watched() {
+    let db = Cluster::shared().database();
+    let mut session = db.session();
+    session.run(
+        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+         CREATE TABLE mid PARTITION OF t FOR VALUES FROM (0) TO (9) PARTITION BY RANGE (id); CREATE TABLE leaf PARTITION OF mid FOR VALUES FROM (0) TO (9)",
+    );
+    for (watched, others) in [("t", ["mid", "leaf"]), ("leaf", ["t", "mid"]), ("mid", ["t", "leaf"])] {
+        session.run(&format!("SELECT caption.watch('{watched}')"));
+        for other in others {
+            let error = session.error(&format!("SELECT caption.watch('{other}')"));
+            assert_eq!(error.code().code(), "55000", "{error:?}");
+            assert!(error.message().contains("partition of") && error.message().contains("watched"), "{error:?}");
+            assert!(error.hint().is_some_and(|hint| hint.contains(&format!("caption.unwatch('public.{watched}')"))), "{error:?}");
+        }
+        // What is watched may be watched anew.
+        session.run(&format!("SELECT caption.watch('{watched}'); SELECT caption.unwatch('public.{watched}')"));
+    }
+}
+
+#[test]
+fn null_where_a_value_is_needed() {
+    let db = Cluster::shared().database();
+    let mut session = db.products(&[]);
+    session.run("SELECT caption.watch('products')");
+    for (call, words) in [
+        ("watch('products', fills => NULL)", ["fills", "concise"]),
+        ("watch('products', image_url => NULL)", ["image_url", "column"]),
+        ("watch('products', max_tokens => NULL)", ["max_tokens", "256"]),
+        ("watch('products', overwrite => NULL)", ["overwrite", "false"]),
+        ("watch('products', on_replica => NULL)", ["on_replica", "false"]),
+        ("watch(to_regclass('nowhere'))", ["relation", "table"]),
+        ("unwatch(NULL)", ["relation", "table"]),
+        ("pause(NULL)", ["relation", "table"]),
+        ("resume(NULL)", ["relation", "table"]),
+        ("retry(NULL)", ["relation", "table"]),
+        ("recaption(NULL)", ["relation", "table"]),
+        ("recaption('products', NULL)", ["older_than", "interval"]),
+    ] {
+        let error = session.error(&format!("SELECT caption.{call}"));
+        assert_eq!(error.code().code(), "22004", "{call}: {error:?}");
+        assert!(error.message().contains(words[0]) && error.hint().is_some_and(|hint| hint.contains(words[1])), "{call}: {error:?}");
+    }
+}
+
+#[test]
 fn a_missing_url_column() {
     refused("CREATE TABLE t (id int PRIMARY KEY, alt text, seo text)", "'t', 'photo'", &["photo"]);
 }

@@ -111,3 +111,18 @@ fn a_folder_whose_styles_cannot_be_read_is_refused_with_the_reason() {
     let error = session.error("SELECT caption.use_model('styled')");
     assert!(error.detail().is_some_and(|detail| detail.contains("captions.json")), "{error:?}");
 }
+
+#[test]
+fn a_watch_goes_on_by_itself_when_its_style_is_there_again() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = db.products(&[]);
+    let style = "INSERT INTO caption.style (name, instruction, task) VALUES ('mine', 'Name it.', 'concise')";
+    session.run(style);
+    session.run("SELECT caption.watch('products', fills => '{\"alt\": \"mine\"}')");
+    session.run("DELETE FROM caption.style");
+    db.eventually("(SELECT stopped AND state LIKE '%no caption style \"mine\"%' FROM caption.progress)");
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.serve("/a.jpg", Answer::picture(0))));
+    session.run(style);
+    db.eventually("(SELECT alt <> '' FROM products)");
+    assert_eq!(session.text("SELECT state FROM caption.progress"), "idle");
+}

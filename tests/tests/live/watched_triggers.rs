@@ -1,0 +1,120 @@
+//! What tells of new rows is there and on, whatever is attached, detached or switched off meanwhile.
+
+use pg_caption_tests::{Answer, Cluster, Session, Web};
+
+/// A watched partitioned table with one filled row in its first partition.
+fn partitioned(db: &pg_caption_tests::Database<'_>, web: &Web) -> Session {
+    let mut session = db.session();
+    session.run(
+        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (100)",
+    );
+    session.run(&format!("INSERT INTO products VALUES (1, '{}')", web.serve("/1.jpg", Answer::picture(1))));
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    session
+}
+
+const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+
+#[test]
+fn rows_of_a_partition_that_is_attached_are_filled() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = partitioned(&db, &web);
+    let url = web.serve("/2.jpg", Answer::picture(2));
+    session.run(&format!("CREATE TABLE high (LIKE products INCLUDING ALL); INSERT INTO high VALUES (200, '{url}')"));
+    session.run("ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000)");
+    // At once, not after whatever happens to wake a worker next.
+    session.run("CALL caption.wait('products')");
+    assert!(session.holds(FILLED));
+    assert_eq!(web.hits("/1.jpg"), 1, "what was done stays done");
+    // Attached again after a life of its own.
+    session.run("ALTER TABLE products DETACH PARTITION high; UPDATE high SET seo = NULL");
+    session.run("ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000)");
+    session.run("CALL caption.wait('products')");
+    assert!(session.holds(FILLED));
+}
+
+#[test]
+fn rows_of_a_partitioned_partition_that_is_attached_in_a_prepared_transaction_are_filled() {
+    let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "2")]), Web::start());
+    let db = cluster.database();
+    let mut session = partitioned(&db, &web);
+    let url = web.serve("/2.jpg", Answer::picture(2));
+    session.run(
+        "CREATE TABLE high (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+         CREATE TABLE higher PARTITION OF high FOR VALUES FROM (500) TO (1000)",
+    );
+    session.run(&format!("INSERT INTO high VALUES (600, '{url}')"));
+    session.run("BEGIN; ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000); PREPARE TRANSACTION 'attach'");
+    session.run("COMMIT PREPARED 'attach'");
+    db.eventually(FILLED);
+}
+
+#[test]
+fn a_new_empty_partition_costs_no_walk() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = partitioned(&db, &web);
+    let walk = "SELECT walk FROM caption.tally";
+    let before = session.number(walk);
+    session.run("CREATE TABLE high PARTITION OF products FOR VALUES FROM (100) TO (1000)");
+    let url = web.serve("/2.jpg", Answer::picture(2));
+    session.run(&format!("INSERT INTO products VALUES (200, '{url}')"));
+    db.eventually(FILLED);
+    assert_eq!(session.number(walk), before);
+}
+
+#[test]
+fn disabled_triggers_are_stated_and_once_enabled_what_they_missed_is_filled() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    for (off, on) in [
+        ("DISABLE TRIGGER USER", "ENABLE TRIGGER USER"),
+        ("DISABLE TRIGGER pg_caption_insert", "ENABLE TRIGGER pg_caption_insert"),
+        ("ENABLE REPLICA TRIGGER pg_caption_insert", "ENABLE ALWAYS TRIGGER pg_caption_insert"),
+    ] {
+        session.run(&format!("ALTER TABLE products {off}"));
+        db.eventually("(SELECT stopped AND state LIKE '%triggers are disabled%ENABLE TRIGGER%' FROM caption.progress)");
+        session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
+        session.run(&format!("ALTER TABLE products {on}"));
+        db.eventually(FILLED);
+        assert_eq!(session.text("SELECT state FROM caption.progress"), "idle", "{off}");
+    }
+}
+
+#[test]
+fn triggers_of_a_partition_that_are_disabled_are_stated() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = partitioned(&db, &web);
+    session.run("ALTER TABLE low DISABLE TRIGGER USER");
+    db.eventually("(SELECT stopped AND state LIKE '%triggers are disabled%low%' FROM caption.progress)");
+    session.run(&format!("INSERT INTO products VALUES (2, '{}')", web.url("/1.jpg")));
+    session.run("ALTER TABLE low ENABLE TRIGGER USER");
+    db.eventually(FILLED);
+}
+
+#[test]
+fn a_watch_anew_enables_the_triggers() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("SELECT caption.watch('products')");
+    session.run("ALTER TABLE products DISABLE TRIGGER USER");
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+}
+
+#[test]
+fn triggers_that_no_longer_fire_for_replicated_rows_are_stated() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("SELECT caption.watch('products', on_replica => true)");
+    session.run("CALL caption.wait('products')");
+    // Which is how PostgreSQL understands it: for what sessions of this server write.
+    session.run("ALTER TABLE products DISABLE TRIGGER USER; ALTER TABLE products ENABLE TRIGGER USER");
+    db.eventually("(SELECT stopped AND state LIKE '%triggers are disabled%caption.watch()%' FROM caption.progress)");
+    session.run("SELECT caption.watch('products', on_replica => true)");
+    session.run("CALL caption.wait('products')");
+}
