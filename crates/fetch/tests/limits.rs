@@ -509,3 +509,17 @@ fn a_kept_connection_that_the_server_closed_meanwhile_costs_nothing() {
         assert_eq!(server.connections(), n);
     }
 }
+
+#[test]
+fn a_host_that_closes_a_kept_connection_is_not_taken_for_one_that_says_too_much() {
+    let first = AtomicBool::new(true);
+    let server = Server::start(move |_, s| {
+        reply(s, "200 OK", "", b"whole")?;
+        Ok(if first.swap(false, Ordering::SeqCst) { Then::Close } else { Then::Keep })
+    });
+    let fetcher = fetcher(|_| {});
+    for _ in 1..=5 {
+        assert_eq!(bytes(get(&fetcher, &server.url("/"))), b"whole");
+    }
+    assert_eq!(server.connections(), 2, "the second one is kept and used");
+}

@@ -179,6 +179,14 @@ fn jpeg_with_luma_and_chroma_in_strips_and_tiles_has_its_colours() {
 }
 
 #[test]
+fn luma_and_chroma_that_are_no_jpeg_are_read_where_there_is_as_much_of_both() {
+    // JFIF: grays have a chroma of 128; this is red, but for what rounding takes.
+    let page = Page::new((2, 1), 6, &[8; 3], vec![vec![76, 85, 255, 200, 128, 128]]);
+    assert_eq!(decoded(&page.clone().with(530, &[1, 1]).bytes()).rgb.data, [254, 0, 0, 200, 200, 200]);
+    assert_eq!(refusal(&page.with(530, &[2, 2]).bytes()).code(), "image_unsupported");
+}
+
+#[test]
 fn jpeg_strips_may_have_their_tables_apart() {
     let picture = quarters(112, 80);
     let whole = jpeg(&picture, false);
@@ -201,6 +209,14 @@ fn what_the_jpeg_of_a_page_may_be_holds_for_luma_and_chroma_too() {
     let page = |jpeg| Page::new((64, 64), 6, &[8; 3], vec![jpeg]).with(259, &[7]).bytes();
     assert!(refusal(&page(jpeg(&picture, true))).to_string().contains("progressive JPEG"));
     assert!(refusal(&page(jpeg(&detailed(65, 64), false))).to_string().contains("65 x 64"));
+    // Such a file has no strips but tags of its own.
+    let mut old = Page::new((64, 64), 6, &[8; 3], vec![jpeg(&picture, false)]).with(259, &[6]).bytes();
+    for (tag, other) in [(0x0111_u16, 0x0201_u16), (0x0117, 0x0202)] {
+        let at = old.windows(2).rposition(|pair| pair == tag.to_le_bytes()).unwrap();
+        old[at..at + 2].copy_from_slice(&other.to_le_bytes());
+    }
+    let old = refusal(&old);
+    assert!(old.code() == "image_unsupported" && old.to_string().contains("old-style JPEG"), "{old:?}");
     let whole = page(jpeg(&picture, false));
     for keep in (0..whole.len()).step_by(7) {
         if let Err(error) = decode(&whole[..keep], &DecodeOptions::default()) {

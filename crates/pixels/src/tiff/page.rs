@@ -11,7 +11,7 @@ use image::{
 };
 use tiff::{TiffError, tags::Tag};
 
-use super::{JPEG, first, list};
+use super::{JPEG, field, first, list};
 use crate::deadline::DeadlineReader;
 
 /// `ExtraSamples` that are alpha: colours multiplied with it, and not.
@@ -25,7 +25,7 @@ enum Samples {
     Gray,
     /// Numbers of colours.
     Palette(Vec<[u8; 3]>),
-    /// Three bytes, as JPEG counts them.
+    /// Luma and chroma, a byte each.
     YCbCr,
 }
 
@@ -67,7 +67,8 @@ impl<'a> Page<'a> {
                 };
                 Samples::Palette(colours)
             }
-            (6, 8, 3) if compression == u64::from(JPEG) => Samples::YCbCr,
+            // where chroma has fewer samples than luma, outside of JPEG, the crate says so
+            (6, 8, 3) => Samples::YCbCr,
             _ => return Ok(None),
         };
         let second = (count == 2).then(|| first(&mut tags, Tag::ExtraSamples).is_some_and(|extra| ALPHA.contains(&extra)));
@@ -170,30 +171,10 @@ fn palette(map: &[u64], colours: usize) -> Option<Vec<[u8; 3]>> {
 
 /// The file with the numbers of its palette called gray, which the crate refuses to read otherwise.
 fn as_gray(bytes: &[u8]) -> Option<[Cow<'_, [u8]>; 3]> {
-    let little = bytes.first() == Some(&b'I');
-    let number = |at: usize, length: usize| -> Option<usize> {
-        let place = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
-        let field = bytes.get(at..at.checked_add(length)?)?;
-        usize::try_from(if little { field.iter().rev().fold(0, place) } else { field.iter().fold(0, place) }).ok()
-    };
-    let big = number(2, 2)? == 43;
-    let (directory, counted, entry) = if big { (number(8, 8)?, 8, 20) } else { (number(4, 4)?, 2, 12) };
-    let first = directory.checked_add(counted)?;
-    let tag = usize::from(Tag::PhotometricInterpretation.to_u16());
-    let at = (0..number(directory, counted)?).map_while(|i| first.checked_add(i.checked_mul(entry)?)).find_map(|at| match number(at, 2) {
-        Some(found) if found == tag => Some(Some(at)),
-        Some(_) => None,
-        None => Some(None),
-    })??;
-    let length = match number(at + 2, 2)? {
-        3 => 2,
-        4 => 4,
-        _ => return None,
-    };
-    let value = at + if big { 12 } else { 8 };
+    let (value, _) = field(bytes, Tag::PhotometricInterpretation)?;
     let gray = u32::from(BLACK_IS_ZERO);
-    let gray = if little { gray.to_le_bytes()[..length].to_vec() } else { gray.to_be_bytes()[4 - length..].to_vec() };
-    Some([Cow::Borrowed(bytes.get(..value)?), Cow::Owned(gray), Cow::Borrowed(bytes.get(value + length..)?)])
+    let gray = if bytes.first() == Some(&b'I') { gray.to_le_bytes()[..value.len()].to_vec() } else { gray.to_be_bytes()[4 - value.len()..].to_vec() };
+    Some([Cow::Borrowed(&bytes[..value.start]), Cow::Owned(gray), Cow::Borrowed(&bytes[value.end..])])
 }
 
 /// The colours that JPEG's luma and chroma stand for (JFIF 1.02: ITU-R BT.601, all 256 levels), in 1/65536.
