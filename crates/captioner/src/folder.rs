@@ -4,7 +4,7 @@
 //! from graph to graph.
 
 use crate::runtime::Graph as Loaded;
-use crate::{Error, LoadOptions};
+use crate::{Error, LoadOptions, tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -91,7 +91,7 @@ impl Folder {
         let candidates = self.installed(graph)?;
         let mut reasons = Vec::new();
         for candidate in &candidates {
-            let loaded = Loaded::open(&candidate.path).and_then(|loaded| match check(&loaded) {
+            let loaded = Loaded::open(&candidate.path).and_then(|loaded| match tensor::spoken(&loaded).and_then(|()| check(&loaded)) {
                 Ok(()) => Ok(loaded),
                 Err(reason) => Err(Error::graph(&candidate.path, reason)),
             });

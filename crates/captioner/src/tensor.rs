@@ -5,6 +5,7 @@
 use crate::Error;
 use crate::cache::Rows;
 use crate::family::Logits;
+use crate::runtime::Graph;
 use half::f16;
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType};
 use std::fmt::Debug;
@@ -95,6 +96,21 @@ macro_rules! for_type {
     };
 }
 
+/// Whether every input of a graph is of a type that is spoken here.
+///
+/// # Errors
+/// The input, and its type.
+pub(crate) fn spoken(graph: &Graph) -> Result<(), String> {
+    use TensorElementType::{Bool, Float16, Float32, Int64};
+    let strange = |name: &&str| graph.input(name).is_some_and(|(ty, _)| ![Float32, Float16, Int64, Bool].contains(&ty));
+    match graph.inputs().find(strange) {
+        None => Ok(()),
+        Some(name) => {
+            Err(format!("its input \"{name}\" is of a type nobody feeds, {}", graph.input(name).map_or_else(String::new, |(ty, _)| ty.to_string())))
+        }
+    }
+}
+
 fn element_type(value: &DynValue) -> Result<TensorElementType, Error> {
     value.dtype().tensor_type().ok_or_else(|| Error::run("tensor", "not a tensor"))
 }
@@ -104,12 +120,12 @@ pub(crate) fn shape(value: &DynValue) -> &[i64] {
     value.dtype().tensor_shape().map_or(&[], |s| s)
 }
 
-/// Whether floats are all numbers, and none of them infinite; other types always are.
-pub(crate) fn finite(value: &DynValue) -> bool {
-    match value.dtype().tensor_type() {
-        Some(TensorElementType::Float32) => value.try_extract_tensor::<f32>().is_ok_and(|(_, all)| all.iter().all(|x| x.is_finite())),
-        Some(TensorElementType::Float16) => value.try_extract_tensor::<f16>().is_ok_and(|(_, all)| all.iter().all(|x| x.is_finite())),
-        _ => true,
+/// Whether floats are all numbers, and none of them infinite; `None` if they are no floats of a type that is spoken here.
+pub(crate) fn finite(value: &DynValue) -> Option<bool> {
+    match value.dtype().tensor_type()? {
+        TensorElementType::Float32 => Some(value.try_extract_tensor::<f32>().ok()?.1.iter().all(|x| x.is_finite())),
+        TensorElementType::Float16 => Some(value.try_extract_tensor::<f16>().ok()?.1.iter().all(|x| x.is_finite())),
+        _ => None,
     }
 }
 

@@ -3,6 +3,7 @@
 mod support;
 
 use pg_caption_captioner::{Features, LoadOptions, load};
+use pg_caption_onnx::proto::tensor_proto::DataType;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -87,6 +88,22 @@ fn graphs_that_speak_float16_say_what_those_in_full_precision_say() {
             }
             assert_eq!(said(&mixed.0, &greedy()), full, "{model} with {}", halved.file);
         }
+    }
+}
+
+#[test]
+fn a_graph_that_speaks_a_type_nobody_here_does_is_refused_with_its_name_or_passed_over_with_a_word() {
+    if !runtime() {
+        return;
+    }
+    for (model, file) in [("vit-gpt2", "encoder_model.onnx"), ("florence2", "encoder_model.onnx"), ("smolvlm", "decoder_model_merged.onnx")] {
+        let folder = Copy::of(model, "strange");
+        graphs::change(&folder.graph(file), |graph| assert!(graphs::retype(graph, DataType::Bfloat16) > 0));
+        let error = load(&folder.0, &LoadOptions::default()).err().expect("it does not load").to_string();
+        assert!(error.contains(&*folder.graph(file).to_string_lossy()) && error.contains("bf16"), "{model}: {error}");
+        std::fs::copy(parity().join(model).join("onnx").join(file), folder.graph(&file.replace(".onnx", "_fp16.onnx"))).unwrap();
+        let passed_over = open(&folder.0).1.status().passed_over.clone();
+        assert!(passed_over.len() == 1 && passed_over[0].contains("bf16"), "{passed_over:?}");
     }
 }
 

@@ -74,11 +74,12 @@ pub(super) fn usable(graph: &Graph, fed: &[&str], output: &str) -> Result<(), St
 /// Takes the output of a graph that later graphs read.
 ///
 /// # Errors
-/// There is none, or it holds what is no finite number.
+/// There is none, or it holds what is no finite number or no float at all.
 pub(super) fn features(graph: &Graph, outputs: &mut Outputs, name: &str) -> Result<DynValue, Error> {
     let value = outputs.take(name).ok_or_else(|| Error::graph(graph.path(), format!("no output \"{name}\"")))?;
     match tensor::finite(&value) {
-        true => Ok(value),
-        false => Err(Error::graph(graph.path(), format!("its \"{name}\" are not numbers {OVERFLOW}"))),
+        Some(true) => Ok(value),
+        Some(false) => Err(Error::graph(graph.path(), format!("its \"{name}\" are not numbers {OVERFLOW}"))),
+        None => Err(Error::graph(graph.path(), format!("its \"{name}\" are {:?}, neither float32 nor float16", value.dtype()))),
     }
 }

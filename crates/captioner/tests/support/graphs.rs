@@ -17,17 +17,22 @@ pub fn change(file: &Path, change: impl FnOnce(&mut GraphProto)) {
 
 /// Every float32 input and output becomes float16; what lies between goes on as it was. How many there were.
 pub fn halve(graph: &mut GraphProto) -> usize {
+    retype(graph, DataType::Float16)
+}
+
+/// The same with another type.
+pub fn retype(graph: &mut GraphProto, ty: DataType) -> usize {
     let GraphProto { node, input, output, .. } = graph;
     let (mut before, mut after) = (Vec::new(), Vec::new());
-    for port in input.iter_mut().filter_map(half) {
+    for port in input.iter_mut().filter_map(|port| turn(port, ty)) {
         let inside = format!("{port} in full");
         rename(node, &port, &inside, false);
         before.push(cast(&port, &inside, DataType::Float));
     }
-    for port in output.iter_mut().filter_map(half) {
+    for port in output.iter_mut().filter_map(|port| turn(port, ty)) {
         let inside = format!("{port} in full");
         rename(node, &port, &inside, true);
-        after.push(cast(&inside, &port, DataType::Float16));
+        after.push(cast(&inside, &port, ty));
     }
     let changed = before.len() + after.len();
     node.splice(..0, before);
@@ -35,11 +40,11 @@ pub fn halve(graph: &mut GraphProto) -> usize {
     changed
 }
 
-/// Makes a float32 port float16; its name, if it was one.
-fn half(port: &mut ValueInfoProto) -> Option<String> {
+/// Gives a float32 port another type; its name, if it was one.
+fn turn(port: &mut ValueInfoProto, ty: DataType) -> Option<String> {
     let Some(Value::TensorType(tensor)) = port.r#type.as_mut()?.value.as_mut() else { return None };
     let float = tensor.elem_type == Some(DataType::Float as i32);
-    tensor.elem_type = if float { Some(DataType::Float16 as i32) } else { tensor.elem_type };
+    tensor.elem_type = if float { Some(ty as i32) } else { tensor.elem_type };
     float.then(|| port.name().to_owned())
 }
 
