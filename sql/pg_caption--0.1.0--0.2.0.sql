@@ -129,6 +129,8 @@ COMMENT ON VIEW caption.database IS
     'Each database of this server that has the extension: served (worker: its process), idle, waiting, or cannot be served, and why. For members of pg_monitor.';
 GRANT SELECT ON caption.database TO pg_monitor;
 
+COMMENT ON FUNCTION caption.in_flight(regclass) IS 'Rows of a watched table that the engine is working on now; NULL for who is no member of the table''s owner.';
+
 -- queue.sql: why nothing moves, and a wait that always ends or says why it does not
 CREATE FUNCTION caption.obstacle() RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

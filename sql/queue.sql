@@ -179,7 +179,7 @@ REVOKE ALL ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolea
 CREATE FUNCTION caption.in_flight(relation regclass) RETURNS int
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'in_flight_wrapper';
-COMMENT ON FUNCTION caption.in_flight(regclass) IS 'Rows of a watched table that the engine is working on now.';
+COMMENT ON FUNCTION caption.in_flight(regclass) IS 'Rows of a watched table that the engine is working on now; NULL for who is no member of the table''s owner.';
 
 CREATE FUNCTION caption.obstacle() RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp

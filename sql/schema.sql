@@ -3,6 +3,17 @@
 -- Operators and functions below mean PostgreSQL's own, whatever has been planted in the schema that the extension is installed in.
 SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
 
+-- Said here, where somebody sees it, and not by each call.
+DO $$
+BEGIN
+    IF pg_catalog.getdatabaseencoding() <> 'UTF8' THEN
+        RAISE EXCEPTION 'pg_caption works in databases whose encoding is UTF8' USING ERRCODE = 'feature_not_supported',
+            DETAIL = pg_catalog.format('This database has the encoding %s.', pg_catalog.getdatabaseencoding()),
+            HINT = 'Captions are Unicode text. Create the database with ENCODING ''UTF8''.';
+    END IF;
+END
+$$;
+
 CREATE SCHEMA caption;
 COMMENT ON SCHEMA caption IS 'pg_caption: watches, their progress and failures, styles, the engine.';
 GRANT USAGE ON SCHEMA caption TO PUBLIC;

@@ -1,18 +1,23 @@
 //! What the view `caption.progress` and the procedure `caption.wait` ask: rows in flight, what stands in the way, whether one may wait here at all. Everybody may call
 //! these functions, as everybody may read the view: they tell nothing of tables that are not the caller's, and nothing of where models lie.
 
-use crate::report::refuse;
+use crate::report::{optional, refuse};
 use crate::{exchange, shared, status};
 use pg_caption_drain::served::{self, State};
 use pgrx::prelude::*;
 
-/// `caption.in_flight(relation)`.
+/// `caption.in_flight(relation)`: nothing for who is no member of the table's owner.
 #[pg_extern(sql = false, volatile, parallel_safe)]
-fn in_flight(relation: pg_sys::Oid) -> i32 {
-    if !shared::preloaded() {
-        return 0;
+fn in_flight(relation: pg_sys::Oid) -> Option<i32> {
+    let may_know = "SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE') FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) $1";
+    if optional(Spi::get_one_with_args::<bool>(may_know, &[relation.into()])) != Some(true) {
+        return None;
     }
-    here().and_then(|database| database.flights.iter().find(|(oid, _)| *oid == relation.to_u32()).map(|(_, n)| *n as i32)).unwrap_or(0)
+    if !shared::preloaded() {
+        return Some(0);
+    }
+    let counted = here().and_then(|database| database.flights.iter().find(|(oid, _)| *oid == relation.to_u32()).map(|(_, n)| *n as i32));
+    Some(counted.unwrap_or(0))
 }
 
 /// `caption.obstacle()`.

@@ -150,19 +150,25 @@ fn a_cancelled_call_ends_while_the_engine_still_waits_for_its_picture() {
 
 #[test]
 fn a_terminated_caller_takes_its_work_along() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
+    // An engine of its own: nobody else's work is counted.
+    let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
+    let db = cluster.database();
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
-    let mut waiting = db.session();
+    let (mut session, mut waiting) = (db.session(), db.session());
     let pid = waiting.pid();
     let call = std::thread::spawn(move || waiting.try_rows(&format!("SELECT caption_image('{url}')")).is_err());
     eventually("the picture is being fetched", || gate.waiting() == 1);
-    db.session().run(&format!("SELECT pg_terminate_backend({pid})"));
+    assert_eq!(session.number("SELECT in_flight FROM caption.engine_status()"), 1);
+    session.run(&format!("SELECT pg_terminate_backend({pid})"));
     assert!(call.join().unwrap());
     db.eventually(&format!("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})"));
+    // Nobody has let the picture go: the engine gave it up.
+    db.eventually("(SELECT in_flight = 0 FROM caption.engine_status())");
+    assert_eq!(gate.waiting(), 1);
 }
 
 #[test]
-fn a_waiting_call_does_not_block_drop_database() {
+fn a_waiting_call_ends_when_its_database_is_dropped_by_force() {
     let (db, web, gate) = (database(), Web::start(), Gate::new());
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let mut waiting = db.session();
@@ -170,6 +176,21 @@ fn a_waiting_call_does_not_block_drop_database() {
     eventually("the picture is being fetched", || gate.waiting() == 1);
     db.cluster.session("postgres").run(&format!("DROP DATABASE {} WITH (FORCE)", db.name));
     assert!(call.join().unwrap());
+}
+
+#[test]
+fn a_waiting_call_does_not_block_the_drop_of_another_database() {
+    let (db, other, web, gate) = (database(), database(), Web::start(), Gate::new());
+    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let mut waiting = db.session();
+    let call = std::thread::spawn(move || waiting.text(&format!("SELECT caption_image('{url}')")));
+    eventually("the picture is being fetched", || gate.waiting() == 1);
+    // Every process must let go of the database's files, the one that waits included; a plain DROP DATABASE waits for that.
+    let mut admin = db.cluster.session("postgres");
+    admin.run("SET statement_timeout = '60s'");
+    admin.run(&format!("DROP DATABASE {}", other.name));
+    gate.open();
+    assert!(!call.join().unwrap().is_empty());
 }
 
 #[test]

@@ -124,6 +124,17 @@ fn max_tokens_out_of_range() {
 }
 
 #[test]
+fn a_database_of_another_encoding() {
+    let cluster = Cluster::shared();
+    let mut admin = cluster.session("postgres");
+    admin.run("CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+    let error = cluster.session("latin").error("CREATE EXTENSION pg_caption");
+    admin.run("DROP DATABASE latin WITH (FORCE)");
+    assert_eq!(error.code().code(), "0A000", "{error:?}");
+    assert!(error.message().contains("UTF8") && error.detail().is_some_and(|detail| detail.contains("LATIN1")), "{error:?}");
+}
+
+#[test]
 fn somebody_elses_table() {
     let db = Cluster::shared().database();
     let mut session = db.products(&[]);

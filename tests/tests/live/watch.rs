@@ -223,6 +223,16 @@ fn an_unwatched_table_is_left_alone() {
     assert_eq!(session.number("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'products'::regclass AND NOT tgisinternal"), 0);
     assert_eq!(session.number("SELECT count(*) FROM caption.progress"), 0);
     session.run("UPDATE products SET alt = NULL");
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.serve("/late.jpg", Answer::picture(3))));
+    // A second table shows that the worker has been here since.
+    session.run("CREATE TABLE other (LIKE products INCLUDING ALL); SELECT caption.watch('other')");
+    session.run(&format!("INSERT INTO other (image_url) VALUES ('{}')", web.serve("/other.jpg", Answer::picture(1))));
+    session.run("CALL caption.wait('other')");
+    assert_eq!(session.number("SELECT count(alt) FROM products"), 0);
+    assert_eq!((web.hits("/0.jpg"), web.hits("/late.jpg"), web.hits("/other.jpg")), (1, 0, 1));
+    let ours = "SELECT count(*) FROM (SELECT relation FROM caption.queue UNION ALL SELECT relation FROM caption.written UNION ALL SELECT relation FROM caption.tally) x \
+                 WHERE relation = 'products'::regclass";
+    assert_eq!(session.number(ours), 0, "nothing is remembered of it");
 }
 
 #[test]
