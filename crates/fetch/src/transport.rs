@@ -92,7 +92,8 @@ impl Transport for Watched {
     }
 
     fn is_open(&mut self) -> bool {
-        self.0.is_open()
+        // TLS above asks the socket alone, and has perhaps not yet taken all that was read from it
+        self.0.buffers().input().is_empty() && self.0.is_open()
     }
 }
 

@@ -108,6 +108,42 @@ fn bad_certificates_are_refused_before_anything_is_asked_and_tried_again_later()
 }
 
 #[test]
+fn bytes_behind_the_announced_end_answer_no_next_request_under_tls_either() {
+    let answer = |length: usize, byte: u8| [format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes(), vec![byte; length]].concat();
+    // A record holds 16384 bytes: the tail begins within the answer's last one, or is in one of its own, of which a part may be read.
+    for real in [4, 4000, 16_384 - answer(16_300, 0).len() + 16_300, 60_000] {
+        for fake in [4, 3000, 6000, 9000, 20_000, 200_000] {
+            let (authority, sent) = (authority(), [answer(real, b'r'), answer(fake, b'f')].concat());
+            let server = shop(Some(&authority), &["shop.example"], |_| {}, move |_, s| s.write_all(&sent));
+            let fetcher = trusting(&authority, |_| {});
+            for n in 1..=3 {
+                let got = bytes(get(&fetcher, &secure(&server)));
+                assert_eq!((got.len(), got[0]), (real, b'r'), "{fake} bytes behind {real}, request {n}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_host_that_said_too_much_under_tls_once_is_asked_on_one_connection_a_request() {
+    let authority = authority();
+    let server = shop(
+        Some(&authority),
+        &["shop.example"],
+        |_| {},
+        |head, s| {
+            picture(head, s)?;
+            if head.starts_with("GET /lies") { s.write_all(b"\r\n<html>") } else { Ok(()) }
+        },
+    );
+    let fetcher = trusting(&authority, |_| {});
+    for path in ["lies", "p.jpg", "p.jpg", "p.jpg"] {
+        assert_eq!(bytes(get(&fetcher, &format!("https://shop.example:{}/{path}", server.port))), b"picture");
+    }
+    assert_eq!(server.connections(), 4);
+}
+
+#[test]
 fn a_machine_without_certificate_authorities_is_told_what_to_install() {
     let authority = authority();
     let server = shop(Some(&authority), &["shop.example"], |_| {}, picture);
