@@ -41,6 +41,9 @@ in_debian() {
   return "$passed"
 }
 
+# What the folders are given: built here, where everything is that it needs.
+if [ $# -gt 0 ]; then cargo build --quiet --workspace --exclude pg_caption --lib --bins --tests; fi
+
 results=()
 for major in "${majors[@]}"; do
   if [ "$major" = "$(pg_major "$installed")" ] || { [ $# = 0 ] && [ "$major" = "$(pin postgresql also-tested)" ]; }; then

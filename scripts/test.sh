@@ -40,8 +40,8 @@ scripts/check-sql.sh
 say "licences and advisories"
 if command -v cargo-deny >/dev/null; then
   # Advisories need the network and change without us: they warn here, and bind at release.
-  cargo deny --log-level error check licenses bans sources
-  cargo deny --log-level error check advisories || skipped+=("advisories: see above")
+  cargo deny --workspace --log-level error check licenses bans sources
+  cargo deny --workspace --log-level error check advisories || skipped+=("advisories: see above")
 else
   skipped+=("cargo-deny is not installed: licences and advisories")
 fi

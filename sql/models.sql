@@ -5,7 +5,7 @@ CREATE FUNCTION caption.models(OUT name text, OUT active boolean, OUT state text
     LANGUAGE c VOLATILE PARALLEL SAFE COST 10000 ROWS 10 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'models_wrapper';
 COMMENT ON FUNCTION caption.models() IS
-    'Installed models. state: serving, loading, failed (problem: why), unusable, installed; graphs: precisions of each, the one used first; digest and memory of the one that serves.';
+    'Installed models. state: serving (problem: files of no use that were passed over), loading, failed (problem: why), unusable, installed; graphs: precisions of each, the one to be used first, and of the one that serves those it uses; digest and memory of the one that serves.';
 
 CREATE FUNCTION caption.use_model(name text, wait boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp

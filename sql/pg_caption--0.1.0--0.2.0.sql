@@ -40,7 +40,7 @@ CREATE FUNCTION caption.models(OUT name text, OUT active boolean, OUT state text
     LANGUAGE c VOLATILE PARALLEL SAFE COST 10000 ROWS 10 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'models_wrapper';
 COMMENT ON FUNCTION caption.models() IS
-    'Installed models. state: serving, loading, failed (problem: why), unusable, installed; graphs: precisions of each, the one used first; digest and memory of the one that serves.';
+    'Installed models. state: serving (problem: files of no use that were passed over), loading, failed (problem: why), unusable, installed; graphs: precisions of each, the one to be used first, and of the one that serves those it uses; digest and memory of the one that serves.';
 
 CREATE FUNCTION caption.use_model(name text, wait boolean DEFAULT false) RETURNS void
     LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -228,3 +228,16 @@ CREATE OR REPLACE PROCEDURE caption.wait(relation regclass, timeout interval DEF
         END LOOP;
     END
     $$;
+
+-- queue.sql: passes over ledger and failures
+ALTER TABLE caption.tally ADD COLUMN tidied_at timestamptz, ADD COLUMN tidy_after jsonb, ADD COLUMN tidied_files bigint, ADD COLUMN tidied_deleted bigint;
+COMMENT ON COLUMN caption.tally.tidied_at IS 'When the last pass over ledger and failures ended; NULL: one is to be made. See caption.tidy().';
+COMMENT ON COLUMN caption.tally.tidy_after IS 'The last key of the pass that is being made, by the table it is in.';
+COMMENT ON COLUMN caption.tally.tidied_files IS 'A hash of the files of the table when it was looked at: it was truncated since, perhaps, where they are others.';
+COMMENT ON COLUMN caption.tally.tidied_deleted IS 'Rows that were ever deleted from the table, by its statistics, when the last pass began.';
+CREATE FUNCTION caption.tidy(relation regclass) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'tidy_wrapper';
+COMMENT ON FUNCTION caption.tidy(regclass) IS
+    'Has what is kept of rows that are gone, and failures that are none any more, forgotten soon instead of within a day.';
+REVOKE ALL ON FUNCTION caption.tidy(regclass) FROM PUBLIC;

@@ -31,12 +31,20 @@ CREATE TABLE caption.tally (
     problem     text,
     updated_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     recaption_before timestamptz,
-    database    oid
+    database    oid,
+    tidied_at   timestamptz,
+    tidy_after  jsonb,
+    tidied_files bigint,
+    tidied_deleted bigint
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE caption.tally IS 'How far the walk over the existing rows of each watched table has come, and exact counters of what was done.';
 COMMENT ON COLUMN caption.tally.recaption_before IS 'Rows that were captioned before then are captioned again; see caption.recaption().';
 
 COMMENT ON COLUMN caption.tally.database IS 'The database that this walk is of: in a copy of it, the walk begins anew.';
+COMMENT ON COLUMN caption.tally.tidied_at IS 'When the last pass over ledger and failures ended; NULL: one is to be made. See caption.tidy().';
+COMMENT ON COLUMN caption.tally.tidy_after IS 'The last key of the pass that is being made, by the table it is in.';
+COMMENT ON COLUMN caption.tally.tidied_files IS 'A hash of the files of the table when it was looked at: it was truncated since, perhaps, where they are others.';
+COMMENT ON COLUMN caption.tally.tidied_deleted IS 'Rows that were ever deleted from the table, by its statistics, when the last pass began.';
 
 CREATE TABLE caption.queue (
     id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -160,8 +168,13 @@ CREATE FUNCTION caption.recaption(relation regclass, older_than interval DEFAULT
     AS 'MODULE_PATHNAME', 'recaption_wrapper';
 COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
     'Captions rows again whose texts are ours and older than that: where the picture has changed, or the model. Texts that people wrote stay.';
+CREATE FUNCTION caption.tidy(relation regclass) RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'tidy_wrapper';
+COMMENT ON FUNCTION caption.tidy(regclass) IS
+    'Has what is kept of rows that are gone, and failures that are none any more, forgotten soon instead of within a day.';
 REVOKE ALL ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean), caption.unwatch(regclass), caption.pause(regclass),
-    caption.resume(regclass), caption.retry(regclass), caption.recaption(regclass, interval) FROM PUBLIC;
+    caption.resume(regclass), caption.retry(regclass), caption.recaption(regclass, interval), caption.tidy(regclass) FROM PUBLIC;
 
 CREATE FUNCTION caption.in_flight(relation regclass) RETURNS int
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp

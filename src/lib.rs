@@ -39,6 +39,11 @@ pgrx::extension_sql_file!("../sql/queue.sql", name = "queue", requires = ["capti
 /// without preloading, where only the settings are defined and every entry point says what is missing.
 #[pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    // Rust adds a backtrace to each error's detail where RUST_BACKTRACE happens to be set: nothing for the clients of a database.
+    if std::env::var_os("RUST_LIB_BACKTRACE").is_none() {
+        // SAFETY: the postmaster and backends have one thread.
+        unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
+    }
     settings::init();
     if shared::preloading() {
         shared::init();

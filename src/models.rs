@@ -76,8 +76,10 @@ fn models() -> TableIterator<
             let loaded = status.as_ref().filter(|s| active && s.model.as_ref().is_some_and(|m| m.name == model.name));
             let details = loaded.and_then(|s| s.model.as_ref());
             if let Some(details) = details {
-                used_first(&mut model, details);
+                only_used(&mut model, details);
             }
+            // It serves, but not as its folder means it to.
+            let problem = problem.or_else(|| details.and_then(passed_over));
             (
                 model.name,
                 active,
@@ -96,15 +98,17 @@ fn models() -> TableIterator<
     TableIterator::new(rows)
 }
 
-/// Puts the precisions that were loaded before the others that are installed.
-fn used_first(model: &mut Installed, details: &ModelStatus) {
+/// Leaves the graphs and precisions that were loaded; those that are only installed serve nobody.
+fn only_used(model: &mut Installed, details: &ModelStatus) {
     let Some(family) = model.model_type.as_deref().and_then(family) else { return };
     let graphs = family.all_graphs();
-    for named in details.graphs.iter().filter_map(|graph| graph_file(&graph.file, &graphs)) {
-        if let Some(dtypes) = model.graphs.get_mut(named.graph) {
-            dtypes.sort_by_key(|dtype| dtype != named.dtype);
-        }
-    }
+    let used = details.graphs.iter().filter_map(|graph| graph_file(&graph.file, &graphs));
+    model.graphs = used.map(|named| (named.graph.to_owned(), vec![named.dtype.to_owned()])).collect();
+}
+
+/// What a loaded model could not use of its folder, in words.
+fn passed_over(model: &ModelStatus) -> Option<String> {
+    (!model.passed_over.is_empty()).then(|| format!("of no use and passed over: {}", model.passed_over.join("; ")))
 }
 
 /// `caption.use_model(name, wait)`.
@@ -126,6 +130,10 @@ fn use_model(name: &str, wait: bool) {
     }
     if wait {
         wait_for(&folder, before);
+        let serving = client::status(Instant::now() + PATIENCE).ok().and_then(|status| status.model);
+        if let Some(problem) = serving.as_ref().and_then(passed_over) {
+            pgrx::warning!("model \"{name}\" serves, but not with all of its files: {problem}");
+        }
     }
 }
 

@@ -54,6 +54,7 @@ static MAX_REDIRECTS: GucSetting<i32> = GucSetting::<i32>::new(5);
 static FETCH_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(32);
 static HOST_CONCURRENCY: GucSetting<i32> = GucSetting::<i32>::new(6);
 static MAX_ATTEMPTS: GucSetting<i32> = GucSetting::<i32>::new(8);
+static WRITE_TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static RETENTION: GucSetting<i32> = GucSetting::<i32>::new(30 * 24 * 60);
 static TIMEOUT: GucSetting<i32> = GucSetting::<i32>::new(60_000);
 static ON_ERROR: GucSetting<OnError> = GucSetting::<OnError>::new(OnError::error);
@@ -109,6 +110,14 @@ pub fn init() {
     int(c"pg_caption.fetch_concurrency", c"Fetches at once, in all.", &FETCH_CONCURRENCY, 1, 1024, none);
     int(c"pg_caption.host_concurrency", c"Fetches at once for one host.", &HOST_CONCURRENCY, 1, 1024, none);
     int(c"pg_caption.max_attempts", c"Attempts before a queued row is recorded as failed.", &MAX_ATTEMPTS, 1, 1000, none);
+    int(
+        c"pg_caption.write_timeout",
+        c"Longest time that reading or writing rows of a watched table may take at a stretch, its own triggers included.",
+        &WRITE_TIMEOUT,
+        100,
+        3_600_000,
+        GucFlags::UNIT_MS,
+    );
     int(c"pg_caption.retention", c"How long caption.failure keeps a row.", &RETENTION, 1, i32::MAX, GucFlags::UNIT_MIN);
     GucRegistry::define_int_guc(
         c"pg_caption.timeout",
@@ -163,6 +172,11 @@ pub fn max_workers() -> usize {
 /// Attempts before a queued row is recorded as failed.
 pub fn max_attempts() -> i32 {
     MAX_ATTEMPTS.get()
+}
+
+/// Longest time for one statement on a watched table.
+pub fn write_timeout() -> Duration {
+    Duration::from_millis(WRITE_TIMEOUT.get() as u64)
 }
 
 /// How long `caption.failure` keeps a row, minutes.

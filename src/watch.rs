@@ -265,3 +265,16 @@ fn recaption(relation: Option<pg_sys::Oid>, older_than: Option<pgrx::datum::Inte
     ));
     enqueue::announce_at_commit();
 }
+
+/// `caption.tidy(relation)`.
+#[pg_extern(sql = false, volatile)]
+fn tidy(relation: Option<pg_sys::Oid>) {
+    let relation = watched(relation).oid;
+    let _extension = identity::as_extension();
+    // A pass that is being made begins anew: what it has passed may have gone since.
+    spi(Spi::run_with_args(
+        "UPDATE caption.tally SET tidied_at = NULL, tidy_after = NULL WHERE relation OPERATOR(pg_catalog.=) $1",
+        &[relation.into()],
+    ));
+    enqueue::announce_at_commit();
+}

@@ -12,7 +12,7 @@ import torch
 from captions import NOUN_OF_PRODUCT
 from data import CLOTHES, KINDS, NONE, open_rgb, share
 from measure import BACKGROUNDS, COLOURS, PATTERNS
-from network import Eyes
+from network import Eyes, Pair
 from train_encoder import MEAN, STD
 
 from PIL import Image
@@ -20,11 +20,15 @@ from PIL import Image
 UNKNOWN_CATEGORIES = {"accessories", "beauty", "electronics", "jewelry", "outdoors"}
 
 
-def load_eyes(path):
-    saved = torch.load(path, map_location="cpu")
-    eyes = Eyes(len(KINDS) + 1, len(saved["products"]), len(COLOURS), len(PATTERNS), len(BACKGROUNDS))
-    eyes.load_state_dict(saved["eyes"])
-    return eyes.eval(), saved["products"]
+def load_eyes(paths):
+    """One network, or two as a pair, and the names of the products."""
+    loaded = []
+    for path in paths:
+        saved = torch.load(path, map_location="cpu")
+        eyes = Eyes(len(KINDS) + 1, len(saved["products"]), len(COLOURS), len(PATTERNS), len(BACKGROUNDS))
+        eyes.load_state_dict(saved["eyes"])
+        loaded.append(eyes)
+    return (Pair(*loaded) if len(loaded) == 2 else loaded[0]).eval(), saved["products"]
 
 
 def prepared(data, size):
@@ -78,10 +82,11 @@ def main():
     p.add_argument("--cache", type=Path, default=Path("cache"))
     p.add_argument("--sizes", type=int, nargs="+", default=[128, 160])
     p.add_argument("--flip", type=int, nargs="+", default=[0, 1])
+    p.add_argument("--eyes", nargs="+", default=["eyes.pt", "eyes_b.pt"], help="one or two files of weights in the cache")
     p.add_argument("--precision", type=float, default=0.915)
     a = p.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
-    eyes, products = load_eyes(a.cache / "eyes.pt")
+    eyes, products = load_eyes([a.cache / name for name in a.eyes])
     rows = json.load(open(a.cache / "rows.json"))
     measured = np.load(a.cache / "measured.npz")
     at = {(r["set"], r["file"]): i for i, r in enumerate(rows)}
@@ -113,7 +118,7 @@ def main():
     print(f"temperature {best_t:.2f}, threshold {threshold:.3f}: written {written[known].float().mean():.3f}, right of these "
           f"{(right & written)[known].sum() / (written & known).sum():.3f}, unknown goods refused {(~written[~known]).float().mean():.3f} of {int((~known).sum())}")
     # A fact is said where it is right often enough on what is written.
-    choice = {"size": size, "flip": bool(flip), "temperature": round(float(best_t), 4), "min_confidence": round(threshold, 4)}
+    choice = {"eyes": a.eyes, "size": size, "flip": bool(flip), "temperature": round(float(best_t), 4), "min_confidence": round(threshold, 4)}
     index = [at.get((r["set"], r["file"]), -1) for r, _ in data]
     for name, logits, label, aim in (("colour", out[2], measured["colour_word"], 0.6), ("pattern", out[3], measured["pattern"], 0.75), ("background", out[4], measured["background"], 0.8)):
         want = torch.tensor([int(label[i]) if i >= 0 else -1 for i in index])

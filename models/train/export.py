@@ -2,7 +2,10 @@
 import argparse, json, warnings
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
+from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from calibrate import load_eyes
@@ -57,6 +60,22 @@ class Decoder(nn.Module):
         return logits, *present
 
 
+def halve(path):
+    """Stores the large weights as float16, each with a cast to float32 behind it, which ONNX Runtime does once when it loads the file."""
+    model = onnx.load(path)
+    casts = []
+    for weights in model.graph.initializer:
+        value = numpy_helper.to_array(weights)
+        if value.dtype == np.float32 and value.size >= 1024:
+            name = weights.name
+            weights.CopyFrom(numpy_helper.from_array(value.astype(np.float16), name + ".stored"))
+            casts.append(helper.make_node("Cast", [weights.name], [name], to=TensorProto.FLOAT))
+    for cast in reversed(casts):
+        model.graph.node.insert(0, cast)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
 def dump(path, value):
     path.write_text(json.dumps(value, indent=2) + "\n")
 
@@ -69,7 +88,7 @@ def main():
     warnings.filterwarnings("ignore")
     (a.out / "onnx").mkdir(parents=True, exist_ok=True)
     choice = json.load(open(a.cache / "choice.json"))
-    eyes, products = load_eyes(a.cache / "eyes.pt")
+    eyes, products = load_eyes([a.cache / name for name in choice["eyes"]])
     rows = json.load(open(a.cache / "rows.json"))
     kind_of_product = {r["product"]: r["kind"] for r in rows if r["product"]}
     assert all(KINDS[kind_of_product[n]] == product_kind(n) for n in NOUN_OF_PRODUCT), "captions.py and the labels disagree"
@@ -85,6 +104,7 @@ def main():
     torch.onnx.export(encoder, torch.randn(2, 3, size, size), a.out / "onnx/encoder_model.onnx", opset_version=17, dynamo=False,
                       input_names=["pixel_values"], output_names=["last_hidden_state", "confidence"],
                       dynamic_axes={"pixel_values": {0: "batch_size"}, "last_hidden_state": {0: "batch_size"}, "confidence": {0: "batch_size"}})
+    halve(a.out / "onnx/encoder_model.onnx")
     past = [torch.randn(2, HEADS, 3, DIM // HEADS) for _ in empty_past(1)]
     names = [f"{i}.{what}" for i in range(LAYERS) for what in ("key", "value")]
     axes = {"input_ids": {0: "batch_size", 1: "decoder_sequence_length"}, "encoder_hidden_states": {0: "batch_size", 1: "encoder_sequence_length"},

@@ -79,6 +79,16 @@ class Eyes(nn.Module):
         return self.kind(head), self.product(head), self.colour(look), self.pattern(look), self.background(look)
 
 
+class Pair(nn.Module):
+    """Two networks that were trained apart, the second of which looks at the mirror image: their mistakes differ."""
+    def __init__(self, one, other):
+        super().__init__()
+        self.one, self.other = one, other
+
+    def forward(self, x):
+        return tuple((a + b) / 2 for a, b in zip(self.one(x), self.other(x.flip(3))))
+
+
 class Attention(nn.Module):
     def __init__(self):
         super().__init__()

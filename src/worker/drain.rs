@@ -61,6 +61,10 @@ pub fn run(database: u32) {
                     worker.settle(&mut Sql, seen.now);
                 });
             }
+            Action::Tidy => {
+                report("looking for what is kept of rows that are gone", true);
+                in_transaction(|| worker.tidy(&mut Sql, seen.now));
+            }
             Action::Show => {
                 shared::set_flights(database, &worker.flights());
                 let (in_flight, ready, held) = worker.in_hand();

@@ -27,7 +27,7 @@ pub fn key_json(watched: &Watched) -> String {
 }
 
 /// Keys as one JSON array.
-fn json_array(keys: &[String]) -> JsonB {
+pub fn json_array(keys: &[String]) -> JsonB {
     JsonB(Value::Array(keys.iter().filter_map(|key| serde_json::from_str(key).ok()).collect()))
 }
 

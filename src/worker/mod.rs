@@ -10,6 +10,7 @@ mod lease;
 mod marks;
 mod sources;
 mod tables;
+mod tidy;
 mod transaction;
 mod write;
 
@@ -96,8 +97,14 @@ unsafe extern "C-unwind" fn take_name_off(_code: i32, argument: pg_sys::Datum) {
     }
 }
 
+/// As [`FORCED`], of later servers.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+const FORCED_LATER: [(&core::ffi::CStr, &core::ffi::CStr); 0] = [];
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+const FORCED_LATER: [(&core::ffi::CStr, &core::ffi::CStr); 1] = [(c"transaction_timeout", c"0")];
+
 fn force_settings() {
-    for (name, value) in FORCED.iter().chain(&crate::enqueue::PINNED) {
+    for (name, value) in FORCED.iter().chain(&FORCED_LATER).chain(&crate::enqueue::PINNED) {
         // SAFETY: static C strings; the source is above every other, so that nothing read later undoes it.
         unsafe {
             pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);

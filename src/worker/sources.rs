@@ -3,9 +3,11 @@
 
 use super::examine;
 use super::tables;
-use super::transaction::{Raised, attempt, spi};
+use super::tidy;
+use super::transaction::{Limit, Raised, attempt, spi};
 use super::write;
-use pg_caption_drain::{Busy, Chunk, Current, Job, Past, QueueRow, Row, Settled, Store, Struck, Unread, Watched};
+use crate::settings;
+use pg_caption_drain::{Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, Row, Settled, Stand, Store, Struck, Unread, Watched};
 use pg_caption_wire::{Class, Failure, Outcome};
 use pgrx::prelude::*;
 use std::collections::HashMap;
@@ -55,8 +57,16 @@ impl Store for Sql {
         }
         let mut limit = limit as i64;
         loop {
-            match attempt(|| examine::chunk(table, after, limit)) {
-                Ok(rows) => return Ok(Chunk { ended: (rows.len() as i64) < limit, rows }),
+            let read = attempt(|| {
+                let _limit = Limit::new(settings::write_timeout());
+                examine::chunk(table, after, limit)
+            });
+            match read {
+                Ok(rows) => {
+                    // What kept the table from being read has been mended.
+                    tables::set_problem(pg_sys::Oid::from(table.oid), None);
+                    return Ok(Chunk { ended: (rows.len() as i64) < limit, rows });
+                }
                 Err(raised) if is_passing(&raised) => return Err(Unread::Busy),
                 // Up to the row that raises, the others go on.
                 Err(raised) if limit == 1 => {
@@ -79,7 +89,11 @@ impl Store for Sql {
             if !write::table_is_free(table, false) {
                 return Err(Busy);
             }
-            match attempt(|| examine::rows(table, part)) {
+            let read = attempt(|| {
+                let _limit = Limit::new(settings::write_timeout());
+                examine::rows(table, part)
+            });
+            match read {
                 Ok(read) => rows.extend(read),
                 Err(raised) if is_passing(&raised) => return Err(Busy),
                 // The key no longer fits the table, or its owner's code refuses to be read: a stated failure of that row alone.
@@ -91,7 +105,7 @@ impl Store for Sql {
             }
         }
         for (key, raised) in raised_by {
-            write::record(&Row { relation: table.oid, key }, "reject", "unreadable", &raised.message, raised.detail.as_deref(), 1);
+            write::record_unreadable(Row { relation: table.oid, key }, &raised);
         }
         Ok(rows)
     }
@@ -110,7 +124,7 @@ impl Store for Sql {
 
     fn put_off(&mut self, row: &Row, attempts: i32, pause: Duration) {
         let failure = Failure::new(Class::Retry, "row_locked", "an open transaction holds the row");
-        write::defer(row, &failure, attempts, pause);
+        write::put_off(row, &failure, attempts, pause);
     }
 
     fn undefer(&mut self, row: &Row) {
@@ -124,14 +138,39 @@ impl Store for Sql {
     fn tally(&mut self, relation: u32, filled: i64, per_minute: f32) {
         write::tally(relation, filled, per_minute);
     }
+
+    fn untidy(&mut self, tables: &[u32]) -> Vec<u32> {
+        tidy::due(tables)
+    }
+
+    fn stand(&mut self, table: &Watched) -> Result<Stand, Busy> {
+        tidy::stand(table)
+    }
+
+    fn kept(&mut self, table: &Watched, kept: Kept, after: Option<&str>, limit: usize) -> Vec<String> {
+        tidy::kept(table, kept, after, limit)
+    }
+
+    fn look(&mut self, table: &Watched, keys: &[String]) -> Result<Looked, Unread> {
+        tidy::look(table, keys)
+    }
+
+    fn forget(&mut self, table: &Watched, kept: Kept, keys: &[String]) {
+        tidy::forget(table, kept, keys);
+    }
+
+    fn stands(&mut self, table: &Watched, stand: Option<&Stand>) {
+        tidy::stands(table, stand);
+    }
 }
 
-fn oids(tables: &[u32]) -> Vec<pg_sys::Oid> {
+/// As PostgreSQL has them.
+pub fn oids(tables: &[u32]) -> Vec<pg_sys::Oid> {
     tables.iter().map(|oid| pg_sys::Oid::from(*oid)).collect()
 }
 
 /// Whether an error says that something else stands in the way for now, rather than that these rows cannot be read.
-fn is_passing(raised: &Raised) -> bool {
+pub fn is_passing(raised: &Raised) -> bool {
     use PgSqlErrorCode::*;
     matches!(
         raised.code,
@@ -146,10 +185,7 @@ fn is_passing(raised: &Raised) -> bool {
 
 /// A table whose rows cannot even be read (row-level security forced on its owner, a privilege taken away) waits for somebody to mend it.
 fn stop_table(table: &Watched, raised: &Raised) {
-    let problem = format!("its rows cannot be read: {}", raised.message);
-    if tables::set_problem(pg_sys::Oid::from(table.oid), Some(problem.clone())) {
-        pgrx::log!("pg_caption: table {} is not being filled: {problem}", table.name);
-    }
+    tables::stop(pg_sys::Oid::from(table.oid), &table.name, format!("its rows cannot be read: {}", raised.message));
 }
 
 /// When the next deferred row of these tables is due, in milliseconds of the Unix epoch.

@@ -28,7 +28,12 @@ pub fn clean() {
     statements.push("DELETE FROM caption.queue q WHERE NOT EXISTS (SELECT FROM caption.watch w WHERE w.relation::oid = q.relation)".into());
     statements.push(format!("DELETE FROM caption.failed WHERE at < pg_catalog.clock_timestamp() - pg_catalog.make_interval(mins => {minutes})"));
     for statement in statements {
-        if let Err(raised) = attempt(|| spi(Spi::run(&statement))) {
+        let Err(raised) = attempt(|| spi(Spi::run(&statement))) else { continue };
+        // The extension has just been dropped: everything is gone with it.
+        if raised.code == PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE {
+            return;
+        }
+        if raised.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE {
             pgrx::log!("pg_caption: what belongs to tables that are gone, or is too old, could not be removed: {}", raised.message);
         }
     }
@@ -101,15 +106,25 @@ pub fn load() -> Vec<Watched> {
             pgrx::debug1!("pg_caption: {} waits: {}", listed.watched.name, raised.message);
         }
         let checked = check(oid, &listed.url, &listed.fills, &listed.keys);
-        let problem = checked.as_ref().err().cloned();
-        let news = set_problem(oid, problem.clone());
         match checked {
-            Ok((fills, keys)) => watched.push(Watched { url: quote_identifier(&listed.url), fills, keys, ..listed.watched }),
-            Err(problem) if news => pgrx::log!("pg_caption: table {} is not being filled: {problem}", listed.watched.name),
-            Err(_) => {}
+            Ok((fills, keys)) => {
+                // That its rows cannot be read is true until they are, which the walk that stopped will try first.
+                if listed.watched.walk_done {
+                    set_problem(oid, None);
+                }
+                watched.push(Watched { url: quote_identifier(&listed.url), fills, keys, ..listed.watched });
+            }
+            Err(problem) => stop(oid, &listed.watched.name, problem),
         }
     }
     watched
+}
+
+/// Notes why a table is not being filled, and says so in the log if that is news.
+pub fn stop(relation: pg_sys::Oid, name: &str, problem: String) {
+    if set_problem(relation, Some(problem.clone())) {
+        pgrx::log!("pg_caption: table {} is not being filled: {problem}", name.trim_start_matches("ONLY "));
+    }
 }
 
 /// Notes why a table is not being filled; whether that is news. Who holds the row is changing the watch, and wakes us at commit.

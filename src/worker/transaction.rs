@@ -3,6 +3,7 @@
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use std::panic::AssertUnwindSafe;
+use std::time::Duration;
 
 /// What a row's statement raised.
 #[derive(Debug)]
@@ -36,7 +37,7 @@ pub fn run<R>(body: impl FnOnce() -> R) -> R {
 /// Runs `body` in a subtransaction, rolled back if it raises.
 ///
 /// # Errors
-/// What it raised; cancels are raised again, they are meant for the whole worker.
+/// What it raised. A cancel, too: the owner's own code can raise one, and one from outside ends the statement that it met.
 pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
     // SAFETY: begins a subtransaction and remembers what PL/pgSQL's exception blocks remember.
     let (memory, owner) = unsafe {
@@ -67,12 +68,45 @@ pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
             CaughtError::RustPanic { ereport, .. } => ereport,
         };
-        if report.sql_error_code() == PgSqlErrorCode::ERRCODE_QUERY_CANCELED {
-            error.rethrow();
-        }
         Err(Raised { code: report.sql_error_code(), message: report.message().to_string(), detail: report.detail().map(str::to_string) })
     })
     .execute()
+}
+
+/// Bounds the time of what runs until it is dropped: then the statement that is running is cancelled.
+pub struct Limit(());
+
+impl Limit {
+    /// From now on; the worker's own `statement_timeout` is 0.
+    pub fn new(time: Duration) -> Limit {
+        let ms = i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1);
+        // SAFETY: PostgreSQL registers this timeout's handler for every process with a database, which is what a worker is.
+        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, ms) };
+        Limit(())
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        // SAFETY: as above; the flag is written by our own signal handler and read on this thread alone.
+        unsafe {
+            disable_timeout(STATEMENT_TIMEOUT, true);
+            // Too late for the statement that was meant: the next one is not to be cancelled in its place.
+            if get_timeout_indicator(STATEMENT_TIMEOUT, true) {
+                pg_sys::QueryCancelPending = 0;
+            }
+        }
+    }
+}
+
+/// `STATEMENT_TIMEOUT` of PostgreSQL's `TimeoutId` (utils/timeout.h), the same number from 15 to 18.
+const STATEMENT_TIMEOUT: u32 = 3;
+
+unsafe extern "C-unwind" {
+    // utils/timeout.h, which the generated bindings leave out. None of them raises.
+    fn enable_timeout_after(id: u32, delay_ms: i32);
+    fn disable_timeout(id: u32, keep_indicator: bool);
+    fn get_timeout_indicator(id: u32, reset_indicator: bool) -> bool;
 }
 
 /// Unwraps what SPI returns; its errors are ours, not a row's.

@@ -2,7 +2,7 @@
 
 use super::definitions;
 use super::examine;
-use super::transaction::{Raised, attempt, spi};
+use super::transaction::{Limit, Raised, attempt, spi};
 use crate::{identity, settings};
 use pg_caption_drain::aftermath::{self, Verdict};
 use pg_caption_drain::{Current, Job, Row, Settled, Struck, Watched, entry, hash};
@@ -16,14 +16,23 @@ use std::time::Duration;
 /// Settles one job in the running transaction. `jitter` is in 0..1.
 pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Settled {
     let (texts, verdict) = aftermath::verdict(job, outcome, settings::max_attempts(), jitter);
+    let outdated = aftermath::outdated(table, job, &texts, verdict);
     let mut settled = Settled::Done { filled: false };
-    if let Outcome::Done { model, image, .. } = outcome
-        && !texts.is_empty()
-    {
-        let source = (image.etag.as_deref(), image.last_modified.as_deref());
-        match attempt(|| write_row(table, job, &texts, &model.digest, source)) {
+    if !texts.is_empty() || !outdated.is_empty() {
+        let source = match outcome {
+            Outcome::Done { model, image, .. } => {
+                Some(Source { model: &model.digest, etag: image.etag.as_deref(), last_modified: image.last_modified.as_deref() })
+            }
+            _ => None,
+        };
+        match attempt(|| {
+            let _limit = Limit::new(settings::write_timeout());
+            write_row(table, job, &texts, &outdated, source)
+        }) {
             Ok(Settled::Locked) => return Settled::Locked,
             Ok(done) => settled = done,
+            // Why there is no text says more than why the old one could not be taken away.
+            Err(_) if texts.is_empty() => {}
             Err(raised) => return refused_by_table(job, &raised, jitter),
         }
     }
@@ -31,8 +40,22 @@ pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Set
     settled
 }
 
-/// Notes what an outcome means for its row.
+/// Notes what an outcome means for its row. A key that is too long for an index of ours is said in the log, and the others go on; any other error ends the worker, and
+/// the row is looked at again.
 fn carry_out(row: &Row, verdict: Verdict<'_>) {
+    let Err(raised) = attempt(|| carry_out_or_raise(row, verdict)) else { return };
+    if raised.code != PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED {
+        pgrx::ereport!(ERROR, raised.code, format!("pg_caption: {}", raised.message), raised.detail.unwrap_or_default());
+    }
+    pgrx::log!("pg_caption: nothing can be noted of row {} of the table with OID {}: {}", shortened(&row.key), row.relation, raised.message);
+}
+
+/// Enough of a key to find its row by.
+fn shortened(key: &str) -> String {
+    key.chars().take(100).collect()
+}
+
+fn carry_out_or_raise(row: &Row, verdict: Verdict<'_>) {
     match verdict {
         Verdict::Forgiven => forgive(row),
         Verdict::StillTrue => still_true(row),
@@ -48,20 +71,60 @@ fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
     use PgSqlErrorCode::*;
     let transient = matches!(
         raised.code,
-        ERRCODE_LOCK_NOT_AVAILABLE | ERRCODE_T_R_DEADLOCK_DETECTED | ERRCODE_T_R_SERIALIZATION_FAILURE | ERRCODE_OUT_OF_MEMORY | ERRCODE_DISK_FULL
+        ERRCODE_LOCK_NOT_AVAILABLE
+            | ERRCODE_T_R_DEADLOCK_DETECTED
+            | ERRCODE_T_R_SERIALIZATION_FAILURE
+            | ERRCODE_OUT_OF_MEMORY
+            | ERRCODE_DISK_FULL
+            | ERRCODE_QUERY_CANCELED
     );
     let mut failure = Failure::new(Class::Reject, "write_refused", format!("the table refused the caption: {}", raised.message));
-    failure.detail = raised.detail.clone();
+    // A broken constraint's detail shows the whole row, which is not for whoever reads failures.
+    failure.detail = raised.detail.clone().filter(|_| !is_constraint(raised.code));
     let verdict =
         if transient { aftermath::tried_again(job, &failure, settings::max_attempts(), jitter) } else { Verdict::Failed(&failure, job.attempts + 1) };
     carry_out(&job.row, verdict);
     Settled::Done { filled: false }
 }
 
-/// Locks the row, fills what is still empty or ours, and writes the ledger.
-fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, source: (Option<&str>, Option<&str>)) -> Settled {
+/// SQLSTATE class 23.
+fn is_constraint(code: PgSqlErrorCode) -> bool {
+    use PgSqlErrorCode::*;
+    matches!(
+        code,
+        ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION
+            | ERRCODE_RESTRICT_VIOLATION
+            | ERRCODE_NOT_NULL_VIOLATION
+            | ERRCODE_FOREIGN_KEY_VIOLATION
+            | ERRCODE_UNIQUE_VIOLATION
+            | ERRCODE_CHECK_VIOLATION
+            | ERRCODE_EXCLUSION_VIOLATION
+    )
+}
+
+/// What captions were made from, and by what.
+#[derive(Clone, Copy)]
+struct Source<'a> {
+    /// Digest of the model.
+    model: &'a str,
+    etag: Option<&'a str>,
+    last_modified: Option<&'a str>,
+}
+
+/// What a row holds once it is written.
+struct Stored {
+    /// Of the texts written, and of those that were there already.
+    entries: Vec<(String, Value)>,
+    /// Columns emptied.
+    emptied: Vec<String>,
+    /// Its URL, which the table's own triggers may have changed: the captions are for that one then, or there would be no end.
+    url: String,
+}
+
+/// Locks the row, fills what is still empty or ours, empties what is outdated, and writes the ledger. `source`: unless there are no texts.
+fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], outdated: &[usize], source: Option<Source<'_>>) -> Settled {
     let (filled, alone);
-    let entries: Vec<(String, Value)> = {
+    let stored = {
         let _owner = identity::as_owner(pg_sys::Oid::from(table.owner));
         let found = spi(Spi::connect_mut(|client| {
             // A deferred constraint trigger would otherwise run at commit, as the superuser.
@@ -80,48 +143,77 @@ fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], model: &str, s
             }));
             return if exists { Settled::Locked } else { Settled::Done { filled: false } };
         };
-        let Some(write) = aftermath::write(table, job, &current, texts) else { return Settled::Done { filled: false } };
+        let Some(write) = aftermath::write(table, job, &current, texts, outdated) else { return Settled::Done { filled: false } };
         (filled, alone) = (!write.new.is_empty(), write.alone);
-        if filled { store(table, job, &write.new).into_iter().chain(write.there).collect() } else { write.there.into_iter().collect() }
+        let mut stored = if filled || !write.emptied.is_empty() {
+            store(table, job, &write.new, &write.emptied)
+        } else {
+            Stored { entries: Vec::new(), emptied: Vec::new(), url: job.url.clone() }
+        };
+        stored.entries.extend(write.there);
+        stored
     };
-    note(job, entries, alone, model, source);
+    match source.filter(|_| !stored.entries.is_empty()) {
+        Some(source) => note(job, stored, alone, source),
+        None => note_emptied(job, &stored.emptied),
+    }
     Settled::Done { filled }
 }
 
-/// Writes texts into the row; what the ledger says of each.
-fn store(table: &Watched, job: &Job, texts: &[(usize, &str)]) -> Vec<(String, Value)> {
+/// Writes texts into the row, and gives outdated columns their defaults back.
+fn store(table: &Watched, job: &Job, texts: &[(usize, &str)], emptied: &[usize]) -> Stored {
     let column = |cell: usize| quote_identifier(&table.fills[cell].column);
-    let sets: Vec<String> = texts.iter().enumerate().map(|(n, (cell, _))| format!("{} = ${}", column(*cell), n + 2)).collect();
+    let texts_set = texts.iter().enumerate().map(|(n, (cell, _))| format!("{} = ${}", column(*cell), n + 2));
+    let sets: Vec<String> = texts_set.chain(emptied.iter().map(|cell| format!("{} = DEFAULT", column(*cell)))).collect();
     let returned: Vec<String> = texts.iter().map(|(cell, _)| format!("t.{}::pg_catalog.text", column(*cell))).collect();
-    let statement =
-        format!("UPDATE {} AS t SET {} WHERE {} RETURNING ARRAY[{}]", table.name, sets.join(", "), examine::by_key(table, "$1"), returned.join(", "));
+    let statement = format!(
+        "UPDATE {} AS t SET {} WHERE {} RETURNING ARRAY[{}]::pg_catalog.text[], t.{}::pg_catalog.text",
+        table.name,
+        sets.join(", "),
+        examine::by_key(table, "$1"),
+        returned.join(", "),
+        table.url
+    );
     let mut arguments: Vec<pgrx::datum::DatumWithOid<'_>> = vec![key(&job.row).into()];
     arguments.extend(texts.iter().map(|(_, text)| pgrx::datum::DatumWithOid::from(*text)));
-    let stored = spi(Spi::connect_mut(|client| match client.update(&statement, None, &arguments)?.next() {
-        Some(row) => row.get::<Vec<Option<String>>>(1),
+    let found = spi(Spi::connect_mut(|client| match client.update(&statement, None, &arguments)?.next() {
+        Some(row) => Ok(Some((row.get::<Vec<Option<String>>>(1)?.unwrap_or_default(), row.get::<String>(2)?))),
         None => Ok(None),
     }));
     // What the table's own triggers made of our text is what we will find there again.
-    let Some(stored) = stored else {
+    let Some((stored, url)) = found else {
         pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION, "a trigger of the table skipped the update");
     };
-    stored
+    let url = url.unwrap_or_else(|| job.url.clone());
+    let entries = stored
         .into_iter()
         .zip(texts)
-        .map(|(text, (cell, _))| (table.fills[*cell].column.clone(), entry(text.as_deref().unwrap_or_default(), &job.url)))
-        .collect()
+        .map(|(text, (cell, _))| (table.fills[*cell].column.clone(), entry(text.as_deref().unwrap_or_default(), &url)))
+        .collect();
+    Stored { entries, emptied: emptied.iter().map(|cell| table.fills[*cell].column.clone()).collect(), url }
+}
+
+/// The ledger without the texts that were taken away.
+fn note_emptied(job: &Job, emptied: &[String]) {
+    spi(Spi::run_with_args(
+        "UPDATE caption.written SET outputs = outputs - $3 WHERE relation = $1 AND key = $2",
+        &[pg_sys::Oid::from(job.row.relation).into(), key(&job.row).into(), emptied.to_vec().into()],
+    ));
 }
 
 /// Notes in the ledger what was written, and what the server said of the picture, unless a text of ours that stays (not `alone`) is of another version of it.
-fn note(job: &Job, entries: Vec<(String, Value)>, alone: bool, model: &str, source: (Option<&str>, Option<&str>)) {
-    let url = hash(&job.url);
+fn note(job: &Job, stored: Stored, alone: bool, source: Source<'_>) {
+    let Source { model, etag, last_modified } = source;
     let is_same = job
         .seen
         .as_ref()
-        .is_some_and(|seen| (seen.etag.as_deref(), seen.last_modified.as_deref(), seen.model.as_str()) == (source.0, source.1, model));
-    let source = if alone || is_same { source } else { (None, None) };
+        .is_some_and(|seen| (seen.etag.as_deref(), seen.last_modified.as_deref(), seen.model.as_str()) == (etag, last_modified, model));
+    // Of another URL nothing was said.
+    let is_known = (alone || is_same) && stored.url == job.url;
+    let (etag, last_modified) = if is_known { (etag, last_modified) } else { (None, None) };
     let mut outputs = job.ours.clone();
-    outputs.extend(entries);
+    outputs.retain(|column, _| !stored.emptied.contains(column));
+    outputs.extend(stored.entries);
     spi(Spi::run_with_args(
         "INSERT INTO caption.written AS w (relation, key, url, outputs, model, etag, last_modified) VALUES ($1, $2, $3, $4, $5, $6, $7) \
          ON CONFLICT (relation, key) DO UPDATE SET url = excluded.url, outputs = excluded.outputs, model = excluded.model, at = excluded.at, \
@@ -129,11 +221,11 @@ fn note(job: &Job, entries: Vec<(String, Value)>, alone: bool, model: &str, sour
         &[
             pg_sys::Oid::from(job.row.relation).into(),
             key(&job.row).into(),
-            url.into(),
+            hash(&stored.url).into(),
             JsonB(Value::Object(outputs)).into(),
             model.into(),
-            source.0.into(),
-            source.1.into(),
+            etag.into(),
+            last_modified.into(),
         ],
     ));
 }
@@ -171,8 +263,20 @@ pub fn is_ours(table: &Watched) -> bool {
     row > 0
 }
 
+/// A row whose key no longer fits its table, or whose owner's code refuses to be read.
+pub fn record_unreadable(row: Row, raised: &Raised) {
+    let mut failure = Failure::new(Class::Reject, "unreadable", raised.message.clone());
+    failure.detail = raised.detail.clone();
+    carry_out(&row, Verdict::Failed(&failure, 1));
+}
+
+/// Puts a row off that somebody holds; nothing is charged.
+pub fn put_off(row: &Row, failure: &Failure, attempts: i32, pause: Duration) {
+    carry_out(row, Verdict::Deferred(failure, attempts, pause));
+}
+
 /// Puts a row off.
-pub fn defer(row: &Row, failure: &Failure, attempts: i32, pause: Duration) {
+fn defer(row: &Row, failure: &Failure, attempts: i32, pause: Duration) {
     spi(Spi::run_with_args(
         "INSERT INTO caption.deferred AS d (relation, key, due, host, attempts, code, message) \
          VALUES ($1, $2, clock_timestamp() + make_interval(secs => $3), $4, $5, $6, $7) \
@@ -191,7 +295,7 @@ pub fn defer(row: &Row, failure: &Failure, attempts: i32, pause: Duration) {
 }
 
 /// Records why a row got no caption.
-pub fn record(row: &Row, class: &str, code: &str, message: &str, detail: Option<&str>, attempts: i32) {
+fn record(row: &Row, class: &str, code: &str, message: &str, detail: Option<&str>, attempts: i32) {
     undefer(row);
     spi(Spi::run_with_args(
         "INSERT INTO caption.failed AS f (relation, key, class, code, message, detail, attempts) VALUES ($1, $2, $3, $4, $5, $6, $7) \

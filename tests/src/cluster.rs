@@ -366,7 +366,7 @@ fn as_server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
     if let Some((uid, gid)) = place::server_user() {
         command.uid(uid).gid(gid);
     }
-    command.current_dir("/").env("LC_ALL", "C.UTF-8").env_remove("PGDATA");
+    command.current_dir("/").env("LC_ALL", "C.UTF-8").env("RUST_BACKTRACE", "1").env_remove("RUST_LIB_BACKTRACE").env_remove("PGDATA");
     command
 }
 

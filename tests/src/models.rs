@@ -14,17 +14,31 @@ impl Models {
     /// # Panics
     /// If they cannot be made.
     pub fn of(names: &[&str]) -> Models {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let models = Models(format!("/tmp/pgc-models-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)).into());
+        let models = Models::empty();
         for name in names {
-            models.copy(name);
+            models.copy(&place::model(), name);
         }
         models
     }
 
-    fn copy(&self, name: &str) {
-        let (from, to) = (place::model(), self.0.join(name));
+    /// A copy of the model in `tests/parity` of that name.
+    ///
+    /// # Panics
+    /// If it cannot be made.
+    pub fn of_parity(name: &str) -> Models {
+        let models = Models::empty();
+        models.copy(&place::parity(name), name);
+        models
+    }
+
+    fn empty() -> Models {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        Models(format!("/tmp/pgc-models-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)).into())
+    }
+
+    fn copy(&self, from: &Path, name: &str) {
+        let to = self.0.join(name);
         for prefix in ["", "onnx"] {
             fs::create_dir_all(to.join(prefix)).unwrap();
             for file in fs::read_dir(from.join(prefix)).unwrap().flatten().filter(|e| e.path().is_file()) {
@@ -60,10 +74,19 @@ impl Models {
     /// # Panics
     /// As [`Cluster::private`].
     pub fn cluster(&self, name: &str) -> Cluster {
+        self.cluster_with(name, &[])
+    }
+
+    /// The same with more settings.
+    ///
+    /// # Panics
+    /// As [`Cluster::private`].
+    pub fn cluster_with(&self, name: &str, settings: &[(&str, &str)]) -> Cluster {
         for folder in walk(&self.0) {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let cluster = Cluster::private(&[("pg_caption.models_directory", self.0.to_str().unwrap()), ("pg_caption.model", name)]);
+        let own = [("pg_caption.models_directory", self.0.to_str().unwrap()), ("pg_caption.model", name)];
+        let cluster = Cluster::private(&[&own[..], settings].concat());
         let db = cluster.database();
         db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
         drop(db);

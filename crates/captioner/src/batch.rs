@@ -104,7 +104,7 @@ impl<V: Rows> Running<V> {
             }
         });
         if failed {
-            return Err(Error::run("decoder", "the logits are not numbers (an overflow in a reduced-precision graph?)"));
+            return Err(logits.not_numbers());
         }
         if self.captions.is_empty() {
             self.cache = None;

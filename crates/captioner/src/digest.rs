@@ -60,7 +60,7 @@ pub(crate) fn identify(folder: &Folder, graphs: &[PathBuf]) -> Result<Identity, 
 }
 
 /// `<graph>.onnx_data`, `<graph>.onnx_data_1` …, or `<graph>.onnx.data` beside a graph.
-fn external_data(graph: &Path) -> Vec<PathBuf> {
+pub(crate) fn external_data(graph: &Path) -> Vec<PathBuf> {
     let (Some(folder), Some(name)) = (graph.parent(), graph.file_name().and_then(|n| n.to_str())) else { return Vec::new() };
     let prefixes = [format!("{name}_data"), format!("{name}.data")];
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();

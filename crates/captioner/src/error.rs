@@ -53,6 +53,16 @@ pub enum Error {
         /// What ONNX Runtime or our check said.
         reason: String,
     },
+    /// No graph of that name is installed in a precision that is wanted.
+    #[error("{}: no usable {graph} graph: no {wanted} in onnx/", folder.display())]
+    NotInstalled {
+        /// The model folder.
+        folder: PathBuf,
+        /// The graph's name, without suffix.
+        graph: String,
+        /// The file, or how it may be called.
+        wanted: String,
+    },
     /// No graph of that name is installed in a usable form.
     #[error("{}: no usable {graph} graph: {reason}", folder.display())]
     NoGraph {

@@ -4,7 +4,7 @@
 //! from graph to graph.
 
 use crate::runtime::Graph as Loaded;
-use crate::{Error, LoadOptions};
+use crate::{Error, LoadOptions, tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,8 @@ pub(crate) struct Graph {
     pub path: PathBuf,
     /// `fp32`, or the file's suffix without the underscore.
     pub dtype: String,
+    /// Files that go before it and are of no use, each with its reason. Empty until the graph is loaded.
+    pub passed_over: Vec<String>,
 }
 
 enum Dtype {
@@ -84,17 +86,17 @@ impl Folder {
         name.unwrap_or_else(|| self.path.display().to_string())
     }
 
-    /// Loads a graph: the first candidate that loads and that `check` accepts.
+    /// Loads a graph: the first candidate that loads and that `check` accepts. What is passed over is kept with it.
     pub fn load(&self, graph: &str, check: impl Fn(&Loaded) -> Result<(), String>) -> Result<(Loaded, Graph), Error> {
         let candidates = self.installed(graph)?;
         let mut reasons = Vec::new();
         for candidate in &candidates {
-            let loaded = Loaded::open(&candidate.path).and_then(|loaded| match check(&loaded) {
+            let loaded = Loaded::open(&candidate.path).and_then(|loaded| match tensor::spoken(&loaded).and_then(|()| check(&loaded)) {
                 Ok(()) => Ok(loaded),
                 Err(reason) => Err(Error::graph(&candidate.path, reason)),
             });
             match loaded {
-                Ok(loaded) => return Ok((loaded, candidate.clone())),
+                Ok(loaded) => return Ok((loaded, Graph { passed_over: reasons, ..candidate.clone() })),
                 Err(error) if candidates.len() == 1 => return Err(error),
                 Err(error) => reasons.push(error.to_string()),
             }
@@ -106,8 +108,7 @@ impl Folder {
     pub fn installed(&self, graph: &str) -> Result<Vec<Graph>, Error> {
         let candidates = self.candidates(graph);
         if candidates.is_empty() {
-            let reason = format!("no {} in onnx/", self.wanted(graph));
-            return Err(Error::NoGraph { folder: self.path.clone(), graph: graph.into(), reason });
+            return Err(Error::NotInstalled { folder: self.path.clone(), graph: graph.into(), wanted: self.wanted(graph) });
         }
         Ok(candidates)
     }
@@ -123,7 +124,7 @@ impl Folder {
             [self.path.join("onnx").join(&name), self.path.join(&name)].into_iter().find(|path| path.is_file())
         };
         let dtype = |suffix: &str| if suffix.is_empty() { "fp32".into() } else { suffix.trim_start_matches('_').to_owned() };
-        suffixes.into_iter().filter_map(|suffix| Some(Graph { path: file(suffix)?, dtype: dtype(suffix) })).collect()
+        suffixes.into_iter().filter_map(|suffix| Some(Graph { path: file(suffix)?, dtype: dtype(suffix), passed_over: Vec::new() })).collect()
     }
 
     fn wanted(&self, graph: &str) -> String {

@@ -71,6 +71,7 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<(Captioner, Arc<Prep
         batch_invariant: identity.batch_invariant,
         hoisted: opened.hoisted,
         min_confidence: min_confidence(&folder)?,
+        passed_over: opened.graphs.into_iter().flat_map(|g| g.passed_over).collect(),
     };
     let preparer = Preparer { prepare: opened.prepare, generation: Arc::new(generation), text, status };
     Ok((Captioner::new(opened.sessions), Arc::new(preparer)))

@@ -4,6 +4,7 @@
 //! thread pool, whose threads never spin: they run beside a database.
 
 use crate::Error;
+use crate::digest::external_data;
 use bytes::Bytes;
 use once_cell::sync::OnceCell;
 use ort::environment::{Environment, GlobalThreadPoolOptions};
@@ -71,7 +72,7 @@ impl Graph {
         if let Some(graph) = large.then(|| Graph::beside_weights(path)).flatten() {
             return Ok(graph);
         }
-        let session = builder(path)?.commit_from_file(path).map_err(|e| Error::graph(path, e))?;
+        let session = builder(path)?.commit_from_file(path).map_err(|e| Error::graph(path, format!("{e}{}", weights_of(path))))?;
         Ok(Graph { path: path.into(), session })
     }
 
@@ -133,6 +134,13 @@ impl Graph {
             Err(error) => Err(Error::run(self.path.display(), error)),
         }
     }
+}
+
+/// Where the weights of a graph lie that does not load, which ONNX Runtime does not always say; nothing if they lie in it.
+fn weights_of(path: &Path) -> String {
+    let size = |file: &Path| std::fs::metadata(file).map_or_else(|e| e.to_string(), |file| format!("{} bytes", file.len()));
+    let files: Vec<String> = external_data(path).iter().map(|file| format!("{} ({})", file.display(), size(file))).collect();
+    if files.is_empty() { String::new() } else { format!("; weights beside it: {}", files.join(", ")) }
 }
 
 /// What every session is opened with.

@@ -5,9 +5,11 @@
 use crate::Error;
 use crate::cache::Rows;
 use crate::family::Logits;
+use crate::runtime::Graph;
 use half::f16;
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType};
 use std::fmt::Debug;
+use std::path::Path;
 
 /// Elements in host memory.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +96,21 @@ macro_rules! for_type {
     };
 }
 
+/// Whether every input of a graph is of a type that is spoken here.
+///
+/// # Errors
+/// The input, and its type.
+pub(crate) fn spoken(graph: &Graph) -> Result<(), String> {
+    use TensorElementType::{Bool, Float16, Float32, Int64};
+    let strange = |name: &&str| graph.input(name).is_some_and(|(ty, _)| ![Float32, Float16, Int64, Bool].contains(&ty));
+    match graph.inputs().find(strange) {
+        None => Ok(()),
+        Some(name) => {
+            Err(format!("its input \"{name}\" is of a type nobody feeds, {}", graph.input(name).map_or_else(String::new, |(ty, _)| ty.to_string())))
+        }
+    }
+}
+
 fn element_type(value: &DynValue) -> Result<TensorElementType, Error> {
     value.dtype().tensor_type().ok_or_else(|| Error::run("tensor", "not a tensor"))
 }
@@ -101,6 +118,15 @@ fn element_type(value: &DynValue) -> Result<TensorElementType, Error> {
 /// Dimensions of a tensor; empty for anything else.
 pub(crate) fn shape(value: &DynValue) -> &[i64] {
     value.dtype().tensor_shape().map_or(&[], |s| s)
+}
+
+/// Whether floats are all numbers, and none of them infinite; `None` if they are no floats of a type that is spoken here.
+pub(crate) fn finite(value: &DynValue) -> Option<bool> {
+    match value.dtype().tensor_type()? {
+        TensorElementType::Float32 => Some(value.try_extract_tensor::<f32>().ok()?.1.iter().all(|x| x.is_finite())),
+        TensorElementType::Float16 => Some(value.try_extract_tensor::<f16>().ok()?.1.iter().all(|x| x.is_finite())),
+        _ => None,
+    }
 }
 
 impl Rows for DynValue {
@@ -264,7 +290,7 @@ fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(before: 
 }
 
 /// The last position of logits `[rows, positions, vocabulary]` as float32.
-pub(crate) fn last_position(value: &DynValue) -> Result<Logits, Error> {
+pub(crate) fn last_position(value: &DynValue, graph: &Path) -> Result<Logits, Error> {
     let [rows, positions, vocabulary] = *shape(value) else {
         return Err(Error::run("logits", format!("shape {:?} is not [rows, positions, vocabulary]", shape(value))));
     };
@@ -285,7 +311,7 @@ pub(crate) fn last_position(value: &DynValue) -> Result<Logits, Error> {
         }
         other => return Err(unsupported(other)),
     }
-    Ok(Logits::new(data, vocabulary))
+    Ok(Logits::new(data, vocabulary, graph))
 }
 
 #[cfg(test)]
@@ -377,12 +403,12 @@ mod tests {
             return;
         }
         for value in both(vec![2, 3, 4]) {
-            let logits = last_position(&value).unwrap();
+            let logits = last_position(&value, Path::new("g")).unwrap();
             assert_eq!((logits.row(0), logits.row(1)), (&[8., 9., 10., 11.][..], &[20., 21., 22., 23.][..]));
             assert!(logits.row(2).is_empty());
         }
-        assert!(last_position(&zeros(TensorElementType::Float32, vec![2, 0, 4]).unwrap()).is_err());
-        assert!(last_position(&zeros(TensorElementType::Float32, vec![2, 4]).unwrap()).is_err());
-        assert!(last_position(&zeros(TensorElementType::Int64, vec![2, 1, 4]).unwrap()).is_err());
+        assert!(last_position(&zeros(TensorElementType::Float32, vec![2, 0, 4]).unwrap(), Path::new("g")).is_err());
+        assert!(last_position(&zeros(TensorElementType::Float32, vec![2, 4]).unwrap(), Path::new("g")).is_err());
+        assert!(last_position(&zeros(TensorElementType::Int64, vec![2, 1, 4]).unwrap(), Path::new("g")).is_err());
     }
 }

@@ -239,6 +239,57 @@ fn a_second_library_and_a_missing_one_are_errors() {
 }
 
 #[test]
+fn a_size_that_the_encoder_does_not_take_is_stated_with_the_file_that_says_it() {
+    if !runtime() {
+        return;
+    }
+    let cases = [
+        ("vit-gpt2", "encoder_model.onnx", "\"height\": 224", "\"height\": 208", "[1, 3, 208, 224]"),
+        ("florence2", "vision_encoder.onnx", "\"height\": 768", "\"height\": 1792", "[1, 3, 1792, 768]"),
+        ("smolvlm", "vision_encoder.onnx", "\"longest_edge\": 64", "\"longest_edge\": 96", "3, 96, 96]"),
+    ];
+    for (model, graph, from, to, shape) in cases {
+        let folder = Copy::of(model, "sizes");
+        let processor = folder.0.join("preprocessor_config.json");
+        let text = std::fs::read_to_string(&processor).unwrap();
+        assert!(text.contains(from), "{model}");
+        std::fs::write(&processor, text.replace(from, to)).unwrap();
+        let (mut captioner, preparer) = open(&folder.0);
+        let error = captioner.encode(&[pixels(&preparer, "02_shapes.png")]).err().expect(model).to_string();
+        for word in [&*folder.graph(graph).to_string_lossy(), &*processor.to_string_lossy(), shape] {
+            assert!(error.contains(word), "{model}: {error}");
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_none_are_blamed_on_the_graph_that_they_come_from() {
+    if !runtime() {
+        return;
+    }
+    let graphs = [
+        ("vit-gpt2", vec!["encoder_model.onnx", "decoder_model_merged.onnx"]),
+        ("florence2", vec!["vision_encoder.onnx", "embed_tokens.onnx", "encoder_model.onnx", "decoder_model_merged.onnx"]),
+        ("smolvlm", vec!["vision_encoder.onnx", "embed_tokens.onnx", "decoder_model_merged.onnx"]),
+    ];
+    for (model, file) in graphs.iter().flat_map(|(model, files)| files.iter().map(move |file| (*model, *file))) {
+        let folder = Copy::of(model, "poisoned");
+        graphs::change(&folder.graph(file), graphs::poison);
+        let (mut captioner, preparer) = open(&folder.0);
+        let error = match captioner.encode(&[pixels(&preparer, "02_shapes.png")]) {
+            Err(error) => error,
+            Ok(features) => {
+                let features = std::sync::Arc::new(features.into_iter().next().unwrap());
+                let begun = captioner.begin(vec![sequence(&preparer, 1, &features, &preparer.generation(None).unwrap(), 4)]);
+                begun.err().unwrap_or_else(|| panic!("{model} captions without {file}"))
+            }
+        };
+        let error = error.to_string();
+        assert!(error.starts_with(&*folder.graph(file).to_string_lossy()) && error.contains("not numbers"), "{model}, {file}: {error}");
+    }
+}
+
+#[test]
 fn pictures_of_two_shapes_or_of_none_are_refused() {
     if !runtime() {
         return;

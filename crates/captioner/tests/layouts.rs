@@ -73,16 +73,35 @@ fn every_layout(model: &str, others: &[&str], more: &[Layout]) {
     }
 }
 
+fn passed_over(folder: &Path) -> Vec<String> {
+    open(folder).1.status().passed_over.clone()
+}
+
+/// Each file was named with a reason that holds this word, and no other file was.
+fn says(passed_over: &[String], expected: &[(&str, &str)]) {
+    assert_eq!(passed_over.len(), expected.len(), "{passed_over:?}");
+    for (said, (file, reason)) in passed_over.iter().zip(expected) {
+        assert!(said.split_once(": ").is_some_and(|(path, why)| path.ends_with(file) && why.contains(reason)), "{said}");
+    }
+}
+
 #[test]
-fn a_layout_that_does_not_load_is_passed_over() {
+fn a_layout_that_does_not_load_is_passed_over_with_a_word() {
     if !runtime() {
         return;
     }
     let folder = Copy::of_parity("passed-over");
+    assert_eq!(passed_over(&folder.0), [""; 0]);
     truncate(&folder.graph(MERGED));
     assert_eq!(loaded(&folder.0), ["encoder_model.onnx", FIRST, NEXT]);
+    says(&passed_over(&folder.0), &[(MERGED, "failed")]);
     truncate(&folder.graph(NEXT));
     assert_eq!(loaded(&folder.0), ["encoder_model.onnx", FIRST]);
+    says(&passed_over(&folder.0), &[(MERGED, "failed"), (NEXT, "failed")]);
+    // What loads and is of no use is no better; what is not there is no damage.
+    std::fs::copy(folder.graph("encoder_model.onnx"), folder.graph(MERGED)).unwrap();
+    std::fs::remove_file(folder.graph(NEXT)).unwrap();
+    says(&passed_over(&folder.0), &[(MERGED, "pixel_values")]);
     truncate(&folder.graph(FIRST));
     let error = load(&folder.0, &LoadOptions::default()).err().unwrap().to_string();
     for file in [MERGED, FIRST] {
@@ -91,7 +110,7 @@ fn a_layout_that_does_not_load_is_passed_over() {
 }
 
 #[test]
-fn a_precision_that_does_not_load_is_passed_over_and_a_stated_one_is_not() {
+fn a_precision_that_does_not_load_is_passed_over_with_a_word_and_a_stated_one_is_not() {
     if !runtime() {
         return;
     }
@@ -101,6 +120,7 @@ fn a_precision_that_does_not_load_is_passed_over_and_a_stated_one_is_not() {
     let status = open(&folder.0).1.status().clone();
     assert_eq!(status.graphs[0].dtype, "q4");
     assert_eq!(status.graphs[1].dtype, "fp32");
+    says(&status.passed_over, &[("encoder_model_quantized.onnx", "failed")]);
     let error = load(&folder.0, &LoadOptions { dtype: "_quantized".into() }).err().unwrap().to_string();
     assert!(error.contains("encoder_model_quantized.onnx"), "{error}");
 }

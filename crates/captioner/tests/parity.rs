@@ -24,6 +24,7 @@ struct Case {
     /// Past this many tokens another order of floating-point operations may rightly differ.
     certain: usize,
     said: String,
+    views: Views,
 }
 
 impl Case {
@@ -33,7 +34,8 @@ impl Case {
 
     fn prompt(&self, preparer: &Preparer, features: &Features) -> Prompt {
         let text = (!self.text.is_empty()).then_some(self.text.as_str());
-        let words = Words { text, context: None, tiles: Tiles::All };
+        let tiles = if self.views == Views::TILED { Tiles::All } else { Tiles::One };
+        let words = Words { text, context: None, tiles };
         preparer.prompt(&builtin("concise").unwrap(), words, features).unwrap()
     }
 
@@ -51,7 +53,7 @@ fn ids(value: &Value) -> Option<Vec<i64>> {
     value.as_array().map(|ids| ids.iter().map(|id| id.as_i64().unwrap()).collect())
 }
 
-fn cases(expected: &Value) -> Vec<Case> {
+fn cases(expected: &Value, views: Views) -> Vec<Case> {
     let mut cases = Vec::new();
     let images = expected["images"].as_object().unwrap().iter().filter(|(image, _)| !OURS.contains(&image.as_str()));
     for (image, record) in images {
@@ -69,6 +71,7 @@ fn cases(expected: &Value) -> Vec<Case> {
                     max_new: max_new.parse().unwrap(),
                     certain: certain.map_or(ids.len(), |step| step as usize),
                     said: output["text"].as_str().unwrap().into(),
+                    views,
                     ids,
                 });
             }
@@ -85,32 +88,34 @@ fn trimmed<'a>(ids: &'a [i64], end: &[i64]) -> &'a [i64] {
     }
 }
 
-fn assert_equal(case: &Case, finished: &Finished, end: &[i64], how: &str) {
+fn assert_equal(case: &Case, finished: &Finished, preparer: &Preparer, how: &str) {
+    let settings = preparer.generation(Some(&case.overrides)).unwrap();
+    let end = &settings.eos_token_id;
     let (want, got) = (trimmed(&case.ids, end), &finished.ids);
     let certain = case.certain.min(want.len());
     assert_eq!(&want[..certain], &got[..certain.min(got.len())], "{}", case.name(how));
     if certain == want.len() {
         assert_eq!(want.len(), got.len(), "{}", case.name(how));
         // A last token that was forced, because there was no room for another, ends nothing.
-        let stops = want.last().is_some_and(|last| end.contains(last)) && want.len() < case.max_new as usize;
+        let forced = !settings.forced_eos_token_id.is_empty() && want.len() == case.max_new as usize;
+        let stops = want.last().is_some_and(|last| end.contains(last)) && !forced;
         assert_eq!(finished.finish == Finish::Stop, stops, "{}", case.name(how));
     }
     assert!((0.0..=1.0).contains(&finished.confidence));
 }
 
 /// Every sequence of a model: each alone, then all of a mode in as few batches as its prompts allow.
-fn every_sequence(model: &str, sequences: usize) {
+fn every_sequence(model: &str, views: Views, sequences: usize) {
     if !runtime() {
         return;
     }
     let (mut captioner, preparer) = open(&parity().join(model));
     assert!(preparer.status().batch_invariant);
-    let expected = expected(model);
-    let cases = cases(&expected);
+    let expected = expected(model, views);
+    let cases = cases(&expected, views);
     assert_eq!(cases.len(), sequences, "the parity file holds other sequences than it did");
-    let end = preparer.generation(None).unwrap().eos_token_id.clone();
     let images: Vec<&str> = expected["images"].as_object().unwrap().keys().map(String::as_str).filter(|i| !OURS.contains(i)).collect();
-    let pictures: Vec<_> = images.iter().map(|image| pixels(&preparer, image)).collect();
+    let pictures: Vec<_> = images.iter().map(|image| pixels_in(&preparer, image, views)).collect();
     for (image, picture) in images.iter().zip(&pictures) {
         assert_eq!(picture.sha256(), expected["images"][image]["pixel_values"]["sha256"], "pixels of {image}");
     }
@@ -123,7 +128,7 @@ fn every_sequence(model: &str, sequences: usize) {
             assert_eq!(sequence.prompt.words(), &ids[..], "prompt of {}", case.name(""));
         }
         let finished = generate(&mut captioner, vec![sequence]);
-        assert_equal(case, &finished[&1], &end, "alone");
+        assert_equal(case, &finished[&1], &preparer, "alone");
         if case.certain == case.ids.len() {
             assert_eq!(preparer.text(&finished[&1].ids).unwrap(), case.said, "{}", case.name("alone"));
         }
@@ -141,7 +146,7 @@ fn every_sequence(model: &str, sequences: usize) {
         let sequences = batch.iter().enumerate().map(|(key, case)| case.sequence(key as u64, &preparer, &together[at(case)]));
         let finished = generate(&mut captioner, sequences.collect());
         for (key, case) in batch.iter().enumerate() {
-            assert_equal(case, &finished[&(key as u64)], &end, "in a batch");
+            assert_equal(case, &finished[&(key as u64)], &preparer, "in a batch");
         }
     }
 }
@@ -164,17 +169,22 @@ fn encode_together(captioner: &mut Captioner, pictures: &[pg_caption_captioner::
 
 #[test]
 fn every_sequence_of_vit_gpt2_equals_the_references() {
-    every_sequence("vit-gpt2", 12 * 7);
+    every_sequence("vit-gpt2", Views::TILED, 12 * 7);
 }
 
 #[test]
 fn every_sequence_of_florence_2_equals_the_references() {
-    every_sequence("florence2", 12 * 11);
+    every_sequence("florence2", Views::TILED, 12 * 11);
 }
 
 #[test]
 fn every_sequence_of_smolvlm_equals_the_references() {
-    every_sequence("smolvlm", 12 * 8);
+    every_sequence("smolvlm", Views::TILED, 12 * 8);
+}
+
+#[test]
+fn every_sequence_of_smolvlm_in_one_tile_equals_the_references() {
+    every_sequence("smolvlm", Views::WHOLE, 12 * 8);
 }
 
 #[test]

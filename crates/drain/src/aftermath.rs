@@ -1,7 +1,7 @@
 //! What an outcome means for its row: what is written, and whether the row is done, put off, or recorded as failed. Decided here, carried out by whoever has the
 //! database.
 
-use crate::job::{entry, is_ours, needs};
+use crate::job::{entry, hash, is_ours, needs};
 use crate::{Current, Job, Watched};
 use pg_caption_wire::{Class, Failure, Outcome, Output};
 use serde_json::{Map, Value};
@@ -69,19 +69,32 @@ fn backoff(attempts: i32, jitter: f64) -> Duration {
     doubled.min(RETRY_MAX).mul_f64(0.5 + jitter)
 }
 
+/// Fills that got no text although the row is done with its URL, and whose text is ours and of another one: it says something of a picture that is not there any more.
+pub fn outdated(table: &Watched, job: &Job, texts: &[(usize, &str)], verdict: Verdict<'_>) -> Vec<usize> {
+    let url = hash(&job.url);
+    let of_another = |cell: &usize| {
+        let said = job.ours.get(&table.fills[*cell].column).and_then(|entry| entry.get("url")).and_then(Value::as_str);
+        said.is_some_and(|said| said != url) && !texts.iter().any(|(at, _)| at == cell)
+    };
+    if matches!(verdict, Verdict::Failed(..)) { job.cells.iter().copied().filter(of_another).collect() } else { Vec::new() }
+}
+
 /// What of an outcome's texts goes into the row as it is now.
 #[derive(Debug)]
 pub struct Write<'a> {
     /// To be written: fill and text.
     pub new: Vec<(usize, &'a str)>,
+    /// Fills to be emptied.
+    pub emptied: Vec<usize>,
     /// Entries of the ledger for texts that stand there already, word for word.
     pub there: Map<String, Value>,
     /// Whatever else of ours stands in the row was written for this URL, or it would be needed anew.
     pub alone: bool,
 }
 
-/// What to write into a locked row; `None`: nothing, somebody has changed it. Only what is still empty or ours, only if the URL is still the one captioned.
-pub fn write<'a>(table: &Watched, job: &Job, current: &Current, texts: &[(usize, &'a str)]) -> Option<Write<'a>> {
+/// What to write into a locked row; `None`: nothing, somebody has changed it. Only what is still empty or ours, only if the URL is still the one captioned. `outdated`: see
+/// [`outdated`].
+pub fn write<'a>(table: &Watched, job: &Job, current: &Current, texts: &[(usize, &'a str)], outdated: &[usize]) -> Option<Write<'a>> {
     if current.url.as_deref() != Some(job.url.as_str()) {
         // The trigger has queued the new URL.
         return None;
@@ -91,10 +104,12 @@ pub fn write<'a>(table: &Watched, job: &Job, current: &Current, texts: &[(usize,
     // Captioned again, it may get the very words that it has: no new version of the row for that.
     let is_there = |(cell, text): &(usize, &str)| job.again && current.texts.get(*cell).is_some_and(|there| there.as_deref() == Some(*text));
     let (there, new): (Vec<_>, Vec<_>) = wanted.partition(is_there);
-    if there.is_empty() && new.is_empty() {
+    let emptied: Vec<usize> = outdated.iter().copied().filter(|cell| is_ours(table, current, &job.ours, *cell)).collect();
+    if there.is_empty() && new.is_empty() && emptied.is_empty() {
         return None;
     }
     let there = there.into_iter().map(|(cell, text)| (table.fills[cell].column.clone(), entry(text, &job.url))).collect();
-    let alone = (0..table.fills.len()).all(|cell| texts.iter().any(|(at, _)| *at == cell) || !is_ours(table, current, &job.ours, cell));
-    Some(Write { new, there, alone })
+    let stays = |cell: usize| !emptied.contains(&cell) && is_ours(table, current, &job.ours, cell);
+    let alone = (0..table.fills.len()).all(|cell| texts.iter().any(|(at, _)| *at == cell) || !stays(cell));
+    Some(Write { new, emptied, there, alone })
 }

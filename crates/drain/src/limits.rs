@@ -17,10 +17,12 @@ pub struct Limits {
     pub together: usize,
     /// Captions kept for rows that somebody holds, beyond those of the last moment: fewer than deferred rows that are looked through.
     pub held: usize,
+    /// Entries of the ledger, or failures, that one batch of a pass looks at.
+    pub tidied: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { queue_rows: 5, deferred_rows: 200, chunk: 500, chunks: 4, ready: 64, together: 50, held: 400 }
+        Limits { queue_rows: 5, deferred_rows: 200, chunk: 500, chunks: 4, ready: 64, together: 50, held: 400, tidied: 200 }
     }
 }

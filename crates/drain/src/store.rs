@@ -1,5 +1,6 @@
 //! What a worker asks of the database, all within one short transaction that its caller has begun. The extension does it with SQL, the model test with maps.
 
+use crate::tidy::{Kept, Looked, Stand};
 use crate::{Current, Job, Past, Row, Struck, Watched};
 use pg_caption_wire::Outcome;
 use std::collections::HashMap;
@@ -29,7 +30,13 @@ pub struct Chunk {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Busy;
 
-/// Why a chunk could not be read.
+impl From<Busy> for Unread {
+    fn from(Busy: Busy) -> Self {
+        Unread::Busy
+    }
+}
+
+/// Why rows could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unread {
     /// For now: see [`Busy`].
@@ -90,4 +97,28 @@ pub trait Store {
 
     /// Counts rows that were filled, and how many a minute.
     fn tally(&mut self, relation: u32, filled: i64, per_minute: f32);
+
+    /// Which of these tables a pass over their ledger and failures is due for, or has been begun.
+    fn untidy(&mut self, tables: &[u32]) -> Vec<u32>;
+
+    /// How far the pass over a table has come, or its start. The table and its watch stay as they are until the transaction ends.
+    ///
+    /// # Errors
+    /// [`Busy`].
+    fn stand(&mut self, table: &Watched) -> Result<Stand, Busy>;
+
+    /// Keys of which something is kept, beyond one of them, in an order that does not change; `limit` or fewer.
+    fn kept(&mut self, table: &Watched, kept: Kept, after: Option<&str>, limit: usize) -> Vec<String>;
+
+    /// The rows of some keys, of which nothing is noted. Those that are neither among the rows nor among the unread are gone.
+    ///
+    /// # Errors
+    /// See [`Unread`]; no reason is noted.
+    fn look(&mut self, table: &Watched, keys: &[String]) -> Result<Looked, Unread>;
+
+    /// Forgets what is kept of some keys.
+    fn forget(&mut self, table: &Watched, kept: Kept, keys: &[String]);
+
+    /// The pass has come so far; `None`: to its end.
+    fn stands(&mut self, table: &Watched, stand: Option<&Stand>);
 }

@@ -63,7 +63,7 @@ impl Open {
         let made: Vec<_> = (0..job.wants.len())
             .map(|want| match unsure {
                 Some(confidence) => Err(failures::low_confidence(confidence, threshold)),
-                None => prompts.get(preparer, &job, want, job.tiles(config.tiles), &seen.features),
+                None => prompts.get(preparer, &job, want, config.tiles, &seen.features),
             })
             .collect();
         let outputs = made.iter().map(|p| p.as_ref().err().map(|f| Err(f.clone()))).collect();

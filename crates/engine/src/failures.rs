@@ -32,14 +32,6 @@ pub fn host_busy(host: &str, waited_ms: u64) -> Failure {
     failure
 }
 
-/// The host asked for patience; nothing was sent to it.
-pub fn host_cooling(host: &str, wait_ms: u64) -> Failure {
-    let mut failure = Failure::new(Class::Host, "host_cooling", format!("host {host} asked for patience"));
-    failure.host = Some(host.into());
-    failure.retry_after_ms = Some(wait_ms);
-    failure
-}
-
 /// A request nobody can fulfil.
 pub fn bad_request(message: impl Into<String>) -> Failure {
     Failure::new(Class::Reject, "bad_request", message)

@@ -233,14 +233,9 @@ impl Job {
         }
     }
 
-    /// When a tiling model cuts this job's picture: comparisons with the reference do as it does.
-    pub fn tiles(&self, configured: Tiles) -> Tiles {
-        if self.extras.exact { Tiles::All } else { configured }
-    }
-
     /// The views this job's captions need its picture in.
     pub fn views(&self, preparer: &Preparer, configured: Tiles) -> Views {
-        preparer.views(self.tiles(configured), self.wants.iter().map(|want| &want.style))
+        preparer.views(configured, self.wants.iter().map(|want| &want.style))
     }
 
     /// Notes the picture whose work ends when nobody waits for it.

@@ -36,11 +36,11 @@ fn name(file: &str) -> &str {
     Path::new(file).file_name().unwrap().to_str().unwrap()
 }
 
-/// Runs every mode of a model's `expected.json` for every prompt in it and holds the ids to it.
-fn every_mode(model: &str, runs: usize, batch: &str) {
+/// Runs every mode of what is expected of a model for every prompt in it and holds the ids to it.
+fn every_mode(model: &str, expected: &str, runs: usize, more: &[&str]) {
     let Some(library) = library() else { return };
     let folder = parity().join(model);
-    let expected: Value = serde_json::from_slice(&std::fs::read(folder.join("expected.json")).unwrap()).unwrap();
+    let expected: Value = serde_json::from_slice(&std::fs::read(folder.join(expected)).unwrap()).unwrap();
     let end = expected_end(&folder);
     let files: Vec<String> = images().into_iter().filter(|file| !DIFFERENT.contains(&name(file))).collect();
     let mut asked: Vec<(String, String)> = Vec::new();
@@ -56,7 +56,8 @@ fn every_mode(model: &str, runs: usize, batch: &str) {
         let (mode, max_tokens) = output.rsplit_once('_').unwrap();
         let generation = expected["modes"][mode]["overrides"].to_string();
         let mut arguments = vec!["caption", "--model", folder.to_str().unwrap(), "--onnxruntime", library.to_str().unwrap(), "--exact", "--json"];
-        arguments.extend(["--max-tokens", max_tokens, "--generation", &generation, "--batch", batch]);
+        arguments.extend(["--max-tokens", max_tokens, "--generation", &generation]);
+        arguments.extend(more);
         if !prompt.is_empty() {
             arguments.extend(["--prompt", &prompt]);
         }
@@ -101,17 +102,22 @@ fn expected_end(folder: &Path) -> Vec<i64> {
 
 #[test]
 fn every_mode_of_vit_gpt2_gives_the_reference_s_ids() {
-    every_mode("vit-gpt2", 7, "0");
+    every_mode("vit-gpt2", "expected.json", 7, &[]);
 }
 
 #[test]
 fn every_mode_of_florence_2_gives_the_reference_s_ids_one_picture_at_a_time() {
-    every_mode("florence2", 11, "1");
+    every_mode("florence2", "expected.json", 11, &["--batch", "1"]);
 }
 
 #[test]
 fn every_mode_of_smolvlm_gives_the_reference_s_ids() {
-    every_mode("smolvlm", 8, "0");
+    every_mode("smolvlm", "expected.json", 8, &[]);
+}
+
+#[test]
+fn every_mode_of_smolvlm_in_one_tile_gives_the_ids_of_the_reference_that_does_not_split() {
+    every_mode("smolvlm", "expected_one_tile.json", 8, &["--tiles", "one"]);
 }
 
 #[test]

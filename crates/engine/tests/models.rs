@@ -143,6 +143,36 @@ fn a_truncated_file_is_refused_with_its_name_and_the_reason() {
 }
 
 #[test]
+fn a_damaged_graph_beside_one_that_works_is_not_passed_over_in_silence() {
+    let Some(library) = library() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    copy(&parity().join("vit-gpt2"), dir.path());
+    let graph = |name: &str| dir.path().join("onnx").join(name);
+    assert_eq!(check(dir.path(), &[]).unwrap().unwrap()["passed_over"], serde_json::json!([]), "a whole folder");
+    // Half of the encoder beside a whole one of another precision; in place of the merged decoder a graph that nobody can feed.
+    let (encoder, merged) = (graph("encoder_model.onnx"), graph("decoder_model_merged.onnx"));
+    std::fs::copy(&encoder, graph("encoder_model_uint8.onnx")).unwrap();
+    std::fs::copy(&encoder, &merged).unwrap();
+    let length = std::fs::metadata(&encoder).unwrap().len();
+    std::fs::File::options().write(true).open(&encoder).unwrap().set_len(length / 2).unwrap();
+    let found = check(dir.path(), &[]).unwrap().unwrap();
+    let used: Vec<_> = found["graphs"].as_array().unwrap().iter().map(|graph| graph["file"].as_str().unwrap()).collect();
+    assert_eq!(used, ["encoder_model_uint8.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"]);
+    let said: Vec<_> = found["passed_over"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
+    let [of_encoder, of_merged] = said[..] else { panic!("{said:?}") };
+    let (encoder, merged) = (encoder.to_str().unwrap(), merged.to_str().unwrap());
+    assert!(of_encoder.starts_with(encoder) && of_encoder.len() > encoder.len() + 10, "{of_encoder}");
+    assert!(of_merged.starts_with(merged) && of_merged.contains("pixel_values"), "{of_merged}");
+    let words = model(&["check", dir.path().to_str().unwrap(), "--threads", "1", "--onnxruntime", library.to_str().unwrap()]);
+    assert!(said.iter().all(|file| out(&words).contains(file)), "{}", out(&words));
+    // Whoever captions with it from the shell is told as well.
+    let picture = parity().join("images/12_photo.jpg");
+    let arguments = ["--model", dir.path().to_str().unwrap(), "--exact", "--onnxruntime", library.to_str().unwrap(), picture.to_str().unwrap()];
+    let captioned = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine")).arg("caption").args(arguments).output().unwrap();
+    assert!(captioned.status.success() && said.iter().all(|file| err(&captioned).contains(file)), "{}", err(&captioned));
+}
+
+#[test]
 fn what_does_not_fit_together_is_refused_with_its_name_and_the_reason() {
     for from in models().into_iter().filter(|f| reads(f)) {
         let changed = |change: &dyn Fn(&Path)| {

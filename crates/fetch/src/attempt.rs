@@ -15,6 +15,8 @@ struct Attempt {
     cancelled: Arc<AtomicBool>,
     /// A connection was opened for the current request, rather than taken from the pool.
     connected: bool,
+    /// A connection was given up with bytes on it that were no part of an answer.
+    surplus: bool,
 }
 
 thread_local! {
@@ -32,7 +34,7 @@ impl Drop for Running {
 
 /// From now on this thread works for a fetch.
 pub(crate) fn begin(deadline: Instant, latest: Instant, cancelled: Arc<AtomicBool>) -> Running {
-    CURRENT.set(Some(Attempt { deadline: deadline.min(latest), latest, cancelled, connected: false }));
+    CURRENT.set(Some(Attempt { deadline: deadline.min(latest), latest, cancelled, connected: false, surplus: false }));
     Running(())
 }
 
@@ -64,6 +66,17 @@ pub(crate) fn mark_connected() {
 /// Was one opened since the last time this was asked?
 pub(crate) fn take_connected() -> bool {
     CURRENT.with_borrow_mut(|c| c.as_mut().is_some_and(|a| std::mem::take(&mut a.connected)))
+}
+
+/// A connection was given up with bytes on it that were no part of an answer.
+pub(crate) fn mark_surplus() {
+    // connections are also dropped while threads end
+    let _ = CURRENT.try_with(|c| c.borrow_mut().iter_mut().for_each(|a| a.surplus = true));
+}
+
+/// Was one given up so since the last time this was asked?
+pub(crate) fn take_surplus() -> bool {
+    CURRENT.with_borrow_mut(|c| c.as_mut().is_some_and(|a| std::mem::take(&mut a.surplus)))
 }
 
 /// Gives back time that was spent waiting for something of ours; never beyond the caller's own patience.

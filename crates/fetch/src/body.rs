@@ -3,6 +3,7 @@
 use crate::error::{Error, Place};
 use crate::fault::Limits;
 use crate::fetch::Reserve;
+use crate::signature;
 use flate2::bufread::GzDecoder;
 use pg_caption_wire::{Class, Failure};
 use std::io::{self, BufRead, BufReader, Read};
@@ -15,42 +16,65 @@ const CHUNK: usize = 64 * 1024;
 const AT_ONCE: usize = 64 << 20;
 
 /// Reads the whole body. `reserve` is asked once, before the first byte is kept, for as much as can possibly be kept.
-pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Place, reserve: &mut Reserve<'_>) -> Result<Vec<u8>, Error> {
-    let gzip = is_gzip(headers, place)?;
+/// Also says whether bytes came behind the end that the server had announced.
+pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Place, reserve: &mut Reserve<'_>) -> Result<(Vec<u8>, bool), Error> {
+    let coding = Coding::of(headers);
     let declared = body.content_length();
     if let Some(bytes) = declared.filter(|d| *d > limits.bytes) {
         return Err(Error::TooLarge { place: place.clone(), limit: limits.bytes, declared: Some(bytes) });
     }
     // what a compressed body becomes is known when it is over; a small budget leaves less room than the limit for it
-    let most = declared.filter(|_| !gzip).unwrap_or(limits.bytes.min(limits.room));
+    let most = declared.filter(|_| !matches!(coding, Coding::Gzip)).unwrap_or(limits.bytes.min(limits.room));
     let asked = std::time::Instant::now();
     reserve(most).map_err(Error::Memory)?;
     // the server is not to blame for the time spent waiting for memory
     crate::attempt::extend(asked.elapsed());
-    let wire = Bounded { inner: body.into_reader(), left: limits.bytes };
-    match gzip {
-        true => collect(Members::new(wire), most, limits, place),
-        false => collect(wire, most, limits, place),
+    let mut ended = false;
+    let mut wire = Bounded { inner: body.into_reader(), left: limits.bytes, ended: &mut ended };
+    crate::attempt::take_surplus();
+    let mut head = Vec::new();
+    if !matches!(coding, Coding::Plain) {
+        wire.by_ref().take(signature::LENGTH).read_to_end(&mut head).map_err(|e| limits.read(e, place))?;
     }
+    let plain = signature::begins_a_picture(&head);
+    let wire = io::Cursor::new(head).chain(wire);
+    let bytes = match coding {
+        // pictures are served under every coding there is, and under words that are none ("8bit"), with nothing done to them
+        _ if plain => collect(wire, most, limits, place),
+        Coding::Plain => collect(wire, most, limits, place),
+        Coding::Gzip => collect(Members::new(wire), most, limits, place),
+        Coding::Other(name) => {
+            let reason = format!("content encoding \"{}\"", name.escape_default().take(40).collect::<String>());
+            return Err(Error::BadEncoding { place: place.clone(), reason });
+        }
+    }?;
+    // what lies on a connection whose body was not read to its end may be of the body
+    Ok((bytes, ended && crate::attempt::take_surplus()))
 }
 
-/// Gzip, or nothing; whatever else a server thought of was not asked for.
-fn is_gzip(headers: &HeaderMap, place: &Place) -> Result<bool, Error> {
-    let mut gzip = false;
-    for value in headers.get_all(header::CONTENT_ENCODING) {
-        for coding in value.to_str().unwrap_or("?").split(',').map(|c| c.trim().to_ascii_lowercase()) {
-            match coding.as_str() {
-                // Some say what is no coding of a body: a character set, S3's way of uploading.
-                "" | "identity" | "none" | "binary" | "utf-8" | "utf8" | "aws-chunked" => {}
-                "gzip" | "x-gzip" if !gzip => gzip = true,
-                other => {
-                    let reason = format!("content encoding \"{}\"", other.escape_default().take(40).collect::<String>());
-                    return Err(Error::BadEncoding { place: place.clone(), reason });
+/// How a body is encoded, as far as its headers say.
+enum Coding {
+    Plain,
+    Gzip,
+    /// None that was asked for, or no coding at all; its name.
+    Other(String),
+}
+
+impl Coding {
+    fn of(headers: &HeaderMap) -> Coding {
+        let mut coding = Coding::Plain;
+        for value in headers.get_all(header::CONTENT_ENCODING) {
+            for name in value.to_str().unwrap_or("?").split(',').map(|c| c.trim().to_ascii_lowercase()) {
+                match (name.as_str(), &coding) {
+                    // Some say what is no coding of a body: a character set, S3's way of uploading.
+                    ("" | "identity" | "none" | "binary" | "utf-8" | "utf8" | "aws-chunked", _) => {}
+                    ("gzip" | "x-gzip", Coding::Plain) => coding = Coding::Gzip,
+                    (other, _) => return Coding::Other(other.to_owned()),
                 }
             }
         }
+        coding
     }
-    Ok(gzip)
 }
 
 /// Everything `from` yields, at most `most` bytes; one more is too large.
@@ -129,14 +153,17 @@ impl<R: Read> Read for Members<R> {
 }
 
 /// Fails with [`io::ErrorKind::FileTooLarge`] when more than `left` bytes come.
-struct Bounded<R> {
+struct Bounded<'a, R> {
     inner: R,
     left: u64,
+    /// Set when the body was read to its end.
+    ended: &'a mut bool,
 }
 
-impl<R: Read> Read for Bounded<R> {
+impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
+        *self.ended |= n == 0 && !buffer.is_empty();
         self.left = self.left.checked_sub(n as u64).ok_or(io::ErrorKind::FileTooLarge)?;
         Ok(n)
     }

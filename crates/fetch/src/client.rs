@@ -4,7 +4,7 @@
 use crate::error::Error;
 use crate::lookup::Lookup;
 use crate::settings::{self, Settings};
-use crate::transport::{JudgingResolver, SharedTls, WatchedTcp};
+use crate::transport::{JudgingResolver, SharedTls, WatchedEnd, WatchedTcp};
 use std::sync::Arc;
 use std::time::Duration;
 use ureq::Agent;
@@ -16,7 +16,7 @@ const ACCEPT: &str = "image/webp,image/jpeg,image/png,image/gif,image/bmp,image/
 /// Status line and headers of one response, bytes.
 const MAX_HEADERS: usize = 64 * 1024;
 /// Idle connections are closed after this; most servers close theirs a little later.
-const IDLE: Duration = Duration::from_secs(10);
+pub(crate) const IDLE: Duration = Duration::from_secs(10);
 
 /// The client, and whether it knows any certificate authority.
 pub(crate) struct Client {
@@ -50,7 +50,7 @@ pub(crate) fn client(settings: &Settings, lookup: Arc<Lookup>, roots: Option<Vec
         .max_idle_age(IDLE)
         .tls_config(tls)
         .build();
-    let connector = ().chain(ConnectProxyConnector::default()).chain(WatchedTcp::default()).chain(SharedTls::default());
+    let connector = ().chain(ConnectProxyConnector::default()).chain(WatchedTcp::default()).chain(SharedTls::default()).chain(WatchedEnd);
     let resolver = JudgingResolver { lookup, connect_timeout: settings.connect_timeout, proxy: proxy.map(|p| p.uri().clone()) };
     Ok(Client { agent: Agent::with_parts(config, connector, resolver), has_roots })
 }

@@ -4,7 +4,7 @@
 //! `target.rs`, which removes what may be secret.
 
 use pg_caption_wire::{Class, Failure};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// Where it happened, safe to show to anybody.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,8 @@ pub enum Stage {
 pub enum Error {
     #[error("the URL cannot be used: {reason}")]
     BadUrl { shown: String, reason: String },
+    #[error("the URL cannot be used: it is not a whole URL")]
+    RelativeUrl { shown: String },
     #[error("only http and https URLs are fetched, not {scheme}:")]
     Scheme { shown: String, scheme: String },
     #[error("the URL carries a user name or password")]
@@ -79,7 +81,7 @@ pub enum Error {
     #[error("the proxy did not connect to {}", place.host)]
     Proxy { place: Place, reason: String },
     #[error("host {} asked for patience", place.host)]
-    HostCooling { place: Place, wait: Duration },
+    HostCooling { place: Place, wait: Duration, said: Option<String> },
     #[error("host {} is at its limit of concurrent requests", place.host)]
     HostBusy { place: Place },
     #[error("nobody waits for the answer any more")]
@@ -95,7 +97,7 @@ impl Error {
     pub fn class(&self) -> Class {
         use Error::*;
         match self {
-            BadUrl { .. } | Scheme { .. } | Credentials { .. } | ForbiddenHost { .. } | ForbiddenAddress { .. } => Class::Reject,
+            BadUrl { .. } | RelativeUrl { .. } | Scheme { .. } | Credentials { .. } | ForbiddenHost { .. } | ForbiddenAddress { .. } => Class::Reject,
             TooLarge { .. } | TooManyRedirects { .. } | RedirectLoop { .. } | InsecureRedirect { .. } | BadRedirect { .. } => Class::Reject,
             NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } => Class::Reject,
             Status { status, retry_after, .. } => crate::status::class(*status, retry_after.is_some()),
@@ -110,7 +112,7 @@ impl Error {
     pub fn code(&self) -> String {
         use Error::*;
         match self {
-            BadUrl { .. } => "bad_url",
+            BadUrl { .. } | RelativeUrl { .. } => "bad_url",
             Scheme { .. } => "bad_scheme",
             Credentials { .. } => "url_credentials",
             ForbiddenHost { .. } => "forbidden_host",
@@ -170,7 +172,7 @@ impl Error {
     pub fn place(&self) -> Option<&Place> {
         use Error::*;
         match self {
-            BadUrl { .. } | Scheme { .. } | Memory(_) | Setting { .. } => None,
+            BadUrl { .. } | RelativeUrl { .. } | Scheme { .. } | Memory(_) | Setting { .. } => None,
             Credentials { place }
             | ForbiddenHost { place }
             | ForbiddenAddress { place, .. }
@@ -199,7 +201,7 @@ impl Error {
         use Error::*;
         let url = self.place().map(|p| p.url.as_str()).unwrap_or_default();
         match self {
-            BadUrl { shown, .. } | Scheme { shown, .. } => format!("URL: {shown}"),
+            BadUrl { shown, .. } | RelativeUrl { shown } | Scheme { shown, .. } => format!("URL: {shown}"),
             Setting { .. } | Memory(_) => String::new(),
             Dns { reason, .. }
             | Connect { reason, .. }
@@ -218,8 +220,15 @@ impl Error {
                 };
                 format!("URL: {url}; {what} after {:.1} s", limit.as_secs_f64())
             }
+            Status { retry_after: Some(wait), .. } => format!("URL: {url}; it is left alone {}", rest(*wait)),
+            HostCooling { wait, said, .. } => {
+                let asked = if url.is_empty() { String::new() } else { format!("URL: {url}; ") };
+                let said = said.as_deref().map(|code| format!("; its last answer was {code}")).unwrap_or_default();
+                format!("{asked}it is left alone {}{said}", rest(*wait))
+            }
             TooLarge { declared: Some(bytes), .. } => format!("URL: {url}; the server announces {bytes} bytes"),
             BadRedirect { cause, .. } => format!("URL: {url}; {cause} ({})", cause.detail()),
+            Status { status: 301 | 302 | 303 | 307 | 308, .. } => format!("URL: {url}; the image has moved, but the server does not say where to"),
             _ => format!("URL: {url}"),
         }
     }
@@ -228,6 +237,10 @@ impl Error {
         use Error::*;
         let hint = match self {
             BadUrl { .. } => "Give a whole URL such as https://cdn.example.com/p/42.jpg.",
+            RelativeUrl { .. } => {
+                "Give a whole URL such as https://cdn.example.com/p/42.jpg. Where a table holds paths, watch a column that puts the host in front: \
+                 ALTER TABLE products ADD image_url text GENERATED ALWAYS AS ('https://cdn.example.com' || image_path) STORED."
+            }
             Scheme { .. } => "For a picture that is not on the web, call caption_image with its bytes (bytea).",
             Credentials { .. } => "Remove user and password from the URL; use a signed URL if the picture is protected.",
             ForbiddenHost { .. } => "A superuser can add the host to \"pg_caption.allowed_hosts\".",
@@ -243,9 +256,18 @@ impl Error {
             BadRedirect { cause, .. } => return cause.hint(),
             HostBusy { .. } => "See \"pg_caption.host_concurrency\".",
             Proxy { .. } => "See \"pg_caption.proxy\".",
+            HostCooling { .. } | Status { status: 429, .. } | Status { retry_after: Some(_), .. } => {
+                "Nothing need be done; SELECT * FROM caption.host shows which hosts rest and until when."
+            }
             Status { status: 401 | 403, .. } => "The picture must be readable without signing in.",
             _ => return None,
         };
         Some(hint.into())
     }
+}
+
+/// How long a host rests, and until when.
+fn rest(wait: Duration) -> String {
+    let until = httpdate::fmt_http_date(SystemTime::now() + wait);
+    format!("for {} s, until {until}", wait.as_secs_f64().ceil())
 }

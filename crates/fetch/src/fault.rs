@@ -63,7 +63,9 @@ impl Limits {
             ureq::Error::HostNotFound => Error::Dns { place, reason },
             ureq::Error::ConnectionFailed => Error::Connect { place, reason },
             ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::TlsRequired | ureq::Error::Pem(_) => self.tls(reason, place),
-            ureq::Error::LargeResponseHeader(..) => Error::HeadersTooLarge { place },
+            ureq::Error::LargeResponseHeader(..) | ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) => {
+                Error::HeadersTooLarge { place }
+            }
             ureq::Error::ConnectProxyFailed(_) | ureq::Error::InvalidProxyUrl => Error::Proxy { place, reason },
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => Error::BadUrl { shown: place.url, reason },
             _ => Error::NotHttp { place, reason },

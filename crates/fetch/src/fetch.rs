@@ -2,8 +2,9 @@
 
 use crate::address::AddressPolicy;
 use crate::attempt;
+use crate::careless::Careless;
 use crate::client::{self, Client};
-use crate::error::Error;
+use crate::error::{Error, Place};
 use crate::fault::Limits;
 use crate::gate::{Admission, Gate, Permit};
 use crate::hosts::{Answer, Hosts};
@@ -86,6 +87,7 @@ pub struct Fetcher {
     lookup: Arc<Lookup>,
     client: Client,
     gate: Arc<Gate>,
+    careless: Careless,
 }
 
 impl std::fmt::Debug for Fetcher {
@@ -120,12 +122,22 @@ impl Fetcher {
         let lookup = Arc::new(lookup);
         let client = client::client(&settings, lookup.clone(), parts.roots)?;
         let gate = Gate::new(Hosts::new(settings.host_concurrency.min(u32::MAX as usize) as u32, RandomState::new().hash_one(0)));
-        Ok(Fetcher { settings, names, lookup, client, gate })
+        Ok(Fetcher { settings, names, lookup, client, gate, careless: Careless::default() })
     }
 
     /// May a request to `host` ([`crate::host_key`]) start now? Never blocks.
     pub fn admit(&self, host: &str) -> Admission {
         self.gate.admit(host)
+    }
+
+    /// Why a request to a host that is [`Admission::Cooling`] is not made.
+    pub fn resting(&self, host: &str, until: Instant) -> Error {
+        self.cooling(Place { host: host.to_owned(), url: String::new() }, until)
+    }
+
+    fn cooling(&self, place: Place, until: Instant) -> Error {
+        let said = self.gate.last(&place.host);
+        Error::HostCooling { place, wait: until.saturating_duration_since(Instant::now()), said }
     }
 
     /// Hosts with requests in flight or cooling, and those asked lately.
@@ -254,7 +266,7 @@ impl Fetcher {
             Admission::Busy => {
                 Err(limits.over(place).filter(|e| matches!(e, Error::Cancelled { .. })).unwrap_or(Error::HostBusy { place: place.clone() }))
             }
-            Admission::Cooling { until } => Err(Error::HostCooling { place: place.clone(), wait: until.saturating_duration_since(Instant::now()) }),
+            Admission::Cooling { until } => Err(self.cooling(place.clone(), until)),
         }
     }
 
@@ -271,21 +283,35 @@ impl Fetcher {
                     request = request.header(name, value);
                 }
             }
+            // a host that says more than it announces could answer this request with what was left of another
+            let fresh = self.careless.contains(&target.place().host);
+            if fresh {
+                request = request.header(header::CONNECTION, HeaderValue::from_static("close"));
+            }
             // the total limit is kept by the connection (`transport.rs`), because it can be extended while a body waits for
             // memory; the client's own clock stands at the caller's patience
             let request = request
                 .config()
+                .max_idle_age(if fresh { Duration::ZERO } else { client::IDLE })
                 .timeout_global(Some(get.deadline.saturating_duration_since(Instant::now())))
                 .timeout_connect(Some(self.settings.connect_timeout.min(attempt::left())))
                 .timeout_recv_response(Some(self.settings.answer_timeout))
                 .build();
             attempt::take_connected();
-            match request.call() {
+            attempt::take_surplus();
+            let result = request.call();
+            let pooled = !attempt::take_connected();
+            if attempt::take_surplus() && (pooled || result.is_ok()) {
+                self.careless.add(&target.place().host);
+            }
+            match result {
                 Ok(response) => return Ok(response),
                 Err(e) => match limits.explain(e, target.place()) {
                     // a connection from the pool that the server had closed meanwhile says nothing: ask again with the
                     // next one. Each is used up by it, so this ends with a fresh one.
-                    Error::Reset { .. } if !attempt::take_connected() => {}
+                    Error::Reset { .. } if pooled => {}
+                    // neither does what was left on it by the answer before
+                    Error::NotHttp { .. } | Error::HeadersTooLarge { .. } if pooled => self.careless.add(&target.place().host),
                     error => return Err(error),
                 },
             }
@@ -305,7 +331,10 @@ impl Fetcher {
         let conditional = get.etag.is_some() || get.last_modified.is_some();
         match head.status {
             StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => {
-                let bytes = body::read(content, &head.headers, limits, place, reserve)?;
+                let (bytes, surplus) = body::read(content, &head.headers, limits, place, reserve)?;
+                if surplus {
+                    self.careless.add(&place.host);
+                }
                 let (etag, last_modified) = (validator(&head.headers, header::ETAG), validator(&head.headers, header::LAST_MODIFIED));
                 Ok(Answered::Done(Fetched::Body { bytes, etag, last_modified, url_final: place.url.clone() }))
             }
@@ -313,12 +342,12 @@ impl Fetcher {
             status => {
                 let text = |name: HeaderName| head.headers.get(name).and_then(|v| std::str::from_utf8(v.as_bytes()).ok());
                 if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-                    && let Some(location) = text(header::LOCATION)
+                    && let Some(location) = head.headers.get(header::LOCATION)
                 {
-                    return Ok(Answered::Redirect(location.to_owned()));
+                    return Ok(Answered::Redirect(location.as_bytes().to_vec()));
                 }
                 let retry_after = match status.as_u16() {
-                    429 | 503 => text(header::RETRY_AFTER).and_then(|v| status::retry_after(v, text(header::DATE), SystemTime::now())),
+                    code @ (429 | 503) => text(header::RETRY_AFTER).and_then(|v| status::retry_after(code, v, text(header::DATE), SystemTime::now())),
                     _ => None,
                 };
                 Err(Error::Status { place: place.clone(), status: status.as_u16(), retry_after })
@@ -330,7 +359,7 @@ impl Fetcher {
 /// What a response asks for.
 enum Answered {
     Done(Fetched),
-    Redirect(String),
+    Redirect(Vec<u8>),
 }
 
 /// Gives the permit back with what `error` says about the host, and the error with what the host's pause became.

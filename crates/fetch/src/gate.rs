@@ -93,6 +93,10 @@ impl Gate {
         }
     }
 
+    pub(crate) fn last(&self, host: &str) -> Option<String> {
+        self.hosts().last(host)
+    }
+
     pub(crate) fn snapshot(&self) -> Vec<HostStatus> {
         self.hosts().snapshot(Instant::now())
     }

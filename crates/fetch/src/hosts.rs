@@ -140,6 +140,11 @@ impl Hosts {
         self.hosts.get(host)?.until?.checked_duration_since(now).filter(|d| !d.is_zero())
     }
 
+    /// What `host` answered last.
+    pub fn last(&self, host: &str) -> Option<String> {
+        self.hosts.get(host)?.last.clone()
+    }
+
     /// Hosts with requests in flight or cooling, then those that answered last, [`MAX_SHOWN`] in all; by name.
     pub fn snapshot(&self, now: Instant) -> Vec<HostStatus> {
         let known = self.hosts.iter().filter(|(_, h)| h.is_active(now) || h.last.is_some());

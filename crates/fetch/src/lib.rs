@@ -14,6 +14,7 @@
 mod address;
 mod attempt;
 mod body;
+mod careless;
 mod client;
 mod error;
 mod fault;
@@ -23,6 +24,7 @@ mod hosts;
 mod lookup;
 mod names;
 mod settings;
+mod signature;
 mod status;
 mod target;
 mod transport;

@@ -4,6 +4,7 @@
 //! before anything is judged. Also makes the spelling of a URL that may be shown to people.
 
 use crate::error::{Error, Place};
+use std::borrow::Cow;
 use std::net::IpAddr;
 use url::{Host, Url};
 
@@ -20,26 +21,31 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Reads `text`.
+    /// Reads `text`. One that begins with `//`, as pages spell it whose own scheme decides, is read as https.
     pub(crate) fn parse(text: &str) -> Result<Target, Error> {
         let bad = |reason: &str| Error::BadUrl { shown: shown_text(text), reason: reason.into() };
         if text.len() > MAX_URL {
             return Err(bad(&format!("it is longer than {MAX_URL} bytes")));
         }
-        let url = Url::parse(text).map_err(|e| match e {
-            url::ParseError::RelativeUrlWithoutBase => bad("it is not a whole URL"),
+        let trimmed = text.trim();
+        let url = if trimmed.starts_with("//") { Url::parse(&format!("https:{trimmed}")) } else { Url::parse(text) };
+        Target::new(url.map_err(|e| match e {
+            url::ParseError::RelativeUrlWithoutBase => Error::RelativeUrl { shown: shown_text(text) },
             e => bad(&e.to_string()),
-        })?;
-        Target::new(url)
+        })?)
     }
 
-    /// Where a redirect leads.
-    pub(crate) fn redirected(&self, location: &str) -> Result<Target, Error> {
-        let bad = |reason: &str| Error::BadUrl { shown: shown_text(location), reason: reason.into() };
+    /// Where a redirect leads. `location` as the server sent it: bytes that are no UTF-8 stand for themselves, as in browsers.
+    pub(crate) fn redirected(&self, location: &[u8]) -> Result<Target, Error> {
+        let escaped = |bytes: &[u8]| -> String {
+            bytes.iter().map(|byte| if byte.is_ascii() { char::from(*byte).to_string() } else { format!("%{byte:02X}") }).collect()
+        };
+        let location = str::from_utf8(location).map_or_else(|_| Cow::Owned(escaped(location)), Cow::Borrowed);
+        let bad = |reason: &str| Error::BadUrl { shown: shown_text(&location), reason: reason.into() };
         if location.len() > MAX_URL {
             return Err(bad(&format!("it is longer than {MAX_URL} bytes")));
         }
-        Target::new(self.url.join(location).map_err(|e| bad(&e.to_string()))?)
+        Target::new(self.url.join(&location).map_err(|e| bad(&e.to_string()))?)
     }
 
     fn new(mut url: Url) -> Result<Target, Error> {

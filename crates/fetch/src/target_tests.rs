@@ -57,15 +57,42 @@ fn what_is_no_url_is_refused_in_words() {
         "http://example.com:0/",
         "http://example.com:99999/",
         "http://[::1",
-        "//example.com/x",
+        "///",
+        "//",
+        "//:80/x",
         "http://127../",
         "http://example.com../",
     ] {
         let error = Target::parse(url).unwrap_err();
-        assert!(matches!(error, Error::BadUrl { .. }), "{url}: {error:?}");
+        assert!(matches!(error, Error::BadUrl { .. } | Error::RelativeUrl { .. }), "{url}: {error:?}");
         assert_eq!((error.code().as_str(), error.failure().class), ("bad_url", pg_caption_wire::Class::Reject));
     }
     assert!(matches!(Target::parse(&format!("http://a/{}", "x".repeat(9000))), Err(Error::BadUrl { .. })));
+}
+
+#[test]
+fn a_url_without_its_scheme_is_read_as_https() {
+    for (url, read) in [
+        ("//cdn.example/a.jpg", "https://cdn.example/a.jpg"),
+        (" //CDN.example:8443/a b.jpg\n", "https://cdn.example:8443/a%20b.jpg"),
+        ("//127.1/x", "https://127.0.0.1/x"),
+    ] {
+        let target = Target::parse(url).unwrap();
+        assert_eq!((target.url().as_str(), target.is_https()), (read, true));
+    }
+    assert_eq!(host_key("//cdn.example/a.jpg").unwrap(), "cdn.example:443");
+    assert!(matches!(Target::parse("//ann:hunter2@cdn.example/a.jpg"), Err(Error::Credentials { .. })));
+}
+
+#[test]
+fn a_path_without_a_host_is_refused_with_what_to_do_for_a_table_of_paths() {
+    for url in ["/media/a.jpg", "a.jpg", "media/a.jpg", "www.example.com/a.jpg"] {
+        let failure = Target::parse(url).unwrap_err().failure();
+        assert_eq!((failure.code.as_str(), failure.class), ("bad_url", pg_caption_wire::Class::Reject), "{url}");
+        let hint = failure.hint.unwrap();
+        assert!(hint.contains("GENERATED ALWAYS AS ('https://") && failure.detail.unwrap().contains(url), "{hint}");
+    }
+    assert!(!Target::parse("http://").unwrap_err().failure().hint.unwrap().contains("GENERATED"));
 }
 
 #[test]
@@ -112,10 +139,10 @@ fn a_redirect_is_read_against_where_it_came_from() {
         ("http://other.example", "http://other.example/"),
         ("\\\\other.example\\d", "https://other.example/d"),
     ] {
-        assert_eq!(from.redirected(location).unwrap().url().as_str(), to, "{location}");
+        assert_eq!(from.redirected(location.as_bytes()).unwrap().url().as_str(), to, "{location}");
     }
-    assert!(matches!(from.redirected("file:///etc/passwd"), Err(Error::Scheme { .. })));
-    assert!(matches!(from.redirected("https://u:p@example.com/"), Err(Error::Credentials { .. })));
+    assert!(matches!(from.redirected(b"file:///etc/passwd"), Err(Error::Scheme { .. })));
+    assert!(matches!(from.redirected(b"https://u:p@example.com/"), Err(Error::Credentials { .. })));
 }
 
 proptest! {

@@ -128,3 +128,62 @@ impl<In: Transport> Connector<In> for SharedTls {
         self.0.connect(&shared, chained)
     }
 }
+
+/// The outermost link: notices bytes behind the announced end of an answer, wherever they are found.
+#[derive(Debug, Default)]
+pub(crate) struct WatchedEnd;
+
+impl<In: Transport> Connector<In> for WatchedEnd {
+    type Out = Ended<In>;
+
+    fn connect(&self, _: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, Error> {
+        Ok(chained.map(Ended))
+    }
+}
+
+/// A connection that tells the [`attempt`] on this thread when bytes lie on it that nobody asked for.
+#[derive(Debug)]
+pub(crate) struct Ended<T: Transport>(T);
+
+impl<T: Transport> Transport for Ended<T> {
+    fn buffers(&mut self) -> &mut dyn Buffers {
+        self.0.buffers()
+    }
+
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
+        self.0.transmit_output(amount, timeout)
+    }
+
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        self.0.await_input(timeout)
+    }
+
+    /// Asked when a connection goes into the pool and when it is taken out of it.
+    fn is_open(&mut self) -> bool {
+        if self.0.is_open() {
+            return true;
+        }
+        // Closed, or bytes: the probe has taken the first of them. Of TLS nothing can be told, which ends with bytes, too.
+        if !self.0.is_tls() {
+            let moment = NextTimeout { after: Wait::from_millis(1), ..NextTimeout::default() };
+            match self.0.await_input(moment) {
+                Ok(true) | Err(Error::Timeout(_)) => attempt::mark_surplus(),
+                _ => {}
+            }
+        }
+        false
+    }
+
+    fn is_tls(&self) -> bool {
+        self.0.is_tls()
+    }
+}
+
+impl<T: Transport> Drop for Ended<T> {
+    fn drop(&mut self) {
+        // ureq closes a connection by dropping it, with what it has read and not used
+        if !self.0.buffers().input().is_empty() {
+            attempt::mark_surplus();
+        }
+    }
+}

@@ -125,6 +125,36 @@ fn each_hop_of_a_redirect_is_judged_anew() {
 }
 
 #[test]
+fn a_redirect_s_place_is_read_as_browsers_read_it() {
+    for (location, asked) in [
+        (&b"/Bild 1 \xfc.jpg"[..], "/Bild%201%20%FC.jpg"),
+        (b" /Bild 1 \xc3\xbc.jpg ", "/Bild%201%20%C3%BC.jpg"),
+        (b"/\xe9/\xc3\xbc?n=\xfc b", "/%E9/%C3%BC?n=%FC%20b"),
+        (b"pictures\\1.jpg", "/pictures/1.jpg"),
+    ] {
+        let server = Server::start(move |r, s| match r.path.as_str() {
+            "/moved" => {
+                s.write_all(&[b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: ", location, b"\r\n\r\n"].concat())?;
+                Ok(Then::Keep)
+            }
+            _ => reply(s, "200 OK", "", b"picture"),
+        });
+        assert_eq!(bytes(get(&fetcher(|_| {}), &server.url("/moved"))), b"picture");
+        assert_eq!(server.requests()[1], format!("GET {asked} HTTP/1.1"));
+    }
+}
+
+#[test]
+fn a_redirect_that_does_not_say_where_to_is_told_so() {
+    for status in [301, 302, 303, 307, 308] {
+        let server = Server::start(move |_, s| reply(s, &format!("{status} Moved"), "", b""));
+        let failure = get(&fetcher(|_| {}), &server.url("/")).unwrap_err().failure();
+        assert_eq!((failure.code, failure.class), (format!("http_{status}"), Class::Reject));
+        assert!(failure.detail.unwrap().contains("does not say where"), "{status}");
+    }
+}
+
+#[test]
 fn redirects_are_followed_up_to_the_limit_and_never_in_circles() {
     let server = Server::start(|r, s| match r.path.as_str() {
         "/loop" => reply(s, "301 Moved", "Location: /loop2\r\n", b""),

@@ -42,7 +42,13 @@ fn a_host_that_asks_for_patience_is_left_alone_and_others_go_on() {
         let key = host_key(&server.url("/")).unwrap();
         assert_eq!((failure.class, failure.retry_after_ms, failure.host.as_deref()), (Class::Host, Some(600_000), Some(key.as_str())));
 
+        let (detail, hint) = (failure.detail.as_deref().unwrap(), failure.hint.as_deref().unwrap());
+        assert!(detail.contains("600 s") && detail.contains("GMT") && hint.contains("caption.host"), "{detail} {hint}");
+
         let error = get(&fetcher, &server.url("/p.jpg")).unwrap_err();
+        let told = error.failure();
+        let (detail, hint) = (told.detail.as_deref().unwrap(), told.hint.as_deref().unwrap());
+        assert!(detail.contains(&failure.code) && detail.contains("GMT") && hint.contains("caption.host"), "{detail} {hint}");
         assert!(matches!(&error, Error::HostCooling { wait, .. } if *wait > Duration::from_secs(590)), "{error:?}");
         assert_eq!((error.code().as_str(), error.class(), error.failure().host), ("host_cooling", Class::Host, Some(key.clone())));
         assert!(matches!(fetcher.admit(&key), Admission::Cooling { .. }));
@@ -54,6 +60,17 @@ fn a_host_that_asks_for_patience_is_left_alone_and_others_go_on() {
         let seen: Vec<_> = status.iter().map(|h| (h.host.as_str(), h.in_flight, h.cooling_ms.is_some(), h.last.as_deref())).collect();
         let other = host_key(&other.url("/")).unwrap();
         assert_eq!(seen, [(key.as_str(), 0, true, Some(failure.code.as_str())), (other.as_str(), 0, false, Some("http_200"))]);
+    }
+}
+
+#[test]
+fn a_host_that_names_an_absurd_time_rests_for_an_hour_where_it_was_down_and_for_a_day_where_it_refused() {
+    let server = strict("Retry-After: 99999999\r\n");
+    for (path, longest) in [("/down", 3600), ("/busy", 24 * 3600)] {
+        let fetcher = fetcher(|_| {});
+        assert_eq!(get(&fetcher, &server.url(path)).unwrap_err().failure().retry_after_ms, Some(longest * 1000), "{path}");
+        let resting = fetcher.cooldowns().remove(0).remaining_ms;
+        assert!((longest * 1000 - 60_000..=longest * 1000).contains(&resting), "{path}: {resting} ms");
     }
 }
 

@@ -17,9 +17,10 @@ pub use split::Split;
 use bytes::Bytes;
 use prost::Message;
 
-/// The format's messages, as its own description (`proto/onnx-ml.proto`, ONNX 1.19, Apache-2.0) has them.
+/// The format's messages, as its own description (`proto/onnx-ml.proto`, ONNX 1.19, Apache-2.0) has them. Outside of this crate only
+/// tests touch them, which change graphs.
 #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
-mod proto {
+pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
 }
 
@@ -62,6 +63,11 @@ impl Model {
         let declared = proto::TypeProto { value: Some(Type::TensorType(tensor)), ..proto::TypeProto::default() };
         let inputs = self.0.graph.iter_mut().flat_map(|graph| &mut graph.input);
         inputs.filter(|known| known.name() == input).for_each(|known| known.r#type = Some(declared.clone()));
+    }
+
+    /// The graph, for tests that change it.
+    pub fn graph_mut(&mut self) -> &mut proto::GraphProto {
+        self.0.graph.as_mut().expect("a model that was read has a graph")
     }
 
     fn graph(&self) -> &proto::GraphProto {

@@ -1,12 +1,13 @@
 //! Sizes and oddities read from fixed places of a header before any decoder sees the file, so that an absurd size is
 //! refused with its numbers and not as mere damage.
 
-use crate::{Error, Format, gif, png};
+use crate::{Error, Format, gif, png, tiff};
 
 /// Width and height that the file announces, for the formats that have them in a fixed place.
 pub(crate) fn size(format: Format, bytes: &[u8]) -> Option<(u64, u64)> {
     let field = |at: usize| Some(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).expect("four bytes were asked for"));
     match format {
+        Format::Png if !png::begins_with_header(bytes) => None,
         Format::Png => Some((u32::from_be_bytes(field(16)?).into(), u32::from_be_bytes(field(20)?).into())),
         // The oldest kind of BMP has 16-bit sides; in all others a negative height means rows from the top.
         Format::Bmp if bytes.get(14) == Some(&12) => {
@@ -23,9 +24,18 @@ pub(crate) fn size(format: Format, bytes: &[u8]) -> Option<(u64, u64)> {
 pub(crate) fn check(format: Format, bytes: &[u8]) -> Result<(), Error> {
     match format {
         Format::Png => png::check(bytes),
-        Format::Gif if gif::first_frame_edges(bytes).is_none() => Err(Error::Damaged { format, why: "there is no frame in the file".to_owned() }),
+        Format::Gif if gif::first_frame(bytes).is_none() => Err(Error::Damaged { format, why: "there is no frame in the file".to_owned() }),
         Format::WebP => check_webp(bytes),
+        Format::Tiff => tiff::check(bytes),
         _ => Ok(()),
+    }
+}
+
+/// Whether the header of a WebP announces EXIF, and XMP. What it does not announce nobody reads.
+pub(crate) fn webp_blocks(bytes: &[u8]) -> (bool, bool) {
+    match bytes.get(12..21) {
+        Some([b'V', b'P', b'8', b'X', _, _, _, _, flags]) => (flags & 8 != 0, flags & 4 != 0),
+        _ => (false, false),
     }
 }
 

@@ -1,14 +1,14 @@
 //! The canvas of a GIF, read before its decoder allocates: a first frame may reach beyond the canvas announced. The canvas
-//! then grows to hold it, as in the reference. What such a frame leaves of the canvas is white and not, as in the reference,
-//! the background colour: browsers show it transparent, and transparency is laid on white here.
+//! then grows to hold it, as in the reference. What such a frame leaves of the canvas is transparent, and so white here, where
+//! the frame has a transparent colour; else it has, as in the reference, the first colour of the frame's table.
 
 use std::borrow::Cow;
 
 /// Width and height of the canvas, grown to hold the first frame. `None` where the file has no frame.
 pub(crate) fn canvas(bytes: &[u8]) -> Option<(u64, u64)> {
     let (width, height) = (short(bytes, 6)?, short(bytes, 8)?);
-    let (right, bottom) = first_frame_edges(bytes)?;
-    Some((u64::from(width.max(right)), u64::from(height.max(bottom))))
+    let frame = first_frame(bytes)?;
+    Some((u64::from(width.max(frame.right)), u64::from(height.max(frame.bottom))))
 }
 
 /// The file, with the grown canvas in its header where that differs and can be written there.
@@ -25,13 +25,30 @@ pub(crate) fn with_grown_canvas(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// Right and bottom edge of the first frame, in pixels of the canvas. `None` where the file has no frame.
-pub(crate) fn first_frame_edges(bytes: &[u8]) -> Option<(u32, u32)> {
-    let mut at = 13 + colour_table(*bytes.get(10)?);
+/// The first frame's edges in pixels of the canvas, and the colour of what it leaves.
+pub(crate) struct Frame {
+    left: u32,
+    top: u32,
+    right: u32,
+    bottom: u32,
+    /// `None`: transparent.
+    around: Option<[u8; 3]>,
+}
+
+/// `None` where the file has no frame.
+pub(crate) fn first_frame(bytes: &[u8]) -> Option<Frame> {
+    let table = |flags: u8, at: usize| bytes.get(at..at + 3).filter(|_| flags & 0x80 != 0);
+    let flags = *bytes.get(10)?;
+    let mut at = 13 + colour_table(flags);
+    let mut transparent = false;
     loop {
         match *bytes.get(at)? {
             // An extension: its label, then blocks of at most 255 bytes, the last one empty.
             0x21 => {
+                // The one that controls the frame: its first bit says that a colour is transparent.
+                if let [0xF9, 4..=255, control, ..] = bytes[at + 1..] {
+                    transparent |= control & 1 == 1;
+                }
                 at += 2;
                 loop {
                     let length = usize::from(*bytes.get(at)?);
@@ -41,9 +58,26 @@ pub(crate) fn first_frame_edges(bytes: &[u8]) -> Option<(u32, u32)> {
                     }
                 }
             }
-            0x2C => return Some((short(bytes, at + 1)? + short(bytes, at + 5)?, short(bytes, at + 3)? + short(bytes, at + 7)?)),
+            0x2C => {
+                let (left, top) = (short(bytes, at + 1)?, short(bytes, at + 3)?);
+                let (right, bottom) = (left + short(bytes, at + 5)?, top + short(bytes, at + 7)?);
+                let first = table(*bytes.get(at + 9)?, at + 10).or_else(|| table(flags, 13)).unwrap_or(&[0; 3]);
+                let around = (!transparent).then(|| [first[0], first[1], first[2]]);
+                return Some(Frame { left, top, right, bottom, around });
+            }
             _ => return None,
         }
+    }
+}
+
+/// Fills what the first frame leaves of a canvas `width` pixels wide (8-bit RGBA).
+pub(crate) fn fill_around(bytes: &[u8], width: u32, rgba: &mut [u8]) {
+    let Some(Frame { left, top, right, bottom, around: Some([r, g, b]) }) = first_frame(bytes) else { return };
+    let (rows, _) = rgba.as_chunks_mut::<4>();
+    for (y, row) in (0..).zip(rows.chunks_exact_mut(width as usize)) {
+        let within = if (top..bottom).contains(&y) { (left as usize).min(row.len())..(right as usize).min(row.len()) } else { 0..0 };
+        row[..within.start].fill([r, g, b, 255]);
+        row[within.end..].fill([r, g, b, 255]);
     }
 }
 

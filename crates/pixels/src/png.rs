@@ -38,20 +38,28 @@ struct Text<'a> {
     body: &'a [u8],
 }
 
+/// Only then does the size stand where it is looked for.
+pub(crate) fn begins_with_header(bytes: &[u8]) -> bool {
+    bytes.get(8..16) == Some(b"\0\0\0\x0DIHDR")
+}
+
 /// Size, method and order of rows as the standard knows them. As in the reference an unknown compression counts in the
 /// chunks before the picture, too, and the checksums of header and palette must be right.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), Error> {
     let unknown = |what: &str| Err(Error::UnsupportedVariant { format: Format::Png, what: format!("an unknown {what} method") });
     let damaged = |why: String| Err(Error::Damaged { format: Format::Png, why });
-    match bytes.get(26..29) {
-        Some([0, 0, 0 | 1]) => {}
-        Some([0, 0, _]) => return unknown("interlace"),
-        Some([0, ..]) => return unknown("filter"),
-        Some(_) => return unknown("compression"),
-        None => return Err(Error::Truncated { format: Format::Png }),
+    if bytes.get(12..16) == Some(b"CgBI") {
+        return Err(Error::UnsupportedVariant { format: Format::Png, what: "Apple's variant, as in apps for its telephones".to_owned() });
     }
-    if bytes[8..16] != *b"\0\0\0\x0DIHDR" {
+    let Some(methods) = bytes.get(26..29) else { return Err(Error::Truncated { format: Format::Png }) };
+    if !begins_with_header(bytes) {
         return damaged("it does not begin with its header".to_owned());
+    }
+    match methods {
+        [0, 0, 0 | 1] => {}
+        [0, 0, _] => return unknown("interlace"),
+        [0, ..] => return unknown("filter"),
+        _ => return unknown("compression"),
     }
     let (mut data, mut ended) = (false, false);
     for chunk in walk(bytes) {

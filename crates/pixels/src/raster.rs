@@ -25,7 +25,9 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
         Format::Png => png::orientation(bytes),
         // This hands out the blocks as they are in the file.
         Format::WebP => {
-            let (exif, xmp) = (decoder.exif_metadata().ok().flatten(), decoder.xmp_metadata().ok().flatten());
+            let announced = announced::webp_blocks(bytes);
+            let exif = decoder.exif_metadata().ok().flatten().filter(|_| announced.0);
+            let xmp = decoder.xmp_metadata().ok().flatten().filter(|_| announced.1);
             orient::told_by(exif.as_deref(), xmp.as_deref())
         }
         Format::Tiff => decoder.orientation().unwrap_or(Orientation::NoTransforms),
@@ -68,6 +70,9 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, limits: &Limits) -> Result<(
     let size = usize::try_from(decoder.total_bytes()).map_err(|_| Error::TooMuchMemory { needed: header.memory_bound, limit: usize::MAX as u64 })?;
     let mut samples = vec![0; size];
     decoder.read_image_boxed(&mut samples).map_err(|error| refused(format, error))?;
+    if format == Format::Gif {
+        gif::fill_around(bytes, header.width, &mut samples);
+    }
     let premultiplied = format == Format::Tiff && tiff::is_premultiplied(bytes);
     let (data, visible) = to_rgb(samples, colours, format, premultiplied)?;
     Ok((Rgb { width: header.width, height: header.height, data }, visible))
@@ -85,7 +90,10 @@ fn open(format: Format, bytes: &[u8], deadline: Option<Instant>) -> Result<Box<d
         Format::WebP => WebPDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         Format::Gif => GifDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         Format::Bmp => BmpDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
-        Format::Tiff => TiffDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        Format::Tiff => tiff::Page::open(bytes, deadline).and_then(|page| match page {
+            Some(page) => Ok(Box::new(page) as _),
+            None => TiffDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        }),
         Format::Jpeg | Format::Avif | Format::Heic => unreachable!("they have decoders of their own"),
     };
     opened.map_err(|error| refused(format, error))

@@ -2,14 +2,19 @@
 //! with alpha, and the JPEG files inside, which are decoded strip by strip in one go, out of reach of the deadline.
 //! Called by `raster`; decodes nothing, allocates nothing but the page's own lists.
 
+mod page;
+
 use std::ops::Range;
 
 use tiff::{decoder::Decoder, tags::Tag};
 
 use crate::{Error, Format, deadline::DeadlineReader};
+pub(crate) use page::Page;
 
 /// Compression 7: every strip or tile is a JPEG file, but for the tables that all share.
 const JPEG: u16 = 7;
+/// Compression 6: the whole picture is one JPEG file, or parts of one, found by tags of its own.
+const OLD_JPEG: u16 = 6;
 /// `ExtraSamples` 1: alpha, with which the colours have been multiplied.
 const ASSOCIATED: u16 = 1;
 
@@ -23,10 +28,53 @@ fn first(decoder: &mut Decoder<DeadlineReader<'_>>, tag: Tag) -> Option<u64> {
     list(decoder, tag)?.first().copied()
 }
 
+/// Where the first page has its one short or long number of a tag, and the number. Read without the crate, which opens no page
+/// that lacks its strips.
+fn field(bytes: &[u8], tag: Tag) -> Option<(Range<usize>, u64)> {
+    let little = bytes.first() == Some(&b'I');
+    let number = |at: usize, length: usize| -> Option<u64> {
+        let place = |sum: u64, byte: &u8| sum << 8 | u64::from(*byte);
+        let field = bytes.get(at..at.checked_add(length)?)?;
+        Some(if little { field.iter().rev().fold(0, place) } else { field.iter().fold(0, place) })
+    };
+    let big = number(2, 2)? == 43;
+    let (directory, counted, entry, value) = if big { (number(8, 8)?, 8, 20, 12) } else { (number(4, 4)?, 2, 12, 8) };
+    let directory = usize::try_from(directory).ok()?;
+    for i in 0..usize::try_from(number(directory, counted)?).ok()? {
+        let at = directory.checked_add(counted)?.checked_add(i.checked_mul(entry)?)?;
+        if number(at, 2)? == u64::from(tag.to_u16()) {
+            let length = match number(at + 2, 2)? {
+                3 => 2,
+                4 => 4,
+                _ => return None,
+            };
+            return Some((at + value..at + value + length, number(at + value, length)?));
+        }
+    }
+    None
+}
+
 /// Whether colours have been multiplied with alpha.
 pub(crate) fn is_premultiplied(bytes: &[u8]) -> bool {
     let decoder = Decoder::new(DeadlineReader::new(bytes, None));
     decoder.is_ok_and(|mut decoder| first(&mut decoder, Tag::ExtraSamples) == Some(ASSOCIATED.into()))
+}
+
+/// Refuses what the decoder takes for damage: the JPEG of 1992, which has no strips; and what makes it panic: tiles of one
+/// colour each, of which the last ones reach beyond the picture.
+pub(crate) fn check(bytes: &[u8]) -> Result<(), Error> {
+    let unsupported = |what: String| Err(Error::UnsupportedVariant { format: Format::Tiff, what });
+    if field(bytes, Tag::Compression).is_some_and(|(_, method)| method == u64::from(OLD_JPEG)) {
+        return unsupported("an old-style JPEG inside".to_owned());
+    }
+    let Ok(mut decoder) = Decoder::new(DeadlineReader::new(bytes, None)) else { return Ok(()) };
+    let (Some(tile_width), Some(tile_height)) = (first(&mut decoder, Tag::TileWidth), first(&mut decoder, Tag::TileLength)) else { return Ok(()) };
+    let (width, height) = decoder.dimensions().unwrap_or_default();
+    let reaches = |side: u32, tile: u64| tile != 0 && u64::from(side) % tile != 0;
+    if first(&mut decoder, Tag::PlanarConfiguration) == Some(2) && (reaches(width, tile_width) || reaches(height, tile_height)) {
+        return unsupported(format!("a picture of {width} x {height} pixels in tiles of {tile_width} x {tile_height}, of one colour each"));
+    }
+    Ok(())
 }
 
 /// Judges the JPEG files inside. Bytes that decoding the largest of them takes: its samples, and its coefficients where it has several scans.

@@ -106,7 +106,7 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         ("RGB PNG", file(&rgb8, ImageFormat::Png)),
         ("RGBA PNG", file(&DynamicImage::ImageRgba8(rgba), ImageFormat::Png)),
         ("16-bit RGBA PNG", file(&DynamicImage::ImageRgba16(rgba16), ImageFormat::Png)),
-        ("gray PNG", file(&DynamicImage::ImageLuma8(gray), ImageFormat::Png)),
+        ("gray PNG", file(&DynamicImage::ImageLuma8(gray.clone()), ImageFormat::Png)),
         ("PNG with a profile of 40 MB", inflating(b"iCCP", b"x\0\0")),
         ("PNG with a text of 40 MB", inflating(b"zTXt", b"Raw profile type exif\0\0")),
         ("PNG with an XMP packet of 40 MB", inflating(b"iTXt", b"XML:com.adobe.xmp\0\x01\0\0\0")),
@@ -118,6 +118,14 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
             "TIFF of one JPEG tile larger than itself",
             drawn::tiff_with(1000, 700, 1, 1, &[(259, 7), (322, 4208), (323, 3008)], &drawn::gray_jpeg(&rgb)),
         ),
+        ("TIFF of one JPEG with chroma", drawn::tiff_with(4200, 3000, 6, 3, &[(259, 7)], &jpeg(false, turbojpeg::Subsamp::Sub2x2, false))),
+        ("TIFF of one JPEG with full chroma", drawn::tiff_with(4200, 3000, 6, 3, &[(259, 7)], &jpeg(false, turbojpeg::Subsamp::None, false))),
+        (
+            "TIFF of one JPEG tile with chroma larger than itself",
+            drawn::tiff_with(1000, 700, 6, 3, &[(259, 7), (322, 4208), (323, 3008)], &jpeg(false, turbojpeg::Subsamp::Sub2x2, false)),
+        ),
+        ("gray TIFF with alpha", drawn::tiff_with(4200, 3000, 1, 2, &[(259, 1), (338, 2)], &vec![7; 4200 * 3000 * 2])),
+        ("TIFF with its bits in reverse order", drawn::tiff_with(4200, 3000, 1, 1, &[(259, 1), (266, 2)], gray.as_raw())),
         ("GIF", file(&small, ImageFormat::Gif)),
     ]
 }

@@ -125,6 +125,24 @@ fn an_orientation_is_a_whole_number_of_any_width_in_either_byte_order() {
 }
 
 #[test]
+fn a_webp_has_only_the_blocks_that_its_header_announces() {
+    let mut plain = Vec::new();
+    image::codecs::webp::WebPEncoder::new_lossless(&mut plain).encode(quarters(96, 64).as_raw(), 96, 64, image::ExtendedColorType::Rgb8).unwrap();
+    let chunk = |name: &[u8; 4], body: &[u8]| {
+        let padding = &[0][..body.len() % 2];
+        [name.as_slice(), &u32::try_from(body.len()).unwrap().to_le_bytes(), body, padding].concat()
+    };
+    let xmp = b"<tiff:Orientation>6</tiff:Orientation>";
+    for (name, body, flag) in [(b"EXIF", exif(6), 8), (b"XMP ", xmp.to_vec(), 4)] {
+        for (flags, expected) in [(flag, 6), (0, 1)] {
+            let header = chunk(b"VP8X", &[flags, 0, 0, 0, 95, 0, 0, 63, 0, 0]);
+            let file = chunk(b"RIFF", &[b"WEBP".as_slice(), &header, &plain[12..], &chunk(name, &body)].concat());
+            assert_eq!(probe(&file).unwrap().orientation, expected, "{name:?} with flags {flags}");
+        }
+    }
+}
+
+#[test]
 fn a_broken_orientation_leaves_the_picture_as_it_lies() {
     for block in [b"Exif\0\0".to_vec(), b"Exif\0\0II*\0\xFF\xFF\xFF\xFF".to_vec(), [b"Exif\0\0".as_slice(), &exif(9)].concat()] {
         assert_eq!(probe(&with_app1(&jpeg(&quarters(32, 32), false), &block)).unwrap().orientation, 1);
@@ -197,6 +215,29 @@ fn inverted_cmyk_of_jpeg_and_plain_cmyk_of_tiff_have_their_true_colours() {
 }
 
 #[test]
+fn a_colour_transform_that_adobe_never_defined_is_the_usual_one_for_so_many_components() {
+    let adobe = |transform| [b"\xFF\xEE\0\x0EAdobe\0\x64\0\0\0\0".as_slice(), &[transform]].concat();
+    let plain = jpeg(&quarters(32, 32), false);
+    assert_eq!(plain[2..4], [0xFF, 0xE0], "a JFIF header of 16 bytes");
+    for transform in [2, 3, 7] {
+        let bytes = [&plain[..2], &adobe(transform), &plain[20..]].concat();
+        assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), COLOURS, &format!("three components, {transform}"));
+    }
+    let mut compressor = turbojpeg::Compressor::new().unwrap();
+    compressor.set_subsamp(turbojpeg::Subsamp::None).unwrap();
+    let pixels: Vec<u8> = (0..32 * 32).flat_map(|i| if i % 32 < 16 { [255, 0, 255, 255] } else { [255, 255, 255, 127] }).collect();
+    let image = turbojpeg::Image { pixels: pixels.as_slice(), width: 32, pitch: 128, height: 32, format: turbojpeg::PixelFormat::CMYK };
+    let ycck = compressor.compress_to_vec(image).unwrap();
+    let at = ycck.windows(5).position(|window| window == b"Adobe").unwrap() + 11;
+    for transform in [1, 2, 3, 7] {
+        let mut bytes = ycck.clone();
+        bytes[at] = transform;
+        let expected = [[255, 0, 255], [127, 127, 127], [255, 0, 255], [127, 127, 127]];
+        assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), expected, &format!("four components, {transform}"));
+    }
+}
+
+#[test]
 fn of_an_animation_only_the_first_frame_counts() {
     let mut bytes = Vec::new();
     let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
@@ -208,22 +249,6 @@ fn of_an_animation_only_the_first_frame_counts() {
     // The later frames need not even be there.
     let second = bytes.windows(2).enumerate().filter(|(_, pair)| *pair == [0x21, 0xF9]).nth(1).unwrap().0;
     assert_eq!(decoded(&bytes[..second]).blank, Some(Blank::Uniform([255, 0, 0])));
-}
-
-#[test]
-fn a_gif_whose_first_frame_leaves_the_canvas_gets_a_larger_canvas() {
-    let mut bytes = file(quarters(40, 20), ImageFormat::Gif);
-    bytes[6..10].copy_from_slice(&[8, 0, 8, 0]);
-    let found = decoded(&bytes);
-    assert_eq!((found.width, found.height), (40, 20));
-    assert_near(mean_rgb_2x2(&found.rgb), COLOURS, "all of the frame is there");
-}
-
-#[test]
-fn what_the_first_frame_of_a_gif_leaves_of_the_canvas_is_white() {
-    let mut bytes = file(RgbaImage::from_pixel(10, 10, Rgba([255, 0, 0, 255])), ImageFormat::Gif);
-    bytes[6..10].copy_from_slice(&[20, 0, 20, 0]);
-    assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), [[255, 0, 0], [255; 3], [255; 3], [255; 3]], "a smaller frame");
 }
 
 #[test]

@@ -209,6 +209,16 @@ fn unusual_variants_are_refused_by_what_is_unusual() {
 }
 
 #[test]
+fn apple_s_variant_of_png_is_called_so_whatever_numbers_stand_where_others_have_their_size() {
+    let png = file(quarters(8, 8), ImageFormat::Png);
+    let apple = [&png[..8], &drawn::chunk(b"CgBI", &[0x50, 0, 0x20, 2]), &png[8..]].concat();
+    let told = refusal(&apple);
+    assert!(told.code() == "image_unsupported" && told.to_string().contains("Apple"), "{told:?}");
+    let other = [&png[..8], &drawn::chunk(b"tEXt", &[255; 40]), &png[8..]].concat();
+    assert_eq!(refusal(&other).code(), "image_damaged", "its header is not where it must be");
+}
+
+#[test]
 fn a_jpeg_inside_a_tiff_is_held_to_the_size_of_its_strip() {
     let strip = |width, height| gray_jpeg(&quarters(width, height));
     let page = |jpeg: &[u8]| tiff_with(100, 50, 1, 1, &[(259, 7)], jpeg);

@@ -108,6 +108,9 @@ pub struct ModelStatus {
     pub hoisted: bool,
     /// Confidence below which the model's captions are uncertain, if the folder states one.
     pub min_confidence: Option<f32>,
+    /// Installed graphs that go before those that are used and cannot be: file and reason, one each.
+    #[serde(default)]
+    pub passed_over: Vec<String>,
 }
 
 /// One graph of the model.

@@ -4,7 +4,7 @@ use pg_caption_tests::{Cluster, Database, Models, demo_pictures, eventually, mod
 use std::fs;
 
 /// A picture as a bytea literal.
-fn picture() -> String {
+pub(crate) fn picture() -> String {
     let mut files: Vec<_> = fs::read_dir(demo_pictures()).unwrap().flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
     files.sort();
     let bytes = fs::read(&files[0]).unwrap();
@@ -12,7 +12,7 @@ fn picture() -> String {
 }
 
 /// Engine processes of the server.
-fn engines(cluster: &Cluster) -> usize {
+pub(crate) fn engines(cluster: &Cluster) -> usize {
     let engine = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"pg_caption_engine"));
     cluster.processes().into_iter().filter(engine).count()
 }
@@ -167,44 +167,32 @@ fn a_model_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
 }
 
 #[test]
-fn a_thousand_calls_across_ten_exchanges_are_all_answered_by_one_model_or_the_other() {
-    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-    let models = Models::of(&["first", "second"]);
+fn a_model_that_serves_without_some_of_its_files_says_which_and_why() {
+    let models = Models::of(&["first", "damaged"]);
+    let graph = |file: &str| models.folder("damaged").join("onnx").join(file);
+    for name in ["encoder_model", "decoder_model_merged"] {
+        let whole = graph(&format!("{name}.onnx"));
+        fs::copy(&whole, graph(&format!("{name}_uint8.onnx"))).unwrap();
+        let length = fs::metadata(&whole).unwrap().len();
+        fs::File::options().write(true).open(&whole).unwrap().set_len(length / 2).unwrap();
+    }
     let cluster = models.cluster("first");
     let db = cluster.database();
-    let (calls, done) = (AtomicUsize::new(0), AtomicBool::new(false));
-    let picture = picture();
-    /// Ends the callers, also when this test fails.
-    struct Ends<'a>(&'a AtomicBool);
-    impl Drop for Ends<'_> {
-        fn drop(&mut self) {
-            self.0.store(true, Ordering::Relaxed);
+    let mut session = db.session();
+    session.run("SELECT caption.use_model('damaged', wait => true)");
+    let told = session.notices().pop().expect("whoever chose it is told");
+    assert_eq!(told.severity(), "WARNING");
+    let problem = session.text("SELECT problem FROM caption.models() WHERE active AND state = 'serving'");
+    let line = cluster.log().lines().find(|line| line.contains("passed over")).expect("a line in the log").to_owned();
+    for file in ["encoder_model.onnx", "decoder_model_merged.onnx"] {
+        let path = graph(file).display().to_string();
+        for said in [told.message(), &problem, &line] {
+            assert!(said.contains(&path), "{said}");
         }
     }
-    std::thread::scope(|scope| {
-        let ends = Ends(&done);
-        for _ in 0..4 {
-            scope.spawn(|| {
-                let mut session = db.session();
-                // Nothing is allowed to wait for a model: on_error would hide nothing, since a failure of the engine always raises.
-                while !done.load(Ordering::Relaxed) {
-                    let caption = session.text(&format!("SELECT coalesce(caption_image({picture}), 'uncertain')"));
-                    assert!(!caption.is_empty());
-                    calls.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        let mut session = db.session();
-        for exchange in 0..10 {
-            let name = ["second", "first"][exchange % 2];
-            let before = calls.load(Ordering::Relaxed);
-            session.run(&format!("SELECT caption.use_model('{name}', wait => true)"));
-            assert!(session.holds(&format!("(SELECT model = '{name}' FROM caption.engine_status())")));
-            eventually("calls go on", || calls.load(Ordering::Relaxed) >= before + 100);
-        }
-        drop(ends);
-    });
-    assert!(calls.load(Ordering::Relaxed) >= 1000);
-    eventually("the old engines have left", || engines(&cluster) == 1);
-    assert!(!cluster.log().contains("requests in flight are sent to the next one"), "{}", cluster.log_tail("in flight"));
+    let used = r#"{"encoder_model": ["uint8"], "decoder_model_merged": ["uint8"]}"#;
+    assert!(session.holds(&format!("(SELECT graphs = '{used}' FROM caption.models() WHERE active)")));
+    session.run("SELECT caption.use_model('first', wait => true)");
+    assert!(session.notices().is_empty(), "a whole model is worth no word");
+    assert!(session.holds("(SELECT problem IS NULL FROM caption.models() WHERE active)"));
 }

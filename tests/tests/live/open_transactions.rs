@@ -63,3 +63,8 @@ fn after_unwatch() {
 fn after_recaption() {
     only_its_own_table_waits("SELECT caption.recaption('products')", "(SELECT count(*) FROM products WHERE alt <> '') = 4");
 }
+
+#[test]
+fn after_tidy() {
+    only_its_own_table_waits("SELECT caption.tidy('products')", "(SELECT count(*) FROM products WHERE alt <> '') = 4");
+}

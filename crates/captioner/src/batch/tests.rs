@@ -137,7 +137,7 @@ impl Sparse {
         if let Some(poison) = self.poison {
             logits[0] = poison;
         }
-        Logits::new(logits, VOCABULARY)
+        Logits::new(logits, VOCABULARY, "mock.onnx")
     }
 }
 
@@ -352,5 +352,6 @@ fn logits_that_are_not_numbers_end_the_batch_with_an_error() {
     let mut family = Sparse::default();
     let (mut running, _) = Running::begin(&mut family, &[sequence(1, &generation, 9)]).unwrap();
     family.poison = Some(f32::NAN);
-    assert!(running.step(&mut family).unwrap_err().to_string().contains("not numbers"));
+    let error = running.step(&mut family).unwrap_err().to_string();
+    assert!(error.starts_with("mock.onnx: ") && error.contains("not numbers"), "{error}");
 }

@@ -5,7 +5,7 @@
 //! * a pair: `decoder_model` for the prompt, `decoder_with_past_model` for the steps;
 //! * `decoder_model` alone: everything is computed again in every step.
 //!
-//! Layouts that do not load are passed over. Names, element types and shapes come from the sessions. Where a step graph computes
+//! Layouts that do not load are passed over, with a word in what is loaded instead. Names, element types and shapes come from the sessions. Where a step graph computes
 //! cross-attention keys and values again for every token, they are computed once a picture instead (`hoist.rs`). Where a step graph
 //! takes what depends on the picture once for all beams of a caption, it is kept and fed once (`trial.rs` finds out).
 
@@ -114,16 +114,24 @@ impl Decoder {
                 Ok((Layout::Alone { graph }, vec![file]))
             },
         ];
+        let mut absent = Vec::new();
         for open in layouts {
             match open() {
-                Ok((layout, files)) => return Ok((Decoder { layout, once: None, tokens, sharing: Sharing::None }, files)),
+                Ok((layout, mut files)) => {
+                    if let Some(first) = files.first_mut() {
+                        first.passed_over.splice(..0, reasons);
+                    }
+                    return Ok((Decoder { layout, once: None, tokens, sharing: Sharing::None }, files));
+                }
                 // A missing layout is only worth a word if none is there at all.
-                Err(Error::NoGraph { reason, .. }) if reason.starts_with("no ") => reasons.push(reason),
-                Err(error) => reasons.insert(0, error.to_string()),
+                Err(Error::NotInstalled { wanted, .. }) => absent.push(format!("no {wanted} in onnx/")),
+                Err(error) => reasons.push(error.to_string()),
             }
         }
+        // The pair and the decoder alone begin with the same file.
         reasons.dedup();
-        Err(Error::NoGraph { folder: folder.path.clone(), graph: "decoder".into(), reason: reasons.join("; ") })
+        absent.dedup();
+        Err(Error::NoGraph { folder: folder.path.clone(), graph: "decoder".into(), reason: [reasons, absent].concat().join("; ") })
     }
 
     /// The input that takes tokens.
@@ -332,7 +340,7 @@ fn run(graph: &mut Graph, owned: &[(String, DynValue)], tokens: (&str, &DynValue
 
 fn logits(graph: &Graph, outputs: &mut Outputs) -> Result<Logits, Error> {
     let logits = outputs.take("logits").ok_or_else(|| missing(graph, "logits"))?;
-    tensor::last_position(&logits).map_err(|e| Error::graph(graph.path(), e))
+    tensor::last_position(&logits, graph.path()).map_err(|e| Error::graph(graph.path(), e))
 }
 
 fn missing(graph: &Graph, output: &str) -> Error {

@@ -1,5 +1,6 @@
 //! The graph that turns token ids into embeddings, for families whose decoder takes those instead of ids.
 
+use super::encoder;
 use crate::folder::{Folder, Graph as File};
 use crate::runtime::Graph;
 use crate::tensor::{self, Data, HostTensor};
@@ -17,12 +18,7 @@ pub(super) struct Embedder {
 impl Embedder {
     /// Opens the folder's graph.
     pub fn open(folder: &Folder) -> Result<(Embedder, File), Error> {
-        let (graph, file) = folder.load("embed_tokens", |graph| {
-            if let Some(other) = graph.inputs().find(|name| *name != INPUT) {
-                return Err(format!("nothing feeds its input \"{other}\""));
-            }
-            if graph.output(OUTPUT).is_none() { Err(format!("it has no output \"{OUTPUT}\"")) } else { Ok(()) }
-        })?;
+        let (graph, file) = folder.load("embed_tokens", |graph| encoder::usable(graph, &[INPUT], OUTPUT))?;
         Ok((Embedder { graph }, file))
     }
 
@@ -34,7 +30,7 @@ impl Embedder {
         }
         let ids = tensor::tensor(vec![rows as i64, length as i64], ids)?;
         let mut outputs = self.graph.run(&[(INPUT, &ids)])?;
-        let embedded = outputs.take(OUTPUT).ok_or_else(|| Error::graph(self.graph.path(), format!("no output \"{OUTPUT}\"")))?;
+        let embedded = encoder::features(&self.graph, &mut outputs, OUTPUT)?;
         if tensor::shape(&embedded).len() != 3 {
             return Err(Error::graph(self.graph.path(), format!("embeddings of shape {:?}", tensor::shape(&embedded))));
         }

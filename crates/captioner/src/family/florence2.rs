@@ -6,6 +6,7 @@
 
 use super::decoder::Decoder;
 use super::embedder::Embedder;
+use super::encoder::{Encoder, PIXELS, features, usable};
 use super::{Family, Logits, Opened, Prepare};
 use crate::cache::Cache;
 use crate::captioner::State;
@@ -54,7 +55,7 @@ pub(super) fn open(folder: &Folder, settings: &Generation, text: &Arc<Text>) -> 
     let start = start.ok_or_else(|| Error::config(folder.file("config.json"), "no \"decoder_start_token_id\""))?;
     // The decoder first: loading it takes the most memory beyond what stays. Of several faults its own is named last.
     let decoder = Decoder::open(folder, "inputs_embeds", &[HIDDEN, MASK]);
-    let (vision, vision_file) = folder.load("vision_encoder", |graph| usable(graph, &["pixel_values"], "image_features"))?;
+    let (vision, vision_file) = Encoder::open(folder, "vision_encoder", &[PIXELS], &["image_features"])?;
     let (embedder, embedder_file) = Embedder::open(folder)?;
     let (encoder, encoder_file) = folder.load("encoder_model", |graph| usable(graph, &["inputs_embeds", "attention_mask"], "last_hidden_state"))?;
     let (decoder, decoder_files) = decoder?;
@@ -67,14 +68,6 @@ pub(super) fn open(folder: &Folder, settings: &Generation, text: &Arc<Text>) -> 
         hoisted: false,
         vocabulary,
     })
-}
-
-/// A graph is usable if somebody feeds each of its inputs and it gives what is wanted of it.
-fn usable(graph: &Graph, fed: &[&str], output: &str) -> Result<(), String> {
-    if let Some(other) = graph.inputs().find(|name| !fed.contains(name)) {
-        return Err(format!("nothing feeds its input \"{other}\""));
-    }
-    if graph.output(output).is_none() { Err(format!("it has no output \"{output}\"")) } else { Ok(()) }
 }
 
 /// The task sentences of a folder.
@@ -106,7 +99,7 @@ impl Prepare for Shared {
     fn picture(&self, rgb: &Rgb, _options: &PictureOptions) -> Result<Pixels, Error> {
         let tensor = self.processor.apply(rgb);
         let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();
-        Ok(Pixels::new(vec![("pixel_values", HostTensor { shape, data: Data::F32(tensor.data) })]))
+        Ok(Pixels::new(vec![(PIXELS, HostTensor { shape, data: Data::F32(tensor.data) })]))
     }
 
     /// The caller's text is a task token or a sentence of its own. Product words are passed over: the model was never taught to
@@ -142,7 +135,7 @@ impl State for Floats {
 
 /// The half that owns the sessions.
 struct Sessions {
-    vision: Graph,
+    vision: Encoder,
     embedder: Embedder,
     encoder: Graph,
     decoder: Decoder,
@@ -158,12 +151,10 @@ impl Family for Sessions {
     type Value = DynValue;
 
     fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error> {
-        let tensors = pictures.iter().map(|p| p.tensor("pixel_values").ok_or_else(|| Error::Batch("a picture of another family".into())));
+        let tensors = pictures.iter().map(|p| p.tensor(PIXELS).ok_or_else(|| Error::Batch("a picture of another family".into())));
         let tensors = tensors.collect::<Result<Vec<&HostTensor>, Error>>()?;
-        let ty = self.vision.input("pixel_values").map_or(TensorElementType::Float32, |(ty, _)| ty);
-        let mut outputs = self.vision.run(&[("pixel_values", &tensor::stack(&tensors, ty)?)])?;
-        let wrong = |reason: String| Error::graph(self.vision.path(), reason);
-        let features = outputs.take("image_features").ok_or_else(|| wrong("no output \"image_features\"".into()))?;
+        let (features, _) = self.vision.run(&tensor::stack(&tensors, self.vision.pixel_type())?, &[])?;
+        let wrong = |reason: String| self.vision.wrong(reason);
         let rows = tensor::unstack(&features)?;
         if rows.len() != pictures.len() {
             return Err(wrong(format!("{} features for {} pictures", rows.len(), pictures.len())));
@@ -183,7 +174,7 @@ impl Family for Sessions {
             let words = self.embedder.prompt(&prompt.read)?;
             if words.width != picture.width {
                 let reason = format!("features of width {}, embeddings of width {}", picture.width, words.width);
-                return Err(Error::graph(self.vision.path(), reason));
+                return Err(self.vision.wrong(reason));
             }
             joined.extend_from_slice(&picture.data);
             joined.extend_from_slice(&words.data);
@@ -201,8 +192,8 @@ impl Family for Sessions {
         if self.encoder.wants("attention_mask") {
             feeds.push(("attention_mask", &read));
         }
-        let hidden = self.encoder.run(&feeds)?.take("last_hidden_state");
-        let hidden = hidden.ok_or_else(|| Error::graph(self.encoder.path(), "no output \"last_hidden_state\""))?;
+        let mut outputs = self.encoder.run(&feeds)?;
+        let hidden = features(&self.encoder, &mut outputs, "last_hidden_state")?;
         let mut constants = Vec::with_capacity(2);
         if self.decoder.wants(HIDDEN) {
             constants.push((HIDDEN, tensor::cast(hidden, self.decoder.input_type(HIDDEN).unwrap_or(TensorElementType::Float32))?));

@@ -7,12 +7,12 @@
 use super::chat::Chat;
 use super::decoder::Decoder;
 use super::embedder::Embedder;
+use super::encoder::{Encoder, PIXELS};
 use super::{Family, Logits, Opened, Prepare};
 use crate::cache::Cache;
 use crate::captioner::State;
 use crate::folder::Folder;
 use crate::picture::{PictureOptions, Pixels, Views, view};
-use crate::runtime::Graph;
 use crate::tensor::{self, Data, Floats, HostTensor};
 use crate::text::Text;
 use crate::{Error, Features, Generation, Prompt, Words};
@@ -44,12 +44,7 @@ pub(super) fn open(folder: &Folder, _settings: &Generation, text: &Arc<Text>) ->
     let chat = Chat::open(folder, TEMPLATE)?;
     // The decoder first: loading it takes the most memory beyond what stays. Of several faults its own is named last.
     let decoder = Decoder::open(folder, "inputs_embeds", &[]);
-    let (vision, vision_file) = folder.load("vision_encoder", |graph| {
-        if let Some(other) = graph.inputs().find(|name| !["pixel_values", "pixel_attention_mask"].contains(name)) {
-            return Err(format!("nothing feeds its input \"{other}\""));
-        }
-        if graph.output("image_features").is_none() { Err("it has no output \"image_features\"".into()) } else { Ok(()) }
-    })?;
+    let (vision, vision_file) = Encoder::open(folder, "vision_encoder", &[PIXELS, ATTENTION], &["image_features"])?;
     let (embedder, embedder_file) = Embedder::open(folder)?;
     let (decoder, decoder_files) = decoder?;
     let vocabulary = decoder.vocabulary();
@@ -130,8 +125,10 @@ struct Shared {
     text: Arc<Text>,
 }
 
+/// The input that says which pixels are padding: none ever are.
+const ATTENTION: &str = "pixel_attention_mask";
 const WHOLE: &str = "pixel_values of the whole";
-const TILED: &str = "pixel_values";
+const TILED: &str = PIXELS;
 
 impl Shared {
     /// The text of a turn, split where the picture stands.
@@ -225,7 +222,7 @@ impl State for Looks {
 
 /// The half that owns the sessions.
 struct Sessions {
-    vision: Graph,
+    vision: Encoder,
     embedder: Embedder,
     decoder: Decoder,
     /// The placeholder.
@@ -235,21 +232,18 @@ struct Sessions {
 impl Sessions {
     /// Features of tiles that stand one after the other, a few tiles a call.
     fn look(&mut self, tiles: &[&[f32]], side: (i64, i64)) -> Result<Floats, Error> {
-        let ty = self.vision.input("pixel_values").map_or(TensorElementType::Float32, |(ty, _)| ty);
+        let ty = self.vision.pixel_type();
         let mut all: Option<Floats> = None;
         for tiles in tiles.chunks(TILES_PER_CALL) {
             let shape = vec![1, tiles.len() as i64, 3, side.0, side.1];
             let pixel_values = tensor::of_floats(shape, tiles.concat(), ty)?;
             let mask_shape = vec![1, tiles.len() as i64, side.0, side.1];
-            let mask = tensor::ones(self.vision.input("pixel_attention_mask").map(|(ty, _)| ty), mask_shape)?;
-            let mut feeds = vec![("pixel_values", &pixel_values)];
-            feeds.extend(mask.iter().map(|mask| ("pixel_attention_mask", mask)));
-            let features = self.vision.run(&feeds)?.take("image_features");
-            let wrong = |reason: String| Error::graph(self.vision.path(), reason);
-            let features = features.ok_or_else(|| wrong("no output \"image_features\"".into()))?;
+            let mask = tensor::ones(self.vision.graph().input(ATTENTION).map(|(ty, _)| ty), mask_shape)?;
+            let more: Vec<(&str, &DynValue)> = mask.iter().map(|mask| (ATTENTION, mask)).collect();
+            let (features, _) = self.vision.run(&pixel_values, &more)?;
             let rows = tensor::rows_of_floats(&features)?;
             if rows.len() == 0 || rows.len() % tiles.len() != 0 {
-                return Err(wrong(format!("{} features for {} tiles", rows.len(), tiles.len())));
+                return Err(self.vision.wrong(format!("{} features for {} tiles", rows.len(), tiles.len())));
             }
             match &mut all {
                 None => all = Some(rows),
@@ -269,7 +263,7 @@ impl Sessions {
         let mut words = self.embedder.prompt(&prompt.ids)?;
         if words.width != view.width || words.len() != prompt.ids.len() {
             let reason = format!("features of width {}, embeddings of width {}", view.width, words.width);
-            return Err(Error::graph(self.vision.path(), reason));
+            return Err(self.vision.wrong(reason));
         }
         let places = words.data.chunks_exact_mut(view.width).zip(&prompt.ids).filter(|(_, id)| **id == self.image);
         for ((place, _), feature) in places.zip(view.data.chunks_exact(view.width)) {

@@ -11,6 +11,7 @@
 mod chat;
 mod decoder;
 mod embedder;
+mod encoder;
 mod florence2;
 mod hoist;
 mod idefics3;
@@ -25,6 +26,7 @@ use crate::{Error, Features, Generation, Prompt, Words};
 use ort::value::DynValue;
 use pg_caption_pixels::Rgb;
 use pg_caption_register::Style;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// The half without sessions.
@@ -47,12 +49,19 @@ pub(crate) trait Prepare: Send + Sync {
 pub(crate) struct Logits {
     data: Vec<f32>,
     vocabulary: usize,
+    /// The file of the graph they came from.
+    graph: PathBuf,
 }
 
 impl Logits {
     /// `data` is rows times `vocabulary`, row by row.
-    pub fn new(data: Vec<f32>, vocabulary: usize) -> Logits {
-        Logits { data, vocabulary }
+    pub fn new(data: Vec<f32>, vocabulary: usize, graph: impl Into<PathBuf>) -> Logits {
+        Logits { data, vocabulary, graph: graph.into() }
+    }
+
+    /// They mean nothing: an error that names their graph.
+    pub fn not_numbers(&self) -> Error {
+        Error::graph(&self.graph, "the logits are not numbers (an overflow in a reduced-precision graph?)")
     }
 
     /// The scores of one row; empty if there is no such row.

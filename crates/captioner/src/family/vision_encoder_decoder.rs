@@ -6,11 +6,11 @@
 //! * a second encoder output `confidence`, float32 `[batch]`, 0..=1.
 
 use super::decoder::Decoder;
+use super::encoder::{Encoder, PIXELS};
 use super::{Family, Logits, Opened, Prepare};
 use crate::cache::Cache;
 use crate::folder::Folder;
 use crate::picture::{PictureOptions, Pixels};
-use crate::runtime::Graph;
 use crate::tensor::{self, Data, HostTensor};
 use crate::text::Text;
 use crate::{Error, Features, Generation, Prompt, Words};
@@ -45,21 +45,14 @@ pub(super) fn open(folder: &Folder, settings: &Generation, _text: &Arc<Text>) ->
     let prepare = Shared { processor, starts: starts(folder, settings)? };
     // The decoder first: loading it takes the most memory beyond what stays. Of several faults its own is named last.
     let decoder = Decoder::open(folder, "input_ids", &[HIDDEN, MASK]);
-    let (encoder, encoder_file) = folder.load("encoder_model", |graph| match graph.inputs().find(|name| *name != "pixel_values") {
-        Some(other) => Err(format!("nothing feeds its input \"{other}\"")),
-        None => Ok(()),
-    })?;
+    let (encoder, encoder_file) = Encoder::open(folder, "encoder_model", &[PIXELS], &["last_hidden_state", HIDDEN])?;
     let (decoder, decoder_files) = decoder?;
-    let hidden = if encoder.output("last_hidden_state").is_some() { "last_hidden_state" } else { HIDDEN };
-    if encoder.output(hidden).is_none() {
-        return Err(Error::graph(encoder.path(), "it has no output \"last_hidden_state\""));
-    }
     let (vocabulary, hoisted) = (decoder.vocabulary(), decoder.is_hoisted());
-    let has_confidence = encoder.output(CONFIDENCE).is_some();
+    let has_confidence = encoder.graph().output(CONFIDENCE).is_some();
     Ok(Opened {
         name: NAME,
         prepare: Box::new(prepare),
-        sessions: Box::new(Sessions { encoder, decoder, hidden, has_confidence }),
+        sessions: Box::new(Sessions { encoder, decoder, has_confidence }),
         graphs: std::iter::once(encoder_file).chain(decoder_files).collect(),
         hoisted,
         vocabulary,
@@ -104,7 +97,7 @@ impl Prepare for Shared {
         let tensor = self.processor.apply(rgb);
         // The encoder's batch axis comes from stacking pictures.
         let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();
-        Ok(Pixels::new(vec![("pixel_values", HostTensor { shape, data: Data::F32(tensor.data) })]))
+        Ok(Pixels::new(vec![(PIXELS, HostTensor { shape, data: Data::F32(tensor.data) })]))
     }
 
     fn prompt(&self, style: &Style, words: Words, _features: &Features) -> Result<Prompt, Error> {
@@ -123,10 +116,8 @@ impl Prepare for Shared {
 
 /// The half that owns the sessions.
 struct Sessions {
-    encoder: Graph,
+    encoder: Encoder,
     decoder: Decoder,
-    /// Name of the encoder's output.
-    hidden: &'static str,
     has_confidence: bool,
 }
 
@@ -134,13 +125,11 @@ impl Family for Sessions {
     type Value = DynValue;
 
     fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error> {
-        let tensors = pictures.iter().map(|p| p.tensor("pixel_values").ok_or_else(|| Error::Batch("a picture of another family".into())));
+        let tensors = pictures.iter().map(|p| p.tensor(PIXELS).ok_or_else(|| Error::Batch("a picture of another family".into())));
         let tensors = tensors.collect::<Result<Vec<&HostTensor>, Error>>()?;
-        let (ty, _) = self.encoder.input("pixel_values").ok_or_else(|| Error::graph(self.encoder.path(), "no input \"pixel_values\""))?;
-        let pixel_values = tensor::stack(&tensors, ty)?;
-        let mut outputs = self.encoder.run(&[("pixel_values", &pixel_values)])?;
-        let wrong = |reason: String| Error::graph(self.encoder.path(), reason);
-        let hidden = outputs.take(self.hidden).ok_or_else(|| wrong(format!("no output \"{}\"", self.hidden)))?;
+        let pixel_values = tensor::stack(&tensors, self.encoder.pixel_type())?;
+        let (hidden, mut outputs) = self.encoder.run(&pixel_values, &[])?;
+        let wrong = |reason: String| self.encoder.wrong(reason);
         let rows = tensor::unstack(&hidden)?;
         if rows.len() != pictures.len() {
             return Err(wrong(format!("{} features for {} pictures", rows.len(), pictures.len())));

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod graphs;
+
 use pg_caption_captioner::{Captioner, Features, Finished, Generation, LoadOptions, PictureOptions, Pixels, Preparer, Sequence, Views, Words};
 use pg_caption_pixels::DecodeOptions;
 use serde_json::Value;
@@ -51,9 +53,10 @@ pub fn pixels_in(preparer: &Preparer, image: &str, views: Views) -> Pixels {
     preparer.picture(&decoded.rgb, &PictureOptions { views }).unwrap()
 }
 
-/// `expected.json` of a parity model.
-pub fn expected(model: &str) -> Value {
-    serde_json::from_slice(&std::fs::read(parity().join(model).join("expected.json")).unwrap()).unwrap()
+/// What the reference says of a parity model: `expected.json`, or `expected_one_tile.json` where pictures are not split.
+pub fn expected(model: &str, views: Views) -> Value {
+    let file = if views == Views::TILED { "expected.json" } else { "expected_one_tile.json" };
+    serde_json::from_slice(&std::fs::read(parity().join(model).join(file)).unwrap()).unwrap()
 }
 
 /// Generates captions together until all are done; what each one became, by key.

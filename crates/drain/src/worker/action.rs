@@ -45,6 +45,8 @@ pub enum Action {
     Receive,
     /// In a transaction: [`super::Worker::settle`].
     Settle,
+    /// In a transaction: [`super::Worker::tidy`].
+    Tidy,
     /// Tell everybody what is going on.
     Show,
     /// Wait for the engine, the latch, or the time to pass.

@@ -5,6 +5,7 @@
 mod action;
 mod settling;
 mod standing;
+mod tidying;
 
 pub use action::{Action, Heard, Seen};
 
@@ -17,6 +18,7 @@ use pg_caption_wire::{Failure, Outcome, Request};
 use settling::{Held, Jitter, Landed};
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
+use tidying::Tidying;
 
 /// How often a busy worker asks whether the database is being dropped.
 const LOOK: Duration = Duration::from_secs(1);
@@ -63,6 +65,7 @@ pub struct Worker {
     held: Vec<Held>,
     /// Rows that were queued again while they were in hand.
     recheck: Vec<(Row, PageId)>,
+    tidying: Tidying,
     rates: Rates,
     jitter: Jitter,
     phase: Phase,
@@ -94,6 +97,7 @@ impl Worker {
             landed: VecDeque::new(),
             held: Vec::new(),
             recheck: Vec::new(),
+            tidying: Tidying::default(),
             rates: Rates::default(),
             jitter: Jitter::new(seed),
             phase: Phase::Begin,
@@ -206,6 +210,9 @@ impl Worker {
                     return Some(Action::Yield);
                 }
                 self.phase = Phase::Begin;
+                if self.tidying.next(self.generation, false, now) <= now {
+                    return Some(Action::Tidy);
+                }
                 (!self.progress && !self.more).then(|| Action::Wait(self.patience(now)))
             }
             Phase::Idle { due_ms, due_in } => self.rest_idle(seen, due_ms, due_in),
@@ -220,13 +227,18 @@ impl Worker {
 
     fn rest_idle(&mut self, seen: &Seen, due_ms: Option<i64>, due_in: Option<Duration>) -> Option<Action> {
         self.phase = Phase::Begin;
+        let tidy = self.tidying.next(self.generation, true, seen.now);
+        // Others that wait for this slot may have it in the middle of a pass.
+        if tidy <= seen.now && !(seen.crowded && seen.now.saturating_duration_since(self.began) >= TURN) {
+            return Some(Action::Tidy);
+        }
         if let Some(due_in) = due_in.filter(|due_in| *due_in <= LINGER) {
             self.sources.look_at_deferred();
             return Some(Action::Idle(due_in));
         }
         let lingered = seen.now.saturating_duration_since(*self.idle_since.get_or_insert(seen.now));
         if lingered < LINGER && !seen.crowded {
-            return Some(Action::Idle(LINGER - lingered));
+            return Some(Action::Idle((LINGER - lingered).min(tidy.saturating_duration_since(seen.now))));
         }
         self.phase = Phase::Depart { due_ms: due_ms.unwrap_or(0) };
         Some(Action::LookForPrepared)

@@ -1,7 +1,7 @@
 //! A database of the model: watched tables with counted writes, and the tables of the extension. What is committed, nothing else: what a transaction of somebody else has not
 //! committed yet is in [`Open`].
 
-use pg_caption_drain::{Current, Fill, KeyColumn, QueueRow, Watched};
+use pg_caption_drain::{Current, Fill, KeyColumn, QueueRow, Stand, Watched};
 use pg_caption_register::builtin;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,7 +35,7 @@ pub struct Record {
     pub locked: Option<u64>,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Tally {
     pub walk: i32,
     pub walk_after: Option<String>,
@@ -43,6 +43,12 @@ pub struct Tally {
     pub filled: i64,
     pub recaption_before: Option<u64>,
     pub locked: Option<u64>,
+    /// When the last pass over what is kept of rows ended; `None`: one is asked for.
+    pub tidied: Option<Duration>,
+    /// How far a pass has come that was begun.
+    pub stand: Option<Stand>,
+    /// The file of the table that the last pass is of.
+    pub tidied_file: usize,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -57,6 +63,8 @@ pub struct Table {
     pub watch: Option<Watch>,
     pub tally: Option<Tally>,
     pub renamed: usize,
+    /// Another one after each TRUNCATE.
+    pub file: usize,
     /// Held as a whole.
     pub locked: Option<u64>,
     /// Redefined since the worker of this database read it.
@@ -93,6 +101,9 @@ pub enum Change {
     Retry(u32),
     Recaption(u32),
     Rename(u32),
+    Truncate(u32),
+    /// `caption.tidy`.
+    Tidy(u32),
     /// Told of to everybody who has the table open, as if it had been redefined.
     Analyze(u32),
 }
@@ -122,6 +133,8 @@ pub struct Database {
     pub open: Vec<Open>,
     /// Rows that the worker's transaction has written or locked, and tables that it has.
     pub held_by_worker: BTreeSet<At>,
+    /// What a pass saw last of each key: nothing, or whether its row still wants a text.
+    pub looked: BTreeMap<At, Option<bool>>,
 }
 
 pub const FILLS: [(&str, &str); 2] = [("alt", "concise"), ("seo", "seo")];
@@ -244,6 +257,20 @@ impl Database {
                 }
                 Vec::new()
             }
+            Change::Truncate(oid) => {
+                if let Some(table) = self.tables.get_mut(oid) {
+                    table.rows.clear();
+                    table.file += 1;
+                    table.changed = true;
+                }
+                Vec::new()
+            }
+            Change::Tidy(oid) => {
+                if let Some(tally) = self.tables.get_mut(oid).and_then(|table| table.tally.as_mut()) {
+                    (tally.tidied, tally.stand) = (None, None);
+                }
+                Vec::new()
+            }
             Change::Rename(oid) => {
                 if let Some(table) = self.tables.get_mut(oid) {
                     table.renamed += 1;
@@ -266,7 +293,7 @@ impl Database {
             }
             None => {
                 let walk = crate::first_walk(clock);
-                table.tally = Some(Tally { walk, walk_after: None, walk_done: false, filled: 0, recaption_before: None, locked: None });
+                table.tally = Some(Tally { walk, ..Tally::default() });
             }
         }
     }
@@ -333,6 +360,16 @@ impl Database {
 }
 
 impl Record {
+    /// Whether one of its first cells wants a text for the URL that it has, whatever the ledger says.
+    pub fn wants(&self, styles: usize) -> bool {
+        let is_missing = |cell: &Cell, url: &String| match &cell.by {
+            By::Nobody => true,
+            By::Person => false,
+            By::Machine(of) => of != url,
+        };
+        self.url.as_ref().is_some_and(|url| self.cells[..styles].iter().any(|cell| is_missing(cell, url)))
+    }
+
     pub fn current(&self, fills: usize) -> Current {
         Current { url: self.url.clone(), texts: self.cells[..fills].iter().map(|cell| cell.text.clone()).collect() }
     }

@@ -48,6 +48,8 @@ pub struct Engine {
     pub up: bool,
     pub back: Option<Duration>,
     pub cannot_until: Option<Duration>,
+    /// It says nothing more.
+    pub mute: bool,
     pub connections: BTreeMap<u64, Connection>,
     pub next: u64,
     /// Hosts that ask for patience.

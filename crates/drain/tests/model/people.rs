@@ -78,7 +78,7 @@ fn row_of(change: &Change) -> Option<(u32, String)> {
 /// Somebody calls one of our functions, or redefines a table.
 pub fn call(world: &mut World, at: usize) {
     let Some(oid) = world.random.pick(&TABLES) else { return };
-    let kind = world.random.below(9);
+    let kind = world.random.below(11);
     let styles = 1 + world.random.below(2);
     let table = world.databases[at].tables.entry(oid).or_default();
     // Whoever holds the table or its watch is waited for, elsewhere.
@@ -96,6 +96,8 @@ pub fn call(world: &mut World, at: usize) {
         4 | 5 => Change::Pause(oid, false),
         6 => Change::Retry(oid),
         7 => Change::Recaption(oid),
+        8 => Change::Tidy(oid),
+        9 => Change::Truncate(oid),
         _ => Change::Rename(oid),
     };
     world.commit(at, &[change]);

@@ -1,13 +1,16 @@
 //! The database as a worker's transaction sees it. Other people go on between its statements.
 
-use crate::database::{At, By, Deferred, FILLS, Ledger};
+use crate::database::{At, By, Cell, Deferred, FILLS, Ledger};
 use crate::engine::{MAX_ATTEMPTS, may_fail};
 use crate::world::World;
 use pg_caption_drain::aftermath::{self, Verdict};
-use pg_caption_drain::{Busy, Chunk, Current, Job, Past, QueueRow, Row, Settled, Store, Struck, Unread, Watched, entry, hash};
+use pg_caption_drain::{Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, Row, Settled, Stand, Store, Struck, Unread, Watched, entry, hash};
 use pg_caption_wire::{Known, Outcome};
 use std::collections::HashMap;
 use std::time::Duration;
+
+/// How long after a pass the next one is due.
+const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A transaction of the worker of one database.
 pub struct Tx<'a> {
@@ -66,14 +69,14 @@ impl Tx<'_> {
     }
 
     /// Writes texts into a row, and the ledger.
-    fn write_row(&mut self, table: &Watched, job: &Job, texts: &[(usize, &str)], etag: Option<&str>) -> Settled {
+    fn write_row(&mut self, table: &Watched, job: &Job, texts: &[(usize, &str)], outdated: &[usize], etag: Option<&str>) -> Settled {
         let row = at(&job.row);
         let Some(record) = self.db().record(&row) else { return Settled::Done { filled: false } };
         if record.locked.is_some() {
             return Settled::Locked;
         }
         let current = record.current(table.fills.len());
-        let Some(write) = aftermath::write(table, job, &current, texts) else { return Settled::Done { filled: false } };
+        let Some(write) = aftermath::write(table, job, &current, texts, outdated) else { return Settled::Done { filled: false } };
         let clock = self.world.tick();
         let mut outputs = job.ours.clone();
         let record = self.world.databases[self.at].record_mut(&row).expect("it was just there");
@@ -88,6 +91,24 @@ impl Tx<'_> {
             outputs.insert(FILLS[*cell].0.to_string(), entry(text, &job.url));
         }
         outputs.extend(write.there);
+        for cell in &write.emptied {
+            let cell_was = &mut record.cells[*cell];
+            let is_old = matches!(&cell_was.by, By::Machine(of) if record.url.as_ref() != Some(of));
+            assert!(is_old, "{row:?} loses a text that is not of an older URL: {cell_was:?}");
+            *cell_was = Cell { text: None, by: By::Nobody };
+            outputs.remove(FILLS[*cell].0);
+        }
+        if !write.emptied.is_empty() {
+            // Our own triggers see a text that became empty, whoever emptied it.
+            self.db().enqueue(vec![row.clone()]);
+            self.world.announce(self.at, false);
+        }
+        if texts.is_empty() {
+            if let Some(ledger) = self.db().written.get_mut(&row) {
+                ledger.outputs = outputs;
+            }
+            return Settled::Done { filled: false };
+        }
         let ledger = Ledger { url: hash(&job.url), outputs, at: clock, etag: etag.filter(|_| write.alone).map(str::to_string) };
         self.db().written.insert(row.clone(), ledger);
         self.db().held_by_worker.insert(row);
@@ -167,10 +188,10 @@ impl Store for Tx<'_> {
         self.others();
         let (texts, verdict) = aftermath::verdict(job, outcome, MAX_ATTEMPTS, jitter);
         let mut settled = Settled::Done { filled: false };
-        if let Outcome::Done { image, .. } = outcome
-            && !texts.is_empty()
-        {
-            settled = self.write_row(table, job, &texts, image.etag.as_deref());
+        let outdated = aftermath::outdated(table, job, &texts, verdict);
+        let etag = if let Outcome::Done { image, .. } = outcome { image.etag.as_deref() } else { None };
+        if !texts.is_empty() || !outdated.is_empty() {
+            settled = self.write_row(table, job, &texts, &outdated, etag);
             if settled == Settled::Locked {
                 return settled;
             }
@@ -205,6 +226,98 @@ impl Store for Tx<'_> {
     fn tally(&mut self, relation: u32, filled: i64, _per_minute: f32) {
         if let Some(tally) = self.db().tables.get_mut(&relation).and_then(|table| table.tally.as_mut()) {
             tally.filled += filled;
+        }
+    }
+
+    fn untidy(&mut self, tables: &[u32]) -> Vec<u32> {
+        self.others();
+        let now = self.world.now;
+        let is_due = |oid: &u32| {
+            let table = &self.world.databases[self.at].tables[oid];
+            let tally = table.tally.as_ref().filter(|_| table.watch.is_some());
+            tally.is_some_and(|tally| {
+                let is_old = tally.tidied.is_none_or(|at| at + DAY <= now);
+                is_old || tally.stand.is_some() || tally.tidied_file != table.file
+            })
+        };
+        tables.iter().copied().filter(is_due).collect()
+    }
+
+    fn stand(&mut self, table: &Watched) -> Result<Stand, Busy> {
+        self.others();
+        if !self.is_free(table) {
+            return Err(Busy);
+        }
+        self.world.batches += 1;
+        let file = self.db().tables[&table.oid].file;
+        let tally = self.db().tables.get_mut(&table.oid).and_then(|table| table.tally.as_mut()).expect("it was just there");
+        Ok(tally.stand.clone().filter(|_| tally.tidied_file == file).unwrap_or_else(Stand::start))
+    }
+
+    fn kept(&mut self, table: &Watched, kept: Kept, after: Option<&str>, limit: usize) -> Vec<String> {
+        self.others();
+        let of: Vec<&At> = match kept {
+            Kept::Failed => self.db().failed.keys().collect(),
+            Kept::Written => self.db().written.keys().collect(),
+        };
+        let beyond = |at: &&&At| at.0 == table.oid && after.is_none_or(|after| at.1.as_str() > after);
+        of.iter().filter(beyond).take(limit).map(|at| at.1.clone()).collect()
+    }
+
+    fn look(&mut self, table: &Watched, keys: &[String]) -> Result<Looked, Unread> {
+        self.others();
+        if self.world.unreadable || (self.world.interludes && self.world.random.percent(4)) {
+            return Err(Unread::Busy);
+        }
+        let mut looked = Looked::default();
+        self.db().looked.clear();
+        for key in keys {
+            let at = (table.oid, key.clone());
+            // The owner's own code refuses to be read.
+            if self.world.interludes && self.world.random.percent(4) {
+                looked.unread.push(key.clone());
+                self.db().looked.insert(at, Some(true));
+                continue;
+            }
+            let seen = self.db().record(&at).map(|record| (record.wants(table.fills.len()), record.current(table.fills.len())));
+            self.db().looked.insert(at, seen.as_ref().map(|(wants, _)| *wants));
+            looked.rows.extend(seen.map(|(_, current)| (key.clone(), current)));
+        }
+        Ok(looked)
+    }
+
+    fn forget(&mut self, table: &Watched, kept: Kept, keys: &[String]) {
+        for key in keys {
+            let at = (table.oid, key.clone());
+            let seen = self.db().looked.get(&at).copied();
+            match kept {
+                Kept::Written => {
+                    assert_eq!(seen, Some(None), "the ledger's entry of {at:?} is forgotten, whose row was there or was not looked at");
+                    self.db().written.remove(&at);
+                }
+                Kept::Failed => {
+                    assert!(
+                        matches!(seen, Some(None | Some(false))),
+                        "the failure of {at:?} is forgotten, whose row wants a text or was not looked at"
+                    );
+                    self.db().failed.remove(&at);
+                }
+            }
+        }
+    }
+
+    fn stands(&mut self, table: &Watched, stand: Option<&Stand>) {
+        let now = self.world.now;
+        if let Some(table) = self.db().tables.get_mut(&table.oid)
+            && let Some(tally) = &mut table.tally
+        {
+            // As it comes back out of the database.
+            tally.stand = stand.map(|stand| Stand::from_json(&stand.to_json()));
+            assert_eq!(tally.stand.as_ref(), stand);
+            tally.tidied_file = table.file;
+            if stand.is_none() {
+                tally.tidied = Some(now);
+            }
         }
     }
 }

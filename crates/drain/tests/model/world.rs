@@ -53,6 +53,8 @@ pub struct World {
     pub interludes: bool,
     /// How often a queue was read from its start.
     pub full_reads: usize,
+    /// Batches of passes that were made.
+    pub batches: usize,
     /// Rows cannot be read for now: memory is short.
     pub unreadable: bool,
     /// Everything that happens is printed.
@@ -81,6 +83,7 @@ impl World {
             transactions: 0,
             interludes: true,
             full_reads: 0,
+            batches: 0,
             unreadable: false,
             traced: std::env::var("PG_CAPTION_TRACE").is_ok(),
         }
@@ -314,7 +317,7 @@ impl World {
 pub fn announces(change: &Change) -> bool {
     use Change::*;
     match change {
-        Watch(..) | Unwatch(_) | WatchAnew(..) | Pause(..) | Retry(_) | Recaption(_) => true,
-        Insert(..) | Url(..) | Text(..) | Delete(..) | Rename(_) | Analyze(_) => false,
+        Watch(..) | Unwatch(_) | WatchAnew(..) | Pause(..) | Retry(_) | Recaption(_) | Tidy(_) => true,
+        Insert(..) | Url(..) | Text(..) | Delete(..) | Rename(_) | Truncate(_) | Analyze(_) => false,
     }
 }

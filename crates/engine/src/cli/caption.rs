@@ -6,7 +6,7 @@ use crate::job::{Answer, Captioned, Extras, Job, Order, Source, Want};
 use crate::readiness::State;
 use indicatif::{ProgressBar, ProgressStyle};
 use pg_caption_register::{Style, builtin, builtin_names};
-use pg_caption_wire::{EngineConfig, Failure, ImageFacts, ModelRef, Role, Timings};
+use pg_caption_wire::{EngineConfig, Failure, ImageFacts, ModelRef, Role, Tiles, Timings};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -44,7 +44,8 @@ pub fn run(options: &Caption) -> Result<bool, String> {
             None => locate::library()?,
         },
         dtype: options.dtype.clone(),
-        tiles: options.tiles,
+        // The reference does as the folder says.
+        tiles: options.tiles.unwrap_or(if options.exact { Tiles::All } else { Tiles::Auto }),
         threads: options.threads,
         max_batch: options.batch,
         allowed_networks: options.allow_networks.clone(),
@@ -53,8 +54,12 @@ pub fn run(options: &Caption) -> Result<bool, String> {
     };
     let styles = options.styles.iter().map(|name| style(name, &config.model)).collect::<Result<Vec<_>, _>>()?;
     let engine = Engine::start(config, Vec::new()).map_err(|e| e.to_string())?;
-    if let State::Failed(failure) = engine.readiness().wait() {
-        return Err(format!("{}: {}", failure.message, failure.detail.unwrap_or_default()));
+    match engine.readiness().wait() {
+        State::Failed(failure) => return Err(format!("{}: {}", failure.message, failure.detail.unwrap_or_default())),
+        State::Ready(preparer) => {
+            preparer.status().passed_over.iter().for_each(|file| crate::log::line(format_args!("warning: passed over: {file}")))
+        }
+        State::Loading => return Err("the model neither loaded nor failed".into()),
     }
     let wants: Vec<Want> = styles.into_iter().map(|style| Want { style, max_tokens: options.max_tokens, context: options.context.clone() }).collect();
     let bar = bar(options.pictures.len());

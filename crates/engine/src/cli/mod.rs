@@ -50,9 +50,9 @@ pub struct Caption {
     /// Which files of the model: auto, fp32, fp16, quantized, int8, uint8, q4, q4f16
     #[arg(long, value_name = "SUFFIX", default_value = "auto")]
     dtype: String,
-    /// When a model that cuts pictures into tiles does so: auto (for detailed captions), one (never), all
-    #[arg(long, value_name = "WHEN", default_value = "auto", value_parser = tiles)]
-    tiles: Tiles,
+    /// When a model that cuts pictures into tiles does so: auto (for detailed captions), one (never), all [default: auto; all with --exact, as its folder says]
+    #[arg(long, value_name = "WHEN", value_parser = tiles)]
+    tiles: Option<Tiles>,
     /// ONNX Runtime library [default: $PG_CAPTION_ONNXRUNTIME, or the one installed with the program]
     #[arg(long, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,

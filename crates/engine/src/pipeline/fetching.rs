@@ -28,9 +28,8 @@ impl Pipeline {
             let (next, ahead) = self.next_fetch(fetcher);
             match next {
                 FetchNext::Cooling(work, host, until) => {
-                    let wait = until.saturating_duration_since(Instant::now()).as_millis() as u64;
                     drop(ahead);
-                    work.end(Answer::Failed(failures::host_cooling(&host, wait)));
+                    work.end(Answer::Failed(fetcher.resting(&host, until).failure()));
                 }
                 FetchNext::Fetch(mut work, permit) => {
                     let fetched = catch_unwind(AssertUnwindSafe(|| self.fetch(fetcher, &mut work, permit)));

@@ -71,6 +71,13 @@ pub fn run() -> io::Result<()> {
         State::Ready(preparer) => {
             let model = preparer.status().clone();
             crate::log::line(format_args!("model {} ({}) is ready", model.name, model.family));
+            if !model.passed_over.is_empty() {
+                crate::log::line(format_args!(
+                    "warning: files of model {} are of no use and were passed over: {}",
+                    model.name,
+                    model.passed_over.join("; ")
+                ));
+            }
             launcher.report(&EngineReport::Ready { model });
         }
         State::Failed(failure) => {

@@ -131,8 +131,9 @@ impl Markers {
             match *marker {
                 // The revision after "JFIF\0": any but 1.x is warned about.
                 APP0 if segment.len() > 10 => segment[9..11].copy_from_slice(&[1, 1]),
-                // The colour transform of Adobe's segment: libjpeg takes an unknown one for YCbCr or YCCK.
-                APP14 if segment.len() > 15 && segment[15] > 2 => segment[15] = if self.components.len() == 4 { 2 } else { 1 },
+                // The colour transform of Adobe's segment: 0 is none. Libjpeg, and the reference with it, warns of any other but this
+                // one, and takes it for this one.
+                APP14 if segment.len() > 15 && segment[15] != 0 => segment[15] = if self.components.len() == 4 { 2 } else { 1 },
                 _ => {}
             }
         }

@@ -130,7 +130,7 @@ fn found(folder: &Path, preparer: &Preparer, loaded: Duration, captions: &Said) 
     json!({
         "name": status.name, "path": folder, "family": status.family, "digest": status.digest, "bytes": status.bytes, "graphs": graphs,
         "width": width, "height": height, "batch_invariant": status.batch_invariant, "min_confidence": status.min_confidence,
-        "suggested_batch": preparer.suggested_batch(), "load_seconds": loaded.as_secs_f64(), "memory": crate::meters::resident_bytes(), "captions": said,
+        "passed_over": status.passed_over, "suggested_batch": preparer.suggested_batch(), "load_seconds": loaded.as_secs_f64(), "memory": crate::meters::resident_bytes(), "captions": said,
     })
 }
 
@@ -154,6 +154,9 @@ fn show(found: &Value) {
             graph["dtype"].as_str().unwrap_or_default(),
             size(number(&graph["bytes"]))
         );
+    }
+    for file in found["passed_over"].as_array().into_iter().flatten() {
+        println!("  passed over, of no use: {}", file.as_str().unwrap_or_default());
     }
     println!(
         "  looks at {} x {} pixels, {} pictures at once; loaded in {:.1} s, {} of memory",

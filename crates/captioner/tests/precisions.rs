@@ -1,0 +1,173 @@
+//! Graphs with float16 inputs and outputs, and graphs whose weights lie in files of their own, from the folder to the caption.
+
+mod support;
+
+use pg_caption_captioner::{Features, LoadOptions, load};
+use pg_caption_onnx::proto::tensor_proto::DataType;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::sync::Arc;
+use support::*;
+
+const MODELS: [&str; 3] = ["vit-gpt2", "florence2", "smolvlm"];
+
+/// Pictures of different ratios, so that tiles differ as well.
+const IMAGES: [&str; 4] = ["01_gradient.png", "02_shapes.png", "08_gray.png", "13_large.png"];
+
+/// Ceilings of the captions of a picture.
+const LENGTHS: [u32; 2] = [8, 24];
+
+/// Ids of some pictures with these settings, each picture's captions in one batch.
+fn said(folder: &Path, overrides: &Value) -> Vec<Vec<i64>> {
+    let (mut captioner, preparer) = open(folder);
+    let generation = preparer.generation(Some(overrides)).unwrap();
+    let mut all = Vec::new();
+    for image in IMAGES {
+        let features: Arc<Features> = Arc::new(captioner.encode(&[pixels(&preparer, image)]).unwrap().remove(0));
+        let sequences = LENGTHS.map(|max| sequence(&preparer, u64::from(max), &features, &generation, max)).into();
+        all.extend(generate(&mut captioner, sequences).into_values().map(|finished| finished.ids));
+    }
+    all
+}
+
+/// The same, each caption alone.
+fn said_alone(folder: &Path, overrides: &Value) -> Vec<Vec<i64>> {
+    let (mut captioner, preparer) = open(folder);
+    let generation = preparer.generation(Some(overrides)).unwrap();
+    let mut all = Vec::new();
+    for (image, max) in IMAGES.iter().flat_map(|image| LENGTHS.map(|max| (*image, max))) {
+        let features: Arc<Features> = Arc::new(captioner.encode(&[pixels(&preparer, image)]).unwrap().remove(0));
+        let sequences = vec![sequence(&preparer, 0, &features, &generation, max)];
+        all.extend(generate(&mut captioner, sequences).into_values().map(|finished| finished.ids));
+    }
+    all
+}
+
+fn greedy() -> Value {
+    json!({ "num_beams": 1 })
+}
+
+fn graph_files(folder: &Copy) -> Vec<String> {
+    let entries = std::fs::read_dir(folder.graph("")).unwrap();
+    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn graphs_that_speak_float16_say_what_those_in_full_precision_say() {
+    if !runtime() {
+        return;
+    }
+    for model in MODELS {
+        let folder = Copy::of(model, "half");
+        for file in graph_files(&folder) {
+            graphs::change(&folder.graph(&file), |graph| assert!(graphs::halve(graph) > 0, "{file}"));
+            std::fs::rename(folder.graph(&file), folder.graph(&file.replace(".onnx", "_fp16.onnx"))).unwrap();
+        }
+        let status = open(&folder.0).1.status().clone();
+        assert!(status.graphs.iter().all(|graph| graph.dtype == "fp16") && status.passed_over.is_empty(), "{status:?}");
+        let full = said(&parity().join(model), &greedy());
+        assert!(full.iter().any(|ids| ids.len() > 8) && full.iter().any(|ids| *ids != full[0]), "{full:?}");
+        assert_eq!(said(&folder.0, &greedy()), full, "{model}");
+        // Beams weigh sums against each other, and what is rounded may tip the scales; but never because of a neighbour.
+        let beams = json!({ "num_beams": 3 });
+        assert_eq!(said(&folder.0, &beams), said_alone(&folder.0, &beams), "{model}");
+        // One graph of half precision among others of full is what `auto` makes of a folder that has no other.
+        for halved in &status.graphs {
+            let mixed = Copy::of(model, "mixed");
+            let whole = halved.file.replace("_fp16", "");
+            std::fs::remove_file(mixed.graph(&whole)).unwrap();
+            std::fs::copy(folder.graph(&halved.file), mixed.graph(&halved.file)).unwrap();
+            if whole == "decoder_model_merged.onnx" {
+                // Else the other layouts would do.
+                graph_files(&mixed)
+                    .iter()
+                    .filter(|f| f.starts_with("decoder") && !f.contains("fp16"))
+                    .for_each(|f| std::fs::remove_file(mixed.graph(f)).unwrap());
+            }
+            assert_eq!(said(&mixed.0, &greedy()), full, "{model} with {}", halved.file);
+        }
+    }
+}
+
+#[test]
+fn a_graph_that_speaks_a_type_nobody_here_does_is_refused_with_its_name_or_passed_over_with_a_word() {
+    if !runtime() {
+        return;
+    }
+    for (model, file) in [("vit-gpt2", "encoder_model.onnx"), ("florence2", "encoder_model.onnx"), ("smolvlm", "decoder_model_merged.onnx")] {
+        let folder = Copy::of(model, "strange");
+        graphs::change(&folder.graph(file), |graph| assert!(graphs::retype(graph, DataType::Bfloat16) > 0));
+        let error = load(&folder.0, &LoadOptions::default()).err().expect("it does not load").to_string();
+        assert!(error.contains(&*folder.graph(file).to_string_lossy()) && error.contains("bf16"), "{model}: {error}");
+        std::fs::copy(parity().join(model).join("onnx").join(file), folder.graph(&file.replace(".onnx", "_fp16.onnx"))).unwrap();
+        let passed_over = open(&folder.0).1.status().passed_over.clone();
+        assert!(passed_over.len() == 1 && passed_over[0].contains("bf16"), "{passed_over:?}");
+    }
+}
+
+/// A copy whose graphs have their weights in files beside them.
+fn moved_out(model: &str, test: &str) -> Copy {
+    let folder = Copy::of(model, test);
+    for file in graph_files(&folder) {
+        let beside = format!("{file}_data");
+        let mut weights = Vec::new();
+        graphs::change(&folder.graph(&file), |graph| weights = graphs::move_out(graph, &beside));
+        std::fs::write(folder.graph(&beside), weights).unwrap();
+    }
+    folder
+}
+
+#[test]
+fn weights_in_files_of_their_own_are_found_and_decide_the_digest() {
+    if !runtime() {
+        return;
+    }
+    for model in MODELS {
+        let folder = moved_out(model, "beside");
+        let beams = json!({ "num_beams": 3 });
+        assert_eq!(said(&folder.0, &beams), said(&parity().join(model), &beams), "{model}");
+        let before = open(&folder.0).1.status().clone();
+        assert_eq!(before.passed_over, [""; 0]);
+        let weights = folder.graph(&format!("{}_data", before.graphs[0].file));
+        let mut bytes = std::fs::read(&weights).unwrap();
+        assert!(before.bytes > bytes.len() as u64);
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        std::fs::write(&weights, bytes).unwrap();
+        assert_ne!(open(&folder.0).1.status().digest, before.digest, "{model}");
+    }
+}
+
+#[test]
+fn weights_that_are_missing_cut_or_elsewhere_are_refused_with_the_names_of_both_files() {
+    if !runtime() {
+        return;
+    }
+    for (model, encoder) in [("vit-gpt2", "encoder_model.onnx"), ("florence2", "vision_encoder.onnx"), ("smolvlm", "vision_encoder.onnx")] {
+        let refused = |damage: &dyn Fn(&Copy)| {
+            let folder = moved_out(model, "damaged");
+            damage(&folder);
+            let error = load(&folder.0, &LoadOptions::default()).err().expect("it does not load").to_string();
+            assert!(error.contains(&*folder.graph(encoder).to_string_lossy()), "{model}: {error}");
+            error
+        };
+        let data = format!("{encoder}_data");
+        for damage in [&|folder: &Copy| std::fs::remove_file(folder.graph(&data)).unwrap(), &|folder: &Copy| truncate(&folder.graph(&data))]
+            as [&dyn Fn(&Copy); 2]
+        {
+            let error = refused(damage);
+            assert!(error.contains(&data), "{model}: {error}");
+        }
+        // A place outside of the folder is none, although the file is there.
+        for outside in ["../secret_data", "/etc/passwd"] {
+            refused(&|folder: &Copy| {
+                std::fs::copy(parity().join(model).join("onnx").join(encoder), folder.graph(encoder)).unwrap();
+                graphs::change(&folder.graph(encoder), |graph| {
+                    std::fs::write(folder.0.join("secret_data"), graphs::move_out(graph, outside)).unwrap()
+                });
+            });
+        }
+    }
+}

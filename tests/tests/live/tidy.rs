@@ -1,0 +1,304 @@
+//! What is kept of rows, ledger and failures, goes when it is of no use any more, and never before.
+
+use pg_caption_tests::{Answer, Cluster, Database, Gate, Session, Web, eventually};
+
+fn database() -> Database<'static> {
+    Cluster::shared().database()
+}
+
+/// A watched table with its captions, and its first pass made.
+fn captioned(db: &Database, web: &Web, count: usize) -> Session {
+    let mut session = db.products_of(web, count);
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    db.eventually("(SELECT tidied_at IS NOT NULL FROM caption.tally)");
+    assert_eq!(session.number("SELECT count(*) FROM caption.written"), count as i64);
+    session
+}
+
+/// Asks for a pass and sees it made.
+fn tidy(session: &mut Session) {
+    session.run("SELECT caption.tidy('products')");
+    eventually("the pass is made", || session.holds("(SELECT tidied_at IS NOT NULL FROM caption.tally WHERE relation = 'products'::regclass)"));
+}
+
+fn keys(session: &mut Session, of: &str) -> String {
+    session.text(&format!("SELECT coalesce(string_agg(key->>0, ' ' ORDER BY key), '') FROM caption.{of}"))
+}
+
+/// Nobody is at work, and nothing is left to do.
+const AT_REST: &str = "(SELECT state = 'idle' FROM caption.database WHERE database = current_database())";
+
+#[test]
+fn the_ledger_of_deleted_rows_goes_and_that_of_the_others_stays() {
+    let (db, web) = (database(), Web::start());
+    let mut session = captioned(&db, &web, 6);
+    session.run("DELETE FROM products WHERE id IN (2, 3, 6)");
+    tidy(&mut session);
+    assert_eq!(keys(&mut session, "written"), "1 4 5");
+    // Which texts are ours is still known.
+    let url = web.serve("/other.jpg", Answer::picture(9));
+    session.run(&format!("UPDATE products SET image_url = '{url}' WHERE id = 4"));
+    let caption = session.text(&format!("SELECT caption_image('{url}')"));
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.text("SELECT alt FROM products WHERE id = 4"), caption);
+}
+
+#[test]
+fn the_ledger_of_a_truncated_table_goes_without_being_asked() {
+    let (db, web) = (database(), Web::start());
+    let mut session = captioned(&db, &web, 4);
+    session.run("TRUNCATE products");
+    // Some worker must come by.
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
+    db.eventually("(SELECT array_agg(key->>0) = '{5}' FROM caption.written)");
+}
+
+#[test]
+fn the_ledger_of_a_dropped_partition_goes_without_being_asked() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.session();
+    session.run(
+        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF products FOR VALUES FROM (10) TO (20)",
+    );
+    for (id, url) in [1, 2, 11, 12].into_iter().zip(web.pictures(4)) {
+        session.run(&format!("INSERT INTO products (id, image_url) VALUES ({id}, '{url}')"));
+    }
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    db.eventually("(SELECT tidied_at IS NOT NULL FROM caption.tally)");
+    session.run("DROP TABLE low");
+    session.run(&format!("INSERT INTO products (id, image_url) VALUES (13, '{}')", web.url("/0.jpg")));
+    db.eventually("(SELECT string_agg(key->>0, ' ' ORDER BY key) = '11 12 13' FROM caption.written)");
+}
+
+#[test]
+fn the_ledger_of_many_deleted_rows_goes_without_being_asked() {
+    let (db, web) = (database(), Web::start());
+    let mut session = captioned(&db, &web, 2);
+    session.run("INSERT INTO products (image_url, alt, seo) SELECT image_url, alt, seo FROM products, generate_series(1, 1000)");
+    session.run(
+        "INSERT INTO caption.written (relation, key, url, outputs, model)
+         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model FROM caption.written, generate_series(3, 2002) n WHERE key = '[\"1\"]'",
+    );
+    session.run("DELETE FROM products WHERE id > 2");
+    // As it happens by itself within a second or ten.
+    session.run("SELECT pg_stat_force_next_flush()");
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
+    db.eventually("(SELECT string_agg(key->>0, ' ' ORDER BY key) = '1 2 2003' FROM caption.written)");
+}
+
+#[test]
+fn a_day_after_the_last_pass_a_worker_that_comes_by_makes_the_next_and_not_before() {
+    let (db, web) = (database(), Web::start());
+    let mut session = captioned(&db, &web, 3);
+    session.run("DELETE FROM products WHERE id = 1");
+    session.run("UPDATE caption.tally SET tidied_at = clock_timestamp() - interval '23 hours 50 minutes'");
+    let insert = format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg"));
+    session.run(&insert);
+    session.run("CALL caption.wait('products')");
+    db.eventually(AT_REST);
+    assert_eq!(keys(&mut session, "written"), "1 2 3 4");
+    session.run("UPDATE caption.tally SET tidied_at = clock_timestamp() - interval '24 hours 1 minute'");
+    session.run(&insert);
+    db.eventually("(SELECT string_agg(key->>0, ' ' ORDER BY key) = '2 3 4 5' FROM caption.written)");
+    db.eventually("(SELECT tidied_at > clock_timestamp() - interval '10 minutes' FROM caption.tally)");
+}
+
+#[test]
+fn a_failure_that_is_none_any_more_leaves_the_view_and_the_others_stay() {
+    let (db, web) = (database(), Web::start());
+    let mut urls = web.pictures(1);
+    urls.extend((2..=7).map(|number| web.url(&format!("/gone_{number}.jpg"))));
+    let mut session = db.products(&urls);
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(keys(&mut session, "failure"), "2 3 4 5 6 7");
+    session.run("UPDATE products SET alt = 'By hand', seo = 'By hand, too' WHERE id = 2");
+    session.run("DELETE FROM products WHERE id = 3");
+    session.run("UPDATE products SET image_url = NULL WHERE id = 4");
+    session.run("UPDATE products SET image_url = '' WHERE id = 5");
+    // One text is still missing.
+    session.run("UPDATE products SET alt = 'By hand' WHERE id = 6");
+    tidy(&mut session);
+    assert_eq!(keys(&mut session, "failure"), "6 7");
+    assert_eq!(session.number("SELECT failed FROM caption.progress"), 2);
+}
+
+#[test]
+fn a_failure_to_caption_a_row_again_stays_while_its_text_is_of_another_picture() {
+    let (db, web) = (database(), Web::start());
+    let mut session = captioned(&db, &web, 2);
+    session.run(&format!("UPDATE products SET image_url = '{}' WHERE id = 1", web.url("/gone.jpg")));
+    session.run("CALL caption.wait('products')");
+    assert_eq!(keys(&mut session, "failure"), "1");
+    tidy(&mut session);
+    assert_eq!(keys(&mut session, "failure"), "1");
+}
+
+#[test]
+fn rows_that_somebody_holds_are_there_until_their_deletion_is_committed() {
+    let (db, web) = (database(), Web::start());
+    let mut session = captioned(&db, &web, 3);
+    let mut open = db.session();
+    open.run("BEGIN; SELECT FROM products WHERE id = 1 FOR UPDATE; DELETE FROM products WHERE id = 2");
+    tidy(&mut session);
+    assert_eq!(keys(&mut session, "written"), "1 2 3");
+    open.run("COMMIT");
+    tidy(&mut session);
+    assert_eq!(keys(&mut session, "written"), "1 3");
+}
+
+#[test]
+fn nothing_is_forgotten_of_rows_that_cannot_be_seen() {
+    let (db, web) = (database(), Web::start());
+    let mut session = captioned(&db, &web, 3);
+    let owner = format!("owner_{}", db.name);
+    session.run(&format!("CREATE ROLE {owner}; ALTER TABLE products OWNER TO {owner}"));
+    for (hide, show) in [
+        (
+            "ALTER TABLE products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY few ON products USING (id < 2)",
+            "ALTER TABLE products NO FORCE ROW LEVEL SECURITY",
+        ),
+        (&format!("REVOKE SELECT ON products FROM {owner}"), &format!("GRANT SELECT ON products TO {owner}")),
+    ] {
+        session.run(hide);
+        session.run("SELECT caption.tidy('products')");
+        db.eventually(AT_REST);
+        assert_eq!(keys(&mut session, "written"), "1 2 3", "after {hide}");
+        assert!(session.holds("(SELECT tidied_at IS NULL FROM caption.tally)"), "no pass could be made");
+        session.run(show);
+        tidy(&mut session);
+        assert_eq!(keys(&mut session, "written"), "1 2 3", "after {show}");
+    }
+    session.run("DELETE FROM products WHERE id = 2");
+    tidy(&mut session);
+    assert_eq!(keys(&mut session, "written"), "1 3");
+    session.run(&format!("DROP TABLE products; DROP ROLE {owner}"));
+}
+
+#[test]
+fn one_row_that_cannot_be_read_keeps_its_entry_and_the_others_are_tidied() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.session();
+    // A key that no longer fits its column's type.
+    session.run("CREATE TABLE products (id text PRIMARY KEY, image_url text, alt text, seo text)");
+    for (id, url) in ["1", "2", "three", "4"].into_iter().zip(web.pictures(4)) {
+        session.run(&format!("INSERT INTO products (id, image_url) VALUES ('{id}', '{url}')"));
+    }
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    session.run("DELETE FROM products WHERE id IN ('three', '2')");
+    session.run("DROP TRIGGER pg_caption_insert ON products; DROP TRIGGER pg_caption_update ON products; ALTER TABLE products ALTER id TYPE int USING id::int;
+         SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    tidy(&mut session);
+    assert_eq!(keys(&mut session, "written"), "1 4 three");
+}
+
+#[test]
+fn rows_stay_known_whatever_their_keys_are_made_of() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.session();
+    session.run(
+        "CREATE TABLE products (a numeric, b timestamptz, c char(5), d text, e real, f interval, image_url text, alt text, seo text, PRIMARY KEY (a, b, c, d, e, f))",
+    );
+    let urls = web.pictures(3);
+    session.run(&format!(
+        "INSERT INTO products (a, b, c, d, e, f, image_url) VALUES
+            (1.00, '2026-11-22 10:00:00.123456+05', 'ab', E'q\\'uo\"te\\\\ \\n ☃', 0.1, '1 mon 3 days 04:00', '{}'),
+            ('NaN', '-infinity', '', '', 'Infinity', '-1 day', '{}'), (1e40, 'infinity', 'abcde', ' x ', 1e-30, '0', '{}')",
+        urls[0], urls[1], urls[2]
+    ));
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    tidy(&mut session);
+    assert_eq!(session.number("SELECT count(*) FROM caption.written"), 3);
+    session.run("DELETE FROM products WHERE a = 1");
+    tidy(&mut session);
+    assert_eq!(session.number("SELECT count(*) FROM caption.written"), 2);
+}
+
+#[test]
+fn no_entry_is_passed_over_whatever_order_its_key_stands_in() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.session();
+    session.run("CREATE TABLE products (id text PRIMARY KEY, image_url text, alt text, seo text)");
+    session.run(&format!("INSERT INTO products (id, image_url) VALUES ('k 000', '{}')", web.pictures(1)[0]));
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    // As texts of JSON the last one comes first, as keys it comes last: more than one batch is between.
+    session.run(
+        "INSERT INTO caption.written (relation, key, url, outputs, model)
+         SELECT relation, to_jsonb(ARRAY[id]), url, outputs, model FROM caption.written, (SELECT format('k %s', 100 + n) AS id FROM generate_series(1, 500) n UNION SELECT 'k') i",
+    );
+    tidy(&mut session);
+    assert_eq!(keys(&mut session, "written"), "k 000");
+}
+
+#[test]
+fn a_partition_that_somebody_holds_costs_no_worker_its_life() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let db = cluster.database();
+    let mut session = db.session();
+    session.run(
+        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF products FOR VALUES FROM (10) TO (20)",
+    );
+    for (id, url) in [1, 2, 11].into_iter().zip(web.pictures(3)) {
+        session.run(&format!("INSERT INTO products (id, image_url) VALUES ({id}, '{url}')"));
+    }
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    let mut open = db.session();
+    open.run("BEGIN; LOCK TABLE high; DELETE FROM low WHERE id = 1");
+    session.run("SELECT caption.tidy('products')");
+    db.eventually(AT_REST);
+    assert_eq!(keys(&mut session, "written"), "1 11 2");
+    open.run("COMMIT");
+    tidy(&mut session);
+    assert_eq!(keys(&mut session, "written"), "11 2");
+    assert!(!cluster.log().contains("lock timeout"), "no worker died:\n{}", cluster.log_tail("ERROR"));
+}
+
+#[test]
+fn a_row_that_waits_is_not_held_up_by_a_long_pass() {
+    let (db, web, gate) = (database(), Web::start(), Gate::new());
+    let mut session = captioned(&db, &web, 2);
+    session.run(
+        "INSERT INTO caption.written (relation, key, url, outputs, model)
+         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model FROM caption.written, generate_series(1001, 21000) n WHERE key = '[\"1\"]'",
+    );
+    // It comes in the middle of the pass: with the first batch that finds something.
+    let url = web.serve("/urgent.jpg", Answer::picture(5).behind(&gate));
+    session.run(&format!(
+        "CREATE FUNCTION arrive() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.products (image_url) SELECT '{url}' WHERE NOT EXISTS (SELECT FROM public.products WHERE image_url = '{url}'); RETURN NULL; END $$;
+         CREATE TRIGGER arrive AFTER DELETE ON caption.written FOR EACH STATEMENT EXECUTE FUNCTION arrive()"
+    ));
+    session.run("SELECT caption.tidy('products')");
+    eventually("it is being fetched", || gate.waiting() == 1);
+    // A hundred batches to go, of which a busy worker makes one a second.
+    assert!(session.number("SELECT count(*) FROM caption.written") > 15_000, "it was looked at between two batches");
+    session.run("DROP TRIGGER arrive ON caption.written");
+    gate.open();
+    db.eventually("(SELECT alt <> '' AND seo <> '' FROM products WHERE id = 3)");
+    db.eventually("(SELECT tidied_at IS NOT NULL FROM caption.tally)");
+    assert_eq!(keys(&mut session, "written"), "1 2 3");
+}
+
+#[test]
+fn only_who_may_watch_a_table_may_have_it_tidied() {
+    let (db, web) = (database(), Web::start());
+    let mut session = captioned(&db, &web, 1);
+    let role = format!("stranger_{}", db.name);
+    session.run(&format!("CREATE ROLE {role} LOGIN"));
+    assert_eq!(db.session_as(&role).error("SELECT caption.tidy('products')").code().code(), "42501");
+    session.run(&format!("GRANT EXECUTE ON FUNCTION caption.tidy(regclass) TO {role}"));
+    let error = db.session_as(&role).error("SELECT caption.tidy('products')");
+    assert_eq!((error.code().code(), error.message()), ("42501", "must be owner of table public.products"));
+    session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
+    session.run("SELECT caption.unwatch('products')");
+    assert_eq!(session.error("SELECT caption.tidy('products')").code().code(), "42704");
+}
