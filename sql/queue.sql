@@ -281,11 +281,11 @@ CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
                 RAISE EXCEPTION 'table % is not being filled: %', name, now_at.state USING ERRCODE = 'object_not_in_prerequisite_state';
             END IF;
             line := pg_catalog.concat(now_at.counts, now_at.why);
-            -- Said again from time to time: a client that has gone is found out when it is told something.
-            IF last IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) (CASE WHEN line OPERATOR(pg_catalog.=) last THEN interval '10 seconds' ELSE interval '1 second' END) THEN
+            -- The same counts are said again from time to time: why may be news, and a client that has gone is found out when it is told something.
+            IF last IS NULL OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) said OPERATOR(pg_catalog.>) (CASE WHEN now_at.counts OPERATOR(pg_catalog.=) last THEN interval '10 seconds' ELSE interval '1 second' END) THEN
                 RAISE NOTICE '%', line;
                 said := pg_catalog.clock_timestamp();
-                last := line;
+                last := now_at.counts;
             END IF;
             IF timeout IS NOT NULL AND pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) began OPERATOR(pg_catalog.>) timeout THEN
                 RAISE EXCEPTION 'table % still has rows to fill', name USING ERRCODE = 'query_canceled', DETAIL = line;

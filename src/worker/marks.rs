@@ -6,6 +6,8 @@ use pgrx::prelude::*;
 /// In the transaction in which the watches are read, before they are.
 pub fn obey() {
     wait_for_their_ends();
+    // Without a row in the tally no walk has begun yet.
+    spi(Spi::run("DELETE FROM caption.queue q WHERE q.n = 0 AND NOT EXISTS (SELECT FROM caption.tally t WHERE t.relation = q.relation)"));
     // Who holds a row of the tally is changing that watch, and wakes us at commit.
     spi(Spi::run(
         "WITH free AS MATERIALIZED (SELECT t.relation FROM caption.tally t WHERE t.relation IN (SELECT q.relation FROM caption.queue q WHERE q.n = 0) FOR NO KEY UPDATE SKIP LOCKED), \
