@@ -41,8 +41,12 @@ in_debian() {
   return "$passed"
 }
 
-# What the folders are given: built here, where everything is that it needs.
-if [ $# -gt 0 ]; then cargo build --quiet --workspace --exclude pg_caption --lib --bins --tests; fi
+# What the folders are given: built here, where everything is that it needs, and in the very words of scripts/test.sh. What a folder would build would want its
+# newer C library for ever after.
+if [ $# -gt 0 ]; then
+  cargo build --quiet --workspace --exclude pg_caption --lib --bins --tests
+  cargo test --quiet --workspace --exclude pg_caption --no-run --test live
+fi
 
 results=()
 for major in "${majors[@]}"; do

@@ -57,7 +57,7 @@ def part_of(row):
         if row["contributor"] in ALWAYS_TRAINED:
             return "train"
         s = share("contributor " + row["contributor"])
-        return "train" if s < 0.66 else "val" if s < 0.80 else "test"
+        return "train" if s < 0.72 else "val" if s < 0.80 else "test"
     if row["set"] == "grocery-store":
         if row["split"] != "test":
             return "train"
