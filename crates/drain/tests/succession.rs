@@ -35,6 +35,8 @@ struct World {
     announced: (Option<Pid>, Option<Trouble>),
     changes: usize,
     told: Vec<(Pid, Control)>,
+    /// Still there until they are reaped.
+    killed: Vec<Pid>,
     log: Vec<Said>,
 }
 
@@ -74,6 +76,7 @@ impl World {
             announced: (None, None),
             changes: 0,
             told: Vec::new(),
+            killed: Vec::new(),
             log: Vec::new(),
         }
     }
@@ -98,6 +101,7 @@ impl World {
         self.act();
         self.succession.kill_hanging(self.now);
         assert_eq!(self.succession.actions(), [], "what was just done is done again");
+        std::mem::take(&mut self.killed).into_iter().for_each(|pid| self.end(pid));
         self.check();
     }
 
@@ -128,7 +132,7 @@ impl World {
                 }
                 Action::Kill(pid) => {
                     assert!(self.processes[&pid].is_leaving);
-                    self.end(pid);
+                    self.killed.push(pid);
                 }
                 Action::Announce { serving, trouble } => {
                     self.announced = (serving, trouble);
