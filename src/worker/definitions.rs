@@ -1,6 +1,7 @@
 //! Whether a watched table was redefined since its watch was read: renamed, given to somebody else, changed in its columns or triggers. PostgreSQL tells of it
 //! when a lock is taken or a transaction begins; a worker then reads the watches anew before it goes on with that table.
 
+use pg_caption_drain::Watched;
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -41,4 +42,24 @@ pub fn has_changed(table: u32) -> bool {
 /// Whether some table has.
 pub fn some_changed() -> bool {
     TABLES.with(|tables| tables.borrow().values().any(|changed| *changed))
+}
+
+/// What lies below a partitioned table, however deep; nothing for others. Waits for nobody.
+pub fn partitions(table: &Watched) -> Vec<pg_sys::Oid> {
+    if table.name.starts_with("ONLY ") {
+        return Vec::new();
+    }
+    // SAFETY: reads the catalogs in a transaction, without locks; the list is of OIDs, lives in the transaction's memory, and is not kept.
+    unsafe {
+        let found =
+            pg_sys::ffi::pg_guard_ffi_boundary(|| find_all_inheritors(pg_sys::Oid::from(table.oid), pg_sys::NoLock as i32, std::ptr::null_mut()));
+        let Some(list) = found.as_ref() else { return Vec::new() };
+        // The first one is the table itself.
+        (1..list.length as usize).map(|at| (*list.elements.add(at)).oid_value).collect()
+    }
+}
+
+unsafe extern "C-unwind" {
+    // catalog/pg_inherits.h, which the generated bindings leave out.
+    fn find_all_inheritors(parent: pg_sys::Oid, lock: i32, parents: *mut *mut pg_sys::List) -> *mut pg_sys::List;
 }

@@ -244,11 +244,13 @@ fn key(row: &Row) -> JsonB {
 }
 
 /// Whether nobody holds or awaits the whole table (ALTER TABLE, CREATE INDEX, TRUNCATE …): nobody waits for us while we wait for them. The lock is kept until
-/// the transaction ends: from here to there the table is as its watch was read, or the answer is no.
+/// the transaction ends: from here to there the table is as its watch was read, or the answer is no. Partitions, too: a statement would wait for them while it holds the
+/// table, and somebody who takes them in another order would be told of a deadlock.
 pub fn table_is_free(table: &Watched, write: bool) -> bool {
     let mode = if write { pg_sys::RowExclusiveLock } else { pg_sys::AccessShareLock };
     // SAFETY: a lock request that does not wait, in a transaction.
-    unsafe { pg_sys::ConditionalLockRelationOid(pg_sys::Oid::from(table.oid), mode as i32) && !definitions::has_changed(table.oid) }
+    let lock = |oid: pg_sys::Oid| unsafe { pg_sys::ConditionalLockRelationOid(oid, mode as i32) };
+    lock(pg_sys::Oid::from(table.oid)) && !definitions::has_changed(table.oid) && definitions::partitions(table).into_iter().all(lock)
 }
 
 /// Whether no open transaction has called `watch`, `unwatch`, `pause`, `resume` or `retry` for the table, all of which hold its row of `caption.tally`: what they do to

@@ -239,3 +239,31 @@ fn a_member_of_nobody_sees_no_progress_and_no_failure() {
     session.run("SET ROLE pg_read_all_stats");
     assert_eq!(session.number("SELECT (SELECT count(*) FROM caption.failure) + (SELECT count(*) FROM caption.progress)"), 0);
 }
+
+#[test]
+fn a_partition_that_somebody_holds_is_not_waited_for_so_nobody_is_told_of_a_deadlock() {
+    let (db, web) = (database(), Web::start());
+    let mut session = db.products_of(&web, 2);
+    session.run(
+        "CREATE TABLE parts (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20);
+         INSERT INTO parts SELECT id, image_url FROM products WHERE id = 1",
+    );
+    session.run("SELECT caption.watch('parts')");
+    db.eventually("NOT EXISTS (SELECT FROM parts WHERE alt IS NULL)");
+    let mut holder = db.session();
+    holder.run("BEGIN; LOCK TABLE high");
+    let url = web.serve("/new.jpg", Answer::picture(7));
+    session.run(&format!("INSERT INTO low VALUES (2, '{url}')"));
+    // As long as the worker takes to be done with everything else.
+    let mut looks = 0;
+    eventually("the worker has looked often enough", || {
+        let waits = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.backend_type = 'pg_caption worker' AND NOT l.granted \
+                     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        assert_eq!(session.number(waits), 0, "the worker waits for a lock");
+        looks += 1;
+        looks > 2000
+    });
+    holder.run("COMMIT");
+    db.eventually("NOT EXISTS (SELECT FROM parts WHERE alt IS NULL)");
+}
