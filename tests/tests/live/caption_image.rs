@@ -142,7 +142,7 @@ fn a_cancelled_call_ends_while_the_engine_still_waits_for_its_picture() {
     let mut waiting = db.session();
     let pid = waiting.pid();
     let call = std::thread::spawn(move || waiting.error(&format!("SELECT caption_image('{url}')")));
-    eventually("the picture is being fetched", || gate.waiting() == 1);
+    eventually("the picture is being fetched", || gate.waiting() >= 1);
     assert!(db.session().holds(&format!("pg_cancel_backend({pid})")));
     // Nobody lets the picture go: were the cancel not heard, the engine's own limit would end the call with another code.
     assert_eq!(call.join().unwrap().code().code(), "57014");
@@ -157,7 +157,7 @@ fn a_terminated_caller_takes_its_work_along() {
     let (mut session, mut waiting) = (db.session(), db.session());
     let pid = waiting.pid();
     let call = std::thread::spawn(move || waiting.try_rows(&format!("SELECT caption_image('{url}')")).is_err());
-    eventually("the picture is being fetched", || gate.waiting() == 1);
+    eventually("the picture is being fetched", || gate.waiting() >= 1);
     assert_eq!(session.number("SELECT in_flight FROM caption.engine_status()"), 1);
     session.run(&format!("SELECT pg_terminate_backend({pid})"));
     assert!(call.join().unwrap());
@@ -173,7 +173,7 @@ fn a_waiting_call_ends_when_its_database_is_dropped_by_force() {
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let mut waiting = db.session();
     let call = std::thread::spawn(move || waiting.try_rows(&format!("SELECT caption_image('{url}')")).is_err());
-    eventually("the picture is being fetched", || gate.waiting() == 1);
+    eventually("the picture is being fetched", || gate.waiting() >= 1);
     db.cluster.session("postgres").run(&format!("DROP DATABASE {} WITH (FORCE)", db.name));
     assert!(call.join().unwrap());
 }
@@ -184,7 +184,7 @@ fn a_waiting_call_does_not_block_the_drop_of_another_database() {
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let mut waiting = db.session();
     let call = std::thread::spawn(move || waiting.text(&format!("SELECT caption_image('{url}')")));
-    eventually("the picture is being fetched", || gate.waiting() == 1);
+    eventually("the picture is being fetched", || gate.waiting() >= 1);
     // Every process must let go of the database's files, the one that waits included; a plain DROP DATABASE waits for that.
     let mut admin = db.cluster.session("postgres");
     admin.run("SET statement_timeout = '60s'");

@@ -35,7 +35,7 @@ fn all_urls_are_in_flight_together() {
     let mut session = db.session();
     let call = std::thread::spawn(move || session.number(&format!("SELECT count(caption) FROM caption_images(ARRAY['{list}'])")));
     // None is answered before all are asked for.
-    eventually("five pictures are being fetched", || gate.waiting() == 5);
+    eventually("five pictures are being fetched", || gate.waiting() >= 5);
     gate.open();
     assert_eq!(call.join().unwrap(), 5);
 }

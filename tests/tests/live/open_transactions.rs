@@ -24,7 +24,7 @@ fn only_its_own_table_waits(call: &str, at_the_end: &str) {
         "UPDATE products SET alt = NULL, image_url = '{}' WHERE id = 1; UPDATE products SET image_url = '{gone}' WHERE id = 4",
         new[1]
     ));
-    eventually("they are being fetched", || gate.waiting() == 3);
+    eventually("they are being fetched", || gate.waiting() >= 3);
     let mut open = db.session();
     open.run(&format!("BEGIN; {call}"));
     gate.open();

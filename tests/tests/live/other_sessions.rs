@@ -118,10 +118,10 @@ fn a_prepared_transaction_is_noticed_when_it_commits_while_a_worker_is_at_work()
     session.run("SELECT caption.watch('products')");
     let insert = |name: &str| format!("INSERT INTO products (image_url) VALUES ('{}')", web.serve(name, Answer::picture(1).behind(&gate)));
     session.run(&insert("/before.jpg"));
-    eventually("the worker is at work", || gate.waiting() == 1);
+    eventually("the worker is at work", || gate.waiting() >= 1);
     session.run(&format!("BEGIN; {}; PREPARE TRANSACTION 'p'", insert("/prepared.jpg")));
     session.run(&insert("/after.jpg"));
-    eventually("it has read what was committed after", || gate.waiting() == 2);
+    eventually("it has read what was committed after", || gate.waiting() >= 2);
     session.run("COMMIT PREPARED 'p'");
     gate.open();
     db.eventually(&format!("(SELECT count(*) FROM products) = 3 AND {FILLED}"));

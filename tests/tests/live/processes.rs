@@ -14,7 +14,7 @@ fn a_worker_shows_what_it_is_and_leaves_when_idle() {
     db.products(&[url]).run("SELECT caption.watch('products')");
     let here = format!("SELECT FROM pg_stat_activity WHERE backend_type = 'pg_caption worker' AND datname = '{}'", db.name);
     db.eventually(&format!("EXISTS ({here})"));
-    eventually("the picture is being fetched", || gate.waiting() == 1);
+    eventually("the picture is being fetched", || gate.waiting() >= 1);
     // None of its transactions spans the network.
     db.eventually(&format!("EXISTS ({here} AND xact_start IS NULL AND backend_xmin IS NULL)"));
     gate.open();

@@ -278,7 +278,7 @@ fn a_row_that_waits_is_not_held_up_by_a_long_pass() {
          CREATE TRIGGER arrive AFTER DELETE ON caption.written FOR EACH STATEMENT EXECUTE FUNCTION arrive()"
     ));
     session.run("SELECT caption.tidy('products')");
-    eventually("it is being fetched", || gate.waiting() == 1);
+    eventually("it is being fetched", || gate.waiting() >= 1);
     // A hundred batches to go, of which a busy worker makes one a second.
     assert!(session.number("SELECT count(*) FROM caption.written") > 15_000, "it was looked at between two batches");
     session.run("DROP TRIGGER arrive ON caption.written");

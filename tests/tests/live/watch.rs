@@ -104,7 +104,7 @@ fn a_row_edited_meanwhile_is_not_overwritten() {
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
-    eventually("the picture is being fetched", || gate.waiting() == 1);
+    eventually("the picture is being fetched", || gate.waiting() >= 1);
     session.run("UPDATE products SET alt = 'Just written by hand'");
     gate.open();
     db.eventually("(SELECT seo <> '' FROM products)");
@@ -124,7 +124,7 @@ fn a_url_that_changes_meanwhile_never_gets_the_old_ones_caption() {
          CREATE TRIGGER note AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note()",
     );
     session.run("SELECT caption.watch('products')");
-    eventually("the old picture is being fetched", || gate.waiting() == 1);
+    eventually("the old picture is being fetched", || gate.waiting() >= 1);
     session.run(&format!("UPDATE products SET image_url = '{new}'"));
     gate.open();
     db.eventually(FILLED);
@@ -273,7 +273,7 @@ fn two_databases_are_drained_side_by_side() {
     let gate = Gate::new();
     let slow = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     one.products(&[slow]).run("SELECT caption.watch('products')");
-    eventually("the first database is being drained", || gate.waiting() == 1);
+    eventually("the first database is being drained", || gate.waiting() >= 1);
     two.products_of(&web, 3).run("SELECT caption.watch('products')");
     two.eventually(FILLED);
     gate.open();
