@@ -4,9 +4,8 @@
 use super::examine;
 use super::tables;
 use super::tidy;
-use super::transaction::{Limit, Raised, attempt, spi};
+use super::transaction::{Raised, attempt_in_time, spi};
 use super::write;
-use crate::settings;
 use pg_caption_drain::{Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, Row, Settled, Stand, Store, Struck, Unread, Watched};
 use pg_caption_wire::{Class, Failure, Outcome};
 use pgrx::prelude::*;
@@ -57,11 +56,7 @@ impl Store for Sql {
         }
         let mut limit = limit as i64;
         loop {
-            let read = attempt(|| {
-                let _limit = Limit::new(settings::write_timeout());
-                examine::chunk(table, after, limit)
-            });
-            match read {
+            match attempt_in_time(|| examine::chunk(table, after, limit)) {
                 Ok(rows) => {
                     // What kept the table from being read has been mended.
                     tables::set_problem(pg_sys::Oid::from(table.oid), None);
@@ -89,11 +84,7 @@ impl Store for Sql {
             if !write::table_is_free(table, false) {
                 return Err(Busy);
             }
-            let read = attempt(|| {
-                let _limit = Limit::new(settings::write_timeout());
-                examine::rows(table, part)
-            });
-            match read {
+            match attempt_in_time(|| examine::rows(table, part)) {
                 Ok(read) => rows.extend(read),
                 Err(raised) if is_passing(&raised) => return Err(Busy),
                 // The key no longer fits the table, or its owner's code refuses to be read: a stated failure of that row alone.

@@ -105,8 +105,7 @@ pub fn load() -> Vec<Watched> {
         if let Err(raised) = added {
             pgrx::debug1!("pg_caption: {} waits: {}", listed.watched.name, raised.message);
         }
-        let checked = check(oid, &listed.url, &listed.fills, &listed.keys);
-        match checked {
+        match check(oid, &listed.url, &listed.fills, &listed.keys) {
             Ok((fills, keys)) => {
                 // That its rows cannot be read is true until they are, which the walk that stopped will try first.
                 if listed.watched.walk_done {

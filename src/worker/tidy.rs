@@ -3,9 +3,9 @@
 
 use super::examine;
 use super::sources::{is_passing, oids};
-use super::transaction::{Limit, attempt, spi};
+use super::transaction::{attempt, attempt_in_time, spi};
 use super::write;
-use crate::{release, settings};
+use crate::release;
 use pg_caption_drain::{Busy, Kept, Looked, Stand, Unread, Watched};
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -63,22 +63,10 @@ pub fn kept(table: &Watched, kept: Kept, after: Option<&str>, limit: usize) -> V
 
 /// The rows of some keys; a row that is locked is there, one that its owner cannot read is not gone.
 pub fn look(table: &Watched, keys: &[String]) -> Result<Looked, Unread> {
-    // A partition that somebody holds is not waited for as long as elsewhere (`super::FORCED`): this is never urgent.
-    spi(Spi::run("SET LOCAL lock_timeout = '10ms'"));
-    let looked = read(table, keys);
-    spi(Spi::run("SET LOCAL lock_timeout = '1s'"));
-    looked
-}
-
-fn read(table: &Watched, keys: &[String]) -> Result<Looked, Unread> {
     let mut looked = Looked::default();
     let mut parts = vec![keys];
     while let Some(part) = parts.pop().filter(|part| !part.is_empty()) {
-        let read = attempt(|| {
-            let _limit = Limit::new(settings::write_timeout());
-            examine::rows(table, part)
-        });
-        match read {
+        match attempt_in_time(|| examine::rows(table, part)) {
             Ok(rows) => looked.rows.extend(rows),
             Err(raised) if is_passing(&raised) => return Err(Unread::Busy),
             // Whichever rows are asked for: row-level security that binds the owner, a privilege taken away.

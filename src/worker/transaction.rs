@@ -1,5 +1,6 @@
 //! Short transactions, and subtransactions in which one row's error stays one row's.
 
+use crate::settings;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use std::panic::AssertUnwindSafe;
@@ -73,12 +74,23 @@ pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
     .execute()
 }
 
+/// As [`attempt`], for what may run a table's own code: a statement that runs for longer than `pg_caption.write_timeout` is cancelled.
+///
+/// # Errors
+/// As [`attempt`].
+pub fn attempt_in_time<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
+    attempt(|| {
+        let _limit = Limit::new(settings::write_timeout());
+        body()
+    })
+}
+
 /// Bounds the time of what runs until it is dropped: then the statement that is running is cancelled.
-pub struct Limit(());
+struct Limit(());
 
 impl Limit {
     /// From now on; the worker's own `statement_timeout` is 0.
-    pub fn new(time: Duration) -> Limit {
+    fn new(time: Duration) -> Limit {
         let ms = i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1);
         // SAFETY: PostgreSQL registers this timeout's handler for every process with a database, which is what a worker is.
         unsafe { enable_timeout_after(STATEMENT_TIMEOUT, ms) };

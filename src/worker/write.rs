@@ -2,7 +2,7 @@
 
 use super::definitions;
 use super::examine;
-use super::transaction::{Limit, Raised, attempt, spi};
+use super::transaction::{Raised, attempt, attempt_in_time, spi};
 use crate::{identity, settings};
 use pg_caption_drain::aftermath::{self, Verdict};
 use pg_caption_drain::{Current, Job, Row, Settled, Struck, Watched, entry, hash};
@@ -25,10 +25,7 @@ pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Set
             }
             _ => None,
         };
-        match attempt(|| {
-            let _limit = Limit::new(settings::write_timeout());
-            write_row(table, job, &texts, &outdated, source)
-        }) {
+        match attempt_in_time(|| write_row(table, job, &texts, &outdated, source)) {
             Ok(Settled::Locked) => return Settled::Locked,
             Ok(done) => settled = done,
             // Why there is no text says more than why the old one could not be taken away.

@@ -14,7 +14,6 @@ use crate::turns::Turns;
 use pg_caption_captioner::Preparer;
 use pg_caption_fetch::Fetcher;
 use pg_caption_wire::{Class, Cooldown, EngineConfig, Failure, HostStatus, Tiles};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -67,9 +66,8 @@ pub struct Pipeline {
     tensors: Arc<Pool>,
     meters: Arc<Meters>,
     names: Names,
-    /// Told once when names can no longer be looked up.
-    outdated: OnceLock<Box<dyn Fn() + Send + Sync>>,
-    was_told: AtomicBool,
+    /// Called when names can no longer be looked up, and gone then.
+    outdated: Mutex<Option<Box<dyn FnOnce() + Send>>>,
     max_pixels: u64,
     fetch_threads: usize,
     decode_threads: usize,
@@ -108,8 +106,7 @@ impl Pipeline {
             tensors: part(8),
             meters,
             names: Names::new(names::FILES),
-            outdated: OnceLock::new(),
-            was_told: AtomicBool::new(false),
+            outdated: Mutex::default(),
             max_pixels: config.max_image_pixels,
             tiles: config.tiles,
             fetch_threads: config.fetch_concurrency.clamp(1, 1024) as usize,
@@ -132,14 +129,17 @@ impl Pipeline {
     }
 
     /// Whom to tell that another process could look names up and this one cannot any more (see [`crate::names`]).
-    pub fn when_outdated(&self, tell: impl Fn() + Send + Sync + 'static) {
-        // Set once, by the server.
-        let _ = self.outdated.set(Box::new(tell));
+    pub fn when_outdated(&self, tell: impl FnOnce() + Send + 'static) {
+        *self.outdated.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tell));
     }
 
     /// Looks whether names can still be looked up; costs a few system calls.
     fn look_at_names(&self) {
-        if let Some(tell) = self.outdated.get().filter(|_| self.names.are_closed() && !self.was_told.swap(true, Ordering::Relaxed)) {
+        let mut outdated = self.outdated.lock().unwrap_or_else(PoisonError::into_inner);
+        if outdated.is_some()
+            && self.names.are_closed()
+            && let Some(tell) = outdated.take()
+        {
             tell();
         }
     }
