@@ -97,7 +97,7 @@ impl Engines {
             match action {
                 Action::Tell(pid, control) => self.tell(pid, &control),
                 Action::Kill(pid) => {
-                    if let Some(engine) = self.all.iter_mut().find(|engine| engine.child.id() == pid) {
+                    if let Some(engine) = self.engine(pid) {
                         // Gone already: then it is reaped next.
                         engine.child.kill().ok();
                     }
@@ -206,9 +206,13 @@ impl Engines {
         self.succession.ended(pid, status.to_string(), now);
     }
 
+    fn engine(&mut self, pid: Pid) -> Option<&mut Engine> {
+        self.all.iter_mut().find(|engine| engine.child.id() == pid)
+    }
+
     /// The line fits into the pipe: nobody waits.
     fn tell(&mut self, pid: Pid, control: &Control) {
-        let Some(engine) = self.all.iter_mut().find(|engine| engine.child.id() == pid) else { return };
+        let Some(engine) = self.engine(pid) else { return };
         if let Some(stdin) = &mut engine.stdin {
             let line = serde_json::to_string(control).unwrap_or_default() + "\n";
             if stdin.write_all(line.as_bytes()).is_err() {

@@ -39,14 +39,13 @@ pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Pla
     let plain = signature::begins_a_picture(&head);
     let wire = io::Cursor::new(head).chain(wire);
     let bytes = match coding {
-        // pictures are served under every coding there is, and under words that are none ("8bit"), with nothing done to them
-        _ if plain => collect(wire, most, limits, place),
-        Coding::Plain => collect(wire, most, limits, place),
-        Coding::Gzip => collect(Members::new(wire), most, limits, place),
-        Coding::Other(name) => {
+        Coding::Gzip if !plain => collect(Members::new(wire), most, limits, place),
+        Coding::Other(name) if !plain => {
             let reason = format!("content encoding \"{}\"", name.escape_default().take(40).collect::<String>());
             return Err(Error::BadEncoding { place: place.clone(), reason });
         }
+        // pictures are served under every coding there is, and under words that are none ("8bit"), with nothing done to them
+        _ => collect(wire, most, limits, place),
     }?;
     // what lies on a connection whose body was not read to its end may be of the body
     Ok((bytes, ended && crate::attempt::take_surplus()))

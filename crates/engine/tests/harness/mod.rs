@@ -21,6 +21,14 @@ pub const PATIENCE: Duration = Duration::from_secs(60);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pg_caption_engine");
 
+/// A folder with a listening socket.
+fn place() -> (tempfile::TempDir, PathBuf, UnixListener) {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("engine");
+    let listener = UnixListener::bind(&socket).unwrap();
+    (folder, socket, listener)
+}
+
 /// A running engine.
 pub struct Engine {
     pub child: Child,
@@ -33,17 +41,13 @@ pub struct Engine {
 
 impl Engine {
     pub fn start(config: &EngineConfig) -> Engine {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("engine");
-        let listener = UnixListener::bind(&socket).unwrap();
+        let (folder, socket, listener) = place();
         Engine::on(config, listener, socket, folder, true)
     }
 
     /// As [`Engine::start`], by a launcher that sets no `LISTEN_FDS`.
     pub fn start_without_activation(config: &EngineConfig) -> Engine {
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("engine");
-        let listener = UnixListener::bind(&socket).unwrap();
+        let (folder, socket, listener) = place();
         Engine::on(config, listener, socket, folder, false)
     }
 
@@ -53,9 +57,7 @@ impl Engine {
         if !probe.is_ok_and(|status| status.success()) {
             return None;
         }
-        let folder = tempfile::tempdir().unwrap();
-        let socket = folder.path().join("engine");
-        let listener = UnixListener::bind(&socket).unwrap();
+        let (folder, socket, listener) = place();
         let mut command = Command::new("unshare");
         let inside = format!("mount --bind '{}' /etc && exec '{PROGRAM}' serve", etc.display());
         command.args(["--mount", "sh", "-c", &inside]);
