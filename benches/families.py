@@ -2,13 +2,14 @@
 
 families.py PROGRAM LIBRARY [MODEL …]: MODEL is vit-gpt2, florence2, smolvlm:1tile or smolvlm, at their published sizes with random
 weights (`tests/parity/make/make_models.py --full --int8` makes them in $ORACLE_DIR/full). PROGRAM is the bench program of
-crates/captioner (`make bench-families` builds it). All take turns within a round; medians are reported, as images per second
-and as ratios to the peers. Work per image: prepare a decoded 640 x 480 picture, encode it, generate 20 tokens greedily.
+crates/captioner (`make bench-families` builds it). All take turns within a round, in another order each time, since such a machine's speed drifts; reported are
+medians, as images per second, and the medians of the ratios to the peers within a round. Work per image: prepare a decoded 640 x 480 picture, encode it, generate 20 tokens greedily.
 On a machine that others use as well, --beside keeps the rounds short.
 """
 import argparse
 import json
 import os
+import random
 import resource
 import statistics
 import subprocess
@@ -72,29 +73,32 @@ def main():
     p.add_argument("--memory", action="store_true", help="also the peak memory of each")
     a = p.parse_args()
     from common import FULL
+    random.seed(1)
     for model in a.models or PLAN:
         folder, tiles = FULL / model.split(":")[0], "one" if model.endswith("1tile") else "all"
         ours = None if a.peer else Ours(a.program, a.library, str(folder), tiles)
         m, peers, images = peers_of(model, a.peer or a.beside)
         for batch in [int(b) for b in a.batches.split(",")] if a.batches else PLAN[model]:
             times = {}
+            order = [*(["pg_caption"] if ours else []), *peers]
             for round_ in range(-1, a.rounds):  # the first round warms up, with one picture
                 shown = batch if round_ >= 0 else 1
-                if ours:
-                    answer = ours.run(shown)
-                    if round_ >= 0:
-                        times.setdefault("pg_caption", []).append(answer["seconds"])
-                for name, call in list(peers.items()):
+                for name in order:
                     before = time.perf_counter()
-                    value = call(images[:shown])
-                    spent = value if name == "raw sessions" else time.perf_counter() - before
+                    if name == "pg_caption":
+                        answer = ours.run(shown)
+                        spent = answer["seconds"]
+                    else:
+                        value = peers[name](images[:shown])
+                        spent = value if name == "raw sessions" else time.perf_counter() - before
                     if round_ >= 0:
                         times.setdefault(name, []).append(spent)
+                random.shuffle(order)
             m._rawkey = None
             median = {name: statistics.median(t) for name, t in times.items()}
             row = {"model": model, "batch": batch, "images_per_second": {k: round(batch / t, 3) for k, t in median.items()}}
             if ours:
-                row["times_as_fast_as"] = {k: round(t / median["pg_caption"], 2) for k, t in median.items() if k != "pg_caption"}
+                row["times_as_fast_as"] = {k: round(statistics.median(x / y for x, y in zip(t, times["pg_caption"])), 2) for k, t in times.items() if k != "pg_caption"}
                 row["stages_ms"] = {k: round(v * 1e3, 1) for k, v in answer["stages"].items()}
                 row["peak_mb"] = answer["peak_bytes"] >> 20
             print(json.dumps(row), flush=True)

@@ -1,7 +1,7 @@
 //! How fast a model folder captions: the program that `benches/families.py` runs beside other people's loops.
 //!
 //! `families FOLDER LIBRARY THREADS auto|one|all`: loads the folder, says `{"ready": …}`, and for every line with a batch size prepares,
-//! encodes and captions that many pictures of 640 x 480 together, 20 tokens each, greedily, and says how long it took. Not
+//! encodes (as many a call as the engine would) and captions that many pictures of 640 x 480 together, 20 tokens each, greedily, and says how long it took. Not
 //! part of the tests: a time says something only beside another time of the same run.
 
 use pg_caption_captioner::{LoadOptions, PictureOptions, Sequence, Words, init, load};
@@ -62,7 +62,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let pictures = rgb.iter().map(|rgb| preparer.picture(rgb, &PictureOptions { views })).collect::<Result<Vec<_>, _>>()?;
         stages.insert("preprocess", start.elapsed().as_secs_f64());
         let encode = Instant::now();
-        let features: Vec<_> = captioner.encode(&pictures)?.into_iter().map(Arc::new).collect();
+        let mut features = Vec::new();
+        for call in pictures.chunks(preparer.suggested_batch().max(1)) {
+            features.extend(captioner.encode(call)?.into_iter().map(Arc::new));
+        }
         stages.insert("encode", encode.elapsed().as_secs_f64());
         let prefill = Instant::now();
         let sequence = |(key, features): (usize, &Arc<_>)| {
