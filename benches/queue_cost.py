@@ -8,6 +8,7 @@ examined, sent to the engine, answered, and settled.
 """
 
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,9 +16,8 @@ import time
 
 PSQL, ROWS = sys.argv[1], int(sys.argv[2])
 DSN = os.environ["PG_CAPTION_DSN"]
-TICK = os.sysconf("SC_CLK_TCK")
 BATCH = 100_000
-ROUNDS = 5
+ROUNDS = 9
 COLUMNS = "(id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, image_url text, alt text, seo text)"
 
 
@@ -31,9 +31,9 @@ def sql(text):
 
 def cpu(statement):
     """CPU seconds of the backend that runs the statement."""
-    look = "\\! awk '{print $14 + $15}' /proc/$BACKEND/stat\n"
+    look = "\\! awk '{print $1}' /proc/$BACKEND/schedstat\n"
     out = sql(f"SELECT pg_backend_pid() AS pid \\gset\n\\setenv BACKEND :pid\n{look}{statement};\n{look}").splitlines()
-    return (int(out[-1]) - int(out[0])) / TICK
+    return (int(out[-1]) - int(out[0])) / 1e9
 
 
 def cost():
@@ -49,11 +49,13 @@ def cost():
             "UPDATE of the URL": "UPDATE {} SET image_url = image_url || '.' WHERE id <= 100000",
         }
         for name, statement in statements.items():
-            spent = {"plain": 0.0, "watched": 0.0}
-            for _ in range(ROUNDS):
-                for table in spent:
-                    spent[table] += cpu(statement.format(table))
-            print(f"{name:26} {spent['plain'] / ROUNDS:7.3f} s CPU, watched {spent['watched'] / ROUNDS:7.3f} s: {spent['watched'] / spent['plain']:.2f} times", flush=True)
+            spent = {"plain": [], "watched": []}
+            for turn in range(ROUNDS):
+                for table in sorted(spent, reverse=turn % 2):
+                    spent[table].append(cpu(statement.format(table)))
+            plain, watched = (statistics.median(seconds) for seconds in spent.values())
+            times = statistics.median(w / p for w, p in zip(spent["watched"], spent["plain"]))
+            print(f"{name:26} {plain:7.3f} s CPU, watched {watched:7.3f} s: {times:.2f} times", flush=True)
     sql("SELECT caption.unwatch('watched'); DROP TABLE plain, watched")
 
 

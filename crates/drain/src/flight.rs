@@ -1,8 +1,9 @@
 //! What is ready for the engine and what it has: what is sent next, who is to blame when it dies, and when it is left alone for a while.
 
+use crate::limits::Limits;
 use crate::{Job, Watched};
 use pg_caption_wire::{Class, Failure, Outcome, Request};
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Pause before a missing engine is asked again; doubled each time that one cannot serve.
@@ -29,9 +30,31 @@ pub struct Flight {
 }
 
 impl Flight {
-    /// Whether more jobs are to be read, with so many at most waiting to be sent.
-    pub fn wants_jobs(&self, ready: usize) -> bool {
-        self.ready.len() < ready && self.suspects.is_empty()
+    /// Whether more jobs are to be read.
+    pub fn wants_jobs(&self, limits: &Limits) -> bool {
+        if !self.suspects.is_empty() || self.ready.len() >= limits.most_ready {
+            return false;
+        }
+        let places = self.places();
+        let free = |job: &&Job| places.get(job.host()).is_none_or(|taken| *taken < limits.of_one_host);
+        self.ready.len() < limits.ready || self.ready.iter().filter(free).take(limits.ready).count() < limits.ready
+    }
+
+    /// How many jobs of each host are in flight.
+    fn places(&self) -> HashMap<&str, usize> {
+        let mut places = HashMap::new();
+        for job in self.in_flight.values() {
+            *places.entry(job.host()).or_default() += 1;
+        }
+        places
+    }
+
+    /// Takes the first job out whose host has the fewest in flight: a slow host fills its own places and not everybody's.
+    fn next_ready(&mut self, of_one_host: usize) -> Option<Job> {
+        let places = self.places();
+        let taken = |job: &Job| places.get(job.host()).copied().unwrap_or(0);
+        let (at, taken) = self.ready.iter().map(taken).enumerate().min_by_key(|(_, taken)| *taken)?;
+        if taken >= of_one_host { None } else { self.ready.remove(at) }
     }
 
     /// Takes jobs on.
@@ -91,10 +114,10 @@ impl Flight {
     }
 
     /// The next job to send, and its request; `None`: nothing may be sent now. Only where the connection has room.
-    pub fn next(&mut self, tables: &[Watched]) -> Option<(Job, Request)> {
+    pub fn next(&mut self, tables: &[Watched], limits: &Limits) -> Option<(Job, Request)> {
         loop {
             let job = if self.suspects.is_empty() {
-                self.ready.pop_front()
+                self.next_ready(limits.of_one_host)
             } else if self.in_flight.is_empty() {
                 self.suspects.pop_front()
             } else {
@@ -164,5 +187,70 @@ impl Flight {
         let pause = AGAIN.saturating_mul(1 << self.failures.min(DOUBLINGS));
         self.failures += 1;
         self.pause = Some((now + pause, epoch));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Row;
+
+    const LIMITS: Limits = Limits { ready: 5, most_ready: 50, of_one_host: 6, ..Limits::DEFAULT };
+
+    fn jobs(host: &str, count: usize) -> Vec<Job> {
+        let job = |n: usize| Job {
+            row: Row { relation: 1, key: format!("{host}{n}") },
+            page: None,
+            url: format!("https://{host}/{n}.jpg"),
+            cells: vec![0],
+            ours: serde_json::Map::new(),
+            again: false,
+            seen: None,
+            known: None,
+            attempts: 0,
+            deaths: 0,
+        };
+        (0..count).map(job).collect()
+    }
+
+    /// Sends what may be sent through a window of eight: the hosts, in order.
+    fn fill(flight: &mut Flight) -> Vec<String> {
+        let mut sent = Vec::new();
+        while flight.in_flight.len() < 8 {
+            let Some(job) = flight.next_ready(LIMITS.of_one_host) else { break };
+            sent.push(job.host().to_owned());
+            flight.sent(sent.len() as u64 + 100 * flight.in_flight.len() as u64, job);
+        }
+        sent
+    }
+
+    #[test]
+    fn a_slow_host_at_the_head_leaves_places_for_the_others_and_more_is_read_behind_it() {
+        let mut flight = Flight::default();
+        flight.add(jobs("slow", 20));
+        assert!(!flight.wants_jobs(&LIMITS), "nobody has its places yet");
+        assert_eq!(fill(&mut flight), ["slow"; 6]);
+        assert!(flight.wants_jobs(&LIMITS), "what waits cannot be sent");
+        flight.add(jobs("fast", 3));
+        assert_eq!(fill(&mut flight), ["fast"; 2]);
+        flight.add(jobs("slow", 40));
+        assert!(!flight.wants_jobs(&LIMITS), "it has its bound");
+    }
+
+    #[test]
+    fn hosts_take_turns_in_the_order_they_came() {
+        let mut flight = Flight::default();
+        for host in ["a", "a", "b", "a", "b", "c"] {
+            flight.add(jobs(host, 1));
+        }
+        assert_eq!(fill(&mut flight), ["a", "b", "c", "a", "b", "a"]);
+    }
+
+    #[test]
+    fn a_host_is_what_the_url_says() {
+        let host = |url: &str| Job { url: url.into(), ..jobs("x", 1).remove(0) }.host().to_owned();
+        assert_eq!(host("https://cdn.example:8443/a/b.jpg?c"), "cdn.example:8443");
+        assert_eq!(host("http://cdn.example?size=2"), "cdn.example");
+        assert_eq!(host("not a url"), "");
     }
 }

@@ -36,6 +36,12 @@ pub struct Job {
 }
 
 impl Job {
+    /// Whose answer it will wait for: what stands between `//` and the path, as written. Spelled in two ways, one host counts as two.
+    pub fn host(&self) -> &str {
+        let after = self.url.split_once("//").map_or("", |(_, after)| after);
+        after.split(['/', '?', '#', '\\']).next().unwrap_or_default()
+    }
+
     /// What the engine is asked; the connection gives it its id.
     pub fn request(&self, table: &Watched) -> Request {
         let output = |cell: &usize| OutputSpec { style: table.fills[*cell].style.clone(), max_tokens: table.max_tokens, context: None };

@@ -11,8 +11,12 @@ pub struct Limits {
     pub chunk: usize,
     /// Chunks of one table's walk in hand at once.
     pub chunks: usize,
-    /// Jobs ready to be sent below which more are read.
+    /// Jobs ready to be sent below which more are read. Those of a host that has all the places it may have do not count.
     pub ready: usize,
+    /// Jobs ready to be sent, of whatever host, from which on no more are read.
+    pub most_ready: usize,
+    /// Jobs of one host in flight at once: most of the engine's window, so that a single host is served at full speed, and not all of it.
+    pub of_one_host: usize,
     /// Replies settled in one transaction.
     pub together: usize,
     /// Captions kept for rows that somebody holds, beyond those of the last moment: fewer than deferred rows that are looked through.
@@ -21,8 +25,24 @@ pub struct Limits {
     pub tidied: usize,
 }
 
+impl Limits {
+    /// What the extension uses.
+    pub const DEFAULT: Limits = Limits {
+        queue_rows: 5,
+        deferred_rows: 200,
+        chunk: 500,
+        chunks: 4,
+        ready: 64,
+        most_ready: 2000,
+        of_one_host: 48,
+        together: 50,
+        held: 400,
+        tidied: 200,
+    };
+}
+
 impl Default for Limits {
     fn default() -> Self {
-        Limits { queue_rows: 5, deferred_rows: 200, chunk: 500, chunks: 4, ready: 64, together: 50, held: 400, tidied: 200 }
+        Limits::DEFAULT
     }
 }

@@ -85,6 +85,19 @@ fn a_thousand_rows_of_a_cooling_host_at_the_head_of_the_queue_hold_up_nobody_and
 }
 
 #[test]
+fn rows_of_a_host_that_takes_its_time_do_not_take_the_places_of_the_others() {
+    let (db, slow, web, gate) = (Cluster::shared().database(), Web::start(), Web::start(), Gate::new());
+    let url = slow.serve_all(Answer::picture(9).behind(&gate));
+    let mut session = db.products(&[]);
+    crowd(&mut session, &url, 400, &web, 10);
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 10");
+    assert_eq!(session.number("SELECT count(*) FROM caption.deferred"), 0, "nobody asked for patience");
+    gate.open();
+    db.eventually("NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')");
+}
+
+#[test]
 fn rows_of_a_host_that_has_recovered_get_their_captions() {
     let (db, busy, web) = (Cluster::shared().database(), Web::start(), Web::start());
     let url = busy.serve_all(Answer::status(503).header("Retry-After", "1"));

@@ -166,7 +166,7 @@ impl Worker {
                 Some(Action::ReadWatches)
             }
             Phase::Read => {
-                let reading = if self.flight.wants_jobs(self.limits.ready) { self.sources.next(&self.board, &self.tables, now) } else { None };
+                let reading = if self.flight.wants_jobs(&self.limits) { self.sources.next(&self.board, &self.tables, now) } else { None };
                 self.more = reading.is_some();
                 self.phase = Phase::Send;
                 reading.map(Action::Read)
@@ -296,7 +296,7 @@ impl Worker {
 
     /// The next job to send, and its request, where the connection has room.
     pub fn next_request(&mut self) -> Option<(Job, Request)> {
-        self.flight.next(&self.tables)
+        self.flight.next(&self.tables, &self.limits)
     }
 
     /// It was sent, under this id.
