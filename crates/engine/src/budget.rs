@@ -1,7 +1,8 @@
 //! Bytes that may be held at once. A reservation is made all at once, never grows and gives itself back, so whoever waits holds
-//! nothing that others in the same pool wait for.
+//! nothing that others in the same pool wait for. Who came first is served first: a large one is not passed by small ones for ever.
 
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a waiting reservation looks whether its caller has left.
@@ -10,8 +11,15 @@ const LOOK: Duration = Duration::from_millis(50);
 /// A number of bytes shared by everybody at one stage.
 pub struct Pool {
     total: u64,
-    free: Mutex<u64>,
+    state: Mutex<State>,
     freed: Condvar,
+}
+
+struct State {
+    free: u64,
+    /// Those who wait, in the order they came.
+    line: VecDeque<u64>,
+    next: u64,
 }
 
 /// Why there is no reservation.
@@ -37,7 +45,8 @@ pub struct Reservation {
 impl Pool {
     /// A pool of so many bytes.
     pub fn new(total: u64) -> Arc<Pool> {
-        Arc::new(Pool { total, free: Mutex::new(total), freed: Condvar::new() })
+        let state = State { free: total, line: VecDeque::new(), next: 0 };
+        Arc::new(Pool { total, state: Mutex::new(state), freed: Condvar::new() })
     }
 
     /// The whole of it.
@@ -53,19 +62,34 @@ impl Pool {
         if bytes > self.total {
             return Err(Refused::TooMuch { total: self.total });
         }
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        while *free < bytes {
+        let mut state = self.lock();
+        let me = state.next;
+        state.next += 1;
+        state.line.push_back(me);
+        let refused = loop {
+            if state.line.front() == Some(&me) && state.free >= bytes {
+                break None;
+            }
             let now = Instant::now();
             if left() {
-                return Err(Refused::Left);
+                break Some(Refused::Left);
             }
             if now >= deadline {
-                return Err(Refused::Late);
+                break Some(Refused::Late);
             }
             let wait = LOOK.min(deadline - now);
-            free = self.freed.wait_timeout(free, wait).unwrap_or_else(PoisonError::into_inner).0;
+            state = self.freed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        };
+        state.line.retain(|waiting| *waiting != me);
+        if refused.is_none() {
+            state.free -= bytes;
         }
-        *free -= bytes;
+        drop(state);
+        // Whoever is next may have room as well.
+        self.freed.notify_all();
+        if let Some(refused) = refused {
+            return Err(refused);
+        }
         Ok(Reservation { pool: self.clone(), bytes })
     }
 }
@@ -81,8 +105,12 @@ impl Reservation {
 
 impl Pool {
     fn give_back(&self, bytes: u64) {
-        *self.free.lock().unwrap_or_else(PoisonError::into_inner) += bytes;
+        self.lock().free += bytes;
         self.freed.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -109,6 +137,25 @@ mod tests {
         let second = pool.reserve(50, soon(), || false).unwrap();
         drop((first, second));
         assert!(pool.reserve(100, soon(), || false).is_ok());
+    }
+
+    #[test]
+    fn a_large_reservation_is_not_passed_by_small_ones_that_came_later() {
+        let pool = Pool::new(100);
+        let first = pool.reserve(60, soon(), || false).unwrap();
+        let late = Instant::now() + Duration::from_secs(60);
+        let large = std::thread::spawn({
+            let pool = pool.clone();
+            move || pool.reserve(90, late, || false).is_ok()
+        });
+        while pool.lock().line.is_empty() {
+            std::thread::yield_now();
+        }
+        // There is room for it, but not yet its turn.
+        assert_eq!(pool.reserve(10, soon(), || false).err(), Some(Refused::Late));
+        drop(first);
+        assert!(large.join().unwrap());
+        assert!(pool.reserve(100, late, || false).is_ok(), "whoever left the line is forgotten");
     }
 
     #[test]

@@ -76,7 +76,7 @@ pub fn confine(config: &EngineConfig) -> Vec<String> {
 
 /// Refuses, with `EACCES`, what the engine never does and whoever took it over would: sockets other than IP and the kernel's own (name look-ups ask it for
 /// addresses), so that the server's Unix socket cannot be connected to; programs; other processes' memory, descriptors, limits and lives, whose user is the
-/// same; System V shared memory, of which the server has some; doors to the kernel.
+/// same; rights, owners, times and attributes of files, which Landlock leaves open; System V shared memory, of which the server has some; doors to the kernel.
 fn forbid_system_calls() -> Result<(), seccompiler::Error> {
     use libc::{AF_INET, AF_INET6, AF_NETLINK};
     use seccompiler::{
@@ -127,6 +127,34 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
         libc::SYS_unshare,
         libc::SYS_setns,
         libc::SYS_mount,
+        // What belongs to a file beside its bytes: Landlock does not look at it.
+        libc::SYS_fchmod,
+        libc::SYS_fchmodat,
+        libc::SYS_fchmodat2,
+        libc::SYS_fchown,
+        libc::SYS_fchownat,
+        libc::SYS_utimensat,
+        libc::SYS_setxattr,
+        libc::SYS_lsetxattr,
+        libc::SYS_fsetxattr,
+        libc::SYS_removexattr,
+        libc::SYS_lremovexattr,
+        libc::SYS_fremovexattr,
+        SETXATTRAT,
+        REMOVEXATTRAT,
+        FILE_SETATTR,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_chmod,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_chown,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_lchown,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_utime,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_utimes,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_futimesat,
     ];
     let other_than = |allowed: &[u64]| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
         let unlike = allowed.iter().map(|value| SeccompCondition::new(0, Dword, Ne, *value)).collect::<Result<_, _>>()?;
@@ -138,7 +166,9 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, other_than(&[own])?);
     rules.insert(libc::SYS_rt_tgsigqueueinfo, other_than(&[own])?);
-    // 0: itself. A limit on processor time would end the server.
+    // 0: itself, too.
+    rules.insert(libc::SYS_sched_setaffinity, other_than(&[0, own])?);
+    // A limit on processor time would end the server.
     rules.insert(libc::SYS_prlimit64, other_than(&[0, own])?);
     let is = |argument: u8, value: u64| SeccompRule::new(vec![SeccompCondition::new(argument, Dword, Eq, value)?]);
     // Who is told, and with which signal, that a descriptor is ready.
@@ -158,6 +188,11 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
     seccompiler::apply_filter(&no_x32())?;
     seccompiler::apply_filter(&filter(rules, libc::EACCES)?)
 }
+
+/// System calls that the libc crate does not name yet; the numbers are the same on every architecture (include/uapi/asm-generic/unistd.h).
+const SETXATTRAT: i64 = 463;
+const REMOVEXATTRAT: i64 = 466;
+const FILE_SETATTR: i64 = 469;
 
 /// `fcntl` commands of Linux that the libc crate does not name (include/uapi/asm-generic/fcntl.h).
 const F_SETSIG: i32 = 10;

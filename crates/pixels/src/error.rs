@@ -42,6 +42,14 @@ pub enum Error {
         /// Pixels allowed.
         limit: u64,
     },
+    /// Not too many pixels, but in too long a row; judged from the header.
+    #[error("the picture has too long a side: {width} x {height}")]
+    SideTooLong {
+        /// Width the header announces.
+        width: u64,
+        /// Height the header announces.
+        height: u64,
+    },
     /// Decoding would need more memory than there is for one picture.
     #[error("decoding the picture needs too much memory")]
     TooMuchMemory {
@@ -104,6 +112,7 @@ impl Error {
             Error::UnsupportedFormat { code, .. } => code,
             Error::UnsupportedVariant { .. } => "image_unsupported",
             Error::TooManyPixels { .. } => "too_many_pixels",
+            Error::SideTooLong { .. } => "side_too_long",
             Error::TooMuchMemory { .. } => "too_much_memory",
             Error::TooManyScans { .. } => "too_many_scans",
             Error::Truncated { .. } => "image_truncated",
@@ -128,6 +137,9 @@ impl Error {
             Error::TooManyPixels { width, height, limit } => failure
                 .detail(format!("{width} x {height} are {} pixels; {limit} are allowed.", u128::from(*width) * u128::from(*height)))
                 .hint("Raise pg_caption.max_image_pixels, or use a smaller picture."),
+            Error::SideTooLong { .. } => failure
+                .detail(format!("A side may have {} pixels.", crate::limits::LONGEST_SIDE))
+                .hint("Cut the picture into pieces that can be looked at."),
             Error::TooMuchMemory { needed, limit } => failure
                 .detail(format!("Decoding takes up to {needed} bytes; {limit} are available for one picture."))
                 .hint("Raise pg_caption.memory, or use a smaller picture."),

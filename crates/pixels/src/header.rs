@@ -44,7 +44,10 @@ impl Header {
     }
 
     /// Judges the limits that can be judged from a header.
-    pub(crate) fn check(&self, options: &DecodeOptions) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// As [`crate::decode`] with these options, before anything is decoded.
+    pub fn check(&self, options: &DecodeOptions) -> Result<(), Error> {
         self.check_pixels(&options.limits)?;
         options.limits.check_memory(self.memory_for(options))
     }

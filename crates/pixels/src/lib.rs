@@ -40,4 +40,4 @@ pub use header::{Header, probe};
 pub use limits::Limits;
 pub use picture::{Rgb, encode_png, mean_rgb_2x2};
 pub use processor::{Grid, Processor, Tensor};
-pub use resize::resize;
+pub use resize::{resize, working_memory};

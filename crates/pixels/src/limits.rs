@@ -22,6 +22,9 @@ impl Default for Limits {
     }
 }
 
+/// The longest side that is decoded, pixels. JPEG, GIF and WebP stay far below; what resizing takes grows with the longest side, whatever the pixels are.
+pub const LONGEST_SIDE: u64 = 1_000_000;
+
 impl Limits {
     pub(crate) fn check_time(&self) -> Result<(), Error> {
         match self.deadline {
@@ -33,6 +36,9 @@ impl Limits {
     pub(crate) fn check_pixels(&self, width: u64, height: u64) -> Result<(), Error> {
         if u128::from(width) * u128::from(height) > u128::from(self.max_pixels) {
             return Err(Error::TooManyPixels { width, height, limit: self.max_pixels });
+        }
+        if width.max(height) > LONGEST_SIDE {
+            return Err(Error::SideTooLong { width, height });
         }
         Ok(())
     }

@@ -14,11 +14,29 @@ const HALF: i32 = 1 << (PRECISION_BITS - 1);
 const ROWS: usize = 8;
 const LANES: usize = ROWS * 3;
 
+/// Bytes between the two passes at most, unless one row of the result needs more: a tall picture is resized in bands, so that its rows, each
+/// perhaps wider than before, do not all lie between the passes at once.
+const BAND: usize = 8 << 20;
+
 /// The picture at a new size.
 ///
 /// # Panics
 /// If a side of the source or of the result is 0, or if `data` does not fit the size.
 pub fn resize(picture: &Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
+    in_bands(picture, width, height, filter, BAND)
+}
+
+/// Bytes that [`resize`] takes at most beside the picture and the result, whatever the filter: weights, rows side by side, a band between the passes.
+pub fn working_memory(from: (u32, u32), to: (u32, u32)) -> u64 {
+    // The widest filter, Lanczos, reaches over three positions of the coarser grid to either side.
+    let taps = |n_in: u32, n_out: u32| 6 * u64::from(n_in.max(n_out)) + 2 * u64::from(n_out);
+    let weights = |n_in: u32, n_out: u32| size_of::<i32>() as u64 * taps(n_in, n_out) + 2 * size_of::<usize>() as u64 * u64::from(n_out);
+    let one_row = (6 * u64::from(from.1.div_ceil(to.1.max(1))) + 8) * u64::from(to.0) * 3;
+    // Vectors may have grown to twice what they hold.
+    2 * (weights(from.0, to.0) + weights(from.1, to.1)) + u64::from(from.0) * LANES as u64 + one_row.max(BAND as u64)
+}
+
+fn in_bands(picture: &Rgb, width: u32, height: u32, filter: Filter, band: usize) -> Rgb {
     assert!(picture.width > 0 && picture.height > 0 && width > 0 && height > 0, "a picture has at least one pixel");
     assert_eq!(picture.data.len(), picture.width as usize * picture.height as usize * 3, "RGB data fits the size");
     if (width, height) == (picture.width, picture.height) {
@@ -31,12 +49,23 @@ pub fn resize(picture: &Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
     let (out_w, out_h) = (width as usize, height as usize);
     let down = (out_h != in_h).then(|| Weights::new(in_h, out_h, filter));
     let data = match (out_w != in_w, down) {
-        (false, Some(down)) => vertical(&picture.data, 0, in_w * 3, &down),
+        (false, Some(down)) => {
+            let mut data = vec![0; out_h * out_w * 3];
+            vertical(&picture.data, 0, in_w * 3, &down, 0..out_h, &mut data);
+            data
+        }
         (true, None) => horizontal(&picture.data, in_w, &Weights::new(in_w, out_w, filter)),
         (true, Some(down)) => {
-            let rows = down.reach();
-            let across = horizontal(&picture.data[rows.start * in_w * 3..rows.end * in_w * 3], in_w, &Weights::new(in_w, out_w, filter));
-            vertical(&across, rows.start, out_w * 3, &down)
+            let across = Weights::new(in_w, out_w, filter);
+            let mut data = vec![0; out_h * out_w * 3];
+            let mut done = 0;
+            while done < out_h {
+                let (end, rows) = down.band(done, band / (out_w * 3));
+                let between = horizontal(&picture.data[rows.start * in_w * 3..rows.end * in_w * 3], in_w, &across);
+                vertical(&between, rows.start, out_w * 3, &down, done..end, &mut data[done * out_w * 3..end * out_w * 3]);
+                done = end;
+            }
+            data
         }
         (false, None) => unreachable!("the same size was answered above"),
     };
@@ -87,11 +116,19 @@ impl Weights {
         self.first.len()
     }
 
-    /// The source positions that are used at all.
-    fn reach(&self) -> std::ops::Range<usize> {
-        let start = self.first.first().copied().unwrap_or(0);
-        let end = self.iter().map(|(first, weights)| first + weights.len()).max().unwrap_or(0);
-        start..end
+    /// The first source position of a result, and its weights.
+    fn at(&self, x: usize) -> (usize, &[i32]) {
+        let start = if x == 0 { 0 } else { self.ends[x - 1] };
+        (self.first[x], &self.values[start..self.ends[x]])
+    }
+
+    /// As many results from `start` on as need `most` source positions at most, but one at least: where they end, and the positions.
+    fn band(&self, start: usize, most: usize) -> (usize, std::ops::Range<usize>) {
+        // Positions never go back: neither the first nor the last of a result is before that of the result before.
+        let last = |x: usize| self.first[x] + self.at(x).1.len();
+        let from = self.first[start];
+        let end = (start + 1..self.len()).find(|x| last(*x) - from > most).unwrap_or(self.len());
+        (end, from..last(end - 1))
     }
 }
 
@@ -135,15 +172,14 @@ fn rows_across(source: &[u8], in_w: usize, weights: &Weights, block: &mut [u8], 
     }
 }
 
-/// As many rows as there are weights, each a weighted sum of rows of `data`, whose first row is source row `offset`.
-fn vertical(data: &[u8], offset: usize, row_len: usize, weights: &Weights) -> Vec<u8> {
-    let mut out = vec![0; weights.len() * row_len];
+/// Rows `of` the result, each a weighted sum of rows of `data`, whose first row is source row `offset`.
+fn vertical(data: &[u8], offset: usize, row_len: usize, weights: &Weights, of: std::ops::Range<usize>, out: &mut [u8]) {
     let arch = pulp::Arch::new();
-    for ((first, weights), target) in weights.iter().zip(out.chunks_exact_mut(row_len)) {
+    for (y, target) in of.zip(out.chunks_exact_mut(row_len)) {
+        let (first, weights) = weights.at(y);
         let rows = &data[(first - offset) * row_len..];
         arch.dispatch(|| rows_down(rows, row_len, weights, target));
     }
-    out
 }
 
 #[inline(always)]
@@ -192,4 +228,49 @@ fn nearest(picture: &Rgb, width: u32, height: u32) -> Rgb {
         }
     }
     Rgb { width, height, data }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn noise(width: u32, height: u32) -> Rgb {
+        let mut state = 1_u32;
+        let mut byte = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        Rgb { width, height, data: (0..width * height * 3).map(|_| byte()).collect() }
+    }
+
+    #[test]
+    fn bands_of_any_height_make_the_same_picture() {
+        for (from, to) in [((7, 300), (20, 24)), ((40, 30), (23, 61)), ((1, 999), (5, 3))] {
+            let picture = noise(from.0, from.1);
+            for filter in [Filter::Box, Filter::Bilinear, Filter::Hamming, Filter::Bicubic, Filter::Lanczos] {
+                let whole = in_bands(&picture, to.0, to.1, filter, usize::MAX);
+                for band in [0, 500, 4000] {
+                    assert_eq!(in_bands(&picture, to.0, to.1, filter, band), whole, "{from:?} to {to:?}, {filter:?}, {band} bytes");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_thread_of_a_picture_takes_no_more_than_is_said() {
+        for (from, to) in [((1, 1_000_000), (384, 384)), ((100, 1_000_000), (768, 768)), ((1_000_000, 1), (224, 224)), ((4000, 3000), (384, 384))] {
+            let (across, down) = (Weights::new(from.0, to.0, Filter::Lanczos), Weights::new(from.1, to.1, Filter::Lanczos));
+            let mut between = 0;
+            let mut done = 0;
+            while done < to.1 {
+                let (end, rows) = down.band(done, BAND / (to.0 * 3));
+                between = between.max(rows.len() * to.0 * 3);
+                done = end;
+            }
+            let weights = |w: &Weights| w.values.capacity() * 4 + (w.first.capacity() + w.ends.capacity()) * 8;
+            let taken = (between + weights(&across) + weights(&down) + from.0 * LANES) as u64;
+            let said = working_memory((from.0 as u32, from.1 as u32), (to.0 as u32, to.1 as u32));
+            assert!(taken <= said && said < 120 << 20, "{from:?} to {to:?}: {taken} bytes taken, {said} said");
+        }
+    }
 }

@@ -62,6 +62,18 @@ fn a_page_that_contains_a_drawing_is_a_page() {
 }
 
 #[test]
+fn a_thread_of_a_picture_is_refused_from_its_header_however_few_its_pixels_are() {
+    let thread = |height: u32| {
+        let mut png = file(quarters(1, 2), ImageFormat::Png);
+        png[20..24].copy_from_slice(&height.to_be_bytes());
+        png
+    };
+    assert_eq!(refusal(&thread(1_000_001)), Error::SideTooLong { width: 1, height: 1_000_001 });
+    assert_eq!(refusal(&thread(1_000_001)).code(), "side_too_long");
+    assert_ne!(refusal(&thread(1_000_000)).code(), "side_too_long");
+}
+
+#[test]
 fn too_many_pixels_are_refused_from_the_header_with_the_numbers_and_the_setting() {
     for bytes in [
         jpeg(&quarters(40, 30), false),

@@ -30,6 +30,11 @@ fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_ser
         ("signal another process", cluster.postmaster().to_string(), "seccomp"),
         ("limit another process", cluster.postmaster().to_string(), "seccomp"),
         ("slow another process down", cluster.postmaster().to_string(), "seccomp"),
+        ("bind another process to a processor", cluster.postmaster().to_string(), "seccomp"),
+        ("open a file to everybody", data.join("PG_VERSION").display().to_string(), "seccomp"),
+        ("give a file away", data.join("PG_VERSION").display().to_string(), "seccomp"),
+        ("change a file's times", data.join("PG_VERSION").display().to_string(), "seccomp"),
+        ("hang something on a file", data.join("PG_VERSION").display().to_string(), "seccomp"),
     ];
     let orders: Value = attempts.iter().map(|(what, target, _)| ((*what).to_owned(), json!(target))).collect::<serde_json::Map<_, _>>().into();
     let mut picture = pictures::jpeg(0);

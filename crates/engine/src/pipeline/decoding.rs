@@ -84,8 +84,10 @@ impl Pipeline {
             target: (!exact).then(|| preparer.target()),
             exact,
         };
-        let needed = pixels::probe(&bytes).map_err(failed)?.memory_for(&options);
-        // What exceeds the whole pool is refused by the decoder itself, with the numbers.
+        let header = pixels::probe(&bytes).map_err(failed)?;
+        // What is refused from its header does not wait for room first.
+        header.check(&options).map_err(failed)?;
+        let needed = header.memory_for(&options).saturating_add(pixels::working_memory(header.upright_size(), preparer.target()));
         let room = self.decoding.reserve(needed.min(self.decoding.total()), deadline, left);
         let room = room.map_err(|e| Answer::Failed(no_room(e, needed)))?;
         let waited = began.elapsed();
