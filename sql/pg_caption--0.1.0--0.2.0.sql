@@ -241,3 +241,10 @@ CREATE FUNCTION caption.tidy(relation regclass) RETURNS void
 COMMENT ON FUNCTION caption.tidy(regclass) IS
     'Has what is kept of rows that are gone, and failures that are none any more, forgotten soon instead of within a day.';
 REVOKE ALL ON FUNCTION caption.tidy(regclass) FROM PUBLIC;
+
+-- A superuser's table is filled where a superuser has watched it; in 0.1.0 only they could.
+ALTER TABLE caption.watch ADD COLUMN superuser boolean NOT NULL DEFAULT false;
+COMMENT ON COLUMN caption.watch.superuser IS 'It belonged to a superuser when a superuser watched it. Where it came to one later, it is not filled.';
+UPDATE caption.watch w SET superuser = r.rolsuper
+  FROM pg_catalog.pg_class c, pg_catalog.pg_roles r
+ WHERE c.oid OPERATOR(pg_catalog.=) w.relation::pg_catalog.oid AND r.oid OPERATOR(pg_catalog.=) c.relowner;

@@ -10,13 +10,15 @@ CREATE TABLE caption.watch (
     max_tokens int NOT NULL DEFAULT 64,
     overwrite  boolean NOT NULL DEFAULT false,
     on_replica boolean NOT NULL DEFAULT false,
-    paused     boolean NOT NULL DEFAULT false
+    paused     boolean NOT NULL DEFAULT false,
+    superuser  boolean NOT NULL DEFAULT false
 );
 COMMENT ON TABLE caption.watch IS 'One row per watched table, made by caption.watch(). Part of dumps; a restored database starts its walk anew.';
 COMMENT ON COLUMN caption.watch.fills IS 'Column to style, e.g. {"alt": "concise", "seo": "seo"}.';
 COMMENT ON COLUMN caption.watch.keys IS 'Columns of the primary key, or of the unique index used in its stead.';
 COMMENT ON COLUMN caption.watch.overwrite IS 'Text that a person wrote is replaced, too, once for each URL.';
 COMMENT ON COLUMN caption.watch.on_replica IS 'The triggers also fire for rows that logical replication applies.';
+COMMENT ON COLUMN caption.watch.superuser IS 'It belonged to a superuser when a superuser watched it. Where it came to one later, it is not filled.';
 GRANT SELECT ON caption.watch TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('caption.watch', 'WHERE relation::oid IN (SELECT c.oid FROM pg_catalog.pg_class c)');
 

@@ -1,5 +1,5 @@
 //! Notices what is created where nobody would tell us: databases (a copy of one with watches has work at once) and triggers (those of a watched table come last
-//! when a dump is restored, those of a partition with its attachment), and triggers that are switched off and on. Called by PostgreSQL in every backend; only
+//! when a dump is restored, those of a partition with its attachment), triggers that are switched off and on, and tables that are altered. Called by PostgreSQL in every backend; only
 //! remembers, for `enqueue` to look at and announce at commit. Never raises, never reads a catalog.
 
 use crate::{enqueue, shared};
@@ -41,6 +41,13 @@ unsafe extern "C-unwind" fn on_access(
         // Most databases have no watch, and nothing to do with it.
         if shared::database(here).is_some() {
             enqueue::look_at_trigger_at_commit(object, created);
+        }
+    } else if class == pg_sys::RelationRelationId && access == pg_sys::ObjectAccessType::OAT_POST_ALTER {
+        // SAFETY: reads a global.
+        let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
+        // A table that is not being filled because of its columns, key or owner may be whole again.
+        if shared::database(here).is_some() {
+            enqueue::announce_at_commit();
         }
     }
 }

@@ -150,6 +150,14 @@ fn watch(
             on_replica.into(),
         ],
     ));
+    // The objects of 0.1.0 have no place for it.
+    if release::objects_are_current() {
+        spi(Spi::run_with_args(
+            "UPDATE caption.watch w SET superuser = r.rolsuper FROM pg_catalog.pg_roles r \
+              WHERE w.relation OPERATOR(pg_catalog.=) $1::pg_catalog.regclass AND r.oid OPERATOR(pg_catalog.=) $2",
+            &[relation.into(), table.owner.into()],
+        ));
+    }
     // The walk over what exists starts anew: columns, styles or the key may have changed. Its number is one that no walk of this table had, also where unwatch()
     // has just removed the last one: by a number that comes again, a worker would take the new walk for the old one, whose end it has seen.
     spi(Spi::run_with_args(

@@ -1,4 +1,4 @@
-//! Rows that no trigger told of: those of a partition that is attached with its rows, those written while the triggers were switched off. The walk over the table
+//! Rows that no trigger told of: those of a partition that is attached with its rows, those written while the triggers were switched off or the key could not be read. The walk over the table
 //! must begin anew; that is asked for with a mark in the queue, a row without keys, which the worker obeys when it reads the watches (`worker/tables`). Nobody
 //! touches the walk itself at commit: that could wait for the worker, and the worker for us.
 
@@ -32,4 +32,11 @@ pub fn mark(triggers: &Triggers) {
         &[triggers.created.clone().into(), triggers.altered.clone().into()],
     )
     .unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
+}
+
+/// Marks tables that have rows whose key could not be written: a column of it is not there, or NULL.
+pub fn mark_tables(tables: Vec<pg_sys::Oid>) {
+    let marks =
+        "INSERT INTO caption.queue (relation, keys, n) SELECT m.relation, '[]'::pg_catalog.json, 0 FROM pg_catalog.unnest($1) AS m (relation)";
+    Spi::run_with_args(marks, &[tables.into()]).unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
 }

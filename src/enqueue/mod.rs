@@ -11,7 +11,7 @@ use pgrx::prelude::*;
 use pgrx::{PgRelation, pg_sys};
 use std::cell::{Cell, RefCell};
 pub use target::PINNED;
-use target::{Target, target, write_key};
+use target::{Known, Target, look_at, write_key};
 
 /// Keys in one queue row: the worker reads and finishes them together.
 const PAGE: usize = 200;
@@ -31,8 +31,10 @@ struct Gathered {
     /// Of the catalogs, when `targets` were looked up.
     epoch: u64,
     /// Relations that the trigger fired on. Few, and nearly always the same one again: searched from the end.
-    targets: Vec<(pg_sys::Oid, Option<Target>)>,
+    targets: Vec<(pg_sys::Oid, Known)>,
     pages: Vec<Pages>,
+    /// Watched tables that have rows whose key cannot be written: their walks begin anew, once they can be read.
+    keyless: Vec<pg_sys::Oid>,
     bytes: usize,
     /// The key being written.
     key: String,
@@ -132,6 +134,7 @@ fn finish(announce: Option<bool>) {
         let mut gathered = gathered.borrow_mut();
         gathered.targets.clear();
         gathered.pages.clear();
+        gathered.keyless.clear();
         gathered.bytes = 0;
         gathered.triggers = missed::Triggers::default();
         (std::mem::take(&mut gathered.dirty), std::mem::take(&mut gathered.created))
@@ -148,15 +151,18 @@ fn finish(announce: Option<bool>) {
 
 /// Appends what was gathered to the queue.
 fn append() {
-    let pages = GATHERED.with(|gathered| {
+    let (pages, keyless) = GATHERED.with(|gathered| {
         let mut gathered = gathered.borrow_mut();
         gathered.bytes = 0;
-        std::mem::take(&mut gathered.pages)
+        (std::mem::take(&mut gathered.pages), std::mem::take(&mut gathered.keyless))
     });
-    if pages.is_empty() {
+    if pages.is_empty() && keyless.is_empty() {
         return;
     }
     on_queue(|| {
+        if !keyless.is_empty() {
+            missed::mark_tables(keyless);
+        }
         for Pages { root, pages } in pages {
             let (texts, counts): (Vec<String>, Vec<i32>) = pages.into_iter().map(|(text, n)| (text + "]", n)).unzip();
             Spi::run_with_args(
@@ -223,17 +229,25 @@ unsafe fn gather(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
     }
     if !known {
         // SAFETY: as promised by the caller.
-        let target = target(oid, &unsafe { PgRelation::from_pg(relation) });
-        GATHERED.with(|gathered| gathered.borrow_mut().targets.push((oid, target)));
+        let found = look_at(oid, &unsafe { PgRelation::from_pg(relation) });
+        GATHERED.with(|gathered| gathered.borrow_mut().targets.push((oid, found)));
     }
     let full = GATHERED.with(|gathered| {
         let gathered = &mut *gathered.borrow_mut();
-        let Some((_, Some(target))) = gathered.targets.iter().rfind(|(known, _)| *known == oid) else { return false };
-        let root = target.root;
         // Apart first: where a type's output function raises, no half-written key must stay.
         gathered.key.clear();
-        // SAFETY: the columns were looked up in this relation's description.
-        unsafe { write_key(&mut gathered.key, target, tuple, description) };
+        let root = match gathered.targets.iter().rfind(|(known, _)| *known == oid) {
+            // SAFETY: the columns were looked up in this relation's description.
+            Some((_, Known::Watched(target))) if unsafe { write_key(&mut gathered.key, target, tuple, description) } => target.root,
+            Some((_, Known::Watched(Target { root, .. }) | Known::Keyless(root))) => {
+                let root = *root;
+                if !gathered.keyless.contains(&root) {
+                    gathered.keyless.push(root);
+                }
+                return false;
+            }
+            Some((_, Known::Unwatched)) | None => return false,
+        };
         let key = std::mem::take(&mut gathered.key);
         let (page, n) = gathered.page(root);
         page.push(if *n == 0 { '[' } else { ',' });

@@ -16,6 +16,16 @@ enum Column {
     Other { at: NonZeroUsize, output: pg_sys::Oid },
 }
 
+/// What is known of a relation that the trigger fired on.
+pub enum Known {
+    /// Neither it nor a partitioned table above it is watched.
+    Unwatched,
+    /// It is covered by the watch of this table, but a column of the key is not there (renamed, dropped).
+    Keyless(pg_sys::Oid),
+    /// Its rows are enqueued.
+    Watched(Target),
+}
+
 /// What a relation's rows are enqueued as.
 pub struct Target {
     /// The watched table: the relation itself or a partitioned table above it.
@@ -25,11 +35,11 @@ pub struct Target {
     pinned: u8,
 }
 
-/// Writes a row's key as a JSON array of texts.
+/// Writes a row's key as a JSON array of texts; `false` where a part of it is NULL, which is no key.
 ///
 /// # Safety
 /// `tuple` is a row of the relation that `description` describes and `target` was made for.
-pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) {
+pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> bool {
     let mut digits = itoa::Buffer::new();
     let _pin = Pin::needed(target.pinned);
     to.push('[');
@@ -37,22 +47,19 @@ pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTup
         if n > 0 {
             to.push(',');
         }
-        // SAFETY: attribute numbers come from this description; key columns are NOT NULL; the datum's type is the one its column was classified by.
+        // SAFETY: attribute numbers come from this description; the datum's type is the one its column was classified by.
         unsafe {
-            let get = |at: NonZeroUsize| pgrx::htup::heap_getattr_raw(tuple, at, description);
+            let (Column::Int2(at) | Column::Int4(at) | Column::Int8(at) | Column::Other { at, .. }) = column;
+            let Some(datum) = pgrx::htup::heap_getattr_raw(tuple, *at, description) else { return false };
             let number = match column {
-                Column::Int2(at) => get(*at).map_or("0", |datum| digits.format(datum.value() as i16)),
-                Column::Int4(at) => get(*at).map_or("0", |datum| digits.format(datum.value() as i32)),
-                Column::Int8(at) => get(*at).map_or("0", |datum| digits.format(datum.value() as i64)),
-                Column::Other { at, output } => {
-                    if let Some(datum) = get(*at) {
-                        let text = pg_sys::OidOutputFunctionCall(*output, datum);
-                        let json = serde_json::to_string(&CStr::from_ptr(text).to_string_lossy());
-                        to.push_str(&json.unwrap_or_else(|_| "null".into()));
-                        pg_sys::pfree(text.cast());
-                    } else {
-                        to.push_str("null");
-                    }
+                Column::Int2(_) => digits.format(datum.value() as i16),
+                Column::Int4(_) => digits.format(datum.value() as i32),
+                Column::Int8(_) => digits.format(datum.value() as i64),
+                Column::Other { output, .. } => {
+                    let text = pg_sys::OidOutputFunctionCall(*output, datum);
+                    let json = serde_json::to_string(&CStr::from_ptr(text).to_string_lossy());
+                    to.push_str(&json.unwrap_or_else(|_| "null".into()));
+                    pg_sys::pfree(text.cast());
                     continue;
                 }
             };
@@ -62,6 +69,7 @@ pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTup
         }
     }
     to.push(']');
+    true
 }
 
 /// Settings that a key's text may depend on, pinned while it is written.
@@ -133,10 +141,10 @@ impl Drop for Pin {
     }
 }
 
-/// Looks up how rows of a relation are enqueued; `None` where neither it nor a partitioned table above it is watched.
-pub fn target(oid: pg_sys::Oid, relation: &PgRelation) -> Option<Target> {
+/// Looks up how rows of a relation are enqueued.
+pub fn look_at(oid: pg_sys::Oid, relation: &PgRelation) -> Known {
     let _extension = identity::as_extension();
-    let (root, keys) = look_up(oid)?;
+    let Some((root, keys)) = look_up(oid) else { return Known::Unwatched };
     let description = relation.tuple_desc();
     let mut pinned = 0;
     let columns = keys
@@ -158,8 +166,11 @@ pub fn target(oid: pg_sys::Oid, relation: &PgRelation) -> Option<Target> {
                 }
             })
         })
-        .collect::<Option<Vec<_>>>()?;
-    Some(Target { root, columns, pinned })
+        .collect::<Option<Vec<_>>>();
+    match columns {
+        Some(columns) => Known::Watched(Target { root, columns, pinned }),
+        None => Known::Keyless(root),
+    }
 }
 
 /// The watch that covers a relation: watched table and key columns. Read with the newest snapshot: in a serialisable transaction that began before

@@ -1,4 +1,4 @@
-//! Whether a watched table was redefined since its watch was read: renamed, given to somebody else, changed in its columns or triggers. PostgreSQL tells of it
+//! Whether a watched table was redefined since its watch was read: renamed, given to somebody else, changed in its columns or triggers, or some role was. PostgreSQL tells of it
 //! when a lock is taken or a transaction begins; a worker then reads the watches anew before it goes on with that table.
 
 use pg_caption_drain::Watched;
@@ -13,8 +13,18 @@ thread_local! {
 
 /// Listens from now on, for the life of the process.
 pub fn listen() {
-    // SAFETY: registers a function that lives as long as the library, once per process.
-    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(on_change), pg_sys::Datum::from(0)) };
+    // SAFETY: registers functions that live as long as the library, once per process.
+    unsafe {
+        pg_sys::CacheRegisterRelcacheCallback(Some(on_change), pg_sys::Datum::from(0));
+        pg_sys::CacheRegisterSyscacheCallback(pg_sys::SysCacheIdentifier::AUTHOID as i32, Some(on_role_change), pg_sys::Datum::from(0));
+    }
+}
+
+/// An owner may have become a superuser.
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn on_role_change(argument: pg_sys::Datum, _cache: i32, _hash: u32) {
+    // SAFETY: nothing is asked of the arguments.
+    unsafe { on_change(argument, pg_sys::InvalidOid) }
 }
 
 #[pgrx::pg_guard]

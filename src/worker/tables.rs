@@ -62,7 +62,8 @@ pub fn load() -> Vec<Watched> {
     let rows: Vec<(pg_sys::Oid, Listed)> = spi(Spi::connect(|client| {
         let rows = client.select(
             "SELECT w.relation::oid, format('%s%I.%I', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, n.nspname, c.relname), c.relowner, w.image_url::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
-                    w.paused, t.walk_after::text, coalesce(t.walk_done, false), coalesce(t.walk, 0), to_jsonb(t)->>'recaption_before' \
+                    w.paused, t.walk_after::text, coalesce(t.walk_done, false), coalesce(t.walk, 0), to_jsonb(t)->>'recaption_before', \
+                    coalesce((to_jsonb(w)->>'superuser')::boolean, true) \
                FROM caption.watch w JOIN pg_catalog.pg_class c ON c.oid = w.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
                LEFT JOIN caption.tally t ON t.relation = w.relation",
             None,
@@ -74,6 +75,8 @@ pub fn load() -> Vec<Watched> {
                 url: row.get(4)?.unwrap_or_default(),
                 fills: row.get::<pgrx::JsonB>(5)?.map(|json| json.0).unwrap_or_default(),
                 keys: row.get(6)?.unwrap_or_default(),
+                // In 0.1.0 nobody knows.
+                by_superuser: row.get(14)?.unwrap_or(true),
                 watched: Watched {
                     oid: relation.to_u32(),
                     name: row.get(2)?.unwrap_or_default(),
@@ -105,7 +108,7 @@ pub fn load() -> Vec<Watched> {
         if let Err(raised) = added {
             pgrx::debug1!("pg_caption: {} waits: {}", listed.watched.name, raised.message);
         }
-        match check(oid, &listed.url, &listed.fills, &listed.keys) {
+        match check(oid, &listed) {
             Ok((fills, keys)) => {
                 // That its rows cannot be read is true until they are, which the walk that stopped will try first.
                 if listed.watched.walk_done {
@@ -138,10 +141,20 @@ struct Listed {
     url: String,
     fills: Value,
     keys: Vec<String>,
+    /// A superuser has watched it while it belonged to one.
+    by_superuser: bool,
     watched: Watched,
 }
 
-fn check(relation: pg_sys::Oid, url: &str, fills: &Value, keys: &[String]) -> Result<(Vec<Fill>, Vec<KeyColumn>), String> {
+fn check(relation: pg_sys::Oid, listed: &Listed) -> Result<(Vec<Fill>, Vec<KeyColumn>), String> {
+    let Listed { url, fills, keys, by_superuser, watched } = listed;
+    // Its owner's rights are all rights, and what runs with them was perhaps planted by the owner before.
+    // SAFETY: a catalog look-up in a transaction.
+    if !by_superuser && unsafe { pg_sys::superuser_arg(pg_sys::Oid::from(watched.owner)) } {
+        return Err(
+            "it belongs to a superuser now: look at its triggers, defaults and constraints, then call caption.watch() again as a superuser".into()
+        );
+    }
     if !has_triggers(relation) {
         return Err("its triggers are missing: a dump is still being restored, or they were dropped; then call caption.watch() again".into());
     }
@@ -160,8 +173,38 @@ fn check(relation: pg_sys::Oid, url: &str, fills: &Value, keys: &[String]) -> Re
         Ok(Fill { column: column.clone(), style })
     });
     let fills = fills.collect::<Result<Vec<_>, String>>()?;
-    let keys = keys.iter().map(|key| Ok(KeyColumn { column: quote_identifier(key), kind: attribute(relation, key)?.0 }));
-    Ok((fills, keys.collect::<Result<Vec<_>, String>>()?))
+    let columns = keys.iter().map(|key| Ok(KeyColumn { column: quote_identifier(key), kind: attribute(relation, key)?.0 }));
+    let columns = columns.collect::<Result<Vec<_>, String>>()?;
+    if !is_key(relation, keys) {
+        return Err(format!(
+            "({}) is no key of it any more: no unique index over NOT NULL columns; add one, or call caption.watch() again",
+            keys.join(", ")
+        ));
+    }
+    let watched: Vec<String> =
+        std::iter::once(url).chain(listed.fills.as_object().into_iter().flatten().map(|(column, _)| column)).chain(keys).cloned().collect();
+    if let Some(column) = unheard_of(relation, &watched) {
+        return Err(format!("its triggers watch another column that was called \"{column}\" before; call caption.watch() again"));
+    }
+    Ok((fills, columns))
+}
+
+/// Whether a key finds one row at most: some unique index, checked at once, is over these columns or fewer of them, none of which may be NULL.
+fn is_key(relation: pg_sys::Oid, keys: &[String]) -> bool {
+    let found = "SELECT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL \
+                    AND NOT EXISTS (SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k (attnum) WHERE NOT EXISTS \
+                          (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum = k.attnum AND a.attname = ANY ($2::name[])))) \
+            AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = ANY ($2::name[]) AND NOT a.attnotnull)";
+    spi(Spi::get_one_with_args::<bool>(found, &[relation.into(), keys.to_vec().into()])) == Some(true)
+}
+
+/// A column that none of the triggers' conditions names: it has taken the name of the one that they do.
+fn unheard_of(relation: pg_sys::Oid, columns: &[String]) -> Option<String> {
+    let found = "SELECT min(a.attname::text) FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = ANY ($2::name[]) \
+                    AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = t.oid \
+                          WHERE t.tgrelid = $1 AND t.tgfoid = 'caption.enqueue()'::regprocedure \
+                            AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 AND d.refobjsubid = a.attnum)";
+    spi(Spi::get_one_with_args(found, &[relation.into(), columns.to_vec().into()]))
 }
 
 /// Whether the triggers are there that tell of new rows: what they do not tell of, the walk must still find.

@@ -73,6 +73,57 @@ fn a_column_that_is_dropped_takes_its_triggers_along_and_progress_says_so() {
 }
 
 #[test]
+fn a_column_that_takes_the_name_of_a_watched_one_stops_the_table_with_a_word_and_a_new_watch_goes_on() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = db.products_of(&web, 2);
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    session.run("ALTER TABLE products RENAME image_url TO old_url; ALTER TABLE products ADD image_url text");
+    db.eventually("(SELECT state LIKE '%another column%\"image_url\"%caption.watch()%' FROM caption.progress)");
+    session.run("UPDATE products SET image_url = old_url; INSERT INTO products (image_url) SELECT old_url FROM products");
+    session.run("SELECT caption.watch('products')");
+    db.eventually(&format!("(SELECT count(*) FROM products) = 4 AND {FILLED}"));
+}
+
+#[test]
+fn a_table_whose_key_finds_several_rows_stops_with_a_word_and_nobody_s_text_is_lost() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = db.session();
+    session.run("CREATE TABLE products (id int PRIMARY KEY, tenant int NOT NULL, image_url text, alt text, seo text)");
+    let url = &web.pictures(1)[0];
+    session.run(&format!("INSERT INTO products VALUES (1, 1, '{url}', 'by hand', 'by hand')"));
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT walk_done FROM caption.tally)");
+    session.run("ALTER TABLE products DROP CONSTRAINT products_pkey, ADD PRIMARY KEY (tenant, id)");
+    session.run(&format!("INSERT INTO products VALUES (1, 0, '{url}')"));
+    db.eventually("(SELECT state LIKE '%(id) is no key of it any more%' FROM caption.progress)");
+    assert_eq!(session.number("SELECT count(*) FROM caption.written"), 0);
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    assert_eq!(session.text("SELECT alt || seo FROM products WHERE tenant = 1"), "by handby hand");
+}
+
+#[test]
+fn rows_written_while_a_part_of_the_key_was_renamed_or_null_are_found_afterwards() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = db.session();
+    session.run("CREATE TABLE products (k int NOT NULL UNIQUE, image_url text, alt text, seo text)");
+    let url = &web.pictures(1)[0];
+    session.run(&format!("INSERT INTO products VALUES (1, '{url}'); SELECT caption.watch('products')"));
+    db.eventually(FILLED);
+    session.run("ALTER TABLE products RENAME k TO n");
+    session.run(&format!("INSERT INTO products VALUES (2, '{url}')"));
+    db.eventually("(SELECT state LIKE '%no column \"k\" any more%' FROM caption.progress)");
+    session.run("ALTER TABLE products RENAME n TO k");
+    db.eventually(FILLED);
+    session.run("ALTER TABLE products ALTER k DROP NOT NULL");
+    session.run(&format!("INSERT INTO products VALUES (NULL, '{url}')"));
+    db.eventually("(SELECT state LIKE '%(k) is no key of it any more%' FROM caption.progress)");
+    session.run("UPDATE products SET k = 3 WHERE k IS NULL; ALTER TABLE products ALTER k SET NOT NULL");
+    db.eventually(FILLED);
+}
+
+#[test]
 fn a_rewritten_table_is_filled_as_before() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);

@@ -128,3 +128,31 @@ fn expressions_and_checks_planted_in_the_table_run_as_its_owner() {
     assert!(session.number("SELECT count(*) FROM seen") >= 9, "each of the three was called for each row");
     assert_eq!(session.rows("SELECT DISTINCT who FROM seen"), [[Some(role)]]);
 }
+
+#[test]
+fn a_table_that_comes_to_a_superuser_is_not_filled_before_a_superuser_has_watched_it_again() {
+    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (db, mut session, role) = shop(&cluster, &web);
+    session.run(&format!(
+        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+           IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN ALTER ROLE {role} SUPERUSER; END IF; RETURN NEW; END $$"
+    ));
+    session.run("CREATE TRIGGER climb AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION climb()");
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    session.run(&format!("RESET ROLE; ALTER TABLE products OWNER TO postgres; GRANT INSERT ON products TO {role}; SET ROLE {role}"));
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/1.jpg")));
+    db.eventually("(SELECT problem LIKE '%belongs to a superuser%' FROM caption.tally)");
+    let is_super = format!("SELECT rolsuper::text FROM pg_roles WHERE rolname = '{role}'");
+    session.run("RESET ROLE");
+    assert_eq!((session.text(&is_super).as_str(), session.number("SELECT count(*) FROM caption.written")), ("false", 3));
+    session.run("DROP TRIGGER climb ON products; SELECT caption.watch('products')");
+    db.eventually(FILLED);
+
+    // Likewise where it is the owner that changes.
+    session.run(&format!("ALTER TABLE products OWNER TO {role}; SELECT caption.watch('products'); ALTER ROLE {role} SUPERUSER"));
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/2.jpg")));
+    db.eventually("(SELECT problem LIKE '%belongs to a superuser%' FROM caption.tally)");
+    session.run(&format!("ALTER ROLE {role} NOSUPERUSER; SELECT caption.watch('products')"));
+    db.eventually(FILLED);
+}
