@@ -12,6 +12,10 @@ pub const AGAIN: Duration = Duration::from_secs(1);
 const DOUBLINGS: u32 = 5;
 /// Engines that a picture may cost, in flight alone, before it is taken for the reason.
 const MAX_DEATHS: u32 = 3;
+/// For how long hosts are given time to answer before their rows are put off for the sake of the others …
+const STUCK: Duration = Duration::from_secs(10);
+/// … unless that many answers come a second.
+const SLOW: f64 = 2.0;
 
 /// Jobs on their way to the engine and back.
 #[derive(Debug, Default)]
@@ -27,6 +31,10 @@ pub struct Flight {
     pause: Option<(Instant, u64)>,
     /// How often in a row the engine could not serve.
     failures: u32,
+    /// How many answers came.
+    answers: u64,
+    /// Since when there is more than can be sent, and the answers until then.
+    full: Option<(Instant, u64)>,
 }
 
 impl Flight {
@@ -35,9 +43,39 @@ impl Flight {
         if !self.suspects.is_empty() || self.ready.len() >= limits.most_ready {
             return false;
         }
-        let places = self.places();
-        let free = |job: &&Job| places.get(job.host()).is_none_or(|taken| *taken < limits.of_one_host);
-        self.ready.len() < limits.ready || self.ready.iter().filter(free).take(limits.ready).count() < limits.ready
+        self.ready.len() < limits.ready || self.sendable(limits).take(limits.ready).count() < limits.ready
+    }
+
+    /// Those whose host may have another place. Each may have twice as many as are free (dynamic thresholds, Choudhury and Hahne 1998): one has two thirds of the window,
+    /// two have two fifths each, and whoever comes then finds a place.
+    fn sendable(&self, limits: &Limits) -> impl Iterator<Item = &Job> {
+        let (places, most) = (self.places(), self.most_of_one(limits));
+        self.ready.iter().filter(move |job| places.get(job.host()).is_none_or(|taken| *taken < most))
+    }
+
+    fn most_of_one(&self, limits: &Limits) -> usize {
+        2 * limits.window.saturating_sub(self.in_flight.len())
+    }
+
+    /// Half of what is ready, where everything is of hosts that have their places and hardly answer: rows that would keep those behind them from being read.
+    pub fn surplus(&mut self, limits: &Limits, now: Instant) -> Vec<Job> {
+        if self.ready.len() < limits.ready {
+            self.full = None;
+        }
+        if !self.suspects.is_empty() || self.ready.len() < limits.most_ready || self.sendable(limits).next().is_some() {
+            return Vec::new();
+        }
+        let (since, answers) = *self.full.get_or_insert((now, self.answers));
+        let waited = now.saturating_duration_since(since);
+        if waited < STUCK {
+            return Vec::new();
+        }
+        if (self.answers - answers) as f64 >= SLOW * waited.as_secs_f64() {
+            // Judged anew: it may become slow.
+            self.full = Some((now, self.answers));
+            return Vec::new();
+        }
+        self.ready.split_off(self.ready.len() / 2).into()
     }
 
     /// How many jobs of each host are in flight.
@@ -50,11 +88,11 @@ impl Flight {
     }
 
     /// Takes the first job out whose host has the fewest in flight: a slow host fills its own places and not everybody's.
-    fn next_ready(&mut self, of_one_host: usize) -> Option<Job> {
+    fn next_ready(&mut self, limits: &Limits) -> Option<Job> {
         let places = self.places();
         let taken = |job: &Job| places.get(job.host()).copied().unwrap_or(0);
         let (at, taken) = self.ready.iter().map(taken).enumerate().min_by_key(|(_, taken)| *taken)?;
-        if taken >= of_one_host { None } else { self.ready.remove(at) }
+        if taken >= self.most_of_one(limits) { None } else { self.ready.remove(at) }
     }
 
     /// Takes jobs on.
@@ -117,7 +155,7 @@ impl Flight {
     pub fn next(&mut self, tables: &[Watched], limits: &Limits) -> Option<(Job, Request)> {
         loop {
             let job = if self.suspects.is_empty() {
-                self.next_ready(limits.of_one_host)
+                self.next_ready(limits)
             } else if self.in_flight.is_empty() {
                 self.suspects.pop_front()
             } else {
@@ -138,6 +176,7 @@ impl Flight {
     /// An answer arrived: what has landed. `None`: nobody waits for it any more, or the engine cannot serve and the connection is of no use.
     pub fn answered(&mut self, id: u64, outcome: Outcome, now: Instant, epoch: u64) -> Option<(Job, Outcome)> {
         self.abandoned.remove(&id);
+        self.answers += 1;
         let job = self.in_flight.remove(&id)?;
         match outcome {
             Outcome::Failed(failure) if failure.class == Class::Engine => {
@@ -195,7 +234,7 @@ mod tests {
     use super::*;
     use crate::Row;
 
-    const LIMITS: Limits = Limits { ready: 5, most_ready: 50, of_one_host: 6, ..Limits::DEFAULT };
+    const LIMITS: Limits = Limits { ready: 5, most_ready: 50, window: 9, ..Limits::DEFAULT };
 
     fn jobs(host: &str, count: usize) -> Vec<Job> {
         let job = |n: usize| Job {
@@ -213,11 +252,11 @@ mod tests {
         (0..count).map(job).collect()
     }
 
-    /// Sends what may be sent through a window of eight: the hosts, in order.
+    /// Sends what may be sent: the hosts, in order.
     fn fill(flight: &mut Flight) -> Vec<String> {
         let mut sent = Vec::new();
-        while flight.in_flight.len() < 8 {
-            let Some(job) = flight.next_ready(LIMITS.of_one_host) else { break };
+        while flight.in_flight.len() < LIMITS.window {
+            let Some(job) = flight.next_ready(&LIMITS) else { break };
             sent.push(job.host().to_owned());
             flight.sent(sent.len() as u64 + 100 * flight.in_flight.len() as u64, job);
         }
@@ -232,9 +271,41 @@ mod tests {
         assert_eq!(fill(&mut flight), ["slow"; 6]);
         assert!(flight.wants_jobs(&LIMITS), "what waits cannot be sent");
         flight.add(jobs("fast", 3));
-        assert_eq!(fill(&mut flight), ["fast"; 2]);
+        assert_eq!(fill(&mut flight), ["fast"; 2], "and one place for who comes next");
         flight.add(jobs("slow", 40));
         assert!(!flight.wants_jobs(&LIMITS), "it has its bound");
+    }
+
+    #[test]
+    fn several_slow_hosts_leave_places_too() {
+        let mut flight = Flight::default();
+        for host in ["slow", "slower", "slowest"] {
+            flight.add(jobs(host, 15));
+        }
+        let sent = fill(&mut flight);
+        assert!(sent.len() < LIMITS.window, "{sent:?}");
+        assert!(flight.wants_jobs(&LIMITS));
+        flight.add(jobs("fast", 1));
+        assert_eq!(fill(&mut flight), ["fast"]);
+    }
+
+    #[test]
+    fn rows_of_hosts_that_hardly_answer_are_put_off_before_they_hide_what_is_behind_them_and_those_of_a_quick_one_never() {
+        for quick in [false, true] {
+            let (mut flight, start) = (Flight::default(), Instant::now());
+            flight.add(jobs("only", 60));
+            fill(&mut flight);
+            assert!(flight.surplus(&LIMITS, start).is_empty());
+            if quick {
+                flight.answers += (SLOW * STUCK.as_secs_f64()) as u64;
+            }
+            let ready = flight.ready();
+            let surplus = flight.surplus(&LIMITS, start + STUCK);
+            assert_eq!((surplus.len(), flight.ready()), if quick { (0, ready) } else { (ready / 2, ready / 2) }, "quick: {quick}");
+            assert!(flight.surplus(&LIMITS, start + STUCK).is_empty(), "there is room to read on");
+            flight.add(jobs("only", 60));
+            assert_eq!(flight.surplus(&LIMITS, start + STUCK).is_empty(), quick, "what is known to be slow is not waited for again");
+        }
     }
 
     #[test]

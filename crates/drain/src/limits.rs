@@ -15,8 +15,8 @@ pub struct Limits {
     pub ready: usize,
     /// Jobs ready to be sent, of whatever host, from which on no more are read.
     pub most_ready: usize,
-    /// Jobs of one host in flight at once: most of the engine's window, so that a single host is served at full speed, and not all of it.
-    pub of_one_host: usize,
+    /// Jobs that the engine takes from us at once.
+    pub window: usize,
     /// Replies settled in one transaction.
     pub together: usize,
     /// Captions kept for rows that somebody holds, beyond those of the last moment: fewer than deferred rows that are looked through.
@@ -31,10 +31,10 @@ impl Limits {
         queue_rows: 5,
         deferred_rows: 200,
         chunk: 500,
-        chunks: 4,
+        chunks: 40,
         ready: 64,
-        most_ready: 2000,
-        of_one_host: 48,
+        most_ready: 1500,
+        window: 64,
         together: 50,
         held: 400,
         tidied: 200,

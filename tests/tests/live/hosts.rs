@@ -98,6 +98,18 @@ fn rows_of_a_host_that_takes_its_time_do_not_take_the_places_of_the_others() {
 }
 
 #[test]
+fn thousands_of_rows_of_a_host_that_takes_its_time_are_put_off_uncharged_for_those_behind_them() {
+    let (db, slow, web, gate) = (Cluster::shared().database(), Web::start(), Web::start(), Gate::new());
+    let url = slow.serve_all(Answer::picture(9).behind(&gate));
+    let mut session = db.products(&[]);
+    crowd(&mut session, &url, 3000, &web, 5);
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 5");
+    assert_eq!(session.number("SELECT count(*) FROM caption.deferred WHERE attempts > 0 OR code <> 'host_busy'"), 0);
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+}
+
+#[test]
 fn rows_of_a_host_that_has_recovered_get_their_captions() {
     let (db, busy, web) = (Cluster::shared().database(), Web::start(), Web::start());
     let url = busy.serve_all(Answer::status(503).header("Retry-After", "1"));

@@ -14,7 +14,7 @@ use crate::limits::Limits;
 use crate::rates::Rates;
 use crate::sources::Sources;
 use crate::{Board, Job, PageId, Reading, Row, Store, Watched};
-use pg_caption_wire::{Failure, Outcome, Request};
+use pg_caption_wire::{Class, Failure, Outcome, Request};
 use settling::{Held, Jitter, Landed};
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -28,6 +28,9 @@ const LINGER: Duration = Duration::from_secs(2);
 const TURN: Duration = Duration::from_secs(10);
 /// How often dropped tables and old failures are cleaned away.
 const CLEAN: Duration = Duration::from_secs(3600);
+
+/// For how long rows of a slow host are put off where they would keep others from being read.
+const SLOW_HOST: Duration = Duration::from_secs(120);
 
 /// Where in its round the worker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,6 +169,7 @@ impl Worker {
                 Some(Action::ReadWatches)
             }
             Phase::Read => {
+                self.put_surplus_off(now);
                 let reading = if self.flight.wants_jobs(&self.limits) { self.sources.next(&self.board, &self.tables, now) } else { None };
                 self.more = reading.is_some();
                 self.phase = Phase::Send;
@@ -325,6 +329,18 @@ impl Worker {
             }
         }
         self.flight.is_connected()
+    }
+
+    /// Rows of slow hosts give way to those behind them.
+    fn put_surplus_off(&mut self, now: Instant) {
+        let surplus = self.flight.surplus(&self.limits, now);
+        let put_off = |job: Job| {
+            let mut failure = Failure::new(Class::Host, "host_busy", format!("host {} takes its time, and many rows wait for it", job.host()));
+            failure.host = Some(job.host().to_owned());
+            failure.retry_after_ms = Some(SLOW_HOST.as_millis() as u64);
+            (job, Outcome::Failed(failure))
+        };
+        self.land(surplus.into_iter().map(put_off));
     }
 
     fn land(&mut self, landed: impl IntoIterator<Item = (Job, Outcome)>) {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 /// Small enough that a few dozen rows fill everything.
 pub const LIMITS: Limits =
-    Limits { queue_rows: 2, deferred_rows: 3, chunk: 4, chunks: 2, ready: 5, most_ready: 11, of_one_host: 2, together: 3, held: 2, tidied: 2 };
+    Limits { queue_rows: 2, deferred_rows: 3, chunk: 4, chunks: 2, ready: 5, most_ready: 11, window: 6, together: 3, held: 2, tidied: 2 };
 /// What a worker may have in hand at most: what is ready when it still reads, what one reading brings, what the engine has and what it answered; as many pages, and
 /// rows to be looked at again.
 const BOUND: usize = 150;
