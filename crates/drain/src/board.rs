@@ -117,6 +117,11 @@ impl Board {
         self.pages.len()
     }
 
+    /// Whether a page is of the queue: somebody has just written these rows.
+    pub fn is_news(&self, page: PageId) -> bool {
+        self.pages.get(&page).is_some_and(|page| matches!(page.origin, Origin::Queue(_)))
+    }
+
     /// Walk chunks of a table in hand.
     pub fn walk_pages(&self, relation: u32) -> usize {
         self.walks.get(&relation).map_or(0, VecDeque::len)

@@ -29,8 +29,13 @@ impl<S: Store> Examiner<'_, S> {
     pub fn sift(&mut self, table: &Watched, page: PageId, keys: &[String], rows: Vec<(String, Current)>) -> Vec<Job> {
         let history = self.store.history(table, keys);
         let (mut jobs, mut parked) = (Vec::new(), 0);
+        let is_news = self.board.is_news(page);
         for (key, current) in rows {
-            let past = history.get(&key).cloned().unwrap_or_default();
+            let mut past = history.get(&key).cloned().unwrap_or_default();
+            if is_news {
+                // Another URL, perhaps: what the one before was charged is not its debt.
+                past.attempts = 0;
+            }
             let cells = needs(table, &current, &past.ours, past.again);
             let row = Row { relation: table.oid, key };
             let Some(url) = current.url.filter(|_| !cells.is_empty()) else { continue };

@@ -25,11 +25,11 @@ fn from_exif(block: &[u8]) -> Option<Orientation> {
     };
     let directory = block.get(usize::try_from(number(block.get(4..8)?)).ok()?..)?;
     let entries = directory.get(2..)?.as_chunks::<12>().0.iter().take(number(&directory[..2]) as usize);
-    entries.filter(|entry| number(&entry[..2]) == ORIENTATION && number(&entry[4..8]) == 1).find_map(|entry| {
-        let value = match number(&entry[2..4]) {
-            // SHORT and LONG, without a sign or with one.
-            3 | 8 => number(&entry[8..10]),
-            4 | 9 => number(&entry[8..12]),
+    entries.filter(|entry| number(&entry[..2]) == ORIENTATION).find_map(|entry| {
+        let value = match (number(&entry[2..4]), number(&entry[4..8])) {
+            // SHORT and LONG, without a sign or with one; of two, which fit as well, the first.
+            (3 | 8, 1 | 2) => number(&entry[8..10]),
+            (4 | 9, 1) => number(&entry[8..12]),
             _ => return None,
         };
         Orientation::from_exif(u8::try_from(value).ok()?)

@@ -143,6 +143,23 @@ fn a_webp_has_only_the_blocks_that_its_header_announces() {
 }
 
 #[test]
+fn exif_that_is_spread_over_segments_or_says_its_orientation_twice_is_read_as_the_reference_does() {
+    let picture = jpeg(&quarters(32, 32), false);
+    let block = exif(6);
+    let segments = |first: &[u8], second: &[u8]| {
+        let second = with_app1(&picture, &[b"Exif\0\0", second].concat());
+        with_app1(&second, &[b"Exif\0\0", first].concat())
+    };
+    assert_eq!(probe(&segments(b"", &block)).unwrap().orientation, 6, "the first segment is empty");
+    assert_eq!(probe(&segments(&block[..9], &block[9..])).unwrap().orientation, 6, "cut in two");
+    let entry = block.windows(2).position(|tag| tag == [0x12, 0x01] || tag == [0x01, 0x12]).unwrap();
+    let mut twice = block.clone();
+    let count = if block[0] == b'I' { entry + 4 } else { entry + 7 };
+    twice[count] = 2;
+    assert_eq!(probe(&with_app1(&picture, &[b"Exif\0\0", twice.as_slice()].concat())).unwrap().orientation, 6, "two values");
+}
+
+#[test]
 fn a_broken_orientation_leaves_the_picture_as_it_lies() {
     for block in [b"Exif\0\0".to_vec(), b"Exif\0\0II*\0\xFF\xFF\xFF\xFF".to_vec(), [b"Exif\0\0".as_slice(), &exif(9)].concat()] {
         assert_eq!(probe(&with_app1(&jpeg(&quarters(32, 32), false), &block)).unwrap().orientation, 1);

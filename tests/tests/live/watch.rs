@@ -305,3 +305,18 @@ fn a_watch_ended_and_begun_anew_in_one_transaction_walks_anew() {
     session.run("BEGIN; SELECT caption.unwatch('products'); SELECT caption.watch('products'); COMMIT");
     db.eventually(FILLED);
 }
+
+#[test]
+fn a_new_url_does_not_inherit_the_attempts_of_the_one_before() {
+    let (cluster, web) = (Cluster::private(&[("pg_caption.max_attempts", "2")]), Web::start());
+    let db = cluster.database();
+    let broken: Vec<String> = (0..2).map(|n| web.serve(&format!("/{n}.jpg"), Answer::status(500))).collect();
+    let mut session = db.products(&broken[..1]);
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT attempts = 1 FROM caption.deferred)");
+    session.run(&format!("UPDATE products SET image_url = '{}'", broken[1]));
+    eventually("the new one was asked", || web.hits("/1.jpg") == 1);
+    db.eventually("NOT EXISTS (SELECT FROM caption.queue)");
+    assert_eq!(session.number("SELECT attempts FROM caption.deferred"), 1);
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+}

@@ -13,6 +13,9 @@ const APP0: u8 = 0xE0;
 const APP1: u8 = 0xE1;
 const APP14: u8 = 0xEE;
 /// What an APP1 segment with an XMP packet begins with.
+/// What an EXIF segment begins with.
+const EXIF: &[u8] = b"Exif\0\0";
+
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
 /// One component: its sampling factors.
@@ -43,7 +46,7 @@ impl Markers {
     pub(super) fn read(bytes: &[u8]) -> Result<Markers, Error> {
         let cut = || Error::Truncated { format: Format::Jpeg };
         let mut frame = None;
-        let (mut exif, mut xmp, mut needed) = (None, None, Vec::new());
+        let (mut exif, mut xmp, mut needed) = (Vec::new(), None, Vec::new());
         let mut at = 2;
         loop {
             let (start, marker) = next_marker(bytes, at).ok_or_else(cut)?;
@@ -59,7 +62,7 @@ impl Markers {
                 SOS => {
                     let (progressive, width, height, components) = frame.ok_or_else(|| damaged("a scan comes before the frame header"))?;
                     let in_first_scan = usize::from(*body.first().ok_or_else(|| damaged("a scan header is empty"))?);
-                    let orientation = orient::told_by(exif, xmp);
+                    let orientation = orient::told_by(Some(&exif), xmp);
                     let lossless = needed.iter().any(|(marker, _)| matches!(marker, 0xC3 | 0xCB));
                     return Ok(Markers { width, height, components, orientation, lossless, progressive, in_first_scan, needed, scan: start });
                 }
@@ -70,7 +73,8 @@ impl Markers {
                     frame = Some(read_frame(marker, body)?);
                 }
                 JPEG_LS => return Err(unsupported("a JPEG-LS")),
-                APP1 if exif.is_none() && body.starts_with(b"Exif\0\0") => exif = Some(body),
+                // A block may be spread over several segments, of which the first may be empty.
+                APP1 if body.starts_with(EXIF) => exif.extend_from_slice(&body[EXIF.len()..]),
                 APP1 if xmp.is_none() => xmp = body.strip_prefix(XMP),
                 _ => {}
             }

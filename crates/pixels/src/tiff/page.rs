@@ -58,6 +58,9 @@ impl<'a> Page<'a> {
         if reversed && (compression != 1 || count != 1 || bits > 8) {
             return Err(unsupported("its bits are in reverse order (FillOrder 2)"));
         }
+        if compression == 7 && (photometric, bits, count) == (1, 8, 2) {
+            return Err(unsupported("gray with alpha as JPEG"));
+        }
         let samples = match (photometric, bits, count) {
             (0 | 1, 2 | 4, 1) | (1, 8, 2) => Samples::Gray,
             (0 | 1, 1 | 8, 1) if reversed => Samples::Gray,
