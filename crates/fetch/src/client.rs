@@ -51,6 +51,6 @@ pub(crate) fn client(settings: &Settings, lookup: Arc<Lookup>, roots: Option<Vec
         .tls_config(tls)
         .build();
     let connector = ().chain(ConnectProxyConnector::default()).chain(WatchedTcp::default()).chain(SharedTls::default()).chain(WatchedEnd);
-    let resolver = JudgingResolver { lookup, connect_timeout: settings.connect_timeout, proxy: proxy.map(|p| p.uri().clone()) };
+    let resolver = JudgingResolver { lookup, proxy: proxy.map(|p| p.uri().clone()) };
     Ok(Client { agent: Agent::with_parts(config, connector, resolver), has_roots })
 }

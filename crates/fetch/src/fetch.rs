@@ -22,8 +22,8 @@ use std::time::{Duration, Instant, SystemTime};
 use ureq::http::header::{self, HeaderName};
 use ureq::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-/// Look-up threads: enough that a few dead names do not hold up the rest.
-const MAX_LOOKUP_THREADS: usize = 8;
+/// Look-up threads: one for each fetch thread by default, so that it takes as many dead names at once to hold up the rest.
+const MAX_LOOKUP_THREADS: usize = 32;
 /// Longest ETag or Last-Modified kept, bytes.
 const MAX_VALIDATOR: usize = 1024;
 
@@ -117,7 +117,7 @@ impl Fetcher {
         let names = HostPatterns::parse(&settings.allowed_hosts)?;
         let policy = AddressPolicy::new(settings::networks(&settings.allowed_networks)?);
         let threads = settings.concurrency.clamp(1, MAX_LOOKUP_THREADS);
-        let lookup = Lookup::new(policy, parts.resolver, threads)
+        let lookup = Lookup::new(policy, parts.resolver, threads, settings.connect_timeout)
             .map_err(|e| Error::Setting { setting: "pg_caption.fetch_concurrency", reason: format!("no threads for look-ups: {e}") })?;
         let lookup = Arc::new(lookup);
         let client = client::client(&settings, lookup.clone(), parts.roots)?;
@@ -242,7 +242,7 @@ impl Fetcher {
         if let Some(address) = target.literal() {
             self.lookup.judge(address).map_err(refused)?;
         } else if self.settings.proxy.is_some() {
-            match self.lookup.allowed(target.host(), target.port(), self.settings.connect_timeout) {
+            match self.lookup.allowed(target.host(), target.port()) {
                 // a machine behind a proxy often knows no names of the outside
                 Ok(_) | Err(LookupError::Unknown(_) | LookupError::Slow) => {}
                 Err(e) => return Err(refused(e)),

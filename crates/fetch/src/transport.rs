@@ -21,20 +21,18 @@ const MAX_ADDRESSES: usize = 8;
 #[derive(Debug)]
 pub(crate) struct JudgingResolver {
     pub(crate) lookup: Arc<Lookup>,
-    pub(crate) connect_timeout: Duration,
     pub(crate) proxy: Option<Uri>,
 }
 
 impl Resolver for JudgingResolver {
-    fn resolve(&self, uri: &Uri, config: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+    fn resolve(&self, uri: &Uri, config: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
         let other = |e: LookupError| Error::Other(Box::new(e));
-        let limit = self.connect_timeout.min(*timeout.after);
         let host = uri.host().unwrap_or_default();
         let port = uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
         let addresses = match &self.proxy {
-            None => self.lookup.allowed(host, port, limit).map_err(other)?,
+            None => self.lookup.allowed(host, port).map_err(other)?,
             Some(proxy) if proxy == uri && config.proxy().is_some() => {
-                self.lookup.all(host, limit).map_err(other)?.into_iter().map(|a| (a, port).into()).collect()
+                self.lookup.all(host).map_err(other)?.into_iter().map(|a| (a, port).into()).collect()
             }
             Some(_) => return Err(other(LookupError::Unknown("only the proxy connects".into()))),
         };

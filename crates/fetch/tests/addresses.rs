@@ -2,14 +2,14 @@
 
 mod world;
 
-use pg_caption_fetch::{Error, Fetcher, Parts, Resolve, Stage};
+use pg_caption_fetch::{Error, Fetched, Fetcher, Parts, Resolve, Stage};
 use pg_caption_wire::Class;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use world::*;
 
 fn fine() -> Server {
@@ -230,8 +230,56 @@ fn a_dead_name_server_costs_its_callers_a_timeout_and_never_more_threads() {
     assert!(stuck.asked.load(Ordering::SeqCst) <= 2);
     *stuck.free.lock().unwrap() = true;
     stuck.freed.notify_all();
-    assert_eq!(bytes(get(&fetcher, &url)), b"picture");
+    assert_eq!(bytes(once_it_answers(&fetcher, &url)), b"picture");
     assert!(stuck.asked.load(Ordering::SeqCst) <= 3, "look-ups nobody waits for are not done");
+}
+
+/// What comes when the overdue look-up of the URL's name has ended; until then it is refused at once.
+fn once_it_answers(fetcher: &Fetcher, url: &str) -> Result<Fetched, Error> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match get(fetcher, url) {
+            Err(Error::Timeout { stage: Stage::Resolve, .. }) if Instant::now() < end => std::thread::yield_now(),
+            result => return result,
+        }
+    }
+}
+
+/// A name server that knows every name, but is silent about `dead.example` for as long as [`Stuck`] is.
+#[derive(Debug, Default)]
+struct SilentAboutOne(Stuck);
+
+impl Resolve for SilentAboutOne {
+    fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        if host == "dead.example" { self.0.resolve(host) } else { Ok(vec![[127, 0, 0, 1].into()]) }
+    }
+}
+
+#[test]
+fn many_rows_of_a_name_that_is_not_answered_hold_up_no_other_name() {
+    let (server, names) = (fine(), Arc::new(SilentAboutOne::default()));
+    let fetcher = named(names.clone(), |s| {
+        s.connect_timeout = Duration::from_secs(2);
+        s.host_concurrency = 100;
+    });
+    let dead = format!("http://dead.example:{}/", server.port);
+    std::thread::scope(|scope| {
+        for _ in 0..64 {
+            scope.spawn(|| {
+                let error = get(&fetcher, &dead).unwrap_err();
+                assert!(matches!(error, Error::Timeout { stage: Stage::Resolve, .. }), "{error:?}");
+                assert_eq!((error.code().as_str(), error.class()), ("timeout", Class::Retry));
+            });
+        }
+    });
+    for n in 0..30 {
+        assert_eq!(bytes(get(&fetcher, &format!("http://fine{n}.example:{}/", server.port))), b"picture");
+    }
+    assert!(matches!(get(&fetcher, &dead), Err(Error::Timeout { stage: Stage::Resolve, .. })), "it is refused while its look-up is overdue");
+    assert_eq!(names.0.asked.load(Ordering::SeqCst), 1, "all of its rows share one look-up");
+    *names.0.free.lock().unwrap() = true;
+    names.0.freed.notify_all();
+    assert_eq!(bytes(once_it_answers(&fetcher, &dead)), b"picture");
 }
 
 /// A proxy that answers every CONNECT itself.
