@@ -148,7 +148,7 @@ pub struct Job {
     pub extras: Extras,
     open: AtomicBool,
     stage: AtomicU8,
-    host: OnceLock<String>,
+    host: Mutex<Option<String>>,
     picture: OnceLock<Weak<Picture>>,
     sink: Mutex<Option<Sink>>,
 }
@@ -188,7 +188,7 @@ impl Job {
             extras: order.extras,
             open: AtomicBool::new(true),
             stage: AtomicU8::new(Stage::Queued as u8),
-            host: OnceLock::new(),
+            host: Mutex::default(),
             picture: OnceLock::new(),
             sink: Mutex::new(Some(Box::new(sink))),
         }
@@ -250,7 +250,11 @@ impl Job {
 
     /// Notes that its host, `name:port`, is at its cap.
     pub fn waits_for_host(&self, host: &str) {
-        self.host.get_or_init(|| host.into());
+        let mut noted = self.host.lock().unwrap_or_else(PoisonError::into_inner);
+        // a redirect's, perhaps, after its own
+        if noted.as_deref() != Some(host) {
+            *noted = Some(host.into());
+        }
         self.at(Stage::HostBusy);
     }
 
@@ -265,7 +269,7 @@ impl Job {
             .into_iter()
             .find(|s| *s as u8 == self.stage.load(Ordering::Relaxed))
             .unwrap_or(Stage::Queued);
-        match (stage, self.host.get()) {
+        match (stage, self.host.lock().unwrap_or_else(PoisonError::into_inner).as_deref()) {
             (Stage::HostBusy, Some(host)) => failures::host_busy(host, self.waited_ms(now)),
             _ => failures::timeout(stage.words(), self.waited_ms(now)),
         }

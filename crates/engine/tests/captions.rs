@@ -252,6 +252,39 @@ fn a_busy_host_does_not_hold_up_another_and_says_so_at_the_deadline() {
 }
 
 #[test]
+fn redirects_to_a_busy_host_hold_up_nobody_and_go_on_from_there() {
+    let Some(engine) = ready(|c| (loopback(c), c.host_concurrency = 1, c.fetch_concurrency = 4).0) else { return };
+    let (origin, slow, quick) = (Web::start(), Web::start(), Web::start());
+    let mut client = engine.connect().hello(Role::Worker);
+    (0..8).for_each(|id| client.send(&ClientMessage::Request(url(id, &origin.url(&format!("/{id}")), &["concise"])), &[]));
+    let redirect = || {
+        let (mut stream, path) = origin.next();
+        write!(stream, "HTTP/1.1 302 Found\r\nLocation: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", slow.url(&path)).unwrap();
+    };
+    // as many as there are threads
+    (0..4).for_each(|_| redirect());
+    let mut held = slow.next();
+    client.send(&ClientMessage::Request(url(100, &quick.url("/b"), &["concise"])), &[]);
+    answer(&quick.next().0, "200 OK", &image("02_shapes.png"));
+    let served = client.reply();
+    assert_eq!(served.id, 100);
+    outputs(served.outcome);
+    (0..4).for_each(|_| redirect());
+    let mut answered = HashSet::new();
+    for left in (0..8).rev() {
+        answer(&held.0, "200 OK", &image("02_shapes.png"));
+        let reply = client.reply();
+        outputs(reply.outcome);
+        answered.insert(reply.id);
+        if left > 0 {
+            held = slow.next();
+        }
+    }
+    assert_eq!(answered, (0..8).collect());
+    assert!(origin.asked.try_recv().is_err(), "nobody is asked again who has said where to");
+}
+
+#[test]
 fn what_a_server_says_becomes_its_class() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();

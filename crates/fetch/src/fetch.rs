@@ -8,16 +8,16 @@ use crate::error::{Error, Place};
 use crate::fault::Limits;
 use crate::gate::{Admission, Gate, Permit};
 use crate::hosts::{Answer, Hosts};
+use crate::journey::Journey;
 use crate::lookup::{Lookup, LookupError, Resolve, SystemResolver};
 use crate::names::HostPatterns;
 use crate::settings::{self, Settings};
 use crate::target::Target;
 use crate::{body, status};
 use pg_caption_wire::{Cooldown, Failure, HostStatus};
-use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 use ureq::http::header::{self, HeaderName};
 use ureq::http::{HeaderMap, HeaderValue, Response, StatusCode};
@@ -59,6 +59,16 @@ pub enum Fetched {
     },
     /// The picture is the one captioned before.
     NotModified,
+}
+
+/// What became of a fetch that never waits for a host.
+#[derive(Debug)]
+pub enum Step {
+    /// It is over.
+    Done(Fetched),
+    /// It was redirected to a host that is at its cap: to be gone on with by [`Fetcher::fetch_admitted`] once that host
+    /// ([`Journey::host`]) admits it. Nobody is asked again for what was learned so far.
+    Elsewhere(Box<Journey>),
 }
 
 /// Called once, before any byte of a body is kept, with the most bytes that can come. It may block (within the caller's
@@ -155,79 +165,80 @@ impl Fetcher {
         self.gate.restore(cooldowns);
     }
 
-    /// Fetches, waiting here while the host is at its cap. A cooling host is an error at once.
+    /// Fetches, waiting here while a host is at its cap. A cooling host is an error at once.
     ///
     /// # Errors
     /// Why there are no bytes; see [`Error`].
     pub fn fetch(&self, get: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Fetched, Error> {
-        self.run(None, get, reserve)
+        match self.run(None, None, get, reserve)? {
+            Step::Done(fetched) => Ok(fetched),
+            Step::Elsewhere(journey) => {
+                let place = journey.target.place().clone();
+                Err(if get.cancelled.load(Ordering::Relaxed) { Error::Cancelled { place } } else { Error::HostBusy { place } })
+            }
+        }
     }
 
-    /// Fetches with a permit from [`Fetcher::admit`], without waiting for the host first.
+    /// Fetches with a permit from [`Fetcher::admit`] for the URL's host, or goes on with a `journey` with a permit for that one's.
+    /// Never waits for a host.
     ///
     /// # Errors
     /// Why there are no bytes; see [`Error`].
-    pub fn fetch_admitted(&self, permit: Permit, get: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Fetched, Error> {
-        self.run(Some(permit), get, reserve)
+    pub fn fetch_admitted(&self, permit: Permit, journey: Option<Box<Journey>>, get: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Step, Error> {
+        self.run(Some(permit), journey, get, reserve)
     }
 
-    fn run(&self, mut permit: Option<Permit>, first: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Fetched, Error> {
-        let start = Instant::now();
+    /// Without a permit it waits for each host.
+    fn run(&self, mut permit: Option<Permit>, journey: Option<Box<Journey>>, first: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Step, Error> {
+        let (start, waits) = (Instant::now(), permit.is_none());
         let mut get = *first;
         let patience = get.deadline.saturating_duration_since(start);
+        let mut journey = match journey {
+            Some(journey) => journey,
+            None => Box::new(Journey::begin(get.url, self.settings.total_timeout, patience)?),
+        };
         let limits = Limits {
             connect: self.settings.connect_timeout,
             answer: self.settings.answer_timeout,
             total: self.settings.total_timeout,
             bytes: self.settings.max_bytes,
             room: self.settings.room,
-            caller: (patience < self.settings.total_timeout).then_some(patience),
+            caller: (patience < journey.left).then_some(journey.patience),
             has_roots: self.client.has_roots,
             proxied: self.settings.proxy.is_some(),
         };
-        let _running = attempt::begin(start + self.settings.total_timeout, get.deadline, get.cancelled.clone());
-        let mut target = Target::parse(get.url)?;
-        let origin_https = target.is_https();
-        let mut seen = HashSet::new();
+        let _running = attempt::begin(start + journey.left, get.deadline, get.cancelled.clone());
         loop {
-            self.check(&target, &limits)?;
-            let held = self.permit(permit.take(), &target, &limits)?;
-            let response = match self.ask(&target, &get, &limits) {
+            if journey.is_redirected() {
+                (get.etag, get.last_modified) = (None, None);
+            }
+            let target = &journey.target;
+            self.check(target, &limits)?;
+            let Some(held) = self.permit(permit.take(), target, waits)? else {
+                journey.left = attempt::left();
+                return Ok(Step::Elsewhere(journey));
+            };
+            let response = match self.ask(target, &get, &limits) {
                 Ok(response) => response,
                 Err(e) => return Err(learn(held, e)),
             };
-            let next = match self.judge(response, &target, &get, &limits, reserve) {
+            match self.judge(response, target, &get, &limits, reserve) {
                 Ok(Answered::Done(mut fetched)) => {
                     held.finish(Answer::Served("http_200".into()));
                     if let Fetched::Body { etag, last_modified, .. } = &mut fetched
-                        && !seen.is_empty()
+                        && journey.is_redirected()
                     {
                         (*etag, *last_modified) = (None, None);
                     }
-                    return Ok(fetched);
+                    return Ok(Step::Done(fetched));
                 }
                 Ok(Answered::Redirect(location)) => {
                     // given back before the next host is asked for: whoever waits never holds
                     held.finish(Answer::Served("redirect".into()));
-                    location
+                    journey.follow(&location, self.settings.max_redirects)?;
                 }
                 Err(e) => return Err(learn(held, e)),
-            };
-            let place = target.place().clone();
-            seen.insert(target.url().clone());
-            let wrong = |cause| Error::BadRedirect { place: place.clone(), cause: Box::new(cause) };
-            let redirected = target.redirected(&next).map_err(wrong)?;
-            if origin_https && !redirected.is_https() {
-                return Err(Error::InsecureRedirect { place });
             }
-            if seen.contains(redirected.url()) {
-                return Err(Error::RedirectLoop { place });
-            }
-            if seen.len() > self.settings.max_redirects as usize {
-                return Err(Error::TooManyRedirects { place, limit: self.settings.max_redirects });
-            }
-            target = redirected;
-            (get.etag, get.last_modified) = (None, None);
         }
     }
 
@@ -251,21 +262,20 @@ impl Fetcher {
         Ok(())
     }
 
-    /// The right to ask this host: the one at hand if it is for it, else one that is waited for.
-    fn permit(&self, held: Option<Permit>, target: &Target, limits: &Limits) -> Result<Permit, Error> {
+    /// The right to ask this host: the one at hand if it is for it, else another; none while the host is at its cap, for which
+    /// it `waits`, or not.
+    fn permit(&self, held: Option<Permit>, target: &Target, waits: bool) -> Result<Option<Permit>, Error> {
         let place = target.place();
         if let Some(permit) = held.filter(|p| p.host() == place.host) {
-            return Ok(permit);
+            return Ok(Some(permit));
         }
         let asked = Instant::now();
-        match self.gate.wait(&place.host, &attempt::over) {
+        match if waits { self.gate.wait(&place.host, &attempt::over) } else { self.gate.admit(&place.host) } {
             Admission::Go(permit) => {
                 attempt::extend(asked.elapsed());
-                Ok(permit)
+                Ok(Some(permit))
             }
-            Admission::Busy => {
-                Err(limits.over(place).filter(|e| matches!(e, Error::Cancelled { .. })).unwrap_or(Error::HostBusy { place: place.clone() }))
-            }
+            Admission::Busy => Ok(None),
             Admission::Cooling { until } => Err(self.cooling(place.clone(), until)),
         }
     }

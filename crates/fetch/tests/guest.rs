@@ -2,11 +2,11 @@
 
 mod world;
 
-use pg_caption_fetch::{Admission, Error, Fetcher, host_key};
+use pg_caption_fetch::{Admission, Error, Fetched, Fetcher, Get, Step, host_key};
 use pg_caption_wire::Class;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use world::*;
 
 #[test]
@@ -149,7 +149,7 @@ fn a_permit_is_for_one_request_and_comes_back_however_that_ends() {
             deadline: std::time::Instant::now() + PATIENCE,
             cancelled: &cancelled,
         };
-        fetcher.fetch_admitted(permit, &get, &mut |_| Ok(())).unwrap();
+        fetcher.fetch_admitted(permit, None, &get, &mut |_| Ok(())).unwrap();
     }
     let Admission::Go(unused) = fetcher.admit(&key) else { panic!() };
     drop(unused);
@@ -177,6 +177,40 @@ fn redirects_between_two_hosts_at_their_caps_do_not_wait_for_each_other() {
         }
     });
     assert!(fetcher.hosts().iter().all(|host| host.in_flight == 0));
+}
+
+#[test]
+fn a_redirect_to_a_host_at_its_cap_comes_back_and_goes_on_where_it_was_once_that_host_admits_it() {
+    let picture = Server::start(|r, s| match (r.path.as_str(), r.header("If-None-Match")) {
+        ("/back", _) => reply(s, "302 Found", "Location: /back\r\n", b""),
+        (_, None) => reply(s, "200 OK", "ETag: \"2\"\r\n", b"picture"),
+        _ => reply(s, "400 Not of me", "", b""),
+    });
+    let there = picture.url("");
+    let origin = Server::start(move |r, s| reply(s, "302 Found", &format!("Location: {there}{}\r\n", r.path), b""));
+    let fetcher = fetcher(|s| s.host_concurrency = 1);
+    let go = |server: &Server| match fetcher.admit(&host_key(&server.url("/")).unwrap()) {
+        Admission::Go(permit) => permit,
+        other => panic!("{other:?}"),
+    };
+    let cancelled = Arc::default();
+    for path in ["/p.jpg", "/back"] {
+        let url = origin.url(path);
+        let get = Get { url: &url, etag: Some("\"1\""), last_modified: None, deadline: Instant::now() + PATIENCE, cancelled: &cancelled };
+        let others = go(&picture);
+        let Ok(Step::Elsewhere(journey)) = fetcher.fetch_admitted(go(&origin), None, &get, &mut |_| Ok(())) else { panic!("it waited") };
+        assert_eq!(journey.host(), host_key(&picture.url("/")).unwrap());
+        drop((others, go(&origin)));
+        let asked = origin.requests().len();
+        match fetcher.fetch_admitted(go(&picture), Some(journey), &get, &mut |_| Ok(())) {
+            Ok(Step::Done(Fetched::Body { bytes, etag: None, url_final, .. })) if path == "/p.jpg" => {
+                assert_eq!((bytes.as_slice(), url_final), (&b"picture"[..], picture.url(path)));
+            }
+            Err(Error::RedirectLoop { .. }) if path == "/back" => {}
+            other => panic!("{path}: {other:?}"),
+        }
+        assert_eq!(origin.requests().len(), asked, "it is not asked again");
+    }
 }
 
 #[test]

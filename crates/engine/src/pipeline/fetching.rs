@@ -1,4 +1,5 @@
-//! The fetch threads: a URL whose turn it is and whose host admits it becomes a file's bytes.
+//! The fetch threads: a URL whose turn it is and whose host admits it becomes a file's bytes. They never wait for a host: what is redirected to
+//! one at its cap goes back in line.
 
 use super::{Ahead, File, Pipeline, ToDecode, ToFetch, ms, no_room};
 use crate::failures;
@@ -6,7 +7,7 @@ use crate::job::{Answer, Source, Stage};
 use crate::meters::{self, thread_cpu};
 use crate::picture::Work;
 use crate::turns::Verdict;
-use pg_caption_fetch::{Admission, Fetched, Fetcher, Get, Permit};
+use pg_caption_fetch::{Admission, Fetched, Fetcher, Get, Journey, Permit, Step};
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
@@ -15,9 +16,16 @@ use std::time::{Duration, Instant};
 /// How often an idle fetch thread looks whether a host has become free through a redirect's end, of which nobody tells it.
 const LOOK: Duration = Duration::from_millis(100);
 
+/// What a fetch comes to.
+enum Got {
+    File(File),
+    /// It waits for another host now.
+    Elsewhere(Box<Journey>),
+}
+
 /// What a fetch thread does next.
 enum FetchNext {
-    Fetch(Work, Permit),
+    Fetch(Work, Permit, Option<Box<Journey>>),
     Cooling(Work, String, Instant),
 }
 
@@ -31,10 +39,17 @@ impl Pipeline {
                     drop(ahead);
                     work.end(Answer::Failed(fetcher.resting(&host, until).failure()));
                 }
-                FetchNext::Fetch(mut work, permit) => {
-                    let fetched = catch_unwind(AssertUnwindSafe(|| self.fetch(fetcher, &mut work, permit)));
+                FetchNext::Fetch(mut work, permit, journey) => {
+                    let fetched = catch_unwind(AssertUnwindSafe(|| self.fetch(fetcher, &mut work, permit, journey)));
                     match fetched.unwrap_or_else(|_| Err(Answer::Failed(failures::crashed("fetch")))) {
-                        Ok(File { bytes, held, etag, last_modified }) => {
+                        Ok(Got::Elsewhere(journey)) => {
+                            let host = journey.host().to_owned();
+                            work.picture.waits_for_host(&host);
+                            let (connection, role) = (work.picture.connection, work.picture.role);
+                            self.board().urls.push(connection, role, ToFetch { work, host, journey: Some(journey) });
+                            drop(ahead);
+                        }
+                        Ok(Got::File(File { bytes, held, etag, last_modified })) => {
                             let item = ToDecode { work, bytes, held, etag, last_modified, ahead: Some(ahead) };
                             self.board().fetched.push(item);
                             self.to_decode.notify_one();
@@ -75,14 +90,14 @@ impl Pipeline {
                         }
                     }
                 });
-                if let (Some(ToFetch { work, host }), Some(admission)) = (taken, admission) {
+                if let (Some(ToFetch { work, host, journey }), Some(admission)) = (taken, admission) {
                     board.ahead += 1;
                     if !board.urls.is_empty() {
                         self.to_fetch.notify_one();
                     }
                     drop(board);
                     let next = match admission {
-                        Admission::Go(permit) => FetchNext::Fetch(work, permit),
+                        Admission::Go(permit) => FetchNext::Fetch(work, permit, journey),
                         Admission::Cooling { until } => FetchNext::Cooling(work, host, until),
                         Admission::Busy => unreachable!("skipped"),
                     };
@@ -97,7 +112,7 @@ impl Pipeline {
         }
     }
 
-    fn fetch(&self, fetcher: &Fetcher, work: &mut Work, permit: Permit) -> Result<File, Answer> {
+    fn fetch(&self, fetcher: &Fetcher, work: &mut Work, permit: Permit, journey: Option<Box<Journey>>) -> Result<Got, Answer> {
         let (cpu, began) = (thread_cpu(), Instant::now());
         let picture = work.picture.clone();
         let Source::Url { url, known } = &picture.source else { return Err(Answer::Failed(failures::lost())) };
@@ -110,21 +125,22 @@ impl Pipeline {
         let get = Get { url, etag, last_modified, deadline, cancelled: &picture.cancelled };
         let mut held = None;
         let left = || picture.cancelled.load(std::sync::atomic::Ordering::Acquire);
-        let fetched = fetcher.fetch_admitted(permit, &get, &mut |bytes| {
+        let fetched = fetcher.fetch_admitted(permit, journey, &get, &mut |bytes| {
             held = Some(self.files.reserve(bytes, deadline, left).map_err(|e| no_room(e, bytes))?);
             Ok(())
         });
         self.meters.spent(meters::Stage::Fetch, thread_cpu().saturating_sub(cpu));
-        work.timings.fetch = ms(began.elapsed());
+        work.timings.fetch += ms(began.elapsed());
         match fetched {
-            Ok(Fetched::Body { bytes, etag, last_modified, .. }) => {
+            Ok(Step::Done(Fetched::Body { bytes, etag, last_modified, .. })) => {
                 if let Some(held) = &mut held {
                     held.shrink(bytes.len() as u64);
                 }
                 picture.at(Stage::Decoding);
-                Ok(File { bytes, held, etag, last_modified })
+                Ok(Got::File(File { bytes, held, etag, last_modified }))
             }
-            Ok(Fetched::NotModified) => Err(Answer::Unchanged),
+            Ok(Step::Elsewhere(journey)) => Ok(Got::Elsewhere(journey)),
+            Ok(Step::Done(Fetched::NotModified)) => Err(Answer::Unchanged),
             Err(e) => Err(Answer::Failed(e.failure())),
         }
     }

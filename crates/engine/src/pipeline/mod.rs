@@ -12,7 +12,7 @@ use crate::names::{self, Names};
 use crate::picture::Work;
 use crate::turns::Turns;
 use pg_caption_captioner::Preparer;
-use pg_caption_fetch::Fetcher;
+use pg_caption_fetch::{Fetcher, Journey};
 use pg_caption_wire::{Class, Cooldown, EngineConfig, Failure, HostStatus, Tiles};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -20,7 +20,10 @@ use std::time::Duration;
 /// A URL in line.
 struct ToFetch {
     work: Work,
+    /// The host to be asked next.
     host: String,
+    /// Where a redirect has led so far.
+    journey: Option<Box<Journey>>,
 }
 
 /// Bytes to decode.
@@ -170,7 +173,7 @@ impl Pipeline {
             (Err(failure), _) => work.end(Answer::Failed(failure.clone())),
             (_, Err(e)) => work.end(Answer::Failed(e.failure())),
             (Ok(_), Ok(host)) => {
-                self.board().urls.push(connection, role, ToFetch { work, host });
+                self.board().urls.push(connection, role, ToFetch { work, host, journey: None });
                 self.to_fetch.notify_one();
             }
         }
