@@ -285,6 +285,35 @@ fn redirects_to_a_busy_host_hold_up_nobody_and_go_on_from_there() {
 }
 
 #[test]
+fn a_host_that_announces_no_lengths_and_never_ends_leaves_room_for_other_hosts_files() {
+    // 64 MB for files, of which a file of unknown length may be 20
+    let Some(engine) = ready(|c| (loopback(c), c.memory = 256 << 20, c.max_image_size = 20 << 20, c.fetch_timeout_ms = 600_000).0) else { return };
+    let (endless, quick) = (Web::start(), Web::start());
+    let mut client = engine.connect().hello(Role::Worker);
+    let chunked = |mut stream: &TcpStream, bytes: &[u8]| {
+        write!(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{:x}\r\n", bytes.len()).unwrap();
+        stream.write_all(bytes).unwrap();
+        write!(stream, "\r\n").unwrap();
+    };
+    (0..6).for_each(|id| client.send(&ClientMessage::Request(url(id, &endless.url("/a"), &["concise"])), &[]));
+    let picture = image("02_shapes.png");
+    let held: Vec<_> = (0..6).map(|_| endless.next().0).inspect(|stream| chunked(stream, &picture)).collect();
+    for id in 100..120 {
+        client.send(&ClientMessage::Request(url(id, &quick.url("/b"), &["concise"])), &[]);
+        let (mut stream, _) = quick.next();
+        chunked(&stream, &picture);
+        write!(stream, "0\r\n\r\n").unwrap();
+        let served = client.reply();
+        assert_eq!(served.id, id);
+        outputs(served.outcome);
+    }
+    // nothing of it is lost: one after the other gets its room
+    held.into_iter().for_each(|mut stream| write!(stream, "0\r\n\r\n").unwrap());
+    let answered: HashSet<u64> = (0..6).map(|_| client.reply()).map(|r| (r.id, outputs(r.outcome)).0).collect();
+    assert_eq!(answered, (0..6).collect());
+}
+
+#[test]
 fn what_a_server_says_becomes_its_class() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();

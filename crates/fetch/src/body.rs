@@ -26,7 +26,7 @@ pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Pla
     // what a compressed body becomes is known when it is over; a small budget leaves less room than the limit for it
     let most = declared.filter(|_| !matches!(coding, Coding::Gzip)).unwrap_or(limits.bytes.min(limits.room));
     let asked = std::time::Instant::now();
-    reserve(most).map_err(Error::Memory)?;
+    reserve(&place.host, most).map_err(Error::Memory)?;
     // the server is not to blame for the time spent waiting for memory
     crate::attempt::extend(asked.elapsed());
     let mut ended = false;

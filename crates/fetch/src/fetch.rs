@@ -71,9 +71,9 @@ pub enum Step {
     Elsewhere(Box<Journey>),
 }
 
-/// Called once, before any byte of a body is kept, with the most bytes that can come. It may block (within the caller's
+/// Called once, before any byte of a body is kept, with the host that sends it (`name:port`) and the most bytes that can come. It may block (within the caller's
 /// deadline) until there is room; the engine keeps the reservation itself. Its failure becomes the fetch's.
-pub type Reserve<'a> = dyn FnMut(u64) -> Result<(), Box<Failure>> + 'a;
+pub type Reserve<'a> = dyn FnMut(&str, u64) -> Result<(), Box<Failure>> + 'a;
 
 /// What tests and embedders replace.
 #[derive(Debug)]

@@ -149,7 +149,7 @@ fn a_permit_is_for_one_request_and_comes_back_however_that_ends() {
             deadline: std::time::Instant::now() + PATIENCE,
             cancelled: &cancelled,
         };
-        fetcher.fetch_admitted(permit, None, &get, &mut |_| Ok(())).unwrap();
+        fetcher.fetch_admitted(permit, None, &get, &mut |_, _| Ok(())).unwrap();
     }
     let Admission::Go(unused) = fetcher.admit(&key) else { panic!() };
     drop(unused);
@@ -198,11 +198,11 @@ fn a_redirect_to_a_host_at_its_cap_comes_back_and_goes_on_where_it_was_once_that
         let url = origin.url(path);
         let get = Get { url: &url, etag: Some("\"1\""), last_modified: None, deadline: Instant::now() + PATIENCE, cancelled: &cancelled };
         let others = go(&picture);
-        let Ok(Step::Elsewhere(journey)) = fetcher.fetch_admitted(go(&origin), None, &get, &mut |_| Ok(())) else { panic!("it waited") };
+        let Ok(Step::Elsewhere(journey)) = fetcher.fetch_admitted(go(&origin), None, &get, &mut |_, _| Ok(())) else { panic!("it waited") };
         assert_eq!(journey.host(), host_key(&picture.url("/")).unwrap());
         drop((others, go(&origin)));
         let asked = origin.requests().len();
-        match fetcher.fetch_admitted(go(&picture), Some(journey), &get, &mut |_| Ok(())) {
+        match fetcher.fetch_admitted(go(&picture), Some(journey), &get, &mut |_, _| Ok(())) {
             Ok(Step::Done(Fetched::Body { bytes, etag: None, url_final, .. })) if path == "/p.jpg" => {
                 assert_eq!((bytes.as_slice(), url_final), (&b"picture"[..], picture.url(path)));
             }

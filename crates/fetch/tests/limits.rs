@@ -42,7 +42,7 @@ fn an_unchanged_picture_is_not_downloaded_again() {
     let url = server.url("/p.jpg");
     let ask = |etag| {
         let get = Get { url: &url, etag, last_modified: None, deadline: Instant::now() + PATIENCE, cancelled: &Arc::default() };
-        fetcher.fetch(&get, &mut |_| Ok(()))
+        fetcher.fetch(&get, &mut |_, _| Ok(()))
     };
     assert_eq!(ask(Some("\"v1\"")).unwrap(), Fetched::NotModified);
     assert_eq!(bytes(ask(Some("\"v0\""))), b"new");
@@ -88,7 +88,7 @@ fn a_gzip_body_that_inflates_to_300_mb_is_cut_at_the_limit() {
     let server = Server::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &bomb));
     let fetcher = fetcher(|s| s.max_bytes = 10_000_000);
     let mut reserved = Vec::new();
-    let error = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |n| {
+    let error = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |_, n| {
         reserved.push(n);
         Ok(())
     });
@@ -149,7 +149,7 @@ fn a_body_larger_than_the_limit_is_cut_whether_announced_or_not() {
         write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n")?;
         Ok(Then::Keep)
     });
-    let error = get_with(&fetcher(|_| {}), &announced.url("/"), &Arc::default(), &mut |_| panic!("nothing is reserved for it"));
+    let error = get_with(&fetcher(|_| {}), &announced.url("/"), &Arc::default(), &mut |_, _| panic!("nothing is reserved for it"));
     assert!(matches!(error, Err(Error::TooLarge { limit: 1_000_000, declared: Some(1_000_001), .. })), "{error:?}");
 
     let endless = Server::start(|_, s| {
@@ -268,7 +268,7 @@ fn validators_say_nothing_of_where_a_redirect_leads() {
         deadline: Instant::now() + PATIENCE,
         cancelled: &Arc::default(),
     };
-    let Ok(Fetched::Body { bytes, etag, .. }) = fetcher(|_| {}).fetch(&get, &mut |_| Ok(())) else { panic!("it was not fetched") };
+    let Ok(Fetched::Body { bytes, etag, .. }) = fetcher(|_| {}).fetch(&get, &mut |_, _| Ok(())) else { panic!("it was not fetched") };
     assert_eq!((bytes.as_slice(), etag), (&b"another picture"[..], None));
 }
 
@@ -292,7 +292,7 @@ fn a_body_of_unknown_length_reserves_no_more_than_there_can_be() {
     let fetcher = fetcher(|s| s.room = 1000);
     let mut reserved = Vec::new();
     let mut ask = |path: &str| {
-        get_with(&fetcher, &server.url(path), &Arc::default(), &mut |n| {
+        get_with(&fetcher, &server.url(path), &Arc::default(), &mut |_, n| {
             reserved.push(n);
             Ok(())
         })
@@ -316,7 +316,7 @@ fn a_caller_with_less_patience_than_the_server_s_setting_is_told_its_own_limit()
         deadline: Instant::now() + Duration::from_millis(300),
         cancelled: &Arc::default(),
     };
-    let error = fetcher(|_| {}).fetch(&get, &mut |_| Ok(())).unwrap_err();
+    let error = fetcher(|_| {}).fetch(&get, &mut |_, _| Ok(())).unwrap_err();
     assert!(matches!(error, Error::Timeout { stage: Stage::Caller, .. }), "{error:?}");
     assert!(error.failure().hint.unwrap().contains("pg_caption.timeout"));
 }
@@ -326,7 +326,7 @@ fn time_spent_waiting_for_memory_is_not_the_server_s() {
     let server = Server::start(|_, s| reply(s, "200 OK", "", b"late but whole"));
     let limit = Duration::from_millis(400);
     let fetcher = fetcher(|s| s.total_timeout = limit);
-    let got = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |_| {
+    let got = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |_, _| {
         // the engine's budget is full for longer than the whole fetch may take
         let until = Instant::now() + 2 * limit;
         while Instant::now() < until {
@@ -342,7 +342,7 @@ fn memory_that_is_refused_is_the_fetch_s_failure_as_it_stands() {
     let server = Server::start(|_, s| reply(s, "200 OK", "", &[0; 12_345]));
     let refusal = Failure::new(Class::Reject, "too_large", "needs 12345 bytes, the budget is 1000").hint("See \"pg_caption.memory\".");
     let mut reserved = 0;
-    let error = get_with(&fetcher(|_| {}), &server.url("/"), &Arc::default(), &mut |n| {
+    let error = get_with(&fetcher(|_| {}), &server.url("/"), &Arc::default(), &mut |_, n| {
         reserved = n;
         Err(Box::new(refusal.clone()))
     });
@@ -364,7 +364,7 @@ fn a_caller_who_leaves_frees_its_thread_at_once() {
             Ok(Then::Close)
         });
         let start = Instant::now();
-        assert_eq!(code(get_with(&fetcher(|_| {}), &server.url("/"), &cancelled, &mut |_| Ok(()))), "cancelled", "{phase}");
+        assert_eq!(code(get_with(&fetcher(|_| {}), &server.url("/"), &cancelled, &mut |_, _| Ok(()))), "cancelled", "{phase}");
         assert!(start.elapsed() < Duration::from_secs(3));
     }
 }

@@ -123,12 +123,15 @@ impl Pipeline {
         let known = known.as_ref().filter(|known| self.model.get() == Some(&known.model));
         let (etag, last_modified) = known.map(|known| (known.etag.as_deref(), known.last_modified.as_deref())).unwrap_or_default();
         let get = Get { url, etag, last_modified, deadline, cancelled: &picture.cancelled };
-        let mut held = None;
+        let (mut held, mut share) = (None, None);
         let left = || picture.cancelled.load(std::sync::atomic::Ordering::Acquire);
-        let fetched = fetcher.fetch_admitted(permit, journey, &get, &mut |bytes| {
+        let fetched = fetcher.fetch_admitted(permit, journey, &get, &mut |host, bytes| {
+            share = Some(self.shares.take(host, bytes, deadline, left).map_err(|e| no_room(e, bytes))?);
             held = Some(self.files.reserve(bytes, deadline, left).map_err(|e| no_room(e, bytes))?);
             Ok(())
         });
+        // the host has done its part
+        drop(share);
         self.meters.spent(meters::Stage::Fetch, thread_cpu().saturating_sub(cpu));
         work.timings.fetch += ms(began.elapsed());
         match fetched {

@@ -3,6 +3,7 @@
 
 mod decoding;
 mod fetching;
+mod shares;
 
 use crate::budget::{Pool, Refused, Reservation};
 use crate::inbox::Inbox;
@@ -14,6 +15,7 @@ use crate::turns::Turns;
 use pg_caption_captioner::Preparer;
 use pg_caption_fetch::{Fetcher, Journey};
 use pg_caption_wire::{Class, Cooldown, EngineConfig, Failure, HostStatus, Tiles};
+use shares::Shares;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -65,6 +67,8 @@ pub struct Pipeline {
     /// Digest of the model, once it is ready.
     model: OnceLock<String>,
     files: Arc<Pool>,
+    /// What each host holds of them while it sends.
+    shares: Shares,
     decoding: Arc<Pool>,
     tensors: Arc<Pool>,
     meters: Arc<Meters>,
@@ -104,6 +108,7 @@ impl Pipeline {
             to_decode: Condvar::new(),
             fetcher,
             model: OnceLock::new(),
+            shares: Shares::new(files.total()),
             files,
             decoding: part(2),
             tensors: part(8),

@@ -171,7 +171,7 @@ pub fn named(resolver: Arc<dyn Resolve>, change: impl FnOnce(&mut Settings)) -> 
 
 /// Fetches with patience and all the memory in the world.
 pub fn get(fetcher: &Fetcher, url: &str) -> Result<Fetched, Error> {
-    get_with(fetcher, url, &Arc::default(), &mut |_| Ok(()))
+    get_with(fetcher, url, &Arc::default(), &mut |_, _| Ok(()))
 }
 
 pub fn get_with(fetcher: &Fetcher, url: &str, cancelled: &Arc<AtomicBool>, reserve: &mut pg_caption_fetch::Reserve<'_>) -> Result<Fetched, Error> {
