@@ -13,8 +13,9 @@ use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 
 /// What is decoded, best first; anything else may come too and is judged by its content.
 const ACCEPT: &str = "image/webp,image/jpeg,image/png,image/gif,image/bmp,image/tiff,image/*;q=0.8,*/*;q=0.5";
-/// Status line and headers of one response, bytes.
-const MAX_HEADERS: usize = 64 * 1024;
+/// Status line and headers of one response, bytes. Also what is read ahead at once: behind a preliminary answer (1xx) ureq takes all that it
+/// has read for headers, a picture too.
+pub(crate) const MAX_HEADERS: usize = 64 * 1024;
 /// Idle connections are closed after this; most servers close theirs a little later.
 pub(crate) const IDLE: Duration = Duration::from_secs(10);
 
@@ -44,6 +45,7 @@ pub(crate) fn client(settings: &Settings, lookup: Arc<Lookup>, roots: Option<Vec
         .accept(ACCEPT)
         .accept_encoding("gzip")
         .max_response_header_size(MAX_HEADERS)
+        .input_buffer_size(MAX_HEADERS)
         .timeout_connect(Some(settings.connect_timeout))
         .max_idle_connections(settings.concurrency.max(1))
         .max_idle_connections_per_host(settings.host_concurrency.max(1))

@@ -2,6 +2,7 @@
 //! callers that can leave. Everything here uses ureq's `unversioned` interface.
 
 use crate::attempt;
+use crate::client::MAX_HEADERS;
 use crate::lookup::{Lookup, LookupError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -140,7 +141,7 @@ impl<In: Transport> Connector<In> for WatchedEnd {
     }
 }
 
-/// A connection that tells the [`attempt`] on this thread when bytes lie on it that nobody asked for.
+/// A connection that ends where headers do not, and that tells the [`attempt`] on this thread when bytes lie on it that nobody asked for.
 #[derive(Debug)]
 pub(crate) struct Ended<T: Transport>(T);
 
@@ -154,6 +155,11 @@ impl<T: Transport> Transport for Ended<T> {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
+        // more is asked for although there is no room for it: ureq would take that for the end of the connection
+        let unused = self.0.buffers().input().len();
+        if unused >= MAX_HEADERS {
+            return Err(Error::LargeResponseHeader(unused, MAX_HEADERS));
+        }
         self.0.await_input(timeout)
     }
 

@@ -399,6 +399,24 @@ fn headers_without_end_are_cut() {
 }
 
 #[test]
+fn a_preliminary_answer_in_front_of_a_large_picture_changes_nothing() {
+    let picture = vec![7; 500_000];
+    for preliminary in ["100 Continue\r\n\r\n", "102 Processing\r\n\r\n", "103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"] {
+        let body = picture.clone();
+        let server = Server::start(move |_, s| {
+            let head = format!("HTTP/1.1 {preliminary}HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            s.write_all(&[head.as_bytes(), &body].concat())?;
+            Ok(Then::Keep)
+        });
+        let fetcher = fetcher(|_| {});
+        // how much of it is read at once differs
+        for _ in 0..20 {
+            assert_eq!(bytes(get(&fetcher, &server.url("/"))), picture, "{preliminary}");
+        }
+    }
+}
+
+#[test]
 fn what_does_not_speak_http_is_refused() {
     let ssh = Server::start(|_, s| {
         write!(s, "SSH-2.0-OpenSSH_9.2\r\n")?;
