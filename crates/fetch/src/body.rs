@@ -46,7 +46,13 @@ pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Pla
         }
         // pictures are served under every coding there is, and under words that are none ("8bit"), with nothing done to them
         _ => collect(wire, most, limits, place),
-    }?;
+    };
+    let announced = declared.is_some() || headers.contains_key(header::TRANSFER_ENCODING);
+    let bytes = bytes.map_err(|error| match error {
+        // all that the server had announced came: the next time it sends no more
+        Error::Reset { place, .. } if ended && announced => Error::Truncated { place },
+        error => error,
+    })?;
     // what lies on a connection whose body was not read to its end may be of the body
     Ok((bytes, ended && crate::attempt::take_surplus()))
 }

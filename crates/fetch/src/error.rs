@@ -78,6 +78,8 @@ pub enum Error {
     HeadersTooLarge { place: Place },
     #[error("the body is encoded in a way that cannot be undone")]
     BadEncoding { place: Place, reason: String },
+    #[error("the image is cut off: its compressed body ends early")]
+    Truncated { place: Place },
     #[error("the proxy did not connect to {}", place.host)]
     Proxy { place: Place, reason: String },
     #[error("host {} asked for patience", place.host)]
@@ -99,7 +101,7 @@ impl Error {
         match self {
             BadUrl { .. } | RelativeUrl { .. } | Scheme { .. } | Credentials { .. } | ForbiddenHost { .. } | ForbiddenAddress { .. } => Class::Reject,
             TooLarge { .. } | TooManyRedirects { .. } | RedirectLoop { .. } | InsecureRedirect { .. } | BadRedirect { .. } => Class::Reject,
-            NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } => Class::Reject,
+            NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } | Truncated { .. } => Class::Reject,
             Status { status, retry_after, .. } => crate::status::class(*status, retry_after.is_some()),
             Dns { .. } | Connect { .. } | Tls { .. } | Reset { .. } | Timeout { .. } | Proxy { .. } | Cancelled { .. } => Class::Retry,
             HostCooling { .. } | HostBusy { .. } => Class::Host,
@@ -132,6 +134,8 @@ impl Error {
             NotHttp { .. } => "not_http",
             HeadersTooLarge { .. } => "headers_too_large",
             BadEncoding { .. } => "bad_encoding",
+            // as of a picture that is cut off without being compressed
+            Truncated { .. } => "image_truncated",
             Proxy { .. } => "proxy",
             HostCooling { .. } => "host_cooling",
             HostBusy { .. } => "host_busy",
@@ -190,6 +194,7 @@ impl Error {
             | NotHttp { place, .. }
             | HeadersTooLarge { place }
             | BadEncoding { place, .. }
+            | Truncated { place }
             | Proxy { place, .. }
             | HostCooling { place, .. }
             | HostBusy { place }

@@ -116,9 +116,32 @@ fn broken_and_unwanted_encodings_are_refused() {
         let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
         assert_eq!((error.code().as_str(), error.class()), ("bad_encoding", Class::Reject), "{encoding}: {error:?}");
     }
-    let cut = gzip((0..50).map(|n| vec![n; 1000]));
-    let server = Server::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &cut[..cut.len() / 2]));
-    assert_eq!(code(get(&fetcher(|_| {}), &server.url("/"))), "reset");
+}
+
+#[test]
+fn a_gzip_body_that_ends_early_is_truncated_for_good_where_all_that_was_announced_came() {
+    let whole = gzip((0..50).map(|n| vec![n; 1000]));
+    for (path, code, class) in
+        [("/announced", "image_truncated", Class::Reject), ("/chunked", "image_truncated", Class::Reject), ("/until-closed", "reset", Class::Retry)]
+    {
+        let cut = whole[..whole.len() / 2].to_vec();
+        let server = Server::start(move |r, s| {
+            let framing = match r.path.as_str() {
+                "/announced" => return reply(s, "200 OK", "Content-Encoding: gzip\r\n", &cut),
+                "/chunked" => "Transfer-Encoding: chunked\r\n",
+                _ => "Connection: close\r\n",
+            };
+            write!(s, "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n{framing}\r\n")?;
+            match r.path.as_str() {
+                "/chunked" => s.write_all(&[format!("{:x}\r\n", cut.len()).as_bytes(), &cut, b"\r\n0\r\n\r\n"].concat())?,
+                // whether that was all nobody can tell
+                _ => s.write_all(&cut)?,
+            }
+            Ok(Then::Close)
+        });
+        let error = get(&fetcher(|_| {}), &server.url(path)).unwrap_err();
+        assert_eq!((error.code().as_str(), error.class()), (code, class), "{path}: {error:?}");
+    }
 }
 
 #[test]
