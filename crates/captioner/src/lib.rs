@@ -10,6 +10,7 @@
 mod batch;
 mod cache;
 mod captioner;
+mod caught;
 mod digest;
 mod error;
 mod family;
@@ -22,6 +23,7 @@ mod tensor;
 mod text;
 
 pub use captioner::{Batch, Captioner, Features, Finished, Sequence};
+pub use caught::caught;
 pub use error::Error;
 pub use generation::{EarlyStopping, Generation};
 pub use picture::{PictureOptions, Pixels, Views};

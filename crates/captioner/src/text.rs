@@ -3,11 +3,15 @@
 //! Special tokens never reach a caption: neither those `tokenizer.json` marks nor those only `tokenizer_config.json` does. Nor do
 //! they come out of a caller's words: see [`Text::plain`].
 
-use crate::Error;
 use crate::folder::Folder;
+use crate::{Error, caught};
 use serde_json::Value;
 use std::collections::HashSet;
+use std::path::Path;
 use tokenizers::{AddedToken, Tokenizer};
+
+/// A text of what texts are made of, to try a tokenizer with.
+const TRIAL: &str = "A photo of 2 red cups, isn't it? Ünï";
 
 /// A folder's tokenizer.
 pub(crate) struct Text {
@@ -21,10 +25,7 @@ impl Text {
     /// Reads `tokenizer.json` and, if there, `tokenizer_config.json`.
     pub fn open(folder: &Folder) -> Result<Text, Error> {
         let path = folder.file("tokenizer.json");
-        if let Err(source) = std::fs::File::open(&path) {
-            return Err(Error::File { path, source });
-        }
-        let mut tokenizer = Tokenizer::from_file(&path).map_err(|e| Error::config(&path, e))?;
+        let mut tokenizer = read(&path)?;
         let config = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
         let map = folder.optional_json("special_tokens_map.json")?.unwrap_or(Value::Null);
         let named = named_tokens(&[&config, &map]);
@@ -33,14 +34,26 @@ impl Text {
         let known = tokenizer.get_added_tokens_decoder();
         let new = named.iter().filter(|token| tokenizer.token_to_id(token).is_some() && !known.values().any(|added| added.content == **token));
         let new: Vec<AddedToken> = new.map(|token| AddedToken::from(token.as_str(), true)).collect();
-        tokenizer.add_special_tokens(&new);
+        caught(|| tokenizer.add_special_tokens(&new)).map_err(|reason| unsound(&path, "naming its special tokens", reason))?;
         // Some folders were saved with the lengths of their training; a prompt is neither cut nor filled up.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| Error::config(&path, e))?;
         let added = config.get("added_tokens_decoder").and_then(Value::as_object);
         let special = added.into_iter().flatten().filter(|(_, token)| token.get("special") == Some(&Value::Bool(true)));
         let special = special.filter_map(|(id, _)| id.parse().ok()).chain(named.iter().filter_map(|token| tokenizer.token_to_id(token))).collect();
-        Ok(Text { tokenizer, special, clean_up: config.get("clean_up_tokenization_spaces").and_then(Value::as_bool).unwrap_or(false) })
+        let clean_up = config.get("clean_up_tokenization_spaces").and_then(Value::as_bool).unwrap_or(false);
+        let text = Text { tokenizer, special, clean_up };
+        text.tried().map_err(|(what, reason)| unsound(&path, what, reason))?;
+        Ok(text)
+    }
+
+    /// Some files that can be read break at the first text: they are refused when a folder is loaded, and not when a caption is there.
+    fn tried(&self) -> Result<(), (&'static str, String)> {
+        // What it refuses in words is said when it is asked for: a model that reads no words never asks.
+        caught(|| self.tokenizer.encode(TRIAL, true).map(drop)).map(drop).map_err(|reason| ("tokenising a text", reason))?;
+        let mut all: Vec<u32> = self.tokenizer.get_vocab(true).into_values().collect();
+        all.sort_unstable();
+        caught(|| self.tokenizer.decode(&all, true).map(drop)).map(drop).map_err(|reason| ("making text of tokens", reason))
     }
 
     /// Entries of the vocabulary, added tokens included.
@@ -50,7 +63,7 @@ impl Text {
 
     /// Ids of a whole text, the way the reference's processors ask for it: with what the tokenizer puts around every text.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>, Error> {
-        let encoded = self.tokenizer.encode(text, true).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let encoded = caught(|| self.tokenizer.encode(text, true)).map_err(broke)?.map_err(|e| Error::Tokenizer(e.to_string()))?;
         Ok(encoded.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
 
@@ -85,9 +98,31 @@ impl Text {
         let id = |id: &i64| u32::try_from(*id).map_err(|_| Error::Tokenizer(format!("{id} is not a token id")));
         let ids = ids.iter().map(id).collect::<Result<Vec<u32>, Error>>()?;
         let ids: Vec<u32> = ids.into_iter().filter(|id| !self.special.contains(id)).collect();
-        let text = self.tokenizer.decode(&ids, true).map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let text = caught(|| self.tokenizer.decode(&ids, true)).map_err(broke)?.map_err(|e| Error::Tokenizer(e.to_string()))?;
         Ok(if self.clean_up { clean_up(&text) } else { text })
     }
+}
+
+/// Reads the file. Its library panics over some that are damaged; where that is because they are no JSON, that is said.
+fn read(path: &Path) -> Result<Tokenizer, Error> {
+    let bytes = std::fs::read(path).map_err(|source| Error::File { path: path.into(), source })?;
+    let refused = |reason: String| match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
+        Err(no_json) => Error::config(path, no_json),
+        Ok(_) => Error::config(path, reason),
+    };
+    match caught(|| Tokenizer::from_bytes(&bytes)) {
+        Ok(Ok(tokenizer)) => Ok(tokenizer),
+        Ok(Err(reason)) => Err(refused(reason.to_string())),
+        Err(panic) => Err(refused(format!("reading it broke: {panic}"))),
+    }
+}
+
+fn unsound(path: &Path, what: &str, reason: String) -> Error {
+    Error::config(path, format!("{what} breaks it: {reason}"))
+}
+
+fn broke(reason: String) -> Error {
+    Error::Tokenizer(format!("it broke: {reason}"))
 }
 
 /// A token in `tokenizer_config.json`: its text, or an object that holds it.

@@ -51,6 +51,45 @@ fn a_truncated_file_is_named() {
 }
 
 #[test]
+fn a_tokenizer_that_breaks_its_library_is_named_with_the_reason() {
+    if !runtime() {
+        return;
+    }
+    type Change = fn(&mut serde_json::Value);
+    let cases: [(&str, Change); 5] = [
+        ("strip", |t| t["decoder"] = serde_json::json!({ "type": "Strip", "content": "6", "start": 0, "stop": 3 })),
+        ("decoder", |t| t["decoder"] = serde_json::json!({ "type": "Strip" })),
+        ("normalizer", |t| t["normalizer"] = serde_json::json!({ "type": "Precompiled", "precompiled_charsmap": "AAAA" })),
+        ("template", |t| {
+            let special = serde_json::json!({ "SpecialToken": { "id": "<undeclared>", "type_id": 0 } });
+            let sequence = serde_json::json!({ "Sequence": { "id": "A", "type_id": 0 } });
+            t["post_processor"] =
+                serde_json::json!({ "type": "TemplateProcessing", "single": [special, sequence], "pair": [], "special_tokens": {} });
+        }),
+        ("added", |t| t["added_tokens"] = serde_json::json!([{ "id": 0 }])),
+    ];
+    for (case, change) in cases {
+        let folder = Copy::of_parity(case);
+        let path = folder.0.join("tokenizer.json");
+        let mut tokenizer: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut tokenizer);
+        std::fs::write(&path, tokenizer.to_string()).unwrap();
+        let message = refused(&folder.0);
+        assert!(message.starts_with(&*path.to_string_lossy()) && message.len() > path.to_string_lossy().len() + 10, "{case}: {message}");
+    }
+    // Cut short within each of its sections.
+    for section in ["\"normalizer\"", "\"post_processor\"", "\"decoder\"", "\"vocab\"", "\"merges\""] {
+        let folder = Copy::of_parity("sections");
+        let path = folder.0.join("tokenizer.json");
+        let text = std::fs::read_to_string(&path).unwrap();
+        let at = text.find(section).unwrap() + section.len() + 6;
+        std::fs::write(&path, &text[..at]).unwrap();
+        let message = refused(&folder.0);
+        assert!(message.starts_with(&*path.to_string_lossy()) && message.contains("EOF"), "{section}: {message}");
+    }
+}
+
+#[test]
 fn an_unknown_model_type_is_named_with_what_is_known() {
     if !runtime() {
         return;

@@ -6,7 +6,7 @@ use crate::job::{Answer, Captioned, Job};
 use crate::model::Start;
 use crate::picture::Seen;
 use crate::pipeline::ms;
-use pg_caption_captioner::{Features, Finished, Preparer, Prompt, Words};
+use pg_caption_captioner::{Features, Finished, Preparer, Prompt, Words, caught};
 use pg_caption_register::{Ending, Refusal, Style, echoes, tidy};
 use pg_caption_wire::{EngineConfig, Failure, Finish, ModelRef, Tiles};
 use std::collections::HashMap;
@@ -31,7 +31,8 @@ impl Prompts {
         if let Some(prompt) = self.0.get(&key) {
             return Ok(prompt.clone());
         }
-        let prompt = preparer.prompt(&want.style, Words { text: key.1.as_deref(), context: key.2.as_deref(), tiles }, features);
+        let words = Words { text: key.1.as_deref(), context: key.2.as_deref(), tiles };
+        let prompt = caught(|| preparer.prompt(&want.style, words, features)).map_err(|panic| broke("making the prompt", &panic))?;
         let prompt =
             prompt.map_err(|e| failures::bad_request(format!("the model has no prompt for style {}", want.style.name)).detail(e.to_string()))?;
         if self.0.len() >= MOST_PROMPTS {
@@ -40,6 +41,12 @@ impl Prompts {
         self.0.insert(key, prompt.clone());
         Ok(prompt)
     }
+}
+
+/// A panic over one request's words: an error of that request, on a thread that goes on.
+fn broke(doing: &str, panic: &str) -> Failure {
+    crate::log::line(format_args!("warning: {doing} broke: {panic}"));
+    failures::model_error(format!("{doing} broke: {panic}"))
 }
 
 /// A job whose captions are being generated.
@@ -90,8 +97,9 @@ impl Open {
         self.generate += spent;
         let exact = self.job.extras.exact;
         let confidence = self.seen.features.confidence.unwrap_or(finished.confidence);
-        let text = preparer.text(&finished.ids);
-        let output = text.map_err(|e| failures::model_error(e.to_string())).map(|text_raw| {
+        let text = caught(|| preparer.text(&finished.ids)).map_err(|panic| broke("making text of its tokens", &panic));
+        let text = text.and_then(|text| text.map_err(|e| failures::model_error(e.to_string())));
+        let output = text.map(|text_raw| {
             let caption = if exact {
                 Ok(text_raw.trim().to_string())
             } else if confidence < self.threshold {

@@ -16,6 +16,13 @@ pub fn no_model(reason: impl Into<String>) -> Failure {
         .hint("Check \"pg_caption.model\", \"pg_caption.models_directory\" and \"pg_caption.onnxruntime\".")
 }
 
+/// The model thread broke: nothing is captioned any more until the engine is started anew.
+pub fn model_gone(panic: &str) -> Failure {
+    Failure::new(Class::Engine, "no_model", "the engine has no model it can use").detail(format!("its thread broke: {panic}")).hint(
+        "Please report this to the project. SELECT pg_reload_conf() after a change of \"pg_caption.threads\", or a restart, starts the engine anew.",
+    )
+}
+
 /// The caller's patience ended while the request was at `stage`.
 pub fn timeout(stage: &str, waited_ms: u64) -> Failure {
     Failure::new(Class::Retry, "timeout", "the image was not captioned in time")

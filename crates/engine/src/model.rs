@@ -14,13 +14,12 @@ use crate::pipeline::{Ahead, ms};
 use crate::readiness::State;
 use crate::scheduler::{Act, Bucket, Event, Limits, Model, Scheduler, Ticket};
 use pg_caption_captioner::{
-    self as captioner, Batch, Captioner, Features, Finished, Generation, PictureOptions, Pixels, Preparer, Prompt, Sequence, Words,
+    self as captioner, Batch, Captioner, Features, Finished, Generation, PictureOptions, Pixels, Preparer, Prompt, Sequence, Words, caught,
 };
 use pg_caption_pixels::Rgb;
 use pg_caption_register::builtin;
 use pg_caption_wire::{EngineConfig, ImageFacts, ModelRef};
 use std::collections::HashMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -55,9 +54,9 @@ impl Start {
 struct Sessions(Captioner);
 
 fn guarded<T>(call: impl FnOnce() -> Result<T, captioner::Error>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(call)) {
+    match caught(call) {
         Ok(result) => result.map_err(|e| e.to_string()),
-        Err(_) => Err("the model's code panicked".into()),
+        Err(panic) => Err(format!("the model's code panicked: {panic}")),
     }
 }
 
@@ -98,7 +97,7 @@ fn threads(config: &EngineConfig) -> usize {
 
 /// The thread. Returns when there is no model.
 pub fn run(engine: &Arc<Engine>) {
-    let loaded = catch_unwind(AssertUnwindSafe(|| load(engine.config()))).unwrap_or_else(|_| Err("loading it crashed".into()));
+    let loaded = caught(|| load(engine.config())).unwrap_or_else(|panic| Err(format!("loading it crashed: {panic}")));
     let (sessions, preparer) = match loaded {
         Ok(loaded) => loaded,
         Err(reason) => return engine.no_model(failures::no_model(reason)),
@@ -112,7 +111,24 @@ pub fn run(engine: &Arc<Engine>) {
     }
     let mut thread = ModelThread::new(engine.clone(), sessions, preparer.clone(), batch);
     engine.readiness().set(State::Ready(preparer));
-    thread.run()
+    until_it_breaks(engine, move || thread.run());
+    // Nobody waits for a model that is gone: what still comes is answered.
+    loop {
+        let State::Failed(failure) = engine.readiness().now() else { return };
+        for letter in engine.inbox().take(true) {
+            match letter {
+                Letter::Picture(prepared) => prepared.work.end(Answer::Failed(failure.clone())),
+                Letter::Captions(job, _) => drop(job.answer(Answer::Failed(failure.clone()))),
+            }
+        }
+    }
+}
+
+/// What needs a request's data is guarded where it is called; whatever breaks all the same is the end of the model, and said.
+fn until_it_breaks(engine: &Engine, thread: impl FnOnce()) {
+    if let Err(panic) = caught(thread) {
+        engine.no_model(failures::model_gone(&panic));
+    }
 }
 
 /// Loads and warms up: a model that cannot caption a gray picture is no model, and the first caller does not pay for the first call.
@@ -310,5 +326,22 @@ impl ModelThread {
         {
             open.answer(&self.model);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_thread_that_breaks_is_no_model_any_more_and_says_why() {
+        let config = EngineConfig { model: "/nonexistent".into(), onnxruntime: "/nonexistent".into(), ..EngineConfig::default() };
+        let engine = Engine::start(config, Vec::new()).unwrap();
+        let State::Failed(before) = engine.readiness().wait() else { panic!("a model out of nothing") };
+        until_it_breaks(&engine, || panic!("a scheduler lost its {}", "place"));
+        let State::Failed(failure) = engine.readiness().now() else { panic!("still there") };
+        assert_ne!(failure, before);
+        assert_eq!((failure.class, failure.code.as_str()), (pg_caption_wire::Class::Engine, "no_model"));
+        assert!(failure.detail.unwrap().contains("a scheduler lost its place"));
     }
 }

@@ -99,6 +99,38 @@ fn loopback(config: &mut EngineConfig) {
 }
 
 #[test]
+fn a_tokenizer_that_breaks_over_one_caption_costs_that_one_alone() {
+    // Its decoder breaks where nothing is left to decode, which no token alone shows.
+    let folder = tempfile::tempdir().unwrap();
+    for prefix in ["", "onnx"] {
+        std::fs::create_dir_all(folder.path().join(prefix)).unwrap();
+        for entry in std::fs::read_dir(parity().join("vit-gpt2").join(prefix)).unwrap().flatten().filter(|e| e.path().is_file()) {
+            std::fs::copy(entry.path(), folder.path().join(prefix).join(entry.file_name())).unwrap();
+        }
+    }
+    let edit = |file: &str, change: &dyn Fn(&mut serde_json::Value)| {
+        let path = folder.path().join(file);
+        let mut value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut value);
+        std::fs::write(path, value.to_string()).unwrap();
+    };
+    edit("tokenizer.json", &|tokenizer| {
+        let strip = serde_json::json!({ "type": "Strip", "content": "6", "start": 0, "stop": 3 });
+        tokenizer["decoder"] = serde_json::json!({ "type": "Sequence", "decoders": [tokenizer["decoder"].clone(), strip] });
+    });
+    edit("generation_config.json", &|settings| settings["forced_eos_token_id"] = settings["eos_token_id"].clone());
+    let Some(engine) = ready(|config| config.model = folder.path().into()) else { return };
+    let mut client = engine.connect().hello(Role::Call);
+    let mut nothing = bytes(1, &["concise"]);
+    nothing.outputs[0].max_tokens = 1;
+    let failure = failed(client.ask(nothing, &image("02_shapes.png")));
+    assert_eq!((failure.class, failure.code.as_str()), (Class::Retry, "model_error"));
+    assert!(failure.detail.unwrap().contains("broke"));
+    assert!(!outputs(client.ask(bytes(2, &["concise"]), &image("02_shapes.png"))).is_empty());
+    assert_eq!(client.status().state, "ready");
+}
+
+#[test]
 fn several_styles_of_one_picture_are_one_decode_and_one_encode() {
     let Some(engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(Role::Call);
