@@ -96,11 +96,32 @@ macro_rules! for_type {
     };
 }
 
-/// Whether every input of a graph is of a type that is spoken here.
+/// Numbers that a tensor of ours may have: what is beyond comes from a damaged graph, and asking for its memory would end the process.
+/// A gigabyte in float32; the largest that a published graph asks for has a fiftieth of it.
+const MOST_NUMBERS: usize = 1 << 28;
+
+/// How many numbers a tensor of this shape has.
+fn numbers(shape: &[i64]) -> Option<usize> {
+    let count = shape.iter().try_fold(1usize, |count, n| count.checked_mul(usize::try_from(*n).ok()?));
+    count.filter(|count| *count <= MOST_NUMBERS)
+}
+
+/// The same for a tensor that is to be made.
+pub(crate) fn length(shape: &[i64]) -> Result<usize, Error> {
+    numbers(shape).ok_or_else(|| Error::run("tensor", format!("{shape:?} is no shape to make a tensor of")))
+}
+
+/// Whether every input of a graph is of a type that is spoken here, and of a size that can be.
 ///
 /// # Errors
-/// The input, and its type.
+/// The input, and its type or its dimensions.
 pub(crate) fn spoken(graph: &Graph) -> Result<(), String> {
+    for name in graph.inputs() {
+        let stated = graph.input(name).map_or(&[][..], |(_, shape)| shape);
+        if numbers(&stated.iter().map(|n| (*n).max(1)).collect::<Vec<i64>>()).is_none() {
+            return Err(format!("its input \"{name}\" has impossible dimensions, {stated:?}"));
+        }
+    }
     use TensorElementType::{Bool, Float16, Float32, Int64};
     let strange = |name: &&str| graph.input(name).is_some_and(|(ty, _)| ![Float32, Float16, Int64, Bool].contains(&ty));
     match graph.inputs().find(strange) {
@@ -170,7 +191,7 @@ pub(crate) fn tensor<T: PrimitiveTensorElementType + Clone + Debug + 'static>(sh
 
 /// A tensor of zeros; any dimension may be 0.
 pub(crate) fn zeros(ty: TensorElementType, shape: Vec<i64>) -> Result<DynValue, Error> {
-    let len = shape.iter().map(|n| *n as usize).product();
+    let len = length(&shape)?;
     match ty {
         TensorElementType::Float32 => tensor(shape, vec![0f32; len]),
         TensorElementType::Float16 => tensor(shape, vec![f16::ZERO; len]),
@@ -182,7 +203,7 @@ pub(crate) fn zeros(ty: TensorElementType, shape: Vec<i64>) -> Result<DynValue, 
 
 /// Ones of the type a graph asks for; nothing where it does not ask.
 pub(crate) fn ones(ty: Option<TensorElementType>, shape: Vec<i64>) -> Result<Option<DynValue>, Error> {
-    let len = shape.iter().map(|n| *n as usize).product();
+    let len = length(&shape)?;
     match ty {
         None => Ok(None),
         Some(TensorElementType::Bool) => tensor(shape, vec![true; len]).map(Some),

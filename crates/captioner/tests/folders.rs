@@ -234,6 +234,40 @@ fn a_graph_whose_inputs_nobody_feeds_is_refused() {
 }
 
 #[test]
+fn a_graph_of_impossible_dimensions_is_refused_by_name_and_takes_no_memory() {
+    use pg_caption_onnx::proto::NodeProto;
+    use pg_caption_onnx::proto::tensor_proto::DataType;
+    if !runtime() {
+        return;
+    }
+    for size in [1 << 40, 1 << 50, 1 << 62] {
+        let folder = Copy::of_parity("huge");
+        // The past of a layer of another kind, which the first step takes as zeros.
+        graphs::change(&folder.graph("decoder_model_merged.onnx"), |graph| {
+            graph.input.push(graphs::port("past_conv.0", DataType::Float, &[-1, size, 16]));
+            graph.output.push(graphs::port("present_conv.0", DataType::Float, &[-1, size, 16]));
+            let (input, output) = (vec!["past_conv.0".into()], vec!["present_conv.0".into()]);
+            graph.node.push(NodeProto { op_type: Some("Identity".into()), input, output, ..NodeProto::default() });
+        });
+        for other in ["decoder_model.onnx", "decoder_with_past_model.onnx"] {
+            std::fs::remove_file(folder.graph(other)).unwrap();
+        }
+        let message = refused(&folder.0);
+        let graph = folder.graph("decoder_model_merged.onnx");
+        assert!(message.contains(&*graph.to_string_lossy()) && message.contains("past_conv.0"), "{message}");
+        // The picture's features.
+        let folder = Copy::of_parity("huge");
+        graphs::change(&folder.graph("decoder_model_merged.onnx"), |graph| {
+            let hidden = graph.input.iter_mut().find(|input| input.name() == "encoder_hidden_states").unwrap();
+            *hidden = graphs::port("encoder_hidden_states", DataType::Float, &[-1, -1, size]);
+        });
+        let (_, preparer) = open(&folder.0);
+        let passed = &preparer.status().passed_over;
+        assert!(passed.iter().any(|words| words.contains("decoder_model_merged.onnx") && words.contains("encoder_hidden_states")), "{passed:?}");
+    }
+}
+
+#[test]
 fn settings_that_cannot_be_obeyed_and_strangers_tokenizers_are_refused() {
     if !runtime() {
         return;

@@ -8,6 +8,9 @@ use crate::proto::tensor_proto::DataType;
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use std::collections::HashMap;
 
+/// Times a tensor is turned before its size is no longer looked for: exporters turn one once or twice.
+const MOST_TURNS: usize = 64;
+
 /// The sizes of a graph that never change.
 pub(crate) struct Sizes<'a> {
     made: HashMap<&'a str, &'a NodeProto>,
@@ -50,16 +53,20 @@ impl<'a> Sizes<'a> {
 
     /// The size of a tensor's dimension, counted from the last one, which is 0.
     fn size(&self, tensor: &str, from_last: usize) -> Option<i64> {
-        let node = self.made.get(tensor)?;
-        match node.op_type() {
-            "Transpose" => {
-                let order = &node.attribute.iter().find(|attribute| attribute.name() == "perm")?.ints;
-                let axis = usize::try_from(*order.get(order.len().checked_sub(1 + from_last)?)?).ok()?;
-                self.size(node.input.first()?, order.len().checked_sub(1 + axis)?)
+        let (mut tensor, mut from_last) = (tensor, from_last);
+        for _ in 0..MOST_TURNS {
+            let node = self.made.get(tensor)?;
+            match node.op_type() {
+                "Transpose" => {
+                    let order = &node.attribute.iter().find(|attribute| attribute.name() == "perm")?.ints;
+                    let axis = usize::try_from(*order.get(order.len().checked_sub(1 + from_last)?)?).ok()?;
+                    (tensor, from_last) = (node.input.first()?, order.len().checked_sub(1 + axis)?);
+                }
+                "Reshape" => return self.element(node.input.get(1)?, from_last).filter(|size| *size > 0),
+                _ => return None,
             }
-            "Reshape" => self.element(node.input.get(1)?, from_last).filter(|size| *size > 0),
-            _ => None,
         }
+        None
     }
 
     /// An element of a list of whole numbers, counted from the last one.
@@ -132,6 +139,23 @@ mod tests {
         assert_eq!(last(i64::MAX, &[0, 12, 64, 0], &[0, 1, 2, 3]), None, "as it was");
         assert_eq!(last(i64::MAX, &[0, -1, 12, 64], &[0, 2, 3, 1]), None, "turned to the end");
         assert_eq!(last(-1, &[0, -1, 12, 64], &[0, 2, 1, 3]), None, "not the last one");
+    }
+
+    #[test]
+    fn a_tensor_that_is_turned_without_end_is_given_up() {
+        let mut nodes = vec![node("Reshape", &["x", "wanted"], "t0")];
+        nodes.extend((0..100_000).map(|at| transpose(&format!("t{at}"), &[0, 1], &format!("t{}", at + 1))));
+        nodes.push(node("Shape", &["t100000"], "shape"));
+        nodes.push(node("Slice", &["shape", "starts", "ends"], "size"));
+        // And one that is made of itself.
+        nodes.push(transpose("ring", &[0, 1], "ring"));
+        nodes.push(node("Shape", &["ring"], "round"));
+        nodes.push(node("Slice", &["round", "starts", "ends"], "never"));
+        let initializer = vec![list("wanted", &[-1, 64]), list("starts", &[-1]), list("ends", &[i64::MAX])];
+        let graph = GraphProto { node: nodes, initializer, ..GraphProto::default() };
+        for slice in graph.node.iter().filter(|node| node.op_type() == "Slice") {
+            assert_eq!(cut(slice, &graph), None);
+        }
     }
 
     #[test]

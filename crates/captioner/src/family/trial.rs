@@ -64,7 +64,8 @@ fn picture(decoder: &Decoder, name: &str, rows: usize, seed: u64) -> Result<DynV
     match (&shape[..], ty) {
         ([_, _, width], _) if *width > 0 => {
             let shape = vec![rows as i64, POSITIONS as i64, *width];
-            tensor::of_floats(shape, noise(rows * POSITIONS * *width as usize, seed), ty)
+            let length = tensor::length(&shape)?;
+            tensor::of_floats(shape, noise(length, seed), ty)
         }
         ([_, _], TensorElementType::Int64) => tensor::tensor(vec![rows as i64, POSITIONS as i64], vec![1i64; rows * POSITIONS]),
         _ => Err(Error::run("decoder", format!("no trial for {name} of shape {shape:?}"))),
@@ -78,8 +79,10 @@ fn tokens(decoder: &Decoder, rows: usize, step: usize) -> Result<DynValue, Error
     match decoder.input_shape(name).unwrap_or_default()[..] {
         [_, _] => tensor::tensor(vec![rows as i64, 1], (0..rows).map(|row| (1 + row + 2 * step) as i64).collect()),
         [_, _, width] if width > 0 => {
+            let shape = vec![rows as i64, 1, width];
+            tensor::length(&shape)?;
             let embedded = (0..rows).flat_map(|row| noise(width as usize, (100 + ROWS * step + row) as u64)).collect();
-            tensor::of_floats(vec![rows as i64, 1, width], embedded, ty)
+            tensor::of_floats(shape, embedded, ty)
         }
         ref other => Err(Error::run("decoder", format!("no trial for {name} of shape {other:?}"))),
     }

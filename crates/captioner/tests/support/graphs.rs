@@ -15,6 +15,17 @@ pub fn change(file: &Path, change: impl FnOnce(&mut GraphProto)) {
     std::fs::write(file, model.write()).unwrap();
 }
 
+/// An input of this type and these dimensions; negative: any.
+pub fn port(name: &str, ty: DataType, dimensions: &[i64]) -> ValueInfoProto {
+    use pg_caption_onnx::proto::tensor_shape_proto::{Dimension, dimension::Value as Size};
+    use pg_caption_onnx::proto::{TensorShapeProto, TypeProto, type_proto::Tensor};
+    let size = |(axis, n): (usize, &i64)| if *n < 0 { Size::DimParam(format!("{name} {axis}")) } else { Size::DimValue(*n) };
+    let dim = dimensions.iter().enumerate().map(|n| Dimension { value: Some(size(n)), ..Dimension::default() }).collect();
+    let tensor = Tensor { elem_type: Some(ty as i32), shape: Some(TensorShapeProto { dim }) };
+    let ty = TypeProto { value: Some(Value::TensorType(tensor)), ..TypeProto::default() };
+    ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..ValueInfoProto::default() }
+}
+
 /// Every float32 input and output becomes float16; what lies between goes on as it was. How many there were.
 pub fn halve(graph: &mut GraphProto) -> usize {
     retype(graph, DataType::Float16)
