@@ -61,6 +61,9 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<(Captioner, Arc<Prep
         let reason = format!("{} tokens, but the decoder knows {vocabulary}: it belongs to another model", text.vocabulary());
         return Err(Error::config(folder.file("tokenizer.json"), reason));
     }
+    if let Some(vocabulary) = opened.vocabulary {
+        generation.fits(&folder, vocabulary)?;
+    }
     let paths: Vec<PathBuf> = opened.graphs.iter().map(|g| g.path.clone()).collect();
     let identity = digest::identify(&folder, &paths)?;
     let file = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());

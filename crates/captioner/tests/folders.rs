@@ -276,6 +276,17 @@ fn settings_that_cannot_be_obeyed_and_strangers_tokenizers_are_refused() {
     std::fs::write(folder.0.join("generation_config.json"), r#"{"num_beams": "many"}"#).unwrap();
     let message = refused(&folder.0);
     assert!(message.contains("num_beams") && message.contains("generation_config.json"), "{message}");
+    for (file, name, value) in
+        [("generation_config.json", "forced_bos_token_id", "1000000"), ("generation_config.json", "bad_words_ids", "[[1], [2, 1000000]]")]
+    {
+        let folder = Copy::of_parity("no-token");
+        edit(&folder.0.join(file), "{", &format!("{{\"{name}\": {value},"));
+        let message = refused(&folder.0);
+        assert!(message.contains(file) && message.contains(name) && message.contains("1000000"), "{message}");
+    }
+    let folder = Copy::of_parity("suppressed");
+    edit(&folder.0.join("generation_config.json"), "{", "{\"suppress_tokens\": [1000000],");
+    open(&folder.0);
     let folder = Copy::of_parity("confidence");
     edit(&folder.0.join("config.json"), "{", "{\"pg_caption\": {\"min_confidence\": 7},");
     assert!(refused(&folder.0).contains("min_confidence"));

@@ -9,6 +9,7 @@ mod numbers;
 mod rules;
 mod search;
 mod settings;
+mod sources;
 
 pub(crate) use search::{Advance, Outcome, Search};
 pub use settings::{EarlyStopping, Generation};

@@ -1,7 +1,7 @@
 //! The logits rules, in the reference implementation's order.
 //!
 //! `scores` are raw logits for greedy search and log-probabilities for beam search; one row, changed in place. A forced token
-//! overrides everything before it, the n-gram ban included. Ids outside the vocabulary are passed over.
+//! overrides everything before it, the n-gram ban included; only what is suppressed comes after it. Ids outside the vocabulary are passed over.
 
 use super::settings::Generation;
 
@@ -32,6 +32,7 @@ impl Position<'_> {
 pub(super) fn apply(settings: &Generation, at: Position, scores: &mut [f32]) {
     penalise_repetition(settings.repetition_penalty, at.sequence, scores);
     ban_repeated_ngrams(settings.no_repeat_ngram_size as usize, at.sequence, scores);
+    ban_words(settings, at.sequence, scores);
     let new = at.sequence.len() - at.prompt;
     let too_short = match settings.min_new_tokens {
         Some(least) => new < least as usize,
@@ -45,6 +46,12 @@ pub(super) fn apply(settings: &Generation, at: Position, scores: &mut [f32]) {
     }
     if at.is_forced_end(settings) {
         force(scores, &settings.forced_eos_token_id);
+    }
+    set(scores, &settings.suppress_tokens, f32::NEG_INFINITY);
+    // A forced first token is not what a text begins with.
+    let begin = at.prompt + usize::from(at.prompt == 1 && settings.forced_bos_token_id.is_some());
+    if at.sequence.len() == begin {
+        set(scores, &settings.begin_suppress_tokens, f32::NEG_INFINITY);
     }
 }
 
@@ -85,6 +92,18 @@ fn ban_repeated_ngrams(size: usize, sequence: &[i64], scores: &mut [f32]) {
     for ngram in sequence.windows(size) {
         if ngram[..size - 1] == *tail {
             set(scores, &ngram[size - 1..], f32::NEG_INFINITY);
+        }
+    }
+}
+
+fn ban_words(settings: &Generation, sequence: &[i64], scores: &mut [f32]) {
+    for word in &settings.bad_words_ids {
+        let Some((last, before)) = word.split_last() else { continue };
+        let is_end = before.is_empty() && settings.eos_token_id.contains(last);
+        // The reference passes over a word as long as all there is, although all but its last token may be there.
+        let fits = before.is_empty() || word.len() <= sequence.len();
+        if !is_end && fits && sequence.ends_with(before) {
+            set(scores, &[*last], f32::NEG_INFINITY);
         }
     }
 }
@@ -130,6 +149,57 @@ mod tests {
         assert_eq!(after(settings.clone(), &[0], 9, vec![1.0; 3]), [0.0, OUT, OUT]);
         assert_eq!(after(settings.clone(), &[0, 1, 2], 4, vec![1.0; 3]), [OUT, OUT, 0.0]);
         assert_eq!(after(settings, &[0, 1, 2], 5, vec![1.0; 3]), [OUT, OUT, OUT]);
+    }
+
+    /// The reference's NoBadWords, SuppressTokens and SuppressTokensAtBegin as their definitions read: for each token, may it come?
+    fn may_come(settings: &Generation, sequence: &[i64], prompt: usize, token: i64) -> bool {
+        let mut after = sequence.to_vec();
+        after.push(token);
+        let bad = settings.bad_words_ids.iter().any(|word| match word[..] {
+            [only] => only == token && !settings.eos_token_id.contains(&only),
+            _ => after.len() > word.len() && after[after.len() - word.len()..] == word[..],
+        });
+        let begins = match (prompt, settings.forced_bos_token_id) {
+            (1, Some(_)) => sequence.len() == 2,
+            _ => sequence.len() == prompt,
+        };
+        let suppressed = settings.suppress_tokens.contains(&token) || (begins && settings.begin_suppress_tokens.contains(&token));
+        !(bad || suppressed)
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_a_folder_bans_never_comes_and_the_rest_is_as_it_was(
+            words in proptest::collection::vec(proptest::collection::vec(0i64..5, 1..4), 0..6),
+            suppressed in proptest::collection::vec(0i64..7, 0..3),
+            at_begin in proptest::collection::vec(0i64..7, 0..3),
+            ends in proptest::collection::vec(0i64..5, 0..2),
+            sequence in proptest::collection::vec(0i64..5, 1..7),
+            given in 1usize..7,
+            forced in proptest::bool::ANY,
+        ) {
+            let prompt = given.min(sequence.len());
+            let settings = Generation {
+                bad_words_ids: words, suppress_tokens: suppressed, begin_suppress_tokens: at_begin, eos_token_id: ends,
+                forced_bos_token_id: forced.then_some(99), ..Generation::default()
+            };
+            let before = [0.5, -1.0, 2.0, 0.0, -0.25];
+            let mut scores = before.to_vec();
+            apply(&settings, Position { sequence: &sequence, prompt, limit: 99 }, &mut scores);
+            for (token, (is, was)) in scores.iter().zip(before).enumerate() {
+                let expected = if may_come(&settings, &sequence, prompt, token as i64) { was } else { OUT };
+                proptest::prop_assert_eq!(*is, expected, "token {} after {:?}", token, sequence);
+            }
+        }
+    }
+
+    #[test]
+    fn a_suppressed_token_is_not_forced_and_a_bad_word_is() {
+        let settings = json!({ "forced_bos_token_id": 0, "suppress_tokens": [0], "bad_words_ids": [[1]] });
+        assert_eq!(after(settings, &[2], 9, vec![1.0; 3]), [OUT; 3]);
+        let settings = json!({ "forced_bos_token_id": 1, "begin_suppress_tokens": [1], "bad_words_ids": [[1]] });
+        assert_eq!(after(settings.clone(), &[2], 9, vec![1.0; 3]), [OUT, 0.0, OUT]);
+        assert_eq!(after(settings, &[2, 1], 9, vec![1.0; 3]), [1.0, OUT, 1.0]);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! Generation settings: what a folder and a caller say, merged as the reference implementation does.
 //!
-//! Later wins: library defaults, `config.json`'s nested sections, `config.json`, `generation_config.json`, the caller's overrides.
-//! Values in `config.json` that equal the library's defaults count as unsaid there: old folders wrote every default out
-//! (`max_length: 20` in the decoder's section, `num_beams: 1` at the top), and the reference treats them as unset too.
+//! Which file is read, and what in it counts as unsaid: `sources.rs`. A caller's overrides go before all.
 
+use super::sources::{deciding, is_default};
 use crate::Error;
 use crate::folder::Folder;
 use serde_json::{Map, Value};
 use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::PathBuf;
 
 /// Most rows a caption may take; more is a typing error in a folder, and memory grows with it.
 const MAX_BEAMS: u32 = 32;
@@ -45,6 +45,12 @@ pub struct Generation {
     pub max_length: Option<u32>,
     /// The folder's bound on new tokens; goes before `max_length`.
     pub max_new_tokens: Option<u32>,
+    /// Sequences of tokens that never occur; a single end token among them counts for nothing.
+    pub bad_words_ids: Vec<Vec<i64>>,
+    /// Tokens that never occur, forced ones included.
+    pub suppress_tokens: Vec<i64>,
+    /// Tokens that the text does not begin with.
+    pub begin_suppress_tokens: Vec<i64>,
     /// The first new token, if forced.
     pub forced_bos_token_id: Option<i64>,
     /// The token at the last position, if forced.
@@ -70,6 +76,9 @@ impl Default for Generation {
             min_new_tokens: None,
             max_length: None,
             max_new_tokens: None,
+            bad_words_ids: Vec::new(),
+            suppress_tokens: Vec::new(),
+            begin_suppress_tokens: Vec::new(),
             forced_bos_token_id: None,
             forced_eos_token_id: Vec::new(),
             eos_token_id: Vec::new(),
@@ -85,6 +94,7 @@ impl Generation {
         let mut hash = DefaultHasher::new();
         (self.num_beams, self.length_penalty.to_bits(), self.early_stopping, self.repetition_penalty.to_bits()).hash(&mut hash);
         (self.no_repeat_ngram_size, self.min_length, self.min_new_tokens, self.max_length, self.max_new_tokens).hash(&mut hash);
+        (&self.bad_words_ids, &self.suppress_tokens, &self.begin_suppress_tokens).hash(&mut hash);
         (self.forced_bos_token_id, &self.forced_eos_token_id, &self.eos_token_id, self.decoder_start_token_id, self.bos_token_id).hash(&mut hash);
         hash.finish()
     }
@@ -94,17 +104,43 @@ impl Generation {
     /// # Errors
     /// [`Error::Config`] with the file that holds a setting that cannot be.
     pub(crate) fn of_folder(folder: &Folder) -> Result<Generation, Error> {
-        let named = |file: &str| {
-            let path = folder.file(file);
-            move |e: Error| Error::config(path.clone(), e)
-        };
-        Self::merged(&folder.config, None).map_err(named("config.json"))?;
-        Self::merged(&folder.config, folder.generation_config.as_ref()).map_err(named("generation_config.json"))
+        Self::merged(&folder.config, folder.generation_config.as_ref()).map_err(|e| Error::config(Self::file(folder), e))
+    }
+
+    /// The file that a folder's settings are read from.
+    fn file(folder: &Folder) -> PathBuf {
+        let own = deciding(&folder.config, folder.generation_config.as_ref());
+        folder.file(if own.is_some() { "generation_config.json" } else { "config.json" })
+    }
+
+    /// Whether tokens that are forced or forbidden are there at all. Those that are only suppressed need not be, as in the reference.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the file and the setting.
+    pub(crate) fn fits(&self, folder: &Folder, vocabulary: usize) -> Result<(), Error> {
+        let forced = self.forced_bos_token_id.iter().map(|id| ("forced_bos_token_id", id));
+        let forced = forced.chain(self.forced_eos_token_id.iter().map(|id| ("forced_eos_token_id", id)));
+        let mut all = forced.chain(self.bad_words_ids.iter().flatten().map(|id| ("bad_words_ids", id)));
+        match all.find(|(_, id)| usize::try_from(**id).map_or(true, |id| id >= vocabulary)) {
+            None => Ok(()),
+            Some((name, id)) => {
+                let reason = wrong(name, format!("there is no token {id}: the decoder knows {vocabulary}"));
+                Err(Error::config(Self::file(folder), reason))
+            }
+        }
     }
 
     /// The settings of these two files.
     pub(crate) fn merged(config: &Value, generation_config: Option<&Value>) -> Result<Generation, Error> {
         let mut settings = Generation::default();
+        if let Some(own) = deciding(config, generation_config) {
+            settings.merge(own, Origin::GenerationConfig)?;
+            if settings.decoder_start_token_id.or(settings.bos_token_id).is_none() {
+                // Where the reference would stop with an error.
+                settings.decoder_start_token_id = Self::merged(config, None).ok().and_then(|said| said.decoder_start_token_id.or(said.bos_token_id));
+            }
+            return settings.checked();
+        }
         for section in ["decoder", "generator", "text_config"] {
             if let Some(nested) = config.get(section).and_then(Value::as_object) {
                 settings.merge(nested, Origin::Config)?;
@@ -112,9 +148,6 @@ impl Generation {
         }
         if let Some(top) = config.as_object() {
             settings.merge(top, Origin::Config)?;
-        }
-        if let Some(own) = generation_config.and_then(Value::as_object) {
-            settings.merge(own, Origin::GenerationConfig)?;
         }
         settings.checked()
     }
@@ -166,6 +199,9 @@ impl Generation {
                 "min_new_tokens" => self.min_new_tokens = optional(value, |v| count(name, v))?,
                 "max_length" => self.max_length = optional(value, |v| count(name, v))?,
                 "max_new_tokens" => self.max_new_tokens = optional(value, |v| count(name, v))?,
+                "bad_words_ids" => self.bad_words_ids = words(name, value)?,
+                "suppress_tokens" => self.suppress_tokens = tokens(name, value)?,
+                "begin_suppress_tokens" => self.begin_suppress_tokens = tokens(name, value)?,
                 "forced_bos_token_id" => self.forced_bos_token_id = optional(value, |v| token(name, v))?,
                 "forced_eos_token_id" => self.forced_eos_token_id = tokens(name, value)?,
                 "eos_token_id" => self.eos_token_id = tokens(name, value)?,
@@ -194,18 +230,6 @@ impl Generation {
             return Err(wrong("length_penalty", format!("{} is not a finite number", self.length_penalty)));
         }
         Ok(self)
-    }
-}
-
-/// Whether a field of `config.json` says what the reference's library assumes anyway.
-fn is_default(name: &str, value: &Value) -> bool {
-    match name {
-        "num_beams" => value.as_u64() == Some(1),
-        "max_length" => value.as_u64() == Some(20),
-        "min_length" | "no_repeat_ngram_size" => value.as_u64() == Some(0),
-        "length_penalty" | "repetition_penalty" => value.as_f64() == Some(1.0),
-        "early_stopping" => *value == Value::Bool(false),
-        _ => false,
     }
 }
 
@@ -247,19 +271,23 @@ fn tokens(name: &str, value: &Value) -> Result<Vec<i64>, Error> {
     }
 }
 
+/// Sequences of tokens, each with something in it.
+fn words(name: &str, value: &Value) -> Result<Vec<Vec<i64>>, Error> {
+    let word = |word: &Value| match word.as_array() {
+        Some(ids) if !ids.is_empty() => tokens(name, word),
+        _ => Err(wrong(name, format!("{word} is not a list of token ids"))),
+    };
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::Array(list) => list.iter().map(word).collect(),
+        _ => Err(wrong(name, format!("{value} is not a list of lists of token ids"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
-
-    #[test]
-    fn generation_config_goes_before_config_and_config_before_its_sections() {
-        let config = json!({ "num_beams": 4, "decoder": { "num_beams": 2, "length_penalty": 0.5, "eos_token_id": 9 }, "eos_token_id": null });
-        let own = json!({ "num_beams": 3 });
-        let merged = Generation::merged(&config, Some(&own)).unwrap();
-        assert_eq!((merged.num_beams, merged.length_penalty, merged.eos_token_id.clone()), (3, 0.5, vec![9]));
-        assert_eq!(Generation::merged(&config, None).unwrap().num_beams, 4);
-    }
 
     #[test]
     fn what_config_says_of_its_own_accord_goes_before_defaults_that_were_written_out() {
@@ -300,6 +328,9 @@ mod tests {
             (json!({ "repetition_penalty": 0 }), "repetition_penalty"),
             (json!({ "early_stopping": "soon" }), "early_stopping"),
             (json!({ "eos_token_id": [-1] }), "eos_token_id"),
+            (json!({ "bad_words_ids": [3] }), "bad_words_ids"),
+            (json!({ "bad_words_ids": [[]] }), "bad_words_ids"),
+            (json!({ "suppress_tokens": "all" }), "suppress_tokens"),
             (json!({ "do_sample": true }), "do_sample"),
             (json!(3), "generation"),
         ] {
