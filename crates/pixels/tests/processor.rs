@@ -55,6 +55,38 @@ fn the_shortest_edge_keeps_the_ratio_and_the_middle_is_cut_out() {
     assert_eq!(tensor.data[..4], [4.0, 5.0, 6.0, 7.0]);
 }
 
+/// As transformers 4.57.6 does it: run on each class.
+#[test]
+fn only_processors_that_crop_in_the_reference_crop() {
+    let shape = |class: &str| {
+        let config =
+            json!({"image_processor_type": class, "size": {"height": 8, "width": 8}, "do_center_crop": true, "crop_size": {"height": 4, "width": 4}});
+        processor(config).apply(&plain(9, 9, [1, 2, 3])).shape
+    };
+    for class in ["ViTImageProcessor", "SiglipImageProcessor", "BlipImageProcessor"] {
+        assert_eq!(shape(class), [1, 3, 8, 8], "{class}");
+    }
+    for class in ["DeiTImageProcessor", "CLIPImageProcessor", "ViTImageProcessorFast"] {
+        assert_eq!(shape(class), [1, 3, 4, 4], "{class}");
+    }
+}
+
+#[test]
+fn the_shorter_side_counts_where_clip_states_both() {
+    let config = |class: &str| json!({"image_processor_type": class, "size": {"shortest_edge": 8, "longest_edge": 9}, "crop_size": 4});
+    let both = processor(config("CLIPImageProcessor")).apply(&plain(40, 30, [1, 2, 3]));
+    assert_eq!(both.shape, [1, 3, 4, 4]);
+    let complaint = complaint(config("ViTImageProcessor"));
+    assert!(complaint.contains("size.longest_edge") && !complaint.contains("Object"), "{complaint}");
+}
+
+#[test]
+fn deit_is_normalised_around_a_half_where_its_file_is_silent() {
+    let tensor = processor(json!({"image_processor_type": "DeiTImageProcessor"})).apply(&plain(300, 300, [255, 0, 51]));
+    let first = |channel: usize| tensor.data[channel * 224 * 224];
+    assert_eq!([first(0), first(1), first(2)], [1.0, -1.0, -0.6]);
+}
+
 #[test]
 fn a_cut_larger_than_the_picture_is_filled_with_black() {
     let config = json!({"image_processor_type": "CLIPImageProcessor", "size": {"height": 2, "width": 2}, "crop_size": 5, "do_rescale": false, "do_normalize": false});
@@ -84,7 +116,11 @@ fn what_cannot_be_done_is_named() {
         (json!({"image_processor_type": "ViTImageProcessor", "do_resize": false}), "do_resize"),
         (json!({"image_processor_type": "ViTImageProcessor", "resample": 9}), "resample 9"),
         (json!({"image_processor_type": "ViTImageProcessor", "size": 0}), "side"),
-        (json!({"image_processor_type": "ViTImageProcessor", "size": {"depth": 3}}), "size"),
+        (json!({"image_processor_type": "ViTImageProcessor", "size": {"depth": 3}}), "size.depth"),
+        (json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 3}}), "size.width"),
+        (json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 3, "width": "wide"}}), "size.width"),
+        (json!({"image_processor_type": "DeiTImageProcessor", "crop_size": {"height": 0, "width": 4}}), "crop_size.height"),
+        (json!({"image_processor_type": "SmolVLMImageProcessor", "max_image_size": {"longest_edge": -1}}), "max_image_size.longest_edge"),
         (json!({"image_processor_type": "ViTImageProcessor", "image_std": [0, 1, 1]}), "image_std"),
         (json!({"image_processor_type": "ViTImageProcessor", "image_mean": "bright"}), "image_mean"),
         (json!({"image_processor_type": "ViTImageProcessor", "do_rescale": "perhaps"}), "do_rescale"),

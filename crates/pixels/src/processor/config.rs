@@ -12,8 +12,6 @@ const MAX_SIDE: u64 = 8192;
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 const HALF: [f32; 3] = [0.5; 3];
-const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-const IMAGENET_STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// The classes whose arithmetic is known.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,8 +49,7 @@ impl Kind {
 
     fn mean_and_std(self) -> ([f32; 3], [f32; 3]) {
         match self {
-            Kind::Vit | Kind::Siglip | Kind::Tiles => (HALF, HALF),
-            Kind::Deit => (IMAGENET_MEAN, IMAGENET_STD),
+            Kind::Vit | Kind::Deit | Kind::Siglip | Kind::Tiles => (HALF, HALF),
             Kind::Clip | Kind::Blip => (CLIP_MEAN, CLIP_STD),
         }
     }
@@ -75,6 +72,8 @@ impl Kind {
 pub(super) struct Config<'a> {
     json: &'a Value,
     kind: Kind,
+    /// Named with "Fast": those of the reference share their steps, whatever the kind.
+    fast: bool,
 }
 
 impl<'a> Config<'a> {
@@ -82,7 +81,7 @@ impl<'a> Config<'a> {
         let name = ["image_processor_type", "feature_extractor_type"].iter().find_map(|key| json.get(key)?.as_str());
         let name = name.ok_or_else(|| unusable("it names neither image_processor_type nor feature_extractor_type"))?;
         let kind = Kind::named(name).ok_or_else(|| unusable(format!("the image processor {name} is unknown")))?;
-        Ok(Config { json, kind })
+        Ok(Config { json, kind, fast: name.ends_with("Fast") })
     }
 
     pub(super) fn processor(&self) -> Result<Processor, Error> {
@@ -101,23 +100,35 @@ impl<'a> Config<'a> {
         let size = match self.present("size") {
             None => self.kind.size(),
             // Old files: one number. CLIP's meant the shorter side.
-            Some(Value::Number(n)) => {
-                let n = side(n.as_u64())?;
+            Some(number @ Value::Number(_)) => {
+                let n = side("size", number)?;
                 if self.kind == Kind::Clip { Size::ShortestEdge(n) } else { Size::Exact(n, n) }
             }
-            Some(Value::Array(sides)) if sides.len() == 2 => Size::Exact(side(sides[1].as_u64())?, side(sides[0].as_u64())?),
+            Some(Value::Array(sides)) if sides.len() == 2 => Size::Exact(side("size", &sides[1])?, side("size", &sides[0])?),
             Some(Value::Object(sides)) => match (sides.get("height"), sides.get("width"), sides.get("shortest_edge")) {
-                (Some(height), Some(width), _) => Size::Exact(side(width.as_u64())?, side(height.as_u64())?),
-                (None, None, Some(edge)) if !sides.contains_key("longest_edge") => Size::ShortestEdge(side(edge.as_u64())?),
-                _ => return Err(unusable(format!("size {sides:?} is not understood", sides = Value::Object(sides.clone())))),
+                (Some(height), Some(width), _) => Size::Exact(side("size.width", width)?, side("size.height", height)?),
+                // The reference's CLIP looks at the shorter side alone.
+                (None, None, Some(edge)) if self.kind == Kind::Clip || !sides.contains_key("longest_edge") => {
+                    Size::ShortestEdge(side("size.shortest_edge", edge)?)
+                }
+                (Some(_), None, _) => return Err(unusable("size.width is missing beside size.height")),
+                (None, Some(_), _) => return Err(unusable("size.height is missing beside size.width")),
+                (None, None, Some(_)) => return Err(unusable("size.longest_edge beside size.shortest_edge is known of CLIPImageProcessor alone")),
+                (None, None, None) => {
+                    let keys = sides.keys().map(|key| format!("size.{key}")).collect::<Vec<_>>().join(", ");
+                    let keys = if keys.is_empty() { "an empty size".into() } else { keys };
+                    return Err(unusable(format!("{keys} is not understood: size has height and width, or shortest_edge")));
+                }
             },
             Some(other) => return Err(unusable(format!("size {other} is not understood"))),
         };
+        // The reference's other processors pass over what these two are told about cropping.
+        let crops = (self.fast || self.kind.crops()) && self.flag("do_center_crop", self.kind.crops())?;
         let crop = match self.present("crop_size") {
-            _ if !self.flag("do_center_crop", self.kind.crops())? => None,
+            _ if !crops => None,
             None => Some((224, 224)),
-            Some(Value::Number(n)) => Some((side(n.as_u64())?, side(n.as_u64())?)),
-            Some(sides) => Some((side(sides["width"].as_u64())?, side(sides["height"].as_u64())?)),
+            Some(number @ Value::Number(_)) => Some((side("crop_size", number)?, side("crop_size", number)?)),
+            Some(sides) => Some((side("crop_size.width", &sides["width"])?, side("crop_size.height", &sides["height"])?)),
         };
         if matches!((size, crop), (Size::ShortestEdge(_), None)) {
             return Err(unusable("size keeps the ratio and nothing is cropped, so that every picture would have a shape of its own"));
@@ -127,8 +138,8 @@ impl<'a> Config<'a> {
 
     fn tiles(&self) -> Result<Steps, Error> {
         let edge = |key: &str, default: u64| match self.present(key) {
-            None => side(Some(default)),
-            Some(sides) => side(sides["longest_edge"].as_u64()),
+            None => side(key, &default.into()),
+            Some(sides) => side(&format!("{key}.longest_edge"), &sides["longest_edge"]),
         };
         Ok(Steps::Tiles { longest_edge: edge("size", 4 * 364)?, tile: edge("max_image_size", 364)?, split: self.flag("do_image_splitting", true)? })
     }
@@ -182,8 +193,10 @@ impl<'a> Config<'a> {
     }
 }
 
-fn side(n: Option<u64>) -> Result<u32, Error> {
-    n.filter(|n| (1..=MAX_SIDE).contains(n)).map(|n| n as u32).ok_or_else(|| unusable(format!("a side is not a number from 1 to {MAX_SIDE}")))
+/// The number of a key, which stands in the message where it is none.
+fn side(key: &str, value: &Value) -> Result<u32, Error> {
+    let n = value.as_u64().filter(|n| (1..=MAX_SIDE).contains(n)).map(|n| n as u32);
+    n.ok_or_else(|| unusable(format!("{key} is {value}, which is not a side from 1 to {MAX_SIDE}")))
 }
 
 fn unusable(why: impl Into<String>) -> Error {
