@@ -185,6 +185,24 @@ fn a_chat_template_decides_the_digest_too() {
 }
 
 #[test]
+fn of_two_chat_templates_the_one_that_the_reference_takes_is_taken() {
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of("smolvlm", "two-templates");
+    let prompt = || {
+        let (mut captioner, preparer) = open(&folder.0);
+        let features = captioner.encode(&[pixels(&preparer, "02_shapes.png")]).unwrap().remove(0);
+        preparer.prompt(&pg_caption_register::builtin("concise").unwrap(), Words::default(), &features).unwrap().ids
+    };
+    let before = prompt();
+    std::fs::write(folder.0.join("chat_template.jinja"), "Another: <image>").unwrap();
+    assert_eq!(prompt(), before);
+    std::fs::remove_file(folder.0.join("chat_template.json")).unwrap();
+    assert_ne!(prompt(), before);
+}
+
+#[test]
 fn a_merged_decoder_without_a_past_reads_everything_again_in_every_step() {
     if !runtime() {
         return;

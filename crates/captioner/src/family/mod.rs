@@ -15,6 +15,7 @@ mod encoder;
 mod florence2;
 mod hoist;
 mod idefics3;
+mod python;
 mod trial;
 mod vision_encoder_decoder;
 
