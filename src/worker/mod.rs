@@ -8,6 +8,7 @@ mod drain;
 mod examine;
 mod lease;
 mod marks;
+mod planning;
 mod sources;
 mod tables;
 mod tidy;
@@ -18,11 +19,12 @@ use crate::{release, shared};
 use pgrx::prelude::*;
 
 /// Settings that hold for everything a worker does, whatever the database, the role or the server say; as autovacuum forces its own.
-const FORCED: [(&core::ffi::CStr, &core::ffi::CStr); 17] = [
+/// How statements are planned, and how long locks are waited for: `planning`.
+const FORCED: [(&core::ffi::CStr, &core::ffi::CStr); 10] = [
+    // `ALTER DATABASE … SET role` is for the sessions of people.
+    (c"role", c"none"),
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"statement_timeout", c"0"),
-    // An error of the one row, which is tried again: a worker waits for nobody's lock for long.
-    (c"lock_timeout", c"1s"),
     (c"idle_in_transaction_session_timeout", c"0"),
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_read_only", c"off"),
@@ -31,14 +33,6 @@ const FORCED: [(&core::ffi::CStr, &core::ffi::CStr); 17] = [
     // A policy that would hide rows from their own owner is an error of the row, never a row silently not seen.
     (c"row_security", c"off"),
     (c"zero_damaged_pages", c"off"),
-    // Every statement finds rows by key: a generic plan over the index, whatever the statistics say of a table just made.
-    (c"plan_cache_mode", c"force_generic_plan"),
-    (c"enable_seqscan", c"off"),
-    (c"enable_hashjoin", c"off"),
-    (c"enable_mergejoin", c"off"),
-    (c"enable_bitmapscan", c"off"),
-    (c"enable_sort", c"off"),
-    (c"jit", c"off"),
 ];
 
 /// A worker's life; the argument is the database's OID.
@@ -104,10 +98,28 @@ const FORCED_LATER: [(&core::ffi::CStr, &core::ffi::CStr); 0] = [];
 const FORCED_LATER: [(&core::ffi::CStr, &core::ffi::CStr); 1] = [(c"transaction_timeout", c"0")];
 
 fn force_settings() {
+    be_superuser();
     for (name, value) in FORCED.iter().chain(&FORCED_LATER).chain(&crate::enqueue::PINNED) {
         // SAFETY: static C strings; the source is above every other, so that nothing read later undoes it.
         unsafe {
             pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
         }
     }
+}
+
+/// Whatever `ALTER DATABASE … SET session_authorization` says: the worker was authenticated as the bootstrap superuser, and is that again.
+fn be_superuser() {
+    let superuser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
+    // SAFETY: reads who the session's user is.
+    if unsafe { pg_sys::GetSessionUserId() } == superuser {
+        return;
+    }
+    // In a transaction: the role is looked up by its name.
+    transaction::run(|| {
+        // SAFETY: the name is of a role that always exists, and lives in the transaction's memory.
+        unsafe {
+            let name = pg_sys::GetUserNameFromId(superuser, false);
+            pg_sys::SetConfigOption(c"session_authorization".as_ptr(), name, pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
+        }
+    });
 }

@@ -10,12 +10,16 @@ use pg_caption_drain::{Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, 
 use pg_caption_wire::{Class, Failure, Outcome};
 use pgrx::prelude::*;
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The tables of this database, over SPI.
 pub struct Sql;
 
 impl Store for Sql {
+    fn now(&mut self) -> Instant {
+        Instant::now()
+    }
+
     fn queue(&mut self, after: i64, tables: &[u32], limit: usize) -> Vec<QueueRow> {
         spi(Spi::connect(|client| {
             let rows = client.select(
@@ -114,7 +118,7 @@ impl Store for Sql {
     }
 
     fn put_off(&mut self, row: &Row, attempts: i32, pause: Duration) {
-        let failure = Failure::new(Class::Retry, "row_locked", "an open transaction holds the row");
+        let failure = Failure::new(Class::Retry, "row_locked", "an open transaction holds the row, or what its triggers want");
         write::put_off(row, &failure, attempts, pause);
     }
 

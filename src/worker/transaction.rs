@@ -1,5 +1,6 @@
 //! Short transactions, and subtransactions in which one row's error stays one row's.
 
+use super::planning;
 use crate::settings;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -25,7 +26,9 @@ pub fn run<R>(body: impl FnOnce() -> R) -> R {
         pg_sys::StartTransactionCommand();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
+    let planning = planning::ours();
     let result = body();
+    drop(planning);
     // SAFETY: as above. Statistics are sent, so that autovacuum sees our tables and the users' change.
     unsafe {
         pg_sys::PopActiveSnapshot();

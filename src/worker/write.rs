@@ -2,6 +2,7 @@
 
 use super::definitions;
 use super::examine;
+use super::planning;
 use super::transaction::{Raised, attempt, attempt_in_time, spi};
 use crate::{identity, settings};
 use pg_caption_drain::aftermath::{self, Verdict};
@@ -28,6 +29,7 @@ pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Set
         match attempt_in_time(|| write_row(table, job, &texts, &outdated, source)) {
             Ok(Settled::Locked) => return Settled::Locked,
             Ok(done) => settled = done,
+            Err(raised) if is_lock(raised.code) => return Settled::Blocked,
             // Why there is no text says more than why the old one could not be taken away.
             Err(_) if texts.is_empty() => {}
             Err(raised) => return refused_by_table(job, &raised, jitter),
@@ -63,18 +65,16 @@ fn carry_out_or_raise(row: &Row, verdict: Verdict<'_>) {
     }
 }
 
-/// The table's own triggers, checks or locks refused the caption.
+/// Whether an error says that somebody else's transaction stands in the way.
+fn is_lock(code: PgSqlErrorCode) -> bool {
+    use PgSqlErrorCode::*;
+    matches!(code, ERRCODE_LOCK_NOT_AVAILABLE | ERRCODE_T_R_DEADLOCK_DETECTED | ERRCODE_T_R_SERIALIZATION_FAILURE)
+}
+
+/// The table's own triggers or checks refused the caption.
 fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
     use PgSqlErrorCode::*;
-    let transient = matches!(
-        raised.code,
-        ERRCODE_LOCK_NOT_AVAILABLE
-            | ERRCODE_T_R_DEADLOCK_DETECTED
-            | ERRCODE_T_R_SERIALIZATION_FAILURE
-            | ERRCODE_OUT_OF_MEMORY
-            | ERRCODE_DISK_FULL
-            | ERRCODE_QUERY_CANCELED
-    );
+    let transient = matches!(raised.code, ERRCODE_OUT_OF_MEMORY | ERRCODE_DISK_FULL | ERRCODE_QUERY_CANCELED);
     let mut failure = Failure::new(Class::Reject, "write_refused", format!("the table refused the caption: {}", raised.message));
     // A broken constraint's detail shows the whole row, which is not for whoever reads failures.
     failure.detail = raised.detail.clone().filter(|_| !is_constraint(raised.code));
@@ -173,9 +173,14 @@ fn store(table: &Watched, job: &Job, texts: &[(usize, &str)], emptied: &[usize])
     );
     let mut arguments: Vec<pgrx::datum::DatumWithOid<'_>> = vec![key(&job.row).into()];
     arguments.extend(texts.iter().map(|(_, text)| pgrx::datum::DatumWithOid::from(*text)));
-    let found = spi(Spi::connect_mut(|client| match client.update(&statement, None, &arguments)?.next() {
-        Some(row) => Ok(Some((row.get::<Vec<Option<String>>>(1)?.unwrap_or_default(), row.get::<String>(2)?))),
-        None => Ok(None),
+    let found = spi(Spi::connect_mut(|client| {
+        // Planned when the cursor is opened, by key; run when it is read, and the table's own triggers with it, which plan as in any session.
+        let mut cursor = client.try_open_cursor_mut(statement.as_str(), &arguments)?;
+        let _ordinary = planning::ordinary();
+        match cursor.fetch(1)?.next() {
+            Some(row) => Ok(Some((row.get::<Vec<Option<String>>>(1)?.unwrap_or_default(), row.get::<String>(2)?))),
+            None => Ok::<_, pgrx::spi::Error>(None),
+        }
     }));
     // What the table's own triggers made of our text is what we will find there again.
     let Some((stored, url)) = found else {

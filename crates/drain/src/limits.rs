@@ -1,5 +1,7 @@
 //! How much a worker takes on at once.
 
+use std::time::Duration;
+
 /// Bounds of what is in hand; the defaults are what the extension uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -19,6 +21,9 @@ pub struct Limits {
     pub window: usize,
     /// Replies settled in one transaction.
     pub together: usize,
+    /// How long one transaction goes on settling: the rows that it has written are locked until it ends, and with them whatever their triggers have touched. Together with the
+    /// longest wait for a lock below `deadlock_timeout`.
+    pub settling: Duration,
     /// Captions kept for rows that somebody holds, beyond those of the last moment: fewer than deferred rows that are looked through.
     pub held: usize,
     /// Entries of the ledger, or failures, that one batch of a pass looks at.
@@ -36,6 +41,7 @@ impl Limits {
         most_ready: 1500,
         window: 64,
         together: 50,
+        settling: Duration::from_millis(200),
         held: 400,
         tidied: 200,
     };

@@ -4,7 +4,7 @@ use crate::tidy::{Kept, Looked, Stand};
 use crate::{Current, Job, Past, Row, Struck, Watched};
 use pg_caption_wire::Outcome;
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A row of `caption.queue`.
 #[derive(Debug, Clone)]
@@ -55,10 +55,15 @@ pub enum Settled {
     },
     /// Somebody else holds the row: try the write again later.
     Locked,
+    /// The table's own code met a lock, perhaps after a while of waiting for it: likewise, less and less often.
+    Blocked,
 }
 
 /// The database of one worker, in a transaction.
 pub trait Store {
+    /// The time now: what a row's own code does takes some.
+    fn now(&mut self) -> Instant;
+
     /// Rows of the queue beyond an id, in the order of their ids, at most `limit`, of these tables only.
     fn queue(&mut self, after: i64, tables: &[u32], limit: usize) -> Vec<QueueRow>;
 

@@ -78,6 +78,29 @@ fn the_view_says_why_a_database_is_not_served() {
     eventually("it is idle", || state_of(&db.name, &other).0 == "idle");
 }
 
+/// A database whose sessions become `bob` by themselves is drained all the same.
+fn a_worker_stays_itself(setting: &str) {
+    // Off until everything stands, so that the worker begins with it.
+    let (cluster, web) = (Cluster::private(&[("pg_caption.enabled", "off")]), Web::start());
+    let db = cluster.database();
+    let mut session = db.products_of(&web, 2);
+    session.run(&format!("CREATE ROLE bob; SELECT caption.watch('products'); ALTER DATABASE {} SET {setting} = 'bob'", db.name));
+    cluster.set("pg_caption.enabled", "on");
+    cluster.reload();
+    eventually(FILLED, || session.holds(FILLED));
+    assert!(!cluster.log().contains("exited with exit code 1"), "no worker died:\n{}", cluster.log_tail("ERROR"));
+}
+
+#[test]
+fn a_role_that_a_database_sets_for_its_sessions_binds_no_worker() {
+    a_worker_stays_itself("role");
+}
+
+#[test]
+fn a_session_user_that_a_database_sets_binds_no_worker() {
+    a_worker_stays_itself("session_authorization");
+}
+
 #[test]
 fn the_view_is_for_members_of_pg_monitor() {
     let db = Cluster::shared().database();

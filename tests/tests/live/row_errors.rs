@@ -1,6 +1,6 @@
 //! What a table's own code, keys and checks can do to a worker: it costs the row, never the others.
 
-use pg_caption_tests::{Answer, Cluster, Web};
+use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
 
 const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
@@ -38,6 +38,76 @@ fn a_trigger_that_does_not_end_is_cancelled_and_the_others_go_on() {
     // The time limit is the statement's alone: what comes after it is not cut off.
     session.run("DROP TRIGGER spoil ON products; SELECT caption.retry('products')");
     db.eventually(FILLED);
+}
+
+#[test]
+fn a_table_s_own_code_is_planned_as_in_any_session_and_our_statements_find_their_row_by_key() {
+    let cluster = Cluster::private(&[("pg_caption.max_attempts", "1"), ("pg_caption.enabled", "off"), ("pg_caption.write_timeout", "20s")]);
+    let (db, web) = (cluster.database(), Web::start());
+    let mut session = db.products_of(&web, 3);
+    const SEEN: &str =
+        "SELECT string_agg(name || ' ' || setting, ' ' ORDER BY name) FROM pg_catalog.pg_settings WHERE name ~ '^(enable_|jit$|plan_cache)'";
+    // Without an index a nested loop over both takes minutes, a hash join some 30 ms.
+    session.run(&format!(
+        "CREATE TABLE a AS SELECT n FROM generate_series(1, 30000) n; CREATE TABLE b AS TABLE a; ANALYZE a, b;
+         CREATE TABLE seen (settings text, scans bigint);
+         CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             PERFORM count(*) FROM public.a x JOIN public.b y ON x.n = y.n;
+             INSERT INTO public.seen VALUES (({SEEN}), (SELECT x.seq_scan FROM pg_catalog.pg_stat_xact_user_tables x WHERE x.relname = 'products'));
+             RETURN NULL; END $$;
+         CREATE TRIGGER look AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION look();
+         SELECT caption.watch('products'); ALTER DATABASE {} SET enable_mergejoin = off",
+        db.name
+    ));
+    cluster.set("pg_caption.enabled", "on");
+    cluster.reload();
+    eventually("no row is left", || session.holds(&format!("{FILLED} OR EXISTS (SELECT FROM caption.failure)")));
+    assert_eq!(session.rows("SELECT message FROM caption.failure"), Vec::<Vec<_>>::new());
+    let ordinary = db.session().text(SEEN);
+    assert!(ordinary.contains("enable_mergejoin off") && ordinary.contains("enable_hashjoin on"), "{ordinary}");
+    assert_eq!(session.rows("SELECT DISTINCT settings, scans FROM seen"), [[Some(ordinary), Some("0".into())]]);
+}
+
+#[test]
+fn a_lock_that_a_trigger_meets_is_waited_for_uncharged() {
+    let cluster = Cluster::private(&[("pg_caption.max_attempts", "1"), ("deadlock_timeout", "400ms")]);
+    let (db, web) = (cluster.database(), Web::start());
+    let mut session = db.products_of(&web, 3);
+    session.run("CREATE TABLE counter AS SELECT 1 AS id, 0 AS n; CREATE TABLE patience (lock_timeout text)");
+    session.run(&trigger("INSERT INTO public.patience SELECT current_setting('lock_timeout'); UPDATE public.counter SET n = n + 1"));
+    let mut holder = db.session();
+    holder.run("BEGIN; UPDATE counter SET n = 0");
+    session.run("SELECT caption.watch('products')");
+    db.eventually(
+        "(SELECT count(*) FROM products WHERE alt <> '') = 2 AND EXISTS (SELECT FROM caption.deferred UNION ALL SELECT FROM caption.failed)",
+    );
+    let deferred = "SELECT key::text, code, attempts FROM caption.deferred";
+    assert_eq!(session.rows(deferred), [[Some("[\"2\"]".into()), Some("row_locked".into()), Some("0".into())]]);
+    assert!(session.holds("(SELECT walk_done FROM caption.tally)"), "the walk goes on");
+    holder.run("COMMIT");
+    db.eventually(FILLED);
+    assert_eq!(web.hits("/1.jpg"), 1, "its caption was kept");
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+    // Whoever waits for one of our rows while we wait for his is not the one who is told of a deadlock.
+    assert_eq!(session.text("SELECT lock_timeout FROM patience"), "200ms");
+}
+
+#[test]
+fn a_slow_trigger_has_few_rows_locked_at_a_time() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let gate = Gate::new();
+    let urls: Vec<String> = (0..30).map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate))).collect();
+    let mut session = db.products(&urls);
+    session.run(
+        "CREATE TABLE written (at xid8);
+         CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.15); INSERT INTO public.written VALUES (pg_current_xact_id()); RETURN NEW; END $$;
+         CREATE TRIGGER slow BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION slow();
+         SELECT caption.watch('products')",
+    );
+    gate.open();
+    db.eventually(FILLED);
+    let most = session.number("SELECT max(n) FROM (SELECT count(*) AS n FROM written GROUP BY at) x");
+    assert!(most <= 2, "{most} rows in one transaction");
 }
 
 #[test]

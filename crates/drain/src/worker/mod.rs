@@ -344,7 +344,7 @@ impl Worker {
     }
 
     fn land(&mut self, landed: impl IntoIterator<Item = (Job, Outcome)>) {
-        self.landed.extend(landed.into_iter().map(|(job, outcome)| Landed { job, outcome, twice: false }));
+        self.landed.extend(landed.into_iter().map(|(job, outcome)| Landed { job, outcome, times: 0 }));
     }
 
     /// When deferred rows of the active tables are due: milliseconds of the Unix epoch, and from now; `None`: there are none.

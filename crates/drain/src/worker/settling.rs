@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 /// Pause before a locked row is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Where its triggers meet a lock that is doubled each time, so often at most: each try may wait for the lock.
+const DOUBLINGS: u32 = 6;
 /// When a row that is locked for longer is read anew, should its caption be lost meanwhile.
 const PUT_OFF: Duration = Duration::from_secs(60);
 
@@ -19,8 +21,8 @@ pub struct Held {
     pub job: Job,
     pub outcome: Outcome,
     pub again: Instant,
-    /// It was locked before.
-    pub twice: bool,
+    /// How often in a row it was locked.
+    pub times: u32,
 }
 
 /// An answer to be settled.
@@ -28,8 +30,8 @@ pub struct Held {
 pub struct Landed {
     pub job: Job,
     pub outcome: Outcome,
-    /// The row was locked before.
-    pub twice: bool,
+    /// How often in a row its row was locked.
+    pub times: u32,
 }
 
 /// A linear congruential generator (Knuth's MMIX constants).
@@ -53,7 +55,7 @@ impl Worker {
     pub(super) fn retry_held(&mut self, now: Instant) {
         let (again, rest): (Vec<Held>, _) = std::mem::take(&mut self.held).into_iter().partition(|held| held.again <= now);
         self.held = rest;
-        self.landed.extend(again.into_iter().map(|held| Landed { job: held.job, outcome: held.outcome, twice: held.twice }));
+        self.landed.extend(again.into_iter().map(|held| Landed { job: held.job, outcome: held.outcome, times: held.times }));
     }
 
     /// A row that stays locked does not keep its page, or the walk, from going on: it is noted among the deferred rows, and its caption kept while there is room.
@@ -79,13 +81,18 @@ impl Worker {
         self.flight.add(jobs);
     }
 
-    /// Settles what has landed, in a transaction.
+    /// Settles what has landed, in a transaction: not all of it where that takes its time.
     pub fn settle(&mut self, store: &mut impl Store, now: Instant) {
         let mut done: Vec<Job> = Vec::new();
         let mut locked: Vec<Held> = Vec::new();
         let mut filled: BTreeMap<u32, i64> = BTreeMap::new();
         let mut free: HashMap<u32, bool> = HashMap::new();
-        for Landed { job, outcome, twice } in self.landed.drain(..self.landed.len().min(self.limits.together)) {
+        let ends = store.now() + self.limits.settling;
+        for number in 0..self.limits.together {
+            if number > 0 && store.now() >= ends {
+                break;
+            }
+            let Some(Landed { job, outcome, times }) = self.landed.pop_front() else { break };
             let Some(table) = self.tables.iter().find(|table| table.oid == job.row.relation) else { continue };
             let jitter = self.jitter.draw();
             let settled = match *free.entry(table.oid).or_insert_with(|| store.may_write(table)) {
@@ -94,10 +101,12 @@ impl Worker {
             };
             match settled {
                 // Only a row that somebody holds is put aside: nothing can be noted of a table that is locked as a whole.
-                Settled::Locked => {
-                    let held = Held { job, outcome, again: now + AGAIN, twice: free[&table.oid] };
+                Settled::Locked | Settled::Blocked => {
+                    let is_row = free[&table.oid];
+                    let pause = if settled == Settled::Blocked { AGAIN * (1 << times.min(DOUBLINGS)) } else { AGAIN };
+                    let held = Held { job, outcome, again: store.now() + pause, times: if is_row { times + 1 } else { 0 } };
                     // Locks pass quickly, as a rule: at first it is only tried again.
-                    if held.twice && (twice || self.held.len() >= self.limits.held) { locked.push(held) } else { self.held.push(held) }
+                    if is_row && (times > 0 || self.held.len() >= self.limits.held) { locked.push(held) } else { self.held.push(held) }
                 }
                 Settled::Done { filled: wrote } => {
                     *filled.entry(job.row.relation).or_default() += i64::from(wrote);

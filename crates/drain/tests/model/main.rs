@@ -248,6 +248,36 @@ fn a_row_that_stays_locked_holds_up_no_walk() {
 }
 
 #[test]
+fn a_transaction_takes_no_more_rows_on_once_their_triggers_have_taken_a_while() {
+    for (trigger, most) in [(0, 2), (150, 2), (250, 1)] {
+        let mut world = quiet(40);
+        world.trigger = Duration::from_millis(trigger);
+        rest(&mut world);
+        check(0, &world.databases[0]);
+        assert_eq!(world.most_together, most, "of {trigger} ms each");
+    }
+}
+
+#[test]
+fn a_lock_that_triggers_meet_is_tried_less_and_less_often_and_charged_to_nobody() {
+    let mut world = quiet(1);
+    // The walk has the row, too.
+    world.databases[0].queue.clear();
+    world.blocked = true;
+    let hour = world.now + Duration::from_secs(3600);
+    while world.now < hour {
+        assert!(turn(&mut world, false));
+    }
+    assert!((10..100).contains(&world.settled), "tried {} times in an hour", world.settled);
+    let db = &world.databases[0];
+    assert!(db.failed.is_empty() && db.deferred.values().all(|deferred| deferred.attempts == 0), "{:?} {:?}", db.failed, db.deferred);
+    world.blocked = false;
+    rest(&mut world);
+    check(0, &world.databases[0]);
+    assert_eq!(world.engine.captions, 1, "its caption was kept");
+}
+
+#[test]
 fn a_stream_of_commits_is_read_by_the_cursor_and_from_the_start_once_a_second() {
     let mut world = quiet(1);
     rest(&mut world);

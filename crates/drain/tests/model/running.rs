@@ -9,8 +9,19 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Small enough that a few dozen rows fill everything.
-pub const LIMITS: Limits =
-    Limits { queue_rows: 2, deferred_rows: 3, chunk: 4, chunks: 2, ready: 5, most_ready: 11, window: 6, together: 3, held: 2, tidied: 2 };
+pub const LIMITS: Limits = Limits {
+    queue_rows: 2,
+    deferred_rows: 3,
+    chunk: 4,
+    chunks: 2,
+    ready: 5,
+    most_ready: 11,
+    window: 6,
+    together: 3,
+    settling: Duration::from_millis(200),
+    held: 2,
+    tidied: 2,
+};
 /// What a worker may have in hand at most: what is ready when it still reads, what one reading brings, what the engine has and what it answered; as many pages, and
 /// rows to be looked at again.
 const BOUND: usize = 150;
@@ -117,7 +128,11 @@ fn act(world: &mut World, at: usize, running: &mut Running) -> bool {
                 world.engine.connections.remove(&id);
             }
         }
-        Action::Settle => worker.settle(&mut Tx { world, at }, seen.now),
+        Action::Settle => {
+            let before = world.settled;
+            worker.settle(&mut Tx { world, at }, seen.now);
+            world.most_together = world.most_together.max(world.settled - before);
+        }
         Action::Tidy => worker.tidy(&mut Tx { world, at }, seen.now),
         Action::Show => {}
         Action::Wait(timeout) => running.sleep = Sleep::Until(world.now + timeout, true),

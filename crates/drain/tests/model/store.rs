@@ -7,7 +7,7 @@ use pg_caption_drain::aftermath::{self, Verdict};
 use pg_caption_drain::{Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, Row, Settled, Stand, Store, Struck, Unread, Watched, entry, hash};
 use pg_caption_wire::{Known, Outcome};
 use std::collections::HashMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long after a pass the next one is due.
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -117,6 +117,10 @@ impl Tx<'_> {
 }
 
 impl Store for Tx<'_> {
+    fn now(&mut self) -> Instant {
+        self.world.instant()
+    }
+
     fn queue(&mut self, after: i64, tables: &[u32], limit: usize) -> Vec<QueueRow> {
         self.others();
         self.world.full_reads += usize::from(after == 0);
@@ -186,11 +190,20 @@ impl Store for Tx<'_> {
 
     fn settle(&mut self, table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Settled {
         self.others();
+        self.world.settled += 1;
+        let trigger = if self.world.interludes && self.world.random.percent(3) { self.world.random.millis(1000) } else { self.world.trigger };
+        if trigger > Duration::ZERO {
+            let then = self.world.now + trigger;
+            self.world.pass(then);
+        }
         let (texts, verdict) = aftermath::verdict(job, outcome, MAX_ATTEMPTS, jitter);
         let mut settled = Settled::Done { filled: false };
         let outdated = aftermath::outdated(table, job, &texts, verdict);
         let etag = if let Outcome::Done { image, .. } = outcome { image.etag.as_deref() } else { None };
         if !texts.is_empty() || !outdated.is_empty() {
+            if self.world.blocked || (self.world.interludes && self.world.random.percent(4)) {
+                return Settled::Blocked;
+            }
             settled = self.write_row(table, job, &texts, &outdated, etag);
             if settled == Settled::Locked {
                 return settled;

@@ -57,6 +57,13 @@ pub struct World {
     pub batches: usize,
     /// Rows cannot be read for now: memory is short.
     pub unreadable: bool,
+    /// How long the triggers of a row take.
+    pub trigger: Duration,
+    /// Triggers meet a lock that somebody holds.
+    pub blocked: bool,
+    /// How often a row was to be settled, and how often in one transaction at most.
+    pub settled: usize,
+    pub most_together: usize,
     /// Everything that happens is printed.
     pub traced: bool,
 }
@@ -85,6 +92,10 @@ impl World {
             full_reads: 0,
             batches: 0,
             unreadable: false,
+            trigger: Duration::ZERO,
+            blocked: false,
+            settled: 0,
+            most_together: 0,
             traced: std::env::var("PG_CAPTION_TRACE").is_ok(),
         }
     }

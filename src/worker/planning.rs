@@ -1,0 +1,87 @@
+//! How statements are planned: our own by key, whatever the settings and the statistics say; a table's own code as in any session of its database.
+//!
+//! Levels of settings as functions with SET clauses open them: `transaction` opens ours for each transaction, `write` goes back to what holds otherwise for the time in
+//! which triggers run.
+
+use pgrx::pg_sys;
+use std::cell::RefCell;
+use std::ffi::{CStr, CString};
+
+/// Every statement of ours finds rows by key: a generic plan over the index, whatever the statistics say of a table just made.
+const OURS: [(&CStr, &CStr); 9] = [
+    (c"plan_cache_mode", c"force_generic_plan"),
+    (c"enable_indexscan", c"on"),
+    (c"enable_nestloop", c"on"),
+    (c"enable_seqscan", c"off"),
+    (c"enable_hashjoin", c"off"),
+    (c"enable_mergejoin", c"off"),
+    (c"enable_bitmapscan", c"off"),
+    (c"enable_sort", c"off"),
+    (c"jit", c"off"),
+];
+/// A worker waits for nobody's lock for longer, ms.
+const MOST_PATIENCE: i32 = 1000;
+
+thread_local! {
+    /// What server, database and role say of [`OURS`], one by one.
+    static ORDINARY: RefCell<Vec<CString>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Settings that hold until it is dropped, or until the (sub)transaction that it was opened in is rolled back.
+pub struct Level(i32);
+
+/// Our own planning, and our patience with locks; in a transaction.
+pub fn ours() -> Level {
+    ORDINARY.with(|ordinary| *ordinary.borrow_mut() = OURS.iter().map(|(name, _)| current(name)).collect());
+    let level = open();
+    for (name, value) in OURS {
+        set(name, value);
+    }
+    // SAFETY: reads a setting. Half of it: who waits for a row of ours while we wait for his is not the one who finds the deadlock and is cancelled.
+    let patience = (unsafe { pg_sys::DeadlockTimeout } / 2).clamp(1, MOST_PATIENCE);
+    set(c"lock_timeout", &CString::new(patience.to_string()).unwrap_or_default());
+    level
+}
+
+/// The planning of any session; within [`ours`].
+pub fn ordinary() -> Level {
+    let level = open();
+    ORDINARY.with(|ordinary| OURS.iter().zip(ordinary.borrow().iter()).for_each(|((name, _), value)| set(name, value)));
+    level
+}
+
+fn open() -> Level {
+    // SAFETY: opens a nesting level of settings that Drop closes.
+    Level(unsafe { pg_sys::NewGUCNestLevel() })
+}
+
+fn current(name: &CStr) -> CString {
+    // SAFETY: the setting exists; its text is copied before anything else happens.
+    unsafe { CStr::from_ptr(pg_sys::GetConfigOption(name.as_ptr(), false, false)) }.to_owned()
+}
+
+fn set(name: &CStr, value: &CStr) {
+    // SAFETY: C strings; the value is one that the setting takes, and is put back with its level.
+    unsafe {
+        pg_sys::set_config_option(
+            name.as_ptr(),
+            value.as_ptr(),
+            pg_sys::GucContext::PGC_SUSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
+    }
+}
+
+impl Drop for Level {
+    fn drop(&mut self) {
+        // While an error is unwinding, the rollback closes the level (and would complain about one closed twice).
+        if !std::thread::panicking() {
+            // SAFETY: closes the level that was opened last.
+            unsafe { pg_sys::AtEOXact_GUC(true, self.0) };
+        }
+    }
+}
