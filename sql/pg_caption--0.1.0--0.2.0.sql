@@ -82,6 +82,8 @@ ALTER TABLE caption.queue ALTER COLUMN keys TYPE json;
 ALTER TABLE caption.queue SET (toast_tuple_target = 8160);
 
 -- queue.sql: marks for tables whose triggers have missed something
+DROP INDEX caption.deferred_due;
+CREATE INDEX deferred_due ON caption.deferred (relation, due);
 CREATE INDEX queue_marks ON caption.queue (relation) WHERE n = 0;
 COMMENT ON TABLE caption.queue IS 'Keys of rows to look at, many a row, appended at commit by the triggers and removed with the write-back. n = 0: the walk is to begin anew.';
 

@@ -71,7 +71,7 @@ CREATE TABLE caption.deferred (
     message  text NOT NULL,
     PRIMARY KEY (relation, key)
 );
-CREATE INDEX deferred_due ON caption.deferred (due);
+CREATE INDEX deferred_due ON caption.deferred (relation, due);
 COMMENT ON TABLE caption.deferred IS 'Keys to be tried again when due: their host cools down, or the network failed.';
 
 CREATE TABLE caption.written (

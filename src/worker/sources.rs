@@ -42,7 +42,9 @@ impl Store for Sql {
     fn due(&mut self, tables: &[u32], limit: usize) -> Vec<Row> {
         spi(Spi::connect(|client| {
             let rows = client.select(
-                "SELECT relation, key::text FROM caption.deferred WHERE due <= clock_timestamp() AND relation = ANY ($1) ORDER BY due LIMIT $2",
+                // now(), which is this short transaction's beginning, can be asked of the index.
+                "SELECT t.relation, d.key::text FROM unnest($1) AS t (relation) CROSS JOIN LATERAL \
+                   (SELECT e.key FROM caption.deferred e WHERE e.relation = t.relation AND e.due <= now() ORDER BY e.due LIMIT $2) d",
                 None,
                 &[oids(tables).into(), (limit as i64).into()],
             )?;
@@ -186,7 +188,8 @@ fn stop_table(table: &Watched, raised: &Raised) {
 /// When the next deferred row of these tables is due, in milliseconds of the Unix epoch.
 pub fn next_due_ms(tables: &[u32]) -> Option<i64> {
     spi(Spi::get_one_with_args::<i64>(
-        "SELECT (extract(epoch FROM min(due)) * 1000)::int8 FROM caption.deferred WHERE relation = ANY ($1)",
+        "SELECT (extract(epoch FROM min(d.due)) * 1000)::int8 FROM unnest($1) AS t (relation) CROSS JOIN LATERAL \
+           (SELECT e.due FROM caption.deferred e WHERE e.relation = t.relation ORDER BY e.due LIMIT 1) d",
         &[oids(tables).into()],
     ))
 }

@@ -40,6 +40,8 @@ pub struct Sources {
     /// When the queue was read from its start.
     looked_back: Option<Instant>,
     deferred_dry: bool,
+    /// Whose deferred rows come first the next time.
+    deferred_turn: usize,
     walks: HashMap<u32, Walk>,
     turn: usize,
     /// Something could not be read because of somebody's lock.
@@ -65,6 +67,7 @@ impl Sources {
             behind: false,
             looked_back: None,
             deferred_dry: false,
+            deferred_turn: 0,
             walks: HashMap::new(),
             turn: 0,
             again: None,
@@ -155,9 +158,16 @@ impl Sources {
 
     fn read_deferred<S: Store>(&mut self, mut examiner: Examiner<'_, S>, now: Instant) -> Vec<Job> {
         self.deferred_dry = true;
-        let rows = examiner.store.due(&active(examiner.tables), self.limits.deferred_rows * DEFERRED_LOOK);
+        let most = self.limits.deferred_rows * DEFERRED_LOOK;
+        let rows = examiner.store.due(&active(examiner.tables), most);
         let mut jobs = Vec::new();
-        for table in examiner.tables {
+        let (count, first) = (examiner.tables.len(), self.deferred_turn);
+        for at in (first..first + count).map(|at| at % count) {
+            if jobs.len() >= most {
+                (self.deferred_turn, self.deferred_dry) = (at, false);
+                break;
+            }
+            let table = &examiner.tables[at];
             let mine = rows.iter().filter(|row| row.relation == table.oid && !examiner.board.is_busy(row));
             let keys: Vec<String> = mine.map(|row| row.key.clone()).take(self.limits.deferred_rows).collect();
             if !keys.is_empty() {

@@ -67,7 +67,7 @@ pub trait Store {
     /// Rows of the queue beyond an id, in the order of their ids, at most `limit`, of these tables only.
     fn queue(&mut self, after: i64, tables: &[u32], limit: usize) -> Vec<QueueRow>;
 
-    /// Deferred rows of these tables that are due, longest due first, at most `limit`.
+    /// Deferred rows of these tables that are due, longest due first, at most `limit` of each.
     fn due(&mut self, tables: &[u32], limit: usize) -> Vec<Row>;
 
     /// The next rows of a table beyond a key, `limit` or fewer.

@@ -16,7 +16,7 @@ mod running;
 mod store;
 mod world;
 
-use database::{By, Change, Database};
+use database::{By, Change, Database, Deferred};
 use engine::may_fail;
 use std::time::Duration;
 use world::World;
@@ -275,6 +275,25 @@ fn a_lock_that_triggers_meet_is_tried_less_and_less_often_and_charged_to_nobody(
     rest(&mut world);
     check(0, &world.databases[0]);
     assert_eq!(world.engine.captions, 1, "its caption was kept");
+}
+
+#[test]
+fn a_locked_table_full_of_due_rows_starves_no_other() {
+    const OTHER: u32 = 102;
+    let mut world = quiet(60);
+    world.commit(0, &[Change::Watch(OTHER, 1), Change::Insert(OTHER, key(0), Some("ok-1.".into()))]);
+    // Nothing but deferred rows, those of the other table due last.
+    let (db, now) = (&mut world.databases[0], world.now);
+    db.queue.clear();
+    db.tables.values_mut().filter_map(|table| table.tally.as_mut()).for_each(|tally| tally.walk_done = true);
+    let rows: Vec<_> = db.tables.iter().flat_map(|(oid, table)| table.rows.keys().map(|key| (*oid, key.clone()))).collect();
+    db.deferred.extend(rows.into_iter().map(|row| (row, Deferred { due: now, attempts: 1 })));
+    db.tables.get_mut(&TABLE).expect("the table").locked = Some(1);
+    until(&mut world, "filled", |world| world.databases[0].tables[&OTHER].rows.values().all(|record| record.cells[0].text.is_some()));
+    assert!(world.now < Duration::from_secs(30), "only after {:?}", world.now);
+    world.databases[0].release(1);
+    rest(&mut world);
+    check(0, &world.databases[0]);
 }
 
 #[test]

@@ -134,7 +134,8 @@ impl Store for Tx<'_> {
         let mut due: Vec<(&At, &Deferred)> =
             self.db().deferred.iter().filter(|(at, deferred)| deferred.due <= now && tables.contains(&at.0)).collect();
         due.sort_by_key(|(_, deferred)| deferred.due);
-        due.into_iter().take(limit).map(|(at, _)| Row { relation: at.0, key: at.1.clone() }).collect()
+        let of_each = tables.iter().flat_map(|table| due.iter().filter(|(at, _)| at.0 == *table).take(limit));
+        of_each.map(|(at, _)| Row { relation: at.0, key: at.1.clone() }).collect()
     }
 
     fn chunk(&mut self, table: &Watched, after: Option<&str>, limit: usize) -> Result<Chunk, Unread> {
