@@ -161,11 +161,11 @@ fn reread_configuration() {
     }
 }
 
-/// Whether a prepared transaction holds something of ours: it has enqueued rows, or called `watch` or its like. Others' are none of our business.
+/// Whether a prepared transaction holds something of ours: it has enqueued rows, changed a style, or called `watch` or its like. Others' are none of our business.
 fn prepared_pending() -> bool {
     let ours = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.pid IS NULL AND l.locktype = 'relation' \
                    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()) \
-                   AND l.relation IN (to_regclass('caption.queue'), to_regclass('caption.watch'), to_regclass('caption.tally')))";
+                   AND l.relation IN (to_regclass('caption.queue'), to_regclass('caption.watch'), to_regclass('caption.tally'), to_regclass('caption.style')))";
     in_transaction(|| spi(Spi::get_one::<bool>(ours)).unwrap_or(false))
 }
 

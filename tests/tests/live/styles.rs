@@ -126,3 +126,22 @@ fn a_watch_goes_on_by_itself_when_its_style_is_there_again() {
     db.eventually("(SELECT alt <> '' FROM products)");
     assert_eq!(session.text("SELECT state FROM caption.progress"), "idle");
 }
+
+#[test]
+fn a_style_that_a_prepared_transaction_brings_back_wakes_the_watch_that_waits_for_it() {
+    let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start());
+    let db = cluster.database();
+    let mut session = db.products(&[]);
+    let style = "INSERT INTO caption.style (name, instruction, task) VALUES ('mine', 'Name it.', 'concise')";
+    session.run(style);
+    session.run("SELECT caption.watch('products', fills => '{\"alt\": \"mine\"}')");
+    session.run("DELETE FROM caption.style");
+    db.eventually("(SELECT stopped AND state LIKE '%no caption style \"mine\"%' FROM caption.progress)");
+    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.serve("/a.jpg", Answer::picture(0))));
+    session.run(&format!("BEGIN; {style}; PREPARE TRANSACTION 'p'"));
+    // The worker that was told of it has looked, and left.
+    let gone = "NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'pg_caption worker')";
+    db.eventually(gone);
+    session.run("COMMIT PREPARED 'p'");
+    db.eventually("(SELECT alt <> '' FROM products)");
+}

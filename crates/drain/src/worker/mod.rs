@@ -80,6 +80,8 @@ pub struct Worker {
     idle_since: Option<Instant>,
     /// Prepared transactions were pending when this worker last looked, or one has announced something since. `None`: it has not looked yet.
     prepared: Option<bool>,
+    /// The watches are to be read anew although nobody has told of a change: a prepared transaction may have made one.
+    reread: bool,
     /// When this round began.
     round: Instant,
     /// In this round something was read, or tried to be.
@@ -110,6 +112,7 @@ impl Worker {
             cleaned: None,
             idle_since: None,
             prepared: None,
+            reread: false,
             round: now,
             more: false,
             progress: false,
@@ -159,11 +162,12 @@ impl Worker {
                     return Some(Action::LookForPrepared);
                 }
                 self.phase = Phase::Read;
-                if self.generation == Some(generation) && !seen.redefined {
+                let is_told = self.generation != Some(generation) || seen.redefined;
+                if !std::mem::take(&mut self.reread) && !is_told {
                     return None;
                 }
                 self.generation = Some(generation);
-                if seen.slow_look {
+                if is_told && seen.slow_look {
                     self.prepared = Some(true);
                 }
                 Some(Action::ReadWatches)
@@ -355,8 +359,9 @@ impl Worker {
     /// Whether prepared transactions are pending whose commit nobody will announce.
     pub fn prepared(&mut self, pending: bool) {
         if self.prepared == Some(true) && !pending {
-            // Committed since the queue was read: once more, and then it is known to be empty.
+            // Committed since the queue was read: once more, and then it is known to be empty. The watches and their styles, too.
             self.sources.refresh();
+            self.reread = true;
             self.phase = Phase::Begin;
         }
         self.prepared = Some(pending);
