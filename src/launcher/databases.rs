@@ -2,6 +2,7 @@
 //! `pg_caption_drain::turns`; here is what that needs of PostgreSQL.
 
 use crate::{settings, shared};
+use pg_caption_drain::roll::Roll;
 use pg_caption_drain::turns::{Ended, Look, Turns};
 use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys;
@@ -16,11 +17,12 @@ const PROMOTION_LOOK: Duration = Duration::from_secs(5);
 /// What the launcher knows of the databases.
 #[derive(Default)]
 pub struct Databases {
-    probed: HashSet<u32>,
+    roll: Roll,
     listed: Option<Instant>,
     turns: Turns,
     running: HashMap<u32, DynamicBackgroundWorker>,
     said_no_slot: bool,
+    said_left_out: bool,
 }
 
 /// The databases that may have work, as they are now.
@@ -109,6 +111,10 @@ impl Databases {
             .filter(|(_, handle)| matches!(handle.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied)))
             .map(|(oid, _)| *oid)
             .collect();
+        if !ended.is_empty() && self.roll.left_out().is_some() {
+            // One of them may have found no extension: then there is room for another database.
+            self.listed = None;
+        }
         for oid in ended {
             self.running.remove(&oid);
             // Not known any more: the worker found no extension there.
@@ -138,12 +144,18 @@ impl Databases {
                 shared::forget_database(database.oid, database.generation);
             }
         }
-        self.probed.retain(|oid| present.contains(oid));
-        for oid in databases.into_iter().filter(|(_, connectable)| *connectable).map(|(oid, _)| oid) {
-            if self.probed.insert(oid) && !shared::know_database(oid) {
-                pgrx::log!("pg_caption: more than {} databases with the extension; database {oid} is not served", shared::MAX_DATABASES);
-            }
+        self.roll.call(&databases, shared::know_database);
+        // While workers have not looked into all that are known, some of those may have no extension, and make room.
+        let left_out = self.roll.left_out().filter(|_| shared::databases().iter().all(|database| database.drained > 0));
+        if let Some(oid) = left_out
+            && !self.said_left_out
+        {
+            pgrx::log!(
+                "pg_caption: {} databases have the extension, which is as many as are served; the one with OID {oid}, and any beyond it, waits until one is dropped",
+                shared::MAX_DATABASES
+            );
         }
+        self.said_left_out = left_out.is_some();
     }
 }
 

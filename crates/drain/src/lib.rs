@@ -8,6 +8,7 @@ mod flight;
 mod job;
 mod limits;
 mod rates;
+pub mod roll;
 pub mod served;
 mod sources;
 mod store;
