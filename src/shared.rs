@@ -11,6 +11,8 @@ pub const MAX_DATABASES: usize = 256;
 /// Watches of one database whose in-flight counts are shown.
 pub const MAX_FLIGHTS: usize = 16;
 const MAX_MESSAGE: usize = 480;
+/// Rows kept over which workers have ended; what is beyond is found out once more.
+const MAX_OVERDUE: usize = 64;
 
 /// One database that has, or may have, work.
 #[derive(Debug, Clone, Copy, Default)]
@@ -77,6 +79,8 @@ pub struct State {
     /// The server had no background worker slot left.
     no_slot: bool,
     failure: Message,
+    /// Database and number of rows over which a worker had to end, the newest first.
+    overdue: [(u32, u64); MAX_OVERDUE],
     databases: [Database; MAX_DATABASES],
 }
 
@@ -99,6 +103,7 @@ impl Default for State {
             crowded: false,
             no_slot: false,
             failure: Message { length: 0, bytes: [0; MAX_MESSAGE] },
+            overdue: [(0, 0); MAX_OVERDUE],
             databases: [Database::default(); MAX_DATABASES],
         }
     }
@@ -253,6 +258,22 @@ pub fn yield_turn(oid: u32) {
         slot.drained = slot.generation;
         slot.generation += 1;
     }
+}
+
+/// A worker ends over a row, which has this number.
+pub fn note_overdue(oid: u32, row: u64) {
+    let mut state = STATE.exclusive();
+    state.overdue.rotate_right(1);
+    state.overdue[0] = (oid, row);
+}
+
+/// Whether a worker ended over a row, which is forgotten with the answer.
+pub fn take_overdue(oid: u32, row: u64) -> bool {
+    if !STATE.share().overdue.contains(&(oid, row)) {
+        return false;
+    }
+    STATE.exclusive().overdue.iter_mut().filter(|there| **there == (oid, row)).for_each(|there| *there = (0, 0));
+    true
 }
 
 /// Whether this is the first time that the log is to be told of a database's old SQL objects.

@@ -8,6 +8,7 @@ mod drain;
 mod examine;
 mod lease;
 mod marks;
+mod overdue;
 mod planning;
 mod sources;
 mod tables;
@@ -86,6 +87,10 @@ unsafe fn handle(signal: i32, handler: unsafe extern "C-unwind" fn(core::ffi::c_
 #[pg_guard]
 unsafe extern "C-unwind" fn take_name_off(_code: i32, argument: pg_sys::Datum) {
     let database = argument.value() as u32;
+    if overdue::note(database) {
+        // Nothing is wrong with the others: the next worker is wanted at once.
+        shared::yield_turn(database);
+    }
     if shared::database(database).is_some_and(|d| d.worker == std::process::id() as i32) {
         shared::set_worker(database, 0);
     }

@@ -1,10 +1,11 @@
 //! Short transactions, and subtransactions in which one row's error stays one row's.
 
-use super::planning;
+use super::{overdue, planning};
 use crate::settings;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
 use std::panic::AssertUnwindSafe;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 /// What a row's statement raised.
@@ -77,7 +78,8 @@ pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
     .execute()
 }
 
-/// As [`attempt`], for what may run a table's own code: a statement that runs for longer than `pg_caption.write_timeout` is cancelled.
+/// As [`attempt`], for what may run a table's own code: a statement that runs for longer than `pg_caption.write_timeout` is cancelled. Where that code goes on all the same,
+/// the worker ends after twice that time.
 ///
 /// # Errors
 /// As [`attempt`].
@@ -88,7 +90,7 @@ pub fn attempt_in_time<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
     })
 }
 
-/// Bounds the time of what runs until it is dropped: then the statement that is running is cancelled.
+/// Bounds the time of what runs until it is dropped: then the statement that is running is cancelled, and the process ended if that does not help.
 struct Limit(());
 
 impl Limit {
@@ -96,7 +98,10 @@ impl Limit {
     fn new(time: Duration) -> Limit {
         let ms = i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1);
         // SAFETY: PostgreSQL registers this timeout's handler for every process with a database, which is what a worker is.
-        unsafe { enable_timeout_after(STATEMENT_TIMEOUT, ms) };
+        unsafe {
+            enable_timeout_after(STATEMENT_TIMEOUT, ms);
+            enable_timeout_after(last_timeout(), ms.saturating_mul(2));
+        }
         Limit(())
     }
 }
@@ -105,6 +110,7 @@ impl Drop for Limit {
     fn drop(&mut self) {
         // SAFETY: as above; the flag is written by our own signal handler and read on this thread alone.
         unsafe {
+            disable_timeout(last_timeout(), false);
             disable_timeout(STATEMENT_TIMEOUT, true);
             // Too late for the statement that was meant: the next one is not to be cancelled in its place.
             if get_timeout_indicator(STATEMENT_TIMEOUT, true) {
@@ -114,11 +120,21 @@ impl Drop for Limit {
     }
 }
 
+/// The timeout that ends this process.
+fn last_timeout() -> u32 {
+    static ID: OnceLock<u32> = OnceLock::new();
+    // SAFETY: registered once, with a handler that lives as long as the library.
+    *ID.get_or_init(|| unsafe { RegisterTimeout(ANY_FREE_TIMEOUT, overdue::end_process) })
+}
+
+/// Beyond `USER_TIMEOUT` of every version: asks [`RegisterTimeout`] for a number that nobody has.
+const ANY_FREE_TIMEOUT: u32 = 1000;
 /// `STATEMENT_TIMEOUT` of PostgreSQL's `TimeoutId` (utils/timeout.h), the same number from 15 to 18.
 const STATEMENT_TIMEOUT: u32 = 3;
 
 unsafe extern "C-unwind" {
-    // utils/timeout.h, which the generated bindings leave out. None of them raises.
+    // utils/timeout.h, which the generated bindings leave out. None of them raises, but the first where all numbers are taken.
+    fn RegisterTimeout(id: u32, handler: unsafe extern "C-unwind" fn()) -> u32;
     fn enable_timeout_after(id: u32, delay_ms: i32);
     fn disable_timeout(id: u32, keep_indicator: bool);
     fn get_timeout_indicator(id: u32, reset_indicator: bool) -> bool;

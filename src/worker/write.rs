@@ -2,8 +2,8 @@
 
 use super::definitions;
 use super::examine;
-use super::planning;
 use super::transaction::{Raised, attempt, attempt_in_time, spi};
+use super::{overdue, planning};
 use crate::{identity, settings};
 use pg_caption_drain::aftermath::{self, Verdict};
 use pg_caption_drain::{Current, Job, Row, Settled, Struck, Watched, entry, hash};
@@ -26,6 +26,12 @@ pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Set
             }
             _ => None,
         };
+        if overdue::take(&job.row) {
+            let message = "the table's own code goes on after it was cancelled (pg_caption.write_timeout), which only the end of a worker ends";
+            carry_out(&job.row, Verdict::Failed(&Failure::new(Class::Reject, "write_refused", message), job.attempts + 1));
+            return Settled::Done { filled: false };
+        }
+        let _writing = overdue::Writing::new(&job.row);
         match attempt_in_time(|| write_row(table, job, &texts, &outdated, source)) {
             Ok(Settled::Locked) => return Settled::Locked,
             Ok(done) => settled = done,
@@ -50,7 +56,7 @@ fn carry_out(row: &Row, verdict: Verdict<'_>) {
 }
 
 /// Enough of a key to find its row by.
-fn shortened(key: &str) -> String {
+pub fn shortened(key: &str) -> String {
     key.chars().take(100).collect()
 }
 
@@ -71,6 +77,10 @@ fn is_lock(code: PgSqlErrorCode) -> bool {
     matches!(code, ERRCODE_LOCK_NOT_AVAILABLE | ERRCODE_T_R_DEADLOCK_DETECTED | ERRCODE_T_R_SERIALIZATION_FAILURE)
 }
 
+/// What is said where a name was not found.
+const UNQUALIFIED: &str = "Captions are written with search_path = pg_catalog: qualify the names in the functions of the table's triggers (public.stock), \
+    or set the path with the function: ALTER FUNCTION … SET search_path = public.";
+
 /// The table's own triggers or checks refused the caption.
 fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
     use PgSqlErrorCode::*;
@@ -78,6 +88,9 @@ fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
     let mut failure = Failure::new(Class::Reject, "write_refused", format!("the table refused the caption: {}", raised.message));
     // A broken constraint's detail shows the whole row, which is not for whoever reads failures.
     failure.detail = raised.detail.clone().filter(|_| !is_constraint(raised.code));
+    if matches!(raised.code, ERRCODE_UNDEFINED_TABLE | ERRCODE_UNDEFINED_FUNCTION | ERRCODE_UNDEFINED_OBJECT) {
+        failure.detail = Some(UNQUALIFIED.into());
+    }
     let verdict =
         if transient { aftermath::tried_again(job, &failure, settings::max_attempts(), jitter) } else { Verdict::Failed(&failure, job.attempts + 1) };
     carry_out(&job.row, verdict);

@@ -41,6 +41,23 @@ fn a_trigger_that_does_not_end_is_cancelled_and_the_others_go_on() {
 }
 
 #[test]
+fn a_trigger_that_no_cancel_ends_costs_its_row_and_a_worker_and_the_others_go_on() {
+    let cluster = Cluster::private(&[("pg_caption.write_timeout", "300ms")]);
+    let (db, web) = (cluster.database(), Web::start());
+    let mut session = db.products_of(&web, 5);
+    session.run(&trigger("LOOP BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP"));
+    session.run("SELECT caption.watch('products')");
+    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 4 AND (SELECT walk_done FROM caption.tally)");
+    let failure = "SELECT key::text, code FROM caption.failure WHERE message LIKE '%goes on after it was cancelled%'";
+    assert_eq!(session.rows(failure), [[Some("[\"2\"]".into()), Some("write_refused".into())]]);
+    let ended = cluster.log().matches("went on after it was cancelled: the worker ends").count();
+    assert_eq!(ended, 1, "{}", cluster.log_tail("worker"));
+    // Its word is not held against it for ever.
+    session.run("DROP TRIGGER spoil ON products; SELECT caption.retry('products')");
+    db.eventually(FILLED);
+}
+
+#[test]
 fn a_table_s_own_code_is_planned_as_in_any_session_and_our_statements_find_their_row_by_key() {
     let cluster = Cluster::private(&[("pg_caption.max_attempts", "1"), ("pg_caption.enabled", "off"), ("pg_caption.write_timeout", "20s")]);
     let (db, web) = (cluster.database(), Web::start());
@@ -108,6 +125,21 @@ fn a_slow_trigger_has_few_rows_locked_at_a_time() {
     db.eventually(FILLED);
     let most = session.number("SELECT max(n) FROM (SELECT count(*) AS n FROM written GROUP BY at) x");
     assert!(most <= 2, "{most} rows in one transaction");
+}
+
+#[test]
+fn a_name_that_a_trigger_does_not_find_is_explained() {
+    for unqualified in ["INSERT INTO stock VALUES (1)", "PERFORM restock()", "PERFORM NULL::amount"] {
+        let (db, web) = (Cluster::shared().database(), Web::start());
+        let mut session = db.products_of(&web, 2);
+        session.run("CREATE TABLE stock (n int); CREATE DOMAIN amount AS int; CREATE FUNCTION restock() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+        session.run(&trigger(unqualified));
+        session.run("SELECT caption.watch('products')");
+        db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND detail LIKE '%SET search_path%')");
+        // What it says helps.
+        session.run("ALTER FUNCTION spoil() SET search_path = public; SELECT caption.retry('products')");
+        db.eventually(FILLED);
+    }
 }
 
 #[test]
