@@ -249,7 +249,7 @@ fn a_row_that_stays_locked_holds_up_no_walk() {
 
 #[test]
 fn a_transaction_takes_no_more_rows_on_once_their_triggers_have_taken_a_while() {
-    for (trigger, most) in [(0, 2), (150, 2), (250, 1)] {
+    for (trigger, most) in [(0, 3), (150, 2), (250, 1)] {
         let mut world = quiet(40);
         world.trigger = Duration::from_millis(trigger);
         rest(&mut world);
