@@ -58,6 +58,11 @@ impl Preparer {
         self.prepare.picture(rgb, options)
     }
 
+    /// Bytes that [`Preparer::picture`] takes at most for a picture of this size (width, height), the result among them.
+    pub fn memory_for(&self, size: (u32, u32), options: &PictureOptions) -> u64 {
+        self.prepare.memory_for(size, options)
+    }
+
     /// Size of the picture the model will look at (for reduced-scale JPEG decoding): width, height.
     pub fn target(&self) -> (u32, u32) {
         self.prepare.target()

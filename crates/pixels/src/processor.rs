@@ -95,6 +95,24 @@ impl Processor {
         uncut
     }
 
+    /// Bytes that [`Processor::apply`] takes at most for a picture of this size, its result among them, beside what each resize works with.
+    pub fn memory_for(&self, width: u32, height: u32) -> u64 {
+        let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
+        // Three samples a pixel, as bytes and as floats.
+        let (bytes, floats) = (3, 3 * size_of::<f32>() as u64);
+        match self.steps {
+            Steps::Single { size, crop } => {
+                let sized = size.of(width, height);
+                let seen = crop.unwrap_or(sized);
+                bytes * (pixels(sized.0, sized.1) + pixels(seen.0, seen.1)) + floats * pixels(seen.0, seen.1)
+            }
+            Steps::Tiles { longest_edge, tile, split } => {
+                let (sized, whole, count) = tiles::sizes(width, height, longest_edge, tile, split);
+                bytes * (pixels(sized.0, sized.1) + pixels(whole.0, whole.1)) + (bytes + floats) * count * pixels(tile, tile)
+            }
+        }
+    }
+
     /// The tensor of one upright picture.
     ///
     /// # Panics
@@ -102,7 +120,7 @@ impl Processor {
     pub fn apply(&self, picture: &Rgb) -> Tensor {
         match self.steps {
             Steps::Single { size, crop } => {
-                let (width, height) = size.of(picture);
+                let (width, height) = size.of(picture.width, picture.height);
                 let mut sized = Cow::Borrowed(picture);
                 if (width, height) != (picture.width, picture.height) {
                     sized = Cow::Owned(resize(picture, width, height, self.filter));
@@ -135,11 +153,11 @@ impl Processor {
 }
 
 impl Size {
-    fn of(self, picture: &Rgb) -> (u32, u32) {
+    fn of(self, width: u32, height: u32) -> (u32, u32) {
         match self {
             Size::Exact(width, height) => (width, height),
             Size::ShortestEdge(edge) => {
-                let (w, h) = (u64::from(picture.width), u64::from(picture.height));
+                let (w, h) = (u64::from(width), u64::from(height));
                 // The longer side as the reference computes it: in double precision, cut to an integer. A thread of a picture would
                 // become gigabytes, of which the crop then shows the middle: beyond the bound its ratio is not kept.
                 let most = (MOST_PIXELS / edge).max(edge);

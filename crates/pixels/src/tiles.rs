@@ -29,6 +29,17 @@ pub(crate) fn cut(picture: &Rgb, longest_edge: u32, tile: u32, split: bool, filt
     (grid, tiles)
 }
 
+/// What [`cut`] makes of a picture: its size at first, its size in whole tiles, and how many tiles it has in all.
+pub(crate) fn sizes(width: u32, height: u32, longest_edge: u32, tile: u32, split: bool) -> ((u32, u32), (u32, u32), u64) {
+    let sized = longest(width, height, longest_edge);
+    if !split {
+        return (sized, (0, 0), 1);
+    }
+    let whole = whole_tiles(sized.0, sized.1, tile);
+    let count = u64::from(whole.0 / tile) * u64::from(whole.1 / tile);
+    (sized, whole, if count == 1 { 1 } else { count + 1 })
+}
+
 /// The size whose longer side is `edge`; the other one even, and at least 1. Small pictures grow.
 fn longest(width: u32, height: u32, edge: u32) -> (u32, u32) {
     let ratio = f64::from(width) / f64::from(height);

@@ -130,3 +130,19 @@ fn what_cannot_be_done_is_named() {
         assert!(complaint.contains(word), "{config}: {complaint}");
     }
 }
+
+#[test]
+fn no_tensor_takes_more_memory_than_was_said_before_it_was_made() {
+    let idefics = |split: bool| json!({ "image_processor_type": "Idefics3ImageProcessor", "do_image_splitting": split, "size": { "longest_edge": 256 }, "max_image_size": { "longest_edge": 64 } });
+    let clip = json!({ "image_processor_type": "CLIPImageProcessor", "size": { "shortest_edge": 48 }, "crop_size": { "height": 40, "width": 40 } });
+    for config in [idefics(true), idefics(false), clip, json!({ "image_processor_type": "ViTImageProcessor", "size": { "height": 32, "width": 48 } })]
+    {
+        let processor = processor(config.clone());
+        for (width, height) in [(64, 48), (7, 300), (300, 7), (256, 256), (1, 1)] {
+            let picture = Rgb { width, height, data: vec![90; (width * height * 3) as usize] };
+            let taken = 4 * processor.apply(&picture).data.len() as u64;
+            let said = processor.memory_for(width, height);
+            assert!(taken <= said && said <= 2 * taken + 3 * 4096 * 4096, "{width} x {height}: {taken} bytes, {said} said: {config}");
+        }
+    }
+}

@@ -96,6 +96,10 @@ impl Prepare for Shared {
         self.processor.target()
     }
 
+    fn memory_for(&self, (width, height): (u32, u32), _options: &PictureOptions) -> u64 {
+        self.processor.memory_for(width, height)
+    }
+
     fn picture(&self, rgb: &Rgb, _options: &PictureOptions) -> Result<Pixels, Error> {
         let tensor = self.processor.apply(rgb);
         let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();

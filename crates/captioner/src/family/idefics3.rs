@@ -150,6 +150,12 @@ impl Prepare for Shared {
         self.processor.target()
     }
 
+    fn memory_for(&self, (width, height): (u32, u32), options: &PictureOptions) -> u64 {
+        let tiled = if options.views.tiled() { self.processor.memory_for(width, height) } else { 0 };
+        let whole = if options.views.whole() { self.whole.memory_for(width, height) } else { 0 };
+        tiled + whole
+    }
+
     fn picture(&self, rgb: &Rgb, options: &PictureOptions) -> Result<Pixels, Error> {
         let host = |tensor: Tensor| {
             let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();

@@ -36,6 +36,8 @@ pub(crate) trait Prepare: Send + Sync {
     fn target(&self) -> (u32, u32);
     /// Resize, rescale, normalise, tile.
     fn picture(&self, rgb: &Rgb, options: &PictureOptions) -> Result<Pixels, Error>;
+    /// Bytes that [`Prepare::picture`] takes at most for a picture of this size, the result among them.
+    fn memory_for(&self, size: (u32, u32), options: &PictureOptions) -> u64;
     /// It may cut a picture into tiles.
     fn tiles(&self) -> bool {
         false

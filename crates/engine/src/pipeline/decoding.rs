@@ -112,16 +112,18 @@ impl Pipeline {
         self.meters.spent(meters::Stage::Decode, thread_cpu().saturating_sub(cpu));
         work.timings.decode = ms(began.elapsed().saturating_sub(waited));
 
+        let options = PictureOptions { views: picture.views(|job| job.views(preparer, self.tiles)) };
+        let most = preparer.memory_for((decoded.rgb.width, decoded.rgb.height), &options);
+        let held = self.tensors.reserve(most.min(self.tensors.total()), deadline, left);
+        let mut held = held.map_err(|e| Answer::Failed(no_room(e, most)))?;
         let (cpu, began) = (thread_cpu(), Instant::now());
-        let views = picture.views(|job| job.views(preparer, self.tiles));
-        let tensor = preparer.picture(&decoded.rgb, &PictureOptions { views });
+        let tensor = preparer.picture(&decoded.rgb, &options);
         drop((decoded, room));
         let tensor = tensor.map_err(|e| Answer::Failed(failures::model_error(e.to_string())))?;
+        held.shrink(tensor.bytes as u64);
         let pixels_sha256 = picture.any(|job| job.extras.pixels_sha256).then(|| tensor.sha256());
         self.meters.spent(meters::Stage::Preprocess, thread_cpu().saturating_sub(cpu));
         work.timings.preprocess = ms(began.elapsed());
-        let size = (tensor.bytes as u64).min(self.tensors.total());
-        let held = self.tensors.reserve(size, deadline, left).map_err(|e| Answer::Failed(no_room(e, size)))?;
         Ok(Tensor { facts, pixels: tensor, pixels_sha256, held })
     }
 }
