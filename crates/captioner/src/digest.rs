@@ -4,6 +4,7 @@
 
 use crate::Error;
 use crate::folder::Folder;
+use pg_caption_onnx::outside;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
@@ -40,7 +41,8 @@ pub(crate) fn identify(folder: &Folder, graphs: &[PathBuf]) -> Result<Identity, 
     let mut files: Vec<PathBuf> = CONFIGURATION.iter().map(|name| folder.file(name)).filter(|path| path.is_file()).collect();
     for graph in graphs {
         files.push(graph.clone());
-        files.extend(external_data(graph));
+        let places = outside(graph).map_err(|source| Error::File { path: graph.clone(), source })?;
+        files.extend(places.iter().map(|place| beside(graph, place)));
     }
     files.sort();
     files.dedup();
@@ -59,8 +61,17 @@ pub(crate) fn identify(folder: &Folder, graphs: &[PathBuf]) -> Result<Identity, 
     Ok(identity)
 }
 
-/// `<graph>.onnx_data`, `<graph>.onnx_data_1` …, or `<graph>.onnx.data` beside a graph.
+/// The file that a graph names as a place of weights; such names count from the graph's own folder.
+fn beside(graph: &Path, place: &str) -> PathBuf {
+    // As ONNX Runtime does: "./weights.bin" is "weights.bin".
+    graph.parent().unwrap_or(Path::new("")).join(place).components().collect()
+}
+
+/// Where the weights of a graph lie that does not load: the files it names, or those that are called after it where it cannot be read.
 pub(crate) fn external_data(graph: &Path) -> Vec<PathBuf> {
+    if let Ok(places) = outside(graph) {
+        return places.iter().map(|place| beside(graph, place)).collect();
+    }
     let (Some(folder), Some(name)) = (graph.parent(), graph.file_name().and_then(|n| n.to_str())) else { return Vec::new() };
     let prefixes = [format!("{name}_data"), format!("{name}.data")];
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();

@@ -110,6 +110,48 @@ fn a_layout_that_does_not_load_is_passed_over_with_a_word() {
 }
 
 #[test]
+fn halves_of_two_types_are_no_pair() {
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of_parity("mixed-pair");
+    std::fs::remove_file(folder.graph(MERGED)).unwrap();
+    let half = "decoder_with_past_model_fp16.onnx";
+    std::fs::rename(folder.graph(NEXT), folder.graph(half)).unwrap();
+    graphs::change(&folder.graph(half), |graph| assert!(graphs::halve(graph) > 0));
+    assert_eq!(loaded(&folder.0), ["encoder_model.onnx", FIRST]);
+    says(&passed_over(&folder.0), &[(half, "of type f16")]);
+    let (mut captioner, preparer) = open(&folder.0);
+    let (mut whole, of_whole) = open(&parity().join("vit-gpt2"));
+    assert_eq!(ids(&mut captioner, &preparer), ids(&mut whole, &of_whole));
+}
+
+#[test]
+fn a_graph_that_states_how_many_positions_a_picture_has_is_cut_as_well() {
+    use pg_caption_onnx::proto::tensor_proto::DataType;
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of_parity("static");
+    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.0.join("config.json")).unwrap()).unwrap();
+    let encoder = |key: &str| config["encoder"][key].as_i64().unwrap();
+    let (positions, width) = ((encoder("image_size") / encoder("patch_size")).pow(2) + 1, encoder("hidden_size"));
+    for file in [MERGED, NEXT] {
+        graphs::change(&folder.graph(file), |graph| {
+            let hidden = graph.input.iter_mut().find(|input| input.name() == "encoder_hidden_states").unwrap();
+            *hidden = graphs::port("encoder_hidden_states", DataType::Float, &[-1, positions, width]);
+        });
+    }
+    for without in [None, Some(MERGED)] {
+        without.into_iter().for_each(|file| std::fs::remove_file(folder.graph(file)).unwrap());
+        let (mut captioner, preparer) = open(&folder.0);
+        assert!(preparer.status().hoisted, "without {without:?}");
+        let (mut whole, of_whole) = open(&parity().join("vit-gpt2"));
+        assert_eq!(ids(&mut captioner, &preparer), ids(&mut whole, &of_whole));
+    }
+}
+
+#[test]
 fn a_precision_that_does_not_load_is_passed_over_with_a_word_and_a_stated_one_is_not() {
     if !runtime() {
         return;

@@ -120,6 +120,31 @@ fn moved_out(model: &str, test: &str) -> Copy {
 }
 
 #[test]
+fn weights_under_any_name_decide_the_digest_and_count() {
+    if !runtime() {
+        return;
+    }
+    let folder = Copy::of("vit-gpt2", "any-name");
+    let mut weights = Vec::new();
+    graphs::change(&folder.graph("encoder_model.onnx"), |graph| weights = graphs::move_out(graph, "weights.bin"));
+    std::fs::write(folder.graph("weights.bin"), &weights).unwrap();
+    let before = open(&folder.0).1.status().clone();
+    assert!(before.bytes > weights.len() as u64);
+    // Bits that change the model a little and nothing else.
+    weights[0] ^= 1;
+    std::fs::write(folder.graph("weights.bin"), &weights).unwrap();
+    let after = open(&folder.0).1.status().clone();
+    assert_ne!(after.digest, before.digest);
+    assert_eq!(after.bytes, before.bytes);
+    // A file of that name that no graph speaks of is nobody's.
+    std::fs::write(folder.graph("encoder_model.onnx_data"), "old").unwrap();
+    assert_eq!(open(&folder.0).1.status().digest, after.digest);
+    std::fs::remove_file(folder.graph("weights.bin")).unwrap();
+    let message = pg_caption_captioner::load(&folder.0, &Default::default()).err().unwrap().to_string();
+    assert!(message.contains("encoder_model.onnx") && message.contains("weights.bin"), "{message}");
+}
+
+#[test]
 fn weights_in_files_of_their_own_are_found_and_decide_the_digest() {
     if !runtime() {
         return;

@@ -36,9 +36,9 @@ pub fn graph_file<'a>(path: &'a str, graphs: &[&'a str]) -> Option<Named<'a>> {
     })
 }
 
-/// Whether `path` holds weights of the graph file `graph`: `<graph>_data`, `<graph>_data_1` …
+/// Whether `path` holds weights of the graph file `graph`: `<graph>_data`, `<graph>_data_1` …, `<graph>.data`
 pub fn is_external_data(path: &str, graph: &str) -> bool {
-    match path.strip_prefix(graph).and_then(|rest| rest.strip_prefix("_data")) {
+    match path.strip_prefix(graph).and_then(|rest| rest.strip_prefix("_data").or_else(|| rest.strip_prefix(".data"))) {
         Some("") => true,
         Some(rest) => rest.strip_prefix('_').is_some_and(|n| !n.is_empty() && n.bytes().all(|b| b.is_ascii_digit())),
         None => false,
@@ -71,6 +71,7 @@ mod tests {
     #[test]
     fn weights_lie_beside_their_graph_under_its_name() {
         let graph = "onnx/encoder_model.onnx";
+        assert!(is_external_data("onnx/encoder_model.onnx.data", graph) && !is_external_data("onnx/encoder_model.onnx.database", graph));
         assert!(is_external_data("onnx/encoder_model.onnx_data", graph) && is_external_data("onnx/encoder_model.onnx_data_12", graph));
         for strange in
             ["onnx/encoder_model.onnx", "onnx/encoder_model_q4.onnx_data", "onnx/encoder_model.onnx_data/../x", "onnx/encoder_model.onnx_data_"]

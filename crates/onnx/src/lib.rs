@@ -7,11 +7,13 @@
 
 mod branch;
 mod error;
+mod outside;
 mod place;
 mod sizes;
 mod split;
 
 pub use error::Error;
+pub use outside::outside;
 pub use split::Split;
 
 use bytes::Bytes;

@@ -149,6 +149,13 @@ impl Decoder {
         self.graphs().into_iter().find_map(|graph| Some(graph.input(input)?.1.to_vec()))
     }
 
+    /// How many positions these inputs have, if a graph states it of one of them.
+    pub fn positions(&self, inputs: &[&str]) -> Option<usize> {
+        let graphs = self.graphs();
+        let stated = graphs.iter().flat_map(|graph| inputs.iter().filter_map(|input| graph.input(input)?.1.get(1)));
+        stated.filter_map(|n| usize::try_from(*n).ok()).filter(|n| *n > 0).max()
+    }
+
     /// Cross-attention keys and values are computed once a picture although the published graph computes them for every token.
     pub fn is_hoisted(&self) -> bool {
         self.once.is_some()
@@ -251,9 +258,18 @@ impl Decoder {
     }
 }
 
-/// A graph is usable if somebody feeds each of its inputs, and each past it reads is written by the graph that comes before.
+/// A graph is usable if somebody feeds each of its inputs, and each past it reads is written by the graph that comes before, in its type.
 fn check(graph: &Graph, past_from: Option<&Graph>, tokens: &str, constants: &[&str]) -> Result<(), String> {
     for input in graph.inputs() {
+        if let Some(before) = past_from {
+            let (stated, past) = (graph.input(input).map(|(ty, _)| ty), present(input));
+            // What both halves take is made once; what one writes the other reads as it is.
+            let other = before.input(input).or_else(|| before.output(&past).filter(|_| input.starts_with("past_"))).map(|(ty, _)| ty);
+            let own = graph.output(&past).filter(|_| input.starts_with("past_")).map(|(ty, _)| ty);
+            if let (Some(stated), Some(other)) = (stated, [other, own].into_iter().flatten().find(|ty| Some(*ty) != stated)) {
+                return Err(format!("its input \"{input}\" is of type {stated}, and what it is given of type {other}"));
+            }
+        }
         if input == tokens || constants.contains(&input) || OWN.contains(&input) {
             continue;
         }

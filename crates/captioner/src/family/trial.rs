@@ -6,7 +6,7 @@ use crate::cache::Sharing;
 use crate::{Error, tensor};
 use ort::value::{DynValue, TensorElementType};
 
-/// Rows, positions of the picture and steps of a trial: rows whose order would show, and pasts of 0 to 3.
+/// Rows, positions of the picture (where the graph states none) and steps of a trial: rows whose order would show, and pasts of 0 to 3.
 const ROWS: usize = 3;
 const POSITIONS: usize = 6;
 const STEPS: usize = 3;
@@ -42,8 +42,10 @@ pub(super) fn same(a: &[f32], b: &[f32]) -> bool {
 /// Logits of the prefill of `captions` and of the steps after it; `order` says where the rows of a step come from.
 fn steps(decoder: &mut Decoder, constants: &[&str], captions: usize, order: impl Fn(usize) -> &'static [usize]) -> Result<Vec<f32>, Error> {
     let mut given = Vec::new();
+    // Some exports state how many positions a picture has.
+    let positions = decoder.positions(constants).unwrap_or(POSITIONS);
     for (seed, name) in constants.iter().enumerate().filter(|(_, name)| decoder.wants(name)) {
-        given.push((*name, picture(decoder, name, captions, seed as u64)?));
+        given.push((*name, picture(decoder, name, [captions, positions], seed as u64)?));
     }
     let prompt = tokens(decoder, captions, 0)?;
     let (logits, mut cache) = decoder.prefill(prompt, given)?;
@@ -58,16 +60,20 @@ fn steps(decoder: &mut Decoder, constants: &[&str], captions: usize, order: impl
 }
 
 /// What an encoder could have said of a picture, for a decoder's input of this name.
-fn picture(decoder: &Decoder, name: &str, rows: usize, seed: u64) -> Result<DynValue, Error> {
+fn picture(decoder: &Decoder, name: &str, [rows, positions]: [usize; 2], seed: u64) -> Result<DynValue, Error> {
     let ty = decoder.input_type(name).unwrap_or(TensorElementType::Float32);
     let shape = decoder.input_shape(name).unwrap_or_default();
     match (&shape[..], ty) {
         ([_, _, width], _) if *width > 0 => {
-            let shape = vec![rows as i64, POSITIONS as i64, *width];
+            let shape = vec![rows as i64, positions as i64, *width];
             let length = tensor::length(&shape)?;
             tensor::of_floats(shape, noise(length, seed), ty)
         }
-        ([_, _], TensorElementType::Int64) => tensor::tensor(vec![rows as i64, POSITIONS as i64], vec![1i64; rows * POSITIONS]),
+        ([_, _], TensorElementType::Int64) => {
+            let shape = vec![rows as i64, positions as i64];
+            let length = tensor::length(&shape)?;
+            tensor::tensor(shape, vec![1i64; length])
+        }
         _ => Err(Error::run("decoder", format!("no trial for {name} of shape {shape:?}"))),
     }
 }
