@@ -138,7 +138,7 @@ fn load(config: &EngineConfig) -> Result<(Sessions, Arc<Preparer>), String> {
         return Err(format!("device \"{}\" is not supported: use \"cpu\"", config.device));
     }
     // Read by whoever names a style; a folder whose styles cannot be read is refused here, where somebody looks.
-    pg_caption_models::styles_of(&config.model).map_err(|e| e.to_string())?;
+    let styles = pg_caption_models::styles_of(&config.model).map_err(|e| e.to_string())?;
     captioner::init(&config.onnxruntime, threads(config)).map_err(words)?;
     let (mut captioner, preparer) = captioner::load(&config.model, &captioner::LoadOptions { dtype: config.dtype.clone() }).map_err(words)?;
     let (width, height) = preparer.target();
@@ -146,6 +146,13 @@ fn load(config: &EngineConfig) -> Result<(Sessions, Arc<Preparer>), String> {
     let pixels = preparer.picture(&gray, &PictureOptions::default()).map_err(words)?;
     let features = captioner.encode(&[pixels]).map_err(words)?.into_iter().next().ok_or("the encoder returned nothing")?;
     let style = builtin("concise").ok_or("no style to try")?;
+    // A style of the folder's own that its model cannot be told would fail with every call.
+    for own in styles.values() {
+        let words = Words { text: own.prompt_for(&preparer.status().family), ..Words::default() };
+        if let Err(reason) = preparer.prompt(own, words, &features) {
+            return Err(format!("{}: style \"{}\": {reason}", config.model.join("captions.json").display(), own.name));
+        }
+    }
     let start = Start {
         prompt: preparer.prompt(&style, Words::default(), &features).map_err(words)?,
         features: Arc::new(features),

@@ -236,7 +236,24 @@ fn a_folder_s_own_styles_are_tried_as_well() {
     // This family reads no words: a prompt of its own could never be obeyed.
     std::fs::write(folder.join("captions.json"), r#"{"styles": {"told": {"prompt": "Name it."}}}"#).unwrap();
     let words = check(&folder, &[]).unwrap().unwrap_err();
-    assert!(words.contains("told"), "{words}");
+    assert!(words.contains("told") && words.contains(folder.join("captions.json").to_str().unwrap()), "{words}");
+    // Nor does it caption, in a style of its own or in another; and a file that says nothing is named whatever is asked for.
+    let library = library().unwrap();
+    let caption = |style: &str| {
+        let picture = parity().join("images/12_photo.jpg");
+        let arguments =
+            ["--model", folder.to_str().unwrap(), "--onnxruntime", library.to_str().unwrap(), "--style", style, picture.to_str().unwrap()];
+        let output = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine")).arg("caption").args(arguments).output().unwrap();
+        assert!(!output.status.success());
+        err(&output)
+    };
+    for style in ["told", "seo"] {
+        assert!(caption(style).contains("captions.json") && caption(style).contains("told"), "{}", caption(style));
+    }
+    std::fs::write(folder.join("captions.json"), r#"{"styles": {"poetic": {}}"#).unwrap();
+    for style in ["poetic", "seo"] {
+        assert!(caption(style).contains("captions.json"), "{}", caption(style));
+    }
 }
 
 #[test]

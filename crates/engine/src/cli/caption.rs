@@ -88,10 +88,16 @@ pub fn run(options: &Caption) -> Result<bool, String> {
 
 /// A style of the folder, else a built-in one.
 fn style(name: &str, folder: &Path) -> Result<Style, String> {
-    // A folder that cannot be read is refused with its reason when it is loaded.
-    let mut own = pg_caption_models::styles_of(folder).unwrap_or_default();
+    let (mut own, broken) = match pg_caption_models::styles_of(folder) {
+        Ok(own) => (own, None),
+        // With a built-in style it is refused when it is loaded, like every folder that cannot be read.
+        Err(error) => (Default::default(), Some(error.to_string())),
+    };
     let known = own.remove(name).or_else(|| builtin(name));
     known.ok_or_else(|| {
+        if let Some(broken) = broken {
+            return broken;
+        }
         let all: Vec<&str> = builtin_names().into_iter().chain(own.keys().map(String::as_str)).collect();
         format!("unknown style \"{name}\": use {}", all.join(", "))
     })
