@@ -267,13 +267,14 @@ pub fn note_overdue(oid: u32, row: u64) {
     state.overdue[0] = (oid, row);
 }
 
-/// Whether a worker ended over a row, which is forgotten with the answer.
-pub fn take_overdue(oid: u32, row: u64) -> bool {
-    if !STATE.share().overdue.contains(&(oid, row)) {
-        return false;
-    }
+/// Whether a worker ended over a row.
+pub fn is_overdue(oid: u32, row: u64) -> bool {
+    STATE.share().overdue.contains(&(oid, row))
+}
+
+/// The row was dealt with.
+pub fn forget_overdue(oid: u32, row: u64) {
     STATE.exclusive().overdue.iter_mut().filter(|there| **there == (oid, row)).for_each(|there| *there = (0, 0));
-    true
 }
 
 /// Whether this is the first time that the log is to be told of a database's old SQL objects.

@@ -3,6 +3,7 @@
 
 use super::definitions;
 use super::lease;
+use super::overdue;
 use super::sources::{Sql, next_due_ms};
 use super::tables;
 use super::transaction::{run as in_transaction, spi};
@@ -60,6 +61,7 @@ pub fn run(database: u32) {
                     }
                     worker.settle(&mut Sql, seen.now);
                 });
+                overdue::recorded(database);
             }
             Action::Tidy => {
                 report("looking for what is kept of rows that are gone", true);

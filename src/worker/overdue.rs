@@ -5,7 +5,6 @@
 use super::die;
 use crate::shared;
 use pg_caption_drain::Row;
-use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,6 +15,8 @@ static PASSED: AtomicBool = AtomicBool::new(false);
 thread_local! {
     /// The row that is being written.
     static WRITING: RefCell<Option<Row>> = const { RefCell::new(None) };
+    /// Rows that are being recorded as failed in this transaction.
+    static RECORDED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A row is being written, until this is dropped.
@@ -63,10 +64,20 @@ pub fn note(database: u32) -> bool {
     true
 }
 
-/// Whether an earlier worker ended over this row. Asked once: it is forgotten then.
-pub fn take(row: &Row) -> bool {
-    // SAFETY: reads a global.
-    shared::take_overdue(unsafe { pg_sys::MyDatabaseId }.to_u32(), number(row))
+/// Whether an earlier worker ended over this row, which is to be recorded then, in this transaction.
+pub fn is_known(database: u32, row: &Row) -> bool {
+    let number = number(row);
+    let is_known = shared::is_overdue(database, number);
+    if is_known {
+        RECORDED.with(|recorded| recorded.borrow_mut().push(number));
+    }
+    is_known
+}
+
+/// The transaction has committed: the rows that it recorded may be tried again when somebody asks for them. Not before: should this worker end over another row of the same
+/// transaction, nothing of it stays.
+pub fn recorded(database: u32) {
+    RECORDED.with(|recorded| recorded.borrow_mut().drain(..).for_each(|number| shared::forget_overdue(database, number)));
 }
 
 /// The same in every process of one library.

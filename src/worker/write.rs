@@ -26,16 +26,27 @@ pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Set
             }
             _ => None,
         };
-        if overdue::take(&job.row) {
+        // SAFETY: reads a global.
+        if overdue::is_known(unsafe { pg_sys::MyDatabaseId }.to_u32(), &job.row) {
             let message = "the table's own code goes on after it was cancelled (pg_caption.write_timeout), which only the end of a worker ends";
             carry_out(&job.row, Verdict::Failed(&Failure::new(Class::Reject, "write_refused", message), job.attempts + 1));
             return Settled::Done { filled: false };
         }
         let _writing = overdue::Writing::new(&job.row);
-        match attempt_in_time(|| write_row(table, job, &texts, &outdated, source)) {
+        let written = attempt_in_time(|| {
+            let _patience = planning::patience_with(table.oid);
+            write_row(table, job, &texts, &outdated, source)
+        });
+        match written {
             Ok(Settled::Locked) => return Settled::Locked,
-            Ok(done) => settled = done,
-            Err(raised) if is_lock(raised.code) => return Settled::Blocked,
+            Ok(done) => {
+                planning::was_free(table.oid);
+                settled = done;
+            }
+            Err(raised) if is_lock(raised.code) => {
+                planning::was_blocked(table.oid);
+                return Settled::Blocked;
+            }
             // Why there is no text says more than why the old one could not be taken away.
             Err(_) if texts.is_empty() => {}
             Err(raised) => return refused_by_table(job, &raised, jitter),
