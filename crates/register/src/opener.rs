@@ -6,24 +6,27 @@ use crate::Task;
 
 const ARTICLES: &[&str] = &["this", "the", "a", "an"];
 const MEDIA: &[&str] = &["image", "photo", "photograph", "picture", "pic", "snapshot"];
+/// Not "show", "feature", "display", "capture": behind one picture they are half of a thing's name ("photo display case").
 const SHOWS: &[&str] = &[
     "of",
-    "show",
     "shows",
     "showing",
     "depict",
     "depicts",
     "depicting",
-    "feature",
     "features",
     "featuring",
-    "display",
     "displays",
     "displaying",
-    "capture",
     "captures",
     "capturing",
     "contains",
+];
+
+/// Words with which a clause about what is shown begins.
+const BEGINS: &[&str] = &[
+    "a", "an", "the", "this", "that", "these", "those", "there", "here", "some", "several", "many", "one", "two", "three", "four", "five", "six",
+    "it", "he", "she", "they", "we", "you", "is", "are",
 ];
 
 /// The text without its stock openers; unchanged if nothing would be left. Case of the rest is left alone.
@@ -72,7 +75,11 @@ fn inside(text: &str) -> Option<&str> {
         return None;
     }
     let mut seen = Words(words.0);
-    Some(if seen.eat(&["we", "you", "one", "i"]) && seen.eat(&["can"]) && seen.eat(&["see"]) { seen.0 } else { words.0 })
+    if seen.eat(&["we", "you", "one", "i"]) && seen.eat(&["can"]) && seen.eat(&["see"]) {
+        return Some(seen.0);
+    }
+    // "In the picture frame, …" is about a frame: something new begins behind a comma or with a word that begins it.
+    (text[..text.len() - words.0.len()].trim_end().ends_with([',', ':']) || BEGINS.iter().any(|word| words.peek(word))).then_some(words.0)
 }
 
 /// `(here|there) (is|are)`: a search result has no room for it; elsewhere it is grammar.
@@ -164,6 +171,10 @@ mod tests {
             "A photo of",
             "This is a cat",
             "In this room, a chair",
+            "In the picture frame, a cat",
+            "In the photo booth, two friends laugh",
+            "Photo display case with watches",
+            "A picture show in a dark hall",
             "A black and white photo of a dog",
             "There is a dog",
         ] {
