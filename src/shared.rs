@@ -34,6 +34,8 @@ pub struct Database {
     /// Workers that ended badly since the last one that did not, and when the next one is tried (milliseconds of the Unix epoch).
     failures: u32,
     retry_ms: i64,
+    /// A worker had to end over one of its rows since it was drained.
+    stubborn: bool,
     /// The log has been told that its SQL objects are of another version.
     noted: bool,
     /// Rows in flight by watched table.
@@ -246,6 +248,7 @@ pub fn leave_if_drained(oid: u32, seen: u64, due_ms: i64, slow_look: bool) -> bo
             slot.drained = seen;
             slot.due_ms = due_ms;
             slot.slow_look = slow_look;
+            slot.stubborn = false;
             true
         }
         None => true,
@@ -265,11 +268,15 @@ pub fn note_overdue(oid: u32, row: u64) {
     let mut state = STATE.exclusive();
     state.overdue.rotate_right(1);
     state.overdue[0] = (oid, row);
+    if let Some(slot) = state.slot(oid) {
+        slot.stubborn = true;
+    }
 }
 
-/// Whether a worker ended over a row.
-pub fn is_overdue(oid: u32, row: u64) -> bool {
-    STATE.share().overdue.contains(&(oid, row))
+/// Whether a worker ended over a row, and whether one did over any row of its database since that was drained.
+pub fn is_overdue(oid: u32, row: u64) -> (bool, bool) {
+    let state = STATE.share();
+    (state.overdue.contains(&(oid, row)), state.databases.iter().any(|d| d.oid == oid && d.stubborn))
 }
 
 /// The row was dealt with.

@@ -9,6 +9,9 @@ use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+/// Such a row's code in `caption.failed`.
+pub const CODE: &str = "write_endless";
+
 /// The second deadline has passed: this process is ending.
 static PASSED: AtomicBool = AtomicBool::new(false);
 
@@ -67,11 +70,12 @@ pub fn note(database: u32) -> bool {
 /// Whether an earlier worker ended over this row, which is to be recorded then, in this transaction.
 pub fn is_known(database: u32, row: &Row) -> bool {
     let number = number(row);
-    let is_known = shared::is_overdue(database, number);
+    let (is_known, others_are) = shared::is_overdue(database, number);
     if is_known {
         RECORDED.with(|recorded| recorded.borrow_mut().push(number));
     }
-    is_known
+    // Recorded before another row ended the worker, it comes again with the rest of its page.
+    is_known || (others_are && super::write::has_failed_with(row, CODE))
 }
 
 /// The transaction has committed: the rows that it recorded may be tried again when somebody asks for them. Not before: should this worker end over another row of the same

@@ -29,7 +29,7 @@ pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Set
         // SAFETY: reads a global.
         if overdue::is_known(unsafe { pg_sys::MyDatabaseId }.to_u32(), &job.row) {
             let message = "the table's own code goes on after it was cancelled (pg_caption.write_timeout), which only the end of a worker ends";
-            carry_out(&job.row, Verdict::Failed(&Failure::new(Class::Reject, "write_refused", message), job.attempts + 1));
+            carry_out(&job.row, Verdict::Failed(&Failure::new(Class::Reject, overdue::CODE, message), job.attempts + 1));
             return Settled::Done { filled: false };
         }
         let _writing = overdue::Writing::new(&job.row);
@@ -331,6 +331,12 @@ fn record(row: &Row, class: &str, code: &str, message: &str, detail: Option<&str
             attempts = excluded.attempts, at = excluded.at",
         &[pg_sys::Oid::from(row.relation).into(), key(row).into(), class.into(), code.into(), message.into(), detail.into(), attempts.into()],
     ));
+}
+
+/// Whether a row is recorded as failed with this code.
+pub fn has_failed_with(row: &Row, code: &str) -> bool {
+    let failed = "SELECT EXISTS (SELECT FROM caption.failed WHERE relation = $1 AND key = $2 AND code = $3)";
+    spi(Spi::get_one_with_args(failed, &[pg_sys::Oid::from(row.relation).into(), key(row).into(), code.into()])).unwrap_or(false)
 }
 
 /// A row got its captions: earlier failures are history.
