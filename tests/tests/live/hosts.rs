@@ -105,7 +105,9 @@ fn thousands_of_rows_of_a_host_that_takes_its_time_are_put_off_uncharged_for_tho
     crowd(&mut session, &url, 3000, &web, 5);
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 5");
-    assert_eq!(session.number("SELECT count(*) FROM caption.deferred WHERE attempts > 0 OR code <> 'host_busy'"), 0);
+    // The few that it was asked for in vain are charged as any.
+    assert!(session.holds("(SELECT count(*) FROM caption.deferred WHERE code = 'host_busy') > 1000"));
+    assert_eq!(session.number("SELECT count(*) FROM caption.deferred WHERE attempts > 0 AND code = 'host_busy'"), 0);
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
