@@ -67,8 +67,8 @@ fn beside(graph: &Path, place: &str) -> PathBuf {
     graph.parent().unwrap_or(Path::new("")).join(place).components().collect()
 }
 
-/// Where the weights of a graph lie that does not load: the files it names, or those that are called after it where it cannot be read.
-pub(crate) fn external_data(graph: &Path) -> Vec<PathBuf> {
+/// Where the weights of a graph lie: the files it names, or those that are called after it where it cannot be read.
+pub fn external_data(graph: &Path) -> Vec<PathBuf> {
     if let Ok(places) = outside(graph) {
         return places.iter().map(|place| beside(graph, place)).collect();
     }

@@ -24,6 +24,7 @@ mod text;
 
 pub use captioner::{Batch, Captioner, Features, Finished, Sequence};
 pub use caught::caught;
+pub use digest::external_data;
 pub use error::Error;
 pub use generation::{EarlyStopping, Generation};
 pub use picture::{PictureOptions, Pixels, Views};

@@ -15,8 +15,8 @@ use crate::share::{Shares, Sweeper};
 use pg_caption_captioner::Views;
 use pg_caption_register::{MAX_TOKENS, validate};
 use pg_caption_wire::{EngineConfig, EngineStatus, Failure};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Captions of one picture in one request.
@@ -34,6 +34,7 @@ pub struct Engine {
     inbox: Arc<Inbox>,
     sweeper: Arc<Sweeper>,
     draining: AtomicBool,
+    when_broken: OnceLock<Box<dyn Fn(&Failure) + Send + Sync>>,
 }
 
 /// A request counted as in flight until dropped.
@@ -70,6 +71,7 @@ impl Engine {
             deadlines: Arc::default(),
             sweeper: Arc::default(),
             draining: AtomicBool::new(false),
+            when_broken: OnceLock::new(),
         });
         let (deadlines, readiness) = (engine.deadlines.clone(), engine.readiness.clone());
         spawn("deadlines", move || {
@@ -89,6 +91,20 @@ impl Engine {
     pub fn no_model(&self, failure: Failure) {
         self.readiness.set(State::Failed(failure.clone()));
         self.pipeline.close(&failure);
+    }
+
+    /// What to do when a model that worked breaks, before anybody is told: a server ends, and its successor gets the requests again.
+    pub fn when_broken(&self, act: impl Fn(&Failure) + Send + Sync + 'static) {
+        // Said once, by whoever started it.
+        let _ = self.when_broken.set(Box::new(act));
+    }
+
+    /// The model worked and does not any more.
+    pub fn broken(&self, failure: Failure) {
+        if let Some(act) = self.when_broken.get() {
+            act(&failure);
+        }
+        self.no_model(failure);
     }
 
     /// The stages before the model.

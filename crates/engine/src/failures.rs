@@ -16,11 +16,11 @@ pub fn no_model(reason: impl Into<String>) -> Failure {
         .hint("Check \"pg_caption.model\", \"pg_caption.models_directory\" and \"pg_caption.onnxruntime\".")
 }
 
-/// The model thread broke: nothing is captioned any more until the engine is started anew.
+/// The model thread broke. A server ends with this in its log; on the command line it is the answer.
 pub fn model_gone(panic: &str) -> Failure {
-    Failure::new(Class::Engine, "no_model", "the engine has no model it can use").detail(format!("its thread broke: {panic}")).hint(
-        "Please report this to the project. SELECT pg_reload_conf() after a change of \"pg_caption.threads\", or a restart, starts the engine anew.",
-    )
+    Failure::new(Class::Engine, "no_model", "the engine has no model it can use")
+        .detail(format!("its thread broke: {panic}"))
+        .hint("Please report this to the project.")
 }
 
 /// The caller's patience ended while the request was at `stage`.

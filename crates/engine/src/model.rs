@@ -127,7 +127,7 @@ pub fn run(engine: &Arc<Engine>) {
 /// What needs a request's data is guarded where it is called; whatever breaks all the same is the end of the model, and said.
 fn until_it_breaks(engine: &Engine, thread: impl FnOnce()) {
     if let Err(panic) = caught(thread) {
-        engine.no_model(failures::model_gone(&panic));
+        engine.broken(failures::model_gone(&panic));
     }
 }
 
@@ -345,9 +345,17 @@ mod tests {
         let config = EngineConfig { model: "/nonexistent".into(), onnxruntime: "/nonexistent".into(), ..EngineConfig::default() };
         let engine = Engine::start(config, Vec::new()).unwrap();
         let State::Failed(before) = engine.readiness().wait() else { panic!("a model out of nothing") };
+        let (told, heard) = std::sync::mpsc::channel();
+        let known = engine.clone();
+        engine.when_broken(move |failure| {
+            let State::Failed(now) = known.readiness().now() else { panic!("nothing made it work") };
+            told.send((failure.clone(), now)).unwrap();
+        });
         until_it_breaks(&engine, || panic!("a scheduler lost its {}", "place"));
         let State::Failed(failure) = engine.readiness().now() else { panic!("still there") };
         assert_ne!(failure, before);
+        // A server ends here, before a request that another engine can answer gets this for an answer.
+        assert_eq!(heard.try_recv().unwrap(), (failure.clone(), before));
         assert_eq!((failure.class, failure.code.as_str()), (pg_caption_wire::Class::Engine, "no_model"));
         assert!(failure.detail.unwrap().contains("a scheduler lost its place"));
     }

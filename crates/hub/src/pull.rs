@@ -6,8 +6,9 @@ use crate::shelf::{ORIGIN, Origin, Partial};
 use crate::transfer::{Order, fetch};
 use crate::{Error, Patience, Place, Progress};
 use pg_caption_models::{Choice, Wish, choose, family, model_type_of, model_types};
+use pg_caption_onnx::outside;
 use serde_json::Value;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// Largest `config.json`, bytes.
 const MAX_CONFIG: u64 = 4 << 20;
@@ -67,14 +68,13 @@ pub fn pull(place: &Place, order: &Pull, progress: &mut dyn Progress) -> Result<
     let listing = Listing::read(&client, repo, &order.revision)?;
     let (model_type, choice) = chosen(&client, repo, &listing, &order.wish)?;
     let files: Vec<&Remote> = choice.files().filter_map(|path| listing.file(path)).collect();
-    let bytes = files.iter().map(|file| file.size).fold(0, u64::saturating_add);
     let origin = Origin {
         repo: repo.into(),
         revision: order.revision.clone(),
         commit: listing.commit.clone(),
         files: choice.files().map(Into::into).collect(),
     };
-    let pulled = |folder, unchanged| Pulled {
+    let pulled = |folder, bytes, unchanged| Pulled {
         folder,
         name: name.into(),
         commit: listing.commit.clone(),
@@ -87,7 +87,7 @@ pub fn pull(place: &Place, order: &Pull, progress: &mut dyn Progress) -> Result<
     if let Some(found) = existing(&target) {
         match found {
             Some(there) if (&there.repo, &there.commit, &there.files) == (&origin.repo, &origin.commit, &origin.files) => {
-                return Ok(pulled(target, true));
+                return Ok(pulled(target, size(&files), true));
             }
             _ if order.replace => {}
             there => {
@@ -97,16 +97,78 @@ pub fn pull(place: &Place, order: &Pull, progress: &mut dyn Progress) -> Result<
         }
     }
     let partial = Partial::open(&order.models, name)?;
-    let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-    partial.retain(&names)?;
-    partial.room_for(bytes.saturating_sub(partial.bytes(&names)))?;
-    let mut before = 0;
-    for remote in files {
-        let order_of_file = Order { repo, commit: &listing.commit, remote, before, total: bytes };
-        fetch(&client, &order_of_file, &partial.file(&remote.path), &order.patience, progress)?;
-        before += remote.size;
+    let mut pulling = Pulling { client: &client, repo, listing: &listing, partial: &partial, patience: &order.patience, done: 0 };
+    let named: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+    // Weights under names of their own are known only when their graph is here: those of an attempt before stay until then.
+    partial.retain(|path| named.contains(&path) || (listing.file(path).is_some() && !path.ends_with(".onnx")))?;
+    pulling.fetch(&files, size(&files), progress)?;
+    let further = further(&partial, repo, &listing, &choice)?;
+    let bytes = size(&files).saturating_add(size(&further));
+    pulling.fetch(&further, bytes, progress)?;
+    partial.retain(|path| files.iter().chain(&further).any(|file| file.path == path))?;
+    Ok(pulled(partial.put_in_place(&origin)?, bytes, false))
+}
+
+/// Bytes of all of them.
+fn size(files: &[&Remote]) -> u64 {
+    files.iter().map(|file| file.size).fold(0, u64::saturating_add)
+}
+
+/// The transfer of one file after the other.
+struct Pulling<'a> {
+    client: &'a Client<'a>,
+    repo: &'a str,
+    listing: &'a Listing,
+    partial: &'a Partial,
+    patience: &'a Patience,
+    /// Bytes of the files that are here.
+    done: u64,
+}
+
+impl Pulling<'_> {
+    /// `total`: bytes of these and of those before.
+    fn fetch(&mut self, files: &[&Remote], total: u64, progress: &mut dyn Progress) -> Result<(), Error> {
+        let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+        self.partial.room_for(size(files).saturating_sub(self.partial.bytes(&names)))?;
+        for remote in files {
+            let order = Order { repo: self.repo, commit: &self.listing.commit, remote, before: self.done, total };
+            fetch(self.client, &order, &self.partial.file(&remote.path)?, self.patience, progress)?;
+            self.done += remote.size;
+        }
+        Ok(())
     }
-    Ok(pulled(partial.put_in_place(&origin)?, false))
+}
+
+/// Files with weights that the graphs here name and that are not called after them.
+fn further<'a>(partial: &Partial, repo: &str, listing: &'a Listing, choice: &Choice) -> Result<Vec<&'a Remote>, Error> {
+    let mut further: Vec<&Remote> = Vec::new();
+    for graph in &choice.graphs {
+        // A graph that cannot be read is named when the model is loaded, with what is wrong with it.
+        for place in outside(&partial.file(&graph.file)?).unwrap_or_default() {
+            // ONNX Runtime reads no weights from above the graph's folder either.
+            let Some(path) = beside(&graph.file, &place) else { continue };
+            if choice.files().chain(further.iter().map(|file| file.path.as_str())).any(|known| known == path) {
+                continue;
+            }
+            let missing = || Error::Unusable { repo: repo.into(), reason: pg_caption_models::Error::Missing { file: path.clone() } };
+            further.push(listing.file(&path).ok_or_else(missing)?);
+        }
+    }
+    Ok(further)
+}
+
+/// A place that a graph names, counted from its folder, as a path of the repository.
+fn beside(graph: &str, place: &str) -> Option<String> {
+    let mut path: Vec<&str> = graph.split('/').collect();
+    path.pop();
+    for component in Path::new(place).components() {
+        match component {
+            Component::CurDir => {}
+            Component::Normal(part) => path.push(part.to_str()?),
+            _ => return None,
+        }
+    }
+    Some(path.join("/"))
 }
 
 /// `Some` if something is there, with where it came from if that is known.

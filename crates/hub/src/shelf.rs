@@ -50,25 +50,32 @@ impl Partial {
         }
     }
 
-    /// A file in it.
-    pub(crate) fn file(&self, name: &str) -> PathBuf {
-        self.path.join(name)
+    /// A file in it; the folders on the way to it are made.
+    pub(crate) fn file(&self, name: &str) -> Result<PathBuf, Error> {
+        let path = self.path.join(name);
+        let folder = path.parent().unwrap_or(&self.path);
+        fs::create_dir_all(folder).map_err(file_error(folder))?;
+        Ok(path)
     }
 
     /// Bytes here of these files.
     pub(crate) fn bytes(&self, files: &[&str]) -> u64 {
-        files.iter().filter_map(|file| fs::metadata(self.file(file)).ok()).map(|m| m.len()).sum()
+        files.iter().filter_map(|file| fs::metadata(self.path.join(file)).ok()).map(|m| m.len()).sum()
     }
 
-    /// Removes whatever is not one of these files.
-    pub(crate) fn retain(&self, files: &[&str]) -> Result<(), Error> {
-        for prefix in ["", "onnx/"] {
-            let folder = self.path.join(prefix);
-            for entry in fs::read_dir(&folder).map_err(file_error(&folder))?.flatten() {
-                let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
-                if entry.path().is_file() && !files.contains(&name.as_str()) {
-                    fs::remove_file(entry.path()).map_err(file_error(&entry.path()))?;
-                }
+    /// Removes every file whose path in here is not wanted.
+    pub(crate) fn retain(&self, wanted: impl Fn(&str) -> bool) -> Result<(), Error> {
+        self.retain_in("", &wanted)
+    }
+
+    fn retain_in(&self, prefix: &str, wanted: &dyn Fn(&str) -> bool) -> Result<(), Error> {
+        let folder = self.path.join(prefix);
+        for entry in fs::read_dir(&folder).map_err(file_error(&folder))?.flatten() {
+            let name = format!("{prefix}{}", entry.file_name().to_string_lossy());
+            match entry.file_type().map_err(file_error(&entry.path()))?.is_dir() {
+                true => self.retain_in(&format!("{name}/"), wanted)?,
+                false if wanted(&name) => {}
+                false => fs::remove_file(entry.path()).map_err(file_error(&entry.path()))?,
             }
         }
         Ok(())

@@ -1,8 +1,8 @@
 //! `pg_caption_engine serve`: the program as PostgreSQL's launcher runs it.
 //!
 //! Standard input: one [`EngineConfig`] line, then [`Control`] lines; its end means leave. Descriptor 3: the listening socket.
-//! Descriptor 4: the status pipe. Standard error: log lines. The process ends with status 0 unless it could not even start; it
-//! never ends because of a bad model.
+//! Descriptor 4: the status pipe. Standard error: log lines. The process ends with status 0 unless it could not even start or
+//! the code around its model broke; it never ends because of a bad model.
 
 mod acceptor;
 mod connection;
@@ -14,7 +14,7 @@ use crate::engine::Engine;
 use crate::readiness::State;
 use acceptor::Acceptor;
 use descriptors::StatusPipe;
-use pg_caption_wire::{Control, EngineConfig, EngineReport};
+use pg_caption_wire::{Control, EngineConfig, EngineReport, Failure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{self, BufRead};
 use std::sync::Arc;
@@ -24,6 +24,13 @@ use std::thread;
 /// on the way out would count as a crash of PostgreSQL where the postmaster is PID 1.
 fn leave() -> ! {
     signal_hook::low_level::exit(0)
+}
+
+/// Leaves because the model's thread broke in mid-work (`EX_SOFTWARE` of sysexits.h): the launcher starts another engine and every
+/// client sends again what had no answer, as after any other crash.
+fn give_up(failure: &Failure) -> ! {
+    crate::log::line(format_args!("error: {}", failure.detail.as_deref().unwrap_or(&failure.message)));
+    signal_hook::low_level::exit(70)
 }
 
 /// Runs the server. Returns only if it could not start.
@@ -47,6 +54,7 @@ pub fn run() -> io::Result<()> {
     status.report(&EngineReport::Starting);
     let wait_until_ready = config.wait_until_ready;
     let engine = Engine::start(config, confinement)?;
+    engine.when_broken(|failure| give_up(failure));
     let launcher = status.clone();
     engine.pipeline().when_outdated(move || launcher.report(&EngineReport::Outdated));
     let acceptor = Arc::new(Acceptor::new(listener, engine.clone())?);

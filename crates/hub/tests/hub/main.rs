@@ -96,6 +96,45 @@ fn what_is_needed_comes_and_no_more() {
     assert_eq!(Installed::at(&done.folder).problem, None);
 }
 
+/// A graph (ONNX protobuf: model.graph.initializer.external_data) whose weights lie in these files.
+fn graph_with_weights_in(places: &[&str]) -> Vec<u8> {
+    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat();
+    let tensor = |place: &&str| field(5, &field(13, &[field(1, b"location"), field(2, place.as_bytes())].concat()));
+    field(7, &places.iter().map(tensor).collect::<Vec<_>>().concat())
+}
+
+#[test]
+fn weights_come_under_whatever_name_their_graph_has_for_them() {
+    let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
+    hub.put("onnx/encoder_model.onnx", &graph_with_weights_in(&["weights.bin", "./parts/second.bin", "../config.json", "/etc/passwd"]));
+    hub.put("onnx/weights.bin", &[7; 400_000]);
+    hub.put("onnx/parts/second.bin", &[8; 300_000]);
+    hub.put("onnx/other.bin", &[9; 10]);
+    hub.fail("onnx/weights.bin", &[Fault::Drop(100_000), Fault::Drop(0), Fault::Drop(0), Fault::Drop(0)]);
+    assert!(matches!(pulled(&hub, &order(dir.path())), Err(Error::Network { .. })));
+    nothing_is_visible(dir.path());
+    // What an attempt for another precision left is not kept.
+    std::fs::write(dir.path().join(".Captioner-base.partial/onnx/other.bin"), [9; 10]).unwrap();
+    let before = hub.fetched().len();
+    let done = pulled(&hub, &order(dir.path())).unwrap();
+    let again = hub.fetched().split_off(before);
+    assert_eq!(again, [("onnx/parts/second.bin".to_string(), None), ("onnx/weights.bin".into(), Some("bytes=100000-".into()))]);
+    assert_eq!(std::fs::read(done.folder.join("onnx/weights.bin")).unwrap(), [7; 400_000]);
+    assert_eq!(std::fs::read(done.folder.join("onnx/parts/second.bin")).unwrap(), [8; 300_000]);
+    assert!(!done.folder.join("onnx/other.bin").exists());
+    assert_eq!(done.bytes, done.choice.files().map(|file| hub.file(file).len() as u64).sum::<u64>() + 700_000);
+    assert!(pulled(&hub, &order(dir.path())).unwrap().unchanged);
+}
+
+#[test]
+fn weights_that_a_graph_names_and_nobody_published_are_named() {
+    let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
+    hub.put("onnx/encoder_model.onnx", &graph_with_weights_in(&["weights.bin"]));
+    let error = pulled(&hub, &order(dir.path())).unwrap_err();
+    assert!(matches!(error, Error::Unusable { .. }) && error.to_string().contains("onnx/weights.bin"), "{error}");
+    nothing_is_visible(dir.path());
+}
+
 #[test]
 fn a_connection_that_breaks_is_taken_up_where_it_broke() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());

@@ -134,12 +134,12 @@ fn found(folder: &Path, preparer: &Preparer, loaded: Duration, captions: &Said) 
     })
 }
 
-/// Of a graph's file and the weights beside it.
+/// Of a graph's file and the files that hold its weights.
 fn bytes_of(folder: &Path, file: &str) -> u64 {
     let at = if folder.join("onnx").join(file).is_file() { folder.join("onnx") } else { folder.into() };
-    let entries = std::fs::read_dir(&at).into_iter().flatten().flatten();
-    let own = entries.filter(|e| e.file_name().to_str().is_some_and(|n| n == file || pg_caption_models::is_external_data(n, file)));
-    own.filter_map(|e| std::fs::metadata(e.path()).ok()).map(|m| m.len()).sum()
+    let graph = at.join(file);
+    let weights = pg_caption_captioner::external_data(&graph);
+    std::iter::once(graph).chain(weights).filter_map(|path| std::fs::metadata(path).ok()).map(|m| m.len()).sum()
 }
 
 fn show(found: &Value) {
