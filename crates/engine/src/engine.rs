@@ -22,6 +22,9 @@ use std::time::Instant;
 /// Captions of one picture in one request.
 const MOST_OUTPUTS: usize = 16;
 
+/// Told why a model that worked broke.
+type WhenBroken = Box<dyn Fn(&Failure) + Send + Sync>;
+
 /// The engine.
 pub struct Engine {
     config: EngineConfig,
@@ -34,7 +37,7 @@ pub struct Engine {
     inbox: Arc<Inbox>,
     sweeper: Arc<Sweeper>,
     draining: AtomicBool,
-    when_broken: OnceLock<Box<dyn Fn(&Failure) + Send + Sync>>,
+    when_broken: OnceLock<WhenBroken>,
 }
 
 /// A request counted as in flight until dropped.
