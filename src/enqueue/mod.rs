@@ -7,6 +7,7 @@ mod missed;
 mod target;
 
 use crate::{identity, shared};
+use pgrx::datum::JsonString;
 use pgrx::prelude::*;
 use pgrx::{PgRelation, pg_sys};
 use std::cell::{Cell, RefCell};
@@ -164,11 +165,12 @@ fn append() {
             missed::mark_tables(keyless);
         }
         for Pages { root, pages } in pages {
-            let (texts, counts): (Vec<String>, Vec<i32>) = pages.into_iter().map(|(text, n)| (text + "]", n)).unzip();
+            // As json, which is not parsed again: that would cost a writer more than all else that is done with a key.
+            let (texts, counts): (Vec<JsonString>, Vec<i32>) = pages.into_iter().map(|(text, n)| (JsonString(text + "]"), n)).unzip();
             Spi::run_with_args(
                 // In 0.1.0 the column was jsonb, which json is assigned to as well.
                 "INSERT INTO caption.queue (relation, keys, n) \
-                 SELECT $1, p.keys::pg_catalog.json, p.n FROM ROWS FROM (pg_catalog.unnest($2), pg_catalog.unnest($3)) AS p (keys, n)",
+                 SELECT $1, pg_catalog.unnest($2), pg_catalog.unnest($3)",
                 &[root.into(), texts.into(), counts.into()],
             )
             .unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
@@ -210,43 +212,31 @@ fn on_queue(body: impl FnOnce()) {
     }
 }
 
+/// Gathers a row's key; whether so much is gathered that it is to be appended. Nothing where the relation is to be looked up first.
+///
 /// # Safety
-/// `relation` is open and `tuple` is one of its rows.
-unsafe fn gather(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
-    // SAFETY: as promised by the caller.
-    let (oid, description) = unsafe { ((*relation).rd_id, (*relation).rd_att) };
-    let epoch = EPOCH.with(Cell::get);
-    let (registered, known) = GATHERED.with(|gathered| {
+/// `tuple` is a row of the relation with this oid and description.
+unsafe fn gather_known(epoch: u64, oid: pg_sys::Oid, tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> Option<bool> {
+    GATHERED.with(|gathered| {
         let gathered = &mut *gathered.borrow_mut();
-        if gathered.epoch != epoch {
+        if gathered.epoch != epoch || !gathered.registered {
             gathered.epoch = epoch;
             gathered.targets.clear();
+            return None;
         }
-        (gathered.registered, gathered.targets.iter().any(|(known, _)| *known == oid))
-    });
-    if !registered {
-        register();
-    }
-    if !known {
-        // SAFETY: as promised by the caller.
-        let found = look_at(oid, &unsafe { PgRelation::from_pg(relation) });
-        GATHERED.with(|gathered| gathered.borrow_mut().targets.push((oid, found)));
-    }
-    let full = GATHERED.with(|gathered| {
-        let gathered = &mut *gathered.borrow_mut();
         // Apart first: where a type's output function raises, no half-written key must stay.
         gathered.key.clear();
-        let root = match gathered.targets.iter().rfind(|(known, _)| *known == oid) {
+        let root = match &gathered.targets.iter().rfind(|(known, _)| *known == oid)?.1 {
             // SAFETY: the columns were looked up in this relation's description.
-            Some((_, Known::Watched(target))) if unsafe { write_key(&mut gathered.key, target, tuple, description) } => target.root,
-            Some((_, Known::Watched(Target { root, .. }) | Known::Keyless(root))) => {
+            Known::Watched(target) if unsafe { write_key(&mut gathered.key, target, tuple, description) } => target.root,
+            Known::Watched(Target { root, .. }) | Known::Keyless(root) => {
                 let root = *root;
                 if !gathered.keyless.contains(&root) {
                     gathered.keyless.push(root);
                 }
-                return false;
+                return Some(false);
             }
-            Some((_, Known::Unwatched)) | None => return false,
+            Known::Unwatched => return Some(false),
         };
         let key = std::mem::take(&mut gathered.key);
         let (page, n) = gathered.page(root);
@@ -255,8 +245,29 @@ unsafe fn gather(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
         *n += 1;
         gathered.bytes += key.len() + 1;
         gathered.key = key;
-        gathered.bytes >= GATHER
-    });
+        Some(gathered.bytes >= GATHER)
+    })
+}
+
+/// # Safety
+/// `relation` is open and `tuple` is one of its rows.
+unsafe fn gather(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
+    // SAFETY: as promised by the caller.
+    let (oid, description) = unsafe { ((*relation).rd_id, (*relation).rd_att) };
+    // The same for both attempts: what is changed while a relation is looked up counts from the next row on.
+    let epoch = EPOCH.with(Cell::get);
+    // SAFETY: as promised by the caller.
+    let full = match unsafe { gather_known(epoch, oid, tuple, description) } {
+        Some(full) => full,
+        None => {
+            register();
+            // SAFETY: as promised by the caller.
+            let found = look_at(oid, &unsafe { PgRelation::from_pg(relation) });
+            GATHERED.with(|gathered| gathered.borrow_mut().targets.push((oid, found)));
+            // SAFETY: as promised by the caller.
+            unsafe { gather_known(epoch, oid, tuple, description) }.unwrap_or(false)
+        }
+    };
     // Not inside a subtransaction: its rollback would take keys along that were gathered before it.
     // SAFETY: reads the transaction's state.
     if full && unsafe { pg_sys::GetCurrentTransactionNestLevel() } == 1 {
