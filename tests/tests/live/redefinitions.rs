@@ -60,6 +60,27 @@ fn a_renamed_column_stops_the_table_with_a_word_and_a_new_watch_goes_on() {
 }
 
 #[test]
+fn a_watched_column_gets_another_type_in_one_transaction_and_what_is_ours_stays_known() {
+    let web = Web::start();
+    let (first, second) = (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
+    let db = Cluster::shared().database();
+    let mut session = db.products(std::slice::from_ref(&first));
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    let alter = "ALTER TABLE products ALTER image_url TYPE varchar(400), ALTER alt TYPE varchar(200)";
+    assert_eq!(session.error(alter).code().code(), "0A000", "the triggers need the type");
+    session.run(&format!(
+        "BEGIN; DROP TRIGGER pg_caption_insert ON products; DROP TRIGGER pg_caption_update ON products; {alter}; SELECT caption.watch('products'); COMMIT"
+    ));
+    session.run("CALL caption.wait('products')");
+    assert_eq!(web.hits("/1.jpg"), 1, "what was filled is not captioned again");
+    let before = session.text("SELECT alt FROM products");
+    session.run(&format!("UPDATE products SET image_url = '{second}'"));
+    session.run("CALL caption.wait('products')");
+    assert_ne!(session.text("SELECT alt FROM products"), before, "a new URL replaces our text");
+}
+
+#[test]
 fn a_column_that_is_dropped_takes_its_triggers_along_and_progress_says_so() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
