@@ -4,7 +4,8 @@ use crate::Outcome;
 use pg_caption_fetch::{AddressPolicy, Verdict, host_key, networks};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-const SECRET: &str = "hunter2-s3cret";
+/// Two secrets: whatever is told must be the same with either, however much of a URL's own text looks like one.
+const SECRETS: [&str; 2] = ["hunter2-s3cret", "0pen-se5ame-99"];
 
 /// A URL has one host and no secret of it is told; no address that leads inside is let through.
 pub fn address(bytes: &[u8]) -> Outcome {
@@ -12,23 +13,23 @@ pub fn address(bytes: &[u8]) -> Outcome {
     let text = String::from_utf8_lossy(bytes);
     drop(networks(&text.split(',').map(String::from).collect::<Vec<_>>()));
     one_host(&text)?;
-    // A host is lower case: there it may stand by itself.
-    if text.to_lowercase().contains(SECRET) {
-        return Ok(());
-    }
-    for url in [format!("https://ann:{SECRET}@{text}"), format!("{text}?key={SECRET}"), format!("{text}#{SECRET}"), format!("http:{SECRET}@{text}")] {
-        match host_key(&url) {
-            Ok(key) if key.contains(SECRET) => return Err(format!("a secret became part of a host: {url:?}: {key:?}")),
-            Ok(_) => {}
-            Err(error) => {
-                let told = format!("{error:?} {:?}", error.failure());
-                if told.contains(SECRET) {
-                    return Err(format!("a secret is told of {url:?}: {told}"));
-                }
-            }
+    let with = |secret: &str| {
+        [format!("https://ann:{secret}@{text}"), format!("{text}?key={secret}"), format!("{text}#{secret}"), format!("http:{secret}@{text}")]
+    };
+    for (url, other) in with(SECRETS[0]).iter().zip(with(SECRETS[1])) {
+        if told(url) != told(&other) {
+            return Err(format!("a secret is told of {url:?}: {}", told(url)));
         }
     }
     Ok(())
+}
+
+/// The host, or all that an error has to say.
+fn told(url: &str) -> String {
+    match host_key(url) {
+        Ok(key) => key,
+        Err(error) => format!("{error:?} {:?}", error.failure()),
+    }
 }
 
 /// The key of a URL's host is a URL's host itself, and the same one.
