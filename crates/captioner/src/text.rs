@@ -126,7 +126,7 @@ fn broke(reason: String) -> Error {
 }
 
 /// A token in `tokenizer_config.json`: its text, or an object that holds it.
-fn token_text(token: &Value) -> Option<&str> {
+pub(crate) fn token_text(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 

@@ -42,6 +42,23 @@ pub struct Reservation {
     bytes: u64,
 }
 
+/// Waits a moment for `freed`, unless who waits has `left` or the deadline has passed.
+pub(crate) fn wait<'a, T>(
+    freed: &Condvar,
+    locked: MutexGuard<'a, T>,
+    deadline: Instant,
+    left: impl Fn() -> bool,
+) -> (MutexGuard<'a, T>, Option<Refused>) {
+    let now = Instant::now();
+    if left() {
+        return (locked, Some(Refused::Left));
+    }
+    if now >= deadline {
+        return (locked, Some(Refused::Late));
+    }
+    (freed.wait_timeout(locked, LOOK.min(deadline - now)).unwrap_or_else(PoisonError::into_inner).0, None)
+}
+
 impl Pool {
     /// A pool of so many bytes.
     pub fn new(total: u64) -> Arc<Pool> {
@@ -70,15 +87,11 @@ impl Pool {
             if state.line.front() == Some(&me) && state.free >= bytes {
                 break None;
             }
-            let now = Instant::now();
-            if left() {
-                break Some(Refused::Left);
+            let refused;
+            (state, refused) = wait(&self.freed, state, deadline, &left);
+            if refused.is_some() {
+                break refused;
             }
-            if now >= deadline {
-                break Some(Refused::Late);
-            }
-            let wait = LOOK.min(deadline - now);
-            state = self.freed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
         };
         state.line.retain(|waiting| *waiting != me);
         if refused.is_none() {

@@ -87,7 +87,8 @@ pub fn pull(place: &Place, order: &Pull, progress: &mut dyn Progress) -> Result<
     if let Some(found) = existing(&target) {
         match found {
             Some(there) if (&there.repo, &there.commit, &there.files) == (&origin.repo, &origin.commit, &origin.files) => {
-                return Ok(pulled(target, size(&files), true));
+                let bytes = size(&files).saturating_add(size(&further(&target, repo, &listing, &choice)?));
+                return Ok(pulled(target, bytes, true));
             }
             _ if order.replace => {}
             there => {
@@ -102,7 +103,7 @@ pub fn pull(place: &Place, order: &Pull, progress: &mut dyn Progress) -> Result<
     // Weights under names of their own are known only when their graph is here: those of an attempt before stay until then.
     partial.retain(|path| named.contains(&path) || (listing.file(path).is_some() && !path.ends_with(".onnx")))?;
     pulling.fetch(&files, size(&files), progress)?;
-    let further = further(&partial, repo, &listing, &choice)?;
+    let further = further(partial.path(), repo, &listing, &choice)?;
     let bytes = size(&files).saturating_add(size(&further));
     pulling.fetch(&further, bytes, progress)?;
     partial.retain(|path| files.iter().chain(&further).any(|file| file.path == path))?;
@@ -139,12 +140,12 @@ impl Pulling<'_> {
     }
 }
 
-/// Files with weights that the graphs here name and that are not called after them.
-fn further<'a>(partial: &Partial, repo: &str, listing: &'a Listing, choice: &Choice) -> Result<Vec<&'a Remote>, Error> {
+/// Files with weights that the graphs in a folder name and that are not called after them.
+fn further<'a>(folder: &Path, repo: &str, listing: &'a Listing, choice: &Choice) -> Result<Vec<&'a Remote>, Error> {
     let mut further: Vec<&Remote> = Vec::new();
     for graph in &choice.graphs {
         // A graph that cannot be read is named when the model is loaded, with what is wrong with it.
-        for place in outside(&partial.file(&graph.file)?).unwrap_or_default() {
+        for place in outside(&folder.join(&graph.file)).unwrap_or_default() {
             // ONNX Runtime reads no weights from above the graph's folder either.
             let Some(path) = beside(&graph.file, &place) else { continue };
             if choice.files().chain(further.iter().map(|file| file.path.as_str())).any(|known| known == path) {

@@ -50,6 +50,11 @@ impl Partial {
         }
     }
 
+    /// Where it is.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// A file in it; the folders on the way to it are made.
     pub(crate) fn file(&self, name: &str) -> Result<PathBuf, Error> {
         let path = self.path.join(name);

@@ -7,15 +7,14 @@ const MAX_SIDE: u32 = 4096;
 
 /// The tiles of a picture, each `tile` x `tile`. With one tile (or without `split`) the grid is 0 x 0.
 pub(crate) fn cut(picture: &Rgb, longest_edge: u32, tile: u32, split: bool, filter: Filter) -> (Grid, Vec<Rgb>) {
-    let (width, height) = longest(picture.width, picture.height, longest_edge);
-    let sized = resize(picture, width, height, filter);
+    let (first, whole, _) = sizes(picture.width, picture.height, longest_edge, tile, split);
+    let sized = resize(picture, first.0, first.1, filter);
     let single = Grid { rows: 0, columns: 0 };
     if !split {
         return (single, vec![resize(&sized, tile, tile, filter)]);
     }
-    let (width, height) = whole_tiles(width, height, tile);
-    let sized = resize(&sized, width, height, filter);
-    let grid = Grid { rows: height / tile, columns: width / tile };
+    let sized = resize(&sized, whole.0, whole.1, filter);
+    let grid = Grid { rows: whole.1 / tile, columns: whole.0 / tile };
     if (grid.rows, grid.columns) == (1, 1) {
         return (single, vec![sized]);
     }

@@ -7,6 +7,7 @@
 use super::python;
 use crate::Error;
 use crate::folder::Folder;
+use crate::text::token_text;
 use minijinja::syntax::SyntaxConfig;
 use minijinja::{Environment, ErrorKind, UndefinedBehavior, context};
 use serde_json::Value;
@@ -85,7 +86,7 @@ impl Chat {
 
 /// A tokenizer's special tokens; what only the older file names counts as well.
 fn special(tokenizer: &Value, map: &Value) -> BTreeMap<String, minijinja::Value> {
-    let text = |token: &Value| token.as_str().or_else(|| token.get("content")?.as_str()).filter(|text| !text.is_empty()).map(str::to_owned);
+    let text = |token: &Value| token_text(token).filter(|text| !text.is_empty()).map(str::to_owned);
     let mut special = BTreeMap::new();
     for file in [map, tokenizer] {
         let own = file.get("extra_special_tokens").and_then(Value::as_object).into_iter().flatten();

@@ -62,18 +62,16 @@ fn written(value: &impl Serialize, indent: Option<usize>, separators: Option<Vec
             let spaces = vec![b' '; indent.min(64)];
             value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(&spaces)))
         }
-        (None, None) => {
-            let usual = Separated { items: ", ".into(), key: ": ".into() };
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, usual))
-        }
-        (None, Some([items, key])) => {
-            let own = Separated { items: items.clone(), key: key.clone() };
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, own))
-        }
+        (None, None) => value.serialize(&mut separated(&mut bytes, ", ", ": ")),
+        (None, Some([items, key])) => value.serialize(&mut separated(&mut bytes, items, key)),
         _ => return Err(invalid("tojson takes two separators, and none of its own beside an indent")),
     };
     written.map_err(invalid)?;
     String::from_utf8(bytes).map_err(invalid)
+}
+
+fn separated<'a>(to: &'a mut Vec<u8>, items: &str, key: &str) -> serde_json::Serializer<&'a mut Vec<u8>, Separated> {
+    serde_json::Serializer::with_formatter(to, Separated { items: items.into(), key: key.into() })
 }
 
 fn in_ascii(text: &str) -> String {

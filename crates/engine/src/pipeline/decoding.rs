@@ -8,10 +8,9 @@ use crate::job::{Answer, Source, Stage};
 use crate::meters::{self, thread_cpu};
 use crate::picture::{Work, digest};
 use crate::turns::Verdict;
-use pg_caption_captioner::{PictureOptions, Pixels, Preparer};
+use pg_caption_captioner::{PictureOptions, Pixels, Preparer, caught};
 use pg_caption_pixels as pixels;
 use pg_caption_wire::ImageFacts;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::Instant;
 
@@ -30,7 +29,7 @@ impl Pipeline {
             let Some(ahead) = ahead else { continue };
             let file = File { bytes, held, etag, last_modified };
             // The work stays out here, so that a panic is answered as what it is.
-            let decoded = catch_unwind(AssertUnwindSafe(|| self.decode(&mut work, file, preparer)));
+            let decoded = caught(|| self.decode(&mut work, file, preparer));
             match decoded.unwrap_or_else(|_| Err(Answer::Failed(failures::crashed("decode")))) {
                 Ok(Tensor { facts, pixels, pixels_sha256, held }) => {
                     work.picture.at(Stage::Model);

@@ -7,9 +7,9 @@ use crate::job::{Answer, Source, Stage};
 use crate::meters::{self, thread_cpu};
 use crate::picture::Work;
 use crate::turns::Verdict;
+use pg_caption_captioner::caught;
 use pg_caption_fetch::{Admission, Fetched, Fetcher, Get, Journey, Permit, Step};
 use std::collections::HashSet;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -40,7 +40,7 @@ impl Pipeline {
                     work.end(Answer::Failed(fetcher.resting(&host, until).failure()));
                 }
                 FetchNext::Fetch(mut work, permit, journey) => {
-                    let fetched = catch_unwind(AssertUnwindSafe(|| self.fetch(fetcher, &mut work, permit, journey)));
+                    let fetched = caught(|| self.fetch(fetcher, &mut work, permit, journey));
                     match fetched.unwrap_or_else(|_| Err(Answer::Failed(failures::crashed("fetch")))) {
                         Ok(Got::Elsewhere(journey)) => {
                             let host = journey.host().to_owned();

@@ -3,13 +3,11 @@
 //!
 //! In front of the pool and beside it: whoever waits here holds nothing of the pool, and is of a host that has its share.
 
-use crate::budget::Refused;
+use crate::budget::{Refused, wait};
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// How often a waiting fetch looks whether its caller has left.
-const LOOK: Duration = Duration::from_millis(50);
 /// A host holds up to this part of the room whatever others hold, and more while all together leave as much.
 const PART: u64 = 4;
 
@@ -51,14 +49,11 @@ impl Shares {
     pub(super) fn take(&self, host: &str, bytes: u64, deadline: Instant, left: impl Fn() -> bool) -> Result<Share<'_>, Refused> {
         let mut held = self.held();
         while !self.allows(&held, host, bytes) {
-            let now = Instant::now();
-            if left() {
-                return Err(Refused::Left);
+            let refused;
+            (held, refused) = wait(&self.freed, held, deadline, &left);
+            if let Some(refused) = refused {
+                return Err(refused);
             }
-            if now >= deadline {
-                return Err(Refused::Late);
-            }
-            held = self.freed.wait_timeout(held, LOOK.min(deadline - now)).unwrap_or_else(PoisonError::into_inner).0;
         }
         *held.entry(host.into()).or_default() += bytes;
         Ok(Share { shares: self, host: host.into(), bytes })
@@ -92,7 +87,7 @@ mod tests {
         let shares = Shares::new(100);
         let first = [take(&shares, "slow:80", 35).unwrap(), take(&shares, "slow:80", 35).unwrap()];
         assert_eq!(take(&shares, "slow:80", 35).err(), Some(Refused::Late));
-        assert_eq!(shares.take("slow:80", 35, Instant::now() + LOOK, || true).err(), Some(Refused::Left));
+        assert_eq!(shares.take("slow:80", 35, Instant::now() + std::time::Duration::from_secs(1), || true).err(), Some(Refused::Left));
         let quick = take(&shares, "quick:80", 20).unwrap();
         assert!(take(&shares, "quick:80", 5).is_ok(), "within its part");
         assert!(take(&shares, "quick:80", 6).is_err());

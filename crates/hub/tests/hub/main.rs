@@ -124,7 +124,8 @@ fn weights_come_under_whatever_name_their_graph_has_for_them() {
     assert_eq!(std::fs::read(done.folder.join("onnx/parts/second.bin")).unwrap(), [8; 300_000]);
     assert!(!done.folder.join("onnx/other.bin").exists());
     assert_eq!(done.bytes, done.choice.files().map(|file| hub.file(file).len() as u64).sum::<u64>() + 700_000);
-    assert!(pulled(&hub, &order(dir.path())).unwrap().unchanged);
+    let again = pulled(&hub, &order(dir.path())).unwrap();
+    assert_eq!((again.unchanged, again.bytes), (true, done.bytes));
 }
 
 #[test]

@@ -12,10 +12,9 @@ const JPEG_LS: u8 = 0xF7;
 const APP0: u8 = 0xE0;
 const APP1: u8 = 0xE1;
 const APP14: u8 = 0xEE;
-/// What an APP1 segment with an XMP packet begins with.
-/// What an EXIF segment begins with.
+/// What an APP1 segment with EXIF begins with.
 const EXIF: &[u8] = b"Exif\0\0";
-
+/// What one with an XMP packet begins with.
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
 /// One component: its sampling factors.
