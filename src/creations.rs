@@ -32,22 +32,16 @@ unsafe extern "C-unwind" fn on_access(
         // SAFETY: hands on what we were given; what it raises crosses no frame of ours.
         unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| before(access, class, object, sub_object, argument)) };
     }
+    // SAFETY: reads a global. Most databases have no watch, and nothing to do with what happens in them.
+    let is_known = || shared::database(unsafe { pg_sys::MyDatabaseId }.to_u32()).is_some();
     let created = access == pg_sys::ObjectAccessType::OAT_POST_CREATE;
+    let altered = access == pg_sys::ObjectAccessType::OAT_POST_ALTER;
     if created && class == pg_sys::DatabaseRelationId {
         enqueue::announce_database_at_commit(object.to_u32());
-    } else if class == pg_sys::TriggerRelationId && (created || access == pg_sys::ObjectAccessType::OAT_POST_ALTER) {
-        // SAFETY: reads a global.
-        let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
-        // Most databases have no watch, and nothing to do with it.
-        if shared::database(here).is_some() {
-            enqueue::look_at_trigger_at_commit(object, created);
-        }
-    } else if class == pg_sys::RelationRelationId && access == pg_sys::ObjectAccessType::OAT_POST_ALTER {
-        // SAFETY: reads a global.
-        let here = unsafe { pg_sys::MyDatabaseId }.to_u32();
+    } else if class == pg_sys::TriggerRelationId && (created || altered) && is_known() {
+        enqueue::look_at_trigger_at_commit(object, created);
+    } else if class == pg_sys::RelationRelationId && altered && is_known() {
         // A table that is not being filled because of its columns, key or owner may be whole again.
-        if shared::database(here).is_some() {
-            enqueue::announce_at_commit();
-        }
+        enqueue::announce_at_commit();
     }
 }

@@ -1,12 +1,13 @@
 //! Acting as somebody else for a moment: as the extension's owner on our own tables, as a table's owner on theirs.
 
+use crate::levels::Level;
 use pgrx::pg_sys;
 
 /// Restores the previous user when dropped; an error restores it with the transaction anyway.
 pub struct As {
     user: pg_sys::Oid,
     context: i32,
-    guc_level: Option<i32>,
+    level: Option<Level>,
 }
 
 fn switch(user: pg_sys::Oid, flags: u32) -> As {
@@ -16,7 +17,7 @@ fn switch(user: pg_sys::Oid, flags: u32) -> As {
         pg_sys::GetUserIdAndSecContext(&mut before, &mut context);
         pg_sys::SetUserIdAndSecContext(user, context | flags as i32);
     }
-    As { user: before, context, guc_level: None }
+    As { user: before, context, level: None }
 }
 
 /// As the superuser that owns the extension; only for statements on our own tables, every name in them qualified.
@@ -36,8 +37,8 @@ pub fn is_extension() -> bool {
 /// the owner's rights at most and cannot leave anything behind in this session.
 pub fn as_owner(owner: pg_sys::Oid) -> As {
     let mut guard = switch(owner, pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE);
-    // SAFETY: opens a nesting level of settings that Drop closes; a user's code may change settings only within it.
-    guard.guc_level = Some(unsafe { pg_sys::NewGUCNestLevel() });
+    // A user's code may change settings only within it.
+    guard.level = Some(Level::sealed());
     guard
 }
 
@@ -49,16 +50,12 @@ pub fn caller() -> pg_sys::Oid {
 
 impl Drop for As {
     fn drop(&mut self) {
-        // SAFETY: as above; while an error is unwinding the subtransaction's or transaction's abort restores all of it (and would complain about a settings
-        // level closed twice).
-        unsafe {
-            if std::thread::panicking() {
-                return;
-            }
-            if let Some(level) = self.guc_level {
-                pg_sys::AtEOXact_GUC(false, level);
-            }
-            pg_sys::SetUserIdAndSecContext(self.user, self.context);
+        // While an error is unwinding the subtransaction's or transaction's abort restores all of it.
+        if std::thread::panicking() {
+            return;
         }
+        self.level = None;
+        // SAFETY: as above.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) };
     }
 }

@@ -14,6 +14,7 @@ mod enqueue;
 mod exchange;
 mod identity;
 mod launcher;
+mod levels;
 mod models;
 mod progress;
 mod release;

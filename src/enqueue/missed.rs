@@ -2,6 +2,7 @@
 //! must begin anew; that is asked for with a mark in the queue, a row without keys, which the worker obeys when it reads the watches (`worker/tables`). Nobody
 //! touches the walk itself at commit: that could wait for the worker, and the worker for us.
 
+use super::insert;
 use pgrx::prelude::*;
 
 /// Triggers that a transaction created or altered; some may be gone again.
@@ -20,7 +21,7 @@ impl Triggers {
 /// Marks the watched tables that these triggers say have unseen rows: ours alone, switched on, and either altered or put on a partition that has rows already. Not
 /// where the watch itself was made in this transaction, whose walk is new anyway.
 pub fn mark(triggers: &Triggers) {
-    Spi::run_with_args(
+    insert(
         "INSERT INTO caption.queue (relation, keys, n) SELECT m.relation, '[]'::pg_catalog.json, 0 FROM (SELECT DISTINCT w.relation::pg_catalog.oid \
            FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) t.tgrelid \
            JOIN caption.watch w ON w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) c.oid \
@@ -30,13 +31,12 @@ pub fn mark(triggers: &Triggers) {
                  AND (c.relkind OPERATOR(pg_catalog.=) 'f' OR c.relkind OPERATOR(pg_catalog.=) 'r' AND pg_catalog.pg_relation_size(c.oid::pg_catalog.regclass) OPERATOR(pg_catalog.>) 0)) \
             AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger o WHERE o.tgrelid OPERATOR(pg_catalog.=) w.relation::pg_catalog.oid AND o.oid OPERATOR(pg_catalog.=) ANY ($1))) AS m (relation)",
         &[triggers.created.clone().into(), triggers.altered.clone().into()],
-    )
-    .unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
+    );
 }
 
 /// Marks tables that have rows whose key could not be written: a column of it is not there, or NULL.
 pub fn mark_tables(tables: Vec<pg_sys::Oid>) {
     let marks =
         "INSERT INTO caption.queue (relation, keys, n) SELECT m.relation, '[]'::pg_catalog.json, 0 FROM pg_catalog.unnest($1) AS m (relation)";
-    Spi::run_with_args(marks, &[tables.into()]).unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
+    insert(marks, &[tables.into()]);
 }

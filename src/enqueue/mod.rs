@@ -167,16 +167,20 @@ fn append() {
         for Pages { root, pages } in pages {
             // As json, which is not parsed again: that would cost a writer more than all else that is done with a key.
             let (texts, counts): (Vec<JsonString>, Vec<i32>) = pages.into_iter().map(|(text, n)| (JsonString(text + "]"), n)).unzip();
-            Spi::run_with_args(
+            insert(
                 // In 0.1.0 the column was jsonb, which json is assigned to as well.
                 "INSERT INTO caption.queue (relation, keys, n) \
                  SELECT $1, pg_catalog.unnest($2), pg_catalog.unnest($3)",
                 &[root.into(), texts.into(), counts.into()],
-            )
-            .unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
+            );
         }
     });
     GATHERED.with(|gathered| gathered.borrow_mut().dirty = true);
+}
+
+/// Adds to the queue, within [`on_queue`].
+fn insert(statement: &str, arguments: &[pgrx::datum::DatumWithOid<'_>]) {
+    Spi::run_with_args(statement, arguments).unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
 }
 
 /// Does something to the queue as the extension's owner, also at pre-commit and where the user's transaction is read-only by now.

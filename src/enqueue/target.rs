@@ -3,6 +3,7 @@
 //! Trusts `caption.watch` and the catalogs, and nothing that the table's owner could plant.
 
 use crate::identity;
+use crate::levels::{Level, current};
 use pgrx::prelude::*;
 use pgrx::{PgRelation, pg_sys};
 use std::ffi::CStr;
@@ -41,7 +42,7 @@ pub struct Target {
 /// `tuple` is a row of the relation that `description` describes and `target` was made for.
 pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> bool {
     let mut digits = itoa::Buffer::new();
-    let _pin = Pin::needed(target.pinned);
+    let _level = pinned(target.pinned);
     to.push('[');
     for (n, column) in target.columns.iter().enumerate() {
         if n > 0 {
@@ -72,10 +73,7 @@ pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTup
     true
 }
 
-/// Settings that a key's text may depend on, pinned while it is written.
-struct Pin(i32);
-
-/// Setting and value, as in [`Pin`]; the worker reads keys under all of them. The types whose text depends on other settings or on names are no keys (`table`).
+/// Settings that a key's text may depend on, as they are while it is written; the worker reads keys under all of them. The types whose text depends on other settings or on names are no keys (`table`).
 pub const PINNED: [(&CStr, &CStr); 5] =
     [(c"datestyle", c"ISO, YMD"), (c"intervalstyle", c"postgres"), (c"timezone", c"UTC"), (c"extra_float_digits", c"3"), (c"bytea_output", c"hex")];
 
@@ -101,44 +99,16 @@ fn depends_on(kind: pg_sys::Oid) -> u8 {
     }
 }
 
-impl Pin {
-    /// Nothing where the session has these settings already: this is asked for every row.
-    fn needed(settings: u8) -> Option<Self> {
-        let differs = |n: &usize| {
-            let (name, value) = PINNED[*n];
-            // SAFETY: the setting exists; its text is looked at before anything else is asked.
-            settings & 1 << n != 0 && unsafe { CStr::from_ptr(pg_sys::GetConfigOption(name.as_ptr(), false, false)) } != value
-        };
-        if settings == 0 || !(0..PINNED.len()).any(|n| differs(&n)) {
-            return None;
-        }
-        // SAFETY: a nesting level of settings that Drop closes, or the end of the (sub)transaction.
-        unsafe {
-            let level = pg_sys::NewGUCNestLevel();
-            for (name, value) in (0..PINNED.len()).filter(differs).map(|n| PINNED[n]) {
-                pg_sys::set_config_option(
-                    name.as_ptr(),
-                    value.as_ptr(),
-                    pg_sys::GucContext::PGC_USERSET,
-                    pg_sys::GucSource::PGC_S_SESSION,
-                    pg_sys::GucAction::GUC_ACTION_SAVE,
-                    true,
-                    0,
-                    false,
-                );
-            }
-            Some(Pin(level))
-        }
+/// Those of [`PINNED`], in a level of their own; nothing where the session has these settings already: this is asked for every row.
+fn pinned(settings: u8) -> Option<Level> {
+    let wanted = || PINNED.iter().enumerate().filter(|(n, _)| settings & 1 << n != 0).map(|(_, pair)| pair);
+    let differing = || wanted().filter(|(name, value)| current(name, |text| text != *value));
+    if settings == 0 || differing().next().is_none() {
+        return None;
     }
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            // SAFETY: closes the level opened in `new`.
-            unsafe { pg_sys::AtEOXact_GUC(false, self.0) };
-        }
-    }
+    let level = Level::sealed();
+    differing().for_each(|(name, value)| level.set(name, value));
+    Some(level)
 }
 
 /// Looks up how rows of a relation are enqueued.

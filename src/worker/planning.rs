@@ -1,9 +1,10 @@
 //! How statements are planned: our own by key, whatever the settings and the statistics say; a table's own code as in any session of its database. And how long they wait for
 //! locks.
 //!
-//! Levels of settings as functions with SET clauses open them: `transaction` opens ours for each transaction, `write` goes back to what holds otherwise for the time in
+//! In levels of settings: `transaction` opens ours for each transaction, `write` goes back to what holds otherwise for the time in
 //! which triggers run.
 
+use crate::levels::{Level, current};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -35,17 +36,14 @@ thread_local! {
     static BLOCKED: RefCell<HashMap<u32, u32>> = RefCell::default();
 }
 
-/// Settings that hold until it is dropped, or until the (sub)transaction that it was opened in is rolled back.
-pub struct Level(i32);
-
 /// Our own planning, and our patience with locks; in a transaction.
 pub fn ours() -> Level {
-    ORDINARY.with(|ordinary| *ordinary.borrow_mut() = OURS.iter().map(|(name, _)| current(name)).collect());
-    let level = open();
+    ORDINARY.with(|ordinary| *ordinary.borrow_mut() = OURS.iter().map(|(name, _)| current(name, CStr::to_owned)).collect());
+    let level = Level::open();
     for (name, value) in OURS {
-        set(name, value);
+        level.set(name, value);
     }
-    wait_for_locks(patience());
+    wait_for_locks(&level, patience());
     level
 }
 
@@ -53,8 +51,8 @@ pub fn ours() -> Level {
 /// time of the others.
 pub fn patience_with(table: u32) -> Level {
     let halved = BLOCKED.with(|blocked| blocked.borrow().get(&table).copied().unwrap_or(0));
-    let level = open();
-    wait_for_locks((patience() >> halved).max(patience().min(LEAST_PATIENCE)));
+    let level = Level::open();
+    wait_for_locks(&level, (patience() >> halved).max(patience().min(LEAST_PATIENCE)));
     level
 }
 
@@ -86,49 +84,13 @@ fn patience() -> i32 {
     (unsafe { pg_sys::DeadlockTimeout } / 2).clamp(1, MOST_PATIENCE)
 }
 
-fn wait_for_locks(ms: i32) {
-    set(c"lock_timeout", &CString::new(ms.to_string()).unwrap_or_default());
+fn wait_for_locks(level: &Level, ms: i32) {
+    level.set(c"lock_timeout", &CString::new(ms.to_string()).unwrap_or_default());
 }
 
 /// The planning of any session; within [`ours`].
 pub fn ordinary() -> Level {
-    let level = open();
-    ORDINARY.with(|ordinary| OURS.iter().zip(ordinary.borrow().iter()).for_each(|((name, _), value)| set(name, value)));
+    let level = Level::open();
+    ORDINARY.with(|ordinary| OURS.iter().zip(ordinary.borrow().iter()).for_each(|((name, _), value)| level.set(name, value)));
     level
-}
-
-fn open() -> Level {
-    // SAFETY: opens a nesting level of settings that Drop closes.
-    Level(unsafe { pg_sys::NewGUCNestLevel() })
-}
-
-fn current(name: &CStr) -> CString {
-    // SAFETY: the setting exists; its text is copied before anything else happens.
-    unsafe { CStr::from_ptr(pg_sys::GetConfigOption(name.as_ptr(), false, false)) }.to_owned()
-}
-
-fn set(name: &CStr, value: &CStr) {
-    // SAFETY: C strings; the value is one that the setting takes, and is put back with its level.
-    unsafe {
-        pg_sys::set_config_option(
-            name.as_ptr(),
-            value.as_ptr(),
-            pg_sys::GucContext::PGC_SUSET,
-            pg_sys::GucSource::PGC_S_SESSION,
-            pg_sys::GucAction::GUC_ACTION_SAVE,
-            true,
-            0,
-            false,
-        );
-    }
-}
-
-impl Drop for Level {
-    fn drop(&mut self) {
-        // While an error is unwinding, the rollback closes the level (and would complain about one closed twice).
-        if !std::thread::panicking() {
-            // SAFETY: closes the level that was opened last.
-            unsafe { pg_sys::AtEOXact_GUC(true, self.0) };
-        }
-    }
 }

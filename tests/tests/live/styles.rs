@@ -1,9 +1,9 @@
 //! Styles: built in, the model's own, the users' own, and which of them wins.
 
-use pg_caption_tests::{Answer, Cluster, Models, Web};
+use pg_caption_tests::{Answer, Cluster, Database, Models, Session, Web};
 
 /// Longest caption of any of the pictures, in characters.
-fn longest(session: &mut pg_caption_tests::Session, web: &Web, style: &str) -> i64 {
+fn longest(session: &mut Session, web: &Web, style: &str) -> i64 {
     let urls: Vec<String> = (0..6).map(|at| format!("'{}'", web.serve(&format!("/{style}{at}.jpg"), Answer::picture(at)))).collect();
     let urls = urls.join(", ");
     let failed =
@@ -112,17 +112,25 @@ fn a_folder_whose_styles_cannot_be_read_is_refused_with_the_reason() {
     assert!(error.detail().is_some_and(|detail| detail.contains("captions.json")), "{error:?}");
 }
 
-#[test]
-fn a_watch_goes_on_by_itself_when_its_style_is_there_again() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+/// Makes a style of one's own.
+const MINE: &str = "INSERT INTO caption.style (name, instruction, task) VALUES ('mine', 'Name it.', 'concise')";
+
+/// A watch whose style is gone, with a row to be filled.
+fn waiting_for_its_style(db: &Database, web: &Web) -> Session {
     let mut session = db.products(&[]);
-    let style = "INSERT INTO caption.style (name, instruction, task) VALUES ('mine', 'Name it.', 'concise')";
-    session.run(style);
+    session.run(MINE);
     session.run("SELECT caption.watch('products', fills => '{\"alt\": \"mine\"}')");
     session.run("DELETE FROM caption.style");
     db.eventually("(SELECT stopped AND state LIKE '%no caption style \"mine\"%' FROM caption.progress)");
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.serve("/a.jpg", Answer::picture(0))));
-    session.run(style);
+    session
+}
+
+#[test]
+fn a_watch_goes_on_by_itself_when_its_style_is_there_again() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let mut session = waiting_for_its_style(&db, &web);
+    session.run(MINE);
     db.eventually("(SELECT alt <> '' FROM products)");
     assert_eq!(session.text("SELECT state FROM caption.progress"), "idle");
 }
@@ -131,14 +139,8 @@ fn a_watch_goes_on_by_itself_when_its_style_is_there_again() {
 fn a_style_that_a_prepared_transaction_brings_back_wakes_the_watch_that_waits_for_it() {
     let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start());
     let db = cluster.database();
-    let mut session = db.products(&[]);
-    let style = "INSERT INTO caption.style (name, instruction, task) VALUES ('mine', 'Name it.', 'concise')";
-    session.run(style);
-    session.run("SELECT caption.watch('products', fills => '{\"alt\": \"mine\"}')");
-    session.run("DELETE FROM caption.style");
-    db.eventually("(SELECT stopped AND state LIKE '%no caption style \"mine\"%' FROM caption.progress)");
-    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.serve("/a.jpg", Answer::picture(0))));
-    session.run(&format!("BEGIN; {style}; PREPARE TRANSACTION 'p'"));
+    let mut session = waiting_for_its_style(&db, &web);
+    session.run(&format!("BEGIN; {MINE}; PREPARE TRANSACTION 'p'"));
     // The worker that was told of it has looked, and left.
     let gone = "NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'pg_caption worker')";
     db.eventually(gone);
