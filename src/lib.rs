@@ -51,5 +51,6 @@ pub extern "C-unwind" fn _PG_init() {
         exchange::init();
         launcher::init();
         creations::init();
+        enqueue::spare::init();
     }
 }

@@ -4,6 +4,7 @@
 
 mod functions;
 mod missed;
+pub mod spare;
 mod target;
 
 use crate::{identity, shared};

@@ -57,11 +57,23 @@ impl<'a> Database<'a> {
         let mut session = self.session();
         eventually(condition, || session.holds(condition));
     }
+
+    /// Says how far everything is, for whoever reads why a test failed.
+    fn describe(&self) {
+        let Ok(mut session) = Session::open(&self.cluster.config(&self.name)) else { return };
+        for view in ["progress", "failure", "database", "host"] {
+            let rows = session.try_rows(&format!("SELECT row_to_json(v) FROM caption.{view} v")).unwrap_or_default();
+            for row in rows.into_iter().flatten().flatten() {
+                eprintln!("caption.{view}: {row}");
+            }
+        }
+    }
 }
 
 impl Drop for Database<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
+            self.describe();
             eprintln!("--- the server's log, last lines ---\n{}", self.cluster.log_tail(&self.name));
         }
         // A cluster that a test has stopped takes its databases with it.

@@ -1,0 +1,217 @@
+//! A statement that changes no watched column is spared our UPDATE trigger; nothing is missed for it, whatever changes the columns.
+
+use pg_caption_tests::{Answer, Cluster, Database, Session, Web};
+
+/// A watched table with a filled row, and the address of another picture.
+fn watched<'a>(web: &Web, table: &str) -> (Database<'a>, Session, String) {
+    let db = Cluster::shared().database();
+    let mut session = db.session();
+    let (first, second) = (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
+    session.run(&format!("{table}; INSERT INTO products (id, image_url) VALUES (1, '{first}'); SELECT caption.watch('products')"));
+    session.run("CALL caption.wait('products')");
+    (db, session, second)
+}
+
+const PRODUCTS: &str = "CREATE TABLE products (id int PRIMARY KEY, title text, image_url text, alt text, seo text)";
+/// A trigger that takes the URL from another column.
+const FROM_TITLE: &str = "CREATE FUNCTION from_title() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.title IS NOT NULL THEN NEW.image_url := NEW.title; END IF; RETURN NEW; END $$";
+const BEFORE_UPDATE: &str = "TRIGGER from_title BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION from_title()";
+
+/// The row's alt text is that of the picture that its URL shows now.
+#[track_caller]
+fn is_captioned_anew(session: &mut Session, before: &str) {
+    session.run("CALL caption.wait('products')");
+    assert_ne!(session.text("SELECT alt FROM products"), before, "a new URL replaces our text");
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+}
+
+/// Puts another condition into the place of our trigger's, one that holds for every row: so it shows whether the trigger is asked. What it finds stays in the queue.
+fn tell_of_every_row(session: &mut Session, table: &str) {
+    session.run(&format!(
+        "SELECT caption.pause('{table}');
+         CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON {table} FOR EACH ROW WHEN (NEW.image_url <> '' OR NEW.alt <> '') EXECUTE FUNCTION caption.enqueue()"
+    ));
+}
+
+/// Whether the trigger is asked about what this statement changes.
+#[track_caller]
+fn is_asked(session: &mut Session, statement: &str) -> bool {
+    let queued = "SELECT coalesce(sum(n), 0)::bigint FROM caption.queue";
+    let before = session.number(queued);
+    session.run(statement);
+    session.number(queued) > before
+}
+
+#[test]
+fn every_way_to_change_a_watched_column_is_heard() {
+    let web = Web::start();
+    let (_db, mut session, second) = watched(
+        &web,
+        &PRODUCTS
+            .replace("id int PRIMARY KEY", "id int PRIMARY KEY REFERENCES stock ON UPDATE CASCADE")
+            .replace("CREATE TABLE", "CREATE TABLE stock (id int PRIMARY KEY); INSERT INTO stock VALUES (1); CREATE TABLE"),
+    );
+    let first = web.url("/1.jpg");
+    session.run(
+        "CREATE VIEW shown AS SELECT id AS number, title, image_url AS photo FROM products;
+         CREATE TABLE feed (id int, photo text);
+         CREATE RULE fed AS ON INSERT TO feed DO INSTEAD UPDATE products SET image_url = NEW.photo WHERE id = NEW.id",
+    );
+    for (n, change) in [
+        "UPDATE products SET image_url = '{}'",
+        "UPDATE products SET (title, image_url) = ('t', '{}')",
+        "UPDATE shown SET photo = '{}'",
+        "INSERT INTO products (id, image_url) VALUES (1, '{}') ON CONFLICT (id) DO UPDATE SET image_url = excluded.image_url",
+        "MERGE INTO products p USING (VALUES (1)) v (id) ON p.id = v.id WHEN MATCHED AND title = '' THEN UPDATE SET title = 'x' WHEN MATCHED THEN UPDATE SET image_url = '{}'",
+        "INSERT INTO feed VALUES (1, '{}')",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = session.text("SELECT alt FROM products");
+        session.run(&change.replace("{}", if n % 2 == 0 { &second } else { &first }));
+        is_captioned_anew(&mut session, &before);
+    }
+    session.run("UPDATE products SET alt = NULL");
+    session.run("CALL caption.wait('products')");
+    assert!(session.holds("(SELECT alt <> '' FROM products)"));
+    // The key, by a foreign key's action: while the worker may not write, under both.
+    session.run("SELECT caption.pause('products')");
+    session.run("UPDATE products SET seo = NULL");
+    session.run("UPDATE stock SET id = 7; SELECT caption.resume('products')");
+    session.run("CALL caption.wait('products')");
+    assert!(session.holds("(SELECT id = 7 AND seo <> '' FROM products)"));
+}
+
+#[test]
+fn a_statement_that_changes_no_watched_column_is_not_looked_at() {
+    let web = Web::start();
+    let (_db, mut session, _) = watched(&web, PRODUCTS);
+    tell_of_every_row(&mut session, "products");
+    for title in [
+        "UPDATE products SET title = 'x'",
+        "INSERT INTO products VALUES (1) ON CONFLICT (id) DO UPDATE SET title = 'y'",
+        "WITH u AS (UPDATE products SET title = 'z' RETURNING id) SELECT * FROM u",
+    ] {
+        assert!(!is_asked(&mut session, title), "{title}");
+    }
+    assert!(is_asked(&mut session, "UPDATE products SET alt = alt"), "the condition of a changed column is asked");
+    assert!(is_asked(&mut session, "WITH u AS (UPDATE products SET image_url = image_url RETURNING id) SELECT * FROM u"));
+    // Another condition is another trigger, also to a session that knows the one before.
+    session.run(
+        "CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW WHEN (NEW.title <> '') EXECUTE FUNCTION caption.enqueue()",
+    );
+    assert!(is_asked(&mut session, "UPDATE products SET title = 'v'"));
+    assert!(!is_asked(&mut session, "UPDATE products SET alt = alt"));
+    tell_of_every_row(&mut session, "products");
+    // Each execution decides for itself, also of a plan that is kept.
+    session.run("PREPARE p AS UPDATE products SET title = $1; CREATE FUNCTION touch() RETURNS void LANGUAGE plpgsql AS $$ BEGIN UPDATE products SET title = 'f'; END $$");
+    for _ in 0..8 {
+        assert!(!is_asked(&mut session, "EXECUTE p ('a')"));
+        assert!(!is_asked(&mut session, "SELECT touch()"));
+    }
+    // Other people's triggers are asked as ever: they keep theirs, in any order with ours.
+    session.run("CREATE TABLE seen (what text); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen VALUES (TG_NAME || OLD.title || NEW.title); RETURN NULL; END $$");
+    session.run("CREATE TRIGGER a AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note(); CREATE TRIGGER z AFTER UPDATE OF title ON products FOR EACH ROW WHEN (OLD.title <> NEW.title) EXECUTE FUNCTION note()");
+    assert!(!is_asked(&mut session, "UPDATE products SET title = 'g'"));
+    assert_eq!(session.text("SELECT string_agg(what, ',' ORDER BY what) FROM seen"), "afg,zfg");
+    // A trigger that only bears the name, or a condition on the row as a whole, is none of ours to spare.
+    session.run("DROP TRIGGER a ON products; DROP TRIGGER z ON products; TRUNCATE seen; CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW WHEN (NEW.alt <> '') EXECUTE FUNCTION note()");
+    session.run("UPDATE products SET title = 'h'");
+    assert_eq!(session.text("SELECT what FROM seen"), "pg_caption_updategh");
+    session.run("CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW WHEN (NEW IS DISTINCT FROM OLD) EXECUTE FUNCTION caption.enqueue()");
+    assert!(is_asked(&mut session, "UPDATE products SET title = 'i'"));
+    session.run(
+        "CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW WHEN (random() < 2) EXECUTE FUNCTION caption.enqueue()",
+    );
+    assert!(is_asked(&mut session, "UPDATE products SET title = 'j'"));
+}
+
+#[test]
+fn partitions_are_spared_and_told_of_by_their_own_columns() {
+    let web = Web::start();
+    let (_db, mut session, second) = watched(
+        &web,
+        "CREATE TABLE products (id int PRIMARY KEY, title text, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+         CREATE TABLE low (seo text, alt text, dropped int, image_url text, title text, id int PRIMARY KEY); ALTER TABLE low DROP dropped;
+         ALTER TABLE products ATTACH PARTITION low FOR VALUES FROM (0) TO (100); CREATE TABLE high PARTITION OF products FOR VALUES FROM (100) TO (200)",
+    );
+    let mut before = session.text("SELECT alt FROM products");
+    for (table, url) in [("products", &second), ("low", &web.url("/1.jpg"))] {
+        session.run(&format!("UPDATE {table} SET image_url = '{url}'"));
+        is_captioned_anew(&mut session, &before);
+        before = session.text("SELECT alt FROM products");
+    }
+    // A row that moves, and is another one from then on.
+    session.run(&format!("UPDATE products SET id = 150, image_url = '{second}', alt = NULL"));
+    is_captioned_anew(&mut session, &before);
+    session.run("UPDATE products SET id = 50");
+    tell_of_every_row(&mut session, "products");
+    for table in ["products", "low"] {
+        assert!(!is_asked(&mut session, &format!("UPDATE {table} SET title = 'x'")), "{table}");
+        assert!(is_asked(&mut session, &format!("UPDATE {table} SET seo = 'x', image_url = image_url")), "{table}");
+    }
+}
+
+#[test]
+fn what_a_before_trigger_changes_is_heard_where_it_was_there_first() {
+    let web = Web::start();
+    let (_db, mut session, second) =
+        watched(&web, &format!("{PRODUCTS}; {FROM_TITLE}; CREATE {BEFORE_UPDATE}; ALTER TABLE products DISABLE TRIGGER from_title"));
+    session.run("ALTER TABLE products ENABLE TRIGGER from_title");
+    let before = session.text("SELECT alt FROM products");
+    session.run(&format!("UPDATE products SET title = '{second}'"));
+    is_captioned_anew(&mut session, &before);
+}
+
+#[test]
+fn what_a_before_trigger_changes_is_heard_where_it_comes_later() {
+    let web = Web::start();
+    let (_db, mut session, second) = watched(&web, &format!("{PRODUCTS}; {FROM_TITLE}"));
+    session.run("PREPARE p AS UPDATE products SET title = $1");
+    for _ in 0..8 {
+        session.run("EXECUTE p (NULL)");
+    }
+    let mut before = session.text("SELECT alt FROM products");
+    // In the very transaction that creates it, by a plan that was made before.
+    session.run(&format!("BEGIN; CREATE {BEFORE_UPDATE}; EXECUTE p ('{second}'); COMMIT"));
+    is_captioned_anew(&mut session, &before);
+    // And where it comes with a parent.
+    before = session.text("SELECT alt FROM products");
+    session.run(
+        "DROP TRIGGER from_title ON products; CREATE TABLE parent (id int PRIMARY KEY, title text, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+         CREATE TRIGGER inherited BEFORE UPDATE ON parent FOR EACH ROW EXECUTE FUNCTION from_title(); ALTER TABLE parent ATTACH PARTITION products FOR VALUES FROM (0) TO (100)",
+    );
+    session.run(&format!("UPDATE parent SET title = '{}'", web.url("/1.jpg")));
+    is_captioned_anew(&mut session, &before);
+}
+
+#[test]
+fn a_generated_url_is_heard_by_the_columns_it_is_made_of() {
+    let web = Web::start();
+    let base = web.serve("/1.jpg", Answer::picture(1));
+    web.serve("/2.jpg", Answer::picture(2));
+    let base = base.trim_end_matches("1.jpg");
+    let mut kinds = vec!["STORED"];
+    if Cluster::shared().session("postgres").number("SELECT current_setting('server_version_num')") >= 180_000 {
+        kinds.push("VIRTUAL");
+    }
+    for kind in kinds {
+        let table = PRODUCTS.replace("image_url text", &format!("image_url text GENERATED ALWAYS AS ('{base}' || title) {kind}"));
+        let db = Cluster::shared().database();
+        let mut session = db.session();
+        session.run(&format!(
+            "{}; INSERT INTO products (id, name, title) VALUES (1, 'n', '1.jpg')",
+            table.replace("title text", "name text, title text")
+        ));
+        session.run("SELECT caption.watch('products')");
+        session.run("CALL caption.wait('products')");
+        let before = session.text("SELECT alt FROM products");
+        session.run("UPDATE products SET title = '2.jpg'");
+        is_captioned_anew(&mut session, &before);
+        // The condition compares what is generated; a column that nothing is made of changes nothing.
+        tell_of_every_row(&mut session, "products");
+        assert!(is_asked(&mut session, "UPDATE products SET title = title"), "{kind}");
+        assert!(!is_asked(&mut session, "UPDATE products SET name = 'x'"), "{kind}");
+    }
+}
