@@ -75,11 +75,17 @@ pub fn require_ownership(table: &Table) {
     }
 }
 
-/// Characters that a column of this type holds: varchar(n), or a domain over a domain … over it.
-pub fn length(kind: pg_sys::Oid, modifier: i32) -> Option<u32> {
+/// What a domain over a domain … is made of, and its modifier; any other type is itself.
+pub fn base(kind: pg_sys::Oid, modifier: i32) -> (pg_sys::Oid, i32) {
     let mut modifier = modifier;
     // SAFETY: catalog look-ups of a type that exists; writes one number.
     let base = unsafe { pg_sys::getBaseTypeAndTypmod(kind, &mut modifier) };
+    (base, modifier)
+}
+
+/// Characters that a column of this type holds: varchar(n), or a domain over it.
+pub fn length(kind: pg_sys::Oid, modifier: i32) -> Option<u32> {
+    let (base, modifier) = base(kind, modifier);
     // The modifier counts a header of four bytes, too.
     (base == pg_sys::VARCHAROID && modifier >= 4).then(|| (modifier as u32 - 4).max(1))
 }

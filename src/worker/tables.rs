@@ -226,18 +226,23 @@ fn switched_off(relation: pg_sys::Oid) -> Option<String> {
     spi(Spi::get_one_with_args(found, &[relation.into()]))
 }
 
-/// Type of a column, and its length where declared (varchar(n), or a domain of it).
+/// Type of a column, or what its domain is made of (whose checks say nothing of keys that are there, and may refuse them if made NOT VALID), and its length where declared (varchar(n)).
 fn attribute(relation: pg_sys::Oid, column: &str) -> Result<(String, Option<u32>), String> {
     let found = spi(Spi::connect(|client| {
         let rows = client.select(
-            "SELECT format_type(a.atttypid, a.atttypmod), a.atttypid, a.atttypmod FROM pg_catalog.pg_attribute a \
+            "SELECT a.atttypid, a.atttypmod FROM pg_catalog.pg_attribute a \
               WHERE a.attrelid = $1 AND a.attname = $2::name AND a.attnum > 0 AND NOT a.attisdropped",
             Some(1),
             &[relation.into(), column.into()],
         )?;
         let Some(row) = rows.into_iter().next() else { return Ok::<_, pgrx::spi::Error>(None) };
-        let (kind, modifier) = (row.get(2)?.unwrap_or(pg_sys::InvalidOid), row.get(3)?.unwrap_or(-1));
-        Ok(Some((row.get::<String>(1)?.unwrap_or_default(), table::length(kind, modifier))))
+        Ok(Some((row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid), row.get::<i32>(2)?.unwrap_or(-1))))
     }));
+    let found = found.map(|(kind, modifier)| {
+        let (base, base_modifier) = table::base(kind, modifier);
+        // SAFETY: a type that exists; the text is PostgreSQL's, copied at once.
+        let name = unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_with_typemod(base, base_modifier)) };
+        (name.to_string_lossy().into_owned(), table::length(kind, modifier))
+    });
     found.ok_or_else(|| format!("it has no column \"{column}\" any more; call caption.watch() again"))
 }

@@ -189,3 +189,22 @@ fn other_fills_and_columns() {
     session.run(r#"SELECT caption.watch('t', 'photo', '{"Alt Text": "concise", "story": "detailed"}', 128)"#);
     db.eventually(r#"(SELECT "Alt Text" <> '' AND story <> '' FROM t)"#);
 }
+
+#[test]
+fn a_key_that_its_domain_would_not_take_today_is_filled() {
+    let (db, web) = (Cluster::shared().database(), Web::start());
+    let url = web.serve("/a.jpg", Answer::picture(0));
+    let mut session = db.session();
+    session.run("CREATE DOMAIN sku AS varchar(20); CREATE DOMAIN shop_sku AS sku; CREATE TABLE t (k shop_sku PRIMARY KEY, image_url text, alt text, seo text)");
+    session.run(&format!("INSERT INTO t SELECT 'old ' || n, '{url}' FROM generate_series(1, 3) n"));
+    session.run("ALTER DOMAIN sku ADD CHECK (value NOT LIKE 'old %') NOT VALID");
+    session.run("SELECT caption.watch('t')");
+    session.run("CALL caption.wait('t')");
+    assert_eq!(session.number("SELECT count(*) FROM t WHERE alt <> '' AND seo <> ''"), 3);
+    session.run("UPDATE t SET alt = NULL WHERE k = 'old 2'; SELECT caption.tidy('t')");
+    session.run("CALL caption.wait('t')");
+    assert!(session.holds("NOT EXISTS (SELECT FROM t WHERE alt IS NULL) AND NOT EXISTS (SELECT FROM caption.failure)"));
+    // By its index, as ever.
+    session.run("SET enable_seqscan = off");
+    assert!(session.text("EXPLAIN (FORMAT JSON) SELECT FROM t WHERE t.k = CAST('old 2' AS varchar(20))").contains("Index"));
+}
