@@ -20,7 +20,7 @@ pub fn init() {
     }
 }
 
-#[pgrx::pg_guard]
+/// Not guarded: what those before us raise passes as it is. A guard would raise an error of its own in its place, with less in it.
 unsafe extern "C-unwind" fn on_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -28,10 +28,17 @@ unsafe extern "C-unwind" fn on_access(
     sub_object: i32,
     argument: *mut core::ffi::c_void,
 ) {
-    if let Some(before) = BEFORE.get() {
-        // SAFETY: hands on what we were given; what it raises crosses no frame of ours.
-        unsafe { pg_sys::ffi::pg_guard_ffi_boundary(|| before(access, class, object, sub_object, argument)) };
+    // SAFETY: hands on what we were given; there is nothing here that an error which passes would have to drop.
+    unsafe {
+        if let Some(before) = BEFORE.get() {
+            before(access, class, object, sub_object, argument);
+        }
+        look(access, class, object);
     }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn look(access: pg_sys::ObjectAccessType::Type, class: pg_sys::Oid, object: pg_sys::Oid) {
     // SAFETY: reads a global. Most databases have no watch, and nothing to do with what happens in them.
     let is_known = || shared::database(unsafe { pg_sys::MyDatabaseId }.to_u32()).is_some();
     let created = access == pg_sys::ObjectAccessType::OAT_POST_CREATE;

@@ -40,11 +40,13 @@ fn what_is_no_picture_is_called_by_its_name() {
 
 #[test]
 fn pictures_of_other_formats_are_told_from_no_pictures() {
+    // A build that decodes these two says what is wrong with the files, of which only the beginning is there.
+    let [avif, heic] = if cfg!(feature = "heif") { ["image_damaged"; 2] } else { ["avif_unsupported", "heic_unsupported"] };
     for (bytes, code) in [
-        (&b"\0\0\0\x1Cftypavif\0\0\0\0mif1avif"[..], "avif_unsupported"),
-        (b"\0\0\0\x1Cftypmif1\0\0\0\0mif1avif\0\0\0\0", "avif_unsupported"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "heic_unsupported"),
-        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", "heic_unsupported"),
+        (&b"\0\0\0\x1Cftypavif\0\0\0\0mif1avif"[..], avif),
+        (b"\0\0\0\x1Cftypmif1\0\0\0\0mif1avif\0\0\0\0", avif),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", heic),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", heic),
         (b"<?xml version=\"1.0\"?>\n<!-- drawn --><svg xmlns=\"http://www.w3.org/2000/svg\"/>", "svg_unsupported"),
         (b"8BPS\0\x01", "psd_unsupported"),
         (b"\xFF\x0A\x00", "jxl_unsupported"),
@@ -52,7 +54,7 @@ fn pictures_of_other_formats_are_told_from_no_pictures() {
     ] {
         let error = refusal(bytes);
         assert_eq!((error.class(), error.code()), (Class::Reject, code));
-        assert!(error.failure().hint.is_some_and(|hint| hint.contains("JPEG")));
+        assert!(code == "image_damaged" || error.failure().hint.is_some_and(|hint| hint.contains("JPEG")));
     }
 }
 
