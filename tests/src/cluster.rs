@@ -56,7 +56,7 @@ impl Cluster {
     /// The one for tests that disturb nobody: each takes a [`Database`] of its own.
     pub fn shared() -> &'static Cluster {
         static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(|| Cluster::private(&[("pg_caption.max_workers", "8")]))
+        SHARED.get_or_init(|| Cluster::private(&[("pg_caption.max_workers", "16")]))
     }
 
     /// One for a test that stops or kills things, with further settings.

@@ -22,6 +22,7 @@ mod redefinitions;
 mod refusals;
 mod rights;
 mod row_errors;
+mod spared_changes;
 mod spared_statements;
 mod styles;
 mod tidy;
