@@ -109,13 +109,13 @@ fn whatever_is_changed_is_told_of_as_if_no_statement_were_spared() {
         (session.text(keys), session.number("SELECT count(*) FROM seen"))
     };
     let newer: &[&str] = if session.number("SELECT current_setting('server_version_num')") >= 170_000 { CHANGES_17 } else { &[] };
-    let mut heard = 0;
+    let (mut heard, mut silent) = (0, 0);
     for change in CHANGES.iter().chain(newer) {
         let [spared, asked] = ["spared", "asked"].map(|schema| told(&mut session, schema, change));
         assert_eq!(spared, asked, "{change}");
-        heard += usize::from(!spared.0.is_empty());
+        *if spared.0.is_empty() { &mut silent } else { &mut heard } += 1;
     }
-    assert!(heard >= 20 && heard + 10 <= CHANGES.len(), "both kinds are among them: {heard}");
+    assert!(heard >= 20 && silent >= 8, "both kinds are among them: {heard}, {silent}");
     for table in ["plain", "made", "parted", "parent", "referring", "itself"] {
         let all = |schema: &str| format!("(SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM {schema}.{table} t)");
         assert!(session.holds(&format!("{} = {}", all("spared"), all("asked"))), "{table} is changed as ever");
