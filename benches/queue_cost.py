@@ -4,7 +4,8 @@ queue_cost.py PSQL ROWS: needs PG_CAPTION_DSN, a throw-away cluster with the ext
 Prints the backend's CPU time of statements on a watched table as a multiple of the same on an unwatched one, and then
 how ROWS rows are walked and queued: rows a second, rows and dead rows of the queue, the size of its index, and the time
 of one read of it, from the first row to the last. Their addresses are refused without a network (ftp:), so every row is
-examined, sent to the engine, answered, and settled.
+examined, sent to the engine, answered, and settled. At last 100,000 rows, each queued by a transaction of its own, without
+and with somebody's old snapshot, which keeps what is finished from being cleared away.
 """
 
 import os
@@ -18,6 +19,7 @@ PSQL, ROWS = sys.argv[1], int(sys.argv[2])
 DSN = os.environ["PG_CAPTION_DSN"]
 BATCH = 100_000
 ROUNDS = 9
+SINGLE = 100_000
 COLUMNS = "(id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, image_url text, alt text, seo text)"
 
 
@@ -65,17 +67,17 @@ def cost():
     sql("SELECT caption.unwatch('watched'); DROP TABLE plain, watched")
 
 
-def health(name, begin):
-    """Follows a drain to its end."""
+def health(name, begin, rows=ROWS):
+    """Follows a drain of so many rows to its end."""
     print(f"{name}\n{'done':>8} {'rows/s':>8} {'queue rows':>10} {'dead':>8} {'index kB':>8} {'read ms':>8}", flush=True)
     sql(begin)
-    last, before, step = time.monotonic(), 0, max(ROWS // 10, 1)
+    last, before, step = time.monotonic(), 0, max(rows // 10, 1)
     while True:
         failed = int(sql("SELECT count(*) FROM caption.failed"))
         idle = sql("SELECT caption.is_idle('products')") == "t"
         if failed >= before + step or idle:
             now = time.monotonic()
-            timed = sql("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) SELECT id FROM caption.queue WHERE id > 0 ORDER BY id LIMIT 5")
+            timed = sql("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) SELECT id FROM caption.queue WHERE relation = 'products'::regclass AND id > 0 ORDER BY id LIMIT 5")
             read = timed.split('"Execution Time":')[1].split("\n")[0].strip(" ,")
             queue, dead, size = sql(
                 "SELECT (SELECT count(*) FROM caption.queue), pg_stat_get_dead_tuples('caption.queue'::regclass), pg_relation_size('caption.queue_pkey') / 1024"
@@ -95,3 +97,14 @@ sql("SELECT caption.watch('products'); SELECT caption.pause('products')")
 print(f"watch of {ROWS} rows returns after {time.monotonic() - begun:.2f} s")
 health("walk over what exists", "SELECT caption.resume('products')")
 health("queued again", "SELECT caption.retry('products')")
+sql("SELECT caption.unwatch('products'); TRUNCATE products; SELECT caption.watch('products'); SELECT caption.pause('products')")
+for name in (f"{SINGLE} rows queued one by one", "the same, while a transaction keeps a snapshot from before"):
+    old = subprocess.Popen([PSQL, "-XqAt", DSN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    if "snapshot" in name:
+        old.stdin.write("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM caption.queue;\n")
+        old.stdin.flush()
+        old.stdout.readline()
+    sql(f"DO $$ BEGIN FOR n IN 1..{SINGLE} LOOP INSERT INTO products (image_url) VALUES ('ftp://127.0.0.1/' || n || '.jpg'); COMMIT; END LOOP; END $$")
+    health(name, "SELECT caption.resume('products')", SINGLE)
+    old.kill()
+    sql("SELECT caption.unwatch('products'); TRUNCATE products; SELECT caption.watch('products'); SELECT caption.pause('products')")

@@ -49,12 +49,14 @@ COMMENT ON COLUMN caption.tally.tidied_files IS 'A hash of the files of the tabl
 COMMENT ON COLUMN caption.tally.tidied_deleted IS 'Rows that were ever deleted from the table, by its statistics, when the last pass began.';
 
 CREATE TABLE caption.queue (
-    id       bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id       bigint GENERATED ALWAYS AS IDENTITY,
     relation oid NOT NULL,
     -- Only ever read as a whole, by the worker, which makes jsonb of it: the writers are users' sessions.
     keys     json NOT NULL,
     n        int NOT NULL,
-    at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp()
+    at       timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+    -- Read table by table: what waits for one that is paused is not in the way of the others.
+    PRIMARY KEY (relation, id)
 );
 -- 200 keys of most types fit into a page of the table: not worth compressing for the moment that they stand here.
 ALTER TABLE caption.queue SET (toast_tuple_target = 8160);

@@ -23,8 +23,10 @@ impl Store for Sql {
     fn queue(&mut self, after: i64, tables: &[u32], limit: usize) -> Vec<QueueRow> {
         spi(Spi::connect(|client| {
             let rows = client.select(
-                "SELECT q.id, q.relation, ARRAY(SELECT k.v::text FROM jsonb_array_elements(q.keys::jsonb) AS k (v)) FROM caption.queue q \
-                  WHERE q.id > $1 AND q.relation = ANY ($2) AND q.n > 0 ORDER BY q.id LIMIT $3",
+                // Table by table, by the index: what waits for a table that is paused or stopped is not passed over with every read.
+                "SELECT q.id, q.relation, ARRAY(SELECT k.v::text FROM jsonb_array_elements(q.keys::jsonb) AS k (v)) FROM unnest($2) AS t (relation) CROSS JOIN LATERAL \
+                   (SELECT e.id, e.relation, e.keys FROM caption.queue e WHERE e.relation = t.relation AND e.id > $1 AND e.n > 0 ORDER BY e.id LIMIT $3) q \
+                  ORDER BY q.id LIMIT $3",
                 None,
                 &[after.into(), oids(tables).into(), (limit as i64).into()],
             )?;

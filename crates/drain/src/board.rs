@@ -55,8 +55,8 @@ pub struct Board {
 /// Pages that are complete once these jobs are: what to do about each in the transaction that finishes them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Struck {
-    /// Queue rows to delete.
-    pub queue: Vec<i64>,
+    /// Queue rows to delete, by the table that they are of.
+    pub queue: Vec<(u32, i64)>,
     /// How far each walk has come: table, last key (`None`: the end), rows walked since.
     pub walks: Vec<(u32, Option<String>, i64)>,
 }
@@ -161,7 +161,7 @@ impl Board {
                 continue;
             }
             match page.origin {
-                Origin::Queue(row) => struck.queue.push(row),
+                Origin::Queue(row) => struck.queue.push((page.relation, row)),
                 Origin::Deferred => {}
                 Origin::Walk { .. } => {
                     walked.insert(page.relation);
@@ -215,7 +215,7 @@ mod tests {
         let page = board.add(1, Origin::Queue(7), 3);
         assert!(board.holds_queue_row(7));
         assert_eq!(board.finish([page, page]), Struck::default());
-        assert_eq!(board.finish([page]).queue, [7]);
+        assert_eq!(board.finish([page]).queue, [(1, 7)]);
         assert!(!board.holds_queue_row(7));
     }
 
@@ -281,7 +281,7 @@ mod tests {
                 }
             }
             queue.sort_unstable();
-            prop_assert_eq!(queue, (0..sizes.len() as i64).collect::<Vec<_>>());
+            prop_assert_eq!(queue, (0..sizes.len() as i64).map(|row| (1, row)).collect::<Vec<_>>());
             prop_assert_eq!(walked, sizes.iter().sum::<usize>() as i64);
             prop_assert_eq!(come, Some(sizes.len() - 1));
         }

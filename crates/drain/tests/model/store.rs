@@ -224,8 +224,9 @@ impl Store for Tx<'_> {
     }
 
     fn strike(&mut self, struck: &Struck, tables: &[Watched]) {
-        for id in &struck.queue {
-            self.db().queue.remove(id);
+        for (relation, id) in &struck.queue {
+            let row = self.db().queue.remove(id);
+            assert!(row.is_none_or(|row| row.relation == *relation), "row {id} of the queue is not of table {relation}");
         }
         for (relation, last, _) in &struck.walks {
             let walk = tables.iter().find(|table| table.oid == *relation).map(|table| table.walk);
