@@ -57,8 +57,7 @@ def cost():
         for name, statement in statements.items():
             spent = {"plain": [], "watched": []}
             for turn in range(ROUNDS):
-                for table in sorted(spent, reverse=turn % 2):
-                    sql(f"VACUUM {table}")
+                sql("VACUUM plain, watched")
                 for table in sorted(spent, reverse=turn % 2):
                     spent[table].append(cpu(statement.format(table)))
             plain, watched = (statistics.median(seconds) for seconds in spent.values())
@@ -97,14 +96,15 @@ sql("SELECT caption.watch('products'); SELECT caption.pause('products')")
 print(f"watch of {ROWS} rows returns after {time.monotonic() - begun:.2f} s")
 health("walk over what exists", "SELECT caption.resume('products')")
 health("queued again", "SELECT caption.retry('products')")
-sql("SELECT caption.unwatch('products'); TRUNCATE products; SELECT caption.watch('products'); SELECT caption.pause('products')")
-for name in (f"{SINGLE} rows queued one by one", "the same, while a transaction keeps a snapshot from before"):
-    old = subprocess.Popen([PSQL, "-XqAt", DSN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    if "snapshot" in name:
-        old.stdin.write("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM caption.queue;\n")
-        old.stdin.flush()
-        old.stdout.readline()
+for name, begin in (
+    (f"{SINGLE} rows queued one by one", ""),
+    ("the same, while a transaction keeps a snapshot from before", "BEGIN ISOLATION LEVEL REPEATABLE READ; "),
+):
+    sql("SELECT caption.unwatch('products'); TRUNCATE products; SELECT caption.watch('products'); SELECT caption.pause('products')")
+    other = subprocess.Popen([PSQL, "-XqAt", DSN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    other.stdin.write(f"{begin}SELECT count(*) FROM caption.queue;\n")
+    other.stdin.flush()
+    other.stdout.readline()
     sql(f"DO $$ BEGIN FOR n IN 1..{SINGLE} LOOP INSERT INTO products (image_url) VALUES ('ftp://127.0.0.1/' || n || '.jpg'); COMMIT; END LOOP; END $$")
     health(name, "SELECT caption.resume('products')", SINGLE)
-    old.kill()
-    sql("SELECT caption.unwatch('products'); TRUNCATE products; SELECT caption.watch('products'); SELECT caption.pause('products')")
+    other.kill()

@@ -80,8 +80,9 @@ ALTER FUNCTION caption.retry(regclass) CALLED ON NULL INPUT;
 -- queue.sql: cheaper to append to
 ALTER TABLE caption.queue ALTER COLUMN keys TYPE json;
 ALTER TABLE caption.queue SET (toast_tuple_target = 8160);
-ALTER TABLE caption.queue DROP CONSTRAINT queue_pkey;
-ALTER TABLE caption.queue ADD CONSTRAINT queue_pkey PRIMARY KEY (relation, id);
+
+-- queue.sql: read table by table
+ALTER TABLE caption.queue DROP CONSTRAINT queue_pkey, ADD CONSTRAINT queue_pkey PRIMARY KEY (relation, id);
 
 -- queue.sql: marks for tables whose triggers have missed something
 DROP INDEX caption.deferred_due;

@@ -33,21 +33,24 @@ unsafe extern "C-unwind" fn on_access(
         if let Some(before) = BEFORE.get() {
             before(access, class, object, sub_object, argument);
         }
-        look(access, class, object);
+        let created = access == pg_sys::ObjectAccessType::OAT_POST_CREATE;
+        // Most accesses are calls of functions.
+        if created || access == pg_sys::ObjectAccessType::OAT_POST_ALTER {
+            look(created, class, object);
+        }
     }
 }
 
+/// At what was created, or else altered.
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn look(access: pg_sys::ObjectAccessType::Type, class: pg_sys::Oid, object: pg_sys::Oid) {
+unsafe extern "C-unwind" fn look(created: bool, class: pg_sys::Oid, object: pg_sys::Oid) {
     // SAFETY: reads a global. Most databases have no watch, and nothing to do with what happens in them.
     let is_known = || shared::database(unsafe { pg_sys::MyDatabaseId }.to_u32()).is_some();
-    let created = access == pg_sys::ObjectAccessType::OAT_POST_CREATE;
-    let altered = access == pg_sys::ObjectAccessType::OAT_POST_ALTER;
     if created && class == pg_sys::DatabaseRelationId {
         enqueue::announce_database_at_commit(object.to_u32());
-    } else if class == pg_sys::TriggerRelationId && (created || altered) && is_known() {
+    } else if class == pg_sys::TriggerRelationId && is_known() {
         enqueue::look_at_trigger_at_commit(object, created);
-    } else if class == pg_sys::RelationRelationId && altered && is_known() {
+    } else if !created && class == pg_sys::RelationRelationId && is_known() {
         // A table that is not being filled because of its columns, key or owner may be whole again.
         enqueue::announce_at_commit();
     }

@@ -83,9 +83,8 @@ pub fn base(kind: pg_sys::Oid, modifier: i32) -> (pg_sys::Oid, i32) {
     (base, modifier)
 }
 
-/// Characters that a column of this type holds: varchar(n), or a domain over it.
-pub fn length(kind: pg_sys::Oid, modifier: i32) -> Option<u32> {
-    let (base, modifier) = base(kind, modifier);
+/// Characters that a column holds whose type is [`base`]'s: a varchar(n).
+pub fn length((base, modifier): (pg_sys::Oid, i32)) -> Option<u32> {
     // The modifier counts a header of four bytes, too.
     (base == pg_sys::VARCHAROID && modifier >= 4).then(|| (modifier as u32 - 4).max(1))
 }
@@ -93,22 +92,20 @@ pub fn length(kind: pg_sys::Oid, modifier: i32) -> Option<u32> {
 pub fn column(table: &Table, name: &str) -> Column {
     let found = spi(Spi::connect(|client| {
         let rows = client.select(
-            "WITH RECURSIVE base AS (SELECT t.oid, t.typbasetype, t.typtype FROM pg_catalog.pg_attribute a JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) a.atttypid \
-                 WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name \
-               UNION ALL SELECT t.oid, t.typbasetype, t.typtype FROM base b JOIN pg_catalog.pg_type t ON t.oid OPERATOR(pg_catalog.=) b.typbasetype WHERE b.typtype OPERATOR(pg_catalog.=) 'd') \
-             SELECT pg_catalog.format_type(a.atttypid, a.atttypmod), (SELECT b.oid FROM base b WHERE b.typtype OPERATOR(pg_catalog.<>) 'd'), a.attgenerated OPERATOR(pg_catalog.<>) '', a.atttypid, a.atttypmod \
+            "SELECT pg_catalog.format_type(a.atttypid, a.atttypmod), a.attgenerated OPERATOR(pg_catalog.<>) '', a.atttypid, a.atttypmod \
                FROM pg_catalog.pg_attribute a \
               WHERE a.attrelid OPERATOR(pg_catalog.=) $1 AND a.attname OPERATOR(pg_catalog.=) $2::pg_catalog.name AND a.attnum OPERATOR(pg_catalog.>) 0::pg_catalog.int2 AND NOT a.attisdropped",
             Some(1),
             &[table.oid.into(), name.into()],
         )?;
         let Some(row) = rows.into_iter().next() else { return Ok(None) };
+        let base = base(row.get(3)?.unwrap_or(pg_sys::InvalidOid), row.get(4)?.unwrap_or(-1));
         Ok(Some(Column {
             name: name.into(),
             base_type: row.get::<String>(1)?.unwrap_or_default(),
-            base_kind: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
-            generated: row.get::<bool>(3)?.unwrap_or(false),
-            length: row.get::<pg_sys::Oid>(4)?.and_then(|kind| length(kind, row.get(5).ok().flatten()?)),
+            base_kind: base.0,
+            generated: row.get::<bool>(2)?.unwrap_or(false),
+            length: length(base),
         }))
     }));
     found.unwrap_or_else(|| {

@@ -52,16 +52,19 @@ unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: i32) 
             Some(before) => before(query, flags),
             None => standard_ExecutorStart(query, flags),
         }
-        look(query);
+        // Most statements change nothing.
+        let state = (*query).estate;
+        if state.as_ref().is_some_and(|state| !state.es_opened_result_relations.is_null()) {
+            look(state);
+        }
     }
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn look(query: *mut pg_sys::QueryDesc) {
+unsafe extern "C-unwind" fn look(state: *mut pg_sys::EState) {
     // SAFETY: the statement has begun; its state holds a list of the relations to be changed, which lives as long.
     unsafe {
-        let state = (*query).estate;
-        let Some(relations) = state.as_ref().and_then(|state| state.es_opened_result_relations.as_ref()) else { return };
+        let relations = &*(*state).es_opened_result_relations;
         for at in 0..relations.length as usize {
             spare((*relations.elements.add(at)).ptr_value.cast(), state);
         }

@@ -239,10 +239,10 @@ fn attribute(relation: pg_sys::Oid, column: &str) -> Result<(String, Option<u32>
         Ok(Some((row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid), row.get::<i32>(2)?.unwrap_or(-1))))
     }));
     let found = found.map(|(kind, modifier)| {
-        let (base, base_modifier) = table::base(kind, modifier);
+        let base = table::base(kind, modifier);
         // SAFETY: a type that exists; the text is PostgreSQL's, copied at once.
-        let name = unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_with_typemod(base, base_modifier)) };
-        (name.to_string_lossy().into_owned(), table::length(kind, modifier))
+        let name = unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_with_typemod(base.0, base.1)) };
+        (name.to_string_lossy().into_owned(), table::length(base))
     });
     found.ok_or_else(|| format!("it has no column \"{column}\" any more; call caption.watch() again"))
 }

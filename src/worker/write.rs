@@ -2,6 +2,7 @@
 
 use super::definitions;
 use super::examine;
+use super::sources::oids;
 use super::transaction::{Raised, attempt, attempt_in_time, spi};
 use super::{overdue, planning};
 use crate::{identity, settings};
@@ -12,7 +13,6 @@ use pgrx::JsonB;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
 use serde_json::Value;
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Settles one job in the running transaction. `jitter` is in 0..1.
@@ -360,10 +360,10 @@ pub fn undefer(row: &Row) {
 /// Removes complete pages from the queue and moves walks on; a walk that was begun anew meanwhile stays where it is.
 pub fn strike(struck: &Struck, tables: &[Watched]) {
     if !struck.queue.is_empty() {
-        let (tables, rows): (BTreeSet<u32>, Vec<i64>) = struck.queue.iter().copied().unzip();
-        let tables: Vec<pg_sys::Oid> = tables.into_iter().map(pg_sys::Oid::from).collect();
+        let (mut relations, rows): (Vec<u32>, Vec<i64>) = struck.queue.iter().copied().unzip();
+        relations.dedup();
         // The ids are unique by themselves; the tables are for the index.
-        spi(Spi::run_with_args("DELETE FROM caption.queue WHERE relation = ANY ($1) AND id = ANY ($2)", &[tables.into(), rows.into()]));
+        spi(Spi::run_with_args("DELETE FROM caption.queue WHERE relation = ANY ($1) AND id = ANY ($2)", &[oids(&relations).into(), rows.into()]));
     }
     for (relation, last, rows) in &struck.walks {
         let last = last.as_deref().and_then(|key| serde_json::from_str(key).ok()).map(JsonB);

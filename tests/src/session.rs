@@ -115,6 +115,11 @@ impl Session {
         self.client.cancel_token()
     }
 
+    /// The major version of the server.
+    pub fn major(&mut self) -> i64 {
+        self.number("SELECT current_setting('server_version_num')::int / 10000")
+    }
+
     /// The server process of this connection.
     pub fn pid(&mut self) -> i64 {
         self.number("SELECT pg_catalog.pg_backend_pid()")

@@ -55,7 +55,7 @@ pub struct Board {
 /// Pages that are complete once these jobs are: what to do about each in the transaction that finishes them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Struck {
-    /// Queue rows to delete, by the table that they are of.
+    /// Queue rows to delete, each after the table that it is of, in order.
     pub queue: Vec<(u32, i64)>,
     /// How far each walk has come: table, last key (`None`: the end), rows walked since.
     pub walks: Vec<(u32, Option<String>, i64)>,

@@ -108,7 +108,7 @@ fn whatever_is_changed_is_told_of_as_if_no_statement_were_spared() {
         let keys = "SELECT coalesce(string_agg(c.relname || k.v, ' ' ORDER BY c.relname, k.v::text), '') FROM caption.queue q JOIN pg_class c ON c.oid = q.relation, jsonb_array_elements(q.keys::jsonb) k (v) WHERE q.n > 0";
         (session.text(keys), session.number("SELECT count(*) FROM seen"))
     };
-    let newer: &[&str] = if session.number("SELECT current_setting('server_version_num')") >= 170_000 { CHANGES_17 } else { &[] };
+    let newer: &[&str] = if session.major() >= 17 { CHANGES_17 } else { &[] };
     let (mut heard, mut silent) = (0, 0);
     for change in CHANGES.iter().chain(newer) {
         let [spared, asked] = ["spared", "asked"].map(|schema| told(&mut session, schema, change));
