@@ -1,6 +1,6 @@
 //! A web server on loopback that does as a test tells it, and remembers what it was asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -106,6 +106,17 @@ struct State {
     closing: AtomicBool,
 }
 
+/// Listens on a port that none of this process has had: an engine that tests share knows hosts by their ports, and leaves one that has asked for patience alone long after its test.
+fn fresh_port() -> TcpListener {
+    static HAD: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        if HAD.lock().unwrap().insert(listener.local_addr().expect("an address").port()) {
+            return listener;
+        }
+    }
+}
+
 /// The server. Paths that it was not told about are 404.
 pub struct Web {
     address: SocketAddr,
@@ -115,7 +126,7 @@ pub struct Web {
 impl Web {
     /// Starts one on a free port.
     pub fn start() -> Web {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let listener = fresh_port();
         let web = Web { address: listener.local_addr().expect("an address"), state: Arc::default() };
         let state = web.state.clone();
         std::thread::spawn(move || {
