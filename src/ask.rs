@@ -1,4 +1,5 @@
-//! Asking the engine: many requests in flight on one connection, sent again to the next engine if one dies.
+//! Asking the engine: many requests in flight on one connection, sent again to the next engine if
+//! one dies.
 
 use crate::client::{Client, Lost};
 use pg_caption_wire::{Class, Failure, Image, Outcome, OutputSpec, Request, Role, ServerMessage};
@@ -23,16 +24,21 @@ pub struct Ask<'a> {
 }
 
 thread_local! {
-    // One connection per backend, kept between calls. Taken out while in use: a call that is cancelled drops it on its way out, and with it
-    // everything that the engine was doing for it.
+    // One connection per backend, kept between calls. Taken out while in use: a call that is
+    // cancelled drops it on its way out, and with it everything that the engine was doing for it.
     static IDLE: RefCell<Option<Client>> = const { RefCell::new(None) };
 }
 
-/// Captions everything in `asks`, all in flight together as far as the window allows; outcomes in the same order.
+/// Captions everything in `asks`, all in flight together as far as the window allows; outcomes in
+/// the same order.
 ///
 /// # Errors
 /// A failure of class `Engine` that concerns all of them: no engine by `deadline`, no model.
-pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> Result<Vec<Outcome>, Failure> {
+pub fn ask(
+    asks: &[Ask<'_>],
+    min_confidence: Option<f32>,
+    deadline: Instant,
+) -> Result<Vec<Outcome>, Failure> {
     let mut outcomes: Vec<Option<Outcome>> = asks.iter().map(|_| None).collect();
     let mut deaths = vec![0u32; asks.len()];
     let mut unsent: Vec<usize> = (0..asks.len()).rev().collect();
@@ -41,7 +47,8 @@ pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> 
     // Once an engine has died, its requests go one at a time, so that the one to blame is known.
     let mut one_by_one = false;
     while !unsent.is_empty() || !sent.is_empty() {
-        // Also one that was kept from an earlier call and told to go away meanwhile, or with its last answer.
+        // Also one that was kept from an earlier call and told to go away meanwhile, or with its
+        // last answer.
         if client.as_ref().is_some_and(Client::is_spent) {
             client = None;
         }
@@ -74,7 +81,8 @@ pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> 
             }
         }
         if sent.is_empty() {
-            // Kept from an earlier call, whose answer came after the engine's GoAway: it takes nothing any more.
+            // Kept from an earlier call, whose answer came after the engine's GoAway: it takes
+            // nothing any more.
             if connection.is_spent() {
                 client = None;
             }
@@ -95,7 +103,10 @@ pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> 
             Ok(None) => {
                 let left = (deadline + GRACE).saturating_duration_since(Instant::now());
                 if left.is_zero() {
-                    return Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(too_late()))).collect());
+                    return Ok(outcomes
+                        .into_iter()
+                        .map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(too_late())))
+                        .collect());
                 }
                 connection.wait(Some(left));
             }
@@ -104,7 +115,10 @@ pub fn ask(asks: &[Ask<'_>], min_confidence: Option<f32>, deadline: Instant) -> 
         }
     }
     IDLE.with(|idle| *idle.borrow_mut() = client);
-    Ok(outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(too_late()))).collect())
+    Ok(outcomes
+        .into_iter()
+        .map(|outcome| outcome.unwrap_or_else(|| Outcome::Failed(too_late())))
+        .collect())
 }
 
 fn request(ask: &Ask<'_>, min_confidence: Option<f32>, deadline: Instant) -> Request {
@@ -126,12 +140,19 @@ fn request(ask: &Ask<'_>, min_confidence: Option<f32>, deadline: Instant) -> Req
 
 fn too_late() -> Failure {
     Failure::new(Class::Retry, "timeout", "the caption did not come in time")
-        .detail(format!("pg_caption.timeout is {} ms, all waiting included.", crate::settings::timeout().as_millis()))
+        .detail(format!(
+            "pg_caption.timeout is {} ms, all waiting included.",
+            crate::settings::timeout().as_millis()
+        ))
         .hint("Raise pg_caption.timeout, or caption fewer pictures in one call.")
 }
 
 fn engine_killer() -> Failure {
-    Failure::new(Class::Reject, "engine_killer", "the caption engine died each time it worked on this picture")
-        .detail(format!("{MAX_DEATHS} engines were lost with it in flight."))
-        .hint("See the server log, and please report the picture.")
+    Failure::new(
+        Class::Reject,
+        "engine_killer",
+        "the caption engine died each time it worked on this picture",
+    )
+    .detail(format!("{MAX_DEATHS} engines were lost with it in flight."))
+    .hint("See the server log, and please report the picture.")
 }

@@ -11,14 +11,19 @@ use serde_json::{Value, json};
 use std::time::Instant;
 
 fn spec(style: &str, max_tokens: i32) -> OutputSpec {
-    OutputSpec { max_tokens: style::tokens(max_tokens), style: style::resolve(style), context: None }
+    OutputSpec {
+        max_tokens: style::tokens(max_tokens),
+        style: style::resolve(style),
+        context: None,
+    }
 }
 
 /// Asks for everything, raising what concerns all of it.
 fn outcomes(asks: &[Ask<'_>]) -> Vec<Outcome> {
     shared::require_ready();
     let deadline = Instant::now() + settings::timeout();
-    ask(asks, settings::min_confidence(), deadline).unwrap_or_else(|failure| report::raise(&failure))
+    ask(asks, settings::min_confidence(), deadline)
+        .unwrap_or_else(|failure| report::raise(&failure))
 }
 
 fn only(url: Option<&str>, bytes: &[u8], outputs: &[OutputSpec]) -> Outcome {
@@ -29,7 +34,11 @@ fn only(url: Option<&str>, bytes: &[u8], outputs: &[OutputSpec]) -> Outcome {
 }
 
 fn unchanged() -> Failure {
-    Failure::new(Class::Retry, "unexpected_304", "the server answered 304 Not Modified to an unconditional request")
+    Failure::new(
+        Class::Retry,
+        "unexpected_304",
+        "the server answered 304 Not Modified to an unconditional request",
+    )
 }
 
 /// NULL with a notice, NULL with a warning, or an error: DESIGN's table of failures.
@@ -41,7 +50,12 @@ fn no_caption(failure: &Failure) {
     }
 }
 
-fn caption(url: Option<&str>, bytes: &[u8], style: Option<&str>, max_tokens: Option<i32>) -> Option<String> {
+fn caption(
+    url: Option<&str>,
+    bytes: &[u8],
+    style: Option<&str>,
+    max_tokens: Option<i32>,
+) -> Option<String> {
     let outputs = [spec(style?, max_tokens?)];
     match only(url, bytes, &outputs) {
         Outcome::Done { outputs, .. } => match outputs.into_iter().next()? {
@@ -56,14 +70,22 @@ fn caption(url: Option<&str>, bytes: &[u8], style: Option<&str>, max_tokens: Opt
 
 /// `caption_image(url, style, max_tokens)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
-fn caption_image_url(url: Option<&str>, style: Option<&str>, max_tokens: Option<i32>) -> Option<String> {
+fn caption_image_url(
+    url: Option<&str>,
+    style: Option<&str>,
+    max_tokens: Option<i32>,
+) -> Option<String> {
     let url = url?;
     caption(Some(url), &[], style, max_tokens)
 }
 
 /// `caption_image(image, style, max_tokens)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
-fn caption_image_bytes(image: Option<&[u8]>, style: Option<&str>, max_tokens: Option<i32>) -> Option<String> {
+fn caption_image_bytes(
+    image: Option<&[u8]>,
+    style: Option<&str>,
+    max_tokens: Option<i32>,
+) -> Option<String> {
     let image = image?;
     caption(None, image, style, max_tokens)
 }
@@ -88,13 +110,18 @@ fn caption_images(
     ),
 > {
     let outputs = [spec(style, max_tokens)];
-    let asks: Vec<Ask<'_>> = urls.iter().flatten().map(|url| Ask { url: Some(url), bytes: &[], outputs: &outputs }).collect();
+    let asks: Vec<Ask<'_>> = urls
+        .iter()
+        .flatten()
+        .map(|url| Ask { url: Some(url), bytes: &[], outputs: &outputs })
+        .collect();
     let mut answers = outcomes(&asks).into_iter();
     let rows: Vec<_> = urls
         .iter()
         .enumerate()
         .map(|(at, url)| {
-            let (mut text, mut finish, mut confidence, mut class, mut error) = (None, None, None, None, None);
+            let (mut text, mut finish, mut confidence, mut class, mut error) =
+                (None, None, None, None, None);
             let mut failed = |failure: Failure| {
                 class = Some(failure.class.name().to_string());
                 error = Some(match failure.detail {
@@ -124,18 +151,32 @@ fn caption_images(
 
 /// `caption_image_json(url, styles, max_tokens)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
-fn caption_image_json(url: Option<&str>, styles: Option<Vec<Option<String>>>, max_tokens: Option<i32>) -> Option<JsonB> {
+fn caption_image_json(
+    url: Option<&str>,
+    styles: Option<Vec<Option<String>>>,
+    max_tokens: Option<i32>,
+) -> Option<JsonB> {
     let (url, styles, max_tokens) = (url?, styles?, max_tokens?);
     let styles: Vec<String> = styles.into_iter().flatten().collect();
     if styles.is_empty() {
-        refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "no caption style given", Some("styles must name at least one style.".into()), None);
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "no caption style given",
+            Some("styles must name at least one style.".into()),
+            None,
+        );
     }
     let specs: Vec<OutputSpec> = styles.iter().map(|style| spec(style, max_tokens)).collect();
     match only(Some(url), &[], &specs) {
         Outcome::Done { image, outputs, model, timings } => {
-            let captions: serde_json::Map<String, Value> =
-                styles.iter().zip(outputs).map(|(style, output)| (style.clone(), output_json(&output))).collect();
-            Some(JsonB(json!({ "captions": captions, "image": image, "model": model, "milliseconds": timings })))
+            let captions: serde_json::Map<String, Value> = styles
+                .iter()
+                .zip(outputs)
+                .map(|(style, output)| (style.clone(), output_json(&output)))
+                .collect();
+            Some(JsonB(
+                json!({ "captions": captions, "image": image, "model": model, "milliseconds": timings }),
+            ))
         }
         Outcome::Failed(failure) => {
             no_caption(&failure);

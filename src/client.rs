@@ -1,16 +1,21 @@
-//! A connection to the engine that never blocks: connect, write and read are non-blocking, waits are latch waits.
+//! A connection to the engine that never blocks: connect, write and read are non-blocking, waits
+//! are latch waits.
 
 use crate::wait::{Interest, wait};
 use pg_caption_wire::frame::{self, Reader};
-use pg_caption_wire::{Class, ClientMessage, EngineStatus, Failure, PROTOCOL, Request, Role, ServerMessage};
+use pg_caption_wire::{
+    Class, ClientMessage, EngineStatus, Failure, PROTOCOL, Request, Role, ServerMessage,
+};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Where the launcher listens, relative to the data directory, which is every server process's working directory. Base backups skip the folder.
+/// Where the launcher listens, relative to the data directory, which is every server process's
+/// working directory. Base backups skip the folder.
 pub const SOCKET: &str = "pg_stat_tmp/pg_caption.sock";
-/// Pause before connecting again where nobody listens yet or the backlog is full; there is no event to wait for.
+/// Pause before connecting again where nobody listens yet or the backlog is full; there is no event
+/// to wait for.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Why a connection is of no further use.
@@ -35,7 +40,8 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects and exchanges hellos, waiting for a launcher or engine that is starting until `deadline`.
+    /// Connects and exchanges hellos, waiting for a launcher or engine that is starting until
+    /// `deadline`.
     ///
     /// # Errors
     /// A failure of class `Engine`: nobody there in time, or another protocol version.
@@ -54,19 +60,44 @@ impl Client {
 
     fn try_connect(role: Role, deadline: Instant) -> Result<Option<Client>, Failure> {
         let Some(stream) = connect_without_blocking() else { return Ok(None) };
-        let mut client =
-            Client { stream, reader: Reader::default(), out: Vec::new(), written: 0, window: 1, unanswered: 0, next_id: 1, going_away: false };
-        client.enqueue(&ClientMessage::Hello { version: PROTOCOL, release: env!("CARGO_PKG_VERSION").into(), role }, &[])?;
+        let mut client = Client {
+            stream,
+            reader: Reader::default(),
+            out: Vec::new(),
+            written: 0,
+            window: 1,
+            unanswered: 0,
+            next_id: 1,
+            going_away: false,
+        };
+        client.enqueue(
+            &ClientMessage::Hello {
+                version: PROTOCOL,
+                release: env!("CARGO_PKG_VERSION").into(),
+                role,
+            },
+            &[],
+        )?;
         loop {
             match client.poll() {
                 Ok(Some(ServerMessage::Hello { version, window, .. })) if version == PROTOCOL => {
                     client.window = window.max(1) as usize;
                     return Ok(Some(client));
                 }
-                Ok(Some(ServerMessage::Hello { version, release, .. })) => return Err(mismatch(version, &release)),
-                Ok(Some(ServerMessage::Refused(failure))) | Err(Lost::Refused(failure)) => return Err(failure),
+                Ok(Some(ServerMessage::Hello { version, release, .. })) => {
+                    return Err(mismatch(version, &release));
+                }
+                Ok(Some(ServerMessage::Refused(failure))) | Err(Lost::Refused(failure)) => {
+                    return Err(failure);
+                }
                 Ok(Some(ServerMessage::GoAway)) | Err(Lost::Gone) => return Ok(None),
-                Ok(Some(_)) => return Err(Failure::new(Class::Engine, "protocol", "the engine answered out of turn")),
+                Ok(Some(_)) => {
+                    return Err(Failure::new(
+                        Class::Engine,
+                        "protocol",
+                        "the engine answered out of turn",
+                    ));
+                }
                 Ok(None) => {
                     let left = deadline.saturating_duration_since(Instant::now());
                     if left.is_zero() {
@@ -91,7 +122,8 @@ impl Client {
     /// Queues a request for sending; its id is replaced by the one returned.
     ///
     /// # Errors
-    /// A failure of class `Reject`: the request is longer than a frame may be. Nothing was sent, the connection goes on.
+    /// A failure of class `Reject`: the request is longer than a frame may be. Nothing was sent,
+    /// the connection goes on.
     pub fn submit(&mut self, mut request: Request, body: &[u8]) -> Result<u64, Failure> {
         let id = self.next_id;
         self.next_id += 1;
@@ -108,8 +140,9 @@ impl Client {
     }
 
     fn enqueue(&mut self, message: &ClientMessage, body: &[u8]) -> Result<(), Failure> {
-        let head = frame::encode_head(message, body.len())
-            .map_err(|error| Failure::new(Class::Reject, "too_large", format!("the request cannot be sent: {error}")))?;
+        let head = frame::encode_head(message, body.len()).map_err(|error| {
+            Failure::new(Class::Reject, "too_large", format!("the request cannot be sent: {error}"))
+        })?;
         self.out.extend_from_slice(&head);
         self.out.extend_from_slice(body);
         Ok(())
@@ -158,7 +191,13 @@ impl Client {
         let message = match self.reader.next_frame::<ServerMessage>() {
             Ok(Some((message, _))) => message,
             Ok(None) => return Ok(None),
-            Err(error) => return Err(Lost::Refused(Failure::new(Class::Engine, "protocol", format!("the engine's answer cannot be read: {error}")))),
+            Err(error) => {
+                return Err(Lost::Refused(Failure::new(
+                    Class::Engine,
+                    "protocol",
+                    format!("the engine's answer cannot be read: {error}"),
+                )));
+            }
         };
         match &message {
             ServerMessage::Reply(_) => self.unanswered = self.unanswered.saturating_sub(1),
@@ -168,7 +207,8 @@ impl Client {
         Ok(Some(message))
     }
 
-    /// Waits until something can be read (or written, where output is pending), the latch is set, or the time has passed.
+    /// Waits until something can be read (or written, where output is pending), the latch is set,
+    /// or the time has passed.
     pub fn wait(&self, timeout: Option<Duration>) {
         wait(Some(Interest { fd: self.stream.as_raw_fd(), write: !self.out.is_empty() }), timeout);
     }
@@ -199,8 +239,14 @@ pub fn status(deadline: Instant) -> Result<EngineStatus, Failure> {
 }
 
 fn absent() -> Failure {
-    let mut failure = Failure::new(Class::Engine, "engine_absent", "the caption engine did not answer in time")
-        .hint("See the server log for why it does not start, and SELECT * FROM caption.engine_status().");
+    let mut failure = Failure::new(
+        Class::Engine,
+        "engine_absent",
+        "the caption engine did not answer in time",
+    )
+    .hint(
+        "See the server log for why it does not start, and SELECT * FROM caption.engine_status().",
+    );
     if let Some(why) = crate::shared::engine_failure() {
         failure = failure.detail(why);
     }
@@ -216,13 +262,19 @@ fn mismatch(version: u32, release: &str) -> Failure {
         .hint("Reconnect; if that does not help, restart the server so that launcher and engine come from the same release.")
 }
 
-/// A connected stream, or `None` where nobody listens or the backlog is full. A blocking connect would hang there, deaf to cancels.
+/// A connected stream, or `None` where nobody listens or the backlog is full. A blocking connect
+/// would hang there, deaf to cancels.
 fn connect_without_blocking() -> Option<UnixStream> {
     use std::os::fd::FromRawFd;
-    // SAFETY: plain system calls on a descriptor that nobody else knows until it is wrapped; the address is a zeroed sockaddr_un with a path that
-    // fits and is NUL-terminated (checked by the assertion).
+    // SAFETY: plain system calls on a descriptor that nobody else knows until it is wrapped; the
+    // address is a zeroed sockaddr_un with a path that fits and is NUL-terminated (checked by the
+    // assertion).
     unsafe {
-        let fd = libc::socket(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0);
+        let fd = libc::socket(
+            libc::AF_UNIX,
+            libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC,
+            0,
+        );
         if fd < 0 {
             return None;
         }
@@ -233,7 +285,11 @@ fn connect_without_blocking() -> Option<UnixStream> {
         for (to, from) in address.sun_path.iter_mut().zip(SOCKET.bytes()) {
             *to = from as libc::c_char;
         }
-        let connected = libc::connect(fd, (&raw const address).cast(), size_of::<libc::sockaddr_un>() as libc::socklen_t);
+        let connected = libc::connect(
+            fd,
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_un>() as libc::socklen_t,
+        );
         (connected == 0).then_some(stream)
     }
 }

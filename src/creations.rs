@@ -1,6 +1,8 @@
-//! Notices what is created where nobody would tell us: databases (a copy of one with watches has work at once) and triggers (those of a watched table come last
-//! when a dump is restored, those of a partition with its attachment), triggers that are switched off and on, and tables that are altered. Called by PostgreSQL in every backend; only
-//! remembers, for `enqueue` to look at and announce at commit. Never raises, never reads a catalog.
+//! Notices what is created where nobody would tell us: databases (a copy of one with watches has
+//! work at once) and triggers (those of a watched table come last when a dump is restored, those of
+//! a partition with its attachment), triggers that are switched off and on, and tables that are
+//! altered. Called by PostgreSQL in every backend; only remembers, for `enqueue` to look at and
+//! announce at commit. Never raises, never reads a catalog.
 
 use crate::{enqueue, shared};
 use pgrx::pg_sys;
@@ -20,7 +22,8 @@ pub fn init() {
     }
 }
 
-/// Not guarded: what those before us raise passes as it is. A guard would raise an error of its own in its place, with less in it.
+/// Not guarded: what those before us raise passes as it is. A guard would raise an error of its own
+/// in its place, with less in it.
 unsafe extern "C-unwind" fn on_access(
     access: pg_sys::ObjectAccessType::Type,
     class: pg_sys::Oid,
@@ -28,7 +31,8 @@ unsafe extern "C-unwind" fn on_access(
     sub_object: i32,
     argument: *mut core::ffi::c_void,
 ) {
-    // SAFETY: hands on what we were given; there is nothing here that an error which passes would have to drop.
+    // SAFETY: hands on what we were given; there is nothing here that an error which passes would
+    // have to drop.
     unsafe {
         if let Some(before) = BEFORE.get() {
             before(access, class, object, sub_object, argument);
@@ -44,7 +48,8 @@ unsafe extern "C-unwind" fn on_access(
 /// At what was created, or else altered.
 #[pgrx::pg_guard]
 unsafe extern "C-unwind" fn look(created: bool, class: pg_sys::Oid, object: pg_sys::Oid) {
-    // SAFETY: reads a global. Most databases have no watch, and nothing to do with what happens in them.
+    // SAFETY: reads a global. Most databases have no watch, and nothing to do with what happens in
+    // them.
     let is_known = || shared::database(unsafe { pg_sys::MyDatabaseId }.to_u32()).is_some();
     if created && class == pg_sys::DatabaseRelationId {
         enqueue::announce_database_at_commit(object.to_u32());

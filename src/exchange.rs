@@ -1,5 +1,6 @@
-//! Which model serves, which one is loading, which one was refused and why: told by the launcher, read by whoever asks about models.
-//! Shared memory of its own, since paths are long and asked for rarely.
+//! Which model serves, which one is loading, which one was refused and why: told by the launcher,
+//! read by whoever asks about models. Shared memory of its own, since paths are long and asked for
+//! rarely.
 
 use crate::shared;
 pub use pg_caption_drain::succession::Exchange;

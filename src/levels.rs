@@ -1,12 +1,15 @@
-//! Levels of settings, as functions with SET clauses open them: what is set within one ends with it.
+//! Levels of settings, as functions with SET clauses open them: what is set within one ends with
+//! it.
 
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-/// A level. Ends when it is dropped, or when the (sub)transaction that it was opened in is rolled back.
+/// A level. Ends when it is dropped, or when the (sub)transaction that it was opened in is rolled
+/// back.
 pub struct Level {
     number: i32,
-    /// What somebody else's code sets within it goes on in the level around it, as with a function of PostgreSQL's.
+    /// What somebody else's code sets within it goes on in the level around it, as with a function
+    /// of PostgreSQL's.
     is_open: bool,
 }
 
@@ -16,7 +19,8 @@ impl Level {
         Level::new(false)
     }
 
-    /// One that what a table's own code sets within it outlives; what is set with [`Level::set`] does not.
+    /// One that what a table's own code sets within it outlives; what is set with [`Level::set`]
+    /// does not.
     pub fn open() -> Level {
         Level::new(true)
     }
@@ -28,7 +32,8 @@ impl Level {
 
     /// Sets what any user may set, until this level ends. Of all levels the newest.
     pub fn set(&self, name: &CStr, value: &CStr) {
-        // SAFETY: C strings; the value is one that the setting takes, and is put back with its level.
+        // SAFETY: C strings; the value is one that the setting takes, and is put back with its
+        // level.
         unsafe {
             pg_sys::set_config_option(
                 name.as_ptr(),
@@ -46,7 +51,8 @@ impl Level {
 
 impl Drop for Level {
     fn drop(&mut self) {
-        // While an error is unwinding, the rollback closes the level (and would complain about one closed twice).
+        // While an error is unwinding, the rollback closes the level (and would complain about one
+        // closed twice).
         if !std::thread::panicking() {
             // SAFETY: closes the level that was opened last.
             unsafe { pg_sys::AtEOXact_GUC(self.is_open, self.number) };

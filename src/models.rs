@@ -1,7 +1,8 @@
 //! `caption.models()` and `caption.use_model()`: which models are here, and which one is used.
 //!
-//! What is installed is read from the models directory, names and sizes only; what a model amounts to is asked of the engine that has loaded
-//! it. Both also answer where no engine does. The setting is changed by PostgreSQL's own ALTER SYSTEM, with its own check of rights.
+//! What is installed is read from the models directory, names and sizes only; what a model amounts
+//! to is asked of the engine that has loaded it. Both also answer where no engine does. The setting
+//! is changed by PostgreSQL's own ALTER SYSTEM, with its own check of rights.
 
 use crate::exchange::{self, Exchange};
 use crate::report::refuse;
@@ -27,7 +28,8 @@ fn installed(exchange: &Exchange) -> Vec<Installed> {
     // A directory that cannot be read has no models; the ones in use are listed all the same.
     let mut all = scan(&directory).unwrap_or_default();
     let refused = exchange.refused.iter().map(|(path, _)| path);
-    let named = exchange.serving.iter().chain(&exchange.coming).chain(refused).chain(&exchange.wanted);
+    let named =
+        exchange.serving.iter().chain(&exchange.coming).chain(refused).chain(&exchange.wanted);
     for path in named {
         if all.iter().all(|model| model.path != *path) {
             all.push(Installed::at(path));
@@ -58,7 +60,8 @@ fn models() -> TableIterator<
     shared::require_ready();
     let exchange = exchange::now();
     // Only an engine that has a model can say more than the folders do.
-    let status = exchange.serving.as_ref().and_then(|_| client::status(Instant::now() + PATIENCE).ok());
+    let status =
+        exchange.serving.as_ref().and_then(|_| client::status(Instant::now() + PATIENCE).ok());
     let rows: Vec<_> = installed(&exchange)
         .into_iter()
         .map(|mut model| {
@@ -73,7 +76,9 @@ fn models() -> TableIterator<
                 _ => ("installed", None),
             };
             // The engine may have been exchanged since the launcher spoke.
-            let loaded = status.as_ref().filter(|s| active && s.model.as_ref().is_some_and(|m| m.name == model.name));
+            let loaded = status
+                .as_ref()
+                .filter(|s| active && s.model.as_ref().is_some_and(|m| m.name == model.name));
             let details = loaded.and_then(|s| s.model.as_ref());
             if let Some(details) = details {
                 only_used(&mut model, details);
@@ -103,12 +108,14 @@ fn only_used(model: &mut Installed, details: &ModelStatus) {
     let Some(family) = model.model_type.as_deref().and_then(family) else { return };
     let graphs = family.all_graphs();
     let used = details.graphs.iter().filter_map(|graph| graph_file(&graph.file, &graphs));
-    model.graphs = used.map(|named| (named.graph.to_owned(), vec![named.dtype.to_owned()])).collect();
+    model.graphs =
+        used.map(|named| (named.graph.to_owned(), vec![named.dtype.to_owned()])).collect();
 }
 
 /// What a loaded model could not use of its folder, in words.
 fn passed_over(model: &ModelStatus) -> Option<String> {
-    (!model.passed_over.is_empty()).then(|| format!("of no use and passed over: {}", model.passed_over.join("; ")))
+    (!model.passed_over.is_empty())
+        .then(|| format!("of no use and passed over: {}", model.passed_over.join("; ")))
 }
 
 /// `caption.use_model(name, wait)`.
@@ -119,7 +126,8 @@ fn use_model(name: &str, wait: bool) {
     let folder = folder(name);
     let before = exchange::now().reloads;
     set(name);
-    // SAFETY: the postmaster's process id, set before any backend exists; SIGHUP makes it and every process read the configuration again.
+    // SAFETY: the postmaster's process id, set before any backend exists; SIGHUP makes it and every
+    // process read the configuration again.
     if unsafe { libc::kill(pg_sys::PostmasterPid, libc::SIGHUP) } != 0 {
         refuse(
             PgSqlErrorCode::ERRCODE_SYSTEM_ERROR,
@@ -130,7 +138,8 @@ fn use_model(name: &str, wait: bool) {
     }
     if wait {
         wait_for(&folder, before);
-        let serving = client::status(Instant::now() + PATIENCE).ok().and_then(|status| status.model);
+        let serving =
+            client::status(Instant::now() + PATIENCE).ok().and_then(|status| status.model);
         if let Some(problem) = serving.as_ref().and_then(passed_over) {
             pgrx::warning!("model \"{name}\" serves, but not with all of its files: {problem}");
         }
@@ -142,8 +151,11 @@ fn require_right() {
     // SAFETY: look-ups in the catalogs, by a NUL-terminated name.
     let allowed = unsafe {
         pg_sys::superuser()
-            || pg_sys::pg_parameter_aclcheck(SETTING.as_ptr(), pg_sys::GetUserId(), pg_sys::ACL_ALTER_SYSTEM as pg_sys::AclMode)
-                == pg_sys::AclResult::ACLCHECK_OK
+            || pg_sys::pg_parameter_aclcheck(
+                SETTING.as_ptr(),
+                pg_sys::GetUserId(),
+                pg_sys::ACL_ALTER_SYSTEM as pg_sys::AclMode,
+            ) == pg_sys::AclResult::ACLCHECK_OK
     };
     if !allowed {
         refuse(
@@ -163,7 +175,8 @@ fn folder(name: &str) -> PathBuf {
     let plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
     let folder = directory.join(name);
     if !(absolute || plain) || !folder.join("config.json").is_file() {
-        let mut there: Vec<String> = scan(&directory).unwrap_or_default().into_iter().map(|model| model.name).collect();
+        let mut there: Vec<String> =
+            scan(&directory).unwrap_or_default().into_iter().map(|model| model.name).collect();
         if there.is_empty() {
             there.push("none".into());
         }
@@ -185,29 +198,51 @@ fn folder(name: &str) -> PathBuf {
     folder
 }
 
-/// ALTER SYSTEM SET pg_caption.model, as the statement would do it; the statement itself may not run within a function.
+/// ALTER SYSTEM SET pg_caption.model, as the statement would do it; the statement itself may not
+/// run within a function.
 fn set(name: &str) {
-    let Ok(value) = CString::new(name) else { refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, "a name cannot hold NUL", None, None) };
+    let Ok(value) = CString::new(name) else {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "a name cannot hold NUL",
+            None,
+            None,
+        )
+    };
     // SAFETY: the literal is NUL-terminated and lives in the current memory context.
-    let literal = unsafe { CStr::from_ptr(pg_sys::quote_literal_cstr(value.as_ptr())) }.to_string_lossy().into_owned();
-    let Ok(statement) = CString::new(format!("ALTER SYSTEM SET {} = {literal}", SETTING.to_string_lossy())) else { return };
-    // SAFETY: the parser makes one RawStmt of one statement, which is an AlterSystemStmt by its text; all of it lives in the current memory
-    // context. AlterSystemSetConfigFile checks the right once more, validates the value and replaces the file in one step; what it raises
-    // passes through the guarded binding.
+    let literal = unsafe { CStr::from_ptr(pg_sys::quote_literal_cstr(value.as_ptr())) }
+        .to_string_lossy()
+        .into_owned();
+    let Ok(statement) =
+        CString::new(format!("ALTER SYSTEM SET {} = {literal}", SETTING.to_string_lossy()))
+    else {
+        return;
+    };
+    // SAFETY: the parser makes one RawStmt of one statement, which is an AlterSystemStmt by its
+    // text; all of it lives in the current memory context. AlterSystemSetConfigFile checks the
+    // right once more, validates the value and replaces the file in one step; what it raises passes
+    // through the guarded binding.
     unsafe {
         let parsed = pg_sys::pg_parse_query(statement.as_ptr());
         if parsed.is_null() || (*parsed).length != 1 {
-            pgrx::error!("\"{}\" was not read as one statement; this is a bug", statement.to_string_lossy());
+            pgrx::error!(
+                "\"{}\" was not read as one statement; this is a bug",
+                statement.to_string_lossy()
+            );
         }
         let node = (*(*(*parsed).elements).ptr_value.cast::<pg_sys::RawStmt>()).stmt;
         if (*node).type_ != pg_sys::NodeTag::T_AlterSystemStmt {
-            pgrx::error!("\"{}\" was not read as ALTER SYSTEM; this is a bug", statement.to_string_lossy());
+            pgrx::error!(
+                "\"{}\" was not read as ALTER SYSTEM; this is a bug",
+                statement.to_string_lossy()
+            );
         }
         pg_sys::AlterSystemSetConfigFile(node.cast());
     }
 }
 
-/// Waits until the model serves, and the one before it has answered its last request; or raises why it does not. The old one serves meanwhile, and goes on if this one cannot.
+/// Waits until the model serves, and the one before it has answered its last request; or raises why
+/// it does not. The old one serves meanwhile, and goes on if this one cannot.
 fn wait_for(folder: &Path, before: u64) {
     loop {
         let now = exchange::now();
@@ -228,7 +263,12 @@ fn wait_for(folder: &Path, before: u64) {
                     PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
                     format!("model {} cannot be used", folder.display()),
                     Some(reason),
-                    now.serving.map(|old| format!("{} goes on serving; choose it again before the server is restarted.", old.display())),
+                    now.serving.map(|old| {
+                        format!(
+                            "{} goes on serving; choose it again before the server is restarted.",
+                            old.display()
+                        )
+                    }),
                 );
             }
         }

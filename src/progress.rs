@@ -1,5 +1,7 @@
-//! What the view `caption.progress` and the procedure `caption.wait` ask: rows in flight, what stands in the way, whether one may wait here at all. Everybody may call
-//! these functions, as everybody may read the view: they tell nothing of tables that are not the caller's, and nothing of where models lie.
+//! What the view `caption.progress` and the procedure `caption.wait` ask: rows in flight, what
+//! stands in the way, whether one may wait here at all. Everybody may call these functions, as
+//! everybody may read the view: they tell nothing of tables that are not the caller's, and nothing
+//! of where models lie.
 
 use crate::report::{optional, refuse};
 use crate::{exchange, shared, status};
@@ -16,7 +18,9 @@ fn in_flight(relation: pg_sys::Oid) -> Option<i32> {
     if !shared::preloaded() {
         return Some(0);
     }
-    let counted = here().and_then(|database| database.flights.iter().find(|(oid, _)| *oid == relation.to_u32()).map(|(_, n)| *n as i32));
+    let counted = here().and_then(|database| {
+        database.flights.iter().find(|(oid, _)| *oid == relation.to_u32()).map(|(_, n)| *n as i32)
+    });
     Some(counted.unwrap_or(0))
 }
 
@@ -27,7 +31,10 @@ fn obstacle() -> Option<String> {
         return Some("pg_caption is not in shared_preload_libraries".into());
     }
     // One that the launcher has not heard of has work: it is asked about a watch that is not done.
-    let facts = here().map_or(served::Database { has_work: true, connectable: true, ..served::Database::default() }, |database| database.facts());
+    let facts = here().map_or(
+        served::Database { has_work: true, connectable: true, ..served::Database::default() },
+        |database| database.facts(),
+    );
     match served::state(&status::server(), &facts) {
         (State::Served, _) => engine_trouble(),
         (_, why) => why,
@@ -41,7 +48,9 @@ fn engine_trouble() -> Option<String> {
     }
     let why = shared::engine_failure()?;
     // SAFETY: a look-up of two roles that exist.
-    let may_know = unsafe { pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR)) };
+    let may_know = unsafe {
+        pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))
+    };
     let why = if may_know { why } else { "members of pg_monitor see why".into() };
     Some(format!("the engine cannot serve: {why}"))
 }

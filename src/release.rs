@@ -1,5 +1,6 @@
-//! Whether the SQL objects of this database belong to this library: after an upgrade of the package they do not until somebody says
-//! `ALTER EXTENSION pg_caption UPDATE`. Called by `watch` and by a worker when it begins. Never refuses work: what was there before goes on.
+//! Whether the SQL objects of this database belong to this library: after an upgrade of the package
+//! they do not until somebody says `ALTER EXTENSION pg_caption UPDATE`. Called by `watch` and by a
+//! worker when it begins. Never refuses work: what was there before goes on.
 
 use crate::shared;
 use pgrx::pg_sys::panic::ErrorReport;
@@ -21,7 +22,9 @@ pub fn objects_are_current() -> bool {
 /// What to say where the objects are of another version; `None` where all is well.
 fn difference() -> Option<String> {
     let installed = installed().filter(|installed| installed != VERSION)?;
-    Some(format!("the SQL objects of pg_caption in this database are of version {installed}, its library is of version {VERSION}"))
+    Some(format!(
+        "the SQL objects of pg_caption in this database are of version {installed}, its library is of version {VERSION}"
+    ))
 }
 
 /// Warns the caller, who may be able to do something about it.
@@ -39,7 +42,12 @@ pub fn note_in_log(database: u32) {
     if let Some(message) = difference()
         && shared::first_note(database)
     {
-        let name = Spi::get_one::<String>("SELECT pg_catalog.current_database()::pg_catalog.text").ok().flatten().unwrap_or_default();
-        pgrx::log!("pg_caption: database \"{name}\": {message}; in it, say: ALTER EXTENSION pg_caption UPDATE");
+        let name = Spi::get_one::<String>("SELECT pg_catalog.current_database()::pg_catalog.text")
+            .ok()
+            .flatten()
+            .unwrap_or_default();
+        pgrx::log!(
+            "pg_caption: database \"{name}\": {message}; in it, say: ALTER EXTENSION pg_caption UPDATE"
+        );
     }
 }

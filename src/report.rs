@@ -17,7 +17,8 @@ pub fn sqlstate(class: Class) -> PgSqlErrorCode {
 
 /// Reports a failure at any level; does not return for `ERROR` and above.
 pub fn failure(level: PgLogLevel, failure: &Failure) {
-    let mut report = ErrorReport::new(sqlstate(failure.class), failure.message.clone(), "pg_caption");
+    let mut report =
+        ErrorReport::new(sqlstate(failure.class), failure.message.clone(), "pg_caption");
     if let Some(detail) = &failure.detail {
         report = report.set_detail(detail.clone());
     }
@@ -34,7 +35,12 @@ pub fn raise(f: &Failure) -> ! {
 }
 
 /// Raises an error about an argument or about what the caller tried.
-pub fn refuse(code: PgSqlErrorCode, message: impl Into<String>, detail: Option<String>, hint: Option<String>) -> ! {
+pub fn refuse(
+    code: PgSqlErrorCode,
+    message: impl Into<String>,
+    detail: Option<String>,
+    hint: Option<String>,
+) -> ! {
     let mut report = ErrorReport::new(code, message.into(), "pg_caption");
     if let Some(detail) = detail {
         report = report.set_detail(detail);

@@ -64,13 +64,29 @@ static MIN_CONFIDENCE: GucSetting<f64> = GucSetting::<f64>::new(-1.0);
 pub fn init() {
     use GucContext::{Sighup, Userset};
     let none = GucFlags::default();
-    let boolean = |name, short, setting, context| GucRegistry::define_bool_guc(name, short, c"", setting, context, none);
-    let text = |name, short, long, setting| GucRegistry::define_string_guc(name, short, long, setting, Sighup, GucFlags::SUPERUSER_ONLY);
-    let int = |name, short, setting, min, max, flags| GucRegistry::define_int_guc(name, short, c"", setting, min, max, Sighup, flags);
+    let boolean = |name, short, setting, context| {
+        GucRegistry::define_bool_guc(name, short, c"", setting, context, none)
+    };
+    let text = |name, short, long, setting| {
+        GucRegistry::define_string_guc(name, short, long, setting, Sighup, GucFlags::SUPERUSER_ONLY)
+    };
+    let int = |name, short, setting, min, max, flags| {
+        GucRegistry::define_int_guc(name, short, c"", setting, min, max, Sighup, flags)
+    };
 
     boolean(c"pg_caption.enabled", c"Whether queues are drained.", &ENABLED, Sighup);
-    text(c"pg_caption.model", c"The active model.", c"A folder name under pg_caption.models_directory, or an absolute path.", &MODEL);
-    text(c"pg_caption.dtype", c"Which graph files are used.", c"auto, or a file suffix: fp32, fp16, quantized, int8, uint8, q4, q4f16.", &DTYPE);
+    text(
+        c"pg_caption.model",
+        c"The active model.",
+        c"A folder name under pg_caption.models_directory, or an absolute path.",
+        &MODEL,
+    );
+    text(
+        c"pg_caption.dtype",
+        c"Which graph files are used.",
+        c"auto, or a file suffix: fp32, fp16, quantized, int8, uint8, q4, q4f16.",
+        &DTYPE,
+    );
     GucRegistry::define_enum_guc(
         c"pg_caption.tiles",
         c"When a model that cuts pictures into tiles does so.",
@@ -79,8 +95,18 @@ pub fn init() {
         Sighup,
         none,
     );
-    text(c"pg_caption.models_directory", c"Where model folders lie.", c"Empty: installed with the extension.", &MODELS_DIRECTORY);
-    text(c"pg_caption.onnxruntime", c"The ONNX Runtime library.", c"Absolute path. Empty: installed with the extension.", &ONNXRUNTIME);
+    text(
+        c"pg_caption.models_directory",
+        c"Where model folders lie.",
+        c"Empty: installed with the extension.",
+        &MODELS_DIRECTORY,
+    );
+    text(
+        c"pg_caption.onnxruntime",
+        c"The ONNX Runtime library.",
+        c"Absolute path. Empty: installed with the extension.",
+        &ONNXRUNTIME,
+    );
     GucRegistry::define_string_guc(
         c"pg_caption.engine",
         c"The engine program.",
@@ -89,27 +115,121 @@ pub fn init() {
         Sighup,
         GucFlags::SUPERUSER_ONLY,
     );
-    int(c"pg_caption.threads", c"Threads the model may use; 0: half the cores.", &THREADS, 0, 1024, none);
-    int(c"pg_caption.max_batch", c"Pictures in one model call; 0: as the model suggests.", &MAX_BATCH, 0, 256, none);
-    int(c"pg_caption.memory", c"Memory for pictures in flight, beyond the model.", &MEMORY, 64, 1 << 20, GucFlags::UNIT_MB);
+    int(
+        c"pg_caption.threads",
+        c"Threads the model may use; 0: half the cores.",
+        &THREADS,
+        0,
+        1024,
+        none,
+    );
+    int(
+        c"pg_caption.max_batch",
+        c"Pictures in one model call; 0: as the model suggests.",
+        &MAX_BATCH,
+        0,
+        256,
+        none,
+    );
+    int(
+        c"pg_caption.memory",
+        c"Memory for pictures in flight, beyond the model.",
+        &MEMORY,
+        64,
+        1 << 20,
+        GucFlags::UNIT_MB,
+    );
     text(c"pg_caption.device", c"Where the model runs.", c"cpu.", &DEVICE);
-    int(c"pg_caption.max_workers", c"Databases drained at the same time.", &MAX_WORKERS, 0, 64, none);
+    int(
+        c"pg_caption.max_workers",
+        c"Databases drained at the same time.",
+        &MAX_WORKERS,
+        0,
+        64,
+        none,
+    );
     text(
         c"pg_caption.allowed_networks",
         c"Networks open to fetches although they are private.",
         c"Comma-separated CIDR list, e.g. 127.0.0.0/8, 10.2.0.0/16.",
         &ALLOWED_NETWORKS,
     );
-    text(c"pg_caption.allowed_hosts", c"Hosts that may be fetched from.", c"Comma-separated patterns; empty: every public host.", &ALLOWED_HOSTS);
-    text(c"pg_caption.proxy", c"An HTTP proxy for all fetches.", c"A URL; never taken from the environment.", &PROXY);
-    int(c"pg_caption.max_image_size", c"Largest picture file.", &MAX_IMAGE_SIZE, 1, 1 << 20, GucFlags::UNIT_KB);
-    int(c"pg_caption.max_image_pixels", c"Largest picture, in megapixels.", &MAX_IMAGE_PIXELS, 1, 10_000, none);
-    int(c"pg_caption.connect_timeout", c"Longest time to connect.", &CONNECT_TIMEOUT, 1, 3_600_000, GucFlags::UNIT_MS);
-    int(c"pg_caption.fetch_timeout", c"Longest time to fetch one image.", &FETCH_TIMEOUT, 1, 3_600_000, GucFlags::UNIT_MS);
-    int(c"pg_caption.max_redirects", c"Redirects followed for one image.", &MAX_REDIRECTS, 0, 50, none);
-    int(c"pg_caption.fetch_concurrency", c"Fetches at once, in all.", &FETCH_CONCURRENCY, 1, 1024, none);
-    int(c"pg_caption.host_concurrency", c"Fetches at once for one host.", &HOST_CONCURRENCY, 1, 1024, none);
-    int(c"pg_caption.max_attempts", c"Attempts before a queued row is recorded as failed.", &MAX_ATTEMPTS, 1, 1000, none);
+    text(
+        c"pg_caption.allowed_hosts",
+        c"Hosts that may be fetched from.",
+        c"Comma-separated patterns; empty: every public host.",
+        &ALLOWED_HOSTS,
+    );
+    text(
+        c"pg_caption.proxy",
+        c"An HTTP proxy for all fetches.",
+        c"A URL; never taken from the environment.",
+        &PROXY,
+    );
+    int(
+        c"pg_caption.max_image_size",
+        c"Largest picture file.",
+        &MAX_IMAGE_SIZE,
+        1,
+        1 << 20,
+        GucFlags::UNIT_KB,
+    );
+    int(
+        c"pg_caption.max_image_pixels",
+        c"Largest picture, in megapixels.",
+        &MAX_IMAGE_PIXELS,
+        1,
+        10_000,
+        none,
+    );
+    int(
+        c"pg_caption.connect_timeout",
+        c"Longest time to connect.",
+        &CONNECT_TIMEOUT,
+        1,
+        3_600_000,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"pg_caption.fetch_timeout",
+        c"Longest time to fetch one image.",
+        &FETCH_TIMEOUT,
+        1,
+        3_600_000,
+        GucFlags::UNIT_MS,
+    );
+    int(
+        c"pg_caption.max_redirects",
+        c"Redirects followed for one image.",
+        &MAX_REDIRECTS,
+        0,
+        50,
+        none,
+    );
+    int(
+        c"pg_caption.fetch_concurrency",
+        c"Fetches at once, in all.",
+        &FETCH_CONCURRENCY,
+        1,
+        1024,
+        none,
+    );
+    int(
+        c"pg_caption.host_concurrency",
+        c"Fetches at once for one host.",
+        &HOST_CONCURRENCY,
+        1,
+        1024,
+        none,
+    );
+    int(
+        c"pg_caption.max_attempts",
+        c"Attempts before a queued row is recorded as failed.",
+        &MAX_ATTEMPTS,
+        1,
+        1000,
+        none,
+    );
     int(
         c"pg_caption.write_timeout",
         c"Longest time that reading or writing rows of a watched table may take at a stretch, its own triggers included.",
@@ -118,7 +238,14 @@ pub fn init() {
         3_600_000,
         GucFlags::UNIT_MS,
     );
-    int(c"pg_caption.retention", c"How long caption.failure keeps a row.", &RETENTION, 1, i32::MAX, GucFlags::UNIT_MIN);
+    int(
+        c"pg_caption.retention",
+        c"How long caption.failure keeps a row.",
+        &RETENTION,
+        1,
+        i32::MAX,
+        GucFlags::UNIT_MIN,
+    );
     GucRegistry::define_int_guc(
         c"pg_caption.timeout",
         c"Longest time one call waits, all waiting included.",
@@ -156,7 +283,11 @@ fn string(setting: &Text) -> String {
 }
 
 fn list(setting: &Text) -> Vec<String> {
-    string(setting).split(',').map(|part| part.trim().to_string()).filter(|part| !part.is_empty()).collect()
+    string(setting)
+        .split(',')
+        .map(|part| part.trim().to_string())
+        .filter(|part| !part.is_empty())
+        .collect()
 }
 
 /// Whether queues are drained.
@@ -201,14 +332,16 @@ pub fn min_confidence() -> Option<f32> {
 }
 
 fn package_library_directory() -> PathBuf {
-    // SAFETY: a NUL-terminated array that the postmaster fills before any library is loaded and nobody changes afterwards.
+    // SAFETY: a NUL-terminated array that the postmaster fills before any library is loaded and
+    // nobody changes afterwards.
     let path = unsafe { CStr::from_ptr((&raw const pg_sys::pkglib_path).cast()) };
     Path::new(&*path.to_string_lossy()).join("pg_caption")
 }
 
 fn share_directory() -> PathBuf {
     let mut buffer = [0 as core::ffi::c_char; pg_sys::MAXPGPATH as usize];
-    // SAFETY: my_exec_path is a NUL-terminated array set at start; the output buffer has the MAXPGPATH bytes the function asks for.
+    // SAFETY: my_exec_path is a NUL-terminated array set at start; the output buffer has the
+    // MAXPGPATH bytes the function asks for.
     let path = unsafe {
         pg_sys::get_share_path((&raw const pg_sys::my_exec_path).cast(), buffer.as_mut_ptr());
         CStr::from_ptr(buffer.as_ptr())

@@ -1,4 +1,5 @@
-//! Shared memory: what backends, workers and the launcher tell each other. Small, fixed, behind one lock that is held for microseconds.
+//! Shared memory: what backends, workers and the launcher tell each other. Small, fixed, behind one
+//! lock that is held for microseconds.
 
 use pg_caption_drain::{served, turns};
 use pgrx::prelude::*;
@@ -6,7 +7,8 @@ use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Databases with the extension that can be told apart at once. One more is served when another was dropped or the server restarts.
+/// Databases with the extension that can be told apart at once. One more is served when another was
+/// dropped or the server restarts.
 pub const MAX_DATABASES: usize = 256;
 /// Watches of one database whose in-flight counts are shown.
 pub const MAX_FLIGHTS: usize = 16;
@@ -31,7 +33,8 @@ pub struct Database {
     pub slow_look: bool,
     /// When deferred rows are due, in milliseconds of the Unix epoch; 0: none are.
     due_ms: i64,
-    /// Workers that ended badly since the last one that did not, and when the next one is tried (milliseconds of the Unix epoch).
+    /// Workers that ended badly since the last one that did not, and when the next one is tried
+    /// (milliseconds of the Unix epoch).
     failures: u32,
     retry_ms: i64,
     /// A worker had to end over one of its rows since it was drained.
@@ -45,8 +48,13 @@ pub struct Database {
 impl Database {
     /// What `caption.database` says of it, apart from what only the catalog knows.
     pub fn facts(&self) -> served::Database {
-        let until = |ms: i64| (UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64)).duration_since(SystemTime::now()).ok();
-        let due_in = if self.due_ms == 0 { None } else { Some(until(self.due_ms).unwrap_or_default()) };
+        let until = |ms: i64| {
+            (UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64))
+                .duration_since(SystemTime::now())
+                .ok()
+        };
+        let due_in =
+            if self.due_ms == 0 { None } else { Some(until(self.due_ms).unwrap_or_default()) };
         served::Database {
             served: self.worker != 0,
             has_work: self.generation != self.drained || due_in == Some(Duration::ZERO),
@@ -57,12 +65,17 @@ impl Database {
         }
     }
 
-    /// When deferred rows are due, seen from `now`: what is overdue is due at `now` itself, never a moment later.
+    /// When deferred rows are due, seen from `now`: what is overdue is due at `now` itself, never a
+    /// moment later.
     pub fn due(&self, now: Instant) -> Option<Instant> {
         if self.due_ms == 0 {
             return None;
         }
-        Some(turns::due_at(UNIX_EPOCH + Duration::from_millis(self.due_ms.max(0) as u64), SystemTime::now(), now))
+        Some(turns::due_at(
+            UNIX_EPOCH + Duration::from_millis(self.due_ms.max(0) as u64),
+            SystemTime::now(),
+            now,
+        ))
     }
 }
 
@@ -92,7 +105,8 @@ struct Message {
     bytes: [u8; MAX_MESSAGE],
 }
 
-// SAFETY: plain data without pointers that Rust follows (latches are addresses in PostgreSQL's shared memory, the same in every process).
+// SAFETY: plain data without pointers that Rust follows (latches are addresses in PostgreSQL's
+// shared memory, the same in every process).
 unsafe impl PGRXSharedMemory for State {}
 
 impl Default for State {
@@ -132,7 +146,8 @@ pub fn preloaded() -> bool {
     PRELOADED.load(Ordering::Relaxed)
 }
 
-/// Raises the error that every entry point raises where the library was not preloaded, or the database's encoding is not UTF-8.
+/// Raises the error that every entry point raises where the library was not preloaded, or the
+/// database's encoding is not UTF-8.
 pub fn require_ready() {
     // SAFETY: reads a setting of the database.
     if unsafe { pg_sys::GetDatabaseEncoding() } != pg_sys::pg_enc::PG_UTF8 as i32 {
@@ -155,8 +170,9 @@ pub fn require_ready() {
 
 fn set_latch(address: usize) {
     if address != 0 {
-        // SAFETY: the address of a latch in PostgreSQL's shared memory (a PGPROC's), which exists as long as the server; at worst it belongs to another
-        // process by now, which then wakes once for nothing.
+        // SAFETY: the address of a latch in PostgreSQL's shared memory (a PGPROC's), which exists
+        // as long as the server; at worst it belongs to another process by now, which then wakes
+        // once for nothing.
         unsafe { pg_sys::SetLatch(address as *mut pg_sys::Latch) };
     }
 }
@@ -168,7 +184,11 @@ fn my_latch() -> usize {
 
 impl State {
     fn slot(&mut self, oid: u32) -> Option<&mut Database> {
-        let at = self.databases.iter().position(|d| d.oid == oid).or_else(|| self.databases.iter().position(|d| d.oid == 0))?;
+        let at = self
+            .databases
+            .iter()
+            .position(|d| d.oid == oid)
+            .or_else(|| self.databases.iter().position(|d| d.oid == 0))?;
         let slot = &mut self.databases[at];
         slot.oid = oid;
         Some(slot)
@@ -185,7 +205,8 @@ pub fn database(oid: u32) -> Option<Database> {
     STATE.share().databases.iter().find(|d| d.oid == oid).copied()
 }
 
-/// Makes a database known (the launcher found it) without claiming that it has work. `false`: no room.
+/// Makes a database known (the launcher found it) without claiming that it has work. `false`: no
+/// room.
 pub fn know_database(oid: u32) -> bool {
     let mut state = STATE.exclusive();
     match state.slot(oid) {
@@ -199,14 +220,18 @@ pub fn know_database(oid: u32) -> bool {
     }
 }
 
-/// Forgets a database: dropped, or without the extension. Not if something was announced there since `seen`: then it has one after all.
+/// Forgets a database: dropped, or without the extension. Not if something was announced there
+/// since `seen`: then it has one after all.
 pub fn forget_database(oid: u32, seen: u64) {
-    if let Some(slot) = STATE.exclusive().databases.iter_mut().find(|d| d.oid == oid && d.generation == seen) {
+    if let Some(slot) =
+        STATE.exclusive().databases.iter_mut().find(|d| d.oid == oid && d.generation == seen)
+    {
         *slot = Database::default();
     }
 }
 
-/// Work was committed in a database: raises its generation, wakes its worker, or the launcher that starts one.
+/// Work was committed in a database: raises its generation, wakes its worker, or the launcher that
+/// starts one.
 pub fn announce_work(oid: u32, slow_look: bool) {
     let latch = {
         let mut state = STATE.exclusive();
@@ -238,8 +263,9 @@ pub fn set_worker(oid: u32, pid: i32) {
     set_latch(launcher);
 }
 
-/// A worker leaves with nothing to do before `due_ms` (Unix epoch; 0: never), having seen this generation; `slow_look`: prepared transactions are pending,
-/// whose commit nobody will announce. `false`: something was enqueued, or prepared, meanwhile: stay.
+/// A worker leaves with nothing to do before `due_ms` (Unix epoch; 0: never), having seen this
+/// generation; `slow_look`: prepared transactions are pending, whose commit nobody will announce.
+/// `false`: something was enqueued, or prepared, meanwhile: stay.
 pub fn leave_if_drained(oid: u32, seen: u64, due_ms: i64, slow_look: bool) -> bool {
     let mut state = STATE.exclusive();
     match state.slot(oid) {
@@ -273,15 +299,24 @@ pub fn note_overdue(oid: u32, row: u64) {
     }
 }
 
-/// Whether a worker ended over a row, and whether one did over any row of its database since that was drained.
+/// Whether a worker ended over a row, and whether one did over any row of its database since that
+/// was drained.
 pub fn is_overdue(oid: u32, row: u64) -> (bool, bool) {
     let state = STATE.share();
-    (state.overdue.contains(&(oid, row)), state.databases.iter().any(|d| d.oid == oid && d.stubborn))
+    (
+        state.overdue.contains(&(oid, row)),
+        state.databases.iter().any(|d| d.oid == oid && d.stubborn),
+    )
 }
 
 /// The row was dealt with.
 pub fn forget_overdue(oid: u32, row: u64) {
-    STATE.exclusive().overdue.iter_mut().filter(|there| **there == (oid, row)).for_each(|there| *there = (0, 0));
+    STATE
+        .exclusive()
+        .overdue
+        .iter_mut()
+        .filter(|there| **there == (oid, row))
+        .for_each(|there| *there = (0, 0));
 }
 
 /// Whether this is the first time that the log is to be told of a database's old SQL objects.
@@ -323,7 +358,9 @@ pub fn no_slot() -> bool {
 pub fn set_trouble(oid: u32, failures: u32, pause: Duration) {
     if let Some(slot) = STATE.exclusive().databases.iter_mut().find(|d| d.oid == oid) {
         slot.failures = failures;
-        slot.retry_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| (now + pause).as_millis() as i64);
+        slot.retry_ms = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |now| (now + pause).as_millis() as i64);
     }
 }
 
@@ -333,7 +370,8 @@ pub fn set_launcher(pid: i32) {
     state.launcher = pid;
     state.launcher_latch = if pid == 0 { 0 } else { my_latch() };
     if pid != 0 {
-        // Workers of a launcher's earlier life are registered with the postmaster, not with us: they clear their own entries.
+        // Workers of a launcher's earlier life are registered with the postmaster, not with us:
+        // they clear their own entries.
         state.engine = 0;
     }
 }
@@ -344,7 +382,8 @@ pub fn processes() -> (i32, i32) {
     (state.launcher, state.engine)
 }
 
-/// An engine started, became ready or failed (`failure`: why); wakes every worker, since what it waited for may have changed.
+/// An engine started, became ready or failed (`failure`: why); wakes every worker, since what it
+/// waited for may have changed.
 pub fn set_engine(pid: i32, failure: Option<&str>) {
     let latches: Vec<usize> = {
         let mut state = STATE.exclusive();
@@ -359,7 +398,8 @@ pub fn set_engine(pid: i32, failure: Option<&str>) {
     latches.into_iter().for_each(set_latch);
 }
 
-/// Counts engine starts, readiness and failures: a worker that found no usable engine waits for a change.
+/// Counts engine starts, readiness and failures: a worker that found no usable engine waits for a
+/// change.
 pub fn engine_epoch() -> u64 {
     STATE.share().engine_epoch
 }
@@ -368,5 +408,6 @@ pub fn engine_epoch() -> u64 {
 pub fn engine_failure() -> Option<String> {
     let state = STATE.share();
     let message = &state.failure;
-    (message.length > 0).then(|| String::from_utf8_lossy(&message.bytes[..message.length]).into_owned())
+    (message.length > 0)
+        .then(|| String::from_utf8_lossy(&message.bytes[..message.length]).into_owned())
 }

@@ -1,4 +1,5 @@
-//! `caption.engine_status()`: what the engine says of itself, or why there is none. `caption.database`: which databases are served, and why not.
+//! `caption.engine_status()`: what the engine says of itself, or why there is none.
+//! `caption.database`: which databases are served, and why not.
 
 use crate::{client, settings, shared};
 use pg_caption_drain::served;
@@ -21,7 +22,8 @@ fn engine_status() -> JsonB {
         failure: Some(failure),
         ..EngineStatus::default()
     });
-    let mut value = serde_json::to_value(&status).unwrap_or_else(|error| pgrx::error!("the engine's status cannot be shown: {error}"));
+    let mut value = serde_json::to_value(&status)
+        .unwrap_or_else(|error| pgrx::error!("the engine's status cannot be shown: {error}"));
     if let Some(object) = value.as_object_mut() {
         object.insert("launcher".into(), launcher.into());
     }
@@ -46,8 +48,11 @@ pub fn server() -> served::Server {
 fn database_report() -> JsonB {
     shared::require_ready();
     let (databases, server) = (shared::databases(), server());
-    let connectable = Spi::get_one::<Vec<pg_sys::Oid>>("SELECT pg_catalog.array_agg(oid) FROM pg_catalog.pg_database WHERE datallowconn");
-    let connectable = connectable.unwrap_or_else(|error| pgrx::error!("{error}")).unwrap_or_default();
+    let connectable = Spi::get_one::<Vec<pg_sys::Oid>>(
+        "SELECT pg_catalog.array_agg(oid) FROM pg_catalog.pg_database WHERE datallowconn",
+    );
+    let connectable =
+        connectable.unwrap_or_else(|error| pgrx::error!("{error}")).unwrap_or_default();
     let rows = databases.iter().map(|database| {
         let facts = served::Database { connectable: connectable.contains(&pg_sys::Oid::from(database.oid)), ..database.facts() };
         let (state, why) = served::state(&server, &facts);

@@ -1,5 +1,6 @@
-//! From a style's name to its definition: what users say in `caption.style`, else what the model's folder says in `captions.json`, else the
-//! built-in one. The whole definition travels to the engine, which keeps none.
+//! From a style's name to its definition: what users say in `caption.style`, else what the model's
+//! folder says in `captions.json`, else the built-in one. The whole definition travels to the
+//! engine, which keeps none.
 
 use crate::report::refuse;
 use crate::{exchange, settings};
@@ -26,12 +27,15 @@ pub fn find(name: &str) -> Option<Style> {
     // Whatever is raised below leaves nothing half done behind.
     *last = None;
     drop(last);
-    let style = users_own(name).or_else(|| of_the_model(|styles| styles.get(name).cloned())).or_else(|| builtin(name))?;
+    let style = users_own(name)
+        .or_else(|| of_the_model(|styles| styles.get(name).cloned()))
+        .or_else(|| builtin(name))?;
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((moment, style.clone()));
     Some(style)
 }
 
-/// A time within which no table changes that this session can see: a query over many rows looks a style up once.
+/// A time within which no table changes that this session can see: a query over many rows looks a
+/// style up once.
 type Moment = (i64, u32);
 
 fn moment() -> Moment {
@@ -45,12 +49,20 @@ pub fn resolve(name: &str) -> Style {
         Some(style) => style,
         None => {
             let own: Vec<String> = Spi::connect(|client| {
-                let rows = client.select("SELECT name::text FROM caption.style ORDER BY name", None, &[])?;
-                rows.map(|row| row.get::<String>(1).map(Option::unwrap_or_default)).collect::<Result<_, _>>()
+                let rows = client.select(
+                    "SELECT name::text FROM caption.style ORDER BY name",
+                    None,
+                    &[],
+                )?;
+                rows.map(|row| row.get::<String>(1).map(Option::unwrap_or_default))
+                    .collect::<Result<_, _>>()
             })
             .unwrap_or_else(|error: pgrx::spi::Error| pgrx::error!("{error}"));
             let mut all: Vec<String> = builtin_names().map(String::from).to_vec();
-            for name in own.into_iter().chain(of_the_model(|styles| styles.keys().cloned().collect::<Vec<_>>())) {
+            for name in own
+                .into_iter()
+                .chain(of_the_model(|styles| styles.keys().cloned().collect::<Vec<_>>()))
+            {
                 if !all.contains(&name) {
                     all.push(name);
                 }
@@ -65,7 +77,8 @@ pub fn resolve(name: &str) -> Style {
     }
 }
 
-/// Asks the styles that the model's folder brings along: of the model that serves, else of the one that is to.
+/// Asks the styles that the model's folder brings along: of the model that serves, else of the one
+/// that is to.
 fn of_the_model<T>(ask: impl FnOnce(&BTreeMap<String, Style>) -> T) -> T {
     type Known = (PathBuf, Option<SystemTime>, BTreeMap<String, Style>);
     static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
@@ -86,7 +99,8 @@ fn of_the_model<T>(ask: impl FnOnce(&BTreeMap<String, Style>) -> T) -> T {
     let answer = ask(styles);
     drop(known);
     if let Some(error) = problem {
-        // The model serves, so its folder was in order when it was loaded; its next loading will be refused with this reason.
+        // The model serves, so its folder was in order when it was loaded; its next loading will be
+        // refused with this reason.
         pgrx::warning!("the styles of the model cannot be used: {error}");
     }
     answer

@@ -1,4 +1,5 @@
-//! A table as the catalogs describe it, and whether it can be watched: whose it is, what its columns are, which of them are its key.
+//! A table as the catalogs describe it, and whether it can be watched: whose it is, what its
+//! columns are, which of them are its key.
 //!
 //! Called by `watch`, in the caller's session and with the caller's rights; changes nothing.
 
@@ -51,12 +52,18 @@ pub fn describe(relation: pg_sys::Oid) -> Table {
     .unwrap_or_else(|| refuse(PgSqlErrorCode::ERRCODE_UNDEFINED_TABLE, format!("there is no table with OID {}", relation.to_u32()), None, None))
 }
 
-/// Raises unless the caller has the rights of the table's owner, and is a superuser where the owner is one.
+/// Raises unless the caller has the rights of the table's owner, and is a superuser where the owner
+/// is one.
 pub fn require_ownership(table: &Table) {
     let caller = identity::caller();
     // SAFETY: plain catalog look-ups of roles that exist in this transaction.
-    let (member, owner_super, caller_super) =
-        unsafe { (pg_sys::has_privs_of_role(caller, table.owner), pg_sys::superuser_arg(table.owner), pg_sys::superuser_arg(caller)) };
+    let (member, owner_super, caller_super) = unsafe {
+        (
+            pg_sys::has_privs_of_role(caller, table.owner),
+            pg_sys::superuser_arg(table.owner),
+            pg_sys::superuser_arg(caller),
+        )
+    };
     if !member {
         refuse(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
@@ -141,8 +148,9 @@ pub fn require_text(table: &Table, column: &Column) {
     }
 }
 
-/// Raises for a key whose comparison operators are not PostgreSQL's own (they could not be named safely, and their order is not text's order), and for one whose text
-/// changes although the value does not.
+/// Raises for a key whose comparison operators are not PostgreSQL's own (they could not be named
+/// safely, and their order is not text's order), and for one whose text changes although the value
+/// does not.
 pub fn require_comparable(table: &Table, column: &Column) {
     let known = optional(Spi::get_one_with_args::<bool>(
         "SELECT t.typnamespace OPERATOR(pg_catalog.=) 'pg_catalog'::pg_catalog.regnamespace::pg_catalog.oid OR t.typtype OPERATOR(pg_catalog.=) ANY ('{e,r}'::pg_catalog.\"char\"[]) \
@@ -173,13 +181,21 @@ pub fn require_comparable(table: &Table, column: &Column) {
     if let Some(fickle) = fickle {
         refuse(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            format!("key column \"{}\" of table {} is of type {}", column.name, table.name, column.base_type),
+            format!(
+                "key column \"{}\" of table {} is of type {}",
+                column.name, table.name, column.base_type
+            ),
             Some(if fickle == "money" {
                 "Rows are found again by the text of their key, and that of money is another one in another locale.".into()
             } else {
-                format!("Rows are found again by the text of their key, and that of {fickle} changes with names and the search_path.")
+                format!(
+                    "Rows are found again by the text of their key, and that of {fickle} changes with names and the search_path."
+                )
             }),
-            Some(format!("Use {} instead, or add a unique index over other NOT NULL columns.", if fickle == "money" { "numeric" } else { "oid" })),
+            Some(format!(
+                "Use {} instead, or add a unique index over other NOT NULL columns.",
+                if fickle == "money" { "numeric" } else { "oid" }
+            )),
         );
     }
 }
@@ -208,7 +224,8 @@ pub fn key(table: &Table) -> Vec<String> {
     }
 }
 
-/// The columns of the best key whose uniqueness is checked at once, or of one where that may wait for the end of the transaction.
+/// The columns of the best key whose uniqueness is checked at once, or of one where that may wait
+/// for the end of the transaction.
 fn unique(table: &Table, immediate: bool) -> Option<Vec<String>> {
     let found: Option<Vec<String>> = optional(Spi::get_one_with_args(
         "SELECT ARRAY(SELECT a.attname::pg_catalog.text FROM pg_catalog.unnest(i.indkey) WITH ORDINALITY k (attnum, ord) \
@@ -224,9 +241,12 @@ fn unique(table: &Table, immediate: bool) -> Option<Vec<String>> {
     found.filter(|columns| !columns.is_empty())
 }
 
-/// Raises where a partitioned table above this one is watched, or a partition of it: triggers of both would meet.
+/// Raises where a partitioned table above this one is watched, or a partition of it: triggers of
+/// both would meet.
 pub fn require_no_other_watch(table: &Table) {
-    let other = |select: &str| -> Option<String> { optional(Spi::get_one_with_args(select, &[table.oid.into()])) };
+    let other = |select: &str| -> Option<String> {
+        optional(Spi::get_one_with_args(select, &[table.oid.into()]))
+    };
     let above = other(
         "SELECT w.relation::pg_catalog.text FROM caption.watch w JOIN pg_catalog.pg_partition_ancestors($1::pg_catalog.oid::pg_catalog.regclass) a ON a.relid OPERATOR(pg_catalog.=) w.relation \
           WHERE w.relation::pg_catalog.oid OPERATOR(pg_catalog.<>) $1 LIMIT 1",
@@ -236,7 +256,10 @@ pub fn require_no_other_watch(table: &Table) {
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("table {} is a partition of {above}, which is watched", table.name),
             Some("Its rows are filled by that watch.".into()),
-            Some(format!("To watch partitions one by one, first: SELECT caption.unwatch('{}')", above.replace('\'', "''"))),
+            Some(format!(
+                "To watch partitions one by one, first: SELECT caption.unwatch('{}')",
+                above.replace('\'', "''")
+            )),
         );
     }
     let below = other(
@@ -249,7 +272,10 @@ pub fn require_no_other_watch(table: &Table) {
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             format!("{below}, a partition of table {}, is watched by itself", table.name),
             None,
-            Some(format!("To watch all partitions at once, first: SELECT caption.unwatch('{}')", below.replace('\'', "''"))),
+            Some(format!(
+                "To watch all partitions at once, first: SELECT caption.unwatch('{}')",
+                below.replace('\'', "''")
+            )),
         );
     }
 }

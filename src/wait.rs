@@ -1,4 +1,5 @@
-//! Waiting that Ctrl-C, `statement_timeout`, `pg_terminate_backend`, barriers and the postmaster's death all end.
+//! Waiting that Ctrl-C, `statement_timeout`, `pg_terminate_backend`, barriers and the postmaster's
+//! death all end.
 
 use pgrx::pg_sys;
 use std::time::Duration;
@@ -12,7 +13,8 @@ pub struct Interest {
     pub write: bool,
 }
 
-/// Waits for the process latch, a descriptor or the time to pass, then serves interrupts: a pending cancel or termination raises here.
+/// Waits for the process latch, a descriptor or the time to pass, then serves interrupts: a pending
+/// cancel or termination raises here.
 ///
 /// `timeout: None` waits without end.
 pub fn wait(interest: Option<Interest>, timeout: Option<Duration>) {
@@ -31,10 +33,17 @@ pub fn wait(interest: Option<Interest>, timeout: Option<Duration>) {
         // Rounded up: a wait of 0.3 ms must not become a busy loop of 0 ms waits.
         millis = timeout.as_micros().div_ceil(1000).min(i32::MAX as u128) as i64;
     }
-    // SAFETY: MyLatch is this process's own latch from its start to its exit; `fd` is open, since its owner is borrowed by our caller for the
-    // length of the call. PostgreSQL raises only through the guarded binding.
+    // SAFETY: MyLatch is this process's own latch from its start to its exit; `fd` is open, since
+    // its owner is borrowed by our caller for the length of the call. PostgreSQL raises only
+    // through the guarded binding.
     unsafe {
-        pg_sys::WaitLatchOrSocket(pg_sys::MyLatch, events as i32, fd, millis as _, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::WaitLatchOrSocket(
+            pg_sys::MyLatch,
+            events as i32,
+            fd,
+            millis as _,
+            pg_sys::PG_WAIT_EXTENSION,
+        );
         pg_sys::ResetLatch(pg_sys::MyLatch);
     }
     pgrx::check_for_interrupts!();

@@ -11,7 +11,14 @@ use std::ffi::CStr;
 
 /// Column to style, in the order of the JSON object, every style known.
 fn parse_fills(fills: &Value) -> Vec<(String, String)> {
-    let bad = |why: &str| -> ! { refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("fills {why}"), None, Some(FILLS.into())) };
+    let bad = |why: &str| -> ! {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("fills {why}"),
+            None,
+            Some(FILLS.into()),
+        )
+    };
     let Some(object) = fills.as_object() else { bad("is not a JSON object") };
     if object.is_empty() {
         bad("names no column");
@@ -26,7 +33,8 @@ fn parse_fills(fills: &Value) -> Vec<(String, String)> {
         .collect()
 }
 
-/// Warns where a column is too short for what a style is to write there: the worker cuts texts to fit.
+/// Warns where a column is too short for what a style is to write there: the worker cuts texts to
+/// fit.
 fn warn_if_narrow(table: &Table, column: &Column, style: &str) {
     let least = style::resolve(style).rules.min_chars;
     if let Some(length) = column.length.filter(|length| *length < least) {
@@ -41,9 +49,17 @@ fn warn_if_narrow(table: &Table, column: &Column, style: &str) {
     }
 }
 
-/// Raises for a NULL where a value is needed; PostgreSQL would skip the call without a word if the functions were STRICT.
+/// Raises for a NULL where a value is needed; PostgreSQL would skip the call without a word if the
+/// functions were STRICT.
 fn given<T>(value: Option<T>, name: &str, allowed: &str) -> T {
-    value.unwrap_or_else(|| refuse(PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED, format!("{name} is NULL"), None, Some(allowed.into())))
+    value.unwrap_or_else(|| {
+        refuse(
+            PgSqlErrorCode::ERRCODE_NULL_VALUE_NOT_ALLOWED,
+            format!("{name} is NULL"),
+            None,
+            Some(allowed.into()),
+        )
+    })
 }
 
 const A_TABLE: &str = "It must be a table that there is.";
@@ -63,7 +79,10 @@ fn watch(
     require_writable();
     release::warn_caller();
     let relation = given(relation, "relation", A_TABLE);
-    let image_url = given(image_url, "image_url", "It names the column of the URLs; the default is image_url.").to_string_lossy().into_owned();
+    let image_url =
+        given(image_url, "image_url", "It names the column of the URLs; the default is image_url.")
+            .to_string_lossy()
+            .into_owned();
     let fills = given(fills, "fills", FILLS);
     let max_tokens = given(max_tokens, "max_tokens", "It is 32 to 256; the default is 64.");
     let overwrite = given(overwrite, "overwrite", "It is true or false, the default.");
@@ -94,7 +113,12 @@ fn watch(
         );
     }
     if table.ours {
-        refuse(PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE, format!("{} is a table of pg_caption itself", table.name), None, None);
+        refuse(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("{} is a table of pg_caption itself", table.name),
+            None,
+            None,
+        );
     }
     table::require_ownership(&table);
     table::require_no_other_watch(&table);
@@ -128,12 +152,29 @@ fn watch(
         table::require_comparable(&table, column);
     }
     if let Some((name, _)) = fills.iter().find(|(name, _)| keys.contains(name)) {
-        refuse(PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE, format!("column \"{name}\" is part of the key and cannot be filled"), None, None);
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("column \"{name}\" is part of the key and cannot be filled"),
+            None,
+            None,
+        );
     }
-    let key: Vec<triggers::Key> = key_columns.iter().map(|column| triggers::Key { name: &column.name, base: column.base_kind }).collect();
+    let key: Vec<triggers::Key> = key_columns
+        .iter()
+        .map(|column| triggers::Key { name: &column.name, base: column.base_kind })
+        .collect();
     triggers::drop(table.oid, &table.name);
-    triggers::create(&table.name, table.kind == "p", &image_url, &fills, &key, overwrite, on_replica);
-    let object: serde_json::Map<String, Value> = fills.into_iter().map(|(column, style)| (column, Value::String(style))).collect();
+    triggers::create(
+        &table.name,
+        table.kind == "p",
+        &image_url,
+        &fills,
+        &key,
+        overwrite,
+        on_replica,
+    );
+    let object: serde_json::Map<String, Value> =
+        fills.into_iter().map(|(column, style)| (column, Value::String(style))).collect();
     let _extension = identity::as_extension();
     spi(Spi::run_with_args(
         "INSERT INTO caption.watch AS w (relation, image_url, fills, keys, max_tokens, overwrite, on_replica) \
@@ -158,8 +199,10 @@ fn watch(
             &[relation.into(), table.owner.into()],
         ));
     }
-    // The walk over what exists starts anew: columns, styles or the key may have changed. Its number is one that no walk of this table had, also where unwatch()
-    // has just removed the last one: by a number that comes again, a worker would take the new walk for the old one, whose end it has seen.
+    // The walk over what exists starts anew: columns, styles or the key may have changed. Its
+    // number is one that no walk of this table had, also where unwatch() has just removed the last
+    // one: by a number that comes again, a worker would take the new walk for the old one, whose
+    // end it has seen.
     spi(Spi::run_with_args(
         "INSERT INTO caption.tally AS t (relation, walk) \
          VALUES ($1, (pg_catalog.pg_current_xact_id()::pg_catalog.text::pg_catalog.int8 OPERATOR(pg_catalog.%) 1073741824)::pg_catalog.int4) \
@@ -183,8 +226,10 @@ fn watched(relation: Option<pg_sys::Oid>) -> Table {
     let table = table::describe(relation);
     table::require_ownership(&table);
     let _extension = identity::as_extension();
-    let exists: Option<bool> =
-        spi(Spi::get_one_with_args("SELECT EXISTS (SELECT FROM caption.watch WHERE relation OPERATOR(pg_catalog.=) $1)", &[relation.into()]));
+    let exists: Option<bool> = spi(Spi::get_one_with_args(
+        "SELECT EXISTS (SELECT FROM caption.watch WHERE relation OPERATOR(pg_catalog.=) $1)",
+        &[relation.into()],
+    ));
     if exists != Some(true) {
         refuse(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
@@ -196,9 +241,13 @@ fn watched(relation: Option<pg_sys::Oid>) -> Table {
     table
 }
 
-/// Takes the table's row of the tally, so that its worker touches nothing of the table until this transaction ends: it waits for nobody, and skips the table.
+/// Takes the table's row of the tally, so that its worker touches nothing of the table until this
+/// transaction ends: it waits for nobody, and skips the table.
 fn hold(relation: pg_sys::Oid) {
-    spi(Spi::run_with_args("SELECT FROM caption.tally WHERE relation OPERATOR(pg_catalog.=) $1 FOR UPDATE", &[relation.into()]));
+    spi(Spi::run_with_args(
+        "SELECT FROM caption.tally WHERE relation OPERATOR(pg_catalog.=) $1 FOR UPDATE",
+        &[relation.into()],
+    ));
 }
 
 /// `caption.unwatch(relation)`.
@@ -210,7 +259,10 @@ fn unwatch(relation: Option<pg_sys::Oid>) {
     let _extension = identity::as_extension();
     hold(relation);
     for of in ["watch", "tally", "queue", "deferred", "written", "failed"] {
-        spi(Spi::run_with_args(&format!("DELETE FROM caption.{of} WHERE relation OPERATOR(pg_catalog.=) $1"), &[relation.into()]));
+        spi(Spi::run_with_args(
+            &format!("DELETE FROM caption.{of} WHERE relation OPERATOR(pg_catalog.=) $1"),
+            &[relation.into()],
+        ));
     }
     enqueue::announce_at_commit();
 }
@@ -218,11 +270,18 @@ fn unwatch(relation: Option<pg_sys::Oid>) {
 fn set_paused(relation: Option<pg_sys::Oid>, paused: bool) {
     let relation = watched(relation).oid;
     let _extension = identity::as_extension();
-    // Once a pause is committed nothing more is written: what the worker is just writing is waited for.
+    // Once a pause is committed nothing more is written: what the worker is just writing is waited
+    // for.
     hold(relation);
-    spi(Spi::run_with_args("UPDATE caption.watch SET paused = $2 WHERE relation OPERATOR(pg_catalog.=) $1", &[relation.into(), paused.into()]));
+    spi(Spi::run_with_args(
+        "UPDATE caption.watch SET paused = $2 WHERE relation OPERATOR(pg_catalog.=) $1",
+        &[relation.into(), paused.into()],
+    ));
     if !paused {
-        spi(Spi::run_with_args("UPDATE caption.tally SET problem = NULL WHERE relation OPERATOR(pg_catalog.=) $1", &[relation.into()]));
+        spi(Spi::run_with_args(
+            "UPDATE caption.tally SET problem = NULL WHERE relation OPERATOR(pg_catalog.=) $1",
+            &[relation.into()],
+        ));
     }
     enqueue::announce_at_commit();
 }
@@ -262,9 +321,14 @@ fn retry(relation: Option<pg_sys::Oid>) -> i64 {
 #[pg_extern(sql = false, volatile)]
 fn recaption(relation: Option<pg_sys::Oid>, older_than: Option<pgrx::datum::Interval>) {
     let relation = watched(relation).oid;
-    let older_than = given(older_than, "older_than", "It is an interval; the default, '0', is everything that pg_caption wrote until now.");
+    let older_than = given(
+        older_than,
+        "older_than",
+        "It is an interval; the default, '0', is everything that pg_caption wrote until now.",
+    );
     let _extension = identity::as_extension();
-    // The walk finds the rows by the ledger: ten million of them are not ten million entries of the queue.
+    // The walk finds the rows by the ledger: ten million of them are not ten million entries of the
+    // queue.
     spi(Spi::run_with_args(
         "INSERT INTO caption.tally AS t (relation, recaption_before) VALUES ($1, pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) $2) \
          ON CONFLICT (relation) DO UPDATE SET recaption_before = excluded.recaption_before, walk = t.walk OPERATOR(pg_catalog.+) 1, walk_after = NULL, \

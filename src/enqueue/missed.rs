@@ -1,6 +1,8 @@
-//! Rows that no trigger told of: those of a partition that is attached with its rows, those written while the triggers were switched off or the key could not be read. The walk over the table
-//! must begin anew; that is asked for with a mark in the queue, a row without keys, which the worker obeys when it reads the watches (`worker/tables`). Nobody
-//! touches the walk itself at commit: that could wait for the worker, and the worker for us.
+//! Rows that no trigger told of: those of a partition that is attached with its rows, those written
+//! while the triggers were switched off or the key could not be read. The walk over the table must
+//! begin anew; that is asked for with a mark in the queue, a row without keys, which the worker
+//! obeys when it reads the watches (`worker/tables`). Nobody touches the walk itself at commit:
+//! that could wait for the worker, and the worker for us.
 
 use super::insert;
 use pgrx::prelude::*;
@@ -18,8 +20,9 @@ impl Triggers {
     }
 }
 
-/// Marks the watched tables that these triggers say have unseen rows: ours alone, switched on, and either altered or put on a partition that has rows already. Not
-/// where the watch itself was made in this transaction, whose walk is new anyway.
+/// Marks the watched tables that these triggers say have unseen rows: ours alone, switched on, and
+/// either altered or put on a partition that has rows already. Not where the watch itself was made
+/// in this transaction, whose walk is new anyway.
 pub fn mark(triggers: &Triggers) {
     insert(
         "INSERT INTO caption.queue (relation, keys, n) SELECT m.relation, '[]'::pg_catalog.json, 0 FROM (SELECT DISTINCT w.relation::pg_catalog.oid \
@@ -34,9 +37,9 @@ pub fn mark(triggers: &Triggers) {
     );
 }
 
-/// Marks tables that have rows whose key could not be written: a column of it is not there, or NULL.
+/// Marks tables that have rows whose key could not be written: a column of it is not there, or
+/// NULL.
 pub fn mark_tables(tables: Vec<pg_sys::Oid>) {
-    let marks =
-        "INSERT INTO caption.queue (relation, keys, n) SELECT m.relation, '[]'::pg_catalog.json, 0 FROM pg_catalog.unnest($1) AS m (relation)";
+    let marks = "INSERT INTO caption.queue (relation, keys, n) SELECT m.relation, '[]'::pg_catalog.json, 0 FROM pg_catalog.unnest($1) AS m (relation)";
     insert(marks, &[tables.into()]);
 }

@@ -1,6 +1,8 @@
-//! The trigger of watched tables: gathers keys in memory and appends them to the queue at pre-commit, many keys a row.
+//! The trigger of watched tables: gathers keys in memory and appends them to the queue at
+//! pre-commit, many keys a row.
 //!
-//! Trusts the relation it fires on and nothing else: which table is watched and by which key comes from `caption.watch` (`target`).
+//! Trusts the relation it fires on and nothing else: which table is watched and by which key comes
+//! from `caption.watch` (`target`).
 
 mod functions;
 mod missed;
@@ -32,10 +34,12 @@ struct Gathered {
     registered: bool,
     /// Of the catalogs, when `targets` were looked up.
     epoch: u64,
-    /// Relations that the trigger fired on. Few, and nearly always the same one again: searched from the end.
+    /// Relations that the trigger fired on. Few, and nearly always the same one again: searched
+    /// from the end.
     targets: Vec<(pg_sys::Oid, Known)>,
     pages: Vec<Pages>,
-    /// Watched tables that have rows whose key cannot be written: their walks begin anew, once they can be read.
+    /// Watched tables that have rows whose key cannot be written: their walks begin anew, once they
+    /// can be read.
     keyless: Vec<pg_sys::Oid>,
     bytes: usize,
     /// The key being written.
@@ -68,7 +72,8 @@ impl Gathered {
 
 thread_local! {
     static GATHERED: RefCell<Gathered> = RefCell::default();
-    /// Raised by every change of a table's definition that this process hears of, its own included. A cell of its own: it may be raised while `GATHERED` is in use.
+    /// Raised by every change of a table's definition that this process hears of, its own included.
+    /// A cell of its own: it may be raised while `GATHERED` is in use.
     static EPOCH: Cell<u64> = const { Cell::new(0) };
 }
 
@@ -89,7 +94,8 @@ pub fn announce_database_at_commit(database: u32) {
     GATHERED.with(|gathered| gathered.borrow_mut().created.push(database));
 }
 
-/// Looks at commit whether a trigger is one of ours, on a table whose rows nobody has told of until now.
+/// Looks at commit whether a trigger is one of ours, on a table whose rows nobody has told of until
+/// now.
 pub fn look_at_trigger_at_commit(trigger: pg_sys::Oid, created: bool) {
     announce_at_commit();
     GATHERED.with(|gathered| {
@@ -105,7 +111,10 @@ fn register() {
             // SAFETY: registers a function that lives as long as the library, once per process.
             unsafe {
                 pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
-                pg_sys::CacheRegisterRelcacheCallback(Some(on_definition_change), pg_sys::Datum::from(0));
+                pg_sys::CacheRegisterRelcacheCallback(
+                    Some(on_definition_change),
+                    pg_sys::Datum::from(0),
+                );
             }
             gathered.registered = true;
         }
@@ -113,12 +122,16 @@ fn register() {
 }
 
 #[pg_guard]
-unsafe extern "C-unwind" fn on_transaction(event: pg_sys::XactEvent::Type, _argument: *mut core::ffi::c_void) {
+unsafe extern "C-unwind" fn on_transaction(
+    event: pg_sys::XactEvent::Type,
+    _argument: *mut core::ffi::c_void,
+) {
     use pg_sys::XactEvent::*;
     match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
             append();
-            let triggers = GATHERED.with(|gathered| std::mem::take(&mut gathered.borrow_mut().triggers));
+            let triggers =
+                GATHERED.with(|gathered| std::mem::take(&mut gathered.borrow_mut().triggers));
             if !triggers.is_empty() {
                 on_queue(|| missed::mark(&triggers));
             }
@@ -166,8 +179,10 @@ fn append() {
             missed::mark_tables(keyless);
         }
         for Pages { root, pages } in pages {
-            // As json, which is not parsed again: that would cost a writer more than all else that is done with a key.
-            let (texts, counts): (Vec<JsonString>, Vec<i32>) = pages.into_iter().map(|(text, n)| (JsonString(text + "]"), n)).unzip();
+            // As json, which is not parsed again: that would cost a writer more than all else that
+            // is done with a key.
+            let (texts, counts): (Vec<JsonString>, Vec<i32>) =
+                pages.into_iter().map(|(text, n)| (JsonString(text + "]"), n)).unzip();
             insert(
                 // In 0.1.0 the column was jsonb, which json is assigned to as well.
                 "INSERT INTO caption.queue (relation, keys, n) \
@@ -181,22 +196,27 @@ fn append() {
 
 /// Adds to the queue, within [`on_queue`].
 fn insert(statement: &str, arguments: &[pgrx::datum::DatumWithOid<'_>]) {
-    Spi::run_with_args(statement, arguments).unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
+    Spi::run_with_args(statement, arguments)
+        .unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
 }
 
-/// Does something to the queue as the extension's owner, also at pre-commit and where the user's transaction is read-only by now.
+/// Does something to the queue as the extension's owner, also at pre-commit and where the user's
+/// transaction is read-only by now.
 fn on_queue(body: impl FnOnce()) {
-    // SAFETY: a catalog look-up in a transaction. Without the extension (dropped by this very transaction) there is no queue.
+    // SAFETY: a catalog look-up in a transaction. Without the extension (dropped by this very
+    // transaction) there is no queue.
     if unsafe { pg_sys::get_extension_oid(c"pg_caption".as_ptr(), true) } == pg_sys::InvalidOid {
         return;
     }
-    // SAFETY: a flag of this backend's transaction, restored below; it says that the *user's* statements must not write from now on.
+    // SAFETY: a flag of this backend's transaction, restored below; it says that the *user's*
+    // statements must not write from now on.
     let read_only = unsafe {
         let before = pg_sys::XactReadOnly;
         pg_sys::XactReadOnly = false;
         before
     };
-    // SAFETY: at pre-commit no snapshot is active any more; this one is popped below, or with the transaction if an error ends it.
+    // SAFETY: at pre-commit no snapshot is active any more; this one is popped below, or with the
+    // transaction if an error ends it.
     let pushed = unsafe {
         let needed = !pg_sys::ActiveSnapshotSet();
         if needed {
@@ -217,11 +237,17 @@ fn on_queue(body: impl FnOnce()) {
     }
 }
 
-/// Gathers a row's key; whether so much is gathered that it is to be appended. Nothing where the relation is to be looked up first.
+/// Gathers a row's key; whether so much is gathered that it is to be appended. Nothing where the
+/// relation is to be looked up first.
 ///
 /// # Safety
 /// `tuple` is a row of the relation with this oid and description.
-unsafe fn gather_known(epoch: u64, oid: pg_sys::Oid, tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> Option<bool> {
+unsafe fn gather_known(
+    epoch: u64,
+    oid: pg_sys::Oid,
+    tuple: pg_sys::HeapTuple,
+    description: pg_sys::TupleDesc,
+) -> Option<bool> {
     GATHERED.with(|gathered| {
         let gathered = &mut *gathered.borrow_mut();
         if gathered.epoch != epoch || !gathered.registered {
@@ -233,7 +259,11 @@ unsafe fn gather_known(epoch: u64, oid: pg_sys::Oid, tuple: pg_sys::HeapTuple, d
         gathered.key.clear();
         let root = match &gathered.targets.iter().rfind(|(known, _)| *known == oid)?.1 {
             // SAFETY: the columns were looked up in this relation's description.
-            Known::Watched(target) if unsafe { write_key(&mut gathered.key, target, tuple, description) } => target.root,
+            Known::Watched(target)
+                if unsafe { write_key(&mut gathered.key, target, tuple, description) } =>
+            {
+                target.root
+            }
             Known::Watched(Target { root, .. }) | Known::Keyless(root) => {
                 let root = *root;
                 if !gathered.keyless.contains(&root) {
@@ -259,7 +289,8 @@ unsafe fn gather_known(epoch: u64, oid: pg_sys::Oid, tuple: pg_sys::HeapTuple, d
 unsafe fn gather(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
     // SAFETY: as promised by the caller.
     let (oid, description) = unsafe { ((*relation).rd_id, (*relation).rd_att) };
-    // The same for both attempts: what is changed while a relation is looked up counts from the next row on.
+    // The same for both attempts: what is changed while a relation is looked up counts from the
+    // next row on.
     let epoch = EPOCH.with(Cell::get);
     // SAFETY: as promised by the caller.
     let full = match unsafe { gather_known(epoch, oid, tuple, description) } {

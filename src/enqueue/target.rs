@@ -1,4 +1,5 @@
-//! What is known of a watched relation: which watch covers it, its key columns, and how a row's key is written.
+//! What is known of a watched relation: which watch covers it, its key columns, and how a row's key
+//! is written.
 //!
 //! Trusts `caption.watch` and the catalogs, and nothing that the table's owner could plant.
 
@@ -21,7 +22,8 @@ enum Column {
 pub enum Known {
     /// Neither it nor a partitioned table above it is watched.
     Unwatched,
-    /// It is covered by the watch of this table, but a column of the key is not there (renamed, dropped).
+    /// It is covered by the watch of this table, but a column of the key is not there (renamed,
+    /// dropped).
     Keyless(pg_sys::Oid),
     /// Its rows are enqueued.
     Watched(Target),
@@ -36,11 +38,17 @@ pub struct Target {
     pinned: u8,
 }
 
-/// Writes a row's key as a JSON array of texts; `false` where a part of it is NULL, which is no key.
+/// Writes a row's key as a JSON array of texts; `false` where a part of it is NULL, which is no
+/// key.
 ///
 /// # Safety
 /// `tuple` is a row of the relation that `description` describes and `target` was made for.
-pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> bool {
+pub unsafe fn write_key(
+    to: &mut String,
+    target: &Target,
+    tuple: pg_sys::HeapTuple,
+    description: pg_sys::TupleDesc,
+) -> bool {
     let mut digits = itoa::Buffer::new();
     let _level = pinned(target.pinned);
     to.push('[');
@@ -48,10 +56,14 @@ pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTup
         if n > 0 {
             to.push(',');
         }
-        // SAFETY: attribute numbers come from this description; the datum's type is the one its column was classified by.
+        // SAFETY: attribute numbers come from this description; the datum's type is the one its
+        // column was classified by.
         unsafe {
-            let (Column::Int2(at) | Column::Int4(at) | Column::Int8(at) | Column::Other { at, .. }) = column;
-            let Some(datum) = pgrx::htup::heap_getattr_raw(tuple, *at, description) else { return false };
+            let (Column::Int2(at) | Column::Int4(at) | Column::Int8(at) | Column::Other { at, .. }) =
+                column;
+            let Some(datum) = pgrx::htup::heap_getattr_raw(tuple, *at, description) else {
+                return false;
+            };
             let number = match column {
                 Column::Int2(_) => digits.format(datum.value() as i16),
                 Column::Int4(_) => digits.format(datum.value() as i32),
@@ -73,11 +85,19 @@ pub unsafe fn write_key(to: &mut String, target: &Target, tuple: pg_sys::HeapTup
     true
 }
 
-/// Settings that a key's text may depend on, as they are while it is written; the worker reads keys under all of them. The types whose text depends on other settings or on names are no keys (`table`).
-pub const PINNED: [(&CStr, &CStr); 5] =
-    [(c"datestyle", c"ISO, YMD"), (c"intervalstyle", c"postgres"), (c"timezone", c"UTC"), (c"extra_float_digits", c"3"), (c"bytea_output", c"hex")];
+/// Settings that a key's text may depend on, as they are while it is written; the worker reads keys
+/// under all of them. The types whose text depends on other settings or on names are no keys
+/// (`table`).
+pub const PINNED: [(&CStr, &CStr); 5] = [
+    (c"datestyle", c"ISO, YMD"),
+    (c"intervalstyle", c"postgres"),
+    (c"timezone", c"UTC"),
+    (c"extra_float_digits", c"3"),
+    (c"bytea_output", c"hex"),
+];
 
-/// Which of [`PINNED`] the text of a type depends on (domains: what they are made of); all, where it is not known.
+/// Which of [`PINNED`] the text of a type depends on (domains: what they are made of); all, where
+/// it is not known.
 fn depends_on(kind: pg_sys::Oid) -> u8 {
     match kind {
         pg_sys::TEXTOID
@@ -99,9 +119,11 @@ fn depends_on(kind: pg_sys::Oid) -> u8 {
     }
 }
 
-/// Those of [`PINNED`], in a level of their own; nothing where the session has these settings already: this is asked for every row.
+/// Those of [`PINNED`], in a level of their own; nothing where the session has these settings
+/// already: this is asked for every row.
 fn pinned(settings: u8) -> Option<Level> {
-    let wanted = || PINNED.iter().enumerate().filter(|(n, _)| settings & 1 << n != 0).map(|(_, pair)| pair);
+    let wanted =
+        || PINNED.iter().enumerate().filter(|(n, _)| settings & 1 << n != 0).map(|(_, pair)| pair);
     let differing = || wanted().filter(|(name, value)| current(name, |text| text != *value));
     if settings == 0 || differing().next().is_none() {
         return None;
@@ -120,7 +142,9 @@ pub fn look_at(oid: pg_sys::Oid, relation: &PgRelation) -> Known {
     let columns = keys
         .iter()
         .map(|key| {
-            let attribute = description.iter().find(|attribute| !attribute.attisdropped && attribute.name() == key)?;
+            let attribute = description
+                .iter()
+                .find(|attribute| !attribute.attisdropped && attribute.name() == key)?;
             let at = NonZeroUsize::new(attribute.attnum as usize)?;
             Some(match attribute.atttypid {
                 pg_sys::INT2OID => Column::Int2(at),
@@ -143,12 +167,13 @@ pub fn look_at(oid: pg_sys::Oid, relation: &PgRelation) -> Known {
     }
 }
 
-/// The watch that covers a relation: watched table and key columns. Read with the newest snapshot: in a serialisable transaction that began before
-/// `caption.watch()` was committed the trigger fires already, and its rows must not be missed.
+/// The watch that covers a relation: watched table and key columns. Read with the newest snapshot:
+/// in a serialisable transaction that began before `caption.watch()` was committed the trigger
+/// fires already, and its rows must not be missed.
 fn look_up(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
     Spi::connect(|_client| {
-        // SAFETY: between SPI_connect and SPI_finish, which `Spi::connect` sees to; the snapshot is popped, or falls with the transaction; the result is looked at
-        // before anything else runs.
+        // SAFETY: between SPI_connect and SPI_finish, which `Spi::connect` sees to; the snapshot is
+        // popped, or falls with the transaction; the result is looked at before anything else runs.
         unsafe {
             pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
             let (mut kinds, mut values) = ([pg_sys::OIDOID], [pg_sys::Datum::from(oid)]);
@@ -172,7 +197,11 @@ fn look_up(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
             let row = *(*table).vals;
             let text = |column| {
                 let value = pg_sys::SPI_getvalue(row, (*table).tupdesc, column);
-                if value.is_null() { None } else { Some(CStr::from_ptr(value).to_string_lossy().into_owned()) }
+                if value.is_null() {
+                    None
+                } else {
+                    Some(CStr::from_ptr(value).to_string_lossy().into_owned())
+                }
             };
             let root = text(1)?.parse::<u32>().ok()?;
             Some((pg_sys::Oid::from(root), serde_json::from_str(&text(2)?).ok()?))

@@ -1,10 +1,13 @@
-//! Which databases may have work, and who serves them: probes each once, then starts workers as generations rise. Who is started when is decided in
-//! `pg_caption_drain::turns`; here is what that needs of PostgreSQL.
+//! Which databases may have work, and who serves them: probes each once, then starts workers as
+//! generations rise. Who is started when is decided in `pg_caption_drain::turns`; here is what that
+//! needs of PostgreSQL.
 
 use crate::{settings, shared};
 use pg_caption_drain::roll::Roll;
 use pg_caption_drain::turns::{Ended, Look, Turns};
-use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
+use pgrx::bgworkers::{
+    BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker,
+};
 use pgrx::pg_sys;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
@@ -98,7 +101,9 @@ impl Databases {
                 // Whoever has one leaves it to the others after a while.
                 shared::set_crowded(true);
                 if !std::mem::replace(&mut self.said_no_slot, true) {
-                    pgrx::log!("pg_caption: no background worker slot is free; queues wait. Raise max_worker_processes.");
+                    pgrx::log!(
+                        "pg_caption: no background worker slot is free; queues wait. Raise max_worker_processes."
+                    );
                 }
             }
         }
@@ -108,7 +113,12 @@ impl Databases {
         let ended: Vec<u32> = self
             .running
             .iter()
-            .filter(|(_, handle)| matches!(handle.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied)))
+            .filter(|(_, handle)| {
+                matches!(
+                    handle.pid(),
+                    Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied)
+                )
+            })
             .map(|(oid, _)| *oid)
             .collect();
         if !ended.is_empty() && self.roll.left_out().is_some() {
@@ -119,11 +129,16 @@ impl Databases {
             self.running.remove(&oid);
             // Not known any more: the worker found no extension there.
             let database = shared::database(oid);
-            match self.turns.ended(oid, database.as_ref().map(|database| seen(database, now)).as_ref(), now) {
+            match self.turns.ended(
+                oid,
+                database.as_ref().map(|database| seen(database, now)).as_ref(),
+                now,
+            ) {
                 Ended::Well => shared::set_trouble(oid, 0, Duration::ZERO),
                 Ended::Badly { times, pause } => {
                     shared::set_trouble(oid, times, pause);
-                    // Perhaps its database is gone: the list says so before another worker is wasted on it.
+                    // Perhaps its database is gone: the list says so before another worker is
+                    // wasted on it.
                     self.listed = None;
                     // It may have died before it could take its name off.
                     if database.is_some_and(|database| database.worker != 0) {
@@ -134,7 +149,8 @@ impl Databases {
         }
     }
 
-    /// Reads `pg_database`: new databases are probed, dropped ones forgotten. One that takes no connections for now is neither: its work waits, and the view says so.
+    /// Reads `pg_database`: new databases are probed, dropped ones forgotten. One that takes no
+    /// connections for now is neither: its work waits, and the view says so.
     fn list(&mut self, now: Instant) {
         self.listed = Some(now);
         let databases = BackgroundWorker::transaction(existing);
@@ -145,8 +161,12 @@ impl Databases {
             }
         }
         self.roll.call(&databases, shared::know_database);
-        // While workers have not looked into all that are known, some of those may have no extension, and make room.
-        let left_out = self.roll.left_out().filter(|_| shared::databases().iter().all(|database| database.drained > 0));
+        // While workers have not looked into all that are known, some of those may have no
+        // extension, and make room.
+        let left_out = self
+            .roll
+            .left_out()
+            .filter(|_| shared::databases().iter().all(|database| database.drained > 0));
         if let Some(oid) = left_out
             && !self.said_left_out
         {
@@ -159,13 +179,16 @@ impl Databases {
     }
 }
 
-/// The databases that there are, and whether they take connections. Read directly: SPI does not work without a database.
+/// The databases that there are, and whether they take connections. Read directly: SPI does not
+/// work without a database.
 fn existing() -> Vec<(u32, bool)> {
     let mut databases = Vec::new();
-    // SAFETY: a catalog scan in a transaction, as autovacuum's launcher does it: the shared catalog is opened, scanned and closed in order, and each tuple is
-    // looked at before the next is fetched.
+    // SAFETY: a catalog scan in a transaction, as autovacuum's launcher does it: the shared catalog
+    // is opened, scanned and closed in order, and each tuple is looked at before the next is
+    // fetched.
     unsafe {
-        let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
+        let relation =
+            pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);
         let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
         loop {
             let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
@@ -173,7 +196,10 @@ fn existing() -> Vec<(u32, bool)> {
                 break;
             }
             let header = (*tuple).t_data;
-            let form = header.cast::<u8>().add((*header).t_hoff as usize).cast::<pg_sys::FormData_pg_database>();
+            let form = header
+                .cast::<u8>()
+                .add((*header).t_hoff as usize)
+                .cast::<pg_sys::FormData_pg_database>();
             // -2 marks a database whose DROP was interrupted.
             if (*form).datconnlimit != -2 {
                 databases.push(((*form).oid.to_u32(), (*form).datallowconn));

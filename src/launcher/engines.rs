@@ -1,4 +1,5 @@
-//! The engines' processes and pipes. Which one is started, serves or leaves is decided in `pg_caption_drain::succession`; here is what that needs of the system.
+//! The engines' processes and pipes. Which one is started, serves or leaves is decided in
+//! `pg_caption_drain::succession`; here is what that needs of the system.
 
 use super::lines::Lines;
 use super::{Listener, spawn};
@@ -49,7 +50,10 @@ impl Engines {
         // SAFETY: creates a descriptor that nobody else knows; checked below.
         let epoll = unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) };
         if epoll < 0 {
-            pgrx::error!("pg_caption cannot create an epoll descriptor: {}", io::Error::last_os_error());
+            pgrx::error!(
+                "pg_caption cannot create an epoll descriptor: {}",
+                io::Error::last_os_error()
+            );
         }
         // SAFETY: the descriptor was created above and is owned from here on.
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
@@ -58,7 +62,8 @@ impl Engines {
         Engines { listener, program: None, epoll, all: Vec::new(), succession, published: None }
     }
 
-    /// Reads what engines say, buries the dead, starts what is to be started. `reloaded`: the configuration was read anew.
+    /// Reads what engines say, buries the dead, starts what is to be started. `reloaded`: the
+    /// configuration was read anew.
     pub fn tend(&mut self, now: Instant, config: &EngineConfig, reloaded: bool) {
         if reloaded {
             self.succession.reloaded();
@@ -69,7 +74,10 @@ impl Engines {
             match self.start(&start) {
                 Ok(pid) => self.succession.started(start, pid, now),
                 Err(error) => {
-                    let why = format!("\"{}\" cannot be started: {error}", settings::engine_program().display());
+                    let why = format!(
+                        "\"{}\" cannot be started: {error}",
+                        settings::engine_program().display()
+                    );
                     self.succession.not_started(start, why, now);
                 }
             }
@@ -103,7 +111,10 @@ impl Engines {
                     }
                 }
                 Action::Announce { serving, trouble } => {
-                    shared::set_engine(serving.map_or(0, |pid| pid as i32), trouble.map(|trouble| trouble.to_string()).as_deref());
+                    shared::set_engine(
+                        serving.map_or(0, |pid| pid as i32),
+                        trouble.map(|trouble| trouble.to_string()).as_deref(),
+                    );
                 }
                 Action::Log(said) => pgrx::log!("pg_caption: {said}"),
             }
@@ -115,7 +126,8 @@ impl Engines {
             self.program = Some(File::open(settings::engine_program())?);
         }
         let Some(program) = &self.program else { return Err(io::ErrorKind::NotFound.into()) };
-        let spawn::Started { mut child, status } = spawn::start(program, self.listener.as_raw_fd())?;
+        let spawn::Started { mut child, status } =
+            spawn::start(program, self.listener.as_raw_fd())?;
         match self.introduce(&mut child, status, start) {
             Ok((stdin, status, stderr)) => {
                 let pid = child.id();
@@ -132,9 +144,16 @@ impl Engines {
     }
 
     /// Tells a new engine what it is to do, and listens to it from now on.
-    fn introduce(&self, child: &mut Child, status: OwnedFd, start: &Start) -> io::Result<(ChildStdin, Lines, Lines)> {
+    fn introduce(
+        &self,
+        child: &mut Child,
+        status: OwnedFd,
+        start: &Start,
+    ) -> io::Result<(ChildStdin, Lines, Lines)> {
         let (stdin, stderr) = (child.stdin.take(), child.stderr.take());
-        let (Some(mut stdin), Some(stderr)) = (stdin, stderr) else { return Err(io::ErrorKind::BrokenPipe.into()) };
+        let (Some(mut stdin), Some(stderr)) = (stdin, stderr) else {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        };
         let mut line = serde_json::to_vec(&start.config)?;
         line.push(b'\n');
         stdin.write_all(&line)?;
@@ -146,8 +165,16 @@ impl Engines {
 
     fn watch(&self, pipe: &File) -> io::Result<()> {
         let mut event = libc::epoll_event { events: libc::EPOLLIN as u32, u64: 0 };
-        // SAFETY: both descriptors are open and owned by us; a closed pipe leaves the set by itself.
-        match unsafe { libc::epoll_ctl(self.epoll.as_raw_fd(), libc::EPOLL_CTL_ADD, pipe.as_raw_fd(), &mut event) } {
+        // SAFETY: both descriptors are open and owned by us; a closed pipe leaves the set by
+        // itself.
+        match unsafe {
+            libc::epoll_ctl(
+                self.epoll.as_raw_fd(),
+                libc::EPOLL_CTL_ADD,
+                pipe.as_raw_fd(),
+                &mut event,
+            )
+        } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
@@ -155,7 +182,14 @@ impl Engines {
 
     fn forget(epoll: &OwnedFd, pipe: &File) {
         // SAFETY: as in `watch`; removing what is not in the set does nothing.
-        unsafe { libc::epoll_ctl(epoll.as_raw_fd(), libc::EPOLL_CTL_DEL, pipe.as_raw_fd(), std::ptr::null_mut()) };
+        unsafe {
+            libc::epoll_ctl(
+                epoll.as_raw_fd(),
+                libc::EPOLL_CTL_DEL,
+                pipe.as_raw_fd(),
+                std::ptr::null_mut(),
+            )
+        };
     }
 
     fn listen_to_engines(&mut self, now: Instant) {
@@ -200,7 +234,11 @@ impl Engines {
     fn last_words(&mut self, engine: &mut Engine, status: ExitStatus, now: Instant) {
         let pid = engine.child.id();
         // That it was ready is no news any more, and would send the one away that is.
-        for report in engine.reports().into_iter().filter(|report| !matches!(report, EngineReport::Ready { .. })) {
+        for report in engine
+            .reports()
+            .into_iter()
+            .filter(|report| !matches!(report, EngineReport::Ready { .. }))
+        {
             self.succession.heard(pid, report, now);
         }
         self.succession.ended(pid, status.to_string(), now);
@@ -249,19 +287,26 @@ impl Engine {
     fn reports(&mut self) -> Vec<EngineReport> {
         let read = |line: String| {
             let report = serde_json::from_str(&line);
-            report.inspect_err(|error| pgrx::log!("pg_caption: the engine's report \"{line}\" cannot be read: {error}")).ok()
+            report
+                .inspect_err(|error| {
+                    pgrx::log!("pg_caption: the engine's report \"{line}\" cannot be read: {error}")
+                })
+                .ok()
         };
         self.status.read().into_iter().filter_map(read).collect()
     }
 }
 
-/// Process ids for the exit callback, which may run in the middle of anything and so looks at nothing else.
+/// Process ids for the exit callback, which may run in the middle of anything and so looks at
+/// nothing else.
 static PIDS: [AtomicI32; 8] = [const { AtomicI32::new(0) }; 8];
 
 /// Terminates and reaps the engines published; kills what does not leave in time.
 pub fn stop_published() {
-    let pids: Vec<i32> = PIDS.iter().map(|slot| slot.swap(0, Ordering::Relaxed)).filter(|pid| *pid > 0).collect();
-    // SAFETY: signals and waits for our own children by number; a number is not reused before it is reaped here.
+    let pids: Vec<i32> =
+        PIDS.iter().map(|slot| slot.swap(0, Ordering::Relaxed)).filter(|pid| *pid > 0).collect();
+    // SAFETY: signals and waits for our own children by number; a number is not reused before it is
+    // reaped here.
     unsafe {
         for pid in &pids {
             libc::kill(*pid, libc::SIGTERM);

@@ -23,7 +23,13 @@ impl Lines {
     /// What the system says.
     pub fn new(pipe: OwnedFd) -> io::Result<Self> {
         spawn::make_nonblocking(&pipe)?;
-        Ok(Lines { pipe: pipe.into(), partial: Vec::new(), ended: false, second: Instant::now(), count: 0 })
+        Ok(Lines {
+            pipe: pipe.into(),
+            partial: Vec::new(),
+            ended: false,
+            second: Instant::now(),
+            count: 0,
+        })
     }
 
     /// The lines that are there; what has no end yet waits.

@@ -1,7 +1,8 @@
 //! The launcher: keeps the engine alive and starts a worker for each database that has work.
 //!
-//! A static background worker without a database, so that `caption_image` also works on a hot standby. It never opens a picture, a model or a
-//! user's connection; everything it does fits into one wait on its latch and the engines' pipes.
+//! A static background worker without a database, so that `caption_image` also works on a hot
+//! standby. It never opens a picture, a model or a user's connection; everything it does fits into
+//! one wait on its latch and the engines' pipes.
 
 mod databases;
 mod engines;
@@ -9,7 +10,9 @@ mod lines;
 mod spawn;
 
 use crate::{client, report, settings, shared, wait};
-use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags};
+use pgrx::bgworkers::{
+    BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
+};
 use pgrx::prelude::*;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
@@ -29,7 +32,8 @@ pub fn init() {
         .set_library("pg_caption")
         .set_function("pg_caption_launcher")
         .enable_spi_access()
-        // After `enable_spi_access`, which sets a later time: the launcher also serves a hot standby.
+        // After `enable_spi_access`, which sets a later time: the launcher also serves a hot
+        // standby.
         .set_start_time(BgWorkerStartTime::ConsistentState)
         .set_restart_time(Some(RESTART))
         .load();
@@ -67,20 +71,26 @@ fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
     while !BackgroundWorker::sigterm_received() {
         let reloaded = BackgroundWorker::sighup_received();
         if reloaded {
-            // SAFETY: called in a background worker's main loop, where rereading the configuration is allowed.
+            // SAFETY: called in a background worker's main loop, where rereading the configuration
+            // is allowed.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
         }
         let now = Instant::now();
         let config = settings::engine_config();
         engines.tend(now, &config, reloaded);
         databases.tend(now);
-        let due = [engines.next_due(&config, now), databases.next_due(now)].into_iter().flatten().min();
-        wait::wait(Some(wait::Interest { fd: engines.as_raw_fd(), write: false }), due.map(|due| due.saturating_duration_since(Instant::now())));
+        let due =
+            [engines.next_due(&config, now), databases.next_due(now)].into_iter().flatten().min();
+        wait::wait(
+            Some(wait::Interest { fd: engines.as_raw_fd(), write: false }),
+            due.map(|due| due.saturating_duration_since(Instant::now())),
+        );
     }
 }
 
-/// Where the postmaster is PID 1 it adopts orphans, and an orphan's bad exit counts as a crash of a backend: an engine never outlives its launcher,
-/// however that ends (PostgreSQL runs these callbacks on FATAL and on proc_exit alike).
+/// Where the postmaster is PID 1 it adopts orphans, and an orphan's bad exit counts as a crash of a
+/// backend: an engine never outlives its launcher, however that ends (PostgreSQL runs these
+/// callbacks on FATAL and on proc_exit alike).
 fn stop_engines_on_exit(engines: &engines::Engines) {
     engines.publish_pids();
     // SAFETY: registers a plain function that looks only at a process-wide list.

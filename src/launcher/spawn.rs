@@ -44,7 +44,8 @@ pub struct Started {
     pub status: OwnedFd,
 }
 
-/// Starts the engine program held open as `program`, so that a package upgrade cannot put a new engine under an old library.
+/// Starts the engine program held open as `program`, so that a package upgrade cannot put a new
+/// engine under an old library.
 ///
 /// # Errors
 /// What the system says.
@@ -55,35 +56,44 @@ pub fn start(program: &File, listener: RawFd) -> io::Result<Started> {
     command.arg0("pg_caption_engine").arg("serve");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/");
     command.env_clear();
-    // glibc's malloc keeps an arena per thread otherwise: pictures decoded on many threads would never be given back.
-    // The convention by which the engine knows that descriptor 3 is its listening socket.
+    // glibc's malloc keeps an arena per thread otherwise: pictures decoded on many threads would
+    // never be given back. The convention by which the engine knows that descriptor 3 is its
+    // listening socket.
     command.env("LISTEN_FDS", "1");
-    command.env("MALLOC_ARENA_MAX", "2").env("MALLOC_TRIM_THRESHOLD_", "1048576").env("LANG", "C.UTF-8");
+    command
+        .env("MALLOC_ARENA_MAX", "2")
+        .env("MALLOC_TRIM_THRESHOLD_", "1048576")
+        .env("LANG", "C.UTF-8");
     for name in ["SSL_CERT_FILE", "SSL_CERT_DIR", "TZ"].map(OsStr::new) {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
     }
     let status = status_write.as_raw_fd();
-    // SAFETY: between fork and exec only async-signal-safe system calls are made, on descriptors that are open in the parent.
+    // SAFETY: between fork and exec only async-signal-safe system calls are made, on descriptors
+    // that are open in the parent.
     unsafe { command.pre_exec(move || prepare(listener, status)) };
     let child = command.spawn()?;
     Ok(Started { child, status: status_read })
 }
 
-/// In the child, before exec: descriptors 3 and 4, everything else closed on exec, no signals blocked, dies with its parent.
+/// In the child, before exec: descriptors 3 and 4, everything else closed on exec, no signals
+/// blocked, dies with its parent.
 fn prepare(listener: RawFd, status: RawFd) -> io::Result<()> {
     let check = |result: i32| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
-    // SAFETY: system calls with plain arguments; the signal set is initialised by sigemptyset before use.
+    // SAFETY: system calls with plain arguments; the signal set is initialised by sigemptyset
+    // before use.
     unsafe {
         // First out of the way of 3 and 4, then into place: either may be the other's number.
         let high_listener = check(libc::fcntl(listener, libc::F_DUPFD, 10))?;
         let high_status = check(libc::fcntl(status, libc::F_DUPFD, 10))?;
         check(libc::dup2(high_listener, pg_caption_wire::LISTEN_FD))?;
         check(libc::dup2(high_status, pg_caption_wire::STATUS_FD))?;
-        // Close-on-exec for the rest; where the kernel lacks close_range, what the launcher opened is close-on-exec anyway.
+        // Close-on-exec for the rest; where the kernel lacks close_range, what the launcher opened
+        // is close-on-exec anyway.
         libc::syscall(libc::SYS_close_range, 5u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-        // A group of its own: signals to the server's groups reach the engine only through the launcher.
+        // A group of its own: signals to the server's groups reach the engine only through the
+        // launcher.
         libc::setsid();
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
@@ -93,7 +103,8 @@ fn prepare(listener: RawFd, status: RawFd) -> io::Result<()> {
         }
         libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGTERM);
         libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0);
-        let score = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
+        let score =
+            libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
         if score >= 0 {
             libc::write(score, OOM_SCORE.as_ptr().cast(), OOM_SCORE.len());
             libc::close(score);

@@ -1,5 +1,7 @@
-//! Whether a watched table was redefined since its watch was read: renamed, given to somebody else, changed in its columns or triggers, or some role was. PostgreSQL tells of it
-//! when a lock is taken or a transaction begins; a worker then reads the watches anew before it goes on with that table.
+//! Whether a watched table was redefined since its watch was read: renamed, given to somebody else,
+//! changed in its columns or triggers, or some role was. PostgreSQL tells of it when a lock is
+//! taken or a transaction begins; a worker then reads the watches anew before it goes on with that
+//! table.
 
 use pg_caption_drain::Watched;
 use pgrx::pg_sys;
@@ -16,7 +18,11 @@ pub fn listen() {
     // SAFETY: registers functions that live as long as the library, once per process.
     unsafe {
         pg_sys::CacheRegisterRelcacheCallback(Some(on_change), pg_sys::Datum::from(0));
-        pg_sys::CacheRegisterSyscacheCallback(pg_sys::SysCacheIdentifier::AUTHOID as i32, Some(on_role_change), pg_sys::Datum::from(0));
+        pg_sys::CacheRegisterSyscacheCallback(
+            pg_sys::SysCacheIdentifier::AUTHOID as i32,
+            Some(on_role_change),
+            pg_sys::Datum::from(0),
+        );
     }
 }
 
@@ -59,10 +65,16 @@ pub fn partitions(table: &Watched) -> Vec<pg_sys::Oid> {
     if table.name.starts_with("ONLY ") {
         return Vec::new();
     }
-    // SAFETY: reads the catalogs in a transaction, without locks; the list is of OIDs, lives in the transaction's memory, and is not kept.
+    // SAFETY: reads the catalogs in a transaction, without locks; the list is of OIDs, lives in the
+    // transaction's memory, and is not kept.
     unsafe {
-        let found =
-            pg_sys::ffi::pg_guard_ffi_boundary(|| find_all_inheritors(pg_sys::Oid::from(table.oid), pg_sys::NoLock as i32, std::ptr::null_mut()));
+        let found = pg_sys::ffi::pg_guard_ffi_boundary(|| {
+            find_all_inheritors(
+                pg_sys::Oid::from(table.oid),
+                pg_sys::NoLock as i32,
+                std::ptr::null_mut(),
+            )
+        });
         let Some(list) = found.as_ref() else { return Vec::new() };
         // The first one is the table itself.
         (1..list.length as usize).map(|at| (*list.elements.add(at)).oid_value).collect()
@@ -71,5 +83,9 @@ pub fn partitions(table: &Watched) -> Vec<pg_sys::Oid> {
 
 unsafe extern "C-unwind" {
     // catalog/pg_inherits.h, which the generated bindings leave out.
-    fn find_all_inheritors(parent: pg_sys::Oid, lock: i32, parents: *mut *mut pg_sys::List) -> *mut pg_sys::List;
+    fn find_all_inheritors(
+        parent: pg_sys::Oid,
+        lock: i32,
+        parents: *mut *mut pg_sys::List,
+    ) -> *mut pg_sys::List;
 }

@@ -1,5 +1,5 @@
-//! Runs the loop of a worker: does what `pg_caption_drain::worker` decides, with this database, shared memory and the engine's socket, and tells it what came of it.
-//! Nothing is decided here.
+//! Runs the loop of a worker: does what `pg_caption_drain::worker` decides, with this database,
+//! shared memory and the engine's socket, and tells it what came of it. Nothing is decided here.
 
 use super::definitions;
 use super::lease;
@@ -16,7 +16,8 @@ use pgrx::prelude::*;
 use std::ffi::CString;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Drains the queue of this database until nothing is left to do, or the worker is wanted elsewhere.
+/// Drains the queue of this database until nothing is left to do, or the worker is wanted
+/// elsewhere.
 pub fn run(database: u32) {
     let mut worker = Worker::new(Limits::default(), Instant::now(), u64::from(std::process::id()));
     let mut client: Option<Client> = None;
@@ -39,7 +40,8 @@ pub fn run(database: u32) {
             Action::Read(reading) => in_transaction(|| worker.read(reading, &mut Sql, seen.now)),
             Action::Connect { until } => {
                 client = Client::connect(Role::Worker, until).ok();
-                // The epoch of before: a change while nobody answered is a reason to ask again at once.
+                // The epoch of before: a change while nobody answered is a reason to ask again at
+                // once.
                 worker.connected(client.is_some(), &Seen { now: Instant::now(), ..seen });
             }
             Action::Send => {
@@ -57,7 +59,9 @@ pub fn run(database: u32) {
                 report("writing captions", true);
                 in_transaction(|| {
                     if !tables::installed() {
-                        pgrx::error!("pg_caption: the extension was dropped while its worker was at work");
+                        pgrx::error!(
+                            "pg_caption: the extension was dropped while its worker was at work"
+                        );
                     }
                     worker.settle(&mut Sql, seen.now);
                 });
@@ -70,7 +74,12 @@ pub fn run(database: u32) {
             Action::Show => {
                 shared::set_flights(database, &worker.flights());
                 let (in_flight, ready, held) = worker.in_hand();
-                report(&format!("captioning: {in_flight} in flight, {ready} ready, {held} held back by locks"), true);
+                report(
+                    &format!(
+                        "captioning: {in_flight} in flight, {ready} ready, {held} held back by locks"
+                    ),
+                    true,
+                );
             }
             Action::Wait(timeout) => match &client {
                 Some(client) => client.wait(Some(timeout)),
@@ -152,9 +161,11 @@ fn until_ms(due: i64) -> Duration {
     Duration::from_millis(due.max(0) as u64).saturating_sub(now)
 }
 
-/// Rereads the configuration if it was asked for. Our own forced settings stay: their source outranks the file.
+/// Rereads the configuration if it was asked for. Our own forced settings stay: their source
+/// outranks the file.
 fn reread_configuration() {
-    // SAFETY: the flag is set by our signal handler and read here, on the same thread, in the main loop.
+    // SAFETY: the flag is set by our signal handler and read here, on the same thread, in the main
+    // loop.
     unsafe {
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;
@@ -163,7 +174,8 @@ fn reread_configuration() {
     }
 }
 
-/// Whether a prepared transaction holds something of ours: it has enqueued rows, changed a style, or called `watch` or its like. Others' are none of our business.
+/// Whether a prepared transaction holds something of ours: it has enqueued rows, changed a style,
+/// or called `watch` or its like. Others' are none of our business.
 fn prepared_pending() -> bool {
     let ours = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.pid IS NULL AND l.locktype = 'relation' \
                    AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()) \
@@ -173,7 +185,11 @@ fn prepared_pending() -> bool {
 
 /// What `pg_stat_activity` says.
 fn report(what: &str, running: bool) {
-    let state = if running { pg_sys::BackendState::STATE_RUNNING } else { pg_sys::BackendState::STATE_IDLE };
+    let state = if running {
+        pg_sys::BackendState::STATE_RUNNING
+    } else {
+        pg_sys::BackendState::STATE_IDLE
+    };
     if let Ok(what) = CString::new(what) {
         // SAFETY: the text is copied before the call returns.
         unsafe { pg_sys::pgstat_report_activity(state, what.as_ptr()) };

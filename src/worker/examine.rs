@@ -1,4 +1,5 @@
-//! Reads rows by key as their table's owner, and the ledger beside them. Which of them need what is decided in `pg_caption_drain`.
+//! Reads rows by key as their table's owner, and the ledger beside them. Which of them need what is
+//! decided in `pg_caption_drain`.
 
 use super::transaction::spi;
 use crate::identity;
@@ -16,13 +17,21 @@ fn cast(watched: &Watched, at: usize, json: &str) -> String {
 
 /// The fills' texts as an array expression.
 fn texts(watched: &Watched) -> String {
-    let columns: Vec<String> = watched.fills.iter().map(|fill| format!("t.{}::pg_catalog.text", pgrx::spi::quote_identifier(&fill.column))).collect();
+    let columns: Vec<String> = watched
+        .fills
+        .iter()
+        .map(|fill| format!("t.{}::pg_catalog.text", pgrx::spi::quote_identifier(&fill.column)))
+        .collect();
     format!("ARRAY[{}]", columns.join(", "))
 }
 
 /// The key of `t` as canonical JSON, the same text that the trigger writes.
 pub fn key_json(watched: &Watched) -> String {
-    let columns: Vec<String> = watched.keys.iter().map(|key| format!("pg_catalog.format('%s', t.{})", key.column)).collect();
+    let columns: Vec<String> = watched
+        .keys
+        .iter()
+        .map(|key| format!("pg_catalog.format('%s', t.{})", key.column))
+        .collect();
     format!("pg_catalog.jsonb_build_array({})", columns.join(", "))
 }
 
@@ -60,13 +69,18 @@ fn read_many(watched: &Watched) -> String {
     )
 }
 
-/// Statement that reads the next chunk of the walk: `$1` is the last key passed, if any; `$2` the number of rows.
+/// Statement that reads the next chunk of the walk: `$1` is the last key passed, if any; `$2` the
+/// number of rows.
 fn read_chunk(watched: &Watched, from_start: bool) -> String {
-    let columns = watched.keys.iter().map(|key| format!("t.{}", key.column)).collect::<Vec<_>>().join(", ");
+    let columns =
+        watched.keys.iter().map(|key| format!("t.{}", key.column)).collect::<Vec<_>>().join(", ");
     let after = if from_start {
         String::new()
     } else {
-        let last = (0..watched.keys.len()).map(|at| cast(watched, at, "$1")).collect::<Vec<_>>().join(", ");
+        let last = (0..watched.keys.len())
+            .map(|at| cast(watched, at, "$1"))
+            .collect::<Vec<_>>()
+            .join(", ");
         format!(" WHERE ({columns}) > ({last})")
     };
     format!(
@@ -85,7 +99,9 @@ fn read_chunk(watched: &Watched, from_start: bool) -> String {
 pub fn rows(watched: &Watched, keys: &[String]) -> Vec<(String, Current)> {
     let json = json_array(keys);
     let _owner = identity::as_owner(pg_sys::Oid::from(watched.owner));
-    spi(Spi::connect_mut(|client| read(client.update(&read_many(watched), None, &[json.into()])?)))
+    spi(Spi::connect_mut(|client| {
+        read(client.update(&read_many(watched), None, &[json.into()])?)
+    }))
 }
 
 /// The next chunk of the walk, in key order.
@@ -96,13 +112,18 @@ pub fn chunk(watched: &Watched, after: Option<&str>, limit: i64) -> Vec<(String,
     let last = after.and_then(|key| serde_json::from_str(key).ok()).map(JsonB);
     let statement = read_chunk(watched, last.is_none());
     let _owner = identity::as_owner(pg_sys::Oid::from(watched.owner));
-    spi(Spi::connect_mut(|client| read(client.update(&statement, None, &[last.into(), limit.into()])?)))
+    spi(Spi::connect_mut(|client| {
+        read(client.update(&statement, None, &[last.into(), limit.into()])?)
+    }))
 }
 
 fn read(table: pgrx::spi::SpiTupleTable<'_>) -> Result<Vec<(String, Current)>, pgrx::spi::Error> {
     table
         .map(|row| {
-            let current = Current { url: row.get::<String>(2)?, texts: row.get::<Vec<Option<String>>>(3)?.unwrap_or_default() };
+            let current = Current {
+                url: row.get::<String>(2)?,
+                texts: row.get::<Vec<Option<String>>>(3)?.unwrap_or_default(),
+            };
             Ok((row.get::<String>(1)?.unwrap_or_default(), current))
         })
         .collect()
@@ -123,7 +144,10 @@ pub fn history(watched: &Watched, keys: &[String]) -> HashMap<String, Past> {
             let (etag, last_modified) = (row.get(6)?, row.get(7)?);
             let model = row.get::<String>(8)?.filter(|_| etag.is_some() || last_modified.is_some());
             let past = Past {
-                ours: row.get::<JsonB>(2)?.and_then(|outputs| outputs.0.as_object().cloned()).unwrap_or_default(),
+                ours: row
+                    .get::<JsonB>(2)?
+                    .and_then(|outputs| outputs.0.as_object().cloned())
+                    .unwrap_or_default(),
                 again: row.get(4)?.unwrap_or(false),
                 url: row.get(5)?.unwrap_or_default(),
                 seen: model.map(|model| Known { etag, last_modified, model }),

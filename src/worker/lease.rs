@@ -1,12 +1,14 @@
-//! The lock that makes a worker the only one of its database, and the question whether somebody wants to drop that database.
+//! The lock that makes a worker the only one of its database, and the question whether somebody
+//! wants to drop that database.
 
 use pgrx::pg_sys;
 
 /// Marks our lock among those of its method: no SQL function can take one of this tag type there.
 const SUB_OBJECT: u16 = 0x7063;
 
-/// Of the lock methods, the one whose session locks survive a failed transaction and end with the process, however that ends (locks of the default
-/// method would be left behind by a process that is terminated between two transactions).
+/// Of the lock methods, the one whose session locks survive a failed transaction and end with the
+/// process, however that ends (locks of the default method would be left behind by a process that
+/// is terminated between two transactions).
 const LEASE_METHOD: u32 = pg_sys::USER_LOCKMETHOD;
 
 fn tag(method: u32, database: u32, class: pg_sys::Oid, object: u32, sub: u16) -> pg_sys::LOCKTAG {
@@ -21,7 +23,8 @@ fn tag(method: u32, database: u32, class: pg_sys::Oid, object: u32, sub: u16) ->
 }
 
 fn acquire(tag: &pg_sys::LOCKTAG, mode: u32) -> bool {
-    // SAFETY: a well-formed tag; session-level, without waiting: needs no transaction and cannot deadlock.
+    // SAFETY: a well-formed tag; session-level, without waiting: needs no transaction and cannot
+    // deadlock.
     let result = unsafe { pg_sys::LockAcquire(tag, mode as i32, true, true) };
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
@@ -30,7 +33,10 @@ fn acquire(tag: &pg_sys::LOCKTAG, mode: u32) -> bool {
 pub fn take() -> bool {
     // SAFETY: reads a global.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
-    acquire(&tag(LEASE_METHOD, database, pg_sys::ExtensionRelationId, 1, SUB_OBJECT), pg_sys::ExclusiveLock)
+    acquire(
+        &tag(LEASE_METHOD, database, pg_sys::ExtensionRelationId, 1, SUB_OBJECT),
+        pg_sys::ExclusiveLock,
+    )
 }
 
 /// Whether nobody is dropping, renaming or copying this database, which all need it to themselves.

@@ -1,7 +1,9 @@
 //! A worker: drains the queue of one database and leaves when nothing is left to do.
 //!
-//! Started by the launcher. No transaction of it spans the network or the model: rows are examined in one short transaction, captioned by the engine,
-//! and written back in another. It holds one session-level lock, and that lock is the lease: what was in flight when it died is still in the queue.
+//! Started by the launcher. No transaction of it spans the network or the model: rows are examined
+//! in one short transaction, captioned by the engine, and written back in another. It holds one
+//! session-level lock, and that lock is the lease: what was in flight when it died is still in the
+//! queue.
 
 mod definitions;
 mod drain;
@@ -19,8 +21,9 @@ mod write;
 use crate::{release, shared};
 use pgrx::prelude::*;
 
-/// Settings that hold for everything a worker does, whatever the database, the role or the server say; as autovacuum forces its own.
-/// How statements are planned, and how long locks are waited for: `planning`.
+/// Settings that hold for everything a worker does, whatever the database, the role or the server
+/// say; as autovacuum forces its own. How statements are planned, and how long locks are waited
+/// for: `planning`.
 const FORCED: [(&core::ffi::CStr, &core::ffi::CStr); 10] = [
     // `ALTER DATABASE … SET role` is for the sessions of people.
     (c"role", c"none"),
@@ -31,7 +34,8 @@ const FORCED: [(&core::ffi::CStr, &core::ffi::CStr); 10] = [
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_deferrable", c"off"),
     (c"session_replication_role", c"origin"),
-    // A policy that would hide rows from their own owner is an error of the row, never a row silently not seen.
+    // A policy that would hide rows from their own owner is an error of the row, never a row
+    // silently not seen.
     (c"row_security", c"off"),
     (c"zero_damaged_pages", c"off"),
 ];
@@ -41,13 +45,17 @@ const FORCED: [(&core::ffi::CStr, &core::ffi::CStr); 10] = [
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pg_caption_worker(argument: pg_sys::Datum) {
     let database = argument.value() as u32;
-    // SAFETY: installs PostgreSQL's own handlers before signals are unblocked. `die` ends this process even inside a lock wait; the configuration is reread by
-    // the main loop.
+    // SAFETY: installs PostgreSQL's own handlers before signals are unblocked. `die` ends this
+    // process even inside a lock wait; the configuration is reread by the main loop.
     unsafe {
         handle(libc::SIGTERM, die);
         handle(libc::SIGHUP, SignalHandlerForConfigReload);
         pg_sys::BackgroundWorkerUnblockSignals();
-        pg_sys::BackgroundWorkerInitializeConnectionByOid(pg_sys::Oid::from(database), pg_sys::InvalidOid, 0);
+        pg_sys::BackgroundWorkerInitializeConnectionByOid(
+            pg_sys::Oid::from(database),
+            pg_sys::InvalidOid,
+            0,
+        );
         pg_sys::before_shmem_exit(Some(take_name_off), argument);
     }
     force_settings();
@@ -67,7 +75,8 @@ pub extern "C-unwind" fn pg_caption_worker(argument: pg_sys::Datum) {
 }
 
 unsafe extern "C-unwind" {
-    // PostgreSQL's own handlers, without the guard that the generated bindings wrap calls in: that is not for signal handlers.
+    // PostgreSQL's own handlers, without the guard that the generated bindings wrap calls in: that
+    // is not for signal handlers.
     fn die(signal: core::ffi::c_int);
     fn SignalHandlerForConfigReload(signal: core::ffi::c_int);
 }
@@ -105,14 +114,21 @@ const FORCED_LATER: [(&core::ffi::CStr, &core::ffi::CStr); 1] = [(c"transaction_
 fn force_settings() {
     be_superuser();
     for (name, value) in FORCED.iter().chain(&FORCED_LATER).chain(&crate::enqueue::PINNED) {
-        // SAFETY: static C strings; the source is above every other, so that nothing read later undoes it.
+        // SAFETY: static C strings; the source is above every other, so that nothing read later
+        // undoes it.
         unsafe {
-            pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
+            pg_sys::SetConfigOption(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
         }
     }
 }
 
-/// Whatever `ALTER DATABASE … SET session_authorization` says: the worker was authenticated as the bootstrap superuser, and is that again.
+/// Whatever `ALTER DATABASE … SET session_authorization` says: the worker was authenticated as the
+/// bootstrap superuser, and is that again.
 fn be_superuser() {
     let superuser = pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID);
     // SAFETY: reads who the session's user is.
@@ -124,7 +140,12 @@ fn be_superuser() {
         // SAFETY: the name is of a role that always exists, and lives in the transaction's memory.
         unsafe {
             let name = pg_sys::GetUserNameFromId(superuser, false);
-            pg_sys::SetConfigOption(c"session_authorization".as_ptr(), name, pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
+            pg_sys::SetConfigOption(
+                c"session_authorization".as_ptr(),
+                name,
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_OVERRIDE,
+            );
         }
     });
 }

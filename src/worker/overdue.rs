@@ -1,6 +1,7 @@
-//! Rows whose table's own code can be ended by nothing but the end of the process: a trigger that catches the cancel and goes on. `transaction` ends the worker at a second
-//! deadline then, which no handler of PL/pgSQL catches; here it is kept, beyond the worker's end, which row that was. The next worker records it as failed instead of
-//! writing it, and the others go on.
+//! Rows whose table's own code can be ended by nothing but the end of the process: a trigger that
+//! catches the cancel and goes on. `transaction` ends the worker at a second deadline then, which
+//! no handler of PL/pgSQL catches; here it is kept, beyond the worker's end, which row that was.
+//! The next worker records it as failed instead of writing it, and the others go on.
 
 use super::die;
 use crate::shared;
@@ -54,8 +55,11 @@ pub fn note(database: u32) -> bool {
     if !PASSED.load(Ordering::Relaxed) {
         return false;
     }
-    let Some(row) = WRITING.with(|writing| writing.try_borrow().ok().and_then(|row| row.clone())) else {
-        pgrx::log!("pg_caption: reading a watched table took too long and could not be cancelled: the worker ends");
+    let Some(row) = WRITING.with(|writing| writing.try_borrow().ok().and_then(|row| row.clone()))
+    else {
+        pgrx::log!(
+            "pg_caption: reading a watched table took too long and could not be cancelled: the worker ends"
+        );
         return false;
     };
     pgrx::log!(
@@ -67,7 +71,8 @@ pub fn note(database: u32) -> bool {
     true
 }
 
-/// Whether an earlier worker ended over this row, which is to be recorded then, in this transaction.
+/// Whether an earlier worker ended over this row, which is to be recorded then, in this
+/// transaction.
 pub fn is_known(database: u32, row: &Row) -> bool {
     let number = number(row);
     let (is_known, others_are) = shared::is_overdue(database, number);
@@ -78,10 +83,13 @@ pub fn is_known(database: u32, row: &Row) -> bool {
     is_known || (others_are && super::write::has_failed_with(row, CODE))
 }
 
-/// The transaction has committed: the rows that it recorded may be tried again when somebody asks for them. Not before: should this worker end over another row of the same
-/// transaction, nothing of it stays.
+/// The transaction has committed: the rows that it recorded may be tried again when somebody asks
+/// for them. Not before: should this worker end over another row of the same transaction, nothing
+/// of it stays.
 pub fn recorded(database: u32) {
-    RECORDED.with(|recorded| recorded.borrow_mut().drain(..).for_each(|number| shared::forget_overdue(database, number)));
+    RECORDED.with(|recorded| {
+        recorded.borrow_mut().drain(..).for_each(|number| shared::forget_overdue(database, number))
+    });
 }
 
 /// The same in every process of one library.

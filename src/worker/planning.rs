@@ -1,8 +1,8 @@
-//! How statements are planned: our own by key, whatever the settings and the statistics say; a table's own code as in any session of its database. And how long they wait for
-//! locks.
+//! How statements are planned: our own by key, whatever the settings and the statistics say; a
+//! table's own code as in any session of its database. And how long they wait for locks.
 //!
-//! In levels of settings: `transaction` opens ours for each transaction, `write` goes back to what holds otherwise for the time in
-//! which triggers run.
+//! In levels of settings: `transaction` opens ours for each transaction, `write` goes back to what
+//! holds otherwise for the time in which triggers run.
 
 use crate::levels::{Level, current};
 use pgrx::pg_sys;
@@ -10,7 +10,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 
-/// Every statement of ours finds rows by key: a generic plan over the index, whatever the statistics say of a table just made.
+/// Every statement of ours finds rows by key: a generic plan over the index, whatever the
+/// statistics say of a table just made.
 const OURS: [(&CStr, &CStr); 9] = [
     (c"plan_cache_mode", c"force_generic_plan"),
     (c"enable_indexscan", c"on"),
@@ -24,7 +25,8 @@ const OURS: [(&CStr, &CStr); 9] = [
 ];
 /// A worker waits for nobody's lock for longer, ms.
 const MOST_PATIENCE: i32 = 1000;
-/// Nor less long than that for a lock that a table's own code wants, where `deadlock_timeout` allows, ms.
+/// Nor less long than that for a lock that a table's own code wants, where `deadlock_timeout`
+/// allows, ms.
 const LEAST_PATIENCE: i32 = 10;
 /// How often patience is halved.
 const HALVINGS: u32 = 10;
@@ -38,7 +40,10 @@ thread_local! {
 
 /// Our own planning, and our patience with locks; in a transaction.
 pub fn ours() -> Level {
-    ORDINARY.with(|ordinary| *ordinary.borrow_mut() = OURS.iter().map(|(name, _)| current(name, CStr::to_owned)).collect());
+    ORDINARY.with(|ordinary| {
+        *ordinary.borrow_mut() =
+            OURS.iter().map(|(name, _)| current(name, CStr::to_owned)).collect()
+    });
     let level = Level::open();
     for (name, value) in OURS {
         level.set(name, value);
@@ -47,8 +52,8 @@ pub fn ours() -> Level {
     level
 }
 
-/// Our patience with the locks that a table's own code meets: each time it meets one it is halved, so that a table whose triggers all want the same row does not take the
-/// time of the others.
+/// Our patience with the locks that a table's own code meets: each time it meets one it is halved,
+/// so that a table whose triggers all want the same row does not take the time of the others.
 pub fn patience_with(table: u32) -> Level {
     let halved = BLOCKED.with(|blocked| blocked.borrow().get(&table).copied().unwrap_or(0));
     let level = Level::open();
@@ -78,7 +83,8 @@ pub fn was_free(table: u32) {
     });
 }
 
-/// In ms. Half of `deadlock_timeout`: who waits for a row of ours while we wait for his is not the one who finds the deadlock and is cancelled.
+/// In ms. Half of `deadlock_timeout`: who waits for a row of ours while we wait for his is not the
+/// one who finds the deadlock and is cancelled.
 fn patience() -> i32 {
     // SAFETY: reads a setting.
     (unsafe { pg_sys::DeadlockTimeout } / 2).clamp(1, MOST_PATIENCE)
@@ -91,6 +97,10 @@ fn wait_for_locks(level: &Level, ms: i32) {
 /// The planning of any session; within [`ours`].
 pub fn ordinary() -> Level {
     let level = Level::open();
-    ORDINARY.with(|ordinary| OURS.iter().zip(ordinary.borrow().iter()).for_each(|((name, _), value)| level.set(name, value)));
+    ORDINARY.with(|ordinary| {
+        OURS.iter()
+            .zip(ordinary.borrow().iter())
+            .for_each(|((name, _), value)| level.set(name, value))
+    });
     level
 }

@@ -1,12 +1,16 @@
-//! The database of a worker as its loop sees it: reads keys and rows, writes what came of them. What is read when, and what comes of it, is decided in
-//! `pg_caption_drain`; here is the SQL. All within the transaction that `drain` has begun.
+//! The database of a worker as its loop sees it: reads keys and rows, writes what came of them.
+//! What is read when, and what comes of it, is decided in `pg_caption_drain`; here is the SQL. All
+//! within the transaction that `drain` has begun.
 
 use super::examine;
 use super::tables;
 use super::tidy;
 use super::transaction::{Raised, attempt_in_time, spi};
 use super::write;
-use pg_caption_drain::{Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, Row, Settled, Stand, Store, Struck, Unread, Watched};
+use pg_caption_drain::{
+    Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, Row, Settled, Stand, Store, Struck,
+    Unread, Watched,
+};
 use pg_caption_wire::{Class, Failure, Outcome};
 use pgrx::prelude::*;
 use std::collections::HashMap;
@@ -23,7 +27,8 @@ impl Store for Sql {
     fn queue(&mut self, after: i64, tables: &[u32], limit: usize) -> Vec<QueueRow> {
         spi(Spi::connect(|client| {
             let rows = client.select(
-                // Table by table, by the index: what waits for a table that is paused or stopped is not passed over with every read.
+                // Table by table, by the index: what waits for a table that is paused or stopped is
+                // not passed over with every read.
                 "SELECT q.id, q.relation, ARRAY(SELECT k.v::text FROM jsonb_array_elements(q.keys::jsonb) AS k (v)) FROM unnest($2) AS t (relation) CROSS JOIN LATERAL \
                    (SELECT e.id, e.relation, e.keys FROM caption.queue e WHERE e.relation = t.relation AND e.id > $1 AND e.n > 0 ORDER BY e.id LIMIT $3) q \
                   ORDER BY q.id LIMIT $3",
@@ -58,7 +63,12 @@ impl Store for Sql {
         }))
     }
 
-    fn chunk(&mut self, table: &Watched, after: Option<&str>, limit: usize) -> Result<Chunk, Unread> {
+    fn chunk(
+        &mut self,
+        table: &Watched,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Chunk, Unread> {
         if !write::table_is_free(table, false) || !write::is_ours(table) {
             return Err(Unread::Busy);
         }
@@ -95,7 +105,8 @@ impl Store for Sql {
             match attempt_in_time(|| examine::rows(table, part)) {
                 Ok(read) => rows.extend(read),
                 Err(raised) if is_passing(&raised) => return Err(Busy),
-                // The key no longer fits the table, or its owner's code refuses to be read: a stated failure of that row alone.
+                // The key no longer fits the table, or its owner's code refuses to be read: a
+                // stated failure of that row alone.
                 Err(raised) if part.len() == 1 => raised_by.push((part[0].clone(), raised)),
                 Err(_) => {
                     let (left, right) = part.split_at(part.len() / 2);
@@ -122,7 +133,11 @@ impl Store for Sql {
     }
 
     fn put_off(&mut self, row: &Row, attempts: i32, pause: Duration) {
-        let failure = Failure::new(Class::Retry, "row_locked", "an open transaction holds the row, or what its triggers want");
+        let failure = Failure::new(
+            Class::Retry,
+            "row_locked",
+            "an open transaction holds the row, or what its triggers want",
+        );
         write::put_off(row, &failure, attempts, pause);
     }
 
@@ -146,7 +161,13 @@ impl Store for Sql {
         tidy::stand(table)
     }
 
-    fn kept(&mut self, table: &Watched, kept: Kept, after: Option<&str>, limit: usize) -> Vec<String> {
+    fn kept(
+        &mut self,
+        table: &Watched,
+        kept: Kept,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<String> {
         tidy::kept(table, kept, after, limit)
     }
 
@@ -168,7 +189,8 @@ pub fn oids(tables: &[u32]) -> Vec<pg_sys::Oid> {
     tables.iter().map(|oid| pg_sys::Oid::from(*oid)).collect()
 }
 
-/// Whether an error says that something else stands in the way for now, rather than that these rows cannot be read.
+/// Whether an error says that something else stands in the way for now, rather than that these rows
+/// cannot be read.
 pub fn is_passing(raised: &Raised) -> bool {
     use PgSqlErrorCode::*;
     matches!(
@@ -182,9 +204,14 @@ pub fn is_passing(raised: &Raised) -> bool {
     )
 }
 
-/// A table whose rows cannot even be read (row-level security forced on its owner, a privilege taken away) waits for somebody to mend it.
+/// A table whose rows cannot even be read (row-level security forced on its owner, a privilege
+/// taken away) waits for somebody to mend it.
 fn stop_table(table: &Watched, raised: &Raised) {
-    tables::stop(pg_sys::Oid::from(table.oid), &table.name, format!("its rows cannot be read: {}", raised.message));
+    tables::stop(
+        pg_sys::Oid::from(table.oid),
+        &table.name,
+        format!("its rows cannot be read: {}", raised.message),
+    );
 }
 
 /// When the next deferred row of these tables is due, in milliseconds of the Unix epoch.

@@ -14,7 +14,8 @@ pub fn installed() -> bool {
     unsafe { pg_sys::get_extension_oid(c"pg_caption".as_ptr(), true) != pg_sys::InvalidOid }
 }
 
-/// Removes what belongs to tables that exist no more, and failures beyond their retention. What somebody else holds stays until the next time.
+/// Removes what belongs to tables that exist no more, and failures beyond their retention. What
+/// somebody else holds stays until the next time.
 pub fn clean() {
     let minutes = crate::settings::retention_minutes();
     let mut statements: Vec<String> = ["watch", "tally", "queue", "deferred", "written", "failed"]
@@ -34,12 +35,16 @@ pub fn clean() {
             return;
         }
         if raised.code != PgSqlErrorCode::ERRCODE_LOCK_NOT_AVAILABLE {
-            pgrx::log!("pg_caption: what belongs to tables that are gone, or is too old, could not be removed: {}", raised.message);
+            pgrx::log!(
+                "pg_caption: what belongs to tables that are gone, or is too old, could not be removed: {}",
+                raised.message
+            );
         }
     }
 }
 
-/// The tables that are watched. In a database that is a copy of another one their walks begin anew: whose transactions its rows are from, nobody knows.
+/// The tables that are watched. In a database that is a copy of another one their walks begin anew:
+/// whose transactions its rows are from, nobody knows.
 pub fn begin() -> Vec<u32> {
     // The objects of 0.1.0 do not know whose database they are in.
     if release::objects_are_current() {
@@ -54,10 +59,16 @@ pub fn begin() -> Vec<u32> {
     }
     marks::obey();
     let watched = "SELECT w.relation::oid FROM caption.watch w";
-    spi(Spi::connect(|client| client.select(watched, None, &[])?.map(|row| Ok(row.get::<pg_sys::Oid>(1)?.map_or(0, |oid| oid.to_u32()))).collect()))
+    spi(Spi::connect(|client| {
+        client
+            .select(watched, None, &[])?
+            .map(|row| Ok(row.get::<pg_sys::Oid>(1)?.map_or(0, |oid| oid.to_u32())))
+            .collect()
+    }))
 }
 
-/// All watches of this database. One whose columns have gone is left out, with the reason in its tally.
+/// All watches of this database. One whose columns have gone is left out, with the reason in its
+/// tally.
 pub fn load() -> Vec<Watched> {
     let rows: Vec<(pg_sys::Oid, Listed)> = spi(Spi::connect(|client| {
         let rows = client.select(
@@ -100,7 +111,8 @@ pub fn load() -> Vec<Watched> {
     }));
     let mut watched = Vec::new();
     for (oid, listed) in rows {
-        // Somebody may be putting it there, or removing it, in a transaction that is still open: that table waits for its end, the others do not.
+        // Somebody may be putting it there, or removing it, in a transaction that is still open:
+        // that table waits for its end, the others do not.
         let added = attempt(|| {
             let missing = "INSERT INTO caption.tally (relation) SELECT $1 WHERE NOT EXISTS (SELECT FROM caption.tally WHERE relation = $1) ON CONFLICT DO NOTHING";
             spi(Spi::run_with_args(missing, &[oid.into()]));
@@ -110,11 +122,17 @@ pub fn load() -> Vec<Watched> {
         }
         match check(oid, &listed) {
             Ok((fills, keys)) => {
-                // That its rows cannot be read is true until they are, which the walk that stopped will try first.
+                // That its rows cannot be read is true until they are, which the walk that stopped
+                // will try first.
                 if listed.watched.walk_done {
                     set_problem(oid, None);
                 }
-                watched.push(Watched { url: quote_identifier(&listed.url), fills, keys, ..listed.watched });
+                watched.push(Watched {
+                    url: quote_identifier(&listed.url),
+                    fills,
+                    keys,
+                    ..listed.watched
+                });
             }
             Err(problem) => stop(oid, &listed.watched.name, problem),
         }
@@ -125,15 +143,23 @@ pub fn load() -> Vec<Watched> {
 /// Notes why a table is not being filled, and says so in the log if that is news.
 pub fn stop(relation: pg_sys::Oid, name: &str, problem: String) {
     if set_problem(relation, Some(problem.clone())) {
-        pgrx::log!("pg_caption: table {} is not being filled: {problem}", name.trim_start_matches("ONLY "));
+        pgrx::log!(
+            "pg_caption: table {} is not being filled: {problem}",
+            name.trim_start_matches("ONLY ")
+        );
     }
 }
 
-/// Notes why a table is not being filled; whether that is news. Who holds the row is changing the watch, and wakes us at commit.
+/// Notes why a table is not being filled; whether that is news. Who holds the row is changing the
+/// watch, and wakes us at commit.
 pub fn set_problem(relation: pg_sys::Oid, problem: Option<String>) -> bool {
     let set = "UPDATE caption.tally SET problem = $2 WHERE relation = \
         (SELECT t.relation FROM caption.tally t WHERE t.relation = $1 AND t.problem IS DISTINCT FROM $2 FOR NO KEY UPDATE SKIP LOCKED) RETURNING relation";
-    spi(Spi::connect_mut(|client| Ok::<_, pgrx::spi::Error>(client.update(set, None, &[relation.into(), problem.into()])?.len()))) > 0
+    spi(Spi::connect_mut(|client| {
+        Ok::<_, pgrx::spi::Error>(
+            client.update(set, None, &[relation.into(), problem.into()])?.len(),
+        )
+    })) > 0
 }
 
 /// A row of `caption.watch`, not yet checked against the table.
@@ -148,8 +174,8 @@ struct Listed {
 
 fn check(relation: pg_sys::Oid, listed: &Listed) -> Result<(Vec<Fill>, Vec<KeyColumn>), String> {
     let Listed { url, fills, keys, by_superuser, watched } = listed;
-    // Its owner's rights are all rights, and what runs with them was perhaps planted by the owner before.
-    // SAFETY: a catalog look-up in a transaction.
+    // Its owner's rights are all rights, and what runs with them was perhaps planted by the owner
+    // before. SAFETY: a catalog look-up in a transaction.
     if !by_superuser && unsafe { pg_sys::superuser_arg(pg_sys::Oid::from(watched.owner)) } {
         return Err(
             "it belongs to a superuser now: look at its triggers, defaults and constraints, then call caption.watch() again as a superuser".into()
@@ -159,13 +185,16 @@ fn check(relation: pg_sys::Oid, listed: &Listed) -> Result<(Vec<Fill>, Vec<KeyCo
         return Err("its triggers are missing: a dump is still being restored, or they were dropped; then call caption.watch() again".into());
     }
     if let Some(how) = switched_off(relation) {
-        return Err(format!("its triggers are disabled; {how} goes on, also with the rows written meanwhile"));
+        return Err(format!(
+            "its triggers are disabled; {how} goes on, also with the rows written meanwhile"
+        ));
     }
     attribute(relation, url)?;
     let fills = fills.as_object().into_iter().flatten().map(|(column, name)| {
         let (_, length) = attribute(relation, column)?;
         let name = name.as_str().unwrap_or_default();
-        let mut style = style::find(name).ok_or_else(|| format!("there is no caption style \"{name}\" any more"))?;
+        let mut style = style::find(name)
+            .ok_or_else(|| format!("there is no caption style \"{name}\" any more"))?;
         if let Some(length) = length {
             style.rules.max_chars = style.rules.max_chars.min(length);
             style.rules.min_chars = style.rules.min_chars.min(length);
@@ -173,7 +202,9 @@ fn check(relation: pg_sys::Oid, listed: &Listed) -> Result<(Vec<Fill>, Vec<KeyCo
         Ok(Fill { column: column.clone(), style })
     });
     let fills = fills.collect::<Result<Vec<_>, String>>()?;
-    let columns = keys.iter().map(|key| Ok(KeyColumn { column: quote_identifier(key), kind: attribute(relation, key)?.0 }));
+    let columns = keys.iter().map(|key| {
+        Ok(KeyColumn { column: quote_identifier(key), kind: attribute(relation, key)?.0 })
+    });
     let columns = columns.collect::<Result<Vec<_>, String>>()?;
     if !is_key(relation, keys) {
         return Err(format!(
@@ -181,24 +212,32 @@ fn check(relation: pg_sys::Oid, listed: &Listed) -> Result<(Vec<Fill>, Vec<KeyCo
             keys.join(", ")
         ));
     }
-    let watched: Vec<String> =
-        std::iter::once(url).chain(listed.fills.as_object().into_iter().flatten().map(|(column, _)| column)).chain(keys).cloned().collect();
+    let watched: Vec<String> = std::iter::once(url)
+        .chain(listed.fills.as_object().into_iter().flatten().map(|(column, _)| column))
+        .chain(keys)
+        .cloned()
+        .collect();
     if let Some(column) = unheard_of(relation, &watched) {
-        return Err(format!("its triggers watch another column that was called \"{column}\" before; call caption.watch() again"));
+        return Err(format!(
+            "its triggers watch another column that was called \"{column}\" before; call caption.watch() again"
+        ));
     }
     Ok((fills, columns))
 }
 
-/// Whether a key finds one row at most: some unique index, checked at once, is over these columns or fewer of them, none of which may be NULL.
+/// Whether a key finds one row at most: some unique index, checked at once, is over these columns
+/// or fewer of them, none of which may be NULL.
 fn is_key(relation: pg_sys::Oid, keys: &[String]) -> bool {
     let found = "SELECT EXISTS (SELECT FROM pg_catalog.pg_index i WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate AND i.indpred IS NULL AND i.indexprs IS NULL \
                     AND NOT EXISTS (SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k (attnum) WHERE NOT EXISTS \
                           (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum = k.attnum AND a.attname = ANY ($2::name[])))) \
             AND NOT EXISTS (SELECT FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = ANY ($2::name[]) AND NOT a.attnotnull)";
-    spi(Spi::get_one_with_args::<bool>(found, &[relation.into(), keys.to_vec().into()])) == Some(true)
+    spi(Spi::get_one_with_args::<bool>(found, &[relation.into(), keys.to_vec().into()]))
+        == Some(true)
 }
 
-/// A column that none of the triggers' conditions names: it has taken the name of the one that they do.
+/// A column that none of the triggers' conditions names: it has taken the name of the one that they
+/// do.
 fn unheard_of(relation: pg_sys::Oid, columns: &[String]) -> Option<String> {
     let found = "SELECT min(a.attname::text) FROM pg_catalog.pg_attribute a WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped AND a.attname = ANY ($2::name[]) \
                     AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger t JOIN pg_catalog.pg_depend d ON d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = t.oid \
@@ -207,15 +246,18 @@ fn unheard_of(relation: pg_sys::Oid, columns: &[String]) -> Option<String> {
     spi(Spi::get_one_with_args(found, &[relation.into(), columns.to_vec().into()]))
 }
 
-/// Whether the triggers are there that tell of new rows: what they do not tell of, the walk must still find.
+/// Whether the triggers are there that tell of new rows: what they do not tell of, the walk must
+/// still find.
 fn has_triggers(relation: pg_sys::Oid) -> bool {
     let count = "SELECT count(*) FROM pg_catalog.pg_trigger t WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgname = ANY ($2::name[]) \
                     AND t.tgfoid = 'caption.enqueue()'::regprocedure";
     let names: Vec<String> = triggers::TRIGGERS.map(String::from).into();
-    spi(Spi::get_one_with_args::<i64>(count, &[relation.into(), names.into()])) == Some(triggers::TRIGGERS.len() as i64)
+    spi(Spi::get_one_with_args::<i64>(count, &[relation.into(), names.into()]))
+        == Some(triggers::TRIGGERS.len() as i64)
 }
 
-/// What switches the triggers on again, if those of the table or of a partition do not fire for everybody who writes there.
+/// What switches the triggers on again, if those of the table or of a partition do not fire for
+/// everybody who writes there.
 fn switched_off(relation: pg_sys::Oid) -> Option<String> {
     // Not pg_partition_tree(), which waits for everybody who holds one of the partitions.
     let found = "WITH RECURSIVE part AS (SELECT w.relation::oid, w.on_replica FROM caption.watch w WHERE w.relation = $1 UNION ALL \
@@ -226,7 +268,8 @@ fn switched_off(relation: pg_sys::Oid) -> Option<String> {
     spi(Spi::get_one_with_args(found, &[relation.into()]))
 }
 
-/// Type of a column, or what its domain is made of (whose checks say nothing of keys that are there, and may refuse them if made NOT VALID), and its length where declared (varchar(n)).
+/// Type of a column, or what its domain is made of (whose checks say nothing of keys that are
+/// there, and may refuse them if made NOT VALID), and its length where declared (varchar(n)).
 fn attribute(relation: pg_sys::Oid, column: &str) -> Result<(String, Option<u32>), String> {
     let found = spi(Spi::connect(|client| {
         let rows = client.select(
@@ -236,13 +279,19 @@ fn attribute(relation: pg_sys::Oid, column: &str) -> Result<(String, Option<u32>
             &[relation.into(), column.into()],
         )?;
         let Some(row) = rows.into_iter().next() else { return Ok::<_, pgrx::spi::Error>(None) };
-        Ok(Some((row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid), row.get::<i32>(2)?.unwrap_or(-1))))
+        Ok(Some((
+            row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid),
+            row.get::<i32>(2)?.unwrap_or(-1),
+        )))
     }));
     let found = found.map(|(kind, modifier)| {
         let base = table::base(kind, modifier);
         // SAFETY: a type that exists; the text is PostgreSQL's, copied at once.
-        let name = unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_with_typemod(base.0, base.1)) };
+        let name =
+            unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_with_typemod(base.0, base.1)) };
         (name.to_string_lossy().into_owned(), table::length(base))
     });
-    found.ok_or_else(|| format!("it has no column \"{column}\" any more; call caption.watch() again"))
+    found.ok_or_else(|| {
+        format!("it has no column \"{column}\" any more; call caption.watch() again")
+    })
 }

@@ -30,7 +30,8 @@ pub fn run<R>(body: impl FnOnce() -> R) -> R {
     let planning = planning::ours();
     let result = body();
     drop(planning);
-    // SAFETY: as above. Statistics are sent, so that autovacuum sees our tables and the users' change.
+    // SAFETY: as above. Statistics are sent, so that autovacuum sees our tables and the users'
+    // change.
     unsafe {
         pg_sys::PopActiveSnapshot();
         pg_sys::CommitTransactionCommand();
@@ -42,7 +43,8 @@ pub fn run<R>(body: impl FnOnce() -> R) -> R {
 /// Runs `body` in a subtransaction, rolled back if it raises.
 ///
 /// # Errors
-/// What it raised. A cancel, too: the owner's own code can raise one, and one from outside ends the statement that it met.
+/// What it raised. A cancel, too: the owner's own code can raise one, and one from outside ends the
+/// statement that it met.
 pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
     // SAFETY: begins a subtransaction and remembers what PL/pgSQL's exception blocks remember.
     let (memory, owner) = unsafe {
@@ -52,7 +54,8 @@ pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
         before
     };
     let restore = move || {
-        // SAFETY: both are alive: they belong to the transaction around the subtransaction that has just ended.
+        // SAFETY: both are alive: they belong to the transaction around the subtransaction that has
+        // just ended.
         unsafe {
             pg_sys::MemoryContextSwitchTo(memory);
             pg_sys::CurrentResourceOwner = owner;
@@ -73,13 +76,18 @@ pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
             CaughtError::RustPanic { ereport, .. } => ereport,
         };
-        Err(Raised { code: report.sql_error_code(), message: report.message().to_string(), detail: report.detail().map(str::to_string) })
+        Err(Raised {
+            code: report.sql_error_code(),
+            message: report.message().to_string(),
+            detail: report.detail().map(str::to_string),
+        })
     })
     .execute()
 }
 
-/// As [`attempt`], for what may run a table's own code: a statement that runs for longer than `pg_caption.write_timeout` is cancelled. Where that code goes on all the same,
-/// the worker ends after twice that time.
+/// As [`attempt`], for what may run a table's own code: a statement that runs for longer than
+/// `pg_caption.write_timeout` is cancelled. Where that code goes on all the same, the worker ends
+/// after twice that time.
 ///
 /// # Errors
 /// As [`attempt`].
@@ -90,14 +98,16 @@ pub fn attempt_in_time<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
     })
 }
 
-/// Bounds the time of what runs until it is dropped: then the statement that is running is cancelled, and the process ended if that does not help.
+/// Bounds the time of what runs until it is dropped: then the statement that is running is
+/// cancelled, and the process ended if that does not help.
 struct Limit(());
 
 impl Limit {
     /// From now on; the worker's own `statement_timeout` is 0.
     fn new(time: Duration) -> Limit {
         let ms = i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1);
-        // SAFETY: PostgreSQL registers this timeout's handler for every process with a database, which is what a worker is.
+        // SAFETY: PostgreSQL registers this timeout's handler for every process with a database,
+        // which is what a worker is.
         unsafe {
             enable_timeout_after(STATEMENT_TIMEOUT, ms);
             enable_timeout_after(last_timeout(), ms.saturating_mul(2));
@@ -108,11 +118,13 @@ impl Limit {
 
 impl Drop for Limit {
     fn drop(&mut self) {
-        // SAFETY: as above; the flag is written by our own signal handler and read on this thread alone.
+        // SAFETY: as above; the flag is written by our own signal handler and read on this thread
+        // alone.
         unsafe {
             disable_timeout(last_timeout(), false);
             disable_timeout(STATEMENT_TIMEOUT, true);
-            // Too late for the statement that was meant: the next one is not to be cancelled in its place.
+            // Too late for the statement that was meant: the next one is not to be cancelled in its
+            // place.
             if get_timeout_indicator(STATEMENT_TIMEOUT, true) {
                 pg_sys::QueryCancelPending = 0;
             }
@@ -129,11 +141,13 @@ fn last_timeout() -> u32 {
 
 /// Beyond `USER_TIMEOUT` of every version: asks [`RegisterTimeout`] for a number that nobody has.
 const ANY_FREE_TIMEOUT: u32 = 1000;
-/// `STATEMENT_TIMEOUT` of PostgreSQL's `TimeoutId` (utils/timeout.h), the same number from 15 to 18.
+/// `STATEMENT_TIMEOUT` of PostgreSQL's `TimeoutId` (utils/timeout.h), the same number from 15 to
+/// 18.
 const STATEMENT_TIMEOUT: u32 = 3;
 
 unsafe extern "C-unwind" {
-    // utils/timeout.h, which the generated bindings leave out. None of them raises, but the first where all numbers are taken.
+    // utils/timeout.h, which the generated bindings leave out. None of them raises, but the first
+    // where all numbers are taken.
     fn RegisterTimeout(id: u32, handler: unsafe extern "C-unwind" fn()) -> u32;
     fn enable_timeout_after(id: u32, delay_ms: i32);
     fn disable_timeout(id: u32, keep_indicator: bool);

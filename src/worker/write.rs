@@ -1,4 +1,5 @@
-//! Write-back: the row, the ledger, the failure and the queue in one transaction, one subtransaction a row.
+//! Write-back: the row, the ledger, the failure and the queue in one transaction, one
+//! subtransaction a row.
 
 use super::definitions;
 use super::examine;
@@ -22,15 +23,23 @@ pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Set
     let mut settled = Settled::Done { filled: false };
     if !texts.is_empty() || !outdated.is_empty() {
         let source = match outcome {
-            Outcome::Done { model, image, .. } => {
-                Some(Source { model: &model.digest, etag: image.etag.as_deref(), last_modified: image.last_modified.as_deref() })
-            }
+            Outcome::Done { model, image, .. } => Some(Source {
+                model: &model.digest,
+                etag: image.etag.as_deref(),
+                last_modified: image.last_modified.as_deref(),
+            }),
             _ => None,
         };
         // SAFETY: reads a global.
         if overdue::is_known(unsafe { pg_sys::MyDatabaseId }.to_u32(), &job.row) {
             let message = "the table's own code goes on after it was cancelled (pg_caption.write_timeout), which only the end of a worker ends";
-            carry_out(&job.row, Verdict::Failed(&Failure::new(Class::Reject, overdue::CODE, message), job.attempts + 1));
+            carry_out(
+                &job.row,
+                Verdict::Failed(
+                    &Failure::new(Class::Reject, overdue::CODE, message),
+                    job.attempts + 1,
+                ),
+            );
             return Settled::Done { filled: false };
         }
         let _writing = overdue::Writing::new(&job.row);
@@ -57,14 +66,24 @@ pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Set
     settled
 }
 
-/// Notes what an outcome means for its row. A key that is too long for an index of ours is said in the log, and the others go on; any other error ends the worker, and
-/// the row is looked at again.
+/// Notes what an outcome means for its row. A key that is too long for an index of ours is said in
+/// the log, and the others go on; any other error ends the worker, and the row is looked at again.
 fn carry_out(row: &Row, verdict: Verdict<'_>) {
     let Err(raised) = attempt(|| carry_out_or_raise(row, verdict)) else { return };
     if raised.code != PgSqlErrorCode::ERRCODE_PROGRAM_LIMIT_EXCEEDED {
-        pgrx::ereport!(ERROR, raised.code, format!("pg_caption: {}", raised.message), raised.detail.unwrap_or_default());
+        pgrx::ereport!(
+            ERROR,
+            raised.code,
+            format!("pg_caption: {}", raised.message),
+            raised.detail.unwrap_or_default()
+        );
     }
-    pgrx::log!("pg_caption: nothing can be noted of row {} of the table with OID {}: {}", shortened(&row.key), row.relation, raised.message);
+    pgrx::log!(
+        "pg_caption: nothing can be noted of row {} of the table with OID {}: {}",
+        shortened(&row.key),
+        row.relation,
+        raised.message
+    );
 }
 
 /// Enough of a key to find its row by.
@@ -78,7 +97,14 @@ fn carry_out_or_raise(row: &Row, verdict: Verdict<'_>) {
         Verdict::StillTrue => still_true(row),
         Verdict::Deferred(failure, attempts, pause) => defer(row, failure, attempts, pause),
         Verdict::Failed(failure, attempts) => {
-            record(row, failure.class.name(), &failure.code, &failure.message, failure.detail.as_deref(), attempts);
+            record(
+                row,
+                failure.class.name(),
+                &failure.code,
+                &failure.message,
+                failure.detail.as_deref(),
+                attempts,
+            );
         }
     }
 }
@@ -86,7 +112,12 @@ fn carry_out_or_raise(row: &Row, verdict: Verdict<'_>) {
 /// Whether an error says that somebody else's transaction stands in the way.
 fn is_lock(code: PgSqlErrorCode) -> bool {
     use PgSqlErrorCode::*;
-    matches!(code, ERRCODE_LOCK_NOT_AVAILABLE | ERRCODE_T_R_DEADLOCK_DETECTED | ERRCODE_T_R_SERIALIZATION_FAILURE)
+    matches!(
+        code,
+        ERRCODE_LOCK_NOT_AVAILABLE
+            | ERRCODE_T_R_DEADLOCK_DETECTED
+            | ERRCODE_T_R_SERIALIZATION_FAILURE
+    )
 }
 
 /// What is said where a name was not found.
@@ -96,15 +127,26 @@ const UNQUALIFIED: &str = "Captions are written with search_path = pg_catalog: q
 /// The table's own triggers or checks refused the caption.
 fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
     use PgSqlErrorCode::*;
-    let transient = matches!(raised.code, ERRCODE_OUT_OF_MEMORY | ERRCODE_DISK_FULL | ERRCODE_QUERY_CANCELED);
-    let mut failure = Failure::new(Class::Reject, "write_refused", format!("the table refused the caption: {}", raised.message));
+    let transient =
+        matches!(raised.code, ERRCODE_OUT_OF_MEMORY | ERRCODE_DISK_FULL | ERRCODE_QUERY_CANCELED);
+    let mut failure = Failure::new(
+        Class::Reject,
+        "write_refused",
+        format!("the table refused the caption: {}", raised.message),
+    );
     // A broken constraint's detail shows the whole row, which is not for whoever reads failures.
     failure.detail = raised.detail.clone().filter(|_| !is_constraint(raised.code));
-    if matches!(raised.code, ERRCODE_UNDEFINED_TABLE | ERRCODE_UNDEFINED_FUNCTION | ERRCODE_UNDEFINED_OBJECT) {
+    if matches!(
+        raised.code,
+        ERRCODE_UNDEFINED_TABLE | ERRCODE_UNDEFINED_FUNCTION | ERRCODE_UNDEFINED_OBJECT
+    ) {
         failure.detail = Some(UNQUALIFIED.into());
     }
-    let verdict =
-        if transient { aftermath::tried_again(job, &failure, settings::max_attempts(), jitter) } else { Verdict::Failed(&failure, job.attempts + 1) };
+    let verdict = if transient {
+        aftermath::tried_again(job, &failure, settings::max_attempts(), jitter)
+    } else {
+        Verdict::Failed(&failure, job.attempts + 1)
+    };
     carry_out(&job.row, verdict);
     Settled::Done { filled: false }
 }
@@ -139,33 +181,49 @@ struct Stored {
     entries: Vec<(String, Value)>,
     /// Columns emptied.
     emptied: Vec<String>,
-    /// Its URL, which the table's own triggers may have changed: the captions are for that one then, or there would be no end.
+    /// Its URL, which the table's own triggers may have changed: the captions are for that one
+    /// then, or there would be no end.
     url: String,
 }
 
-/// Locks the row, fills what is still empty or ours, empties what is outdated, and writes the ledger. `source`: unless there are no texts.
-fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], outdated: &[usize], source: Option<Source<'_>>) -> Settled {
+/// Locks the row, fills what is still empty or ours, empties what is outdated, and writes the
+/// ledger. `source`: unless there are no texts.
+fn write_row(
+    table: &Watched,
+    job: &Job,
+    texts: &[(usize, &str)],
+    outdated: &[usize],
+    source: Option<Source<'_>>,
+) -> Settled {
     let (filled, alone);
     let stored = {
         let _owner = identity::as_owner(pg_sys::Oid::from(table.owner));
         let found = spi(Spi::connect_mut(|client| {
             // A deferred constraint trigger would otherwise run at commit, as the superuser.
             client.update("SET CONSTRAINTS ALL IMMEDIATE", None, &[])?;
-            let rows = client.update(&examine::read_one(table, true), Some(1), &[key(&job.row).into()])?;
+            let rows =
+                client.update(&examine::read_one(table, true), Some(1), &[key(&job.row).into()])?;
             match rows.into_iter().next() {
-                Some(row) => {
-                    Ok::<_, pgrx::spi::Error>(Some(Current { url: row.get(1)?, texts: row.get::<Vec<Option<String>>>(2)?.unwrap_or_default() }))
-                }
+                Some(row) => Ok::<_, pgrx::spi::Error>(Some(Current {
+                    url: row.get(1)?,
+                    texts: row.get::<Vec<Option<String>>>(2)?.unwrap_or_default(),
+                })),
                 None => Ok(None),
             }
         }));
         let Some(current) = found else {
             let exists = spi(Spi::connect_mut(|client| {
-                Ok::<_, pgrx::spi::Error>(!client.update(&examine::read_one(table, false), Some(1), &[key(&job.row).into()])?.is_empty())
+                Ok::<_, pgrx::spi::Error>(
+                    !client
+                        .update(&examine::read_one(table, false), Some(1), &[key(&job.row).into()])?
+                        .is_empty(),
+                )
             }));
             return if exists { Settled::Locked } else { Settled::Done { filled: false } };
         };
-        let Some(write) = aftermath::write(table, job, &current, texts, outdated) else { return Settled::Done { filled: false } };
+        let Some(write) = aftermath::write(table, job, &current, texts, outdated) else {
+            return Settled::Done { filled: false };
+        };
         (filled, alone) = (!write.new.is_empty(), write.alone);
         let mut stored = if filled || !write.emptied.is_empty() {
             store(table, job, &write.new, &write.emptied)
@@ -185,9 +243,13 @@ fn write_row(table: &Watched, job: &Job, texts: &[(usize, &str)], outdated: &[us
 /// Writes texts into the row, and gives outdated columns their defaults back.
 fn store(table: &Watched, job: &Job, texts: &[(usize, &str)], emptied: &[usize]) -> Stored {
     let column = |cell: usize| quote_identifier(&table.fills[cell].column);
-    let texts_set = texts.iter().enumerate().map(|(n, (cell, _))| format!("{} = ${}", column(*cell), n + 2));
-    let sets: Vec<String> = texts_set.chain(emptied.iter().map(|cell| format!("{} = DEFAULT", column(*cell)))).collect();
-    let returned: Vec<String> = texts.iter().map(|(cell, _)| format!("t.{}::pg_catalog.text", column(*cell))).collect();
+    let texts_set =
+        texts.iter().enumerate().map(|(n, (cell, _))| format!("{} = ${}", column(*cell), n + 2));
+    let sets: Vec<String> = texts_set
+        .chain(emptied.iter().map(|cell| format!("{} = DEFAULT", column(*cell))))
+        .collect();
+    let returned: Vec<String> =
+        texts.iter().map(|(cell, _)| format!("t.{}::pg_catalog.text", column(*cell))).collect();
     let statement = format!(
         "UPDATE {} AS t SET {} WHERE {} RETURNING ARRAY[{}]::pg_catalog.text[], t.{}::pg_catalog.text",
         table.name,
@@ -199,42 +261,61 @@ fn store(table: &Watched, job: &Job, texts: &[(usize, &str)], emptied: &[usize])
     let mut arguments: Vec<pgrx::datum::DatumWithOid<'_>> = vec![key(&job.row).into()];
     arguments.extend(texts.iter().map(|(_, text)| pgrx::datum::DatumWithOid::from(*text)));
     let found = spi(Spi::connect_mut(|client| {
-        // Planned when the cursor is opened, by key; run when it is read, and the table's own triggers with it, which plan as in any session.
+        // Planned when the cursor is opened, by key; run when it is read, and the table's own
+        // triggers with it, which plan as in any session.
         let mut cursor = client.try_open_cursor_mut(statement.as_str(), &arguments)?;
         let _ordinary = planning::ordinary();
         match cursor.fetch(1)?.next() {
-            Some(row) => Ok(Some((row.get::<Vec<Option<String>>>(1)?.unwrap_or_default(), row.get::<String>(2)?))),
+            Some(row) => Ok(Some((
+                row.get::<Vec<Option<String>>>(1)?.unwrap_or_default(),
+                row.get::<String>(2)?,
+            ))),
             None => Ok::<_, pgrx::spi::Error>(None),
         }
     }));
     // What the table's own triggers made of our text is what we will find there again.
     let Some((stored, url)) = found else {
-        pgrx::ereport!(ERROR, PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION, "a trigger of the table skipped the update");
+        pgrx::ereport!(
+            ERROR,
+            PgSqlErrorCode::ERRCODE_TRIGGERED_ACTION_EXCEPTION,
+            "a trigger of the table skipped the update"
+        );
     };
     let url = url.unwrap_or_else(|| job.url.clone());
     let entries = stored
         .into_iter()
         .zip(texts)
-        .map(|(text, (cell, _))| (table.fills[*cell].column.clone(), entry(text.as_deref().unwrap_or_default(), &url)))
+        .map(|(text, (cell, _))| {
+            (table.fills[*cell].column.clone(), entry(text.as_deref().unwrap_or_default(), &url))
+        })
         .collect();
-    Stored { entries, emptied: emptied.iter().map(|cell| table.fills[*cell].column.clone()).collect(), url }
+    Stored {
+        entries,
+        emptied: emptied.iter().map(|cell| table.fills[*cell].column.clone()).collect(),
+        url,
+    }
 }
 
 /// The ledger without the texts that were taken away.
 fn note_emptied(job: &Job, emptied: &[String]) {
     spi(Spi::run_with_args(
         "UPDATE caption.written SET outputs = outputs - $3 WHERE relation = $1 AND key = $2",
-        &[pg_sys::Oid::from(job.row.relation).into(), key(&job.row).into(), emptied.to_vec().into()],
+        &[
+            pg_sys::Oid::from(job.row.relation).into(),
+            key(&job.row).into(),
+            emptied.to_vec().into(),
+        ],
     ));
 }
 
-/// Notes in the ledger what was written, and what the server said of the picture, unless a text of ours that stays (not `alone`) is of another version of it.
+/// Notes in the ledger what was written, and what the server said of the picture, unless a text of
+/// ours that stays (not `alone`) is of another version of it.
 fn note(job: &Job, stored: Stored, alone: bool, source: Source<'_>) {
     let Source { model, etag, last_modified } = source;
-    let is_same = job
-        .seen
-        .as_ref()
-        .is_some_and(|seen| (seen.etag.as_deref(), seen.last_modified.as_deref(), seen.model.as_str()) == (etag, last_modified, model));
+    let is_same = job.seen.as_ref().is_some_and(|seen| {
+        (seen.etag.as_deref(), seen.last_modified.as_deref(), seen.model.as_str())
+            == (etag, last_modified, model)
+    });
     // Of another URL nothing was said.
     let is_known = (alone || is_same) && stored.url == job.url;
     let (etag, last_modified) = if is_known { (etag, last_modified) } else { (None, None) };
@@ -270,24 +351,32 @@ fn key(row: &Row) -> JsonB {
     JsonB(serde_json::from_str(&row.key).unwrap_or(Value::Null))
 }
 
-/// Whether nobody holds or awaits the whole table (ALTER TABLE, CREATE INDEX, TRUNCATE …): nobody waits for us while we wait for them. The lock is kept until
-/// the transaction ends: from here to there the table is as its watch was read, or the answer is no. Partitions, too: a statement would wait for them while it holds the
-/// table, and somebody who takes them in another order would be told of a deadlock.
+/// Whether nobody holds or awaits the whole table (ALTER TABLE, CREATE INDEX, TRUNCATE …): nobody
+/// waits for us while we wait for them. The lock is kept until the transaction ends: from here to
+/// there the table is as its watch was read, or the answer is no. Partitions, too: a statement
+/// would wait for them while it holds the table, and somebody who takes them in another order would
+/// be told of a deadlock.
 pub fn table_is_free(table: &Watched, write: bool) -> bool {
     let mode = if write { pg_sys::RowExclusiveLock } else { pg_sys::AccessShareLock };
     // SAFETY: a lock request that does not wait, in a transaction.
     let lock = |oid: pg_sys::Oid| unsafe { pg_sys::ConditionalLockRelationOid(oid, mode as i32) };
-    lock(pg_sys::Oid::from(table.oid)) && !definitions::has_changed(table.oid) && definitions::partitions(table).into_iter().all(lock)
+    lock(pg_sys::Oid::from(table.oid))
+        && !definitions::has_changed(table.oid)
+        && definitions::partitions(table).into_iter().all(lock)
 }
 
-/// Whether no open transaction has called `watch`, `unwatch`, `pause`, `resume` or `retry` for the table, all of which hold its row of `caption.tally`: what they do to
-/// our tables would be waited for otherwise. That row is ours until the transaction ends. Asked before anything of the table is read or written. Nor is it ours if it was
-/// paused since the watches were read: rows written after that are not to be looked at.
+/// Whether no open transaction has called `watch`, `unwatch`, `pause`, `resume` or `retry` for the
+/// table, all of which hold its row of `caption.tally`: what they do to our tables would be waited
+/// for otherwise. That row is ours until the transaction ends. Asked before anything of the table
+/// is read or written. Nor is it ours if it was paused since the watches were read: rows written
+/// after that are not to be looked at.
 pub fn is_ours(table: &Watched) -> bool {
     let row = spi(Spi::connect_mut(|client| {
         let lock = "SELECT FROM caption.tally t WHERE t.relation = $1 AND EXISTS (SELECT FROM caption.watch w WHERE w.relation::oid = $1 AND NOT w.paused) \
                     FOR NO KEY UPDATE OF t SKIP LOCKED";
-        Ok::<_, pgrx::spi::Error>(client.update(lock, Some(1), &[pg_sys::Oid::from(table.oid).into()])?.len())
+        Ok::<_, pgrx::spi::Error>(
+            client.update(lock, Some(1), &[pg_sys::Oid::from(table.oid).into()])?.len(),
+        )
     }));
     row > 0
 }
@@ -330,14 +419,27 @@ fn record(row: &Row, class: &str, code: &str, message: &str, detail: Option<&str
         "INSERT INTO caption.failed AS f (relation, key, class, code, message, detail, attempts) VALUES ($1, $2, $3, $4, $5, $6, $7) \
          ON CONFLICT (relation, key) DO UPDATE SET class = excluded.class, code = excluded.code, message = excluded.message, detail = excluded.detail, \
             attempts = excluded.attempts, at = excluded.at",
-        &[pg_sys::Oid::from(row.relation).into(), key(row).into(), class.into(), code.into(), message.into(), detail.into(), attempts.into()],
+        &[
+            pg_sys::Oid::from(row.relation).into(),
+            key(row).into(),
+            class.into(),
+            code.into(),
+            message.into(),
+            detail.into(),
+            attempts.into(),
+        ],
     ));
 }
 
 /// Whether a row is recorded as failed with this code.
 pub fn has_failed_with(row: &Row, code: &str) -> bool {
-    let failed = "SELECT EXISTS (SELECT FROM caption.failed WHERE relation = $1 AND key = $2 AND code = $3)";
-    spi(Spi::get_one_with_args(failed, &[pg_sys::Oid::from(row.relation).into(), key(row).into(), code.into()])).unwrap_or(false)
+    let failed =
+        "SELECT EXISTS (SELECT FROM caption.failed WHERE relation = $1 AND key = $2 AND code = $3)";
+    spi(Spi::get_one_with_args(
+        failed,
+        &[pg_sys::Oid::from(row.relation).into(), key(row).into(), code.into()],
+    ))
+    .unwrap_or(false)
 }
 
 /// A row got its captions: earlier failures are history.
@@ -357,22 +459,33 @@ pub fn undefer(row: &Row) {
     ));
 }
 
-/// Removes complete pages from the queue and moves walks on; a walk that was begun anew meanwhile stays where it is.
+/// Removes complete pages from the queue and moves walks on; a walk that was begun anew meanwhile
+/// stays where it is.
 pub fn strike(struck: &Struck, tables: &[Watched]) {
     if !struck.queue.is_empty() {
         let (mut relations, rows): (Vec<u32>, Vec<i64>) = struck.queue.iter().copied().unzip();
         relations.dedup();
         // The ids are unique by themselves; the tables are for the index.
-        spi(Spi::run_with_args("DELETE FROM caption.queue WHERE relation = ANY ($1) AND id = ANY ($2)", &[oids(&relations).into(), rows.into()]));
+        spi(Spi::run_with_args(
+            "DELETE FROM caption.queue WHERE relation = ANY ($1) AND id = ANY ($2)",
+            &[oids(&relations).into(), rows.into()],
+        ));
     }
     for (relation, last, rows) in &struck.walks {
         let last = last.as_deref().and_then(|key| serde_json::from_str(key).ok()).map(JsonB);
         let done = last.is_none();
-        let walk = tables.iter().find(|table| table.oid == *relation).map_or(-1, |table| table.walk);
+        let walk =
+            tables.iter().find(|table| table.oid == *relation).map_or(-1, |table| table.walk);
         spi(Spi::run_with_args(
             "UPDATE caption.tally SET walk_after = coalesce($2, walk_after), walk_done = $3, walked = walked + $4, updated_at = clock_timestamp() \
               WHERE relation = $1 AND walk = $5",
-            &[pg_sys::Oid::from(*relation).into(), last.into(), done.into(), (*rows).into(), walk.into()],
+            &[
+                pg_sys::Oid::from(*relation).into(),
+                last.into(),
+                done.into(),
+                (*rows).into(),
+                walk.into(),
+            ],
         ));
     }
 }

@@ -1,7 +1,9 @@
-//! A throw-away PostgreSQL with the extension preloaded, reachable through a socket in a folder of its own.
+//! A throw-away PostgreSQL with the extension preloaded, reachable through a socket in a folder of
+//! its own.
 //!
-//! The postmaster is our child, so a test can stop, kill and start it. A keeper process waits at a pipe that ends with us, however we end,
-//! and then stops the server and removes the folder: nothing is left behind by a panic, an exit or a SIGKILL.
+//! The postmaster is our child, so a test can stop, kill and start it. A keeper process waits at a
+//! pipe that ends with us, however we end, and then stops the server and removes the folder:
+//! nothing is left behind by a panic, an exit or a SIGKILL.
 
 use crate::{Database, Session, eventually, place};
 use postgres::Config;
@@ -81,9 +83,18 @@ impl Cluster {
     pub fn standby(&self) -> Cluster {
         let (home, keeper) = folder();
         let mut backup = self.tool("pg_basebackup");
-        let output = backup.args(["-c", "fast", "-R", "-D"]).arg(home.join("data")).output().expect("pg_basebackup");
-        assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
-        // After what it has copied, which says where the primary is: the last line of a name counts.
+        let output = backup
+            .args(["-c", "fast", "-R", "-D"])
+            .arg(home.join("data"))
+            .output()
+            .expect("pg_basebackup");
+        assert!(
+            output.status.success(),
+            "pg_basebackup: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        // After what it has copied, which says where the primary is: the last line of a name
+        // counts.
         let append = |path: PathBuf, conf: String| {
             let before = fs::read_to_string(&path)?;
             fs::write(path, before + &conf)
@@ -95,21 +106,42 @@ impl Cluster {
     pub fn backup(&self) -> Backup {
         let (home, keeper) = folder();
         let mut backup = self.tool("pg_basebackup");
-        let output = backup.args(["-c", "fast", "-D"]).arg(home.join("data")).output().expect("pg_basebackup");
-        assert!(output.status.success(), "pg_basebackup: {}", String::from_utf8_lossy(&output.stderr));
+        let output = backup
+            .args(["-c", "fast", "-D"])
+            .arg(home.join("data"))
+            .output()
+            .expect("pg_basebackup");
+        assert!(
+            output.status.success(),
+            "pg_basebackup: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
         Backup { home, keeper, bin: self.bin.clone() }
     }
 
-    /// What a base backup becomes with the log of changes that was archived since, as far as a restore point.
-    pub fn restored(backup: Backup, archive: &Path, point: &str, settings: &[(&str, &str)]) -> Cluster {
+    /// What a base backup becomes with the log of changes that was archived since, as far as a
+    /// restore point.
+    pub fn restored(
+        backup: Backup,
+        archive: &Path,
+        point: &str,
+        settings: &[(&str, &str)],
+    ) -> Cluster {
         let from = format!("cp {}/%f %p", archive.display());
-        let mut all = vec![("restore_command", from.as_str()), ("recovery_target_name", point), ("recovery_target_action", "promote")];
+        let mut all = vec![
+            ("restore_command", from.as_str()),
+            ("recovery_target_name", point),
+            ("recovery_target_action", "promote"),
+        ];
         all.extend(settings);
         let Backup { home, keeper, bin } = backup;
-        let signal = as_server_user("touch").arg(home.join("data/recovery.signal")).status().expect("touch");
+        let signal =
+            as_server_user("touch").arg(home.join("data/recovery.signal")).status().expect("touch");
         assert!(signal.success(), "touching recovery.signal");
         let cluster = Self::configured(home, keeper, bin, &all, false, fs::write);
-        eventually("recovery is over", || cluster.session("postgres").holds("NOT pg_is_in_recovery()"));
+        eventually("recovery is over", || {
+            cluster.session("postgres").holds("NOT pg_is_in_recovery()")
+        });
         cluster
     }
 
@@ -122,23 +154,40 @@ impl Cluster {
         let (bin, (home, keeper)) = (place::bindir(), folder());
         initdb(&bin, &home.join("data"));
         let mut upgrade = as_server_user(bin.join("pg_upgrade"));
-        upgrade.current_dir(&home).args(["-U", "postgres"]).arg("-b").arg(&older.bin).arg("-B").arg(&bin);
+        upgrade
+            .current_dir(&home)
+            .args(["-U", "postgres"])
+            .arg("-b")
+            .arg(&older.bin)
+            .arg("-B")
+            .arg(&bin);
         upgrade.arg("-d").arg(older.data()).arg("-D").arg(home.join("data")).arg("-s").arg(&home);
         // It starts both servers: the new one, too, must know the library.
         let preload = "-c shared_preload_libraries=pg_caption -c fsync=off";
         let output = upgrade.args(["-o", preload, "-O", preload]).output().expect("pg_upgrade");
         let logs = || {
             let mut find = Command::new("sh");
-            find.args(["-c", "cat \"$0\"/pg_upgrade_output.d/*/log/pg_upgrade_dump_*.log"]).arg(home.join("data"));
+            find.args(["-c", "cat \"$0\"/pg_upgrade_output.d/*/log/pg_upgrade_dump_*.log"])
+                .arg(home.join("data"));
             String::from_utf8_lossy(&find.output().expect("sh").stdout).into_owned()
         };
-        assert!(output.status.success(), "pg_upgrade: {}\n{}", String::from_utf8_lossy(&output.stdout), logs());
+        assert!(
+            output.status.success(),
+            "pg_upgrade: {}\n{}",
+            String::from_utf8_lossy(&output.stdout),
+            logs()
+        );
         Self::configured(home, keeper, bin, settings, false, fs::write)
     }
 
     fn launch(settings: &[(&str, &str)], subreaper: bool) -> Cluster {
         let (home, keeper) = folder();
-        let copied = as_server_user("cp").arg("-a").arg(template()).arg(home.join("data")).status().expect("cp");
+        let copied = as_server_user("cp")
+            .arg("-a")
+            .arg(template())
+            .arg(home.join("data"))
+            .status()
+            .expect("cp");
         assert!(copied.success(), "copying the template cluster");
         Self::configured(home, keeper, place::bindir(), settings, subreaper, fs::write)
     }
@@ -185,7 +234,11 @@ impl Cluster {
     /// # Panics
     /// If it ends instead; its log is shown.
     pub fn start(&self) {
-        let log = fs::File::options().create(true).append(true).open(self.home.join("log")).expect("the log");
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.home.join("log"))
+            .expect("the log");
         let postgres = self.bin.join("postgres");
         let mut command = if self.subreaper {
             let mut command = as_server_user(subreaper_program());
@@ -194,7 +247,12 @@ impl Cluster {
         } else {
             as_server_user(postgres)
         };
-        command.arg("-D").arg(self.home.join("data")).stdin(Stdio::null()).stdout(log.try_clone().expect("the log")).stderr(log);
+        command
+            .arg("-D")
+            .arg(self.home.join("data"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("the log"))
+            .stderr(log);
         let mut child = command.spawn().expect("postgres");
         eventually("the server lets people in", || {
             if let Some(status) = child.try_wait().expect("the postmaster") {
@@ -211,13 +269,19 @@ impl Cluster {
         let family = descendants(child.id());
         signal(child.id().into(), how.signal());
         child.wait().expect("the postmaster");
-        // Children of a killed postmaster notice by themselves; a start before that would be refused.
+        // Children of a killed postmaster notice by themselves; a start before that would be
+        // refused.
         eventually("the server's processes have ended", || family.iter().all(|pid| !alive(*pid)));
     }
 
     /// Every process of the server, the engine included.
     pub fn processes(&self) -> Vec<u32> {
-        self.postmaster.lock().unwrap().as_ref().map(|child| descendants(child.id())).unwrap_or_default()
+        self.postmaster
+            .lock()
+            .unwrap()
+            .as_ref()
+            .map(|child| descendants(child.id()))
+            .unwrap_or_default()
     }
 
     /// The postmaster.
@@ -237,7 +301,12 @@ impl Cluster {
     /// How to reach a database of it, as the superuser.
     pub fn config(&self, database: &str) -> Config {
         let mut config = Config::new();
-        config.host_path(&self.home).port(5432).user("postgres").dbname(database).application_name("test");
+        config
+            .host_path(&self.home)
+            .port(5432)
+            .user("postgres")
+            .dbname(database)
+            .application_name("test");
         config
     }
 
@@ -247,7 +316,9 @@ impl Cluster {
     /// If it cannot be made.
     #[track_caller]
     pub fn session(&self, database: &str) -> Session {
-        Session::open(&self.config(database)).unwrap_or_else(|error| panic!("connecting to {database}: {error}\n{}", self.log_tail("FATAL")))
+        Session::open(&self.config(database)).unwrap_or_else(|error| {
+            panic!("connecting to {database}: {error}\n{}", self.log_tail("FATAL"))
+        })
     }
 
     /// A new database with the extension.
@@ -266,7 +337,8 @@ impl Cluster {
         Database::create(self, None)
     }
 
-    /// The process id of the server process that calls itself so in `pg_stat_activity`, if there is exactly one.
+    /// The process id of the server process that calls itself so in `pg_stat_activity`, if there is
+    /// exactly one.
     pub fn process(&self, backend_type: &str) -> Option<i64> {
         let sql = format!("SELECT pid FROM pg_stat_activity WHERE backend_type = '{backend_type}'");
         match self.session("postgres").rows(&sql).as_slice() {
@@ -280,10 +352,12 @@ impl Cluster {
         String::from_utf8_lossy(&fs::read(self.home.join("log")).unwrap_or_default()).into_owned()
     }
 
-    /// The last lines of the log that concern a database (or hold some other word), and those of the extension's processes.
+    /// The last lines of the log that concern a database (or hold some other word), and those of
+    /// the extension's processes.
     pub fn log_tail(&self, word: &str) -> String {
         let log = self.log();
-        let lines: Vec<_> = log.lines().filter(|line| line.contains(word) || line.contains("pg_caption")).collect();
+        let lines: Vec<_> =
+            log.lines().filter(|line| line.contains(word) || line.contains("pg_caption")).collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
@@ -318,10 +392,12 @@ impl Drop for Cluster {
 
 /// Whether a process is there and not merely unburied.
 pub fn alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !matches!(stat_fields(&stat).0, "Z" | "X"))
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !matches!(stat_fields(&stat).0, "Z" | "X"))
 }
 
-/// State and parent in a line of /proc/PID/stat. The name before them may hold anything, in parentheses.
+/// State and parent in a line of /proc/PID/stat. The name before them may hold anything, in
+/// parentheses.
 fn stat_fields(stat: &str) -> (&str, u32) {
     let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     let state = fields.next().unwrap_or_default();
@@ -339,7 +415,8 @@ fn descendants(ancestor: u32) -> Vec<u32> {
     let mut next = 0;
     while next < family.len() {
         let parent = family[next];
-        family.extend(parents.iter().filter(|process| process.1 == parent).map(|process| process.0));
+        family
+            .extend(parents.iter().filter(|process| process.1 == parent).map(|process| process.0));
         next += 1;
     }
     family.split_off(1)
@@ -366,14 +443,24 @@ fn as_server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
     if let Some((uid, gid)) = place::server_user() {
         command.uid(uid).gid(gid);
     }
-    command.current_dir("/").env("LC_ALL", "C.UTF-8").env("RUST_BACKTRACE", "1").env_remove("RUST_LIB_BACKTRACE").env_remove("PGDATA");
+    command
+        .current_dir("/")
+        .env("LC_ALL", "C.UTF-8")
+        .env("RUST_BACKTRACE", "1")
+        .env_remove("RUST_LIB_BACKTRACE")
+        .env_remove("PGDATA");
     command
 }
 
-/// A new folder that the server's user owns, short enough for a socket's address, and the keeper that removes it.
+/// A new folder that the server's user owns, short enough for a socket's address, and the keeper
+/// that removes it.
 fn folder() -> (PathBuf, Child) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
-    let home = PathBuf::from(format!("/tmp/pgc-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)));
+    let home = PathBuf::from(format!(
+        "/tmp/pgc-{}-{}",
+        std::process::id(),
+        NEXT.fetch_add(1, Ordering::Relaxed)
+    ));
     fs::create_dir(&home).unwrap_or_else(|error| panic!("{}: {error}", home.display()));
     fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).expect("permissions");
     if let Some((uid, gid)) = place::server_user() {
@@ -384,15 +471,26 @@ fn folder() -> (PathBuf, Child) {
         rm -rf "$2""#;
     let mut keeper = as_server_user("/bin/sh");
     keeper.args(["-c", script, "keeper"]).arg(place::bindir().join("pg_ctl")).arg(&home);
-    // A group of its own: Ctrl-C at the terminal is meant for the tests, and must not take their keeper along.
+    // A group of its own: Ctrl-C at the terminal is meant for the tests, and must not take their
+    // keeper along.
     keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     (home, keeper.spawn().expect("sh"))
 }
 
-/// Makes a data directory. Without checksums, as 15 does by itself: pg_upgrade wants both sides alike.
+/// Makes a data directory. Without checksums, as 15 does by itself: pg_upgrade wants both sides
+/// alike.
 fn initdb(bin: &Path, data: &Path) {
     let mut command = as_server_user(bin.join("initdb"));
-    command.arg("-D").arg(data).args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync"]);
+    command.arg("-D").arg(data).args([
+        "-U",
+        "postgres",
+        "-A",
+        "trust",
+        "-E",
+        "UTF8",
+        "--locale=C.UTF-8",
+        "--no-sync",
+    ]);
     let knows = Command::new(bin.join("initdb")).arg("--help").output().expect("initdb");
     if String::from_utf8_lossy(&knows.stdout).contains("--no-data-checksums") {
         command.arg("--no-data-checksums");

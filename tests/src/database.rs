@@ -30,7 +30,8 @@ impl<'a> Database<'a> {
 
     /// A new connection to it, as that role.
     pub fn session_as(&self, role: &str) -> Session {
-        Session::open(self.cluster.config(&self.name).user(role)).unwrap_or_else(|error| panic!("connecting as {role}: {error}"))
+        Session::open(self.cluster.config(&self.name).user(role))
+            .unwrap_or_else(|error| panic!("connecting as {role}: {error}"))
     }
 
     /// Creates the table that the README shows, with one row per URL.
@@ -38,7 +39,9 @@ impl<'a> Database<'a> {
         let mut session = self.session();
         session.run("CREATE TABLE products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, image_url text, alt text, seo text)");
         for url in urls {
-            session.run(&format!("INSERT INTO products (title, image_url) VALUES ('Product', '{url}')"));
+            session.run(&format!(
+                "INSERT INTO products (title, image_url) VALUES ('Product', '{url}')"
+            ));
         }
         session
     }
@@ -62,7 +65,9 @@ impl<'a> Database<'a> {
     fn describe(&self) {
         let Ok(mut session) = Session::open(&self.cluster.config(&self.name)) else { return };
         for view in ["progress", "failure", "database", "host"] {
-            let rows = session.try_rows(&format!("SELECT row_to_json(v) FROM caption.{view} v")).unwrap_or_default();
+            let rows = session
+                .try_rows(&format!("SELECT row_to_json(v) FROM caption.{view} v"))
+                .unwrap_or_default();
             for row in rows.into_iter().flatten().flatten() {
                 eprintln!("caption.{view}: {row}");
             }
@@ -74,11 +79,16 @@ impl Drop for Database<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             self.describe();
-            eprintln!("--- the server's log, last lines ---\n{}", self.cluster.log_tail(&self.name));
+            eprintln!(
+                "--- the server's log, last lines ---\n{}",
+                self.cluster.log_tail(&self.name)
+            );
         }
         // A cluster that a test has stopped takes its databases with it.
         let Ok(mut session) = Session::open(&self.cluster.config("postgres")) else { return };
-        if let Err(error) = session.try_rows(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)) {
+        if let Err(error) =
+            session.try_rows(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name))
+        {
             let message = format!("{} could not be dropped: {error}", self.name);
             if std::thread::panicking() { eprintln!("{message}") } else { panic!("{message}") }
         }

@@ -1,6 +1,8 @@
-//! What the live tests share: throw-away clusters, a web server that does as told, pictures, waiting for conditions.
+//! What the live tests share: throw-away clusters, a web server that does as told, pictures,
+//! waiting for conditions.
 //!
-//! Nothing here knows what a test is about. Everything cleans up after itself, also when a test panics or its process is killed.
+//! Nothing here knows what a test is about. Everything cleans up after itself, also when a test
+//! panics or its process is killed.
 
 mod cluster;
 mod database;

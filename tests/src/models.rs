@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 pub struct Models(PathBuf);
 
 impl Models {
-    /// Copies of the tested model under these names; each differs from the others by a setting that decides its digest.
+    /// Copies of the tested model under these names; each differs from the others by a setting that
+    /// decides its digest.
     ///
     /// # Panics
     /// If they cannot be made.
@@ -34,14 +35,23 @@ impl Models {
     fn empty() -> Models {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        Models(format!("/tmp/pgc-models-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)).into())
+        Models(
+            format!(
+                "/tmp/pgc-models-{}-{}",
+                std::process::id(),
+                NEXT.fetch_add(1, Ordering::Relaxed)
+            )
+            .into(),
+        )
     }
 
     fn copy(&self, from: &Path, name: &str) {
         let to = self.0.join(name);
         for prefix in ["", "onnx"] {
             fs::create_dir_all(to.join(prefix)).unwrap();
-            for file in fs::read_dir(from.join(prefix)).unwrap().flatten().filter(|e| e.path().is_file()) {
+            for file in
+                fs::read_dir(from.join(prefix)).unwrap().flatten().filter(|e| e.path().is_file())
+            {
                 fs::copy(file.path(), to.join(prefix).join(file.file_name())).unwrap();
             }
         }
@@ -85,7 +95,8 @@ impl Models {
         for folder in walk(&self.0) {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
         }
-        let own = [("pg_caption.models_directory", self.0.to_str().unwrap()), ("pg_caption.model", name)];
+        let own =
+            [("pg_caption.models_directory", self.0.to_str().unwrap()), ("pg_caption.model", name)];
         let cluster = Cluster::private(&[&own[..], settings].concat());
         let db = cluster.database();
         db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");

@@ -18,7 +18,10 @@ impl Session {
     pub fn open(config: &Config) -> Result<Self, postgres::Error> {
         let notices = Arc::new(Mutex::new(Vec::new()));
         let sink = notices.clone();
-        let client = config.clone().notice_callback(move |notice| sink.lock().unwrap().push(notice)).connect(NoTls)?;
+        let client = config
+            .clone()
+            .notice_callback(move |notice| sink.lock().unwrap().push(notice))
+            .connect(NoTls)?;
         Ok(Session { client, notices })
     }
 
@@ -130,6 +133,9 @@ impl Session {
 fn describe(error: &postgres::Error) -> String {
     let Some(error) = error.as_db_error() else { return error.to_string() };
     let more = [("DETAIL", error.detail()), ("HINT", error.hint()), ("CONTEXT", error.where_())];
-    let more: String = more.iter().filter_map(|(name, text)| text.map(|text| format!("\n{name}: {text}"))).collect();
+    let more: String = more
+        .iter()
+        .filter_map(|(name, text)| text.map(|text| format!("\n{name}: {text}")))
+        .collect();
     format!("{} {}: {}{more}", error.severity(), error.code().code(), error.message())
 }

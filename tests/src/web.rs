@@ -106,7 +106,8 @@ struct State {
     closing: AtomicBool,
 }
 
-/// Listens on a port that none of this process has had: an engine that tests share knows hosts by their ports, and leaves one that has asked for patience alone long after its test.
+/// Listens on a port that none of this process has had: an engine that tests share knows hosts by
+/// their ports, and leaves one that has asked for patience alone long after its test.
 fn fresh_port() -> TcpListener {
     static HAD: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
     loop {
@@ -127,7 +128,8 @@ impl Web {
     /// Starts one on a free port.
     pub fn start() -> Web {
         let listener = fresh_port();
-        let web = Web { address: listener.local_addr().expect("an address"), state: Arc::default() };
+        let web =
+            Web { address: listener.local_addr().expect("an address"), state: Arc::default() };
         let state = web.state.clone();
         std::thread::spawn(move || {
             for connection in listener.incoming().flatten() {
@@ -156,7 +158,9 @@ impl Web {
 
     /// Serves `count` different pictures at `/0.jpg`, `/1.jpg` … and returns their URLs.
     pub fn pictures(&self, count: usize) -> Vec<String> {
-        (0..count).map(|number| self.serve(&format!("/{number}.jpg"), Answer::picture(number as u32))).collect()
+        (0..count)
+            .map(|number| self.serve(&format!("/{number}.jpg"), Answer::picture(number as u32)))
+            .collect()
     }
 
     /// The URL of a path.
@@ -171,7 +175,14 @@ impl Web {
 
     /// What a path was asked for with, in order.
     pub fn requests(&self, path: &str) -> Vec<Request> {
-        self.state.requests.lock().unwrap().iter().filter(|request| request.path == path).cloned().collect()
+        self.state
+            .requests
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|request| request.path == path)
+            .cloned()
+            .collect()
     }
 
     /// How many requests came in all.
@@ -197,7 +208,9 @@ fn converse(state: &State, mut connection: TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(connection.try_clone()?);
     while let Some(request) = read_request(&mut reader)? {
         let own = state.routes.lock().unwrap().get(&request.path).cloned();
-        let answer = own.or_else(|| state.everywhere.lock().unwrap().clone()).unwrap_or_else(|| Answer::status(404));
+        let answer = own
+            .or_else(|| state.everywhere.lock().unwrap().clone())
+            .unwrap_or_else(|| Answer::status(404));
         let asked = request.headers.clone();
         state.requests.lock().unwrap().push(request);
         if let Some(gate) = &answer.gate {
@@ -208,12 +221,16 @@ fn converse(state: &State, mut connection: TcpStream) -> std::io::Result<()> {
         }
         // As a server that knows validators: whoever names the one of this answer has it already.
         let has = |validator: &str, condition: Option<&String>| {
-            condition.is_some_and(|value| answer.headers.iter().any(|h| h.0 == validator && h.1 == *value))
+            condition.is_some_and(|value| {
+                answer.headers.iter().any(|h| h.0 == validator && h.1 == *value)
+            })
         };
-        let known = has("ETag", asked.get("if-none-match")) || has("Last-Modified", asked.get("if-modified-since"));
+        let known = has("ETag", asked.get("if-none-match"))
+            || has("Last-Modified", asked.get("if-modified-since"));
         let status = if known && answer.status == 200 { 304 } else { answer.status };
         let length = if status == 304 { 0 } else { answer.body.len() };
-        let mut bytes = format!("HTTP/1.1 {status} Test\r\nContent-Length: {length}\r\n").into_bytes();
+        let mut bytes =
+            format!("HTTP/1.1 {status} Test\r\nContent-Length: {length}\r\n").into_bytes();
         for (name, value) in &answer.headers {
             write!(bytes, "{name}: {value}\r\n")?;
         }

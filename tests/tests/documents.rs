@@ -20,14 +20,22 @@ fn sources(folder: &Path, to: &mut Vec<String>) {
 /// The codes in a text: string literals of small letters, digits and underscores.
 fn codes(text: &str) -> impl Iterator<Item = String> {
     let is_code = |text: &&str| {
-        text.starts_with(|c: char| c.is_ascii_lowercase()) && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+        text.starts_with(|c: char| c.is_ascii_lowercase())
+            && text.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
     };
-    text.split('"').skip(1).step_by(2).filter(is_code).map(String::from).collect::<Vec<_>>().into_iter()
+    text.split('"')
+        .skip(1)
+        .step_by(2)
+        .filter(is_code)
+        .map(String::from)
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 #[test]
 fn every_code_of_a_failure_is_explained() {
-    let project = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the project");
+    let project =
+        Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the project");
     let mut files = Vec::new();
     sources(&project.join("src"), &mut files);
     sources(&project.join("crates"), &mut files);
@@ -38,7 +46,8 @@ fn every_code_of_a_failure_is_explained() {
             let head = call.split(',').take(2).collect::<Vec<_>>().join(",");
             emitted.extend(codes(&head).take(1));
         }
-        // An error type that says its code, and the table of formats that are told by their first bytes.
+        // An error type that says its code, and the table of formats that are told by their first
+        // bytes.
         for body in file.split("fn code(").skip(1) {
             emitted.extend(codes(body.split("\n    }\n").next().unwrap_or_default()));
         }
@@ -46,6 +55,7 @@ fn every_code_of_a_failure_is_explained() {
     }
     assert!(emitted.len() > 50, "the sources were read: {emitted:?}");
     let document = std::fs::read_to_string(project.join("docs/errors.md")).expect("docs/errors.md");
-    let missing: Vec<_> = emitted.iter().filter(|code| !document.contains(&format!("`{code}`"))).collect();
+    let missing: Vec<_> =
+        emitted.iter().filter(|code| !document.contains(&format!("`{code}`"))).collect();
     assert!(missing.is_empty(), "docs/errors.md does not explain {missing:?}");
 }

@@ -1,8 +1,10 @@
-//! How fast a model folder captions: the program that `benches/families.py` runs beside other people's loops.
+//! How fast a model folder captions: the program that `benches/families.py` runs beside other
+//! people's loops.
 //!
-//! `families FOLDER LIBRARY THREADS auto|one|all`: loads the folder, says `{"ready": …}`, and for every line with a batch size prepares,
-//! encodes (as many a call as the engine would) and captions that many pictures of 640 x 480 together, 20 tokens each, greedily, and says how long it took. Not
-//! part of the tests: a time says something only beside another time of the same run.
+//! `families FOLDER LIBRARY THREADS auto|one|all`: loads the folder, says `{"ready": …}`, and for
+//! every line with a batch size prepares, encodes (as many a call as the engine would) and captions
+//! that many pictures of 640 x 480 together, 20 tokens each, greedily, and says how long it took.
+//! Not part of the tests: a time says something only beside another time of the same run.
 
 use pg_caption_captioner::{LoadOptions, PictureOptions, Sequence, Words, init, load};
 use pg_caption_pixels::Rgb;
@@ -20,8 +22,14 @@ const TOKENS: u32 = 20;
 /// A picture of soft shapes; each number gives another.
 fn photo(number: u32) -> Rgb {
     let (width, height) = (640, 480);
-    let wave = |x: u32, y: u32, c: u32| ((x * (3 + number % 5) / 7 + y * (c + 2) / 5 + number * 37) % 256) as u8;
-    let data = (0..height).flat_map(|y| (0..width).flat_map(move |x| [wave(x, y, 0), wave(y, x, 1), wave(x + y, x, 2)])).collect();
+    let wave = |x: u32, y: u32, c: u32| {
+        ((x * (3 + number % 5) / 7 + y * (c + 2) / 5 + number * 37) % 256) as u8
+    };
+    let data = (0..height)
+        .flat_map(|y| {
+            (0..width).flat_map(move |x| [wave(x, y, 0), wave(y, x, 1), wave(x + y, x, 2)])
+        })
+        .collect();
     Rgb { width, height, data }
 }
 
@@ -33,7 +41,8 @@ fn peak() -> u64 {
 }
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> =
+        std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let [folder, library, threads, tiles] = &arguments[..] else {
         println!("families FOLDER LIBRARY THREADS auto|one|all; run by benches/families.py");
         return Ok(());
@@ -51,7 +60,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut style = builtin("concise").ok_or("no style")?;
     style.task = Task::Concise;
     style.instruction = "Can you describe this image?".into();
-    println!("{}", json!({ "ready": preparer.status().family, "hoisted": preparer.status().hoisted }));
+    println!(
+        "{}",
+        json!({ "ready": preparer.status().family, "hoisted": preparer.status().hoisted })
+    );
     let words = Words { tiles, ..Words::default() };
     for line in std::io::stdin().lock().lines() {
         let count: u32 = line?.trim().parse()?;
@@ -59,7 +71,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let mut stages = BTreeMap::new();
         let start = Instant::now();
         let views = preparer.views(tiles, [&style]);
-        let pictures = rgb.iter().map(|rgb| preparer.picture(rgb, &PictureOptions { views })).collect::<Result<Vec<_>, _>>()?;
+        let pictures = rgb
+            .iter()
+            .map(|rgb| preparer.picture(rgb, &PictureOptions { views }))
+            .collect::<Result<Vec<_>, _>>()?;
         stages.insert("preprocess", start.elapsed().as_secs_f64());
         let encode = Instant::now();
         let mut features = Vec::new();
@@ -70,21 +85,39 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let prefill = Instant::now();
         let sequence = |(key, features): (usize, &Arc<_>)| {
             let prompt = preparer.prompt(&style, words, features)?;
-            Ok(Sequence { key: key as u64, features: features.clone(), prompt, max_new_tokens: TOKENS, generation: generation.clone() })
+            Ok(Sequence {
+                key: key as u64,
+                features: features.clone(),
+                prompt,
+                max_new_tokens: TOKENS,
+                generation: generation.clone(),
+            })
         };
-        let sequences = features.iter().enumerate().map(sequence).collect::<Result<Vec<_>, pg_caption_captioner::Error>>()?;
+        let sequences = features
+            .iter()
+            .enumerate()
+            .map(sequence)
+            .collect::<Result<Vec<_>, pg_caption_captioner::Error>>()?;
         let (mut batch, _) = captioner.begin(sequences)?;
         stages.insert("prefill", prefill.elapsed().as_secs_f64());
         let decode = Instant::now();
         let mut tokens = 0;
         while !batch.is_empty() {
-            tokens = captioner.step(&mut batch)?.iter().map(|finished| finished.ids.len()).max().unwrap_or(tokens);
+            tokens = captioner
+                .step(&mut batch)?
+                .iter()
+                .map(|finished| finished.ids.len())
+                .max()
+                .unwrap_or(tokens);
         }
         if tokens != TOKENS as usize {
             return Err(format!("{tokens} tokens instead of {TOKENS}").into());
         }
         stages.insert("decode", decode.elapsed().as_secs_f64() / f64::from(TOKENS - 1));
-        println!("{}", json!({ "seconds": start.elapsed().as_secs_f64(), "stages": stages, "peak_bytes": peak() }));
+        println!(
+            "{}",
+            json!({ "seconds": start.elapsed().as_secs_f64(), "stages": stages, "peak_bytes": peak() })
+        );
         std::io::stdout().flush()?;
     }
     Ok(())

@@ -1,7 +1,8 @@
 //! Captions being generated together: rows, who owns them, and when they leave.
 //!
-//! Called by [`crate::Captioner`], one method per session call. Knows searches and caches, no family and no picture. Rows that
-//! finished or were cancelled leave before the next step, never in the middle of one.
+//! Called by [`crate::Captioner`], one method per session call. Knows searches and caches, no
+//! family and no picture. Rows that finished or were cancelled leave before the next step, never in
+//! the middle of one.
 
 use crate::cache::{Cache, Rows};
 use crate::family::{Family, Logits};
@@ -25,7 +26,10 @@ pub(crate) struct Running<V> {
 
 impl<V: Rows> Running<V> {
     /// Prefill. Refuses sequences that may not share a batch.
-    pub fn begin<F: Family<Value = V> + ?Sized>(family: &mut F, sequences: &[Sequence]) -> Result<(Running<V>, Vec<Finished>), Error> {
+    pub fn begin<F: Family<Value = V> + ?Sized>(
+        family: &mut F,
+        sequences: &[Sequence],
+    ) -> Result<(Running<V>, Vec<Finished>), Error> {
         let Some(first) = sequences.first() else {
             return Ok((Running { captions: Vec::new(), cache: None }, Vec::new()));
         };
@@ -41,7 +45,10 @@ impl<V: Rows> Running<V> {
             } else {
                 continue;
             };
-            return Err(Error::Batch(format!("sequences {} and {} differ in their {differs}", first.key, other.key)));
+            return Err(Error::Batch(format!(
+                "sequences {} and {} differ in their {differs}",
+                first.key, other.key
+            )));
         }
         let inputs: Vec<_> = sequences.iter().map(|s| (&*s.features, &s.prompt)).collect();
         let (logits, cache) = family.prefill(&inputs)?;
@@ -59,14 +66,19 @@ impl<V: Rows> Running<V> {
     }
 
     /// One decode step of everything still in the batch.
-    pub fn step<F: Family<Value = V> + ?Sized>(&mut self, family: &mut F) -> Result<Vec<Finished>, Error> {
+    pub fn step<F: Family<Value = V> + ?Sized>(
+        &mut self,
+        family: &mut F,
+    ) -> Result<Vec<Finished>, Error> {
         self.captions.retain(|c| !c.cancelled);
         let Some(cache) = self.cache.as_mut().filter(|_| !self.captions.is_empty()) else {
             self.cache = None;
             return Ok(Vec::new());
         };
-        let sources: Vec<usize> = self.captions.iter().flat_map(|c| c.next.iter().map(|(source, _)| *source)).collect();
-        let tokens: Vec<i64> = self.captions.iter().flat_map(|c| c.next.iter().map(|(_, token)| *token)).collect();
+        let sources: Vec<usize> =
+            self.captions.iter().flat_map(|c| c.next.iter().map(|(source, _)| *source)).collect();
+        let tokens: Vec<i64> =
+            self.captions.iter().flat_map(|c| c.next.iter().map(|(_, token)| *token)).collect();
         cache.rearrange(&sources)?;
         let logits = family.step(cache, &tokens)?;
         let mut spans = Vec::with_capacity(self.captions.len());
@@ -78,8 +90,13 @@ impl<V: Rows> Running<V> {
         self.advance(&logits, &spans)
     }
 
-    /// Hands every caption its rows of the logits; `spans` are (first row, rows) in the captions' order.
-    fn advance(&mut self, logits: &Logits, spans: &[(usize, usize)]) -> Result<Vec<Finished>, Error> {
+    /// Hands every caption its rows of the logits; `spans` are (first row, rows) in the captions'
+    /// order.
+    fn advance(
+        &mut self,
+        logits: &Logits,
+        spans: &[(usize, usize)],
+    ) -> Result<Vec<Finished>, Error> {
         let mut finished = Vec::new();
         let mut spans = spans.iter();
         let mut failed = false;
@@ -88,12 +105,18 @@ impl<V: Rows> Running<V> {
             let rows: Vec<&[f32]> = (first..first + count).map(|row| logits.row(row)).collect();
             match caption.search.advance(&rows) {
                 Ok(Advance::Continue(next)) => {
-                    caption.next = next.into_iter().map(|(source, token)| (first + source, token)).collect();
+                    caption.next =
+                        next.into_iter().map(|(source, token)| (first + source, token)).collect();
                     true
                 }
                 Ok(Advance::Done(outcome)) => {
                     if !caption.cancelled {
-                        finished.push(Finished { key: caption.key, ids: outcome.ids, finish: outcome.finish, confidence: outcome.confidence });
+                        finished.push(Finished {
+                            key: caption.key,
+                            ids: outcome.ids,
+                            finish: outcome.finish,
+                            confidence: outcome.confidence,
+                        });
                     }
                     false
                 }

@@ -1,9 +1,10 @@
 //! What a decoder remembers between steps, as named entries whose axis 0 is the row.
 //!
-//! Three kinds: *growing* (keys and values: one position longer after each step), *fixed-state* (convolution or recurrent states)
-//! and *constant* (cross-attention keys and values, encoder output: the same for every row of a caption). Families fill and read
-//! entries by name; the batch moves rows and knows nothing else. Generic over the value, so that a family of plain arrays can be
-//! driven without ONNX Runtime.
+//! Three kinds: *growing* (keys and values: one position longer after each step), *fixed-state*
+//! (convolution or recurrent states) and *constant* (cross-attention keys and values, encoder
+//! output: the same for every row of a caption). Families fill and read entries by name; the batch
+//! moves rows and knows nothing else. Generic over the value, so that a family of plain arrays can
+//! be driven without ONNX Runtime.
 
 use crate::Error;
 
@@ -13,7 +14,8 @@ pub(crate) trait Rows: Sized {
     fn rows(&self) -> usize;
     /// Bytes held.
     fn bytes(&self) -> usize;
-    /// Row `i` of the result is row `rows[i]` of this; rows may repeat. Every index is below [`Rows::rows`].
+    /// Row `i` of the result is row `rows[i]` of this; rows may repeat. Every index is below
+    /// [`Rows::rows`].
     fn select(&self, rows: &[usize]) -> Result<Self, Error>;
 }
 
@@ -38,7 +40,8 @@ pub(crate) struct Entry<V> {
     pub value: V,
 }
 
-/// How few rows of the constant entries a family's step takes. They are the same for all rows of a caption (its beams).
+/// How few rows of the constant entries a family's step takes. They are the same for all rows of a
+/// caption (its beams).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sharing {
     /// One for each row of the batch.
@@ -77,8 +80,9 @@ impl<V: Rows> Cache<V> {
         self.entries.iter().map(|e| e.value.bytes()).sum()
     }
 
-    /// Row `i` becomes what row `rows[i]` was: rows leave, multiply and trade places. Nothing that stays where it is gets copied;
-    /// constant entries follow only where captions move, not where rows of one caption do.
+    /// Row `i` becomes what row `rows[i]` was: rows leave, multiply and trade places. Nothing that
+    /// stays where it is gets copied; constant entries follow only where captions move, not where
+    /// rows of one caption do.
     pub fn rearrange(&mut self, rows: &[usize]) -> Result<(), Error> {
         let before = self.owners.len();
         if let Some(row) = rows.iter().find(|row| **row >= before) {
@@ -86,7 +90,9 @@ impl<V: Rows> Cache<V> {
         }
         let owners: Vec<usize> = rows.iter().map(|row| self.owners[*row]).collect();
         let held = match (self.sharing, owners.first()) {
-            (Sharing::OneCaption, Some(first)) if owners.iter().all(|owner| owner == first) => vec![*first],
+            (Sharing::OneCaption, Some(first)) if owners.iter().all(|owner| owner == first) => {
+                vec![*first]
+            }
             _ => owners.clone(),
         };
         if !is_identity(rows, before) {
@@ -95,17 +101,27 @@ impl<V: Rows> Cache<V> {
         if held != self.held {
             let place = |owner: &usize| self.held.iter().position(|known| known == owner);
             let from: Option<Vec<usize>> = held.iter().map(place).collect();
-            let from = from.ok_or_else(|| Error::Batch("a caption whose constant entries are gone".into()))?;
+            let from = from
+                .ok_or_else(|| Error::Batch("a caption whose constant entries are gone".into()))?;
             self.select(&from, self.held.len(), |kind| kind == Kind::Constant)?;
         }
         (self.owners, self.held) = (owners, held);
         Ok(())
     }
 
-    fn select(&mut self, rows: &[usize], of: usize, moves: impl Fn(Kind) -> bool) -> Result<(), Error> {
+    fn select(
+        &mut self,
+        rows: &[usize],
+        of: usize,
+        moves: impl Fn(Kind) -> bool,
+    ) -> Result<(), Error> {
         for entry in self.entries.iter_mut().filter(|e| moves(e.kind)) {
             if entry.value.rows() != of {
-                return Err(Error::Batch(format!("{} has {} rows where {of} belong", entry.input, entry.value.rows())));
+                return Err(Error::Batch(format!(
+                    "{} has {} rows where {of} belong",
+                    entry.input,
+                    entry.value.rows()
+                )));
             }
             entry.value = entry.value.select(rows)?;
         }

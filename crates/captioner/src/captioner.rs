@@ -14,7 +14,8 @@ pub struct Features {
     pub bucket: u64,
     /// Bytes held.
     pub bytes: usize,
-    /// The encoder's own calibrated confidence that it knows what is shown (optional graph output `confidence`), 0..=1.
+    /// The encoder's own calibrated confidence that it knows what is shown (optional graph output
+    /// `confidence`), 0..=1.
     pub confidence: Option<f32>,
     /// The family's own.
     state: Box<dyn Any + Send + Sync>,
@@ -30,7 +31,9 @@ pub(crate) trait State: Any + Send + Sync {
 
 impl State for crate::tensor::HostTensor {
     fn bucket(&self) -> u64 {
-        self.shape.iter().fold(17u64, |hash, n| hash.wrapping_mul(1_000_003).wrapping_add(*n as u64))
+        self.shape
+            .iter()
+            .fold(17u64, |hash, n| hash.wrapping_mul(1_000_003).wrapping_add(*n as u64))
     }
 
     fn bytes(&self) -> usize {
@@ -40,7 +43,12 @@ impl State for crate::tensor::HostTensor {
 
 impl Features {
     pub(crate) fn new(state: impl State, confidence: Option<f32>) -> Features {
-        Features { bucket: state.bucket(), bytes: state.bytes(), confidence, state: Box::new(state) }
+        Features {
+            bucket: state.bucket(),
+            bytes: state.bytes(),
+            confidence,
+            state: Box::new(state),
+        }
     }
 
     pub(crate) fn state<S: State>(&self) -> Result<&S, Error> {
@@ -133,14 +141,15 @@ impl Captioner {
         }
     }
 
-    /// Prefill: sequences of equal features bucket, prompt bucket and generation. Some may finish at once.
+    /// Prefill: sequences of equal features bucket, prompt bucket and generation. Some may finish
+    /// at once.
     pub fn begin(&mut self, sequences: Vec<Sequence>) -> Result<(Batch, Vec<Finished>), Error> {
         let (running, finished) = Running::begin(&mut *self.sessions, &sequences)?;
         Ok((Batch { running }, finished))
     }
 
-    /// One decode step of everything in the batch; finished and cancelled rows leave. After an error the batch is good for
-    /// nothing but being dropped; other batches are not touched.
+    /// One decode step of everything in the batch; finished and cancelled rows leave. After an
+    /// error the batch is good for nothing but being dropped; other batches are not touched.
     pub fn step(&mut self, batch: &mut Batch) -> Result<Vec<Finished>, Error> {
         batch.running.step(&mut *self.sessions)
     }

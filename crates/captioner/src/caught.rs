@@ -1,7 +1,7 @@
 //! Other people's code over a folder's files: where it panics, that is an error like any other.
 //!
-//! The tokenizer's library panics over some files it can read, when it reads them or at the first text they do not suit. The engine
-//! keeps its model thread alive with the same.
+//! The tokenizer's library panics over some files it can read, when it reads them or at the first
+//! text they do not suit. The engine keeps its model thread alive with the same.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -11,7 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 /// What the panic said.
 pub fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
-        let words = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+        let words = payload
+            .downcast_ref::<&str>()
+            .copied()
+            .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
         words.unwrap_or("a panic without words").to_owned()
     })
 }
@@ -23,7 +26,10 @@ mod tests {
     #[test]
     fn a_panic_is_its_words() {
         assert_eq!(caught(|| 3), Ok(3));
-        assert_eq!(caught(|| -> i32 { panic!("as {} said", "somebody") }), Err("as somebody said".into()));
+        assert_eq!(
+            caught(|| -> i32 { panic!("as {} said", "somebody") }),
+            Err("as somebody said".into())
+        );
         assert_eq!(caught(|| -> i32 { panic!("plainly") }), Err("plainly".into()));
     }
 }

@@ -1,4 +1,5 @@
-//! What identifies a model: a digest over everything that decides its captions, and whether batching may change them.
+//! What identifies a model: a digest over everything that decides its captions, and whether
+//! batching may change them.
 //!
 //! Read in one pass over the files that were loaded, external weight files included.
 
@@ -23,7 +24,8 @@ const CONFIGURATION: [&str; 9] = [
     "tokenizer_config.json",
 ];
 
-/// Operators that quantise activations with one scale for a whole tensor, so that a picture's neighbours in a batch matter.
+/// Operators that quantise activations with one scale for a whole tensor, so that a picture's
+/// neighbours in a batch matter.
 const BATCH_DEPENDENT: [&[u8]; 2] = [b"DynamicQuantizeLinear", b"DynamicQuantizeMatMul"];
 
 /// What the files of a model amount to.
@@ -38,10 +40,12 @@ pub(crate) struct Identity {
 
 /// Reads every file that decides the captions of a folder with these graphs loaded.
 pub(crate) fn identify(folder: &Folder, graphs: &[PathBuf]) -> Result<Identity, Error> {
-    let mut files: Vec<PathBuf> = CONFIGURATION.iter().map(|name| folder.file(name)).filter(|path| path.is_file()).collect();
+    let mut files: Vec<PathBuf> =
+        CONFIGURATION.iter().map(|name| folder.file(name)).filter(|path| path.is_file()).collect();
     for graph in graphs {
         files.push(graph.clone());
-        let places = outside(graph).map_err(|source| Error::File { path: graph.clone(), source })?;
+        let places =
+            outside(graph).map_err(|source| Error::File { path: graph.clone(), source })?;
         files.extend(places.iter().map(|place| beside(graph, place)));
     }
     files.sort();
@@ -67,15 +71,26 @@ fn beside(graph: &Path, place: &str) -> PathBuf {
     graph.parent().unwrap_or(Path::new("")).join(place).components().collect()
 }
 
-/// Where the weights of a graph lie: the files it names, or those that are called after it where it cannot be read.
+/// Where the weights of a graph lie: the files it names, or those that are called after it where it
+/// cannot be read.
 pub fn external_data(graph: &Path) -> Vec<PathBuf> {
     if let Ok(places) = outside(graph) {
         return places.iter().map(|place| beside(graph, place)).collect();
     }
-    let (Some(folder), Some(name)) = (graph.parent(), graph.file_name().and_then(|n| n.to_str())) else { return Vec::new() };
+    let (Some(folder), Some(name)) = (graph.parent(), graph.file_name().and_then(|n| n.to_str()))
+    else {
+        return Vec::new();
+    };
     let prefixes = [format!("{name}_data"), format!("{name}.data")];
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter(|e| e.file_name().to_str().is_some_and(|n| prefixes.iter().any(|prefix| n.starts_with(prefix)))).map(|e| e.path()).collect()
+    entries
+        .filter(|e| {
+            e.file_name()
+                .to_str()
+                .is_some_and(|n| prefixes.iter().any(|prefix| n.starts_with(prefix)))
+        })
+        .map(|e| e.path())
+        .collect()
 }
 
 struct Contents {
@@ -123,7 +138,9 @@ mod tests {
     fn an_operator_name_is_found_wherever_it_stands() {
         let dir = std::env::temp_dir().join(format!("pg_caption-digest-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
-        for (at, size) in [(0, 100), (50, 1 << 20), ((1 << 20) - 9, 2 << 20), ((1 << 20) + 7, 3 << 20)] {
+        for (at, size) in
+            [(0, 100), (50, 1 << 20), ((1 << 20) - 9, 2 << 20), ((1 << 20) + 7, 3 << 20)]
+        {
             let mut bytes = vec![b'x'; size];
             let path = dir.join(format!("{at}.onnx"));
             std::fs::write(&path, &bytes).unwrap();

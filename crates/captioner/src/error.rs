@@ -1,6 +1,7 @@
 //! What can go wrong with a model: every message names the file (or the setting) and the reason.
 //!
-//! Nothing here is a failure of a picture's sender: all of it is the operator's to mend, so the engine answers with class `engine`.
+//! Nothing here is a failure of a picture's sender: all of it is the operator's to mend, so the
+//! engine answers with class `engine`.
 
 use std::path::{Path, PathBuf};
 
@@ -98,7 +99,8 @@ pub enum Error {
         /// What happened.
         reason: String,
     },
-    /// Things were put into one call that may not share it: a mistake of the caller, never of the model.
+    /// Things were put into one call that may not share it: a mistake of the caller, never of the
+    /// model.
     #[error("batch: {0}")]
     Batch(String),
 }

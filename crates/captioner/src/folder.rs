@@ -1,15 +1,28 @@
 //! A model folder as published: its JSON files, and which file of a graph to load.
 //!
-//! Graphs lie in `onnx/` (or in the folder itself), named `<graph><suffix>.onnx`; the suffix says the precision and may differ
-//! from graph to graph.
+//! Graphs lie in `onnx/` (or in the folder itself), named `<graph><suffix>.onnx`; the suffix says
+//! the precision and may differ from graph to graph.
 
 use crate::runtime::Graph as Loaded;
 use crate::{Error, LoadOptions, tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Suffixes in the order `auto` tries them after the unsuffixed file: first what a processor runs fast, then what needs casts.
-const SUFFIXES: [&str; 11] = ["_quantized", "_uint8", "_int8", "_q4", "_bnb4", "_q2", "_q1", "_fp16", "_q4f16", "_q2f16", "_q1f16"];
+/// Suffixes in the order `auto` tries them after the unsuffixed file: first what a processor runs
+/// fast, then what needs casts.
+const SUFFIXES: [&str; 11] = [
+    "_quantized",
+    "_uint8",
+    "_int8",
+    "_q4",
+    "_bnb4",
+    "_q2",
+    "_q1",
+    "_fp16",
+    "_q4f16",
+    "_q2f16",
+    "_q1f16",
+];
 
 /// A model folder whose JSON files have been read.
 pub(crate) struct Folder {
@@ -30,7 +43,8 @@ pub(crate) struct Graph {
     pub path: PathBuf,
     /// `fp32`, or the file's suffix without the underscore.
     pub dtype: String,
-    /// Files that go before it and are of no use, each with its reason. Empty until the graph is loaded.
+    /// Files that go before it and are of no use, each with its reason. Empty until the graph is
+    /// loaded.
     pub passed_over: Vec<String>,
 }
 
@@ -49,7 +63,8 @@ impl Folder {
             "q8" => Dtype::Suffix("_quantized".into()),
             other => Dtype::Suffix(format!("_{other}")),
         };
-        let (config, generation_config) = (json(&path.join("config.json"))?, optional(&path.join("generation_config.json"))?);
+        let (config, generation_config) =
+            (json(&path.join("config.json"))?, optional(&path.join("generation_config.json"))?);
         Ok(Folder { path: path.into(), config, generation_config, dtype })
     }
 
@@ -82,33 +97,54 @@ impl Folder {
 
     /// The folder's last path component.
     pub fn name(&self) -> String {
-        let name = self.path.canonicalize().ok().and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
+        let name = self
+            .path
+            .canonicalize()
+            .ok()
+            .and_then(|p| p.file_name().map(|n| n.to_string_lossy().into_owned()));
         name.unwrap_or_else(|| self.path.display().to_string())
     }
 
-    /// Loads a graph: the first candidate that loads and that `check` accepts. What is passed over is kept with it.
-    pub fn load(&self, graph: &str, check: impl Fn(&Loaded) -> Result<(), String>) -> Result<(Loaded, Graph), Error> {
+    /// Loads a graph: the first candidate that loads and that `check` accepts. What is passed over
+    /// is kept with it.
+    pub fn load(
+        &self,
+        graph: &str,
+        check: impl Fn(&Loaded) -> Result<(), String>,
+    ) -> Result<(Loaded, Graph), Error> {
         let candidates = self.installed(graph)?;
         let mut reasons = Vec::new();
         for candidate in &candidates {
-            let loaded = Loaded::open(&candidate.path).and_then(|loaded| match tensor::spoken(&loaded).and_then(|()| check(&loaded)) {
-                Ok(()) => Ok(loaded),
-                Err(reason) => Err(Error::graph(&candidate.path, reason)),
+            let loaded = Loaded::open(&candidate.path).and_then(|loaded| {
+                match tensor::spoken(&loaded).and_then(|()| check(&loaded)) {
+                    Ok(()) => Ok(loaded),
+                    Err(reason) => Err(Error::graph(&candidate.path, reason)),
+                }
             });
             match loaded {
-                Ok(loaded) => return Ok((loaded, Graph { passed_over: reasons, ..candidate.clone() })),
+                Ok(loaded) => {
+                    return Ok((loaded, Graph { passed_over: reasons, ..candidate.clone() }));
+                }
                 Err(error) if candidates.len() == 1 => return Err(error),
                 Err(error) => reasons.push(error.to_string()),
             }
         }
-        Err(Error::NoGraph { folder: self.path.clone(), graph: graph.into(), reason: reasons.join("; ") })
+        Err(Error::NoGraph {
+            folder: self.path.clone(),
+            graph: graph.into(),
+            reason: reasons.join("; "),
+        })
     }
 
     /// The candidates of a graph; an error if there are none.
     pub fn installed(&self, graph: &str) -> Result<Vec<Graph>, Error> {
         let candidates = self.candidates(graph);
         if candidates.is_empty() {
-            return Err(Error::NotInstalled { folder: self.path.clone(), graph: graph.into(), wanted: self.wanted(graph) });
+            return Err(Error::NotInstalled {
+                folder: self.path.clone(),
+                graph: graph.into(),
+                wanted: self.wanted(graph),
+            });
         }
         Ok(candidates)
     }
@@ -121,10 +157,23 @@ impl Folder {
         };
         let file = |suffix: &str| {
             let name = format!("{graph}{suffix}.onnx");
-            [self.path.join("onnx").join(&name), self.path.join(&name)].into_iter().find(|path| path.is_file())
+            [self.path.join("onnx").join(&name), self.path.join(&name)]
+                .into_iter()
+                .find(|path| path.is_file())
         };
-        let dtype = |suffix: &str| if suffix.is_empty() { "fp32".into() } else { suffix.trim_start_matches('_').to_owned() };
-        suffixes.into_iter().filter_map(|suffix| Some(Graph { path: file(suffix)?, dtype: dtype(suffix), passed_over: Vec::new() })).collect()
+        let dtype = |suffix: &str| {
+            if suffix.is_empty() {
+                "fp32".into()
+            } else {
+                suffix.trim_start_matches('_').to_owned()
+            }
+        };
+        suffixes
+            .into_iter()
+            .filter_map(|suffix| {
+                Some(Graph { path: file(suffix)?, dtype: dtype(suffix), passed_over: Vec::new() })
+            })
+            .collect()
     }
 
     fn wanted(&self, graph: &str) -> String {
@@ -137,7 +186,9 @@ impl Folder {
 
 fn optional(path: &Path) -> Result<Option<Value>, Error> {
     match json(path) {
-        Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Ok(None)
+        }
         other => other.map(Some),
     }
 }
@@ -161,7 +212,8 @@ mod tests {
 
     /// A folder of empty files.
     fn folder(test: &str, files: &[&str]) -> Temporary {
-        let path = std::env::temp_dir().join(format!("pg_caption-folder-{test}-{}", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("pg_caption-folder-{test}-{}", std::process::id()));
         std::fs::create_dir_all(path.join("onnx")).unwrap();
         std::fs::write(path.join("config.json"), r#"{"model_type":"x"}"#).unwrap();
         for file in files {
@@ -177,10 +229,23 @@ mod tests {
 
     #[test]
     fn auto_takes_the_unsuffixed_file_first_and_then_what_is_installed_for_each_graph() {
-        let at = folder("auto", &["onnx/a.onnx", "onnx/a_quantized.onnx", "onnx/b_fp16.onnx", "onnx/b_q4.onnx", "c.onnx"]);
+        let at = folder(
+            "auto",
+            &[
+                "onnx/a.onnx",
+                "onnx/a_quantized.onnx",
+                "onnx/b_fp16.onnx",
+                "onnx/b_q4.onnx",
+                "c.onnx",
+            ],
+        );
         assert_eq!(dtypes(&at, "auto", "a"), ["fp32", "quantized"]);
         assert_eq!(dtypes(&at, "auto", "b"), ["q4", "fp16"]);
-        assert_eq!(dtypes(&at, "auto", "c"), ["fp32"], "graphs beside config.json are found as well");
+        assert_eq!(
+            dtypes(&at, "auto", "c"),
+            ["fp32"],
+            "graphs beside config.json are found as well"
+        );
         assert!(dtypes(&at, "auto", "d").is_empty());
     }
 
@@ -198,7 +263,9 @@ mod tests {
     fn a_folder_that_is_none_names_the_file_and_the_reason() {
         let at = folder("bad", &[]);
         std::fs::write(at.0.join("config.json"), "{").unwrap();
-        let open = |path: &Path| Folder::open(path, &LoadOptions { dtype: "auto".into() }).err().unwrap().to_string();
+        let open = |path: &Path| {
+            Folder::open(path, &LoadOptions { dtype: "auto".into() }).err().unwrap().to_string()
+        };
         assert!(open(&at.0).contains("config.json"), "{}", open(&at.0));
         std::fs::write(at.0.join("config.json"), "[]").unwrap();
         assert!(open(&at.0).contains("not a JSON object"));

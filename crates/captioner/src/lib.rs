@@ -1,11 +1,13 @@
 //! A model folder becomes something that captions: tokeniser, model families, generation.
 //!
-//! Two halves with a thread boundary between them. [`Preparer`] is shared by the decode threads and touches no session: it turns
-//! pictures into tensors, styles into prompts and ids into text. [`Captioner`] owns the sessions and lives on one thread: each of its
-//! methods is one session call's worth of work (the scheduler's unit), so that several [`Batch`]es can be alive at once.
+//! Two halves with a thread boundary between them. [`Preparer`] is shared by the decode threads and
+//! touches no session: it turns pictures into tensors, styles into prompts and ids into text.
+//! [`Captioner`] owns the sessions and lives on one thread: each of its methods is one session
+//! call's worth of work (the scheduler's unit), so that several [`Batch`]es can be alive at once.
 //!
-//! A model folder is read exactly as it is published; `config.json`'s `model_type` picks the family (`family/`, one file each).
-//! Nothing in here knows PostgreSQL, HTTP or picture formats, and nothing in a folder may make it panic.
+//! A model folder is read exactly as it is published; `config.json`'s `model_type` picks the family
+//! (`family/`, one file each). Nothing in here knows PostgreSQL, HTTP or picture formats, and
+//! nothing in a folder may make it panic.
 
 mod batch;
 mod cache;
@@ -41,8 +43,9 @@ use std::sync::Arc;
 /// How to load a folder.
 #[derive(Debug, Clone)]
 pub struct LoadOptions {
-    /// `auto`: the unsuffixed file of each graph, else what is installed and loads; or a suffix of the published files, with or
-    /// without its underscore (`_quantized`, `q4`, `fp16`; `fp32` is the unsuffixed file).
+    /// `auto`: the unsuffixed file of each graph, else what is installed and loads; or a suffix of
+    /// the published files, with or without its underscore (`_quantized`, `q4`, `fp16`; `fp32` is
+    /// the unsuffixed file).
     pub dtype: String,
 }
 
@@ -59,7 +62,10 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<(Captioner, Arc<Prep
     let text = Arc::new(text::Text::open(&folder)?);
     let opened = family::open(&folder, &generation, &text)?;
     if let Some(vocabulary) = opened.vocabulary.filter(|size| *size < text.vocabulary()) {
-        let reason = format!("{} tokens, but the decoder knows {vocabulary}: it belongs to another model", text.vocabulary());
+        let reason = format!(
+            "{} tokens, but the decoder knows {vocabulary}: it belongs to another model",
+            text.vocabulary()
+        );
         return Err(Error::config(folder.file("tokenizer.json"), reason));
     }
     if let Some(vocabulary) = opened.vocabulary {
@@ -67,19 +73,26 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<(Captioner, Arc<Prep
     }
     let paths: Vec<PathBuf> = opened.graphs.iter().map(|g| g.path.clone()).collect();
     let identity = digest::identify(&folder, &paths)?;
-    let file = |path: &Path| path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned());
+    let file = |path: &Path| {
+        path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
+    };
     let status = ModelStatus {
         name: folder.name(),
         digest: identity.digest,
         family: opened.name.into(),
         bytes: identity.bytes,
-        graphs: opened.graphs.iter().map(|g| GraphStatus { file: file(&g.path), dtype: g.dtype.clone() }).collect(),
+        graphs: opened
+            .graphs
+            .iter()
+            .map(|g| GraphStatus { file: file(&g.path), dtype: g.dtype.clone() })
+            .collect(),
         batch_invariant: identity.batch_invariant,
         hoisted: opened.hoisted,
         min_confidence: min_confidence(&folder)?,
         passed_over: opened.graphs.into_iter().flat_map(|g| g.passed_over).collect(),
     };
-    let preparer = Preparer { prepare: opened.prepare, generation: Arc::new(generation), text, status };
+    let preparer =
+        Preparer { prepare: opened.prepare, generation: Arc::new(generation), text, status };
     Ok((Captioner::new(opened.sessions), Arc::new(preparer)))
 }
 
@@ -89,7 +102,10 @@ fn min_confidence(folder: &folder::Folder) -> Result<Option<f32>, Error> {
         None | Some(serde_json::Value::Null) => Ok(None),
         Some(value) => match value.as_f64().filter(|x| (0.0..=1.0).contains(x)) {
             Some(x) => Ok(Some(x as f32)),
-            None => Err(Error::config(folder.file("config.json"), format!("\"min_confidence\" is {value}, not a number from 0 to 1"))),
+            None => Err(Error::config(
+                folder.file("config.json"),
+                format!("\"min_confidence\" is {value}, not a number from 0 to 1"),
+            )),
         },
     }
 }

@@ -21,7 +21,8 @@ pub(crate) fn view(tiles: Tiles, style: &Style) -> Views {
     }
 }
 
-/// How a picture is shown to a model: as one tile, cut into tiles, or both (for captions that differ in it).
+/// How a picture is shown to a model: as one tile, cut into tiles, or both (for captions that
+/// differ in it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Views {
     whole: bool,
@@ -84,7 +85,12 @@ impl Pixels {
         for (name, tensor) in &tensors {
             (name, &tensor.shape).hash(&mut hash);
         }
-        Pixels { bucket: hash.finish(), bytes: tensors.iter().map(|(_, t)| t.bytes()).sum(), tensors, grid }
+        Pixels {
+            bucket: hash.finish(),
+            bytes: tensors.iter().map(|(_, t)| t.bytes()).sum(),
+            tensors,
+            grid,
+        }
     }
 
     /// The tensor of an input.
@@ -97,10 +103,13 @@ impl Pixels {
         self.grid
     }
 
-    /// SHA-256 of the little-endian float32 `pixel_values`, lower-case hex (`--json`'s pixels_sha256); computed on demand.
+    /// SHA-256 of the little-endian float32 `pixel_values`, lower-case hex (`--json`'s
+    /// pixels_sha256); computed on demand.
     pub fn sha256(&self) -> String {
         match self.tensor("pixel_values") {
-            Some(HostTensor { data: Data::F32(values), .. }) => pg_caption_pixels::sha256_f32(values),
+            Some(HostTensor { data: Data::F32(values), .. }) => {
+                pg_caption_pixels::sha256_f32(values)
+            }
             _ => pg_caption_pixels::sha256_f32(&[]),
         }
     }
@@ -125,7 +134,13 @@ mod tests {
 
     #[test]
     fn only_pictures_of_one_shape_share_a_bucket() {
-        assert_eq!(pixels(vec![1, 2], vec![0.0; 2]).bucket, pixels(vec![1, 2], vec![1.0; 2]).bucket);
-        assert_ne!(pixels(vec![1, 2], vec![0.0; 2]).bucket, pixels(vec![2, 1], vec![0.0; 2]).bucket);
+        assert_eq!(
+            pixels(vec![1, 2], vec![0.0; 2]).bucket,
+            pixels(vec![1, 2], vec![1.0; 2]).bucket
+        );
+        assert_ne!(
+            pixels(vec![1, 2], vec![0.0; 2]).bucket,
+            pixels(vec![2, 1], vec![0.0; 2]).bucket
+        );
     }
 }

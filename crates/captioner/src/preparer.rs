@@ -14,7 +14,8 @@ use std::sync::Arc;
 pub struct Prompt {
     /// The decoder's sequence before the first new token: a start token, or the whole prompt.
     pub ids: Vec<i64>,
-    /// What an encoder of text reads beside the picture (Florence-2's task sentence); empty where there is none.
+    /// What an encoder of text reads beside the picture (Florence-2's task sentence); empty where
+    /// there is none.
     pub read: Vec<i64>,
     /// Only equal buckets may share a batch.
     pub bucket: u64,
@@ -53,12 +54,18 @@ impl Preparer {
     pub fn picture(&self, rgb: &Rgb, options: &PictureOptions) -> Result<Pixels, Error> {
         let pixels = rgb.width as usize * rgb.height as usize;
         if pixels == 0 || rgb.data.len() != pixels * 3 {
-            return Err(Error::Picture(format!("{} bytes are no RGB picture of {}x{}", rgb.data.len(), rgb.width, rgb.height)));
+            return Err(Error::Picture(format!(
+                "{} bytes are no RGB picture of {}x{}",
+                rgb.data.len(),
+                rgb.width,
+                rgb.height
+            )));
         }
         self.prepare.picture(rgb, options)
     }
 
-    /// Bytes that [`Preparer::picture`] takes at most for a picture of this size (width, height), the result among them.
+    /// Bytes that [`Preparer::picture`] takes at most for a picture of this size (width, height),
+    /// the result among them.
     pub fn memory_for(&self, size: (u32, u32), options: &PictureOptions) -> u64 {
         self.prepare.memory_for(size, options)
     }
@@ -68,29 +75,45 @@ impl Preparer {
         self.prepare.target()
     }
 
-    /// The views that captions of these styles need a picture in; the same for every style where a model has but one.
+    /// The views that captions of these styles need a picture in; the same for every style where a
+    /// model has but one.
     pub fn views<'a>(&self, tiles: Tiles, styles: impl IntoIterator<Item = &'a Style>) -> Views {
         if !self.prepare.tiles() {
             return Views::WHOLE;
         }
-        styles.into_iter().map(|style| view(tiles, style)).reduce(Views::and).unwrap_or(Views::WHOLE)
+        styles
+            .into_iter()
+            .map(|style| view(tiles, style))
+            .reduce(Views::and)
+            .unwrap_or(Views::WHOLE)
     }
 
-    /// The prompt of a style for a picture; `text` replaces the style's instruction or task (`--prompt`). Models that read no
-    /// words refuse `text` and pass over `context`. The prompt depends on the features' bucket and on nothing else of them.
-    pub fn prompt(&self, style: &Style, words: Words, features: &Features) -> Result<Prompt, Error> {
+    /// The prompt of a style for a picture; `text` replaces the style's instruction or task
+    /// (`--prompt`). Models that read no words refuse `text` and pass over `context`. The prompt
+    /// depends on the features' bucket and on nothing else of them.
+    pub fn prompt(
+        &self,
+        style: &Style,
+        words: Words,
+        features: &Features,
+    ) -> Result<Prompt, Error> {
         self.prepare.prompt(style, words, features)
     }
 
-    /// The folder's settings; `overrides` is a JSON object of generation_config fields (`--generation`, `--greedy`).
-    pub fn generation(&self, overrides: Option<&serde_json::Value>) -> Result<Arc<Generation>, Error> {
+    /// The folder's settings; `overrides` is a JSON object of generation_config fields
+    /// (`--generation`, `--greedy`).
+    pub fn generation(
+        &self,
+        overrides: Option<&serde_json::Value>,
+    ) -> Result<Arc<Generation>, Error> {
         match overrides {
             None => Ok(self.generation.clone()),
             Some(overrides) => Ok(Arc::new(self.generation.overridden(overrides)?)),
         }
     }
 
-    /// Text of generated ids, special tokens skipped. Nothing is trimmed: that is the registers' part.
+    /// Text of generated ids, special tokens skipped. Nothing is trimmed: that is the registers'
+    /// part.
     pub fn text(&self, ids: &[i64]) -> Result<String, Error> {
         self.text.decode(ids)
     }

@@ -1,6 +1,7 @@
 //! Tensors of ONNX Runtime as rows: selecting, stacking and taking apart, by element type.
 //!
-//! Only what moves between captions is touched here; what a session gives back and takes again is never copied.
+//! Only what moves between captions is touched here; what a session gives back and takes again is
+//! never copied.
 
 use crate::Error;
 use crate::cache::Rows;
@@ -64,7 +65,10 @@ impl Floats {
     pub fn new(shape: &[i64], data: Vec<f32>) -> Result<Floats, Error> {
         let width = shape.last().map_or(0, |n| *n as usize);
         if width == 0 || !data.len().is_multiple_of(width) {
-            return Err(Error::run("tensor", format!("{} numbers are no rows of {width}", data.len())));
+            return Err(Error::run(
+                "tensor",
+                format!("{} numbers are no rows of {width}", data.len()),
+            ));
         }
         Ok(Floats { width, data })
     }
@@ -96,19 +100,22 @@ macro_rules! for_type {
     };
 }
 
-/// Numbers that a tensor of ours may have: what is beyond comes from a damaged graph, and asking for its memory would end the process.
-/// A gigabyte in float32; the largest that a published graph asks for has a fiftieth of it.
+/// Numbers that a tensor of ours may have: what is beyond comes from a damaged graph, and asking
+/// for its memory would end the process. A gigabyte in float32; the largest that a published graph
+/// asks for has a fiftieth of it.
 const MOST_NUMBERS: usize = 1 << 28;
 
 /// How many numbers a tensor of this shape has.
 fn numbers(shape: &[i64]) -> Option<usize> {
-    let count = shape.iter().try_fold(1usize, |count, n| count.checked_mul(usize::try_from(*n).ok()?));
+    let count =
+        shape.iter().try_fold(1usize, |count, n| count.checked_mul(usize::try_from(*n).ok()?));
     count.filter(|count| *count <= MOST_NUMBERS)
 }
 
 /// The same for a tensor that is to be made.
 pub(crate) fn length(shape: &[i64]) -> Result<usize, Error> {
-    numbers(shape).ok_or_else(|| Error::run("tensor", format!("{shape:?} is no shape to make a tensor of")))
+    numbers(shape)
+        .ok_or_else(|| Error::run("tensor", format!("{shape:?} is no shape to make a tensor of")))
 }
 
 /// Whether every input of a graph is of a type that is spoken here, and of a size that can be.
@@ -123,12 +130,15 @@ pub(crate) fn spoken(graph: &Graph) -> Result<(), String> {
         }
     }
     use TensorElementType::{Bool, Float16, Float32, Int64};
-    let strange = |name: &&str| graph.input(name).is_some_and(|(ty, _)| ![Float32, Float16, Int64, Bool].contains(&ty));
+    let strange = |name: &&str| {
+        graph.input(name).is_some_and(|(ty, _)| ![Float32, Float16, Int64, Bool].contains(&ty))
+    };
     match graph.inputs().find(strange) {
         None => Ok(()),
-        Some(name) => {
-            Err(format!("its input \"{name}\" is of a type nobody feeds, {}", graph.input(name).map_or_else(String::new, |(ty, _)| ty.to_string())))
-        }
+        Some(name) => Err(format!(
+            "its input \"{name}\" is of a type nobody feeds, {}",
+            graph.input(name).map_or_else(String::new, |(ty, _)| ty.to_string())
+        )),
     }
 }
 
@@ -141,11 +151,16 @@ pub(crate) fn shape(value: &DynValue) -> &[i64] {
     value.dtype().tensor_shape().map_or(&[], |s| s)
 }
 
-/// Whether floats are all numbers, and none of them infinite; `None` if they are no floats of a type that is spoken here.
+/// Whether floats are all numbers, and none of them infinite; `None` if they are no floats of a
+/// type that is spoken here.
 pub(crate) fn finite(value: &DynValue) -> Option<bool> {
     match value.dtype().tensor_type()? {
-        TensorElementType::Float32 => Some(value.try_extract_tensor::<f32>().ok()?.1.iter().all(|x| x.is_finite())),
-        TensorElementType::Float16 => Some(value.try_extract_tensor::<f16>().ok()?.1.iter().all(|x| x.is_finite())),
+        TensorElementType::Float32 => {
+            Some(value.try_extract_tensor::<f32>().ok()?.1.iter().all(|x| x.is_finite()))
+        }
+        TensorElementType::Float16 => {
+            Some(value.try_extract_tensor::<f16>().ok()?.1.iter().all(|x| x.is_finite()))
+        }
         _ => None,
     }
 }
@@ -171,10 +186,15 @@ impl Rows for DynValue {
     }
 }
 
-fn select<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(value: &DynValue, rows: &[usize]) -> Result<DynValue, Error> {
+fn select<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(
+    value: &DynValue,
+    rows: &[usize],
+) -> Result<DynValue, Error> {
     let (shape, data) = value.try_extract_tensor::<T>().map_err(broken)?;
     let mut shape = shape.to_vec();
-    let Some(count) = shape.first_mut() else { return Err(Error::run("tensor", "a scalar has no rows")) };
+    let Some(count) = shape.first_mut() else {
+        return Err(Error::run("tensor", "a scalar has no rows"));
+    };
     let row = data.len().checked_div(*count as usize).unwrap_or(0);
     *count = rows.len() as i64;
     let mut selected = Vec::with_capacity(row * rows.len());
@@ -185,7 +205,10 @@ fn select<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(value:
 }
 
 /// A tensor that owns `data`.
-pub(crate) fn tensor<T: PrimitiveTensorElementType + Clone + Debug + 'static>(shape: Vec<i64>, data: Vec<T>) -> Result<DynValue, Error> {
+pub(crate) fn tensor<T: PrimitiveTensorElementType + Clone + Debug + 'static>(
+    shape: Vec<i64>,
+    data: Vec<T>,
+) -> Result<DynValue, Error> {
     Ok(Tensor::from_array((shape, data)).map_err(broken)?.into_dyn())
 }
 
@@ -202,7 +225,10 @@ pub(crate) fn zeros(ty: TensorElementType, shape: Vec<i64>) -> Result<DynValue, 
 }
 
 /// Ones of the type a graph asks for; nothing where it does not ask.
-pub(crate) fn ones(ty: Option<TensorElementType>, shape: Vec<i64>) -> Result<Option<DynValue>, Error> {
+pub(crate) fn ones(
+    ty: Option<TensorElementType>,
+    shape: Vec<i64>,
+) -> Result<Option<DynValue>, Error> {
     let len = length(&shape)?;
     match ty {
         None => Ok(None),
@@ -216,7 +242,9 @@ pub(crate) fn ones(ty: Option<TensorElementType>, shape: Vec<i64>) -> Result<Opt
 pub(crate) fn rows_of_floats(value: &DynValue) -> Result<Floats, Error> {
     let shape = shape(value).to_vec();
     match element_type(value)? {
-        TensorElementType::Float32 => Floats::new(&shape, value.try_extract_tensor::<f32>().map_err(broken)?.1.to_vec()),
+        TensorElementType::Float32 => {
+            Floats::new(&shape, value.try_extract_tensor::<f32>().map_err(broken)?.1.to_vec())
+        }
         TensorElementType::Float16 => {
             let (_, data) = value.try_extract_tensor::<f16>().map_err(broken)?;
             Floats::new(&shape, data.iter().map(|x| x.to_f32()).collect())
@@ -237,14 +265,20 @@ pub(crate) fn stack(parts: &[&HostTensor], ty: TensorElementType) -> Result<DynV
     let len: usize = shape.iter().map(|n| *n as usize).product();
     let mut data = Vec::with_capacity(len);
     for part in parts {
-        let floats = part.floats().ok_or_else(|| Error::run("tensor", "a graph asks for floats where there are none"))?;
+        let floats = part
+            .floats()
+            .ok_or_else(|| Error::run("tensor", "a graph asks for floats where there are none"))?;
         data.extend_from_slice(&floats);
     }
     of_floats(shape, data, ty)
 }
 
 /// A tensor of these numbers, of the element type a graph asks for.
-pub(crate) fn of_floats(shape: Vec<i64>, data: Vec<f32>, ty: TensorElementType) -> Result<DynValue, Error> {
+pub(crate) fn of_floats(
+    shape: Vec<i64>,
+    data: Vec<f32>,
+    ty: TensorElementType,
+) -> Result<DynValue, Error> {
     match ty {
         TensorElementType::Float32 => tensor(shape, data),
         TensorElementType::Float16 => tensor(shape, data.into_iter().map(f16::from_f32).collect()),
@@ -271,11 +305,19 @@ pub(crate) fn cast(value: DynValue, ty: TensorElementType) -> Result<DynValue, E
 
 /// Axis 0 taken apart: one tensor per row.
 pub(crate) fn unstack(value: &DynValue) -> Result<Vec<HostTensor>, Error> {
-    fn rows<T: PrimitiveTensorElementType + Clone + 'static>(value: &DynValue, wrap: fn(Vec<T>) -> Data) -> Result<Vec<HostTensor>, Error> {
+    fn rows<T: PrimitiveTensorElementType + Clone + 'static>(
+        value: &DynValue,
+        wrap: fn(Vec<T>) -> Data,
+    ) -> Result<Vec<HostTensor>, Error> {
         let (shape, data) = value.try_extract_tensor::<T>().map_err(broken)?;
-        let [count, row_shape @ ..] = &**shape else { return Err(Error::run("tensor", "a scalar has no rows")) };
+        let [count, row_shape @ ..] = &**shape else {
+            return Err(Error::run("tensor", "a scalar has no rows"));
+        };
         let row = data.len().checked_div(*count as usize).unwrap_or(0);
-        let part = |i: usize| HostTensor { shape: row_shape.to_vec(), data: wrap(data[i * row..(i + 1) * row].to_vec()) };
+        let part = |i: usize| HostTensor {
+            shape: row_shape.to_vec(),
+            data: wrap(data[i * row..(i + 1) * row].to_vec()),
+        };
         Ok((0..*count as usize).map(part).collect())
     }
     match element_type(value)? {
@@ -292,14 +334,25 @@ pub(crate) fn join_positions(before: &DynValue, after: &DynValue) -> Result<DynV
     for_type!(element_type(before)?, join::<_>(before, after))
 }
 
-fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(before: &DynValue, after: &DynValue) -> Result<DynValue, Error> {
+fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(
+    before: &DynValue,
+    after: &DynValue,
+) -> Result<DynValue, Error> {
     let (a_shape, a) = before.try_extract_tensor::<T>().map_err(broken)?;
     let (b_shape, b) = after.try_extract_tensor::<T>().map_err(broken)?;
-    if a_shape.len() < 2 || a_shape.len() != b_shape.len() || a_shape[0] != b_shape[0] || a_shape[2..] != b_shape[2..] {
-        return Err(Error::run("tensor", format!("{a_shape:?} and {b_shape:?} do not join along positions")));
+    if a_shape.len() < 2
+        || a_shape.len() != b_shape.len()
+        || a_shape[0] != b_shape[0]
+        || a_shape[2..] != b_shape[2..]
+    {
+        return Err(Error::run(
+            "tensor",
+            format!("{a_shape:?} and {b_shape:?} do not join along positions"),
+        ));
     }
     let rows = a_shape[0] as usize;
-    let (a_row, b_row) = (a.len().checked_div(rows).unwrap_or(0), b.len().checked_div(rows).unwrap_or(0));
+    let (a_row, b_row) =
+        (a.len().checked_div(rows).unwrap_or(0), b.len().checked_div(rows).unwrap_or(0));
     let mut joined = Vec::with_capacity(a.len() + b.len());
     for row in 0..rows {
         joined.extend_from_slice(&a[row * a_row..(row + 1) * a_row]);
@@ -313,7 +366,10 @@ fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(before: 
 /// The last position of logits `[rows, positions, vocabulary]` as float32.
 pub(crate) fn last_position(value: &DynValue, graph: &Path) -> Result<Logits, Error> {
     let [rows, positions, vocabulary] = *shape(value) else {
-        return Err(Error::run("logits", format!("shape {:?} is not [rows, positions, vocabulary]", shape(value))));
+        return Err(Error::run(
+            "logits",
+            format!("shape {:?} is not [rows, positions, vocabulary]", shape(value)),
+        ));
     };
     let (rows, positions, vocabulary) = (rows as usize, positions as usize, vocabulary as usize);
     if positions == 0 {
@@ -351,7 +407,10 @@ mod tests {
     /// The same numbers as float32 and as float16.
     fn both(shape: Vec<i64>) -> [DynValue; 2] {
         let data = counting(shape.clone());
-        [tensor(shape.clone(), data.clone()).unwrap(), tensor(shape, data.into_iter().map(f16::from_f32).collect()).unwrap()]
+        [
+            tensor(shape.clone(), data.clone()).unwrap(),
+            tensor(shape, data.into_iter().map(f16::from_f32).collect()).unwrap(),
+        ]
     }
 
     #[test]
@@ -362,7 +421,10 @@ mod tests {
         for value in both(vec![3, 2, 2]) {
             let selected = value.select(&[2, 0, 0, 2]).unwrap();
             assert_eq!((shape(&selected), selected.rows()), (&[4, 2, 2][..], 4));
-            assert_eq!(floats(&selected), [8., 9., 10., 11., 0., 1., 2., 3., 0., 1., 2., 3., 8., 9., 10., 11.]);
+            assert_eq!(
+                floats(&selected),
+                [8., 9., 10., 11., 0., 1., 2., 3., 0., 1., 2., 3., 8., 9., 10., 11.]
+            );
             assert_eq!(selected.dtype().tensor_type(), value.dtype().tensor_type());
             assert_eq!(selected.bytes() * 3, value.bytes() * 4);
         }
@@ -384,10 +446,18 @@ mod tests {
             assert_eq!(floats(&stacked), [1.0, 1.5, 2.0, 2.5, 3.0, 3.5]);
             // Halves of one graph may feed another that reads floats.
             let halves = unstack(&stacked).unwrap();
-            assert_eq!(floats(&stack(&halves.iter().collect::<Vec<_>>(), TensorElementType::Float32).unwrap()), floats(&stacked));
+            assert_eq!(
+                floats(
+                    &stack(&halves.iter().collect::<Vec<_>>(), TensorElementType::Float32).unwrap()
+                ),
+                floats(&stacked)
+            );
         }
         let other = HostTensor { shape: vec![1, 2], data: Data::F32(vec![0.0; 2]) };
-        assert!(matches!(stack(&[&parts[0], &other], TensorElementType::Float32), Err(Error::Batch(_))));
+        assert!(matches!(
+            stack(&[&parts[0], &other], TensorElementType::Float32),
+            Err(Error::Batch(_))
+        ));
         assert!(stack(&[], TensorElementType::Float32).is_err());
         assert!(stack(&[&parts[0]], TensorElementType::Int64).is_err());
     }
@@ -400,7 +470,10 @@ mod tests {
         for value in both(vec![2, 3]) {
             for ty in [TensorElementType::Float32, TensorElementType::Float16] {
                 let cast = cast(value.select(&[0, 1]).unwrap(), ty).unwrap();
-                assert_eq!((cast.dtype().tensor_type(), floats(&cast)), (Some(ty), counting(vec![2, 3])));
+                assert_eq!(
+                    (cast.dtype().tensor_type(), floats(&cast)),
+                    (Some(ty), counting(vec![2, 3]))
+                );
             }
         }
         assert!(cast(tensor(vec![1], vec![1i64]).unwrap(), TensorElementType::Float32).is_err());
@@ -412,7 +485,9 @@ mod tests {
             return;
         }
         let ids = |shape: Vec<i64>, data: Vec<i64>| tensor(shape, data).unwrap();
-        let joined = join_positions(&ids(vec![2, 2], vec![1, 2, 5, 6]), &ids(vec![2, 1], vec![3, 7])).unwrap();
+        let joined =
+            join_positions(&ids(vec![2, 2], vec![1, 2, 5, 6]), &ids(vec![2, 1], vec![3, 7]))
+                .unwrap();
         let (shape, data) = joined.try_extract_tensor::<i64>().unwrap();
         assert_eq!((&**shape, data), (&[2, 3][..], &[1, 2, 3, 5, 6, 7][..]));
         assert!(join_positions(&joined, &ids(vec![1, 1], vec![3])).is_err());
@@ -425,11 +500,26 @@ mod tests {
         }
         for value in both(vec![2, 3, 4]) {
             let logits = last_position(&value, Path::new("g")).unwrap();
-            assert_eq!((logits.row(0), logits.row(1)), (&[8., 9., 10., 11.][..], &[20., 21., 22., 23.][..]));
+            assert_eq!(
+                (logits.row(0), logits.row(1)),
+                (&[8., 9., 10., 11.][..], &[20., 21., 22., 23.][..])
+            );
             assert!(logits.row(2).is_empty());
         }
-        assert!(last_position(&zeros(TensorElementType::Float32, vec![2, 0, 4]).unwrap(), Path::new("g")).is_err());
-        assert!(last_position(&zeros(TensorElementType::Float32, vec![2, 4]).unwrap(), Path::new("g")).is_err());
-        assert!(last_position(&zeros(TensorElementType::Int64, vec![2, 1, 4]).unwrap(), Path::new("g")).is_err());
+        assert!(
+            last_position(
+                &zeros(TensorElementType::Float32, vec![2, 0, 4]).unwrap(),
+                Path::new("g")
+            )
+            .is_err()
+        );
+        assert!(
+            last_position(&zeros(TensorElementType::Float32, vec![2, 4]).unwrap(), Path::new("g"))
+                .is_err()
+        );
+        assert!(
+            last_position(&zeros(TensorElementType::Int64, vec![2, 1, 4]).unwrap(), Path::new("g"))
+                .is_err()
+        );
     }
 }

@@ -1,7 +1,7 @@
 //! Prompts become token ids, and token ids text, by the folder's own tokenizer.
 //!
-//! Special tokens never reach a caption: neither those `tokenizer.json` marks nor those only `tokenizer_config.json` does. Nor do
-//! they come out of a caller's words: see [`Text::plain`].
+//! Special tokens never reach a caption: neither those `tokenizer.json` marks nor those only
+//! `tokenizer_config.json` does. Nor do they come out of a caller's words: see [`Text::plain`].
 
 use crate::folder::Folder;
 use crate::{Error, caught};
@@ -32,28 +32,47 @@ impl Text {
         check(&tokenizer, &config).map_err(|reason| Error::config(&path, reason))?;
         // A token that only these files call special is taken as one, as the reference does.
         let known = tokenizer.get_added_tokens_decoder();
-        let new = named.iter().filter(|token| tokenizer.token_to_id(token).is_some() && !known.values().any(|added| added.content == **token));
-        let new: Vec<AddedToken> = new.map(|token| AddedToken::from(token.as_str(), true)).collect();
-        caught(|| tokenizer.add_special_tokens(&new)).map_err(|reason| unsound(&path, "naming its special tokens", reason))?;
-        // Some folders were saved with the lengths of their training; a prompt is neither cut nor filled up.
+        let new = named.iter().filter(|token| {
+            tokenizer.token_to_id(token).is_some()
+                && !known.values().any(|added| added.content == **token)
+        });
+        let new: Vec<AddedToken> =
+            new.map(|token| AddedToken::from(token.as_str(), true)).collect();
+        caught(|| tokenizer.add_special_tokens(&new))
+            .map_err(|reason| unsound(&path, "naming its special tokens", reason))?;
+        // Some folders were saved with the lengths of their training; a prompt is neither cut nor
+        // filled up.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| Error::config(&path, e))?;
         let added = config.get("added_tokens_decoder").and_then(Value::as_object);
-        let special = added.into_iter().flatten().filter(|(_, token)| token.get("special") == Some(&Value::Bool(true)));
-        let special = special.filter_map(|(id, _)| id.parse().ok()).chain(named.iter().filter_map(|token| tokenizer.token_to_id(token))).collect();
-        let clean_up = config.get("clean_up_tokenization_spaces").and_then(Value::as_bool).unwrap_or(false);
+        let special = added
+            .into_iter()
+            .flatten()
+            .filter(|(_, token)| token.get("special") == Some(&Value::Bool(true)));
+        let special = special
+            .filter_map(|(id, _)| id.parse().ok())
+            .chain(named.iter().filter_map(|token| tokenizer.token_to_id(token)))
+            .collect();
+        let clean_up =
+            config.get("clean_up_tokenization_spaces").and_then(Value::as_bool).unwrap_or(false);
         let text = Text { tokenizer, special, clean_up };
         text.tried().map_err(|(what, reason)| unsound(&path, what, reason))?;
         Ok(text)
     }
 
-    /// Some files that can be read break at the first text: they are refused when a folder is loaded, and not when a caption is there.
+    /// Some files that can be read break at the first text: they are refused when a folder is
+    /// loaded, and not when a caption is there.
     fn tried(&self) -> Result<(), (&'static str, String)> {
-        // What it refuses in words is said when it is asked for: a model that reads no words never asks.
-        caught(|| self.tokenizer.encode(TRIAL, true).map(drop)).map(drop).map_err(|reason| ("tokenising a text", reason))?;
+        // What it refuses in words is said when it is asked for: a model that reads no words never
+        // asks.
+        caught(|| self.tokenizer.encode(TRIAL, true).map(drop))
+            .map(drop)
+            .map_err(|reason| ("tokenising a text", reason))?;
         let mut all: Vec<u32> = self.tokenizer.get_vocab(true).into_values().collect();
         all.sort_unstable();
-        caught(|| self.tokenizer.decode(&all, true).map(drop)).map(drop).map_err(|reason| ("making text of tokens", reason))
+        caught(|| self.tokenizer.decode(&all, true).map(drop))
+            .map(drop)
+            .map_err(|reason| ("making text of tokens", reason))
     }
 
     /// Entries of the vocabulary, added tokens included.
@@ -61,9 +80,12 @@ impl Text {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// Ids of a whole text, the way the reference's processors ask for it: with what the tokenizer puts around every text.
+    /// Ids of a whole text, the way the reference's processors ask for it: with what the tokenizer
+    /// puts around every text.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>, Error> {
-        let encoded = caught(|| self.tokenizer.encode(text, true)).map_err(broke)?.map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let encoded = caught(|| self.tokenizer.encode(text, true))
+            .map_err(broke)?
+            .map_err(|e| Error::Tokenizer(e.to_string()))?;
         Ok(encoded.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
 
@@ -77,7 +99,8 @@ impl Text {
         self.tokenizer.id_to_token(u32::try_from(id).ok()?)
     }
 
-    /// Words with every added token's spelling taken out, so that a product's title cannot end the user's turn or claim a picture.
+    /// Words with every added token's spelling taken out, so that a product's title cannot end the
+    /// user's turn or claim a picture.
     pub fn plain(&self, words: &str) -> String {
         let mut plain = words.to_owned();
         let added = self.tokenizer.get_added_tokens_decoder();
@@ -93,17 +116,23 @@ impl Text {
         }
     }
 
-    /// Text of ids, special tokens skipped. A negative id is an error; one without a token is passed over, as the reference does.
+    /// Text of ids, special tokens skipped. A negative id is an error; one without a token is
+    /// passed over, as the reference does.
     pub fn decode(&self, ids: &[i64]) -> Result<String, Error> {
-        let id = |id: &i64| u32::try_from(*id).map_err(|_| Error::Tokenizer(format!("{id} is not a token id")));
+        let id = |id: &i64| {
+            u32::try_from(*id).map_err(|_| Error::Tokenizer(format!("{id} is not a token id")))
+        };
         let ids = ids.iter().map(id).collect::<Result<Vec<u32>, Error>>()?;
         let ids: Vec<u32> = ids.into_iter().filter(|id| !self.special.contains(id)).collect();
-        let text = caught(|| self.tokenizer.decode(&ids, true)).map_err(broke)?.map_err(|e| Error::Tokenizer(e.to_string()))?;
+        let text = caught(|| self.tokenizer.decode(&ids, true))
+            .map_err(broke)?
+            .map_err(|e| Error::Tokenizer(e.to_string()))?;
         Ok(if self.clean_up { clean_up(&text) } else { text })
     }
 }
 
-/// Reads the file. Its library panics over some that are damaged; where that is because they are no JSON, that is said.
+/// Reads the file. Its library panics over some that are damaged; where that is because they are no
+/// JSON, that is said.
 fn read(path: &Path) -> Result<Tokenizer, Error> {
     let bytes = std::fs::read(path).map_err(|source| Error::File { path: path.into(), source })?;
     let refused = |reason: String| match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
@@ -132,11 +161,24 @@ pub(crate) fn token_text(token: &Value) -> Option<&str> {
 
 /// Every token that these files give a part to play.
 fn named_tokens(files: &[&Value]) -> Vec<String> {
-    let roles = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+    let roles = [
+        "bos_token",
+        "eos_token",
+        "unk_token",
+        "sep_token",
+        "pad_token",
+        "cls_token",
+        "mask_token",
+    ];
     let mut named: Vec<String> = Vec::new();
     for file in files {
         let single = roles.iter().filter_map(|role| token_text(file.get(role)?));
-        let several = file.get("additional_special_tokens").and_then(Value::as_array).into_iter().flatten().filter_map(token_text);
+        let several = file
+            .get("additional_special_tokens")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(token_text);
         named.extend(single.chain(several).filter(|token| !token.is_empty()).map(str::to_owned));
     }
     named.sort();
@@ -144,16 +186,28 @@ fn named_tokens(files: &[&Value]) -> Vec<String> {
     named
 }
 
-/// A tokenizer belongs to its folder if it knows the tokens that the other files name, under the numbers they give.
+/// A tokenizer belongs to its folder if it knows the tokens that the other files name, under the
+/// numbers they give.
 fn check(tokenizer: &Tokenizer, config: &Value) -> Result<(), String> {
-    let stated = config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
-    for (id, token) in stated.filter_map(|(id, token)| Some((id.parse::<u32>().ok()?, token_text(token)?))) {
+    let stated =
+        config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
+    for (id, token) in
+        stated.filter_map(|(id, token)| Some((id.parse::<u32>().ok()?, token_text(token)?)))
+    {
         if let Some(other) = tokenizer.id_to_token(id).filter(|other| other != token) {
-            return Err(format!("token {id} is \"{other}\", but tokenizer_config.json says \"{token}\": they belong to different models"));
+            return Err(format!(
+                "token {id} is \"{other}\", but tokenizer_config.json says \"{token}\": they belong to different models"
+            ));
         }
     }
-    match config.get("eos_token").and_then(token_text).filter(|token| tokenizer.token_to_id(token).is_none()) {
-        Some(token) => Err(format!("no token \"{token}\", with which tokenizer_config.json ends every text")),
+    match config
+        .get("eos_token")
+        .and_then(token_text)
+        .filter(|token| tokenizer.token_to_id(token).is_none())
+    {
+        Some(token) => {
+            Err(format!("no token \"{token}\", with which tokenizer_config.json ends every text"))
+        }
         None => Ok(()),
     }
 }

@@ -1,4 +1,5 @@
-//! The model that ships with the project: one start token per style, a confidence per picture, a cache that starts empty.
+//! The model that ships with the project: one start token per style, a confidence per picture, a
+//! cache that starts empty.
 
 mod support;
 
@@ -10,7 +11,8 @@ use support::*;
 
 /// `models/default`, or the folder that PG_CAPTION_DEFAULT_MODEL names.
 fn folder() -> Option<PathBuf> {
-    let folder = std::env::var_os("PG_CAPTION_DEFAULT_MODEL").map_or_else(|| workspace().join("models/default"), PathBuf::from);
+    let folder = std::env::var_os("PG_CAPTION_DEFAULT_MODEL")
+        .map_or_else(|| workspace().join("models/default"), PathBuf::from);
     let there = folder.join("config.json").exists();
     if !there {
         println!("skipped: no default model at {}", folder.display());
@@ -28,7 +30,8 @@ fn every_style_has_its_own_text_and_shares_batches_with_the_others() {
 
     let images = ["02_shapes.png", "10_exif6.jpg", "12_photo.jpg"];
     let pictures: Vec<_> = images.iter().map(|image| pixels(&preparer, image)).collect();
-    let features: Vec<Arc<Features>> = captioner.encode(&pictures).unwrap().into_iter().map(Arc::new).collect();
+    let features: Vec<Arc<Features>> =
+        captioner.encode(&pictures).unwrap().into_iter().map(Arc::new).collect();
     for f in &features {
         assert!(f.confidence.is_some_and(|c| (0.0..=1.0).contains(&c)), "{:?}", f.confidence);
     }
@@ -36,7 +39,8 @@ fn every_style_has_its_own_text_and_shares_batches_with_the_others() {
     let generation = preparer.generation(None).unwrap();
     let make = |key: u64| {
         let style = builtin(builtin_names()[key as usize % 3]).unwrap();
-        let prompt = preparer.prompt(&style, Words::default(), &features[key as usize / 3]).unwrap();
+        let prompt =
+            preparer.prompt(&style, Words::default(), &features[key as usize / 3]).unwrap();
         let features = features[key as usize / 3].clone();
         Sequence { key, features, prompt, max_new_tokens: 256, generation: generation.clone() }
     };
@@ -46,7 +50,12 @@ fn every_style_has_its_own_text_and_shares_batches_with_the_others() {
         assert_eq!(alone.ids, together[&key].ids, "caption {key} alone and in a batch");
         let text = preparer.text(&alone.ids).unwrap();
         assert!(text.len() > 5 && !text.contains("<|"), "{text:?}");
-        println!("{} {} {:.2}: {text}", images[key as usize / 3], builtin_names()[key as usize % 3], alone.confidence);
+        println!(
+            "{} {} {:.2}: {text}",
+            images[key as usize / 3],
+            builtin_names()[key as usize % 3],
+            alone.confidence
+        );
     }
     let prompts: Vec<Vec<i64>> = (0..3).map(|key| make(key).prompt.ids).collect();
     assert!(prompts[0] != prompts[1] && prompts[1] != prompts[2], "{prompts:?}");

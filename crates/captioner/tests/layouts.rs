@@ -12,12 +12,16 @@ const IMAGES: [&str; 4] = ["01_gradient.png", "02_shapes.png", "08_gray.png", "1
 /// Ids of some pictures, greedy and with beams, in one batch each.
 fn ids(captioner: &mut Captioner, preparer: &Preparer) -> Vec<Vec<i64>> {
     let pictures: Vec<_> = IMAGES.iter().map(|image| pixels(preparer, image)).collect();
-    let features: Vec<Arc<Features>> = captioner.encode(&pictures).unwrap().into_iter().map(Arc::new).collect();
+    let features: Vec<Arc<Features>> =
+        captioner.encode(&pictures).unwrap().into_iter().map(Arc::new).collect();
     let mut all = Vec::new();
     for overrides in [r#"{}"#, r#"{"num_beams": 3, "no_repeat_ngram_size": 3}"#] {
-        let generation = preparer.generation(Some(&serde_json::from_str(overrides).unwrap())).unwrap();
+        let generation =
+            preparer.generation(Some(&serde_json::from_str(overrides).unwrap())).unwrap();
         let sequences = features.iter().enumerate();
-        let sequences = sequences.map(|(key, f)| sequence(preparer, key as u64, f, &generation, 10 + 5 * key as u32)).collect();
+        let sequences = sequences
+            .map(|(key, f)| sequence(preparer, key as u64, f, &generation, 10 + 5 * key as u32))
+            .collect();
         all.extend(generate(captioner, sequences).into_values().map(|finished| finished.ids));
     }
     all
@@ -39,13 +43,22 @@ fn ids_of_the_whole() -> Vec<Vec<i64>> {
 
 #[test]
 fn every_layout_of_vit_gpt2_says_the_same() {
-    // The step graph reads a past of any length, none included: what a merged graph without use_cache_branch does.
-    every_layout("vit-gpt2", &["encoder_model.onnx"], &[("one-graph", &[MERGED, FIRST], &[(NEXT, MERGED)], &[MERGED])]);
+    // The step graph reads a past of any length, none included: what a merged graph without
+    // use_cache_branch does.
+    every_layout(
+        "vit-gpt2",
+        &["encoder_model.onnx"],
+        &[("one-graph", &[MERGED, FIRST], &[(NEXT, MERGED)], &[MERGED])],
+    );
 }
 
 #[test]
 fn every_layout_of_florence_2_says_the_same() {
-    every_layout("florence2", &["vision_encoder.onnx", "embed_tokens.onnx", "encoder_model.onnx"], &[]);
+    every_layout(
+        "florence2",
+        &["vision_encoder.onnx", "embed_tokens.onnx", "encoder_model.onnx"],
+        &[],
+    );
 }
 
 /// What is left out, what is renamed, which decoder graphs must have been loaded.
@@ -57,13 +70,20 @@ fn every_layout(model: &str, others: &[&str], more: &[Layout]) {
     }
     let (mut captioner, preparer) = open(&parity().join(model));
     let expected = ids(&mut captioner, &preparer);
-    // Florence-2 keeps the keys and values of the picture in its cache; ViT-GPT2's graphs have no place for them there.
+    // Florence-2 keeps the keys and values of the picture in its cache; ViT-GPT2's graphs have no
+    // place for them there.
     let hoists = model == "vit-gpt2";
     assert_eq!(preparer.status().hoisted, hoists);
-    assert!(expected.iter().any(|ids| ids.len() > 5) && expected.iter().any(|ids| *ids != expected[0]), "{expected:?}");
+    assert!(
+        expected.iter().any(|ids| ids.len() > 5) && expected.iter().any(|ids| *ids != expected[0]),
+        "{expected:?}"
+    );
 
-    let layouts: [Layout; 3] =
-        [("merged", &[FIRST, NEXT], &[], &[MERGED]), ("pair", &[MERGED], &[], &[FIRST, NEXT]), ("alone", &[MERGED, NEXT], &[], &[FIRST])];
+    let layouts: [Layout; 3] = [
+        ("merged", &[FIRST, NEXT], &[], &[MERGED]),
+        ("pair", &[MERGED], &[], &[FIRST, NEXT]),
+        ("alone", &[MERGED, NEXT], &[], &[FIRST]),
+    ];
     for (name, without, renamed, decoders) in layouts.iter().chain(more) {
         let folder = Copy::of(model, &format!("{model}-{name}"));
         for file in *without {
@@ -87,7 +107,11 @@ fn passed_over(folder: &Path) -> Vec<String> {
 fn says(passed_over: &[String], expected: &[(&str, &str)]) {
     assert_eq!(passed_over.len(), expected.len(), "{passed_over:?}");
     for (said, (file, reason)) in passed_over.iter().zip(expected) {
-        assert!(said.split_once(": ").is_some_and(|(path, why)| path.ends_with(file) && why.contains(reason)), "{said}");
+        assert!(
+            said.split_once(": ")
+                .is_some_and(|(path, why)| path.ends_with(file) && why.contains(reason)),
+            "{said}"
+        );
     }
 }
 
@@ -138,13 +162,20 @@ fn a_graph_that_states_how_many_positions_a_picture_has_is_cut_as_well() {
         return;
     }
     let folder = Copy::of_parity("static");
-    let config: serde_json::Value = serde_json::from_slice(&std::fs::read(folder.0.join("config.json")).unwrap()).unwrap();
+    let config: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(folder.0.join("config.json")).unwrap()).unwrap();
     let encoder = |key: &str| config["encoder"][key].as_i64().unwrap();
-    let (positions, width) = ((encoder("image_size") / encoder("patch_size")).pow(2) + 1, encoder("hidden_size"));
+    let (positions, width) =
+        ((encoder("image_size") / encoder("patch_size")).pow(2) + 1, encoder("hidden_size"));
     for file in [MERGED, NEXT] {
         graphs::change(&folder.graph(file), |graph| {
-            let hidden = graph.input.iter_mut().find(|input| input.name() == "encoder_hidden_states").unwrap();
-            *hidden = graphs::port("encoder_hidden_states", DataType::Float, &[-1, positions, width]);
+            let hidden = graph
+                .input
+                .iter_mut()
+                .find(|input| input.name() == "encoder_hidden_states")
+                .unwrap();
+            *hidden =
+                graphs::port("encoder_hidden_states", DataType::Float, &[-1, positions, width]);
         });
     }
     for without in [None, Some(MERGED)] {
@@ -161,12 +192,14 @@ fn a_precision_that_does_not_load_is_passed_over_with_a_word_and_a_stated_one_is
         return;
     }
     let folder = Copy::of_parity("precision");
-    std::fs::rename(folder.graph("encoder_model.onnx"), folder.graph("encoder_model_q4.onnx")).unwrap();
+    std::fs::rename(folder.graph("encoder_model.onnx"), folder.graph("encoder_model_q4.onnx"))
+        .unwrap();
     std::fs::write(folder.graph("encoder_model_quantized.onnx"), "not a graph").unwrap();
     let status = open(&folder.0).1.status().clone();
     assert_eq!(status.graphs[0].dtype, "q4");
     assert_eq!(status.graphs[1].dtype, "fp32");
     says(&status.passed_over, &[("encoder_model_quantized.onnx", "failed")]);
-    let error = load(&folder.0, &LoadOptions { dtype: "_quantized".into() }).err().unwrap().to_string();
+    let error =
+        load(&folder.0, &LoadOptions { dtype: "_quantized".into() }).err().unwrap().to_string();
     assert!(error.contains("encoder_model_quantized.onnx"), "{error}");
 }

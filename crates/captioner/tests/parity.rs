@@ -1,8 +1,11 @@
-//! The ids of the reference implementation, token for token: every sequence of every `tests/parity/*/expected.json`.
+//! The ids of the reference implementation, token for token: every sequence of every
+//! `tests/parity/*/expected.json`.
 
 mod support;
 
-use pg_caption_captioner::{Captioner, Features, Finished, Preparer, Prompt, Sequence, Views, Words};
+use pg_caption_captioner::{
+    Captioner, Features, Finished, Preparer, Prompt, Sequence, Views, Words,
+};
 use pg_caption_register::builtin;
 use pg_caption_wire::{Finish, Tiles};
 use serde_json::Value;
@@ -42,11 +45,18 @@ impl Case {
     fn sequence(&self, key: u64, preparer: &Preparer, features: &Arc<Features>) -> Sequence {
         let generation = preparer.generation(Some(&self.overrides)).unwrap();
         let prompt = self.prompt(preparer, features);
-        Sequence { key, features: features.clone(), prompt, max_new_tokens: self.max_new, generation }
+        Sequence {
+            key,
+            features: features.clone(),
+            prompt,
+            max_new_tokens: self.max_new,
+            generation,
+        }
     }
 }
 
-/// Pictures we decode differently on purpose: transparency on white instead of dropped, 16-bit gray scaled instead of clipped.
+/// Pictures we decode differently on purpose: transparency on white instead of dropped, 16-bit gray
+/// scaled instead of clipped.
 const OURS: [&str; 4] = ["07_rgba.png", "09_palette.png", "11_gray16.png", "14_la.png"];
 
 fn ids(value: &Value) -> Option<Vec<i64>> {
@@ -55,13 +65,20 @@ fn ids(value: &Value) -> Option<Vec<i64>> {
 
 fn cases(expected: &Value, views: Views) -> Vec<Case> {
     let mut cases = Vec::new();
-    let images = expected["images"].as_object().unwrap().iter().filter(|(image, _)| !OURS.contains(&image.as_str()));
+    let images = expected["images"]
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(image, _)| !OURS.contains(&image.as_str()));
     for (image, record) in images {
         for (text, prompt) in record["prompts"].as_object().unwrap() {
             for (name, output) in prompt["outputs"].as_object().unwrap() {
                 let (mode, max_new) = name.rsplit_once('_').unwrap();
                 let ids = ids(&output["ids"]).unwrap();
-                let certain = output["close_steps"].as_array().and_then(|steps| steps.first()).and_then(Value::as_u64);
+                let certain = output["close_steps"]
+                    .as_array()
+                    .and_then(|steps| steps.first())
+                    .and_then(Value::as_u64);
                 cases.push(Case {
                     image: image.clone(),
                     text: text.clone(),
@@ -80,7 +97,8 @@ fn cases(expected: &Value, views: Views) -> Vec<Case> {
     cases
 }
 
-/// What the reference pads a beam's sequence with does not belong to it: the end token stays, what follows it goes.
+/// What the reference pads a beam's sequence with does not belong to it: the end token stays, what
+/// follows it goes.
 fn trimmed<'a>(ids: &'a [i64], end: &[i64]) -> &'a [i64] {
     match ids.iter().position(|id| end.contains(id)) {
         Some(at) => &ids[..=at],
@@ -97,14 +115,16 @@ fn assert_equal(case: &Case, finished: &Finished, preparer: &Preparer, how: &str
     if certain == want.len() {
         assert_eq!(want.len(), got.len(), "{}", case.name(how));
         // A last token that was forced, because there was no room for another, ends nothing.
-        let forced = !settings.forced_eos_token_id.is_empty() && want.len() == case.max_new as usize;
+        let forced =
+            !settings.forced_eos_token_id.is_empty() && want.len() == case.max_new as usize;
         let stops = want.last().is_some_and(|last| end.contains(last)) && !forced;
         assert_eq!(finished.finish == Finish::Stop, stops, "{}", case.name(how));
     }
     assert!((0.0..=1.0).contains(&finished.confidence));
 }
 
-/// Every sequence of a model: each alone, then all of a mode in as few batches as its prompts allow.
+/// Every sequence of a model: each alone, then all of a mode in as few batches as its prompts
+/// allow.
 fn every_sequence(model: &str, views: Views, sequences: usize) {
     if !runtime() {
         return;
@@ -114,13 +134,26 @@ fn every_sequence(model: &str, views: Views, sequences: usize) {
     let expected = expected(model, views);
     let cases = cases(&expected, views);
     assert_eq!(cases.len(), sequences, "the parity file holds other sequences than it did");
-    let images: Vec<&str> = expected["images"].as_object().unwrap().keys().map(String::as_str).filter(|i| !OURS.contains(i)).collect();
+    let images: Vec<&str> = expected["images"]
+        .as_object()
+        .unwrap()
+        .keys()
+        .map(String::as_str)
+        .filter(|i| !OURS.contains(i))
+        .collect();
     let pictures: Vec<_> = images.iter().map(|image| pixels_in(&preparer, image, views)).collect();
     for (image, picture) in images.iter().zip(&pictures) {
-        assert_eq!(picture.sha256(), expected["images"][image]["pixel_values"]["sha256"], "pixels of {image}");
+        assert_eq!(
+            picture.sha256(),
+            expected["images"][image]["pixel_values"]["sha256"],
+            "pixels of {image}"
+        );
     }
 
-    let alone: Vec<Arc<Features>> = pictures.iter().map(|picture| Arc::new(captioner.encode_refs(&[picture]).unwrap().remove(0))).collect();
+    let alone: Vec<Arc<Features>> = pictures
+        .iter()
+        .map(|picture| Arc::new(captioner.encode_refs(&[picture]).unwrap().remove(0)))
+        .collect();
     let at = |case: &Case| images.iter().position(|image| *image == case.image).unwrap();
     for case in &cases {
         let sequence = case.sequence(1, &preparer, &alone[at(case)]);
@@ -130,7 +163,12 @@ fn every_sequence(model: &str, views: Views, sequences: usize) {
         let finished = generate(&mut captioner, vec![sequence]);
         assert_equal(case, &finished[&1], &preparer, "alone");
         if case.certain == case.ids.len() {
-            assert_eq!(preparer.text(&finished[&1].ids).unwrap(), case.said, "{}", case.name("alone"));
+            assert_eq!(
+                preparer.text(&finished[&1].ids).unwrap(),
+                case.said,
+                "{}",
+                case.name("alone")
+            );
         }
     }
 
@@ -138,12 +176,18 @@ fn every_sequence(model: &str, views: Views, sequences: usize) {
     let mut batches: BTreeMap<(String, u64, u64), Vec<&Case>> = BTreeMap::new();
     for case in &cases {
         let features = &together[at(case)];
-        batches.entry((case.mode.clone(), features.bucket, case.prompt(&preparer, features).bucket)).or_default().push(case);
+        batches
+            .entry((case.mode.clone(), features.bucket, case.prompt(&preparer, features).bucket))
+            .or_default()
+            .push(case);
     }
     assert!(batches.values().any(|batch| batch.len() > images.len()), "no batch mixes pictures");
     for batch in batches.values() {
         // Different ceilings, so that rows leave at many different steps.
-        let sequences = batch.iter().enumerate().map(|(key, case)| case.sequence(key as u64, &preparer, &together[at(case)]));
+        let sequences = batch
+            .iter()
+            .enumerate()
+            .map(|(key, case)| case.sequence(key as u64, &preparer, &together[at(case)]));
         let finished = generate(&mut captioner, sequences.collect());
         for (key, case) in batch.iter().enumerate() {
             assert_equal(case, &finished[&(key as u64)], &preparer, "in a batch");
@@ -152,14 +196,19 @@ fn every_sequence(model: &str, views: Views, sequences: usize) {
 }
 
 /// Encoder calls over as many pictures as may share one.
-fn encode_together(captioner: &mut Captioner, pictures: &[pg_caption_captioner::Pixels]) -> Vec<Arc<Features>> {
+fn encode_together(
+    captioner: &mut Captioner,
+    pictures: &[pg_caption_captioner::Pixels],
+) -> Vec<Arc<Features>> {
     let mut together: Vec<Option<Arc<Features>>> = vec![None; pictures.len()];
     let mut buckets: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (at, picture) in pictures.iter().enumerate() {
         buckets.entry(picture.bucket).or_default().push(at);
     }
     for same in buckets.into_values() {
-        let features = captioner.encode_refs(&same.iter().map(|at| &pictures[*at]).collect::<Vec<_>>()).unwrap();
+        let features = captioner
+            .encode_refs(&same.iter().map(|at| &pictures[*at]).collect::<Vec<_>>())
+            .unwrap();
         for (at, features) in same.into_iter().zip(features) {
             together[at] = Some(Arc::new(features));
         }
@@ -197,10 +246,23 @@ fn a_picture_shown_in_both_views_gets_the_captions_of_each() {
     for image in ["02_shapes.png", "05_3x500.png", "03_noise224.png"] {
         let mut said = BTreeMap::new();
         for views in [Views::WHOLE, Views::TILED, Views::BOTH] {
-            let features = Arc::new(captioner.encode(&[pixels_in(&preparer, image, views)]).unwrap().remove(0));
-            for (key, style) in ["concise", "detailed"].iter().enumerate().filter(|(key, _)| views == Views::BOTH || (*key == 1) == views.tiled()) {
-                let prompt = preparer.prompt(&builtin(style).unwrap(), Words::default(), &features).unwrap();
-                let sequence = Sequence { key: 0, features: features.clone(), prompt, max_new_tokens: 24, generation: generation.clone() };
+            let features = Arc::new(
+                captioner.encode(&[pixels_in(&preparer, image, views)]).unwrap().remove(0),
+            );
+            for (key, style) in ["concise", "detailed"]
+                .iter()
+                .enumerate()
+                .filter(|(key, _)| views == Views::BOTH || (*key == 1) == views.tiled())
+            {
+                let prompt =
+                    preparer.prompt(&builtin(style).unwrap(), Words::default(), &features).unwrap();
+                let sequence = Sequence {
+                    key: 0,
+                    features: features.clone(),
+                    prompt,
+                    max_new_tokens: 24,
+                    generation: generation.clone(),
+                };
                 let ids = generate(&mut captioner, vec![sequence]).remove(&0).unwrap().ids;
                 assert_eq!(said.entry(key).or_insert_with(|| ids.clone()), &ids, "{image} {style}");
             }

@@ -1,4 +1,5 @@
-//! Graphs with float16 inputs and outputs, and graphs whose weights lie in files of their own, from the folder to the caption.
+//! Graphs with float16 inputs and outputs, and graphs whose weights lie in files of their own, from
+//! the folder to the caption.
 
 mod support;
 
@@ -23,8 +24,11 @@ fn said(folder: &Path, overrides: &Value) -> Vec<Vec<i64>> {
     let generation = preparer.generation(Some(overrides)).unwrap();
     let mut all = Vec::new();
     for image in IMAGES {
-        let features: Arc<Features> = Arc::new(captioner.encode(&[pixels(&preparer, image)]).unwrap().remove(0));
-        let sequences = LENGTHS.map(|max| sequence(&preparer, u64::from(max), &features, &generation, max)).into();
+        let features: Arc<Features> =
+            Arc::new(captioner.encode(&[pixels(&preparer, image)]).unwrap().remove(0));
+        let sequences = LENGTHS
+            .map(|max| sequence(&preparer, u64::from(max), &features, &generation, max))
+            .into();
         all.extend(generate(&mut captioner, sequences).into_values().map(|finished| finished.ids));
     }
     all
@@ -36,7 +40,8 @@ fn said_alone(folder: &Path, overrides: &Value) -> Vec<Vec<i64>> {
     let generation = preparer.generation(Some(overrides)).unwrap();
     let mut all = Vec::new();
     for (image, max) in IMAGES.iter().flat_map(|image| LENGTHS.map(|max| (*image, max))) {
-        let features: Arc<Features> = Arc::new(captioner.encode(&[pixels(&preparer, image)]).unwrap().remove(0));
+        let features: Arc<Features> =
+            Arc::new(captioner.encode(&[pixels(&preparer, image)]).unwrap().remove(0));
         let sequences = vec![sequence(&preparer, 0, &features, &generation, max)];
         all.extend(generate(&mut captioner, sequences).into_values().map(|finished| finished.ids));
     }
@@ -49,7 +54,8 @@ fn greedy() -> Value {
 
 fn graph_files(folder: &Copy) -> Vec<String> {
     let entries = std::fs::read_dir(folder.graph("")).unwrap();
-    let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    let mut names: Vec<String> =
+        entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
     names.sort();
     names
 }
@@ -62,18 +68,33 @@ fn graphs_that_speak_float16_say_what_those_in_full_precision_say() {
     for model in MODELS {
         let folder = Copy::of(model, "half");
         for file in graph_files(&folder) {
-            graphs::change(&folder.graph(&file), |graph| assert!(graphs::halve(graph) > 0, "{file}"));
-            std::fs::rename(folder.graph(&file), folder.graph(&file.replace(".onnx", "_fp16.onnx"))).unwrap();
+            graphs::change(&folder.graph(&file), |graph| {
+                assert!(graphs::halve(graph) > 0, "{file}")
+            });
+            std::fs::rename(
+                folder.graph(&file),
+                folder.graph(&file.replace(".onnx", "_fp16.onnx")),
+            )
+            .unwrap();
         }
         let status = open(&folder.0).1.status().clone();
-        assert!(status.graphs.iter().all(|graph| graph.dtype == "fp16") && status.passed_over.is_empty(), "{status:?}");
+        assert!(
+            status.graphs.iter().all(|graph| graph.dtype == "fp16")
+                && status.passed_over.is_empty(),
+            "{status:?}"
+        );
         let full = said(&parity().join(model), &greedy());
-        assert!(full.iter().any(|ids| ids.len() > 8) && full.iter().any(|ids| *ids != full[0]), "{full:?}");
+        assert!(
+            full.iter().any(|ids| ids.len() > 8) && full.iter().any(|ids| *ids != full[0]),
+            "{full:?}"
+        );
         assert_eq!(said(&folder.0, &greedy()), full, "{model}");
-        // Beams weigh sums against each other, and what is rounded may tip the scales; but never because of a neighbour.
+        // Beams weigh sums against each other, and what is rounded may tip the scales; but never
+        // because of a neighbour.
         let beams = json!({ "num_beams": 3 });
         assert_eq!(said(&folder.0, &beams), said_alone(&folder.0, &beams), "{model}");
-        // One graph of half precision among others of full is what `auto` makes of a folder that has no other.
+        // One graph of half precision among others of full is what `auto` makes of a folder that
+        // has no other.
         for halved in &status.graphs {
             let mixed = Copy::of(model, "mixed");
             let whole = halved.file.replace("_fp16", "");
@@ -92,16 +113,31 @@ fn graphs_that_speak_float16_say_what_those_in_full_precision_say() {
 }
 
 #[test]
-fn a_graph_that_speaks_a_type_nobody_here_does_is_refused_with_its_name_or_passed_over_with_a_word() {
+fn a_graph_that_speaks_a_type_nobody_here_does_is_refused_with_its_name_or_passed_over_with_a_word()
+{
     if !runtime() {
         return;
     }
-    for (model, file) in [("vit-gpt2", "encoder_model.onnx"), ("florence2", "encoder_model.onnx"), ("smolvlm", "decoder_model_merged.onnx")] {
+    for (model, file) in [
+        ("vit-gpt2", "encoder_model.onnx"),
+        ("florence2", "encoder_model.onnx"),
+        ("smolvlm", "decoder_model_merged.onnx"),
+    ] {
         let folder = Copy::of(model, "strange");
-        graphs::change(&folder.graph(file), |graph| assert!(graphs::retype(graph, DataType::Bfloat16) > 0));
-        let error = load(&folder.0, &LoadOptions::default()).err().expect("it does not load").to_string();
-        assert!(error.contains(&*folder.graph(file).to_string_lossy()) && error.contains("bf16"), "{model}: {error}");
-        std::fs::copy(parity().join(model).join("onnx").join(file), folder.graph(&file.replace(".onnx", "_fp16.onnx"))).unwrap();
+        graphs::change(&folder.graph(file), |graph| {
+            assert!(graphs::retype(graph, DataType::Bfloat16) > 0)
+        });
+        let error =
+            load(&folder.0, &LoadOptions::default()).err().expect("it does not load").to_string();
+        assert!(
+            error.contains(&*folder.graph(file).to_string_lossy()) && error.contains("bf16"),
+            "{model}: {error}"
+        );
+        std::fs::copy(
+            parity().join(model).join("onnx").join(file),
+            folder.graph(&file.replace(".onnx", "_fp16.onnx")),
+        )
+        .unwrap();
         let passed_over = open(&folder.0).1.status().passed_over.clone();
         assert!(passed_over.len() == 1 && passed_over[0].contains("bf16"), "{passed_over:?}");
     }
@@ -126,7 +162,9 @@ fn weights_under_any_name_decide_the_digest_and_count() {
     }
     let folder = Copy::of("vit-gpt2", "any-name");
     let mut weights = Vec::new();
-    graphs::change(&folder.graph("encoder_model.onnx"), |graph| weights = graphs::move_out(graph, "weights.bin"));
+    graphs::change(&folder.graph("encoder_model.onnx"), |graph| {
+        weights = graphs::move_out(graph, "weights.bin")
+    });
     std::fs::write(folder.graph("weights.bin"), &weights).unwrap();
     let before = open(&folder.0).1.status().clone();
     assert!(before.bytes > weights.len() as u64);
@@ -140,7 +178,8 @@ fn weights_under_any_name_decide_the_digest_and_count() {
     std::fs::write(folder.graph("encoder_model.onnx_data"), "old").unwrap();
     assert_eq!(open(&folder.0).1.status().digest, after.digest);
     std::fs::remove_file(folder.graph("weights.bin")).unwrap();
-    let message = pg_caption_captioner::load(&folder.0, &Default::default()).err().unwrap().to_string();
+    let message =
+        pg_caption_captioner::load(&folder.0, &Default::default()).err().unwrap().to_string();
     assert!(message.contains("encoder_model.onnx") && message.contains("weights.bin"), "{message}");
 }
 
@@ -170,17 +209,26 @@ fn weights_that_are_missing_cut_or_elsewhere_are_refused_with_the_names_of_both_
     if !runtime() {
         return;
     }
-    for (model, encoder) in [("vit-gpt2", "encoder_model.onnx"), ("florence2", "vision_encoder.onnx"), ("smolvlm", "vision_encoder.onnx")] {
+    for (model, encoder) in [
+        ("vit-gpt2", "encoder_model.onnx"),
+        ("florence2", "vision_encoder.onnx"),
+        ("smolvlm", "vision_encoder.onnx"),
+    ] {
         let refused = |damage: &dyn Fn(&Copy)| {
             let folder = moved_out(model, "damaged");
             damage(&folder);
-            let error = load(&folder.0, &LoadOptions::default()).err().expect("it does not load").to_string();
+            let error = load(&folder.0, &LoadOptions::default())
+                .err()
+                .expect("it does not load")
+                .to_string();
             assert!(error.contains(&*folder.graph(encoder).to_string_lossy()), "{model}: {error}");
             error
         };
         let data = format!("{encoder}_data");
-        for damage in [&|folder: &Copy| std::fs::remove_file(folder.graph(&data)).unwrap(), &|folder: &Copy| truncate(&folder.graph(&data))]
-            as [&dyn Fn(&Copy); 2]
+        for damage in [
+            &|folder: &Copy| std::fs::remove_file(folder.graph(&data)).unwrap(),
+            &|folder: &Copy| truncate(&folder.graph(&data)),
+        ] as [&dyn Fn(&Copy); 2]
         {
             let error = refused(damage);
             assert!(error.contains(&data), "{model}: {error}");
@@ -188,9 +236,14 @@ fn weights_that_are_missing_cut_or_elsewhere_are_refused_with_the_names_of_both_
         // A place outside of the folder is none, although the file is there.
         for outside in ["../secret_data", "/etc/passwd"] {
             refused(&|folder: &Copy| {
-                std::fs::copy(parity().join(model).join("onnx").join(encoder), folder.graph(encoder)).unwrap();
+                std::fs::copy(
+                    parity().join(model).join("onnx").join(encoder),
+                    folder.graph(encoder),
+                )
+                .unwrap();
                 graphs::change(&folder.graph(encoder), |graph| {
-                    std::fs::write(folder.0.join("secret_data"), graphs::move_out(graph, outside)).unwrap()
+                    std::fs::write(folder.0.join("secret_data"), graphs::move_out(graph, outside))
+                        .unwrap()
                 });
             });
         }

@@ -4,7 +4,8 @@ use crate::Outcome;
 use pg_caption_fetch::{AddressPolicy, Verdict, host_key, networks};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Two secrets: whatever is told must be the same with either, however much of a URL's own text looks like one.
+/// Two secrets: whatever is told must be the same with either, however much of a URL's own text
+/// looks like one.
 const SECRETS: [&str; 2] = ["hunter2-s3cret", "0pen-se5ame-99"];
 
 /// A URL has one host and no secret of it is told; no address that leads inside is let through.
@@ -14,7 +15,12 @@ pub fn address(bytes: &[u8]) -> Outcome {
     drop(networks(&text.split(',').map(String::from).collect::<Vec<_>>()));
     one_host(&text)?;
     let with = |secret: &str| {
-        [format!("https://ann:{secret}@{text}"), format!("{text}?key={secret}"), format!("{text}#{secret}"), format!("http:{secret}@{text}")]
+        [
+            format!("https://ann:{secret}@{text}"),
+            format!("{text}?key={secret}"),
+            format!("{text}#{secret}"),
+            format!("http:{secret}@{text}"),
+        ]
     };
     for (url, other) in with(SECRETS[0]).iter().zip(with(SECRETS[1])) {
         if told(url) != told(&other) {
@@ -35,7 +41,9 @@ fn told(url: &str) -> String {
 /// The key of a URL's host is a URL's host itself, and the same one.
 fn one_host(text: &str) -> Outcome {
     let Ok(key) = host_key(text) else { return Ok(()) };
-    if key.chars().any(|c| c.is_control() || c.is_whitespace() || "@/?#\\".contains(c)) || key != key.to_lowercase() {
+    if key.chars().any(|c| c.is_control() || c.is_whitespace() || "@/?#\\".contains(c))
+        || key != key.to_lowercase()
+    {
         return Err(format!("the host of {text:?} is {key:?}"));
     }
     match host_key(&format!("http://{key}/")) {
@@ -71,7 +79,8 @@ fn leads_outside(address: IpAddr) -> bool {
         IpAddr::V4(v4) => !inside(v4),
         IpAddr::V6(v6) => {
             let embedded = embedded(v6);
-            let of_the_internet = v6.segments()[0] & 0xe000 == 0x2000 && v6.segments()[..2] != [0x2001, 0xdb8];
+            let of_the_internet =
+                v6.segments()[0] & 0xe000 == 0x2000 && v6.segments()[..2] != [0x2001, 0xdb8];
             (of_the_internet || !embedded.is_empty()) && !embedded.into_iter().any(inside)
         }
     }
@@ -80,7 +89,9 @@ fn leads_outside(address: IpAddr) -> bool {
 /// The IPv4 addresses that a mapped, NAT64, 6to4 or Teredo address leads to.
 fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let octets = address.octets();
-    let at = |start: usize| Ipv4Addr::from([octets[start], octets[start + 1], octets[start + 2], octets[start + 3]]);
+    let at = |start: usize| {
+        Ipv4Addr::from([octets[start], octets[start + 1], octets[start + 2], octets[start + 3]])
+    };
     match address.segments() {
         [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => vec![at(12)],
         [0x2002, ..] => vec![at(2)],

@@ -7,17 +7,22 @@ use pg_caption_wire::Class;
 /// A changed header may announce anything: small limits keep an input to milliseconds.
 const LIMITS: Limits = Limits { max_pixels: 100_000, memory: Some(16 << 20), deadline: None };
 
-/// A file becomes the picture its header announced, within the limits, or a refusal with a code of its own.
+/// A file becomes the picture its header announced, within the limits, or a refusal with a code of
+/// its own.
 pub fn picture(bytes: &[u8]) -> Outcome {
     let header = probe(bytes);
-    for options in
-        [DecodeOptions { limits: LIMITS, target: Some((32, 32)), exact: false }, DecodeOptions { limits: LIMITS, target: None, exact: true }]
-    {
+    for options in [
+        DecodeOptions { limits: LIMITS, target: Some((32, 32)), exact: false },
+        DecodeOptions { limits: LIMITS, target: None, exact: true },
+    ] {
         let decoded = match decode(bytes, &options) {
             Ok(decoded) => decoded,
             Err(error) => {
                 let failure = error.failure();
-                if failure.class != Class::Reject || failure.code.is_empty() || failure.message.is_empty() {
+                if failure.class != Class::Reject
+                    || failure.code.is_empty()
+                    || failure.message.is_empty()
+                {
                     return Err(format!("refused as {failure:?}"));
                 }
                 continue;
@@ -26,16 +31,29 @@ pub fn picture(bytes: &[u8]) -> Outcome {
         let (rgb, size) = (&decoded.rgb, (decoded.width, decoded.height));
         match &header {
             Ok(header) if header.upright_size() == size && header.format == decoded.format => {}
-            other => return Err(format!("decoded as {} {size:?}, but the header says {other:?}", decoded.format)),
+            other => {
+                return Err(format!(
+                    "decoded as {} {size:?}, but the header says {other:?}",
+                    decoded.format
+                ));
+            }
         }
         if rgb.data.len() as u64 != 3 * u64::from(rgb.width) * u64::from(rgb.height) {
-            return Err(format!("{} bytes of {} x {} pixels", rgb.data.len(), rgb.width, rgb.height));
+            return Err(format!(
+                "{} bytes of {} x {} pixels",
+                rgb.data.len(),
+                rgb.width,
+                rgb.height
+            ));
         }
         if u64::from(size.0) * u64::from(size.1) > LIMITS.max_pixels {
             return Err(format!("{size:?} is beyond the limit"));
         }
         if options.exact && (rgb.width, rgb.height) != size {
-            return Err(format!("{} x {} pixels of {size:?} in an exact decode", rgb.width, rgb.height));
+            return Err(format!(
+                "{} x {} pixels of {size:?} in an exact decode",
+                rgb.width, rgb.height
+            ));
         }
     }
     Ok(())

@@ -1,7 +1,9 @@
 //! Frames between extension and engine.
 
 use crate::Outcome;
-use pg_caption_wire::{ClientMessage, Control, EngineConfig, EngineReport, ServerMessage, frame::Reader};
+use pg_caption_wire::{
+    ClientMessage, Control, EngineConfig, EngineReport, ServerMessage, frame::Reader,
+};
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 
@@ -21,7 +23,11 @@ pub fn wire(bytes: &[u8]) -> Outcome {
 
 fn same<M: DeserializeOwned + Debug>(bytes: &[u8], step: usize) -> Outcome {
     let (whole, cut) = (read::<M>(bytes, bytes.len().max(1)), read::<M>(bytes, step));
-    if whole == cut { Ok(()) } else { Err(format!("whole: {whole:?}\nin pieces of {step}: {cut:?}")) }
+    if whole == cut {
+        Ok(())
+    } else {
+        Err(format!("whole: {whole:?}\nin pieces of {step}: {cut:?}"))
+    }
 }
 
 /// Every frame, and the error that ends them, if any.

@@ -1,4 +1,5 @@
-//! The fuzz targets' checks over the small corpus and thousands of its mutations, the same ones each time. What a fuzzer found stands in the corpus.
+//! The fuzz targets' checks over the small corpus and thousands of its mutations, the same ones
+//! each time. What a fuzzer found stands in the corpus.
 
 use pg_caption_checks::{Outcome, address, picture, wire};
 use std::fs;
@@ -19,10 +20,16 @@ impl Random {
 
 fn corpus(name: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/corpus").join(name);
-    let mut files: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<_> =
+        fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort();
     assert!(files.len() >= 5, "{} has seeds", folder.display());
-    files.iter().map(|path| (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(path).unwrap())).collect()
+    files
+        .iter()
+        .map(|path| {
+            (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read(path).unwrap())
+        })
+        .collect()
 }
 
 /// A few bytes changed, cut out, doubled, or replaced by the beginning of another seed.
@@ -31,7 +38,11 @@ fn mutate(seed: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
     const EDGES: [u8; 8] = [0, 1, 0x7f, 0x80, 0xff, b'/', b'@', b'%'];
     let mut bytes = seed.to_vec();
     for _ in 0..=random.below(4) {
-        let at = if random.below(2) == 0 { random.below(bytes.len().min(64)) } else { random.below(bytes.len()) };
+        let at = if random.below(2) == 0 {
+            random.below(bytes.len().min(64))
+        } else {
+            random.below(bytes.len())
+        };
         let length = (1 + random.below(8)).min(bytes.len().saturating_sub(at));
         match random.below(6) {
             0 if !bytes.is_empty() => bytes[at] = EDGES[random.below(EDGES.len())],
@@ -42,7 +53,10 @@ fn mutate(seed: &[u8], other: &[u8], random: &mut Random) -> Vec<u8> {
                 bytes.splice(at..at, doubled);
             }
             4 => bytes.truncate(at),
-            _ => drop(bytes.splice(at..at + length, other[..random.below(other.len().min(32))].iter().copied())),
+            _ => drop(bytes.splice(
+                at..at + length,
+                other[..random.below(other.len().min(32))].iter().copied(),
+            )),
         }
     }
     bytes
@@ -55,7 +69,8 @@ fn all_hold(name: &str, check: fn(&[u8]) -> Outcome, mutations: usize) {
         for number in 0..mutations / seeds.len() {
             let other = &seeds[random.below(seeds.len())].1;
             let bytes = mutate(bytes, other, &mut random);
-            check(&bytes).unwrap_or_else(|wrong| panic!("{file}, mutation {number}: {wrong}\n{bytes:?}"));
+            check(&bytes)
+                .unwrap_or_else(|wrong| panic!("{file}, mutation {number}: {wrong}\n{bytes:?}"));
         }
     }
 }

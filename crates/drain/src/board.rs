@@ -1,4 +1,5 @@
-//! What is in hand: pages of keys, the jobs made of them, and when a page may be struck off. Pure bookkeeping.
+//! What is in hand: pages of keys, the jobs made of them, and when a page may be struck off. Pure
+//! bookkeeping.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
@@ -52,7 +53,8 @@ pub struct Board {
     walks: HashMap<u32, VecDeque<PageId>>,
 }
 
-/// Pages that are complete once these jobs are: what to do about each in the transaction that finishes them.
+/// Pages that are complete once these jobs are: what to do about each in the transaction that
+/// finishes them.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Struck {
     /// Queue rows to delete, each after the table that it is of, in order.
@@ -73,14 +75,16 @@ impl Board {
         id
     }
 
-    /// Counts a row's job off its page although it is not done: it was noted elsewhere that it is not. The pages that wait to look at the row again.
+    /// Counts a row's job off its page although it is not done: it was noted elsewhere that it is
+    /// not. The pages that wait to look at the row again.
     pub fn put_aside(&mut self, row: &Row, page: PageId) -> (Struck, Vec<PageId>) {
         let parked = self.release(row);
         self.aside.insert(row.clone());
         (self.finish([page]), parked)
     }
 
-    /// Claims a row for a page's job; one that was put aside begins anew. `false`: the row is in hand already; the page's key is parked and comes back from [`Board::release`].
+    /// Claims a row for a page's job; one that was put aside begins anew. `false`: the row is in
+    /// hand already; the page's key is parked and comes back from [`Board::release`].
     pub fn claim(&mut self, row: &Row, page: PageId) -> bool {
         if self.busy.insert(row.clone()) {
             self.aside.remove(row);
@@ -127,12 +131,14 @@ impl Board {
         self.walks.get(&relation).map_or(0, VecDeque::len)
     }
 
-    /// Takes a page off the board unfinished: what it came from is read again later. Only before any of its keys was claimed, and never a walk's chunk.
+    /// Takes a page off the board unfinished: what it came from is read again later. Only before
+    /// any of its keys was claimed, and never a walk's chunk.
     pub fn withdraw(&mut self, page: PageId) {
         self.pages.remove(&page);
     }
 
-    /// Counts `done` jobs off their pages and strikes complete pages off. A walk comes only as far as all its chunks up to there are complete.
+    /// Counts `done` jobs off their pages and strikes complete pages off. A walk comes only as far
+    /// as all its chunks up to there are complete.
     pub fn finish(&mut self, done: impl IntoIterator<Item = PageId>) -> Struck {
         let mut struck = Struck::default();
         let mut touched = BTreeSet::new();
@@ -236,7 +242,8 @@ mod tests {
     #[test]
     fn a_row_in_hand_is_given_to_nobody_else_and_its_page_looks_again() {
         let mut board = Board::default();
-        let (first, second) = (board.add(1, Origin::Queue(1), 1), board.add(1, Origin::Queue(2), 1));
+        let (first, second) =
+            (board.add(1, Origin::Queue(1), 1), board.add(1, Origin::Queue(2), 1));
         assert!(board.claim(&row(1), first));
         assert!(!board.claim(&row(1), second));
         assert_eq!(board.release(&row(1)), [second]);
@@ -255,7 +262,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever order jobs finish in: every queue row is struck off exactly once, and a walk never skips a chunk.
+        /// Whatever order jobs finish in: every queue row is struck off exactly once, and a walk
+        /// never skips a chunk.
         #[test]
         fn every_page_is_struck_off_exactly_once(sizes in prop::collection::vec(1usize..4, 1..8), order in any::<prop::sample::Index>(), seed in any::<u64>()) {
             let mut board = Board::default();

@@ -1,4 +1,5 @@
-//! From a page of keys to jobs: which of its rows need something, and which are in hand already. What needs nothing is counted off at once.
+//! From a page of keys to jobs: which of its rows need something, and which are in hand already.
+//! What needs nothing is counted off at once.
 
 use crate::job::needs;
 use crate::store::{Busy, Store};
@@ -16,17 +17,29 @@ pub struct Examiner<'a, S> {
 }
 
 impl<S: Store> Examiner<'_, S> {
-    /// Examines the rows of a page's keys; what needs nothing is counted off at once, in the running transaction.
+    /// Examines the rows of a page's keys; what needs nothing is counted off at once, in the
+    /// running transaction.
     ///
     /// # Errors
     /// [`Busy`]: nothing was examined.
-    pub fn page(&mut self, table: &Watched, page: PageId, keys: &[String]) -> Result<Vec<Job>, Busy> {
+    pub fn page(
+        &mut self,
+        table: &Watched,
+        page: PageId,
+        keys: &[String],
+    ) -> Result<Vec<Job>, Busy> {
         let rows = self.store.rows(table, keys)?;
         Ok(self.sift(table, page, keys, rows))
     }
 
     /// The same with rows that were read already.
-    pub fn sift(&mut self, table: &Watched, page: PageId, keys: &[String], rows: Vec<(String, Current)>) -> Vec<Job> {
+    pub fn sift(
+        &mut self,
+        table: &Watched,
+        page: PageId,
+        keys: &[String],
+        rows: Vec<(String, Current)>,
+    ) -> Vec<Job> {
         let history = self.store.history(table, keys);
         let (mut jobs, mut parked) = (Vec::new(), 0);
         let is_news = self.board.is_news(page);
@@ -54,7 +67,11 @@ impl<S: Store> Examiner<'_, S> {
             }
         }
         let idle = keys.len().saturating_sub(jobs.len() + parked);
-        let struck = if idle == 0 { self.board.finish_empty(page) } else { self.board.finish(std::iter::repeat_n(page, idle)) };
+        let struck = if idle == 0 {
+            self.board.finish_empty(page)
+        } else {
+            self.board.finish(std::iter::repeat_n(page, idle))
+        };
         self.store.strike(&struck, self.tables);
         jobs
     }

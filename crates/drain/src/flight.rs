@@ -1,4 +1,5 @@
-//! What is ready for the engine and what it has: what is sent next, who is to blame when it dies, and when it is left alone for a while.
+//! What is ready for the engine and what it has: what is sent next, who is to blame when it dies,
+//! and when it is left alone for a while.
 
 use crate::limits::Limits;
 use crate::{Job, Watched};
@@ -12,7 +13,8 @@ pub const AGAIN: Duration = Duration::from_secs(1);
 const DOUBLINGS: u32 = 5;
 /// Engines that a picture may cost, in flight alone, before it is taken for the reason.
 const MAX_DEATHS: u32 = 3;
-/// For how long hosts are given time to answer before their rows are put off for the sake of the others …
+/// For how long hosts are given time to answer before their rows are put off for the sake of the
+/// others …
 const STUCK: Duration = Duration::from_secs(10);
 /// … unless that many answers come a second.
 const SLOW: f64 = 2.0;
@@ -43,26 +45,34 @@ impl Flight {
         if !self.suspects.is_empty() || self.ready.len() >= limits.most_ready {
             return false;
         }
-        self.ready.len() < limits.ready || self.sendable(limits).take(limits.ready).count() < limits.ready
+        self.ready.len() < limits.ready
+            || self.sendable(limits).take(limits.ready).count() < limits.ready
     }
 
-    /// Those whose host may have another place. Each may have twice as many as are free (dynamic thresholds, Choudhury and Hahne 1998): one has two thirds of the window,
-    /// two have two fifths each, and whoever comes then finds a place.
+    /// Those whose host may have another place. Each may have twice as many as are free (dynamic
+    /// thresholds, Choudhury and Hahne 1998): one has two thirds of the window, two have two fifths
+    /// each, and whoever comes then finds a place.
     fn sendable(&self, limits: &Limits) -> impl Iterator<Item = &Job> {
         let (places, most) = (self.places(), self.most_of_one(limits));
-        self.ready.iter().filter(move |job| places.get(job.host()).is_none_or(|taken| *taken < most))
+        self.ready
+            .iter()
+            .filter(move |job| places.get(job.host()).is_none_or(|taken| *taken < most))
     }
 
     fn most_of_one(&self, limits: &Limits) -> usize {
         2 * limits.window.saturating_sub(self.in_flight.len())
     }
 
-    /// Half of what is ready, where everything is of hosts that have their places and hardly answer: rows that would keep those behind them from being read.
+    /// Half of what is ready, where everything is of hosts that have their places and hardly
+    /// answer: rows that would keep those behind them from being read.
     pub fn surplus(&mut self, limits: &Limits, now: Instant) -> Vec<Job> {
         if self.ready.len() < limits.ready {
             self.full = None;
         }
-        if !self.suspects.is_empty() || self.ready.len() < limits.most_ready || self.sendable(limits).next().is_some() {
+        if !self.suspects.is_empty()
+            || self.ready.len() < limits.most_ready
+            || self.sendable(limits).next().is_some()
+        {
             return Vec::new();
         }
         let (since, answers) = *self.full.get_or_insert((now, self.answers));
@@ -87,11 +97,13 @@ impl Flight {
         places
     }
 
-    /// Takes the first job out whose host has the fewest in flight: a slow host fills its own places and not everybody's.
+    /// Takes the first job out whose host has the fewest in flight: a slow host fills its own
+    /// places and not everybody's.
     fn next_ready(&mut self, limits: &Limits) -> Option<Job> {
         let places = self.places();
         let taken = |job: &Job| places.get(job.host()).copied().unwrap_or(0);
-        let (at, taken) = self.ready.iter().map(taken).enumerate().min_by_key(|(_, taken)| *taken)?;
+        let (at, taken) =
+            self.ready.iter().map(taken).enumerate().min_by_key(|(_, taken)| *taken)?;
         if taken >= self.most_of_one(limits) { None } else { self.ready.remove(at) }
     }
 
@@ -151,7 +163,8 @@ impl Flight {
         }
     }
 
-    /// The next job to send, and its request; `None`: nothing may be sent now. Only where the connection has room.
+    /// The next job to send, and its request; `None`: nothing may be sent now. Only where the
+    /// connection has room.
     pub fn next(&mut self, tables: &[Watched], limits: &Limits) -> Option<(Job, Request)> {
         loop {
             let job = if self.suspects.is_empty() {
@@ -173,14 +186,22 @@ impl Flight {
         self.in_flight.insert(id, job);
     }
 
-    /// An answer arrived: what has landed. `None`: nobody waits for it any more, or the engine cannot serve and the connection is of no use.
-    pub fn answered(&mut self, id: u64, outcome: Outcome, now: Instant, epoch: u64) -> Option<(Job, Outcome)> {
+    /// An answer arrived: what has landed. `None`: nobody waits for it any more, or the engine
+    /// cannot serve and the connection is of no use.
+    pub fn answered(
+        &mut self,
+        id: u64,
+        outcome: Outcome,
+        now: Instant,
+        epoch: u64,
+    ) -> Option<(Job, Outcome)> {
         self.abandoned.remove(&id);
         self.answers += 1;
         let job = self.in_flight.remove(&id)?;
         match outcome {
             Outcome::Failed(failure) if failure.class == Class::Engine => {
-                // Nothing is charged, everything waits for it. The next try connects anew: by then another engine may listen.
+                // Nothing is charged, everything waits for it. The next try connects anew: by then
+                // another engine may listen.
                 self.ready.push_front(job);
                 self.ready.extend(std::mem::take(&mut self.in_flight).into_values());
                 self.connected = false;
@@ -199,7 +220,8 @@ impl Flight {
         self.connected = false;
     }
 
-    /// The engine went away, perhaps with requests in flight, or `refused` us; the jobs that it died of.
+    /// The engine went away, perhaps with requests in flight, or `refused` us; the jobs that it
+    /// died of.
     pub fn lost(&mut self, refused: bool, now: Instant, epoch: u64) -> Vec<(Job, Outcome)> {
         self.connected = false;
         if refused {
@@ -212,8 +234,12 @@ impl Flight {
                 job.deaths += 1;
             }
             if job.deaths >= MAX_DEATHS {
-                let failure = Failure::new(Class::Reject, "engine_killer", "the caption engine died each time it worked on this picture")
-                    .detail(format!("{MAX_DEATHS} engines were lost with nothing else in flight."));
+                let failure = Failure::new(
+                    Class::Reject,
+                    "engine_killer",
+                    "the caption engine died each time it worked on this picture",
+                )
+                .detail(format!("{MAX_DEATHS} engines were lost with nothing else in flight."));
                 landed.push((job, Outcome::Failed(failure)));
             } else {
                 self.suspects.push_back(job);
@@ -290,7 +316,8 @@ mod tests {
     }
 
     #[test]
-    fn rows_of_hosts_that_hardly_answer_are_put_off_before_they_hide_what_is_behind_them_and_those_of_a_quick_one_never() {
+    fn rows_of_hosts_that_hardly_answer_are_put_off_before_they_hide_what_is_behind_them_and_those_of_a_quick_one_never()
+     {
         for quick in [false, true] {
             let (mut flight, start) = (Flight::default(), Instant::now());
             flight.add(jobs("only", 60));
@@ -301,10 +328,18 @@ mod tests {
             }
             let ready = flight.ready();
             let surplus = flight.surplus(&LIMITS, start + STUCK);
-            assert_eq!((surplus.len(), flight.ready()), if quick { (0, ready) } else { (ready / 2, ready / 2) }, "quick: {quick}");
+            assert_eq!(
+                (surplus.len(), flight.ready()),
+                if quick { (0, ready) } else { (ready / 2, ready / 2) },
+                "quick: {quick}"
+            );
             assert!(flight.surplus(&LIMITS, start + STUCK).is_empty(), "there is room to read on");
             flight.add(jobs("only", 60));
-            assert_eq!(flight.surplus(&LIMITS, start + STUCK).is_empty(), quick, "what is known to be slow is not waited for again");
+            assert_eq!(
+                flight.surplus(&LIMITS, start + STUCK).is_empty(),
+                quick,
+                "what is known to be slow is not waited for again"
+            );
         }
     }
 

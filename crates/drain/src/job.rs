@@ -1,4 +1,5 @@
-//! Which rows need what: a row as it is, what the ledger says of it, and the job that comes of both.
+//! Which rows need what: a row as it is, what the ledger says of it, and the job that comes of
+//! both.
 
 use crate::{PageId, Row, Watched};
 use pg_caption_wire::{Image, Known, OutputSpec, Request};
@@ -36,7 +37,8 @@ pub struct Job {
 }
 
 impl Job {
-    /// Whose answer it will wait for: what stands between `//` and the path, as written. Spelled in two ways, one host counts as two.
+    /// Whose answer it will wait for: what stands between `//` and the path, as written. Spelled in
+    /// two ways, one host counts as two.
     pub fn host(&self) -> &str {
         let after = self.url.split_once("//").map_or("", |(_, after)| after);
         after.split(['/', '?', '#', '\\']).next().unwrap_or_default()
@@ -44,7 +46,11 @@ impl Job {
 
     /// What the engine is asked; the connection gives it its id.
     pub fn request(&self, table: &Watched) -> Request {
-        let output = |cell: &usize| OutputSpec { style: table.fills[*cell].style.clone(), max_tokens: table.max_tokens, context: None };
+        let output = |cell: &usize| OutputSpec {
+            style: table.fills[*cell].style.clone(),
+            max_tokens: table.max_tokens,
+            context: None,
+        };
         Request {
             id: 0,
             share: None,
@@ -68,11 +74,14 @@ pub struct Current {
 
 /// Hash of a URL or a text in the ledger: half a SHA-256, hex.
 pub fn hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(16).fold(String::with_capacity(32), |mut hex, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
+    Sha256::digest(text.as_bytes()).iter().take(16).fold(
+        String::with_capacity(32),
+        |mut hex, byte| {
+            // Writing to a String cannot fail.
+            let _ = write!(hex, "{byte:02x}");
+            hex
+        },
+    )
 }
 
 /// The ledger's entry for one text: its hash, and the hash of the URL that it was written for.
@@ -81,21 +90,39 @@ pub fn entry(text: &str, url: &str) -> Value {
 }
 
 /// Whether the text of a fill is what the ledger says that a machine wrote.
-pub fn is_ours(watched: &Watched, current: &Current, ours: &Map<String, Value>, cell: usize) -> bool {
+pub fn is_ours(
+    watched: &Watched,
+    current: &Current,
+    ours: &Map<String, Value>,
+    cell: usize,
+) -> bool {
     let text = current.texts.get(cell).and_then(Option::as_deref).unwrap_or_default();
-    ours.get(&watched.fills[cell].column).and_then(|entry| entry.get("text")).and_then(Value::as_str) == Some(hash(text).as_str())
+    ours.get(&watched.fills[cell].column)
+        .and_then(|entry| entry.get("text"))
+        .and_then(Value::as_str)
+        == Some(hash(text).as_str())
 }
 
-/// Indexes of the fills that need a text: empty ones, ours of another URL (of this one too, if they are wanted `again`), and a person's where the watch overwrites
-/// and has not seen this URL.
-pub fn needs(watched: &Watched, current: &Current, ours: &Map<String, Value>, again: bool) -> Vec<usize> {
+/// Indexes of the fills that need a text: empty ones, ours of another URL (of this one too, if they
+/// are wanted `again`), and a person's where the watch overwrites and has not seen this URL.
+pub fn needs(
+    watched: &Watched,
+    current: &Current,
+    ours: &Map<String, Value>,
+    again: bool,
+) -> Vec<usize> {
     let Some(url) = current.url.as_deref().filter(|url| !url.is_empty()) else { return Vec::new() };
     let url = hash(url);
     let is_needed = |at: &usize| {
         let empty = current.texts[*at].as_deref().unwrap_or_default().is_empty();
-        let said = ours.get(&watched.fills[*at].column).and_then(|entry| entry.get("url")).and_then(Value::as_str);
+        let said = ours
+            .get(&watched.fills[*at].column)
+            .and_then(|entry| entry.get("url"))
+            .and_then(Value::as_str);
         let new_url = said != Some(url.as_str());
-        empty || (is_ours(watched, current, ours, *at) && (new_url || again)) || (new_url && watched.overwrite)
+        empty
+            || (is_ours(watched, current, ours, *at) && (new_url || again))
+            || (new_url && watched.overwrite)
     };
     (0..current.texts.len()).filter(is_needed).collect()
 }
@@ -105,7 +132,8 @@ pub fn needs(watched: &Watched, current: &Current, ours: &Map<String, Value>, ag
 pub struct Past {
     /// Column to [`entry`].
     pub ours: Map<String, Value>,
-    /// Captioned last before the time from which `caption.recaption` wants everything captioned again.
+    /// Captioned last before the time from which `caption.recaption` wants everything captioned
+    /// again.
     pub again: bool,
     /// Hash of the URL captioned last.
     pub url: String,
@@ -117,12 +145,35 @@ pub struct Past {
 
 impl Past {
     /// A job of a row whose `cells` need a text.
-    pub fn job(self, row: Row, page: PageId, url: String, cells: Vec<usize>, current: &[Option<String>]) -> Job {
+    pub fn job(
+        self,
+        row: Row,
+        page: PageId,
+        url: String,
+        cells: Vec<usize>,
+        current: &[Option<String>],
+    ) -> Job {
         let seen = self.seen.filter(|_| self.url == hash(&url));
-        // A text that is missing is written whether the picture has changed or not: the ledger keeps hashes, not texts.
-        let complete =
-            self.again && cells.iter().all(|cell| current.get(*cell).is_some_and(|text| text.as_deref().is_some_and(|text| !text.is_empty())));
+        // A text that is missing is written whether the picture has changed or not: the ledger
+        // keeps hashes, not texts.
+        let complete = self.again
+            && cells.iter().all(|cell| {
+                current
+                    .get(*cell)
+                    .is_some_and(|text| text.as_deref().is_some_and(|text| !text.is_empty()))
+            });
         let known = seen.clone().filter(|_| complete);
-        Job { row, page: Some(page), url, cells, ours: self.ours, again: self.again, seen, known, attempts: self.attempts, deaths: 0 }
+        Job {
+            row,
+            page: Some(page),
+            url,
+            cells,
+            ours: self.ours,
+            again: self.again,
+            seen,
+            known,
+            attempts: self.attempts,
+            deaths: 0,
+        }
     }
 }

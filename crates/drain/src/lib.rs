@@ -1,5 +1,6 @@
-//! The decisions of the queue's workers and of their launcher, without PostgreSQL: what is in hand, when a page of the queue or a chunk of a walk may be struck off,
-//! what is done next. The model test (`tests/model`) drives all of it through random faults.
+//! The decisions of the queue's workers and of their launcher, without PostgreSQL: what is in hand,
+//! when a page of the queue or a chunk of a walk may be struck off, what is done next. The model
+//! test (`tests/model`) drives all of it through random faults.
 
 pub mod aftermath;
 mod board;

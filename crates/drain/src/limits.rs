@@ -13,7 +13,8 @@ pub struct Limits {
     pub chunk: usize,
     /// Chunks of one table's walk in hand at once.
     pub chunks: usize,
-    /// Jobs ready to be sent below which more are read. Those of a host that has all the places it may have do not count.
+    /// Jobs ready to be sent below which more are read. Those of a host that has all the places it
+    /// may have do not count.
     pub ready: usize,
     /// Jobs ready to be sent, of whatever host, from which on no more are read.
     pub most_ready: usize,
@@ -21,10 +22,12 @@ pub struct Limits {
     pub window: usize,
     /// Replies settled in one transaction.
     pub together: usize,
-    /// How long one transaction goes on settling: the rows that it has written are locked until it ends, and with them whatever their triggers have touched. Together with the
-    /// longest wait for a lock below `deadlock_timeout`.
+    /// How long one transaction goes on settling: the rows that it has written are locked until it
+    /// ends, and with them whatever their triggers have touched. Together with the longest wait for
+    /// a lock below `deadlock_timeout`.
     pub settling: Duration,
-    /// Captions kept for rows that somebody holds, beyond those of the last moment: fewer than deferred rows that are looked through.
+    /// Captions kept for rows that somebody holds, beyond those of the last moment: fewer than
+    /// deferred rows that are looked through.
     pub held: usize,
     /// Entries of the ledger, or failures, that one batch of a pass looks at.
     pub tidied: usize,

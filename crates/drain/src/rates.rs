@@ -13,14 +13,18 @@ pub struct Rates {
 }
 
 impl Rates {
-    /// Counts rows of a table that were filled now; rows a minute since the oldest count of the last minute.
+    /// Counts rows of a table that were filled now; rows a minute since the oldest count of the
+    /// last minute.
     pub fn count(&mut self, relation: u32, now: Instant, filled: i64) -> f32 {
         let window = self.tables.entry(relation).or_default();
         window.push_back((now, filled));
         while window.front().is_some_and(|(at, _)| now.duration_since(*at) > SPAN) {
             window.pop_front();
         }
-        let span = window.front().map_or(Duration::ZERO, |(at, _)| now.duration_since(*at)).max(Duration::from_secs(1));
+        let span = window
+            .front()
+            .map_or(Duration::ZERO, |(at, _)| now.duration_since(*at))
+            .max(Duration::from_secs(1));
         let total: i64 = window.iter().map(|(_, count)| count).sum();
         (total as f64 * 60.0 / span.as_secs_f64()) as f32
     }

@@ -1,5 +1,6 @@
-//! Which databases the launcher has made known to everybody, once each: a worker then looks whether they have the extension, and forgets those that have not. There is
-//! room for so many at a time; the others wait until one is forgotten. Asked by `src/launcher/databases.rs`.
+//! Which databases the launcher has made known to everybody, once each: a worker then looks whether
+//! they have the extension, and forgets those that have not. There is room for so many at a time;
+//! the others wait until one is forgotten. Asked by `src/launcher/databases.rs`.
 
 use std::collections::HashSet;
 
@@ -11,7 +12,8 @@ pub struct Roll {
 }
 
 impl Roll {
-    /// Databases as they are now, and whether they take connections: those that are new and do are made known where there is room (`make_known` says whether there was).
+    /// Databases as they are now, and whether they take connections: those that are new and do are
+    /// made known where there is room (`make_known` says whether there was).
     pub fn call(&mut self, databases: &[(u32, bool)], mut make_known: impl FnMut(u32) -> bool) {
         self.known.retain(|oid| databases.iter().any(|(there, _)| there == oid));
         self.left_out = None;

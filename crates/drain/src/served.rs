@@ -1,4 +1,5 @@
-//! What is said of a database in `caption.database`: whether its queue is being drained, and if not, why not. Pure: the extension gathers the facts.
+//! What is said of a database in `caption.database`: whether its queue is being drained, and if
+//! not, why not. Pure: the extension gathers the facts.
 
 use std::time::Duration;
 
@@ -68,7 +69,9 @@ pub fn state(server: &Server, database: &Database) -> (State, Option<String>) {
         return (State::Served, None);
     }
     if server.in_recovery {
-        return cannot("this server is a standby: queues are drained where they can be written, and here after a promotion");
+        return cannot(
+            "this server is a standby: queues are drained where they can be written, and here after a promotion",
+        );
     }
     if !database.connectable {
         return cannot("it takes no connections: ALTER DATABASE … ALLOW_CONNECTIONS true");
@@ -83,14 +86,24 @@ pub fn state(server: &Server, database: &Database) -> (State, Option<String>) {
         return cannot("pg_caption.max_workers is 0");
     }
     if !database.has_work {
-        return (State::Idle, database.due_in.map(|due| format!("deferred rows are due in {} s", due.as_secs())));
+        return (
+            State::Idle,
+            database.due_in.map(|due| format!("deferred rows are due in {} s", due.as_secs())),
+        );
     }
     let why = if let Some(retry) = database.retry_in {
-        format!("{} workers in a row ended badly (see the server log); the next one is tried in {} s", database.failures, retry.as_secs())
+        format!(
+            "{} workers in a row ended badly (see the server log); the next one is tried in {} s",
+            database.failures,
+            retry.as_secs()
+        )
     } else if server.no_slot {
         "no background worker slot is free: raise max_worker_processes".to_string()
     } else if server.busy >= server.max_workers {
-        format!("all {} workers serve other databases; it gets its turn (pg_caption.max_workers)", server.max_workers)
+        format!(
+            "all {} workers serve other databases; it gets its turn (pg_caption.max_workers)",
+            server.max_workers
+        )
     } else {
         "its worker is being started".to_string()
     };
@@ -101,8 +114,22 @@ pub fn state(server: &Server, database: &Database) -> (State, Option<String>) {
 mod tests {
     use super::*;
 
-    const WELL: Server = Server { in_recovery: false, launcher: true, enabled: true, busy: 0, max_workers: 2, no_slot: false };
-    const WORK: Database = Database { served: false, has_work: true, due_in: None, connectable: true, failures: 0, retry_in: None };
+    const WELL: Server = Server {
+        in_recovery: false,
+        launcher: true,
+        enabled: true,
+        busy: 0,
+        max_workers: 2,
+        no_slot: false,
+    };
+    const WORK: Database = Database {
+        served: false,
+        has_work: true,
+        due_in: None,
+        connectable: true,
+        failures: 0,
+        retry_in: None,
+    };
 
     #[test]
     fn every_reason_is_named_and_says_what_to_change() {

@@ -1,5 +1,6 @@
-//! Where keys come from, and which of them is read next: the queue by an id cursor, deferred rows that are due, and the walk over what exists. Cursors only: what
-//! they read comes through [`Store`], what comes of it is on the [`Board`].
+//! Where keys come from, and which of them is read next: the queue by an id cursor, deferred rows
+//! that are due, and the walk over what exists. Cursors only: what they read comes through
+//! [`Store`], what comes of it is on the [`Board`].
 
 use crate::examiner::Examiner;
 use crate::limits::Limits;
@@ -14,8 +15,9 @@ const DEFERRED_LOOK: usize = 4;
 /// Pause before a page is read again whose table was locked.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// How often the queue is read from its start while more and more is committed: where an old snapshot keeps the entries of finished rows, each time costs what all of
-/// them cost (some 7 ms for 100,000), and what the cursor has passed is seldom committed later.
+/// How often the queue is read from its start while more and more is committed: where an old
+/// snapshot keeps the entries of finished rows, each time costs what all of them cost (some 7 ms
+/// for 100,000), and what the cursor has passed is seldom committed later.
 const LOOK_BACK: Duration = Duration::from_secs(1);
 
 /// What is to be read next.
@@ -134,8 +136,16 @@ impl Sources {
         None
     }
 
-    /// Reads it and examines the rows. `None`: a table is locked, and something else may be read meanwhile.
-    pub fn read<S: Store>(&mut self, reading: Reading, board: &mut Board, tables: &mut [Watched], store: &mut S, now: Instant) -> Option<Vec<Job>> {
+    /// Reads it and examines the rows. `None`: a table is locked, and something else may be read
+    /// meanwhile.
+    pub fn read<S: Store>(
+        &mut self,
+        reading: Reading,
+        board: &mut Board,
+        tables: &mut [Watched],
+        store: &mut S,
+        now: Instant,
+    ) -> Option<Vec<Job>> {
         match reading {
             Reading::Queue => Some(self.read_queue(Examiner { board, tables, store }, now)),
             Reading::Deferred => Some(self.read_deferred(Examiner { board, tables, store }, now)),
@@ -144,13 +154,23 @@ impl Sources {
     }
 
     fn read_queue<S: Store>(&mut self, mut examiner: Examiner<'_, S>, now: Instant) -> Vec<Job> {
-        let rows = examiner.store.queue(self.queue_after, &active(examiner.tables), self.limits.queue_rows);
+        let rows = examiner.store.queue(
+            self.queue_after,
+            &active(examiner.tables),
+            self.limits.queue_rows,
+        );
         self.queue_dry = rows.len() < self.limits.queue_rows;
         let mut jobs = Vec::new();
         for row in rows {
             self.queue_after = row.id;
             if !examiner.board.holds_queue_row(row.id) {
-                jobs.extend(self.examine_or_withdraw(&mut examiner, row.relation, Origin::Queue(row.id), &row.keys, now));
+                jobs.extend(self.examine_or_withdraw(
+                    &mut examiner,
+                    row.relation,
+                    Origin::Queue(row.id),
+                    &row.keys,
+                    now,
+                ));
             }
         }
         jobs
@@ -168,16 +188,25 @@ impl Sources {
                 break;
             }
             let table = &examiner.tables[at];
-            let mine = rows.iter().filter(|row| row.relation == table.oid && !examiner.board.is_busy(row));
-            let keys: Vec<String> = mine.map(|row| row.key.clone()).take(self.limits.deferred_rows).collect();
+            let mine =
+                rows.iter().filter(|row| row.relation == table.oid && !examiner.board.is_busy(row));
+            let keys: Vec<String> =
+                mine.map(|row| row.key.clone()).take(self.limits.deferred_rows).collect();
             if !keys.is_empty() {
-                jobs.extend(self.examine_or_withdraw(&mut examiner, table.oid, Origin::Deferred, &keys, now));
+                jobs.extend(self.examine_or_withdraw(
+                    &mut examiner,
+                    table.oid,
+                    Origin::Deferred,
+                    &keys,
+                    now,
+                ));
             }
         }
         jobs
     }
 
-    /// Examines a page; if its table is locked, the page stays where it came from and is read again in a moment.
+    /// Examines a page; if its table is locked, the page stays where it came from and is read again
+    /// in a moment.
     fn examine_or_withdraw<S: Store>(
         &mut self,
         examiner: &mut Examiner<'_, S>,
@@ -186,7 +215,9 @@ impl Sources {
         keys: &[String],
         now: Instant,
     ) -> Vec<Job> {
-        let Some(table) = examiner.tables.iter().find(|table| table.oid == relation) else { return Vec::new() };
+        let Some(table) = examiner.tables.iter().find(|table| table.oid == relation) else {
+            return Vec::new();
+        };
         let page = examiner.board.add(relation, origin, keys.len());
         examiner.page(table, page, keys).unwrap_or_else(|Busy| {
             examiner.board.withdraw(page);
@@ -195,7 +226,14 @@ impl Sources {
         })
     }
 
-    fn read_walk<S: Store>(&mut self, relation: u32, board: &mut Board, tables: &mut [Watched], store: &mut S, now: Instant) -> Option<Vec<Job>> {
+    fn read_walk<S: Store>(
+        &mut self,
+        relation: u32,
+        board: &mut Board,
+        tables: &mut [Watched],
+        store: &mut S,
+        now: Instant,
+    ) -> Option<Vec<Job>> {
         let at = tables.iter().position(|table| table.oid == relation)?;
         let walk = self.walks.entry(relation).or_default();
         if !walk.started {
@@ -218,7 +256,8 @@ impl Sources {
         let last = keys.last().cloned();
         walk.ended = chunk.ended;
         walk.after = last.clone().or(walk.after.take());
-        let origin = Origin::Walk { last: if chunk.ended { None } else { last }, rows: keys.len() as i64 };
+        let origin =
+            Origin::Walk { last: if chunk.ended { None } else { last }, rows: keys.len() as i64 };
         let page = board.add(relation, origin, keys.len());
         Some(Examiner { board, tables, store }.sift(&tables[at], page, &keys, chunk.rows))
     }

@@ -1,4 +1,5 @@
-//! What a worker asks of the database, all within one short transaction that its caller has begun. The extension does it with SQL, the model test with maps.
+//! What a worker asks of the database, all within one short transaction that its caller has begun.
+//! The extension does it with SQL, the model test with maps.
 
 use crate::tidy::{Kept, Looked, Stand};
 use crate::{Current, Job, Past, Row, Struck, Watched};
@@ -26,7 +27,8 @@ pub struct Chunk {
     pub ended: bool,
 }
 
-/// A table is locked as a whole, was redefined since its watch was read, or an open transaction has changed its watch: nothing was examined.
+/// A table is locked as a whole, was redefined since its watch was read, or an open transaction has
+/// changed its watch: nothing was examined.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Busy;
 
@@ -41,7 +43,8 @@ impl From<Busy> for Unread {
 pub enum Unread {
     /// For now: see [`Busy`].
     Busy,
-    /// Its rows cannot be read at all, and the reason has been noted: the table waits for somebody to mend it.
+    /// Its rows cannot be read at all, and the reason has been noted: the table waits for somebody
+    /// to mend it.
     Stopped,
 }
 
@@ -55,7 +58,8 @@ pub enum Settled {
     },
     /// Somebody else holds the row: try the write again later.
     Locked,
-    /// The table's own code met a lock, perhaps after a while of waiting for it: likewise, less and less often.
+    /// The table's own code met a lock, perhaps after a while of waiting for it: likewise, less and
+    /// less often.
     Blocked,
 }
 
@@ -64,7 +68,8 @@ pub trait Store {
     /// The time now: what a row's own code does takes some.
     fn now(&mut self) -> Instant;
 
-    /// Rows of the queue beyond an id, in the order of their ids, at most `limit`, of these tables only.
+    /// Rows of the queue beyond an id, in the order of their ids, at most `limit`, of these tables
+    /// only.
     fn queue(&mut self, after: i64, tables: &[u32], limit: usize) -> Vec<QueueRow>;
 
     /// Deferred rows of these tables that are due, longest due first, at most `limit` of each.
@@ -74,9 +79,15 @@ pub trait Store {
     ///
     /// # Errors
     /// See [`Unread`].
-    fn chunk(&mut self, table: &Watched, after: Option<&str>, limit: usize) -> Result<Chunk, Unread>;
+    fn chunk(
+        &mut self,
+        table: &Watched,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Chunk, Unread>;
 
-    /// The rows of some keys, as often as each is named; rows that are gone are missing. What cannot be read has been recorded as failed.
+    /// The rows of some keys, as often as each is named; rows that are gone are missing. What
+    /// cannot be read has been recorded as failed.
     ///
     /// # Errors
     /// [`Busy`].
@@ -88,7 +99,8 @@ pub trait Store {
     /// Whether a table can be written to, and stays so until the transaction ends.
     fn may_write(&mut self, table: &Watched) -> bool;
 
-    /// Writes what an outcome brings, and what it means for its row (see [`crate::aftermath`]). `jitter` is in 0..1.
+    /// Writes what an outcome brings, and what it means for its row (see [`crate::aftermath`]).
+    /// `jitter` is in 0..1.
     fn settle(&mut self, table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Settled;
 
     /// Puts a row off that somebody holds; nothing is charged.
@@ -97,7 +109,8 @@ pub trait Store {
     /// A row is not waiting any more.
     fn undefer(&mut self, row: &Row);
 
-    /// Removes complete pages from the queue and moves walks on; a walk that was begun anew meanwhile stays where it is.
+    /// Removes complete pages from the queue and moves walks on; a walk that was begun anew
+    /// meanwhile stays where it is.
     fn strike(&mut self, struck: &Struck, tables: &[Watched]);
 
     /// Counts rows that were filled, and how many a minute.
@@ -106,16 +119,25 @@ pub trait Store {
     /// Which of these tables a pass over their ledger and failures is due for, or has been begun.
     fn untidy(&mut self, tables: &[u32]) -> Vec<u32>;
 
-    /// How far the pass over a table has come, or its start. The table and its watch stay as they are until the transaction ends.
+    /// How far the pass over a table has come, or its start. The table and its watch stay as they
+    /// are until the transaction ends.
     ///
     /// # Errors
     /// [`Busy`].
     fn stand(&mut self, table: &Watched) -> Result<Stand, Busy>;
 
-    /// Keys of which something is kept, beyond one of them, in an order that does not change; `limit` or fewer.
-    fn kept(&mut self, table: &Watched, kept: Kept, after: Option<&str>, limit: usize) -> Vec<String>;
+    /// Keys of which something is kept, beyond one of them, in an order that does not change;
+    /// `limit` or fewer.
+    fn kept(
+        &mut self,
+        table: &Watched,
+        kept: Kept,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<String>;
 
-    /// The rows of some keys, of which nothing is noted. Those that are neither among the rows nor among the unread are gone.
+    /// The rows of some keys, of which nothing is noted. Those that are neither among the rows nor
+    /// among the unread are gone.
     ///
     /// # Errors
     /// See [`Unread`]; no reason is noted.

@@ -1,8 +1,11 @@
-//! Which engine serves, which one loads to take over, which ones leave: the launcher's decisions over an injected clock, without processes and pipes. The
-//! launcher tells what engines say and how they end; this says which one to start, what to tell them, and what callers may know.
+//! Which engine serves, which one loads to take over, which ones leave: the launcher's decisions
+//! over an injected clock, without processes and pipes. The launcher tells what engines say and how
+//! they end; this says which one to start, what to tell them, and what callers may know.
 //!
-//! Promised (and tried by `tests/succession.rs` with random faults): one engine serves at a time; it is asked to leave only once another one answers; a model
-//! that does not load leaves it serving; an engine that dies is replaced, after pauses that grow; what is known of hosts that asked for patience is handed on.
+//! Promised (and tried by `tests/succession.rs` with random faults): one engine serves at a time;
+//! it is asked to leave only once another one answers; a model that does not load leaves it
+//! serving; an engine that dies is replaced, after pauses that grow; what is known of hosts that
+//! asked for patience is handed on.
 
 use pg_caption_wire::{Control, Cooldown, EngineConfig, EngineReport};
 use std::fmt;
@@ -10,10 +13,17 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 /// Pauses before the next start of an engine that died soon after its last one.
-const BACKOFF: [Duration; 5] = [Duration::ZERO, Duration::from_millis(200), Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+const BACKOFF: [Duration; 5] = [
+    Duration::ZERO,
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(30),
+];
 /// An engine that lived this long starts the pauses anew.
 const STABLE: Duration = Duration::from_secs(20);
-/// Before another successor is tried for an engine that asked to be replaced, when the last one could not take over.
+/// Before another successor is tried for an engine that asked to be replaced, when the last one
+/// could not take over.
 const ASK_AGAIN: Duration = Duration::from_secs(60);
 /// Patience with an engine that was asked to leave, beyond its longest fetch: then it hangs.
 const LEAVE: Duration = Duration::from_secs(600);
@@ -69,7 +79,8 @@ pub enum Action {
     Tell(Pid, Control),
     /// It was asked to leave and hangs.
     Kill(Pid),
-    /// What callers and workers are told: who serves, and what is wrong. Each counts as a change of the engine.
+    /// What callers and workers are told: who serves, and what is wrong. Each counts as a change of
+    /// the engine.
     Announce {
         /// The serving engine, which may still load.
         serving: Option<Pid>,
@@ -95,7 +106,9 @@ impl fmt::Display for Trouble {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Trouble::NotStarted(why) => write!(f, "The engine program {why}."),
-            Trouble::Ended(how) => write!(f, "The engine ended ({how}); the next one is being started."),
+            Trouble::Ended(how) => {
+                write!(f, "The engine ended ({how}); the next one is being started.")
+            }
             Trouble::NoModel(why) => f.write_str(why),
         }
     }
@@ -125,11 +138,20 @@ impl fmt::Display for Said {
         match self {
             Said::Serves(pid, model) => write!(f, "engine {pid} serves model {model}"),
             Said::NoModel(pid, why) => write!(f, "engine {pid} cannot use its model: {why}"),
-            Said::Ended(pid, how) => write!(f, "engine {pid} ended ({how}); requests in flight are sent to the next one"),
-            Said::SuccessorEnded(pid, how) => write!(f, "engine {pid} ended while it loaded ({how}); the old one goes on serving"),
+            Said::Ended(pid, how) => {
+                write!(f, "engine {pid} ended ({how}); requests in flight are sent to the next one")
+            }
+            Said::SuccessorEnded(pid, how) => {
+                write!(f, "engine {pid} ended while it loaded ({how}); the old one goes on serving")
+            }
             Said::NotStarted(why) => write!(f, "the engine program {why}"),
-            Said::Outdated(pid) => write!(f, "engine {pid} asks to be replaced: files of the system that it reads are others than at its start"),
-            Said::Hangs(pid) => write!(f, "engine {pid} was asked to leave and has not; it is killed"),
+            Said::Outdated(pid) => write!(
+                f,
+                "engine {pid} asks to be replaced: files of the system that it reads are others than at its start"
+            ),
+            Said::Hangs(pid) => {
+                write!(f, "engine {pid} was asked to leave and has not; it is killed")
+            }
         }
     }
 }
@@ -193,14 +215,16 @@ impl Succession {
     /// The configuration was read anew: what was refused is tried again.
     pub fn reloaded(&mut self) {
         self.reloads += 1;
-        (self.refused, self.refused_config, self.not_before, self.ask_again) = (None, None, None, None);
+        (self.refused, self.refused_config, self.not_before, self.ask_again) =
+            (None, None, None, None);
         self.deaths = 0;
         for engine in &mut self.engines {
             engine.try_again |= engine.part == Part::Serving && engine.state == State::Failed;
         }
     }
 
-    /// The engine to start now, if any; then [`Succession::started`] or [`Succession::not_started`].
+    /// The engine to start now, if any; then [`Succession::started`] or
+    /// [`Succession::not_started`].
     pub fn wanted(&self, config: &EngineConfig, now: Instant) -> Option<Start> {
         if self.due(config, now)? > now {
             return None;
@@ -234,7 +258,15 @@ impl Succession {
         for engine in &mut self.engines {
             engine.try_again = false;
         }
-        self.engines.push(Engine { pid, part, state: State::Loading, config: start.config, started: now, outdated: false, try_again: false });
+        self.engines.push(Engine {
+            pid,
+            part,
+            state: State::Loading,
+            config: start.config,
+            started: now,
+            outdated: false,
+            try_again: false,
+        });
         if part == Part::Serving {
             self.announce(Some(pid), None);
         }
@@ -267,7 +299,9 @@ impl Succession {
                 self.log(Said::Serves(pid, format!("\"{}\" ({})", model.name, model.family)));
                 match self.engines[at].part {
                     Part::Successor => {
-                        if let Some(old) = self.engines.iter().position(|engine| engine.part == Part::Serving) {
+                        if let Some(old) =
+                            self.engines.iter().position(|engine| engine.part == Part::Serving)
+                        {
                             self.dismiss(old, now);
                         }
                         self.engines[at].part = Part::Serving;
@@ -315,7 +349,11 @@ impl Succession {
             }
             Part::Successor => {
                 self.log(Said::SuccessorEnded(pid, how.clone()));
-                self.refuse(engine.config, format!("the engine ended while it loaded ({how})"), now);
+                self.refuse(
+                    engine.config,
+                    format!("the engine ended while it loaded ({how})"),
+                    now,
+                );
             }
             Part::Leaving { .. } => {}
         }
@@ -327,19 +365,25 @@ impl Succession {
             if engine.hangs_at().is_some_and(|at| at <= now) {
                 // Again only if this one does not help either.
                 engine.part = Part::Leaving { since: now };
-                self.actions.extend([Action::Log(Said::Hangs(engine.pid)), Action::Kill(engine.pid)]);
+                self.actions
+                    .extend([Action::Log(Said::Hangs(engine.pid)), Action::Kill(engine.pid)]);
             }
         }
     }
 
     /// How models stand. `wanted`: what the settings name.
     pub fn exchange(&self, wanted: PathBuf) -> Exchange {
-        let model = |is: &dyn Fn(&Engine) -> bool| self.engines.iter().find(|engine| is(engine)).map(|engine| engine.config.model.clone());
+        let model = |is: &dyn Fn(&Engine) -> bool| {
+            self.engines.iter().find(|engine| is(engine)).map(|engine| engine.config.model.clone())
+        };
         Exchange {
             reloads: self.reloads,
             wanted: Some(wanted),
             serving: model(&|engine| engine.part == Part::Serving && engine.state == State::Ready),
-            coming: model(&|engine| matches!(engine.part, Part::Serving | Part::Successor) && engine.state == State::Loading),
+            coming: model(&|engine| {
+                matches!(engine.part, Part::Serving | Part::Successor)
+                    && engine.state == State::Loading
+            }),
             leaving: self.engines.iter().any(|engine| matches!(engine.part, Part::Leaving { .. })),
             refused: self.refused.clone(),
         }
@@ -355,7 +399,9 @@ impl Succession {
         self.refused_config = Some(config);
         self.ask_again = Some(now + ASK_AGAIN);
         // Unless it has none: then the newest reason is the one to mend.
-        if let Some(pid) = self.serving().filter(|engine| engine.state == State::Failed).map(|engine| engine.pid) {
+        if let Some(pid) =
+            self.serving().filter(|engine| engine.state == State::Failed).map(|engine| engine.pid)
+        {
             self.announce(Some(pid), Some(Trouble::NoModel(why)));
         }
     }
@@ -368,7 +414,8 @@ impl Succession {
 
     /// What an engine that leaves knew of hosts that asked for patience is for the one that serves.
     fn hand_on(&mut self, from: Pid, hosts: Vec<Cooldown>) {
-        let serving = self.serving().map(|engine| engine.pid).filter(|pid| *pid != from && !hosts.is_empty());
+        let serving =
+            self.serving().map(|engine| engine.pid).filter(|pid| *pid != from && !hosts.is_empty());
         self.actions.extend(serving.map(|pid| Action::Tell(pid, Control::Cooling { hosts })));
     }
 

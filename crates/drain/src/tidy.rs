@@ -1,7 +1,10 @@
-//! A pass over what is kept of a table's rows: entries of the ledger whose row is gone, and failures that are none any more, are forgotten. In small batches by key, each a
-//! transaction; how far it has come is kept in the database, so that whoever goes on, goes on from there. When a pass is made is decided in `worker/tidying.rs`.
+//! A pass over what is kept of a table's rows: entries of the ledger whose row is gone, and
+//! failures that are none any more, are forgotten. In small batches by key, each a transaction; how
+//! far it has come is kept in the database, so that whoever goes on, goes on from there. When a
+//! pass is made is decided in `worker/tidying.rs`.
 //!
-//! Never forgets anything of a row that is there but cannot be read, nor of a table that cannot be read.
+//! Never forgets anything of a row that is there but cannot be read, nor of a table that cannot be
+//! read.
 
 use crate::job::needs;
 use crate::store::{Store, Unread};
@@ -43,15 +46,27 @@ impl Stand {
         Stand { kept: Kept::Failed, after: None }
     }
 
-    /// As it is kept in `caption.tally`: an object of the table's name and the key, `{"written": ["42"]}`.
+    /// As it is kept in `caption.tally`: an object of the table's name and the key, `{"written":
+    /// ["42"]}`.
     pub fn to_json(&self) -> Value {
-        let after = self.after.as_deref().and_then(|key| serde_json::from_str(key).ok()).unwrap_or(Value::Null);
+        let after = self
+            .after
+            .as_deref()
+            .and_then(|key| serde_json::from_str(key).ok())
+            .unwrap_or(Value::Null);
         Value::Object([(self.kept.name().to_string(), after)].into_iter().collect())
     }
 
     /// What [`Stand::to_json`] gave; the start for anything else.
     pub fn from_json(json: &Value) -> Self {
-        let of = |kept: Kept| Some(Stand { kept, after: json.get(kept.name()).map(|key| (!key.is_null()).then(|| key.to_string()))? });
+        let of = |kept: Kept| {
+            Some(Stand {
+                kept,
+                after: json
+                    .get(kept.name())
+                    .map(|key| (!key.is_null()).then(|| key.to_string()))?,
+            })
+        };
         of(Kept::Failed).or_else(|| of(Kept::Written)).unwrap_or_else(Stand::start)
     }
 }
@@ -65,7 +80,8 @@ pub struct Looked {
     pub unread: Vec<String>,
 }
 
-/// One batch of a pass, of `limit` keys at most, in a transaction; whether the pass has come to its end.
+/// One batch of a pass, of `limit` keys at most, in a transaction; whether the pass has come to its
+/// end.
 ///
 /// # Errors
 /// See [`Unread`]: nothing was forgotten, and the pass stands where it stood.
@@ -73,7 +89,8 @@ pub fn batch<S: Store>(table: &Watched, limit: usize, store: &mut S) -> Result<b
     let Stand { kept, after } = store.stand(table)?;
     let keys = store.kept(table, kept, after.as_deref(), limit);
     let looked = store.look(table, &keys)?;
-    let rows: HashMap<&str, &Current> = looked.rows.iter().map(|(key, current)| (key.as_str(), current)).collect();
+    let rows: HashMap<&str, &Current> =
+        looked.rows.iter().map(|(key, current)| (key.as_str(), current)).collect();
     let unread: HashSet<&str> = looked.unread.iter().map(String::as_str).collect();
     let history = if kept == Kept::Failed { store.history(table, &keys) } else { HashMap::new() };
     let is_over = |key: &&String| match rows.get(key.as_str()) {

@@ -1,5 +1,6 @@
-//! Which databases get a worker, and when: the launcher's decisions over an injected clock, without PostgreSQL. The launcher tells what it sees and what became
-//! of the workers it started; this says whom to start now, and when to look again if nobody wakes it.
+//! Which databases get a worker, and when: the launcher's decisions over an injected clock, without
+//! PostgreSQL. The launcher tells what it sees and what became of the workers it started; this says
+//! whom to start now, and when to look again if nobody wakes it.
 
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -18,7 +19,8 @@ const BACKOFF: [Duration; 6] = [
 /// Pause after the server had no background worker slot left.
 const NO_SLOT: Duration = Duration::from_secs(5);
 
-/// When something that is due at a time of the wall clock is due on ours: what is overdue is due at `now` itself, never a moment later.
+/// When something that is due at a time of the wall clock is due on ours: what is overdue is due at
+/// `now` itself, never a moment later.
 pub fn due_at(due: SystemTime, wall: SystemTime, now: Instant) -> Instant {
     now + due.duration_since(wall).unwrap_or_default()
 }
@@ -72,11 +74,21 @@ pub struct Turns {
 
 impl Turns {
     /// Whom to start now, longest-waiting first, and whether more wait than there is room for.
-    pub fn wanted(&self, databases: &[Look], now: Instant, max_workers: usize) -> (Vec<Look>, bool) {
+    pub fn wanted(
+        &self,
+        databases: &[Look],
+        now: Instant,
+        max_workers: usize,
+    ) -> (Vec<Look>, bool) {
         if self.no_slot_until.is_some_and(|until| until > now) {
-            return (Vec::new(), !self.running.is_empty() && databases.iter().any(|database| self.is_due(database, now)));
+            return (
+                Vec::new(),
+                !self.running.is_empty()
+                    && databases.iter().any(|database| self.is_due(database, now)),
+            );
         }
-        let mut wanted: Vec<Look> = databases.iter().filter(|database| self.is_due(database, now)).copied().collect();
+        let mut wanted: Vec<Look> =
+            databases.iter().filter(|database| self.is_due(database, now)).copied().collect();
         wanted.sort_by_key(|database| self.served.get(&database.oid).copied());
         let room = max_workers.saturating_sub(self.running.len());
         let crowded = wanted.len() > room;
@@ -84,8 +96,14 @@ impl Turns {
         (wanted, crowded)
     }
 
-    /// When somebody will be wanted even if nobody wakes us; `None`: the end of a worker, or a commit, does.
-    pub fn next_due(&self, databases: &[Look], now: Instant, max_workers: usize) -> Option<Instant> {
+    /// When somebody will be wanted even if nobody wakes us; `None`: the end of a worker, or a
+    /// commit, does.
+    pub fn next_due(
+        &self,
+        databases: &[Look],
+        now: Instant,
+        max_workers: usize,
+    ) -> Option<Instant> {
         if self.running.len() >= max_workers {
             return None;
         }
@@ -107,12 +125,15 @@ impl Turns {
         self.no_slot_until = Some(now + NO_SLOT);
     }
 
-    /// A worker that we started has ended. `database`: as it is seen then; `None`: it has no work of ours any more.
+    /// A worker that we started has ended. `database`: as it is seen then; `None`: it has no work
+    /// of ours any more.
     pub fn ended(&mut self, oid: u32, database: Option<&Look>, now: Instant) -> Ended {
         let Some(generation) = self.running.remove(&oid) else { return Ended::Well };
         let is_left = |database: &Look| {
-            // Whoever leaves in order leaves no deferred row that is due, or (in the middle of the work) a new generation.
-            let is_due = database.due.is_some_and(|due| due <= now) && database.generation == database.drained;
+            // Whoever leaves in order leaves no deferred row that is due, or (in the middle of the
+            // work) a new generation.
+            let is_due = database.due.is_some_and(|due| due <= now)
+                && database.generation == database.drained;
             database.drained < generation || is_due
         };
         // Left with everything done, or with something new having come since: both are well.
@@ -142,7 +163,9 @@ impl Turns {
             return None;
         }
         let committed = (database.generation != database.drained).then_some(now);
-        let slow = database.slow_look.then(|| self.served.get(&database.oid).map_or(now, |at| *at + SLOW_LOOK));
+        let slow = database
+            .slow_look
+            .then(|| self.served.get(&database.oid).map_or(now, |at| *at + SLOW_LOOK));
         let due = [committed, slow, database.due].into_iter().flatten().min()?;
         let trouble = self.trouble.get(&database.oid).and_then(|trouble| trouble.until);
         Some(trouble.map_or(due, |until| due.max(until)))
@@ -193,11 +216,15 @@ mod tests {
     }
 
     #[test]
-    fn a_worker_that_ends_badly_is_tried_again_after_longer_and_longer_pauses_and_forgiven_once_it_is_well() {
+    fn a_worker_that_ends_badly_is_tried_again_after_longer_and_longer_pauses_and_forgiven_once_it_is_well()
+     {
         let (mut turns, mut now) = (Turns::default(), Instant::now());
         for (times, pause) in BACKOFF.into_iter().chain([BACKOFF[5]]).enumerate() {
             turns.started(&look(1), now);
-            assert_eq!(turns.ended(1, Some(&look(1)), now), Ended::Badly { times: times as u32 + 1, pause });
+            assert_eq!(
+                turns.ended(1, Some(&look(1)), now),
+                Ended::Badly { times: times as u32 + 1, pause }
+            );
             assert!(turns.wanted(&[look(1)], now, 1).0.is_empty());
             // Others are not held up.
             assert_eq!(turns.wanted(&[look(1), look(2)], now, 1).0[0].oid, 2);
@@ -207,7 +234,10 @@ mod tests {
         turns.started(&look(1), now);
         assert_eq!(turns.ended(1, Some(&drained(1)), now), Ended::Well);
         turns.started(&look(1), now);
-        assert_eq!(turns.ended(1, Some(&look(1)), now), Ended::Badly { times: 1, pause: BACKOFF[0] });
+        assert_eq!(
+            turns.ended(1, Some(&look(1)), now),
+            Ended::Badly { times: 1, pause: BACKOFF[0] }
+        );
     }
 
     #[test]
@@ -215,7 +245,10 @@ mod tests {
         let (mut turns, now) = (Turns::default(), Instant::now());
         let overdue = Look { due: Some(now), ..drained(1) };
         turns.started(&overdue, now);
-        assert_eq!(turns.ended(1, Some(&overdue), now), Ended::Badly { times: 1, pause: BACKOFF[0] });
+        assert_eq!(
+            turns.ended(1, Some(&overdue), now),
+            Ended::Badly { times: 1, pause: BACKOFF[0] }
+        );
         assert!(turns.wanted(&[overdue], now, 1).0.is_empty());
         // One that saw to them leaves them for later, or its turn to others.
         let later = Look { due: Some(now + Duration::from_secs(5)), ..drained(1) };
@@ -275,8 +308,14 @@ mod tests {
 
         fn looks(&self) -> Vec<Look> {
             // What is overdue is due now, as `due_at` has it.
-            let mut looks: Vec<Look> =
-                self.databases.values().map(|database| Look { due: database.due.map(|due| due.max(self.now)), ..*database }).collect();
+            let mut looks: Vec<Look> = self
+                .databases
+                .values()
+                .map(|database| Look {
+                    due: database.due.map(|due| due.max(self.now)),
+                    ..*database
+                })
+                .collect();
             looks.sort_by_key(|look| look.oid);
             looks
         }
@@ -309,12 +348,17 @@ mod tests {
         }
 
         fn has_work(&self) -> Vec<u32> {
-            self.databases.values().filter(|d| d.generation != d.drained || d.due.is_some() || d.slow_look).map(|d| d.oid).collect()
+            self.databases
+                .values()
+                .filter(|d| d.generation != d.drained || d.due.is_some() || d.slow_look)
+                .map(|d| d.oid)
+                .collect()
         }
     }
 
     proptest! {
-        /// Whatever happened, in whatever order: once the faults end, the launcher sleeps only as long as it says, and every database that has work is served.
+        /// Whatever happened, in whatever order: once the faults end, the launcher sleeps only as
+        /// long as it says, and every database that has work is served.
         #[test]
         fn nothing_is_forgotten(events in prop::collection::vec(event(), 0..80)) {
             let databases = (1..6).map(|oid| (oid, Look { generation: 0, ..look(oid) })).collect();

@@ -25,7 +25,8 @@ pub struct KeyColumn {
 pub struct Watched {
     /// Its OID.
     pub oid: u32,
-    /// Schema-qualified and quoted; `ONLY` before it for a table that is not partitioned: rows of its inheritance children are not its own.
+    /// Schema-qualified and quoted; `ONLY` before it for a table that is not partitioned: rows of
+    /// its inheritance children are not its own.
     pub name: String,
     /// OID of the role whose rights its rows are read and written with.
     pub owner: u32,
@@ -54,8 +55,10 @@ pub struct Watched {
 impl Watched {
     /// Whether jobs made for `self` can be finished under `other`.
     pub fn is_like(&self, other: &Watched) -> bool {
-        (&self.name, self.owner, &self.url, &self.fills, &self.keys) == (&other.name, other.owner, &other.url, &other.fills, &other.keys)
-            && (self.max_tokens, self.overwrite, self.paused, self.walk) == (other.max_tokens, other.overwrite, other.paused, other.walk)
+        (&self.name, self.owner, &self.url, &self.fills, &self.keys)
+            == (&other.name, other.owner, &other.url, &other.fills, &other.keys)
+            && (self.max_tokens, self.overwrite, self.paused, self.walk)
+                == (other.max_tokens, other.overwrite, other.paused, other.walk)
     }
 }
 

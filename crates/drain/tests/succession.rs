@@ -1,4 +1,5 @@
-//! The succession of engines on a model of their processes: single stories, then random faults in any order.
+//! The succession of engines on a model of their processes: single stories, then random faults in
+//! any order.
 
 use pg_caption_drain::succession::{Action, Pid, Said, Start, Succession, Trouble};
 use pg_caption_wire::{Class, Control, Cooldown, EngineConfig, EngineReport, Failure, ModelStatus};
@@ -110,7 +111,10 @@ impl World {
             let pid = self.next_pid;
             self.next_pid += 1;
             self.starts.push(self.now);
-            self.processes.insert(pid, Process { config: start.config.clone(), state: State::Loading, is_leaving: false });
+            self.processes.insert(
+                pid,
+                Process { config: start.config.clone(), state: State::Loading, is_leaving: false },
+            );
             self.succession.started(start, pid, self.now);
         } else {
             self.succession.not_started(start, "cannot be started".into(), self.now);
@@ -123,10 +127,20 @@ impl World {
             match action {
                 Action::Tell(pid, control) => {
                     if control == Control::Drain {
-                        let is_needed = self.processes.get(&pid).is_some_and(|process| process.state == State::Ready);
-                        let others = self.answering().into_iter().filter(|other| *other != pid).count();
-                        assert!(!is_needed || others == 1, "engine {pid} is asked to leave while {others} others answer");
-                        self.processes.get_mut(&pid).expect("an engine that is told something").is_leaving = true;
+                        let is_needed = self
+                            .processes
+                            .get(&pid)
+                            .is_some_and(|process| process.state == State::Ready);
+                        let others =
+                            self.answering().into_iter().filter(|other| *other != pid).count();
+                        assert!(
+                            !is_needed || others == 1,
+                            "engine {pid} is asked to leave while {others} others answer"
+                        );
+                        self.processes
+                            .get_mut(&pid)
+                            .expect("an engine that is told something")
+                            .is_leaving = true;
                     }
                     self.told.push((pid, control));
                 }
@@ -145,17 +159,30 @@ impl World {
 
     /// Those that answer and are to go on with it.
     fn answering(&self) -> Vec<Pid> {
-        let mut pids: Vec<Pid> = self.processes.iter().filter(|(_, p)| p.state == State::Ready && !p.is_leaving).map(|(pid, _)| *pid).collect();
+        let mut pids: Vec<Pid> = self
+            .processes
+            .iter()
+            .filter(|(_, p)| p.state == State::Ready && !p.is_leaving)
+            .map(|(pid, _)| *pid)
+            .collect();
         pids.sort_unstable();
         pids
     }
 
     fn check(&self) {
-        let staying: Vec<_> = self.processes.values().filter(|process| !process.is_leaving).collect();
-        let successors = staying.iter().filter(|process| process.config.wait_until_ready && process.state == State::Loading).count();
+        let staying: Vec<_> =
+            self.processes.values().filter(|process| !process.is_leaving).collect();
+        let successors = staying
+            .iter()
+            .filter(|process| process.config.wait_until_ready && process.state == State::Loading)
+            .count();
         assert!(staying.len() <= 2 && successors <= 1, "too many engines: {self:?}");
         if let [pid] = self.answering()[..] {
-            assert_eq!(self.announced, (Some(pid), None), "callers are told something else than is");
+            assert_eq!(
+                self.announced,
+                (Some(pid), None),
+                "callers are told something else than is"
+            );
         }
         let exchange = self.succession.exchange(self.config.model.clone());
         let serving = self.answering().first().map(|pid| self.processes[pid].config.model.clone());
@@ -163,7 +190,11 @@ impl World {
     }
 
     fn load(&mut self, pid: Pid) {
-        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.state == State::Loading) else { return };
+        let Some(process) =
+            self.processes.get_mut(&pid).filter(|process| process.state == State::Loading)
+        else {
+            return;
+        };
         let name = process.config.model.file_name().expect("a name").to_string_lossy().into_owned();
         let report = if self.broken.contains(&name) {
             process.state = State::Failed;
@@ -209,7 +240,10 @@ fn that_an_engine_comes_answers_and_goes_are_three_changes_although_nothing_is_w
     world.may_start = false;
     world.end(1);
     world.act();
-    assert_eq!((world.changes, world.announced.clone()), (3, (None, Some(Trouble::Ended("signal: 9".into())))));
+    assert_eq!(
+        (world.changes, world.announced.clone()),
+        (3, (None, Some(Trouble::Ended("signal: 9".into()))))
+    );
 }
 
 #[test]
@@ -224,7 +258,10 @@ fn the_old_engine_is_asked_to_leave_only_once_the_new_one_answers() {
     assert!(world.succession.exchange("/models/b".into()).leaving);
     world.die(1);
     let exchange = world.succession.exchange("/models/b".into());
-    assert_eq!((exchange.serving, exchange.leaving, exchange.reloads), (Some("/models/b".into()), false, 2));
+    assert_eq!(
+        (exchange.serving, exchange.leaving, exchange.reloads),
+        (Some("/models/b".into()), false, 2)
+    );
 }
 
 #[test]
@@ -234,7 +271,10 @@ fn a_model_that_does_not_load_leaves_the_old_one_serving_and_is_tried_again_only
     world.reload(config("b"));
     world.load(2);
     assert_eq!(world.answering(), [1]);
-    assert_eq!(world.succession.exchange("/models/b".into()).refused, Some(("/models/b".into(), "no model: b".into())));
+    assert_eq!(
+        world.succession.exchange("/models/b".into()).refused,
+        Some(("/models/b".into(), "no model: b".into()))
+    );
     world.die(2);
     world.pass(Duration::from_secs(3600));
     assert_eq!(world.starts.len(), 2);
@@ -298,7 +338,10 @@ fn pauses_between_deaths_grow_and_a_long_life_begins_them_anew() {
         let died = world.now;
         world.die(pid);
         while world.processes.is_empty() {
-            let due = world.succession.next_due(&world.config, world.now).expect("a time to start the next one");
+            let due = world
+                .succession
+                .next_due(&world.config, world.now)
+                .expect("a time to start the next one");
             world.pass(due - world.now);
         }
         pauses.push(world.now - died);
@@ -366,7 +409,11 @@ fn patience_that_hosts_asked_for_is_handed_on_until_the_old_engine_is_gone() {
     for (name, told) in [("x", 1), ("y", 2)] {
         world.succession.heard(1, EngineReport::Cooling { hosts: vec![host(name)] }, world.now);
         world.act();
-        let cooling: Vec<_> = world.told.iter().filter(|(pid, control)| *pid == 2 && matches!(control, Control::Cooling { .. })).collect();
+        let cooling: Vec<_> = world
+            .told
+            .iter()
+            .filter(|(pid, control)| *pid == 2 && matches!(control, Control::Cooling { .. }))
+            .collect();
         assert_eq!(cooling.len(), told);
     }
 }
@@ -410,7 +457,12 @@ impl World {
     }
 
     fn leave(&mut self) {
-        let leaving: Vec<Pid> = self.processes.iter().filter(|(_, process)| process.is_leaving).map(|(pid, _)| *pid).collect();
+        let leaving: Vec<Pid> = self
+            .processes
+            .iter()
+            .filter(|(_, process)| process.is_leaving)
+            .map(|(pid, _)| *pid)
+            .collect();
         leaving.into_iter().for_each(|pid| self.die(pid));
     }
 
@@ -437,8 +489,9 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever happened, in whatever order: nobody who answers is sent away before another one answers, callers are told what is (both checked at every step), and
-    /// once the faults end, one engine serves what the settings name and the launcher sleeps.
+    /// Whatever happened, in whatever order: nobody who answers is sent away before another one
+    /// answers, callers are told what is (both checked at every step), and once the faults end, one
+    /// engine serves what the settings name and the launcher sleeps.
     #[test]
     fn whatever_happens_one_engine_serves_in_the_end(events in prop::collection::vec(event(), 0..60), last in 0..MODELS.len()) {
         let mut world = World::new();

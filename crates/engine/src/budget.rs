@@ -1,5 +1,6 @@
-//! Bytes that may be held at once. A reservation is made all at once, never grows and gives itself back, so whoever waits holds
-//! nothing that others in the same pool wait for. Who came first is served first: a large one is not passed by small ones for ever.
+//! Bytes that may be held at once. A reservation is made all at once, never grows and gives itself
+//! back, so whoever waits holds nothing that others in the same pool wait for. Who came first is
+//! served first: a large one is not passed by small ones for ever.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -56,7 +57,13 @@ pub(crate) fn wait<'a, T>(
     if now >= deadline {
         return (locked, Some(Refused::Late));
     }
-    (freed.wait_timeout(locked, LOOK.min(deadline - now)).unwrap_or_else(PoisonError::into_inner).0, None)
+    (
+        freed
+            .wait_timeout(locked, LOOK.min(deadline - now))
+            .unwrap_or_else(PoisonError::into_inner)
+            .0,
+        None,
+    )
 }
 
 impl Pool {
@@ -75,7 +82,12 @@ impl Pool {
     ///
     /// # Errors
     /// See [`Refused`].
-    pub fn reserve(self: &Arc<Self>, bytes: u64, deadline: Instant, left: impl Fn() -> bool) -> Result<Reservation, Refused> {
+    pub fn reserve(
+        self: &Arc<Self>,
+        bytes: u64,
+        deadline: Instant,
+        left: impl Fn() -> bool,
+    ) -> Result<Reservation, Refused> {
         if bytes > self.total {
             return Err(Refused::TooMuch { total: self.total });
         }
@@ -174,7 +186,10 @@ mod tests {
     #[test]
     fn more_than_the_whole_pool_is_refused_with_the_number_and_a_caller_who_left_does_not_wait() {
         let pool = Pool::new(100);
-        assert_eq!(pool.reserve(101, soon(), || false).err(), Some(Refused::TooMuch { total: 100 }));
+        assert_eq!(
+            pool.reserve(101, soon(), || false).err(),
+            Some(Refused::TooMuch { total: 100 })
+        );
         let _all = pool.reserve(100, soon(), || false).unwrap();
         let late = Instant::now() + Duration::from_secs(3600);
         assert_eq!(pool.reserve(1, late, || true).err(), Some(Refused::Left));

@@ -1,10 +1,14 @@
 //! Confinement of the server: what the process may still do after it has read its configuration.
 //!
-//! Called by `serve` before any thread exists and before any library is loaded, because Landlock binds the calling thread and
-//! its descendants only. Never fails: where the kernel has less, less is in force, and the status says what.
+//! Called by `serve` before any thread exists and before any library is loaded, because Landlock
+//! binds the calling thread and its descendants only. Never fails: where the kernel has less, less
+//! is in force, and the status says what.
 
 use crate::names;
-use landlock::{ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus, Scope};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
+};
 use pg_caption_wire::EngineConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::{Path, PathBuf};
@@ -12,8 +16,9 @@ use std::path::{Path, PathBuf};
 /// The newest Landlock this was written for; older kernels enforce what they know of it.
 const NEWEST: ABI = ABI::V6;
 
-/// Files of the system that resolving names (besides [`names::FILES`]), TLS and the libraries read; of `/proc` and `/sys` what concerns the machine and this process.
-/// Not all of `/etc`, where private keys, passwords and the server's settings may lie.
+/// Files of the system that resolving names (besides [`names::FILES`]), TLS and the libraries read;
+/// of `/proc` and `/sys` what concerns the machine and this process. Not all of `/etc`, where
+/// private keys, passwords and the server's settings may lie.
 const SYSTEM: &[&str] = &[
     "/etc/resolvconf",
     "/etc/hostname",
@@ -69,14 +74,18 @@ pub fn confine(config: &EngineConfig) -> Vec<String> {
     }
     match forbid_system_calls() {
         Ok(()) => in_force.push("seccomp".into()),
-        Err(e) => crate::log::line(format_args!("warning: the seccomp filter is not in force: {e}")),
+        Err(e) => {
+            crate::log::line(format_args!("warning: the seccomp filter is not in force: {e}"))
+        }
     }
     in_force
 }
 
-/// Refuses, with `EACCES`, what the engine never does and whoever took it over would: sockets other than IP and the kernel's own (name look-ups ask it for
-/// addresses), so that the server's Unix socket cannot be connected to; programs; other processes' memory, descriptors, limits and lives, whose user is the
-/// same; rights, owners, times and attributes of files, which Landlock leaves open; System V shared memory, of which the server has some; doors to the kernel.
+/// Refuses, with `EACCES`, what the engine never does and whoever took it over would: sockets other
+/// than IP and the kernel's own (name look-ups ask it for addresses), so that the server's Unix
+/// socket cannot be connected to; programs; other processes' memory, descriptors, limits and lives,
+/// whose user is the same; rights, owners, times and attributes of files, which Landlock leaves
+/// open; System V shared memory, of which the server has some; doors to the kernel.
 fn forbid_system_calls() -> Result<(), seccompiler::Error> {
     use libc::{AF_INET, AF_INET6, AF_NETLINK};
     use seccompiler::{
@@ -157,11 +166,18 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
         libc::SYS_futimesat,
     ];
     let other_than = |allowed: &[u64]| -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-        let unlike = allowed.iter().map(|value| SeccompCondition::new(0, Dword, Ne, *value)).collect::<Result<_, _>>()?;
+        let unlike = allowed
+            .iter()
+            .map(|value| SeccompCondition::new(0, Dword, Ne, *value))
+            .collect::<Result<_, _>>()?;
         Ok(vec![SeccompRule::new(unlike)?])
     };
-    let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> = NEVER.iter().map(|call| (*call, Vec::new())).collect();
-    rules.insert(libc::SYS_socket, other_than(&[AF_INET as u64, AF_INET6 as u64, AF_NETLINK as u64])?);
+    let mut rules: std::collections::BTreeMap<i64, Vec<SeccompRule>> =
+        NEVER.iter().map(|call| (*call, Vec::new())).collect();
+    rules.insert(
+        libc::SYS_socket,
+        other_than(&[AF_INET as u64, AF_INET6 as u64, AF_NETLINK as u64])?,
+    );
     // A signal to itself is how a process aborts.
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, other_than(&[own])?);
@@ -170,26 +186,50 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
     rules.insert(libc::SYS_sched_setaffinity, other_than(&[0, own])?);
     // A limit on processor time would end the server.
     rules.insert(libc::SYS_prlimit64, other_than(&[0, own])?);
-    let is = |argument: u8, value: u64| SeccompRule::new(vec![SeccompCondition::new(argument, Dword, Eq, value)?]);
+    let is = |argument: u8, value: u64| {
+        SeccompRule::new(vec![SeccompCondition::new(argument, Dword, Eq, value)?])
+    };
     // Who is told, and with which signal, that a descriptor is ready.
-    rules
-        .insert(libc::SYS_fcntl, [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX].map(|command| is(1, command as u64)).into_iter().collect::<Result<_, _>>()?);
+    rules.insert(
+        libc::SYS_fcntl,
+        [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX]
+            .map(|command| is(1, command as u64))
+            .into_iter()
+            .collect::<Result<_, _>>()?,
+    );
     // In a user namespace of its own it would be root.
     let new_user = libc::CLONE_NEWUSER as u64;
-    rules.insert(libc::SYS_clone, vec![SeccompRule::new(vec![SeccompCondition::new(0, Dword, MaskedEq(new_user), new_user)?])?]);
+    rules.insert(
+        libc::SYS_clone,
+        vec![SeccompRule::new(vec![SeccompCondition::new(
+            0,
+            Dword,
+            MaskedEq(new_user),
+            new_user,
+        )?])?],
+    );
     let filter = |rules, errno: i32| -> Result<BpfProgram, seccompiler::Error> {
         let arch = TargetArch::try_from(std::env::consts::ARCH)?;
-        Ok(SeccompFilter::new(rules, SeccompAction::Allow, SeccompAction::Errno(errno as u32), arch)?.try_into()?)
+        Ok(SeccompFilter::new(
+            rules,
+            SeccompAction::Allow,
+            SeccompAction::Errno(errno as u32),
+            arch,
+        )?
+        .try_into()?)
     };
-    // Its flags lie in memory, where no filter looks. As on a kernel that has none: threads are then made with clone.
-    let no_clone3 = filter(std::iter::once((libc::SYS_clone3, Vec::new())).collect(), libc::ENOSYS)?;
+    // Its flags lie in memory, where no filter looks. As on a kernel that has none: threads are
+    // then made with clone.
+    let no_clone3 =
+        filter(std::iter::once((libc::SYS_clone3, Vec::new())).collect(), libc::ENOSYS)?;
     seccompiler::apply_filter(&no_clone3)?;
     #[cfg(target_arch = "x86_64")]
     seccompiler::apply_filter(&no_x32())?;
     seccompiler::apply_filter(&filter(rules, libc::EACCES)?)
 }
 
-/// System calls that the libc crate does not name yet; the numbers are the same on every architecture (include/uapi/asm-generic/unistd.h).
+/// System calls that the libc crate does not name yet; the numbers are the same on every
+/// architecture (include/uapi/asm-generic/unistd.h).
 const SETXATTRAT: i64 = 463;
 const REMOVEXATTRAT: i64 = 466;
 const FILE_SETATTR: i64 = 469;
@@ -198,8 +238,8 @@ const FILE_SETATTR: i64 = 469;
 const F_SETSIG: i32 = 10;
 const F_SETOWN_EX: i32 = 15;
 
-/// Refuses the system calls of the x32 ABI, which some kernels have beside the usual ones under other numbers (`__X32_SYSCALL_BIT`, seccomp(2)): a filter by
-/// number would not see them.
+/// Refuses the system calls of the x32 ABI, which some kernels have beside the usual ones under
+/// other numbers (`__X32_SYSCALL_BIT`, seccomp(2)): a filter by number would not see them.
 #[cfg(target_arch = "x86_64")]
 fn no_x32() -> seccompiler::BpfProgram {
     use seccompiler::sock_filter;
@@ -210,7 +250,12 @@ fn no_x32() -> seccompiler::BpfProgram {
         // `nr` is the first field of `struct seccomp_data`.
         sock_filter { code: LOAD_NUMBER, jt: 0, jf: 0, k: 0 },
         sock_filter { code: JUMP_IF_AT_LEAST, jt: 0, jf: 1, k: 0x4000_0000 },
-        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::EACCES as u32 },
+        sock_filter {
+            code: RETURN,
+            jt: 0,
+            jf: 0,
+            k: libc::SECCOMP_RET_ERRNO | libc::EACCES as u32,
+        },
         sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
     ]
 }
@@ -221,15 +266,19 @@ fn raise_open_files() {
     let wanted = limit.maximum.unwrap_or(4096).min(4096);
     if limit.current.is_some_and(|now| now < wanted) {
         // Refused: fewer connections at once, nothing worse.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
+        let _ =
+            setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
     }
 }
 
-/// Everything the engine may read: the system's parts, the model and the library (with what their symbolic links lead to, as a
-/// hub cache is made of them), and the certificate store the environment names.
+/// Everything the engine may read: the system's parts, the model and the library (with what their
+/// symbolic links lead to, as a hub cache is made of them), and the certificate store the
+/// environment names.
 fn readable(config: &EngineConfig) -> Vec<PathBuf> {
     let mut paths: Vec<PathBuf> = SYSTEM.iter().chain(&names::FILES).map(PathBuf::from).collect();
-    paths.extend(["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().filter_map(std::env::var_os).map(PathBuf::from));
+    paths.extend(
+        ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().filter_map(std::env::var_os).map(PathBuf::from),
+    );
     paths.push(config.model.clone());
     paths.extend(link_targets(&config.model));
     paths.extend(link_targets(&config.model.join("onnx")));
@@ -242,10 +291,14 @@ fn readable(config: &EngineConfig) -> Vec<PathBuf> {
 
 fn link_targets(folder: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.filter(|e| e.file_type().is_ok_and(|t| t.is_symlink())).filter_map(|e| e.path().canonicalize().ok()).collect()
+    entries
+        .filter(|e| e.file_type().is_ok_and(|t| t.is_symlink()))
+        .filter_map(|e| e.path().canonicalize().ok())
+        .collect()
 }
 
-/// Read-only access to `paths`, nothing else; no listening on TCP; no signals to and no abstract sockets of other processes.
+/// Read-only access to `paths`, nothing else; no listening on TCP; no signals to and no abstract
+/// sockets of other processes.
 fn landlock(paths: &[PathBuf]) -> Result<Option<String>, landlock::RulesetError> {
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     let status = Ruleset::default()

@@ -1,4 +1,5 @@
-//! Answers every job whose caller's patience has ended. One thread; the stages then find the job closed and let go of its work.
+//! Answers every job whose caller's patience has ended. One thread; the stages then find the job
+//! closed and let go of its work.
 
 use crate::job::{Answer, Job};
 use pg_caption_wire::Failure;
@@ -6,7 +7,8 @@ use std::collections::BinaryHeap;
 use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
-/// Entries of answered jobs are swept out when the heap has grown to twice what it was after the last sweep, at least this.
+/// Entries of answered jobs are swept out when the heap has grown to twice what it was after the
+/// last sweep, at least this.
 const SWEEP: usize = 1024;
 
 struct Entry(Instant, Weak<Job>);
@@ -81,7 +83,9 @@ impl Deadlines {
             // A job watched between the look and this lock is seen here, not missed.
             let next = heap.entries.peek().map(|e| e.0).or(next);
             match next {
-                Some(at) => drop(self.earlier.wait_timeout(heap, at.saturating_duration_since(Instant::now()))),
+                Some(at) => drop(
+                    self.earlier.wait_timeout(heap, at.saturating_duration_since(Instant::now())),
+                ),
                 None => drop(self.earlier.wait(heap)),
             }
         }
@@ -98,7 +102,9 @@ mod tests {
     #[test]
     fn jobs_fall_due_in_order_and_answered_ones_never() {
         let (deadlines, now) = (Deadlines::default(), Instant::now());
-        let jobs: Vec<_> = [30, 10, 20].map(|ms| Arc::new(job(1, Role::Call, Duration::from_millis(ms), now).0)).into();
+        let jobs: Vec<_> = [30, 10, 20]
+            .map(|ms| Arc::new(job(1, Role::Call, Duration::from_millis(ms), now).0))
+            .into();
         jobs.iter().for_each(|j| deadlines.watch(j));
         assert!(deadlines.due(now).0.is_empty());
         jobs[1].answer(Answer::Unchanged);

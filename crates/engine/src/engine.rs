@@ -96,7 +96,8 @@ impl Engine {
         self.pipeline.close(&failure);
     }
 
-    /// What to do when a model that worked breaks, before anybody is told: a server ends, and its successor gets the requests again.
+    /// What to do when a model that worked breaks, before anybody is told: a server ends, and its
+    /// successor gets the requests again.
     pub fn when_broken(&self, act: impl Fn(&Failure) + Send + Sync + 'static) {
         // Said once, by whoever started it.
         let _ = self.when_broken.set(Box::new(act));
@@ -146,8 +147,14 @@ impl Engine {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Takes a job. `bytes`: the picture, if it need not be fetched. `share`: where pictures of the same statement are.
-    pub fn submit(&self, job: &Arc<Job>, bytes: Option<(Vec<u8>, Option<Reservation>)>, share: Option<(u64, &Arc<Shares>)>) {
+    /// Takes a job. `bytes`: the picture, if it need not be fetched. `share`: where pictures of the
+    /// same statement are.
+    pub fn submit(
+        &self,
+        job: &Arc<Job>,
+        bytes: Option<(Vec<u8>, Option<Reservation>)>,
+        share: Option<(u64, &Arc<Shares>)>,
+    ) {
         if let Err(failure) = check(job) {
             job.answer(Answer::Failed(failure));
             return;
@@ -162,12 +169,15 @@ impl Engine {
             State::Ready(preparer) => job.views(&preparer, self.config.tiles),
             _ => Views::default(),
         };
-        // How a model that is still loading will look at pictures is not known, so nobody can join another's yet.
+        // How a model that is still loading will look at pictures is not known, so nobody can join
+        // another's yet.
         let share = share.filter(|_| matches!(self.readiness.now(), State::Ready(_)));
         let known = share.and_then(|(share, shares)| shares.find(share, &job.source, views, now));
         match known.map(|picture| picture.join(job)) {
             Some(Joined::Waiting) => return,
-            Some(Joined::Seen(seen)) => return self.inbox.post(Letter::Captions(job.clone(), seen)),
+            Some(Joined::Seen(seen)) => {
+                return self.inbox.post(Letter::Captions(job.clone(), seen));
+            }
             Some(Joined::Ended(answer)) => {
                 job.answer(*answer);
                 return;
@@ -180,7 +190,8 @@ impl Engine {
             self.sweeper.watch(shares, now);
         }
         self.pipeline.push(Work::new(picture), bytes);
-        // The model may have failed between the look above and the push; then nobody else empties the line.
+        // The model may have failed between the look above and the push; then nobody else empties
+        // the line.
         if let State::Failed(failure) = self.readiness.now() {
             self.pipeline.close(&failure);
         }
@@ -193,8 +204,13 @@ impl Engine {
         EngineStatus {
             pid: std::process::id(),
             release: env!("CARGO_PKG_VERSION").into(),
-            state: if self.draining.load(Ordering::Relaxed) { "draining" } else { state.name() }.into(),
-            model: if let State::Ready(preparer) = &state { Some(preparer.status().clone()) } else { None },
+            state: if self.draining.load(Ordering::Relaxed) { "draining" } else { state.name() }
+                .into(),
+            model: if let State::Ready(preparer) = &state {
+                Some(preparer.status().clone())
+            } else {
+                None
+            },
             failure: if let State::Failed(failure) = state { Some(failure) } else { None },
             uptime_s: self.started.elapsed().as_secs_f64(),
             connections: self.meters.connections.load(Ordering::Relaxed),
@@ -214,16 +230,24 @@ impl Engine {
 /// What a client must not ask.
 fn check(job: &Job) -> Result<(), Failure> {
     if job.wants.is_empty() || job.wants.len() > MOST_OUTPUTS {
-        return Err(failures::bad_request(format!("a request asks for 1 to {MOST_OUTPUTS} captions, not {}", job.wants.len())));
+        return Err(failures::bad_request(format!(
+            "a request asks for 1 to {MOST_OUTPUTS} captions, not {}",
+            job.wants.len()
+        )));
     }
     for want in &job.wants {
         validate(&want.style).map_err(|e| failures::bad_style(&e))?;
         if want.max_tokens == 0 || want.max_tokens > MAX_TOKENS {
-            return Err(failures::bad_request(format!("max_tokens must be at most {MAX_TOKENS}, not {}", want.max_tokens)));
+            return Err(failures::bad_request(format!(
+                "max_tokens must be at most {MAX_TOKENS}, not {}",
+                want.max_tokens
+            )));
         }
     }
     match job.min_confidence {
-        Some(c) if !(0.0..=1.0).contains(&c) => Err(failures::bad_request(format!("min_confidence must be from 0 to 1, not {c}"))),
+        Some(c) if !(0.0..=1.0).contains(&c) => {
+            Err(failures::bad_request(format!("min_confidence must be from 0 to 1, not {c}")))
+        }
         _ => Ok(()),
     }
 }

@@ -1,12 +1,13 @@
-//! The failures the engine itself states, in one place so that their codes stay stable. Failures of a URL, a picture or a text
-//! are stated by the crate that knows them.
+//! The failures the engine itself states, in one place so that their codes stay stable. Failures of
+//! a URL, a picture or a text are stated by the crate that knows them.
 
 use pg_caption_register::{Refusal, StyleError};
 use pg_caption_wire::{Class, Failure};
 
 /// The model is still loading when the caller's patience ends.
 pub fn loading() -> Failure {
-    Failure::new(Class::Engine, "loading", "the model is still loading").hint("Try again in a moment, or raise \"pg_caption.timeout\".")
+    Failure::new(Class::Engine, "loading", "the model is still loading")
+        .hint("Try again in a moment, or raise \"pg_caption.timeout\".")
 }
 
 /// There is no model. The reason goes into the detail.
@@ -16,7 +17,8 @@ pub fn no_model(reason: impl Into<String>) -> Failure {
         .hint("Check \"pg_caption.model\", \"pg_caption.models_directory\" and \"pg_caption.onnxruntime\".")
 }
 
-/// The model thread broke. A server ends with this in its log; on the command line it is the answer.
+/// The model thread broke. A server ends with this in its log; on the command line it is the
+/// answer.
 pub fn model_gone(panic: &str) -> Failure {
     Failure::new(Class::Engine, "no_model", "the engine has no model it can use")
         .detail(format!("its thread broke: {panic}"))
@@ -32,9 +34,13 @@ pub fn timeout(stage: &str, waited_ms: u64) -> Failure {
 
 /// The caller's patience ended while the host was at its cap.
 pub fn host_busy(host: &str, waited_ms: u64) -> Failure {
-    let mut failure = Failure::new(Class::Host, "host_busy", format!("host {host} is at its limit of concurrent requests"))
-        .detail(format!("after {waited_ms} ms"))
-        .hint("See \"pg_caption.host_concurrency\".");
+    let mut failure = Failure::new(
+        Class::Host,
+        "host_busy",
+        format!("host {host} is at its limit of concurrent requests"),
+    )
+    .detail(format!("after {waited_ms} ms"))
+    .hint("See \"pg_caption.host_concurrency\".");
     failure.host = Some(host.into());
     failure
 }
@@ -69,7 +75,8 @@ pub fn lost() -> Failure {
 
 /// A session call failed for this picture.
 pub fn model_error(reason: impl Into<String>) -> Failure {
-    Failure::new(Class::Retry, "model_error", "the model could not process the picture").detail(reason)
+    Failure::new(Class::Retry, "model_error", "the model could not process the picture")
+        .detail(reason)
 }
 
 /// The confidence is below the threshold.
@@ -90,7 +97,12 @@ pub fn refused(refusal: &Refusal) -> Failure {
 }
 
 /// Client and engine speak different protocols.
-pub fn version_mismatch(client: u32, client_release: &str, engine: u32, engine_release: &str) -> Failure {
+pub fn version_mismatch(
+    client: u32,
+    client_release: &str,
+    engine: u32,
+    engine_release: &str,
+) -> Failure {
     Failure::new(Class::Engine, "version_mismatch", "the extension's library and the running engine are of different versions")
         .detail(format!("library {client_release} speaks protocol {client}, engine {engine_release} speaks protocol {engine}"))
         .hint("Restart PostgreSQL (pg_ctl restart, or systemctl restart postgresql), then run: ALTER EXTENSION pg_caption UPDATE;")
@@ -98,5 +110,6 @@ pub fn version_mismatch(client: u32, client_release: &str, engine: u32, engine_r
 
 /// What arrived on a connection is not the protocol.
 pub fn protocol(what: impl Into<String>) -> Failure {
-    Failure::new(Class::Engine, "protocol", "the connection did not follow the protocol").detail(what)
+    Failure::new(Class::Engine, "protocol", "the connection did not follow the protocol")
+        .detail(what)
 }

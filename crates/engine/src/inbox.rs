@@ -1,4 +1,5 @@
-//! What reaches the model thread from the others: prepared pictures, and jobs that want captions of a picture already encoded.
+//! What reaches the model thread from the others: prepared pictures, and jobs that want captions of
+//! a picture already encoded.
 
 use crate::budget::Reservation;
 use crate::job::Job;
@@ -32,7 +33,8 @@ pub enum Letter {
     Captions(Arc<Job>, Arc<Seen>),
 }
 
-/// The queue in front of the model thread; bounded by the places ahead of it and the windows of the connections.
+/// The queue in front of the model thread; bounded by the places ahead of it and the windows of the
+/// connections.
 #[derive(Default)]
 pub struct Inbox {
     letters: Mutex<Vec<Letter>>,
@@ -55,7 +57,10 @@ impl Inbox {
     pub fn take(&self, idle: bool) -> Vec<Letter> {
         let mut letters = self.letters.lock().unwrap_or_else(PoisonError::into_inner);
         if idle {
-            letters = self.arrived.wait_while(letters, |l| l.is_empty()).unwrap_or_else(PoisonError::into_inner);
+            letters = self
+                .arrived
+                .wait_while(letters, |l| l.is_empty())
+                .unwrap_or_else(PoisonError::into_inner);
         }
         std::mem::take(&mut letters)
     }

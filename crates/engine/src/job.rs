@@ -1,7 +1,9 @@
-//! One request, from its arrival to its answer. Made by a connection or by the command line, seen by every stage.
+//! One request, from its arrival to its answer. Made by a connection or by the command line, seen
+//! by every stage.
 //!
-//! A job is answered exactly once: by whoever comes first of result, deadline and the guard that answers when the last stage
-//! lets go of it without a word. A cancelled job is not answered at all.
+//! A job is answered exactly once: by whoever comes first of result, deadline and the guard that
+//! answers when the last stage lets go of it without a word. A cancelled job is not answered at
+//! all.
 
 use crate::failures;
 use crate::picture::Picture;
@@ -14,7 +16,8 @@ use std::time::{Duration, Instant};
 
 /// How long a waiting person's request may be passed by more urgent ones.
 const CALL_PATIENCE: Duration = Duration::from_secs(1);
-/// The same for a worker's row: calls that arrive within the difference go first, older rows go before new calls, so none starves.
+/// The same for a worker's row: calls that arrive within the difference go first, older rows go
+/// before new calls, so none starves.
 const WORKER_PATIENCE: Duration = Duration::from_secs(6);
 
 /// Where a picture comes from.
@@ -265,10 +268,11 @@ impl Job {
 
     /// What is said when its deadline passes.
     pub fn overdue(&self, now: Instant) -> Failure {
-        let stage = [Stage::Queued, Stage::HostBusy, Stage::Fetching, Stage::Decoding, Stage::Model]
-            .into_iter()
-            .find(|s| *s as u8 == self.stage.load(Ordering::Relaxed))
-            .unwrap_or(Stage::Queued);
+        let stage =
+            [Stage::Queued, Stage::HostBusy, Stage::Fetching, Stage::Decoding, Stage::Model]
+                .into_iter()
+                .find(|s| *s as u8 == self.stage.load(Ordering::Relaxed))
+                .unwrap_or(Stage::Queued);
         match (stage, self.host.lock().unwrap_or_else(PoisonError::into_inner).as_deref()) {
             (Stage::HostBusy, Some(host)) => failures::host_busy(host, self.waited_ms(now)),
             _ => failures::timeout(stage.words(), self.waited_ms(now)),
@@ -286,7 +290,8 @@ impl Job {
 
 impl Drop for Job {
     fn drop(&mut self) {
-        // Only a fault of ours gets here with the sink still in place; the caller must not wait for ever because of it.
+        // Only a fault of ours gets here with the sink still in place; the caller must not wait for
+        // ever because of it.
         let sink = self.sink.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sink) = sink {
             debug_assert_eq!(failures::lost().class, Class::Retry);
@@ -300,7 +305,12 @@ pub(crate) mod tests {
     use super::*;
     use std::sync::mpsc::{Receiver, channel};
 
-    pub(crate) fn job(connection: u64, role: Role, patience: Duration, now: Instant) -> (Job, Receiver<Answer>) {
+    pub(crate) fn job(
+        connection: u64,
+        role: Role,
+        patience: Duration,
+        now: Instant,
+    ) -> (Job, Receiver<Answer>) {
         let (send, receive) = channel();
         let order = Order {
             connection,
@@ -351,6 +361,9 @@ pub(crate) mod tests {
         let row = job(1, Role::Worker, patience, now).0.due();
         assert!(job(2, Role::Call, patience, now + Duration::from_secs(4)).0.due() < row);
         assert!(job(2, Role::Call, patience, now + Duration::from_secs(6)).0.due() > row);
-        assert!(job(2, Role::Call, Duration::from_millis(100), now).0.due() < job(2, Role::Call, patience, now).0.due());
+        assert!(
+            job(2, Role::Call, Duration::from_millis(100), now).0.due()
+                < job(2, Role::Call, patience, now).0.due()
+        );
     }
 }

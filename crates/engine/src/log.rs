@@ -1,5 +1,6 @@
-//! Log lines: one line each on standard error, which PostgreSQL's launcher reads. A reader that has gone away is no reason to
-//! panic (as `eprintln!` would): the end of standard input ends the engine in order.
+//! Log lines: one line each on standard error, which PostgreSQL's launcher reads. A reader that has
+//! gone away is no reason to panic (as `eprintln!` would): the end of standard input ends the
+//! engine in order.
 
 use std::fmt::Display;
 use std::io::{Write, stderr};

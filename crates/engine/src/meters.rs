@@ -1,4 +1,5 @@
-//! Counters of everything the engine has done, and the CPU time of its stages. Written by every stage, read by `Status`.
+//! Counters of everything the engine has done, and the CPU time of its stages. Written by every
+//! stage, read by `Status`.
 
 use pg_caption_wire::Timings;
 use rustix::time::{ClockId, clock_gettime};
@@ -75,9 +76,15 @@ impl PoolClock {
     pub fn of_threads_named(name: &str) -> Self {
         let this = rustix::thread::gettid().as_raw_nonzero().get().to_string();
         let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-        let others = tasks.filter(|task| task.file_name().to_str() != Some(this.as_str())).map(|task| task.path());
-        let named = others.filter(|path| std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name));
-        PoolClock(named.filter_map(|path| std::fs::File::open(path.join("schedstat")).ok()).collect())
+        let others = tasks
+            .filter(|task| task.file_name().to_str() != Some(this.as_str()))
+            .map(|task| task.path());
+        let named = others.filter(|path| {
+            std::fs::read_to_string(path.join("comm")).is_ok_and(|comm| comm.trim_end() == name)
+        });
+        PoolClock(
+            named.filter_map(|path| std::fs::File::open(path.join("schedstat")).ok()).collect(),
+        )
     }
 
     /// CPU time of them all so far.
@@ -94,7 +101,9 @@ impl PoolClock {
 
 /// Resident memory of this process, bytes; 0 where the kernel does not tell.
 pub fn resident_bytes() -> u64 {
-    let pages = std::fs::read_to_string("/proc/self/statm").ok().and_then(|s| s.split(' ').nth(1)?.parse::<u64>().ok());
+    let pages = std::fs::read_to_string("/proc/self/statm")
+        .ok()
+        .and_then(|s| s.split(' ').nth(1)?.parse::<u64>().ok());
     pages.unwrap_or(0) * rustix::param::page_size() as u64
 }
 

@@ -1,7 +1,8 @@
-//! The model thread: loads the model, warms it up, then makes one session call after another as the scheduler says.
+//! The model thread: loads the model, warms it up, then makes one session call after another as the
+//! scheduler says.
 //!
-//! It alone touches the sessions. Whatever happens to a model it never ends the process: a model that cannot be used is stated
-//! once and answered to everybody.
+//! It alone touches the sessions. Whatever happens to a model it never ends the process: a model
+//! that cannot be used is stated once and answered to everybody.
 
 use crate::captions::{Open, Prompts};
 use crate::engine::Engine;
@@ -14,7 +15,8 @@ use crate::pipeline::{Ahead, ms};
 use crate::readiness::State;
 use crate::scheduler::{Act, Bucket, Event, Limits, Model, Scheduler, Ticket};
 use pg_caption_captioner::{
-    self as captioner, Batch, Captioner, Features, Finished, Generation, PictureOptions, Pixels, Preparer, Prompt, Sequence, Words, caught,
+    self as captioner, Batch, Captioner, Features, Finished, Generation, PictureOptions, Pixels,
+    Preparer, Prompt, Sequence, Words, caught,
 };
 use pg_caption_pixels::Rgb;
 use pg_caption_register::builtin;
@@ -24,10 +26,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
-/// Name of the thread; ONNX Runtime's pool threads inherit it, which is how their CPU time is found.
+/// Name of the thread; ONNX Runtime's pool threads inherit it, which is how their CPU time is
+/// found.
 pub const THREAD: &str = "model";
 
-/// Rows in a decoder call for each picture in an encoder call: a decode step costs little more for two captions than for one.
+/// Rows in a decoder call for each picture in an encoder call: a decode step costs little more for
+/// two captions than for one.
 const CAPTIONS_PER_PICTURE: usize = 2;
 
 /// What generation of one caption starts from.
@@ -97,7 +101,8 @@ fn threads(config: &EngineConfig) -> usize {
 
 /// The thread. Returns when there is no model.
 pub fn run(engine: &Arc<Engine>) {
-    let loaded = caught(|| load(engine.config())).unwrap_or_else(|panic| Err(format!("loading it crashed: {panic}")));
+    let loaded = caught(|| load(engine.config()))
+        .unwrap_or_else(|panic| Err(format!("loading it crashed: {panic}")));
     let (sessions, preparer) = match loaded {
         Ok(loaded) => loaded,
         Err(reason) => return engine.no_model(failures::no_model(reason)),
@@ -107,7 +112,8 @@ pub fn run(engine: &Arc<Engine>) {
         n => n,
     };
     if let Err(e) = engine.pipeline().open(batch, &preparer, engine.inbox()) {
-        return engine.no_model(failures::no_model(format!("its threads could not be started: {e}")));
+        return engine
+            .no_model(failures::no_model(format!("its threads could not be started: {e}")));
     }
     let mut thread = ModelThread::new(engine.clone(), sessions, preparer.clone(), batch);
     engine.readiness().set(State::Ready(preparer));
@@ -124,33 +130,47 @@ pub fn run(engine: &Arc<Engine>) {
     }
 }
 
-/// What needs a request's data is guarded where it is called; whatever breaks all the same is the end of the model, and said.
+/// What needs a request's data is guarded where it is called; whatever breaks all the same is the
+/// end of the model, and said.
 fn until_it_breaks(engine: &Engine, thread: impl FnOnce()) {
     if let Err(panic) = caught(thread) {
         engine.broken(failures::model_gone(&panic));
     }
 }
 
-/// Loads and warms up: a model that cannot caption a gray picture is no model, and the first caller does not pay for the first call.
+/// Loads and warms up: a model that cannot caption a gray picture is no model, and the first caller
+/// does not pay for the first call.
 fn load(config: &EngineConfig) -> Result<(Sessions, Arc<Preparer>), String> {
     let words = |e: captioner::Error| e.to_string();
     if config.device != "cpu" {
         return Err(format!("device \"{}\" is not supported: use \"cpu\"", config.device));
     }
-    // Read by whoever names a style; a folder whose styles cannot be read is refused here, where somebody looks.
+    // Read by whoever names a style; a folder whose styles cannot be read is refused here, where
+    // somebody looks.
     let styles = pg_caption_models::styles_of(&config.model).map_err(|e| e.to_string())?;
     captioner::init(&config.onnxruntime, threads(config)).map_err(words)?;
-    let (mut captioner, preparer) = captioner::load(&config.model, &captioner::LoadOptions { dtype: config.dtype.clone() }).map_err(words)?;
+    let (mut captioner, preparer) =
+        captioner::load(&config.model, &captioner::LoadOptions { dtype: config.dtype.clone() })
+            .map_err(words)?;
     let (width, height) = preparer.target();
     let gray = Rgb { width, height, data: vec![128; width as usize * height as usize * 3] };
     let pixels = preparer.picture(&gray, &PictureOptions::default()).map_err(words)?;
-    let features = captioner.encode(&[pixels]).map_err(words)?.into_iter().next().ok_or("the encoder returned nothing")?;
+    let features = captioner
+        .encode(&[pixels])
+        .map_err(words)?
+        .into_iter()
+        .next()
+        .ok_or("the encoder returned nothing")?;
     let style = builtin("concise").ok_or("no style to try")?;
     // A style of the folder's own that its model cannot be told would fail with every call.
     for own in styles.values() {
         let words = Words { text: own.prompt_for(&preparer.status().family), ..Words::default() };
         if let Err(reason) = preparer.prompt(own, words, &features) {
-            return Err(format!("{}: style \"{}\": {reason}", config.model.join("captions.json").display(), own.name));
+            return Err(format!(
+                "{}: style \"{}\": {reason}",
+                config.model.join("captions.json").display(),
+                own.name
+            ));
         }
     }
     let start = Start {
@@ -238,8 +258,16 @@ impl ModelThread {
         let Prepared { work, facts, pixels, pixels_sha256, ahead, held } = prepared;
         let key = self.key();
         let bucket = Bucket([pixels.bucket, 0, 0]);
-        let ticket = Ticket { key, due: work.picture.due(), turn: work.picture.connection, bucket, rows: 1, alone: false };
-        self.pictures.insert(key, Encoding { work, facts, pixels_sha256, _ahead: ahead, _held: held });
+        let ticket = Ticket {
+            key,
+            due: work.picture.due(),
+            turn: work.picture.connection,
+            bucket,
+            rows: 1,
+            alone: false,
+        };
+        self.pictures
+            .insert(key, Encoding { work, facts, pixels_sha256, _ahead: ahead, _held: held });
         self.scheduler.picture(ticket, pixels);
     }
 
@@ -261,7 +289,8 @@ impl ModelThread {
         let (owner, due, turn) = (self.key(), open.job.due(), open.job.connection);
         for (at, start) in starts {
             let key = self.key();
-            let bucket = Bucket([start.features.bucket, start.prompt.bucket, start.generation.bucket()]);
+            let bucket =
+                Bucket([start.features.bucket, start.prompt.bucket, start.generation.bucket()]);
             let rows = start.generation.num_beams.max(1) as usize;
             self.captions.insert(key, (owner, at));
             let alone = start.prompt.alone;
@@ -286,7 +315,10 @@ impl ModelThread {
     }
 
     fn call(&mut self, act: Act) {
-        let (stage, meters) = (if let Act::Encode(_) = act { Stage::Encode } else { Stage::Generate }, self.engine.meters());
+        let (stage, meters) = (
+            if let Act::Encode(_) = act { Stage::Encode } else { Stage::Generate },
+            self.engine.meters(),
+        );
         if stage == Stage::Encode {
             meters.encode_calls.fetch_add(1, Relaxed);
         }
@@ -299,7 +331,9 @@ impl ModelThread {
                 Event::Ended { finished, spent } => {
                     self.engine.meters().generated.fetch_add(1, Relaxed);
                     let preparer = self.preparer.clone();
-                    self.caption_ended(finished.key, |open, at| open.finished(at, finished, spent, &preparer));
+                    self.caption_ended(finished.key, |open, at| {
+                        open.finished(at, finished, spent, &preparer)
+                    });
                 }
                 Event::Failed { key, reason } => {
                     crate::log::line(format_args!("warning: a model call failed: {reason}"));
@@ -314,10 +348,19 @@ impl ModelThread {
     }
 
     fn encoded(&mut self, key: u64, features: Features, spent: Duration) {
-        let Some(Encoding { mut work, facts, pixels_sha256, .. }) = self.pictures.remove(&key) else { return };
+        let Some(Encoding { mut work, facts, pixels_sha256, .. }) = self.pictures.remove(&key)
+        else {
+            return;
+        };
         self.engine.meters().encoded.fetch_add(1, Relaxed);
         work.timings.encode = ms(spent);
-        let seen = Seen { features: Arc::new(features), facts, timings: work.timings, pixels_sha256, at: Instant::now() };
+        let seen = Seen {
+            features: Arc::new(features),
+            facts,
+            timings: work.timings,
+            pixels_sha256,
+            at: Instant::now(),
+        };
         let seen = Arc::new(seen);
         for job in work.picture.seen(&seen, true) {
             self.captions_of(job, seen.clone());
@@ -342,21 +385,33 @@ mod tests {
 
     #[test]
     fn a_model_thread_that_breaks_is_no_model_any_more_and_says_why() {
-        let config = EngineConfig { model: "/nonexistent".into(), onnxruntime: "/nonexistent".into(), ..EngineConfig::default() };
+        let config = EngineConfig {
+            model: "/nonexistent".into(),
+            onnxruntime: "/nonexistent".into(),
+            ..EngineConfig::default()
+        };
         let engine = Engine::start(config, Vec::new()).unwrap();
-        let State::Failed(before) = engine.readiness().wait() else { panic!("a model out of nothing") };
+        let State::Failed(before) = engine.readiness().wait() else {
+            panic!("a model out of nothing")
+        };
         let (told, heard) = std::sync::mpsc::channel();
         let known = engine.clone();
         engine.when_broken(move |failure| {
-            let State::Failed(now) = known.readiness().now() else { panic!("nothing made it work") };
+            let State::Failed(now) = known.readiness().now() else {
+                panic!("nothing made it work")
+            };
             told.send((failure.clone(), now)).unwrap();
         });
         until_it_breaks(&engine, || panic!("a scheduler lost its {}", "place"));
         let State::Failed(failure) = engine.readiness().now() else { panic!("still there") };
         assert_ne!(failure, before);
-        // A server ends here, before a request that another engine can answer gets this for an answer.
+        // A server ends here, before a request that another engine can answer gets this for an
+        // answer.
         assert_eq!(heard.try_recv().unwrap(), (failure.clone(), before));
-        assert_eq!((failure.class, failure.code.as_str()), (pg_caption_wire::Class::Engine, "no_model"));
+        assert_eq!(
+            (failure.class, failure.code.as_str()),
+            (pg_caption_wire::Class::Engine, "no_model")
+        );
         assert!(failure.detail.unwrap().contains("a scheduler lost its place"));
     }
 }

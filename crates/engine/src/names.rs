@@ -1,20 +1,25 @@
 //! Whether this process may still read the files by which names are looked up.
 //!
-//! Landlock grants access to a file, not to a name: when the network changes, `resolv.conf` is usually replaced by another file, and no rule holds for that one.
-//! All of `/etc` would hold, with the private keys and settings that lie there. So an engine that finds such a file closed asks for a successor, which finds the new one.
+//! Landlock grants access to a file, not to a name: when the network changes, `resolv.conf` is
+//! usually replaced by another file, and no rule holds for that one. All of `/etc` would hold, with
+//! the private keys and settings that lie there. So an engine that finds such a file closed asks
+//! for a successor, which finds the new one.
 
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// What the C library reads for a look-up (resolver(5), nsswitch.conf(5), hosts(5), gai.conf(5), host.conf(5)).
-pub const FILES: [&str; 5] = ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"];
+/// What the C library reads for a look-up (resolver(5), nsswitch.conf(5), hosts(5), gai.conf(5),
+/// host.conf(5)).
+pub const FILES: [&str; 5] =
+    ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"];
 
 /// The files that were open to this process when it began.
 pub struct Names(Vec<PathBuf>);
 
 impl Names {
-    /// To be called once the confinement is in force: what is closed even then stays so for a successor, too.
+    /// To be called once the confinement is in force: what is closed even then stays so for a
+    /// successor, too.
     pub fn new<'a>(files: impl IntoIterator<Item = &'a str>) -> Names {
         Names(files.into_iter().map(PathBuf::from).filter(|file| !is_closed(file)).collect())
     }
@@ -32,7 +37,10 @@ fn is_closed(file: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use landlock::{ABI, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr, RulesetStatus};
+    use landlock::{
+        ABI, AccessFs, CompatLevel, Compatible, Ruleset, RulesetAttr, RulesetCreatedAttr,
+        RulesetStatus,
+    };
     use std::fs::{rename, write};
     use std::sync::mpsc::channel;
 
@@ -50,8 +58,17 @@ mod tests {
             move || {
                 // Binds this thread alone.
                 let read = AccessFs::from_read(ABI::V1);
-                let rules = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(read).unwrap().create().unwrap();
-                let status = rules.add_rules(landlock::path_beneath_rules(&files[..2], read)).unwrap().restrict_self().unwrap();
+                let rules = Ruleset::default()
+                    .set_compatibility(CompatLevel::BestEffort)
+                    .handle_access(read)
+                    .unwrap()
+                    .create()
+                    .unwrap();
+                let status = rules
+                    .add_rules(landlock::path_beneath_rules(&files[..2], read))
+                    .unwrap()
+                    .restrict_self()
+                    .unwrap();
                 let names = files.each_ref().map(|file| Names::new(file.to_str()));
                 assert!(names.iter().all(|names| !names.are_closed()));
                 ready.send(status.ruleset).unwrap();

@@ -1,5 +1,5 @@
-//! One picture on its way through fetch, decode and encode, and the jobs that wait for it. Jobs of a statement that want the
-//! same picture meet here; everybody else has a picture of their own.
+//! One picture on its way through fetch, decode and encode, and the jobs that wait for it. Jobs of
+//! a statement that want the same picture meet here; everybody else has a picture of their own.
 
 use crate::failures;
 use crate::job::{Answer, Job, Source, Stage};
@@ -110,7 +110,8 @@ impl Picture {
         let gone: Vec<Arc<Job>>;
         let wanted = match &mut *self.state() {
             State::Pending(jobs) => {
-                let (open, closed) = std::mem::take(jobs).into_iter().partition(|job| job.is_open());
+                let (open, closed) =
+                    std::mem::take(jobs).into_iter().partition(|job| job.is_open());
                 *jobs = open;
                 gone = closed;
                 let wanted = !jobs.is_empty() && !self.cancelled.load(Ordering::Acquire);
@@ -186,7 +187,8 @@ impl Picture {
     }
 }
 
-/// The work on one picture, handed from stage to stage. Whoever drops it without a word leaves an answer behind.
+/// The work on one picture, handed from stage to stage. Whoever drops it without a word leaves an
+/// answer behind.
 pub struct Work {
     /// The picture.
     pub picture: Arc<Picture>,
@@ -232,7 +234,9 @@ mod tests {
         assert!(matches!(picture.join(&second), Joined::Waiting));
         Work::new(picture.clone()).end(Answer::Unchanged);
         assert!(matches!((one.recv(), two.recv()), (Ok(Answer::Unchanged), Ok(Answer::Unchanged))));
-        assert!(matches!(picture.join(&waiting().0), Joined::Ended(answer) if matches!(*answer, Answer::Unchanged)));
+        assert!(
+            matches!(picture.join(&waiting().0), Joined::Ended(answer) if matches!(*answer, Answer::Unchanged))
+        );
     }
 
     #[test]

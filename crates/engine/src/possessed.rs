@@ -1,7 +1,9 @@
-//! Where a test puts code of its own in the decoder's place, to see what somebody could do who took the engine over through a picture.
+//! Where a test puts code of its own in the decoder's place, to see what somebody could do who took
+//! the engine over through a picture.
 //!
-//! The installed program never sets it, and nothing it reads or is told can: only another program that links this library
-//! (`tests/src/bin/possessed_engine.rs`), named by a superuser in `pg_caption.engine`.
+//! The installed program never sets it, and nothing it reads or is told can: only another program
+//! that links this library (`tests/src/bin/possessed_engine.rs`), named by a superuser in
+//! `pg_caption.engine`.
 
 use std::sync::OnceLock;
 

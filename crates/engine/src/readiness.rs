@@ -1,4 +1,5 @@
-//! Whether there is a model: loading, ready or failed. Set once by the model thread, asked by everybody.
+//! Whether there is a model: loading, ready or failed. Set once by the model thread, asked by
+//! everybody.
 
 use pg_caption_captioner::Preparer;
 use pg_caption_wire::Failure;
@@ -47,7 +48,10 @@ impl Readiness {
     /// Waits while loading.
     pub fn wait(&self) -> State {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        self.known.wait_while(state, |s| matches!(s, State::Loading)).unwrap_or_else(PoisonError::into_inner).clone()
+        self.known
+            .wait_while(state, |s| matches!(s, State::Loading))
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Makes it known.

@@ -1,5 +1,6 @@
-//! Which pictures of one connection may be used by more than one request: a statement that asks for two captions of one URL
-//! fetches and encodes it once. Kept per connection, so nothing is shared across users; bounded; for seconds.
+//! Which pictures of one connection may be used by more than one request: a statement that asks for
+//! two captions of one URL fetches and encodes it once. Kept per connection, so nothing is shared
+//! across users; bounded; for seconds.
 
 use crate::job::Source;
 use crate::picture::Picture;
@@ -35,14 +36,31 @@ impl Shares {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The picture of this source within `share`, if one is known that is shown to the model in these views.
-    pub fn find(&self, share: u64, source: &Source, views: Views, now: Instant) -> Option<Arc<Picture>> {
+    /// The picture of this source within `share`, if one is known that is shown to the model in
+    /// these views.
+    pub fn find(
+        &self,
+        share: u64,
+        source: &Source,
+        views: Views,
+        now: Instant,
+    ) -> Option<Arc<Picture>> {
         self.expire(now);
-        self.entries().iter().find(|e| e.share == share && e.views == views && e.source == *source).map(|e| e.picture.clone())
+        self.entries()
+            .iter()
+            .find(|e| e.share == share && e.views == views && e.source == *source)
+            .map(|e| e.picture.clone())
     }
 
     /// Remembers a picture; the oldest gives way.
-    pub fn keep(&self, share: u64, source: Source, views: Views, picture: Arc<Picture>, now: Instant) {
+    pub fn keep(
+        &self,
+        share: u64,
+        source: Source,
+        views: Views,
+        picture: Arc<Picture>,
+        now: Instant,
+    ) {
         let mut entries = self.entries();
         entries.retain(|e| !(e.share == share && e.views == views && e.source == source));
         if entries.len() >= MOST {
@@ -64,7 +82,8 @@ impl Shares {
     }
 }
 
-/// Forgets the pictures of connections that have gone quiet: features are large, and a pooled connection may idle for hours.
+/// Forgets the pictures of connections that have gone quiet: features are large, and a pooled
+/// connection may idle for hours.
 #[derive(Default)]
 pub struct Sweeper {
     queue: Mutex<VecDeque<(Instant, Weak<Shares>)>>,
@@ -75,7 +94,10 @@ impl Sweeper {
     /// These will have to be looked at.
     pub fn watch(&self, shares: &Arc<Shares>, now: Instant) {
         if !shares.awaited.swap(true, Ordering::AcqRel) {
-            self.queue.lock().unwrap_or_else(PoisonError::into_inner).push_back((now + KEEP, Arc::downgrade(shares)));
+            self.queue
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .push_back((now + KEEP, Arc::downgrade(shares)));
             self.more.notify_one();
         }
     }
@@ -128,11 +150,21 @@ mod tests {
         let (shares, now) = (Shares::default(), Instant::now());
         let (kept, _job) = picture(now);
         shares.keep(7, url("a"), Views::WHOLE, kept.clone(), now);
-        assert!(shares.find(7, &url("a"), Views::WHOLE, now).is_some_and(|found| Arc::ptr_eq(&found, &kept)));
+        assert!(
+            shares
+                .find(7, &url("a"), Views::WHOLE, now)
+                .is_some_and(|found| Arc::ptr_eq(&found, &kept))
+        );
         assert!(shares.find(8, &url("a"), Views::WHOLE, now).is_none());
-        assert!(shares.find(7, &url("a"), Views::TILED, now).is_none(), "shown to the model in another way");
+        assert!(
+            shares.find(7, &url("a"), Views::TILED, now).is_none(),
+            "shown to the model in another way"
+        );
         assert!(shares.find(7, &url("b"), Views::WHOLE, now).is_none());
-        assert!(shares.find(7, &url("a"), Views::WHOLE, now + 2 * KEEP).is_some(), "still being worked on");
+        assert!(
+            shares.find(7, &url("a"), Views::WHOLE, now + 2 * KEEP).is_some(),
+            "still being worked on"
+        );
         kept.end(Answer::Unchanged);
         assert!(shares.find(7, &url("a"), Views::WHOLE, now + KEEP / 2).is_some());
         assert!(shares.find(7, &url("a"), Views::WHOLE, now + 2 * KEEP).is_none());
@@ -142,7 +174,9 @@ mod tests {
     fn only_so_many_are_kept_and_the_oldest_gives_way() {
         let (shares, now) = (Shares::default(), Instant::now());
         let kept: Vec<_> = (0..=MOST).map(|_| picture(now)).collect();
-        kept.iter().enumerate().for_each(|(i, (p, _))| shares.keep(i as u64, url("a"), Views::WHOLE, p.clone(), now));
+        kept.iter()
+            .enumerate()
+            .for_each(|(i, (p, _))| shares.keep(i as u64, url("a"), Views::WHOLE, p.clone(), now));
         assert_eq!(shares.entries().len(), MOST);
         assert!(shares.find(0, &url("a"), Views::WHOLE, now).is_none());
         assert!(shares.find(MOST as u64, &url("a"), Views::WHOLE, now).is_some());
@@ -150,7 +184,8 @@ mod tests {
 
     #[test]
     fn a_quiet_connection_is_swept() {
-        let (sweeper, shares, now) = (Sweeper::default(), Arc::new(Shares::default()), Instant::now());
+        let (sweeper, shares, now) =
+            (Sweeper::default(), Arc::new(Shares::default()), Instant::now());
         let (kept, _job) = picture(now);
         shares.keep(1, url("a"), Views::WHOLE, kept.clone(), now);
         sweeper.watch(&shares, now);

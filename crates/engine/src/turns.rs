@@ -1,5 +1,5 @@
-//! The line in front of the fetch and decode threads: connections take turns, people before workers' rows, nobody starves.
-//! Pure; `pipeline` keeps it behind its lock.
+//! The line in front of the fetch and decode threads: connections take turns, people before
+//! workers' rows, nobody starves. Pure; `pipeline` keeps it behind its lock.
 
 use pg_caption_wire::Role;
 use std::collections::{HashMap, VecDeque};
@@ -145,7 +145,8 @@ mod tests {
     fn what_cannot_go_yet_does_not_hold_up_what_stands_behind_it() {
         let mut turns = Turns::default();
         ["busy1", "busy2", "free"].iter().for_each(|item| turns.push(1, Role::Worker, *item));
-        let busy = |item: &&str| if item.starts_with("busy") { Verdict::Skip } else { Verdict::Take };
+        let busy =
+            |item: &&str| if item.starts_with("busy") { Verdict::Skip } else { Verdict::Take };
         assert_eq!(turns.take(busy), Some("free"));
         assert_eq!(turns.take(busy), None);
         assert_eq!(all(&mut turns), ["busy1", "busy2"]);

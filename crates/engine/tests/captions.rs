@@ -1,9 +1,13 @@
-//! Promises of the engine with a model: the parity model (`tests/parity`), whose ids are known, and the ONNX Runtime library.
+//! Promises of the engine with a model: the parity model (`tests/parity`), whose ids are known, and
+//! the ONNX Runtime library.
 
 mod harness;
 
 use harness::{Client, Engine, PATIENCE, bytes, model, parity, url};
-use pg_caption_wire::{Class, ClientMessage, Control, EngineConfig, EngineReport, Failure, Outcome, Output, Role, ServerMessage};
+use pg_caption_wire::{
+    Class, ClientMessage, Control, EngineConfig, EngineReport, Failure, Outcome, Output, Role,
+    ServerMessage,
+};
 use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -62,7 +66,9 @@ impl Web {
         std::thread::spawn(move || {
             for mut stream in listener.incoming().map_while(Result::ok) {
                 let (mut request, mut byte) = (Vec::new(), [0]);
-                while !request.ends_with(b"\r\n\r\n") && stream.read(&mut byte).is_ok_and(|n| n == 1) {
+                while !request.ends_with(b"\r\n\r\n")
+                    && stream.read(&mut byte).is_ok_and(|n| n == 1)
+                {
                     request.push(byte[0]);
                 }
                 if send.send((stream, String::from_utf8_lossy(&request).into_owned())).is_err() {
@@ -90,7 +96,12 @@ impl Web {
 }
 
 fn answer(mut stream: &TcpStream, status: &str, body: &[u8]) {
-    write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: \"e1\"\r\nConnection: close\r\n\r\n", body.len()).unwrap();
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Length: {}\r\nETag: \"e1\"\r\nConnection: close\r\n\r\n",
+        body.len()
+    )
+    .unwrap();
     stream.write_all(body).unwrap();
 }
 
@@ -104,8 +115,13 @@ fn a_tokenizer_that_breaks_over_one_caption_costs_that_one_alone() {
     let folder = tempfile::tempdir().unwrap();
     for prefix in ["", "onnx"] {
         std::fs::create_dir_all(folder.path().join(prefix)).unwrap();
-        for entry in std::fs::read_dir(parity().join("vit-gpt2").join(prefix)).unwrap().flatten().filter(|e| e.path().is_file()) {
-            std::fs::copy(entry.path(), folder.path().join(prefix).join(entry.file_name())).unwrap();
+        for entry in std::fs::read_dir(parity().join("vit-gpt2").join(prefix))
+            .unwrap()
+            .flatten()
+            .filter(|e| e.path().is_file())
+        {
+            std::fs::copy(entry.path(), folder.path().join(prefix).join(entry.file_name()))
+                .unwrap();
         }
     }
     let edit = |file: &str, change: &dyn Fn(&mut serde_json::Value)| {
@@ -118,7 +134,9 @@ fn a_tokenizer_that_breaks_over_one_caption_costs_that_one_alone() {
         let strip = serde_json::json!({ "type": "Strip", "content": "6", "start": 0, "stop": 3 });
         tokenizer["decoder"] = serde_json::json!({ "type": "Sequence", "decoders": [tokenizer["decoder"].clone(), strip] });
     });
-    edit("generation_config.json", &|settings| settings["forced_eos_token_id"] = settings["eos_token_id"].clone());
+    edit("generation_config.json", &|settings| {
+        settings["forced_eos_token_id"] = settings["eos_token_id"].clone()
+    });
     let Some(engine) = ready(|config| config.model = folder.path().into()) else { return };
     let mut client = engine.connect().hello(Role::Call);
     let mut nothing = bytes(1, &["concise"]);
@@ -135,16 +153,25 @@ fn several_styles_of_one_picture_are_one_decode_and_one_encode() {
     let Some(engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(Role::Call);
     let picture = image("12_photo.jpg");
-    let Outcome::Done { image, outputs, model, timings } = client.ask(bytes(1, &["concise", "seo", "detailed"]), &picture) else {
+    let Outcome::Done { image, outputs, model, timings } =
+        client.ask(bytes(1, &["concise", "seo", "detailed"]), &picture)
+    else {
         panic!("not done")
     };
     assert_eq!((image.format.as_str(), image.bytes), ("jpeg", picture.len() as u64));
     assert_eq!(image.sha256.len(), 64);
     assert_eq!((outputs.len(), model.digest.len()), (3, 64));
-    assert!(timings.total >= timings.decode + timings.encode + timings.generate && timings.generate > 0.0, "{timings:?}");
+    assert!(
+        timings.total >= timings.decode + timings.encode + timings.generate
+            && timings.generate > 0.0,
+        "{timings:?}"
+    );
     let status = client.status();
     assert_eq!((status.encoded, status.encode_calls, status.generated), (1, 1, 3));
-    assert!(status.cpu_ms.generate > 0.0 && status.cpu_ms.decode > 0.0 && status.rss > 0, "{status:?}");
+    assert!(
+        status.cpu_ms.generate > 0.0 && status.cpu_ms.decode > 0.0 && status.rss > 0,
+        "{status:?}"
+    );
 }
 
 #[test]
@@ -152,7 +179,11 @@ fn requests_of_one_statement_share_a_picture_and_those_of_others_do_not() {
     let Some(engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(Role::Call);
     let picture = image("12_photo.jpg");
-    let mut ask = |id, share| drop(outputs(client.ask(pg_caption_wire::Request { share, ..bytes(id, &["concise"]) }, &picture)));
+    let mut ask = |id, share| {
+        drop(outputs(
+            client.ask(pg_caption_wire::Request { share, ..bytes(id, &["concise"]) }, &picture),
+        ))
+    };
     ask(1, Some(7));
     ask(2, Some(7));
     ask(3, Some(8));
@@ -160,7 +191,9 @@ fn requests_of_one_statement_share_a_picture_and_those_of_others_do_not() {
     let status = client.status();
     assert_eq!((status.encoded, status.generated), (3, 4));
     let mut other = engine.connect().hello(Role::Call);
-    outputs(other.ask(pg_caption_wire::Request { share: Some(7), ..bytes(1, &["concise"]) }, &picture));
+    outputs(
+        other.ask(pg_caption_wire::Request { share: Some(7), ..bytes(1, &["concise"]) }, &picture),
+    );
     assert_eq!(other.status().encoded, 4, "never across connections");
 }
 
@@ -170,11 +203,18 @@ fn requests_in_flight_share_one_fetch() {
     let web = Web::start();
     let mut client = engine.connect().hello(Role::Call);
     for id in 1..=3 {
-        client.send(&ClientMessage::Request(pg_caption_wire::Request { share: Some(1), ..url(id, &web.url("/a.png"), &["concise"]) }), &[]);
+        client.send(
+            &ClientMessage::Request(pg_caption_wire::Request {
+                share: Some(1),
+                ..url(id, &web.url("/a.png"), &["concise"])
+            }),
+            &[],
+        );
     }
     let (stream, _) = web.next();
     answer(&stream, "200 OK", &image("02_shapes.png"));
-    let answered: HashSet<u64> = (0..3).map(|_| client.reply()).map(|r| (r.id, outputs(r.outcome)).0).collect();
+    let answered: HashSet<u64> =
+        (0..3).map(|_| client.reply()).map(|r| (r.id, outputs(r.outcome)).0).collect();
     assert_eq!(answered, HashSet::from([1, 2, 3]));
     assert!(web.asked.try_recv().is_err(), "asked once");
     assert_eq!(client.status().encoded, 1);
@@ -189,7 +229,12 @@ fn many_requests_of_many_clients_are_each_answered_once_and_meet_in_batches() {
             let (engine, pictures) = (&engine, &pictures);
             scope.spawn(move || {
                 let mut client = engine.connect().hello(role);
-                (0..40).for_each(|id| client.send(&ClientMessage::Request(bytes(id, &["concise", "seo"])), &pictures[id as usize % 3]));
+                (0..40).for_each(|id| {
+                    client.send(
+                        &ClientMessage::Request(bytes(id, &["concise", "seo"])),
+                        &pictures[id as usize % 3],
+                    )
+                });
                 let mut answered = HashSet::new();
                 for _ in 0..40 {
                     let reply = client.reply();
@@ -212,7 +257,9 @@ fn a_window_is_a_promise_and_breaking_it_costs_the_connection() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
     let mut client = engine.connect().hello(Role::Call);
-    (0..65).for_each(|id| client.send(&ClientMessage::Request(url(id, &web.url("/slow"), &["concise"])), &[]));
+    (0..65).for_each(|id| {
+        client.send(&ClientMessage::Request(url(id, &web.url("/slow"), &["concise"])), &[])
+    });
     match client.receive() {
         Some(ServerMessage::Refused(failure)) => assert_eq!(failure.code, "protocol"),
         other => panic!("{other:?}"),
@@ -230,7 +277,11 @@ fn a_cancelled_request_is_not_answered_and_its_fetch_ends() {
     // The engine hangs up.
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
-    assert_eq!(outputs(client.ask(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(), 1, "its id is free again");
+    assert_eq!(
+        outputs(client.ask(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(),
+        1,
+        "its id is free again"
+    );
     until(|| client.status().in_flight == 0);
 }
 
@@ -239,11 +290,16 @@ fn a_client_that_leaves_takes_its_work_with_it() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
     let mut client = engine.connect().hello(Role::Worker);
-    (0..10).for_each(|id| client.send(&ClientMessage::Request(url(id, &web.url("/never"), &["concise"])), &[]));
+    (0..10).for_each(|id| {
+        client.send(&ClientMessage::Request(url(id, &web.url("/never"), &["concise"])), &[])
+    });
     let held = web.next();
     drop(client);
     let mut watcher = engine.connect().hello(Role::Call);
-    until(|| watcher.status().in_flight == 0 && watcher.status().hosts.iter().all(|host| host.in_flight == 0));
+    until(|| {
+        watcher.status().in_flight == 0
+            && watcher.status().hosts.iter().all(|host| host.in_flight == 0)
+    });
     assert_eq!(watcher.status().answered, 0);
     drop(held);
 }
@@ -254,7 +310,10 @@ fn the_deadline_is_kept_whatever_a_server_does() {
     let web = Web::start();
     let mut client = engine.connect().hello(Role::Call);
     let began = Instant::now();
-    let failure = failed(client.ask(pg_caption_wire::Request { remaining_ms: 300, ..url(1, &web.url("/never"), &["concise"]) }, &[]));
+    let failure = failed(client.ask(
+        pg_caption_wire::Request { remaining_ms: 300, ..url(1, &web.url("/never"), &["concise"]) },
+        &[],
+    ));
     assert_eq!((failure.class, failure.code.as_str()), (Class::Retry, "timeout"));
     let took = began.elapsed().as_millis();
     assert!((300..5000).contains(&took), "{took} ms");
@@ -262,12 +321,21 @@ fn the_deadline_is_kept_whatever_a_server_does() {
 
 #[test]
 fn a_busy_host_does_not_hold_up_another_and_says_so_at_the_deadline() {
-    let Some(engine) = ready(|c| (loopback(c), c.host_concurrency = 1, c.fetch_concurrency = 4).0) else { return };
+    let Some(engine) = ready(|c| (loopback(c), c.host_concurrency = 1, c.fetch_concurrency = 4).0)
+    else {
+        return;
+    };
     let (slow, quick) = (Web::start(), Web::start());
     let mut client = engine.connect().hello(Role::Worker);
     for id in 0..8 {
         let remaining_ms = if id == 7 { 500 } else { 60_000 };
-        client.send(&ClientMessage::Request(pg_caption_wire::Request { remaining_ms, ..url(id, &slow.url("/a"), &["concise"]) }), &[]);
+        client.send(
+            &ClientMessage::Request(pg_caption_wire::Request {
+                remaining_ms,
+                ..url(id, &slow.url("/a"), &["concise"])
+            }),
+            &[],
+        );
     }
     client.send(&ClientMessage::Request(url(100, &quick.url("/b"), &["concise"])), &[]);
     let held = slow.next();
@@ -285,13 +353,26 @@ fn a_busy_host_does_not_hold_up_another_and_says_so_at_the_deadline() {
 
 #[test]
 fn redirects_to_a_busy_host_hold_up_nobody_and_go_on_from_there() {
-    let Some(engine) = ready(|c| (loopback(c), c.host_concurrency = 1, c.fetch_concurrency = 4).0) else { return };
+    let Some(engine) = ready(|c| (loopback(c), c.host_concurrency = 1, c.fetch_concurrency = 4).0)
+    else {
+        return;
+    };
     let (origin, slow, quick) = (Web::start(), Web::start(), Web::start());
     let mut client = engine.connect().hello(Role::Worker);
-    (0..8).for_each(|id| client.send(&ClientMessage::Request(url(id, &origin.url(&format!("/{id}")), &["concise"])), &[]));
+    (0..8).for_each(|id| {
+        client.send(
+            &ClientMessage::Request(url(id, &origin.url(&format!("/{id}")), &["concise"])),
+            &[],
+        )
+    });
     let redirect = || {
         let (mut stream, path) = origin.next();
-        write!(stream, "HTTP/1.1 302 Found\r\nLocation: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", slow.url(&path)).unwrap();
+        write!(
+            stream,
+            "HTTP/1.1 302 Found\r\nLocation: {}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            slow.url(&path)
+        )
+        .unwrap();
     };
     // as many as there are threads
     (0..4).for_each(|_| redirect());
@@ -319,17 +400,35 @@ fn redirects_to_a_busy_host_hold_up_nobody_and_go_on_from_there() {
 #[test]
 fn a_host_that_announces_no_lengths_and_never_ends_leaves_room_for_other_hosts_files() {
     // 64 MB for files, of which a file of unknown length may be 20
-    let Some(engine) = ready(|c| (loopback(c), c.memory = 256 << 20, c.max_image_size = 20 << 20, c.fetch_timeout_ms = 600_000).0) else { return };
+    let Some(engine) = ready(|c| {
+        (
+            loopback(c),
+            c.memory = 256 << 20,
+            c.max_image_size = 20 << 20,
+            c.fetch_timeout_ms = 600_000,
+        )
+            .0
+    }) else {
+        return;
+    };
     let (endless, quick) = (Web::start(), Web::start());
     let mut client = engine.connect().hello(Role::Worker);
     let chunked = |mut stream: &TcpStream, bytes: &[u8]| {
-        write!(stream, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{:x}\r\n", bytes.len()).unwrap();
+        write!(
+            stream,
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n{:x}\r\n",
+            bytes.len()
+        )
+        .unwrap();
         stream.write_all(bytes).unwrap();
         write!(stream, "\r\n").unwrap();
     };
-    (0..6).for_each(|id| client.send(&ClientMessage::Request(url(id, &endless.url("/a"), &["concise"])), &[]));
+    (0..6).for_each(|id| {
+        client.send(&ClientMessage::Request(url(id, &endless.url("/a"), &["concise"])), &[])
+    });
     let picture = image("02_shapes.png");
-    let held: Vec<_> = (0..6).map(|_| endless.next().0).inspect(|stream| chunked(stream, &picture)).collect();
+    let held: Vec<_> =
+        (0..6).map(|_| endless.next().0).inspect(|stream| chunked(stream, &picture)).collect();
     for id in 100..120 {
         client.send(&ClientMessage::Request(url(id, &quick.url("/b"), &["concise"])), &[]);
         let (mut stream, _) = quick.next();
@@ -341,7 +440,8 @@ fn a_host_that_announces_no_lengths_and_never_ends_leaves_room_for_other_hosts_f
     }
     // nothing of it is lost: one after the other gets its room
     held.into_iter().for_each(|mut stream| write!(stream, "0\r\n\r\n").unwrap());
-    let answered: HashSet<u64> = (0..6).map(|_| client.reply()).map(|r| (r.id, outputs(r.outcome)).0).collect();
+    let answered: HashSet<u64> =
+        (0..6).map(|_| client.reply()).map(|r| (r.id, outputs(r.outcome)).0).collect();
     assert_eq!(answered, (0..6).collect());
 }
 
@@ -350,10 +450,13 @@ fn what_a_server_says_becomes_its_class() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
     let mut client = engine.connect().hello(Role::Call);
-    for (id, (status, class, code)) in
-        [("404 Not Found", Class::Reject, "http_404"), ("500 Oops", Class::Retry, "http_500"), ("429 Slow", Class::Host, "http_429")]
-            .into_iter()
-            .enumerate()
+    for (id, (status, class, code)) in [
+        ("404 Not Found", Class::Reject, "http_404"),
+        ("500 Oops", Class::Retry, "http_500"),
+        ("429 Slow", Class::Host, "http_429"),
+    ]
+    .into_iter()
+    .enumerate()
     {
         client.send(&ClientMessage::Request(url(id as u64, &web.url("/x"), &["concise"])), &[]);
         answer(&web.next().0, status, b"");
@@ -363,7 +466,10 @@ fn what_a_server_says_becomes_its_class() {
     let cooling = failed(client.ask(url(9, &web.url("/y"), &["concise"]), &[]));
     assert_eq!((cooling.class, cooling.code.as_str()), (Class::Host, "host_cooling"));
     let (detail, hint) = (cooling.detail.as_deref().unwrap(), cooling.hint.as_deref().unwrap());
-    assert!(detail.contains("http_429") && detail.contains("GMT") && hint.contains("caption.host"), "{detail} {hint}");
+    assert!(
+        detail.contains("http_429") && detail.contains("GMT") && hint.contains("caption.host"),
+        "{detail} {hint}"
+    );
     assert!(cooling.retry_after_ms.is_some_and(|ms| ms > 0));
 }
 
@@ -371,8 +477,17 @@ fn what_a_server_says_becomes_its_class() {
 fn private_addresses_are_refused_unless_allowed() {
     let Some(engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(Role::Call);
-    for address in ["http://127.0.0.1:1/a.jpg", "http://169.254.169.254/latest", "file:///etc/passwd", "not a url"] {
-        assert_eq!(failed(client.ask(url(1, address, &["concise"]), &[])).class, Class::Reject, "{address}");
+    for address in [
+        "http://127.0.0.1:1/a.jpg",
+        "http://169.254.169.254/latest",
+        "file:///etc/passwd",
+        "not a url",
+    ] {
+        assert_eq!(
+            failed(client.ask(url(1, address, &["concise"]), &[])).class,
+            Class::Reject,
+            "{address}"
+        );
     }
 }
 
@@ -393,7 +508,8 @@ fn rubbish_and_blank_pictures_cost_only_their_own_request() {
 fn below_the_threshold_every_style_is_uncertain() {
     let Some(engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(Role::Call);
-    let request = pg_caption_wire::Request { min_confidence: Some(1.0), ..bytes(1, &["concise", "seo"]) };
+    let request =
+        pg_caption_wire::Request { min_confidence: Some(1.0), ..bytes(1, &["concise", "seo"]) };
     for output in outputs(client.ask(request, &image("12_photo.jpg"))) {
         let Output::Failed(failure) = output else { panic!("written") };
         assert_eq!((failure.class, failure.code.as_str()), (Class::Uncertain, "low_confidence"));
@@ -422,12 +538,27 @@ fn a_picture_captioned_before_is_looked_at_again_if_it_changed_or_another_model_
     let web = Web::start();
     let mut client = engine.connect().hello(Role::Worker);
     let ours = client.status().model.unwrap().digest;
-    for (id, (model, asked, status)) in
-        [(&*ours, true, "304 Not Modified"), (&*ours, true, "200 OK"), ("another model", false, "200 OK")].into_iter().enumerate()
+    for (id, (model, asked, status)) in [
+        (&*ours, true, "304 Not Modified"),
+        (&*ours, true, "200 OK"),
+        ("another model", false, "200 OK"),
+    ]
+    .into_iter()
+    .enumerate()
     {
-        let known = pg_caption_wire::Known { etag: Some("\"e1\"".into()), last_modified: None, model: model.into() };
+        let known = pg_caption_wire::Known {
+            etag: Some("\"e1\"".into()),
+            last_modified: None,
+            model: model.into(),
+        };
         let image = pg_caption_wire::Image::Url { url: web.url("/a"), known: Some(known) };
-        client.send(&ClientMessage::Request(pg_caption_wire::Request { image, ..bytes(id as u64, &["concise"]) }), &[]);
+        client.send(
+            &ClientMessage::Request(pg_caption_wire::Request {
+                image,
+                ..bytes(id as u64, &["concise"])
+            }),
+            &[],
+        );
         let (stream, head) = web.next_head();
         assert_eq!(head.to_ascii_lowercase().contains("if-none-match: \"e1\""), asked, "{head}");
         if status.starts_with("304") {
@@ -448,7 +579,8 @@ fn a_drained_engine_serves_what_is_in_flight_and_the_successor_serves_what_is_ne
     let mut client = engine.connect().hello(Role::Call);
     client.send(&ClientMessage::Request(url(1, &web.url("/a"), &["concise"])), &[]);
     let (stream, _) = web.next();
-    let mut successor = engine.succeed(&EngineConfig { wait_until_ready: true, ..model().unwrap() });
+    let mut successor =
+        engine.succeed(&EngineConfig { wait_until_ready: true, ..model().unwrap() });
     assert_eq!(successor.report(), EngineReport::Starting);
     assert!(matches!(successor.report(), EngineReport::Ready { .. }));
     engine.control(&Control::Drain);
@@ -457,22 +589,31 @@ fn a_drained_engine_serves_what_is_in_flight_and_the_successor_serves_what_is_ne
     assert_eq!(outputs(client.reply().outcome).len(), 1);
     assert_eq!(client.receive(), None);
     assert_eq!(engine.ended().code(), Some(0));
-    let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap()).hello(Role::Call);
+    let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap())
+        .hello(Role::Call);
     assert_eq!(client.status().pid, successor.child.id());
     assert_eq!(outputs(client.ask(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(), 1);
 }
 
 #[test]
-fn an_engine_that_cannot_look_names_up_any_more_because_their_files_were_replaced_asks_once_for_a_successor() {
+fn an_engine_that_cannot_look_names_up_any_more_because_their_files_were_replaced_asks_once_for_a_successor()
+ {
     let Some(mut config) = model() else { return };
     loopback(&mut config);
     let folder = tempfile::tempdir().unwrap();
     let etc = folder.path().join("etc");
-    let copied = std::process::Command::new("cp").arg("-a").arg("/etc").arg(&etc).stderr(std::process::Stdio::null()).status();
+    let copied = std::process::Command::new("cp")
+        .arg("-a")
+        .arg("/etc")
+        .arg(&etc)
+        .stderr(std::process::Stdio::null())
+        .status();
     if !copied.is_ok_and(|status| status.success()) {
         return println!("skipped: /etc cannot be copied by whoever runs this");
     }
-    let Some(mut engine) = Engine::start_with_etc(&config, &etc) else { return println!("skipped: this user may not mount") };
+    let Some(mut engine) = Engine::start_with_etc(&config, &etc) else {
+        return println!("skipped: this user may not mount");
+    };
     assert_eq!(engine.report(), EngineReport::Starting);
     assert!(matches!(engine.report(), EngineReport::Ready { .. }));
     let mut client = engine.connect().hello(Role::Call);
@@ -482,7 +623,10 @@ fn an_engine_that_cannot_look_names_up_any_more_because_their_files_were_replace
     let web = Web::start();
     let mut caption = |id: u64, host: &str| {
         let address = web.address.replace("127.0.0.1", host);
-        client.send(&ClientMessage::Request(url(id, &format!("http://{address}/{id}"), &["concise"])), &[]);
+        client.send(
+            &ClientMessage::Request(url(id, &format!("http://{address}/{id}"), &["concise"])),
+            &[],
+        );
         answer(&web.next().0, "200 OK", &image("02_shapes.png"));
         assert_eq!(outputs(client.reply().outcome).len(), 1);
     };
@@ -505,7 +649,10 @@ fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor()
     let Some(mut engine) = ready(loopback) else { return };
     let (early, late) = (Web::start(), Web::start());
     let mut client = engine.connect().hello(Role::Worker);
-    let patience = |stream: &TcpStream| write!(&*stream, "HTTP/1.1 429 Slow\r\nRetry-After: 600\r\nContent-Length: 0\r\n\r\n").unwrap();
+    let patience = |stream: &TcpStream| {
+        write!(&*stream, "HTTP/1.1 429 Slow\r\nRetry-After: 600\r\nContent-Length: 0\r\n\r\n")
+            .unwrap()
+    };
     client.send(&ClientMessage::Request(url(1, &early.url("/a"), &["concise"])), &[]);
     patience(&early.next().0);
     assert_eq!(failed(client.reply().outcome).code, "http_429");
@@ -518,22 +665,38 @@ fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor()
     assert_eq!(successor.report(), EngineReport::Starting);
     assert!(matches!(successor.report(), EngineReport::Ready { .. }));
     engine.control(&Control::Drain);
-    let EngineReport::Cooling { hosts: at_once } = engine.report() else { panic!("nothing handed over") };
-    assert_eq!(at_once.iter().map(|c| c.host.as_str()).collect::<Vec<_>>(), [early.address.as_str()]);
+    let EngineReport::Cooling { hosts: at_once } = engine.report() else {
+        panic!("nothing handed over")
+    };
+    assert_eq!(
+        at_once.iter().map(|c| c.host.as_str()).collect::<Vec<_>>(),
+        [early.address.as_str()]
+    );
     assert!((590_000..=600_000).contains(&at_once[0].remaining_ms), "{at_once:?}");
     // What it learns while it finishes is handed over, too.
     assert_eq!(client.receive(), Some(ServerMessage::GoAway));
     patience(&in_flight);
     assert_eq!(failed(client.reply().outcome).code, "http_429");
-    let EngineReport::Cooling { hosts: at_last } = engine.report() else { panic!("nothing handed over") };
+    let EngineReport::Cooling { hosts: at_last } = engine.report() else {
+        panic!("nothing handed over")
+    };
     assert_eq!(at_last.len(), 2, "{at_last:?}");
     assert_eq!(engine.ended().code(), Some(0));
 
     for hosts in [at_once, at_last] {
         successor.control(&Control::Cooling { hosts });
     }
-    let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap()).hello(Role::Worker);
-    until(|| client.status().hosts.iter().filter(|h| h.cooling_ms.is_some() && h.last.as_deref() == Some("http_429")).count() == 2);
+    let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap())
+        .hello(Role::Worker);
+    until(|| {
+        client
+            .status()
+            .hosts
+            .iter()
+            .filter(|h| h.cooling_ms.is_some() && h.last.as_deref() == Some("http_429"))
+            .count()
+            == 2
+    });
     for (id, web) in [&early, &late].into_iter().enumerate() {
         let failure = failed(client.ask(url(id as u64, &web.url("/c"), &["concise"]), &[]));
         assert_eq!((failure.class, failure.code.as_str()), (Class::Host, "host_cooling"));
@@ -547,7 +710,9 @@ fn an_engine_that_is_told_to_leave_in_mid_work_leaves_with_status_0() {
     let Some(mut engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(Role::Worker);
     let picture = image("13_large.png");
-    (0..40).for_each(|id| client.send(&ClientMessage::Request(bytes(id, &["concise", "seo", "detailed"])), &picture));
+    (0..40).for_each(|id| {
+        client.send(&ClientMessage::Request(bytes(id, &["concise", "seo", "detailed"])), &picture)
+    });
     client.reply();
     drop(engine.stdin.take());
     assert_eq!(engine.ended().code(), Some(0));

@@ -12,22 +12,34 @@ use std::process::{Command, Output};
 const DIFFERENT: [&str; 4] = ["07_rgba.png", "09_palette.png", "11_gray16.png", "14_la.png"];
 
 fn program(arguments: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_pg_caption_engine")).args(arguments).env_remove("PG_CAPTION_MODEL").output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"))
+        .args(arguments)
+        .env_remove("PG_CAPTION_MODEL")
+        .output()
+        .unwrap()
 }
 
 fn lines(output: &Output) -> Vec<Value> {
-    String::from_utf8(output.stdout.clone()).unwrap().lines().map(|l| serde_json::from_str(l).unwrap()).collect()
+    String::from_utf8(output.stdout.clone())
+        .unwrap()
+        .lines()
+        .map(|l| serde_json::from_str(l).unwrap())
+        .collect()
 }
 
 /// Runs `caption` with the parity model; `None` if there is no library.
 fn caption(arguments: &[&str]) -> Option<Output> {
     let (model, library) = (parity().join("vit-gpt2"), library()?);
-    let fixed = ["caption", "--model", model.to_str().unwrap(), "--onnxruntime", library.to_str().unwrap()];
+    let fixed =
+        ["caption", "--model", model.to_str().unwrap(), "--onnxruntime", library.to_str().unwrap()];
     Some(program(&[&fixed[..], arguments].concat()))
 }
 
 fn images() -> Vec<String> {
-    let mut names: Vec<_> = std::fs::read_dir(parity().join("images")).unwrap().map(|e| e.unwrap().path().to_str().unwrap().to_string()).collect();
+    let mut names: Vec<_> = std::fs::read_dir(parity().join("images"))
+        .unwrap()
+        .map(|e| e.unwrap().path().to_str().unwrap().to_string())
+        .collect();
     names.sort();
     names
 }
@@ -40,13 +52,26 @@ fn name(file: &str) -> &str {
 fn every_mode(model: &str, expected: &str, runs: usize, more: &[&str]) {
     let Some(library) = library() else { return };
     let folder = parity().join(model);
-    let expected: Value = serde_json::from_slice(&std::fs::read(folder.join(expected)).unwrap()).unwrap();
+    let expected: Value =
+        serde_json::from_slice(&std::fs::read(folder.join(expected)).unwrap()).unwrap();
     let end = expected_end(&folder);
-    let files: Vec<String> = images().into_iter().filter(|file| !DIFFERENT.contains(&name(file))).collect();
+    let files: Vec<String> =
+        images().into_iter().filter(|file| !DIFFERENT.contains(&name(file))).collect();
     let mut asked: Vec<(String, String)> = Vec::new();
-    for prompts in expected["images"].as_object().unwrap().values().map(|image| image["prompts"].as_object().unwrap()) {
+    for prompts in expected["images"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|image| image["prompts"].as_object().unwrap())
+    {
         for (prompt, outputs) in prompts {
-            asked.extend(outputs["outputs"].as_object().unwrap().keys().map(|output| (prompt.clone(), output.clone())));
+            asked.extend(
+                outputs["outputs"]
+                    .as_object()
+                    .unwrap()
+                    .keys()
+                    .map(|output| (prompt.clone(), output.clone())),
+            );
         }
     }
     asked.sort();
@@ -55,7 +80,15 @@ fn every_mode(model: &str, expected: &str, runs: usize, more: &[&str]) {
     for (prompt, output) in asked {
         let (mode, max_tokens) = output.rsplit_once('_').unwrap();
         let generation = expected["modes"][mode]["overrides"].to_string();
-        let mut arguments = vec!["caption", "--model", folder.to_str().unwrap(), "--onnxruntime", library.to_str().unwrap(), "--exact", "--json"];
+        let mut arguments = vec![
+            "caption",
+            "--model",
+            folder.to_str().unwrap(),
+            "--onnxruntime",
+            library.to_str().unwrap(),
+            "--exact",
+            "--json",
+        ];
         arguments.extend(["--max-tokens", max_tokens, "--generation", &generation]);
         arguments.extend(more);
         if !prompt.is_empty() {
@@ -75,17 +108,36 @@ fn every_mode(model: &str, expected: &str, runs: usize, more: &[&str]) {
             }
             assert_eq!(line["pixels_sha256"], image["pixel_values"]["sha256"], "{file}");
             let (got, want_ids) = (ids(&line["ids"]), ids(&want["ids"]));
-            // What a beam's sequence is filled up with does not belong to it; past a close step another order of sums may differ.
-            let want_ids = want_ids.iter().position(|id| end.contains(id)).map_or(&want_ids[..], |at| &want_ids[..=at]);
-            let certain = want["close_steps"].as_array().and_then(|steps| steps.first()?.as_u64()).map_or(want_ids.len(), |step| step as usize);
+            // What a beam's sequence is filled up with does not belong to it; past a close step
+            // another order of sums may differ.
+            let want_ids = want_ids
+                .iter()
+                .position(|id| end.contains(id))
+                .map_or(&want_ids[..], |at| &want_ids[..=at]);
+            let certain = want["close_steps"]
+                .as_array()
+                .and_then(|steps| steps.first()?.as_u64())
+                .map_or(want_ids.len(), |step| step as usize);
             let certain = certain.min(want_ids.len());
-            assert_eq!(got[..certain.min(got.len())], want_ids[..certain], "{file} {prompt} {output}");
-            assert!(certain < want_ids.len() || got.len() == want_ids.len(), "{file} {prompt} {output}");
-            if let Some(prompt_ids) = image["prompts"][&prompt].get("input_ids").filter(|ids| ids.is_array()) {
+            assert_eq!(
+                got[..certain.min(got.len())],
+                want_ids[..certain],
+                "{file} {prompt} {output}"
+            );
+            assert!(
+                certain < want_ids.len() || got.len() == want_ids.len(),
+                "{file} {prompt} {output}"
+            );
+            if let Some(prompt_ids) =
+                image["prompts"][&prompt].get("input_ids").filter(|ids| ids.is_array())
+            {
                 assert_eq!(line["prompt_ids"], *prompt_ids, "{file} {prompt}");
             }
             assert!(line["finish_reason"] == "stop" || line["finish_reason"] == "length");
-            assert!(line["ms"]["generate"].as_f64().unwrap() > 0.0 && line["image"]["width"] == image["width"]);
+            assert!(
+                line["ms"]["generate"].as_f64().unwrap() > 0.0
+                    && line["image"]["width"] == image["width"]
+            );
         }
     }
 }
@@ -96,7 +148,9 @@ fn ids(value: &Value) -> Vec<i64> {
 
 /// The end tokens of a folder.
 fn expected_end(folder: &Path) -> Vec<i64> {
-    let config: Value = serde_json::from_slice(&std::fs::read(folder.join("generation_config.json")).unwrap()).unwrap();
+    let config: Value =
+        serde_json::from_slice(&std::fs::read(folder.join("generation_config.json")).unwrap())
+            .unwrap();
     vec![config["eos_token_id"].as_i64().unwrap()]
 }
 
@@ -127,14 +181,23 @@ fn one_line_for_each_file_and_style_and_status_1_if_any_failed() {
     std::fs::write(&rubbish, "no picture").unwrap();
     let (photo, rubbish) = (images()[11].clone(), rubbish.to_str().unwrap().to_string());
     let files = [photo.as_str(), &rubbish, "/nonexistent.png", "http://127.0.0.1:1/x.png"];
-    let Some(output) = caption(&[&["--json", "--style", "concise", "--style", "detailed"][..], &files].concat()) else { return };
+    let Some(output) =
+        caption(&[&["--json", "--style", "concise", "--style", "detailed"][..], &files].concat())
+    else {
+        return;
+    };
     assert_eq!(output.status.code(), Some(1));
     let lines = lines(&output);
-    let seen: Vec<_> = lines.iter().map(|l| (l["file"].as_str().unwrap(), l["style"].as_str().unwrap())).collect();
+    let seen: Vec<_> =
+        lines.iter().map(|l| (l["file"].as_str().unwrap(), l["style"].as_str().unwrap())).collect();
     let wanted: Vec<_> = files.iter().flat_map(|f| [(*f, "concise"), (*f, "detailed")]).collect();
     assert_eq!(seen, wanted);
     for line in &lines[2..] {
-        assert_eq!((line["error_class"].as_str(), line["caption"].is_null()), (Some("reject"), true), "{line}");
+        assert_eq!(
+            (line["error_class"].as_str(), line["caption"].is_null()),
+            (Some("reject"), true),
+            "{line}"
+        );
         assert!(!line["error"].as_str().unwrap().is_empty());
     }
     assert!(lines[0]["ids"].as_array().is_some_and(|ids| !ids.is_empty()), "{}", lines[0]);
@@ -145,7 +208,10 @@ fn a_blank_picture_is_uncertain_except_in_comparisons() {
     let files = images();
     let one_pixel = files.iter().find(|f| f.ends_with("04_1x1.png")).unwrap();
     let Some(output) = caption(&["--json", one_pixel]) else { return };
-    assert_eq!((lines(&output)[0]["error_class"].as_str(), lines(&output)[0]["error_code"].as_str()), (Some("uncertain"), Some("blank")));
+    assert_eq!(
+        (lines(&output)[0]["error_class"].as_str(), lines(&output)[0]["error_code"].as_str()),
+        (Some("uncertain"), Some("blank"))
+    );
     assert_eq!(output.status.code(), Some(1));
     let output = caption(&["--json", "--exact", one_pixel]).unwrap();
     assert!(output.status.success() && lines(&output)[0]["caption"].is_string());
@@ -158,9 +224,20 @@ fn without_a_model_the_reason_is_said() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent"));
     let Some(library) = library() else { return };
     let empty = tempfile::tempdir().unwrap();
-    let output = program(&["caption", "--model", empty.path().to_str().unwrap(), "--onnxruntime", library.to_str().unwrap(), "x.jpg"]);
+    let output = program(&[
+        "caption",
+        "--model",
+        empty.path().to_str().unwrap(),
+        "--onnxruntime",
+        library.to_str().unwrap(),
+        "x.jpg",
+    ]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("config.json"), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("config.json"),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }
 
 #[test]
@@ -211,15 +288,23 @@ const CONTESTED: &str = "72_panic.webp";
 
 #[test]
 fn every_hostile_file_meets_its_expectation() {
-    let shared = std::env::var_os("PG_CAPTION_SHARED").map_or_else(|| harness::root().join("../shared"), Into::into);
+    let shared = std::env::var_os("PG_CAPTION_SHARED")
+        .map_or_else(|| harness::root().join("../shared"), Into::into);
     let Ok(manifest) = std::fs::read_to_string(shared.join("hostile/manifest.jsonl")) else {
         println!("skipped: no hostile files at {}", shared.display());
         return;
     };
     let entries: Vec<Value> = manifest.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    let files: Vec<String> = entries.iter().map(|e| shared.join("hostile").join(e["file"].as_str().unwrap()).to_str().unwrap().into()).collect();
-    let arguments: Vec<&str> = ["inspect", "--json"].into_iter().chain(files.iter().map(String::as_str)).collect();
-    let seen: HashMap<String, Value> = lines(&program(&arguments)).into_iter().map(|l| (name(l["file"].as_str().unwrap()).to_string(), l)).collect();
+    let files: Vec<String> = entries
+        .iter()
+        .map(|e| shared.join("hostile").join(e["file"].as_str().unwrap()).to_str().unwrap().into())
+        .collect();
+    let arguments: Vec<&str> =
+        ["inspect", "--json"].into_iter().chain(files.iter().map(String::as_str)).collect();
+    let seen: HashMap<String, Value> = lines(&program(&arguments))
+        .into_iter()
+        .map(|l| (name(l["file"].as_str().unwrap()).to_string(), l))
+        .collect();
     assert_eq!(seen.len(), entries.len(), "a file ended the program");
     let mut wrong = Vec::new();
     for entry in &entries {
@@ -229,10 +314,16 @@ fn every_hostile_file_meets_its_expectation() {
         let expect = entry["expect"].as_str().unwrap();
         let means = |v: &Value| serde_json::from_value::<[[i16; 3]; 4]>(v.clone());
         let close = || match (means(&line["mean_rgb_2x2"]), means(&entry["ref_mean_rgb_2x2"])) {
-            (Ok(ours), Ok(theirs)) => ours.iter().flatten().zip(theirs.iter().flatten()).all(|(a, b)| (a - b).abs() <= 6),
+            (Ok(ours), Ok(theirs)) => {
+                ours.iter().flatten().zip(theirs.iter().flatten()).all(|(a, b)| (a - b).abs() <= 6)
+            }
             _ => false,
         };
-        let same = || line["width"] == entry["upright_width"] && line["height"] == entry["upright_height"] && close();
+        let same = || {
+            line["width"] == entry["upright_width"]
+                && line["height"] == entry["upright_height"]
+                && close()
+        };
         let as_expected = match expect {
             "decode" => decoded && same(),
             "refuse" => !decoded || file == CONTESTED,

@@ -14,9 +14,17 @@ fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"));
     command.arg("model").args(arguments);
     // Nobody's own settings, and never the public hub.
-    for name in
-        ["PG_CAPTION_MODEL", "PG_CAPTION_MODELS", "HF_TOKEN", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "https_proxy", "http_proxy", "all_proxy"]
-    {
+    for name in [
+        "PG_CAPTION_MODEL",
+        "PG_CAPTION_MODELS",
+        "HF_TOKEN",
+        "HTTPS_PROXY",
+        "HTTP_PROXY",
+        "ALL_PROXY",
+        "https_proxy",
+        "http_proxy",
+        "all_proxy",
+    ] {
         command.env_remove(name);
     }
     command.env("HF_ENDPOINT", "http://127.0.0.1:1").env("HF_HOME", "/nonexistent");
@@ -39,7 +47,9 @@ fn err(output: &Output) -> String {
 fn copy(from: &Path, to: &Path) {
     for prefix in ["", "onnx"] {
         std::fs::create_dir_all(to.join(prefix)).unwrap();
-        for entry in std::fs::read_dir(from.join(prefix)).unwrap().flatten().filter(|e| e.path().is_file()) {
+        for entry in
+            std::fs::read_dir(from.join(prefix)).unwrap().flatten().filter(|e| e.path().is_file())
+        {
             std::fs::copy(entry.path(), to.join(prefix).join(entry.file_name())).unwrap();
         }
     }
@@ -48,20 +58,37 @@ fn copy(from: &Path, to: &Path) {
 /// Checks a folder; status and JSON, or what was said instead.
 fn check(folder: &Path, options: &[&str]) -> Option<Result<Value, String>> {
     let library = library()?;
-    let fixed = ["check", folder.to_str().unwrap(), "--json", "--threads", "1", "--onnxruntime", library.to_str().unwrap()];
+    let fixed = [
+        "check",
+        folder.to_str().unwrap(),
+        "--json",
+        "--threads",
+        "1",
+        "--onnxruntime",
+        library.to_str().unwrap(),
+    ];
     let output = model(&[&fixed[..], options].concat());
     assert_eq!(output.status.success(), err(&output).is_empty(), "{}", err(&output));
-    Some(if output.status.success() { Ok(serde_json::from_slice(&output.stdout).unwrap()) } else { Err(err(&output)) })
+    Some(if output.status.success() {
+        Ok(serde_json::from_slice(&output.stdout).unwrap())
+    } else {
+        Err(err(&output))
+    })
 }
 
 /// The folders that damaged copies are made of: every family that is at hand.
 fn models() -> Vec<PathBuf> {
-    let shared = std::env::var_os("PG_CAPTION_SHARED").map_or_else(|| root().join("../shared"), PathBuf::from);
+    let shared = std::env::var_os("PG_CAPTION_SHARED")
+        .map_or_else(|| root().join("../shared"), PathBuf::from);
     let others = ["florence2", "smolvlm"].map(|name| shared.join("parity").join(name));
     if !others[0].is_dir() {
         println!("skipped: no models of other families at {}", shared.display());
     }
-    [parity().join("vit-gpt2"), root().join("models/default")].into_iter().chain(others).filter(|f| f.join("config.json").is_file()).collect()
+    [parity().join("vit-gpt2"), root().join("models/default")]
+        .into_iter()
+        .chain(others)
+        .filter(|f| f.join("config.json").is_file())
+        .collect()
 }
 
 /// Whether this build reads the family at all.
@@ -81,17 +108,42 @@ fn reads(folder: &Path) -> bool {
 fn a_whole_model_is_described() {
     let Some(found) = check(&parity().join("vit-gpt2"), &[]) else { return };
     let found = found.unwrap();
-    assert_eq!((found["family"].as_str(), found["name"].as_str()), (Some("vision-encoder-decoder"), Some("vit-gpt2")));
+    assert_eq!(
+        (found["family"].as_str(), found["name"].as_str()),
+        (Some("vision-encoder-decoder"), Some("vit-gpt2"))
+    );
     assert_eq!((found["width"].as_u64(), found["height"].as_u64()), (Some(224), Some(224)));
-    assert_eq!((found["batch_invariant"].as_bool(), found["digest"].as_str().map(str::len)), (Some(true), Some(64)));
+    assert_eq!(
+        (found["batch_invariant"].as_bool(), found["digest"].as_str().map(str::len)),
+        (Some(true), Some(64))
+    );
     let graphs = found["graphs"].as_array().unwrap();
-    assert!(graphs.iter().any(|g| g["file"] == "encoder_model.onnx" && g["dtype"] == "fp32"), "{graphs:?}");
-    let on_disk = std::fs::metadata(parity().join("vit-gpt2/onnx/encoder_model.onnx")).unwrap().len();
+    assert!(
+        graphs.iter().any(|g| g["file"] == "encoder_model.onnx" && g["dtype"] == "fp32"),
+        "{graphs:?}"
+    );
+    let on_disk =
+        std::fs::metadata(parity().join("vit-gpt2/onnx/encoder_model.onnx")).unwrap().len();
     assert!(graphs.iter().any(|g| g["bytes"].as_u64() == Some(on_disk)));
-    let styles: Vec<_> = found["captions"].as_array().unwrap().iter().map(|c| c["style"].as_str().unwrap().to_string()).collect();
+    let styles: Vec<_> = found["captions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["style"].as_str().unwrap().to_string())
+        .collect();
     assert_eq!(styles, ["concise", "seo", "detailed"]);
-    let output = model(&["check", parity().join("vit-gpt2").to_str().unwrap(), "--onnxruntime", library().unwrap().to_str().unwrap()]);
-    assert!(output.status.success() && out(&output).contains("224 x 224"), "{}{}", out(&output), err(&output));
+    let output = model(&[
+        "check",
+        parity().join("vit-gpt2").to_str().unwrap(),
+        "--onnxruntime",
+        library().unwrap().to_str().unwrap(),
+    ]);
+    assert!(
+        output.status.success() && out(&output).contains("224 x 224"),
+        "{}{}",
+        out(&output),
+        err(&output)
+    );
 }
 
 #[test]
@@ -99,7 +151,10 @@ fn the_default_model_says_something_of_the_drawing() {
     let Some(found) = check(&root().join("models/default"), &[]) else { return };
     let found = found.unwrap();
     let captions = found["captions"].as_array().unwrap();
-    assert!(captions.iter().all(|c| c["caption"].is_string() || c["error_class"] == "uncertain"), "{captions:?}");
+    assert!(
+        captions.iter().all(|c| c["caption"].is_string() || c["error_class"] == "uncertain"),
+        "{captions:?}"
+    );
     assert!(found["min_confidence"].is_number());
 }
 
@@ -111,7 +166,11 @@ fn a_folder_without_a_file_is_refused_with_the_file_s_name() {
             copy(&from, dir.path());
             std::fs::remove_file(dir.path().join(file)).unwrap();
             let words = check(dir.path(), &[]).unwrap().unwrap_err();
-            assert!(words.contains(&*dir.path().join(file).to_string_lossy()), "{}: {words}", from.display());
+            assert!(
+                words.contains(&*dir.path().join(file).to_string_lossy()),
+                "{}: {words}",
+                from.display()
+            );
         }
         let dir = tempfile::tempdir().unwrap();
         copy(&from, dir.path());
@@ -128,16 +187,32 @@ fn a_folder_without_a_file_is_refused_with_the_file_s_name() {
 #[test]
 fn a_truncated_file_is_refused_with_its_name_and_the_reason() {
     for from in models().into_iter().filter(|f| reads(f)) {
-        let graphs = std::fs::read_dir(from.join("onnx")).unwrap().flatten().map(|e| format!("onnx/{}", e.file_name().to_str().unwrap()));
+        let graphs = std::fs::read_dir(from.join("onnx"))
+            .unwrap()
+            .flatten()
+            .map(|e| format!("onnx/{}", e.file_name().to_str().unwrap()));
         // Decoders come in several layouts, any of which will do; the encoders have no stand-in.
-        let encoders = graphs.filter(|name| ["encoder_model.onnx", "vision_encoder.onnx", "embed_tokens.onnx"].iter().any(|e| name.ends_with(e)));
+        let encoders = graphs.filter(|name| {
+            ["encoder_model.onnx", "vision_encoder.onnx", "embed_tokens.onnx"]
+                .iter()
+                .any(|e| name.ends_with(e))
+        });
         for file in encoders.chain(["config.json".into(), "tokenizer.json".into()]) {
             let dir = tempfile::tempdir().unwrap();
             copy(&from, dir.path());
             let length = std::fs::metadata(from.join(&file)).unwrap().len();
-            std::fs::File::options().write(true).open(dir.path().join(&file)).unwrap().set_len(length / 2).unwrap();
+            std::fs::File::options()
+                .write(true)
+                .open(dir.path().join(&file))
+                .unwrap()
+                .set_len(length / 2)
+                .unwrap();
             let words = check(dir.path(), &[]).unwrap().unwrap_err();
-            assert!(words.contains(&*dir.path().join(&file).to_string_lossy()), "{}: {words}", from.display());
+            assert!(
+                words.contains(&*dir.path().join(&file).to_string_lossy()),
+                "{}: {words}",
+                from.display()
+            );
         }
     }
 }
@@ -148,28 +223,71 @@ fn a_damaged_graph_beside_one_that_works_is_not_passed_over_in_silence() {
     let dir = tempfile::tempdir().unwrap();
     copy(&parity().join("vit-gpt2"), dir.path());
     let graph = |name: &str| dir.path().join("onnx").join(name);
-    assert_eq!(check(dir.path(), &[]).unwrap().unwrap()["passed_over"], serde_json::json!([]), "a whole folder");
-    // Half of the encoder beside a whole one of another precision; in place of the merged decoder a graph that nobody can feed.
+    assert_eq!(
+        check(dir.path(), &[]).unwrap().unwrap()["passed_over"],
+        serde_json::json!([]),
+        "a whole folder"
+    );
+    // Half of the encoder beside a whole one of another precision; in place of the merged decoder a
+    // graph that nobody can feed.
     let (encoder, merged) = (graph("encoder_model.onnx"), graph("decoder_model_merged.onnx"));
     std::fs::copy(&encoder, graph("encoder_model_uint8.onnx")).unwrap();
     std::fs::copy(&encoder, &merged).unwrap();
     let length = std::fs::metadata(&encoder).unwrap().len();
     std::fs::File::options().write(true).open(&encoder).unwrap().set_len(length / 2).unwrap();
     let found = check(dir.path(), &[]).unwrap().unwrap();
-    let used: Vec<_> = found["graphs"].as_array().unwrap().iter().map(|graph| graph["file"].as_str().unwrap()).collect();
-    assert_eq!(used, ["encoder_model_uint8.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"]);
-    let said: Vec<_> = found["passed_over"].as_array().unwrap().iter().map(|file| file.as_str().unwrap()).collect();
+    let used: Vec<_> = found["graphs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|graph| graph["file"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        used,
+        ["encoder_model_uint8.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"]
+    );
+    let said: Vec<_> = found["passed_over"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| file.as_str().unwrap())
+        .collect();
     let [of_encoder, of_merged] = said[..] else { panic!("{said:?}") };
     let (encoder, merged) = (encoder.to_str().unwrap(), merged.to_str().unwrap());
-    assert!(of_encoder.starts_with(encoder) && of_encoder.len() > encoder.len() + 10, "{of_encoder}");
+    assert!(
+        of_encoder.starts_with(encoder) && of_encoder.len() > encoder.len() + 10,
+        "{of_encoder}"
+    );
     assert!(of_merged.starts_with(merged) && of_merged.contains("pixel_values"), "{of_merged}");
-    let words = model(&["check", dir.path().to_str().unwrap(), "--threads", "1", "--onnxruntime", library.to_str().unwrap()]);
+    let words = model(&[
+        "check",
+        dir.path().to_str().unwrap(),
+        "--threads",
+        "1",
+        "--onnxruntime",
+        library.to_str().unwrap(),
+    ]);
     assert!(said.iter().all(|file| out(&words).contains(file)), "{}", out(&words));
     // Whoever captions with it from the shell is told as well.
     let picture = parity().join("images/12_photo.jpg");
-    let arguments = ["--model", dir.path().to_str().unwrap(), "--exact", "--onnxruntime", library.to_str().unwrap(), picture.to_str().unwrap()];
-    let captioned = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine")).arg("caption").args(arguments).output().unwrap();
-    assert!(captioned.status.success() && said.iter().all(|file| err(&captioned).contains(file)), "{}", err(&captioned));
+    let arguments = [
+        "--model",
+        dir.path().to_str().unwrap(),
+        "--exact",
+        "--onnxruntime",
+        library.to_str().unwrap(),
+        picture.to_str().unwrap(),
+    ];
+    let captioned = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"))
+        .arg("caption")
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert!(
+        captioned.status.success() && said.iter().all(|file| err(&captioned).contains(file)),
+        "{}",
+        err(&captioned)
+    );
 }
 
 #[test]
@@ -186,8 +304,15 @@ fn what_does_not_fit_together_is_refused_with_its_name_and_the_reason() {
             change(&mut value);
             std::fs::write(path, value.to_string()).unwrap();
         };
-        let words = changed(&|dir| edit(dir.join("config.json"), &|config| config["model_type"] = "poet".into()));
-        assert!(words.contains("config.json") && words.contains("poet") && words.contains("vision-encoder-decoder"), "{words}");
+        let words = changed(&|dir| {
+            edit(dir.join("config.json"), &|config| config["model_type"] = "poet".into())
+        });
+        assert!(
+            words.contains("config.json")
+                && words.contains("poet")
+                && words.contains("vision-encoder-decoder"),
+            "{words}"
+        );
         // Tokens of a vocabulary that no decoder here knows.
         let words = changed(&|dir| {
             edit(dir.join("tokenizer.json"), &|tokenizer| {
@@ -200,16 +325,27 @@ fn what_does_not_fit_together_is_refused_with_its_name_and_the_reason() {
         });
         assert!(words.contains("tokenizer.json"), "{words}");
         // A graph that wants what nobody feeds: the decoder in the encoder's place.
-        let encoder = if from.join("onnx/vision_encoder.onnx").is_file() { "vision_encoder.onnx" } else { "encoder_model.onnx" };
+        let encoder = if from.join("onnx/vision_encoder.onnx").is_file() {
+            "vision_encoder.onnx"
+        } else {
+            "encoder_model.onnx"
+        };
         let words = changed(&|dir| {
-            std::fs::copy(dir.join("onnx/decoder_model_merged.onnx"), dir.join("onnx").join(encoder)).unwrap();
+            std::fs::copy(
+                dir.join("onnx/decoder_model_merged.onnx"),
+                dir.join("onnx").join(encoder),
+            )
+            .unwrap();
         });
         assert!(words.contains(encoder), "{words}");
-        let words = changed(&|dir| std::fs::write(dir.join("captions.json"), r#"{"styles": {"poetic": {}}}"#).unwrap());
+        let words = changed(&|dir| {
+            std::fs::write(dir.join("captions.json"), r#"{"styles": {"poetic": {}}}"#).unwrap()
+        });
         assert!(words.contains("captions.json") && words.contains("poetic"), "{words}");
     }
     let Some(library) = library() else { return };
-    let output = model(&["check", "/nonexistent/model", "--onnxruntime", library.to_str().unwrap()]);
+    let output =
+        model(&["check", "/nonexistent/model", "--onnxruntime", library.to_str().unwrap()]);
     assert!(!output.status.success() && err(&output).contains("/nonexistent/model"));
 }
 
@@ -228,27 +364,55 @@ fn a_folder_s_own_styles_are_tried_as_well() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("own");
     copy(&root().join("models/default"), &folder);
-    std::fs::write(folder.join("captions.json"), r#"{"styles": {"short": {"instruction": "Name it.", "task": "concise", "max_chars": 20}}}"#)
-        .unwrap();
+    std::fs::write(
+        folder.join("captions.json"),
+        r#"{"styles": {"short": {"instruction": "Name it.", "task": "concise", "max_chars": 20}}}"#,
+    )
+    .unwrap();
     let found = check(&folder, &[]).unwrap().unwrap();
-    let styles: Vec<_> = found["captions"].as_array().unwrap().iter().map(|c| c["style"].as_str().unwrap().to_string()).collect();
+    let styles: Vec<_> = found["captions"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["style"].as_str().unwrap().to_string())
+        .collect();
     assert_eq!(styles, ["concise", "seo", "detailed", "short"]);
     // This family reads no words: a prompt of its own could never be obeyed.
-    std::fs::write(folder.join("captions.json"), r#"{"styles": {"told": {"prompt": "Name it."}}}"#).unwrap();
+    std::fs::write(folder.join("captions.json"), r#"{"styles": {"told": {"prompt": "Name it."}}}"#)
+        .unwrap();
     let words = check(&folder, &[]).unwrap().unwrap_err();
-    assert!(words.contains("told") && words.contains(folder.join("captions.json").to_str().unwrap()), "{words}");
-    // Nor does it caption, in a style of its own or in another; and a file that says nothing is named whatever is asked for.
+    assert!(
+        words.contains("told") && words.contains(folder.join("captions.json").to_str().unwrap()),
+        "{words}"
+    );
+    // Nor does it caption, in a style of its own or in another; and a file that says nothing is
+    // named whatever is asked for.
     let library = library().unwrap();
     let caption = |style: &str| {
         let picture = parity().join("images/12_photo.jpg");
-        let arguments =
-            ["--model", folder.to_str().unwrap(), "--onnxruntime", library.to_str().unwrap(), "--style", style, picture.to_str().unwrap()];
-        let output = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine")).arg("caption").args(arguments).output().unwrap();
+        let arguments = [
+            "--model",
+            folder.to_str().unwrap(),
+            "--onnxruntime",
+            library.to_str().unwrap(),
+            "--style",
+            style,
+            picture.to_str().unwrap(),
+        ];
+        let output = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"))
+            .arg("caption")
+            .args(arguments)
+            .output()
+            .unwrap();
         assert!(!output.status.success());
         err(&output)
     };
     for style in ["told", "seo"] {
-        assert!(caption(style).contains("captions.json") && caption(style).contains("told"), "{}", caption(style));
+        assert!(
+            caption(style).contains("captions.json") && caption(style).contains("told"),
+            "{}",
+            caption(style)
+        );
     }
     std::fs::write(folder.join("captions.json"), r#"{"styles": {"poetic": {}}"#).unwrap();
     for style in ["poetic", "seo"] {
@@ -263,14 +427,25 @@ fn list_shows_what_is_there_and_what_is_wrong() {
     assert!(output.status.success() && out(&output).contains("no model"));
     copy(&parity().join("vit-gpt2"), &dir.path().join("whole"));
     let output = model(&["list", "--models", dir.path().to_str().unwrap()]);
-    assert!(output.status.success() && out(&output).contains("encoder_model: fp32"), "{}", out(&output));
+    assert!(
+        output.status.success() && out(&output).contains("encoder_model: fp32"),
+        "{}",
+        out(&output)
+    );
     copy(&parity().join("vit-gpt2"), &dir.path().join("half"));
     std::fs::remove_file(dir.path().join("half/onnx/encoder_model.onnx")).unwrap();
     let output = model(&["list", "--json", "--models", dir.path().to_str().unwrap()]);
     assert_eq!(output.status.code(), Some(1));
-    let lines: Vec<Value> = out(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
-    assert_eq!((lines[0]["name"].as_str(), lines[1]["name"].as_str()), (Some("half"), Some("whole")));
-    assert!(lines[0]["problem"].as_str().unwrap().contains("encoder_model") && lines[1]["problem"].is_null());
+    let lines: Vec<Value> =
+        out(&output).lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(
+        (lines[0]["name"].as_str(), lines[1]["name"].as_str()),
+        (Some("half"), Some("whole"))
+    );
+    assert!(
+        lines[0]["problem"].as_str().unwrap().contains("encoder_model")
+            && lines[1]["problem"].is_null()
+    );
     assert_eq!(model(&["list", "--models", "/nonexistent"]).status.code(), Some(1));
 }
 
@@ -279,27 +454,45 @@ fn every_family_that_captions_can_be_pulled() {
     // A folder whose refusal lists what is supported.
     let dir = tempfile::tempdir().unwrap();
     copy(&parity().join("vit-gpt2"), dir.path());
-    std::fs::write(dir.path().join("config.json"), r#"{"model_type": "poet", "decoder_start_token_id": 1}"#).unwrap();
+    std::fs::write(
+        dir.path().join("config.json"),
+        r#"{"model_type": "poet", "decoder_start_token_id": 1}"#,
+    )
+    .unwrap();
     let Some(words) = check(dir.path(), &[]) else { return };
     let words = words.unwrap_err();
     let supported = words.split("supported: ").nth(1).unwrap().trim_end().trim_end_matches(')');
     for model_type in supported.split(", ") {
-        assert!(pg_caption_models::family(model_type).is_some(), "{model_type} is not known to `model pull`");
+        assert!(
+            pg_caption_models::family(model_type).is_some(),
+            "{model_type} is not known to `model pull`"
+        );
     }
 }
 
 #[test]
 fn a_pulled_model_captions() {
-    let (hub, dir) = (Hub::of_folder("owner/vit-gpt2", &parity().join("vit-gpt2")), tempfile::tempdir().unwrap());
+    let (hub, dir) = (
+        Hub::of_folder("owner/vit-gpt2", &parity().join("vit-gpt2")),
+        tempfile::tempdir().unwrap(),
+    );
     hub.fail("onnx/encoder_model.onnx", &[Fault::Drop(1000)]);
     hub.gate("hf_secret");
     let models = dir.path().to_str().unwrap();
     let pull = |token: &str, more: &[&str]| {
         let arguments = [&["pull", "owner/vit-gpt2", "--models", models][..], more].concat();
-        command(&arguments).env("HF_ENDPOINT", hub.endpoint()).env("HF_TOKEN", token).output().unwrap()
+        command(&arguments)
+            .env("HF_ENDPOINT", hub.endpoint())
+            .env("HF_TOKEN", token)
+            .output()
+            .unwrap()
     };
     let output = pull("", &[]);
-    assert!(output.status.code() == Some(1) && err(&output).contains("HF_TOKEN"), "{}", err(&output));
+    assert!(
+        output.status.code() == Some(1) && err(&output).contains("HF_TOKEN"),
+        "{}",
+        err(&output)
+    );
     let output = pull("hf_secret", &[]);
     assert!(output.status.success(), "{}", err(&output));
     assert!(err(&output).is_empty(), "quiet where nobody watches: {}", err(&output));
@@ -310,7 +503,10 @@ fn a_pulled_model_captions() {
         assert!(!folder.join("onnx").join(layout).exists(), "not needed beside the merged one");
     }
     assert!(pull("hf_secret", &["--unmerged", "--name", "pair"]).status.success());
-    assert!(dir.path().join("pair/onnx/decoder_with_past_model.onnx").is_file() && !dir.path().join("pair/onnx/decoder_model_merged.onnx").exists());
+    assert!(
+        dir.path().join("pair/onnx/decoder_with_past_model.onnx").is_file()
+            && !dir.path().join("pair/onnx/decoder_model_merged.onnx").exists()
+    );
     let output = pull("hf_secret", &["--dtype", "q4", "--name", "four"]);
     assert!(err(&output).contains("q4") && err(&output).contains("fp32"), "{}", err(&output));
     for folder in [folder, dir.path().join("pair")] {

@@ -3,7 +3,10 @@
 mod harness;
 
 use harness::{Client, Engine, bytes, no_model, url};
-use pg_caption_wire::{Class, ClientMessage, Control, EngineConfig, EngineReport, Outcome, PROTOCOL, Role, ServerMessage};
+use pg_caption_wire::{
+    Class, ClientMessage, Control, EngineConfig, EngineReport, Outcome, PROTOCOL, Role,
+    ServerMessage,
+};
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
@@ -37,7 +40,10 @@ fn a_missing_model_is_reported_and_answered_and_ends_nothing() {
         assert_eq!(answer, failure);
     }
     let status = client.status();
-    assert_eq!((status.state.as_str(), status.in_flight, status.answered, status.connections), ("failed", 0, 3, 1));
+    assert_eq!(
+        (status.state.as_str(), status.in_flight, status.answered, status.connections),
+        ("failed", 0, 3, 1)
+    );
     assert_eq!(status.failure, Some(failure));
     assert!(status.confinement.iter().any(|c| c == "no_new_privs"), "{:?}", status.confinement);
 }
@@ -58,7 +64,11 @@ fn the_end_of_standard_input_ends_the_engine_with_status_0() {
 #[test]
 fn a_launcher_that_dies_before_the_configuration_ends_the_engine_with_status_0() {
     use std::process::{Command, Stdio};
-    let mut child = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine")).arg("serve").stdin(Stdio::null()).spawn().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"))
+        .arg("serve")
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
@@ -115,7 +125,10 @@ fn a_successor_without_a_model_leaves_when_told() {
 fn a_client_of_another_version_is_told_both_versions_and_what_to_do() {
     let engine = without_model();
     let mut client = engine.connect();
-    client.send(&ClientMessage::Hello { version: PROTOCOL + 1, release: "9.9.9".into(), role: Role::Call }, &[]);
+    client.send(
+        &ClientMessage::Hello { version: PROTOCOL + 1, release: "9.9.9".into(), role: Role::Call },
+        &[],
+    );
     let Some(ServerMessage::Refused(failure)) = client.receive() else { panic!("not refused") };
     assert_eq!((failure.class, failure.code.as_str()), (Class::Engine, "version_mismatch"));
     let detail = failure.detail.unwrap();
@@ -127,7 +140,9 @@ fn a_client_of_another_version_is_told_both_versions_and_what_to_do() {
 #[test]
 fn bytes_that_are_no_protocol_cost_only_their_connection() {
     let engine = without_model();
-    for rubbish in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 64], &[2, 0, 0, 0, 0, 0, 0, 0, b'{', b'}']] {
+    for rubbish in
+        [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 64], &[2, 0, 0, 0, 0, 0, 0, 0, b'{', b'}']]
+    {
         let mut stream = UnixStream::connect(&engine.socket).unwrap();
         stream.write_all(rubbish).unwrap();
         let mut client = Client::new(stream);
@@ -143,7 +158,10 @@ fn a_picture_beyond_the_limit_is_refused_with_the_limit_and_the_connection_goes_
     let mut client = engine.connect().hello(Role::Call);
     let failure = failed(client.ask(bytes(1, &["concise"]), &[0; 5000]));
     assert_eq!((failure.class, failure.code.as_str()), (Class::Reject, "too_large"));
-    assert!(failure.message.contains("1000") && failure.hint.unwrap().contains("pg_caption.max_image_size"));
+    assert!(
+        failure.message.contains("1000")
+            && failure.hint.unwrap().contains("pg_caption.max_image_size")
+    );
     assert_eq!(failed(client.ask(bytes(2, &["concise"]), &[0; 500])).class, Class::Engine);
 }
 

@@ -1,8 +1,10 @@
-//! Which addresses may be connected to. Called for every address of every hop, after resolution and before the connection.
+//! Which addresses may be connected to. Called for every address of every hop, after resolution and
+//! before the connection.
 //!
-//! The table is IANA's special-purpose registries for IPv4 and IPv6, read strictly: what is not plainly public is refused.
-//! IPv6 is an allow-list (2000::/3 without its exceptions, and the NAT64 prefix), so a future special range fails closed.
-//! No look-ups happen here; the functions are pure.
+//! The table is IANA's special-purpose registries for IPv4 and IPv6, read strictly: what is not
+//! plainly public is refused. IPv6 is an allow-list (2000::/3 without its exceptions, and the NAT64
+//! prefix), so a future special range fails closed. No look-ups happen here; the functions are
+//! pure.
 
 use ipnet::IpNet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -23,8 +25,9 @@ pub struct AddressPolicy {
 }
 
 impl AddressPolicy {
-    /// `allowed`: networks open although they are not public. An IPv4 network also opens its v4-mapped IPv6 spelling (the
-    /// same socket), but neither NAT64, 6to4 nor Teredo addresses that embed it: those lead through somebody else's gateway.
+    /// `allowed`: networks open although they are not public. An IPv4 network also opens its
+    /// v4-mapped IPv6 spelling (the same socket), but neither NAT64, 6to4 nor Teredo addresses that
+    /// embed it: those lead through somebody else's gateway.
     pub fn new(allowed: Vec<IpNet>) -> Self {
         AddressPolicy { allowed }
     }
@@ -36,7 +39,9 @@ impl AddressPolicy {
             return Verdict::Allowed;
         }
         match (address, real) {
-            (IpAddr::V6(_), IpAddr::V4(v4)) if special_v4(v4).is_some() => Verdict::Forbidden("v4-mapped address that is not public"),
+            (IpAddr::V6(_), IpAddr::V4(v4)) if special_v4(v4).is_some() => {
+                Verdict::Forbidden("v4-mapped address that is not public")
+            }
             (_, IpAddr::V4(v4)) => special_v4(v4).map_or(Verdict::Allowed, Verdict::Forbidden),
             (_, IpAddr::V6(v6)) => special_v6(v6).map_or(Verdict::Allowed, Verdict::Forbidden),
         }
@@ -74,8 +79,11 @@ fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
         [0, 0, 0, 0, 0, 0, 0, 0] => Some("unspecified"),
         [0, 0, 0, 0, 0, 0, 0, 1] => Some("loopback"),
         [0, 0, 0, 0, 0, 0, _, _] => Some("v4-compatible"),
-        // RFC 6052: the well-known prefix, on networks that have IPv6 only, is how public IPv4 hosts are reached
-        [0x64, 0xff9b, 0, 0, 0, 0, _, _] => special_v4(v4_at(6)).map(|_| "NAT64 of an address that is not public"),
+        // RFC 6052: the well-known prefix, on networks that have IPv6 only, is how public IPv4
+        // hosts are reached
+        [0x64, 0xff9b, 0, 0, 0, 0, _, _] => {
+            special_v4(v4_at(6)).map(|_| "NAT64 of an address that is not public")
+        }
         // RFC 8215: where the IPv4 address stands in it is known to the local network alone
         [0x64, 0xff9b, 1, ..] => Some("local NAT64"),
         [0x100, 0, 0, ..] => Some("discard-only"),
@@ -84,7 +92,9 @@ fn special_v6(address: Ipv6Addr) -> Option<&'static str> {
         [0xfec0..=0xfeff, ..] => Some("site-local"),
         [0xff00..=0xffff, ..] => Some("multicast"),
         // RFC 4380: server in the clear, client inverted
-        [0x2001, 0, ..] => special_v4(v4_at(2)).or(special_v4(!v4_at(6))).map(|_| "Teredo of an address that is not public"),
+        [0x2001, 0, ..] => special_v4(v4_at(2))
+            .or(special_v4(!v4_at(6)))
+            .map(|_| "Teredo of an address that is not public"),
         [0x2001, 0xdb8, ..] => Some("documentation"),
         [0x2001, 2, 0, ..] => Some("benchmark"),
         [0x2001, 1..=0x1ff, ..] => Some("reserved for protocols"),

@@ -75,7 +75,15 @@ fn embeddings(v4: Ipv4Addr, filler: u128) -> [(&'static str, Ipv6Addr); 4] {
         ("NAT64", Ipv6Addr::from((0x0064_ff9b_u128 << 96) | n)),
         ("6to4", Ipv6Addr::from((0x2002_u128 << 112) | (n << 80) | (filler & ((1 << 80) - 1)))),
         // server public, client (inverted) the address
-        ("Teredo", Ipv6Addr::from((0x2001_0000_u128 << 96) | (0x0808_0808_u128 << 64) | ((filler & 0xffff_ffff) << 32) | (!n & 0xffff_ffff))),
+        (
+            "Teredo",
+            Ipv6Addr::from(
+                (0x2001_0000_u128 << 96)
+                    | (0x0808_0808_u128 << 64)
+                    | ((filler & 0xffff_ffff) << 32)
+                    | (!n & 0xffff_ffff),
+            ),
+        ),
     ]
 }
 

@@ -1,7 +1,9 @@
-//! What the fetch that runs on this thread may still do: its deadline, whether its caller is there, what it used.
+//! What the fetch that runs on this thread may still do: its deadline, whether its caller is there,
+//! what it used.
 //!
-//! The HTTP client's resolver and transports are called deep inside it, are shared by all fetches and live longer than any
-//! (pooled connections), so they cannot carry these. A fetch never leaves its thread; a thread-local is the plain answer.
+//! The HTTP client's resolver and transports are called deep inside it, are shared by all fetches
+//! and live longer than any (pooled connections), so they cannot carry these. A fetch never leaves
+//! its thread; a thread-local is the plain answer.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -34,7 +36,13 @@ impl Drop for Running {
 
 /// From now on this thread works for a fetch.
 pub(crate) fn begin(deadline: Instant, latest: Instant, cancelled: Arc<AtomicBool>) -> Running {
-    CURRENT.set(Some(Attempt { deadline: deadline.min(latest), latest, cancelled, connected: false, surplus: false }));
+    CURRENT.set(Some(Attempt {
+        deadline: deadline.min(latest),
+        latest,
+        cancelled,
+        connected: false,
+        surplus: false,
+    }));
     Running(())
 }
 
@@ -79,7 +87,10 @@ pub(crate) fn take_surplus() -> bool {
     CURRENT.with_borrow_mut(|c| c.as_mut().is_some_and(|a| std::mem::take(&mut a.surplus)))
 }
 
-/// Gives back time that was spent waiting for something of ours; never beyond the caller's own patience.
+/// Gives back time that was spent waiting for something of ours; never beyond the caller's own
+/// patience.
 pub(crate) fn extend(by: Duration) {
-    CURRENT.with_borrow_mut(|c| c.iter_mut().for_each(|a| a.deadline = (a.deadline + by).min(a.latest)));
+    CURRENT.with_borrow_mut(|c| {
+        c.iter_mut().for_each(|a| a.deadline = (a.deadline + by).min(a.latest))
+    });
 }

@@ -1,4 +1,5 @@
-//! The body of an answer, read with a bound on every side: bytes on the wire, bytes after inflating, time, the caller.
+//! The body of an answer, read with a bound on every side: bytes on the wire, bytes after
+//! inflating, time, the caller.
 
 use crate::error::{Error, Place};
 use crate::fault::Limits;
@@ -12,19 +13,33 @@ use ureq::http::{HeaderMap, header};
 
 /// Read at once, bytes.
 const CHUNK: usize = 64 * 1024;
-/// Allocated for a body at once if it may become that large, bytes. The system gives pages as they are filled.
+/// Allocated for a body at once if it may become that large, bytes. The system gives pages as they
+/// are filled.
 const AT_ONCE: usize = 64 << 20;
 
-/// Reads the whole body. `reserve` is asked once, before the first byte is kept, for as much as can possibly be kept.
-/// Also says whether bytes came behind the end that the server had announced.
-pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Place, reserve: &mut Reserve<'_>) -> Result<(Vec<u8>, bool), Error> {
+/// Reads the whole body. `reserve` is asked once, before the first byte is kept, for as much as can
+/// possibly be kept. Also says whether bytes came behind the end that the server had announced.
+pub(crate) fn read(
+    body: Body,
+    headers: &HeaderMap,
+    limits: &Limits,
+    place: &Place,
+    reserve: &mut Reserve<'_>,
+) -> Result<(Vec<u8>, bool), Error> {
     let coding = Coding::of(headers);
     let declared = body.content_length();
     if let Some(bytes) = declared.filter(|d| *d > limits.bytes) {
-        return Err(Error::TooLarge { place: place.clone(), limit: limits.bytes, declared: Some(bytes) });
+        return Err(Error::TooLarge {
+            place: place.clone(),
+            limit: limits.bytes,
+            declared: Some(bytes),
+        });
     }
-    // what a compressed body becomes is known when it is over; a small budget leaves less room than the limit for it
-    let most = declared.filter(|_| !matches!(coding, Coding::Gzip)).unwrap_or(limits.bytes.min(limits.room));
+    // what a compressed body becomes is known when it is over; a small budget leaves less room than
+    // the limit for it
+    let most = declared
+        .filter(|_| !matches!(coding, Coding::Gzip))
+        .unwrap_or(limits.bytes.min(limits.room));
     let asked = std::time::Instant::now();
     reserve(&place.host, most).map_err(Error::Memory)?;
     // the server is not to blame for the time spent waiting for memory
@@ -34,17 +49,24 @@ pub(crate) fn read(body: Body, headers: &HeaderMap, limits: &Limits, place: &Pla
     crate::attempt::take_surplus();
     let mut head = Vec::new();
     if !matches!(coding, Coding::Plain) {
-        wire.by_ref().take(signature::LENGTH).read_to_end(&mut head).map_err(|e| limits.read(e, place))?;
+        wire.by_ref()
+            .take(signature::LENGTH)
+            .read_to_end(&mut head)
+            .map_err(|e| limits.read(e, place))?;
     }
     let plain = signature::begins_a_picture(&head);
     let wire = io::Cursor::new(head).chain(wire);
     let bytes = match coding {
         Coding::Gzip if !plain => collect(Members::new(wire), most, limits, place),
         Coding::Other(name) if !plain => {
-            let reason = format!("content encoding \"{}\"", name.escape_default().take(40).collect::<String>());
+            let reason = format!(
+                "content encoding \"{}\"",
+                name.escape_default().take(40).collect::<String>()
+            );
             return Err(Error::BadEncoding { place: place.clone(), reason });
         }
-        // pictures are served under every coding there is, and under words that are none ("8bit"), with nothing done to them
+        // pictures are served under every coding there is, and under words that are none ("8bit"),
+        // with nothing done to them
         _ => collect(wire, most, limits, place),
     };
     let announced = declared.is_some() || headers.contains_key(header::TRANSFER_ENCODING);
@@ -69,10 +91,13 @@ impl Coding {
     fn of(headers: &HeaderMap) -> Coding {
         let mut coding = Coding::Plain;
         for value in headers.get_all(header::CONTENT_ENCODING) {
-            for name in value.to_str().unwrap_or("?").split(',').map(|c| c.trim().to_ascii_lowercase()) {
+            for name in
+                value.to_str().unwrap_or("?").split(',').map(|c| c.trim().to_ascii_lowercase())
+            {
                 match (name.as_str(), &coding) {
                     // Some say what is no coding of a body: a character set, S3's way of uploading.
-                    ("" | "identity" | "none" | "binary" | "utf-8" | "utf8" | "aws-chunked", _) => {}
+                    ("" | "identity" | "none" | "binary" | "utf-8" | "utf8" | "aws-chunked", _) => {
+                    }
                     ("gzip" | "x-gzip", Coding::Plain) => coding = Coding::Gzip,
                     (other, _) => return Coding::Other(other.to_owned()),
                 }
@@ -83,7 +108,12 @@ impl Coding {
 }
 
 /// Everything `from` yields, at most `most` bytes; one more is too large.
-fn collect(mut from: impl Read, most: u64, limits: &Limits, place: &Place) -> Result<Vec<u8>, Error> {
+fn collect(
+    mut from: impl Read,
+    most: u64,
+    limits: &Limits,
+    place: &Place,
+) -> Result<Vec<u8>, Error> {
     let mut bytes = Vec::new();
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -103,13 +133,19 @@ fn collect(mut from: impl Read, most: u64, limits: &Limits, place: &Place) -> Re
         if (bytes.len() + n) as u64 > most {
             return Err(match most < limits.bytes {
                 true => Error::Memory(Box::new(no_room(most))),
-                false => Error::TooLarge { place: place.clone(), limit: limits.bytes, declared: None },
+                false => {
+                    Error::TooLarge { place: place.clone(), limit: limits.bytes, declared: None }
+                }
             });
         }
         if bytes.capacity() < bytes.len() + n {
-            // never beyond what was reserved, and for all but giants at once: growing in steps would hold two copies in between
-            let capacity = (bytes.capacity() * 2).max(AT_ONCE).min(most as usize).max(bytes.len() + n);
-            bytes.try_reserve_exact(capacity - bytes.len()).map_err(|e| Error::Memory(Box::new(no_memory(&e.to_string()))))?;
+            // never beyond what was reserved, and for all but giants at once: growing in steps
+            // would hold two copies in between
+            let capacity =
+                (bytes.capacity() * 2).max(AT_ONCE).min(most as usize).max(bytes.len() + n);
+            bytes
+                .try_reserve_exact(capacity - bytes.len())
+                .map_err(|e| Error::Memory(Box::new(no_memory(&e.to_string()))))?;
         }
         bytes.extend_from_slice(&chunk[..n]);
     }
@@ -117,9 +153,13 @@ fn collect(mut from: impl Read, most: u64, limits: &Limits, place: &Place) -> Re
 
 /// The body is longer than all the room there is for files.
 fn no_room(most: u64) -> Failure {
-    Failure::new(Class::Reject, "too_much_memory", "the image needs more memory than the engine may use for files")
-        .detail(format!("Its size was not announced, and it is larger than {most} bytes."))
-        .hint("Raise \"pg_caption.memory\".")
+    Failure::new(
+        Class::Reject,
+        "too_much_memory",
+        "the image needs more memory than the engine may use for files",
+    )
+    .detail(format!("Its size was not announced, and it is larger than {most} bytes."))
+    .hint("Raise \"pg_caption.memory\".")
 }
 
 /// The machine has less memory than the budget says.
@@ -129,7 +169,8 @@ fn no_memory(reason: &str) -> Failure {
         .hint("Lower \"pg_caption.memory\" or \"pg_caption.max_image_size\".")
 }
 
-/// A gzip body, member by member (RFC 1952, 2.2). What follows the last one, zeros as a rule, is none of it, as with gzip itself and browsers.
+/// A gzip body, member by member (RFC 1952, 2.2). What follows the last one, zeros as a rule, is
+/// none of it, as with gzip itself and browsers.
 struct Members<R: Read> {
     member: Option<GzDecoder<BufReader<R>>>,
 }

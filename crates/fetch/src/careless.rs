@@ -1,6 +1,7 @@
-//! Hosts that once sent bytes behind the announced end of an answer. HTTP/1.1 tells answers apart by nothing but their ends:
-//! on a connection that is used again, such bytes are the answer to the next request, and another picture. So `fetch`
-//! uses connections to these hosts once. Kept for the engine's life; never written anywhere.
+//! Hosts that once sent bytes behind the announced end of an answer. HTTP/1.1 tells answers apart
+//! by nothing but their ends: on a connection that is used again, such bytes are the answer to the
+//! next request, and another picture. So `fetch` uses connections to these hosts once. Kept for the
+//! engine's life; never written anywhere.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,6 @@
-//! The HTTP client with every convenience switched off that would decide something for us: redirects, proxies of the
-//! environment, statuses as errors, inflating, its own resolver and its own certificates.
+//! The HTTP client with every convenience switched off that would decide something for us:
+//! redirects, proxies of the environment, statuses as errors, inflating, its own resolver and its
+//! own certificates.
 
 use crate::error::Error;
 use crate::lookup::Lookup;
@@ -12,9 +13,10 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 
 /// What is decoded, best first; anything else may come too and is judged by its content.
-const ACCEPT: &str = "image/webp,image/jpeg,image/png,image/gif,image/bmp,image/tiff,image/*;q=0.8,*/*;q=0.5";
-/// Status line and headers of one response, bytes. Also what is read ahead at once: behind a preliminary answer (1xx) ureq takes all that it
-/// has read for headers, a picture too.
+const ACCEPT: &str =
+    "image/webp,image/jpeg,image/png,image/gif,image/bmp,image/tiff,image/*;q=0.8,*/*;q=0.5";
+/// Status line and headers of one response, bytes. Also what is read ahead at once: behind a
+/// preliminary answer (1xx) ureq takes all that it has read for headers, a picture too.
 pub(crate) const MAX_HEADERS: usize = 64 * 1024;
 /// Idle connections are closed after this; most servers close theirs a little later.
 pub(crate) const IDLE: Duration = Duration::from_secs(10);
@@ -26,11 +28,19 @@ pub(crate) struct Client {
 }
 
 /// Builds the client. `roots`: DER certificates trusted instead of the system's.
-pub(crate) fn client(settings: &Settings, lookup: Arc<Lookup>, roots: Option<Vec<Vec<u8>>>) -> Result<Client, Error> {
+pub(crate) fn client(
+    settings: &Settings,
+    lookup: Arc<Lookup>,
+    roots: Option<Vec<Vec<u8>>>,
+) -> Result<Client, Error> {
     let proxy = settings.proxy.as_deref().map(settings::proxy).transpose()?;
-    // unreadable certificates are skipped as every other program skips them; none at all is said when https is used
-    let roots = roots.unwrap_or_else(|| rustls_native_certs::load_native_certs().certs.iter().map(|c| c.to_vec()).collect());
-    let certificates: Vec<_> = roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
+    // unreadable certificates are skipped as every other program skips them; none at all is said
+    // when https is used
+    let roots = roots.unwrap_or_else(|| {
+        rustls_native_certs::load_native_certs().certs.iter().map(|c| c.to_vec()).collect()
+    });
+    let certificates: Vec<_> =
+        roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
     let has_roots = !certificates.is_empty();
     let tls = TlsConfig::builder()
         .root_certs(RootCerts::Specific(Arc::new(certificates)))
@@ -52,7 +62,11 @@ pub(crate) fn client(settings: &Settings, lookup: Arc<Lookup>, roots: Option<Vec
         .max_idle_age(IDLE)
         .tls_config(tls)
         .build();
-    let connector = ().chain(ConnectProxyConnector::default()).chain(WatchedTcp::default()).chain(SharedTls::default()).chain(WatchedEnd);
+    let connector =
+        ().chain(ConnectProxyConnector::default())
+            .chain(WatchedTcp::default())
+            .chain(SharedTls::default())
+            .chain(WatchedEnd);
     let resolver = JudgingResolver { lookup, proxy: proxy.map(|p| p.uri().clone()) };
     Ok(Client { agent: Agent::with_parts(config, connector, resolver), has_roots })
 }

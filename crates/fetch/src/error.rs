@@ -1,7 +1,7 @@
 //! Everything that can go wrong with a fetch, and what each of it means for the row that asked.
 //!
-//! Class, code and hint hang on the variant; nobody looks into the words. No variant holds a raw URL: [`Place`] is made by
-//! `target.rs`, which removes what may be secret.
+//! Class, code and hint hang on the variant; nobody looks into the words. No variant holds a raw
+//! URL: [`Place`] is made by `target.rs`, which removes what may be secret.
 
 use pg_caption_wire::{Class, Failure};
 use std::time::{Duration, SystemTime};
@@ -99,11 +99,30 @@ impl Error {
     pub fn class(&self) -> Class {
         use Error::*;
         match self {
-            BadUrl { .. } | RelativeUrl { .. } | Scheme { .. } | Credentials { .. } | ForbiddenHost { .. } | ForbiddenAddress { .. } => Class::Reject,
-            TooLarge { .. } | TooManyRedirects { .. } | RedirectLoop { .. } | InsecureRedirect { .. } | BadRedirect { .. } => Class::Reject,
-            NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } | Truncated { .. } => Class::Reject,
-            Status { status, retry_after, .. } => crate::status::class(*status, retry_after.is_some()),
-            Dns { .. } | Connect { .. } | Tls { .. } | Reset { .. } | Timeout { .. } | Proxy { .. } | Cancelled { .. } => Class::Retry,
+            BadUrl { .. }
+            | RelativeUrl { .. }
+            | Scheme { .. }
+            | Credentials { .. }
+            | ForbiddenHost { .. }
+            | ForbiddenAddress { .. } => Class::Reject,
+            TooLarge { .. }
+            | TooManyRedirects { .. }
+            | RedirectLoop { .. }
+            | InsecureRedirect { .. }
+            | BadRedirect { .. } => Class::Reject,
+            NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } | Truncated { .. } => {
+                Class::Reject
+            }
+            Status { status, retry_after, .. } => {
+                crate::status::class(*status, retry_after.is_some())
+            }
+            Dns { .. }
+            | Connect { .. }
+            | Tls { .. }
+            | Reset { .. }
+            | Timeout { .. }
+            | Proxy { .. }
+            | Cancelled { .. } => Class::Retry,
             HostCooling { .. } | HostBusy { .. } => Class::Host,
             Memory(failure) => failure.class,
             Setting { .. } => Class::Engine,
@@ -206,7 +225,9 @@ impl Error {
         use Error::*;
         let url = self.place().map(|p| p.url.as_str()).unwrap_or_default();
         match self {
-            BadUrl { shown, .. } | RelativeUrl { shown } | Scheme { shown, .. } => format!("URL: {shown}"),
+            BadUrl { shown, .. } | RelativeUrl { shown } | Scheme { shown, .. } => {
+                format!("URL: {shown}")
+            }
             Setting { .. } | Memory(_) => String::new(),
             Dns { reason, .. }
             | Connect { reason, .. }
@@ -225,15 +246,24 @@ impl Error {
                 };
                 format!("URL: {url}; {what} after {:.1} s", limit.as_secs_f64())
             }
-            Status { retry_after: Some(wait), .. } => format!("URL: {url}; it is left alone {}", rest(*wait)),
+            Status { retry_after: Some(wait), .. } => {
+                format!("URL: {url}; it is left alone {}", rest(*wait))
+            }
             HostCooling { wait, said, .. } => {
                 let asked = if url.is_empty() { String::new() } else { format!("URL: {url}; ") };
-                let said = said.as_deref().map(|code| format!("; its last answer was {code}")).unwrap_or_default();
+                let said = said
+                    .as_deref()
+                    .map(|code| format!("; its last answer was {code}"))
+                    .unwrap_or_default();
                 format!("{asked}it is left alone {}{said}", rest(*wait))
             }
-            TooLarge { declared: Some(bytes), .. } => format!("URL: {url}; the server announces {bytes} bytes"),
+            TooLarge { declared: Some(bytes), .. } => {
+                format!("URL: {url}; the server announces {bytes} bytes")
+            }
             BadRedirect { cause, .. } => format!("URL: {url}; {cause} ({})", cause.detail()),
-            Status { status: 301 | 302 | 303 | 307 | 308, .. } => format!("URL: {url}; the image has moved, but the server does not say where to"),
+            Status { status: 301 | 302 | 303 | 307 | 308, .. } => {
+                format!("URL: {url}; the image has moved, but the server does not say where to")
+            }
             _ => format!("URL: {url}"),
         }
     }
@@ -246,22 +276,38 @@ impl Error {
                 "Give a whole URL such as https://cdn.example.com/p/42.jpg. Where a table holds paths, watch a column that puts the host in front: \
                  ALTER TABLE products ADD image_url text GENERATED ALWAYS AS ('https://cdn.example.com' || image_path) STORED."
             }
-            Scheme { .. } => "For a picture that is not on the web, call caption_image with its bytes (bytea).",
-            Credentials { .. } => "Remove user and password from the URL; use a signed URL if the picture is protected.",
+            Scheme { .. } => {
+                "For a picture that is not on the web, call caption_image with its bytes (bytea)."
+            }
+            Credentials { .. } => {
+                "Remove user and password from the URL; use a signed URL if the picture is protected."
+            }
             ForbiddenHost { .. } => "A superuser can add the host to \"pg_caption.allowed_hosts\".",
-            ForbiddenAddress { .. } => "If this is meant, a superuser can add the network to \"pg_caption.allowed_networks\".",
-            Tls { no_roots: true, .. } => "No certificate authorities are installed on this server: install the package ca-certificates.",
-            Tls { .. } => "Check the server's certificate, or install its authority in this server's certificate store.",
-            Timeout { stage: Stage::Resolve | Stage::Connect, .. } => "See \"pg_caption.connect_timeout\".",
+            ForbiddenAddress { .. } => {
+                "If this is meant, a superuser can add the network to \"pg_caption.allowed_networks\"."
+            }
+            Tls { no_roots: true, .. } => {
+                "No certificate authorities are installed on this server: install the package ca-certificates."
+            }
+            Tls { .. } => {
+                "Check the server's certificate, or install its authority in this server's certificate store."
+            }
+            Timeout { stage: Stage::Resolve | Stage::Connect, .. } => {
+                "See \"pg_caption.connect_timeout\"."
+            }
             Timeout { stage: Stage::Total, .. } => "See \"pg_caption.fetch_timeout\".",
             Timeout { stage: Stage::Caller, .. } => "See \"pg_caption.timeout\".",
             TooLarge { .. } => "See \"pg_caption.max_image_size\".",
             TooManyRedirects { .. } => "See \"pg_caption.max_redirects\".",
-            InsecureRedirect { .. } => "Store the http URL itself if an unprotected connection is acceptable.",
+            InsecureRedirect { .. } => {
+                "Store the http URL itself if an unprotected connection is acceptable."
+            }
             BadRedirect { cause, .. } => return cause.hint(),
             HostBusy { .. } => "See \"pg_caption.host_concurrency\".",
             Proxy { .. } => "See \"pg_caption.proxy\".",
-            HostCooling { .. } | Status { status: 429, .. } | Status { retry_after: Some(_), .. } => {
+            HostCooling { .. }
+            | Status { status: 429, .. }
+            | Status { retry_after: Some(_), .. } => {
                 "Nothing need be done; SELECT * FROM caption.host shows which hosts rest and until when."
             }
             Status { status: 401 | 403, .. } => "The picture must be readable without signing in.",

@@ -38,7 +38,9 @@ impl Limits {
     /// What `error` means at `place`.
     pub(crate) fn explain(&self, error: ureq::Error, place: &Place) -> Error {
         match self.direct(error, place) {
-            Error::Connect { place, reason } | Error::Dns { place, reason } if self.proxied => Error::Proxy { place, reason },
+            Error::Connect { place, reason } | Error::Dns { place, reason } if self.proxied => {
+                Error::Proxy { place, reason }
+            }
             error => error,
         }
     }
@@ -53,8 +55,12 @@ impl Limits {
             ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
                 Error::Timeout { place, stage: Stage::Connect, limit: self.connect }
             }
-            ureq::Error::Timeout(ureq::Timeout::RecvResponse) => Error::Timeout { place, stage: Stage::Answer, limit: self.answer },
-            ureq::Error::Timeout(_) => Error::Timeout { place, stage: Stage::Total, limit: self.total },
+            ureq::Error::Timeout(ureq::Timeout::RecvResponse) => {
+                Error::Timeout { place, stage: Stage::Answer, limit: self.answer }
+            }
+            ureq::Error::Timeout(_) => {
+                Error::Timeout { place, stage: Stage::Total, limit: self.total }
+            }
             ureq::Error::Other(other) => match other.downcast::<LookupError>() {
                 Ok(lookup) => self.lookup(*lookup, &place),
                 Err(_) => Error::Connect { place, reason },
@@ -62,12 +68,20 @@ impl Limits {
             ureq::Error::Io(e) => self.io(e, place),
             ureq::Error::HostNotFound => Error::Dns { place, reason },
             ureq::Error::ConnectionFailed => Error::Connect { place, reason },
-            ureq::Error::Tls(_) | ureq::Error::Rustls(_) | ureq::Error::TlsRequired | ureq::Error::Pem(_) => self.tls(reason, place),
-            ureq::Error::LargeResponseHeader(..) | ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) => {
+            ureq::Error::Tls(_)
+            | ureq::Error::Rustls(_)
+            | ureq::Error::TlsRequired
+            | ureq::Error::Pem(_) => self.tls(reason, place),
+            ureq::Error::LargeResponseHeader(..)
+            | ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) => {
                 Error::HeadersTooLarge { place }
             }
-            ureq::Error::ConnectProxyFailed(_) | ureq::Error::InvalidProxyUrl => Error::Proxy { place, reason },
-            ureq::Error::BadUri(_) | ureq::Error::Http(_) => Error::BadUrl { shown: place.url, reason },
+            ureq::Error::ConnectProxyFailed(_) | ureq::Error::InvalidProxyUrl => {
+                Error::Proxy { place, reason }
+            }
+            ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
+                Error::BadUrl { shown: place.url, reason }
+            }
             _ => Error::NotHttp { place, reason },
         }
     }
@@ -77,19 +91,34 @@ impl Limits {
         let at = place.clone();
         match error {
             LookupError::Unknown(reason) => Error::Dns { place: at, reason },
-            LookupError::Forbidden(address, what) => Error::ForbiddenAddress { place: at, address: address.to_string(), what },
-            LookupError::Slow => self.over(place).unwrap_or(Error::Timeout { place: at, stage: Stage::Resolve, limit: self.connect }),
-            // by the time it is explained the reason has come true; if the clock disagrees, it is our own limit
-            LookupError::GivenUp => self.over(place).unwrap_or(Error::Timeout { place: at, stage: Stage::Total, limit: self.total }),
+            LookupError::Forbidden(address, what) => {
+                Error::ForbiddenAddress { place: at, address: address.to_string(), what }
+            }
+            LookupError::Slow => self.over(place).unwrap_or(Error::Timeout {
+                place: at,
+                stage: Stage::Resolve,
+                limit: self.connect,
+            }),
+            // by the time it is explained the reason has come true; if the clock disagrees, it is
+            // our own limit
+            LookupError::GivenUp => self.over(place).unwrap_or(Error::Timeout {
+                place: at,
+                stage: Stage::Total,
+                limit: self.total,
+            }),
         }
     }
 
     /// What an error while reading a body means: the client's, or the inflater's.
     pub(crate) fn read(&self, error: io::Error, place: &Place) -> Error {
         match error.kind() {
-            io::ErrorKind::FileTooLarge => Error::TooLarge { place: place.clone(), limit: self.bytes, declared: None },
+            io::ErrorKind::FileTooLarge => {
+                Error::TooLarge { place: place.clone(), limit: self.bytes, declared: None }
+            }
             // flate2: not gzip, or a broken check sum
-            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData if error.get_ref().is_none_or(|e| !e.is::<rustls::Error>()) => {
+            io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
+                if error.get_ref().is_none_or(|e| !e.is::<rustls::Error>()) =>
+            {
                 Error::BadEncoding { place: place.clone(), reason: error.to_string() }
             }
             _ => self.explain(error.into(), place),
@@ -108,11 +137,14 @@ impl Limits {
             return self.tls(reason, place);
         }
         match error.kind() {
-            ConnectionRefused | HostUnreachable | NetworkUnreachable | NetworkDown | AddrNotAvailable | PermissionDenied | AddrInUse => {
-                Error::Connect { place, reason }
+            ConnectionRefused | HostUnreachable | NetworkUnreachable | NetworkDown
+            | AddrNotAvailable | PermissionDenied | AddrInUse => Error::Connect { place, reason },
+            TimedOut | WouldBlock => {
+                Error::Timeout { place, stage: Stage::Total, limit: self.total }
             }
-            TimedOut | WouldBlock => Error::Timeout { place, stage: Stage::Total, limit: self.total },
-            UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe | NotConnected => Error::Reset { place, reason },
+            UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe | NotConnected => {
+                Error::Reset { place, reason }
+            }
             _ => Error::Connect { place, reason },
         }
     }

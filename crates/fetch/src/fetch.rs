@@ -22,7 +22,8 @@ use std::time::{Duration, Instant, SystemTime};
 use ureq::http::header::{self, HeaderName};
 use ureq::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-/// Look-up threads: one for each fetch thread by default, so that it takes as many dead names at once to hold up the rest.
+/// Look-up threads: one for each fetch thread by default, so that it takes as many dead names at
+/// once to hold up the rest.
 const MAX_LOOKUP_THREADS: usize = 32;
 /// Longest ETag or Last-Modified kept, bytes.
 const MAX_VALIDATOR: usize = 1024;
@@ -32,8 +33,9 @@ const MAX_VALIDATOR: usize = 1024;
 pub struct Get<'a> {
     /// As the user gave it.
     pub url: &'a str,
-    /// Of the picture captioned before, which lay at this very URL; an unchanged one is answered with [`Fetched::NotModified`]. Where a redirect leads
-    /// elsewhere it is not sent: it says nothing of other resources.
+    /// Of the picture captioned before, which lay at this very URL; an unchanged one is answered
+    /// with [`Fetched::NotModified`]. Where a redirect leads elsewhere it is not sent: it says
+    /// nothing of other resources.
     pub etag: Option<&'a str>,
     /// Likewise.
     pub last_modified: Option<&'a str>,
@@ -66,13 +68,15 @@ pub enum Fetched {
 pub enum Step {
     /// It is over.
     Done(Fetched),
-    /// It was redirected to a host that is at its cap: to be gone on with by [`Fetcher::fetch_admitted`] once that host
-    /// ([`Journey::host`]) admits it. Nobody is asked again for what was learned so far.
+    /// It was redirected to a host that is at its cap: to be gone on with by
+    /// [`Fetcher::fetch_admitted`] once that host ([`Journey::host`]) admits it. Nobody is asked
+    /// again for what was learned so far.
     Elsewhere(Box<Journey>),
 }
 
-/// Called once, before any byte of a body is kept, with the host that sends it (`name:port`) and the most bytes that can come. It may block (within the caller's
-/// deadline) until there is room; the engine keeps the reservation itself. Its failure becomes the fetch's.
+/// Called once, before any byte of a body is kept, with the host that sends it (`name:port`) and
+/// the most bytes that can come. It may block (within the caller's deadline) until there is room;
+/// the engine keeps the reservation itself. Its failure becomes the fetch's.
 pub type Reserve<'a> = dyn FnMut(&str, u64) -> Result<(), Box<Failure>> + 'a;
 
 /// What tests and embedders replace.
@@ -122,16 +126,24 @@ impl Fetcher {
     /// As [`Fetcher::new`].
     pub fn with_parts(settings: Settings, parts: Parts) -> Result<Fetcher, Error> {
         // the client would panic on it at the first request
-        HeaderValue::from_str(&settings.user_agent)
-            .map_err(|_| Error::Setting { setting: "user agent", reason: "it cannot be sent as a header".into() })?;
+        HeaderValue::from_str(&settings.user_agent).map_err(|_| Error::Setting {
+            setting: "user agent",
+            reason: "it cannot be sent as a header".into(),
+        })?;
         let names = HostPatterns::parse(&settings.allowed_hosts)?;
         let policy = AddressPolicy::new(settings::networks(&settings.allowed_networks)?);
         let threads = settings.concurrency.clamp(1, MAX_LOOKUP_THREADS);
         let lookup = Lookup::new(policy, parts.resolver, threads, settings.connect_timeout)
-            .map_err(|e| Error::Setting { setting: "pg_caption.fetch_concurrency", reason: format!("no threads for look-ups: {e}") })?;
+            .map_err(|e| Error::Setting {
+                setting: "pg_caption.fetch_concurrency",
+                reason: format!("no threads for look-ups: {e}"),
+            })?;
         let lookup = Arc::new(lookup);
         let client = client::client(&settings, lookup.clone(), parts.roots)?;
-        let gate = Gate::new(Hosts::new(settings.host_concurrency.min(u32::MAX as usize) as u32, RandomState::new().hash_one(0)));
+        let gate = Gate::new(Hosts::new(
+            settings.host_concurrency.min(u32::MAX as usize) as u32,
+            RandomState::new().hash_one(0),
+        ));
         Ok(Fetcher { settings, names, lookup, client, gate, careless: Careless::default() })
     }
 
@@ -174,22 +186,38 @@ impl Fetcher {
             Step::Done(fetched) => Ok(fetched),
             Step::Elsewhere(journey) => {
                 let place = journey.target.place().clone();
-                Err(if get.cancelled.load(Ordering::Relaxed) { Error::Cancelled { place } } else { Error::HostBusy { place } })
+                Err(if get.cancelled.load(Ordering::Relaxed) {
+                    Error::Cancelled { place }
+                } else {
+                    Error::HostBusy { place }
+                })
             }
         }
     }
 
-    /// Fetches with a permit from [`Fetcher::admit`] for the URL's host, or goes on with a `journey` with a permit for that one's.
-    /// Never waits for a host.
+    /// Fetches with a permit from [`Fetcher::admit`] for the URL's host, or goes on with a
+    /// `journey` with a permit for that one's. Never waits for a host.
     ///
     /// # Errors
     /// Why there are no bytes; see [`Error`].
-    pub fn fetch_admitted(&self, permit: Permit, journey: Option<Box<Journey>>, get: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Step, Error> {
+    pub fn fetch_admitted(
+        &self,
+        permit: Permit,
+        journey: Option<Box<Journey>>,
+        get: &Get<'_>,
+        reserve: &mut Reserve<'_>,
+    ) -> Result<Step, Error> {
         self.run(Some(permit), journey, get, reserve)
     }
 
     /// Without a permit it waits for each host.
-    fn run(&self, mut permit: Option<Permit>, journey: Option<Box<Journey>>, first: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Step, Error> {
+    fn run(
+        &self,
+        mut permit: Option<Permit>,
+        journey: Option<Box<Journey>>,
+        first: &Get<'_>,
+        reserve: &mut Reserve<'_>,
+    ) -> Result<Step, Error> {
         let (start, waits) = (Instant::now(), permit.is_none());
         let mut get = *first;
         let patience = get.deadline.saturating_duration_since(start);
@@ -242,8 +270,9 @@ impl Fetcher {
         }
     }
 
-    /// What can be said about a target without a connection. Names are judged when they are resolved, by the connection's own
-    /// resolver; only a proxy connects by itself, and then what the name means here is the best there is to judge.
+    /// What can be said about a target without a connection. Names are judged when they are
+    /// resolved, by the connection's own resolver; only a proxy connects by itself, and then what
+    /// the name means here is the best there is to judge.
     fn check(&self, target: &Target, limits: &Limits) -> Result<(), Error> {
         let place = target.place();
         if !self.names.allow(target.host(), target.port()) {
@@ -262,15 +291,24 @@ impl Fetcher {
         Ok(())
     }
 
-    /// The right to ask this host: the one at hand if it is for it, else another; none while the host is at its cap, for which
-    /// it `waits`, or not.
-    fn permit(&self, held: Option<Permit>, target: &Target, waits: bool) -> Result<Option<Permit>, Error> {
+    /// The right to ask this host: the one at hand if it is for it, else another; none while the
+    /// host is at its cap, for which it `waits`, or not.
+    fn permit(
+        &self,
+        held: Option<Permit>,
+        target: &Target,
+        waits: bool,
+    ) -> Result<Option<Permit>, Error> {
         let place = target.place();
         if let Some(permit) = held.filter(|p| p.host() == place.host) {
             return Ok(Some(permit));
         }
         let asked = Instant::now();
-        match if waits { self.gate.wait(&place.host, &attempt::over) } else { self.gate.admit(&place.host) } {
+        match if waits {
+            self.gate.wait(&place.host, &attempt::over)
+        } else {
+            self.gate.admit(&place.host)
+        } {
             Admission::Go(permit) => {
                 attempt::extend(asked.elapsed());
                 Ok(Some(permit))
@@ -281,25 +319,34 @@ impl Fetcher {
     }
 
     /// One request, up to the end of its headers.
-    fn ask(&self, target: &Target, get: &Get<'_>, limits: &Limits) -> Result<Response<ureq::Body>, Error> {
+    fn ask(
+        &self,
+        target: &Target,
+        get: &Get<'_>,
+        limits: &Limits,
+    ) -> Result<Response<ureq::Body>, Error> {
         let uri = target.uri()?;
         loop {
             if let Some(over) = limits.over(target.place()) {
                 return Err(over);
             }
             let mut request = self.client.agent.get(uri.clone());
-            for (name, value) in [(header::IF_NONE_MATCH, get.etag), (header::IF_MODIFIED_SINCE, get.last_modified)] {
+            for (name, value) in
+                [(header::IF_NONE_MATCH, get.etag), (header::IF_MODIFIED_SINCE, get.last_modified)]
+            {
                 if let Some(value) = value.and_then(|v| HeaderValue::from_str(v).ok()) {
                     request = request.header(name, value);
                 }
             }
-            // a host that says more than it announces could answer this request with what was left of another
+            // a host that says more than it announces could answer this request with what was left
+            // of another
             let fresh = self.careless.contains(&target.place().host);
             if fresh {
                 request = request.header(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            // the total limit is kept by the connection (`transport.rs`), because it can be extended while a body waits for
-            // memory; the client's own clock stands at the caller's patience
+            // the total limit is kept by the connection (`transport.rs`), because it can be
+            // extended while a body waits for memory; the client's own clock stands at the caller's
+            // patience
             let request = request
                 .config()
                 .max_idle_age(if fresh { Duration::ZERO } else { client::IDLE })
@@ -317,11 +364,14 @@ impl Fetcher {
             match result {
                 Ok(response) => return Ok(response),
                 Err(e) => match limits.explain(e, target.place()) {
-                    // a connection from the pool that the server had closed meanwhile says nothing: ask again with the
-                    // next one. Each is used up by it, so this ends with a fresh one.
+                    // a connection from the pool that the server had closed meanwhile says nothing:
+                    // ask again with the next one. Each is used up by it, so this ends with a fresh
+                    // one.
                     Error::Reset { .. } if pooled => {}
                     // neither does what was left on it by the answer before
-                    Error::NotHttp { .. } | Error::HeadersTooLarge { .. } if pooled => self.careless.add(&target.place().host),
+                    Error::NotHttp { .. } | Error::HeadersTooLarge { .. } if pooled => {
+                        self.careless.add(&target.place().host)
+                    }
                     error => return Err(error),
                 },
             }
@@ -345,19 +395,31 @@ impl Fetcher {
                 if surplus {
                     self.careless.add(&place.host);
                 }
-                let (etag, last_modified) = (validator(&head.headers, header::ETAG), validator(&head.headers, header::LAST_MODIFIED));
-                Ok(Answered::Done(Fetched::Body { bytes, etag, last_modified, url_final: place.url.clone() }))
+                let (etag, last_modified) = (
+                    validator(&head.headers, header::ETAG),
+                    validator(&head.headers, header::LAST_MODIFIED),
+                );
+                Ok(Answered::Done(Fetched::Body {
+                    bytes,
+                    etag,
+                    last_modified,
+                    url_final: place.url.clone(),
+                }))
             }
             StatusCode::NOT_MODIFIED if conditional => Ok(Answered::Done(Fetched::NotModified)),
             status => {
-                let text = |name: HeaderName| head.headers.get(name).and_then(|v| std::str::from_utf8(v.as_bytes()).ok());
+                let text = |name: HeaderName| {
+                    head.headers.get(name).and_then(|v| std::str::from_utf8(v.as_bytes()).ok())
+                };
                 if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
                     && let Some(location) = head.headers.get(header::LOCATION)
                 {
                     return Ok(Answered::Redirect(location.as_bytes().to_vec()));
                 }
                 let retry_after = match status.as_u16() {
-                    code @ (429 | 503) => text(header::RETRY_AFTER).and_then(|v| status::retry_after(code, v, text(header::DATE), SystemTime::now())),
+                    code @ (429 | 503) => text(header::RETRY_AFTER).and_then(|v| {
+                        status::retry_after(code, v, text(header::DATE), SystemTime::now())
+                    }),
                     _ => None,
                 };
                 Err(Error::Status { place: place.clone(), status: status.as_u16(), retry_after })
@@ -372,13 +434,18 @@ enum Answered {
     Redirect(Vec<u8>),
 }
 
-/// Gives the permit back with what `error` says about the host, and the error with what the host's pause became.
+/// Gives the permit back with what `error` says about the host, and the error with what the host's
+/// pause became.
 fn learn(permit: Permit, mut error: Error) -> Error {
     use Error::*;
     let code = error.code();
     let answer = match &error {
-        Status { status: status @ (429 | 503), retry_after, .. } => Answer::Patience { code, wait: *retry_after, certain: *status == 429 },
-        Dns { .. } | Connect { .. } | Tls { .. } | Reset { .. } | Proxy { .. } => Answer::Failed(code),
+        Status { status: status @ (429 | 503), retry_after, .. } => {
+            Answer::Patience { code, wait: *retry_after, certain: *status == 429 }
+        }
+        Dns { .. } | Connect { .. } | Tls { .. } | Reset { .. } | Proxy { .. } => {
+            Answer::Failed(code)
+        }
         Timeout { stage, .. } if *stage != crate::error::Stage::Caller => Answer::Failed(code),
         Timeout { .. } | Cancelled { .. } | Memory(_) => Answer::Dropped,
         _ => Answer::Served(code),
@@ -392,5 +459,10 @@ fn learn(permit: Permit, mut error: Error) -> Error {
 
 /// A validator worth keeping for the next time.
 fn validator(headers: &HeaderMap, name: HeaderName) -> Option<String> {
-    headers.get(name)?.to_str().ok().filter(|v| !v.is_empty() && v.len() <= MAX_VALIDATOR).map(str::to_owned)
+    headers
+        .get(name)?
+        .to_str()
+        .ok()
+        .filter(|v| !v.is_empty() && v.len() <= MAX_VALIDATOR)
+        .map(str::to_owned)
 }

@@ -1,5 +1,5 @@
-//! [`Hosts`] behind a lock, with permits that give themselves back. Used by the engine (never blocking) and by redirects,
-//! which change hosts in the middle of a fetch and wait here.
+//! [`Hosts`] behind a lock, with permits that give themselves back. Used by the engine (never
+//! blocking) and by redirects, which change hosts in the middle of a fetch and wait here.
 
 use crate::hosts::{Answer, Decision, Hosts};
 use pg_caption_wire::{Cooldown, HostStatus};
@@ -73,7 +73,11 @@ impl Gate {
 
     pub(crate) fn admit(self: &Arc<Self>, host: &str) -> Admission {
         match self.hosts().admit(host, Instant::now()) {
-            Decision::Go => Admission::Go(Permit { gate: self.clone(), host: host.into(), answer: Answer::Dropped }),
+            Decision::Go => Admission::Go(Permit {
+                gate: self.clone(),
+                host: host.into(),
+                answer: Answer::Dropped,
+            }),
             Decision::Busy => Admission::Busy,
             Decision::Cooling { until } => Admission::Cooling { until },
         }

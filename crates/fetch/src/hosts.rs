@@ -1,7 +1,8 @@
 //! How each host is treated: how many requests at once, and when it wants to be left alone.
 //!
-//! A state machine over a clock that is handed in, so the engine can ask about a request without spending a thread on it,
-//! and tests need not wait. `gate.rs` puts it behind a lock; nothing here blocks or looks at the real time.
+//! A state machine over a clock that is handed in, so the engine can ask about a request without
+//! spending a thread on it, and tests need not wait. `gate.rs` puts it behind a lock; nothing here
+//! blocks or looks at the real time.
 
 use crate::status::LONGEST_PATIENCE;
 use pg_caption_wire::{Cooldown, HostStatus};
@@ -12,11 +13,13 @@ use std::time::{Duration, Instant};
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause of that kind.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// Hosts remembered while nothing is in flight with them; beyond it the idle ones are forgotten, then the coolest.
+/// Hosts remembered while nothing is in flight with them; beyond it the idle ones are forgotten,
+/// then the coolest.
 const MAX_HOSTS: usize = 4096;
 /// Hosts shown in a status: it must stay a small message.
 const MAX_SHOWN: usize = 200;
-/// Pauses handed to the next engine, the longest first: they must fit into a pipe (64 KiB), so that nobody waits for its reader.
+/// Pauses handed to the next engine, the longest first: they must fit into a pipe (64 KiB), so that
+/// nobody waits for its reader.
 const MAX_HANDED: usize = 150;
 
 /// Whether a request to a host may start.
@@ -44,7 +47,8 @@ pub enum Answer {
         code: String,
         /// Its Retry-After.
         wait: Option<Duration>,
-        /// A pause even at the first time without Retry-After (429); else only at the second in a row (503).
+        /// A pause even at the first time without Retry-After (429); else only at the second in a
+        /// row (503).
         certain: bool,
     },
     /// It did not answer: timeout, reset, TLS. No pause: the rows' own attempts are spaced.
@@ -82,12 +86,14 @@ pub struct Hosts {
 }
 
 impl Hosts {
-    /// `cap`: requests at once for one host (`pg_caption.host_concurrency`), at least 1. `seed`: of the jitter.
+    /// `cap`: requests at once for one host (`pg_caption.host_concurrency`), at least 1. `seed`: of
+    /// the jitter.
     pub fn new(cap: u32, seed: u64) -> Self {
         Hosts { cap: cap.max(1), hosts: HashMap::new(), random: seed | 1 }
     }
 
-    /// May a request to `host` start now? [`Decision::Go`] must be followed by one [`Hosts::finish`].
+    /// May a request to `host` start now? [`Decision::Go`] must be followed by one
+    /// [`Hosts::finish`].
     pub fn admit(&mut self, host: &str, now: Instant) -> Decision {
         if !self.hosts.contains_key(host) {
             self.make_room(now);
@@ -145,7 +151,8 @@ impl Hosts {
         self.hosts.get(host)?.last.clone()
     }
 
-    /// Hosts with requests in flight or cooling, then those that answered last, [`MAX_SHOWN`] in all; by name.
+    /// Hosts with requests in flight or cooling, then those that answered last, [`MAX_SHOWN`] in
+    /// all; by name.
     pub fn snapshot(&self, now: Instant) -> Vec<HostStatus> {
         let known = self.hosts.iter().filter(|(_, h)| h.is_active(now) || h.last.is_some());
         let mut shown: Vec<_> = known.collect();
@@ -167,7 +174,12 @@ impl Hosts {
     pub fn cooldowns(&self, now: Instant) -> Vec<Cooldown> {
         let cooling = self.hosts.iter().filter_map(|(name, h)| {
             let left = h.until?.checked_duration_since(now).filter(|d| !d.is_zero())?;
-            Some(Cooldown { host: name.clone(), remaining_ms: left.as_millis() as u64, streak: h.streak, last: h.last.clone() })
+            Some(Cooldown {
+                host: name.clone(),
+                remaining_ms: left.as_millis() as u64,
+                streak: h.streak,
+                last: h.last.clone(),
+            })
         });
         let mut list: Vec<_> = cooling.collect();
         list.sort_by_key(|c| std::cmp::Reverse(c.remaining_ms));
@@ -182,7 +194,13 @@ impl Hosts {
             let until = now + Duration::from_millis(c.remaining_ms).min(LONGEST_PATIENCE);
             let entry = self.hosts.entry(c.host.clone()).or_default();
             if entry.until.is_none_or(|old| old < until) {
-                *entry = Host { in_flight: entry.in_flight, until: Some(until), streak: c.streak, last: c.last.clone(), answered: entry.answered };
+                *entry = Host {
+                    in_flight: entry.in_flight,
+                    until: Some(until),
+                    streak: c.streak,
+                    last: c.last.clone(),
+                    answered: entry.answered,
+                };
             }
         }
     }
@@ -195,7 +213,12 @@ impl Hosts {
         self.hosts.retain(|_, h| h.is_active(now));
         if self.hosts.len() >= MAX_HOSTS {
             // an eighth at once, so that a full table is not searched for every new host
-            let mut idle: Vec<_> = self.hosts.iter().filter(|(_, h)| h.in_flight == 0).map(|(name, h)| (h.until, name.clone())).collect();
+            let mut idle: Vec<_> = self
+                .hosts
+                .iter()
+                .filter(|(_, h)| h.in_flight == 0)
+                .map(|(name, h)| (h.until, name.clone()))
+                .collect();
             idle.sort();
             idle.iter().take(MAX_HOSTS / 8).for_each(|(_, name)| drop(self.hosts.remove(name)));
         }
@@ -210,7 +233,8 @@ impl Hosts {
     }
 }
 
-/// The pause after the `streak`-th refusal in a row: doubled each time, between half of it and all of it.
+/// The pause after the `streak`-th refusal in a row: doubled each time, between half of it and all
+/// of it.
 fn backoff(streak: u32, jitter: f64) -> Duration {
     let full = FIRST_PAUSE.saturating_mul(1 << streak.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
     full.mul_f64(0.5 + jitter / 2.0)

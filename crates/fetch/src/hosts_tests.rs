@@ -30,7 +30,10 @@ fn one(hosts: &mut Hosts, host: &str, answer: Answer, now: Instant) {
 #[test]
 fn a_host_at_its_cap_is_busy_until_one_request_ends_and_others_go_on() {
     let (mut hosts, now) = (Hosts::new(2, 1), Instant::now());
-    assert_eq!([hosts.admit(A, now), hosts.admit(A, now), hosts.admit(A, now)], [Decision::Go, Decision::Go, Decision::Busy]);
+    assert_eq!(
+        [hosts.admit(A, now), hosts.admit(A, now), hosts.admit(A, now)],
+        [Decision::Go, Decision::Go, Decision::Busy]
+    );
     assert_eq!(hosts.admit(B, now), Decision::Go);
     hosts.finish(A, served(), now);
     assert_eq!([hosts.admit(A, now), hosts.admit(A, now)], [Decision::Go, Decision::Busy]);
@@ -123,12 +126,24 @@ fn the_status_lists_hosts_in_flight_or_cooling_and_the_last_answer_of_those_aske
     one(&mut hosts, "c.example:80", Answer::Failed("tls".into()), now + seconds(1));
     assert_eq!(hosts.admit(A, now), Decision::Go);
     let list = |hosts: &Hosts, now| -> Vec<_> {
-        hosts.snapshot(now).into_iter().map(|h| (h.host, h.in_flight, h.cooling_ms, h.last, h.last_ms_ago)).collect()
+        hosts
+            .snapshot(now)
+            .into_iter()
+            .map(|h| (h.host, h.in_flight, h.cooling_ms, h.last, h.last_ms_ago))
+            .collect()
     };
     let (b, c) = (Some("http_429".to_owned()), Some("tls".to_owned()));
-    let (a, rest) = ((A.to_owned(), 1, None, None, None), ("c.example:80".to_owned(), 0, None, c, Some(3000)));
-    assert_eq!(list(&hosts, now + seconds(4)), [a, (B.to_owned(), 0, Some(6000), b.clone(), Some(4000)), rest]);
-    assert_eq!(list(&hosts, now + seconds(11))[1], (B.to_owned(), 0, None, b, Some(11_000)), "its pause is over, its answer is not forgotten");
+    let (a, rest) =
+        ((A.to_owned(), 1, None, None, None), ("c.example:80".to_owned(), 0, None, c, Some(3000)));
+    assert_eq!(
+        list(&hosts, now + seconds(4)),
+        [a, (B.to_owned(), 0, Some(6000), b.clone(), Some(4000)), rest]
+    );
+    assert_eq!(
+        list(&hosts, now + seconds(11))[1],
+        (B.to_owned(), 0, None, b, Some(11_000)),
+        "its pause is over, its answer is not forgotten"
+    );
 }
 
 #[test]

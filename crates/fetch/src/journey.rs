@@ -1,7 +1,9 @@
-//! What is known of a fetch between two requests: where it goes next, where it has been, what time it has left.
+//! What is known of a fetch between two requests: where it goes next, where it has been, what time
+//! it has left.
 //!
-//! Kept apart from the thread that fetches, so that a fetch which is redirected to a host at its cap can wait in the caller's
-//! line (`crates/engine`) instead of on a thread that others need. It never connects to anything.
+//! Kept apart from the thread that fetches, so that a fetch which is redirected to a host at its
+//! cap can wait in the caller's line (`crates/engine`) instead of on a thread that others need. It
+//! never connects to anything.
 
 use crate::error::Error;
 use crate::target::Target;
@@ -9,7 +11,8 @@ use std::collections::HashSet;
 use std::time::Duration;
 use url::Url;
 
-/// A fetch that was redirected to a host with no place free, on its way there. See [`crate::Step::Elsewhere`].
+/// A fetch that was redirected to a host with no place free, on its way there. See
+/// [`crate::Step::Elsewhere`].
 #[derive(Debug)]
 pub struct Journey {
     pub(crate) target: Target,
@@ -26,7 +29,13 @@ impl Journey {
     /// To `url`, as the user gave it.
     pub(crate) fn begin(url: &str, total: Duration, patience: Duration) -> Result<Journey, Error> {
         let target = Target::parse(url)?;
-        Ok(Journey { left: total, patience, https: target.is_https(), seen: HashSet::new(), target })
+        Ok(Journey {
+            left: total,
+            patience,
+            https: target.is_https(),
+            seen: HashSet::new(),
+            target,
+        })
     }
 
     /// The host to be asked next, `name:port`.

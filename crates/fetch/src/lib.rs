@@ -1,8 +1,9 @@
 //! A URL becomes bytes, or a classified refusal.
 //!
-//! Called by `crates/engine` from its fetch threads. Promises: only http and https; a connection goes only to an address
-//! that was judged, on every hop; bytes and time are bounded whatever the server does; nothing secret of a URL reaches an
-//! [`Error`]; hosts are asked with patience. It never decodes a picture and knows nothing of captions or PostgreSQL.
+//! Called by `crates/engine` from its fetch threads. Promises: only http and https; a connection
+//! goes only to an address that was judged, on every hop; bytes and time are bounded whatever the
+//! server does; nothing secret of a URL reaches an [`Error`]; hosts are asked with patience. It
+//! never decodes a picture and knows nothing of captions or PostgreSQL.
 //!
 //! ```text
 //! text ─ target ─ names (allowed_hosts) ─ gate/hosts (per-host cap, cooldown) ─ fetch ─┬─ body (limits) ─ bytes

@@ -1,9 +1,11 @@
-//! Names become addresses: on a fixed number of threads, within a time limit, and only judged addresses come out.
+//! Names become addresses: on a fixed number of threads, within a time limit, and only judged
+//! addresses come out.
 //!
-//! `getaddrinfo` cannot be interrupted, so a caller that gives up leaves its look-up behind, often for longer than it waited
-//! itself. A name is therefore looked up once at a time: whoever asks for it meanwhile joins, and once the look-up is overdue is
-//! refused at once, so that a dead name holds one thread however many rows name it. The threads are few and fixed so that a
-//! dead name server cannot make them many. A queue that is full is a failed look-up, not a longer queue.
+//! `getaddrinfo` cannot be interrupted, so a caller that gives up leaves its look-up behind, often
+//! for longer than it waited itself. A name is therefore looked up once at a time: whoever asks for
+//! it meanwhile joins, and once the look-up is overdue is refused at once, so that a dead name
+//! holds one thread however many rows name it. The threads are few and fixed so that a dead name
+//! server cannot make them many. A queue that is full is a failed look-up, not a longer queue.
 
 use crate::address::{AddressPolicy, Verdict};
 use crate::attempt;
@@ -82,7 +84,8 @@ impl Flight {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the answer: until it is due, no longer than `limit`, and no longer than the fetch on this thread may.
+    /// Waits for the answer: until it is due, no longer than `limit`, and no longer than the fetch
+    /// on this thread may.
     fn wait(&self, limit: Duration) -> Result<Vec<IpAddr>, LookupError> {
         let until = (Instant::now() + limit).min(attempt::deadline());
         let mut state = self.state();
@@ -97,7 +100,11 @@ impl Flight {
             if left.is_zero() {
                 return Err(LookupError::Slow);
             }
-            state = self.ended.wait_timeout(state, left.min(LOOK)).unwrap_or_else(PoisonError::into_inner).0;
+            state = self
+                .ended
+                .wait_timeout(state, left.min(LOOK))
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
     }
 }
@@ -120,13 +127,21 @@ pub(crate) struct Lookup {
 }
 
 impl Lookup {
-    /// Starts `threads` threads, which end when the `Lookup` is dropped. A look-up is waited for no longer than `limit`.
-    pub(crate) fn new(policy: AddressPolicy, resolver: Arc<dyn Resolve>, threads: usize, limit: Duration) -> io::Result<Self> {
+    /// Starts `threads` threads, which end when the `Lookup` is dropped. A look-up is waited for no
+    /// longer than `limit`.
+    pub(crate) fn new(
+        policy: AddressPolicy,
+        resolver: Arc<dyn Resolve>,
+        threads: usize,
+        limit: Duration,
+    ) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(threads * QUEUED_PER_THREAD);
         let (queue, flights) = (Arc::new(Mutex::new(queue)), Arc::new(Flights::default()));
         for n in 0..threads.max(1) {
             let (queue, flights, resolver) = (queue.clone(), flights.clone(), resolver.clone());
-            std::thread::Builder::new().name(format!("lookup {n}")).spawn(move || work(&queue, &flights, &*resolver))?;
+            std::thread::Builder::new()
+                .name(format!("lookup {n}"))
+                .spawn(move || work(&queue, &flights, &*resolver))?;
         }
         Ok(Lookup { policy, limit, flights, jobs })
     }
@@ -158,7 +173,8 @@ impl Lookup {
         }
     }
 
-    /// Every address of `host`, unjudged: for the proxy that the superuser named, and for nothing else.
+    /// Every address of `host`, unjudged: for the proxy that the superuser named, and for nothing
+    /// else.
     pub(crate) fn all(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
         if let Ok(literal) = host.trim_start_matches('[').trim_end_matches(']').parse() {
             return Ok(vec![literal]);
@@ -173,7 +189,8 @@ impl Lookup {
         if let Some(flight) = flights.get(host) {
             let mut state = flight.state();
             if !state.running {
-                // it is the line that is slow, not the name: it keeps its place, and nobody is refused for it
+                // it is the line that is slow, not the name: it keeps its place, and nobody is
+                // refused for it
                 state.due = due;
             }
             drop(state);
@@ -182,8 +199,12 @@ impl Lookup {
         let state = Mutex::new(State { running: false, due, answer: None });
         let flight = Arc::new(Flight { host: host.into(), state, ended: Condvar::new() });
         self.jobs.try_send(flight.clone()).map_err(|e| match e {
-            TrySendError::Full(_) => LookupError::Unknown("too many names are being looked up".into()),
-            TrySendError::Disconnected(_) => LookupError::Unknown("the look-up threads have ended".into()),
+            TrySendError::Full(_) => {
+                LookupError::Unknown("too many names are being looked up".into())
+            }
+            TrySendError::Disconnected(_) => {
+                LookupError::Unknown("the look-up threads have ended".into())
+            }
         })?;
         flights.insert(host.into(), flight.clone());
         Ok(flight)
@@ -209,7 +230,9 @@ fn work(queue: &Mutex<Receiver<Arc<Flight>>>, flights: &Flights, resolver: &dyn 
         drop(table);
         // a resolver that panics must neither cost a thread nor leave its name overdue for ever
         let answer = catch_unwind(AssertUnwindSafe(|| resolver.resolve(&flight.host)));
-        let answer = answer.unwrap_or_else(|_| Err(io::Error::other("the resolver crashed"))).map_err(|e| e.to_string());
+        let answer = answer
+            .unwrap_or_else(|_| Err(io::Error::other("the resolver crashed")))
+            .map_err(|e| e.to_string());
         lock(flights).remove(&flight.host);
         flight.state().answer = Some(answer);
         flight.ended.notify_all();

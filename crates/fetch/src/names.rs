@@ -1,9 +1,11 @@
-//! `pg_caption.allowed_hosts`: which hosts may be asked at all. It only narrows; a private address needs `allowed_networks` too.
+//! `pg_caption.allowed_hosts`: which hosts may be asked at all. It only narrows; a private address
+//! needs `allowed_networks` too.
 
 use crate::error::Error;
 use url::Host;
 
-/// One pattern: `cdn.example.com`, `*.example.com` (any depth below, not the name itself), `*`; each with an optional `:port`.
+/// One pattern: `cdn.example.com`, `*.example.com` (any depth below, not the name itself), `*`;
+/// each with an optional `:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
     Exact(String),
@@ -21,7 +23,13 @@ impl HostPatterns {
     /// # Errors
     /// [`Error::Setting`] naming the pattern that cannot be read.
     pub(crate) fn parse(patterns: &[String]) -> Result<Self, Error> {
-        patterns.iter().map(|p| p.trim()).filter(|p| !p.is_empty()).map(parse).collect::<Result<_, _>>().map(HostPatterns)
+        patterns
+            .iter()
+            .map(|p| p.trim())
+            .filter(|p| !p.is_empty())
+            .map(parse)
+            .collect::<Result<_, _>>()
+            .map(HostPatterns)
     }
 
     /// May `host` (lower-case, punycoded, no final dot) be asked on `port`?
@@ -31,7 +39,9 @@ impl HostPatterns {
                 on.is_none_or(|p| p == port)
                     && match pattern {
                         Pattern::Exact(name) => name == host,
-                        Pattern::Below(name) => host.strip_suffix(name.as_str()).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
+                        Pattern::Below(name) => host
+                            .strip_suffix(name.as_str())
+                            .is_some_and(|rest| rest.len() > 1 && rest.ends_with('.')),
                         Pattern::Any => true,
                     }
             })
@@ -80,7 +90,13 @@ mod tests {
     fn a_star_stands_for_names_below_and_never_for_a_suffix() {
         let p = patterns(&["*.Example.com"]);
         assert!(p.allow("cdn.example.com", 443) && p.allow("a.b.example.com", 443));
-        for other in ["example.com", "badexample.com", ".example.com", "example.com.evil.org", "cdn.example.org"] {
+        for other in [
+            "example.com",
+            "badexample.com",
+            ".example.com",
+            "example.com.evil.org",
+            "cdn.example.org",
+        ] {
             assert!(!p.allow(other, 443), "{other}");
         }
     }
@@ -88,15 +104,29 @@ mod tests {
     #[test]
     fn names_match_whatever_their_spelling() {
         let p = patterns(&["BÜCHER.example.", "[::1]", "10.0.0.1:8080"]);
-        assert!(p.allow("xn--bcher-kva.example", 80) && p.allow("[::1]", 80) && p.allow("10.0.0.1", 8080));
+        assert!(
+            p.allow("xn--bcher-kva.example", 80)
+                && p.allow("[::1]", 80)
+                && p.allow("10.0.0.1", 8080)
+        );
         assert!(!p.allow("10.0.0.1", 80) && !p.allow("bucher.example", 80));
     }
 
     #[test]
     fn a_pattern_that_cannot_be_read_is_refused_by_name() {
-        for bad in ["ex ample.com", "http://example.com", "a.*.com", "*example.com", "example.com:port", "example.com/x"] {
+        for bad in [
+            "ex ample.com",
+            "http://example.com",
+            "a.*.com",
+            "*example.com",
+            "example.com:port",
+            "example.com/x",
+        ] {
             let error = HostPatterns::parse(&[bad.into()]).unwrap_err();
-            assert!(matches!(&error, Error::Setting { setting: "pg_caption.allowed_hosts", reason } if reason.contains(bad)), "{bad}");
+            assert!(
+                matches!(&error, Error::Setting { setting: "pg_caption.allowed_hosts", reason } if reason.contains(bad)),
+                "{bad}"
+            );
         }
     }
 }

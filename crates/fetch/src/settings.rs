@@ -1,4 +1,5 @@
-//! What a fetcher may do. Built by the engine from the server's `pg_caption.*` settings, read and checked once.
+//! What a fetcher may do. Built by the engine from the server's `pg_caption.*` settings, read and
+//! checked once.
 
 use crate::error::Error;
 use ipnet::IpNet;
@@ -7,9 +8,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 /// Names the project and its version to every server that is asked.
-pub const USER_AGENT: &str = concat!("pg_caption/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");
+pub const USER_AGENT: &str =
+    concat!("pg_caption/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");
 
-/// For the first byte of an answer and the headers after it. A server that takes longer over one picture holds a thread and a place that others wait for.
+/// For the first byte of an answer and the headers after it. A server that takes longer over one
+/// picture holds a thread and a place that others wait for.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a fetcher may do. `Default` is DESIGN's table of settings.
@@ -17,13 +20,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 pub struct Settings {
     /// Networks open although they are not public: `127.0.0.0/8`, `fd00::/8`, or a single address.
     pub allowed_networks: Vec<String>,
-    /// Host patterns (`cdn.example.com`, `*.example.com`, each with an optional `:port`); empty: every public host.
+    /// Host patterns (`cdn.example.com`, `*.example.com`, each with an optional `:port`); empty:
+    /// every public host.
     pub allowed_hosts: Vec<String>,
-    /// `http://[user:password@]host:port` of a proxy that understands CONNECT. Never taken from the environment.
+    /// `http://[user:password@]host:port` of a proxy that understands CONNECT. Never taken from the
+    /// environment.
     pub proxy: Option<String>,
     /// Largest picture, bytes, after content decoding.
     pub max_bytes: u64,
-    /// The most that [`crate::Reserve`] can ever grant, bytes: reserved at most for a body that does not say how long it is.
+    /// The most that [`crate::Reserve`] can ever grant, bytes: reserved at most for a body that
+    /// does not say how long it is.
     pub room: u64,
     /// To look the name up, and again to connect (TLS included).
     pub connect_timeout: Duration,
@@ -33,7 +39,8 @@ pub struct Settings {
     pub total_timeout: Duration,
     /// Redirects followed for one image.
     pub max_redirects: u32,
-    /// Fetches at once, in all: sizes the connection pool and the look-up threads. The engine has this many fetch threads.
+    /// Fetches at once, in all: sizes the connection pool and the look-up threads. The engine has
+    /// this many fetch threads.
     pub concurrency: usize,
     /// Fetches at once for one host.
     pub host_concurrency: usize,
@@ -87,7 +94,8 @@ pub fn networks(list: &[String]) -> Result<Vec<IpNet>, Error> {
 /// [`Error::Setting`]; the words never repeat the value, which may hold a password.
 pub(crate) fn proxy(text: &str) -> Result<ureq::Proxy, Error> {
     let bad = |reason: &str| Error::Setting { setting: "pg_caption.proxy", reason: reason.into() };
-    let proxy = ureq::Proxy::new(text.trim()).map_err(|_| bad("it is not a URL such as http://proxy.example.com:3128"))?;
+    let proxy = ureq::Proxy::new(text.trim())
+        .map_err(|_| bad("it is not a URL such as http://proxy.example.com:3128"))?;
     match proxy.protocol() {
         ureq::ProxyProtocol::Http | ureq::ProxyProtocol::Https => Ok(proxy),
         _ => Err(bad("only http and https proxies are supported")),

@@ -1,10 +1,11 @@
-//! Do these bytes begin as a picture does? Asked by `body` alone, where a server claims a coding that the bytes may not have;
-//! what a picture is, is for whoever decodes it to say.
+//! Do these bytes begin as a picture does? Asked by `body` alone, where a server claims a coding
+//! that the bytes may not have; what a picture is, is for whoever decodes it to say.
 
 /// Bytes that are looked at.
 pub(crate) const LENGTH: u64 = 16;
 
-/// The beginnings of the formats in `crates/pixels`, those of gzip and the other codings being different ones.
+/// The beginnings of the formats in `crates/pixels`, those of gzip and the other codings being
+/// different ones.
 pub(crate) fn begins_a_picture(head: &[u8]) -> bool {
     matches!(
         head,

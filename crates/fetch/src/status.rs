@@ -6,17 +6,19 @@ use std::time::{Duration, SystemTime};
 /// Longest patience a host can ask for. A row waits no longer for a header that may be a mistake.
 pub const LONGEST_PATIENCE: Duration = Duration::from_secs(24 * 3600);
 
-/// Longest patience that a 503 can ask for: a host that is down is up again sooner than it says, and one such answer, which may
-/// be a mistake, holds up all of its rows. A 429 may speak of a daily quota.
+/// Longest patience that a 503 can ask for: a host that is down is up again sooner than it says,
+/// and one such answer, which may be a mistake, holds up all of its rows. A 429 may speak of a
+/// daily quota.
 const LONGEST_DOWN: Duration = Duration::from_secs(3600);
 
-/// Shortest patience that is one. A host that says "now" (0, or a date that is over) and refuses all the same has not said how long.
+/// Shortest patience that is one. A host that says "now" (0, or a date that is over) and refuses
+/// all the same has not said how long.
 pub(crate) const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
 
 /// The class of a status that is not an answer. `patience`: the host sent a usable Retry-After.
 ///
-/// 429 is always the host's doing. 503 without Retry-After may be this one URL's: it is tried again with the row's own
-/// attempts, or a URL that answers 503 for ever would be deferred for ever.
+/// 429 is always the host's doing. 503 without Retry-After may be this one URL's: it is tried again
+/// with the row's own attempts, or a URL that answers 503 for ever would be deferred for ever.
 pub(crate) fn class(status: u16, patience: bool) -> Class {
     match status {
         429 => Class::Host,
@@ -26,10 +28,16 @@ pub(crate) fn class(status: u16, patience: bool) -> Class {
     }
 }
 
-/// Reads Retry-After: seconds, or an HTTP date relative to the server's own Date (its clock may differ from ours), else to
-/// `now`. `None` if it is neither, or shorter than [`SHORTEST_PATIENCE`]. Never longer than [`LONGEST_PATIENCE`] where the
-/// `status` is 429, and [`LONGEST_DOWN`] otherwise.
-pub(crate) fn retry_after(status: u16, value: &str, date: Option<&str>, now: SystemTime) -> Option<Duration> {
+/// Reads Retry-After: seconds, or an HTTP date relative to the server's own Date (its clock may
+/// differ from ours), else to `now`. `None` if it is neither, or shorter than
+/// [`SHORTEST_PATIENCE`]. Never longer than [`LONGEST_PATIENCE`] where the `status` is 429, and
+/// [`LONGEST_DOWN`] otherwise.
+pub(crate) fn retry_after(
+    status: u16,
+    value: &str,
+    date: Option<&str>,
+    now: SystemTime,
+) -> Option<Duration> {
     let value = value.trim();
     let patience = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
         // so many digits that they do not fit are a very long time
@@ -72,13 +80,18 @@ mod tests {
     #[test]
     fn a_server_with_a_wrong_clock_is_understood_by_its_own_date() {
         let ours = httpdate::parse_http_date(MONDAY).unwrap() + Duration::from_secs(1_000_000);
-        assert_eq!(retry_after(429, A_MINUTE_LATER, Some(MONDAY), ours), Some(Duration::from_secs(60)));
+        assert_eq!(
+            retry_after(429, A_MINUTE_LATER, Some(MONDAY), ours),
+            Some(Duration::from_secs(60))
+        );
     }
 
     #[test]
     fn no_header_can_stop_a_host_for_ever() {
         let now = SystemTime::now();
-        for value in ["99999999999999999999999999", "18446744073709551615", "Fri, 31 Dec 9999 23:59:59 GMT"] {
+        for value in
+            ["99999999999999999999999999", "18446744073709551615", "Fri, 31 Dec 9999 23:59:59 GMT"]
+        {
             assert_eq!(retry_after(429, value, None, now), Some(LONGEST_PATIENCE));
             assert_eq!(retry_after(503, value, None, now), Some(LONGEST_DOWN));
         }

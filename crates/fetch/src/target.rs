@@ -1,7 +1,9 @@
-//! A URL as it is understood: the one reading that the host rules, the scheduler and the connection all share.
+//! A URL as it is understood: the one reading that the host rules, the scheduler and the connection
+//! all share.
 //!
-//! Parsing is WHATWG's (crate `url`), so `0x7f.1`, `017700000001` and international names come out as what they are
-//! before anything is judged. Also makes the spelling of a URL that may be shown to people.
+//! Parsing is WHATWG's (crate `url`), so `0x7f.1`, `017700000001` and international names come out
+//! as what they are before anything is judged. Also makes the spelling of a URL that may be shown
+//! to people.
 
 use crate::error::{Error, Place};
 use std::borrow::Cow;
@@ -21,27 +23,46 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Reads `text`. One that begins with `//`, as pages spell it whose own scheme decides, is read as https.
+    /// Reads `text`. One that begins with `//`, as pages spell it whose own scheme decides, is read
+    /// as https.
     pub(crate) fn parse(text: &str) -> Result<Target, Error> {
         let bad = |reason: &str| Error::BadUrl { shown: shown_text(text), reason: reason.into() };
         if text.len() > MAX_URL {
             return Err(bad(&format!("it is longer than {MAX_URL} bytes")));
         }
         let trimmed = text.trim();
-        let url = if trimmed.starts_with("//") { Url::parse(&format!("https:{trimmed}")) } else { Url::parse(text) };
+        let url = if trimmed.starts_with("//") {
+            Url::parse(&format!("https:{trimmed}"))
+        } else {
+            Url::parse(text)
+        };
         Target::new(url.map_err(|e| match e {
-            url::ParseError::RelativeUrlWithoutBase => Error::RelativeUrl { shown: shown_text(text) },
+            url::ParseError::RelativeUrlWithoutBase => {
+                Error::RelativeUrl { shown: shown_text(text) }
+            }
             e => bad(&e.to_string()),
         })?)
     }
 
-    /// Where a redirect leads. `location` as the server sent it: bytes that are no UTF-8 stand for themselves, as in browsers.
+    /// Where a redirect leads. `location` as the server sent it: bytes that are no UTF-8 stand for
+    /// themselves, as in browsers.
     pub(crate) fn redirected(&self, location: &[u8]) -> Result<Target, Error> {
         let escaped = |bytes: &[u8]| -> String {
-            bytes.iter().map(|byte| if byte.is_ascii() { char::from(*byte).to_string() } else { format!("%{byte:02X}") }).collect()
+            bytes
+                .iter()
+                .map(|byte| {
+                    if byte.is_ascii() {
+                        char::from(*byte).to_string()
+                    } else {
+                        format!("%{byte:02X}")
+                    }
+                })
+                .collect()
         };
-        let location = str::from_utf8(location).map_or_else(|_| Cow::Owned(escaped(location)), Cow::Borrowed);
-        let bad = |reason: &str| Error::BadUrl { shown: shown_text(&location), reason: reason.into() };
+        let location =
+            str::from_utf8(location).map_or_else(|_| Cow::Owned(escaped(location)), Cow::Borrowed);
+        let bad =
+            |reason: &str| Error::BadUrl { shown: shown_text(&location), reason: reason.into() };
         if location.len() > MAX_URL {
             return Err(bad(&format!("it is longer than {MAX_URL} bytes")));
         }
@@ -50,11 +71,20 @@ impl Target {
 
     fn new(mut url: Url) -> Result<Target, Error> {
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(Error::Scheme { shown: shown_text(url.as_str()), scheme: url.scheme().chars().take(20).collect() });
+            return Err(Error::Scheme {
+                shown: shown_text(url.as_str()),
+                scheme: url.scheme().chars().take(20).collect(),
+            });
         }
-        let bad = |url: &Url, reason: &str| Error::BadUrl { shown: shown(url), reason: reason.into() };
-        let Some(port) = url.port_or_known_default().filter(|p| *p != 0) else { return Err(bad(&url, "port 0 cannot be connected to")) };
-        let Some(host) = url.host_str().map(|h| h.trim_end_matches('.')).filter(|h| !h.is_empty()) else { return Err(bad(&url, "it names no host")) };
+        let bad =
+            |url: &Url, reason: &str| Error::BadUrl { shown: shown(url), reason: reason.into() };
+        let Some(port) = url.port_or_known_default().filter(|p| *p != 0) else {
+            return Err(bad(&url, "port 0 cannot be connected to"));
+        };
+        let Some(host) = url.host_str().map(|h| h.trim_end_matches('.')).filter(|h| !h.is_empty())
+        else {
+            return Err(bad(&url, "it names no host"));
+        };
         let place = Place { host: format!("{host}:{port}"), url: shown(&url) };
         if url.host_str().is_some_and(|h| h.ends_with("..")) {
             // a name server might still read a name, or even an address, into it
@@ -69,11 +99,20 @@ impl Target {
         Ok(target)
     }
 
-    /// As the HTTP client reads it. Two readings of one URL are how address policies are tricked, so they must agree.
+    /// As the HTTP client reads it. Two readings of one URL are how address policies are tricked,
+    /// so they must agree.
     pub(crate) fn uri(&self) -> Result<ureq::http::Uri, Error> {
-        let bad = |reason: &str| Error::BadUrl { shown: self.place.url.clone(), reason: reason.into() };
-        let uri: ureq::http::Uri = self.url.as_str().parse().map_err(|_| bad("it has characters that no server accepts"))?;
-        if uri.host() != self.url.host_str() || uri.port_u16() != self.url.port() || uri.scheme_str() != Some(self.url.scheme()) {
+        let bad =
+            |reason: &str| Error::BadUrl { shown: self.place.url.clone(), reason: reason.into() };
+        let uri: ureq::http::Uri = self
+            .url
+            .as_str()
+            .parse()
+            .map_err(|_| bad("it has characters that no server accepts"))?;
+        if uri.host() != self.url.host_str()
+            || uri.port_u16() != self.url.port()
+            || uri.scheme_str() != Some(self.url.scheme())
+        {
             return Err(bad("its host can be read in two ways"));
         }
         Ok(uri)
@@ -105,7 +144,8 @@ impl Target {
         match self.url.host() {
             Some(Host::Ipv4(v4)) => Some(v4.into()),
             Some(Host::Ipv6(v6)) => Some(v6.into()),
-            // "127.0.0.1." is parsed as an address already; this catches what a resolver would still read as one
+            // "127.0.0.1." is parsed as an address already; this catches what a resolver would
+            // still read as one
             Some(Host::Domain(name)) => name.trim_end_matches('.').parse().ok(),
             None => None,
         }
@@ -152,8 +192,10 @@ fn shown_text(text: &str) -> String {
         return shortened(&format!("{scheme}//…"));
     }
     let Some((before, after)) = text.rsplit_once('@') else { return shortened(text) };
-    let scheme =
-        before.split_once("//").map(|(scheme, _)| scheme).filter(|s| s.ends_with(':') && s.bytes().rev().skip(1).all(|b| b.is_ascii_alphanumeric()));
+    let scheme = before
+        .split_once("//")
+        .map(|(scheme, _)| scheme)
+        .filter(|s| s.ends_with(':') && s.bytes().rev().skip(1).all(|b| b.is_ascii_alphanumeric()));
     shortened(&format!("{}…@{after}", scheme.map(|s| format!("{s}//")).unwrap_or_default()))
 }
 

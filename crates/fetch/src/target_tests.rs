@@ -6,9 +6,18 @@ use std::net::Ipv4Addr;
 
 #[test]
 fn odd_spellings_of_an_ipv4_address_are_that_address() {
-    for host in
-        ["127.0.0.1", "127.1", "2130706433", "0x7f000001", "0x7f.1", "017700000001", "0177.0.0.01", "127.0.0.1.", "%31%32%37.0.0.1", "１２７.0.0.1"]
-    {
+    for host in [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+        "017700000001",
+        "0177.0.0.01",
+        "127.0.0.1.",
+        "%31%32%37.0.0.1",
+        "１２７.0.0.1",
+    ] {
         let target = Target::parse(&format!("http://{host}/x.jpg")).unwrap();
         assert_eq!(target.literal(), Some(Ipv4Addr::LOCALHOST.into()), "{host}");
         assert_eq!(target.host(), "127.0.0.1", "{host}");
@@ -23,7 +32,12 @@ fn international_names_become_what_is_looked_up() {
 
 #[test]
 fn one_host_has_one_key() {
-    for url in ["http://Example.com/a", "http://example.com:80/b", "http://EXAMPLE.COM./c?d", " http://example.com "] {
+    for url in [
+        "http://Example.com/a",
+        "http://example.com:80/b",
+        "http://EXAMPLE.COM./c?d",
+        " http://example.com ",
+    ] {
         assert_eq!(host_key(url).unwrap(), "example.com:80", "{url}");
     }
     assert_eq!(host_key("http://[::0001]:8080/").unwrap(), "[::1]:8080");
@@ -40,7 +54,10 @@ fn only_http_and_https_are_fetched() {
         ("blob:http://example.com/x", "blob"),
     ] {
         let error = Target::parse(url).unwrap_err();
-        assert!(matches!(&error, Error::Scheme { scheme: s, .. } if s == scheme), "{url}: {error:?}");
+        assert!(
+            matches!(&error, Error::Scheme { scheme: s, .. } if s == scheme),
+            "{url}: {error:?}"
+        );
         assert!(!format!("{:?}", error.failure()).contains("SECRET"));
     }
 }
@@ -64,10 +81,19 @@ fn what_is_no_url_is_refused_in_words() {
         "http://example.com../",
     ] {
         let error = Target::parse(url).unwrap_err();
-        assert!(matches!(error, Error::BadUrl { .. } | Error::RelativeUrl { .. }), "{url}: {error:?}");
-        assert_eq!((error.code().as_str(), error.failure().class), ("bad_url", pg_caption_wire::Class::Reject));
+        assert!(
+            matches!(error, Error::BadUrl { .. } | Error::RelativeUrl { .. }),
+            "{url}: {error:?}"
+        );
+        assert_eq!(
+            (error.code().as_str(), error.failure().class),
+            ("bad_url", pg_caption_wire::Class::Reject)
+        );
     }
-    assert!(matches!(Target::parse(&format!("http://a/{}", "x".repeat(9000))), Err(Error::BadUrl { .. })));
+    assert!(matches!(
+        Target::parse(&format!("http://a/{}", "x".repeat(9000))),
+        Err(Error::BadUrl { .. })
+    ));
 }
 
 #[test]
@@ -81,16 +107,27 @@ fn a_url_without_its_scheme_is_read_as_https() {
         assert_eq!((target.url().as_str(), target.is_https()), (read, true));
     }
     assert_eq!(host_key("//cdn.example/a.jpg").unwrap(), "cdn.example:443");
-    assert!(matches!(Target::parse("//ann:hunter2@cdn.example/a.jpg"), Err(Error::Credentials { .. })));
+    assert!(matches!(
+        Target::parse("//ann:hunter2@cdn.example/a.jpg"),
+        Err(Error::Credentials { .. })
+    ));
 }
 
 #[test]
 fn a_path_without_a_host_is_refused_with_what_to_do_for_a_table_of_paths() {
     for url in ["/media/a.jpg", "a.jpg", "media/a.jpg", "www.example.com/a.jpg"] {
         let failure = Target::parse(url).unwrap_err().failure();
-        assert_eq!((failure.code.as_str(), failure.class), ("bad_url", pg_caption_wire::Class::Reject), "{url}");
+        assert_eq!(
+            (failure.code.as_str(), failure.class),
+            ("bad_url", pg_caption_wire::Class::Reject),
+            "{url}"
+        );
         let hint = failure.hint.unwrap();
-        assert!(hint.contains("GENERATED ALWAYS AS ('https://") && failure.detail.unwrap().contains(url), "{hint}");
+        assert!(
+            hint.contains("GENERATED ALWAYS AS ('https://")
+                && failure.detail.unwrap().contains(url),
+            "{hint}"
+        );
     }
     assert!(!Target::parse("http://").unwrap_err().failure().hint.unwrap().contains("GENERATED"));
 }
@@ -113,9 +150,14 @@ fn credentials_are_refused_and_kept_nowhere() {
 
 #[test]
 fn credentials_of_what_is_no_url_are_not_shown_either() {
-    for text in
-        ["http:hunter2@htTp%//an", "http:\\\\ann:hunter2@%zz", "https://ann:hunter2@a b", "ann:hunter2@host", "ht tp://hunter2@x", "//hunter2@//x"]
-    {
+    for text in [
+        "http:hunter2@htTp%//an",
+        "http:\\\\ann:hunter2@%zz",
+        "https://ann:hunter2@a b",
+        "ann:hunter2@host",
+        "ht tp://hunter2@x",
+        "//hunter2@//x",
+    ] {
         let error = Target::parse(text).unwrap_err();
         let told = format!("{error:?} {:?}", error.failure());
         assert!(!told.contains("hunter2"), "{text}: {told}");
@@ -124,7 +166,9 @@ fn credentials_of_what_is_no_url_are_not_shown_either() {
 
 #[test]
 fn the_values_of_a_query_are_not_shown() {
-    let target = Target::parse("https://cdn.example.com:8443/p/42.jpg?id=7&X-Signature=s3cr3t&t0ken#frag").unwrap();
+    let target =
+        Target::parse("https://cdn.example.com:8443/p/42.jpg?id=7&X-Signature=s3cr3t&t0ken#frag")
+            .unwrap();
     assert_eq!(target.place().url, "https://cdn.example.com:8443/p/42.jpg?id=…&X-Signature=…&…");
 }
 
@@ -178,7 +222,9 @@ proptest! {
 
 #[test]
 fn a_password_with_the_characters_of_urls_in_it_is_not_shown() {
-    for url in ["http://user:p#s3cret@h/", "http://user:p?s3cret@h/x.jpg", "http:// user:p#s3cret@h/"] {
+    for url in
+        ["http://user:p#s3cret@h/", "http://user:p?s3cret@h/x.jpg", "http:// user:p#s3cret@h/"]
+    {
         if let Err(error) = Target::parse(url) {
             let failure = error.failure();
             let text = format!("{} {:?} {:?}", failure.message, failure.detail, failure.hint);

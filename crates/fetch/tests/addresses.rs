@@ -56,7 +56,11 @@ fn a_name_is_judged_by_what_it_resolves_to() {
     ]);
     let fetcher = named(names, |_| {});
     for host in ["metadata.example", "mapped.example", "nat64.example", "bücher.example"] {
-        assert_eq!(code(get(&fetcher, &format!("http://{host}:{}/", server.port))), "forbidden_address", "{host}");
+        assert_eq!(
+            code(get(&fetcher, &format!("http://{host}:{}/", server.port))),
+            "forbidden_address",
+            "{host}"
+        );
     }
     for host in ["none.example", "unknown.example"] {
         let error = get(&fetcher, &format!("http://{host}:{}/", server.port)).unwrap_err();
@@ -73,13 +77,19 @@ fn of_several_addresses_only_the_allowed_ones_are_tried() {
         let _ = reply(&mut s, "200 OK", "Connection: close\r\n", b"picture");
     });
     let names = Names::new(&[("mixed.example", &[&["127.0.0.9", "10.0.0.1", "127.0.0.1", "::1"]])]);
-    assert_eq!(bytes(get(&named(names, |_| {}), &format!("http://mixed.example:{}/", server.port))), b"picture");
+    assert_eq!(
+        bytes(get(&named(names, |_| {}), &format!("http://mixed.example:{}/", server.port))),
+        b"picture"
+    );
 }
 
 #[test]
 fn a_name_that_changes_its_answer_between_look_ups_is_judged_each_time() {
     let server = Server::start(|_, s| reply(s, "200 OK", "Connection: close\r\n", b"picture"));
-    let names = Names::new(&[("rebind.example", &[&["127.0.0.1"], &["127.0.0.2"], &["127.0.0.1", "127.0.0.2"], &["10.0.0.1"]])]);
+    let names = Names::new(&[(
+        "rebind.example",
+        &[&["127.0.0.1"], &["127.0.0.2"], &["127.0.0.1", "127.0.0.2"], &["10.0.0.1"]],
+    )]);
     let fetcher = named(names, |_| {});
     let url = format!("http://rebind.example:{}/", server.port);
     assert_eq!(bytes(get(&fetcher, &url)), b"picture");
@@ -118,7 +128,11 @@ fn each_hop_of_a_redirect_is_judged_anew() {
         let server = Server::start(move |_, s| reply(s, "302 Found", &header, b""));
         let fetcher = named(Names::new(&[("inside.example", &[&["127.0.0.3"]])]), |_| {});
         let error = get(&fetcher, &server.url("/")).unwrap_err();
-        assert_eq!((error.code().as_str(), error.class()), (expected, Class::Reject), "{to}: {error:?}");
+        assert_eq!(
+            (error.code().as_str(), error.class()),
+            (expected, Class::Reject),
+            "{to}: {error:?}"
+        );
         assert!(!format!("{error:?}{:?}", error.failure()).contains("hunter2"));
     }
     assert_eq!(target.connections(), 0);
@@ -134,7 +148,14 @@ fn a_redirect_s_place_is_read_as_browsers_read_it() {
     ] {
         let server = Server::start(move |r, s| match r.path.as_str() {
             "/moved" => {
-                s.write_all(&[b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: ", location, b"\r\n\r\n"].concat())?;
+                s.write_all(
+                    &[
+                        b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: ",
+                        location,
+                        b"\r\n\r\n",
+                    ]
+                    .concat(),
+                )?;
                 Ok(Then::Keep)
             }
             _ => reply(s, "200 OK", "", b"picture"),
@@ -163,7 +184,12 @@ fn redirects_are_followed_up_to_the_limit_and_never_in_circles() {
         "/0" => reply(s, "200 OK", "", b"picture"),
         path => {
             let n: u32 = path[1..].parse().unwrap();
-            reply(s, ["301 A", "302 B", "303 C", "307 D", "308 E"][n as usize % 5], &format!("Location: {}\r\n", n - 1), b"elsewhere")
+            reply(
+                s,
+                ["301 A", "302 B", "303 C", "307 D", "308 E"][n as usize % 5],
+                &format!("Location: {}\r\n", n - 1),
+                b"elsewhere",
+            )
         }
     });
     let fetcher = fetcher(|_| {});
@@ -173,15 +199,25 @@ fn redirects_are_followed_up_to_the_limit_and_never_in_circles() {
     assert!(error.failure().hint.unwrap().contains("pg_caption.max_redirects"));
     assert_eq!(code(get(&fetcher, &server.url("/loop"))), "redirect_loop");
     assert_eq!(code(get(&fetcher, &server.url("/lost"))), "http_302");
-    assert_eq!(code(get(&self::fetcher(|s| s.max_redirects = 0), &server.url("/1"))), "too_many_redirects");
+    assert_eq!(
+        code(get(&self::fetcher(|s| s.max_redirects = 0), &server.url("/1"))),
+        "too_many_redirects"
+    );
 }
 
 #[test]
 fn allowed_hosts_narrow_every_hop_and_open_nothing() {
     let server = fine();
-    let names = Names::new(&[("cdn.example", &[&["127.0.0.1"]]), ("inside.example", &[&["127.0.0.2"]]), ("other.example", &[&["127.0.0.1"]])]);
+    let names = Names::new(&[
+        ("cdn.example", &[&["127.0.0.1"]]),
+        ("inside.example", &[&["127.0.0.2"]]),
+        ("other.example", &[&["127.0.0.1"]]),
+    ]);
     let port = server.port;
-    let fetcher = named(names, |s| s.allowed_hosts = vec!["*.inside.example".into(), "inside.example".into(), "cdn.example".into()]);
+    let fetcher = named(names, |s| {
+        s.allowed_hosts =
+            vec!["*.inside.example".into(), "inside.example".into(), "cdn.example".into()]
+    });
     assert_eq!(bytes(get(&fetcher, &format!("http://cdn.example:{port}/"))), b"picture");
     let error = get(&fetcher, &format!("http://other.example:{port}/")).unwrap_err();
     assert_eq!((error.code().as_str(), error.class()), ("forbidden_host", Class::Reject));
@@ -189,7 +225,10 @@ fn allowed_hosts_narrow_every_hop_and_open_nothing() {
     assert_eq!(code(get(&fetcher, &format!("http://inside.example:{port}/"))), "forbidden_address");
     let header = format!("Location: http://other.example:{port}/\r\n");
     let away = Server::start(move |_, s| reply(s, "302 Found", &header, b""));
-    assert_eq!(code(get(&fetcher, &format!("http://cdn.example:{}/", away.port))), "forbidden_host");
+    assert_eq!(
+        code(get(&fetcher, &format!("http://cdn.example:{}/", away.port))),
+        "forbidden_host"
+    );
 }
 
 /// A name server that does not answer until it is told to.
@@ -234,18 +273,22 @@ fn a_dead_name_server_costs_its_callers_a_timeout_and_never_more_threads() {
     assert!(stuck.asked.load(Ordering::SeqCst) <= 3, "look-ups nobody waits for are not done");
 }
 
-/// What comes when the overdue look-up of the URL's name has ended; until then it is refused at once.
+/// What comes when the overdue look-up of the URL's name has ended; until then it is refused at
+/// once.
 fn once_it_answers(fetcher: &Fetcher, url: &str) -> Result<Fetched, Error> {
     let end = Instant::now() + PATIENCE;
     loop {
         match get(fetcher, url) {
-            Err(Error::Timeout { stage: Stage::Resolve, .. }) if Instant::now() < end => std::thread::yield_now(),
+            Err(Error::Timeout { stage: Stage::Resolve, .. }) if Instant::now() < end => {
+                std::thread::yield_now()
+            }
             result => return result,
         }
     }
 }
 
-/// A name server that knows every name, but is silent about `dead.example` for as long as [`Stuck`] is.
+/// A name server that knows every name, but is silent about `dead.example` for as long as [`Stuck`]
+/// is.
 #[derive(Debug, Default)]
 struct SilentAboutOne(Stuck);
 
@@ -273,9 +316,15 @@ fn many_rows_of_a_name_that_is_not_answered_hold_up_no_other_name() {
         }
     });
     for n in 0..30 {
-        assert_eq!(bytes(get(&fetcher, &format!("http://fine{n}.example:{}/", server.port))), b"picture");
+        assert_eq!(
+            bytes(get(&fetcher, &format!("http://fine{n}.example:{}/", server.port))),
+            b"picture"
+        );
     }
-    assert!(matches!(get(&fetcher, &dead), Err(Error::Timeout { stage: Stage::Resolve, .. })), "it is refused while its look-up is overdue");
+    assert!(
+        matches!(get(&fetcher, &dead), Err(Error::Timeout { stage: Stage::Resolve, .. })),
+        "it is refused while its look-up is overdue"
+    );
     assert_eq!(names.0.asked.load(Ordering::SeqCst), 1, "all of its rows share one look-up");
     *names.0.free.lock().unwrap() = true;
     names.0.freed.notify_all();
@@ -297,7 +346,11 @@ fn proxy() -> Server {
 #[test]
 fn a_configured_proxy_connects_and_forbidden_addresses_stay_forbidden() {
     let proxy = proxy();
-    let names = Names::new(&[("proxy.example", &[&["127.0.0.1"]]), ("inside.example", &[&["10.0.0.1"]]), ("refused.example", &[&["8.8.8.8"]])]);
+    let names = Names::new(&[
+        ("proxy.example", &[&["127.0.0.1"]]),
+        ("inside.example", &[&["10.0.0.1"]]),
+        ("refused.example", &[&["8.8.8.8"]]),
+    ]);
     let fetcher = named(names, |s| {
         // the superuser named the proxy: its own address needs no opening
         s.allowed_networks.clear();
@@ -305,13 +358,22 @@ fn a_configured_proxy_connects_and_forbidden_addresses_stay_forbidden() {
     });
     assert_eq!(bytes(get(&fetcher, "http://unknown-here.example/p")), b"through the proxy");
     assert_eq!(proxy.requests(), ["CONNECT unknown-here.example:80 HTTP/1.1", "GET /p HTTP/1.1"]);
-    for url in ["http://127.0.0.1/", "http://inside.example/", "http://[fd00::1]/", "http://proxy.example/"] {
+    for url in [
+        "http://127.0.0.1/",
+        "http://inside.example/",
+        "http://[fd00::1]/",
+        "http://proxy.example/",
+    ] {
         assert_eq!(code(get(&fetcher, url)), "forbidden_address", "{url}");
     }
     let error = get(&fetcher, "http://refused.example/").unwrap_err();
     assert_eq!((error.code().as_str(), error.class()), ("proxy", Class::Retry), "{error:?}");
     for gone in ["http://127.0.0.1:1", "http://no-such-proxy.example:3128"] {
-        let error = get(&named(Names::new(&[]), |s| s.proxy = Some(gone.into())), "http://somewhere.example/").unwrap_err();
+        let error = get(
+            &named(Names::new(&[]), |s| s.proxy = Some(gone.into())),
+            "http://somewhere.example/",
+        )
+        .unwrap_err();
         assert_eq!(error.code(), "proxy", "{error:?}");
         assert!(error.failure().hint.unwrap().contains("pg_caption.proxy"));
     }
@@ -334,7 +396,10 @@ fn networks_that_cannot_be_read_are_refused_by_name() {
         let mut settings = settings();
         settings.allowed_networks = vec!["10.0.0.0/8".into(), bad.into()];
         let error = Fetcher::with_parts(settings, Parts::default()).unwrap_err();
-        assert!(matches!(&error, Error::Setting { setting: "pg_caption.allowed_networks", reason } if reason.contains(bad)), "{error:?}");
+        assert!(
+            matches!(&error, Error::Setting { setting: "pg_caption.allowed_networks", reason } if reason.contains(bad)),
+            "{error:?}"
+        );
     }
 }
 
@@ -352,7 +417,8 @@ fn a_proxy_of_the_environment_is_ignored() {
     let url = format!("http://127.0.0.1:{}", proxy.port);
     let mut again = Command::new(std::env::current_exe().unwrap());
     again.args(["--exact", "a_proxy_of_the_environment_is_ignored"]).env(CHILD, "1");
-    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
+    {
         again.env(name, &url);
     }
     let output = again.output().unwrap();

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use world::*;
 
-/// A server that says `tail` behind each answer's announced end: when the next request on that connection comes, not before.
+/// A server that says `tail` behind each answer's announced end: when the next request on that
+/// connection comes, not before.
 fn late(tail: &'static [u8]) -> Server {
     Server::start(move |request, s| {
         if request.nth > 0 {
@@ -21,9 +22,12 @@ const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake";
 
 #[test]
 fn bytes_behind_the_announced_end_that_come_late_cost_the_next_request_nothing() {
-    for tail in
-        [&b"\r\n<html>tail</html>\n\n"[..], b"\0\0\0\0", b"HTTP/1.1 zzz\r\n\r\n", &[b"HTTP/1.1 200 OK\r\n", &b"X: y\r\n".repeat(200)[..]].concat()]
-    {
+    for tail in [
+        &b"\r\n<html>tail</html>\n\n"[..],
+        b"\0\0\0\0",
+        b"HTTP/1.1 zzz\r\n\r\n",
+        &[b"HTTP/1.1 200 OK\r\n", &b"X: y\r\n".repeat(200)[..]].concat(),
+    ] {
         let server = late(tail.to_vec().leak());
         let fetcher = fetcher(|_| {});
         for n in 1..=4 {
@@ -35,20 +39,28 @@ fn bytes_behind_the_announced_end_that_come_late_cost_the_next_request_nothing()
 
 #[test]
 fn a_host_that_ever_sent_bytes_behind_an_announced_end_never_answers_one_request_with_the_next() {
-    // Each way of being caught once; from then on a whole answer that waits for the next request finds no connection.
+    // Each way of being caught once; from then on a whole answer that waits for the next request
+    // finds no connection.
     let at_once = [&b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nreal"[..], ANSWER].concat();
-    let bodiless = [&b"HTTP/1.1 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"[..], ANSWER].concat();
+    let bodiless =
+        [&b"HTTP/1.1 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"[..], ANSWER].concat();
     for (path, caught) in [("/at-once", at_once), ("/moved", bodiless)] {
         let server = Server::start(move |request, s| match (request.path.as_str(), request.nth) {
             ("/", 0) => reply(s, "200 OK", "", b"real"),
-            (path, 0) if path == "/at-once" || path == "/moved" => s.write_all(&caught).map(|()| Then::Keep),
+            (path, 0) if path == "/at-once" || path == "/moved" => {
+                s.write_all(&caught).map(|()| Then::Keep)
+            }
             _ => s.write_all(ANSWER).map(|()| Then::Keep),
         });
         let fetcher = fetcher(|_| {});
         for path in [path, "/", "/", "/"] {
             assert_eq!(bytes(get(&fetcher, &server.url(path))), b"real", "{path}");
         }
-        assert_eq!(server.connections(), server.requests().len(), "{path}: no connection was used again");
+        assert_eq!(
+            server.connections(),
+            server.requests().len(),
+            "{path}: no connection was used again"
+        );
     }
 }
 

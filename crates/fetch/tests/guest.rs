@@ -11,11 +11,15 @@ use world::*;
 
 #[test]
 fn each_status_has_its_code_and_class() {
-    let server = Server::start(|r, s| reply(s, &format!("{} X", &r.path[1..]), "Connection: close\r\n", b"sorry"));
+    let server = Server::start(|r, s| {
+        reply(s, &format!("{} X", &r.path[1..]), "Connection: close\r\n", b"sorry")
+    });
     // a pause after one answer must not hide the next
-    for (statuses, class) in
-        [(&[400, 401, 403, 404, 410, 451, 204, 206][..], Class::Reject), (&[408, 425, 500, 502, 503, 504], Class::Retry), (&[429], Class::Host)]
-    {
+    for (statuses, class) in [
+        (&[400, 401, 403, 404, 410, 451, 204, 206][..], Class::Reject),
+        (&[408, 425, 500, 502, 503, 504], Class::Retry),
+        (&[429], Class::Host),
+    ] {
         for status in statuses {
             let error = get(&fetcher(|_| {}), &server.url(&format!("/{status}"))).unwrap_err();
             assert_eq!((error.code(), error.class()), (format!("http_{status}"), class));
@@ -40,44 +44,83 @@ fn a_host_that_asks_for_patience_is_left_alone_and_others_go_on() {
         let fetcher = fetcher(|_| {});
         let failure = get(&fetcher, &server.url(path)).unwrap_err().failure();
         let key = host_key(&server.url("/")).unwrap();
-        assert_eq!((failure.class, failure.retry_after_ms, failure.host.as_deref()), (Class::Host, Some(600_000), Some(key.as_str())));
+        assert_eq!(
+            (failure.class, failure.retry_after_ms, failure.host.as_deref()),
+            (Class::Host, Some(600_000), Some(key.as_str()))
+        );
 
         let (detail, hint) = (failure.detail.as_deref().unwrap(), failure.hint.as_deref().unwrap());
-        assert!(detail.contains("600 s") && detail.contains("GMT") && hint.contains("caption.host"), "{detail} {hint}");
+        assert!(
+            detail.contains("600 s") && detail.contains("GMT") && hint.contains("caption.host"),
+            "{detail} {hint}"
+        );
 
         let error = get(&fetcher, &server.url("/p.jpg")).unwrap_err();
         let told = error.failure();
         let (detail, hint) = (told.detail.as_deref().unwrap(), told.hint.as_deref().unwrap());
-        assert!(detail.contains(&failure.code) && detail.contains("GMT") && hint.contains("caption.host"), "{detail} {hint}");
-        assert!(matches!(&error, Error::HostCooling { wait, .. } if *wait > Duration::from_secs(590)), "{error:?}");
-        assert_eq!((error.code().as_str(), error.class(), error.failure().host), ("host_cooling", Class::Host, Some(key.clone())));
+        assert!(
+            detail.contains(&failure.code)
+                && detail.contains("GMT")
+                && hint.contains("caption.host"),
+            "{detail} {hint}"
+        );
+        assert!(
+            matches!(&error, Error::HostCooling { wait, .. } if *wait > Duration::from_secs(590)),
+            "{error:?}"
+        );
+        assert_eq!(
+            (error.code().as_str(), error.class(), error.failure().host),
+            ("host_cooling", Class::Host, Some(key.clone()))
+        );
         assert!(matches!(fetcher.admit(&key), Admission::Cooling { .. }));
         assert_eq!(server.requests().len(), 1, "it was not asked again");
 
         assert_eq!(bytes(get(&fetcher, &other.url("/p.jpg"))), b"picture");
         let mut status = fetcher.hosts();
         status.sort_by_key(|host| host.cooling_ms.is_none());
-        let seen: Vec<_> = status.iter().map(|h| (h.host.as_str(), h.in_flight, h.cooling_ms.is_some(), h.last.as_deref())).collect();
+        let seen: Vec<_> = status
+            .iter()
+            .map(|h| (h.host.as_str(), h.in_flight, h.cooling_ms.is_some(), h.last.as_deref()))
+            .collect();
         let other = host_key(&other.url("/")).unwrap();
-        assert_eq!(seen, [(key.as_str(), 0, true, Some(failure.code.as_str())), (other.as_str(), 0, false, Some("http_200"))]);
+        assert_eq!(
+            seen,
+            [
+                (key.as_str(), 0, true, Some(failure.code.as_str())),
+                (other.as_str(), 0, false, Some("http_200"))
+            ]
+        );
     }
 }
 
 #[test]
-fn a_host_that_names_an_absurd_time_rests_for_an_hour_where_it_was_down_and_for_a_day_where_it_refused() {
+fn a_host_that_names_an_absurd_time_rests_for_an_hour_where_it_was_down_and_for_a_day_where_it_refused()
+ {
     let server = strict("Retry-After: 99999999\r\n");
     for (path, longest) in [("/down", 3600), ("/busy", 24 * 3600)] {
         let fetcher = fetcher(|_| {});
-        assert_eq!(get(&fetcher, &server.url(path)).unwrap_err().failure().retry_after_ms, Some(longest * 1000), "{path}");
+        assert_eq!(
+            get(&fetcher, &server.url(path)).unwrap_err().failure().retry_after_ms,
+            Some(longest * 1000),
+            "{path}"
+        );
         let resting = fetcher.cooldowns().remove(0).remaining_ms;
-        assert!((longest * 1000 - 60_000..=longest * 1000).contains(&resting), "{path}: {resting} ms");
+        assert!(
+            (longest * 1000 - 60_000..=longest * 1000).contains(&resting),
+            "{path}: {resting} ms"
+        );
     }
 }
 
 #[test]
 fn retry_after_may_be_a_date() {
-    let server = strict("Date: Mon, 05 Jan 2026 10:00:00 GMT\r\nRetry-After: Mon, 05 Jan 2026 10:02:00 GMT\r\n");
-    assert_eq!(get(&fetcher(|_| {}), &server.url("/busy")).unwrap_err().failure().retry_after_ms, Some(120_000));
+    let server = strict(
+        "Date: Mon, 05 Jan 2026 10:00:00 GMT\r\nRetry-After: Mon, 05 Jan 2026 10:02:00 GMT\r\n",
+    );
+    assert_eq!(
+        get(&fetcher(|_| {}), &server.url("/busy")).unwrap_err().failure().retry_after_ms,
+        Some(120_000)
+    );
 }
 
 #[test]
@@ -94,7 +137,10 @@ fn a_host_that_says_now_and_refuses_again_is_left_alone_longer_each_time() {
     let fetcher = fetcher(|_| {});
     let busy = strict("Retry-After: 0\r\n");
     let failure = get(&fetcher, &busy.url("/busy")).unwrap_err().failure();
-    assert!(failure.class == Class::Host && failure.retry_after_ms.is_some_and(|ms| ms >= 400), "{failure:?}");
+    assert!(
+        failure.class == Class::Host && failure.retry_after_ms.is_some_and(|ms| ms >= 400),
+        "{failure:?}"
+    );
     assert_eq!(code(get(&fetcher, &busy.url("/p.jpg"))), "host_cooling");
     // one URL that is down for ever is not put off for ever
     let down = strict("Retry-After: Mon, 05 Jan 2026 10:00:00 GMT\r\n");
@@ -158,12 +204,18 @@ fn a_permit_is_for_one_request_and_comes_back_however_that_ends() {
 
 #[test]
 fn redirects_between_two_hosts_at_their_caps_do_not_wait_for_each_other() {
-    // each server sends half of what it is asked to the other, and both are allowed one request at once
+    // each server sends half of what it is asked to the other, and both are allowed one request at
+    // once
     let ports = Arc::new(Mutex::new([0; 2]));
     let servers = [0, 1].map(|me| {
         let ports = ports.clone();
         Server::start(move |r, s| match r.path.as_str() {
-            "/away" => reply(s, "302 Found", &format!("Location: http://127.0.0.1:{}/here\r\n", ports.lock().unwrap()[1 - me]), b""),
+            "/away" => reply(
+                s,
+                "302 Found",
+                &format!("Location: http://127.0.0.1:{}/here\r\n", ports.lock().unwrap()[1 - me]),
+                b"",
+            ),
             _ => reply(s, "200 OK", "", b"picture"),
         })
     });
@@ -187,7 +239,9 @@ fn a_redirect_to_a_host_at_its_cap_comes_back_and_goes_on_where_it_was_once_that
         _ => reply(s, "400 Not of me", "", b""),
     });
     let there = picture.url("");
-    let origin = Server::start(move |r, s| reply(s, "302 Found", &format!("Location: {there}{}\r\n", r.path), b""));
+    let origin = Server::start(move |r, s| {
+        reply(s, "302 Found", &format!("Location: {there}{}\r\n", r.path), b"")
+    });
     let fetcher = fetcher(|s| s.host_concurrency = 1);
     let go = |server: &Server| match fetcher.admit(&host_key(&server.url("/")).unwrap()) {
         Admission::Go(permit) => permit,
@@ -196,14 +250,26 @@ fn a_redirect_to_a_host_at_its_cap_comes_back_and_goes_on_where_it_was_once_that
     let cancelled = Arc::default();
     for path in ["/p.jpg", "/back"] {
         let url = origin.url(path);
-        let get = Get { url: &url, etag: Some("\"1\""), last_modified: None, deadline: Instant::now() + PATIENCE, cancelled: &cancelled };
+        let get = Get {
+            url: &url,
+            etag: Some("\"1\""),
+            last_modified: None,
+            deadline: Instant::now() + PATIENCE,
+            cancelled: &cancelled,
+        };
         let others = go(&picture);
-        let Ok(Step::Elsewhere(journey)) = fetcher.fetch_admitted(go(&origin), None, &get, &mut |_, _| Ok(())) else { panic!("it waited") };
+        let Ok(Step::Elsewhere(journey)) =
+            fetcher.fetch_admitted(go(&origin), None, &get, &mut |_, _| Ok(()))
+        else {
+            panic!("it waited")
+        };
         assert_eq!(journey.host(), host_key(&picture.url("/")).unwrap());
         drop((others, go(&origin)));
         let asked = origin.requests().len();
         match fetcher.fetch_admitted(go(&picture), Some(journey), &get, &mut |_, _| Ok(())) {
-            Ok(Step::Done(Fetched::Body { bytes, etag: None, url_final, .. })) if path == "/p.jpg" => {
+            Ok(Step::Done(Fetched::Body { bytes, etag: None, url_final, .. }))
+                if path == "/p.jpg" =>
+            {
                 assert_eq!((bytes.as_slice(), url_final), (&b"picture"[..], picture.url(path)));
             }
             Err(Error::RedirectLoop { .. }) if path == "/back" => {}
@@ -223,6 +289,9 @@ fn a_busy_host_is_waited_for_no_longer_than_the_caller_waits() {
     let key = host_key(&server.url("/")).unwrap();
     let Admission::Go(_held) = fetcher.admit(&key) else { panic!() };
     let error = get(&fetcher, &server.url("/")).unwrap_err();
-    assert_eq!((error.code().as_str(), error.class(), error.failure().host), ("host_busy", Class::Host, Some(key)));
+    assert_eq!(
+        (error.code().as_str(), error.class(), error.failure().host),
+        ("host_busy", Class::Host, Some(key))
+    );
     assert!(server.requests().is_empty());
 }

@@ -18,12 +18,26 @@ fn gzip(bytes: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
 
 #[test]
 fn a_body_comes_whole_with_its_validators_over_one_connection() {
-    let server = Server::start(|_, s| reply(s, "200 OK", "ETag: \"v1\"\r\nLast-Modified: Mon, 05 Jan 2026 10:00:00 GMT\r\n", &[7; 300_000]));
+    let server = Server::start(|_, s| {
+        reply(
+            s,
+            "200 OK",
+            "ETag: \"v1\"\r\nLast-Modified: Mon, 05 Jan 2026 10:00:00 GMT\r\n",
+            &[7; 300_000],
+        )
+    });
     let fetcher = fetcher(|_| {});
     for _ in 0..3 {
-        let Ok(Fetched::Body { bytes, etag, last_modified, url_final }) = get(&fetcher, &server.url("/p.jpg?key=secret")) else { panic!() };
+        let Ok(Fetched::Body { bytes, etag, last_modified, url_final }) =
+            get(&fetcher, &server.url("/p.jpg?key=secret"))
+        else {
+            panic!()
+        };
         assert_eq!(bytes, vec![7; 300_000]);
-        assert_eq!((etag.as_deref(), last_modified.as_deref()), (Some("\"v1\""), Some("Mon, 05 Jan 2026 10:00:00 GMT")));
+        assert_eq!(
+            (etag.as_deref(), last_modified.as_deref()),
+            (Some("\"v1\""), Some("Mon, 05 Jan 2026 10:00:00 GMT"))
+        );
         assert_eq!(url_final, server.url("/p.jpg?key=…"));
     }
     assert_eq!(server.connections(), 1);
@@ -41,7 +55,13 @@ fn an_unchanged_picture_is_not_downloaded_again() {
     let fetcher = fetcher(|_| {});
     let url = server.url("/p.jpg");
     let ask = |etag| {
-        let get = Get { url: &url, etag, last_modified: None, deadline: Instant::now() + PATIENCE, cancelled: &Arc::default() };
+        let get = Get {
+            url: &url,
+            etag,
+            last_modified: None,
+            deadline: Instant::now() + PATIENCE,
+            cancelled: &Arc::default(),
+        };
         fetcher.fetch(&get, &mut |_, _| Ok(()))
     };
     assert_eq!(ask(Some("\"v1\"")).unwrap(), Fetched::NotModified);
@@ -63,8 +83,13 @@ fn every_server_learns_who_asks_and_nothing_else() {
     let server = Server::start(|r, s| reply(s, "200 OK", "Set-Cookie: a=b\r\n", r.head.as_bytes()));
     let fetcher = fetcher(|_| {});
     get(&fetcher, &server.url("/")).unwrap();
-    let head = String::from_utf8(bytes(get(&fetcher, &server.url("/p#fragment")))).unwrap().to_ascii_lowercase();
-    assert!(head.contains("user-agent: pg_caption/") && head.starts_with("get /p http/1.1"), "{head}");
+    let head = String::from_utf8(bytes(get(&fetcher, &server.url("/p#fragment"))))
+        .unwrap()
+        .to_ascii_lowercase();
+    assert!(
+        head.contains("user-agent: pg_caption/") && head.starts_with("get /p http/1.1"),
+        "{head}"
+    );
     for unwanted in ["cookie", "authorization", "referer", "fragment"] {
         assert!(!head.contains(unwanted), "{head}");
     }
@@ -92,7 +117,10 @@ fn a_gzip_body_that_inflates_to_300_mb_is_cut_at_the_limit() {
         reserved.push(n);
         Ok(())
     });
-    assert!(matches!(error, Err(Error::TooLarge { limit: 10_000_000, declared: None, .. })), "{error:?}");
+    assert!(
+        matches!(error, Err(Error::TooLarge { limit: 10_000_000, declared: None, .. })),
+        "{error:?}"
+    );
     assert_eq!(reserved, [10_000_000], "asked once, for the most that can come");
 }
 
@@ -110,20 +138,28 @@ fn gzip_without_end_and_without_content_ends_too() {
 
 #[test]
 fn broken_and_unwanted_encodings_are_refused() {
-    for (encoding, body) in [("gzip", &b"no gzip at all"[..]), ("br", b"x"), ("gzip, gzip", b"x"), ("deflate", b"x")] {
+    for (encoding, body) in
+        [("gzip", &b"no gzip at all"[..]), ("br", b"x"), ("gzip, gzip", b"x"), ("deflate", b"x")]
+    {
         let header = format!("Content-Encoding: {encoding}\r\n");
         let server = Server::start(move |_, s| reply(s, "200 OK", &header, body));
         let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
-        assert_eq!((error.code().as_str(), error.class()), ("bad_encoding", Class::Reject), "{encoding}: {error:?}");
+        assert_eq!(
+            (error.code().as_str(), error.class()),
+            ("bad_encoding", Class::Reject),
+            "{encoding}: {error:?}"
+        );
     }
 }
 
 #[test]
 fn a_gzip_body_that_ends_early_is_truncated_for_good_where_all_that_was_announced_came() {
     let whole = gzip((0..50).map(|n| vec![n; 1000]));
-    for (path, code, class) in
-        [("/announced", "image_truncated", Class::Reject), ("/chunked", "image_truncated", Class::Reject), ("/until-closed", "reset", Class::Retry)]
-    {
+    for (path, code, class) in [
+        ("/announced", "image_truncated", Class::Reject),
+        ("/chunked", "image_truncated", Class::Reject),
+        ("/until-closed", "reset", Class::Retry),
+    ] {
         let cut = whole[..whole.len() / 2].to_vec();
         let server = Server::start(move |r, s| {
             let framing = match r.path.as_str() {
@@ -133,7 +169,9 @@ fn a_gzip_body_that_ends_early_is_truncated_for_good_where_all_that_was_announce
             };
             write!(s, "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n{framing}\r\n")?;
             match r.path.as_str() {
-                "/chunked" => s.write_all(&[format!("{:x}\r\n", cut.len()).as_bytes(), &cut, b"\r\n0\r\n\r\n"].concat())?,
+                "/chunked" => s.write_all(
+                    &[format!("{:x}\r\n", cut.len()).as_bytes(), &cut, b"\r\n0\r\n\r\n"].concat(),
+                )?,
                 // whether that was all nobody can tell
                 _ => s.write_all(&cut)?,
             }
@@ -158,7 +196,17 @@ fn a_plain_picture_is_taken_whatever_coding_the_server_claims() {
     ];
     for picture in pictures {
         let picture = [picture, &[7; 100_000]].concat();
-        for coding in ["8bit", "chunked", "image/jpeg", "base64", "br", "deflate", "zstd", "gzip", "gzip, gzip"] {
+        for coding in [
+            "8bit",
+            "chunked",
+            "image/jpeg",
+            "base64",
+            "br",
+            "deflate",
+            "zstd",
+            "gzip",
+            "gzip, gzip",
+        ] {
             let (header, body) = (format!("Content-Encoding: {coding}\r\n"), picture.clone());
             let server = Server::start(move |_, s| reply(s, "200 OK", &header, &body));
             assert_eq!(bytes(get(&fetcher(|_| {}), &server.url("/"))), picture, "{coding}");
@@ -172,8 +220,13 @@ fn a_body_larger_than_the_limit_is_cut_whether_announced_or_not() {
         write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n")?;
         Ok(Then::Keep)
     });
-    let error = get_with(&fetcher(|_| {}), &announced.url("/"), &Arc::default(), &mut |_, _| panic!("nothing is reserved for it"));
-    assert!(matches!(error, Err(Error::TooLarge { limit: 1_000_000, declared: Some(1_000_001), .. })), "{error:?}");
+    let error = get_with(&fetcher(|_| {}), &announced.url("/"), &Arc::default(), &mut |_, _| {
+        panic!("nothing is reserved for it")
+    });
+    assert!(
+        matches!(error, Err(Error::TooLarge { limit: 1_000_000, declared: Some(1_000_001), .. })),
+        "{error:?}"
+    );
 
     let endless = Server::start(|_, s| {
         write!(s, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
@@ -182,7 +235,10 @@ fn a_body_larger_than_the_limit_is_cut_whether_announced_or_not() {
         }
     });
     let error = get(&fetcher(|_| {}), &endless.url("/"));
-    assert!(matches!(error, Err(Error::TooLarge { limit: 1_000_000, declared: None, .. })), "{error:?}");
+    assert!(
+        matches!(error, Err(Error::TooLarge { limit: 1_000_000, declared: None, .. })),
+        "{error:?}"
+    );
 
     let exact = Server::start(|_, s| reply(s, "200 OK", "", &vec![1; 1_000_000]));
     assert_eq!(bytes(get(&fetcher(|_| {}), &exact.url("/"))).len(), 1_000_000);
@@ -199,7 +255,10 @@ fn a_content_length_that_lies_is_noticed_in_either_direction() {
 
     // what follows the announced end is no answer to the next request on that connection
     let short = Server::start(|_, s| {
-        write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nrealHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake")?;
+        write!(
+            s,
+            "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nrealHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake"
+        )?;
         Ok(Then::Keep)
     });
     let fetcher = fetcher(|_| {});
@@ -207,7 +266,11 @@ fn a_content_length_that_lies_is_noticed_in_either_direction() {
         assert_eq!(bytes(get(&fetcher, &short.url("/"))), b"real");
     }
 
-    for header in ["Content-Length: -5", "Content-Length: 99999999999999999999999", "Content-Length: 1\r\nContent-Length: 2"] {
+    for header in [
+        "Content-Length: -5",
+        "Content-Length: 99999999999999999999999",
+        "Content-Length: 1\r\nContent-Length: 2",
+    ] {
         let server = Server::start(move |_, s| {
             write!(s, "HTTP/1.1 200 OK\r\n{header}\r\n\r\nxx")?;
             Ok(Then::Close)
@@ -246,7 +309,10 @@ fn a_server_that_sends_a_byte_now_and_then_ends_at_the_total_limit() {
         let took = start.elapsed();
         // a status line of H is no HTTP; that may be noticed before the time is over
         if !(part == "status" && error.code() == "not_http") {
-            assert!(matches!(error, Error::Timeout { stage: Stage::Total, .. }), "{part}: {error:?}");
+            assert!(
+                matches!(error, Error::Timeout { stage: Stage::Total, .. }),
+                "{part}: {error:?}"
+            );
             assert!(error.failure().hint.unwrap().contains("pg_caption.fetch_timeout"));
             assert!(took >= Duration::from_millis(500), "{part}: {took:?}");
         }
@@ -274,13 +340,15 @@ fn a_server_that_does_not_begin_to_answer_holds_its_place_no_longer_than_that_li
 
 #[test]
 fn validators_say_nothing_of_where_a_redirect_leads() {
-    let server = Server::start(|r, s| match (r.path.as_str(), r.header("If-None-Match"), r.header("If-Modified-Since")) {
-        ("/moved.jpg", ..) => reply(s, "302 Found", "Location: /other.jpg\r\n", b""),
-        // Whatever it is asked about, it has not changed since.
-        (_, None, None) => reply(s, "200 OK", "ETag: \"1\"\r\n", b"another picture"),
-        _ => {
-            write!(s, "HTTP/1.1 304 Not Modified\r\n\r\n")?;
-            Ok(Then::Keep)
+    let server = Server::start(|r, s| {
+        match (r.path.as_str(), r.header("If-None-Match"), r.header("If-Modified-Since")) {
+            ("/moved.jpg", ..) => reply(s, "302 Found", "Location: /other.jpg\r\n", b""),
+            // Whatever it is asked about, it has not changed since.
+            (_, None, None) => reply(s, "200 OK", "ETag: \"1\"\r\n", b"another picture"),
+            _ => {
+                write!(s, "HTTP/1.1 304 Not Modified\r\n\r\n")?;
+                Ok(Then::Keep)
+            }
         }
     });
     let url = server.url("/moved.jpg");
@@ -291,16 +359,22 @@ fn validators_say_nothing_of_where_a_redirect_leads() {
         deadline: Instant::now() + PATIENCE,
         cancelled: &Arc::default(),
     };
-    let Ok(Fetched::Body { bytes, etag, .. }) = fetcher(|_| {}).fetch(&get, &mut |_, _| Ok(())) else { panic!("it was not fetched") };
+    let Ok(Fetched::Body { bytes, etag, .. }) = fetcher(|_| {}).fetch(&get, &mut |_, _| Ok(()))
+    else {
+        panic!("it was not fetched")
+    };
     assert_eq!((bytes.as_slice(), etag), (&b"another picture"[..], None));
 }
 
 #[test]
 fn what_follows_a_gzip_body_is_none_of_it() {
     let (first, second) = (gzip([vec![1; 1000]].into_iter()), gzip([vec![2; 1000]].into_iter()));
-    for (trailer, length) in [(vec![0; 600], 1000), (b"<!-- cached -->".to_vec(), 1000), (second, 2000)] {
+    for (trailer, length) in
+        [(vec![0; 600], 1000), (b"<!-- cached -->".to_vec(), 1000), (second, 2000)]
+    {
         let body = [first.clone(), trailer].concat();
-        let server = Server::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &body));
+        let server =
+            Server::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &body));
         assert_eq!(bytes(get(&fetcher(|_| {}), &server.url("/"))).len(), length);
     }
 }
@@ -363,7 +437,8 @@ fn time_spent_waiting_for_memory_is_not_the_server_s() {
 #[test]
 fn memory_that_is_refused_is_the_fetch_s_failure_as_it_stands() {
     let server = Server::start(|_, s| reply(s, "200 OK", "", &[0; 12_345]));
-    let refusal = Failure::new(Class::Reject, "too_large", "needs 12345 bytes, the budget is 1000").hint("See \"pg_caption.memory\".");
+    let refusal = Failure::new(Class::Reject, "too_large", "needs 12345 bytes, the budget is 1000")
+        .hint("See \"pg_caption.memory\".");
     let mut reserved = 0;
     let error = get_with(&fetcher(|_| {}), &server.url("/"), &Arc::default(), &mut |_, n| {
         reserved = n;
@@ -387,7 +462,11 @@ fn a_caller_who_leaves_frees_its_thread_at_once() {
             Ok(Then::Close)
         });
         let start = Instant::now();
-        assert_eq!(code(get_with(&fetcher(|_| {}), &server.url("/"), &cancelled, &mut |_, _| Ok(()))), "cancelled", "{phase}");
+        assert_eq!(
+            code(get_with(&fetcher(|_| {}), &server.url("/"), &cancelled, &mut |_, _| Ok(()))),
+            "cancelled",
+            "{phase}"
+        );
         assert!(start.elapsed() < Duration::from_secs(3));
     }
 }
@@ -410,24 +489,37 @@ fn headers_without_end_are_cut() {
     let numerous = Server::start(|_, s| reply(s, "200 OK", &"X: y\r\n".repeat(500), b"picture"));
     for server in [many, numerous] {
         let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
-        assert_eq!((error.code().as_str(), error.class()), ("headers_too_large", Class::Reject), "{error:?}");
+        assert_eq!(
+            (error.code().as_str(), error.class()),
+            ("headers_too_large", Class::Reject),
+            "{error:?}"
+        );
     }
     let preliminary = Server::start(|_, s| {
         loop {
             write!(s, "HTTP/1.1 103 Early Hints\r\n\r\n")?;
         }
     });
-    let error = get(&fetcher(|s| s.total_timeout = Duration::from_millis(500)), &preliminary.url("/")).unwrap_err();
+    let error =
+        get(&fetcher(|s| s.total_timeout = Duration::from_millis(500)), &preliminary.url("/"))
+            .unwrap_err();
     assert!(matches!(error.class(), Class::Reject | Class::Retry), "{error:?}");
 }
 
 #[test]
 fn a_preliminary_answer_in_front_of_a_large_picture_changes_nothing() {
     let picture = vec![7; 500_000];
-    for preliminary in ["100 Continue\r\n\r\n", "102 Processing\r\n\r\n", "103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n"] {
+    for preliminary in [
+        "100 Continue\r\n\r\n",
+        "102 Processing\r\n\r\n",
+        "103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n",
+    ] {
         let body = picture.clone();
         let server = Server::start(move |_, s| {
-            let head = format!("HTTP/1.1 {preliminary}HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 {preliminary}HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             s.write_all(&[head.as_bytes(), &body].concat())?;
             Ok(Then::Keep)
         });

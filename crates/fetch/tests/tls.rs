@@ -23,29 +23,39 @@ fn authority() -> Authority {
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let key = KeyPair::generate().unwrap();
     let certificate = params.self_signed(&key).unwrap();
-    Authority { der: certificate.der().to_vec(), pem: certificate.pem(), issuer: Issuer::new(params, key) }
+    Authority {
+        der: certificate.der().to_vec(),
+        pem: certificate.pem(),
+        issuer: Issuer::new(params, key),
+    }
 }
 
-/// A server that shows a certificate for `names`, changed by `change`, and answers in `answer`'s way.
+/// A server that shows a certificate for `names`, changed by `change`, and answers in `answer`'s
+/// way.
 fn shop(
     authority: Option<&Authority>,
     names: &[&str],
     change: impl FnOnce(&mut CertificateParams),
     answer: impl Fn(&str, &mut dyn Write) -> std::io::Result<()> + Send + Sync + 'static,
 ) -> Server {
-    let mut params = CertificateParams::new(names.iter().map(|n| n.to_string()).collect::<Vec<_>>()).unwrap();
+    let mut params =
+        CertificateParams::new(names.iter().map(|n| n.to_string()).collect::<Vec<_>>()).unwrap();
     change(&mut params);
     let key = KeyPair::generate().unwrap();
     let certificate = match authority {
         Some(a) => params.signed_by(&key, &a.issuer).unwrap(),
         None => params.self_signed(&key).unwrap(),
     };
-    let config = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![CertificateDer::from(certificate.der().to_vec())], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
-        .unwrap();
+    let config =
+        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![CertificateDer::from(certificate.der().to_vec())],
+                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+            )
+            .unwrap();
     let config = Arc::new(config);
     Server::raw(move |stream, log| {
         let mut tls = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
@@ -67,10 +77,15 @@ fn redirect(location: String) -> impl Fn(&str, &mut dyn Write) -> std::io::Resul
 }
 
 fn trusting(authority: &Authority, change: impl FnOnce(&mut Settings)) -> Fetcher {
-    let names = Names::new(&[("shop.example", &[&["127.0.0.1"]]), ("evil.example", &[&["127.0.0.1"]])]);
+    let names =
+        Names::new(&[("shop.example", &[&["127.0.0.1"]]), ("evil.example", &[&["127.0.0.1"]])]);
     let mut settings = settings();
     change(&mut settings);
-    Fetcher::with_parts(settings, Parts { resolver: names, roots: Some(vec![authority.der.clone()]) }).unwrap()
+    Fetcher::with_parts(
+        settings,
+        Parts { resolver: names, roots: Some(vec![authority.der.clone()]) },
+    )
+    .unwrap()
 }
 
 fn secure(server: &Server) -> String {
@@ -91,7 +106,9 @@ fn a_server_with_a_good_certificate_is_fetched_from_over_one_connection() {
 #[test]
 fn bad_certificates_are_refused_before_anything_is_asked_and_tried_again_later() {
     let (ours, theirs) = (authority(), authority());
-    let expired = |p: &mut CertificateParams| (p.not_before, p.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1));
+    let expired = |p: &mut CertificateParams| {
+        (p.not_before, p.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1))
+    };
     let future = |p: &mut CertificateParams| p.not_before = date_time_ymd(4000, 1, 1);
     for (why, server) in [
         ("expired", shop(Some(&ours), &["shop.example"], expired, picture)),
@@ -109,16 +126,29 @@ fn bad_certificates_are_refused_before_anything_is_asked_and_tried_again_later()
 
 #[test]
 fn bytes_behind_the_announced_end_answer_no_next_request_under_tls_either() {
-    let answer = |length: usize, byte: u8| [format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes(), vec![byte; length]].concat();
-    // A record holds 16384 bytes: the tail begins within the answer's last one, or is in one of its own, of which a part may be read.
+    let answer = |length: usize, byte: u8| {
+        [
+            format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes(),
+            vec![byte; length],
+        ]
+        .concat()
+    };
+    // A record holds 16384 bytes: the tail begins within the answer's last one, or is in one of its
+    // own, of which a part may be read.
     for real in [4, 4000, 16_384 - answer(16_300, 0).len() + 16_300, 60_000] {
         for fake in [4, 3000, 6000, 9000, 20_000, 200_000] {
-            let (authority, sent) = (authority(), [answer(real, b'r'), answer(fake, b'f')].concat());
-            let server = shop(Some(&authority), &["shop.example"], |_| {}, move |_, s| s.write_all(&sent));
+            let (authority, sent) =
+                (authority(), [answer(real, b'r'), answer(fake, b'f')].concat());
+            let server =
+                shop(Some(&authority), &["shop.example"], |_| {}, move |_, s| s.write_all(&sent));
             let fetcher = trusting(&authority, |_| {});
             for n in 1..=3 {
                 let got = bytes(get(&fetcher, &secure(&server)));
-                assert_eq!((got.len(), got[0]), (real, b'r'), "{fake} bytes behind {real}, request {n}");
+                assert_eq!(
+                    (got.len(), got[0]),
+                    (real, b'r'),
+                    "{fake} bytes behind {real}, request {n}"
+                );
             }
         }
     }
@@ -138,7 +168,10 @@ fn a_host_that_said_too_much_under_tls_once_is_asked_on_one_connection_a_request
     );
     let fetcher = trusting(&authority, |_| {});
     for path in ["lies", "p.jpg", "p.jpg", "p.jpg"] {
-        assert_eq!(bytes(get(&fetcher, &format!("https://shop.example:{}/{path}", server.port))), b"picture");
+        assert_eq!(
+            bytes(get(&fetcher, &format!("https://shop.example:{}/{path}", server.port))),
+            b"picture"
+        );
     }
     assert_eq!(server.connections(), 4);
 }
@@ -163,7 +196,8 @@ fn a_server_that_does_not_speak_tls_is_a_tls_failure() {
 #[test]
 fn a_handshake_that_never_ends_ends_at_the_limit() {
     let silent = Server::raw(|mut s, _| while s.read(&mut [0; 64]).is_ok_and(|n| n > 0) {});
-    let fetcher = trusting(&authority(), |s| s.connect_timeout = std::time::Duration::from_millis(300));
+    let fetcher =
+        trusting(&authority(), |s| s.connect_timeout = std::time::Duration::from_millis(300));
     let error = get(&fetcher, &secure(&silent)).unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
     assert!(error.failure().hint.unwrap().contains("pg_caption.connect_timeout"));
@@ -176,7 +210,11 @@ fn https_redirects_to_http_only_for_those_who_came_over_http() {
     let middle = shop(Some(&authority), &["shop.example"], |_| {}, redirect(plain.url("/p.jpg")));
     let fetcher = trusting(&authority, |_| {});
     let error = get(&fetcher, &secure(&middle)).unwrap_err();
-    assert_eq!((error.code().as_str(), error.class()), ("insecure_redirect", Class::Reject), "{error:?}");
+    assert_eq!(
+        (error.code().as_str(), error.class()),
+        ("insecure_redirect", Class::Reject),
+        "{error:?}"
+    );
     assert_eq!(plain.connections(), 0);
 
     let header = format!("Location: {}\r\n", secure(&middle));
@@ -211,7 +249,8 @@ const CHILD: &str = "PG_CAPTION_TEST_ROOTS_CHILD";
 fn the_certificate_store_of_the_system_decides_whom_to_trust() {
     if let Ok(port) = std::env::var(CHILD) {
         let names = Names::new(&[("shop.example", &[&["127.0.0.1"]])]);
-        let fetcher = Fetcher::with_parts(settings(), Parts { resolver: names, roots: None }).unwrap();
+        let fetcher =
+            Fetcher::with_parts(settings(), Parts { resolver: names, roots: None }).unwrap();
         assert_eq!(bytes(get(&fetcher, &format!("https://shop.example:{port}/p.jpg"))), b"picture");
         return;
     }
@@ -222,7 +261,10 @@ fn the_certificate_store_of_the_system_decides_whom_to_trust() {
         std::fs::write(&file, &authority.pem).unwrap();
         let mut again = Command::new(std::env::current_exe().unwrap());
         again.args(["--exact", "the_certificate_store_of_the_system_decides_whom_to_trust"]);
-        again.env(CHILD, server.port.to_string()).env("SSL_CERT_FILE", &file).env_remove("SSL_CERT_DIR");
+        again
+            .env(CHILD, server.port.to_string())
+            .env("SSL_CERT_FILE", &file)
+            .env_remove("SSL_CERT_DIR");
         again.output().unwrap().status.success()
     };
     assert!(trusts(&ours));

@@ -1,5 +1,5 @@
-//! HTTP as a command-line program does it: the proxy and the certificates of the environment, redirects followed, and patience with every
-//! connection as long as something comes.
+//! HTTP as a command-line program does it: the proxy and the certificates of the environment,
+//! redirects followed, and patience with every connection as long as something comes.
 
 use crate::{Error, Place};
 use std::sync::Arc;
@@ -10,7 +10,8 @@ use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::resolver::DefaultResolver;
 use ureq::unversioned::transport::time::Duration as Wait;
 use ureq::unversioned::transport::{
-    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, NextTimeout, RustlsConnector, TcpConnector, Transport,
+    Buffers, ConnectProxyConnector, ConnectionDetails, Connector, Either, NextTimeout,
+    RustlsConnector, TcpConnector, Transport,
 };
 use ureq::{Agent, Body};
 
@@ -28,7 +29,11 @@ pub(crate) struct Client<'a> {
 
 impl<'a> Client<'a> {
     pub(crate) fn new(place: &'a Place) -> Client<'a> {
-        let roots: Vec<_> = rustls_native_certs::load_native_certs().certs.iter().map(|c| Certificate::from_der(c).to_owned()).collect();
+        let roots: Vec<_> = rustls_native_certs::load_native_certs()
+            .certs
+            .iter()
+            .map(|c| Certificate::from_der(c).to_owned())
+            .collect();
         let tls = TlsConfig::builder()
             .root_certs(RootCerts::Specific(Arc::new(roots)))
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
@@ -43,7 +48,10 @@ impl<'a> Client<'a> {
             .timeout_recv_response(Some(HEAD))
             .tls_config(tls)
             .build();
-        let connector = ().chain(ConnectProxyConnector::default()).chain(PatientTcp::default()).chain(RustlsConnector::default());
+        let connector =
+            ().chain(ConnectProxyConnector::default())
+                .chain(PatientTcp::default())
+                .chain(RustlsConnector::default());
         Client { place, agent: Agent::with_parts(config, connector, DefaultResolver::default()) }
     }
 
@@ -65,14 +73,19 @@ impl<'a> Client<'a> {
     }
 }
 
-/// TCP that gives up on silence; ureq's own limits are for the whole of a body, which may take hours.
+/// TCP that gives up on silence; ureq's own limits are for the whole of a body, which may take
+/// hours.
 #[derive(Debug, Default)]
 struct PatientTcp(TcpConnector);
 
 impl<In: Transport> Connector<In> for PatientTcp {
     type Out = Either<In, Patient>;
 
-    fn connect(&self, details: &ConnectionDetails, chained: Option<In>) -> Result<Option<Self::Out>, ureq::Error> {
+    fn connect(
+        &self,
+        details: &ConnectionDetails,
+        chained: Option<In>,
+    ) -> Result<Option<Self::Out>, ureq::Error> {
         // A tunnel through the proxy has its connection already.
         if let Some(tunnel) = chained {
             return Ok(Some(Either::A(tunnel)));
@@ -95,7 +108,10 @@ impl Transport for Patient {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
-        self.0.await_input(NextTimeout { after: Wait::Exact((*timeout.after).min(SILENCE)), ..timeout })
+        self.0.await_input(NextTimeout {
+            after: Wait::Exact((*timeout.after).min(SILENCE)),
+            ..timeout
+        })
     }
 
     fn is_open(&mut self) -> bool {

@@ -1,4 +1,5 @@
-//! What can go wrong between a name and a model folder: what happened, the facts, what to do. No message holds a token.
+//! What can go wrong between a name and a model folder: what happened, the facts, what to do. No
+//! message holds a token.
 
 use std::path::PathBuf;
 
@@ -7,7 +8,9 @@ use std::path::PathBuf;
 #[non_exhaustive]
 pub enum Error {
     /// Not a repository's name, a revision's or a folder's.
-    #[error("\"{0}\" is not a name to be used here: a model's name is OWNER/NAME, a folder's has no slash and no dot at its start")]
+    #[error(
+        "\"{0}\" is not a name to be used here: a model's name is OWNER/NAME, a folder's has no slash and no dot at its start"
+    )]
     Name(String),
     /// An address (`HF_ENDPOINT`, a proxy) that is none.
     #[error("{what} \"{value}\" cannot be used: {reason}")]
@@ -44,7 +47,9 @@ pub enum Error {
         revision: String,
     },
     /// The hub cannot be reached, or the connection broke again and again.
-    #[error("cannot reach {host}: {reason} (a proxy is taken from HTTPS_PROXY, another hub from HF_ENDPOINT)")]
+    #[error(
+        "cannot reach {host}: {reason} (a proxy is taken from HTTPS_PROXY, another hub from HF_ENDPOINT)"
+    )]
     Network {
         /// The host.
         host: String,
@@ -90,7 +95,9 @@ pub enum Error {
         available: u64,
     },
     /// The file that came is not the one published.
-    #[error("{file} came with checksum {found}, but {expected} is published: the download was discarded, run the command again")]
+    #[error(
+        "{file} came with checksum {found}, but {expected} is published: the download was discarded, run the command again"
+    )]
     Checksum {
         /// The file.
         file: String,
@@ -100,7 +107,9 @@ pub enum Error {
         found: String,
     },
     /// More came than was published.
-    #[error("{file} is longer than the {expected} bytes published: the download was discarded, run the command again")]
+    #[error(
+        "{file} is longer than the {expected} bytes published: the download was discarded, run the command again"
+    )]
     Size {
         /// The file.
         file: String,
@@ -140,8 +149,12 @@ fn shown_to(token: bool) -> &'static str {
 
 fn hint(reason: &pg_caption_models::Error) -> &'static str {
     match reason {
-        pg_caption_models::Error::NoGraph { .. } => "; it needs an export to ONNX, such as onnx-community publishes of many models",
-        pg_caption_models::Error::NoDtype { .. } => "; --dtype may be repeated, GRAPH=DTYPE holds for one graph",
+        pg_caption_models::Error::NoGraph { .. } => {
+            "; it needs an export to ONNX, such as onnx-community publishes of many models"
+        }
+        pg_caption_models::Error::NoDtype { .. } => {
+            "; --dtype may be repeated, GRAPH=DTYPE holds for one graph"
+        }
         _ => "",
     }
 }

@@ -54,17 +54,26 @@ impl Listing {
         if response.status() != StatusCode::OK {
             return Err(refusal(client, &response, repo, revision, "the listing"));
         }
-        let malformed = |reason: String| Error::Malformed { host: client.place.host().into(), file: repo.into(), reason };
+        let malformed = |reason: String| Error::Malformed {
+            host: client.place.host().into(),
+            file: repo.into(),
+            reason,
+        };
         let reader = response.body_mut().with_config().limit(MAX_LISTING).reader();
-        let info: Info = serde_json::from_reader(std::io::BufReader::new(reader)).map_err(|e| malformed(e.to_string()))?;
+        let info: Info = serde_json::from_reader(std::io::BufReader::new(reader))
+            .map_err(|e| malformed(e.to_string()))?;
         if !is_hex(&info.sha) {
             return Err(malformed(format!("\"{}\" is no commit", info.sha)));
         }
         let mut files = Vec::with_capacity(info.siblings.len());
         for Sibling { rfilename: path, size, lfs } in info.siblings {
             files.push(match (lfs, size) {
-                (Some(lfs), _) if lfs.sha256.len() != 64 || !is_hex(&lfs.sha256) => return Err(malformed(format!("checksum of {path}"))),
-                (Some(lfs), _) => Remote { path, size: lfs.size, sha256: Some(lfs.sha256.to_ascii_lowercase()) },
+                (Some(lfs), _) if lfs.sha256.len() != 64 || !is_hex(&lfs.sha256) => {
+                    return Err(malformed(format!("checksum of {path}")));
+                }
+                (Some(lfs), _) => {
+                    Remote { path, size: lfs.size, sha256: Some(lfs.sha256.to_ascii_lowercase()) }
+                }
                 (None, Some(size)) => Remote { path, size, sha256: None },
                 (None, None) => return Err(malformed(format!("no size of {path}"))),
             });
@@ -83,15 +92,25 @@ fn is_hex(text: &str) -> bool {
 }
 
 /// What a status other than success means. The hub says more in a header of its own.
-pub(crate) fn refusal(client: &Client, response: &Response<Body>, repo: &str, revision: &str, file: &str) -> Error {
+pub(crate) fn refusal(
+    client: &Client,
+    response: &Response<Body>,
+    repo: &str,
+    revision: &str,
+    file: &str,
+) -> Error {
     let code = response.headers().get("x-error-code").and_then(|value| value.to_str().ok());
     let token = client.place.token().is_some();
     match (response.status().as_u16(), code) {
         (_, Some("GatedRepo")) | (403, _) => Error::Gated { repo: repo.into(), token },
-        (_, Some("RevisionNotFound")) => Error::NoRevision { repo: repo.into(), revision: revision.into() },
+        (_, Some("RevisionNotFound")) => {
+            Error::NoRevision { repo: repo.into(), revision: revision.into() }
+        }
         // Whoever is not known is told 401 for what does not exist as well.
         (401, _) | (_, Some("RepoNotFound")) => Error::NoRepository { repo: repo.into(), token },
         (404, None) => Error::NoRepository { repo: repo.into(), token },
-        (status, _) => Error::Status { host: client.place.host().into(), status, file: file.into() },
+        (status, _) => {
+            Error::Status { host: client.place.host().into(), status, file: file.into() }
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! Where the hub is, and the token that opens what is not for everybody. The hub's own crate knows both.
+//! Where the hub is, and the token that opens what is not for everybody. The hub's own crate knows
+//! both.
 
 use crate::Error;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiRepo};
@@ -16,17 +17,26 @@ pub struct Place {
 /// Without the token.
 impl fmt::Debug for Place {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Place").field("endpoint", &self.endpoint).field("token", &self.token.is_some()).finish()
+        f.debug_struct("Place")
+            .field("endpoint", &self.endpoint)
+            .field("token", &self.token.is_some())
+            .finish()
     }
 }
 
 impl Place {
-    /// As the environment says: `HF_ENDPOINT`, `HF_TOKEN`, else the token that a login at the hub left below `HF_HOME`.
+    /// As the environment says: `HF_ENDPOINT`, `HF_TOKEN`, else the token that a login at the hub
+    /// left below `HF_HOME`.
     ///
     /// # Errors
     /// [`Error::Setting`].
     pub fn from_env() -> Result<Place, Error> {
-        let of = |name| std::env::var(name).ok().map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
+        let of = |name| {
+            std::env::var(name)
+                .ok()
+                .map(|value| value.trim().to_owned())
+                .filter(|value| !value.is_empty())
+        };
         let token = of("HF_TOKEN").or_else(|| hf_hub::Cache::from_env().token());
         Self::new(of("HF_ENDPOINT"), token)
     }
@@ -40,11 +50,18 @@ impl Place {
         if let Some(endpoint) = &endpoint {
             builder = builder.with_endpoint(endpoint.trim_end_matches('/').into());
         }
-        let wrong = |reason: String| Error::Setting { what: "HF_ENDPOINT", value: endpoint.clone().unwrap_or_default(), reason };
+        let wrong = |reason: String| Error::Setting {
+            what: "HF_ENDPOINT",
+            value: endpoint.clone().unwrap_or_default(),
+            reason,
+        };
         let api = builder.build().map_err(|e| wrong(e.to_string()))?;
-        let endpoint = api.model("x".into()).url("x").parse::<Uri>().map_err(|e| wrong(e.to_string()))?;
+        let endpoint =
+            api.model("x".into()).url("x").parse::<Uri>().map_err(|e| wrong(e.to_string()))?;
         match (endpoint.scheme_str(), endpoint.host()) {
-            (Some("http" | "https"), Some(host)) if !host.is_empty() => Ok(Place { api, endpoint, token }),
+            (Some("http" | "https"), Some(host)) if !host.is_empty() => {
+                Ok(Place { api, endpoint, token })
+            }
             _ => Err(wrong("not an http or https address".into())),
         }
     }

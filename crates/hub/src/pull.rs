@@ -59,7 +59,11 @@ pub fn pull(place: &Place, order: &Pull, progress: &mut dyn Progress) -> Result<
     let repo = order.repo.trim_matches('/');
     let name = order.name.as_deref().unwrap_or_else(|| repo.rsplit('/').next().unwrap_or(repo));
     if !is_repository(repo) || !is_part(name) {
-        return Err(Error::Name(if is_repository(repo) { name.into() } else { order.repo.clone() }));
+        return Err(Error::Name(if is_repository(repo) {
+            name.into()
+        } else {
+            order.repo.clone()
+        }));
     }
     if order.revision.is_empty() || !order.revision.split('/').all(is_part) {
         return Err(Error::Name(order.revision.clone()));
@@ -86,22 +90,37 @@ pub fn pull(place: &Place, order: &Pull, progress: &mut dyn Progress) -> Result<
     let target = order.models.join(name);
     if let Some(found) = existing(&target) {
         match found {
-            Some(there) if (&there.repo, &there.commit, &there.files) == (&origin.repo, &origin.commit, &origin.files) => {
-                let bytes = size(&files).saturating_add(size(&further(&target, repo, &listing, &choice)?));
+            Some(there)
+                if (&there.repo, &there.commit, &there.files)
+                    == (&origin.repo, &origin.commit, &origin.files) =>
+            {
+                let bytes =
+                    size(&files).saturating_add(size(&further(&target, repo, &listing, &choice)?));
                 return Ok(pulled(target, bytes, true));
             }
             _ if order.replace => {}
             there => {
-                let origin = there.map(|o| format!("{} at {}", o.repo, o.commit.get(..8).unwrap_or(&o.commit)));
+                let origin = there
+                    .map(|o| format!("{} at {}", o.repo, o.commit.get(..8).unwrap_or(&o.commit)));
                 return Err(Error::Exists { path: target, origin });
             }
         }
     }
     let partial = Partial::open(&order.models, name)?;
-    let mut pulling = Pulling { client: &client, repo, listing: &listing, partial: &partial, patience: &order.patience, done: 0 };
+    let mut pulling = Pulling {
+        client: &client,
+        repo,
+        listing: &listing,
+        partial: &partial,
+        patience: &order.patience,
+        done: 0,
+    };
     let named: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-    // Weights under names of their own are known only when their graph is here: those of an attempt before stay until then.
-    partial.retain(|path| named.contains(&path) || (listing.file(path).is_some() && !path.ends_with(".onnx")))?;
+    // Weights under names of their own are known only when their graph is here: those of an attempt
+    // before stay until then.
+    partial.retain(|path| {
+        named.contains(&path) || (listing.file(path).is_some() && !path.ends_with(".onnx"))
+    })?;
     pulling.fetch(&files, size(&files), progress)?;
     let further = further(partial.path(), repo, &listing, &choice)?;
     let bytes = size(&files).saturating_add(size(&further));
@@ -128,11 +147,22 @@ struct Pulling<'a> {
 
 impl Pulling<'_> {
     /// `total`: bytes of these and of those before.
-    fn fetch(&mut self, files: &[&Remote], total: u64, progress: &mut dyn Progress) -> Result<(), Error> {
+    fn fetch(
+        &mut self,
+        files: &[&Remote],
+        total: u64,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Error> {
         let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
         self.partial.room_for(size(files).saturating_sub(self.partial.bytes(&names)))?;
         for remote in files {
-            let order = Order { repo: self.repo, commit: &self.listing.commit, remote, before: self.done, total };
+            let order = Order {
+                repo: self.repo,
+                commit: &self.listing.commit,
+                remote,
+                before: self.done,
+                total,
+            };
             fetch(self.client, &order, &self.partial.file(&remote.path)?, self.patience, progress)?;
             self.done += remote.size;
         }
@@ -141,17 +171,30 @@ impl Pulling<'_> {
 }
 
 /// Files with weights that the graphs in a folder name and that are not called after them.
-fn further<'a>(folder: &Path, repo: &str, listing: &'a Listing, choice: &Choice) -> Result<Vec<&'a Remote>, Error> {
+fn further<'a>(
+    folder: &Path,
+    repo: &str,
+    listing: &'a Listing,
+    choice: &Choice,
+) -> Result<Vec<&'a Remote>, Error> {
     let mut further: Vec<&Remote> = Vec::new();
     for graph in &choice.graphs {
-        // A graph that cannot be read is named when the model is loaded, with what is wrong with it.
+        // A graph that cannot be read is named when the model is loaded, with what is wrong with
+        // it.
         for place in outside(&folder.join(&graph.file)).unwrap_or_default() {
             // ONNX Runtime reads no weights from above the graph's folder either.
             let Some(path) = beside(&graph.file, &place) else { continue };
-            if choice.files().chain(further.iter().map(|file| file.path.as_str())).any(|known| known == path) {
+            if choice
+                .files()
+                .chain(further.iter().map(|file| file.path.as_str()))
+                .any(|known| known == path)
+            {
                 continue;
             }
-            let missing = || Error::Unusable { repo: repo.into(), reason: pg_caption_models::Error::Missing { file: path.clone() } };
+            let missing = || Error::Unusable {
+                repo: repo.into(),
+                reason: pg_caption_models::Error::Missing { file: path.clone() },
+            };
             further.push(listing.file(&path).ok_or_else(missing)?);
         }
     }
@@ -178,7 +221,12 @@ fn existing(target: &Path) -> Option<Option<Origin>> {
 }
 
 /// Reads `config.json` before anything large is fetched, and chooses.
-fn chosen(client: &Client, repo: &str, listing: &Listing, wish: &Wish) -> Result<(String, Choice), Error> {
+fn chosen(
+    client: &Client,
+    repo: &str,
+    listing: &Listing,
+    wish: &Wish,
+) -> Result<(String, Choice), Error> {
     let unusable = |reason| Error::Unusable { repo: repo.into(), reason };
     let path = "config.json";
     if listing.file(path).is_none() {
@@ -188,14 +236,30 @@ fn chosen(client: &Client, repo: &str, listing: &Listing, wish: &Wish) -> Result
     if response.status().as_u16() != 200 {
         return Err(refusal(client, &response, repo, &listing.commit, path));
     }
-    let bytes = response.body_mut().with_config().limit(MAX_CONFIG).read_to_vec().map_err(|e| client.broken(e))?;
-    let malformed = |e: serde_json::Error| pg_caption_models::Error::Content { path: path.into(), reason: e.to_string() };
+    let bytes = response
+        .body_mut()
+        .with_config()
+        .limit(MAX_CONFIG)
+        .read_to_vec()
+        .map_err(|e| client.broken(e))?;
+    let malformed = |e: serde_json::Error| pg_caption_models::Error::Content {
+        path: path.into(),
+        reason: e.to_string(),
+    };
     let config: Value = serde_json::from_slice(&bytes).map_err(malformed).map_err(unusable)?;
     let model_type = model_type_of(&config, Path::new(path)).map_err(unusable)?;
     let Some(family) = family(&model_type) else {
-        return Err(unusable(pg_caption_models::Error::UnknownFamily { model_type, supported: model_types() }));
+        return Err(unusable(pg_caption_models::Error::UnknownFamily {
+            model_type,
+            supported: model_types(),
+        }));
     };
-    let names: Vec<&str> = listing.files.iter().map(|file| file.path.as_str()).filter(|path| *path != ORIGIN).collect();
+    let names: Vec<&str> = listing
+        .files
+        .iter()
+        .map(|file| file.path.as_str())
+        .filter(|path| *path != ORIGIN)
+        .collect();
     Ok((model_type, choose(family, &names, wish).map_err(unusable)?))
 }
 
@@ -206,5 +270,8 @@ fn is_repository(repo: &str) -> bool {
 
 /// A part of a name that is safe in an address and as a folder.
 fn is_part(part: &str) -> bool {
-    !part.is_empty() && !part.starts_with(['.', '-']) && part.len() <= 128 && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
+    !part.is_empty()
+        && !part.starts_with(['.', '-'])
+        && part.len() <= 128
+        && part.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b))
 }

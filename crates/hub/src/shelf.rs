@@ -65,7 +65,11 @@ impl Partial {
 
     /// Bytes here of these files.
     pub(crate) fn bytes(&self, files: &[&str]) -> u64 {
-        files.iter().filter_map(|file| fs::metadata(self.path.join(file)).ok()).map(|m| m.len()).sum()
+        files
+            .iter()
+            .filter_map(|file| fs::metadata(self.path.join(file)).ok())
+            .map(|m| m.len())
+            .sum()
     }
 
     /// Removes every file whose path in here is not wanted.
@@ -90,10 +94,15 @@ impl Partial {
     pub(crate) fn room_for(&self, needed: u64) -> Result<(), Error> {
         let system = statvfs(&self.path).map_err(|e| file_error(&self.path)(e.into()))?;
         let available = system.f_bavail.saturating_mul(system.f_frsize);
-        if needed > available { Err(Error::NoSpace { path: self.target.clone(), needed, available }) } else { Ok(()) }
+        if needed > available {
+            Err(Error::NoSpace { path: self.target.clone(), needed, available })
+        } else {
+            Ok(())
+        }
     }
 
-    /// Makes it the model: with everything on the disk first, and in one step, so that no other process ever sees half of it.
+    /// Makes it the model: with everything on the disk first, and in one step, so that no other
+    /// process ever sees half of it.
     pub(crate) fn put_in_place(self, origin: &Origin) -> Result<PathBuf, Error> {
         let (path, target) = (&self.path, &self.target);
         let text = serde_json::to_vec_pretty(origin).unwrap_or_default();
@@ -101,7 +110,8 @@ impl Partial {
         for synced in [path.join(ORIGIN), path.join("onnx")] {
             File::open(&synced).and_then(|f| f.sync_all()).map_err(file_error(&synced))?;
         }
-        // A model without graphs in it is none, so the folder is never empty; but one whose graphs lie beside config.json has no use for it.
+        // A model without graphs in it is none, so the folder is never empty; but one whose graphs
+        // lie beside config.json has no use for it.
         let _ = fs::remove_dir(path.join("onnx"));
         self.folder.sync_all().map_err(file_error(path))?;
         if fs::symlink_metadata(target).is_ok() {
@@ -123,7 +133,10 @@ fn exchange(new: &Path, old: &Path) -> std::io::Result<()> {
         return Ok(());
     }
     // A file system that cannot: for a moment there is none.
-    let aside = old.with_file_name(format!(".{}.replaced", old.file_name().unwrap_or_default().to_string_lossy()));
+    let aside = old.with_file_name(format!(
+        ".{}.replaced",
+        old.file_name().unwrap_or_default().to_string_lossy()
+    ));
     fs::rename(old, &aside)?;
     fs::rename(new, old)?;
     fs::rename(&aside, new)

@@ -1,6 +1,7 @@
 //! One file from the hub: resumed where it broke, and checked.
 //!
-//! What is there of a file is read once for its checksum, so that bytes of an earlier run are never trusted.
+//! What is there of a file is read once for its checksum, so that bytes of an earlier run are never
+//! trusted.
 
 use crate::client::Client;
 use crate::listing::{Remote, refusal};
@@ -42,9 +43,16 @@ pub(crate) struct Order<'a> {
 }
 
 /// Fetches what is missing of a file into `to` and checks the whole.
-pub(crate) fn fetch(client: &Client, order: &Order, to: &Path, patience: &Patience, progress: &mut dyn Progress) -> Result<(), Error> {
+pub(crate) fn fetch(
+    client: &Client,
+    order: &Order,
+    to: &Path,
+    patience: &Patience,
+    progress: &mut dyn Progress,
+) -> Result<(), Error> {
     let mut part = Part::open(to, order)?;
-    // What was here before may be of an earlier run and of another version: that is found out only at the end.
+    // What was here before may be of an earlier run and of another version: that is found out only
+    // at the end.
     let mut inherited = part.length > 0;
     loop {
         part.complete(client, order, patience, progress)?;
@@ -70,10 +78,18 @@ struct Part<'a> {
 impl<'a> Part<'a> {
     fn open(path: &'a Path, order: &Order) -> Result<Part<'a>, Error> {
         let failed = |source| Error::File { path: path.into(), source };
-        let file = File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let file = File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(failed)?;
         let mut part = Part { path, file, length: 0, hash: Sha256::new() };
         // Without a checksum nobody could tell whether the rest fits.
-        if order.remote.sha256.is_none() || part.file.metadata().map_err(failed)?.len() > order.remote.size {
+        if order.remote.sha256.is_none()
+            || part.file.metadata().map_err(failed)?.len() > order.remote.size
+        {
             part.cut()?;
             return Ok(part);
         }
@@ -98,7 +114,13 @@ impl<'a> Part<'a> {
     }
 
     /// Asks until all of it is here.
-    fn complete(&mut self, client: &Client, order: &Order, patience: &Patience, progress: &mut dyn Progress) -> Result<(), Error> {
+    fn complete(
+        &mut self,
+        client: &Client,
+        order: &Order,
+        patience: &Patience,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Error> {
         let (mut in_vain, mut furthest) = (0, self.length);
         progress.at(&order.remote.path, order.before + self.length, order.total);
         while self.length < order.remote.size {
@@ -106,7 +128,8 @@ impl<'a> Part<'a> {
             if !is_passing(&error) {
                 return Err(error);
             }
-            // Further than ever, not only further than before: a server that knows no ranges and never ends a file must not keep us for ever.
+            // Further than ever, not only further than before: a server that knows no ranges and
+            // never ends a file must not keep us for ever.
             in_vain = if self.length > furthest { 1 } else { in_vain + 1 };
             furthest = furthest.max(self.length);
             if in_vain >= patience.attempts {
@@ -119,7 +142,12 @@ impl<'a> Part<'a> {
         Ok(())
     }
 
-    fn go_on(&mut self, client: &Client, order: &Order, progress: &mut dyn Progress) -> Result<(), Error> {
+    fn go_on(
+        &mut self,
+        client: &Client,
+        order: &Order,
+        progress: &mut dyn Progress,
+    ) -> Result<(), Error> {
         let Order { repo, commit, remote, .. } = order;
         let response = client.get(&client.place.file(repo, commit, &remote.path), self.length)?;
         match response.status().as_u16() {
@@ -137,7 +165,9 @@ impl<'a> Part<'a> {
         let mut buffer = vec![0; CHUNK];
         loop {
             let n = match reader.read(&mut buffer) {
-                Ok(0) if self.length < remote.size => return Err(client.broken("the connection ended early")),
+                Ok(0) if self.length < remote.size => {
+                    return Err(client.broken("the connection ended early"));
+                }
                 Ok(0) => return Ok(()),
                 Ok(n) => n,
                 Err(error) => return Err(client.broken(error)),
@@ -146,7 +176,9 @@ impl<'a> Part<'a> {
                 self.cut()?;
                 return Err(Error::Size { file: remote.path.clone(), expected: remote.size });
             }
-            self.file.write_all(&buffer[..n]).map_err(|source| Error::File { path: self.path.into(), source })?;
+            self.file
+                .write_all(&buffer[..n])
+                .map_err(|source| Error::File { path: self.path.into(), source })?;
             self.hash.update(&buffer[..n]);
             self.length += n as u64;
             progress.at(&remote.path, order.before + self.length, order.total);
@@ -155,8 +187,17 @@ impl<'a> Part<'a> {
 
     fn check(&self, order: &Order) -> Result<(), Error> {
         let Some(expected) = &order.remote.sha256 else { return Ok(()) };
-        let found: String = self.hash.clone().finalize().iter().map(|b| format!("{b:02x}")).collect();
-        if found == *expected { Ok(()) } else { Err(Error::Checksum { file: order.remote.path.clone(), expected: expected.clone(), found }) }
+        let found: String =
+            self.hash.clone().finalize().iter().map(|b| format!("{b:02x}")).collect();
+        if found == *expected {
+            Ok(())
+        } else {
+            Err(Error::Checksum {
+                file: order.remote.path.clone(),
+                expected: expected.clone(),
+                found,
+            })
+        }
     }
 
     /// Onto the disk.

@@ -45,7 +45,9 @@ pub enum Error {
         graphs: Vec<String>,
     },
     /// A dtype that is not written as one.
-    #[error("\"{0}\" is no dtype: write one as in a file's suffix (fp32, fp16, quantized, q4f16 …), or GRAPH=DTYPE")]
+    #[error(
+        "\"{0}\" is no dtype: write one as in a file's suffix (fp32, fp16, quantized, q4f16 …), or GRAPH=DTYPE"
+    )]
     BadDtype(String),
     /// A file cannot be read.
     #[error("{}: {source}", path.display())]

@@ -18,9 +18,21 @@ const PAIR: &[&str] = &["decoder_model", "decoder_with_past_model"];
 const ALONE: &[&str] = &["decoder_model"];
 
 const FAMILIES: [Family; 3] = [
-    Family { model_types: &["vision-encoder-decoder"], graphs: &["encoder_model"], decoders: &[MERGED, PAIR, ALONE] },
-    Family { model_types: &["florence2"], graphs: &["vision_encoder", "embed_tokens", "encoder_model"], decoders: &[MERGED, PAIR, ALONE] },
-    Family { model_types: &["idefics3", "smolvlm", "smolvlm2"], graphs: &["vision_encoder", "embed_tokens"], decoders: &[MERGED, PAIR, ALONE] },
+    Family {
+        model_types: &["vision-encoder-decoder"],
+        graphs: &["encoder_model"],
+        decoders: &[MERGED, PAIR, ALONE],
+    },
+    Family {
+        model_types: &["florence2"],
+        graphs: &["vision_encoder", "embed_tokens", "encoder_model"],
+        decoders: &[MERGED, PAIR, ALONE],
+    },
+    Family {
+        model_types: &["idefics3", "smolvlm", "smolvlm2"],
+        graphs: &["vision_encoder", "embed_tokens"],
+        decoders: &[MERGED, PAIR, ALONE],
+    },
 ];
 
 /// The family of a `model_type`.

@@ -1,4 +1,5 @@
-//! Which model folders lie in a models directory, and what their names and sizes say. Nothing large is read.
+//! Which model folders lie in a models directory, and what their names and sizes say. Nothing large
+//! is read.
 
 use crate::{Error, Wish, choose, family, graph_file, model_types};
 use pg_caption_register::Style;
@@ -30,7 +31,8 @@ pub struct Installed {
     pub problem: Option<String>,
 }
 
-/// The folders of a models directory that have a `config.json`, by name. Names that begin with a dot (downloads under way) are passed over.
+/// The folders of a models directory that have a `config.json`, by name. Names that begin with a
+/// dot (downloads under way) are passed over.
 ///
 /// # Errors
 /// The directory cannot be read.
@@ -53,9 +55,18 @@ impl Installed {
     pub fn at(path: &Path) -> Installed {
         let mut files = Vec::new();
         let bytes = list(path, "", &mut files) + list(&path.join("onnx"), "onnx/", &mut files);
-        let name = path.file_name().map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-        let mut installed =
-            Installed { name, path: path.into(), model_type: None, bytes, graphs: BTreeMap::new(), styles: Vec::new(), problem: None };
+        let name = path
+            .file_name()
+            .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
+        let mut installed = Installed {
+            name,
+            path: path.into(),
+            model_type: None,
+            bytes,
+            graphs: BTreeMap::new(),
+            styles: Vec::new(),
+            problem: None,
+        };
         installed.problem = installed.look(&files).err().map(|error| error.to_string());
         installed
     }
@@ -64,7 +75,8 @@ impl Installed {
         let path = self.path.join("config.json");
         let model_type = model_type_of(&read_json(&path)?, &path)?;
         self.model_type = Some(model_type.clone());
-        let family = family(&model_type).ok_or(Error::UnknownFamily { model_type, supported: model_types() })?;
+        let family = family(&model_type)
+            .ok_or(Error::UnknownFamily { model_type, supported: model_types() })?;
         let all = family.all_graphs();
         for named in files.iter().filter_map(|file| graph_file(file, &all)) {
             self.graphs.entry(named.graph.into()).or_default().push(named.dtype.into());
@@ -101,7 +113,9 @@ fn list(folder: &Path, prefix: &str, files: &mut Vec<String>) -> u64 {
 /// It says none.
 pub fn model_type_of(config: &Value, path: &Path) -> Result<String, Error> {
     let named = config.get("model_type").and_then(Value::as_str);
-    named.map(Into::into).ok_or_else(|| Error::Content { path: path.into(), reason: "no \"model_type\"".into() })
+    named
+        .map(Into::into)
+        .ok_or_else(|| Error::Content { path: path.into(), reason: "no \"model_type\"".into() })
 }
 
 /// Reads a small JSON file.
@@ -109,15 +123,23 @@ pub fn model_type_of(config: &Value, path: &Path) -> Result<String, Error> {
 /// # Errors
 /// It cannot be read, is too large, or is no JSON.
 pub fn read_json(path: &Path) -> Result<Value, Error> {
-    serde_json::from_slice(&read(path)?).map_err(|e| Error::Content { path: path.into(), reason: e.to_string() })
+    serde_json::from_slice(&read(path)?)
+        .map_err(|e| Error::Content { path: path.into(), reason: e.to_string() })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Error> {
     let failed = |source| Error::File { path: path.into(), source };
     let mut bytes = Vec::new();
-    fs::File::open(path).map_err(failed)?.take(MAX_JSON + 1).read_to_end(&mut bytes).map_err(failed)?;
+    fs::File::open(path)
+        .map_err(failed)?
+        .take(MAX_JSON + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     match bytes.len() as u64 > MAX_JSON {
-        true => Err(Error::Content { path: path.into(), reason: format!("larger than {MAX_JSON} bytes") }),
+        true => Err(Error::Content {
+            path: path.into(),
+            reason: format!("larger than {MAX_JSON} bytes"),
+        }),
         false => Ok(bytes),
     }
 }
@@ -129,14 +151,20 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 pub fn styles_of(folder: &Path) -> Result<BTreeMap<String, Style>, Error> {
     let path = folder.join("captions.json");
     let bytes = match read(&path) {
-        Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(BTreeMap::new());
+        }
         bytes => bytes?,
     };
     let config = folder.join("config.json");
     let model_type = model_type_of(&read_json(&config)?, &config)?;
     // A prompt is kept under the name that the family itself goes by.
-    let name = family(&model_type).and_then(|family| family.model_types.first()).copied().unwrap_or(&model_type);
-    pg_caption_register::of_folder(&bytes, name).map_err(|e| Error::Content { path, reason: e.to_string() })
+    let name = family(&model_type)
+        .and_then(|family| family.model_types.first())
+        .copied()
+        .unwrap_or(&model_type);
+    pg_caption_register::of_folder(&bytes, name)
+        .map_err(|e| Error::Content { path, reason: e.to_string() })
 }
 
 #[cfg(test)]
@@ -171,14 +199,26 @@ mod tests {
         let found = scan(dir.path()).unwrap();
         let names: Vec<_> = found.iter().map(|i| i.name.as_str()).collect();
         assert_eq!(names, ["broken", "half", "strange", "whole"]);
-        let problems: Vec<_> = found.iter().map(|i| i.problem.clone().unwrap_or_default()).collect();
+        let problems: Vec<_> =
+            found.iter().map(|i| i.problem.clone().unwrap_or_default()).collect();
         assert!(problems[0].contains("config.json"), "{}", problems[0]);
         assert!(problems[1].contains("decoder_model_merged"), "{}", problems[1]);
-        assert!(problems[2].contains("poet") && problems[2].contains("florence2"), "{}", problems[2]);
+        assert!(
+            problems[2].contains("poet") && problems[2].contains("florence2"),
+            "{}",
+            problems[2]
+        );
         let whole = &found[3];
-        assert_eq!((whole.problem.as_deref(), whole.model_type.as_deref()), (None, Some("vision-encoder-decoder")));
+        assert_eq!(
+            (whole.problem.as_deref(), whole.model_type.as_deref()),
+            (None, Some("vision-encoder-decoder"))
+        );
         assert_eq!(whole.bytes, WHOLE.iter().map(|(_, text)| text.len() as u64).sum::<u64>());
-        assert_eq!(whole.graphs["encoder_model"], ["q4", "fp16"], "the one that is used stands first");
+        assert_eq!(
+            whole.graphs["encoder_model"],
+            ["q4", "fp16"],
+            "the one that is used stands first"
+        );
         put(&whole.path, &[("captions.json", r#"{"styles": {"poetic": {"prompt": "Rhyme."}}}"#)]);
         assert_eq!(Installed::at(&whole.path).styles, ["poetic"]);
         put(&whole.path, &[("captions.json", r#"{"styles": {"poetic": {}}}"#)]);

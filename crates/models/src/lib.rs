@@ -1,7 +1,8 @@
-//! Model folders seen from outside: which graphs a family needs, which files hold them, which folders lie here.
+//! Model folders seen from outside: which graphs a family needs, which files hold them, which
+//! folders lie here.
 //!
-//! Names and sizes only: no graph is opened, so that the extension, the download and the command line can all ask. Whether a
-//! model works is known to whoever loads it (`crates/captioner`).
+//! Names and sizes only: no graph is opened, so that the extension, the download and the command
+//! line can all ask. Whether a model works is known to whoever loads it (`crates/captioner`).
 
 mod error;
 mod family;
@@ -15,7 +16,8 @@ pub use files::{Graph, Named, graph_file, is_external_data};
 pub use installed::{Installed, model_type_of, read_json, scan, styles_of};
 pub use wish::{Choice, Dtype, Wish, choose};
 
-/// Small files that decide what a caption says, where a folder has them. The first three no folder can do without.
+/// Small files that decide what a caption says, where a folder has them. The first three no folder
+/// can do without.
 pub const CONFIGURATION: [&str; 11] = [
     "config.json",
     "preprocessor_config.json",

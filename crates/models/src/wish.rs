@@ -1,4 +1,5 @@
-//! Of the files there are, which ones make a model: one precision for each graph that its family needs.
+//! Of the files there are, which ones make a model: one precision for each graph that its family
+//! needs.
 
 use crate::files::{PLAIN, SUFFIXES};
 use crate::{CONFIGURATION, Error, Family, Graph, REQUIRED, graph_file, is_external_data};
@@ -44,7 +45,9 @@ impl Wish {
         let mut wish = Wish { unmerged, ..Wish::default() };
         for text in texts.iter().map(AsRef::as_ref) {
             match text.split_once('=') {
-                Some((graph, dtype)) => drop(wish.graphs.insert(graph.into(), Dtype::parse(dtype)?)),
+                Some((graph, dtype)) => {
+                    drop(wish.graphs.insert(graph.into(), Dtype::parse(dtype)?))
+                }
                 None => wish.dtype = Dtype::parse(text)?,
             }
         }
@@ -81,16 +84,23 @@ pub fn choose(family: &Family, files: &[impl AsRef<str>], wish: &Wish) -> Result
     let files: Vec<&str> = files.iter().map(AsRef::as_ref).collect();
     let all = family.all_graphs();
     if let Some(graph) = wish.graphs.keys().find(|graph| !all.contains(&graph.as_str())) {
-        return Err(Error::StrangeGraph { graph: graph.clone(), graphs: all.into_iter().map(Into::into).collect() });
+        return Err(Error::StrangeGraph {
+            graph: graph.clone(),
+            graphs: all.into_iter().map(Into::into).collect(),
+        });
     }
     if let Some(file) = CONFIGURATION[..REQUIRED].iter().find(|file| !files.contains(file)) {
         return Err(Error::Missing { file: (*file).into() });
     }
     let pick = |graph: &&str| pick(&files, &all, graph, wish.of(graph));
     let mut graphs = family.graphs.iter().map(pick).collect::<Result<Vec<_>, _>>()?;
-    let layouts = family.decoders.iter().filter(|layout| !wish.unmerged || !layout.contains(&"decoder_model_merged"));
+    let layouts = family
+        .decoders
+        .iter()
+        .filter(|layout| !wish.unmerged || !layout.contains(&"decoder_model_merged"));
     let mut decoders = layouts.map(|layout| layout.iter().map(pick).collect::<Result<Vec<_>, _>>());
-    let mut first = decoders.next().unwrap_or_else(|| Err(Error::NoGraph { graph: "decoder_model".into() }));
+    let mut first =
+        decoders.next().unwrap_or_else(|| Err(Error::NoGraph { graph: "decoder_model".into() }));
     for other in decoders {
         first = match (first, other) {
             (Ok(found), _) | (Err(_), Ok(found)) => Ok(found),
@@ -100,7 +110,8 @@ pub fn choose(family: &Family, files: &[impl AsRef<str>], wish: &Wish) -> Result
         };
     }
     graphs.extend(first?);
-    let configuration = CONFIGURATION.iter().filter(|file| files.contains(file)).map(|file| (*file).to_owned());
+    let configuration =
+        CONFIGURATION.iter().filter(|file| files.contains(file)).map(|file| (*file).to_owned());
     Ok(Choice { configuration: configuration.collect(), graphs })
 }
 
@@ -108,11 +119,15 @@ fn pick(files: &[&str], all: &[&str], graph: &str, wanted: &Dtype) -> Result<Gra
     let mut there: Vec<(&str, &str)> = Vec::new();
     for file in files {
         if let Some(named) = graph_file(file, all).filter(|named| named.graph == graph) {
-            there.push((SUFFIXES.iter().copied().find(|s| *s == named.dtype).unwrap_or(PLAIN), file));
+            there.push((
+                SUFFIXES.iter().copied().find(|s| *s == named.dtype).unwrap_or(PLAIN),
+                file,
+            ));
         }
     }
     let rank = |dtype: &str| SUFFIXES.iter().position(|s| *s == dtype).map_or(0, |at| at + 1);
-    // The same graph may lie in `onnx/` and beside it: the longer path is the one in `onnx/`, which is tried first.
+    // The same graph may lie in `onnx/` and beside it: the longer path is the one in `onnx/`, which
+    // is tried first.
     there.sort_by_key(|(dtype, file)| (rank(dtype), std::cmp::Reverse(file.len())));
     if there.is_empty() {
         return Err(Error::NoGraph { graph: graph.into() });
@@ -122,13 +137,21 @@ fn pick(files: &[&str], all: &[&str], graph: &str, wanted: &Dtype) -> Result<Gra
         Dtype::Named(dtype) => there.iter().find(|(d, _)| d == dtype),
     };
     let Some((dtype, file)) = found else {
-        let Dtype::Named(dtype) = wanted else { return Err(Error::NoGraph { graph: graph.into() }) };
+        let Dtype::Named(dtype) = wanted else {
+            return Err(Error::NoGraph { graph: graph.into() });
+        };
         let mut published: Vec<String> = there.iter().map(|(dtype, _)| (*dtype).into()).collect();
         published.dedup();
         return Err(Error::NoDtype { graph: graph.into(), dtype: dtype.clone(), published });
     };
-    let data = files.iter().filter(|path| is_external_data(path, file)).map(|path| (*path).to_owned());
-    Ok(Graph { graph: graph.into(), dtype: (*dtype).into(), file: (*file).into(), data: data.collect() })
+    let data =
+        files.iter().filter(|path| is_external_data(path, file)).map(|path| (*path).to_owned());
+    Ok(Graph {
+        graph: graph.into(),
+        dtype: (*dtype).into(),
+        file: (*file).into(),
+        data: data.collect(),
+    })
 }
 
 #[cfg(test)]
@@ -138,7 +161,12 @@ mod tests {
 
     const SMALL: [&str; 3] = ["config.json", "preprocessor_config.json", "tokenizer.json"];
 
-    fn chosen(model_type: &str, graphs: &[&str], dtypes: &[&str], unmerged: bool) -> Result<Vec<String>, Error> {
+    fn chosen(
+        model_type: &str,
+        graphs: &[&str],
+        dtypes: &[&str],
+        unmerged: bool,
+    ) -> Result<Vec<String>, Error> {
         let files: Vec<&str> = SMALL.iter().chain(graphs).copied().collect();
         let choice = choose(family(model_type).unwrap(), &files, &Wish::parse(dtypes, unmerged)?)?;
         Ok(choice.files().filter(|file| !SMALL.contains(file)).map(Into::into).collect())
@@ -158,13 +186,27 @@ mod tests {
 
     #[test]
     fn a_stated_precision_holds_for_all_graphs_or_for_one() {
-        let there =
-            ["onnx/vision_encoder_q4.onnx", "onnx/vision_encoder_fp16.onnx", "onnx/embed_tokens_fp16.onnx", "onnx/decoder_model_merged_q4.onnx"];
+        let there = [
+            "onnx/vision_encoder_q4.onnx",
+            "onnx/vision_encoder_fp16.onnx",
+            "onnx/embed_tokens_fp16.onnx",
+            "onnx/decoder_model_merged_q4.onnx",
+        ];
         let error = chosen("smolvlm", &there, &["q4"], false).unwrap_err();
         assert_eq!(error.to_string(), "graph embed_tokens is not there in dtype q4; there is fp16");
         let files = chosen("idefics3", &there, &["q4", "embed_tokens=fp16"], false).unwrap();
-        assert_eq!(files, ["onnx/vision_encoder_q4.onnx", "onnx/embed_tokens_fp16.onnx", "onnx/decoder_model_merged_q4.onnx"]);
-        assert!(matches!(chosen("idefics3", &there, &["encoder_model=q4"], false), Err(Error::StrangeGraph { .. })));
+        assert_eq!(
+            files,
+            [
+                "onnx/vision_encoder_q4.onnx",
+                "onnx/embed_tokens_fp16.onnx",
+                "onnx/decoder_model_merged_q4.onnx"
+            ]
+        );
+        assert!(matches!(
+            chosen("idefics3", &there, &["encoder_model=q4"], false),
+            Err(Error::StrangeGraph { .. })
+        ));
         assert!(matches!(chosen("idefics3", &there, &["q5"], false), Err(Error::BadDtype(_))));
     }
 
@@ -185,19 +227,32 @@ mod tests {
     #[test]
     fn the_merged_decoder_is_taken_else_the_pair_else_one_alone() {
         let encoder = "onnx/encoder_model.onnx";
-        let (merged, first, past) = ("onnx/decoder_model_merged.onnx", "onnx/decoder_model.onnx", "onnx/decoder_with_past_model.onnx");
+        let (merged, first, past) = (
+            "onnx/decoder_model_merged.onnx",
+            "onnx/decoder_model.onnx",
+            "onnx/decoder_with_past_model.onnx",
+        );
         let of = |there: &[&str], unmerged| chosen("vision-encoder-decoder", there, &[], unmerged);
         assert_eq!(of(&[encoder, merged, first, past], false).unwrap(), [encoder, merged]);
         assert_eq!(of(&[encoder, merged, first, past], true).unwrap(), [encoder, first, past]);
         assert_eq!(of(&[encoder, first, past], false).unwrap(), [encoder, first, past]);
         assert_eq!(of(&[encoder, first], false).unwrap(), [encoder, first]);
-        assert!(matches!(of(&[encoder], false), Err(Error::NoGraph { graph }) if graph == "decoder_model_merged"));
-        assert!(matches!(of(&[merged], false), Err(Error::NoGraph { graph }) if graph == "encoder_model"));
+        assert!(
+            matches!(of(&[encoder], false), Err(Error::NoGraph { graph }) if graph == "decoder_model_merged")
+        );
+        assert!(
+            matches!(of(&[merged], false), Err(Error::NoGraph { graph }) if graph == "encoder_model")
+        );
     }
 
     #[test]
     fn a_folder_without_a_tokenizer_is_none() {
-        let error = choose(family("florence2").unwrap(), &["config.json", "preprocessor_config.json"], &Wish::default()).unwrap_err();
+        let error = choose(
+            family("florence2").unwrap(),
+            &["config.json", "preprocessor_config.json"],
+            &Wish::default(),
+        )
+        .unwrap_err();
         assert_eq!(error.to_string(), "no tokenizer.json");
     }
 }

@@ -1,12 +1,14 @@
 //! The branch of a merged decoder that is taken when there is a cache, as a graph of its own.
 //!
-//! Merged decoders hold two graphs under one `If` over the input `use_cache_branch`; weights stand outside of both.
+//! Merged decoders hold two graphs under one `If` over the input `use_cache_branch`; weights stand
+//! outside of both.
 
 use crate::proto::{AttributeProto, GraphProto, NodeProto};
 use crate::{Error, Model};
 
 impl Model {
-    /// The graph that runs where the boolean input `condition` is true; the whole graph where it has no such input.
+    /// The graph that runs where the boolean input `condition` is true; the whole graph where it
+    /// has no such input.
     ///
     /// # Errors
     /// [`Error::Branches`] where the condition decides anything but one `If`.
@@ -15,12 +17,20 @@ impl Model {
         if !graph.input.iter().any(|input| input.name() == condition) {
             return Ok(self.clone());
         }
-        let mut deciding = graph.node.iter().enumerate().filter(|(_, node)| node.input.iter().any(|input| input == condition));
+        let mut deciding = graph
+            .node
+            .iter()
+            .enumerate()
+            .filter(|(_, node)| node.input.iter().any(|input| input == condition));
         let (at, chosen) = match (deciding.next(), deciding.next()) {
             (Some((at, node)), None) if node.op_type() == "If" => (at, node),
             _ => return Err(Error::Branches("the condition decides something else than one If")),
         };
-        let taken = chosen.attribute.iter().find(|attribute| attribute.name() == "then_branch").and_then(|a| a.g.clone());
+        let taken = chosen
+            .attribute
+            .iter()
+            .find(|attribute| attribute.name() == "then_branch")
+            .and_then(|a| a.g.clone());
         let taken = taken.ok_or(Error::Branches("the If has no then_branch"))?;
         let mut inner = renamed(taken, &chosen.output)?;
         let mut node = graph.node[..at].to_vec();
@@ -29,7 +39,13 @@ impl Model {
         let mut initializer = graph.initializer.clone();
         initializer.append(&mut inner.initializer);
         let input = graph.input.iter().filter(|input| input.name() != condition).cloned().collect();
-        Ok(self.with(GraphProto { node, initializer, input, value_info: Vec::new(), ..graph.clone() }))
+        Ok(self.with(GraphProto {
+            node,
+            initializer,
+            input,
+            value_info: Vec::new(),
+            ..graph.clone()
+        }))
     }
 }
 
@@ -38,7 +54,8 @@ fn renamed(mut branch: GraphProto, names: &[String]) -> Result<GraphProto, Error
     if branch.output.len() != names.len() {
         return Err(Error::Branches("the branch has another number of outputs"));
     }
-    let outputs: Vec<String> = branch.output.iter().map(|output| output.name().to_owned()).collect();
+    let outputs: Vec<String> =
+        branch.output.iter().map(|output| output.name().to_owned()).collect();
     for (from, to) in outputs.iter().zip(names) {
         if outputs.iter().filter(|other| *other == from).count() > 1 {
             return Err(Error::Branches("one tensor is two outputs"));
@@ -48,7 +65,12 @@ fn renamed(mut branch: GraphProto, names: &[String]) -> Result<GraphProto, Error
             branch.node.iter_mut().for_each(|node| rename(node, from, to));
         } else {
             // Handed through: an input or a weight.
-            let node = NodeProto { op_type: Some("Identity".into()), input: vec![from.clone()], output: vec![to.clone()], ..NodeProto::default() };
+            let node = NodeProto {
+                op_type: Some("Identity".into()),
+                input: vec![from.clone()],
+                output: vec![to.clone()],
+                ..NodeProto::default()
+            };
             branch.node.push(node);
         }
     }

@@ -1,4 +1,5 @@
-//! Why a graph cannot be cut. None of these is anybody's fault: the published graph is used as it is.
+//! Why a graph cannot be cut. None of these is anybody's fault: the published graph is used as it
+//! is.
 
 /// Why a graph cannot be cut.
 #[derive(Debug, thiserror::Error)]

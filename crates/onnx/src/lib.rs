@@ -1,9 +1,10 @@
 //! What is in an ONNX file, and cutting a graph in two.
 //!
-//! Some published decoders compute the same keys and values of a picture again for every token, because their caches have no place for
-//! them. Cutting such a graph by its data flow, into what depends on the picture alone and the rest, makes a step several times
-//! cheaper and changes no number. Nothing here runs a graph or knows what one is for: `crates/captioner` decides what to cut,
-//! runs both halves, and keeps the published graph where anything differs.
+//! Some published decoders compute the same keys and values of a picture again for every token,
+//! because their caches have no place for them. Cutting such a graph by its data flow, into what
+//! depends on the picture alone and the rest, makes a step several times cheaper and changes no
+//! number. Nothing here runs a graph or knows what one is for: `crates/captioner` decides what to
+//! cut, runs both halves, and keeps the published graph where anything differs.
 
 mod branch;
 mod error;
@@ -19,8 +20,8 @@ pub use split::Split;
 use bytes::Bytes;
 use prost::Message;
 
-/// The format's messages, as its own description (`proto/onnx-ml.proto`, ONNX 1.19, Apache-2.0) has them. Outside of this crate only
-/// tests touch them, which change graphs.
+/// The format's messages, as its own description (`proto/onnx-ml.proto`, ONNX 1.19, Apache-2.0) has
+/// them. Outside of this crate only tests touch them, which change graphs.
 #[allow(missing_docs, clippy::all, clippy::pedantic, rustdoc::all)]
 pub mod proto {
     include!(concat!(env!("OUT_DIR"), "/onnx.rs"));
@@ -38,7 +39,11 @@ impl Model {
     pub fn read(file: Bytes) -> Result<Model, Error> {
         let model = proto::ModelProto::decode(file).map_err(Error::Malformed)?;
         let graph = model.graph.as_ref().ok_or(Error::Empty)?;
-        if graph.initializer.iter().any(|weights| weights.data_location() == proto::tensor_proto::DataLocation::External) {
+        if graph
+            .initializer
+            .iter()
+            .any(|weights| weights.data_location() == proto::tensor_proto::DataLocation::External)
+        {
             return Err(Error::External);
         }
         Ok(Model(model))
@@ -52,19 +57,38 @@ impl Model {
     /// Names of the graph's inputs that are no weights.
     pub fn inputs(&self) -> Vec<&str> {
         let graph = self.graph();
-        let weights: std::collections::HashSet<&str> = graph.initializer.iter().map(|weights| weights.name()).collect();
-        graph.input.iter().map(|input| input.name()).filter(|name| !weights.contains(name)).collect()
+        let weights: std::collections::HashSet<&str> =
+            graph.initializer.iter().map(|weights| weights.name()).collect();
+        graph
+            .input
+            .iter()
+            .map(|input| input.name())
+            .filter(|name| !weights.contains(name))
+            .collect()
     }
 
-    /// States the element type (the format's number for it) and dimensions (negative: any) of an input.
+    /// States the element type (the format's number for it) and dimensions (negative: any) of an
+    /// input.
     pub fn declare(&mut self, input: &str, element_type: i32, dimensions: &[i64]) {
         use proto::tensor_shape_proto::{Dimension, dimension::Value};
         use proto::type_proto::{Tensor, Value as Type};
-        let dim = dimensions.iter().map(|n| Dimension { value: (*n >= 0).then_some(Value::DimValue(*n)), ..Dimension::default() }).collect();
-        let tensor = Tensor { elem_type: Some(element_type), shape: Some(proto::TensorShapeProto { dim }) };
-        let declared = proto::TypeProto { value: Some(Type::TensorType(tensor)), ..proto::TypeProto::default() };
+        let dim = dimensions
+            .iter()
+            .map(|n| Dimension {
+                value: (*n >= 0).then_some(Value::DimValue(*n)),
+                ..Dimension::default()
+            })
+            .collect();
+        let tensor =
+            Tensor { elem_type: Some(element_type), shape: Some(proto::TensorShapeProto { dim }) };
+        let declared = proto::TypeProto {
+            value: Some(Type::TensorType(tensor)),
+            ..proto::TypeProto::default()
+        };
         let inputs = self.0.graph.iter_mut().flat_map(|graph| &mut graph.input);
-        inputs.filter(|known| known.name() == input).for_each(|known| known.r#type = Some(declared.clone()));
+        inputs
+            .filter(|known| known.name() == input)
+            .for_each(|known| known.r#type = Some(declared.clone()));
     }
 
     /// The graph, for tests that change it.

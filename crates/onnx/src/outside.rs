@@ -1,6 +1,8 @@
-//! Which other files a graph's weights lie in, read without its weights: they may be gigabytes, and are stepped over.
+//! Which other files a graph's weights lie in, read without its weights: they may be gigabytes, and
+//! are stepped over.
 //!
-//! A walk over the format's messages (field numbers of `proto/onnx-ml.proto`) that looks at those alone in which a tensor can lie.
+//! A walk over the format's messages (field numbers of `proto/onnx-ml.proto`) that looks at those
+//! alone in which a tensor can lie.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -42,7 +44,8 @@ impl Message {
     }
 }
 
-/// Where the weights of a graph's file lie that are not in it: `location` of every `external_data`, as it is written there.
+/// Where the weights of a graph's file lie that are not in it: `location` of every `external_data`,
+/// as it is written there.
 ///
 /// # Errors
 /// The file cannot be read, or is no ONNX model.
@@ -83,7 +86,8 @@ impl Walk {
                 5 => (0, 4),
                 _ => return Err(malformed()),
             };
-            let inner = self.at.checked_add(length).filter(|inner| *inner <= end).ok_or_else(malformed)?;
+            let inner =
+                self.at.checked_add(length).filter(|inner| *inner <= end).ok_or_else(malformed)?;
             match (message, field, message.inside(field)) {
                 (_, _, Some(inside)) => self.message(inside, inner, depth + 1)?,
                 (Message::Entry, 1, _) => key = self.text(length)?,
@@ -132,18 +136,27 @@ impl Walk {
 mod tests {
     use super::*;
     use crate::Model;
-    use crate::proto::{AttributeProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto};
+    use crate::proto::{
+        AttributeProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto,
+    };
     use crate::testing::with_weights;
     use prost::Message as _;
 
     fn placed(location: &str) -> TensorProto {
-        let entry = |key: &str, value: &str| StringStringEntryProto { key: Some(key.into()), value: Some(value.into()) };
-        TensorProto { external_data: vec![entry("location", location), entry("offset", "0")], ..TensorProto::default() }
+        let entry = |key: &str, value: &str| StringStringEntryProto {
+            key: Some(key.into()),
+            value: Some(value.into()),
+        };
+        TensorProto {
+            external_data: vec![entry("location", location), entry("offset", "0")],
+            ..TensorProto::default()
+        }
     }
 
     #[test]
     fn every_place_that_a_graph_names_is_found_wherever_it_stands() {
-        let path = std::env::temp_dir().join(format!("pg_caption-outside-{}.onnx", std::process::id()));
+        let path =
+            std::env::temp_dir().join(format!("pg_caption-outside-{}.onnx", std::process::id()));
         let write = |model: &Model| std::fs::write(&path, model.write()).unwrap();
         let mut model = with_weights(&[("large", vec![7; 1 << 20]), ("small", vec![9; 8])]);
         write(&model);
@@ -151,8 +164,13 @@ mod tests {
         let graph = model.graph_mut();
         graph.initializer.insert(0, placed("weights.bin"));
         graph.initializer.push(placed("more/weights.bin"));
-        let within = GraphProto { initializer: vec![placed("branch.bin")], ..GraphProto::default() };
-        let branch = AttributeProto { g: Some(within), t: Some(placed("constant.bin")), ..AttributeProto::default() };
+        let within =
+            GraphProto { initializer: vec![placed("branch.bin")], ..GraphProto::default() };
+        let branch = AttributeProto {
+            g: Some(within),
+            t: Some(placed("constant.bin")),
+            ..AttributeProto::default()
+        };
         graph.node.push(NodeProto { attribute: vec![branch], ..NodeProto::default() });
         write(&model);
         let found: Vec<String> = outside(&path).unwrap().into_iter().collect();

@@ -1,7 +1,7 @@
 //! A model written without its weights, which stay where they are in the file it was read from.
 //!
-//! Whoever loads such a model maps the weights from the file instead of keeping copies of them: that takes the file's size less
-//! memory, and as much less again while it loads.
+//! Whoever loads such a model maps the weights from the file instead of keeping copies of them:
+//! that takes the file's size less memory, and as much less again while it loads.
 
 use crate::Model;
 use crate::proto::tensor_proto::DataLocation;
@@ -13,8 +13,9 @@ use prost::Message;
 const SMALL: usize = 1024;
 
 impl Model {
-    /// The bytes of a file with this model whose weights are places in `file`, the bytes that the model (or what it was cut from)
-    /// was read from, which lie under `name` in the folder of the model. Weights from elsewhere are written out.
+    /// The bytes of a file with this model whose weights are places in `file`, the bytes that the
+    /// model (or what it was cut from) was read from, which lie under `name` in the folder of the
+    /// model. Weights from elsewhere are written out.
     pub fn write_beside(&self, file: &Bytes, name: &str) -> Bytes {
         let mut model = self.0.clone();
         if let Some(graph) = &mut model.graph {
@@ -44,8 +45,15 @@ fn place_weights(weights: &mut TensorProto, file: &Bytes, name: &str) {
     if at + data.len() > file.len() {
         return;
     }
-    let entry = |key: &str, value: String| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
-    weights.external_data = vec![entry("location", name.into()), entry("offset", at.to_string()), entry("length", data.len().to_string())];
+    let entry = |key: &str, value: String| StringStringEntryProto {
+        key: Some(key.into()),
+        value: Some(value),
+    };
+    weights.external_data = vec![
+        entry("location", name.into()),
+        entry("offset", at.to_string()),
+        entry("length", data.len().to_string()),
+    ];
     weights.data_location = Some(DataLocation::External as i32);
     weights.raw_data = None;
 }
@@ -62,13 +70,20 @@ mod tests {
         let model = Model::read(file.clone()).unwrap();
         let written = model.write_beside(&file, "model.onnx");
         assert!(written.len() < file.len() - 4000, "{} of {}", written.len(), file.len());
-        let again = crate::proto::ModelProto::decode(written.clone()).unwrap().graph.unwrap().initializer;
-        let stated = |key: &str| again[0].external_data.iter().find(|e| e.key() == key).unwrap().value().to_owned();
+        let again =
+            crate::proto::ModelProto::decode(written.clone()).unwrap().graph.unwrap().initializer;
+        let stated = |key: &str| {
+            again[0].external_data.iter().find(|e| e.key() == key).unwrap().value().to_owned()
+        };
         assert_eq!(stated("location"), "model.onnx");
-        let (offset, length): (usize, usize) = (stated("offset").parse().unwrap(), stated("length").parse().unwrap());
+        let (offset, length): (usize, usize) =
+            (stated("offset").parse().unwrap(), stated("length").parse().unwrap());
         assert_eq!(&file[offset..offset + length], &[7; 4096]);
         assert_eq!(again[1].raw_data(), &[9; 8]);
-        assert!(matches!(Model::read(written), Err(Error::External)), "such a model cannot be cut any more");
+        assert!(
+            matches!(Model::read(written), Err(Error::External)),
+            "such a model cannot be cut any more"
+        );
     }
 
     #[test]

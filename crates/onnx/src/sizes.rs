@@ -1,14 +1,17 @@
 //! Sizes that are the same for every input, although a graph asks a tensor's shape for them.
 //!
-//! Exporters write the scale of an attention as `1 / sqrt(Shape(queries)[-1])`, which makes scaled keys of a picture look as if they hung on the tokens. A tensor
-//! that was reshaped to `[…, 64]` and transposed since has 64 numbers in its last dimension whatever went in: such a size is as good as a constant.
+//! Exporters write the scale of an attention as `1 / sqrt(Shape(queries)[-1])`, which makes scaled
+//! keys of a picture look as if they hung on the tokens. A tensor that was reshaped to `[…, 64]`
+//! and transposed since has 64 numbers in its last dimension whatever went in: such a size is as
+//! good as a constant.
 
 use crate::proto::attribute_proto::AttributeType;
 use crate::proto::tensor_proto::DataType;
 use crate::proto::{AttributeProto, GraphProto, NodeProto, TensorProto};
 use std::collections::HashMap;
 
-/// Times a tensor is turned before its size is no longer looked for: exporters turn one once or twice.
+/// Times a tensor is turned before its size is no longer looked for: exporters turn one once or
+/// twice.
 const MOST_TURNS: usize = 64;
 
 /// The sizes of a graph that never change.
@@ -20,28 +23,53 @@ pub(crate) struct Sizes<'a> {
 impl<'a> Sizes<'a> {
     /// Of this graph, whose nodes stand in the order of their data flow.
     pub(crate) fn of(graph: &'a GraphProto) -> Self {
-        let made = graph.node.iter().flat_map(|node| node.output.iter().map(move |output| (output.as_str(), node))).collect();
+        let made = graph
+            .node
+            .iter()
+            .flat_map(|node| node.output.iter().map(move |output| (output.as_str(), node)))
+            .collect();
         let weights = graph.initializer.iter().map(|weights| (weights.name(), weights)).collect();
         Sizes { made, weights }
     }
 
-    /// A node that does the same as this one, which cuts the last size out of a shape, if that size never changes.
+    /// A node that does the same as this one, which cuts the last size out of a shape, if that size
+    /// never changes.
     pub(crate) fn constant(&self, node: &NodeProto) -> Option<NodeProto> {
-        let shape = self.made.get(node.input.first()?.as_str()).filter(|shape| shape.op_type() == "Shape" && shape.attribute.is_empty())?;
-        let given = |at: usize| node.input.get(at).filter(|name| !name.is_empty()).map(|name| self.numbers(name));
+        let shape = self
+            .made
+            .get(node.input.first()?.as_str())
+            .filter(|shape| shape.op_type() == "Shape" && shape.attribute.is_empty())?;
+        let given = |at: usize| {
+            node.input.get(at).filter(|name| !name.is_empty()).map(|name| self.numbers(name))
+        };
         let is_last = match node.op_type() {
             "Slice" => {
                 let (starts, ends) = (given(1)??, given(2)??);
                 // Steps and axes: as they are where nobody says anything.
-                let usual = |at: usize, usual: i64| given(at).is_none_or(|numbers| numbers.is_some_and(|numbers| numbers == [usual]));
-                starts == [-1] && matches!(ends[..], [end] if end >= i64::from(i32::MAX)) && usual(3, 0) && usual(4, 1)
+                let usual = |at: usize, usual: i64| {
+                    given(at)
+                        .is_none_or(|numbers| numbers.is_some_and(|numbers| numbers == [usual]))
+                };
+                starts == [-1]
+                    && matches!(ends[..], [end] if end >= i64::from(i32::MAX))
+                    && usual(3, 0)
+                    && usual(4, 1)
             }
             _ => false,
         };
         let size = self.size(shape.input.first()?, 0).filter(|_| is_last)?;
-        let value = TensorProto { data_type: Some(DataType::Int64 as i32), dims: vec![1], int64_data: vec![size], ..TensorProto::default() };
-        let attribute =
-            AttributeProto { name: Some("value".into()), r#type: Some(AttributeType::Tensor as i32), t: Some(value), ..AttributeProto::default() };
+        let value = TensorProto {
+            data_type: Some(DataType::Int64 as i32),
+            dims: vec![1],
+            int64_data: vec![size],
+            ..TensorProto::default()
+        };
+        let attribute = AttributeProto {
+            name: Some("value".into()),
+            r#type: Some(AttributeType::Tensor as i32),
+            t: Some(value),
+            ..AttributeProto::default()
+        };
         Some(NodeProto {
             op_type: Some("Constant".into()),
             name: node.name.clone(),
@@ -58,11 +86,16 @@ impl<'a> Sizes<'a> {
             let node = self.made.get(tensor)?;
             match node.op_type() {
                 "Transpose" => {
-                    let order = &node.attribute.iter().find(|attribute| attribute.name() == "perm")?.ints;
-                    let axis = usize::try_from(*order.get(order.len().checked_sub(1 + from_last)?)?).ok()?;
+                    let order =
+                        &node.attribute.iter().find(|attribute| attribute.name() == "perm")?.ints;
+                    let axis =
+                        usize::try_from(*order.get(order.len().checked_sub(1 + from_last)?)?)
+                            .ok()?;
                     (tensor, from_last) = (node.input.first()?, order.len().checked_sub(1 + axis)?);
                 }
-                "Reshape" => return self.element(node.input.get(1)?, from_last).filter(|size| *size > 0),
+                "Reshape" => {
+                    return self.element(node.input.get(1)?, from_last).filter(|size| *size > 0);
+                }
                 _ => return None,
             }
         }
@@ -98,7 +131,9 @@ impl<'a> Sizes<'a> {
             return None;
         }
         match &tensor.raw_data {
-            Some(raw) => raw.chunks(8).map(|bytes| bytes.try_into().ok().map(i64::from_le_bytes)).collect(),
+            Some(raw) => {
+                raw.chunks(8).map(|bytes| bytes.try_into().ok().map(i64::from_le_bytes)).collect()
+            }
             None => Some(tensor.int64_data.clone()),
         }
     }
@@ -135,7 +170,11 @@ mod tests {
 
     #[test]
     fn what_may_differ_is_not_known() {
-        assert_eq!(last(i64::MAX, &[0, 12, 64, -1], &[0, 1, 2, 3]), None, "the rest of what goes in");
+        assert_eq!(
+            last(i64::MAX, &[0, 12, 64, -1], &[0, 1, 2, 3]),
+            None,
+            "the rest of what goes in"
+        );
         assert_eq!(last(i64::MAX, &[0, 12, 64, 0], &[0, 1, 2, 3]), None, "as it was");
         assert_eq!(last(i64::MAX, &[0, -1, 12, 64], &[0, 2, 3, 1]), None, "turned to the end");
         assert_eq!(last(-1, &[0, -1, 12, 64], &[0, 2, 1, 3]), None, "not the last one");
@@ -144,14 +183,17 @@ mod tests {
     #[test]
     fn a_tensor_that_is_turned_without_end_is_given_up() {
         let mut nodes = vec![node("Reshape", &["x", "wanted"], "t0")];
-        nodes.extend((0..100_000).map(|at| transpose(&format!("t{at}"), &[0, 1], &format!("t{}", at + 1))));
+        nodes.extend(
+            (0..100_000).map(|at| transpose(&format!("t{at}"), &[0, 1], &format!("t{}", at + 1))),
+        );
         nodes.push(node("Shape", &["t100000"], "shape"));
         nodes.push(node("Slice", &["shape", "starts", "ends"], "size"));
         // And one that is made of itself.
         nodes.push(transpose("ring", &[0, 1], "ring"));
         nodes.push(node("Shape", &["ring"], "round"));
         nodes.push(node("Slice", &["round", "starts", "ends"], "never"));
-        let initializer = vec![list("wanted", &[-1, 64]), list("starts", &[-1]), list("ends", &[i64::MAX])];
+        let initializer =
+            vec![list("wanted", &[-1, 64]), list("starts", &[-1]), list("ends", &[i64::MAX])];
         let graph = GraphProto { node: nodes, initializer, ..GraphProto::default() };
         for slice in graph.node.iter().filter(|node| node.op_type() == "Slice") {
             assert_eq!(cut(slice, &graph), None);

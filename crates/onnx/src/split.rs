@@ -30,27 +30,39 @@ enum From {
 }
 
 impl Model {
-    /// Cuts the graph behind everything that hangs on `roots` alone. What hangs on their shapes only is computed again by the rest:
-    /// it costs nothing, and it does not belong to the rows of a batch as the data does. So are sizes that never change, which hang on nothing; only the part that is computed once
-    /// is told their values, so that ONNX Runtime does with the rest what it does with the published graph.
+    /// Cuts the graph behind everything that hangs on `roots` alone. What hangs on their shapes
+    /// only is computed again by the rest: it costs nothing, and it does not belong to the rows of
+    /// a batch as the data does. So are sizes that never change, which hang on nothing; only the
+    /// part that is computed once is told their values, so that ONNX Runtime does with the rest
+    /// what it does with the published graph.
     ///
     /// # Errors
     /// [`Error::NothingToCut`] where no node hangs on the roots alone.
     pub fn split(&self, roots: &[&str]) -> Result<Split, Error> {
         let graph = self.graph();
-        let mut from: HashMap<&str, From> = graph.initializer.iter().map(|weights| (weights.name(), From::Nothing)).collect();
+        let mut from: HashMap<&str, From> =
+            graph.initializer.iter().map(|weights| (weights.name(), From::Nothing)).collect();
         for input in self.inputs() {
             from.insert(input, if roots.contains(&input) { From::Data } else { From::Others });
         }
         let sizes = Sizes::of(graph);
-        let constants: HashMap<usize, NodeProto> = graph.node.iter().enumerate().filter_map(|(at, node)| Some((at, sizes.constant(node)?))).collect();
+        let constants: HashMap<usize, NodeProto> = graph
+            .node
+            .iter()
+            .enumerate()
+            .filter_map(|(at, node)| Some((at, sizes.constant(node)?)))
+            .collect();
         // Nodes stand in the order of their data flow.
         for (at, node) in graph.node.iter().enumerate() {
             let outcome = if constants.contains_key(&at) { From::Nothing } else { of(node, &from) };
             from.extend(node.output.iter().map(|output| (output.as_str(), outcome)));
         }
-        let made: HashMap<&str, usize> =
-            graph.node.iter().enumerate().flat_map(|(at, node)| node.output.iter().map(move |output| (output.as_str(), at))).collect();
+        let made: HashMap<&str, usize> = graph
+            .node
+            .iter()
+            .enumerate()
+            .flat_map(|(at, node)| node.output.iter().map(move |output| (output.as_str(), at)))
+            .collect();
 
         // The rest is what hangs on others, and what it needs of shapes and constants.
         let mut rest: HashSet<usize> = HashSet::new();
@@ -70,11 +82,25 @@ impl Model {
             return Err(Error::NothingToCut(roots.join(", ")));
         }
         cut.sort();
-        let handed = |name: &String| ValueInfoProto { name: Some(name.clone()), ..graph_value(graph, name).unwrap_or_default() };
-        let later = graph.node.iter().enumerate().filter(|(at, _)| rest.contains(at)).map(|(_, node)| node.clone()).collect();
+        let handed = |name: &String| ValueInfoProto {
+            name: Some(name.clone()),
+            ..graph_value(graph, name).unwrap_or_default()
+        };
+        let later = graph
+            .node
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| rest.contains(at))
+            .map(|(_, node)| node.clone())
+            .collect();
         let mut input: Vec<ValueInfoProto> = graph.input.clone();
         input.extend(cut.iter().map(handed));
-        let told = graph.node.iter().enumerate().map(|(at, node)| constants.get(&at).unwrap_or(node).clone()).collect();
+        let told = graph
+            .node
+            .iter()
+            .enumerate()
+            .map(|(at, node)| constants.get(&at).unwrap_or(node).clone())
+            .collect();
         let once = part(graph, told, graph.input.clone(), cut.iter().map(handed).collect());
         let rest = part(graph, later, input, graph.output.clone());
         Ok(Split { once: self.with(once), rest: self.with(rest), cut })
@@ -97,8 +123,10 @@ fn of(node: &NodeProto, from: &HashMap<&str, From>) -> From {
 
 /// Everything a node reads: its inputs, and what the graphs inside it take from around them.
 fn reads(node: &NodeProto) -> impl Iterator<Item = &str> {
-    let inner = node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs));
-    let inner = inner.flat_map(|graph| graph.node.iter().flat_map(|node| reads(node).collect::<Vec<_>>()));
+    let inner =
+        node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs));
+    let inner =
+        inner.flat_map(|graph| graph.node.iter().flat_map(|node| reads(node).collect::<Vec<_>>()));
     node.input.iter().map(String::as_str).filter(|name| !name.is_empty()).chain(inner)
 }
 
@@ -107,19 +135,34 @@ fn graph_value(graph: &GraphProto, name: &str) -> Option<ValueInfoProto> {
 }
 
 /// The nodes that lead to the outputs, with the inputs and weights they need.
-fn part(graph: &GraphProto, nodes: Vec<NodeProto>, inputs: Vec<ValueInfoProto>, outputs: Vec<ValueInfoProto>) -> GraphProto {
+fn part(
+    graph: &GraphProto,
+    nodes: Vec<NodeProto>,
+    inputs: Vec<ValueInfoProto>,
+    outputs: Vec<ValueInfoProto>,
+) -> GraphProto {
     let given: HashSet<&str> = inputs.iter().map(|input| input.name()).collect();
-    let mut wanted: HashSet<String> = outputs.iter().map(|output| output.name().to_owned()).collect();
+    let mut wanted: HashSet<String> =
+        outputs.iter().map(|output| output.name().to_owned()).collect();
     let mut node = Vec::new();
     for next in nodes.into_iter().rev() {
         // A tensor that is handed in is not computed again.
-        if next.output.iter().any(|output| wanted.contains(output) && !given.contains(output.as_str())) {
+        if next
+            .output
+            .iter()
+            .any(|output| wanted.contains(output) && !given.contains(output.as_str()))
+        {
             wanted.extend(reads(&next).map(str::to_owned));
             node.push(next);
         }
     }
     node.reverse();
-    let initializer = graph.initializer.iter().filter(|weights| wanted.contains(weights.name())).cloned().collect();
+    let initializer = graph
+        .initializer
+        .iter()
+        .filter(|weights| wanted.contains(weights.name()))
+        .cloned()
+        .collect();
     let sparse_initializer = graph.sparse_initializer.clone();
     let input = inputs.iter().filter(|input| wanted.contains(input.name())).cloned().collect();
     GraphProto {
@@ -148,10 +191,17 @@ mod tests {
         let split = model().split(&["hidden"]).unwrap();
         assert_eq!(split.cut, ["keys"]);
         assert_eq!(nodes(&split.once), ["MatMul", "Transpose"]);
-        assert_eq!((split.once.inputs(), names(&split.once.graph().output)), (vec!["hidden"], vec!["keys"]));
+        assert_eq!(
+            (split.once.inputs(), names(&split.once.graph().output)),
+            (vec!["hidden"], vec!["keys"])
+        );
         assert_eq!(nodes(&split.rest), ["Shape", "Gather", "MatMul", "Reshape"]);
         assert_eq!(split.rest.inputs(), ["ids", "keys"]);
-        assert_eq!(names(&split.rest.graph().initializer), ["one"], "the projection's weights left with it");
+        assert_eq!(
+            names(&split.rest.graph().initializer),
+            ["one"],
+            "the projection's weights left with it"
+        );
     }
 
     #[test]
@@ -160,7 +210,21 @@ mod tests {
         assert_eq!(split.cut, ["scaled"]);
         assert_eq!(nodes(&split.once), ["MatMul", "Constant", "Cast", "Mul"]);
         assert_eq!(split.once.inputs(), ["hidden"]);
-        assert_eq!(nodes(&split.rest), ["Shape", "Gather", "Unsqueeze", "Concat", "Reshape", "Shape", "Slice", "Cast", "Mul", "MatMul"]);
+        assert_eq!(
+            nodes(&split.rest),
+            [
+                "Shape",
+                "Gather",
+                "Unsqueeze",
+                "Concat",
+                "Reshape",
+                "Shape",
+                "Slice",
+                "Cast",
+                "Mul",
+                "MatMul"
+            ]
+        );
         assert_eq!(split.rest.inputs(), ["ids", "scaled"]);
     }
 
@@ -176,14 +240,21 @@ mod tests {
         assert_eq!(nodes(&branch), nodes(&model()));
         assert_eq!(names(&branch.graph().output), ["logits"]);
         assert_eq!(branch.split(&["hidden"]).unwrap().cut, ["keys"]);
-        assert_eq!(nodes(&model().branch("use_cache_branch").unwrap()), nodes(&model()), "nothing to choose");
+        assert_eq!(
+            nodes(&model().branch("use_cache_branch").unwrap()),
+            nodes(&model()),
+            "nothing to choose"
+        );
     }
 
     #[test]
     fn what_was_read_is_written_again() {
         let again = Model::read(model().write()).unwrap();
         assert_eq!(again.write(), model().write());
-        assert!(matches!(Model::read(bytes::Bytes::from_static(b"\xff\xff not a model")), Err(Error::Malformed(_))));
+        assert!(matches!(
+            Model::read(bytes::Bytes::from_static(b"\xff\xff not a model")),
+            Err(Error::Malformed(_))
+        ));
         assert!(matches!(Model::read(bytes::Bytes::new()), Err(Error::Empty)));
     }
 }

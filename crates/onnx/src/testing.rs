@@ -2,25 +2,42 @@
 
 use crate::Model;
 use crate::proto::attribute_proto::AttributeType;
-use crate::proto::{AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto};
+use crate::proto::{
+    AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
+};
 
 /// A node.
 pub(crate) fn node(op: &str, input: &[&str], output: &str) -> NodeProto {
     let input = input.iter().map(|name| (*name).to_owned()).collect();
-    NodeProto { op_type: Some(op.into()), input, output: vec![output.into()], ..NodeProto::default() }
+    NodeProto {
+        op_type: Some(op.into()),
+        input,
+        output: vec![output.into()],
+        ..NodeProto::default()
+    }
 }
 
 /// A `Transpose`.
 pub(crate) fn transpose(input: &str, order: &[i64], output: &str) -> NodeProto {
-    let perm =
-        AttributeProto { name: Some("perm".into()), r#type: Some(AttributeType::Ints as i32), ints: order.to_vec(), ..AttributeProto::default() };
+    let perm = AttributeProto {
+        name: Some("perm".into()),
+        r#type: Some(AttributeType::Ints as i32),
+        ints: order.to_vec(),
+        ..AttributeProto::default()
+    };
     NodeProto { attribute: vec![perm], ..node("Transpose", &[input], output) }
 }
 
 /// Whole numbers.
 pub(crate) fn list(name: &str, numbers: &[i64]) -> TensorProto {
     let data_type = Some(crate::proto::tensor_proto::DataType::Int64 as i32);
-    TensorProto { name: Some(name.into()), data_type, dims: vec![numbers.len() as i64], int64_data: numbers.to_vec(), ..TensorProto::default() }
+    TensorProto {
+        name: Some(name.into()),
+        data_type,
+        dims: vec![numbers.len() as i64],
+        int64_data: numbers.to_vec(),
+        ..TensorProto::default()
+    }
 }
 
 fn value(name: &str) -> ValueInfoProto {
@@ -57,7 +74,8 @@ pub(crate) fn model() -> Model {
     })
 }
 
-/// `logits` from `ids`, reshaped to `[length, 8]`, and `hidden`, both scaled by what the shape of the first says.
+/// `logits` from `ids`, reshaped to `[length, 8]`, and `hidden`, both scaled by what the shape of
+/// the first says.
 pub(crate) fn scaled_attention() -> Model {
     wrap(GraphProto {
         node: vec![
@@ -74,7 +92,13 @@ pub(crate) fn scaled_attention() -> Model {
             node("Mul", &["keys", "scale"], "scaled"),
             node("MatMul", &["asked", "scaled"], "logits"),
         ],
-        initializer: vec![weights("projection"), list("one", &[0]), list("eight", &[8]), list("minus_one", &[-1]), list("end", &[i64::MAX])],
+        initializer: vec![
+            weights("projection"),
+            list("one", &[0]),
+            list("eight", &[8]),
+            list("minus_one", &[-1]),
+            list("end", &[i64::MAX]),
+        ],
         input: vec![value("ids"), value("hidden")],
         output: vec![value("logits")],
         ..GraphProto::default()
@@ -83,9 +107,15 @@ pub(crate) fn scaled_attention() -> Model {
 
 /// A graph that holds these weights.
 pub(crate) fn with_weights(weights: &[(&str, Vec<u8>)]) -> Model {
-    let initializer =
-        |(name, data): &(&str, Vec<u8>)| TensorProto { name: Some((*name).into()), raw_data: Some(data.clone().into()), ..TensorProto::default() };
-    wrap(GraphProto { initializer: weights.iter().map(initializer).collect(), ..GraphProto::default() })
+    let initializer = |(name, data): &(&str, Vec<u8>)| TensorProto {
+        name: Some((*name).into()),
+        raw_data: Some(data.clone().into()),
+        ..TensorProto::default()
+    };
+    wrap(GraphProto {
+        initializer: weights.iter().map(initializer).collect(),
+        ..GraphProto::default()
+    })
 }
 
 /// The same under an `If`.
@@ -99,7 +129,11 @@ pub(crate) fn merged() -> Model {
     let mut choice = node("If", &["use_cache_branch"], "logits");
     choice.attribute = vec![
         branch("then_branch", attention("logits_then"), "logits_then"),
-        branch("else_branch", vec![node("MatMul", &["ids", "hidden"], "logits_else")], "logits_else"),
+        branch(
+            "else_branch",
+            vec![node("MatMul", &["ids", "hidden"], "logits_else")],
+            "logits_else",
+        ),
     ];
     wrap(GraphProto {
         node: vec![choice],

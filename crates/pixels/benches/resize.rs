@@ -1,5 +1,5 @@
-//! Resizing against the plain version of the same arithmetic, and decoding a camera JPEG in full against at reduced scale.
-//! `cargo bench -p pg_caption_pixels`; prints medians in milliseconds.
+//! Resizing against the plain version of the same arithmetic, and decoding a camera JPEG in full
+//! against at reduced scale. `cargo bench -p pg_caption_pixels`; prints medians in milliseconds.
 
 #[path = "../tests/naive/mod.rs"]
 mod naive;
@@ -26,15 +26,30 @@ fn main() {
         let plain = median(5, || naive::resize(&picture, to.0, to.1, filter));
         report(&format!("{}x{} -> {}x{} {filter:?}", from.0, from.1, to.0, to.1), ours, plain);
     }
-    println!("\n{:<44} {:>9} {:>9} {:>6}", "decode and resize to 224x224", "reduced", "full", "ratio");
+    println!(
+        "\n{:<44} {:>9} {:>9} {:>6}",
+        "decode and resize to 224x224", "reduced", "full", "ratio"
+    );
     for progressive in [false, true] {
         let bytes = camera(progressive);
         let time = |exact| {
-            let options = DecodeOptions { target: Some((224, 224)), exact, ..DecodeOptions::default() };
-            median(7, || resize(&decode(&bytes, &options).expect("our own JPEG decodes").rgb, 224, 224, Filter::Bilinear))
+            let options =
+                DecodeOptions { target: Some((224, 224)), exact, ..DecodeOptions::default() };
+            median(7, || {
+                resize(
+                    &decode(&bytes, &options).expect("our own JPEG decodes").rgb,
+                    224,
+                    224,
+                    Filter::Bilinear,
+                )
+            })
         };
         // A progressive file's coefficients are all decoded whatever the scale.
-        let what = if progressive { "12 MP progressive JPEG (aim 0.7)" } else { "12 MP baseline JPEG (aim 0.5)" };
+        let what = if progressive {
+            "12 MP progressive JPEG (aim 0.7)"
+        } else {
+            "12 MP baseline JPEG (aim 0.5)"
+        };
         report(what, time(false), time(true));
     }
 }
@@ -72,6 +87,12 @@ fn camera(progressive: bool) -> Vec<u8> {
     compressor.set_quality(85).expect("a quality from 1 to 100");
     compressor.set_subsamp(turbojpeg::Subsamp::Sub2x2).expect("a usual subsampling");
     compressor.set_progressive(progressive).expect("a supported mode");
-    let image = turbojpeg::Image { pixels: detail.data.as_slice(), width: 4000, pitch: 12000, height: 3000, format: turbojpeg::PixelFormat::RGB };
+    let image = turbojpeg::Image {
+        pixels: detail.data.as_slice(),
+        width: 4000,
+        pitch: 12000,
+        height: 3000,
+        format: turbojpeg::PixelFormat::RGB,
+    };
     compressor.compress_to_vec(image).expect("an RGB picture becomes a JPEG")
 }

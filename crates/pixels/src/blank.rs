@@ -35,7 +35,8 @@ pub fn is_blank(decoded: &Decoded) -> Option<Blank> {
     decoded.blank
 }
 
-/// Judges a picture; `visible` is false when every pixel was transparent before it was laid on white.
+/// Judges a picture; `visible` is false when every pixel was transparent before it was laid on
+/// white.
 pub(crate) fn judge(picture: &Rgb, full_size: (u32, u32), visible: bool) -> Option<Blank> {
     if full_size == (1, 1) {
         return Some(Blank::OnePixel);

@@ -1,4 +1,5 @@
-//! A reader over bytes in memory that fails once the deadline has passed, because decoders cannot be interrupted otherwise.
+//! A reader over bytes in memory that fails once the deadline has passed, because decoders cannot
+//! be interrupted otherwise.
 
 use std::{
     borrow::Cow,
@@ -6,10 +7,12 @@ use std::{
     time::Instant,
 };
 
-/// Bytes handed out between two looks at the clock. Small, because a kilobyte of a well compressed file can inflate a thousandfold.
+/// Bytes handed out between two looks at the clock. Small, because a kilobyte of a well compressed
+/// file can inflate a thousandfold.
 const STEP: usize = 4096;
 
-/// Reads parts of a file as if they were one file; every read past the deadline is an error of kind `TimedOut`.
+/// Reads parts of a file as if they were one file; every read past the deadline is an error of kind
+/// `TimedOut`.
 pub(crate) struct DeadlineReader<'a> {
     parts: [Cow<'a, [u8]>; 3],
     at: usize,
@@ -97,13 +100,20 @@ mod tests {
         let mut all = Vec::new();
         reader.read_to_end(&mut all).unwrap();
         assert_eq!(all, bytes);
-        for (to, expected) in [(SeekFrom::Start(9000), 9000), (SeekFrom::End(-10), 19_990), (SeekFrom::Current(-100), 19_891)] {
+        for (to, expected) in [
+            (SeekFrom::Start(9000), 9000),
+            (SeekFrom::End(-10), 19_990),
+            (SeekFrom::Current(-100), 19_891),
+        ] {
             assert_eq!(reader.seek(to).unwrap(), expected);
             let mut one = [0];
             reader.read_exact(&mut one).unwrap();
             assert_eq!(one[0], bytes[expected as usize]);
         }
-        assert!(reader.seek(SeekFrom::Current(-100_000)).is_err(), "before the first byte there is nothing");
+        assert!(
+            reader.seek(SeekFrom::Current(-100_000)).is_err(),
+            "before the first byte there is nothing"
+        );
         reader.seek(SeekFrom::Start(1 << 40)).unwrap();
         assert_eq!(reader.read(&mut [0]).unwrap(), 0, "behind the last byte there is nothing");
     }

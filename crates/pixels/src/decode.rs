@@ -1,16 +1,19 @@
-//! From bytes to an upright RGB picture, in the order that keeps it safe: recognise, read the header, judge the limits,
-//! decode where a panic is caught, turn.
+//! From bytes to an upright RGB picture, in the order that keeps it safe: recognise, read the
+//! header, judge the limits, decode where a panic is caught, turn.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::{Blank, Error, Format, Limits, Rgb, announced, blank, format, header, jpeg, orient, raster};
+use crate::{
+    Blank, Error, Format, Limits, Rgb, announced, blank, format, header, jpeg, orient, raster,
+};
 
 /// How to decode.
 #[derive(Debug, Clone, Default)]
 pub struct DecodeOptions {
     /// What the picture may cost.
     pub limits: Limits,
-    /// Width and height the picture will be resized to (upright): lets camera JPEGs be decoded at reduced scale.
+    /// Width and height the picture will be resized to (upright): lets camera JPEGs be decoded at
+    /// reduced scale.
     pub target: Option<(u32, u32)>,
     /// Decode in full, for comparisons; blank pictures are not told.
     pub exact: bool,
@@ -34,10 +37,12 @@ pub struct Decoded {
 /// Decodes a picture.
 ///
 /// # Errors
-/// See [`Error`]; every limit of `options` that the header breaks is found before anything is decoded.
+/// See [`Error`]; every limit of `options` that the header breaks is found before anything is
+/// decoded.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, Error> {
     options.limits.check_time()?;
-    // What fixed places of the header say is judged first: a decoder may choke on an absurd size before it tells it.
+    // What fixed places of the header say is judged first: a decoder may choke on an absurd size
+    // before it tells it.
     if let Some((width, height)) = announced::size(format::recognise(bytes)?, bytes) {
         options.limits.check_pixels(width, height)?;
     }
@@ -58,7 +63,10 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, Error> {
 }
 
 /// Runs a decoder; a panic in it becomes the error of that picture.
-pub(crate) fn guarded<T>(format: Format, work: impl FnOnce() -> Result<T, Error>) -> Result<T, Error> {
+pub(crate) fn guarded<T>(
+    format: Format,
+    work: impl FnOnce() -> Result<T, Error>,
+) -> Result<T, Error> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Error::Panicked { format }))
 }
 

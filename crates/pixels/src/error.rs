@@ -1,4 +1,5 @@
-//! Why a picture was refused. The class, the code and the advice hang on the variant; nobody re-derives them from text.
+//! Why a picture was refused. The class, the code and the advice hang on the variant; nobody
+//! re-derives them from text.
 
 use pg_caption_wire::{Class, Failure};
 

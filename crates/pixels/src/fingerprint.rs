@@ -1,4 +1,5 @@
-//! Fingerprints for comparison with the reference implementation (`pixels_sha256` of the command line).
+//! Fingerprints for comparison with the reference implementation (`pixels_sha256` of the command
+//! line).
 
 use sha2::{Digest, Sha256};
 

@@ -1,10 +1,12 @@
-//! The canvas of a GIF, read before its decoder allocates: a first frame may reach beyond the canvas announced. The canvas
-//! then grows to hold it, as in the reference. What such a frame leaves of the canvas is transparent, and so white here, where
-//! the frame has a transparent colour; else it has, as in the reference, the first colour of the frame's table.
+//! The canvas of a GIF, read before its decoder allocates: a first frame may reach beyond the
+//! canvas announced. The canvas then grows to hold it, as in the reference. What such a frame
+//! leaves of the canvas is transparent, and so white here, where the frame has a transparent
+//! colour; else it has, as in the reference, the first colour of the frame's table.
 
 use std::borrow::Cow;
 
-/// Width and height of the canvas, grown to hold the first frame. `None` where the file has no frame.
+/// Width and height of the canvas, grown to hold the first frame. `None` where the file has no
+/// frame.
 pub(crate) fn canvas(bytes: &[u8]) -> Option<(u64, u64)> {
     let (width, height) = (short(bytes, 6)?, short(bytes, 8)?);
     let frame = first_frame(bytes)?;
@@ -13,7 +15,9 @@ pub(crate) fn canvas(bytes: &[u8]) -> Option<(u64, u64)> {
 
 /// The file, with the grown canvas in its header where that differs and can be written there.
 pub(crate) fn with_grown_canvas(bytes: &[u8]) -> Cow<'_, [u8]> {
-    let grown = canvas(bytes).and_then(|(width, height)| Some((u16::try_from(width).ok()?.to_le_bytes(), u16::try_from(height).ok()?.to_le_bytes())));
+    let grown = canvas(bytes).and_then(|(width, height)| {
+        Some((u16::try_from(width).ok()?.to_le_bytes(), u16::try_from(height).ok()?.to_le_bytes()))
+    });
     match grown {
         Some((width, height)) if bytes[6..8] != width || bytes[8..10] != height => {
             let mut copy = bytes.to_vec();
@@ -61,7 +65,9 @@ pub(crate) fn first_frame(bytes: &[u8]) -> Option<Frame> {
             0x2C => {
                 let (left, top) = (short(bytes, at + 1)?, short(bytes, at + 3)?);
                 let (right, bottom) = (left + short(bytes, at + 5)?, top + short(bytes, at + 7)?);
-                let first = table(*bytes.get(at + 9)?, at + 10).or_else(|| table(flags, 13)).unwrap_or(&[0; 3]);
+                let first = table(*bytes.get(at + 9)?, at + 10)
+                    .or_else(|| table(flags, 13))
+                    .unwrap_or(&[0; 3]);
                 let around = (!transparent).then(|| [first[0], first[1], first[2]]);
                 return Some(Frame { left, top, right, bottom, around });
             }
@@ -72,10 +78,17 @@ pub(crate) fn first_frame(bytes: &[u8]) -> Option<Frame> {
 
 /// Fills what the first frame leaves of a canvas `width` pixels wide (8-bit RGBA).
 pub(crate) fn fill_around(bytes: &[u8], width: u32, rgba: &mut [u8]) {
-    let Some(Frame { left, top, right, bottom, around: Some([r, g, b]) }) = first_frame(bytes) else { return };
+    let Some(Frame { left, top, right, bottom, around: Some([r, g, b]) }) = first_frame(bytes)
+    else {
+        return;
+    };
     let (rows, _) = rgba.as_chunks_mut::<4>();
     for (y, row) in (0..).zip(rows.chunks_exact_mut(width as usize)) {
-        let within = if (top..bottom).contains(&y) { (left as usize).min(row.len())..(right as usize).min(row.len()) } else { 0..0 };
+        let within = if (top..bottom).contains(&y) {
+            (left as usize).min(row.len())..(right as usize).min(row.len())
+        } else {
+            0..0
+        };
         row[..within.start].fill([r, g, b, 255]);
         row[within.end..].fill([r, g, b, 255]);
     }

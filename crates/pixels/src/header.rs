@@ -1,4 +1,5 @@
-//! What a file announces, read before anything is decoded: the engine reserves memory and judges limits by it.
+//! What a file announces, read before anything is decoded: the engine reserves memory and judges
+//! limits by it.
 
 use image::metadata::Orientation;
 
@@ -15,13 +16,15 @@ pub struct Header {
     pub height: u32,
     /// EXIF orientation, 1 to 8.
     pub orientation: u8,
-    /// Bytes that a full decode takes at most, beyond the file itself: what to reserve before [`crate::decode`].
+    /// Bytes that a full decode takes at most, beyond the file itself: what to reserve before
+    /// [`crate::decode`].
     pub memory_bound: u64,
     /// The part of `memory_bound` that shrinks when the picture is decoded at reduced scale.
     pub(crate) reducible_bytes: u64,
     /// Scans of a JPEG, 1 otherwise.
     pub(crate) scans: u64,
-    /// The sides that limits are held against; larger than the picture where a GIF's first frame makes an impossible canvas.
+    /// The sides that limits are held against; larger than the picture where a GIF's first frame
+    /// makes an impossible canvas.
     pub(crate) judged_size: (u64, u64),
 }
 
@@ -31,14 +34,15 @@ impl Header {
         if self.swaps_sides() { (self.height, self.width) } else { (self.width, self.height) }
     }
 
-    /// Bytes that decoding with these options takes at most, beyond the file itself. Less than `memory_bound` for a camera
-    /// JPEG that is decoded at reduced scale.
+    /// Bytes that decoding with these options takes at most, beyond the file itself. Less than
+    /// `memory_bound` for a camera JPEG that is decoded at reduced scale.
     pub fn memory_for(&self, options: &DecodeOptions) -> u64 {
         if self.format != Format::Jpeg {
             return self.memory_bound;
         }
         let n = jpeg::reduction(self, options);
-        // Sides are rounded up when they are divided; one row and one column more than the quotient cover that.
+        // Sides are rounded up when they are divided; one row and one column more than the quotient
+        // cover that.
         let edge = if n == 1 { 0 } else { 8 * (u64::from(self.width) + u64::from(self.height)) };
         self.memory_bound - self.reducible_bytes + self.reducible_bytes / (n * n) + edge
     }
@@ -65,10 +69,12 @@ impl Header {
     }
 }
 
-/// Reads the header: the format by content, size, orientation, and what decoding will take. Judges no limit.
+/// Reads the header: the format by content, size, orientation, and what decoding will take. Judges
+/// no limit.
 ///
 /// # Errors
-/// Whatever makes the file no picture that [`crate::decode`] could decode, as far as its header shows it.
+/// Whatever makes the file no picture that [`crate::decode`] could decode, as far as its header
+/// shows it.
 pub fn probe(bytes: &[u8]) -> Result<Header, Error> {
     let format = format::recognise(bytes)?;
     guarded(format, || match format {

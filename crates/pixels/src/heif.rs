@@ -1,12 +1,14 @@
 //! AVIF and HEIC through the system's libheif: only in builds with the feature `heif`.
 //!
-//! libheif turns and mirrors the picture as the file says, so what comes is upright already. It cannot be interrupted; pixels are judged from the header.
+//! libheif turns and mirrors the picture as the file says, so what comes is upright already. It
+//! cannot be interrupted; pixels are judged from the header.
 
 use crate::{Error, Format, Header, Rgb, raster};
 use image::ColorType;
 use libheif_rs::{ColorSpace, HeifContext, HeifError, LibHeif, RgbChroma};
 
-/// Bytes a pixel costs at most while it is decoded: planes of up to 16 bits with alpha, the decoder's reference frame, the grid, the RGBA copy.
+/// Bytes a pixel costs at most while it is decoded: planes of up to 16 bits with alpha, the
+/// decoder's reference frame, the grid, the RGBA copy.
 const PER_PIXEL: u64 = 28;
 
 /// The header of a file whose brand says AVIF or HEIC.
@@ -15,11 +17,27 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
     let handle = context.primary_image_handle().map_err(|e| damaged(format, &e))?;
     let (width, height) = (handle.width(), handle.height());
     if width == 0 || height == 0 {
-        return Err(Error::Damaged { format, why: "the header announces a side of 0 pixels".to_owned() });
+        return Err(Error::Damaged {
+            format,
+            why: "the header announces a side of 0 pixels".to_owned(),
+        });
     }
     let (w, h) = (u64::from(width), u64::from(height));
-    let memory_bound = w.saturating_mul(h).saturating_mul(PER_PIXEL).saturating_add(bytes.len() as u64).saturating_add(16 << 20);
-    Ok(Header { format, width, height, orientation: 1, memory_bound, reducible_bytes: 0, scans: 1, judged_size: (w, h) })
+    let memory_bound = w
+        .saturating_mul(h)
+        .saturating_mul(PER_PIXEL)
+        .saturating_add(bytes.len() as u64)
+        .saturating_add(16 << 20);
+    Ok(Header {
+        format,
+        width,
+        height,
+        orientation: 1,
+        memory_bound,
+        reducible_bytes: 0,
+        scans: 1,
+        judged_size: (w, h),
+    })
 }
 
 /// The picture, and whether any pixel of it is visible.
@@ -27,11 +45,23 @@ pub(crate) fn decode(bytes: &[u8], header: &Header) -> Result<(Rgb, bool), Error
     let format = header.format;
     let context = HeifContext::read_from_bytes(bytes).map_err(|e| damaged(format, &e))?;
     let handle = context.primary_image_handle().map_err(|e| damaged(format, &e))?;
-    let (chroma, colours) = if handle.has_alpha_channel() { (RgbChroma::Rgba, ColorType::Rgba8) } else { (RgbChroma::Rgb, ColorType::Rgb8) };
-    let image = LibHeif::new().decode(&handle, ColorSpace::Rgb(chroma), None).map_err(|e| damaged(format, &e))?;
-    let plane = image.planes().interleaved.ok_or_else(|| Error::Damaged { format, why: "the decoder gave no pixels".to_owned() })?;
+    let (chroma, colours) = if handle.has_alpha_channel() {
+        (RgbChroma::Rgba, ColorType::Rgba8)
+    } else {
+        (RgbChroma::Rgb, ColorType::Rgb8)
+    };
+    let image = LibHeif::new()
+        .decode(&handle, ColorSpace::Rgb(chroma), None)
+        .map_err(|e| damaged(format, &e))?;
+    let plane = image
+        .planes()
+        .interleaved
+        .ok_or_else(|| Error::Damaged { format, why: "the decoder gave no pixels".to_owned() })?;
     if (plane.width, plane.height) != (header.width, header.height) {
-        return Err(Error::Damaged { format, why: "it decodes to another size than its header announces".to_owned() });
+        return Err(Error::Damaged {
+            format,
+            why: "it decodes to another size than its header announces".to_owned(),
+        });
     }
     let row = plane.width as usize * usize::from(colours.channel_count());
     let rows = plane.data.chunks(plane.stride).take(plane.height as usize);

@@ -1,8 +1,9 @@
-//! JPEG through libjpeg-turbo, with the options Pillow uses (accurate DCT, smooth chroma upsampling), so that every value
-//! is the reference's.
+//! JPEG through libjpeg-turbo, with the options Pillow uses (accurate DCT, smooth chroma
+//! upsampling), so that every value is the reference's.
 //!
-//! libjpeg only warns about damage and goes on. Pillow ignores such warnings but refuses a file that ends too early;
-//! so do we. The library cannot be interrupted: what it may cost is counted beforehand from the markers.
+//! libjpeg only warns about damage and goes on. Pillow ignores such warnings but refuses a file
+//! that ends too early; so do we. The library cannot be interrupted: what it may cost is counted
+//! beforehand from the markers.
 
 mod cmyk;
 mod markers;
@@ -18,7 +19,8 @@ pub(crate) const MAX_SCANS: u64 = 100;
 pub(crate) const MAX_SCAN_PIXELS: u64 = 2_000_000_000;
 /// From here on pictures are decoded at reduced scale where the target allows.
 const CAMERA_PIXELS: u64 = 12_000_000;
-/// A reduced picture keeps at least this many times the target, so that the resize after it still decides the result.
+/// A reduced picture keeps at least this many times the target, so that the resize after it still
+/// decides the result.
 const KEEP: u64 = 2;
 
 /// The header, from the markers alone.
@@ -29,7 +31,8 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<Header, Error> {
     let (w, h) = (u64::from(markers.width), u64::from(markers.height));
     let pixel = if markers.components.len() == 4 { 4 } else { 3 };
     let image = w * h * pixel.max(3 * buffers);
-    // Whole-picture coefficients of files with several scans, strips of rows otherwise, a cleaned copy of a faulty file.
+    // Whole-picture coefficients of files with several scans, strips of rows otherwise, a cleaned
+    // copy of a faulty file.
     let coefficients = if markers.is_multi_scan() { markers.coefficient_bytes() } else { 0 };
     let working = (w + 64) * 512 + h * 16 + (1 << 20) + bytes.len() as u64;
     Ok(Header {
@@ -44,15 +47,19 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<Header, Error> {
     })
 }
 
-/// Decodes the picture as it lies in the file (not turned), reduced where `header` and `options` allow.
+/// Decodes the picture as it lies in the file (not turned), reduced where `header` and `options`
+/// allow.
 pub(crate) fn decode(bytes: &[u8], header: &Header, options: &DecodeOptions) -> Result<Rgb, Error> {
     let pixels = u64::from(header.width) * u64::from(header.height);
-    if header.scans > MAX_SCANS || header.scans > 1 && header.scans.saturating_mul(pixels) > MAX_SCAN_PIXELS {
+    if header.scans > MAX_SCANS
+        || header.scans > 1 && header.scans.saturating_mul(pixels) > MAX_SCAN_PIXELS
+    {
         return Err(Error::TooManyScans { scans: header.scans, pixels });
     }
     let markers = Markers::read(bytes)?;
     let mut decompressor = Decompressor::new().map_err(damaged)?;
-    // The wrapper treats a warning about the header as a failure, so the header is cleaned of what causes warnings.
+    // The wrapper treats a warning about the header as a failure, so the header is cleaned of what
+    // causes warnings.
     let cleaned;
     let (file, info) = match decompressor.read_header(bytes) {
         Ok(info) => (bytes, info),
@@ -77,32 +84,47 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, options: &DecodeOptions) -> 
         _ => PixelFormat::RGB,
     };
     let pitch = info.width * format.size();
-    let mut image = Image { pixels: vec![0; pitch * info.height], width: info.width, pitch, height: info.height, format };
+    let mut image = Image {
+        pixels: vec![0; pitch * info.height],
+        width: info.width,
+        pitch,
+        height: info.height,
+        format,
+    };
     if let Err(error) = decompressor.decompress(file, image.as_deref_mut()) {
         if !is_warning(&error) {
             return Err(damaged(error));
         }
-        // Only the first warning is told, so whether the file is complete is found out apart from it.
+        // Only the first warning is told, so whether the file is complete is found out apart from
+        // it.
         let (_, complete) = markers.count_scans(bytes);
         if !complete {
-            // Only the end marker missing is harmless: with one put there the picture decodes without a word.
+            // Only the end marker missing is harmless: with one put there the picture decodes
+            // without a word.
             let ended = markers.cleaned(bytes, true);
-            decompressor.decompress(&ended, image.as_deref_mut()).map_err(|_| Error::Truncated { format: Format::Jpeg })?;
+            decompressor
+                .decompress(&ended, image.as_deref_mut())
+                .map_err(|_| Error::Truncated { format: Format::Jpeg })?;
         }
     }
     let data = if format == PixelFormat::CMYK { cmyk::to_rgb(image.pixels) } else { image.pixels };
     Ok(Rgb { width: info.width as u32, height: info.height as u32, data })
 }
 
-/// The smallest scale that keeps [`KEEP`] times the target on both sides, for camera pictures that need not be exact.
+/// The smallest scale that keeps [`KEEP`] times the target on both sides, for camera pictures that
+/// need not be exact.
 fn scaling(header: &Header, options: &DecodeOptions) -> ScalingFactor {
     let pixels = u64::from(header.width) * u64::from(header.height);
-    let Some((width, height)) = options.target.filter(|_| !options.exact && pixels >= CAMERA_PIXELS) else {
+    let Some((width, height)) =
+        options.target.filter(|_| !options.exact && pixels >= CAMERA_PIXELS)
+    else {
         return ScalingFactor::ONE;
     };
     // The target is upright, the header is not.
     let (width, height) = if header.swaps_sides() { (height, width) } else { (width, height) };
-    let keeps = |side: u32, denominator: u64, target: u32| u64::from(side).div_ceil(denominator) >= KEEP * u64::from(target);
+    let keeps = |side: u32, denominator: u64, target: u32| {
+        u64::from(side).div_ceil(denominator) >= KEEP * u64::from(target)
+    };
     [8, 4, 2]
         .into_iter()
         .find(|n| keeps(header.width, *n, width) && keeps(header.height, *n, height))
@@ -119,8 +141,8 @@ fn damaged(why: impl ToString) -> Error {
     Error::Damaged { format: Format::Jpeg, why: why.to_string() }
 }
 
-/// Is this one of libjpeg's warnings, after which the picture has been decoded all the same? Their texts are fixed in the
-/// library's own copy (its `jerror.h`, entries JWRN_*).
+/// Is this one of libjpeg's warnings, after which the picture has been decoded all the same? Their
+/// texts are fixed in the library's own copy (its `jerror.h`, entries JWRN_*).
 fn is_warning(error: &turbojpeg::Error) -> bool {
     const WARNINGS: [&str; 6] = [
         "Corrupt JPEG data: ",

@@ -1,11 +1,12 @@
 //! Bytes become an upright 8-bit RGB picture and then a tensor.
 //!
-//! The engine calls [`probe`] to reserve memory, [`decode`] on a decode thread, [`Processor::apply`] right after it.
-//! Nothing here opens files or sockets, knows a model, or trusts a name: the format is what the bytes say, every size is
-//! judged from the header before anything is allocated for it, and a decoder that panics costs one picture.
+//! The engine calls [`probe`] to reserve memory, [`decode`] on a decode thread,
+//! [`Processor::apply`] right after it. Nothing here opens files or sockets, knows a model, or
+//! trusts a name: the format is what the bytes say, every size is judged from the header before
+//! anything is allocated for it, and a decoder that panics costs one picture.
 //!
-//! Where we differ from the reference (Pillow's `convert("RGB")`) on purpose: transparency is laid on white instead of
-//! dropped, and 16-bit gray keeps its high byte instead of being clipped.
+//! Where we differ from the reference (Pillow's `convert("RGB")`) on purpose: transparency is laid
+//! on white instead of dropped, and 16-bit gray keeps its high byte instead of being clipped.
 
 mod announced;
 mod blank;

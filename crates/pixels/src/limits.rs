@@ -1,4 +1,5 @@
-//! What one picture may cost. Made by the engine from its settings, judged against the header before anything is decoded.
+//! What one picture may cost. Made by the engine from its settings, judged against the header
+//! before anything is decoded.
 
 use std::time::Instant;
 
@@ -22,7 +23,8 @@ impl Default for Limits {
     }
 }
 
-/// The longest side that is decoded, pixels. JPEG, GIF and WebP stay far below; what resizing takes grows with the longest side, whatever the pixels are.
+/// The longest side that is decoded, pixels. JPEG, GIF and WebP stay far below; what resizing takes
+/// grows with the longest side, whatever the pixels are.
 pub const LONGEST_SIDE: u64 = 1_000_000;
 
 impl Limits {

@@ -4,13 +4,14 @@ use image::metadata::Orientation;
 
 use crate::Rgb;
 
-/// The orientation that EXIF and XMP blocks give; EXIF decides, XMP stands in where EXIF is silent. Broken or missing: upright.
+/// The orientation that EXIF and XMP blocks give; EXIF decides, XMP stands in where EXIF is silent.
+/// Broken or missing: upright.
 pub(crate) fn told_by(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
     exif.and_then(from_exif).or_else(|| xmp.and_then(from_xmp)).unwrap_or(Orientation::NoTransforms)
 }
 
-/// The orientation in an EXIF block, with or without the `Exif\0\0` that some writers put in front: one whole number of any
-/// width in the first directory, though EXIF wants 16 bits.
+/// The orientation in an EXIF block, with or without the `Exif\0\0` that some writers put in front:
+/// one whole number of any width in the first directory, though EXIF wants 16 bits.
 fn from_exif(block: &[u8]) -> Option<Orientation> {
     const ORIENTATION: u32 = 274;
     let block = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
@@ -24,7 +25,8 @@ fn from_exif(block: &[u8]) -> Option<Orientation> {
         if little { bytes.iter().rev().fold(0, place) } else { bytes.iter().fold(0, place) }
     };
     let directory = block.get(usize::try_from(number(block.get(4..8)?)).ok()?..)?;
-    let entries = directory.get(2..)?.as_chunks::<12>().0.iter().take(number(&directory[..2]) as usize);
+    let entries =
+        directory.get(2..)?.as_chunks::<12>().0.iter().take(number(&directory[..2]) as usize);
     entries.filter(|entry| number(&entry[..2]) == ORIENTATION).find_map(|entry| {
         let value = match (number(&entry[2..4]), number(&entry[4..8])) {
             // SHORT and LONG, without a sign or with one; of two, which fit as well, the first.
@@ -39,9 +41,13 @@ fn from_exif(block: &[u8]) -> Option<Orientation> {
 /// The orientation in an XMP packet: `tiff:Orientation="6"` or `<tiff:Orientation>6<`.
 fn from_xmp(packet: &[u8]) -> Option<Orientation> {
     const KEY: &[u8] = b"tiff:Orientation";
-    packet.windows(KEY.len() + 3).filter(|window| window.starts_with(KEY)).find_map(|window| match window[KEY.len()..] {
-        [b'=', b'"' | b'\'', digit] | [b'>', digit, _] => Orientation::from_exif(digit.wrapping_sub(b'0')),
-        _ => None,
+    packet.windows(KEY.len() + 3).filter(|window| window.starts_with(KEY)).find_map(|window| {
+        match window[KEY.len()..] {
+            [b'=', b'"' | b'\'', digit] | [b'>', digit, _] => {
+                Orientation::from_exif(digit.wrapping_sub(b'0'))
+            }
+            _ => None,
+        }
     })
 }
 
@@ -72,9 +78,14 @@ pub(crate) fn upright(picture: Rgb, orientation: Orientation) -> Rgb {
     }
 }
 
-/// A picture of the given size whose pixels are looked up in `source`, whose rows are `stride` pixels wide.
-/// In tiles, so that turning stays within the cache.
-fn picked((w, h): (usize, usize), stride: usize, source: &[u8], from: impl Fn(usize, usize) -> (usize, usize)) -> Rgb {
+/// A picture of the given size whose pixels are looked up in `source`, whose rows are `stride`
+/// pixels wide. In tiles, so that turning stays within the cache.
+fn picked(
+    (w, h): (usize, usize),
+    stride: usize,
+    source: &[u8],
+    from: impl Fn(usize, usize) -> (usize, usize),
+) -> Rgb {
     const TILE: usize = 32;
     let mut data = vec![0; w * h * 3];
     for top in (0..h).step_by(TILE) {

@@ -1,5 +1,6 @@
-//! PNG. The chunks are read here, the picture by the `png` crate: it is shown only the chunks that make the picture, so that
-//! no profile and no text is inflated, and it takes what the reference takes: a wrong checksum of image data, a missing end.
+//! PNG. The chunks are read here, the picture by the `png` crate: it is shown only the chunks that
+//! make the picture, so that no profile and no text is inflated, and it takes what the reference
+//! takes: a wrong checksum of image data, a missing end.
 
 use std::{borrow::Cow, io::Read, time::Instant};
 
@@ -15,7 +16,8 @@ use crate::{Error, Format, deadline::DeadlineReader, orient};
 /// Bytes that one text may have, inflated; EXIF and XMP have a few kilobytes.
 const MAX_TEXT: u64 = 1 << 20;
 
-/// What the reference, too, supplies where it is missing: a checksum (nobody looks at it) and the end of the file.
+/// What the reference, too, supplies where it is missing: a checksum (nobody looks at it) and the
+/// end of the file.
 const END: [u8; 16] = *b"\0\0\0\0\0\0\0\0IEND\xAE\x42\x60\x82";
 
 /// The chunks that matter, as slices of the file.
@@ -43,15 +45,26 @@ pub(crate) fn begins_with_header(bytes: &[u8]) -> bool {
     bytes.get(8..16) == Some(b"\0\0\0\x0DIHDR")
 }
 
-/// Size, method and order of rows as the standard knows them. As in the reference an unknown compression counts in the
-/// chunks before the picture, too, and the checksums of header and palette must be right.
+/// Size, method and order of rows as the standard knows them. As in the reference an unknown
+/// compression counts in the chunks before the picture, too, and the checksums of header and
+/// palette must be right.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), Error> {
-    let unknown = |what: &str| Err(Error::UnsupportedVariant { format: Format::Png, what: format!("an unknown {what} method") });
+    let unknown = |what: &str| {
+        Err(Error::UnsupportedVariant {
+            format: Format::Png,
+            what: format!("an unknown {what} method"),
+        })
+    };
     let damaged = |why: String| Err(Error::Damaged { format: Format::Png, why });
     if bytes.get(12..16) == Some(b"CgBI") {
-        return Err(Error::UnsupportedVariant { format: Format::Png, what: "Apple's variant, as in apps for its telephones".to_owned() });
+        return Err(Error::UnsupportedVariant {
+            format: Format::Png,
+            what: "Apple's variant, as in apps for its telephones".to_owned(),
+        });
     }
-    let Some(methods) = bytes.get(26..29) else { return Err(Error::Truncated { format: Format::Png }) };
+    let Some(methods) = bytes.get(26..29) else {
+        return Err(Error::Truncated { format: Format::Png });
+    };
     if !begins_with_header(bytes) {
         return damaged("it does not begin with its header".to_owned());
     }
@@ -74,12 +87,16 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), Error> {
                 crc.update(&chunk.name);
                 crc.update(body);
                 if chunk.checksum != crc.sum().to_be_bytes() {
-                    return damaged(format!("the checksum of its {} is wrong", if chunk.name == *b"IHDR" { "header" } else { "palette" }));
+                    return damaged(format!(
+                        "the checksum of its {} is wrong",
+                        if chunk.name == *b"IHDR" { "header" } else { "palette" }
+                    ));
                 }
             }
             // A name, a zero, the method.
             (b"iCCP" | b"zTXt", Some(body)) => {
-                let method = body.iter().position(|byte| *byte == 0).and_then(|zero| body.get(zero + 1));
+                let method =
+                    body.iter().position(|byte| *byte == 0).and_then(|zero| body.get(zero + 1));
                 if method.is_some_and(|method| *method != 0) {
                     return unknown("compression");
                 }
@@ -115,9 +132,11 @@ impl<'a> Decoder<'a> {
         let mut head = bytes[..33.min(bytes.len())].to_vec();
         head.extend(chunks.palette.into_iter().chain(chunks.transparency).flatten());
         let end = chunks.checksum.map_or(&[][..], |length| &END[length..]);
-        let parts = [Cow::Owned(head), Cow::Borrowed(chunks.data.unwrap_or_default()), Cow::Borrowed(end)];
+        let parts =
+            [Cow::Owned(head), Cow::Borrowed(chunks.data.unwrap_or_default()), Cow::Borrowed(end)];
         let mut decoder = png::Decoder::new(DeadlineReader::of_parts(parts, deadline));
-        // The reference looks at no checksum of image data; those of header and palette have been looked at.
+        // The reference looks at no checksum of image data; those of header and palette have been
+        // looked at.
         decoder.ignore_checksums(true);
         decoder.set_transformations(Transformations::EXPAND);
         let reader = decoder.read_info().map_err(told)?;
@@ -166,12 +185,18 @@ impl ImageDecoder for Decoder<'_> {
 fn told(error: png::DecodingError) -> ImageError {
     match error {
         png::DecodingError::IoError(error) => ImageError::IoError(error),
-        png::DecodingError::LimitsExceeded => ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory)),
-        error => ImageError::Decoding(DecodingError::new(ImageFormatHint::Exact(ImageFormat::Png), error)),
+        png::DecodingError::LimitsExceeded => {
+            ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory))
+        }
+        error => ImageError::Decoding(DecodingError::new(
+            ImageFormatHint::Exact(ImageFormat::Png),
+            error,
+        )),
     }
 }
 
-/// One chunk: where it begins and ends, and its parts. A chunk that the file's end cuts has no body or a short checksum.
+/// One chunk: where it begins and ends, and its parts. A chunk that the file's end cuts has no body
+/// or a short checksum.
 struct Chunk<'a> {
     at: usize,
     end: usize,
@@ -185,12 +210,15 @@ fn walk(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     let mut next = Some(8);
     std::iter::from_fn(move || {
         let at = next.take()?;
-        let &[l0, l1, l2, l3, n0, n1, n2, n3, ref rest @ ..] = bytes.get(at..)? else { return None };
-        let name = [n0, n1, n2, n3];
-        let (body, checksum) = match rest.split_at_checked(u32::from_be_bytes([l0, l1, l2, l3]) as usize) {
-            Some((body, rest)) => (Some(body), &rest[..rest.len().min(4)]),
-            None => (None, &[][..]),
+        let &[l0, l1, l2, l3, n0, n1, n2, n3, ref rest @ ..] = bytes.get(at..)? else {
+            return None;
         };
+        let name = [n0, n1, n2, n3];
+        let (body, checksum) =
+            match rest.split_at_checked(u32::from_be_bytes([l0, l1, l2, l3]) as usize) {
+                Some((body, rest)) => (Some(body), &rest[..rest.len().min(4)]),
+                None => (None, &[][..]),
+            };
         let end = body.map_or(bytes.len(), |body| at + 8 + body.len() + checksum.len());
         next = (body.is_some() && name != *b"IEND").then_some(end);
         Some(Chunk { at, end, name, body, checksum })
@@ -208,8 +236,12 @@ impl<'a> Chunks<'a> {
                     data = Some((data.map_or(chunk.at, |(start, _)| start), chunk.end));
                     chunks.checksum = body.map(|_| chunk.checksum.len());
                 }
-                (b"PLTE", Some(_)) if data.is_none() && chunks.palette.is_none() => chunks.palette = whole(),
-                (b"tRNS", Some(_)) if data.is_none() && chunks.transparency.is_none() => chunks.transparency = whole(),
+                (b"PLTE", Some(_)) if data.is_none() && chunks.palette.is_none() => {
+                    chunks.palette = whole()
+                }
+                (b"tRNS", Some(_)) if data.is_none() && chunks.transparency.is_none() => {
+                    chunks.transparency = whole()
+                }
                 (b"eXIf", Some(body)) => chunks.exif = Some(body),
                 (b"tEXt" | b"zTXt" | b"iTXt", Some(body)) => chunks.text(chunk.name, body),
                 _ => {}
@@ -219,7 +251,8 @@ impl<'a> Chunks<'a> {
         chunks
     }
 
-    /// Keeps a text that may hold an orientation; as in the reference the last of its name counts. Inflates nothing yet.
+    /// Keeps a text that may hold an orientation; as in the reference the last of its name counts.
+    /// Inflates nothing yet.
     fn text(&mut self, kind: [u8; 4], body: &'a [u8]) {
         let Some((name, rest)) = split_at_zero(body) else { return };
         let place = match name {
@@ -260,9 +293,14 @@ fn split_at_zero(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..at], &bytes[at + 1..]))
 }
 
-/// The bytes of a raw profile: an empty line, its kind, its length, then hexadecimal digits in lines.
+/// The bytes of a raw profile: an empty line, its kind, its length, then hexadecimal digits in
+/// lines.
 fn from_hex(text: &[u8]) -> Vec<u8> {
     let lines = text.split(|byte| *byte == b'\n').skip(3);
-    let digits: Vec<u8> = lines.flatten().filter_map(|byte| char::from(*byte).to_digit(16)).map(|digit| digit as u8).collect();
+    let digits: Vec<u8> = lines
+        .flatten()
+        .filter_map(|byte| char::from(*byte).to_digit(16))
+        .map(|digit| digit as u8)
+        .collect();
     digits.as_chunks().0.iter().map(|[high, low]| high << 4 | low).collect()
 }

@@ -1,7 +1,9 @@
-//! A model's `preprocessor_config.json`: from the upright picture to the tensor its image encoder reads.
+//! A model's `preprocessor_config.json`: from the upright picture to the tensor its image encoder
+//! reads.
 //!
-//! Matches the reference's slow (Pillow) processors bit for bit: resize on 8 bits, centre crop, then
-//! `float32(float64(sample) * rescale_factor)` and `(x - mean) / std` in float32, all through a table of 256 values.
+//! Matches the reference's slow (Pillow) processors bit for bit: resize on 8 bits, centre crop,
+//! then `float32(float64(sample) * rescale_factor)` and `(x - mean) / std` in float32, all through
+//! a table of 256 values.
 
 mod config;
 
@@ -26,7 +28,8 @@ pub struct Tensor {
 /// How a picture was cut into tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Grid {
-    /// Rows of tiles; 0 where the picture is a single tile. Otherwise the whole picture follows as one more tile.
+    /// Rows of tiles; 0 where the picture is a single tile. Otherwise the whole picture follows as
+    /// one more tile.
     pub rows: u32,
     /// Tiles in a row; 0 where the picture is a single tile.
     pub columns: u32,
@@ -49,7 +52,8 @@ enum Steps {
     Tiles { longest_edge: u32, tile: u32, split: bool },
 }
 
-/// Pixels of a picture whose shorter side was brought to size, at most: a ratio of 1 to 300 at 224 pixels.
+/// Pixels of a picture whose shorter side was brought to size, at most: a ratio of 1 to 300 at 224
+/// pixels.
 const MOST_PIXELS: u32 = 16 << 20;
 
 #[derive(Debug, Clone, Copy)]
@@ -61,8 +65,8 @@ enum Size {
 }
 
 impl Processor {
-    /// Reads a parsed `preprocessor_config.json`: processors of ViT, DeiT, CLIP, SigLIP, BLIP, Idefics3 and SmolVLM, and
-    /// the feature extractors of older folders.
+    /// Reads a parsed `preprocessor_config.json`: processors of ViT, DeiT, CLIP, SigLIP, BLIP,
+    /// Idefics3 and SmolVLM, and the feature extractors of older folders.
     ///
     /// # Errors
     /// [`Error::Processor`], naming what is unknown or out of range.
@@ -70,11 +74,13 @@ impl Processor {
         Config::new(json)?.processor()
     }
 
-    /// Width and height the encoder sees: of one picture, or of the picture before it is cut into tiles. What to hand to
-    /// [`crate::DecodeOptions::target`].
+    /// Width and height the encoder sees: of one picture, or of the picture before it is cut into
+    /// tiles. What to hand to [`crate::DecodeOptions::target`].
     pub fn target(&self) -> (u32, u32) {
         match self.steps {
-            Steps::Single { crop: Some(crop), size: Size::ShortestEdge(edge) } => (crop.0.max(edge), crop.1.max(edge)),
+            Steps::Single { crop: Some(crop), size: Size::ShortestEdge(edge) } => {
+                (crop.0.max(edge), crop.1.max(edge))
+            }
             Steps::Single { size: Size::Exact(width, height), .. } => (width, height),
             Steps::Single { size: Size::ShortestEdge(edge), crop: None } => (edge, edge),
             Steps::Tiles { longest_edge, .. } => (longest_edge, longest_edge),
@@ -86,7 +92,8 @@ impl Processor {
         matches!(self.steps, Steps::Tiles { split: true, .. })
     }
 
-    /// This processor, but with every picture in one tile (the reference's `do_image_splitting: false`).
+    /// This processor, but with every picture in one tile (the reference's `do_image_splitting:
+    /// false`).
     pub fn uncut(&self) -> Processor {
         let mut uncut = self.clone();
         if let Steps::Tiles { split, .. } = &mut uncut.steps {
@@ -95,7 +102,8 @@ impl Processor {
         uncut
     }
 
-    /// Bytes that [`Processor::apply`] takes at most for a picture of this size, its result among them, beside what each resize works with.
+    /// Bytes that [`Processor::apply`] takes at most for a picture of this size, its result among
+    /// them, beside what each resize works with.
     pub fn memory_for(&self, width: u32, height: u32) -> u64 {
         let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
         // Three samples a pixel, as bytes and as floats.
@@ -104,11 +112,13 @@ impl Processor {
             Steps::Single { size, crop } => {
                 let sized = size.of(width, height);
                 let seen = crop.unwrap_or(sized);
-                bytes * (pixels(sized.0, sized.1) + pixels(seen.0, seen.1)) + floats * pixels(seen.0, seen.1)
+                bytes * (pixels(sized.0, sized.1) + pixels(seen.0, seen.1))
+                    + floats * pixels(seen.0, seen.1)
             }
             Steps::Tiles { longest_edge, tile, split } => {
                 let (sized, whole, count) = tiles::sizes(width, height, longest_edge, tile, split);
-                bytes * (pixels(sized.0, sized.1) + pixels(whole.0, whole.1)) + (bytes + floats) * count * pixels(tile, tile)
+                bytes * (pixels(sized.0, sized.1) + pixels(whole.0, whole.1))
+                    + (bytes + floats) * count * pixels(tile, tile)
             }
         }
     }
@@ -125,12 +135,18 @@ impl Processor {
                 if (width, height) != (picture.width, picture.height) {
                     sized = Cow::Owned(resize(picture, width, height, self.filter));
                 }
-                if let Some((width, height)) = crop.filter(|crop| *crop != (sized.width, sized.height)) {
+                if let Some((width, height)) =
+                    crop.filter(|crop| *crop != (sized.width, sized.height))
+                {
                     sized = Cow::Owned(centre(&sized, width, height));
                 }
                 let mut data = Vec::with_capacity(sized.data.len());
                 self.push_planes(&sized, &mut data);
-                Tensor { shape: vec![1, 3, sized.height as usize, sized.width as usize], data, grid: None }
+                Tensor {
+                    shape: vec![1, 3, sized.height as usize, sized.width as usize],
+                    data,
+                    grid: None,
+                }
             }
             Steps::Tiles { longest_edge, tile, split } => {
                 let (grid, tiles) = tiles::cut(picture, longest_edge, tile, split, self.filter);
@@ -147,7 +163,9 @@ impl Processor {
     /// Appends the three planes of a picture as floats.
     fn push_planes(&self, picture: &Rgb, out: &mut Vec<f32>) {
         for (channel, table) in self.tables.iter().enumerate() {
-            out.extend(picture.data.chunks_exact(3).map(|pixel| table[usize::from(pixel[channel])]));
+            out.extend(
+                picture.data.chunks_exact(3).map(|pixel| table[usize::from(pixel[channel])]),
+            );
         }
     }
 }
@@ -158,10 +176,13 @@ impl Size {
             Size::Exact(width, height) => (width, height),
             Size::ShortestEdge(edge) => {
                 let (w, h) = (u64::from(width), u64::from(height));
-                // The longer side as the reference computes it: in double precision, cut to an integer. A thread of a picture would
-                // become gigabytes, of which the crop then shows the middle: beyond the bound its ratio is not kept.
+                // The longer side as the reference computes it: in double precision, cut to an
+                // integer. A thread of a picture would become gigabytes, of which the crop then
+                // shows the middle: beyond the bound its ratio is not kept.
                 let most = (MOST_PIXELS / edge).max(edge);
-                let long = |long: u64, short: u64| (((u64::from(edge) * long) as f64 / short as f64) as u32).min(most);
+                let long = |long: u64, short: u64| {
+                    (((u64::from(edge) * long) as f64 / short as f64) as u32).min(most)
+                };
                 if w <= h { (edge, long(h, w)) } else { (long(w, h), edge) }
             }
         }
@@ -170,8 +191,9 @@ impl Size {
 
 /// The middle of a picture; where it is smaller than that, black around it.
 fn centre(picture: &Rgb, width: u32, height: u32) -> Rgb {
-    // First position of the cut in the picture, negative where it is padded: halves are cut downwards when something is cut
-    // off and rounded up when something is added, so both are the floor.
+    // First position of the cut in the picture, negative where it is padded: halves are cut
+    // downwards when something is cut off and rounded up when something is added, so both are the
+    // floor.
     let start = |have: u32, want: u32| (i64::from(have) - i64::from(want)).div_euclid(2);
     let (left, top) = (start(picture.width, width), start(picture.height, height));
     let mut data = vec![0; width as usize * height as usize * 3];
@@ -180,7 +202,8 @@ fn centre(picture: &Rgb, width: u32, height: u32) -> Rgb {
         if !(0..i64::from(picture.height)).contains(&source) {
             continue;
         }
-        let source = &picture.data[source as usize * picture.width as usize * 3..][..picture.width as usize * 3];
+        let source = &picture.data[source as usize * picture.width as usize * 3..]
+            [..picture.width as usize * 3];
         let (from, to) = (left.max(0) as usize * 3, (-left).max(0) as usize * 3);
         let n = (source.len() - from).min(row.len() - to);
         row[to..to + n].copy_from_slice(&source[from..from + n]);

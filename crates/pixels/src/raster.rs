@@ -1,4 +1,5 @@
-//! PNG, WebP, GIF, BMP and TIFF, through the `image` crate: first frame only, 16 bits to the high byte, alpha laid on white.
+//! PNG, WebP, GIF, BMP and TIFF, through the `image` crate: first frame only, 16 bits to the high
+//! byte, alpha laid on white.
 
 use std::{borrow::Cow, io, time::Instant};
 
@@ -9,7 +10,10 @@ use image::{
     metadata::Orientation,
 };
 
-use crate::{Error, Format, Header, Limits, Rgb, announced, blank::INVISIBLE, deadline::DeadlineReader, gif, orient, png, tiff};
+use crate::{
+    Error, Format, Header, Limits, Rgb, announced, blank::INVISIBLE, deadline::DeadlineReader, gif,
+    orient, png, tiff,
+};
 
 /// The header of a file that is not JPEG.
 pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
@@ -19,7 +23,10 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
     let mut decoder = open(format, &fitted, None)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
-        return Err(Error::Damaged { format, why: "the header announces a side of 0 pixels".to_owned() });
+        return Err(Error::Damaged {
+            format,
+            why: "the header announces a side of 0 pixels".to_owned(),
+        });
     }
     let orientation = match format {
         Format::Png => png::orientation(bytes),
@@ -38,24 +45,40 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
     let judged_pixels = judged_size.0.saturating_mul(judged_size.1);
     let raw = decoder.total_bytes();
     let rgb = w.saturating_mul(h).saturating_mul(3);
-    // Gray needs a second buffer to become RGB, everything else is converted in place; turning needs a second one, too.
-    let converting = if decoder.color_type().channel_count() <= 2 { raw.saturating_add(rgb) } else { raw };
+    // Gray needs a second buffer to become RGB, everything else is converted in place; turning
+    // needs a second one, too.
+    let converting =
+        if decoder.color_type().channel_count() <= 2 { raw.saturating_add(rgb) } else { raw };
     let after = converting.max(rgb.saturating_mul(orient::buffers(orientation)));
     let file = bytes.len() as u64;
     let during = match format {
         // A few rows for the filters; profiles and texts are left out.
         Format::Jpeg | Format::Avif | Format::Heic | Format::Png => raw.saturating_add(raw / h * 3),
-        // Planes of luma and chroma, alpha, the frame and the canvas of an animation; prefix codes grow with the file.
+        // Planes of luma and chroma, alpha, the frame and the canvas of an animation; prefix codes
+        // grow with the file.
         Format::WebP => judged_pixels.saturating_mul(14).saturating_add(file.saturating_mul(16)),
         // The frame apart from the canvas, and the copy of the file whose canvas was grown.
         Format::Gif => raw.saturating_add(judged_pixels.saturating_mul(5)).saturating_add(file),
         Format::Bmp => raw.saturating_add(raw / h * 2),
-        // The samples (four inks where it is CMYK) apart from the result, one strip of JPEG, which may be the whole picture
-        // or a tile larger than it, and its compressed bytes.
-        Format::Tiff => raw.saturating_mul(7).div_ceil(2).max(raw.saturating_mul(7).div_ceil(3).saturating_add(jpeg_bytes)).saturating_add(file),
+        // The samples (four inks where it is CMYK) apart from the result, one strip of JPEG, which
+        // may be the whole picture or a tile larger than it, and its compressed bytes.
+        Format::Tiff => raw
+            .saturating_mul(7)
+            .div_ceil(2)
+            .max(raw.saturating_mul(7).div_ceil(3).saturating_add(jpeg_bytes))
+            .saturating_add(file),
     };
     let memory_bound = during.max(after).saturating_add(2 << 20);
-    Ok(Header { format, width, height, orientation: orientation.to_exif(), memory_bound, reducible_bytes: 0, scans: 1, judged_size })
+    Ok(Header {
+        format,
+        width,
+        height,
+        orientation: orientation.to_exif(),
+        memory_bound,
+        reducible_bytes: 0,
+        scans: 1,
+        judged_size,
+    })
 }
 
 /// The picture as it lies in the file (not turned), and whether any pixel of it is visible.
@@ -67,7 +90,10 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, limits: &Limits) -> Result<(
     allowed.max_alloc = Some(header.memory_bound);
     decoder.set_limits(allowed).map_err(|error| refused(format, error))?;
     let colours = decoder.color_type();
-    let size = usize::try_from(decoder.total_bytes()).map_err(|_| Error::TooMuchMemory { needed: header.memory_bound, limit: usize::MAX as u64 })?;
+    let size = usize::try_from(decoder.total_bytes()).map_err(|_| Error::TooMuchMemory {
+        needed: header.memory_bound,
+        limit: usize::MAX as u64,
+    })?;
     let mut samples = vec![0; size];
     decoder.read_image_boxed(&mut samples).map_err(|error| refused(format, error))?;
     if format == Format::Gif {
@@ -83,7 +109,11 @@ fn fitted(format: Format, bytes: &[u8]) -> Cow<'_, [u8]> {
     if format == Format::Gif { gif::with_grown_canvas(bytes) } else { Cow::Borrowed(bytes) }
 }
 
-fn open(format: Format, bytes: &[u8], deadline: Option<Instant>) -> Result<Box<dyn ImageDecoder + '_>, Error> {
+fn open(
+    format: Format,
+    bytes: &[u8],
+    deadline: Option<Instant>,
+) -> Result<Box<dyn ImageDecoder + '_>, Error> {
     let reader = DeadlineReader::new(bytes, deadline);
     let opened: Result<Box<dyn ImageDecoder + '_>, ImageError> = match format {
         Format::Png => png::Decoder::new(bytes, deadline).map(|decoder| Box::new(decoder) as _),
@@ -94,19 +124,31 @@ fn open(format: Format, bytes: &[u8], deadline: Option<Instant>) -> Result<Box<d
             Some(page) => Ok(Box::new(page) as _),
             None => TiffDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         }),
-        Format::Jpeg | Format::Avif | Format::Heic => unreachable!("they have decoders of their own"),
+        Format::Jpeg | Format::Avif | Format::Heic => {
+            unreachable!("they have decoders of their own")
+        }
     };
     opened.map_err(|error| refused(format, error))
 }
 
-/// Samples of any kind to RGB; `premultiplied`: colours have been multiplied with their alpha. Three and more channels are
-/// converted in place.
-pub(crate) fn to_rgb(mut samples: Vec<u8>, colours: ColorType, format: Format, premultiplied: bool) -> Result<(Vec<u8>, bool), Error> {
+/// Samples of any kind to RGB; `premultiplied`: colours have been multiplied with their alpha.
+/// Three and more channels are converted in place.
+pub(crate) fn to_rgb(
+    mut samples: Vec<u8>,
+    colours: ColorType,
+    format: Format,
+    premultiplied: bool,
+) -> Result<(Vec<u8>, bool), Error> {
     // 16-bit samples come in the machine's byte order; the high byte is kept.
     let wide = match colours {
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => 2,
         ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => 1,
-        other => return Err(Error::UnsupportedVariant { format, what: format!("samples of kind {other:?}") }),
+        other => {
+            return Err(Error::UnsupportedVariant {
+                format,
+                what: format!("samples of kind {other:?}"),
+            });
+        }
     };
     let high = if cfg!(target_endian = "little") { wide - 1 } else { 0 };
     let channels = usize::from(colours.channel_count());
@@ -118,11 +160,15 @@ pub(crate) fn to_rgb(mut samples: Vec<u8>, colours: ColorType, format: Format, p
     let mut visible = alpha.is_none();
     let mut pixel_at = |samples: &[u8], i: usize| {
         let sample = |channel: usize| samples[(i * channels + channel) * wide + high];
-        let colour = if colour_channels == 1 { [sample(0); 3] } else { [sample(0), sample(1), sample(2)] };
+        let colour =
+            if colour_channels == 1 { [sample(0); 3] } else { [sample(0), sample(1), sample(2)] };
         let Some(alpha) = alpha.map(sample) else { return colour };
         visible |= alpha > INVISIBLE;
-        // What has been multiplied already only lacks the white; a colour brighter than its alpha is a fault of the file.
-        colour.map(|value| if premultiplied { value.saturating_add(255 - alpha) } else { on_white(value, alpha) })
+        // What has been multiplied already only lacks the white; a colour brighter than its alpha
+        // is a fault of the file.
+        colour.map(|value| {
+            if premultiplied { value.saturating_add(255 - alpha) } else { on_white(value, alpha) }
+        })
     };
     if colour_channels == 1 {
         let mut out = Vec::with_capacity(count * 3);
@@ -158,11 +204,15 @@ fn refused(format: Format, error: ImageError) -> Error {
             _ => damaged(error.to_string()),
         },
         ImageError::Limits(error) => match error.kind() {
-            LimitErrorKind::InsufficientMemory => damaged("it announces more than its header allows".to_owned()),
+            LimitErrorKind::InsufficientMemory => {
+                damaged("it announces more than its header allows".to_owned())
+            }
             _ => damaged(error.to_string()),
         },
         ImageError::Unsupported(error) => match error.kind() {
-            UnsupportedErrorKind::GenericFeature(what) => Error::UnsupportedVariant { format, what },
+            UnsupportedErrorKind::GenericFeature(what) => {
+                Error::UnsupportedVariant { format, what }
+            }
             _ => Error::UnsupportedVariant { format, what: error.to_string() },
         },
         error => {

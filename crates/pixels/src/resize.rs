@@ -1,12 +1,15 @@
-//! Pillow's resize of 8-bit pictures, bit for bit (as of Pillow 11.3: always the horizontal pass first).
+//! Pillow's resize of 8-bit pictures, bit for bit (as of Pillow 11.3: always the horizontal pass
+//! first).
 //!
-//! Two passes with rounding to 8 bits between them; weights are normalised in double precision and turned into fixed
-//! point with 22 bits. The loops are laid out so that the compiler vectorises them: sums of integers are the same in any
-//! order, so wider vectors cannot change a value. Never reorder the floating-point part.
+//! Two passes with rounding to 8 bits between them; weights are normalised in double precision and
+//! turned into fixed point with 22 bits. The loops are laid out so that the compiler vectorises
+//! them: sums of integers are the same in any order, so wider vectors cannot change a value. Never
+//! reorder the floating-point part.
 
 use crate::{Filter, Rgb};
 
-/// Fixed-point bits of a weight: what 32 bits leave beside an 8-bit sample and two bits of headroom.
+/// Fixed-point bits of a weight: what 32 bits leave beside an 8-bit sample and two bits of
+/// headroom.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
@@ -14,8 +17,9 @@ const HALF: i32 = 1 << (PRECISION_BITS - 1);
 const ROWS: usize = 8;
 const LANES: usize = ROWS * 3;
 
-/// Bytes between the two passes at most, unless one row of the result needs more: a tall picture is resized in bands, so that its rows, each
-/// perhaps wider than before, do not all lie between the passes at once.
+/// Bytes between the two passes at most, unless one row of the result needs more: a tall picture is
+/// resized in bands, so that its rows, each perhaps wider than before, do not all lie between the
+/// passes at once.
 const BAND: usize = 8 << 20;
 
 /// The picture at a new size.
@@ -26,19 +30,32 @@ pub fn resize(picture: &Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
     in_bands(picture, width, height, filter, BAND)
 }
 
-/// Bytes that [`resize`] takes at most beside the picture and the result, whatever the filter: weights, rows side by side, a band between the passes.
+/// Bytes that [`resize`] takes at most beside the picture and the result, whatever the filter:
+/// weights, rows side by side, a band between the passes.
 pub fn working_memory(from: (u32, u32), to: (u32, u32)) -> u64 {
     // The widest filter, Lanczos, reaches over three positions of the coarser grid to either side.
     let taps = |n_in: u32, n_out: u32| 6 * u64::from(n_in.max(n_out)) + 2 * u64::from(n_out);
-    let weights = |n_in: u32, n_out: u32| size_of::<i32>() as u64 * taps(n_in, n_out) + 2 * size_of::<usize>() as u64 * u64::from(n_out);
+    let weights = |n_in: u32, n_out: u32| {
+        size_of::<i32>() as u64 * taps(n_in, n_out)
+            + 2 * size_of::<usize>() as u64 * u64::from(n_out)
+    };
     let one_row = (6 * u64::from(from.1.div_ceil(to.1.max(1))) + 8) * u64::from(to.0) * 3;
     // Vectors may have grown to twice what they hold.
-    2 * (weights(from.0, to.0) + weights(from.1, to.1)) + u64::from(from.0) * LANES as u64 + one_row.max(BAND as u64)
+    2 * (weights(from.0, to.0) + weights(from.1, to.1))
+        + u64::from(from.0) * LANES as u64
+        + one_row.max(BAND as u64)
 }
 
 fn in_bands(picture: &Rgb, width: u32, height: u32, filter: Filter, band: usize) -> Rgb {
-    assert!(picture.width > 0 && picture.height > 0 && width > 0 && height > 0, "a picture has at least one pixel");
-    assert_eq!(picture.data.len(), picture.width as usize * picture.height as usize * 3, "RGB data fits the size");
+    assert!(
+        picture.width > 0 && picture.height > 0 && width > 0 && height > 0,
+        "a picture has at least one pixel"
+    );
+    assert_eq!(
+        picture.data.len(),
+        picture.width as usize * picture.height as usize * 3,
+        "RGB data fits the size"
+    );
     if (width, height) == (picture.width, picture.height) {
         return picture.clone();
     }
@@ -61,8 +78,19 @@ fn in_bands(picture: &Rgb, width: u32, height: u32, filter: Filter, band: usize)
             let mut done = 0;
             while done < out_h {
                 let (end, rows) = down.band(done, band / (out_w * 3));
-                let between = horizontal(&picture.data[rows.start * in_w * 3..rows.end * in_w * 3], in_w, &across);
-                vertical(&between, rows.start, out_w * 3, &down, done..end, &mut data[done * out_w * 3..end * out_w * 3]);
+                let between = horizontal(
+                    &picture.data[rows.start * in_w * 3..rows.end * in_w * 3],
+                    in_w,
+                    &across,
+                );
+                vertical(
+                    &between,
+                    rows.start,
+                    out_w * 3,
+                    &down,
+                    done..end,
+                    &mut data[done * out_w * 3..end * out_w * 3],
+                );
                 done = end;
             }
             data
@@ -86,11 +114,13 @@ impl Weights {
         let stretch = scale.max(1.0);
         let support = filter.support() * stretch;
         let inverse = 1.0 / stretch;
-        let (mut first, mut ends, mut values) = (Vec::with_capacity(n_out), Vec::with_capacity(n_out), Vec::new());
+        let (mut first, mut ends, mut values) =
+            (Vec::with_capacity(n_out), Vec::with_capacity(n_out), Vec::new());
         let mut exact = Vec::new();
         for x in 0..n_out {
             let centre = (x as f64 + 0.5) * scale;
-            // Casts to integer cut towards zero, as in C; negative values become 0, which is the clamp.
+            // Casts to integer cut towards zero, as in C; negative values become 0, which is the
+            // clamp.
             let low = (centre - support + 0.5) as usize;
             let high = ((centre + support + 0.5) as usize).min(n_in);
             exact.clear();
@@ -109,7 +139,10 @@ impl Weights {
 
     fn iter(&self) -> impl Iterator<Item = (usize, &[i32])> {
         let starts = std::iter::once(0).chain(self.ends.iter().copied());
-        self.first.iter().zip(starts.zip(&self.ends)).map(|(first, (start, end))| (*first, &self.values[start..*end]))
+        self.first
+            .iter()
+            .zip(starts.zip(&self.ends))
+            .map(|(first, (start, end))| (*first, &self.values[start..*end]))
     }
 
     fn len(&self) -> usize {
@@ -122,9 +155,11 @@ impl Weights {
         (self.first[x], &self.values[start..self.ends[x]])
     }
 
-    /// As many results from `start` on as need `most` source positions at most, but one at least: where they end, and the positions.
+    /// As many results from `start` on as need `most` source positions at most, but one at least:
+    /// where they end, and the positions.
     fn band(&self, start: usize, most: usize) -> (usize, std::ops::Range<usize>) {
-        // Positions never go back: neither the first nor the last of a result is before that of the result before.
+        // Positions never go back: neither the first nor the last of a result is before that of the
+        // result before.
         let last = |x: usize| self.first[x] + self.at(x).1.len();
         let from = self.first[start];
         let end = (start + 1..self.len()).find(|x| last(*x) - from > most).unwrap_or(self.len());
@@ -149,7 +184,8 @@ fn horizontal(data: &[u8], in_w: usize, weights: &Weights) -> Vec<u8> {
     out
 }
 
-/// Up to [`ROWS`] rows at once: pixels of one column stand next to each other in `block`, so that one weight meets all of them.
+/// Up to [`ROWS`] rows at once: pixels of one column stand next to each other in `block`, so that
+/// one weight meets all of them.
 #[inline(always)]
 fn rows_across(source: &[u8], in_w: usize, weights: &Weights, block: &mut [u8], target: &mut [u8]) {
     let out_w = weights.len();
@@ -172,8 +208,16 @@ fn rows_across(source: &[u8], in_w: usize, weights: &Weights, block: &mut [u8], 
     }
 }
 
-/// Rows `of` the result, each a weighted sum of rows of `data`, whose first row is source row `offset`.
-fn vertical(data: &[u8], offset: usize, row_len: usize, weights: &Weights, of: std::ops::Range<usize>, out: &mut [u8]) {
+/// Rows `of` the result, each a weighted sum of rows of `data`, whose first row is source row
+/// `offset`.
+fn vertical(
+    data: &[u8],
+    offset: usize,
+    row_len: usize,
+    weights: &Weights,
+    of: std::ops::Range<usize>,
+    out: &mut [u8],
+) {
     let arch = pulp::Arch::new();
     for (y, target) in of.zip(out.chunks_exact_mut(row_len)) {
         let (first, weights) = weights.at(y);
@@ -201,12 +245,16 @@ fn rows_down(rows: &[u8], row_len: usize, weights: &[i32], target: &mut [u8]) {
         at += WIDE;
     }
     for (x, byte) in blocks.into_remainder().iter_mut().enumerate() {
-        let sum = weights.iter().enumerate().fold(HALF, |sum, (i, weight)| sum + weight * i32::from(rows[i * row_len + at + x]));
+        let sum = weights
+            .iter()
+            .enumerate()
+            .fold(HALF, |sum, (i, weight)| sum + weight * i32::from(rows[i * row_len + at + x]));
         *byte = to_byte(sum);
     }
 }
 
-/// Pillow's nearest neighbour: positions are added up, not multiplied, and the sum's rounding is part of the result.
+/// Pillow's nearest neighbour: positions are added up, not multiplied, and the sum's rounding is
+/// part of the result.
 fn nearest(picture: &Rgb, width: u32, height: u32) -> Rgb {
     let positions = |n_in: u32, n_out: u32| {
         let step = f64::from(n_in) / f64::from(n_out);
@@ -247,10 +295,16 @@ mod tests {
     fn bands_of_any_height_make_the_same_picture() {
         for (from, to) in [((7, 300), (20, 24)), ((40, 30), (23, 61)), ((1, 999), (5, 3))] {
             let picture = noise(from.0, from.1);
-            for filter in [Filter::Box, Filter::Bilinear, Filter::Hamming, Filter::Bicubic, Filter::Lanczos] {
+            for filter in
+                [Filter::Box, Filter::Bilinear, Filter::Hamming, Filter::Bicubic, Filter::Lanczos]
+            {
                 let whole = in_bands(&picture, to.0, to.1, filter, usize::MAX);
                 for band in [0, 500, 4000] {
-                    assert_eq!(in_bands(&picture, to.0, to.1, filter, band), whole, "{from:?} to {to:?}, {filter:?}, {band} bytes");
+                    assert_eq!(
+                        in_bands(&picture, to.0, to.1, filter, band),
+                        whole,
+                        "{from:?} to {to:?}, {filter:?}, {band} bytes"
+                    );
                 }
             }
         }
@@ -258,8 +312,16 @@ mod tests {
 
     #[test]
     fn a_thread_of_a_picture_takes_no_more_than_is_said() {
-        for (from, to) in [((1, 1_000_000), (384, 384)), ((100, 1_000_000), (768, 768)), ((1_000_000, 1), (224, 224)), ((4000, 3000), (384, 384))] {
-            let (across, down) = (Weights::new(from.0, to.0, Filter::Lanczos), Weights::new(from.1, to.1, Filter::Lanczos));
+        for (from, to) in [
+            ((1, 1_000_000), (384, 384)),
+            ((100, 1_000_000), (768, 768)),
+            ((1_000_000, 1), (224, 224)),
+            ((4000, 3000), (384, 384)),
+        ] {
+            let (across, down) = (
+                Weights::new(from.0, to.0, Filter::Lanczos),
+                Weights::new(from.1, to.1, Filter::Lanczos),
+            );
             let mut between = 0;
             let mut done = 0;
             while done < to.1 {
@@ -267,10 +329,15 @@ mod tests {
                 between = between.max(rows.len() * to.0 * 3);
                 done = end;
             }
-            let weights = |w: &Weights| w.values.capacity() * 4 + (w.first.capacity() + w.ends.capacity()) * 8;
+            let weights = |w: &Weights| {
+                w.values.capacity() * 4 + (w.first.capacity() + w.ends.capacity()) * 8
+            };
             let taken = (between + weights(&across) + weights(&down) + from.0 * LANES) as u64;
             let said = working_memory((from.0 as u32, from.1 as u32), (to.0 as u32, to.1 as u32));
-            assert!(taken <= said && said < 120 << 20, "{from:?} to {to:?}: {taken} bytes taken, {said} said");
+            assert!(
+                taken <= said && said < 120 << 20,
+                "{from:?} to {to:?}: {taken} bytes taken, {said} said"
+            );
         }
     }
 }

@@ -1,6 +1,7 @@
-//! What the first page of a TIFF says that its decoder neither tells nor judges: whether colours are already multiplied
-//! with alpha, and the JPEG files inside, which are decoded strip by strip in one go, out of reach of the deadline.
-//! Called by `raster`; decodes nothing, allocates nothing but the page's own lists.
+//! What the first page of a TIFF says that its decoder neither tells nor judges: whether colours
+//! are already multiplied with alpha, and the JPEG files inside, which are decoded strip by strip
+//! in one go, out of reach of the deadline. Called by `raster`; decodes nothing, allocates nothing
+//! but the page's own lists.
 
 mod page;
 
@@ -28,8 +29,8 @@ fn first(decoder: &mut Decoder<DeadlineReader<'_>>, tag: Tag) -> Option<u64> {
     list(decoder, tag)?.first().copied()
 }
 
-/// Where the first page has its one short or long number of a tag, and the number. Read without the crate, which opens no page
-/// that lacks its strips.
+/// Where the first page has its one short or long number of a tag, and the number. Read without the
+/// crate, which opens no page that lacks its strips.
 fn field(bytes: &[u8], tag: Tag) -> Option<(Range<usize>, u64)> {
     let little = bytes.first() == Some(&b'I');
     let number = |at: usize, length: usize| -> Option<u64> {
@@ -38,7 +39,8 @@ fn field(bytes: &[u8], tag: Tag) -> Option<(Range<usize>, u64)> {
         Some(if little { field.iter().rev().fold(0, place) } else { field.iter().fold(0, place) })
     };
     let big = number(2, 2)? == 43;
-    let (directory, counted, entry, value) = if big { (number(8, 8)?, 8, 20, 12) } else { (number(4, 4)?, 2, 12, 8) };
+    let (directory, counted, entry, value) =
+        if big { (number(8, 8)?, 8, 20, 12) } else { (number(4, 4)?, 2, 12, 8) };
     let directory = usize::try_from(directory).ok()?;
     for i in 0..usize::try_from(number(directory, counted)?).ok()? {
         let at = directory.checked_add(counted)?.checked_add(i.checked_mul(entry)?)?;
@@ -57,43 +59,58 @@ fn field(bytes: &[u8], tag: Tag) -> Option<(Range<usize>, u64)> {
 /// Whether colours have been multiplied with alpha.
 pub(crate) fn is_premultiplied(bytes: &[u8]) -> bool {
     let decoder = Decoder::new(DeadlineReader::new(bytes, None));
-    decoder.is_ok_and(|mut decoder| first(&mut decoder, Tag::ExtraSamples) == Some(ASSOCIATED.into()))
+    decoder
+        .is_ok_and(|mut decoder| first(&mut decoder, Tag::ExtraSamples) == Some(ASSOCIATED.into()))
 }
 
-/// Refuses what the decoder takes for damage: the JPEG of 1992, which has no strips; and what makes it panic: tiles of one
-/// colour each, of which the last ones reach beyond the picture.
+/// Refuses what the decoder takes for damage: the JPEG of 1992, which has no strips; and what makes
+/// it panic: tiles of one colour each, of which the last ones reach beyond the picture.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), Error> {
     let unsupported = |what: String| Err(Error::UnsupportedVariant { format: Format::Tiff, what });
     if field(bytes, Tag::Compression).is_some_and(|(_, method)| method == u64::from(OLD_JPEG)) {
         return unsupported("an old-style JPEG inside".to_owned());
     }
     let Ok(mut decoder) = Decoder::new(DeadlineReader::new(bytes, None)) else { return Ok(()) };
-    let (Some(tile_width), Some(tile_height)) = (first(&mut decoder, Tag::TileWidth), first(&mut decoder, Tag::TileLength)) else { return Ok(()) };
+    let (Some(tile_width), Some(tile_height)) =
+        (first(&mut decoder, Tag::TileWidth), first(&mut decoder, Tag::TileLength))
+    else {
+        return Ok(());
+    };
     let (width, height) = decoder.dimensions().unwrap_or_default();
     let reaches = |side: u32, tile: u64| tile != 0 && u64::from(side) % tile != 0;
-    if first(&mut decoder, Tag::PlanarConfiguration) == Some(2) && (reaches(width, tile_width) || reaches(height, tile_height)) {
-        return unsupported(format!("a picture of {width} x {height} pixels in tiles of {tile_width} x {tile_height}, of one colour each"));
+    if first(&mut decoder, Tag::PlanarConfiguration) == Some(2)
+        && (reaches(width, tile_width) || reaches(height, tile_height))
+    {
+        return unsupported(format!(
+            "a picture of {width} x {height} pixels in tiles of {tile_width} x {tile_height}, of one colour each"
+        ));
     }
     Ok(())
 }
 
-/// Judges the JPEG files inside. Bytes that decoding the largest of them takes: its samples, and its coefficients where it has several scans.
-/// A page that cannot be read is left to the decoder's own words.
+/// Judges the JPEG files inside. Bytes that decoding the largest of them takes: its samples, and
+/// its coefficients where it has several scans. A page that cannot be read is left to the decoder's
+/// own words.
 pub(crate) fn jpeg_bytes(bytes: &[u8]) -> Result<u64, Error> {
     let Ok(mut decoder) = Decoder::new(DeadlineReader::new(bytes, None)) else { return Ok(0) };
     if first(&mut decoder, Tag::Compression) != Some(JPEG.into()) {
         return Ok(0);
     }
-    let pairs = [(Tag::StripOffsets, Tag::StripByteCounts), (Tag::TileOffsets, Tag::TileByteCounts)]
-        .map(|(at, length)| [list(&mut decoder, at), list(&mut decoder, length)]);
+    let pairs =
+        [(Tag::StripOffsets, Tag::StripByteCounts), (Tag::TileOffsets, Tag::TileByteCounts)]
+            .map(|(at, length)| [list(&mut decoder, at), list(&mut decoder, length)]);
     if list(&mut decoder, Tag::JPEGTables).is_some_and(|tables| !ends_between_segments(&tables)) {
-        return Err(Error::Damaged { format: Format::Tiff, why: "the tables of the JPEG inside are not in order".to_owned() });
+        return Err(Error::Damaged {
+            format: Format::Tiff,
+            why: "the tables of the JPEG inside are not in order".to_owned(),
+        });
     }
     judge(bytes, &strips(pairs, bytes.len()), decoder.chunk_dimensions())
 }
 
-/// The parts of the file that are strips or tiles, in order and without overlap, so that each byte is looked at once
-/// however often it is named. All of the file where the lists do not fit each other.
+/// The parts of the file that are strips or tiles, in order and without overlap, so that each byte
+/// is looked at once however often it is named. All of the file where the lists do not fit each
+/// other.
 fn strips(pairs: [[Option<Vec<u64>>; 2]; 2], file: usize) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     for pair in pairs {
@@ -101,7 +118,12 @@ fn strips(pairs: [[Option<Vec<u64>>; 2]; 2], file: usize) -> Vec<Range<usize>> {
             [None, None] => {}
             [Some(offsets), Some(lengths)] if offsets.len() == lengths.len() => {
                 let clipped = |at: u64| usize::try_from(at).unwrap_or(file).min(file);
-                ranges.extend(offsets.iter().zip(&lengths).map(|(at, length)| clipped(*at)..clipped(at.saturating_add(*length))));
+                ranges.extend(
+                    offsets
+                        .iter()
+                        .zip(&lengths)
+                        .map(|(at, length)| clipped(*at)..clipped(at.saturating_add(*length))),
+                );
             }
             _ => {
                 ranges.clear();
@@ -121,8 +143,9 @@ fn strips(pairs: [[Option<Vec<u64>>; 2]; 2], file: usize) -> Vec<Range<usize>> {
     ranges
 }
 
-/// Are these tables whole segments between a start and an end marker? The decoder cuts the end marker off blindly and puts
-/// a strip behind: a frame header that begins in the one and ends in the other would be seen by nobody.
+/// Are these tables whole segments between a start and an end marker? The decoder cuts the end
+/// marker off blindly and puts a strip behind: a frame header that begins in the one and ends in
+/// the other would be seen by nobody.
 fn ends_between_segments(tables: &[u64]) -> bool {
     let [0xFF, 0xD8, segments @ .., 0xFF, 0xD9] = tables else { return false };
     let mut rest = segments;
@@ -131,14 +154,18 @@ fn ends_between_segments(tables: &[u64]) -> bool {
         if !matches!(marker, 0xC4 | 0xCC | 0xDB | 0xDD | 0xE0..=0xEF | 0xFE) {
             return false;
         }
-        let Some(next) = usize::try_from(2 + high * 256 + low).ok().and_then(|length| rest.get(length..)) else { return false };
+        let Some(next) =
+            usize::try_from(2 + high * 256 + low).ok().and_then(|length| rest.get(length..))
+        else {
+            return false;
+        };
         rest = next;
     }
     rest.is_empty()
 }
 
-/// Judges the JPEG files in `ranges`: sequential, with few scans, none larger than the strip or tile it fills. Returns what
-/// decoding the largest of them takes.
+/// Judges the JPEG files in `ranges`: sequential, with few scans, none larger than the strip or
+/// tile it fills. Returns what decoding the largest of them takes.
 fn judge(bytes: &[u8], ranges: &[Range<usize>], (width, height): (u32, u32)) -> Result<u64, Error> {
     /// Byte patterns of this kind that broken strips may contain by chance.
     const CHANCE: usize = 64;
@@ -151,13 +178,26 @@ fn judge(bytes: &[u8], ranges: &[Range<usize>], (width, height): (u32, u32)) -> 
             match *rest {
                 [0xD8, 0xFF, ..] => pictures += 1,
                 [0xDA, 0, ..] => scans += 1,
-                [0xC2 | 0xCA, 0, 8..=20, 8, ..] => return unsupported("a progressive JPEG inside".to_owned()),
-                [0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF, 0, length, _, h1, h0, w1, w0, n, ..]
-                    if length == 8_u8.wrapping_add(n.wrapping_mul(3)) =>
-                {
+                [0xC2 | 0xCA, 0, 8..=20, 8, ..] => {
+                    return unsupported("a progressive JPEG inside".to_owned());
+                }
+                [
+                    0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF,
+                    0,
+                    length,
+                    _,
+                    h1,
+                    h0,
+                    w1,
+                    w0,
+                    n,
+                    ..,
+                ] if length == 8_u8.wrapping_add(n.wrapping_mul(3)) => {
                     let (w, h) = (u16::from_be_bytes([w1, w0]), u16::from_be_bytes([h1, h0]));
                     if u32::from(w) > width || u32::from(h) > height {
-                        return unsupported(format!("a JPEG of {w} x {h} pixels inside, in a strip or tile of {width} x {height}"));
+                        return unsupported(format!(
+                            "a JPEG of {w} x {h} pixels inside, in a strip or tile of {width} x {height}"
+                        ));
                     }
                     samples = samples.max(u64::from(w) * u64::from(h) * u64::from(n));
                 }

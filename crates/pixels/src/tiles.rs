@@ -1,12 +1,20 @@
-//! The tiles of Idefics3 and SmolVLM: the picture is stretched to whole tiles, cut row by row, and follows once more as a whole.
+//! The tiles of Idefics3 and SmolVLM: the picture is stretched to whole tiles, cut row by row, and
+//! follows once more as a whole.
 
 use crate::{Filter, Grid, Rgb, resize};
 
 /// No side is enlarged beyond this, whatever the configuration says (the reference's own cap).
 const MAX_SIDE: u32 = 4096;
 
-/// The tiles of a picture, each `tile` x `tile`. With one tile (or without `split`) the grid is 0 x 0.
-pub(crate) fn cut(picture: &Rgb, longest_edge: u32, tile: u32, split: bool, filter: Filter) -> (Grid, Vec<Rgb>) {
+/// The tiles of a picture, each `tile` x `tile`. With one tile (or without `split`) the grid is 0 x
+/// 0.
+pub(crate) fn cut(
+    picture: &Rgb,
+    longest_edge: u32,
+    tile: u32,
+    split: bool,
+    filter: Filter,
+) -> (Grid, Vec<Rgb>) {
     let (first, whole, _) = sizes(picture.width, picture.height, longest_edge, tile, split);
     let sized = resize(picture, first.0, first.1, filter);
     let single = Grid { rows: 0, columns: 0 };
@@ -28,8 +36,15 @@ pub(crate) fn cut(picture: &Rgb, longest_edge: u32, tile: u32, split: bool, filt
     (grid, tiles)
 }
 
-/// What [`cut`] makes of a picture: its size at first, its size in whole tiles, and how many tiles it has in all.
-pub(crate) fn sizes(width: u32, height: u32, longest_edge: u32, tile: u32, split: bool) -> ((u32, u32), (u32, u32), u64) {
+/// What [`cut`] makes of a picture: its size at first, its size in whole tiles, and how many tiles
+/// it has in all.
+pub(crate) fn sizes(
+    width: u32,
+    height: u32,
+    longest_edge: u32,
+    tile: u32,
+    split: bool,
+) -> ((u32, u32), (u32, u32), u64) {
     let sized = longest(width, height, longest_edge);
     if !split {
         return (sized, (0, 0), 1);
@@ -46,7 +61,11 @@ fn longest(width: u32, height: u32, edge: u32) -> (u32, u32) {
         let side = side as u32;
         (side + side % 2).max(1)
     };
-    let (width, height) = if width >= height { (edge, even(f64::from(edge) / ratio)) } else { (even(f64::from(edge) * ratio), edge) };
+    let (width, height) = if width >= height {
+        (edge, even(f64::from(edge) / ratio))
+    } else {
+        (even(f64::from(edge) * ratio), edge)
+    };
     let ratio = f64::from(width) / f64::from(height);
     if width >= height && width > MAX_SIDE {
         (MAX_SIDE, ((f64::from(MAX_SIDE) / ratio) as u32).max(1))

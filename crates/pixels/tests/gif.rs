@@ -1,4 +1,5 @@
-//! What becomes of a GIF whose first frame and canvas differ: the reference's canvas, the reference's colours.
+//! What becomes of a GIF whose first frame and canvas differ: the reference's canvas, the
+//! reference's colours.
 
 mod drawn;
 
@@ -21,16 +22,27 @@ struct Gif {
 }
 
 impl Gif {
-    const PLAIN: Gif = Gif { version: b"89a", background: 2, transparent: None, global: Some(TABLE), local: None };
+    const PLAIN: Gif =
+        Gif { version: b"89a", background: 2, transparent: None, global: Some(TABLE), local: None };
 
     fn bytes(self) -> Vec<u8> {
         let flags = |table: Option<_>| if table.is_some() { 0x81 } else { 0 };
-        let table = |table: Option<[[u8; 3]; 4]>| table.map(|table| table.as_flattened().to_vec()).unwrap_or_default();
-        let control = self.transparent.map(|index| vec![0x21, 0xF9, 4, 1, 0, 0, index, 0]).unwrap_or_default();
-        // Three bits a code: a clear code before every pixel, so that the table of codes never grows; in the end the end.
+        let table = |table: Option<[[u8; 3]; 4]>| {
+            table.map(|table| table.as_flattened().to_vec()).unwrap_or_default()
+        };
+        let control = self
+            .transparent
+            .map(|index| vec![0x21, 0xF9, 4, 1, 0, 0, index, 0])
+            .unwrap_or_default();
+        // Three bits a code: a clear code before every pixel, so that the table of codes never
+        // grows; in the end the end.
         let codes = (0..64).flat_map(|_| [4_u64, 1]).chain([5]).collect::<Vec<_>>();
-        let packed: Vec<u8> =
-            codes.chunks(8).flat_map(|codes| codes.iter().rev().fold(0, |all, code| all << 3 | code).to_le_bytes()[..3].to_vec()).collect();
+        let packed: Vec<u8> = codes
+            .chunks(8)
+            .flat_map(|codes| {
+                codes.iter().rev().fold(0, |all, code| all << 3 | code).to_le_bytes()[..3].to_vec()
+            })
+            .collect();
         [
             &b"GIF"[..],
             self.version,
@@ -57,12 +69,17 @@ fn a_gif_whose_first_frame_leaves_the_canvas_gets_a_larger_canvas() {
     bytes[6..10].copy_from_slice(&[8, 0, 8, 0]);
     let found = decoded(&bytes);
     assert_eq!((found.width, found.height), (40, 20));
-    let off = mean_rgb_2x2(&found).as_flattened().iter().zip(COLOURS.as_flattened()).any(|(a, b)| a.abs_diff(*b) > 4);
+    let off = mean_rgb_2x2(&found)
+        .as_flattened()
+        .iter()
+        .zip(COLOURS.as_flattened())
+        .any(|(a, b)| a.abs_diff(*b) > 4);
     assert!(!off, "all of the frame is there");
 }
 
 #[test]
-fn what_the_first_frame_of_a_gif_leaves_of_the_canvas_has_the_first_colour_of_its_table_unless_something_is_transparent() {
+fn what_the_first_frame_of_a_gif_leaves_of_the_canvas_has_the_first_colour_of_its_table_unless_something_is_transparent()
+ {
     let local = [[1, 2, 103], TABLE[1], TABLE[2], TABLE[3]];
     for (what, gif, expected) in [
         ("plain", Gif::PLAIN, TABLE[0]),
@@ -70,9 +87,17 @@ fn what_the_first_frame_of_a_gif_leaves_of_the_canvas_has_the_first_colour_of_it
         ("the background decides nothing", Gif { background: 3, ..Gif::PLAIN }, TABLE[0]),
         ("the first colour is transparent", Gif { transparent: Some(0), ..Gif::PLAIN }, WHITE),
         ("another one is", Gif { transparent: Some(3), ..Gif::PLAIN }, WHITE),
-        ("another one is, in the older version", Gif { version: b"87a", transparent: Some(2), ..Gif::PLAIN }, WHITE),
+        (
+            "another one is, in the older version",
+            Gif { version: b"87a", transparent: Some(2), ..Gif::PLAIN },
+            WHITE,
+        ),
         ("a table of its own", Gif { local: Some(local), ..Gif::PLAIN }, local[0]),
-        ("only a table of its own", Gif { global: None, local: Some(local), ..Gif::PLAIN }, local[0]),
+        (
+            "only a table of its own",
+            Gif { global: None, local: Some(local), ..Gif::PLAIN },
+            local[0],
+        ),
     ] {
         let found = decoded(&gif.bytes());
         let pixel = |x: usize, y: usize| found.data[(y * 20 + x) * 3..][..3].to_vec();

@@ -1,10 +1,13 @@
-//! Promises of builds with the feature `heif`; the files are drawn with the encoders that the system's libheif has.
+//! Promises of builds with the feature `heif`; the files are drawn with the encoders that the
+//! system's libheif has.
 #![cfg(feature = "heif")]
 
 mod drawn;
 
 use drawn::{COLOURS, quarters};
-use libheif_rs::{Channel, ColorSpace, CompressionFormat, EncoderQuality, HeifContext, Image, LibHeif, RgbChroma};
+use libheif_rs::{
+    Channel, ColorSpace, CompressionFormat, EncoderQuality, HeifContext, Image, LibHeif, RgbChroma,
+};
 use pg_caption_pixels::{Blank, DecodeOptions, Format, Limits, decode, mean_rgb_2x2, probe};
 use pg_caption_wire::Class;
 
@@ -39,10 +42,16 @@ fn avif_and_heic_become_the_picture_that_was_drawn() {
     for (compression, format) in kinds() {
         let Some(bytes) = file(64, 48, 255, compression) else { continue };
         let decoded = decode(&bytes, &DecodeOptions::default()).unwrap();
-        assert_eq!((decoded.format, decoded.width, decoded.height, decoded.blank), (format, 64, 48, None));
+        assert_eq!(
+            (decoded.format, decoded.width, decoded.height, decoded.blank),
+            (format, 64, 48, None)
+        );
         assert_eq!(probe(&bytes).unwrap().upright_size(), (64, 48));
         for (found, drawn) in mean_rgb_2x2(&decoded.rgb).iter().zip(COLOURS) {
-            assert!(found.iter().zip(drawn).all(|(a, b)| a.abs_diff(b) <= 6), "{format}: {found:?} instead of {drawn:?}");
+            assert!(
+                found.iter().zip(drawn).all(|(a, b)| a.abs_diff(b) <= 6),
+                "{format}: {found:?} instead of {drawn:?}"
+            );
         }
     }
 }
@@ -61,9 +70,21 @@ fn what_is_transparent_lies_on_white() {
 fn limits_hold_and_damage_is_refused() {
     for (compression, format) in kinds() {
         let Some(bytes) = file(64, 48, 255, compression) else { continue };
-        let limited = |limits| decode(&bytes, &DecodeOptions { limits, ..DecodeOptions::default() }).unwrap_err().code();
-        assert_eq!(limited(Limits { max_pixels: 3000, ..Limits::default() }), "too_many_pixels", "{format}");
-        assert_eq!(limited(Limits { memory: Some(1 << 20), ..Limits::default() }), "too_much_memory", "{format}");
+        let limited = |limits| {
+            decode(&bytes, &DecodeOptions { limits, ..DecodeOptions::default() })
+                .unwrap_err()
+                .code()
+        };
+        assert_eq!(
+            limited(Limits { max_pixels: 3000, ..Limits::default() }),
+            "too_many_pixels",
+            "{format}"
+        );
+        assert_eq!(
+            limited(Limits { memory: Some(1 << 20), ..Limits::default() }),
+            "too_much_memory",
+            "{format}"
+        );
         for keep in 0..bytes.len() {
             if let Err(error) = decode(&bytes[..keep], &DecodeOptions::default()) {
                 assert_eq!(error.class(), Class::Reject, "{format}, {keep} bytes: {error:?}");

@@ -1,6 +1,7 @@
 //! Every file of the hostile collection is decoded or refused as its manifest demands.
 //!
-//! Needs the collection (`PG_CAPTION_SHARED`, or `../shared` beside the project); says so and passes where it is absent.
+//! Needs the collection (`PG_CAPTION_SHARED`, or `../shared` beside the project); says so and
+//! passes where it is absent.
 
 mod shared;
 
@@ -11,7 +12,8 @@ use pg_caption_wire::Class;
 use serde_json::Value;
 
 /// Files whose manifest entry contradicts their content: whatever happens must be clean, no more.
-/// `72_panic.webp` made an old decoder panic but is a well-formed two-colour picture, which libwebp 1.5 decodes as we do.
+/// `72_panic.webp` made an old decoder panic but is a well-formed two-colour picture, which libwebp
+/// 1.5 decodes as we do.
 const CONTESTED: [&str; 1] = ["files/72_panic.webp"];
 
 #[test]
@@ -36,13 +38,20 @@ fn every_hostile_file_meets_its_expectation() {
 fn judge(bytes: &[u8], entry: &Value) -> Result<String, String> {
     let expect = entry["expect"].as_str().unwrap();
     let decoded = match decode(bytes, &DecodeOptions::default()) {
-        Err(error) if expect == "decode" => return Err(format!("refused: {error} {:?}", error.failure().detail)),
-        Err(error) if error.class() != Class::Reject => return Err(format!("refused as {:?}", error.class())),
+        Err(error) if expect == "decode" => {
+            return Err(format!("refused: {error} {:?}", error.failure().detail));
+        }
+        Err(error) if error.class() != Class::Reject => {
+            return Err(format!("refused as {:?}", error.class()));
+        }
         Err(error) => return Ok(format!("{}: {error}", error.code())),
-        Ok(_) if expect == "refuse" && !CONTESTED.contains(&entry["file"].as_str().unwrap()) => return Err("decoded".to_owned()),
+        Ok(_) if expect == "refuse" && !CONTESTED.contains(&entry["file"].as_str().unwrap()) => {
+            return Err("decoded".to_owned());
+        }
         Ok(decoded) => decoded,
     };
-    let header = probe(bytes).map_err(|error| format!("decoded, but its header is refused: {error}"))?;
+    let header =
+        probe(bytes).map_err(|error| format!("decoded, but its header is refused: {error}"))?;
     if header.upright_size() != (decoded.width, decoded.height) {
         return Err("the header announces another size than was decoded".to_owned());
     }
@@ -55,7 +64,11 @@ fn judge(bytes: &[u8], entry: &Value) -> Result<String, String> {
     }
     if let Some(quarters) = entry["ref_mean_rgb_2x2"].as_array() {
         // A few files say themselves that their reference colours are approximate.
-        let allowed = if entry["note"].as_str().is_some_and(|note| note.contains("allow 40")) { 40 } else { 6 };
+        let allowed = if entry["note"].as_str().is_some_and(|note| note.contains("allow 40")) {
+            40
+        } else {
+            6
+        };
         let found = mean_rgb_2x2(&decoded.rgb);
         for (found_quarter, expected) in found.iter().zip(quarters) {
             for (value, expected) in found_quarter.iter().zip(expected.as_array().unwrap()) {
@@ -65,5 +78,8 @@ fn judge(bytes: &[u8], entry: &Value) -> Result<String, String> {
             }
         }
     }
-    Ok(format!("decoded as {}, {} x {}, {:?}", decoded.format, decoded.width, decoded.height, decoded.blank))
+    Ok(format!(
+        "decoded as {}, {} x {}, {:?}",
+        decoded.format, decoded.width, decoded.height, decoded.blank
+    ))
 }

@@ -1,5 +1,6 @@
-//! The memory bound of a header holds: what decoding takes, measured as the process's peak, stays below it.
-//! Each file is decoded in a process of its own, because the peak belongs to the whole process. Linux only; says so elsewhere.
+//! The memory bound of a header holds: what decoding takes, measured as the process's peak, stays
+//! below it. Each file is decoded in a process of its own, because the peak belongs to the whole
+//! process. Linux only; says so elsewhere.
 
 mod drawn;
 
@@ -8,7 +9,8 @@ use std::{fs, io::Cursor};
 use image::{DynamicImage, ImageBuffer, ImageFormat, Luma, Rgb, Rgba};
 use pg_caption_pixels::{DecodeOptions, decode, probe};
 
-/// What the C library keeps around large blocks, thread stacks, and pages touched for the first time.
+/// What the C library keeps around large blocks, thread stacks, and pages touched for the first
+/// time.
 const SLACK: u64 = 3 << 20;
 
 /// Set for the process that decodes one file: its path.
@@ -20,7 +22,8 @@ fn no_format_takes_more_memory_than_its_header_promised() {
         eprintln!("skipped: this system cannot reset the peak of a process");
         return;
     }
-    let path = std::env::temp_dir().join(format!("pg_caption_pixels_memory_{}", std::process::id()));
+    let path =
+        std::env::temp_dir().join(format!("pg_caption_pixels_memory_{}", std::process::id()));
     for (name, bytes) in pictures() {
         fs::write(&path, &bytes).unwrap();
         for target in ["full", "reduced"] {
@@ -28,13 +31,17 @@ fn no_format_takes_more_memory_than_its_header_promised() {
             println!("{name}, {target}: {} kB used, {} kB promised", used >> 10, bound >> 10);
             assert!(used <= bound + SLACK, "{name}, {target}: {used} bytes used, {bound} promised");
             // A bound that is many times too large would keep pictures waiting for nothing.
-            assert!(bound <= used * 6 + SLACK, "{name}, {target}: {bound} bytes promised, only {used} used");
+            assert!(
+                bound <= used * 6 + SLACK,
+                "{name}, {target}: {bound} bytes promised, only {used} used"
+            );
         }
     }
     fs::remove_file(&path).unwrap();
 }
 
-/// Not a promise but the other half of the test above: decodes the file named by the environment and prints what it took.
+/// Not a promise but the other half of the test above: decodes the file named by the environment
+/// and prints what it took.
 #[test]
 fn decode_one_file() {
     let Ok(path) = std::env::var(FILE) else { return };
@@ -57,7 +64,11 @@ fn in_a_fresh_process(path: &std::path::Path, target: &str) -> (u64, u64) {
         .output()
         .unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find_map(|line| line.split_once("measured ")).unwrap_or_else(|| panic!("nothing measured: {text}")).1;
+    let line = text
+        .lines()
+        .find_map(|line| line.split_once("measured "))
+        .unwrap_or_else(|| panic!("nothing measured: {text}"))
+        .1;
     let (used, bound) = line.split_once(' ').unwrap();
     (used.parse().unwrap(), bound.trim().parse().unwrap())
 }
@@ -65,11 +76,17 @@ fn in_a_fresh_process(path: &std::path::Path, target: &str) -> (u64, u64) {
 fn pictures() -> Vec<(&'static str, Vec<u8>)> {
     let (width, height) = (4200, 3000);
     let value = |x: u32, y: u32| ((x / 7) ^ (y / 5)) as u8;
-    let rgb: ImageBuffer<Rgb<u8>, _> = ImageBuffer::from_fn(width, height, |x, y| Rgb([value(x, y), x as u8, y as u8]));
-    let rgba: ImageBuffer<Rgba<u8>, _> = ImageBuffer::from_fn(width, height, |x, y| Rgba([value(x, y), x as u8, y as u8, 200]));
-    let rgba16: ImageBuffer<Rgba<u16>, _> = ImageBuffer::from_fn(width, height, |x, y| Rgba([x as u16, y as u16, 9, 65535]));
-    let gray: ImageBuffer<Luma<u8>, _> = ImageBuffer::from_fn(width, height, |x, y| Luma([value(x, y)]));
-    let small = DynamicImage::ImageRgba8(ImageBuffer::from_fn(1400, 1000, |x, y| Rgba([value(x, y), 0, 0, 255])));
+    let rgb: ImageBuffer<Rgb<u8>, _> =
+        ImageBuffer::from_fn(width, height, |x, y| Rgb([value(x, y), x as u8, y as u8]));
+    let rgba: ImageBuffer<Rgba<u8>, _> =
+        ImageBuffer::from_fn(width, height, |x, y| Rgba([value(x, y), x as u8, y as u8, 200]));
+    let rgba16: ImageBuffer<Rgba<u16>, _> =
+        ImageBuffer::from_fn(width, height, |x, y| Rgba([x as u16, y as u16, 9, 65535]));
+    let gray: ImageBuffer<Luma<u8>, _> =
+        ImageBuffer::from_fn(width, height, |x, y| Luma([value(x, y)]));
+    let small = DynamicImage::ImageRgba8(ImageBuffer::from_fn(1400, 1000, |x, y| {
+        Rgba([value(x, y), 0, 0, 255])
+    }));
     let file = |picture: &DynamicImage, format| {
         let mut bytes = Cursor::new(Vec::new());
         picture.write_to(&mut bytes, format).unwrap();
@@ -96,7 +113,9 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
     let lossless = drawn::lossless_jpeg(rgb.as_raw(), (4200, 3000), turbojpeg::PixelFormat::RGB);
     let nothing = drawn::deflated(&vec![0; 40 << 20]);
     let small_png = file(&DynamicImage::ImageRgb8(drawn::quarters(4, 4)), ImageFormat::Png);
-    let inflating = |name: &[u8; 4], before: &[u8]| drawn::with_chunks(&small_png, &drawn::chunk(name, &[before, &nothing].concat()), false);
+    let inflating = |name: &[u8; 4], before: &[u8]| {
+        drawn::with_chunks(&small_png, &drawn::chunk(name, &[before, &nothing].concat()), false)
+    };
     let rgb8 = DynamicImage::ImageRgb8(rgb.clone());
     vec![
         ("baseline JPEG", jpeg(false, turbojpeg::Subsamp::Sub2x2, false)),
@@ -113,19 +132,62 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         ("lossless WebP", file(&rgb8, ImageFormat::WebP)),
         ("BMP", file(&rgb8, ImageFormat::Bmp)),
         ("TIFF", file(&rgb8, ImageFormat::Tiff)),
-        ("TIFF of one JPEG", drawn::tiff_with(4200, 3000, 1, 1, &[(259, 7)], &drawn::gray_jpeg(&rgb))),
+        (
+            "TIFF of one JPEG",
+            drawn::tiff_with(4200, 3000, 1, 1, &[(259, 7)], &drawn::gray_jpeg(&rgb)),
+        ),
         (
             "TIFF of one JPEG tile larger than itself",
-            drawn::tiff_with(1000, 700, 1, 1, &[(259, 7), (322, 4208), (323, 3008)], &drawn::gray_jpeg(&rgb)),
+            drawn::tiff_with(
+                1000,
+                700,
+                1,
+                1,
+                &[(259, 7), (322, 4208), (323, 3008)],
+                &drawn::gray_jpeg(&rgb),
+            ),
         ),
-        ("TIFF of one JPEG with chroma", drawn::tiff_with(4200, 3000, 6, 3, &[(259, 7)], &jpeg(false, turbojpeg::Subsamp::Sub2x2, false))),
-        ("TIFF of one JPEG with full chroma", drawn::tiff_with(4200, 3000, 6, 3, &[(259, 7)], &jpeg(false, turbojpeg::Subsamp::None, false))),
+        (
+            "TIFF of one JPEG with chroma",
+            drawn::tiff_with(
+                4200,
+                3000,
+                6,
+                3,
+                &[(259, 7)],
+                &jpeg(false, turbojpeg::Subsamp::Sub2x2, false),
+            ),
+        ),
+        (
+            "TIFF of one JPEG with full chroma",
+            drawn::tiff_with(
+                4200,
+                3000,
+                6,
+                3,
+                &[(259, 7)],
+                &jpeg(false, turbojpeg::Subsamp::None, false),
+            ),
+        ),
         (
             "TIFF of one JPEG tile with chroma larger than itself",
-            drawn::tiff_with(1000, 700, 6, 3, &[(259, 7), (322, 4208), (323, 3008)], &jpeg(false, turbojpeg::Subsamp::Sub2x2, false)),
+            drawn::tiff_with(
+                1000,
+                700,
+                6,
+                3,
+                &[(259, 7), (322, 4208), (323, 3008)],
+                &jpeg(false, turbojpeg::Subsamp::Sub2x2, false),
+            ),
         ),
-        ("gray TIFF with alpha", drawn::tiff_with(4200, 3000, 1, 2, &[(259, 1), (338, 2)], &vec![7; 4200 * 3000 * 2])),
-        ("TIFF with its bits in reverse order", drawn::tiff_with(4200, 3000, 1, 1, &[(259, 1), (266, 2)], gray.as_raw())),
+        (
+            "gray TIFF with alpha",
+            drawn::tiff_with(4200, 3000, 1, 2, &[(259, 1), (338, 2)], &vec![7; 4200 * 3000 * 2]),
+        ),
+        (
+            "TIFF with its bits in reverse order",
+            drawn::tiff_with(4200, 3000, 1, 1, &[(259, 1), (266, 2)], gray.as_raw()),
+        ),
         ("GIF", file(&small, ImageFormat::Gif)),
     ]
 }

@@ -1,6 +1,7 @@
 //! Tensors are those of the reference implementation, value for value.
 //!
-//! Needs the parity folder (`PG_CAPTION_SHARED`, or `../shared` beside the project); says so and passes where it is absent.
+//! Needs the parity folder (`PG_CAPTION_SHARED`, or `../shared` beside the project); says so and
+//! passes where it is absent.
 
 mod shared;
 
@@ -9,8 +10,10 @@ use std::fs;
 use pg_caption_pixels::{DecodeOptions, Processor, Rgb, decode, sha256_bytes, sha256_f32};
 use serde_json::Value;
 
-/// Pictures where we differ on purpose: transparency goes on white, 16-bit gray keeps its high byte.
-const DIFFERENT_ON_PURPOSE: [&str; 4] = ["07_rgba.png", "09_palette.png", "11_gray16.png", "14_la.png"];
+/// Pictures where we differ on purpose: transparency goes on white, 16-bit gray keeps its high
+/// byte.
+const DIFFERENT_ON_PURPOSE: [&str; 4] =
+    ["07_rgba.png", "09_palette.png", "11_gray16.png", "14_la.png"];
 
 #[test]
 fn every_opaque_picture_decodes_to_the_reference_rgb() {
@@ -50,7 +53,10 @@ fn assert_pixel_values_match(model: &str, expected: &str) {
     let Some(folder) = shared::folder("parity") else { return };
     let expected_path = folder.join(model).join(expected);
     let whole = json(&expected_path);
-    let config = whole.get("preprocessor_config").cloned().unwrap_or_else(|| json(&folder.join(model).join("preprocessor_config.json")));
+    let config = whole
+        .get("preprocessor_config")
+        .cloned()
+        .unwrap_or_else(|| json(&folder.join(model).join("preprocessor_config.json")));
     let processor = Processor::from_json(&config).unwrap();
     let mut compared = 0;
     for (name, expected) in images(&expected_path) {
@@ -58,10 +64,18 @@ fn assert_pixel_values_match(model: &str, expected: &str) {
         let shape: Vec<u64> = tensor.shape.iter().map(|n| *n as u64).collect();
         assert_eq!(Value::from(shape), expected["pixel_values"]["shape"], "{name}");
         assert_eq!(tensor.shape.iter().product::<usize>(), tensor.data.len(), "{name}");
-        assert_eq!(sha256_f32(&tensor.data), expected["pixel_values"]["sha256"].as_str().unwrap(), "{name}");
+        assert_eq!(
+            sha256_f32(&tensor.data),
+            expected["pixel_values"]["sha256"].as_str().unwrap(),
+            "{name}"
+        );
         if let Some(rows) = expected["rows"].as_u64() {
             let grid = tensor.grid.expect("a processor of tiles tells its grid");
-            assert_eq!((u64::from(grid.rows), u64::from(grid.columns)), (rows, expected["cols"].as_u64().unwrap()), "{name}");
+            assert_eq!(
+                (u64::from(grid.rows), u64::from(grid.columns)),
+                (rows, expected["cols"].as_u64().unwrap()),
+                "{name}"
+            );
         }
         compared += 1;
     }
@@ -70,7 +84,9 @@ fn assert_pixel_values_match(model: &str, expected: &str) {
 
 fn exact(folder: &std::path::Path, name: &str) -> Rgb {
     let bytes = fs::read(folder.join("images").join(name)).unwrap();
-    decode(&bytes, &DecodeOptions { exact: true, ..DecodeOptions::default() }).unwrap_or_else(|error| panic!("{name}: {error}")).rgb
+    decode(&bytes, &DecodeOptions { exact: true, ..DecodeOptions::default() })
+        .unwrap_or_else(|error| panic!("{name}: {error}"))
+        .rgb
 }
 
 fn images(path: &std::path::Path) -> Vec<(String, Value)> {

@@ -2,25 +2,43 @@
 
 mod drawn;
 
-use drawn::{COLOURS, chunk, deflated, detailed, exif, file, jpeg, quarters, tiff, tiff_with, with_app1, with_chunks};
+use drawn::{
+    COLOURS, chunk, deflated, detailed, exif, file, jpeg, quarters, tiff, tiff_with, with_app1,
+    with_chunks,
+};
 use image::{DynamicImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, Rgba, RgbaImage};
-use pg_caption_pixels::{Blank, DecodeOptions, Decoded, Filter, Format, decode, encode_png, is_blank, mean_rgb_2x2, probe, resize};
+use pg_caption_pixels::{
+    Blank, DecodeOptions, Decoded, Filter, Format, decode, encode_png, is_blank, mean_rgb_2x2,
+    probe, resize,
+};
 
 fn decoded(bytes: &[u8]) -> Decoded {
     decode(bytes, &DecodeOptions::default()).unwrap()
 }
 
 fn exact(bytes: &[u8]) -> Decoded {
-    decode(bytes, &DecodeOptions { exact: true, target: Some((8, 8)), ..DecodeOptions::default() }).unwrap()
+    decode(bytes, &DecodeOptions { exact: true, target: Some((8, 8)), ..DecodeOptions::default() })
+        .unwrap()
 }
 
 fn assert_near(found: [[u8; 3]; 4], expected: [[u8; 3]; 4], what: &str) {
-    let off = found.as_flattened().iter().zip(expected.as_flattened()).any(|(a, b)| a.abs_diff(*b) > 4);
+    let off =
+        found.as_flattened().iter().zip(expected.as_flattened()).any(|(a, b)| a.abs_diff(*b) > 4);
     assert!(!off, "{what}: {found:?} instead of {expected:?}");
 }
 
-/// Which quarter of the upright picture the stored quarter becomes, as EXIF defines the eight cases.
-const UPRIGHT: [[usize; 4]; 8] = [[0, 1, 2, 3], [1, 0, 3, 2], [3, 2, 1, 0], [2, 3, 0, 1], [0, 2, 1, 3], [2, 0, 3, 1], [3, 1, 2, 0], [1, 3, 0, 2]];
+/// Which quarter of the upright picture the stored quarter becomes, as EXIF defines the eight
+/// cases.
+const UPRIGHT: [[usize; 4]; 8] = [
+    [0, 1, 2, 3],
+    [1, 0, 3, 2],
+    [3, 2, 1, 0],
+    [2, 3, 0, 1],
+    [0, 2, 1, 3],
+    [2, 0, 3, 1],
+    [3, 1, 2, 0],
+    [1, 3, 0, 2],
+];
 
 #[test]
 fn every_exif_orientation_is_turned_upright_in_every_format_that_has_it() {
@@ -29,7 +47,9 @@ fn every_exif_orientation_is_turned_upright_in_every_format_that_has_it() {
         let expected = UPRIGHT[usize::from(orientation) - 1].map(|i| COLOURS[i]);
         let size = if orientation < 5 { (96, 64) } else { (64, 96) };
         let exif_segment = [b"Exif\0\0".as_slice(), &exif(orientation)].concat();
-        let xmp = format!("http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation=\"{orientation}\"/></x:xmpmeta>");
+        let xmp = format!(
+            "http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation=\"{orientation}\"/></x:xmpmeta>"
+        );
         let plain = jpeg(&picture, false);
         let mut png = Vec::new();
         let mut encoder = image::codecs::png::PngEncoder::new(&mut png);
@@ -47,11 +67,23 @@ fn every_exif_orientation_is_turned_upright_in_every_format_that_has_it() {
             ("TIFF", tiff(96, 64, 2, 3, orientation.into(), picture.as_raw())),
         ] {
             let header = probe(&bytes).unwrap();
-            assert_eq!((header.width, header.height, header.orientation), (96, 64, orientation), "{what}");
+            assert_eq!(
+                (header.width, header.height, header.orientation),
+                (96, 64, orientation),
+                "{what}"
+            );
             assert_eq!(header.upright_size(), size, "{what}, orientation {orientation}");
             let found = decoded(&bytes);
-            assert_eq!((found.rgb.width, found.rgb.height, found.width, found.height), (size.0, size.1, size.0, size.1), "{what}");
-            assert_near(mean_rgb_2x2(&found.rgb), expected, &format!("{what}, orientation {orientation}"));
+            assert_eq!(
+                (found.rgb.width, found.rgb.height, found.width, found.height),
+                (size.0, size.1, size.0, size.1),
+                "{what}"
+            );
+            assert_near(
+                mean_rgb_2x2(&found.rgb),
+                expected,
+                &format!("{what}, orientation {orientation}"),
+            );
         }
     }
 }
@@ -59,19 +91,39 @@ fn every_exif_orientation_is_turned_upright_in_every_format_that_has_it() {
 #[test]
 fn a_png_says_how_it_lies_before_or_behind_its_picture_in_any_of_its_ways() {
     let png = file(quarters(96, 64), ImageFormat::Png);
-    let hex: String = [b"Exif\0\0".as_slice(), &exif(6)].concat().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String = [b"Exif\0\0".as_slice(), &exif(6)]
+        .concat()
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     let raw = format!("\nexif\n{:8}\n{}\n{}\n", hex.len() / 2, &hex[..36], &hex[36..]);
     let xmp = b"<tiff:Orientation>6</tiff:Orientation>";
     for (what, name, body) in [
         ("EXIF", b"eXIf", exif(6)),
         ("XMP", b"iTXt", [b"XML:com.adobe.xmp\0\0\0\0\0".as_slice(), xmp].concat()),
-        ("deflated XMP", b"iTXt", [b"XML:com.adobe.xmp\0\x01\0en\0Meta\0".as_slice(), &deflated(xmp)].concat()),
-        ("a raw profile", b"tEXt", [b"Raw profile type exif\0".as_slice(), raw.as_bytes()].concat()),
-        ("a deflated raw profile", b"zTXt", [b"Raw profile type exif\0\0".as_slice(), &deflated(raw.as_bytes())].concat()),
+        (
+            "deflated XMP",
+            b"iTXt",
+            [b"XML:com.adobe.xmp\0\x01\0en\0Meta\0".as_slice(), &deflated(xmp)].concat(),
+        ),
+        (
+            "a raw profile",
+            b"tEXt",
+            [b"Raw profile type exif\0".as_slice(), raw.as_bytes()].concat(),
+        ),
+        (
+            "a deflated raw profile",
+            b"zTXt",
+            [b"Raw profile type exif\0\0".as_slice(), &deflated(raw.as_bytes())].concat(),
+        ),
     ] {
         for behind in [false, true] {
             let bytes = with_chunks(&png, &chunk(name, &body), behind);
-            assert_eq!(probe(&bytes).unwrap().orientation, 6, "{what}, behind the picture: {behind}");
+            assert_eq!(
+                probe(&bytes).unwrap().orientation,
+                6,
+                "{what}, behind the picture: {behind}"
+            );
             assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), UPRIGHT[5].map(|i| COLOURS[i]), what);
         }
     }
@@ -86,12 +138,19 @@ fn a_png_is_forgiven_what_the_reference_forgives_and_no_more() {
     let expected = decoded(&whole).rgb;
     // Behind the data: its checksum (4), then the end (12).
     for missing in 1..=16 {
-        assert_eq!(decoded(&whole[..whole.len() - missing]).rgb, expected, "{missing} bytes missing");
+        assert_eq!(
+            decoded(&whole[..whole.len() - missing]).rgb,
+            expected,
+            "{missing} bytes missing"
+        );
     }
     let mut checksum = whole.clone();
     checksum[whole.len() - 13] ^= 1;
     assert_eq!(decoded(&checksum).rgb, expected, "a wrong checksum of the data");
-    assert!(decode(&whole[..whole.len() - 80], &DecodeOptions::default()).is_err(), "a part of the picture missing");
+    assert!(
+        decode(&whole[..whole.len() - 80], &DecodeOptions::default()).is_err(),
+        "a part of the picture missing"
+    );
     let mut header = whole.clone();
     header[29] ^= 1;
     assert!(decode(&header, &DecodeOptions::default()).is_err(), "a wrong checksum of the header");
@@ -102,7 +161,10 @@ fn a_png_is_forgiven_what_the_reference_forgives_and_no_more() {
 #[test]
 fn exif_decides_where_xmp_says_something_else() {
     let xmp = b"http://ns.adobe.com/xap/1.0/\0<tiff:Orientation>3</tiff:Orientation>";
-    let both = with_app1(&with_app1(&jpeg(&quarters(32, 32), false), xmp), &[b"Exif\0\0".as_slice(), &exif(6)].concat());
+    let both = with_app1(
+        &with_app1(&jpeg(&quarters(32, 32), false), xmp),
+        &[b"Exif\0\0".as_slice(), &exif(6)].concat(),
+    );
     assert_eq!(probe(&both).unwrap().orientation, 6);
 }
 
@@ -111,15 +173,29 @@ fn an_orientation_is_a_whole_number_of_any_width_in_either_byte_order() {
     let picture = jpeg(&quarters(32, 32), false);
     for (kind, expected) in [(1_u16, 1), (2, 1), (3, 6), (4, 6), (5, 1), (8, 6), (9, 6)] {
         for little in [true, false] {
-            let order =
-                |value: u32, width: usize| if little { value.to_le_bytes()[..width].to_vec() } else { value.to_be_bytes()[4 - width..].to_vec() };
-            let value = if matches!(kind, 3 | 8) { [order(6, 2), vec![0; 2]].concat() } else { order(6, 4) };
+            let order = |value: u32, width: usize| {
+                if little {
+                    value.to_le_bytes()[..width].to_vec()
+                } else {
+                    value.to_be_bytes()[4 - width..].to_vec()
+                }
+            };
+            let value = if matches!(kind, 3 | 8) {
+                [order(6, 2), vec![0; 2]].concat()
+            } else {
+                order(6, 4)
+            };
             let start = if little { b"Exif\0\0II" } else { b"Exif\0\0MM" };
             // An entry before it, which says something else.
             let other = [order(256, 2), order(3, 2), order(1, 4), order(0, 4)].concat();
             let entry = [order(274, 2), order(kind.into(), 2), order(1, 4), value].concat();
-            let block = [start.to_vec(), order(42, 2), order(8, 4), order(2, 2), other, entry].concat();
-            assert_eq!(probe(&with_app1(&picture, &block)).unwrap().orientation, expected, "type {kind}, little-endian: {little}");
+            let block =
+                [start.to_vec(), order(42, 2), order(8, 4), order(2, 2), other, entry].concat();
+            assert_eq!(
+                probe(&with_app1(&picture, &block)).unwrap().orientation,
+                expected,
+                "type {kind}, little-endian: {little}"
+            );
         }
     }
 }
@@ -127,7 +203,9 @@ fn an_orientation_is_a_whole_number_of_any_width_in_either_byte_order() {
 #[test]
 fn a_webp_has_only_the_blocks_that_its_header_announces() {
     let mut plain = Vec::new();
-    image::codecs::webp::WebPEncoder::new_lossless(&mut plain).encode(quarters(96, 64).as_raw(), 96, 64, image::ExtendedColorType::Rgb8).unwrap();
+    image::codecs::webp::WebPEncoder::new_lossless(&mut plain)
+        .encode(quarters(96, 64).as_raw(), 96, 64, image::ExtendedColorType::Rgb8)
+        .unwrap();
     let chunk = |name: &[u8; 4], body: &[u8]| {
         let padding = &[0][..body.len() % 2];
         [name.as_slice(), &u32::try_from(body.len()).unwrap().to_le_bytes(), body, padding].concat()
@@ -136,7 +214,10 @@ fn a_webp_has_only_the_blocks_that_its_header_announces() {
     for (name, body, flag) in [(b"EXIF", exif(6), 8), (b"XMP ", xmp.to_vec(), 4)] {
         for (flags, expected) in [(flag, 6), (0, 1)] {
             let header = chunk(b"VP8X", &[flags, 0, 0, 0, 95, 0, 0, 63, 0, 0]);
-            let file = chunk(b"RIFF", &[b"WEBP".as_slice(), &header, &plain[12..], &chunk(name, &body)].concat());
+            let file = chunk(
+                b"RIFF",
+                &[b"WEBP".as_slice(), &header, &plain[12..], &chunk(name, &body)].concat(),
+            );
             assert_eq!(probe(&file).unwrap().orientation, expected, "{name:?} with flags {flags}");
         }
     }
@@ -152,17 +233,29 @@ fn exif_that_is_spread_over_segments_or_says_its_orientation_twice_is_read_as_th
     };
     assert_eq!(probe(&segments(b"", &block)).unwrap().orientation, 6, "the first segment is empty");
     assert_eq!(probe(&segments(&block[..9], &block[9..])).unwrap().orientation, 6, "cut in two");
-    let entry = block.windows(2).position(|tag| tag == [0x12, 0x01] || tag == [0x01, 0x12]).unwrap();
+    let entry =
+        block.windows(2).position(|tag| tag == [0x12, 0x01] || tag == [0x01, 0x12]).unwrap();
     let mut twice = block.clone();
     let count = if block[0] == b'I' { entry + 4 } else { entry + 7 };
     twice[count] = 2;
-    assert_eq!(probe(&with_app1(&picture, &[b"Exif\0\0", twice.as_slice()].concat())).unwrap().orientation, 6, "two values");
+    assert_eq!(
+        probe(&with_app1(&picture, &[b"Exif\0\0", twice.as_slice()].concat())).unwrap().orientation,
+        6,
+        "two values"
+    );
 }
 
 #[test]
 fn a_broken_orientation_leaves_the_picture_as_it_lies() {
-    for block in [b"Exif\0\0".to_vec(), b"Exif\0\0II*\0\xFF\xFF\xFF\xFF".to_vec(), [b"Exif\0\0".as_slice(), &exif(9)].concat()] {
-        assert_eq!(probe(&with_app1(&jpeg(&quarters(32, 32), false), &block)).unwrap().orientation, 1);
+    for block in [
+        b"Exif\0\0".to_vec(),
+        b"Exif\0\0II*\0\xFF\xFF\xFF\xFF".to_vec(),
+        [b"Exif\0\0".as_slice(), &exif(9)].concat(),
+    ] {
+        assert_eq!(
+            probe(&with_app1(&jpeg(&quarters(32, 32), false), &block)).unwrap().orientation,
+            1
+        );
     }
 }
 
@@ -185,14 +278,27 @@ fn the_format_is_what_the_bytes_say() {
 
 #[test]
 fn transparency_is_laid_on_white_and_not_on_black() {
-    let half = RgbaImage::from_fn(8, 8, |x, _| if x < 4 { Rgba([0, 0, 0, 0]) } else { Rgba([0, 100, 200, 51]) });
+    let half =
+        RgbaImage::from_fn(
+            8,
+            8,
+            |x, _| if x < 4 { Rgba([0, 0, 0, 0]) } else { Rgba([0, 100, 200, 51]) },
+        );
     for format in [ImageFormat::Png, ImageFormat::WebP] {
         let found = decoded(&file(half.clone(), format)).rgb.data;
         assert_eq!(found[..3], [255, 255, 255], "what is invisible is white");
-        assert_eq!(found[8 * 3 - 3..8 * 3], [204, 224, 244], "a fifth of the colour, four fifths of white");
+        assert_eq!(
+            found[8 * 3 - 3..8 * 3],
+            [204, 224, 244],
+            "a fifth of the colour, four fifths of white"
+        );
     }
-    let gray: ImageBuffer<image::LumaA<u8>, _> = ImageBuffer::from_fn(4, 4, |x, _| image::LumaA([0, if x == 0 { 255 } else { 0 }]));
-    assert_eq!(decoded(&file(DynamicImage::ImageLumaA8(gray), ImageFormat::Png)).rgb.data[..6], [0, 0, 0, 255, 255, 255]);
+    let gray: ImageBuffer<image::LumaA<u8>, _> =
+        ImageBuffer::from_fn(4, 4, |x, _| image::LumaA([0, if x == 0 { 255 } else { 0 }]));
+    assert_eq!(
+        decoded(&file(DynamicImage::ImageLumaA8(gray), ImageFormat::Png)).rgb.data[..6],
+        [0, 0, 0, 255, 255, 255]
+    );
 }
 
 #[test]
@@ -206,10 +312,13 @@ fn colours_that_a_tiff_has_multiplied_with_alpha_are_not_multiplied_again() {
 
 #[test]
 fn of_sixteen_bits_the_high_byte_is_kept() {
-    let gray: ImageBuffer<Luma<u16>, _> = ImageBuffer::from_fn(4, 4, |x, _| Luma([0x80FF + x as u16 * 0x1000]));
+    let gray: ImageBuffer<Luma<u16>, _> =
+        ImageBuffer::from_fn(4, 4, |x, _| Luma([0x80FF + x as u16 * 0x1000]));
     let found = decoded(&file(DynamicImage::ImageLuma16(gray), ImageFormat::Png));
     assert_eq!(found.rgb.data[..6], [0x80, 0x80, 0x80, 0x90, 0x90, 0x90]);
-    let rgba: ImageBuffer<Rgba<u16>, _> = ImageBuffer::from_fn(4, 4, |x, _| Rgba([0x12FF, 0x3400, 0x56AA, if x == 0 { 0xFFFF } else { 0 }]));
+    let rgba: ImageBuffer<Rgba<u16>, _> = ImageBuffer::from_fn(4, 4, |x, _| {
+        Rgba([0x12FF, 0x3400, 0x56AA, if x == 0 { 0xFFFF } else { 0 }])
+    });
     let found = decoded(&file(DynamicImage::ImageRgba16(rgba), ImageFormat::Png));
     assert_eq!(found.rgb.data[..6], [0x12, 0x34, 0x56, 255, 255, 255]);
 }
@@ -217,7 +326,8 @@ fn of_sixteen_bits_the_high_byte_is_kept() {
 #[test]
 fn inverted_cmyk_of_jpeg_and_plain_cmyk_of_tiff_have_their_true_colours() {
     let magenta_on_paper = |inverted: bool| -> Vec<u8> {
-        let inks = (0..32 * 32).flat_map(|i| if i % 32 < 16 { [0_u8, 255, 0, 0] } else { [0, 0, 0, 128] });
+        let inks =
+            (0..32 * 32).flat_map(|i| if i % 32 < 16 { [0_u8, 255, 0, 0] } else { [0, 0, 0, 128] });
         inks.map(|ink| if inverted { 255 - ink } else { ink }).collect()
     };
     let expected = [[255, 0, 255], [127, 127, 127], [255, 0, 255], [127, 127, 127]];
@@ -225,32 +335,59 @@ fn inverted_cmyk_of_jpeg_and_plain_cmyk_of_tiff_have_their_true_colours() {
     compressor.set_quality(100).unwrap();
     compressor.set_subsamp(turbojpeg::Subsamp::None).unwrap();
     let pixels = magenta_on_paper(true);
-    let image = turbojpeg::Image { pixels: pixels.as_slice(), width: 32, pitch: 128, height: 32, format: turbojpeg::PixelFormat::CMYK };
+    let image = turbojpeg::Image {
+        pixels: pixels.as_slice(),
+        width: 32,
+        pitch: 128,
+        height: 32,
+        format: turbojpeg::PixelFormat::CMYK,
+    };
     let bytes = compressor.compress_to_vec(image).unwrap();
     assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), expected, "JPEG");
-    assert_near(mean_rgb_2x2(&decoded(&tiff(32, 32, 5, 4, 1, &magenta_on_paper(false))).rgb), expected, "TIFF");
+    assert_near(
+        mean_rgb_2x2(&decoded(&tiff(32, 32, 5, 4, 1, &magenta_on_paper(false))).rgb),
+        expected,
+        "TIFF",
+    );
 }
 
 #[test]
 fn a_colour_transform_that_adobe_never_defined_is_the_usual_one_for_so_many_components() {
-    let adobe = |transform| [b"\xFF\xEE\0\x0EAdobe\0\x64\0\0\0\0".as_slice(), &[transform]].concat();
+    let adobe =
+        |transform| [b"\xFF\xEE\0\x0EAdobe\0\x64\0\0\0\0".as_slice(), &[transform]].concat();
     let plain = jpeg(&quarters(32, 32), false);
     assert_eq!(plain[2..4], [0xFF, 0xE0], "a JFIF header of 16 bytes");
     for transform in [2, 3, 7] {
         let bytes = [&plain[..2], &adobe(transform), &plain[20..]].concat();
-        assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), COLOURS, &format!("three components, {transform}"));
+        assert_near(
+            mean_rgb_2x2(&decoded(&bytes).rgb),
+            COLOURS,
+            &format!("three components, {transform}"),
+        );
     }
     let mut compressor = turbojpeg::Compressor::new().unwrap();
     compressor.set_subsamp(turbojpeg::Subsamp::None).unwrap();
-    let pixels: Vec<u8> = (0..32 * 32).flat_map(|i| if i % 32 < 16 { [255, 0, 255, 255] } else { [255, 255, 255, 127] }).collect();
-    let image = turbojpeg::Image { pixels: pixels.as_slice(), width: 32, pitch: 128, height: 32, format: turbojpeg::PixelFormat::CMYK };
+    let pixels: Vec<u8> = (0..32 * 32)
+        .flat_map(|i| if i % 32 < 16 { [255, 0, 255, 255] } else { [255, 255, 255, 127] })
+        .collect();
+    let image = turbojpeg::Image {
+        pixels: pixels.as_slice(),
+        width: 32,
+        pitch: 128,
+        height: 32,
+        format: turbojpeg::PixelFormat::CMYK,
+    };
     let ycck = compressor.compress_to_vec(image).unwrap();
     let at = ycck.windows(5).position(|window| window == b"Adobe").unwrap() + 11;
     for transform in [1, 2, 3, 7] {
         let mut bytes = ycck.clone();
         bytes[at] = transform;
         let expected = [[255, 0, 255], [127, 127, 127], [255, 0, 255], [127, 127, 127]];
-        assert_near(mean_rgb_2x2(&decoded(&bytes).rgb), expected, &format!("four components, {transform}"));
+        assert_near(
+            mean_rgb_2x2(&decoded(&bytes).rgb),
+            expected,
+            &format!("four components, {transform}"),
+        );
     }
 }
 
@@ -259,12 +396,15 @@ fn of_an_animation_only_the_first_frame_counts() {
     let mut bytes = Vec::new();
     let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
     for colour in [[255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255]] {
-        encoder.encode_frame(image::Frame::new(RgbaImage::from_pixel(10, 10, Rgba(colour)))).unwrap();
+        encoder
+            .encode_frame(image::Frame::new(RgbaImage::from_pixel(10, 10, Rgba(colour))))
+            .unwrap();
     }
     drop(encoder);
     assert_eq!(decoded(&bytes).blank, Some(Blank::Uniform([255, 0, 0])));
     // The later frames need not even be there.
-    let second = bytes.windows(2).enumerate().filter(|(_, pair)| *pair == [0x21, 0xF9]).nth(1).unwrap().0;
+    let second =
+        bytes.windows(2).enumerate().filter(|(_, pair)| *pair == [0x21, 0xF9]).nth(1).unwrap().0;
     assert_eq!(decoded(&bytes[..second]).blank, Some(Blank::Uniform([255, 0, 0])));
 }
 
@@ -275,7 +415,10 @@ fn pictures_with_nothing_to_describe_are_told_unless_exactness_is_asked_for() {
         (file(quarters(1, 1), ImageFormat::Png), Some(Blank::OnePixel)),
         (plain([10, 200, 30, 0]), Some(Blank::Transparent)),
         (plain([10, 200, 30, 255]), Some(Blank::Uniform([10, 200, 30]))),
-        (jpeg(&image::RgbImage::from_pixel(64, 64, image::Rgb([250, 250, 250])), false), Some(Blank::Uniform([250, 250, 250]))),
+        (
+            jpeg(&image::RgbImage::from_pixel(64, 64, image::Rgb([250, 250, 250])), false),
+            Some(Blank::Uniform([250, 250, 250])),
+        ),
         (file(quarters(50, 40), ImageFormat::Png), None),
     ] {
         assert_eq!(is_blank(&decoded(&bytes)), expected);
@@ -283,16 +426,28 @@ fn pictures_with_nothing_to_describe_are_told_unless_exactness_is_asked_for() {
     }
     let mut speck = image::RgbImage::from_pixel(50, 40, image::Rgb([255; 3]));
     speck.put_pixel(49, 39, image::Rgb([0; 3]));
-    assert_eq!(decoded(&file(speck, ImageFormat::Png)).blank, None, "a single dark pixel is something");
+    assert_eq!(
+        decoded(&file(speck, ImageFormat::Png)).blank,
+        None,
+        "a single dark pixel is something"
+    );
 }
 
 #[test]
 fn a_camera_jpeg_is_decoded_smaller_but_never_below_twice_the_target() {
     let picture = detailed(4000, 3000);
     for progressive in [false, true] {
-        let bytes = with_app1(&jpeg(&picture, progressive), &[b"Exif\0\0".as_slice(), &exif(6)].concat());
-        let with = |target, exact| decode(&bytes, &DecodeOptions { target, exact, ..DecodeOptions::default() }).unwrap();
-        for (target, expected) in [((224, 224), (750, 1000)), ((375, 500), (750, 1000)), ((376, 500), (1500, 2000)), ((768, 768), (3000, 4000))] {
+        let bytes =
+            with_app1(&jpeg(&picture, progressive), &[b"Exif\0\0".as_slice(), &exif(6)].concat());
+        let with = |target, exact| {
+            decode(&bytes, &DecodeOptions { target, exact, ..DecodeOptions::default() }).unwrap()
+        };
+        for (target, expected) in [
+            ((224, 224), (750, 1000)),
+            ((375, 500), (750, 1000)),
+            ((376, 500), (1500, 2000)),
+            ((768, 768), (3000, 4000)),
+        ] {
             let found = with(Some(target), false);
             assert_eq!((found.rgb.width, found.rgb.height), expected, "target {target:?}");
             assert_eq!((found.width, found.height), (3000, 4000), "the full size is what is told");
@@ -306,8 +461,13 @@ fn a_camera_jpeg_is_decoded_smaller_but_never_below_twice_the_target() {
         assert!(worst <= 16, "the reduced picture differs by up to {worst} levels");
     }
     let below = jpeg(&detailed(3900, 3000), false);
-    let found = decode(&below, &DecodeOptions { target: Some((8, 8)), ..DecodeOptions::default() }).unwrap();
-    assert_eq!((found.rgb.width, found.rgb.height), (3900, 3000), "below 12 megapixels every pixel is decoded");
+    let found = decode(&below, &DecodeOptions { target: Some((8, 8)), ..DecodeOptions::default() })
+        .unwrap();
+    assert_eq!(
+        (found.rgb.width, found.rgb.height),
+        (3900, 3000),
+        "below 12 megapixels every pixel is decoded"
+    );
 }
 
 #[test]
@@ -328,5 +488,9 @@ fn faults_that_every_viewer_forgives_are_forgiven() {
     revision[jfif + 5] = 9;
     assert_eq!(decoded(&revision).rgb, expected, "an unknown JFIF revision");
     assert_eq!(decoded(&whole[..whole.len() - 2]).rgb, expected, "no end marker");
-    assert_eq!(decoded(&[&whole[..], b"and more behind it"].concat()).rgb, expected, "something behind the end");
+    assert_eq!(
+        decoded(&[&whole[..], b"and more behind it"].concat()).rgb,
+        expected,
+        "something behind the end"
+    );
 }

@@ -1,4 +1,5 @@
-//! `preprocessor_config.json` of every age becomes the arithmetic its class stands for; what is unknown is named.
+//! `preprocessor_config.json` of every age becomes the arithmetic its class stands for; what is
+//! unknown is named.
 
 use pg_caption_pixels::{Processor, Rgb};
 use serde_json::{Value, json};
@@ -20,7 +21,9 @@ fn the_old_feature_extractor_with_a_single_number_means_a_square() {
     let old = processor(
         json!({"feature_extractor_type": "ViTFeatureExtractor", "size": 32, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 2}),
     );
-    let new = processor(json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}));
+    let new = processor(
+        json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}),
+    );
     let picture = Rgb { width: 50, height: 20, data: (0..3000).map(|i| (i % 251) as u8).collect() };
     assert_eq!(old.target(), (32, 32));
     assert_eq!(old.apply(&picture).shape, [1, 3, 32, 32]);
@@ -33,15 +36,27 @@ fn samples_are_scaled_in_double_and_normalised_in_single_precision() {
         "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "rescale_factor": 0.00392156862745098});
     let tensor = processor(config).apply(&plain(3, 2, [0, 128, 255]));
     assert_eq!(tensor.shape, [1, 3, 2, 3]);
-    let value = |sample: f64, mean: f32, std: f32| ((sample * 0.003_921_568_627_450_98) as f32 - mean) / std;
-    let expected = [value(0.0, 0.485, 0.229), value(128.0, 0.456, 0.224), value(255.0, 0.406, 0.225)];
-    assert_eq!(tensor.data, expected.into_iter().flat_map(|value| [value; 6]).collect::<Vec<_>>(), "plane after plane");
+    let value = |sample: f64, mean: f32, std: f32| {
+        ((sample * 0.003_921_568_627_450_98) as f32 - mean) / std
+    };
+    let expected =
+        [value(0.0, 0.485, 0.229), value(128.0, 0.456, 0.224), value(255.0, 0.406, 0.225)];
+    assert_eq!(
+        tensor.data,
+        expected.into_iter().flat_map(|value| [value; 6]).collect::<Vec<_>>(),
+        "plane after plane"
+    );
 }
 
 #[test]
 fn steps_that_are_switched_off_are_left_out() {
-    let raw = processor(json!({"image_processor_type": "ViTImageProcessor", "size": 2, "do_rescale": false, "do_normalize": false}));
-    assert_eq!(raw.apply(&plain(2, 2, [7, 8, 9])).data, [7.0, 7.0, 7.0, 7.0, 8.0, 8.0, 8.0, 8.0, 9.0, 9.0, 9.0, 9.0]);
+    let raw = processor(
+        json!({"image_processor_type": "ViTImageProcessor", "size": 2, "do_rescale": false, "do_normalize": false}),
+    );
+    assert_eq!(
+        raw.apply(&plain(2, 2, [7, 8, 9])).data,
+        [7.0, 7.0, 7.0, 7.0, 8.0, 8.0, 8.0, 8.0, 9.0, 9.0, 9.0, 9.0]
+    );
 }
 
 #[test]
@@ -49,7 +64,8 @@ fn the_shortest_edge_keeps_the_ratio_and_the_middle_is_cut_out() {
     let config = json!({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 4}, "crop_size": {"height": 4, "width": 4},
         "do_rescale": false, "do_normalize": false, "resample": 0});
     // Twelve columns of which the middle four remain.
-    let picture = Rgb { width: 12, height: 4, data: (0..48).flat_map(|i| [(i % 12) as u8; 3]).collect() };
+    let picture =
+        Rgb { width: 12, height: 4, data: (0..48).flat_map(|i| [(i % 12) as u8; 3]).collect() };
     let tensor = processor(config).apply(&picture);
     assert_eq!(tensor.shape, [1, 3, 4, 4]);
     assert_eq!(tensor.data[..4], [4.0, 5.0, 6.0, 7.0]);
@@ -59,8 +75,7 @@ fn the_shortest_edge_keeps_the_ratio_and_the_middle_is_cut_out() {
 #[test]
 fn only_processors_that_crop_in_the_reference_crop() {
     let shape = |class: &str| {
-        let config =
-            json!({"image_processor_type": class, "size": {"height": 8, "width": 8}, "do_center_crop": true, "crop_size": {"height": 4, "width": 4}});
+        let config = json!({"image_processor_type": class, "size": {"height": 8, "width": 8}, "do_center_crop": true, "crop_size": {"height": 4, "width": 4}});
         processor(config).apply(&plain(9, 9, [1, 2, 3])).shape
     };
     for class in ["ViTImageProcessor", "SiglipImageProcessor", "BlipImageProcessor"] {
@@ -77,12 +92,19 @@ fn the_shorter_side_counts_where_clip_states_both() {
     let both = processor(config("CLIPImageProcessor")).apply(&plain(40, 30, [1, 2, 3]));
     assert_eq!(both.shape, [1, 3, 4, 4]);
     let complaint = complaint(config("ViTImageProcessor"));
-    assert!(complaint.contains("size.longest_edge") && !complaint.contains("Object"), "{complaint}");
+    assert!(
+        complaint.contains("size.longest_edge") && !complaint.contains("Object"),
+        "{complaint}"
+    );
 }
 
 #[test]
 fn deit_is_normalised_around_a_half_where_its_file_is_silent() {
-    let tensor = processor(json!({"image_processor_type": "DeiTImageProcessor"})).apply(&plain(300, 300, [255, 0, 51]));
+    let tensor = processor(json!({"image_processor_type": "DeiTImageProcessor"})).apply(&plain(
+        300,
+        300,
+        [255, 0, 51],
+    ));
     let first = |channel: usize| tensor.data[channel * 224 * 224];
     assert_eq!([first(0), first(1), first(2)], [1.0, -1.0, -0.6]);
 }
@@ -93,7 +115,12 @@ fn a_cut_larger_than_the_picture_is_filled_with_black() {
     let tensor = processor(config).apply(&plain(2, 2, [9, 9, 9]));
     assert_eq!(tensor.shape, [1, 3, 5, 5]);
     // As the reference pads: the odd row and column go to the top and the left.
-    let nines: Vec<_> = tensor.data[..25].iter().enumerate().filter(|(_, value)| **value == 9.0).map(|(i, _)| (i / 5, i % 5)).collect();
+    let nines: Vec<_> = tensor.data[..25]
+        .iter()
+        .enumerate()
+        .filter(|(_, value)| **value == 9.0)
+        .map(|(i, _)| (i / 5, i % 5))
+        .collect();
     assert_eq!(nines, [(2, 2), (2, 3), (3, 2), (3, 3)]);
 }
 
@@ -105,7 +132,10 @@ fn tiles_come_row_by_row_with_the_whole_picture_last_unless_splitting_is_off() {
     assert_eq!(tensor.shape, [1, 9, 3, 16, 16]);
     assert_eq!(tensor.grid.map(|grid| (grid.rows, grid.columns)), Some((2, 4)));
     let single = processor(config(false)).apply(&picture);
-    assert_eq!((single.shape.as_slice(), single.grid.map(|grid| (grid.rows, grid.columns))), ([1, 1, 3, 16, 16].as_slice(), Some((0, 0))));
+    assert_eq!(
+        (single.shape.as_slice(), single.grid.map(|grid| (grid.rows, grid.columns))),
+        ([1, 1, 3, 16, 16].as_slice(), Some((0, 0)))
+    );
 }
 
 #[test]
@@ -118,12 +148,27 @@ fn what_cannot_be_done_is_named() {
         (json!({"image_processor_type": "ViTImageProcessor", "size": 0}), "side"),
         (json!({"image_processor_type": "ViTImageProcessor", "size": {"depth": 3}}), "size.depth"),
         (json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 3}}), "size.width"),
-        (json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 3, "width": "wide"}}), "size.width"),
-        (json!({"image_processor_type": "DeiTImageProcessor", "crop_size": {"height": 0, "width": 4}}), "crop_size.height"),
-        (json!({"image_processor_type": "SmolVLMImageProcessor", "max_image_size": {"longest_edge": -1}}), "max_image_size.longest_edge"),
+        (
+            json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 3, "width": "wide"}}),
+            "size.width",
+        ),
+        (
+            json!({"image_processor_type": "DeiTImageProcessor", "crop_size": {"height": 0, "width": 4}}),
+            "crop_size.height",
+        ),
+        (
+            json!({"image_processor_type": "SmolVLMImageProcessor", "max_image_size": {"longest_edge": -1}}),
+            "max_image_size.longest_edge",
+        ),
         (json!({"image_processor_type": "ViTImageProcessor", "image_std": [0, 1, 1]}), "image_std"),
-        (json!({"image_processor_type": "ViTImageProcessor", "image_mean": "bright"}), "image_mean"),
-        (json!({"image_processor_type": "ViTImageProcessor", "do_rescale": "perhaps"}), "do_rescale"),
+        (
+            json!({"image_processor_type": "ViTImageProcessor", "image_mean": "bright"}),
+            "image_mean",
+        ),
+        (
+            json!({"image_processor_type": "ViTImageProcessor", "do_rescale": "perhaps"}),
+            "do_rescale",
+        ),
         (json!({"image_processor_type": "CLIPImageProcessor", "do_center_crop": false}), "ratio"),
     ] {
         let complaint = complaint(config.clone());
@@ -135,14 +180,21 @@ fn what_cannot_be_done_is_named() {
 fn no_tensor_takes_more_memory_than_was_said_before_it_was_made() {
     let idefics = |split: bool| json!({ "image_processor_type": "Idefics3ImageProcessor", "do_image_splitting": split, "size": { "longest_edge": 256 }, "max_image_size": { "longest_edge": 64 } });
     let clip = json!({ "image_processor_type": "CLIPImageProcessor", "size": { "shortest_edge": 48 }, "crop_size": { "height": 40, "width": 40 } });
-    for config in [idefics(true), idefics(false), clip, json!({ "image_processor_type": "ViTImageProcessor", "size": { "height": 32, "width": 48 } })]
-    {
+    for config in [
+        idefics(true),
+        idefics(false),
+        clip,
+        json!({ "image_processor_type": "ViTImageProcessor", "size": { "height": 32, "width": 48 } }),
+    ] {
         let processor = processor(config.clone());
         for (width, height) in [(64, 48), (7, 300), (300, 7), (256, 256), (1, 1)] {
             let picture = Rgb { width, height, data: vec![90; (width * height * 3) as usize] };
             let taken = 4 * processor.apply(&picture).data.len() as u64;
             let said = processor.memory_for(width, height);
-            assert!(taken <= said && said <= 2 * taken + 3 * 4096 * 4096, "{width} x {height}: {taken} bytes, {said} said: {config}");
+            assert!(
+                taken <= said && said <= 2 * taken + 3 * 4096 * 4096,
+                "{width} x {height}: {taken} bytes, {said} said: {config}"
+            );
         }
     }
 }

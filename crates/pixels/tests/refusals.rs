@@ -40,27 +40,41 @@ fn what_is_no_picture_is_called_by_its_name() {
 
 #[test]
 fn pictures_of_other_formats_are_told_from_no_pictures() {
-    // A build that decodes these two says what is wrong with the files, of which only the beginning is there.
-    let [avif, heic] = if cfg!(feature = "heif") { ["image_damaged"; 2] } else { ["avif_unsupported", "heic_unsupported"] };
+    // A build that decodes these two says what is wrong with the files, of which only the beginning
+    // is there.
+    let [avif, heic] = if cfg!(feature = "heif") {
+        ["image_damaged"; 2]
+    } else {
+        ["avif_unsupported", "heic_unsupported"]
+    };
     for (bytes, code) in [
         (&b"\0\0\0\x1Cftypavif\0\0\0\0mif1avif"[..], avif),
         (b"\0\0\0\x1Cftypmif1\0\0\0\0mif1avif\0\0\0\0", avif),
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", heic),
         (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic", heic),
-        (b"<?xml version=\"1.0\"?>\n<!-- drawn --><svg xmlns=\"http://www.w3.org/2000/svg\"/>", "svg_unsupported"),
+        (
+            b"<?xml version=\"1.0\"?>\n<!-- drawn --><svg xmlns=\"http://www.w3.org/2000/svg\"/>",
+            "svg_unsupported",
+        ),
         (b"8BPS\0\x01", "psd_unsupported"),
         (b"\xFF\x0A\x00", "jxl_unsupported"),
         (b"\0\0\x01\0\x01\0\x10\x10", "ico_unsupported"),
     ] {
         let error = refusal(bytes);
         assert_eq!((error.class(), error.code()), (Class::Reject, code));
-        assert!(code == "image_damaged" || error.failure().hint.is_some_and(|hint| hint.contains("JPEG")));
+        assert!(
+            code == "image_damaged"
+                || error.failure().hint.is_some_and(|hint| hint.contains("JPEG"))
+        );
     }
 }
 
 #[test]
 fn a_page_that_contains_a_drawing_is_a_page() {
-    assert_eq!(refusal(b"<html><body><svg></svg></body></html>"), Error::NotAnImage { seems: "an HTML page" });
+    assert_eq!(
+        refusal(b"<html><body><svg></svg></body></html>"),
+        Error::NotAnImage { seems: "an HTML page" }
+    );
 }
 
 #[test]
@@ -93,7 +107,8 @@ fn too_many_pixels_are_refused_from_the_header_with_the_numbers_and_the_setting(
         assert_eq!(failure.code, "too_many_pixels");
         assert!(failure.detail.unwrap().contains("1200"));
         assert!(failure.hint.unwrap().contains("pg_caption.max_image_pixels"));
-        limited(&bytes, Limits { max_pixels: 1200, ..Limits::default() }).expect("exactly the limit is allowed");
+        limited(&bytes, Limits { max_pixels: 1200, ..Limits::default() })
+            .expect("exactly the limit is allowed");
     }
 }
 
@@ -112,7 +127,8 @@ fn memory_is_judged_from_the_header_and_names_its_setting() {
     let bytes = file(quarters(400, 300), ImageFormat::Png);
     let needed = probe(&bytes).unwrap().memory_bound;
     limited(&bytes, Limits { memory: Some(needed), ..Limits::default() }).unwrap();
-    let error = limited(&bytes, Limits { memory: Some(needed - 1), ..Limits::default() }).unwrap_err();
+    let error =
+        limited(&bytes, Limits { memory: Some(needed - 1), ..Limits::default() }).unwrap_err();
     assert_eq!(error, Error::TooMuchMemory { needed, limit: needed - 1 });
     assert!(error.failure().hint.unwrap().contains("pg_caption.memory"));
 }
@@ -120,7 +136,8 @@ fn memory_is_judged_from_the_header_and_names_its_setting() {
 #[test]
 fn past_the_deadline_nothing_is_decoded_and_it_may_be_tried_again() {
     for bytes in [jpeg(&quarters(40, 30), false), file(quarters(40, 30), ImageFormat::Png)] {
-        let error = limited(&bytes, Limits { deadline: Some(Instant::now()), ..Limits::default() }).unwrap_err();
+        let error = limited(&bytes, Limits { deadline: Some(Instant::now()), ..Limits::default() })
+            .unwrap_err();
         assert_eq!((error.class(), error.code()), (Class::Retry, "decode_timeout"));
     }
 }
@@ -128,24 +145,42 @@ fn past_the_deadline_nothing_is_decoded_and_it_may_be_tried_again() {
 #[test]
 fn a_file_that_is_cut_short_is_called_so() {
     let picture = detailed(300, 200);
-    for (what, bytes) in [("baseline", jpeg(&picture, false)), ("progressive", jpeg(&picture, true))] {
+    for (what, bytes) in
+        [("baseline", jpeg(&picture, false)), ("progressive", jpeg(&picture, true))]
+    {
         for keep in [bytes.len() / 2, bytes.len() * 9 / 10, 100] {
-            assert_eq!(refusal(&bytes[..keep]).code(), "image_truncated", "{what} JPEG, {keep} of {} bytes", bytes.len());
+            assert_eq!(
+                refusal(&bytes[..keep]).code(),
+                "image_truncated",
+                "{what} JPEG, {keep} of {} bytes",
+                bytes.len()
+            );
         }
     }
-    for format in [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::Tiff] {
+    for format in
+        [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::Tiff]
+    {
         let bytes = file(picture.clone(), format);
         let error = refusal(&bytes[..bytes.len() / 2]);
-        assert!(matches!(error.code(), "image_truncated" | "image_damaged"), "{format:?}: {error:?}");
+        assert!(
+            matches!(error.code(), "image_truncated" | "image_damaged"),
+            "{format:?}: {error:?}"
+        );
     }
 }
 
 #[test]
 fn every_beginning_of_every_file_ends_in_a_picture_or_a_plain_refusal() {
     let picture = detailed(40, 30);
-    let mut files: Vec<_> = [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::Tiff]
-        .map(|format| file(picture.clone(), format))
-        .into();
+    let mut files: Vec<_> = [
+        ImageFormat::Png,
+        ImageFormat::WebP,
+        ImageFormat::Gif,
+        ImageFormat::Bmp,
+        ImageFormat::Tiff,
+    ]
+    .map(|format| file(picture.clone(), format))
+    .into();
     files.extend([jpeg(&picture, false), jpeg(&picture, true)]);
     for bytes in files {
         for keep in 0..bytes.len() {
@@ -160,13 +195,20 @@ fn every_beginning_of_every_file_ends_in_a_picture_or_a_plain_refusal() {
 #[test]
 fn files_with_bytes_changed_by_chance_end_in_a_picture_or_a_plain_refusal() {
     let picture = detailed(40, 30);
-    let mut files: Vec<_> = [ImageFormat::Png, ImageFormat::WebP, ImageFormat::Gif, ImageFormat::Bmp, ImageFormat::Tiff]
-        .map(|format| file(picture.clone(), format))
-        .into();
+    let mut files: Vec<_> = [
+        ImageFormat::Png,
+        ImageFormat::WebP,
+        ImageFormat::Gif,
+        ImageFormat::Bmp,
+        ImageFormat::Tiff,
+    ]
+    .map(|format| file(picture.clone(), format))
+    .into();
     files.extend([jpeg(&picture, false), jpeg(&picture, true)]);
     let mut state = 7_u64;
     let mut random = |below: usize| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) as usize % below
     };
     // Small limits, as a changed header may announce anything.
@@ -176,7 +218,8 @@ fn files_with_bytes_changed_by_chance_end_in_a_picture_or_a_plain_refusal() {
             let mut bytes = original.clone();
             for _ in 0..=random(3) {
                 // Half of the changes hit the header, where they do most.
-                let at = if random(2) == 0 { random(bytes.len().min(200)) } else { random(bytes.len()) };
+                let at =
+                    if random(2) == 0 { random(bytes.len().min(200)) } else { random(bytes.len()) };
                 bytes[at] = random(256) as u8;
             }
             if let Err(error) = limited(&bytes, limits) {
@@ -209,14 +252,21 @@ fn unusual_variants_are_refused_by_what_is_unusual() {
     assert!(refusal(&twelve_bits).to_string().contains("12 bits"));
     let lossless = lossless_jpeg(&[7; 32 * 32], (32, 32), turbojpeg::PixelFormat::GRAY);
     let told = refusal(&lossless);
-    assert!(told.code() == "image_unsupported" && told.to_string().contains("lossless JPEG"), "{told:?}");
+    assert!(
+        told.code() == "image_unsupported" && told.to_string().contains("lossless JPEG"),
+        "{told:?}"
+    );
     let mut lossless_ls = jpeg(&quarters(32, 32), false);
     lossless_ls[frame + 1] = 0xF7;
     assert!(refusal(&lossless_ls).to_string().contains("JPEG-LS"));
     let samples = [0xFF, 0xC2, 0, 17, 8, 0, 0, 0, 0, 0, 0, 0];
     let progressive_inside = tiff_with(2, 2, 2, 3, &[(259, 7)], &samples);
     assert!(refusal(&progressive_inside).to_string().contains("progressive JPEG"));
-    assert_eq!(decode(&tiff(2, 2, 2, 3, 1, &samples), &DecodeOptions::default()).unwrap().rgb.data, samples, "samples are no JPEG");
+    assert_eq!(
+        decode(&tiff(2, 2, 2, 3, 1, &samples), &DecodeOptions::default()).unwrap().rgb.data,
+        samples,
+        "samples are no JPEG"
+    );
     let mut interlace = file(RgbaImage::from_pixel(4, 4, Rgba([1, 2, 3, 4])), ImageFormat::Png);
     interlace[28] = 7;
     assert!(refusal(&interlace).to_string().contains("interlace"));
@@ -239,13 +289,21 @@ fn a_jpeg_inside_a_tiff_is_held_to_the_size_of_its_strip() {
     decode(&page(&strip(100, 50)), &DecodeOptions::default()).expect("as large as announced");
     for (width, height) in [(101, 50), (100, 51), (4000, 3000)] {
         let told = refusal(&page(&strip(width, height))).to_string();
-        assert!(told.contains(&format!("{width} x {height}")) && told.contains("100 x 50"), "{told}");
+        assert!(
+            told.contains(&format!("{width} x {height}")) && told.contains("100 x 50"),
+            "{told}"
+        );
     }
-    // The shared tables end inside a segment, so that a frame header could begin there and end in the strip.
+    // The shared tables end inside a segment, so that a frame header could begin there and end in
+    // the strip.
     let jpeg = strip(100, 50);
     let page = tiff_with(100, 50, 1, 1, &[(259, 7), (347, 0)], &jpeg);
     let entry = page.windows(4).position(|window| window == [0x5B, 1, 4, 0]).unwrap();
-    for (tables, ok) in [(&[0xFF, 0xD8, 0xFF, 0xD9], true), (&[0xFF, 0xD8, 0xFF, 0xC0], false), (&[0xFF, 0xC0, 0, 11], false)] {
+    for (tables, ok) in [
+        (&[0xFF, 0xD8, 0xFF, 0xD9], true),
+        (&[0xFF, 0xD8, 0xFF, 0xC0], false),
+        (&[0xFF, 0xC0, 0, 11], false),
+    ] {
         let mut page = page.clone();
         page[entry + 2..entry + 8].copy_from_slice(&[7, 0, 4, 0, 0, 0]);
         page[entry + 8..entry + 12].copy_from_slice(tables);
@@ -255,15 +313,22 @@ fn a_jpeg_inside_a_tiff_is_held_to_the_size_of_its_strip() {
 
 #[test]
 fn a_lossy_webp_frame_larger_than_its_canvas_is_refused_before_it_is_decoded() {
-    let chunk = |name: &[u8; 4], body: &[u8]| [name.as_slice(), &u32::try_from(body.len()).unwrap().to_le_bytes(), body].concat();
-    let frame = [&[0xD0, 0x68, 0x20, 0x9D, 0x01, 0x2A, 0xFF, 0x3F, 0x64, 0x00][..], &[0; 40]].concat();
+    let chunk = |name: &[u8; 4], body: &[u8]| {
+        [name.as_slice(), &u32::try_from(body.len()).unwrap().to_le_bytes(), body].concat()
+    };
+    let frame =
+        [&[0xD0, 0x68, 0x20, 0x9D, 0x01, 0x2A, 0xFF, 0x3F, 0x64, 0x00][..], &[0; 40]].concat();
     let picture = chunk(b"VP8 ", &frame);
-    // A still picture, and the first frame of an animation: flags and canvas, then for each frame place, size, duration.
+    // A still picture, and the first frame of an animation: flags and canvas, then for each frame
+    // place, size, duration.
     let still = [chunk(b"VP8X", &[0, 0, 0, 0, 9, 0, 0, 9, 0, 0]), picture.clone()].concat();
     let animated = [
         chunk(b"VP8X", &[2, 0, 0, 0, 9, 0, 0, 9, 0, 0]),
         chunk(b"ANIM", &[0; 6]),
-        chunk(b"ANMF", &[&[0, 0, 0, 0, 0, 0, 9, 0, 0, 9, 0, 0, 10, 0, 0, 0], &picture[..]].concat()),
+        chunk(
+            b"ANMF",
+            &[&[0, 0, 0, 0, 0, 0, 9, 0, 0, 9, 0, 0, 10, 0, 0, 0], &picture[..]].concat(),
+        ),
     ]
     .concat();
     for body in [still, animated] {
@@ -278,7 +343,8 @@ fn a_lossy_webp_frame_larger_than_its_canvas_is_refused_before_it_is_decoded() {
 #[test]
 fn avif_and_heic_are_refused_with_what_this_build_lacks() {
     for (brand, name) in [("avif", "AVIF"), ("heic", "HEIC")] {
-        let failure = refusal(format!("\0\0\0\x18ftyp{brand}\0\0\0\0mif1{brand}").as_bytes()).failure();
+        let failure =
+            refusal(format!("\0\0\0\x18ftyp{brand}\0\0\0\0mif1{brand}").as_bytes()).failure();
         assert!(failure.message.contains(name) && failure.detail.unwrap().contains("libheif"));
         assert!(failure.hint.unwrap().contains("JPEG"));
     }
@@ -286,7 +352,12 @@ fn avif_and_heic_are_refused_with_what_this_build_lacks() {
 
 #[test]
 fn no_failure_is_without_a_message_and_none_ends_in_a_full_stop() {
-    for error in [Error::Empty, Error::TimedOut, Error::NotAnImage { seems: "a text" }, Error::TooManyScans { scans: 300, pixels: 9 }] {
+    for error in [
+        Error::Empty,
+        Error::TimedOut,
+        Error::NotAnImage { seems: "a text" },
+        Error::TooManyScans { scans: 300, pixels: 9 },
+    ] {
         let failure = error.failure();
         assert!(!failure.message.is_empty() && !failure.message.ends_with('.'), "{failure:?}");
         assert_eq!((failure.class, failure.code.as_str()), (error.class(), error.code()));

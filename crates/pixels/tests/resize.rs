@@ -1,21 +1,27 @@
-//! The resize is Pillow's: equal to the plain version of its specification on whatever sizes chance brings.
+//! The resize is Pillow's: equal to the plain version of its specification on whatever sizes chance
+//! brings.
 
 mod naive;
 
 use pg_caption_pixels::{Filter, Rgb, mean_rgb_2x2, resize};
 
-const FILTERS: [Filter; 5] = [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos, Filter::Box, Filter::Hamming];
+const FILTERS: [Filter; 5] =
+    [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos, Filter::Box, Filter::Hamming];
 
 #[test]
 fn every_filter_equals_the_specification_on_random_sizes() {
     let mut random = Random(2026);
     for round in 0..250 {
-        // Mostly small, now and then long strips: the blocks of the fast version are 8 rows and 64 samples wide.
-        let mut side = |most: u32| 1 + random.next() % if random.next().is_multiple_of(8) { most * 8 } else { most };
+        // Mostly small, now and then long strips: the blocks of the fast version are 8 rows and 64
+        // samples wide.
+        let mut side = |most: u32| {
+            1 + random.next() % if random.next().is_multiple_of(8) { most * 8 } else { most }
+        };
         let (w, h, to_w, to_h) = (side(70), side(50), side(60), side(60));
         let picture = noise(&mut random, w, h);
         let filter = FILTERS[round % FILTERS.len()];
-        let (ours, plain) = (resize(&picture, to_w, to_h, filter), naive::resize(&picture, to_w, to_h, filter));
+        let (ours, plain) =
+            (resize(&picture, to_w, to_h, filter), naive::resize(&picture, to_w, to_h, filter));
         assert!(ours == plain, "{filter:?}, {w} x {h} to {to_w} x {to_h}");
     }
 }
@@ -23,10 +29,21 @@ fn every_filter_equals_the_specification_on_random_sizes() {
 #[test]
 fn extreme_samples_neither_wrap_nor_bleed() {
     for filter in FILTERS {
-        let checks = Rgb { width: 33, height: 21, data: (0..33 * 21).flat_map(|i| [if i % 2 == 0 { 255 } else { 0 }; 3]).collect() };
-        assert_eq!(resize(&checks, 64, 64, filter), naive::resize(&checks, 64, 64, filter), "{filter:?}");
+        let checks = Rgb {
+            width: 33,
+            height: 21,
+            data: (0..33 * 21).flat_map(|i| [if i % 2 == 0 { 255 } else { 0 }; 3]).collect(),
+        };
+        assert_eq!(
+            resize(&checks, 64, 64, filter),
+            naive::resize(&checks, 64, 64, filter),
+            "{filter:?}"
+        );
         let white = Rgb { width: 33, height: 21, data: vec![255; 33 * 21 * 3] };
-        assert!(resize(&white, 100, 7, filter).data.iter().all(|sample| *sample == 255), "{filter:?}: white stays white");
+        assert!(
+            resize(&white, 100, 7, filter).data.iter().all(|sample| *sample == 255),
+            "{filter:?}: white stays white"
+        );
     }
 }
 
@@ -40,7 +57,11 @@ fn the_same_size_is_a_copy() {
 
 #[test]
 fn nearest_takes_the_pixel_under_each_centre() {
-    let row = Rgb { width: 4, height: 1, data: [10, 20, 30, 40].into_iter().flat_map(|v| [v; 3]).collect() };
+    let row = Rgb {
+        width: 4,
+        height: 1,
+        data: [10, 20, 30, 40].into_iter().flat_map(|v| [v; 3]).collect(),
+    };
     let reds = |picture: Rgb| picture.data.iter().step_by(3).copied().collect::<Vec<_>>();
     assert_eq!(reds(resize(&row, 2, 1, Filter::Nearest)), [20, 40]);
     assert_eq!(reds(resize(&row, 8, 1, Filter::Nearest)), [10, 10, 20, 20, 30, 30, 40, 40]);
@@ -60,7 +81,10 @@ fn the_means_of_the_quarters_are_told_row_by_row() {
             });
         }
     }
-    assert_eq!(mean_rgb_2x2(&Rgb { width: 6, height: 4, data }), [[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]);
+    assert_eq!(
+        mean_rgb_2x2(&Rgb { width: 6, height: 4, data }),
+        [[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]
+    );
     assert_eq!(mean_rgb_2x2(&Rgb { width: 1, height: 1, data: vec![1, 2, 3] }), [[1, 2, 3]; 4]);
 }
 
@@ -69,11 +93,16 @@ struct Random(u64);
 
 impl Random {
     fn next(&mut self) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) as u32
     }
 }
 
 fn noise(random: &mut Random, width: u32, height: u32) -> Rgb {
-    Rgb { width, height, data: (0..width * height * 3).map(|_| (random.next() >> 8) as u8).collect() }
+    Rgb {
+        width,
+        height,
+        data: (0..width * height * 3).map(|_| (random.next() >> 8) as u8).collect(),
+    }
 }

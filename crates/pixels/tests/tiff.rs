@@ -1,4 +1,5 @@
-//! TIFF as scanners, cameras and image programs write it: palettes, few bits, gray with alpha, JPEG in strips and tiles.
+//! TIFF as scanners, cameras and image programs write it: palettes, few bits, gray with alpha, JPEG
+//! in strips and tiles.
 
 mod drawn;
 
@@ -6,7 +7,8 @@ use drawn::{COLOURS, detailed, jpeg, quarters};
 use image::RgbImage;
 use pg_caption_pixels::{DecodeOptions, Decoded, Error, decode, mean_rgb_2x2, probe};
 
-/// A page of strips, or of tiles where it has tags of tiles. Numbers of a tag are shorts, or longs where they do not fit.
+/// A page of strips, or of tiles where it has tags of tiles. Numbers of a tag are shorts, or longs
+/// where they do not fit.
 #[derive(Clone, Default)]
 struct Page {
     big_endian: bool,
@@ -17,8 +19,19 @@ struct Page {
 }
 
 impl Page {
-    fn new((width, height): (u32, u32), photometric: u32, bits: &[u32], strips: Vec<Vec<u8>>) -> Page {
-        let tags = vec![(256, vec![width]), (257, vec![height]), (258, bits.to_vec()), (262, vec![photometric]), (277, vec![bits.len() as u32])];
+    fn new(
+        (width, height): (u32, u32),
+        photometric: u32,
+        bits: &[u32],
+        strips: Vec<Vec<u8>>,
+    ) -> Page {
+        let tags = vec![
+            (256, vec![width]),
+            (257, vec![height]),
+            (258, bits.to_vec()),
+            (262, vec![photometric]),
+            (277, vec![bits.len() as u32]),
+        ];
         Page { tags, strips, ..Page::default() }.with(278, &[height])
     }
 
@@ -31,7 +44,11 @@ impl Page {
 
     fn bytes(&self) -> Vec<u8> {
         let number = |value: u32, width: usize| {
-            if self.big_endian { value.to_be_bytes()[4 - width..].to_vec() } else { value.to_le_bytes()[..width].to_vec() }
+            if self.big_endian {
+                value.to_be_bytes()[4 - width..].to_vec()
+            } else {
+                value.to_le_bytes()[..width].to_vec()
+            }
         };
         let tiled = self.tags.iter().any(|(tag, _)| *tag == 322);
         let (mut data, mut offsets) = (Vec::new(), Vec::new());
@@ -42,17 +59,28 @@ impl Page {
         }
         let lengths = self.strips.iter().map(|strip| strip.len() as u32).collect();
         let mut entries: Vec<(u16, u16, u32, Vec<u8>)> = Vec::new();
-        let more = [(if tiled { 324 } else { 273 }, offsets), (if tiled { 325 } else { 279 }, lengths)];
-        for (tag, values) in self.tags.iter().filter(|(tag, _)| !(tiled && *tag == 278)).chain(&more) {
+        let more =
+            [(if tiled { 324 } else { 273 }, offsets), (if tiled { 325 } else { 279 }, lengths)];
+        for (tag, values) in
+            self.tags.iter().filter(|(tag, _)| !(tiled && *tag == 278)).chain(&more)
+        {
             let wide = values.iter().any(|value| *value > 0xFFFF);
-            let body = values.iter().flat_map(|value| number(*value, if wide { 4 } else { 2 })).collect();
+            let body =
+                values.iter().flat_map(|value| number(*value, if wide { 4 } else { 2 })).collect();
             entries.push((*tag, if wide { 4 } else { 3 }, values.len() as u32, body));
         }
-        entries.extend(self.tables.iter().map(|tables| (347, 7, tables.len() as u32, tables.clone())));
+        entries
+            .extend(self.tables.iter().map(|tables| (347, 7, tables.len() as u32, tables.clone())));
         entries.sort_by_key(|entry| entry.0);
         let directory = 8 + data.len() as u32;
         let mut behind = directory + 2 + 12 * entries.len() as u32 + 4;
-        let mut file = [if self.big_endian { b"MM".to_vec() } else { b"II".to_vec() }, number(42, 2), number(directory, 4), data].concat();
+        let mut file = [
+            if self.big_endian { b"MM".to_vec() } else { b"II".to_vec() },
+            number(42, 2),
+            number(directory, 4),
+            data,
+        ]
+        .concat();
         file.extend(number(entries.len() as u32, 2));
         let mut bodies = Vec::new();
         for (tag, kind, count, mut body) in entries {
@@ -85,7 +113,14 @@ fn refusal(bytes: &[u8]) -> Error {
 /// Values of `bits` each, in rows of whole bytes, the first one in the highest bits.
 fn packed(values: &[u8], width: usize, bits: usize) -> Vec<u8> {
     let row = |row: &[u8]| -> Vec<u8> {
-        row.chunks(8 / bits).map(|values| values.iter().enumerate().fold(0, |all, (i, value)| all | value << (8 - bits - i * bits))).collect()
+        row.chunks(8 / bits)
+            .map(|values| {
+                values
+                    .iter()
+                    .enumerate()
+                    .fold(0, |all, (i, value)| all | value << (8 - bits - i * bits))
+            })
+            .collect()
     };
     values.chunks(width).flat_map(row).collect()
 }
@@ -101,16 +136,28 @@ fn palettes_have_their_colours_at_every_depth_and_in_both_byte_orders() {
         let values: Vec<u8> = (0..13 * 7_u32).map(|i| (i * 5 % colours) as u8).collect();
         let colour = |i: u8| [i.wrapping_mul(37), 255 - i, i.wrapping_add(100)];
         // All reds, then all greens, then all blues; only the high byte of each counts.
-        let map: Vec<u32> = (0..3).flat_map(|channel| (0..colours).map(move |i| u32::from(colour(i as u8)[channel]) << 8 | 0x55)).collect();
-        let page = Page::new((13, 7), 3, &[bits], vec![packed(&values, 13, bits as usize)]).with(320, &map);
+        let map: Vec<u32> = (0..3)
+            .flat_map(|channel| {
+                (0..colours).map(move |i| u32::from(colour(i as u8)[channel]) << 8 | 0x55)
+            })
+            .collect();
+        let page = Page::new((13, 7), 3, &[bits], vec![packed(&values, 13, bits as usize)])
+            .with(320, &map);
         for big_endian in [false, true] {
             let page = Page { big_endian, ..page.clone() };
-            assert_eq!(decoded(&page.bytes()).rgb.data, of(&values, colour), "{bits} bits, big-endian: {big_endian}");
+            assert_eq!(
+                decoded(&page.bytes()).rgb.data,
+                of(&values, colour),
+                "{bits} bits, big-endian: {big_endian}"
+            );
             let turned = probe(&page.with(274, &[6]).bytes()).unwrap();
             assert_eq!((turned.orientation, turned.upright_size()), (6, (7, 13)));
         }
         let cut = refusal(&page.clone().with(320, &map[1..]).bytes());
-        assert!(cut.code() == "image_damaged" && cut.failure().detail.unwrap().contains("palette"), "{cut:?}");
+        assert!(
+            cut.code() == "image_damaged" && cut.failure().detail.unwrap().contains("palette"),
+            "{cut:?}"
+        );
     }
 }
 
@@ -118,10 +165,17 @@ fn palettes_have_their_colours_at_every_depth_and_in_both_byte_orders() {
 fn gray_of_few_bits_reaches_from_black_to_white() {
     for (bits, step) in [(2, 85), (4, 17_u8)] {
         let values: Vec<u8> = (0..13 * 7_u32).map(|i| (i % (1 << bits)) as u8).collect();
-        for (photometric, colour) in [(1, Box::new(|i: u8| [i * step; 3]) as Box<dyn Fn(u8) -> [u8; 3]>), (0, Box::new(|i: u8| [255 - i * step; 3]))]
-        {
-            let page = Page::new((13, 7), photometric, &[bits], vec![packed(&values, 13, bits as usize)]);
-            assert_eq!(decoded(&page.bytes()).rgb.data, of(&values, colour), "{bits} bits, {photometric}");
+        for (photometric, colour) in [
+            (1, Box::new(|i: u8| [i * step; 3]) as Box<dyn Fn(u8) -> [u8; 3]>),
+            (0, Box::new(|i: u8| [255 - i * step; 3])),
+        ] {
+            let page =
+                Page::new((13, 7), photometric, &[bits], vec![packed(&values, 13, bits as usize)]);
+            assert_eq!(
+                decoded(&page.bytes()).rgb.data,
+                of(&values, colour),
+                "{bits} bits, {photometric}"
+            );
         }
     }
 }
@@ -129,8 +183,13 @@ fn gray_of_few_bits_reaches_from_black_to_white() {
 #[test]
 fn gray_with_alpha_is_laid_on_white() {
     let page = Page::new((2, 1), 1, &[8, 8], vec![vec![100, 51, 20, 0]]);
-    for (extra, expected) in [(2, [224, 224, 224, 255, 255, 255]), (0, [100, 100, 100, 20, 20, 20])] {
-        assert_eq!(decoded(&page.clone().with(338, &[extra]).bytes()).rgb.data, expected, "ExtraSamples {extra}");
+    for (extra, expected) in [(2, [224, 224, 224, 255, 255, 255]), (0, [100, 100, 100, 20, 20, 20])]
+    {
+        assert_eq!(
+            decoded(&page.clone().with(338, &[extra]).bytes()).rgb.data,
+            expected,
+            "ExtraSamples {extra}"
+        );
     }
     let multiplied = Page::new((2, 1), 1, &[8, 8], vec![vec![20, 51, 0, 0]]).with(338, &[1]);
     assert_eq!(decoded(&multiplied.bytes()).rgb.data, [224, 224, 224, 255, 255, 255]);
@@ -141,48 +200,79 @@ fn bits_in_reverse_order_are_put_right_or_refused() {
     let values: Vec<u8> = (0..13 * 7_u32).map(|i| (i * i % 3 % 2) as u8).collect();
     let reversed = |strip: Vec<u8>| strip.into_iter().map(u8::reverse_bits).collect::<Vec<_>>();
     for (photometric, colour) in [(1, [0, 255]), (0, [255, 0])] {
-        let page = Page::new((13, 7), photometric, &[1], vec![reversed(packed(&values, 13, 1))]).with(266, &[2]);
-        assert_eq!(decoded(&page.bytes()).rgb.data, of(&values, |i| [colour[usize::from(i)]; 3]), "{photometric}");
+        let page = Page::new((13, 7), photometric, &[1], vec![reversed(packed(&values, 13, 1))])
+            .with(266, &[2]);
+        assert_eq!(
+            decoded(&page.bytes()).rgb.data,
+            of(&values, |i| [colour[usize::from(i)]; 3]),
+            "{photometric}"
+        );
     }
     let gray = Page::new((2, 1), 1, &[8], vec![reversed(vec![200, 3])]).with(266, &[2]);
     assert_eq!(decoded(&gray.bytes()).rgb.data, [200, 200, 200, 3, 3, 3]);
     for page in [Page::new((1, 1), 2, &[8; 3], vec![vec![1, 2, 3]]), gray.with(259, &[32_773])] {
         let told = refusal(&page.with(266, &[2]).bytes());
-        assert!(told.code() == "image_unsupported" && told.to_string().contains("FillOrder"), "{told:?}");
+        assert!(
+            told.code() == "image_unsupported" && told.to_string().contains("FillOrder"),
+            "{told:?}"
+        );
     }
 }
 
 /// The part of the picture at (x, y), black where it reaches beyond.
 fn part(picture: &RgbImage, (x, y): (u32, u32), (width, height): (u32, u32)) -> RgbImage {
-    RgbImage::from_fn(width, height, |i, j| picture.get_pixel_checked(x + i, y + j).copied().unwrap_or(image::Rgb([0; 3])))
+    RgbImage::from_fn(width, height, |i, j| {
+        picture.get_pixel_checked(x + i, y + j).copied().unwrap_or(image::Rgb([0; 3]))
+    })
 }
 
 fn assert_near(found: &Decoded, picture: &RgbImage, what: &str) {
     assert_eq!((found.width, found.height), picture.dimensions());
-    let worst = found.rgb.data.iter().zip(picture.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    let worst =
+        found.rgb.data.iter().zip(picture.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
     assert!(worst <= 40, "{what}: {worst} levels off");
-    let off = mean_rgb_2x2(&found.rgb).as_flattened().iter().zip(COLOURS.as_flattened()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
+    let off = mean_rgb_2x2(&found.rgb)
+        .as_flattened()
+        .iter()
+        .zip(COLOURS.as_flattened())
+        .map(|(a, b)| a.abs_diff(*b))
+        .max()
+        .unwrap();
     assert!(off <= 4, "{what}: quarters {off} levels off");
 }
 
 #[test]
 fn jpeg_with_luma_and_chroma_in_strips_and_tiles_has_its_colours() {
     let picture = quarters(112, 80);
-    let strip =
-        |height: u32| (0..80).step_by(height as usize).map(|y| jpeg(&part(&picture, (0, y), (112, height.min(80 - y))), false)).collect::<Vec<_>>();
+    let strip = |height: u32| {
+        (0..80)
+            .step_by(height as usize)
+            .map(|y| jpeg(&part(&picture, (0, y), (112, height.min(80 - y))), false))
+            .collect::<Vec<_>>()
+    };
     let page = |strips| Page::new((112, 80), 6, &[8; 3], strips).with(259, &[7]).with(530, &[2, 2]);
     assert_near(&decoded(&page(strip(80)).bytes()), &picture, "one strip");
     assert_near(&decoded(&page(strip(32)).with(278, &[32]).bytes()), &picture, "strips");
-    let tiles =
-        (0..80).step_by(32).flat_map(|y| (0..112).step_by(32).map(move |x| (x, y))).map(|at| jpeg(&part(&picture, at, (32, 32)), false)).collect();
-    assert_near(&decoded(&page(tiles).with(322, &[32]).with(323, &[32]).bytes()), &picture, "tiles that reach beyond");
+    let tiles = (0..80)
+        .step_by(32)
+        .flat_map(|y| (0..112).step_by(32).map(move |x| (x, y)))
+        .map(|at| jpeg(&part(&picture, at, (32, 32)), false))
+        .collect();
+    assert_near(
+        &decoded(&page(tiles).with(322, &[32]).with(323, &[32]).bytes()),
+        &picture,
+        "tiles that reach beyond",
+    );
 }
 
 #[test]
 fn luma_and_chroma_that_are_no_jpeg_are_read_where_there_is_as_much_of_both() {
     // JFIF: grays have a chroma of 128; this is red, but for what rounding takes.
     let page = Page::new((2, 1), 6, &[8; 3], vec![vec![76, 85, 255, 200, 128, 128]]);
-    assert_eq!(decoded(&page.clone().with(530, &[1, 1]).bytes()).rgb.data, [254, 0, 0, 200, 200, 200]);
+    assert_eq!(
+        decoded(&page.clone().with(530, &[1, 1]).bytes()).rgb.data,
+        [254, 0, 0, 200, 200, 200]
+    );
     assert_eq!(refusal(&page.with(530, &[2, 2]).bytes()).code(), "image_unsupported");
 }
 
@@ -190,16 +280,21 @@ fn luma_and_chroma_that_are_no_jpeg_are_read_where_there_is_as_much_of_both() {
 fn jpeg_strips_may_have_their_tables_apart() {
     let picture = quarters(112, 80);
     let whole = jpeg(&picture, false);
-    // Tables of quantisation and of codes go apart; what is left of the start has the frame and the scan.
+    // Tables of quantisation and of codes go apart; what is left of the start has the frame and the
+    // scan.
     let (mut tables, mut strip, mut at) = (vec![0xFF, 0xD8], vec![0xFF, 0xD8], 2);
     while whole[at + 1] != 0xDA {
         let end = at + 2 + usize::from(u16::from_be_bytes([whole[at + 2], whole[at + 3]]));
-        if matches!(whole[at + 1], 0xDB | 0xC4) { &mut tables } else { &mut strip }.extend(&whole[at..end]);
+        if matches!(whole[at + 1], 0xDB | 0xC4) { &mut tables } else { &mut strip }
+            .extend(&whole[at..end]);
         at = end;
     }
     strip.extend(&whole[at..]);
     tables.extend([0xFF, 0xD9]);
-    let page = Page { tables: Some(tables), ..Page::new((112, 80), 6, &[8; 3], vec![strip]).with(259, &[7]).with(530, &[2, 2]) };
+    let page = Page {
+        tables: Some(tables),
+        ..Page::new((112, 80), 6, &[8; 3], vec![strip]).with(259, &[7]).with(530, &[2, 2])
+    };
     assert_near(&decoded(&page.bytes()), &picture, "tables apart");
 }
 
@@ -210,13 +305,17 @@ fn what_the_jpeg_of_a_page_may_be_holds_for_luma_and_chroma_too() {
     assert!(refusal(&page(jpeg(&picture, true))).to_string().contains("progressive JPEG"));
     assert!(refusal(&page(jpeg(&detailed(65, 64), false))).to_string().contains("65 x 64"));
     // Such a file has no strips but tags of its own.
-    let mut old = Page::new((64, 64), 6, &[8; 3], vec![jpeg(&picture, false)]).with(259, &[6]).bytes();
+    let mut old =
+        Page::new((64, 64), 6, &[8; 3], vec![jpeg(&picture, false)]).with(259, &[6]).bytes();
     for (tag, other) in [(0x0111_u16, 0x0201_u16), (0x0117, 0x0202)] {
         let at = old.windows(2).rposition(|pair| pair == tag.to_le_bytes()).unwrap();
         old[at..at + 2].copy_from_slice(&other.to_le_bytes());
     }
     let old = refusal(&old);
-    assert!(old.code() == "image_unsupported" && old.to_string().contains("old-style JPEG"), "{old:?}");
+    assert!(
+        old.code() == "image_unsupported" && old.to_string().contains("old-style JPEG"),
+        "{old:?}"
+    );
     let whole = page(jpeg(&picture, false));
     for keep in (0..whole.len()).step_by(7) {
         if let Err(error) = decode(&whole[..keep], &DecodeOptions::default()) {
@@ -229,12 +328,16 @@ fn what_the_jpeg_of_a_page_may_be_holds_for_luma_and_chroma_too() {
 fn planes_in_tiles_that_reach_beyond_the_picture_are_refused_before_they_are_decoded() {
     let page = |size: (u32, u32)| {
         let tiles = size.0.div_ceil(16) * size.1.div_ceil(16) * 3;
-        let page = Page::new(size, 2, &[8; 3], (0..tiles).map(|i| vec![i as u8 * 20; 256]).collect());
+        let page =
+            Page::new(size, 2, &[8; 3], (0..tiles).map(|i| vec![i as u8 * 20; 256]).collect());
         page.with(284, &[2]).with(322, &[16]).with(323, &[16]).bytes()
     };
     assert_eq!(decoded(&page((32, 16))).rgb.data[..3], [0, 40, 80], "exact ones are read");
     for size in [(33, 16), (16, 33), (20, 20)] {
         let told = refusal(&page(size));
-        assert!(told.code() == "image_unsupported" && told.to_string().contains("16 x 16"), "{size:?}: {told:?}");
+        assert!(
+            told.code() == "image_unsupported" && told.to_string().contains("16 x 16"),
+            "{size:?}: {told:?}"
+        );
     }
 }

@@ -1,11 +1,13 @@
-//! Bytes of a model become plain text: one line, no special tokens, no invisible characters. First step of `tidy`.
-//! Never changes the words themselves.
+//! Bytes of a model become plain text: one line, no special tokens, no invisible characters. First
+//! step of `tidy`. Never changes the words themselves.
 
-/// Longest `<…>` that is taken for a special token; longer ones are text (chars, brackets included).
+/// Longest `<…>` that is taken for a special token; longer ones are text (chars, brackets
+/// included).
 const LONGEST_TOKEN: usize = 40;
 
-/// One line of visible text: special tokens, control and invisible characters removed, white space collapsed, the blank that
-/// word pieces leave before punctuation closed, quotation marks around the whole removed.
+/// One line of visible text: special tokens, control and invisible characters removed, white space
+/// collapsed, the blank that word pieces leave before punctuation closed, quotation marks around
+/// the whole removed.
 pub fn clean(raw: &str) -> String {
     let text = without_special_tokens(raw);
     let mut out = String::with_capacity(text.len());
@@ -24,12 +26,14 @@ pub fn clean(raw: &str) -> String {
     unquoted(out.trim()).to_string()
 }
 
-/// Characters without a glyph that hide in text: zero-width, bidirectional controls, byte order mark, replacement, soft hyphen.
+/// Characters without a glyph that hide in text: zero-width, bidirectional controls, byte order
+/// mark, replacement, soft hyphen.
 fn invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fffd}')
 }
 
-/// `<s>`, `</s>`, `<loc_12>`, `<|im_end|>`, `<end_of_utterance>`: an angle-bracketed run without blanks becomes a blank.
+/// `<s>`, `</s>`, `<loc_12>`, `<|im_end|>`, `<end_of_utterance>`: an angle-bracketed run without
+/// blanks becomes a blank.
 fn without_special_tokens(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
@@ -53,7 +57,9 @@ fn without_special_tokens(text: &str) -> String {
 
 fn special(inner: &str) -> bool {
     let name = inner.trim_matches(|c| c == '|' || c == '/');
-    inner.len() + 2 <= LONGEST_TOKEN && !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '▁' | '|'))
+    inner.len() + 2 <= LONGEST_TOKEN
+        && !name.is_empty()
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '▁' | '|'))
 }
 
 fn unquoted(text: &str) -> &str {

@@ -4,7 +4,8 @@
 //! { "styles": { "concise": { "max_chars": 90 },
 //!               "poetic": { "instruction": "Write two lines of verse about this image.", "task": "detailed", "prompt": "A poem:", "max_sentences": 2 } } }
 //! ```
-//! What a style leaves out is as in the built-in style of its name, else of its task. `prompt` is what this model is told instead of the instruction.
+//! What a style leaves out is as in the built-in style of its name, else of its task. `prompt` is
+//! what this model is told instead of the instruction.
 
 use crate::{Style, StyleError, Task, builtin, validate};
 use serde::Deserialize;
@@ -54,7 +55,10 @@ struct Written {
 /// [`FolderError`], about the first style that cannot be used.
 pub fn of_folder(json: &[u8], model_type: &str) -> Result<BTreeMap<String, Style>, FolderError> {
     let file: File = serde_json::from_slice(json).map_err(|e| FolderError::Form(e.to_string()))?;
-    file.styles.into_iter().map(|(name, written)| Ok((name.clone(), written.whole(&name, model_type)?))).collect()
+    file.styles
+        .into_iter()
+        .map(|(name, written)| Ok((name.clone(), written.whole(&name, model_type)?)))
+        .collect()
 }
 
 impl Written {
@@ -63,7 +67,9 @@ impl Written {
         let known = builtin(name);
         let mut style = match known.clone().or_else(|| builtin(task.name())) {
             Some(style) => Style { name: name.into(), task, ..style },
-            None => return Err(FolderError::Form(format!("no built-in style \"{}\"", task.name()))),
+            None => {
+                return Err(FolderError::Form(format!("no built-in style \"{}\"", task.name())));
+            }
         };
         match (self.instruction, &self.prompt, known) {
             (Some(instruction), _, _) => style.instruction = instruction,
@@ -95,7 +101,10 @@ mod tests {
     fn a_built_in_style_is_changed_where_the_folder_says_so() {
         let styles = read(r#"{"styles": {"concise": {"max_chars": 90, "prompt": "What does the image describe?"}}}"#).unwrap();
         let (ours, builtin) = (&styles["concise"], builtin("concise").unwrap());
-        assert_eq!((ours.rules.max_chars, &ours.instruction, ours.task), (90, &builtin.instruction, Task::Concise));
+        assert_eq!(
+            (ours.rules.max_chars, &ours.instruction, ours.task),
+            (90, &builtin.instruction, Task::Concise)
+        );
         assert_eq!(ours.prompt_for("florence2"), Some("What does the image describe?"));
         assert_eq!(ours.rules.min_chars, builtin.rules.min_chars);
     }
@@ -104,9 +113,18 @@ mod tests {
     fn a_new_style_is_as_its_task_where_it_says_nothing() {
         let styles = read(r#"{"styles": {"poetic": {"instruction": "Rhyme.", "task": "seo", "max_sentences": 4}}}"#).unwrap();
         let (ours, seo) = (&styles["poetic"], builtin("seo").unwrap());
-        assert_eq!((ours.name.as_str(), ours.instruction.as_str(), ours.rules.max_sentences), ("poetic", "Rhyme.", Some(4)));
-        assert_eq!((ours.rules.max_chars, ours.rules.min_chars), (seo.rules.max_chars, seo.rules.min_chars));
-        assert_eq!(read(r#"{"styles": {"told": {"prompt": "Say it."}}}"#).unwrap()["told"].instruction, "Say it.");
+        assert_eq!(
+            (ours.name.as_str(), ours.instruction.as_str(), ours.rules.max_sentences),
+            ("poetic", "Rhyme.", Some(4))
+        );
+        assert_eq!(
+            (ours.rules.max_chars, ours.rules.min_chars),
+            (seo.rules.max_chars, seo.rules.min_chars)
+        );
+        assert_eq!(
+            read(r#"{"styles": {"told": {"prompt": "Say it."}}}"#).unwrap()["told"].instruction,
+            "Say it."
+        );
         assert!(read("{}").unwrap().is_empty());
     }
 

@@ -1,7 +1,9 @@
-//! The registers of a caption: which styles exist, what each asks of a model, and what its text must look like.
+//! The registers of a caption: which styles exist, what each asks of a model, and what its text
+//! must look like.
 //!
-//! Pure text: no model, no picture, no PostgreSQL. The extension validates style names with it and sends the whole
-//! definition along with a request; the engine asks the model in the style's words and tidies what comes back.
+//! Pure text: no model, no picture, no PostgreSQL. The extension validates style names with it and
+//! sends the whole definition along with a request; the engine asks the model in the style's words
+//! and tidies what comes back.
 
 mod clean;
 mod folder;

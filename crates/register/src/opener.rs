@@ -1,4 +1,5 @@
-//! Stock openers ("The image shows …") and closing speculation ("The overall mood …"). Step of `tidy`.
+//! Stock openers ("The image shows …") and closing speculation ("The overall mood …"). Step of
+//! `tidy`.
 //!
 //! A screen reader has said "image" already, so the words cost the listener time and say nothing.
 
@@ -6,7 +7,8 @@ use crate::Task;
 
 const ARTICLES: &[&str] = &["this", "the", "a", "an"];
 const MEDIA: &[&str] = &["image", "photo", "photograph", "picture", "pic", "snapshot"];
-/// Not "show", "feature", "display", "capture": behind one picture they are half of a thing's name ("photo display case").
+/// Not "show", "feature", "display", "capture": behind one picture they are half of a thing's name
+/// ("photo display case").
 const SHOWS: &[&str] = &[
     "of",
     "shows",
@@ -25,11 +27,13 @@ const SHOWS: &[&str] = &[
 
 /// Words with which a clause about what is shown begins.
 const BEGINS: &[&str] = &[
-    "a", "an", "the", "this", "that", "these", "those", "there", "here", "some", "several", "many", "one", "two", "three", "four", "five", "six",
-    "it", "he", "she", "they", "we", "you", "is", "are",
+    "a", "an", "the", "this", "that", "these", "those", "there", "here", "some", "several", "many",
+    "one", "two", "three", "four", "five", "six", "it", "he", "she", "they", "we", "you", "is",
+    "are",
 ];
 
-/// The text without its stock openers; unchanged if nothing would be left. Case of the rest is left alone.
+/// The text without its stock openers; unchanged if nothing would be left. Case of the rest is left
+/// alone.
 pub fn strip(text: &str, task: Task) -> &str {
     let mut text = text;
     // "In this image, there is …" carries two.
@@ -42,7 +46,8 @@ pub fn strip(text: &str, task: Task) -> &str {
     text
 }
 
-/// `(this|the|an?)? (is an?)? (close-up)? (image|photo|…) (of|shows|…)`, and `the image is a (close-up)? (photo)? of`.
+/// `(this|the|an?)? (is an?)? (close-up)? (image|photo|…) (of|shows|…)`, and `the image is a
+/// (close-up)? (photo)? of`.
 fn medium(text: &str) -> Option<&str> {
     let mut words = Words(text);
     if words.eat(&["this"]) && words.eat(&["is"]) {
@@ -65,7 +70,8 @@ fn medium(text: &str) -> Option<&str> {
 }
 
 fn close_up(words: &mut Words) -> bool {
-    words.eat(&["close-up", "closeup"]) || (words.peek("close") && words.eat(&["close"]) && words.eat(&["up"]))
+    words.eat(&["close-up", "closeup"])
+        || (words.peek("close") && words.eat(&["close"]) && words.eat(&["up"]))
 }
 
 /// `in (this|the) (image|photo|…),? (we|you|one) can see`.
@@ -78,19 +84,35 @@ fn inside(text: &str) -> Option<&str> {
     if seen.eat(&["we", "you", "one", "i"]) && seen.eat(&["can"]) && seen.eat(&["see"]) {
         return Some(seen.0);
     }
-    // "In the picture frame, …" is about a frame: something new begins behind a comma or with a word that begins it.
-    (text[..text.len() - words.0.len()].trim_end().ends_with([',', ':']) || BEGINS.iter().any(|word| words.peek(word))).then_some(words.0)
+    // "In the picture frame, …" is about a frame: something new begins behind a comma or with a
+    // word that begins it.
+    (text[..text.len() - words.0.len()].trim_end().ends_with([',', ':'])
+        || BEGINS.iter().any(|word| words.peek(word)))
+    .then_some(words.0)
 }
 
 /// `(here|there) (is|are)`: a search result has no room for it; elsewhere it is grammar.
 fn existence(text: &str, task: Task) -> Option<&str> {
     let mut words = Words(text);
-    (task == Task::Seo && words.eat(&["here", "there"]) && words.eat(&["is", "are"])).then_some(words.0)
+    (task == Task::Seo && words.eat(&["here", "there"]) && words.eat(&["is", "are"]))
+        .then_some(words.0)
 }
 
 /// Whether a sentence only speculates about mood; such sentences are dropped from the end.
 pub fn speculates(sentence: &str) -> bool {
-    let moods = &["mood", "atmosphere", "feel", "feeling", "vibe", "tone", "impression", "ambiance", "ambience", "aesthetic", "effect"];
+    let moods = &[
+        "mood",
+        "atmosphere",
+        "feel",
+        "feeling",
+        "vibe",
+        "tone",
+        "impression",
+        "ambiance",
+        "ambience",
+        "aesthetic",
+        "effect",
+    ];
     let mut words = Words(sentence);
     if words.eat(&["overall"]) {
         return true;
@@ -101,7 +123,8 @@ pub fn speculates(sentence: &str) -> bool {
     if words.eat(&["overall", "general"]) || words.eat(moods) {
         return true;
     }
-    words.eat(&["image", "photo", "photograph", "picture", "scene"]) && words.eat(&["conveys", "evokes", "exudes", "suggests", "creates", "gives"])
+    words.eat(&["image", "photo", "photograph", "picture", "scene"])
+        && words.eat(&["conveys", "evokes", "exudes", "suggests", "creates", "gives"])
 }
 
 /// Words taken from the front, compared without case and without a comma or colon behind them.
@@ -157,7 +180,11 @@ mod tests {
             "The image is a photo of",
             "A pic of",
         ] {
-            assert_eq!(concise(&format!("{opener} a red cup on a table")), "a red cup on a table", "{opener}");
+            assert_eq!(
+                concise(&format!("{opener} a red cup on a table")),
+                "a red cup on a table",
+                "{opener}"
+            );
         }
     }
 

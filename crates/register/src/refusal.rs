@@ -1,6 +1,8 @@
-//! Why a text is refused. The one error enum of this crate's tidy-up; behaviour hangs on the variant.
+//! Why a text is refused. The one error enum of this crate's tidy-up; behaviour hangs on the
+//! variant.
 
-/// Why a generated text is no caption. Always class `uncertain`: the picture was seen, the model had nothing to say.
+/// Why a generated text is no caption. Always class `uncertain`: the picture was seen, the model
+/// had nothing to say.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// Nothing, or less than the style's least length, is left after tidying.

@@ -1,14 +1,19 @@
-//! Sentences, clauses and words: where a text may be cut. Step of `tidy`. Lengths are in characters (Unicode scalar values).
+//! Sentences, clauses and words: where a text may be cut. Step of `tidy`. Lengths are in characters
+//! (Unicode scalar values).
 
 /// Words a text must not end on after a cut.
 const DANGLING: &[&str] = &[
-    "a", "an", "the", "and", "or", "but", "nor", "of", "in", "on", "at", "to", "for", "from", "with", "by", "as", "its", "his", "her", "their",
-    "this", "that", "which", "who", "is", "are", "was", "were", "has", "have", "into", "onto", "over", "under", "near", "next", "behind", "while",
-    "it", "very", "some", "two", "three", "against", "between", "beside",
+    "a", "an", "the", "and", "or", "but", "nor", "of", "in", "on", "at", "to", "for", "from",
+    "with", "by", "as", "its", "his", "her", "their", "this", "that", "which", "who", "is", "are",
+    "was", "were", "has", "have", "into", "onto", "over", "under", "near", "next", "behind",
+    "while", "it", "very", "some", "two", "three", "against", "between", "beside",
 ];
 
 /// Abbreviations whose full stop ends no sentence.
-const ABBREVIATIONS: &[&str] = &["mr", "mrs", "ms", "dr", "st", "no", "vs", "e.g", "i.e", "approx", "ca", "fig", "oz", "lb", "ft", "jr", "sr"];
+const ABBREVIATIONS: &[&str] = &[
+    "mr", "mrs", "ms", "dr", "st", "no", "vs", "e.g", "i.e", "approx", "ca", "fig", "oz", "lb",
+    "ft", "jr", "sr",
+];
 
 /// Sentences in order, each trimmed, with its closing punctuation; the last may lack one.
 pub fn sentences(text: &str) -> Vec<&str> {
@@ -26,7 +31,8 @@ pub fn sentences(text: &str) -> Vec<&str> {
             chars.next();
         }
         let rest = &text[end..];
-        let boundary = rest.is_empty() || (rest.starts_with(' ') && !rest.trim_start().starts_with(char::is_lowercase));
+        let boundary = rest.is_empty()
+            || (rest.starts_with(' ') && !rest.trim_start().starts_with(char::is_lowercase));
         if boundary && (rest.is_empty() || c != '.' || !abbreviates(&text[start..at])) {
             out.push(text[start..end].trim());
             start = end;
@@ -50,8 +56,9 @@ pub fn closed(text: &str) -> bool {
     text.trim_end_matches(['"', '”', '\'', ')']).ends_with(['.', '!', '?'])
 }
 
-/// What a text cut off by the token limit keeps: all but an unfinished last sentence, or, if there is no finished one, all but
-/// the unfinished last clause (else the last word, which may be half a word).
+/// What a text cut off by the token limit keeps: all but an unfinished last sentence, or, if there
+/// is no finished one, all but the unfinished last clause (else the last word, which may be half a
+/// word).
 pub fn without_unfinished(text: &str) -> &str {
     let all = sentences(text);
     let Some((last, finished)) = all.split_last() else { return text };
@@ -72,7 +79,8 @@ pub fn without_unfinished(text: &str) -> &str {
     }
 }
 
-/// The beginning of `text` of at most `max` characters that ends at a sentence, else a clause, else a word, else anywhere.
+/// The beginning of `text` of at most `max` characters that ends at a sentence, else a clause, else
+/// a word, else anywhere.
 pub fn cut(text: &str, max: usize) -> &str {
     let Some((limit, _)) = text.char_indices().nth(max) else { return text };
     let mut end = 0;
@@ -93,7 +101,9 @@ pub fn cut(text: &str, max: usize) -> &str {
     }
     // A word that ends exactly at the limit is whole.
     match text[..limit + text[limit..].chars().next().map_or(0, char::len_utf8)].rfind(' ') {
-        Some(word) if !without_dangling(&text[..word]).is_empty() => without_dangling(&text[..word]),
+        Some(word) if !without_dangling(&text[..word]).is_empty() => {
+            without_dangling(&text[..word])
+        }
         _ => &text[..limit],
     }
 }
@@ -124,15 +134,24 @@ mod tests {
 
     #[test]
     fn sentences_end_at_punctuation_before_a_new_start() {
-        assert_eq!(sentences("A cup. It is red! Is it? Yes"), ["A cup.", "It is red!", "Is it?", "Yes"]);
-        assert_eq!(sentences("He said \"Stop.\" Then he left."), ["He said \"Stop.\"", "Then he left."]);
+        assert_eq!(
+            sentences("A cup. It is red! Is it? Yes"),
+            ["A cup.", "It is red!", "Is it?", "Yes"]
+        );
+        assert_eq!(
+            sentences("He said \"Stop.\" Then he left."),
+            ["He said \"Stop.\"", "Then he left."]
+        );
         assert_eq!(sentences("Wait... Done."), ["Wait...", "Done."]);
         assert_eq!(sentences(""), Vec::<&str>::new());
     }
 
     #[test]
     fn decimals_initials_and_abbreviations_end_no_sentence() {
-        assert_eq!(sentences("A 3.5 litre jug by J. Smith. Blue."), ["A 3.5 litre jug by J. Smith.", "Blue."]);
+        assert_eq!(
+            sentences("A 3.5 litre jug by J. Smith. Blue."),
+            ["A 3.5 litre jug by J. Smith.", "Blue."]
+        );
         assert_eq!(sentences("Mr. Fox of St. Ives. Red."), ["Mr. Fox of St. Ives.", "Red."]);
         assert_eq!(sentences("shoes, e.g. boots"), ["shoes, e.g. boots"]);
     }
@@ -145,7 +164,10 @@ mod tests {
 
     #[test]
     fn a_single_unfinished_sentence_keeps_its_whole_clauses() {
-        assert_eq!(without_unfinished("A red cup on a wooden table, next to a pla"), "A red cup on a wooden table");
+        assert_eq!(
+            without_unfinished("A red cup on a wooden table, next to a pla"),
+            "A red cup on a wooden table"
+        );
         assert_eq!(without_unfinished("A red cup on a wooden ta"), "A red cup on a wooden");
         assert_eq!(without_unfinished("A red cup on the ta"), "A red cup");
         assert_eq!(without_unfinished("cup"), "cup");

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// The whole definition of a style, as it travels from the extension to the engine in every request.
+/// The whole definition of a style, as it travels from the extension to the engine in every
+/// request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Style {
     /// Name as callers write it: `concise`, `seo`, `detailed` or a user's own.
@@ -20,11 +21,15 @@ pub struct Style {
 }
 
 impl Style {
-    /// What models of this family are told instead of the instruction or their trained task, if anything.
+    /// What models of this family are told instead of the instruction or their trained task, if
+    /// anything.
     pub fn prompt_for(&self, family: &str) -> Option<&str> {
         // One family under three names.
         let known = |name| if matches!(name, "smolvlm" | "smolvlm2") { "idefics3" } else { name };
-        self.prompts.iter().find(|(name, _)| known(name.as_str()) == known(family)).map(|(_, prompt)| prompt.as_str())
+        self.prompts
+            .iter()
+            .find(|(name, _)| known(name.as_str()) == known(family))
+            .map(|(_, prompt)| prompt.as_str())
     }
 }
 
@@ -80,7 +85,12 @@ pub fn builtin(name: &str) -> Option<Style> {
         "seo" => (
             "Write a meta description for this image in one or two sentences, 140 to 155 characters, naming the main objects, colours, materials and setting.",
             Task::Seo,
-            Rules { min_chars: 15, max_chars: 160, max_sentences: Some(2), strip_final_stop: false },
+            Rules {
+                min_chars: 15,
+                max_chars: 160,
+                max_sentences: Some(2),
+                strip_final_stop: false,
+            },
         ),
         "detailed" => (
             "Describe this image in one paragraph: subject, people, objects, colours, text, setting.",
@@ -89,7 +99,13 @@ pub fn builtin(name: &str) -> Option<Style> {
         ),
         _ => return None,
     };
-    Some(Style { name: name.into(), instruction: instruction.into(), task, rules, prompts: BTreeMap::new() })
+    Some(Style {
+        name: name.into(),
+        instruction: instruction.into(),
+        task,
+        rules,
+        prompts: BTreeMap::new(),
+    })
 }
 
 #[cfg(test)]
@@ -100,7 +116,10 @@ mod tests {
     fn a_prompt_is_for_its_family_under_either_of_its_names() {
         let prompts = BTreeMap::from([("smolvlm".to_string(), "Look.".to_string())]);
         let style = Style { prompts, ..builtin("concise").unwrap() };
-        assert_eq!((style.prompt_for("idefics3"), style.prompt_for("smolvlm")), (Some("Look."), Some("Look.")));
+        assert_eq!(
+            (style.prompt_for("idefics3"), style.prompt_for("smolvlm")),
+            (Some("Look."), Some("Look."))
+        );
         assert_eq!(style.prompt_for("florence2"), None);
     }
 

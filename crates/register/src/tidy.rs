@@ -1,4 +1,5 @@
-//! What a model said becomes what a style promises, or is refused. The engine calls this once for each generated text.
+//! What a model said becomes what a style promises, or is refused. The engine calls this once for
+//! each generated text.
 //!
 //! Words are removed, never invented: the result's words are the model's, in its order.
 
@@ -13,8 +14,9 @@ pub enum Ending {
     Cut,
 }
 
-/// The caption in `raw`: one line without special tokens, stock openers, closing speculation or repeated sentences, within the
-/// style's sentence and length limits, capitalised, with or without its final stop as the style says.
+/// The caption in `raw`: one line without special tokens, stock openers, closing speculation or
+/// repeated sentences, within the style's sentence and length limits, capitalised, with or without
+/// its final stop as the style says.
 ///
 /// # Errors
 /// [`Refusal::TooShort`] or [`Refusal::NoWords`] if too little is left.
@@ -45,7 +47,8 @@ pub fn tidy(raw: &str, style: &Style, ending: Ending) -> Result<String, Refusal>
     Ok(caption)
 }
 
-/// Sentences without repetitions and trailing speculation, at most `max` of them; at least one if there was one.
+/// Sentences without repetitions and trailing speculation, at most `max` of them; at least one if
+/// there was one.
 fn kept_sentences(text: &str, max: Option<u32>) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for sentence in sentence::sentences(text) {
@@ -73,16 +76,20 @@ fn close(caption: &mut String, max: usize) {
 fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
     let Some(first) = chars.next() else { return String::new() };
-    let mixed = chars.as_str().split(' ').next().is_some_and(|word| word.contains(char::is_uppercase));
+    let mixed =
+        chars.as_str().split(' ').next().is_some_and(|word| word.contains(char::is_uppercase));
     if mixed { text.to_string() } else { first.to_uppercase().chain(chars).collect() }
 }
 
-/// Whether a caption is merely the name of its picture: the URL or path, its last component, or that without extension, compared
-/// without case and with `-`, `_`, `+` and `%20` read as blanks.
+/// Whether a caption is merely the name of its picture: the URL or path, its last component, or
+/// that without extension, compared without case and with `-`, `_`, `+` and `%20` read as blanks.
 pub fn echoes(caption: &str, source: &str) -> bool {
     let plain = |s: &str| {
         let s = s.to_lowercase().replace("%20", " ");
-        s.split(|c: char| c.is_whitespace() || matches!(c, '-' | '_' | '+')).filter(|w| !w.is_empty()).collect::<Vec<_>>().join(" ")
+        s.split(|c: char| c.is_whitespace() || matches!(c, '-' | '_' | '+'))
+            .filter(|w| !w.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
     };
     let path = source.split(['?', '#']).next().unwrap_or(source);
     let file = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
@@ -90,10 +97,15 @@ pub fn echoes(caption: &str, source: &str) -> bool {
     if said.is_empty() {
         return false;
     }
-    // A bare stem of one dictionary word ("cup.jpg" showing a cup) is a caption, if a poor one; with an extension it never is.
+    // A bare stem of one dictionary word ("cup.jpg" showing a cup) is a caption, if a poor one;
+    // with an extension it never is.
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
-    let named = plain(stem) == said && (stem.contains(|c: char| c.is_ascii_digit()) || stem.contains(['-', '_']));
-    said == plain(source) || said == plain(path) || (file.contains('.') && said == plain(file)) || named
+    let named = plain(stem) == said
+        && (stem.contains(|c: char| c.is_ascii_digit()) || stem.contains(['-', '_']));
+    said == plain(source)
+        || said == plain(path)
+        || (file.contains('.') && said == plain(file))
+        || named
 }
 
 #[cfg(test)]
@@ -111,14 +123,20 @@ mod tests {
 
     #[test]
     fn a_good_caption_is_left_as_it_is() {
-        assert_eq!(done("concise", "Navy striped T-shirt on a wooden floor"), "Navy striped T-shirt on a wooden floor");
+        assert_eq!(
+            done("concise", "Navy striped T-shirt on a wooden floor"),
+            "Navy striped T-shirt on a wooden floor"
+        );
         let seo = "Navy striped T-shirt laid flat on a wooden floor. A casual top for everyday wear, easy to combine with jeans or shorts.";
         assert_eq!(done("seo", seo), seo);
     }
 
     #[test]
     fn alt_text_has_no_opener_one_sentence_and_no_stop() {
-        assert_eq!(done("concise", "The image shows a red cup. It stands on a table."), "A red cup");
+        assert_eq!(
+            done("concise", "The image shows a red cup. It stands on a table."),
+            "A red cup"
+        );
         assert_eq!(done("concise", "a man riding a horse ."), "A man riding a horse");
     }
 
@@ -126,7 +144,9 @@ mod tests {
     fn a_paragraph_ends_on_a_full_sentence() {
         let raw = "The image shows a cup on a table. The cup is red. The overall mood is calm.";
         assert_eq!(done("detailed", raw), "A cup on a table. The cup is red.");
-        let cut = tidy("A cup on a table. The cup is red. The overall", &style("detailed"), Ending::Cut).unwrap();
+        let cut =
+            tidy("A cup on a table. The cup is red. The overall", &style("detailed"), Ending::Cut)
+                .unwrap();
         assert_eq!(cut, "A cup on a table. The cup is red.");
     }
 
@@ -137,22 +157,40 @@ mod tests {
 
     #[test]
     fn a_meta_description_gets_its_stop_and_keeps_two_sentences() {
-        assert_eq!(done("seo", "there is a red ceramic cup on a table"), "A red ceramic cup on a table.");
-        assert_eq!(done("seo", "A red cup stands here. It is nice. It is big. It is old."), "A red cup stands here. It is nice.");
+        assert_eq!(
+            done("seo", "there is a red ceramic cup on a table"),
+            "A red ceramic cup on a table."
+        );
+        assert_eq!(
+            done("seo", "A red cup stands here. It is nice. It is big. It is old."),
+            "A red cup stands here. It is nice."
+        );
     }
 
     #[test]
     fn loops_are_said_once() {
-        assert_eq!(done("detailed", "A red cup on a table. It is red. It is red. It is red."), "A red cup on a table. It is red.");
+        assert_eq!(
+            done("detailed", "A red cup on a table. It is red. It is red. It is red."),
+            "A red cup on a table. It is red."
+        );
     }
 
     #[test]
     fn nothing_and_punctuation_are_refused() {
         for raw in ["", "   ", "</s>", "\u{200b}", ".", "a"] {
-            assert!(matches!(tidy(raw, &style("concise"), Ending::Complete), Err(Refusal::TooShort { .. })), "{raw:?}");
+            assert!(
+                matches!(
+                    tidy(raw, &style("concise"), Ending::Complete),
+                    Err(Refusal::TooShort { .. })
+                ),
+                "{raw:?}"
+            );
         }
         assert_eq!(tidy("123 456 !!", &style("concise"), Ending::Complete), Err(Refusal::NoWords));
-        assert_eq!(tidy("A cup", &style("seo"), Ending::Complete), Err(Refusal::TooShort { chars: 6, min: 15 }));
+        assert_eq!(
+            tidy("A cup", &style("seo"), Ending::Complete),
+            Err(Refusal::TooShort { chars: 6, min: 15 })
+        );
     }
 
     #[test]
@@ -163,8 +201,25 @@ mod tests {
 
     #[test]
     fn length_limits_hold_for_every_input_and_the_result_is_stable() {
-        let words =
-            ["image", "of", "a", "The", "red,", "cup.", "überraschung", "<s>", "\"", "in", "this", "photo", "overall", "3.5", "日本", ";", "—"];
+        let words = [
+            "image",
+            "of",
+            "a",
+            "The",
+            "red,",
+            "cup.",
+            "überraschung",
+            "<s>",
+            "\"",
+            "in",
+            "this",
+            "photo",
+            "overall",
+            "3.5",
+            "日本",
+            ";",
+            "—",
+        ];
         let mut seed = 7u64;
         let mut next = |n: usize| {
             seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -179,10 +234,19 @@ mod tests {
                 strip_final_stop: next(2) == 0,
             };
             let task = [Task::Concise, Task::Seo, Task::Detailed][next(3)];
-            let style = Style { name: "x".into(), instruction: "x".into(), task, rules, prompts: Default::default() };
+            let style = Style {
+                name: "x".into(),
+                instruction: "x".into(),
+                task,
+                rules,
+                prompts: Default::default(),
+            };
             let ending = if next(2) == 0 { Ending::Cut } else { Ending::Complete };
             if let Ok(text) = tidy(&raw, &style, ending) {
-                assert!(text.chars().count() <= style.rules.max_chars as usize, "round {round}: {raw:?} became {text:?}");
+                assert!(
+                    text.chars().count() <= style.rules.max_chars as usize,
+                    "round {round}: {raw:?} became {text:?}"
+                );
                 assert_eq!(text, text.trim());
                 assert!(!text.contains("<s>") && !text.contains("  "), "{text:?}");
             }

@@ -1,4 +1,5 @@
-//! Which style definitions are accepted. The engine asks before it uses one, and whoever reads a folder's own.
+//! Which style definitions are accepted. The engine asks before it uses one, and whoever reads a
+//! folder's own.
 
 use crate::Style;
 
@@ -15,16 +16,24 @@ pub const MAX_PROMPTS: usize = 16;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StyleError {
     /// Names are lower-case identifiers.
-    #[error("style name \"{0}\" is not allowed: use 1 to {MAX_NAME} lower-case letters, digits and underscores, a letter first")]
+    #[error(
+        "style name \"{0}\" is not allowed: use 1 to {MAX_NAME} lower-case letters, digits and underscores, a letter first"
+    )]
     Name(String),
     /// Blank, too long, or with control characters.
-    #[error("the instruction must have 1 to {MAX_INSTRUCTION} characters and no control characters besides line breaks, it has {0} characters")]
+    #[error(
+        "the instruction must have 1 to {MAX_INSTRUCTION} characters and no control characters besides line breaks, it has {0} characters"
+    )]
     Instruction(usize),
     /// Blank, too long, with control characters, or one too many.
-    #[error("the prompt for \"{0}\" must be as an instruction is: 1 to {MAX_INSTRUCTION} characters; and a style has at most {MAX_PROMPTS} prompts")]
+    #[error(
+        "the prompt for \"{0}\" must be as an instruction is: 1 to {MAX_INSTRUCTION} characters; and a style has at most {MAX_PROMPTS} prompts"
+    )]
     Prompt(String),
     /// Lengths that no text can meet.
-    #[error("lengths must satisfy 1 <= min_chars <= max_chars <= {MAX_CHARS}, they are {min} and {max}")]
+    #[error(
+        "lengths must satisfy 1 <= min_chars <= max_chars <= {MAX_CHARS}, they are {min} and {max}"
+    )]
     Lengths {
         /// As given.
         min: u32,
@@ -43,14 +52,21 @@ pub enum StyleError {
 pub fn validate(style: &Style) -> Result<(), StyleError> {
     let name = &style.name;
     let first = name.starts_with(|c: char| c.is_ascii_lowercase());
-    if !first || name.len() > MAX_NAME || !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_') {
+    if !first
+        || name.len() > MAX_NAME
+        || !name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    {
         return Err(StyleError::Name(name.chars().take(MAX_NAME + 1).collect()));
     }
     if !is_instruction(&style.instruction) {
         return Err(StyleError::Instruction(style.instruction.chars().count()));
     }
-    if let Some((family, _)) =
-        style.prompts.iter().enumerate().find(|(at, (_, prompt))| *at >= MAX_PROMPTS || !is_instruction(prompt)).map(|(_, p)| p)
+    if let Some((family, _)) = style
+        .prompts
+        .iter()
+        .enumerate()
+        .find(|(at, (_, prompt))| *at >= MAX_PROMPTS || !is_instruction(prompt))
+        .map(|(_, p)| p)
     {
         return Err(StyleError::Prompt(family.chars().take(MAX_NAME).collect()));
     }
@@ -66,7 +82,9 @@ pub fn validate(style: &Style) -> Result<(), StyleError> {
 
 /// Not blank, not too long, nothing that moves a cursor.
 fn is_instruction(text: &str) -> bool {
-    !text.trim().is_empty() && text.chars().count() <= MAX_INSTRUCTION && !text.chars().any(|c| c.is_control() && c != '\n')
+    !text.trim().is_empty()
+        && text.chars().count() <= MAX_INSTRUCTION
+        && !text.chars().any(|c| c.is_control() && c != '\n')
 }
 
 #[cfg(test)]
@@ -90,10 +108,16 @@ mod tests {
     fn prompts_are_bounded_as_instructions_are() {
         for prompt in [" ", "bell\u{7}", &"x".repeat(2001)] {
             let prompts = [("florence2".to_string(), prompt.to_string())].into();
-            assert_eq!(validate(&Style { prompts, ..own() }), Err(StyleError::Prompt("florence2".into())));
+            assert_eq!(
+                validate(&Style { prompts, ..own() }),
+                Err(StyleError::Prompt("florence2".into()))
+            );
         }
         let prompts = (0..17).map(|at| (format!("family{at:02}"), "Look.".to_string())).collect();
-        assert_eq!(validate(&Style { prompts, ..own() }), Err(StyleError::Prompt("family16".into())));
+        assert_eq!(
+            validate(&Style { prompts, ..own() }),
+            Err(StyleError::Prompt("family16".into()))
+        );
     }
 
     #[test]
@@ -108,7 +132,10 @@ mod tests {
     #[test]
     fn instructions_and_lengths_have_bounds() {
         for instruction in ["", " \n ", "bell\u{7}", &"x".repeat(2001)] {
-            assert!(matches!(validate(&Style { instruction: instruction.into(), ..own() }), Err(StyleError::Instruction(_))));
+            assert!(matches!(
+                validate(&Style { instruction: instruction.into(), ..own() }),
+                Err(StyleError::Instruction(_))
+            ));
         }
         for (min, max) in [(0, 10), (11, 10), (1, 4001)] {
             let mut style = own();

@@ -1,9 +1,11 @@
-//! The one configuration message the launcher sends the engine, as the first line on its standard input.
+//! The one configuration message the launcher sends the engine, as the first line on its standard
+//! input.
 
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// When a tiling model cuts a picture into tiles, which shows it details and costs as many times as there are tiles.
+/// When a tiling model cuts a picture into tiles, which shows it details and costs as many times as
+/// there are tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Tiles {
@@ -22,7 +24,8 @@ pub enum Tiles {
 pub struct EngineConfig {
     /// Model folder: absolute.
     pub model: PathBuf,
-    /// `auto` or a file suffix without underscore: `quantized`, `int8`, `uint8`, `q4`, `q4f16`, `fp16`, `fp32`.
+    /// `auto` or a file suffix without underscore: `quantized`, `int8`, `uint8`, `q4`, `q4f16`,
+    /// `fp16`, `fp32`.
     pub dtype: String,
     /// The ONNX Runtime library: absolute path.
     pub onnxruntime: PathBuf,
@@ -58,7 +61,8 @@ pub struct EngineConfig {
     pub host_concurrency: u32,
     /// Confidence below which nothing is written; `None`: the model's own.
     pub min_confidence: Option<f32>,
-    /// Accept connections only once the model is ready (a successor), or at once (the first engine).
+    /// Accept connections only once the model is ready (a successor), or at once (the first
+    /// engine).
     pub wait_until_ready: bool,
 }
 

@@ -1,4 +1,5 @@
-//! The five kinds of failure. Decided where the failure is known; everybody else only looks at the class.
+//! The five kinds of failure. Decided where the failure is known; everybody else only looks at the
+//! class.
 
 use serde::{Deserialize, Serialize};
 
@@ -31,12 +32,14 @@ impl Class {
     }
 }
 
-/// Why there is no caption. Never carries credentials: URLs in it are stripped of user, password and query secrets.
+/// Why there is no caption. Never carries credentials: URLs in it are stripped of user, password
+/// and query secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What the failure means for the caller.
     pub class: Class,
-    /// Short, stable, for grouping: `http_404`, `not_an_image`, `too_large`, `forbidden_address`, `low_confidence` …
+    /// Short, stable, for grouping: `http_404`, `not_an_image`, `too_large`, `forbidden_address`,
+    /// `low_confidence` …
     pub code: String,
     /// What happened, one sentence, no full stop.
     pub message: String,
@@ -57,7 +60,15 @@ pub struct Failure {
 impl Failure {
     /// A failure with its three obligatory parts.
     pub fn new(class: Class, code: impl Into<String>, message: impl Into<String>) -> Self {
-        Failure { class, code: code.into(), message: message.into(), detail: None, hint: None, host: None, retry_after_ms: None }
+        Failure {
+            class,
+            code: code.into(),
+            message: message.into(),
+            detail: None,
+            hint: None,
+            host: None,
+            retry_after_ms: None,
+        }
     }
 
     /// Adds the facts.

@@ -30,7 +30,9 @@ pub enum Error {
 /// # Errors
 /// [`Error::TooLong`] for lengths beyond the limits.
 pub fn lengths(prefix: [u8; PREFIX]) -> Result<(usize, usize), Error> {
-    let word = |at: usize| u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]) as usize;
+    let word = |at: usize| {
+        u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]) as usize
+    };
     let (head, body) = (word(0), word(4));
     if head > MAX_HEAD || body > MAX_BODY {
         return Err(Error::TooLong { head, body });

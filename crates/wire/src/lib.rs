@@ -1,7 +1,9 @@
-//! What the extension and the engine agree on: messages, failures, configuration, and how they are framed.
+//! What the extension and the engine agree on: messages, failures, configuration, and how they are
+//! framed.
 //!
-//! Used by `src/` (client) and `crates/engine` (server). Knows nothing of PostgreSQL, HTTP, pictures or models, and does
-//! no I/O of its own: [`frame`] turns messages into bytes and back, whoever owns the socket moves them.
+//! Used by `src/` (client) and `crates/engine` (server). Knows nothing of PostgreSQL, HTTP,
+//! pictures or models, and does no I/O of its own: [`frame`] turns messages into bytes and back,
+//! whoever owns the socket moves them.
 
 mod config;
 mod failure;
@@ -12,11 +14,15 @@ mod status;
 pub use config::{EngineConfig, Tiles};
 pub use failure::{Class, Failure};
 pub use message::{
-    ClientMessage, Finish, Image, ImageFacts, Known, ModelRef, Outcome, Output, OutputSpec, Reply, Request, Role, ServerMessage, Timings, Written,
+    ClientMessage, Finish, Image, ImageFacts, Known, ModelRef, Outcome, Output, OutputSpec, Reply,
+    Request, Role, ServerMessage, Timings, Written,
 };
-pub use status::{Control, Cooldown, EngineReport, EngineStatus, GraphStatus, HostStatus, ModelStatus};
+pub use status::{
+    Control, Cooldown, EngineReport, EngineStatus, GraphStatus, HostStatus, ModelStatus,
+};
 
-/// Version of everything in this crate. A client and an engine of different versions refuse each other in `Hello`.
+/// Version of everything in this crate. A client and an engine of different versions refuse each
+/// other in `Hello`.
 pub const PROTOCOL: u32 = 1;
 
 /// The descriptor the launcher hands the listening socket over as.

@@ -66,7 +66,8 @@ pub enum ServerMessage {
 pub struct Request {
     /// Chosen by the client, unique on its connection while unanswered.
     pub id: u64,
-    /// Requests on this connection with the same `share` and the same URL may use one fetch and one encoding.
+    /// Requests on this connection with the same `share` and the same URL may use one fetch and one
+    /// encoding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<u64>,
     /// Where the picture is.
@@ -88,7 +89,8 @@ pub enum Image {
     Url {
         /// As the user gave it.
         url: String,
-        /// The picture captioned before: one that is unchanged is answered with [`Outcome::Unchanged`].
+        /// The picture captioned before: one that is unchanged is answered with
+        /// [`Outcome::Unchanged`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         known: Option<Known>,
     },
@@ -96,7 +98,8 @@ pub enum Image {
     Bytes,
 }
 
-/// A picture that was captioned before, and by which model: another model looks at it again in any case.
+/// A picture that was captioned before, and by which model: another model looks at it again in any
+/// case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Known {
     /// As the server sent it then.
@@ -114,7 +117,8 @@ pub struct Known {
 pub struct OutputSpec {
     /// The whole definition; the engine keeps none.
     pub style: Style,
-    /// Hard ceiling for generated tokens, [`pg_caption_register::MIN_TOKENS`]..=[`pg_caption_register::MAX_TOKENS`].
+    /// Hard ceiling for generated tokens,
+    /// [`pg_caption_register::MIN_TOKENS`]..=[`pg_caption_register::MAX_TOKENS`].
     pub max_tokens: u32,
     /// Words about the product that an instruction-following model may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,9 +1,11 @@
-//! What the engine tells of itself: to the launcher on the status pipe, to anybody who asks on a connection.
+//! What the engine tells of itself: to the launcher on the status pipe, to anybody who asks on a
+//! connection.
 
 use crate::{Failure, Timings};
 use serde::{Deserialize, Serialize};
 
-/// A line the launcher writes to the engine's standard input after the configuration. End of file means: leave.
+/// A line the launcher writes to the engine's standard input after the configuration. End of file
+/// means: leave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "control", rename_all = "snake_case")]
 pub enum Control {
@@ -29,9 +31,11 @@ pub enum EngineReport {
     },
     /// The model cannot be used; requests are answered with this failure (class `Engine`).
     Failed(Failure),
-    /// Files of the system that it needs are others than those it may read (see the engine's `confine`): a successor may read them.
+    /// Files of the system that it needs are others than those it may read (see the engine's
+    /// `confine`): a successor may read them.
     Outdated,
-    /// An engine that drains says this at once, and again before it leaves: hosts that asked for patience, for its successor.
+    /// An engine that drains says this at once, and again before it leaves: hosts that asked for
+    /// patience, for its successor.
     Cooling {
         /// The pauses that are not over.
         hosts: Vec<Cooldown>,
@@ -103,12 +107,14 @@ pub struct ModelStatus {
     pub graphs: Vec<GraphStatus>,
     /// Ids never depend on what a picture was batched with (no graph holds DynamicQuantizeLinear).
     pub batch_invariant: bool,
-    /// Cross-attention keys and values are computed once a picture although the published graph computes them for every token.
+    /// Cross-attention keys and values are computed once a picture although the published graph
+    /// computes them for every token.
     #[serde(default)]
     pub hoisted: bool,
     /// Confidence below which the model's captions are uncertain, if the folder states one.
     pub min_confidence: Option<f32>,
-    /// Installed graphs that go before those that are used and cannot be: file and reason, one each.
+    /// Installed graphs that go before those that are used and cannot be: file and reason, one
+    /// each.
     #[serde(default)]
     pub passed_over: Vec<String>,
 }

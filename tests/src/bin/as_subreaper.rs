@@ -1,4 +1,5 @@
-//! Runs a command as a process that adopts the orphans among its descendants, as PID 1 of a container does.
+//! Runs a command as a process that adopts the orphans among its descendants, as PID 1 of a
+//! container does.
 
 use std::os::unix::process::CommandExt;
 

@@ -2,7 +2,8 @@
 
 use pg_caption_tests::{Cluster, Web, eventually};
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 #[test]
 fn without_a_free_worker_slot_the_log_says_so_once_and_a_larger_server_goes_on() {
@@ -14,7 +15,9 @@ fn without_a_free_worker_slot_the_log_says_so_once_and_a_larger_server_goes_on()
     eventually("the log says why", || told() > 0);
     assert!(cluster.log().contains("Raise max_worker_processes"));
     // A caption for somebody who waits needs no worker.
-    assert!(!db.session().text(&format!("SELECT caption_image('{}')", web.url("/0.jpg"))).is_empty());
+    assert!(
+        !db.session().text(&format!("SELECT caption_image('{}')", web.url("/0.jpg"))).is_empty()
+    );
     assert_eq!(told(), 1);
     cluster.set("max_worker_processes", "8");
     cluster.restart(pg_caption_tests::Stop::Fast);
@@ -23,21 +26,28 @@ fn without_a_free_worker_slot_the_log_says_so_once_and_a_larger_server_goes_on()
 
 #[test]
 fn a_drain_needs_no_connection_that_a_full_server_could_refuse() {
-    let (cluster, web) = (Cluster::private(&[("max_connections", "6"), ("superuser_reserved_connections", "0")]), Web::start());
+    let (cluster, web) = (
+        Cluster::private(&[("max_connections", "6"), ("superuser_reserved_connections", "0")]),
+        Web::start(),
+    );
     let db = cluster.database();
     let mut session = db.products_of(&web, 3);
     let mut others: Vec<_> = Vec::new();
-    eventually("the server is full", || match pg_caption_tests::Session::open(&cluster.config("postgres")) {
-        Ok(session) => {
-            others.push(session);
-            false
+    eventually("the server is full", || {
+        match pg_caption_tests::Session::open(&cluster.config("postgres")) {
+            Ok(session) => {
+                others.push(session);
+                false
+            }
+            Err(error) => error.as_db_error().is_some_and(|error| error.code().code() == "53300"),
         }
-        Err(error) => error.as_db_error().is_some_and(|error| error.code().code() == "53300"),
     });
     session.run("SELECT caption.watch('products')");
     eventually("every row is filled", || session.holds(FILLED));
     drop(others);
-    eventually("people are let in again", || pg_caption_tests::Session::open(&cluster.config("postgres")).is_ok());
+    eventually("people are let in again", || {
+        pg_caption_tests::Session::open(&cluster.config("postgres")).is_ok()
+    });
 }
 
 /// A file of the engine's is missing at start, and supplied later.
@@ -54,7 +64,11 @@ fn waits_for(setting: &str, missing: &str, there: &str) {
     cluster.set(setting, there);
     cluster.reload();
     db.eventually(FILLED);
-    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0, "nothing was charged to the rows");
+    assert_eq!(
+        session.number("SELECT count(*) FROM caption.failure"),
+        0,
+        "nothing was charged to the rows"
+    );
 }
 
 #[test]

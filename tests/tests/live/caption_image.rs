@@ -39,7 +39,9 @@ fn max_tokens_out_of_range_is_refused_with_the_range() {
     let db = database();
     let mut session = db.session();
     for tokens in [31, 257, 0, -1] {
-        let error = session.error(&format!("SELECT caption_image('http://127.0.0.1:1/a.jpg', 'concise', {tokens})"));
+        let error = session.error(&format!(
+            "SELECT caption_image('http://127.0.0.1:1/a.jpg', 'concise', {tokens})"
+        ));
         assert_eq!(error.code().code(), "22023");
         let said = format!("{error:?}");
         assert!(said.contains("32") && said.contains("256"), "{said}");
@@ -63,14 +65,23 @@ fn credentials_of_a_url_never_reach_the_error() {
     assert!(!format!("{error:?}").contains("s3cr3t"), "{error:?}");
     // The statement itself is PostgreSQL's to log or not; our own lines must not have it.
     let ours = db.cluster.log();
-    assert!(!ours.lines().filter(|line| !line.contains("STATEMENT")).any(|line| line.contains("s3cr3t")));
+    assert!(
+        !ours
+            .lines()
+            .filter(|line| !line.contains("STATEMENT"))
+            .any(|line| line.contains("s3cr3t"))
+    );
 }
 
 #[test]
 fn what_is_no_picture_is_refused() {
     let (db, web) = (database(), Web::start());
-    let url = web.serve("/page.jpg", Answer::body(b"<html>not a picture</html>".to_vec(), "image/jpeg"));
-    assert_eq!(db.session().error(&format!("SELECT caption_image('{url}')")).code().code(), "38000");
+    let url =
+        web.serve("/page.jpg", Answer::body(b"<html>not a picture</html>".to_vec(), "image/jpeg"));
+    assert_eq!(
+        db.session().error(&format!("SELECT caption_image('{url}')")).code().code(),
+        "38000"
+    );
 }
 
 #[test]
@@ -81,7 +92,12 @@ fn on_error_null_turns_a_bad_picture_into_null_and_a_warning() {
     session.run("SET pg_caption.on_error = 'null'");
     assert_eq!(session.value(&format!("SELECT caption_image('{url}')")), None);
     let notices = session.notices();
-    assert!(notices.iter().any(|notice| notice.severity() == "WARNING" && format!("{notice:?}").contains("404")), "{notices:?}");
+    assert!(
+        notices
+            .iter()
+            .any(|notice| notice.severity() == "WARNING" && format!("{notice:?}").contains("404")),
+        "{notices:?}"
+    );
 }
 
 #[test]
@@ -100,7 +116,9 @@ fn a_backfill_with_bad_rows_ends_and_keeps_what_it_has() {
 fn two_calls_on_one_url_in_a_statement_fetch_it_once() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 1);
-    session.run("UPDATE products SET alt = caption_image(image_url), seo = caption_image(image_url, 'seo')");
+    session.run(
+        "UPDATE products SET alt = caption_image(image_url), seo = caption_image(image_url, 'seo')",
+    );
     assert!(session.holds("(SELECT alt <> '' AND seo <> '' FROM products)"));
     assert_eq!(web.hits("/0.jpg"), 1);
 }
@@ -119,9 +137,13 @@ fn two_statements_fetch_it_twice() {
 fn the_bytes_of_a_picture_get_the_caption_that_its_url_gets() {
     let (db, web) = (database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(3));
-    let hex: String = pg_caption_tests::pictures::jpeg(3).iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex: String =
+        pg_caption_tests::pictures::jpeg(3).iter().map(|byte| format!("{byte:02x}")).collect();
     let mut session = db.session();
-    assert_eq!(session.text(&format!("SELECT caption_image('\\x{hex}'::bytea)")), session.text(&format!("SELECT caption_image('{url}')")));
+    assert_eq!(
+        session.text(&format!("SELECT caption_image('\\x{hex}'::bytea)")),
+        session.text(&format!("SELECT caption_image('{url}')"))
+    );
 }
 
 #[test]
@@ -144,7 +166,8 @@ fn a_cancelled_call_ends_while_the_engine_still_waits_for_its_picture() {
     let call = std::thread::spawn(move || waiting.error(&format!("SELECT caption_image('{url}')")));
     eventually("the picture is being fetched", || gate.waiting() >= 1);
     assert!(db.session().holds(&format!("pg_cancel_backend({pid})")));
-    // Nobody lets the picture go: were the cancel not heard, the engine's own limit would end the call with another code.
+    // Nobody lets the picture go: were the cancel not heard, the engine's own limit would end the
+    // call with another code.
     assert_eq!(call.join().unwrap().code().code(), "57014");
 }
 
@@ -156,7 +179,9 @@ fn a_terminated_caller_takes_its_work_along() {
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let (mut session, mut waiting) = (db.session(), db.session());
     let pid = waiting.pid();
-    let call = std::thread::spawn(move || waiting.try_rows(&format!("SELECT caption_image('{url}')")).is_err());
+    let call = std::thread::spawn(move || {
+        waiting.try_rows(&format!("SELECT caption_image('{url}')")).is_err()
+    });
     eventually("the picture is being fetched", || gate.waiting() >= 1);
     assert_eq!(session.number("SELECT in_flight FROM caption.engine_status()"), 1);
     session.run(&format!("SELECT pg_terminate_backend({pid})"));
@@ -172,7 +197,9 @@ fn a_waiting_call_ends_when_its_database_is_dropped_by_force() {
     let (db, web, gate) = (database(), Web::start(), Gate::new());
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let mut waiting = db.session();
-    let call = std::thread::spawn(move || waiting.try_rows(&format!("SELECT caption_image('{url}')")).is_err());
+    let call = std::thread::spawn(move || {
+        waiting.try_rows(&format!("SELECT caption_image('{url}')")).is_err()
+    });
     eventually("the picture is being fetched", || gate.waiting() >= 1);
     db.cluster.session("postgres").run(&format!("DROP DATABASE {} WITH (FORCE)", db.name));
     assert!(call.join().unwrap());
@@ -185,7 +212,8 @@ fn a_waiting_call_does_not_block_the_drop_of_another_database() {
     let mut waiting = db.session();
     let call = std::thread::spawn(move || waiting.text(&format!("SELECT caption_image('{url}')")));
     eventually("the picture is being fetched", || gate.waiting() >= 1);
-    // Every process must let go of the database's files, the one that waits included; a plain DROP DATABASE waits for that.
+    // Every process must let go of the database's files, the one that waits included; a plain DROP
+    // DATABASE waits for that.
     let mut admin = db.cluster.session("postgres");
     admin.run("SET statement_timeout = '60s'");
     admin.run(&format!("DROP DATABASE {}", other.name));
@@ -247,7 +275,12 @@ fn it_works_in_parallel_workers() {
     let mut session = db.products_of(&web, 8);
     session.run("ALTER TABLE products SET (parallel_workers = 2); ANALYZE products");
     session.run("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0");
-    let plan: Vec<_> = session.rows("EXPLAIN (COSTS OFF) SELECT caption_image(image_url) FROM products").into_iter().flatten().flatten().collect();
+    let plan: Vec<_> = session
+        .rows("EXPLAIN (COSTS OFF) SELECT caption_image(image_url) FROM products")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .collect();
     assert!(plan.iter().any(|line| line.contains("Gather")), "{plan:#?}");
     assert_eq!(session.number("SELECT count(caption_image(image_url)) FROM products"), 8);
 }

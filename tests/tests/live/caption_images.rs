@@ -30,10 +30,13 @@ fn one_row_per_url_in_order_and_a_bad_one_costs_only_itself() {
 #[test]
 fn all_urls_are_in_flight_together() {
     let (db, web, gate) = (Cluster::shared().database(), Web::start(), Gate::new());
-    let urls: Vec<_> = (0..5).map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate))).collect();
+    let urls: Vec<_> =
+        (0..5).map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate))).collect();
     let list = urls.join("', '");
     let mut session = db.session();
-    let call = std::thread::spawn(move || session.number(&format!("SELECT count(caption) FROM caption_images(ARRAY['{list}'])")));
+    let call = std::thread::spawn(move || {
+        session.number(&format!("SELECT count(caption) FROM caption_images(ARRAY['{list}'])"))
+    });
     // None is answered before all are asked for.
     eventually("five pictures are being fetched", || gate.waiting() >= 5);
     gate.open();
@@ -44,24 +47,46 @@ fn all_urls_are_in_flight_together() {
 fn null_among_the_urls_is_a_row_without_caption() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
-    let rows = db.session().rows(&format!("SELECT ord, caption IS NULL FROM caption_images(ARRAY[NULL, '{url}'])"));
-    let rows: Vec<_> = rows.into_iter().map(|row| row.into_iter().flatten().collect::<Vec<_>>()).collect();
+    let rows = db
+        .session()
+        .rows(&format!("SELECT ord, caption IS NULL FROM caption_images(ARRAY[NULL, '{url}'])"));
+    let rows: Vec<_> =
+        rows.into_iter().map(|row| row.into_iter().flatten().collect::<Vec<_>>()).collect();
     assert_eq!(rows, [["1", "t"], ["2", "f"]]);
 }
 
 #[test]
 fn no_urls_are_no_rows() {
-    assert_eq!(Cluster::shared().database().session().number("SELECT count(*) FROM caption_images(ARRAY[]::text[])"), 0);
+    assert_eq!(
+        Cluster::shared()
+            .database()
+            .session()
+            .number("SELECT count(*) FROM caption_images(ARRAY[]::text[])"),
+        0
+    );
 }
 
 #[test]
 fn one_picture_in_two_styles_is_fetched_once_and_its_facts_are_told() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
-    let json = db.session().text(&format!("SELECT caption_image_json('{url}', ARRAY['concise', 'seo'])"));
+    let json =
+        db.session().text(&format!("SELECT caption_image_json('{url}', ARRAY['concise', 'seo'])"));
     let said: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(web.hits("/a.jpg"), 1);
-    for word in ["concise", "seo", "finish_reason", "tokens", "confidence", "jpeg", "width", "height", "bytes", "sha256", "digest"] {
+    for word in [
+        "concise",
+        "seo",
+        "finish_reason",
+        "tokens",
+        "confidence",
+        "jpeg",
+        "width",
+        "height",
+        "bytes",
+        "sha256",
+        "digest",
+    ] {
         assert!(json.contains(&format!("\"{word}\"")), "{word} is missing in {said:#}");
     }
 }

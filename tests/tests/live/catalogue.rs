@@ -1,16 +1,25 @@
-//! Whole catalogues: every row of a folder of photos ends filled, or recorded with a reason; none is forgotten.
+//! Whole catalogues: every row of a folder of photos ends filled, or recorded with a reason; none
+//! is forgotten.
 
 use pg_caption_tests::{Answer, Cluster, Web, demo_pictures, shared};
 use std::path::Path;
 
 fn watch_a_folder(folder: &Path) {
     let (db, web) = (Cluster::shared().database(), Web::start());
-    let mut files: Vec<_> = std::fs::read_dir(folder).expect("a folder of pictures").map(|entry| entry.expect("an entry").path()).collect();
+    let mut files: Vec<_> = std::fs::read_dir(folder)
+        .expect("a folder of pictures")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     files.sort();
     let urls: Vec<String> = files
         .iter()
         .enumerate()
-        .map(|(n, file)| web.serve(&format!("/{n}.jpg"), Answer::body(std::fs::read(file).expect("a picture"), "image/jpeg")))
+        .map(|(n, file)| {
+            web.serve(
+                &format!("/{n}.jpg"),
+                Answer::body(std::fs::read(file).expect("a picture"), "image/jpeg"),
+            )
+        })
         .collect();
     let mut session = db.products(&urls);
     session.run("CREATE TABLE writes (id int)");
@@ -24,10 +33,23 @@ fn watch_a_folder(folder: &Path) {
     let failed =
         session.number("SELECT count(*) FROM caption.failure f JOIN products p ON f.key->>0 = p.id::text WHERE p.alt IS NULL OR p.seo IS NULL");
     assert_eq!(filled + failed, urls.len() as i64, "{filled} filled, {failed} failed");
-    assert!(filled * 10 >= urls.len() as i64 * 9, "without a threshold nearly every photo is described: {filled} of {}", urls.len());
-    assert_eq!(session.number("SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM writes GROUP BY id) w"), 1, "written once");
+    assert!(
+        filled * 10 >= urls.len() as i64 * 9,
+        "without a threshold nearly every photo is described: {filled} of {}",
+        urls.len()
+    );
+    assert_eq!(
+        session.number(
+            "SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM writes GROUP BY id) w"
+        ),
+        1,
+        "written once"
+    );
     assert_eq!(session.number("SELECT count(*) FROM caption.queue"), 0);
-    assert!(urls.iter().enumerate().all(|(n, _)| web.hits(&format!("/{n}.jpg")) == 1), "fetched once");
+    assert!(
+        urls.iter().enumerate().all(|(n, _)| web.hits(&format!("/{n}.jpg")) == 1),
+        "fetched once"
+    );
 }
 
 #[test]

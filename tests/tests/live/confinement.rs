@@ -1,4 +1,5 @@
-//! Somebody who takes the engine over through a picture has gained an address and a processor, and nothing of the server.
+//! Somebody who takes the engine over through a picture has gained an address and a processor, and
+//! nothing of the server.
 
 use pg_caption_tests::{Answer, Cluster, Web, eventually, pictures};
 use serde_json::{Value, json};
@@ -11,7 +12,8 @@ fn possessed_engine() -> String {
 
 #[test]
 fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_servers_socket() {
-    let (cluster, web) = (Cluster::private(&[("pg_caption.engine", &possessed_engine())]), Web::start());
+    let (cluster, web) =
+        (Cluster::private(&[("pg_caption.engine", &possessed_engine())]), Web::start());
     let db = cluster.database();
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
     let mut session = db.session();
@@ -36,12 +38,20 @@ fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_ser
         ("change a file's times", data.join("PG_VERSION").display().to_string(), "seccomp"),
         ("hang something on a file", data.join("PG_VERSION").display().to_string(), "seccomp"),
     ];
-    let orders: Value = attempts.iter().map(|(what, target, _)| ((*what).to_owned(), json!(target))).collect::<serde_json::Map<_, _>>().into();
+    let orders: Value = attempts
+        .iter()
+        .map(|(what, target, _)| ((*what).to_owned(), json!(target)))
+        .collect::<serde_json::Map<_, _>>()
+        .into();
     let mut picture = pictures::jpeg(0);
     picture.extend_from_slice(format!("POSSESSED {orders}").as_bytes());
     let url = web.serve("/a.jpg", Answer::body(picture, "image/jpeg"));
     session.run(&format!("SELECT caption_image('{url}')"));
-    let line = || cluster.log().lines().find_map(|line| line.split_once("possessed: ").map(|(_, outcomes)| outcomes.to_owned()));
+    let line = || {
+        cluster.log().lines().find_map(|line| {
+            line.split_once("possessed: ").map(|(_, outcomes)| outcomes.to_owned())
+        })
+    };
     eventually("the decoder has tried", || line().is_some());
     let outcomes: Value = serde_json::from_str(&line().expect("a line")).expect("JSON");
     for (what, _, needs) in attempts {
@@ -62,7 +72,10 @@ fn the_installed_engine_has_no_such_door() {
     let url = web.serve("/a.jpg", Answer::body(picture, "image/jpeg"));
     db.session().run(&format!("SELECT caption_image('{url}')"));
     cluster.restart(pg_caption_tests::Stop::Fast);
-    assert!(!cluster.log().contains("possessed"), "every line that the engine wrote is in the log by now");
+    assert!(
+        !cluster.log().contains("possessed"),
+        "every line that the engine wrote is in the log by now"
+    );
 }
 
 #[test]
@@ -70,14 +83,22 @@ fn the_engine_has_few_malloc_arenas_and_nothing_of_the_servers_environment() {
     let db = Cluster::shared().database();
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
     let pid = db.session().number("SELECT pid FROM caption.engine_status()");
-    let environment = std::fs::read(format!("/proc/{pid}/environ")).expect("the engine's environment");
-    let mut names: Vec<_> = environment.split(|byte| *byte == 0).map(String::from_utf8_lossy).filter(|variable| !variable.is_empty()).collect();
+    let environment =
+        std::fs::read(format!("/proc/{pid}/environ")).expect("the engine's environment");
+    let mut names: Vec<_> = environment
+        .split(|byte| *byte == 0)
+        .map(String::from_utf8_lossy)
+        .filter(|variable| !variable.is_empty())
+        .collect();
     names.sort();
     for variable in ["MALLOC_ARENA_MAX=2", "MALLOC_TRIM_THRESHOLD_=1048576"] {
         assert!(names.iter().any(|name| name == variable), "{names:?}");
     }
     let allowed = ["LANG=", "LISTEN_FDS=", "MALLOC_", "SSL_CERT_", "TZ="];
-    assert!(names.iter().all(|name| allowed.iter().any(|prefix| name.starts_with(prefix))), "{names:?}");
+    assert!(
+        names.iter().all(|name| allowed.iter().any(|prefix| name.starts_with(prefix))),
+        "{names:?}"
+    );
 }
 
 #[test]
@@ -87,7 +108,8 @@ fn the_status_says_what_confines_the_engine() {
     let in_force = db.session().text("SELECT confinement::text FROM caption.engine_status()");
     assert!(in_force.contains("no_new_privs"), "{in_force}");
     let pid = db.session().number("SELECT pid FROM caption.engine_status()");
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the engine's status");
+    let status =
+        std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the engine's status");
     let filtered = status.lines().any(|line| line.split_whitespace().eq(["Seccomp:", "2"]));
     assert_eq!(in_force.contains("seccomp"), filtered, "{in_force}\n{status}");
 }
@@ -110,9 +132,13 @@ fn the_engines_socket_is_for_the_servers_user_alone() {
 
 #[test]
 fn the_values_of_a_signed_url_are_in_no_message_no_view_and_no_log() {
-    let (cluster, web) = (Cluster::private(&[("log_min_error_statement", "panic"), ("log_min_messages", "debug1")]), Web::start());
+    let (cluster, web) = (
+        Cluster::private(&[("log_min_error_statement", "panic"), ("log_min_messages", "debug1")]),
+        Web::start(),
+    );
     let db = cluster.database();
-    let (secret, fine) = ("s3cr3t-signature", web.serve("/a.jpg?sig=s3cr3t-signature", Answer::picture(0)));
+    let (secret, fine) =
+        ("s3cr3t-signature", web.serve("/a.jpg?sig=s3cr3t-signature", Answer::picture(0)));
     let gone = web.url(&format!("/gone.jpg?sig={secret}"));
     let mut session = db.session();
     let error = session.error(&format!("SELECT caption_image('{gone}')"));
@@ -124,7 +150,12 @@ fn the_values_of_a_signed_url_are_in_no_message_no_view_and_no_log() {
         .map(|of| session.text(&format!("SELECT coalesce(jsonb_agg(x), '[]') FROM caption.{of} x")))
         .concat();
     let status = session.text("SELECT jsonb_agg(s) FROM caption.engine_status() s");
-    for (what, text) in [("error", format!("{error:?}")), ("views", views), ("status", status), ("log", cluster.log())] {
+    for (what, text) in [
+        ("error", format!("{error:?}")),
+        ("views", views),
+        ("status", status),
+        ("log", cluster.log()),
+    ] {
         assert!(!text.contains(secret), "{what}: {text}");
         assert!(what != "error" || text.contains("sig=…"), "{text}");
     }

@@ -1,8 +1,10 @@
-//! Copies of a database: standbys, dumps, templates, subscribers, the next major version. Each goes on by itself, or does what it is told.
+//! Copies of a database: standbys, dumps, templates, subscribers, the next major version. Each goes
+//! on by itself, or does what it is told.
 
 use pg_caption_tests::{Answer, Cluster, Database, Gate, Session, Stop, Web, eventually};
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 /// What a program printed, if all went well.
 #[track_caller]
@@ -16,11 +18,19 @@ fn output(mut command: std::process::Command) -> Vec<u8> {
 fn a_standby_captions_but_writes_nothing_and_drains_after_its_promotion() {
     let (primary, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
     let db = primary.database();
-    let urls: Vec<_> =
-        (0..6u32).map(|n| web.serve(&format!("/{n}.jpg"), if n < 3 { Answer::picture(n) } else { Answer::picture(n).behind(&gate) })).collect();
+    let urls: Vec<_> = (0..6u32)
+        .map(|n| {
+            web.serve(
+                &format!("/{n}.jpg"),
+                if n < 3 { Answer::picture(n) } else { Answer::picture(n).behind(&gate) },
+            )
+        })
+        .collect();
     let mut session = db.products(&urls);
     session.run("SELECT caption.watch('products')");
-    eventually("the drain is half-way", || gate.waiting() >= 3 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 3"));
+    eventually("the drain is half-way", || {
+        gate.waiting() >= 3 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 3")
+    });
     let standby = primary.standby();
     let mut there = standby.session(&db.name);
     assert!(there.holds("pg_is_in_recovery()"));
@@ -29,7 +39,9 @@ fn a_standby_captions_but_writes_nothing_and_drains_after_its_promotion() {
     assert_eq!(there.error("SELECT caption.retry('products')").code().code(), "25006");
     let here = session.text("SELECT pg_current_wal_lsn()");
     there.run("SELECT 1");
-    eventually("it has what the primary has", || there.holds(&format!("pg_last_wal_replay_lsn() >= '{here}'")));
+    eventually("it has what the primary has", || {
+        there.holds(&format!("pg_last_wal_replay_lsn() >= '{here}'"))
+    });
     drop(session);
     primary.stop(Stop::Kill);
     assert_eq!(there.number("SELECT count(*) FROM products WHERE alt IS NULL"), 3);
@@ -44,27 +56,58 @@ fn a_standby_captions_but_writes_nothing_and_drains_after_its_promotion() {
 #[test]
 fn a_restore_to_a_point_in_the_middle_of_a_drain_has_no_half_done_row_and_goes_on() {
     let (web, gate) = (Web::start(), Gate::new());
-    let primary = Cluster::private(&[("archive_mode", "on"), ("archive_command", "mkdir -p archive && cp %p archive/%f")]);
+    let primary = Cluster::private(&[
+        ("archive_mode", "on"),
+        ("archive_command", "mkdir -p archive && cp %p archive/%f"),
+    ]);
     let db = primary.database();
-    let urls: Vec<_> =
-        (0..6u32).map(|n| web.serve(&format!("/{n}.jpg"), if n < 3 { Answer::picture(n) } else { Answer::picture(n).behind(&gate) })).collect();
+    let urls: Vec<_> = (0..6u32)
+        .map(|n| {
+            web.serve(
+                &format!("/{n}.jpg"),
+                if n < 3 { Answer::picture(n) } else { Answer::picture(n).behind(&gate) },
+            )
+        })
+        .collect();
     let mut session = db.products(&urls);
     session.run("CREATE TABLE writes (id int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.writes VALUES (NEW.id); RETURN NEW; END $$");
-    session.run("CREATE TRIGGER note AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note()");
+    session
+        .run("CREATE TRIGGER note AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note()");
     let backup = primary.backup();
     session.run("SELECT caption.watch('products')");
-    eventually("the drain is half-way", || gate.waiting() >= 3 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 3"));
+    eventually("the drain is half-way", || {
+        gate.waiting() >= 3 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 3")
+    });
     session.run("SELECT pg_create_restore_point('middle')");
     gate.open();
     db.eventually(FILLED);
     let last = session.text("SELECT pg_walfile_name(pg_switch_wal())");
-    eventually("it is archived", || session.holds(&format!("(SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver)")));
+    eventually("it is archived", || {
+        session.holds(&format!("(SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver)"))
+    });
 
-    let restored = Cluster::restored(backup, &primary.data().join("archive"), "middle", &[("pg_caption.enabled", "off")]);
+    let restored = Cluster::restored(
+        backup,
+        &primary.data().join("archive"),
+        "middle",
+        &[("pg_caption.enabled", "off")],
+    );
     let mut there = restored.session(&db.name);
-    assert_eq!(there.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''"), 3, "as it was in the middle");
-    assert_eq!(there.number("SELECT count(*) FROM products WHERE (alt IS NULL) <> (seo IS NULL)"), 0, "no row is half done");
-    assert_eq!(there.number("SELECT count(*) FROM caption.written"), 3, "the ledger knows as much as the rows");
+    assert_eq!(
+        there.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''"),
+        3,
+        "as it was in the middle"
+    );
+    assert_eq!(
+        there.number("SELECT count(*) FROM products WHERE (alt IS NULL) <> (seo IS NULL)"),
+        0,
+        "no row is half done"
+    );
+    assert_eq!(
+        there.number("SELECT count(*) FROM caption.written"),
+        3,
+        "the ledger knows as much as the rows"
+    );
     restored.set("pg_caption.enabled", "on");
     restored.reload();
     eventually("every row is filled", || there.holds(FILLED));
@@ -80,22 +123,37 @@ fn a_restore_to_a_point_in_the_middle_of_a_drain_has_no_half_done_row_and_goes_o
 fn a_restored_dump_carries_watches_and_styles_and_starts_to_work_by_itself() {
     let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
     let db = cluster.database();
-    let urls: Vec<_> =
-        (0..4u32).map(|n| web.serve(&format!("/{n}.jpg"), if n < 2 { Answer::picture(n) } else { Answer::picture(n).behind(&gate) })).collect();
+    let urls: Vec<_> = (0..4u32)
+        .map(|n| {
+            web.serve(
+                &format!("/{n}.jpg"),
+                if n < 2 { Answer::picture(n) } else { Answer::picture(n).behind(&gate) },
+            )
+        })
+        .collect();
     let mut session = db.products(&urls);
-    session.run("INSERT INTO caption.style (name, instruction) VALUES ('poetic', 'Say it in verse.')");
+    session
+        .run("INSERT INTO caption.style (name, instruction) VALUES ('poetic', 'Say it in verse.')");
     session.run("SELECT caption.watch('products')");
-    eventually("the drain is half-way", || gate.waiting() >= 2 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 2"));
+    eventually("the drain is half-way", || {
+        gate.waiting() >= 2 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 2")
+    });
     let mut dump = cluster.tool("pg_dump");
     dump.arg(&db.name);
     let dump = output(dump);
     let copy = cluster.empty_database();
     gate.open();
-    // As slowly as a large dump: the watch is there long before its table's rows, and those before its triggers.
-    // Without the lines by which psql is kept from commands: they come in pairs, one at either end.
-    let text: String =
-        String::from_utf8(dump).expect("UTF-8").lines().filter(|line| !line.contains("restrict ")).map(|line| format!("{line}\n")).collect();
-    let (before, rest) = text.split_at(text.find("\nCOPY public.products").expect("the table's rows"));
+    // As slowly as a large dump: the watch is there long before its table's rows, and those before
+    // its triggers. Without the lines by which psql is kept from commands: they come in pairs, one
+    // at either end.
+    let text: String = String::from_utf8(dump)
+        .expect("UTF-8")
+        .lines()
+        .filter(|line| !line.contains("restrict "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    let (before, rest) =
+        text.split_at(text.find("\nCOPY public.products").expect("the table's rows"));
     let (rows, after) = rest.split_at(rest.find("\nCREATE TRIGGER").expect("the table's triggers"));
     let psql = |sql: &str| {
         let path = cluster.data().join("part.sql");
@@ -127,21 +185,32 @@ fn a_database_made_from_a_template_walks_anew_without_being_told() {
     drop(session);
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
-    eventually("no worker is there any more", || cluster.session("postgres").try_rows(&format!("CREATE DATABASE copy TEMPLATE {}", db.name)).is_ok());
+    eventually("no worker is there any more", || {
+        cluster
+            .session("postgres")
+            .try_rows(&format!("CREATE DATABASE copy TEMPLATE {}", db.name))
+            .is_ok()
+    });
     let mut copy = cluster.session("copy");
     eventually("the copy is filled", || copy.holds(FILLED));
-    assert_eq!(db.session().number("SELECT count(*) FROM products WHERE alt <> ''"), 0, "the walk of the original was over");
+    assert_eq!(
+        db.session().number("SELECT count(*) FROM products WHERE alt <> ''"),
+        0,
+        "the walk of the original was over"
+    );
 }
 
 /// Both sides have pg_caption, and the publication is FOR ALL TABLES: our own tables are in it.
 #[test]
 fn rows_that_logical_replication_applies_are_filled_and_nothing_stops_the_apply_worker() {
     let settings = [("wal_level", "logical")];
-    let (publisher, subscriber, web) = (Cluster::private(&settings), Cluster::private(&settings), Web::start());
+    let (publisher, subscriber, web) =
+        (Cluster::private(&settings), Cluster::private(&settings), Web::start());
     let (from, to) = (publisher.database(), subscriber.database());
     let mut there = to.products(&[]);
     there.run("SELECT caption.watch('products', on_replica => true)");
-    there.run("INSERT INTO caption.style (name, instruction) VALUES ('poetic', 'Say it in verse.')");
+    there
+        .run("INSERT INTO caption.style (name, instruction) VALUES ('poetic', 'Say it in verse.')");
     there.run("CALL caption.wait('products')");
     let mut here = from.products_of(&web, 2);
     here.run("CREATE TABLE other (LIKE products INCLUDING ALL)");
@@ -149,19 +218,34 @@ fn rows_that_logical_replication_applies_are_filled_and_nothing_stops_the_apply_
     here.run("INSERT INTO caption.style (name, instruction) VALUES ('poetic', 'Sing it.')");
     here.run("CREATE PUBLICATION everything FOR ALL TABLES");
     here.run("SELECT caption.watch('other')");
-    there.run(&format!("CREATE SUBSCRIPTION everything CONNECTION '{}' PUBLICATION everything", publisher.conninfo(&from.name)));
+    there.run(&format!(
+        "CREATE SUBSCRIPTION everything CONNECTION '{}' PUBLICATION everything",
+        publisher.conninfo(&from.name)
+    ));
     to.eventually("(SELECT count(*) FROM products) = 2");
     let url = web.serve("/new.jpg", Answer::picture(5));
     here.run(&format!("INSERT INTO products (image_url) VALUES ('{url}'); INSERT INTO other (image_url) VALUES ('{url}')"));
     // The subscriber fills what it watches; what the publisher writes arrives, too.
     to.eventually(&format!("(SELECT count(*) FROM products) = 3 AND {FILLED}"));
     to.eventually("(SELECT alt <> '' FROM other)");
-    assert_eq!(here.number("SELECT count(*) FROM products WHERE alt <> ''"), 0, "the publisher does not watch it");
-    assert_eq!(there.rows("SELECT relation, on_replica FROM caption.watch"), [[Some("products".to_string()), Some("t".to_string())]]);
-    assert_eq!(there.text("SELECT instruction FROM caption.style"), "Say it in verse.");
-    assert_eq!(there.number("SELECT count(*) FROM caption.written WHERE relation <> 'products'::regclass"), 0);
     assert_eq!(
-        there.number("SELECT sum(apply_error_count + sync_error_count) FROM pg_stat_subscription_stats"),
+        here.number("SELECT count(*) FROM products WHERE alt <> ''"),
+        0,
+        "the publisher does not watch it"
+    );
+    assert_eq!(
+        there.rows("SELECT relation, on_replica FROM caption.watch"),
+        [[Some("products".to_string()), Some("t".to_string())]]
+    );
+    assert_eq!(there.text("SELECT instruction FROM caption.style"), "Say it in verse.");
+    assert_eq!(
+        there.number("SELECT count(*) FROM caption.written WHERE relation <> 'products'::regclass"),
+        0
+    );
+    assert_eq!(
+        there.number(
+            "SELECT sum(apply_error_count + sync_error_count) FROM pg_stat_subscription_stats"
+        ),
         0,
         "{}",
         subscriber.log_tail("ERROR")
@@ -182,7 +266,8 @@ fn with_a_history(db: &Database, web: &Web) -> Session {
     let mut urls = web.pictures(3);
     urls.push(web.url("/gone.jpg"));
     let mut session = db.products(&urls);
-    session.run("INSERT INTO caption.style (name, instruction) VALUES ('poetic', 'Say it in verse.')");
+    session
+        .run("INSERT INTO caption.style (name, instruction) VALUES ('poetic', 'Say it in verse.')");
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     session
@@ -205,14 +290,19 @@ fn pg_upgrade_keeps_everything_and_the_queue_goes_on() {
     let kept = "SELECT (SELECT jsonb_agg(w ORDER BY w.key) FROM caption.written w)::text || (SELECT jsonb_agg(f) FROM caption.failed f)::text
                 || (SELECT jsonb_agg(w) FROM caption.watch w)::text || (SELECT jsonb_agg(s) FROM caption.style s)::text || (SELECT jsonb_agg(q) FROM caption.queue q)::text";
     let before = session.text(kept);
-    // A mark that 15.20 puts on every column, and that minor releases of 16 before it do not know: PostgreSQL's own affair, and in the way here.
-    session.run("UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '{pg_attver=%'");
+    // A mark that 15.20 puts on every column, and that minor releases of 16 before it do not know:
+    // PostgreSQL's own affair, and in the way here.
+    session.run(
+        "UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '{pg_attver=%'",
+    );
     drop(session);
     let newer = Cluster::upgraded_from(&older, &[("pg_caption.enabled", "off")]);
     let mut session = newer.session(&db.name);
     assert_eq!(session.text(kept), before);
     newer.set("pg_caption.enabled", "on");
     newer.reload();
-    eventually("the row that waited is filled", || session.holds("(SELECT alt <> '' AND seo <> '' FROM products WHERE id = 5)"));
+    eventually("the row that waited is filled", || {
+        session.holds("(SELECT alt <> '' AND seo <> '' FROM products WHERE id = 5)")
+    });
     assert_eq!((web.hits("/0.jpg"), web.hits("/gone.jpg")), (1, 1), "nothing was done twice");
 }

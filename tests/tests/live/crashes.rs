@@ -2,7 +2,8 @@
 
 use pg_caption_tests::{Answer, Cluster, Database, Session, Signal, Web, eventually, signal};
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 /// A watched table of `count` rows that notes every write of a fill.
 fn watched<'a>(cluster: &'a Cluster, web: &Web, count: usize) -> Database<'a> {
@@ -25,7 +26,10 @@ fn some_are_filled(db: &Database, count: i64) {
     eventually("some rows are filled", || {
         let Ok(mut session) = Session::open(&db.cluster.config(&db.name)) else { return false };
         let filled = session.try_rows("SELECT count(*) FROM products WHERE alt <> ''");
-        filled.ok().and_then(|rows| rows[0][0].clone()).is_some_and(|filled| filled.parse::<i64>().is_ok_and(|filled| filled >= count))
+        filled
+            .ok()
+            .and_then(|rows| rows[0][0].clone())
+            .is_some_and(|filled| filled.parse::<i64>().is_ok_and(|filled| filled >= count))
     });
 }
 
@@ -35,9 +39,17 @@ fn nothing_is_lost_or_doubled(db: &Database) {
     // However long that takes.
     session.run("CALL caption.wait('products')");
     assert!(session.holds(FILLED));
-    assert_eq!(session.number("SELECT max(n) FROM (SELECT count(*) AS n FROM writes GROUP BY id) w"), 1, "written once");
+    assert_eq!(
+        session.number("SELECT max(n) FROM (SELECT count(*) AS n FROM writes GROUP BY id) w"),
+        1,
+        "written once"
+    );
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
-    assert_eq!(session.number("SELECT count(*) FROM caption.queue") + session.number("SELECT count(*) FROM caption.deferred"), 0);
+    assert_eq!(
+        session.number("SELECT count(*) FROM caption.queue")
+            + session.number("SELECT count(*) FROM caption.deferred"),
+        0
+    );
 }
 
 #[test]
@@ -69,7 +81,8 @@ fn a_worker_that_is_terminated_again_and_again() {
     assert!(!cluster.log().contains("terminating any other active server processes"));
 }
 
-/// PostgreSQL's rule for background workers: all sessions end, and the server recovers. The drain goes on after it.
+/// PostgreSQL's rule for background workers: all sessions end, and the server recovers. The drain
+/// goes on after it.
 fn the_server_recovers_from_a_crash_of(process: &str) {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = watched(&cluster, &web, 200);
@@ -77,8 +90,12 @@ fn the_server_recovers_from_a_crash_of(process: &str) {
     let engine = db.session().number("SELECT pid FROM caption.engine_status()");
     let pid = cluster.process(process).expect("it is there");
     signal(pid, Signal::SEGV);
-    eventually("the server has noticed", || cluster.log().contains("all server processes terminated; reinitializing"));
-    eventually("the server lets people in again", || Session::open(&cluster.config(&db.name)).is_ok());
+    eventually("the server has noticed", || {
+        cluster.log().contains("all server processes terminated; reinitializing")
+    });
+    eventually("the server lets people in again", || {
+        Session::open(&cluster.config(&db.name)).is_ok()
+    });
     nothing_is_lost_or_doubled(&db);
     assert!(!pg_caption_tests::alive(engine as u32), "the old engine went along");
 }
@@ -112,7 +129,9 @@ fn a_picture_that_kills_every_engine_is_found_out_and_the_others_are_filled() {
                 signal(engine, Signal::KILL);
             }
         }
-        session.holds("EXISTS (SELECT FROM caption.failure WHERE code = 'engine_killer' AND key = '[\"3\"]')")
+        session.holds(
+            "EXISTS (SELECT FROM caption.failure WHERE code = 'engine_killer' AND key = '[\"3\"]')",
+        )
     });
     assert!(deaths >= 3, "it was not blamed for the death of others: {deaths}");
     session.run("CALL caption.wait('products')");

@@ -2,17 +2,23 @@
 
 use pg_caption_tests::{Answer, Cluster, Database, Gate, Web, eventually};
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 /// State and reason of a database, as another one shows them.
 fn state_of(name: &str, shown_in: &Database) -> (String, String) {
-    let row = shown_in.session().rows(&format!("SELECT state, coalesce(why, '') FROM caption.database WHERE database = '{name}'"));
-    row.first().map(|row| (row[0].clone().unwrap_or_default(), row[1].clone().unwrap_or_default())).unwrap_or_default()
+    let row = shown_in.session().rows(&format!(
+        "SELECT state, coalesce(why, '') FROM caption.database WHERE database = '{name}'"
+    ));
+    row.first()
+        .map(|row| (row[0].clone().unwrap_or_default(), row[1].clone().unwrap_or_default()))
+        .unwrap_or_default()
 }
 
 #[test]
 fn ten_databases_with_work_share_two_workers_in_turns() {
-    let (cluster, web, gate) = (Cluster::private(&[("pg_caption.max_workers", "2")]), Web::start(), Gate::new());
+    let (cluster, web, gate) =
+        (Cluster::private(&[("pg_caption.max_workers", "2")]), Web::start(), Gate::new());
     let databases: Vec<Database> = (0..10).map(|_| cluster.database()).collect();
     // Two whose work does not end keep both workers busy.
     for (number, db) in databases.iter().enumerate().take(2) {
@@ -45,12 +51,19 @@ fn ten_databases_with_work_share_two_workers_in_turns() {
 #[test]
 fn one_free_worker_slot_is_shared_in_turns() {
     // Three slots: one is PostgreSQL's own logical replication launcher's, one our launcher's.
-    let (cluster, web, gate) = (Cluster::private(&[("max_worker_processes", "3"), ("pg_caption.max_workers", "4")]), Web::start(), Gate::new());
+    let (cluster, web, gate) = (
+        Cluster::private(&[("max_worker_processes", "3"), ("pg_caption.max_workers", "4")]),
+        Web::start(),
+        Gate::new(),
+    );
     let (busy, other) = (cluster.database(), cluster.database());
-    busy.products(&[web.serve("/slow.jpg", Answer::picture(0).behind(&gate))]).run("SELECT caption.watch('products')");
+    busy.products(&[web.serve("/slow.jpg", Answer::picture(0).behind(&gate))])
+        .run("SELECT caption.watch('products')");
     eventually("it is being drained", || gate.waiting() >= 1);
     other.products_of(&web, 2).run("SELECT caption.watch('products')");
-    eventually("it says why it waits", || state_of(&other.name, &busy).1.contains("max_worker_processes"));
+    eventually("it says why it waits", || {
+        state_of(&other.name, &busy).1.contains("max_worker_processes")
+    });
     other.eventually(FILLED);
     gate.open();
     busy.eventually(FILLED);
@@ -61,13 +74,17 @@ fn the_view_says_why_a_database_is_not_served() {
     let (cluster, web) = (Cluster::private(&[("pg_caption.enabled", "off")]), Web::start());
     let (db, other) = (cluster.database(), cluster.database());
     db.products_of(&web, 1).run("SELECT caption.watch('products')");
-    assert_eq!(state_of(&db.name, &other), ("cannot be served".into(), "pg_caption.enabled is off".into()));
+    assert_eq!(
+        state_of(&db.name, &other),
+        ("cannot be served".into(), "pg_caption.enabled is off".into())
+    );
     let mut admin = cluster.session("postgres");
     admin.run(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", db.name));
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
     eventually("it says so", || state_of(&db.name, &other).1.contains("ALLOW_CONNECTIONS"));
-    // And goes on saying so when the databases have been listed anew, as another database's arrival makes sure.
+    // And goes on saying so when the databases have been listed anew, as another database's arrival
+    // makes sure.
     let third = cluster.database();
     third.products_of(&web, 1).run("SELECT caption.watch('products')");
     third.eventually(FILLED);
@@ -88,7 +105,11 @@ fn a_worker_stays_itself(setting: &str) {
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
     eventually(FILLED, || session.holds(FILLED));
-    assert!(!cluster.log().contains("exited with exit code 1"), "no worker died:\n{}", cluster.log_tail("ERROR"));
+    assert!(
+        !cluster.log().contains("exited with exit code 1"),
+        "no worker died:\n{}",
+        cluster.log_tail("ERROR")
+    );
 }
 
 #[test]
@@ -109,6 +130,11 @@ fn the_view_is_for_members_of_pg_monitor() {
     session.run(&format!("CREATE ROLE {role}; SET ROLE {role}"));
     assert_eq!(session.error("SELECT * FROM caption.database").code().code(), "42501");
     session.run(&format!("RESET ROLE; GRANT pg_monitor TO {role}; SET ROLE {role}"));
-    assert!(session.number(&format!("SELECT count(*) FROM caption.database WHERE database = '{}'", db.name)) <= 1);
+    assert!(
+        session.number(&format!(
+            "SELECT count(*) FROM caption.database WHERE database = '{}'",
+            db.name
+        )) <= 1
+    );
     session.run(&format!("RESET ROLE; DROP ROLE {role}"));
 }

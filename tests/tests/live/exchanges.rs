@@ -1,4 +1,5 @@
-//! One model exchanged for another while everybody goes on: no call fails, and none waits for the model that loads.
+//! One model exchanged for another while everybody goes on: no call fails, and none waits for the
+//! model that loads.
 
 use crate::models::{engines, picture};
 use pg_caption_tests::{Database, Models, Session, eventually};
@@ -12,7 +13,8 @@ use std::time::{Duration, Instant};
 
 const CALLERS: usize = 4;
 
-/// A model that loads for as long as this lives: in place of its generation settings there is a pipe, which its engine alone reads.
+/// A model that loads for as long as this lives: in place of its generation settings there is a
+/// pipe, which its engine alone reads.
 struct Held {
     file: PathBuf,
     content: Vec<u8>,
@@ -62,8 +64,10 @@ impl Calls {
         let mut session = db.session();
         while !self.done.load(Ordering::Relaxed) {
             let began = Instant::now();
-            // Whatever an engine cannot do raises: a model that loads, one that is lost, an answer that is put off.
-            let caption = session.text(&format!("SELECT coalesce(caption_image({picture}), 'uncertain')"));
+            // Whatever an engine cannot do raises: a model that loads, one that is lost, an answer
+            // that is put off.
+            let caption =
+                session.text(&format!("SELECT coalesce(caption_image({picture}), 'uncertain')"));
             assert!(!caption.is_empty());
             let mut slowest = self.slowest.lock().unwrap();
             *slowest = began.elapsed().max(*slowest);
@@ -73,11 +77,15 @@ impl Calls {
 }
 
 fn engine(session: &mut Session) -> (i64, i64) {
-    (session.number("SELECT pid FROM caption.engine_status()"), session.number("SELECT answered FROM caption.engine_status()"))
+    (
+        session.number("SELECT pid FROM caption.engine_status()"),
+        session.number("SELECT answered FROM caption.engine_status()"),
+    )
 }
 
 #[test]
-fn a_thousand_calls_across_ten_exchanges_are_all_answered_and_none_waits_for_the_model_that_loads() {
+fn a_thousand_calls_across_ten_exchanges_are_all_answered_and_none_waits_for_the_model_that_loads()
+{
     let models = Models::of(&["first", "second"]);
     let cluster = models.cluster("first");
     let db = cluster.database();
@@ -98,23 +106,35 @@ fn a_thousand_calls_across_ten_exchanges_are_all_answered_and_none_waits_for_the
         }
         let mut session = db.session();
         for exchange in 0..10 {
-            let (name, old) = (["second", "first"][exchange % 2], ["first", "second"][exchange % 2]);
+            let (name, old) =
+                (["second", "first"][exchange % 2], ["first", "second"][exchange % 2]);
             let held = Held::of(&models, name);
             session.run(&format!("SELECT caption.use_model('{name}')"));
-            let loads = format!("(SELECT state = 'loading' FROM caption.models() WHERE name = '{name}')");
+            let loads =
+                format!("(SELECT state = 'loading' FROM caption.models() WHERE name = '{name}')");
             db.eventually(&loads);
-            // While the new model loads, and it does until it is let go, every caller makes calls from beginning to end.
+            // While the new model loads, and it does until it is let go, every caller makes calls
+            // from beginning to end.
             let (pid, answered) = engine(&mut session);
             let before: Vec<usize> = (0..CALLERS).map(|caller| calls.of(caller)).collect();
-            eventually("every caller is answered while the model loads", || (0..CALLERS).all(|caller| calls.of(caller) >= before[caller] + 5));
+            eventually("every caller is answered while the model loads", || {
+                (0..CALLERS).all(|caller| calls.of(caller) >= before[caller] + 5)
+            });
             assert!(session.holds(&loads), "the new model was not let go");
             let (same, more) = engine(&mut session);
             assert_eq!(same, pid, "the old engine serves");
-            assert!(more >= answered + 4 * CALLERS as i64, "it is the one that answers: {answered}, then {more}");
-            assert!(session.holds(&format!("(SELECT model = '{old}' FROM caption.engine_status())")));
+            assert!(
+                more >= answered + 4 * CALLERS as i64,
+                "it is the one that answers: {answered}, then {more}"
+            );
+            assert!(
+                session.holds(&format!("(SELECT model = '{old}' FROM caption.engine_status())"))
+            );
             held.let_go();
             session.run(&format!("SELECT caption.use_model('{name}', wait => true)"));
-            assert!(session.holds(&format!("(SELECT model = '{name}' FROM caption.engine_status())")));
+            assert!(
+                session.holds(&format!("(SELECT model = '{name}' FROM caption.engine_status())"))
+            );
             let before = calls.all();
             eventually("calls go on", || calls.all() >= before + 80);
         }
@@ -123,5 +143,9 @@ fn a_thousand_calls_across_ten_exchanges_are_all_answered_and_none_waits_for_the
     println!("{} calls; the slowest took {:?}", calls.all(), calls.slowest.lock().unwrap());
     assert!(calls.all() >= 1000);
     eventually("the old engines have left", || engines(&cluster) == 1);
-    assert!(!cluster.log().contains("requests in flight are sent to the next one"), "{}", cluster.log_tail("in flight"));
+    assert!(
+        !cluster.log().contains("requests in flight are sent to the next one"),
+        "{}",
+        cluster.log_tail("in flight")
+    );
 }

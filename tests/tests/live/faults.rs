@@ -1,8 +1,12 @@
-//! What dies costs nothing but itself. Each test has a cluster of its own, and stops, kills or drops something in the middle of work.
+//! What dies costs nothing but itself. Each test has a cluster of its own, and stops, kills or
+//! drops something in the middle of work.
 
-use pg_caption_tests::{Answer, Cluster, Database, Gate, Session, Signal, Stop, Web, eventually, signal};
+use pg_caption_tests::{
+    Answer, Cluster, Database, Gate, Session, Signal, Stop, Web, eventually, signal,
+};
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 fn engine(db: &Database) -> i64 {
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
@@ -21,7 +25,8 @@ fn count_writes(session: &mut Session) {
     );
 }
 
-/// Pictures of which the later ones wait for the gate: the drain stands still half-way, as long as the test wants.
+/// Pictures of which the later ones wait for the gate: the drain stands still half-way, as long as
+/// the test wants.
 fn half_gated(web: &Web, gate: &Gate, count: usize) -> Vec<String> {
     let answer = |number: usize| {
         let picture = Answer::picture(number as u32 % 10);
@@ -97,7 +102,9 @@ fn a_terminated_launcher_is_replaced_and_so_is_its_engine() {
     let before = engine(&db);
     let launcher = cluster.process("pg_caption launcher").expect("a launcher");
     session.run(&format!("SELECT pg_terminate_backend({launcher})"));
-    eventually("another launcher is there", || cluster.process("pg_caption launcher").is_some_and(|pid| pid != launcher));
+    eventually("another launcher is there", || {
+        cluster.process("pg_caption launcher").is_some_and(|pid| pid != launcher)
+    });
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     assert_ne!(engine(&db), before);
@@ -118,7 +125,10 @@ fn restart_in_mid_drain_loses_and_doubles_nothing(how: Stop) {
     db.eventually(FILLED);
     let mut session = db.session();
     session.run("CALL caption.wait('products')");
-    assert_eq!(session.rows("SELECT DISTINCT alt_writes, seo_writes FROM products"), [[Some("1".to_owned()), Some("1".to_owned())]]);
+    assert_eq!(
+        session.rows("SELECT DISTINCT alt_writes, seo_writes FROM products"),
+        [[Some("1".to_owned()), Some("1".to_owned())]]
+    );
 }
 
 #[test]
@@ -149,7 +159,10 @@ fn serves(cluster: &Cluster) {
     let (db, web) = (cluster.database(), Web::start());
     db.products_of(&web, 2).run("SELECT caption.watch('products')");
     db.eventually(FILLED);
-    assert!(!cluster.log().contains("PANIC") && !cluster.log().contains("terminating any other active server processes"));
+    assert!(
+        !cluster.log().contains("PANIC")
+            && !cluster.log().contains("terminating any other active server processes")
+    );
 }
 
 #[test]
@@ -201,7 +214,8 @@ fn a_worker_inside_a_lock_wait_can_be_terminated() {
     db.eventually(FILLED);
 }
 
-/// A container's postmaster is PID 1: it adopts orphans, and takes any exit other than 0 or 1 for the crash of a backend.
+/// A container's postmaster is PID 1: it adopts orphans, and takes any exit other than 0 or 1 for
+/// the crash of a backend.
 #[test]
 fn a_postmaster_that_adopts_orphans_takes_no_dead_engine_for_a_crashed_backend() {
     let (cluster, web) = (Cluster::subreaper(&[]), Web::start());
@@ -213,7 +227,8 @@ fn a_postmaster_that_adopts_orphans_takes_no_dead_engine_for_a_crashed_backend()
     signal(engine(&db), Signal::KILL);
     session.run(&format!("SELECT caption_image('{url}')"));
 
-    let (old, launcher) = (engine(&db), cluster.process("pg_caption launcher").expect("a launcher"));
+    let (old, launcher) =
+        (engine(&db), cluster.process("pg_caption launcher").expect("a launcher"));
     session.run(&format!("SELECT pg_terminate_backend({launcher})"));
     eventually("the engine went with its launcher", || !pg_caption_tests::alive(old as u32));
     session.run(&format!("SELECT caption_image('{url}')"));
@@ -242,7 +257,11 @@ fn a_missing_model_is_an_error_that_changes_nothing_and_a_reload_mends_it() {
     cluster.set("pg_caption.model", &model.display().to_string());
     cluster.reload();
     db.eventually(FILLED);
-    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0, "nothing was charged to the rows");
+    assert_eq!(
+        session.number("SELECT count(*) FROM caption.failure"),
+        0,
+        "nothing was charged to the rows"
+    );
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! Health over time: what is kept stays bounded however large the table is, and a server with nothing to do does nothing.
+//! Health over time: what is kept stays bounded however large the table is, and a server with
+//! nothing to do does nothing.
 
 use pg_caption_tests::{Answer, Cluster, Web, eventually};
 
@@ -33,7 +34,8 @@ fn the_queue_of_a_large_table_stays_small_and_no_row_is_left() {
     session.run("SELECT caption.resume('products')");
     session.run("CALL caption.wait('products')");
     assert_eq!(session.number("SELECT count(*) FROM caption.queue"), 0);
-    // Once vacuumed, as autovacuum does, its pages are used again: it does not grow with what has passed through.
+    // Once vacuumed, as autovacuum does, its pages are used again: it does not grow with what has
+    // passed through.
     session.run("VACUUM caption.queue");
     let after_one = session.number("SELECT pg_total_relation_size('caption.queue')");
     for _ in 0..4 {
@@ -45,32 +47,43 @@ fn the_queue_of_a_large_table_stays_small_and_no_row_is_left() {
         session.run("VACUUM caption.queue");
     }
     let after_five = session.number("SELECT pg_total_relation_size('caption.queue')");
-    assert!(after_five <= 2 * after_one, "{after_one} bytes after one round, {after_five} after five");
+    assert!(
+        after_five <= 2 * after_one,
+        "{after_one} bytes after one round, {after_five} after five"
+    );
 }
 
-/// How often a process was put to sleep by itself so far: once for each time that it woke up and had nothing more to do.
+/// How often a process was put to sleep by itself so far: once for each time that it woke up and
+/// had nothing more to do.
 fn sleeps(pid: i64) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
-    let line = status.lines().find(|line| line.starts_with("voluntary_ctxt_switches:")).expect("a count");
+    let line =
+        status.lines().find(|line| line.starts_with("voluntary_ctxt_switches:")).expect("a count");
     line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).expect("a number")
 }
 
 #[test]
 fn an_idle_server_is_left_in_peace() {
     // Everything of PostgreSQL's own that writes by the clock is out of the way.
-    let cluster = Cluster::private(&[("autovacuum", "off"), ("checkpoint_timeout", "1d"), ("bgwriter_lru_maxpages", "0")]);
+    let cluster = Cluster::private(&[
+        ("autovacuum", "off"),
+        ("checkpoint_timeout", "1d"),
+        ("bgwriter_lru_maxpages", "0"),
+    ]);
     let (db, web) = (cluster.database(), Web::start());
     db.products_of(&web, 2).run("SELECT caption.watch('products')");
     db.eventually("NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '')");
     let launcher = cluster.process("pg_caption launcher").expect("a launcher");
     let engine = db.session().number("SELECT pid FROM caption.engine_status()");
     eventually("the worker has left", || cluster.process("pg_caption worker").is_none());
-    // The clock of this test is another process's: PostgreSQL writes a snapshot of running transactions every 15 s at most if anything was written, once.
+    // The clock of this test is another process's: PostgreSQL writes a snapshot of running
+    // transactions every 15 s at most if anything was written, once.
     let (mut session, mut quiet) = (cluster.session("postgres"), 0);
     let mut before = (0, 0, String::new());
     eventually("ten looks in a row find nothing done", || {
         session.run("SELECT pg_sleep(0.5)");
-        let now = (sleeps(launcher), sleeps(engine), session.text("SELECT pg_current_wal_insert_lsn()"));
+        let now =
+            (sleeps(launcher), sleeps(engine), session.text("SELECT pg_current_wal_insert_lsn()"));
         quiet = if now == before { quiet + 1 } else { 0 };
         before = now;
         quiet == 10

@@ -1,4 +1,5 @@
-//! How hosts that want to be left alone are treated: visible, not charged to any row, holding up no other host, across engines.
+//! How hosts that want to be left alone are treated: visible, not charged to any row, holding up no
+//! other host, across engines.
 
 use pg_caption_tests::{Answer, Cluster, Gate, Session, Web, eventually};
 
@@ -7,7 +8,9 @@ const WANTS_PATIENCE: u16 = 429;
 /// The row of `caption.host` of that server: what follows SELECT, as text; empty if it has none.
 fn host(session: &mut Session, web: &Web, expression: &str) -> String {
     let key = web.url("").replace("http://", "");
-    session.text(&format!("SELECT coalesce((SELECT ({expression})::text FROM caption.host WHERE host = '{key}'), '')"))
+    session.text(&format!(
+        "SELECT coalesce((SELECT ({expression})::text FROM caption.host WHERE host = '{key}'), '')"
+    ))
 }
 
 /// Rows of one host, and behind them `served` pictures of another.
@@ -22,15 +25,34 @@ fn crowd(session: &mut Session, cooling: &str, count: usize, web: &Web, served: 
 
 #[test]
 fn a_view_shows_what_each_host_is_asked_and_answered_and_until_when_it_is_left_alone() {
-    let (cluster, busy, slow, gate) = (Cluster::private(&[]), Web::start(), Web::start(), Gate::new());
+    let (cluster, busy, slow, gate) =
+        (Cluster::private(&[]), Web::start(), Web::start(), Gate::new());
     let db = cluster.database();
     let mut session = db.session();
-    assert_eq!(host(&mut session, &busy, "host"), "", "nothing is known of a host that was never asked");
+    assert_eq!(
+        host(&mut session, &busy, "host"),
+        "",
+        "nothing is known of a host that was never asked"
+    );
     let url = busy.serve("/a.jpg", Answer::status(WANTS_PATIENCE).header("Retry-After", "600"));
     session.error(&format!("SELECT caption_image('{url}')"));
     assert_eq!(host(&mut session, &busy, "in_flight || ' ' || last_answer"), "0 http_429");
-    assert_eq!(host(&mut session, &busy, "cooling_until - now() BETWEEN interval '9 minutes' AND interval '10 minutes'"), "true");
-    assert_eq!(host(&mut session, &busy, "last_answer_at BETWEEN now() - interval '1 minute' AND clock_timestamp()"), "true");
+    assert_eq!(
+        host(
+            &mut session,
+            &busy,
+            "cooling_until - now() BETWEEN interval '9 minutes' AND interval '10 minutes'"
+        ),
+        "true"
+    );
+    assert_eq!(
+        host(
+            &mut session,
+            &busy,
+            "last_answer_at BETWEEN now() - interval '1 minute' AND clock_timestamp()"
+        ),
+        "true"
+    );
 
     let url = slow.serve("/b.jpg", Answer::picture(0).behind(&gate));
     let mut waiting = db.session();
@@ -39,7 +61,9 @@ fn a_view_shows_what_each_host_is_asked_and_answered_and_until_when_it_is_left_a
     assert_eq!(host(&mut session, &slow, "in_flight"), "1");
     gate.open();
     call.join().unwrap();
-    eventually("its answer is shown", || host(&mut session, &slow, "in_flight || ' ' || last_answer") == "0 http_200");
+    eventually("its answer is shown", || {
+        host(&mut session, &slow, "in_flight || ' ' || last_answer") == "0 http_200"
+    });
     assert_eq!(host(&mut session, &slow, "cooling_until"), "");
 }
 
@@ -73,41 +97,70 @@ fn a_thousand_rows_of_a_cooling_host_at_the_head_of_the_queue_hold_up_nobody_and
         }
         db.eventually("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 10");
         db.eventually("(SELECT count(*) FROM caption.deferred) = 1000");
-        assert_eq!(session.number("SELECT count(*) FROM caption.deferred WHERE attempts > 0"), 0, "{status}: nothing is charged");
-        assert_eq!(session.number("SELECT count(*) FROM caption.deferred WHERE due < now() + interval '50 minutes'"), 0, "{status}");
+        assert_eq!(
+            session.number("SELECT count(*) FROM caption.deferred WHERE attempts > 0"),
+            0,
+            "{status}: nothing is charged"
+        );
+        assert_eq!(
+            session.number(
+                "SELECT count(*) FROM caption.deferred WHERE due < now() + interval '50 minutes'"
+            ),
+            0,
+            "{status}"
+        );
         assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0, "{status}");
         // What was under way when the host first asked, and no more.
         assert!(busy.total() <= 6, "{status}: asked {} times", busy.total());
         for number in 0..10 {
-            assert_eq!(web.hits(&format!("/{number}.jpg")), 1, "{status}: the other host's pictures were each fetched once");
+            assert_eq!(
+                web.hits(&format!("/{number}.jpg")),
+                1,
+                "{status}: the other host's pictures were each fetched once"
+            );
         }
     }
 }
 
 #[test]
 fn rows_of_a_host_that_takes_its_time_do_not_take_the_places_of_the_others() {
-    let (db, slow, web, gate) = (Cluster::shared().database(), Web::start(), Web::start(), Gate::new());
+    let (db, slow, web, gate) =
+        (Cluster::shared().database(), Web::start(), Web::start(), Gate::new());
     let url = slow.serve_all(Answer::picture(9).behind(&gate));
     let mut session = db.products(&[]);
     crowd(&mut session, &url, 400, &web, 10);
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 10");
-    assert_eq!(session.number("SELECT count(*) FROM caption.deferred"), 0, "nobody asked for patience");
+    assert_eq!(
+        session.number("SELECT count(*) FROM caption.deferred"),
+        0,
+        "nobody asked for patience"
+    );
     gate.open();
-    db.eventually("NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')");
+    db.eventually(
+        "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')",
+    );
 }
 
 #[test]
 fn thousands_of_rows_of_a_host_that_takes_its_time_are_put_off_uncharged_for_those_behind_them() {
-    let (db, slow, web, gate) = (Cluster::shared().database(), Web::start(), Web::start(), Gate::new());
+    let (db, slow, web, gate) =
+        (Cluster::shared().database(), Web::start(), Web::start(), Gate::new());
     let url = slow.serve_all(Answer::picture(9).behind(&gate));
     let mut session = db.products(&[]);
     crowd(&mut session, &url, 3000, &web, 5);
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 5");
     // The few that it was asked for in vain are charged as any.
-    assert!(session.holds("(SELECT count(*) FROM caption.deferred WHERE code = 'host_busy') > 1000"));
-    assert_eq!(session.number("SELECT count(*) FROM caption.deferred WHERE attempts > 0 AND code = 'host_busy'"), 0);
+    assert!(
+        session.holds("(SELECT count(*) FROM caption.deferred WHERE code = 'host_busy') > 1000")
+    );
+    assert_eq!(
+        session.number(
+            "SELECT count(*) FROM caption.deferred WHERE attempts > 0 AND code = 'host_busy'"
+        ),
+        0
+    );
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
@@ -120,7 +173,9 @@ fn rows_of_a_host_that_has_recovered_get_their_captions() {
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM caption.deferred) > 0");
     busy.serve_all(Answer::picture(4));
-    db.eventually("NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')");
+    db.eventually(
+        "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')",
+    );
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
@@ -135,8 +190,12 @@ fn a_cooling_host_stays_cooling_when_the_engine_is_exchanged() {
         let before = session.number("SELECT pid FROM caption.engine_status()");
         cluster.set("pg_caption.threads", threads);
         cluster.reload();
-        db.eventually(&format!("(SELECT pid <> {before} AND state = 'ready' FROM caption.engine_status())"));
-        eventually("the successor knows", || host(&mut session, &busy, "cooling_until > now() + interval '8 minutes'") == "true");
+        db.eventually(&format!(
+            "(SELECT pid <> {before} AND state = 'ready' FROM caption.engine_status())"
+        ));
+        eventually("the successor knows", || {
+            host(&mut session, &busy, "cooling_until > now() + interval '8 minutes'") == "true"
+        });
         let error = session.error(&format!("SELECT caption_image('{url}')"));
         assert_eq!(error.code().code(), "53000", "{error:?}");
     }

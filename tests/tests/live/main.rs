@@ -1,4 +1,5 @@
-//! Promises of a live server: a real cluster, the real engine, real HTTP on loopback. One file per topic, one sentence per test.
+//! Promises of a live server: a real cluster, the real engine, real HTTP on loopback. One file per
+//! topic, one sentence per test.
 
 mod capacity;
 mod caption_image;

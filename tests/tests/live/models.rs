@@ -1,11 +1,17 @@
-//! Models from SQL: what is installed, which one serves, and one exchanged for another while everybody goes on.
+//! Models from SQL: what is installed, which one serves, and one exchanged for another while
+//! everybody goes on.
 
 use pg_caption_tests::{Cluster, Database, Models, demo_pictures, eventually, model};
 use std::fs;
 
 /// A picture as a bytea literal.
 pub(crate) fn picture() -> String {
-    let mut files: Vec<_> = fs::read_dir(demo_pictures()).unwrap().flatten().map(|e| e.path()).filter(|p| p.is_file()).collect();
+    let mut files: Vec<_> = fs::read_dir(demo_pictures())
+        .unwrap()
+        .flatten()
+        .map(|e| e.path())
+        .filter(|p| p.is_file())
+        .collect();
     files.sort();
     let bytes = fs::read(&files[0]).unwrap();
     format!("'\\x{}'::bytea", bytes.iter().map(|b| format!("{b:02x}")).collect::<String>())
@@ -13,12 +19,17 @@ pub(crate) fn picture() -> String {
 
 /// Engine processes of the server.
 pub(crate) fn engines(cluster: &Cluster) -> usize {
-    let engine = |pid: &u32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.starts_with(b"pg_caption_engine"));
+    let engine = |pid: &u32| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.starts_with(b"pg_caption_engine"))
+    };
     cluster.processes().into_iter().filter(engine).count()
 }
 
 fn serves(db: &Database<'_>, name: &str) {
-    db.eventually(&format!("(SELECT state = 'serving' FROM caption.models() WHERE name = '{name}')"));
+    db.eventually(&format!(
+        "(SELECT state = 'serving' FROM caption.models() WHERE name = '{name}')"
+    ));
 }
 
 #[test]
@@ -29,7 +40,8 @@ fn what_is_installed_is_listed_with_what_serves() {
     let cluster = models.cluster("first");
     let db = cluster.database();
     let mut session = db.session();
-    let rows = session.rows("SELECT name, active, state, family FROM caption.models() ORDER BY name");
+    let rows =
+        session.rows("SELECT name, active, state, family FROM caption.models() ORDER BY name");
     let text = |s: &str| Some(s.to_string());
     let family = text("vision-encoder-decoder");
     assert_eq!(
@@ -41,13 +53,25 @@ fn what_is_installed_is_listed_with_what_serves() {
             [text("strange"), text("f"), text("unusable"), text("poet")],
         ]
     );
-    assert!(session.holds("(SELECT problem LIKE '%tokenizer.json%' FROM caption.models() WHERE name = 'half')"));
-    assert!(session.holds("(SELECT problem LIKE '%poet%' FROM caption.models() WHERE name = 'strange')"));
+    assert!(session.holds(
+        "(SELECT problem LIKE '%tokenizer.json%' FROM caption.models() WHERE name = 'half')"
+    ));
+    assert!(
+        session
+            .holds("(SELECT problem LIKE '%poet%' FROM caption.models() WHERE name = 'strange')")
+    );
     assert!(session.holds("(SELECT length(digest) = 64 AND memory > 10000000 AND bytes > 0 FROM caption.models() WHERE active)"));
-    assert!(session.holds("(SELECT digest = (caption.engine_status()).digest FROM caption.models() WHERE active)"));
+    assert!(session.holds(
+        "(SELECT digest = (caption.engine_status()).digest FROM caption.models() WHERE active)"
+    ));
     assert!(session.holds("(SELECT bool_and(digest IS NULL AND memory IS NULL) FROM caption.models() WHERE NOT active)"));
-    assert!(session.holds("(SELECT graphs ->> 'encoder_model' = '[\"fp32\"]' FROM caption.models() WHERE active)"));
-    assert!(session.holds(&format!("(SELECT path = '{}' FROM caption.models() WHERE name = 'second')", models.folder("second").display())));
+    assert!(session.holds(
+        "(SELECT graphs ->> 'encoder_model' = '[\"fp32\"]' FROM caption.models() WHERE active)"
+    ));
+    assert!(session.holds(&format!(
+        "(SELECT path = '{}' FROM caption.models() WHERE name = 'second')",
+        models.folder("second").display()
+    )));
 }
 
 #[test]
@@ -59,7 +83,12 @@ fn what_is_installed_is_listed_without_an_engine_too() {
         ("pg_caption.engine", "/nonexistent/engine"),
     ]);
     let db = cluster.database();
-    assert_eq!(db.session().number("SELECT count(*) FROM caption.models() WHERE state = 'installed' AND digest IS NULL"), 2);
+    assert_eq!(
+        db.session().number(
+            "SELECT count(*) FROM caption.models() WHERE state = 'installed' AND digest IS NULL"
+        ),
+        2
+    );
 }
 
 #[test]
@@ -71,12 +100,19 @@ fn a_model_chosen_in_sql_serves() {
     session.run("SELECT caption.use_model('second', wait => true)");
     assert!(session.holds("(SELECT model = 'second' FROM caption.engine_status())"));
     assert!(
-        session.holds("(SELECT setting = 'second' FROM pg_settings WHERE name = 'pg_caption.model')") || {
-            // This session reads the new configuration with its next command.
-            session.holds("(SELECT setting = 'second' FROM pg_settings WHERE name = 'pg_caption.model')")
-        }
+        session
+            .holds("(SELECT setting = 'second' FROM pg_settings WHERE name = 'pg_caption.model')")
+            || {
+                // This session reads the new configuration with its next command.
+                session.holds(
+                    "(SELECT setting = 'second' FROM pg_settings WHERE name = 'pg_caption.model')",
+                )
+            }
     );
-    session.run(&format!("SELECT caption.use_model('{}', wait => true)", models.folder("first").display()));
+    session.run(&format!(
+        "SELECT caption.use_model('{}', wait => true)",
+        models.folder("first").display()
+    ));
     assert!(session.holds("(SELECT model = 'first' FROM caption.engine_status())"));
     session.run("SELECT caption.use_model('second')");
     serves(&db, "second");
@@ -102,14 +138,22 @@ fn a_name_that_is_none_is_refused_with_what_there_is() {
     let cluster = models.cluster("first");
     let db = cluster.database();
     let mut session = db.session();
-    for name in ["third", "", "../first", ".first", "/nonexistent", "first/onnx", "'; DROP TABLE x"] {
+    for name in ["third", "", "../first", ".first", "/nonexistent", "first/onnx", "'; DROP TABLE x"]
+    {
         let error = session.error(&format!("SELECT caption.use_model({})", postgres_literal(name)));
         assert_eq!(error.code().code(), "42704", "{name}: {error:?}");
         assert!(error.detail().is_some_and(|detail| detail.contains("first, half")), "{error:?}");
     }
     let error = session.error("SELECT caption.use_model('half')");
-    assert!(error.code().code() == "22023" && error.detail().is_some_and(|detail| detail.contains("encoder_model")), "{error:?}");
-    assert!(session.holds("(SELECT setting = 'first' FROM pg_settings WHERE name = 'pg_caption.model')"));
+    assert!(
+        error.code().code() == "22023"
+            && error.detail().is_some_and(|detail| detail.contains("encoder_model")),
+        "{error:?}"
+    );
+    assert!(
+        session
+            .holds("(SELECT setting = 'first' FROM pg_settings WHERE name = 'pg_caption.model')")
+    );
 }
 
 fn postgres_literal(text: &str) -> String {
@@ -127,9 +171,15 @@ fn only_who_may_alter_the_setting_chooses() {
     for call in ["caption.use_model('second')", "caption.models()"] {
         assert_eq!(keeper.error(&format!("SELECT {call}")).code().code(), "42501", "{call}");
     }
-    session.run("GRANT EXECUTE ON FUNCTION caption.use_model(text, boolean), caption.models() TO keeper");
+    session.run(
+        "GRANT EXECUTE ON FUNCTION caption.use_model(text, boolean), caption.models() TO keeper",
+    );
     let error = keeper.error("SELECT caption.use_model('second')");
-    assert!(error.code().code() == "42501" && error.hint().is_some_and(|hint| hint.contains("GRANT ALTER SYSTEM")), "{error:?}");
+    assert!(
+        error.code().code() == "42501"
+            && error.hint().is_some_and(|hint| hint.contains("GRANT ALTER SYSTEM")),
+        "{error:?}"
+    );
     // Whoever may not choose does not learn what lies where either.
     assert_eq!(keeper.error("SELECT caption.use_model('third')").code().code(), "42501");
     session.run("GRANT ALTER SYSTEM ON PARAMETER pg_caption.model TO keeper");
@@ -148,7 +198,10 @@ fn a_model_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
     let mut session = db.session();
     let pid = session.number("SELECT pid FROM caption.engine_status()");
     let error = session.error("SELECT caption.use_model('broken', wait => true)");
-    assert!(error.detail().is_some_and(|detail| detail.contains("encoder_model.onnx")), "{error:?}");
+    assert!(
+        error.detail().is_some_and(|detail| detail.contains("encoder_model.onnx")),
+        "{error:?}"
+    );
     assert!(error.hint().is_some_and(|hint| hint.contains("first")), "{error:?}");
     assert!(
         session.holds("(SELECT state = 'failed' AND NOT active AND problem LIKE '%encoder_model.onnx%' FROM caption.models() WHERE name = 'broken')")
@@ -157,7 +210,9 @@ fn a_model_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
     assert_eq!(session.number("SELECT pid FROM caption.engine_status()"), pid);
     eventually("the engine that was refused has left", || engines(&cluster) == 1);
     session.run(&format!("SELECT caption_image({})", picture()));
-    let said = |cluster: &Cluster| cluster.log().lines().filter(|line| line.contains("cannot use its model")).count();
+    let said = |cluster: &Cluster| {
+        cluster.log().lines().filter(|line| line.contains("cannot use its model")).count()
+    };
     assert_eq!(said(&cluster), 1, "{}", cluster.log_tail("cannot use"));
     // Mended, it is taken when asked for again.
     fs::copy(model().join("onnx/encoder_model.onnx"), &graph).unwrap();
@@ -182,8 +237,14 @@ fn a_model_that_serves_without_some_of_its_files_says_which_and_why() {
     session.run("SELECT caption.use_model('damaged', wait => true)");
     let told = session.notices().pop().expect("whoever chose it is told");
     assert_eq!(told.severity(), "WARNING");
-    let problem = session.text("SELECT problem FROM caption.models() WHERE active AND state = 'serving'");
-    let line = cluster.log().lines().find(|line| line.contains("passed over")).expect("a line in the log").to_owned();
+    let problem =
+        session.text("SELECT problem FROM caption.models() WHERE active AND state = 'serving'");
+    let line = cluster
+        .log()
+        .lines()
+        .find(|line| line.contains("passed over"))
+        .expect("a line in the log")
+        .to_owned();
     for file in ["encoder_model.onnx", "decoder_model_merged.onnx"] {
         let path = graph(file).display().to_string();
         for said in [told.message(), &problem, &line] {
@@ -191,7 +252,9 @@ fn a_model_that_serves_without_some_of_its_files_says_which_and_why() {
         }
     }
     let used = r#"{"encoder_model": ["uint8"], "decoder_model_merged": ["uint8"]}"#;
-    assert!(session.holds(&format!("(SELECT graphs = '{used}' FROM caption.models() WHERE active)")));
+    assert!(
+        session.holds(&format!("(SELECT graphs = '{used}' FROM caption.models() WHERE active)"))
+    );
     session.run("SELECT caption.use_model('first', wait => true)");
     assert!(session.notices().is_empty(), "a whole model is worth no word");
     assert!(session.holds("(SELECT problem IS NULL FROM caption.models() WHERE active)"));

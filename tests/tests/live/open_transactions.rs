@@ -1,8 +1,10 @@
-//! A transaction that somebody leaves open after a call of ours holds up its own table and nothing else.
+//! A transaction that somebody leaves open after a call of ours holds up its own table and nothing
+//! else.
 
 use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
 
-/// Leaves `call` uncommitted, gives this table and another one work, and sees the other one filled by a worker that lives on.
+/// Leaves `call` uncommitted, gives this table and another one work, and sees the other one filled
+/// by a worker that lives on.
 fn only_its_own_table_waits(call: &str, at_the_end: &str) {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
@@ -17,7 +19,9 @@ fn only_its_own_table_waits(call: &str, at_the_end: &str) {
 
     // Rows of that table are on their way: a new one, one to be written anew, one that will fail.
     let gate = Gate::new();
-    let new: Vec<String> = (10..12).map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate))).collect();
+    let new: Vec<String> = (10..12)
+        .map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate)))
+        .collect();
     let gone = web.serve("/gone_too.jpg", Answer::status(404).behind(&gate));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", new[0]));
     session.run(&format!(
@@ -36,35 +40,57 @@ fn only_its_own_table_waits(call: &str, at_the_end: &str) {
     open.run("COMMIT");
     db.eventually(at_the_end);
     let log = cluster.log();
-    assert!(!log.contains("lock timeout") && !log.contains("exited with exit code 1"), "no worker died:\n{}", cluster.log_tail("ERROR"));
+    assert!(
+        !log.contains("lock timeout") && !log.contains("exited with exit code 1"),
+        "no worker died:\n{}",
+        cluster.log_tail("ERROR")
+    );
 }
 
 #[test]
 fn after_watch() {
-    only_its_own_table_waits("SELECT caption.watch('products')", "(SELECT count(*) FROM products WHERE alt <> '') = 4");
+    only_its_own_table_waits(
+        "SELECT caption.watch('products')",
+        "(SELECT count(*) FROM products WHERE alt <> '') = 4",
+    );
 }
 
 #[test]
 fn after_retry() {
-    only_its_own_table_waits("SELECT caption.retry('products')", "(SELECT count(*) FROM products WHERE alt <> '') = 4");
+    only_its_own_table_waits(
+        "SELECT caption.retry('products')",
+        "(SELECT count(*) FROM products WHERE alt <> '') = 4",
+    );
 }
 
 #[test]
 fn after_resume() {
-    only_its_own_table_waits("SELECT caption.pause('products'), caption.resume('products')", "(SELECT count(*) FROM products WHERE alt <> '') = 4");
+    only_its_own_table_waits(
+        "SELECT caption.pause('products'), caption.resume('products')",
+        "(SELECT count(*) FROM products WHERE alt <> '') = 4",
+    );
 }
 
 #[test]
 fn after_unwatch() {
-    only_its_own_table_waits("SELECT caption.unwatch('products')", "NOT EXISTS (SELECT FROM caption.progress WHERE relation = 'products'::regclass)");
+    only_its_own_table_waits(
+        "SELECT caption.unwatch('products')",
+        "NOT EXISTS (SELECT FROM caption.progress WHERE relation = 'products'::regclass)",
+    );
 }
 
 #[test]
 fn after_recaption() {
-    only_its_own_table_waits("SELECT caption.recaption('products')", "(SELECT count(*) FROM products WHERE alt <> '') = 4");
+    only_its_own_table_waits(
+        "SELECT caption.recaption('products')",
+        "(SELECT count(*) FROM products WHERE alt <> '') = 4",
+    );
 }
 
 #[test]
 fn after_tidy() {
-    only_its_own_table_waits("SELECT caption.tidy('products')", "(SELECT count(*) FROM products WHERE alt <> '') = 4");
+    only_its_own_table_waits(
+        "SELECT caption.tidy('products')",
+        "(SELECT count(*) FROM products WHERE alt <> '') = 4",
+    );
 }

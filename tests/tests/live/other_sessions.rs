@@ -1,4 +1,5 @@
-//! Other people's transactions, locks and definitions: what they do never costs a row, and never holds anybody else up.
+//! Other people's transactions, locks and definitions: what they do never costs a row, and never
+//! holds anybody else up.
 
 use pg_caption_tests::{Answer, Cluster, Database, Gate, Web, eventually};
 
@@ -6,7 +7,8 @@ fn database() -> Database<'static> {
     Cluster::shared().database()
 }
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 #[test]
 fn a_row_that_somebody_holds_does_not_stop_the_others() {
@@ -24,10 +26,14 @@ fn a_row_that_somebody_holds_does_not_stop_the_others() {
 #[test]
 fn a_row_that_stays_locked_does_not_hold_up_the_walk_over_a_large_table() {
     let (db, web) = (database(), Web::start());
-    // More than a worker has in hand of a walk; all but the first of missing pictures, which are quickly done with.
+    // More than a worker has in hand of a walk; all but the first of missing pictures, which are
+    // quickly done with.
     const MISSING: i64 = 2600;
     let mut session = db.products(&web.pictures(1));
-    session.run(&format!("INSERT INTO products (image_url) SELECT '{}' || n FROM generate_series(1, {MISSING}) n", web.url("/missing/")));
+    session.run(&format!(
+        "INSERT INTO products (image_url) SELECT '{}' || n FROM generate_series(1, {MISSING}) n",
+        web.url("/missing/")
+    ));
     let mut holder = db.session();
     holder.run("BEGIN; SELECT FROM products WHERE id = 1 FOR UPDATE");
     session.run("SELECT caption.watch('products')");
@@ -49,7 +55,8 @@ fn a_table_that_is_locked_as_a_whole_holds_up_only_itself() {
     db.eventually(FILLED);
     session.run("CREATE TABLE other (LIKE products INCLUDING ALL)");
     session.run("SELECT caption.watch('other')");
-    let (first, second) = (web.serve("/x.jpg", Answer::picture(8)), web.serve("/y.jpg", Answer::picture(9)));
+    let (first, second) =
+        (web.serve("/x.jpg", Answer::picture(8)), web.serve("/y.jpg", Answer::picture(9)));
     // One transaction, so that the lock is there when the rows are first seen.
     let mut holder = db.session();
     holder.run(&format!("INSERT INTO products (image_url) VALUES ('{first}')"));
@@ -58,7 +65,11 @@ fn a_table_that_is_locked_as_a_whole_holds_up_only_itself() {
     db.eventually("(SELECT alt <> '' FROM other)");
     holder.run("COMMIT");
     db.eventually(FILLED);
-    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0, "waiting for a lock is no failure");
+    assert_eq!(
+        session.number("SELECT count(*) FROM caption.failure"),
+        0,
+        "waiting for a lock is no failure"
+    );
 }
 
 #[test]
@@ -66,7 +77,8 @@ fn a_rolled_back_savepoint_takes_no_other_rows_along() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    let (kept, undone) = (web.serve("/kept.jpg", Answer::picture(1)), web.serve("/undone.jpg", Answer::picture(2)));
+    let (kept, undone) =
+        (web.serve("/kept.jpg", Answer::picture(1)), web.serve("/undone.jpg", Answer::picture(2)));
     session.run("BEGIN");
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{kept}')"));
     session.run(&format!("SAVEPOINT s; INSERT INTO products (image_url) SELECT '{undone}' FROM generate_series(1, 1000); ROLLBACK TO s"));
@@ -105,18 +117,26 @@ fn a_prepared_transaction_is_noticed_when_it_commits() {
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
     let url = web.serve("/a.jpg", Answer::picture(1));
-    session.run(&format!("BEGIN; INSERT INTO products (image_url) VALUES ('{url}'); PREPARE TRANSACTION 'p'"));
+    session.run(&format!(
+        "BEGIN; INSERT INTO products (image_url) VALUES ('{url}'); PREPARE TRANSACTION 'p'"
+    ));
     session.run("COMMIT PREPARED 'p'");
     db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
 }
 
 #[test]
 fn a_prepared_transaction_is_noticed_when_it_commits_while_a_worker_is_at_work() {
-    let (cluster, web, gate) = (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start(), Gate::new());
+    let (cluster, web, gate) =
+        (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start(), Gate::new());
     let db = cluster.database();
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    let insert = |name: &str| format!("INSERT INTO products (image_url) VALUES ('{}')", web.serve(name, Answer::picture(1).behind(&gate)));
+    let insert = |name: &str| {
+        format!(
+            "INSERT INTO products (image_url) VALUES ('{}')",
+            web.serve(name, Answer::picture(1).behind(&gate))
+        )
+    };
     session.run(&insert("/before.jpg"));
     eventually("the worker is at work", || gate.waiting() >= 1);
     session.run(&format!("BEGIN; {}; PREPARE TRANSACTION 'p'", insert("/prepared.jpg")));
@@ -130,7 +150,8 @@ fn a_prepared_transaction_is_noticed_when_it_commits_while_a_worker_is_at_work()
 #[test]
 fn a_key_whose_type_changes_within_the_transaction_is_read_as_what_it_is() {
     let (db, web) = (database(), Web::start());
-    let (first, second) = (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
+    let (first, second) =
+        (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
     let mut session = db.session();
     session.run("CREATE TABLE products (id text PRIMARY KEY, image_url text, alt text, seo text)");
     session.run("SELECT caption.watch('products')");
@@ -149,9 +170,18 @@ fn the_trigger_function_serves_only_as_caption_watch_uses_it() {
     let db = database();
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    for trigger in ["AFTER INSERT ON products FOR EACH STATEMENT", "BEFORE INSERT ON products FOR EACH ROW", "AFTER TRUNCATE ON products"] {
-        session.run(&format!("CREATE TRIGGER planted {trigger} EXECUTE FUNCTION caption.enqueue()"));
-        let statement = if trigger.contains("TRUNCATE") { "TRUNCATE products" } else { "INSERT INTO products (image_url) VALUES ('x')" };
+    for trigger in [
+        "AFTER INSERT ON products FOR EACH STATEMENT",
+        "BEFORE INSERT ON products FOR EACH ROW",
+        "AFTER TRUNCATE ON products",
+    ] {
+        session
+            .run(&format!("CREATE TRIGGER planted {trigger} EXECUTE FUNCTION caption.enqueue()"));
+        let statement = if trigger.contains("TRUNCATE") {
+            "TRUNCATE products"
+        } else {
+            "INSERT INTO products (image_url) VALUES ('x')"
+        };
         assert!(session.error(statement).message().contains("AFTER INSERT OR UPDATE"));
         session.run("DROP TRIGGER planted ON products");
     }
@@ -165,7 +195,10 @@ fn a_url_of_a_megabyte_costs_only_its_own_row() {
     session.run("INSERT INTO products (image_url) VALUES ('data:image/png;base64,' || repeat('A', 1500000))");
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT count(*) FROM caption.failure) = 1");
-    let rows = session.rows(&format!("SELECT error_class FROM caption_images(ARRAY[repeat('A', 1500000), '{}'])", web.url("/0.jpg")));
+    let rows = session.rows(&format!(
+        "SELECT error_class FROM caption_images(ARRAY[repeat('A', 1500000), '{}'])",
+        web.url("/0.jpg")
+    ));
     assert_eq!(rows, [[Some("reject".to_string())], [None]]);
 }
 
@@ -174,7 +207,9 @@ fn a_trigger_that_edits_our_text_does_not_make_it_a_person_s() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run("CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.alt := upper(NEW.alt); RETURN NEW; END $$");
-    session.run("CREATE TRIGGER shout BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION shout()");
+    session.run(
+        "CREATE TRIGGER shout BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION shout()",
+    );
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     let first = session.text("SELECT alt FROM products");
@@ -191,7 +226,9 @@ fn a_failing_trigger_of_the_table_is_a_stated_failure_of_its_row_alone() {
     session.run("ALTER TABLE products ADD CHECK (id <> 2 OR alt IS NULL)");
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 3");
-    db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]')");
+    db.eventually(
+        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]')",
+    );
 }
 
 #[test]
@@ -206,14 +243,19 @@ fn a_watch_that_is_redefined_in_mid_drain_puts_no_text_into_the_wrong_column() {
     db.eventually("(SELECT seo <> '' FROM products)");
     session.run("CALL caption.wait('products')");
     assert_eq!(session.value("SELECT alt FROM products"), None);
-    assert!(session.holds("(SELECT length(seo) > 40 FROM products)"), "the seo column holds a seo text");
+    assert!(
+        session.holds("(SELECT length(seo) > 40 FROM products)"),
+        "the seo column holds a seo text"
+    );
 }
 
 #[test]
 fn rows_of_inheriting_tables_are_not_taken_for_the_table_s_own() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 2);
-    session.run("CREATE TABLE child () INHERITS (products); INSERT INTO child SELECT * FROM ONLY products");
+    session.run(
+        "CREATE TABLE child () INHERITS (products); INSERT INTO child SELECT * FROM ONLY products",
+    );
     session.run("SELECT caption.watch('products')");
     db.eventually("NOT EXISTS (SELECT FROM ONLY products WHERE alt IS NULL)");
     session.run("CALL caption.wait('products')");

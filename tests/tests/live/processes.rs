@@ -1,10 +1,16 @@
-//! What the server's processes say of themselves, and that they cost nothing where nothing is to be done.
+//! What the server's processes say of themselves, and that they cost nothing where nothing is to be
+//! done.
 
 use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
 
 #[test]
 fn the_launcher_shows_what_it_is() {
-    assert_eq!(Cluster::shared().session("postgres").number("SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_caption launcher'"), 1);
+    assert_eq!(
+        Cluster::shared().session("postgres").number(
+            "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_caption launcher'"
+        ),
+        1
+    );
 }
 
 #[test]
@@ -12,7 +18,10 @@ fn a_worker_shows_what_it_is_and_leaves_when_idle() {
     let (db, web, gate) = (Cluster::shared().database(), Web::start(), Gate::new());
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     db.products(&[url]).run("SELECT caption.watch('products')");
-    let here = format!("SELECT FROM pg_stat_activity WHERE backend_type = 'pg_caption worker' AND datname = '{}'", db.name);
+    let here = format!(
+        "SELECT FROM pg_stat_activity WHERE backend_type = 'pg_caption worker' AND datname = '{}'",
+        db.name
+    );
     db.eventually(&format!("EXISTS ({here})"));
     eventually("the picture is being fetched", || gate.waiting() >= 1);
     // None of its transactions spans the network.
@@ -36,7 +45,10 @@ fn the_engine_holds_nothing_of_the_server() {
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
     let pid = db.session().number("SELECT pid FROM caption.engine_status()");
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    assert!(status.lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])), "{status}");
+    assert!(
+        status.lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])),
+        "{status}"
+    );
     let open: Vec<_> = std::fs::read_dir(format!("/proc/{pid}/fd"))
         .unwrap()
         .flatten()
@@ -52,7 +64,10 @@ fn a_server_without_preloading_says_which_line_to_add() {
     let db = cluster.database();
     let error = db.session().error("SELECT caption_image('http://127.0.0.1:1/a.jpg')");
     assert_eq!(error.code().code(), "55000", "{error:?}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("shared_preload_libraries")), "{error:?}");
+    assert!(
+        error.hint().is_some_and(|hint| hint.contains("shared_preload_libraries")),
+        "{error:?}"
+    );
 }
 
 #[test]

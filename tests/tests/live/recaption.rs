@@ -2,7 +2,8 @@
 
 use pg_caption_tests::{Answer, Cluster, Database, Session, Web};
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 fn versioned(number: u32, version: &str) -> Answer {
     Answer::picture(number).header("ETag", version)
@@ -37,17 +38,24 @@ fn an_unchanged_picture_is_neither_downloaded_nor_captioned_again() {
     let db = cluster.database();
     let urls = [
         web.serve("/tagged.jpg", versioned(1, "\"v1\"")),
-        web.serve("/dated.jpg", Answer::picture(2).header("Last-Modified", "Mon, 05 Jan 2026 10:00:00 GMT")),
+        web.serve(
+            "/dated.jpg",
+            Answer::picture(2).header("Last-Modified", "Mon, 05 Jan 2026 10:00:00 GMT"),
+        ),
     ];
     let mut session = captioned(&db, &urls);
     let (before, seen) = (rows(&mut session), encoded(&mut session));
     for round in 2..4 {
         recaption(&mut session);
-        for (path, header, value) in
-            [("/tagged.jpg", "if-none-match", "\"v1\""), ("/dated.jpg", "if-modified-since", "Mon, 05 Jan 2026 10:00:00 GMT")]
-        {
+        for (path, header, value) in [
+            ("/tagged.jpg", "if-none-match", "\"v1\""),
+            ("/dated.jpg", "if-modified-since", "Mon, 05 Jan 2026 10:00:00 GMT"),
+        ] {
             assert_eq!(web.hits(path), round, "{path} was asked for once more");
-            assert_eq!(web.requests(path)[round - 1].headers.get(header).map(String::as_str), Some(value));
+            assert_eq!(
+                web.requests(path)[round - 1].headers.get(header).map(String::as_str),
+                Some(value)
+            );
         }
     }
     assert_eq!(rows(&mut session), before, "no row has a new version");
@@ -79,9 +87,15 @@ fn an_emptied_text_is_written_again_although_its_picture_is_unchanged() {
     assert_eq!(session.text("SELECT alt FROM products"), before);
     session.run("CALL caption.wait('products')");
     assert_eq!(web.hits("/a.jpg"), 2);
-    assert!(!web.requests("/a.jpg")[1].headers.contains_key("if-none-match"), "the ledger keeps no texts: the picture itself is needed");
+    assert!(
+        !web.requests("/a.jpg")[1].headers.contains_key("if-none-match"),
+        "the ledger keeps no texts: the picture itself is needed"
+    );
     recaption(&mut session);
-    assert!(web.requests("/a.jpg")[2].headers.contains_key("if-none-match"), "both texts are of that picture");
+    assert!(
+        web.requests("/a.jpg")[2].headers.contains_key("if-none-match"),
+        "both texts are of that picture"
+    );
 }
 
 #[test]
@@ -93,7 +107,8 @@ fn texts_of_two_versions_of_a_picture_are_not_taken_for_those_of_one() {
     session.run("UPDATE products SET seo = ''");
     db.eventually(FILLED);
     session.run("CALL caption.wait('products')");
-    // alt is of the first version, seo of the second: the server's "unchanged since the second" would keep alt as it is.
+    // alt is of the first version, seo of the second: the server's "unchanged since the second"
+    // would keep alt as it is.
     recaption(&mut session);
     let now = session.text(&format!("SELECT caption_image('{url}')"));
     assert_eq!(session.text("SELECT alt FROM products"), now);

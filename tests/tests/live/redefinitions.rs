@@ -1,17 +1,27 @@
-//! Somebody redefines a table in the middle of its drain: each has a stated outcome, and none costs a row.
+//! Somebody redefines a table in the middle of its drain: each has a stated outcome, and none costs
+//! a row.
 
 use pg_caption_tests::{Answer, Cluster, Database, Gate, Session, Web, eventually};
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 /// A watched table of six rows, half of them filled, the others being fetched.
 fn half_way<'a>(web: &Web, gate: &Gate) -> (Database<'a>, Session) {
     let db = Cluster::shared().database();
-    let urls: Vec<_> =
-        (0..6u32).map(|n| web.serve(&format!("/{n}.jpg"), if n < 3 { Answer::picture(n) } else { Answer::picture(n).behind(gate) })).collect();
+    let urls: Vec<_> = (0..6u32)
+        .map(|n| {
+            web.serve(
+                &format!("/{n}.jpg"),
+                if n < 3 { Answer::picture(n) } else { Answer::picture(n).behind(gate) },
+            )
+        })
+        .collect();
     let mut session = db.products(&urls);
     session.run("SELECT caption.watch('products')");
-    eventually("the drain is half-way", || gate.waiting() >= 3 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 3"));
+    eventually("the drain is half-way", || {
+        gate.waiting() >= 3 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 3")
+    });
     (db, session)
 }
 
@@ -62,12 +72,14 @@ fn a_renamed_column_stops_the_table_with_a_word_and_a_new_watch_goes_on() {
 #[test]
 fn a_watched_column_gets_another_type_in_one_transaction_and_what_is_ours_stays_known() {
     let web = Web::start();
-    let (first, second) = (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
+    let (first, second) =
+        (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
     let db = Cluster::shared().database();
     let mut session = db.products(std::slice::from_ref(&first));
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
-    let alter = "ALTER TABLE products ALTER image_url TYPE varchar(400), ALTER alt TYPE varchar(200)";
+    let alter =
+        "ALTER TABLE products ALTER image_url TYPE varchar(400), ALTER alt TYPE varchar(200)";
     assert_eq!(session.error(alter).code().code(), "0A000", "the triggers need the type");
     session.run(&format!(
         "BEGIN; DROP TRIGGER pg_caption_insert ON products; DROP TRIGGER pg_caption_update ON products; {alter}; SELECT caption.watch('products'); COMMIT"
@@ -84,7 +96,11 @@ fn a_watched_column_gets_another_type_in_one_transaction_and_what_is_ours_stays_
 fn a_column_that_is_dropped_takes_its_triggers_along_and_progress_says_so() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
-    assert_eq!(session.error("ALTER TABLE products DROP seo").code().code(), "2BP01", "the triggers need it");
+    assert_eq!(
+        session.error("ALTER TABLE products DROP seo").code().code(),
+        "2BP01",
+        "the triggers need it"
+    );
     session.run("ALTER TABLE products DROP seo CASCADE");
     gate.open();
     db.eventually("(SELECT state LIKE '%caption.watch()%' FROM caption.progress)");
@@ -94,12 +110,15 @@ fn a_column_that_is_dropped_takes_its_triggers_along_and_progress_says_so() {
 }
 
 #[test]
-fn a_column_that_takes_the_name_of_a_watched_one_stops_the_table_with_a_word_and_a_new_watch_goes_on() {
+fn a_column_that_takes_the_name_of_a_watched_one_stops_the_table_with_a_word_and_a_new_watch_goes_on()
+ {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 2);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
-    session.run("ALTER TABLE products RENAME image_url TO old_url; ALTER TABLE products ADD image_url text");
+    session.run(
+        "ALTER TABLE products RENAME image_url TO old_url; ALTER TABLE products ADD image_url text",
+    );
     db.eventually("(SELECT state LIKE '%another column%\"image_url\"%caption.watch()%' FROM caption.progress)");
     session.run("UPDATE products SET image_url = old_url; INSERT INTO products (image_url) SELECT old_url FROM products");
     session.run("SELECT caption.watch('products')");
@@ -128,9 +147,12 @@ fn a_table_whose_key_finds_several_rows_stops_with_a_word_and_nobody_s_text_is_l
 fn rows_written_while_a_part_of_the_key_was_renamed_or_null_are_found_afterwards() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.session();
-    session.run("CREATE TABLE products (k int NOT NULL UNIQUE, image_url text, alt text, seo text)");
+    session
+        .run("CREATE TABLE products (k int NOT NULL UNIQUE, image_url text, alt text, seo text)");
     let url = &web.pictures(1)[0];
-    session.run(&format!("INSERT INTO products VALUES (1, '{url}'); SELECT caption.watch('products')"));
+    session.run(&format!(
+        "INSERT INTO products VALUES (1, '{url}'); SELECT caption.watch('products')"
+    ));
     db.eventually(FILLED);
     session.run("ALTER TABLE products RENAME k TO n");
     session.run(&format!("INSERT INTO products VALUES (2, '{url}')"));
@@ -140,7 +162,9 @@ fn rows_written_while_a_part_of_the_key_was_renamed_or_null_are_found_afterwards
     session.run("ALTER TABLE products ALTER k DROP NOT NULL");
     session.run(&format!("INSERT INTO products VALUES (NULL, '{url}')"));
     db.eventually("(SELECT state LIKE '%(k) is no key of it any more%' FROM caption.progress)");
-    session.run("UPDATE products SET k = 3 WHERE k IS NULL; ALTER TABLE products ALTER k SET NOT NULL");
+    session.run(
+        "UPDATE products SET k = 3 WHERE k IS NULL; ALTER TABLE products ALTER k SET NOT NULL",
+    );
     db.eventually(FILLED);
 }
 
@@ -156,11 +180,14 @@ fn a_rewritten_table_is_filled_as_before() {
 }
 
 #[test]
-fn after_a_change_of_owner_captions_are_written_with_the_new_owner_s_rights_and_the_old_role_can_go() {
+fn after_a_change_of_owner_captions_are_written_with_the_new_owner_s_rights_and_the_old_role_can_go()
+ {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
     let (old, new) = (format!("old_{}", db.name), format!("new_{}", db.name));
-    session.run(&format!("CREATE ROLE {old}; CREATE ROLE {new}; GRANT CREATE ON SCHEMA public TO {new}"));
+    session.run(&format!(
+        "CREATE ROLE {old}; CREATE ROLE {new}; GRANT CREATE ON SCHEMA public TO {new}"
+    ));
     session.run(
         "CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC;
          CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NULL; END $$;
@@ -225,7 +252,10 @@ fn a_table_that_cannot_be_read_is_said_once_in_the_log_however_often_it_is_tried
         db.eventually("NOT EXISTS (SELECT FROM products WHERE alt IS NULL)");
     }
     let log = cluster.log();
-    let said: Vec<_> = log.lines().filter(|line| line.contains("hidden") && line.contains("is not being filled")).collect();
+    let said: Vec<_> = log
+        .lines()
+        .filter(|line| line.contains("hidden") && line.contains("is not being filled"))
+        .collect();
     assert_eq!(said.len(), 1, "{said:#?}");
     assert!(!said[0].contains("ONLY"), "{said:?}");
 }

@@ -1,4 +1,5 @@
-//! What is refused at once, with a message that says why: tables that cannot be watched, addresses that are not fetched.
+//! What is refused at once, with a message that says why: tables that cannot be watched, addresses
+//! that are not fetched.
 
 use pg_caption_tests::{Answer, Cluster, Web};
 
@@ -9,11 +10,21 @@ fn refused(create: &str, watch: &str, words: &[&str]) {
     let mut session = db.session();
     session.run(create);
     let error = session.error(&format!("SELECT caption.watch({watch})"));
-    let said = format!("{} {} {}", error.message(), error.detail().unwrap_or_default(), error.hint().unwrap_or_default()).to_lowercase();
+    let said = format!(
+        "{} {} {}",
+        error.message(),
+        error.detail().unwrap_or_default(),
+        error.hint().unwrap_or_default()
+    )
+    .to_lowercase();
     for word in words {
         assert!(said.contains(word), "{word} is not in: {said}");
     }
-    assert_eq!(session.number("SELECT count(*) FROM pg_trigger WHERE tgfoid = 'caption.enqueue'::regproc"), 0, "nothing is left behind");
+    assert_eq!(
+        session.number("SELECT count(*) FROM pg_trigger WHERE tgfoid = 'caption.enqueue'::regproc"),
+        0,
+        "nothing is left behind"
+    );
 }
 
 #[test]
@@ -28,10 +39,16 @@ fn a_unique_index_that_lets_null_in_is_no_key() {
 
 #[test]
 fn a_key_whose_text_changes_with_names_or_the_locale() {
-    for (kind, words) in
-        [("regclass", ["regclass", "search_path", "oid"]), ("regrole[]", ["regrole", "names", "oid"]), ("money", ["money", "locale", "numeric"])]
-    {
-        refused(&format!("CREATE TABLE t (id {kind} PRIMARY KEY, image_url text, alt text, seo text)"), "'t'", &words);
+    for (kind, words) in [
+        ("regclass", ["regclass", "search_path", "oid"]),
+        ("regrole[]", ["regrole", "names", "oid"]),
+        ("money", ["money", "locale", "numeric"]),
+    ] {
+        refused(
+            &format!("CREATE TABLE t (id {kind} PRIMARY KEY, image_url text, alt text, seo text)"),
+            "'t'",
+            &words,
+        );
     }
     let domain = "CREATE DOMAIN price AS money; CREATE TABLE t (id price PRIMARY KEY, image_url text, alt text, seo text)";
     refused(domain, "'t'", &["money", "locale"]);
@@ -39,7 +56,11 @@ fn a_key_whose_text_changes_with_names_or_the_locale() {
 
 #[test]
 fn a_deferrable_key() {
-    refused("CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, image_url text, alt text, seo text)", "'t'", &["key", "(id)", "deferrable"]);
+    refused(
+        "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, image_url text, alt text, seo text)",
+        "'t'",
+        &["key", "(id)", "deferrable"],
+    );
 }
 
 #[test]
@@ -50,16 +71,28 @@ fn a_partition_of_a_watched_table_and_a_table_whose_partition_is_watched() {
         "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
          CREATE TABLE mid PARTITION OF t FOR VALUES FROM (0) TO (9) PARTITION BY RANGE (id); CREATE TABLE leaf PARTITION OF mid FOR VALUES FROM (0) TO (9)",
     );
-    for (watched, others) in [("t", ["mid", "leaf"]), ("leaf", ["t", "mid"]), ("mid", ["t", "leaf"])] {
+    for (watched, others) in
+        [("t", ["mid", "leaf"]), ("leaf", ["t", "mid"]), ("mid", ["t", "leaf"])]
+    {
         session.run(&format!("SELECT caption.watch('{watched}')"));
         for other in others {
             let error = session.error(&format!("SELECT caption.watch('{other}')"));
             assert_eq!(error.code().code(), "55000", "{error:?}");
-            assert!(error.message().contains("partition of") && error.message().contains("watched"), "{error:?}");
-            assert!(error.hint().is_some_and(|hint| hint.contains(&format!("caption.unwatch('public.{watched}')"))), "{error:?}");
+            assert!(
+                error.message().contains("partition of") && error.message().contains("watched"),
+                "{error:?}"
+            );
+            assert!(
+                error.hint().is_some_and(
+                    |hint| hint.contains(&format!("caption.unwatch('public.{watched}')"))
+                ),
+                "{error:?}"
+            );
         }
         // What is watched may be watched anew.
-        session.run(&format!("SELECT caption.watch('{watched}'); SELECT caption.unwatch('public.{watched}')"));
+        session.run(&format!(
+            "SELECT caption.watch('{watched}'); SELECT caption.unwatch('public.{watched}')"
+        ));
     }
 }
 
@@ -84,7 +117,11 @@ fn null_where_a_value_is_needed() {
     ] {
         let error = session.error(&format!("SELECT caption.{call}"));
         assert_eq!(error.code().code(), "22004", "{call}: {error:?}");
-        assert!(error.message().contains(words[0]) && error.hint().is_some_and(|hint| hint.contains(words[1])), "{call}: {error:?}");
+        assert!(
+            error.message().contains(words[0])
+                && error.hint().is_some_and(|hint| hint.contains(words[1])),
+            "{call}: {error:?}"
+        );
     }
 }
 
@@ -100,38 +137,64 @@ fn a_missing_column_to_fill() {
 
 #[test]
 fn a_column_that_is_not_text() {
-    refused("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt int, seo text)", "'t'", &["alt", "integer"]);
+    refused(
+        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt int, seo text)",
+        "'t'",
+        &["alt", "integer"],
+    );
 }
 
 #[test]
 fn a_generated_column_cannot_be_filled() {
-    refused("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text GENERATED ALWAYS AS ('x') STORED, seo text)", "'t'", &["alt", "generated"]);
+    refused(
+        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text GENERATED ALWAYS AS ('x') STORED, seo text)",
+        "'t'",
+        &["alt", "generated"],
+    );
 }
 
 #[test]
 fn a_view() {
-    refused("CREATE VIEW t AS SELECT 1 AS id, ''::text AS image_url, ''::text AS alt, ''::text AS seo", "'t'", &["view"]);
+    refused(
+        "CREATE VIEW t AS SELECT 1 AS id, ''::text AS image_url, ''::text AS alt, ''::text AS seo",
+        "'t'",
+        &["view"],
+    );
 }
 
 #[test]
 fn an_unknown_style() {
-    refused("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text)", r#"'t', fills => '{"alt": "poetic"}'"#, &["poetic", "concise"]);
+    refused(
+        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text)",
+        r#"'t', fills => '{"alt": "poetic"}'"#,
+        &["poetic", "concise"],
+    );
 }
 
 #[test]
 fn max_tokens_out_of_range() {
-    refused("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text)", "'t', max_tokens => 7", &["32", "256"]);
+    refused(
+        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text)",
+        "'t', max_tokens => 7",
+        &["32", "256"],
+    );
 }
 
 #[test]
 fn a_database_of_another_encoding() {
     let cluster = Cluster::shared();
     let mut admin = cluster.session("postgres");
-    admin.run("CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0");
+    admin.run(
+        "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+    );
     let error = cluster.session("latin").error("CREATE EXTENSION pg_caption");
     admin.run("DROP DATABASE latin WITH (FORCE)");
     assert_eq!(error.code().code(), "0A000", "{error:?}");
-    assert!(error.message().contains("UTF8") && error.detail().is_some_and(|detail| detail.contains("LATIN1")), "{error:?}");
+    assert!(
+        error.message().contains("UTF8")
+            && error.detail().is_some_and(|detail| detail.contains("LATIN1")),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -151,10 +214,17 @@ fn loopback_unless_it_is_allowed() {
     let db = cluster.database();
     let url = web.serve("/a.jpg", Answer::picture(0));
     let mut session = db.session();
-    for url in [url.clone(), url.replace("127.0.0.1", "localhost"), url.replace("127.0.0.1", "[::ffff:127.0.0.1]")] {
+    for url in [
+        url.clone(),
+        url.replace("127.0.0.1", "localhost"),
+        url.replace("127.0.0.1", "[::ffff:127.0.0.1]"),
+    ] {
         let error = session.error(&format!("SELECT caption_image('{url}')"));
         assert_eq!(error.code().code(), "38000", "{error:?}");
-        assert!(error.hint().is_some_and(|hint| hint.contains("pg_caption.allowed_networks")), "{error:?}");
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains("pg_caption.allowed_networks")),
+            "{error:?}"
+        );
     }
     assert_eq!(web.total(), 0, "nobody was asked");
 }

@@ -17,7 +17,8 @@ fn shop<'a>(cluster: &'a Cluster, web: &Web) -> (Database<'a>, Session, String) 
     (db, session, role)
 }
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 #[test]
 fn triggers_of_the_table_run_as_its_owner_deferred_ones_too() {
@@ -26,7 +27,8 @@ fn triggers_of_the_table_run_as_its_owner_deferred_ones_too() {
     session.run("CREATE TABLE seen (who text)");
     session
         .run("CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $$");
-    session.run("CREATE TRIGGER at_once AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION see()");
+    session
+        .run("CREATE TRIGGER at_once AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION see()");
     session.run("CREATE CONSTRAINT TRIGGER later AFTER UPDATE ON products DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION see()");
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
@@ -42,7 +44,9 @@ fn a_trigger_cannot_become_somebody_else() {
         "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
            SET ROLE postgres; CREATE TABLE public.owned_by_a_superuser (); RETURN NEW; END $$",
     );
-    session.run("CREATE TRIGGER climb BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION climb()");
+    session.run(
+        "CREATE TRIGGER climb BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION climb()",
+    );
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM caption.failure WHERE code = 'write_refused') = 3");
     assert!(session.holds("to_regclass('public.owned_by_a_superuser') IS NULL"));
@@ -81,7 +85,11 @@ fn somebody_else_can_neither_watch_nor_end_a_watch() {
         assert_eq!(error.code().code(), "42501", "{call}: {error:?}");
     }
     assert_eq!(other.number("SELECT count(*) FROM caption.progress"), 0);
-    assert_eq!(other.value("SELECT caption.in_flight('products')"), None, "nor learn what is worked on");
+    assert_eq!(
+        other.value("SELECT caption.in_flight('products')"),
+        None,
+        "nor learn what is worked on"
+    );
     assert!(session.holds("caption.in_flight('products') >= 0"), "as the owner may");
 }
 
@@ -94,8 +102,14 @@ fn nobody_may_reach_out_unless_granted() {
            JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_caption' \
           WHERE has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1",
     );
-    // A trigger function must be executable by whoever watches, and checks how it is called; the others say only what the caller may know.
-    let known = ["caption.enqueue()", "caption.in_flight(regclass)", "caption.obstacle()", "caption.require_no_transaction()"];
+    // A trigger function must be executable by whoever watches, and checks how it is called; the
+    // others say only what the caller may know.
+    let known = [
+        "caption.enqueue()",
+        "caption.in_flight(regclass)",
+        "caption.obstacle()",
+        "caption.require_no_transaction()",
+    ];
     assert_eq!(open, known.map(|function| [Some(function.to_string())]));
 }
 
@@ -116,16 +130,22 @@ fn expressions_and_checks_planted_in_the_table_run_as_its_owner() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let (db, mut session, role) = shop(&cluster, &web);
     session.run("CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC");
-    // Declared immutable, as a thief would, and calling another one: for an index, a generated column and a check.
+    // Declared immutable, as a thief would, and calling another one: for an index, a generated
+    // column and a check.
     session.run(
         "CREATE FUNCTION tell() RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); END $$;
          CREATE FUNCTION note(x text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM public.tell(); RETURN x; END $$",
     );
     session.run("CREATE INDEX ON products (note(alt)); ALTER TABLE products ADD CHECK (note(alt) IS DISTINCT FROM 'x')");
-    session.run("ALTER TABLE products ADD copy text GENERATED ALWAYS AS (note(alt)) STORED; TRUNCATE seen");
+    session.run(
+        "ALTER TABLE products ADD copy text GENERATED ALWAYS AS (note(alt)) STORED; TRUNCATE seen",
+    );
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
-    assert!(session.number("SELECT count(*) FROM seen") >= 9, "each of the three was called for each row");
+    assert!(
+        session.number("SELECT count(*) FROM seen") >= 9,
+        "each of the three was called for each row"
+    );
     assert_eq!(session.rows("SELECT DISTINCT who FROM seen"), [[Some(role)]]);
 }
 
@@ -137,7 +157,8 @@ fn a_table_that_comes_to_a_superuser_is_not_filled_before_a_superuser_has_watche
         "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
            IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN ALTER ROLE {role} SUPERUSER; END IF; RETURN NEW; END $$"
     ));
-    session.run("CREATE TRIGGER climb AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION climb()");
+    session
+        .run("CREATE TRIGGER climb AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION climb()");
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     session.run(&format!("RESET ROLE; ALTER TABLE products OWNER TO postgres; GRANT INSERT ON products TO {role}; SET ROLE {role}"));
@@ -145,7 +166,10 @@ fn a_table_that_comes_to_a_superuser_is_not_filled_before_a_superuser_has_watche
     db.eventually("(SELECT problem LIKE '%belongs to a superuser%' FROM caption.tally)");
     let is_super = format!("SELECT rolsuper::text FROM pg_roles WHERE rolname = '{role}'");
     session.run("RESET ROLE");
-    assert_eq!((session.text(&is_super).as_str(), session.number("SELECT count(*) FROM caption.written")), ("false", 3));
+    assert_eq!(
+        (session.text(&is_super).as_str(), session.number("SELECT count(*) FROM caption.written")),
+        ("false", 3)
+    );
     session.run("DROP TRIGGER climb ON products; SELECT caption.watch('products')");
     db.eventually(FILLED);
 

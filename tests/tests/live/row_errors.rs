@@ -2,7 +2,8 @@
 
 use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 /// A BEFORE UPDATE trigger on `products` that does this to row 2.
 fn trigger(does: &str) -> String {
@@ -23,12 +24,19 @@ fn a_trigger_that_raises_a_cancel_costs_its_row_and_neither_the_others_nor_other
     db.eventually("NOT EXISTS (SELECT FROM other WHERE alt IS NULL) AND (SELECT count(*) FROM products WHERE alt <> '') = 2");
     db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' AND message LIKE '%not now%')");
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 1);
-    assert!(!cluster.log().contains("background worker \"pg_caption worker\" (PID"), "no worker ended badly: {}", cluster.log());
+    assert!(
+        !cluster.log().contains("background worker \"pg_caption worker\" (PID"),
+        "no worker ended badly: {}",
+        cluster.log()
+    );
 }
 
 #[test]
 fn a_trigger_that_does_not_end_is_cancelled_and_the_others_go_on() {
-    let cluster = Cluster::private(&[("pg_caption.max_attempts", "1"), ("pg_caption.write_timeout", "300ms")]);
+    let cluster = Cluster::private(&[
+        ("pg_caption.max_attempts", "1"),
+        ("pg_caption.write_timeout", "300ms"),
+    ]);
     let (db, web) = (cluster.database(), Web::start());
     let mut session = db.products_of(&web, 3);
     session.run(&trigger("PERFORM pg_sleep(3600)"));
@@ -45,13 +53,17 @@ fn a_trigger_that_no_cancel_ends_costs_each_row_and_one_worker_for_it_and_the_ot
     let cluster = Cluster::private(&[("pg_caption.write_timeout", "300ms")]);
     let (db, web) = (cluster.database(), Web::start());
     let mut session = db.products_of(&web, 6);
-    let stubborn = trigger("LOOP BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP");
+    let stubborn = trigger(
+        "LOOP BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP",
+    );
     session.run(&stubborn.replace("NEW.id = 2", "NEW.id IN (2, 3, 5)"));
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 3 AND (SELECT walk_done FROM caption.tally)");
-    let failures =
-        "SELECT string_agg(key::text || code, ' ' ORDER BY key) FROM caption.failure WHERE message LIKE '%goes on after it was cancelled%'";
-    assert_eq!(session.text(failures), r#"["2"]write_endless ["3"]write_endless ["5"]write_endless"#);
+    let failures = "SELECT string_agg(key::text || code, ' ' ORDER BY key) FROM caption.failure WHERE message LIKE '%goes on after it was cancelled%'";
+    assert_eq!(
+        session.text(failures),
+        r#"["2"]write_endless ["3"]write_endless ["5"]write_endless"#
+    );
     let ended = cluster.log().matches("went on after it was cancelled: the worker ends").count();
     assert_eq!(ended, 3, "{}", cluster.log_tail("worker"));
     // Its word is not held against it for ever.
@@ -61,11 +73,14 @@ fn a_trigger_that_no_cancel_ends_costs_each_row_and_one_worker_for_it_and_the_ot
 
 #[test]
 fn a_table_s_own_code_is_planned_as_in_any_session_and_our_statements_find_their_row_by_key() {
-    let cluster = Cluster::private(&[("pg_caption.max_attempts", "1"), ("pg_caption.enabled", "off"), ("pg_caption.write_timeout", "20s")]);
+    let cluster = Cluster::private(&[
+        ("pg_caption.max_attempts", "1"),
+        ("pg_caption.enabled", "off"),
+        ("pg_caption.write_timeout", "20s"),
+    ]);
     let (db, web) = (cluster.database(), Web::start());
     let mut session = db.products_of(&web, 3);
-    const SEEN: &str =
-        "SELECT string_agg(name || ' ' || setting, ' ' ORDER BY name) FROM pg_catalog.pg_settings WHERE name ~ '^(enable_|jit$|plan_cache)'";
+    const SEEN: &str = "SELECT string_agg(name || ' ' || setting, ' ' ORDER BY name) FROM pg_catalog.pg_settings WHERE name ~ '^(enable_|jit$|plan_cache)'";
     // Without an index a nested loop over both takes minutes, a hash join some 30 ms.
     session.run(&format!(
         "CREATE TABLE a AS SELECT n FROM generate_series(1, 30000) n; CREATE TABLE b AS TABLE a; ANALYZE a, b;
@@ -80,16 +95,25 @@ fn a_table_s_own_code_is_planned_as_in_any_session_and_our_statements_find_their
     ));
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
-    eventually("no row is left", || session.holds(&format!("{FILLED} OR EXISTS (SELECT FROM caption.failure)")));
+    eventually("no row is left", || {
+        session.holds(&format!("{FILLED} OR EXISTS (SELECT FROM caption.failure)"))
+    });
     assert_eq!(session.rows("SELECT message FROM caption.failure"), Vec::<Vec<_>>::new());
     let ordinary = db.session().text(SEEN);
-    assert!(ordinary.contains("enable_mergejoin off") && ordinary.contains("enable_hashjoin on"), "{ordinary}");
-    assert_eq!(session.rows("SELECT DISTINCT settings, scans FROM seen"), [[Some(ordinary), Some("0".into())]]);
+    assert!(
+        ordinary.contains("enable_mergejoin off") && ordinary.contains("enable_hashjoin on"),
+        "{ordinary}"
+    );
+    assert_eq!(
+        session.rows("SELECT DISTINCT settings, scans FROM seen"),
+        [[Some(ordinary), Some("0".into())]]
+    );
 }
 
 #[test]
 fn a_lock_that_a_trigger_meets_is_waited_for_uncharged() {
-    let cluster = Cluster::private(&[("pg_caption.max_attempts", "1"), ("deadlock_timeout", "400ms")]);
+    let cluster =
+        Cluster::private(&[("pg_caption.max_attempts", "1"), ("deadlock_timeout", "400ms")]);
     let (db, web) = (cluster.database(), Web::start());
     let mut session = db.products_of(&web, 3);
     session.run("CREATE TABLE counter AS SELECT 1 AS id, 0 AS n");
@@ -101,9 +125,13 @@ fn a_lock_that_a_trigger_meets_is_waited_for_uncharged() {
         "(SELECT count(*) FROM products WHERE alt <> '') = 2 AND EXISTS (SELECT FROM caption.deferred UNION ALL SELECT FROM caption.failed)",
     );
     let deferred = "SELECT key::text, code, attempts FROM caption.deferred";
-    assert_eq!(session.rows(deferred), [[Some("[\"2\"]".into()), Some("row_locked".into()), Some("0".into())]]);
+    assert_eq!(
+        session.rows(deferred),
+        [[Some("[\"2\"]".into()), Some("row_locked".into()), Some("0".into())]]
+    );
     assert!(session.holds("(SELECT walk_done FROM caption.tally)"), "the walk goes on");
-    // Whoever waits for one of our rows while we wait for his is not the one who is told of a deadlock; and we wait less and less.
+    // Whoever waits for one of our rows while we wait for his is not the one who is told of a
+    // deadlock; and we wait less and less.
     eventually("it is tried with less patience", || cluster.log().contains("it waits for 100ms"));
     let log = cluster.log();
     let first = log.lines().find_map(|line| line.split_once("it waits for "));
@@ -118,7 +146,9 @@ fn a_lock_that_a_trigger_meets_is_waited_for_uncharged() {
 fn a_slow_trigger_has_few_rows_locked_at_a_time() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let gate = Gate::new();
-    let urls: Vec<String> = (0..30).map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate))).collect();
+    let urls: Vec<String> = (0..30)
+        .map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate)))
+        .collect();
     let mut session = db.products(&urls);
     session.run(
         "CREATE TABLE written (at xid8);
@@ -128,13 +158,15 @@ fn a_slow_trigger_has_few_rows_locked_at_a_time() {
     );
     gate.open();
     db.eventually(FILLED);
-    let most = session.number("SELECT max(n) FROM (SELECT count(*) AS n FROM written GROUP BY at) x");
+    let most =
+        session.number("SELECT max(n) FROM (SELECT count(*) AS n FROM written GROUP BY at) x");
     assert!(most <= 2, "{most} rows in one transaction");
 }
 
 #[test]
 fn a_name_that_a_trigger_does_not_find_is_explained() {
-    for unqualified in ["INSERT INTO stock VALUES (1)", "PERFORM restock()", "PERFORM NULL::amount"] {
+    for unqualified in ["INSERT INTO stock VALUES (1)", "PERFORM restock()", "PERFORM NULL::amount"]
+    {
         let (db, web) = (Cluster::shared().database(), Web::start());
         let mut session = db.products_of(&web, 2);
         session.run("CREATE TABLE stock (n int); CREATE DOMAIN amount AS int; CREATE FUNCTION restock() RETURNS int LANGUAGE sql AS 'SELECT 1'");
@@ -142,7 +174,9 @@ fn a_name_that_a_trigger_does_not_find_is_explained() {
         session.run("SELECT caption.watch('products')");
         db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND detail LIKE '%SET search_path%')");
         // What it says helps.
-        session.run("ALTER FUNCTION spoil() SET search_path = public; SELECT caption.retry('products')");
+        session.run(
+            "ALTER FUNCTION spoil() SET search_path = public; SELECT caption.retry('products')",
+        );
         db.eventually(FILLED);
     }
 }
@@ -153,7 +187,8 @@ fn a_key_that_fits_no_index_of_ours_costs_its_row_alone() {
     let db = cluster.database();
     let mut session = db.session();
     session.run("CREATE TABLE products (id bytea PRIMARY KEY, image_url text, alt text, seo text)");
-    let (long, short) = (web.serve("/a.jpg", Answer::picture(0)), web.serve("/b.jpg", Answer::picture(1)));
+    let (long, short) =
+        (web.serve("/a.jpg", Answer::picture(0)), web.serve("/b.jpg", Answer::picture(1)));
     // Random, so that it cannot be compressed.
     let random = "SELECT string_agg(decode(md5(n::text), 'hex'), '') FROM generate_series(1, 94) n";
     session.run(&format!("INSERT INTO products VALUES (({random}), '{long}'), ('\\x01', '{short}'), ('\\xff', '{short}')"));
@@ -201,7 +236,10 @@ fn a_new_url_that_gets_no_caption_takes_the_old_picture_s_texts_away_and_leaves_
     session.run(&format!("UPDATE products SET image_url = '{}'", web.url("/missing.jpg")));
     db.eventually("(SELECT count(*) FROM caption.failure WHERE code = 'http_404') = 2");
     session.run("CALL caption.wait('products')");
-    assert_eq!(session.rows("SELECT alt, seo FROM products ORDER BY id"), [[None, None], [None, Some("By hand.".into())]]);
+    assert_eq!(
+        session.rows("SELECT alt, seo FROM products ORDER BY id"),
+        [[None, None], [None, Some("By hand.".into())]]
+    );
     // The picture is there after all.
     let url = web.serve("/missing.jpg", Answer::picture(1));
     session.run("SELECT caption.retry('products')");

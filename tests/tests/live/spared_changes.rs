@@ -1,4 +1,5 @@
-//! What is told of where statements are spared our trigger, compared with what is told of where none is.
+//! What is told of where statements are spared our trigger, compared with what is told of where
+//! none is.
 
 use pg_caption_tests::{Cluster, Session};
 
@@ -96,9 +97,12 @@ fn whatever_is_changed_is_told_of_as_if_no_statement_were_spared() {
     for schema in ["spared", "asked"] {
         session.run(&format!("CREATE SCHEMA {schema}; SET search_path = {schema}; {TABLES}"));
         for table in watched {
-            session.run(&format!("SELECT caption.watch('{table}'); SELECT caption.pause('{table}')"));
+            session
+                .run(&format!("SELECT caption.watch('{table}'); SELECT caption.pause('{table}')"));
             if schema == "asked" {
-                session.run(&format!("ALTER TRIGGER pg_caption_update ON {table} RENAME TO another_name"));
+                session.run(&format!(
+                    "ALTER TRIGGER pg_caption_update ON {table} RENAME TO another_name"
+                ));
             }
         }
     }
@@ -117,7 +121,12 @@ fn whatever_is_changed_is_told_of_as_if_no_statement_were_spared() {
     }
     assert!(heard >= 20 && silent >= 8, "both kinds are among them: {heard}, {silent}");
     for table in ["plain", "made", "parted", "parent", "referring", "itself"] {
-        let all = |schema: &str| format!("(SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM {schema}.{table} t)");
-        assert!(session.holds(&format!("{} = {}", all("spared"), all("asked"))), "{table} is changed as ever");
+        let all = |schema: &str| {
+            format!("(SELECT string_agg(t::text, ' ' ORDER BY t::text) FROM {schema}.{table} t)")
+        };
+        assert!(
+            session.holds(&format!("{} = {}", all("spared"), all("asked"))),
+            "{table} is changed as ever"
+        );
     }
 }

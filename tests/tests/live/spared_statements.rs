@@ -1,4 +1,5 @@
-//! A statement that changes no watched column is spared our UPDATE trigger; nothing is missed for it, whatever changes the columns.
+//! A statement that changes no watched column is spared our UPDATE trigger; nothing is missed for
+//! it, whatever changes the columns.
 
 use pg_caption_tests::{Answer, Cluster, Database, Session, Web};
 
@@ -6,16 +7,19 @@ use pg_caption_tests::{Answer, Cluster, Database, Session, Web};
 fn watched<'a>(web: &Web, table: &str) -> (Database<'a>, Session, String) {
     let db = Cluster::shared().database();
     let mut session = db.session();
-    let (first, second) = (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
+    let (first, second) =
+        (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
     session.run(&format!("{table}; INSERT INTO products (id, image_url) VALUES (1, '{first}'); SELECT caption.watch('products')"));
     session.run("CALL caption.wait('products')");
     (db, session, second)
 }
 
-const PRODUCTS: &str = "CREATE TABLE products (id int PRIMARY KEY, title text, image_url text, alt text, seo text)";
+const PRODUCTS: &str =
+    "CREATE TABLE products (id int PRIMARY KEY, title text, image_url text, alt text, seo text)";
 /// A trigger that takes the URL from another column.
 const FROM_TITLE: &str = "CREATE FUNCTION from_title() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.title IS NOT NULL THEN NEW.image_url := NEW.title; END IF; RETURN NEW; END $$";
-const BEFORE_UPDATE: &str = "TRIGGER from_title BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION from_title()";
+const BEFORE_UPDATE: &str =
+    "TRIGGER from_title BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION from_title()";
 
 /// The row's alt text is that of the picture that its URL shows now.
 #[track_caller]
@@ -25,7 +29,8 @@ fn is_captioned_anew(session: &mut Session, before: &str) {
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
-/// Puts another condition into the place of our trigger's, one that holds for every row: so it shows whether the trigger is asked. What it finds stays in the queue.
+/// Puts another condition into the place of our trigger's, one that holds for every row: so it
+/// shows whether the trigger is asked. What it finds stays in the queue.
 fn tell_of_every_row(session: &mut Session, table: &str) {
     session.run(&format!(
         "SELECT caption.pause('{table}');
@@ -95,8 +100,14 @@ fn a_statement_that_changes_no_watched_column_is_not_looked_at() {
     ] {
         assert!(!is_asked(&mut session, title), "{title}");
     }
-    assert!(is_asked(&mut session, "UPDATE products SET alt = alt"), "the condition of a changed column is asked");
-    assert!(is_asked(&mut session, "WITH u AS (UPDATE products SET image_url = image_url RETURNING id) SELECT * FROM u"));
+    assert!(
+        is_asked(&mut session, "UPDATE products SET alt = alt"),
+        "the condition of a changed column is asked"
+    );
+    assert!(is_asked(
+        &mut session,
+        "WITH u AS (UPDATE products SET image_url = image_url RETURNING id) SELECT * FROM u"
+    ));
     // Another condition is another trigger, also to a session that knows the one before.
     session.run(
         "CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW WHEN (NEW.title <> '') EXECUTE FUNCTION caption.enqueue()",
@@ -115,7 +126,8 @@ fn a_statement_that_changes_no_watched_column_is_not_looked_at() {
     session.run("CREATE TRIGGER a AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note(); CREATE TRIGGER z AFTER UPDATE OF title ON products FOR EACH ROW WHEN (OLD.title <> NEW.title) EXECUTE FUNCTION note()");
     assert!(!is_asked(&mut session, "UPDATE products SET title = 'g'"));
     assert_eq!(session.text("SELECT string_agg(what, ',' ORDER BY what) FROM seen"), "afg,zfg");
-    // A trigger that only bears the name, or a condition on the row as a whole, is none of ours to spare.
+    // A trigger that only bears the name, or a condition on the row as a whole, is none of ours to
+    // spare.
     session.run("DROP TRIGGER a ON products; DROP TRIGGER z ON products; TRUNCATE seen; CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW WHEN (NEW.alt <> '') EXECUTE FUNCTION note()");
     session.run("UPDATE products SET title = 'h'");
     assert_eq!(session.text("SELECT what FROM seen"), "pg_caption_updategh");
@@ -149,15 +161,22 @@ fn partitions_are_spared_and_told_of_by_their_own_columns() {
     tell_of_every_row(&mut session, "products");
     for table in ["products", "low"] {
         assert!(!is_asked(&mut session, &format!("UPDATE {table} SET title = 'x'")), "{table}");
-        assert!(is_asked(&mut session, &format!("UPDATE {table} SET seo = 'x', image_url = image_url")), "{table}");
+        assert!(
+            is_asked(&mut session, &format!("UPDATE {table} SET seo = 'x', image_url = image_url")),
+            "{table}"
+        );
     }
 }
 
 #[test]
 fn what_a_before_trigger_changes_is_heard_where_it_was_there_first() {
     let web = Web::start();
-    let (_db, mut session, second) =
-        watched(&web, &format!("{PRODUCTS}; {FROM_TITLE}; CREATE {BEFORE_UPDATE}; ALTER TABLE products DISABLE TRIGGER from_title"));
+    let (_db, mut session, second) = watched(
+        &web,
+        &format!(
+            "{PRODUCTS}; {FROM_TITLE}; CREATE {BEFORE_UPDATE}; ALTER TABLE products DISABLE TRIGGER from_title"
+        ),
+    );
     session.run("ALTER TABLE products ENABLE TRIGGER from_title");
     let before = session.text("SELECT alt FROM products");
     session.run(&format!("UPDATE products SET title = '{second}'"));
@@ -197,7 +216,10 @@ fn a_generated_url_is_heard_by_the_columns_it_is_made_of() {
         kinds.push("VIRTUAL");
     }
     for kind in kinds {
-        let table = PRODUCTS.replace("image_url text", &format!("image_url text GENERATED ALWAYS AS ('{base}' || title) {kind}"));
+        let table = PRODUCTS.replace(
+            "image_url text",
+            &format!("image_url text GENERATED ALWAYS AS ('{base}' || title) {kind}"),
+        );
         let db = Cluster::shared().database();
         let mut session = db.session();
         session.run(&format!("{table}; INSERT INTO products (id, title) VALUES (1, '1.jpg')"));
@@ -229,8 +251,14 @@ fn a_statement_needs_no_more_rights_and_fails_with_the_same_words() {
          PREPARE p (int) AS SELECT * FROM parts WHERE k = tenant($1)",
     );
     let error = session.error("EXECUTE p (1)");
-    assert_eq!((error.code().code(), error.message(), error.constraint(), error.table()), ("TN001", "no tenant", Some("c"), Some("t")));
-    assert!(error.where_().is_some_and(|context| context.contains("function tenant(integer)")), "{error:?}");
+    assert_eq!(
+        (error.code().code(), error.message(), error.constraint(), error.table()),
+        ("TN001", "no tenant", Some("c"), Some("t"))
+    );
+    assert!(
+        error.where_().is_some_and(|context| context.contains("function tenant(integer)")),
+        "{error:?}"
+    );
     session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
@@ -243,6 +271,9 @@ fn a_trigger_for_other_events_as_well_is_asked_about_all_of_them() {
         "DROP TRIGGER pg_caption_insert ON products;
          CREATE OR REPLACE TRIGGER pg_caption_update AFTER INSERT OR UPDATE ON products FOR EACH ROW WHEN (NEW.image_url <> '') EXECUTE FUNCTION caption.enqueue()",
     );
-    assert!(is_asked(&mut session, "INSERT INTO products (id, image_url) VALUES (2, 'http://example.org/x.jpg')"));
+    assert!(is_asked(
+        &mut session,
+        "INSERT INTO products (id, image_url) VALUES (2, 'http://example.org/x.jpg')"
+    ));
     assert!(is_asked(&mut session, "UPDATE products SET title = 'x'"));
 }

@@ -4,12 +4,16 @@ use pg_caption_tests::{Answer, Cluster, Database, Models, Session, Web};
 
 /// Longest caption of any of the pictures, in characters.
 fn longest(session: &mut Session, web: &Web, style: &str) -> i64 {
-    let urls: Vec<String> = (0..6).map(|at| format!("'{}'", web.serve(&format!("/{style}{at}.jpg"), Answer::picture(at)))).collect();
+    let urls: Vec<String> = (0..6)
+        .map(|at| format!("'{}'", web.serve(&format!("/{style}{at}.jpg"), Answer::picture(at))))
+        .collect();
     let urls = urls.join(", ");
     let failed =
         session.rows(&format!("SELECT error FROM caption_images(ARRAY[{urls}], '{style}') WHERE caption IS NULL AND error_class <> 'uncertain'"));
     assert!(failed.is_empty(), "{failed:?}");
-    session.number(&format!("SELECT max(length(caption)) FROM caption_images(ARRAY[{urls}], '{style}')"))
+    session.number(&format!(
+        "SELECT max(length(caption)) FROM caption_images(ARRAY[{urls}], '{style}')"
+    ))
 }
 
 #[test]
@@ -18,11 +22,16 @@ fn a_row_makes_a_style() {
     let mut session = db.session();
     let url = web.serve("/a.jpg", Answer::picture(0));
     let error = session.error(&format!("SELECT caption_image('{url}', 'my_style')"));
-    assert!(error.detail().is_some_and(|detail| detail.contains("concise, seo, detailed")), "{error:?}");
+    assert!(
+        error.detail().is_some_and(|detail| detail.contains("concise, seo, detailed")),
+        "{error:?}"
+    );
     session.run("INSERT INTO caption.style (name, instruction, task, max_chars, min_chars) VALUES ('my_style', 'Name it.', 'concise', 14, 1)");
     assert!(longest(&mut session, &web, "my_style") <= 14);
     // Seen at once, within one transaction and one block as well.
-    session.run("DO $$ BEGIN UPDATE caption.style SET max_chars = 4000 WHERE name = 'my_style'; END $$");
+    session.run(
+        "DO $$ BEGIN UPDATE caption.style SET max_chars = 4000 WHERE name = 'my_style'; END $$",
+    );
     assert!(longest(&mut session, &web, "my_style") > 14);
     session.run(&format!(
         "DO $$ BEGIN PERFORM caption_image('{url}', 'my_style'); DELETE FROM caption.style; \
@@ -40,9 +49,12 @@ fn a_row_changes_a_built_in_style_and_what_it_leaves_out_stays() {
     assert!(after <= 12 && before > 12, "{before} {after}");
     let url = web.serve("/stop.jpg", Answer::picture(0));
     // One sentence without a final stop, as built in.
-    assert!(session.holds(&format!("(SELECT coalesce(caption_image('{url}'), 'x') NOT LIKE '%.')")));
+    assert!(
+        session.holds(&format!("(SELECT coalesce(caption_image('{url}'), 'x') NOT LIKE '%.')"))
+    );
     // A watch takes it as well.
-    db.products(&web.pictures(4)).run("SELECT caption.watch('products', fills => '{\"alt\": \"concise\"}')");
+    db.products(&web.pictures(4))
+        .run("SELECT caption.watch('products', fills => '{\"alt\": \"concise\"}')");
     session.run("CALL caption.wait('products')");
     assert!(session.holds("(SELECT max(length(alt)) <= 12 FROM products)"));
 }
@@ -60,7 +72,11 @@ fn a_definition_that_can_never_be_used_is_not_stored() {
         "(name, instruction, prompts) VALUES ('poetic', 'x', '[]')",
         "(name, instruction, prompts) VALUES ('poetic', 'x', '{\"florence2\": 1}')",
     ] {
-        assert_eq!(session.error(&format!("INSERT INTO caption.style {values}")).code().code(), "23514", "{values}");
+        assert_eq!(
+            session.error(&format!("INSERT INTO caption.style {values}")).code().code(),
+            "23514",
+            "{values}"
+        );
     }
 }
 
@@ -85,14 +101,18 @@ fn a_model_brings_styles_along_and_takes_them_with_it() {
     let cluster = models.cluster("styled");
     let db = cluster.database();
     let mut session = db.session();
-    assert_eq!(session.rows("SELECT styles FROM caption.models() WHERE active"), [[Some("{seo,short}".to_string())]]);
+    assert_eq!(
+        session.rows("SELECT styles FROM caption.models() WHERE active"),
+        [[Some("{seo,short}".to_string())]]
+    );
     assert!(longest(&mut session, &web, "short") <= 14);
     assert!(longest(&mut session, &web, "seo") <= 20);
     // A row wins over the model.
     session.run("INSERT INTO caption.style (name, max_chars, min_chars) VALUES ('seo', 40, 1)");
     let seo = longest(&mut session, &web, "seo");
     assert!(seo > 20 && seo <= 40, "{seo}");
-    db.products(&web.pictures(3)).run("SELECT caption.watch('products', fills => '{\"alt\": \"short\"}')");
+    db.products(&web.pictures(3))
+        .run("SELECT caption.watch('products', fills => '{\"alt\": \"short\"}')");
     session.run("CALL caption.wait('products')");
     assert!(session.holds("(SELECT max(length(alt)) <= 14 FROM products)"));
     session.run("SELECT caption.use_model('plain', wait => true)");
@@ -103,17 +123,21 @@ fn a_model_brings_styles_along_and_takes_them_with_it() {
 #[test]
 fn a_folder_whose_styles_cannot_be_read_is_refused_with_the_reason() {
     let models = Models::of(&["plain", "styled"]);
-    std::fs::write(models.folder("styled").join("captions.json"), r#"{"styles": {"short": {}}}"#).unwrap();
+    std::fs::write(models.folder("styled").join("captions.json"), r#"{"styles": {"short": {}}}"#)
+        .unwrap();
     let cluster = models.cluster("plain");
     let db = cluster.database();
     let mut session = db.session();
-    assert!(session.holds("(SELECT problem LIKE '%captions.json%short%' FROM caption.models() WHERE name = 'styled')"));
+    assert!(session.holds(
+        "(SELECT problem LIKE '%captions.json%short%' FROM caption.models() WHERE name = 'styled')"
+    ));
     let error = session.error("SELECT caption.use_model('styled')");
     assert!(error.detail().is_some_and(|detail| detail.contains("captions.json")), "{error:?}");
 }
 
 /// Makes a style of one's own.
-const MINE: &str = "INSERT INTO caption.style (name, instruction, task) VALUES ('mine', 'Name it.', 'concise')";
+const MINE: &str =
+    "INSERT INTO caption.style (name, instruction, task) VALUES ('mine', 'Name it.', 'concise')";
 
 /// A watch whose style is gone, with a row to be filled.
 fn waiting_for_its_style(db: &Database, web: &Web) -> Session {
@@ -121,8 +145,13 @@ fn waiting_for_its_style(db: &Database, web: &Web) -> Session {
     session.run(MINE);
     session.run("SELECT caption.watch('products', fills => '{\"alt\": \"mine\"}')");
     session.run("DELETE FROM caption.style");
-    db.eventually("(SELECT stopped AND state LIKE '%no caption style \"mine\"%' FROM caption.progress)");
-    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.serve("/a.jpg", Answer::picture(0))));
+    db.eventually(
+        "(SELECT stopped AND state LIKE '%no caption style \"mine\"%' FROM caption.progress)",
+    );
+    session.run(&format!(
+        "INSERT INTO products (image_url) VALUES ('{}')",
+        web.serve("/a.jpg", Answer::picture(0))
+    ));
     session
 }
 

@@ -19,15 +19,20 @@ fn captioned(db: &Database, web: &Web, count: usize) -> Session {
 /// Asks for a pass and sees it made.
 fn tidy(session: &mut Session) {
     session.run("SELECT caption.tidy('products')");
-    eventually("the pass is made", || session.holds("(SELECT tidied_at IS NOT NULL FROM caption.tally WHERE relation = 'products'::regclass)"));
+    eventually("the pass is made", || {
+        session.holds("(SELECT tidied_at IS NOT NULL FROM caption.tally WHERE relation = 'products'::regclass)")
+    });
 }
 
 fn keys(session: &mut Session, of: &str) -> String {
-    session.text(&format!("SELECT coalesce(string_agg(key->>0, ' ' ORDER BY key), '') FROM caption.{of}"))
+    session.text(&format!(
+        "SELECT coalesce(string_agg(key->>0, ' ' ORDER BY key), '') FROM caption.{of}"
+    ))
 }
 
 /// Nobody is at work, and nothing is left to do.
-const AT_REST: &str = "(SELECT state = 'idle' FROM caption.database WHERE database = current_database())";
+const AT_REST: &str =
+    "(SELECT state = 'idle' FROM caption.database WHERE database = current_database())";
 
 #[test]
 fn the_ledger_of_deleted_rows_goes_and_that_of_the_others_stays() {
@@ -69,8 +74,11 @@ fn the_ledger_of_a_dropped_partition_goes_without_being_asked() {
     session.run("CALL caption.wait('products')");
     db.eventually("(SELECT tidied_at IS NOT NULL FROM caption.tally)");
     session.run("DROP TABLE low");
-    session.run(&format!("INSERT INTO products (id, image_url) VALUES (13, '{}')", web.url("/0.jpg")));
-    db.eventually("(SELECT string_agg(key->>0, ' ' ORDER BY key) = '11 12 13' FROM caption.written)");
+    session
+        .run(&format!("INSERT INTO products (id, image_url) VALUES (13, '{}')", web.url("/0.jpg")));
+    db.eventually(
+        "(SELECT string_agg(key->>0, ' ' ORDER BY key) = '11 12 13' FROM caption.written)",
+    );
 }
 
 #[test]
@@ -86,7 +94,9 @@ fn the_ledger_of_many_deleted_rows_goes_without_being_asked() {
     // As it happens by itself within a second or ten.
     session.run("SELECT pg_stat_force_next_flush()");
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
-    db.eventually("(SELECT string_agg(key->>0, ' ' ORDER BY key) = '1 2 2003' FROM caption.written)");
+    db.eventually(
+        "(SELECT string_agg(key->>0, ' ' ORDER BY key) = '1 2 2003' FROM caption.written)",
+    );
 }
 
 #[test]
@@ -94,16 +104,24 @@ fn a_day_after_the_last_pass_a_worker_that_comes_by_makes_the_next_and_not_befor
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 3);
     session.run("DELETE FROM products WHERE id = 1");
-    session.run("UPDATE caption.tally SET tidied_at = clock_timestamp() - interval '23 hours 50 minutes'");
+    session.run(
+        "UPDATE caption.tally SET tidied_at = clock_timestamp() - interval '23 hours 50 minutes'",
+    );
     let insert = format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg"));
     session.run(&insert);
     session.run("CALL caption.wait('products')");
     db.eventually(AT_REST);
     assert_eq!(keys(&mut session, "written"), "1 2 3 4");
-    session.run("UPDATE caption.tally SET tidied_at = clock_timestamp() - interval '24 hours 1 minute'");
+    session.run(
+        "UPDATE caption.tally SET tidied_at = clock_timestamp() - interval '24 hours 1 minute'",
+    );
     session.run(&insert);
-    db.eventually("(SELECT string_agg(key->>0, ' ' ORDER BY key) = '2 3 4 5' FROM caption.written)");
-    db.eventually("(SELECT tidied_at > clock_timestamp() - interval '10 minutes' FROM caption.tally)");
+    db.eventually(
+        "(SELECT string_agg(key->>0, ' ' ORDER BY key) = '2 3 4 5' FROM caption.written)",
+    );
+    db.eventually(
+        "(SELECT tidied_at > clock_timestamp() - interval '10 minutes' FROM caption.tally)",
+    );
 }
 
 #[test]
@@ -130,7 +148,8 @@ fn a_failure_that_is_none_any_more_leaves_the_view_and_the_others_stay() {
 fn a_failure_to_caption_a_row_again_stays_while_its_text_is_of_another_picture() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 2);
-    session.run(&format!("UPDATE products SET image_url = '{}' WHERE id = 1", web.url("/gone.jpg")));
+    session
+        .run(&format!("UPDATE products SET image_url = '{}' WHERE id = 1", web.url("/gone.jpg")));
     session.run("CALL caption.wait('products')");
     assert_eq!(keys(&mut session, "failure"), "1");
     tidy(&mut session);
@@ -142,7 +161,9 @@ fn rows_that_somebody_holds_are_there_until_their_deletion_is_committed() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 3);
     let mut open = db.session();
-    open.run("BEGIN; SELECT FROM products WHERE id = 1 FOR UPDATE; DELETE FROM products WHERE id = 2");
+    open.run(
+        "BEGIN; SELECT FROM products WHERE id = 1 FOR UPDATE; DELETE FROM products WHERE id = 2",
+    );
     tidy(&mut session);
     assert_eq!(keys(&mut session, "written"), "1 2 3");
     open.run("COMMIT");
@@ -161,13 +182,19 @@ fn nothing_is_forgotten_of_rows_that_cannot_be_seen() {
             "ALTER TABLE products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY few ON products USING (id < 2)",
             "ALTER TABLE products NO FORCE ROW LEVEL SECURITY",
         ),
-        (&format!("REVOKE SELECT ON products FROM {owner}"), &format!("GRANT SELECT ON products TO {owner}")),
+        (
+            &format!("REVOKE SELECT ON products FROM {owner}"),
+            &format!("GRANT SELECT ON products TO {owner}"),
+        ),
     ] {
         session.run(hide);
         session.run("SELECT caption.tidy('products')");
         db.eventually(AT_REST);
         assert_eq!(keys(&mut session, "written"), "1 2 3", "after {hide}");
-        assert!(session.holds("(SELECT tidied_at IS NULL FROM caption.tally)"), "no pass could be made");
+        assert!(
+            session.holds("(SELECT tidied_at IS NULL FROM caption.tally)"),
+            "no pass could be made"
+        );
         session.run(show);
         tidy(&mut session);
         assert_eq!(keys(&mut session, "written"), "1 2 3", "after {show}");
@@ -225,10 +252,14 @@ fn no_entry_is_passed_over_whatever_order_its_key_stands_in() {
     let (db, web) = (database(), Web::start());
     let mut session = db.session();
     session.run("CREATE TABLE products (id text PRIMARY KEY, image_url text, alt text, seo text)");
-    session.run(&format!("INSERT INTO products (id, image_url) VALUES ('k 000', '{}')", web.pictures(1)[0]));
+    session.run(&format!(
+        "INSERT INTO products (id, image_url) VALUES ('k 000', '{}')",
+        web.pictures(1)[0]
+    ));
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
-    // As texts of JSON the last one comes first, as keys it comes last: more than one batch is between.
+    // As texts of JSON the last one comes first, as keys it comes last: more than one batch is
+    // between.
     session.run(
         "INSERT INTO caption.written (relation, key, url, outputs, model)
          SELECT relation, to_jsonb(ARRAY[id]), url, outputs, model FROM caption.written, (SELECT format('k %s', 100 + n) AS id FROM generate_series(1, 500) n UNION SELECT 'k') i",
@@ -259,7 +290,11 @@ fn a_partition_that_somebody_holds_costs_no_worker_its_life() {
     open.run("COMMIT");
     tidy(&mut session);
     assert_eq!(keys(&mut session, "written"), "11 2");
-    assert!(!cluster.log().contains("lock timeout"), "no worker died:\n{}", cluster.log_tail("ERROR"));
+    assert!(
+        !cluster.log().contains("lock timeout"),
+        "no worker died:\n{}",
+        cluster.log_tail("ERROR")
+    );
 }
 
 #[test]
@@ -280,7 +315,10 @@ fn a_row_that_waits_is_not_held_up_by_a_long_pass() {
     session.run("SELECT caption.tidy('products')");
     eventually("it is being fetched", || gate.waiting() >= 1);
     // A hundred batches to go, of which a busy worker makes one a second.
-    assert!(session.number("SELECT count(*) FROM caption.written") > 15_000, "it was looked at between two batches");
+    assert!(
+        session.number("SELECT count(*) FROM caption.written") > 15_000,
+        "it was looked at between two batches"
+    );
     session.run("DROP TRIGGER arrive ON caption.written");
     gate.open();
     db.eventually("(SELECT alt <> '' AND seo <> '' FROM products WHERE id = 3)");
@@ -294,10 +332,16 @@ fn only_who_may_watch_a_table_may_have_it_tidied() {
     let mut session = captioned(&db, &web, 1);
     let role = format!("stranger_{}", db.name);
     session.run(&format!("CREATE ROLE {role} LOGIN"));
-    assert_eq!(db.session_as(&role).error("SELECT caption.tidy('products')").code().code(), "42501");
+    assert_eq!(
+        db.session_as(&role).error("SELECT caption.tidy('products')").code().code(),
+        "42501"
+    );
     session.run(&format!("GRANT EXECUTE ON FUNCTION caption.tidy(regclass) TO {role}"));
     let error = db.session_as(&role).error("SELECT caption.tidy('products')");
-    assert_eq!((error.code().code(), error.message()), ("42501", "must be owner of table public.products"));
+    assert_eq!(
+        (error.code().code(), error.message()),
+        ("42501", "must be owner of table public.products")
+    );
     session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     session.run("SELECT caption.unwatch('products')");
     assert_eq!(session.error("SELECT caption.tidy('products')").code().code(), "42704");

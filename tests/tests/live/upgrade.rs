@@ -1,11 +1,13 @@
-//! From one release to the next: an upgraded database is what a fresh one is, and until it is upgraded it goes on as before.
+//! From one release to the next: an upgraded database is what a fresh one is, and until it is
+//! upgraded it goes on as before.
 
 use pg_caption_tests::{Answer, Cluster, Session, Web};
 
 /// Every release that somebody may come from.
 const RELEASES: [&str; 1] = ["0.1.0"];
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 /// What the extension consists of, a line an object and property, without OIDs.
 const CATALOG: &str = "
@@ -48,10 +50,10 @@ fn catalog(session: &mut Session) -> Vec<String> {
 
 /// Warnings that tell to update.
 fn told_to_update(session: &mut Session) -> bool {
-    session
-        .notices()
-        .iter()
-        .any(|notice| notice.severity() == "WARNING" && notice.hint().is_some_and(|hint| hint.contains("ALTER EXTENSION pg_caption UPDATE")))
+    session.notices().iter().any(|notice| {
+        notice.severity() == "WARNING"
+            && notice.hint().is_some_and(|hint| hint.contains("ALTER EXTENSION pg_caption UPDATE"))
+    })
 }
 
 #[test]
@@ -66,9 +68,19 @@ fn an_upgraded_database_is_what_a_fresh_one_is() {
         session.run("ALTER EXTENSION pg_caption UPDATE");
         let upgraded = catalog(&mut session);
         assert!(before != upgraded, "another version was installed");
-        let only = |these: &[String], those: &[String]| these.iter().filter(|line| !those.contains(line)).cloned().collect::<Vec<_>>().join("\n");
+        let only = |these: &[String], those: &[String]| {
+            these
+                .iter()
+                .filter(|line| !those.contains(line))
+                .cloned()
+                .collect::<Vec<_>>()
+                .join("\n")
+        };
         let (added, missing) = (only(&upgraded, &fresh), only(&fresh, &upgraded));
-        assert!(upgraded == fresh, "from {release}\nonly in the upgraded one:\n{added}\nonly in a fresh one:\n{missing}");
+        assert!(
+            upgraded == fresh,
+            "from {release}\nonly in the upgraded one:\n{added}\nonly in a fresh one:\n{missing}"
+        );
     }
 }
 
@@ -81,9 +93,15 @@ fn a_new_library_works_on_old_objects_and_says_that_they_are_old() {
         assert!(told_to_update(&mut session), "from {release}");
         db.eventually(FILLED);
         let url = web.serve("/new.jpg", Answer::picture(4));
-        session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}'), ('{}')", web.url("/gone.jpg")));
+        session.run(&format!(
+            "INSERT INTO products (image_url) VALUES ('{url}'), ('{}')",
+            web.url("/gone.jpg")
+        ));
         db.eventually("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 4 AND EXISTS (SELECT FROM caption.failure)");
-        assert_eq!(session.text("SELECT alt FROM products WHERE id = 4"), session.text(&format!("SELECT caption_image('{url}')")));
+        assert_eq!(
+            session.text("SELECT alt FROM products WHERE id = 4"),
+            session.text(&format!("SELECT caption_image('{url}')"))
+        );
         session.run("SELECT caption.pause('products'); SELECT caption.resume('products'); SELECT caption.retry('products')");
         session.run("CALL caption.wait('products')");
         session.run("ALTER EXTENSION pg_caption UPDATE");
@@ -100,7 +118,9 @@ fn what_was_done_before_an_upgrade_stays_done() {
         let mut urls = web.pictures(3);
         urls.push(web.url("/gone.jpg"));
         let mut session = db.products(&urls);
-        session.run("INSERT INTO caption.style (name, instruction) VALUES ('poetic', 'Say it in verse.')");
+        session.run(
+            "INSERT INTO caption.style (name, instruction) VALUES ('poetic', 'Say it in verse.')",
+        );
         session.run("SELECT caption.watch('products')");
         session.run("CALL caption.wait('products')");
         let kept = "SELECT (SELECT jsonb_agg(w.relation ORDER BY w.relation) FROM caption.watch w)::text || (SELECT jsonb_agg(w ORDER BY w.key) FROM caption.written w)::text

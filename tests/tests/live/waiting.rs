@@ -1,4 +1,5 @@
-//! `caption.wait` always ends or says why it does not, and `caption.progress` says why nothing moves.
+//! `caption.wait` always ends or says why it does not, and `caption.progress` says why nothing
+//! moves.
 
 use pg_caption_tests::{Answer, Cluster, Gate, Session, Web, eventually};
 
@@ -7,28 +8,33 @@ fn said(notices: &[postgres::error::DbError], word: &str) -> usize {
     notices.iter().filter(|notice| notice.message().contains(word)).count()
 }
 
-/// A session that runs `CALL caption.wait('products')` in a thread, and its process id. Ends with its notices, or the error.
+/// A session that runs `CALL caption.wait('products')` in a thread, and its process id. Ends with
+/// its notices, or the error.
 fn waiting(mut session: Session) -> (i64, std::thread::JoinHandle<Result<Vec<String>, String>>) {
     let pid = session.pid();
     session.notices();
     let call = std::thread::spawn(move || {
-        session
-            .try_rows("CALL caption.wait('products')")
-            .map_err(|error| error.as_db_error().map_or(String::new(), |error| error.message().into()))?;
+        session.try_rows("CALL caption.wait('products')").map_err(|error| {
+            error.as_db_error().map_or(String::new(), |error| error.message().into())
+        })?;
         Ok(session.notices().iter().map(|notice| notice.message().to_string()).collect())
     });
     (pid, call)
 }
 
-/// A database whose only row is being fetched and stays so until the gate is opened, with somebody waiting for it.
+/// A database whose only row is being fetched and stays so until the gate is opened, with somebody
+/// waiting for it.
 macro_rules! held_up {
     ($db:ident, $web:ident, $gate:ident, $session:ident, $call:ident) => {
         let ($db, $web, $gate) = (Cluster::shared().database(), Web::start(), Gate::new());
-        let mut $session = $db.products(&[$web.serve("/slow.jpg", Answer::picture(0).behind(&$gate))]);
+        let mut $session =
+            $db.products(&[$web.serve("/slow.jpg", Answer::picture(0).behind(&$gate))]);
         $session.run("SELECT caption.watch('products')");
         eventually("the picture is being fetched", || $gate.waiting() >= 1);
         let (pid, $call) = waiting($db.session());
-        $db.eventually(&format!("EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep')"));
+        $db.eventually(&format!(
+            "EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid} AND wait_event = 'PgSleep')"
+        ));
     };
 }
 
@@ -37,7 +43,12 @@ fn whoever_waits_for_a_table_that_is_dropped_is_told() {
     held_up!(db, web, gate, session, call);
     session.run("DROP TABLE products");
     let notices = call.join().unwrap().expect("no error");
-    assert!(notices.last().is_some_and(|last| last.contains("products") && last.contains("not watched any more")), "{notices:?}");
+    assert!(
+        notices
+            .last()
+            .is_some_and(|last| last.contains("products") && last.contains("not watched any more")),
+        "{notices:?}"
+    );
 }
 
 #[test]
@@ -45,7 +56,12 @@ fn whoever_waits_for_a_table_that_is_unwatched_is_told() {
     held_up!(db, web, gate, session, call);
     session.run("SELECT caption.unwatch('products')");
     let notices = call.join().unwrap().expect("no error");
-    assert!(notices.last().is_some_and(|last| last.contains("products") && last.contains("not watched any more")), "{notices:?}");
+    assert!(
+        notices
+            .last()
+            .is_some_and(|last| last.contains("products") && last.contains("not watched any more")),
+        "{notices:?}"
+    );
 }
 
 #[test]
@@ -80,7 +96,9 @@ fn in_a_transaction_it_says_what_to_do_instead() {
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     session.run("CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CALL caption.wait('products'); END $$");
-    for block in ["BEGIN; UPDATE products SET alt = NULL; CALL caption.wait('products')", "SELECT f()"] {
+    for block in
+        ["BEGIN; UPDATE products SET alt = NULL; CALL caption.wait('products')", "SELECT f()"]
+    {
         let error = session.error(block);
         assert_eq!(error.code().code(), "25001", "{error:?}");
         assert!(error.hint().is_some_and(|hint| hint.contains("COMMIT")), "{error:?}");
@@ -106,7 +124,10 @@ fn where_draining_is_switched_off_the_state_and_the_notices_say_so() {
     let db = cluster.database();
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
-    assert_eq!(session.text("SELECT state FROM caption.progress"), "waiting: pg_caption.enabled is off");
+    assert_eq!(
+        session.text("SELECT state FROM caption.progress"),
+        "waiting: pg_caption.enabled is off"
+    );
     session.error("CALL caption.wait('products', '10 ms')");
     assert_eq!(said(&session.notices(), "pg_caption.enabled is off"), 1);
     cluster.set("pg_caption.enabled", "on");
@@ -117,7 +138,8 @@ fn where_draining_is_switched_off_the_state_and_the_notices_say_so() {
 
 #[test]
 fn without_a_model_the_state_says_so_to_those_who_may_know_its_place() {
-    let (cluster, web) = (Cluster::private(&[("pg_caption.model", "/nowhere/at/all")]), Web::start());
+    let (cluster, web) =
+        (Cluster::private(&[("pg_caption.model", "/nowhere/at/all")]), Web::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
@@ -133,7 +155,9 @@ fn rows_put_off_say_when_they_are_due() {
     let url = web.serve("/busy.jpg", Answer::status(429).header("Retry-After", "600"));
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT state LIKE 'waiting: deferred rows are due in % s' FROM caption.progress)");
+    db.eventually(
+        "(SELECT state LIKE 'waiting: deferred rows are due in % s' FROM caption.progress)",
+    );
     session.error("CALL caption.wait('products', '10 ms')");
     assert_eq!(said(&session.notices(), "deferred rows are due"), 1);
 }
@@ -144,7 +168,12 @@ fn a_client_that_has_gone_leaves_no_wait_behind() {
     let mut session = db.products(&[web.serve("/slow.jpg", Answer::picture(0).behind(&gate))]);
     session.run("SELECT caption.watch('products')");
     eventually("the picture is being fetched", || gate.waiting() >= 1);
-    let mut client = db.cluster.tool("psql").args(["-d", &db.name, "-c", "CALL caption.wait('products')"]).spawn().expect("psql");
+    let mut client = db
+        .cluster
+        .tool("psql")
+        .args(["-d", &db.name, "-c", "CALL caption.wait('products')"])
+        .spawn()
+        .expect("psql");
     let waits = "EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'CALL caption.wait%' AND datname = current_database())";
     db.eventually(waits);
     client.kill().expect("psql");

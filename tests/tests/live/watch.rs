@@ -6,7 +6,8 @@ fn database() -> Database<'static> {
     Cluster::shared().database()
 }
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 /// What the engine writes for a picture when asked directly.
 fn caption_of(session: &mut Session, url: &str) -> String {
@@ -38,7 +39,8 @@ fn rows_of_a_transaction_that_is_rolled_back_are_never_fetched() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    let (undone, kept) = (web.serve("/undone.jpg", Answer::picture(1)), web.serve("/kept.jpg", Answer::picture(2)));
+    let (undone, kept) =
+        (web.serve("/undone.jpg", Answer::picture(1)), web.serve("/kept.jpg", Answer::picture(2)));
     session.run(&format!("BEGIN; INSERT INTO products (image_url) VALUES ('{undone}'); ROLLBACK"));
     session.run(&format!("BEGIN; SAVEPOINT s; INSERT INTO products (image_url) VALUES ('{undone}'); ROLLBACK TO s; COMMIT"));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{kept}')"));
@@ -129,7 +131,13 @@ fn a_url_that_changes_meanwhile_never_gets_the_old_ones_caption() {
     gate.open();
     db.eventually(FILLED);
     let caption = caption_of(&mut session, &new);
-    assert_eq!(session.number(&format!("SELECT count(*) FROM history WHERE alt <> '' AND alt <> {}", quoted(&caption))), 0);
+    assert_eq!(
+        session.number(&format!(
+            "SELECT count(*) FROM history WHERE alt <> '' AND alt <> {}",
+            quoted(&caption)
+        )),
+        0
+    );
 }
 
 #[test]
@@ -153,7 +161,11 @@ fn a_missing_picture_is_recorded_and_the_others_go_on() {
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     assert_eq!(session.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''"), 3);
-    assert!(session.holds("EXISTS (SELECT FROM caption.failure AS f WHERE to_jsonb(f)::text LIKE '%404%')"));
+    assert!(
+        session.holds(
+            "EXISTS (SELECT FROM caption.failure AS f WHERE to_jsonb(f)::text LIKE '%404%')"
+        )
+    );
     assert_eq!(web.hits("/gone.jpg"), 1, "a rejected picture is not tried again");
 }
 
@@ -223,10 +235,16 @@ fn an_unwatched_table_is_left_alone() {
     assert_eq!(session.number("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'products'::regclass AND NOT tgisinternal"), 0);
     assert_eq!(session.number("SELECT count(*) FROM caption.progress"), 0);
     session.run("UPDATE products SET alt = NULL");
-    session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.serve("/late.jpg", Answer::picture(3))));
+    session.run(&format!(
+        "INSERT INTO products (image_url) VALUES ('{}')",
+        web.serve("/late.jpg", Answer::picture(3))
+    ));
     // A second table shows that the worker has been here since.
     session.run("CREATE TABLE other (LIKE products INCLUDING ALL); SELECT caption.watch('other')");
-    session.run(&format!("INSERT INTO other (image_url) VALUES ('{}')", web.serve("/other.jpg", Answer::picture(1))));
+    session.run(&format!(
+        "INSERT INTO other (image_url) VALUES ('{}')",
+        web.serve("/other.jpg", Answer::picture(1))
+    ));
     session.run("CALL caption.wait('other')");
     assert_eq!(session.number("SELECT count(alt) FROM products"), 0);
     assert_eq!((web.hits("/0.jpg"), web.hits("/late.jpg"), web.hits("/other.jpg")), (1, 0, 1));
@@ -255,7 +273,11 @@ fn progress_counts_what_was_filled() {
     db.eventually(
         "(SELECT (filled, waiting, in_flight, deferred, failed) = (4, 0, 0, 0, 0) FROM caption.progress WHERE relation = 'products'::regclass)",
     );
-    assert!(session.text("SELECT bar FROM caption.progress").contains("100"), "{}", session.text("SELECT bar FROM caption.progress"));
+    assert!(
+        session.text("SELECT bar FROM caption.progress").contains("100"),
+        "{}",
+        session.text("SELECT bar FROM caption.progress")
+    );
 }
 
 #[test]
@@ -302,7 +324,8 @@ fn a_watch_ended_and_begun_anew_in_one_transaction_walks_anew() {
     db.eventually("EXISTS (SELECT FROM caption.failure) AND (SELECT walk_done FROM caption.tally)");
     web.serve("/late.jpg", Answer::picture(0));
     // The worker that has walked to the end is still there.
-    session.run("BEGIN; SELECT caption.unwatch('products'); SELECT caption.watch('products'); COMMIT");
+    session
+        .run("BEGIN; SELECT caption.unwatch('products'); SELECT caption.watch('products'); COMMIT");
     db.eventually(FILLED);
 }
 
@@ -310,7 +333,8 @@ fn a_watch_ended_and_begun_anew_in_one_transaction_walks_anew() {
 fn a_new_url_does_not_inherit_the_attempts_of_the_one_before() {
     let (cluster, web) = (Cluster::private(&[("pg_caption.max_attempts", "2")]), Web::start());
     let db = cluster.database();
-    let broken: Vec<String> = (0..2).map(|n| web.serve(&format!("/{n}.jpg"), Answer::status(500))).collect();
+    let broken: Vec<String> =
+        (0..2).map(|n| web.serve(&format!("/{n}.jpg"), Answer::status(500))).collect();
     let mut session = db.products(&broken[..1]);
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT attempts = 1 FROM caption.deferred)");

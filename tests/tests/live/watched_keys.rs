@@ -69,19 +69,29 @@ fn keys_that_print_differently_in_other_settings() {
     );
 }
 
-/// A row written under one session's settings is the same row under another's: its new URL replaces our text.
+/// A row written under one session's settings is the same row under another's: its new URL replaces
+/// our text.
 fn stays_the_same_row(kind: &str, value: &str, settings: &str) {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.session();
-    session.run(&format!("CREATE TABLE t (id {kind} PRIMARY KEY, image_url text, alt text, seo text)"));
+    session.run(&format!(
+        "CREATE TABLE t (id {kind} PRIMARY KEY, image_url text, alt text, seo text)"
+    ));
     session.run("SELECT caption.watch('t')");
-    session.run(&format!("INSERT INTO t VALUES ({value}, '{}')", web.serve("/old.jpg", Answer::picture(1))));
+    session.run(&format!(
+        "INSERT INTO t VALUES ({value}, '{}')",
+        web.serve("/old.jpg", Answer::picture(1))
+    ));
     session.run("CALL caption.wait('t')");
     let url = web.serve("/new.jpg", Answer::picture(4));
     session.run(settings);
     session.run(&format!("UPDATE t SET image_url = '{url}'"));
     session.run("CALL caption.wait('t')");
-    assert_eq!(session.text("SELECT alt FROM t"), session.text(&format!("SELECT caption_image('{url}')")), "{kind}");
+    assert_eq!(
+        session.text("SELECT alt FROM t"),
+        session.text(&format!("SELECT caption_image('{url}')")),
+        "{kind}"
+    );
     assert_eq!(session.number("SELECT count(*) FROM caption.written"), 1, "{kind}");
 }
 
@@ -89,15 +99,32 @@ fn stays_the_same_row(kind: &str, value: &str, settings: &str) {
 fn a_key_written_under_other_settings_is_the_same_key() {
     stays_the_same_row("bytea", "'\\x00ff41'", "SET bytea_output = 'escape'");
     stays_the_same_row("bytea[]", "ARRAY['\\x00ff41'::bytea]", "SET bytea_output = 'escape'");
-    stays_the_same_row("interval", "'1 month -3 days 2 hours'", "SET IntervalStyle = 'sql_standard'");
+    stays_the_same_row(
+        "interval",
+        "'1 month -3 days 2 hours'",
+        "SET IntervalStyle = 'sql_standard'",
+    );
     stays_the_same_row("real", "0.1", "SET extra_float_digits = -3");
-    stays_the_same_row("timestamptz", "'2024-05-06 07:08:09.1+00'", "SET DateStyle = 'German'; SET TimeZone = 'Asia/Kathmandu'");
-    stays_the_same_row("tstzrange", "'[2024-05-06 07:08:09.1+00,2024-05-07]'", "SET DateStyle = 'German'; SET TimeZone = 'Asia/Kathmandu'");
+    stays_the_same_row(
+        "timestamptz",
+        "'2024-05-06 07:08:09.1+00'",
+        "SET DateStyle = 'German'; SET TimeZone = 'Asia/Kathmandu'",
+    );
+    stays_the_same_row(
+        "tstzrange",
+        "'[2024-05-06 07:08:09.1+00,2024-05-07]'",
+        "SET DateStyle = 'German'; SET TimeZone = 'Asia/Kathmandu'",
+    );
 }
 
 #[test]
 fn a_unique_index_over_not_null_columns_serves_as_key() {
-    fills("CREATE TABLE t (code text NOT NULL UNIQUE, image_url text, alt text, seo text)", "t", "INSERT INTO t VALUES ('$n', '$url')", "image_url");
+    fills(
+        "CREATE TABLE t (code text NOT NULL UNIQUE, image_url text, alt text, seo text)",
+        "t",
+        "INSERT INTO t VALUES ('$n', '$url')",
+        "image_url",
+    );
 }
 
 #[test]
@@ -148,13 +175,22 @@ fn filled(create: &str, kind: &str, style: &str) -> (String, Vec<String>) {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
     let mut session = db.session();
-    session.run(&format!("{create}; CREATE TABLE t (id int PRIMARY KEY, image_url text, alt {kind})"));
+    session
+        .run(&format!("{create}; CREATE TABLE t (id int PRIMARY KEY, image_url text, alt {kind})"));
     session.run(&format!("INSERT INTO t VALUES (1, '{url}')"));
     session.notices();
     session.run(&format!(r#"SELECT caption.watch('t', fills => '{{"alt": "{style}"}}')"#));
-    let warnings = session.notices().iter().filter(|notice| notice.severity() == "WARNING").map(|notice| notice.message().to_string()).collect();
+    let warnings = session
+        .notices()
+        .iter()
+        .filter(|notice| notice.severity() == "WARNING")
+        .map(|notice| notice.message().to_string())
+        .collect();
     session.run("CALL caption.wait('t')");
-    assert_eq!(session.rows("SELECT code, message, detail FROM caption.failure"), Vec::<Vec<Option<String>>>::new());
+    assert_eq!(
+        session.rows("SELECT code, message, detail FROM caption.failure"),
+        Vec::<Vec<Option<String>>>::new()
+    );
     (session.text("SELECT alt FROM t"), warnings)
 }
 
@@ -167,8 +203,11 @@ fn a_varchar_keeps_its_length() {
 
 #[test]
 fn a_domain_over_a_domain_over_a_varchar_keeps_its_length() {
-    let (text, _) =
-        filled("CREATE DOMAIN short AS varchar(12); CREATE DOMAIN shorter AS short; CREATE DOMAIN shortest AS shorter", "shortest", "concise");
+    let (text, _) = filled(
+        "CREATE DOMAIN short AS varchar(12); CREATE DOMAIN shorter AS short; CREATE DOMAIN shortest AS shorter",
+        "shortest",
+        "concise",
+    );
     assert!((1..=12).contains(&text.chars().count()), "{text}");
 }
 
@@ -176,7 +215,11 @@ fn a_domain_over_a_domain_over_a_varchar_keeps_its_length() {
 fn a_column_too_short_for_its_style_is_warned_of() {
     let (text, warnings) = filled("CREATE DOMAIN short AS varchar(12)", "short", "seo");
     assert!((1..=12).contains(&text.chars().count()), "{text}");
-    assert!(warnings.iter().any(|warning| warning.contains("12 characters") && warning.contains("\"seo\" asks for at least 15")), "{warnings:?}");
+    assert!(
+        warnings.iter().any(|warning| warning.contains("12 characters")
+            && warning.contains("\"seo\" asks for at least 15")),
+        "{warnings:?}"
+    );
 }
 
 #[test]
@@ -203,8 +246,14 @@ fn a_key_that_its_domain_would_not_take_today_is_filled() {
     assert_eq!(session.number("SELECT count(*) FROM t WHERE alt <> '' AND seo <> ''"), 3);
     session.run("UPDATE t SET alt = NULL WHERE k = 'old 2'; SELECT caption.tidy('t')");
     session.run("CALL caption.wait('t')");
-    assert!(session.holds("NOT EXISTS (SELECT FROM t WHERE alt IS NULL) AND NOT EXISTS (SELECT FROM caption.failure)"));
+    assert!(session.holds(
+        "NOT EXISTS (SELECT FROM t WHERE alt IS NULL) AND NOT EXISTS (SELECT FROM caption.failure)"
+    ));
     // By its index, as ever.
     session.run("SET enable_seqscan = off");
-    assert!(session.text("EXPLAIN (FORMAT JSON) SELECT FROM t WHERE t.k = CAST('old 2' AS varchar(20))").contains("Index"));
+    assert!(
+        session
+            .text("EXPLAIN (FORMAT JSON) SELECT FROM t WHERE t.k = CAST('old 2' AS varchar(20))")
+            .contains("Index")
+    );
 }

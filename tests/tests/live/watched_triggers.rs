@@ -1,4 +1,5 @@
-//! What tells of new rows is there and on, whatever is attached, detached or switched off meanwhile.
+//! What tells of new rows is there and on, whatever is attached, detached or switched off
+//! meanwhile.
 
 use pg_caption_tests::{Answer, Cluster, Session, Web};
 
@@ -9,20 +10,26 @@ fn partitioned(db: &pg_caption_tests::Database<'_>, web: &Web) -> Session {
         "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
          CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (100)",
     );
-    session.run(&format!("INSERT INTO products VALUES (1, '{}')", web.serve("/1.jpg", Answer::picture(1))));
+    session.run(&format!(
+        "INSERT INTO products VALUES (1, '{}')",
+        web.serve("/1.jpg", Answer::picture(1))
+    ));
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     session
 }
 
-const FILLED: &str = "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+const FILLED: &str =
+    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 #[test]
 fn rows_of_a_partition_that_is_attached_are_filled() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = partitioned(&db, &web);
     let url = web.serve("/2.jpg", Answer::picture(2));
-    session.run(&format!("CREATE TABLE high (LIKE products INCLUDING ALL); INSERT INTO high VALUES (200, '{url}')"));
+    session.run(&format!(
+        "CREATE TABLE high (LIKE products INCLUDING ALL); INSERT INTO high VALUES (200, '{url}')"
+    ));
     session.run("ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000)");
     // At once, not after whatever happens to wake a worker next.
     session.run("CALL caption.wait('products')");
@@ -89,7 +96,9 @@ fn triggers_of_a_partition_that_are_disabled_are_stated() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = partitioned(&db, &web);
     session.run("ALTER TABLE low DISABLE TRIGGER USER");
-    db.eventually("(SELECT stopped AND state LIKE '%triggers are disabled%low%' FROM caption.progress)");
+    db.eventually(
+        "(SELECT stopped AND state LIKE '%triggers are disabled%low%' FROM caption.progress)",
+    );
     session.run(&format!("INSERT INTO products VALUES (2, '{}')", web.url("/1.jpg")));
     session.run("ALTER TABLE low ENABLE TRIGGER USER");
     db.eventually(FILLED);
@@ -113,7 +122,8 @@ fn triggers_that_no_longer_fire_for_replicated_rows_are_stated() {
     session.run("SELECT caption.watch('products', on_replica => true)");
     session.run("CALL caption.wait('products')");
     // Which is how PostgreSQL understands it: for what sessions of this server write.
-    session.run("ALTER TABLE products DISABLE TRIGGER USER; ALTER TABLE products ENABLE TRIGGER USER");
+    session
+        .run("ALTER TABLE products DISABLE TRIGGER USER; ALTER TABLE products ENABLE TRIGGER USER");
     db.eventually("(SELECT stopped AND state LIKE '%triggers are disabled%caption.watch()%' FROM caption.progress)");
     session.run("SELECT caption.watch('products', on_replica => true)");
     session.run("CALL caption.wait('products')");

@@ -1,8 +1,9 @@
 //! The batch and the searches, driven by a family of plain arrays: no ONNX Runtime, no model.
 //!
-//! The family has what the built-in ones lack: sparse layers, a fixed convolution state and positions `[3, rows, length]`. Its
-//! logits are a function of the picture and of everything a row was fed, read back from the cache, so that a row that ends up
-//! in the wrong place says something else.
+//! The family has what the built-in ones lack: sparse layers, a fixed convolution state and
+//! positions `[3, rows, length]`. Its logits are a function of the picture and of everything a row
+//! was fed, read back from the cache, so that a row that ends up in the wrong place says something
+//! else.
 
 use super::*;
 use crate::cache::{Entry, Kind, Sharing};
@@ -44,7 +45,11 @@ impl Rows for Plain {
         self.copies.fetch_add(1, Ordering::Relaxed);
         let mut shape = self.shape.clone();
         shape[0] = rows.len();
-        Ok(Plain { shape, data: rows.iter().flat_map(|row| self.row(*row)).copied().collect(), copies: self.copies.clone() })
+        Ok(Plain {
+            shape,
+            data: rows.iter().flat_map(|row| self.row(*row)).copied().collect(),
+            copies: self.copies.clone(),
+        })
     }
 }
 
@@ -78,8 +83,8 @@ fn scores(picture: f32, sequence: &[f32]) -> Vec<f32> {
         .collect()
 }
 
-/// Entries: keys of layer 2 only (growing, `[rows, 1, length, 1]`), a convolution state of layer 0 (fixed, the last three
-/// tokens), and the picture (constant).
+/// Entries: keys of layer 2 only (growing, `[rows, 1, length, 1]`), a convolution state of layer 0
+/// (fixed, the last three tokens), and the picture (constant).
 struct Sparse {
     sharing: Sharing,
     keys_copied: Arc<AtomicUsize>,
@@ -92,7 +97,13 @@ struct Sparse {
 impl Default for Sparse {
     fn default() -> Sparse {
         let (keys_copied, constants_copied) = Default::default();
-        Sparse { sharing: Sharing::None, keys_copied, constants_copied, rows_of_steps: Vec::new(), poison: None }
+        Sparse {
+            sharing: Sharing::None,
+            keys_copied,
+            constants_copied,
+            rows_of_steps: Vec::new(),
+            poison: None,
+        }
     }
 }
 
@@ -115,7 +126,8 @@ impl Sparse {
         let mut logits = Vec::new();
         let (mut all_keys, mut all_states) = (Vec::new(), Vec::new());
         for (row, fed) in tokens.iter().enumerate() {
-            let mut sequence = if cache.length == 0 { Vec::new() } else { keys.value.row(row).to_vec() };
+            let mut sequence =
+                if cache.length == 0 { Vec::new() } else { keys.value.row(row).to_vec() };
             assert_eq!(sequence.len(), cache.length, "growing entries are as long as what was fed");
             let mut recent = state.value.row(row).to_vec();
             for (i, token) in fed.iter().enumerate() {
@@ -126,14 +138,23 @@ impl Sparse {
             }
             let tail: Vec<f32> = sequence.iter().rev().take(3).rev().copied().collect();
             assert_eq!(recent[3 - tail.len()..], tail, "fixed states travel with their rows");
-            let shown = if self.sharing == Sharing::OneCaption && picture.value.rows() == 1 { 0 } else { row };
+            let shown = if self.sharing == Sharing::OneCaption && picture.value.rows() == 1 {
+                0
+            } else {
+                row
+            };
             logits.extend(scores(picture.value.row(shown)[0], &sequence));
             all_keys.extend(sequence);
             all_states.extend(recent);
         }
         cache.length += new;
-        keys.value = Plain { shape: vec![rows, 1, cache.length, 1], data: all_keys, copies: self.keys_copied.clone() };
-        state.value = Plain { shape: vec![rows, 1, 3], data: all_states, copies: self.keys_copied.clone() };
+        keys.value = Plain {
+            shape: vec![rows, 1, cache.length, 1],
+            data: all_keys,
+            copies: self.keys_copied.clone(),
+        };
+        state.value =
+            Plain { shape: vec![rows, 1, 3], data: all_states, copies: self.keys_copied.clone() };
         if let Some(poison) = self.poison {
             logits[0] = poison;
         }
@@ -148,12 +169,27 @@ impl Family for Sparse {
         Ok(Vec::new())
     }
 
-    fn prefill(&mut self, captions: &[(&Features, &Prompt)]) -> Result<(Logits, Cache<Plain>), Error> {
+    fn prefill(
+        &mut self,
+        captions: &[(&Features, &Prompt)],
+    ) -> Result<(Logits, Cache<Plain>), Error> {
         let rows = captions.len();
-        let keys = Plain { shape: vec![rows, 1, 0, 1], data: Vec::new(), copies: self.keys_copied.clone() };
-        let state = Plain { shape: vec![rows, 1, 3], data: vec![0.0; rows * 3], copies: self.keys_copied.clone() };
-        let pictures = captions.iter().map(|(f, _)| f.state::<Picture>().map(|p| p.0)).collect::<Result<Vec<_>, _>>()?;
-        let picture = Plain { shape: vec![rows, 1], data: pictures, copies: self.constants_copied.clone() };
+        let keys = Plain {
+            shape: vec![rows, 1, 0, 1],
+            data: Vec::new(),
+            copies: self.keys_copied.clone(),
+        };
+        let state = Plain {
+            shape: vec![rows, 1, 3],
+            data: vec![0.0; rows * 3],
+            copies: self.keys_copied.clone(),
+        };
+        let pictures = captions
+            .iter()
+            .map(|(f, _)| f.state::<Picture>().map(|p| p.0))
+            .collect::<Result<Vec<_>, _>>()?;
+        let picture =
+            Plain { shape: vec![rows, 1], data: pictures, copies: self.constants_copied.clone() };
         let entry = |input: &str, kind, value| Entry { input: input.into(), kind, value };
         let entries = vec![
             entry("past_key_values.2.key", Kind::Growing, keys),
@@ -161,7 +197,8 @@ impl Family for Sparse {
             entry("image_features", Kind::Constant, picture),
         ];
         let mut cache = Cache::new(entries, rows, 0, self.sharing);
-        let tokens: Vec<Vec<f32>> = captions.iter().map(|(_, p)| p.ids.iter().map(|id| *id as f32).collect()).collect();
+        let tokens: Vec<Vec<f32>> =
+            captions.iter().map(|(_, p)| p.ids.iter().map(|id| *id as f32).collect()).collect();
         let logits = self.feed(&mut cache, &tokens);
         Ok((logits, cache))
     }
@@ -204,14 +241,24 @@ fn run(family: &mut Sparse, sequences: &[Sequence]) -> BTreeMap<u64, Finished> {
 /// The same search without batch and cache: every row's sequence is written out.
 fn by_hand(sequence: &Sequence) -> Finished {
     let picture = sequence.features.state::<Picture>().unwrap().0;
-    let mut search = Search::new(sequence.generation.clone(), &sequence.prompt.ids, sequence.max_new_tokens);
+    let mut search =
+        Search::new(sequence.generation.clone(), &sequence.prompt.ids, sequence.max_new_tokens);
     let mut rows = vec![sequence.prompt.ids.iter().map(|id| *id as f32).collect::<Vec<f32>>()];
     loop {
         let logits: Vec<Vec<f32>> = rows.iter().map(|row| scores(picture, row)).collect();
         match search.advance(&logits.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap() {
-            Advance::Done(o) => return Finished { key: sequence.key, ids: o.ids, finish: o.finish, confidence: o.confidence },
+            Advance::Done(o) => {
+                return Finished {
+                    key: sequence.key,
+                    ids: o.ids,
+                    finish: o.finish,
+                    confidence: o.confidence,
+                };
+            }
             Advance::Continue(next) => {
-                let continued = next.iter().map(|(source, token)| rows[*source].iter().copied().chain([*token as f32]).collect());
+                let continued = next.iter().map(|(source, token)| {
+                    rows[*source].iter().copied().chain([*token as f32]).collect()
+                });
                 rows = continued.collect();
             }
         }
@@ -230,27 +277,50 @@ fn captions_never_depend_on_what_they_were_batched_with() {
     let mut lengths = std::collections::BTreeSet::new();
     for mode in MODES {
         let generation = settings(serde_json::from_str(mode).unwrap());
-        let sequences: Vec<Sequence> = (0..25).map(|key| sequence(key, &generation, 1 + (key as u32 * 7) % 30)).collect();
+        let sequences: Vec<Sequence> =
+            (0..25).map(|key| sequence(key, &generation, 1 + (key as u32 * 7) % 30)).collect();
         let together = run(&mut Sparse::default(), &sequences);
         assert_eq!(together.len(), sequences.len());
-        assert_eq!(run(&mut Sparse::sharing(), &sequences), together, "{mode}: who shares when the others have left");
+        assert_eq!(
+            run(&mut Sparse::sharing(), &sequences),
+            together,
+            "{mode}: who shares when the others have left"
+        );
         for one in &sequences {
             let expected = by_hand(one);
             assert_eq!(together[&one.key], expected, "{mode} in a batch");
-            assert_eq!(run(&mut Sparse::default(), std::slice::from_ref(one))[&one.key], expected, "{mode} alone");
-            assert_eq!(run(&mut Sparse::sharing(), std::slice::from_ref(one))[&one.key], expected, "{mode} alone, its beams sharing");
+            assert_eq!(
+                run(&mut Sparse::default(), std::slice::from_ref(one))[&one.key],
+                expected,
+                "{mode} alone"
+            );
+            assert_eq!(
+                run(&mut Sparse::sharing(), std::slice::from_ref(one))[&one.key],
+                expected,
+                "{mode} alone, its beams sharing"
+            );
             lengths.insert(expected.ids.len());
         }
     }
-    assert!(lengths.len() > 5, "the test is worth something only if captions end at different steps: {lengths:?}");
+    assert!(
+        lengths.len() > 5,
+        "the test is worth something only if captions end at different steps: {lengths:?}"
+    );
 }
 
 #[test]
 fn rows_leave_when_their_caption_ends() {
     let generation = settings(json!({ "num_beams": 2, "min_new_tokens": 9 }));
     let mut family = Sparse::default();
-    run(&mut family, &[sequence(1, &generation, 2), sequence(2, &generation, 4), sequence(3, &generation, 6)]);
-    assert_eq!(family.rows_of_steps, [6, 4, 4, 2, 2], "the first step of each ceiling is the prefill's");
+    run(
+        &mut family,
+        &[sequence(1, &generation, 2), sequence(2, &generation, 4), sequence(3, &generation, 6)],
+    );
+    assert_eq!(
+        family.rows_of_steps,
+        [6, 4, 4, 2, 2],
+        "the first step of each ceiling is the prefill's"
+    );
 }
 
 #[test]
@@ -288,12 +358,18 @@ fn cancelling_everything_frees_the_cache_at_once() {
 fn greedy_steps_copy_no_cache_while_nobody_leaves() {
     let generation = settings(json!({ "min_new_tokens": 15 }));
     let mut family = Sparse::default();
-    let (mut running, _) = Running::begin(&mut family, &[sequence(1, &generation, 15), sequence(2, &generation, 15)]).unwrap();
+    let (mut running, _) =
+        Running::begin(&mut family, &[sequence(1, &generation, 15), sequence(2, &generation, 15)])
+            .unwrap();
     while running.len() > 0 {
         running.step(&mut family).unwrap();
     }
     assert_eq!(family.rows_of_steps.len(), 14);
-    assert_eq!(family.keys_copied.load(Ordering::Relaxed) + family.constants_copied.load(Ordering::Relaxed), 0);
+    assert_eq!(
+        family.keys_copied.load(Ordering::Relaxed)
+            + family.constants_copied.load(Ordering::Relaxed),
+        0
+    );
 }
 
 #[test]
@@ -301,7 +377,11 @@ fn beams_trade_places_without_touching_what_depends_on_the_picture_alone() {
     let generation = settings(json!({ "num_beams": 3, "min_new_tokens": 15 }));
     let mut family = Sparse::default();
     run(&mut family, &[sequence(1, &generation, 15), sequence(2, &generation, 15)]);
-    assert_eq!(family.constants_copied.load(Ordering::Relaxed), 1, "once, when the beams spring from the prefill's rows");
+    assert_eq!(
+        family.constants_copied.load(Ordering::Relaxed),
+        1,
+        "once, when the beams spring from the prefill's rows"
+    );
     assert!(family.keys_copied.load(Ordering::Relaxed) > 4);
 }
 
@@ -310,16 +390,25 @@ fn the_beams_of_one_caption_share_what_depends_on_the_picture_where_the_step_tak
     let generation = settings(json!({ "num_beams": 3, "min_new_tokens": 15 }));
     let mut family = Sparse::sharing();
     run(&mut family, &[sequence(1, &generation, 15)]);
-    assert_eq!(family.constants_copied.load(Ordering::Relaxed), 0, "the prefill's row is all there ever is");
+    assert_eq!(
+        family.constants_copied.load(Ordering::Relaxed),
+        0,
+        "the prefill's row is all there ever is"
+    );
     let mut family = Sparse::sharing();
     run(&mut family, &[sequence(1, &generation, 15), sequence(2, &generation, 8)]);
-    assert_eq!(family.constants_copied.load(Ordering::Relaxed), 2, "a row for each beam, and one again when the second caption left");
+    assert_eq!(
+        family.constants_copied.load(Ordering::Relaxed),
+        2,
+        "a row for each beam, and one again when the second caption left"
+    );
 }
 
 #[test]
 fn a_caption_that_ends_in_prefill_is_reported_by_it() {
     let generation = settings(json!({}));
-    let (running, finished) = Running::begin(&mut Sparse::default(), &[sequence(4, &generation, 1)]).unwrap();
+    let (running, finished) =
+        Running::begin(&mut Sparse::default(), &[sequence(4, &generation, 1)]).unwrap();
     assert_eq!((running.len(), running.bytes()), (0, 0));
     assert_eq!(finished.len(), 1);
     assert_eq!((finished[0].key, finished[0].ids.len()), (4, 1));
@@ -330,7 +419,8 @@ fn a_caption_that_ends_in_prefill_is_reported_by_it() {
 fn what_may_not_share_a_batch_is_refused() {
     let generation = settings(json!({}));
     let begin = |second: Sequence| {
-        let refused = Running::begin(&mut Sparse::default(), &[sequence(1, &generation, 8), second]).err();
+        let refused =
+            Running::begin(&mut Sparse::default(), &[sequence(1, &generation, 8), second]).err();
         refused.expect("refused").to_string()
     };
     let mut features = sequence(2, &generation, 8);
@@ -343,7 +433,10 @@ fn what_may_not_share_a_batch_is_refused() {
     assert!(begin(prompt).contains("prompts"));
     assert!(begin(sequence(2, &settings(json!({ "num_beams": 2 })), 8)).contains("generation"));
     assert!(begin(sequence(1, &generation, 8)).contains("key 1"));
-    assert!(Running::begin(&mut Sparse::default(), &[]).is_ok_and(|(running, finished)| running.len() == 0 && finished.is_empty()));
+    assert!(
+        Running::begin(&mut Sparse::default(), &[])
+            .is_ok_and(|(running, finished)| running.len() == 0 && finished.is_empty())
+    );
 }
 
 #[test]

@@ -1,8 +1,8 @@
 //! The chat template of a folder: how an instruction-following model is spoken to.
 //!
-//! Rendered by a Jinja engine with the settings the reference implementation renders with. A folder keeps it in
-//! `chat_template.json`, `chat_template.jinja`, `processor_config.json` or `tokenizer_config.json`; the first that is there counts, in the
-//! reference's order.
+//! Rendered by a Jinja engine with the settings the reference implementation renders with. A folder
+//! keeps it in `chat_template.json`, `chat_template.jinja`, `processor_config.json` or
+//! `tokenizer_config.json`; the first that is there counts, in the reference's order.
 
 use super::python;
 use crate::Error;
@@ -20,7 +20,8 @@ const FUEL: u64 = 200_000;
 const NAME: &str = "chat_template";
 
 /// The special tokens that the reference hands to a template, those that the tokenizer has.
-const ROLES: [&str; 7] = ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+const ROLES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
 
 /// A turn, with its fields in the order in which Python would show them.
 #[derive(serde::Serialize)]
@@ -50,21 +51,31 @@ impl Chat {
     /// Reads and compiles the folder's template; `default` is what folders without one mean.
     pub fn open(folder: &Folder, default: &str) -> Result<Chat, Error> {
         let tokenizer = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
-        let (path, source) = source(folder, &tokenizer)?.unwrap_or_else(|| (folder.file("config.json"), default.to_owned()));
+        let (path, source) = source(folder, &tokenizer)?
+            .unwrap_or_else(|| (folder.file("config.json"), default.to_owned()));
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
         environment.set_syntax(syntax.map_err(|e| Error::config(&path, e))?);
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_fuel(Some(FUEL));
         // Templates are written for Python and call its methods.
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
-        environment.add_function("raise_exception", |reason: String| -> Result<String, minijinja::Error> {
-            Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason))
-        });
+        environment
+            .set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.add_function(
+            "raise_exception",
+            |reason: String| -> Result<String, minijinja::Error> {
+                Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason))
+            },
+        );
         environment.add_filter("tojson", python::tojson);
         environment.add_function("strftime_now", python::strftime_now);
-        environment.add_template_owned(NAME, python::without_tracking(&source)).map_err(|e| Error::config(&path, e))?;
-        let special = special(&tokenizer, &folder.optional_json("special_tokens_map.json")?.unwrap_or(Value::Null));
+        environment
+            .add_template_owned(NAME, python::without_tracking(&source))
+            .map_err(|e| Error::config(&path, e))?;
+        let special = special(
+            &tokenizer,
+            &folder.optional_json("special_tokens_map.json")?.unwrap_or(Value::Null),
+        );
         Ok(Chat { environment, path, special })
     }
 
@@ -75,12 +86,18 @@ impl Chat {
 
     /// One turn of a user who shows a picture and says `text`, and the beginning of the answer.
     pub fn ask(&self, text: &str) -> Result<String, Error> {
-        let content = [Content { kind: "image", text: None }, Content { kind: "text", text: Some(text) }];
-        let messages = minijinja::Value::from(minijinja::value::Serde([Turn { role: "user", content }]));
-        let asked = context! { messages, add_generation_prompt => true, tools => (), documents => () };
+        let content =
+            [Content { kind: "image", text: None }, Content { kind: "text", text: Some(text) }];
+        let messages =
+            minijinja::Value::from(minijinja::value::Serde([Turn { role: "user", content }]));
+        let asked =
+            context! { messages, add_generation_prompt => true, tools => (), documents => () };
         let values = context! { ..asked, ..minijinja::Value::from_pairs(self.special.clone()) };
-        let template = self.environment.get_template(NAME).map_err(|e| Error::config(&self.path, e))?;
-        template.render(values).map_err(|e| Error::config(&self.path, format!("the chat template does not render: {e}")))
+        let template =
+            self.environment.get_template(NAME).map_err(|e| Error::config(&self.path, e))?;
+        template.render(values).map_err(|e| {
+            Error::config(&self.path, format!("the chat template does not render: {e}"))
+        })
     }
 }
 
@@ -91,10 +108,13 @@ fn special(tokenizer: &Value, map: &Value) -> BTreeMap<String, minijinja::Value>
     for file in [map, tokenizer] {
         let own = file.get("extra_special_tokens").and_then(Value::as_object).into_iter().flatten();
         let own = own.map(|(name, token)| (name.as_str(), token));
-        for (name, token) in ROLES.iter().filter_map(|role| Some((*role, file.get(role)?))).chain(own) {
+        for (name, token) in
+            ROLES.iter().filter_map(|role| Some((*role, file.get(role)?))).chain(own)
+        {
             special.extend(text(token).map(|token| (name.to_owned(), token.into())));
         }
-        let several = file.get("additional_special_tokens").and_then(Value::as_array).into_iter().flatten();
+        let several =
+            file.get("additional_special_tokens").and_then(Value::as_array).into_iter().flatten();
         let several: Vec<String> = several.filter_map(text).collect();
         if !several.is_empty() {
             special.insert("additional_special_tokens".into(), several.into());
@@ -105,7 +125,9 @@ fn special(tokenizer: &Value, map: &Value) -> BTreeMap<String, minijinja::Value>
 
 /// The template and the file it is in.
 fn source(folder: &Folder, tokenizer: &Value) -> Result<Option<(PathBuf, String)>, Error> {
-    if let Some(found) = named(folder, "chat_template.json", folder.optional_json("chat_template.json")?.as_ref())? {
+    if let Some(found) =
+        named(folder, "chat_template.json", folder.optional_json("chat_template.json")?.as_ref())?
+    {
         return Ok(Some(found));
     }
     let path = folder.file("chat_template.jinja");
@@ -114,26 +136,38 @@ fn source(folder: &Folder, tokenizer: &Value) -> Result<Option<(PathBuf, String)
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
         Err(source) => return Err(Error::File { path, source }),
     }
-    match named(folder, "processor_config.json", folder.optional_json("processor_config.json")?.as_ref())? {
+    match named(
+        folder,
+        "processor_config.json",
+        folder.optional_json("processor_config.json")?.as_ref(),
+    )? {
         None => named(folder, "tokenizer_config.json", Some(tokenizer)),
         found => Ok(found),
     }
 }
 
 /// The template in a JSON file.
-fn named(folder: &Folder, file: &str, value: Option<&Value>) -> Result<Option<(PathBuf, String)>, Error> {
+fn named(
+    folder: &Folder,
+    file: &str,
+    value: Option<&Value>,
+) -> Result<Option<(PathBuf, String)>, Error> {
     let path = folder.file(file);
     match value.and_then(|v| v.get("chat_template")) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some((path, text.clone()))),
         // A list of named templates; the one called "default" is for ordinary talk.
         Some(Value::Array(named)) => {
-            let default = named.iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default"));
+            let default =
+                named.iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default"));
             let text = default.and_then(|t| t.get("template")).and_then(Value::as_str);
-            let text = text.ok_or_else(|| Error::config(&path, "no chat template is called \"default\""))?;
+            let text =
+                text.ok_or_else(|| Error::config(&path, "no chat template is called \"default\""))?;
             Ok(Some((path, text.to_owned())))
         }
-        Some(_) => Err(Error::config(path, "\"chat_template\" is neither text nor a list of templates")),
+        Some(_) => {
+            Err(Error::config(path, "\"chat_template\" is neither text nor a list of templates"))
+        }
     }
 }
 
@@ -157,18 +191,32 @@ mod tests {
     #[test]
     fn templates_may_write_json_and_mark_what_an_assistant_says_as_the_reference_lets_them() {
         let text = "Wie grün <b>\"it's\"</b>\n\t\u{1}?";
-        let said = |template: &str| Chat::open(&Folder::of_config(json!({})), template).unwrap().ask(text).unwrap();
+        let said = |template: &str| {
+            Chat::open(&Folder::of_config(json!({})), template).unwrap().ask(text).unwrap()
+        };
         let spaced = r#"[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Wie grün <b>\"it's\"</b>\n\t\u0001?"}]}]"#;
         assert_eq!(said("{{ messages|tojson }}"), spaced);
-        assert_eq!(said("{{ messages|tojson(ensure_ascii=true) }}"), spaced.replace('ü', "\\u00fc"));
+        assert_eq!(
+            said("{{ messages|tojson(ensure_ascii=true) }}"),
+            spaced.replace('ü', "\\u00fc")
+        );
         let dense = r#"[{"content":[{"type":"image"},{"text":"Wie grün <b>\"it's\"</b>\n\t\u0001?","type":"text"}],"role":"user"}]"#;
         assert_eq!(said("{{ messages|tojson(separators=(',', ':'), sort_keys=true) }}"), dense);
-        assert_eq!(said("{{ {'b': 1, 'a': [1.0, none, true, []], 'c': {}}|tojson }}"), r#"{"b": 1, "a": [1.0, null, true, []], "c": {}}"#);
-        assert_eq!(said("{{ {'b': [], 'a': {}}|tojson(indent=4) }}"), "{\n    \"b\": [],\n    \"a\": {}\n}");
+        assert_eq!(
+            said("{{ {'b': 1, 'a': [1.0, none, true, []], 'c': {}}|tojson }}"),
+            r#"{"b": 1, "a": [1.0, null, true, []], "c": {}}"#
+        );
+        assert_eq!(
+            said("{{ {'b': [], 'a': {}}|tojson(indent=4) }}"),
+            "{\n    \"b\": [],\n    \"a\": {}\n}"
+        );
         assert_eq!(said("{% for k in messages[0] %}{{k}} {% endfor %}"), "role content ");
         let tracked = "a\n{% generation %}\nb\n{% endgeneration %}\nc{%- generation -%} x {%- endgeneration %}d";
         assert_eq!(said(tracked), "a\nb\ncxd");
-        assert_eq!(said("{% set x = 1 %}{% generation %}{% set x = 2 %}{{x}}{% endgeneration %}{{x}}"), "21");
+        assert_eq!(
+            said("{% set x = 1 %}{% generation %}{% set x = 2 %}{{x}}{% endgeneration %}{{x}}"),
+            "21"
+        );
         assert_eq!(said("{{ strftime_now('%Y')|length }}"), "4");
     }
 
@@ -192,7 +240,10 @@ mod tests {
     fn a_template_that_is_none_never_ends_or_refuses_is_an_error_that_names_its_file() {
         for (template, word) in [
             ("{% for x in %}", "config.json"),
-            ("{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}", "does not render"),
+            (
+                "{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
+                "does not render",
+            ),
             ("{{ raise_exception('only text, please') }}", "only text, please"),
         ] {
             let message = chat(template).unwrap_err().to_string();

@@ -1,4 +1,5 @@
-//! The graph that turns token ids into embeddings, for families whose decoder takes those instead of ids.
+//! The graph that turns token ids into embeddings, for families whose decoder takes those instead
+//! of ids.
 
 use super::encoder;
 use crate::folder::{Folder, Graph as File};
@@ -18,21 +19,34 @@ pub(super) struct Embedder {
 impl Embedder {
     /// Opens the folder's graph.
     pub fn open(folder: &Folder) -> Result<(Embedder, File), Error> {
-        let (graph, file) = folder.load("embed_tokens", |graph| encoder::usable(graph, &[INPUT], OUTPUT))?;
+        let (graph, file) =
+            folder.load("embed_tokens", |graph| encoder::usable(graph, &[INPUT], OUTPUT))?;
         Ok((Embedder { graph }, file))
     }
 
-    /// Embeddings `[rows, length, width]` of `rows` sequences of one length that stand one after the other in `ids`.
-    pub fn embed(&mut self, ids: Vec<i64>, rows: usize, ty: TensorElementType) -> Result<DynValue, Error> {
+    /// Embeddings `[rows, length, width]` of `rows` sequences of one length that stand one after
+    /// the other in `ids`.
+    pub fn embed(
+        &mut self,
+        ids: Vec<i64>,
+        rows: usize,
+        ty: TensorElementType,
+    ) -> Result<DynValue, Error> {
         let length = ids.len().checked_div(rows).unwrap_or(0);
         if rows * length != ids.len() {
-            return Err(Error::Batch(format!("{} ids are no {rows} prompts of one length", ids.len())));
+            return Err(Error::Batch(format!(
+                "{} ids are no {rows} prompts of one length",
+                ids.len()
+            )));
         }
         let ids = tensor::tensor(vec![rows as i64, length as i64], ids)?;
         let mut outputs = self.graph.run(&[(INPUT, &ids)])?;
         let embedded = encoder::features(&self.graph, &mut outputs, OUTPUT)?;
         if tensor::shape(&embedded).len() != 3 {
-            return Err(Error::graph(self.graph.path(), format!("embeddings of shape {:?}", tensor::shape(&embedded))));
+            return Err(Error::graph(
+                self.graph.path(),
+                format!("embeddings of shape {:?}", tensor::shape(&embedded)),
+            ));
         }
         tensor::cast(embedded, ty)
     }

@@ -1,7 +1,8 @@
 //! The image encoder of a family: one call over pictures, and words for what goes wrong with it.
 //!
-//! Its sizes come from `preprocessor_config.json`, so a call that fails says which sizes those were. What it makes of a picture is looked
-//! through once: features that are no numbers would come to light in the decoder, whose file is not the one to blame.
+//! Its sizes come from `preprocessor_config.json`, so a call that fails says which sizes those
+//! were. What it makes of a picture is looked through once: features that are no numbers would come
+//! to light in the decoder, whose file is not the one to blame.
 
 use crate::folder::{Folder, Graph as File};
 use crate::runtime::{Graph, Outputs};
@@ -26,9 +27,16 @@ pub(super) struct Encoder {
 
 impl Encoder {
     /// Opens the folder's graph, which asks for nothing but `fed` and has one of these outputs.
-    pub fn open(folder: &Folder, name: &str, fed: &[&str], outputs: &[&'static str]) -> Result<(Encoder, File), Error> {
-        let found = |graph: &Graph| outputs.iter().copied().find(|output| graph.output(output).is_some());
-        let (graph, file) = folder.load(name, |graph| usable(graph, fed, found(graph).unwrap_or(outputs[0])))?;
+    pub fn open(
+        folder: &Folder,
+        name: &str,
+        fed: &[&str],
+        outputs: &[&'static str],
+    ) -> Result<(Encoder, File), Error> {
+        let found =
+            |graph: &Graph| outputs.iter().copied().find(|output| graph.output(output).is_some());
+        let (graph, file) =
+            folder.load(name, |graph| usable(graph, fed, found(graph).unwrap_or(outputs[0])))?;
         let output = found(&graph).unwrap_or(outputs[0]);
         Ok((Encoder { graph, output, processor: folder.file("preprocessor_config.json") }, file))
     }
@@ -43,9 +51,15 @@ impl Encoder {
         self.graph.input(PIXELS).map_or(TensorElementType::Float32, |(ty, _)| ty)
     }
 
-    /// One call over pictures, with what else the graph asks for: the features, and the other outputs.
-    pub fn run(&mut self, pixels: &DynValue, more: &[(&str, &DynValue)]) -> Result<(DynValue, Outputs), Error> {
-        let feeds: Vec<(&str, &DynValue)> = std::iter::once((PIXELS, pixels)).chain(more.iter().copied()).collect();
+    /// One call over pictures, with what else the graph asks for: the features, and the other
+    /// outputs.
+    pub fn run(
+        &mut self,
+        pixels: &DynValue,
+        more: &[(&str, &DynValue)],
+    ) -> Result<(DynValue, Outputs), Error> {
+        let feeds: Vec<(&str, &DynValue)> =
+            std::iter::once((PIXELS, pixels)).chain(more.iter().copied()).collect();
         let mut outputs = self.graph.run(&feeds).map_err(|error| match error {
             Error::Run { graph, reason } => {
                 let (shape, processor) = (tensor::shape(pixels), self.processor.display());
@@ -68,18 +82,33 @@ pub(super) fn usable(graph: &Graph, fed: &[&str], output: &str) -> Result<(), St
     if let Some(other) = graph.inputs().find(|name| !fed.contains(name)) {
         return Err(format!("nothing feeds its input \"{other}\""));
     }
-    if graph.output(output).is_none() { Err(format!("it has no output \"{output}\"")) } else { Ok(()) }
+    if graph.output(output).is_none() {
+        Err(format!("it has no output \"{output}\""))
+    } else {
+        Ok(())
+    }
 }
 
 /// Takes the output of a graph that later graphs read.
 ///
 /// # Errors
 /// There is none, or it holds what is no finite number or no float at all.
-pub(super) fn features(graph: &Graph, outputs: &mut Outputs, name: &str) -> Result<DynValue, Error> {
-    let value = outputs.take(name).ok_or_else(|| Error::graph(graph.path(), format!("no output \"{name}\"")))?;
+pub(super) fn features(
+    graph: &Graph,
+    outputs: &mut Outputs,
+    name: &str,
+) -> Result<DynValue, Error> {
+    let value = outputs
+        .take(name)
+        .ok_or_else(|| Error::graph(graph.path(), format!("no output \"{name}\"")))?;
     match tensor::finite(&value) {
         Some(true) => Ok(value),
-        Some(false) => Err(Error::graph(graph.path(), format!("its \"{name}\" are not numbers {OVERFLOW}"))),
-        None => Err(Error::graph(graph.path(), format!("its \"{name}\" are {:?}, neither float32 nor float16", value.dtype()))),
+        Some(false) => {
+            Err(Error::graph(graph.path(), format!("its \"{name}\" are not numbers {OVERFLOW}")))
+        }
+        None => Err(Error::graph(
+            graph.path(),
+            format!("its \"{name}\" are {:?}, neither float32 nor float16", value.dtype()),
+        )),
     }
 }

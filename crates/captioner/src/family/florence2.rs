@@ -1,8 +1,9 @@
-//! `florence2`: an image encoder, a text encoder that reads picture and task together, and a decoder with cross attention.
+//! `florence2`: an image encoder, a text encoder that reads picture and task together, and a
+//! decoder with cross attention.
 //!
-//! The model was trained on task tokens that stand for fixed sentences; the tokenizer sees the sentence, never the token. The
-//! features of the picture go in front of the embedded sentence. Beams, the n-gram ban and the forced first token are the
-//! folder's own generation settings.
+//! The model was trained on task tokens that stand for fixed sentences; the tokenizer sees the
+//! sentence, never the token. The features of the picture go in front of the embedded sentence.
+//! Beams, the n-gram ban and the forced first token are the folder's own generation settings.
 
 use super::decoder::Decoder;
 use super::embedder::Embedder;
@@ -38,7 +39,8 @@ fn task(task: Task) -> &'static str {
     }
 }
 
-/// The sentences the tasks were trained with, for folders whose `preprocessor_config.json` does not list them.
+/// The sentences the tasks were trained with, for folders whose `preprocessor_config.json` does not
+/// list them.
 const SENTENCES: [(&str, &str); 3] = [
     ("<CAPTION>", "What does the image describe?"),
     ("<DETAILED_CAPTION>", "Describe in detail what is shown in the image."),
@@ -46,25 +48,38 @@ const SENTENCES: [(&str, &str); 3] = [
 ];
 
 /// Opens both halves.
-pub(super) fn open(folder: &Folder, settings: &Generation, text: &Arc<Text>) -> Result<Opened, Error> {
+pub(super) fn open(
+    folder: &Folder,
+    settings: &Generation,
+    text: &Arc<Text>,
+) -> Result<Opened, Error> {
     let path = folder.file("preprocessor_config.json");
     let json = folder.json("preprocessor_config.json")?;
     let processor = Processor::from_json(&json).map_err(|e| Error::config(&path, e))?;
     let sentences = sentences(&json).map_err(|reason| Error::config(&path, reason))?;
     let start = settings.decoder_start_token_id.or(settings.eos_token_id.first().copied());
-    let start = start.ok_or_else(|| Error::config(folder.file("config.json"), "no \"decoder_start_token_id\""))?;
-    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its own is named last.
+    let start = start.ok_or_else(|| {
+        Error::config(folder.file("config.json"), "no \"decoder_start_token_id\"")
+    })?;
+    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its
+    // own is named last.
     let decoder = Decoder::open(folder, "inputs_embeds", &[HIDDEN, MASK]);
-    let (vision, vision_file) = Encoder::open(folder, "vision_encoder", &[PIXELS], &["image_features"])?;
+    let (vision, vision_file) =
+        Encoder::open(folder, "vision_encoder", &[PIXELS], &["image_features"])?;
     let (embedder, embedder_file) = Embedder::open(folder)?;
-    let (encoder, encoder_file) = folder.load("encoder_model", |graph| usable(graph, &["inputs_embeds", "attention_mask"], "last_hidden_state"))?;
+    let (encoder, encoder_file) = folder.load("encoder_model", |graph| {
+        usable(graph, &["inputs_embeds", "attention_mask"], "last_hidden_state")
+    })?;
     let (decoder, decoder_files) = decoder?;
     let vocabulary = decoder.vocabulary();
     Ok(Opened {
         name: NAME,
         prepare: Box::new(Shared { processor, sentences, start, text: text.clone() }),
         sessions: Box::new(Sessions { vision, embedder, encoder, decoder }),
-        graphs: [vision_file, embedder_file, encoder_file].into_iter().chain(decoder_files).collect(),
+        graphs: [vision_file, embedder_file, encoder_file]
+            .into_iter()
+            .chain(decoder_files)
+            .collect(),
         hoisted: false,
         vocabulary,
     })
@@ -72,11 +87,13 @@ pub(super) fn open(folder: &Folder, settings: &Generation, text: &Arc<Text>) -> 
 
 /// The task sentences of a folder.
 fn sentences(json: &Value) -> Result<HashMap<String, String>, String> {
-    let mut sentences: HashMap<String, String> = SENTENCES.iter().map(|(task, words)| ((*task).into(), (*words).into())).collect();
+    let mut sentences: HashMap<String, String> =
+        SENTENCES.iter().map(|(task, words)| ((*task).into(), (*words).into())).collect();
     if let Some(own) = json.get("task_prompts_without_inputs").filter(|own| !own.is_null()) {
         let own = own.as_object().ok_or("\"task_prompts_without_inputs\" is not an object")?;
         for (task, words) in own {
-            let words = words.as_str().ok_or_else(|| format!("the sentence of task {task} is not text"))?;
+            let words =
+                words.as_str().ok_or_else(|| format!("the sentence of task {task} is not text"))?;
             sentences.insert(task.clone(), words.into());
         }
     }
@@ -106,8 +123,8 @@ impl Prepare for Shared {
         Ok(Pixels::new(vec![(PIXELS, HostTensor { shape, data: Data::F32(tensor.data) })]))
     }
 
-    /// The caller's text is a task token or a sentence of its own. Product words are passed over: the model was never taught to
-    /// use any.
+    /// The caller's text is a task token or a sentence of its own. Product words are passed over:
+    /// the model was never taught to use any.
     fn prompt(&self, style: &Style, words: Words, _features: &Features) -> Result<Prompt, Error> {
         let asked = words.text.unwrap_or(task(style.task));
         let sentence = match self.sentences.get(asked.trim()) {
@@ -121,7 +138,8 @@ impl Prepare for Shared {
         Ok(Prompt { ids: vec![self.start], bucket: read.len() as u64, read, alone: false })
     }
 
-    /// Measured on two cores: its image encoder gains nothing from batches, and a call of four takes twelve seconds.
+    /// Measured on two cores: its image encoder gains nothing from batches, and a call of four
+    /// takes twelve seconds.
     fn suggested_batch(&self) -> usize {
         2
     }
@@ -155,29 +173,39 @@ impl Family for Sessions {
     type Value = DynValue;
 
     fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error> {
-        let tensors = pictures.iter().map(|p| p.tensor(PIXELS).ok_or_else(|| Error::Batch("a picture of another family".into())));
+        let tensors = pictures.iter().map(|p| {
+            p.tensor(PIXELS).ok_or_else(|| Error::Batch("a picture of another family".into()))
+        });
         let tensors = tensors.collect::<Result<Vec<&HostTensor>, Error>>()?;
-        let (features, _) = self.vision.run(&tensor::stack(&tensors, self.vision.pixel_type())?, &[])?;
+        let (features, _) =
+            self.vision.run(&tensor::stack(&tensors, self.vision.pixel_type())?, &[])?;
         let wrong = |reason: String| self.vision.wrong(reason);
         let rows = tensor::unstack(&features)?;
         if rows.len() != pictures.len() {
             return Err(wrong(format!("{} features for {} pictures", rows.len(), pictures.len())));
         }
         let of = |row: HostTensor| {
-            let values = row.floats().ok_or_else(|| wrong("features are not floats".into()))?.into_owned();
+            let values =
+                row.floats().ok_or_else(|| wrong("features are not floats".into()))?.into_owned();
             Ok(Features::new(Floats::new(&row.shape, values)?, None))
         };
         rows.into_iter().map(of).collect()
     }
 
-    fn prefill(&mut self, captions: &[(&Features, &Prompt)]) -> Result<(Logits, Cache<DynValue>), Error> {
+    fn prefill(
+        &mut self,
+        captions: &[(&Features, &Prompt)],
+    ) -> Result<(Logits, Cache<DynValue>), Error> {
         let rows = captions.len();
         let (mut joined, mut length, mut width) = (Vec::new(), 0, 0);
         for (features, prompt) in captions {
             let picture = features.state::<Floats>()?;
             let words = self.embedder.prompt(&prompt.read)?;
             if words.width != picture.width {
-                let reason = format!("features of width {}, embeddings of width {}", picture.width, words.width);
+                let reason = format!(
+                    "features of width {}, embeddings of width {}",
+                    picture.width, words.width
+                );
                 return Err(self.vision.wrong(reason));
             }
             joined.extend_from_slice(&picture.data);
@@ -187,7 +215,8 @@ impl Family for Sessions {
         if joined.len() != rows * length * width {
             return Err(Error::Batch("prompts of different lengths in one call".into()));
         }
-        let ty = self.encoder.input("inputs_embeds").map_or(TensorElementType::Float32, |(ty, _)| ty);
+        let ty =
+            self.encoder.input("inputs_embeds").map_or(TensorElementType::Float32, |(ty, _)| ty);
         let embeds = tensor::of_floats(vec![rows as i64, length as i64, width as i64], joined, ty)?;
         // All rows are equally long: nothing is masked.
         let mask = || tensor::tensor(vec![rows as i64, length as i64], vec![1i64; rows * length]);
@@ -200,12 +229,19 @@ impl Family for Sessions {
         let hidden = features(&self.encoder, &mut outputs, "last_hidden_state")?;
         let mut constants = Vec::with_capacity(2);
         if self.decoder.wants(HIDDEN) {
-            constants.push((HIDDEN, tensor::cast(hidden, self.decoder.input_type(HIDDEN).unwrap_or(TensorElementType::Float32))?));
+            constants.push((
+                HIDDEN,
+                tensor::cast(
+                    hidden,
+                    self.decoder.input_type(HIDDEN).unwrap_or(TensorElementType::Float32),
+                )?,
+            ));
         }
         if self.decoder.wants(MASK) {
             constants.push((MASK, mask()?));
         }
-        let starts: Vec<i64> = captions.iter().flat_map(|(_, prompt)| prompt.ids.iter().copied()).collect();
+        let starts: Vec<i64> =
+            captions.iter().flat_map(|(_, prompt)| prompt.ids.iter().copied()).collect();
         let ty = self.decoder_type();
         self.decoder.prefill(self.embedder.embed(starts, rows, ty)?, constants)
     }
@@ -227,6 +263,10 @@ mod tests {
         assert_eq!((own["<CAPTION>"].as_str(), own["<POEM>"].as_str()), ("Say it.", "Sing it."));
         assert_eq!(own["<DETAILED_CAPTION>"], SENTENCES[1].1);
         assert_eq!(sentences(&json!({ "task_prompts_without_inputs": null })).unwrap().len(), 3);
-        assert!(sentences(&json!({ "task_prompts_without_inputs": { "<CAPTION>": 3 } })).unwrap_err().contains("<CAPTION>"));
+        assert!(
+            sentences(&json!({ "task_prompts_without_inputs": { "<CAPTION>": 3 } }))
+                .unwrap_err()
+                .contains("<CAPTION>")
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! Cross-attention keys and values computed once a picture, for step graphs that compute them again for every token.
+//! Cross-attention keys and values computed once a picture, for step graphs that compute them again
+//! for every token.
 //!
-//! The published step graph of ViT-GPT2 does (its cache has no place for them), which is more than half of its work. The graph is cut
-//! when the model is loaded, its weights staying where they are, both halves are tried against it, and the published graph stays on any difference. Called by
-//! the decoder; writes nothing.
+//! The published step graph of ViT-GPT2 does (its cache has no place for them), which is more than
+//! half of its work. The graph is cut when the model is loaded, its weights staying where they are,
+//! both halves are tried against it, and the published graph stays on any difference. Called by the
+//! decoder; writes nothing.
 
 use crate::Error;
 use crate::cache::Entry;
@@ -30,10 +32,21 @@ impl Hoisted {
 
     /// What the other half takes, made of what the family gives.
     pub fn run(&mut self, given: &[Entry<DynValue>]) -> Result<Vec<(String, DynValue)>, Error> {
-        let feeds: Vec<(&str, &DynValue)> = given.iter().filter(|e| self.graph.wants(&e.input)).map(|e| (e.input.as_str(), &e.value)).collect();
+        let feeds: Vec<(&str, &DynValue)> = given
+            .iter()
+            .filter(|e| self.graph.wants(&e.input))
+            .map(|e| (e.input.as_str(), &e.value))
+            .collect();
         let mut outputs = self.graph.run(&feeds)?;
         let path = self.graph.path();
-        let take = |name: &String| Ok((name.clone(), outputs.take(name).ok_or_else(|| Error::graph(path, format!("no output \"{name}\"")))?));
+        let take = |name: &String| {
+            Ok((
+                name.clone(),
+                outputs
+                    .take(name)
+                    .ok_or_else(|| Error::graph(path, format!("no output \"{name}\"")))?,
+            ))
+        };
         self.cut.iter().map(take).collect()
     }
 }
@@ -49,7 +62,9 @@ pub(super) fn cut(path: &Path, roots: &[&str]) -> Result<(Hoisted, Graph), Strin
     }
     let name = path.file_name().and_then(|name| name.to_str()).ok_or("its name is no text")?;
     let file = Bytes::from(std::fs::read(path).map_err(|e| e.to_string())?);
-    let model = Model::read(file.clone()).and_then(|model| model.branch("use_cache_branch")).map_err(|e| e.to_string())?;
+    let model = Model::read(file.clone())
+        .and_then(|model| model.branch("use_cache_branch"))
+        .map_err(|e| e.to_string())?;
     let Split { once, mut rest, cut } = model.split(roots).map_err(|e| e.to_string())?;
     drop(model);
     let once = {
@@ -61,11 +76,13 @@ pub(super) fn cut(path: &Path, roots: &[&str]) -> Result<(Hoisted, Graph), Strin
         let (ty, shape) = once.output(name).ok_or_else(|| format!("{name} has no type"))?;
         let code = element_code(ty).ok_or_else(|| format!("{name} is of type {ty}"))?;
         // Axis 0 is the row, whatever was inferred.
-        let shape: Vec<i64> = shape.iter().enumerate().map(|(axis, n)| if axis == 0 { -1 } else { *n }).collect();
+        let shape: Vec<i64> =
+            shape.iter().enumerate().map(|(axis, n)| if axis == 0 { -1 } else { *n }).collect();
         rest.declare(name, code, &shape);
     }
     let bytes = rest.write_beside(&file, name);
-    // The last that hold what was read of the file: both halves have their weights in the file itself.
+    // The last that hold what was read of the file: both halves have their weights in the file
+    // itself.
     drop((rest, file));
     let rest = Graph::of_bytes(path, &bytes).map_err(|e| e.to_string())?;
     Ok((Hoisted { graph: once, cut }, rest))

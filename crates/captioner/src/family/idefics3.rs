@@ -1,8 +1,10 @@
-//! `idefics3`, `smolvlm`: a decoder that follows instructions and reads the picture as tokens among the words.
+//! `idefics3`, `smolvlm`: a decoder that follows instructions and reads the picture as tokens among
+//! the words.
 //!
-//! The folder's chat template says how a user's turn is written; its `<image>` is expanded to one placeholder per feature, tile by
-//! tile, and the embeddings at the placeholders are replaced by the features. A picture can be shown as one tile or, thirteen times
-//! as dear, cut into tiles that follow row by row before the whole: a caption's style says which (`pg_caption.tiles`).
+//! The folder's chat template says how a user's turn is written; its `<image>` is expanded to one
+//! placeholder per feature, tile by tile, and the embeddings at the placeholders are replaced by
+//! the features. A picture can be shown as one tile or, thirteen times as dear, cut into tiles that
+//! follow row by row before the whole: a caption's style says which (`pg_caption.tiles`).
 
 use super::chat::Chat;
 use super::decoder::Decoder;
@@ -30,26 +32,38 @@ const NAME: &str = "idefics3";
 /// What the published folders' templates say, for folders that have none.
 const TEMPLATE: &str = "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}";
 
-/// Tiles in one call of the image encoder: its attention takes tens of megabytes a tile, and a call cannot be interrupted.
+/// Tiles in one call of the image encoder: its attention takes tens of megabytes a tile, and a call
+/// cannot be interrupted.
 const TILES_PER_CALL: usize = 4;
 
 /// Logits of a whole prompt beyond this many bytes are not multiplied by a batch.
 const LOGITS_TO_SHARE: usize = 64 << 20;
 
 /// Opens both halves.
-pub(super) fn open(folder: &Folder, _settings: &Generation, text: &Arc<Text>) -> Result<Opened, Error> {
+pub(super) fn open(
+    folder: &Folder,
+    _settings: &Generation,
+    text: &Arc<Text>,
+) -> Result<Opened, Error> {
     let processor = Processor::from_json(&folder.json("preprocessor_config.json")?);
-    let processor = processor.map_err(|e| Error::config(folder.file("preprocessor_config.json"), e))?;
+    let processor =
+        processor.map_err(|e| Error::config(folder.file("preprocessor_config.json"), e))?;
     let spelling = Spelling::of(folder, text)?;
     let chat = Chat::open(folder, TEMPLATE)?;
-    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its own is named last.
+    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its
+    // own is named last.
     let decoder = Decoder::open(folder, "inputs_embeds", &[]);
-    let (vision, vision_file) = Encoder::open(folder, "vision_encoder", &[PIXELS, ATTENTION], &["image_features"])?;
+    let (vision, vision_file) =
+        Encoder::open(folder, "vision_encoder", &[PIXELS, ATTENTION], &["image_features"])?;
     let (embedder, embedder_file) = Embedder::open(folder)?;
     let (decoder, decoder_files) = decoder?;
     let vocabulary = decoder.vocabulary();
     // A graph that can leave out the logits nobody reads needs no memory for them.
-    let logits = if decoder.wants("num_logits_to_keep") { 0 } else { vocabulary.unwrap_or_else(|| text.vocabulary()) * size_of::<f32>() };
+    let logits = if decoder.wants("num_logits_to_keep") {
+        0
+    } else {
+        vocabulary.unwrap_or_else(|| text.vocabulary()) * size_of::<f32>()
+    };
     let whole = processor.uncut();
     let image = spelling.image;
     let shared = Shared { processor, whole, spelling, chat, logits, text: text.clone() };
@@ -77,11 +91,16 @@ struct Spelling {
 
 impl Spelling {
     fn of(folder: &Folder, text: &Text) -> Result<Spelling, Error> {
-        let stated = ["image_token_id", "image_token_index"].iter().find_map(|key| folder.config.get(key)?.as_i64());
+        let stated = ["image_token_id", "image_token_index"]
+            .iter()
+            .find_map(|key| folder.config.get(key)?.as_i64());
         let image = stated.or_else(|| text.id("<image>"));
-        let image = image.ok_or_else(|| Error::config(folder.file("config.json"), "no \"image_token_id\""))?;
+        let image = image
+            .ok_or_else(|| Error::config(folder.file("config.json"), "no \"image_token_id\""))?;
         let tokenizer = folder.file("tokenizer.json");
-        let image_text = text.token(image).ok_or_else(|| Error::config(&tokenizer, format!("no token {image}, which stands for the picture")))?;
+        let image_text = text.token(image).ok_or_else(|| {
+            Error::config(&tokenizer, format!("no token {image}, which stands for the picture"))
+        })?;
         let config = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
         let named = |key: &str, default: &str| {
             let own = config.get(key).or_else(|| config.get("extra_special_tokens")?.get(key));
@@ -91,11 +110,18 @@ impl Spelling {
         if text.id(&fake).is_none() {
             return Err(Error::config(&tokenizer, format!("no token \"{fake}\"")));
         }
-        // The larger SmolVLM was trained with the tag of the whole picture spelled out: it is no token there.
-        Ok(Spelling { image, image_text, fake, global: named("global_image_token", "<global-img>") })
+        // The larger SmolVLM was trained with the tag of the whole picture spelled out: it is no
+        // token there.
+        Ok(Spelling {
+            image,
+            image_text,
+            fake,
+            global: named("global_image_token", "<global-img>"),
+        })
     }
 
-    /// What a picture's placeholder becomes: `tile` features each, rows of tiles on lines of their own, the whole picture last.
+    /// What a picture's placeholder becomes: `tile` features each, rows of tiles on lines of their
+    /// own, the whole picture last.
     fn expand(&self, grid: Grid, tile: usize) -> String {
         let features = self.image_text.repeat(tile);
         let mut words = String::new();
@@ -138,7 +164,8 @@ impl Shared {
         match parts[..] {
             [before, after] => Ok((before.into(), after.into())),
             _ => {
-                let reason = format!("the chat template shows the picture {} times", parts.len() - 1);
+                let reason =
+                    format!("the chat template shows the picture {} times", parts.len() - 1);
                 Err(Error::config(self.chat.path(), reason))
             }
         }
@@ -151,7 +178,8 @@ impl Prepare for Shared {
     }
 
     fn memory_for(&self, (width, height): (u32, u32), options: &PictureOptions) -> u64 {
-        let tiled = if options.views.tiled() { self.processor.memory_for(width, height) } else { 0 };
+        let tiled =
+            if options.views.tiled() { self.processor.memory_for(width, height) } else { 0 };
         let whole = if options.views.whole() { self.whole.memory_for(width, height) } else { 0 };
         tiled + whole
     }
@@ -159,7 +187,10 @@ impl Prepare for Shared {
     fn picture(&self, rgb: &Rgb, options: &PictureOptions) -> Result<Pixels, Error> {
         let host = |tensor: Tensor| {
             let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();
-            (HostTensor { shape, data: Data::F32(tensor.data) }, tensor.grid.unwrap_or(Grid { rows: 0, columns: 0 }))
+            (
+                HostTensor { shape, data: Data::F32(tensor.data) },
+                tensor.grid.unwrap_or(Grid { rows: 0, columns: 0 }),
+            )
         };
         let mut tensors = Vec::with_capacity(2);
         let mut grid = Grid { rows: 0, columns: 0 };
@@ -170,7 +201,10 @@ impl Prepare for Shared {
         }
         // A picture that is one tile anyway looks the same either way.
         if options.views.whole() && (grid.rows > 0 || !options.views.tiled()) {
-            tensors.push((if tensors.is_empty() { TILED } else { WHOLE }, host(self.whole.apply(rgb)).0));
+            tensors.push((
+                if tensors.is_empty() { TILED } else { WHOLE },
+                host(self.whole.apply(rgb)).0,
+            ));
         }
         Ok(Pixels::tiled(tensors, (grid.rows, grid.columns)))
     }
@@ -182,7 +216,11 @@ impl Prepare for Shared {
     fn prompt(&self, style: &Style, words: Words, features: &Features) -> Result<Prompt, Error> {
         let looks = features.state::<Looks>()?;
         let grid = match &looks.tiled {
-            Some((grid, _)) if view(words.tiles, style) == Views::TILED || looks.whole.is_none() => *grid,
+            Some((grid, _))
+                if view(words.tiles, style) == Views::TILED || looks.whole.is_none() =>
+            {
+                *grid
+            }
             _ => Grid { rows: 0, columns: 0 },
         };
         let mut asked = words.text.unwrap_or(&style.instruction).to_owned();
@@ -190,11 +228,19 @@ impl Prepare for Shared {
             let _ = write!(asked, "\nThe product: {context}");
         }
         let (before, after) = self.turn(&asked)?;
-        // The reference tokenizes the expanded text as one: what meets at a seam may become one token.
-        let ids = self.text.encode(&format!("{before}{}{after}", self.spelling.expand(grid, looks.tile)))?;
+        // The reference tokenizes the expanded text as one: what meets at a seam may become one
+        // token.
+        let ids = self
+            .text
+            .encode(&format!("{before}{}{after}", self.spelling.expand(grid, looks.tile)))?;
         let mut hash = DefaultHasher::new();
         (ids.len(), grid.rows, grid.columns).hash(&mut hash);
-        Ok(Prompt { bucket: hash.finish(), alone: ids.len().saturating_mul(self.logits) > LOGITS_TO_SHARE, read: Vec::new(), ids })
+        Ok(Prompt {
+            bucket: hash.finish(),
+            alone: ids.len().saturating_mul(self.logits) > LOGITS_TO_SHARE,
+            read: Vec::new(),
+            ids,
+        })
     }
 
     /// Measured on two cores: four pictures of one tile gain a tenth over one.
@@ -216,7 +262,12 @@ struct Looks {
 impl State for Looks {
     fn bucket(&self) -> u64 {
         let mut hash = DefaultHasher::new();
-        (self.tile, self.whole.is_some(), self.tiled.as_ref().map(|(grid, _)| (grid.rows, grid.columns))).hash(&mut hash);
+        (
+            self.tile,
+            self.whole.is_some(),
+            self.tiled.as_ref().map(|(grid, _)| (grid.rows, grid.columns)),
+        )
+            .hash(&mut hash);
         hash.finish()
     }
 
@@ -244,12 +295,17 @@ impl Sessions {
             let shape = vec![1, tiles.len() as i64, 3, side.0, side.1];
             let pixel_values = tensor::of_floats(shape, tiles.concat(), ty)?;
             let mask_shape = vec![1, tiles.len() as i64, side.0, side.1];
-            let mask = tensor::ones(self.vision.graph().input(ATTENTION).map(|(ty, _)| ty), mask_shape)?;
+            let mask =
+                tensor::ones(self.vision.graph().input(ATTENTION).map(|(ty, _)| ty), mask_shape)?;
             let more: Vec<(&str, &DynValue)> = mask.iter().map(|mask| (ATTENTION, mask)).collect();
             let (features, _) = self.vision.run(&pixel_values, &more)?;
             let rows = tensor::rows_of_floats(&features)?;
             if rows.len() == 0 || rows.len() % tiles.len() != 0 {
-                return Err(self.vision.wrong(format!("{} features for {} tiles", rows.len(), tiles.len())));
+                return Err(self.vision.wrong(format!(
+                    "{} features for {} tiles",
+                    rows.len(),
+                    tiles.len()
+                )));
             }
             match &mut all {
                 None => all = Some(rows),
@@ -265,13 +321,20 @@ impl Sessions {
         let wanted = prompt.ids.iter().filter(|id| **id == self.image).count();
         let views = looks.whole.iter().chain(looks.tiled.iter().map(|(_, view)| view));
         let view = views.into_iter().find(|view| view.len() == wanted);
-        let view = view.ok_or_else(|| Error::Batch(format!("a prompt with {wanted} places for another picture's features")))?;
+        let view = view.ok_or_else(|| {
+            Error::Batch(format!("a prompt with {wanted} places for another picture's features"))
+        })?;
         let mut words = self.embedder.prompt(&prompt.ids)?;
         if words.width != view.width || words.len() != prompt.ids.len() {
-            let reason = format!("features of width {}, embeddings of width {}", view.width, words.width);
+            let reason =
+                format!("features of width {}, embeddings of width {}", view.width, words.width);
             return Err(self.vision.wrong(reason));
         }
-        let places = words.data.chunks_exact_mut(view.width).zip(&prompt.ids).filter(|(_, id)| **id == self.image);
+        let places = words
+            .data
+            .chunks_exact_mut(view.width)
+            .zip(&prompt.ids)
+            .filter(|(_, id)| **id == self.image);
         for ((place, _), feature) in places.zip(view.data.chunks_exact(view.width)) {
             place.copy_from_slice(feature);
         }
@@ -291,7 +354,9 @@ impl Family for Sessions {
         let (mut tiles, mut side) = (Vec::new(), (0, 0));
         for picture in pictures {
             for tensor in [TILED, WHOLE].iter().filter_map(|name| picture.tensor(name)) {
-                let (HostTensor { data: Data::F32(values), .. }, [_, 3, height, width]) = (tensor, &tensor.shape[..]) else {
+                let (HostTensor { data: Data::F32(values), .. }, [_, 3, height, width]) =
+                    (tensor, &tensor.shape[..])
+                else {
                     return Err(Error::Batch("a picture of another family".into()));
                 };
                 side = (*height, *width);
@@ -303,7 +368,10 @@ impl Family for Sessions {
         let mut rest = all.data.chunks_exact(tile * all.width);
         let mut take = |tensor: &HostTensor| {
             let count = tensor.shape.first().map_or(0, |n| *n as usize);
-            Floats { width: all.width, data: rest.by_ref().take(count).flatten().copied().collect() }
+            Floats {
+                width: all.width,
+                data: rest.by_ref().take(count).flatten().copied().collect(),
+            }
         };
         let looks = pictures.iter().map(|picture| {
             let (rows, columns) = picture.grid();
@@ -311,7 +379,9 @@ impl Family for Sessions {
             let first = picture.tensor(TILED).map(&mut take);
             let second = picture.tensor(WHOLE).map(&mut take);
             match second {
-                Some(whole) => Looks { tile, whole: Some(whole), tiled: first.map(|view| (grid, view)) },
+                Some(whole) => {
+                    Looks { tile, whole: Some(whole), tiled: first.map(|view| (grid, view)) }
+                }
                 None if rows == 0 => Looks { tile, whole: first, tiled: None },
                 None => Looks { tile, whole: None, tiled: first.map(|view| (grid, view)) },
             }
@@ -319,7 +389,10 @@ impl Family for Sessions {
         Ok(looks.map(|looks| Features::new(looks, None)).collect())
     }
 
-    fn prefill(&mut self, captions: &[(&Features, &Prompt)]) -> Result<(Logits, Cache<DynValue>), Error> {
+    fn prefill(
+        &mut self,
+        captions: &[(&Features, &Prompt)],
+    ) -> Result<(Logits, Cache<DynValue>), Error> {
         let (mut joined, mut length, mut width) = (Vec::new(), 0, 0);
         for (features, prompt) in captions {
             let words = self.read(features, prompt)?;
@@ -330,7 +403,11 @@ impl Family for Sessions {
             return Err(Error::Batch("prompts of different lengths in one call".into()));
         }
         let ty = self.decoder_type();
-        let embeds = tensor::of_floats(vec![captions.len() as i64, length as i64, width as i64], joined, ty)?;
+        let embeds = tensor::of_floats(
+            vec![captions.len() as i64, length as i64, width as i64],
+            joined,
+            ty,
+        )?;
         self.decoder.prefill(embeds, Vec::new())
     }
 
@@ -345,7 +422,12 @@ mod tests {
     use super::*;
 
     fn spelling() -> Spelling {
-        Spelling { image: 9, image_text: "<image>".into(), fake: "<f>".into(), global: "<g>".into() }
+        Spelling {
+            image: 9,
+            image_text: "<image>".into(),
+            fake: "<f>".into(),
+            global: "<g>".into(),
+        }
     }
 
     #[test]

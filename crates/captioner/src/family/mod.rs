@@ -1,12 +1,13 @@
-//! What a model family is. A family is one file: it owns names, masks, positions and embeddings, and nothing of search,
-//! batching or scheduling.
+//! What a model family is. A family is one file: it owns names, masks, positions and embeddings,
+//! and nothing of search, batching or scheduling.
 //!
-//! Two halves, because two kinds of threads use them: [`Prepare`] is shared by the decode threads and touches no session;
-//! [`Family`] owns the sessions and lives on one thread.
+//! Two halves, because two kinds of threads use them: [`Prepare`] is shared by the decode threads
+//! and touches no session; [`Family`] owns the sessions and lives on one thread.
 //!
-//! Adding a family: one file here with both halves and an `open`, its `model_type` in [`open`] below, its tensors as named cache
-//! entries of the right kind. The batch, the searches, the scheduler and SQL stay as they are; `batch/tests.rs` holds them to that
-//! with a family of fixed states, sparse layers and positions in three rows. Encoder-decoders share `decoder.rs`.
+//! Adding a family: one file here with both halves and an `open`, its `model_type` in [`open`]
+//! below, its tensors as named cache entries of the right kind. The batch, the searches, the
+//! scheduler and SQL stay as they are; `batch/tests.rs` holds them to that with a family of fixed
+//! states, sparse layers and positions in three rows. Encoder-decoders share `decoder.rs`.
 
 mod chat;
 mod decoder;
@@ -32,19 +33,23 @@ use std::sync::Arc;
 
 /// The half without sessions.
 pub(crate) trait Prepare: Send + Sync {
-    /// Width and height of the picture the model looks at, for decoders that can scale while decoding.
+    /// Width and height of the picture the model looks at, for decoders that can scale while
+    /// decoding.
     fn target(&self) -> (u32, u32);
     /// Resize, rescale, normalise, tile.
     fn picture(&self, rgb: &Rgb, options: &PictureOptions) -> Result<Pixels, Error>;
-    /// Bytes that [`Prepare::picture`] takes at most for a picture of this size, the result among them.
+    /// Bytes that [`Prepare::picture`] takes at most for a picture of this size, the result among
+    /// them.
     fn memory_for(&self, size: (u32, u32), options: &PictureOptions) -> u64;
     /// It may cut a picture into tiles.
     fn tiles(&self) -> bool {
         false
     }
-    /// What generation starts from: depends on the style, the caller's words and the features' bucket.
+    /// What generation starts from: depends on the style, the caller's words and the features'
+    /// bucket.
     fn prompt(&self, style: &Style, words: Words, features: &Features) -> Result<Prompt, Error>;
-    /// Pictures per encoder call and captions per decoder call that suit this family on a processor.
+    /// Pictures per encoder call and captions per decoder call that suit this family on a
+    /// processor.
     fn suggested_batch(&self) -> usize;
 }
 
@@ -64,7 +69,10 @@ impl Logits {
 
     /// They mean nothing: an error that names their graph.
     pub fn not_numbers(&self) -> Error {
-        Error::graph(&self.graph, "the logits are not numbers (an overflow in a reduced-precision graph?)")
+        Error::graph(
+            &self.graph,
+            "the logits are not numbers (an overflow in a reduced-precision graph?)",
+        )
     }
 
     /// The scores of one row; empty if there is no such row.
@@ -80,7 +88,10 @@ pub(crate) trait Family {
     /// One encoder call over pictures of one bucket.
     fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error>;
     /// Reads the prompts: one row per caption. All features and all prompts are of one bucket.
-    fn prefill(&mut self, captions: &[(&Features, &Prompt)]) -> Result<(Logits, Cache<Self::Value>), Error>;
+    fn prefill(
+        &mut self,
+        captions: &[(&Features, &Prompt)],
+    ) -> Result<(Logits, Cache<Self::Value>), Error>;
     /// Feeds one token per row.
     fn step(&mut self, cache: &mut Cache<Self::Value>, tokens: &[i64]) -> Result<Logits, Error>;
 }
@@ -95,7 +106,8 @@ pub(crate) struct Opened {
     pub sessions: Sessions,
     /// The graphs that were loaded.
     pub graphs: Vec<crate::folder::Graph>,
-    /// Cross-attention keys and values are computed once a picture although the published graph computes them for every token.
+    /// Cross-attention keys and values are computed once a picture although the published graph
+    /// computes them for every token.
     pub hoisted: bool,
     /// Size of the decoder's vocabulary, if its graph states one.
     pub vocabulary: Option<usize>,
@@ -114,13 +126,21 @@ const FAMILIES: [(&str, Open); 5] = [
 ];
 
 /// Opens the family that `config.json`'s `model_type` names.
-pub(crate) fn open(folder: &Folder, settings: &Generation, text: &Arc<Text>) -> Result<Opened, Error> {
+pub(crate) fn open(
+    folder: &Folder,
+    settings: &Generation,
+    text: &Arc<Text>,
+) -> Result<Opened, Error> {
     let named = folder.model_type()?;
     match FAMILIES.iter().find(|(name, _)| *name == named) {
         Some((_, open)) => open(folder, settings, text),
         None => {
             let supported = FAMILIES.map(|(name, _)| name).join(", ");
-            Err(Error::UnknownFamily { path: folder.file("config.json"), model_type: named.into(), supported })
+            Err(Error::UnknownFamily {
+                path: folder.file("config.json"),
+                model_type: named.into(),
+                supported,
+            })
         }
     }
 }

@@ -1,5 +1,6 @@
-//! What chat templates expect of Python beyond its methods: its JSON, its dates, and the blocks in which the reference tracks what an
-//! assistant said. Used by `chat.rs`; the spellings are those of transformers 4.57.6.
+//! What chat templates expect of Python beyond its methods: its JSON, its dates, and the blocks in
+//! which the reference tracks what an assistant said. Used by `chat.rs`; the spellings are those of
+//! transformers 4.57.6.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
 use minijinja::{Error, ErrorKind};
@@ -20,11 +21,19 @@ struct Separated {
 }
 
 impl Formatter for Separated {
-    fn begin_array_value<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+    fn begin_array_value<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         if first { Ok(()) } else { writer.write_all(self.items.as_bytes()) }
     }
 
-    fn begin_object_key<W: ?Sized + io::Write>(&mut self, writer: &mut W, first: bool) -> io::Result<()> {
+    fn begin_object_key<W: ?Sized + io::Write>(
+        &mut self,
+        writer: &mut W,
+        first: bool,
+    ) -> io::Result<()> {
         self.begin_array_value(writer, first)
     }
 
@@ -33,7 +42,8 @@ impl Formatter for Separated {
     }
 }
 
-/// The filter `tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`: nothing is escaped for HTML.
+/// The filter `tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`: nothing
+/// is escaped for HTML.
 pub(super) fn tojson(value: Value, named: Kwargs) -> Result<String, Error> {
     if value.kind() == ValueKind::Undefined {
         return Err(invalid("tojson of a value that is not there"));
@@ -55,22 +65,37 @@ pub(super) fn tojson(value: Value, named: Kwargs) -> Result<String, Error> {
     Ok(if ascii { in_ascii(&text) } else { text })
 }
 
-fn written(value: &impl Serialize, indent: Option<usize>, separators: Option<Vec<String>>) -> Result<String, Error> {
+fn written(
+    value: &impl Serialize,
+    indent: Option<usize>,
+    separators: Option<Vec<String>>,
+) -> Result<String, Error> {
     let mut bytes = Vec::new();
     let written = match (indent, separators.as_deref()) {
         (Some(indent), None) => {
             let spaces = vec![b' '; indent.min(64)];
-            value.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, PrettyFormatter::with_indent(&spaces)))
+            value.serialize(&mut serde_json::Serializer::with_formatter(
+                &mut bytes,
+                PrettyFormatter::with_indent(&spaces),
+            ))
         }
         (None, None) => value.serialize(&mut separated(&mut bytes, ", ", ": ")),
         (None, Some([items, key])) => value.serialize(&mut separated(&mut bytes, items, key)),
-        _ => return Err(invalid("tojson takes two separators, and none of its own beside an indent")),
+        _ => {
+            return Err(invalid(
+                "tojson takes two separators, and none of its own beside an indent",
+            ));
+        }
     };
     written.map_err(invalid)?;
     String::from_utf8(bytes).map_err(invalid)
 }
 
-fn separated<'a>(to: &'a mut Vec<u8>, items: &str, key: &str) -> serde_json::Serializer<&'a mut Vec<u8>, Separated> {
+fn separated<'a>(
+    to: &'a mut Vec<u8>,
+    items: &str,
+    key: &str,
+) -> serde_json::Serializer<&'a mut Vec<u8>, Separated> {
     serde_json::Serializer::with_formatter(to, Separated { items: items.into(), key: key.into() })
 }
 
@@ -80,7 +105,9 @@ fn in_ascii(text: &str) -> String {
         if c.is_ascii() {
             all.push(c);
         } else {
-            c.encode_utf16(&mut [0; 2]).iter().for_each(|unit| all.push_str(&format!("\\u{unit:04x}")));
+            c.encode_utf16(&mut [0; 2])
+                .iter()
+                .for_each(|unit| all.push_str(&format!("\\u{unit:04x}")));
         }
     }
     all
@@ -95,7 +122,8 @@ fn strftime(at: OffsetDateTime, format: &str) -> Result<String, Error> {
     at.format(&parse_strftime_owned(format).map_err(invalid)?).map_err(invalid)
 }
 
-/// A template with scopes in place of `{% generation %}` blocks: those mark what an assistant said for training, and change no text.
+/// A template with scopes in place of `{% generation %}` blocks: those mark what an assistant said
+/// for training, and change no text.
 pub(super) fn without_tracking(template: &str) -> String {
     let (mut all, mut rest) = (String::with_capacity(template.len()), template);
     while let Some(at) = rest.find("{%") {
@@ -124,7 +152,10 @@ mod tests {
     #[test]
     fn a_date_is_written_as_python_writes_it() {
         let at = OffsetDateTime::from_unix_timestamp(1_795_424_583).unwrap();
-        assert_eq!(strftime(at, "%d %b %Y, %A %H:%M:%S %j").unwrap(), "23 Nov 2026, Monday 09:03:03 327");
+        assert_eq!(
+            strftime(at, "%d %b %Y, %A %H:%M:%S %j").unwrap(),
+            "23 Nov 2026, Monday 09:03:03 327"
+        );
         assert!(strftime(at, "%").is_err());
         assert!(strftime_now("%Y").unwrap().len() == 4);
     }
@@ -133,6 +164,9 @@ mod tests {
     fn only_tracking_blocks_become_scopes() {
         let plain = "{% if generation %}{{ generation }}{%{% generation";
         assert_eq!(without_tracking(plain), plain);
-        assert_eq!(without_tracking("a{%- generation -%}b{% endgeneration +%}c"), "a{%- with -%}b{% endwith +%}c");
+        assert_eq!(
+            without_tracking("a{%- generation -%}b{% endgeneration +%}c"),
+            "a{%- with -%}b{% endwith +%}c"
+        );
     }
 }

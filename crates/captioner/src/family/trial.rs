@@ -1,17 +1,20 @@
-//! What a decoder says of a made-up picture: how a published graph is compared with two halves of it, and how it is found out that
-//! a step takes what depends on the picture once for all beams. Called by the decoder when a model is loaded; nothing is kept.
+//! What a decoder says of a made-up picture: how a published graph is compared with two halves of
+//! it, and how it is found out that a step takes what depends on the picture once for all beams.
+//! Called by the decoder when a model is loaded; nothing is kept.
 
 use super::decoder::Decoder;
 use crate::cache::Sharing;
 use crate::{Error, tensor};
 use ort::value::{DynValue, TensorElementType};
 
-/// Rows, positions of the picture (where the graph states none) and steps of a trial: rows whose order would show, and pasts of 0 to 3.
+/// Rows, positions of the picture (where the graph states none) and steps of a trial: rows whose
+/// order would show, and pasts of 0 to 3.
 const ROWS: usize = 3;
 const POSITIONS: usize = 6;
 const STEPS: usize = 3;
 
-/// The logits of a few steps of three captions, with an empty past and with one of up to three positions, rows traded in between.
+/// The logits of a few steps of three captions, with an empty past and with one of up to three
+/// positions, rows traded in between.
 ///
 /// # Errors
 /// Inputs of shapes that nothing can be made up for; calls that fail.
@@ -19,7 +22,8 @@ pub(super) fn run(decoder: &mut Decoder, constants: &[&str]) -> Result<Vec<f32>,
     steps(decoder, constants, ROWS, |step| if step == 2 { &[2, 0, 1] } else { &[0, 1, 2] })
 }
 
-/// How few rows of the constants the decoder's steps take: a single one for all beams of a caption, where that gives the same bits.
+/// How few rows of the constants the decoder's steps take: a single one for all beams of a caption,
+/// where that gives the same bits.
 pub(super) fn sharing(decoder: &mut Decoder, constants: &[&str]) -> Sharing {
     if !constants.iter().any(|name| decoder.wants(name)) {
         return Sharing::None;
@@ -39,8 +43,14 @@ pub(super) fn same(a: &[f32], b: &[f32]) -> bool {
     !a.is_empty() && a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-/// Logits of the prefill of `captions` and of the steps after it; `order` says where the rows of a step come from.
-fn steps(decoder: &mut Decoder, constants: &[&str], captions: usize, order: impl Fn(usize) -> &'static [usize]) -> Result<Vec<f32>, Error> {
+/// Logits of the prefill of `captions` and of the steps after it; `order` says where the rows of a
+/// step come from.
+fn steps(
+    decoder: &mut Decoder,
+    constants: &[&str],
+    captions: usize,
+    order: impl Fn(usize) -> &'static [usize],
+) -> Result<Vec<f32>, Error> {
     let mut given = Vec::new();
     // Some exports state how many positions a picture has.
     let positions = decoder.positions(constants).unwrap_or(POSITIONS);
@@ -60,7 +70,12 @@ fn steps(decoder: &mut Decoder, constants: &[&str], captions: usize, order: impl
 }
 
 /// What an encoder could have said of a picture, for a decoder's input of this name.
-fn picture(decoder: &Decoder, name: &str, [rows, positions]: [usize; 2], seed: u64) -> Result<DynValue, Error> {
+fn picture(
+    decoder: &Decoder,
+    name: &str,
+    [rows, positions]: [usize; 2],
+    seed: u64,
+) -> Result<DynValue, Error> {
     let ty = decoder.input_type(name).unwrap_or(TensorElementType::Float32);
     let shape = decoder.input_shape(name).unwrap_or_default();
     match (&shape[..], ty) {
@@ -78,27 +93,35 @@ fn picture(decoder: &Decoder, name: &str, [rows, positions]: [usize; 2], seed: u
     }
 }
 
-/// One token a row, another one for each row and step; as ids, or as embeddings where the decoder takes those.
+/// One token a row, another one for each row and step; as ids, or as embeddings where the decoder
+/// takes those.
 fn tokens(decoder: &Decoder, rows: usize, step: usize) -> Result<DynValue, Error> {
     let name = decoder.tokens();
     let ty = decoder.input_type(name).unwrap_or(TensorElementType::Int64);
     match decoder.input_shape(name).unwrap_or_default()[..] {
-        [_, _] => tensor::tensor(vec![rows as i64, 1], (0..rows).map(|row| (1 + row + 2 * step) as i64).collect()),
+        [_, _] => tensor::tensor(
+            vec![rows as i64, 1],
+            (0..rows).map(|row| (1 + row + 2 * step) as i64).collect(),
+        ),
         [_, _, width] if width > 0 => {
             let shape = vec![rows as i64, 1, width];
             tensor::length(&shape)?;
-            let embedded = (0..rows).flat_map(|row| noise(width as usize, (100 + ROWS * step + row) as u64)).collect();
+            let embedded = (0..rows)
+                .flat_map(|row| noise(width as usize, (100 + ROWS * step + row) as u64))
+                .collect();
             tensor::of_floats(shape, embedded, ty)
         }
         ref other => Err(Error::run("decoder", format!("no trial for {name} of shape {other:?}"))),
     }
 }
 
-/// Numbers between -1 and 1 that are the same every time (a linear congruential generator, Knuth's constants).
+/// Numbers between -1 and 1 that are the same every time (a linear congruential generator, Knuth's
+/// constants).
 fn noise(count: usize, seed: u64) -> Vec<f32> {
     let mut state = seed.wrapping_add(1);
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         ((state >> 40) as f32) / (1u64 << 23) as f32 - 1.0
     };
     (0..count).map(|_| next()).collect()

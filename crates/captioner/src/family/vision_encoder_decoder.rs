@@ -1,8 +1,11 @@
-//! `vision-encoder-decoder`: an image encoder whose features a text decoder attends to (ViT-GPT2, and the model that ships here).
+//! `vision-encoder-decoder`: an image encoder whose features a text decoder attends to (ViT-GPT2,
+//! and the model that ships here).
 //!
-//! The decoder takes no prompt but a start token. A folder may have one start token per style, and an encoder may say how sure it
-//! is of what it sees; both are stated in ways other programs ignore:
-//! * `config.json`: `"pg_caption": {"styles": {"concise": {"decoder_start_token_id": 5}, …}, "min_confidence": 0.6}`;
+//! The decoder takes no prompt but a start token. A folder may have one start token per style, and
+//! an encoder may say how sure it is of what it sees; both are stated in ways other programs
+//! ignore:
+//! * `config.json`: `"pg_caption": {"styles": {"concise": {"decoder_start_token_id": 5}, …},
+//!   "min_confidence": 0.6}`;
 //! * a second encoder output `confidence`, float32 `[batch]`, 0..=1.
 
 use super::decoder::Decoder;
@@ -28,24 +31,32 @@ const MASK: &str = "encoder_attention_mask";
 const CONFIDENCE: &str = "confidence";
 
 /// Opens both halves.
-pub(super) fn open(folder: &Folder, settings: &Generation, _text: &Arc<Text>) -> Result<Opened, Error> {
+pub(super) fn open(
+    folder: &Folder,
+    settings: &Generation,
+    _text: &Arc<Text>,
+) -> Result<Opened, Error> {
     let mut json = folder.json("preprocessor_config.json")?;
     // The oldest folders name no class; the encoder says which it was.
     if json.get("image_processor_type").or_else(|| json.get("feature_extractor_type")).is_none()
-        && let Some(class) = match folder.config.pointer("/encoder/model_type").and_then(Value::as_str) {
-            Some("vit") => Some("ViTImageProcessor"),
-            Some("deit") => Some("DeiTImageProcessor"),
-            _ => None,
-        }
+        && let Some(class) =
+            match folder.config.pointer("/encoder/model_type").and_then(Value::as_str) {
+                Some("vit") => Some("ViTImageProcessor"),
+                Some("deit") => Some("DeiTImageProcessor"),
+                _ => None,
+            }
     {
         json["image_processor_type"] = class.into();
     }
     let processor = Processor::from_json(&json);
-    let processor = processor.map_err(|e| Error::config(folder.file("preprocessor_config.json"), e))?;
+    let processor =
+        processor.map_err(|e| Error::config(folder.file("preprocessor_config.json"), e))?;
     let prepare = Shared { processor, starts: starts(folder, settings)? };
-    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its own is named last.
+    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its
+    // own is named last.
     let decoder = Decoder::open(folder, "input_ids", &[HIDDEN, MASK]);
-    let (encoder, encoder_file) = Encoder::open(folder, "encoder_model", &[PIXELS], &["last_hidden_state", HIDDEN])?;
+    let (encoder, encoder_file) =
+        Encoder::open(folder, "encoder_model", &[PIXELS], &["last_hidden_state", HIDDEN])?;
     let (decoder, decoder_files) = decoder?;
     let (vocabulary, hoisted) = (decoder.vocabulary(), decoder.is_hoisted());
     let has_confidence = encoder.graph().output(CONFIDENCE).is_some();
@@ -68,14 +79,21 @@ struct Starts {
 fn starts(folder: &Folder, settings: &Generation) -> Result<Starts, Error> {
     let wrong = |reason: String| Error::config(folder.file("config.json"), reason);
     let default = settings.decoder_start_token_id.or(settings.bos_token_id);
-    let default = default.ok_or_else(|| wrong("no \"decoder_start_token_id\", neither here nor in generation_config.json".into()))?;
+    let default = default.ok_or_else(|| {
+        wrong("no \"decoder_start_token_id\", neither here nor in generation_config.json".into())
+    })?;
     let mut by_style = HashMap::new();
     let styles = folder.config.get("pg_caption").and_then(|own| own.get("styles"));
     if let Some(styles) = styles {
-        let styles = styles.as_object().ok_or_else(|| wrong("\"pg_caption\".\"styles\" is not an object".into()))?;
+        let styles = styles
+            .as_object()
+            .ok_or_else(|| wrong("\"pg_caption\".\"styles\" is not an object".into()))?;
         for (style, words) in styles {
-            let id = words.get("decoder_start_token_id").and_then(Value::as_i64).filter(|id| *id >= 0);
-            let id = id.ok_or_else(|| wrong(format!("style \"{style}\" has no \"decoder_start_token_id\"")))?;
+            let id =
+                words.get("decoder_start_token_id").and_then(Value::as_i64).filter(|id| *id >= 0);
+            let id = id.ok_or_else(|| {
+                wrong(format!("style \"{style}\" has no \"decoder_start_token_id\""))
+            })?;
             by_style.insert(style.clone(), id);
         }
     }
@@ -106,11 +124,22 @@ impl Prepare for Shared {
 
     fn prompt(&self, style: &Style, words: Words, _features: &Features) -> Result<Prompt, Error> {
         if words.text.is_some() {
-            return Err(Error::Prompt(format!("a {NAME} model starts from a token and cannot be told anything in words")));
+            return Err(Error::Prompt(format!(
+                "a {NAME} model starts from a token and cannot be told anything in words"
+            )));
         }
-        let own = self.starts.by_style.get(&style.name).or_else(|| self.starts.by_style.get(style.task.name()));
+        let own = self
+            .starts
+            .by_style
+            .get(&style.name)
+            .or_else(|| self.starts.by_style.get(style.task.name()));
         // Every prompt is one token, so all styles share batches.
-        Ok(Prompt { ids: vec![own.copied().unwrap_or(self.starts.default)], read: Vec::new(), bucket: 1, alone: false })
+        Ok(Prompt {
+            ids: vec![own.copied().unwrap_or(self.starts.default)],
+            read: Vec::new(),
+            bucket: 1,
+            alone: false,
+        })
     }
 
     fn suggested_batch(&self) -> usize {
@@ -129,7 +158,9 @@ impl Family for Sessions {
     type Value = DynValue;
 
     fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error> {
-        let tensors = pictures.iter().map(|p| p.tensor(PIXELS).ok_or_else(|| Error::Batch("a picture of another family".into())));
+        let tensors = pictures.iter().map(|p| {
+            p.tensor(PIXELS).ok_or_else(|| Error::Batch("a picture of another family".into()))
+        });
         let tensors = tensors.collect::<Result<Vec<&HostTensor>, Error>>()?;
         let pixel_values = tensor::stack(&tensors, self.encoder.pixel_type())?;
         let (hidden, mut outputs) = self.encoder.run(&pixel_values, &[])?;
@@ -143,27 +174,42 @@ impl Family for Sessions {
             let values = tensor::unstack(&values)?;
             for (confidence, value) in confidences.iter_mut().zip(&values) {
                 let stated = value.floats().and_then(|v| v.first().copied());
-                let stated = stated.ok_or_else(|| wrong("\"confidence\" is not a float per picture".into()))?;
+                let stated = stated
+                    .ok_or_else(|| wrong("\"confidence\" is not a float per picture".into()))?;
                 // What is not a number is no confidence at all.
                 *confidence = Some(if stated.is_nan() { 0.0 } else { stated.clamp(0.0, 1.0) });
             }
         }
-        Ok(rows.into_iter().zip(confidences).map(|(row, confidence)| Features::new(row, confidence)).collect())
+        Ok(rows
+            .into_iter()
+            .zip(confidences)
+            .map(|(row, confidence)| Features::new(row, confidence))
+            .collect())
     }
 
-    fn prefill(&mut self, captions: &[(&Features, &Prompt)]) -> Result<(Logits, Cache<DynValue>), Error> {
+    fn prefill(
+        &mut self,
+        captions: &[(&Features, &Prompt)],
+    ) -> Result<(Logits, Cache<DynValue>), Error> {
         let rows = captions.len() as i64;
-        let hidden = captions.iter().map(|(features, _)| features.state::<HostTensor>()).collect::<Result<Vec<_>, Error>>()?;
+        let hidden = captions
+            .iter()
+            .map(|(features, _)| features.state::<HostTensor>())
+            .collect::<Result<Vec<_>, Error>>()?;
         let ty = self.decoder.input_type(HIDDEN).unwrap_or(TensorElementType::Float32);
         let hidden = tensor::stack(&hidden, ty)?;
         let mut constants = Vec::with_capacity(2);
         if self.decoder.wants(MASK) {
             let positions = tensor::shape(&hidden).get(1).copied().unwrap_or(0);
-            constants.push((MASK, tensor::tensor(vec![rows, positions], vec![1i64; (rows * positions) as usize])?));
+            constants.push((
+                MASK,
+                tensor::tensor(vec![rows, positions], vec![1i64; (rows * positions) as usize])?,
+            ));
         }
         constants.push((HIDDEN, hidden));
         let length = captions.first().map_or(0, |(_, prompt)| prompt.ids.len());
-        let ids: Vec<i64> = captions.iter().flat_map(|(_, prompt)| prompt.ids.iter().copied()).collect();
+        let ids: Vec<i64> =
+            captions.iter().flat_map(|(_, prompt)| prompt.ids.iter().copied()).collect();
         self.decoder.prefill(tensor::tensor(vec![rows, length as i64], ids)?, constants)
     }
 
@@ -193,7 +239,14 @@ mod tests {
 
     fn prompt_of(starts: Starts, style: &Style) -> Vec<i64> {
         let shared = Shared { processor: processor(), starts };
-        shared.prompt(style, Words { context: Some("of no use here"), ..Words::default() }, &features()).unwrap().ids
+        shared
+            .prompt(
+                style,
+                Words { context: Some("of no use here"), ..Words::default() },
+                &features(),
+            )
+            .unwrap()
+            .ids
     }
 
     #[test]
@@ -222,9 +275,16 @@ mod tests {
 
     #[test]
     fn words_are_refused_because_the_model_cannot_read_them() {
-        let shared = Shared { processor: processor(), starts: shared(json!({ "bos_token_id": 3 })).unwrap() };
+        let shared = Shared {
+            processor: processor(),
+            starts: shared(json!({ "bos_token_id": 3 })).unwrap(),
+        };
         assert!(matches!(
-            shared.prompt(&builtin("seo").unwrap(), Words { text: Some("look closely"), ..Words::default() }, &features()),
+            shared.prompt(
+                &builtin("seo").unwrap(),
+                Words { text: Some("look closely"), ..Words::default() },
+                &features()
+            ),
             Err(Error::Prompt(_))
         ));
     }

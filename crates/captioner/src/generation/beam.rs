@@ -1,14 +1,17 @@
-//! Beam search as the reference implementation has done it since its vectorised rewrite (transformers 4.50).
+//! Beam search as the reference implementation has done it since its vectorised rewrite
+//! (transformers 4.50).
 //!
-//! Candidates are the best `max(2, 1 + end tokens) * beams` continuations. Those that end (an end token, or no room left) and
-//! stand among the first `beams` enter a pool ordered by length-normalised score; the best of the others run on.
+//! Candidates are the best `max(2, 1 + end tokens) * beams` continuations. Those that end (an end
+//! token, or no room left) and stand among the first `beams` enter a pool ordered by
+//! length-normalised score; the best of the others run on.
 
 use super::numbers::{Normaliser, best};
 use super::rules;
 use super::search::{Advance, Frame, NotNumbers, Tally};
 use super::settings::EarlyStopping;
 
-/// The reference's "minus infinity" for scores: finite, so that sums and quotients of it keep their order.
+/// The reference's "minus infinity" for scores: finite, so that sums and quotients of it keep their
+/// order.
 const NEVER: f32 = -1e9;
 
 #[derive(Clone)]
@@ -46,10 +49,18 @@ struct Candidate {
 
 impl Beams {
     pub fn new(prompt: &[i64], beams: usize) -> Beams {
-        // All beams start equal; scoring all but one out of the race makes the first step choose different tokens.
-        let running =
-            (0..beams).map(|beam| Running { sequence: prompt.to_vec(), score: if beam == 0 { 0.0 } else { NEVER }, tally: Tally::default() });
-        Beams { running: running.collect(), pool: vec![Pooled { sequence: None, score: NEVER, finished: false }; beams], can_improve: true }
+        // All beams start equal; scoring all but one out of the race makes the first step choose
+        // different tokens.
+        let running = (0..beams).map(|beam| Running {
+            sequence: prompt.to_vec(),
+            score: if beam == 0 { 0.0 } else { NEVER },
+            tally: Tally::default(),
+        });
+        Beams {
+            running: running.collect(),
+            pool: vec![Pooled { sequence: None, score: NEVER, finished: false }; beams],
+            can_improve: true,
+        }
     }
 
     pub fn advance(&mut self, frame: Frame, logits: &[&[f32]]) -> Result<Advance, NotNumbers> {
@@ -63,13 +74,23 @@ impl Beams {
         };
 
         // The best that do not end go on; those that end are scored out of the race.
-        let continued = best(candidates.iter().map(|c| c.score + if c.ends { NEVER } else { 0.0 }), beams);
-        let running: Vec<Running> =
-            continued.iter().map(|(i, score)| Running { sequence: extended(&candidates[*i]), score: *score, tally: candidates[*i].tally }).collect();
-        // After prefill all beams stand on its one row: a forced first token is the only one left, so that the beams that were scored
-        // out of the race go on as well.
+        let continued =
+            best(candidates.iter().map(|c| c.score + if c.ends { NEVER } else { 0.0 }), beams);
+        let running: Vec<Running> = continued
+            .iter()
+            .map(|(i, score)| Running {
+                sequence: extended(&candidates[*i]),
+                score: *score,
+                tally: candidates[*i].tally,
+            })
+            .collect();
+        // After prefill all beams stand on its one row: a forced first token is the only one left,
+        // so that the beams that were scored out of the race go on as well.
         let last = logits.len().saturating_sub(1);
-        let rows: Vec<(usize, i64)> = continued.iter().map(|(i, _)| (candidates[*i].source.min(last), candidates[*i].token)).collect();
+        let rows: Vec<(usize, i64)> = continued
+            .iter()
+            .map(|(i, _)| (candidates[*i].source.min(last), candidates[*i].token))
+            .collect();
 
         // Those among the first that end join the pool.
         let penalty = frame.settings.length_penalty;
@@ -83,14 +104,26 @@ impl Beams {
             for barred in [full, !self.can_improve, !finished] {
                 score += if barred { NEVER } else { 0.0 };
             }
-            pool.push(Pooled { sequence: Some((extended(candidate), candidate.tally)), score, finished });
+            pool.push(Pooled {
+                sequence: Some((extended(candidate), candidate.tally)),
+                score,
+                finished,
+            });
         }
-        self.pool = best(pool.iter().map(|p| p.score), beams).into_iter().map(|(i, _)| pool[i].clone()).collect();
+        self.pool = best(pool.iter().map(|p| p.score), beams)
+            .into_iter()
+            .map(|(i, _)| pool[i].clone())
+            .collect();
         self.running = running;
 
         let room = frame.limit - frame.prompt;
-        let reach = if frame.settings.early_stopping == EarlyStopping::Never && penalty > 0.0 { room } else { length - frame.prompt };
-        let hope = self.running.first().map_or(NEVER, |best| best.score / (reach as f32).powf(penalty));
+        let reach = if frame.settings.early_stopping == EarlyStopping::Never && penalty > 0.0 {
+            room
+        } else {
+            length - frame.prompt
+        };
+        let hope =
+            self.running.first().map_or(NEVER, |best| best.score / (reach as f32).powf(penalty));
         let worst = self.pool.iter().map(|p| p.score).fold(f32::INFINITY, f32::min);
         self.can_improve &= self.pool.iter().any(|p| hope > if p.finished { worst } else { NEVER });
         let full = self.pool.iter().all(|p| p.finished) && stop_when_full;
@@ -102,7 +135,10 @@ impl Beams {
 
     /// The best continuations of all rows, best first.
     fn candidates(&self, frame: Frame, logits: &[&[f32]]) -> Result<Vec<Candidate>, NotNumbers> {
-        let normalisers = logits.iter().map(|row| Normaliser::of(row).ok_or(NotNumbers)).collect::<Result<Vec<_>, _>>()?;
+        let normalisers = logits
+            .iter()
+            .map(|row| Normaliser::of(row).ok_or(NotNumbers))
+            .collect::<Result<Vec<_>, _>>()?;
         // After prefill one row of logits stands for all beams, whose sequences are still equal.
         let row_of = |beam: usize| beam.min(logits.len().saturating_sub(1));
         let mut scores = Vec::with_capacity(logits.len());
@@ -116,15 +152,22 @@ impl Beams {
             return Err(NotNumbers);
         }
         let keep = 2.max(1 + frame.settings.eos_token_id.len()) * self.running.len();
-        let all = self.running.iter().enumerate().flat_map(|(beam, running)| scores[row_of(beam)].iter().map(move |s| s + running.score));
+        let all = self.running.iter().enumerate().flat_map(|(beam, running)| {
+            scores[row_of(beam)].iter().map(move |s| s + running.score)
+        });
         let candidate = |(index, score): (usize, f32)| {
             let (source, token) = (index / vocabulary, index % vocabulary);
             let from = &self.running[source];
             let row = row_of(source);
             let forced = frame.at(&from.sequence).is_forced(frame.settings);
-            let tally = if forced { from.tally } else { from.tally.with(normalisers[row].log_probability(logits[row][token])) };
+            let tally = if forced {
+                from.tally
+            } else {
+                from.tally.with(normalisers[row].log_probability(logits[row][token]))
+            };
             let token = token as i64;
-            let ends = frame.settings.eos_token_id.contains(&token) || from.sequence.len() + 1 >= frame.limit;
+            let ends = frame.settings.eos_token_id.contains(&token)
+                || from.sequence.len() + 1 >= frame.limit;
             Candidate { source, token, score, ends, tally }
         };
         Ok(best(all, keep).into_iter().map(candidate).collect())
@@ -148,7 +191,8 @@ mod tests {
     use serde_json::json;
     use std::sync::Arc;
 
-    /// Runs a search on a table: after token t the logits are `table[t]` (natural logarithms of probabilities work well).
+    /// Runs a search on a table: after token t the logits are `table[t]` (natural logarithms of
+    /// probabilities work well).
     fn run(settings: serde_json::Value, max_new: u32, table: &[Vec<f32>]) -> Outcome {
         let settings = Arc::new(Generation::default().overridden(&settings).unwrap());
         let beams = settings.num_beams as usize;
@@ -172,9 +216,15 @@ mod tests {
         rows.iter().map(|row| row.iter().map(|p| p.ln()).collect()).collect()
     }
 
-    /// Greedy takes 1 (0.5) and ends with 0.5 * 0.4; the better text starts with the second-best token: 0.4 * 0.9.
+    /// Greedy takes 1 (0.5) and ends with 0.5 * 0.4; the better text starts with the second-best
+    /// token: 0.4 * 0.9.
     fn garden_path() -> Vec<Vec<f32>> {
-        ln(&[&[0.05, 0.5, 0.4, 0.05], &[0.3, 0.15, 0.15, 0.4], &[0.04, 0.03, 0.03, 0.9], &[0.25, 0.25, 0.25, 0.25]])
+        ln(&[
+            &[0.05, 0.5, 0.4, 0.05],
+            &[0.3, 0.15, 0.15, 0.4],
+            &[0.04, 0.03, 0.03, 0.9],
+            &[0.25, 0.25, 0.25, 0.25],
+        ])
     }
 
     #[test]
@@ -182,7 +232,10 @@ mod tests {
         let outcome = run(json!({ "num_beams": 2, "eos_token_id": 3 }), 8, &garden_path());
         assert_eq!((outcome.ids, outcome.finish), (vec![2, 3], Finish::Stop));
         assert!((outcome.confidence - 0.36f32.sqrt()).abs() < 1e-4, "{}", outcome.confidence);
-        assert_eq!(run(json!({ "num_beams": 1, "eos_token_id": 3 }), 8, &garden_path()).ids, [1, 3]);
+        assert_eq!(
+            run(json!({ "num_beams": 1, "eos_token_id": 3 }), 8, &garden_path()).ids,
+            [1, 3]
+        );
     }
 
     #[test]
@@ -194,9 +247,21 @@ mod tests {
     #[test]
     fn a_long_text_wins_under_a_high_length_penalty_and_loses_under_a_negative_one() {
         // Ending at once has probability 0.3; going 1, 2, end has 0.6 * 0.6 * 0.6 = 0.216.
-        let table = ln(&[&[0.05, 0.6, 0.05, 0.3], &[0.2, 0.1, 0.6, 0.1], &[0.2, 0.1, 0.1, 0.6], &[0.25; 4]]);
-        assert_eq!(run(json!({ "num_beams": 3, "eos_token_id": 3, "length_penalty": 2.0 }), 3, &table).ids, [1, 2, 3]);
-        assert_eq!(run(json!({ "num_beams": 3, "eos_token_id": 3, "length_penalty": -2.0 }), 3, &table).ids, [3]);
+        let table = ln(&[
+            &[0.05, 0.6, 0.05, 0.3],
+            &[0.2, 0.1, 0.6, 0.1],
+            &[0.2, 0.1, 0.1, 0.6],
+            &[0.25; 4],
+        ]);
+        assert_eq!(
+            run(json!({ "num_beams": 3, "eos_token_id": 3, "length_penalty": 2.0 }), 3, &table).ids,
+            [1, 2, 3]
+        );
+        assert_eq!(
+            run(json!({ "num_beams": 3, "eos_token_id": 3, "length_penalty": -2.0 }), 3, &table)
+                .ids,
+            [3]
+        );
     }
 
     #[test]
@@ -205,7 +270,11 @@ mod tests {
             for max_new in 1..12 {
                 let settings = json!({ "num_beams": 3, "eos_token_id": 3, "early_stopping": rule, "no_repeat_ngram_size": 2 });
                 let outcome = run(settings, max_new, &garden_path());
-                assert!(!outcome.ids.is_empty() && outcome.ids.len() <= max_new as usize, "{rule} {max_new}: {:?}", outcome.ids);
+                assert!(
+                    !outcome.ids.is_empty() && outcome.ids.len() <= max_new as usize,
+                    "{rule} {max_new}: {:?}",
+                    outcome.ids
+                );
                 assert!((0.0..=1.0).contains(&outcome.confidence));
             }
         }
@@ -221,14 +290,18 @@ mod tests {
     #[test]
     fn beams_that_begin_with_a_forced_token_all_continue_the_prompts_one_row() {
         let settings = json!({ "num_beams": 3, "eos_token_id": 3, "forced_bos_token_id": 1 });
-        let mut search = Search::new(Arc::new(Generation::default().overridden(&settings).unwrap()), &[0], 8);
-        let Advance::Continue(rows) = search.advance(&[&garden_path()[0]]).unwrap() else { panic!("over at once") };
+        let mut search =
+            Search::new(Arc::new(Generation::default().overridden(&settings).unwrap()), &[0], 8);
+        let Advance::Continue(rows) = search.advance(&[&garden_path()[0]]).unwrap() else {
+            panic!("over at once")
+        };
         assert_eq!(rows, [(0, 1), (0, 1), (0, 1)]);
     }
 
     #[test]
     fn rows_of_unequal_length_are_refused() {
-        let settings = Arc::new(Generation::default().overridden(&json!({ "num_beams": 2 })).unwrap());
+        let settings =
+            Arc::new(Generation::default().overridden(&json!({ "num_beams": 2 })).unwrap());
         let mut search = Search::new(settings, &[0], 8);
         assert!(search.advance(&[&[0.0, 1.0], &[0.0]]).is_err());
     }

@@ -46,7 +46,11 @@ mod tests {
 
     /// Runs a search on a table: after token t the logits are `table[t]`.
     fn run(settings: serde_json::Value, max_new: u32, table: &[&[f32]]) -> Outcome {
-        let mut search = Search::new(Arc::new(Generation::default().overridden(&settings).unwrap()), &[0], max_new);
+        let mut search = Search::new(
+            Arc::new(Generation::default().overridden(&settings).unwrap()),
+            &[0],
+            max_new,
+        );
         let mut token = 0;
         loop {
             match search.advance(&[table[token]]).unwrap() {
@@ -59,7 +63,12 @@ mod tests {
         }
     }
 
-    const CHAIN: &[&[f32]] = &[&[0.0, 5.0, 0.0, 0.0], &[0.0, 0.0, 5.0, 0.0], &[0.0, 0.0, 0.0, 5.0], &[9.0, 0.0, 0.0, 8.0]];
+    const CHAIN: &[&[f32]] = &[
+        &[0.0, 5.0, 0.0, 0.0],
+        &[0.0, 0.0, 5.0, 0.0],
+        &[0.0, 0.0, 0.0, 5.0],
+        &[9.0, 0.0, 0.0, 8.0],
+    ];
 
     #[test]
     fn ends_at_the_end_token_and_keeps_it() {
@@ -93,7 +102,10 @@ mod tests {
         assert!((plain.confidence as f64 - p).abs() < 1e-5, "{}", plain.confidence);
         let forced = run(json!({ "eos_token_id": 3, "forced_bos_token_id": 2 }), 64, CHAIN);
         assert_eq!(forced.ids, [2, 3]);
-        assert!((forced.confidence as f64 - p).abs() < 1e-5, "a forced token says nothing about the model");
+        assert!(
+            (forced.confidence as f64 - p).abs() < 1e-5,
+            "a forced token says nothing about the model"
+        );
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Arithmetic over a row of scores: log-softmax, argmax, stable selection of the best.
 //!
-//! A row is as long as the vocabulary (50,000 and more), and this runs for every row of every step beside the model, so the
-//! exponentials are computed with a polynomial the compiler can vectorise instead of one library call each.
+//! A row is as long as the vocabulary (50,000 and more), and this runs for every row of every step
+//! beside the model, so the exponentials are computed with a polynomial the compiler can vectorise
+//! instead of one library call each.
 
-/// A row's maximum and the logarithm of its sum of exponentials: `log p(token) = (score - max) - log_sum`.
+/// A row's maximum and the logarithm of its sum of exponentials: `log p(token) = (score - max) -
+/// log_sum`.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Normaliser {
     max: f32,
@@ -11,7 +13,8 @@ pub(super) struct Normaliser {
 }
 
 impl Normaliser {
-    /// `None` if the row has a value that is no number, or no finite maximum: such logits mean nothing.
+    /// `None` if the row has a value that is no number, or no finite maximum: such logits mean
+    /// nothing.
     pub fn of(logits: &[f32]) -> Option<Normaliser> {
         // Two passes that vectorise: the largest, then the sum in eight lanes.
         let max = logits.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
@@ -39,11 +42,13 @@ impl Normaliser {
     }
 }
 
-/// `exp(x)` for x <= 0 to about one unit in the last place, never below `exp(-87)` (1.6e-38, nothing beside the maximum's 1);
-/// NaN stays NaN. Free of branches and of saturating casts, which would keep the compiler from vectorising.
+/// `exp(x)` for x <= 0 to about one unit in the last place, never below `exp(-87)` (1.6e-38,
+/// nothing beside the maximum's 1); NaN stays NaN. Free of branches and of saturating casts, which
+/// would keep the compiler from vectorising.
 #[inline(always)]
 fn exp_nonpositive(x: f32) -> f32 {
-    // exp(x) = 2^n * exp(r), |r| <= ln(2)/2; ln(2) in two parts so that r is exact (Cody and Waite); Cephes' polynomial for exp(r).
+    // exp(x) = 2^n * exp(r), |r| <= ln(2)/2; ln(2) in two parts so that r is exact (Cody and
+    // Waite); Cephes' polynomial for exp(r).
     const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number, which then stands in the lowest bits
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
@@ -68,7 +73,8 @@ pub(super) fn argmax(scores: &[f32]) -> usize {
     scores.iter().position(|s| *s == max).unwrap_or(0)
 }
 
-/// Indices of the `k` greatest scores, best first; of equal ones the lower index first (a stable sort's order).
+/// Indices of the `k` greatest scores, best first; of equal ones the lower index first (a stable
+/// sort's order).
 pub(super) fn best(scores: impl IntoIterator<Item = f32>, k: usize) -> Vec<(usize, f32)> {
     let mut kept: Vec<(usize, f32)> = Vec::with_capacity(k + 1);
     for (index, score) in scores.into_iter().enumerate() {
@@ -104,7 +110,10 @@ mod tests {
         for step in 0..870_000 {
             let x = -(step as f32) / 10_000.0;
             let (fast, exact) = (exp_nonpositive(x), (x as f64).exp());
-            assert!((fast as f64 - exact).abs() <= exact * 2.5e-7, "exp({x}) = {fast}, not {exact}");
+            assert!(
+                (fast as f64 - exact).abs() <= exact * 2.5e-7,
+                "exp({x}) = {fast}, not {exact}"
+            );
         }
         assert!(exp_nonpositive(f32::NEG_INFINITY) < 2e-38);
         assert!(exp_nonpositive(f32::NAN).is_nan());
@@ -144,7 +153,8 @@ mod tests {
             let mut sorted: Vec<usize> = (0..row.len()).collect();
             sorted.sort_by(|a, b| row[*b].partial_cmp(&row[*a]).unwrap());
             for k in [1, 2, 6, 40, 50] {
-                let kept: Vec<usize> = best(row.iter().copied(), k).into_iter().map(|(i, _)| i).collect();
+                let kept: Vec<usize> =
+                    best(row.iter().copied(), k).into_iter().map(|(i, _)| i).collect();
                 assert_eq!(kept, sorted[..k.min(40)], "seed {seed}, best {k}");
             }
             assert_eq!(argmax(&row), sorted[0]);

@@ -1,7 +1,8 @@
 //! The logits rules, in the reference implementation's order.
 //!
-//! `scores` are raw logits for greedy search and log-probabilities for beam search; one row, changed in place. A forced token
-//! overrides everything before it, the n-gram ban included; only what is suppressed comes after it. Ids outside the vocabulary are passed over.
+//! `scores` are raw logits for greedy search and log-probabilities for beam search; one row,
+//! changed in place. A forced token overrides everything before it, the n-gram ban included; only
+//! what is suppressed comes after it. Ids outside the vocabulary are passed over.
 
 use super::settings::Generation;
 
@@ -19,7 +20,8 @@ pub(super) struct Position<'a> {
 impl Position<'_> {
     /// The next token is not the model's choice.
     pub fn is_forced(&self, settings: &Generation) -> bool {
-        (settings.forced_bos_token_id.is_some() && self.sequence.len() == 1) || self.is_forced_end(settings)
+        (settings.forced_bos_token_id.is_some() && self.sequence.len() == 1)
+            || self.is_forced_end(settings)
     }
 
     /// The next token is the last there is room for, and has to be an end token.
@@ -75,7 +77,11 @@ fn penalise_repetition(penalty: f32, sequence: &[i64], scores: &mut [f32]) {
     if penalty == 1.0 {
         return;
     }
-    let mut seen: Vec<usize> = sequence.iter().filter_map(|t| usize::try_from(*t).ok()).filter(|t| *t < scores.len()).collect();
+    let mut seen: Vec<usize> = sequence
+        .iter()
+        .filter_map(|t| usize::try_from(*t).ok())
+        .filter(|t| *t < scores.len())
+        .collect();
     seen.sort_unstable();
     seen.dedup();
     for token in seen {
@@ -100,7 +106,8 @@ fn ban_words(settings: &Generation, sequence: &[i64], scores: &mut [f32]) {
     for word in &settings.bad_words_ids {
         let Some((last, before)) = word.split_last() else { continue };
         let is_end = before.is_empty() && settings.eos_token_id.contains(last);
-        // The reference passes over a word as long as all there is, although all but its last token may be there.
+        // The reference passes over a word as long as all there is, although all but its last token
+        // may be there.
         let fits = before.is_empty() || word.len() <= sequence.len();
         if !is_end && fits && sequence.ends_with(before) {
             set(scores, &[*last], f32::NEG_INFINITY);
@@ -115,7 +122,12 @@ mod tests {
 
     const OUT: f32 = f32::NEG_INFINITY;
 
-    fn after(settings: serde_json::Value, sequence: &[i64], limit: usize, mut scores: Vec<f32>) -> Vec<f32> {
+    fn after(
+        settings: serde_json::Value,
+        sequence: &[i64],
+        limit: usize,
+        mut scores: Vec<f32>,
+    ) -> Vec<f32> {
         let settings = Generation::default().overridden(&settings).unwrap();
         apply(&settings, Position { sequence, prompt: 1, limit }, &mut scores);
         scores
@@ -123,13 +135,22 @@ mod tests {
 
     #[test]
     fn a_used_token_is_multiplied_when_negative_and_divided_when_positive_once() {
-        assert_eq!(after(json!({ "repetition_penalty": 2.0 }), &[0, 1, 1, 99], 9, vec![-1.0, 4.0, 3.0]), [-2.0, 2.0, 3.0]);
+        assert_eq!(
+            after(json!({ "repetition_penalty": 2.0 }), &[0, 1, 1, 99], 9, vec![-1.0, 4.0, 3.0]),
+            [-2.0, 2.0, 3.0]
+        );
     }
 
     #[test]
     fn an_ngram_that_occurred_does_not_occur_again_start_token_included() {
-        assert_eq!(after(json!({ "no_repeat_ngram_size": 3 }), &[0, 1, 2, 0, 1], 9, vec![0.0; 4]), [0.0, 0.0, OUT, 0.0]);
-        assert_eq!(after(json!({ "no_repeat_ngram_size": 1 }), &[0, 2], 9, vec![0.0; 3]), [OUT, 0.0, OUT]);
+        assert_eq!(
+            after(json!({ "no_repeat_ngram_size": 3 }), &[0, 1, 2, 0, 1], 9, vec![0.0; 4]),
+            [0.0, 0.0, OUT, 0.0]
+        );
+        assert_eq!(
+            after(json!({ "no_repeat_ngram_size": 1 }), &[0, 2], 9, vec![0.0; 3]),
+            [OUT, 0.0, OUT]
+        );
         assert_eq!(after(json!({ "no_repeat_ngram_size": 5 }), &[0, 1], 9, vec![0.0; 3]), [0.0; 3]);
     }
 
@@ -138,7 +159,10 @@ mod tests {
         let settings = json!({ "eos_token_id": 1, "min_length": 3 });
         assert_eq!(after(settings.clone(), &[0, 2], 9, vec![0.0; 3]), [0.0, OUT, 0.0]);
         assert_eq!(after(settings, &[0, 2, 2], 9, vec![0.0; 3]), [0.0; 3]);
-        assert_eq!(after(json!({ "eos_token_id": 1, "min_new_tokens": 2 }), &[0, 2], 9, vec![0.0; 3]), [0.0, OUT, 0.0]);
+        assert_eq!(
+            after(json!({ "eos_token_id": 1, "min_new_tokens": 2 }), &[0, 2], 9, vec![0.0; 3]),
+            [0.0, OUT, 0.0]
+        );
         let both = json!({ "eos_token_id": 1, "min_new_tokens": 1, "min_length": 8 });
         assert_eq!(after(both, &[0, 2], 9, vec![0.0; 3]), [0.0; 3], "the more precise one counts");
     }
@@ -151,7 +175,8 @@ mod tests {
         assert_eq!(after(settings, &[0, 1, 2], 5, vec![1.0; 3]), [OUT, OUT, OUT]);
     }
 
-    /// The reference's NoBadWords, SuppressTokens and SuppressTokensAtBegin as their definitions read: for each token, may it come?
+    /// The reference's NoBadWords, SuppressTokens and SuppressTokensAtBegin as their definitions
+    /// read: for each token, may it come?
     fn may_come(settings: &Generation, sequence: &[i64], prompt: usize, token: i64) -> bool {
         let mut after = sequence.to_vec();
         after.push(token);
@@ -163,7 +188,8 @@ mod tests {
             (1, Some(_)) => sequence.len() == 2,
             _ => sequence.len() == prompt,
         };
-        let suppressed = settings.suppress_tokens.contains(&token) || (begins && settings.begin_suppress_tokens.contains(&token));
+        let suppressed = settings.suppress_tokens.contains(&token)
+            || (begins && settings.begin_suppress_tokens.contains(&token));
         !(bad || suppressed)
     }
 
@@ -195,7 +221,8 @@ mod tests {
 
     #[test]
     fn a_suppressed_token_is_not_forced_and_a_bad_word_is() {
-        let settings = json!({ "forced_bos_token_id": 0, "suppress_tokens": [0], "bad_words_ids": [[1]] });
+        let settings =
+            json!({ "forced_bos_token_id": 0, "suppress_tokens": [0], "bad_words_ids": [[1]] });
         assert_eq!(after(settings, &[2], 9, vec![1.0; 3]), [OUT; 3]);
         let settings = json!({ "forced_bos_token_id": 1, "begin_suppress_tokens": [1], "bad_words_ids": [[1]] });
         assert_eq!(after(settings.clone(), &[2], 9, vec![1.0; 3]), [OUT, 0.0, OUT]);

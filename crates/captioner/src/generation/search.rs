@@ -1,6 +1,7 @@
 //! One caption's search: what its rows mean, and when it is over.
 //!
-//! The batch calls [`Search::advance`] once per decode step with the logits of this caption's rows and does what it answers.
+//! The batch calls [`Search::advance`] once per decode step with the logits of this caption's rows
+//! and does what it answers.
 
 use super::beam::Beams;
 use super::greedy::Greedy;
@@ -27,7 +28,8 @@ enum Rows {
 /// What to do after a step.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Advance {
-    /// The rows of the next step: for each, which row of this step its cache continues, and the token to feed.
+    /// The rows of the next step: for each, which row of this step its cache continues, and the
+    /// token to feed.
     Continue(Vec<(usize, i64)>),
     /// The caption is complete.
     Done(Outcome),
@@ -40,7 +42,8 @@ pub(crate) struct Outcome {
     pub ids: Vec<i64>,
     /// Why it ended; a forced final end token counts as `Length`.
     pub finish: Finish,
-    /// Geometric mean of the probabilities the model gave the tokens it chose (forced ones left out), 0..=1.
+    /// Geometric mean of the probabilities the model gave the tokens it chose (forced ones left
+    /// out), 0..=1.
     pub confidence: f32,
 }
 
@@ -59,8 +62,9 @@ impl Search {
         Search { settings, prompt: prompt.len(), limit, rows }
     }
 
-    /// Consumes the logits of one step. `logits` has one row per row of the last [`Advance::Continue`]; the first call, after
-    /// prefill, has exactly one, which all beams share.
+    /// Consumes the logits of one step. `logits` has one row per row of the last
+    /// [`Advance::Continue`]; the first call, after prefill, has exactly one, which all beams
+    /// share.
     pub fn advance(&mut self, logits: &[&[f32]]) -> Result<Advance, NotNumbers> {
         let frame = Frame { settings: &self.settings, prompt: self.prompt, limit: self.limit };
         match &mut self.rows {
@@ -86,7 +90,8 @@ impl Frame<'_> {
     /// A sequence that is complete.
     pub fn outcome(&self, sequence: &[i64], tally: Tally) -> Outcome {
         let (before, last) = sequence.split_at(sequence.len() - 1);
-        let ended = self.settings.eos_token_id.contains(&last[0]) && !self.at(before).is_forced_end(self.settings);
+        let ended = self.settings.eos_token_id.contains(&last[0])
+            && !self.at(before).is_forced_end(self.settings);
         let finish = if ended { Finish::Stop } else { Finish::Length };
         Outcome { ids: sequence[self.prompt..].to_vec(), finish, confidence: tally.mean() }
     }
@@ -106,6 +111,10 @@ impl Tally {
     }
 
     fn mean(self) -> f32 {
-        if self.tokens == 0 { 1.0 } else { (self.sum / self.tokens as f64).exp().clamp(0.0, 1.0) as f32 }
+        if self.tokens == 0 {
+            1.0
+        } else {
+            (self.sum / self.tokens as f64).exp().clamp(0.0, 1.0) as f32
+        }
     }
 }

@@ -1,6 +1,8 @@
-//! Generation settings: what a folder and a caller say, merged as the reference implementation does.
+//! Generation settings: what a folder and a caller say, merged as the reference implementation
+//! does.
 //!
-//! Which file is read, and what in it counts as unsaid: `sources.rs`. A caller's overrides go before all.
+//! Which file is read, and what in it counts as unsaid: `sources.rs`. A caller's overrides go
+//! before all.
 
 use super::sources::{deciding, is_default};
 use crate::Error;
@@ -15,7 +17,8 @@ const MAX_BEAMS: u32 = 32;
 /// When a beam search stops.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EarlyStopping {
-    /// `false`: when the best running beam cannot beat the worst finished one at its current length.
+    /// `false`: when the best running beam cannot beat the worst finished one at its current
+    /// length.
     Heuristic,
     /// `true`: as soon as there are as many finished candidates as beams.
     WhenFull,
@@ -23,8 +26,9 @@ pub enum EarlyStopping {
     Never,
 }
 
-/// Generation settings: config.json, generation_config.json and the caller's overrides, merged as transformers does.
-/// Names and meanings are those of `generation_config.json`. Sampling does not exist here: a caption is reproducible.
+/// Generation settings: config.json, generation_config.json and the caller's overrides, merged as
+/// transformers does. Names and meanings are those of `generation_config.json`. Sampling does not
+/// exist here: a caption is reproducible.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Generation {
     /// Rows per caption; 1 is greedy.
@@ -64,7 +68,8 @@ pub struct Generation {
 }
 
 impl Default for Generation {
-    /// The reference implementation's defaults, except `max_length`: its 20 is a stopgap and not a statement about the model.
+    /// The reference implementation's defaults, except `max_length`: its 20 is a stopgap and not a
+    /// statement about the model.
     fn default() -> Self {
         Generation {
             num_beams: 1,
@@ -89,13 +94,34 @@ impl Default for Generation {
 }
 
 impl Generation {
-    /// A key: only equal generations share a batch. Equal settings have equal keys within a process.
+    /// A key: only equal generations share a batch. Equal settings have equal keys within a
+    /// process.
     pub fn bucket(&self) -> u64 {
         let mut hash = DefaultHasher::new();
-        (self.num_beams, self.length_penalty.to_bits(), self.early_stopping, self.repetition_penalty.to_bits()).hash(&mut hash);
-        (self.no_repeat_ngram_size, self.min_length, self.min_new_tokens, self.max_length, self.max_new_tokens).hash(&mut hash);
+        (
+            self.num_beams,
+            self.length_penalty.to_bits(),
+            self.early_stopping,
+            self.repetition_penalty.to_bits(),
+        )
+            .hash(&mut hash);
+        (
+            self.no_repeat_ngram_size,
+            self.min_length,
+            self.min_new_tokens,
+            self.max_length,
+            self.max_new_tokens,
+        )
+            .hash(&mut hash);
         (&self.bad_words_ids, &self.suppress_tokens, &self.begin_suppress_tokens).hash(&mut hash);
-        (self.forced_bos_token_id, &self.forced_eos_token_id, &self.eos_token_id, self.decoder_start_token_id, self.bos_token_id).hash(&mut hash);
+        (
+            self.forced_bos_token_id,
+            &self.forced_eos_token_id,
+            &self.eos_token_id,
+            self.decoder_start_token_id,
+            self.bos_token_id,
+        )
+            .hash(&mut hash);
         hash.finish()
     }
 
@@ -104,7 +130,8 @@ impl Generation {
     /// # Errors
     /// [`Error::Config`] with the file that holds a setting that cannot be.
     pub(crate) fn of_folder(folder: &Folder) -> Result<Generation, Error> {
-        Self::merged(&folder.config, folder.generation_config.as_ref()).map_err(|e| Error::config(Self::file(folder), e))
+        Self::merged(&folder.config, folder.generation_config.as_ref())
+            .map_err(|e| Error::config(Self::file(folder), e))
     }
 
     /// The file that a folder's settings are read from.
@@ -113,31 +140,40 @@ impl Generation {
         folder.file(if own.is_some() { "generation_config.json" } else { "config.json" })
     }
 
-    /// Whether tokens that are forced or forbidden are there at all. Those that are only suppressed need not be, as in the reference.
+    /// Whether tokens that are forced or forbidden are there at all. Those that are only suppressed
+    /// need not be, as in the reference.
     ///
     /// # Errors
     /// [`Error::Config`] with the file and the setting.
     pub(crate) fn fits(&self, folder: &Folder, vocabulary: usize) -> Result<(), Error> {
         let forced = self.forced_bos_token_id.iter().map(|id| ("forced_bos_token_id", id));
-        let forced = forced.chain(self.forced_eos_token_id.iter().map(|id| ("forced_eos_token_id", id)));
-        let mut all = forced.chain(self.bad_words_ids.iter().flatten().map(|id| ("bad_words_ids", id)));
+        let forced =
+            forced.chain(self.forced_eos_token_id.iter().map(|id| ("forced_eos_token_id", id)));
+        let mut all =
+            forced.chain(self.bad_words_ids.iter().flatten().map(|id| ("bad_words_ids", id)));
         match all.find(|(_, id)| usize::try_from(**id).map_or(true, |id| id >= vocabulary)) {
             None => Ok(()),
             Some((name, id)) => {
-                let reason = wrong(name, format!("there is no token {id}: the decoder knows {vocabulary}"));
+                let reason =
+                    wrong(name, format!("there is no token {id}: the decoder knows {vocabulary}"));
                 Err(Error::config(Self::file(folder), reason))
             }
         }
     }
 
     /// The settings of these two files.
-    pub(crate) fn merged(config: &Value, generation_config: Option<&Value>) -> Result<Generation, Error> {
+    pub(crate) fn merged(
+        config: &Value,
+        generation_config: Option<&Value>,
+    ) -> Result<Generation, Error> {
         let mut settings = Generation::default();
         if let Some(own) = deciding(config, generation_config) {
             settings.merge(own, Origin::GenerationConfig)?;
             if settings.decoder_start_token_id.or(settings.bos_token_id).is_none() {
                 // Where the reference would stop with an error.
-                settings.decoder_start_token_id = Self::merged(config, None).ok().and_then(|said| said.decoder_start_token_id.or(said.bos_token_id));
+                settings.decoder_start_token_id = Self::merged(config, None)
+                    .ok()
+                    .and_then(|said| said.decoder_start_token_id.or(said.bos_token_id));
             }
             return settings.checked();
         }
@@ -152,8 +188,8 @@ impl Generation {
         settings.checked()
     }
 
-    /// These settings with a caller's overrides; `null` unsets what may be absent. An unknown field is an error: silence would
-    /// look like obedience.
+    /// These settings with a caller's overrides; `null` unsets what may be absent. An unknown field
+    /// is an error: silence would look like obedience.
     pub(crate) fn overridden(&self, overrides: &Value) -> Result<Generation, Error> {
         let Some(fields) = overrides.as_object() else {
             return Err(wrong("generation", "expected a JSON object of generation_config fields"));
@@ -163,8 +199,9 @@ impl Generation {
         settings.checked()
     }
 
-    /// Greatest length of the whole sequence (prompt included) for a caller's ceiling: the smaller of the two bounds. A bound on the
-    /// whole that the prompt alone exceeds was not made for such prompts, and the reference passes it over too.
+    /// Greatest length of the whole sequence (prompt included) for a caller's ceiling: the smaller
+    /// of the two bounds. A bound on the whole that the prompt alone exceeds was not made for such
+    /// prompts, and the reference passes it over too.
     pub(crate) fn sequence_limit(&self, prompt: usize, max_new_tokens: u32) -> usize {
         let own = match (self.max_new_tokens, self.max_length) {
             (Some(new), _) => new as usize,
@@ -190,7 +227,12 @@ impl Generation {
                         Value::Bool(true) => EarlyStopping::WhenFull,
                         Value::Bool(false) | Value::Null => EarlyStopping::Heuristic,
                         Value::String(word) if word == "never" => EarlyStopping::Never,
-                        _ => return Err(wrong(name, format!("{value} is neither true, false nor \"never\""))),
+                        _ => {
+                            return Err(wrong(
+                                name,
+                                format!("{value} is neither true, false nor \"never\""),
+                            ));
+                        }
                     }
                 }
                 "repetition_penalty" => self.repetition_penalty = float(name, value)?,
@@ -202,15 +244,23 @@ impl Generation {
                 "bad_words_ids" => self.bad_words_ids = words(name, value)?,
                 "suppress_tokens" => self.suppress_tokens = tokens(name, value)?,
                 "begin_suppress_tokens" => self.begin_suppress_tokens = tokens(name, value)?,
-                "forced_bos_token_id" => self.forced_bos_token_id = optional(value, |v| token(name, v))?,
+                "forced_bos_token_id" => {
+                    self.forced_bos_token_id = optional(value, |v| token(name, v))?
+                }
                 "forced_eos_token_id" => self.forced_eos_token_id = tokens(name, value)?,
                 "eos_token_id" => self.eos_token_id = tokens(name, value)?,
-                "decoder_start_token_id" => self.decoder_start_token_id = optional(value, |v| token(name, v))?,
+                "decoder_start_token_id" => {
+                    self.decoder_start_token_id = optional(value, |v| token(name, v))?
+                }
                 "bos_token_id" => self.bos_token_id = optional(value, |v| token(name, v))?,
                 "do_sample" if origin == Origin::Caller && *value == Value::Bool(true) => {
-                    return Err(wrong(name, "captions are never sampled: the same picture gives the same text"));
+                    return Err(wrong(
+                        name,
+                        "captions are never sampled: the same picture gives the same text",
+                    ));
                 }
-                // Without effect: finished rows leave instead of being padded, and nothing is sampled.
+                // Without effect: finished rows leave instead of being padded, and nothing is
+                // sampled.
                 "pad_token_id" | "do_sample" => {}
                 _ if origin == Origin::Caller => return Err(wrong(name, "no such setting")),
                 _ => {}
@@ -221,13 +271,22 @@ impl Generation {
 
     fn checked(self) -> Result<Generation, Error> {
         if !(1..=MAX_BEAMS).contains(&self.num_beams) {
-            return Err(wrong("num_beams", format!("{} is outside 1..={MAX_BEAMS}", self.num_beams)));
+            return Err(wrong(
+                "num_beams",
+                format!("{} is outside 1..={MAX_BEAMS}", self.num_beams),
+            ));
         }
         if !(self.repetition_penalty > 0.0 && self.repetition_penalty.is_finite()) {
-            return Err(wrong("repetition_penalty", format!("{} is not a positive number", self.repetition_penalty)));
+            return Err(wrong(
+                "repetition_penalty",
+                format!("{} is not a positive number", self.repetition_penalty),
+            ));
         }
         if !self.length_penalty.is_finite() {
-            return Err(wrong("length_penalty", format!("{} is not a finite number", self.length_penalty)));
+            return Err(wrong(
+                "length_penalty",
+                format!("{} is not a finite number", self.length_penalty),
+            ));
         }
         Ok(self)
     }
@@ -244,7 +303,10 @@ fn wrong(setting: &str, reason: impl ToString) -> Error {
     Error::Generation { setting: setting.into(), reason: reason.to_string() }
 }
 
-fn optional<T>(value: &Value, read: impl FnOnce(&Value) -> Result<T, Error>) -> Result<Option<T>, Error> {
+fn optional<T>(
+    value: &Value,
+    read: impl FnOnce(&Value) -> Result<T, Error>,
+) -> Result<Option<T>, Error> {
     if value.is_null() { Ok(None) } else { read(value).map(Some) }
 }
 
@@ -294,7 +356,11 @@ mod tests {
         let config = json!({ "num_beams": 1, "early_stopping": false, "text_config": { "num_beams": 3, "early_stopping": true } });
         let merged = Generation::merged(&config, None).unwrap();
         assert_eq!((merged.num_beams, merged.early_stopping), (3, EarlyStopping::WhenFull));
-        assert_eq!(Generation::merged(&config, Some(&json!({ "num_beams": 1 }))).unwrap().num_beams, 1, "generation_config means it");
+        assert_eq!(
+            Generation::merged(&config, Some(&json!({ "num_beams": 1 }))).unwrap().num_beams,
+            1,
+            "generation_config means it"
+        );
     }
 
     #[test]
@@ -309,14 +375,23 @@ mod tests {
         let folder = Generation::merged(&json!({ "max_length": 16 }), None).unwrap();
         assert_eq!(folder.sequence_limit(1, 64), 16);
         assert_eq!(folder.sequence_limit(1, 8), 9);
-        assert_eq!(folder.sequence_limit(40, 64), 104, "a bound that the prompt exceeds was not made for it");
+        assert_eq!(
+            folder.sequence_limit(40, 64),
+            104,
+            "a bound that the prompt exceeds was not made for it"
+        );
         let folder = folder.overridden(&json!({ "max_new_tokens": 40 })).unwrap();
         assert_eq!(folder.sequence_limit(1, 64), 41);
     }
 
     #[test]
     fn end_tokens_may_be_a_list() {
-        assert_eq!(Generation::merged(&json!({}), Some(&json!({ "eos_token_id": [2, 5] }))).unwrap().eos_token_id, [2, 5]);
+        assert_eq!(
+            Generation::merged(&json!({}), Some(&json!({ "eos_token_id": [2, 5] })))
+                .unwrap()
+                .eos_token_id,
+            [2, 5]
+        );
     }
 
     #[test]
@@ -335,7 +410,10 @@ mod tests {
             (json!(3), "generation"),
         ] {
             let error = settings.overridden(&overrides).unwrap_err();
-            assert!(matches!(&error, Error::Generation { setting, .. } if setting == named), "{overrides}: {error}");
+            assert!(
+                matches!(&error, Error::Generation { setting, .. } if setting == named),
+                "{overrides}: {error}"
+            );
         }
     }
 

@@ -1,18 +1,25 @@
-//! Which of a folder's files generation settings are read from, as the reference implementation (4.57.6) chooses.
+//! Which of a folder's files generation settings are read from, as the reference implementation
+//! (4.57.6) chooses.
 //!
-//! `generation_config.json` where there is one, else `config.json`. Nothing of the other is looked at, except that a
-//! `generation_config.json` that was itself made of a `config.json` (`_from_model_config`) gives way to one that says something of its own.
-//! In `config.json` its own fields go before those of its nested sections. Values in it that equal the library's defaults count as
-//! unsaid: old folders wrote every default out (`max_length: 20` in the decoder's section, `num_beams: 1` at the top), and the reference
-//! treats them as unset too.
+//! `generation_config.json` where there is one, else `config.json`. Nothing of the other is looked
+//! at, except that a `generation_config.json` that was itself made of a `config.json`
+//! (`_from_model_config`) gives way to one that says something of its own. In `config.json` its own
+//! fields go before those of its nested sections. Values in it that equal the library's defaults
+//! count as unsaid: old folders wrote every default out (`max_length: 20` in the decoder's section,
+//! `num_beams: 1` at the top), and the reference treats them as unset too.
 
 use serde_json::{Map, Value};
 
 /// The fields of `generation_config.json`, if that file decides.
-pub(super) fn deciding<'a>(config: &Value, generation_config: Option<&'a Value>) -> Option<&'a Map<String, Value>> {
+pub(super) fn deciding<'a>(
+    config: &Value,
+    generation_config: Option<&'a Value>,
+) -> Option<&'a Map<String, Value>> {
     let own = generation_config?.as_object()?;
     let copied = own.get("_from_model_config") == Some(&Value::Bool(true));
-    let said = |(name, value): (&String, &Value)| !value.is_null() && global_default(name).is_some_and(|default| !equal(value, &default));
+    let said = |(name, value): (&String, &Value)| {
+        !value.is_null() && global_default(name).is_some_and(|default| !equal(value, &default))
+    };
     let overruled = copied && config.as_object().is_some_and(|config| config.iter().any(said));
     (!overruled).then_some(own)
 }
@@ -25,17 +32,27 @@ fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// What the reference's library assumes of a field that `config.json` may hold for generation (4.57.6,
-/// `PretrainedConfig._get_global_generation_defaults`); `None` for every other field.
+/// What the reference's library assumes of a field that `config.json` may hold for generation
+/// (4.57.6, `PretrainedConfig._get_global_generation_defaults`); `None` for every other field.
 fn global_default(name: &str) -> Option<Value> {
     Some(match name {
         "max_length" => 20.into(),
         "top_k" => 50.into(),
         "num_beams" | "num_return_sequences" | "num_beam_groups" => 1.into(),
-        "min_length" | "no_repeat_ngram_size" | "encoder_no_repeat_ngram_size" | "diversity_penalty" => 0.into(),
+        "min_length"
+        | "no_repeat_ngram_size"
+        | "encoder_no_repeat_ngram_size"
+        | "diversity_penalty" => 0.into(),
         "temperature" | "top_p" | "typical_p" | "repetition_penalty" | "length_penalty" => 1.into(),
-        "do_sample" | "early_stopping" | "output_scores" | "return_dict_in_generate" | "remove_invalid_values" => false.into(),
-        "bad_words_ids" | "forced_bos_token_id" | "forced_eos_token_id" | "exponential_decay_length_penalty" => Value::Null,
+        "do_sample"
+        | "early_stopping"
+        | "output_scores"
+        | "return_dict_in_generate"
+        | "remove_invalid_values" => false.into(),
+        "bad_words_ids"
+        | "forced_bos_token_id"
+        | "forced_eos_token_id"
+        | "exponential_decay_length_penalty" => Value::Null,
         "suppress_tokens" | "begin_suppress_tokens" => Value::Null,
         _ => return None,
     })
@@ -51,16 +68,23 @@ mod tests {
     use super::super::settings::Generation;
     use serde_json::{Value, json};
 
-    /// What transformers 4.57.6 makes of the same files (`_prepare_generation_config` of a VisionEncoderDecoderModel): it reads
-    /// one of them, and an earlier promise here, that `config.json` fills the gaps of `generation_config.json`, was wrong.
+    /// What transformers 4.57.6 makes of the same files (`_prepare_generation_config` of a
+    /// VisionEncoderDecoderModel): it reads one of them, and an earlier promise here, that
+    /// `config.json` fills the gaps of `generation_config.json`, was wrong.
     #[test]
     fn generation_config_decides_alone_and_config_alone_where_there_is_none() {
         let config = json!({ "num_beams": 4, "decoder": { "num_beams": 2, "no_repeat_ngram_size": 3, "eos_token_id": 9 }, "eos_token_id": null });
         let own = json!({ "num_beams": 3, "bos_token_id": 1 });
         let merged = Generation::merged(&config, Some(&own)).unwrap();
-        assert_eq!(merged, Generation { num_beams: 3, bos_token_id: Some(1), ..Generation::default() });
+        assert_eq!(
+            merged,
+            Generation { num_beams: 3, bos_token_id: Some(1), ..Generation::default() }
+        );
         let merged = Generation::merged(&config, None).unwrap();
-        assert_eq!((merged.num_beams, merged.no_repeat_ngram_size, merged.eos_token_id), (4, 3, vec![9]));
+        assert_eq!(
+            (merged.num_beams, merged.no_repeat_ngram_size, merged.eos_token_id),
+            (4, 3, vec![9])
+        );
     }
 
     #[test]
@@ -68,23 +92,50 @@ mod tests {
         let own = json!({ "num_beams": 3, "length_penalty": 0.5, "eos_token_id": 9, "bos_token_id": 1, "_from_model_config": true });
         let beams = |config: Value| Generation::merged(&config, Some(&own)).unwrap().num_beams;
         // What is assumed anyway, tokens, and the sections say nothing.
-        for silent in [json!({}), json!({ "num_beams": 1, "max_length": 20, "temperature": 1.0 }), json!({ "eos_token_id": 30 })] {
+        for silent in [
+            json!({}),
+            json!({ "num_beams": 1, "max_length": 20, "temperature": 1.0 }),
+            json!({ "eos_token_id": 30 }),
+        ] {
             assert_eq!(beams(silent.clone()), 3, "{silent}");
         }
         assert_eq!(beams(json!({ "decoder": { "num_beams": 2 } })), 3);
-        let merged = Generation::merged(&json!({ "num_beams": 2, "decoder": { "eos_token_id": 7 } }), Some(&own)).unwrap();
-        assert_eq!(merged, Generation { num_beams: 2, eos_token_id: vec![7], ..Generation::default() });
-        for said in [json!({ "max_length": 30 }), json!({ "suppress_tokens": [3] }), json!({ "forced_eos_token_id": 3 }), json!({ "top_k": 5 })] {
+        let merged = Generation::merged(
+            &json!({ "num_beams": 2, "decoder": { "eos_token_id": 7 } }),
+            Some(&own),
+        )
+        .unwrap();
+        assert_eq!(
+            merged,
+            Generation { num_beams: 2, eos_token_id: vec![7], ..Generation::default() }
+        );
+        for said in [
+            json!({ "max_length": 30 }),
+            json!({ "suppress_tokens": [3] }),
+            json!({ "forced_eos_token_id": 3 }),
+            json!({ "top_k": 5 }),
+        ] {
             assert_eq!(beams(said.clone()), 1, "{said}");
         }
         let own = json!({ "num_beams": 3, "_from_model_config": false });
-        assert_eq!(Generation::merged(&json!({ "num_beams": 2 }), Some(&own)).unwrap().num_beams, 3);
+        assert_eq!(
+            Generation::merged(&json!({ "num_beams": 2 }), Some(&own)).unwrap().num_beams,
+            3
+        );
     }
 
     #[test]
     fn a_start_token_that_generation_config_does_not_name_is_config_s() {
         let config = json!({ "bos_token_id": 4, "decoder": { "decoder_start_token_id": 5 } });
-        assert_eq!(Generation::merged(&config, Some(&json!({}))).unwrap().decoder_start_token_id, Some(5));
-        assert_eq!(Generation::merged(&config, Some(&json!({ "bos_token_id": 6 }))).unwrap().decoder_start_token_id, None);
+        assert_eq!(
+            Generation::merged(&config, Some(&json!({}))).unwrap().decoder_start_token_id,
+            Some(5)
+        );
+        assert_eq!(
+            Generation::merged(&config, Some(&json!({ "bos_token_id": 6 })))
+                .unwrap()
+                .decoder_start_token_id,
+            None
+        );
     }
 }

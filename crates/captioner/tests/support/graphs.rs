@@ -1,11 +1,13 @@
-//! Graphs as other exports would have them, made of the parity models': float16 at their ends, weights in files of their own, weights that
-//! are no numbers.
+//! Graphs as other exports would have them, made of the parity models': float16 at their ends,
+//! weights in files of their own, weights that are no numbers.
 
 use pg_caption_onnx::Model;
 use pg_caption_onnx::proto::attribute_proto::AttributeType;
 use pg_caption_onnx::proto::tensor_proto::{DataLocation, DataType};
 use pg_caption_onnx::proto::type_proto::Value;
-use pg_caption_onnx::proto::{AttributeProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto};
+use pg_caption_onnx::proto::{
+    AttributeProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
+};
 use std::path::Path;
 
 /// Changes the graph of a file.
@@ -19,14 +21,21 @@ pub fn change(file: &Path, change: impl FnOnce(&mut GraphProto)) {
 pub fn port(name: &str, ty: DataType, dimensions: &[i64]) -> ValueInfoProto {
     use pg_caption_onnx::proto::tensor_shape_proto::{Dimension, dimension::Value as Size};
     use pg_caption_onnx::proto::{TensorShapeProto, TypeProto, type_proto::Tensor};
-    let size = |(axis, n): (usize, &i64)| if *n < 0 { Size::DimParam(format!("{name} {axis}")) } else { Size::DimValue(*n) };
-    let dim = dimensions.iter().enumerate().map(|n| Dimension { value: Some(size(n)), ..Dimension::default() }).collect();
+    let size = |(axis, n): (usize, &i64)| {
+        if *n < 0 { Size::DimParam(format!("{name} {axis}")) } else { Size::DimValue(*n) }
+    };
+    let dim = dimensions
+        .iter()
+        .enumerate()
+        .map(|n| Dimension { value: Some(size(n)), ..Dimension::default() })
+        .collect();
     let tensor = Tensor { elem_type: Some(ty as i32), shape: Some(TensorShapeProto { dim }) };
     let ty = TypeProto { value: Some(Value::TensorType(tensor)), ..TypeProto::default() };
     ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..ValueInfoProto::default() }
 }
 
-/// Every float32 input and output becomes float16; what lies between goes on as it was. How many there were.
+/// Every float32 input and output becomes float16; what lies between goes on as it was. How many
+/// there were.
 pub fn halve(graph: &mut GraphProto) -> usize {
     retype(graph, DataType::Float16)
 }
@@ -59,14 +68,19 @@ fn turn(port: &mut ValueInfoProto, ty: DataType) -> Option<String> {
     float.then(|| port.name().to_owned())
 }
 
-/// Renames a value wherever nodes and their branches read it; with `made` also where a node of this graph makes it.
+/// Renames a value wherever nodes and their branches read it; with `made` also where a node of this
+/// graph makes it.
 fn rename(nodes: &mut [NodeProto], from: &str, to: &str, made: bool) {
     for node in nodes {
         node.input.iter_mut().filter(|name| *name == from).for_each(|name| *name = to.into());
         if made {
             node.output.iter_mut().filter(|name| *name == from).for_each(|name| *name = to.into());
         }
-        for branch in node.attribute.iter_mut().flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs)) {
+        for branch in node
+            .attribute
+            .iter_mut()
+            .flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs))
+        {
             // A branch may have a value of its own by that name.
             if !branch.node.iter().any(|node| node.output.iter().any(|name| name == from)) {
                 rename(&mut branch.node, from, to, false);
@@ -76,14 +90,27 @@ fn rename(nodes: &mut [NodeProto], from: &str, to: &str, made: bool) {
 }
 
 fn cast(from: &str, to: &str, ty: DataType) -> NodeProto {
-    let to_type =
-        AttributeProto { name: Some("to".into()), r#type: Some(AttributeType::Int as i32), i: Some(ty as i64), ..AttributeProto::default() };
-    NodeProto { op_type: Some("Cast".into()), input: vec![from.into()], output: vec![to.into()], attribute: vec![to_type], ..NodeProto::default() }
+    let to_type = AttributeProto {
+        name: Some("to".into()),
+        r#type: Some(AttributeType::Int as i32),
+        i: Some(ty as i64),
+        ..AttributeProto::default()
+    };
+    NodeProto {
+        op_type: Some("Cast".into()),
+        input: vec![from.into()],
+        output: vec![to.into()],
+        attribute: vec![to_type],
+        ..NodeProto::default()
+    }
 }
 
 /// No weight of a matrix is a number any more.
 pub fn poison(graph: &mut GraphProto) {
-    let matrices = graph.initializer.iter_mut().filter(|weights| weights.data_type() == DataType::Float as i32 && weights.dims.len() == 2);
+    let matrices = graph
+        .initializer
+        .iter_mut()
+        .filter(|weights| weights.data_type() == DataType::Float as i32 && weights.dims.len() == 2);
     let mut poisoned = 0;
     for weights in matrices {
         let nan = f32::NAN.to_le_bytes().into_iter().cycle();
@@ -93,15 +120,26 @@ pub fn poison(graph: &mut GraphProto) {
     assert!(poisoned > 0, "a graph without matrices");
 }
 
-/// Moves all weights but the smallest out of a graph; the bytes of the file `name` that they are now in.
+/// Moves all weights but the smallest out of a graph; the bytes of the file `name` that they are
+/// now in.
 pub fn move_out(graph: &mut GraphProto, name: &str) -> Vec<u8> {
     let mut file = Vec::new();
     for weights in graph.initializer.iter_mut().filter(|weights| weights.raw_data().len() >= 64) {
         let data = weights.raw_data.take().unwrap_or_default();
-        let places = [("location", name.to_owned()), ("offset", file.len().to_string()), ("length", data.len().to_string())];
-        let entry = |(key, value): (&str, String)| StringStringEntryProto { key: Some(key.into()), value: Some(value) };
-        *weights =
-            TensorProto { external_data: places.map(entry).into(), data_location: Some(DataLocation::External as i32), ..std::mem::take(weights) };
+        let places = [
+            ("location", name.to_owned()),
+            ("offset", file.len().to_string()),
+            ("length", data.len().to_string()),
+        ];
+        let entry = |(key, value): (&str, String)| StringStringEntryProto {
+            key: Some(key.into()),
+            value: Some(value),
+        };
+        *weights = TensorProto {
+            external_data: places.map(entry).into(),
+            data_location: Some(DataLocation::External as i32),
+            ..std::mem::take(weights)
+        };
         file.extend_from_slice(&data);
     }
     assert!(!file.is_empty(), "a graph without weights");

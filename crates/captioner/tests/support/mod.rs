@@ -4,7 +4,10 @@
 
 pub mod graphs;
 
-use pg_caption_captioner::{Captioner, Features, Finished, Generation, LoadOptions, PictureOptions, Pixels, Preparer, Sequence, Views, Words};
+use pg_caption_captioner::{
+    Captioner, Features, Finished, Generation, LoadOptions, PictureOptions, Pixels, Preparer,
+    Sequence, Views, Words,
+};
 use pg_caption_pixels::DecodeOptions;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -13,7 +16,11 @@ use std::sync::Arc;
 
 /// The project's root.
 pub fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("crates/captioner lies two levels down").into()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .ancestors()
+        .nth(2)
+        .expect("crates/captioner lies two levels down")
+        .into()
 }
 
 /// Files of the parity model.
@@ -28,7 +35,10 @@ pub fn runtime() -> bool {
         None => workspace().join(".run/onnxruntime/libonnxruntime.so"),
     };
     if !library.exists() {
-        println!("skipped: no ONNX Runtime library at {} (PG_CAPTION_ORT names another)", library.display());
+        println!(
+            "skipped: no ONNX Runtime library at {} (PG_CAPTION_ORT names another)",
+            library.display()
+        );
         return false;
     }
     pg_caption_captioner::init(&library, 1).expect("the installed library loads");
@@ -53,7 +63,8 @@ pub fn pixels_in(preparer: &Preparer, image: &str, views: Views) -> Pixels {
     preparer.picture(&decoded.rgb, &PictureOptions { views }).unwrap()
 }
 
-/// What the reference says of a parity model: `expected.json`, or `expected_one_tile.json` where pictures are not split.
+/// What the reference says of a parity model: `expected.json`, or `expected_one_tile.json` where
+/// pictures are not split.
 pub fn expected(model: &str, views: Views) -> Value {
     let file = if views == Views::TILED { "expected.json" } else { "expected_one_tile.json" };
     serde_json::from_slice(&std::fs::read(parity().join(model).join(file)).unwrap()).unwrap()
@@ -70,10 +81,22 @@ pub fn generate(captioner: &mut Captioner, sequences: Vec<Sequence>) -> BTreeMap
 }
 
 /// A sequence with the folder's own prompt.
-pub fn sequence(preparer: &Preparer, key: u64, features: &Arc<Features>, generation: &Arc<Generation>, max_new_tokens: u32) -> Sequence {
+pub fn sequence(
+    preparer: &Preparer,
+    key: u64,
+    features: &Arc<Features>,
+    generation: &Arc<Generation>,
+    max_new_tokens: u32,
+) -> Sequence {
     let style = pg_caption_register::builtin("concise").unwrap();
     let prompt = preparer.prompt(&style, Words::default(), features).unwrap();
-    Sequence { key, features: features.clone(), prompt, max_new_tokens, generation: generation.clone() }
+    Sequence {
+        key,
+        features: features.clone(),
+        prompt,
+        max_new_tokens,
+        generation: generation.clone(),
+    }
 }
 
 /// A copy of the parity model in a folder of its own, removed at the end of the test.
@@ -87,13 +110,19 @@ impl Copy {
 
     /// Copies a model.
     pub fn of(model: &str, test: &str) -> Copy {
-        let program = std::env::current_exe().unwrap().file_stem().unwrap().to_string_lossy().into_owned();
-        let to = std::env::temp_dir().join(format!("pg_caption-{program}-{}-{test}", std::process::id()));
+        let program =
+            std::env::current_exe().unwrap().file_stem().unwrap().to_string_lossy().into_owned();
+        let to = std::env::temp_dir()
+            .join(format!("pg_caption-{program}-{}-{test}", std::process::id()));
         let _ = std::fs::remove_dir_all(&to);
         let from = parity().join(model);
         for folder in ["", "onnx"] {
             std::fs::create_dir_all(to.join(folder)).unwrap();
-            for file in std::fs::read_dir(from.join(folder)).unwrap().map(Result::unwrap).filter(|f| f.path().is_file()) {
+            for file in std::fs::read_dir(from.join(folder))
+                .unwrap()
+                .map(Result::unwrap)
+                .filter(|f| f.path().is_file())
+            {
                 std::fs::copy(file.path(), to.join(folder).join(file.file_name())).unwrap();
             }
         }

@@ -26,7 +26,8 @@ pub struct Seen {
 /// What to do, and what to call then.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Action {
-    /// Leave if somebody wants the database to itself: the launcher looks again later if it still exists.
+    /// Leave if somebody wants the database to itself: the launcher looks again later if it still
+    /// exists.
     AskForDatabase,
     /// Remove what belongs to tables that are gone, and old failures.
     Clean,
@@ -39,7 +40,8 @@ pub enum Action {
         /// When to give up.
         until: Instant,
     },
-    /// While the connection has room: [`super::Worker::next_request`], then [`super::Worker::sent`] or [`super::Worker::unsendable`].
+    /// While the connection has room: [`super::Worker::next_request`], then [`super::Worker::sent`]
+    /// or [`super::Worker::unsendable`].
     Send,
     /// Look once whether the engine has said something: [`super::Worker::heard`].
     Receive,

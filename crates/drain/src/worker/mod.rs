@@ -1,6 +1,8 @@
-//! A worker's loop as a state machine: what it does next, over an injected clock and injected events. Whoever runs it does what [`Worker::next`] says, one action at
-//! a time, and tells what came of it; the extension does so with PostgreSQL, shared memory and a socket (`src/worker/drain.rs`), the model test with none of them.
-//! Keep the engine's window full, settle what comes back, leave when nothing is left.
+//! A worker's loop as a state machine: what it does next, over an injected clock and injected
+//! events. Whoever runs it does what [`Worker::next`] says, one action at a time, and tells what
+//! came of it; the extension does so with PostgreSQL, shared memory and a socket
+//! (`src/worker/drain.rs`), the model test with none of them. Keep the engine's window full, settle
+//! what comes back, leave when nothing is left.
 
 mod action;
 mod settling;
@@ -56,7 +58,8 @@ enum Phase {
     Gone,
 }
 
-/// Everything that a worker remembers. All of it may be lost at any time: what was in hand is still in the queue.
+/// Everything that a worker remembers. All of it may be lost at any time: what was in hand is still
+/// in the queue.
 #[derive(Debug)]
 pub struct Worker {
     limits: Limits,
@@ -78,9 +81,11 @@ pub struct Worker {
     looked: Instant,
     cleaned: Option<Instant>,
     idle_since: Option<Instant>,
-    /// Prepared transactions were pending when this worker last looked, or one has announced something since. `None`: it has not looked yet.
+    /// Prepared transactions were pending when this worker last looked, or one has announced
+    /// something since. `None`: it has not looked yet.
     prepared: Option<bool>,
-    /// The watches are to be read anew although nobody has told of a change: a prepared transaction may have made one.
+    /// The watches are to be read anew although nobody has told of a change: a prepared transaction
+    /// may have made one.
     reread: bool,
     /// When this round began.
     round: Instant,
@@ -91,7 +96,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// A worker that begins now. `seed`: of its jitter, which need not be unpredictable, only different between workers.
+    /// A worker that begins now. `seed`: of its jitter, which need not be unpredictable, only
+    /// different between workers.
     pub fn new(limits: Limits, now: Instant, seed: u64) -> Self {
         Worker {
             limits,
@@ -141,7 +147,8 @@ impl Worker {
                     return None;
                 }
                 self.looked = now;
-                // Retries that have become due do not wait for a long walk or a locked row. An idle worker knows when the next is due.
+                // Retries that have become due do not wait for a long walk or a locked row. An idle
+                // worker knows when the next is due.
                 if !self.is_idle() {
                     self.sources.look_at_deferred();
                 }
@@ -158,7 +165,8 @@ impl Worker {
             Phase::Watches => {
                 let Some(generation) = seen.generation else { return Some(Action::Leave) };
                 if self.prepared.is_none() {
-                    // Before the queue is read, whatever shared memory knows: after a restart of the server it knows nothing.
+                    // Before the queue is read, whatever shared memory knows: after a restart of
+                    // the server it knows nothing.
                     return Some(Action::LookForPrepared);
                 }
                 self.phase = Phase::Read;
@@ -174,7 +182,11 @@ impl Worker {
             }
             Phase::Read => {
                 self.put_surplus_off(now);
-                let reading = if self.flight.wants_jobs(&self.limits) { self.sources.next(&self.board, &self.tables, now) } else { None };
+                let reading = if self.flight.wants_jobs(&self.limits) {
+                    self.sources.next(&self.board, &self.tables, now)
+                } else {
+                    None
+                };
                 self.more = reading.is_some();
                 self.phase = Phase::Send;
                 reading.map(Action::Read)
@@ -208,7 +220,8 @@ impl Worker {
                 Some(Action::Show)
             }
             Phase::Rest => {
-                // What was settled may have made room for what there was none for when this round read: not idle before another round found nothing.
+                // What was settled may have made room for what there was none for when this round
+                // read: not idle before another round found nothing.
                 if self.is_idle() && !self.more && !self.progress {
                     return Some(Action::ReadDue);
                 }
@@ -227,17 +240,28 @@ impl Worker {
             Phase::Depart { due_ms } => {
                 // If something came meanwhile, the next round finds it.
                 self.phase = Phase::Begin;
-                Some(Action::Depart { generation: self.generation.unwrap_or_default(), due_ms, prepared: self.prepared == Some(true) })
+                Some(Action::Depart {
+                    generation: self.generation.unwrap_or_default(),
+                    due_ms,
+                    prepared: self.prepared == Some(true),
+                })
             }
             Phase::Gone => Some(Action::Forget { generation: self.generation.unwrap_or_default() }),
         }
     }
 
-    fn rest_idle(&mut self, seen: &Seen, due_ms: Option<i64>, due_in: Option<Duration>) -> Option<Action> {
+    fn rest_idle(
+        &mut self,
+        seen: &Seen,
+        due_ms: Option<i64>,
+        due_in: Option<Duration>,
+    ) -> Option<Action> {
         self.phase = Phase::Begin;
         let tidy = self.tidying.next(self.generation, true, seen.now);
         // Others that wait for this slot may have it in the middle of a pass.
-        if tidy <= seen.now && !(seen.crowded && seen.now.saturating_duration_since(self.began) >= TURN) {
+        if tidy <= seen.now
+            && !(seen.crowded && seen.now.saturating_duration_since(self.began) >= TURN)
+        {
             return Some(Action::Tidy);
         }
         if let Some(due_in) = due_in.filter(|due_in| *due_in <= LINGER) {
@@ -246,7 +270,9 @@ impl Worker {
         }
         let lingered = seen.now.saturating_duration_since(*self.idle_since.get_or_insert(seen.now));
         if lingered < LINGER && !seen.crowded {
-            return Some(Action::Idle((LINGER - lingered).min(tidy.saturating_duration_since(seen.now))));
+            return Some(Action::Idle(
+                (LINGER - lingered).min(tidy.saturating_duration_since(seen.now)),
+            ));
         }
         self.phase = Phase::Depart { due_ms: due_ms.unwrap_or(0) };
         Some(Action::LookForPrepared)
@@ -254,26 +280,40 @@ impl Worker {
 
     /// Nothing is in hand.
     fn is_idle(&self) -> bool {
-        self.sources.again().next().is_none() && self.flight.is_empty() && self.landed.is_empty() && self.held.is_empty() && self.recheck.is_empty()
+        self.sources.again().next().is_none()
+            && self.flight.is_empty()
+            && self.landed.is_empty()
+            && self.held.is_empty()
+            && self.recheck.is_empty()
     }
 
     /// How long to wait for the engine at most.
     fn patience(&self, now: Instant) -> Duration {
-        // What was due before this round was read if there was room for it: until there is, the engine's answers wake us, not the time.
-        let again = self.held.iter().map(|held| held.again).chain(self.sources.again()).filter(|again| *again > self.round).min();
+        // What was due before this round was read if there was room for it: until there is, the
+        // engine's answers wake us, not the time.
+        let again = self
+            .held
+            .iter()
+            .map(|held| held.again)
+            .chain(self.sources.again())
+            .filter(|again| *again > self.round)
+            .min();
         again.map_or(LOOK, |again| LOOK.min(again.saturating_duration_since(now)))
     }
 
-    /// The watches as they are now; `None`: the extension is not installed. What is in hand of a table that was redefined, paused or unwatched is dropped: the queue
-    /// and the walk still have it.
+    /// The watches as they are now; `None`: the extension is not installed. What is in hand of a
+    /// table that was redefined, paused or unwatched is dropped: the queue and the walk still have
+    /// it.
     pub fn watches(&mut self, tables: Option<Vec<Watched>>, now: Instant) {
         let Some(tables) = tables else {
             self.phase = Phase::Gone;
             return;
         };
         let before = std::mem::replace(&mut self.tables, tables);
-        let is_kept = |old: &Watched| self.tables.iter().any(|new| new.oid == old.oid && old.is_like(new));
-        let changed: HashSet<u32> = before.iter().filter(|old| !is_kept(old)).map(|old| old.oid).collect();
+        let is_kept =
+            |old: &Watched| self.tables.iter().any(|new| new.oid == old.oid && old.is_like(new));
+        let changed: HashSet<u32> =
+            before.iter().filter(|old| !is_kept(old)).map(|old| old.oid).collect();
         for relation in &changed {
             self.board.forget(*relation);
             self.sources.forget(*relation);
@@ -339,7 +379,11 @@ impl Worker {
     fn put_surplus_off(&mut self, now: Instant) {
         let surplus = self.flight.surplus(&self.limits, now);
         let put_off = |job: Job| {
-            let mut failure = Failure::new(Class::Host, "host_busy", format!("host {} takes its time, and many rows wait for it", job.host()));
+            let mut failure = Failure::new(
+                Class::Host,
+                "host_busy",
+                format!("host {} takes its time, and many rows wait for it", job.host()),
+            );
             failure.host = Some(job.host().to_owned());
             failure.retry_after_ms = Some(SLOW_HOST.as_millis() as u64);
             (job, Outcome::Failed(failure))
@@ -348,10 +392,15 @@ impl Worker {
     }
 
     fn land(&mut self, landed: impl IntoIterator<Item = (Job, Outcome)>) {
-        self.landed.extend(landed.into_iter().map(|(job, outcome)| Landed { job, outcome, times: 0 }));
+        self.landed.extend(landed.into_iter().map(|(job, outcome)| Landed {
+            job,
+            outcome,
+            times: 0,
+        }));
     }
 
-    /// When deferred rows of the active tables are due: milliseconds of the Unix epoch, and from now; `None`: there are none.
+    /// When deferred rows of the active tables are due: milliseconds of the Unix epoch, and from
+    /// now; `None`: there are none.
     pub fn due(&mut self, due: Option<(i64, Duration)>) {
         self.phase = Phase::Idle { due_ms: due.map(|due| due.0), due_in: due.map(|due| due.1) };
     }
@@ -359,7 +408,8 @@ impl Worker {
     /// Whether prepared transactions are pending whose commit nobody will announce.
     pub fn prepared(&mut self, pending: bool) {
         if self.prepared == Some(true) && !pending {
-            // Committed since the queue was read: once more, and then it is known to be empty. The watches and their styles, too.
+            // Committed since the queue was read: once more, and then it is known to be empty. The
+            // watches and their styles, too.
             self.sources.refresh();
             self.reread = true;
             self.phase = Phase::Begin;

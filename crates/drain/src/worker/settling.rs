@@ -1,4 +1,5 @@
-//! What has landed is settled, many rows in one transaction; a row that somebody holds is tried again later, and one that was queued again meanwhile is looked at anew.
+//! What has landed is settled, many rows in one transaction; a row that somebody holds is tried
+//! again later, and one that was queued again meanwhile is looked at anew.
 
 use super::Worker;
 use crate::examiner::Examiner;
@@ -10,7 +11,8 @@ use std::time::{Duration, Instant};
 
 /// Pause before a locked row is tried again.
 const AGAIN: Duration = Duration::from_secs(1);
-/// Where its triggers meet a lock that is doubled each time, so often at most: each try may wait for the lock.
+/// Where its triggers meet a lock that is doubled each time, so often at most: each try may wait
+/// for the lock.
 const DOUBLINGS: u32 = 6;
 /// When a row that is locked for longer is read anew, should its caption be lost meanwhile.
 const PUT_OFF: Duration = Duration::from_secs(60);
@@ -45,7 +47,8 @@ impl Jitter {
 
     /// Evenly in 0..1.
     pub fn draw(&mut self) -> f64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 =
+            self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 40) as f64 / (1u64 << 24) as f64
     }
 }
@@ -53,12 +56,18 @@ impl Jitter {
 impl Worker {
     /// Rows whose time has come land again.
     pub(super) fn retry_held(&mut self, now: Instant) {
-        let (again, rest): (Vec<Held>, _) = std::mem::take(&mut self.held).into_iter().partition(|held| held.again <= now);
+        let (again, rest): (Vec<Held>, _) =
+            std::mem::take(&mut self.held).into_iter().partition(|held| held.again <= now);
         self.held = rest;
-        self.landed.extend(again.into_iter().map(|held| Landed { job: held.job, outcome: held.outcome, times: held.times }));
+        self.landed.extend(again.into_iter().map(|held| Landed {
+            job: held.job,
+            outcome: held.outcome,
+            times: held.times,
+        }));
     }
 
-    /// A row that stays locked does not keep its page, or the walk, from going on: it is noted among the deferred rows, and its caption kept while there is room.
+    /// A row that stays locked does not keep its page, or the walk, from going on: it is noted
+    /// among the deferred rows, and its caption kept while there is room.
     fn put_aside(&mut self, mut held: Held, store: &mut impl Store) {
         if let Some(page) = held.job.page.take() {
             store.put_off(&held.job.row, held.job.attempts, PUT_OFF);
@@ -93,20 +102,36 @@ impl Worker {
                 break;
             }
             let Some(Landed { job, outcome, times }) = self.landed.pop_front() else { break };
-            let Some(table) = self.tables.iter().find(|table| table.oid == job.row.relation) else { continue };
+            let Some(table) = self.tables.iter().find(|table| table.oid == job.row.relation) else {
+                continue;
+            };
             let jitter = self.jitter.draw();
             let settled = match *free.entry(table.oid).or_insert_with(|| store.may_write(table)) {
                 true => store.settle(table, &job, &outcome, jitter),
                 false => Settled::Locked,
             };
             match settled {
-                // Only a row that somebody holds is put aside: nothing can be noted of a table that is locked as a whole.
+                // Only a row that somebody holds is put aside: nothing can be noted of a table that
+                // is locked as a whole.
                 Settled::Locked | Settled::Blocked => {
                     let is_row = free[&table.oid];
-                    let pause = if settled == Settled::Blocked { AGAIN * (1 << times.min(DOUBLINGS)) } else { AGAIN };
-                    let held = Held { job, outcome, again: store.now() + pause, times: if is_row { times + 1 } else { 0 } };
+                    let pause = if settled == Settled::Blocked {
+                        AGAIN * (1 << times.min(DOUBLINGS))
+                    } else {
+                        AGAIN
+                    };
+                    let held = Held {
+                        job,
+                        outcome,
+                        again: store.now() + pause,
+                        times: if is_row { times + 1 } else { 0 },
+                    };
                     // Locks pass quickly, as a rule: at first it is only tried again.
-                    if is_row && (times > 0 || self.held.len() >= self.limits.held) { locked.push(held) } else { self.held.push(held) }
+                    if is_row && (times > 0 || self.held.len() >= self.limits.held) {
+                        locked.push(held)
+                    } else {
+                        self.held.push(held)
+                    }
                 }
                 Settled::Done { filled: wrote } => {
                     *filled.entry(job.row.relation).or_default() += i64::from(wrote);
@@ -124,12 +149,20 @@ impl Worker {
         let struck = self.board.finish(done.iter().filter_map(|job| job.page));
         store.strike(&struck, &self.tables);
         for job in done {
-            self.recheck.extend(self.board.release(&job.row).into_iter().map(|page| (job.row.clone(), page)));
+            self.recheck.extend(
+                self.board.release(&job.row).into_iter().map(|page| (job.row.clone(), page)),
+            );
         }
         // Somebody queued these rows again while they were in hand.
         for (row, page) in std::mem::take(&mut self.recheck) {
-            let Some(table) = self.tables.iter().find(|table| table.oid == row.relation) else { continue };
-            match (Examiner { board: &mut self.board, tables: &self.tables, store }).page(table, page, std::slice::from_ref(&row.key)) {
+            let Some(table) = self.tables.iter().find(|table| table.oid == row.relation) else {
+                continue;
+            };
+            match (Examiner { board: &mut self.board, tables: &self.tables, store }).page(
+                table,
+                page,
+                std::slice::from_ref(&row.key),
+            ) {
                 Ok(jobs) => self.take_on(jobs),
                 Err(_) => self.recheck.push((row, page)),
             }

@@ -29,9 +29,13 @@ impl Worker {
         self.board.parked() + self.recheck.len()
     }
 
-    /// Everything that takes memory: jobs wherever they are, rows to be looked at again, pages of keys.
+    /// Everything that takes memory: jobs wherever they are, rows to be looked at again, pages of
+    /// keys.
     pub fn size(&self) -> usize {
-        let jobs = self.flight.in_flight().len() + self.flight.ready() + self.landed.len() + self.held.len();
+        let jobs = self.flight.in_flight().len()
+            + self.flight.ready()
+            + self.landed.len()
+            + self.held.len();
         jobs + self.recheck.len() + self.board.pages()
     }
 }

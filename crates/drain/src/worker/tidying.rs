@@ -1,6 +1,7 @@
-//! When the passes over ledger and failures are made (`crate::tidy`): by a worker that is awake anyway. One that has nothing to do makes one batch after the other, and
-//! looks for work in between; a busy one makes one a second, so that what waits never waits for more than one. It leaves in the middle of a pass if others wait for its
-//! slot: the next one goes on from there.
+//! When the passes over ledger and failures are made (`crate::tidy`): by a worker that is awake
+//! anyway. One that has nothing to do makes one batch after the other, and looks for work in
+//! between; a busy one makes one a second, so that what waits never waits for more than one. It
+//! leaves in the middle of a pass if others wait for its slot: the next one goes on from there.
 
 use super::{LOOK, Worker};
 use crate::store::Unread;
@@ -8,7 +9,8 @@ use crate::{Store, tidy};
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// How often it is asked whether passes are due while nobody tells of anything. (A pass is due a day after the last one, or when asked for, or after a TRUNCATE.)
+/// How often it is asked whether passes are due while nobody tells of anything. (A pass is due a
+/// day after the last one, or when asked for, or after a TRUNCATE.)
 const HOUR: Duration = Duration::from_secs(3600);
 /// Pause before a table is tried again that somebody holds.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -45,13 +47,18 @@ impl Tidying {
 }
 
 impl Worker {
-    /// Finds out which passes are due if that is not known, and makes a batch of one of them; in a transaction.
+    /// Finds out which passes are due if that is not known, and makes a batch of one of them; in a
+    /// transaction.
     pub fn tidy(&mut self, store: &mut impl Store, now: Instant) {
         self.tidying.acted = Some(now);
         if self.tidying.asks(self.generation, now) <= now {
             self.tidying.asked = Some((self.generation, now));
             let unreadable = &self.tidying.unreadable;
-            self.tidying.due = store.untidy(&self.active()).into_iter().filter(|table| !unreadable.contains(table)).collect();
+            self.tidying.due = store
+                .untidy(&self.active())
+                .into_iter()
+                .filter(|table| !unreadable.contains(table))
+                .collect();
             self.tidying.hold = None;
         }
         if self.tidying.hold.is_some_and(|hold| hold > now) {
@@ -59,7 +66,10 @@ impl Worker {
         }
         let Some(relation) = self.tidying.due.pop_front() else { return };
         // Unwatched or paused meanwhile: whoever did so raised the generation, or will.
-        let Some(table) = self.tables.iter().find(|table| table.oid == relation && !table.paused) else { return };
+        let Some(table) = self.tables.iter().find(|table| table.oid == relation && !table.paused)
+        else {
+            return;
+        };
         match tidy::batch(table, self.limits.tidied, store) {
             Ok(true) => self.tidying.hold = None,
             Ok(false) => self.tidying.due.push_front(relation),

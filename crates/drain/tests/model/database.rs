@@ -1,5 +1,6 @@
-//! A database of the model: watched tables with counted writes, and the tables of the extension. What is committed, nothing else: what a transaction of somebody else has not
-//! committed yet is in [`Open`].
+//! A database of the model: watched tables with counted writes, and the tables of the extension.
+//! What is committed, nothing else: what a transaction of somebody else has not committed yet is in
+//! [`Open`].
 
 use pg_caption_drain::{Current, Fill, KeyColumn, QueueRow, Stand, Watched};
 use pg_caption_register::builtin;
@@ -29,7 +30,8 @@ pub struct Cell {
 pub struct Record {
     pub url: Option<String>,
     pub cells: Vec<Cell>,
-    /// Captions that may still be written for the URL that it has, cell by cell: what is written beyond is written twice.
+    /// Captions that may still be written for the URL that it has, cell by cell: what is written
+    /// beyond is written twice.
     pub wishes: Vec<usize>,
     /// The transaction that holds it.
     pub locked: Option<u64>,
@@ -141,7 +143,9 @@ pub const FILLS: [(&str, &str); 2] = [("alt", "concise"), ("seo", "seo")];
 
 impl Database {
     pub fn watched(&self) -> Vec<Watched> {
-        let listed = self.tables.iter().filter_map(|(oid, table)| Some((oid, table, table.watch.as_ref()?, table.tally.as_ref()?)));
+        let listed = self.tables.iter().filter_map(|(oid, table)| {
+            Some((oid, table, table.watch.as_ref()?, table.tally.as_ref()?))
+        });
         listed
             .map(|(oid, table, watch, tally)| Watched {
                 oid: *oid,
@@ -150,7 +154,10 @@ impl Database {
                 url: "image_url".into(),
                 fills: FILLS[..watch.styles]
                     .iter()
-                    .map(|(column, style)| Fill { column: (*column).into(), style: builtin(style).expect("a built-in style") })
+                    .map(|(column, style)| Fill {
+                        column: (*column).into(),
+                        style: builtin(style).expect("a built-in style"),
+                    })
                     .collect(),
                 keys: vec![KeyColumn { column: "id".into(), kind: "text".into() }],
                 max_tokens: 64,
@@ -183,7 +190,12 @@ impl Database {
             Change::Insert(oid, key, url) => {
                 let Some(table) = self.tables.get_mut(oid) else { return Vec::new() };
                 let cell = Cell { text: None, by: By::Nobody };
-                let record = Record { url: url.clone(), cells: vec![cell.clone(), cell], wishes: vec![1; 2], locked: None };
+                let record = Record {
+                    url: url.clone(),
+                    cells: vec![cell.clone(), cell],
+                    wishes: vec![1; 2],
+                    locked: None,
+                };
                 table.rows.insert(key.clone(), record);
                 self.triggered(oid, key)
             }
@@ -199,7 +211,10 @@ impl Database {
             Change::Text(oid, key, cell, text) => {
                 let Some(record) = self.record_mut(&(*oid, key.clone())) else { return Vec::new() };
                 let was_empty = record.cells[*cell].text.is_none();
-                record.cells[*cell] = Cell { text: text.clone(), by: if text.is_some() { By::Person } else { By::Nobody } };
+                record.cells[*cell] = Cell {
+                    text: text.clone(),
+                    by: if text.is_some() { By::Person } else { By::Nobody },
+                };
                 if text.is_some() || was_empty {
                     return Vec::new();
                 }
@@ -226,14 +241,16 @@ impl Database {
                 Vec::new()
             }
             Change::Pause(oid, paused) => {
-                if let Some(watch) = self.tables.get_mut(oid).and_then(|table| table.watch.as_mut()) {
+                if let Some(watch) = self.tables.get_mut(oid).and_then(|table| table.watch.as_mut())
+                {
                     watch.paused = *paused;
                 }
                 Vec::new()
             }
             Change::Retry(oid) => {
                 let is_its = |at: &At| at.0 == *oid;
-                let mut keys: BTreeSet<At> = self.failed.keys().filter(|at| is_its(at)).cloned().collect();
+                let mut keys: BTreeSet<At> =
+                    self.failed.keys().filter(|at| is_its(at)).cloned().collect();
                 keys.extend(self.deferred.keys().filter(|at| is_its(at)).cloned());
                 self.failed.retain(|at, _| !is_its(at));
                 self.deferred.retain(|at, _| !is_its(at));
@@ -247,7 +264,9 @@ impl Database {
                     tally.walk_after = None;
                     tally.walk_done = false;
                     tally.recaption_before = Some(clock);
-                    table.rows.values_mut().for_each(|record| record.wishes.iter_mut().for_each(|wishes| *wishes += 1));
+                    table.rows.values_mut().for_each(|record| {
+                        record.wishes.iter_mut().for_each(|wishes| *wishes += 1)
+                    });
                 }
                 Vec::new()
             }
@@ -266,7 +285,8 @@ impl Database {
                 Vec::new()
             }
             Change::Tidy(oid) => {
-                if let Some(tally) = self.tables.get_mut(oid).and_then(|table| table.tally.as_mut()) {
+                if let Some(tally) = self.tables.get_mut(oid).and_then(|table| table.tally.as_mut())
+                {
                     (tally.tidied, tally.stand) = (None, None);
                 }
                 Vec::new()
@@ -319,7 +339,11 @@ impl Database {
     fn triggered(&self, oid: &u32, key: &str) -> Vec<At> {
         let Some(table) = self.tables.get(oid) else { return Vec::new() };
         let Some(record) = table.rows.get(key) else { return Vec::new() };
-        if table.watch.is_some() && record.url.is_some() { vec![(*oid, key.to_string())] } else { Vec::new() }
+        if table.watch.is_some() && record.url.is_some() {
+            vec![(*oid, key.to_string())]
+        } else {
+            Vec::new()
+        }
     }
 
     /// Rows of the queue for some keys, some of which may be there twice.
@@ -334,13 +358,17 @@ impl Database {
         for (oid, key) in keys {
             tables.entry(oid).or_default().push(key);
         }
-        tables.into_iter().map(|(relation, keys)| QueueRow { id: self.new_id(), relation, keys }).collect()
+        tables
+            .into_iter()
+            .map(|(relation, keys)| QueueRow { id: self.new_id(), relation, keys })
+            .collect()
     }
 
     /// What `caption.clean` does.
     pub fn clean(&mut self) {
         let tables = &self.tables;
-        self.queue.retain(|_, row| tables.get(&row.relation).is_some_and(|table| table.watch.is_some()));
+        self.queue
+            .retain(|_, row| tables.get(&row.relation).is_some_and(|table| table.watch.is_some()));
     }
 
     /// Lets go of what a transaction holds.
@@ -360,17 +388,23 @@ impl Database {
 }
 
 impl Record {
-    /// Whether one of its first cells wants a text for the URL that it has, whatever the ledger says.
+    /// Whether one of its first cells wants a text for the URL that it has, whatever the ledger
+    /// says.
     pub fn wants(&self, styles: usize) -> bool {
         let is_missing = |cell: &Cell, url: &String| match &cell.by {
             By::Nobody => true,
             By::Person => false,
             By::Machine(of) => of != url,
         };
-        self.url.as_ref().is_some_and(|url| self.cells[..styles].iter().any(|cell| is_missing(cell, url)))
+        self.url
+            .as_ref()
+            .is_some_and(|url| self.cells[..styles].iter().any(|cell| is_missing(cell, url)))
     }
 
     pub fn current(&self, fills: usize) -> Current {
-        Current { url: self.url.clone(), texts: self.cells[..fills].iter().map(|cell| cell.text.clone()).collect() }
+        Current {
+            url: self.url.clone(),
+            texts: self.cells[..fills].iter().map(|cell| cell.text.clone()).collect(),
+        }
     }
 }

@@ -1,8 +1,11 @@
-//! The engine of the model: answers in any order, dies, refuses, comes back. What a picture comes to is in its URL.
+//! The engine of the model: answers in any order, dies, refuses, comes back. What a picture comes
+//! to is in its URL.
 
 use crate::random::Random;
 use pg_caption_drain::worker::Heard;
-use pg_caption_wire::{Class, Failure, Finish, Image, ImageFacts, ModelRef, Outcome, Output, Request, Timings, Written};
+use pg_caption_wire::{
+    Class, Failure, Finish, Image, ImageFacts, ModelRef, Outcome, Output, Request, Timings, Written,
+};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
@@ -39,7 +42,9 @@ impl Connection {
     }
 
     pub fn is_readable(&self) -> bool {
-        !self.said.is_empty() || self.lost.is_some() || (self.going_away && self.requests.is_empty())
+        !self.said.is_empty()
+            || self.lost.is_some()
+            || (self.going_away && self.requests.is_empty())
     }
 }
 
@@ -69,7 +74,8 @@ pub fn may_fail(url: &str, code: &str) -> bool {
     match code {
         "http_404" => of(url, "gone"),
         "low_confidence" => of(url, "vague"),
-        // Attempts are charged to a row, not to its URL: those of the URL before count for the next one, too.
+        // Attempts are charged to a row, not to its URL: those of the URL before count for the next
+        // one, too.
         "timeout" => of(url, "slow") || of(url, "flaky"),
         _ => false,
     }
@@ -87,7 +93,11 @@ impl Engine {
 
     /// Connections with something to answer.
     pub fn busy(&self) -> Vec<u64> {
-        self.connections.iter().filter(|(_, connection)| connection.lost.is_none() && !connection.requests.is_empty()).map(|(id, _)| *id).collect()
+        self.connections
+            .iter()
+            .filter(|(_, connection)| connection.lost.is_none() && !connection.requests.is_empty())
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     /// Answers one request, or dies of it. `false`: it died.
@@ -112,7 +122,13 @@ impl Engine {
         true
     }
 
-    fn outcome(&mut self, url: &str, asked: &Request, random: &mut Random, now: Duration) -> Outcome {
+    fn outcome(
+        &mut self,
+        url: &str,
+        asked: &Request,
+        random: &mut Random,
+        now: Duration,
+    ) -> Outcome {
         if self.cannot_until.is_some_and(|until| until > now) {
             return Outcome::Failed(Failure::new(Class::Engine, "no_model", "no model"));
         }
@@ -124,7 +140,11 @@ impl Engine {
         if of(url, "slow") || (of(url, "flaky") && *tries < 3) {
             return Outcome::Failed(Failure::new(Class::Retry, "timeout", "slow"));
         }
-        if let Some(until) = self.cooling.get(url.split('/').next().unwrap_or_default()).filter(|until| **until > now) {
+        if let Some(until) = self
+            .cooling
+            .get(url.split('/').next().unwrap_or_default())
+            .filter(|until| **until > now)
+        {
             let mut failure = Failure::new(Class::Host, "http_429", "patience");
             failure.retry_after_ms = random.percent(50).then(|| (*until - now).as_millis() as u64);
             return Outcome::Failed(failure);
@@ -165,10 +185,13 @@ impl Engine {
 
     /// Everything in flight is lost, and every connection; what was said is still read.
     pub fn cut(&mut self, refused: bool) {
-        for connection in self.connections.values_mut().filter(|connection| connection.lost.is_none()) {
+        for connection in
+            self.connections.values_mut().filter(|connection| connection.lost.is_none())
+        {
             let requests = std::mem::take(&mut connection.requests);
             if requests.len() == 1
-                && let Some(Request { image: Image::Url { url, .. }, .. }) = requests.into_values().next()
+                && let Some(Request { image: Image::Url { url, .. }, .. }) =
+                    requests.into_values().next()
             {
                 *self.alone.entry(url).or_default() += 1;
             }

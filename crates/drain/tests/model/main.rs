@@ -1,11 +1,15 @@
-//! The workers' loop, the launcher's turns and what an outcome means, all driven through random faults on a model of everything around them: the very code that the
-//! extension runs, with maps instead of tables and a clock that is told when to move.
+//! The workers' loop, the launcher's turns and what an outcome means, all driven through random
+//! faults on a model of everything around them: the very code that the extension runs, with maps
+//! instead of tables and a clock that is told when to move.
 //!
-//! Whatever happened, in whatever order: no caption is written twice for the same wish, none of an old URL after the new one, none over a person's text; what is in
-//! hand stays bounded; and once the faults end, every row is filled or has truly failed, the queue is empty, and everybody sleeps. A pass over ledger and failures never
-//! forgets anything of a row that is there and wants it, and leaves nothing of a row that is gone.
+//! Whatever happened, in whatever order: no caption is written twice for the same wish, none of an
+//! old URL after the new one, none over a person's text; what is in hand stays bounded; and once
+//! the faults end, every row is filled or has truly failed, the queue is empty, and everybody
+//! sleeps. A pass over ledger and failures never forgets anything of a row that is there and wants
+//! it, and leaves nothing of a row that is gone.
 //!
-//! `PG_CAPTION_SEED=n` runs one schedule, `PG_CAPTION_RUNS=n` so many of them; `PG_CAPTION_TRACE=1` prints everything.
+//! `PG_CAPTION_SEED=n` runs one schedule, `PG_CAPTION_RUNS=n` so many of them; `PG_CAPTION_TRACE=1`
+//! prints everything.
 
 mod database;
 mod engine;
@@ -31,14 +35,20 @@ const CALM: usize = 60_000;
 /// The table of tests without chance.
 const TABLE: u32 = 101;
 
-/// As `caption.watch` numbers the first walk of a table: like none that the table had, even if it was watched before.
+/// As `caption.watch` numbers the first walk of a table: like none that the table had, even if it
+/// was watched before.
 fn first_walk(clock: u64) -> i32 {
     clock as i32
 }
 
 /// Lets somebody do something; `false`: everybody sleeps for ever.
 fn turn(world: &mut World, turmoil: bool) -> bool {
-    let awake: Vec<usize> = world.workers.iter().filter(|(_, running)| running.is_awake(world)).map(|(at, _)| *at).collect();
+    let awake: Vec<usize> = world
+        .workers
+        .iter()
+        .filter(|(_, running)| running.is_awake(world))
+        .map(|(at, _)| *at)
+        .collect();
     let busy = world.engine.up && !world.engine.mute && !world.engine.busy().is_empty();
     let mut who: Vec<&str> = Vec::new();
     who.extend(std::iter::repeat_n("worker", if awake.is_empty() { 0 } else { 12 }));
@@ -75,7 +85,11 @@ fn turn(world: &mut World, turmoil: bool) -> bool {
         "begin" if world.random.percent(20) => people::begin(world, at),
         "fault" if world.random.percent(15) => people::fault(world),
         "time" => {
-            let by = if world.random.percent(10) { world.random.millis(20_000) } else { world.random.millis(300) };
+            let by = if world.random.percent(10) {
+                world.random.millis(20_000)
+            } else {
+                world.random.millis(300)
+            };
             // Nobody is passed over whose time comes before.
             let to = world.next_event().map_or(world.now + by, |next| next.min(world.now + by));
             world.pass(to);
@@ -96,7 +110,8 @@ fn calm(world: &mut World) {
     }
     for at in 0..world.databases.len() {
         for oid in world.databases[at].tables.keys().copied().collect::<Vec<_>>() {
-            let paused = world.databases[at].tables[&oid].watch.as_ref().is_some_and(|watch| watch.paused);
+            let paused =
+                world.databases[at].tables[&oid].watch.as_ref().is_some_and(|watch| watch.paused);
             if paused {
                 world.commit(at, &[Change::Pause(oid, false)]);
             }
@@ -109,7 +124,10 @@ fn check(at: usize, db: &Database) {
     for (oid, table) in &db.tables {
         let Some(watch) = &table.watch else { continue };
         let tally = table.tally.as_ref().expect("a watched table has a tally");
-        assert!(tally.walk_done, "the walk over table {oid} of database {at} has not come to its end: {tally:?}");
+        assert!(
+            tally.walk_done,
+            "the walk over table {oid} of database {at} has not come to its end: {tally:?}"
+        );
         for (key, record) in &table.rows {
             let Some(url) = &record.url else { continue };
             let failed = db.failed.get(&(*oid, key.clone()));
@@ -119,13 +137,22 @@ fn check(at: usize, db: &Database) {
                     By::Machine(of) if of == url => true,
                     // A text of the URL before does not stay.
                     By::Machine(_) => false,
-                    By::Nobody => failed.is_some_and(|code| code == "engine_killer" || may_fail(url, code)),
+                    By::Nobody => {
+                        failed.is_some_and(|code| code == "engine_killer" || may_fail(url, code))
+                    }
                 };
-                assert!(is_done, "{key} of table {oid} in database {at} is forgotten: {record:?} {failed:?}");
+                assert!(
+                    is_done,
+                    "{key} of table {oid} in database {at} is forgotten: {record:?} {failed:?}"
+                );
             }
         }
     }
-    assert!(db.queue.values().all(|row| db.tables[&row.relation].watch.is_none()), "database {at} has rows in its queue: {:?}", db.queue);
+    assert!(
+        db.queue.values().all(|row| db.tables[&row.relation].watch.is_none()),
+        "database {at} has rows in its queue: {:?}",
+        db.queue
+    );
     assert!(db.deferred.is_empty(), "database {at} has deferred rows: {:?}", db.deferred);
 }
 
@@ -144,7 +171,8 @@ fn run(seed: u64) {
         check(at, db);
     }
     for at in 0..world.databases.len() {
-        let watched: Vec<u32> = world.databases[at].watched().iter().map(|table| table.oid).collect();
+        let watched: Vec<u32> =
+            world.databases[at].watched().iter().map(|table| table.oid).collect();
         world.commit(at, &watched.into_iter().map(Change::Tidy).collect::<Vec<_>>());
     }
     rest(&mut world);
@@ -155,12 +183,15 @@ fn run(seed: u64) {
 }
 
 fn number(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {value}")))
+    std::env::var(name).ok().map(|value| {
+        value.parse().unwrap_or_else(|_| panic!("{name} must be a number, not {value}"))
+    })
 }
 
 #[test]
 fn whatever_happens_every_caption_is_written_once_and_nothing_is_forgotten() {
-    let seeds = number("PG_CAPTION_SEED").map_or(0..number("PG_CAPTION_RUNS").unwrap_or(RUNS), |seed| seed..seed + 1);
+    let seeds = number("PG_CAPTION_SEED")
+        .map_or(0..number("PG_CAPTION_RUNS").unwrap_or(RUNS), |seed| seed..seed + 1);
     for seed in seeds {
         if let Err(panic) = std::panic::catch_unwind(|| run(seed)) {
             eprintln!("this was schedule {seed}: run it alone with PG_CAPTION_SEED={seed}");
@@ -197,7 +228,12 @@ fn rest(world: &mut World) {
     let mut acts = 0;
     while turn(world, false) {
         acts += 1;
-        assert!(acts < CALM, "not at rest after {acts} acts, at {:?}: {:?}", world.now, world.workers);
+        assert!(
+            acts < CALM,
+            "not at rest after {acts} acts, at {:?}: {:?}",
+            world.now,
+            world.workers
+        );
     }
     assert!(world.workers.is_empty(), "workers sleep for ever: {:?}", world.workers);
 }
@@ -234,9 +270,17 @@ fn a_row_that_stays_locked_holds_up_no_walk() {
     world.databases[0].record_mut(&row).expect("the first row").locked = Some(1);
     // The queue has the rows as well: the walk alone must find them.
     world.databases[0].queue.clear();
-    let walked = |world: &World| world.databases[0].tables[&TABLE].tally.as_ref().is_some_and(|tally| tally.walk_done);
+    let walked = |world: &World| {
+        world.databases[0].tables[&TABLE].tally.as_ref().is_some_and(|tally| tally.walk_done)
+    };
     until(&mut world, "at the end", walked);
-    let filled = |world: &World| world.databases[0].tables[&TABLE].rows.values().filter(|record| record.cells[0].text.is_some()).count();
+    let filled = |world: &World| {
+        world.databases[0].tables[&TABLE]
+            .rows
+            .values()
+            .filter(|record| record.cells[0].text.is_some())
+            .count()
+    };
     until(&mut world, "all but one filled", |world| filled(world) == 99);
     assert!(world.now < Duration::from_secs(30), "only after {:?}", world.now);
     world.databases[0].release(1);
@@ -270,7 +314,12 @@ fn a_lock_that_triggers_meet_is_tried_less_and_less_often_and_charged_to_nobody(
     }
     assert!((10..100).contains(&world.settled), "tried {} times in an hour", world.settled);
     let db = &world.databases[0];
-    assert!(db.failed.is_empty() && db.deferred.values().all(|deferred| deferred.attempts == 0), "{:?} {:?}", db.failed, db.deferred);
+    assert!(
+        db.failed.is_empty() && db.deferred.values().all(|deferred| deferred.attempts == 0),
+        "{:?} {:?}",
+        db.failed,
+        db.deferred
+    );
     world.blocked = false;
     rest(&mut world);
     check(0, &world.databases[0]);
@@ -281,15 +330,25 @@ fn a_lock_that_triggers_meet_is_tried_less_and_less_often_and_charged_to_nobody(
 fn a_locked_table_full_of_due_rows_starves_no_other() {
     const OTHER: u32 = 102;
     let mut world = quiet(60);
-    world.commit(0, &[Change::Watch(OTHER, 1), Change::Insert(OTHER, key(0), Some("ok-1.".into()))]);
+    world
+        .commit(0, &[Change::Watch(OTHER, 1), Change::Insert(OTHER, key(0), Some("ok-1.".into()))]);
     // Nothing but deferred rows, those of the other table due last.
     let (db, now) = (&mut world.databases[0], world.now);
     db.queue.clear();
-    db.tables.values_mut().filter_map(|table| table.tally.as_mut()).for_each(|tally| tally.walk_done = true);
-    let rows: Vec<_> = db.tables.iter().flat_map(|(oid, table)| table.rows.keys().map(|key| (*oid, key.clone()))).collect();
+    db.tables
+        .values_mut()
+        .filter_map(|table| table.tally.as_mut())
+        .for_each(|tally| tally.walk_done = true);
+    let rows: Vec<_> = db
+        .tables
+        .iter()
+        .flat_map(|(oid, table)| table.rows.keys().map(|key| (*oid, key.clone())))
+        .collect();
     db.deferred.extend(rows.into_iter().map(|row| (row, Deferred { due: now, attempts: 1 })));
     db.tables.get_mut(&TABLE).expect("the table").locked = Some(1);
-    until(&mut world, "filled", |world| world.databases[0].tables[&OTHER].rows.values().all(|record| record.cells[0].text.is_some()));
+    until(&mut world, "filled", |world| {
+        world.databases[0].tables[&OTHER].rows.values().all(|record| record.cells[0].text.is_some())
+    });
     assert!(world.now < Duration::from_secs(30), "only after {:?}", world.now);
     world.databases[0].release(1);
     rest(&mut world);
@@ -336,7 +395,13 @@ fn what_is_in_hand_stays_bounded_however_many_rows_are_locked() {
         let rows: Vec<Change> = (first..first + 20).map(insert).collect();
         world.commit(0, &rows);
     }
-    world.databases[0].tables.get_mut(&TABLE).expect("the table").rows.values_mut().for_each(|record| record.locked = Some(1));
+    world.databases[0]
+        .tables
+        .get_mut(&TABLE)
+        .expect("the table")
+        .rows
+        .values_mut()
+        .for_each(|record| record.locked = Some(1));
     let (mut most, hour) = (0, world.now + Duration::from_secs(3600));
     while world.now < hour {
         assert!(turn(&mut world, false));

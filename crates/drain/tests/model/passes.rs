@@ -1,4 +1,5 @@
-//! Passes over ledger and failures: what is kept of rows that are gone goes, when it is due, and holds nobody up.
+//! Passes over ledger and failures: what is kept of rows that are gone goes, when it is due, and
+//! holds nobody up.
 
 use crate::database::{Change, Database};
 use crate::world::World;
@@ -12,7 +13,10 @@ pub fn check(at: usize, db: &Database) {
     }
     for (row, code) in &db.failed {
         let styles = db.tables[&row.0].watch.as_ref().map_or(0, |watch| watch.styles);
-        assert!(db.record(row).is_some_and(|record| record.wants(styles)), "{row:?} of database {at} is still said to have failed: {code}");
+        assert!(
+            db.record(row).is_some_and(|record| record.wants(styles)),
+            "{row:?} of database {at} is still said to have failed: {code}"
+        );
     }
 }
 
@@ -112,7 +116,11 @@ fn what_waits_is_held_up_by_one_batch_at_most() {
         world.commit(0, &[insert(number)]);
         let batches = world.batches;
         until(&mut world, "on its way", |world| !world.engine.busy().is_empty());
-        assert!(world.batches <= batches + 1, "{} batches before the row was asked for", world.batches - batches);
+        assert!(
+            world.batches <= batches + 1,
+            "{} batches before the row was asked for",
+            world.batches - batches
+        );
         until(&mut world, "filled", |world| world.databases[0].queue.is_empty());
     }
     rest(&mut world);
@@ -123,7 +131,10 @@ fn what_waits_is_held_up_by_one_batch_at_most() {
 fn a_pass_asked_for_while_a_worker_lingers_is_made_before_it_leaves() {
     let mut world = quiet(20);
     until(&mut world, "with nothing to do", |world| {
-        ledger(world) == 20 && world.workers[&0].until().is_some_and(|until| until > world.now + Duration::from_secs(1))
+        ledger(world) == 20
+            && world.workers[&0]
+                .until()
+                .is_some_and(|until| until > world.now + Duration::from_secs(1))
     });
     world.commit(0, &delete(0..20));
     world.commit(0, &[Change::Tidy(TABLE)]);
@@ -143,5 +154,9 @@ fn a_worker_that_is_busy_for_long_makes_a_pass_nevertheless_a_batch_a_second() {
     until(&mut world, "tidy", |world| ledger(world) == 10);
     assert!(!world.engine.busy().is_empty(), "it is still busy");
     let seconds = (world.now - start).as_secs() as usize;
-    assert!(world.batches - batches <= seconds + 1, "{} batches in {seconds} s", world.batches - batches);
+    assert!(
+        world.batches - batches <= seconds + 1,
+        "{} batches in {seconds} s",
+        world.batches - batches
+    );
 }

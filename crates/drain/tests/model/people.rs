@@ -54,7 +54,8 @@ fn change(world: &mut World, at: usize) -> Option<Change> {
 /// Somebody changes a few rows and commits.
 pub fn edit(world: &mut World, at: usize) {
     let count = 1 + world.random.below(3);
-    // One change a row: a transaction that inserts what another one of ours in this list deletes would be a case of its own.
+    // One change a row: a transaction that inserts what another one of ours in this list deletes
+    // would be a case of its own.
     let mut changes: Vec<Change> = Vec::new();
     for _ in 0..count {
         if let Some(change) = change(world, at)
@@ -70,7 +71,10 @@ pub fn edit(world: &mut World, at: usize) {
 
 fn row_of(change: &Change) -> Option<(u32, String)> {
     match change {
-        Change::Insert(oid, key, _) | Change::Url(oid, key, _) | Change::Text(oid, key, ..) | Change::Delete(oid, key) => Some((*oid, key.clone())),
+        Change::Insert(oid, key, _)
+        | Change::Url(oid, key, _)
+        | Change::Text(oid, key, ..)
+        | Change::Delete(oid, key) => Some((*oid, key.clone())),
         _ => None,
     }
 }
@@ -82,7 +86,9 @@ pub fn call(world: &mut World, at: usize) {
     let styles = 1 + world.random.below(2);
     let table = world.databases[at].tables.entry(oid).or_default();
     // Whoever holds the table or its watch is waited for, elsewhere.
-    if table.locked.is_some() || table.rows.values().any(|record| record.locked.is_some()) || table.tally.as_ref().is_some_and(|t| t.locked.is_some())
+    if table.locked.is_some()
+        || table.rows.values().any(|record| record.locked.is_some())
+        || table.tally.as_ref().is_some_and(|t| t.locked.is_some())
     {
         return;
     }
@@ -110,18 +116,29 @@ pub fn begin(world: &mut World, at: usize) {
     let ends = world.now + world.random.millis(15_000);
     let (commits, prepared) = (world.random.percent(70), world.random.percent(30));
     let Some(oid) = world.random.pick(&TABLES) else { return };
-    let mut open = Open { id, ends, commits, prepared, changes: Vec::new(), queued: Vec::new(), announces: false };
+    let mut open = Open {
+        id,
+        ends,
+        commits,
+        prepared,
+        changes: Vec::new(),
+        queued: Vec::new(),
+        announces: false,
+    };
     let kind = world.random.below(10);
     let changes: Vec<Change> = (0..3).filter_map(|_| change(world, at)).collect();
     let db = &mut world.databases[at];
     let Some(table) = db.tables.get_mut(&oid) else { return };
-    let is_free = table.locked.is_none() && table.rows.values().all(|record| record.locked.is_none());
+    let is_free =
+        table.locked.is_none() && table.rows.values().all(|record| record.locked.is_none());
     match kind {
         // The whole table.
         0 if is_free => table.locked = Some(id),
         // A call of ours.
         1 if is_free => {
-            let Some(tally) = table.tally.as_mut().filter(|tally| tally.locked.is_none()) else { return };
+            let Some(tally) = table.tally.as_mut().filter(|tally| tally.locked.is_none()) else {
+                return;
+            };
             tally.locked = Some(id);
             open.announces = true;
         }
@@ -129,12 +146,18 @@ pub fn begin(world: &mut World, at: usize) {
             let mut keys = Vec::new();
             for change in changes {
                 let Some((oid, key)) = row_of(&change) else { continue };
-                let Some(record) = db.record_mut(&(oid, key.clone())).filter(|record| record.locked.is_none()) else { continue };
+                let Some(record) =
+                    db.record_mut(&(oid, key.clone())).filter(|record| record.locked.is_none())
+                else {
+                    continue;
+                };
                 record.locked = Some(id);
                 let (url, cells) = (record.url.clone(), record.cells.clone());
                 let fires = match &change {
                     Change::Url(_, _, to) => to.is_some() && *to != url,
-                    Change::Text(_, _, cell, to) => to.is_none() && url.is_some() && cells[*cell].text.is_some(),
+                    Change::Text(_, _, cell, to) => {
+                        to.is_none() && url.is_some() && cells[*cell].text.is_some()
+                    }
                     _ => false,
                 };
                 if fires && db.tables[&oid].watch.is_some() {
@@ -142,7 +165,8 @@ pub fn begin(world: &mut World, at: usize) {
                 }
                 open.changes.push(change);
             }
-            // The row of the queue gets its number now, and is seen when the transaction has committed.
+            // The row of the queue gets its number now, and is seen when the transaction has
+            // committed.
             open.announces = !keys.is_empty() || open.changes.iter().any(announces);
             open.queued = db.pages(keys);
         }
@@ -165,7 +189,11 @@ pub fn fault(world: &mut World) {
             let until = world.now + world.random.millis(5000);
             world.engine.cannot_until = Some(until);
         }
-        3 => world.engine.connections.values_mut().for_each(|connection| connection.going_away = true),
+        3 => world
+            .engine
+            .connections
+            .values_mut()
+            .for_each(|connection| connection.going_away = true),
         4 => {
             let refused = world.random.percent(50);
             world.engine.cut(refused);

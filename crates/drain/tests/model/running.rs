@@ -1,4 +1,5 @@
-//! A worker process of the model: does what `src/worker/drain.rs` does, action by action, with the model's server.
+//! A worker process of the model: does what `src/worker/drain.rs` does, action by action, with the
+//! model's server.
 
 use crate::engine::Connection;
 use crate::store::Tx;
@@ -22,8 +23,8 @@ pub const LIMITS: Limits = Limits {
     held: 2,
     tidied: 2,
 };
-/// What a worker may have in hand at most: what is ready when it still reads, what one reading brings, what the engine has and what it answered; as many pages, and
-/// rows to be looked at again.
+/// What a worker may have in hand at most: what is ready when it still reads, what one reading
+/// brings, what the engine has and what it answered; as many pages, and rows to be looked at again.
 const BOUND: usize = 150;
 
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +46,12 @@ pub struct Running {
 
 impl Running {
     pub fn new(now: Instant, seed: u64) -> Self {
-        Running { worker: Worker::new(LIMITS, now, seed), connection: None, latch: false, sleep: Sleep::No }
+        Running {
+            worker: Worker::new(LIMITS, now, seed),
+            connection: None,
+            latch: false,
+            sleep: Sleep::No,
+        }
     }
 
     /// Everything that takes memory.
@@ -69,8 +75,12 @@ impl Running {
         match self.sleep {
             Sleep::No => true,
             Sleep::Until(until, on_connection) => {
-                let readable = |id: u64| world.engine.connections.get(&id).is_some_and(Connection::is_readable);
-                until <= world.now || self.latch || (on_connection && self.connection.is_some_and(readable))
+                let readable = |id: u64| {
+                    world.engine.connections.get(&id).is_some_and(Connection::is_readable)
+                };
+                until <= world.now
+                    || self.latch
+                    || (on_connection && self.connection.is_some_and(readable))
             }
             Sleep::Connecting(until, _) => until <= world.now || world.engine.up,
         }
@@ -81,7 +91,12 @@ impl Running {
 pub fn step(world: &mut World, at: usize) {
     let Some(mut running) = world.workers.remove(&at) else { return };
     let stays = act(world, at, &mut running);
-    assert!(running.worker.size() <= BOUND, "a worker has {} in hand: {:?}", running.worker.size(), running.worker.in_hand());
+    assert!(
+        running.worker.size() <= BOUND,
+        "a worker has {} in hand: {:?}",
+        running.worker.size(),
+        running.worker.in_hand()
+    );
     world.databases[at].held_by_worker.clear();
     world.workers.insert(at, running);
     if !stays {
@@ -115,12 +130,15 @@ fn act(world: &mut World, at: usize, running: &mut Running) -> bool {
         Action::Connect { until } => running.sleep = Sleep::Connecting(until - world.base, seen),
         Action::Send => {
             let engine = &mut world.engine;
-            if let Some(connection) = running.connection.and_then(|id| engine.connections.get_mut(&id)) {
+            if let Some(connection) =
+                running.connection.and_then(|id| engine.connections.get_mut(&id))
+            {
                 send(worker, connection, &mut engine.alone);
             }
         }
         Action::Receive => {
-            let connection = running.connection.and_then(|id| world.engine.connections.get_mut(&id));
+            let connection =
+                running.connection.and_then(|id| world.engine.connections.get_mut(&id));
             let heard = connection.map_or(Heard::Lost { refused: false }, Connection::poll);
             if !worker.heard(heard, &seen)
                 && let Some(id) = running.connection.take()
@@ -139,12 +157,20 @@ fn act(world: &mut World, at: usize, running: &mut Running) -> bool {
         Action::Idle(timeout) => running.sleep = Sleep::Until(world.now + timeout, false),
         Action::ReadDue => {
             let active = worker.active();
-            let due = world.databases[at].deferred.iter().filter(|(at, _)| active.contains(&at.0)).map(|(_, deferred)| deferred.due).min();
-            let ms = |due: Duration| world.wall_ms() - world.now.as_millis() as i64 + due.as_millis() as i64;
+            let due = world.databases[at]
+                .deferred
+                .iter()
+                .filter(|(at, _)| active.contains(&at.0))
+                .map(|(_, deferred)| deferred.due)
+                .min();
+            let ms = |due: Duration| {
+                world.wall_ms() - world.now.as_millis() as i64 + due.as_millis() as i64
+            };
             worker.due(due.map(|due| (ms(due), due.saturating_sub(world.now))));
         }
         Action::LookForPrepared => {
-            let pending = world.databases[at].open.iter().any(|open| open.prepared && open.announces);
+            let pending =
+                world.databases[at].open.iter().any(|open| open.prepared && open.announces);
             worker.prepared(pending);
         }
         Action::Depart { generation, due_ms, prepared } => {
@@ -173,7 +199,8 @@ fn send(worker: &mut Worker, connection: &mut Connection, alone: &mut HashMap<St
         if connection.lost.is_none() {
             connection.requests.insert(id, request);
         } else {
-            // Whoever writes to a connection that was lost learns of it when he reads, and takes it for a loss while that was in flight.
+            // Whoever writes to a connection that was lost learns of it when he reads, and takes it
+            // for a loss while that was in flight.
             *alone.entry(job.url.clone()).or_default() += 1;
         }
         worker.sent(id, job);

@@ -4,7 +4,10 @@ use crate::database::{At, By, Cell, Deferred, FILLS, Ledger};
 use crate::engine::{MAX_ATTEMPTS, may_fail};
 use crate::world::World;
 use pg_caption_drain::aftermath::{self, Verdict};
-use pg_caption_drain::{Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, Row, Settled, Stand, Store, Struck, Unread, Watched, entry, hash};
+use pg_caption_drain::{
+    Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, Row, Settled, Stand, Store, Struck,
+    Unread, Watched, entry, hash,
+};
 use pg_caption_wire::{Known, Outcome};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -34,11 +37,22 @@ impl Tx<'_> {
     /// Whether the table is as its watch was read, and nobody has it or its watch.
     fn is_free(&mut self, table: &Watched) -> bool {
         let known = self.db().tables.get(&table.oid);
-        known.is_some_and(|t| t.locked.is_none() && !t.changed && t.tally.as_ref().is_some_and(|tally| tally.locked.is_none()))
+        known.is_some_and(|t| {
+            t.locked.is_none()
+                && !t.changed
+                && t.tally.as_ref().is_some_and(|tally| tally.locked.is_none())
+        })
     }
 
     fn current(&self, table: &Watched, key: &str) -> Option<Current> {
-        Some(self.world.databases[self.at].tables.get(&table.oid)?.rows.get(key)?.current(table.fills.len()))
+        Some(
+            self.world.databases[self.at]
+                .tables
+                .get(&table.oid)?
+                .rows
+                .get(key)?
+                .current(table.fills.len()),
+        )
     }
 
     fn carry_out(&mut self, job: &Job, verdict: Verdict<'_>) {
@@ -60,8 +74,13 @@ impl Tx<'_> {
             }
             Verdict::Failed(failure, _) => {
                 let deaths = self.world.engine.alone.get(&job.url).copied().unwrap_or(0);
-                let is_true = may_fail(&job.url, &failure.code) || (failure.code == "engine_killer" && deaths >= 3);
-                assert!(is_true, "{row:?} is said to have failed with {}: {} ({deaths} deaths)", failure.code, job.url);
+                let is_true = may_fail(&job.url, &failure.code)
+                    || (failure.code == "engine_killer" && deaths >= 3);
+                assert!(
+                    is_true,
+                    "{row:?} is said to have failed with {}: {} ({deaths} deaths)",
+                    failure.code, job.url
+                );
                 self.db().deferred.remove(&row);
                 self.db().failed.insert(row, failure.code.clone());
             }
@@ -69,22 +88,43 @@ impl Tx<'_> {
     }
 
     /// Writes texts into a row, and the ledger.
-    fn write_row(&mut self, table: &Watched, job: &Job, texts: &[(usize, &str)], outdated: &[usize], etag: Option<&str>) -> Settled {
+    fn write_row(
+        &mut self,
+        table: &Watched,
+        job: &Job,
+        texts: &[(usize, &str)],
+        outdated: &[usize],
+        etag: Option<&str>,
+    ) -> Settled {
         let row = at(&job.row);
         let Some(record) = self.db().record(&row) else { return Settled::Done { filled: false } };
         if record.locked.is_some() {
             return Settled::Locked;
         }
         let current = record.current(table.fills.len());
-        let Some(write) = aftermath::write(table, job, &current, texts, outdated) else { return Settled::Done { filled: false } };
+        let Some(write) = aftermath::write(table, job, &current, texts, outdated) else {
+            return Settled::Done { filled: false };
+        };
         let clock = self.world.tick();
         let mut outputs = job.ours.clone();
         let record = self.world.databases[self.at].record_mut(&row).expect("it was just there");
         for (cell, text) in &write.new {
             let cell_was = &mut record.cells[*cell];
-            assert_ne!(cell_was.by, By::Person, "a person's text in {row:?} is overwritten: {:?} by {text}", cell_was.text);
-            assert!(text.contains(record.url.as_deref().unwrap_or("no URL")), "{row:?} has {:?} and gets {text}", record.url);
-            assert!(record.wishes[*cell] > 0, "{row:?} is written once more than it should be: {text}");
+            assert_ne!(
+                cell_was.by,
+                By::Person,
+                "a person's text in {row:?} is overwritten: {:?} by {text}",
+                cell_was.text
+            );
+            assert!(
+                text.contains(record.url.as_deref().unwrap_or("no URL")),
+                "{row:?} has {:?} and gets {text}",
+                record.url
+            );
+            assert!(
+                record.wishes[*cell] > 0,
+                "{row:?} is written once more than it should be: {text}"
+            );
             record.wishes[*cell] -= 1;
             cell_was.text = Some((*text).to_string());
             cell_was.by = By::Machine(job.url.clone());
@@ -109,7 +149,12 @@ impl Tx<'_> {
             }
             return Settled::Done { filled: false };
         }
-        let ledger = Ledger { url: hash(&job.url), outputs, at: clock, etag: etag.filter(|_| write.alone).map(str::to_string) };
+        let ledger = Ledger {
+            url: hash(&job.url),
+            outputs,
+            at: clock,
+            etag: etag.filter(|_| write.alone).map(str::to_string),
+        };
         self.db().written.insert(row.clone(), ledger);
         self.db().held_by_worker.insert(row);
         Settled::Done { filled: !write.new.is_empty() }
@@ -131,28 +176,46 @@ impl Store for Tx<'_> {
     fn due(&mut self, tables: &[u32], limit: usize) -> Vec<Row> {
         self.others();
         let now = self.world.now;
-        let mut due: Vec<(&At, &Deferred)> =
-            self.db().deferred.iter().filter(|(at, deferred)| deferred.due <= now && tables.contains(&at.0)).collect();
+        let mut due: Vec<(&At, &Deferred)> = self
+            .db()
+            .deferred
+            .iter()
+            .filter(|(at, deferred)| deferred.due <= now && tables.contains(&at.0))
+            .collect();
         due.sort_by_key(|(_, deferred)| deferred.due);
-        let of_each = tables.iter().flat_map(|table| due.iter().filter(|(at, _)| at.0 == *table).take(limit));
+        let of_each =
+            tables.iter().flat_map(|table| due.iter().filter(|(at, _)| at.0 == *table).take(limit));
         of_each.map(|(at, _)| Row { relation: at.0, key: at.1.clone() }).collect()
     }
 
-    fn chunk(&mut self, table: &Watched, after: Option<&str>, limit: usize) -> Result<Chunk, Unread> {
+    fn chunk(
+        &mut self,
+        table: &Watched,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Result<Chunk, Unread> {
         self.others();
         if !self.is_free(table) {
             return Err(Unread::Busy);
         }
-        let from = after.map_or(std::ops::Bound::Unbounded, |after| std::ops::Bound::Excluded(after.to_string()));
-        let rows = self.db().tables[&table.oid].rows.range::<String, _>((from, std::ops::Bound::Unbounded));
-        let rows: Vec<_> = rows.take(limit).map(|(key, record)| (key.clone(), record.current(table.fills.len()))).collect();
+        let from = after.map_or(std::ops::Bound::Unbounded, |after| {
+            std::ops::Bound::Excluded(after.to_string())
+        });
+        let rows = self.db().tables[&table.oid]
+            .rows
+            .range::<String, _>((from, std::ops::Bound::Unbounded));
+        let rows: Vec<_> = rows
+            .take(limit)
+            .map(|(key, record)| (key.clone(), record.current(table.fills.len())))
+            .collect();
         Ok(Chunk { ended: rows.len() < limit, rows })
     }
 
     fn rows(&mut self, table: &Watched, keys: &[String]) -> Result<Vec<(String, Current)>, Busy> {
         self.others();
         // The owner's own code waited for a lock in vain, or memory was short.
-        let failed = self.world.unreadable || (self.world.interludes && self.world.random.percent(4));
+        let failed =
+            self.world.unreadable || (self.world.interludes && self.world.random.percent(4));
         if failed || !self.is_free(table) {
             return Err(Busy);
         }
@@ -161,7 +224,8 @@ impl Store for Tx<'_> {
 
     fn history(&mut self, table: &Watched, keys: &[String]) -> HashMap<String, Past> {
         self.others();
-        let recaption: u64 = table.recaption_before.as_deref().map_or(0, |at| at.parse().expect("a number"));
+        let recaption: u64 =
+            table.recaption_before.as_deref().map_or(0, |at| at.parse().expect("a number"));
         let db = self.db();
         let past = |key: &String| {
             let at = (table.oid, key.clone());
@@ -176,7 +240,11 @@ impl Store for Tx<'_> {
                     ours: ledger.map(|ledger| ledger.outputs.clone()).unwrap_or_default(),
                     again: ledger.is_some_and(|ledger| ledger.at < recaption),
                     url: ledger.map(|ledger| ledger.url.clone()).unwrap_or_default(),
-                    seen: seen.map(|etag| Known { etag: Some(etag), last_modified: None, model: "digest".into() }),
+                    seen: seen.map(|etag| Known {
+                        etag: Some(etag),
+                        last_modified: None,
+                        model: "digest".into(),
+                    }),
                     attempts: deferred.map_or(0, |deferred| deferred.attempts),
                 },
             ))
@@ -192,7 +260,11 @@ impl Store for Tx<'_> {
     fn settle(&mut self, table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Settled {
         self.others();
         self.world.settled += 1;
-        let trigger = if self.world.interludes && self.world.random.percent(3) { self.world.random.millis(1000) } else { self.world.trigger };
+        let trigger = if self.world.interludes && self.world.random.percent(3) {
+            self.world.random.millis(1000)
+        } else {
+            self.world.trigger
+        };
         if trigger > Duration::ZERO {
             let then = self.world.now + trigger;
             self.world.pass(then);
@@ -200,7 +272,8 @@ impl Store for Tx<'_> {
         let (texts, verdict) = aftermath::verdict(job, outcome, MAX_ATTEMPTS, jitter);
         let mut settled = Settled::Done { filled: false };
         let outdated = aftermath::outdated(table, job, &texts, verdict);
-        let etag = if let Outcome::Done { image, .. } = outcome { image.etag.as_deref() } else { None };
+        let etag =
+            if let Outcome::Done { image, .. } = outcome { image.etag.as_deref() } else { None };
         if !texts.is_empty() || !outdated.is_empty() {
             if self.world.blocked || (self.world.interludes && self.world.random.percent(4)) {
                 return Settled::Blocked;
@@ -226,7 +299,10 @@ impl Store for Tx<'_> {
     fn strike(&mut self, struck: &Struck, tables: &[Watched]) {
         for (relation, id) in &struck.queue {
             let row = self.db().queue.remove(id);
-            assert!(row.is_none_or(|row| row.relation == *relation), "row {id} of the queue is not of table {relation}");
+            assert!(
+                row.is_none_or(|row| row.relation == *relation),
+                "row {id} of the queue is not of table {relation}"
+            );
         }
         for (relation, last, _) in &struck.walks {
             let walk = tables.iter().find(|table| table.oid == *relation).map(|table| table.walk);
@@ -239,7 +315,9 @@ impl Store for Tx<'_> {
     }
 
     fn tally(&mut self, relation: u32, filled: i64, _per_minute: f32) {
-        if let Some(tally) = self.db().tables.get_mut(&relation).and_then(|table| table.tally.as_mut()) {
+        if let Some(tally) =
+            self.db().tables.get_mut(&relation).and_then(|table| table.tally.as_mut())
+        {
             tally.filled += filled;
         }
     }
@@ -265,17 +343,29 @@ impl Store for Tx<'_> {
         }
         self.world.batches += 1;
         let file = self.db().tables[&table.oid].file;
-        let tally = self.db().tables.get_mut(&table.oid).and_then(|table| table.tally.as_mut()).expect("it was just there");
+        let tally = self
+            .db()
+            .tables
+            .get_mut(&table.oid)
+            .and_then(|table| table.tally.as_mut())
+            .expect("it was just there");
         Ok(tally.stand.clone().filter(|_| tally.tidied_file == file).unwrap_or_else(Stand::start))
     }
 
-    fn kept(&mut self, table: &Watched, kept: Kept, after: Option<&str>, limit: usize) -> Vec<String> {
+    fn kept(
+        &mut self,
+        table: &Watched,
+        kept: Kept,
+        after: Option<&str>,
+        limit: usize,
+    ) -> Vec<String> {
         self.others();
         let of: Vec<&At> = match kept {
             Kept::Failed => self.db().failed.keys().collect(),
             Kept::Written => self.db().written.keys().collect(),
         };
-        let beyond = |at: &&&At| at.0 == table.oid && after.is_none_or(|after| at.1.as_str() > after);
+        let beyond =
+            |at: &&&At| at.0 == table.oid && after.is_none_or(|after| at.1.as_str() > after);
         of.iter().filter(beyond).take(limit).map(|at| at.1.clone()).collect()
     }
 
@@ -294,7 +384,10 @@ impl Store for Tx<'_> {
                 self.db().looked.insert(at, Some(true));
                 continue;
             }
-            let seen = self.db().record(&at).map(|record| (record.wants(table.fills.len()), record.current(table.fills.len())));
+            let seen = self
+                .db()
+                .record(&at)
+                .map(|record| (record.wants(table.fills.len()), record.current(table.fills.len())));
             self.db().looked.insert(at, seen.as_ref().map(|(wants, _)| *wants));
             looked.rows.extend(seen.map(|(_, current)| (key.clone(), current)));
         }
@@ -307,7 +400,11 @@ impl Store for Tx<'_> {
             let seen = self.db().looked.get(&at).copied();
             match kept {
                 Kept::Written => {
-                    assert_eq!(seen, Some(None), "the ledger's entry of {at:?} is forgotten, whose row was there or was not looked at");
+                    assert_eq!(
+                        seen,
+                        Some(None),
+                        "the ledger's entry of {at:?} is forgotten, whose row was there or was not looked at"
+                    );
                     self.db().written.remove(&at);
                 }
                 Kept::Failed => {

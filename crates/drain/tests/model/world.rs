@@ -1,5 +1,6 @@
-//! A server of the model: databases, shared memory, an engine, a launcher with a few worker slots, and a clock that moves only when nobody has anything to do, or for a
-//! moment. Shared memory and the launcher's acts are those of `src/shared.rs` and `src/launcher/databases.rs`.
+//! A server of the model: databases, shared memory, an engine, a launcher with a few worker slots,
+//! and a clock that moves only when nobody has anything to do, or for a moment. Shared memory and
+//! the launcher's acts are those of `src/shared.rs` and `src/launcher/databases.rs`.
 
 use crate::database::{Change, Database, Open};
 use crate::engine::Engine;
@@ -126,7 +127,10 @@ impl World {
             enabled: true,
             generation: self.shared[at].known.then_some(self.shared[at].generation),
             slow_look: self.shared[at].slow_look,
-            redefined: self.databases[at].tables.values().any(|table| table.changed && table.watch.is_some()),
+            redefined: self.databases[at]
+                .tables
+                .values()
+                .any(|table| table.changed && table.watch.is_some()),
             crowded: self.crowded,
             epoch: self.epoch,
         }
@@ -233,7 +237,8 @@ impl World {
     fn look(&self, at: usize) -> Look {
         let shared = &self.shared[at];
         let wall = UNIX_EPOCH + Duration::from_millis(self.wall_ms() as u64);
-        let due = |ms: i64| due_at(UNIX_EPOCH + Duration::from_millis(ms as u64), wall, self.instant());
+        let due =
+            |ms: i64| due_at(UNIX_EPOCH + Duration::from_millis(ms as u64), wall, self.instant());
         Look {
             oid: at as u32 + 1,
             generation: shared.generation,
@@ -293,7 +298,9 @@ impl World {
         self.shared.iter_mut().for_each(|shared| *shared = Shared::default());
         self.kill_engine();
         for at in 0..self.databases.len() {
-            let (kept, lost): (Vec<Open>, Vec<Open>) = std::mem::take(&mut self.databases[at].open).into_iter().partition(|open| open.prepared);
+            let (kept, lost): (Vec<Open>, Vec<Open>) = std::mem::take(&mut self.databases[at].open)
+                .into_iter()
+                .partition(|open| open.prepared);
             self.databases[at].open = kept;
             lost.into_iter().for_each(|open| self.databases[at].release(open.id));
         }
@@ -304,7 +311,12 @@ impl World {
     pub fn next_event(&self) -> Option<Duration> {
         let workers = self.workers.values().filter_map(Running::until);
         let open = self.databases.iter().flat_map(|db| db.open.iter().map(|open| open.ends));
-        workers.chain(open).chain(self.launcher_until).chain(self.engine.back).filter(|at| *at > self.now).min()
+        workers
+            .chain(open)
+            .chain(self.launcher_until)
+            .chain(self.engine.back)
+            .filter(|at| *at > self.now)
+            .min()
     }
 
     /// Time passes, and what was to happen by then happens.
@@ -317,7 +329,8 @@ impl World {
         for at in 0..self.databases.len() {
             let open = &mut self.databases[at].open;
             let now = self.now;
-            let (ended, rest): (Vec<Open>, Vec<Open>) = std::mem::take(open).into_iter().partition(|open| open.ends <= now);
+            let (ended, rest): (Vec<Open>, Vec<Open>) =
+                std::mem::take(open).into_iter().partition(|open| open.ends <= now);
             *open = rest;
             ended.into_iter().for_each(|open| self.end(at, open));
         }
@@ -328,7 +341,11 @@ impl World {
 pub fn announces(change: &Change) -> bool {
     use Change::*;
     match change {
-        Watch(..) | Unwatch(_) | WatchAnew(..) | Pause(..) | Retry(_) | Recaption(_) | Tidy(_) => true,
-        Insert(..) | Url(..) | Text(..) | Delete(..) | Rename(_) | Truncate(_) | Analyze(_) => false,
+        Watch(..) | Unwatch(_) | WatchAnew(..) | Pause(..) | Retry(_) | Recaption(_) | Tidy(_) => {
+            true
+        }
+        Insert(..) | Url(..) | Text(..) | Delete(..) | Rename(_) | Truncate(_) | Analyze(_) => {
+            false
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! `pg_caption_engine caption`: files and URLs through the same stages as the server's requests, answers in the order given.
+//! `pg_caption_engine caption`: files and URLs through the same stages as the server's requests,
+//! answers in the order given.
 
 use super::{Caption, inspect, locate};
 use crate::engine::Engine;
@@ -52,16 +53,31 @@ pub fn run(options: &Caption) -> Result<bool, String> {
         min_confidence: options.min_confidence,
         ..EngineConfig::default()
     };
-    let styles = options.styles.iter().map(|name| style(name, &config.model)).collect::<Result<Vec<_>, _>>()?;
+    let styles = options
+        .styles
+        .iter()
+        .map(|name| style(name, &config.model))
+        .collect::<Result<Vec<_>, _>>()?;
     let engine = Engine::start(config, Vec::new()).map_err(|e| e.to_string())?;
     match engine.readiness().wait() {
-        State::Failed(failure) => return Err(format!("{}: {}", failure.message, failure.detail.unwrap_or_default())),
-        State::Ready(preparer) => {
-            preparer.status().passed_over.iter().for_each(|file| crate::log::line(format_args!("warning: passed over: {file}")))
+        State::Failed(failure) => {
+            return Err(format!("{}: {}", failure.message, failure.detail.unwrap_or_default()));
         }
+        State::Ready(preparer) => preparer
+            .status()
+            .passed_over
+            .iter()
+            .for_each(|file| crate::log::line(format_args!("warning: passed over: {file}"))),
         State::Loading => return Err("the model neither loaded nor failed".into()),
     }
-    let wants: Vec<Want> = styles.into_iter().map(|style| Want { style, max_tokens: options.max_tokens, context: options.context.clone() }).collect();
+    let wants: Vec<Want> = styles
+        .into_iter()
+        .map(|style| Want {
+            style,
+            max_tokens: options.max_tokens,
+            context: options.context.clone(),
+        })
+        .collect();
     let bar = bar(options.pictures.len());
     let mut printer = Printer { json: options.json, styles: &options.styles, bar: &bar, all: true };
 
@@ -69,7 +85,8 @@ pub fn run(options: &Caption) -> Result<bool, String> {
     let mut waiting: BTreeMap<usize, Answer> = BTreeMap::new();
     let (mut submitted, mut printed) = (0, 0);
     while printed < options.pictures.len() {
-        // Read ahead of the printer by a window, so that one slow URL does not gather every answer behind it.
+        // Read ahead of the printer by a window, so that one slow URL does not gather every answer
+        // behind it.
         while submitted < options.pictures.len() && submitted < printed + IN_FLIGHT {
             submit(&engine, &options.pictures[submitted], &wants, &extras, submitted, &answers);
             submitted += 1;
@@ -90,7 +107,8 @@ pub fn run(options: &Caption) -> Result<bool, String> {
 fn style(name: &str, folder: &Path) -> Result<Style, String> {
     let (mut own, broken) = match pg_caption_models::styles_of(folder) {
         Ok(own) => (own, None),
-        // With a built-in style it is refused when it is loaded, like every folder that cannot be read.
+        // With a built-in style it is refused when it is loaded, like every folder that cannot be
+        // read.
         Err(error) => (Default::default(), Some(error.to_string())),
     };
     let known = own.remove(name).or_else(|| builtin(name));
@@ -98,7 +116,8 @@ fn style(name: &str, folder: &Path) -> Result<Style, String> {
         if let Some(broken) = broken {
             return broken;
         }
-        let all: Vec<&str> = builtin_names().into_iter().chain(own.keys().map(String::as_str)).collect();
+        let all: Vec<&str> =
+            builtin_names().into_iter().chain(own.keys().map(String::as_str)).collect();
         format!("unknown style \"{name}\": use {}", all.join(", "))
     })
 }
@@ -106,7 +125,8 @@ fn style(name: &str, folder: &Path) -> Result<Style, String> {
 fn generation(options: &Caption) -> Result<Option<Value>, String> {
     let mut overrides = match &options.generation {
         None => serde_json::Map::new(),
-        Some(text) => serde_json::from_str(text).map_err(|e| format!("--generation is not a JSON object: {e}"))?,
+        Some(text) => serde_json::from_str(text)
+            .map_err(|e| format!("--generation is not a JSON object: {e}"))?,
     };
     if options.greedy {
         overrides.insert("num_beams".into(), 1.into());
@@ -121,14 +141,26 @@ fn absolute(path: &Path) -> Result<std::path::PathBuf, String> {
 
 /// Schemes are written in any case, and what is copied comes with blanks.
 fn is_url(picture: &str) -> bool {
-    let scheme = picture.trim_start().split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
+    let scheme =
+        picture.trim_start().split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     matches!(scheme.as_deref(), Some("http" | "https"))
 }
 
-fn submit(engine: &Arc<Engine>, picture: &str, wants: &[Want], extras: &Extras, at: usize, answers: &Sender<(usize, Answer)>) {
+fn submit(
+    engine: &Arc<Engine>,
+    picture: &str,
+    wants: &[Want],
+    extras: &Extras,
+    at: usize,
+    answers: &Sender<(usize, Answer)>,
+) {
     let url = is_url(picture);
     let picture = if url { picture.trim() } else { picture };
-    let bytes = if url { Ok(None) } else { inspect::read(Path::new(picture)).map(|bytes| Some((bytes, None))) };
+    let bytes = if url {
+        Ok(None)
+    } else {
+        inspect::read(Path::new(picture)).map(|bytes| Some((bytes, None)))
+    };
     let source = match url {
         true => Source::Url { url: picture.into(), known: None },
         false => Source::Bytes { sha256: None },
@@ -160,7 +192,9 @@ fn bar(pictures: usize) -> ProgressBar {
     if pictures < MANY || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{bar:40} {pos}/{len} pictures, {per_sec}, {eta} left").unwrap_or_else(|_| ProgressStyle::default_bar());
+    let style =
+        ProgressStyle::with_template("{bar:40} {pos}/{len} pictures, {per_sec}, {eta} left")
+            .unwrap_or_else(|_| ProgressStyle::default_bar());
     ProgressBar::new(pictures as u64).with_style(style)
 }
 
@@ -174,13 +208,18 @@ struct Printer<'a> {
 impl Printer<'_> {
     fn print(&mut self, picture: &str, answer: Answer) -> io::Result<()> {
         let (facts, outputs) = match answer {
-            Answer::Done { image, outputs, model, timings, pixels_sha256 } => (Some(Facts { image, model, timings, pixels_sha256 }), outputs),
+            Answer::Done { image, outputs, model, timings, pixels_sha256 } => {
+                (Some(Facts { image, model, timings, pixels_sha256 }), outputs)
+            }
             Answer::Failed(failure) => (None, vec![Err(failure); self.styles.len()]),
             Answer::Unchanged => (None, Vec::new()),
         };
         for (style, output) in self.styles.iter().zip(outputs) {
-            let (text, written) =
-                if self.json { as_json(picture, style, facts.as_ref(), output) } else { as_text(picture, style, output, self.styles.len() > 1) };
+            let (text, written) = if self.json {
+                as_json(picture, style, facts.as_ref(), output)
+            } else {
+                as_text(picture, style, output, self.styles.len() > 1)
+            };
             self.all &= written;
             self.bar.suspend(|| writeln!(io::stdout(), "{text}"))?;
         }
@@ -195,7 +234,12 @@ struct Facts {
     pixels_sha256: Option<String>,
 }
 
-fn as_text(picture: &str, style: &str, output: Result<Captioned, Failure>, named: bool) -> (String, bool) {
+fn as_text(
+    picture: &str,
+    style: &str,
+    output: Result<Captioned, Failure>,
+    named: bool,
+) -> (String, bool) {
     let label = if named { format!("{picture} [{style}]") } else { picture.to_string() };
     match output.and_then(|c| c.caption) {
         Ok(caption) => (format!("{label}: {caption}"), true),
@@ -206,9 +250,15 @@ fn as_text(picture: &str, style: &str, output: Result<Captioned, Failure>, named
     }
 }
 
-fn as_json(picture: &str, style: &str, facts: Option<&Facts>, output: Result<Captioned, Failure>) -> (String, bool) {
+fn as_json(
+    picture: &str,
+    style: &str,
+    facts: Option<&Facts>,
+    output: Result<Captioned, Failure>,
+) -> (String, bool) {
     let mut object = json!({ "file": picture, "style": style });
-    let mut add = |key: &str, value: Value| drop(object.as_object_mut().map(|o| o.insert(key.into(), value)));
+    let mut add =
+        |key: &str, value: Value| drop(object.as_object_mut().map(|o| o.insert(key.into(), value)));
     if let Some(facts) = facts {
         add("image", json!(facts.image));
         add("model", json!(facts.model));

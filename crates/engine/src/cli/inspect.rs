@@ -27,13 +27,17 @@ pub fn run(options: &Inspect) -> Result<bool, String> {
                                 "mean_rgb_2x2": means, "blank": seen.blank.map(|b| b.words()) })
                     );
                 } else {
-                    println!("{shown}: {} {}x{}, mean RGB of the quarters {means:?}", seen.format, seen.width, seen.height);
+                    println!(
+                        "{shown}: {} {}x{}, mean RGB of the quarters {means:?}",
+                        seen.format, seen.width, seen.height
+                    );
                     if let Some(blank) = seen.blank {
                         println!("{shown}: the picture {}", blank.words());
                     }
                 }
                 if let Some(out) = &options.out {
-                    std::fs::write(out, encode_png(&seen.rgb)).map_err(|e| format!("{}: {e}", out.display()))?;
+                    std::fs::write(out, encode_png(&seen.rgb))
+                        .map_err(|e| format!("{}: {e}", out.display()))?;
                 }
             }
             Err(failure) => {

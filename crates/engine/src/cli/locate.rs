@@ -1,4 +1,5 @@
-//! Where the models and the ONNX Runtime library lie when nobody says. Used by `caption` and `model`; the server is told by the launcher.
+//! Where the models and the ONNX Runtime library lie when nobody says. Used by `caption` and
+//! `model`; the server is told by the launcher.
 
 use std::path::{Path, PathBuf};
 
@@ -7,9 +8,19 @@ use std::path::{Path, PathBuf};
 /// # Errors
 /// Where it was looked for.
 pub fn model() -> Result<PathBuf, String> {
-    let beside = executables().into_iter().flat_map(|dir| [dir.join("models/default"), dir.join("pg_caption/models/default")]);
-    let candidates = environment("PG_CAPTION_MODEL").into_iter().chain(beside).chain(checkout().map(|root| root.join("models/default")));
-    first(candidates, |path| path.join("config.json").is_file(), "no model was found", "--model DIR")
+    let beside = executables()
+        .into_iter()
+        .flat_map(|dir| [dir.join("models/default"), dir.join("pg_caption/models/default")]);
+    let candidates = environment("PG_CAPTION_MODEL")
+        .into_iter()
+        .chain(beside)
+        .chain(checkout().map(|root| root.join("models/default")));
+    first(
+        candidates,
+        |path| path.join("config.json").is_file(),
+        "no model was found",
+        "--model DIR",
+    )
 }
 
 /// The directory that model folders lie in.
@@ -17,8 +28,13 @@ pub fn model() -> Result<PathBuf, String> {
 /// # Errors
 /// Where it was looked for.
 pub fn models() -> Result<PathBuf, String> {
-    let beside = executables().into_iter().flat_map(|dir| [dir.join("models"), dir.join("pg_caption/models")]);
-    let candidates = environment("PG_CAPTION_MODELS").into_iter().chain(beside).chain(checkout().map(|root| root.join("models")));
+    let beside = executables()
+        .into_iter()
+        .flat_map(|dir| [dir.join("models"), dir.join("pg_caption/models")]);
+    let candidates = environment("PG_CAPTION_MODELS")
+        .into_iter()
+        .chain(beside)
+        .chain(checkout().map(|root| root.join("models")));
     first(candidates, Path::is_dir, "no models directory was found", "--models DIR")
 }
 
@@ -27,15 +43,22 @@ pub fn models() -> Result<PathBuf, String> {
 /// # Errors
 /// Where it was looked for.
 pub fn library() -> Result<PathBuf, String> {
-    let in_folder = |dir: PathBuf| library_in(&dir).unwrap_or_else(|| dir.join("libonnxruntime.so"));
+    let in_folder =
+        |dir: PathBuf| library_in(&dir).unwrap_or_else(|| dir.join("libonnxruntime.so"));
     let folders = executables().into_iter().flat_map(|dir| [dir.clone(), dir.join("pg_caption")]);
     let run = checkout().map(|root| root.join(".run/onnxruntime"));
     let run = run.into_iter().flat_map(|dir| [dir.join("lib"), dir]);
-    let candidates = environment("PG_CAPTION_ONNXRUNTIME").into_iter().chain(folders.chain(run).map(in_folder));
+    let candidates =
+        environment("PG_CAPTION_ONNXRUNTIME").into_iter().chain(folders.chain(run).map(in_folder));
     first(candidates, Path::is_file, "the ONNX Runtime library was not found", "--onnxruntime PATH")
 }
 
-fn first(candidates: impl Iterator<Item = PathBuf>, fits: impl Fn(&Path) -> bool, words: &str, option: &str) -> Result<PathBuf, String> {
+fn first(
+    candidates: impl Iterator<Item = PathBuf>,
+    fits: impl Fn(&Path) -> bool,
+    words: &str,
+    option: &str,
+) -> Result<PathBuf, String> {
     let mut looked = Vec::new();
     for path in candidates {
         if fits(&path) {
@@ -56,20 +79,33 @@ fn environment(name: &str) -> Option<PathBuf> {
 fn executables() -> Vec<PathBuf> {
     let Ok(path) = std::env::current_exe() else { return Vec::new() };
     let real = path.canonicalize().unwrap_or_else(|_| path.clone());
-    let mut folders: Vec<PathBuf> = [path, real].iter().filter_map(|p| p.parent()).map(Into::into).collect();
+    let mut folders: Vec<PathBuf> =
+        [path, real].iter().filter_map(|p| p.parent()).map(Into::into).collect();
     folders.dedup();
     folders
 }
 
 /// The checkout this executable was built in (`target/<profile>/`), if it still lies there.
 fn checkout() -> Option<PathBuf> {
-    let root =
-        executables().into_iter().find_map(|dir| Some(dir.ancestors().find(|a| a.file_name().is_some_and(|n| n == "target"))?.parent()?.into()));
+    let root = executables().into_iter().find_map(|dir| {
+        Some(
+            dir.ancestors()
+                .find(|a| a.file_name().is_some_and(|n| n == "target"))?
+                .parent()?
+                .into(),
+        )
+    });
     root.filter(|root: &PathBuf| root.join("Cargo.toml").is_file())
 }
 
 /// `libonnxruntime.so` or, with its version, `libonnxruntime.so.*` (the highest name).
 fn library_in(folder: &Path) -> Option<PathBuf> {
     let entries = std::fs::read_dir(folder).ok()?.flatten().map(|e| e.path());
-    entries.filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with("libonnxruntime.so"))).max()
+    entries
+        .filter(|p| {
+            p.file_name()
+                .and_then(|n| n.to_str())
+                .is_some_and(|n| n.starts_with("libonnxruntime.so"))
+        })
+        .max()
 }

@@ -37,23 +37,27 @@ pub struct Caption {
     /// Files, and http or https URLs
     #[arg(required = true, value_name = "FILE|URL")]
     pictures: Vec<String>,
-    /// A style: concise, seo, detailed or one of the model's own; repeat it for several captions of each picture
+    /// A style: concise, seo, detailed or one of the model's own; repeat it for several captions of
+    /// each picture
     #[arg(long = "style", value_name = "STYLE", default_value = "concise")]
     styles: Vec<String>,
     /// Ceiling for the generated tokens of a caption
     #[arg(long, value_name = "N", default_value_t = pg_caption_register::DEFAULT_TOKENS,
           value_parser = clap::value_parser!(u32).range(1..=pg_caption_register::MAX_TOKENS as i64))]
     max_tokens: u32,
-    /// Model folder, as published on the hub [default: $PG_CAPTION_MODEL, or the one installed with the program]
+    /// Model folder, as published on the hub [default: $PG_CAPTION_MODEL, or the one installed with
+    /// the program]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
     /// Which files of the model: auto, fp32, fp16, quantized, int8, uint8, q4, q4f16
     #[arg(long, value_name = "SUFFIX", default_value = "auto")]
     dtype: String,
-    /// When a model that cuts pictures into tiles does so: auto (for detailed captions), one (never), all [default: auto; all with --exact, as its folder says]
+    /// When a model that cuts pictures into tiles does so: auto (for detailed captions), one
+    /// (never), all [default: auto; all with --exact, as its folder says]
     #[arg(long, value_name = "WHEN", value_parser = tiles)]
     tiles: Option<Tiles>,
-    /// ONNX Runtime library [default: $PG_CAPTION_ONNXRUNTIME, or the one installed with the program]
+    /// ONNX Runtime library [default: $PG_CAPTION_ONNXRUNTIME, or the one installed with the
+    /// program]
     #[arg(long, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
     /// Replaces the style's instruction or task

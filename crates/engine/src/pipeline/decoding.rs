@@ -46,12 +46,15 @@ impl Pipeline {
     fn next_decode(self: &Arc<Self>) -> ToDecode {
         let mut board = self.board();
         loop {
-            let most_urgent = (0..board.fetched.len()).min_by_key(|i| board.fetched[*i].work.picture.due());
+            let most_urgent =
+                (0..board.fetched.len()).min_by_key(|i| board.fetched[*i].work.picture.due());
             if let Some(at) = most_urgent {
                 return board.fetched.swap_remove(at);
             }
             if board.ahead < board.most_ahead {
-                let taken = board.bytes.take(|item| if item.work.picture.wanted() { Verdict::Take } else { Verdict::Drop });
+                let taken = board.bytes.take(|item| {
+                    if item.work.picture.wanted() { Verdict::Take } else { Verdict::Drop }
+                });
                 if let Some(next) = taken {
                     board.ahead += 1;
                     if !board.bytes.is_empty() {
@@ -79,14 +82,20 @@ impl Pipeline {
         let left = || picture.cancelled.load(std::sync::atomic::Ordering::Acquire);
         let exact = picture.any(|job| job.extras.exact);
         let options = pixels::DecodeOptions {
-            limits: pixels::Limits { max_pixels: self.max_pixels, deadline: Some(deadline), memory: Some(self.decoding.total()) },
+            limits: pixels::Limits {
+                max_pixels: self.max_pixels,
+                deadline: Some(deadline),
+                memory: Some(self.decoding.total()),
+            },
             target: (!exact).then(|| preparer.target()),
             exact,
         };
         let header = pixels::probe(&bytes).map_err(failed)?;
         // What is refused from its header does not wait for room first.
         header.check(&options).map_err(failed)?;
-        let needed = header.memory_for(&options).saturating_add(pixels::working_memory(header.upright_size(), preparer.target()));
+        let needed = header
+            .memory_for(&options)
+            .saturating_add(pixels::working_memory(header.upright_size(), preparer.target()));
         let room = self.decoding.reserve(needed.min(self.decoding.total()), deadline, left);
         let room = room.map_err(|e| Answer::Failed(no_room(e, needed)))?;
         let waited = began.elapsed();
@@ -111,7 +120,8 @@ impl Pipeline {
         self.meters.spent(meters::Stage::Decode, thread_cpu().saturating_sub(cpu));
         work.timings.decode = ms(began.elapsed().saturating_sub(waited));
 
-        let options = PictureOptions { views: picture.views(|job| job.views(preparer, self.tiles)) };
+        let options =
+            PictureOptions { views: picture.views(|job| job.views(preparer, self.tiles)) };
         let most = preparer.memory_for((decoded.rgb.width, decoded.rgb.height), &options);
         let held = self.tensors.reserve(most.min(self.tensors.total()), deadline, left);
         let mut held = held.map_err(|e| Answer::Failed(no_room(e, most)))?;

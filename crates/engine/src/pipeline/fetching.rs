@@ -1,5 +1,5 @@
-//! The fetch threads: a URL whose turn it is and whose host admits it becomes a file's bytes. They never wait for a host: what is redirected to
-//! one at its cap goes back in line.
+//! The fetch threads: a URL whose turn it is and whose host admits it becomes a file's bytes. They
+//! never wait for a host: what is redirected to one at its cap goes back in line.
 
 use super::{Ahead, File, Pipeline, ToDecode, ToFetch, ms, no_room};
 use crate::failures;
@@ -13,7 +13,8 @@ use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often an idle fetch thread looks whether a host has become free through a redirect's end, of which nobody tells it.
+/// How often an idle fetch thread looks whether a host has become free through a redirect's end, of
+/// which nobody tells it.
 const LOOK: Duration = Duration::from_millis(100);
 
 /// What a fetch comes to.
@@ -41,16 +42,29 @@ impl Pipeline {
                 }
                 FetchNext::Fetch(mut work, permit, journey) => {
                     let fetched = caught(|| self.fetch(fetcher, &mut work, permit, journey));
-                    match fetched.unwrap_or_else(|_| Err(Answer::Failed(failures::crashed("fetch")))) {
+                    match fetched
+                        .unwrap_or_else(|_| Err(Answer::Failed(failures::crashed("fetch"))))
+                    {
                         Ok(Got::Elsewhere(journey)) => {
                             let host = journey.host().to_owned();
                             work.picture.waits_for_host(&host);
                             let (connection, role) = (work.picture.connection, work.picture.role);
-                            self.board().urls.push(connection, role, ToFetch { work, host, journey: Some(journey) });
+                            self.board().urls.push(
+                                connection,
+                                role,
+                                ToFetch { work, host, journey: Some(journey) },
+                            );
                             drop(ahead);
                         }
                         Ok(Got::File(File { bytes, held, etag, last_modified })) => {
-                            let item = ToDecode { work, bytes, held, etag, last_modified, ahead: Some(ahead) };
+                            let item = ToDecode {
+                                work,
+                                bytes,
+                                held,
+                                etag,
+                                last_modified,
+                                ahead: Some(ahead),
+                            };
                             self.board().fetched.push(item);
                             self.to_decode.notify_one();
                         }
@@ -90,7 +104,8 @@ impl Pipeline {
                         }
                     }
                 });
-                if let (Some(ToFetch { work, host, journey }), Some(admission)) = (taken, admission) {
+                if let (Some(ToFetch { work, host, journey }), Some(admission)) = (taken, admission)
+                {
                     board.ahead += 1;
                     if !board.urls.is_empty() {
                         self.to_fetch.notify_one();
@@ -112,21 +127,32 @@ impl Pipeline {
         }
     }
 
-    fn fetch(&self, fetcher: &Fetcher, work: &mut Work, permit: Permit, journey: Option<Box<Journey>>) -> Result<Got, Answer> {
+    fn fetch(
+        &self,
+        fetcher: &Fetcher,
+        work: &mut Work,
+        permit: Permit,
+        journey: Option<Box<Journey>>,
+    ) -> Result<Got, Answer> {
         let (cpu, began) = (thread_cpu(), Instant::now());
         let picture = work.picture.clone();
-        let Source::Url { url, known } = &picture.source else { return Err(Answer::Failed(failures::lost())) };
+        let Source::Url { url, known } = &picture.source else {
+            return Err(Answer::Failed(failures::lost()));
+        };
         picture.at(Stage::Fetching);
         self.look_at_names();
         let deadline = picture.deadline();
         // Another model has something new to say of an unchanged picture.
         let known = known.as_ref().filter(|known| self.model.get() == Some(&known.model));
-        let (etag, last_modified) = known.map(|known| (known.etag.as_deref(), known.last_modified.as_deref())).unwrap_or_default();
+        let (etag, last_modified) = known
+            .map(|known| (known.etag.as_deref(), known.last_modified.as_deref()))
+            .unwrap_or_default();
         let get = Get { url, etag, last_modified, deadline, cancelled: &picture.cancelled };
         let (mut held, mut share) = (None, None);
         let left = || picture.cancelled.load(std::sync::atomic::Ordering::Acquire);
         let fetched = fetcher.fetch_admitted(permit, journey, &get, &mut |host, bytes| {
-            share = Some(self.shares.take(host, bytes, deadline, left).map_err(|e| no_room(e, bytes))?);
+            share =
+                Some(self.shares.take(host, bytes, deadline, left).map_err(|e| no_room(e, bytes))?);
             held = Some(self.files.reserve(bytes, deadline, left).map_err(|e| no_room(e, bytes))?);
             Ok(())
         });

@@ -1,5 +1,6 @@
-//! The stages before the model: fetch threads and decode threads, and the line in front of them. They run ahead of the model by a
-//! bounded number of pictures, so that it never waits while there is work, and memory stays bounded.
+//! The stages before the model: fetch threads and decode threads, and the line in front of them.
+//! They run ahead of the model by a bounded number of pictures, so that it never waits while there
+//! is work, and memory stays bounded.
 
 mod decoding;
 mod fetching;
@@ -80,7 +81,8 @@ pub struct Pipeline {
     decode_threads: usize,
 }
 
-/// A place among the pictures that run ahead of the model; given back when the model has taken the tensor.
+/// A place among the pictures that run ahead of the model; given back when the model has taken the
+/// tensor.
 pub struct Ahead(Arc<Pipeline>);
 
 impl Drop for Ahead {
@@ -92,12 +94,17 @@ impl Drop for Ahead {
 }
 
 impl Pipeline {
-    /// Without threads yet. A setting the fetcher refuses is answered to every URL; bytes still work.
+    /// Without threads yet. A setting the fetcher refuses is answered to every URL; bytes still
+    /// work.
     pub fn new(config: &EngineConfig, meters: Arc<Meters>) -> Arc<Pipeline> {
-        // A quarter for files, half for decoding, an eighth for tensors; the model thread has the rest for features and caches.
+        // A quarter for files, half for decoding, an eighth for tensors; the model thread has the
+        // rest for features and caches.
         let part = |share: u64| Pool::new(config.memory.max(1 << 26) / share);
         let files = part(4);
-        let settings = pg_caption_fetch::Settings { room: files.total(), ..pg_caption_fetch::Settings::from(config) };
+        let settings = pg_caption_fetch::Settings {
+            room: files.total(),
+            ..pg_caption_fetch::Settings::from(config)
+        };
         let fetcher = Fetcher::new(settings).map_err(|e| e.failure());
         if let Err(failure) = &fetcher {
             crate::log::line(format_args!("warning: no URL can be fetched: {}", failure.message));
@@ -136,7 +143,8 @@ impl Pipeline {
         self.fetcher.as_ref().map(Fetcher::hosts).unwrap_or_default()
     }
 
-    /// Whom to tell that another process could look names up and this one cannot any more (see [`crate::names`]).
+    /// Whom to tell that another process could look names up and this one cannot any more (see
+    /// [`crate::names`]).
     pub fn when_outdated(&self, tell: impl FnOnce() + Send + 'static) {
         *self.outdated.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(tell));
     }
@@ -188,7 +196,12 @@ impl Pipeline {
     ///
     /// # Errors
     /// No threads.
-    pub fn open(self: &Arc<Self>, batch: usize, preparer: &Arc<Preparer>, inbox: &Arc<Inbox>) -> std::io::Result<()> {
+    pub fn open(
+        self: &Arc<Self>,
+        batch: usize,
+        preparer: &Arc<Preparer>,
+        inbox: &Arc<Inbox>,
+    ) -> std::io::Result<()> {
         self.model.get_or_init(|| preparer.status().digest.clone());
         self.board().most_ahead = self.fetch_threads + self.decode_threads + 2 * batch;
         for _ in 0..self.decode_threads {
@@ -208,7 +221,10 @@ impl Pipeline {
             let mut board = self.board();
             (board.urls.drain(), board.bytes.drain())
         };
-        urls.into_iter().map(|u| u.work).chain(bytes.into_iter().map(|b| b.work)).for_each(|work| work.end(Answer::Failed(failure.clone())));
+        urls.into_iter()
+            .map(|u| u.work)
+            .chain(bytes.into_iter().map(|b| b.work))
+            .for_each(|work| work.end(Answer::Failed(failure.clone())));
     }
 }
 
@@ -220,11 +236,17 @@ pub fn ms(duration: Duration) -> f64 {
 /// The failure for bytes there was no room for.
 pub fn no_room(refused: Refused, bytes: u64) -> Failure {
     match refused {
-        Refused::TooMuch { total } => Failure::new(Class::Reject, "too_much_memory", "the picture needs more memory than there is for one stage")
-            .detail(format!("it needs {bytes} bytes, there are {total}"))
-            .hint("See \"pg_caption.memory\"."),
-        Refused::Late | Refused::Left => Failure::new(Class::Retry, "timeout", "the image was not captioned in time")
-            .detail("still waiting for memory")
-            .hint("See \"pg_caption.memory\"."),
+        Refused::TooMuch { total } => Failure::new(
+            Class::Reject,
+            "too_much_memory",
+            "the picture needs more memory than there is for one stage",
+        )
+        .detail(format!("it needs {bytes} bytes, there are {total}"))
+        .hint("See \"pg_caption.memory\"."),
+        Refused::Late | Refused::Left => {
+            Failure::new(Class::Retry, "timeout", "the image was not captioned in time")
+                .detail("still waiting for memory")
+                .hint("See \"pg_caption.memory\".")
+        }
     }
 }

@@ -1,14 +1,17 @@
-//! What one host may hold of the room for files while its files are on their way, so that a host that takes its time (a body of
-//! unknown length reserves the longest there can be) leaves room for the others.
+//! What one host may hold of the room for files while its files are on their way, so that a host
+//! that takes its time (a body of unknown length reserves the longest there can be) leaves room for
+//! the others.
 //!
-//! In front of the pool and beside it: whoever waits here holds nothing of the pool, and is of a host that has its share.
+//! In front of the pool and beside it: whoever waits here holds nothing of the pool, and is of a
+//! host that has its share.
 
 use crate::budget::{Refused, wait};
 use std::collections::HashMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// A host holds up to this part of the room whatever others hold, and more while all together leave as much.
+/// A host holds up to this part of the room whatever others hold, and more while all together leave
+/// as much.
 const PART: u64 = 4;
 
 /// Bytes promised to fetches under way, by host.
@@ -35,18 +38,27 @@ impl Shares {
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether `host` may have so many more. One file always; what is larger than all the room is the pool's to refuse.
+    /// Whether `host` may have so many more. One file always; what is larger than all the room is
+    /// the pool's to refuse.
     fn allows(&self, held: &HashMap<String, u64>, host: &str, bytes: u64) -> bool {
         let Some(own) = held.get(host) else { return true };
         let part = self.room / PART;
-        bytes > self.room || own + bytes <= part || held.values().sum::<u64>() + bytes <= self.room - part
+        bytes > self.room
+            || own + bytes <= part
+            || held.values().sum::<u64>() + bytes <= self.room - part
     }
 
     /// Waits until `host` (`name:port`) may have so many bytes.
     ///
     /// # Errors
     /// [`Refused::Late`] and [`Refused::Left`].
-    pub(super) fn take(&self, host: &str, bytes: u64, deadline: Instant, left: impl Fn() -> bool) -> Result<Share<'_>, Refused> {
+    pub(super) fn take(
+        &self,
+        host: &str,
+        bytes: u64,
+        deadline: Instant,
+        left: impl Fn() -> bool,
+    ) -> Result<Share<'_>, Refused> {
         let mut held = self.held();
         while !self.allows(&held, host, bytes) {
             let refused;
@@ -87,7 +99,12 @@ mod tests {
         let shares = Shares::new(100);
         let first = [take(&shares, "slow:80", 35).unwrap(), take(&shares, "slow:80", 35).unwrap()];
         assert_eq!(take(&shares, "slow:80", 35).err(), Some(Refused::Late));
-        assert_eq!(shares.take("slow:80", 35, Instant::now() + std::time::Duration::from_secs(1), || true).err(), Some(Refused::Left));
+        assert_eq!(
+            shares
+                .take("slow:80", 35, Instant::now() + std::time::Duration::from_secs(1), || true)
+                .err(),
+            Some(Refused::Left)
+        );
         let quick = take(&shares, "quick:80", 20).unwrap();
         assert!(take(&shares, "quick:80", 5).is_ok(), "within its part");
         assert!(take(&shares, "quick:80", 6).is_err());

@@ -1,7 +1,9 @@
-//! The scheduler: which session call the model makes next, and what comes of it. Owned by the model thread.
+//! The scheduler: which session call the model makes next, and what comes of it. Owned by the model
+//! thread.
 //!
-//! Knows keys, due times and buckets; no request, no socket, no clock of its own (`plan` is the pure decision). A sequence never
-//! joins a running batch; rows that finished or were cancelled leave between steps.
+//! Knows keys, due times and buckets; no request, no socket, no clock of its own (`plan` is the
+//! pure decision). A sequence never joins a running batch; rows that finished or were cancelled
+//! leave between steps.
 
 mod plan;
 #[cfg(test)]
@@ -31,7 +33,10 @@ pub trait Model {
     ///
     /// # Errors
     /// The whole call failed.
-    fn begin(&mut self, captions: &[(u64, &Self::Start)]) -> Result<(Self::Batch, Vec<Finished>), String>;
+    fn begin(
+        &mut self,
+        captions: &[(u64, &Self::Start)],
+    ) -> Result<(Self::Batch, Vec<Finished>), String>;
     /// One step of everything in the batch.
     ///
     /// # Errors
@@ -95,7 +100,13 @@ pub struct Scheduler<M: Model> {
 impl<M: Model> Scheduler<M> {
     /// An empty one.
     pub fn new(limits: Limits) -> Self {
-        Scheduler { limits, pictures: Vec::new(), captions: Vec::new(), running: Vec::new(), row_bytes: 0 }
+        Scheduler {
+            limits,
+            pictures: Vec::new(),
+            captions: Vec::new(),
+            running: Vec::new(),
+            row_bytes: 0,
+        }
     }
 
     /// Adds a picture to encode.
@@ -141,36 +152,64 @@ impl<M: Model> Scheduler<M> {
     pub fn next(&self, held: usize) -> Option<Act> {
         let pictures: Vec<Ticket> = self.pictures.iter().map(|(ticket, _)| *ticket).collect();
         let captions: Vec<Ticket> = self.captions.iter().map(|row| row.ticket).collect();
-        let running: Vec<Instant> = self.running.iter().filter_map(|r| r.rows.iter().map(|row| row.ticket.due).min()).collect();
+        let running: Vec<Instant> = self
+            .running
+            .iter()
+            .filter_map(|r| r.rows.iter().map(|row| row.ticket.due).min())
+            .collect();
         let caches: usize = self.running.iter().map(|r| M::bytes(&r.batch)).sum();
-        let view = plan::View { pictures: &pictures, captions: &captions, running: &running, bytes: held + caches, row_bytes: self.row_bytes };
+        let view = plan::View {
+            pictures: &pictures,
+            captions: &captions,
+            running: &running,
+            bytes: held + caches,
+            row_bytes: self.row_bytes,
+        };
         plan::next(&view, &self.limits)
     }
 
     /// Makes the call. `clock` is read before and after it.
-    pub fn run(&mut self, act: Act, model: &mut M, clock: impl Fn() -> Instant) -> Vec<Event<M::Features>> {
+    pub fn run(
+        &mut self,
+        act: Act,
+        model: &mut M,
+        clock: impl Fn() -> Instant,
+    ) -> Vec<Event<M::Features>> {
         let before = clock();
         match act {
             Act::Encode(at) => {
                 let group = taken(&mut self.pictures, &at);
-                let made = model.encode(&group.iter().map(|(_, pixels)| pixels).collect::<Vec<_>>());
+                let made =
+                    model.encode(&group.iter().map(|(_, pixels)| pixels).collect::<Vec<_>>());
                 let spent = share(before, clock(), group.len());
                 match made {
                     Ok(features) if features.len() == group.len() => {
                         let keys = group.into_iter().map(|(ticket, _)| ticket.key);
-                        keys.zip(features).map(|(key, features)| Event::Encoded { key, features, spent }).collect()
+                        keys.zip(features)
+                            .map(|(key, features)| Event::Encoded { key, features, spent })
+                            .collect()
                     }
-                    Ok(_) => failed(group.into_iter().map(|(t, _)| t.key), "the encoder lost a picture"),
-                    Err(reason) if group.len() == 1 => failed(group.into_iter().map(|(t, _)| t.key), &reason),
+                    Ok(_) => {
+                        failed(group.into_iter().map(|(t, _)| t.key), "the encoder lost a picture")
+                    }
+                    Err(reason) if group.len() == 1 => {
+                        failed(group.into_iter().map(|(t, _)| t.key), &reason)
+                    }
                     Err(_) => {
-                        self.pictures.extend(group.into_iter().map(|(t, pixels)| (Ticket { alone: true, ..t }, pixels)));
+                        self.pictures.extend(
+                            group
+                                .into_iter()
+                                .map(|(t, pixels)| (Ticket { alone: true, ..t }, pixels)),
+                        );
                         Vec::new()
                     }
                 }
             }
             Act::Begin(at) => {
                 let mut rows = taken(&mut self.captions, &at);
-                let begun = model.begin(&rows.iter().map(|row| (row.ticket.key, &row.start)).collect::<Vec<_>>());
+                let begun = model.begin(
+                    &rows.iter().map(|row| (row.ticket.key, &row.start)).collect::<Vec<_>>(),
+                );
                 let spent = share(before, clock(), rows.len());
                 rows.iter_mut().for_each(|row| row.spent += spent);
                 match begun {
@@ -209,12 +248,15 @@ impl<M: Model> Scheduler<M> {
         }
     }
 
-    /// A call over these rows failed: alone it was the culprit, among others each tries again alone.
+    /// A call over these rows failed: alone it was the culprit, among others each tries again
+    /// alone.
     fn apart(&mut self, rows: Vec<Row<M::Start>>, reason: &str) -> Vec<Event<M::Features>> {
         if rows.len() == 1 {
             return failed(rows.into_iter().map(|row| row.ticket.key), reason);
         }
-        self.captions.extend(rows.into_iter().map(|row| Row { ticket: Ticket { alone: true, ..row.ticket }, ..row }));
+        self.captions.extend(
+            rows.into_iter().map(|row| Row { ticket: Ticket { alone: true, ..row.ticket }, ..row }),
+        );
         Vec::new()
     }
 

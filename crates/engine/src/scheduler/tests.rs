@@ -1,11 +1,12 @@
-//! Schedules with a mock model and a mock clock: every promise of the scheduler, and seeded random schedules in which everything
-//! accepted is answered exactly once.
+//! Schedules with a mock model and a mock clock: every promise of the scheduler, and seeded random
+//! schedules in which everything accepted is answered exactly once.
 
 use super::*;
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
-/// A model whose captions take as many steps as their start says, and which fails on what it is told to.
+/// A model whose captions take as many steps as their start says, and which fails on what it is
+/// told to.
 #[derive(Default)]
 struct Mock {
     calls: Vec<String>,
@@ -42,7 +43,8 @@ impl Model for Mock {
 
     fn begin(&mut self, captions: &[(u64, &Start)]) -> Result<(MockBatch, Vec<Finished>), String> {
         self.calls.push(format!("begin {}", captions.len()));
-        let mut batch = MockBatch { rows: captions.iter().map(|(key, start)| (*key, **start, 0)).collect() };
+        let mut batch =
+            MockBatch { rows: captions.iter().map(|(key, start)| (*key, **start, 0)).collect() };
         let finished = advance(&mut batch)?;
         Ok((batch, finished))
     }
@@ -63,11 +65,17 @@ impl Model for Mock {
 }
 
 fn advance(batch: &mut MockBatch) -> Result<Vec<Finished>, String> {
-    if let Some((key, ..)) = batch.rows.iter().find(|(_, start, at)| start.poisoned_at == Some(*at)) {
+    if let Some((key, ..)) = batch.rows.iter().find(|(_, start, at)| start.poisoned_at == Some(*at))
+    {
         return Err(format!("poison {key}"));
     }
     batch.rows.iter_mut().for_each(|row| row.2 += 1);
-    let finished = batch.rows.iter().filter(|(_, start, at)| at > &start.steps).map(|(key, ..)| done(*key)).collect();
+    let finished = batch
+        .rows
+        .iter()
+        .filter(|(_, start, at)| at > &start.steps)
+        .map(|(key, ..)| done(*key))
+        .collect();
     batch.rows.retain(|(_, start, at)| at <= &start.steps);
     Ok(finished)
 }
@@ -82,11 +90,24 @@ struct Run {
 
 impl Run {
     fn new(limits: Limits) -> Run {
-        Run { scheduler: Scheduler::new(limits), model: Mock::default(), start: Instant::now(), now: Cell::new(0), answered: HashMap::new() }
+        Run {
+            scheduler: Scheduler::new(limits),
+            model: Mock::default(),
+            start: Instant::now(),
+            now: Cell::new(0),
+            answered: HashMap::new(),
+        }
     }
 
     fn ticket(&self, key: u64, due: u64, turn: u64, bucket: u64) -> Ticket {
-        Ticket { key, due: self.start + Duration::from_millis(due), turn, bucket: Bucket([bucket, 0, 0]), rows: 1, alone: false }
+        Ticket {
+            key,
+            due: self.start + Duration::from_millis(due),
+            turn,
+            bucket: Bucket([bucket, 0, 0]),
+            rows: 1,
+            alone: false,
+        }
     }
 
     fn caption(&mut self, key: u64, due: u64, steps: u32) {
@@ -219,11 +240,18 @@ fn in_every_random_schedule_everything_accepted_is_answered_exactly_once() {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
             (state >> 33) % n
         };
-        let limits = Limits { pictures: 1 + random(5) as usize, rows: 1 + random(6) as usize, bytes: 1 + random(200) as usize };
+        let limits = Limits {
+            pictures: 1 + random(5) as usize,
+            rows: 1 + random(6) as usize,
+            bytes: 1 + random(200) as usize,
+        };
         let mut run = Run::new(limits);
         let (mut accepted, mut cancelled) = (HashSet::new(), HashSet::new());
         for key in 0..60 {
-            let ticket = Ticket { rows: 1 + random(3) as usize, ..run.ticket(key, random(500), random(4), random(3)) };
+            let ticket = Ticket {
+                rows: 1 + random(3) as usize,
+                ..run.ticket(key, random(500), random(4), random(3))
+            };
             accepted.insert(key);
             if random(2) == 0 {
                 if random(10) == 0 {
@@ -245,6 +273,10 @@ fn in_every_random_schedule_everything_accepted_is_answered_exactly_once() {
         run.all();
         let answered: HashSet<u64> = run.answered.keys().copied().collect();
         assert!(answered.is_disjoint(&cancelled), "seed {seed}: answered after it was cancelled");
-        assert_eq!(answered.union(&cancelled).copied().collect::<HashSet<_>>(), accepted, "seed {seed}");
+        assert_eq!(
+            answered.union(&cancelled).copied().collect::<HashSet<_>>(),
+            accepted,
+            "seed {seed}"
+        );
     }
 }

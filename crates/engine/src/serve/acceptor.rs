@@ -1,4 +1,5 @@
-//! Accepts clients on the launcher's socket, and stops when a successor has taken over. Runs on the main thread.
+//! Accepts clients on the launcher's socket, and stops when a successor has taken over. Runs on the
+//! main thread.
 
 use super::connection::Connection;
 use crate::engine::Engine;
@@ -13,7 +14,8 @@ use std::time::{Duration, Instant};
 
 /// Connections at once (two threads each); more wait in the socket's backlog.
 const MOST: usize = 512;
-/// After a drain: how long without any request before the engine leaves, so that requests that crossed the GoAway are served.
+/// After a drain: how long without any request before the engine leaves, so that requests that
+/// crossed the GoAway are served.
 const QUIET: Duration = Duration::from_millis(250);
 
 /// The listening side of the server.
@@ -34,7 +36,15 @@ impl Acceptor {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
-        Ok(Acceptor { listener, engine, clients: Mutex::default(), next: AtomicU64::new(1), draining: AtomicBool::new(false), wake, woken })
+        Ok(Acceptor {
+            listener,
+            engine,
+            clients: Mutex::default(),
+            next: AtomicU64::new(1),
+            draining: AtomicBool::new(false),
+            wake,
+            woken,
+        })
     }
 
     fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
@@ -91,14 +101,24 @@ impl Acceptor {
         match self.listener.accept() {
             Ok((stream, _)) => {
                 if let Err(e) = self.admit(stream) {
-                    crate::log::line(format_args!("warning: a connection could not be served: {e}"));
+                    crate::log::line(format_args!(
+                        "warning: a connection could not be served: {e}"
+                    ));
                 }
             }
-            // A predecessor or successor on the same socket was faster, or the client has left again.
-            Err(e) if matches!(e.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted | io::ErrorKind::ConnectionAborted) => {}
+            // A predecessor or successor on the same socket was faster, or the client has left
+            // again.
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    io::ErrorKind::WouldBlock
+                        | io::ErrorKind::Interrupted
+                        | io::ErrorKind::ConnectionAborted
+                ) => {}
             Err(e) => {
                 crate::log::line(format_args!("warning: accept failed: {e}"));
-                // Out of descriptors: poll would return at once for ever. Wait until a client leaves, or a second.
+                // Out of descriptors: poll would return at once for ever. Wait until a client
+                // leaves, or a second.
                 let second = Timespec { tv_sec: 1, tv_nsec: 0 };
                 let _ = poll(&mut [PollFd::new(&self.woken, PollFlags::IN)], Some(&second));
             }

@@ -1,7 +1,8 @@
-//! One client: a thread that reads its messages and one that writes the answers. Made by the acceptor.
+//! One client: a thread that reads its messages and one that writes the answers. Made by the
+//! acceptor.
 //!
-//! The reader never waits for an answer and the stages never wait for the writer, so that a cancel always gets through and a
-//! client that does not read harms only itself.
+//! The reader never waits for an answer and the stages never wait for the writer, so that a cancel
+//! always gets through and a client that does not read harms only itself.
 
 use super::{inbound, spawn};
 use crate::budget::{Refused, Reservation};
@@ -10,7 +11,10 @@ use crate::failures;
 use crate::job::{Answer, Extras, Job, Order, Source, Want};
 use crate::pipeline::no_room;
 use crate::share::Shares;
-use pg_caption_wire::{ClientMessage, Failure, Image, Outcome, Output, PROTOCOL, Reply, Request, Role, ServerMessage, Written, frame};
+use pg_caption_wire::{
+    ClientMessage, Failure, Image, Outcome, Output, PROTOCOL, Reply, Request, Role, ServerMessage,
+    Written, frame,
+};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::io::{self, BufReader, Write};
@@ -46,11 +50,23 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// Starts the two threads. `closed` is called once, when the connection has ended and its jobs are cancelled.
-    pub fn start(stream: UnixStream, id: u64, engine: Arc<Engine>, closed: impl FnOnce() + Send + 'static) -> io::Result<Arc<Connection>> {
+    /// Starts the two threads. `closed` is called once, when the connection has ended and its jobs
+    /// are cancelled.
+    pub fn start(
+        stream: UnixStream,
+        id: u64,
+        engine: Arc<Engine>,
+        closed: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Arc<Connection>> {
         let (frames, queued) = sync_channel(UNREAD);
         let (reading, writing) = (stream.try_clone()?, stream.try_clone()?);
-        let connection = Arc::new(Connection { id, stream, frames, open: Mutex::default(), shares: Arc::default() });
+        let connection = Arc::new(Connection {
+            id,
+            stream,
+            frames,
+            open: Mutex::default(),
+            shares: Arc::default(),
+        });
         spawn("writer", move || write(&writing, &queued))?;
         let this = connection.clone();
         let started = spawn("reader", move || {
@@ -66,7 +82,8 @@ impl Connection {
 
     /// Queues a message. A client that has stopped reading is cut off.
     pub fn send(&self, message: &ServerMessage) {
-        let queued = frame::encode_head(message, 0).is_ok_and(|bytes| self.frames.try_send(bytes).is_ok());
+        let queued =
+            frame::encode_head(message, 0).is_ok_and(|bytes| self.frames.try_send(bytes).is_ok());
         if !queued {
             self.hang_up();
         }
@@ -86,7 +103,8 @@ impl Connection {
         let jobs: Vec<_> = self.jobs().drain().collect();
         jobs.iter().for_each(|(_, job)| job.cancel());
         self.shares.clear();
-        // An empty frame tells the writer to stop after what is queued; the shutdown below frees one that is stuck.
+        // An empty frame tells the writer to stop after what is queued; the shutdown below frees
+        // one that is stuck.
         let _ = self.frames.try_send(Vec::new());
     }
 
@@ -104,7 +122,12 @@ impl Connection {
         }
     }
 
-    fn message(self: &Arc<Self>, engine: &Arc<Engine>, role: Role, stream: &mut Stream) -> Result<(), End> {
+    fn message(
+        self: &Arc<Self>,
+        engine: &Arc<Engine>,
+        role: Role,
+        stream: &mut Stream,
+    ) -> Result<(), End> {
         let (message, length) = inbound::head(stream)?;
         if let ClientMessage::Request(request) = message {
             return self.request(engine, role, request, length, stream);
@@ -118,7 +141,9 @@ impl Connection {
                 }
             }
             ClientMessage::Status => self.send(&ServerMessage::Status(Box::new(engine.status()))),
-            ClientMessage::Hello { .. } | ClientMessage::Request(_) => return Err(End::Refused(failures::protocol("a second hello"))),
+            ClientMessage::Hello { .. } | ClientMessage::Request(_) => {
+                return Err(End::Refused(failures::protocol("a second hello")));
+            }
         }
         Ok(())
     }
@@ -127,10 +152,16 @@ impl Connection {
     fn greet(&self, stream: &mut Stream) -> Option<Role> {
         let refusal = match inbound::head(stream) {
             Ok((ClientMessage::Hello { version: PROTOCOL, role, .. }, 0)) => {
-                self.send(&ServerMessage::Hello { version: PROTOCOL, release: RELEASE.into(), window: WINDOW });
+                self.send(&ServerMessage::Hello {
+                    version: PROTOCOL,
+                    release: RELEASE.into(),
+                    window: WINDOW,
+                });
                 return Some(role);
             }
-            Ok((ClientMessage::Hello { version, release, .. }, _)) => failures::version_mismatch(version, &release, PROTOCOL, RELEASE),
+            Ok((ClientMessage::Hello { version, release, .. }, _)) => {
+                failures::version_mismatch(version, &release, PROTOCOL, RELEASE)
+            }
             Ok(_) => failures::protocol("the first message must be a hello"),
             Err(inbound::Error::Left) => return None,
             Err(inbound::Error::Frame(e)) => failures::protocol(e.to_string()),
@@ -139,15 +170,26 @@ impl Connection {
         None
     }
 
-    fn request(self: &Arc<Self>, engine: &Arc<Engine>, role: Role, request: Request, length: u64, stream: &mut Stream) -> Result<(), End> {
+    fn request(
+        self: &Arc<Self>,
+        engine: &Arc<Engine>,
+        role: Role,
+        request: Request,
+        length: u64,
+        stream: &mut Stream,
+    ) -> Result<(), End> {
         let id = request.id;
         {
             let jobs = self.jobs();
             if jobs.contains_key(&id) {
-                return Err(End::Refused(failures::protocol(format!("request {id} is already in flight"))));
+                return Err(End::Refused(failures::protocol(format!(
+                    "request {id} is already in flight"
+                ))));
             }
             if jobs.len() >= WINDOW as usize {
-                return Err(End::Refused(failures::protocol(format!("more than {WINDOW} requests in flight"))));
+                return Err(End::Refused(failures::protocol(format!(
+                    "more than {WINDOW} requests in flight"
+                ))));
             }
         }
         let patience = Duration::from_millis(request.remaining_ms);
@@ -158,7 +200,8 @@ impl Connection {
                 (Source::Url { url, known }, Ok(None))
             }
             Image::Bytes => {
-                let bytes = self.body(engine, length, arrived + patience.min(LONGEST_BODY), stream)?;
+                let bytes =
+                    self.body(engine, length, arrived + patience.min(LONGEST_BODY), stream)?;
                 let sha256 = match (&bytes, request.share) {
                     (Ok((bytes, _)), Some(_)) => Some(crate::picture::digest(bytes)),
                     _ => None,
@@ -174,7 +217,11 @@ impl Connection {
             wants: request
                 .outputs
                 .into_iter()
-                .map(|o| Want { style: o.style, max_tokens: o.max_tokens, context: o.context.filter(|c| !c.trim().is_empty()) })
+                .map(|o| Want {
+                    style: o.style,
+                    max_tokens: o.max_tokens,
+                    context: o.context.filter(|c| !c.trim().is_empty()),
+                })
                 .collect(),
             min_confidence: request.min_confidence,
             extras: Extras::default(),
@@ -193,14 +240,23 @@ impl Connection {
             Err(failure) => {
                 job.answer(Answer::Failed(failure));
             }
-            Ok(bytes) => engine.submit(&job, bytes, request.share.map(|share| (share, &self.shares))),
+            Ok(bytes) => {
+                engine.submit(&job, bytes, request.share.map(|share| (share, &self.shares)))
+            }
         }
         Ok(())
     }
 
-    /// The picture in a request's body, once there is room for it; or why it is not taken. While this waits the client's next
-    /// messages wait in the socket: that is how a full engine slows its clients down.
-    fn body(&self, engine: &Engine, length: u64, deadline: Instant, stream: &mut Stream) -> Result<Result<Body, Failure>, End> {
+    /// The picture in a request's body, once there is room for it; or why it is not taken. While
+    /// this waits the client's next messages wait in the socket: that is how a full engine slows
+    /// its clients down.
+    fn body(
+        &self,
+        engine: &Engine,
+        length: u64,
+        deadline: Instant,
+        stream: &mut Stream,
+    ) -> Result<Result<Body, Failure>, End> {
         let limit = engine.config().max_image_size;
         let refusal = if length > limit {
             failures::too_large(length, limit)
@@ -218,7 +274,8 @@ impl Connection {
     fn has_left(&self) -> bool {
         let mut watched = [PollFd::new(&self.stream, PollFlags::RDHUP)];
         let gone = PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR;
-        poll(&mut watched, Some(&Timespec::default())).is_ok_and(|ready| ready > 0) && watched[0].revents().intersects(gone)
+        poll(&mut watched, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+            && watched[0].revents().intersects(gone)
     }
 }
 

@@ -1,7 +1,9 @@
-//! The descriptors the launcher hands over: the listening socket and the status pipe. Used once, at the start of `serve`.
+//! The descriptors the launcher hands over: the listening socket and the status pipe. Used once, at
+//! the start of `serve`.
 //!
-//! Both are taken without unsafe code: the socket through the socket-activation environment (`LISTEN_FDS=1`, the launcher sets
-//! it) or, where that is not set, duplicated out of our own process; the pipe is opened anew through `/proc`.
+//! Both are taken without unsafe code: the socket through the socket-activation environment
+//! (`LISTEN_FDS=1`, the launcher sets it) or, where that is not set, duplicated out of our own
+//! process; the pipe is opened anew through `/proc`.
 
 use pg_caption_wire::{EngineReport, LISTEN_FD, STATUS_FD};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
@@ -10,8 +12,8 @@ use std::io::{self, Write};
 use std::os::unix::net::UnixListener;
 use std::sync::Mutex;
 
-/// The listening socket on descriptor 3, non-blocking. (The flag is shared with whoever else holds the socket; a successor
-/// wants it too.)
+/// The listening socket on descriptor 3, non-blocking. (The flag is shared with whoever else holds
+/// the socket; a successor wants it too.)
 ///
 /// # Errors
 /// If there is no listening Unix socket there.
@@ -34,7 +36,9 @@ pub struct StatusPipe(Mutex<Option<File>>);
 impl StatusPipe {
     /// Opens it. Must happen before confinement.
     pub fn open() -> Self {
-        StatusPipe(Mutex::new(OpenOptions::new().write(true).open(format!("/proc/self/fd/{STATUS_FD}")).ok()))
+        StatusPipe(Mutex::new(
+            OpenOptions::new().write(true).open(format!("/proc/self/fd/{STATUS_FD}")).ok(),
+        ))
     }
 
     /// Writes one line. A launcher that no longer reads is noticed on standard input, not here.

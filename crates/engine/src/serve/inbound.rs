@@ -1,5 +1,5 @@
-//! Reads frames from a client's socket, blocking. Head and body are read apart, so that room for a body is reserved before it is
-//! stored, and one beyond the limit is never stored at all.
+//! Reads frames from a client's socket, blocking. Head and body are read apart, so that room for a
+//! body is reserved before it is stored, and one beyond the limit is never stored at all.
 
 use pg_caption_wire::{ClientMessage, frame};
 use std::io::{self, Read};
@@ -21,7 +21,8 @@ impl From<io::Error> for Error {
     }
 }
 
-/// The next message, and the length of the body that follows: the caller must [`body`] or [`skip`] it.
+/// The next message, and the length of the body that follows: the caller must [`body`] or [`skip`]
+/// it.
 ///
 /// # Errors
 /// [`Error::Left`] at the end of the stream, [`Error::Frame`] for bytes that are no frame.
@@ -39,7 +40,8 @@ pub fn head(from: &mut impl Read) -> Result<(ClientMessage, u64), Error> {
 /// # Errors
 /// [`Error::Left`] if it ends early.
 pub fn body(from: &mut impl Read, length: u64) -> Result<Vec<u8>, Error> {
-    // All at once: growing would hold two copies in between. The system gives pages as they are filled.
+    // All at once: growing would hold two copies in between. The system gives pages as they are
+    // filled.
     let mut bytes = Vec::with_capacity(length as usize);
     from.take(length).read_to_end(&mut bytes)?;
     if (bytes.len() as u64) < length { Err(Error::Left) } else { Ok(bytes) }
@@ -50,7 +52,11 @@ pub fn body(from: &mut impl Read, length: u64) -> Result<Vec<u8>, Error> {
 /// # Errors
 /// [`Error::Left`] if it ends early.
 pub fn skip(from: &mut impl Read, length: u64) -> Result<(), Error> {
-    if io::copy(&mut from.take(length), &mut io::sink())? < length { Err(Error::Left) } else { Ok(()) }
+    if io::copy(&mut from.take(length), &mut io::sink())? < length {
+        Err(Error::Left)
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]

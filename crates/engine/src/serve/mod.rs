@@ -1,8 +1,9 @@
 //! `pg_caption_engine serve`: the program as PostgreSQL's launcher runs it.
 //!
-//! Standard input: one [`EngineConfig`] line, then [`Control`] lines; its end means leave. Descriptor 3: the listening socket.
-//! Descriptor 4: the status pipe. Standard error: log lines. The process ends with status 0 unless it could not even start or
-//! the code around its model broke; it never ends because of a bad model.
+//! Standard input: one [`EngineConfig`] line, then [`Control`] lines; its end means leave.
+//! Descriptor 3: the listening socket. Descriptor 4: the status pipe. Standard error: log lines.
+//! The process ends with status 0 unless it could not even start or the code around its model
+//! broke; it never ends because of a bad model.
 
 mod acceptor;
 mod connection;
@@ -20,16 +21,20 @@ use std::io::{self, BufRead};
 use std::sync::Arc;
 use std::thread;
 
-/// Leaves at once with status 0. `_exit`, because destructors of ONNX Runtime must not run while its threads do, and a crash
-/// on the way out would count as a crash of PostgreSQL where the postmaster is PID 1.
+/// Leaves at once with status 0. `_exit`, because destructors of ONNX Runtime must not run while
+/// its threads do, and a crash on the way out would count as a crash of PostgreSQL where the
+/// postmaster is PID 1.
 fn leave() -> ! {
     signal_hook::low_level::exit(0)
 }
 
-/// Leaves because the model's thread broke in mid-work (`EX_SOFTWARE` of sysexits.h): the launcher starts another engine and every
-/// client sends again what had no answer, as after any other crash.
+/// Leaves because the model's thread broke in mid-work (`EX_SOFTWARE` of sysexits.h): the launcher
+/// starts another engine and every client sends again what had no answer, as after any other crash.
 fn give_up(failure: &Failure) -> ! {
-    crate::log::line(format_args!("error: {}", failure.detail.as_deref().unwrap_or(&failure.message)));
+    crate::log::line(format_args!(
+        "error: {}",
+        failure.detail.as_deref().unwrap_or(&failure.message)
+    ));
     signal_hook::low_level::exit(70)
 }
 
@@ -38,7 +43,8 @@ fn give_up(failure: &Failure) -> ! {
 /// # Errors
 /// No configuration, no socket.
 pub fn run() -> io::Result<()> {
-    // Belt and braces: the launcher sets it too. A launcher that died before this is noticed by the end of standard input.
+    // Belt and braces: the launcher sets it too. A launcher that died before this is noticed by the
+    // end of standard input.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     let config = configuration()?;
     let status = Arc::new(StatusPipe::open());
@@ -68,7 +74,9 @@ pub fn run() -> io::Result<()> {
                     control.drain();
                 }
                 Ok(Ok(Control::Cooling { hosts })) => known.pipeline().restore(&hosts),
-                Ok(Err(e)) => crate::log::line(format_args!("warning: control line not understood: {e}")),
+                Ok(Err(e)) => {
+                    crate::log::line(format_args!("warning: control line not understood: {e}"))
+                }
                 Err(_) => break,
             }
         }
@@ -89,13 +97,17 @@ pub fn run() -> io::Result<()> {
             launcher.report(&EngineReport::Ready { model });
         }
         State::Failed(failure) => {
-            crate::log::line(format_args!("no model: {}", failure.detail.as_deref().unwrap_or(&failure.message)));
+            crate::log::line(format_args!(
+                "no model: {}",
+                failure.detail.as_deref().unwrap_or(&failure.message)
+            ));
             launcher.report(&EngineReport::Failed(failure));
         }
         State::Loading => unreachable!("waited for"),
     })?;
     if wait_until_ready && let State::Failed(_) = engine.readiness().wait() {
-        // A successor without a model accepts nothing; the launcher has read why and tells it to leave.
+        // A successor without a model accepts nothing; the launcher has read why and tells it to
+        // leave.
         acceptor.until_drained();
         leave()
     }
@@ -112,7 +124,9 @@ fn configuration() -> io::Result<EngineConfig> {
         // The launcher left before it said anything.
         leave();
     }
-    serde_json::from_str(&line).map_err(|e| io::Error::new(io::ErrorKind::InvalidInput, format!("configuration line: {e}")))
+    serde_json::from_str(&line).map_err(|e| {
+        io::Error::new(io::ErrorKind::InvalidInput, format!("configuration line: {e}"))
+    })
 }
 
 /// A named thread; the names appear in `top -H`.

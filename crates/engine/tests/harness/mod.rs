@@ -1,13 +1,13 @@
-//! Starts the engine exactly as the launcher does (socket on descriptor 3, status pipe on 4, configuration on standard input)
-//! and speaks its protocol.
+//! Starts the engine exactly as the launcher does (socket on descriptor 3, status pipe on 4,
+//! configuration on standard input) and speaks its protocol.
 
 #![allow(dead_code)] // each test file uses its own part
 
 use command_fds::{CommandFdExt, FdMapping};
 use pg_caption_register::builtin;
 use pg_caption_wire::{
-    ClientMessage, Control, EngineConfig, EngineReport, EngineStatus, Image, Outcome, OutputSpec, PROTOCOL, Reply, Request, Role, ServerMessage,
-    frame,
+    ClientMessage, Control, EngineConfig, EngineReport, EngineStatus, Image, Outcome, OutputSpec,
+    PROTOCOL, Reply, Request, Role, ServerMessage, frame,
 };
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -51,9 +51,11 @@ impl Engine {
         Engine::on(config, listener, socket, folder, false)
     }
 
-    /// As [`Engine::start`], on a machine whose `/etc` is the given folder; `None` where nobody may do that.
+    /// As [`Engine::start`], on a machine whose `/etc` is the given folder; `None` where nobody may
+    /// do that.
     pub fn start_with_etc(config: &EngineConfig, etc: &Path) -> Option<Engine> {
-        let probe = Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
+        let probe =
+            Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
         if !probe.is_ok_and(|status| status.success()) {
             return None;
         }
@@ -70,7 +72,13 @@ impl Engine {
         Engine::on(config, listener, self.socket.clone(), tempfile::tempdir().unwrap(), true)
     }
 
-    fn on(config: &EngineConfig, listener: UnixListener, socket: PathBuf, folder: tempfile::TempDir, activation: bool) -> Engine {
+    fn on(
+        config: &EngineConfig,
+        listener: UnixListener,
+        socket: PathBuf,
+        folder: tempfile::TempDir,
+        activation: bool,
+    ) -> Engine {
         let mut command = Command::new(PROGRAM);
         command.arg("serve");
         Engine::by(command, config, listener, socket, folder, activation)
@@ -100,7 +108,14 @@ impl Engine {
         drop(command); // its copy of the status pipe's writing end
         let mut stdin = child.stdin.take().unwrap();
         writeln!(stdin, "{}", serde_json::to_string(config).unwrap()).unwrap();
-        Engine { child, stdin: Some(stdin), reports: BufReader::new(reports), listener, socket, _folder: folder }
+        Engine {
+            child,
+            stdin: Some(stdin),
+            reports: BufReader::new(reports),
+            listener,
+            socket,
+            _folder: folder,
+        }
     }
 
     pub fn report(&mut self) -> EngineReport {
@@ -114,7 +129,8 @@ impl Engine {
     }
 
     pub fn control(&mut self, control: &Control) {
-        writeln!(self.stdin.as_mut().unwrap(), "{}", serde_json::to_string(control).unwrap()).unwrap();
+        writeln!(self.stdin.as_mut().unwrap(), "{}", serde_json::to_string(control).unwrap())
+            .unwrap();
     }
 
     /// Waits for its end.
@@ -170,7 +186,9 @@ impl Client {
 
     pub fn hello(mut self, role: Role) -> Client {
         self.send(&ClientMessage::Hello { version: PROTOCOL, release: "test".into(), role }, &[]);
-        let Some(ServerMessage::Hello { version, window, .. }) = self.receive() else { panic!("no hello") };
+        let Some(ServerMessage::Hello { version, window, .. }) = self.receive() else {
+            panic!("no hello")
+        };
         assert_eq!(version, PROTOCOL);
         assert!(window >= 1);
         self
@@ -202,8 +220,18 @@ impl Client {
 
 /// A request for the bytes in the body.
 pub fn bytes(id: u64, styles: &[&str]) -> Request {
-    let outputs = styles.iter().map(|s| OutputSpec { style: builtin(s).unwrap(), max_tokens: 64, context: None }).collect();
-    Request { id, share: None, image: Image::Bytes, outputs, remaining_ms: 60_000, min_confidence: Some(0.0) }
+    let outputs = styles
+        .iter()
+        .map(|s| OutputSpec { style: builtin(s).unwrap(), max_tokens: 64, context: None })
+        .collect();
+    Request {
+        id,
+        share: None,
+        image: Image::Bytes,
+        outputs,
+        remaining_ms: 60_000,
+        min_confidence: Some(0.0),
+    }
 }
 
 /// A request for a URL.
@@ -213,7 +241,11 @@ pub fn url(id: u64, url: &str, styles: &[&str]) -> Request {
 
 /// A configuration without a model.
 pub fn no_model() -> EngineConfig {
-    EngineConfig { model: "/nonexistent/model".into(), onnxruntime: "/nonexistent/libonnxruntime.so".into(), ..EngineConfig::default() }
+    EngineConfig {
+        model: "/nonexistent/model".into(),
+        onnxruntime: "/nonexistent/libonnxruntime.so".into(),
+        ..EngineConfig::default()
+    }
 }
 
 /// The project's root.
@@ -228,9 +260,13 @@ pub fn parity() -> PathBuf {
 
 /// The ONNX Runtime library; `None`, said plainly, if it is not installed here.
 pub fn library() -> Option<PathBuf> {
-    let path = std::env::var_os("PG_CAPTION_ORT").map_or_else(|| root().join(".run/onnxruntime/libonnxruntime.so"), PathBuf::from);
+    let path = std::env::var_os("PG_CAPTION_ORT")
+        .map_or_else(|| root().join(".run/onnxruntime/libonnxruntime.so"), PathBuf::from);
     if !path.is_file() {
-        println!("skipped: no ONNX Runtime library at {} (PG_CAPTION_ORT names another)", path.display());
+        println!(
+            "skipped: no ONNX Runtime library at {} (PG_CAPTION_ORT names another)",
+            path.display()
+        );
         return None;
     }
     Some(path)
@@ -238,5 +274,10 @@ pub fn library() -> Option<PathBuf> {
 
 /// A configuration with the parity model.
 pub fn model() -> Option<EngineConfig> {
-    Some(EngineConfig { model: parity().join("vit-gpt2"), onnxruntime: library()?, threads: 1, ..EngineConfig::default() })
+    Some(EngineConfig {
+        model: parity().join("vit-gpt2"),
+        onnxruntime: library()?,
+        threads: 1,
+        ..EngineConfig::default()
+    })
 }

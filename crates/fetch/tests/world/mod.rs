@@ -1,4 +1,5 @@
-//! The web as the tests need it: a server that misbehaves on command, and names that mean what the test says.
+//! The web as the tests need it: a server that misbehaves on command, and names that mean what the
+//! test says.
 //!
 //! Raw sockets on loopback, because no well-behaved server library can be made to lie.
 
@@ -29,7 +30,11 @@ pub struct Request {
 impl Request {
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().filter_map(|l| l.split_once(": ")).find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, v)| v)
+        self.head
+            .lines()
+            .filter_map(|l| l.split_once(": "))
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, v)| v)
     }
 }
 
@@ -57,7 +62,9 @@ pub struct Server {
 
 impl Server {
     /// Answers each request with `answer`, which writes whatever it likes.
-    pub fn start(answer: impl Fn(&Request, &mut TcpStream) -> io::Result<Then> + Send + Sync + 'static) -> Server {
+    pub fn start(
+        answer: impl Fn(&Request, &mut TcpStream) -> io::Result<Then> + Send + Sync + 'static,
+    ) -> Server {
         Server::raw(move |stream, log| converse(stream, log, &answer))
     }
 
@@ -65,7 +72,8 @@ impl Server {
     pub fn raw(talk: impl Fn(TcpStream, &Log) + Send + Sync + 'static) -> Server {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let (log, stop, talk) = (Arc::new(Log::default()), Arc::new(AtomicBool::new(false)), Arc::new(talk));
+        let (log, stop, talk) =
+            (Arc::new(Log::default()), Arc::new(AtomicBool::new(false)), Arc::new(talk));
         let (theirs, stopped) = (log.clone(), stop.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
@@ -101,7 +109,11 @@ impl Drop for Server {
     }
 }
 
-fn converse(mut stream: TcpStream, log: &Log, answer: &dyn Fn(&Request, &mut TcpStream) -> io::Result<Then>) {
+fn converse(
+    mut stream: TcpStream,
+    log: &Log,
+    answer: &dyn Fn(&Request, &mut TcpStream) -> io::Result<Then>,
+) {
     let mut nth = 0;
     while let Some(head) = read_head(&mut stream) {
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
@@ -126,7 +138,12 @@ pub fn read_head(stream: &mut impl Read) -> Option<String> {
 }
 
 /// A whole, honest answer.
-pub fn reply(stream: &mut impl Write, status: &str, headers: &str, body: &[u8]) -> io::Result<Then> {
+pub fn reply(
+    stream: &mut impl Write,
+    status: &str,
+    headers: &str,
+    body: &[u8],
+) -> io::Result<Then> {
     write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n{headers}\r\n", body.len())?;
     stream.write_all(body)?;
     Ok(Then::Keep)
@@ -140,7 +157,12 @@ impl Names {
     /// `answers`: one list of addresses a look-up; the last one stays.
     pub fn new(names: &[(&str, &[&[&str]])]) -> Arc<Names> {
         let read = |list: &&[&str]| list.iter().map(|a| a.parse().unwrap()).collect();
-        Arc::new(Names(Mutex::new(names.iter().map(|(name, answers)| (name.to_string(), answers.iter().map(read).collect())).collect())))
+        Arc::new(Names(Mutex::new(
+            names
+                .iter()
+                .map(|(name, answers)| (name.to_string(), answers.iter().map(read).collect()))
+                .collect(),
+        )))
     }
 }
 
@@ -154,7 +176,12 @@ impl Resolve for Names {
 
 /// Settings for a world on loopback.
 pub fn settings() -> Settings {
-    Settings { allowed_networks: vec!["127.0.0.1/32".into()], total_timeout: PATIENCE, max_bytes: 1_000_000, ..Settings::default() }
+    Settings {
+        allowed_networks: vec!["127.0.0.1/32".into()],
+        total_timeout: PATIENCE,
+        max_bytes: 1_000_000,
+        ..Settings::default()
+    }
 }
 
 /// A fetcher for a world on loopback.
@@ -174,8 +201,19 @@ pub fn get(fetcher: &Fetcher, url: &str) -> Result<Fetched, Error> {
     get_with(fetcher, url, &Arc::default(), &mut |_, _| Ok(()))
 }
 
-pub fn get_with(fetcher: &Fetcher, url: &str, cancelled: &Arc<AtomicBool>, reserve: &mut pg_caption_fetch::Reserve<'_>) -> Result<Fetched, Error> {
-    let get = Get { url, etag: None, last_modified: None, deadline: Instant::now() + 3 * PATIENCE, cancelled };
+pub fn get_with(
+    fetcher: &Fetcher,
+    url: &str,
+    cancelled: &Arc<AtomicBool>,
+    reserve: &mut pg_caption_fetch::Reserve<'_>,
+) -> Result<Fetched, Error> {
+    let get = Get {
+        url,
+        etag: None,
+        last_modified: None,
+        deadline: Instant::now() + 3 * PATIENCE,
+        cancelled,
+    };
     fetcher.fetch(&get, reserve)
 }
 

@@ -23,13 +23,16 @@ fn model(graphs: &[&str]) -> BTreeMap<String, Vec<u8>> {
         ("onnx/../../evil.onnx".into(), b"not needed either".to_vec()),
     ]);
     for (at, graph) in graphs.iter().enumerate() {
-        let bytes = (0..600_000u32 + at as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+        let bytes = (0..600_000u32 + at as u32)
+            .map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8)
+            .collect();
         files.insert(format!("onnx/{graph}"), bytes);
     }
     files
 }
 
-const WHOLE: [&str; 4] = ["vision_encoder.onnx", "embed_tokens.onnx", "encoder_model.onnx", "decoder_model_merged.onnx"];
+const WHOLE: [&str; 4] =
+    ["vision_encoder.onnx", "embed_tokens.onnx", "encoder_model.onnx", "decoder_model_merged.onnx"];
 
 fn hub() -> Hub {
     Hub::start(REPO, model(&WHOLE))
@@ -54,7 +57,12 @@ fn pulled(hub: &Hub, order: &Pull) -> Result<Pulled, Error> {
 fn names(folder: &Path) -> Vec<String> {
     let mut names = Vec::new();
     for prefix in ["", "onnx/"] {
-        for entry in std::fs::read_dir(folder.join(prefix)).into_iter().flatten().flatten().filter(|e| e.path().is_file()) {
+        for entry in std::fs::read_dir(folder.join(prefix))
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter(|e| e.path().is_file())
+        {
             names.push(format!("{prefix}{}", entry.file_name().to_str().unwrap()));
         }
     }
@@ -71,11 +79,19 @@ fn nothing_is_visible(models: &Path) {
 #[test]
 fn what_is_needed_comes_and_no_more() {
     let mut graphs = WHOLE.to_vec();
-    graphs.extend(["decoder_model_merged.onnx_data", "decoder_model.onnx", "vision_encoder_fp16.onnx", "vision_encoder_fp16.onnx_data"]);
+    graphs.extend([
+        "decoder_model_merged.onnx_data",
+        "decoder_model.onnx",
+        "vision_encoder_fp16.onnx",
+        "vision_encoder_fp16.onnx_data",
+    ]);
     let (hub, dir) = (Hub::start(REPO, model(&graphs)), tempfile::tempdir().unwrap());
     let done = pulled(&hub, &order(dir.path())).unwrap();
     assert_eq!(done.folder, dir.path().join("Captioner-base"));
-    assert_eq!((done.commit.as_str(), done.model_type.as_str(), done.unchanged), (COMMIT, "florence2", false));
+    assert_eq!(
+        (done.commit.as_str(), done.model_type.as_str(), done.unchanged),
+        (COMMIT, "florence2", false)
+    );
     let expected = [
         ".pull.json",
         "config.json",
@@ -98,19 +114,34 @@ fn what_is_needed_comes_and_no_more() {
 
 /// A graph (ONNX protobuf: model.graph.initializer.external_data) whose weights lie in these files.
 fn graph_with_weights_in(places: &[&str]) -> Vec<u8> {
-    let field = |number: u8, bytes: &[u8]| [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat();
-    let tensor = |place: &&str| field(5, &field(13, &[field(1, b"location"), field(2, place.as_bytes())].concat()));
+    let field = |number: u8, bytes: &[u8]| {
+        [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()], bytes].concat()
+    };
+    let tensor = |place: &&str| {
+        field(5, &field(13, &[field(1, b"location"), field(2, place.as_bytes())].concat()))
+    };
     field(7, &places.iter().map(tensor).collect::<Vec<_>>().concat())
 }
 
 #[test]
 fn weights_come_under_whatever_name_their_graph_has_for_them() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
-    hub.put("onnx/encoder_model.onnx", &graph_with_weights_in(&["weights.bin", "./parts/second.bin", "../config.json", "/etc/passwd"]));
+    hub.put(
+        "onnx/encoder_model.onnx",
+        &graph_with_weights_in(&[
+            "weights.bin",
+            "./parts/second.bin",
+            "../config.json",
+            "/etc/passwd",
+        ]),
+    );
     hub.put("onnx/weights.bin", &[7; 400_000]);
     hub.put("onnx/parts/second.bin", &[8; 300_000]);
     hub.put("onnx/other.bin", &[9; 10]);
-    hub.fail("onnx/weights.bin", &[Fault::Drop(100_000), Fault::Drop(0), Fault::Drop(0), Fault::Drop(0)]);
+    hub.fail(
+        "onnx/weights.bin",
+        &[Fault::Drop(100_000), Fault::Drop(0), Fault::Drop(0), Fault::Drop(0)],
+    );
     assert!(matches!(pulled(&hub, &order(dir.path())), Err(Error::Network { .. })));
     nothing_is_visible(dir.path());
     // What an attempt for another precision left is not kept.
@@ -123,7 +154,10 @@ fn weights_come_under_whatever_name_their_graph_has_for_them() {
     assert_eq!(std::fs::read(done.folder.join("onnx/weights.bin")).unwrap(), [7; 400_000]);
     assert_eq!(std::fs::read(done.folder.join("onnx/parts/second.bin")).unwrap(), [8; 300_000]);
     assert!(!done.folder.join("onnx/other.bin").exists());
-    assert_eq!(done.bytes, done.choice.files().map(|file| hub.file(file).len() as u64).sum::<u64>() + 700_000);
+    assert_eq!(
+        done.bytes,
+        done.choice.files().map(|file| hub.file(file).len() as u64).sum::<u64>() + 700_000
+    );
     let again = pulled(&hub, &order(dir.path())).unwrap();
     assert_eq!((again.unchanged, again.bytes), (true, done.bytes));
 }
@@ -133,7 +167,10 @@ fn weights_that_a_graph_names_and_nobody_published_are_named() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
     hub.put("onnx/encoder_model.onnx", &graph_with_weights_in(&["weights.bin"]));
     let error = pulled(&hub, &order(dir.path())).unwrap_err();
-    assert!(matches!(error, Error::Unusable { .. }) && error.to_string().contains("onnx/weights.bin"), "{error}");
+    assert!(
+        matches!(error, Error::Unusable { .. }) && error.to_string().contains("onnx/weights.bin"),
+        "{error}"
+    );
     nothing_is_visible(dir.path());
 }
 
@@ -141,10 +178,18 @@ fn weights_that_a_graph_names_and_nobody_published_are_named() {
 fn a_connection_that_breaks_is_taken_up_where_it_broke() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
     let graph = "onnx/encoder_model.onnx";
-    hub.fail(graph, &[Fault::Drop(300_000), Fault::Drop(0), Fault::Status(503, None), Fault::Drop(100_000)]);
+    hub.fail(
+        graph,
+        &[Fault::Drop(300_000), Fault::Drop(0), Fault::Status(503, None), Fault::Drop(100_000)],
+    );
     let done = pulled(&hub, &order(dir.path())).unwrap();
     assert!(std::fs::read(done.folder.join(graph)).unwrap() == hub.file(graph));
-    let ranges: Vec<_> = hub.fetched().into_iter().filter(|(file, _)| file == graph).map(|(_, range)| range.unwrap_or_default()).collect();
+    let ranges: Vec<_> = hub
+        .fetched()
+        .into_iter()
+        .filter(|(file, _)| file == graph)
+        .map(|(_, range)| range.unwrap_or_default())
+        .collect();
     assert_eq!(ranges, ["", "bytes=300000-", "bytes=300000-", "bytes=300000-", "bytes=400000-"]);
 }
 
@@ -158,7 +203,13 @@ fn a_pull_that_was_given_up_goes_on_with_what_it_has() {
     let before = hub.fetched().len();
     pulled(&hub, &order(dir.path())).unwrap();
     let again = hub.fetched().split_off(before);
-    assert_eq!(again, [(graph.to_string(), Some("bytes=300000-".to_string())), ("onnx/decoder_model_merged.onnx".into(), None)]);
+    assert_eq!(
+        again,
+        [
+            (graph.to_string(), Some("bytes=300000-".to_string())),
+            ("onnx/decoder_model_merged.onnx".into(), None)
+        ]
+    );
 }
 
 #[test]
@@ -185,7 +236,11 @@ fn a_server_without_ranges_costs_time_but_never_a_wrong_file() {
 
 #[test]
 fn wrong_bytes_are_never_installed() {
-    for (fault, file) in [(Fault::Wrong, "onnx/encoder_model.onnx"), (Fault::Long, "onnx/encoder_model.onnx"), (Fault::Wrong, "tokenizer.json")] {
+    for (fault, file) in [
+        (Fault::Wrong, "onnx/encoder_model.onnx"),
+        (Fault::Long, "onnx/encoder_model.onnx"),
+        (Fault::Wrong, "tokenizer.json"),
+    ] {
         let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
         hub.fail(file, std::slice::from_ref(&fault));
         let error = pulled(&hub, &order(dir.path())).unwrap_err();
@@ -203,7 +258,14 @@ fn names_that_lead_elsewhere_are_not_fetched() {
     hub.put("../evil", b"evil");
     pulled(&hub, &order(&dir.path().join("deep/models"))).unwrap();
     assert!(hub.seen().iter().all(|seen| !seen.path.contains("evil")));
-    for (repo, name) in [("../x", None), ("a/b/c", None), ("", None), ("a/b?c", None), (REPO, Some("../up")), (REPO, Some(".hidden"))] {
+    for (repo, name) in [
+        ("../x", None),
+        ("a/b/c", None),
+        ("", None),
+        ("a/b?c", None),
+        (REPO, Some("../up")),
+        (REPO, Some(".hidden")),
+    ] {
         let order = Pull { repo: repo.into(), name: name.map(Into::into), ..order(dir.path()) };
         assert!(matches!(pulled(&hub, &order), Err(Error::Name(_))), "{repo} {name:?}");
     }
@@ -216,10 +278,17 @@ fn what_is_not_there_or_not_open_is_said_with_what_to_do() {
     let error = pulled(&hub, &missing).unwrap_err().to_string();
     assert!(error.contains("owner/nothing") && error.contains("HF_TOKEN"), "{error}");
     let error = pulled(&hub, &Pull { revision: "v7".into(), ..order(dir.path()) }).unwrap_err();
-    assert!(matches!(error, Error::NoRevision { .. }) && error.to_string().contains("v7"), "{error}");
+    assert!(
+        matches!(error, Error::NoRevision { .. }) && error.to_string().contains("v7"),
+        "{error}"
+    );
     hub.gate("hf_secret");
     let error = pulled(&hub, &order(dir.path())).unwrap_err();
-    assert!(matches!(error, Error::Gated { token: false, .. }) && error.to_string().contains("HF_TOKEN"), "{error}");
+    assert!(
+        matches!(error, Error::Gated { token: false, .. })
+            && error.to_string().contains("HF_TOKEN"),
+        "{error}"
+    );
     let wrong = Place::new(Some(hub.endpoint()), Some("hf_wrong".into())).unwrap();
     let error = pull(&wrong, &order(dir.path()), &mut ()).unwrap_err();
     assert!(matches!(error, Error::Gated { token: true, .. }), "{error}");
@@ -233,9 +302,12 @@ fn the_token_opens_the_hub_and_goes_nowhere_else() {
     hub.gate("hf_secret");
     let place = Place::new(Some(hub.endpoint()), Some("hf_secret".into())).unwrap();
     pull(&place, &order(dir.path()), &mut ()).unwrap();
-    let (elsewhere, at_the_hub): (Vec<_>, Vec<_>) = hub.seen().into_iter().partition(|seen| seen.host.starts_with("localhost"));
+    let (elsewhere, at_the_hub): (Vec<_>, Vec<_>) =
+        hub.seen().into_iter().partition(|seen| seen.host.starts_with("localhost"));
     assert!(!elsewhere.is_empty() && elsewhere.iter().all(|seen| seen.authorization.is_none()));
-    assert!(at_the_hub.iter().all(|seen| seen.authorization.as_deref() == Some("Bearer hf_secret")));
+    assert!(
+        at_the_hub.iter().all(|seen| seen.authorization.as_deref() == Some("Bearer hf_secret"))
+    );
 }
 
 #[test]
@@ -255,8 +327,14 @@ fn a_model_of_no_use_is_refused_before_anything_large_is_fetched() {
     let error = strange(&|hub| hub.put("config.json", b"<html>"), &[]);
     assert!(error.contains("config.json"), "{error}");
     let error = strange(&|hub| hub.put("onnx/vision_encoder_q4.onnx", b"x"), &["q4"]);
-    assert!(error.contains("embed_tokens") && error.contains("q4") && error.contains("fp32"), "{error}");
-    let error = strange(&|hub| hub.put("config.json", br#"{"model_type": "idefics3"}"#), &["encoder_model=q4"]);
+    assert!(
+        error.contains("embed_tokens") && error.contains("q4") && error.contains("fp32"),
+        "{error}"
+    );
+    let error = strange(
+        &|hub| hub.put("config.json", br#"{"model_type": "idefics3"}"#),
+        &["encoder_model=q4"],
+    );
     assert!(error.contains("decoder_model_merged"), "{error}");
     let hub = Hub::start(REPO, model(&[]));
     let error = pulled(&hub, &order(dir.path())).unwrap_err().to_string();
@@ -279,9 +357,15 @@ fn a_hub_that_cannot_be_reached_is_named() {
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let place = Place::new(Some(format!("http://{closed}/")), None).unwrap();
     let error = pull(&place, &order(dir.path()), &mut ()).unwrap_err();
-    assert!(matches!(error, Error::Network { .. }) && error.to_string().contains("127.0.0.1"), "{error}");
+    assert!(
+        matches!(error, Error::Network { .. }) && error.to_string().contains("127.0.0.1"),
+        "{error}"
+    );
     for endpoint in ["nonsense", "ftp://example.org"] {
-        assert!(matches!(Place::new(Some(endpoint.into()), None), Err(Error::Setting { .. })), "{endpoint}");
+        assert!(
+            matches!(Place::new(Some(endpoint.into()), None), Err(Error::Setting { .. })),
+            "{endpoint}"
+        );
     }
 }
 
@@ -293,7 +377,8 @@ fn a_second_pull_changes_nothing_unless_told_to() {
     assert!(pulled(&hub, &order(dir.path())).unwrap().unchanged);
     assert_eq!(hub.fetched().len(), before);
     hub.put("onnx/embed_tokens_q4.onnx", b"four bits");
-    let other = Pull { wish: Wish::parse(&["embed_tokens=q4"], false).unwrap(), ..order(dir.path()) };
+    let other =
+        Pull { wish: Wish::parse(&["embed_tokens=q4"], false).unwrap(), ..order(dir.path()) };
     let error = pulled(&hub, &other).unwrap_err();
     assert!(matches!(error, Error::Exists { .. }) && error.to_string().contains(REPO), "{error}");
     let done = pulled(&hub, &Pull { replace: true, ..other.clone() }).unwrap();
@@ -319,7 +404,8 @@ fn two_pulls_of_one_model_do_not_mix() {
         }
     }
     let mut second = Second(&hub, dir.path(), None);
-    pull(&Place::new(Some(hub.endpoint()), None).unwrap(), &order(dir.path()), &mut second).unwrap();
+    pull(&Place::new(Some(hub.endpoint()), None).unwrap(), &order(dir.path()), &mut second)
+        .unwrap();
     assert!(matches!(second.2, Some(Error::Busy { .. })), "{:?}", second.2);
 }
 
@@ -334,7 +420,12 @@ fn progress_ends_at_the_whole() {
     }
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
     let mut last = Last::default();
-    let done = pull(&Place::new(Some(hub.endpoint()), None).unwrap(), &order(dir.path()), &mut last).unwrap();
+    let done =
+        pull(&Place::new(Some(hub.endpoint()), None).unwrap(), &order(dir.path()), &mut last)
+            .unwrap();
     assert_eq!((last.0, last.1), (done.bytes, done.bytes));
-    assert_eq!(done.bytes, done.choice.files().map(|file| hub.file(file).len() as u64).sum::<u64>());
+    assert_eq!(
+        done.bytes,
+        done.choice.files().map(|file| hub.file(file).len() as u64).sum::<u64>()
+    );
 }

@@ -1,4 +1,5 @@
-//! A hub on loopback: it speaks the protocol of the real one (listing, redirect to where large files lie, ranges) and misbehaves on request.
+//! A hub on loopback: it speaks the protocol of the real one (listing, redirect to where large
+//! files lie, ranges) and misbehaves on request.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
@@ -75,8 +76,15 @@ impl Hub {
     pub fn of_folder(repo: &str, folder: &Path) -> Hub {
         let mut files = BTreeMap::new();
         for prefix in ["", "onnx/"] {
-            for entry in std::fs::read_dir(folder.join(prefix)).unwrap().flatten().filter(|e| e.path().is_file()) {
-                files.insert(format!("{prefix}{}", entry.file_name().to_str().unwrap()), std::fs::read(entry.path()).unwrap());
+            for entry in std::fs::read_dir(folder.join(prefix))
+                .unwrap()
+                .flatten()
+                .filter(|e| e.path().is_file())
+            {
+                files.insert(
+                    format!("{prefix}{}", entry.file_name().to_str().unwrap()),
+                    std::fs::read(entry.path()).unwrap(),
+                );
             }
         }
         Hub::start(repo, files)
@@ -123,7 +131,10 @@ impl Hub {
 
     /// Files whose bytes were asked for where large ones lie, with the range.
     pub fn fetched(&self) -> Vec<(String, Option<String>)> {
-        self.seen().into_iter().filter_map(|s| Some((s.path.strip_prefix("/cdn/")?.to_string(), s.range))).collect()
+        self.seen()
+            .into_iter()
+            .filter_map(|s| Some((s.path.strip_prefix("/cdn/")?.to_string(), s.range)))
+            .collect()
     }
 }
 
@@ -142,7 +153,8 @@ fn answer(state: &Mutex<State>, address: &str, stream: TcpStream) -> std::io::Re
     reader.read_line(&mut line)?;
     let target = line.split(' ').nth(1).unwrap_or("/").to_string();
     let path = target.split('?').next().unwrap_or("/").to_string();
-    let mut seen = Seen { path: path.clone(), host: String::new(), range: None, authorization: None };
+    let mut seen =
+        Seen { path: path.clone(), host: String::new(), range: None, authorization: None };
     loop {
         let mut header = String::new();
         reader.read_line(&mut header)?;
@@ -157,10 +169,16 @@ fn answer(state: &Mutex<State>, address: &str, stream: TcpStream) -> std::io::Re
     let mut state = state.lock().unwrap();
     state.seen.push(seen.clone());
     let repo = state.repo.clone();
-    let known = state.token.as_ref().is_none_or(|token| seen.authorization == Some(format!("Bearer {token}")));
+    let known = state
+        .token
+        .as_ref()
+        .is_none_or(|token| seen.authorization == Some(format!("Bearer {token}")));
     let mut reply = Reply { stream, head: Vec::new() };
     if let Some(file) = path.strip_prefix("/cdn/") {
-        let (bytes, fault) = (state.files.get(file).cloned(), state.faults.get_mut(file).and_then(VecDeque::pop_front));
+        let (bytes, fault) = (
+            state.files.get(file).cloned(),
+            state.faults.get_mut(file).and_then(VecDeque::pop_front),
+        );
         drop(state);
         return match bytes {
             Some(bytes) => reply.file(bytes, seen.range.as_deref(), fault),
@@ -173,16 +191,23 @@ fn answer(state: &Mutex<State>, address: &str, stream: TcpStream) -> std::io::Re
             _ => reply.status(404, Some("RevisionNotFound")),
         };
     }
-    let Some(file) = path.strip_prefix(&format!("/{repo}/resolve/{COMMIT}/")).map(str::to_owned) else {
-        return reply.status(if seen.authorization.is_some() { 404 } else { 401 }, Some("RepoNotFound"));
+    let Some(file) = path.strip_prefix(&format!("/{repo}/resolve/{COMMIT}/")).map(str::to_owned)
+    else {
+        return reply
+            .status(if seen.authorization.is_some() { 404 } else { 401 }, Some("RepoNotFound"));
     };
     if !known {
-        return reply.status(if seen.authorization.is_some() { 403 } else { 401 }, Some("GatedRepo"));
+        return reply
+            .status(if seen.authorization.is_some() { 403 } else { 401 }, Some("GatedRepo"));
     }
     match state.files.get(&file).cloned() {
         None => reply.status(404, Some("EntryNotFound")),
         Some(bytes) if is_large(&file) => {
-            reply.head.push(format!("X-Linked-Etag: \"{}\"\r\nX-Linked-Size: {}", sha256(&bytes), bytes.len()));
+            reply.head.push(format!(
+                "X-Linked-Etag: \"{}\"\r\nX-Linked-Size: {}",
+                sha256(&bytes),
+                bytes.len()
+            ));
             // Another name of this machine: another host, as far as a token is concerned.
             let place = address.replace("127.0.0.1", "localhost");
             reply.head.push(format!("Location: http://{place}/cdn/{file}"));
@@ -216,7 +241,8 @@ struct Reply {
 
 impl Reply {
     fn send(&mut self, status: u16, body: &[u8], length: usize) -> std::io::Result<()> {
-        let mut head = format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {length}\r\n");
+        let mut head =
+            format!("HTTP/1.1 {status} X\r\nConnection: close\r\nContent-Length: {length}\r\n");
         self.head.iter().for_each(|line| head += &format!("{line}\r\n"));
         self.stream.write_all(format!("{head}\r\n").as_bytes())?;
         self.stream.write_all(body)
@@ -232,15 +258,25 @@ impl Reply {
         self.send(200, body.as_bytes(), body.len())
     }
 
-    fn file(&mut self, mut bytes: Vec<u8>, range: Option<&str>, fault: Option<Fault>) -> std::io::Result<()> {
-        let from = range.and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
+    fn file(
+        &mut self,
+        mut bytes: Vec<u8>,
+        range: Option<&str>,
+        fault: Option<Fault>,
+    ) -> std::io::Result<()> {
+        let from =
+            range.and_then(|r| r.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
         let mut status = 200;
         match (&fault, from) {
             (Some(Fault::Status(status, code)), _) => return self.status(*status, *code),
             (Some(Fault::NoRange), _) | (_, None) => {}
             (_, Some(from)) if from >= bytes.len() => return self.status(416, None),
             (_, Some(from)) => {
-                self.head.push(format!("Content-Range: bytes {from}-{}/{}", bytes.len() - 1, bytes.len()));
+                self.head.push(format!(
+                    "Content-Range: bytes {from}-{}/{}",
+                    bytes.len() - 1,
+                    bytes.len()
+                ));
                 bytes.drain(..from);
                 status = 206;
             }
@@ -250,7 +286,8 @@ impl Reply {
             Some(Fault::Long) => bytes.push(0),
             _ => {}
         }
-        let sent = if let Some(Fault::Drop(sent)) = fault { sent.min(bytes.len()) } else { bytes.len() };
+        let sent =
+            if let Some(Fault::Drop(sent)) = fault { sent.min(bytes.len()) } else { bytes.len() };
         self.send(status, &bytes[..sent], bytes.len())
     }
 }

@@ -1,4 +1,5 @@
-//! The markers of a JPEG file, read as libjpeg reads them: sizes, EXIF, scans. Decodes nothing, copies nothing.
+//! The markers of a JPEG file, read as libjpeg reads them: sizes, EXIF, scans. Decodes nothing,
+//! copies nothing.
 
 use image::metadata::Orientation;
 
@@ -59,11 +60,24 @@ impl Markers {
             let (body, end) = segment(bytes, at).ok_or_else(cut)??;
             match marker {
                 SOS => {
-                    let (progressive, width, height, components) = frame.ok_or_else(|| damaged("a scan comes before the frame header"))?;
-                    let in_first_scan = usize::from(*body.first().ok_or_else(|| damaged("a scan header is empty"))?);
+                    let (progressive, width, height, components) =
+                        frame.ok_or_else(|| damaged("a scan comes before the frame header"))?;
+                    let in_first_scan = usize::from(
+                        *body.first().ok_or_else(|| damaged("a scan header is empty"))?,
+                    );
                     let orientation = orient::told_by(Some(&exif), xmp);
                     let lossless = needed.iter().any(|(marker, _)| matches!(marker, 0xC3 | 0xCB));
-                    return Ok(Markers { width, height, components, orientation, lossless, progressive, in_first_scan, needed, scan: start });
+                    return Ok(Markers {
+                        width,
+                        height,
+                        components,
+                        orientation,
+                        lossless,
+                        progressive,
+                        in_first_scan,
+                        needed,
+                        scan: start,
+                    });
                 }
                 0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF => {
                     if frame.is_some() {
@@ -93,7 +107,9 @@ impl Markers {
 
     /// Bytes of those coefficients: two each, blocks padded to whole units.
     pub(super) fn coefficient_bytes(&self) -> u64 {
-        let largest = |side: fn(&Component) -> u8| self.components.iter().map(|c| u64::from(side(c))).max().unwrap_or(1);
+        let largest = |side: fn(&Component) -> u8| {
+            self.components.iter().map(|c| u64::from(side(c))).max().unwrap_or(1)
+        };
         let (h, v) = (largest(|c| c.h), largest(|c| c.v));
         let units = u64::from(self.width).div_ceil(8 * h) * u64::from(self.height).div_ceil(8 * v);
         let blocks: u64 = self.components.iter().map(|c| u64::from(c.h) * u64::from(c.v)).sum();
@@ -122,8 +138,8 @@ impl Markers {
         (scans, false)
     }
 
-    /// A copy with nothing before the scans but what decoding needs, so that libjpeg finds nothing to warn about there;
-    /// with an end marker behind it if asked.
+    /// A copy with nothing before the scans but what decoding needs, so that libjpeg finds nothing
+    /// to warn about there; with an end marker behind it if asked.
     pub(super) fn cleaned(&self, bytes: &[u8], ended: bool) -> Vec<u8> {
         let mut copy = Vec::with_capacity(bytes.len() + 4);
         copy.extend([0xFF, SOI]);
@@ -134,9 +150,11 @@ impl Markers {
             match *marker {
                 // The revision after "JFIF\0": any but 1.x is warned about.
                 APP0 if segment.len() > 10 => segment[9..11].copy_from_slice(&[1, 1]),
-                // The colour transform of Adobe's segment: 0 is none. Libjpeg, and the reference with it, warns of any other but this
-                // one, and takes it for this one.
-                APP14 if segment.len() > 15 && segment[15] != 0 => segment[15] = if self.components.len() == 4 { 2 } else { 1 },
+                // The colour transform of Adobe's segment: 0 is none. Libjpeg, and the reference
+                // with it, warns of any other but this one, and takes it for this one.
+                APP14 if segment.len() > 15 && segment[15] != 0 => {
+                    segment[15] = if self.components.len() == 4 { 2 } else { 1 }
+                }
                 _ => {}
             }
         }
@@ -152,7 +170,8 @@ fn read_frame(marker: u8, body: &[u8]) -> Result<(bool, u32, u32, Vec<Component>
     let &[precision, h1, h0, w1, w0, count, ref rest @ ..] = body else {
         return Err(damaged("the frame header is too short"));
     };
-    let (width, height) = (u32::from(u16::from_be_bytes([w1, w0])), u32::from(u16::from_be_bytes([h1, h0])));
+    let (width, height) =
+        (u32::from(u16::from_be_bytes([w1, w0])), u32::from(u16::from_be_bytes([h1, h0])));
     if width == 0 || height == 0 {
         return Err(damaged("the header announces a side of 0 pixels"));
     }
@@ -165,14 +184,21 @@ fn read_frame(marker: u8, body: &[u8]) -> Result<(bool, u32, u32, Vec<Component>
     if !matches!(count, 1 | 3 | 4) {
         return Err(unsupported(format!("{count} colour components")));
     }
-    let components: Vec<_> = rest.chunks_exact(3).take(usize::from(count)).map(|c| Component { h: c[1] >> 4, v: c[1] & 15 }).collect();
-    if components.len() < usize::from(count) || components.iter().any(|c| !(1..=4).contains(&c.h) || !(1..=4).contains(&c.v)) {
+    let components: Vec<_> = rest
+        .chunks_exact(3)
+        .take(usize::from(count))
+        .map(|c| Component { h: c[1] >> 4, v: c[1] & 15 })
+        .collect();
+    if components.len() < usize::from(count)
+        || components.iter().any(|c| !(1..=4).contains(&c.h) || !(1..=4).contains(&c.v))
+    {
         return Err(damaged("the frame header lists its components wrongly"));
     }
     Ok((matches!(marker, 0xC2 | 0xCA), width, height, components))
 }
 
-/// The next marker at or after `at`, and where its 0xFF stands. Whatever lies between is skipped, as libjpeg does.
+/// The next marker at or after `at`, and where its 0xFF stands. Whatever lies between is skipped,
+/// as libjpeg does.
 fn next_marker(bytes: &[u8], mut at: usize) -> Option<(usize, u8)> {
     loop {
         at += bytes.get(at..)?.iter().position(|byte| *byte == 0xFF)?;
@@ -185,7 +211,8 @@ fn next_marker(bytes: &[u8], mut at: usize) -> Option<(usize, u8)> {
     }
 }
 
-/// The body of the segment whose length field stands at `at`, and where it ends. `None`: the file ends before it.
+/// The body of the segment whose length field stands at `at`, and where it ends. `None`: the file
+/// ends before it.
 fn segment(bytes: &[u8], at: usize) -> Option<Result<(&[u8], usize), Error>> {
     let length = usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
     if length < 2 {

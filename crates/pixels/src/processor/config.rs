@@ -1,4 +1,5 @@
-//! Reading `preprocessor_config.json`, of any age: what is missing has the default of the class it names.
+//! Reading `preprocessor_config.json`, of any age: what is missing has the default of the class it
+//! names.
 
 use serde_json::Value;
 
@@ -27,7 +28,9 @@ enum Kind {
 impl Kind {
     fn named(name: &str) -> Option<Kind> {
         let name = name.strip_suffix("Fast").unwrap_or(name);
-        let stem = name.strip_suffix("ImageProcessor").or_else(|| name.strip_suffix("FeatureExtractor"))?;
+        let stem = name
+            .strip_suffix("ImageProcessor")
+            .or_else(|| name.strip_suffix("FeatureExtractor"))?;
         Some(match stem {
             "ViT" => Kind::Vit,
             "DeiT" => Kind::Deit,
@@ -78,9 +81,14 @@ pub(super) struct Config<'a> {
 
 impl<'a> Config<'a> {
     pub(super) fn new(json: &'a Value) -> Result<Self, Error> {
-        let name = ["image_processor_type", "feature_extractor_type"].iter().find_map(|key| json.get(key)?.as_str());
-        let name = name.ok_or_else(|| unusable("it names neither image_processor_type nor feature_extractor_type"))?;
-        let kind = Kind::named(name).ok_or_else(|| unusable(format!("the image processor {name} is unknown")))?;
+        let name = ["image_processor_type", "feature_extractor_type"]
+            .iter()
+            .find_map(|key| json.get(key)?.as_str());
+        let name = name.ok_or_else(|| {
+            unusable("it names neither image_processor_type nor feature_extractor_type")
+        })?;
+        let kind = Kind::named(name)
+            .ok_or_else(|| unusable(format!("the image processor {name} is unknown")))?;
         Ok(Config { json, kind, fast: name.ends_with("Fast") })
     }
 
@@ -90,7 +98,10 @@ impl<'a> Config<'a> {
         }
         let filter = match self.present("resample") {
             None => self.kind.filter(),
-            Some(code) => code.as_u64().and_then(Filter::from_code).ok_or_else(|| unusable(format!("resample {code} is unknown")))?,
+            Some(code) => code
+                .as_u64()
+                .and_then(Filter::from_code)
+                .ok_or_else(|| unusable(format!("resample {code} is unknown")))?,
         };
         let steps = if self.kind == Kind::Tiles { self.tiles()? } else { self.single()? };
         Ok(Processor { steps, filter, tables: self.tables()? })
@@ -104,34 +115,64 @@ impl<'a> Config<'a> {
                 let n = side("size", number)?;
                 if self.kind == Kind::Clip { Size::ShortestEdge(n) } else { Size::Exact(n, n) }
             }
-            Some(Value::Array(sides)) if sides.len() == 2 => Size::Exact(side("size", &sides[1])?, side("size", &sides[0])?),
-            Some(Value::Object(sides)) => match (sides.get("height"), sides.get("width"), sides.get("shortest_edge")) {
-                (Some(height), Some(width), _) => Size::Exact(side("size.width", width)?, side("size.height", height)?),
-                // The reference's CLIP looks at the shorter side alone.
-                (None, None, Some(edge)) if self.kind == Kind::Clip || !sides.contains_key("longest_edge") => {
-                    Size::ShortestEdge(side("size.shortest_edge", edge)?)
+            Some(Value::Array(sides)) if sides.len() == 2 => {
+                Size::Exact(side("size", &sides[1])?, side("size", &sides[0])?)
+            }
+            Some(Value::Object(sides)) => {
+                match (sides.get("height"), sides.get("width"), sides.get("shortest_edge")) {
+                    (Some(height), Some(width), _) => {
+                        Size::Exact(side("size.width", width)?, side("size.height", height)?)
+                    }
+                    // The reference's CLIP looks at the shorter side alone.
+                    (None, None, Some(edge))
+                        if self.kind == Kind::Clip || !sides.contains_key("longest_edge") =>
+                    {
+                        Size::ShortestEdge(side("size.shortest_edge", edge)?)
+                    }
+                    (Some(_), None, _) => {
+                        return Err(unusable("size.width is missing beside size.height"));
+                    }
+                    (None, Some(_), _) => {
+                        return Err(unusable("size.height is missing beside size.width"));
+                    }
+                    (None, None, Some(_)) => {
+                        return Err(unusable(
+                            "size.longest_edge beside size.shortest_edge is known of CLIPImageProcessor alone",
+                        ));
+                    }
+                    (None, None, None) => {
+                        let keys = sides
+                            .keys()
+                            .map(|key| format!("size.{key}"))
+                            .collect::<Vec<_>>()
+                            .join(", ");
+                        let keys = if keys.is_empty() { "an empty size".into() } else { keys };
+                        return Err(unusable(format!(
+                            "{keys} is not understood: size has height and width, or shortest_edge"
+                        )));
+                    }
                 }
-                (Some(_), None, _) => return Err(unusable("size.width is missing beside size.height")),
-                (None, Some(_), _) => return Err(unusable("size.height is missing beside size.width")),
-                (None, None, Some(_)) => return Err(unusable("size.longest_edge beside size.shortest_edge is known of CLIPImageProcessor alone")),
-                (None, None, None) => {
-                    let keys = sides.keys().map(|key| format!("size.{key}")).collect::<Vec<_>>().join(", ");
-                    let keys = if keys.is_empty() { "an empty size".into() } else { keys };
-                    return Err(unusable(format!("{keys} is not understood: size has height and width, or shortest_edge")));
-                }
-            },
+            }
             Some(other) => return Err(unusable(format!("size {other} is not understood"))),
         };
         // The reference's other processors pass over what these two are told about cropping.
-        let crops = (self.fast || self.kind.crops()) && self.flag("do_center_crop", self.kind.crops())?;
+        let crops =
+            (self.fast || self.kind.crops()) && self.flag("do_center_crop", self.kind.crops())?;
         let crop = match self.present("crop_size") {
             _ if !crops => None,
             None => Some((224, 224)),
-            Some(number @ Value::Number(_)) => Some((side("crop_size", number)?, side("crop_size", number)?)),
-            Some(sides) => Some((side("crop_size.width", &sides["width"])?, side("crop_size.height", &sides["height"])?)),
+            Some(number @ Value::Number(_)) => {
+                Some((side("crop_size", number)?, side("crop_size", number)?))
+            }
+            Some(sides) => Some((
+                side("crop_size.width", &sides["width"])?,
+                side("crop_size.height", &sides["height"])?,
+            )),
         };
         if matches!((size, crop), (Size::ShortestEdge(_), None)) {
-            return Err(unusable("size keeps the ratio and nothing is cropped, so that every picture would have a shape of its own"));
+            return Err(unusable(
+                "size keeps the ratio and nothing is cropped, so that every picture would have a shape of its own",
+            ));
         }
         Ok(Steps::Single { size, crop })
     }
@@ -141,7 +182,11 @@ impl<'a> Config<'a> {
             None => side(key, &default.into()),
             Some(sides) => side(&format!("{key}.longest_edge"), &sides["longest_edge"]),
         };
-        Ok(Steps::Tiles { longest_edge: edge("size", 4 * 364)?, tile: edge("max_image_size", 364)?, split: self.flag("do_image_splitting", true)? })
+        Ok(Steps::Tiles {
+            longest_edge: edge("size", 4 * 364)?,
+            tile: edge("max_image_size", 364)?,
+            split: self.flag("do_image_splitting", true)?,
+        })
     }
 
     /// What each of the 256 samples becomes, per channel.
@@ -149,7 +194,9 @@ impl<'a> Config<'a> {
         let factor = match self.present("rescale_factor") {
             _ if !self.flag("do_rescale", true)? => 1.0,
             None => 1.0 / 255.0,
-            Some(factor) => factor.as_f64().ok_or_else(|| unusable("rescale_factor is not a number"))?,
+            Some(factor) => {
+                factor.as_f64().ok_or_else(|| unusable("rescale_factor is not a number"))?
+            }
         };
         let normalise = self.flag("do_normalize", true)?;
         let (mean, std) = self.kind.mean_and_std();
@@ -184,7 +231,9 @@ impl<'a> Config<'a> {
     }
 
     fn flag(&self, key: &str, default: bool) -> Result<bool, Error> {
-        self.present(key).map_or(Ok(default), |value| value.as_bool().ok_or_else(|| unusable(format!("{key} is neither true nor false"))))
+        self.present(key).map_or(Ok(default), |value| {
+            value.as_bool().ok_or_else(|| unusable(format!("{key} is neither true nor false")))
+        })
     }
 
     /// The value of a key; null counts as missing.

@@ -1,12 +1,16 @@
-//! Kinds of TIFF that shops have and `image` does not read: palettes, few bits a sample, gray with alpha, the YCbCr of JPEG
-//! strips and tiles, bits in reverse order. The strips are read by the crate that `image` reads them with; here samples become
-//! colours. Opened by `raster`, which judges memory and time as for every format.
+//! Kinds of TIFF that shops have and `image` does not read: palettes, few bits a sample, gray with
+//! alpha, the YCbCr of JPEG strips and tiles, bits in reverse order. The strips are read by the
+//! crate that `image` reads them with; here samples become colours. Opened by `raster`, which
+//! judges memory and time as for every format.
 
 use std::{borrow::Cow, time::Instant};
 
 use image::{
     ColorType, ImageDecoder, ImageError, ImageResult,
-    error::{DecodingError, ImageFormatHint, LimitError, LimitErrorKind, UnsupportedError, UnsupportedErrorKind},
+    error::{
+        DecodingError, ImageFormatHint, LimitError, LimitErrorKind, UnsupportedError,
+        UnsupportedErrorKind,
+    },
     metadata::Orientation,
 };
 use tiff::{TiffError, tags::Tag};
@@ -47,10 +51,13 @@ pub(crate) struct Page<'a> {
 impl<'a> Page<'a> {
     /// `None`: another kind, which `image` reads or refuses.
     pub(crate) fn open(bytes: &'a [u8], deadline: Option<Instant>) -> ImageResult<Option<Self>> {
-        let Ok(mut tags) = tiff::decoder::Decoder::new(DeadlineReader::new(bytes, deadline)) else { return Ok(None) };
+        let Ok(mut tags) = tiff::decoder::Decoder::new(DeadlineReader::new(bytes, deadline)) else {
+            return Ok(None);
+        };
         let mut tag = |name, default| first(&mut tags, name).unwrap_or(default);
         let photometric = tag(Tag::PhotometricInterpretation, u64::MAX);
-        let (bits, count, compression) = (tag(Tag::BitsPerSample, 1), tag(Tag::SamplesPerPixel, 1), tag(Tag::Compression, 1));
+        let (bits, count, compression) =
+            (tag(Tag::BitsPerSample, 1), tag(Tag::SamplesPerPixel, 1), tag(Tag::Compression, 1));
         let reversed = tag(Tag::FillOrder, 1) == 2 && compression != u64::from(JPEG);
         if tag(Tag::SampleFormat, 1) != 1 || tag(Tag::PlanarConfiguration, 1) != 1 && count > 1 {
             return Ok(None);
@@ -65,7 +72,9 @@ impl<'a> Page<'a> {
             (0 | 1, 2 | 4, 1) | (1, 8, 2) => Samples::Gray,
             (0 | 1, 1 | 8, 1) if reversed => Samples::Gray,
             (3, 1 | 2 | 4 | 8, 1) | (3, 8, 2) => {
-                let Some(colours) = palette(&list(&mut tags, Tag::ColorMap).unwrap_or_default(), 1 << bits) else {
+                let Some(colours) =
+                    palette(&list(&mut tags, Tag::ColorMap).unwrap_or_default(), 1 << bits)
+                else {
                     return Err(damaged("its palette is missing or too short"));
                 };
                 Samples::Palette(colours)
@@ -74,14 +83,26 @@ impl<'a> Page<'a> {
             (6, 8, 3) => Samples::YCbCr,
             _ => return Ok(None),
         };
-        let second = (count == 2).then(|| first(&mut tags, Tag::ExtraSamples).is_some_and(|extra| ALPHA.contains(&extra)));
-        let orientation = first(&mut tags, Tag::Orientation).and_then(|value| Orientation::from_exif(value.try_into().ok()?));
+        let second = (count == 2).then(|| {
+            first(&mut tags, Tag::ExtraSamples).is_some_and(|extra| ALPHA.contains(&extra))
+        });
+        let orientation = first(&mut tags, Tag::Orientation)
+            .and_then(|value| Orientation::from_exif(value.try_into().ok()?));
         let parts = if photometric == 3 { as_gray(bytes) } else { None };
         let parts = parts.unwrap_or([Cow::Borrowed(bytes), Cow::default(), Cow::default()]);
-        let mut inner = tiff::decoder::Decoder::new(DeadlineReader::of_parts(parts, deadline)).map_err(told)?;
+        let mut inner =
+            tiff::decoder::Decoder::new(DeadlineReader::of_parts(parts, deadline)).map_err(told)?;
         let size = inner.dimensions().map_err(told)?;
         let orientation = orientation.unwrap_or(Orientation::NoTransforms);
-        Ok(Some(Page { inner: Some(inner), samples, bits: bits as u32, second, reversed, size, orientation }))
+        Ok(Some(Page {
+            inner: Some(inner),
+            samples,
+            bits: bits as u32,
+            second,
+            reversed,
+            size,
+            orientation,
+        }))
     }
 }
 
@@ -104,9 +125,11 @@ impl ImageDecoder for Page<'_> {
     }
 
     fn set_limits(&mut self, limits: image::Limits) -> ImageResult<()> {
-        let most = limits.max_alloc.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
+        let most =
+            limits.max_alloc.map_or(usize::MAX, |most| usize::try_from(most).unwrap_or(usize::MAX));
         let mut allowed = tiff::decoder::Limits::default();
-        (allowed.decoding_buffer_size, allowed.intermediate_buffer_size, allowed.ifd_value_size) = (most, most, most);
+        (allowed.decoding_buffer_size, allowed.intermediate_buffer_size, allowed.ifd_value_size) =
+            (most, most, most);
         self.inner = self.inner.take().map(|inner| inner.with_limits(allowed));
         Ok(())
     }
@@ -166,24 +189,36 @@ impl Page<'_> {
     }
 }
 
-/// The colours of a map: all reds, all greens, all blues, of which the high bytes count as in the reference.
+/// The colours of a map: all reds, all greens, all blues, of which the high bytes count as in the
+/// reference.
 fn palette(map: &[u64], colours: usize) -> Option<Vec<[u8; 3]>> {
     let channel = |n: usize, i: usize| (map[n * colours + i] >> 8) as u8;
-    (map.len() >= 3 * colours).then(|| (0..colours).map(|i| [channel(0, i), channel(1, i), channel(2, i)]).collect())
+    (map.len() >= 3 * colours)
+        .then(|| (0..colours).map(|i| [channel(0, i), channel(1, i), channel(2, i)]).collect())
 }
 
 /// The file with the numbers of its palette called gray, which the crate refuses to read otherwise.
 fn as_gray(bytes: &[u8]) -> Option<[Cow<'_, [u8]>; 3]> {
     let (value, _) = field(bytes, Tag::PhotometricInterpretation)?;
     let gray = u32::from(BLACK_IS_ZERO);
-    let gray = if bytes.first() == Some(&b'I') { gray.to_le_bytes()[..value.len()].to_vec() } else { gray.to_be_bytes()[4 - value.len()..].to_vec() };
-    Some([Cow::Borrowed(&bytes[..value.start]), Cow::Owned(gray), Cow::Borrowed(&bytes[value.end..])])
+    let gray = if bytes.first() == Some(&b'I') {
+        gray.to_le_bytes()[..value.len()].to_vec()
+    } else {
+        gray.to_be_bytes()[4 - value.len()..].to_vec()
+    };
+    Some([
+        Cow::Borrowed(&bytes[..value.start]),
+        Cow::Owned(gray),
+        Cow::Borrowed(&bytes[value.end..]),
+    ])
 }
 
-/// The colours that JPEG's luma and chroma stand for (JFIF 1.02: ITU-R BT.601, all 256 levels), in 1/65536.
+/// The colours that JPEG's luma and chroma stand for (JFIF 1.02: ITU-R BT.601, all 256 levels), in
+/// 1/65536.
 fn rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let (y, cb, cr) = (i32::from(y) << 16, i32::from(cb) - 128, i32::from(cr) - 128);
-    [y + 91_881 * cr, y - 22_554 * cb - 46_802 * cr, y + 116_130 * cb].map(|level| ((level + (1 << 15)) >> 16).clamp(0, 255) as u8)
+    [y + 91_881 * cr, y - 22_554 * cb - 46_802 * cr, y + 116_130 * cb]
+        .map(|level| ((level + (1 << 15)) >> 16).clamp(0, 255) as u8)
 }
 
 fn hint() -> ImageFormatHint {
@@ -191,7 +226,10 @@ fn hint() -> ImageFormatHint {
 }
 
 fn unsupported(what: impl Into<String>) -> ImageError {
-    ImageError::Unsupported(UnsupportedError::from_format_and_kind(hint(), UnsupportedErrorKind::GenericFeature(what.into())))
+    ImageError::Unsupported(UnsupportedError::from_format_and_kind(
+        hint(),
+        UnsupportedErrorKind::GenericFeature(what.into()),
+    ))
 }
 
 fn damaged(why: &str) -> ImageError {
@@ -203,7 +241,9 @@ fn told(error: TiffError) -> ImageError {
     match error {
         TiffError::IoError(error) => ImageError::IoError(error),
         TiffError::UnsupportedError(what) => unsupported(what.to_string()),
-        TiffError::LimitsExceeded => ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory)),
+        TiffError::LimitsExceeded => {
+            ImageError::Limits(LimitError::from_kind(LimitErrorKind::InsufficientMemory))
+        }
         error => ImageError::Decoding(DecodingError::new(hint(), error)),
     }
 }

@@ -10,12 +10,20 @@ pub const COLOURS: [[u8; 3]; 4] = [[220, 30, 30], [30, 200, 30], [30, 30, 210], 
 
 /// A picture whose four quarters have the four colours.
 pub fn quarters(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| image::Rgb(COLOURS[usize::from(x >= width / 2) + 2 * usize::from(y >= height / 2)]))
+    RgbImage::from_fn(width, height, |x, y| {
+        image::Rgb(COLOURS[usize::from(x >= width / 2) + 2 * usize::from(y >= height / 2)])
+    })
 }
 
 /// A picture with detail everywhere.
 pub fn detailed(width: u32, height: u32) -> RgbImage {
-    RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 255 / width) as u8, (y * 255 / height) as u8, ((x / 5 + y / 3) % 64 * 3) as u8]))
+    RgbImage::from_fn(width, height, |x, y| {
+        image::Rgb([
+            (x * 255 / width) as u8,
+            (y * 255 / height) as u8,
+            ((x / 5 + y / 3) % 64 * 3) as u8,
+        ])
+    })
 }
 
 pub fn file(picture: impl Into<DynamicImage>, format: ImageFormat) -> Vec<u8> {
@@ -44,16 +52,40 @@ pub fn gray_jpeg(picture: &RgbImage) -> Vec<u8> {
     compressor.set_subsamp(turbojpeg::Subsamp::Gray).unwrap();
     let pixels = DynamicImage::ImageRgb8(picture.clone()).into_luma8().into_raw();
     let (width, height) = (picture.width() as usize, picture.height() as usize);
-    let image = turbojpeg::Image { pixels: pixels.as_slice(), width, pitch: width, height, format: turbojpeg::PixelFormat::GRAY };
+    let image = turbojpeg::Image {
+        pixels: pixels.as_slice(),
+        width,
+        pitch: width,
+        height,
+        format: turbojpeg::PixelFormat::GRAY,
+    };
     compressor.compress_to_vec(image).unwrap()
 }
 
 /// A JPEG of lossless kind, from samples of the given kind.
-pub fn lossless_jpeg(samples: &[u8], (width, height): (usize, usize), format: turbojpeg::PixelFormat) -> Vec<u8> {
+pub fn lossless_jpeg(
+    samples: &[u8],
+    (width, height): (usize, usize),
+    format: turbojpeg::PixelFormat,
+) -> Vec<u8> {
     let mut compressor = turbojpeg::Compressor::new().unwrap();
     compressor.set_lossless(true).unwrap();
-    compressor.set_subsamp(if format.size() == 1 { turbojpeg::Subsamp::Gray } else { turbojpeg::Subsamp::None }).unwrap();
-    compressor.compress_to_vec(turbojpeg::Image { pixels: samples, width, pitch: width * format.size(), height, format }).unwrap()
+    compressor
+        .set_subsamp(if format.size() == 1 {
+            turbojpeg::Subsamp::Gray
+        } else {
+            turbojpeg::Subsamp::None
+        })
+        .unwrap();
+    compressor
+        .compress_to_vec(turbojpeg::Image {
+            pixels: samples,
+            width,
+            pitch: width * format.size(),
+            height,
+            format,
+        })
+        .unwrap()
 }
 
 /// A chunk of a PNG, with its checksum.
@@ -61,7 +93,8 @@ pub fn chunk(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
     let named = [name.as_slice(), body].concat();
     let mut crc = flate2::Crc::new();
     crc.update(&named);
-    [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], &named, &crc.sum().to_be_bytes()].concat()
+    [&u32::try_from(body.len()).unwrap().to_be_bytes()[..], &named, &crc.sum().to_be_bytes()]
+        .concat()
 }
 
 /// The PNG with these chunks before its picture, or behind it.
@@ -94,12 +127,34 @@ pub fn with_app1(jpeg: &[u8], body: &[u8]) -> Vec<u8> {
 }
 
 /// An uncompressed TIFF: 8-bit samples, `photometric` as TIFF counts them (2 RGB, 5 CMYK).
-pub fn tiff(width: u16, height: u16, photometric: u16, samples_per_pixel: u16, orientation: u16, samples: &[u8]) -> Vec<u8> {
-    tiff_with(width, height, photometric, samples_per_pixel, &[(259, 1), (274, orientation.into())], samples)
+pub fn tiff(
+    width: u16,
+    height: u16,
+    photometric: u16,
+    samples_per_pixel: u16,
+    orientation: u16,
+    samples: &[u8],
+) -> Vec<u8> {
+    tiff_with(
+        width,
+        height,
+        photometric,
+        samples_per_pixel,
+        &[(259, 1), (274, orientation.into())],
+        samples,
+    )
 }
 
-/// A TIFF of one strip (or one tile, where `more` names its sides) that holds `strip`; `more` are further short or long tags.
-pub fn tiff_with(width: u16, height: u16, photometric: u16, samples_per_pixel: u16, more: &[(u16, u32)], strip: &[u8]) -> Vec<u8> {
+/// A TIFF of one strip (or one tile, where `more` names its sides) that holds `strip`; `more` are
+/// further short or long tags.
+pub fn tiff_with(
+    width: u16,
+    height: u16,
+    photometric: u16,
+    samples_per_pixel: u16,
+    more: &[(u16, u32)],
+    strip: &[u8],
+) -> Vec<u8> {
     let tiled = more.iter().any(|(tag, _)| *tag == 322);
     let count = 7 + more.len() as u32 + u32::from(!tiled);
     let bits_at = 8 + 2 + count * 12 + 4;

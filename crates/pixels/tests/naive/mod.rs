@@ -1,4 +1,5 @@
-//! The resize as its specification reads, one value at a time, in 64-bit integers. What the fast version must equal.
+//! The resize as its specification reads, one value at a time, in 64-bit integers. What the fast
+//! version must equal.
 
 use std::f64::consts::PI;
 
@@ -9,10 +10,15 @@ pub fn resize(picture: &Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
     if current.width != width {
         let (old, rows) = (current.width as usize, current.height as usize);
         let mut data = vec![0; rows * width as usize * 3];
-        for (x, (low, weights)) in coefficients(old, width as usize, filter).into_iter().enumerate() {
+        for (x, (low, weights)) in coefficients(old, width as usize, filter).into_iter().enumerate()
+        {
             for y in 0..rows {
                 for c in 0..3 {
-                    let sum: i64 = weights.iter().enumerate().map(|(i, w)| w * i64::from(current.data[(y * old + low + i) * 3 + c])).sum();
+                    let sum: i64 = weights
+                        .iter()
+                        .enumerate()
+                        .map(|(i, w)| w * i64::from(current.data[(y * old + low + i) * 3 + c]))
+                        .sum();
                     data[(y * width as usize + x) * 3 + c] = byte(sum);
                 }
             }
@@ -22,9 +28,15 @@ pub fn resize(picture: &Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
     if current.height != height {
         let row = width as usize * 3;
         let mut data = vec![0; height as usize * row];
-        for (y, (low, weights)) in coefficients(current.height as usize, height as usize, filter).into_iter().enumerate() {
+        for (y, (low, weights)) in
+            coefficients(current.height as usize, height as usize, filter).into_iter().enumerate()
+        {
             for x in 0..row {
-                let sum: i64 = weights.iter().enumerate().map(|(i, w)| w * i64::from(current.data[(low + i) * row + x])).sum();
+                let sum: i64 = weights
+                    .iter()
+                    .enumerate()
+                    .map(|(i, w)| w * i64::from(current.data[(low + i) * row + x]))
+                    .sum();
                 data[y * row + x] = byte(sum);
             }
         }
@@ -41,7 +53,9 @@ fn coefficients(n_in: usize, n_out: usize, filter: Filter) -> Vec<(usize, Vec<i6
     let (weight, support): (fn(f64) -> f64, f64) = match filter {
         Filter::Bilinear => (|x| (1.0 - x.abs()).max(0.0), 1.0),
         Filter::Bicubic => (bicubic, 2.0),
-        Filter::Lanczos => (|x| if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }, 3.0),
+        Filter::Lanczos => {
+            (|x| if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }, 3.0)
+        }
         Filter::Box => (|x| if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }, 0.5),
         Filter::Hamming => (hamming, 1.0),
         Filter::Nearest => panic!("nearest neighbour has no weights"),
@@ -54,12 +68,15 @@ fn coefficients(n_in: usize, n_out: usize, filter: Filter) -> Vec<(usize, Vec<i6
             let centre = (x as f64 + 0.5) * scale;
             let low = ((centre - support + 0.5).trunc() as i64).max(0) as usize;
             let high = ((centre + support + 0.5).trunc() as usize).min(n_in);
-            let mut weights: Vec<f64> = (low..high).map(|i| weight((i as f64 - centre + 0.5) * (1.0 / stretch))).collect();
+            let mut weights: Vec<f64> =
+                (low..high).map(|i| weight((i as f64 - centre + 0.5) * (1.0 / stretch))).collect();
             let sum = weights.iter().fold(0.0, |sum, w| sum + w);
             if sum != 0.0 {
                 weights.iter_mut().for_each(|w| *w /= sum);
             }
-            let fixed = weights.iter().map(|w| (w * f64::from(1 << 22) + if *w < 0.0 { -0.5 } else { 0.5 }).trunc() as i64);
+            let fixed = weights.iter().map(|w| {
+                (w * f64::from(1 << 22) + if *w < 0.0 { -0.5 } else { 0.5 }).trunc() as i64
+            });
             (low, fixed.collect())
         })
         .collect()

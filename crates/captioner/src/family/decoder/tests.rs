@@ -1,4 +1,5 @@
-//! Names and shapes; and, where the shared models are at hand, that all layouts of a decoder with cross-attention entries agree.
+//! Names and shapes; and, where the shared models are at hand, that all layouts of a decoder with
+//! cross-attention entries agree.
 
 use super::*;
 use crate::cache::Rows;
@@ -29,7 +30,8 @@ const MASK: &str = "encoder_attention_mask";
 
 /// The shared Florence-2 decoder; `None`, said plainly, where it or the runtime is missing.
 fn florence() -> Option<PathBuf> {
-    let shared = std::env::var_os("PG_CAPTION_SHARED").map_or_else(|| testing::workspace().join("../shared"), PathBuf::from);
+    let shared = std::env::var_os("PG_CAPTION_SHARED")
+        .map_or_else(|| testing::workspace().join("../shared"), PathBuf::from);
     let folder = shared.join("parity/florence2");
     if !folder.exists() {
         println!("skipped: no {}", folder.display());
@@ -51,13 +53,19 @@ fn noise(seed: u64, shape: &[i64]) -> DynValue {
     tensor(shape.to_vec(), (0..len).map(value).collect()).unwrap()
 }
 
-/// Logits of four calls; before the third two rows trade places, before the fourth the middle one of three leaves.
+/// Logits of four calls; before the third two rows trade places, before the fourth the middle one
+/// of three leaves.
 fn run_all(decoder: &mut Decoder) -> Vec<Vec<f32>> {
     let (_, shape) = match &decoder.layout {
-        Layout::Merged { graph, .. } | Layout::Alone { graph } | Layout::Pair { first: graph, .. } => graph.input("inputs_embeds").unwrap(),
+        Layout::Merged { graph, .. }
+        | Layout::Alone { graph }
+        | Layout::Pair { first: graph, .. } => graph.input("inputs_embeds").unwrap(),
     };
     let width = shape[2];
-    let constants = vec![(HIDDEN, noise(1, &[3, 40, width])), (MASK, tensor(vec![3, 40], vec![1i64; 120]).unwrap())];
+    let constants = vec![
+        (HIDDEN, noise(1, &[3, 40, width])),
+        (MASK, tensor(vec![3, 40], vec![1i64; 120]).unwrap()),
+    ];
     let (first, mut cache) = decoder.prefill(noise(2, &[3, 1, width]), constants).unwrap();
     let mut all = vec![first];
     all.push(decoder.step(&mut cache, noise(3, &[3, 1, width])).unwrap());
@@ -78,12 +86,18 @@ fn beams_share_the_pictures_keys_and_values_and_say_what_each_would_say_with_its
     let width = decoder.input_shape("inputs_embeds").unwrap()[2];
     let mut say = |sharing: Sharing| {
         decoder.share(sharing);
-        let constants = vec![(HIDDEN, noise(1, &[1, 577, width])), (MASK, tensor(vec![1, 577], vec![1i64; 577]).unwrap())];
+        let constants = vec![
+            (HIDDEN, noise(1, &[1, 577, width])),
+            (MASK, tensor(vec![1, 577], vec![1i64; 577]).unwrap()),
+        ];
         let (_, mut cache) = decoder.prefill(noise(2, &[1, 1, width]), constants).unwrap();
         let before: usize = constant_bytes(&cache);
         cache.rearrange(&[0, 0, 0]).unwrap();
         let logits = decoder.step(&mut cache, noise(3, &[3, 1, width])).unwrap();
-        ((0..3).map(|row| logits.row(row).to_vec()).collect::<Vec<_>>(), constant_bytes(&cache) / before)
+        (
+            (0..3).map(|row| logits.row(row).to_vec()).collect::<Vec<_>>(),
+            constant_bytes(&cache) / before,
+        )
     };
     let (each, copies) = say(Sharing::None);
     assert_eq!(copies, 3);
@@ -94,7 +108,12 @@ fn beams_share_the_pictures_keys_and_values_and_say_what_each_would_say_with_its
 }
 
 fn constant_bytes(cache: &Cache<DynValue>) -> usize {
-    cache.entries.iter().filter(|entry| entry.kind == Kind::Constant).map(|entry| entry.value.bytes()).sum()
+    cache
+        .entries
+        .iter()
+        .filter(|entry| entry.kind == Kind::Constant)
+        .map(|entry| entry.value.bytes())
+        .sum()
 }
 
 #[test]
@@ -104,7 +123,11 @@ fn all_layouts_of_a_decoder_with_cross_attention_entries_agree() {
     std::fs::create_dir_all(folder.join("onnx")).unwrap();
     std::fs::copy(shared.join("config.json"), folder.join("config.json")).unwrap();
     let mut expected: Option<Vec<Vec<f32>>> = None;
-    let layouts: [&[&str]; 3] = [&["decoder_model_merged"], &["decoder_model", "decoder_with_past_model"], &["decoder_model"]];
+    let layouts: [&[&str]; 3] = [
+        &["decoder_model_merged"],
+        &["decoder_model", "decoder_with_past_model"],
+        &["decoder_model"],
+    ];
     for graphs in layouts {
         let _ = std::fs::remove_dir_all(folder.join("onnx"));
         std::fs::create_dir_all(folder.join("onnx")).unwrap();
@@ -113,7 +136,8 @@ fn all_layouts_of_a_decoder_with_cross_attention_entries_agree() {
             std::fs::copy(shared.join(&file), folder.join(&file)).unwrap();
         }
         let opened = Folder::open(&folder, &LoadOptions::default()).unwrap();
-        let (mut decoder, files) = Decoder::open(&opened, "inputs_embeds", &[HIDDEN, MASK]).unwrap();
+        let (mut decoder, files) =
+            Decoder::open(&opened, "inputs_embeds", &[HIDDEN, MASK]).unwrap();
         assert_eq!(files.len(), graphs.len());
         assert!(decoder.vocabulary().is_some_and(|v| v > 100));
         let logits = run_all(&mut decoder);

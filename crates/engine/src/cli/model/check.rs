@@ -1,4 +1,5 @@
-//! `model check`: loads a folder as the server would, captions a picture drawn here in every style, and says what it found.
+//! `model check`: loads a folder as the server would, captions a picture drawn here in every style,
+//! and says what it found.
 
 use super::{Check, size};
 use crate::cli::locate;
@@ -45,7 +46,11 @@ pub fn run(options: &Check) -> Result<bool, String> {
         State::Loading => return Err("the model neither loaded nor failed".into()),
     };
     let loaded = began.elapsed();
-    let mut styles: Vec<Style> = builtin_names().into_iter().filter(|name| !own.contains_key(*name)).filter_map(builtin).collect();
+    let mut styles: Vec<Style> = builtin_names()
+        .into_iter()
+        .filter(|name| !own.contains_key(*name))
+        .filter_map(builtin)
+        .collect();
     styles.extend(own.into_values());
     let captions = captions(&engine, &styles)?;
     let found = found(&folder, &preparer, loaded, &captions);
@@ -54,8 +59,12 @@ pub fn run(options: &Check) -> Result<bool, String> {
     } else {
         show(&found);
     }
-    match captions.iter().find_map(|(style, said)| Some((style, said.as_ref().err().filter(|f| f.class != Class::Uncertain)?))) {
-        Some((style, failure)) => Err(format!("{}: style {style}: {}", folder.display(), words(failure))),
+    match captions.iter().find_map(|(style, said)| {
+        Some((style, said.as_ref().err().filter(|f| f.class != Class::Uncertain)?))
+    }) {
+        Some((style, failure)) => {
+            Err(format!("{}: style {style}: {}", folder.display(), words(failure)))
+        }
         None => Ok(true),
     }
 }
@@ -81,9 +90,20 @@ fn words(failure: &Failure) -> String {
 type Said = Vec<(String, Result<(String, f32), Failure>)>;
 
 fn captions(engine: &Arc<Engine>, styles: &[Style]) -> Result<Said, String> {
-    let wants = styles.iter().map(|style| Want { style: style.clone(), max_tokens: DEFAULT_TOKENS, context: None }).collect();
+    let wants = styles
+        .iter()
+        .map(|style| Want { style: style.clone(), max_tokens: DEFAULT_TOKENS, context: None })
+        .collect();
     let source = Source::Bytes { sha256: None };
-    let order = Order { connection: 0, role: Role::Call, patience: PATIENCE, source, wants, min_confidence: None, extras: Extras::default() };
+    let order = Order {
+        connection: 0,
+        role: Role::Call,
+        patience: PATIENCE,
+        source,
+        wants,
+        min_confidence: None,
+        extras: Extras::default(),
+    };
     let (answers, arrived) = channel();
     // Sending fails only if nobody waits any more.
     let job = Arc::new(Job::new(order, Instant::now(), move |answer| drop(answers.send(answer))));
@@ -93,7 +113,8 @@ fn captions(engine: &Arc<Engine>, styles: &[Style]) -> Result<Said, String> {
         Answer::Failed(failure) => vec![Err(failure); styles.len()],
         Answer::Unchanged => return Err("the built-in picture was not looked at".into()),
     };
-    let said = outputs.into_iter().map(|output| output.and_then(|c| Ok((c.caption?, c.confidence))));
+    let said =
+        outputs.into_iter().map(|output| output.and_then(|c| Ok((c.caption?, c.confidence))));
     Ok(styles.iter().map(|style| style.name.clone()).zip(said).collect())
 }
 
@@ -136,16 +157,27 @@ fn found(folder: &Path, preparer: &Preparer, loaded: Duration, captions: &Said) 
 
 /// Of a graph's file and the files that hold its weights.
 fn bytes_of(folder: &Path, file: &str) -> u64 {
-    let at = if folder.join("onnx").join(file).is_file() { folder.join("onnx") } else { folder.into() };
+    let at =
+        if folder.join("onnx").join(file).is_file() { folder.join("onnx") } else { folder.into() };
     let graph = at.join(file);
     let weights = pg_caption_captioner::external_data(&graph);
-    std::iter::once(graph).chain(weights).filter_map(|path| std::fs::metadata(path).ok()).map(|m| m.len()).sum()
+    std::iter::once(graph)
+        .chain(weights)
+        .filter_map(|path| std::fs::metadata(path).ok())
+        .map(|m| m.len())
+        .sum()
 }
 
 fn show(found: &Value) {
     let text = |key: &str| found[key].as_str().unwrap_or_default();
     let number = |value: &Value| value.as_u64().unwrap_or_default();
-    println!("{}: {}, {}, digest {}", text("name"), text("family"), size(number(&found["bytes"])), text("digest"));
+    println!(
+        "{}: {}, {}, digest {}",
+        text("name"),
+        text("family"),
+        size(number(&found["bytes"])),
+        text("digest")
+    );
     println!("  {}", text("path"));
     for graph in found["graphs"].as_array().into_iter().flatten() {
         println!(
@@ -181,8 +213,13 @@ fn show(found: &Value) {
     for said in found["captions"].as_array().into_iter().flatten() {
         let style = said["style"].as_str().unwrap_or_default();
         match said["caption"].as_str() {
-            Some(caption) => println!("    {style}: {caption} (confidence {:.2})", said["confidence"].as_f64().unwrap_or_default()),
-            None => println!("    {style}: nothing ({})", said["error"].as_str().unwrap_or_default()),
+            Some(caption) => println!(
+                "    {style}: {caption} (confidence {:.2})",
+                said["confidence"].as_f64().unwrap_or_default()
+            ),
+            None => {
+                println!("    {style}: nothing ({})", said["error"].as_str().unwrap_or_default())
+            }
         }
     }
 }

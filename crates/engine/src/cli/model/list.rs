@@ -30,7 +30,12 @@ fn as_json(model: &Installed) -> String {
 }
 
 fn as_text(model: &Installed) -> String {
-    let mut text = format!("{}  {}  {}", model.name, model.model_type.as_deref().unwrap_or("?"), size(model.bytes));
+    let mut text = format!(
+        "{}  {}  {}",
+        model.name,
+        model.model_type.as_deref().unwrap_or("?"),
+        size(model.bytes)
+    );
     for (graph, dtypes) in &model.graphs {
         text += &format!("\n  {graph}: {}", dtypes.join(", "));
     }

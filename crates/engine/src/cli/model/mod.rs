@@ -1,4 +1,5 @@
-//! `pg_caption_engine model`: fetch, list and check models. For people; the confined server never comes here.
+//! `pg_caption_engine model`: fetch, list and check models. For people; the confined server never
+//! comes here.
 
 mod check;
 mod list;
@@ -20,8 +21,10 @@ pub enum Model {
 
 /// Options of `pull`.
 #[derive(Debug, Args)]
-#[command(after_help = "Environment: HF_TOKEN opens private and gated models, HF_ENDPOINT names another hub, HTTPS_PROXY and NO_PROXY a proxy, \
-                        SSL_CERT_FILE further certificates.")]
+#[command(
+    after_help = "Environment: HF_TOKEN opens private and gated models, HF_ENDPOINT names another hub, HTTPS_PROXY and NO_PROXY a proxy, \
+                        SSL_CERT_FILE further certificates."
+)]
 pub struct Pull {
     /// The model's name at the hub
     #[arg(value_name = "OWNER/NAME")]
@@ -29,7 +32,8 @@ pub struct Pull {
     /// Branch, tag or commit
     #[arg(long, value_name = "NAME", default_value = "main")]
     revision: String,
-    /// Which files: auto, fp32, fp16, quantized, int8, uint8, q4, q4f16 …; GRAPH=DTYPE for one graph; repeatable
+    /// Which files: auto, fp32, fp16, quantized, int8, uint8, q4, q4f16 …; GRAPH=DTYPE for one
+    /// graph; repeatable
     #[arg(long = "dtype", value_name = "[GRAPH=]DTYPE", default_value = "auto")]
     dtypes: Vec<String>,
     /// Take the decoder as two files although one that unites them is published
@@ -66,7 +70,8 @@ pub struct Check {
     /// Which files of the model: auto, fp32, fp16, quantized, int8, uint8, q4, q4f16
     #[arg(long, value_name = "SUFFIX", default_value = "auto")]
     dtype: String,
-    /// ONNX Runtime library [default: $PG_CAPTION_ONNXRUNTIME, or the one installed with the program]
+    /// ONNX Runtime library [default: $PG_CAPTION_ONNXRUNTIME, or the one installed with the
+    /// program]
     #[arg(long, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
     /// Threads for the model; 0: half the cores

@@ -16,7 +16,8 @@ impl Bar {
             return Bar(ProgressBar::hidden());
         }
         let template = "{bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left  {msg}";
-        let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+        let style =
+            ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         Bar(ProgressBar::new(0).with_style(style))
     }
 }
@@ -56,7 +57,14 @@ pub fn run(options: &Pull) -> Result<bool, String> {
     bar.0.finish_and_clear();
     let pulled = pulled.map_err(|e| e.to_string())?;
     let done = if pulled.unchanged { "is there already" } else { "was installed" };
-    println!("{} ({}, {}, commit {}) {done}: {}", pulled.name, pulled.model_type, size(pulled.bytes), pulled.commit, pulled.folder.display());
+    println!(
+        "{} ({}, {}, commit {}) {done}: {}",
+        pulled.name,
+        pulled.model_type,
+        size(pulled.bytes),
+        pulled.commit,
+        pulled.folder.display()
+    );
     for graph in &pulled.choice.graphs {
         println!("  {}: {}", graph.graph, graph.dtype);
     }
