@@ -22,31 +22,31 @@ COMMENT ON COLUMN caption.watch.superuser IS 'It belonged to a superuser when a 
 GRANT SELECT ON caption.watch TO PUBLIC;
 SELECT pg_catalog.pg_extension_config_dump('caption.watch', 'WHERE relation::oid IN (SELECT c.oid FROM pg_catalog.pg_class c)');
 
-CREATE TABLE caption.tally (
+CREATE TABLE caption.watch_state (
     relation    oid PRIMARY KEY,
-    walk_after  jsonb,
-    walk        int NOT NULL DEFAULT 0,
-    walk_done   boolean NOT NULL DEFAULT false,
-    walked      bigint NOT NULL DEFAULT 0,
+    backfill_after  jsonb,
+    backfill_run int NOT NULL DEFAULT 0,
+    backfill_done   boolean NOT NULL DEFAULT false,
+    backfilled      bigint NOT NULL DEFAULT 0,
     filled      bigint NOT NULL DEFAULT 0,
     per_minute  real,
     problem     text,
     updated_at  timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
     recaption_before timestamptz,
     database    oid,
-    tidied_at   timestamptz,
-    tidy_after  jsonb,
-    tidied_files bigint,
-    tidied_deleted bigint
+    pruned_at   timestamptz,
+    prune_after  jsonb,
+    pruned_files bigint,
+    pruned_deleted bigint
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE caption.tally IS 'How far the walk over the existing rows of each watched table has come, and exact counters of what was done.';
-COMMENT ON COLUMN caption.tally.recaption_before IS 'Rows that were captioned before then are captioned again; see caption.recaption().';
+COMMENT ON TABLE caption.watch_state IS 'How far the walk over the existing rows of each watched table has come, and exact counters of what was done.';
+COMMENT ON COLUMN caption.watch_state.recaption_before IS 'Rows that were captioned before then are captioned again; see caption.recaption().';
 
-COMMENT ON COLUMN caption.tally.database IS 'The database that this walk is of: in a copy of it, the walk begins anew.';
-COMMENT ON COLUMN caption.tally.tidied_at IS 'When the last pass over ledger and failures ended; NULL: one is to be made. See caption.tidy().';
-COMMENT ON COLUMN caption.tally.tidy_after IS 'The last key of the pass that is being made, by the table it is in.';
-COMMENT ON COLUMN caption.tally.tidied_files IS 'A hash of the files of the table when it was looked at: it was truncated since, perhaps, where they are others.';
-COMMENT ON COLUMN caption.tally.tidied_deleted IS 'Rows that were ever deleted from the table, by its statistics, when the last pass began.';
+COMMENT ON COLUMN caption.watch_state.database IS 'The database that this walk is of: in a copy of it, the walk begins anew.';
+COMMENT ON COLUMN caption.watch_state.pruned_at IS 'When the last pass over ledger and failures ended; NULL: one is to be made. See caption.prune().';
+COMMENT ON COLUMN caption.watch_state.prune_after IS 'The last key of the pass that is being made, by the table it is in.';
+COMMENT ON COLUMN caption.watch_state.pruned_files IS 'A hash of the files of the table when it was looked at: it was truncated since, perhaps, where they are others.';
+COMMENT ON COLUMN caption.watch_state.pruned_deleted IS 'Rows that were ever deleted from the table, by its statistics, when the last pass began.';
 
 CREATE TABLE caption.queue (
     id       bigint GENERATED ALWAYS AS IDENTITY,
@@ -60,7 +60,7 @@ CREATE TABLE caption.queue (
 );
 -- 200 keys of most types fit into a page of the table: not worth compressing for the moment that they stand here.
 ALTER TABLE caption.queue SET (toast_tuple_target = 8160);
-CREATE INDEX queue_marks ON caption.queue (relation) WHERE n = 0;
+CREATE INDEX queue_rescans ON caption.queue (relation) WHERE n = 0;
 COMMENT ON TABLE caption.queue IS 'Keys of rows to look at, many a row, appended at commit by the triggers and removed with the write-back. n = 0: the walk is to begin anew.';
 
 CREATE TABLE caption.deferred (
@@ -76,7 +76,7 @@ CREATE TABLE caption.deferred (
 CREATE INDEX deferred_due ON caption.deferred (relation, due);
 COMMENT ON TABLE caption.deferred IS 'Keys to be tried again when due: their host cools down, or the network failed.';
 
-CREATE TABLE caption.written (
+CREATE TABLE caption.ledger (
     relation oid NOT NULL,
     key      jsonb NOT NULL,
     url      text NOT NULL,
@@ -87,10 +87,10 @@ CREATE TABLE caption.written (
     last_modified text,
     PRIMARY KEY (relation, key)
 );
-COMMENT ON TABLE caption.written IS 'The ledger: which texts a machine wrote, for which URL (hash), with which model.';
-COMMENT ON COLUMN caption.written.url IS 'Hash of the URL that was captioned last.';
-COMMENT ON COLUMN caption.written.outputs IS 'Column to the hashes of the text written there and of the URL it was written for.';
-COMMENT ON COLUMN caption.written.model IS 'Digest of the model.';
+COMMENT ON TABLE caption.ledger IS 'The ledger: which texts a machine wrote, for which URL (hash), with which model.';
+COMMENT ON COLUMN caption.ledger.url IS 'Hash of the URL that was captioned last.';
+COMMENT ON COLUMN caption.ledger.outputs IS 'Column to the hashes of the text written there and of the URL it was written for.';
+COMMENT ON COLUMN caption.ledger.model IS 'Digest of the model.';
 
 CREATE TABLE caption.failed (
     relation oid NOT NULL,
@@ -123,14 +123,14 @@ COMMENT ON FUNCTION caption.keep_local() IS 'Trigger function: drops what logica
 REVOKE ALL ON FUNCTION caption.keep_local() FROM PUBLIC;
 CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.watch FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
 ALTER TABLE caption.watch ENABLE REPLICA TRIGGER keep_local;
-CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.tally FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
-ALTER TABLE caption.tally ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.watch_state FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.watch_state ENABLE REPLICA TRIGGER keep_local;
 CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.queue FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
 ALTER TABLE caption.queue ENABLE REPLICA TRIGGER keep_local;
 CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.deferred FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
 ALTER TABLE caption.deferred ENABLE REPLICA TRIGGER keep_local;
-CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.written FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
-ALTER TABLE caption.written ENABLE REPLICA TRIGGER keep_local;
+CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.ledger FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
+ALTER TABLE caption.ledger ENABLE REPLICA TRIGGER keep_local;
 CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.failed FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
 ALTER TABLE caption.failed ENABLE REPLICA TRIGGER keep_local;
 CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.style FOR EACH ROW EXECUTE FUNCTION caption.keep_local();
@@ -172,13 +172,13 @@ CREATE FUNCTION caption.recaption(relation regclass, older_than interval DEFAULT
     AS 'MODULE_PATHNAME', 'recaption_wrapper';
 COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
     'Captions rows again whose texts are ours and older than that: where the picture has changed, or the model. Texts that people wrote stay.';
-CREATE FUNCTION caption.tidy(relation regclass) RETURNS void
+CREATE FUNCTION caption.prune(relation regclass) RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'tidy_wrapper';
-COMMENT ON FUNCTION caption.tidy(regclass) IS
+    AS 'MODULE_PATHNAME', 'prune_wrapper';
+COMMENT ON FUNCTION caption.prune(regclass) IS
     'Has what is kept of rows that are gone, and failures that are none any more, forgotten soon instead of within a day.';
 REVOKE ALL ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean), caption.unwatch(regclass), caption.pause(regclass),
-    caption.resume(regclass), caption.retry(regclass), caption.recaption(regclass, interval), caption.tidy(regclass) FROM PUBLIC;
+    caption.resume(regclass), caption.retry(regclass), caption.recaption(regclass, interval), caption.prune(regclass) FROM PUBLIC;
 
 CREATE FUNCTION caption.in_flight(relation regclass) RETURNS int
     LANGUAGE c VOLATILE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -210,28 +210,28 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
            pg_catalog.rpad(pg_catalog.repeat('#', (20 * p.share)::int), 20, '.') || pg_catalog.lpad((100 * p.share)::int::text, 4) || '%' AS bar,
            p.state, p.stopped
       FROM (
-        SELECT w.relation, greatest(t.walked, s.estimate) AS rows, coalesce(t.filled, 0) AS filled, q.waiting + s.unwalked AS waiting,
+        SELECT w.relation, greatest(t.backfilled, s.estimate) AS rows, coalesce(t.filled, 0) AS filled, q.waiting + s.unread AS waiting,
                caption.in_flight(w.relation) AS in_flight, d.deferred, f.failed, t.per_minute AS rows_per_minute, r.rest,
                CASE WHEN r.rest = 0 THEN 1.0 ELSE r.total / (r.total + r.rest) END AS share,
                CASE WHEN w.paused THEN 'paused' WHEN t.problem IS NOT NULL THEN t.problem
-                    WHEN r.rest + d.deferred = 0 AND coalesce(t.walk_done, false) THEN 'idle' ELSE coalesce('waiting: ' || caption.obstacle(), 'working') END AS state,
+                    WHEN r.rest + d.deferred = 0 AND coalesce(t.backfill_done, false) THEN 'idle' ELSE coalesce('waiting: ' || caption.obstacle(), 'working') END AS state,
                w.paused OR t.problem IS NOT NULL AS stopped
           FROM caption.watch w
           JOIN pg_catalog.pg_class c ON c.oid = w.relation
-          LEFT JOIN caption.tally t ON t.relation = w.relation
+          LEFT JOIN caption.watch_state t ON t.relation = w.relation
           CROSS JOIN LATERAL (SELECT coalesce(sum(greatest(q.n, 1)), 0)::bigint AS waiting FROM caption.queue q WHERE q.relation = w.relation) q
           CROSS JOIN LATERAL (SELECT count(*) AS deferred FROM caption.deferred d WHERE d.relation = w.relation) d
           CROSS JOIN LATERAL (SELECT count(*) AS failed FROM caption.failed f WHERE f.relation = w.relation) f
           CROSS JOIN LATERAL (
-            SELECT e.estimate, CASE WHEN t.walk_done THEN 0 ELSE greatest(e.estimate - coalesce(t.walked, 0), 1) END AS unwalked
+            SELECT e.estimate, CASE WHEN t.backfill_done THEN 0 ELSE greatest(e.estimate - coalesce(t.backfilled, 0), 1) END AS unread
               -- reltuples is -1 until the first ANALYZE; the statistics collector's count is there before.
               FROM (SELECT coalesce(sum(greatest(l.reltuples, pg_catalog.pg_stat_get_live_tuples(l.oid), 0)), 0)::bigint AS estimate FROM pg_catalog.pg_class l
                      WHERE l.oid = w.relation OR l.oid IN (SELECT i.relid FROM pg_catalog.pg_partition_tree(w.relation) i WHERE i.isleaf)) e) s
-          CROSS JOIN LATERAL (SELECT q.waiting + s.unwalked AS rest, greatest(coalesce(t.filled, 0) + f.failed, 0.001)::numeric AS total) r
+          CROSS JOIN LATERAL (SELECT q.waiting + s.unread AS rest, greatest(coalesce(t.filled, 0) + f.failed, 0.001)::numeric AS total) r
          WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE')
       ) p;
 COMMENT ON VIEW caption.progress IS
-    'Each watch: rows and the part of waiting not walked yet are estimates; filled, queued, in flight, deferred and failed are exact.';
+    'Each watch: rows and the part of waiting not backfilled yet are estimates; filled, queued, in flight, deferred and failed are exact.';
 COMMENT ON COLUMN caption.progress.state IS 'idle, working, waiting: and for what, paused, or what is wrong with the table.';
 COMMENT ON COLUMN caption.progress.stopped IS 'Somebody must do something before it goes on; state says what.';
 GRANT SELECT ON caption.progress TO PUBLIC;
@@ -240,7 +240,7 @@ GRANT EXECUTE ON FUNCTION caption.in_flight(regclass), caption.obstacle(), capti
 CREATE FUNCTION caption.is_idle(relation regclass) RETURNS boolean
     LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT coalesce((SELECT t.walk_done AND t.problem IS NULL FROM caption.tally t WHERE t.relation = is_idle.relation), false)
+        SELECT coalesce((SELECT t.backfill_done AND t.problem IS NULL FROM caption.watch_state t WHERE t.relation = is_idle.relation), false)
            AND NOT EXISTS (SELECT FROM caption.queue q WHERE q.relation = is_idle.relation)
            AND NOT EXISTS (SELECT FROM caption.deferred d WHERE d.relation = is_idle.relation)
     $$;

@@ -8,27 +8,14 @@
 
 use pgrx::prelude::*;
 
-mod ask;
-mod call;
-mod client;
-mod creations;
-mod enqueue;
-mod exchange;
-mod identity;
+mod api;
+mod engine;
+mod hooks;
 mod launcher;
-mod levels;
-mod models;
-mod progress;
+mod pg;
 mod release;
-mod report;
 mod settings;
 mod shared;
-mod status;
-mod style;
-mod table;
-mod triggers;
-mod wait;
-mod watch;
 mod worker;
 
 pgrx::pg_module_magic!(name, version);
@@ -52,9 +39,9 @@ pub extern "C-unwind" fn _PG_init() {
     settings::init();
     if shared::preloading() {
         shared::init();
-        exchange::init();
+        model_status::init();
         launcher::init();
-        creations::init();
-        enqueue::spare::init();
+        object_access::init();
+        enqueue::trigger_skip::init();
     }
 }

@@ -1,6 +1,6 @@
 //! All `pg_caption.*` settings and what the engine is told of them.
 
-use pg_caption_wire::{EngineConfig, Tiles};
+use pg_caption_wire::{EngineConfig, TileMode};
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting, PostgresGucEnum};
 use pgrx::pg_sys;
 use std::ffi::{CStr, CString};
@@ -377,9 +377,9 @@ pub fn engine_config() -> EngineConfig {
         model: model(),
         dtype: string(&DTYPE),
         tiles: match TILES.get() {
-            When::auto => Tiles::Auto,
-            When::one => Tiles::One,
-            When::all => Tiles::All,
+            When::auto => TileMode::Auto,
+            When::one => TileMode::One,
+            When::all => TileMode::All,
         },
         onnxruntime: match string(&ONNXRUNTIME) {
             path if path.is_empty() => package_library_directory().join("libonnxruntime.so"),

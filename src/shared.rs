@@ -1,7 +1,7 @@
 //! Shared memory: what backends, workers and the launcher tell each other. Small, fixed, behind one
 //! lock that is held for microseconds.
 
-use pg_caption_drain::{served, turns};
+use pg_caption_queue::{served, turns};
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -47,7 +47,7 @@ pub struct Database {
 
 impl Database {
     /// What `caption.database` says of it, apart from what only the catalog knows.
-    pub fn facts(&self) -> served::Database {
+    pub fn facts(&self) -> database_status::Database {
         let until = |ms: i64| {
             (UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64))
                 .duration_since(SystemTime::now())
@@ -55,7 +55,7 @@ impl Database {
         };
         let due_in =
             if self.due_ms == 0 { None } else { Some(until(self.due_ms).unwrap_or_default()) };
-        served::Database {
+        database_status::Database {
             served: self.worker != 0,
             has_work: self.generation != self.drained || due_in == Some(Duration::ZERO),
             due_in,
@@ -71,7 +71,7 @@ impl Database {
         if self.due_ms == 0 {
             return None;
         }
-        Some(turns::due_at(
+        Some(schedule::due_at(
             UNIX_EPOCH + Duration::from_millis(self.due_ms.max(0) as u64),
             SystemTime::now(),
             now,
@@ -151,7 +151,7 @@ pub fn preloaded() -> bool {
 pub fn require_ready() {
     // SAFETY: reads a setting of the database.
     if unsafe { pg_sys::GetDatabaseEncoding() } != pg_sys::pg_enc::PG_UTF8 as i32 {
-        crate::report::refuse(
+        crate::pg::report::refuse(
             PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
             "pg_caption works in databases whose encoding is UTF8",
             None,
@@ -159,7 +159,7 @@ pub fn require_ready() {
         );
     }
     if !preloaded() {
-        crate::report::refuse(
+        crate::pg::report::refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "pg_caption is not running in this server",
             Some("The library is not in shared_preload_libraries.".into()),

@@ -1,10 +1,10 @@
 //! Which databases may have work, and who serves them: probes each once, then starts workers as
-//! generations rise. Who is started when is decided in `pg_caption_drain::turns`; here is what that
+//! generations rise. Who is started when is decided in `pg_caption_supervisor::schedule`; here is what that
 //! needs of PostgreSQL.
 
 use crate::{settings, shared};
-use pg_caption_drain::roll::Roll;
-use pg_caption_drain::turns::{Ended, Look, Turns};
+use pg_caption_supervisor::registry::Roll;
+use pg_caption_supervisor::schedule::{Ended, Look, Turns};
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker,
 };

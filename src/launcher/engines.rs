@@ -1,12 +1,12 @@
 //! The engines' processes and pipes. Which one is started, serves or leaves is decided in
-//! `pg_caption_drain::succession`; here is what that needs of the system.
+//! `pg_caption_supervisor::handover`; here is what that needs of the system.
 
 use super::lines::Lines;
 use super::{Listener, spawn};
-use crate::exchange;
+use crate::engine::model_status;
 use crate::{settings, shared};
-use pg_caption_drain::succession::{Action, Exchange, Pid, Start, Succession};
-use pg_caption_wire::{Control, EngineConfig, EngineReport};
+use pg_caption_supervisor::handover::{Action, Exchange, Pid, Start, Succession};
+use pg_caption_wire::{EngineConfig, EngineControl, EngineReport};
 use pgrx::pg_sys;
 use std::fs::File;
 use std::io::{self, Write};
@@ -58,7 +58,7 @@ impl Engines {
         // SAFETY: the descriptor was created above and is owned from here on.
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
         // A launcher that follows another goes on counting.
-        let succession = Succession::new(exchange::now().reloads);
+        let succession = Succession::new(model_status::now().reloads);
         Engines { listener, program: None, epoll, all: Vec::new(), succession, published: None }
     }
 
@@ -87,7 +87,7 @@ impl Engines {
         self.publish_pids();
         let exchange = self.succession.exchange(config.model.clone());
         if self.published.as_ref() != Some(&exchange) {
-            exchange::publish(&exchange);
+            model_status::publish(&exchange);
             self.published = Some(exchange);
         }
     }
@@ -249,7 +249,7 @@ impl Engines {
     }
 
     /// The line fits into the pipe: nobody waits.
-    fn tell(&mut self, pid: Pid, control: &Control) {
+    fn tell(&mut self, pid: Pid, control: &EngineControl) {
         let Some(engine) = self.engine(pid) else { return };
         if let Some(stdin) = &mut engine.stdin {
             let line = serde_json::to_string(control).unwrap_or_default() + "\n";

@@ -9,7 +9,7 @@ mod engines;
 mod lines;
 mod spawn;
 
-use crate::{client, report, settings, shared, wait};
+use crate::{engine::client, pg::latch, pg::report, settings, shared};
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
 };
@@ -81,8 +81,8 @@ fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
         databases.tend(now);
         let due =
             [engines.next_due(&config, now), databases.next_due(now)].into_iter().flatten().min();
-        wait::wait(
-            Some(wait::Interest { fd: engines.as_raw_fd(), write: false }),
+        latch::wait(
+            Some(latch::Interest { fd: engines.as_raw_fd(), write: false }),
             due.map(|due| due.saturating_duration_since(Instant::now())),
         );
     }

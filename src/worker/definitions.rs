@@ -3,7 +3,7 @@
 //! taken or a transaction begins; a worker then reads the watches anew before it goes on with that
 //! table.
 
-use pg_caption_drain::Watched;
+use pg_caption_queue::Watched;
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::HashMap;

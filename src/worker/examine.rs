@@ -1,10 +1,10 @@
 //! Reads rows by key as their table's owner, and the ledger beside them. Which of them need what is
-//! decided in `pg_caption_drain`.
+//! decided in `pg_caption_queue`.
 
 use super::transaction::spi;
-use crate::identity;
-use pg_caption_drain::{Current, Past, Watched};
-use pg_caption_wire::Known;
+use crate::pg::identity;
+use pg_caption_queue::{Current, Past, Watched};
+use pg_caption_wire::KnownPicture;
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::Value;
@@ -135,7 +135,7 @@ pub fn history(watched: &Watched, keys: &[String]) -> HashMap<String, Past> {
     spi(Spi::connect(|client| {
         let rows = client.select(
             "SELECT k.v::text, w.outputs, coalesce(d.attempts, 0), coalesce(w.at < $3::timestamptz, false), w.url, w.etag, w.last_modified, w.model FROM jsonb_array_elements($2) AS k (v) \
-               LEFT JOIN caption.written w ON w.relation = $1 AND w.key = k.v LEFT JOIN caption.deferred d ON d.relation = $1 AND d.key = k.v \
+               LEFT JOIN caption.ledger w ON w.relation = $1 AND w.key = k.v LEFT JOIN caption.deferred d ON d.relation = $1 AND d.key = k.v \
               WHERE w.key IS NOT NULL OR d.key IS NOT NULL",
             None,
             &[pg_sys::Oid::from(watched.oid).into(), json.into(), watched.recaption_before.clone().into()],
@@ -150,7 +150,7 @@ pub fn history(watched: &Watched, keys: &[String]) -> HashMap<String, Past> {
                     .unwrap_or_default(),
                 again: row.get(4)?.unwrap_or(false),
                 url: row.get(5)?.unwrap_or_default(),
-                seen: model.map(|model| Known { etag, last_modified, model }),
+                seen: model.map(|model| KnownPicture { etag, last_modified, model }),
                 attempts: row.get(3)?.unwrap_or(0),
             };
             Ok((row.get(1)?.unwrap_or_default(), past))

@@ -6,15 +6,15 @@
 //! queue.
 
 mod definitions;
-mod drain;
 mod examine;
 mod lease;
-mod marks;
-mod overdue;
 mod planning;
+mod prune;
+mod rescan;
+mod run;
+mod runaway;
 mod sources;
 mod tables;
-mod tidy;
 mod transaction;
 mod write;
 
@@ -96,7 +96,7 @@ unsafe fn handle(signal: i32, handler: unsafe extern "C-unwind" fn(core::ffi::c_
 #[pg_guard]
 unsafe extern "C-unwind" fn take_name_off(_code: i32, argument: pg_sys::Datum) {
     let database = argument.value() as u32;
-    if overdue::note(database) {
+    if runaway::note(database) {
         // Nothing is wrong with the others: the next worker is wanted at once.
         shared::yield_turn(database);
     }
@@ -113,7 +113,7 @@ const FORCED_LATER: [(&core::ffi::CStr, &core::ffi::CStr); 1] = [(c"transaction_
 
 fn force_settings() {
     be_superuser();
-    for (name, value) in FORCED.iter().chain(&FORCED_LATER).chain(&crate::enqueue::PINNED) {
+    for (name, value) in FORCED.iter().chain(&FORCED_LATER).chain(&crate::hooks::enqueue::PINNED) {
         // SAFETY: static C strings; the source is above every other, so that nothing read later
         // undoes it.
         unsafe {

@@ -4,7 +4,7 @@
 //! In levels of settings: `transaction` opens ours for each transaction, `write` goes back to what
 //! holds otherwise for the time in which triggers run.
 
-use crate::levels::{Level, current};
+use crate::pg::guc_scope::{Level, current};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::HashMap;

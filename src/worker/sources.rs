@@ -1,17 +1,17 @@
 //! The database of a worker as its loop sees it: reads keys and rows, writes what came of them.
-//! What is read when, and what comes of it, is decided in `pg_caption_drain`; here is the SQL. All
+//! What is read when, and what comes of it, is decided in `pg_caption_queue`; here is the SQL. All
 //! within the transaction that `drain` has begun.
 
 use super::examine;
+use super::prune;
 use super::tables;
-use super::tidy;
 use super::transaction::{Raised, attempt_in_time, spi};
 use super::write;
-use pg_caption_drain::{
+use pg_caption_queue::{
     Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, Row, Settled, Stand, Store, Struck,
     Unread, Watched,
 };
-use pg_caption_wire::{Class, Failure, Outcome};
+use pg_caption_wire::{CaptionOutcome, Failure, FailureClass};
 use pgrx::prelude::*;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
@@ -128,13 +128,19 @@ impl Store for Sql {
         write::table_is_free(table, true) && write::is_ours(table)
     }
 
-    fn settle(&mut self, table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Settled {
+    fn settle(
+        &mut self,
+        table: &Watched,
+        job: &Job,
+        outcome: &CaptionOutcome,
+        jitter: f64,
+    ) -> Settled {
         write::settle(table, job, outcome, jitter)
     }
 
     fn put_off(&mut self, row: &Row, attempts: i32, pause: Duration) {
         let failure = Failure::new(
-            Class::Retry,
+            FailureClass::Retry,
             "row_locked",
             "an open transaction holds the row, or what its triggers want",
         );

@@ -1,9 +1,9 @@
 //! The watched tables as a worker sees them, checked against the catalogs each time they are read.
 
-use super::marks;
+use super::rescan;
 use super::transaction::{attempt, spi};
-use crate::{release, style, table, triggers};
-use pg_caption_drain::{Fill, KeyColumn, Watched};
+use crate::{api::style, pg::table, pg::triggers, release};
+use pg_caption_queue::{Fill, KeyColumn, Watched};
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
 use serde_json::Value;
@@ -18,7 +18,7 @@ pub fn installed() -> bool {
 /// somebody else holds stays until the next time.
 pub fn clean() {
     let minutes = crate::settings::retention_minutes();
-    let mut statements: Vec<String> = ["watch", "tally", "queue", "deferred", "written", "failed"]
+    let mut statements: Vec<String> = ["watch", "watch_state", "queue", "deferred", "ledger", "failed"]
         .map(|of| {
             format!(
                 "DELETE FROM caption.{of} x WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) x.relation::pg_catalog.oid)"
@@ -49,15 +49,15 @@ pub fn begin() -> Vec<u32> {
     // The objects of 0.1.0 do not know whose database they are in.
     if release::objects_are_current() {
         spi(Spi::run(
-            "UPDATE caption.tally t SET database = d.oid, walk = t.walk + CASE WHEN t.database IS NULL THEN 0 ELSE 1 END, \
-                    walked = CASE WHEN t.database IS NULL THEN t.walked ELSE 0 END, walk_after = CASE WHEN t.database IS NULL THEN t.walk_after END, \
-                    walk_done = t.walk_done AND t.database IS NULL \
+            "UPDATE caption.watch_state t SET database = d.oid, backfill_run = t.backfill_run + CASE WHEN t.database IS NULL THEN 0 ELSE 1 END, \
+                    backfilled = CASE WHEN t.database IS NULL THEN t.backfilled ELSE 0 END, backfill_after = CASE WHEN t.database IS NULL THEN t.backfill_after END, \
+                    backfill_done = t.backfill_done AND t.database IS NULL \
                FROM pg_catalog.pg_database d \
               WHERE d.datname = current_database() AND t.relation = ANY \
-                    (ARRAY(SELECT o.relation FROM caption.tally o WHERE o.database IS DISTINCT FROM d.oid FOR NO KEY UPDATE SKIP LOCKED))",
+                    (ARRAY(SELECT o.relation FROM caption.watch_state o WHERE o.database IS DISTINCT FROM d.oid FOR NO KEY UPDATE SKIP LOCKED))",
         ));
     }
-    marks::obey();
+    rescan::obey();
     let watched = "SELECT w.relation::oid FROM caption.watch w";
     spi(Spi::connect(|client| {
         client
@@ -73,10 +73,10 @@ pub fn load() -> Vec<Watched> {
     let rows: Vec<(pg_sys::Oid, Listed)> = spi(Spi::connect(|client| {
         let rows = client.select(
             "SELECT w.relation::oid, format('%s%I.%I', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, n.nspname, c.relname), c.relowner, w.image_url::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
-                    w.paused, t.walk_after::text, coalesce(t.walk_done, false), coalesce(t.walk, 0), to_jsonb(t)->>'recaption_before', \
+                    w.paused, t.backfill_after::text, coalesce(t.backfill_done, false), coalesce(t.backfill_run, 0), to_jsonb(t)->>'recaption_before', \
                     coalesce((to_jsonb(w)->>'superuser')::boolean, true) \
                FROM caption.watch w JOIN pg_catalog.pg_class c ON c.oid = w.relation JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
-               LEFT JOIN caption.tally t ON t.relation = w.relation",
+               LEFT JOIN caption.watch_state t ON t.relation = w.relation",
             None,
             &[],
         )?;
@@ -98,8 +98,8 @@ pub fn load() -> Vec<Watched> {
                     max_tokens: row.get::<i32>(7)?.unwrap_or(64) as u32,
                     overwrite: row.get(8)?.unwrap_or(false),
                     paused: row.get(9)?.unwrap_or(false),
-                    walk_after: row.get(10)?,
-                    walk_done: row.get(11)?.unwrap_or(false),
+                    backfill_after: row.get(10)?,
+                    backfill_done: row.get(11)?.unwrap_or(false),
                     walk: row.get(12)?.unwrap_or(0),
                     // Through JSON: 0.1.0 has no such column.
                     recaption_before: row.get(13)?,
@@ -114,7 +114,7 @@ pub fn load() -> Vec<Watched> {
         // Somebody may be putting it there, or removing it, in a transaction that is still open:
         // that table waits for its end, the others do not.
         let added = attempt(|| {
-            let missing = "INSERT INTO caption.tally (relation) SELECT $1 WHERE NOT EXISTS (SELECT FROM caption.tally WHERE relation = $1) ON CONFLICT DO NOTHING";
+            let missing = "INSERT INTO caption.watch_state (relation) SELECT $1 WHERE NOT EXISTS (SELECT FROM caption.watch_state WHERE relation = $1) ON CONFLICT DO NOTHING";
             spi(Spi::run_with_args(missing, &[oid.into()]));
         });
         if let Err(raised) = added {
@@ -124,7 +124,7 @@ pub fn load() -> Vec<Watched> {
             Ok((fills, keys)) => {
                 // That its rows cannot be read is true until they are, which the walk that stopped
                 // will try first.
-                if listed.watched.walk_done {
+                if listed.watched.backfill_done {
                     set_problem(oid, None);
                 }
                 watched.push(Watched {
@@ -153,8 +153,8 @@ pub fn stop(relation: pg_sys::Oid, name: &str, problem: String) {
 /// Notes why a table is not being filled; whether that is news. Who holds the row is changing the
 /// watch, and wakes us at commit.
 pub fn set_problem(relation: pg_sys::Oid, problem: Option<String>) -> bool {
-    let set = "UPDATE caption.tally SET problem = $2 WHERE relation = \
-        (SELECT t.relation FROM caption.tally t WHERE t.relation = $1 AND t.problem IS DISTINCT FROM $2 FOR NO KEY UPDATE SKIP LOCKED) RETURNING relation";
+    let set = "UPDATE caption.watch_state SET problem = $2 WHERE relation = \
+        (SELECT t.relation FROM caption.watch_state t WHERE t.relation = $1 AND t.problem IS DISTINCT FROM $2 FOR NO KEY UPDATE SKIP LOCKED) RETURNING relation";
     spi(Spi::connect_mut(|client| {
         Ok::<_, pgrx::spi::Error>(
             client.update(set, None, &[relation.into(), problem.into()])?.len(),

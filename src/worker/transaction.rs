@@ -1,6 +1,6 @@
 //! Short transactions, and subtransactions in which one row's error stays one row's.
 
-use super::{overdue, planning};
+use super::{planning, runaway};
 use crate::settings;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -136,7 +136,7 @@ impl Drop for Limit {
 fn last_timeout() -> u32 {
     static ID: OnceLock<u32> = OnceLock::new();
     // SAFETY: registered once, with a handler that lives as long as the library.
-    *ID.get_or_init(|| unsafe { RegisterTimeout(ANY_FREE_TIMEOUT, overdue::end_process) })
+    *ID.get_or_init(|| unsafe { RegisterTimeout(ANY_FREE_TIMEOUT, runaway::end_process) })
 }
 
 /// Beyond `USER_TIMEOUT` of every version: asks [`RegisterTimeout`] for a number that nobody has.

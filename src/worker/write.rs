@@ -5,11 +5,11 @@ use super::definitions;
 use super::examine;
 use super::sources::oids;
 use super::transaction::{Raised, attempt, attempt_in_time, spi};
-use super::{overdue, planning};
-use crate::{identity, settings};
-use pg_caption_drain::aftermath::{self, Verdict};
-use pg_caption_drain::{Current, Job, Row, Settled, Struck, Watched, entry, hash};
-use pg_caption_wire::{Class, Failure, Outcome};
+use super::{planning, runaway};
+use crate::{pg::identity, settings};
+use pg_caption_queue::outcome::{self, Verdict};
+use pg_caption_queue::{Current, Job, Row, Settled, Struck, Watched, entry, hash};
+use pg_caption_wire::{CaptionOutcome, Failure, FailureClass};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -17,13 +17,13 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// Settles one job in the running transaction. `jitter` is in 0..1.
-pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Settled {
-    let (texts, verdict) = aftermath::verdict(job, outcome, settings::max_attempts(), jitter);
-    let outdated = aftermath::outdated(table, job, &texts, verdict);
+pub fn settle(table: &Watched, job: &Job, outcome: &CaptionOutcome, jitter: f64) -> Settled {
+    let (texts, verdict) = outcome::verdict(job, outcome, settings::max_attempts(), jitter);
+    let outdated = outcome::outdated(table, job, &texts, verdict);
     let mut settled = Settled::Done { filled: false };
     if !texts.is_empty() || !outdated.is_empty() {
         let source = match outcome {
-            Outcome::Done { model, image, .. } => Some(Source {
+            CaptionOutcome::Done { model, image, .. } => Some(Source {
                 model: &model.digest,
                 etag: image.etag.as_deref(),
                 last_modified: image.last_modified.as_deref(),
@@ -31,18 +31,18 @@ pub fn settle(table: &Watched, job: &Job, outcome: &Outcome, jitter: f64) -> Set
             _ => None,
         };
         // SAFETY: reads a global.
-        if overdue::is_known(unsafe { pg_sys::MyDatabaseId }.to_u32(), &job.row) {
+        if runaway::is_known(unsafe { pg_sys::MyDatabaseId }.to_u32(), &job.row) {
             let message = "the table's own code goes on after it was cancelled (pg_caption.write_timeout), which only the end of a worker ends";
             carry_out(
                 &job.row,
                 Verdict::Failed(
-                    &Failure::new(Class::Reject, overdue::CODE, message),
+                    &Failure::new(FailureClass::Reject, runaway::CODE, message),
                     job.attempts + 1,
                 ),
             );
             return Settled::Done { filled: false };
         }
-        let _writing = overdue::Writing::new(&job.row);
+        let _writing = runaway::Writing::new(&job.row);
         let written = attempt_in_time(|| {
             let _patience = planning::patience_with(table.oid);
             write_row(table, job, &texts, &outdated, source)
@@ -130,7 +130,7 @@ fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
     let transient =
         matches!(raised.code, ERRCODE_OUT_OF_MEMORY | ERRCODE_DISK_FULL | ERRCODE_QUERY_CANCELED);
     let mut failure = Failure::new(
-        Class::Reject,
+        FailureClass::Reject,
         "write_refused",
         format!("the table refused the caption: {}", raised.message),
     );
@@ -143,7 +143,7 @@ fn refused_by_table(job: &Job, raised: &Raised, jitter: f64) -> Settled {
         failure.detail = Some(UNQUALIFIED.into());
     }
     let verdict = if transient {
-        aftermath::tried_again(job, &failure, settings::max_attempts(), jitter)
+        outcome::tried_again(job, &failure, settings::max_attempts(), jitter)
     } else {
         Verdict::Failed(&failure, job.attempts + 1)
     };
@@ -221,7 +221,7 @@ fn write_row(
             }));
             return if exists { Settled::Locked } else { Settled::Done { filled: false } };
         };
-        let Some(write) = aftermath::write(table, job, &current, texts, outdated) else {
+        let Some(write) = outcome::write(table, job, &current, texts, outdated) else {
             return Settled::Done { filled: false };
         };
         (filled, alone) = (!write.new.is_empty(), write.alone);
@@ -299,7 +299,7 @@ fn store(table: &Watched, job: &Job, texts: &[(usize, &str)], emptied: &[usize])
 /// The ledger without the texts that were taken away.
 fn note_emptied(job: &Job, emptied: &[String]) {
     spi(Spi::run_with_args(
-        "UPDATE caption.written SET outputs = outputs - $3 WHERE relation = $1 AND key = $2",
+        "UPDATE caption.ledger SET outputs = outputs - $3 WHERE relation = $1 AND key = $2",
         &[
             pg_sys::Oid::from(job.row.relation).into(),
             key(&job.row).into(),
@@ -323,7 +323,7 @@ fn note(job: &Job, stored: Stored, alone: bool, source: Source<'_>) {
     outputs.retain(|column, _| !stored.emptied.contains(column));
     outputs.extend(stored.entries);
     spi(Spi::run_with_args(
-        "INSERT INTO caption.written AS w (relation, key, url, outputs, model, etag, last_modified) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+        "INSERT INTO caption.ledger AS w (relation, key, url, outputs, model, etag, last_modified) VALUES ($1, $2, $3, $4, $5, $6, $7) \
          ON CONFLICT (relation, key) DO UPDATE SET url = excluded.url, outputs = excluded.outputs, model = excluded.model, at = excluded.at, \
             etag = excluded.etag, last_modified = excluded.last_modified",
         &[
@@ -342,7 +342,7 @@ fn note(job: &Job, stored: Stored, alone: bool, source: Source<'_>) {
 fn still_true(row: &Row) {
     forgive(row);
     spi(Spi::run_with_args(
-        "UPDATE caption.written SET at = clock_timestamp() WHERE relation = $1 AND key = $2",
+        "UPDATE caption.ledger SET at = clock_timestamp() WHERE relation = $1 AND key = $2",
         &[pg_sys::Oid::from(row.relation).into(), key(row).into()],
     ));
 }
@@ -366,13 +366,13 @@ pub fn table_is_free(table: &Watched, write: bool) -> bool {
 }
 
 /// Whether no open transaction has called `watch`, `unwatch`, `pause`, `resume` or `retry` for the
-/// table, all of which hold its row of `caption.tally`: what they do to our tables would be waited
+/// table, all of which hold its row of `caption.watch_state`: what they do to our tables would be waited
 /// for otherwise. That row is ours until the transaction ends. Asked before anything of the table
 /// is read or written. Nor is it ours if it was paused since the watches were read: rows written
 /// after that are not to be looked at.
 pub fn is_ours(table: &Watched) -> bool {
     let row = spi(Spi::connect_mut(|client| {
-        let lock = "SELECT FROM caption.tally t WHERE t.relation = $1 AND EXISTS (SELECT FROM caption.watch w WHERE w.relation::oid = $1 AND NOT w.paused) \
+        let lock = "SELECT FROM caption.watch_state t WHERE t.relation = $1 AND EXISTS (SELECT FROM caption.watch w WHERE w.relation::oid = $1 AND NOT w.paused) \
                     FOR NO KEY UPDATE OF t SKIP LOCKED";
         Ok::<_, pgrx::spi::Error>(
             client.update(lock, Some(1), &[pg_sys::Oid::from(table.oid).into()])?.len(),
@@ -383,7 +383,7 @@ pub fn is_ours(table: &Watched) -> bool {
 
 /// A row whose key no longer fits its table, or whose owner's code refuses to be read.
 pub fn record_unreadable(row: Row, raised: &Raised) {
-    let mut failure = Failure::new(Class::Reject, "unreadable", raised.message.clone());
+    let mut failure = Failure::new(FailureClass::Reject, "unreadable", raised.message.clone());
     failure.detail = raised.detail.clone();
     carry_out(&row, Verdict::Failed(&failure, 1));
 }
@@ -477,8 +477,8 @@ pub fn strike(struck: &Struck, tables: &[Watched]) {
         let walk =
             tables.iter().find(|table| table.oid == *relation).map_or(-1, |table| table.walk);
         spi(Spi::run_with_args(
-            "UPDATE caption.tally SET walk_after = coalesce($2, walk_after), walk_done = $3, walked = walked + $4, updated_at = clock_timestamp() \
-              WHERE relation = $1 AND walk = $5",
+            "UPDATE caption.watch_state SET backfill_after = coalesce($2, backfill_after), backfill_done = $3, backfilled = backfilled + $4, updated_at = clock_timestamp() \
+              WHERE relation = $1 AND backfill_run = $5",
             &[
                 pg_sys::Oid::from(*relation).into(),
                 last.into(),
@@ -493,7 +493,7 @@ pub fn strike(struck: &Struck, tables: &[Watched]) {
 /// Counts rows that were filled.
 pub fn tally(relation: u32, filled: i64, per_minute: f32) {
     spi(Spi::run_with_args(
-        "UPDATE caption.tally SET filled = filled + $2, per_minute = $3, updated_at = clock_timestamp() WHERE relation = $1",
+        "UPDATE caption.watch_state SET filled = filled + $2, per_minute = $3, updated_at = clock_timestamp() WHERE relation = $1",
         &[pg_sys::Oid::from(relation).into(), filled.into(), per_minute.into()],
     ));
 }

@@ -6,10 +6,10 @@
 //! that many pictures of 640 x 480 together, 20 tokens each, greedily, and says how long it took.
 //! Not part of the tests: a time says something only beside another time of the same run.
 
-use pg_caption_captioner::{LoadOptions, PictureOptions, Sequence, Words, init, load};
-use pg_caption_pixels::Rgb;
-use pg_caption_register::{Task, builtin};
-use pg_caption_wire::Tiles;
+use pg_caption_captioner::{CaptionSequence, LoadOptions, PictureOptions, PromptWords, init, load};
+use pg_caption_pixels::RgbPicture;
+use pg_caption_style::{StyleTask, builtin};
+use pg_caption_wire::TileMode;
 use serde_json::json;
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
@@ -20,7 +20,7 @@ use std::time::Instant;
 const TOKENS: u32 = 20;
 
 /// A picture of soft shapes; each number gives another.
-fn photo(number: u32) -> Rgb {
+fn photo(number: u32) -> RgbPicture {
     let (width, height) = (640, 480);
     let wave = |x: u32, y: u32, c: u32| {
         ((x * (3 + number % 5) / 7 + y * (c + 2) / 5 + number * 37) % 256) as u8
@@ -30,7 +30,7 @@ fn photo(number: u32) -> Rgb {
             (0..width).flat_map(move |x| [wave(x, y, 0), wave(y, x, 1), wave(x + y, x, 2)])
         })
         .collect();
-    Rgb { width, height, data }
+    RgbPicture { width, height, data }
 }
 
 /// Peak resident memory of this process, bytes.
@@ -48,9 +48,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         return Ok(());
     };
     let tiles = match tiles.as_str() {
-        "one" => Tiles::One,
-        "all" => Tiles::All,
-        _ => Tiles::Auto,
+        "one" => TileMode::One,
+        "all" => TileMode::All,
+        _ => TileMode::Auto,
     };
     init(&PathBuf::from(library).canonicalize()?, threads.parse()?)?;
     let dtype = std::env::var("DTYPE").unwrap_or_else(|_| "auto".into());
@@ -58,16 +58,16 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let settings = json!({ "num_beams": 1, "no_repeat_ngram_size": 0, "eos_token_id": null, "forced_eos_token_id": null, "max_length": null });
     let generation = preparer.generation(Some(&settings))?;
     let mut style = builtin("concise").ok_or("no style")?;
-    style.task = Task::Concise;
+    style.task = StyleTask::Concise;
     style.instruction = "Can you describe this image?".into();
     println!(
         "{}",
         json!({ "ready": preparer.status().family, "hoisted": preparer.status().hoisted })
     );
-    let words = Words { tiles, ..Words::default() };
+    let words = PromptWords { tiles, ..PromptWords::default() };
     for line in std::io::stdin().lock().lines() {
         let count: u32 = line?.trim().parse()?;
-        let rgb: Vec<Rgb> = (0..count).map(photo).collect();
+        let rgb: Vec<RgbPicture> = (0..count).map(photo).collect();
         let mut stages = BTreeMap::new();
         let start = Instant::now();
         let views = preparer.views(tiles, [&style]);
@@ -85,7 +85,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let prefill = Instant::now();
         let sequence = |(key, features): (usize, &Arc<_>)| {
             let prompt = preparer.prompt(&style, words, features)?;
-            Ok(Sequence {
+            Ok(CaptionSequence {
                 key: key as u64,
                 features: features.clone(),
                 prompt,
@@ -97,7 +97,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             .iter()
             .enumerate()
             .map(sequence)
-            .collect::<Result<Vec<_>, pg_caption_captioner::Error>>()?;
+            .collect::<Result<Vec<_>, pg_caption_captioner::ModelError>>()?;
         let (mut batch, _) = captioner.begin(sequences)?;
         stages.insert("prefill", prefill.elapsed().as_secs_f64());
         let decode = Instant::now();

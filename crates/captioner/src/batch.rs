@@ -7,7 +7,7 @@
 use crate::cache::{Cache, Rows};
 use crate::family::{Family, Logits};
 use crate::generation::{Advance, Search};
-use crate::{Error, Finished, Sequence};
+use crate::{CaptionSequence, FinishedCaption, ModelError};
 
 /// One caption and its rows.
 struct Active {
@@ -28,8 +28,8 @@ impl<V: Rows> Running<V> {
     /// Prefill. Refuses sequences that may not share a batch.
     pub fn begin<F: Family<Value = V> + ?Sized>(
         family: &mut F,
-        sequences: &[Sequence],
-    ) -> Result<(Running<V>, Vec<Finished>), Error> {
+        sequences: &[CaptionSequence],
+    ) -> Result<(Running<V>, Vec<FinishedCaption>), ModelError> {
         let Some(first) = sequences.first() else {
             return Ok((Running { captions: Vec::new(), cache: None }, Vec::new()));
         };
@@ -41,11 +41,11 @@ impl<V: Rows> Running<V> {
             } else if other.generation != first.generation {
                 "generation settings"
             } else if sequences[..i].iter().any(|s| s.key == other.key) {
-                return Err(Error::Batch(format!("key {} occurs twice", other.key)));
+                return Err(ModelError::Batch(format!("key {} occurs twice", other.key)));
             } else {
                 continue;
             };
-            return Err(Error::Batch(format!(
+            return Err(ModelError::Batch(format!(
                 "sequences {} and {} differ in their {differs}",
                 first.key, other.key
             )));
@@ -69,7 +69,7 @@ impl<V: Rows> Running<V> {
     pub fn step<F: Family<Value = V> + ?Sized>(
         &mut self,
         family: &mut F,
-    ) -> Result<Vec<Finished>, Error> {
+    ) -> Result<Vec<FinishedCaption>, ModelError> {
         self.captions.retain(|c| !c.cancelled);
         let Some(cache) = self.cache.as_mut().filter(|_| !self.captions.is_empty()) else {
             self.cache = None;
@@ -96,7 +96,7 @@ impl<V: Rows> Running<V> {
         &mut self,
         logits: &Logits,
         spans: &[(usize, usize)],
-    ) -> Result<Vec<Finished>, Error> {
+    ) -> Result<Vec<FinishedCaption>, ModelError> {
         let mut finished = Vec::new();
         let mut spans = spans.iter();
         let mut failed = false;
@@ -111,7 +111,7 @@ impl<V: Rows> Running<V> {
                 }
                 Ok(Advance::Done(outcome)) => {
                     if !caption.cancelled {
-                        finished.push(Finished {
+                        finished.push(FinishedCaption {
                             key: caption.key,
                             ids: outcome.ids,
                             finish: outcome.finish,

@@ -6,7 +6,7 @@
 //! moves rows and knows nothing else. Generic over the value, so that a family of plain arrays can
 //! be driven without ONNX Runtime.
 
-use crate::Error;
+use crate::ModelError;
 
 /// A tensor whose axis 0 is the row.
 pub(crate) trait Rows: Sized {
@@ -16,7 +16,7 @@ pub(crate) trait Rows: Sized {
     fn bytes(&self) -> usize;
     /// Row `i` of the result is row `rows[i]` of this; rows may repeat. Every index is below
     /// [`Rows::rows`].
-    fn select(&self, rows: &[usize]) -> Result<Self, Error>;
+    fn select(&self, rows: &[usize]) -> Result<Self, ModelError>;
 }
 
 /// How an entry behaves over time.
@@ -83,10 +83,10 @@ impl<V: Rows> Cache<V> {
     /// Row `i` becomes what row `rows[i]` was: rows leave, multiply and trade places. Nothing that
     /// stays where it is gets copied; constant entries follow only where captions move, not where
     /// rows of one caption do.
-    pub fn rearrange(&mut self, rows: &[usize]) -> Result<(), Error> {
+    pub fn rearrange(&mut self, rows: &[usize]) -> Result<(), ModelError> {
         let before = self.owners.len();
         if let Some(row) = rows.iter().find(|row| **row >= before) {
-            return Err(Error::Batch(format!("row {row} of a cache of {before}")));
+            return Err(ModelError::Batch(format!("row {row} of a cache of {before}")));
         }
         let owners: Vec<usize> = rows.iter().map(|row| self.owners[*row]).collect();
         let held = match (self.sharing, owners.first()) {
@@ -101,8 +101,9 @@ impl<V: Rows> Cache<V> {
         if held != self.held {
             let place = |owner: &usize| self.held.iter().position(|known| known == owner);
             let from: Option<Vec<usize>> = held.iter().map(place).collect();
-            let from = from
-                .ok_or_else(|| Error::Batch("a caption whose constant entries are gone".into()))?;
+            let from = from.ok_or_else(|| {
+                ModelError::Batch("a caption whose constant entries are gone".into())
+            })?;
             self.select(&from, self.held.len(), |kind| kind == Kind::Constant)?;
         }
         (self.owners, self.held) = (owners, held);
@@ -114,10 +115,10 @@ impl<V: Rows> Cache<V> {
         rows: &[usize],
         of: usize,
         moves: impl Fn(Kind) -> bool,
-    ) -> Result<(), Error> {
+    ) -> Result<(), ModelError> {
         for entry in self.entries.iter_mut().filter(|e| moves(e.kind)) {
             if entry.value.rows() != of {
-                return Err(Error::Batch(format!(
+                return Err(ModelError::Batch(format!(
                     "{} has {} rows where {of} belong",
                     entry.input,
                     entry.value.rows()

@@ -2,14 +2,14 @@
 
 use crate::batch::Running;
 use crate::family::Sessions;
-use crate::picture::Pixels;
-use crate::{Error, Generation, Prompt};
+use crate::picture::PixelValues;
+use crate::{GenerationSettings, ModelError, TokenPrompt};
 use ort::value::DynValue;
 use std::any::Any;
 use std::sync::Arc;
 
 /// What the encoder made of one picture; shared by all its captions.
-pub struct Features {
+pub struct PictureFeatures {
     /// Only equal buckets may share a decoder batch (shape).
     pub bucket: u64,
     /// Bytes held.
@@ -41,9 +41,9 @@ impl State for crate::tensor::HostTensor {
     }
 }
 
-impl Features {
-    pub(crate) fn new(state: impl State, confidence: Option<f32>) -> Features {
-        Features {
+impl PictureFeatures {
+    pub(crate) fn new(state: impl State, confidence: Option<f32>) -> PictureFeatures {
+        PictureFeatures {
             bucket: state.bucket(),
             bytes: state.bytes(),
             confidence,
@@ -51,44 +51,46 @@ impl Features {
         }
     }
 
-    pub(crate) fn state<S: State>(&self) -> Result<&S, Error> {
-        self.state.downcast_ref().ok_or_else(|| Error::Batch("features of another family".into()))
+    pub(crate) fn state<S: State>(&self) -> Result<&S, ModelError> {
+        self.state
+            .downcast_ref()
+            .ok_or_else(|| ModelError::Batch("features of another family".into()))
     }
 }
 
 /// One caption to generate.
-pub struct Sequence {
-    /// Chosen by the caller, returned in [`Finished`]; unique within a batch.
+pub struct CaptionSequence {
+    /// Chosen by the caller, returned in [`FinishedCaption`]; unique within a batch.
     pub key: u64,
     /// The picture.
-    pub features: Arc<Features>,
+    pub features: Arc<PictureFeatures>,
     /// What generation starts from.
-    pub prompt: Prompt,
+    pub prompt: TokenPrompt,
     /// Ceiling on new tokens: the smaller of this and the folder's own holds.
     pub max_new_tokens: u32,
     /// Beams, n-gram ban, penalties …: only equal generations share a batch.
-    pub generation: Arc<Generation>,
+    pub generation: Arc<GenerationSettings>,
 }
 
 /// A caption that ended.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Finished {
+pub struct FinishedCaption {
     /// Of the sequence.
     pub key: u64,
     /// New ids, the end token included when it was produced.
     pub ids: Vec<i64>,
     /// Why (a forced final end token counts as Length).
-    pub finish: pg_caption_wire::Finish,
+    pub finish: pg_caption_wire::FinishReason,
     /// Geometric mean probability of the tokens the model chose itself, 0..=1.
     pub confidence: f32,
 }
 
 /// Captions being generated together.
-pub struct Batch {
+pub struct CaptionBatch {
     running: Running<DynValue>,
 }
 
-impl Batch {
+impl CaptionBatch {
     /// Captions still running.
     pub fn len(&self) -> usize {
         self.running.len()
@@ -126,16 +128,19 @@ impl Captioner {
     }
 
     /// One encoder call over pictures of one bucket; features in the pictures' order.
-    pub fn encode(&mut self, pictures: &[Pixels]) -> Result<Vec<Features>, Error> {
+    pub fn encode(&mut self, pictures: &[PixelValues]) -> Result<Vec<PictureFeatures>, ModelError> {
         self.encode_refs(&pictures.iter().collect::<Vec<_>>())
     }
 
     /// As [`Captioner::encode`], for pictures that lie apart.
-    pub fn encode_refs(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error> {
+    pub fn encode_refs(
+        &mut self,
+        pictures: &[&PixelValues],
+    ) -> Result<Vec<PictureFeatures>, ModelError> {
         match pictures {
             [] => Ok(Vec::new()),
             [first, rest @ ..] if rest.iter().any(|p| p.bucket != first.bucket) => {
-                Err(Error::Batch("pictures of different shapes in one encoder call".into()))
+                Err(ModelError::Batch("pictures of different shapes in one encoder call".into()))
             }
             _ => self.sessions.encode(pictures),
         }
@@ -143,14 +148,17 @@ impl Captioner {
 
     /// Prefill: sequences of equal features bucket, prompt bucket and generation. Some may finish
     /// at once.
-    pub fn begin(&mut self, sequences: Vec<Sequence>) -> Result<(Batch, Vec<Finished>), Error> {
+    pub fn begin(
+        &mut self,
+        sequences: Vec<CaptionSequence>,
+    ) -> Result<(CaptionBatch, Vec<FinishedCaption>), ModelError> {
         let (running, finished) = Running::begin(&mut *self.sessions, &sequences)?;
-        Ok((Batch { running }, finished))
+        Ok((CaptionBatch { running }, finished))
     }
 
     /// One decode step of everything in the batch; finished and cancelled rows leave. After an
     /// error the batch is good for nothing but being dropped; other batches are not touched.
-    pub fn step(&mut self, batch: &mut Batch) -> Result<Vec<Finished>, Error> {
+    pub fn step(&mut self, batch: &mut CaptionBatch) -> Result<Vec<FinishedCaption>, ModelError> {
         batch.running.step(&mut *self.sessions)
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! Read in one pass over the files that were loaded, external weight files included.
 
-use crate::Error;
+use crate::ModelError;
 use crate::folder::Folder;
 use pg_caption_onnx::outside;
 use sha2::{Digest, Sha256};
@@ -39,13 +39,13 @@ pub(crate) struct Identity {
 }
 
 /// Reads every file that decides the captions of a folder with these graphs loaded.
-pub(crate) fn identify(folder: &Folder, graphs: &[PathBuf]) -> Result<Identity, Error> {
+pub(crate) fn identify(folder: &Folder, graphs: &[PathBuf]) -> Result<Identity, ModelError> {
     let mut files: Vec<PathBuf> =
         CONFIGURATION.iter().map(|name| folder.file(name)).filter(|path| path.is_file()).collect();
     for graph in graphs {
         files.push(graph.clone());
         let places =
-            outside(graph).map_err(|source| Error::File { path: graph.clone(), source })?;
+            outside(graph).map_err(|source| ModelError::File { path: graph.clone(), source })?;
         files.extend(places.iter().map(|place| beside(graph, place)));
     }
     files.sort();
@@ -53,7 +53,7 @@ pub(crate) fn identify(folder: &Folder, graphs: &[PathBuf]) -> Result<Identity, 
     let mut all = Sha256::new();
     let mut identity = Identity { digest: String::new(), bytes: 0, batch_invariant: true };
     for path in files {
-        let file = read(&path).map_err(|source| Error::File { path: path.clone(), source })?;
+        let file = read(&path).map_err(|source| ModelError::File { path: path.clone(), source })?;
         let name = path.strip_prefix(&folder.path).unwrap_or(&path);
         all.update(name.to_string_lossy().as_bytes());
         all.update([0]);

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// What can go wrong with a model.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum ModelError {
     /// The ONNX Runtime library is missing, too old, or no such library.
     #[error("ONNX Runtime library {}: {reason}", path.display())]
     Library {
@@ -105,16 +105,16 @@ pub enum Error {
     Batch(String),
 }
 
-impl Error {
-    pub(crate) fn config(path: impl AsRef<Path>, reason: impl ToString) -> Error {
-        Error::Config { path: path.as_ref().into(), reason: reason.to_string() }
+impl ModelError {
+    pub(crate) fn config(path: impl AsRef<Path>, reason: impl ToString) -> ModelError {
+        ModelError::Config { path: path.as_ref().into(), reason: reason.to_string() }
     }
 
-    pub(crate) fn graph(path: impl AsRef<Path>, reason: impl ToString) -> Error {
-        Error::Graph { path: path.as_ref().into(), reason: reason.to_string() }
+    pub(crate) fn graph(path: impl AsRef<Path>, reason: impl ToString) -> ModelError {
+        ModelError::Graph { path: path.as_ref().into(), reason: reason.to_string() }
     }
 
-    pub(crate) fn run(graph: impl ToString, reason: impl ToString) -> Error {
-        Error::Run { graph: graph.to_string(), reason: reason.to_string() }
+    pub(crate) fn run(graph: impl ToString, reason: impl ToString) -> ModelError {
+        ModelError::Run { graph: graph.to_string(), reason: reason.to_string() }
     }
 }

@@ -4,7 +4,7 @@
 //! the precision and may differ from graph to graph.
 
 use crate::runtime::Graph as Loaded;
-use crate::{Error, LoadOptions, tensor};
+use crate::{LoadOptions, ModelError, tensor};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -56,7 +56,7 @@ enum Dtype {
 
 impl Folder {
     /// Reads the folder's JSON files.
-    pub fn open(path: &Path, options: &LoadOptions) -> Result<Folder, Error> {
+    pub fn open(path: &Path, options: &LoadOptions) -> Result<Folder, ModelError> {
         let dtype = match options.dtype.trim_start_matches('_') {
             "" | "auto" => Dtype::Auto,
             "fp32" => Dtype::Suffix(String::new()),
@@ -80,19 +80,19 @@ impl Folder {
     }
 
     /// Reads another JSON file of the folder.
-    pub fn json(&self, name: &str) -> Result<Value, Error> {
+    pub fn json(&self, name: &str) -> Result<Value, ModelError> {
         json(&self.file(name))
     }
 
     /// Reads another JSON file of the folder, if it is there.
-    pub fn optional_json(&self, name: &str) -> Result<Option<Value>, Error> {
+    pub fn optional_json(&self, name: &str) -> Result<Option<Value>, ModelError> {
         optional(&self.file(name))
     }
 
     /// `model_type` of `config.json`.
-    pub fn model_type(&self) -> Result<&str, Error> {
+    pub fn model_type(&self) -> Result<&str, ModelError> {
         let named = self.config.get("model_type").and_then(Value::as_str);
-        named.ok_or_else(|| Error::config(self.file("config.json"), "no \"model_type\""))
+        named.ok_or_else(|| ModelError::config(self.file("config.json"), "no \"model_type\""))
     }
 
     /// The folder's last path component.
@@ -111,14 +111,14 @@ impl Folder {
         &self,
         graph: &str,
         check: impl Fn(&Loaded) -> Result<(), String>,
-    ) -> Result<(Loaded, Graph), Error> {
+    ) -> Result<(Loaded, Graph), ModelError> {
         let candidates = self.installed(graph)?;
         let mut reasons = Vec::new();
         for candidate in &candidates {
             let loaded = Loaded::open(&candidate.path).and_then(|loaded| {
                 match tensor::spoken(&loaded).and_then(|()| check(&loaded)) {
                     Ok(()) => Ok(loaded),
-                    Err(reason) => Err(Error::graph(&candidate.path, reason)),
+                    Err(reason) => Err(ModelError::graph(&candidate.path, reason)),
                 }
             });
             match loaded {
@@ -129,7 +129,7 @@ impl Folder {
                 Err(error) => reasons.push(error.to_string()),
             }
         }
-        Err(Error::NoGraph {
+        Err(ModelError::NoGraph {
             folder: self.path.clone(),
             graph: graph.into(),
             reason: reasons.join("; "),
@@ -137,10 +137,10 @@ impl Folder {
     }
 
     /// The candidates of a graph; an error if there are none.
-    pub fn installed(&self, graph: &str) -> Result<Vec<Graph>, Error> {
+    pub fn installed(&self, graph: &str) -> Result<Vec<Graph>, ModelError> {
         let candidates = self.candidates(graph);
         if candidates.is_empty() {
-            return Err(Error::NotInstalled {
+            return Err(ModelError::NotInstalled {
                 folder: self.path.clone(),
                 graph: graph.into(),
                 wanted: self.wanted(graph),
@@ -184,19 +184,20 @@ impl Folder {
     }
 }
 
-fn optional(path: &Path) -> Result<Option<Value>, Error> {
+fn optional(path: &Path) -> Result<Option<Value>, ModelError> {
     match json(path) {
-        Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+        Err(ModelError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             Ok(None)
         }
         other => other.map(Some),
     }
 }
 
-fn json(path: &Path) -> Result<Value, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::File { path: path.into(), source })?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| Error::config(path, e))?;
-    if value.is_object() { Ok(value) } else { Err(Error::config(path, "not a JSON object")) }
+fn json(path: &Path) -> Result<Value, ModelError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| ModelError::File { path: path.into(), source })?;
+    let value: Value = serde_json::from_slice(&bytes).map_err(|e| ModelError::config(path, e))?;
+    if value.is_object() { Ok(value) } else { Err(ModelError::config(path, "not a JSON object")) }
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! A model folder becomes something that captions: tokeniser, model families, generation.
 //!
-//! Two halves with a thread boundary between them. [`Preparer`] is shared by the decode threads and
+//! Two halves with a thread boundary between them. [`InputPreparer`] is shared by the decode threads and
 //! touches no session: it turns pictures into tensors, styles into prompts and ids into text.
 //! [`Captioner`] owns the sessions and lives on one thread: each of its methods is one session
-//! call's worth of work (the scheduler's unit), so that several [`Batch`]es can be alive at once.
+//! call's worth of work (the scheduler's unit), so that several [`CaptionBatch`]es can be alive at once.
 //!
 //! A model folder is read exactly as it is published; `config.json`'s `model_type` picks the family
 //! (`family/`, one file each). Nothing in here knows PostgreSQL, HTTP or picture formats, and
@@ -12,7 +12,7 @@
 mod batch;
 mod cache;
 mod captioner;
-mod caught;
+mod catch_panic;
 mod digest;
 mod error;
 mod family;
@@ -24,13 +24,13 @@ mod runtime;
 mod tensor;
 mod text;
 
-pub use captioner::{Batch, Captioner, Features, Finished, Sequence};
-pub use caught::caught;
+pub use captioner::{CaptionBatch, CaptionSequence, Captioner, FinishedCaption, PictureFeatures};
+pub use catch_panic::caught;
 pub use digest::external_data;
-pub use error::Error;
-pub use generation::{EarlyStopping, Generation};
-pub use picture::{PictureOptions, Pixels, Views};
-pub use preparer::{Preparer, Prompt, Words};
+pub use error::ModelError;
+pub use generation::{EarlyStopping, GenerationSettings};
+pub use picture::{PictureOptions, PixelValues, TileViews};
+pub use preparer::{InputPreparer, PromptWords, TokenPrompt};
 pub use runtime::init;
 
 #[cfg(test)]
@@ -56,9 +56,12 @@ impl Default for LoadOptions {
 }
 
 /// Opens a model folder; [`init`] comes first.
-pub fn load(folder: &Path, options: &LoadOptions) -> Result<(Captioner, Arc<Preparer>), Error> {
+pub fn load(
+    folder: &Path,
+    options: &LoadOptions,
+) -> Result<(Captioner, Arc<InputPreparer>), ModelError> {
     let folder = folder::Folder::open(folder, options)?;
-    let generation = Generation::of_folder(&folder)?;
+    let generation = GenerationSettings::of_folder(&folder)?;
     let text = Arc::new(text::Text::open(&folder)?);
     let opened = family::open(&folder, &generation, &text)?;
     if let Some(vocabulary) = opened.vocabulary.filter(|size| *size < text.vocabulary()) {
@@ -66,7 +69,7 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<(Captioner, Arc<Prep
             "{} tokens, but the decoder knows {vocabulary}: it belongs to another model",
             text.vocabulary()
         );
-        return Err(Error::config(folder.file("tokenizer.json"), reason));
+        return Err(ModelError::config(folder.file("tokenizer.json"), reason));
     }
     if let Some(vocabulary) = opened.vocabulary {
         generation.fits(&folder, vocabulary)?;
@@ -92,17 +95,17 @@ pub fn load(folder: &Path, options: &LoadOptions) -> Result<(Captioner, Arc<Prep
         passed_over: opened.graphs.into_iter().flat_map(|g| g.passed_over).collect(),
     };
     let preparer =
-        Preparer { prepare: opened.prepare, generation: Arc::new(generation), text, status };
+        InputPreparer { prepare: opened.prepare, generation: Arc::new(generation), text, status };
     Ok((Captioner::new(opened.sessions), Arc::new(preparer)))
 }
 
 /// `"pg_caption": {"min_confidence": x}` of `config.json`.
-fn min_confidence(folder: &folder::Folder) -> Result<Option<f32>, Error> {
+fn min_confidence(folder: &folder::Folder) -> Result<Option<f32>, ModelError> {
     match folder.config.get("pg_caption").and_then(|own| own.get("min_confidence")) {
         None | Some(serde_json::Value::Null) => Ok(None),
         Some(value) => match value.as_f64().filter(|x| (0.0..=1.0).contains(x)) {
             Some(x) => Ok(Some(x as f32)),
-            None => Err(Error::config(
+            None => Err(ModelError::config(
                 folder.file("config.json"),
                 format!("\"min_confidence\" is {value}, not a number from 0 to 1"),
             )),
@@ -115,8 +118,8 @@ const _: () = {
     const fn sent<T: Send>() {}
     const fn shared<T: Send + Sync>() {}
     sent::<Captioner>();
-    sent::<Batch>();
-    shared::<Preparer>();
-    shared::<Features>();
-    shared::<Pixels>();
+    sent::<CaptionBatch>();
+    shared::<InputPreparer>();
+    shared::<PictureFeatures>();
+    shared::<PixelValues>();
 };

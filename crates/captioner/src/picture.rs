@@ -1,43 +1,43 @@
 //! A picture as a model wants it: tensors in host memory, made on the decode threads.
 
 use crate::tensor::{Data, HostTensor};
-use pg_caption_register::{Style, Task};
-use pg_caption_wire::Tiles;
+use pg_caption_style::{CaptionStyle, StyleTask};
+use pg_caption_wire::TileMode;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// Options for one picture.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PictureOptions {
     /// What will be looked at. Without effect on models that look at one tensor of fixed size.
-    pub views: Views,
+    pub views: TileViews,
 }
 
 /// The view a style's caption needs.
-pub(crate) fn view(tiles: Tiles, style: &Style) -> Views {
+pub(crate) fn view(tiles: TileMode, style: &CaptionStyle) -> TileViews {
     match tiles {
-        Tiles::Auto if style.task == Task::Detailed => Views::TILED,
-        Tiles::All => Views::TILED,
-        Tiles::Auto | Tiles::One => Views::WHOLE,
+        TileMode::Auto if style.task == StyleTask::Detailed => TileViews::TILED,
+        TileMode::All => TileViews::TILED,
+        TileMode::Auto | TileMode::One => TileViews::WHOLE,
     }
 }
 
 /// How a picture is shown to a model: as one tile, cut into tiles, or both (for captions that
 /// differ in it).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Views {
+pub struct TileViews {
     whole: bool,
     tiled: bool,
 }
 
-impl Views {
+impl TileViews {
     /// As one tile.
-    pub const WHOLE: Views = Views { whole: true, tiled: false };
+    pub const WHOLE: TileViews = TileViews { whole: true, tiled: false };
     /// As the model's folder cuts it.
-    pub const TILED: Views = Views { whole: false, tiled: true };
+    pub const TILED: TileViews = TileViews { whole: false, tiled: true };
 
     /// These and those.
-    pub fn and(self, other: Views) -> Views {
-        Views { whole: self.whole || other.whole, tiled: self.tiled || other.tiled }
+    pub fn and(self, other: TileViews) -> TileViews {
+        TileViews { whole: self.whole || other.whole, tiled: self.tiled || other.tiled }
     }
 
     /// One tile is wanted.
@@ -51,17 +51,17 @@ impl Views {
     }
 
     /// Both.
-    pub const BOTH: Views = Views { whole: true, tiled: true };
+    pub const BOTH: TileViews = TileViews { whole: true, tiled: true };
 }
 
-impl Default for Views {
+impl Default for TileViews {
     fn default() -> Self {
-        Views::WHOLE
+        TileViews::WHOLE
     }
 }
 
 /// One picture ready for the encoder.
-pub struct Pixels {
+pub struct PixelValues {
     /// Only equal buckets may share an encoder call.
     pub bucket: u64,
     /// Bytes held.
@@ -72,20 +72,20 @@ pub struct Pixels {
     grid: (u32, u32),
 }
 
-impl Pixels {
+impl PixelValues {
     /// Pixels of these tensors (input name, tensor without batch axis).
-    pub(crate) fn new(tensors: Vec<(&'static str, HostTensor)>) -> Pixels {
-        Pixels::tiled(tensors, (0, 0))
+    pub(crate) fn new(tensors: Vec<(&'static str, HostTensor)>) -> PixelValues {
+        PixelValues::tiled(tensors, (0, 0))
     }
 
     /// The same of a picture that was cut into rows and columns of tiles.
-    pub(crate) fn tiled(tensors: Vec<(&'static str, HostTensor)>, grid: (u32, u32)) -> Pixels {
+    pub(crate) fn tiled(tensors: Vec<(&'static str, HostTensor)>, grid: (u32, u32)) -> PixelValues {
         let mut hash = DefaultHasher::new();
         grid.hash(&mut hash);
         for (name, tensor) in &tensors {
             (name, &tensor.shape).hash(&mut hash);
         }
-        Pixels {
+        PixelValues {
             bucket: hash.finish(),
             bytes: tensors.iter().map(|(_, t)| t.bytes()).sum(),
             tensors,
@@ -119,8 +119,8 @@ impl Pixels {
 mod tests {
     use super::*;
 
-    fn pixels(shape: Vec<i64>, values: Vec<f32>) -> Pixels {
-        Pixels::new(vec![("pixel_values", HostTensor { shape, data: Data::F32(values) })])
+    fn pixels(shape: Vec<i64>, values: Vec<f32>) -> PixelValues {
+        PixelValues::new(vec![("pixel_values", HostTensor { shape, data: Data::F32(values) })])
     }
 
     #[test]

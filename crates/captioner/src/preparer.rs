@@ -1,17 +1,17 @@
 //! Everything of a model that needs no session. Shared by threads.
 
 use crate::family::Prepare;
-use crate::picture::{PictureOptions, Pixels, Views, view};
+use crate::picture::{PictureOptions, PixelValues, TileViews, view};
 use crate::text::Text;
-use crate::{Error, Features, Generation};
-use pg_caption_pixels::Rgb;
-use pg_caption_register::Style;
-use pg_caption_wire::{ModelStatus, Tiles};
+use crate::{GenerationSettings, ModelError, PictureFeatures};
+use pg_caption_pixels::RgbPicture;
+use pg_caption_style::CaptionStyle;
+use pg_caption_wire::{ModelStatus, TileMode};
 use std::sync::Arc;
 
 /// What generation starts from.
 #[derive(Debug, Clone)]
-pub struct Prompt {
+pub struct TokenPrompt {
     /// The decoder's sequence before the first new token: a start token, or the whole prompt.
     pub ids: Vec<i64>,
     /// What an encoder of text reads beside the picture (Florence-2's task sentence); empty where
@@ -23,7 +23,7 @@ pub struct Prompt {
     pub alone: bool,
 }
 
-impl Prompt {
+impl TokenPrompt {
     /// The ids of the words the model was given (`prompt_ids` of the command line).
     pub fn words(&self) -> &[i64] {
         if self.read.is_empty() { &self.ids } else { &self.read }
@@ -32,29 +32,33 @@ impl Prompt {
 
 /// What a caller adds to a style.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Words<'a> {
+pub struct PromptWords<'a> {
     /// Instead of the style's instruction or task.
     pub text: Option<&'a str>,
     /// About the product.
     pub context: Option<&'a str>,
     /// How the picture is to be looked at.
-    pub tiles: Tiles,
+    pub tiles: TileMode,
 }
 
 /// Everything of a model that needs no session. Shared by threads.
-pub struct Preparer {
+pub struct InputPreparer {
     pub(crate) prepare: Box<dyn Prepare>,
-    pub(crate) generation: Arc<Generation>,
+    pub(crate) generation: Arc<GenerationSettings>,
     pub(crate) text: Arc<Text>,
     pub(crate) status: ModelStatus,
 }
 
-impl Preparer {
+impl InputPreparer {
     /// Resize, rescale, normalise.
-    pub fn picture(&self, rgb: &Rgb, options: &PictureOptions) -> Result<Pixels, Error> {
+    pub fn picture(
+        &self,
+        rgb: &RgbPicture,
+        options: &PictureOptions,
+    ) -> Result<PixelValues, ModelError> {
         let pixels = rgb.width as usize * rgb.height as usize;
         if pixels == 0 || rgb.data.len() != pixels * 3 {
-            return Err(Error::Picture(format!(
+            return Err(ModelError::Picture(format!(
                 "{} bytes are no RGB picture of {}x{}",
                 rgb.data.len(),
                 rgb.width,
@@ -64,7 +68,7 @@ impl Preparer {
         self.prepare.picture(rgb, options)
     }
 
-    /// Bytes that [`Preparer::picture`] takes at most for a picture of this size (width, height),
+    /// Bytes that [`InputPreparer::picture`] takes at most for a picture of this size (width, height),
     /// the result among them.
     pub fn memory_for(&self, size: (u32, u32), options: &PictureOptions) -> u64 {
         self.prepare.memory_for(size, options)
@@ -77,15 +81,19 @@ impl Preparer {
 
     /// The views that captions of these styles need a picture in; the same for every style where a
     /// model has but one.
-    pub fn views<'a>(&self, tiles: Tiles, styles: impl IntoIterator<Item = &'a Style>) -> Views {
+    pub fn views<'a>(
+        &self,
+        tiles: TileMode,
+        styles: impl IntoIterator<Item = &'a CaptionStyle>,
+    ) -> TileViews {
         if !self.prepare.tiles() {
-            return Views::WHOLE;
+            return TileViews::WHOLE;
         }
         styles
             .into_iter()
             .map(|style| view(tiles, style))
-            .reduce(Views::and)
-            .unwrap_or(Views::WHOLE)
+            .reduce(TileViews::and)
+            .unwrap_or(TileViews::WHOLE)
     }
 
     /// The prompt of a style for a picture; `text` replaces the style's instruction or task
@@ -93,10 +101,10 @@ impl Preparer {
     /// depends on the features' bucket and on nothing else of them.
     pub fn prompt(
         &self,
-        style: &Style,
-        words: Words,
-        features: &Features,
-    ) -> Result<Prompt, Error> {
+        style: &CaptionStyle,
+        words: PromptWords,
+        features: &PictureFeatures,
+    ) -> Result<TokenPrompt, ModelError> {
         self.prepare.prompt(style, words, features)
     }
 
@@ -105,7 +113,7 @@ impl Preparer {
     pub fn generation(
         &self,
         overrides: Option<&serde_json::Value>,
-    ) -> Result<Arc<Generation>, Error> {
+    ) -> Result<Arc<GenerationSettings>, ModelError> {
         match overrides {
             None => Ok(self.generation.clone()),
             Some(overrides) => Ok(Arc::new(self.generation.overridden(overrides)?)),
@@ -114,7 +122,7 @@ impl Preparer {
 
     /// Text of generated ids, special tokens skipped. Nothing is trimmed: that is the registers'
     /// part.
-    pub fn text(&self, ids: &[i64]) -> Result<String, Error> {
+    pub fn text(&self, ids: &[i64]) -> Result<String, ModelError> {
         self.text.decode(ids)
     }
 

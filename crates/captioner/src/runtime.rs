@@ -4,7 +4,7 @@
 //! dropped. Each session has a thread pool, since only there can the time be set for which threads
 //! spin; calls take turns, so that no more than `threads` work at once.
 
-use crate::Error;
+use crate::ModelError;
 use crate::digest::external_data;
 use bytes::Bytes;
 use memchr::memmem;
@@ -14,7 +14,7 @@ use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType};
-use pg_caption_onnx::Model;
+use pg_caption_onnx::OnnxModel;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
@@ -53,8 +53,8 @@ static RUNTIME: OnceCell<Runtime> = OnceCell::new();
 ///
 /// `library` must be absolute. A second call with the same library changes nothing, not the threads
 /// either; with another one it is an error.
-pub fn init(library: &Path, threads: usize) -> Result<(), Error> {
-    let failed = |reason: String| Error::Library { path: library.into(), reason };
+pub fn init(library: &Path, threads: usize) -> Result<(), ModelError> {
+    let failed = |reason: String| ModelError::Library { path: library.into(), reason };
     let runtime = RUNTIME.get_or_try_init(|| {
         // A relative path would be looked for beside the program and then along the loader's search
         // path.
@@ -94,7 +94,7 @@ impl Graph {
     /// Opens a graph. External data lies beside it and is found by ONNX Runtime itself. Weights
     /// inside a large file are left there, too: ONNX Runtime maps them, where it would keep a copy
     /// of what it read.
-    pub fn open(path: &Path) -> Result<Graph, Error> {
+    pub fn open(path: &Path) -> Result<Graph, ModelError> {
         let large =
             std::fs::metadata(path).is_ok_and(|file| (LARGE..LARGEST).contains(&file.len()));
         if let Some(graph) = large.then(|| Graph::beside_weights(path)).flatten() {
@@ -102,7 +102,7 @@ impl Graph {
         }
         let session = builder(path)?
             .commit_from_file(path)
-            .map_err(|e| Error::graph(path, format!("{e}{}", weights_of(path))))?;
+            .map_err(|e| ModelError::graph(path, format!("{e}{}", weights_of(path))))?;
         Ok(Graph { path: path.into(), session })
     }
 
@@ -111,15 +111,15 @@ impl Graph {
     fn beside_weights(path: &Path) -> Option<Graph> {
         let model = {
             let file = Bytes::from(std::fs::read(path).ok()?);
-            Model::read(file.clone()).ok()?.write_beside(&file, path.file_name()?.to_str()?)
+            OnnxModel::read(file.clone()).ok()?.write_beside(&file, path.file_name()?.to_str()?)
         };
         Graph::of_bytes(path, &model).ok()
     }
 
     /// Opens a graph that was made from the one at `path`, for which it stands in every message,
     /// and in whose file its weights may lie.
-    pub fn of_bytes(path: &Path, model: &[u8]) -> Result<Graph, Error> {
-        let wrong = |reason: String| Error::graph(path, reason);
+    pub fn of_bytes(path: &Path, model: &[u8]) -> Result<Graph, ModelError> {
+        let wrong = |reason: String| ModelError::graph(path, reason);
         let folder = std::path::absolute(path).map_err(|e| wrong(e.to_string()))?;
         let folder = folder
             .parent()
@@ -163,7 +163,7 @@ impl Graph {
     }
 
     /// One call. Values are borrowed, not copied; the outputs are the session's own memory.
-    pub fn run(&mut self, feeds: &[(&str, &DynValue)]) -> Result<Outputs, Error> {
+    pub fn run(&mut self, feeds: &[(&str, &DynValue)]) -> Result<Outputs, ModelError> {
         let inputs: Vec<(Cow<str>, SessionInputValue)> = feeds
             .iter()
             .map(|(name, value)| (Cow::Borrowed(*name), SessionInputValue::from(*value)))
@@ -172,7 +172,7 @@ impl Graph {
             Ok(outputs) => Ok(Outputs(
                 outputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             )),
-            Err(error) => Err(Error::run(self.path.display(), error)),
+            Err(error) => Err(ModelError::run(self.path.display(), error)),
         }
     }
 }
@@ -196,8 +196,8 @@ fn weights_of(path: &Path) -> String {
 }
 
 /// What every session is opened with.
-fn builder(path: &Path) -> Result<SessionBuilder, Error> {
-    let runtime = RUNTIME.get().ok_or(Error::NotInitialised)?;
+fn builder(path: &Path) -> Result<SessionBuilder, ModelError> {
+    let runtime = RUNTIME.get().ok_or(ModelError::NotInitialised)?;
     let builder = || {
         let (word, value) = runtime.spinning;
         let builder = Session::builder(&runtime.environment)?
@@ -210,7 +210,7 @@ fn builder(path: &Path) -> Result<SessionBuilder, Error> {
         // remade.
         Ok(builder.with_memory_pattern(false)?)
     };
-    builder().map_err(|e: ort::Error| Error::graph(path, e.to_string()))
+    builder().map_err(|e: ort::Error| ModelError::graph(path, e.to_string()))
 }
 
 fn port<'a>(ports: &'a [Outlet], name: &str) -> Option<(TensorElementType, &'a [i64])> {

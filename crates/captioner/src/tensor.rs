@@ -3,7 +3,7 @@
 //! Only what moves between captions is touched here; what a session gives back and takes again is
 //! never copied.
 
-use crate::Error;
+use crate::ModelError;
 use crate::cache::Rows;
 use crate::family::Logits;
 use crate::runtime::Graph;
@@ -62,10 +62,10 @@ pub(crate) struct Floats {
 
 impl Floats {
     /// Of a tensor whose last dimension is a row.
-    pub fn new(shape: &[i64], data: Vec<f32>) -> Result<Floats, Error> {
+    pub fn new(shape: &[i64], data: Vec<f32>) -> Result<Floats, ModelError> {
         let width = shape.last().map_or(0, |n| *n as usize);
         if width == 0 || !data.len().is_multiple_of(width) {
-            return Err(Error::run(
+            return Err(ModelError::run(
                 "tensor",
                 format!("{} numbers are no rows of {width}", data.len()),
             ));
@@ -79,12 +79,12 @@ impl Floats {
     }
 }
 
-fn broken(error: ort::Error) -> Error {
-    Error::run("tensor", error)
+fn broken(error: ort::Error) -> ModelError {
+    ModelError::run("tensor", error)
 }
 
-fn unsupported(ty: TensorElementType) -> Error {
-    Error::run("tensor", format!("element type {ty} is not supported here"))
+fn unsupported(ty: TensorElementType) -> ModelError {
+    ModelError::run("tensor", format!("element type {ty} is not supported here"))
 }
 
 /// Calls a generic function for the element type of a tensor.
@@ -113,9 +113,10 @@ fn numbers(shape: &[i64]) -> Option<usize> {
 }
 
 /// The same for a tensor that is to be made.
-pub(crate) fn length(shape: &[i64]) -> Result<usize, Error> {
-    numbers(shape)
-        .ok_or_else(|| Error::run("tensor", format!("{shape:?} is no shape to make a tensor of")))
+pub(crate) fn length(shape: &[i64]) -> Result<usize, ModelError> {
+    numbers(shape).ok_or_else(|| {
+        ModelError::run("tensor", format!("{shape:?} is no shape to make a tensor of"))
+    })
 }
 
 /// Whether every input of a graph is of a type that is spoken here, and of a size that can be.
@@ -142,8 +143,8 @@ pub(crate) fn spoken(graph: &Graph) -> Result<(), String> {
     }
 }
 
-fn element_type(value: &DynValue) -> Result<TensorElementType, Error> {
-    value.dtype().tensor_type().ok_or_else(|| Error::run("tensor", "not a tensor"))
+fn element_type(value: &DynValue) -> Result<TensorElementType, ModelError> {
+    value.dtype().tensor_type().ok_or_else(|| ModelError::run("tensor", "not a tensor"))
 }
 
 /// Dimensions of a tensor; empty for anything else.
@@ -181,7 +182,7 @@ impl Rows for DynValue {
         elements * size
     }
 
-    fn select(&self, rows: &[usize]) -> Result<Self, Error> {
+    fn select(&self, rows: &[usize]) -> Result<Self, ModelError> {
         for_type!(element_type(self)?, select::<_>(self, rows))
     }
 }
@@ -189,11 +190,11 @@ impl Rows for DynValue {
 fn select<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(
     value: &DynValue,
     rows: &[usize],
-) -> Result<DynValue, Error> {
+) -> Result<DynValue, ModelError> {
     let (shape, data) = value.try_extract_tensor::<T>().map_err(broken)?;
     let mut shape = shape.to_vec();
     let Some(count) = shape.first_mut() else {
-        return Err(Error::run("tensor", "a scalar has no rows"));
+        return Err(ModelError::run("tensor", "a scalar has no rows"));
     };
     let row = data.len().checked_div(*count as usize).unwrap_or(0);
     *count = rows.len() as i64;
@@ -208,12 +209,12 @@ fn select<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(
 pub(crate) fn tensor<T: PrimitiveTensorElementType + Clone + Debug + 'static>(
     shape: Vec<i64>,
     data: Vec<T>,
-) -> Result<DynValue, Error> {
+) -> Result<DynValue, ModelError> {
     Ok(Tensor::from_array((shape, data)).map_err(broken)?.into_dyn())
 }
 
 /// A tensor of zeros; any dimension may be 0.
-pub(crate) fn zeros(ty: TensorElementType, shape: Vec<i64>) -> Result<DynValue, Error> {
+pub(crate) fn zeros(ty: TensorElementType, shape: Vec<i64>) -> Result<DynValue, ModelError> {
     let len = length(&shape)?;
     match ty {
         TensorElementType::Float32 => tensor(shape, vec![0f32; len]),
@@ -228,7 +229,7 @@ pub(crate) fn zeros(ty: TensorElementType, shape: Vec<i64>) -> Result<DynValue, 
 pub(crate) fn ones(
     ty: Option<TensorElementType>,
     shape: Vec<i64>,
-) -> Result<Option<DynValue>, Error> {
+) -> Result<Option<DynValue>, ModelError> {
     let len = length(&shape)?;
     match ty {
         None => Ok(None),
@@ -239,7 +240,7 @@ pub(crate) fn ones(
 }
 
 /// A float tensor as rows of its last dimension.
-pub(crate) fn rows_of_floats(value: &DynValue) -> Result<Floats, Error> {
+pub(crate) fn rows_of_floats(value: &DynValue) -> Result<Floats, ModelError> {
     let shape = shape(value).to_vec();
     match element_type(value)? {
         TensorElementType::Float32 => {
@@ -254,10 +255,12 @@ pub(crate) fn rows_of_floats(value: &DynValue) -> Result<Floats, Error> {
 }
 
 /// Tensors of one shape become one with a new axis 0, of the element type a graph asks for.
-pub(crate) fn stack(parts: &[&HostTensor], ty: TensorElementType) -> Result<DynValue, Error> {
-    let Some(first) = parts.first() else { return Err(Error::Batch("nothing to stack".into())) };
+pub(crate) fn stack(parts: &[&HostTensor], ty: TensorElementType) -> Result<DynValue, ModelError> {
+    let Some(first) = parts.first() else {
+        return Err(ModelError::Batch("nothing to stack".into()));
+    };
     if parts.iter().any(|part| part.shape != first.shape) {
-        return Err(Error::Batch("tensors of different shapes in one call".into()));
+        return Err(ModelError::Batch("tensors of different shapes in one call".into()));
     }
     let mut shape = Vec::with_capacity(first.shape.len() + 1);
     shape.push(parts.len() as i64);
@@ -265,9 +268,9 @@ pub(crate) fn stack(parts: &[&HostTensor], ty: TensorElementType) -> Result<DynV
     let len: usize = shape.iter().map(|n| *n as usize).product();
     let mut data = Vec::with_capacity(len);
     for part in parts {
-        let floats = part
-            .floats()
-            .ok_or_else(|| Error::run("tensor", "a graph asks for floats where there are none"))?;
+        let floats = part.floats().ok_or_else(|| {
+            ModelError::run("tensor", "a graph asks for floats where there are none")
+        })?;
         data.extend_from_slice(&floats);
     }
     of_floats(shape, data, ty)
@@ -278,7 +281,7 @@ pub(crate) fn of_floats(
     shape: Vec<i64>,
     data: Vec<f32>,
     ty: TensorElementType,
-) -> Result<DynValue, Error> {
+) -> Result<DynValue, ModelError> {
     match ty {
         TensorElementType::Float32 => tensor(shape, data),
         TensorElementType::Float16 => tensor(shape, data.into_iter().map(f16::from_f32).collect()),
@@ -287,7 +290,7 @@ pub(crate) fn of_floats(
 }
 
 /// The same numbers in the float type a graph asks for; nothing is copied where it is that already.
-pub(crate) fn cast(value: DynValue, ty: TensorElementType) -> Result<DynValue, Error> {
+pub(crate) fn cast(value: DynValue, ty: TensorElementType) -> Result<DynValue, ModelError> {
     let shape = shape(&value).to_vec();
     match (element_type(&value)?, ty) {
         (have, want) if have == want => Ok(value),
@@ -299,19 +302,19 @@ pub(crate) fn cast(value: DynValue, ty: TensorElementType) -> Result<DynValue, E
             let (_, data) = value.try_extract_tensor::<f16>().map_err(broken)?;
             tensor(shape, data.iter().map(|x| x.to_f32()).collect())
         }
-        (have, want) => Err(Error::run("tensor", format!("{have} where {want} is asked for"))),
+        (have, want) => Err(ModelError::run("tensor", format!("{have} where {want} is asked for"))),
     }
 }
 
 /// Axis 0 taken apart: one tensor per row.
-pub(crate) fn unstack(value: &DynValue) -> Result<Vec<HostTensor>, Error> {
+pub(crate) fn unstack(value: &DynValue) -> Result<Vec<HostTensor>, ModelError> {
     fn rows<T: PrimitiveTensorElementType + Clone + 'static>(
         value: &DynValue,
         wrap: fn(Vec<T>) -> Data,
-    ) -> Result<Vec<HostTensor>, Error> {
+    ) -> Result<Vec<HostTensor>, ModelError> {
         let (shape, data) = value.try_extract_tensor::<T>().map_err(broken)?;
         let [count, row_shape @ ..] = &**shape else {
-            return Err(Error::run("tensor", "a scalar has no rows"));
+            return Err(ModelError::run("tensor", "a scalar has no rows"));
         };
         let row = data.len().checked_div(*count as usize).unwrap_or(0);
         let part = |i: usize| HostTensor {
@@ -330,14 +333,14 @@ pub(crate) fn unstack(value: &DynValue) -> Result<Vec<HostTensor>, Error> {
 }
 
 /// Two tensors joined along axis 1 (positions); all other dimensions are equal.
-pub(crate) fn join_positions(before: &DynValue, after: &DynValue) -> Result<DynValue, Error> {
+pub(crate) fn join_positions(before: &DynValue, after: &DynValue) -> Result<DynValue, ModelError> {
     for_type!(element_type(before)?, join::<_>(before, after))
 }
 
 fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(
     before: &DynValue,
     after: &DynValue,
-) -> Result<DynValue, Error> {
+) -> Result<DynValue, ModelError> {
     let (a_shape, a) = before.try_extract_tensor::<T>().map_err(broken)?;
     let (b_shape, b) = after.try_extract_tensor::<T>().map_err(broken)?;
     if a_shape.len() < 2
@@ -345,7 +348,7 @@ fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(
         || a_shape[0] != b_shape[0]
         || a_shape[2..] != b_shape[2..]
     {
-        return Err(Error::run(
+        return Err(ModelError::run(
             "tensor",
             format!("{a_shape:?} and {b_shape:?} do not join along positions"),
         ));
@@ -364,16 +367,16 @@ fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(
 }
 
 /// The last position of logits `[rows, positions, vocabulary]` as float32.
-pub(crate) fn last_position(value: &DynValue, graph: &Path) -> Result<Logits, Error> {
+pub(crate) fn last_position(value: &DynValue, graph: &Path) -> Result<Logits, ModelError> {
     let [rows, positions, vocabulary] = *shape(value) else {
-        return Err(Error::run(
+        return Err(ModelError::run(
             "logits",
             format!("shape {:?} is not [rows, positions, vocabulary]", shape(value)),
         ));
     };
     let (rows, positions, vocabulary) = (rows as usize, positions as usize, vocabulary as usize);
     if positions == 0 {
-        return Err(Error::run("logits", "no position"));
+        return Err(ModelError::run("logits", "no position"));
     }
     let mut data = Vec::with_capacity(rows * vocabulary);
     let starts = (0..rows).map(|row| (row * positions + positions - 1) * vocabulary);
@@ -456,7 +459,7 @@ mod tests {
         let other = HostTensor { shape: vec![1, 2], data: Data::F32(vec![0.0; 2]) };
         assert!(matches!(
             stack(&[&parts[0], &other], TensorElementType::Float32),
-            Err(Error::Batch(_))
+            Err(ModelError::Batch(_))
         ));
         assert!(stack(&[], TensorElementType::Float32).is_err());
         assert!(stack(&[&parts[0]], TensorElementType::Int64).is_err());

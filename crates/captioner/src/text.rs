@@ -4,7 +4,7 @@
 //! `tokenizer_config.json` does. Nor do they come out of a caller's words: see [`Text::plain`].
 
 use crate::folder::Folder;
-use crate::{Error, caught};
+use crate::{ModelError, catch_panic};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::Path;
@@ -23,13 +23,13 @@ pub(crate) struct Text {
 
 impl Text {
     /// Reads `tokenizer.json` and, if there, `tokenizer_config.json`.
-    pub fn open(folder: &Folder) -> Result<Text, Error> {
+    pub fn open(folder: &Folder) -> Result<Text, ModelError> {
         let path = folder.file("tokenizer.json");
         let mut tokenizer = read(&path)?;
         let config = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
         let map = folder.optional_json("special_tokens_map.json")?.unwrap_or(Value::Null);
         let named = named_tokens(&[&config, &map]);
-        check(&tokenizer, &config).map_err(|reason| Error::config(&path, reason))?;
+        check(&tokenizer, &config).map_err(|reason| ModelError::config(&path, reason))?;
         // A token that only these files call special is taken as one, as the reference does.
         let known = tokenizer.get_added_tokens_decoder();
         let new = named.iter().filter(|token| {
@@ -43,7 +43,7 @@ impl Text {
         // Some folders were saved with the lengths of their training; a prompt is neither cut nor
         // filled up.
         tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|e| Error::config(&path, e))?;
+        tokenizer.with_truncation(None).map_err(|e| ModelError::config(&path, e))?;
         let added = config.get("added_tokens_decoder").and_then(Value::as_object);
         let special = added
             .into_iter()
@@ -82,10 +82,10 @@ impl Text {
 
     /// Ids of a whole text, the way the reference's processors ask for it: with what the tokenizer
     /// puts around every text.
-    pub fn encode(&self, text: &str) -> Result<Vec<i64>, Error> {
+    pub fn encode(&self, text: &str) -> Result<Vec<i64>, ModelError> {
         let encoded = caught(|| self.tokenizer.encode(text, true))
             .map_err(broke)?
-            .map_err(|e| Error::Tokenizer(e.to_string()))?;
+            .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         Ok(encoded.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
 
@@ -118,26 +118,27 @@ impl Text {
 
     /// Text of ids, special tokens skipped. A negative id is an error; one without a token is
     /// passed over, as the reference does.
-    pub fn decode(&self, ids: &[i64]) -> Result<String, Error> {
+    pub fn decode(&self, ids: &[i64]) -> Result<String, ModelError> {
         let id = |id: &i64| {
-            u32::try_from(*id).map_err(|_| Error::Tokenizer(format!("{id} is not a token id")))
+            u32::try_from(*id).map_err(|_| ModelError::Tokenizer(format!("{id} is not a token id")))
         };
-        let ids = ids.iter().map(id).collect::<Result<Vec<u32>, Error>>()?;
+        let ids = ids.iter().map(id).collect::<Result<Vec<u32>, ModelError>>()?;
         let ids: Vec<u32> = ids.into_iter().filter(|id| !self.special.contains(id)).collect();
         let text = caught(|| self.tokenizer.decode(&ids, true))
             .map_err(broke)?
-            .map_err(|e| Error::Tokenizer(e.to_string()))?;
+            .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         Ok(if self.clean_up { clean_up(&text) } else { text })
     }
 }
 
 /// Reads the file. Its library panics over some that are damaged; where that is because they are no
 /// JSON, that is said.
-fn read(path: &Path) -> Result<Tokenizer, Error> {
-    let bytes = std::fs::read(path).map_err(|source| Error::File { path: path.into(), source })?;
+fn read(path: &Path) -> Result<Tokenizer, ModelError> {
+    let bytes =
+        std::fs::read(path).map_err(|source| ModelError::File { path: path.into(), source })?;
     let refused = |reason: String| match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
-        Err(no_json) => Error::config(path, no_json),
-        Ok(_) => Error::config(path, reason),
+        Err(no_json) => ModelError::config(path, no_json),
+        Ok(_) => ModelError::config(path, reason),
     };
     match caught(|| Tokenizer::from_bytes(&bytes)) {
         Ok(Ok(tokenizer)) => Ok(tokenizer),
@@ -146,12 +147,12 @@ fn read(path: &Path) -> Result<Tokenizer, Error> {
     }
 }
 
-fn unsound(path: &Path, what: &str, reason: String) -> Error {
-    Error::config(path, format!("{what} breaks it: {reason}"))
+fn unsound(path: &Path, what: &str, reason: String) -> ModelError {
+    ModelError::config(path, format!("{what} breaks it: {reason}"))
 }
 
-fn broke(reason: String) -> Error {
-    Error::Tokenizer(format!("it broke: {reason}"))
+fn broke(reason: String) -> ModelError {
+    ModelError::Tokenizer(format!("it broke: {reason}"))
 }
 
 /// A token in `tokenizer_config.json`: its text, or an object that holds it.

@@ -3,8 +3,8 @@
 
 mod support;
 
-use pg_caption_captioner::{Features, Sequence, Words};
-use pg_caption_register::{builtin, builtin_names};
+use pg_caption_captioner::{CaptionSequence, PictureFeatures, PromptWords};
+use pg_caption_style::{builtin, builtin_names};
 use std::path::PathBuf;
 use std::sync::Arc;
 use support::*;
@@ -30,7 +30,7 @@ fn every_style_has_its_own_text_and_shares_batches_with_the_others() {
 
     let images = ["02_shapes.png", "10_exif6.jpg", "12_photo.jpg"];
     let pictures: Vec<_> = images.iter().map(|image| pixels(&preparer, image)).collect();
-    let features: Vec<Arc<Features>> =
+    let features: Vec<Arc<PictureFeatures>> =
         captioner.encode(&pictures).unwrap().into_iter().map(Arc::new).collect();
     for f in &features {
         assert!(f.confidence.is_some_and(|c| (0.0..=1.0).contains(&c)), "{:?}", f.confidence);
@@ -40,9 +40,15 @@ fn every_style_has_its_own_text_and_shares_batches_with_the_others() {
     let make = |key: u64| {
         let style = builtin(builtin_names()[key as usize % 3]).unwrap();
         let prompt =
-            preparer.prompt(&style, Words::default(), &features[key as usize / 3]).unwrap();
+            preparer.prompt(&style, PromptWords::default(), &features[key as usize / 3]).unwrap();
         let features = features[key as usize / 3].clone();
-        Sequence { key, features, prompt, max_new_tokens: 256, generation: generation.clone() }
+        CaptionSequence {
+            key,
+            features,
+            prompt,
+            max_new_tokens: 256,
+            generation: generation.clone(),
+        }
     };
     let together = generate(&mut captioner, (0..9).map(make).collect());
     for key in 0..9 {

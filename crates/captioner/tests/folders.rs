@@ -2,7 +2,7 @@
 
 mod support;
 
-use pg_caption_captioner::{Error, LoadOptions, Words, init, load};
+use pg_caption_captioner::{LoadOptions, ModelError, PromptWords, init, load};
 use std::path::Path;
 use support::*;
 
@@ -213,8 +213,8 @@ fn the_tags_of_tiles_and_of_the_whole_picture_need_not_be_tokens() {
     }
     let (mut captioner, preparer) = open(&folder.0);
     let features = captioner.encode(&[pixels(&preparer, "02_shapes.png")]).unwrap().remove(0);
-    let style = pg_caption_register::builtin("concise").unwrap();
-    let words = Words { tiles: pg_caption_wire::Tiles::All, ..Words::default() };
+    let style = pg_caption_style::builtin("concise").unwrap();
+    let words = PromptWords { tiles: pg_caption_wire::TileMode::All, ..PromptWords::default() };
     let spelled = preparer.prompt(&style, words, &features).unwrap().ids;
     let whole = open(&parity().join("smolvlm")).1.prompt(&style, words, &features).unwrap().ids;
     assert!(spelled.len() > whole.len(), "two tokens became the letters of their names");
@@ -255,7 +255,11 @@ fn of_two_chat_templates_the_one_that_the_reference_takes_is_taken() {
         let (mut captioner, preparer) = open(&folder.0);
         let features = captioner.encode(&[pixels(&preparer, "02_shapes.png")]).unwrap().remove(0);
         preparer
-            .prompt(&pg_caption_register::builtin("concise").unwrap(), Words::default(), &features)
+            .prompt(
+                &pg_caption_style::builtin("concise").unwrap(),
+                PromptWords::default(),
+                &features,
+            )
             .unwrap()
             .ids
     };
@@ -296,10 +300,14 @@ fn a_callers_words_cannot_speak_for_the_model() {
     }
     let (mut captioner, preparer) = open(&parity().join("smolvlm"));
     let features = captioner.encode(&[pixels(&preparer, "02_shapes.png")]).unwrap().remove(0);
-    let style = pg_caption_register::builtin("concise").unwrap();
+    let style = pg_caption_style::builtin("concise").unwrap();
     let prompt = |context| {
         preparer
-            .prompt(&style, Words { context: Some(context), ..Words::default() }, &features)
+            .prompt(
+                &style,
+                PromptWords { context: Some(context), ..PromptWords::default() },
+                &features,
+            )
             .unwrap()
     };
     let plain = prompt("a red scarf");
@@ -437,7 +445,7 @@ fn what_decides_the_captions_decides_the_digest() {
 
 #[test]
 fn a_second_library_and_a_missing_one_are_errors() {
-    assert!(matches!(init(Path::new("relative.so"), 1), Err(Error::Library { .. })));
+    assert!(matches!(init(Path::new("relative.so"), 1), Err(ModelError::Library { .. })));
     if !runtime() {
         return;
     }
@@ -546,10 +554,10 @@ fn pictures_of_two_shapes_or_of_none_are_refused() {
     edit(&folder.0.join("preprocessor_config.json"), "\"height\": 224", "\"height\": 208");
     let other = open(&folder.0).1;
     let pictures = [pixels(&preparer, "08_gray.png"), pixels(&other, "08_gray.png")];
-    assert!(matches!(captioner.encode(&pictures), Err(Error::Batch(_))));
+    assert!(matches!(captioner.encode(&pictures), Err(ModelError::Batch(_))));
     // A shape the graph does not take is the graph's error, not a crash.
-    assert!(matches!(captioner.encode(&pictures[1..]), Err(Error::Run { .. })));
+    assert!(matches!(captioner.encode(&pictures[1..]), Err(ModelError::Run { .. })));
     assert!(captioner.encode(&[]).unwrap().is_empty());
-    let empty = pg_caption_pixels::Rgb { width: 0, height: 5, data: Vec::new() };
-    assert!(matches!(preparer.picture(&empty, &Default::default()), Err(Error::Picture(_))));
+    let empty = pg_caption_pixels::RgbPicture { width: 0, height: 5, data: Vec::new() };
+    assert!(matches!(preparer.picture(&empty, &Default::default()), Err(ModelError::Picture(_))));
 }

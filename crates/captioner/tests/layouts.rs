@@ -2,7 +2,7 @@
 
 mod support;
 
-use pg_caption_captioner::{Captioner, Features, LoadOptions, Preparer, load};
+use pg_caption_captioner::{Captioner, InputPreparer, LoadOptions, PictureFeatures, load};
 use std::path::Path;
 use std::sync::Arc;
 use support::*;
@@ -10,9 +10,9 @@ use support::*;
 const IMAGES: [&str; 4] = ["01_gradient.png", "02_shapes.png", "08_gray.png", "13_large.png"];
 
 /// Ids of some pictures, greedy and with beams, in one batch each.
-fn ids(captioner: &mut Captioner, preparer: &Preparer) -> Vec<Vec<i64>> {
+fn ids(captioner: &mut Captioner, preparer: &InputPreparer) -> Vec<Vec<i64>> {
     let pictures: Vec<_> = IMAGES.iter().map(|image| pixels(preparer, image)).collect();
-    let features: Vec<Arc<Features>> =
+    let features: Vec<Arc<PictureFeatures>> =
         captioner.encode(&pictures).unwrap().into_iter().map(Arc::new).collect();
     let mut all = Vec::new();
     for overrides in [r#"{}"#, r#"{"num_beams": 3, "no_repeat_ngram_size": 3}"#] {

@@ -4,10 +4,11 @@
 mod support;
 
 use pg_caption_captioner::{
-    Captioner, Features, Finished, Preparer, Prompt, Sequence, Views, Words,
+    CaptionSequence, Captioner, FinishedCaption, InputPreparer, PictureFeatures, PromptWords,
+    TileViews, TokenPrompt,
 };
-use pg_caption_register::builtin;
-use pg_caption_wire::{Finish, Tiles};
+use pg_caption_style::builtin;
+use pg_caption_wire::{FinishReason, TileMode};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +28,7 @@ struct Case {
     /// Past this many tokens another order of floating-point operations may rightly differ.
     certain: usize,
     said: String,
-    views: Views,
+    views: TileViews,
 }
 
 impl Case {
@@ -35,17 +36,22 @@ impl Case {
         format!("{} {:?} {} {} {how}", self.image, self.text, self.mode, self.max_new)
     }
 
-    fn prompt(&self, preparer: &Preparer, features: &Features) -> Prompt {
+    fn prompt(&self, preparer: &InputPreparer, features: &PictureFeatures) -> TokenPrompt {
         let text = (!self.text.is_empty()).then_some(self.text.as_str());
-        let tiles = if self.views == Views::TILED { Tiles::All } else { Tiles::One };
-        let words = Words { text, context: None, tiles };
+        let tiles = if self.views == TileViews::TILED { TileMode::All } else { TileMode::One };
+        let words = PromptWords { text, context: None, tiles };
         preparer.prompt(&builtin("concise").unwrap(), words, features).unwrap()
     }
 
-    fn sequence(&self, key: u64, preparer: &Preparer, features: &Arc<Features>) -> Sequence {
+    fn sequence(
+        &self,
+        key: u64,
+        preparer: &InputPreparer,
+        features: &Arc<PictureFeatures>,
+    ) -> CaptionSequence {
         let generation = preparer.generation(Some(&self.overrides)).unwrap();
         let prompt = self.prompt(preparer, features);
-        Sequence {
+        CaptionSequence {
             key,
             features: features.clone(),
             prompt,
@@ -63,7 +69,7 @@ fn ids(value: &Value) -> Option<Vec<i64>> {
     value.as_array().map(|ids| ids.iter().map(|id| id.as_i64().unwrap()).collect())
 }
 
-fn cases(expected: &Value, views: Views) -> Vec<Case> {
+fn cases(expected: &Value, views: TileViews) -> Vec<Case> {
     let mut cases = Vec::new();
     let images = expected["images"]
         .as_object()
@@ -106,7 +112,7 @@ fn trimmed<'a>(ids: &'a [i64], end: &[i64]) -> &'a [i64] {
     }
 }
 
-fn assert_equal(case: &Case, finished: &Finished, preparer: &Preparer, how: &str) {
+fn assert_equal(case: &Case, finished: &FinishedCaption, preparer: &InputPreparer, how: &str) {
     let settings = preparer.generation(Some(&case.overrides)).unwrap();
     let end = &settings.eos_token_id;
     let (want, got) = (trimmed(&case.ids, end), &finished.ids);
@@ -118,14 +124,14 @@ fn assert_equal(case: &Case, finished: &Finished, preparer: &Preparer, how: &str
         let forced =
             !settings.forced_eos_token_id.is_empty() && want.len() == case.max_new as usize;
         let stops = want.last().is_some_and(|last| end.contains(last)) && !forced;
-        assert_eq!(finished.finish == Finish::Stop, stops, "{}", case.name(how));
+        assert_eq!(finished.finish == FinishReason::Stop, stops, "{}", case.name(how));
     }
     assert!((0.0..=1.0).contains(&finished.confidence));
 }
 
 /// Every sequence of a model: each alone, then all of a mode in as few batches as its prompts
 /// allow.
-fn every_sequence(model: &str, views: Views, sequences: usize) {
+fn every_sequence(model: &str, views: TileViews, sequences: usize) {
     if !runtime() {
         return;
     }
@@ -150,7 +156,7 @@ fn every_sequence(model: &str, views: Views, sequences: usize) {
         );
     }
 
-    let alone: Vec<Arc<Features>> = pictures
+    let alone: Vec<Arc<PictureFeatures>> = pictures
         .iter()
         .map(|picture| Arc::new(captioner.encode_refs(&[picture]).unwrap().remove(0)))
         .collect();
@@ -198,9 +204,9 @@ fn every_sequence(model: &str, views: Views, sequences: usize) {
 /// Encoder calls over as many pictures as may share one.
 fn encode_together(
     captioner: &mut Captioner,
-    pictures: &[pg_caption_captioner::Pixels],
-) -> Vec<Arc<Features>> {
-    let mut together: Vec<Option<Arc<Features>>> = vec![None; pictures.len()];
+    pictures: &[pg_caption_captioner::PixelValues],
+) -> Vec<Arc<PictureFeatures>> {
+    let mut together: Vec<Option<Arc<PictureFeatures>>> = vec![None; pictures.len()];
     let mut buckets: BTreeMap<u64, Vec<usize>> = BTreeMap::new();
     for (at, picture) in pictures.iter().enumerate() {
         buckets.entry(picture.bucket).or_default().push(at);
@@ -218,22 +224,22 @@ fn encode_together(
 
 #[test]
 fn every_sequence_of_vit_gpt2_equals_the_references() {
-    every_sequence("vit-gpt2", Views::TILED, 12 * 7);
+    every_sequence("vit-gpt2", TileViews::TILED, 12 * 7);
 }
 
 #[test]
 fn every_sequence_of_florence_2_equals_the_references() {
-    every_sequence("florence2", Views::TILED, 12 * 11);
+    every_sequence("florence2", TileViews::TILED, 12 * 11);
 }
 
 #[test]
 fn every_sequence_of_smolvlm_equals_the_references() {
-    every_sequence("smolvlm", Views::TILED, 12 * 8);
+    every_sequence("smolvlm", TileViews::TILED, 12 * 8);
 }
 
 #[test]
 fn every_sequence_of_smolvlm_in_one_tile_equals_the_references() {
-    every_sequence("smolvlm", Views::WHOLE, 12 * 8);
+    every_sequence("smolvlm", TileViews::WHOLE, 12 * 8);
 }
 
 #[test]
@@ -245,18 +251,19 @@ fn a_picture_shown_in_both_views_gets_the_captions_of_each() {
     let generation = preparer.generation(None).unwrap();
     for image in ["02_shapes.png", "05_3x500.png", "03_noise224.png"] {
         let mut said = BTreeMap::new();
-        for views in [Views::WHOLE, Views::TILED, Views::BOTH] {
+        for views in [TileViews::WHOLE, TileViews::TILED, TileViews::BOTH] {
             let features = Arc::new(
                 captioner.encode(&[pixels_in(&preparer, image, views)]).unwrap().remove(0),
             );
             for (key, style) in ["concise", "detailed"]
                 .iter()
                 .enumerate()
-                .filter(|(key, _)| views == Views::BOTH || (*key == 1) == views.tiled())
+                .filter(|(key, _)| views == TileViews::BOTH || (*key == 1) == views.tiled())
             {
-                let prompt =
-                    preparer.prompt(&builtin(style).unwrap(), Words::default(), &features).unwrap();
-                let sequence = Sequence {
+                let prompt = preparer
+                    .prompt(&builtin(style).unwrap(), PromptWords::default(), &features)
+                    .unwrap();
+                let sequence = CaptionSequence {
                     key: 0,
                     features: features.clone(),
                     prompt,

@@ -3,7 +3,7 @@
 
 mod support;
 
-use pg_caption_captioner::{Features, LoadOptions, load};
+use pg_caption_captioner::{LoadOptions, PictureFeatures, load};
 use pg_caption_onnx::proto::tensor_proto::DataType;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -24,7 +24,7 @@ fn said(folder: &Path, overrides: &Value) -> Vec<Vec<i64>> {
     let generation = preparer.generation(Some(overrides)).unwrap();
     let mut all = Vec::new();
     for image in IMAGES {
-        let features: Arc<Features> =
+        let features: Arc<PictureFeatures> =
             Arc::new(captioner.encode(&[pixels(&preparer, image)]).unwrap().remove(0));
         let sequences = LENGTHS
             .map(|max| sequence(&preparer, u64::from(max), &features, &generation, max))
@@ -40,7 +40,7 @@ fn said_alone(folder: &Path, overrides: &Value) -> Vec<Vec<i64>> {
     let generation = preparer.generation(Some(overrides)).unwrap();
     let mut all = Vec::new();
     for (image, max) in IMAGES.iter().flat_map(|image| LENGTHS.map(|max| (*image, max))) {
-        let features: Arc<Features> =
+        let features: Arc<PictureFeatures> =
             Arc::new(captioner.encode(&[pixels(&preparer, image)]).unwrap().remove(0));
         let sequences = vec![sequence(&preparer, 0, &features, &generation, max)];
         all.extend(generate(&mut captioner, sequences).into_values().map(|finished| finished.ids));

@@ -1,7 +1,7 @@
 //! URLs and addresses.
 
 use crate::Outcome;
-use pg_caption_fetch::{AddressPolicy, Verdict, host_key, networks};
+use pg_caption_fetch::{AddressPolicy, AddressVerdict, host_key, networks};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Two secrets: whatever is told must be the same with either, however much of a URL's own text
@@ -58,7 +58,7 @@ fn judged(bytes: &[u8]) -> Outcome {
     let v4 = bytes.first_chunk::<4>().map(|b| IpAddr::from(*b));
     let v6 = bytes.first_chunk::<16>().map(|b| IpAddr::from(*b));
     for address in v4.into_iter().chain(v6) {
-        if policy.judge(address) == Verdict::Allowed && !leads_outside(address) {
+        if policy.judge(address) == AddressVerdict::Allowed && !leads_outside(address) {
             return Err(format!("{address} is let through"));
         }
     }

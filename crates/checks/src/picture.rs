@@ -1,11 +1,12 @@
 //! Image files.
 
 use crate::Outcome;
-use pg_caption_pixels::{DecodeOptions, Limits, decode, probe};
-use pg_caption_wire::Class;
+use pg_caption_pixels::{DecodeLimits, DecodeOptions, decode, probe};
+use pg_caption_wire::FailureClass;
 
 /// A changed header may announce anything: small limits keep an input to milliseconds.
-const LIMITS: Limits = Limits { max_pixels: 100_000, memory: Some(16 << 20), deadline: None };
+const LIMITS: DecodeLimits =
+    DecodeLimits { max_pixels: 100_000, memory: Some(16 << 20), deadline: None };
 
 /// A file becomes the picture its header announced, within the limits, or a refusal with a code of
 /// its own.
@@ -19,7 +20,7 @@ pub fn picture(bytes: &[u8]) -> Outcome {
             Ok(decoded) => decoded,
             Err(error) => {
                 let failure = error.failure();
-                if failure.class != Class::Reject
+                if failure.class != FailureClass::Reject
                     || failure.code.is_empty()
                     || failure.message.is_empty()
                 {

@@ -2,7 +2,7 @@
 
 use crate::Outcome;
 use pg_caption_wire::{
-    ClientMessage, Control, EngineConfig, EngineReport, ServerMessage, frame::Reader,
+    ClientMessage, EngineConfig, EngineControl, EngineReport, ServerMessage, frame::FrameReader,
 };
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
@@ -15,7 +15,7 @@ pub fn wire(bytes: &[u8]) -> Outcome {
     // Read from pipes, a line each.
     for line in bytes.split(|byte| *byte == b'\n') {
         drop(serde_json::from_slice::<EngineConfig>(line));
-        drop(serde_json::from_slice::<Control>(line));
+        drop(serde_json::from_slice::<EngineControl>(line));
         drop(serde_json::from_slice::<EngineReport>(line));
     }
     Ok(())
@@ -32,7 +32,7 @@ fn same<M: DeserializeOwned + Debug>(bytes: &[u8], step: usize) -> Outcome {
 
 /// Every frame, and the error that ends them, if any.
 fn read<M: DeserializeOwned + Debug>(bytes: &[u8], step: usize) -> Vec<String> {
-    let (mut reader, mut seen) = (Reader::default(), Vec::new());
+    let (mut reader, mut seen) = (FrameReader::default(), Vec::new());
     for piece in bytes.chunks(step) {
         reader.feed(piece);
         loop {

@@ -6,9 +6,11 @@ use crate::job::{Answer, Captioned, Job};
 use crate::model::Start;
 use crate::picture::Seen;
 use crate::pipeline::ms;
-use pg_caption_captioner::{Features, Finished, Preparer, Prompt, Words, caught};
-use pg_caption_register::{Ending, Refusal, Style, echoes, tidy};
-use pg_caption_wire::{EngineConfig, Failure, Finish, ModelRef, Tiles};
+use pg_caption_captioner::{
+    FinishedCaption, InputPreparer, PictureFeatures, PromptWords, TokenPrompt, caught,
+};
+use pg_caption_style::{CaptionStyle, TextEnding, TextRefusal, echoes, tidy};
+use pg_caption_wire::{EngineConfig, Failure, FinishReason, ModelRef, TileMode};
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,22 +20,22 @@ const MOST_PROMPTS: usize = 64;
 
 /// What a prompt depends on: the style, the words that replace its own, the product's, how the
 /// picture is cut, its features' bucket.
-type Key = (Style, Option<String>, Option<String>, Tiles, u64);
+type Key = (CaptionStyle, Option<String>, Option<String>, TileMode, u64);
 
 /// Prompts that were made before: tokenising an instruction again for each picture would cost more
 /// than tidying its text.
 #[derive(Default)]
-pub struct Prompts(HashMap<Key, Prompt>);
+pub struct Prompts(HashMap<Key, TokenPrompt>);
 
 impl Prompts {
     fn get(
         &mut self,
-        preparer: &Preparer,
+        preparer: &InputPreparer,
         job: &Job,
         want: usize,
-        tiles: Tiles,
-        features: &Features,
-    ) -> Result<Prompt, Failure> {
+        tiles: TileMode,
+        features: &PictureFeatures,
+    ) -> Result<TokenPrompt, Failure> {
         let want = &job.wants[want];
         let own = job
             .extras
@@ -45,7 +47,7 @@ impl Prompts {
         if let Some(prompt) = self.0.get(&key) {
             return Ok(prompt.clone());
         }
-        let words = Words { text: key.1.as_deref(), context: key.2.as_deref(), tiles };
+        let words = PromptWords { text: key.1.as_deref(), context: key.2.as_deref(), tiles };
         let prompt = caught(|| preparer.prompt(&want.style, words, features))
             .map_err(|panic| broke("making the prompt", &panic))?;
         let prompt = prompt.map_err(|e| {
@@ -74,7 +76,7 @@ pub struct Open {
     pub seen: Arc<Seen>,
     threshold: f32,
     outputs: Vec<Option<Result<Captioned, Failure>>>,
-    prompts: Vec<Option<Prompt>>,
+    prompts: Vec<Option<TokenPrompt>>,
     generate: Duration,
 }
 
@@ -84,7 +86,7 @@ impl Open {
     pub fn new(
         job: Arc<Job>,
         seen: Arc<Seen>,
-        preparer: &Preparer,
+        preparer: &InputPreparer,
         prompts: &mut Prompts,
         config: &EngineConfig,
     ) -> Open {
@@ -112,14 +114,14 @@ impl Open {
     ///
     /// # Errors
     /// Generation settings that the model refuses.
-    pub fn starts(&self, preparer: &Preparer) -> Result<Vec<(usize, Start)>, Failure> {
+    pub fn starts(&self, preparer: &InputPreparer) -> Result<Vec<(usize, Start)>, Failure> {
         let generation = preparer.generation(self.job.extras.generation.as_ref());
         let generation = generation.map_err(|e| {
             failures::bad_request("the generation settings cannot be used").detail(e.to_string())
         })?;
         let waiting =
             self.prompts.iter().enumerate().filter_map(|(at, prompt)| Some((at, prompt.clone()?)));
-        let start = |(at, prompt): (usize, Prompt)| {
+        let start = |(at, prompt): (usize, TokenPrompt)| {
             let max_new_tokens = self.job.wants[at].max_tokens;
             (
                 at,
@@ -138,9 +140,9 @@ impl Open {
     pub fn finished(
         &mut self,
         at: usize,
-        finished: Finished,
+        finished: FinishedCaption,
         spent: Duration,
-        preparer: &Preparer,
+        preparer: &InputPreparer,
     ) {
         self.generate += spent;
         let exact = self.job.extras.exact;
@@ -176,14 +178,14 @@ impl Open {
         self.outputs[at] = Some(Err(failures::model_error(reason)));
     }
 
-    fn tidied(&self, at: usize, raw: &str, finish: Finish) -> Result<String, Refusal> {
+    fn tidied(&self, at: usize, raw: &str, finish: FinishReason) -> Result<String, TextRefusal> {
         let ending = match finish {
-            Finish::Stop => Ending::Complete,
-            Finish::Length => Ending::Cut,
+            FinishReason::Stop => TextEnding::Complete,
+            FinishReason::Length => TextEnding::Cut,
         };
         let caption = tidy(raw, &self.job.wants[at].style, ending)?;
         if self.job.name().is_some_and(|name| echoes(&caption, name)) {
-            Err(Refusal::EchoesName)
+            Err(TextRefusal::EchoesName)
         } else {
             Ok(caption)
         }
@@ -202,7 +204,7 @@ impl Open {
         // is worth another try.
         if let Some(Err(failure)) = outputs
             .iter()
-            .find(|o| matches!(o, Err(f) if f.class != pg_caption_wire::Class::Uncertain))
+            .find(|o| matches!(o, Err(f) if f.class != pg_caption_wire::FailureClass::Uncertain))
         {
             self.job.answer(Answer::Failed(failure.clone()));
             return;

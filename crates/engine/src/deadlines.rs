@@ -96,14 +96,14 @@ impl Deadlines {
 mod tests {
     use super::*;
     use crate::job::tests::job;
-    use pg_caption_wire::Role;
+    use pg_caption_wire::ClientRole;
     use std::time::Duration;
 
     #[test]
     fn jobs_fall_due_in_order_and_answered_ones_never() {
         let (deadlines, now) = (Deadlines::default(), Instant::now());
         let jobs: Vec<_> = [30, 10, 20]
-            .map(|ms| Arc::new(job(1, Role::Call, Duration::from_millis(ms), now).0))
+            .map(|ms| Arc::new(job(1, ClientRole::Call, Duration::from_millis(ms), now).0))
             .into();
         jobs.iter().for_each(|j| deadlines.watch(j));
         assert!(deadlines.due(now).0.is_empty());
@@ -118,7 +118,7 @@ mod tests {
     fn answered_jobs_do_not_gather() {
         let (deadlines, now) = (Deadlines::default(), Instant::now());
         for _ in 0..10 * SWEEP {
-            deadlines.watch(&Arc::new(job(1, Role::Call, Duration::from_secs(60), now).0));
+            deadlines.watch(&Arc::new(job(1, ClientRole::Call, Duration::from_secs(60), now).0));
         }
         assert!(deadlines.heap.lock().unwrap().entries.len() <= 2 * SWEEP);
     }

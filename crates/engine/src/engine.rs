@@ -5,15 +5,15 @@ use crate::deadlines::Deadlines;
 use crate::failures;
 use crate::inbox::{Inbox, Letter};
 use crate::job::{Answer, Job};
-use crate::meters::{self, Meters};
+use crate::metrics::{self, Meters};
 use crate::model;
 use crate::picture::{Joined, Picture, Work};
 use crate::pipeline::Pipeline;
 use crate::readiness::{Readiness, State};
 use crate::serve::spawn;
 use crate::share::{Shares, Sweeper};
-use pg_caption_captioner::Views;
-use pg_caption_register::{MAX_TOKENS, validate};
+use pg_caption_captioner::TileViews;
+use pg_caption_style::{MAX_TOKENS, validate};
 use pg_caption_wire::{EngineConfig, EngineStatus, Failure};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -167,7 +167,7 @@ impl Engine {
         let now = Instant::now();
         let views = match self.readiness.now() {
             State::Ready(preparer) => job.views(&preparer, self.config.tiles),
-            _ => Views::default(),
+            _ => TileViews::default(),
         };
         // How a model that is still loading will look at pictures is not known, so nobody can join
         // another's yet.
@@ -220,7 +220,7 @@ impl Engine {
             encode_calls: load(&self.meters.encode_calls),
             generated: load(&self.meters.generated),
             cpu_ms: self.meters.cpu_ms(),
-            rss: meters::resident_bytes(),
+            rss: metrics::resident_bytes(),
             confinement: self.confinement.clone(),
             hosts: self.pipeline.hosts(),
         }

@@ -5,7 +5,7 @@ use crate::budget::Reservation;
 use crate::job::Job;
 use crate::picture::{Seen, Work};
 use crate::pipeline::Ahead;
-use pg_caption_captioner::Pixels;
+use pg_caption_captioner::PixelValues;
 use pg_caption_wire::ImageFacts;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -16,7 +16,7 @@ pub struct Prepared {
     /// The file.
     pub facts: ImageFacts,
     /// The tensor.
-    pub pixels: Pixels,
+    pub pixels: PixelValues,
     /// Of the tensor, if asked for.
     pub pixels_sha256: Option<String>,
     /// Its place ahead of the model.

@@ -7,9 +7,12 @@
 
 use crate::failures;
 use crate::picture::Picture;
-use pg_caption_captioner::{Preparer, Views};
-use pg_caption_register::Style;
-use pg_caption_wire::{Class, Failure, Finish, ImageFacts, Known, ModelRef, Role, Tiles, Timings};
+use pg_caption_captioner::{InputPreparer, TileViews};
+use pg_caption_style::CaptionStyle;
+use pg_caption_wire::{
+    ClientRole, Failure, FailureClass, FinishReason, ImageFacts, KnownPicture, ModelRef,
+    StageTimings, TileMode,
+};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -28,7 +31,7 @@ pub enum Source {
         /// As the user gave it.
         url: String,
         /// The picture captioned before.
-        known: Option<Known>,
+        known: Option<KnownPicture>,
     },
     /// The bytes themselves, known by their SHA-256 (lower-case hex) where it was worth computing.
     Bytes {
@@ -41,7 +44,7 @@ pub enum Source {
 #[derive(Debug, Clone)]
 pub struct Want {
     /// Prompt and rules.
-    pub style: Style,
+    pub style: CaptionStyle,
     /// Ceiling for generated tokens.
     pub max_tokens: u32,
     /// Words about the product.
@@ -75,7 +78,7 @@ pub struct Captioned {
     /// What generation started from.
     pub prompt_ids: Vec<i64>,
     /// Why it ended.
-    pub finish: Finish,
+    pub finish: FinishReason,
     /// 0..=1.
     pub confidence: f32,
 }
@@ -92,7 +95,7 @@ pub enum Answer {
         /// Who wrote them.
         model: ModelRef,
         /// Where the time went.
-        timings: Timings,
+        timings: StageTimings,
         /// Of the tensor, if asked for.
         pixels_sha256: Option<String>,
     },
@@ -136,7 +139,7 @@ pub struct Job {
     /// Of the connection, for turns.
     pub connection: u64,
     /// Who waits.
-    pub role: Role,
+    pub role: ClientRole,
     /// When it came.
     pub arrived: Instant,
     /// When the caller's patience ends.
@@ -161,7 +164,7 @@ pub struct Order {
     /// Of the connection.
     pub connection: u64,
     /// Who waits.
-    pub role: Role,
+    pub role: ClientRole,
     /// From now.
     pub patience: Duration,
     /// The picture.
@@ -205,8 +208,8 @@ impl Job {
     /// By when its next step should have been made: the earliest goes first everywhere.
     pub fn due(&self) -> Instant {
         let patience = match self.role {
-            Role::Call => CALL_PATIENCE,
-            Role::Worker => WORKER_PATIENCE,
+            ClientRole::Call => CALL_PATIENCE,
+            ClientRole::Worker => WORKER_PATIENCE,
         };
         self.deadline.min(self.arrived + patience)
     }
@@ -237,7 +240,7 @@ impl Job {
     }
 
     /// The views this job's captions need its picture in.
-    pub fn views(&self, preparer: &Preparer, configured: Tiles) -> Views {
+    pub fn views(&self, preparer: &InputPreparer, configured: TileMode) -> TileViews {
         preparer.views(configured, self.wants.iter().map(|want| &want.style))
     }
 
@@ -294,7 +297,7 @@ impl Drop for Job {
         // ever because of it.
         let sink = self.sink.get_mut().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(sink) = sink {
-            debug_assert_eq!(failures::lost().class, Class::Retry);
+            debug_assert_eq!(failures::lost().class, FailureClass::Retry);
             sink(Answer::Failed(failures::lost()));
         }
     }
@@ -307,7 +310,7 @@ pub(crate) mod tests {
 
     pub(crate) fn job(
         connection: u64,
-        role: Role,
+        role: ClientRole,
         patience: Duration,
         now: Instant,
     ) -> (Job, Receiver<Answer>) {
@@ -329,7 +332,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_job_is_answered_once() {
-        let (job, answers) = job(1, Role::Call, Duration::from_secs(9), Instant::now());
+        let (job, answers) = job(1, ClientRole::Call, Duration::from_secs(9), Instant::now());
         assert!(job.answer(Answer::Unchanged));
         assert!(!job.answer(Answer::Failed(failures::lost())));
         drop(job);
@@ -338,7 +341,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_cancelled_job_is_not_answered() {
-        let (job, answers) = job(1, Role::Call, Duration::from_secs(9), Instant::now());
+        let (job, answers) = job(1, ClientRole::Call, Duration::from_secs(9), Instant::now());
         job.cancel();
         assert!(!job.is_open());
         assert!(!job.answer(Answer::Unchanged));
@@ -348,7 +351,7 @@ pub(crate) mod tests {
 
     #[test]
     fn a_job_that_is_let_go_without_a_word_is_answered_as_lost() {
-        let (job, answers) = job(1, Role::Call, Duration::from_secs(9), Instant::now());
+        let (job, answers) = job(1, ClientRole::Call, Duration::from_secs(9), Instant::now());
         drop(job);
         let Ok(Answer::Failed(failure)) = answers.recv() else { panic!("no answer") };
         assert_eq!(failure.code, "lost");
@@ -358,12 +361,12 @@ pub(crate) mod tests {
     fn a_call_goes_before_a_row_of_its_age_and_an_old_row_before_a_new_call() {
         let now = Instant::now();
         let patience = Duration::from_secs(60);
-        let row = job(1, Role::Worker, patience, now).0.due();
-        assert!(job(2, Role::Call, patience, now + Duration::from_secs(4)).0.due() < row);
-        assert!(job(2, Role::Call, patience, now + Duration::from_secs(6)).0.due() > row);
+        let row = job(1, ClientRole::Worker, patience, now).0.due();
+        assert!(job(2, ClientRole::Call, patience, now + Duration::from_secs(4)).0.due() < row);
+        assert!(job(2, ClientRole::Call, patience, now + Duration::from_secs(6)).0.due() > row);
         assert!(
-            job(2, Role::Call, Duration::from_millis(100), now).0.due()
-                < job(2, Role::Call, patience, now).0.due()
+            job(2, ClientRole::Call, Duration::from_millis(100), now).0.due()
+                < job(2, ClientRole::Call, patience, now).0.due()
         );
     }
 }

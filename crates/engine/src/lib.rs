@@ -21,14 +21,14 @@ mod inbox;
 pub mod job;
 mod log;
 
-mod meters;
+mod fair_queue;
+mod metrics;
 mod model;
 mod names;
 mod picture;
 mod pipeline;
-pub mod possessed;
 mod readiness;
 mod scheduler;
 mod serve;
 mod share;
-mod turns;
+pub mod test_hook;

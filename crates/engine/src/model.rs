@@ -9,17 +9,18 @@ use crate::engine::Engine;
 use crate::failures;
 use crate::inbox::{Letter, Prepared};
 use crate::job::{Answer, Job};
-use crate::meters::{PoolClock, Stage, thread_cpu};
+use crate::metrics::{PoolClock, Stage, thread_cpu};
 use crate::picture::{Seen, Work};
 use crate::pipeline::{Ahead, ms};
 use crate::readiness::State;
 use crate::scheduler::{Act, Bucket, Event, Limits, Model, Scheduler, Ticket};
 use pg_caption_captioner::{
-    self as captioner, Batch, Captioner, Features, Finished, Generation, PictureOptions, Pixels,
-    Preparer, Prompt, Sequence, Words, caught,
+    self as captioner, CaptionBatch, CaptionSequence, Captioner, FinishedCaption,
+    GenerationSettings, InputPreparer, PictureFeatures, PictureOptions, PixelValues, PromptWords,
+    TokenPrompt, caught,
 };
-use pg_caption_pixels::Rgb;
-use pg_caption_register::builtin;
+use pg_caption_pixels::RgbPicture;
+use pg_caption_style::builtin;
 use pg_caption_wire::{EngineConfig, ImageFacts, ModelRef};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -38,19 +39,19 @@ const CAPTIONS_PER_PICTURE: usize = 2;
 #[derive(Clone)]
 pub struct Start {
     /// The picture.
-    pub features: Arc<Features>,
+    pub features: Arc<PictureFeatures>,
     /// The prompt.
-    pub prompt: Prompt,
+    pub prompt: TokenPrompt,
     /// Ceiling.
     pub max_new_tokens: u32,
     /// Settings.
-    pub generation: Arc<Generation>,
+    pub generation: Arc<GenerationSettings>,
 }
 
 impl Start {
-    fn sequence(&self, key: u64) -> Sequence {
+    fn sequence(&self, key: u64) -> CaptionSequence {
         let Start { features, prompt, max_new_tokens, generation } = self.clone();
-        Sequence { key, features, prompt, max_new_tokens, generation }
+        CaptionSequence { key, features, prompt, max_new_tokens, generation }
     }
 }
 
@@ -65,28 +66,31 @@ fn guarded<T>(call: impl FnOnce() -> Result<T, captioner::Error>) -> Result<T, S
 }
 
 impl Model for Sessions {
-    type Pixels = Pixels;
-    type Features = Features;
+    type PixelValues = PixelValues;
+    type PictureFeatures = PictureFeatures;
     type Start = Start;
-    type Batch = Batch;
+    type CaptionBatch = CaptionBatch;
 
-    fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, String> {
+    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<PictureFeatures>, String> {
         guarded(|| self.0.encode_refs(pictures))
     }
 
-    fn begin(&mut self, captions: &[(u64, &Start)]) -> Result<(Batch, Vec<Finished>), String> {
+    fn begin(
+        &mut self,
+        captions: &[(u64, &Start)],
+    ) -> Result<(CaptionBatch, Vec<FinishedCaption>), String> {
         guarded(|| self.0.begin(captions.iter().map(|(key, start)| start.sequence(*key)).collect()))
     }
 
-    fn step(&mut self, batch: &mut Batch) -> Result<Vec<Finished>, String> {
+    fn step(&mut self, batch: &mut CaptionBatch) -> Result<Vec<FinishedCaption>, String> {
         guarded(|| self.0.step(batch))
     }
 
-    fn cancel(batch: &mut Batch, keys: &[u64]) {
+    fn cancel(batch: &mut CaptionBatch, keys: &[u64]) {
         batch.cancel(keys);
     }
 
-    fn bytes(batch: &Batch) -> usize {
+    fn bytes(batch: &CaptionBatch) -> usize {
         batch.bytes()
     }
 }
@@ -140,7 +144,7 @@ fn until_it_breaks(engine: &Engine, thread: impl FnOnce()) {
 
 /// Loads and warms up: a model that cannot caption a gray picture is no model, and the first caller
 /// does not pay for the first call.
-fn load(config: &EngineConfig) -> Result<(Sessions, Arc<Preparer>), String> {
+fn load(config: &EngineConfig) -> Result<(Sessions, Arc<InputPreparer>), String> {
     let words = |e: captioner::Error| e.to_string();
     if config.device != "cpu" {
         return Err(format!("device \"{}\" is not supported: use \"cpu\"", config.device));
@@ -153,7 +157,7 @@ fn load(config: &EngineConfig) -> Result<(Sessions, Arc<Preparer>), String> {
         captioner::load(&config.model, &captioner::LoadOptions { dtype: config.dtype.clone() })
             .map_err(words)?;
     let (width, height) = preparer.target();
-    let gray = Rgb { width, height, data: vec![128; width as usize * height as usize * 3] };
+    let gray = RgbPicture { width, height, data: vec![128; width as usize * height as usize * 3] };
     let pixels = preparer.picture(&gray, &PictureOptions::default()).map_err(words)?;
     let features = captioner
         .encode(&[pixels])
@@ -164,7 +168,10 @@ fn load(config: &EngineConfig) -> Result<(Sessions, Arc<Preparer>), String> {
     let style = builtin("concise").ok_or("no style to try")?;
     // A style of the folder's own that its model cannot be told would fail with every call.
     for own in styles.values() {
-        let words = Words { text: own.prompt_for(&preparer.status().family), ..Words::default() };
+        let words = PromptWords {
+            text: own.prompt_for(&preparer.status().family),
+            ..PromptWords::default()
+        };
         if let Err(reason) = preparer.prompt(own, words, &features) {
             return Err(format!(
                 "{}: style \"{}\": {reason}",
@@ -174,7 +181,7 @@ fn load(config: &EngineConfig) -> Result<(Sessions, Arc<Preparer>), String> {
         }
     }
     let start = Start {
-        prompt: preparer.prompt(&style, Words::default(), &features).map_err(words)?,
+        prompt: preparer.prompt(&style, PromptWords::default(), &features).map_err(words)?,
         features: Arc::new(features),
         max_new_tokens: 2,
         generation: preparer.generation(None).map_err(words)?,
@@ -199,7 +206,7 @@ struct Encoding {
 struct ModelThread {
     engine: Arc<Engine>,
     sessions: Sessions,
-    preparer: Arc<Preparer>,
+    preparer: Arc<InputPreparer>,
     scheduler: Scheduler<Sessions>,
     prompts: Prompts,
     model: ModelRef,
@@ -212,7 +219,12 @@ struct ModelThread {
 }
 
 impl ModelThread {
-    fn new(engine: Arc<Engine>, sessions: Sessions, preparer: Arc<Preparer>, batch: usize) -> Self {
+    fn new(
+        engine: Arc<Engine>,
+        sessions: Sessions,
+        preparer: Arc<InputPreparer>,
+        batch: usize,
+    ) -> Self {
         let bytes = (engine.config().memory.max(1 << 26) / 8) as usize;
         let limits = Limits { pictures: batch, rows: batch * CAPTIONS_PER_PICTURE, bytes };
         let status = preparer.status();
@@ -347,7 +359,7 @@ impl ModelThread {
         }
     }
 
-    fn encoded(&mut self, key: u64, features: Features, spent: Duration) {
+    fn encoded(&mut self, key: u64, features: PictureFeatures, spent: Duration) {
         let Some(Encoding { mut work, facts, pixels_sha256, .. }) = self.pictures.remove(&key)
         else {
             return;
@@ -410,7 +422,7 @@ mod tests {
         assert_eq!(heard.try_recv().unwrap(), (failure.clone(), before));
         assert_eq!(
             (failure.class, failure.code.as_str()),
-            (pg_caption_wire::Class::Engine, "no_model")
+            (pg_caption_wire::FailureClass::Engine, "no_model")
         );
         assert!(failure.detail.unwrap().contains("a scheduler lost its place"));
     }

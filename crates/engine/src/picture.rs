@@ -3,8 +3,8 @@
 
 use crate::failures;
 use crate::job::{Answer, Job, Source, Stage};
-use pg_caption_captioner::{Features, Views};
-use pg_caption_wire::{ImageFacts, Role, Timings};
+use pg_caption_captioner::{PictureFeatures, TileViews};
+use pg_caption_wire::{ClientRole, ImageFacts, StageTimings};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,11 +22,11 @@ pub fn digest(bytes: &[u8]) -> String {
 /// A picture after the encoder.
 pub struct Seen {
     /// What the encoder made of it.
-    pub features: Arc<Features>,
+    pub features: Arc<PictureFeatures>,
     /// The file.
     pub facts: ImageFacts,
     /// Fetch to encode.
-    pub timings: Timings,
+    pub timings: StageTimings,
     /// Of the tensor, if asked for.
     pub pixels_sha256: Option<String>,
     /// When it had been encoded.
@@ -60,7 +60,7 @@ pub struct Picture {
     /// Of the first job, for turns.
     pub connection: u64,
     /// Of the first job.
-    pub role: Role,
+    pub role: ClientRole,
     /// Set when nobody waits any more: ends a fetch in mid-air.
     pub cancelled: Arc<AtomicBool>,
     state: Mutex<State>,
@@ -162,8 +162,8 @@ impl Picture {
     }
 
     /// The views that everybody who waits needs together.
-    pub fn views(&self, of: impl Fn(&Job) -> Views) -> Views {
-        self.jobs().iter().map(|job| of(job)).reduce(Views::and).unwrap_or_default()
+    pub fn views(&self, of: impl Fn(&Job) -> TileViews) -> TileViews {
+        self.jobs().iter().map(|job| of(job)).reduce(TileViews::and).unwrap_or_default()
     }
 
     /// It has been encoded; whoever waits is returned. `keep`: for those who may still ask for it.
@@ -193,13 +193,13 @@ pub struct Work {
     /// The picture.
     pub picture: Arc<Picture>,
     /// What it has cost so far.
-    pub timings: Timings,
+    pub timings: StageTimings,
 }
 
 impl Work {
     /// Of a picture that has just been asked for.
     pub fn new(picture: Arc<Picture>) -> Work {
-        Work { picture, timings: Timings::default() }
+        Work { picture, timings: StageTimings::default() }
     }
 
     /// It has come to nothing.
@@ -223,7 +223,7 @@ mod tests {
     use std::time::Duration;
 
     fn waiting() -> (Arc<Job>, std::sync::mpsc::Receiver<Answer>) {
-        let (job, answers) = job(1, Role::Call, Duration::from_secs(60), Instant::now());
+        let (job, answers) = job(1, ClientRole::Call, Duration::from_secs(60), Instant::now());
         (Arc::new(job), answers)
     }
 

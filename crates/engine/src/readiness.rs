@@ -1,7 +1,7 @@
 //! Whether there is a model: loading, ready or failed. Set once by the model thread, asked by
 //! everybody.
 
-use pg_caption_captioner::Preparer;
+use pg_caption_captioner::InputPreparer;
 use pg_caption_wire::Failure;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 
@@ -11,7 +11,7 @@ pub enum State {
     /// Not yet known.
     Loading,
     /// It answers.
-    Ready(Arc<Preparer>),
+    Ready(Arc<InputPreparer>),
     /// It cannot be used; every request is answered with this.
     Failed(Failure),
 }

@@ -4,7 +4,7 @@
 
 use crate::job::Source;
 use crate::picture::Picture;
-use pg_caption_captioner::Views;
+use pg_caption_captioner::TileViews;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak};
@@ -18,7 +18,7 @@ const KEEP: Duration = Duration::from_secs(5);
 struct Entry {
     share: u64,
     source: Source,
-    views: Views,
+    views: TileViews,
     picture: Arc<Picture>,
     since: Instant,
 }
@@ -42,7 +42,7 @@ impl Shares {
         &self,
         share: u64,
         source: &Source,
-        views: Views,
+        views: TileViews,
         now: Instant,
     ) -> Option<Arc<Picture>> {
         self.expire(now);
@@ -57,7 +57,7 @@ impl Shares {
         &self,
         share: u64,
         source: Source,
-        views: Views,
+        views: TileViews,
         picture: Arc<Picture>,
         now: Instant,
     ) {
@@ -134,10 +134,10 @@ impl Sweeper {
 mod tests {
     use super::*;
     use crate::job::{Answer, tests::job};
-    use pg_caption_wire::Role;
+    use pg_caption_wire::ClientRole;
 
     fn picture(now: Instant) -> (Arc<Picture>, Arc<crate::job::Job>) {
-        let job = Arc::new(job(1, Role::Call, Duration::from_secs(60), now).0);
+        let job = Arc::new(job(1, ClientRole::Call, Duration::from_secs(60), now).0);
         (Picture::new(&job), job)
     }
 
@@ -149,37 +149,37 @@ mod tests {
     fn a_picture_is_found_by_share_and_source_for_seconds() {
         let (shares, now) = (Shares::default(), Instant::now());
         let (kept, _job) = picture(now);
-        shares.keep(7, url("a"), Views::WHOLE, kept.clone(), now);
+        shares.keep(7, url("a"), TileViews::WHOLE, kept.clone(), now);
         assert!(
             shares
-                .find(7, &url("a"), Views::WHOLE, now)
+                .find(7, &url("a"), TileViews::WHOLE, now)
                 .is_some_and(|found| Arc::ptr_eq(&found, &kept))
         );
-        assert!(shares.find(8, &url("a"), Views::WHOLE, now).is_none());
+        assert!(shares.find(8, &url("a"), TileViews::WHOLE, now).is_none());
         assert!(
-            shares.find(7, &url("a"), Views::TILED, now).is_none(),
+            shares.find(7, &url("a"), TileViews::TILED, now).is_none(),
             "shown to the model in another way"
         );
-        assert!(shares.find(7, &url("b"), Views::WHOLE, now).is_none());
+        assert!(shares.find(7, &url("b"), TileViews::WHOLE, now).is_none());
         assert!(
-            shares.find(7, &url("a"), Views::WHOLE, now + 2 * KEEP).is_some(),
+            shares.find(7, &url("a"), TileViews::WHOLE, now + 2 * KEEP).is_some(),
             "still being worked on"
         );
         kept.end(Answer::Unchanged);
-        assert!(shares.find(7, &url("a"), Views::WHOLE, now + KEEP / 2).is_some());
-        assert!(shares.find(7, &url("a"), Views::WHOLE, now + 2 * KEEP).is_none());
+        assert!(shares.find(7, &url("a"), TileViews::WHOLE, now + KEEP / 2).is_some());
+        assert!(shares.find(7, &url("a"), TileViews::WHOLE, now + 2 * KEEP).is_none());
     }
 
     #[test]
     fn only_so_many_are_kept_and_the_oldest_gives_way() {
         let (shares, now) = (Shares::default(), Instant::now());
         let kept: Vec<_> = (0..=MOST).map(|_| picture(now)).collect();
-        kept.iter()
-            .enumerate()
-            .for_each(|(i, (p, _))| shares.keep(i as u64, url("a"), Views::WHOLE, p.clone(), now));
+        kept.iter().enumerate().for_each(|(i, (p, _))| {
+            shares.keep(i as u64, url("a"), TileViews::WHOLE, p.clone(), now)
+        });
         assert_eq!(shares.entries().len(), MOST);
-        assert!(shares.find(0, &url("a"), Views::WHOLE, now).is_none());
-        assert!(shares.find(MOST as u64, &url("a"), Views::WHOLE, now).is_some());
+        assert!(shares.find(0, &url("a"), TileViews::WHOLE, now).is_none());
+        assert!(shares.find(MOST as u64, &url("a"), TileViews::WHOLE, now).is_some());
     }
 
     #[test]
@@ -187,7 +187,7 @@ mod tests {
         let (sweeper, shares, now) =
             (Sweeper::default(), Arc::new(Shares::default()), Instant::now());
         let (kept, _job) = picture(now);
-        shares.keep(1, url("a"), Views::WHOLE, kept.clone(), now);
+        shares.keep(1, url("a"), TileViews::WHOLE, kept.clone(), now);
         sweeper.watch(&shares, now);
         sweeper.watch(&shares, now);
         assert_eq!(sweeper.queue.lock().unwrap().len(), 1);

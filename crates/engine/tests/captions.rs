@@ -5,8 +5,8 @@ mod harness;
 
 use harness::{Client, Engine, PATIENCE, bytes, model, parity, url};
 use pg_caption_wire::{
-    Class, ClientMessage, Control, EngineConfig, EngineReport, Failure, Outcome, Output, Role,
-    ServerMessage,
+    CaptionOutcome, CaptionOutput, ClientMessage, ClientRole, EngineConfig, EngineControl,
+    EngineReport, Failure, FailureClass, ServerMessage,
 };
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -31,16 +31,16 @@ fn image(name: &str) -> Vec<u8> {
     std::fs::read(parity().join("images").join(name)).unwrap()
 }
 
-fn failed(outcome: Outcome) -> Failure {
+fn failed(outcome: CaptionOutcome) -> Failure {
     match outcome {
-        Outcome::Failed(failure) => failure,
+        CaptionOutcome::Failed(failure) => failure,
         other => panic!("not a failure: {other:?}"),
     }
 }
 
-fn outputs(outcome: Outcome) -> Vec<Output> {
+fn outputs(outcome: CaptionOutcome) -> Vec<CaptionOutput> {
     match outcome {
-        Outcome::Done { outputs, .. } => outputs,
+        CaptionOutcome::Done { outputs, .. } => outputs,
         other => panic!("not done: {other:?}"),
     }
 }
@@ -138,11 +138,11 @@ fn a_tokenizer_that_breaks_over_one_caption_costs_that_one_alone() {
         settings["forced_eos_token_id"] = settings["eos_token_id"].clone()
     });
     let Some(engine) = ready(|config| config.model = folder.path().into()) else { return };
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     let mut nothing = bytes(1, &["concise"]);
     nothing.outputs[0].max_tokens = 1;
     let failure = failed(client.ask(nothing, &image("02_shapes.png")));
-    assert_eq!((failure.class, failure.code.as_str()), (Class::Retry, "model_error"));
+    assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Retry, "model_error"));
     assert!(failure.detail.unwrap().contains("broke"));
     assert!(!outputs(client.ask(bytes(2, &["concise"]), &image("02_shapes.png"))).is_empty());
     assert_eq!(client.status().state, "ready");
@@ -151,9 +151,9 @@ fn a_tokenizer_that_breaks_over_one_caption_costs_that_one_alone() {
 #[test]
 fn several_styles_of_one_picture_are_one_decode_and_one_encode() {
     let Some(engine) = ready(|_| {}) else { return };
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     let picture = image("12_photo.jpg");
-    let Outcome::Done { image, outputs, model, timings } =
+    let CaptionOutcome::Done { image, outputs, model, timings } =
         client.ask(bytes(1, &["concise", "seo", "detailed"]), &picture)
     else {
         panic!("not done")
@@ -177,23 +177,26 @@ fn several_styles_of_one_picture_are_one_decode_and_one_encode() {
 #[test]
 fn requests_of_one_statement_share_a_picture_and_those_of_others_do_not() {
     let Some(engine) = ready(|_| {}) else { return };
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     let picture = image("12_photo.jpg");
-    let mut ask = |id, share| {
-        drop(outputs(
-            client.ask(pg_caption_wire::Request { share, ..bytes(id, &["concise"]) }, &picture),
-        ))
-    };
+    let mut ask =
+        |id, share| {
+            drop(outputs(client.ask(
+                pg_caption_wire::CaptionRequest { share, ..bytes(id, &["concise"]) },
+                &picture,
+            )))
+        };
     ask(1, Some(7));
     ask(2, Some(7));
     ask(3, Some(8));
     ask(4, None);
     let status = client.status();
     assert_eq!((status.encoded, status.generated), (3, 4));
-    let mut other = engine.connect().hello(Role::Call);
-    outputs(
-        other.ask(pg_caption_wire::Request { share: Some(7), ..bytes(1, &["concise"]) }, &picture),
-    );
+    let mut other = engine.connect().hello(ClientRole::Call);
+    outputs(other.ask(
+        pg_caption_wire::CaptionRequest { share: Some(7), ..bytes(1, &["concise"]) },
+        &picture,
+    ));
     assert_eq!(other.status().encoded, 4, "never across connections");
 }
 
@@ -201,10 +204,10 @@ fn requests_of_one_statement_share_a_picture_and_those_of_others_do_not() {
 fn requests_in_flight_share_one_fetch() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     for id in 1..=3 {
         client.send(
-            &ClientMessage::Request(pg_caption_wire::Request {
+            &ClientMessage::Request(pg_caption_wire::CaptionRequest {
                 share: Some(1),
                 ..url(id, &web.url("/a.png"), &["concise"])
             }),
@@ -225,7 +228,7 @@ fn many_requests_of_many_clients_are_each_answered_once_and_meet_in_batches() {
     let Some(engine) = ready(|_| {}) else { return };
     let pictures = ["01_gradient.png", "02_shapes.png", "12_photo.jpg"].map(image);
     std::thread::scope(|scope| {
-        for role in [Role::Call, Role::Worker, Role::Call, Role::Worker] {
+        for role in [ClientRole::Call, ClientRole::Worker, ClientRole::Call, ClientRole::Worker] {
             let (engine, pictures) = (&engine, &pictures);
             scope.spawn(move || {
                 let mut client = engine.connect().hello(role);
@@ -244,7 +247,7 @@ fn many_requests_of_many_clients_are_each_answered_once_and_meet_in_batches() {
             });
         }
     });
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     // A request is in flight until its answer is on its way, which may have arrived by then.
     until(|| client.status().in_flight == 0);
     let status = client.status();
@@ -256,7 +259,7 @@ fn many_requests_of_many_clients_are_each_answered_once_and_meet_in_batches() {
 fn a_window_is_a_promise_and_breaking_it_costs_the_connection() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     (0..65).for_each(|id| {
         client.send(&ClientMessage::Request(url(id, &web.url("/slow"), &["concise"])), &[])
     });
@@ -270,7 +273,7 @@ fn a_window_is_a_promise_and_breaking_it_costs_the_connection() {
 fn a_cancelled_request_is_not_answered_and_its_fetch_ends() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     client.send(&ClientMessage::Request(url(1, &web.url("/never"), &["concise"])), &[]);
     let (mut stream, _) = web.next();
     client.send(&ClientMessage::Cancel { id: 1 }, &[]);
@@ -289,13 +292,13 @@ fn a_cancelled_request_is_not_answered_and_its_fetch_ends() {
 fn a_client_that_leaves_takes_its_work_with_it() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
-    let mut client = engine.connect().hello(Role::Worker);
+    let mut client = engine.connect().hello(ClientRole::Worker);
     (0..10).for_each(|id| {
         client.send(&ClientMessage::Request(url(id, &web.url("/never"), &["concise"])), &[])
     });
     let held = web.next();
     drop(client);
-    let mut watcher = engine.connect().hello(Role::Call);
+    let mut watcher = engine.connect().hello(ClientRole::Call);
     until(|| {
         watcher.status().in_flight == 0
             && watcher.status().hosts.iter().all(|host| host.in_flight == 0)
@@ -308,13 +311,16 @@ fn a_client_that_leaves_takes_its_work_with_it() {
 fn the_deadline_is_kept_whatever_a_server_does() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     let began = Instant::now();
     let failure = failed(client.ask(
-        pg_caption_wire::Request { remaining_ms: 300, ..url(1, &web.url("/never"), &["concise"]) },
+        pg_caption_wire::CaptionRequest {
+            remaining_ms: 300,
+            ..url(1, &web.url("/never"), &["concise"])
+        },
         &[],
     ));
-    assert_eq!((failure.class, failure.code.as_str()), (Class::Retry, "timeout"));
+    assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Retry, "timeout"));
     let took = began.elapsed().as_millis();
     assert!((300..5000).contains(&took), "{took} ms");
 }
@@ -326,11 +332,11 @@ fn a_busy_host_does_not_hold_up_another_and_says_so_at_the_deadline() {
         return;
     };
     let (slow, quick) = (Web::start(), Web::start());
-    let mut client = engine.connect().hello(Role::Worker);
+    let mut client = engine.connect().hello(ClientRole::Worker);
     for id in 0..8 {
         let remaining_ms = if id == 7 { 500 } else { 60_000 };
         client.send(
-            &ClientMessage::Request(pg_caption_wire::Request {
+            &ClientMessage::Request(pg_caption_wire::CaptionRequest {
                 remaining_ms,
                 ..url(id, &slow.url("/a"), &["concise"])
             }),
@@ -346,7 +352,7 @@ fn a_busy_host_does_not_hold_up_another_and_says_so_at_the_deadline() {
     assert_eq!((busy.id, served.id), (7, 100));
     outputs(served.outcome);
     let failure = failed(busy.outcome);
-    assert_eq!((failure.class, failure.code.as_str()), (Class::Host, "host_busy"));
+    assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Host, "host_busy"));
     assert_eq!(failure.host.as_deref(), Some(slow.address.as_str()));
     drop(held);
 }
@@ -358,7 +364,7 @@ fn redirects_to_a_busy_host_hold_up_nobody_and_go_on_from_there() {
         return;
     };
     let (origin, slow, quick) = (Web::start(), Web::start(), Web::start());
-    let mut client = engine.connect().hello(Role::Worker);
+    let mut client = engine.connect().hello(ClientRole::Worker);
     (0..8).for_each(|id| {
         client.send(
             &ClientMessage::Request(url(id, &origin.url(&format!("/{id}")), &["concise"])),
@@ -412,7 +418,7 @@ fn a_host_that_announces_no_lengths_and_never_ends_leaves_room_for_other_hosts_f
         return;
     };
     let (endless, quick) = (Web::start(), Web::start());
-    let mut client = engine.connect().hello(Role::Worker);
+    let mut client = engine.connect().hello(ClientRole::Worker);
     let chunked = |mut stream: &TcpStream, bytes: &[u8]| {
         write!(
             stream,
@@ -449,11 +455,11 @@ fn a_host_that_announces_no_lengths_and_never_ends_leaves_room_for_other_hosts_f
 fn what_a_server_says_becomes_its_class() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     for (id, (status, class, code)) in [
-        ("404 Not Found", Class::Reject, "http_404"),
-        ("500 Oops", Class::Retry, "http_500"),
-        ("429 Slow", Class::Host, "http_429"),
+        ("404 Not Found", FailureClass::Reject, "http_404"),
+        ("500 Oops", FailureClass::Retry, "http_500"),
+        ("429 Slow", FailureClass::Host, "http_429"),
     ]
     .into_iter()
     .enumerate()
@@ -464,7 +470,7 @@ fn what_a_server_says_becomes_its_class() {
         assert_eq!((failure.class, failure.code.as_str()), (class, code));
     }
     let cooling = failed(client.ask(url(9, &web.url("/y"), &["concise"]), &[]));
-    assert_eq!((cooling.class, cooling.code.as_str()), (Class::Host, "host_cooling"));
+    assert_eq!((cooling.class, cooling.code.as_str()), (FailureClass::Host, "host_cooling"));
     let (detail, hint) = (cooling.detail.as_deref().unwrap(), cooling.hint.as_deref().unwrap());
     assert!(
         detail.contains("http_429") && detail.contains("GMT") && hint.contains("caption.host"),
@@ -476,7 +482,7 @@ fn what_a_server_says_becomes_its_class() {
 #[test]
 fn private_addresses_are_refused_unless_allowed() {
     let Some(engine) = ready(|_| {}) else { return };
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     for address in [
         "http://127.0.0.1:1/a.jpg",
         "http://169.254.169.254/latest",
@@ -485,7 +491,7 @@ fn private_addresses_are_refused_unless_allowed() {
     ] {
         assert_eq!(
             failed(client.ask(url(1, address, &["concise"]), &[])).class,
-            Class::Reject,
+            FailureClass::Reject,
             "{address}"
         );
     }
@@ -494,12 +500,12 @@ fn private_addresses_are_refused_unless_allowed() {
 #[test]
 fn rubbish_and_blank_pictures_cost_only_their_own_request() {
     let Some(engine) = ready(|_| {}) else { return };
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     let rejected = failed(client.ask(bytes(1, &["concise"]), b"<html>not a picture</html>"));
-    assert_eq!(rejected.class, Class::Reject);
-    assert_eq!(failed(client.ask(bytes(2, &["concise"]), b"")).class, Class::Reject);
+    assert_eq!(rejected.class, FailureClass::Reject);
+    assert_eq!(failed(client.ask(bytes(2, &["concise"]), b"")).class, FailureClass::Reject);
     let blank = failed(client.ask(bytes(3, &["concise"]), &image("04_1x1.png")));
-    assert_eq!((blank.class, blank.code.as_str()), (Class::Uncertain, "blank"));
+    assert_eq!((blank.class, blank.code.as_str()), (FailureClass::Uncertain, "blank"));
     assert_eq!(client.status().encoded, 0);
     assert_eq!(outputs(client.ask(bytes(4, &["concise"]), &image("12_photo.jpg"))).len(), 1);
 }
@@ -507,21 +513,26 @@ fn rubbish_and_blank_pictures_cost_only_their_own_request() {
 #[test]
 fn below_the_threshold_every_style_is_uncertain() {
     let Some(engine) = ready(|_| {}) else { return };
-    let mut client = engine.connect().hello(Role::Call);
-    let request =
-        pg_caption_wire::Request { min_confidence: Some(1.0), ..bytes(1, &["concise", "seo"]) };
+    let mut client = engine.connect().hello(ClientRole::Call);
+    let request = pg_caption_wire::CaptionRequest {
+        min_confidence: Some(1.0),
+        ..bytes(1, &["concise", "seo"])
+    };
     for output in outputs(client.ask(request, &image("12_photo.jpg"))) {
-        let Output::Failed(failure) = output else { panic!("written") };
-        assert_eq!((failure.class, failure.code.as_str()), (Class::Uncertain, "low_confidence"));
+        let CaptionOutput::Failed(failure) = output else { panic!("written") };
+        assert_eq!(
+            (failure.class, failure.code.as_str()),
+            (FailureClass::Uncertain, "low_confidence")
+        );
     }
 }
 
 #[test]
 fn what_nobody_may_ask_is_refused_without_costing_the_connection() {
     let Some(engine) = ready(|_| {}) else { return };
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     let picture = image("12_photo.jpg");
-    let none = pg_caption_wire::Request { outputs: Vec::new(), ..bytes(1, &[]) };
+    let none = pg_caption_wire::CaptionRequest { outputs: Vec::new(), ..bytes(1, &[]) };
     assert_eq!(failed(client.ask(none, &picture)).code, "bad_request");
     let mut style = bytes(2, &["concise"]);
     style.outputs[0].style.rules.max_chars = 0;
@@ -536,7 +547,7 @@ fn what_nobody_may_ask_is_refused_without_costing_the_connection() {
 fn a_picture_captioned_before_is_looked_at_again_if_it_changed_or_another_model_did_it() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
-    let mut client = engine.connect().hello(Role::Worker);
+    let mut client = engine.connect().hello(ClientRole::Worker);
     let ours = client.status().model.unwrap().digest;
     for (id, (model, asked, status)) in [
         (&*ours, true, "304 Not Modified"),
@@ -546,14 +557,14 @@ fn a_picture_captioned_before_is_looked_at_again_if_it_changed_or_another_model_
     .into_iter()
     .enumerate()
     {
-        let known = pg_caption_wire::Known {
+        let known = pg_caption_wire::KnownPicture {
             etag: Some("\"e1\"".into()),
             last_modified: None,
             model: model.into(),
         };
-        let image = pg_caption_wire::Image::Url { url: web.url("/a"), known: Some(known) };
+        let image = pg_caption_wire::ImageSource::Url { url: web.url("/a"), known: Some(known) };
         client.send(
-            &ClientMessage::Request(pg_caption_wire::Request {
+            &ClientMessage::Request(pg_caption_wire::CaptionRequest {
                 image,
                 ..bytes(id as u64, &["concise"])
             }),
@@ -563,7 +574,7 @@ fn a_picture_captioned_before_is_looked_at_again_if_it_changed_or_another_model_
         assert_eq!(head.to_ascii_lowercase().contains("if-none-match: \"e1\""), asked, "{head}");
         if status.starts_with("304") {
             write!(&stream, "HTTP/1.1 {status}\r\nConnection: close\r\n\r\n").unwrap();
-            assert_eq!(client.reply().outcome, Outcome::Unchanged);
+            assert_eq!(client.reply().outcome, CaptionOutcome::Unchanged);
         } else {
             answer(&stream, status, &self::image("02_shapes.png"));
             assert_eq!(outputs(client.reply().outcome).len(), 1);
@@ -576,21 +587,21 @@ fn a_picture_captioned_before_is_looked_at_again_if_it_changed_or_another_model_
 fn a_drained_engine_serves_what_is_in_flight_and_the_successor_serves_what_is_new() {
     let Some(mut engine) = ready(loopback) else { return };
     let web = Web::start();
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     client.send(&ClientMessage::Request(url(1, &web.url("/a"), &["concise"])), &[]);
     let (stream, _) = web.next();
     let mut successor =
         engine.succeed(&EngineConfig { wait_until_ready: true, ..model().unwrap() });
     assert_eq!(successor.report(), EngineReport::Starting);
     assert!(matches!(successor.report(), EngineReport::Ready { .. }));
-    engine.control(&Control::Drain);
+    engine.control(&EngineControl::Drain);
     assert_eq!(client.receive(), Some(ServerMessage::GoAway));
     answer(&stream, "200 OK", &image("02_shapes.png"));
     assert_eq!(outputs(client.reply().outcome).len(), 1);
     assert_eq!(client.receive(), None);
     assert_eq!(engine.ended().code(), Some(0));
     let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap())
-        .hello(Role::Call);
+        .hello(ClientRole::Call);
     assert_eq!(client.status().pid, successor.child.id());
     assert_eq!(outputs(client.ask(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(), 1);
 }
@@ -616,7 +627,7 @@ fn an_engine_that_cannot_look_names_up_any_more_because_their_files_were_replace
     };
     assert_eq!(engine.report(), EngineReport::Starting);
     assert!(matches!(engine.report(), EngineReport::Ready { .. }));
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     if !client.status().confinement.iter().any(|name| name.starts_with("landlock")) {
         return println!("skipped: this kernel has no Landlock");
     }
@@ -640,7 +651,7 @@ fn an_engine_that_cannot_look_names_up_any_more_because_their_files_were_replace
     caption(2, "127.0.0.1");
     caption(3, "127.0.0.1");
     assert_eq!(engine.report(), EngineReport::Outdated);
-    engine.control(&Control::Drain);
+    engine.control(&EngineControl::Drain);
     assert!(matches!(engine.report(), EngineReport::Cooling { .. }), "said once");
 }
 
@@ -648,7 +659,7 @@ fn an_engine_that_cannot_look_names_up_any_more_because_their_files_were_replace
 fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor() {
     let Some(mut engine) = ready(loopback) else { return };
     let (early, late) = (Web::start(), Web::start());
-    let mut client = engine.connect().hello(Role::Worker);
+    let mut client = engine.connect().hello(ClientRole::Worker);
     let patience = |stream: &TcpStream| {
         write!(&*stream, "HTTP/1.1 429 Slow\r\nRetry-After: 600\r\nContent-Length: 0\r\n\r\n")
             .unwrap()
@@ -664,7 +675,7 @@ fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor()
     let mut successor = engine.succeed(&EngineConfig { wait_until_ready: true, ..config });
     assert_eq!(successor.report(), EngineReport::Starting);
     assert!(matches!(successor.report(), EngineReport::Ready { .. }));
-    engine.control(&Control::Drain);
+    engine.control(&EngineControl::Drain);
     let EngineReport::Cooling { hosts: at_once } = engine.report() else {
         panic!("nothing handed over")
     };
@@ -684,10 +695,10 @@ fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor()
     assert_eq!(engine.ended().code(), Some(0));
 
     for hosts in [at_once, at_last] {
-        successor.control(&Control::Cooling { hosts });
+        successor.control(&EngineControl::Cooling { hosts });
     }
     let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap())
-        .hello(Role::Worker);
+        .hello(ClientRole::Worker);
     until(|| {
         client
             .status()
@@ -699,7 +710,7 @@ fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor()
     });
     for (id, web) in [&early, &late].into_iter().enumerate() {
         let failure = failed(client.ask(url(id as u64, &web.url("/c"), &["concise"]), &[]));
-        assert_eq!((failure.class, failure.code.as_str()), (Class::Host, "host_cooling"));
+        assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Host, "host_cooling"));
         assert!(failure.retry_after_ms.is_some_and(|ms| ms > 500_000), "{failure:?}");
         assert!(web.asked.try_recv().is_err(), "it was not asked");
     }
@@ -708,7 +719,7 @@ fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor()
 #[test]
 fn an_engine_that_is_told_to_leave_in_mid_work_leaves_with_status_0() {
     let Some(mut engine) = ready(|_| {}) else { return };
-    let mut client = engine.connect().hello(Role::Worker);
+    let mut client = engine.connect().hello(ClientRole::Worker);
     let picture = image("13_large.png");
     (0..40).for_each(|id| {
         client.send(&ClientMessage::Request(bytes(id, &["concise", "seo", "detailed"])), &picture)

@@ -3,7 +3,7 @@
 mod harness;
 
 use harness::{Engine, bytes, model};
-use pg_caption_wire::{Class, EngineConfig, EngineReport, Outcome, Role};
+use pg_caption_wire::{CaptionOutcome, ClientRole, EngineConfig, EngineReport, FailureClass};
 
 /// Bytes: the least that the engine works with. A quarter of it holds files, half of it decoders'
 /// work.
@@ -40,11 +40,14 @@ fn peak(engine: &Engine) -> u64 {
 fn many_large_pictures_at_once_make_their_callers_wait_and_the_engine_no_larger() {
     let Some(engine) = ready() else { return };
     let picture = bitmap(1500);
-    let ask =
-        |id: u64| match engine.connect().hello(Role::Call).ask(bytes(id, &["concise"]), &picture) {
-            Outcome::Done { .. } => {}
-            other => panic!("{other:?}"),
-        };
+    let ask = |id: u64| match engine
+        .connect()
+        .hello(ClientRole::Call)
+        .ask(bytes(id, &["concise"]), &picture)
+    {
+        CaptionOutcome::Done { .. } => {}
+        other => panic!("{other:?}"),
+    };
     // One, so that the model's own buffers are there.
     ask(0);
     let before = peak(&engine);
@@ -59,16 +62,17 @@ fn many_large_pictures_at_once_make_their_callers_wait_and_the_engine_no_larger(
 #[test]
 fn a_picture_that_needs_more_than_the_whole_budget_is_refused_with_the_numbers() {
     let Some(engine) = ready() else { return };
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     // Its file is larger than the part for files; its pixels, of which the file holds few, are more
     // than the part for decoding.
     for (id, file) in [bitmap(2600), bitmap(3500)[..1000].to_vec()].into_iter().enumerate() {
-        let Outcome::Failed(failure) = client.ask(bytes(id as u64, &["concise"]), &file) else {
+        let CaptionOutcome::Failed(failure) = client.ask(bytes(id as u64, &["concise"]), &file)
+        else {
             panic!("not refused")
         };
         assert_eq!(
             (failure.class, failure.code.as_str()),
-            (Class::Reject, "too_much_memory"),
+            (FailureClass::Reject, "too_much_memory"),
             "{failure:?}"
         );
         let said = format!("{} {}", failure.message, failure.detail.unwrap_or_default());

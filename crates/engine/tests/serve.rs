@@ -4,15 +4,15 @@ mod harness;
 
 use harness::{Client, Engine, bytes, no_model, url};
 use pg_caption_wire::{
-    Class, ClientMessage, Control, EngineConfig, EngineReport, Outcome, PROTOCOL, Role,
-    ServerMessage,
+    CaptionOutcome, ClientMessage, ClientRole, EngineConfig, EngineControl, EngineReport,
+    FailureClass, PROTOCOL, ServerMessage,
 };
 use std::io::Write;
 use std::os::unix::net::UnixStream;
 
-fn failed(outcome: Outcome) -> pg_caption_wire::Failure {
+fn failed(outcome: CaptionOutcome) -> pg_caption_wire::Failure {
     match outcome {
-        Outcome::Failed(failure) => failure,
+        CaptionOutcome::Failed(failure) => failure,
         other => panic!("not a failure: {other:?}"),
     }
 }
@@ -33,8 +33,8 @@ fn without_model() -> Engine {
 fn a_missing_model_is_reported_and_answered_and_ends_nothing() {
     let mut engine = started(&no_model());
     let EngineReport::Failed(failure) = engine.report() else { panic!("not failed") };
-    assert_eq!((failure.class, failure.code.as_str()), (Class::Engine, "no_model"));
-    let mut client = engine.connect().hello(Role::Call);
+    assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Engine, "no_model"));
+    let mut client = engine.connect().hello(ClientRole::Call);
     for id in 1..4 {
         let answer = failed(client.ask(url(id, "http://127.0.0.1/x.jpg", &["concise"]), &[]));
         assert_eq!(answer, failure);
@@ -51,7 +51,7 @@ fn a_missing_model_is_reported_and_answered_and_ends_nothing() {
 #[test]
 fn the_socket_is_found_whether_or_not_the_launcher_says_how_many_there_are() {
     let engine = Engine::start_without_activation(&no_model());
-    assert_eq!(engine.connect().hello(Role::Call).status().pid, engine.child.id());
+    assert_eq!(engine.connect().hello(ClientRole::Call).status().pid, engine.child.id());
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_launcher_that_dies_before_the_configuration_ends_the_engine_with_status_0()
 #[test]
 fn sigterm_ends_the_engine_with_status_0() {
     let mut engine = without_model();
-    let _client = engine.connect().hello(Role::Call);
+    let _client = engine.connect().hello(ClientRole::Call);
     let pid = rustix::process::Pid::from_child(&engine.child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(engine.ended().code(), Some(0));
@@ -84,15 +84,15 @@ fn sigterm_ends_the_engine_with_status_0() {
 #[test]
 fn a_drained_engine_says_go_away_and_leaves_its_socket_to_the_successor() {
     let mut engine = without_model();
-    let mut client = engine.connect().hello(Role::Worker);
+    let mut client = engine.connect().hello(ClientRole::Worker);
     let mut successor = engine.succeed(&no_model());
     assert_eq!(successor.report(), EngineReport::Starting);
     assert!(matches!(successor.report(), EngineReport::Failed(_)));
-    engine.control(&Control::Drain);
+    engine.control(&EngineControl::Drain);
     assert_eq!(client.receive(), Some(ServerMessage::GoAway));
     assert_eq!(client.receive(), None);
     assert_eq!(engine.ended().code(), Some(0));
-    let mut client = successor.connect().hello(Role::Worker);
+    let mut client = successor.connect().hello(ClientRole::Worker);
     assert_eq!(client.status().pid, successor.child.id());
 }
 
@@ -103,7 +103,7 @@ fn a_successor_without_a_model_accepts_nobody() {
     assert_eq!(successor.report(), EngineReport::Starting);
     assert!(matches!(successor.report(), EngineReport::Failed(_)));
     for _ in 0..20 {
-        assert_eq!(engine.connect().hello(Role::Call).status().pid, engine.child.id());
+        assert_eq!(engine.connect().hello(ClientRole::Call).status().pid, engine.child.id());
     }
     drop(successor.stdin.take());
     assert_eq!(successor.ended().code(), Some(0));
@@ -117,7 +117,7 @@ fn a_successor_without_a_model_leaves_when_told() {
     let mut successor = engine.succeed(&EngineConfig { wait_until_ready: true, ..no_model() });
     assert_eq!(successor.report(), EngineReport::Starting);
     assert!(matches!(successor.report(), EngineReport::Failed(_)));
-    successor.control(&Control::Drain);
+    successor.control(&EngineControl::Drain);
     assert_eq!(successor.ended().code(), Some(0));
 }
 
@@ -126,11 +126,15 @@ fn a_client_of_another_version_is_told_both_versions_and_what_to_do() {
     let engine = without_model();
     let mut client = engine.connect();
     client.send(
-        &ClientMessage::Hello { version: PROTOCOL + 1, release: "9.9.9".into(), role: Role::Call },
+        &ClientMessage::Hello {
+            version: PROTOCOL + 1,
+            release: "9.9.9".into(),
+            role: ClientRole::Call,
+        },
         &[],
     );
     let Some(ServerMessage::Refused(failure)) = client.receive() else { panic!("not refused") };
-    assert_eq!((failure.class, failure.code.as_str()), (Class::Engine, "version_mismatch"));
+    assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Engine, "version_mismatch"));
     let detail = failure.detail.unwrap();
     assert!(detail.contains("9.9.9") && detail.contains(env!("CARGO_PKG_VERSION")), "{detail}");
     assert!(failure.hint.unwrap().contains("ALTER EXTENSION"));
@@ -149,27 +153,27 @@ fn bytes_that_are_no_protocol_cost_only_their_connection() {
         assert!(matches!(client.receive(), Some(ServerMessage::Refused(_))));
         assert_eq!(client.receive(), None);
     }
-    assert_eq!(engine.connect().hello(Role::Call).status().state, "failed");
+    assert_eq!(engine.connect().hello(ClientRole::Call).status().state, "failed");
 }
 
 #[test]
 fn a_picture_beyond_the_limit_is_refused_with_the_limit_and_the_connection_goes_on() {
     let engine = started(&EngineConfig { max_image_size: 1000, ..no_model() });
-    let mut client = engine.connect().hello(Role::Call);
+    let mut client = engine.connect().hello(ClientRole::Call);
     let failure = failed(client.ask(bytes(1, &["concise"]), &[0; 5000]));
-    assert_eq!((failure.class, failure.code.as_str()), (Class::Reject, "too_large"));
+    assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Reject, "too_large"));
     assert!(
         failure.message.contains("1000")
             && failure.hint.unwrap().contains("pg_caption.max_image_size")
     );
-    assert_eq!(failed(client.ask(bytes(2, &["concise"]), &[0; 500])).class, Class::Engine);
+    assert_eq!(failed(client.ask(bytes(2, &["concise"]), &[0; 500])).class, FailureClass::Engine);
 }
 
 #[test]
 fn a_client_that_leaves_is_forgotten() {
     let engine = without_model();
-    let mut watcher = engine.connect().hello(Role::Call);
-    drop(engine.connect().hello(Role::Call));
+    let mut watcher = engine.connect().hello(ClientRole::Call);
+    drop(engine.connect().hello(ClientRole::Call));
     let until = std::time::Instant::now() + harness::PATIENCE;
     while watcher.status().connections != 1 {
         assert!(std::time::Instant::now() < until);

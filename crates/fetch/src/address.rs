@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// What is thought of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum AddressVerdict {
     /// A public address, or one in an allowed network.
     Allowed,
     /// Not to be connected to; the words name the class of address.
@@ -33,17 +33,21 @@ impl AddressPolicy {
     }
 
     /// May this address be connected to?
-    pub fn judge(&self, address: IpAddr) -> Verdict {
+    pub fn judge(&self, address: IpAddr) -> AddressVerdict {
         let real = address.to_canonical();
         if self.allowed.iter().any(|n| n.contains(&real) || n.contains(&address)) {
-            return Verdict::Allowed;
+            return AddressVerdict::Allowed;
         }
         match (address, real) {
             (IpAddr::V6(_), IpAddr::V4(v4)) if special_v4(v4).is_some() => {
-                Verdict::Forbidden("v4-mapped address that is not public")
+                AddressVerdict::Forbidden("v4-mapped address that is not public")
             }
-            (_, IpAddr::V4(v4)) => special_v4(v4).map_or(Verdict::Allowed, Verdict::Forbidden),
-            (_, IpAddr::V6(v6)) => special_v6(v6).map_or(Verdict::Allowed, Verdict::Forbidden),
+            (_, IpAddr::V4(v4)) => {
+                special_v4(v4).map_or(AddressVerdict::Allowed, AddressVerdict::Forbidden)
+            }
+            (_, IpAddr::V6(v6)) => {
+                special_v6(v6).map_or(AddressVerdict::Allowed, AddressVerdict::Forbidden)
+            }
         }
     }
 }

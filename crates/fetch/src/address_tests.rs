@@ -53,7 +53,7 @@ fn strict() -> AddressPolicy {
 }
 
 fn forbidden(address: impl Into<IpAddr>) -> bool {
-    strict().judge(address.into()) != Verdict::Allowed
+    strict().judge(address.into()) != AddressVerdict::Allowed
 }
 
 /// Half of them anywhere, half of them within a few addresses of the edge of a special block.
@@ -134,10 +134,10 @@ proptest! {
         }
         let inside = Ipv4Addr::from(0x0a02_0000 | (u32::from(v4) & 0xffff));
         prop_assert!(network.contains(&IpAddr::V4(inside)));
-        prop_assert_eq!(open.judge(inside.into()), Verdict::Allowed);
-        prop_assert_eq!(open.judge(inside.to_ipv6_mapped().into()), Verdict::Allowed);
+        prop_assert_eq!(open.judge(inside.into()), AddressVerdict::Allowed);
+        prop_assert_eq!(open.judge(inside.to_ipv6_mapped().into()), AddressVerdict::Allowed);
         let inside6 = Ipv6Addr::from((0xfd00_0001_u128 << 96) | (v6 & ((1 << 96) - 1)));
-        prop_assert_eq!(open.judge(inside6.into()), Verdict::Allowed);
+        prop_assert_eq!(open.judge(inside6.into()), AddressVerdict::Allowed);
     }
 
     #[test]
@@ -145,7 +145,7 @@ proptest! {
         let open = AddressPolicy::new(nets(&["10.2.0.0/16"]));
         let inside = Ipv4Addr::from(0x0a02_0000 | u32::from(low));
         for (how, v6) in embeddings(inside, filler).into_iter().filter(|(how, _)| *how != "v4-mapped") {
-            prop_assert_ne!(open.judge(v6.into()), Verdict::Allowed, "{}", how);
+            prop_assert_ne!(open.judge(v6.into()), AddressVerdict::Allowed, "{}", how);
         }
     }
 }
@@ -181,7 +181,11 @@ fn each_class_has_its_name() {
         ("2001:db8::1", "documentation"),
         ("1::1", "reserved"),
     ] {
-        assert_eq!(strict().judge(address.parse().unwrap()), Verdict::Forbidden(name), "{address}");
+        assert_eq!(
+            strict().judge(address.parse().unwrap()),
+            AddressVerdict::Forbidden(name),
+            "{address}"
+        );
     }
 }
 
@@ -209,6 +213,6 @@ fn public_addresses_are_allowed() {
         "2001:200::1",
         "2001:4860:4860::8888",
     ] {
-        assert_eq!(strict().judge(address.parse().unwrap()), Verdict::Allowed, "{address}");
+        assert_eq!(strict().judge(address.parse().unwrap()), AddressVerdict::Allowed, "{address}");
     }
 }

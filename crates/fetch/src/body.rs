@@ -1,12 +1,12 @@
 //! The body of an answer, read with a bound on every side: bytes on the wire, bytes after
 //! inflating, time, the caller.
 
-use crate::error::{Error, Place};
+use crate::error::{FetchError, UrlLocation};
 use crate::fault::Limits;
 use crate::fetch::Reserve;
 use crate::signature;
 use flate2::bufread::GzDecoder;
-use pg_caption_wire::{Class, Failure};
+use pg_caption_wire::{Failure, FailureClass};
 use std::io::{self, BufRead, BufReader, Read};
 use ureq::Body;
 use ureq::http::{HeaderMap, header};
@@ -23,13 +23,13 @@ pub(crate) fn read(
     body: Body,
     headers: &HeaderMap,
     limits: &Limits,
-    place: &Place,
+    place: &UrlLocation,
     reserve: &mut Reserve<'_>,
-) -> Result<(Vec<u8>, bool), Error> {
+) -> Result<(Vec<u8>, bool), FetchError> {
     let coding = Coding::of(headers);
     let declared = body.content_length();
     if let Some(bytes) = declared.filter(|d| *d > limits.bytes) {
-        return Err(Error::TooLarge {
+        return Err(FetchError::TooLarge {
             place: place.clone(),
             limit: limits.bytes,
             declared: Some(bytes),
@@ -41,7 +41,7 @@ pub(crate) fn read(
         .filter(|_| !matches!(coding, Coding::Gzip))
         .unwrap_or(limits.bytes.min(limits.room));
     let asked = std::time::Instant::now();
-    reserve(&place.host, most).map_err(Error::Memory)?;
+    reserve(&place.host, most).map_err(FetchError::Memory)?;
     // the server is not to blame for the time spent waiting for memory
     crate::attempt::extend(asked.elapsed());
     let mut ended = false;
@@ -63,7 +63,7 @@ pub(crate) fn read(
                 "content encoding \"{}\"",
                 name.escape_default().take(40).collect::<String>()
             );
-            return Err(Error::BadEncoding { place: place.clone(), reason });
+            return Err(FetchError::BadEncoding { place: place.clone(), reason });
         }
         // pictures are served under every coding there is, and under words that are none ("8bit"),
         // with nothing done to them
@@ -72,7 +72,7 @@ pub(crate) fn read(
     let announced = declared.is_some() || headers.contains_key(header::TRANSFER_ENCODING);
     let bytes = bytes.map_err(|error| match error {
         // all that the server had announced came: the next time it sends no more
-        Error::Reset { place, .. } if ended && announced => Error::Truncated { place },
+        FetchError::Reset { place, .. } if ended && announced => FetchError::Truncated { place },
         error => error,
     })?;
     // what lies on a connection whose body was not read to its end may be of the body
@@ -112,8 +112,8 @@ fn collect(
     mut from: impl Read,
     most: u64,
     limits: &Limits,
-    place: &Place,
-) -> Result<Vec<u8>, Error> {
+    place: &UrlLocation,
+) -> Result<Vec<u8>, FetchError> {
     let mut bytes = Vec::new();
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -132,10 +132,12 @@ fn collect(
         }
         if (bytes.len() + n) as u64 > most {
             return Err(match most < limits.bytes {
-                true => Error::Memory(Box::new(no_room(most))),
-                false => {
-                    Error::TooLarge { place: place.clone(), limit: limits.bytes, declared: None }
-                }
+                true => FetchError::Memory(Box::new(no_room(most))),
+                false => FetchError::TooLarge {
+                    place: place.clone(),
+                    limit: limits.bytes,
+                    declared: None,
+                },
             });
         }
         if bytes.capacity() < bytes.len() + n {
@@ -145,7 +147,7 @@ fn collect(
                 (bytes.capacity() * 2).max(AT_ONCE).min(most as usize).max(bytes.len() + n);
             bytes
                 .try_reserve_exact(capacity - bytes.len())
-                .map_err(|e| Error::Memory(Box::new(no_memory(&e.to_string()))))?;
+                .map_err(|e| FetchError::Memory(Box::new(no_memory(&e.to_string()))))?;
         }
         bytes.extend_from_slice(&chunk[..n]);
     }
@@ -154,7 +156,7 @@ fn collect(
 /// The body is longer than all the room there is for files.
 fn no_room(most: u64) -> Failure {
     Failure::new(
-        Class::Reject,
+        FailureClass::Reject,
         "too_much_memory",
         "the image needs more memory than the engine may use for files",
     )
@@ -164,7 +166,7 @@ fn no_room(most: u64) -> Failure {
 
 /// The machine has less memory than the budget says.
 fn no_memory(reason: &str) -> Failure {
-    Failure::new(Class::Engine, "out_of_memory", "the engine got no memory for the image")
+    Failure::new(FailureClass::Engine, "out_of_memory", "the engine got no memory for the image")
         .detail(reason)
         .hint("Lower \"pg_caption.memory\" or \"pg_caption.max_image_size\".")
 }

@@ -2,9 +2,9 @@
 //! redirects, proxies of the environment, statuses as errors, inflating, its own resolver and its
 //! own certificates.
 
-use crate::error::Error;
+use crate::error::FetchError;
 use crate::lookup::Lookup;
-use crate::settings::{self, Settings};
+use crate::settings::{self, FetchSettings};
 use crate::transport::{JudgingResolver, SharedTls, WatchedEnd, WatchedTcp};
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,10 +29,10 @@ pub(crate) struct Client {
 
 /// Builds the client. `roots`: DER certificates trusted instead of the system's.
 pub(crate) fn client(
-    settings: &Settings,
+    settings: &FetchSettings,
     lookup: Arc<Lookup>,
     roots: Option<Vec<Vec<u8>>>,
-) -> Result<Client, Error> {
+) -> Result<Client, FetchError> {
     let proxy = settings.proxy.as_deref().map(settings::proxy).transpose()?;
     // unreadable certificates are skipped as every other program skips them; none at all is said
     // when https is used

@@ -1,14 +1,14 @@
 //! Everything that can go wrong with a fetch, and what each of it means for the row that asked.
 //!
 //! Class, code and hint hang on the variant; nobody looks into the words. No variant holds a raw
-//! URL: [`Place`] is made by `target.rs`, which removes what may be secret.
+//! URL: [`UrlLocation`] is made by `target.rs`, which removes what may be secret.
 
-use pg_caption_wire::{Class, Failure};
+use pg_caption_wire::{Failure, FailureClass};
 use std::time::{Duration, SystemTime};
 
 /// Where it happened, safe to show to anybody.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct UrlLocation {
     /// `name:port`, the key under which the host is scheduled; empty where the URL names no host.
     pub host: String,
     /// The URL without user, password, fragment and the values of its query.
@@ -17,7 +17,7 @@ pub struct Place {
 
 /// Which limit of time ran out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
+pub enum FetchStage {
     /// Looking the name up.
     Resolve,
     /// Connecting, TLS included.
@@ -33,7 +33,7 @@ pub enum Stage {
 /// Why a URL did not become bytes.
 #[derive(Debug, Clone, thiserror::Error)]
 #[allow(missing_docs)] // the fields are the facts named in each message
-pub enum Error {
+pub enum FetchError {
     #[error("the URL cannot be used: {reason}")]
     BadUrl { shown: String, reason: String },
     #[error("the URL cannot be used: it is not a whole URL")]
@@ -41,77 +41,77 @@ pub enum Error {
     #[error("only http and https URLs are fetched, not {scheme}:")]
     Scheme { shown: String, scheme: String },
     #[error("the URL carries a user name or password")]
-    Credentials { place: Place },
+    Credentials { place: UrlLocation },
     #[error("host {} is not among the allowed hosts", place.host)]
-    ForbiddenHost { place: Place },
+    ForbiddenHost { place: UrlLocation },
     #[error("{} is at {address}, which is not a public address ({what})", place.host)]
-    ForbiddenAddress { place: Place, address: String, what: &'static str },
+    ForbiddenAddress { place: UrlLocation, address: String, what: &'static str },
     #[error("the name of {} could not be looked up", place.host)]
-    Dns { place: Place, reason: String },
+    Dns { place: UrlLocation, reason: String },
     #[error("no connection to {}", place.host)]
-    Connect { place: Place, reason: String },
+    Connect { place: UrlLocation, reason: String },
     #[error("no secure connection to {}", place.host)]
-    Tls { place: Place, reason: String, no_roots: bool },
+    Tls { place: UrlLocation, reason: String, no_roots: bool },
     #[error("{} broke the connection off", place.host)]
-    Reset { place: Place, reason: String },
+    Reset { place: UrlLocation, reason: String },
     #[error("{} took too long", place.host)]
-    Timeout { place: Place, stage: Stage, limit: Duration },
+    Timeout { place: UrlLocation, stage: FetchStage, limit: Duration },
     #[error("{} answered with status {status}", place.host)]
-    Status { place: Place, status: u16, retry_after: Option<Duration> },
+    Status { place: UrlLocation, status: u16, retry_after: Option<Duration> },
     #[error("the image is larger than {limit} bytes")]
-    TooLarge { place: Place, limit: u64, declared: Option<u64> },
+    TooLarge { place: UrlLocation, limit: u64, declared: Option<u64> },
     #[error("more than {limit} redirects")]
-    TooManyRedirects { place: Place, limit: u32 },
+    TooManyRedirects { place: UrlLocation, limit: u32 },
     #[error("the redirects of {} go in a circle", place.host)]
-    RedirectLoop { place: Place },
+    RedirectLoop { place: UrlLocation },
     #[error("{} redirects from https to http", place.host)]
-    InsecureRedirect { place: Place },
+    InsecureRedirect { place: UrlLocation },
     #[error("{} redirects to something that cannot be fetched", place.host)]
     BadRedirect {
-        place: Place,
+        place: UrlLocation,
         #[source]
-        cause: Box<Error>,
+        cause: Box<FetchError>,
     },
     #[error("{} does not answer in HTTP", place.host)]
-    NotHttp { place: Place, reason: String },
+    NotHttp { place: UrlLocation, reason: String },
     #[error("{} sends more headers than anybody needs", place.host)]
-    HeadersTooLarge { place: Place },
+    HeadersTooLarge { place: UrlLocation },
     #[error("the body is encoded in a way that cannot be undone")]
-    BadEncoding { place: Place, reason: String },
+    BadEncoding { place: UrlLocation, reason: String },
     #[error("the image is cut off: its compressed body ends early")]
-    Truncated { place: Place },
+    Truncated { place: UrlLocation },
     #[error("the proxy did not connect to {}", place.host)]
-    Proxy { place: Place, reason: String },
+    Proxy { place: UrlLocation, reason: String },
     #[error("host {} asked for patience", place.host)]
-    HostCooling { place: Place, wait: Duration, said: Option<String> },
+    HostCooling { place: UrlLocation, wait: Duration, said: Option<String> },
     #[error("host {} is at its limit of concurrent requests", place.host)]
-    HostBusy { place: Place },
+    HostBusy { place: UrlLocation },
     #[error("nobody waits for the answer any more")]
-    Cancelled { place: Place },
+    Cancelled { place: UrlLocation },
     #[error("{}", .0.message)]
     Memory(Box<Failure>),
     #[error("{setting} cannot be used: {reason}")]
     Setting { setting: &'static str, reason: String },
 }
 
-impl Error {
+impl FetchError {
     /// What the failure means for the caller (the table in `ARCHITECTURE.md`).
-    pub fn class(&self) -> Class {
-        use Error::*;
+    pub fn class(&self) -> FailureClass {
+        use FetchError::*;
         match self {
             BadUrl { .. }
             | RelativeUrl { .. }
             | Scheme { .. }
             | Credentials { .. }
             | ForbiddenHost { .. }
-            | ForbiddenAddress { .. } => Class::Reject,
+            | ForbiddenAddress { .. } => FailureClass::Reject,
             TooLarge { .. }
             | TooManyRedirects { .. }
             | RedirectLoop { .. }
             | InsecureRedirect { .. }
-            | BadRedirect { .. } => Class::Reject,
+            | BadRedirect { .. } => FailureClass::Reject,
             NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } | Truncated { .. } => {
-                Class::Reject
+                FailureClass::Reject
             }
             Status { status, retry_after, .. } => {
                 crate::status::class(*status, retry_after.is_some())
@@ -122,16 +122,16 @@ impl Error {
             | Reset { .. }
             | Timeout { .. }
             | Proxy { .. }
-            | Cancelled { .. } => Class::Retry,
-            HostCooling { .. } | HostBusy { .. } => Class::Host,
+            | Cancelled { .. } => FailureClass::Retry,
+            HostCooling { .. } | HostBusy { .. } => FailureClass::Host,
             Memory(failure) => failure.class,
-            Setting { .. } => Class::Engine,
+            Setting { .. } => FailureClass::Engine,
         }
     }
 
     /// Short and stable, for grouping.
     pub fn code(&self) -> String {
-        use Error::*;
+        use FetchError::*;
         match self {
             BadUrl { .. } | RelativeUrl { .. } => "bad_url",
             Scheme { .. } => "bad_scheme",
@@ -167,7 +167,7 @@ impl Error {
 
     /// The failure as it travels to the caller.
     pub fn failure(&self) -> Failure {
-        if let Error::Memory(failure) = self {
+        if let FetchError::Memory(failure) = self {
             return Failure::clone(failure);
         }
         let class = self.class();
@@ -175,7 +175,7 @@ impl Error {
         failure.detail = Some(self.detail()).filter(|d| !d.is_empty());
         failure.hint = self.hint();
         failure.host = match class {
-            Class::Host => self.place().map(|p| p.host.clone()),
+            FailureClass::Host => self.place().map(|p| p.host.clone()),
             _ => None,
         };
         failure.retry_after_ms = self.retry_after().map(|d| d.as_millis() as u64);
@@ -185,15 +185,15 @@ impl Error {
     /// When asking the host again makes sense, where it said so.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Error::Status { retry_after, .. } => *retry_after,
-            Error::HostCooling { wait, .. } => Some(*wait),
+            FetchError::Status { retry_after, .. } => *retry_after,
+            FetchError::HostCooling { wait, .. } => Some(*wait),
             _ => None,
         }
     }
 
     /// Where it happened, if a host was involved.
-    pub fn place(&self) -> Option<&Place> {
-        use Error::*;
+    pub fn place(&self) -> Option<&UrlLocation> {
+        use FetchError::*;
         match self {
             BadUrl { .. } | RelativeUrl { .. } | Scheme { .. } | Memory(_) | Setting { .. } => None,
             Credentials { place }
@@ -222,7 +222,7 @@ impl Error {
     }
 
     fn detail(&self) -> String {
-        use Error::*;
+        use FetchError::*;
         let url = self.place().map(|p| p.url.as_str()).unwrap_or_default();
         match self {
             BadUrl { shown, .. } | RelativeUrl { shown } | Scheme { shown, .. } => {
@@ -238,11 +238,13 @@ impl Error {
             | Proxy { reason, .. } => format!("URL: {url}; {reason}"),
             Timeout { stage, limit, .. } => {
                 let what = match stage {
-                    Stage::Resolve => "the name was not looked up",
-                    Stage::Connect => "no connection",
-                    Stage::Answer => "no answer",
-                    Stage::Total => "the image was not complete",
-                    Stage::Caller => "the image was not complete when the caller's time ended,",
+                    FetchStage::Resolve => "the name was not looked up",
+                    FetchStage::Connect => "no connection",
+                    FetchStage::Answer => "no answer",
+                    FetchStage::Total => "the image was not complete",
+                    FetchStage::Caller => {
+                        "the image was not complete when the caller's time ended,"
+                    }
                 };
                 format!("URL: {url}; {what} after {:.1} s", limit.as_secs_f64())
             }
@@ -269,7 +271,7 @@ impl Error {
     }
 
     fn hint(&self) -> Option<String> {
-        use Error::*;
+        use FetchError::*;
         let hint = match self {
             BadUrl { .. } => "Give a whole URL such as https://cdn.example.com/p/42.jpg.",
             RelativeUrl { .. } => {
@@ -292,11 +294,11 @@ impl Error {
             Tls { .. } => {
                 "Check the server's certificate, or install its authority in this server's certificate store."
             }
-            Timeout { stage: Stage::Resolve | Stage::Connect, .. } => {
+            Timeout { stage: FetchStage::Resolve | FetchStage::Connect, .. } => {
                 "See \"pg_caption.connect_timeout\"."
             }
-            Timeout { stage: Stage::Total, .. } => "See \"pg_caption.fetch_timeout\".",
-            Timeout { stage: Stage::Caller, .. } => "See \"pg_caption.timeout\".",
+            Timeout { stage: FetchStage::Total, .. } => "See \"pg_caption.fetch_timeout\".",
+            Timeout { stage: FetchStage::Caller, .. } => "See \"pg_caption.timeout\".",
             TooLarge { .. } => "See \"pg_caption.max_image_size\".",
             TooManyRedirects { .. } => "See \"pg_caption.max_redirects\".",
             InsecureRedirect { .. } => {

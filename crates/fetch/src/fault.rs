@@ -1,7 +1,7 @@
 //! What an error of the HTTP client means. The one place that knows ureq's errors.
 
 use crate::attempt;
-use crate::error::{Error, Place, Stage};
+use crate::error::{FetchError, FetchStage, UrlLocation};
 use crate::lookup::LookupError;
 use std::io;
 use std::time::Duration;
@@ -25,27 +25,35 @@ pub(crate) struct Limits {
 
 impl Limits {
     /// The fetch was cut short by its caller or its deadline, if it was.
-    pub(crate) fn over(&self, place: &Place) -> Option<Error> {
+    pub(crate) fn over(&self, place: &UrlLocation) -> Option<FetchError> {
         if attempt::cancelled() {
-            return Some(Error::Cancelled { place: place.clone() });
+            return Some(FetchError::Cancelled { place: place.clone() });
         }
         attempt::left().is_zero().then(|| match self.caller {
-            Some(limit) => Error::Timeout { place: place.clone(), stage: Stage::Caller, limit },
-            None => Error::Timeout { place: place.clone(), stage: Stage::Total, limit: self.total },
+            Some(limit) => {
+                FetchError::Timeout { place: place.clone(), stage: FetchStage::Caller, limit }
+            }
+            None => FetchError::Timeout {
+                place: place.clone(),
+                stage: FetchStage::Total,
+                limit: self.total,
+            },
         })
     }
 
     /// What `error` means at `place`.
-    pub(crate) fn explain(&self, error: ureq::Error, place: &Place) -> Error {
+    pub(crate) fn explain(&self, error: ureq::Error, place: &UrlLocation) -> FetchError {
         match self.direct(error, place) {
-            Error::Connect { place, reason } | Error::Dns { place, reason } if self.proxied => {
-                Error::Proxy { place, reason }
+            FetchError::Connect { place, reason } | FetchError::Dns { place, reason }
+                if self.proxied =>
+            {
+                FetchError::Proxy { place, reason }
             }
             error => error,
         }
     }
 
-    fn direct(&self, error: ureq::Error, place: &Place) -> Error {
+    fn direct(&self, error: ureq::Error, place: &UrlLocation) -> FetchError {
         if let Some(over) = self.over(place) {
             return over;
         }
@@ -53,83 +61,83 @@ impl Limits {
         let reason = error.to_string();
         match error {
             ureq::Error::Timeout(ureq::Timeout::Connect | ureq::Timeout::Resolve) => {
-                Error::Timeout { place, stage: Stage::Connect, limit: self.connect }
+                FetchError::Timeout { place, stage: FetchStage::Connect, limit: self.connect }
             }
             ureq::Error::Timeout(ureq::Timeout::RecvResponse) => {
-                Error::Timeout { place, stage: Stage::Answer, limit: self.answer }
+                FetchError::Timeout { place, stage: FetchStage::Answer, limit: self.answer }
             }
             ureq::Error::Timeout(_) => {
-                Error::Timeout { place, stage: Stage::Total, limit: self.total }
+                FetchError::Timeout { place, stage: FetchStage::Total, limit: self.total }
             }
             ureq::Error::Other(other) => match other.downcast::<LookupError>() {
                 Ok(lookup) => self.lookup(*lookup, &place),
-                Err(_) => Error::Connect { place, reason },
+                Err(_) => FetchError::Connect { place, reason },
             },
             ureq::Error::Io(e) => self.io(e, place),
-            ureq::Error::HostNotFound => Error::Dns { place, reason },
-            ureq::Error::ConnectionFailed => Error::Connect { place, reason },
+            ureq::Error::HostNotFound => FetchError::Dns { place, reason },
+            ureq::Error::ConnectionFailed => FetchError::Connect { place, reason },
             ureq::Error::Tls(_)
             | ureq::Error::Rustls(_)
             | ureq::Error::TlsRequired
             | ureq::Error::Pem(_) => self.tls(reason, place),
             ureq::Error::LargeResponseHeader(..)
             | ureq::Error::Protocol(ureq_proto::Error::HttpParseTooManyHeaders) => {
-                Error::HeadersTooLarge { place }
+                FetchError::HeadersTooLarge { place }
             }
             ureq::Error::ConnectProxyFailed(_) | ureq::Error::InvalidProxyUrl => {
-                Error::Proxy { place, reason }
+                FetchError::Proxy { place, reason }
             }
             ureq::Error::BadUri(_) | ureq::Error::Http(_) => {
-                Error::BadUrl { shown: place.url, reason }
+                FetchError::BadUrl { shown: place.url, reason }
             }
-            _ => Error::NotHttp { place, reason },
+            _ => FetchError::NotHttp { place, reason },
         }
     }
 
     /// What a refused or failed look-up means.
-    pub(crate) fn lookup(&self, error: LookupError, place: &Place) -> Error {
+    pub(crate) fn lookup(&self, error: LookupError, place: &UrlLocation) -> FetchError {
         let at = place.clone();
         match error {
-            LookupError::Unknown(reason) => Error::Dns { place: at, reason },
+            LookupError::Unknown(reason) => FetchError::Dns { place: at, reason },
             LookupError::Forbidden(address, what) => {
-                Error::ForbiddenAddress { place: at, address: address.to_string(), what }
+                FetchError::ForbiddenAddress { place: at, address: address.to_string(), what }
             }
-            LookupError::Slow => self.over(place).unwrap_or(Error::Timeout {
+            LookupError::Slow => self.over(place).unwrap_or(FetchError::Timeout {
                 place: at,
-                stage: Stage::Resolve,
+                stage: FetchStage::Resolve,
                 limit: self.connect,
             }),
             // by the time it is explained the reason has come true; if the clock disagrees, it is
             // our own limit
-            LookupError::GivenUp => self.over(place).unwrap_or(Error::Timeout {
+            LookupError::GivenUp => self.over(place).unwrap_or(FetchError::Timeout {
                 place: at,
-                stage: Stage::Total,
+                stage: FetchStage::Total,
                 limit: self.total,
             }),
         }
     }
 
     /// What an error while reading a body means: the client's, or the inflater's.
-    pub(crate) fn read(&self, error: io::Error, place: &Place) -> Error {
+    pub(crate) fn read(&self, error: io::Error, place: &UrlLocation) -> FetchError {
         match error.kind() {
             io::ErrorKind::FileTooLarge => {
-                Error::TooLarge { place: place.clone(), limit: self.bytes, declared: None }
+                FetchError::TooLarge { place: place.clone(), limit: self.bytes, declared: None }
             }
             // flate2: not gzip, or a broken check sum
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
                 if error.get_ref().is_none_or(|e| !e.is::<rustls::Error>()) =>
             {
-                Error::BadEncoding { place: place.clone(), reason: error.to_string() }
+                FetchError::BadEncoding { place: place.clone(), reason: error.to_string() }
             }
             _ => self.explain(error.into(), place),
         }
     }
 
-    fn tls(&self, reason: String, place: Place) -> Error {
-        Error::Tls { place, reason, no_roots: !self.has_roots }
+    fn tls(&self, reason: String, place: UrlLocation) -> FetchError {
+        FetchError::Tls { place, reason, no_roots: !self.has_roots }
     }
 
-    fn io(&self, error: io::Error, place: Place) -> Error {
+    fn io(&self, error: io::Error, place: UrlLocation) -> FetchError {
         use io::ErrorKind::*;
         let reason = error.to_string();
         // rustls speaks through io errors during the handshake
@@ -138,14 +146,16 @@ impl Limits {
         }
         match error.kind() {
             ConnectionRefused | HostUnreachable | NetworkUnreachable | NetworkDown
-            | AddrNotAvailable | PermissionDenied | AddrInUse => Error::Connect { place, reason },
+            | AddrNotAvailable | PermissionDenied | AddrInUse => {
+                FetchError::Connect { place, reason }
+            }
             TimedOut | WouldBlock => {
-                Error::Timeout { place, stage: Stage::Total, limit: self.total }
+                FetchError::Timeout { place, stage: FetchStage::Total, limit: self.total }
             }
             UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe | NotConnected => {
-                Error::Reset { place, reason }
+                FetchError::Reset { place, reason }
             }
-            _ => Error::Connect { place, reason },
+            _ => FetchError::Connect { place, reason },
         }
     }
 }

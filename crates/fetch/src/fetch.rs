@@ -2,19 +2,19 @@
 
 use crate::address::AddressPolicy;
 use crate::attempt;
-use crate::careless::Careless;
 use crate::client::{self, Client};
-use crate::error::{Error, Place};
+use crate::error::{FetchError, UrlLocation};
 use crate::fault::Limits;
-use crate::gate::{Admission, Gate, Permit};
-use crate::hosts::{Answer, Hosts};
-use crate::journey::Journey;
-use crate::lookup::{Lookup, LookupError, Resolve, SystemResolver};
+use crate::framing_offenders::Careless;
+use crate::gate::{Gate, HostAdmission, HostPermit};
+use crate::hosts::{HostAnswer, HostTable};
+use crate::lookup::{Lookup, LookupError, NameResolver, SystemResolver};
 use crate::names::HostPatterns;
-use crate::settings::{self, Settings};
+use crate::redirected::RedirectedFetch;
+use crate::settings::{self, FetchSettings};
 use crate::target::Target;
 use crate::{body, status};
-use pg_caption_wire::{Cooldown, Failure, HostStatus};
+use pg_caption_wire::{Failure, HostCooldown, HostStatus};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,16 +30,16 @@ const MAX_VALIDATOR: usize = 1024;
 
 /// What to fetch, for whom.
 #[derive(Debug, Clone, Copy)]
-pub struct Get<'a> {
+pub struct FetchRequest<'a> {
     /// As the user gave it.
     pub url: &'a str,
     /// Of the picture captioned before, which lay at this very URL; an unchanged one is answered
-    /// with [`Fetched::NotModified`]. Where a redirect leads elsewhere it is not sent: it says
+    /// with [`FetchResult::NotModified`]. Where a redirect leads elsewhere it is not sent: it says
     /// nothing of other resources.
     pub etag: Option<&'a str>,
     /// Likewise.
     pub last_modified: Option<&'a str>,
-    /// The caller's patience. The total limit of [`Settings`] holds as well.
+    /// The caller's patience. The total limit of [`FetchSettings`] holds as well.
     pub deadline: Instant,
     /// Set when the caller has left; the fetch ends within a fraction of a second.
     pub cancelled: &'a Arc<AtomicBool>,
@@ -47,10 +47,10 @@ pub struct Get<'a> {
 
 /// What came.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Fetched {
+pub enum FetchResult {
     /// The picture's bytes, whatever they are.
     Body {
-        /// After content decoding; at most [`Settings::max_bytes`].
+        /// After content decoding; at most [`FetchSettings::max_bytes`].
         bytes: Vec<u8>,
         /// As the server sent it; none after a redirect, which may lead elsewhere the next time.
         etag: Option<String>,
@@ -65,13 +65,13 @@ pub enum Fetched {
 
 /// What became of a fetch that never waits for a host.
 #[derive(Debug)]
-pub enum Step {
+pub enum FetchStep {
     /// It is over.
-    Done(Fetched),
+    Done(FetchResult),
     /// It was redirected to a host that is at its cap: to be gone on with by
-    /// [`Fetcher::fetch_admitted`] once that host ([`Journey::host`]) admits it. Nobody is asked
+    /// [`Fetcher::fetch_admitted`] once that host ([`RedirectedFetch::host`]) admits it. Nobody is asked
     /// again for what was learned so far.
-    Elsewhere(Box<Journey>),
+    Elsewhere(Box<RedirectedFetch>),
 }
 
 /// Called once, before any byte of a body is kept, with the host that sends it (`name:port`) and
@@ -81,22 +81,22 @@ pub type Reserve<'a> = dyn FnMut(&str, u64) -> Result<(), Box<Failure>> + 'a;
 
 /// What tests and embedders replace.
 #[derive(Debug)]
-pub struct Parts {
+pub struct FetcherParts {
     /// Names to addresses; its answers are judged like any.
-    pub resolver: Arc<dyn Resolve>,
+    pub resolver: Arc<dyn NameResolver>,
     /// DER certificates of the authorities to trust instead of the system's.
     pub roots: Option<Vec<Vec<u8>>>,
 }
 
-impl Default for Parts {
+impl Default for FetcherParts {
     fn default() -> Self {
-        Parts { resolver: Arc::new(SystemResolver), roots: None }
+        FetcherParts { resolver: Arc::new(SystemResolver), roots: None }
     }
 }
 
 /// Fetches. One for the engine's life, shared by its fetch threads.
 pub struct Fetcher {
-    settings: Settings,
+    settings: FetchSettings,
     names: HostPatterns,
     lookup: Arc<Lookup>,
     client: Client,
@@ -115,18 +115,18 @@ impl Fetcher {
     /// Checks the settings, reads the system's certificates, starts the look-up threads.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a setting that cannot be used.
-    pub fn new(settings: Settings) -> Result<Fetcher, Error> {
-        Fetcher::with_parts(settings, Parts::default())
+    /// [`FetchError::Setting`] for a setting that cannot be used.
+    pub fn new(settings: FetchSettings) -> Result<Fetcher, FetchError> {
+        Fetcher::with_parts(settings, FetcherParts::default())
     }
 
     /// As [`Fetcher::new`], with some parts replaced.
     ///
     /// # Errors
     /// As [`Fetcher::new`].
-    pub fn with_parts(settings: Settings, parts: Parts) -> Result<Fetcher, Error> {
+    pub fn with_parts(settings: FetchSettings, parts: FetcherParts) -> Result<Fetcher, FetchError> {
         // the client would panic on it at the first request
-        HeaderValue::from_str(&settings.user_agent).map_err(|_| Error::Setting {
+        HeaderValue::from_str(&settings.user_agent).map_err(|_| FetchError::Setting {
             setting: "user agent",
             reason: "it cannot be sent as a header".into(),
         })?;
@@ -134,13 +134,13 @@ impl Fetcher {
         let policy = AddressPolicy::new(settings::networks(&settings.allowed_networks)?);
         let threads = settings.concurrency.clamp(1, MAX_LOOKUP_THREADS);
         let lookup = Lookup::new(policy, parts.resolver, threads, settings.connect_timeout)
-            .map_err(|e| Error::Setting {
+            .map_err(|e| FetchError::Setting {
                 setting: "pg_caption.fetch_concurrency",
                 reason: format!("no threads for look-ups: {e}"),
             })?;
         let lookup = Arc::new(lookup);
         let client = client::client(&settings, lookup.clone(), parts.roots)?;
-        let gate = Gate::new(Hosts::new(
+        let gate = Gate::new(HostTable::new(
             settings.host_concurrency.min(u32::MAX as usize) as u32,
             RandomState::new().hash_one(0),
         ));
@@ -148,18 +148,22 @@ impl Fetcher {
     }
 
     /// May a request to `host` ([`crate::host_key`]) start now? Never blocks.
-    pub fn admit(&self, host: &str) -> Admission {
+    pub fn admit(&self, host: &str) -> HostAdmission {
         self.gate.admit(host)
     }
 
-    /// Why a request to a host that is [`Admission::Cooling`] is not made.
-    pub fn resting(&self, host: &str, until: Instant) -> Error {
-        self.cooling(Place { host: host.to_owned(), url: String::new() }, until)
+    /// Why a request to a host that is [`HostAdmission::Cooling`] is not made.
+    pub fn resting(&self, host: &str, until: Instant) -> FetchError {
+        self.cooling(UrlLocation { host: host.to_owned(), url: String::new() }, until)
     }
 
-    fn cooling(&self, place: Place, until: Instant) -> Error {
+    fn cooling(&self, place: UrlLocation, until: Instant) -> FetchError {
         let said = self.gate.last(&place.host);
-        Error::HostCooling { place, wait: until.saturating_duration_since(Instant::now()), said }
+        FetchError::HostCooling {
+            place,
+            wait: until.saturating_duration_since(Instant::now()),
+            said,
+        }
     }
 
     /// Hosts with requests in flight or cooling, and those asked lately.
@@ -168,28 +172,32 @@ impl Fetcher {
     }
 
     /// The pauses that are not over, for the next engine.
-    pub fn cooldowns(&self) -> Vec<Cooldown> {
+    pub fn cooldowns(&self) -> Vec<HostCooldown> {
         self.gate.cooldowns()
     }
 
     /// Takes over the pauses of the engine before.
-    pub fn restore(&self, cooldowns: &[Cooldown]) {
+    pub fn restore(&self, cooldowns: &[HostCooldown]) {
         self.gate.restore(cooldowns);
     }
 
     /// Fetches, waiting here while a host is at its cap. A cooling host is an error at once.
     ///
     /// # Errors
-    /// Why there are no bytes; see [`Error`].
-    pub fn fetch(&self, get: &Get<'_>, reserve: &mut Reserve<'_>) -> Result<Fetched, Error> {
+    /// Why there are no bytes; see [`FetchError`].
+    pub fn fetch(
+        &self,
+        get: &FetchRequest<'_>,
+        reserve: &mut Reserve<'_>,
+    ) -> Result<FetchResult, FetchError> {
         match self.run(None, None, get, reserve)? {
-            Step::Done(fetched) => Ok(fetched),
-            Step::Elsewhere(journey) => {
+            FetchStep::Done(fetched) => Ok(fetched),
+            FetchStep::Elsewhere(journey) => {
                 let place = journey.target.place().clone();
                 Err(if get.cancelled.load(Ordering::Relaxed) {
-                    Error::Cancelled { place }
+                    FetchError::Cancelled { place }
                 } else {
-                    Error::HostBusy { place }
+                    FetchError::HostBusy { place }
                 })
             }
         }
@@ -199,31 +207,33 @@ impl Fetcher {
     /// `journey` with a permit for that one's. Never waits for a host.
     ///
     /// # Errors
-    /// Why there are no bytes; see [`Error`].
+    /// Why there are no bytes; see [`FetchError`].
     pub fn fetch_admitted(
         &self,
-        permit: Permit,
-        journey: Option<Box<Journey>>,
-        get: &Get<'_>,
+        permit: HostPermit,
+        journey: Option<Box<RedirectedFetch>>,
+        get: &FetchRequest<'_>,
         reserve: &mut Reserve<'_>,
-    ) -> Result<Step, Error> {
+    ) -> Result<FetchStep, FetchError> {
         self.run(Some(permit), journey, get, reserve)
     }
 
     /// Without a permit it waits for each host.
     fn run(
         &self,
-        mut permit: Option<Permit>,
-        journey: Option<Box<Journey>>,
-        first: &Get<'_>,
+        mut permit: Option<HostPermit>,
+        journey: Option<Box<RedirectedFetch>>,
+        first: &FetchRequest<'_>,
         reserve: &mut Reserve<'_>,
-    ) -> Result<Step, Error> {
+    ) -> Result<FetchStep, FetchError> {
         let (start, waits) = (Instant::now(), permit.is_none());
         let mut get = *first;
         let patience = get.deadline.saturating_duration_since(start);
         let mut journey = match journey {
             Some(journey) => journey,
-            None => Box::new(Journey::begin(get.url, self.settings.total_timeout, patience)?),
+            None => {
+                Box::new(RedirectedFetch::begin(get.url, self.settings.total_timeout, patience)?)
+            }
         };
         let limits = Limits {
             connect: self.settings.connect_timeout,
@@ -244,7 +254,7 @@ impl Fetcher {
             self.check(target, &limits)?;
             let Some(held) = self.permit(permit.take(), target, waits)? else {
                 journey.left = attempt::left();
-                return Ok(Step::Elsewhere(journey));
+                return Ok(FetchStep::Elsewhere(journey));
             };
             let response = match self.ask(target, &get, &limits) {
                 Ok(response) => response,
@@ -252,17 +262,17 @@ impl Fetcher {
             };
             match self.judge(response, target, &get, &limits, reserve) {
                 Ok(Answered::Done(mut fetched)) => {
-                    held.finish(Answer::Served("http_200".into()));
-                    if let Fetched::Body { etag, last_modified, .. } = &mut fetched
+                    held.finish(HostAnswer::Served("http_200".into()));
+                    if let FetchResult::Body { etag, last_modified, .. } = &mut fetched
                         && journey.is_redirected()
                     {
                         (*etag, *last_modified) = (None, None);
                     }
-                    return Ok(Step::Done(fetched));
+                    return Ok(FetchStep::Done(fetched));
                 }
                 Ok(Answered::Redirect(location)) => {
                     // given back before the next host is asked for: whoever waits never holds
-                    held.finish(Answer::Served("redirect".into()));
+                    held.finish(HostAnswer::Served("redirect".into()));
                     journey.follow(&location, self.settings.max_redirects)?;
                 }
                 Err(e) => return Err(learn(held, e)),
@@ -273,10 +283,10 @@ impl Fetcher {
     /// What can be said about a target without a connection. Names are judged when they are
     /// resolved, by the connection's own resolver; only a proxy connects by itself, and then what
     /// the name means here is the best there is to judge.
-    fn check(&self, target: &Target, limits: &Limits) -> Result<(), Error> {
+    fn check(&self, target: &Target, limits: &Limits) -> Result<(), FetchError> {
         let place = target.place();
         if !self.names.allow(target.host(), target.port()) {
-            return Err(Error::ForbiddenHost { place: place.clone() });
+            return Err(FetchError::ForbiddenHost { place: place.clone() });
         }
         let refused = |e| limits.lookup(e, place);
         if let Some(address) = target.literal() {
@@ -295,10 +305,10 @@ impl Fetcher {
     /// host is at its cap, for which it `waits`, or not.
     fn permit(
         &self,
-        held: Option<Permit>,
+        held: Option<HostPermit>,
         target: &Target,
         waits: bool,
-    ) -> Result<Option<Permit>, Error> {
+    ) -> Result<Option<HostPermit>, FetchError> {
         let place = target.place();
         if let Some(permit) = held.filter(|p| p.host() == place.host) {
             return Ok(Some(permit));
@@ -309,12 +319,12 @@ impl Fetcher {
         } else {
             self.gate.admit(&place.host)
         } {
-            Admission::Go(permit) => {
+            HostAdmission::Go(permit) => {
                 attempt::extend(asked.elapsed());
                 Ok(Some(permit))
             }
-            Admission::Busy => Ok(None),
-            Admission::Cooling { until } => Err(self.cooling(place.clone(), until)),
+            HostAdmission::Busy => Ok(None),
+            HostAdmission::Cooling { until } => Err(self.cooling(place.clone(), until)),
         }
     }
 
@@ -322,9 +332,9 @@ impl Fetcher {
     fn ask(
         &self,
         target: &Target,
-        get: &Get<'_>,
+        get: &FetchRequest<'_>,
         limits: &Limits,
-    ) -> Result<Response<ureq::Body>, Error> {
+    ) -> Result<Response<ureq::Body>, FetchError> {
         let uri = target.uri()?;
         loop {
             if let Some(over) = limits.over(target.place()) {
@@ -367,9 +377,9 @@ impl Fetcher {
                     // a connection from the pool that the server had closed meanwhile says nothing:
                     // ask again with the next one. Each is used up by it, so this ends with a fresh
                     // one.
-                    Error::Reset { .. } if pooled => {}
+                    FetchError::Reset { .. } if pooled => {}
                     // neither does what was left on it by the answer before
-                    Error::NotHttp { .. } | Error::HeadersTooLarge { .. } if pooled => {
+                    FetchError::NotHttp { .. } | FetchError::HeadersTooLarge { .. } if pooled => {
                         self.careless.add(&target.place().host)
                     }
                     error => return Err(error),
@@ -382,10 +392,10 @@ impl Fetcher {
         &self,
         response: Response<ureq::Body>,
         target: &Target,
-        get: &Get<'_>,
+        get: &FetchRequest<'_>,
         limits: &Limits,
         reserve: &mut Reserve<'_>,
-    ) -> Result<Answered, Error> {
+    ) -> Result<Answered, FetchError> {
         let (head, content) = response.into_parts();
         let place = target.place();
         let conditional = get.etag.is_some() || get.last_modified.is_some();
@@ -399,14 +409,14 @@ impl Fetcher {
                     validator(&head.headers, header::ETAG),
                     validator(&head.headers, header::LAST_MODIFIED),
                 );
-                Ok(Answered::Done(Fetched::Body {
+                Ok(Answered::Done(FetchResult::Body {
                     bytes,
                     etag,
                     last_modified,
                     url_final: place.url.clone(),
                 }))
             }
-            StatusCode::NOT_MODIFIED if conditional => Ok(Answered::Done(Fetched::NotModified)),
+            StatusCode::NOT_MODIFIED if conditional => Ok(Answered::Done(FetchResult::NotModified)),
             status => {
                 let text = |name: HeaderName| {
                     head.headers.get(name).and_then(|v| std::str::from_utf8(v.as_bytes()).ok())
@@ -422,7 +432,11 @@ impl Fetcher {
                     }),
                     _ => None,
                 };
-                Err(Error::Status { place: place.clone(), status: status.as_u16(), retry_after })
+                Err(FetchError::Status {
+                    place: place.clone(),
+                    status: status.as_u16(),
+                    retry_after,
+                })
             }
         }
     }
@@ -430,25 +444,27 @@ impl Fetcher {
 
 /// What a response asks for.
 enum Answered {
-    Done(Fetched),
+    Done(FetchResult),
     Redirect(Vec<u8>),
 }
 
 /// Gives the permit back with what `error` says about the host, and the error with what the host's
 /// pause became.
-fn learn(permit: Permit, mut error: Error) -> Error {
-    use Error::*;
+fn learn(permit: HostPermit, mut error: FetchError) -> FetchError {
+    use FetchError::*;
     let code = error.code();
     let answer = match &error {
         Status { status: status @ (429 | 503), retry_after, .. } => {
-            Answer::Patience { code, wait: *retry_after, certain: *status == 429 }
+            HostAnswer::Patience { code, wait: *retry_after, certain: *status == 429 }
         }
         Dns { .. } | Connect { .. } | Tls { .. } | Reset { .. } | Proxy { .. } => {
-            Answer::Failed(code)
+            HostAnswer::Failed(code)
         }
-        Timeout { stage, .. } if *stage != crate::error::Stage::Caller => Answer::Failed(code),
-        Timeout { .. } | Cancelled { .. } | Memory(_) => Answer::Dropped,
-        _ => Answer::Served(code),
+        Timeout { stage, .. } if *stage != crate::error::FetchStage::Caller => {
+            HostAnswer::Failed(code)
+        }
+        Timeout { .. } | Cancelled { .. } | Memory(_) => HostAnswer::Dropped,
+        _ => HostAnswer::Served(code),
     };
     let pause: Option<Duration> = permit.finish(answer);
     if let Status { status: 429, retry_after, .. } = &mut error {

@@ -5,7 +5,7 @@
 //! blocks or looks at the real time.
 
 use crate::status::LONGEST_PATIENCE;
-use pg_caption_wire::{Cooldown, HostStatus};
+use pg_caption_wire::{HostCooldown, HostStatus};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -24,8 +24,8 @@ const MAX_HANDED: usize = 150;
 
 /// Whether a request to a host may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Decision {
-    /// Yes; it is counted as in flight until [`Hosts::finish`].
+pub enum HostDecision {
+    /// Yes; it is counted as in flight until [`HostTable::finish`].
     Go,
     /// The host is at its cap; ask again when a request to it has ended.
     Busy,
@@ -38,7 +38,7 @@ pub enum Decision {
 
 /// How a request to a host ended, as far as the host is concerned.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Answer {
+pub enum HostAnswer {
     /// It served: any status but those below. The words go into [`HostStatus::last`].
     Served(String),
     /// It asked for patience (429, 503), for so long if it said so.
@@ -79,50 +79,50 @@ impl Host {
 
 /// Every host that is being asked or is cooling, and those asked lately.
 #[derive(Debug)]
-pub struct Hosts {
+pub struct HostTable {
     cap: u32,
     hosts: HashMap<String, Host>,
     random: u64,
 }
 
-impl Hosts {
+impl HostTable {
     /// `cap`: requests at once for one host (`pg_caption.host_concurrency`), at least 1. `seed`: of
     /// the jitter.
     pub fn new(cap: u32, seed: u64) -> Self {
-        Hosts { cap: cap.max(1), hosts: HashMap::new(), random: seed | 1 }
+        HostTable { cap: cap.max(1), hosts: HashMap::new(), random: seed | 1 }
     }
 
-    /// May a request to `host` start now? [`Decision::Go`] must be followed by one
-    /// [`Hosts::finish`].
-    pub fn admit(&mut self, host: &str, now: Instant) -> Decision {
+    /// May a request to `host` start now? [`HostDecision::Go`] must be followed by one
+    /// [`HostTable::finish`].
+    pub fn admit(&mut self, host: &str, now: Instant) -> HostDecision {
         if !self.hosts.contains_key(host) {
             self.make_room(now);
         }
         let entry = self.hosts.entry(host.into()).or_default();
         match entry.until {
-            Some(until) if until > now => return Decision::Cooling { until },
+            Some(until) if until > now => return HostDecision::Cooling { until },
             _ => entry.until = None,
         }
         if entry.in_flight >= self.cap {
-            return Decision::Busy;
+            return HostDecision::Busy;
         }
         entry.in_flight += 1;
-        Decision::Go
+        HostDecision::Go
     }
 
-    /// The request that [`Hosts::admit`] let go has ended.
-    pub fn finish(&mut self, host: &str, answer: Answer, now: Instant) {
+    /// The request that [`HostTable::admit`] let go has ended.
+    pub fn finish(&mut self, host: &str, answer: HostAnswer, now: Instant) {
         let jitter = self.jitter();
         let Some(entry) = self.hosts.get_mut(host) else { return };
         entry.in_flight = entry.in_flight.saturating_sub(1);
         match answer {
-            Answer::Served(last) => {
+            HostAnswer::Served(last) => {
                 entry.streak = 0;
                 entry.answered(last, now);
             }
-            Answer::Failed(last) => entry.answered(last, now),
-            Answer::Dropped => {}
-            Answer::Patience { code, wait, certain } => {
+            HostAnswer::Failed(last) => entry.answered(last, now),
+            HostAnswer::Dropped => {}
+            HostAnswer::Patience { code, wait, certain } => {
                 entry.answered(code, now);
                 // requests that were already on their way when the host first asked say nothing new
                 if entry.until.is_none_or(|until| until <= now) {
@@ -171,10 +171,10 @@ impl Hosts {
     }
 
     /// The pauses that are not over, for the next engine: the longest [`MAX_HANDED`].
-    pub fn cooldowns(&self, now: Instant) -> Vec<Cooldown> {
+    pub fn cooldowns(&self, now: Instant) -> Vec<HostCooldown> {
         let cooling = self.hosts.iter().filter_map(|(name, h)| {
             let left = h.until?.checked_duration_since(now).filter(|d| !d.is_zero())?;
-            Some(Cooldown {
+            Some(HostCooldown {
                 host: name.clone(),
                 remaining_ms: left.as_millis() as u64,
                 streak: h.streak,
@@ -188,7 +188,7 @@ impl Hosts {
     }
 
     /// Takes over what an engine before this one had learned. A longer pause of our own stays.
-    pub fn restore(&mut self, cooldowns: &[Cooldown], now: Instant) {
+    pub fn restore(&mut self, cooldowns: &[HostCooldown], now: Instant) {
         for c in cooldowns {
             self.make_room(now);
             let until = now + Duration::from_millis(c.remaining_ms).min(LONGEST_PATIENCE);

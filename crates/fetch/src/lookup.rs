@@ -7,7 +7,7 @@
 //! holds one thread however many rows name it. The threads are few and fixed so that a dead name
 //! server cannot make them many. A queue that is full is a failed look-up, not a longer queue.
 
-use crate::address::{AddressPolicy, Verdict};
+use crate::address::{AddressPolicy, AddressVerdict};
 use crate::attempt;
 use std::collections::HashMap;
 use std::fmt::Debug;
@@ -24,7 +24,7 @@ const LOOK: Duration = Duration::from_millis(50);
 const QUEUED_PER_THREAD: usize = 64;
 
 /// Turns a host name into addresses. The system's resolver in production; tests bring their own.
-pub trait Resolve: Debug + Send + Sync + 'static {
+pub trait NameResolver: Debug + Send + Sync + 'static {
     /// The addresses of `host` (lower-case, punycoded). May block. Nothing it returns is trusted.
     ///
     /// # Errors
@@ -36,7 +36,7 @@ pub trait Resolve: Debug + Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemResolver;
 
-impl Resolve for SystemResolver {
+impl NameResolver for SystemResolver {
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         // the port is only there because the standard library asks for one
         Ok((host, 0).to_socket_addrs()?.map(|a| a.ip()).collect())
@@ -131,7 +131,7 @@ impl Lookup {
     /// longer than `limit`.
     pub(crate) fn new(
         policy: AddressPolicy,
-        resolver: Arc<dyn Resolve>,
+        resolver: Arc<dyn NameResolver>,
         threads: usize,
         limit: Duration,
     ) -> io::Result<Self> {
@@ -149,8 +149,8 @@ impl Lookup {
     /// May this address be connected to?
     pub(crate) fn judge(&self, address: IpAddr) -> Result<(), LookupError> {
         match self.policy.judge(address) {
-            Verdict::Allowed => Ok(()),
-            Verdict::Forbidden(what) => Err(LookupError::Forbidden(address, what)),
+            AddressVerdict::Allowed => Ok(()),
+            AddressVerdict::Forbidden(what) => Err(LookupError::Forbidden(address, what)),
         }
     }
 
@@ -211,7 +211,7 @@ impl Lookup {
     }
 }
 
-fn work(queue: &Mutex<Receiver<Arc<Flight>>>, flights: &Flights, resolver: &dyn Resolve) {
+fn work(queue: &Mutex<Receiver<Arc<Flight>>>, flights: &Flights, resolver: &dyn NameResolver) {
     loop {
         let flight = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(flight) = flight else { return };

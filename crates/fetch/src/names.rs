@@ -1,7 +1,7 @@
 //! `pg_caption.allowed_hosts`: which hosts may be asked at all. It only narrows; a private address
 //! needs `allowed_networks` too.
 
-use crate::error::Error;
+use crate::error::FetchError;
 use url::Host;
 
 /// One pattern: `cdn.example.com`, `*.example.com` (any depth below, not the name itself), `*`;
@@ -21,8 +21,8 @@ impl HostPatterns {
     /// Reads the patterns, international names included.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming the pattern that cannot be read.
-    pub(crate) fn parse(patterns: &[String]) -> Result<Self, Error> {
+    /// [`FetchError::Setting`] naming the pattern that cannot be read.
+    pub(crate) fn parse(patterns: &[String]) -> Result<Self, FetchError> {
         patterns
             .iter()
             .map(|p| p.trim())
@@ -48,8 +48,8 @@ impl HostPatterns {
     }
 }
 
-fn parse(text: &str) -> Result<(Pattern, Option<u16>), Error> {
-    let bad = || Error::Setting {
+fn parse(text: &str) -> Result<(Pattern, Option<u16>), FetchError> {
+    let bad = || FetchError::Setting {
         setting: "pg_caption.allowed_hosts",
         reason: format!("\"{text}\" is not a host name, *.name or *, with an optional :port"),
     };
@@ -124,7 +124,7 @@ mod tests {
         ] {
             let error = HostPatterns::parse(&[bad.into()]).unwrap_err();
             assert!(
-                matches!(&error, Error::Setting { setting: "pg_caption.allowed_hosts", reason } if reason.contains(bad)),
+                matches!(&error, FetchError::Setting { setting: "pg_caption.allowed_hosts", reason } if reason.contains(bad)),
                 "{bad}"
             );
         }

@@ -1,7 +1,7 @@
 //! What a fetcher may do. Built by the engine from the server's `pg_caption.*` settings, read and
 //! checked once.
 
-use crate::error::Error;
+use crate::error::FetchError;
 use ipnet::IpNet;
 use pg_caption_wire::EngineConfig;
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// What a fetcher may do. `Default` is DESIGN's table of settings.
 #[derive(Debug, Clone)]
-pub struct Settings {
+pub struct FetchSettings {
     /// Networks open although they are not public: `127.0.0.0/8`, `fd00::/8`, or a single address.
     pub allowed_networks: Vec<String>,
     /// Host patterns (`cdn.example.com`, `*.example.com`, each with an optional `:port`); empty:
@@ -48,15 +48,15 @@ pub struct Settings {
     pub user_agent: String,
 }
 
-impl Default for Settings {
+impl Default for FetchSettings {
     fn default() -> Self {
-        Settings::from(&EngineConfig::default())
+        FetchSettings::from(&EngineConfig::default())
     }
 }
 
-impl From<&EngineConfig> for Settings {
+impl From<&EngineConfig> for FetchSettings {
     fn from(config: &EngineConfig) -> Self {
-        Settings {
+        FetchSettings {
             allowed_networks: config.allowed_networks.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
             proxy: config.proxy.clone().filter(|p| !p.trim().is_empty()),
@@ -76,11 +76,11 @@ impl From<&EngineConfig> for Settings {
 /// Reads `pg_caption.allowed_networks`.
 ///
 /// # Errors
-/// [`Error::Setting`] naming what is not a network.
-pub fn networks(list: &[String]) -> Result<Vec<IpNet>, Error> {
+/// [`FetchError::Setting`] naming what is not a network.
+pub fn networks(list: &[String]) -> Result<Vec<IpNet>, FetchError> {
     let read = |text: &str| {
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
-        network.map_err(|_| Error::Setting {
+        network.map_err(|_| FetchError::Setting {
             setting: "pg_caption.allowed_networks",
             reason: format!("\"{text}\" is not a network in CIDR form such as 10.2.0.0/16"),
         })
@@ -91,9 +91,10 @@ pub fn networks(list: &[String]) -> Result<Vec<IpNet>, Error> {
 /// Reads `pg_caption.proxy`.
 ///
 /// # Errors
-/// [`Error::Setting`]; the words never repeat the value, which may hold a password.
-pub(crate) fn proxy(text: &str) -> Result<ureq::Proxy, Error> {
-    let bad = |reason: &str| Error::Setting { setting: "pg_caption.proxy", reason: reason.into() };
+/// [`FetchError::Setting`]; the words never repeat the value, which may hold a password.
+pub(crate) fn proxy(text: &str) -> Result<ureq::Proxy, FetchError> {
+    let bad =
+        |reason: &str| FetchError::Setting { setting: "pg_caption.proxy", reason: reason.into() };
     let proxy = ureq::Proxy::new(text.trim())
         .map_err(|_| bad("it is not a URL such as http://proxy.example.com:3128"))?;
     match proxy.protocol() {

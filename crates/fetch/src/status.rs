@@ -1,6 +1,6 @@
 //! What an HTTP status means, and how long a host that asks for patience wants to be left alone.
 
-use pg_caption_wire::Class;
+use pg_caption_wire::FailureClass;
 use std::time::{Duration, SystemTime};
 
 /// Longest patience a host can ask for. A row waits no longer for a header that may be a mistake.
@@ -19,12 +19,12 @@ pub(crate) const SHORTEST_PATIENCE: Duration = Duration::from_secs(1);
 ///
 /// 429 is always the host's doing. 503 without Retry-After may be this one URL's: it is tried again
 /// with the row's own attempts, or a URL that answers 503 for ever would be deferred for ever.
-pub(crate) fn class(status: u16, patience: bool) -> Class {
+pub(crate) fn class(status: u16, patience: bool) -> FailureClass {
     match status {
-        429 => Class::Host,
-        503 if patience => Class::Host,
-        408 | 425 | 500..=599 => Class::Retry,
-        _ => Class::Reject,
+        429 => FailureClass::Host,
+        503 if patience => FailureClass::Host,
+        408 | 425 | 500..=599 => FailureClass::Retry,
+        _ => FailureClass::Reject,
     }
 }
 
@@ -100,13 +100,16 @@ mod tests {
     #[test]
     fn each_status_has_the_class_of_the_table() {
         for status in [400, 401, 403, 404, 410, 451, 418, 300, 304, 204, 206] {
-            assert_eq!(class(status, false), Class::Reject, "{status}");
-            assert_eq!(class(status, true), Class::Reject, "{status}");
+            assert_eq!(class(status, false), FailureClass::Reject, "{status}");
+            assert_eq!(class(status, true), FailureClass::Reject, "{status}");
         }
         for status in [408, 425, 500, 502, 504, 520, 599] {
-            assert_eq!(class(status, true), Class::Retry, "{status}");
+            assert_eq!(class(status, true), FailureClass::Retry, "{status}");
         }
-        assert_eq!((class(429, false), class(429, true)), (Class::Host, Class::Host));
-        assert_eq!((class(503, false), class(503, true)), (Class::Retry, Class::Host));
+        assert_eq!((class(429, false), class(429, true)), (FailureClass::Host, FailureClass::Host));
+        assert_eq!(
+            (class(503, false), class(503, true)),
+            (FailureClass::Retry, FailureClass::Host)
+        );
     }
 }

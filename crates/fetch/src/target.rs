@@ -5,7 +5,7 @@
 //! as what they are before anything is judged. Also makes the spelling of a URL that may be shown
 //! to people.
 
-use crate::error::{Error, Place};
+use crate::error::{FetchError, UrlLocation};
 use std::borrow::Cow;
 use std::net::IpAddr;
 use url::{Host, Url};
@@ -19,14 +19,15 @@ const MAX_SHOWN: usize = 300;
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     url: Url,
-    place: Place,
+    place: UrlLocation,
 }
 
 impl Target {
     /// Reads `text`. One that begins with `//`, as pages spell it whose own scheme decides, is read
     /// as https.
-    pub(crate) fn parse(text: &str) -> Result<Target, Error> {
-        let bad = |reason: &str| Error::BadUrl { shown: shown_text(text), reason: reason.into() };
+    pub(crate) fn parse(text: &str) -> Result<Target, FetchError> {
+        let bad =
+            |reason: &str| FetchError::BadUrl { shown: shown_text(text), reason: reason.into() };
         if text.len() > MAX_URL {
             return Err(bad(&format!("it is longer than {MAX_URL} bytes")));
         }
@@ -38,7 +39,7 @@ impl Target {
         };
         Target::new(url.map_err(|e| match e {
             url::ParseError::RelativeUrlWithoutBase => {
-                Error::RelativeUrl { shown: shown_text(text) }
+                FetchError::RelativeUrl { shown: shown_text(text) }
             }
             e => bad(&e.to_string()),
         })?)
@@ -46,7 +47,7 @@ impl Target {
 
     /// Where a redirect leads. `location` as the server sent it: bytes that are no UTF-8 stand for
     /// themselves, as in browsers.
-    pub(crate) fn redirected(&self, location: &[u8]) -> Result<Target, Error> {
+    pub(crate) fn redirected(&self, location: &[u8]) -> Result<Target, FetchError> {
         let escaped = |bytes: &[u8]| -> String {
             bytes
                 .iter()
@@ -61,23 +62,27 @@ impl Target {
         };
         let location =
             str::from_utf8(location).map_or_else(|_| Cow::Owned(escaped(location)), Cow::Borrowed);
-        let bad =
-            |reason: &str| Error::BadUrl { shown: shown_text(&location), reason: reason.into() };
+        let bad = |reason: &str| FetchError::BadUrl {
+            shown: shown_text(&location),
+            reason: reason.into(),
+        };
         if location.len() > MAX_URL {
             return Err(bad(&format!("it is longer than {MAX_URL} bytes")));
         }
         Target::new(self.url.join(&location).map_err(|e| bad(&e.to_string()))?)
     }
 
-    fn new(mut url: Url) -> Result<Target, Error> {
+    fn new(mut url: Url) -> Result<Target, FetchError> {
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(Error::Scheme {
+            return Err(FetchError::Scheme {
                 shown: shown_text(url.as_str()),
                 scheme: url.scheme().chars().take(20).collect(),
             });
         }
-        let bad =
-            |url: &Url, reason: &str| Error::BadUrl { shown: shown(url), reason: reason.into() };
+        let bad = |url: &Url, reason: &str| FetchError::BadUrl {
+            shown: shown(url),
+            reason: reason.into(),
+        };
         let Some(port) = url.port_or_known_default().filter(|p| *p != 0) else {
             return Err(bad(&url, "port 0 cannot be connected to"));
         };
@@ -85,13 +90,13 @@ impl Target {
         else {
             return Err(bad(&url, "it names no host"));
         };
-        let place = Place { host: format!("{host}:{port}"), url: shown(&url) };
+        let place = UrlLocation { host: format!("{host}:{port}"), url: shown(&url) };
         if url.host_str().is_some_and(|h| h.ends_with("..")) {
             // a name server might still read a name, or even an address, into it
             return Err(bad(&url, "its host ends in more than one dot"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(Error::Credentials { place });
+            return Err(FetchError::Credentials { place });
         }
         url.set_fragment(None);
         let target = Target { url, place };
@@ -101,9 +106,11 @@ impl Target {
 
     /// As the HTTP client reads it. Two readings of one URL are how address policies are tricked,
     /// so they must agree.
-    pub(crate) fn uri(&self) -> Result<ureq::http::Uri, Error> {
-        let bad =
-            |reason: &str| Error::BadUrl { shown: self.place.url.clone(), reason: reason.into() };
+    pub(crate) fn uri(&self) -> Result<ureq::http::Uri, FetchError> {
+        let bad = |reason: &str| FetchError::BadUrl {
+            shown: self.place.url.clone(),
+            reason: reason.into(),
+        };
         let uri: ureq::http::Uri = self
             .url
             .as_str()
@@ -122,7 +129,7 @@ impl Target {
         &self.url
     }
 
-    pub(crate) fn place(&self) -> &Place {
+    pub(crate) fn place(&self) -> &UrlLocation {
         &self.place
     }
 
@@ -156,7 +163,7 @@ impl Target {
 ///
 /// # Errors
 /// Whatever makes the URL unusable before anything is looked up.
-pub fn host_key(url: &str) -> Result<String, Error> {
+pub fn host_key(url: &str) -> Result<String, FetchError> {
     Ok(Target::parse(url)?.place.host)
 }
 

@@ -55,7 +55,7 @@ fn only_http_and_https_are_fetched() {
     ] {
         let error = Target::parse(url).unwrap_err();
         assert!(
-            matches!(&error, Error::Scheme { scheme: s, .. } if s == scheme),
+            matches!(&error, FetchError::Scheme { scheme: s, .. } if s == scheme),
             "{url}: {error:?}"
         );
         assert!(!format!("{:?}", error.failure()).contains("SECRET"));
@@ -82,17 +82,17 @@ fn what_is_no_url_is_refused_in_words() {
     ] {
         let error = Target::parse(url).unwrap_err();
         assert!(
-            matches!(error, Error::BadUrl { .. } | Error::RelativeUrl { .. }),
+            matches!(error, FetchError::BadUrl { .. } | FetchError::RelativeUrl { .. }),
             "{url}: {error:?}"
         );
         assert_eq!(
             (error.code().as_str(), error.failure().class),
-            ("bad_url", pg_caption_wire::Class::Reject)
+            ("bad_url", pg_caption_wire::FailureClass::Reject)
         );
     }
     assert!(matches!(
         Target::parse(&format!("http://a/{}", "x".repeat(9000))),
-        Err(Error::BadUrl { .. })
+        Err(FetchError::BadUrl { .. })
     ));
 }
 
@@ -109,7 +109,7 @@ fn a_url_without_its_scheme_is_read_as_https() {
     assert_eq!(host_key("//cdn.example/a.jpg").unwrap(), "cdn.example:443");
     assert!(matches!(
         Target::parse("//ann:hunter2@cdn.example/a.jpg"),
-        Err(Error::Credentials { .. })
+        Err(FetchError::Credentials { .. })
     ));
 }
 
@@ -119,7 +119,7 @@ fn a_path_without_a_host_is_refused_with_what_to_do_for_a_table_of_paths() {
         let failure = Target::parse(url).unwrap_err().failure();
         assert_eq!(
             (failure.code.as_str(), failure.class),
-            ("bad_url", pg_caption_wire::Class::Reject),
+            ("bad_url", pg_caption_wire::FailureClass::Reject),
             "{url}"
         );
         let hint = failure.hint.unwrap();
@@ -185,8 +185,11 @@ fn a_redirect_is_read_against_where_it_came_from() {
     ] {
         assert_eq!(from.redirected(location.as_bytes()).unwrap().url().as_str(), to, "{location}");
     }
-    assert!(matches!(from.redirected(b"file:///etc/passwd"), Err(Error::Scheme { .. })));
-    assert!(matches!(from.redirected(b"https://u:p@example.com/"), Err(Error::Credentials { .. })));
+    assert!(matches!(from.redirected(b"file:///etc/passwd"), Err(FetchError::Scheme { .. })));
+    assert!(matches!(
+        from.redirected(b"https://u:p@example.com/"),
+        Err(FetchError::Credentials { .. })
+    ));
 }
 
 proptest! {
@@ -201,7 +204,7 @@ proptest! {
                 prop_assert!(uri.authority().is_some_and(|a| !a.as_str().contains('@')));
                 prop_assert!(!target.host().is_empty());
             }
-            Err(error) => prop_assert_eq!(error.failure().class, pg_caption_wire::Class::Reject),
+            Err(error) => prop_assert_eq!(error.failure().class, pg_caption_wire::FailureClass::Reject),
         }
     }
 

@@ -1,9 +1,9 @@
 //! Promises about where connections go: nowhere but to addresses that were judged, on every hop.
 
-mod world;
+mod test_server;
 
-use pg_caption_fetch::{Error, Fetched, Fetcher, Parts, Resolve, Stage};
-use pg_caption_wire::Class;
+use pg_caption_fetch::{FetchError, FetchResult, FetchStage, Fetcher, FetcherParts, NameResolver};
+use pg_caption_wire::FailureClass;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::process::Command;
@@ -36,9 +36,12 @@ fn by_default_no_spelling_of_loopback_is_connected_to() {
         "127.0.0.2",
     ] {
         let error = get(&fetcher, &format!("http://{host}:{}/", server.port)).unwrap_err();
-        assert!(matches!(error, Error::ForbiddenAddress { .. }), "{host}: {error:?}");
+        assert!(matches!(error, FetchError::ForbiddenAddress { .. }), "{host}: {error:?}");
         let failure = error.failure();
-        assert_eq!((failure.code.as_str(), failure.class), ("forbidden_address", Class::Reject));
+        assert_eq!(
+            (failure.code.as_str(), failure.class),
+            ("forbidden_address", FailureClass::Reject)
+        );
         assert!(failure.hint.unwrap().contains("pg_caption.allowed_networks"));
     }
     assert_eq!(server.connections(), 0);
@@ -64,7 +67,7 @@ fn a_name_is_judged_by_what_it_resolves_to() {
     }
     for host in ["none.example", "unknown.example"] {
         let error = get(&fetcher, &format!("http://{host}:{}/", server.port)).unwrap_err();
-        assert_eq!((error.code().as_str(), error.class()), ("dns", Class::Retry), "{host}");
+        assert_eq!((error.code().as_str(), error.class()), ("dns", FailureClass::Retry), "{host}");
     }
     assert_eq!(server.connections(), 0);
 }
@@ -130,7 +133,7 @@ fn each_hop_of_a_redirect_is_judged_anew() {
         let error = get(&fetcher, &server.url("/")).unwrap_err();
         assert_eq!(
             (error.code().as_str(), error.class()),
-            (expected, Class::Reject),
+            (expected, FailureClass::Reject),
             "{to}: {error:?}"
         );
         assert!(!format!("{error:?}{:?}", error.failure()).contains("hunter2"));
@@ -170,7 +173,7 @@ fn a_redirect_that_does_not_say_where_to_is_told_so() {
     for status in [301, 302, 303, 307, 308] {
         let server = Server::start(move |_, s| reply(s, &format!("{status} Moved"), "", b""));
         let failure = get(&fetcher(|_| {}), &server.url("/")).unwrap_err().failure();
-        assert_eq!((failure.code, failure.class), (format!("http_{status}"), Class::Reject));
+        assert_eq!((failure.code, failure.class), (format!("http_{status}"), FailureClass::Reject));
         assert!(failure.detail.unwrap().contains("does not say where"), "{status}");
     }
 }
@@ -195,7 +198,7 @@ fn redirects_are_followed_up_to_the_limit_and_never_in_circles() {
     let fetcher = fetcher(|_| {});
     assert_eq!(bytes(get(&fetcher, &server.url("/5"))), b"picture");
     let error = get(&fetcher, &server.url("/6")).unwrap_err();
-    assert!(matches!(error, Error::TooManyRedirects { limit: 5, .. }), "{error:?}");
+    assert!(matches!(error, FetchError::TooManyRedirects { limit: 5, .. }), "{error:?}");
     assert!(error.failure().hint.unwrap().contains("pg_caption.max_redirects"));
     assert_eq!(code(get(&fetcher, &server.url("/loop"))), "redirect_loop");
     assert_eq!(code(get(&fetcher, &server.url("/lost"))), "http_302");
@@ -220,7 +223,7 @@ fn allowed_hosts_narrow_every_hop_and_open_nothing() {
     });
     assert_eq!(bytes(get(&fetcher, &format!("http://cdn.example:{port}/"))), b"picture");
     let error = get(&fetcher, &format!("http://other.example:{port}/")).unwrap_err();
-    assert_eq!((error.code().as_str(), error.class()), ("forbidden_host", Class::Reject));
+    assert_eq!((error.code().as_str(), error.class()), ("forbidden_host", FailureClass::Reject));
     assert!(error.failure().hint.unwrap().contains("pg_caption.allowed_hosts"));
     assert_eq!(code(get(&fetcher, &format!("http://inside.example:{port}/"))), "forbidden_address");
     let header = format!("Location: http://other.example:{port}/\r\n");
@@ -239,7 +242,7 @@ struct Stuck {
     freed: Condvar,
 }
 
-impl Resolve for Stuck {
+impl NameResolver for Stuck {
     fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let free = self.free.lock().unwrap();
@@ -261,7 +264,10 @@ fn a_dead_name_server_costs_its_callers_a_timeout_and_never_more_threads() {
         for _ in 0..10 {
             scope.spawn(|| {
                 let error = get(&fetcher, &url).unwrap_err();
-                assert!(matches!(error, Error::Timeout { stage: Stage::Resolve, .. }), "{error:?}");
+                assert!(
+                    matches!(error, FetchError::Timeout { stage: FetchStage::Resolve, .. }),
+                    "{error:?}"
+                );
                 assert!(error.failure().hint.unwrap().contains("pg_caption.connect_timeout"));
             });
         }
@@ -275,11 +281,11 @@ fn a_dead_name_server_costs_its_callers_a_timeout_and_never_more_threads() {
 
 /// What comes when the overdue look-up of the URL's name has ended; until then it is refused at
 /// once.
-fn once_it_answers(fetcher: &Fetcher, url: &str) -> Result<Fetched, Error> {
+fn once_it_answers(fetcher: &Fetcher, url: &str) -> Result<FetchResult, FetchError> {
     let end = Instant::now() + PATIENCE;
     loop {
         match get(fetcher, url) {
-            Err(Error::Timeout { stage: Stage::Resolve, .. }) if Instant::now() < end => {
+            Err(FetchError::Timeout { stage: FetchStage::Resolve, .. }) if Instant::now() < end => {
                 std::thread::yield_now()
             }
             result => return result,
@@ -292,7 +298,7 @@ fn once_it_answers(fetcher: &Fetcher, url: &str) -> Result<Fetched, Error> {
 #[derive(Debug, Default)]
 struct SilentAboutOne(Stuck);
 
-impl Resolve for SilentAboutOne {
+impl NameResolver for SilentAboutOne {
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         if host == "dead.example" { self.0.resolve(host) } else { Ok(vec![[127, 0, 0, 1].into()]) }
     }
@@ -310,8 +316,14 @@ fn many_rows_of_a_name_that_is_not_answered_hold_up_no_other_name() {
         for _ in 0..64 {
             scope.spawn(|| {
                 let error = get(&fetcher, &dead).unwrap_err();
-                assert!(matches!(error, Error::Timeout { stage: Stage::Resolve, .. }), "{error:?}");
-                assert_eq!((error.code().as_str(), error.class()), ("timeout", Class::Retry));
+                assert!(
+                    matches!(error, FetchError::Timeout { stage: FetchStage::Resolve, .. }),
+                    "{error:?}"
+                );
+                assert_eq!(
+                    (error.code().as_str(), error.class()),
+                    ("timeout", FailureClass::Retry)
+                );
             });
         }
     });
@@ -322,7 +334,7 @@ fn many_rows_of_a_name_that_is_not_answered_hold_up_no_other_name() {
         );
     }
     assert!(
-        matches!(get(&fetcher, &dead), Err(Error::Timeout { stage: Stage::Resolve, .. })),
+        matches!(get(&fetcher, &dead), Err(FetchError::Timeout { stage: FetchStage::Resolve, .. })),
         "it is refused while its look-up is overdue"
     );
     assert_eq!(names.0.asked.load(Ordering::SeqCst), 1, "all of its rows share one look-up");
@@ -367,7 +379,7 @@ fn a_configured_proxy_connects_and_forbidden_addresses_stay_forbidden() {
         assert_eq!(code(get(&fetcher, url)), "forbidden_address", "{url}");
     }
     let error = get(&fetcher, "http://refused.example/").unwrap_err();
-    assert_eq!((error.code().as_str(), error.class()), ("proxy", Class::Retry), "{error:?}");
+    assert_eq!((error.code().as_str(), error.class()), ("proxy", FailureClass::Retry), "{error:?}");
     for gone in ["http://127.0.0.1:1", "http://no-such-proxy.example:3128"] {
         let error = get(
             &named(Names::new(&[]), |s| s.proxy = Some(gone.into())),
@@ -384,8 +396,11 @@ fn a_proxy_setting_that_cannot_be_used_is_refused_without_repeating_its_password
     for bad in ["socks5://ann:hunter2@proxy:1080", "ann:hunter2@:::", "ftp://ann:hunter2@proxy"] {
         let mut settings = settings();
         settings.proxy = Some(bad.into());
-        let error = Fetcher::with_parts(settings, Parts::default()).unwrap_err();
-        assert!(matches!(error, Error::Setting { setting: "pg_caption.proxy", .. }), "{error:?}");
+        let error = Fetcher::with_parts(settings, FetcherParts::default()).unwrap_err();
+        assert!(
+            matches!(error, FetchError::Setting { setting: "pg_caption.proxy", .. }),
+            "{error:?}"
+        );
         assert!(!format!("{error:?}{error}").contains("hunter2"));
     }
 }
@@ -395,9 +410,9 @@ fn networks_that_cannot_be_read_are_refused_by_name() {
     for bad in ["10.0.0.0/33", "ten", "10.0.0.0-10.0.0.9"] {
         let mut settings = settings();
         settings.allowed_networks = vec!["10.0.0.0/8".into(), bad.into()];
-        let error = Fetcher::with_parts(settings, Parts::default()).unwrap_err();
+        let error = Fetcher::with_parts(settings, FetcherParts::default()).unwrap_err();
         assert!(
-            matches!(&error, Error::Setting { setting: "pg_caption.allowed_networks", reason } if reason.contains(bad)),
+            matches!(&error, FetchError::Setting { setting: "pg_caption.allowed_networks", reason } if reason.contains(bad)),
             "{error:?}"
         );
     }

@@ -1,6 +1,6 @@
 //! Promises about connections that are used again: no answer is taken for another request's.
 
-mod world;
+mod test_server;
 
 use std::io::Write;
 use std::sync::Arc;

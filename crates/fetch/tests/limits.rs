@@ -1,9 +1,9 @@
 //! Promises about bytes and time: whatever a server sends, and however slowly.
 
-mod world;
+mod test_server;
 
-use pg_caption_fetch::{Error, Fetched, Get, Stage};
-use pg_caption_wire::{Class, Failure};
+use pg_caption_fetch::{FetchError, FetchRequest, FetchResult, FetchStage};
+use pg_caption_wire::{Failure, FailureClass};
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,7 @@ fn a_body_comes_whole_with_its_validators_over_one_connection() {
     });
     let fetcher = fetcher(|_| {});
     for _ in 0..3 {
-        let Ok(Fetched::Body { bytes, etag, last_modified, url_final }) =
+        let Ok(FetchResult::Body { bytes, etag, last_modified, url_final }) =
             get(&fetcher, &server.url("/p.jpg?key=secret"))
         else {
             panic!()
@@ -55,7 +55,7 @@ fn an_unchanged_picture_is_not_downloaded_again() {
     let fetcher = fetcher(|_| {});
     let url = server.url("/p.jpg");
     let ask = |etag| {
-        let get = Get {
+        let get = FetchRequest {
             url: &url,
             etag,
             last_modified: None,
@@ -64,7 +64,7 @@ fn an_unchanged_picture_is_not_downloaded_again() {
         };
         fetcher.fetch(&get, &mut |_, _| Ok(()))
     };
-    assert_eq!(ask(Some("\"v1\"")).unwrap(), Fetched::NotModified);
+    assert_eq!(ask(Some("\"v1\"")).unwrap(), FetchResult::NotModified);
     assert_eq!(bytes(ask(Some("\"v0\""))), b"new");
     assert_eq!(bytes(ask(Some("not\na header"))), b"new");
 }
@@ -118,7 +118,7 @@ fn a_gzip_body_that_inflates_to_300_mb_is_cut_at_the_limit() {
         Ok(())
     });
     assert!(
-        matches!(error, Err(Error::TooLarge { limit: 10_000_000, declared: None, .. })),
+        matches!(error, Err(FetchError::TooLarge { limit: 10_000_000, declared: None, .. })),
         "{error:?}"
     );
     assert_eq!(reserved, [10_000_000], "asked once, for the most that can come");
@@ -146,7 +146,7 @@ fn broken_and_unwanted_encodings_are_refused() {
         let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
         assert_eq!(
             (error.code().as_str(), error.class()),
-            ("bad_encoding", Class::Reject),
+            ("bad_encoding", FailureClass::Reject),
             "{encoding}: {error:?}"
         );
     }
@@ -156,9 +156,9 @@ fn broken_and_unwanted_encodings_are_refused() {
 fn a_gzip_body_that_ends_early_is_truncated_for_good_where_all_that_was_announced_came() {
     let whole = gzip((0..50).map(|n| vec![n; 1000]));
     for (path, code, class) in [
-        ("/announced", "image_truncated", Class::Reject),
-        ("/chunked", "image_truncated", Class::Reject),
-        ("/until-closed", "reset", Class::Retry),
+        ("/announced", "image_truncated", FailureClass::Reject),
+        ("/chunked", "image_truncated", FailureClass::Reject),
+        ("/until-closed", "reset", FailureClass::Retry),
     ] {
         let cut = whole[..whole.len() / 2].to_vec();
         let server = Server::start(move |r, s| {
@@ -224,7 +224,10 @@ fn a_body_larger_than_the_limit_is_cut_whether_announced_or_not() {
         panic!("nothing is reserved for it")
     });
     assert!(
-        matches!(error, Err(Error::TooLarge { limit: 1_000_000, declared: Some(1_000_001), .. })),
+        matches!(
+            error,
+            Err(FetchError::TooLarge { limit: 1_000_000, declared: Some(1_000_001), .. })
+        ),
         "{error:?}"
     );
 
@@ -236,7 +239,7 @@ fn a_body_larger_than_the_limit_is_cut_whether_announced_or_not() {
     });
     let error = get(&fetcher(|_| {}), &endless.url("/"));
     assert!(
-        matches!(error, Err(Error::TooLarge { limit: 1_000_000, declared: None, .. })),
+        matches!(error, Err(FetchError::TooLarge { limit: 1_000_000, declared: None, .. })),
         "{error:?}"
     );
 
@@ -251,7 +254,7 @@ fn a_content_length_that_lies_is_noticed_in_either_direction() {
         Ok(Then::Close)
     });
     let error = get(&fetcher(|_| {}), &long.url("/")).unwrap_err();
-    assert_eq!((error.code().as_str(), error.class()), ("reset", Class::Retry), "{error:?}");
+    assert_eq!((error.code().as_str(), error.class()), ("reset", FailureClass::Retry), "{error:?}");
 
     // what follows the announced end is no answer to the next request on that connection
     let short = Server::start(|_, s| {
@@ -275,7 +278,11 @@ fn a_content_length_that_lies_is_noticed_in_either_direction() {
             write!(s, "HTTP/1.1 200 OK\r\n{header}\r\n\r\nxx")?;
             Ok(Then::Close)
         });
-        assert_eq!(get(&fetcher, &server.url("/")).unwrap_err().class(), Class::Reject, "{header}");
+        assert_eq!(
+            get(&fetcher, &server.url("/")).unwrap_err().class(),
+            FailureClass::Reject,
+            "{header}"
+        );
     }
 }
 
@@ -310,7 +317,7 @@ fn a_server_that_sends_a_byte_now_and_then_ends_at_the_total_limit() {
         // a status line of H is no HTTP; that may be noticed before the time is over
         if !(part == "status" && error.code() == "not_http") {
             assert!(
-                matches!(error, Error::Timeout { stage: Stage::Total, .. }),
+                matches!(error, FetchError::Timeout { stage: FetchStage::Total, .. }),
                 "{part}: {error:?}"
             );
             assert!(error.failure().hint.unwrap().contains("pg_caption.fetch_timeout"));
@@ -333,8 +340,11 @@ fn a_server_that_does_not_begin_to_answer_holds_its_place_no_longer_than_that_li
     let fetcher = fetcher(|s| s.answer_timeout = Duration::from_millis(300));
     for path in ["/silent", "/headers"] {
         let error = get(&fetcher, &server.url(path)).unwrap_err();
-        assert!(matches!(error, Error::Timeout { stage: Stage::Answer, .. }), "{path}: {error:?}");
-        assert_eq!((error.code().as_str(), error.class()), ("timeout", Class::Retry));
+        assert!(
+            matches!(error, FetchError::Timeout { stage: FetchStage::Answer, .. }),
+            "{path}: {error:?}"
+        );
+        assert_eq!((error.code().as_str(), error.class()), ("timeout", FailureClass::Retry));
     }
 }
 
@@ -352,14 +362,14 @@ fn validators_say_nothing_of_where_a_redirect_leads() {
         }
     });
     let url = server.url("/moved.jpg");
-    let get = Get {
+    let get = FetchRequest {
         url: &url,
         etag: Some("\"1\""),
         last_modified: Some("Mon, 05 Jan 2026 10:00:00 GMT"),
         deadline: Instant::now() + PATIENCE,
         cancelled: &Arc::default(),
     };
-    let Ok(Fetched::Body { bytes, etag, .. }) = fetcher(|_| {}).fetch(&get, &mut |_, _| Ok(()))
+    let Ok(FetchResult::Body { bytes, etag, .. }) = fetcher(|_| {}).fetch(&get, &mut |_, _| Ok(()))
     else {
         panic!("it was not fetched")
     };
@@ -396,7 +406,7 @@ fn a_body_of_unknown_length_reserves_no_more_than_there_can_be() {
     };
     assert_eq!(bytes(ask("/small")).len(), 900);
     let failure = ask("/large").unwrap_err().failure();
-    assert_eq!((failure.code.as_str(), failure.class), ("too_much_memory", Class::Reject));
+    assert_eq!((failure.code.as_str(), failure.class), ("too_much_memory", FailureClass::Reject));
     assert_eq!(reserved, [1000, 1000]);
 }
 
@@ -406,7 +416,7 @@ fn a_caller_with_less_patience_than_the_server_s_setting_is_told_its_own_limit()
         write!(s, "HTTP/1.1 200 OK\r\n\r\n")?;
         drip(s, b"x")
     });
-    let get = Get {
+    let get = FetchRequest {
         url: &server.url("/"),
         etag: None,
         last_modified: None,
@@ -414,7 +424,7 @@ fn a_caller_with_less_patience_than_the_server_s_setting_is_told_its_own_limit()
         cancelled: &Arc::default(),
     };
     let error = fetcher(|_| {}).fetch(&get, &mut |_, _| Ok(())).unwrap_err();
-    assert!(matches!(error, Error::Timeout { stage: Stage::Caller, .. }), "{error:?}");
+    assert!(matches!(error, FetchError::Timeout { stage: FetchStage::Caller, .. }), "{error:?}");
     assert!(error.failure().hint.unwrap().contains("pg_caption.timeout"));
 }
 
@@ -437,8 +447,9 @@ fn time_spent_waiting_for_memory_is_not_the_server_s() {
 #[test]
 fn memory_that_is_refused_is_the_fetch_s_failure_as_it_stands() {
     let server = Server::start(|_, s| reply(s, "200 OK", "", &[0; 12_345]));
-    let refusal = Failure::new(Class::Reject, "too_large", "needs 12345 bytes, the budget is 1000")
-        .hint("See \"pg_caption.memory\".");
+    let refusal =
+        Failure::new(FailureClass::Reject, "too_large", "needs 12345 bytes, the budget is 1000")
+            .hint("See \"pg_caption.memory\".");
     let mut reserved = 0;
     let error = get_with(&fetcher(|_| {}), &server.url("/"), &Arc::default(), &mut |_, n| {
         reserved = n;
@@ -491,7 +502,7 @@ fn headers_without_end_are_cut() {
         let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
         assert_eq!(
             (error.code().as_str(), error.class()),
-            ("headers_too_large", Class::Reject),
+            ("headers_too_large", FailureClass::Reject),
             "{error:?}"
         );
     }
@@ -503,7 +514,7 @@ fn headers_without_end_are_cut() {
     let error =
         get(&fetcher(|s| s.total_timeout = Duration::from_millis(500)), &preliminary.url("/"))
             .unwrap_err();
-    assert!(matches!(error.class(), Class::Reject | Class::Retry), "{error:?}");
+    assert!(matches!(error.class(), FailureClass::Reject | FailureClass::Retry), "{error:?}");
 }
 
 #[test]
@@ -538,7 +549,11 @@ fn what_does_not_speak_http_is_refused() {
         Ok(Then::Close)
     });
     let error = get(&fetcher(|_| {}), &ssh.url("/")).unwrap_err();
-    assert_eq!((error.code().as_str(), error.class()), ("not_http", Class::Reject), "{error:?}");
+    assert_eq!(
+        (error.code().as_str(), error.class()),
+        ("not_http", FailureClass::Reject),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -550,7 +565,11 @@ fn a_connection_broken_off_is_tried_again_later() {
     });
     for server in [before, during] {
         let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
-        assert_eq!((error.code().as_str(), error.class()), ("reset", Class::Retry), "{error:?}");
+        assert_eq!(
+            (error.code().as_str(), error.class()),
+            ("reset", FailureClass::Retry),
+            "{error:?}"
+        );
     }
     let nobody = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -1,9 +1,9 @@
 //! Promises about https, with a throw-away certificate authority.
 
-mod world;
+mod test_server;
 
-use pg_caption_fetch::{Error, Fetcher, Parts, Settings};
-use pg_caption_wire::Class;
+use pg_caption_fetch::{FetchError, FetchSettings, Fetcher, FetcherParts};
+use pg_caption_wire::FailureClass;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
@@ -76,14 +76,14 @@ fn redirect(location: String) -> impl Fn(&str, &mut dyn Write) -> std::io::Resul
     move |_, s| write!(s, "HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: {location}\r\n\r\n")
 }
 
-fn trusting(authority: &Authority, change: impl FnOnce(&mut Settings)) -> Fetcher {
+fn trusting(authority: &Authority, change: impl FnOnce(&mut FetchSettings)) -> Fetcher {
     let names =
         Names::new(&[("shop.example", &[&["127.0.0.1"]]), ("evil.example", &[&["127.0.0.1"]])]);
     let mut settings = settings();
     change(&mut settings);
     Fetcher::with_parts(
         settings,
-        Parts { resolver: names, roots: Some(vec![authority.der.clone()]) },
+        FetcherParts { resolver: names, roots: Some(vec![authority.der.clone()]) },
     )
     .unwrap()
 }
@@ -118,8 +118,8 @@ fn bad_certificates_are_refused_before_anything_is_asked_and_tried_again_later()
         ("self-signed", shop(None, &["shop.example"], |_| {}, picture)),
     ] {
         let error = get(&trusting(&ours, |_| {}), &secure(&server)).unwrap_err();
-        assert!(matches!(error, Error::Tls { no_roots: false, .. }), "{why}: {error:?}");
-        assert_eq!((error.code().as_str(), error.class()), ("tls", Class::Retry), "{why}");
+        assert!(matches!(error, FetchError::Tls { no_roots: false, .. }), "{why}: {error:?}");
+        assert_eq!((error.code().as_str(), error.class()), ("tls", FailureClass::Retry), "{why}");
         assert!(server.requests().is_empty(), "{why}");
     }
 }
@@ -199,7 +199,7 @@ fn a_handshake_that_never_ends_ends_at_the_limit() {
     let fetcher =
         trusting(&authority(), |s| s.connect_timeout = std::time::Duration::from_millis(300));
     let error = get(&fetcher, &secure(&silent)).unwrap_err();
-    assert!(matches!(error, Error::Timeout { .. }), "{error:?}");
+    assert!(matches!(error, FetchError::Timeout { .. }), "{error:?}");
     assert!(error.failure().hint.unwrap().contains("pg_caption.connect_timeout"));
 }
 
@@ -212,7 +212,7 @@ fn https_redirects_to_http_only_for_those_who_came_over_http() {
     let error = get(&fetcher, &secure(&middle)).unwrap_err();
     assert_eq!(
         (error.code().as_str(), error.class()),
-        ("insecure_redirect", Class::Reject),
+        ("insecure_redirect", FailureClass::Reject),
         "{error:?}"
     );
     assert_eq!(plain.connections(), 0);
@@ -236,7 +236,8 @@ fn https_goes_through_a_proxy_with_the_certificate_checked_end_to_end() {
         std::thread::spawn(move || std::io::copy(&mut back, &mut forth));
         let _ = std::io::copy(&mut client, &mut server);
     });
-    let through = |s: &mut Settings| s.proxy = Some(format!("http://127.0.0.1:{}", proxy.port));
+    let through =
+        |s: &mut FetchSettings| s.proxy = Some(format!("http://127.0.0.1:{}", proxy.port));
     assert_eq!(bytes(get(&trusting(&authority, through), &secure(&server))), b"picture");
     assert_eq!(proxy.requests(), [format!("CONNECT shop.example:{port} HTTP/1.1")]);
     assert_eq!(code(get(&trusting(&self::authority(), through), &secure(&server))), "tls");
@@ -250,7 +251,7 @@ fn the_certificate_store_of_the_system_decides_whom_to_trust() {
     if let Ok(port) = std::env::var(CHILD) {
         let names = Names::new(&[("shop.example", &[&["127.0.0.1"]])]);
         let fetcher =
-            Fetcher::with_parts(settings(), Parts { resolver: names, roots: None }).unwrap();
+            Fetcher::with_parts(settings(), FetcherParts { resolver: names, roots: None }).unwrap();
         assert_eq!(bytes(get(&fetcher, &format!("https://shop.example:{port}/p.jpg"))), b"picture");
         return;
     }

@@ -1,7 +1,7 @@
 //! HTTP as a command-line program does it: the proxy and the certificates of the environment,
 //! redirects followed, and patience with every connection as long as something comes.
 
-use crate::{Error, Place};
+use crate::{HubError, HubLocation};
 use std::sync::Arc;
 use std::time::Duration;
 use ureq::config::RedirectAuthHeaders;
@@ -23,12 +23,12 @@ const SILENCE: Duration = Duration::from_secs(60);
 
 /// A client for one hub.
 pub(crate) struct Client<'a> {
-    pub(crate) place: &'a Place,
+    pub(crate) place: &'a HubLocation,
     agent: Agent,
 }
 
 impl<'a> Client<'a> {
-    pub(crate) fn new(place: &'a Place) -> Client<'a> {
+    pub(crate) fn new(place: &'a HubLocation) -> Client<'a> {
         let roots: Vec<_> = rustls_native_certs::load_native_certs()
             .certs
             .iter()
@@ -56,7 +56,7 @@ impl<'a> Client<'a> {
     }
 
     /// Asks for an address of the hub, from a byte on.
-    pub(crate) fn get(&self, url: &str, from: u64) -> Result<Response<Body>, Error> {
+    pub(crate) fn get(&self, url: &str, from: u64) -> Result<Response<Body>, HubError> {
         let mut request = self.agent.get(url);
         if let Some(token) = self.place.token() {
             request = request.header("authorization", format!("Bearer {token}"));
@@ -68,8 +68,8 @@ impl<'a> Client<'a> {
     }
 
     /// What became of a connection.
-    pub(crate) fn broken(&self, reason: impl ToString) -> Error {
-        Error::Network { host: self.place.host().into(), reason: reason.to_string() }
+    pub(crate) fn broken(&self, reason: impl ToString) -> HubError {
+        HubError::Network { host: self.place.host().into(), reason: reason.to_string() }
     }
 }
 

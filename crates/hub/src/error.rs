@@ -6,7 +6,7 @@ use std::path::PathBuf;
 /// What can go wrong.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum HubError {
     /// Not a repository's name, a revision's or a folder's.
     #[error(
         "\"{0}\" is not a name to be used here: a model's name is OWNER/NAME, a folder's has no slash and no dot at its start"
@@ -82,7 +82,7 @@ pub enum Error {
         /// As asked.
         repo: String,
         /// Why not.
-        reason: pg_caption_models::Error,
+        reason: pg_caption_models::ModelsError,
     },
     /// The disk has not enough room.
     #[error("not enough room in {}: {needed} more bytes are needed, {available} are free", path.display())]
@@ -147,12 +147,12 @@ fn shown_to(token: bool) -> &'static str {
     }
 }
 
-fn hint(reason: &pg_caption_models::Error) -> &'static str {
+fn hint(reason: &pg_caption_models::ModelsError) -> &'static str {
     match reason {
-        pg_caption_models::Error::NoGraph { .. } => {
+        pg_caption_models::ModelsError::NoGraph { .. } => {
             "; it needs an export to ONNX, such as onnx-community publishes of many models"
         }
-        pg_caption_models::Error::NoDtype { .. } => {
+        pg_caption_models::ModelsError::NoDtype { .. } => {
             "; --dtype may be repeated, GRAPH=DTYPE holds for one graph"
         }
         _ => "",

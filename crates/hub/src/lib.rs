@@ -8,25 +8,25 @@
 
 mod client;
 mod error;
+mod install;
 mod listing;
-mod place;
+mod location;
 mod pull;
-mod shelf;
 mod transfer;
 
-pub use error::Error;
-pub use place::Place;
-pub use pull::{Pull, Pulled, pull};
-pub use transfer::Patience;
+pub use error::HubError;
+pub use location::HubLocation;
+pub use pull::{PullReport, PullRequest, pull};
+pub use transfer::RetryLimits;
 
 /// Told how far a download is.
-pub trait Progress {
+pub trait PullProgress {
     /// `done` of `total` bytes are here, all files together; `file` is the one being fetched. May
     /// go back when a file has to be fetched again.
     fn at(&mut self, file: &str, done: u64, total: u64);
 }
 
 /// For whom it does not matter.
-impl Progress for () {
+impl PullProgress for () {
     fn at(&mut self, _file: &str, _done: u64, _total: u64) {}
 }

@@ -1,6 +1,6 @@
 //! What a repository publishes: files with sizes and checksums, at one commit.
 
-use crate::Error;
+use crate::HubError;
 use crate::client::Client;
 use serde::Deserialize;
 use ureq::Body;
@@ -49,12 +49,12 @@ struct Lfs {
 
 impl Listing {
     /// Asks the hub.
-    pub(crate) fn read(client: &Client, repo: &str, revision: &str) -> Result<Listing, Error> {
+    pub(crate) fn read(client: &Client, repo: &str, revision: &str) -> Result<Listing, HubError> {
         let mut response = client.get(&client.place.listing(repo, revision), 0)?;
         if response.status() != StatusCode::OK {
             return Err(refusal(client, &response, repo, revision, "the listing"));
         }
-        let malformed = |reason: String| Error::Malformed {
+        let malformed = |reason: String| HubError::Malformed {
             host: client.place.host().into(),
             file: repo.into(),
             reason,
@@ -98,19 +98,19 @@ pub(crate) fn refusal(
     repo: &str,
     revision: &str,
     file: &str,
-) -> Error {
+) -> HubError {
     let code = response.headers().get("x-error-code").and_then(|value| value.to_str().ok());
     let token = client.place.token().is_some();
     match (response.status().as_u16(), code) {
-        (_, Some("GatedRepo")) | (403, _) => Error::Gated { repo: repo.into(), token },
+        (_, Some("GatedRepo")) | (403, _) => HubError::Gated { repo: repo.into(), token },
         (_, Some("RevisionNotFound")) => {
-            Error::NoRevision { repo: repo.into(), revision: revision.into() }
+            HubError::NoRevision { repo: repo.into(), revision: revision.into() }
         }
         // Whoever is not known is told 401 for what does not exist as well.
-        (401, _) | (_, Some("RepoNotFound")) => Error::NoRepository { repo: repo.into(), token },
-        (404, None) => Error::NoRepository { repo: repo.into(), token },
+        (401, _) | (_, Some("RepoNotFound")) => HubError::NoRepository { repo: repo.into(), token },
+        (404, None) => HubError::NoRepository { repo: repo.into(), token },
         (status, _) => {
-            Error::Status { host: client.place.host().into(), status, file: file.into() }
+            HubError::Status { host: client.place.host().into(), status, file: file.into() }
         }
     }
 }

@@ -1,11 +1,11 @@
 //! From a repository's name to a folder: what is needed of it, and no more.
 
 use crate::client::Client;
+use crate::install::{ORIGIN, Origin, Partial};
 use crate::listing::{Listing, Remote, refusal};
-use crate::shelf::{ORIGIN, Origin, Partial};
 use crate::transfer::{Order, fetch};
-use crate::{Error, Patience, Place, Progress};
-use pg_caption_models::{Choice, Wish, choose, family, model_type_of, model_types};
+use crate::{HubError, HubLocation, PullProgress, RetryLimits};
+use pg_caption_models::{GraphChoice, GraphSelection, choose, family, model_type_of, model_types};
 use pg_caption_onnx::outside;
 use serde_json::Value;
 use std::path::{Component, Path, PathBuf};
@@ -15,13 +15,13 @@ const MAX_CONFIG: u64 = 4 << 20;
 
 /// What to pull, and where to.
 #[derive(Debug, Clone)]
-pub struct Pull {
+pub struct PullRequest {
     /// `OWNER/NAME`.
     pub repo: String,
     /// Branch, tag or commit.
     pub revision: String,
     /// Which graph files.
-    pub wish: Wish,
+    pub wish: GraphSelection,
     /// The models directory; made if it is not there.
     pub models: PathBuf,
     /// Folder in it; `None`: the repository's name without its owner.
@@ -29,12 +29,12 @@ pub struct Pull {
     /// Put it in the place of a folder of that name.
     pub replace: bool,
     /// With a network that breaks.
-    pub patience: Patience,
+    pub patience: RetryLimits,
 }
 
 /// What was pulled.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pulled {
+pub struct PullReport {
     /// The folder.
     pub folder: PathBuf,
     /// Its name.
@@ -46,7 +46,7 @@ pub struct Pulled {
     /// Bytes of all its files.
     pub bytes: u64,
     /// Which file of each graph.
-    pub choice: Choice,
+    pub choice: GraphChoice,
     /// It was there already, the same.
     pub unchanged: bool,
 }
@@ -54,19 +54,23 @@ pub struct Pulled {
 /// Pulls a model. What was fetched before an error stays for the next attempt, out of sight.
 ///
 /// # Errors
-/// [`Error`]; nothing of the model is visible then.
-pub fn pull(place: &Place, order: &Pull, progress: &mut dyn Progress) -> Result<Pulled, Error> {
+/// [`HubError`]; nothing of the model is visible then.
+pub fn pull(
+    place: &HubLocation,
+    order: &PullRequest,
+    progress: &mut dyn PullProgress,
+) -> Result<PullReport, HubError> {
     let repo = order.repo.trim_matches('/');
     let name = order.name.as_deref().unwrap_or_else(|| repo.rsplit('/').next().unwrap_or(repo));
     if !is_repository(repo) || !is_part(name) {
-        return Err(Error::Name(if is_repository(repo) {
+        return Err(HubError::Name(if is_repository(repo) {
             name.into()
         } else {
             order.repo.clone()
         }));
     }
     if order.revision.is_empty() || !order.revision.split('/').all(is_part) {
-        return Err(Error::Name(order.revision.clone()));
+        return Err(HubError::Name(order.revision.clone()));
     }
     let client = Client::new(place);
     let listing = Listing::read(&client, repo, &order.revision)?;
@@ -78,7 +82,7 @@ pub fn pull(place: &Place, order: &Pull, progress: &mut dyn Progress) -> Result<
         commit: listing.commit.clone(),
         files: choice.files().map(Into::into).collect(),
     };
-    let pulled = |folder, bytes, unchanged| Pulled {
+    let pulled = |folder, bytes, unchanged| PullReport {
         folder,
         name: name.into(),
         commit: listing.commit.clone(),
@@ -102,7 +106,7 @@ pub fn pull(place: &Place, order: &Pull, progress: &mut dyn Progress) -> Result<
             there => {
                 let origin = there
                     .map(|o| format!("{} at {}", o.repo, o.commit.get(..8).unwrap_or(&o.commit)));
-                return Err(Error::Exists { path: target, origin });
+                return Err(HubError::Exists { path: target, origin });
             }
         }
     }
@@ -140,7 +144,7 @@ struct Pulling<'a> {
     repo: &'a str,
     listing: &'a Listing,
     partial: &'a Partial,
-    patience: &'a Patience,
+    patience: &'a RetryLimits,
     /// Bytes of the files that are here.
     done: u64,
 }
@@ -151,8 +155,8 @@ impl Pulling<'_> {
         &mut self,
         files: &[&Remote],
         total: u64,
-        progress: &mut dyn Progress,
-    ) -> Result<(), Error> {
+        progress: &mut dyn PullProgress,
+    ) -> Result<(), HubError> {
         let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
         self.partial.room_for(size(files).saturating_sub(self.partial.bytes(&names)))?;
         for remote in files {
@@ -175,8 +179,8 @@ fn further<'a>(
     folder: &Path,
     repo: &str,
     listing: &'a Listing,
-    choice: &Choice,
-) -> Result<Vec<&'a Remote>, Error> {
+    choice: &GraphChoice,
+) -> Result<Vec<&'a Remote>, HubError> {
     let mut further: Vec<&Remote> = Vec::new();
     for graph in &choice.graphs {
         // A graph that cannot be read is named when the model is loaded, with what is wrong with
@@ -191,9 +195,9 @@ fn further<'a>(
             {
                 continue;
             }
-            let missing = || Error::Unusable {
+            let missing = || HubError::Unusable {
                 repo: repo.into(),
-                reason: pg_caption_models::Error::Missing { file: path.clone() },
+                reason: pg_caption_models::ModelsError::Missing { file: path.clone() },
             };
             further.push(listing.file(&path).ok_or_else(missing)?);
         }
@@ -225,12 +229,12 @@ fn chosen(
     client: &Client,
     repo: &str,
     listing: &Listing,
-    wish: &Wish,
-) -> Result<(String, Choice), Error> {
-    let unusable = |reason| Error::Unusable { repo: repo.into(), reason };
+    wish: &GraphSelection,
+) -> Result<(String, GraphChoice), HubError> {
+    let unusable = |reason| HubError::Unusable { repo: repo.into(), reason };
     let path = "config.json";
     if listing.file(path).is_none() {
-        return Err(unusable(pg_caption_models::Error::Missing { file: path.into() }));
+        return Err(unusable(pg_caption_models::ModelsError::Missing { file: path.into() }));
     }
     let mut response = client.get(&client.place.file(repo, &listing.commit, path), 0)?;
     if response.status().as_u16() != 200 {
@@ -242,14 +246,14 @@ fn chosen(
         .limit(MAX_CONFIG)
         .read_to_vec()
         .map_err(|e| client.broken(e))?;
-    let malformed = |e: serde_json::Error| pg_caption_models::Error::Content {
+    let malformed = |e: serde_json::Error| pg_caption_models::ModelsError::Content {
         path: path.into(),
         reason: e.to_string(),
     };
     let config: Value = serde_json::from_slice(&bytes).map_err(malformed).map_err(unusable)?;
     let model_type = model_type_of(&config, Path::new(path)).map_err(unusable)?;
     let Some(family) = family(&model_type) else {
-        return Err(unusable(pg_caption_models::Error::UnknownFamily {
+        return Err(unusable(pg_caption_models::ModelsError::UnknownFamily {
             model_type,
             supported: model_types(),
         }));

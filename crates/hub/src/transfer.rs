@@ -5,7 +5,7 @@
 
 use crate::client::Client;
 use crate::listing::{Remote, refusal};
-use crate::{Error, Progress};
+use crate::{HubError, PullProgress};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -19,16 +19,16 @@ const CHUNK: usize = 256 * 1024;
 
 /// How often a broken transfer is taken up again.
 #[derive(Debug, Clone)]
-pub struct Patience {
+pub struct RetryLimits {
     /// Attempts in a row that come no further.
     pub attempts: u32,
     /// Pause before the second of them, doubled before each further one; the first follows at once.
     pub pause: Duration,
 }
 
-impl Default for Patience {
+impl Default for RetryLimits {
     fn default() -> Self {
-        Patience { attempts: 6, pause: Duration::from_secs(1) }
+        RetryLimits { attempts: 6, pause: Duration::from_secs(1) }
     }
 }
 
@@ -47,9 +47,9 @@ pub(crate) fn fetch(
     client: &Client,
     order: &Order,
     to: &Path,
-    patience: &Patience,
-    progress: &mut dyn Progress,
-) -> Result<(), Error> {
+    patience: &RetryLimits,
+    progress: &mut dyn PullProgress,
+) -> Result<(), HubError> {
     let mut part = Part::open(to, order)?;
     // What was here before may be of an earlier run and of another version: that is found out only
     // at the end.
@@ -76,8 +76,8 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
-    fn open(path: &'a Path, order: &Order) -> Result<Part<'a>, Error> {
-        let failed = |source| Error::File { path: path.into(), source };
+    fn open(path: &'a Path, order: &Order) -> Result<Part<'a>, HubError> {
+        let failed = |source| HubError::File { path: path.into(), source };
         let file = File::options()
             .read(true)
             .write(true)
@@ -106,9 +106,9 @@ impl<'a> Part<'a> {
     }
 
     /// Back to nothing.
-    fn cut(&mut self) -> Result<(), Error> {
+    fn cut(&mut self) -> Result<(), HubError> {
         let cut = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
-        cut.map_err(|source| Error::File { path: self.path.into(), source })?;
+        cut.map_err(|source| HubError::File { path: self.path.into(), source })?;
         (self.length, self.hash) = (0, Sha256::new());
         Ok(())
     }
@@ -118,9 +118,9 @@ impl<'a> Part<'a> {
         &mut self,
         client: &Client,
         order: &Order,
-        patience: &Patience,
-        progress: &mut dyn Progress,
-    ) -> Result<(), Error> {
+        patience: &RetryLimits,
+        progress: &mut dyn PullProgress,
+    ) -> Result<(), HubError> {
         let (mut in_vain, mut furthest) = (0, self.length);
         progress.at(&order.remote.path, order.before + self.length, order.total);
         while self.length < order.remote.size {
@@ -146,8 +146,8 @@ impl<'a> Part<'a> {
         &mut self,
         client: &Client,
         order: &Order,
-        progress: &mut dyn Progress,
-    ) -> Result<(), Error> {
+        progress: &mut dyn PullProgress,
+    ) -> Result<(), HubError> {
         let Order { repo, commit, remote, .. } = order;
         let response = client.get(&client.place.file(repo, commit, &remote.path), self.length)?;
         match response.status().as_u16() {
@@ -174,25 +174,25 @@ impl<'a> Part<'a> {
             };
             if self.length + n as u64 > remote.size {
                 self.cut()?;
-                return Err(Error::Size { file: remote.path.clone(), expected: remote.size });
+                return Err(HubError::Size { file: remote.path.clone(), expected: remote.size });
             }
             self.file
                 .write_all(&buffer[..n])
-                .map_err(|source| Error::File { path: self.path.into(), source })?;
+                .map_err(|source| HubError::File { path: self.path.into(), source })?;
             self.hash.update(&buffer[..n]);
             self.length += n as u64;
             progress.at(&remote.path, order.before + self.length, order.total);
         }
     }
 
-    fn check(&self, order: &Order) -> Result<(), Error> {
+    fn check(&self, order: &Order) -> Result<(), HubError> {
         let Some(expected) = &order.remote.sha256 else { return Ok(()) };
         let found: String =
             self.hash.clone().finalize().iter().map(|b| format!("{b:02x}")).collect();
         if found == *expected {
             Ok(())
         } else {
-            Err(Error::Checksum {
+            Err(HubError::Checksum {
                 file: order.remote.path.clone(),
                 expected: expected.clone(),
                 found,
@@ -201,14 +201,17 @@ impl<'a> Part<'a> {
     }
 
     /// Onto the disk.
-    fn keep(self) -> Result<(), Error> {
-        self.file.sync_all().map_err(|source| Error::File { path: self.path.into(), source })
+    fn keep(self) -> Result<(), HubError> {
+        self.file.sync_all().map_err(|source| HubError::File { path: self.path.into(), source })
     }
 }
 
 /// Whether another attempt may end otherwise.
-fn is_passing(error: &Error) -> bool {
-    matches!(error, Error::Network { .. } | Error::Status { status: 408 | 429 | 500..=599, .. })
+fn is_passing(error: &HubError) -> bool {
+    matches!(
+        error,
+        HubError::Network { .. } | HubError::Status { status: 408 | 429 | 500..=599, .. }
+    )
 }
 
 /// First byte of a partial answer.

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 /// What can be wrong with a folder's list of files.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum ModelsError {
     /// No family here reads this kind of model.
     #[error("config.json says model_type \"{model_type}\", which is not supported (supported: {})", supported.join(", "))]
     UnknownFamily {

@@ -2,7 +2,7 @@
 
 /// A kind of model: the values of `model_type` it goes by and the graphs it needs.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Family {
+pub struct ModelFamily {
     /// Values of `config.json`'s `model_type`.
     pub model_types: &'static [&'static str],
     /// Graphs needed whatever the layout of the decoder.
@@ -17,18 +17,18 @@ const PAIR: &[&str] = &["decoder_model", "decoder_with_past_model"];
 /// Reads the whole text again for each token.
 const ALONE: &[&str] = &["decoder_model"];
 
-const FAMILIES: [Family; 3] = [
-    Family {
+const FAMILIES: [ModelFamily; 3] = [
+    ModelFamily {
         model_types: &["vision-encoder-decoder"],
         graphs: &["encoder_model"],
         decoders: &[MERGED, PAIR, ALONE],
     },
-    Family {
+    ModelFamily {
         model_types: &["florence2"],
         graphs: &["vision_encoder", "embed_tokens", "encoder_model"],
         decoders: &[MERGED, PAIR, ALONE],
     },
-    Family {
+    ModelFamily {
         model_types: &["idefics3", "smolvlm", "smolvlm2"],
         graphs: &["vision_encoder", "embed_tokens"],
         decoders: &[MERGED, PAIR, ALONE],
@@ -36,7 +36,7 @@ const FAMILIES: [Family; 3] = [
 ];
 
 /// The family of a `model_type`.
-pub fn family(model_type: &str) -> Option<&'static Family> {
+pub fn family(model_type: &str) -> Option<&'static ModelFamily> {
     FAMILIES.iter().find(|family| family.model_types.contains(&model_type))
 }
 
@@ -45,7 +45,7 @@ pub fn model_types() -> Vec<&'static str> {
     FAMILIES.iter().flat_map(|family| family.model_types.iter().copied()).collect()
 }
 
-impl Family {
+impl ModelFamily {
     /// Every graph it can have, each once.
     pub fn all_graphs(&self) -> Vec<&'static str> {
         let mut all: Vec<&str> = self.graphs.to_vec();

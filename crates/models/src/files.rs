@@ -9,7 +9,7 @@ pub(crate) const PLAIN: &str = "fp32";
 
 /// A graph in one precision.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Graph {
+pub struct GraphFile {
     /// Its name, without suffix.
     pub graph: String,
     /// `fp32`, or the suffix without the underscore.
@@ -22,7 +22,7 @@ pub struct Graph {
 
 /// What a file's name says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Named<'a> {
+pub struct NamedFile<'a> {
     /// Graph.
     pub graph: &'a str,
     /// `fp32`, or the suffix without the underscore.
@@ -31,15 +31,15 @@ pub struct Named<'a> {
 
 /// Reads a path relative to the folder as one of these graphs; graphs lie in `onnx/` or beside
 /// `config.json`.
-pub fn graph_file<'a>(path: &'a str, graphs: &[&'a str]) -> Option<Named<'a>> {
+pub fn graph_file<'a>(path: &'a str, graphs: &[&'a str]) -> Option<NamedFile<'a>> {
     let stem = path.strip_prefix("onnx/").unwrap_or(path).strip_suffix(".onnx")?;
     graphs.iter().copied().find_map(|graph| match stem.strip_prefix(graph)? {
-        "" => Some(Named { graph, dtype: PLAIN }),
+        "" => Some(NamedFile { graph, dtype: PLAIN }),
         suffix => SUFFIXES
             .iter()
             .copied()
             .find(|known| suffix.strip_prefix('_') == Some(known))
-            .map(|dtype| Named { graph, dtype }),
+            .map(|dtype| NamedFile { graph, dtype }),
     })
 }
 

@@ -1,8 +1,8 @@
 //! Which model folders lie in a models directory, and what their names and sizes say. Nothing large
 //! is read.
 
-use crate::{Error, Wish, choose, family, graph_file, model_types};
-use pg_caption_register::Style;
+use crate::{GraphSelection, ModelsError, choose, family, graph_file, model_types};
+use pg_caption_style::CaptionStyle;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
@@ -14,7 +14,7 @@ const MAX_JSON: u64 = 4 << 20;
 
 /// A folder that holds a model, or should.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Installed {
+pub struct InstalledModel {
     /// Its name in the models directory.
     pub name: String,
     /// Where it is.
@@ -36,29 +36,29 @@ pub struct Installed {
 ///
 /// # Errors
 /// The directory cannot be read.
-pub fn scan(models: &Path) -> Result<Vec<Installed>, Error> {
-    let failed = |source| Error::File { path: models.into(), source };
+pub fn scan(models: &Path) -> Result<Vec<InstalledModel>, ModelsError> {
+    let failed = |source| ModelsError::File { path: models.into(), source };
     let mut found = Vec::new();
     for entry in fs::read_dir(models).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
         if !hidden && path.join("config.json").is_file() {
-            found.push(Installed::at(&path));
+            found.push(InstalledModel::at(&path));
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(found)
 }
 
-impl Installed {
+impl InstalledModel {
     /// Looks at one folder; what is wrong with it is stated in it.
-    pub fn at(path: &Path) -> Installed {
+    pub fn at(path: &Path) -> InstalledModel {
         let mut files = Vec::new();
         let bytes = list(path, "", &mut files) + list(&path.join("onnx"), "onnx/", &mut files);
         let name = path
             .file_name()
             .map_or_else(|| path.display().to_string(), |name| name.to_string_lossy().into_owned());
-        let mut installed = Installed {
+        let mut installed = InstalledModel {
             name,
             path: path.into(),
             model_type: None,
@@ -71,17 +71,17 @@ impl Installed {
         installed
     }
 
-    fn look(&mut self, files: &[String]) -> Result<(), Error> {
+    fn look(&mut self, files: &[String]) -> Result<(), ModelsError> {
         let path = self.path.join("config.json");
         let model_type = model_type_of(&read_json(&path)?, &path)?;
         self.model_type = Some(model_type.clone());
         let family = family(&model_type)
-            .ok_or(Error::UnknownFamily { model_type, supported: model_types() })?;
+            .ok_or(ModelsError::UnknownFamily { model_type, supported: model_types() })?;
         let all = family.all_graphs();
         for named in files.iter().filter_map(|file| graph_file(file, &all)) {
             self.graphs.entry(named.graph.into()).or_default().push(named.dtype.into());
         }
-        let choice = choose(family, files, &Wish::default())?;
+        let choice = choose(family, files, &GraphSelection::default())?;
         for graph in &choice.graphs {
             if let Some(dtypes) = self.graphs.get_mut(&graph.graph) {
                 dtypes.sort_by_key(|dtype| *dtype != graph.dtype);
@@ -111,24 +111,25 @@ fn list(folder: &Path, prefix: &str, files: &mut Vec<String>) -> u64 {
 ///
 /// # Errors
 /// It says none.
-pub fn model_type_of(config: &Value, path: &Path) -> Result<String, Error> {
+pub fn model_type_of(config: &Value, path: &Path) -> Result<String, ModelsError> {
     let named = config.get("model_type").and_then(Value::as_str);
-    named
-        .map(Into::into)
-        .ok_or_else(|| Error::Content { path: path.into(), reason: "no \"model_type\"".into() })
+    named.map(Into::into).ok_or_else(|| ModelsError::Content {
+        path: path.into(),
+        reason: "no \"model_type\"".into(),
+    })
 }
 
 /// Reads a small JSON file.
 ///
 /// # Errors
 /// It cannot be read, is too large, or is no JSON.
-pub fn read_json(path: &Path) -> Result<Value, Error> {
+pub fn read_json(path: &Path) -> Result<Value, ModelsError> {
     serde_json::from_slice(&read(path)?)
-        .map_err(|e| Error::Content { path: path.into(), reason: e.to_string() })
+        .map_err(|e| ModelsError::Content { path: path.into(), reason: e.to_string() })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Error> {
-    let failed = |source| Error::File { path: path.into(), source };
+fn read(path: &Path) -> Result<Vec<u8>, ModelsError> {
+    let failed = |source| ModelsError::File { path: path.into(), source };
     let mut bytes = Vec::new();
     fs::File::open(path)
         .map_err(failed)?
@@ -136,7 +137,7 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
         .read_to_end(&mut bytes)
         .map_err(failed)?;
     match bytes.len() as u64 > MAX_JSON {
-        true => Err(Error::Content {
+        true => Err(ModelsError::Content {
             path: path.into(),
             reason: format!("larger than {MAX_JSON} bytes"),
         }),
@@ -148,10 +149,10 @@ fn read(path: &Path) -> Result<Vec<u8>, Error> {
 ///
 /// # Errors
 /// The file, or `config.json` beside it, cannot be read or says something impossible.
-pub fn styles_of(folder: &Path) -> Result<BTreeMap<String, Style>, Error> {
+pub fn styles_of(folder: &Path) -> Result<BTreeMap<String, CaptionStyle>, ModelsError> {
     let path = folder.join("captions.json");
     let bytes = match read(&path) {
-        Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+        Err(ModelsError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
             return Ok(BTreeMap::new());
         }
         bytes => bytes?,
@@ -163,8 +164,8 @@ pub fn styles_of(folder: &Path) -> Result<BTreeMap<String, Style>, Error> {
         .and_then(|family| family.model_types.first())
         .copied()
         .unwrap_or(&model_type);
-    pg_caption_register::of_folder(&bytes, name)
-        .map_err(|e| Error::Content { path, reason: e.to_string() })
+    pg_caption_style::of_folder(&bytes, name)
+        .map_err(|e| ModelsError::Content { path, reason: e.to_string() })
 }
 
 #[cfg(test)]
@@ -220,9 +221,9 @@ mod tests {
             "the one that is used stands first"
         );
         put(&whole.path, &[("captions.json", r#"{"styles": {"poetic": {"prompt": "Rhyme."}}}"#)]);
-        assert_eq!(Installed::at(&whole.path).styles, ["poetic"]);
+        assert_eq!(InstalledModel::at(&whole.path).styles, ["poetic"]);
         put(&whole.path, &[("captions.json", r#"{"styles": {"poetic": {}}}"#)]);
-        assert!(Installed::at(&whole.path).problem.unwrap().contains("captions.json"));
-        assert!(matches!(scan(&dir.path().join("nowhere")), Err(Error::File { .. })));
+        assert!(InstalledModel::at(&whole.path).problem.unwrap().contains("captions.json"));
+        assert!(matches!(scan(&dir.path().join("nowhere")), Err(ModelsError::File { .. })));
     }
 }

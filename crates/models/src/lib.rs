@@ -8,13 +8,13 @@ mod error;
 mod family;
 mod files;
 mod installed;
-mod wish;
+mod selection;
 
-pub use error::Error;
-pub use family::{Family, family, model_types};
-pub use files::{Graph, Named, graph_file, is_external_data};
-pub use installed::{Installed, model_type_of, read_json, scan, styles_of};
-pub use wish::{Choice, Dtype, Wish, choose};
+pub use error::ModelsError;
+pub use family::{ModelFamily, family, model_types};
+pub use files::{GraphFile, NamedFile, graph_file, is_external_data};
+pub use installed::{InstalledModel, model_type_of, read_json, scan, styles_of};
+pub use wish::{GraphChoice, GraphDtype, GraphSelection, choose};
 
 /// Small files that decide what a caption says, where a folder has them. The first three no folder
 /// can do without.

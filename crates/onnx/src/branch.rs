@@ -4,15 +4,15 @@
 //! outside of both.
 
 use crate::proto::{AttributeProto, GraphProto, NodeProto};
-use crate::{Error, Model};
+use crate::{GraphError, OnnxModel};
 
-impl Model {
+impl OnnxModel {
     /// The graph that runs where the boolean input `condition` is true; the whole graph where it
     /// has no such input.
     ///
     /// # Errors
-    /// [`Error::Branches`] where the condition decides anything but one `If`.
-    pub fn branch(&self, condition: &str) -> Result<Model, Error> {
+    /// [`GraphError::Branches`] where the condition decides anything but one `If`.
+    pub fn branch(&self, condition: &str) -> Result<OnnxModel, GraphError> {
         let graph = self.graph();
         if !graph.input.iter().any(|input| input.name() == condition) {
             return Ok(self.clone());
@@ -24,14 +24,18 @@ impl Model {
             .filter(|(_, node)| node.input.iter().any(|input| input == condition));
         let (at, chosen) = match (deciding.next(), deciding.next()) {
             (Some((at, node)), None) if node.op_type() == "If" => (at, node),
-            _ => return Err(Error::Branches("the condition decides something else than one If")),
+            _ => {
+                return Err(GraphError::Branches(
+                    "the condition decides something else than one If",
+                ));
+            }
         };
         let taken = chosen
             .attribute
             .iter()
             .find(|attribute| attribute.name() == "then_branch")
             .and_then(|a| a.g.clone());
-        let taken = taken.ok_or(Error::Branches("the If has no then_branch"))?;
+        let taken = taken.ok_or(GraphError::Branches("the If has no then_branch"))?;
         let mut inner = renamed(taken, &chosen.output)?;
         let mut node = graph.node[..at].to_vec();
         node.append(&mut inner.node);
@@ -50,15 +54,15 @@ impl Model {
 }
 
 /// A branch whose outputs have the names that its `If` gives them.
-fn renamed(mut branch: GraphProto, names: &[String]) -> Result<GraphProto, Error> {
+fn renamed(mut branch: GraphProto, names: &[String]) -> Result<GraphProto, GraphError> {
     if branch.output.len() != names.len() {
-        return Err(Error::Branches("the branch has another number of outputs"));
+        return Err(GraphError::Branches("the branch has another number of outputs"));
     }
     let outputs: Vec<String> =
         branch.output.iter().map(|output| output.name().to_owned()).collect();
     for (from, to) in outputs.iter().zip(names) {
         if outputs.iter().filter(|other| *other == from).count() > 1 {
-            return Err(Error::Branches("one tensor is two outputs"));
+            return Err(GraphError::Branches("one tensor is two outputs"));
         }
         let made = branch.node.iter().any(|node| node.output.contains(from));
         if made {

@@ -4,7 +4,7 @@
 /// Why a graph cannot be cut.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum Error {
+pub enum GraphError {
     /// The bytes are no ONNX model.
     #[error("not an ONNX model: {0}")]
     Malformed(prost::DecodeError),

@@ -13,9 +13,9 @@ mod place;
 mod sizes;
 mod split;
 
-pub use error::Error;
+pub use error::GraphError;
 pub use outside::outside;
-pub use split::Split;
+pub use split::GraphSplit;
 
 use bytes::Bytes;
 use prost::Message;
@@ -29,24 +29,24 @@ pub mod proto {
 
 /// A model file that was read.
 #[derive(Debug, Clone)]
-pub struct Model(proto::ModelProto);
+pub struct OnnxModel(proto::ModelProto);
 
-impl Model {
+impl OnnxModel {
     /// Reads a file's bytes; weights stay slices of them.
     ///
     /// # Errors
     /// Not an ONNX model, or one whose weights lie in other files.
-    pub fn read(file: Bytes) -> Result<Model, Error> {
-        let model = proto::ModelProto::decode(file).map_err(Error::Malformed)?;
-        let graph = model.graph.as_ref().ok_or(Error::Empty)?;
+    pub fn read(file: Bytes) -> Result<OnnxModel, GraphError> {
+        let model = proto::ModelProto::decode(file).map_err(GraphError::Malformed)?;
+        let graph = model.graph.as_ref().ok_or(GraphError::Empty)?;
         if graph
             .initializer
             .iter()
             .any(|weights| weights.data_location() == proto::tensor_proto::DataLocation::External)
         {
-            return Err(Error::External);
+            return Err(GraphError::External);
         }
-        Ok(Model(model))
+        Ok(OnnxModel(model))
     }
 
     /// The bytes of a file with this model.
@@ -102,9 +102,9 @@ impl Model {
     }
 
     /// A model like this one around another graph.
-    fn with(&self, graph: proto::GraphProto) -> Model {
+    fn with(&self, graph: proto::GraphProto) -> OnnxModel {
         let around = proto::ModelProto { graph: None, ..self.0.clone() };
-        Model(proto::ModelProto { graph: Some(graph), ..around })
+        OnnxModel(proto::ModelProto { graph: Some(graph), ..around })
     }
 }
 

@@ -32,8 +32,8 @@ impl Message {
     fn inside(self, field: u64) -> Option<Message> {
         use Message::*;
         Some(match (self, field) {
-            (Model, 7) | (Attribute, 6 | 11) => Graph,
-            (Model, 25) => Function,
+            (OnnxModel, 7) | (Attribute, 6 | 11) => Graph,
+            (OnnxModel, 25) => Function,
             (Graph, 1) | (Function, 7) => Node,
             (Node, 5) => Attribute,
             (Graph, 15) | (Attribute, 22 | 23) => Sparse,
@@ -135,7 +135,7 @@ impl Walk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Model;
+    use crate::OnnxModel;
     use crate::proto::{
         AttributeProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto,
     };
@@ -157,7 +157,7 @@ mod tests {
     fn every_place_that_a_graph_names_is_found_wherever_it_stands() {
         let path =
             std::env::temp_dir().join(format!("pg_caption-outside-{}.onnx", std::process::id()));
-        let write = |model: &Model| std::fs::write(&path, model.write()).unwrap();
+        let write = |model: &OnnxModel| std::fs::write(&path, model.write()).unwrap();
         let mut model = with_weights(&[("large", vec![7; 1 << 20]), ("small", vec![9; 8])]);
         write(&model);
         assert!(outside(&path).unwrap().is_empty());

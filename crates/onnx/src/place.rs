@@ -3,7 +3,7 @@
 //! Whoever loads such a model maps the weights from the file instead of keeping copies of them:
 //! that takes the file's size less memory, and as much less again while it loads.
 
-use crate::Model;
+use crate::OnnxModel;
 use crate::proto::tensor_proto::DataLocation;
 use crate::proto::{AttributeProto, GraphProto, StringStringEntryProto, TensorProto};
 use bytes::Bytes;
@@ -12,7 +12,7 @@ use prost::Message;
 /// Tensors below this many bytes stay in the model: shapes are needed to understand the graph.
 const SMALL: usize = 1024;
 
-impl Model {
+impl OnnxModel {
     /// The bytes of a file with this model whose weights are places in `file`, the bytes that the
     /// model (or what it was cut from) was read from, which lie under `name` in the folder of the
     /// model. Weights from elsewhere are written out.
@@ -61,13 +61,13 @@ fn place_weights(weights: &mut TensorProto, file: &Bytes, name: &str) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Error;
+    use crate::GraphError;
     use crate::testing::with_weights;
 
     #[test]
     fn large_weights_stay_in_the_file_and_small_ones_in_the_model() {
         let file = with_weights(&[("large", vec![7; 4096]), ("small", vec![9; 8])]).write();
-        let model = Model::read(file.clone()).unwrap();
+        let model = OnnxModel::read(file.clone()).unwrap();
         let written = model.write_beside(&file, "model.onnx");
         assert!(written.len() < file.len() - 4000, "{} of {}", written.len(), file.len());
         let again =
@@ -81,7 +81,7 @@ mod tests {
         assert_eq!(&file[offset..offset + length], &[7; 4096]);
         assert_eq!(again[1].raw_data(), &[9; 8]);
         assert!(
-            matches!(Model::read(written), Err(Error::External)),
+            matches!(OnnxModel::read(written), Err(GraphError::External)),
             "such a model cannot be cut any more"
         );
     }
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn weights_of_another_file_are_written_out() {
         let file = with_weights(&[("large", vec![7; 4096])]).write();
-        let model = Model::read(file.clone()).unwrap();
+        let model = OnnxModel::read(file.clone()).unwrap();
         assert_eq!(model.write_beside(&Bytes::from(file.to_vec()), "other.onnx"), file);
     }
 }

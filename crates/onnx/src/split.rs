@@ -2,16 +2,16 @@
 
 use crate::proto::{GraphProto, NodeProto, ValueInfoProto};
 use crate::sizes::Sizes;
-use crate::{Error, Model};
+use crate::{GraphError, OnnxModel};
 use std::collections::{HashMap, HashSet};
 
 /// A graph in two.
 #[derive(Debug, Clone)]
-pub struct Split {
+pub struct GraphSplit {
     /// Computes the tensors of `cut` from the roots.
-    pub once: Model,
+    pub once: OnnxModel,
     /// The rest, with the tensors of `cut` as further inputs.
-    pub rest: Model,
+    pub rest: OnnxModel,
     /// What is handed over.
     pub cut: Vec<String>,
 }
@@ -29,7 +29,7 @@ enum From {
     Others,
 }
 
-impl Model {
+impl OnnxModel {
     /// Cuts the graph behind everything that hangs on `roots` alone. What hangs on their shapes
     /// only is computed again by the rest: it costs nothing, and it does not belong to the rows of
     /// a batch as the data does. So are sizes that never change, which hang on nothing; only the
@@ -37,8 +37,8 @@ impl Model {
     /// what it does with the published graph.
     ///
     /// # Errors
-    /// [`Error::NothingToCut`] where no node hangs on the roots alone.
-    pub fn split(&self, roots: &[&str]) -> Result<Split, Error> {
+    /// [`GraphError::NothingToCut`] where no node hangs on the roots alone.
+    pub fn split(&self, roots: &[&str]) -> Result<GraphSplit, GraphError> {
         let graph = self.graph();
         let mut from: HashMap<&str, From> =
             graph.initializer.iter().map(|weights| (weights.name(), From::Nothing)).collect();
@@ -79,7 +79,7 @@ impl Model {
             }
         }
         if cut.is_empty() {
-            return Err(Error::NothingToCut(roots.join(", ")));
+            return Err(GraphError::NothingToCut(roots.join(", ")));
         }
         cut.sort();
         let handed = |name: &String| ValueInfoProto {
@@ -103,7 +103,7 @@ impl Model {
             .collect();
         let once = part(graph, told, graph.input.clone(), cut.iter().map(handed).collect());
         let rest = part(graph, later, input, graph.output.clone());
-        Ok(Split { once: self.with(once), rest: self.with(rest), cut })
+        Ok(GraphSplit { once: self.with(once), rest: self.with(rest), cut })
     }
 }
 
@@ -182,7 +182,7 @@ mod tests {
     use super::*;
     use crate::testing::{merged, model, names};
 
-    fn nodes(model: &Model) -> Vec<String> {
+    fn nodes(model: &OnnxModel) -> Vec<String> {
         model.graph().node.iter().map(|node| node.op_type().to_owned()).collect()
     }
 
@@ -230,7 +230,7 @@ mod tests {
 
     #[test]
     fn a_graph_without_such_a_part_is_left_alone() {
-        assert!(matches!(model().split(&["nobody"]), Err(Error::NothingToCut(_))));
+        assert!(matches!(model().split(&["nobody"]), Err(GraphError::NothingToCut(_))));
     }
 
     #[test]
@@ -249,12 +249,12 @@ mod tests {
 
     #[test]
     fn what_was_read_is_written_again() {
-        let again = Model::read(model().write()).unwrap();
+        let again = OnnxModel::read(model().write()).unwrap();
         assert_eq!(again.write(), model().write());
         assert!(matches!(
-            Model::read(bytes::Bytes::from_static(b"\xff\xff not a model")),
-            Err(Error::Malformed(_))
+            OnnxModel::read(bytes::Bytes::from_static(b"\xff\xff not a model")),
+            Err(GraphError::Malformed(_))
         ));
-        assert!(matches!(Model::read(bytes::Bytes::new()), Err(Error::Empty)));
+        assert!(matches!(OnnxModel::read(bytes::Bytes::new()), Err(GraphError::Empty)));
     }
 }

@@ -1,6 +1,6 @@
 //! Small graphs for the tests: an attention over `hidden` whose keys do not depend on `ids`.
 
-use crate::Model;
+use crate::OnnxModel;
 use crate::proto::attribute_proto::AttributeType;
 use crate::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
@@ -59,12 +59,12 @@ fn attention(logits: &str) -> Vec<NodeProto> {
     ]
 }
 
-fn wrap(graph: GraphProto) -> Model {
-    Model(ModelProto { ir_version: Some(8), graph: Some(graph), ..ModelProto::default() })
+fn wrap(graph: GraphProto) -> OnnxModel {
+    OnnxModel(ModelProto { ir_version: Some(8), graph: Some(graph), ..ModelProto::default() })
 }
 
 /// `logits` from `ids` and `hidden`.
-pub(crate) fn model() -> Model {
+pub(crate) fn model() -> OnnxModel {
     wrap(GraphProto {
         node: attention("logits"),
         initializer: vec![weights("projection"), weights("one")],
@@ -76,7 +76,7 @@ pub(crate) fn model() -> Model {
 
 /// `logits` from `ids`, reshaped to `[length, 8]`, and `hidden`, both scaled by what the shape of
 /// the first says.
-pub(crate) fn scaled_attention() -> Model {
+pub(crate) fn scaled_attention() -> OnnxModel {
     wrap(GraphProto {
         node: vec![
             node("MatMul", &["hidden", "projection"], "keys"),
@@ -106,7 +106,7 @@ pub(crate) fn scaled_attention() -> Model {
 }
 
 /// A graph that holds these weights.
-pub(crate) fn with_weights(weights: &[(&str, Vec<u8>)]) -> Model {
+pub(crate) fn with_weights(weights: &[(&str, Vec<u8>)]) -> OnnxModel {
     let initializer = |(name, data): &(&str, Vec<u8>)| TensorProto {
         name: Some((*name).into()),
         raw_data: Some(data.clone().into()),
@@ -119,7 +119,7 @@ pub(crate) fn with_weights(weights: &[(&str, Vec<u8>)]) -> Model {
 }
 
 /// The same under an `If`.
-pub(crate) fn merged() -> Model {
+pub(crate) fn merged() -> OnnxModel {
     let branch = |name: &str, nodes: Vec<NodeProto>, output: &str| AttributeProto {
         name: Some(name.into()),
         r#type: Some(AttributeType::Graph as i32),

@@ -9,17 +9,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use pg_caption_pixels::{DecodeOptions, Filter, Rgb, decode, resize};
+use pg_caption_pixels::{DecodeOptions, ResampleFilter, RgbPicture, decode, resize};
 
 fn main() {
     println!("{:<44} {:>9} {:>9} {:>6}", "resize", "ours", "plain", "ratio");
     for (from, to, filter) in [
-        ((640, 480), (224, 224), Filter::Bilinear),
-        ((640, 480), (768, 768), Filter::Bicubic),
-        ((2000, 1500), (224, 224), Filter::Bilinear),
-        ((4000, 3000), (224, 224), Filter::Bilinear),
-        ((4000, 3000), (768, 768), Filter::Bicubic),
-        ((640, 480), (2048, 1536), Filter::Lanczos),
+        ((640, 480), (224, 224), ResampleFilter::Bilinear),
+        ((640, 480), (768, 768), ResampleFilter::Bicubic),
+        ((2000, 1500), (224, 224), ResampleFilter::Bilinear),
+        ((4000, 3000), (224, 224), ResampleFilter::Bilinear),
+        ((4000, 3000), (768, 768), ResampleFilter::Bicubic),
+        ((640, 480), (2048, 1536), ResampleFilter::Lanczos),
     ] {
         let picture = noise(from.0, from.1);
         let ours = median(15, || resize(&picture, to.0, to.1, filter));
@@ -40,7 +40,7 @@ fn main() {
                     &decode(&bytes, &options).expect("our own JPEG decodes").rgb,
                     224,
                     224,
-                    Filter::Bilinear,
+                    ResampleFilter::Bilinear,
                 )
             })
         };
@@ -71,18 +71,22 @@ fn median<T>(runs: usize, mut work: impl FnMut() -> T) -> Duration {
     times[runs / 2]
 }
 
-fn noise(width: u32, height: u32) -> Rgb {
+fn noise(width: u32, height: u32) -> RgbPicture {
     let mut state = 1_u32;
     let mut next = || {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 24) as u8
     };
-    Rgb { width, height, data: (0..width as usize * height as usize * 3).map(|_| next()).collect() }
+    RgbPicture {
+        width,
+        height,
+        data: (0..width as usize * height as usize * 3).map(|_| next()).collect(),
+    }
 }
 
 /// A 4000 x 3000 JPEG of quality 85, 4:2:0, with detail at every scale.
 fn camera(progressive: bool) -> Vec<u8> {
-    let detail = resize(&noise(1000, 750), 4000, 3000, Filter::Bicubic);
+    let detail = resize(&noise(1000, 750), 4000, 3000, ResampleFilter::Bicubic);
     let mut compressor = turbojpeg::Compressor::new().expect("libjpeg-turbo starts");
     compressor.set_quality(85).expect("a quality from 1 to 100");
     compressor.set_subsamp(turbojpeg::Subsamp::Sub2x2).expect("a usual subsampling");

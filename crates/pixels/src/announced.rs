@@ -1,42 +1,46 @@
 //! Sizes and oddities read from fixed places of a header before any decoder sees the file, so that
 //! an absurd size is refused with its numbers and not as mere damage.
 
-use crate::{Error, Format, gif, png, tiff};
+use crate::{PictureError, PictureFormat, gif, png, tiff};
 
 /// Width and height that the file announces, for the formats that have them in a fixed place.
-pub(crate) fn size(format: Format, bytes: &[u8]) -> Option<(u64, u64)> {
+pub(crate) fn size(format: PictureFormat, bytes: &[u8]) -> Option<(u64, u64)> {
     let field = |at: usize| {
         Some(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).expect("four bytes were asked for"))
     };
     match format {
-        Format::Png if !png::begins_with_header(bytes) => None,
-        Format::Png => {
+        PictureFormat::Png if !png::begins_with_header(bytes) => None,
+        PictureFormat::Png => {
             Some((u32::from_be_bytes(field(16)?).into(), u32::from_be_bytes(field(20)?).into()))
         }
         // The oldest kind of BMP has 16-bit sides; in all others a negative height means rows from
         // the top.
-        Format::Bmp if bytes.get(14) == Some(&12) => {
+        PictureFormat::Bmp if bytes.get(14) == Some(&12) => {
             let [w0, w1, h0, h1] = field(18)?;
             Some((u16::from_le_bytes([w0, w1]).into(), u16::from_le_bytes([h0, h1]).into()))
         }
-        Format::Bmp => Some((
+        PictureFormat::Bmp => Some((
             i32::from_le_bytes(field(18)?).unsigned_abs().into(),
             i32::from_le_bytes(field(22)?).unsigned_abs().into(),
         )),
-        Format::Gif => gif::canvas(bytes),
-        Format::Jpeg | Format::WebP | Format::Tiff | Format::Avif | Format::Heic => None,
+        PictureFormat::Gif => gif::canvas(bytes),
+        PictureFormat::Jpeg
+        | PictureFormat::WebP
+        | PictureFormat::Tiff
+        | PictureFormat::Avif
+        | PictureFormat::Heic => None,
     }
 }
 
 /// Refuses what decoders let pass although nothing good can come of it.
-pub(crate) fn check(format: Format, bytes: &[u8]) -> Result<(), Error> {
+pub(crate) fn check(format: PictureFormat, bytes: &[u8]) -> Result<(), PictureError> {
     match format {
-        Format::Png => png::check(bytes),
-        Format::Gif if gif::first_frame(bytes).is_none() => {
-            Err(Error::Damaged { format, why: "there is no frame in the file".to_owned() })
+        PictureFormat::Png => png::check(bytes),
+        PictureFormat::Gif if gif::first_frame(bytes).is_none() => {
+            Err(PictureError::Damaged { format, why: "there is no frame in the file".to_owned() })
         }
-        Format::WebP => check_webp(bytes),
-        Format::Tiff => tiff::check(bytes),
+        PictureFormat::WebP => check_webp(bytes),
+        PictureFormat::Tiff => tiff::check(bytes),
         _ => Ok(()),
     }
 }
@@ -50,7 +54,7 @@ pub(crate) fn webp_blocks(bytes: &[u8]) -> (bool, bool) {
 }
 
 /// A lossy frame has a size of its own and is decoded before anybody compares that with the canvas.
-fn check_webp(bytes: &[u8]) -> Result<(), Error> {
+fn check_webp(bytes: &[u8]) -> Result<(), PictureError> {
     let Some([b'V', b'P', b'8', b'X', _, _, _, _, _, _, _, _, w0, w1, w2, h0, h1, h2]) =
         bytes.get(12..30)
     else {
@@ -72,7 +76,7 @@ fn check_webp(bytes: &[u8]) -> Result<(), Error> {
                     "a frame of {width} x {height} pixels on a canvas of {} x {}",
                     canvas.0, canvas.1
                 );
-                return Err(Error::Damaged { format: Format::WebP, why });
+                return Err(PictureError::Damaged { format: PictureFormat::WebP, why });
             }
         }
     }

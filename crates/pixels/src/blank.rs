@@ -1,6 +1,6 @@
 //! Is there anything to describe? A blank picture is an answer ("uncertain"), not an error.
 
-use crate::{Decoded, Rgb};
+use crate::{DecodedPicture, RgbPicture};
 
 /// Levels by which a channel of a blank picture may vary: what JPEG makes of a plain colour.
 const TOLERANCE: u8 = 8;
@@ -10,7 +10,7 @@ pub(crate) const INVISIBLE: u8 = 4;
 
 /// Why there is nothing to describe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Blank {
+pub enum BlankKind {
     /// A single pixel, as tracking pixels are.
     OnePixel,
     /// No pixel is visible.
@@ -19,30 +19,34 @@ pub enum Blank {
     Uniform([u8; 3]),
 }
 
-impl Blank {
+impl BlankKind {
     /// In words, to stand after "the picture".
     pub fn words(self) -> &'static str {
         match self {
-            Blank::OnePixel => "is a single pixel",
-            Blank::Transparent => "is fully transparent",
-            Blank::Uniform(_) => "has one colour all over",
+            BlankKind::OnePixel => "is a single pixel",
+            BlankKind::Transparent => "is fully transparent",
+            BlankKind::Uniform(_) => "has one colour all over",
         }
     }
 }
 
 /// Why this picture cannot be described, if so.
-pub fn is_blank(decoded: &Decoded) -> Option<Blank> {
+pub fn is_blank(decoded: &DecodedPicture) -> Option<BlankKind> {
     decoded.blank
 }
 
 /// Judges a picture; `visible` is false when every pixel was transparent before it was laid on
 /// white.
-pub(crate) fn judge(picture: &Rgb, full_size: (u32, u32), visible: bool) -> Option<Blank> {
+pub(crate) fn judge(
+    picture: &RgbPicture,
+    full_size: (u32, u32),
+    visible: bool,
+) -> Option<BlankKind> {
     if full_size == (1, 1) {
-        return Some(Blank::OnePixel);
+        return Some(BlankKind::OnePixel);
     }
     if !visible {
-        return Some(Blank::Transparent);
+        return Some(BlankKind::Transparent);
     }
     let (mut low, mut high) = ([255_u8; 3], [0_u8; 3]);
     // Row by row, so that ordinary pictures are left at once.
@@ -57,5 +61,5 @@ pub(crate) fn judge(picture: &Rgb, full_size: (u32, u32), visible: bool) -> Opti
             return None;
         }
     }
-    Some(Blank::Uniform([0, 1, 2].map(|c| low[c] + (high[c] - low[c]) / 2)))
+    Some(BlankKind::Uniform([0, 1, 2].map(|c| low[c] + (high[c] - low[c]) / 2)))
 }

@@ -4,14 +4,15 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{
-    Blank, Error, Format, Limits, Rgb, announced, blank, format, header, jpeg, orient, raster,
+    BlankKind, DecodeLimits, PictureError, PictureFormat, RgbPicture, announced, blank, format,
+    header, jpeg, orient, raster,
 };
 
 /// How to decode.
 #[derive(Debug, Clone, Default)]
 pub struct DecodeOptions {
     /// What the picture may cost.
-    pub limits: Limits,
+    pub limits: DecodeLimits,
     /// Width and height the picture will be resized to (upright): lets camera JPEGs be decoded at
     /// reduced scale.
     pub target: Option<(u32, u32)>,
@@ -21,25 +22,25 @@ pub struct DecodeOptions {
 
 /// A decoded picture.
 #[derive(Debug, Clone)]
-pub struct Decoded {
+pub struct DecodedPicture {
     /// The upright picture, of reduced size where that was allowed.
-    pub rgb: Rgb,
+    pub rgb: RgbPicture,
     /// By content.
-    pub format: Format,
+    pub format: PictureFormat,
     /// Pixels of the upright picture at full size.
     pub width: u32,
     /// Pixels of the upright picture at full size.
     pub height: u32,
     /// Why there is nothing to describe, if so; always `None` with `exact`.
-    pub blank: Option<Blank>,
+    pub blank: Option<BlankKind>,
 }
 
 /// Decodes a picture.
 ///
 /// # Errors
-/// See [`Error`]; every limit of `options` that the header breaks is found before anything is
+/// See [`PictureError`]; every limit of `options` that the header breaks is found before anything is
 /// decoded.
-pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, Error> {
+pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<DecodedPicture, PictureError> {
     options.limits.check_time()?;
     // What fixed places of the header say is judged first: a decoder may choke on an absurd size
     // before it tells it.
@@ -50,24 +51,24 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<Decoded, Error> {
     header.check(options)?;
     let format = header.format;
     let (rgb, visible) = guarded(format, || match format {
-        Format::Jpeg => Ok((jpeg::decode(bytes, &header, options)?, true)),
+        PictureFormat::Jpeg => Ok((jpeg::decode(bytes, &header, options)?, true)),
         #[cfg(feature = "heif")]
-        Format::Avif | Format::Heic => crate::heif::decode(bytes, &header),
+        PictureFormat::Avif | PictureFormat::Heic => crate::heif::decode(bytes, &header),
         _ => raster::decode(bytes, &header, &options.limits),
     })?;
     options.limits.check_time()?;
     let rgb = orient::upright(rgb, header.turn());
     let (width, height) = header.upright_size();
     let blank = if options.exact { None } else { blank::judge(&rgb, (width, height), visible) };
-    Ok(Decoded { rgb, format, width, height, blank })
+    Ok(DecodedPicture { rgb, format, width, height, blank })
 }
 
 /// Runs a decoder; a panic in it becomes the error of that picture.
 pub(crate) fn guarded<T>(
-    format: Format,
-    work: impl FnOnce() -> Result<T, Error>,
-) -> Result<T, Error> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(Error::Panicked { format }))
+    format: PictureFormat,
+    work: impl FnOnce() -> Result<T, PictureError>,
+) -> Result<T, PictureError> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or(Err(PictureError::Panicked { format }))
 }
 
 #[cfg(test)]
@@ -76,8 +77,9 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_decoder_is_an_error_of_that_picture_and_nothing_else() {
-        let result: Result<(), Error> = guarded(Format::Gif, || panic!("as decoders do"));
-        assert_eq!(result, Err(Error::Panicked { format: Format::Gif }));
-        assert_eq!(guarded(Format::Gif, || Ok(7)), Ok(7));
+        let result: Result<(), PictureError> =
+            guarded(PictureFormat::Gif, || panic!("as decoders do"));
+        assert_eq!(result, Err(PictureError::Panicked { format: PictureFormat::Gif }));
+        assert_eq!(guarded(PictureFormat::Gif, || Ok(7)), Ok(7));
     }
 }

@@ -1,13 +1,13 @@
 //! Why a picture was refused. The class, the code and the advice hang on the variant; nobody
 //! re-derives them from text.
 
-use pg_caption_wire::{Class, Failure};
+use pg_caption_wire::{Failure, FailureClass};
 
-use crate::{Format, format};
+use crate::{PictureFormat, format};
 
 /// Everything that can go wrong between bytes and tensor.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum Error {
+pub enum PictureError {
     /// No bytes at all.
     #[error("the file is empty")]
     Empty,
@@ -29,7 +29,7 @@ pub enum Error {
     #[error("this kind of {format} is not supported: {what}")]
     UnsupportedVariant {
         /// The format.
-        format: Format,
+        format: PictureFormat,
         /// What is unusual about the file.
         what: String,
     },
@@ -71,13 +71,13 @@ pub enum Error {
     #[error("the {format} file is cut short")]
     Truncated {
         /// The format.
-        format: Format,
+        format: PictureFormat,
     },
     /// The decoder gave up.
     #[error("the {format} file is damaged")]
     Damaged {
         /// The format.
-        format: Format,
+        format: PictureFormat,
         /// The decoder's own words.
         why: String,
     },
@@ -88,39 +88,39 @@ pub enum Error {
     #[error("the {format} decoder failed on this file")]
     Panicked {
         /// The format.
-        format: Format,
+        format: PictureFormat,
     },
     /// The model's `preprocessor_config.json` asks for something unknown.
     #[error("the model's preprocessor_config.json cannot be used: {0}")]
     Processor(String),
 }
 
-impl Error {
+impl PictureError {
     /// What the failure means for whoever asked.
-    pub fn class(&self) -> Class {
+    pub fn class(&self) -> FailureClass {
         match self {
-            Error::TimedOut => Class::Retry,
-            Error::Processor(_) => Class::Engine,
-            _ => Class::Reject,
+            PictureError::TimedOut => FailureClass::Retry,
+            PictureError::Processor(_) => FailureClass::Engine,
+            _ => FailureClass::Reject,
         }
     }
 
     /// Short and stable, for grouping.
     pub fn code(&self) -> &'static str {
         match self {
-            Error::Empty => "empty",
-            Error::NotAnImage { .. } => "not_an_image",
-            Error::UnsupportedFormat { code, .. } => code,
-            Error::UnsupportedVariant { .. } => "image_unsupported",
-            Error::TooManyPixels { .. } => "too_many_pixels",
-            Error::SideTooLong { .. } => "side_too_long",
-            Error::TooMuchMemory { .. } => "too_much_memory",
-            Error::TooManyScans { .. } => "too_many_scans",
-            Error::Truncated { .. } => "image_truncated",
-            Error::Damaged { .. } => "image_damaged",
-            Error::TimedOut => "decode_timeout",
-            Error::Panicked { .. } => "decoder_panic",
-            Error::Processor(_) => "model_unusable",
+            PictureError::Empty => "empty",
+            PictureError::NotAnImage { .. } => "not_an_image",
+            PictureError::UnsupportedFormat { code, .. } => code,
+            PictureError::UnsupportedVariant { .. } => "image_unsupported",
+            PictureError::TooManyPixels { .. } => "too_many_pixels",
+            PictureError::SideTooLong { .. } => "side_too_long",
+            PictureError::TooMuchMemory { .. } => "too_much_memory",
+            PictureError::TooManyScans { .. } => "too_many_scans",
+            PictureError::Truncated { .. } => "image_truncated",
+            PictureError::Damaged { .. } => "image_damaged",
+            PictureError::TimedOut => "decode_timeout",
+            PictureError::Panicked { .. } => "decoder_panic",
+            PictureError::Processor(_) => "model_unusable",
         }
     }
 
@@ -128,30 +128,30 @@ impl Error {
     pub fn failure(&self) -> Failure {
         let failure = Failure::new(self.class(), self.code(), self.to_string());
         match self {
-            Error::Empty => failure.detail("The file has 0 bytes."),
-            Error::NotAnImage { .. } => failure.hint("JPEG, PNG, WebP, GIF, BMP and TIFF are read; the content decides, not the name."),
-            Error::UnsupportedFormat { code: format::AVIF | format::HEIC, .. } => failure
+            PictureError::Empty => failure.detail("The file has 0 bytes."),
+            PictureError::NotAnImage { .. } => failure.hint("JPEG, PNG, WebP, GIF, BMP and TIFF are read; the content decides, not the name."),
+            PictureError::UnsupportedFormat { code: format::AVIF | format::HEIC, .. } => failure
                 .detail("This build has no decoder for it: it needs the system's libheif and the feature \"heif\".")
                 .hint("Serve the picture as JPEG, PNG or WebP, or build with the feature; see CONTRIBUTING.md."),
-            Error::UnsupportedFormat { .. } => failure.hint("Serve the picture as JPEG, PNG or WebP."),
-            Error::UnsupportedVariant { .. } => failure.hint("Save the picture as a plain 8-bit JPEG or PNG."),
-            Error::TooManyPixels { width, height, limit } => failure
+            PictureError::UnsupportedFormat { .. } => failure.hint("Serve the picture as JPEG, PNG or WebP."),
+            PictureError::UnsupportedVariant { .. } => failure.hint("Save the picture as a plain 8-bit JPEG or PNG."),
+            PictureError::TooManyPixels { width, height, limit } => failure
                 .detail(format!("{width} x {height} are {} pixels; {limit} are allowed.", u128::from(*width) * u128::from(*height)))
                 .hint("Raise pg_caption.max_image_pixels, or use a smaller picture."),
-            Error::SideTooLong { .. } => failure
+            PictureError::SideTooLong { .. } => failure
                 .detail(format!("A side may have {} pixels.", crate::limits::LONGEST_SIDE))
                 .hint("Cut the picture into pieces that can be looked at."),
-            Error::TooMuchMemory { needed, limit } => failure
+            PictureError::TooMuchMemory { needed, limit } => failure
                 .detail(format!("Decoding takes up to {needed} bytes; {limit} are available for one picture."))
                 .hint("Raise pg_caption.memory, or use a smaller picture."),
-            Error::TooManyScans { .. } => failure
+            PictureError::TooManyScans { .. } => failure
                 .detail(format!("At most {} scans, and {} scans x pixels, are decoded.", crate::jpeg::MAX_SCANS, crate::jpeg::MAX_SCAN_PIXELS))
                 .hint("Save the picture again; ordinary progressive files have about ten scans."),
-            Error::Truncated { .. } => failure.hint("The file was probably not uploaded completely."),
-            Error::Damaged { why, .. } => failure.detail(format!("The decoder says: {why}")),
-            Error::TimedOut => failure.hint("The machine may be overloaded; the picture can be tried again."),
-            Error::Panicked { .. } => failure.detail("The failure was contained; nothing else is affected."),
-            Error::Processor(_) => failure.hint("Set pg_caption.model to a folder of a supported model family."),
+            PictureError::Truncated { .. } => failure.hint("The file was probably not uploaded completely."),
+            PictureError::Damaged { why, .. } => failure.detail(format!("The decoder says: {why}")),
+            PictureError::TimedOut => failure.hint("The machine may be overloaded; the picture can be tried again."),
+            PictureError::Panicked { .. } => failure.detail("The failure was contained; nothing else is affected."),
+            PictureError::Processor(_) => failure.hint("Set pg_caption.model to a folder of a supported model family."),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::f64::consts::PI;
 
 /// A resampling filter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Filter {
+pub enum ResampleFilter {
     /// Code 0.
     Nearest,
     /// Code 1; three lobes.
@@ -19,16 +19,16 @@ pub enum Filter {
     Hamming,
 }
 
-impl Filter {
+impl ResampleFilter {
     /// The filter that `resample` of a `preprocessor_config.json` means.
-    pub fn from_code(code: u64) -> Option<Filter> {
+    pub fn from_code(code: u64) -> Option<ResampleFilter> {
         Some(match code {
-            0 => Filter::Nearest,
-            1 => Filter::Lanczos,
-            2 => Filter::Bilinear,
-            3 => Filter::Bicubic,
-            4 => Filter::Box,
-            5 => Filter::Hamming,
+            0 => ResampleFilter::Nearest,
+            1 => ResampleFilter::Lanczos,
+            2 => ResampleFilter::Bilinear,
+            3 => ResampleFilter::Bicubic,
+            4 => ResampleFilter::Box,
+            5 => ResampleFilter::Hamming,
             _ => return None,
         })
     }
@@ -36,24 +36,24 @@ impl Filter {
     /// Half the width of the filter, in source pixels at scale 1.
     pub(crate) fn support(self) -> f64 {
         match self {
-            Filter::Nearest => 0.0,
-            Filter::Box => 0.5,
-            Filter::Bilinear | Filter::Hamming => 1.0,
-            Filter::Bicubic => 2.0,
-            Filter::Lanczos => 3.0,
+            ResampleFilter::Nearest => 0.0,
+            ResampleFilter::Box => 0.5,
+            ResampleFilter::Bilinear | ResampleFilter::Hamming => 1.0,
+            ResampleFilter::Bicubic => 2.0,
+            ResampleFilter::Lanczos => 3.0,
         }
     }
 
     /// The filter's value at `x`. The order of operations is part of the result.
     pub(crate) fn weight(self, x: f64) -> f64 {
         match self {
-            Filter::Nearest => 0.0,
-            Filter::Box => f64::from(x > -0.5 && x <= 0.5),
-            Filter::Bilinear => (1.0 - x.abs()).max(0.0),
-            Filter::Hamming => hamming(x.abs()),
-            Filter::Bicubic => bicubic(x.abs()),
-            Filter::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
-            Filter::Lanczos => 0.0,
+            ResampleFilter::Nearest => 0.0,
+            ResampleFilter::Box => f64::from(x > -0.5 && x <= 0.5),
+            ResampleFilter::Bilinear => (1.0 - x.abs()).max(0.0),
+            ResampleFilter::Hamming => hamming(x.abs()),
+            ResampleFilter::Bicubic => bicubic(x.abs()),
+            ResampleFilter::Lanczos if (-3.0..3.0).contains(&x) => sinc(x) * sinc(x / 3.0),
+            ResampleFilter::Lanczos => 0.0,
         }
     }
 }

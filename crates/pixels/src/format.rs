@@ -2,11 +2,11 @@
 
 use std::fmt;
 
-use crate::Error;
+use crate::PictureError;
 
 /// A format that is decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Format {
+pub enum PictureFormat {
     /// JPEG, the first picture of an MPO included.
     Jpeg,
     /// PNG; of an animated one the default picture.
@@ -25,17 +25,17 @@ pub enum Format {
     Heic,
 }
 
-impl fmt::Display for Format {
+impl fmt::Display for PictureFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Format::Jpeg => "jpeg",
-            Format::Png => "png",
-            Format::WebP => "webp",
-            Format::Gif => "gif",
-            Format::Bmp => "bmp",
-            Format::Tiff => "tiff",
-            Format::Avif => "avif",
-            Format::Heic => "heic",
+            PictureFormat::Jpeg => "jpeg",
+            PictureFormat::Png => "png",
+            PictureFormat::WebP => "webp",
+            PictureFormat::Gif => "gif",
+            PictureFormat::Bmp => "bmp",
+            PictureFormat::Tiff => "tiff",
+            PictureFormat::Avif => "avif",
+            PictureFormat::Heic => "heic",
         })
     }
 }
@@ -48,33 +48,33 @@ pub(crate) const HEIC: &str = "heic_unsupported";
 const LOOK: usize = 4096;
 
 /// The format of the bytes, or words for what they are instead.
-pub(crate) fn recognise(bytes: &[u8]) -> Result<Format, Error> {
+pub(crate) fn recognise(bytes: &[u8]) -> Result<PictureFormat, PictureError> {
     if bytes.is_empty() {
-        return Err(Error::Empty);
+        return Err(PictureError::Empty);
     }
     if let Some(format) = decodable(bytes) {
         return Ok(format);
     }
     if let Some((name, code)) = other_picture(bytes) {
         match code {
-            AVIF if cfg!(feature = "heif") => return Ok(Format::Avif),
-            HEIC if cfg!(feature = "heif") => return Ok(Format::Heic),
+            AVIF if cfg!(feature = "heif") => return Ok(PictureFormat::Avif),
+            HEIC if cfg!(feature = "heif") => return Ok(PictureFormat::Heic),
             _ => {}
         }
-        return Err(Error::UnsupportedFormat { name, code });
+        return Err(PictureError::UnsupportedFormat { name, code });
     }
     let seems = binary(bytes)
         .or_else(|| text(&bytes[..bytes.len().min(LOOK)]))
         .unwrap_or("a file of unknown kind");
-    Err(Error::NotAnImage { seems })
+    Err(PictureError::NotAnImage { seems })
 }
 
-fn decodable(bytes: &[u8]) -> Option<Format> {
+fn decodable(bytes: &[u8]) -> Option<PictureFormat> {
     Some(match bytes {
-        [0xFF, 0xD8, 0xFF, ..] => Format::Jpeg,
-        [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => Format::Png,
-        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => Format::WebP,
-        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => Format::Gif,
+        [0xFF, 0xD8, 0xFF, ..] => PictureFormat::Jpeg,
+        [0x89, b'P', b'N', b'G', 0x0D, 0x0A, 0x1A, 0x0A, ..] => PictureFormat::Png,
+        [b'R', b'I', b'F', b'F', _, _, _, _, b'W', b'E', b'B', b'P', ..] => PictureFormat::WebP,
+        [b'G', b'I', b'F', b'8', b'7' | b'9', b'a', ..] => PictureFormat::Gif,
         // A BMP's info header has one of the known sizes; "BM" alone begins many a text.
         [
             b'B',
@@ -96,11 +96,11 @@ fn decodable(bytes: &[u8]) -> Option<Format> {
             0,
             0,
             ..,
-        ] => Format::Bmp,
+        ] => PictureFormat::Bmp,
         [b'I', b'I', 42, 0, ..]
         | [b'M', b'M', 0, 42, ..]
         | [b'I', b'I', 43, 0, ..]
-        | [b'M', b'M', 0, 43, ..] => Format::Tiff,
+        | [b'M', b'M', 0, 43, ..] => PictureFormat::Tiff,
         _ => return None,
     })
 }

@@ -3,13 +3,16 @@
 
 use image::metadata::Orientation;
 
-use crate::{DecodeOptions, Error, Format, Limits, decode::guarded, format, jpeg, orient, raster};
+use crate::{
+    DecodeLimits, DecodeOptions, PictureError, PictureFormat, decode::guarded, format, jpeg,
+    orient, raster,
+};
 
 /// The announced facts of a picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Header {
+pub struct PictureHeader {
     /// By content.
-    pub format: Format,
+    pub format: PictureFormat,
     /// Pixels, as the file stores the picture (not turned).
     pub width: u32,
     /// Pixels, as the file stores the picture (not turned).
@@ -28,7 +31,7 @@ pub struct Header {
     pub(crate) judged_size: (u64, u64),
 }
 
-impl Header {
+impl PictureHeader {
     /// Width and height once the picture is upright, at full scale.
     pub fn upright_size(&self) -> (u32, u32) {
         if self.swaps_sides() { (self.height, self.width) } else { (self.width, self.height) }
@@ -37,7 +40,7 @@ impl Header {
     /// Bytes that decoding with these options takes at most, beyond the file itself. Less than
     /// `memory_bound` for a camera JPEG that is decoded at reduced scale.
     pub fn memory_for(&self, options: &DecodeOptions) -> u64 {
-        if self.format != Format::Jpeg {
+        if self.format != PictureFormat::Jpeg {
             return self.memory_bound;
         }
         let n = jpeg::reduction(self, options);
@@ -51,12 +54,12 @@ impl Header {
     ///
     /// # Errors
     /// As [`crate::decode`] with these options, before anything is decoded.
-    pub fn check(&self, options: &DecodeOptions) -> Result<(), Error> {
+    pub fn check(&self, options: &DecodeOptions) -> Result<(), PictureError> {
         self.check_pixels(&options.limits)?;
         options.limits.check_memory(self.memory_for(options))
     }
 
-    pub(crate) fn check_pixels(&self, limits: &Limits) -> Result<(), Error> {
+    pub(crate) fn check_pixels(&self, limits: &DecodeLimits) -> Result<(), PictureError> {
         limits.check_pixels(self.judged_size.0, self.judged_size.1)
     }
 
@@ -75,12 +78,12 @@ impl Header {
 /// # Errors
 /// Whatever makes the file no picture that [`crate::decode`] could decode, as far as its header
 /// shows it.
-pub fn probe(bytes: &[u8]) -> Result<Header, Error> {
+pub fn probe(bytes: &[u8]) -> Result<PictureHeader, PictureError> {
     let format = format::recognise(bytes)?;
     guarded(format, || match format {
-        Format::Jpeg => jpeg::probe(bytes),
+        PictureFormat::Jpeg => jpeg::probe(bytes),
         #[cfg(feature = "heif")]
-        Format::Avif | Format::Heic => crate::heif::probe(format, bytes),
+        PictureFormat::Avif | PictureFormat::Heic => crate::heif::probe(format, bytes),
         _ => raster::probe(format, bytes),
     })
 }

@@ -3,7 +3,7 @@
 //! libheif turns and mirrors the picture as the file says, so what comes is upright already. It
 //! cannot be interrupted; pixels are judged from the header.
 
-use crate::{Error, Format, Header, Rgb, raster};
+use crate::{PictureError, PictureFormat, PictureHeader, RgbPicture, raster};
 use image::ColorType;
 use libheif_rs::{ColorSpace, HeifContext, HeifError, LibHeif, RgbChroma};
 
@@ -12,12 +12,12 @@ use libheif_rs::{ColorSpace, HeifContext, HeifError, LibHeif, RgbChroma};
 const PER_PIXEL: u64 = 28;
 
 /// The header of a file whose brand says AVIF or HEIC.
-pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
+pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader, PictureError> {
     let context = HeifContext::read_from_bytes(bytes).map_err(|e| damaged(format, &e))?;
     let handle = context.primary_image_handle().map_err(|e| damaged(format, &e))?;
     let (width, height) = (handle.width(), handle.height());
     if width == 0 || height == 0 {
-        return Err(Error::Damaged {
+        return Err(PictureError::Damaged {
             format,
             why: "the header announces a side of 0 pixels".to_owned(),
         });
@@ -28,7 +28,7 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
         .saturating_mul(PER_PIXEL)
         .saturating_add(bytes.len() as u64)
         .saturating_add(16 << 20);
-    Ok(Header {
+    Ok(PictureHeader {
         format,
         width,
         height,
@@ -41,7 +41,10 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
 }
 
 /// The picture, and whether any pixel of it is visible.
-pub(crate) fn decode(bytes: &[u8], header: &Header) -> Result<(Rgb, bool), Error> {
+pub(crate) fn decode(
+    bytes: &[u8],
+    header: &PictureHeader,
+) -> Result<(RgbPicture, bool), PictureError> {
     let format = header.format;
     let context = HeifContext::read_from_bytes(bytes).map_err(|e| damaged(format, &e))?;
     let handle = context.primary_image_handle().map_err(|e| damaged(format, &e))?;
@@ -53,12 +56,12 @@ pub(crate) fn decode(bytes: &[u8], header: &Header) -> Result<(Rgb, bool), Error
     let image = LibHeif::new()
         .decode(&handle, ColorSpace::Rgb(chroma), None)
         .map_err(|e| damaged(format, &e))?;
-    let plane = image
-        .planes()
-        .interleaved
-        .ok_or_else(|| Error::Damaged { format, why: "the decoder gave no pixels".to_owned() })?;
+    let plane = image.planes().interleaved.ok_or_else(|| PictureError::Damaged {
+        format,
+        why: "the decoder gave no pixels".to_owned(),
+    })?;
     if (plane.width, plane.height) != (header.width, header.height) {
-        return Err(Error::Damaged {
+        return Err(PictureError::Damaged {
             format,
             why: "it decodes to another size than its header announces".to_owned(),
         });
@@ -67,9 +70,9 @@ pub(crate) fn decode(bytes: &[u8], header: &Header) -> Result<(Rgb, bool), Error
     let rows = plane.data.chunks(plane.stride).take(plane.height as usize);
     let samples: Vec<u8> = rows.flat_map(|line| &line[..row]).copied().collect();
     let (data, visible) = raster::to_rgb(samples, colours, format, false)?;
-    Ok((Rgb { width: header.width, height: header.height, data }, visible))
+    Ok((RgbPicture { width: header.width, height: header.height, data }, visible))
 }
 
-fn damaged(format: Format, error: &HeifError) -> Error {
-    Error::Damaged { format, why: error.to_string() }
+fn damaged(format: PictureFormat, error: &HeifError) -> PictureError {
+    PictureError::Damaged { format, why: error.to_string() }
 }

@@ -10,7 +10,7 @@ mod markers;
 
 use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat, ScalingFactor};
 
-use crate::{DecodeOptions, Error, Format, Header, Rgb, orient};
+use crate::{DecodeOptions, PictureError, PictureFormat, PictureHeader, RgbPicture, orient};
 use markers::Markers;
 
 /// Scans of one file that are decoded. Encoders write about ten; a few odd ones several dozen.
@@ -24,7 +24,7 @@ const CAMERA_PIXELS: u64 = 12_000_000;
 const KEEP: u64 = 2;
 
 /// The header, from the markers alone.
-pub(crate) fn probe(bytes: &[u8]) -> Result<Header, Error> {
+pub(crate) fn probe(bytes: &[u8]) -> Result<PictureHeader, PictureError> {
     let markers = Markers::read(bytes)?;
     let (scans, _) = if markers.is_multi_scan() { markers.count_scans(bytes) } else { (1, true) };
     let buffers = orient::buffers(markers.orientation);
@@ -35,8 +35,8 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<Header, Error> {
     // copy of a faulty file.
     let coefficients = if markers.is_multi_scan() { markers.coefficient_bytes() } else { 0 };
     let working = (w + 64) * 512 + h * 16 + (1 << 20) + bytes.len() as u64;
-    Ok(Header {
-        format: Format::Jpeg,
+    Ok(PictureHeader {
+        format: PictureFormat::Jpeg,
         width: markers.width,
         height: markers.height,
         orientation: markers.orientation.to_exif(),
@@ -49,12 +49,16 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<Header, Error> {
 
 /// Decodes the picture as it lies in the file (not turned), reduced where `header` and `options`
 /// allow.
-pub(crate) fn decode(bytes: &[u8], header: &Header, options: &DecodeOptions) -> Result<Rgb, Error> {
+pub(crate) fn decode(
+    bytes: &[u8],
+    header: &PictureHeader,
+    options: &DecodeOptions,
+) -> Result<RgbPicture, PictureError> {
     let pixels = u64::from(header.width) * u64::from(header.height);
     if header.scans > MAX_SCANS
         || header.scans > 1 && header.scans.saturating_mul(pixels) > MAX_SCAN_PIXELS
     {
-        return Err(Error::TooManyScans { scans: header.scans, pixels });
+        return Err(PictureError::TooManyScans { scans: header.scans, pixels });
     }
     let markers = Markers::read(bytes)?;
     let mut decompressor = Decompressor::new().map_err(damaged)?;
@@ -74,7 +78,7 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, options: &DecodeOptions) -> 
     // The library converts no colours of lossless files.
     if info.is_lossless && !matches!(info.colorspace, Colorspace::RGB | Colorspace::CMYK) {
         let what = format!("a lossless JPEG whose colours are {:?}", info.colorspace);
-        return Err(Error::UnsupportedVariant { format: Format::Jpeg, what });
+        return Err(PictureError::UnsupportedVariant { format: PictureFormat::Jpeg, what });
     }
     let scaling = if info.is_lossless { ScalingFactor::ONE } else { scaling(header, options) };
     decompressor.set_scaling_factor(scaling).map_err(damaged)?;
@@ -104,16 +108,16 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, options: &DecodeOptions) -> 
             let ended = markers.cleaned(bytes, true);
             decompressor
                 .decompress(&ended, image.as_deref_mut())
-                .map_err(|_| Error::Truncated { format: Format::Jpeg })?;
+                .map_err(|_| PictureError::Truncated { format: PictureFormat::Jpeg })?;
         }
     }
     let data = if format == PixelFormat::CMYK { cmyk::to_rgb(image.pixels) } else { image.pixels };
-    Ok(Rgb { width: info.width as u32, height: info.height as u32, data })
+    Ok(RgbPicture { width: info.width as u32, height: info.height as u32, data })
 }
 
 /// The smallest scale that keeps [`KEEP`] times the target on both sides, for camera pictures that
 /// need not be exact.
-fn scaling(header: &Header, options: &DecodeOptions) -> ScalingFactor {
+fn scaling(header: &PictureHeader, options: &DecodeOptions) -> ScalingFactor {
     let pixels = u64::from(header.width) * u64::from(header.height);
     let Some((width, height)) =
         options.target.filter(|_| !options.exact && pixels >= CAMERA_PIXELS)
@@ -132,18 +136,18 @@ fn scaling(header: &Header, options: &DecodeOptions) -> ScalingFactor {
 }
 
 /// The part of one side that is left after decoding with these options, as a divisor of pixels.
-pub(crate) fn reduction(header: &Header, options: &DecodeOptions) -> u64 {
+pub(crate) fn reduction(header: &PictureHeader, options: &DecodeOptions) -> u64 {
     let factor = scaling(header, options);
     (factor.denom() / factor.num()) as u64
 }
 
-fn damaged(why: impl ToString) -> Error {
-    Error::Damaged { format: Format::Jpeg, why: why.to_string() }
+fn damaged(why: impl ToString) -> PictureError {
+    PictureError::Damaged { format: PictureFormat::Jpeg, why: why.to_string() }
 }
 
 /// Is this one of libjpeg's warnings, after which the picture has been decoded all the same? Their
 /// texts are fixed in the library's own copy (its `jerror.h`, entries JWRN_*).
-fn is_warning(error: &turbojpeg::Error) -> bool {
+fn is_warning(error: &turbojpeg::PictureError) -> bool {
     const WARNINGS: [&str; 6] = [
         "Corrupt JPEG data: ",
         "Premature end of JPEG file",
@@ -152,5 +156,5 @@ fn is_warning(error: &turbojpeg::Error) -> bool {
         "Unknown Adobe color transform code",
         "Warning: unknown JFIF revision number",
     ];
-    matches!(error, turbojpeg::Error::TurboJpegError(text) if WARNINGS.iter().any(|warning| text.starts_with(warning)))
+    matches!(error, turbojpeg::PictureError::TurboJpegError(text) if WARNINGS.iter().any(|warning| text.starts_with(warning)))
 }

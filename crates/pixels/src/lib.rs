@@ -1,7 +1,7 @@
 //! Bytes become an upright 8-bit RGB picture and then a tensor.
 //!
 //! The engine calls [`probe`] to reserve memory, [`decode`] on a decode thread,
-//! [`Processor::apply`] right after it. Nothing here opens files or sockets, knows a model, or
+//! [`ImageProcessor::apply`] right after it. Nothing here opens files or sockets, knows a model, or
 //! trusts a name: the format is what the bytes say, every size is judged from the header before
 //! anything is allocated for it, and a decoder that panics costs one picture.
 //!
@@ -31,14 +31,14 @@ mod resize;
 mod tiff;
 mod tiles;
 
-pub use blank::{Blank, is_blank};
-pub use decode::{DecodeOptions, Decoded, decode};
-pub use error::Error;
-pub use filter::Filter;
+pub use blank::{BlankKind, is_blank};
+pub use decode::{DecodeOptions, DecodedPicture, decode};
+pub use error::PictureError;
+pub use filter::ResampleFilter;
 pub use fingerprint::{sha256_bytes, sha256_f32};
-pub use format::Format;
-pub use header::{Header, probe};
-pub use limits::Limits;
-pub use picture::{Rgb, encode_png, mean_rgb_2x2};
-pub use processor::{Grid, Processor, Tensor};
+pub use format::PictureFormat;
+pub use header::{PictureHeader, probe};
+pub use limits::DecodeLimits;
+pub use picture::{RgbPicture, encode_png, mean_rgb_2x2};
+pub use processor::{ImageProcessor, PixelTensor, TileGrid};
 pub use resize::{resize, working_memory};

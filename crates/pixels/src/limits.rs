@@ -3,11 +3,11 @@
 
 use std::time::Instant;
 
-use crate::Error;
+use crate::PictureError;
 
 /// The limits of one decode.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct DecodeLimits {
     /// Width times height, as announced by the header (`pg_caption.max_image_pixels`).
     pub max_pixels: u64,
     /// Readers fail past this moment.
@@ -16,10 +16,10 @@ pub struct Limits {
     pub memory: Option<u64>,
 }
 
-impl Default for Limits {
+impl Default for DecodeLimits {
     /// 100 megapixels, the default of `pg_caption.max_image_pixels`; no deadline, no memory limit.
     fn default() -> Self {
-        Limits { max_pixels: 100_000_000, deadline: None, memory: None }
+        DecodeLimits { max_pixels: 100_000_000, deadline: None, memory: None }
     }
 }
 
@@ -27,27 +27,27 @@ impl Default for Limits {
 /// grows with the longest side, whatever the pixels are.
 pub const LONGEST_SIDE: u64 = 1_000_000;
 
-impl Limits {
-    pub(crate) fn check_time(&self) -> Result<(), Error> {
+impl DecodeLimits {
+    pub(crate) fn check_time(&self) -> Result<(), PictureError> {
         match self.deadline {
-            Some(deadline) if Instant::now() >= deadline => Err(Error::TimedOut),
+            Some(deadline) if Instant::now() >= deadline => Err(PictureError::TimedOut),
             _ => Ok(()),
         }
     }
 
-    pub(crate) fn check_pixels(&self, width: u64, height: u64) -> Result<(), Error> {
+    pub(crate) fn check_pixels(&self, width: u64, height: u64) -> Result<(), PictureError> {
         if u128::from(width) * u128::from(height) > u128::from(self.max_pixels) {
-            return Err(Error::TooManyPixels { width, height, limit: self.max_pixels });
+            return Err(PictureError::TooManyPixels { width, height, limit: self.max_pixels });
         }
         if width.max(height) > LONGEST_SIDE {
-            return Err(Error::SideTooLong { width, height });
+            return Err(PictureError::SideTooLong { width, height });
         }
         Ok(())
     }
 
-    pub(crate) fn check_memory(&self, needed: u64) -> Result<(), Error> {
+    pub(crate) fn check_memory(&self, needed: u64) -> Result<(), PictureError> {
         match self.memory {
-            Some(limit) if needed > limit => Err(Error::TooMuchMemory { needed, limit }),
+            Some(limit) if needed > limit => Err(PictureError::TooMuchMemory { needed, limit }),
             _ => Ok(()),
         }
     }

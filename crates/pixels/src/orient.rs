@@ -2,7 +2,7 @@
 
 use image::metadata::Orientation;
 
-use crate::Rgb;
+use crate::RgbPicture;
 
 /// The orientation that EXIF and XMP blocks give; EXIF decides, XMP stands in where EXIF is silent.
 /// Broken or missing: upright.
@@ -62,7 +62,7 @@ pub(crate) fn buffers(orientation: Orientation) -> u64 {
 }
 
 /// The picture turned upright.
-pub(crate) fn upright(picture: Rgb, orientation: Orientation) -> Rgb {
+pub(crate) fn upright(picture: RgbPicture, orientation: Orientation) -> RgbPicture {
     let (w, h) = (picture.width as usize, picture.height as usize);
     let source = &picture.data;
     // Where the upright pixel (x, y) comes from, as EXIF defines the eight cases.
@@ -85,7 +85,7 @@ fn picked(
     stride: usize,
     source: &[u8],
     from: impl Fn(usize, usize) -> (usize, usize),
-) -> Rgb {
+) -> RgbPicture {
     const TILE: usize = 32;
     let mut data = vec![0; w * h * 3];
     for top in (0..h).step_by(TILE) {
@@ -99,5 +99,5 @@ fn picked(
             }
         }
     }
-    Rgb { width: w as u32, height: h as u32, data }
+    RgbPicture { width: w as u32, height: h as u32, data }
 }

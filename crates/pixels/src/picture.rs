@@ -2,11 +2,11 @@
 
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 
-use crate::{Filter, resize};
+use crate::{ResampleFilter, resize};
 
 /// An upright 8-bit RGB picture, rows top to bottom, no padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Rgb {
+pub struct RgbPicture {
     /// Pixels.
     pub width: u32,
     /// Pixels.
@@ -17,11 +17,11 @@ pub struct Rgb {
 
 /// Mean colours of the four quarters, row by row: top left, top right, bottom left, bottom right.
 /// A side of one pixel belongs to both halves. All zero for an empty picture.
-pub fn mean_rgb_2x2(picture: &Rgb) -> [[u8; 3]; 4] {
+pub fn mean_rgb_2x2(picture: &RgbPicture) -> [[u8; 3]; 4] {
     if picture.data.is_empty() {
         return [[0; 3]; 4];
     }
-    let small = resize(picture, 2, 2, Filter::Box);
+    let small = resize(picture, 2, 2, ResampleFilter::Box);
     let mut quarters = [[0; 3]; 4];
     for (quarter, pixel) in quarters.iter_mut().zip(small.data.chunks_exact(3)) {
         quarter.copy_from_slice(pixel);
@@ -33,7 +33,7 @@ pub fn mean_rgb_2x2(picture: &Rgb) -> [[u8; 3]; 4] {
 ///
 /// # Panics
 /// If `data` is not `width * height * 3` bytes long.
-pub fn encode_png(picture: &Rgb) -> Vec<u8> {
+pub fn encode_png(picture: &RgbPicture) -> Vec<u8> {
     let mut file = Vec::new();
     PngEncoder::new(&mut file)
         .write_image(&picture.data, picture.width, picture.height, ExtendedColorType::Rgb8)

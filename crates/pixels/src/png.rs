@@ -11,7 +11,7 @@ use image::{
 };
 use png::{BitDepth, Transformations};
 
-use crate::{Error, Format, deadline::DeadlineReader, orient};
+use crate::{PictureError, PictureFormat, deadline::DeadlineReader, orient};
 
 /// Bytes that one text may have, inflated; EXIF and XMP have a few kilobytes.
 const MAX_TEXT: u64 = 1 << 20;
@@ -48,22 +48,22 @@ pub(crate) fn begins_with_header(bytes: &[u8]) -> bool {
 /// Size, method and order of rows as the standard knows them. As in the reference an unknown
 /// compression counts in the chunks before the picture, too, and the checksums of header and
 /// palette must be right.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), Error> {
+pub(crate) fn check(bytes: &[u8]) -> Result<(), PictureError> {
     let unknown = |what: &str| {
-        Err(Error::UnsupportedVariant {
-            format: Format::Png,
+        Err(PictureError::UnsupportedVariant {
+            format: PictureFormat::Png,
             what: format!("an unknown {what} method"),
         })
     };
-    let damaged = |why: String| Err(Error::Damaged { format: Format::Png, why });
+    let damaged = |why: String| Err(PictureError::Damaged { format: PictureFormat::Png, why });
     if bytes.get(12..16) == Some(b"CgBI") {
-        return Err(Error::UnsupportedVariant {
-            format: Format::Png,
+        return Err(PictureError::UnsupportedVariant {
+            format: PictureFormat::Png,
             what: "Apple's variant, as in apps for its telephones".to_owned(),
         });
     }
     let Some(methods) = bytes.get(26..29) else {
-        return Err(Error::Truncated { format: Format::Png });
+        return Err(PictureError::Truncated { format: PictureFormat::Png });
     };
     if !begins_with_header(bytes) {
         return damaged("it does not begin with its header".to_owned());
@@ -107,7 +107,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), Error> {
     match (data, ended) {
         (true, _) => Ok(()),
         (false, true) => damaged("there is no picture in the file".to_owned()),
-        (false, false) => Err(Error::Truncated { format: Format::Png }),
+        (false, false) => Err(PictureError::Truncated { format: PictureFormat::Png }),
     }
 }
 

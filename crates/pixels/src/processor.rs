@@ -11,23 +11,23 @@ use std::borrow::Cow;
 
 use serde_json::Value;
 
-use crate::{Error, Filter, Rgb, resize, tiles};
+use crate::{PictureError, ResampleFilter, RgbPicture, resize, tiles};
 use config::Config;
 
 /// Planar float values.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Tensor {
+pub struct PixelTensor {
     /// `[1, 3, height, width]`; of a processor that cuts tiles `[1, tiles, 3, height, width]`.
     pub shape: Vec<usize>,
     /// As many values as the shape says, in row-major order, channels R, G, B.
     pub data: Vec<f32>,
     /// How the picture was cut, of a processor that cuts tiles; `None` otherwise.
-    pub grid: Option<Grid>,
+    pub grid: Option<TileGrid>,
 }
 
 /// How a picture was cut into tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Grid {
+pub struct TileGrid {
     /// Rows of tiles; 0 where the picture is a single tile. Otherwise the whole picture follows as
     /// one more tile.
     pub rows: u32,
@@ -37,9 +37,9 @@ pub struct Grid {
 
 /// What a model wants done to a picture.
 #[derive(Debug, Clone)]
-pub struct Processor {
+pub struct ImageProcessor {
     steps: Steps,
-    filter: Filter,
+    filter: ResampleFilter,
     /// The float of each sample, a table per channel.
     tables: Box<[[f32; 256]; 3]>,
 }
@@ -64,13 +64,13 @@ enum Size {
     ShortestEdge(u32),
 }
 
-impl Processor {
+impl ImageProcessor {
     /// Reads a parsed `preprocessor_config.json`: processors of ViT, DeiT, CLIP, SigLIP, BLIP,
     /// Idefics3 and SmolVLM, and the feature extractors of older folders.
     ///
     /// # Errors
-    /// [`Error::Processor`], naming what is unknown or out of range.
-    pub fn from_json(json: &Value) -> Result<Processor, Error> {
+    /// [`PictureError::Processor`], naming what is unknown or out of range.
+    pub fn from_json(json: &Value) -> Result<ImageProcessor, PictureError> {
         Config::new(json)?.processor()
     }
 
@@ -94,7 +94,7 @@ impl Processor {
 
     /// This processor, but with every picture in one tile (the reference's `do_image_splitting:
     /// false`).
-    pub fn uncut(&self) -> Processor {
+    pub fn uncut(&self) -> ImageProcessor {
         let mut uncut = self.clone();
         if let Steps::Tiles { split, .. } = &mut uncut.steps {
             *split = false;
@@ -102,7 +102,7 @@ impl Processor {
         uncut
     }
 
-    /// Bytes that [`Processor::apply`] takes at most for a picture of this size, its result among
+    /// Bytes that [`ImageProcessor::apply`] takes at most for a picture of this size, its result among
     /// them, beside what each resize works with.
     pub fn memory_for(&self, width: u32, height: u32) -> u64 {
         let pixels = |width: u32, height: u32| u64::from(width) * u64::from(height);
@@ -127,7 +127,7 @@ impl Processor {
     ///
     /// # Panics
     /// If the picture is empty or its data does not fit its size.
-    pub fn apply(&self, picture: &Rgb) -> Tensor {
+    pub fn apply(&self, picture: &RgbPicture) -> PixelTensor {
         match self.steps {
             Steps::Single { size, crop } => {
                 let (width, height) = size.of(picture.width, picture.height);
@@ -142,7 +142,7 @@ impl Processor {
                 }
                 let mut data = Vec::with_capacity(sized.data.len());
                 self.push_planes(&sized, &mut data);
-                Tensor {
+                PixelTensor {
                     shape: vec![1, 3, sized.height as usize, sized.width as usize],
                     data,
                     grid: None,
@@ -155,13 +155,13 @@ impl Processor {
                 for tile in &tiles {
                     self.push_planes(tile, &mut data);
                 }
-                Tensor { shape: vec![1, tiles.len(), 3, side, side], data, grid: Some(grid) }
+                PixelTensor { shape: vec![1, tiles.len(), 3, side, side], data, grid: Some(grid) }
             }
         }
     }
 
     /// Appends the three planes of a picture as floats.
-    fn push_planes(&self, picture: &Rgb, out: &mut Vec<f32>) {
+    fn push_planes(&self, picture: &RgbPicture, out: &mut Vec<f32>) {
         for (channel, table) in self.tables.iter().enumerate() {
             out.extend(
                 picture.data.chunks_exact(3).map(|pixel| table[usize::from(pixel[channel])]),
@@ -190,7 +190,7 @@ impl Size {
 }
 
 /// The middle of a picture; where it is smaller than that, black around it.
-fn centre(picture: &Rgb, width: u32, height: u32) -> Rgb {
+fn centre(picture: &RgbPicture, width: u32, height: u32) -> RgbPicture {
     // First position of the cut in the picture, negative where it is padded: halves are cut
     // downwards when something is cut off and rounded up when something is added, so both are the
     // floor.
@@ -208,5 +208,5 @@ fn centre(picture: &Rgb, width: u32, height: u32) -> Rgb {
         let n = (source.len() - from).min(row.len() - to);
         row[to..to + n].copy_from_slice(&source[from..from + n]);
     }
-    Rgb { width, height, data }
+    RgbPicture { width, height, data }
 }

@@ -11,33 +11,33 @@ use image::{
 };
 
 use crate::{
-    Error, Format, Header, Limits, Rgb, announced, blank::INVISIBLE, deadline::DeadlineReader, gif,
-    orient, png, tiff,
+    DecodeLimits, PictureError, PictureFormat, PictureHeader, RgbPicture, announced,
+    blank::INVISIBLE, deadline::DeadlineReader, gif, orient, png, tiff,
 };
 
 /// The header of a file that is not JPEG.
-pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
+pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader, PictureError> {
     announced::check(format, bytes)?;
-    let jpeg_bytes = if format == Format::Tiff { tiff::jpeg_bytes(bytes)? } else { 0 };
+    let jpeg_bytes = if format == PictureFormat::Tiff { tiff::jpeg_bytes(bytes)? } else { 0 };
     let fitted = fitted(format, bytes);
     let mut decoder = open(format, &fitted, None)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
-        return Err(Error::Damaged {
+        return Err(PictureError::Damaged {
             format,
             why: "the header announces a side of 0 pixels".to_owned(),
         });
     }
     let orientation = match format {
-        Format::Png => png::orientation(bytes),
+        PictureFormat::Png => png::orientation(bytes),
         // This hands out the blocks as they are in the file.
-        Format::WebP => {
+        PictureFormat::WebP => {
             let announced = announced::webp_blocks(bytes);
             let exif = decoder.exif_metadata().ok().flatten().filter(|_| announced.0);
             let xmp = decoder.xmp_metadata().ok().flatten().filter(|_| announced.1);
             orient::told_by(exif.as_deref(), xmp.as_deref())
         }
-        Format::Tiff => decoder.orientation().unwrap_or(Orientation::NoTransforms),
+        PictureFormat::Tiff => decoder.orientation().unwrap_or(Orientation::NoTransforms),
         _ => Orientation::NoTransforms,
     };
     let (w, h) = (u64::from(width), u64::from(height));
@@ -53,23 +53,29 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
     let file = bytes.len() as u64;
     let during = match format {
         // A few rows for the filters; profiles and texts are left out.
-        Format::Jpeg | Format::Avif | Format::Heic | Format::Png => raw.saturating_add(raw / h * 3),
+        PictureFormat::Jpeg | PictureFormat::Avif | PictureFormat::Heic | PictureFormat::Png => {
+            raw.saturating_add(raw / h * 3)
+        }
         // Planes of luma and chroma, alpha, the frame and the canvas of an animation; prefix codes
         // grow with the file.
-        Format::WebP => judged_pixels.saturating_mul(14).saturating_add(file.saturating_mul(16)),
+        PictureFormat::WebP => {
+            judged_pixels.saturating_mul(14).saturating_add(file.saturating_mul(16))
+        }
         // The frame apart from the canvas, and the copy of the file whose canvas was grown.
-        Format::Gif => raw.saturating_add(judged_pixels.saturating_mul(5)).saturating_add(file),
-        Format::Bmp => raw.saturating_add(raw / h * 2),
+        PictureFormat::Gif => {
+            raw.saturating_add(judged_pixels.saturating_mul(5)).saturating_add(file)
+        }
+        PictureFormat::Bmp => raw.saturating_add(raw / h * 2),
         // The samples (four inks where it is CMYK) apart from the result, one strip of JPEG, which
         // may be the whole picture or a tile larger than it, and its compressed bytes.
-        Format::Tiff => raw
+        PictureFormat::Tiff => raw
             .saturating_mul(7)
             .div_ceil(2)
             .max(raw.saturating_mul(7).div_ceil(3).saturating_add(jpeg_bytes))
             .saturating_add(file),
     };
     let memory_bound = during.max(after).saturating_add(2 << 20);
-    Ok(Header {
+    Ok(PictureHeader {
         format,
         width,
         height,
@@ -82,7 +88,11 @@ pub(crate) fn probe(format: Format, bytes: &[u8]) -> Result<Header, Error> {
 }
 
 /// The picture as it lies in the file (not turned), and whether any pixel of it is visible.
-pub(crate) fn decode(bytes: &[u8], header: &Header, limits: &Limits) -> Result<(Rgb, bool), Error> {
+pub(crate) fn decode(
+    bytes: &[u8],
+    header: &PictureHeader,
+    limits: &DecodeLimits,
+) -> Result<(RgbPicture, bool), PictureError> {
     let format = header.format;
     let fitted = fitted(format, bytes);
     let mut decoder = open(format, &fitted, limits.deadline)?;
@@ -90,41 +100,43 @@ pub(crate) fn decode(bytes: &[u8], header: &Header, limits: &Limits) -> Result<(
     allowed.max_alloc = Some(header.memory_bound);
     decoder.set_limits(allowed).map_err(|error| refused(format, error))?;
     let colours = decoder.color_type();
-    let size = usize::try_from(decoder.total_bytes()).map_err(|_| Error::TooMuchMemory {
+    let size = usize::try_from(decoder.total_bytes()).map_err(|_| PictureError::TooMuchMemory {
         needed: header.memory_bound,
         limit: usize::MAX as u64,
     })?;
     let mut samples = vec![0; size];
     decoder.read_image_boxed(&mut samples).map_err(|error| refused(format, error))?;
-    if format == Format::Gif {
+    if format == PictureFormat::Gif {
         gif::fill_around(bytes, header.width, &mut samples);
     }
-    let premultiplied = format == Format::Tiff && tiff::is_premultiplied(bytes);
+    let premultiplied = format == PictureFormat::Tiff && tiff::is_premultiplied(bytes);
     let (data, visible) = to_rgb(samples, colours, format, premultiplied)?;
-    Ok((Rgb { width: header.width, height: header.height, data }, visible))
+    Ok((RgbPicture { width: header.width, height: header.height, data }, visible))
 }
 
 /// The file as its decoder shall see it.
-fn fitted(format: Format, bytes: &[u8]) -> Cow<'_, [u8]> {
-    if format == Format::Gif { gif::with_grown_canvas(bytes) } else { Cow::Borrowed(bytes) }
+fn fitted(format: PictureFormat, bytes: &[u8]) -> Cow<'_, [u8]> {
+    if format == PictureFormat::Gif { gif::with_grown_canvas(bytes) } else { Cow::Borrowed(bytes) }
 }
 
 fn open(
-    format: Format,
+    format: PictureFormat,
     bytes: &[u8],
     deadline: Option<Instant>,
-) -> Result<Box<dyn ImageDecoder + '_>, Error> {
+) -> Result<Box<dyn ImageDecoder + '_>, PictureError> {
     let reader = DeadlineReader::new(bytes, deadline);
     let opened: Result<Box<dyn ImageDecoder + '_>, ImageError> = match format {
-        Format::Png => png::Decoder::new(bytes, deadline).map(|decoder| Box::new(decoder) as _),
-        Format::WebP => WebPDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
-        Format::Gif => GifDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
-        Format::Bmp => BmpDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
-        Format::Tiff => tiff::Page::open(bytes, deadline).and_then(|page| match page {
+        PictureFormat::Png => {
+            png::Decoder::new(bytes, deadline).map(|decoder| Box::new(decoder) as _)
+        }
+        PictureFormat::WebP => WebPDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        PictureFormat::Gif => GifDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        PictureFormat::Bmp => BmpDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+        PictureFormat::Tiff => tiff::Page::open(bytes, deadline).and_then(|page| match page {
             Some(page) => Ok(Box::new(page) as _),
             None => TiffDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         }),
-        Format::Jpeg | Format::Avif | Format::Heic => {
+        PictureFormat::Jpeg | PictureFormat::Avif | PictureFormat::Heic => {
             unreachable!("they have decoders of their own")
         }
     };
@@ -136,15 +148,15 @@ fn open(
 pub(crate) fn to_rgb(
     mut samples: Vec<u8>,
     colours: ColorType,
-    format: Format,
+    format: PictureFormat,
     premultiplied: bool,
-) -> Result<(Vec<u8>, bool), Error> {
+) -> Result<(Vec<u8>, bool), PictureError> {
     // 16-bit samples come in the machine's byte order; the high byte is kept.
     let wide = match colours {
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => 2,
         ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => 1,
         other => {
-            return Err(Error::UnsupportedVariant {
+            return Err(PictureError::UnsupportedVariant {
                 format,
                 what: format!("samples of kind {other:?}"),
             });
@@ -195,12 +207,12 @@ fn on_white(value: u8, alpha: u8) -> u8 {
 }
 
 /// A decoder's complaint in our terms.
-fn refused(format: Format, error: ImageError) -> Error {
-    let damaged = |why: String| Error::Damaged { format, why };
+fn refused(format: PictureFormat, error: ImageError) -> PictureError {
+    let damaged = |why: String| PictureError::Damaged { format, why };
     match error {
         ImageError::IoError(error) => match error.kind() {
-            io::ErrorKind::TimedOut => Error::TimedOut,
-            io::ErrorKind::UnexpectedEof => Error::Truncated { format },
+            io::ErrorKind::TimedOut => PictureError::TimedOut,
+            io::ErrorKind::UnexpectedEof => PictureError::Truncated { format },
             _ => damaged(error.to_string()),
         },
         ImageError::Limits(error) => match error.kind() {
@@ -211,9 +223,9 @@ fn refused(format: Format, error: ImageError) -> Error {
         },
         ImageError::Unsupported(error) => match error.kind() {
             UnsupportedErrorKind::GenericFeature(what) => {
-                Error::UnsupportedVariant { format, what }
+                PictureError::UnsupportedVariant { format, what }
             }
-            _ => Error::UnsupportedVariant { format, what: error.to_string() },
+            _ => PictureError::UnsupportedVariant { format, what: error.to_string() },
         },
         error => {
             let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
@@ -221,8 +233,8 @@ fn refused(format: Format, error: ImageError) -> Error {
             while let Some(inner) = source {
                 if let Some(io) = inner.downcast_ref::<io::Error>() {
                     match io.kind() {
-                        io::ErrorKind::TimedOut => return Error::TimedOut,
-                        io::ErrorKind::UnexpectedEof => return Error::Truncated { format },
+                        io::ErrorKind::TimedOut => return PictureError::TimedOut,
+                        io::ErrorKind::UnexpectedEof => return PictureError::Truncated { format },
                         _ => break,
                     }
                 }

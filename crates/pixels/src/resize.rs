@@ -6,7 +6,7 @@
 //! them: sums of integers are the same in any order, so wider vectors cannot change a value. Never
 //! reorder the floating-point part.
 
-use crate::{Filter, Rgb};
+use crate::{ResampleFilter, RgbPicture};
 
 /// Fixed-point bits of a weight: what 32 bits leave beside an 8-bit sample and two bits of
 /// headroom.
@@ -26,7 +26,7 @@ const BAND: usize = 8 << 20;
 ///
 /// # Panics
 /// If a side of the source or of the result is 0, or if `data` does not fit the size.
-pub fn resize(picture: &Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
+pub fn resize(picture: &RgbPicture, width: u32, height: u32, filter: ResampleFilter) -> RgbPicture {
     in_bands(picture, width, height, filter, BAND)
 }
 
@@ -46,7 +46,13 @@ pub fn working_memory(from: (u32, u32), to: (u32, u32)) -> u64 {
         + one_row.max(BAND as u64)
 }
 
-fn in_bands(picture: &Rgb, width: u32, height: u32, filter: Filter, band: usize) -> Rgb {
+fn in_bands(
+    picture: &RgbPicture,
+    width: u32,
+    height: u32,
+    filter: ResampleFilter,
+    band: usize,
+) -> RgbPicture {
     assert!(
         picture.width > 0 && picture.height > 0 && width > 0 && height > 0,
         "a picture has at least one pixel"
@@ -59,7 +65,7 @@ fn in_bands(picture: &Rgb, width: u32, height: u32, filter: Filter, band: usize)
     if (width, height) == (picture.width, picture.height) {
         return picture.clone();
     }
-    if filter == Filter::Nearest {
+    if filter == ResampleFilter::Nearest {
         return nearest(picture, width, height);
     }
     let (in_w, in_h) = (picture.width as usize, picture.height as usize);
@@ -97,7 +103,7 @@ fn in_bands(picture: &Rgb, width: u32, height: u32, filter: Filter, band: usize)
         }
         (false, None) => unreachable!("the same size was answered above"),
     };
-    Rgb { width, height, data }
+    RgbPicture { width, height, data }
 }
 
 /// For every output position: the first source position and the fixed-point weights from there on.
@@ -109,7 +115,7 @@ struct Weights {
 }
 
 impl Weights {
-    fn new(n_in: usize, n_out: usize, filter: Filter) -> Weights {
+    fn new(n_in: usize, n_out: usize, filter: ResampleFilter) -> Weights {
         let scale = n_in as f64 / n_out as f64;
         let stretch = scale.max(1.0);
         let support = filter.support() * stretch;
@@ -255,7 +261,7 @@ fn rows_down(rows: &[u8], row_len: usize, weights: &[i32], target: &mut [u8]) {
 
 /// Pillow's nearest neighbour: positions are added up, not multiplied, and the sum's rounding is
 /// part of the result.
-fn nearest(picture: &Rgb, width: u32, height: u32) -> Rgb {
+fn nearest(picture: &RgbPicture, width: u32, height: u32) -> RgbPicture {
     let positions = |n_in: u32, n_out: u32| {
         let step = f64::from(n_in) / f64::from(n_out);
         let mut at = step * 0.5;
@@ -275,29 +281,33 @@ fn nearest(picture: &Rgb, width: u32, height: u32) -> Rgb {
             data.extend_from_slice(&row[x * 3..x * 3 + 3]);
         }
     }
-    Rgb { width, height, data }
+    RgbPicture { width, height, data }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn noise(width: u32, height: u32) -> Rgb {
+    fn noise(width: u32, height: u32) -> RgbPicture {
         let mut state = 1_u32;
         let mut byte = || {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (state >> 24) as u8
         };
-        Rgb { width, height, data: (0..width * height * 3).map(|_| byte()).collect() }
+        RgbPicture { width, height, data: (0..width * height * 3).map(|_| byte()).collect() }
     }
 
     #[test]
     fn bands_of_any_height_make_the_same_picture() {
         for (from, to) in [((7, 300), (20, 24)), ((40, 30), (23, 61)), ((1, 999), (5, 3))] {
             let picture = noise(from.0, from.1);
-            for filter in
-                [Filter::Box, Filter::Bilinear, Filter::Hamming, Filter::Bicubic, Filter::Lanczos]
-            {
+            for filter in [
+                ResampleFilter::Box,
+                ResampleFilter::Bilinear,
+                ResampleFilter::Hamming,
+                ResampleFilter::Bicubic,
+                ResampleFilter::Lanczos,
+            ] {
                 let whole = in_bands(&picture, to.0, to.1, filter, usize::MAX);
                 for band in [0, 500, 4000] {
                     assert_eq!(
@@ -319,8 +329,8 @@ mod tests {
             ((4000, 3000), (384, 384)),
         ] {
             let (across, down) = (
-                Weights::new(from.0, to.0, Filter::Lanczos),
-                Weights::new(from.1, to.1, Filter::Lanczos),
+                Weights::new(from.0, to.0, ResampleFilter::Lanczos),
+                Weights::new(from.1, to.1, ResampleFilter::Lanczos),
             );
             let mut between = 0;
             let mut done = 0;

@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use tiff::{decoder::Decoder, tags::Tag};
 
-use crate::{Error, Format, deadline::DeadlineReader};
+use crate::{PictureError, PictureFormat, deadline::DeadlineReader};
 pub(crate) use page::Page;
 
 /// Compression 7: every strip or tile is a JPEG file, but for the tables that all share.
@@ -65,8 +65,9 @@ pub(crate) fn is_premultiplied(bytes: &[u8]) -> bool {
 
 /// Refuses what the decoder takes for damage: the JPEG of 1992, which has no strips; and what makes
 /// it panic: tiles of one colour each, of which the last ones reach beyond the picture.
-pub(crate) fn check(bytes: &[u8]) -> Result<(), Error> {
-    let unsupported = |what: String| Err(Error::UnsupportedVariant { format: Format::Tiff, what });
+pub(crate) fn check(bytes: &[u8]) -> Result<(), PictureError> {
+    let unsupported =
+        |what: String| Err(PictureError::UnsupportedVariant { format: PictureFormat::Tiff, what });
     if field(bytes, Tag::Compression).is_some_and(|(_, method)| method == u64::from(OLD_JPEG)) {
         return unsupported("an old-style JPEG inside".to_owned());
     }
@@ -91,7 +92,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), Error> {
 /// Judges the JPEG files inside. Bytes that decoding the largest of them takes: its samples, and
 /// its coefficients where it has several scans. A page that cannot be read is left to the decoder's
 /// own words.
-pub(crate) fn jpeg_bytes(bytes: &[u8]) -> Result<u64, Error> {
+pub(crate) fn jpeg_bytes(bytes: &[u8]) -> Result<u64, PictureError> {
     let Ok(mut decoder) = Decoder::new(DeadlineReader::new(bytes, None)) else { return Ok(0) };
     if first(&mut decoder, Tag::Compression) != Some(JPEG.into()) {
         return Ok(0);
@@ -100,8 +101,8 @@ pub(crate) fn jpeg_bytes(bytes: &[u8]) -> Result<u64, Error> {
         [(Tag::StripOffsets, Tag::StripByteCounts), (Tag::TileOffsets, Tag::TileByteCounts)]
             .map(|(at, length)| [list(&mut decoder, at), list(&mut decoder, length)]);
     if list(&mut decoder, Tag::JPEGTables).is_some_and(|tables| !ends_between_segments(&tables)) {
-        return Err(Error::Damaged {
-            format: Format::Tiff,
+        return Err(PictureError::Damaged {
+            format: PictureFormat::Tiff,
             why: "the tables of the JPEG inside are not in order".to_owned(),
         });
     }
@@ -166,10 +167,15 @@ fn ends_between_segments(tables: &[u64]) -> bool {
 
 /// Judges the JPEG files in `ranges`: sequential, with few scans, none larger than the strip or
 /// tile it fills. Returns what decoding the largest of them takes.
-fn judge(bytes: &[u8], ranges: &[Range<usize>], (width, height): (u32, u32)) -> Result<u64, Error> {
+fn judge(
+    bytes: &[u8],
+    ranges: &[Range<usize>],
+    (width, height): (u32, u32),
+) -> Result<u64, PictureError> {
     /// Byte patterns of this kind that broken strips may contain by chance.
     const CHANCE: usize = 64;
-    let unsupported = |what: String| Err(Error::UnsupportedVariant { format: Format::Tiff, what });
+    let unsupported =
+        |what: String| Err(PictureError::UnsupportedVariant { format: PictureFormat::Tiff, what });
     let (mut pictures, mut scans, mut samples) = (0_usize, 0_usize, 0_u64);
     for range in ranges {
         let mut rest = &bytes[range.clone()];

@@ -1,7 +1,7 @@
 //! The tiles of Idefics3 and SmolVLM: the picture is stretched to whole tiles, cut row by row, and
 //! follows once more as a whole.
 
-use crate::{Filter, Grid, Rgb, resize};
+use crate::{ResampleFilter, RgbPicture, TileGrid, resize};
 
 /// No side is enlarged beyond this, whatever the configuration says (the reference's own cap).
 const MAX_SIDE: u32 = 4096;
@@ -9,20 +9,20 @@ const MAX_SIDE: u32 = 4096;
 /// The tiles of a picture, each `tile` x `tile`. With one tile (or without `split`) the grid is 0 x
 /// 0.
 pub(crate) fn cut(
-    picture: &Rgb,
+    picture: &RgbPicture,
     longest_edge: u32,
     tile: u32,
     split: bool,
-    filter: Filter,
-) -> (Grid, Vec<Rgb>) {
+    filter: ResampleFilter,
+) -> (TileGrid, Vec<RgbPicture>) {
     let (first, whole, _) = sizes(picture.width, picture.height, longest_edge, tile, split);
     let sized = resize(picture, first.0, first.1, filter);
-    let single = Grid { rows: 0, columns: 0 };
+    let single = TileGrid { rows: 0, columns: 0 };
     if !split {
         return (single, vec![resize(&sized, tile, tile, filter)]);
     }
     let sized = resize(&sized, whole.0, whole.1, filter);
-    let grid = Grid { rows: whole.1 / tile, columns: whole.0 / tile };
+    let grid = TileGrid { rows: whole.1 / tile, columns: whole.0 / tile };
     if (grid.rows, grid.columns) == (1, 1) {
         return (single, vec![sized]);
     }
@@ -89,11 +89,11 @@ fn whole_tiles(width: u32, height: u32, tile: u32) -> (u32, u32) {
     }
 }
 
-fn part(picture: &Rgb, left: u32, top: u32, side: u32) -> Rgb {
+fn part(picture: &RgbPicture, left: u32, top: u32, side: u32) -> RgbPicture {
     let mut data = Vec::with_capacity(side as usize * side as usize * 3);
     for y in top..top + side {
         let start = (y as usize * picture.width as usize + left as usize) * 3;
         data.extend_from_slice(&picture.data[start..start + side as usize * 3]);
     }
-    Rgb { width: side, height: side, data }
+    RgbPicture { width: side, height: side, data }
 }

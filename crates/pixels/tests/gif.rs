@@ -5,7 +5,7 @@ mod drawn;
 
 use drawn::{COLOURS, file, quarters};
 use image::ImageFormat;
-use pg_caption_pixels::{DecodeOptions, Rgb, decode, mean_rgb_2x2};
+use pg_caption_pixels::{DecodeOptions, RgbPicture, decode, mean_rgb_2x2};
 
 /// Green, red, blue, yellow.
 const TABLE: [[u8; 3]; 4] = [[10, 200, 30], [220, 30, 30], [30, 30, 210], [240, 240, 0]];
@@ -59,7 +59,7 @@ impl Gif {
     }
 }
 
-fn decoded(bytes: &[u8]) -> Rgb {
+fn decoded(bytes: &[u8]) -> RgbPicture {
     decode(bytes, &DecodeOptions::default()).unwrap().rgb
 }
 

@@ -8,8 +8,10 @@ use drawn::{COLOURS, quarters};
 use libheif_rs::{
     Channel, ColorSpace, CompressionFormat, EncoderQuality, HeifContext, Image, LibHeif, RgbChroma,
 };
-use pg_caption_pixels::{Blank, DecodeOptions, Format, Limits, decode, mean_rgb_2x2, probe};
-use pg_caption_wire::Class;
+use pg_caption_pixels::{
+    BlankKind, DecodeLimits, DecodeOptions, PictureFormat, decode, mean_rgb_2x2, probe,
+};
+use pg_caption_wire::FailureClass;
 
 /// A file of an RGBA picture; `None`, said plainly, if libheif has no encoder for it here.
 fn file(width: u32, height: u32, alpha: u8, compression: CompressionFormat) -> Option<Vec<u8>> {
@@ -33,8 +35,8 @@ fn file(width: u32, height: u32, alpha: u8, compression: CompressionFormat) -> O
     Some(context.write_to_bytes().unwrap())
 }
 
-fn kinds() -> [(CompressionFormat, Format); 2] {
-    [(CompressionFormat::Av1, Format::Avif), (CompressionFormat::Hevc, Format::Heic)]
+fn kinds() -> [(CompressionFormat, PictureFormat); 2] {
+    [(CompressionFormat::Av1, PictureFormat::Avif), (CompressionFormat::Hevc, PictureFormat::Heic)]
 }
 
 #[test]
@@ -61,7 +63,7 @@ fn what_is_transparent_lies_on_white() {
     for (compression, format) in kinds() {
         let Some(bytes) = file(64, 48, 0, compression) else { continue };
         let decoded = decode(&bytes, &DecodeOptions::default()).unwrap();
-        assert_eq!(decoded.blank, Some(Blank::Transparent), "{format}");
+        assert_eq!(decoded.blank, Some(BlankKind::Transparent), "{format}");
         assert!(decoded.rgb.data.iter().all(|value| *value >= 250), "{format}");
     }
 }
@@ -76,18 +78,22 @@ fn limits_hold_and_damage_is_refused() {
                 .code()
         };
         assert_eq!(
-            limited(Limits { max_pixels: 3000, ..Limits::default() }),
+            limited(DecodeLimits { max_pixels: 3000, ..DecodeLimits::default() }),
             "too_many_pixels",
             "{format}"
         );
         assert_eq!(
-            limited(Limits { memory: Some(1 << 20), ..Limits::default() }),
+            limited(DecodeLimits { memory: Some(1 << 20), ..DecodeLimits::default() }),
             "too_much_memory",
             "{format}"
         );
         for keep in 0..bytes.len() {
             if let Err(error) = decode(&bytes[..keep], &DecodeOptions::default()) {
-                assert_eq!(error.class(), Class::Reject, "{format}, {keep} bytes: {error:?}");
+                assert_eq!(
+                    error.class(),
+                    FailureClass::Reject,
+                    "{format}, {keep} bytes: {error:?}"
+                );
             }
         }
     }

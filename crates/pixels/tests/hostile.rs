@@ -8,7 +8,7 @@ mod shared;
 use std::{fs, time::Instant};
 
 use pg_caption_pixels::{DecodeOptions, decode, mean_rgb_2x2, probe};
-use pg_caption_wire::Class;
+use pg_caption_wire::FailureClass;
 use serde_json::Value;
 
 /// Files whose manifest entry contradicts their content: whatever happens must be clean, no more.
@@ -41,7 +41,7 @@ fn judge(bytes: &[u8], entry: &Value) -> Result<String, String> {
         Err(error) if expect == "decode" => {
             return Err(format!("refused: {error} {:?}", error.failure().detail));
         }
-        Err(error) if error.class() != Class::Reject => {
+        Err(error) if error.class() != FailureClass::Reject => {
             return Err(format!("refused as {:?}", error.class()));
         }
         Err(error) => return Ok(format!("{}: {error}", error.code())),

@@ -7,7 +7,9 @@ mod shared;
 
 use std::fs;
 
-use pg_caption_pixels::{DecodeOptions, Processor, Rgb, decode, sha256_bytes, sha256_f32};
+use pg_caption_pixels::{
+    DecodeOptions, ImageProcessor, RgbPicture, decode, sha256_bytes, sha256_f32,
+};
 use serde_json::Value;
 
 /// Pictures where we differ on purpose: transparency goes on white, 16-bit gray keeps its high
@@ -57,7 +59,7 @@ fn assert_pixel_values_match(model: &str, expected: &str) {
         .get("preprocessor_config")
         .cloned()
         .unwrap_or_else(|| json(&folder.join(model).join("preprocessor_config.json")));
-    let processor = Processor::from_json(&config).unwrap();
+    let processor = ImageProcessor::from_json(&config).unwrap();
     let mut compared = 0;
     for (name, expected) in images(&expected_path) {
         let tensor = processor.apply(&exact(&folder, &name));
@@ -82,7 +84,7 @@ fn assert_pixel_values_match(model: &str, expected: &str) {
     assert!(compared >= 3, "only {compared} pictures were compared");
 }
 
-fn exact(folder: &std::path::Path, name: &str) -> Rgb {
+fn exact(folder: &std::path::Path, name: &str) -> RgbPicture {
     let bytes = fs::read(folder.join("images").join(name)).unwrap();
     decode(&bytes, &DecodeOptions { exact: true, ..DecodeOptions::default() })
         .unwrap_or_else(|error| panic!("{name}: {error}"))

@@ -8,15 +8,15 @@ use drawn::{
 };
 use image::{DynamicImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, Rgba, RgbaImage};
 use pg_caption_pixels::{
-    Blank, DecodeOptions, Decoded, Filter, Format, decode, encode_png, is_blank, mean_rgb_2x2,
-    probe, resize,
+    BlankKind, DecodeOptions, DecodedPicture, PictureFormat, ResampleFilter, decode, encode_png,
+    is_blank, mean_rgb_2x2, probe, resize,
 };
 
-fn decoded(bytes: &[u8]) -> Decoded {
+fn decoded(bytes: &[u8]) -> DecodedPicture {
     decode(bytes, &DecodeOptions::default()).unwrap()
 }
 
-fn exact(bytes: &[u8]) -> Decoded {
+fn exact(bytes: &[u8]) -> DecodedPicture {
     decode(bytes, &DecodeOptions { exact: true, target: Some((8, 8)), ..DecodeOptions::default() })
         .unwrap()
 }
@@ -263,11 +263,11 @@ fn a_broken_orientation_leaves_the_picture_as_it_lies() {
 fn the_format_is_what_the_bytes_say() {
     let picture = quarters(40, 20);
     for (format, expected, name) in [
-        (ImageFormat::Png, Format::Png, "png"),
-        (ImageFormat::WebP, Format::WebP, "webp"),
-        (ImageFormat::Gif, Format::Gif, "gif"),
-        (ImageFormat::Bmp, Format::Bmp, "bmp"),
-        (ImageFormat::Tiff, Format::Tiff, "tiff"),
+        (ImageFormat::Png, PictureFormat::Png, "png"),
+        (ImageFormat::WebP, PictureFormat::WebP, "webp"),
+        (ImageFormat::Gif, PictureFormat::Gif, "gif"),
+        (ImageFormat::Bmp, PictureFormat::Bmp, "bmp"),
+        (ImageFormat::Tiff, PictureFormat::Tiff, "tiff"),
     ] {
         let found = decoded(&file(picture.clone(), format));
         assert_eq!((found.format, found.format.to_string().as_str()), (expected, name));
@@ -401,23 +401,23 @@ fn of_an_animation_only_the_first_frame_counts() {
             .unwrap();
     }
     drop(encoder);
-    assert_eq!(decoded(&bytes).blank, Some(Blank::Uniform([255, 0, 0])));
+    assert_eq!(decoded(&bytes).blank, Some(BlankKind::Uniform([255, 0, 0])));
     // The later frames need not even be there.
     let second =
         bytes.windows(2).enumerate().filter(|(_, pair)| *pair == [0x21, 0xF9]).nth(1).unwrap().0;
-    assert_eq!(decoded(&bytes[..second]).blank, Some(Blank::Uniform([255, 0, 0])));
+    assert_eq!(decoded(&bytes[..second]).blank, Some(BlankKind::Uniform([255, 0, 0])));
 }
 
 #[test]
 fn pictures_with_nothing_to_describe_are_told_unless_exactness_is_asked_for() {
     let plain = |colour| file(RgbaImage::from_pixel(50, 40, Rgba(colour)), ImageFormat::Png);
     for (bytes, expected) in [
-        (file(quarters(1, 1), ImageFormat::Png), Some(Blank::OnePixel)),
-        (plain([10, 200, 30, 0]), Some(Blank::Transparent)),
-        (plain([10, 200, 30, 255]), Some(Blank::Uniform([10, 200, 30]))),
+        (file(quarters(1, 1), ImageFormat::Png), Some(BlankKind::OnePixel)),
+        (plain([10, 200, 30, 0]), Some(BlankKind::Transparent)),
+        (plain([10, 200, 30, 255]), Some(BlankKind::Uniform([10, 200, 30]))),
         (
             jpeg(&image::RgbImage::from_pixel(64, 64, image::Rgb([250, 250, 250])), false),
-            Some(Blank::Uniform([250, 250, 250])),
+            Some(BlankKind::Uniform([250, 250, 250])),
         ),
         (file(quarters(50, 40), ImageFormat::Png), None),
     ] {
@@ -455,7 +455,7 @@ fn a_camera_jpeg_is_decoded_smaller_but_never_below_twice_the_target() {
         let full = with(Some((224, 224)), true);
         assert_eq!((full.rgb.width, full.rgb.height), (3000, 4000), "exact means in full");
         assert_eq!(with(None, false).rgb, full.rgb, "without a target nothing is left out");
-        let small = |picture| resize(picture, 224, 224, Filter::Bilinear).data;
+        let small = |picture| resize(picture, 224, 224, ResampleFilter::Bilinear).data;
         let (reduced, full) = (small(&with(Some((224, 224)), false).rgb), small(&full.rgb));
         let worst = reduced.iter().zip(&full).map(|(a, b)| a.abs_diff(*b)).max().unwrap();
         assert!(worst <= 16, "the reduced picture differs by up to {worst} levels");

@@ -1,19 +1,19 @@
 //! `preprocessor_config.json` of every age becomes the arithmetic its class stands for; what is
 //! unknown is named.
 
-use pg_caption_pixels::{Processor, Rgb};
+use pg_caption_pixels::{ImageProcessor, RgbPicture};
 use serde_json::{Value, json};
 
-fn processor(config: Value) -> Processor {
-    Processor::from_json(&config).unwrap()
+fn processor(config: Value) -> ImageProcessor {
+    ImageProcessor::from_json(&config).unwrap()
 }
 
 fn complaint(config: Value) -> String {
-    Processor::from_json(&config).unwrap_err().to_string()
+    ImageProcessor::from_json(&config).unwrap_err().to_string()
 }
 
-fn plain(width: u32, height: u32, colour: [u8; 3]) -> Rgb {
-    Rgb { width, height, data: colour.repeat((width * height) as usize) }
+fn plain(width: u32, height: u32, colour: [u8; 3]) -> RgbPicture {
+    RgbPicture { width, height, data: colour.repeat((width * height) as usize) }
 }
 
 #[test]
@@ -24,7 +24,8 @@ fn the_old_feature_extractor_with_a_single_number_means_a_square() {
     let new = processor(
         json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}),
     );
-    let picture = Rgb { width: 50, height: 20, data: (0..3000).map(|i| (i % 251) as u8).collect() };
+    let picture =
+        RgbPicture { width: 50, height: 20, data: (0..3000).map(|i| (i % 251) as u8).collect() };
     assert_eq!(old.target(), (32, 32));
     assert_eq!(old.apply(&picture).shape, [1, 3, 32, 32]);
     assert_eq!(old.apply(&picture), new.apply(&picture));
@@ -64,8 +65,11 @@ fn the_shortest_edge_keeps_the_ratio_and_the_middle_is_cut_out() {
     let config = json!({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 4}, "crop_size": {"height": 4, "width": 4},
         "do_rescale": false, "do_normalize": false, "resample": 0});
     // Twelve columns of which the middle four remain.
-    let picture =
-        Rgb { width: 12, height: 4, data: (0..48).flat_map(|i| [(i % 12) as u8; 3]).collect() };
+    let picture = RgbPicture {
+        width: 12,
+        height: 4,
+        data: (0..48).flat_map(|i| [(i % 12) as u8; 3]).collect(),
+    };
     let tensor = processor(config).apply(&picture);
     assert_eq!(tensor.shape, [1, 3, 4, 4]);
     assert_eq!(tensor.data[..4], [4.0, 5.0, 6.0, 7.0]);
@@ -188,7 +192,8 @@ fn no_tensor_takes_more_memory_than_was_said_before_it_was_made() {
     ] {
         let processor = processor(config.clone());
         for (width, height) in [(64, 48), (7, 300), (300, 7), (256, 256), (1, 1)] {
-            let picture = Rgb { width, height, data: vec![90; (width * height * 3) as usize] };
+            let picture =
+                RgbPicture { width, height, data: vec![90; (width * height * 3) as usize] };
             let taken = 4 * processor.apply(&picture).data.len() as u64;
             let said = processor.memory_for(width, height);
             assert!(

@@ -6,14 +6,14 @@ use std::time::Instant;
 
 use drawn::{detailed, file, gray_jpeg, jpeg, lossless_jpeg, quarters, tiff, tiff_with};
 use image::{ImageFormat, Rgba, RgbaImage};
-use pg_caption_pixels::{DecodeOptions, Error, Limits, decode, probe};
-use pg_caption_wire::Class;
+use pg_caption_pixels::{DecodeLimits, DecodeOptions, PictureError, decode, probe};
+use pg_caption_wire::FailureClass;
 
-fn refusal(bytes: &[u8]) -> Error {
+fn refusal(bytes: &[u8]) -> PictureError {
     decode(bytes, &DecodeOptions::default()).expect_err("this must be refused")
 }
 
-fn limited(bytes: &[u8], limits: Limits) -> Result<(), Error> {
+fn limited(bytes: &[u8], limits: DecodeLimits) -> Result<(), PictureError> {
     decode(bytes, &DecodeOptions { limits, ..DecodeOptions::default() }).map(|_| ())
 }
 
@@ -31,11 +31,11 @@ fn what_is_no_picture_is_called_by_its_name() {
         (b"\x01\x02\x03\x04\x05", "a file of unknown kind"),
     ] {
         let error = refusal(bytes);
-        assert_eq!(error, Error::NotAnImage { seems });
-        assert_eq!((error.class(), error.code()), (Class::Reject, "not_an_image"));
+        assert_eq!(error, PictureError::NotAnImage { seems });
+        assert_eq!((error.class(), error.code()), (FailureClass::Reject, "not_an_image"));
         assert!(error.failure().message.contains(seems));
     }
-    assert_eq!(refusal(b""), Error::Empty);
+    assert_eq!(refusal(b""), PictureError::Empty);
 }
 
 #[test]
@@ -61,7 +61,7 @@ fn pictures_of_other_formats_are_told_from_no_pictures() {
         (b"\0\0\x01\0\x01\0\x10\x10", "ico_unsupported"),
     ] {
         let error = refusal(bytes);
-        assert_eq!((error.class(), error.code()), (Class::Reject, code));
+        assert_eq!((error.class(), error.code()), (FailureClass::Reject, code));
         assert!(
             code == "image_damaged"
                 || error.failure().hint.is_some_and(|hint| hint.contains("JPEG"))
@@ -73,7 +73,7 @@ fn pictures_of_other_formats_are_told_from_no_pictures() {
 fn a_page_that_contains_a_drawing_is_a_page() {
     assert_eq!(
         refusal(b"<html><body><svg></svg></body></html>"),
-        Error::NotAnImage { seems: "an HTML page" }
+        PictureError::NotAnImage { seems: "an HTML page" }
     );
 }
 
@@ -84,7 +84,10 @@ fn a_thread_of_a_picture_is_refused_from_its_header_however_few_its_pixels_are()
         png[20..24].copy_from_slice(&height.to_be_bytes());
         png
     };
-    assert_eq!(refusal(&thread(1_000_001)), Error::SideTooLong { width: 1, height: 1_000_001 });
+    assert_eq!(
+        refusal(&thread(1_000_001)),
+        PictureError::SideTooLong { width: 1, height: 1_000_001 }
+    );
     assert_eq!(refusal(&thread(1_000_001)).code(), "side_too_long");
     assert_ne!(refusal(&thread(1_000_000)).code(), "side_too_long");
 }
@@ -99,15 +102,15 @@ fn too_many_pixels_are_refused_from_the_header_with_the_numbers_and_the_setting(
         file(quarters(40, 30), ImageFormat::Bmp),
         file(quarters(40, 30), ImageFormat::Tiff),
     ] {
-        let limits = Limits { max_pixels: 1199, ..Limits::default() };
+        let limits = DecodeLimits { max_pixels: 1199, ..DecodeLimits::default() };
         // Only the header is there: nothing may have been decoded when the size is judged.
         let error = limited(&bytes, limits).unwrap_err();
-        assert_eq!(error, Error::TooManyPixels { width: 40, height: 30, limit: 1199 });
+        assert_eq!(error, PictureError::TooManyPixels { width: 40, height: 30, limit: 1199 });
         let failure = error.failure();
         assert_eq!(failure.code, "too_many_pixels");
         assert!(failure.detail.unwrap().contains("1200"));
         assert!(failure.hint.unwrap().contains("pg_caption.max_image_pixels"));
-        limited(&bytes, Limits { max_pixels: 1200, ..Limits::default() })
+        limited(&bytes, DecodeLimits { max_pixels: 1200, ..DecodeLimits::default() })
             .expect("exactly the limit is allowed");
     }
 }
@@ -126,19 +129,23 @@ fn sizes_whose_product_overflows_are_refused_as_too_large() {
 fn memory_is_judged_from_the_header_and_names_its_setting() {
     let bytes = file(quarters(400, 300), ImageFormat::Png);
     let needed = probe(&bytes).unwrap().memory_bound;
-    limited(&bytes, Limits { memory: Some(needed), ..Limits::default() }).unwrap();
+    limited(&bytes, DecodeLimits { memory: Some(needed), ..DecodeLimits::default() }).unwrap();
     let error =
-        limited(&bytes, Limits { memory: Some(needed - 1), ..Limits::default() }).unwrap_err();
-    assert_eq!(error, Error::TooMuchMemory { needed, limit: needed - 1 });
+        limited(&bytes, DecodeLimits { memory: Some(needed - 1), ..DecodeLimits::default() })
+            .unwrap_err();
+    assert_eq!(error, PictureError::TooMuchMemory { needed, limit: needed - 1 });
     assert!(error.failure().hint.unwrap().contains("pg_caption.memory"));
 }
 
 #[test]
 fn past_the_deadline_nothing_is_decoded_and_it_may_be_tried_again() {
     for bytes in [jpeg(&quarters(40, 30), false), file(quarters(40, 30), ImageFormat::Png)] {
-        let error = limited(&bytes, Limits { deadline: Some(Instant::now()), ..Limits::default() })
-            .unwrap_err();
-        assert_eq!((error.class(), error.code()), (Class::Retry, "decode_timeout"));
+        let error = limited(
+            &bytes,
+            DecodeLimits { deadline: Some(Instant::now()), ..DecodeLimits::default() },
+        )
+        .unwrap_err();
+        assert_eq!((error.class(), error.code()), (FailureClass::Retry, "decode_timeout"));
     }
 }
 
@@ -185,7 +192,7 @@ fn every_beginning_of_every_file_ends_in_a_picture_or_a_plain_refusal() {
     for bytes in files {
         for keep in 0..bytes.len() {
             if let Err(error) = decode(&bytes[..keep], &DecodeOptions::default()) {
-                assert_eq!(error.class(), Class::Reject, "{error:?}");
+                assert_eq!(error.class(), FailureClass::Reject, "{error:?}");
                 assert_ne!(error.code(), "decoder_panic", "{keep} bytes: {error:?}");
             }
         }
@@ -212,7 +219,7 @@ fn files_with_bytes_changed_by_chance_end_in_a_picture_or_a_plain_refusal() {
         (state >> 33) as usize % below
     };
     // Small limits, as a changed header may announce anything.
-    let limits = Limits { max_pixels: 100_000, memory: Some(16 << 20), deadline: None };
+    let limits = DecodeLimits { max_pixels: 100_000, memory: Some(16 << 20), deadline: None };
     for original in files {
         for _ in 0..400 {
             let mut bytes = original.clone();
@@ -223,7 +230,7 @@ fn files_with_bytes_changed_by_chance_end_in_a_picture_or_a_plain_refusal() {
                 bytes[at] = random(256) as u8;
             }
             if let Err(error) = limited(&bytes, limits) {
-                assert_eq!(error.class(), Class::Reject, "{error:?}");
+                assert_eq!(error.class(), FailureClass::Reject, "{error:?}");
             }
         }
     }
@@ -236,7 +243,7 @@ fn a_jpeg_that_repeats_its_scans_for_ever_is_refused_before_it_is_decoded() {
     let scan = whole[last..whole.len() - 2].to_vec();
     let repeated = |times| [&whole[..last], &scan.repeat(times), &[0xFF, 0xD9]].concat();
     let error = refusal(&repeated(150));
-    assert_eq!((error.class(), error.code()), (Class::Reject, "too_many_scans"));
+    assert_eq!((error.class(), error.code()), (FailureClass::Reject, "too_many_scans"));
     // Fewer, but of a picture so large that they take as long.
     let mut large = repeated(40);
     let frame = large.windows(2).position(|pair| pair == [0xFF, 0xC2]).unwrap();
@@ -353,10 +360,10 @@ fn avif_and_heic_are_refused_with_what_this_build_lacks() {
 #[test]
 fn no_failure_is_without_a_message_and_none_ends_in_a_full_stop() {
     for error in [
-        Error::Empty,
-        Error::TimedOut,
-        Error::NotAnImage { seems: "a text" },
-        Error::TooManyScans { scans: 300, pixels: 9 },
+        PictureError::Empty,
+        PictureError::TimedOut,
+        PictureError::NotAnImage { seems: "a text" },
+        PictureError::TooManyScans { scans: 300, pixels: 9 },
     ] {
         let failure = error.failure();
         assert!(!failure.message.is_empty() && !failure.message.ends_with('.'), "{failure:?}");

@@ -3,10 +3,15 @@
 
 mod naive;
 
-use pg_caption_pixels::{Filter, Rgb, mean_rgb_2x2, resize};
+use pg_caption_pixels::{ResampleFilter, RgbPicture, mean_rgb_2x2, resize};
 
-const FILTERS: [Filter; 5] =
-    [Filter::Bilinear, Filter::Bicubic, Filter::Lanczos, Filter::Box, Filter::Hamming];
+const FILTERS: [ResampleFilter; 5] = [
+    ResampleFilter::Bilinear,
+    ResampleFilter::Bicubic,
+    ResampleFilter::Lanczos,
+    ResampleFilter::Box,
+    ResampleFilter::Hamming,
+];
 
 #[test]
 fn every_filter_equals_the_specification_on_random_sizes() {
@@ -29,7 +34,7 @@ fn every_filter_equals_the_specification_on_random_sizes() {
 #[test]
 fn extreme_samples_neither_wrap_nor_bleed() {
     for filter in FILTERS {
-        let checks = Rgb {
+        let checks = RgbPicture {
             width: 33,
             height: 21,
             data: (0..33 * 21).flat_map(|i| [if i % 2 == 0 { 255 } else { 0 }; 3]).collect(),
@@ -39,7 +44,7 @@ fn extreme_samples_neither_wrap_nor_bleed() {
             naive::resize(&checks, 64, 64, filter),
             "{filter:?}"
         );
-        let white = Rgb { width: 33, height: 21, data: vec![255; 33 * 21 * 3] };
+        let white = RgbPicture { width: 33, height: 21, data: vec![255; 33 * 21 * 3] };
         assert!(
             resize(&white, 100, 7, filter).data.iter().all(|sample| *sample == 255),
             "{filter:?}: white stays white"
@@ -50,21 +55,21 @@ fn extreme_samples_neither_wrap_nor_bleed() {
 #[test]
 fn the_same_size_is_a_copy() {
     let picture = noise(&mut Random(1), 31, 17);
-    for filter in FILTERS.into_iter().chain([Filter::Nearest]) {
+    for filter in FILTERS.into_iter().chain([ResampleFilter::Nearest]) {
         assert_eq!(resize(&picture, 31, 17, filter), picture);
     }
 }
 
 #[test]
 fn nearest_takes_the_pixel_under_each_centre() {
-    let row = Rgb {
+    let row = RgbPicture {
         width: 4,
         height: 1,
         data: [10, 20, 30, 40].into_iter().flat_map(|v| [v; 3]).collect(),
     };
-    let reds = |picture: Rgb| picture.data.iter().step_by(3).copied().collect::<Vec<_>>();
-    assert_eq!(reds(resize(&row, 2, 1, Filter::Nearest)), [20, 40]);
-    assert_eq!(reds(resize(&row, 8, 1, Filter::Nearest)), [10, 10, 20, 20, 30, 30, 40, 40]);
+    let reds = |picture: RgbPicture| picture.data.iter().step_by(3).copied().collect::<Vec<_>>();
+    assert_eq!(reds(resize(&row, 2, 1, ResampleFilter::Nearest)), [20, 40]);
+    assert_eq!(reds(resize(&row, 8, 1, ResampleFilter::Nearest)), [10, 10, 20, 20, 30, 30, 40, 40]);
 }
 
 #[test]
@@ -82,10 +87,13 @@ fn the_means_of_the_quarters_are_told_row_by_row() {
         }
     }
     assert_eq!(
-        mean_rgb_2x2(&Rgb { width: 6, height: 4, data }),
+        mean_rgb_2x2(&RgbPicture { width: 6, height: 4, data }),
         [[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 9, 9]]
     );
-    assert_eq!(mean_rgb_2x2(&Rgb { width: 1, height: 1, data: vec![1, 2, 3] }), [[1, 2, 3]; 4]);
+    assert_eq!(
+        mean_rgb_2x2(&RgbPicture { width: 1, height: 1, data: vec![1, 2, 3] }),
+        [[1, 2, 3]; 4]
+    );
 }
 
 /// A linear congruential generator: the same pictures in every run.
@@ -99,8 +107,8 @@ impl Random {
     }
 }
 
-fn noise(random: &mut Random, width: u32, height: u32) -> Rgb {
-    Rgb {
+fn noise(random: &mut Random, width: u32, height: u32) -> RgbPicture {
+    RgbPicture {
         width,
         height,
         data: (0..width * height * 3).map(|_| (random.next() >> 8) as u8).collect(),

@@ -5,7 +5,7 @@ mod drawn;
 
 use drawn::{COLOURS, detailed, jpeg, quarters};
 use image::RgbImage;
-use pg_caption_pixels::{DecodeOptions, Decoded, Error, decode, mean_rgb_2x2, probe};
+use pg_caption_pixels::{DecodeOptions, DecodedPicture, PictureError, decode, mean_rgb_2x2, probe};
 
 /// A page of strips, or of tiles where it has tags of tiles. Numbers of a tag are shorts, or longs
 /// where they do not fit.
@@ -101,12 +101,12 @@ impl Page {
     }
 }
 
-fn decoded(bytes: &[u8]) -> Decoded {
+fn decoded(bytes: &[u8]) -> DecodedPicture {
     let found = decode(bytes, &DecodeOptions::default());
     found.unwrap_or_else(|error| panic!("{error}: {:?}", error.failure().detail))
 }
 
-fn refusal(bytes: &[u8]) -> Error {
+fn refusal(bytes: &[u8]) -> PictureError {
     decode(bytes, &DecodeOptions::default()).expect_err("this must be refused")
 }
 
@@ -226,7 +226,7 @@ fn part(picture: &RgbImage, (x, y): (u32, u32), (width, height): (u32, u32)) -> 
     })
 }
 
-fn assert_near(found: &Decoded, picture: &RgbImage, what: &str) {
+fn assert_near(found: &DecodedPicture, picture: &RgbImage, what: &str) {
     assert_eq!((found.width, found.height), picture.dimensions());
     let worst =
         found.rgb.data.iter().zip(picture.as_raw()).map(|(a, b)| a.abs_diff(*b)).max().unwrap();

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 /// there are tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Tiles {
+pub enum TileMode {
     /// For styles with the task `detailed`; the others look at the picture as one tile.
     #[default]
     Auto,
@@ -30,7 +30,7 @@ pub struct EngineConfig {
     /// The ONNX Runtime library: absolute path.
     pub onnxruntime: PathBuf,
     /// When a tiling model cuts a picture into tiles.
-    pub tiles: Tiles,
+    pub tiles: TileMode,
     /// Threads of ONNX Runtime's pool; 0: half the cores, at least 1.
     pub threads: u32,
     /// Pictures in one encoder call and rows in one decoder call; 0: from the model.
@@ -71,7 +71,7 @@ impl Default for EngineConfig {
         EngineConfig {
             model: PathBuf::new(),
             dtype: "auto".into(),
-            tiles: Tiles::Auto,
+            tiles: TileMode::Auto,
             onnxruntime: PathBuf::new(),
             threads: 0,
             max_batch: 0,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 /// What a failure means for whoever asked. See the table in `ARCHITECTURE.md`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Class {
+pub enum FailureClass {
     /// The picture was seen but there is nothing to say with confidence. An answer, not an error.
     Uncertain,
     /// This input will never work: 404, not an image, too large, forbidden address.
@@ -19,15 +19,15 @@ pub enum Class {
     Engine,
 }
 
-impl Class {
+impl FailureClass {
     /// The class as SQL shows it.
     pub fn name(self) -> &'static str {
         match self {
-            Class::Uncertain => "uncertain",
-            Class::Reject => "reject",
-            Class::Retry => "retry",
-            Class::Host => "host",
-            Class::Engine => "engine",
+            FailureClass::Uncertain => "uncertain",
+            FailureClass::Reject => "reject",
+            FailureClass::Retry => "retry",
+            FailureClass::Host => "host",
+            FailureClass::Engine => "engine",
         }
     }
 }
@@ -37,7 +37,7 @@ impl Class {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What the failure means for the caller.
-    pub class: Class,
+    pub class: FailureClass,
     /// Short, stable, for grouping: `http_404`, `not_an_image`, `too_large`, `forbidden_address`,
     /// `low_confidence` …
     pub code: String,
@@ -59,7 +59,7 @@ pub struct Failure {
 
 impl Failure {
     /// A failure with its three obligatory parts.
-    pub fn new(class: Class, code: impl Into<String>, message: impl Into<String>) -> Self {
+    pub fn new(class: FailureClass, code: impl Into<String>, message: impl Into<String>) -> Self {
         Failure {
             class,
             code: code.into(),

@@ -11,7 +11,7 @@ pub const MAX_BODY: usize = 1 << 30;
 
 /// A frame that cannot be understood; the connection is of no further use.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum FrameError {
     /// A length beyond [`MAX_HEAD`] or [`MAX_BODY`].
     #[error("frame of {head} head bytes and {body} body bytes exceeds the limit")]
     TooLong {
@@ -28,14 +28,14 @@ pub enum Error {
 /// The lengths in a frame's prefix: head, body.
 ///
 /// # Errors
-/// [`Error::TooLong`] for lengths beyond the limits.
-pub fn lengths(prefix: [u8; PREFIX]) -> Result<(usize, usize), Error> {
+/// [`FrameError::TooLong`] for lengths beyond the limits.
+pub fn lengths(prefix: [u8; PREFIX]) -> Result<(usize, usize), FrameError> {
     let word = |at: usize| {
         u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]) as usize
     };
     let (head, body) = (word(0), word(4));
     if head > MAX_HEAD || body > MAX_BODY {
-        return Err(Error::TooLong { head, body });
+        return Err(FrameError::TooLong { head, body });
     }
     Ok((head, body))
 }
@@ -43,11 +43,11 @@ pub fn lengths(prefix: [u8; PREFIX]) -> Result<(usize, usize), Error> {
 /// Prefix and head of a message whose body (sent after it by the caller) has `body` bytes.
 ///
 /// # Errors
-/// [`Error::TooLong`] if either part exceeds the limits.
-pub fn encode_head<M: Serialize>(message: &M, body: usize) -> Result<Vec<u8>, Error> {
+/// [`FrameError::TooLong`] if either part exceeds the limits.
+pub fn encode_head<M: Serialize>(message: &M, body: usize) -> Result<Vec<u8>, FrameError> {
     let head = serde_json::to_vec(message)?;
     if head.len() > MAX_HEAD || body > MAX_BODY {
-        return Err(Error::TooLong { head: head.len(), body });
+        return Err(FrameError::TooLong { head: head.len(), body });
     }
     let mut out = Vec::with_capacity(PREFIX + head.len());
     out.extend_from_slice(&(head.len() as u32).to_le_bytes());
@@ -59,19 +59,19 @@ pub fn encode_head<M: Serialize>(message: &M, body: usize) -> Result<Vec<u8>, Er
 /// The message of a head.
 ///
 /// # Errors
-/// [`Error::Malformed`] if it is not JSON of that shape.
-pub fn decode_head<M: DeserializeOwned>(head: &[u8]) -> Result<M, Error> {
+/// [`FrameError::Malformed`] if it is not JSON of that shape.
+pub fn decode_head<M: DeserializeOwned>(head: &[u8]) -> Result<M, FrameError> {
     Ok(serde_json::from_slice(head)?)
 }
 
 /// Collects bytes as they arrive and gives whole frames out.
 #[derive(Debug, Default)]
-pub struct Reader {
+pub struct FrameReader {
     buffer: Vec<u8>,
     start: usize,
 }
 
-impl Reader {
+impl FrameReader {
     /// Adds bytes read from the peer.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.start > 0 && self.start == self.buffer.len() {
@@ -85,7 +85,7 @@ impl Reader {
     ///
     /// # Errors
     /// As [`lengths`] and [`decode_head`]; the connection is then of no further use.
-    pub fn next_frame<M: DeserializeOwned>(&mut self) -> Result<Option<(M, Vec<u8>)>, Error> {
+    pub fn next_frame<M: DeserializeOwned>(&mut self) -> Result<Option<(M, Vec<u8>)>, FrameError> {
         let have = &self.buffer[self.start..];
         let Some(prefix) = have.first_chunk::<PREFIX>() else { return Ok(None) };
         let (head, body) = lengths(*prefix)?;
@@ -107,12 +107,15 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{ClientMessage, Role};
+    use crate::{ClientMessage, ClientRole};
 
     #[test]
     fn frames_survive_any_fragmentation() {
         let messages = [
-            (ClientMessage::Hello { version: 1, release: "x".into(), role: Role::Call }, vec![]),
+            (
+                ClientMessage::Hello { version: 1, release: "x".into(), role: ClientRole::Call },
+                vec![],
+            ),
             (ClientMessage::Cancel { id: 7 }, vec![1u8, 2, 3]),
             (ClientMessage::Status, vec![0u8; 100_000]),
         ];
@@ -122,7 +125,7 @@ mod tests {
             bytes.extend_from_slice(body);
         }
         for step in [1, 3, 7, 4096, bytes.len()] {
-            let (mut reader, mut seen) = (Reader::default(), Vec::new());
+            let (mut reader, mut seen) = (FrameReader::default(), Vec::new());
             for piece in bytes.chunks(step) {
                 reader.feed(piece);
                 while let Some(frame) = reader.next_frame::<ClientMessage>().unwrap() {
@@ -135,15 +138,15 @@ mod tests {
 
     #[test]
     fn absurd_lengths_are_refused_before_anything_is_allocated() {
-        let mut reader = Reader::default();
+        let mut reader = FrameReader::default();
         reader.feed(&[0xff; PREFIX]);
-        assert!(matches!(reader.next_frame::<ClientMessage>(), Err(Error::TooLong { .. })));
+        assert!(matches!(reader.next_frame::<ClientMessage>(), Err(FrameError::TooLong { .. })));
     }
 
     #[test]
     fn a_malformed_head_is_an_error_not_a_panic() {
-        let mut reader = Reader::default();
+        let mut reader = FrameReader::default();
         reader.feed(&[2, 0, 0, 0, 0, 0, 0, 0, b'{', b']']);
-        assert!(matches!(reader.next_frame::<ClientMessage>(), Err(Error::Malformed(_))));
+        assert!(matches!(reader.next_frame::<ClientMessage>(), Err(FrameError::Malformed(_))));
     }
 }

@@ -11,14 +11,15 @@ pub mod frame;
 mod message;
 mod status;
 
-pub use config::{EngineConfig, Tiles};
-pub use failure::{Class, Failure};
+pub use config::{EngineConfig, TileMode};
+pub use failure::{Failure, FailureClass};
 pub use message::{
-    ClientMessage, Finish, Image, ImageFacts, Known, ModelRef, Outcome, Output, OutputSpec, Reply,
-    Request, Role, ServerMessage, Timings, Written,
+    CaptionOutcome, CaptionOutput, CaptionReply, CaptionRequest, ClientMessage, ClientRole,
+    FinishReason, ImageFacts, ImageSource, KnownPicture, ModelRef, OutputSpec, ServerMessage,
+    StageTimings, WrittenCaption,
 };
 pub use status::{
-    Control, Cooldown, EngineReport, EngineStatus, GraphStatus, HostStatus, ModelStatus,
+    EngineControl, EngineReport, EngineStatus, GraphStatus, HostCooldown, HostStatus, ModelStatus,
 };
 
 /// Version of everything in this crate. A client and an engine of different versions refuse each

@@ -1,13 +1,13 @@
 //! Requests and replies. Durations are in milliseconds.
 
 use crate::{EngineStatus, Failure};
-use pg_caption_register::Style;
+use pg_caption_style::CaptionStyle;
 use serde::{Deserialize, Serialize};
 
 /// Who speaks on a connection; the engine gives workers' rows what waiting people leave over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
+pub enum ClientRole {
     /// A backend in which somebody waits.
     Call,
     /// A queue worker.
@@ -25,10 +25,10 @@ pub enum ClientMessage {
         /// Release of the extension, for messages about a mismatch.
         release: String,
         /// Who speaks.
-        role: Role,
+        role: ClientRole,
     },
     /// Caption one image.
-    Request(Request),
+    Request(CaptionRequest),
     /// The caller no longer wants this answer; no reply follows for it.
     Cancel {
         /// Of the request.
@@ -52,7 +52,7 @@ pub enum ServerMessage {
         window: u32,
     },
     /// Answer to one request; replies come in any order.
-    Reply(Reply),
+    Reply(CaptionReply),
     /// Finish what is in flight, send nothing new here, connect again.
     GoAway,
     /// Answer to `Status`.
@@ -63,7 +63,7 @@ pub enum ServerMessage {
 
 /// One image, one or more captions of it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Request {
+pub struct CaptionRequest {
     /// Chosen by the client, unique on its connection while unanswered.
     pub id: u64,
     /// Requests on this connection with the same `share` and the same URL may use one fetch and one
@@ -71,7 +71,7 @@ pub struct Request {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<u64>,
     /// Where the picture is.
-    pub image: Image,
+    pub image: ImageSource,
     /// What is wanted of it; at least one.
     pub outputs: Vec<OutputSpec>,
     /// The caller's patience, all waiting included. The engine answers or gives up by then.
@@ -84,15 +84,15 @@ pub struct Request {
 /// Where the picture of a request is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "snake_case")]
-pub enum Image {
+pub enum ImageSource {
     /// To be fetched.
     Url {
         /// As the user gave it.
         url: String,
         /// The picture captioned before: one that is unchanged is answered with
-        /// [`Outcome::Unchanged`].
+        /// [`CaptionOutcome::Unchanged`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        known: Option<Known>,
+        known: Option<KnownPicture>,
     },
     /// The bytes are the body of the frame.
     Bytes,
@@ -101,7 +101,7 @@ pub enum Image {
 /// A picture that was captioned before, and by which model: another model looks at it again in any
 /// case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Known {
+pub struct KnownPicture {
     /// As the server sent it then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
@@ -116,9 +116,9 @@ pub struct Known {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutputSpec {
     /// The whole definition; the engine keeps none.
-    pub style: Style,
+    pub style: CaptionStyle,
     /// Hard ceiling for generated tokens,
-    /// [`pg_caption_register::MIN_TOKENS`]..=[`pg_caption_register::MAX_TOKENS`].
+    /// [`pg_caption_style::MIN_TOKENS`]..=[`pg_caption_style::MAX_TOKENS`].
     pub max_tokens: u32,
     /// Words about the product that an instruction-following model may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -127,27 +127,27 @@ pub struct OutputSpec {
 
 /// Answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Reply {
+pub struct CaptionReply {
     /// Of the request.
     pub id: u64,
     /// What came of it.
-    pub outcome: Outcome,
+    pub outcome: CaptionOutcome,
 }
 
 /// What came of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
-pub enum Outcome {
+pub enum CaptionOutcome {
     /// The picture was captioned: one entry per [`OutputSpec`], in order.
     Done {
         /// The picture.
         image: ImageFacts,
         /// The captions.
-        outputs: Vec<Output>,
+        outputs: Vec<CaptionOutput>,
         /// Which model wrote them.
         model: ModelRef,
         /// Where the time went.
-        timings: Timings,
+        timings: StageTimings,
     },
     /// The picture is the one captioned before (HTTP 304).
     Unchanged,
@@ -158,20 +158,20 @@ pub enum Outcome {
 /// One caption, or why there is none in this style.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "output", rename_all = "snake_case")]
-pub enum Output {
+pub enum CaptionOutput {
     /// A caption that passed its style's rules.
-    Written(Written),
+    Written(WrittenCaption),
     /// None: uncertain.
     Failed(Failure),
 }
 
 /// A caption and how it came about.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Written {
+pub struct WrittenCaption {
     /// Never blank.
     pub caption: String,
     /// Why generation ended.
-    pub finish: Finish,
+    pub finish: FinishReason,
     /// Generated tokens, the end token included.
     pub tokens: u32,
     /// 0..=1.
@@ -181,19 +181,19 @@ pub struct Written {
 /// Why generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Finish {
+pub enum FinishReason {
     /// The model ended its text.
     Stop,
     /// `max_tokens` or the model's own bound was reached.
     Length,
 }
 
-impl Finish {
+impl FinishReason {
     /// As SQL shows it.
     pub fn name(self) -> &'static str {
         match self {
-            Finish::Stop => "stop",
-            Finish::Length => "length",
+            FinishReason::Stop => "stop",
+            FinishReason::Length => "length",
         }
     }
 }
@@ -230,7 +230,7 @@ pub struct ModelRef {
 
 /// Milliseconds one request spent per stage, its share of batched work for the model stages.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-pub struct Timings {
+pub struct StageTimings {
     /// From arrival to the first act for it, plus waiting between stages.
     pub wait: f64,
     /// Network.

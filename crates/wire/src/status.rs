@@ -1,20 +1,20 @@
 //! What the engine tells of itself: to the launcher on the status pipe, to anybody who asks on a
 //! connection.
 
-use crate::{Failure, Timings};
+use crate::{Failure, StageTimings};
 use serde::{Deserialize, Serialize};
 
 /// A line the launcher writes to the engine's standard input after the configuration. End of file
 /// means: leave.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "control", rename_all = "snake_case")]
-pub enum Control {
+pub enum EngineControl {
     /// A successor serves: stop accepting, send GoAway, finish what is in flight, exit 0.
     Drain,
     /// What the engine before this one knew of hosts that asked for patience.
     Cooling {
         /// The pauses that are not over.
-        hosts: Vec<Cooldown>,
+        hosts: Vec<HostCooldown>,
     },
 }
 
@@ -38,13 +38,13 @@ pub enum EngineReport {
     /// patience, for its successor.
     Cooling {
         /// The pauses that are not over.
-        hosts: Vec<Cooldown>,
+        hosts: Vec<HostCooldown>,
     },
 }
 
 /// A host's pause, as it is handed from one engine to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Cooldown {
+pub struct HostCooldown {
     /// `name:port`.
     pub host: String,
     /// Milliseconds left.
@@ -83,7 +83,7 @@ pub struct EngineStatus {
     /// Captions generated.
     pub generated: u64,
     /// CPU milliseconds by stage since start, all requests.
-    pub cpu_ms: Timings,
+    pub cpu_ms: StageTimings,
     /// Resident memory, bytes.
     pub rss: u64,
     /// Confinement in force: `landlock vN`, `no_new_privs` …

@@ -50,7 +50,7 @@ fn a_standby_captions_but_writes_nothing_and_drains_after_its_promotion() {
     // Nobody does anything more.
     eventually("every row is filled", || there.holds(FILLED));
     assert_eq!(there.number("SELECT count(*) FROM caption.failure"), 0);
-    assert_eq!(there.number("SELECT count(*) FROM caption.written"), 6);
+    assert_eq!(there.number("SELECT count(*) FROM caption.ledger"), 6);
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn a_restore_to_a_point_in_the_middle_of_a_drain_has_no_half_done_row_and_goes_o
         "no row is half done"
     );
     assert_eq!(
-        there.number("SELECT count(*) FROM caption.written"),
+        there.number("SELECT count(*) FROM caption.ledger"),
         3,
         "the ledger knows as much as the rows"
     );
@@ -181,7 +181,7 @@ fn a_database_made_from_a_template_walks_anew_without_being_told() {
     let mut session = db.products_of(&web, 3);
     session.run("SELECT caption.watch('products')");
     // As if the walk had passed these rows, with a queue that is empty.
-    session.run("UPDATE caption.tally SET walk_done = true, database = (SELECT oid FROM pg_database WHERE datname = current_database()); DELETE FROM caption.queue");
+    session.run("UPDATE caption.watch_state SET backfill_done = true, database = (SELECT oid FROM pg_database WHERE datname = current_database()); DELETE FROM caption.queue");
     drop(session);
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
@@ -239,7 +239,7 @@ fn rows_that_logical_replication_applies_are_filled_and_nothing_stops_the_apply_
     );
     assert_eq!(there.text("SELECT instruction FROM caption.style"), "Say it in verse.");
     assert_eq!(
-        there.number("SELECT count(*) FROM caption.written WHERE relation <> 'products'::regclass"),
+        there.number("SELECT count(*) FROM caption.ledger WHERE relation <> 'products'::regclass"),
         0
     );
     assert_eq!(
@@ -287,7 +287,7 @@ fn pg_upgrade_keeps_everything_and_the_queue_goes_on() {
     eventually("the worker has left", || older.process("pg_caption worker").is_none());
     let url = web.serve("/new.jpg", Answer::picture(5));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
-    let kept = "SELECT (SELECT jsonb_agg(w ORDER BY w.key) FROM caption.written w)::text || (SELECT jsonb_agg(f) FROM caption.failed f)::text
+    let kept = "SELECT (SELECT jsonb_agg(w ORDER BY w.key) FROM caption.ledger w)::text || (SELECT jsonb_agg(f) FROM caption.failed f)::text
                 || (SELECT jsonb_agg(w) FROM caption.watch w)::text || (SELECT jsonb_agg(s) FROM caption.style s)::text || (SELECT jsonb_agg(q) FROM caption.queue q)::text";
     let before = session.text(kept);
     // A mark that 15.20 puts on every column, and that minor releases of 16 before it do not know:

@@ -252,7 +252,7 @@ fn a_missing_model_is_an_error_that_changes_nothing_and_a_reload_mends_it() {
     assert_eq!(error.code().code(), "55000", "{error:?}");
     assert!(format!("{error:?}").contains("/nowhere/at/all"), "the folder is named: {error:?}");
     session.run("SELECT caption.watch('products')");
-    db.eventually("EXISTS (SELECT FROM caption.tally)");
+    db.eventually("EXISTS (SELECT FROM caption.watch_state)");
     assert_eq!(session.number("SELECT count(*) FROM products WHERE alt IS NOT NULL"), 0);
     cluster.set("pg_caption.model", &model.display().to_string());
     cluster.reload();

@@ -23,7 +23,7 @@ fn the_queue_of_a_large_table_stays_small_and_no_row_is_left() {
         session.holds("caption.is_idle('products')")
     });
     assert_eq!(most, 0, "queue rows while what was there was walked");
-    assert_eq!(session.number("SELECT walked FROM caption.tally"), ROWS);
+    assert_eq!(session.number("SELECT backfilled FROM caption.watch_state"), ROWS);
     assert_eq!(session.number("SELECT count(*) FROM products WHERE alt IS NULL"), 0);
     // A statement of many rows appends a few.
     session.run("SELECT caption.pause('products')");

@@ -90,7 +90,7 @@ fn after_recaption() {
 #[test]
 fn after_tidy() {
     only_its_own_table_waits(
-        "SELECT caption.tidy('products')",
+        "SELECT caption.prune('products')",
         "(SELECT count(*) FROM products WHERE alt <> '') = 4",
     );
 }

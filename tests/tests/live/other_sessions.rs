@@ -37,7 +37,7 @@ fn a_row_that_stays_locked_does_not_hold_up_the_walk_over_a_large_table() {
     let mut holder = db.session();
     holder.run("BEGIN; SELECT FROM products WHERE id = 1 FOR UPDATE");
     session.run("SELECT caption.watch('products')");
-    db.eventually(&format!("(SELECT walk_done FROM caption.tally) AND (SELECT count(*) FROM caption.failure) = {MISSING}"));
+    db.eventually(&format!("(SELECT backfill_done FROM caption.watch_state) AND (SELECT count(*) FROM caption.failure) = {MISSING}"));
     assert_eq!(
         session.rows("SELECT key::text, code, attempts FROM caption.deferred"),
         [[Some("[\"1\"]".into()), Some("row_locked".into()), Some("0".into())]]
@@ -93,7 +93,7 @@ fn a_serialisable_transaction_older_than_the_watch_is_not_missed() {
     let mut old = db.session();
     old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class");
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT walk_done FROM caption.tally)");
+    db.eventually("(SELECT backfill_done FROM caption.watch_state)");
     let url = web.serve("/a.jpg", Answer::picture(1));
     old.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
     old.run("COMMIT");

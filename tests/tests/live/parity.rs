@@ -2,7 +2,7 @@
 //! implementation's ids say, tidied as the style says. The ids themselves are held to the reference
 //! in crates/captioner and crates/engine.
 
-use pg_caption_register::{Ending, Rules, Style, Task, builtin, tidy};
+use pg_caption_style::{CaptionStyle, StyleRules, StyleTask, TextEnding, builtin, tidy};
 use pg_caption_tests::{Models, parity};
 use serde_json::Value;
 
@@ -22,7 +22,7 @@ struct Asked<'a> {
     /// Mode and ceiling: `greedy_32`.
     output: &'a str,
     /// As the server knows it.
-    style: Style,
+    style: CaptionStyle,
 }
 
 /// One model asked through SQL, its folder's generation settings changed to those of the mode.
@@ -62,9 +62,9 @@ fn says_what_the_reference_says(asked: &Asked) {
         let last =
             ids.len() >= max_tokens.parse().unwrap() && !settings["forced_eos_token_id"].is_null();
         let ending = if !last && ids.contains(&settings["eos_token_id"]) {
-            Ending::Complete
+            TextEnding::Complete
         } else {
-            Ending::Cut
+            TextEnding::Cut
         };
         let bytes = std::fs::read(parity("images").join(image)).unwrap();
         let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -80,10 +80,10 @@ fn says_what_the_reference_says(asked: &Asked) {
 }
 
 /// A style that lets nearly every text pass.
-fn mine(instruction: &str, task: Task) -> Style {
+fn mine(instruction: &str, task: StyleTask) -> CaptionStyle {
     let rules =
-        Rules { min_chars: 3, max_chars: 1000, max_sentences: None, strip_final_stop: false };
-    Style {
+        StyleRules { min_chars: 3, max_chars: 1000, max_sentences: None, strip_final_stop: false };
+    CaptionStyle {
         name: "mine".into(),
         instruction: instruction.into(),
         task,
@@ -119,7 +119,7 @@ fn smolvlm_says_through_sql_what_the_reference_says() {
                 tiles,
                 prompt,
                 output,
-                style: mine(prompt, Task::Detailed),
+                style: mine(prompt, StyleTask::Detailed),
             });
         }
     }
@@ -135,7 +135,7 @@ fn vit_gpt2_says_through_sql_what_the_reference_says() {
             tiles,
             prompt: "",
             output,
-            style: mine("Nobody reads this.", Task::Detailed),
+            style: mine("Nobody reads this.", StyleTask::Detailed),
         });
     }
 }

@@ -73,7 +73,7 @@ fn a_picture_that_changed_under_its_url_gets_new_captions_and_a_persons_text_sta
     let now = session.text(&format!("SELECT caption_image('{url}')"));
     assert_eq!(session.text("SELECT alt FROM products"), now);
     assert_eq!(session.text("SELECT seo FROM products"), "Written by hand");
-    assert_eq!(session.text("SELECT etag FROM caption.written"), "\"v2\"");
+    assert_eq!(session.text("SELECT etag FROM caption.ledger"), "\"v2\"");
 }
 
 #[test]
@@ -130,7 +130,7 @@ fn a_server_without_validators_is_asked_in_full_and_the_same_words_make_no_new_r
 fn only_texts_older_than_asked_for_are_captioned_again() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = captioned(&db, &web.pictures(3));
-    session.run("UPDATE caption.written SET at = at - interval '3 days' WHERE key = '[\"2\"]'");
+    session.run("UPDATE caption.ledger SET at = at - interval '3 days' WHERE key = '[\"2\"]'");
     session.run("SELECT caption.recaption('products', '1 day')");
     session.run("CALL caption.wait('products')");
     assert_eq!([0, 1, 2].map(|number| web.hits(&format!("/{number}.jpg"))), [1, 2, 1]);

@@ -133,11 +133,11 @@ fn a_table_whose_key_finds_several_rows_stops_with_a_word_and_nobody_s_text_is_l
     let url = &web.pictures(1)[0];
     session.run(&format!("INSERT INTO products VALUES (1, 1, '{url}', 'by hand', 'by hand')"));
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT walk_done FROM caption.tally)");
+    db.eventually("(SELECT backfill_done FROM caption.watch_state)");
     session.run("ALTER TABLE products DROP CONSTRAINT products_pkey, ADD PRIMARY KEY (tenant, id)");
     session.run(&format!("INSERT INTO products VALUES (1, 0, '{url}')"));
     db.eventually("(SELECT state LIKE '%(id) is no key of it any more%' FROM caption.progress)");
-    assert_eq!(session.number("SELECT count(*) FROM caption.written"), 0);
+    assert_eq!(session.number("SELECT count(*) FROM caption.ledger"), 0);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     assert_eq!(session.text("SELECT alt || seo FROM products WHERE tenant = 1"), "by handby hand");

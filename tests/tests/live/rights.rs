@@ -163,11 +163,11 @@ fn a_table_that_comes_to_a_superuser_is_not_filled_before_a_superuser_has_watche
     db.eventually(FILLED);
     session.run(&format!("RESET ROLE; ALTER TABLE products OWNER TO postgres; GRANT INSERT ON products TO {role}; SET ROLE {role}"));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/1.jpg")));
-    db.eventually("(SELECT problem LIKE '%belongs to a superuser%' FROM caption.tally)");
+    db.eventually("(SELECT problem LIKE '%belongs to a superuser%' FROM caption.watch_state)");
     let is_super = format!("SELECT rolsuper::text FROM pg_roles WHERE rolname = '{role}'");
     session.run("RESET ROLE");
     assert_eq!(
-        (session.text(&is_super).as_str(), session.number("SELECT count(*) FROM caption.written")),
+        (session.text(&is_super).as_str(), session.number("SELECT count(*) FROM caption.ledger")),
         ("false", 3)
     );
     session.run("DROP TRIGGER climb ON products; SELECT caption.watch('products')");
@@ -176,7 +176,7 @@ fn a_table_that_comes_to_a_superuser_is_not_filled_before_a_superuser_has_watche
     // Likewise where it is the owner that changes.
     session.run(&format!("ALTER TABLE products OWNER TO {role}; SELECT caption.watch('products'); ALTER ROLE {role} SUPERUSER"));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/2.jpg")));
-    db.eventually("(SELECT problem LIKE '%belongs to a superuser%' FROM caption.tally)");
+    db.eventually("(SELECT problem LIKE '%belongs to a superuser%' FROM caption.watch_state)");
     session.run(&format!("ALTER ROLE {role} NOSUPERUSER; SELECT caption.watch('products')"));
     db.eventually(FILLED);
 }

@@ -58,7 +58,7 @@ fn a_trigger_that_no_cancel_ends_costs_each_row_and_one_worker_for_it_and_the_ot
     );
     session.run(&stubborn.replace("NEW.id = 2", "NEW.id IN (2, 3, 5)"));
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 3 AND (SELECT walk_done FROM caption.tally)");
+    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 3 AND (SELECT backfill_done FROM caption.watch_state)");
     let failures = "SELECT string_agg(key::text || code, ' ' ORDER BY key) FROM caption.failure WHERE message LIKE '%goes on after it was cancelled%'";
     assert_eq!(
         session.text(failures),
@@ -129,7 +129,7 @@ fn a_lock_that_a_trigger_meets_is_waited_for_uncharged() {
         session.rows(deferred),
         [[Some("[\"2\"]".into()), Some("row_locked".into()), Some("0".into())]]
     );
-    assert!(session.holds("(SELECT walk_done FROM caption.tally)"), "the walk goes on");
+    assert!(session.holds("(SELECT backfill_done FROM caption.watch_state)"), "the walk goes on");
     // Whoever waits for one of our rows while we wait for his is not the one who is told of a
     // deadlock; and we wait less and less.
     eventually("it is tried with less patience", || cluster.log().contains("it waits for 100ms"));
@@ -193,7 +193,7 @@ fn a_key_that_fits_no_index_of_ours_costs_its_row_alone() {
     let random = "SELECT string_agg(decode(md5(n::text), 'hex'), '') FROM generate_series(1, 94) n";
     session.run(&format!("INSERT INTO products VALUES (({random}), '{long}'), ('\\x01', '{short}'), ('\\xff', '{short}')"));
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT walk_done FROM caption.tally)");
+    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT backfill_done FROM caption.watch_state)");
     assert!(cluster.log().contains("nothing can be noted of row"), "{}", cluster.log());
 }
 

@@ -11,16 +11,16 @@ fn captioned(db: &Database, web: &Web, count: usize) -> Session {
     let mut session = db.products_of(web, count);
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
-    db.eventually("(SELECT tidied_at IS NOT NULL FROM caption.tally)");
-    assert_eq!(session.number("SELECT count(*) FROM caption.written"), count as i64);
+    db.eventually("(SELECT pruned_at IS NOT NULL FROM caption.watch_state)");
+    assert_eq!(session.number("SELECT count(*) FROM caption.ledger"), count as i64);
     session
 }
 
 /// Asks for a pass and sees it made.
 fn tidy(session: &mut Session) {
-    session.run("SELECT caption.tidy('products')");
+    session.run("SELECT caption.prune('products')");
     eventually("the pass is made", || {
-        session.holds("(SELECT tidied_at IS NOT NULL FROM caption.tally WHERE relation = 'products'::regclass)")
+        session.holds("(SELECT pruned_at IS NOT NULL FROM caption.watch_state WHERE relation = 'products'::regclass)")
     });
 }
 
@@ -56,7 +56,7 @@ fn the_ledger_of_a_truncated_table_goes_without_being_asked() {
     session.run("TRUNCATE products");
     // Some worker must come by.
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
-    db.eventually("(SELECT array_agg(key->>0) = '{5}' FROM caption.written)");
+    db.eventually("(SELECT array_agg(key->>0) = '{5}' FROM caption.ledger)");
 }
 
 #[test]
@@ -72,12 +72,12 @@ fn the_ledger_of_a_dropped_partition_goes_without_being_asked() {
     }
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
-    db.eventually("(SELECT tidied_at IS NOT NULL FROM caption.tally)");
+    db.eventually("(SELECT pruned_at IS NOT NULL FROM caption.watch_state)");
     session.run("DROP TABLE low");
     session
         .run(&format!("INSERT INTO products (id, image_url) VALUES (13, '{}')", web.url("/0.jpg")));
     db.eventually(
-        "(SELECT string_agg(key->>0, ' ' ORDER BY key) = '11 12 13' FROM caption.written)",
+        "(SELECT string_agg(key->>0, ' ' ORDER BY key) = '11 12 13' FROM caption.ledger)",
     );
 }
 
@@ -87,15 +87,15 @@ fn the_ledger_of_many_deleted_rows_goes_without_being_asked() {
     let mut session = captioned(&db, &web, 2);
     session.run("INSERT INTO products (image_url, alt, seo) SELECT image_url, alt, seo FROM products, generate_series(1, 1000)");
     session.run(
-        "INSERT INTO caption.written (relation, key, url, outputs, model)
-         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model FROM caption.written, generate_series(3, 2002) n WHERE key = '[\"1\"]'",
+        "INSERT INTO caption.ledger (relation, key, url, outputs, model)
+         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model FROM caption.ledger, generate_series(3, 2002) n WHERE key = '[\"1\"]'",
     );
     session.run("DELETE FROM products WHERE id > 2");
     // As it happens by itself within a second or ten.
     session.run("SELECT pg_stat_force_next_flush()");
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
     db.eventually(
-        "(SELECT string_agg(key->>0, ' ' ORDER BY key) = '1 2 2003' FROM caption.written)",
+        "(SELECT string_agg(key->>0, ' ' ORDER BY key) = '1 2 2003' FROM caption.ledger)",
     );
 }
 
@@ -105,7 +105,7 @@ fn a_day_after_the_last_pass_a_worker_that_comes_by_makes_the_next_and_not_befor
     let mut session = captioned(&db, &web, 3);
     session.run("DELETE FROM products WHERE id = 1");
     session.run(
-        "UPDATE caption.tally SET tidied_at = clock_timestamp() - interval '23 hours 50 minutes'",
+        "UPDATE caption.watch_state SET pruned_at = clock_timestamp() - interval '23 hours 50 minutes'",
     );
     let insert = format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg"));
     session.run(&insert);
@@ -113,14 +113,12 @@ fn a_day_after_the_last_pass_a_worker_that_comes_by_makes_the_next_and_not_befor
     db.eventually(AT_REST);
     assert_eq!(keys(&mut session, "written"), "1 2 3 4");
     session.run(
-        "UPDATE caption.tally SET tidied_at = clock_timestamp() - interval '24 hours 1 minute'",
+        "UPDATE caption.watch_state SET pruned_at = clock_timestamp() - interval '24 hours 1 minute'",
     );
     session.run(&insert);
+    db.eventually("(SELECT string_agg(key->>0, ' ' ORDER BY key) = '2 3 4 5' FROM caption.ledger)");
     db.eventually(
-        "(SELECT string_agg(key->>0, ' ' ORDER BY key) = '2 3 4 5' FROM caption.written)",
-    );
-    db.eventually(
-        "(SELECT tidied_at > clock_timestamp() - interval '10 minutes' FROM caption.tally)",
+        "(SELECT pruned_at > clock_timestamp() - interval '10 minutes' FROM caption.watch_state)",
     );
 }
 
@@ -188,11 +186,11 @@ fn nothing_is_forgotten_of_rows_that_cannot_be_seen() {
         ),
     ] {
         session.run(hide);
-        session.run("SELECT caption.tidy('products')");
+        session.run("SELECT caption.prune('products')");
         db.eventually(AT_REST);
         assert_eq!(keys(&mut session, "written"), "1 2 3", "after {hide}");
         assert!(
-            session.holds("(SELECT tidied_at IS NULL FROM caption.tally)"),
+            session.holds("(SELECT pruned_at IS NULL FROM caption.watch_state)"),
             "no pass could be made"
         );
         session.run(show);
@@ -241,10 +239,10 @@ fn rows_stay_known_whatever_their_keys_are_made_of() {
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     tidy(&mut session);
-    assert_eq!(session.number("SELECT count(*) FROM caption.written"), 3);
+    assert_eq!(session.number("SELECT count(*) FROM caption.ledger"), 3);
     session.run("DELETE FROM products WHERE a = 1");
     tidy(&mut session);
-    assert_eq!(session.number("SELECT count(*) FROM caption.written"), 2);
+    assert_eq!(session.number("SELECT count(*) FROM caption.ledger"), 2);
 }
 
 #[test]
@@ -261,8 +259,8 @@ fn no_entry_is_passed_over_whatever_order_its_key_stands_in() {
     // As texts of JSON the last one comes first, as keys it comes last: more than one batch is
     // between.
     session.run(
-        "INSERT INTO caption.written (relation, key, url, outputs, model)
-         SELECT relation, to_jsonb(ARRAY[id]), url, outputs, model FROM caption.written, (SELECT format('k %s', 100 + n) AS id FROM generate_series(1, 500) n UNION SELECT 'k') i",
+        "INSERT INTO caption.ledger (relation, key, url, outputs, model)
+         SELECT relation, to_jsonb(ARRAY[id]), url, outputs, model FROM caption.ledger, (SELECT format('k %s', 100 + n) AS id FROM generate_series(1, 500) n UNION SELECT 'k') i",
     );
     tidy(&mut session);
     assert_eq!(keys(&mut session, "written"), "k 000");
@@ -284,7 +282,7 @@ fn a_partition_that_somebody_holds_costs_no_worker_its_life() {
     session.run("CALL caption.wait('products')");
     let mut open = db.session();
     open.run("BEGIN; LOCK TABLE high; DELETE FROM low WHERE id = 1");
-    session.run("SELECT caption.tidy('products')");
+    session.run("SELECT caption.prune('products')");
     db.eventually(AT_REST);
     assert_eq!(keys(&mut session, "written"), "1 11 2");
     open.run("COMMIT");
@@ -302,27 +300,27 @@ fn a_row_that_waits_is_not_held_up_by_a_long_pass() {
     let (db, web, gate) = (database(), Web::start(), Gate::new());
     let mut session = captioned(&db, &web, 2);
     session.run(
-        "INSERT INTO caption.written (relation, key, url, outputs, model)
-         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model FROM caption.written, generate_series(1001, 21000) n WHERE key = '[\"1\"]'",
+        "INSERT INTO caption.ledger (relation, key, url, outputs, model)
+         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model FROM caption.ledger, generate_series(1001, 21000) n WHERE key = '[\"1\"]'",
     );
     // It comes in the middle of the pass: with the first batch that finds something.
     let url = web.serve("/urgent.jpg", Answer::picture(5).behind(&gate));
     session.run(&format!(
         "CREATE FUNCTION arrive() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
             INSERT INTO public.products (image_url) SELECT '{url}' WHERE NOT EXISTS (SELECT FROM public.products WHERE image_url = '{url}'); RETURN NULL; END $$;
-         CREATE TRIGGER arrive AFTER DELETE ON caption.written FOR EACH STATEMENT EXECUTE FUNCTION arrive()"
+         CREATE TRIGGER arrive AFTER DELETE ON caption.ledger FOR EACH STATEMENT EXECUTE FUNCTION arrive()"
     ));
-    session.run("SELECT caption.tidy('products')");
+    session.run("SELECT caption.prune('products')");
     eventually("it is being fetched", || gate.waiting() >= 1);
     // A hundred batches to go, of which a busy worker makes one a second.
     assert!(
-        session.number("SELECT count(*) FROM caption.written") > 15_000,
+        session.number("SELECT count(*) FROM caption.ledger") > 15_000,
         "it was looked at between two batches"
     );
-    session.run("DROP TRIGGER arrive ON caption.written");
+    session.run("DROP TRIGGER arrive ON caption.ledger");
     gate.open();
     db.eventually("(SELECT alt <> '' AND seo <> '' FROM products WHERE id = 3)");
-    db.eventually("(SELECT tidied_at IS NOT NULL FROM caption.tally)");
+    db.eventually("(SELECT pruned_at IS NOT NULL FROM caption.watch_state)");
     assert_eq!(keys(&mut session, "written"), "1 2 3");
 }
 
@@ -333,16 +331,16 @@ fn only_who_may_watch_a_table_may_have_it_tidied() {
     let role = format!("stranger_{}", db.name);
     session.run(&format!("CREATE ROLE {role} LOGIN"));
     assert_eq!(
-        db.session_as(&role).error("SELECT caption.tidy('products')").code().code(),
+        db.session_as(&role).error("SELECT caption.prune('products')").code().code(),
         "42501"
     );
-    session.run(&format!("GRANT EXECUTE ON FUNCTION caption.tidy(regclass) TO {role}"));
-    let error = db.session_as(&role).error("SELECT caption.tidy('products')");
+    session.run(&format!("GRANT EXECUTE ON FUNCTION caption.prune(regclass) TO {role}"));
+    let error = db.session_as(&role).error("SELECT caption.prune('products')");
     assert_eq!(
         (error.code().code(), error.message()),
         ("42501", "must be owner of table public.products")
     );
     session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     session.run("SELECT caption.unwatch('products')");
-    assert_eq!(session.error("SELECT caption.tidy('products')").code().code(), "42704");
+    assert_eq!(session.error("SELECT caption.prune('products')").code().code(), "42704");
 }

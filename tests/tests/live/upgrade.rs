@@ -123,9 +123,9 @@ fn what_was_done_before_an_upgrade_stays_done() {
         );
         session.run("SELECT caption.watch('products')");
         session.run("CALL caption.wait('products')");
-        let kept = "SELECT (SELECT jsonb_agg(w.relation ORDER BY w.relation) FROM caption.watch w)::text || (SELECT jsonb_agg(w ORDER BY w.key) FROM caption.written w)::text
+        let kept = "SELECT (SELECT jsonb_agg(w.relation ORDER BY w.relation) FROM caption.watch w)::text || (SELECT jsonb_agg(w ORDER BY w.key) FROM caption.ledger w)::text
                     || (SELECT jsonb_agg(f ORDER BY f.key) FROM caption.failed f)::text || (SELECT jsonb_agg(to_jsonb(s) - 'prompts') FROM caption.style s)::text
-                    || (SELECT jsonb_agg((t.relation, t.walk_done, t.walked, t.filled)) FROM caption.tally t)::text || (SELECT jsonb_agg(p ORDER BY p.id) FROM products p)::text";
+                    || (SELECT jsonb_agg((t.relation, t.backfill_done, t.backfilled, t.filled)) FROM caption.watch_state t)::text || (SELECT jsonb_agg(p ORDER BY p.id) FROM products p)::text";
         let before = session.text(kept);
         session.run("ALTER EXTENSION pg_caption UPDATE");
         assert_eq!(session.text(kept), before);

@@ -248,7 +248,7 @@ fn an_unwatched_table_is_left_alone() {
     session.run("CALL caption.wait('other')");
     assert_eq!(session.number("SELECT count(alt) FROM products"), 0);
     assert_eq!((web.hits("/0.jpg"), web.hits("/late.jpg"), web.hits("/other.jpg")), (1, 0, 1));
-    let ours = "SELECT count(*) FROM (SELECT relation FROM caption.queue UNION ALL SELECT relation FROM caption.written UNION ALL SELECT relation FROM caption.tally) x \
+    let ours = "SELECT count(*) FROM (SELECT relation FROM caption.queue UNION ALL SELECT relation FROM caption.ledger UNION ALL SELECT relation FROM caption.watch_state) x \
                  WHERE relation = 'products'::regclass";
     assert_eq!(session.number(ours), 0, "nothing is remembered of it");
 }
@@ -321,7 +321,9 @@ fn a_watch_ended_and_begun_anew_in_one_transaction_walks_anew() {
     let url = web.url("/late.jpg");
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
-    db.eventually("EXISTS (SELECT FROM caption.failure) AND (SELECT walk_done FROM caption.tally)");
+    db.eventually(
+        "EXISTS (SELECT FROM caption.failure) AND (SELECT backfill_done FROM caption.watch_state)",
+    );
     web.serve("/late.jpg", Answer::picture(0));
     // The worker that has walked to the end is still there.
     session

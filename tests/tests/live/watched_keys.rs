@@ -92,7 +92,7 @@ fn stays_the_same_row(kind: &str, value: &str, settings: &str) {
         session.text(&format!("SELECT caption_image('{url}')")),
         "{kind}"
     );
-    assert_eq!(session.number("SELECT count(*) FROM caption.written"), 1, "{kind}");
+    assert_eq!(session.number("SELECT count(*) FROM caption.ledger"), 1, "{kind}");
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_key_that_its_domain_would_not_take_today_is_filled() {
     session.run("SELECT caption.watch('t')");
     session.run("CALL caption.wait('t')");
     assert_eq!(session.number("SELECT count(*) FROM t WHERE alt <> '' AND seo <> ''"), 3);
-    session.run("UPDATE t SET alt = NULL WHERE k = 'old 2'; SELECT caption.tidy('t')");
+    session.run("UPDATE t SET alt = NULL WHERE k = 'old 2'; SELECT caption.prune('t')");
     session.run("CALL caption.wait('t')");
     assert!(session.holds(
         "NOT EXISTS (SELECT FROM t WHERE alt IS NULL) AND NOT EXISTS (SELECT FROM caption.failure)"

@@ -62,7 +62,7 @@ fn rows_of_a_partitioned_partition_that_is_attached_in_a_prepared_transaction_ar
 fn a_new_empty_partition_costs_no_walk() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = partitioned(&db, &web);
-    let walk = "SELECT walk FROM caption.tally";
+    let walk = "SELECT walk FROM caption.watch_state";
     let before = session.number(walk);
     session.run("CREATE TABLE high PARTITION OF products FOR VALUES FROM (100) TO (1000)");
     let url = web.serve("/2.jpg", Answer::picture(2));

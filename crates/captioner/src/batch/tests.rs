@@ -7,9 +7,9 @@
 
 use super::*;
 use crate::cache::{Entry, Kind, Sharing};
-use crate::captioner::{Features, State};
-use crate::{Generation, Prompt};
-use pg_caption_wire::Finish;
+use crate::captioner::{PictureFeatures, State};
+use crate::{GenerationSettings, TokenPrompt};
+use pg_caption_wire::FinishReason;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl Rows for Plain {
         self.data.len() * 4
     }
 
-    fn select(&self, rows: &[usize]) -> Result<Self, Error> {
+    fn select(&self, rows: &[usize]) -> Result<Self, ModelError> {
         self.copies.fetch_add(1, Ordering::Relaxed);
         let mut shape = self.shape.clone();
         shape[0] = rows.len();
@@ -165,14 +165,14 @@ impl Sparse {
 impl Family for Sparse {
     type Value = Plain;
 
-    fn encode(&mut self, _: &[&crate::Pixels]) -> Result<Vec<Features>, Error> {
+    fn encode(&mut self, _: &[&crate::PixelValues]) -> Result<Vec<PictureFeatures>, ModelError> {
         Ok(Vec::new())
     }
 
     fn prefill(
         &mut self,
-        captions: &[(&Features, &Prompt)],
-    ) -> Result<(Logits, Cache<Plain>), Error> {
+        captions: &[(&PictureFeatures, &TokenPrompt)],
+    ) -> Result<(Logits, Cache<Plain>), ModelError> {
         let rows = captions.len();
         let keys = Plain {
             shape: vec![rows, 1, 0, 1],
@@ -203,32 +203,37 @@ impl Family for Sparse {
         Ok((logits, cache))
     }
 
-    fn step(&mut self, cache: &mut Cache<Plain>, tokens: &[i64]) -> Result<Logits, Error> {
+    fn step(&mut self, cache: &mut Cache<Plain>, tokens: &[i64]) -> Result<Logits, ModelError> {
         self.rows_of_steps.push(tokens.len());
         let tokens: Vec<Vec<f32>> = tokens.iter().map(|t| vec![*t as f32]).collect();
         Ok(self.feed(cache, &tokens))
     }
 }
 
-fn settings(overrides: Value) -> Arc<Generation> {
-    let base = Generation::default().overridden(&json!({ "eos_token_id": END })).unwrap();
+fn settings(overrides: Value) -> Arc<GenerationSettings> {
+    let base = GenerationSettings::default().overridden(&json!({ "eos_token_id": END })).unwrap();
     Arc::new(base.overridden(&overrides).unwrap())
 }
 
-fn sequence(key: u64, generation: &Arc<Generation>, max_new_tokens: u32) -> Sequence {
-    Sequence {
+fn sequence(
+    key: u64,
+    generation: &Arc<GenerationSettings>,
+    max_new_tokens: u32,
+) -> CaptionSequence {
+    CaptionSequence {
         key,
-        features: Arc::new(Features::new(Picture(key as f32), None)),
-        prompt: Prompt { ids: vec![0, 5], read: Vec::new(), bucket: 2, alone: false },
+        features: Arc::new(PictureFeatures::new(Picture(key as f32), None)),
+        prompt: TokenPrompt { ids: vec![0, 5], read: Vec::new(), bucket: 2, alone: false },
         max_new_tokens,
         generation: generation.clone(),
     }
 }
 
 /// Runs a batch to its end.
-fn run(family: &mut Sparse, sequences: &[Sequence]) -> BTreeMap<u64, Finished> {
+fn run(family: &mut Sparse, sequences: &[CaptionSequence]) -> BTreeMap<u64, FinishedCaption> {
     let (mut running, finished) = Running::begin(family, sequences).unwrap();
-    let mut all: BTreeMap<u64, Finished> = finished.into_iter().map(|f| (f.key, f)).collect();
+    let mut all: BTreeMap<u64, FinishedCaption> =
+        finished.into_iter().map(|f| (f.key, f)).collect();
     while running.len() > 0 {
         for f in running.step(family).unwrap() {
             assert!(all.insert(f.key, f).is_none(), "a caption ends once");
@@ -239,7 +244,7 @@ fn run(family: &mut Sparse, sequences: &[Sequence]) -> BTreeMap<u64, Finished> {
 }
 
 /// The same search without batch and cache: every row's sequence is written out.
-fn by_hand(sequence: &Sequence) -> Finished {
+fn by_hand(sequence: &CaptionSequence) -> FinishedCaption {
     let picture = sequence.features.state::<Picture>().unwrap().0;
     let mut search =
         Search::new(sequence.generation.clone(), &sequence.prompt.ids, sequence.max_new_tokens);
@@ -248,7 +253,7 @@ fn by_hand(sequence: &Sequence) -> Finished {
         let logits: Vec<Vec<f32>> = rows.iter().map(|row| scores(picture, row)).collect();
         match search.advance(&logits.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap() {
             Advance::Done(o) => {
-                return Finished {
+                return FinishedCaption {
                     key: sequence.key,
                     ids: o.ids,
                     finish: o.finish,
@@ -277,7 +282,7 @@ fn captions_never_depend_on_what_they_were_batched_with() {
     let mut lengths = std::collections::BTreeSet::new();
     for mode in MODES {
         let generation = settings(serde_json::from_str(mode).unwrap());
-        let sequences: Vec<Sequence> =
+        let sequences: Vec<CaptionSequence> =
             (0..25).map(|key| sequence(key, &generation, 1 + (key as u32 * 7) % 30)).collect();
         let together = run(&mut Sparse::default(), &sequences);
         assert_eq!(together.len(), sequences.len());
@@ -326,7 +331,8 @@ fn rows_leave_when_their_caption_ends() {
 #[test]
 fn a_cancelled_caption_leaves_before_the_next_step_and_changes_nobody_else() {
     let generation = settings(json!({ "num_beams": 3, "min_new_tokens": 10 }));
-    let sequences: Vec<Sequence> = (0..4).map(|key| sequence(key, &generation, 20)).collect();
+    let sequences: Vec<CaptionSequence> =
+        (0..4).map(|key| sequence(key, &generation, 20)).collect();
     let mut family = Sparse::default();
     let (mut running, finished) = Running::begin(&mut family, &sequences).unwrap();
     assert!(finished.is_empty());
@@ -412,19 +418,19 @@ fn a_caption_that_ends_in_prefill_is_reported_by_it() {
     assert_eq!((running.len(), running.bytes()), (0, 0));
     assert_eq!(finished.len(), 1);
     assert_eq!((finished[0].key, finished[0].ids.len()), (4, 1));
-    assert_eq!(finished[0].finish == Finish::Stop, finished[0].ids == [END]);
+    assert_eq!(finished[0].finish == FinishReason::Stop, finished[0].ids == [END]);
 }
 
 #[test]
 fn what_may_not_share_a_batch_is_refused() {
     let generation = settings(json!({}));
-    let begin = |second: Sequence| {
+    let begin = |second: CaptionSequence| {
         let refused =
             Running::begin(&mut Sparse::default(), &[sequence(1, &generation, 8), second]).err();
         refused.expect("refused").to_string()
     };
     let mut features = sequence(2, &generation, 8);
-    let mut other = Features::new(Picture(1.0), None);
+    let mut other = PictureFeatures::new(Picture(1.0), None);
     other.bucket += 1;
     features.features = Arc::new(other);
     assert!(begin(features).contains("features"));

@@ -5,7 +5,7 @@
 //! `tokenizer_config.json`; the first that is there counts, in the reference's order.
 
 use super::python;
-use crate::Error;
+use crate::ModelError;
 use crate::folder::Folder;
 use crate::text::token_text;
 use minijinja::syntax::SyntaxConfig;
@@ -49,13 +49,13 @@ pub(super) struct Chat {
 
 impl Chat {
     /// Reads and compiles the folder's template; `default` is what folders without one mean.
-    pub fn open(folder: &Folder, default: &str) -> Result<Chat, Error> {
+    pub fn open(folder: &Folder, default: &str) -> Result<Chat, ModelError> {
         let tokenizer = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
         let (path, source) = source(folder, &tokenizer)?
             .unwrap_or_else(|| (folder.file("config.json"), default.to_owned()));
         let mut environment = Environment::new();
         let syntax = SyntaxConfig::builder().trim_blocks(true).lstrip_blocks(true).build();
-        environment.set_syntax(syntax.map_err(|e| Error::config(&path, e))?);
+        environment.set_syntax(syntax.map_err(|e| ModelError::config(&path, e))?);
         environment.set_undefined_behavior(UndefinedBehavior::Lenient);
         environment.set_fuel(Some(FUEL));
         // Templates are written for Python and call its methods.
@@ -71,7 +71,7 @@ impl Chat {
         environment.add_function("strftime_now", python::strftime_now);
         environment
             .add_template_owned(NAME, python::without_tracking(&source))
-            .map_err(|e| Error::config(&path, e))?;
+            .map_err(|e| ModelError::config(&path, e))?;
         let special = special(
             &tokenizer,
             &folder.optional_json("special_tokens_map.json")?.unwrap_or(Value::Null),
@@ -85,7 +85,7 @@ impl Chat {
     }
 
     /// One turn of a user who shows a picture and says `text`, and the beginning of the answer.
-    pub fn ask(&self, text: &str) -> Result<String, Error> {
+    pub fn ask(&self, text: &str) -> Result<String, ModelError> {
         let content =
             [Content { kind: "image", text: None }, Content { kind: "text", text: Some(text) }];
         let messages =
@@ -94,9 +94,9 @@ impl Chat {
             context! { messages, add_generation_prompt => true, tools => (), documents => () };
         let values = context! { ..asked, ..minijinja::Value::from_pairs(self.special.clone()) };
         let template =
-            self.environment.get_template(NAME).map_err(|e| Error::config(&self.path, e))?;
+            self.environment.get_template(NAME).map_err(|e| ModelError::config(&self.path, e))?;
         template.render(values).map_err(|e| {
-            Error::config(&self.path, format!("the chat template does not render: {e}"))
+            ModelError::config(&self.path, format!("the chat template does not render: {e}"))
         })
     }
 }
@@ -124,7 +124,7 @@ fn special(tokenizer: &Value, map: &Value) -> BTreeMap<String, minijinja::Value>
 }
 
 /// The template and the file it is in.
-fn source(folder: &Folder, tokenizer: &Value) -> Result<Option<(PathBuf, String)>, Error> {
+fn source(folder: &Folder, tokenizer: &Value) -> Result<Option<(PathBuf, String)>, ModelError> {
     if let Some(found) =
         named(folder, "chat_template.json", folder.optional_json("chat_template.json")?.as_ref())?
     {
@@ -134,7 +134,7 @@ fn source(folder: &Folder, tokenizer: &Value) -> Result<Option<(PathBuf, String)
     match std::fs::read_to_string(&path) {
         Ok(text) => return Ok(Some((path, text))),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(source) => return Err(Error::File { path, source }),
+        Err(source) => return Err(ModelError::File { path, source }),
     }
     match named(
         folder,
@@ -151,7 +151,7 @@ fn named(
     folder: &Folder,
     file: &str,
     value: Option<&Value>,
-) -> Result<Option<(PathBuf, String)>, Error> {
+) -> Result<Option<(PathBuf, String)>, ModelError> {
     let path = folder.file(file);
     match value.and_then(|v| v.get("chat_template")) {
         None | Some(Value::Null) => Ok(None),
@@ -161,13 +161,15 @@ fn named(
             let default =
                 named.iter().find(|t| t.get("name").and_then(Value::as_str) == Some("default"));
             let text = default.and_then(|t| t.get("template")).and_then(Value::as_str);
-            let text =
-                text.ok_or_else(|| Error::config(&path, "no chat template is called \"default\""))?;
+            let text = text.ok_or_else(|| {
+                ModelError::config(&path, "no chat template is called \"default\"")
+            })?;
             Ok(Some((path, text.to_owned())))
         }
-        Some(_) => {
-            Err(Error::config(path, "\"chat_template\" is neither text nor a list of templates"))
-        }
+        Some(_) => Err(ModelError::config(
+            path,
+            "\"chat_template\" is neither text nor a list of templates",
+        )),
     }
 }
 
@@ -176,7 +178,7 @@ mod tests {
     use super::*;
     use serde_json::json;
 
-    fn chat(template: &str) -> Result<String, Error> {
+    fn chat(template: &str) -> Result<String, ModelError> {
         Chat::open(&Folder::of_config(json!({})), template)?.ask("What is this?")
     }
 

@@ -19,7 +19,7 @@ use super::trial;
 use crate::cache::{Cache, Entry, Kind, Sharing};
 use crate::folder::{Folder, Graph as File};
 use crate::runtime::{Graph, Outputs};
-use crate::{Error, tensor};
+use crate::{ModelError, tensor};
 use ort::value::{DynValue, TensorElementType};
 
 /// Inputs this file feeds by itself.
@@ -61,7 +61,7 @@ impl Decoder {
         folder: &Folder,
         tokens: &'static str,
         constants: &[&str],
-    ) -> Result<(Decoder, Vec<File>), Error> {
+    ) -> Result<(Decoder, Vec<File>), ModelError> {
         let (mut decoder, files) = Self::hoisted(folder, tokens, constants)?;
         let sharing = trial::sharing(&mut decoder, constants);
         decoder.share(sharing);
@@ -72,7 +72,7 @@ impl Decoder {
         folder: &Folder,
         tokens: &'static str,
         constants: &[&str],
-    ) -> Result<(Decoder, Vec<File>), Error> {
+    ) -> Result<(Decoder, Vec<File>), ModelError> {
         let (mut published, files) = Self::published(folder, tokens, constants)?;
         let Some(step) = published.repeats(constants).map(|graph| graph.path().to_path_buf())
         else {
@@ -115,11 +115,11 @@ impl Decoder {
         folder: &Folder,
         tokens: &'static str,
         constants: &[&str],
-    ) -> Result<(Decoder, Vec<File>), Error> {
+    ) -> Result<(Decoder, Vec<File>), ModelError> {
         let fed =
             |graph: &Graph, past_from: Option<&Graph>| check(graph, past_from, tokens, constants);
         let mut reasons = Vec::new();
-        type Open<'a> = &'a dyn Fn() -> Result<(Layout, Vec<File>), Error>;
+        type Open<'a> = &'a dyn Fn() -> Result<(Layout, Vec<File>), ModelError>;
         let layouts: [Open; 3] = [
             &|| {
                 let (graph, file) = folder.load("decoder_model_merged", |g| fed(g, Some(g)))?;
@@ -157,7 +157,7 @@ impl Decoder {
                     ));
                 }
                 // A missing layout is only worth a word if none is there at all.
-                Err(Error::NotInstalled { wanted, .. }) => {
+                Err(ModelError::NotInstalled { wanted, .. }) => {
                     absent.push(format!("no {wanted} in onnx/"))
                 }
                 Err(error) => reasons.push(error.to_string()),
@@ -166,7 +166,7 @@ impl Decoder {
         // The pair and the decoder alone begin with the same file.
         reasons.dedup();
         absent.dedup();
-        Err(Error::NoGraph {
+        Err(ModelError::NoGraph {
             folder: folder.path.clone(),
             graph: "decoder".into(),
             reason: [reasons, absent].concat().join("; "),
@@ -238,9 +238,9 @@ impl Decoder {
         &mut self,
         tokens: DynValue,
         constants: Vec<(&str, DynValue)>,
-    ) -> Result<(Logits, Cache<DynValue>), Error> {
+    ) -> Result<(Logits, Cache<DynValue>), ModelError> {
         let [rows, length, ..] = *tensor::shape(&tokens) else {
-            return Err(Error::run("decoder", "tokens have no positions"));
+            return Err(ModelError::run("decoder", "tokens have no positions"));
         };
         let constant =
             |input: &str, value| Entry { input: input.into(), kind: Kind::Constant, value };
@@ -285,14 +285,19 @@ impl Decoder {
     }
 
     /// Feeds one position per row: `tokens` is `[rows, 1, …]`.
-    pub fn step(&mut self, cache: &mut Cache<DynValue>, tokens: DynValue) -> Result<Logits, Error> {
+    pub fn step(
+        &mut self,
+        cache: &mut Cache<DynValue>,
+        tokens: DynValue,
+    ) -> Result<Logits, ModelError> {
         let (rows, before) = (cache.rows() as i64, cache.length as i64);
         let (graph, branch) = match &mut self.layout {
             Layout::Merged { graph, branch } => (graph, branch.then_some(true)),
             Layout::Pair { next, .. } => (next, None),
             Layout::Alone { graph } => {
                 let at = cache.entries.iter().position(|e| e.input == self.tokens);
-                let at = at.ok_or_else(|| Error::run("decoder", "a cache of another layout"))?;
+                let at =
+                    at.ok_or_else(|| ModelError::run("decoder", "a cache of another layout"))?;
                 let all = tensor::join_positions(&cache.entries[at].value, &tokens)?;
                 cache.entries.remove(at);
                 let owned = own_inputs(graph, None, rows, 0, before + 1)?;
@@ -414,7 +419,7 @@ fn own_inputs(
     rows: i64,
     before: i64,
     new: i64,
-) -> Result<Vec<(String, DynValue)>, Error> {
+) -> Result<Vec<(String, DynValue)>, ModelError> {
     let mut owned = Vec::new();
     if let Some(cached) = branch {
         owned.push(("use_cache_branch".into(), tensor::tensor(vec![1], vec![cached])?));
@@ -447,7 +452,7 @@ fn run(
     owned: &[(String, DynValue)],
     tokens: (&str, &DynValue),
     entries: &[Entry<DynValue>],
-) -> Result<Outputs, Error> {
+) -> Result<Outputs, ModelError> {
     let mut feeds: Vec<(&str, &DynValue)> = Vec::with_capacity(owned.len() + entries.len() + 1);
     feeds.push(tokens);
     feeds.extend(owned.iter().map(|(name, value)| (name.as_str(), value)));
@@ -457,13 +462,13 @@ fn run(
     graph.run(&feeds)
 }
 
-fn logits(graph: &Graph, outputs: &mut Outputs) -> Result<Logits, Error> {
+fn logits(graph: &Graph, outputs: &mut Outputs) -> Result<Logits, ModelError> {
     let logits = outputs.take("logits").ok_or_else(|| missing(graph, "logits"))?;
-    tensor::last_position(&logits, graph.path()).map_err(|e| Error::graph(graph.path(), e))
+    tensor::last_position(&logits, graph.path()).map_err(|e| ModelError::graph(graph.path(), e))
 }
 
-fn missing(graph: &Graph, output: &str) -> Error {
-    Error::graph(graph.path(), format!("no output \"{output}\""))
+fn missing(graph: &Graph, output: &str) -> ModelError {
+    ModelError::graph(graph.path(), format!("no output \"{output}\""))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::encoder;
 use crate::folder::{Folder, Graph as File};
 use crate::runtime::Graph;
 use crate::tensor::{self, Data, HostTensor};
-use crate::{Error, tensor::Floats};
+use crate::{ModelError, tensor::Floats};
 use ort::value::{DynValue, TensorElementType};
 
 const INPUT: &str = "input_ids";
@@ -18,7 +18,7 @@ pub(super) struct Embedder {
 
 impl Embedder {
     /// Opens the folder's graph.
-    pub fn open(folder: &Folder) -> Result<(Embedder, File), Error> {
+    pub fn open(folder: &Folder) -> Result<(Embedder, File), ModelError> {
         let (graph, file) =
             folder.load("embed_tokens", |graph| encoder::usable(graph, &[INPUT], OUTPUT))?;
         Ok((Embedder { graph }, file))
@@ -31,10 +31,10 @@ impl Embedder {
         ids: Vec<i64>,
         rows: usize,
         ty: TensorElementType,
-    ) -> Result<DynValue, Error> {
+    ) -> Result<DynValue, ModelError> {
         let length = ids.len().checked_div(rows).unwrap_or(0);
         if rows * length != ids.len() {
-            return Err(Error::Batch(format!(
+            return Err(ModelError::Batch(format!(
                 "{} ids are no {rows} prompts of one length",
                 ids.len()
             )));
@@ -43,7 +43,7 @@ impl Embedder {
         let mut outputs = self.graph.run(&[(INPUT, &ids)])?;
         let embedded = encoder::features(&self.graph, &mut outputs, OUTPUT)?;
         if tensor::shape(&embedded).len() != 3 {
-            return Err(Error::graph(
+            return Err(ModelError::graph(
                 self.graph.path(),
                 format!("embeddings of shape {:?}", tensor::shape(&embedded)),
             ));
@@ -52,12 +52,12 @@ impl Embedder {
     }
 
     /// Embeddings of one prompt in host memory.
-    pub fn prompt(&mut self, ids: &[i64]) -> Result<Floats, Error> {
+    pub fn prompt(&mut self, ids: &[i64]) -> Result<Floats, ModelError> {
         let embedded = self.embed(ids.to_vec(), 1, TensorElementType::Float32)?;
         let row = tensor::unstack(&embedded)?.into_iter().next();
         match row {
             Some(HostTensor { shape, data: Data::F32(values) }) => Floats::new(&shape, values),
-            _ => Err(Error::graph(self.graph.path(), "no embeddings")),
+            _ => Err(ModelError::graph(self.graph.path(), "no embeddings")),
         }
     }
 }

@@ -6,7 +6,7 @@
 
 use crate::folder::{Folder, Graph as File};
 use crate::runtime::{Graph, Outputs};
-use crate::{Error, tensor};
+use crate::{ModelError, tensor};
 use ort::value::{DynValue, TensorElementType};
 use std::path::PathBuf;
 
@@ -32,7 +32,7 @@ impl Encoder {
         name: &str,
         fed: &[&str],
         outputs: &[&'static str],
-    ) -> Result<(Encoder, File), Error> {
+    ) -> Result<(Encoder, File), ModelError> {
         let found =
             |graph: &Graph| outputs.iter().copied().find(|output| graph.output(output).is_some());
         let (graph, file) =
@@ -57,13 +57,13 @@ impl Encoder {
         &mut self,
         pixels: &DynValue,
         more: &[(&str, &DynValue)],
-    ) -> Result<(DynValue, Outputs), Error> {
+    ) -> Result<(DynValue, Outputs), ModelError> {
         let feeds: Vec<(&str, &DynValue)> =
             std::iter::once((PIXELS, pixels)).chain(more.iter().copied()).collect();
         let mut outputs = self.graph.run(&feeds).map_err(|error| match error {
-            Error::Run { graph, reason } => {
+            ModelError::Run { graph, reason } => {
                 let (shape, processor) = (tensor::shape(pixels), self.processor.display());
-                Error::run(graph, format!("it failed on {PIXELS} of shape {shape:?}, the size that {processor} gives: {reason}"))
+                ModelError::run(graph, format!("it failed on {PIXELS} of shape {shape:?}, the size that {processor} gives: {reason}"))
             }
             other => other,
         })?;
@@ -72,8 +72,8 @@ impl Encoder {
     }
 
     /// An error of its graph.
-    pub fn wrong(&self, reason: impl ToString) -> Error {
-        Error::graph(self.graph.path(), reason)
+    pub fn wrong(&self, reason: impl ToString) -> ModelError {
+        ModelError::graph(self.graph.path(), reason)
     }
 }
 
@@ -97,16 +97,17 @@ pub(super) fn features(
     graph: &Graph,
     outputs: &mut Outputs,
     name: &str,
-) -> Result<DynValue, Error> {
+) -> Result<DynValue, ModelError> {
     let value = outputs
         .take(name)
-        .ok_or_else(|| Error::graph(graph.path(), format!("no output \"{name}\"")))?;
+        .ok_or_else(|| ModelError::graph(graph.path(), format!("no output \"{name}\"")))?;
     match tensor::finite(&value) {
         Some(true) => Ok(value),
-        Some(false) => {
-            Err(Error::graph(graph.path(), format!("its \"{name}\" are not numbers {OVERFLOW}")))
-        }
-        None => Err(Error::graph(
+        Some(false) => Err(ModelError::graph(
+            graph.path(),
+            format!("its \"{name}\" are not numbers {OVERFLOW}"),
+        )),
+        None => Err(ModelError::graph(
             graph.path(),
             format!("its \"{name}\" are {:?}, neither float32 nor float16", value.dtype()),
         )),

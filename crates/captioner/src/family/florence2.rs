@@ -12,14 +12,14 @@ use super::{Family, Logits, Opened, Prepare};
 use crate::cache::Cache;
 use crate::captioner::State;
 use crate::folder::Folder;
-use crate::picture::{PictureOptions, Pixels};
+use crate::picture::{PictureOptions, PixelValues};
 use crate::runtime::Graph;
 use crate::tensor::{self, Data, Floats, HostTensor};
 use crate::text::Text;
-use crate::{Error, Features, Generation, Prompt, Words};
+use crate::{GenerationSettings, ModelError, PictureFeatures, PromptWords, TokenPrompt};
 use ort::value::{DynValue, TensorElementType};
-use pg_caption_pixels::{Processor, Rgb};
-use pg_caption_register::{Style, Task};
+use pg_caption_pixels::{ImageProcessor, RgbPicture};
+use pg_caption_style::{CaptionStyle, StyleTask};
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,11 +31,11 @@ const HIDDEN: &str = "encoder_hidden_states";
 const MASK: &str = "encoder_attention_mask";
 
 /// The task of a style. `<CAPTION>` is one sentence, the others get longer.
-fn task(task: Task) -> &'static str {
+fn task(task: StyleTask) -> &'static str {
     match task {
-        Task::Concise => "<CAPTION>",
-        Task::Seo => "<DETAILED_CAPTION>",
-        Task::Detailed => "<MORE_DETAILED_CAPTION>",
+        StyleTask::Concise => "<CAPTION>",
+        StyleTask::Seo => "<DETAILED_CAPTION>",
+        StyleTask::Detailed => "<MORE_DETAILED_CAPTION>",
     }
 }
 
@@ -50,16 +50,16 @@ const SENTENCES: [(&str, &str); 3] = [
 /// Opens both halves.
 pub(super) fn open(
     folder: &Folder,
-    settings: &Generation,
+    settings: &GenerationSettings,
     text: &Arc<Text>,
-) -> Result<Opened, Error> {
+) -> Result<Opened, ModelError> {
     let path = folder.file("preprocessor_config.json");
     let json = folder.json("preprocessor_config.json")?;
-    let processor = Processor::from_json(&json).map_err(|e| Error::config(&path, e))?;
-    let sentences = sentences(&json).map_err(|reason| Error::config(&path, reason))?;
+    let processor = ImageProcessor::from_json(&json).map_err(|e| ModelError::config(&path, e))?;
+    let sentences = sentences(&json).map_err(|reason| ModelError::config(&path, reason))?;
     let start = settings.decoder_start_token_id.or(settings.eos_token_id.first().copied());
     let start = start.ok_or_else(|| {
-        Error::config(folder.file("config.json"), "no \"decoder_start_token_id\"")
+        ModelError::config(folder.file("config.json"), "no \"decoder_start_token_id\"")
     })?;
     // The decoder first: loading it takes the most memory beyond what stays. Of several faults its
     // own is named last.
@@ -102,7 +102,7 @@ fn sentences(json: &Value) -> Result<HashMap<String, String>, String> {
 
 /// The half that all threads share.
 struct Shared {
-    processor: Processor,
+    processor: ImageProcessor,
     sentences: HashMap<String, String>,
     start: i64,
     text: Arc<Text>,
@@ -117,15 +117,24 @@ impl Prepare for Shared {
         self.processor.memory_for(width, height)
     }
 
-    fn picture(&self, rgb: &Rgb, _options: &PictureOptions) -> Result<Pixels, Error> {
+    fn picture(
+        &self,
+        rgb: &RgbPicture,
+        _options: &PictureOptions,
+    ) -> Result<PixelValues, ModelError> {
         let tensor = self.processor.apply(rgb);
         let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();
-        Ok(Pixels::new(vec![(PIXELS, HostTensor { shape, data: Data::F32(tensor.data) })]))
+        Ok(PixelValues::new(vec![(PIXELS, HostTensor { shape, data: Data::F32(tensor.data) })]))
     }
 
     /// The caller's text is a task token or a sentence of its own. Product words are passed over:
     /// the model was never taught to use any.
-    fn prompt(&self, style: &Style, words: Words, _features: &Features) -> Result<Prompt, Error> {
+    fn prompt(
+        &self,
+        style: &CaptionStyle,
+        words: PromptWords,
+        _features: &PictureFeatures,
+    ) -> Result<TokenPrompt, ModelError> {
         let asked = words.text.unwrap_or(task(style.task));
         let sentence = match self.sentences.get(asked.trim()) {
             Some(sentence) => sentence.clone(),
@@ -133,9 +142,9 @@ impl Prepare for Shared {
         };
         let read = self.text.encode(&sentence)?;
         if read.is_empty() {
-            return Err(Error::Prompt("nothing is left of the text to ask with".into()));
+            return Err(ModelError::Prompt("nothing is left of the text to ask with".into()));
         }
-        Ok(Prompt { ids: vec![self.start], bucket: read.len() as u64, read, alone: false })
+        Ok(TokenPrompt { ids: vec![self.start], bucket: read.len() as u64, read, alone: false })
     }
 
     /// Measured on two cores: its image encoder gains nothing from batches, and a call of four
@@ -172,11 +181,11 @@ impl Sessions {
 impl Family for Sessions {
     type Value = DynValue;
 
-    fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error> {
+    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<PictureFeatures>, ModelError> {
         let tensors = pictures.iter().map(|p| {
-            p.tensor(PIXELS).ok_or_else(|| Error::Batch("a picture of another family".into()))
+            p.tensor(PIXELS).ok_or_else(|| ModelError::Batch("a picture of another family".into()))
         });
-        let tensors = tensors.collect::<Result<Vec<&HostTensor>, Error>>()?;
+        let tensors = tensors.collect::<Result<Vec<&HostTensor>, ModelError>>()?;
         let (features, _) =
             self.vision.run(&tensor::stack(&tensors, self.vision.pixel_type())?, &[])?;
         let wrong = |reason: String| self.vision.wrong(reason);
@@ -187,15 +196,15 @@ impl Family for Sessions {
         let of = |row: HostTensor| {
             let values =
                 row.floats().ok_or_else(|| wrong("features are not floats".into()))?.into_owned();
-            Ok(Features::new(Floats::new(&row.shape, values)?, None))
+            Ok(PictureFeatures::new(Floats::new(&row.shape, values)?, None))
         };
         rows.into_iter().map(of).collect()
     }
 
     fn prefill(
         &mut self,
-        captions: &[(&Features, &Prompt)],
-    ) -> Result<(Logits, Cache<DynValue>), Error> {
+        captions: &[(&PictureFeatures, &TokenPrompt)],
+    ) -> Result<(Logits, Cache<DynValue>), ModelError> {
         let rows = captions.len();
         let (mut joined, mut length, mut width) = (Vec::new(), 0, 0);
         for (features, prompt) in captions {
@@ -213,7 +222,7 @@ impl Family for Sessions {
             (length, width) = (picture.len() + words.len(), picture.width);
         }
         if joined.len() != rows * length * width {
-            return Err(Error::Batch("prompts of different lengths in one call".into()));
+            return Err(ModelError::Batch("prompts of different lengths in one call".into()));
         }
         let ty =
             self.encoder.input("inputs_embeds").map_or(TensorElementType::Float32, |(ty, _)| ty);
@@ -246,7 +255,7 @@ impl Family for Sessions {
         self.decoder.prefill(self.embedder.embed(starts, rows, ty)?, constants)
     }
 
-    fn step(&mut self, cache: &mut Cache<DynValue>, tokens: &[i64]) -> Result<Logits, Error> {
+    fn step(&mut self, cache: &mut Cache<DynValue>, tokens: &[i64]) -> Result<Logits, ModelError> {
         let ty = self.decoder_type();
         self.decoder.step(cache, self.embedder.embed(tokens.to_vec(), tokens.len(), ty)?)
     }

@@ -6,12 +6,12 @@
 //! both halves are tried against it, and the published graph stays on any difference. Called by the
 //! decoder; writes nothing.
 
-use crate::Error;
+use crate::ModelError;
 use crate::cache::Entry;
 use crate::runtime::Graph;
 use bytes::Bytes;
 use ort::value::{DynValue, TensorElementType};
-use pg_caption_onnx::{Model, Split};
+use pg_caption_onnx::{GraphSplit, OnnxModel};
 use std::path::Path;
 
 /// Larger files are left alone: they are read as a whole to be cut.
@@ -31,7 +31,10 @@ impl Hoisted {
     }
 
     /// What the other half takes, made of what the family gives.
-    pub fn run(&mut self, given: &[Entry<DynValue>]) -> Result<Vec<(String, DynValue)>, Error> {
+    pub fn run(
+        &mut self,
+        given: &[Entry<DynValue>],
+    ) -> Result<Vec<(String, DynValue)>, ModelError> {
         let feeds: Vec<(&str, &DynValue)> = given
             .iter()
             .filter(|e| self.graph.wants(&e.input))
@@ -44,7 +47,7 @@ impl Hoisted {
                 name.clone(),
                 outputs
                     .take(name)
-                    .ok_or_else(|| Error::graph(path, format!("no output \"{name}\"")))?,
+                    .ok_or_else(|| ModelError::graph(path, format!("no output \"{name}\"")))?,
             ))
         };
         self.cut.iter().map(take).collect()
@@ -62,10 +65,10 @@ pub(super) fn cut(path: &Path, roots: &[&str]) -> Result<(Hoisted, Graph), Strin
     }
     let name = path.file_name().and_then(|name| name.to_str()).ok_or("its name is no text")?;
     let file = Bytes::from(std::fs::read(path).map_err(|e| e.to_string())?);
-    let model = Model::read(file.clone())
+    let model = OnnxModel::read(file.clone())
         .and_then(|model| model.branch("use_cache_branch"))
         .map_err(|e| e.to_string())?;
-    let Split { once, mut rest, cut } = model.split(roots).map_err(|e| e.to_string())?;
+    let GraphSplit { once, mut rest, cut } = model.split(roots).map_err(|e| e.to_string())?;
     drop(model);
     let once = {
         let bytes = once.write_beside(&file, name);

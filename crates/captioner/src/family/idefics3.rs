@@ -14,13 +14,13 @@ use super::{Family, Logits, Opened, Prepare};
 use crate::cache::Cache;
 use crate::captioner::State;
 use crate::folder::Folder;
-use crate::picture::{PictureOptions, Pixels, Views, view};
+use crate::picture::{PictureOptions, PixelValues, TileViews, view};
 use crate::tensor::{self, Data, Floats, HostTensor};
 use crate::text::Text;
-use crate::{Error, Features, Generation, Prompt, Words};
+use crate::{GenerationSettings, ModelError, PictureFeatures, PromptWords, TokenPrompt};
 use ort::value::{DynValue, TensorElementType};
-use pg_caption_pixels::{Grid, Processor, Rgb, Tensor};
-use pg_caption_register::Style;
+use pg_caption_pixels::{ImageProcessor, PixelTensor, RgbPicture, TileGrid};
+use pg_caption_style::CaptionStyle;
 use serde_json::Value;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -42,12 +42,12 @@ const LOGITS_TO_SHARE: usize = 64 << 20;
 /// Opens both halves.
 pub(super) fn open(
     folder: &Folder,
-    _settings: &Generation,
+    _settings: &GenerationSettings,
     text: &Arc<Text>,
-) -> Result<Opened, Error> {
-    let processor = Processor::from_json(&folder.json("preprocessor_config.json")?);
+) -> Result<Opened, ModelError> {
+    let processor = ImageProcessor::from_json(&folder.json("preprocessor_config.json")?);
     let processor =
-        processor.map_err(|e| Error::config(folder.file("preprocessor_config.json"), e))?;
+        processor.map_err(|e| ModelError::config(folder.file("preprocessor_config.json"), e))?;
     let spelling = Spelling::of(folder, text)?;
     let chat = Chat::open(folder, TEMPLATE)?;
     // The decoder first: loading it takes the most memory beyond what stays. Of several faults its
@@ -90,16 +90,20 @@ struct Spelling {
 }
 
 impl Spelling {
-    fn of(folder: &Folder, text: &Text) -> Result<Spelling, Error> {
+    fn of(folder: &Folder, text: &Text) -> Result<Spelling, ModelError> {
         let stated = ["image_token_id", "image_token_index"]
             .iter()
             .find_map(|key| folder.config.get(key)?.as_i64());
         let image = stated.or_else(|| text.id("<image>"));
-        let image = image
-            .ok_or_else(|| Error::config(folder.file("config.json"), "no \"image_token_id\""))?;
+        let image = image.ok_or_else(|| {
+            ModelError::config(folder.file("config.json"), "no \"image_token_id\"")
+        })?;
         let tokenizer = folder.file("tokenizer.json");
         let image_text = text.token(image).ok_or_else(|| {
-            Error::config(&tokenizer, format!("no token {image}, which stands for the picture"))
+            ModelError::config(
+                &tokenizer,
+                format!("no token {image}, which stands for the picture"),
+            )
         })?;
         let config = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
         let named = |key: &str, default: &str| {
@@ -108,7 +112,7 @@ impl Spelling {
         };
         let fake = named("fake_image_token", "<fake_token_around_image>");
         if text.id(&fake).is_none() {
-            return Err(Error::config(&tokenizer, format!("no token \"{fake}\"")));
+            return Err(ModelError::config(&tokenizer, format!("no token \"{fake}\"")));
         }
         // The larger SmolVLM was trained with the tag of the whole picture spelled out: it is no
         // token there.
@@ -122,7 +126,7 @@ impl Spelling {
 
     /// What a picture's placeholder becomes: `tile` features each, rows of tiles on lines of their
     /// own, the whole picture last.
-    fn expand(&self, grid: Grid, tile: usize) -> String {
+    fn expand(&self, grid: TileGrid, tile: usize) -> String {
         let features = self.image_text.repeat(tile);
         let mut words = String::new();
         for row in 1..=grid.rows {
@@ -141,9 +145,9 @@ impl Spelling {
 
 /// The half that all threads share.
 struct Shared {
-    processor: Processor,
+    processor: ImageProcessor,
     /// The same, with every picture in one tile.
-    whole: Processor,
+    whole: ImageProcessor,
     spelling: Spelling,
     chat: Chat,
     /// Bytes of logits a position of the prompt costs.
@@ -158,7 +162,7 @@ const TILED: &str = PIXELS;
 
 impl Shared {
     /// The text of a turn, split where the picture stands.
-    fn turn(&self, words: &str) -> Result<(String, String), Error> {
+    fn turn(&self, words: &str) -> Result<(String, String), ModelError> {
         let turn = self.chat.ask(&self.text.plain(words))?;
         let parts: Vec<&str> = turn.split(&self.spelling.image_text).collect();
         match parts[..] {
@@ -166,7 +170,7 @@ impl Shared {
             _ => {
                 let reason =
                     format!("the chat template shows the picture {} times", parts.len() - 1);
-                Err(Error::config(self.chat.path(), reason))
+                Err(ModelError::config(self.chat.path(), reason))
             }
         }
     }
@@ -184,16 +188,20 @@ impl Prepare for Shared {
         tiled + whole
     }
 
-    fn picture(&self, rgb: &Rgb, options: &PictureOptions) -> Result<Pixels, Error> {
-        let host = |tensor: Tensor| {
+    fn picture(
+        &self,
+        rgb: &RgbPicture,
+        options: &PictureOptions,
+    ) -> Result<PixelValues, ModelError> {
+        let host = |tensor: PixelTensor| {
             let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();
             (
                 HostTensor { shape, data: Data::F32(tensor.data) },
-                tensor.grid.unwrap_or(Grid { rows: 0, columns: 0 }),
+                tensor.grid.unwrap_or(TileGrid { rows: 0, columns: 0 }),
             )
         };
         let mut tensors = Vec::with_capacity(2);
-        let mut grid = Grid { rows: 0, columns: 0 };
+        let mut grid = TileGrid { rows: 0, columns: 0 };
         if options.views.tiled() {
             let (tiled, cut) = host(self.processor.apply(rgb));
             tensors.push((TILED, tiled));
@@ -206,22 +214,27 @@ impl Prepare for Shared {
                 host(self.whole.apply(rgb)).0,
             ));
         }
-        Ok(Pixels::tiled(tensors, (grid.rows, grid.columns)))
+        Ok(PixelValues::tiled(tensors, (grid.rows, grid.columns)))
     }
 
     fn tiles(&self) -> bool {
         self.processor.cuts()
     }
 
-    fn prompt(&self, style: &Style, words: Words, features: &Features) -> Result<Prompt, Error> {
+    fn prompt(
+        &self,
+        style: &CaptionStyle,
+        words: PromptWords,
+        features: &PictureFeatures,
+    ) -> Result<TokenPrompt, ModelError> {
         let looks = features.state::<Looks>()?;
         let grid = match &looks.tiled {
             Some((grid, _))
-                if view(words.tiles, style) == Views::TILED || looks.whole.is_none() =>
+                if view(words.tiles, style) == TileViews::TILED || looks.whole.is_none() =>
             {
                 *grid
             }
-            _ => Grid { rows: 0, columns: 0 },
+            _ => TileGrid { rows: 0, columns: 0 },
         };
         let mut asked = words.text.unwrap_or(&style.instruction).to_owned();
         if let Some(context) = words.context.map(str::trim).filter(|context| !context.is_empty()) {
@@ -235,7 +248,7 @@ impl Prepare for Shared {
             .encode(&format!("{before}{}{after}", self.spelling.expand(grid, looks.tile)))?;
         let mut hash = DefaultHasher::new();
         (ids.len(), grid.rows, grid.columns).hash(&mut hash);
-        Ok(Prompt {
+        Ok(TokenPrompt {
             bucket: hash.finish(),
             alone: ids.len().saturating_mul(self.logits) > LOGITS_TO_SHARE,
             read: Vec::new(),
@@ -256,7 +269,7 @@ struct Looks {
     /// As one tile.
     whole: Option<Floats>,
     /// As tiles, the whole picture last.
-    tiled: Option<(Grid, Floats)>,
+    tiled: Option<(TileGrid, Floats)>,
 }
 
 impl State for Looks {
@@ -288,7 +301,7 @@ struct Sessions {
 
 impl Sessions {
     /// Features of tiles that stand one after the other, a few tiles a call.
-    fn look(&mut self, tiles: &[&[f32]], side: (i64, i64)) -> Result<Floats, Error> {
+    fn look(&mut self, tiles: &[&[f32]], side: (i64, i64)) -> Result<Floats, ModelError> {
         let ty = self.vision.pixel_type();
         let mut all: Option<Floats> = None;
         for tiles in tiles.chunks(TILES_PER_CALL) {
@@ -312,17 +325,23 @@ impl Sessions {
                 Some(all) => all.data.extend_from_slice(&rows.data),
             }
         }
-        all.ok_or_else(|| Error::Batch("a picture without tiles".into()))
+        all.ok_or_else(|| ModelError::Batch("a picture without tiles".into()))
     }
 
     /// The embeddings of a prompt, the features in their places.
-    fn read(&mut self, features: &Features, prompt: &Prompt) -> Result<Floats, Error> {
+    fn read(
+        &mut self,
+        features: &PictureFeatures,
+        prompt: &TokenPrompt,
+    ) -> Result<Floats, ModelError> {
         let looks = features.state::<Looks>()?;
         let wanted = prompt.ids.iter().filter(|id| **id == self.image).count();
         let views = looks.whole.iter().chain(looks.tiled.iter().map(|(_, view)| view));
         let view = views.into_iter().find(|view| view.len() == wanted);
         let view = view.ok_or_else(|| {
-            Error::Batch(format!("a prompt with {wanted} places for another picture's features"))
+            ModelError::Batch(format!(
+                "a prompt with {wanted} places for another picture's features"
+            ))
         })?;
         let mut words = self.embedder.prompt(&prompt.ids)?;
         if words.width != view.width || words.len() != prompt.ids.len() {
@@ -349,7 +368,7 @@ impl Sessions {
 impl Family for Sessions {
     type Value = DynValue;
 
-    fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error> {
+    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<PictureFeatures>, ModelError> {
         // Every tile of every picture, in order: pictures, their views, tiles.
         let (mut tiles, mut side) = (Vec::new(), (0, 0));
         for picture in pictures {
@@ -357,7 +376,7 @@ impl Family for Sessions {
                 let (HostTensor { data: Data::F32(values), .. }, [_, 3, height, width]) =
                     (tensor, &tensor.shape[..])
                 else {
-                    return Err(Error::Batch("a picture of another family".into()));
+                    return Err(ModelError::Batch("a picture of another family".into()));
                 };
                 side = (*height, *width);
                 tiles.extend(values.chunks_exact((3 * height * width) as usize));
@@ -375,7 +394,7 @@ impl Family for Sessions {
         };
         let looks = pictures.iter().map(|picture| {
             let (rows, columns) = picture.grid();
-            let grid = Grid { rows, columns };
+            let grid = TileGrid { rows, columns };
             let first = picture.tensor(TILED).map(&mut take);
             let second = picture.tensor(WHOLE).map(&mut take);
             match second {
@@ -386,13 +405,13 @@ impl Family for Sessions {
                 None => Looks { tile, whole: None, tiled: first.map(|view| (grid, view)) },
             }
         });
-        Ok(looks.map(|looks| Features::new(looks, None)).collect())
+        Ok(looks.map(|looks| PictureFeatures::new(looks, None)).collect())
     }
 
     fn prefill(
         &mut self,
-        captions: &[(&Features, &Prompt)],
-    ) -> Result<(Logits, Cache<DynValue>), Error> {
+        captions: &[(&PictureFeatures, &TokenPrompt)],
+    ) -> Result<(Logits, Cache<DynValue>), ModelError> {
         let (mut joined, mut length, mut width) = (Vec::new(), 0, 0);
         for (features, prompt) in captions {
             let words = self.read(features, prompt)?;
@@ -400,7 +419,7 @@ impl Family for Sessions {
             (length, width) = (words.len(), words.width);
         }
         if joined.len() != captions.len() * length * width {
-            return Err(Error::Batch("prompts of different lengths in one call".into()));
+            return Err(ModelError::Batch("prompts of different lengths in one call".into()));
         }
         let ty = self.decoder_type();
         let embeds = tensor::of_floats(
@@ -411,7 +430,7 @@ impl Family for Sessions {
         self.decoder.prefill(embeds, Vec::new())
     }
 
-    fn step(&mut self, cache: &mut Cache<DynValue>, tokens: &[i64]) -> Result<Logits, Error> {
+    fn step(&mut self, cache: &mut Cache<DynValue>, tokens: &[i64]) -> Result<Logits, ModelError> {
         let ty = self.decoder_type();
         self.decoder.step(cache, self.embedder.embed(tokens.to_vec(), tokens.len(), ty)?)
     }
@@ -432,12 +451,15 @@ mod tests {
 
     #[test]
     fn one_tile_stands_between_two_marks() {
-        assert_eq!(spelling().expand(Grid { rows: 0, columns: 0 }, 2), "<f><g><image><image><f>");
+        assert_eq!(
+            spelling().expand(TileGrid { rows: 0, columns: 0 }, 2),
+            "<f><g><image><image><f>"
+        );
     }
 
     #[test]
     fn tiles_stand_row_by_row_and_the_whole_follows_after_an_empty_line() {
         let expected = "<f><row_1_col_1><image><f><row_1_col_2><image>\n<f><row_2_col_1><image><f><row_2_col_2><image>\n\n<f><g><image><f>";
-        assert_eq!(spelling().expand(Grid { rows: 2, columns: 2 }, 1), expected);
+        assert_eq!(spelling().expand(TileGrid { rows: 2, columns: 2 }, 1), expected);
     }
 }

@@ -22,12 +22,12 @@ mod vision_encoder_decoder;
 
 use crate::cache::{Cache, Rows};
 use crate::folder::Folder;
-use crate::picture::{PictureOptions, Pixels};
+use crate::picture::{PictureOptions, PixelValues};
 use crate::text::Text;
-use crate::{Error, Features, Generation, Prompt, Words};
+use crate::{GenerationSettings, ModelError, PictureFeatures, PromptWords, TokenPrompt};
 use ort::value::DynValue;
-use pg_caption_pixels::Rgb;
-use pg_caption_register::Style;
+use pg_caption_pixels::RgbPicture;
+use pg_caption_style::CaptionStyle;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -37,7 +37,11 @@ pub(crate) trait Prepare: Send + Sync {
     /// decoding.
     fn target(&self) -> (u32, u32);
     /// Resize, rescale, normalise, tile.
-    fn picture(&self, rgb: &Rgb, options: &PictureOptions) -> Result<Pixels, Error>;
+    fn picture(
+        &self,
+        rgb: &RgbPicture,
+        options: &PictureOptions,
+    ) -> Result<PixelValues, ModelError>;
     /// Bytes that [`Prepare::picture`] takes at most for a picture of this size, the result among
     /// them.
     fn memory_for(&self, size: (u32, u32), options: &PictureOptions) -> u64;
@@ -47,7 +51,12 @@ pub(crate) trait Prepare: Send + Sync {
     }
     /// What generation starts from: depends on the style, the caller's words and the features'
     /// bucket.
-    fn prompt(&self, style: &Style, words: Words, features: &Features) -> Result<Prompt, Error>;
+    fn prompt(
+        &self,
+        style: &CaptionStyle,
+        words: PromptWords,
+        features: &PictureFeatures,
+    ) -> Result<TokenPrompt, ModelError>;
     /// Pictures per encoder call and captions per decoder call that suit this family on a
     /// processor.
     fn suggested_batch(&self) -> usize;
@@ -68,8 +77,8 @@ impl Logits {
     }
 
     /// They mean nothing: an error that names their graph.
-    pub fn not_numbers(&self) -> Error {
-        Error::graph(
+    pub fn not_numbers(&self) -> ModelError {
+        ModelError::graph(
             &self.graph,
             "the logits are not numbers (an overflow in a reduced-precision graph?)",
         )
@@ -86,14 +95,18 @@ pub(crate) trait Family {
     /// The tensors its cache is made of.
     type Value: Rows;
     /// One encoder call over pictures of one bucket.
-    fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error>;
+    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<PictureFeatures>, ModelError>;
     /// Reads the prompts: one row per caption. All features and all prompts are of one bucket.
     fn prefill(
         &mut self,
-        captions: &[(&Features, &Prompt)],
-    ) -> Result<(Logits, Cache<Self::Value>), Error>;
+        captions: &[(&PictureFeatures, &TokenPrompt)],
+    ) -> Result<(Logits, Cache<Self::Value>), ModelError>;
     /// Feeds one token per row.
-    fn step(&mut self, cache: &mut Cache<Self::Value>, tokens: &[i64]) -> Result<Logits, Error>;
+    fn step(
+        &mut self,
+        cache: &mut Cache<Self::Value>,
+        tokens: &[i64],
+    ) -> Result<Logits, ModelError>;
 }
 
 /// A family on ONNX Runtime.
@@ -114,7 +127,7 @@ pub(crate) struct Opened {
 }
 
 /// Opens a family, given the folder's settings and tokenizer.
-type Open = fn(&Folder, &Generation, &Arc<Text>) -> Result<Opened, Error>;
+type Open = fn(&Folder, &GenerationSettings, &Arc<Text>) -> Result<Opened, ModelError>;
 
 /// Every `model_type` there is a family for.
 const FAMILIES: [(&str, Open); 5] = [
@@ -128,15 +141,15 @@ const FAMILIES: [(&str, Open); 5] = [
 /// Opens the family that `config.json`'s `model_type` names.
 pub(crate) fn open(
     folder: &Folder,
-    settings: &Generation,
+    settings: &GenerationSettings,
     text: &Arc<Text>,
-) -> Result<Opened, Error> {
+) -> Result<Opened, ModelError> {
     let named = folder.model_type()?;
     match FAMILIES.iter().find(|(name, _)| *name == named) {
         Some((_, open)) => open(folder, settings, text),
         None => {
             let supported = FAMILIES.map(|(name, _)| name).join(", ");
-            Err(Error::UnknownFamily {
+            Err(ModelError::UnknownFamily {
                 path: folder.file("config.json"),
                 model_type: named.into(),
                 supported,

@@ -4,7 +4,7 @@
 
 use super::decoder::Decoder;
 use crate::cache::Sharing;
-use crate::{Error, tensor};
+use crate::{ModelError, tensor};
 use ort::value::{DynValue, TensorElementType};
 
 /// Rows, positions of the picture (where the graph states none) and steps of a trial: rows whose
@@ -18,7 +18,7 @@ const STEPS: usize = 3;
 ///
 /// # Errors
 /// Inputs of shapes that nothing can be made up for; calls that fail.
-pub(super) fn run(decoder: &mut Decoder, constants: &[&str]) -> Result<Vec<f32>, Error> {
+pub(super) fn run(decoder: &mut Decoder, constants: &[&str]) -> Result<Vec<f32>, ModelError> {
     steps(decoder, constants, ROWS, |step| if step == 2 { &[2, 0, 1] } else { &[0, 1, 2] })
 }
 
@@ -50,7 +50,7 @@ fn steps(
     constants: &[&str],
     captions: usize,
     order: impl Fn(usize) -> &'static [usize],
-) -> Result<Vec<f32>, Error> {
+) -> Result<Vec<f32>, ModelError> {
     let mut given = Vec::new();
     // Some exports state how many positions a picture has.
     let positions = decoder.positions(constants).unwrap_or(POSITIONS);
@@ -75,7 +75,7 @@ fn picture(
     name: &str,
     [rows, positions]: [usize; 2],
     seed: u64,
-) -> Result<DynValue, Error> {
+) -> Result<DynValue, ModelError> {
     let ty = decoder.input_type(name).unwrap_or(TensorElementType::Float32);
     let shape = decoder.input_shape(name).unwrap_or_default();
     match (&shape[..], ty) {
@@ -89,13 +89,13 @@ fn picture(
             let length = tensor::length(&shape)?;
             tensor::tensor(shape, vec![1i64; length])
         }
-        _ => Err(Error::run("decoder", format!("no trial for {name} of shape {shape:?}"))),
+        _ => Err(ModelError::run("decoder", format!("no trial for {name} of shape {shape:?}"))),
     }
 }
 
 /// One token a row, another one for each row and step; as ids, or as embeddings where the decoder
 /// takes those.
-fn tokens(decoder: &Decoder, rows: usize, step: usize) -> Result<DynValue, Error> {
+fn tokens(decoder: &Decoder, rows: usize, step: usize) -> Result<DynValue, ModelError> {
     let name = decoder.tokens();
     let ty = decoder.input_type(name).unwrap_or(TensorElementType::Int64);
     match decoder.input_shape(name).unwrap_or_default()[..] {
@@ -111,7 +111,9 @@ fn tokens(decoder: &Decoder, rows: usize, step: usize) -> Result<DynValue, Error
                 .collect();
             tensor::of_floats(shape, embedded, ty)
         }
-        ref other => Err(Error::run("decoder", format!("no trial for {name} of shape {other:?}"))),
+        ref other => {
+            Err(ModelError::run("decoder", format!("no trial for {name} of shape {other:?}")))
+        }
     }
 }
 

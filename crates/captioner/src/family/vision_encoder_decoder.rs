@@ -13,13 +13,13 @@ use super::encoder::{Encoder, PIXELS};
 use super::{Family, Logits, Opened, Prepare};
 use crate::cache::Cache;
 use crate::folder::Folder;
-use crate::picture::{PictureOptions, Pixels};
+use crate::picture::{PictureOptions, PixelValues};
 use crate::tensor::{self, Data, HostTensor};
 use crate::text::Text;
-use crate::{Error, Features, Generation, Prompt, Words};
+use crate::{GenerationSettings, ModelError, PictureFeatures, PromptWords, TokenPrompt};
 use ort::value::{DynValue, TensorElementType};
-use pg_caption_pixels::{Processor, Rgb};
-use pg_caption_register::Style;
+use pg_caption_pixels::{ImageProcessor, RgbPicture};
+use pg_caption_style::CaptionStyle;
 use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -33,9 +33,9 @@ const CONFIDENCE: &str = "confidence";
 /// Opens both halves.
 pub(super) fn open(
     folder: &Folder,
-    settings: &Generation,
+    settings: &GenerationSettings,
     _text: &Arc<Text>,
-) -> Result<Opened, Error> {
+) -> Result<Opened, ModelError> {
     let mut json = folder.json("preprocessor_config.json")?;
     // The oldest folders name no class; the encoder says which it was.
     if json.get("image_processor_type").or_else(|| json.get("feature_extractor_type")).is_none()
@@ -48,9 +48,9 @@ pub(super) fn open(
     {
         json["image_processor_type"] = class.into();
     }
-    let processor = Processor::from_json(&json);
+    let processor = ImageProcessor::from_json(&json);
     let processor =
-        processor.map_err(|e| Error::config(folder.file("preprocessor_config.json"), e))?;
+        processor.map_err(|e| ModelError::config(folder.file("preprocessor_config.json"), e))?;
     let prepare = Shared { processor, starts: starts(folder, settings)? };
     // The decoder first: loading it takes the most memory beyond what stays. Of several faults its
     // own is named last.
@@ -76,8 +76,8 @@ struct Starts {
     by_style: HashMap<String, i64>,
 }
 
-fn starts(folder: &Folder, settings: &Generation) -> Result<Starts, Error> {
-    let wrong = |reason: String| Error::config(folder.file("config.json"), reason);
+fn starts(folder: &Folder, settings: &GenerationSettings) -> Result<Starts, ModelError> {
+    let wrong = |reason: String| ModelError::config(folder.file("config.json"), reason);
     let default = settings.decoder_start_token_id.or(settings.bos_token_id);
     let default = default.ok_or_else(|| {
         wrong("no \"decoder_start_token_id\", neither here nor in generation_config.json".into())
@@ -102,7 +102,7 @@ fn starts(folder: &Folder, settings: &Generation) -> Result<Starts, Error> {
 
 /// The half that all threads share.
 struct Shared {
-    processor: Processor,
+    processor: ImageProcessor,
     starts: Starts,
 }
 
@@ -115,16 +115,25 @@ impl Prepare for Shared {
         self.processor.memory_for(width, height)
     }
 
-    fn picture(&self, rgb: &Rgb, _options: &PictureOptions) -> Result<Pixels, Error> {
+    fn picture(
+        &self,
+        rgb: &RgbPicture,
+        _options: &PictureOptions,
+    ) -> Result<PixelValues, ModelError> {
         let tensor = self.processor.apply(rgb);
         // The encoder's batch axis comes from stacking pictures.
         let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();
-        Ok(Pixels::new(vec![(PIXELS, HostTensor { shape, data: Data::F32(tensor.data) })]))
+        Ok(PixelValues::new(vec![(PIXELS, HostTensor { shape, data: Data::F32(tensor.data) })]))
     }
 
-    fn prompt(&self, style: &Style, words: Words, _features: &Features) -> Result<Prompt, Error> {
+    fn prompt(
+        &self,
+        style: &CaptionStyle,
+        words: PromptWords,
+        _features: &PictureFeatures,
+    ) -> Result<TokenPrompt, ModelError> {
         if words.text.is_some() {
-            return Err(Error::Prompt(format!(
+            return Err(ModelError::Prompt(format!(
                 "a {NAME} model starts from a token and cannot be told anything in words"
             )));
         }
@@ -134,7 +143,7 @@ impl Prepare for Shared {
             .get(&style.name)
             .or_else(|| self.starts.by_style.get(style.task.name()));
         // Every prompt is one token, so all styles share batches.
-        Ok(Prompt {
+        Ok(TokenPrompt {
             ids: vec![own.copied().unwrap_or(self.starts.default)],
             read: Vec::new(),
             bucket: 1,
@@ -157,11 +166,11 @@ struct Sessions {
 impl Family for Sessions {
     type Value = DynValue;
 
-    fn encode(&mut self, pictures: &[&Pixels]) -> Result<Vec<Features>, Error> {
+    fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<PictureFeatures>, ModelError> {
         let tensors = pictures.iter().map(|p| {
-            p.tensor(PIXELS).ok_or_else(|| Error::Batch("a picture of another family".into()))
+            p.tensor(PIXELS).ok_or_else(|| ModelError::Batch("a picture of another family".into()))
         });
-        let tensors = tensors.collect::<Result<Vec<&HostTensor>, Error>>()?;
+        let tensors = tensors.collect::<Result<Vec<&HostTensor>, ModelError>>()?;
         let pixel_values = tensor::stack(&tensors, self.encoder.pixel_type())?;
         let (hidden, mut outputs) = self.encoder.run(&pixel_values, &[])?;
         let wrong = |reason: String| self.encoder.wrong(reason);
@@ -183,19 +192,19 @@ impl Family for Sessions {
         Ok(rows
             .into_iter()
             .zip(confidences)
-            .map(|(row, confidence)| Features::new(row, confidence))
+            .map(|(row, confidence)| PictureFeatures::new(row, confidence))
             .collect())
     }
 
     fn prefill(
         &mut self,
-        captions: &[(&Features, &Prompt)],
-    ) -> Result<(Logits, Cache<DynValue>), Error> {
+        captions: &[(&PictureFeatures, &TokenPrompt)],
+    ) -> Result<(Logits, Cache<DynValue>), ModelError> {
         let rows = captions.len() as i64;
         let hidden = captions
             .iter()
             .map(|(features, _)| features.state::<HostTensor>())
-            .collect::<Result<Vec<_>, Error>>()?;
+            .collect::<Result<Vec<_>, ModelError>>()?;
         let ty = self.decoder.input_type(HIDDEN).unwrap_or(TensorElementType::Float32);
         let hidden = tensor::stack(&hidden, ty)?;
         let mut constants = Vec::with_capacity(2);
@@ -213,7 +222,7 @@ impl Family for Sessions {
         self.decoder.prefill(tensor::tensor(vec![rows, length as i64], ids)?, constants)
     }
 
-    fn step(&mut self, cache: &mut Cache<DynValue>, tokens: &[i64]) -> Result<Logits, Error> {
+    fn step(&mut self, cache: &mut Cache<DynValue>, tokens: &[i64]) -> Result<Logits, ModelError> {
         self.decoder.step(cache, tensor::tensor(vec![tokens.len() as i64, 1], tokens.to_vec())?)
     }
 }
@@ -221,28 +230,28 @@ impl Family for Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pg_caption_register::{Task, builtin};
+    use pg_caption_style::{StyleTask, builtin};
     use serde_json::json;
 
-    fn shared(config: Value) -> Result<Starts, Error> {
-        let settings = Generation::merged(&config, None).unwrap();
+    fn shared(config: Value) -> Result<Starts, ModelError> {
+        let settings = GenerationSettings::merged(&config, None).unwrap();
         starts(&Folder::of_config(config), &settings)
     }
 
-    fn processor() -> Processor {
-        Processor::from_json(&json!({ "image_processor_type": "ViTImageProcessor", "size": { "height": 8, "width": 8 } })).unwrap()
+    fn processor() -> ImageProcessor {
+        ImageProcessor::from_json(&json!({ "image_processor_type": "ViTImageProcessor", "size": { "height": 8, "width": 8 } })).unwrap()
     }
 
-    fn features() -> Features {
-        Features::new(HostTensor { shape: vec![1], data: Data::F32(vec![0.0]) }, None)
+    fn features() -> PictureFeatures {
+        PictureFeatures::new(HostTensor { shape: vec![1], data: Data::F32(vec![0.0]) }, None)
     }
 
-    fn prompt_of(starts: Starts, style: &Style) -> Vec<i64> {
+    fn prompt_of(starts: Starts, style: &CaptionStyle) -> Vec<i64> {
         let shared = Shared { processor: processor(), starts };
         shared
             .prompt(
                 style,
-                Words { context: Some("of no use here"), ..Words::default() },
+                PromptWords { context: Some("of no use here"), ..PromptWords::default() },
                 &features(),
             )
             .unwrap()
@@ -261,7 +270,7 @@ mod tests {
         assert_eq!(prompt_of(shared(config.clone()).unwrap(), &style), [8]);
         style.name = "theirs".into();
         assert_eq!(prompt_of(shared(config.clone()).unwrap(), &style), [7], "by its task");
-        style.task = Task::Detailed;
+        style.task = StyleTask::Detailed;
         assert_eq!(prompt_of(shared(config).unwrap(), &style), [1]);
     }
 
@@ -282,10 +291,10 @@ mod tests {
         assert!(matches!(
             shared.prompt(
                 &builtin("seo").unwrap(),
-                Words { text: Some("look closely"), ..Words::default() },
+                PromptWords { text: Some("look closely"), ..PromptWords::default() },
                 &features()
             ),
-            Err(Error::Prompt(_))
+            Err(ModelError::Prompt(_))
         ));
     }
 }

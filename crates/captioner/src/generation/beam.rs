@@ -185,16 +185,16 @@ impl Beams {
 #[cfg(test)]
 mod tests {
     use super::super::search::{Outcome, Search};
-    use super::super::settings::Generation;
+    use super::super::settings::GenerationSettings;
     use super::*;
-    use pg_caption_wire::Finish;
+    use pg_caption_wire::FinishReason;
     use serde_json::json;
     use std::sync::Arc;
 
     /// Runs a search on a table: after token t the logits are `table[t]` (natural logarithms of
     /// probabilities work well).
     fn run(settings: serde_json::Value, max_new: u32, table: &[Vec<f32>]) -> Outcome {
-        let settings = Arc::new(Generation::default().overridden(&settings).unwrap());
+        let settings = Arc::new(GenerationSettings::default().overridden(&settings).unwrap());
         let beams = settings.num_beams as usize;
         let mut search = Search::new(settings, &[0], max_new);
         let mut tokens = vec![0usize];
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn finds_the_text_that_greedy_search_misses() {
         let outcome = run(json!({ "num_beams": 2, "eos_token_id": 3 }), 8, &garden_path());
-        assert_eq!((outcome.ids, outcome.finish), (vec![2, 3], Finish::Stop));
+        assert_eq!((outcome.ids, outcome.finish), (vec![2, 3], FinishReason::Stop));
         assert!((outcome.confidence - 0.36f32.sqrt()).abs() < 1e-4, "{}", outcome.confidence);
         assert_eq!(
             run(json!({ "num_beams": 1, "eos_token_id": 3 }), 8, &garden_path()).ids,
@@ -241,7 +241,7 @@ mod tests {
     #[test]
     fn a_text_cut_by_the_ceiling_is_still_the_best_of_its_length() {
         let outcome = run(json!({ "num_beams": 2, "eos_token_id": 7 }), 2, &garden_path());
-        assert_eq!((outcome.ids, outcome.finish), (vec![2, 3], Finish::Length));
+        assert_eq!((outcome.ids, outcome.finish), (vec![2, 3], FinishReason::Length));
     }
 
     #[test]
@@ -284,14 +284,17 @@ mod tests {
     fn a_forced_final_end_token_is_a_length_finish() {
         let settings = json!({ "num_beams": 2, "eos_token_id": 0, "forced_eos_token_id": 0 });
         let outcome = run(settings, 3, &garden_path());
-        assert_eq!((outcome.ids.last(), outcome.finish), (Some(&0), Finish::Length));
+        assert_eq!((outcome.ids.last(), outcome.finish), (Some(&0), FinishReason::Length));
     }
 
     #[test]
     fn beams_that_begin_with_a_forced_token_all_continue_the_prompts_one_row() {
         let settings = json!({ "num_beams": 3, "eos_token_id": 3, "forced_bos_token_id": 1 });
-        let mut search =
-            Search::new(Arc::new(Generation::default().overridden(&settings).unwrap()), &[0], 8);
+        let mut search = Search::new(
+            Arc::new(GenerationSettings::default().overridden(&settings).unwrap()),
+            &[0],
+            8,
+        );
         let Advance::Continue(rows) = search.advance(&[&garden_path()[0]]).unwrap() else {
             panic!("over at once")
         };
@@ -301,7 +304,7 @@ mod tests {
     #[test]
     fn rows_of_unequal_length_are_refused() {
         let settings =
-            Arc::new(Generation::default().overridden(&json!({ "num_beams": 2 })).unwrap());
+            Arc::new(GenerationSettings::default().overridden(&json!({ "num_beams": 2 })).unwrap());
         let mut search = Search::new(settings, &[0], 8);
         assert!(search.advance(&[&[0.0, 1.0], &[0.0]]).is_err());
     }

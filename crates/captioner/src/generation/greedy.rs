@@ -38,16 +38,16 @@ impl Greedy {
 #[cfg(test)]
 mod tests {
     use super::super::search::{Outcome, Search};
-    use super::super::settings::Generation;
+    use super::super::settings::GenerationSettings;
     use super::*;
-    use pg_caption_wire::Finish;
+    use pg_caption_wire::FinishReason;
     use serde_json::json;
     use std::sync::Arc;
 
     /// Runs a search on a table: after token t the logits are `table[t]`.
     fn run(settings: serde_json::Value, max_new: u32, table: &[&[f32]]) -> Outcome {
         let mut search = Search::new(
-            Arc::new(Generation::default().overridden(&settings).unwrap()),
+            Arc::new(GenerationSettings::default().overridden(&settings).unwrap()),
             &[0],
             max_new,
         );
@@ -73,26 +73,26 @@ mod tests {
     #[test]
     fn ends_at_the_end_token_and_keeps_it() {
         let outcome = run(json!({ "eos_token_id": 3 }), 64, CHAIN);
-        assert_eq!((outcome.ids, outcome.finish), (vec![1, 2, 3], Finish::Stop));
+        assert_eq!((outcome.ids, outcome.finish), (vec![1, 2, 3], FinishReason::Stop));
     }
 
     #[test]
     fn a_start_token_that_is_also_the_end_token_does_not_end_the_text_at_once() {
         let outcome = run(json!({ "eos_token_id": 0 }), 64, CHAIN);
-        assert_eq!((outcome.ids, outcome.finish), (vec![1, 2, 3, 0], Finish::Stop));
+        assert_eq!((outcome.ids, outcome.finish), (vec![1, 2, 3, 0], FinishReason::Stop));
     }
 
     #[test]
     fn stops_at_the_ceiling() {
         let outcome = run(json!({ "eos_token_id": 3 }), 2, CHAIN);
-        assert_eq!((outcome.ids, outcome.finish), (vec![1, 2], Finish::Length));
+        assert_eq!((outcome.ids, outcome.finish), (vec![1, 2], FinishReason::Length));
     }
 
     #[test]
     fn an_end_token_at_the_last_position_is_a_stop_unless_it_was_forced() {
-        assert_eq!(run(json!({ "eos_token_id": 3 }), 3, CHAIN).finish, Finish::Stop);
+        assert_eq!(run(json!({ "eos_token_id": 3 }), 3, CHAIN).finish, FinishReason::Stop);
         let forced = run(json!({ "eos_token_id": 3, "forced_eos_token_id": 3 }), 2, CHAIN);
-        assert_eq!((forced.ids, forced.finish), (vec![1, 3], Finish::Length));
+        assert_eq!((forced.ids, forced.finish), (vec![1, 3], FinishReason::Length));
     }
 
     #[test]
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn logits_that_are_not_numbers_are_an_error_and_no_token() {
-        let mut search = Search::new(Arc::new(Generation::default()), &[0], 8);
+        let mut search = Search::new(Arc::new(GenerationSettings::default()), &[0], 8);
         assert_eq!(search.advance(&[&[0.0, f32::NAN]]), Err(NotNumbers));
         assert_eq!(search.advance(&[]), Err(NotNumbers));
     }

@@ -13,4 +13,4 @@ mod settings;
 mod sources;
 
 pub(crate) use search::{Advance, Outcome, Search};
-pub use settings::{EarlyStopping, Generation};
+pub use settings::{EarlyStopping, GenerationSettings};

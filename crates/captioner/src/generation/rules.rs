@@ -4,7 +4,7 @@
 //! changed in place. A forced token overrides everything before it, the n-gram ban included; only
 //! what is suppressed comes after it. Ids outside the vocabulary are passed over.
 
-use super::settings::Generation;
+use super::settings::GenerationSettings;
 
 /// A sequence as the rules see it.
 #[derive(Clone, Copy)]
@@ -19,19 +19,19 @@ pub(super) struct Position<'a> {
 
 impl Position<'_> {
     /// The next token is not the model's choice.
-    pub fn is_forced(&self, settings: &Generation) -> bool {
+    pub fn is_forced(&self, settings: &GenerationSettings) -> bool {
         (settings.forced_bos_token_id.is_some() && self.sequence.len() == 1)
             || self.is_forced_end(settings)
     }
 
     /// The next token is the last there is room for, and has to be an end token.
-    pub fn is_forced_end(&self, settings: &Generation) -> bool {
+    pub fn is_forced_end(&self, settings: &GenerationSettings) -> bool {
         !settings.forced_eos_token_id.is_empty() && self.sequence.len() + 1 == self.limit
     }
 }
 
 /// Applies every rule that is on.
-pub(super) fn apply(settings: &Generation, at: Position, scores: &mut [f32]) {
+pub(super) fn apply(settings: &GenerationSettings, at: Position, scores: &mut [f32]) {
     penalise_repetition(settings.repetition_penalty, at.sequence, scores);
     ban_repeated_ngrams(settings.no_repeat_ngram_size as usize, at.sequence, scores);
     ban_words(settings, at.sequence, scores);
@@ -102,7 +102,7 @@ fn ban_repeated_ngrams(size: usize, sequence: &[i64], scores: &mut [f32]) {
     }
 }
 
-fn ban_words(settings: &Generation, sequence: &[i64], scores: &mut [f32]) {
+fn ban_words(settings: &GenerationSettings, sequence: &[i64], scores: &mut [f32]) {
     for word in &settings.bad_words_ids {
         let Some((last, before)) = word.split_last() else { continue };
         let is_end = before.is_empty() && settings.eos_token_id.contains(last);
@@ -128,7 +128,7 @@ mod tests {
         limit: usize,
         mut scores: Vec<f32>,
     ) -> Vec<f32> {
-        let settings = Generation::default().overridden(&settings).unwrap();
+        let settings = GenerationSettings::default().overridden(&settings).unwrap();
         apply(&settings, Position { sequence, prompt: 1, limit }, &mut scores);
         scores
     }
@@ -177,7 +177,12 @@ mod tests {
 
     /// The reference's NoBadWords, SuppressTokens and SuppressTokensAtBegin as their definitions
     /// read: for each token, may it come?
-    fn may_come(settings: &Generation, sequence: &[i64], prompt: usize, token: i64) -> bool {
+    fn may_come(
+        settings: &GenerationSettings,
+        sequence: &[i64],
+        prompt: usize,
+        token: i64,
+    ) -> bool {
         let mut after = sequence.to_vec();
         after.push(token);
         let bad = settings.bad_words_ids.iter().any(|word| match word[..] {
@@ -205,9 +210,9 @@ mod tests {
             forced in proptest::bool::ANY,
         ) {
             let prompt = given.min(sequence.len());
-            let settings = Generation {
+            let settings = GenerationSettings {
                 bad_words_ids: words, suppress_tokens: suppressed, begin_suppress_tokens: at_begin, eos_token_id: ends,
-                forced_bos_token_id: forced.then_some(99), ..Generation::default()
+                forced_bos_token_id: forced.then_some(99), ..GenerationSettings::default()
             };
             let before = [0.5, -1.0, 2.0, 0.0, -0.25];
             let mut scores = before.to_vec();

@@ -6,13 +6,13 @@
 use super::beam::Beams;
 use super::greedy::Greedy;
 use super::rules::Position;
-use super::settings::Generation;
-use pg_caption_wire::Finish;
+use super::settings::GenerationSettings;
+use pg_caption_wire::FinishReason;
 use std::sync::Arc;
 
 /// A caption that is being generated.
 pub(crate) struct Search {
-    settings: Arc<Generation>,
+    settings: Arc<GenerationSettings>,
     /// Length of the prompt (1 for an encoder-decoder: the start token).
     prompt: usize,
     /// Greatest length of the whole sequence.
@@ -41,7 +41,7 @@ pub(crate) struct Outcome {
     /// New ids, the end token included when it was produced.
     pub ids: Vec<i64>,
     /// Why it ended; a forced final end token counts as `Length`.
-    pub finish: Finish,
+    pub finish: FinishReason,
     /// Geometric mean of the probabilities the model gave the tokens it chose (forced ones left
     /// out), 0..=1.
     pub confidence: f32,
@@ -53,7 +53,7 @@ pub(crate) struct NotNumbers;
 
 impl Search {
     /// A search after `prompt` for at most `max_new_tokens` (the folder's own bound holds as well).
-    pub fn new(settings: Arc<Generation>, prompt: &[i64], max_new_tokens: u32) -> Search {
+    pub fn new(settings: Arc<GenerationSettings>, prompt: &[i64], max_new_tokens: u32) -> Search {
         let limit = settings.sequence_limit(prompt.len(), max_new_tokens);
         let rows = match settings.num_beams {
             1 => Rows::Greedy(Greedy::new(prompt)),
@@ -77,7 +77,7 @@ impl Search {
 /// What stays the same during a search.
 #[derive(Clone, Copy)]
 pub(super) struct Frame<'a> {
-    pub settings: &'a Generation,
+    pub settings: &'a GenerationSettings,
     pub prompt: usize,
     pub limit: usize,
 }
@@ -92,7 +92,7 @@ impl Frame<'_> {
         let (before, last) = sequence.split_at(sequence.len() - 1);
         let ended = self.settings.eos_token_id.contains(&last[0])
             && !self.at(before).is_forced_end(self.settings);
-        let finish = if ended { Finish::Stop } else { Finish::Length };
+        let finish = if ended { FinishReason::Stop } else { FinishReason::Length };
         Outcome { ids: sequence[self.prompt..].to_vec(), finish, confidence: tally.mean() }
     }
 }

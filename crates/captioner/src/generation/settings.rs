@@ -5,7 +5,7 @@
 //! before all.
 
 use super::sources::{deciding, is_default};
-use crate::Error;
+use crate::ModelError;
 use crate::folder::Folder;
 use serde_json::{Map, Value};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -30,7 +30,7 @@ pub enum EarlyStopping {
 /// transformers does. Names and meanings are those of `generation_config.json`. Sampling does not
 /// exist here: a caption is reproducible.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Generation {
+pub struct GenerationSettings {
     /// Rows per caption; 1 is greedy.
     pub num_beams: u32,
     /// Exponent of the length a finished beam's score is divided by.
@@ -67,11 +67,11 @@ pub struct Generation {
     pub bos_token_id: Option<i64>,
 }
 
-impl Default for Generation {
+impl Default for GenerationSettings {
     /// The reference implementation's defaults, except `max_length`: its 20 is a stopgap and not a
     /// statement about the model.
     fn default() -> Self {
-        Generation {
+        GenerationSettings {
             num_beams: 1,
             length_penalty: 1.0,
             early_stopping: EarlyStopping::Heuristic,
@@ -93,7 +93,7 @@ impl Default for Generation {
     }
 }
 
-impl Generation {
+impl GenerationSettings {
     /// A key: only equal generations share a batch. Equal settings have equal keys within a
     /// process.
     pub fn bucket(&self) -> u64 {
@@ -128,10 +128,10 @@ impl Generation {
     /// The settings of a folder.
     ///
     /// # Errors
-    /// [`Error::Config`] with the file that holds a setting that cannot be.
-    pub(crate) fn of_folder(folder: &Folder) -> Result<Generation, Error> {
+    /// [`ModelError::Config`] with the file that holds a setting that cannot be.
+    pub(crate) fn of_folder(folder: &Folder) -> Result<GenerationSettings, ModelError> {
         Self::merged(&folder.config, folder.generation_config.as_ref())
-            .map_err(|e| Error::config(Self::file(folder), e))
+            .map_err(|e| ModelError::config(Self::file(folder), e))
     }
 
     /// The file that a folder's settings are read from.
@@ -144,8 +144,8 @@ impl Generation {
     /// need not be, as in the reference.
     ///
     /// # Errors
-    /// [`Error::Config`] with the file and the setting.
-    pub(crate) fn fits(&self, folder: &Folder, vocabulary: usize) -> Result<(), Error> {
+    /// [`ModelError::Config`] with the file and the setting.
+    pub(crate) fn fits(&self, folder: &Folder, vocabulary: usize) -> Result<(), ModelError> {
         let forced = self.forced_bos_token_id.iter().map(|id| ("forced_bos_token_id", id));
         let forced =
             forced.chain(self.forced_eos_token_id.iter().map(|id| ("forced_eos_token_id", id)));
@@ -156,7 +156,7 @@ impl Generation {
             Some((name, id)) => {
                 let reason =
                     wrong(name, format!("there is no token {id}: the decoder knows {vocabulary}"));
-                Err(Error::config(Self::file(folder), reason))
+                Err(ModelError::config(Self::file(folder), reason))
             }
         }
     }
@@ -165,8 +165,8 @@ impl Generation {
     pub(crate) fn merged(
         config: &Value,
         generation_config: Option<&Value>,
-    ) -> Result<Generation, Error> {
-        let mut settings = Generation::default();
+    ) -> Result<GenerationSettings, ModelError> {
+        let mut settings = GenerationSettings::default();
         if let Some(own) = deciding(config, generation_config) {
             settings.merge(own, Origin::GenerationConfig)?;
             if settings.decoder_start_token_id.or(settings.bos_token_id).is_none() {
@@ -190,7 +190,7 @@ impl Generation {
 
     /// These settings with a caller's overrides; `null` unsets what may be absent. An unknown field
     /// is an error: silence would look like obedience.
-    pub(crate) fn overridden(&self, overrides: &Value) -> Result<Generation, Error> {
+    pub(crate) fn overridden(&self, overrides: &Value) -> Result<GenerationSettings, ModelError> {
         let Some(fields) = overrides.as_object() else {
             return Err(wrong("generation", "expected a JSON object of generation_config fields"));
         };
@@ -211,7 +211,7 @@ impl Generation {
         prompt + own.min(max_new_tokens as usize).max(1)
     }
 
-    fn merge(&mut self, fields: &Map<String, Value>, origin: Origin) -> Result<(), Error> {
+    fn merge(&mut self, fields: &Map<String, Value>, origin: Origin) -> Result<(), ModelError> {
         for (name, value) in fields {
             if value.is_null() && origin != Origin::Caller {
                 continue;
@@ -269,7 +269,7 @@ impl Generation {
         Ok(())
     }
 
-    fn checked(self) -> Result<Generation, Error> {
+    fn checked(self) -> Result<GenerationSettings, ModelError> {
         if !(1..=MAX_BEAMS).contains(&self.num_beams) {
             return Err(wrong(
                 "num_beams",
@@ -299,33 +299,33 @@ enum Origin {
     Caller,
 }
 
-fn wrong(setting: &str, reason: impl ToString) -> Error {
-    Error::Generation { setting: setting.into(), reason: reason.to_string() }
+fn wrong(setting: &str, reason: impl ToString) -> ModelError {
+    ModelError::Generation { setting: setting.into(), reason: reason.to_string() }
 }
 
 fn optional<T>(
     value: &Value,
-    read: impl FnOnce(&Value) -> Result<T, Error>,
-) -> Result<Option<T>, Error> {
+    read: impl FnOnce(&Value) -> Result<T, ModelError>,
+) -> Result<Option<T>, ModelError> {
     if value.is_null() { Ok(None) } else { read(value).map(Some) }
 }
 
-fn count(name: &str, value: &Value) -> Result<u32, Error> {
+fn count(name: &str, value: &Value) -> Result<u32, ModelError> {
     let number = value.as_u64().and_then(|n| u32::try_from(n).ok());
     number.ok_or_else(|| wrong(name, format!("{value} is not a whole number")))
 }
 
-fn float(name: &str, value: &Value) -> Result<f32, Error> {
+fn float(name: &str, value: &Value) -> Result<f32, ModelError> {
     let number = value.as_f64().map(|n| n as f32);
     number.ok_or_else(|| wrong(name, format!("{value} is not a number")))
 }
 
-fn token(name: &str, value: &Value) -> Result<i64, Error> {
+fn token(name: &str, value: &Value) -> Result<i64, ModelError> {
     let id = value.as_i64().filter(|id| *id >= 0);
     id.ok_or_else(|| wrong(name, format!("{value} is not a token id")))
 }
 
-fn tokens(name: &str, value: &Value) -> Result<Vec<i64>, Error> {
+fn tokens(name: &str, value: &Value) -> Result<Vec<i64>, ModelError> {
     match value {
         Value::Null => Ok(Vec::new()),
         Value::Array(list) => list.iter().map(|v| token(name, v)).collect(),
@@ -334,7 +334,7 @@ fn tokens(name: &str, value: &Value) -> Result<Vec<i64>, Error> {
 }
 
 /// Sequences of tokens, each with something in it.
-fn words(name: &str, value: &Value) -> Result<Vec<Vec<i64>>, Error> {
+fn words(name: &str, value: &Value) -> Result<Vec<Vec<i64>>, ModelError> {
     let word = |word: &Value| match word.as_array() {
         Some(ids) if !ids.is_empty() => tokens(name, word),
         _ => Err(wrong(name, format!("{word} is not a list of token ids"))),
@@ -354,10 +354,12 @@ mod tests {
     #[test]
     fn what_config_says_of_its_own_accord_goes_before_defaults_that_were_written_out() {
         let config = json!({ "num_beams": 1, "early_stopping": false, "text_config": { "num_beams": 3, "early_stopping": true } });
-        let merged = Generation::merged(&config, None).unwrap();
+        let merged = GenerationSettings::merged(&config, None).unwrap();
         assert_eq!((merged.num_beams, merged.early_stopping), (3, EarlyStopping::WhenFull));
         assert_eq!(
-            Generation::merged(&config, Some(&json!({ "num_beams": 1 }))).unwrap().num_beams,
+            GenerationSettings::merged(&config, Some(&json!({ "num_beams": 1 })))
+                .unwrap()
+                .num_beams,
             1,
             "generation_config means it"
         );
@@ -366,13 +368,13 @@ mod tests {
     #[test]
     fn a_written_out_default_length_of_old_folders_is_no_limit() {
         let config = json!({ "decoder": { "max_length": 20 } });
-        let merged = Generation::merged(&config, None).unwrap();
+        let merged = GenerationSettings::merged(&config, None).unwrap();
         assert_eq!(merged.sequence_limit(1, 256), 257);
     }
 
     #[test]
     fn the_limit_is_the_smaller_of_the_folders_and_the_callers_and_counts_the_start_token() {
-        let folder = Generation::merged(&json!({ "max_length": 16 }), None).unwrap();
+        let folder = GenerationSettings::merged(&json!({ "max_length": 16 }), None).unwrap();
         assert_eq!(folder.sequence_limit(1, 64), 16);
         assert_eq!(folder.sequence_limit(1, 8), 9);
         assert_eq!(
@@ -387,7 +389,7 @@ mod tests {
     #[test]
     fn end_tokens_may_be_a_list() {
         assert_eq!(
-            Generation::merged(&json!({}), Some(&json!({ "eos_token_id": [2, 5] })))
+            GenerationSettings::merged(&json!({}), Some(&json!({ "eos_token_id": [2, 5] })))
                 .unwrap()
                 .eos_token_id,
             [2, 5]
@@ -396,7 +398,7 @@ mod tests {
 
     #[test]
     fn overrides_that_cannot_be_obeyed_are_named() {
-        let settings = Generation::default();
+        let settings = GenerationSettings::default();
         for (overrides, named) in [
             (json!({ "num_beams": 0 }), "num_beams"),
             (json!({ "num_beam": 2 }), "num_beam"),
@@ -411,7 +413,7 @@ mod tests {
         ] {
             let error = settings.overridden(&overrides).unwrap_err();
             assert!(
-                matches!(&error, Error::Generation { setting, .. } if setting == named),
+                matches!(&error, ModelError::Generation { setting, .. } if setting == named),
                 "{overrides}: {error}"
             );
         }
@@ -419,9 +421,9 @@ mod tests {
 
     #[test]
     fn equal_settings_share_a_bucket_and_different_ones_do_not() {
-        let greedy = Generation::default();
+        let greedy = GenerationSettings::default();
         let beams = greedy.overridden(&json!({ "num_beams": 3 })).unwrap();
-        assert_eq!(greedy.bucket(), Generation::default().bucket());
+        assert_eq!(greedy.bucket(), GenerationSettings::default().bucket());
         assert_ne!(greedy.bucket(), beams.bucket());
     }
 }

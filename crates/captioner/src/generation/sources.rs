@@ -65,7 +65,7 @@ pub(super) fn is_default(name: &str, value: &Value) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::settings::Generation;
+    use super::super::settings::GenerationSettings;
     use serde_json::{Value, json};
 
     /// What transformers 4.57.6 makes of the same files (`_prepare_generation_config` of a
@@ -75,12 +75,16 @@ mod tests {
     fn generation_config_decides_alone_and_config_alone_where_there_is_none() {
         let config = json!({ "num_beams": 4, "decoder": { "num_beams": 2, "no_repeat_ngram_size": 3, "eos_token_id": 9 }, "eos_token_id": null });
         let own = json!({ "num_beams": 3, "bos_token_id": 1 });
-        let merged = Generation::merged(&config, Some(&own)).unwrap();
+        let merged = GenerationSettings::merged(&config, Some(&own)).unwrap();
         assert_eq!(
             merged,
-            Generation { num_beams: 3, bos_token_id: Some(1), ..Generation::default() }
+            GenerationSettings {
+                num_beams: 3,
+                bos_token_id: Some(1),
+                ..GenerationSettings::default()
+            }
         );
-        let merged = Generation::merged(&config, None).unwrap();
+        let merged = GenerationSettings::merged(&config, None).unwrap();
         assert_eq!(
             (merged.num_beams, merged.no_repeat_ngram_size, merged.eos_token_id),
             (4, 3, vec![9])
@@ -90,7 +94,8 @@ mod tests {
     #[test]
     fn a_copy_of_config_gives_way_to_a_config_that_says_something_of_its_own() {
         let own = json!({ "num_beams": 3, "length_penalty": 0.5, "eos_token_id": 9, "bos_token_id": 1, "_from_model_config": true });
-        let beams = |config: Value| Generation::merged(&config, Some(&own)).unwrap().num_beams;
+        let beams =
+            |config: Value| GenerationSettings::merged(&config, Some(&own)).unwrap().num_beams;
         // What is assumed anyway, tokens, and the sections say nothing.
         for silent in [
             json!({}),
@@ -100,14 +105,18 @@ mod tests {
             assert_eq!(beams(silent.clone()), 3, "{silent}");
         }
         assert_eq!(beams(json!({ "decoder": { "num_beams": 2 } })), 3);
-        let merged = Generation::merged(
+        let merged = GenerationSettings::merged(
             &json!({ "num_beams": 2, "decoder": { "eos_token_id": 7 } }),
             Some(&own),
         )
         .unwrap();
         assert_eq!(
             merged,
-            Generation { num_beams: 2, eos_token_id: vec![7], ..Generation::default() }
+            GenerationSettings {
+                num_beams: 2,
+                eos_token_id: vec![7],
+                ..GenerationSettings::default()
+            }
         );
         for said in [
             json!({ "max_length": 30 }),
@@ -119,7 +128,7 @@ mod tests {
         }
         let own = json!({ "num_beams": 3, "_from_model_config": false });
         assert_eq!(
-            Generation::merged(&json!({ "num_beams": 2 }), Some(&own)).unwrap().num_beams,
+            GenerationSettings::merged(&json!({ "num_beams": 2 }), Some(&own)).unwrap().num_beams,
             3
         );
     }
@@ -128,11 +137,11 @@ mod tests {
     fn a_start_token_that_generation_config_does_not_name_is_config_s() {
         let config = json!({ "bos_token_id": 4, "decoder": { "decoder_start_token_id": 5 } });
         assert_eq!(
-            Generation::merged(&config, Some(&json!({}))).unwrap().decoder_start_token_id,
+            GenerationSettings::merged(&config, Some(&json!({}))).unwrap().decoder_start_token_id,
             Some(5)
         );
         assert_eq!(
-            Generation::merged(&config, Some(&json!({ "bos_token_id": 6 })))
+            GenerationSettings::merged(&config, Some(&json!({ "bos_token_id": 6 })))
                 .unwrap()
                 .decoder_start_token_id,
             None

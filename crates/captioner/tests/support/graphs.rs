@@ -1,7 +1,7 @@
 //! Graphs as other exports would have them, made of the parity models': float16 at their ends,
 //! weights in files of their own, weights that are no numbers.
 
-use pg_caption_onnx::Model;
+use pg_caption_onnx::OnnxModel;
 use pg_caption_onnx::proto::attribute_proto::AttributeType;
 use pg_caption_onnx::proto::tensor_proto::{DataLocation, DataType};
 use pg_caption_onnx::proto::type_proto::Value;
@@ -12,7 +12,7 @@ use std::path::Path;
 
 /// Changes the graph of a file.
 pub fn change(file: &Path, change: impl FnOnce(&mut GraphProto)) {
-    let mut model = Model::read(std::fs::read(file).unwrap().into()).unwrap();
+    let mut model = OnnxModel::read(std::fs::read(file).unwrap().into()).unwrap();
     change(model.graph_mut());
     std::fs::write(file, model.write()).unwrap();
 }

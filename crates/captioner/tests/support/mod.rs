@@ -5,8 +5,8 @@
 pub mod graphs;
 
 use pg_caption_captioner::{
-    Captioner, Features, Finished, Generation, LoadOptions, PictureOptions, Pixels, Preparer,
-    Sequence, Views, Words,
+    CaptionSequence, Captioner, FinishedCaption, GenerationSettings, InputPreparer, LoadOptions,
+    PictureFeatures, PictureOptions, PixelValues, PromptWords, TileViews,
 };
 use pg_caption_pixels::DecodeOptions;
 use serde_json::Value;
@@ -46,17 +46,17 @@ pub fn runtime() -> bool {
 }
 
 /// Opens a folder with every choice left to the defaults.
-pub fn open(folder: &Path) -> (Captioner, Arc<Preparer>) {
+pub fn open(folder: &Path) -> (Captioner, Arc<InputPreparer>) {
     pg_caption_captioner::load(folder, &LoadOptions::default()).expect("the folder loads")
 }
 
 /// The pictures of `expected.json`, prepared by the folder's own processor, cut as it says.
-pub fn pixels(preparer: &Preparer, image: &str) -> Pixels {
-    pixels_in(preparer, image, Views::TILED)
+pub fn pixels(preparer: &InputPreparer, image: &str) -> PixelValues {
+    pixels_in(preparer, image, TileViews::TILED)
 }
 
 /// The same in other views.
-pub fn pixels_in(preparer: &Preparer, image: &str, views: Views) -> Pixels {
+pub fn pixels_in(preparer: &InputPreparer, image: &str, views: TileViews) -> PixelValues {
     let bytes = std::fs::read(parity().join("images").join(image)).unwrap();
     let exact = DecodeOptions { exact: true, ..DecodeOptions::default() };
     let decoded = pg_caption_pixels::decode(&bytes, &exact).unwrap();
@@ -65,15 +65,19 @@ pub fn pixels_in(preparer: &Preparer, image: &str, views: Views) -> Pixels {
 
 /// What the reference says of a parity model: `expected.json`, or `expected_one_tile.json` where
 /// pictures are not split.
-pub fn expected(model: &str, views: Views) -> Value {
-    let file = if views == Views::TILED { "expected.json" } else { "expected_one_tile.json" };
+pub fn expected(model: &str, views: TileViews) -> Value {
+    let file = if views == TileViews::TILED { "expected.json" } else { "expected_one_tile.json" };
     serde_json::from_slice(&std::fs::read(parity().join(model).join(file)).unwrap()).unwrap()
 }
 
 /// Generates captions together until all are done; what each one became, by key.
-pub fn generate(captioner: &mut Captioner, sequences: Vec<Sequence>) -> BTreeMap<u64, Finished> {
+pub fn generate(
+    captioner: &mut Captioner,
+    sequences: Vec<CaptionSequence>,
+) -> BTreeMap<u64, FinishedCaption> {
     let (mut batch, finished) = captioner.begin(sequences).unwrap();
-    let mut all: BTreeMap<u64, Finished> = finished.into_iter().map(|f| (f.key, f)).collect();
+    let mut all: BTreeMap<u64, FinishedCaption> =
+        finished.into_iter().map(|f| (f.key, f)).collect();
     while !batch.is_empty() {
         all.extend(captioner.step(&mut batch).unwrap().into_iter().map(|f| (f.key, f)));
     }
@@ -82,15 +86,15 @@ pub fn generate(captioner: &mut Captioner, sequences: Vec<Sequence>) -> BTreeMap
 
 /// A sequence with the folder's own prompt.
 pub fn sequence(
-    preparer: &Preparer,
+    preparer: &InputPreparer,
     key: u64,
-    features: &Arc<Features>,
-    generation: &Arc<Generation>,
+    features: &Arc<PictureFeatures>,
+    generation: &Arc<GenerationSettings>,
     max_new_tokens: u32,
-) -> Sequence {
-    let style = pg_caption_register::builtin("concise").unwrap();
-    let prompt = preparer.prompt(&style, Words::default(), features).unwrap();
-    Sequence {
+) -> CaptionSequence {
+    let style = pg_caption_style::builtin("concise").unwrap();
+    let prompt = preparer.prompt(&style, PromptWords::default(), features).unwrap();
+    CaptionSequence {
         key,
         features: features.clone(),
         prompt,

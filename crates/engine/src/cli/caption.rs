@@ -6,8 +6,10 @@ use crate::engine::Engine;
 use crate::job::{Answer, Captioned, Extras, Job, Order, Source, Want};
 use crate::readiness::State;
 use indicatif::{ProgressBar, ProgressStyle};
-use pg_caption_register::{Style, builtin, builtin_names};
-use pg_caption_wire::{EngineConfig, Failure, ImageFacts, ModelRef, Role, Tiles, Timings};
+use pg_caption_style::{CaptionStyle, builtin, builtin_names};
+use pg_caption_wire::{
+    ClientRole, EngineConfig, Failure, ImageFacts, ModelRef, StageTimings, TileMode,
+};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, IsTerminal, Write};
@@ -46,7 +48,7 @@ pub fn run(options: &Caption) -> Result<bool, String> {
         },
         dtype: options.dtype.clone(),
         // The reference does as the folder says.
-        tiles: options.tiles.unwrap_or(if options.exact { Tiles::All } else { Tiles::Auto }),
+        tiles: options.tiles.unwrap_or(if options.exact { TileMode::All } else { TileMode::Auto }),
         threads: options.threads,
         max_batch: options.batch,
         allowed_networks: options.allow_networks.clone(),
@@ -104,7 +106,7 @@ pub fn run(options: &Caption) -> Result<bool, String> {
 }
 
 /// A style of the folder, else a built-in one.
-fn style(name: &str, folder: &Path) -> Result<Style, String> {
+fn style(name: &str, folder: &Path) -> Result<CaptionStyle, String> {
     let (mut own, broken) = match pg_caption_models::styles_of(folder) {
         Ok(own) => (own, None),
         // With a built-in style it is refused when it is loaded, like every folder that cannot be
@@ -167,7 +169,7 @@ fn submit(
     };
     let order = Order {
         connection: 0,
-        role: Role::Call,
+        role: ClientRole::Call,
         patience: PATIENCE,
         source,
         wants: wants.to_vec(),
@@ -230,7 +232,7 @@ impl Printer<'_> {
 struct Facts {
     image: ImageFacts,
     model: ModelRef,
-    timings: Timings,
+    timings: StageTimings,
     pixels_sha256: Option<String>,
 }
 

@@ -1,8 +1,8 @@
 //! `pg_caption_engine inspect`: what the engine sees of a file, or why it refuses it.
 
 use super::Inspect;
-use pg_caption_pixels::{DecodeOptions, Decoded, decode, encode_png, mean_rgb_2x2};
-use pg_caption_wire::{Class, Failure};
+use pg_caption_pixels::{DecodeOptions, DecodedPicture, decode, encode_png, mean_rgb_2x2};
+use pg_caption_wire::{Failure, FailureClass};
 use serde_json::json;
 use std::path::Path;
 
@@ -57,7 +57,7 @@ pub fn run(options: &Inspect) -> Result<bool, String> {
     Ok(all)
 }
 
-fn see(file: &Path) -> Result<Decoded, Failure> {
+fn see(file: &Path) -> Result<DecodedPicture, Failure> {
     let bytes = read(file)?;
     // In full size, as `--out` shows it.
     decode(&bytes, &DecodeOptions::default()).map_err(|e| e.failure())
@@ -65,5 +65,6 @@ fn see(file: &Path) -> Result<Decoded, Failure> {
 
 /// A file's bytes.
 pub fn read(file: &Path) -> Result<Vec<u8>, Failure> {
-    std::fs::read(file).map_err(|e| Failure::new(Class::Reject, "unreadable_file", e.to_string()))
+    std::fs::read(file)
+        .map_err(|e| Failure::new(FailureClass::Reject, "unreadable_file", e.to_string()))
 }

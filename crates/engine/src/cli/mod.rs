@@ -6,7 +6,7 @@ mod locate;
 mod model;
 
 use clap::{Args, Parser, Subcommand};
-use pg_caption_wire::Tiles;
+use pg_caption_wire::TileMode;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -42,8 +42,8 @@ pub struct Caption {
     #[arg(long = "style", value_name = "STYLE", default_value = "concise")]
     styles: Vec<String>,
     /// Ceiling for the generated tokens of a caption
-    #[arg(long, value_name = "N", default_value_t = pg_caption_register::DEFAULT_TOKENS,
-          value_parser = clap::value_parser!(u32).range(1..=pg_caption_register::MAX_TOKENS as i64))]
+    #[arg(long, value_name = "N", default_value_t = pg_caption_style::DEFAULT_TOKENS,
+          value_parser = clap::value_parser!(u32).range(1..=pg_caption_style::MAX_TOKENS as i64))]
     max_tokens: u32,
     /// Model folder, as published on the hub [default: $PG_CAPTION_MODEL, or the one installed with
     /// the program]
@@ -55,7 +55,7 @@ pub struct Caption {
     /// When a model that cuts pictures into tiles does so: auto (for detailed captions), one
     /// (never), all [default: auto; all with --exact, as its folder says]
     #[arg(long, value_name = "WHEN", value_parser = tiles)]
-    tiles: Option<Tiles>,
+    tiles: Option<TileMode>,
     /// ONNX Runtime library [default: $PG_CAPTION_ONNXRUNTIME, or the one installed with the
     /// program]
     #[arg(long, value_name = "PATH")]
@@ -92,11 +92,11 @@ pub struct Caption {
     json: bool,
 }
 
-fn tiles(word: &str) -> Result<Tiles, String> {
+fn tiles(word: &str) -> Result<TileMode, String> {
     match word {
-        "auto" => Ok(Tiles::Auto),
-        "one" => Ok(Tiles::One),
-        "all" => Ok(Tiles::All),
+        "auto" => Ok(TileMode::Auto),
+        "one" => Ok(TileMode::One),
+        "all" => Ok(TileMode::All),
         _ => Err("use auto, one or all".into()),
     }
 }

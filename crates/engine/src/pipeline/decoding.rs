@@ -3,12 +3,12 @@
 use super::{Ahead, File, Pipeline, ToDecode, ms, no_room};
 use crate::budget::Reservation;
 use crate::failures;
+use crate::fair_queue::Verdict;
 use crate::inbox::{Inbox, Prepared};
 use crate::job::{Answer, Source, Stage};
-use crate::meters::{self, thread_cpu};
+use crate::metrics::{self, thread_cpu};
 use crate::picture::{Work, digest};
-use crate::turns::Verdict;
-use pg_caption_captioner::{PictureOptions, Pixels, Preparer, caught};
+use pg_caption_captioner::{InputPreparer, PictureOptions, PixelValues, caught};
 use pg_caption_pixels as pixels;
 use pg_caption_wire::ImageFacts;
 use std::sync::{Arc, PoisonError};
@@ -17,13 +17,13 @@ use std::time::Instant;
 /// A picture ready for the model.
 struct Tensor {
     facts: ImageFacts,
-    pixels: Pixels,
+    pixels: PixelValues,
     pixels_sha256: Option<String>,
     held: Reservation,
 }
 
 impl Pipeline {
-    pub(super) fn decode_loop(self: &Arc<Self>, preparer: &Preparer, inbox: &Inbox) {
+    pub(super) fn decode_loop(self: &Arc<Self>, preparer: &InputPreparer, inbox: &Inbox) {
         loop {
             let ToDecode { mut work, bytes, held, etag, last_modified, ahead } = self.next_decode();
             let Some(ahead) = ahead else { continue };
@@ -67,13 +67,18 @@ impl Pipeline {
         }
     }
 
-    fn decode(&self, work: &mut Work, file: File, preparer: &Preparer) -> Result<Tensor, Answer> {
+    fn decode(
+        &self,
+        work: &mut Work,
+        file: File,
+        preparer: &InputPreparer,
+    ) -> Result<Tensor, Answer> {
         let File { bytes, held, etag, last_modified } = file;
         let picture = work.picture.clone();
         if !picture.wanted() {
             return Err(Answer::Failed(failures::lost()));
         }
-        if let Some(possessed) = crate::possessed::DECODER.get() {
+        if let Some(possessed) = crate::test_hook::DECODER.get() {
             possessed(&bytes);
         }
         let (cpu, began) = (thread_cpu(), Instant::now());
@@ -117,7 +122,7 @@ impl Pipeline {
             last_modified,
         };
         drop((bytes, held));
-        self.meters.spent(meters::Stage::Decode, thread_cpu().saturating_sub(cpu));
+        self.meters.spent(metrics::Stage::Decode, thread_cpu().saturating_sub(cpu));
         work.timings.decode = ms(began.elapsed().saturating_sub(waited));
 
         let options =
@@ -131,7 +136,7 @@ impl Pipeline {
         let tensor = tensor.map_err(|e| Answer::Failed(failures::model_error(e.to_string())))?;
         held.shrink(tensor.bytes as u64);
         let pixels_sha256 = picture.any(|job| job.extras.pixels_sha256).then(|| tensor.sha256());
-        self.meters.spent(meters::Stage::Preprocess, thread_cpu().saturating_sub(cpu));
+        self.meters.spent(metrics::Stage::Preprocess, thread_cpu().saturating_sub(cpu));
         work.timings.preprocess = ms(began.elapsed());
         Ok(Tensor { facts, pixels: tensor, pixels_sha256, held })
     }

@@ -3,12 +3,14 @@
 
 use super::{Ahead, File, Pipeline, ToDecode, ToFetch, ms, no_room};
 use crate::failures;
+use crate::fair_queue::Verdict;
 use crate::job::{Answer, Source, Stage};
-use crate::meters::{self, thread_cpu};
+use crate::metrics::{self, thread_cpu};
 use crate::picture::Work;
-use crate::turns::Verdict;
 use pg_caption_captioner::caught;
-use pg_caption_fetch::{Admission, Fetched, Fetcher, Get, Journey, Permit, Step};
+use pg_caption_fetch::{
+    FetchRequest, FetchResult, FetchStep, Fetcher, HostAdmission, HostPermit, RedirectedFetch,
+};
 use std::collections::HashSet;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
@@ -21,12 +23,12 @@ const LOOK: Duration = Duration::from_millis(100);
 enum Got {
     File(File),
     /// It waits for another host now.
-    Elsewhere(Box<Journey>),
+    Elsewhere(Box<RedirectedFetch>),
 }
 
 /// What a fetch thread does next.
 enum FetchNext {
-    Fetch(Work, Permit, Option<Box<Journey>>),
+    Fetch(Work, HostPermit, Option<Box<RedirectedFetch>>),
     Cooling(Work, String, Instant),
 }
 
@@ -93,7 +95,7 @@ impl Pipeline {
                         return Verdict::Skip;
                     }
                     match fetcher.admit(&item.host) {
-                        Admission::Busy => {
+                        HostAdmission::Busy => {
                             item.work.picture.waits_for_host(&item.host);
                             busy.insert(item.host.clone());
                             Verdict::Skip
@@ -112,9 +114,9 @@ impl Pipeline {
                     }
                     drop(board);
                     let next = match admission {
-                        Admission::Go(permit) => FetchNext::Fetch(work, permit, journey),
-                        Admission::Cooling { until } => FetchNext::Cooling(work, host, until),
-                        Admission::Busy => unreachable!("skipped"),
+                        HostAdmission::Go(permit) => FetchNext::Fetch(work, permit, journey),
+                        HostAdmission::Cooling { until } => FetchNext::Cooling(work, host, until),
+                        HostAdmission::Busy => unreachable!("skipped"),
                     };
                     return (next, Ahead(self.clone()));
                 }
@@ -131,8 +133,8 @@ impl Pipeline {
         &self,
         fetcher: &Fetcher,
         work: &mut Work,
-        permit: Permit,
-        journey: Option<Box<Journey>>,
+        permit: HostPermit,
+        journey: Option<Box<RedirectedFetch>>,
     ) -> Result<Got, Answer> {
         let (cpu, began) = (thread_cpu(), Instant::now());
         let picture = work.picture.clone();
@@ -147,7 +149,8 @@ impl Pipeline {
         let (etag, last_modified) = known
             .map(|known| (known.etag.as_deref(), known.last_modified.as_deref()))
             .unwrap_or_default();
-        let get = Get { url, etag, last_modified, deadline, cancelled: &picture.cancelled };
+        let get =
+            FetchRequest { url, etag, last_modified, deadline, cancelled: &picture.cancelled };
         let (mut held, mut share) = (None, None);
         let left = || picture.cancelled.load(std::sync::atomic::Ordering::Acquire);
         let fetched = fetcher.fetch_admitted(permit, journey, &get, &mut |host, bytes| {
@@ -158,18 +161,18 @@ impl Pipeline {
         });
         // the host has done its part
         drop(share);
-        self.meters.spent(meters::Stage::Fetch, thread_cpu().saturating_sub(cpu));
+        self.meters.spent(metrics::Stage::Fetch, thread_cpu().saturating_sub(cpu));
         work.timings.fetch += ms(began.elapsed());
         match fetched {
-            Ok(Step::Done(Fetched::Body { bytes, etag, last_modified, .. })) => {
+            Ok(FetchStep::Done(FetchResult::Body { bytes, etag, last_modified, .. })) => {
                 if let Some(held) = &mut held {
                     held.shrink(bytes.len() as u64);
                 }
                 picture.at(Stage::Decoding);
                 Ok(Got::File(File { bytes, held, etag, last_modified }))
             }
-            Ok(Step::Elsewhere(journey)) => Ok(Got::Elsewhere(journey)),
-            Ok(Step::Done(Fetched::NotModified)) => Err(Answer::Unchanged),
+            Ok(FetchStep::Elsewhere(journey)) => Ok(Got::Elsewhere(journey)),
+            Ok(FetchStep::Done(FetchResult::NotModified)) => Err(Answer::Unchanged),
             Err(e) => Err(Answer::Failed(e.failure())),
         }
     }

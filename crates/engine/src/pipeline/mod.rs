@@ -7,15 +7,15 @@ mod fetching;
 mod shares;
 
 use crate::budget::{Pool, Refused, Reservation};
+use crate::fair_queue::Turns;
 use crate::inbox::Inbox;
 use crate::job::{Answer, Source};
-use crate::meters::Meters;
+use crate::metrics::Meters;
 use crate::names::{self, Names};
 use crate::picture::Work;
-use crate::turns::Turns;
-use pg_caption_captioner::Preparer;
-use pg_caption_fetch::{Fetcher, Journey};
-use pg_caption_wire::{Class, Cooldown, EngineConfig, Failure, HostStatus, Tiles};
+use pg_caption_captioner::InputPreparer;
+use pg_caption_fetch::{Fetcher, RedirectedFetch};
+use pg_caption_wire::{EngineConfig, Failure, FailureClass, HostCooldown, HostStatus, TileMode};
 use shares::Shares;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -26,7 +26,7 @@ struct ToFetch {
     /// The host to be asked next.
     host: String,
     /// Where a redirect has led so far.
-    journey: Option<Box<Journey>>,
+    journey: Option<Box<RedirectedFetch>>,
 }
 
 /// Bytes to decode.
@@ -64,7 +64,7 @@ pub struct Pipeline {
     to_fetch: Condvar,
     to_decode: Condvar,
     fetcher: Result<Fetcher, Failure>,
-    tiles: Tiles,
+    tiles: TileMode,
     /// Digest of the model, once it is ready.
     model: OnceLock<String>,
     files: Arc<Pool>,
@@ -101,9 +101,9 @@ impl Pipeline {
         // rest for features and caches.
         let part = |share: u64| Pool::new(config.memory.max(1 << 26) / share);
         let files = part(4);
-        let settings = pg_caption_fetch::Settings {
+        let settings = pg_caption_fetch::FetchSettings {
             room: files.total(),
-            ..pg_caption_fetch::Settings::from(config)
+            ..pg_caption_fetch::FetchSettings::from(config)
         };
         let fetcher = Fetcher::new(settings).map_err(|e| e.failure());
         if let Err(failure) = &fetcher {
@@ -161,12 +161,12 @@ impl Pipeline {
     }
 
     /// Hosts that asked for patience, for the next engine.
-    pub fn cooldowns(&self) -> Vec<Cooldown> {
+    pub fn cooldowns(&self) -> Vec<HostCooldown> {
         self.fetcher.as_ref().map(Fetcher::cooldowns).unwrap_or_default()
     }
 
     /// What the engine before this one knew of them.
-    pub fn restore(&self, cooldowns: &[Cooldown]) {
+    pub fn restore(&self, cooldowns: &[HostCooldown]) {
         if let Ok(fetcher) = &self.fetcher {
             fetcher.restore(cooldowns);
         }
@@ -199,7 +199,7 @@ impl Pipeline {
     pub fn open(
         self: &Arc<Self>,
         batch: usize,
-        preparer: &Arc<Preparer>,
+        preparer: &Arc<InputPreparer>,
         inbox: &Arc<Inbox>,
     ) -> std::io::Result<()> {
         self.model.get_or_init(|| preparer.status().digest.clone());
@@ -237,14 +237,14 @@ pub fn ms(duration: Duration) -> f64 {
 pub fn no_room(refused: Refused, bytes: u64) -> Failure {
     match refused {
         Refused::TooMuch { total } => Failure::new(
-            Class::Reject,
+            FailureClass::Reject,
             "too_much_memory",
             "the picture needs more memory than there is for one stage",
         )
         .detail(format!("it needs {bytes} bytes, there are {total}"))
         .hint("See \"pg_caption.memory\"."),
         Refused::Late | Refused::Left => {
-            Failure::new(Class::Retry, "timeout", "the image was not captioned in time")
+            Failure::new(FailureClass::Retry, "timeout", "the image was not captioned in time")
                 .detail("still waiting for memory")
                 .hint("See \"pg_caption.memory\".")
         }

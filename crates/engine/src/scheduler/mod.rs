@@ -11,7 +11,7 @@ mod tests;
 
 pub use plan::{Act, Bucket, Limits, Ticket};
 
-use pg_caption_captioner::Finished;
+use pg_caption_captioner::FinishedCaption;
 use std::time::{Duration, Instant};
 
 /// What the scheduler drives: the captioner, or a mock.
@@ -36,12 +36,12 @@ pub trait Model {
     fn begin(
         &mut self,
         captions: &[(u64, &Self::Start)],
-    ) -> Result<(Self::Batch, Vec<Finished>), String>;
+    ) -> Result<(Self::Batch, Vec<FinishedCaption>), String>;
     /// One step of everything in the batch.
     ///
     /// # Errors
     /// The batch is good for nothing but being dropped.
-    fn step(&mut self, batch: &mut Self::Batch) -> Result<Vec<Finished>, String>;
+    fn step(&mut self, batch: &mut Self::Batch) -> Result<Vec<FinishedCaption>, String>;
     /// Drops captions before the next step.
     fn cancel(batch: &mut Self::Batch, keys: &[u64]);
     /// Cache bytes held.
@@ -63,7 +63,7 @@ pub enum Event<F> {
     /// A caption ended.
     Ended {
         /// The caption.
-        finished: Finished,
+        finished: FinishedCaption,
         /// Its share of the calls.
         spent: Duration,
     },
@@ -280,7 +280,7 @@ fn share(before: Instant, after: Instant, of: usize) -> Duration {
 }
 
 /// Rows that finished leave; their events.
-fn leave<S, F>(rows: &mut Vec<Row<S>>, finished: Vec<Finished>) -> Vec<Event<F>> {
+fn leave<S, F>(rows: &mut Vec<Row<S>>, finished: Vec<FinishedCaption>) -> Vec<Event<F>> {
     let ended = finished.into_iter().filter_map(|finished| {
         let at = rows.iter().position(|row| row.ticket.key == finished.key)?;
         let spent = rows.swap_remove(at).spent;

@@ -24,7 +24,7 @@ struct MockBatch {
 }
 
 fn done(key: u64) -> Finished {
-    Finished { key, ids: vec![1], finish: pg_caption_wire::Finish::Stop, confidence: 1.0 }
+    Finished { key, ids: vec![1], finish: pg_caption_wire::FinishReason::Stop, confidence: 1.0 }
 }
 
 impl Model for Mock {

@@ -12,8 +12,8 @@ use crate::job::{Answer, Extras, Job, Order, Source, Want};
 use crate::pipeline::no_room;
 use crate::share::Shares;
 use pg_caption_wire::{
-    ClientMessage, Failure, Image, Outcome, Output, PROTOCOL, Reply, Request, Role, ServerMessage,
-    Written, frame,
+    CaptionOutcome, CaptionOutput, CaptionReply, CaptionRequest, ClientMessage, ClientRole,
+    Failure, ImageSource, PROTOCOL, ServerMessage, WrittenCaption, frame,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
@@ -125,7 +125,7 @@ impl Connection {
     fn message(
         self: &Arc<Self>,
         engine: &Arc<Engine>,
-        role: Role,
+        role: ClientRole,
         stream: &mut Stream,
     ) -> Result<(), End> {
         let (message, length) = inbound::head(stream)?;
@@ -149,7 +149,7 @@ impl Connection {
     }
 
     /// Exchanges hellos; `None` if the client is not to be served.
-    fn greet(&self, stream: &mut Stream) -> Option<Role> {
+    fn greet(&self, stream: &mut Stream) -> Option<ClientRole> {
         let refusal = match inbound::head(stream) {
             Ok((ClientMessage::Hello { version: PROTOCOL, role, .. }, 0)) => {
                 self.send(&ServerMessage::Hello {
@@ -173,8 +173,8 @@ impl Connection {
     fn request(
         self: &Arc<Self>,
         engine: &Arc<Engine>,
-        role: Role,
-        request: Request,
+        role: ClientRole,
+        request: CaptionRequest,
         length: u64,
         stream: &mut Stream,
     ) -> Result<(), End> {
@@ -195,11 +195,11 @@ impl Connection {
         let patience = Duration::from_millis(request.remaining_ms);
         let arrived = Instant::now();
         let (source, bytes) = match request.image {
-            Image::Url { url, known } => {
+            ImageSource::Url { url, known } => {
                 inbound::skip(stream, length)?;
                 (Source::Url { url, known }, Ok(None))
             }
-            Image::Bytes => {
+            ImageSource::Bytes => {
                 let bytes =
                     self.body(engine, length, arrived + patience.min(LONGEST_BODY), stream)?;
                 let sha256 = match (&bytes, request.share) {
@@ -232,7 +232,7 @@ impl Connection {
             counted.answered();
             if let Some(client) = client.upgrade() {
                 client.jobs().remove(&id);
-                client.send(&ServerMessage::Reply(Reply { id, outcome: outcome(answer) }));
+                client.send(&ServerMessage::Reply(CaptionReply { id, outcome: outcome(answer) }));
             }
         }));
         self.jobs().insert(id, job.clone());
@@ -304,16 +304,16 @@ fn write(mut stream: &UnixStream, frames: &Receiver<Vec<u8>>) {
 }
 
 /// The wire's form of an answer.
-fn outcome(answer: Answer) -> Outcome {
+fn outcome(answer: Answer) -> CaptionOutcome {
     match answer {
-        Answer::Unchanged => Outcome::Unchanged,
-        Answer::Failed(failure) => Outcome::Failed(failure),
+        Answer::Unchanged => CaptionOutcome::Unchanged,
+        Answer::Failed(failure) => CaptionOutcome::Failed(failure),
         Answer::Done { image, outputs, model, timings, .. } => {
             let outputs = outputs.into_iter().map(|output| match output {
-                Err(failure) => Output::Failed(failure),
+                Err(failure) => CaptionOutput::Failed(failure),
                 Ok(captioned) => match captioned.caption {
-                    Err(failure) => Output::Failed(failure),
-                    Ok(caption) => Output::Written(Written {
+                    Err(failure) => CaptionOutput::Failed(failure),
+                    Ok(caption) => CaptionOutput::Written(WrittenCaption {
                         caption,
                         finish: captioned.finish,
                         tokens: captioned.ids.len() as u32,
@@ -321,7 +321,7 @@ fn outcome(answer: Answer) -> Outcome {
                     }),
                 },
             });
-            Outcome::Done { image, outputs: outputs.collect(), model, timings }
+            CaptionOutcome::Done { image, outputs: outputs.collect(), model, timings }
         }
     }
 }

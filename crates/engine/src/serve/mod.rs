@@ -1,6 +1,6 @@
 //! `pg_caption_engine serve`: the program as PostgreSQL's launcher runs it.
 //!
-//! Standard input: one [`EngineConfig`] line, then [`Control`] lines; its end means leave.
+//! Standard input: one [`EngineConfig`] line, then [`EngineControl`] lines; its end means leave.
 //! Descriptor 3: the listening socket. Descriptor 4: the status pipe. Standard error: log lines.
 //! The process ends with status 0 unless it could not even start or the code around its model
 //! broke; it never ends because of a bad model.
@@ -15,7 +15,7 @@ use crate::engine::Engine;
 use crate::readiness::State;
 use acceptor::Acceptor;
 use descriptors::StatusPipe;
-use pg_caption_wire::{Control, EngineConfig, EngineReport, Failure};
+use pg_caption_wire::{EngineConfig, EngineControl, EngineReport, Failure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{self, BufRead};
 use std::sync::Arc;
@@ -68,12 +68,12 @@ pub fn run() -> io::Result<()> {
     spawn("control", move || {
         for line in io::stdin().lock().lines() {
             match line.map(|l| serde_json::from_str(&l)) {
-                Ok(Ok(Control::Drain)) => {
+                Ok(Ok(EngineControl::Drain)) => {
                     // At once, because the successor asks the same hosts from now on.
                     launcher.report(&EngineReport::Cooling { hosts: known.pipeline().cooldowns() });
                     control.drain();
                 }
-                Ok(Ok(Control::Cooling { hosts })) => known.pipeline().restore(&hosts),
+                Ok(Ok(EngineControl::Cooling { hosts })) => known.pipeline().restore(&hosts),
                 Ok(Err(e)) => {
                     crate::log::line(format_args!("warning: control line not understood: {e}"))
                 }

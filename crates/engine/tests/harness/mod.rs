@@ -4,10 +4,11 @@
 #![allow(dead_code)] // each test file uses its own part
 
 use command_fds::{CommandFdExt, FdMapping};
-use pg_caption_register::builtin;
+use pg_caption_style::builtin;
 use pg_caption_wire::{
-    ClientMessage, Control, EngineConfig, EngineReport, EngineStatus, Image, Outcome, OutputSpec,
-    PROTOCOL, Reply, Request, Role, ServerMessage, frame,
+    CaptionOutcome, CaptionReply, CaptionRequest, ClientMessage, ClientRole, EngineConfig,
+    EngineControl, EngineReport, EngineStatus, ImageSource, OutputSpec, PROTOCOL, ServerMessage,
+    frame,
 };
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -128,7 +129,7 @@ impl Engine {
         Client::new(UnixStream::connect(&self.socket).unwrap())
     }
 
-    pub fn control(&mut self, control: &Control) {
+    pub fn control(&mut self, control: &EngineControl) {
         writeln!(self.stdin.as_mut().unwrap(), "{}", serde_json::to_string(control).unwrap())
             .unwrap();
     }
@@ -184,7 +185,7 @@ impl Client {
         }
     }
 
-    pub fn hello(mut self, role: Role) -> Client {
+    pub fn hello(mut self, role: ClientRole) -> Client {
         self.send(&ClientMessage::Hello { version: PROTOCOL, release: "test".into(), role }, &[]);
         let Some(ServerMessage::Hello { version, window, .. }) = self.receive() else {
             panic!("no hello")
@@ -194,14 +195,14 @@ impl Client {
         self
     }
 
-    pub fn reply(&mut self) -> Reply {
+    pub fn reply(&mut self) -> CaptionReply {
         match self.receive() {
             Some(ServerMessage::Reply(reply)) => reply,
             other => panic!("no reply but {other:?}"),
         }
     }
 
-    pub fn ask(&mut self, request: Request, body: &[u8]) -> Outcome {
+    pub fn ask(&mut self, request: CaptionRequest, body: &[u8]) -> CaptionOutcome {
         let id = request.id;
         self.send(&ClientMessage::Request(request), body);
         let reply = self.reply();
@@ -219,15 +220,15 @@ impl Client {
 }
 
 /// A request for the bytes in the body.
-pub fn bytes(id: u64, styles: &[&str]) -> Request {
+pub fn bytes(id: u64, styles: &[&str]) -> CaptionRequest {
     let outputs = styles
         .iter()
         .map(|s| OutputSpec { style: builtin(s).unwrap(), max_tokens: 64, context: None })
         .collect();
-    Request {
+    CaptionRequest {
         id,
         share: None,
-        image: Image::Bytes,
+        image: ImageSource::Bytes,
         outputs,
         remaining_ms: 60_000,
         min_confidence: Some(0.0),
@@ -235,8 +236,8 @@ pub fn bytes(id: u64, styles: &[&str]) -> Request {
 }
 
 /// A request for a URL.
-pub fn url(id: u64, url: &str, styles: &[&str]) -> Request {
-    Request { image: Image::Url { url: url.into(), known: None }, ..bytes(id, styles) }
+pub fn url(id: u64, url: &str, styles: &[&str]) -> CaptionRequest {
+    CaptionRequest { image: ImageSource::Url { url: url.into(), known: None }, ..bytes(id, styles) }
 }
 
 /// A configuration without a model.

@@ -2,8 +2,10 @@
 
 mod server;
 
-use pg_caption_hub::{Error, Patience, Place, Progress, Pull, Pulled, pull};
-use pg_caption_models::{Installed, Wish, scan};
+use pg_caption_hub::{
+    HubError, HubLocation, PullProgress, PullReport, PullRequest, RetryLimits, pull,
+};
+use pg_caption_models::{GraphSelection, InstalledModel, scan};
 use server::{COMMIT, Fault, Hub};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -38,20 +40,20 @@ fn hub() -> Hub {
     Hub::start(REPO, model(&WHOLE))
 }
 
-fn order(models: &Path) -> Pull {
-    Pull {
+fn order(models: &Path) -> PullRequest {
+    PullRequest {
         repo: REPO.into(),
         revision: "main".into(),
-        wish: Wish::default(),
+        wish: GraphSelection::default(),
         models: models.into(),
         name: None,
         replace: false,
-        patience: Patience { attempts: 4, pause: Duration::ZERO },
+        patience: RetryLimits { attempts: 4, pause: Duration::ZERO },
     }
 }
 
-fn pulled(hub: &Hub, order: &Pull) -> Result<Pulled, Error> {
-    pull(&Place::new(Some(hub.endpoint()), None).unwrap(), order, &mut ())
+fn pulled(hub: &Hub, order: &PullRequest) -> Result<PullReport, HubError> {
+    pull(&HubLocation::new(Some(hub.endpoint()), None).unwrap(), order, &mut ())
 }
 
 fn names(folder: &Path) -> Vec<String> {
@@ -109,7 +111,7 @@ fn what_is_needed_comes_and_no_more() {
         assert!(std::fs::read(done.folder.join(file)).unwrap() == hub.file(file), "{file}");
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left beside it");
-    assert_eq!(Installed::at(&done.folder).problem, None);
+    assert_eq!(InstalledModel::at(&done.folder).problem, None);
 }
 
 /// A graph (ONNX protobuf: model.graph.initializer.external_data) whose weights lie in these files.
@@ -142,7 +144,7 @@ fn weights_come_under_whatever_name_their_graph_has_for_them() {
         "onnx/weights.bin",
         &[Fault::Drop(100_000), Fault::Drop(0), Fault::Drop(0), Fault::Drop(0)],
     );
-    assert!(matches!(pulled(&hub, &order(dir.path())), Err(Error::Network { .. })));
+    assert!(matches!(pulled(&hub, &order(dir.path())), Err(HubError::Network { .. })));
     nothing_is_visible(dir.path());
     // What an attempt for another precision left is not kept.
     std::fs::write(dir.path().join(".Captioner-base.partial/onnx/other.bin"), [9; 10]).unwrap();
@@ -168,7 +170,8 @@ fn weights_that_a_graph_names_and_nobody_published_are_named() {
     hub.put("onnx/encoder_model.onnx", &graph_with_weights_in(&["weights.bin"]));
     let error = pulled(&hub, &order(dir.path())).unwrap_err();
     assert!(
-        matches!(error, Error::Unusable { .. }) && error.to_string().contains("onnx/weights.bin"),
+        matches!(error, HubError::Unusable { .. })
+            && error.to_string().contains("onnx/weights.bin"),
         "{error}"
     );
     nothing_is_visible(dir.path());
@@ -198,7 +201,7 @@ fn a_pull_that_was_given_up_goes_on_with_what_it_has() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
     let graph = "onnx/encoder_model.onnx";
     hub.fail(graph, &[Fault::Drop(300_000), Fault::Drop(0), Fault::Drop(0), Fault::Drop(0)]);
-    assert!(matches!(pulled(&hub, &order(dir.path())), Err(Error::Network { .. })));
+    assert!(matches!(pulled(&hub, &order(dir.path())), Err(HubError::Network { .. })));
     nothing_is_visible(dir.path());
     let before = hub.fetched().len();
     pulled(&hub, &order(dir.path())).unwrap();
@@ -217,7 +220,7 @@ fn what_an_earlier_version_left_is_noticed_and_fetched_anew() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
     let graph = "onnx/encoder_model.onnx";
     hub.fail(graph, &[Fault::Drop(300_000), Fault::Status(404, Some("EntryNotFound"))]);
-    assert!(matches!(pulled(&hub, &order(dir.path())), Err(Error::Status { status: 404, .. })));
+    assert!(matches!(pulled(&hub, &order(dir.path())), Err(HubError::Status { status: 404, .. })));
     let mut other = hub.file(graph);
     other[5] ^= 1;
     hub.put(graph, &other);
@@ -244,7 +247,7 @@ fn wrong_bytes_are_never_installed() {
         let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
         hub.fail(file, std::slice::from_ref(&fault));
         let error = pulled(&hub, &order(dir.path())).unwrap_err();
-        assert!(matches!(error, Error::Checksum { .. } | Error::Size { .. }), "{error}");
+        assert!(matches!(error, HubError::Checksum { .. } | HubError::Size { .. }), "{error}");
         assert!(error.to_string().contains(file), "{error}");
         nothing_is_visible(dir.path());
         pulled(&hub, &order(dir.path())).unwrap();
@@ -266,32 +269,34 @@ fn names_that_lead_elsewhere_are_not_fetched() {
         (REPO, Some("../up")),
         (REPO, Some(".hidden")),
     ] {
-        let order = Pull { repo: repo.into(), name: name.map(Into::into), ..order(dir.path()) };
-        assert!(matches!(pulled(&hub, &order), Err(Error::Name(_))), "{repo} {name:?}");
+        let order =
+            PullRequest { repo: repo.into(), name: name.map(Into::into), ..order(dir.path()) };
+        assert!(matches!(pulled(&hub, &order), Err(HubError::Name(_))), "{repo} {name:?}");
     }
 }
 
 #[test]
 fn what_is_not_there_or_not_open_is_said_with_what_to_do() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
-    let missing = Pull { repo: "owner/nothing".into(), ..order(dir.path()) };
+    let missing = PullRequest { repo: "owner/nothing".into(), ..order(dir.path()) };
     let error = pulled(&hub, &missing).unwrap_err().to_string();
     assert!(error.contains("owner/nothing") && error.contains("HF_TOKEN"), "{error}");
-    let error = pulled(&hub, &Pull { revision: "v7".into(), ..order(dir.path()) }).unwrap_err();
+    let error =
+        pulled(&hub, &PullRequest { revision: "v7".into(), ..order(dir.path()) }).unwrap_err();
     assert!(
-        matches!(error, Error::NoRevision { .. }) && error.to_string().contains("v7"),
+        matches!(error, HubError::NoRevision { .. }) && error.to_string().contains("v7"),
         "{error}"
     );
     hub.gate("hf_secret");
     let error = pulled(&hub, &order(dir.path())).unwrap_err();
     assert!(
-        matches!(error, Error::Gated { token: false, .. })
+        matches!(error, HubError::Gated { token: false, .. })
             && error.to_string().contains("HF_TOKEN"),
         "{error}"
     );
-    let wrong = Place::new(Some(hub.endpoint()), Some("hf_wrong".into())).unwrap();
+    let wrong = HubLocation::new(Some(hub.endpoint()), Some("hf_wrong".into())).unwrap();
     let error = pull(&wrong, &order(dir.path()), &mut ()).unwrap_err();
-    assert!(matches!(error, Error::Gated { token: true, .. }), "{error}");
+    assert!(matches!(error, HubError::Gated { token: true, .. }), "{error}");
     assert!(!error.to_string().contains("hf_wrong") && !format!("{wrong:?}").contains("hf_wrong"));
     nothing_is_visible(dir.path());
 }
@@ -300,7 +305,7 @@ fn what_is_not_there_or_not_open_is_said_with_what_to_do() {
 fn the_token_opens_the_hub_and_goes_nowhere_else() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
     hub.gate("hf_secret");
-    let place = Place::new(Some(hub.endpoint()), Some("hf_secret".into())).unwrap();
+    let place = HubLocation::new(Some(hub.endpoint()), Some("hf_secret".into())).unwrap();
     pull(&place, &order(dir.path()), &mut ()).unwrap();
     let (elsewhere, at_the_hub): (Vec<_>, Vec<_>) =
         hub.seen().into_iter().partition(|seen| seen.host.starts_with("localhost"));
@@ -316,7 +321,10 @@ fn a_model_of_no_use_is_refused_before_anything_large_is_fetched() {
     let strange = |change: &dyn Fn(&Hub), dtypes: &[&str]| {
         let hub = hub();
         change(&hub);
-        let order = Pull { wish: Wish::parse(dtypes, false).unwrap(), ..order(dir.path()) };
+        let order = PullRequest {
+            wish: GraphSelection::parse(dtypes, false).unwrap(),
+            ..order(dir.path())
+        };
         let error = pulled(&hub, &order).unwrap_err().to_string();
         assert_eq!(hub.fetched(), []);
         nothing_is_visible(dir.path());
@@ -346,7 +354,7 @@ fn a_model_that_does_not_fit_on_the_disk_is_refused_at_once() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
     hub.tell_size("onnx/encoder_model.onnx", 1 << 60);
     let error = pulled(&hub, &order(dir.path())).unwrap_err();
-    assert!(matches!(error, Error::NoSpace { needed, .. } if needed > 1 << 59), "{error}");
+    assert!(matches!(error, HubError::NoSpace { needed, .. } if needed > 1 << 59), "{error}");
     assert_eq!(hub.fetched(), []);
     nothing_is_visible(dir.path());
 }
@@ -355,15 +363,15 @@ fn a_model_that_does_not_fit_on_the_disk_is_refused_at_once() {
 fn a_hub_that_cannot_be_reached_is_named() {
     let dir = tempfile::tempdir().unwrap();
     let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    let place = Place::new(Some(format!("http://{closed}/")), None).unwrap();
+    let place = HubLocation::new(Some(format!("http://{closed}/")), None).unwrap();
     let error = pull(&place, &order(dir.path()), &mut ()).unwrap_err();
     assert!(
-        matches!(error, Error::Network { .. }) && error.to_string().contains("127.0.0.1"),
+        matches!(error, HubError::Network { .. }) && error.to_string().contains("127.0.0.1"),
         "{error}"
     );
     for endpoint in ["nonsense", "ftp://example.org"] {
         assert!(
-            matches!(Place::new(Some(endpoint.into()), None), Err(Error::Setting { .. })),
+            matches!(HubLocation::new(Some(endpoint.into()), None), Err(HubError::Setting { .. })),
             "{endpoint}"
         );
     }
@@ -377,14 +385,19 @@ fn a_second_pull_changes_nothing_unless_told_to() {
     assert!(pulled(&hub, &order(dir.path())).unwrap().unchanged);
     assert_eq!(hub.fetched().len(), before);
     hub.put("onnx/embed_tokens_q4.onnx", b"four bits");
-    let other =
-        Pull { wish: Wish::parse(&["embed_tokens=q4"], false).unwrap(), ..order(dir.path()) };
+    let other = PullRequest {
+        wish: GraphSelection::parse(&["embed_tokens=q4"], false).unwrap(),
+        ..order(dir.path())
+    };
     let error = pulled(&hub, &other).unwrap_err();
-    assert!(matches!(error, Error::Exists { .. }) && error.to_string().contains(REPO), "{error}");
-    let done = pulled(&hub, &Pull { replace: true, ..other.clone() }).unwrap();
+    assert!(
+        matches!(error, HubError::Exists { .. }) && error.to_string().contains(REPO),
+        "{error}"
+    );
+    let done = pulled(&hub, &PullRequest { replace: true, ..other.clone() }).unwrap();
     assert_eq!(std::fs::read(done.folder.join("onnx/embed_tokens_q4.onnx")).unwrap(), b"four bits");
     assert!(!done.folder.join("onnx/embed_tokens.onnx").exists());
-    let second = pulled(&hub, &Pull { name: Some("second".into()), ..other }).unwrap();
+    let second = pulled(&hub, &PullRequest { name: Some("second".into()), ..other }).unwrap();
     assert_eq!(second.folder, dir.path().join("second"));
     let found: Vec<_> = scan(dir.path()).unwrap().into_iter().map(|i| i.name).collect();
     assert_eq!(found, ["Captioner-base", "second"]);
@@ -394,8 +407,8 @@ fn a_second_pull_changes_nothing_unless_told_to() {
 fn two_pulls_of_one_model_do_not_mix() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
     /// Tries a second pull in the middle of the first.
-    struct Second<'a>(&'a Hub, &'a Path, Option<Error>);
-    impl Progress for Second<'_> {
+    struct Second<'a>(&'a Hub, &'a Path, Option<HubError>);
+    impl PullProgress for Second<'_> {
         fn at(&mut self, _: &str, done: u64, total: u64) {
             assert!(done <= total);
             if self.2.is_none() {
@@ -404,16 +417,16 @@ fn two_pulls_of_one_model_do_not_mix() {
         }
     }
     let mut second = Second(&hub, dir.path(), None);
-    pull(&Place::new(Some(hub.endpoint()), None).unwrap(), &order(dir.path()), &mut second)
+    pull(&HubLocation::new(Some(hub.endpoint()), None).unwrap(), &order(dir.path()), &mut second)
         .unwrap();
-    assert!(matches!(second.2, Some(Error::Busy { .. })), "{:?}", second.2);
+    assert!(matches!(second.2, Some(HubError::Busy { .. })), "{:?}", second.2);
 }
 
 #[test]
 fn progress_ends_at_the_whole() {
     #[derive(Default)]
     struct Last(u64, u64);
-    impl Progress for Last {
+    impl PullProgress for Last {
         fn at(&mut self, _: &str, done: u64, total: u64) {
             (self.0, self.1) = (done, total);
         }
@@ -421,7 +434,7 @@ fn progress_ends_at_the_whole() {
     let (hub, dir) = (hub(), tempfile::tempdir().unwrap());
     let mut last = Last::default();
     let done =
-        pull(&Place::new(Some(hub.endpoint()), None).unwrap(), &order(dir.path()), &mut last)
+        pull(&HubLocation::new(Some(hub.endpoint()), None).unwrap(), &order(dir.path()), &mut last)
             .unwrap();
     assert_eq!((last.0, last.1), (done.bytes, done.bytes));
     assert_eq!(

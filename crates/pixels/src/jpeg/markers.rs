@@ -3,7 +3,7 @@
 
 use image::metadata::Orientation;
 
-use crate::{Error, Format, orient};
+use crate::{PictureError, PictureFormat, orient};
 
 const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
@@ -43,8 +43,8 @@ pub(super) struct Markers {
 
 impl Markers {
     /// Reads the segments up to the first scan.
-    pub(super) fn read(bytes: &[u8]) -> Result<Markers, Error> {
-        let cut = || Error::Truncated { format: Format::Jpeg };
+    pub(super) fn read(bytes: &[u8]) -> Result<Markers, PictureError> {
+        let cut = || PictureError::Truncated { format: PictureFormat::Jpeg };
         let mut frame = None;
         let (mut exif, mut xmp, mut needed) = (Vec::new(), None, Vec::new());
         let mut at = 2;
@@ -166,7 +166,7 @@ impl Markers {
     }
 }
 
-fn read_frame(marker: u8, body: &[u8]) -> Result<(bool, u32, u32, Vec<Component>), Error> {
+fn read_frame(marker: u8, body: &[u8]) -> Result<(bool, u32, u32, Vec<Component>), PictureError> {
     let &[precision, h1, h0, w1, w0, count, ref rest @ ..] = body else {
         return Err(damaged("the frame header is too short"));
     };
@@ -213,7 +213,7 @@ fn next_marker(bytes: &[u8], mut at: usize) -> Option<(usize, u8)> {
 
 /// The body of the segment whose length field stands at `at`, and where it ends. `None`: the file
 /// ends before it.
-fn segment(bytes: &[u8], at: usize) -> Option<Result<(&[u8], usize), Error>> {
+fn segment(bytes: &[u8], at: usize) -> Option<Result<(&[u8], usize), PictureError>> {
     let length = usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
     if length < 2 {
         return Some(Err(damaged("a segment has an impossible length")));
@@ -221,10 +221,10 @@ fn segment(bytes: &[u8], at: usize) -> Option<Result<(&[u8], usize), Error>> {
     Some(Ok((bytes.get(at + 2..at + length)?, at + length)))
 }
 
-fn damaged(why: &str) -> Error {
-    Error::Damaged { format: Format::Jpeg, why: why.to_owned() }
+fn damaged(why: &str) -> PictureError {
+    PictureError::Damaged { format: PictureFormat::Jpeg, why: why.to_owned() }
 }
 
-fn unsupported(what: impl Into<String>) -> Error {
-    Error::UnsupportedVariant { format: Format::Jpeg, what: what.into() }
+fn unsupported(what: impl Into<String>) -> PictureError {
+    PictureError::UnsupportedVariant { format: PictureFormat::Jpeg, what: what.into() }
 }

@@ -3,8 +3,8 @@
 
 use serde_json::Value;
 
-use super::{Processor, Size, Steps};
-use crate::{Error, Filter};
+use super::{ImageProcessor, Size, Steps};
+use crate::{PictureError, ResampleFilter};
 
 /// Sides beyond this are a broken file, not a model.
 const MAX_SIDE: u64 = 8192;
@@ -42,11 +42,11 @@ impl Kind {
         })
     }
 
-    fn filter(self) -> Filter {
+    fn filter(self) -> ResampleFilter {
         match self {
-            Kind::Vit => Filter::Bilinear,
-            Kind::Tiles => Filter::Lanczos,
-            Kind::Deit | Kind::Clip | Kind::Siglip | Kind::Blip => Filter::Bicubic,
+            Kind::Vit => ResampleFilter::Bilinear,
+            Kind::Tiles => ResampleFilter::Lanczos,
+            Kind::Deit | Kind::Clip | Kind::Siglip | Kind::Blip => ResampleFilter::Bicubic,
         }
     }
 
@@ -80,7 +80,7 @@ pub(super) struct Config<'a> {
 }
 
 impl<'a> Config<'a> {
-    pub(super) fn new(json: &'a Value) -> Result<Self, Error> {
+    pub(super) fn new(json: &'a Value) -> Result<Self, PictureError> {
         let name = ["image_processor_type", "feature_extractor_type"]
             .iter()
             .find_map(|key| json.get(key)?.as_str());
@@ -92,7 +92,7 @@ impl<'a> Config<'a> {
         Ok(Config { json, kind, fast: name.ends_with("Fast") })
     }
 
-    pub(super) fn processor(&self) -> Result<Processor, Error> {
+    pub(super) fn processor(&self) -> Result<ImageProcessor, PictureError> {
         if !self.flag("do_resize", true)? {
             return Err(unusable("do_resize is off, but pictures come in every size"));
         }
@@ -100,14 +100,14 @@ impl<'a> Config<'a> {
             None => self.kind.filter(),
             Some(code) => code
                 .as_u64()
-                .and_then(Filter::from_code)
+                .and_then(ResampleFilter::from_code)
                 .ok_or_else(|| unusable(format!("resample {code} is unknown")))?,
         };
         let steps = if self.kind == Kind::Tiles { self.tiles()? } else { self.single()? };
-        Ok(Processor { steps, filter, tables: self.tables()? })
+        Ok(ImageProcessor { steps, filter, tables: self.tables()? })
     }
 
-    fn single(&self) -> Result<Steps, Error> {
+    fn single(&self) -> Result<Steps, PictureError> {
         let size = match self.present("size") {
             None => self.kind.size(),
             // Old files: one number. CLIP's meant the shorter side.
@@ -177,7 +177,7 @@ impl<'a> Config<'a> {
         Ok(Steps::Single { size, crop })
     }
 
-    fn tiles(&self) -> Result<Steps, Error> {
+    fn tiles(&self) -> Result<Steps, PictureError> {
         let edge = |key: &str, default: u64| match self.present(key) {
             None => side(key, &default.into()),
             Some(sides) => side(&format!("{key}.longest_edge"), &sides["longest_edge"]),
@@ -190,7 +190,7 @@ impl<'a> Config<'a> {
     }
 
     /// What each of the 256 samples becomes, per channel.
-    fn tables(&self) -> Result<Box<[[f32; 256]; 3]>, Error> {
+    fn tables(&self) -> Result<Box<[[f32; 256]; 3]>, PictureError> {
         let factor = match self.present("rescale_factor") {
             _ if !self.flag("do_rescale", true)? => 1.0,
             None => 1.0 / 255.0,
@@ -215,7 +215,7 @@ impl<'a> Config<'a> {
         Ok(tables)
     }
 
-    fn triple(&self, key: &str, default: [f32; 3]) -> Result<[f32; 3], Error> {
+    fn triple(&self, key: &str, default: [f32; 3]) -> Result<[f32; 3], PictureError> {
         let wrong = || unusable(format!("{key} is not three numbers"));
         match self.present(key) {
             None => Ok(default),
@@ -230,7 +230,7 @@ impl<'a> Config<'a> {
         }
     }
 
-    fn flag(&self, key: &str, default: bool) -> Result<bool, Error> {
+    fn flag(&self, key: &str, default: bool) -> Result<bool, PictureError> {
         self.present(key).map_or(Ok(default), |value| {
             value.as_bool().ok_or_else(|| unusable(format!("{key} is neither true nor false")))
         })
@@ -243,11 +243,11 @@ impl<'a> Config<'a> {
 }
 
 /// The number of a key, which stands in the message where it is none.
-fn side(key: &str, value: &Value) -> Result<u32, Error> {
+fn side(key: &str, value: &Value) -> Result<u32, PictureError> {
     let n = value.as_u64().filter(|n| (1..=MAX_SIDE).contains(n)).map(|n| n as u32);
     n.ok_or_else(|| unusable(format!("{key} is {value}, which is not a side from 1 to {MAX_SIDE}")))
 }
 
-fn unusable(why: impl Into<String>) -> Error {
-    Error::Processor(why.into())
+fn unusable(why: impl Into<String>) -> PictureError {
+    PictureError::Processor(why.into())
 }

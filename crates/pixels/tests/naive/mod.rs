@@ -3,9 +3,9 @@
 
 use std::f64::consts::PI;
 
-use pg_caption_pixels::{Filter, Rgb};
+use pg_caption_pixels::{ResampleFilter, RgbPicture};
 
-pub fn resize(picture: &Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
+pub fn resize(picture: &RgbPicture, width: u32, height: u32, filter: ResampleFilter) -> RgbPicture {
     let mut current = picture.clone();
     if current.width != width {
         let (old, rows) = (current.width as usize, current.height as usize);
@@ -23,7 +23,7 @@ pub fn resize(picture: &Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
                 }
             }
         }
-        current = Rgb { width, height: current.height, data };
+        current = RgbPicture { width, height: current.height, data };
     }
     if current.height != height {
         let row = width as usize * 3;
@@ -40,7 +40,7 @@ pub fn resize(picture: &Rgb, width: u32, height: u32, filter: Filter) -> Rgb {
                 data[y * row + x] = byte(sum);
             }
         }
-        current = Rgb { width, height, data };
+        current = RgbPicture { width, height, data };
     }
     current
 }
@@ -49,16 +49,16 @@ fn byte(sum: i64) -> u8 {
     ((sum + (1 << 21)) >> 22).clamp(0, 255) as u8
 }
 
-fn coefficients(n_in: usize, n_out: usize, filter: Filter) -> Vec<(usize, Vec<i64>)> {
+fn coefficients(n_in: usize, n_out: usize, filter: ResampleFilter) -> Vec<(usize, Vec<i64>)> {
     let (weight, support): (fn(f64) -> f64, f64) = match filter {
-        Filter::Bilinear => (|x| (1.0 - x.abs()).max(0.0), 1.0),
-        Filter::Bicubic => (bicubic, 2.0),
-        Filter::Lanczos => {
+        ResampleFilter::Bilinear => (|x| (1.0 - x.abs()).max(0.0), 1.0),
+        ResampleFilter::Bicubic => (bicubic, 2.0),
+        ResampleFilter::Lanczos => {
             (|x| if (-3.0..3.0).contains(&x) { sinc(x) * sinc(x / 3.0) } else { 0.0 }, 3.0)
         }
-        Filter::Box => (|x| if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }, 0.5),
-        Filter::Hamming => (hamming, 1.0),
-        Filter::Nearest => panic!("nearest neighbour has no weights"),
+        ResampleFilter::Box => (|x| if x > -0.5 && x <= 0.5 { 1.0 } else { 0.0 }, 0.5),
+        ResampleFilter::Hamming => (hamming, 1.0),
+        ResampleFilter::Nearest => panic!("nearest neighbour has no weights"),
     };
     let scale = n_in as f64 / n_out as f64;
     let stretch = scale.max(1.0);

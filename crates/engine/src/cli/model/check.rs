@@ -6,10 +6,10 @@ use crate::cli::locate;
 use crate::engine::Engine;
 use crate::job::{Answer, Extras, Job, Order, Source, Want};
 use crate::readiness::State;
-use pg_caption_captioner::Preparer;
-use pg_caption_pixels::{Rgb, encode_png};
-use pg_caption_register::{DEFAULT_TOKENS, Style, builtin, builtin_names};
-use pg_caption_wire::{Class, EngineConfig, Failure, Role};
+use pg_caption_captioner::InputPreparer;
+use pg_caption_pixels::{RgbPicture, encode_png};
+use pg_caption_style::{CaptionStyle, DEFAULT_TOKENS, builtin, builtin_names};
+use pg_caption_wire::{ClientRole, EngineConfig, Failure, FailureClass};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,7 +46,7 @@ pub fn run(options: &Check) -> Result<bool, String> {
         State::Loading => return Err("the model neither loaded nor failed".into()),
     };
     let loaded = began.elapsed();
-    let mut styles: Vec<Style> = builtin_names()
+    let mut styles: Vec<CaptionStyle> = builtin_names()
         .into_iter()
         .filter(|name| !own.contains_key(*name))
         .filter_map(builtin)
@@ -60,7 +60,7 @@ pub fn run(options: &Check) -> Result<bool, String> {
         show(&found);
     }
     match captions.iter().find_map(|(style, said)| {
-        Some((style, said.as_ref().err().filter(|f| f.class != Class::Uncertain)?))
+        Some((style, said.as_ref().err().filter(|f| f.class != FailureClass::Uncertain)?))
     }) {
         Some((style, failure)) => {
             Err(format!("{}: style {style}: {}", folder.display(), words(failure)))
@@ -89,7 +89,7 @@ fn words(failure: &Failure) -> String {
 /// What it says of the drawing, by style.
 type Said = Vec<(String, Result<(String, f32), Failure>)>;
 
-fn captions(engine: &Arc<Engine>, styles: &[Style]) -> Result<Said, String> {
+fn captions(engine: &Arc<Engine>, styles: &[CaptionStyle]) -> Result<Said, String> {
     let wants = styles
         .iter()
         .map(|style| Want { style: style.clone(), max_tokens: DEFAULT_TOKENS, context: None })
@@ -97,7 +97,7 @@ fn captions(engine: &Arc<Engine>, styles: &[Style]) -> Result<Said, String> {
     let source = Source::Bytes { sha256: None };
     let order = Order {
         connection: 0,
-        role: Role::Call,
+        role: ClientRole::Call,
         patience: PATIENCE,
         source,
         wants,
@@ -119,7 +119,7 @@ fn captions(engine: &Arc<Engine>, styles: &[Style]) -> Result<Said, String> {
 }
 
 /// A red ball on grass below a sky.
-fn drawing() -> Rgb {
+fn drawing() -> RgbPicture {
     let (width, height) = (320u32, 240u32);
     let mut data = Vec::with_capacity((width * height * 3) as usize);
     for y in 0..height {
@@ -133,10 +133,10 @@ fn drawing() -> Rgb {
             });
         }
     }
-    Rgb { width, height, data }
+    RgbPicture { width, height, data }
 }
 
-fn found(folder: &Path, preparer: &Preparer, loaded: Duration, captions: &Said) -> Value {
+fn found(folder: &Path, preparer: &InputPreparer, loaded: Duration, captions: &Said) -> Value {
     let status = preparer.status();
     let (width, height) = preparer.target();
     let graphs: Vec<Value> =
@@ -151,7 +151,7 @@ fn found(folder: &Path, preparer: &Preparer, loaded: Duration, captions: &Said) 
     json!({
         "name": status.name, "path": folder, "family": status.family, "digest": status.digest, "bytes": status.bytes, "graphs": graphs,
         "width": width, "height": height, "batch_invariant": status.batch_invariant, "min_confidence": status.min_confidence,
-        "passed_over": status.passed_over, "suggested_batch": preparer.suggested_batch(), "load_seconds": loaded.as_secs_f64(), "memory": crate::meters::resident_bytes(), "captions": said,
+        "passed_over": status.passed_over, "suggested_batch": preparer.suggested_batch(), "load_seconds": loaded.as_secs_f64(), "memory": crate::metrics::resident_bytes(), "captions": said,
     })
 }
 

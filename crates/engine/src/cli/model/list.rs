@@ -2,7 +2,7 @@
 
 use super::{List, size};
 use crate::cli::locate;
-use pg_caption_models::{Installed, scan};
+use pg_caption_models::{InstalledModel, scan};
 use serde_json::json;
 
 /// Runs it; whether every folder can be used.
@@ -24,12 +24,12 @@ pub fn run(options: &List) -> Result<bool, String> {
     Ok(installed.iter().all(|model| model.problem.is_none()))
 }
 
-fn as_json(model: &Installed) -> String {
-    let Installed { name, path, model_type, bytes, graphs, styles, problem } = model;
+fn as_json(model: &InstalledModel) -> String {
+    let InstalledModel { name, path, model_type, bytes, graphs, styles, problem } = model;
     json!({ "name": name, "path": path, "family": model_type, "bytes": bytes, "graphs": graphs, "styles": styles, "problem": problem }).to_string()
 }
 
-fn as_text(model: &Installed) -> String {
+fn as_text(model: &InstalledModel) -> String {
     let mut text = format!(
         "{}  {}  {}",
         model.name,

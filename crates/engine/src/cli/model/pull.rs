@@ -3,8 +3,8 @@
 use super::{Pull, size};
 use crate::cli::locate;
 use indicatif::{ProgressBar, ProgressStyle};
-use pg_caption_hub::{Patience, Place, Progress};
-use pg_caption_models::Wish;
+use pg_caption_hub::{HubLocation, PullProgress, RetryLimits};
+use pg_caption_models::GraphSelection;
 use std::io::{self, IsTerminal};
 
 /// A bar over all files; hidden where nobody watches.
@@ -22,7 +22,7 @@ impl Bar {
     }
 }
 
-impl Progress for Bar {
+impl PullProgress for Bar {
     fn at(&mut self, file: &str, done: u64, total: u64) {
         if self.0.length() != Some(total) {
             self.0.set_length(total);
@@ -39,19 +39,20 @@ impl Progress for Bar {
 /// # Errors
 /// Everything that kept the model away.
 pub fn run(options: &Pull) -> Result<bool, String> {
-    let order = pg_caption_hub::Pull {
+    let order = pg_caption_hub::PullRequest {
         repo: options.repo.clone(),
         revision: options.revision.clone(),
-        wish: Wish::parse(&options.dtypes, options.unmerged).map_err(|e| e.to_string())?,
+        wish: GraphSelection::parse(&options.dtypes, options.unmerged)
+            .map_err(|e| e.to_string())?,
         models: match &options.models {
             Some(models) => models.clone(),
             None => locate::models()?,
         },
         name: options.name.clone(),
         replace: options.replace,
-        patience: Patience::default(),
+        patience: RetryLimits::default(),
     };
-    let place = Place::from_env().map_err(|e| e.to_string())?;
+    let place = HubLocation::from_env().map_err(|e| e.to_string())?;
     let mut bar = Bar::new();
     let pulled = pg_caption_hub::pull(&place, &order, &mut bar);
     bar.0.finish_and_clear();

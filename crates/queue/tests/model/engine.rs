@@ -1,0 +1,222 @@
+//! The engine of the model: answers in any order, dies, refuses, comes back. What a picture comes
+//! to is in its URL.
+
+use crate::random::Random;
+use pg_caption_queue::worker::Heard;
+use pg_caption_wire::{
+    CaptionOutcome, CaptionOutput, CaptionRequest, Failure, FailureClass, FinishReason, ImageFacts,
+    ImageSource, ModelRef, StageTimings, WrittenCaption,
+};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::time::Duration;
+
+/// Requests that a connection may have unanswered.
+pub const WINDOW: usize = 4;
+/// Charged attempts of a row.
+pub const MAX_ATTEMPTS: i32 = 4;
+
+#[derive(Debug, Default)]
+pub struct Connection {
+    pub requests: BTreeMap<u64, CaptionRequest>,
+    pub said: VecDeque<Heard>,
+    pub next: u64,
+    pub going_away: bool,
+    /// Nothing more will be said after what was said: the engine refused it, or died.
+    pub lost: Option<bool>,
+}
+
+impl Connection {
+    pub fn has_room(&self) -> bool {
+        !self.going_away && self.requests.len() + self.said.len() < WINDOW
+    }
+
+    /// What `poll` gives.
+    pub fn poll(&mut self) -> Heard {
+        if let Some(heard) = self.said.pop_front() {
+            return heard;
+        }
+        match self.lost {
+            Some(refused) => Heard::Lost { refused },
+            None if self.going_away && self.requests.is_empty() => Heard::Spent,
+            None => Heard::Nothing,
+        }
+    }
+
+    pub fn is_readable(&self) -> bool {
+        !self.said.is_empty()
+            || self.lost.is_some()
+            || (self.going_away && self.requests.is_empty())
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Engine {
+    pub up: bool,
+    pub back: Option<Duration>,
+    pub cannot_until: Option<Duration>,
+    /// It says nothing more.
+    pub mute: bool,
+    pub connections: BTreeMap<u64, Connection>,
+    pub next: u64,
+    /// Hosts that ask for patience.
+    pub cooling: BTreeMap<String, Duration>,
+    pub tries: HashMap<String, u32>,
+    pub captions: u64,
+    /// How often a connection was lost with a picture as the only one on it.
+    pub alone: HashMap<String, u32>,
+}
+
+fn of(url: &str, kind: &str) -> bool {
+    url.starts_with(kind)
+}
+
+/// Whether a URL may end in the failure table, and under which codes.
+pub fn may_fail(url: &str, code: &str) -> bool {
+    match code {
+        "http_404" => of(url, "gone"),
+        "low_confidence" => of(url, "vague"),
+        // Attempts are charged to a row, not to its URL: those of the URL before count for the next
+        // one, too.
+        "timeout" => of(url, "slow") || of(url, "flaky"),
+        _ => false,
+    }
+}
+
+impl Engine {
+    pub fn connect(&mut self) -> Option<u64> {
+        if !self.up {
+            return None;
+        }
+        self.next += 1;
+        self.connections.insert(self.next, Connection { next: 1, ..Connection::default() });
+        Some(self.next)
+    }
+
+    /// Connections with something to answer.
+    pub fn busy(&self) -> Vec<u64> {
+        self.connections
+            .iter()
+            .filter(|(_, connection)| connection.lost.is_none() && !connection.requests.is_empty())
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// Answers one request, or dies of it. `false`: it died.
+    pub fn answer(&mut self, random: &mut Random, now: Duration) -> bool {
+        let busy = self.busy();
+        let Some(id) = random.pick(&busy) else { return true };
+        let Some(connection) = self.connections.get_mut(&id) else { return true };
+        let ids: Vec<u64> = connection.requests.keys().copied().collect();
+        let Some(request) = random.pick(&ids) else { return true };
+        let url = match &connection.requests[&request].image {
+            ImageSource::Url { url, .. } => url.clone(),
+            ImageSource::Bytes => String::new(),
+        };
+        if of(&url, "poison") && self.cannot_until.is_none_or(|until| until <= now) {
+            return false;
+        }
+        let Some(asked) = connection.requests.remove(&request) else { return true };
+        let outcome = self.outcome(&url, &asked, random, now);
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.said.push_back(Heard::Answer { id: request, outcome });
+        }
+        true
+    }
+
+    fn outcome(
+        &mut self,
+        url: &str,
+        asked: &CaptionRequest,
+        random: &mut Random,
+        now: Duration,
+    ) -> CaptionOutcome {
+        if self.cannot_until.is_some_and(|until| until > now) {
+            return CaptionOutcome::Failed(Failure::new(
+                FailureClass::Engine,
+                "no_model",
+                "no model",
+            ));
+        }
+        let tries = self.tries.entry(url.to_string()).or_default();
+        *tries += 1;
+        if of(url, "gone") {
+            return CaptionOutcome::Failed(Failure::new(FailureClass::Reject, "http_404", "gone"));
+        }
+        if of(url, "slow") || (of(url, "flaky") && *tries < 3) {
+            return CaptionOutcome::Failed(Failure::new(FailureClass::Retry, "timeout", "slow"));
+        }
+        if let Some(until) = self
+            .cooling
+            .get(url.split('/').next().unwrap_or_default())
+            .filter(|until| **until > now)
+        {
+            let mut failure = Failure::new(FailureClass::Host, "http_429", "patience");
+            failure.retry_after_ms = random.percent(50).then(|| (*until - now).as_millis() as u64);
+            return CaptionOutcome::Failed(failure);
+        }
+        if let ImageSource::Url { known: Some(_), .. } = &asked.image
+            && random.percent(50)
+        {
+            return CaptionOutcome::Unchanged;
+        }
+        let written = |engine: &mut Engine, style: &str| {
+            engine.captions += 1;
+            let caption = format!("{style} of {url} #{}", engine.captions);
+            CaptionOutput::Written(WrittenCaption {
+                caption,
+                finish: FinishReason::Stop,
+                tokens: 1,
+                confidence: 1.0,
+            })
+        };
+        let outputs = asked
+            .outputs
+            .iter()
+            .map(|output| match of(url, "vague") && output.style.name == "seo" {
+                true => CaptionOutput::Failed(Failure::new(
+                    FailureClass::Uncertain,
+                    "low_confidence",
+                    "vague",
+                )),
+                false => written(self, &output.style.name),
+            })
+            .collect();
+        CaptionOutcome::Done {
+            image: ImageFacts {
+                format: "jpeg".into(),
+                width: 1,
+                height: 1,
+                bytes: 1,
+                sha256: String::new(),
+                etag: random.percent(50).then(|| format!("etag of {url}")),
+                last_modified: None,
+            },
+            outputs,
+            model: ModelRef { name: "model".into(), digest: "digest".into() },
+            timings: StageTimings::default(),
+        }
+    }
+
+    /// Everything in flight is lost, and every connection; what was said is still read.
+    pub fn cut(&mut self, refused: bool) {
+        for connection in
+            self.connections.values_mut().filter(|connection| connection.lost.is_none())
+        {
+            let requests = std::mem::take(&mut connection.requests);
+            if requests.len() == 1
+                && let Some(CaptionRequest { image: ImageSource::Url { url, .. }, .. }) =
+                    requests.into_values().next()
+            {
+                *self.alone.entry(url).or_default() += 1;
+            }
+            connection.lost = Some(refused);
+        }
+    }
+
+    /// The process is gone, until then.
+    pub fn die(&mut self, back: Duration) {
+        self.cut(false);
+        self.up = false;
+        self.back = Some(back);
+    }
+}

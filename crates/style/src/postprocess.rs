@@ -1,0 +1,276 @@
+//! What a model said becomes what a style promises, or is refused. The engine calls this once for
+//! each generated text.
+//!
+//! Words are removed, never invented: the result's words are the model's, in its order.
+
+use crate::{CaptionStyle, TextRefusal, clean::clean, opener, sentence};
+
+/// How generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TextEnding {
+    /// The model ended its text.
+    Complete,
+    /// The token limit cut it; its last sentence may be half a sentence.
+    Cut,
+}
+
+/// The caption in `raw`: one line without special tokens, stock openers, closing speculation or
+/// repeated sentences, within the style's sentence and length limits, capitalised, with or without
+/// its final stop as the style says.
+///
+/// # Errors
+/// [`TextRefusal::TooShort`] or [`TextRefusal::NoWords`] if too little is left.
+pub fn tidy(raw: &str, style: &CaptionStyle, ending: TextEnding) -> Result<String, TextRefusal> {
+    let rules = &style.rules;
+    let cleaned = clean(raw);
+    let mut text = opener::strip(&cleaned, style.task);
+    if ending == TextEnding::Cut {
+        text = sentence::without_unfinished(text);
+    }
+    let kept = kept_sentences(text, rules.max_sentences);
+    let max = rules.max_chars as usize;
+    let mut caption = capitalised(sentence::cut(&kept, max));
+    if rules.strip_final_stop {
+        let bare = caption.trim_end_matches(['.', ',', ';', ':', ' ']).len();
+        caption.truncate(bare);
+    } else if !sentence::closed(&caption) {
+        close(&mut caption, max);
+    }
+    let chars = caption.chars().count();
+    let min = (rules.min_chars as usize).max(1);
+    if chars < min {
+        return Err(TextRefusal::TooShort { chars, min });
+    }
+    if !caption.chars().any(char::is_alphabetic) {
+        return Err(TextRefusal::NoWords);
+    }
+    Ok(caption)
+}
+
+/// Sentences without repetitions and trailing speculation, at most `max` of them; at least one if
+/// there was one.
+fn kept_sentences(text: &str, max: Option<u32>) -> String {
+    let mut kept: Vec<&str> = Vec::new();
+    for sentence in sentence::sentences(text) {
+        // Small models loop; what was said once is not said again.
+        if !kept.iter().any(|k| k.eq_ignore_ascii_case(sentence)) {
+            kept.push(sentence);
+        }
+    }
+    while kept.len() > 1 && kept.last().is_some_and(|s| opener::speculates(s)) {
+        kept.pop();
+    }
+    kept.truncate(max.map_or(usize::MAX, |m| m as usize).max(1));
+    kept.join(" ")
+}
+
+fn close(caption: &mut String, max: usize) {
+    let bare = caption.trim_end_matches([',', ';', ':', '-', '–', '—', ' ']).len();
+    caption.truncate(bare);
+    if !caption.is_empty() && caption.chars().count() < max {
+        caption.push('.');
+    }
+}
+
+/// First letter upper-case, unless the word is spelt with a capital further on (`iPhone`).
+fn capitalised(text: &str) -> String {
+    let mut chars = text.chars();
+    let Some(first) = chars.next() else { return String::new() };
+    let mixed =
+        chars.as_str().split(' ').next().is_some_and(|word| word.contains(char::is_uppercase));
+    if mixed { text.to_string() } else { first.to_uppercase().chain(chars).collect() }
+}
+
+/// Whether a caption is merely the name of its picture: the URL or path, its last component, or
+/// that without extension, compared without case and with `-`, `_`, `+` and `%20` read as blanks.
+pub fn echoes(caption: &str, source: &str) -> bool {
+    let plain = |s: &str| {
+        let s = s.to_lowercase().replace("%20", " ");
+        s.split(|c: char| c.is_whitespace() || matches!(c, '-' | '_' | '+'))
+            .filter(|w| !w.is_empty())
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    let path = source.split(['?', '#']).next().unwrap_or(source);
+    let file = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
+    let said = plain(caption.trim_end_matches('.'));
+    if said.is_empty() {
+        return false;
+    }
+    // A bare stem of one dictionary word ("cup.jpg" showing a cup) is a caption, if a poor one;
+    // with an extension it never is.
+    let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
+    let named = plain(stem) == said
+        && (stem.contains(|c: char| c.is_ascii_digit()) || stem.contains(['-', '_']));
+    said == plain(source)
+        || said == plain(path)
+        || (file.contains('.') && said == plain(file))
+        || named
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{StyleRules, StyleTask, builtin};
+
+    fn style(name: &str) -> CaptionStyle {
+        builtin(name).unwrap()
+    }
+
+    fn done(name: &str, raw: &str) -> String {
+        tidy(raw, &style(name), TextEnding::Complete).unwrap()
+    }
+
+    #[test]
+    fn a_good_caption_is_left_as_it_is() {
+        assert_eq!(
+            done("concise", "Navy striped T-shirt on a wooden floor"),
+            "Navy striped T-shirt on a wooden floor"
+        );
+        let seo = "Navy striped T-shirt laid flat on a wooden floor. A casual top for everyday wear, easy to combine with jeans or shorts.";
+        assert_eq!(done("seo", seo), seo);
+    }
+
+    #[test]
+    fn alt_text_has_no_opener_one_sentence_and_no_stop() {
+        assert_eq!(
+            done("concise", "The image shows a red cup. It stands on a table."),
+            "A red cup"
+        );
+        assert_eq!(done("concise", "a man riding a horse ."), "A man riding a horse");
+    }
+
+    #[test]
+    fn a_paragraph_ends_on_a_full_sentence() {
+        let raw = "The image shows a cup on a table. The cup is red. The overall mood is calm.";
+        assert_eq!(done("detailed", raw), "A cup on a table. The cup is red.");
+        let cut = tidy(
+            "A cup on a table. The cup is red. The overall",
+            &style("detailed"),
+            TextEnding::Cut,
+        )
+        .unwrap();
+        assert_eq!(cut, "A cup on a table. The cup is red.");
+    }
+
+    #[test]
+    fn speculation_alone_is_kept_rather_than_nothing() {
+        assert_eq!(done("detailed", "The overall mood is calm."), "The overall mood is calm.");
+    }
+
+    #[test]
+    fn a_meta_description_gets_its_stop_and_keeps_two_sentences() {
+        assert_eq!(
+            done("seo", "there is a red ceramic cup on a table"),
+            "A red ceramic cup on a table."
+        );
+        assert_eq!(
+            done("seo", "A red cup stands here. It is nice. It is big. It is old."),
+            "A red cup stands here. It is nice."
+        );
+    }
+
+    #[test]
+    fn loops_are_said_once() {
+        assert_eq!(
+            done("detailed", "A red cup on a table. It is red. It is red. It is red."),
+            "A red cup on a table. It is red."
+        );
+    }
+
+    #[test]
+    fn nothing_and_punctuation_are_refused() {
+        for raw in ["", "   ", "</s>", "\u{200b}", ".", "a"] {
+            assert!(
+                matches!(
+                    tidy(raw, &style("concise"), TextEnding::Complete),
+                    Err(TextRefusal::TooShort { .. })
+                ),
+                "{raw:?}"
+            );
+        }
+        assert_eq!(
+            tidy("123 456 !!", &style("concise"), TextEnding::Complete),
+            Err(TextRefusal::NoWords)
+        );
+        assert_eq!(
+            tidy("A cup", &style("seo"), TextEnding::Complete),
+            Err(TextRefusal::TooShort { chars: 6, min: 15 })
+        );
+    }
+
+    #[test]
+    fn mixed_case_names_keep_their_spelling() {
+        assert_eq!(done("concise", "iPhone on a desk"), "iPhone on a desk");
+        assert_eq!(done("concise", "éclair on a plate"), "Éclair on a plate");
+    }
+
+    #[test]
+    fn length_limits_hold_for_every_input_and_the_result_is_stable() {
+        let words = [
+            "image",
+            "of",
+            "a",
+            "The",
+            "red,",
+            "cup.",
+            "überraschung",
+            "<s>",
+            "\"",
+            "in",
+            "this",
+            "photo",
+            "overall",
+            "3.5",
+            "日本",
+            ";",
+            "—",
+        ];
+        let mut seed = 7u64;
+        let mut next = |n: usize| {
+            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (seed >> 33) as usize % n
+        };
+        for round in 0..4000 {
+            let raw = (0..next(60)).map(|_| words[next(words.len())]).collect::<Vec<_>>().join(" ");
+            let rules = StyleRules {
+                min_chars: 1,
+                max_chars: 1 + next(120) as u32,
+                max_sentences: (next(2) == 0).then(|| 1 + next(3) as u32),
+                strip_final_stop: next(2) == 0,
+            };
+            let task = [StyleTask::Concise, StyleTask::Seo, StyleTask::Detailed][next(3)];
+            let style = CaptionStyle {
+                name: "x".into(),
+                instruction: "x".into(),
+                task,
+                rules,
+                prompts: Default::default(),
+            };
+            let ending = if next(2) == 0 { TextEnding::Cut } else { TextEnding::Complete };
+            if let Ok(text) = tidy(&raw, &style, ending) {
+                assert!(
+                    text.chars().count() <= style.rules.max_chars as usize,
+                    "round {round}: {raw:?} became {text:?}"
+                );
+                assert_eq!(text, text.trim());
+                assert!(!text.contains("<s>") && !text.contains("  "), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_name_of_the_file_is_no_caption() {
+        for (caption, source) in [
+            ("IMG_1234.jpg", "https://x.example/a/IMG_1234.jpg?w=3"),
+            ("IMG 1234", "https://x.example/a/IMG_1234.jpg"),
+            ("https://x.example/a.png", "https://x.example/a.png"),
+            ("Blue shirt front", "/srv/blue-shirt_front.webp"),
+        ] {
+            assert!(echoes(caption, source), "{caption}");
+        }
+        assert!(!echoes("Cup", "/srv/cup.jpg"));
+        assert!(!echoes("A blue shirt", "/srv/blue-shirt.webp"));
+        assert!(!echoes("", "/"));
+    }
+}

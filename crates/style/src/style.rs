@@ -1,0 +1,143 @@
+//! What a style is, and the three that come with the project.
+
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// The whole definition of a style, as it travels from the extension to the engine in every
+/// request.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct CaptionStyle {
+    /// Name as callers write it: `concise`, `seo`, `detailed` or a user's own.
+    pub name: String,
+    /// What an instruction-following model is told.
+    pub instruction: String,
+    /// Which of a task model's trained tasks comes nearest.
+    pub task: StyleTask,
+    /// What the finished text must look like.
+    pub rules: StyleRules,
+    /// What the models of a family are told instead of the instruction, by `model_type`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub prompts: BTreeMap<String, String>,
+}
+
+impl CaptionStyle {
+    /// What models of this family are told instead of the instruction or their trained task, if
+    /// anything.
+    pub fn prompt_for(&self, family: &str) -> Option<&str> {
+        // One family under three names.
+        let known = |name| if matches!(name, "smolvlm" | "smolvlm2") { "idefics3" } else { name };
+        self.prompts
+            .iter()
+            .find(|(name, _)| known(name.as_str()) == known(family))
+            .map(|(_, prompt)| prompt.as_str())
+    }
+}
+
+/// The trained registers of task models (Florence-2) and of models with one start token per style.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StyleTask {
+    /// One short sentence; the start token `concise`, Florence-2's `<CAPTION>`.
+    Concise,
+    /// One or two sentences; the start token `seo`, Florence-2's `<DETAILED_CAPTION>`.
+    Seo,
+    /// A paragraph; the start token `detailed`, Florence-2's `<MORE_DETAILED_CAPTION>`.
+    Detailed,
+}
+
+impl StyleTask {
+    /// The task's name in model folders and in SQL.
+    pub fn name(self) -> &'static str {
+        match self {
+            StyleTask::Concise => "concise",
+            StyleTask::Seo => "seo",
+            StyleTask::Detailed => "detailed",
+        }
+    }
+}
+
+/// Length and form of a style's text. Lengths are in characters (Unicode scalar values).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct StyleRules {
+    /// Shorter texts are refused as `uncertain`.
+    pub min_chars: u32,
+    /// Longer texts are cut at the last sentence, clause or word that fits.
+    pub max_chars: u32,
+    /// Sentences beyond this many are dropped; `None`: no bound.
+    pub max_sentences: Option<u32>,
+    /// A closing full stop is removed (alt texts of one phrase carry none).
+    pub strip_final_stop: bool,
+}
+
+/// Names of the built-in styles, in the order they are documented.
+pub fn builtin_names() -> [&'static str; 3] {
+    ["concise", "seo", "detailed"]
+}
+
+/// The built-in style of that name.
+pub fn builtin(name: &str) -> Option<CaptionStyle> {
+    let (instruction, task, rules) = match name {
+        "concise" => (
+            "Write alt text for this image: one short factual sentence, under 120 characters. Do not start with 'image of'.",
+            StyleTask::Concise,
+            StyleRules {
+                min_chars: 3,
+                max_chars: 125,
+                max_sentences: Some(1),
+                strip_final_stop: true,
+            },
+        ),
+        "seo" => (
+            "Write a meta description for this image in one or two sentences, 140 to 155 characters, naming the main objects, colours, materials and setting.",
+            StyleTask::Seo,
+            StyleRules {
+                min_chars: 15,
+                max_chars: 160,
+                max_sentences: Some(2),
+                strip_final_stop: false,
+            },
+        ),
+        "detailed" => (
+            "Describe this image in one paragraph: subject, people, objects, colours, text, setting.",
+            StyleTask::Detailed,
+            StyleRules {
+                min_chars: 15,
+                max_chars: 1000,
+                max_sentences: None,
+                strip_final_stop: false,
+            },
+        ),
+        _ => return None,
+    };
+    Some(CaptionStyle {
+        name: name.into(),
+        instruction: instruction.into(),
+        task,
+        rules,
+        prompts: BTreeMap::new(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_for_its_family_under_either_of_its_names() {
+        let prompts = BTreeMap::from([("smolvlm".to_string(), "Look.".to_string())]);
+        let style = CaptionStyle { prompts, ..builtin("concise").unwrap() };
+        assert_eq!(
+            (style.prompt_for("idefics3"), style.prompt_for("smolvlm")),
+            (Some("Look."), Some("Look."))
+        );
+        assert_eq!(style.prompt_for("florence2"), None);
+    }
+
+    #[test]
+    fn every_built_in_name_has_a_definition() {
+        for name in builtin_names() {
+            assert_eq!(builtin(name).expect("documented style").name, name);
+        }
+        assert!(builtin("poetic").is_none());
+    }
+}
