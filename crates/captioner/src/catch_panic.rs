@@ -9,7 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 ///
 /// # Errors
 /// What the panic said.
-pub fn caught<T>(call: impl FnOnce() -> T) -> Result<T, String> {
+pub fn catch_panic<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
         let words = payload
             .downcast_ref::<&str>()
@@ -25,11 +25,11 @@ mod tests {
 
     #[test]
     fn a_panic_is_its_words() {
-        assert_eq!(caught(|| 3), Ok(3));
+        assert_eq!(catch_panic(|| 3), Ok(3));
         assert_eq!(
-            caught(|| -> i32 { panic!("as {} said", "somebody") }),
+            catch_panic(|| -> i32 { panic!("as {} said", "somebody") }),
             Err("as somebody said".into())
         );
-        assert_eq!(caught(|| -> i32 { panic!("plainly") }), Err("plainly".into()));
+        assert_eq!(catch_panic(|| -> i32 { panic!("plainly") }), Err("plainly".into()));
     }
 }

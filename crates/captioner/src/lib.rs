@@ -25,7 +25,7 @@ mod tensor;
 mod text;
 
 pub use captioner::{CaptionBatch, CaptionSequence, Captioner, FinishedCaption, PictureFeatures};
-pub use catch_panic::caught;
+pub use catch_panic::catch_panic;
 pub use digest::external_data;
 pub use error::ModelError;
 pub use generation::{EarlyStopping, GenerationSettings};

@@ -38,7 +38,7 @@ impl Text {
         });
         let new: Vec<AddedToken> =
             new.map(|token| AddedToken::from(token.as_str(), true)).collect();
-        caught(|| tokenizer.add_special_tokens(&new))
+        catch_panic(|| tokenizer.add_special_tokens(&new))
             .map_err(|reason| unsound(&path, "naming its special tokens", reason))?;
         // Some folders were saved with the lengths of their training; a prompt is neither cut nor
         // filled up.
@@ -65,12 +65,12 @@ impl Text {
     fn tried(&self) -> Result<(), (&'static str, String)> {
         // What it refuses in words is said when it is asked for: a model that reads no words never
         // asks.
-        caught(|| self.tokenizer.encode(TRIAL, true).map(drop))
+        catch_panic(|| self.tokenizer.encode(TRIAL, true).map(drop))
             .map(drop)
             .map_err(|reason| ("tokenising a text", reason))?;
         let mut all: Vec<u32> = self.tokenizer.get_vocab(true).into_values().collect();
         all.sort_unstable();
-        caught(|| self.tokenizer.decode(&all, true).map(drop))
+        catch_panic(|| self.tokenizer.decode(&all, true).map(drop))
             .map(drop)
             .map_err(|reason| ("making text of tokens", reason))
     }
@@ -83,7 +83,7 @@ impl Text {
     /// Ids of a whole text, the way the reference's processors ask for it: with what the tokenizer
     /// puts around every text.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>, ModelError> {
-        let encoded = caught(|| self.tokenizer.encode(text, true))
+        let encoded = catch_panic(|| self.tokenizer.encode(text, true))
             .map_err(broke)?
             .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         Ok(encoded.get_ids().iter().map(|id| i64::from(*id)).collect())
@@ -124,7 +124,7 @@ impl Text {
         };
         let ids = ids.iter().map(id).collect::<Result<Vec<u32>, ModelError>>()?;
         let ids: Vec<u32> = ids.into_iter().filter(|id| !self.special.contains(id)).collect();
-        let text = caught(|| self.tokenizer.decode(&ids, true))
+        let text = catch_panic(|| self.tokenizer.decode(&ids, true))
             .map_err(broke)?
             .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         Ok(if self.clean_up { clean_up(&text) } else { text })
@@ -140,7 +140,7 @@ fn read(path: &Path) -> Result<Tokenizer, ModelError> {
         Err(no_json) => ModelError::config(path, no_json),
         Ok(_) => ModelError::config(path, reason),
     };
-    match caught(|| Tokenizer::from_bytes(&bytes)) {
+    match catch_panic(|| Tokenizer::from_bytes(&bytes)) {
         Ok(Ok(tokenizer)) => Ok(tokenizer),
         Ok(Err(reason)) => Err(refused(reason.to_string())),
         Err(panic) => Err(refused(format!("reading it broke: {panic}"))),

@@ -7,7 +7,7 @@ use crate::model::Start;
 use crate::picture::Seen;
 use crate::pipeline::ms;
 use pg_caption_captioner::{
-    FinishedCaption, InputPreparer, PictureFeatures, PromptWords, TokenPrompt, caught,
+    FinishedCaption, InputPreparer, PictureFeatures, PromptWords, TokenPrompt, catch_panic,
 };
 use pg_caption_style::{CaptionStyle, TextEnding, TextRefusal, echoes, tidy};
 use pg_caption_wire::{EngineConfig, Failure, FinishReason, ModelRef, TileMode};
@@ -48,7 +48,7 @@ impl Prompts {
             return Ok(prompt.clone());
         }
         let words = PromptWords { text: key.1.as_deref(), context: key.2.as_deref(), tiles };
-        let prompt = caught(|| preparer.prompt(&want.style, words, features))
+        let prompt = catch_panic(|| preparer.prompt(&want.style, words, features))
             .map_err(|panic| broke("making the prompt", &panic))?;
         let prompt = prompt.map_err(|e| {
             failures::bad_request(format!("the model has no prompt for style {}", want.style.name))
@@ -147,7 +147,7 @@ impl Open {
         self.generate += spent;
         let exact = self.job.extras.exact;
         let confidence = self.seen.features.confidence.unwrap_or(finished.confidence);
-        let text = caught(|| preparer.text(&finished.ids))
+        let text = catch_panic(|| preparer.text(&finished.ids))
             .map_err(|panic| broke("making text of its tokens", &panic));
         let text = text.and_then(|text| text.map_err(|e| failures::model_error(e.to_string())));
         let output = text.map(|text_raw| {

@@ -17,7 +17,7 @@ use crate::scheduler::{Act, Bucket, Event, Limits, Model, Scheduler, Ticket};
 use pg_caption_captioner::{
     self as captioner, CaptionBatch, CaptionSequence, Captioner, FinishedCaption,
     GenerationSettings, InputPreparer, PictureFeatures, PictureOptions, PixelValues, PromptWords,
-    TokenPrompt, caught,
+    TokenPrompt, catch_panic,
 };
 use pg_caption_pixels::RgbPicture;
 use pg_caption_style::builtin;
@@ -58,18 +58,18 @@ impl Start {
 /// The sessions behind the scheduler's trait; a panic in a call is an error of that call.
 struct Sessions(Captioner);
 
-fn guarded<T>(call: impl FnOnce() -> Result<T, captioner::Error>) -> Result<T, String> {
-    match caught(call) {
+fn guarded<T>(call: impl FnOnce() -> Result<T, captioner::ModelError>) -> Result<T, String> {
+    match catch_panic(call) {
         Ok(result) => result.map_err(|e| e.to_string()),
         Err(panic) => Err(format!("the model's code panicked: {panic}")),
     }
 }
 
 impl Model for Sessions {
-    type PixelValues = PixelValues;
-    type PictureFeatures = PictureFeatures;
+    type Pixels = PixelValues;
+    type Features = PictureFeatures;
     type Start = Start;
-    type CaptionBatch = CaptionBatch;
+    type Batch = CaptionBatch;
 
     fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<PictureFeatures>, String> {
         guarded(|| self.0.encode_refs(pictures))
@@ -105,7 +105,7 @@ fn threads(config: &EngineConfig) -> usize {
 
 /// The thread. Returns when there is no model.
 pub fn run(engine: &Arc<Engine>) {
-    let loaded = caught(|| load(engine.config()))
+    let loaded = catch_panic(|| load(engine.config()))
         .unwrap_or_else(|panic| Err(format!("loading it crashed: {panic}")));
     let (sessions, preparer) = match loaded {
         Ok(loaded) => loaded,
@@ -137,7 +137,7 @@ pub fn run(engine: &Arc<Engine>) {
 /// What needs a request's data is guarded where it is called; whatever breaks all the same is the
 /// end of the model, and said.
 fn until_it_breaks(engine: &Engine, thread: impl FnOnce()) {
-    if let Err(panic) = caught(thread) {
+    if let Err(panic) = catch_panic(thread) {
         engine.broken(failures::model_gone(&panic));
     }
 }
@@ -145,7 +145,7 @@ fn until_it_breaks(engine: &Engine, thread: impl FnOnce()) {
 /// Loads and warms up: a model that cannot caption a gray picture is no model, and the first caller
 /// does not pay for the first call.
 fn load(config: &EngineConfig) -> Result<(Sessions, Arc<InputPreparer>), String> {
-    let words = |e: captioner::Error| e.to_string();
+    let words = |e: captioner::ModelError| e.to_string();
     if config.device != "cpu" {
         return Err(format!("device \"{}\" is not supported: use \"cpu\"", config.device));
     }

@@ -36,8 +36,8 @@ impl Resolver for JudgingResolver {
         uri: &Uri,
         config: &Config,
         _: NextTimeout,
-    ) -> Result<ResolvedSocketAddrs, FetchError> {
-        let other = |e: LookupError| FetchError::Other(Box::new(e));
+    ) -> Result<ResolvedSocketAddrs, Error> {
+        let other = |e: LookupError| Error::Other(Box::new(e));
         let host = uri.host().unwrap_or_default();
         let port =
             uri.port_u16().unwrap_or(if uri.scheme_str() == Some("https") { 443 } else { 80 });
@@ -69,7 +69,7 @@ impl<In: Transport> Connector<In> for WatchedTcp {
         &self,
         details: &ConnectionDetails,
         chained: Option<In>,
-    ) -> Result<Option<Self::Out>, FetchError> {
+    ) -> Result<Option<Self::Out>, Error> {
         // a tunnel through the proxy; its TCP connection came from here too
         if let Some(tunnel) = chained {
             return Ok(Some(Either::A(tunnel)));
@@ -90,21 +90,21 @@ impl Transport for Watched {
         self.0.buffers()
     }
 
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), FetchError> {
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         // requests are small and fit the socket's buffer: no need to wake up in between
         self.0.transmit_output(amount, until_deadline(timeout))
     }
 
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, FetchError> {
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let (started, timeout) = (std::time::Instant::now(), until_deadline(timeout));
         loop {
             if attempt::over() {
-                return Err(FetchError::Timeout(timeout.reason));
+                return Err(Error::Timeout(timeout.reason));
             }
             let left = timeout.after.saturating_sub(started.elapsed());
             let slice = NextTimeout { after: Wait::Exact(left.min(SLICE)), ..timeout };
             match self.0.await_input(slice) {
-                Err(FetchError::Timeout(_)) if left > SLICE => {}
+                Err(Error::Timeout(_)) if left > SLICE => {}
                 result => return result,
             }
         }
@@ -133,10 +133,10 @@ impl<In: Transport> Connector<In> for SharedTls {
         &self,
         details: &ConnectionDetails,
         chained: Option<In>,
-    ) -> Result<Option<Self::Out>, FetchError> {
+    ) -> Result<Option<Self::Out>, Error> {
         // a chain that opened nothing (no address answered) has failed before it came here
         if chained.is_none() {
-            return Err(FetchError::ConnectionFailed);
+            return Err(Error::ConnectionFailed);
         }
         let shared = ConnectionDetails {
             uri: details.uri,
@@ -166,7 +166,7 @@ impl<In: Transport> Connector<In> for WatchedEnd {
         &self,
         _: &ConnectionDetails,
         chained: Option<In>,
-    ) -> Result<Option<Self::Out>, FetchError> {
+    ) -> Result<Option<Self::Out>, Error> {
         Ok(chained.map(Ended))
     }
 }
@@ -181,16 +181,16 @@ impl<T: Transport> Transport for Ended<T> {
         self.0.buffers()
     }
 
-    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), FetchError> {
+    fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
         self.0.transmit_output(amount, timeout)
     }
 
-    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, FetchError> {
+    fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         // more is asked for although there is no room for it: ureq would take that for the end of
         // the connection
         let unused = self.0.buffers().input().len();
         if unused >= MAX_HEADERS {
-            return Err(FetchError::LargeResponseHeader(unused, MAX_HEADERS));
+            return Err(Error::LargeResponseHeader(unused, MAX_HEADERS));
         }
         self.0.await_input(timeout)
     }
@@ -205,7 +205,7 @@ impl<T: Transport> Transport for Ended<T> {
         if !self.0.is_tls() {
             let moment = NextTimeout { after: Wait::from_millis(1), ..NextTimeout::default() };
             match self.0.await_input(moment) {
-                Ok(true) | Err(FetchError::Timeout(_)) => attempt::mark_surplus(),
+                Ok(true) | Err(Error::Timeout(_)) => attempt::mark_surplus(),
                 _ => {}
             }
         }

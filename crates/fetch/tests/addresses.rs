@@ -10,7 +10,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
-use world::*;
+use test_server::*;
 
 fn fine() -> Server {
     Server::start(|_, s| reply(s, "200 OK", "", b"picture"))

@@ -5,7 +5,7 @@ mod test_server;
 use std::io::Write;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use world::*;
+use test_server::*;
 
 /// A server that says `tail` behind each answer's announced end: when the next request on that
 /// connection comes, not before.

@@ -9,7 +9,7 @@ use pg_caption_wire::FailureClass;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use world::*;
+use test_server::*;
 
 #[test]
 fn each_status_has_its_code_and_class() {

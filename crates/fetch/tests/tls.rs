@@ -10,7 +10,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::Arc;
-use world::*;
+use test_server::*;
 
 struct Authority {
     issuer: Issuer<'static, KeyPair>,

@@ -14,7 +14,7 @@ pub use error::ModelsError;
 pub use family::{ModelFamily, family, model_types};
 pub use files::{GraphFile, NamedFile, graph_file, is_external_data};
 pub use installed::{InstalledModel, model_type_of, read_json, scan, styles_of};
-pub use wish::{GraphChoice, GraphDtype, GraphSelection, choose};
+pub use selection::{GraphChoice, GraphDtype, GraphSelection, choose};
 
 /// Small files that decide what a caption says, where a folder has them. The first three no folder
 /// can do without.

@@ -32,8 +32,8 @@ impl Message {
     fn inside(self, field: u64) -> Option<Message> {
         use Message::*;
         Some(match (self, field) {
-            (OnnxModel, 7) | (Attribute, 6 | 11) => Graph,
-            (OnnxModel, 25) => Function,
+            (Model, 7) | (Attribute, 6 | 11) => Graph,
+            (Model, 25) => Function,
             (Graph, 1) | (Function, 7) => Node,
             (Node, 5) => Attribute,
             (Graph, 15) | (Attribute, 22 | 23) => Sparse,

@@ -1,5 +1,5 @@
 //! From bytes to an upright RGB picture, in the order that keeps it safe: recognise, read the
-//! header, judge the limits, decode where a panic is caught, turn.
+//! header, judge the limits, decode where a panic is catch_panic, turn.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 

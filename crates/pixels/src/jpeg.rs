@@ -147,7 +147,7 @@ fn damaged(why: impl ToString) -> PictureError {
 
 /// Is this one of libjpeg's warnings, after which the picture has been decoded all the same? Their
 /// texts are fixed in the library's own copy (its `jerror.h`, entries JWRN_*).
-fn is_warning(error: &turbojpeg::PictureError) -> bool {
+fn is_warning(error: &turbojpeg::Error) -> bool {
     const WARNINGS: [&str; 6] = [
         "Corrupt JPEG data: ",
         "Premature end of JPEG file",
@@ -156,5 +156,5 @@ fn is_warning(error: &turbojpeg::PictureError) -> bool {
         "Unknown Adobe color transform code",
         "Warning: unknown JFIF revision number",
     ];
-    matches!(error, turbojpeg::PictureError::TurboJpegError(text) if WARNINGS.iter().any(|warning| text.starts_with(warning)))
+    matches!(error, turbojpeg::Error::TurboJpegError(text) if WARNINGS.iter().any(|warning| text.starts_with(warning)))
 }

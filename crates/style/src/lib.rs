@@ -15,9 +15,9 @@ mod style;
 mod validate;
 
 pub use folder::{FolderError, of_folder};
+pub use postprocess::{TextEnding, echoes, tidy};
 pub use refusal::TextRefusal;
 pub use style::{CaptionStyle, StyleRules, StyleTask, builtin, builtin_names};
-pub use tidy::{TextEnding, echoes, tidy};
 pub use validate::{MAX_CHARS, MAX_INSTRUCTION, MAX_NAME, MAX_PROMPTS, StyleError, validate};
 
 /// Smallest `max_tokens` a caller may ask for, in generated tokens.

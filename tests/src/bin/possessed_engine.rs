@@ -12,7 +12,7 @@ use std::process::{Command, Stdio};
 const MARK: &[u8] = b"POSSESSED ";
 
 fn main() -> std::process::ExitCode {
-    pg_caption_engine::possessed::DECODER.get_or_init(|| decoder);
+    pg_caption_engine::test_hook::DECODER.get_or_init(|| decoder);
     pg_caption_engine::cli::main()
 }
 

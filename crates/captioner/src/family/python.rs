@@ -3,15 +3,15 @@
 //! transformers 4.57.6.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
-use minijinja::{ErrorKind, ModelError};
+use minijinja::{Error, ErrorKind};
 use serde::Serialize;
 use serde_json::ser::{Formatter, PrettyFormatter};
 use std::io;
 use time::OffsetDateTime;
 use time::format_description::parse_strftime_owned;
 
-fn invalid(reason: impl ToString) -> ModelError {
-    ModelError::new(ErrorKind::InvalidOperation, reason.to_string())
+fn invalid(reason: impl ToString) -> Error {
+    Error::new(ErrorKind::InvalidOperation, reason.to_string())
 }
 
 /// Python's `json.dumps` between two parts and between key and value.
@@ -44,12 +44,11 @@ impl Formatter for Separated {
 
 /// The filter `tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`: nothing
 /// is escaped for HTML.
-pub(super) fn tojson(value: Value, named: Kwargs) -> Result<String, ModelError> {
+pub(super) fn tojson(value: Value, named: Kwargs) -> Result<String, Error> {
     if value.kind() == ValueKind::Undefined {
         return Err(invalid("tojson of a value that is not there"));
     }
-    let flag =
-        |name: &str| Ok::<bool, ModelError>(named.get::<Option<bool>>(name)?.unwrap_or(false));
+    let flag = |name: &str| Ok::<bool, Error>(named.get::<Option<bool>>(name)?.unwrap_or(false));
     let (ascii, sorted) = (flag("ensure_ascii")?, flag("sort_keys")?);
     let indent: Option<usize> = named.get("indent")?;
     let separators: Option<Vec<String>> = named.get("separators")?;
@@ -70,7 +69,7 @@ fn written(
     value: &impl Serialize,
     indent: Option<usize>,
     separators: Option<Vec<String>>,
-) -> Result<String, ModelError> {
+) -> Result<String, Error> {
     let mut bytes = Vec::new();
     let written = match (indent, separators.as_deref()) {
         (Some(indent), None) => {
@@ -115,11 +114,11 @@ fn in_ascii(text: &str) -> String {
 }
 
 /// `strftime_now(format)`: now, in UTC.
-pub(super) fn strftime_now(format: &str) -> Result<String, ModelError> {
+pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     strftime(OffsetDateTime::now_utc(), format)
 }
 
-fn strftime(at: OffsetDateTime, format: &str) -> Result<String, ModelError> {
+fn strftime(at: OffsetDateTime, format: &str) -> Result<String, Error> {
     at.format(&parse_strftime_owned(format).map_err(invalid)?).map_err(invalid)
 }
 

@@ -8,7 +8,7 @@ use crate::inbox::{Inbox, Prepared};
 use crate::job::{Answer, Source, Stage};
 use crate::metrics::{self, thread_cpu};
 use crate::picture::{Work, digest};
-use pg_caption_captioner::{InputPreparer, PictureOptions, PixelValues, caught};
+use pg_caption_captioner::{InputPreparer, PictureOptions, PixelValues, catch_panic};
 use pg_caption_pixels as pixels;
 use pg_caption_wire::ImageFacts;
 use std::sync::{Arc, PoisonError};
@@ -29,7 +29,7 @@ impl Pipeline {
             let Some(ahead) = ahead else { continue };
             let file = File { bytes, held, etag, last_modified };
             // The work stays out here, so that a panic is answered as what it is.
-            let decoded = caught(|| self.decode(&mut work, file, preparer));
+            let decoded = catch_panic(|| self.decode(&mut work, file, preparer));
             match decoded.unwrap_or_else(|_| Err(Answer::Failed(failures::crashed("decode")))) {
                 Ok(Tensor { facts, pixels, pixels_sha256, held }) => {
                     work.picture.at(Stage::Model);
@@ -82,12 +82,12 @@ impl Pipeline {
             possessed(&bytes);
         }
         let (cpu, began) = (thread_cpu(), Instant::now());
-        let failed = |e: pixels::Error| Answer::Failed(e.failure());
+        let failed = |e: pixels::PictureError| Answer::Failed(e.failure());
         let deadline = picture.deadline();
         let left = || picture.cancelled.load(std::sync::atomic::Ordering::Acquire);
         let exact = picture.any(|job| job.extras.exact);
         let options = pixels::DecodeOptions {
-            limits: pixels::Limits {
+            limits: pixels::DecodeLimits {
                 max_pixels: self.max_pixels,
                 deadline: Some(deadline),
                 memory: Some(self.decoding.total()),

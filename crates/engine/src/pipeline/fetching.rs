@@ -7,7 +7,7 @@ use crate::fair_queue::Verdict;
 use crate::job::{Answer, Source, Stage};
 use crate::metrics::{self, thread_cpu};
 use crate::picture::Work;
-use pg_caption_captioner::caught;
+use pg_caption_captioner::catch_panic;
 use pg_caption_fetch::{
     FetchRequest, FetchResult, FetchStep, Fetcher, HostAdmission, HostPermit, RedirectedFetch,
 };
@@ -43,7 +43,7 @@ impl Pipeline {
                     work.end(Answer::Failed(fetcher.resting(&host, until).failure()));
                 }
                 FetchNext::Fetch(mut work, permit, journey) => {
-                    let fetched = caught(|| self.fetch(fetcher, &mut work, permit, journey));
+                    let fetched = catch_panic(|| self.fetch(fetcher, &mut work, permit, journey));
                     match fetched
                         .unwrap_or_else(|_| Err(Answer::Failed(failures::crashed("fetch"))))
                     {

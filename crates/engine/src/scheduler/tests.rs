@@ -23,8 +23,13 @@ struct MockBatch {
     rows: Vec<(u64, Start, u32)>,
 }
 
-fn done(key: u64) -> Finished {
-    Finished { key, ids: vec![1], finish: pg_caption_wire::FinishReason::Stop, confidence: 1.0 }
+fn done(key: u64) -> FinishedCaption {
+    FinishedCaption {
+        key,
+        ids: vec![1],
+        finish: pg_caption_wire::FinishReason::Stop,
+        confidence: 1.0,
+    }
 }
 
 impl Model for Mock {
@@ -41,7 +46,10 @@ impl Model for Mock {
         }
     }
 
-    fn begin(&mut self, captions: &[(u64, &Start)]) -> Result<(MockBatch, Vec<Finished>), String> {
+    fn begin(
+        &mut self,
+        captions: &[(u64, &Start)],
+    ) -> Result<(MockBatch, Vec<FinishedCaption>), String> {
         self.calls.push(format!("begin {}", captions.len()));
         let mut batch =
             MockBatch { rows: captions.iter().map(|(key, start)| (*key, **start, 0)).collect() };
@@ -49,7 +57,7 @@ impl Model for Mock {
         Ok((batch, finished))
     }
 
-    fn step(&mut self, batch: &mut MockBatch) -> Result<Vec<Finished>, String> {
+    fn step(&mut self, batch: &mut MockBatch) -> Result<Vec<FinishedCaption>, String> {
         self.calls.push(format!("step {}", batch.rows.len()));
         assert!(!batch.rows.is_empty(), "a step of nothing");
         advance(batch)
@@ -64,7 +72,7 @@ impl Model for Mock {
     }
 }
 
-fn advance(batch: &mut MockBatch) -> Result<Vec<Finished>, String> {
+fn advance(batch: &mut MockBatch) -> Result<Vec<FinishedCaption>, String> {
     if let Some((key, ..)) = batch.rows.iter().find(|(_, start, at)| start.poisoned_at == Some(*at))
     {
         return Err(format!("poison {key}"));

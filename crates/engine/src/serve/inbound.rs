@@ -12,7 +12,7 @@ pub enum Error {
     Left,
     /// Not the protocol.
     #[error(transparent)]
-    Frame(#[from] frame::Error),
+    Frame(#[from] frame::FrameError),
 }
 
 impl From<io::Error> for Error {

@@ -155,13 +155,13 @@ impl Drop for Engine {
 /// A connection.
 pub struct Client {
     pub stream: UnixStream,
-    reader: frame::Reader,
+    reader: frame::FrameReader,
 }
 
 impl Client {
     pub fn new(stream: UnixStream) -> Client {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        Client { stream, reader: frame::Reader::default() }
+        Client { stream, reader: frame::FrameReader::default() }
     }
 
     pub fn send(&mut self, message: &ClientMessage, body: &[u8]) {

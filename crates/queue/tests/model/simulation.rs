@@ -6,8 +6,8 @@ use crate::database::{Change, Database, Open};
 use crate::engine::Engine;
 use crate::random::Random;
 use crate::running::Running;
-use pg_caption_queue::turns::{Ended, Look, Turns, due_at};
 use pg_caption_queue::worker::Seen;
+use pg_caption_supervisor::schedule::{Ended, Look, Turns, due_at};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
