@@ -29,6 +29,7 @@ const MIN_LOCK_TIMEOUT: i32 = 10;
 const MAX_HALVINGS: u32 = 10;
 
 /// What server, database and role set for each of [`PLANNER`].
+#[derive(Default)]
 pub struct SessionSettings(Vec<CString>);
 
 impl SessionSettings {

@@ -13,10 +13,10 @@ pub type KeyOf = (u32, String);
 /// The author of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Writer {
-    Nobody,
-    Person,
+    None,
+    User,
     /// The engine, for this URL.
-    Machine(String),
+    Engine(String),
 }
 
 #[derive(Debug, Clone)]
@@ -187,7 +187,7 @@ impl Database {
         match change {
             Change::Insert(oid, key, url) => {
                 let Some(table) = self.tables.get_mut(oid) else { return Vec::new() };
-                let cell = Cell { text: None, writer: Writer::Nobody };
+                let cell = Cell { text: None, writer: Writer::None };
                 let record = Record {
                     url: url.clone(),
                     cells: vec![cell.clone(), cell],

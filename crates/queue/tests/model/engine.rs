@@ -3,7 +3,7 @@
 
 use crate::chance::Chance;
 use fastrand::Rng;
-use pg_caption_queue::worker::ConnectionEvent;
+use pg_caption_queue::ConnectionEvent;
 use pg_caption_wire::{
     CaptionOutcome, CaptionOutput, CaptionRequest, Failure, FailureClass, FinishReason, ImageFacts,
     ImageSource, ModelRef, StageTimings, WrittenCaption,

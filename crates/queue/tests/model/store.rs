@@ -1,7 +1,7 @@
 //! The database in a worker's transaction. Other transactions commit between its statements.
 
 use crate::chance::Chance;
-use crate::database::{Cell, Deferred, FILLS, KeyOf, LedgerRow, Writer};
+use crate::database::{Cell, Deferred, KeyOf, LedgerRow, Writer};
 use crate::engine::may_fail;
 use crate::simulation::Simulation;
 use pg_caption_queue::{
@@ -148,7 +148,7 @@ impl QueueStore for Tx<'_> {
     ) -> Result<BackfillChunk, ReadError> {
         self.interleave();
         if !self.is_free(table) {
-            return Err(ReadError::TableBusy);
+            return Err(ReadError::Busy);
         }
         let from = after.map_or(std::ops::Bound::Unbounded, |after| {
             std::ops::Bound::Excluded(after.to_string())
@@ -347,7 +347,7 @@ impl QueueStore for Tx<'_> {
     ) -> Result<RowsRead, ReadError> {
         self.interleave();
         if self.sim.unreadable || (self.sim.concurrency && self.sim.random.percent(4)) {
-            return Err(ReadError::TableBusy);
+            return Err(ReadError::Busy);
         }
         let mut read = RowsRead::default();
         self.db().pruned_rows.clear();
