@@ -5,7 +5,7 @@
 use crate::pg::report::refuse;
 use crate::{engine::model_status, settings};
 use pg_caption_style::{
-    CaptionStyle, MAX_TOKENS, MIN_TOKENS, StyleRules, StyleTask, builtin, builtin_names,
+    CaptionStyle, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names,
 };
 use pgrx::JsonB;
 use pgrx::pg_sys;
@@ -108,46 +108,20 @@ fn of_the_model<T>(ask: impl FnOnce(&BTreeMap<String, CaptionStyle>) -> T) -> T 
     answer
 }
 
-/// What `caption.style` says, completed by the built-in style of that name.
+/// The row of `caption.style`, completed by the built-in style of that name.
 fn users_own(name: &str) -> Option<CaptionStyle> {
-    Spi::connect(|client| {
-        let mut rows = client.select(
-            // Tables of release 0.1.0 have no column "prompts".
-            "SELECT instruction, task, min_chars, max_chars, max_sentences, strip_final_stop, pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->) 'prompts' \
-               FROM caption.style s WHERE name OPERATOR(pg_catalog.=) $1",
-            Some(1),
-            &[name.into()],
-        )?;
-        let Some(row) = rows.next() else { return Ok(None) };
-        let base = builtin(name).unwrap_or_else(|| CaptionStyle {
-            name: name.into(),
-            instruction: String::new(),
-            task: StyleTask::Detailed,
-            rules: StyleRules { min_chars: 3, max_chars: 1000, max_sentences: None, strip_final_stop: false },
-            prompts: BTreeMap::new(),
-        });
-        let length = |value: Option<i32>, otherwise: u32| value.map_or(otherwise, |n| n.max(1) as u32);
-        let max_chars = length(row.get::<i32>(4)?, base.rules.max_chars);
-        let prompts = row.get::<JsonB>(7)?.and_then(|JsonB(prompts)| serde_json::from_value(prompts).ok());
-        Ok::<_, pgrx::spi::Error>(Some(CaptionStyle {
-            name: name.into(),
-            instruction: row.get::<String>(1)?.unwrap_or(base.instruction),
-            task: match row.get::<String>(2)?.as_deref() {
-                Some("concise") => StyleTask::Concise,
-                Some("seo") => StyleTask::Seo,
-                Some(_) => StyleTask::Detailed,
-                None => base.task,
-            },
-            rules: StyleRules {
-                min_chars: length(row.get::<i32>(3)?, base.rules.min_chars.min(max_chars)),
-                max_chars,
-                max_sentences: row.get::<i32>(5)?.map(|n| n.max(1) as u32).or(base.rules.max_sentences),
-                strip_final_stop: row.get::<bool>(6)?.unwrap_or(base.rules.strip_final_stop),
-            },
-            prompts: prompts.unwrap_or_default(),
-        }))
+    const ROW: &str = "SELECT pg_catalog.to_jsonb(s) FROM caption.style s \
+                       WHERE name OPERATOR(pg_catalog.=) $1";
+    let row = Spi::connect(|client| {
+        let mut rows = client.select(ROW, Some(1), &[name.into()])?;
+        rows.next().map_or(Ok(None), |row| row.get::<JsonB>(1))
     })
-    .unwrap_or_else(|error| pgrx::error!("{error}"))
+    .unwrap_or_else(|error: pgrx::spi::Error| pgrx::error!("{error}"));
+    let Some(JsonB(serde_json::Value::Object(row))) = row else { return None };
+    let patch = StylePatch::from_row(row).unwrap_or_else(|error| {
+        pgrx::error!("style \"{name}\" in caption.style cannot be read: {error}")
+    });
+    Some(patch.apply(builtin(name).unwrap_or_else(|| CaptionStyle::with_defaults(name))))
 }
 
 /// `max_tokens` as the engine takes it, or an error that says what is allowed.
