@@ -33,20 +33,12 @@ fn only(url: Option<&str>, bytes: &[u8], outputs: &[OutputSpec]) -> CaptionOutco
     }
 }
 
-fn unchanged() -> Failure {
-    Failure::new(
-        FailureClass::Retry,
-        "unexpected_304",
-        "the server answered 304 Not Modified to an unconditional request",
-    )
-}
-
-/// NULL with a notice, NULL with a warning, or an error: DESIGN's table of failures.
+/// NULL with a notice, NULL with a warning, or an error, by class and "pg_caption.on_error".
 fn no_caption(failure: &Failure) {
     match (failure.class, settings::on_error()) {
         (FailureClass::Uncertain, _) => report::failure(PgLogLevel::NOTICE, failure),
-        (FailureClass::Engine, _) | (_, OnError::error) => report::raise(failure),
-        (_, OnError::null) => report::failure(PgLogLevel::WARNING, failure),
+        (FailureClass::Engine, _) | (_, OnError::Error) => report::raise(failure),
+        (_, OnError::Null) => report::failure(PgLogLevel::WARNING, failure),
     }
 }
 
@@ -63,7 +55,7 @@ fn caption(
             CaptionOutput::Failed(failure) => no_caption(&failure),
         },
         CaptionOutcome::Failed(failure) => no_caption(&failure),
-        CaptionOutcome::Unchanged => no_caption(&unchanged()),
+        CaptionOutcome::Unchanged => no_caption(&Failure::unexpected_304()),
     }
     None
 }
@@ -141,7 +133,7 @@ fn caption_images(
                     None => {}
                 },
                 Some(CaptionOutcome::Failed(failure)) => failed(failure),
-                Some(CaptionOutcome::Unchanged) => failed(unchanged()),
+                Some(CaptionOutcome::Unchanged) => failed(Failure::unexpected_304()),
             }
             (at as i32 + 1, url.clone(), text, finish, confidence, class, error)
         })
@@ -183,7 +175,7 @@ fn caption_image_json(
             None
         }
         CaptionOutcome::Unchanged => {
-            no_caption(&unchanged());
+            no_caption(&Failure::unexpected_304());
             None
         }
     }

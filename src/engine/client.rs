@@ -86,7 +86,10 @@ impl Client {
                     return Ok(Some(client));
                 }
                 Ok(Some(ServerMessage::Hello { version, release, .. })) => {
-                    return Err(mismatch(version, &release));
+                    return Err(Failure::version_mismatch(
+                        (env!("CARGO_PKG_VERSION"), PROTOCOL),
+                        (&release, version),
+                    ));
                 }
                 Ok(Some(ServerMessage::Refused(failure))) | Err(Lost::Refused(failure)) => {
                     return Err(failure);
@@ -256,15 +259,6 @@ fn absent() -> Failure {
         failure = failure.detail(why);
     }
     failure
-}
-
-fn mismatch(version: u32, release: &str) -> Failure {
-    Failure::new(FailureClass::Engine, "version_mismatch", "the extension's library and the running engine are of different versions")
-        .detail(format!(
-            "The library speaks protocol {PROTOCOL} (release {}), the engine protocol {version} (release {release}).",
-            env!("CARGO_PKG_VERSION")
-        ))
-        .hint("Reconnect; if that does not help, restart the server so that launcher and engine come from the same release.")
 }
 
 /// A connected stream, or `None` where nobody listens or the backlog is full. A blocking connect

@@ -3,8 +3,8 @@
 
 use crate::engine::client::{Client, Lost};
 use pg_caption_wire::{
-    CaptionOutcome, CaptionRequest, ClientRole, Failure, FailureClass, ImageSource, OutputSpec,
-    ServerMessage,
+    CaptionOutcome, CaptionRequest, ClientRole, Failure, FailureClass, ImageSource,
+    MAX_ENGINE_DEATHS, OutputSpec, ServerMessage,
 };
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -13,8 +13,6 @@ use std::time::{Duration, Instant};
 
 /// How long after the caller's deadline the engine's own "too late" may still arrive.
 const GRACE: Duration = Duration::from_millis(250);
-/// Engines a request may cost before it is taken for the reason of their deaths.
-const MAX_DEATHS: u32 = 4;
 
 /// One image to caption.
 pub struct Ask<'a> {
@@ -60,8 +58,9 @@ pub fn ask(
             for (_, at) in sent.drain() {
                 one_by_one = true;
                 deaths[at] += u32::from(alone);
-                if deaths[at] >= MAX_DEATHS {
-                    outcomes[at] = Some(CaptionOutcome::Failed(engine_killer()));
+                if deaths[at] >= MAX_ENGINE_DEATHS {
+                    let failure = Failure::engine_killer(deaths[at]);
+                    outcomes[at] = Some(CaptionOutcome::Failed(failure));
                 } else {
                     unsent.push(at);
                 }
@@ -144,20 +143,6 @@ fn request(ask: &Ask<'_>, min_confidence: Option<f32>, deadline: Instant) -> Cap
 }
 
 fn too_late() -> Failure {
-    Failure::new(FailureClass::Retry, "timeout", "the caption did not come in time")
-        .detail(format!(
-            "pg_caption.timeout is {} ms, all waiting included.",
-            crate::settings::timeout().as_millis()
-        ))
-        .hint("Raise pg_caption.timeout, or caption fewer pictures in one call.")
-}
-
-fn engine_killer() -> Failure {
-    Failure::new(
-        FailureClass::Reject,
-        "engine_killer",
-        "the caption engine died each time it worked on this picture",
-    )
-    .detail(format!("{MAX_DEATHS} engines were lost with it in flight."))
-    .hint("See the server log, and please report the picture.")
+    let limit = crate::settings::timeout().as_millis() as u64;
+    Failure::timeout(Some(limit), "unanswered by the engine")
 }

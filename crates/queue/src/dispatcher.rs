@@ -3,7 +3,9 @@
 
 use crate::limits::Limits;
 use crate::{Job, Watched};
-use pg_caption_wire::{CaptionOutcome, CaptionRequest, Failure, FailureClass};
+use pg_caption_wire::{
+    CaptionOutcome, CaptionRequest, Failure, FailureClass, MAX_ENGINE_DEATHS,
+};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -11,8 +13,6 @@ use std::time::{Duration, Instant};
 pub const AGAIN: Duration = Duration::from_secs(1);
 /// How often it is doubled.
 const DOUBLINGS: u32 = 5;
-/// Engines that a picture may cost, in flight alone, before it is taken for the reason.
-const MAX_DEATHS: u32 = 3;
 /// For how long hosts are given time to answer before their rows are put off for the sake of the
 /// others …
 const STUCK: Duration = Duration::from_secs(10);
@@ -233,13 +233,8 @@ impl Flight {
             if alone {
                 job.deaths += 1;
             }
-            if job.deaths >= MAX_DEATHS {
-                let failure = Failure::new(
-                    FailureClass::Reject,
-                    "engine_killer",
-                    "the caption engine died each time it worked on this picture",
-                )
-                .detail(format!("{MAX_DEATHS} engines were lost with nothing else in flight."));
+            if job.deaths >= MAX_ENGINE_DEATHS {
+                let failure = Failure::engine_killer(job.deaths);
                 landed.push((job, CaptionOutcome::Failed(failure)));
             } else {
                 self.suspects.push_back(job);
