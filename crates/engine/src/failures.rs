@@ -1,6 +1,7 @@
 //! The failures the engine itself states, in one place so that their codes stay stable. Failures of
 //! a URL, a picture or a text are stated by the crate that knows them.
 
+use pg_caption_fetch::{FetchError, UrlLocation};
 use pg_caption_style::{StyleError, TextRefusal};
 use pg_caption_wire::{Failure, FailureClass};
 
@@ -27,15 +28,10 @@ pub fn model_gone(panic: &str) -> Failure {
 
 /// The caller's patience ended while the host was at its cap.
 pub fn host_busy(host: &str, waited_ms: u64) -> Failure {
-    let mut failure = Failure::new(
-        FailureClass::Host,
-        "host_busy",
-        format!("host {host} is at its limit of concurrent requests"),
-    )
-    .detail(format!("after {waited_ms} ms"))
-    .hint("See \"pg_caption.host_concurrency\".");
-    failure.host = Some(host.into());
-    failure
+    let location = UrlLocation { host: host.into(), url: String::new() };
+    FetchError::HostBusy { location }
+        .failure()
+        .detail(format!("After {waited_ms} ms the request was still waiting for the host."))
 }
 
 /// A request nobody can fulfil.
