@@ -33,7 +33,7 @@ fn look(now: Instant) -> Vec<Look> {
     shared::databases().iter().map(|database| seen(database, now)).collect()
 }
 
-fn seen(database: &shared::Database, now: Instant) -> Look {
+fn seen(database: &shared::DatabaseSlot, now: Instant) -> Look {
     Look {
         oid: database.oid,
         generation: database.generation,
@@ -134,9 +134,9 @@ impl Databases {
                 database.as_ref().map(|database| seen(database, now)).as_ref(),
                 now,
             ) {
-                Ended::Well => shared::set_trouble(oid, 0, Duration::ZERO),
+                Ended::Well => shared::set_failures(oid, 0, Duration::ZERO),
                 Ended::Badly { times, pause } => {
-                    shared::set_trouble(oid, times, pause);
+                    shared::set_failures(oid, times, pause);
                     // Perhaps its database is gone: the list says so before another worker is
                     // wasted on it.
                     self.listed = None;
@@ -160,7 +160,7 @@ impl Databases {
                 shared::forget_database(database.oid, database.generation);
             }
         }
-        self.roll.call(&databases, shared::know_database);
+        self.roll.call(&databases, shared::register_database);
         // While workers have not looked into all that are known, some of those may have no
         // extension, and make room.
         let left_out = self

@@ -58,7 +58,7 @@ impl Engines {
         // SAFETY: the descriptor was created above and is owned from here on.
         let epoll = unsafe { OwnedFd::from_raw_fd(epoll) };
         // A launcher that follows another goes on counting.
-        let succession = Succession::new(model_status::now().reloads);
+        let succession = Succession::new(model_status::read().reloads);
         Engines { listener, program: None, epoll, all: Vec::new(), succession, published: None }
     }
 

@@ -18,7 +18,7 @@ mod tables;
 mod transaction;
 mod write;
 
-use crate::{release, shared};
+use crate::shared;
 use pgrx::prelude::*;
 
 /// Settings that hold for everything a worker does, whatever the database, the role or the server
@@ -66,7 +66,6 @@ pub extern "C-unwind" fn pg_caption_worker(argument: pg_sys::Datum) {
     shared::set_worker(database, std::process::id() as i32);
     let seen = shared::database(database).map_or(0, |d| d.generation);
     if transaction::run(tables::installed) {
-        transaction::run(|| release::note_in_log(database));
         definitions::listen();
         drain::run(database);
     } else {

@@ -4,7 +4,7 @@
 //! In levels of settings: `transaction` opens ours for each transaction, `write` goes back to what
 //! holds otherwise for the time in which triggers run.
 
-use crate::pg::guc_scope::{Level, current};
+use crate::pg::guc_scope::{GucScope, current};
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -39,12 +39,12 @@ thread_local! {
 }
 
 /// Our own planning, and our patience with locks; in a transaction.
-pub fn ours() -> Level {
+pub fn ours() -> GucScope {
     ORDINARY.with(|ordinary| {
         *ordinary.borrow_mut() =
             OURS.iter().map(|(name, _)| current(name, CStr::to_owned)).collect()
     });
-    let level = Level::open();
+    let level = GucScope::open();
     for (name, value) in OURS {
         level.set(name, value);
     }
@@ -54,9 +54,9 @@ pub fn ours() -> Level {
 
 /// Our patience with the locks that a table's own code meets: each time it meets one it is halved,
 /// so that a table whose triggers all want the same row does not take the time of the others.
-pub fn patience_with(table: u32) -> Level {
+pub fn patience_with(table: u32) -> GucScope {
     let halved = BLOCKED.with(|blocked| blocked.borrow().get(&table).copied().unwrap_or(0));
-    let level = Level::open();
+    let level = GucScope::open();
     wait_for_locks(&level, (patience() >> halved).max(patience().min(LEAST_PATIENCE)));
     level
 }
@@ -90,13 +90,13 @@ fn patience() -> i32 {
     (unsafe { pg_sys::DeadlockTimeout } / 2).clamp(1, MOST_PATIENCE)
 }
 
-fn wait_for_locks(level: &Level, ms: i32) {
+fn wait_for_locks(level: &GucScope, ms: i32) {
     level.set(c"lock_timeout", &CString::new(ms.to_string()).unwrap_or_default());
 }
 
 /// The planning of any session; within [`ours`].
-pub fn ordinary() -> Level {
-    let level = Level::open();
+pub fn ordinary() -> GucScope {
+    let level = GucScope::open();
     ORDINARY.with(|ordinary| {
         OURS.iter()
             .zip(ordinary.borrow().iter())

@@ -6,7 +6,6 @@ use super::examine;
 use super::sources::{is_passing, oids};
 use super::transaction::{attempt, attempt_in_time, spi};
 use super::write;
-use crate::release;
 use pg_caption_queue::{Busy, Kept, Looked, Stand, Unread, Watched};
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -25,10 +24,6 @@ const TABLE: &str = "(WITH RECURSIVE part AS (SELECT t.relation AS oid UNION ALL
 /// consists of other files, or once a fifth of it was deleted (as autovacuum counts; a thousand
 /// rows at least).
 pub fn due(tables: &[u32]) -> Vec<u32> {
-    // The objects of 0.1.0 have no place for it.
-    if !release::objects_are_current() {
-        return Vec::new();
-    }
     let due = format!(
         "SELECT t.relation FROM caption.watch_state t CROSS JOIN LATERAL {TABLE} \
           WHERE t.relation = ANY ($1) AND (t.pruned_at IS NULL OR t.pruned_at < clock_timestamp() - interval '1 day' OR t.prune_after IS NOT NULL \

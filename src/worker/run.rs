@@ -7,7 +7,7 @@ use super::runaway;
 use super::sources::{Sql, next_due_ms};
 use super::tables;
 use super::transaction::{run as in_transaction, spi};
-use crate::engine::client::{Client, Lost};
+use crate::engine::client::{ConnectionLoss, EngineClient};
 use crate::{pg::latch, settings, shared};
 use pg_caption_queue::Limits;
 use pg_caption_queue::worker::{Action, Heard, Seen, Worker};
@@ -20,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// elsewhere.
 pub fn run(database: u32) {
     let mut worker = Worker::new(Limits::default(), Instant::now(), u64::from(std::process::id()));
-    let mut client: Option<Client> = None;
+    let mut client: Option<EngineClient> = None;
     loop {
         let seen = look(database);
         match worker.next(&seen) {
@@ -39,7 +39,7 @@ pub fn run(database: u32) {
             }
             Action::Read(reading) => in_transaction(|| worker.read(reading, &mut Sql, seen.now)),
             Action::Connect { until } => {
-                client = Client::connect(ClientRole::Worker, until).ok();
+                client = EngineClient::connect(ClientRole::Worker, until).ok();
                 // The epoch of before: a change while nobody answered is a reason to ask again at
                 // once.
                 worker.connected(client.is_some(), &Seen { now: Instant::now(), ..seen });
@@ -72,7 +72,7 @@ pub fn run(database: u32) {
                 in_transaction(|| worker.tidy(&mut Sql, seen.now));
             }
             Action::Show => {
-                shared::set_flights(database, &worker.flights());
+                shared::set_in_flight(database, &worker.flights());
                 let (in_flight, ready, held) = worker.in_hand();
                 report(
                     &format!(
@@ -122,7 +122,7 @@ fn look(database: u32) -> Seen {
 }
 
 /// Fills the connection's window.
-fn send(worker: &mut Worker, client: &mut Client) {
+fn send(worker: &mut Worker, client: &mut EngineClient) {
     while client.has_room()
         && let Some((job, request)) = worker.next_request()
     {
@@ -134,7 +134,7 @@ fn send(worker: &mut Worker, client: &mut Client) {
 }
 
 /// What the engine says, if anything.
-fn receive(client: &mut Client) -> Heard {
+fn receive(client: &mut EngineClient) -> Heard {
     match client.poll() {
         Ok(Some(ServerMessage::Reply(CaptionReply { id, outcome }))) => {
             if let CaptionOutcome::Failed(failure) = &outcome
@@ -147,8 +147,8 @@ fn receive(client: &mut Client) -> Heard {
         Ok(Some(_)) => Heard::Other,
         Ok(None) if client.is_spent() => Heard::Spent,
         Ok(None) => Heard::Nothing,
-        Err(Lost::Gone) => Heard::Lost { refused: false },
-        Err(Lost::Refused(failure)) => {
+        Err(ConnectionLoss::Closed) => Heard::Lost { refused: false },
+        Err(ConnectionLoss::Refused(failure)) => {
             pgrx::log!("pg_caption: the engine refuses this worker: {}", failure.message);
             Heard::Lost { refused: true }
         }

@@ -67,7 +67,7 @@ pub fn note(database: u32) -> bool {
         row.relation,
         super::write::shortened(&row.key)
     );
-    shared::note_overdue(database, number(&row));
+    shared::note_runaway(database, number(&row));
     true
 }
 
@@ -75,7 +75,7 @@ pub fn note(database: u32) -> bool {
 /// transaction.
 pub fn is_known(database: u32, row: &Row) -> bool {
     let number = number(row);
-    let (is_known, others_are) = shared::is_overdue(database, number);
+    let (is_known, others_are) = shared::is_runaway(database, number);
     if is_known {
         RECORDED.with(|recorded| recorded.borrow_mut().push(number));
     }
@@ -88,7 +88,7 @@ pub fn is_known(database: u32, row: &Row) -> bool {
 /// of it stays.
 pub fn recorded(database: u32) {
     RECORDED.with(|recorded| {
-        recorded.borrow_mut().drain(..).for_each(|number| shared::forget_overdue(database, number))
+        recorded.borrow_mut().drain(..).for_each(|number| shared::forget_runaway(database, number))
     });
 }
 

@@ -2,7 +2,7 @@
 
 use super::rescan;
 use super::transaction::{attempt, spi};
-use crate::{api::style, pg::table, pg::triggers, release};
+use crate::{api::style, pg::table, pg::triggers};
 use pg_caption_queue::{Fill, KeyColumn, Watched};
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -46,17 +46,14 @@ pub fn clean() {
 /// The tables that are watched. In a database that is a copy of another one their walks begin anew:
 /// whose transactions its rows are from, nobody knows.
 pub fn begin() -> Vec<u32> {
-    // The objects of 0.1.0 do not know whose database they are in.
-    if release::objects_are_current() {
-        spi(Spi::run(
-            "UPDATE caption.watch_state t SET database = d.oid, backfill_run = t.backfill_run + CASE WHEN t.database IS NULL THEN 0 ELSE 1 END, \
-                    backfilled = CASE WHEN t.database IS NULL THEN t.backfilled ELSE 0 END, backfill_after = CASE WHEN t.database IS NULL THEN t.backfill_after END, \
-                    backfill_done = t.backfill_done AND t.database IS NULL \
-               FROM pg_catalog.pg_database d \
-              WHERE d.datname = current_database() AND t.relation = ANY \
-                    (ARRAY(SELECT o.relation FROM caption.watch_state o WHERE o.database IS DISTINCT FROM d.oid FOR NO KEY UPDATE SKIP LOCKED))",
-        ));
-    }
+    spi(Spi::run(
+        "UPDATE caption.watch_state t SET database = d.oid, backfill_run = t.backfill_run + CASE WHEN t.database IS NULL THEN 0 ELSE 1 END, \
+                backfilled = CASE WHEN t.database IS NULL THEN t.backfilled ELSE 0 END, backfill_after = CASE WHEN t.database IS NULL THEN t.backfill_after END, \
+                backfill_done = t.backfill_done AND t.database IS NULL \
+           FROM pg_catalog.pg_database d \
+          WHERE d.datname = current_database() AND t.relation = ANY \
+                (ARRAY(SELECT o.relation FROM caption.watch_state o WHERE o.database IS DISTINCT FROM d.oid FOR NO KEY UPDATE SKIP LOCKED))",
+    ));
     rescan::obey();
     let watched = "SELECT w.relation::oid FROM caption.watch w";
     spi(Spi::connect(|client| {
@@ -285,11 +282,11 @@ fn attribute(relation: pg_sys::Oid, column: &str) -> Result<(String, Option<u32>
         )))
     }));
     let found = found.map(|(kind, modifier)| {
-        let base = table::base(kind, modifier);
+        let base = table::base_type(kind, modifier);
         // SAFETY: a type that exists; the text is PostgreSQL's, copied at once.
         let name =
             unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_with_typemod(base.0, base.1)) };
-        (name.to_string_lossy().into_owned(), table::length(base))
+        (name.to_string_lossy().into_owned(), table::max_length(base))
     });
     found.ok_or_else(|| {
         format!("it has no column \"{column}\" any more; call caption.watch() again")
