@@ -1,35 +1,43 @@
 #!/usr/bin/env bash
-# bench.sh: benches/throughput.py on a throw-away cluster whose engine may use every core. IMAGES=/folder and ROWS=1000
-# change what is captioned. PEER=1 adds the Python peer (its packages go into .run/peer). Then benches/memory.py on another
-# cluster (LARGE=0 leaves it out), and the decoding of camera pictures at reduced scale.
-# bench.sh queue: benches/queue_cost.py, what the queue costs without the model; ROWS=1000000.
+# bench.sh: runs benches/throughput.py on a temporary cluster whose engine may use every core, then
+# benches/memory.py on another one, then the decoding of camera pictures at reduced scale.
+#   IMAGES=/folder, ROWS=1000  what is captioned
+#   PEER=1   adds the Python peer (its packages are stored in .run/peer)
+#   LARGE=0  leaves benches/memory.py out
+# bench.sh queue: runs benches/queue_cost.py, the queue without the model; ROWS=1000000.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
 
 if [ "${1:-}" = queue ]; then
   pg_config=$(find_pg_config)
-  exec "$project/scripts/cluster.sh" run python3 "$project/benches/queue_cost.py" "$("$pg_config" --bindir)/psql" "${ROWS:-1000000}"
+  exec "$project/scripts/cluster.sh" run python3 "$project/benches/queue_cost.py" \
+    "$("$pg_config" --bindir)/psql" "${ROWS:-1000000}"
 fi
 
 images=${IMAGES:-}
 for folder in "$project/../shared/catalogue/images" "$project/demo/images"; do
   if [ -z "$images" ] && [ -d "$folder" ]; then images=$folder; fi
 done
-[ -n "$images" ] || die "no pictures: name a folder with IMAGES=…"
+[ -n "$images" ] || die "no pictures; name a folder with IMAGES=…"
 pg_config=$(find_pg_config)
 if [ -n "${PEER:-}" ]; then
   if ! [ -x "$run_dir/peer/bin/python" ]; then
     say "installing the peer's packages into .run/peer"
     python3 -m venv "$run_dir/peer"
-    "$run_dir/peer/bin/pip" install --quiet "onnxruntime==$(pin onnxruntime version)" pillow==11.3.0 numpy==2.3.5 tokenizers==0.22.2 'psycopg[binary]'
+    "$run_dir/peer/bin/pip" install --quiet "onnxruntime==$(pin onnxruntime version)" \
+      pillow==11.3.0 numpy==2.3.5 tokenizers==0.22.2 'psycopg[binary]'
   fi
   export PEER_PYTHON=$run_dir/peer/bin/python PEER_MODEL=${PEER_MODEL:-$project/models/default}
 fi
-settings="pg_caption.threads = $(nproc);pg_caption.min_confidence = 0;$(printf '%s' "${SETTINGS:-}")"
+settings="pg_caption.threads = $(nproc);pg_caption.min_confidence = 0;${SETTINGS:-}"
 psql=$("$pg_config" --bindir)/psql
-SETTINGS=$settings "$project/scripts/cluster.sh" run python3 "$project/benches/throughput.py" "$psql" "$images" "${ROWS:-300}"
+SETTINGS=$settings "$project/scripts/cluster.sh" run \
+  python3 "$project/benches/throughput.py" "$psql" "$images" "${ROWS:-300}"
 echo
-if [ "${LARGE:-200}" -gt 0 ]; then SETTINGS=$settings "$project/scripts/cluster.sh" run python3 "$project/benches/memory.py" "$psql" "${LARGE:-200}"; fi
+if [ "${LARGE:-200}" -gt 0 ]; then
+  SETTINGS=$settings "$project/scripts/cluster.sh" run \
+    python3 "$project/benches/memory.py" "$psql" "${LARGE:-200}"
+fi
 echo
 cargo bench --quiet -p pg_caption_pixels --bench resize

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# check-sql.sh: pgspot over the SQL of the extension and its upgrades: names and operators that somebody could shadow, functions
-# without a search_path of their own. Any finding fails.
+# check-sql.sh: runs pgspot over the SQL of the extension and its upgrade scripts. It finds names and operators that another
+# schema could shadow, and functions without a search_path of their own. Any finding fails.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -14,18 +14,33 @@ if [ "$(cat "$home/made-from" 2>/dev/null)" != "$wanted" ]; then
   echo "$wanted" >"$home/made-from"
 fi
 
-# check [--ignore CODE]… FILE…: as one script, as PostgreSQL runs it. A procedure that commits cannot have a search_path of its own: everything in
-# caption.wait is qualified instead, which is what pgspot looks at then.
+# check [--ignore CODE]… FILE…: checks the files as one script, as PostgreSQL runs them. A procedure that commits cannot set a
+# search_path: caption.wait qualifies every name instead, which pgspot checks then.
 check() {
-  local script ignore=(); script=$(mktemp --suffix=.sql)
+  local script ignore=()
+  script=$(mktemp --suffix=.sql)
   while [ "$1" = --ignore ]; do ignore+=("$1" "$2"); shift 2; done
   cat "$@" | sed 's/@extschema@/public/g' >"$script"
   PYTHONPATH=$home python3 -c 'import sys; from pgspot.cli import run; sys.exit(run())' \
-    --proc-without-search-path 'caption.wait(relation regclass,timeout interval)' "${ignore[@]}" "$script" >"$script.said" || true
-  if ! grep -q 'Errors: 0 Warnings: 0 Unknown: 0' "$script.said"; then cat "$script.said" >&2; rm -f "$script" "$script.said"; return 1; fi
-  rm -f "$script" "$script.said"
+    --proc-without-search-path 'caption.wait(relation regclass,timeout interval)' "${ignore[@]}" "$script" >"$script.report" || true
+  if ! grep -q 'Errors: 0 Warnings: 0 Unknown: 0' "$script.report"; then
+    cat "$script.report" >&2
+    rm -f "$script" "$script.report"
+    return 1
+  fi
+  rm -f "$script" "$script.report"
 }
+
 cd "$project"
-check sql/schema.sql sql/caption.sql sql/queue.sql || die "pgspot complains about the extension's SQL (above)"
-# PS002 and PS015, CREATE OR REPLACE: an upgrade replaces functions and views of our own schema, and PostgreSQL only lets it replace members of the extension.
-for upgrade in sql/pg_caption--*--*.sql; do check --ignore PS002 --ignore PS015 "$upgrade" || die "pgspot complains about $upgrade (above)"; done
+shopt -s nullglob
+# Every file but upgrade scripts; schema.sql, which pins the search_path, is first.
+install=(sql/schema.sql)
+for file in sql/*.sql; do
+  case $file in sql/schema.sql | sql/pg_caption--*) ;; *) install+=("$file") ;; esac
+done
+check "${install[@]}" || die "pgspot complains about the extension's SQL (above)"
+# PS002 and PS015, CREATE OR REPLACE: an upgrade replaces functions and views of the extension's schema, and PostgreSQL allows that
+# for members of the extension only.
+for upgrade in sql/pg_caption--*--*.sql; do
+  check --ignore PS002 --ignore PS015 "$upgrade" || die "pgspot complains about $upgrade (above)"
+done

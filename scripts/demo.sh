@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# demo.sh: serves a folder of pictures on loopback, watches a table of products that shows them, and follows the captions
-# as they appear. Needs PG_CAPTION_DSN (a cluster with the extension; `make demo` starts one). IMAGES=/some/folder takes
-# your own pictures. Succeeds only if captions were written.
+# demo.sh: serves a folder of pictures on loopback, watches a table of products with their URLs, and
+# shows the captions as they appear. Needs PG_CAPTION_DSN (a cluster with the extension; `make demo`
+# starts one). IMAGES=/some/folder uses your own pictures. Succeeds only if captions were written.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -11,7 +11,7 @@ images=${IMAGES:-$project/demo/images}
 pg_config=$(find_pg_config)
 psql=("$("$pg_config" --bindir)/psql" -XqAt -v ON_ERROR_STOP=1 "$PG_CAPTION_DSN")
 
-# --- a web server for the pictures ----------------------------------------------------------------------------------
+# --- a web server for the pictures --------------------------------------------
 served=$(mktemp -d)
 trap 'kill "${server:-}" 2>/dev/null; rm -rf "$served"' EXIT
 python3 - "$images" >"$served/port" 2>"$served/log" <<'PYTHON' &
@@ -22,15 +22,19 @@ print(server.server_port, flush=True)
 server.serve_forever()
 PYTHON
 server=$!
-until [ -s "$served/port" ]; do kill -0 $server 2>/dev/null || { cat "$served/log" >&2; die "the pictures cannot be served"; }; sleep 0.05; done
+until [ -s "$served/port" ]; do
+  kill -0 $server 2>/dev/null || { cat "$served/log" >&2; die "the pictures cannot be served"; }
+  sleep 0.05
+done
 
-# --- the table ------------------------------------------------------------------------------------------------------
-# file,title for every picture: from products.csv beside the folder or in it, else titles from the file names.
+# --- the table ----------------------------------------------------------------
+# Titles are from products.csv next to the folder or in it, else from the file names.
 python3 - "$images" "http://127.0.0.1:$(cat "$served/port")" >"$served/products.csv" <<'PYTHON'
 import csv, os, sys, urllib.parse
 folder, address = sys.argv[1:]
 titles = {}
-for listing in (os.path.join(folder, "products.csv"), os.path.join(folder, os.pardir, "products.csv")):
+for place in (folder, os.path.join(folder, os.pardir)):
+    listing = os.path.join(place, "products.csv")
     if os.path.exists(listing):
         with open(listing, newline="", encoding="utf-8") as rows:
             titles = {row["file"]: row["title"] for row in csv.DictReader(rows)}
@@ -39,30 +43,35 @@ out = csv.writer(sys.stdout)
 for name in sorted(os.listdir(folder)):
     stem, ending = os.path.splitext(name)
     if ending.lower() in (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"):
-        out.writerow([titles.get(name) or stem.replace("_", " ").replace("-", " "), f"{address}/{urllib.parse.quote(name)}"])
+        title = titles.get(name) or stem.replace("_", " ").replace("-", " ")
+        out.writerow([title, f"{address}/{urllib.parse.quote(name)}"])
 PYTHON
 count=$(wc -l <"$served/products.csv")
 [ "$count" -gt 0 ] || die "$images holds no pictures (jpg, png, webp, gif, bmp, tiff)"
 
-say "a table of $count products, without a word about their pictures"
+say "a table of $count products without texts"
 "${psql[@]}" <<'SQL'
 CREATE TABLE products (
     id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     title text NOT NULL, image_url text NOT NULL, alt text, seo text
 );
 SQL
-"${psql[@]}" -c '\copy products (title, image_url) FROM pstdin WITH (FORMAT csv)' <"$served/products.csv"
+"${psql[@]}" -c '\copy products (title, image_url) FROM pstdin WITH (FORMAT csv)' \
+  <"$served/products.csv"
 
 say "SELECT caption.watch('products', 'image_url');"
 "${psql[@]}" -c "SELECT caption.watch('products', 'image_url')" >/dev/null
 
-# --- progress -------------------------------------------------------------------------------------------------------
-# A terminal gets one line that moves; a log gets a line whenever something has changed.
+# --- progress -----------------------------------------------------------------
+# A terminal gets one line that is rewritten; a log gets a line for each change.
 if [ -t 2 ]; then line='\r\033[K%s'; else line='%s\n'; fi
 last=
 while :; do
-  row=$("${psql[@]}" -F '|' -c "SELECT bar, filled, failed, coalesce(round(rows_per_minute::numeric)::text, '-'),
-      coalesce(date_trunc('second', time_left)::text, '-'), caption.is_idle('products'), stopped, state FROM caption.progress WHERE relation = 'products'::regclass")
+  row=$("${psql[@]}" -F '|' -c "
+      SELECT bar, filled, failed, coalesce(round(rows_per_minute::numeric)::text, '-'),
+             coalesce(date_trunc('second', time_left)::text, '-'),
+             caption.is_idle('products'), stopped, state
+        FROM caption.progress WHERE relation = 'products'::regclass")
   IFS='|' read -r bar filled failed rate left over stopped watch_state <<<"$row"
   now="$bar  $filled filled, $failed without a caption, $rate rows a minute, time left: $left"
   # shellcheck disable=SC2059
@@ -75,16 +84,18 @@ while :; do
 done
 [ ! -t 2 ] || echo >&2
 
-# --- what came of it ------------------------------------------------------------------------------------------------
-# A log has room where a terminal has none.
-if [ -t 1 ]; then columns=${COLUMNS:-$(tput cols 2>/dev/null || echo 120)}; else columns=180; fi
+# --- the result ---------------------------------------------------------------
+# A log has no width; a terminal has.
+columns=180
+if [ -t 1 ]; then columns=${COLUMNS:-$(tput cols 2>/dev/null || echo 120)}; fi
 PAGER='' "${psql[@]}" -P format=wrapped -P columns="$columns" -P tuples_only=off -P border=1 \
   -c 'SELECT title, alt, seo FROM products ORDER BY id'
 failures=$("${psql[@]}" -c 'SELECT count(*) FROM caption.failure')
 if [ "$failures" -gt 0 ]; then
   say "without a caption ($failures): the model was not sure, or the picture could not be read"
-  PAGER='' "${psql[@]}" -P format=wrapped -P columns="$columns" -P tuples_only=off -c 'TABLE caption.failure LIMIT 10'
+  PAGER='' "${psql[@]}" -P format=wrapped -P columns="$columns" -P tuples_only=off \
+    -c 'TABLE caption.failure LIMIT 10'
 fi
 filled=$("${psql[@]}" -c "SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''")
-say "$filled of $count products have an alt text and a meta description now"
+say "$filled of $count products have an alt text and a meta description"
 [ "$filled" -gt 0 ]

@@ -1,33 +1,47 @@
 #!/usr/bin/env bash
-# install.sh [PG_CONFIG]: builds the extension and the engine and installs them, the ONNX Runtime library and the default
-# model into that PostgreSQL. PROFILE=release (default) or dev. HEIF=1: a release engine that decodes AVIF and HEIC. BUILD_PG_CONFIG: build against this one's headers instead
-# (the tests' private copy of a PostgreSQL has none).
+# install.sh [PG_CONFIG]: builds the extension and the engine. Installs both, the ONNX Runtime
+# library and the default model into that PostgreSQL.
+#   PROFILE=release (default) or dev
+#   HEIF=1           a release engine that decodes AVIF and HEIC
+#   BUILD_PG_CONFIG  build against the headers of this one (the tests' private copies have none)
 #
-# Every file is written under a temporary name and renamed: a running server keeps the files that it has open.
+# Every file is written under a temporary name and renamed: a running server keeps the files that it
+# has open.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
 
 if [ $# -gt 0 ]; then PG_CONFIG=$1; fi
-target=$(find_pg_config) || die "no PostgreSQL found; run 'make setup' or name one with PG_CONFIG=…"
+target=$(need_pg_config)
 source=${BUILD_PG_CONFIG:-$target}
 major=$(pg_major "$target")
 profile=${PROFILE:-release}
-case $profile in release) built=release flag=() ;; dev) built=debug flag=(--debug) ;; *) die "PROFILE=$profile: release or dev" ;; esac
+case $profile in
+  release) built=release flag=() ;;
+  dev) built=debug flag=(--debug) ;;
+  *) die "PROFILE=$profile: use release or dev" ;;
+esac
 
 cd "$project"
 say "building the extension for PostgreSQL $major ($profile)"
-# A PostgreSQL that `cargo pgrx init` was not told of (the tests' own ones): named to the build script of the bindings directly.
-grep -qs "^pg$major *=" "${PGRX_HOME:-$HOME/.pgrx}/config.toml" || export PGRX_PG_CONFIG_PATH=$source
+# A PostgreSQL that `cargo pgrx init` does not know, such as a private copy: the build script of the
+# bindings gets its path directly.
+grep -qs "^pg$major *=" "${PGRX_HOME:-$HOME/.pgrx}/config.toml" ||
+  export PGRX_PG_CONFIG_PATH=$source
 package=target/package/$profile-pg$major
-# What an earlier version left there is not ours to install.
+# Files of an earlier version must not be installed.
 rm -rf "$package"
 log=$run_dir/build.log; mkdir -p "$run_dir" "$package"
-cargo pgrx package "${flag[@]}" --pg-config "$source" --out-dir "$package" --no-default-features --features "pg$major" >"$log" || { cat "$log" >&2; die "the extension could not be built"; }
+cargo pgrx package "${flag[@]}" --pg-config "$source" --out-dir "$package" \
+  --no-default-features --features "pg$major" >"$log" ||
+  { cat "$log" >&2; die "the extension could not be built"; }
 say "building the engine ($profile)"
-# Tests build the whole workspace next: the same selection of packages here means the same features, hence one build.
-if [ "$profile" = dev ]; then cargo build --quiet --workspace --exclude pg_caption --lib --bins --tests
-else cargo build --quiet --release -p pg_caption_engine ${HEIF:+--features heif}
+# Tests build the whole workspace next. The same selection of packages has the same features, so
+# there is one build.
+if [ "$profile" = dev ]; then
+  cargo build --quiet --workspace --exclude pg_caption --lib --bins --tests
+else
+  cargo build --quiet --release -p pg_caption_engine ${HEIF:+--features heif}
 fi
 
 pkglibdir=$("$target" --pkglibdir) sharedir=$("$target" --sharedir)
@@ -44,15 +58,22 @@ put() {
 
 say "installing into $pkglibdir and $sharedir"
 put "$package$("$source" --pkglibdir)/pg_caption.so" "$pkglibdir/pg_caption.so" 755
-for file in "$package$("$source" --sharedir)/extension/"pg_caption*; do put "$file" "$sharedir/extension/$(basename "$file")"; done
-put "${CARGO_TARGET_DIR:-target}/$built/pg_caption_engine" "$pkglibdir/pg_caption/pg_caption_engine" 755
+for file in "$package$("$source" --sharedir)/extension/"pg_caption*; do
+  put "$file" "$sharedir/extension/$(basename "$file")"
+done
+program=${CARGO_TARGET_DIR:-target}/$built/pg_caption_engine
+put "$program" "$pkglibdir/pg_caption/pg_caption_engine" 755
 put "$run_dir/onnxruntime/libonnxruntime.so" "$pkglibdir/pg_caption/libonnxruntime.so" 755
-for file in LICENSE ThirdPartyNotices.txt; do put "$run_dir/onnxruntime/$file" "$sharedir/pg_caption/onnxruntime/$file"; done
-# By hand the program looks for models beside itself; they lie where data lies.
+for file in LICENSE ThirdPartyNotices.txt; do
+  put "$run_dir/onnxruntime/$file" "$sharedir/pg_caption/onnxruntime/$file"
+done
+# On the command line the program looks for models next to itself; they are in the data directory.
 "${root[@]}" install -d "$sharedir/pg_caption/models"
 "${root[@]}" ln -sfn "$sharedir/pg_caption/models" "$pkglibdir/pg_caption/models"
 if [ -d models/default ]; then
-  while IFS= read -r -d '' file; do put "$file" "$sharedir/pg_caption/$file"; done < <(find models/default -type f -print0)
+  while IFS= read -r -d '' file; do
+    put "$file" "$sharedir/pg_caption/$file"
+  done < <(find models/default -type f -print0)
 else
-  say "models/default is not there yet: installed without a model"
+  say "models/default is missing: installed without a model"
 fi

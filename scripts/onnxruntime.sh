@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Puts the ONNX Runtime library at .run/onnxruntime/libonnxruntime.so. It is taken out of the Python wheel, whose hash
-# pgrx.toml pins; nothing of Python is used at run time.
+# Puts the ONNX Runtime library at .run/onnxruntime/libonnxruntime.so. It is from the Python wheel
+# whose hash pgrx.toml pins; Python is not used at run time.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -15,7 +15,8 @@ home=$run_dir/onnxruntime
 say "downloading ONNX Runtime $version for $arch"
 rm -rf "$home.new"; mkdir -p "$home.new"
 printf 'onnxruntime==%s --hash=sha256:%s\n' "$version" "$hash" >"$home.new/requirements.txt"
-python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
+python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+  --only-binary=:all: \
   --python-version "$(pin onnxruntime python)" --platform "$(pin onnxruntime platform)_$arch" \
   -r "$home.new/requirements.txt" -d "$home.new"
 python3 - "$home.new" "$version" <<'PYTHON'

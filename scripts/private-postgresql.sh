@@ -1,21 +1,27 @@
 #!/usr/bin/env bash
-# private-postgresql.sh: makes (once) a private copy of the installed PostgreSQL for the tests and prints its pg_config.
+# private-postgresql.sh: makes (once) a private copy of the installed PostgreSQL for the tests, and
+# prints its pg_config.
 #
-# PostgreSQL finds its files relative to its program. So a tree of the same shape, with the programs copied and the rest
-# linked, is an installation of its own: the tests install into it without root, without touching the machine's
-# PostgreSQL, and several checkouts can be tested at the same time. Tests find it through .run/test-postgresql.
+# PostgreSQL finds its files relative to its program. A tree of the same shape, with the programs
+# copied and the rest linked, is therefore an installation of its own. The tests install into it
+# without root and without changing the machine's PostgreSQL, and several checkouts can be tested at
+# the same time. Tests find it through .run/test-postgresql.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
 
-pg_config=$(find_pg_config) || die "no PostgreSQL found; run 'make setup' or name one with PG_CONFIG=…"
-bindir=$("$pg_config" --bindir) libdir=$("$pg_config" --pkglibdir) sharedir=$("$pg_config" --sharedir)
-# What all three have in common is the prefix that the copy replaces.
+pg_config=$(need_pg_config)
+bindir=$("$pg_config" --bindir)
+libdir=$("$pg_config" --pkglibdir)
+sharedir=$("$pg_config" --sharedir)
+# The copy replaces their common prefix.
 prefix=$bindir
-while case "$libdir/ $sharedir/" in "$prefix"/*" $prefix"/*) false ;; esac; do prefix=${prefix%/*}; done
+while case "$libdir/ $sharedir/" in "$prefix"/*" $prefix"/*) false ;; esac; do
+  prefix=${prefix%/*}
+done
 
 home=$(test_home)
-# The tests' own already (scripts/postgresql-wheel.sh).
+# Already one for the tests alone (scripts/postgresql-wheel.sh).
 case $bindir in "$home"/*) echo "$pg_config"; exit ;; esac
 tree=$home/postgresql-$(pg_major "$pg_config")
 stamp="$("$pg_config" --version) $bindir"
@@ -23,7 +29,8 @@ stamp="$("$pg_config" --version) $bindir"
 if [ "$(cat "$tree/made-from" 2>/dev/null)" != "$stamp" ]; then
   say "making a private copy of $bindir for the tests"
   rm -rf "$tree"
-  mkdir -p "$tree${bindir#"$prefix"}" "$tree${libdir#"$prefix"}" "$tree${sharedir#"$prefix"}/extension"
+  mkdir -p "$tree${bindir#"$prefix"}" "$tree${libdir#"$prefix"}"
+  mkdir -p "$tree${sharedir#"$prefix"}/extension"
   cp -a "$bindir/." "$tree${bindir#"$prefix"}/"
   for from in "$libdir"/* "$sharedir"/* "$sharedir"/extension/*; do
     name=${from##*/}

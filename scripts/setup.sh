@@ -1,22 +1,35 @@
 #!/usr/bin/env bash
-# Installs what a build needs and this machine lacks: PostgreSQL with headers, clang, cmake, nasm, cargo-pgrx, the ONNX
-# Runtime library. Quiet and quick when nothing is missing. PG_CONFIG=… builds against that PostgreSQL instead.
+# Installs missing build requirements: PostgreSQL with headers, clang, cmake, nasm, cargo-pgrx, the
+# ONNX Runtime library. Quiet and quick when nothing is missing. PG_CONFIG=… selects an installed
+# PostgreSQL.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
 
-command -v cargo >/dev/null || die "Rust is missing: install it with rustup (https://rustup.rs), then run this again"
+command -v cargo >/dev/null ||
+  die "Rust is missing; install it with rustup (https://rustup.rs), then run this again"
 mkdir -p "$run_dir"
 
-# --- packages -------------------------------------------------------------------------------------------------------
-# (Into a variable first: where grep -q leaves at its first match, pipefail makes a failure of the pipe that broke.)
-lacking() { local status; status=$(dpkg-query -W -f='${Status}' "$1" 2>/dev/null) || return 0; [[ $status != *"ok installed"* ]]; }
+# --- packages -----------------------------------------------------------------
+# lacking PACKAGE: it is not installed. (The status is read into a variable first: grep -q would
+# exit at its first match, and pipefail would report the broken pipe as a failure.)
+lacking() {
+  local status
+  status=$(dpkg-query -W -f='${Status}' "$1" 2>/dev/null) || return 0
+  [[ $status != *"ok installed"* ]]
+}
 # offered PACKAGE: the distribution has it.
-offered() { local policy; policy=$(LC_ALL=C apt-cache policy "$1" 2>/dev/null) || return 1; [[ $policy =~ Candidate:\ [0-9] ]]; }
+offered() {
+  local policy
+  policy=$(LC_ALL=C apt-cache policy "$1" 2>/dev/null) || return 1
+  [[ $policy =~ Candidate:\ [0-9] ]]
+}
 
 if command -v apt-get >/dev/null; then
   need=()
-  for package in build-essential pkg-config ca-certificates libssl-dev clang libclang-dev cmake nasm python3; do
+  packages=(build-essential pkg-config ca-certificates libssl-dev)
+  packages+=(clang libclang-dev cmake nasm python3)
+  for package in "${packages[@]}"; do
     if lacking "$package"; then need+=("$package"); fi
   done
   python3 -m pip --version >/dev/null 2>&1 || need+=(python3-pip)
@@ -25,38 +38,49 @@ if command -v apt-get >/dev/null; then
     say "looking for PostgreSQL in the package lists"
     as_root apt-get update -qq; updated=1
     for major in $(pin postgresql majors | tr ' ' '\n' | sort -rn); do
-      if offered "postgresql-server-dev-$major"; then need+=("postgresql-$major" "postgresql-server-dev-$major"); break; fi
+      if offered "postgresql-server-dev-$major"; then
+        need+=("postgresql-$major" "postgresql-server-dev-$major")
+        break
+      fi
     done
   fi
   if [ ${#need[@]} -gt 0 ]; then
     say "installing packages: ${need[*]}"
     [ -n "$updated" ] || as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}" >"$run_dir/apt.log" 2>&1 </dev/null ||
-      { tail -n 20 "$run_dir/apt.log" >&2; die "the packages could not be installed ($run_dir/apt.log)"; }
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+      "${need[@]}" >"$run_dir/apt.log" 2>&1 </dev/null || {
+      tail -n 20 "$run_dir/apt.log" >&2
+      die "the packages could not be installed ($run_dir/apt.log)"
+    }
   fi
 else
   for program in cc clang cmake nasm python3; do
-    command -v "$program" >/dev/null || die "$program is missing, and there is no apt-get to install it with"
+    command -v "$program" >/dev/null || die "$program is missing, and apt-get is not available"
   done
 fi
-pg_config=$(find_pg_config) || die "no PostgreSQL of $(pin postgresql majors) with headers found; name one with PG_CONFIG=/path/to/pg_config"
+pg_config=$(find_pg_config) ||
+  die "no PostgreSQL ($(pin postgresql majors)) with headers found; name one with PG_CONFIG=…"
 major=$(pg_major "$pg_config")
 
-# --- cargo-pgrx -----------------------------------------------------------------------------------------------------
+# --- cargo-pgrx ---------------------------------------------------------------
 version=$(pin cargo-pgrx version)
 if [ "$(cargo pgrx --version 2>/dev/null)" != "cargo-pgrx $version" ]; then
   say "building cargo-pgrx $version (some minutes, once)"
-  # Another version that is already installed for other projects stays as it is.
+  # Another version, installed for other projects, is not changed.
   if command -v cargo-pgrx >/dev/null; then root=(--root "$run_dir/tools"); else root=(); fi
   cargo install cargo-pgrx --version "=$version" --locked --quiet "${root[@]}"
 fi
 pgrx_home=${PGRX_HOME:-$HOME/.pgrx}
 if ! grep -qs "^pg$major *=" "$pgrx_home/config.toml"; then
-  say "telling cargo-pgrx about $pg_config"
-  # init forgets what it is not told again.
-  mapfile -t known < <(sed -nE 's/^(pg[0-9]+) *= *"(.*)"$/--\1=\2/p' "$pgrx_home/config.toml" 2>/dev/null)
-  cargo pgrx init --no-run "${known[@]}" "--pg$major=$pg_config" >"$run_dir/pgrx-init.log" 2>&1 || { cat "$run_dir/pgrx-init.log" >&2; die "cargo pgrx init failed"; }
+  say "registering $pg_config with cargo-pgrx"
+  # init forgets versions that are not named again.
+  mapfile -t known < <(
+    sed -nE 's/^(pg[0-9]+) *= *"(.*)"$/--\1=\2/p' "$pgrx_home/config.toml" 2>/dev/null
+  )
+  log=$run_dir/pgrx-init.log
+  cargo pgrx init --no-run "${known[@]}" "--pg$major=$pg_config" >"$log" 2>&1 ||
+    { cat "$log" >&2; die "cargo pgrx init failed"; }
 fi
 
-# --- ONNX Runtime ---------------------------------------------------------------------------------------------------
+# --- ONNX Runtime -------------------------------------------------------------
 "$project/scripts/onnxruntime.sh"

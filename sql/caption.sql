@@ -1,63 +1,140 @@
--- The functions that ask the engine. They reach out: VOLATILE, not granted to PUBLIC.
+-- Functions that send requests to the engine. They have side effects outside of the database:
+-- VOLATILE, not granted to PUBLIC.
 
-CREATE FUNCTION @extschema@.caption_image(url text, style text DEFAULT 'concise', max_tokens int DEFAULT 64) RETURNS text
+CREATE FUNCTION @extschema@.caption_image(
+        url        text,
+        style      text DEFAULT 'concise',
+        max_tokens int  DEFAULT 64)
+    RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_image_url_wrapper';
 COMMENT ON FUNCTION @extschema@.caption_image(text, text, int) IS
-    'A caption of the picture at url. style: concise (alt text), seo (meta description), detailed, or one of caption.style; max_tokens 32 to 256.';
+    'Returns a caption of the image at a URL. style: concise (alternative text), '
+    'seo (meta description), detailed, or a name in caption.style. max_tokens: 32 to 256.';
 
-CREATE FUNCTION @extschema@.caption_image(image bytea, style text DEFAULT 'concise', max_tokens int DEFAULT 64) RETURNS text
+CREATE FUNCTION @extschema@.caption_image(
+        image      bytea,
+        style      text DEFAULT 'concise',
+        max_tokens int  DEFAULT 64)
+    RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_image_bytes_wrapper';
 COMMENT ON FUNCTION @extschema@.caption_image(bytea, text, int) IS
-    'A caption of the picture whose encoded bytes (JPEG, PNG, WebP, GIF, BMP, TIFF) are given. Otherwise as caption_image(url).';
+    'Returns a caption of an encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF). '
+    'Otherwise as caption_image(url).';
 
-CREATE FUNCTION @extschema@.caption_images(urls text[], style text DEFAULT 'concise', max_tokens int DEFAULT 64,
-        OUT ord int, OUT url text, OUT caption text, OUT finish_reason text, OUT confidence real, OUT error_class text, OUT error text)
+CREATE FUNCTION @extschema@.caption_images(
+        urls       text[],
+        style      text DEFAULT 'concise',
+        max_tokens int  DEFAULT 64,
+        OUT ord           int,
+        OUT url           text,
+        OUT caption       text,
+        OUT finish_reason text,
+        OUT confidence    real,
+        OUT error_class   text,
+        OUT error         text)
     RETURNS SETOF record
-    LANGUAGE c VOLATILE STRICT PARALLEL SAFE COST 1000000 ROWS 100 SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE COST 1000000 ROWS 100
+    SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_images_wrapper';
 COMMENT ON FUNCTION @extschema@.caption_images(text[], text, int) IS
-    'One row per URL, in order; all URLs are in flight together, and a bad one costs only its own row.';
+    'Captions several images together. Returns one row per URL, in order; '
+    'a failure is reported in its row and does not affect the others.';
 
-CREATE FUNCTION @extschema@.caption_image_json(url text, styles text[] DEFAULT '{concise,seo,detailed}', max_tokens int DEFAULT 64) RETURNS jsonb
+CREATE FUNCTION @extschema@.caption_image_json(
+        url        text,
+        styles     text[] DEFAULT '{concise,seo,detailed}',
+        max_tokens int    DEFAULT 64)
+    RETURNS jsonb
     LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_image_json_wrapper';
 COMMENT ON FUNCTION @extschema@.caption_image_json(text, text[], int) IS
-    'Several styles from one fetch and one encoding, with finish reasons, token counts, confidence, image facts, model, and milliseconds per stage.';
+    'Returns captions in several styles from one fetch of an image, with finish reasons, '
+    'token counts, confidence, facts about the image, the model, and milliseconds per stage.';
 
-REVOKE ALL ON FUNCTION @extschema@.caption_image(text, text, int), @extschema@.caption_image(bytea, text, int),
-    @extschema@.caption_images(text[], text, int), @extschema@.caption_image_json(text, text[], int) FROM PUBLIC;
+REVOKE ALL ON FUNCTION
+    @extschema@.caption_image(text, text, int),
+    @extschema@.caption_image(bytea, text, int),
+    @extschema@.caption_images(text[], text, int),
+    @extschema@.caption_image_json(text, text[], int)
+    FROM PUBLIC;
 
-CREATE FUNCTION caption.engine_report() RETURNS jsonb
+CREATE FUNCTION caption.engine_report()
+    RETURNS jsonb
     LANGUAGE c VOLATILE PARALLEL SAFE COST 10000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'engine_status_wrapper';
-COMMENT ON FUNCTION caption.engine_report() IS 'What caption.engine_status() shows, as one JSON object.';
+COMMENT ON FUNCTION caption.engine_report() IS
+    'Returns what caption.engine_status() shows, as one JSON object.';
 REVOKE ALL ON FUNCTION caption.engine_report() FROM PUBLIC;
 
-CREATE FUNCTION caption.engine_status(OUT pid int, OUT state text, OUT failure text, OUT model text, OUT family text, OUT digest text,
-        OUT batch_invariant boolean, OUT uptime interval, OUT connections int, OUT in_flight int, OUT answered bigint, OUT encoded bigint,
-        OUT encode_calls bigint, OUT generated bigint, OUT cpu_ms jsonb, OUT rss bigint, OUT confinement text[], OUT details jsonb)
+CREATE FUNCTION caption.engine_status(
+        OUT pid             int,
+        OUT state           text,
+        OUT failure         text,
+        OUT model           text,
+        OUT family          text,
+        OUT digest          text,
+        OUT batch_invariant boolean,
+        OUT uptime          interval,
+        OUT connections     int,
+        OUT in_flight       int,
+        OUT answered        bigint,
+        OUT encoded         bigint,
+        OUT encode_calls    bigint,
+        OUT generated       bigint,
+        OUT cpu_ms          jsonb,
+        OUT rss             bigint,
+        OUT confinement     text[],
+        OUT details         jsonb)
     LANGUAGE sql VOLATILE PARALLEL SAFE COST 10000 SET search_path = pg_catalog, pg_temp
     AS $$
-        SELECT (r->>'pid')::int, r->>'state',
+        SELECT (r->>'pid')::int,
+               r->>'state',
                (r#>>'{failure,message}') || coalesce(': ' || (r#>>'{failure,detail}'), ''),
-               r#>>'{model,name}', r#>>'{model,family}', r#>>'{model,digest}', (r#>>'{model,batch_invariant}')::boolean,
-               make_interval(secs => (r->>'uptime_s')::double precision), (r->>'connections')::int, (r->>'in_flight')::int,
-               (r->>'answered')::bigint, (r->>'encoded')::bigint, (r->>'encode_calls')::bigint, (r->>'generated')::bigint, r->'cpu_ms',
-               (r->>'rss')::bigint, ARRAY(SELECT jsonb_array_elements_text(r->'confinement')), r
+               r#>>'{model,name}',
+               r#>>'{model,family}',
+               r#>>'{model,digest}',
+               (r#>>'{model,batch_invariant}')::boolean,
+               make_interval(secs => (r->>'uptime_s')::double precision),
+               (r->>'connections')::int,
+               (r->>'in_flight')::int,
+               (r->>'answered')::bigint,
+               (r->>'encoded')::bigint,
+               (r->>'encode_calls')::bigint,
+               (r->>'generated')::bigint,
+               r->'cpu_ms',
+               (r->>'rss')::bigint,
+               ARRAY(SELECT jsonb_array_elements_text(r->'confinement')),
+               r
           FROM (SELECT caption.engine_report() AS r) AS report
     $$;
 COMMENT ON FUNCTION caption.engine_status() IS
-    'The engine: process, state (loading, ready, failed, draining, absent) and why, model, work done, CPU by stage, memory, confinement, hosts.';
+    'Returns the status of the engine: process, state (loading, ready, failed, draining, absent) '
+    'and why, model, work done, CPU time by stage, memory, confinement, hosts.';
 REVOKE ALL ON FUNCTION caption.engine_status() FROM PUBLIC;
 
 CREATE VIEW caption.host AS
-    SELECT h.host, h.in_flight, pg_catalog.clock_timestamp() + pg_catalog.make_interval(secs => h.cooling_ms / 1000.0) AS cooling_until, h.last AS last_answer,
-           pg_catalog.clock_timestamp() - pg_catalog.make_interval(secs => h.last_ms_ago / 1000.0) AS last_answer_at
-      FROM pg_catalog.jsonb_to_recordset(caption.engine_report()->'hosts')
-           AS h (host text, in_flight int, cooling_ms double precision, last text, last_ms_ago double precision);
+    SELECT h.host,
+           h.in_flight,
+           clock_timestamp() + make_interval(secs => h.cooling_ms / 1000.0) AS cooling_until,
+           h.last AS last_answer,
+           clock_timestamp() - make_interval(secs => h.last_ms_ago / 1000.0) AS last_answer_at
+      FROM jsonb_to_recordset(caption.engine_report()->'hosts')
+           AS h (host        text,
+                 in_flight   int,
+                 cooling_ms  double precision,
+                 last        text,
+                 last_ms_ago double precision);
 COMMENT ON VIEW caption.host IS
-    'Hosts that the engine asks, leaves alone because they asked for patience, or asked lately. Needs EXECUTE on caption.engine_report(), too.';
-COMMENT ON COLUMN caption.host.cooling_until IS 'No request before then: the host answered 429, or 503, and named this time or gets a growing pause.';
-COMMENT ON COLUMN caption.host.last_answer IS 'http_200, redirect, or the code of a failure as in caption.failure: http_429, timeout, tls …';
+    'Hosts with requests in flight, in a cooldown, or with a recent answer. '
+    'Also requires EXECUTE on caption.engine_report().';
+COMMENT ON COLUMN caption.host.in_flight IS
+    'Requests in flight.';
+COMMENT ON COLUMN caption.host.cooling_until IS
+    'End of the cooldown: the host answered 429 or 503. '
+    'It named this time, or the pause grows with each such answer.';
+COMMENT ON COLUMN caption.host.last_answer IS
+    'http_200, redirect, or the code of a failure as in caption.failure: http_429, timeout, tls …';
+COMMENT ON COLUMN caption.host.last_answer_at IS
+    'When the last answer arrived.';

@@ -1,135 +1,123 @@
-//! Shared memory: what backends, workers and the launcher tell each other. Small, fixed, behind one
-//! lock that is held for microseconds.
+//! Shared memory: the state that backends, workers and the launcher exchange. Small, of fixed size,
+//! behind one lock that is held for microseconds.
+//!
+//! Called from every process. Nothing here waits, raises or allocates while the lock is held.
 
-use pg_caption_queue::{served, turns};
+use crate::pg::report::refuse;
+use crate::pg::shared_text::SharedText;
+use pg_caption_supervisor::{database_status, schedule};
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Databases with the extension that can be told apart at once. One more is served when another was
-/// dropped or the server restarts.
+/// Databases with the extension that are tracked. A further one is served after another was dropped
+/// or the server was restarted.
 pub const MAX_DATABASES: usize = 256;
 /// Watches of one database whose in-flight counts are shown.
-pub const MAX_FLIGHTS: usize = 16;
-const MAX_MESSAGE: usize = 480;
-/// Rows kept over which workers have ended; what is beyond is found out once more.
-const MAX_OVERDUE: usize = 64;
+pub const MAX_IN_FLIGHT: usize = 16;
+/// Rows remembered as runaway. A worker detects an older one again.
+const MAX_RUNAWAY: usize = 64;
 
 /// One database that has, or may have, work.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Database {
+pub struct DatabaseSlot {
     /// `InvalidOid`: the slot is free.
     pub oid: u32,
-    /// Raised by every commit that enqueued something.
+    /// Raised by every commit that enqueued rows.
     pub generation: u64,
-    /// Generation the last worker had seen when it left with nothing to do.
+    /// The generation that the last worker had seen when it left without work.
     pub drained: u64,
-    /// Process id of the worker that serves it now; 0: none.
+    /// Process id of the worker that serves the database; 0: none.
     pub worker: i32,
-    /// The worker's latch.
+    /// Address of the worker's latch; 0: none.
     worker_latch: usize,
-    /// A prepared transaction enqueued something: nobody will tell when it commits.
+    /// A prepared transaction enqueued rows. Its commit is not announced, so workers must poll.
     pub slow_look: bool,
-    /// When deferred rows are due, in milliseconds of the Unix epoch; 0: none are.
+    /// When deferred rows are due, in milliseconds of the Unix epoch; 0: no deferred rows.
     due_ms: i64,
-    /// Workers that ended badly since the last one that did not, and when the next one is tried
-    /// (milliseconds of the Unix epoch).
+    /// Workers that failed in a row.
     failures: u32,
+    /// When the next worker is tried, in milliseconds of the Unix epoch.
     retry_ms: i64,
-    /// A worker had to end over one of its rows since it was drained.
-    stubborn: bool,
-    /// The log has been told that its SQL objects are of another version.
-    noted: bool,
-    /// Rows in flight by watched table.
-    pub flights: [(u32, u32); MAX_FLIGHTS],
+    /// A worker ended over a runaway row since the database was drained.
+    has_runaway: bool,
+    /// Rows in flight: OID of the watched table and count.
+    pub in_flight: [(u32, u32); MAX_IN_FLIGHT],
 }
 
-impl Database {
-    /// What `caption.database` says of it, apart from what only the catalog knows.
-    pub fn facts(&self) -> database_status::Database {
-        let until = |ms: i64| {
-            (UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64))
-                .duration_since(SystemTime::now())
-                .ok()
-        };
-        let due_in =
-            if self.due_ms == 0 { None } else { Some(until(self.due_ms).unwrap_or_default()) };
-        database_status::Database {
+impl DatabaseSlot {
+    /// The facts that `caption.database` shows, except those of the catalog.
+    pub fn facts(&self) -> database_status::DatabaseFacts {
+        let time_until = |ms: i64| unix_time(ms).duration_since(SystemTime::now()).ok();
+        let due_in = (self.due_ms != 0).then(|| time_until(self.due_ms).unwrap_or_default());
+        database_status::DatabaseFacts {
             served: self.worker != 0,
             has_work: self.generation != self.drained || due_in == Some(Duration::ZERO),
             due_in,
             connectable: true,
             failures: self.failures,
-            retry_in: until(self.retry_ms),
+            retry_in: time_until(self.retry_ms),
         }
     }
 
-    /// When deferred rows are due, seen from `now`: what is overdue is due at `now` itself, never a
-    /// moment later.
+    /// When deferred rows are due, relative to `now`. Overdue rows are due at `now` itself.
     pub fn due(&self, now: Instant) -> Option<Instant> {
-        if self.due_ms == 0 {
-            return None;
-        }
-        Some(schedule::due_at(
-            UNIX_EPOCH + Duration::from_millis(self.due_ms.max(0) as u64),
-            SystemTime::now(),
-            now,
-        ))
+        (self.due_ms != 0).then(|| schedule::due_at(unix_time(self.due_ms), SystemTime::now(), now))
     }
 }
 
-/// Everything shared.
+fn unix_time(ms: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64)
+}
+
+/// Everything in the segment.
 #[derive(Debug, Clone, Copy)]
-pub struct State {
+struct SharedState {
+    /// Address of the launcher's latch; 0: none.
     launcher_latch: usize,
     /// Process id of the launcher; 0: none.
-    pub launcher: i32,
+    launcher: i32,
     /// Process id of the engine that serves; 0: none.
-    pub engine: i32,
+    engine: i32,
     /// Raised whenever an engine became ready or failed.
-    pub engine_epoch: u64,
-    /// A database waits for a worker slot: idle workers leave at once.
-    pub crowded: bool,
-    /// The server had no background worker slot left.
+    engine_epoch: u64,
+    /// A database waits for a worker slot: idle workers leave immediately.
+    crowded: bool,
+    /// The server had no free background worker slot.
     no_slot: bool,
-    failure: Message,
-    /// Database and number of rows over which a worker had to end, the newest first.
-    overdue: [(u32, u64); MAX_OVERDUE],
-    databases: [Database; MAX_DATABASES],
+    /// Why no engine serves.
+    engine_failure: SharedText<480>,
+    /// Rows over which a worker ended, the newest first: database and number of the row.
+    runaway: [(u32, u64); MAX_RUNAWAY],
+    databases: [DatabaseSlot; MAX_DATABASES],
 }
 
-#[derive(Debug, Clone, Copy)]
-struct Message {
-    length: usize,
-    bytes: [u8; MAX_MESSAGE],
-}
+// SAFETY: plain data. Latches are stored as addresses in PostgreSQL's shared memory, which are the
+// same in every process.
+unsafe impl PGRXSharedMemory for SharedState {}
 
-// SAFETY: plain data without pointers that Rust follows (latches are addresses in PostgreSQL's
-// shared memory, the same in every process).
-unsafe impl PGRXSharedMemory for State {}
-
-impl Default for State {
+impl Default for SharedState {
     fn default() -> Self {
-        State {
+        SharedState {
             launcher_latch: 0,
             launcher: 0,
             engine: 0,
             engine_epoch: 0,
             crowded: false,
             no_slot: false,
-            failure: Message { length: 0, bytes: [0; MAX_MESSAGE] },
-            overdue: [(0, 0); MAX_OVERDUE],
-            databases: [Database::default(); MAX_DATABASES],
+            engine_failure: SharedText::default(),
+            runaway: [(0, 0); MAX_RUNAWAY],
+            databases: [DatabaseSlot::default(); MAX_DATABASES],
         }
     }
 }
 
 // SAFETY: the only lock of that name.
-static STATE: PgLwLock<State> = unsafe { PgLwLock::new(c"pg_caption") };
+static STATE: PgLwLock<SharedState> = unsafe { PgLwLock::new(c"pg_caption") };
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the postmaster is loading `shared_preload_libraries` right now.
+/// Whether the postmaster is loading `shared_preload_libraries`.
 pub fn preloading() -> bool {
     // SAFETY: a plain global of the main thread.
     unsafe { pg_sys::process_shared_preload_libraries_in_progress }
@@ -146,44 +134,38 @@ pub fn preloaded() -> bool {
     PRELOADED.load(Ordering::Relaxed)
 }
 
-/// Raises the error that every entry point raises where the library was not preloaded, or the
-/// database's encoding is not UTF-8.
+/// Raises the error of every entry point if the library was not preloaded.
 pub fn require_ready() {
-    // SAFETY: reads a setting of the database.
-    if unsafe { pg_sys::GetDatabaseEncoding() } != pg_sys::pg_enc::PG_UTF8 as i32 {
-        crate::pg::report::refuse(
-            PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
-            "pg_caption works in databases whose encoding is UTF8",
-            None,
-            Some("Captions are Unicode text. Create the database with ENCODING 'UTF8'.".into()),
-        );
-    }
     if !preloaded() {
-        crate::pg::report::refuse(
+        refuse(
             PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
             "pg_caption is not running in this server",
             Some("The library is not in shared_preload_libraries.".into()),
-            Some("Add this line to postgresql.conf and restart the server: shared_preload_libraries = 'pg_caption'".into()),
+            Some(
+                "Add this line to postgresql.conf and restart the server: \
+                 shared_preload_libraries = 'pg_caption'"
+                    .into(),
+            ),
         );
     }
 }
 
 fn set_latch(address: usize) {
     if address != 0 {
-        // SAFETY: the address of a latch in PostgreSQL's shared memory (a PGPROC's), which exists
-        // as long as the server; at worst it belongs to another process by now, which then wakes
-        // once for nothing.
+        // SAFETY: the address of a latch in PostgreSQL's shared memory (of a PGPROC), which lives
+        // as long as the server. If another process owns it now, that process wakes once too often.
         unsafe { pg_sys::SetLatch(address as *mut pg_sys::Latch) };
     }
 }
 
 fn my_latch() -> usize {
-    // SAFETY: reading a global pointer of the main thread.
+    // SAFETY: reads a global pointer of the main thread.
     unsafe { pg_sys::MyLatch as usize }
 }
 
-impl State {
-    fn slot(&mut self, oid: u32) -> Option<&mut Database> {
+impl SharedState {
+    /// The slot of a database, or a free one that it takes; `None`: no slot is free.
+    fn slot(&mut self, oid: u32) -> Option<&mut DatabaseSlot> {
         let at = self
             .databases
             .iter()
@@ -195,19 +177,19 @@ impl State {
     }
 }
 
-/// A consistent copy of the databases known.
-pub fn databases() -> Vec<Database> {
+/// A consistent copy of all registered databases.
+pub fn databases() -> Vec<DatabaseSlot> {
     STATE.share().databases.iter().filter(|d| d.oid != 0).copied().collect()
 }
 
-/// The entry of one database.
-pub fn database(oid: u32) -> Option<Database> {
+/// The slot of one database.
+pub fn database(oid: u32) -> Option<DatabaseSlot> {
     STATE.share().databases.iter().find(|d| d.oid == oid).copied()
 }
 
-/// Makes a database known (the launcher found it) without claiming that it has work. `false`: no
-/// room.
-pub fn know_database(oid: u32) -> bool {
+/// Registers a database that the launcher found. A worker checks whether it has work. `false`: no
+/// slot is free.
+pub fn register_database(oid: u32) -> bool {
     let mut state = STATE.exclusive();
     match state.slot(oid) {
         Some(slot) => {
@@ -220,18 +202,18 @@ pub fn know_database(oid: u32) -> bool {
     }
 }
 
-/// Forgets a database: dropped, or without the extension. Not if something was announced there
-/// since `seen`: then it has one after all.
+/// Forgets a database that was dropped or lacks the extension. Keeps it if work was announced since
+/// generation `seen`: then it has the extension.
 pub fn forget_database(oid: u32, seen: u64) {
     if let Some(slot) =
         STATE.exclusive().databases.iter_mut().find(|d| d.oid == oid && d.generation == seen)
     {
-        *slot = Database::default();
+        *slot = DatabaseSlot::default();
     }
 }
 
-/// Work was committed in a database: raises its generation, wakes its worker, or the launcher that
-/// starts one.
+/// Announces committed work: raises the database's generation and wakes its worker, or else the
+/// launcher, which starts one.
 pub fn announce_work(oid: u32, slow_look: bool) {
     let latch = {
         let mut state = STATE.exclusive();
@@ -248,7 +230,7 @@ pub fn announce_work(oid: u32, slow_look: bool) {
     set_latch(latch);
 }
 
-/// A worker took a database on (or left it, with `pid` 0).
+/// Registers the calling worker as the one of a database; `pid` 0: it leaves.
 pub fn set_worker(oid: u32, pid: i32) {
     let launcher = {
         let mut state = STATE.exclusive();
@@ -256,16 +238,16 @@ pub fn set_worker(oid: u32, pid: i32) {
         if let Some(slot) = state.slot(oid) {
             slot.worker = pid;
             slot.worker_latch = if pid == 0 { 0 } else { my_latch() };
-            slot.flights = Default::default();
+            slot.in_flight = Default::default();
         }
         launcher
     };
     set_latch(launcher);
 }
 
-/// A worker leaves with nothing to do before `due_ms` (Unix epoch; 0: never), having seen this
-/// generation; `slow_look`: prepared transactions are pending, whose commit nobody will announce.
-/// `false`: something was enqueued, or prepared, meanwhile: stay.
+/// Lets a worker leave that has no work before `due_ms` (Unix epoch; 0: never) and has seen
+/// generation `seen`. `slow_look`: prepared transactions are pending, whose commit is not
+/// announced. `false`: rows were enqueued or prepared meanwhile, so the worker must stay.
 pub fn leave_if_drained(oid: u32, seen: u64, due_ms: i64, slow_look: bool) -> bool {
     let mut state = STATE.exclusive();
     match state.slot(oid) {
@@ -274,14 +256,14 @@ pub fn leave_if_drained(oid: u32, seen: u64, due_ms: i64, slow_look: bool) -> bo
             slot.drained = seen;
             slot.due_ms = due_ms;
             slot.slow_look = slow_look;
-            slot.stubborn = false;
+            slot.has_runaway = false;
             true
         }
         None => true,
     }
 }
 
-/// A worker leaves in the middle of its work, so that other databases get their turn.
+/// Lets a worker leave before its work is done, so that another database gets a worker.
 pub fn yield_turn(oid: u32) {
     if let Some(slot) = STATE.exclusive().slot(oid) {
         slot.drained = slot.generation;
@@ -289,46 +271,36 @@ pub fn yield_turn(oid: u32) {
     }
 }
 
-/// A worker ends over a row, which has this number.
-pub fn note_overdue(oid: u32, row: u64) {
+/// Remembers a row over which the calling worker ends.
+pub fn note_runaway(oid: u32, row: u64) {
     let mut state = STATE.exclusive();
-    state.overdue.rotate_right(1);
-    state.overdue[0] = (oid, row);
+    state.runaway.rotate_right(1);
+    state.runaway[0] = (oid, row);
     if let Some(slot) = state.slot(oid) {
-        slot.stubborn = true;
+        slot.has_runaway = true;
     }
 }
 
-/// Whether a worker ended over a row, and whether one did over any row of its database since that
-/// was drained.
-pub fn is_overdue(oid: u32, row: u64) -> (bool, bool) {
+/// Whether a worker ended over this row, and whether one ended over any row of the database since
+/// it was drained.
+pub fn is_runaway(oid: u32, row: u64) -> (bool, bool) {
     let state = STATE.share();
-    (
-        state.overdue.contains(&(oid, row)),
-        state.databases.iter().any(|d| d.oid == oid && d.stubborn),
-    )
+    let in_database = state.databases.iter().any(|d| d.oid == oid && d.has_runaway);
+    (state.runaway.contains(&(oid, row)), in_database)
 }
 
-/// The row was dealt with.
-pub fn forget_overdue(oid: u32, row: u64) {
-    STATE
-        .exclusive()
-        .overdue
-        .iter_mut()
-        .filter(|there| **there == (oid, row))
-        .for_each(|there| *there = (0, 0));
+/// Forgets a row that was completed.
+pub fn forget_runaway(oid: u32, row: u64) {
+    let mut state = STATE.exclusive();
+    let same = state.runaway.iter_mut().filter(|entry| **entry == (oid, row));
+    same.for_each(|entry| *entry = (0, 0));
 }
 
-/// Whether this is the first time that the log is to be told of a database's old SQL objects.
-pub fn first_note(oid: u32) -> bool {
-    STATE.exclusive().slot(oid).is_some_and(|slot| !std::mem::replace(&mut slot.noted, true))
-}
-
-/// In-flight counts of a database by watched table.
-pub fn set_flights(oid: u32, flights: &[(u32, u32)]) {
+/// Publishes the in-flight counts of a database: OID of the watched table and count.
+pub fn set_in_flight(oid: u32, counts: &[(u32, u32)]) {
     if let Some(slot) = STATE.exclusive().slot(oid) {
-        slot.flights = Default::default();
-        for (to, from) in slot.flights.iter_mut().zip(flights) {
+        slot.in_flight = Default::default();
+        for (to, from) in slot.in_flight.iter_mut().zip(counts) {
             *to = *from;
         }
     }
@@ -339,23 +311,23 @@ pub fn crowded() -> bool {
     STATE.share().crowded
 }
 
-/// Says whether a database waits for a worker slot.
+/// Publishes whether a database waits for a worker slot.
 pub fn set_crowded(crowded: bool) {
     STATE.exclusive().crowded = crowded;
 }
 
-/// Whether the server had a background worker slot left, the last time one was needed.
+/// Publishes whether the server lacked a background worker slot when one was last needed.
 pub fn set_no_slot(no_slot: bool) {
     STATE.exclusive().no_slot = no_slot;
 }
 
-/// The same, as last said.
+/// Whether the server lacked a background worker slot when one was last needed.
 pub fn no_slot() -> bool {
     STATE.share().no_slot
 }
 
-/// How many workers of a database in a row ended badly, and in how long the next one is tried.
-pub fn set_trouble(oid: u32, failures: u32, pause: Duration) {
+/// Publishes how many workers of a database failed in a row, and the pause before the next one.
+pub fn set_failures(oid: u32, failures: u32, pause: Duration) {
     if let Some(slot) = STATE.exclusive().databases.iter_mut().find(|d| d.oid == oid) {
         slot.failures = failures;
         slot.retry_ms = SystemTime::now()
@@ -364,50 +336,43 @@ pub fn set_trouble(oid: u32, failures: u32, pause: Duration) {
     }
 }
 
-/// The launcher is here (or gone, with `pid` 0).
+/// Registers the calling launcher; `pid` 0: it leaves.
 pub fn set_launcher(pid: i32) {
     let mut state = STATE.exclusive();
     state.launcher = pid;
     state.launcher_latch = if pid == 0 { 0 } else { my_latch() };
     if pid != 0 {
-        // Workers of a launcher's earlier life are registered with the postmaster, not with us:
-        // they clear their own entries.
+        // Workers of an earlier launcher clear their own slots: the postmaster manages them.
         state.engine = 0;
     }
 }
 
-/// Process ids of launcher and engine, 0 where there is none.
+/// Process ids of launcher and engine; 0: not running.
 pub fn processes() -> (i32, i32) {
     let state = STATE.share();
     (state.launcher, state.engine)
 }
 
-/// An engine started, became ready or failed (`failure`: why); wakes every worker, since what it
-/// waited for may have changed.
+/// Publishes that an engine started, became ready or failed (`failure`: why). Wakes every worker,
+/// which may wait for that.
 pub fn set_engine(pid: i32, failure: Option<&str>) {
     let latches: Vec<usize> = {
         let mut state = STATE.exclusive();
         state.engine = pid;
         state.engine_epoch += 1;
-        let bytes = failure.unwrap_or_default().as_bytes();
-        state.failure.length = bytes.len().min(MAX_MESSAGE);
-        let length = state.failure.length;
-        state.failure.bytes[..length].copy_from_slice(&bytes[..length]);
+        state.engine_failure = SharedText::new(failure);
         state.databases.iter().map(|d| d.worker_latch).collect()
     };
     latches.into_iter().for_each(set_latch);
 }
 
-/// Counts engine starts, readiness and failures: a worker that found no usable engine waits for a
+/// Counts engine starts, readiness and failures. A worker without a usable engine waits for a
 /// change.
 pub fn engine_epoch() -> u64 {
     STATE.share().engine_epoch
 }
 
-/// Why there is no usable engine, as far as the launcher knows.
+/// Why no engine is usable, as far as the launcher knows.
 pub fn engine_failure() -> Option<String> {
-    let state = STATE.share();
-    let message = &state.failure;
-    (message.length > 0)
-        .then(|| String::from_utf8_lossy(&message.bytes[..message.length]).into_owned())
+    STATE.share().engine_failure.get()
 }

@@ -1,52 +1,48 @@
 //! The synchronous SQL functions: `caption_image`, `caption_images`, `caption_image_json`.
+//!
+//! Called by SQL. They wait for the engine, at most `pg_caption.timeout`, and serve interrupts
+//! meanwhile.
 
-use crate::engine::requests::{Ask, ask};
+use crate::engine::requests::{ImageRequest, caption_all};
 use crate::pg::report::{self, refuse};
 use crate::settings::{self, OnError};
 use crate::{api::style, shared};
 use pg_caption_wire::{CaptionOutcome, CaptionOutput, Failure, FailureClass, OutputSpec};
 use pgrx::JsonB;
 use pgrx::prelude::*;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use std::time::Instant;
 
-fn spec(style: &str, max_tokens: i32) -> OutputSpec {
+fn output_spec(style: &str, max_tokens: i32) -> OutputSpec {
     OutputSpec {
-        max_tokens: style::tokens(max_tokens),
+        max_tokens: style::max_tokens(max_tokens),
         style: style::resolve(style),
         context: None,
     }
 }
 
-/// Asks for everything, raising what concerns all of it.
-fn outcomes(asks: &[Ask<'_>]) -> Vec<CaptionOutcome> {
+/// Captions all images; raises failures that concern all of them.
+fn outcomes(requests: &[ImageRequest<'_>]) -> Vec<CaptionOutcome> {
     shared::require_ready();
     let deadline = Instant::now() + settings::timeout();
-    ask(asks, settings::min_confidence(), deadline)
+    caption_all(requests, settings::min_confidence(), deadline)
         .unwrap_or_else(|failure| report::raise(&failure))
 }
 
-fn only(url: Option<&str>, bytes: &[u8], outputs: &[OutputSpec]) -> CaptionOutcome {
-    match outcomes(&[Ask { url, bytes, outputs }]).pop() {
+fn single_outcome(url: Option<&str>, bytes: &[u8], outputs: &[OutputSpec]) -> CaptionOutcome {
+    match outcomes(&[ImageRequest { url, bytes, outputs }]).pop() {
         Some(outcome) => outcome,
         None => pgrx::error!("one image gave no outcome; this is a bug"),
     }
 }
 
-fn unchanged() -> Failure {
-    Failure::new(
-        FailureClass::Retry,
-        "unexpected_304",
-        "the server answered 304 Not Modified to an unconditional request",
-    )
-}
-
-/// NULL with a notice, NULL with a warning, or an error: DESIGN's table of failures.
-fn no_caption(failure: &Failure) {
+/// Reports why a call returns NULL: a notice, a warning or an error, depending on the failure's
+/// class and `pg_caption.on_error`.
+fn report_failure(failure: &Failure) {
     match (failure.class, settings::on_error()) {
         (FailureClass::Uncertain, _) => report::failure(PgLogLevel::NOTICE, failure),
-        (FailureClass::Engine, _) | (_, OnError::error) => report::raise(failure),
-        (_, OnError::null) => report::failure(PgLogLevel::WARNING, failure),
+        (FailureClass::Engine, _) | (_, OnError::Error) => report::raise(failure),
+        (_, OnError::Null) => report::failure(PgLogLevel::WARNING, failure),
     }
 }
 
@@ -56,14 +52,14 @@ fn caption(
     style: Option<&str>,
     max_tokens: Option<i32>,
 ) -> Option<String> {
-    let outputs = [spec(style?, max_tokens?)];
-    match only(url, bytes, &outputs) {
+    let outputs = [output_spec(style?, max_tokens?)];
+    match single_outcome(url, bytes, &outputs) {
         CaptionOutcome::Done { outputs, .. } => match outputs.into_iter().next()? {
             CaptionOutput::Written(written) => return Some(written.caption),
-            CaptionOutput::Failed(failure) => no_caption(&failure),
+            CaptionOutput::Failed(failure) => report_failure(&failure),
         },
-        CaptionOutcome::Failed(failure) => no_caption(&failure),
-        CaptionOutcome::Unchanged => no_caption(&unchanged()),
+        CaptionOutcome::Failed(failure) => report_failure(&failure),
+        CaptionOutcome::Unchanged => report_failure(&Failure::unexpected_304()),
     }
     None
 }
@@ -90,6 +86,56 @@ fn caption_image_bytes(
     caption(None, image, style, max_tokens)
 }
 
+/// The part of a row of `caption_images` that depends on the outcome.
+#[derive(Default)]
+struct ImageRow {
+    caption: Option<String>,
+    finish_reason: Option<String>,
+    confidence: Option<f32>,
+    error_class: Option<String>,
+    error: Option<String>,
+}
+
+impl From<Failure> for ImageRow {
+    fn from(failure: Failure) -> Self {
+        let error = match failure.detail {
+            Some(detail) => format!("{} ({detail})", failure.message),
+            None => failure.message,
+        };
+        ImageRow {
+            error_class: Some(failure.class.name().into()),
+            error: Some(error),
+            ..ImageRow::default()
+        }
+    }
+}
+
+impl From<CaptionOutput> for ImageRow {
+    fn from(output: CaptionOutput) -> Self {
+        match output {
+            CaptionOutput::Written(written) => ImageRow {
+                caption: Some(written.caption),
+                finish_reason: Some(written.finish.name().into()),
+                confidence: Some(written.confidence),
+                ..ImageRow::default()
+            },
+            CaptionOutput::Failed(failure) => failure.into(),
+        }
+    }
+}
+
+impl From<CaptionOutcome> for ImageRow {
+    fn from(outcome: CaptionOutcome) -> Self {
+        match outcome {
+            CaptionOutcome::Done { outputs, .. } => {
+                outputs.into_iter().next().map(ImageRow::from).unwrap_or_default()
+            }
+            CaptionOutcome::Failed(failure) => failure.into(),
+            CaptionOutcome::Unchanged => Failure::unexpected_304().into(),
+        }
+    }
+}
+
 /// `caption_images(urls, style, max_tokens)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 #[allow(clippy::type_complexity)]
@@ -109,41 +155,21 @@ fn caption_images(
         name!(error, Option<String>),
     ),
 > {
-    let outputs = [spec(style, max_tokens)];
-    let asks: Vec<Ask<'_>> = urls
+    let outputs = [output_spec(style, max_tokens)];
+    let requests: Vec<ImageRequest<'_>> = urls
         .iter()
         .flatten()
-        .map(|url| Ask { url: Some(url), bytes: &[], outputs: &outputs })
+        .map(|url| ImageRequest { url: Some(url), bytes: &[], outputs: &outputs })
         .collect();
-    let mut answers = outcomes(&asks).into_iter();
-    let rows: Vec<_> = urls
-        .iter()
-        .enumerate()
-        .map(|(at, url)| {
-            let (mut text, mut finish, mut confidence, mut class, mut error) =
-                (None, None, None, None, None);
-            let mut failed = |failure: Failure| {
-                class = Some(failure.class.name().to_string());
-                error = Some(match failure.detail {
-                    Some(detail) => format!("{} ({detail})", failure.message),
-                    None => failure.message,
-                });
-            };
-            match url.as_ref().and_then(|_| answers.next()) {
-                None => {}
-                Some(CaptionOutcome::Done { outputs, .. }) => match outputs.into_iter().next() {
-                    Some(CaptionOutput::Written(written)) => {
-                        text = Some(written.caption);
-                        finish = Some(written.finish.name().to_string());
-                        confidence = Some(written.confidence);
-                    }
-                    Some(CaptionOutput::Failed(failure)) => failed(failure),
-                    None => {}
-                },
-                Some(CaptionOutcome::Failed(failure)) => failed(failure),
-                Some(CaptionOutcome::Unchanged) => failed(unchanged()),
-            }
-            (at as i32 + 1, url.clone(), text, finish, confidence, class, error)
+    let mut outcomes = outcomes(&requests).into_iter();
+    let rows: Vec<_> = (1..)
+        .zip(&urls)
+        .map(|(ord, url)| {
+            // A NULL made no request.
+            let outcome = url.as_ref().and_then(|_| outcomes.next());
+            let row = outcome.map(ImageRow::from).unwrap_or_default();
+            let ImageRow { caption, finish_reason, confidence, error_class, error } = row;
+            (ord, url.clone(), caption, finish_reason, confidence, error_class, error)
         })
         .collect();
     TableIterator::new(rows)
@@ -162,31 +188,27 @@ fn caption_image_json(
         refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "no caption style given",
-            Some("styles must name at least one style.".into()),
+            Some("The array styles must name at least one style.".into()),
             None,
         );
     }
-    let specs: Vec<OutputSpec> = styles.iter().map(|style| spec(style, max_tokens)).collect();
-    match only(Some(url), &[], &specs) {
+    let specs: Vec<_> = styles.iter().map(|style| output_spec(style, max_tokens)).collect();
+    let failure = match single_outcome(Some(url), &[], &specs) {
         CaptionOutcome::Done { image, outputs, model, timings } => {
-            let captions: serde_json::Map<String, Value> = styles
-                .iter()
-                .zip(outputs)
-                .map(|(style, output)| (style.clone(), output_json(&output)))
-                .collect();
-            Some(JsonB(
-                json!({ "captions": captions, "image": image, "model": model, "milliseconds": timings }),
-            ))
+            let outputs = outputs.iter().map(output_json);
+            let captions: Map<String, Value> = styles.into_iter().zip(outputs).collect();
+            return Some(JsonB(json!({
+                "captions": captions,
+                "image": image,
+                "model": model,
+                "milliseconds": timings,
+            })));
         }
-        CaptionOutcome::Failed(failure) => {
-            no_caption(&failure);
-            None
-        }
-        CaptionOutcome::Unchanged => {
-            no_caption(&unchanged());
-            None
-        }
-    }
+        CaptionOutcome::Failed(failure) => failure,
+        CaptionOutcome::Unchanged => Failure::unexpected_304(),
+    };
+    report_failure(&failure);
+    None
 }
 
 fn output_json(output: &CaptionOutput) -> Value {

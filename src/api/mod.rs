@@ -1,9 +1,13 @@
-//! What SQL calls: the caption functions, `caption.watch` and its companions, and what the views
-//! ask.
+//! What SQL calls: the caption functions, `caption.watch` and its companions, models, and the
+//! functions behind the views.
+//!
+//! The SQL functions pin their `search_path`, so the SQL in this folder uses plain names.
 
 mod call;
-pub mod models;
+mod database;
+mod model_selection;
+mod models;
 mod progress;
-pub mod status;
+mod status;
 pub mod style;
 mod watch;

@@ -1,27 +1,31 @@
-//! What the view `caption.progress` and the procedure `caption.wait` ask: rows in flight, what
-//! stands in the way, whether one may wait here at all. Everybody may call these functions, as
-//! everybody may read the view: they tell nothing of tables that are not the caller's, and nothing
-//! of where models lie.
+//! The functions behind the view `caption.progress` and the procedure `caption.wait`: rows in
+//! flight, what keeps rows from being filled, whether a caller may wait.
+//!
+//! Any role may call them, as any role may read the view. They reveal nothing about tables of other
+//! roles, nor about paths of the server.
 
 use crate::pg::report::{optional, refuse};
-use crate::{api::status, engine::model_status, shared};
-use pg_caption_supervisor::database_status::{self, State};
+use crate::{api::database, engine::model_status, shared};
+use pg_caption_supervisor::database_status::{self, DatabaseState};
 use pgrx::prelude::*;
 
-/// `caption.in_flight(relation)`: nothing for who is no member of the table's owner.
+const IS_MEMBER_OF_OWNER: &str =
+    "SELECT pg_has_role(c.relowner, 'USAGE') FROM pg_class c WHERE c.oid = $1";
+
+/// `caption.in_flight(relation)`: NULL unless the caller is a member of the table's owner.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 fn in_flight(relation: pg_sys::Oid) -> Option<i32> {
-    let may_know = "SELECT pg_catalog.pg_has_role(c.relowner, 'USAGE') FROM pg_catalog.pg_class c WHERE c.oid OPERATOR(pg_catalog.=) $1";
-    if optional(Spi::get_one_with_args::<bool>(may_know, &[relation.into()])) != Some(true) {
+    let is_member: Option<bool> =
+        optional(Spi::get_one_with_args(IS_MEMBER_OF_OWNER, &[relation.into()]));
+    if is_member != Some(true) {
         return None;
     }
     if !shared::preloaded() {
         return Some(0);
     }
-    let counted = here().and_then(|database| {
-        database.flights.iter().find(|(oid, _)| *oid == relation.to_u32()).map(|(_, n)| *n as i32)
-    });
-    Some(counted.unwrap_or(0))
+    let counts = current_database().map(|database| database.in_flight).unwrap_or_default();
+    let count = counts.iter().find(|(oid, _)| *oid == relation.to_u32());
+    Some(count.map_or(0, |(_, count)| *count as i32))
 }
 
 /// `caption.obstacle()`.
@@ -30,37 +34,35 @@ fn obstacle() -> Option<String> {
     if !shared::preloaded() {
         return Some("pg_caption is not in shared_preload_libraries".into());
     }
-    // One that the launcher has not heard of has work: it is asked about a watch that is not done.
-    let facts = here().map_or(
-        database_status::Database {
-            has_work: true,
-            connectable: true,
-            ..served::Database::default()
-        },
-        |database| database.facts(),
-    );
-    match database_status::state(&status::server(), &facts) {
-        (State::Served, _) => engine_trouble(),
+    // A database that the launcher has not registered yet has work: the view asks about unfinished
+    // watches only.
+    let unregistered = || database_status::DatabaseFacts {
+        has_work: true,
+        connectable: true,
+        ..database_status::DatabaseFacts::default()
+    };
+    let facts = current_database().map_or_else(unregistered, |database| database.facts());
+    match database_status::database_state(&database::server(), &facts) {
+        (DatabaseState::Served, _) => engine_obstacle(),
         (_, why) => why,
     }
 }
 
-/// Why the engine writes nothing, if it does not. Its reasons name files of the server.
-fn engine_trouble() -> Option<String> {
-    if model_status::now().serving.is_some() {
+/// Why no engine serves, if none does. The reason may name files of the server.
+fn engine_obstacle() -> Option<String> {
+    if model_status::read().serving.is_some() {
         return None;
     }
-    let why = shared::engine_failure()?;
+    let failure = shared::engine_failure()?;
     // SAFETY: a look-up of two roles that exist.
-    let may_know = unsafe {
+    let may_read = unsafe {
         pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))
     };
-    let why = if may_know { why } else { "members of pg_monitor see why".into() };
-    Some(format!("the engine cannot serve: {why}"))
+    let reason = if may_read { failure } else { "members of pg_monitor see why".into() };
+    Some(format!("the engine cannot serve: {reason}"))
 }
 
-/// The entry of the caller's database.
-fn here() -> Option<shared::Database> {
+fn current_database() -> Option<shared::DatabaseSlot> {
     // SAFETY: reads a global.
     shared::database(unsafe { pg_sys::MyDatabaseId }.to_u32())
 }
@@ -68,12 +70,16 @@ fn here() -> Option<shared::Database> {
 /// `caption.require_no_transaction()`.
 #[pg_extern(sql = false, volatile)]
 fn require_no_transaction() {
-    // SAFETY: reads what the procedure that calls us was called from.
+    // SAFETY: reads the context that the calling procedure was called in.
     if !unsafe { pg_sys::SPI_inside_nonatomic_context() } {
         refuse(
             PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
             "caption.wait cannot run in a transaction block or a function",
-            Some("Rows of a transaction are filled after its end, and what others commit meanwhile is not seen within it.".into()),
+            Some(
+                "Rows of a transaction are filled after its end, \
+                 and later commits of other sessions are not visible within it."
+                    .into(),
+            ),
             Some("COMMIT first, then CALL caption.wait(…) as a statement of its own.".into()),
         );
     }

@@ -1,157 +1,128 @@
-//! From a style's name to its definition: what users say in `caption.style`, else what the model's
-//! folder says in `captions.json`, else the built-in one. The whole definition travels to the
-//! engine, which keeps none.
+//! Resolves the name of a style to its definition: a row of `caption.style`, else `captions.json` in
+//! the model's folder, else the built-in style.
+//!
+//! Called by the SQL functions and by the worker, with a pinned `search_path`. The whole definition
+//! is sent to the engine, which stores none.
 
-use crate::pg::report::refuse;
+use crate::pg::report::{optional, refuse, spi};
 use crate::{engine::model_status, settings};
-use pg_caption_style::{
-    CaptionStyle, MAX_TOKENS, MIN_TOKENS, StyleRules, StyleTask, builtin, builtin_names,
-};
+use pg_caption_style::{CaptionStyle, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names};
 use pgrx::JsonB;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
-/// The definition of a style, if there is one of that name.
+type StyleMap = BTreeMap<String, CaptionStyle>;
+
+/// The definition of a style; `None` if no style has this name.
 pub fn find(name: &str) -> Option<CaptionStyle> {
-    static LAST: Mutex<Option<(Moment, CaptionStyle)>> = Mutex::new(None);
-    let moment = moment();
+    static LAST: Mutex<Option<(CommandTime, CaptionStyle)>> = Mutex::new(None);
+    let now = command_time();
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some((then, style)) = last.as_ref()
-        && *then == moment
+    if let Some((time, style)) = last.as_ref()
+        && *time == now
         && style.name == name
     {
         return Some(style.clone());
     }
-    // Whatever is raised below leaves nothing half done behind.
+    // Not locked during the look-up, which may raise an error.
     *last = None;
     drop(last);
-    let style = users_own(name)
-        .or_else(|| of_the_model(|styles| styles.get(name).cloned()))
+    let style = user_style(name)
+        .or_else(|| with_model_styles(|styles| styles.get(name).cloned()))
         .or_else(|| builtin(name))?;
-    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((moment, style.clone()));
+    *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, style.clone()));
     Some(style)
 }
 
-/// A time within which no table changes that this session can see: a query over many rows looks a
-/// style up once.
-type Moment = (i64, u32);
+/// A time during which the tables that this session sees stay the same. A query over many rows looks
+/// a style up once.
+type CommandTime = (i64, u32);
 
-fn moment() -> Moment {
+fn command_time() -> CommandTime {
     // SAFETY: both read counters of this process.
     unsafe { (pg_sys::GetCurrentStatementStartTimestamp(), pg_sys::GetCurrentCommandId(false)) }
 }
 
-/// The definition of a style, or an error that lists what there is.
+/// The definition of a style, or an error that lists all styles.
 pub fn resolve(name: &str) -> CaptionStyle {
-    match find(name) {
-        Some(style) => style,
-        None => {
-            let own: Vec<String> = Spi::connect(|client| {
-                let rows = client.select(
-                    "SELECT name::text FROM caption.style ORDER BY name",
-                    None,
-                    &[],
-                )?;
-                rows.map(|row| row.get::<String>(1).map(Option::unwrap_or_default))
-                    .collect::<Result<_, _>>()
-            })
-            .unwrap_or_else(|error: pgrx::spi::Error| pgrx::error!("{error}"));
-            let mut all: Vec<String> = builtin_names().map(String::from).to_vec();
-            for name in own
-                .into_iter()
-                .chain(of_the_model(|styles| styles.keys().cloned().collect::<Vec<_>>()))
-            {
-                if !all.contains(&name) {
-                    all.push(name);
-                }
-            }
-            refuse(
-                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-                format!("unknown caption style \"{name}\""),
-                Some(format!("Styles are: {}.", all.join(", "))),
-                Some("Users' own styles are rows of caption.style; a model may bring further ones along.".into()),
-            )
-        }
-    }
+    find(name).unwrap_or_else(|| {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("unknown caption style \"{name}\""),
+            Some(format!("Styles are: {}.", all_names().join(", "))),
+            Some(
+                "User-defined styles are rows of caption.style; \
+                 a model may bring further ones along."
+                    .into(),
+            ),
+        )
+    })
 }
 
-/// Asks the styles that the model's folder brings along: of the model that serves, else of the one
-/// that is to.
-fn of_the_model<T>(ask: impl FnOnce(&BTreeMap<String, CaptionStyle>) -> T) -> T {
-    type Known = (PathBuf, Option<SystemTime>, BTreeMap<String, CaptionStyle>);
-    static KNOWN: Mutex<Option<Known>> = Mutex::new(None);
-    let folder = model_status::now().serving.unwrap_or_else(settings::model);
+/// The names of all styles: built-in ones, those of users, those of the model.
+fn all_names() -> Vec<String> {
+    let of_users: Vec<String> = spi(Spi::connect(|client| {
+        let rows = client.select("SELECT name FROM caption.style ORDER BY name", None, &[])?;
+        rows.map(|row| row.get::<String>(1).map(Option::unwrap_or_default)).collect()
+    }));
+    let of_model: Vec<String> = with_model_styles(|styles| styles.keys().cloned().collect());
+    let mut names: Vec<String> = builtin_names().map(String::from).to_vec();
+    for name in of_users.into_iter().chain(of_model) {
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    names
+}
+
+/// Passes the styles in the model's folder to `read`: of the serving model, else of the configured
+/// one. The folder is read again when its file has changed.
+fn with_model_styles<T>(read: impl FnOnce(&StyleMap) -> T) -> T {
+    type FolderStyles = (PathBuf, Option<SystemTime>, StyleMap);
+    static CACHE: Mutex<Option<FolderStyles>> = Mutex::new(None);
+    let folder = model_status::read().serving.unwrap_or_else(settings::model);
     let changed = std::fs::metadata(folder.join("captions.json")).and_then(|m| m.modified()).ok();
-    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut cache = CACHE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut problem = None;
-    let (_, _, styles) = match known.take() {
-        Some(same) if same.0 == folder && same.1 == changed => known.insert(same),
+    let (_, _, styles) = match cache.take() {
+        Some(cached) if cached.0 == folder && cached.1 == changed => cache.insert(cached),
         _ => {
             let styles = pg_caption_models::styles_of(&folder).unwrap_or_else(|error| {
                 problem = Some(error);
-                BTreeMap::new()
+                StyleMap::new()
             });
-            known.insert((folder, changed, styles))
+            cache.insert((folder, changed, styles))
         }
     };
-    let answer = ask(styles);
-    drop(known);
+    let result = read(styles);
+    drop(cache);
     if let Some(error) = problem {
-        // The model serves, so its folder was in order when it was loaded; its next loading will be
-        // refused with this reason.
+        // The folder was valid when the model was loaded. The next load will fail with this error.
         pgrx::warning!("the styles of the model cannot be used: {error}");
     }
-    answer
+    result
 }
 
-/// What `caption.style` says, completed by the built-in style of that name.
-fn users_own(name: &str) -> Option<CaptionStyle> {
-    Spi::connect(|client| {
-        let mut rows = client.select(
-            // Tables of release 0.1.0 have no column "prompts".
-            "SELECT instruction, task, min_chars, max_chars, max_sentences, strip_final_stop, pg_catalog.to_jsonb(s) OPERATOR(pg_catalog.->) 'prompts' \
-               FROM caption.style s WHERE name OPERATOR(pg_catalog.=) $1",
-            Some(1),
-            &[name.into()],
-        )?;
-        let Some(row) = rows.next() else { return Ok(None) };
-        let base = builtin(name).unwrap_or_else(|| CaptionStyle {
-            name: name.into(),
-            instruction: String::new(),
-            task: StyleTask::Detailed,
-            rules: StyleRules { min_chars: 3, max_chars: 1000, max_sentences: None, strip_final_stop: false },
-            prompts: BTreeMap::new(),
-        });
-        let length = |value: Option<i32>, otherwise: u32| value.map_or(otherwise, |n| n.max(1) as u32);
-        let max_chars = length(row.get::<i32>(4)?, base.rules.max_chars);
-        let prompts = row.get::<JsonB>(7)?.and_then(|JsonB(prompts)| serde_json::from_value(prompts).ok());
-        Ok::<_, pgrx::spi::Error>(Some(CaptionStyle {
-            name: name.into(),
-            instruction: row.get::<String>(1)?.unwrap_or(base.instruction),
-            task: match row.get::<String>(2)?.as_deref() {
-                Some("concise") => StyleTask::Concise,
-                Some("seo") => StyleTask::Seo,
-                Some(_) => StyleTask::Detailed,
-                None => base.task,
-            },
-            rules: StyleRules {
-                min_chars: length(row.get::<i32>(3)?, base.rules.min_chars.min(max_chars)),
-                max_chars,
-                max_sentences: row.get::<i32>(5)?.map(|n| n.max(1) as u32).or(base.rules.max_sentences),
-                strip_final_stop: row.get::<bool>(6)?.unwrap_or(base.rules.strip_final_stop),
-            },
-            prompts: prompts.unwrap_or_default(),
-        }))
-    })
-    .unwrap_or_else(|error| pgrx::error!("{error}"))
+const USER_STYLE: &str = "SELECT to_jsonb(s) FROM caption.style s WHERE name = $1";
+
+/// A row of `caption.style`, completed by the built-in style of that name.
+fn user_style(name: &str) -> Option<CaptionStyle> {
+    let row: Option<JsonB> = optional(Spi::get_one_with_args(USER_STYLE, &[name.into()]));
+    let JsonB(Value::Object(row)) = row? else { return None };
+    let patch = StylePatch::from_row(row).unwrap_or_else(|error| {
+        pgrx::error!("style \"{name}\" in caption.style cannot be read: {error}")
+    });
+    let base = builtin(name).unwrap_or_else(|| CaptionStyle::with_defaults(name));
+    Some(patch.apply(base))
 }
 
-/// `max_tokens` as the engine takes it, or an error that says what is allowed.
-pub fn tokens(max_tokens: i32) -> u32 {
+/// `max_tokens` as the engine takes it, or an error that states the range.
+pub fn max_tokens(max_tokens: i32) -> u32 {
     match u32::try_from(max_tokens) {
         Ok(tokens) if (MIN_TOKENS..=MAX_TOKENS).contains(&tokens) => tokens,
         _ => refuse(

@@ -1,7 +1,9 @@
-//! A connection to the engine that never blocks: connect, write and read are non-blocking, waits
+//! A connection to the engine that never blocks: connect, read and write are non-blocking, waits
 //! are latch waits.
+//!
+//! Called by `engine::requests`, `api` and the worker. Never waits without serving interrupts.
 
-use crate::pg::latch::{Interest, wait};
+use crate::pg::latch::{WaitInterest, wait};
 use pg_caption_wire::frame::{self, FrameReader};
 use pg_caption_wire::{
     CaptionRequest, ClientMessage, ClientRole, EngineStatus, Failure, FailureClass, PROTOCOL,
@@ -12,119 +14,107 @@ use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-/// Where the launcher listens, relative to the data directory, which is every server process's
-/// working directory. Base backups skip the folder.
+/// The launcher's socket, relative to the data directory, which is the working directory of every
+/// server process. Base backups skip the folder.
 pub const SOCKET: &str = "pg_stat_tmp/pg_caption.sock";
-/// Pause before connecting again where nobody listens yet or the backlog is full; there is no event
-/// to wait for.
+/// Pause between attempts to connect while no process listens or the backlog is full. No event
+/// announces a change.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// How long [`status`] waits for an engine that does not answer.
+const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes read from the socket at a time.
+const READ_SIZE: usize = 16 * 1024;
 
-/// Why a connection is of no further use.
+/// Why a connection cannot be used further.
 #[derive(Debug)]
-pub enum Lost {
-    /// The engine went away, or asked us to: connect again and send again.
-    Gone,
+pub enum ConnectionLoss {
+    /// The engine closed it or died: connect again and repeat the requests.
+    Closed,
     /// The engine refuses this client for good.
     Refused(Failure),
 }
 
-/// A connection after its hello.
-pub struct Client {
+/// A connection after the exchange of hellos.
+pub struct EngineClient {
     stream: UnixStream,
     reader: FrameReader,
-    out: Vec<u8>,
+    /// Encoded messages, of which the first `written` bytes are sent.
+    outgoing: Vec<u8>,
     written: usize,
+    /// Requests that the engine accepts before it has answered one.
     window: usize,
     unanswered: usize,
     next_id: u64,
-    going_away: bool,
+    /// The engine accepts no more requests on this connection.
+    is_closing: bool,
 }
 
-impl Client {
-    /// Connects and exchanges hellos, waiting for a launcher or engine that is starting until
-    /// `deadline`.
+impl EngineClient {
+    /// Connects and exchanges hellos. Waits until `deadline` for a launcher or an engine that is
+    /// starting.
     ///
     /// # Errors
-    /// A failure of class `Engine`: nobody there in time, or another protocol version.
-    pub fn connect(role: ClientRole, deadline: Instant) -> Result<Client, Failure> {
+    /// A failure of class `Engine`: no engine in time, or another protocol version.
+    pub fn connect(role: ClientRole, deadline: Instant) -> Result<EngineClient, Failure> {
         loop {
-            match Self::try_connect(role, deadline) {
-                Ok(Some(client)) => return Ok(client),
-                Ok(None) if Instant::now() < deadline => {
-                    wait(None, Some(CONNECT_PAUSE));
-                }
-                Ok(None) => return Err(absent()),
-                Err(failure) => return Err(failure),
+            match Self::try_connect(role, deadline)? {
+                Some(client) => return Ok(client),
+                None if Instant::now() < deadline => wait(None, Some(CONNECT_PAUSE)),
+                None => return Err(engine_absent()),
             }
         }
     }
 
-    fn try_connect(role: ClientRole, deadline: Instant) -> Result<Option<Client>, Failure> {
+    /// One attempt; `None`: no engine serves at the moment.
+    fn try_connect(role: ClientRole, deadline: Instant) -> Result<Option<EngineClient>, Failure> {
         let Some(stream) = connect_without_blocking() else { return Ok(None) };
-        let mut client = Client {
+        let mut client = EngineClient {
             stream,
             reader: FrameReader::default(),
-            out: Vec::new(),
+            outgoing: Vec::new(),
             written: 0,
             window: 1,
             unanswered: 0,
             next_id: 1,
-            going_away: false,
+            is_closing: false,
         };
-        client.enqueue(
-            &ClientMessage::Hello {
-                version: PROTOCOL,
-                release: env!("CARGO_PKG_VERSION").into(),
-                role,
-            },
-            &[],
-        )?;
-        loop {
-            match client.poll() {
-                Ok(Some(ServerMessage::Hello { version, window, .. })) if version == PROTOCOL => {
-                    client.window = window.max(1) as usize;
-                    return Ok(Some(client));
-                }
-                Ok(Some(ServerMessage::Hello { version, release, .. })) => {
-                    return Err(mismatch(version, &release));
-                }
-                Ok(Some(ServerMessage::Refused(failure))) | Err(Lost::Refused(failure)) => {
-                    return Err(failure);
-                }
-                Ok(Some(ServerMessage::GoAway)) | Err(Lost::Gone) => return Ok(None),
-                Ok(Some(_)) => {
-                    return Err(Failure::new(
-                        FailureClass::Engine,
-                        "protocol",
-                        "the engine answered out of turn",
-                    ));
-                }
-                Ok(None) => {
-                    let left = deadline.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        return Err(absent());
-                    }
-                    client.wait(Some(left));
-                }
+        let release = env!("CARGO_PKG_VERSION").into();
+        client.enqueue(&ClientMessage::Hello { version: PROTOCOL, release, role }, &[])?;
+        let answer = match client.receive(deadline) {
+            Ok(answer) => answer.ok_or_else(engine_absent)?,
+            Err(ConnectionLoss::Closed) => return Ok(None),
+            Err(ConnectionLoss::Refused(failure)) => return Err(failure),
+        };
+        match answer {
+            ServerMessage::Hello { version, window, .. } if version == PROTOCOL => {
+                client.window = window.max(1) as usize;
+                Ok(Some(client))
             }
+            ServerMessage::Hello { version, release, .. } => Err(Failure::version_mismatch(
+                (env!("CARGO_PKG_VERSION"), PROTOCOL),
+                (&release, version),
+            )),
+            ServerMessage::Refused(failure) => Err(failure),
+            ServerMessage::GoAway => Ok(None),
+            _ => Err(protocol("the engine answered out of turn")),
         }
     }
 
     /// Whether one more request fits into the window.
     pub fn has_room(&self) -> bool {
-        !self.going_away && self.unanswered < self.window
+        !self.is_closing && self.unanswered < self.window
     }
 
-    /// Whether the engine asked for no more requests here and owes no answer.
+    /// Whether the engine accepts no more requests here and owes no answer.
     pub fn is_spent(&self) -> bool {
-        self.going_away && self.unanswered == 0
+        self.is_closing && self.unanswered == 0
     }
 
-    /// Queues a request for sending; its id is replaced by the one returned.
+    /// Queues a request for sending; the returned id replaces the request's own.
     ///
     /// # Errors
-    /// A failure of class `Reject`: the request is longer than a frame may be. Nothing was sent,
-    /// the connection goes on.
+    /// A failure of class `Reject`: the request exceeds the size of a frame. Nothing was sent, and
+    /// the connection stays usable.
     pub fn submit(&mut self, mut request: CaptionRequest, body: &[u8]) -> Result<u64, Failure> {
         let id = self.next_id;
         self.next_id += 1;
@@ -134,116 +124,127 @@ impl Client {
         Ok(id)
     }
 
-    /// Queues a question for the engine's status.
-    pub fn ask_status(&mut self) {
-        // A message without any text of a user's is never too long.
+    /// Queues a request for the engine's status.
+    fn request_status(&mut self) {
+        // A message without text of a user never exceeds the size of a frame.
         self.enqueue(&ClientMessage::Status, &[]).ok();
     }
 
     fn enqueue(&mut self, message: &ClientMessage, body: &[u8]) -> Result<(), Failure> {
         let head = frame::encode_head(message, body.len()).map_err(|error| {
-            Failure::new(
-                FailureClass::Reject,
-                "too_large",
-                format!("the request cannot be sent: {error}"),
-            )
+            let message = format!("the request cannot be sent: {error}");
+            Failure::new(FailureClass::Reject, "too_large", message)
         })?;
-        self.out.extend_from_slice(&head);
-        self.out.extend_from_slice(body);
+        self.outgoing.extend_from_slice(&head);
+        self.outgoing.extend_from_slice(body);
         Ok(())
     }
 
-    /// Writes and reads what is possible without waiting; the next message, if one has arrived.
-    pub fn poll(&mut self) -> Result<Option<ServerMessage>, Lost> {
+    /// Writes and reads as much as possible without waiting; returns the next message, if one has
+    /// arrived.
+    ///
+    /// # Errors
+    /// The connection cannot be used further.
+    pub fn poll(&mut self) -> Result<Option<ServerMessage>, ConnectionLoss> {
         self.flush()?;
-        if let Some(message) = self.take()? {
+        if let Some(message) = self.next_message()? {
             return Ok(Some(message));
         }
-        let mut buffer = [0u8; 16 * 1024];
+        let mut buffer = [0u8; READ_SIZE];
         loop {
             match self.stream.read(&mut buffer) {
-                Ok(0) => return Err(Lost::Gone),
+                Ok(0) => return Err(ConnectionLoss::Closed),
                 Ok(read) => {
                     self.reader.feed(&buffer[..read]);
-                    if let Some(message) = self.take()? {
+                    if let Some(message) = self.next_message()? {
                         return Ok(Some(message));
                     }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(_) => return Err(Lost::Gone),
+                Err(_) => return Err(ConnectionLoss::Closed),
             }
         }
     }
 
-    fn flush(&mut self) -> Result<(), Lost> {
-        while self.written < self.out.len() {
-            match self.stream.write(&self.out[self.written..]) {
-                Ok(0) => return Err(Lost::Gone),
-                Ok(wrote) => self.written += wrote,
+    fn flush(&mut self) -> Result<(), ConnectionLoss> {
+        while self.written < self.outgoing.len() {
+            match self.stream.write(&self.outgoing[self.written..]) {
+                Ok(0) => return Err(ConnectionLoss::Closed),
+                Ok(written) => self.written += written,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                // The engine may have said why before it closed: what it sent is still to be read.
+                // The engine may have sent a reason before it closed: that is still to be read.
                 Err(_) => break,
             }
         }
-        self.out.clear();
+        self.outgoing.clear();
         self.written = 0;
         Ok(())
     }
 
-    fn take(&mut self) -> Result<Option<ServerMessage>, Lost> {
+    fn next_message(&mut self) -> Result<Option<ServerMessage>, ConnectionLoss> {
         let message = match self.reader.next_frame::<ServerMessage>() {
             Ok(Some((message, _))) => message,
             Ok(None) => return Ok(None),
             Err(error) => {
-                return Err(Lost::Refused(Failure::new(
-                    FailureClass::Engine,
-                    "protocol",
-                    format!("the engine's answer cannot be read: {error}"),
-                )));
+                let message = format!("the engine's answer cannot be read: {error}");
+                return Err(ConnectionLoss::Refused(protocol(&message)));
             }
         };
         match &message {
             ServerMessage::Reply(_) => self.unanswered = self.unanswered.saturating_sub(1),
-            ServerMessage::GoAway => self.going_away = true,
+            ServerMessage::GoAway => self.is_closing = true,
             _ => {}
         }
         Ok(Some(message))
     }
 
-    /// Waits until something can be read (or written, where output is pending), the latch is set,
-    /// or the time has passed.
+    /// The next message; `None`: none arrived until `deadline`.
+    fn receive(&mut self, deadline: Instant) -> Result<Option<ServerMessage>, ConnectionLoss> {
+        loop {
+            if let Some(message) = self.poll()? {
+                return Ok(Some(message));
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.wait(Some(left));
+        }
+    }
+
+    /// Waits until the socket is readable (or writable, if output is pending), the latch is set, or
+    /// the timeout has passed.
     pub fn wait(&self, timeout: Option<Duration>) {
-        wait(Some(Interest { fd: self.stream.as_raw_fd(), write: !self.out.is_empty() }), timeout);
+        let write = !self.outgoing.is_empty();
+        wait(Some(WaitInterest { fd: self.stream.as_raw_fd(), write }), timeout);
     }
 }
 
-/// Asks the engine for its status.
+/// The engine's status.
 ///
 /// # Errors
-/// A failure of class `Engine` if it does not answer by `deadline`.
-pub fn status(deadline: Instant) -> Result<EngineStatus, Failure> {
-    let mut client = Client::connect(ClientRole::Call, deadline)?;
-    client.ask_status();
+/// A failure of class `Engine` if the engine does not answer within [`STATUS_TIMEOUT`].
+pub fn status() -> Result<EngineStatus, Failure> {
+    let deadline = Instant::now() + STATUS_TIMEOUT;
+    let mut client = EngineClient::connect(ClientRole::Call, deadline)?;
+    client.request_status();
     loop {
-        match client.poll() {
+        match client.receive(deadline) {
             Ok(Some(ServerMessage::Status(status))) => return Ok(*status),
             Ok(Some(_)) => {}
-            Ok(None) => {
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Err(absent());
-                }
-                client.wait(Some(left));
+            Ok(None) => return Err(engine_absent()),
+            Err(ConnectionLoss::Refused(failure)) => return Err(failure),
+            Err(ConnectionLoss::Closed) => {
+                client = EngineClient::connect(ClientRole::Call, deadline)?;
+                client.request_status();
             }
-            Err(Lost::Refused(failure)) => return Err(failure),
-            Err(Lost::Gone) => client = Client::connect(ClientRole::Call, deadline)?,
         }
     }
 }
 
-fn absent() -> Failure {
+fn engine_absent() -> Failure {
     let mut failure = Failure::new(
         FailureClass::Engine,
         "engine_absent",
@@ -252,28 +253,20 @@ fn absent() -> Failure {
     .hint(
         "See the server log for why it does not start, and SELECT * FROM caption.engine_status().",
     );
-    if let Some(why) = crate::shared::engine_failure() {
-        failure = failure.detail(why);
-    }
+    failure.detail = crate::shared::engine_failure();
     failure
 }
 
-fn mismatch(version: u32, release: &str) -> Failure {
-    Failure::new(FailureClass::Engine, "version_mismatch", "the extension's library and the running engine are of different versions")
-        .detail(format!(
-            "The library speaks protocol {PROTOCOL} (release {}), the engine protocol {version} (release {release}).",
-            env!("CARGO_PKG_VERSION")
-        ))
-        .hint("Reconnect; if that does not help, restart the server so that launcher and engine come from the same release.")
+fn protocol(message: &str) -> Failure {
+    Failure::new(FailureClass::Engine, "protocol", message)
 }
 
-/// A connected stream, or `None` where nobody listens or the backlog is full. A blocking connect
-/// would hang there, deaf to cancels.
+/// A connected stream; `None` if no process listens or the backlog is full. A blocking connect
+/// would hang there without serving interrupts.
 fn connect_without_blocking() -> Option<UnixStream> {
     use std::os::fd::FromRawFd;
-    // SAFETY: plain system calls on a descriptor that nobody else knows until it is wrapped; the
-    // address is a zeroed sockaddr_un with a path that fits and is NUL-terminated (checked by the
-    // assertion).
+    // SAFETY: plain system calls on a descriptor that no other code uses until it is wrapped. The
+    // address is a zeroed sockaddr_un with a NUL-terminated path that fits (see the assertion).
     unsafe {
         let fd = libc::socket(
             libc::AF_UNIX,

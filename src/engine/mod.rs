@@ -1,5 +1,5 @@
-//! A backend's or worker's side of the engine: the connection, requests on it, and which model the
-//! launcher reports.
+//! The engine as sessions and workers see it: the connection, requests on it, and the model status
+//! that the launcher publishes.
 
 pub mod client;
 pub mod model_status;

@@ -1,96 +1,70 @@
-//! Which model serves, which one is loading, which one was refused and why: told by the launcher,
-//! read by whoever asks about models. Shared memory of its own, since paths are long and asked for
+//! Model status in shared memory: which model serves, which one is loading, which one was refused
+//! and why.
+//!
+//! Written by the launcher, read by sessions. A separate segment, since paths are long and read
 //! rarely.
 
+use crate::pg::shared_text::SharedText;
 use crate::shared;
-pub use pg_caption_supervisor::handover::Exchange;
+pub use pg_caption_supervisor::handover::ModelSwap;
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
 use std::path::{Path, PathBuf};
 
-const MAX_TEXT: usize = 1024;
-
-#[derive(Clone, Copy)]
-struct Text {
-    length: usize,
-    bytes: [u8; MAX_TEXT],
-}
-
-impl Default for Text {
-    fn default() -> Self {
-        Text { length: 0, bytes: [0; MAX_TEXT] }
-    }
-}
-
-impl Text {
-    fn of(text: Option<&str>) -> Text {
-        let mut own = Text::default();
-        let text = text.unwrap_or_default();
-        let mut length = text.len().min(MAX_TEXT);
-        while !text.is_char_boundary(length) {
-            length -= 1;
-        }
-        own.bytes[..length].copy_from_slice(&text.as_bytes()[..length]);
-        own.length = length;
-        own
-    }
-
-    fn get(&self) -> Option<String> {
-        (self.length > 0).then(|| String::from_utf8_lossy(&self.bytes[..self.length]).into_owned())
-    }
-}
+/// A path or a reason, in at most this many bytes.
+type StatusText = SharedText<1024>;
 
 #[derive(Clone, Copy, Default)]
-struct State {
+struct SharedStatus {
     reloads: u64,
     leaving: bool,
-    wanted: Text,
-    serving: Text,
-    coming: Text,
-    refused: Text,
-    reason: Text,
+    wanted: StatusText,
+    serving: StatusText,
+    loading: StatusText,
+    refused: StatusText,
+    reason: StatusText,
 }
 
 // SAFETY: plain data without pointers.
-unsafe impl PGRXSharedMemory for State {}
+unsafe impl PGRXSharedMemory for SharedStatus {}
 
 // SAFETY: the only lock of that name.
-static STATE: PgLwLock<State> = unsafe { PgLwLock::new(c"pg_caption exchange") };
+static STATE: PgLwLock<SharedStatus> = unsafe { PgLwLock::new(c"pg_caption model status") };
 
 /// Requests the memory; in the postmaster, while preloading.
 pub fn init() {
     pg_shmem_init!(STATE);
 }
 
-/// What the launcher said last; nothing where there is no launcher.
-pub fn now() -> Exchange {
+/// The status that the launcher published last; empty without a launcher.
+pub fn read() -> ModelSwap {
     if !shared::preloaded() {
-        return Exchange::default();
+        return ModelSwap::default();
     }
     let state = *STATE.share();
-    let path = |text: Text| text.get().map(PathBuf::from);
-    Exchange {
+    let path = |text: StatusText| text.get().map(PathBuf::from);
+    ModelSwap {
         reloads: state.reloads,
         leaving: state.leaving,
         wanted: path(state.wanted),
         serving: path(state.serving),
-        coming: path(state.coming),
+        loading: path(state.loading),
         refused: path(state.refused).map(|path| (path, state.reason.get().unwrap_or_default())),
     }
 }
 
-/// By the launcher: the whole.
-pub fn publish(exchange: &Exchange) {
-    let text = |path: Option<&Path>| Text::of(path.map(Path::to_string_lossy).as_deref());
-    let refused = exchange.refused.as_ref();
-    let state = State {
-        reloads: exchange.reloads,
-        leaving: exchange.leaving,
-        wanted: text(exchange.wanted.as_deref()),
-        serving: text(exchange.serving.as_deref()),
-        coming: text(exchange.coming.as_deref()),
+/// Publishes the whole status; called by the launcher.
+pub fn publish(swap: &ModelSwap) {
+    let text = |path: Option<&Path>| StatusText::new(path.map(Path::to_string_lossy).as_deref());
+    let refused = swap.refused.as_ref();
+    let state = SharedStatus {
+        reloads: swap.reloads,
+        leaving: swap.leaving,
+        wanted: text(swap.wanted.as_deref()),
+        serving: text(swap.serving.as_deref()),
+        loading: text(swap.loading.as_deref()),
         refused: text(refused.map(|(path, _)| path.as_path())),
-        reason: Text::of(refused.map(|(_, reason)| reason.as_str())),
+        reason: StatusText::new(refused.map(|(_, reason)| reason.as_str())),
     };
     *STATE.exclusive() = state;
 }

@@ -1,163 +1,216 @@
-//! Asking the engine: many requests in flight on one connection, sent again to the next engine if
-//! one dies.
+//! Caption requests of a session: many in flight on one connection, repeated on the next engine if
+//! an engine dies.
+//!
+//! Called by `api::call`. Never outlives the caller's deadline by more than [`GRACE`].
 
-use crate::engine::client::{Client, Lost};
+use crate::engine::client::{ConnectionLoss, EngineClient};
+use pg_caption_queue::EngineLoss;
 use pg_caption_wire::{
-    CaptionOutcome, CaptionRequest, ClientRole, Failure, FailureClass, ImageSource, OutputSpec,
-    ServerMessage,
+    CaptionOutcome, CaptionReply, CaptionRequest, ClientRole, Failure, FailureClass, ImageSource,
+    OutputSpec, ServerMessage,
 };
 use pgrx::pg_sys;
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How long after the caller's deadline the engine's own "too late" may still arrive.
+/// How long after the caller's deadline a timeout failure of the engine itself may still arrive.
 const GRACE: Duration = Duration::from_millis(250);
-/// Engines a request may cost before it is taken for the reason of their deaths.
-const MAX_DEATHS: u32 = 4;
 
 /// One image to caption.
-pub struct Ask<'a> {
-    /// Its address, or nothing where `bytes` holds the picture itself.
+pub struct ImageRequest<'a> {
+    /// Its address; `None` if `bytes` is the image.
     pub url: Option<&'a str>,
-    /// The encoded picture.
+    /// The encoded image.
     pub bytes: &'a [u8],
-    /// What is wanted of it.
+    /// The wanted captions.
     pub outputs: &'a [OutputSpec],
 }
 
 thread_local! {
-    // One connection per backend, kept between calls. Taken out while in use: a call that is
-    // cancelled drops it on its way out, and with it everything that the engine was doing for it.
-    static IDLE: RefCell<Option<Client>> = const { RefCell::new(None) };
+    /// One connection per backend, kept between calls. It is taken out while in use: a cancelled
+    /// call drops it, and the engine then drops all work for it.
+    static IDLE: RefCell<Option<EngineClient>> = const { RefCell::new(None) };
 }
 
-/// Captions everything in `asks`, all in flight together as far as the window allows; outcomes in
-/// the same order.
+/// Captions all images, as many at a time as the engine's window allows. Outcomes are in the order
+/// of the requests.
 ///
 /// # Errors
 /// A failure of class `Engine` that concerns all of them: no engine by `deadline`, no model.
-pub fn ask(
-    asks: &[Ask<'_>],
+pub fn caption_all(
+    requests: &[ImageRequest<'_>],
     min_confidence: Option<f32>,
     deadline: Instant,
 ) -> Result<Vec<CaptionOutcome>, Failure> {
-    let mut outcomes: Vec<Option<CaptionOutcome>> = asks.iter().map(|_| None).collect();
-    let mut deaths = vec![0u32; asks.len()];
-    let mut unsent: Vec<usize> = (0..asks.len()).rev().collect();
-    let mut sent: HashMap<u64, usize> = HashMap::new();
+    let mut batch = RequestBatch::new(requests, min_confidence, deadline);
     let mut client = IDLE.with(|idle| idle.borrow_mut().take());
-    // Once an engine has died, its requests go one at a time, so that the one to blame is known.
-    let mut one_by_one = false;
-    while !unsent.is_empty() || !sent.is_empty() {
-        // Also one that was kept from an earlier call and told to go away meanwhile, or with its
-        // last answer.
-        if client.as_ref().is_some_and(Client::is_spent) {
-            client = None;
-        }
-        if client.is_none() {
-            let alone = sent.len() == 1;
-            for (_, at) in sent.drain() {
-                one_by_one = true;
-                deaths[at] += u32::from(alone);
-                if deaths[at] >= MAX_DEATHS {
-                    outcomes[at] = Some(CaptionOutcome::Failed(engine_killer()));
-                } else {
-                    unsent.push(at);
+    while !batch.is_complete() {
+        // A kept connection may be spent, too: the engine may have closed it since the last call.
+        let mut connection = match client.take().filter(|client| !client.is_spent()) {
+            Some(connection) => connection,
+            None => {
+                batch.requeue_lost();
+                if batch.is_complete() {
+                    break;
                 }
+                EngineClient::connect(ClientRole::Call, deadline)?
             }
-            if unsent.is_empty() {
-                break;
-            }
-            client = Some(Client::connect(ClientRole::Call, deadline)?);
-        }
-        let Some(connection) = client.as_mut() else { continue };
-        while connection.has_room()
-            && (!one_by_one || sent.is_empty())
-            && let Some(at) = unsent.pop()
-        {
-            match connection.submit(request(&asks[at], min_confidence, deadline), asks[at].bytes) {
-                Ok(id) => {
-                    sent.insert(id, at);
-                }
-                Err(failure) => outcomes[at] = Some(CaptionOutcome::Failed(failure)),
-            }
-        }
-        if sent.is_empty() {
-            // Kept from an earlier call, whose answer came after the engine's GoAway: it takes
-            // nothing any more.
-            if connection.is_spent() {
-                client = None;
-            }
-            continue;
-        }
-        match connection.poll() {
-            Ok(Some(ServerMessage::Reply(reply))) => {
-                if let Some(at) = sent.remove(&reply.id) {
-                    if let CaptionOutcome::Failed(failure) = &reply.outcome
-                        && failure.class == FailureClass::Engine
-                    {
-                        return Err(failure.clone());
-                    }
-                    outcomes[at] = Some(reply.outcome);
-                }
-            }
-            Ok(Some(_)) => {}
-            Ok(None) => {
-                let left = (deadline + GRACE).saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Ok(outcomes
-                        .into_iter()
-                        .map(|outcome| {
-                            outcome.unwrap_or_else(|| CaptionOutcome::Failed(too_late()))
-                        })
-                        .collect());
-                }
-                connection.wait(Some(left));
-            }
-            Err(Lost::Gone) => client = None,
-            Err(Lost::Refused(failure)) => return Err(failure),
+        };
+        batch.send(&mut connection);
+        match batch.receive(&mut connection)? {
+            Progress::Connected => client = Some(connection),
+            Progress::Disconnected => {}
+            // The connection still owes answers: it is dropped.
+            Progress::TimedOut => return Ok(batch.into_outcomes()),
         }
     }
     IDLE.with(|idle| *idle.borrow_mut() = client);
-    Ok(outcomes
-        .into_iter()
-        .map(|outcome| outcome.unwrap_or_else(|| CaptionOutcome::Failed(too_late())))
-        .collect())
+    Ok(batch.into_outcomes())
 }
 
-fn request(ask: &Ask<'_>, min_confidence: Option<f32>, deadline: Instant) -> CaptionRequest {
-    // SAFETY: reads a global of the main thread.
-    let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
-    CaptionRequest {
-        id: 0,
-        // The statement's start names it well enough within one backend's connection.
-        share: Some(statement as u64),
-        image: match ask.url {
-            Some(url) => ImageSource::Url { url: url.into(), known: None },
-            None => ImageSource::Bytes,
-        },
-        outputs: ask.outputs.to_vec(),
-        remaining_ms: deadline.saturating_duration_since(Instant::now()).as_millis() as u64,
-        min_confidence,
+/// State of the connection after one step of receiving.
+enum Progress {
+    Connected,
+    Disconnected,
+    TimedOut,
+}
+
+/// The requests of one call. They are named by their position.
+struct RequestBatch<'a> {
+    requests: &'a [ImageRequest<'a>],
+    min_confidence: Option<f32>,
+    deadline: Instant,
+    outcomes: Vec<Option<CaptionOutcome>>,
+    /// Engines lost with a request alone in flight.
+    losses: Vec<u32>,
+    /// Positions of requests to send, the next one last.
+    unsent: Vec<usize>,
+    /// Requests in flight, by the id on the connection.
+    in_flight: HashMap<u64, usize>,
+    /// After an engine has died, requests are sent singly, so that the one to blame is known.
+    one_by_one: bool,
+}
+
+impl<'a> RequestBatch<'a> {
+    fn new(
+        requests: &'a [ImageRequest<'a>],
+        min_confidence: Option<f32>,
+        deadline: Instant,
+    ) -> RequestBatch<'a> {
+        RequestBatch {
+            requests,
+            min_confidence,
+            deadline,
+            outcomes: requests.iter().map(|_| None).collect(),
+            losses: vec![0; requests.len()],
+            unsent: (0..requests.len()).rev().collect(),
+            in_flight: HashMap::new(),
+            one_by_one: false,
+        }
+    }
+
+    fn is_complete(&self) -> bool {
+        self.unsent.is_empty() && self.in_flight.is_empty()
+    }
+
+    /// Takes back the requests that were in flight on a lost connection. [`EngineLoss`] decides
+    /// which one is rejected as the cause.
+    fn requeue_lost(&mut self) {
+        let was_alone = self.in_flight.len() == 1;
+        for (_, at) in self.in_flight.drain() {
+            self.one_by_one = true;
+            match EngineLoss::judge(self.losses[at], was_alone) {
+                EngineLoss::Suspect(losses) => {
+                    self.losses[at] = losses;
+                    self.unsent.push(at);
+                }
+                EngineLoss::Reject(failure) => {
+                    self.outcomes[at] = Some(CaptionOutcome::Failed(failure));
+                }
+            }
+        }
+    }
+
+    /// Sends as many requests as the connection accepts.
+    fn send(&mut self, connection: &mut EngineClient) {
+        while connection.has_room()
+            && (!self.one_by_one || self.in_flight.is_empty())
+            && let Some(at) = self.unsent.pop()
+        {
+            match connection.submit(self.encode(at), self.requests[at].bytes) {
+                Ok(id) => {
+                    self.in_flight.insert(id, at);
+                }
+                Err(failure) => self.outcomes[at] = Some(CaptionOutcome::Failed(failure)),
+            }
+        }
+    }
+
+    /// Handles one message, or waits until something may have arrived.
+    ///
+    /// # Errors
+    /// A failure that concerns all requests.
+    fn receive(&mut self, connection: &mut EngineClient) -> Result<Progress, Failure> {
+        if self.in_flight.is_empty() {
+            return Ok(Progress::Connected);
+        }
+        match connection.poll() {
+            Ok(Some(ServerMessage::Reply(reply))) => self.complete(reply)?,
+            Ok(Some(_)) => {}
+            Ok(None) => {
+                let left = (self.deadline + GRACE).saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return Ok(Progress::TimedOut);
+                }
+                connection.wait(Some(left));
+            }
+            Err(ConnectionLoss::Closed) => return Ok(Progress::Disconnected),
+            Err(ConnectionLoss::Refused(failure)) => return Err(failure),
+        }
+        Ok(Progress::Connected)
+    }
+
+    fn complete(&mut self, reply: CaptionReply) -> Result<(), Failure> {
+        let Some(at) = self.in_flight.remove(&reply.id) else { return Ok(()) };
+        match reply.outcome {
+            CaptionOutcome::Failed(failure) if failure.class == FailureClass::Engine => {
+                Err(failure)
+            }
+            outcome => {
+                self.outcomes[at] = Some(outcome);
+                Ok(())
+            }
+        }
+    }
+
+    fn encode(&self, at: usize) -> CaptionRequest {
+        let request = &self.requests[at];
+        // SAFETY: reads a global of the main thread.
+        let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
+        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        CaptionRequest {
+            id: 0,
+            // The statement's start identifies the statement within one backend's connection.
+            share: Some(statement as u64),
+            image: match request.url {
+                Some(url) => ImageSource::Url { url: url.into(), known: None },
+                None => ImageSource::Bytes,
+            },
+            outputs: request.outputs.to_vec(),
+            remaining_ms: remaining.as_millis() as u64,
+            min_confidence: self.min_confidence,
+        }
+    }
+
+    /// The outcomes; requests without one have timed out.
+    fn into_outcomes(self) -> Vec<CaptionOutcome> {
+        let timed_out = || CaptionOutcome::Failed(timeout());
+        self.outcomes.into_iter().map(|outcome| outcome.unwrap_or_else(timed_out)).collect()
     }
 }
 
-fn too_late() -> Failure {
-    Failure::new(FailureClass::Retry, "timeout", "the caption did not come in time")
-        .detail(format!(
-            "pg_caption.timeout is {} ms, all waiting included.",
-            crate::settings::timeout().as_millis()
-        ))
-        .hint("Raise pg_caption.timeout, or caption fewer pictures in one call.")
-}
-
-fn engine_killer() -> Failure {
-    Failure::new(
-        FailureClass::Reject,
-        "engine_killer",
-        "the caption engine died each time it worked on this picture",
-    )
-    .detail(format!("{MAX_DEATHS} engines were lost with it in flight."))
-    .hint("See the server log, and please report the picture.")
+fn timeout() -> Failure {
+    let limit = crate::settings::timeout().as_millis() as u64;
+    Failure::timeout(Some(limit), "unanswered by the engine")
 }

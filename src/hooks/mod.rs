@@ -1,5 +1,11 @@
-//! What PostgreSQL calls in every backend: the trigger functions, the executor hook and the
+//! What PostgreSQL calls in every backend: trigger functions, the executor hook and the
 //! object-access hook.
 
 pub mod enqueue;
 pub mod object_access;
+
+/// Installs the hooks; in the postmaster, while preloading: backends inherit them.
+pub fn init() {
+    object_access::init();
+    enqueue::trigger_skip::init();
+}

@@ -32,7 +32,7 @@ fn views(now: Instant) -> Vec<DatabaseView> {
     shared::databases().iter().map(|database| view(database, now)).collect()
 }
 
-fn view(database: &shared::Database, now: Instant) -> DatabaseView {
+fn view(database: &shared::DatabaseSlot, now: Instant) -> DatabaseView {
     DatabaseView {
         oid: database.oid,
         generation: database.generation,
@@ -135,9 +135,9 @@ impl Databases {
             let database = shared::database(oid);
             let view = database.as_ref().map(|database| view(database, now));
             match self.schedule.ended(oid, view.as_ref(), now) {
-                WorkerExit::Normal => shared::set_trouble(oid, 0, Duration::ZERO),
+                WorkerExit::Normal => shared::set_failures(oid, 0, Duration::ZERO),
                 WorkerExit::Failed { times, pause } => {
-                    shared::set_trouble(oid, times, pause);
+                    shared::set_failures(oid, times, pause);
                     // The database may have been dropped: read the list before the next start.
                     self.listed = None;
                     // The worker may have died before it could unregister.
@@ -160,7 +160,7 @@ impl Databases {
                 shared::forget_database(database.oid, database.generation);
             }
         }
-        self.registry.update(&databases, shared::know_database);
+        self.registry.update(&databases, shared::register_database);
         // Registered databases that no worker has checked may have no extension, and make room.
         let left_out = self
             .registry

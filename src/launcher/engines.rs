@@ -55,7 +55,7 @@ impl Engines {
             pgrx::error!("pg_caption cannot create an epoll descriptor: {error}")
         });
         // A new launcher continues to count.
-        let handover = EngineHandover::new(model_status::now().reloads);
+        let handover = EngineHandover::new(model_status::read().reloads);
         Engines { listener, program: None, epoll, all: Vec::new(), handover, published: None }
     }
 

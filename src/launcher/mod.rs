@@ -82,7 +82,7 @@ fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
         let due =
             [engines.next_due(&config, now), databases.next_due(now)].into_iter().flatten().min();
         latch::wait(
-            Some(latch::Interest { fd: engines.as_raw_fd(), write: false }),
+            Some(latch::WaitInterest { fd: engines.as_raw_fd(), write: false }),
             due.map(|due| due.saturating_duration_since(Instant::now())),
         );
     }

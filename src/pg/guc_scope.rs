@@ -1,39 +1,40 @@
-//! Levels of settings, as functions with SET clauses open them: what is set within one ends with
+//! Scopes of settings, like those of functions with SET clauses: a value set in a scope ends with
 //! it.
+//!
+//! Called by `pg::identity`, `hooks::enqueue` and the worker. Never changes a setting beyond the
+//! scope.
 
 use pgrx::pg_sys;
 use std::ffi::CStr;
 
-/// A level. Ends when it is dropped, or when the (sub)transaction that it was opened in is rolled
-/// back.
-pub struct Level {
-    number: i32,
-    /// What somebody else's code sets within it goes on in the level around it, as with a function
-    /// of PostgreSQL's.
+/// A nesting level of settings. Ends when it is dropped, or when the (sub)transaction that opened
+/// it is rolled back.
+pub struct GucScope {
+    level: i32,
+    /// Plain SET commands of other code outlive the scope, as with a function of PostgreSQL.
     is_open: bool,
 }
 
-impl Level {
-    /// One that nothing which is set within it outlives.
-    pub fn sealed() -> Level {
-        Level::new(false)
+impl GucScope {
+    /// A scope that no value set within it outlives.
+    pub fn sealed() -> GucScope {
+        GucScope::new(false)
     }
 
-    /// One that what a table's own code sets within it outlives; what is set with [`Level::set`]
-    /// does not.
-    pub fn open() -> Level {
-        Level::new(true)
+    /// A scope that values set by other code outlive. Values set with [`GucScope::set`] do not.
+    pub fn open() -> GucScope {
+        GucScope::new(true)
     }
 
-    fn new(is_open: bool) -> Level {
-        // SAFETY: opens a nesting level of settings that Drop closes.
-        Level { number: unsafe { pg_sys::NewGUCNestLevel() }, is_open }
+    fn new(is_open: bool) -> GucScope {
+        // SAFETY: opens a nesting level of settings, which Drop closes.
+        GucScope { level: unsafe { pg_sys::NewGUCNestLevel() }, is_open }
     }
 
-    /// Sets what any user may set, until this level ends. Of all levels the newest.
+    /// Sets a user-settable value until this scope ends. This scope must be the innermost one.
     pub fn set(&self, name: &CStr, value: &CStr) {
-        // SAFETY: C strings; the value is one that the setting takes, and is put back with its
-        // level.
+        // SAFETY: both are C strings; the value is valid for the setting and is restored with the
+        // scope.
         unsafe {
             pg_sys::set_config_option(
                 name.as_ptr(),
@@ -49,19 +50,18 @@ impl Level {
     }
 }
 
-impl Drop for Level {
+impl Drop for GucScope {
     fn drop(&mut self) {
-        // While an error is unwinding, the rollback closes the level (and would complain about one
-        // closed twice).
+        // During an error the rollback closes the level, and would report one closed twice.
         if !std::thread::panicking() {
             // SAFETY: closes the level that was opened last.
-            unsafe { pg_sys::AtEOXact_GUC(self.is_open, self.number) };
+            unsafe { pg_sys::AtEOXact_GUC(self.is_open, self.level) };
         }
     }
 }
 
-/// Looks at the text of a setting that there is.
-pub fn current<R>(name: &CStr, look: impl FnOnce(&CStr) -> R) -> R {
-    // SAFETY: the setting exists; its text is looked at before anything else is asked.
-    look(unsafe { CStr::from_ptr(pg_sys::GetConfigOption(name.as_ptr(), false, false)) })
+/// Passes the current text of an existing setting to `read`.
+pub fn current<R>(name: &CStr, read: impl FnOnce(&CStr) -> R) -> R {
+    // SAFETY: the setting exists; its text is read before any other call can replace it.
+    read(unsafe { CStr::from_ptr(pg_sys::GetConfigOption(name.as_ptr(), false, false)) })
 }

@@ -1,69 +1,69 @@
-//! Acting as somebody else for a moment: as the extension's owner on our own tables, as a table's
-//! owner on theirs.
+//! Switches the current user for a short time: to the extension's owner for the extension's tables,
+//! to a table's owner for that table.
+//!
+//! Called by the API functions, the hooks and the worker. Code of a table's owner never runs as the
+//! extension's owner.
 
-use crate::pg::guc_scope::Level;
+use crate::pg::guc_scope::GucScope;
 use pgrx::pg_sys;
 
-/// Restores the previous user when dropped; an error restores it with the transaction anyway.
-pub struct As {
-    user: pg_sys::Oid,
-    context: i32,
-    level: Option<Level>,
+/// Restores the previous user when dropped. After an error the transaction restores it.
+pub struct ActingRole {
+    previous_user: pg_sys::Oid,
+    previous_context: i32,
+    scope: Option<GucScope>,
 }
 
-fn switch(user: pg_sys::Oid, flags: u32) -> As {
-    let (mut before, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: reads and sets the current user as PostgreSQL's own maintenance commands do; restored
-    // by Drop or by the end of the transaction.
+fn switch(user: pg_sys::Oid, flags: u32) -> ActingRole {
+    let (mut previous_user, mut previous_context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: reads and sets the current user as PostgreSQL's maintenance commands do; Drop or the
+    // end of the transaction restores it.
     unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut before, &mut context);
-        pg_sys::SetUserIdAndSecContext(user, context | flags as i32);
+        pg_sys::GetUserIdAndSecContext(&mut previous_user, &mut previous_context);
+        pg_sys::SetUserIdAndSecContext(user, previous_context | flags as i32);
     }
-    As { user: before, context, level: None }
+    ActingRole { previous_user, previous_context, scope: None }
 }
 
-/// As the superuser that owns the extension; only for statements on our own tables, every name in
-/// them qualified.
-pub fn as_extension() -> As {
+/// Acts as the superuser that owns the extension. Only for statements on the extension's tables
+/// that no `search_path` can redirect.
+pub fn as_extension() -> ActingRole {
     switch(pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID), pg_sys::SECURITY_LOCAL_USERID_CHANGE)
 }
 
-/// Whether what runs now was begun under [`as_extension`]. Nothing that applies replicated rows
-/// sets that flag.
+/// Whether the current code runs under [`as_extension`]. An apply worker of logical replication
+/// never sets that flag.
 pub fn is_extension() -> bool {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-    // SAFETY: reads who the current user is.
+    // SAFETY: reads the current user.
     unsafe { pg_sys::GetUserIdAndSecContext(&mut user, &mut context) };
     user == pg_sys::Oid::from(pg_sys::BOOTSTRAP_SUPERUSERID)
         && context as u32 & pg_sys::SECURITY_LOCAL_USERID_CHANGE != 0
 }
 
-/// As the owner of a table, in a security-restricted context: what the owner planted (triggers,
-/// defaults, index expressions, casts) runs with the owner's rights at most and cannot leave
-/// anything behind in this session.
-pub fn as_owner(owner: pg_sys::Oid) -> As {
-    let mut guard =
-        switch(owner, pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE);
-    // A user's code may change settings only within it.
-    guard.level = Some(Level::sealed());
-    guard
+/// Acts as the owner of a table, in a security-restricted context. The owner's code (triggers,
+/// defaults, index expressions, casts) gets the owner's rights and leaves no state in the session.
+pub fn as_owner(owner: pg_sys::Oid) -> ActingRole {
+    let restricted = pg_sys::SECURITY_RESTRICTED_OPERATION | pg_sys::SECURITY_LOCAL_USERID_CHANGE;
+    let mut role = switch(owner, restricted);
+    role.scope = Some(GucScope::sealed());
+    role
 }
 
-/// Who calls.
+/// The current user.
 pub fn caller() -> pg_sys::Oid {
     // SAFETY: reads a global.
     unsafe { pg_sys::GetUserId() }
 }
 
-impl Drop for As {
+impl Drop for ActingRole {
     fn drop(&mut self) {
-        // While an error is unwinding the subtransaction's or transaction's abort restores all of
-        // it.
+        // During an error the abort of the (sub)transaction restores the user.
         if std::thread::panicking() {
             return;
         }
-        self.level = None;
-        // SAFETY: as above.
-        unsafe { pg_sys::SetUserIdAndSecContext(self.user, self.context) };
+        self.scope = None;
+        // SAFETY: restores what `switch` read.
+        unsafe { pg_sys::SetUserIdAndSecContext(self.previous_user, self.previous_context) };
     }
 }

@@ -1,23 +1,23 @@
-//! Waiting that Ctrl-C, `statement_timeout`, `pg_terminate_backend`, barriers and the postmaster's
-//! death all end.
+//! Waits that end on a query cancel, `statement_timeout`, `pg_terminate_backend`, barriers, and the
+//! postmaster's death.
+//!
+//! Called by every session and process that waits. Never blocks interrupts.
 
 use pgrx::pg_sys;
 use std::time::Duration;
 
-/// What to watch on a descriptor besides the latch.
+/// A descriptor to wait for, in addition to the latch.
 #[derive(Debug, Clone, Copy)]
-pub struct Interest {
-    /// The descriptor.
+pub struct WaitInterest {
+    /// The descriptor; its readability always ends the wait.
     pub fd: i32,
-    /// Wake when it can be written, too.
+    /// Whether its writability ends the wait, too.
     pub write: bool,
 }
 
-/// Waits for the process latch, a descriptor or the time to pass, then serves interrupts: a pending
-/// cancel or termination raises here.
-///
-/// `timeout: None` waits without end.
-pub fn wait(interest: Option<Interest>, timeout: Option<Duration>) {
+/// Waits for the process latch, a descriptor, or the timeout (`None`: no limit), then serves
+/// interrupts: a pending cancel or termination raises here.
+pub fn wait(interest: Option<WaitInterest>, timeout: Option<Duration>) {
     let mut events = pg_sys::WL_LATCH_SET | pg_sys::WL_EXIT_ON_PM_DEATH;
     let mut fd = pg_sys::PGINVALID_SOCKET;
     if let Some(interest) = interest {
@@ -33,9 +33,8 @@ pub fn wait(interest: Option<Interest>, timeout: Option<Duration>) {
         // Rounded up: a wait of 0.3 ms must not become a busy loop of 0 ms waits.
         millis = timeout.as_micros().div_ceil(1000).min(i32::MAX as u128) as i64;
     }
-    // SAFETY: MyLatch is this process's own latch from its start to its exit; `fd` is open, since
-    // its owner is borrowed by our caller for the length of the call. PostgreSQL raises only
-    // through the guarded binding.
+    // SAFETY: MyLatch is this process's own latch from start to exit. `fd` is open: the caller
+    // borrows its owner for the length of the call. The guarded binding handles PostgreSQL errors.
     unsafe {
         pg_sys::WaitLatchOrSocket(
             pg_sys::MyLatch,

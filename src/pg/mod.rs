@@ -1,8 +1,10 @@
-//! PostgreSQL's own facilities as the rest of the extension uses them.
+//! PostgreSQL's facilities as the rest of the extension uses them.
 
 pub mod guc_scope;
 pub mod identity;
 pub mod latch;
 pub mod report;
+pub mod shared_text;
 pub mod table;
+pub mod table_key;
 pub mod triggers;

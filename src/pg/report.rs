@@ -1,4 +1,7 @@
-//! Errors people see: what happened, the facts, what to do.
+//! User-facing errors: message, detail, hint.
+//!
+//! Called by everything that raises or warns in a session. Never reads the text of a failure: its
+//! class decides.
 
 use pg_caption_wire::{Failure, FailureClass};
 use pgrx::pg_sys::panic::ErrorReport;
@@ -15,49 +18,59 @@ pub fn sqlstate(class: FailureClass) -> PgSqlErrorCode {
     }
 }
 
-/// Reports a failure at any level; does not return for `ERROR` and above.
-pub fn failure(level: PgLogLevel, failure: &Failure) {
-    let mut report =
-        ErrorReport::new(sqlstate(failure.class), failure.message.clone(), "pg_caption");
-    if let Some(detail) = &failure.detail {
-        report = report.set_detail(detail.clone());
-    }
-    if let Some(hint) = &failure.hint {
-        report = report.set_hint(hint.clone());
-    }
-    report.report(level);
-}
-
-/// Raises a failure as an error.
-pub fn raise(f: &Failure) -> ! {
-    failure(PgLogLevel::ERROR, f);
-    unreachable!("an ERROR does not return")
-}
-
-/// Raises an error about an argument or about what the caller tried.
-pub fn refuse(
+fn report(
+    level: PgLogLevel,
     code: PgSqlErrorCode,
-    message: impl Into<String>,
+    message: String,
     detail: Option<String>,
     hint: Option<String>,
-) -> ! {
-    let mut report = ErrorReport::new(code, message.into(), "pg_caption");
+) {
+    let mut report = ErrorReport::new(code, message, "pg_caption");
     if let Some(detail) = detail {
         report = report.set_detail(detail);
     }
     if let Some(hint) = hint {
         report = report.set_hint(hint);
     }
-    report.report(PgLogLevel::ERROR);
+    report.report(level);
+}
+
+/// Reports a failure at any level; does not return for `ERROR` and above.
+pub fn failure(level: PgLogLevel, failure: &Failure) {
+    let Failure { class, message, detail, hint, .. } = failure.clone();
+    report(level, sqlstate(class), message, detail, hint);
+}
+
+/// Raises a failure as an error.
+pub fn raise(error: &Failure) -> ! {
+    failure(PgLogLevel::ERROR, error);
     unreachable!("an ERROR does not return")
 }
 
-/// Unwraps what SPI returns in a caller's session; its errors are the caller's to see.
-pub fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {
-    result.unwrap_or_else(|error| pgrx::error!("{error}"))
+/// Raises an error about an argument or an operation of the caller.
+pub fn refuse(
+    code: PgSqlErrorCode,
+    message: impl Into<String>,
+    detail: Option<String>,
+    hint: Option<String>,
+) -> ! {
+    report(PgLogLevel::ERROR, code, message.into(), detail, hint);
+    unreachable!("an ERROR does not return")
 }
 
-/// The first column of the first row; a query that gives no row gives nothing.
+/// Warns the caller.
+pub fn warn(message: impl Into<String>, detail: Option<String>, hint: Option<String>) {
+    let code = PgSqlErrorCode::ERRCODE_WARNING;
+    report(PgLogLevel::WARNING, code, message.into(), detail, hint);
+}
+
+/// Unwraps the result of an SPI call. Errors of the statement itself are raised by PostgreSQL; this
+/// is about wrong use of SPI.
+pub fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {
+    result.unwrap_or_else(|error| pgrx::error!("pg_caption: {error}"))
+}
+
+/// The first column of the first row; `None` if the query returned no row.
 pub fn optional<T>(result: Result<Option<T>, pgrx::spi::Error>) -> Option<T> {
     match result {
         Err(pgrx::spi::Error::InvalidPosition) => None,

@@ -1,28 +1,30 @@
-//! The triggers of a watched table: which rows of which statements are worth a look.
+//! The triggers of a watched table: which rows of which statements are queued.
 //!
-//! Called by `caption.watch` and `caption.unwatch`. The conditions run in every writer's session,
-//! so they are cheap and call PostgreSQL's own operators only.
+//! Called by `api::watch`, with a pinned `search_path`. The conditions run in every writer's
+//! session: they are cheap and call PostgreSQL's own operators only.
 
 use crate::pg::report::{optional, spi};
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
-/// Names of our triggers on a watched table.
+/// Names of the extension's triggers on a watched table.
 pub const TRIGGERS: [&str; 2] = ["pg_caption_insert", "pg_caption_update"];
 
+const COMMENT: &str = "pg_caption: queues rows whose captions are missing; see caption.watch()";
+
 /// A column of the key.
-pub struct Key<'a> {
-    pub name: &'a str,
-    /// Its type, or what its domain is made of.
-    pub base: pg_sys::Oid,
+pub struct TriggerKey {
+    pub name: String,
+    /// Its type, or the base type of its domain.
+    pub base_type: pg_sys::Oid,
 }
 
-impl Key<'_> {
-    /// Values that are equal have the same text (as numbers like 1.0 and 1.00 have not), and are
-    /// compared at less cost than their texts.
+impl TriggerKey {
+    /// Whether equal values always have equal text (unlike numeric 1.0 and 1.00) and comparing the
+    /// values is cheaper than comparing their texts.
     fn is_plain(&self) -> bool {
         matches!(
-            self.base,
+            self.base_type,
             pg_sys::INT2OID
                 | pg_sys::INT4OID
                 | pg_sys::INT8OID
@@ -31,14 +33,36 @@ impl Key<'_> {
                 | pg_sys::DATEOID
         )
     }
+
+    fn has_changed(&self) -> String {
+        if self.is_plain() {
+            format!("NEW.{0} IS DISTINCT FROM OLD.{0}", quote_identifier(&self.name))
+        } else {
+            has_changed(&self.name)
+        }
+    }
 }
 
-/// Takes our triggers off a table.
+/// What the triggers of one table depend on.
+pub struct TriggerSpec<'a> {
+    /// The table, schema-qualified and quoted.
+    pub table: &'a str,
+    pub is_partitioned: bool,
+    /// The column of the URLs.
+    pub image_url: &'a str,
+    /// Columns to fill, each with its style.
+    pub fills: &'a [(String, String)],
+    pub keys: &'a [TriggerKey],
+    pub overwrite: bool,
+    pub on_replica: bool,
+}
+
+/// Drops the extension's triggers of a table.
 pub fn drop(oid: pg_sys::Oid, table: &str) {
     for trigger in TRIGGERS {
-        // A NOTICE about a trigger that is not there would only puzzle.
+        // DROP TRIGGER IF EXISTS would send a NOTICE to the caller.
         let exists: Option<bool> = optional(Spi::get_one_with_args(
-            "SELECT true FROM pg_catalog.pg_trigger WHERE tgrelid OPERATOR(pg_catalog.=) $1 AND tgname OPERATOR(pg_catalog.=) $2::pg_catalog.name",
+            "SELECT true FROM pg_trigger WHERE tgrelid = $1 AND tgname = $2::name",
             &[oid.into(), trigger.into()],
         ));
         if exists == Some(true) {
@@ -47,74 +71,69 @@ pub fn drop(oid: pg_sys::Oid, table: &str) {
     }
 }
 
-/// Puts them on it (`table`: schema-qualified and quoted), for the URL's column, columns to fill,
-/// and key columns.
-pub fn create(
-    table: &str,
-    partitioned: bool,
-    image_url: &str,
-    fills: &[(String, String)],
-    keys: &[Key],
-    overwrite: bool,
-    on_replica: bool,
-) {
-    // Evaluated for every row that anybody writes: no operator is called where a NULL decides
-    // already, and what is rarely true stands last.
-    let text =
-        |row: &str, column: &str| format!("{row}.{}::pg_catalog.text", quote_identifier(column));
-    let empty = |row: &str, column: &str| {
-        format!("({0} IS NULL OR {0} OPERATOR(pg_catalog.=) '')", text(row, column))
-    };
-    let filled =
-        |row: &str, column: &str| format!("{} OPERATOR(pg_catalog.<>) ''", text(row, column));
-    let has_url = filled("NEW", image_url);
-    let some_empty =
-        fills.iter().map(|(column, _)| empty("NEW", column)).collect::<Vec<_>>().join(" OR ");
-    let became_empty = fills
-        .iter()
-        .map(|(column, _)| format!("({} AND {})", empty("NEW", column), filled("OLD", column)))
-        .collect::<Vec<_>>()
-        .join(" OR ");
-    let changed =
-        |column: &str| format!("{} IS DISTINCT FROM {}", text("NEW", column), text("OLD", column));
-    let key_changed = keys.iter().map(|key| {
-        if key.is_plain() {
-            format!("NEW.{0} IS DISTINCT FROM OLD.{0}", quote_identifier(key.name))
-        } else {
-            changed(key.name)
-        }
-    });
-    let key_changed = key_changed.collect::<Vec<_>>().join(" OR ");
-    // Of the many rows of a COPY hardly any has an empty URL; such a one is read once by the
-    // worker, which costs less than to compare them all.
-    let may_have_url = format!("NEW.{} IS NOT NULL", quote_identifier(image_url));
-    // Moving a row to another partition is a DELETE and an INSERT: nothing tells whether its URL
-    // changed, too.
-    let on_insert = if overwrite || partitioned {
-        may_have_url
-    } else {
-        format!("{may_have_url} AND ({some_empty})")
-    };
-    let on_update =
-        format!("({} OR {key_changed} OR {became_empty}) AND {has_url}", changed(image_url));
-    for (trigger, event, condition) in
-        [(TRIGGERS[0], "INSERT", on_insert), (TRIGGERS[1], "UPDATE", on_update)]
-    {
+/// Creates the extension's triggers on a table.
+pub fn create(spec: &TriggerSpec<'_>) {
+    let table = spec.table;
+    let events = [("INSERT", insert_condition(spec)), ("UPDATE", update_condition(spec))];
+    for (trigger, (event, condition)) in TRIGGERS.into_iter().zip(events) {
         spi(Spi::run(&format!(
-            "CREATE TRIGGER {trigger} AFTER {event} ON {table} FOR EACH ROW WHEN ({condition}) EXECUTE FUNCTION caption.enqueue()"
+            "CREATE TRIGGER {trigger} AFTER {event} ON {table} FOR EACH ROW \
+             WHEN ({condition}) EXECUTE FUNCTION caption.enqueue()"
         )));
-        if on_replica {
+        if spec.on_replica {
             spi(Spi::run(&format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}")));
         }
-        // DROP EXTENSION takes the triggers along instead of asking for CASCADE.
+        // DROP EXTENSION drops the triggers instead of requiring CASCADE.
         spi(Spi::run(&format!(
             "ALTER TRIGGER {trigger} ON {table} DEPENDS ON EXTENSION pg_caption"
         )));
-        spi(Spi::run(&format!(
-            "COMMENT ON TRIGGER {trigger} ON {table} IS {}",
-            quote_literal(
-                "pg_caption: remembers rows whose captions are to be written; see caption.watch()"
-            )
-        )));
+        let comment = quote_literal(COMMENT);
+        spi(Spi::run(&format!("COMMENT ON TRIGGER {trigger} ON {table} IS {comment}")));
     }
+}
+
+/// The condition of the INSERT trigger.
+fn insert_condition(spec: &TriggerSpec<'_>) -> String {
+    // Few rows of a COPY have an empty URL. The worker reads such a row once, which costs less than
+    // comparing all of them here.
+    let may_have_url = format!("NEW.{} IS NOT NULL", quote_identifier(spec.image_url));
+    // Moving a row to another partition is a DELETE and an INSERT: whether its URL changed is
+    // unknown here.
+    if spec.overwrite || spec.is_partitioned {
+        return may_have_url;
+    }
+    let some_empty = any(spec.fills.iter().map(|(column, _)| is_empty("NEW", column)));
+    format!("{may_have_url} AND ({some_empty})")
+}
+
+/// The condition of the UPDATE trigger. Rarely true parts are last.
+fn update_condition(spec: &TriggerSpec<'_>) -> String {
+    let url_changed = has_changed(spec.image_url);
+    let key_changed = any(spec.keys.iter().map(TriggerKey::has_changed));
+    let became_empty = any(spec.fills.iter().map(|(column, _)| {
+        format!("({} AND {})", is_empty("NEW", column), is_filled("OLD", column))
+    }));
+    let has_url = is_filled("NEW", spec.image_url);
+    format!("({url_changed} OR {key_changed} OR {became_empty}) AND {has_url}")
+}
+
+fn any(conditions: impl Iterator<Item = String>) -> String {
+    conditions.collect::<Vec<_>>().join(" OR ")
+}
+
+fn text(row: &str, column: &str) -> String {
+    format!("{row}.{}::text", quote_identifier(column))
+}
+
+/// No operator is called where a NULL decides already.
+fn is_empty(row: &str, column: &str) -> String {
+    format!("({0} IS NULL OR {0} = '')", text(row, column))
+}
+
+fn is_filled(row: &str, column: &str) -> String {
+    format!("{} <> ''", text(row, column))
+}
+
+fn has_changed(column: &str) -> String {
+    format!("{} IS DISTINCT FROM {}", text("NEW", column), text("OLD", column))
 }

@@ -106,8 +106,7 @@ pub fn check(
             keys.join(", ")
         ));
     }
-    let watched: Vec<String> =
-        std::iter::once(url).chain(columns).chain(keys).cloned().collect();
+    let watched: Vec<String> = std::iter::once(url).chain(columns).chain(keys).cloned().collect();
     if let Some(column) = unknown_to_triggers(relation, &watched) {
         return Err(format!(
             "its triggers use another column, formerly named \"{column}\"; call \
@@ -132,10 +131,8 @@ fn unknown_to_triggers(relation: pg_sys::Oid, columns: &[String]) -> Option<Stri
 /// Whether the triggers exist that queue new rows; only the backfill would find other rows.
 fn has_triggers(relation: pg_sys::Oid) -> bool {
     let names: Vec<String> = triggers::TRIGGERS.map(String::from).into();
-    let count = spi(Spi::get_one_with_args::<i64>(
-        COUNT_TRIGGERS,
-        &[relation.into(), names.into()],
-    ));
+    let count =
+        spi(Spi::get_one_with_args::<i64>(COUNT_TRIGGERS, &[relation.into(), names.into()]));
     count == Some(triggers::TRIGGERS.len() as i64)
 }
 
@@ -157,13 +154,11 @@ fn attribute(relation: pg_sys::Oid, column: &str) -> Result<(String, Option<u32>
         )))
     }));
     let found = found.map(|(kind, modifier)| {
-        let base = table::base(kind, modifier);
+        let base = table::base_type(kind, modifier);
         // SAFETY: a type that exists; the text is PostgreSQL's and copied here.
         let name =
             unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_with_typemod(base.0, base.1)) };
-        (name.to_string_lossy().into_owned(), table::length(base))
+        (name.to_string_lossy().into_owned(), table::max_length(base))
     });
-    found.ok_or_else(|| {
-        format!("column \"{column}\" does not exist; call caption.watch() again")
-    })
+    found.ok_or_else(|| format!("column \"{column}\" does not exist; call caption.watch() again"))
 }

@@ -34,11 +34,8 @@ fn texts(table: &WatchedTable) -> String {
 
 /// The key of `t` as canonical JSON, the same text as the trigger writes.
 fn key_json(table: &WatchedTable) -> String {
-    let columns: Vec<String> = table
-        .keys
-        .iter()
-        .map(|key| format!("pg_catalog.format('%s', t.{})", key.column))
-        .collect();
+    let columns: Vec<String> =
+        table.keys.iter().map(|key| format!("pg_catalog.format('%s', t.{})", key.column)).collect();
     format!("pg_catalog.jsonb_build_array({})", columns.join(", "))
 }
 
@@ -105,9 +102,7 @@ fn read_chunk(table: &WatchedTable, from_start: bool) -> String {
 pub fn rows(table: &WatchedTable, keys: &[String]) -> Vec<(String, CurrentRow)> {
     let json = json_array(keys);
     let _owner = identity::as_owner(pg_sys::Oid::from(table.owner));
-    spi(Spi::connect_mut(|client| {
-        read(client.update(&read_many(table), None, &[json.into()])?)
-    }))
+    spi(Spi::connect_mut(|client| read(client.update(&read_many(table), None, &[json.into()])?)))
 }
 
 /// The next chunk of a backfill, in key order.

@@ -86,7 +86,8 @@ unsafe extern "C-unwind" fn at_exit(_code: i32, argument: pg_sys::Datum) {
         // Only one row is at fault: start the next worker without a pause.
         shared::yield_turn(database);
     }
-    let is_registered = |database: shared::Database| database.worker == std::process::id() as i32;
+    let is_registered =
+        |database: shared::DatabaseSlot| database.worker == std::process::id() as i32;
     if shared::database(database).is_some_and(is_registered) {
         shared::set_worker(database, 0);
     }

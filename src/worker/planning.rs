@@ -4,7 +4,7 @@
 //! Both are scopes of settings: `transaction` opens one for each transaction, `write` returns to
 //! the settings of the database while triggers run.
 
-use crate::pg::guc_scope::{Level, current};
+use crate::pg::guc_scope::{GucScope, current};
 use pgrx::pg_sys;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
@@ -34,8 +34,8 @@ pub struct SessionSettings(Vec<CString>);
 
 impl SessionSettings {
     /// A scope with the planner settings of the session; within [`worker_scope`].
-    pub fn scope(&self) -> Level {
-        let level = Level::open();
+    pub fn scope(&self) -> GucScope {
+        let level = GucScope::open();
         for ((name, _), value) in PLANNER.iter().zip(&self.0) {
             level.set(name, value);
         }
@@ -45,9 +45,9 @@ impl SessionSettings {
 
 /// A scope with the worker's planner settings and lock timeout, in a transaction; also the settings
 /// that it replaces.
-pub fn worker_scope() -> (Level, SessionSettings) {
+pub fn worker_scope() -> (GucScope, SessionSettings) {
     let session = PLANNER.iter().map(|(name, _)| current(name, CStr::to_owned)).collect();
-    let level = Level::open();
+    let level = GucScope::open();
     for (name, value) in PLANNER {
         level.set(name, value);
     }
@@ -65,9 +65,9 @@ pub struct LockTimeouts {
 
 impl LockTimeouts {
     /// A scope with the lock timeout for a table.
-    pub fn scope(&self, table: u32) -> Level {
+    pub fn scope(&self, table: u32) -> GucScope {
         let halvings = self.halvings.get(&table).copied().unwrap_or(0);
-        let level = Level::open();
+        let level = GucScope::open();
         let timeout = (lock_timeout() >> halvings).max(lock_timeout().min(MIN_LOCK_TIMEOUT));
         set_lock_timeout(&level, timeout);
         level
@@ -97,6 +97,6 @@ fn lock_timeout() -> i32 {
     (unsafe { pg_sys::DeadlockTimeout } / 2).clamp(1, MAX_LOCK_TIMEOUT)
 }
 
-fn set_lock_timeout(level: &Level, ms: i32) {
+fn set_lock_timeout(level: &GucScope, ms: i32) {
     level.set(c"lock_timeout", &CString::new(ms.to_string()).unwrap_or_default());
 }

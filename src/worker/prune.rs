@@ -71,9 +71,8 @@ pub fn page(table: &WatchedTable, limit: usize) -> PrunePage {
         target.name()
     );
     // No key is below an empty array.
-    let after = after
-        .and_then(|key| serde_json::from_str(&key).ok())
-        .unwrap_or(Value::Array(Vec::new()));
+    let after =
+        after.and_then(|key| serde_json::from_str(&key).ok()).unwrap_or(Value::Array(Vec::new()));
     let arguments =
         [pg_sys::Oid::from(table.oid).into(), JsonB(after).into(), (limit as i64).into()];
     let keys = spi(Spi::connect(|client| {

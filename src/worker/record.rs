@@ -44,8 +44,7 @@ const REMOVE_FROM_LEDGER: &str =
     "UPDATE caption.ledger SET outputs = outputs - $3 WHERE relation = $1 AND key = $2";
 
 /// The ids are unique; the tables are there for the index.
-const DELETE_PAGES: &str =
-    "DELETE FROM caption.queue WHERE relation = ANY ($1) AND id = ANY ($2)";
+const DELETE_PAGES: &str = "DELETE FROM caption.queue WHERE relation = ANY ($1) AND id = ANY ($2)";
 
 const ADVANCE_BACKFILL: &str = "UPDATE caption.watch_state \
        SET backfill_after = coalesce($2, backfill_after), backfill_done = $3, \

@@ -20,8 +20,7 @@ const RESTART: &str = "WITH free AS MATERIALIZED ( \
            backfilled = 0 \
       FROM free f WHERE t.relation = f.relation";
 
-const MARKING: &str =
-    "SELECT array_agg(DISTINCT q.xmin::text) FROM caption.queue q WHERE q.n = 0";
+const MARKING: &str = "SELECT array_agg(DISTINCT q.xmin::text) FROM caption.queue q WHERE q.n = 0";
 
 /// In the transaction that reads the watches, before they are read.
 pub fn restart_backfills() {

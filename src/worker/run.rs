@@ -4,7 +4,7 @@
 use super::store::{WorkerStore, next_due_ms};
 use super::transaction::spi;
 use super::{lease, tables};
-use crate::engine::client::{Client, Lost};
+use crate::engine::client::{ConnectionLoss, EngineClient};
 use crate::{pg::latch, settings, shared};
 use pg_caption_queue::{ConnectionEvent, QueueWorker, WorkerAction, WorkerLimits, WorkerSignals};
 use pg_caption_wire::{CaptionOutcome, CaptionReply, ClientRole, FailureClass, ServerMessage};
@@ -27,7 +27,7 @@ pub fn run(database: u32) {
     let (limits, seed) = (WorkerLimits::default(), u64::from(std::process::id()));
     let mut worker = QueueWorker::new(limits, Instant::now(), seed);
     let mut store = WorkerStore::new(database);
-    let mut client: Option<Client> = None;
+    let mut client: Option<EngineClient> = None;
     loop {
         let signals = signals(database, &store);
         let now = signals.now;
@@ -43,7 +43,7 @@ pub fn run(database: u32) {
                 store.transaction(|store| worker.read(source, store, now));
             }
             WorkerAction::Connect { until } => {
-                client = Client::connect(ClientRole::Worker, until).ok();
+                client = EngineClient::connect(ClientRole::Worker, until).ok();
                 // With the epoch from before: a change during the attempt allows another one now.
                 let signals = WorkerSignals { now: Instant::now(), ..signals };
                 worker.connected(client.is_some(), &signals);
@@ -66,7 +66,7 @@ pub fn run(database: u32) {
                 store.transaction(|store| worker.prune(store, now));
             }
             WorkerAction::Report => {
-                shared::set_flights(database, &worker.in_flight());
+                shared::set_in_flight(database, &worker.in_flight());
                 let (sent, ready, locked) = worker.job_counts();
                 let counts = format!("{sent} in flight, {ready} ready, {locked} locked");
                 report(&format!("captioning: {counts}"), true);
@@ -84,8 +84,7 @@ pub fn run(database: u32) {
                 worker.due(due.map(|due| (due, until_ms(due))));
             }
             WorkerAction::CheckPrepared => {
-                let has_prepared =
-                    store.transaction(|_| spi(Spi::get_one::<bool>(HAS_PREPARED)));
+                let has_prepared = store.transaction(|_| spi(Spi::get_one::<bool>(HAS_PREPARED)));
                 worker.prepared(has_prepared.unwrap_or(false));
             }
             WorkerAction::Depart { generation, due_ms, prepared } => {
@@ -137,7 +136,7 @@ fn settle(worker: &mut QueueWorker, store: &mut WorkerStore, now: Instant) {
 }
 
 /// Fills the connection's window.
-fn send(worker: &mut QueueWorker, client: &mut Client) {
+fn send(worker: &mut QueueWorker, client: &mut EngineClient) {
     while client.has_room()
         && let Some((job, request)) = worker.next_request()
     {
@@ -149,7 +148,7 @@ fn send(worker: &mut QueueWorker, client: &mut Client) {
 }
 
 /// Polls the connection once.
-fn receive(client: &mut Client) -> ConnectionEvent {
+fn receive(client: &mut EngineClient) -> ConnectionEvent {
     match client.poll() {
         Ok(Some(ServerMessage::Reply(CaptionReply { id, outcome }))) => {
             if let CaptionOutcome::Failed(failure) = &outcome
@@ -162,8 +161,8 @@ fn receive(client: &mut Client) -> ConnectionEvent {
         Ok(Some(_)) => ConnectionEvent::Other,
         Ok(None) if client.is_spent() => ConnectionEvent::Spent,
         Ok(None) => ConnectionEvent::Nothing,
-        Err(Lost::Gone) => ConnectionEvent::Lost { refused: false },
-        Err(Lost::Refused(failure)) => {
+        Err(ConnectionLoss::Closed) => ConnectionEvent::Lost { refused: false },
+        Err(ConnectionLoss::Refused(failure)) => {
             pgrx::log!("pg_caption: the engine refused this worker: {}", failure.message);
             ConnectionEvent::Lost { refused: true }
         }

@@ -54,7 +54,7 @@ impl RunawayRows {
     /// this row.
     pub fn failure(&mut self, row: &RowKey) -> Option<Failure> {
         let number = number(row);
-        let (is_known, database_has_some) = shared::is_overdue(self.database, number);
+        let (is_known, database_has_some) = shared::is_runaway(self.database, number);
         if is_known {
             self.recorded.push(number);
         }
@@ -75,7 +75,7 @@ impl RunawayRows {
     /// another row could still end this worker and roll everything back.
     pub fn committed(&mut self) {
         for number in self.recorded.drain(..) {
-            shared::forget_overdue(self.database, number);
+            shared::forget_runaway(self.database, number);
         }
     }
 }
@@ -99,7 +99,7 @@ pub fn keep_at_exit(database: u32) -> bool {
         row.relation,
         record::shortened(&row.key)
     );
-    shared::note_overdue(database, number(&row));
+    shared::note_runaway(database, number(&row));
     true
 }
 

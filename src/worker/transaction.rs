@@ -2,6 +2,7 @@
 
 use super::planning::{self, SessionSettings};
 use super::signals;
+pub use crate::pg::report::spi;
 use crate::settings;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -174,11 +175,6 @@ unsafe extern "C-unwind" {
     fn enable_timeout_after(id: u32, delay_ms: i32);
     fn disable_timeout(id: u32, keep_indicator: bool);
     fn get_timeout_indicator(id: u32, reset_indicator: bool) -> bool;
-}
-
-/// Unwraps the result of SPI; its errors concern the worker, not a row.
-pub fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {
-    result.unwrap_or_else(|error| pgrx::error!("pg_caption: {error}"))
 }
 
 /// OIDs in PostgreSQL's type.

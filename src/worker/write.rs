@@ -99,10 +99,7 @@ fn is_constraint(code: PgSqlErrorCode) -> bool {
     )
 }
 
-fn lock_and_write<'a>(
-    settlement: &'a Settlement<'a>,
-    session: &SessionSettings,
-) -> RowPlan<'a> {
+fn lock_and_write<'a>(settlement: &'a Settlement<'a>, session: &SessionSettings) -> RowPlan<'a> {
     let (table, job) = (settlement.table(), settlement.job());
     let owner = identity::as_owner(pg_sys::Oid::from(table.owner));
     let Some(current) = lock(table, job) else {

@@ -1,5 +1,6 @@
-//! The tests that SECURITY.md names as proof exist.
+//! The tests that SECURITY.md and docs/faults.md name exist.
 
+use std::collections::HashSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -14,27 +15,59 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
     }
 }
 
-#[test]
-fn every_proof_that_the_threat_table_names_is_a_test() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap()
+}
+
+fn read(path: impl AsRef<Path>) -> String {
+    fs::read_to_string(root().join(path)).unwrap()
+}
+
+/// Rust files of the crates and of the live tests.
+fn files() -> Vec<PathBuf> {
     let mut files = Vec::new();
-    ["crates", "tests"].iter().for_each(|folder| sources(&root.join(folder), &mut files));
-    let code: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
-    let table = fs::read_to_string(root.join("SECURITY.md")).unwrap();
-    let rows: Vec<Vec<&str>> = table
-        .lines()
-        .filter(|line| line.starts_with("| "))
-        .skip(1)
-        .map(|line| line.split(" | ").collect())
-        .collect();
-    assert!(rows.len() >= 15, "the table was read");
-    for row in rows {
-        let [threat, _, proof] = row[..] else { panic!("not three columns: {row:?}") };
-        let names: Vec<&str> =
-            proof.split('`').skip(1).step_by(2).filter(|name| !name.contains(' ')).collect();
-        assert!(!names.is_empty(), "no proof: {threat}");
+    ["crates", "tests"].iter().for_each(|folder| sources(&root().join(folder), &mut files));
+    files
+}
+
+/// Names in backticks after the word `Tests:`; commands have a space in them and are left out.
+fn proofs(text: &str) -> Vec<&str> {
+    let Some((_, tests)) = text.split_once("Tests:") else { return Vec::new() };
+    tests.split('`').skip(1).step_by(2).filter(|name| !name.contains([' ', '/'])).collect()
+}
+
+#[test]
+fn every_proof_in_the_threat_list_is_a_test() {
+    let code: String = files().iter().map(read).collect();
+    let page = read("SECURITY.md");
+    let (_, threats) = page.split_once("## Threats").unwrap();
+    let (threats, _) = threats.split_once("## Not covered").unwrap();
+    let threats: Vec<&str> = threats.split("\n### ").skip(1).collect();
+    assert!(threats.len() >= 15, "the list was read");
+    for threat in threats {
+        let (title, answer) = threat.split_once('\n').unwrap();
+        let names = proofs(answer);
+        assert!(!names.is_empty(), "no proof: {title}");
         for name in names {
-            assert!(code.contains(&format!("fn {name}(")), "{threat}: there is no test {name}");
+            assert!(code.contains(&format!("fn {name}(")), "{title}: there is no test {name}");
+        }
+    }
+}
+
+#[test]
+fn every_fault_names_a_test_that_exists() {
+    let files = files();
+    let code: String = files.iter().map(read).collect();
+    let modules: HashSet<_> = files.iter().filter_map(|path| path.file_stem()?.to_str()).collect();
+    let page = read("docs/faults.md");
+    let faults: Vec<&str> = page.split("\n* **").skip(1).collect();
+    assert!(faults.len() >= 30, "the matrix was read");
+    for fault in faults {
+        let names = proofs(fault);
+        assert!(!names.is_empty(), "no test: {fault}");
+        for name in names {
+            let exists = modules.contains(name) || code.contains(&format!("fn {name}("));
+            assert!(exists, "there is no test {name}: {fault}");
         }
     }
 }

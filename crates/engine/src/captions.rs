@@ -9,7 +9,7 @@ use crate::pipeline::ms;
 use pg_caption_captioner::{
     FinishedCaption, InputPreparer, PictureFeatures, PromptWords, TokenPrompt, catch_panic,
 };
-use pg_caption_style::{CaptionStyle, TextEnding, TextRefusal, echoes, tidy};
+use pg_caption_style::{CaptionStyle, TextEnding, TextRefusal, echoes, postprocess};
 use pg_caption_wire::{EngineConfig, Failure, FinishReason, ModelRef, TileMode};
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -183,7 +183,7 @@ impl Open {
             FinishReason::Stop => TextEnding::Complete,
             FinishReason::Length => TextEnding::Cut,
         };
-        let caption = tidy(raw, &self.job.wants[at].style, ending)?;
+        let caption = postprocess(raw, &self.job.wants[at].style, ending)?;
         if self.job.name().is_some_and(|name| echoes(&caption, name)) {
             Err(TextRefusal::EchoesName)
         } else {

@@ -1,6 +1,7 @@
 //! The failures the engine itself states, in one place so that their codes stay stable. Failures of
 //! a URL, a picture or a text are stated by the crate that knows them.
 
+use pg_caption_fetch::{FetchError, UrlLocation};
 use pg_caption_style::{StyleError, TextRefusal};
 use pg_caption_wire::{Failure, FailureClass};
 
@@ -25,24 +26,12 @@ pub fn model_gone(panic: &str) -> Failure {
         .hint("Please report this to the project.")
 }
 
-/// The caller's patience ended while the request was at `stage`.
-pub fn timeout(stage: &str, waited_ms: u64) -> Failure {
-    Failure::new(FailureClass::Retry, "timeout", "the image was not captioned in time")
-        .detail(format!("after {waited_ms} ms, {stage}"))
-        .hint("Raise \"pg_caption.timeout\", or look at caption.engine_status() for what the engine is busy with.")
-}
-
 /// The caller's patience ended while the host was at its cap.
 pub fn host_busy(host: &str, waited_ms: u64) -> Failure {
-    let mut failure = Failure::new(
-        FailureClass::Host,
-        "host_busy",
-        format!("host {host} is at its limit of concurrent requests"),
-    )
-    .detail(format!("after {waited_ms} ms"))
-    .hint("See \"pg_caption.host_concurrency\".");
-    failure.host = Some(host.into());
-    failure
+    let location = UrlLocation { host: host.into(), url: String::new() };
+    FetchError::HostBusy { location }
+        .failure()
+        .detail(format!("After {waited_ms} ms the request was still waiting for the host."))
 }
 
 /// A request nobody can fulfil.
@@ -110,18 +99,6 @@ pub fn blank() -> Failure {
 /// The text did not pass its style's rules.
 pub fn refused(refusal: &TextRefusal) -> Failure {
     Failure::new(FailureClass::Uncertain, refusal.code(), refusal.to_string())
-}
-
-/// Client and engine speak different protocols.
-pub fn version_mismatch(
-    client: u32,
-    client_release: &str,
-    engine: u32,
-    engine_release: &str,
-) -> Failure {
-    Failure::new(FailureClass::Engine, "version_mismatch", "the extension's library and the running engine are of different versions")
-        .detail(format!("library {client_release} speaks protocol {client}, engine {engine_release} speaks protocol {engine}"))
-        .hint("Restart PostgreSQL (pg_ctl restart, or systemctl restart postgresql), then run: ALTER EXTENSION pg_caption UPDATE;")
 }
 
 /// What arrived on a connection is not the protocol.

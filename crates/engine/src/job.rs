@@ -124,10 +124,10 @@ pub enum Stage {
 impl Stage {
     fn words(self) -> &'static str {
         match self {
-            Stage::Queued | Stage::HostBusy => "still waiting for its turn",
-            Stage::Fetching => "while fetching it",
-            Stage::Decoding => "while decoding it",
-            Stage::Model => "while the model worked on it",
+            Stage::Queued | Stage::HostBusy => "waiting for its turn",
+            Stage::Fetching => "being fetched",
+            Stage::Decoding => "being decoded",
+            Stage::Model => "at the model",
         }
     }
 }
@@ -278,7 +278,7 @@ impl Job {
                 .unwrap_or(Stage::Queued);
         match (stage, self.host.lock().unwrap_or_else(PoisonError::into_inner).as_deref()) {
             (Stage::HostBusy, Some(host)) => failures::host_busy(host, self.waited_ms(now)),
-            _ => failures::timeout(stage.words(), self.waited_ms(now)),
+            _ => Failure::timeout(Some(self.waited_ms(now)), stage.words()),
         }
     }
 

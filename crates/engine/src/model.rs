@@ -146,9 +146,6 @@ fn until_it_breaks(engine: &Engine, thread: impl FnOnce()) {
 /// does not pay for the first call.
 fn load(config: &EngineConfig) -> Result<(Sessions, Arc<InputPreparer>), String> {
     let words = |e: captioner::ModelError| e.to_string();
-    if config.device != "cpu" {
-        return Err(format!("device \"{}\" is not supported: use \"cpu\"", config.device));
-    }
     // Read by whoever names a style; a folder whose styles cannot be read is refused here, where
     // somebody looks.
     let styles = pg_caption_models::styles_of(&config.model).map_err(|e| e.to_string())?;

@@ -497,7 +497,7 @@ fn a_pulled_model_captions() {
     assert!(output.status.success(), "{}", err(&output));
     assert!(err(&output).is_empty(), "quiet where nobody watches: {}", err(&output));
     assert!(out(&output).contains("SELECT caption.use_model('vit-gpt2')"), "{}", out(&output));
-    assert!(out(&pull("hf_secret", &[])).contains("is there already"));
+    assert!(out(&pull("hf_secret", &[])).contains("already exists"));
     let folder = dir.path().join("vit-gpt2");
     for layout in ["decoder_model.onnx", "decoder_with_past_model.onnx"] {
         assert!(!folder.join("onnx").join(layout).exists(), "not needed beside the merged one");

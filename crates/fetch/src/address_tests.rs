@@ -1,4 +1,4 @@
-//! Promises about addresses, over whole classes of them.
+//! Promises about addresses, tested over whole classes of them.
 
 use super::*;
 use proptest::prelude::*;
@@ -56,7 +56,7 @@ fn forbidden(address: impl Into<IpAddr>) -> bool {
     strict().judge(address.into()) != AddressVerdict::Allowed
 }
 
-/// Half of them anywhere, half of them within a few addresses of the edge of a special block.
+/// Half of them anywhere, half of them near the edge of a special block.
 fn any_v4() -> impl Strategy<Value = Ipv4Addr> {
     let edges = nets(SPECIAL_V4);
     let near = (0..edges.len(), any::<bool>(), -3i64..=3).prop_map(move |(i, low, by)| {
@@ -67,14 +67,14 @@ fn any_v4() -> impl Strategy<Value = Ipv4Addr> {
     prop_oneof![any::<u32>().prop_map(Ipv4Addr::from), near]
 }
 
-/// The ways an IPv4 address can stand inside an IPv6 one that a gateway would unpack.
+/// The forms in which an IPv6 address can embed an IPv4 address that a gateway would unpack.
 fn embeddings(v4: Ipv4Addr, filler: u128) -> [(&'static str, Ipv6Addr); 4] {
     let n = u128::from(u32::from(v4));
     [
         ("v4-mapped", v4.to_ipv6_mapped()),
         ("NAT64", Ipv6Addr::from((0x0064_ff9b_u128 << 96) | n)),
         ("6to4", Ipv6Addr::from((0x2002_u128 << 112) | (n << 80) | (filler & ((1 << 80) - 1)))),
-        // server public, client (inverted) the address
+        // The server is public, the client (inverted) is the address.
         (
             "Teredo",
             Ipv6Addr::from(
@@ -88,47 +88,57 @@ fn embeddings(v4: Ipv4Addr, filler: u128) -> [(&'static str, Ipv6Addr); 4] {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 4000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 4000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn an_ipv4_address_is_refused_exactly_if_a_special_block_holds_it(v4 in any_v4()) {
+    fn exactly_special_ipv4_blocks_are_refused(v4 in any_v4()) {
         let special = nets(SPECIAL_V4).iter().any(|n| n.contains(&IpAddr::V4(v4)));
         prop_assert_eq!(forbidden(v4), special, "{}", v4);
     }
 
     #[test]
-    fn an_ipv6_address_that_embeds_an_ipv4_one_is_refused_exactly_if_that_is(v4 in any_v4(), filler in any::<u128>()) {
+    fn embedded_ipv4_addresses_decide_for_ipv6(v4 in any_v4(), filler in any::<u128>()) {
         for (how, v6) in embeddings(v4, filler) {
             prop_assert_eq!(forbidden(v6), forbidden(v4), "{} {} of {}", how, v6, v4);
         }
     }
 
     #[test]
-    fn a_teredo_server_that_is_not_public_is_refused_too(v4 in any_v4()) {
-        let v6 = Ipv6Addr::from((0x2001_0000_u128 << 96) | (u128::from(u32::from(v4)) << 64) | u128::from(!0x0808_0808_u32));
+    fn teredo_servers_must_be_public(v4 in any_v4()) {
+        let server = u128::from(u32::from(v4)) << 64;
+        let client = u128::from(!0x0808_0808_u32);
+        let v6 = Ipv6Addr::from((0x2001_0000_u128 << 96) | server | client);
         prop_assert_eq!(forbidden(v6), forbidden(v4), "{}", v6);
     }
 
     #[test]
-    fn every_address_of_a_special_ipv6_block_is_refused(block in 0..SPECIAL_V6.len(), bits in any::<u128>()) {
+    fn special_ipv6_blocks_are_refused(
+        block in 0..SPECIAL_V6.len(),
+        bits in any::<u128>(),
+    ) {
         let IpNet::V6(net) = nets(SPECIAL_V6)[block] else { unreachable!() };
         let v6 = Ipv6Addr::from(u128::from(net.network()) | (bits & u128::from(net.hostmask())));
         prop_assert!(forbidden(v6), "{}", v6);
     }
 
     #[test]
-    fn outside_of_global_unicast_and_nat64_no_ipv6_address_is_allowed(bits in any::<u128>()) {
+    fn only_global_unicast_ipv6_is_allowed(bits in any::<u128>()) {
         let v6 = Ipv6Addr::from(bits);
         let global = v6.segments()[0] & 0xe000 == 0x2000;
         prop_assert!(global || forbidden(v6), "{}", v6);
     }
 
     #[test]
-    fn an_allowed_network_opens_itself_and_nothing_else(v4 in any_v4(), v6 in any::<u128>()) {
-        let open = AddressPolicy::new(nets(&["10.2.0.0/16", "fd00:1::/32"]));
+    fn an_allowed_network_opens_only_itself(v4 in any_v4(), v6 in any::<u128>()) {
+        let networks = nets(&["10.2.0.0/16", "fd00:1::/32"]);
+        let open = AddressPolicy::new(networks.clone());
         let network: IpNet = "10.2.0.0/16".parse().unwrap();
         for address in [IpAddr::V4(v4), IpAddr::V6(v6.into())] {
-            if !nets(&["10.2.0.0/16", "fd00:1::/32"]).iter().any(|n| n.contains(&address.to_canonical())) {
+            if !networks.iter().any(|n| n.contains(&address.to_canonical())) {
                 prop_assert_eq!(open.judge(address), strict().judge(address), "{}", address);
             }
         }
@@ -141,11 +151,16 @@ proptest! {
     }
 
     #[test]
-    fn an_allowed_ipv4_network_does_not_open_somebody_elses_gateway(low in any::<u16>(), filler in any::<u128>()) {
+    fn an_allowed_network_opens_no_foreign_gateway(
+        low in any::<u16>(),
+        filler in any::<u128>(),
+    ) {
         let open = AddressPolicy::new(nets(&["10.2.0.0/16"]));
         let inside = Ipv4Addr::from(0x0a02_0000 | u32::from(low));
-        for (how, v6) in embeddings(inside, filler).into_iter().filter(|(how, _)| *how != "v4-mapped") {
-            prop_assert_ne!(open.judge(v6.into()), AddressVerdict::Allowed, "{}", how);
+        for (how, v6) in embeddings(inside, filler) {
+            if how != "v4-mapped" {
+                prop_assert_ne!(open.judge(v6.into()), AddressVerdict::Allowed, "{}", how);
+            }
         }
     }
 }

@@ -1,9 +1,9 @@
-//! What the fetch that runs on this thread may still do: its deadline, whether its caller is there,
-//! what it used.
+//! The state of the fetch that runs on this thread: its deadline, whether it was cancelled, and what
+//! happened to its connections.
 //!
-//! The HTTP client's resolver and transports are called deep inside it, are shared by all fetches
-//! and live longer than any (pooled connections), so they cannot carry these. A fetch never leaves
-//! its thread; a thread-local is the plain answer.
+//! The HTTP client calls its resolver and transports internally. They are shared by all fetches and
+//! outlive each of them (pooled connections), so they cannot hold this state. A fetch never changes
+//! its thread, so a thread-local can.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -12,12 +12,12 @@ use std::time::{Duration, Instant};
 
 struct Attempt {
     deadline: Instant,
-    /// The caller's own patience.
+    /// The caller's own deadline.
     latest: Instant,
     cancelled: Arc<AtomicBool>,
-    /// A connection was opened for the current request, rather than taken from the pool.
+    /// A connection was opened for the current request instead of taken from the pool.
     connected: bool,
-    /// A connection was given up with bytes on it that were no part of an answer.
+    /// A connection was closed that held bytes beyond the end of a response.
     surplus: bool,
 }
 
@@ -34,7 +34,7 @@ impl Drop for Running {
     }
 }
 
-/// From now on this thread works for a fetch.
+/// Starts a fetch on this thread.
 pub(crate) fn begin(deadline: Instant, latest: Instant, cancelled: Arc<AtomicBool>) -> Running {
     CURRENT.set(Some(Attempt {
         deadline: deadline.min(latest),
@@ -46,49 +46,49 @@ pub(crate) fn begin(deadline: Instant, latest: Instant, cancelled: Arc<AtomicBoo
     Running(())
 }
 
-/// When it must be over. Outside of any fetch: now.
+/// The deadline of the fetch; now, if no fetch runs.
 pub(crate) fn deadline() -> Instant {
     CURRENT.with_borrow(|c| c.as_ref().map_or_else(Instant::now, |a| a.deadline))
 }
 
-/// Time left.
+/// Remaining time.
 pub(crate) fn left() -> Duration {
     deadline().saturating_duration_since(Instant::now())
 }
 
-/// Its caller has left.
+/// Whether the caller cancelled the fetch.
 pub(crate) fn cancelled() -> bool {
     CURRENT.with_borrow(|c| c.as_ref().is_some_and(|a| a.cancelled.load(Ordering::Relaxed)))
 }
 
-/// There is no point in going on.
-pub(crate) fn over() -> bool {
+/// Whether the fetch must end.
+pub(crate) fn is_over() -> bool {
     cancelled() || left().is_zero()
 }
 
-/// A connection was opened.
+/// Records that a connection was opened.
 pub(crate) fn mark_connected() {
     CURRENT.with_borrow_mut(|c| c.iter_mut().for_each(|a| a.connected = true));
 }
 
-/// Was one opened since the last time this was asked?
+/// Whether a connection was opened since the last call.
 pub(crate) fn take_connected() -> bool {
     CURRENT.with_borrow_mut(|c| c.as_mut().is_some_and(|a| std::mem::take(&mut a.connected)))
 }
 
-/// A connection was given up with bytes on it that were no part of an answer.
+/// Records that a connection held bytes beyond the end of a response.
 pub(crate) fn mark_surplus() {
-    // connections are also dropped while threads end
+    // Connections are also dropped while threads end.
     let _ = CURRENT.try_with(|c| c.borrow_mut().iter_mut().for_each(|a| a.surplus = true));
 }
 
-/// Was one given up so since the last time this was asked?
+/// Whether a connection held such bytes since the last call.
 pub(crate) fn take_surplus() -> bool {
     CURRENT.with_borrow_mut(|c| c.as_mut().is_some_and(|a| std::mem::take(&mut a.surplus)))
 }
 
-/// Gives back time that was spent waiting for something of ours; never beyond the caller's own
-/// patience.
+/// Extends the deadline by time spent waiting inside the engine; never beyond the caller's own
+/// deadline.
 pub(crate) fn extend(by: Duration) {
     CURRENT.with_borrow_mut(|c| {
         c.iter_mut().for_each(|a| a.deadline = (a.deadline + by).min(a.latest))

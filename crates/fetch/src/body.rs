@@ -1,5 +1,5 @@
-//! The body of an answer, read with a bound on every side: bytes on the wire, bytes after
-//! inflating, time, the caller.
+//! Reads the body of a response within limits: bytes received, bytes after decompression, time, and
+//! cancellation.
 
 use crate::error::{FetchError, UrlLocation};
 use crate::fault::Limits;
@@ -11,38 +11,37 @@ use std::io::{self, BufRead, BufReader, Read};
 use ureq::Body;
 use ureq::http::{HeaderMap, header};
 
-/// Read at once, bytes.
+/// Size of one read, bytes.
 const CHUNK: usize = 64 * 1024;
-/// Allocated for a body at once if it may become that large, bytes. The system gives pages as they
+/// First allocation for a body that may become that large, bytes. The system provides pages as they
 /// are filled.
-const AT_ONCE: usize = 64 << 20;
+const FIRST_ALLOCATION: usize = 64 << 20;
 
-/// Reads the whole body. `reserve` is asked once, before the first byte is kept, for as much as can
-/// possibly be kept. Also says whether bytes came behind the end that the server had announced.
+/// Reads the whole body. Calls `reserve` once, before the first byte is stored, with the largest
+/// possible size. Also returns whether bytes followed the announced end.
 pub(crate) fn read(
     body: Body,
     headers: &HeaderMap,
     limits: &Limits,
-    place: &UrlLocation,
+    location: &UrlLocation,
     reserve: &mut Reserve<'_>,
 ) -> Result<(Vec<u8>, bool), FetchError> {
     let coding = Coding::of(headers);
     let declared = body.content_length();
     if let Some(bytes) = declared.filter(|d| *d > limits.bytes) {
         return Err(FetchError::TooLarge {
-            place: place.clone(),
+            location: location.clone(),
             limit: limits.bytes,
             declared: Some(bytes),
         });
     }
-    // what a compressed body becomes is known when it is over; a small budget leaves less room than
-    // the limit for it
+    // The size of a compressed body is known at its end; a small budget may be below the limit.
     let most = declared
         .filter(|_| !matches!(coding, Coding::Gzip))
         .unwrap_or(limits.bytes.min(limits.room));
     let asked = std::time::Instant::now();
-    reserve(&place.host, most).map_err(FetchError::Memory)?;
-    // the server is not to blame for the time spent waiting for memory
+    reserve(&location.host, most).map_err(FetchError::Memory)?;
+    // Waiting for memory does not count as the host's time.
     crate::attempt::extend(asked.elapsed());
     let mut ended = false;
     let mut wire = Bounded { inner: body.into_reader(), left: limits.bytes, ended: &mut ended };
@@ -52,38 +51,37 @@ pub(crate) fn read(
         wire.by_ref()
             .take(signature::LENGTH)
             .read_to_end(&mut head)
-            .map_err(|e| limits.read(e, place))?;
+            .map_err(|e| limits.read(e, location))?;
     }
     let plain = signature::begins_a_picture(&head);
     let wire = io::Cursor::new(head).chain(wire);
     let bytes = match coding {
-        Coding::Gzip if !plain => collect(Members::new(wire), most, limits, place),
+        Coding::Gzip if !plain => collect(GzipMembers::new(wire), most, limits, location),
         Coding::Other(name) if !plain => {
             let reason = format!(
                 "content encoding \"{}\"",
                 name.escape_default().take(40).collect::<String>()
             );
-            return Err(FetchError::BadEncoding { place: place.clone(), reason });
+            return Err(FetchError::BadEncoding { location: location.clone(), reason });
         }
-        // pictures are served under every coding there is, and under words that are none ("8bit"),
-        // with nothing done to them
-        _ => collect(wire, most, limits, place),
+        // Hosts announce arbitrary codings, even invalid ones ("8bit"), for unencoded pictures.
+        _ => collect(wire, most, limits, location),
     };
     let announced = declared.is_some() || headers.contains_key(header::TRANSFER_ENCODING);
     let bytes = bytes.map_err(|error| match error {
-        // all that the server had announced came: the next time it sends no more
-        FetchError::Reset { place, .. } if ended && announced => FetchError::Truncated { place },
+        // The announced body is complete: another attempt would receive the same bytes.
+        FetchError::Reset { location, .. } if ended && announced => FetchError::Truncated { location },
         error => error,
     })?;
-    // what lies on a connection whose body was not read to its end may be of the body
+    // Bytes on a connection may belong to the body unless that was read to its end.
     Ok((bytes, ended && crate::attempt::take_surplus()))
 }
 
-/// How a body is encoded, as far as its headers say.
+/// The encoding of a body according to its headers.
 enum Coding {
     Plain,
     Gzip,
-    /// None that was asked for, or no coding at all; its name.
+    /// Another or an invalid coding, by name.
     Other(String),
 }
 
@@ -95,7 +93,7 @@ impl Coding {
                 value.to_str().unwrap_or("?").split(',').map(|c| c.trim().to_ascii_lowercase())
             {
                 match (name.as_str(), &coding) {
-                    // Some say what is no coding of a body: a character set, S3's way of uploading.
+                    // Values that do not encode a body: character sets, S3's upload format.
                     ("" | "identity" | "none" | "binary" | "utf-8" | "utf8" | "aws-chunked", _) => {
                     }
                     ("gzip" | "x-gzip", Coding::Plain) => coding = Coding::Gzip,
@@ -107,44 +105,44 @@ impl Coding {
     }
 }
 
-/// Everything `from` yields, at most `most` bytes; one more is too large.
+/// Reads all of `from`; more than `most` bytes are an error.
 fn collect(
     mut from: impl Read,
     most: u64,
     limits: &Limits,
-    place: &UrlLocation,
+    location: &UrlLocation,
 ) -> Result<Vec<u8>, FetchError> {
     let mut bytes = Vec::new();
     let mut chunk = vec![0; CHUNK];
     loop {
         let n = match from.read(&mut chunk) {
             Ok(0) => {
-                // untouched pages cost nothing while it grew, but the bytes are kept for a while
+                // Unused pages cost nothing while it grew, but the bytes are stored for a while.
                 bytes.shrink_to_fit();
                 return Ok(bytes);
             }
             Ok(n) => n,
             Err(e) if e.kind() == io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(limits.read(e, place)),
+            Err(e) => return Err(limits.read(e, location)),
         };
-        if let Some(over) = limits.over(place) {
+        if let Some(over) = limits.over(location) {
             return Err(over);
         }
         if (bytes.len() + n) as u64 > most {
             return Err(match most < limits.bytes {
                 true => FetchError::Memory(Box::new(no_room(most))),
                 false => FetchError::TooLarge {
-                    place: place.clone(),
+                    location: location.clone(),
                     limit: limits.bytes,
                     declared: None,
                 },
             });
         }
         if bytes.capacity() < bytes.len() + n {
-            // never beyond what was reserved, and for all but giants at once: growing in steps
-            // would hold two copies in between
+            // Never more than the reservation, and for most bodies in one step, because growing
+            // holds two copies for a moment.
             let capacity =
-                (bytes.capacity() * 2).max(AT_ONCE).min(most as usize).max(bytes.len() + n);
+                (bytes.capacity() * 2).max(FIRST_ALLOCATION).min(most as usize).max(bytes.len() + n);
             bytes
                 .try_reserve_exact(capacity - bytes.len())
                 .map_err(|e| FetchError::Memory(Box::new(no_memory(&e.to_string()))))?;
@@ -153,7 +151,7 @@ fn collect(
     }
 }
 
-/// The body is longer than all the room there is for files.
+/// The body exceeds the memory for files.
 fn no_room(most: u64) -> Failure {
     Failure::new(
         FailureClass::Reject,
@@ -164,33 +162,33 @@ fn no_room(most: u64) -> Failure {
     .hint("Raise \"pg_caption.memory\".")
 }
 
-/// The machine has less memory than the budget says.
+/// The machine has less memory than the budget assumes.
 fn no_memory(reason: &str) -> Failure {
-    Failure::new(FailureClass::Engine, "out_of_memory", "the engine got no memory for the image")
-        .detail(reason)
+    Failure::new(FailureClass::Engine, "out_of_memory", "out of memory for the image")
+        .detail(format!("The cause was: {reason}."))
         .hint("Lower \"pg_caption.memory\" or \"pg_caption.max_image_size\".")
 }
 
-/// A gzip body, member by member (RFC 1952, 2.2). What follows the last one, zeros as a rule, is
-/// none of it, as with gzip itself and browsers.
-struct Members<R: Read> {
+/// A gzip body, member by member (RFC 1952, 2.2). Bytes after the last member, usually zeros, are
+/// ignored, as gzip itself and browsers do.
+struct GzipMembers<R: Read> {
     member: Option<GzDecoder<BufReader<R>>>,
 }
 
-impl<R: Read> Members<R> {
+impl<R: Read> GzipMembers<R> {
     fn new(wire: R) -> Self {
-        Members { member: Some(GzDecoder::new(BufReader::new(wire))) }
+        GzipMembers { member: Some(GzDecoder::new(BufReader::new(wire))) }
     }
 }
 
-impl<R: Read> Read for Members<R> {
+impl<R: Read> Read for GzipMembers<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         while let Some(member) = &mut self.member {
             let n = member.read(buffer)?;
             if n > 0 || buffer.is_empty() {
                 return Ok(n);
             }
-            let mut wire = self.member.take().map(GzDecoder::into_inner).expect("it was there");
+            let mut wire = self.member.take().map(GzDecoder::into_inner).expect("the loop found a member");
             // The first byte of a member's magic number.
             if wire.fill_buf()?.first() == Some(&0x1f) {
                 self.member = Some(GzDecoder::new(wire));
@@ -200,7 +198,7 @@ impl<R: Read> Read for Members<R> {
     }
 }
 
-/// Fails with [`io::ErrorKind::FileTooLarge`] when more than `left` bytes come.
+/// Fails with [`io::ErrorKind::FileTooLarge`] after more than `left` bytes.
 struct Bounded<'a, R> {
     inner: R,
     left: u64,

@@ -1,41 +1,40 @@
-//! The HTTP client with every convenience switched off that would decide something for us:
-//! redirects, proxies of the environment, statuses as errors, inflating, its own resolver and its
-//! own certificates.
+//! The HTTP client without the conveniences that would bypass this crate's rules: redirects, proxies
+//! of the environment, statuses as errors, decompression, its own resolver and certificates.
 
 use crate::error::FetchError;
 use crate::lookup::Lookup;
 use crate::settings::{self, FetchSettings};
-use crate::transport::{JudgingResolver, SharedTls, WatchedEnd, WatchedTcp};
+use crate::transport::{PolicyResolver, SharedTls, SurplusDetector, DeadlineTcp};
 use std::sync::Arc;
 use std::time::Duration;
 use ureq::Agent;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 
-/// What is decoded, best first; anything else may come too and is judged by its content.
+/// The decodable formats, best first. Other formats are accepted too and examined by content.
 const ACCEPT: &str =
     "image/webp,image/jpeg,image/png,image/gif,image/bmp,image/tiff,image/*;q=0.8,*/*;q=0.5";
-/// Status line and headers of one response, bytes. Also what is read ahead at once: behind a
-/// preliminary answer (1xx) ureq takes all that it has read for headers, a picture too.
+/// Largest status line and headers of one response, bytes. Also the size of one read: after a
+/// preliminary response (1xx) ureq takes everything it has read, even a picture, for headers.
 pub(crate) const MAX_HEADERS: usize = 64 * 1024;
-/// Idle connections are closed after this; most servers close theirs a little later.
-pub(crate) const IDLE: Duration = Duration::from_secs(10);
+/// Idle connections are closed after this time; most servers close theirs slightly later.
+pub(crate) const MAX_IDLE: Duration = Duration::from_secs(10);
 
-/// The client, and whether it knows any certificate authority.
-pub(crate) struct Client {
+/// The client, and whether it has any certificate authority.
+pub(crate) struct HttpClient {
     pub(crate) agent: Agent,
     pub(crate) has_roots: bool,
 }
 
-/// Builds the client. `roots`: DER certificates trusted instead of the system's.
+/// Builds the client. `roots`: DER certificates to trust instead of the system's.
 pub(crate) fn client(
     settings: &FetchSettings,
     lookup: Arc<Lookup>,
     roots: Option<Vec<Vec<u8>>>,
-) -> Result<Client, FetchError> {
+) -> Result<HttpClient, FetchError> {
     let proxy = settings.proxy.as_deref().map(settings::proxy).transpose()?;
-    // unreadable certificates are skipped as every other program skips them; none at all is said
-    // when https is used
+    // Unreadable certificates are skipped, as by other programs. Using https without any is an
+    // error.
     let roots = roots.unwrap_or_else(|| {
         rustls_native_certs::load_native_certs().certs.iter().map(|c| c.to_vec()).collect()
     });
@@ -59,14 +58,14 @@ pub(crate) fn client(
         .timeout_connect(Some(settings.connect_timeout))
         .max_idle_connections(settings.concurrency.max(1))
         .max_idle_connections_per_host(settings.host_concurrency.max(1))
-        .max_idle_age(IDLE)
+        .max_idle_age(MAX_IDLE)
         .tls_config(tls)
         .build();
     let connector =
         ().chain(ConnectProxyConnector::default())
-            .chain(WatchedTcp::default())
+            .chain(DeadlineTcp::default())
             .chain(SharedTls::default())
-            .chain(WatchedEnd);
-    let resolver = JudgingResolver { lookup, proxy: proxy.map(|p| p.uri().clone()) };
-    Ok(Client { agent: Agent::with_parts(config, connector, resolver), has_roots })
+            .chain(SurplusDetector);
+    let resolver = PolicyResolver { lookup, proxy: proxy.map(|p| p.uri().clone()) };
+    Ok(HttpClient { agent: Agent::with_parts(config, connector, resolver), has_roots })
 }

@@ -1,36 +1,36 @@
-//! Everything that can go wrong with a fetch, and what each of it means for the row that asked.
+//! The errors of a fetch, and what each means for the row or call that requested it.
 //!
-//! Class, code and hint hang on the variant; nobody looks into the words. No variant holds a raw
-//! URL: [`UrlLocation`] is made by `target.rs`, which removes what may be secret.
+//! Class, code and hint depend on the variant, never on a text. No variant contains a raw URL:
+//! `target.rs` makes each [`UrlLocation`] and removes what may be secret.
 
 use pg_caption_wire::{Failure, FailureClass};
 use std::time::{Duration, SystemTime};
 
-/// Where it happened, safe to show to anybody.
+/// The URL and host of an error, without secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UrlLocation {
-    /// `name:port`, the key under which the host is scheduled; empty where the URL names no host.
+    /// `name:port`, the key of the host; empty if the URL names no host.
     pub host: String,
-    /// The URL without user, password, fragment and the values of its query.
+    /// The URL without user, password, fragment and the values of its query; may be empty.
     pub url: String,
 }
 
-/// Which limit of time ran out.
+/// Which time limit passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FetchStage {
-    /// Looking the name up.
+    /// Looking up the name.
     Resolve,
     /// Connecting, TLS included.
     Connect,
-    /// Waiting for the answer's first byte and its headers.
+    /// Waiting for the status line and the headers.
     Answer,
-    /// Everything together: `pg_caption.fetch_timeout`.
+    /// The whole fetch: `pg_caption.fetch_timeout`.
     Total,
-    /// The caller's own patience: `pg_caption.timeout`.
+    /// The caller's own time: `pg_caption.timeout`.
     Caller,
 }
 
-/// Why a URL did not become bytes.
+/// Why a URL was not fetched.
 #[derive(Debug, Clone, thiserror::Error)]
 #[allow(missing_docs)] // the fields are the facts named in each message
 pub enum FetchError {
@@ -38,56 +38,56 @@ pub enum FetchError {
     BadUrl { shown: String, reason: String },
     #[error("the URL cannot be used: it is not a whole URL")]
     RelativeUrl { shown: String },
-    #[error("only http and https URLs are fetched, not {scheme}:")]
+    #[error("URL scheme \"{scheme}\" is not supported")]
     Scheme { shown: String, scheme: String },
-    #[error("the URL carries a user name or password")]
-    Credentials { place: UrlLocation },
-    #[error("host {} is not among the allowed hosts", place.host)]
-    ForbiddenHost { place: UrlLocation },
-    #[error("{} is at {address}, which is not a public address ({what})", place.host)]
-    ForbiddenAddress { place: UrlLocation, address: String, what: &'static str },
-    #[error("the name of {} could not be looked up", place.host)]
-    Dns { place: UrlLocation, reason: String },
-    #[error("no connection to {}", place.host)]
-    Connect { place: UrlLocation, reason: String },
-    #[error("no secure connection to {}", place.host)]
-    Tls { place: UrlLocation, reason: String, no_roots: bool },
-    #[error("{} broke the connection off", place.host)]
-    Reset { place: UrlLocation, reason: String },
-    #[error("{} took too long", place.host)]
-    Timeout { place: UrlLocation, stage: FetchStage, limit: Duration },
-    #[error("{} answered with status {status}", place.host)]
-    Status { place: UrlLocation, status: u16, retry_after: Option<Duration> },
+    #[error("the URL contains a user name or password")]
+    Credentials { location: UrlLocation },
+    #[error("host {} is not among the allowed hosts", location.host)]
+    ForbiddenHost { location: UrlLocation },
+    #[error("host {} has the address {address}, which is not public ({what})", location.host)]
+    ForbiddenAddress { location: UrlLocation, address: String, what: &'static str },
+    #[error("could not look up host {}", location.host)]
+    Dns { location: UrlLocation, reason: String },
+    #[error("could not connect to host {}", location.host)]
+    Connect { location: UrlLocation, reason: String },
+    #[error("could not establish a secure connection to host {}", location.host)]
+    Tls { location: UrlLocation, reason: String, no_roots: bool },
+    #[error("host {} closed the connection", location.host)]
+    Reset { location: UrlLocation, reason: String },
+    #[error("host {} took too long", location.host)]
+    Timeout { location: UrlLocation, stage: FetchStage, limit: Duration },
+    #[error("host {} answered with status {status}", location.host)]
+    Status { location: UrlLocation, status: u16, retry_after: Option<Duration> },
     #[error("the image is larger than {limit} bytes")]
-    TooLarge { place: UrlLocation, limit: u64, declared: Option<u64> },
+    TooLarge { location: UrlLocation, limit: u64, declared: Option<u64> },
     #[error("more than {limit} redirects")]
-    TooManyRedirects { place: UrlLocation, limit: u32 },
-    #[error("the redirects of {} go in a circle", place.host)]
-    RedirectLoop { place: UrlLocation },
-    #[error("{} redirects from https to http", place.host)]
-    InsecureRedirect { place: UrlLocation },
-    #[error("{} redirects to something that cannot be fetched", place.host)]
+    TooManyRedirects { location: UrlLocation, limit: u32 },
+    #[error("the redirects of host {} form a loop", location.host)]
+    RedirectLoop { location: UrlLocation },
+    #[error("host {} redirects from https to http", location.host)]
+    InsecureRedirect { location: UrlLocation },
+    #[error("host {} redirects to a URL that cannot be fetched", location.host)]
     BadRedirect {
-        place: UrlLocation,
+        location: UrlLocation,
         #[source]
         cause: Box<FetchError>,
     },
-    #[error("{} does not answer in HTTP", place.host)]
-    NotHttp { place: UrlLocation, reason: String },
-    #[error("{} sends more headers than anybody needs", place.host)]
-    HeadersTooLarge { place: UrlLocation },
-    #[error("the body is encoded in a way that cannot be undone")]
-    BadEncoding { place: UrlLocation, reason: String },
-    #[error("the image is cut off: its compressed body ends early")]
-    Truncated { place: UrlLocation },
-    #[error("the proxy did not connect to {}", place.host)]
-    Proxy { place: UrlLocation, reason: String },
-    #[error("host {} asked for patience", place.host)]
-    HostCooling { place: UrlLocation, wait: Duration, said: Option<String> },
-    #[error("host {} is at its limit of concurrent requests", place.host)]
-    HostBusy { place: UrlLocation },
-    #[error("nobody waits for the answer any more")]
-    Cancelled { place: UrlLocation },
+    #[error("host {} does not answer in HTTP", location.host)]
+    NotHttp { location: UrlLocation, reason: String },
+    #[error("host {} sends too many headers", location.host)]
+    HeadersTooLarge { location: UrlLocation },
+    #[error("the content encoding of the image cannot be decoded")]
+    BadEncoding { location: UrlLocation, reason: String },
+    #[error("the image is truncated: its compressed body ends early")]
+    Truncated { location: UrlLocation },
+    #[error("the proxy did not connect to host {}", location.host)]
+    Proxy { location: UrlLocation, reason: String },
+    #[error("host {} asked for a pause", location.host)]
+    HostCooling { location: UrlLocation, wait: Duration, last: Option<String> },
+    #[error("host {} is at its limit of concurrent requests", location.host)]
+    HostBusy { location: UrlLocation },
+    #[error("the request was cancelled")]
+    Cancelled { location: UrlLocation },
     #[error("{}", .0.message)]
     Memory(Box<Failure>),
     #[error("{setting} cannot be used: {reason}")]
@@ -95,7 +95,7 @@ pub enum FetchError {
 }
 
 impl FetchError {
-    /// What the failure means for the caller (the table in `ARCHITECTURE.md`).
+    /// What the failure means for the caller.
     pub fn class(&self) -> FailureClass {
         use FetchError::*;
         match self {
@@ -129,7 +129,7 @@ impl FetchError {
         }
     }
 
-    /// Short and stable, for grouping.
+    /// The stable code of the failure, for grouping.
     pub fn code(&self) -> String {
         use FetchError::*;
         match self {
@@ -148,12 +148,12 @@ impl FetchError {
             TooManyRedirects { .. } => "too_many_redirects",
             RedirectLoop { .. } => "redirect_loop",
             InsecureRedirect { .. } => "insecure_redirect",
-            // what is wrong with the redirect is what users group by
+            // Users group by the fault of the redirect's target.
             BadRedirect { cause, .. } => return cause.code(),
             NotHttp { .. } => "not_http",
             HeadersTooLarge { .. } => "headers_too_large",
             BadEncoding { .. } => "bad_encoding",
-            // as of a picture that is cut off without being compressed
+            // The code of a truncated picture without compression.
             Truncated { .. } => "image_truncated",
             Proxy { .. } => "proxy",
             HostCooling { .. } => "host_cooling",
@@ -165,7 +165,7 @@ impl FetchError {
         .into()
     }
 
-    /// The failure as it travels to the caller.
+    /// The failure for the caller.
     pub fn failure(&self) -> Failure {
         if let FetchError::Memory(failure) = self {
             return Failure::clone(failure);
@@ -175,14 +175,14 @@ impl FetchError {
         failure.detail = Some(self.detail()).filter(|d| !d.is_empty());
         failure.hint = self.hint();
         failure.host = match class {
-            FailureClass::Host => self.place().map(|p| p.host.clone()),
+            FailureClass::Host => self.location().map(|location| location.host.clone()),
             _ => None,
         };
         failure.retry_after_ms = self.retry_after().map(|d| d.as_millis() as u64);
         failure
     }
 
-    /// When asking the host again makes sense, where it said so.
+    /// The pause that the host asked for, if it stated one.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             FetchError::Status { retry_after, .. } => *retry_after,
@@ -191,43 +191,42 @@ impl FetchError {
         }
     }
 
-    /// Where it happened, if a host was involved.
-    pub fn place(&self) -> Option<&UrlLocation> {
+    /// The location, if a host was involved.
+    pub fn location(&self) -> Option<&UrlLocation> {
         use FetchError::*;
         match self {
             BadUrl { .. } | RelativeUrl { .. } | Scheme { .. } | Memory(_) | Setting { .. } => None,
-            Credentials { place }
-            | ForbiddenHost { place }
-            | ForbiddenAddress { place, .. }
-            | Dns { place, .. }
-            | Connect { place, .. }
-            | Tls { place, .. }
-            | Reset { place, .. }
-            | Timeout { place, .. }
-            | Status { place, .. }
-            | TooLarge { place, .. }
-            | TooManyRedirects { place, .. }
-            | RedirectLoop { place }
-            | InsecureRedirect { place }
-            | BadRedirect { place, .. }
-            | NotHttp { place, .. }
-            | HeadersTooLarge { place }
-            | BadEncoding { place, .. }
-            | Truncated { place }
-            | Proxy { place, .. }
-            | HostCooling { place, .. }
-            | HostBusy { place }
-            | Cancelled { place } => Some(place),
+            Credentials { location }
+            | ForbiddenHost { location }
+            | ForbiddenAddress { location, .. }
+            | Dns { location, .. }
+            | Connect { location, .. }
+            | Tls { location, .. }
+            | Reset { location, .. }
+            | Timeout { location, .. }
+            | Status { location, .. }
+            | TooLarge { location, .. }
+            | TooManyRedirects { location, .. }
+            | RedirectLoop { location }
+            | InsecureRedirect { location }
+            | BadRedirect { location, .. }
+            | NotHttp { location, .. }
+            | HeadersTooLarge { location }
+            | BadEncoding { location, .. }
+            | Truncated { location }
+            | Proxy { location, .. }
+            | HostCooling { location, .. }
+            | HostBusy { location }
+            | Cancelled { location } => Some(location),
         }
     }
 
+    /// Whole sentences; empty if there is nothing to add.
     fn detail(&self) -> String {
         use FetchError::*;
-        let url = self.place().map(|p| p.url.as_str()).unwrap_or_default();
+        let url = self.location().map(|location| location.url.as_str()).unwrap_or_default();
         match self {
-            BadUrl { shown, .. } | RelativeUrl { shown } | Scheme { shown, .. } => {
-                format!("URL: {shown}")
-            }
+            BadUrl { shown, .. } | RelativeUrl { shown } | Scheme { shown, .. } => the_url(shown),
             Setting { .. } | Memory(_) => String::new(),
             Dns { reason, .. }
             | Connect { reason, .. }
@@ -235,38 +234,35 @@ impl FetchError {
             | Reset { reason, .. }
             | NotHttp { reason, .. }
             | BadEncoding { reason, .. }
-            | Proxy { reason, .. } => format!("URL: {url}; {reason}"),
+            | Proxy { reason, .. } => sentences(url, format!("The cause was: {reason}.")),
             Timeout { stage, limit, .. } => {
                 let what = match stage {
-                    FetchStage::Resolve => "the name was not looked up",
-                    FetchStage::Connect => "no connection",
-                    FetchStage::Answer => "no answer",
-                    FetchStage::Total => "the image was not complete",
+                    FetchStage::Resolve => "The name was not looked up",
+                    FetchStage::Connect => "There was no connection",
+                    FetchStage::Answer => "There was no answer",
+                    FetchStage::Total => "The image was not complete",
                     FetchStage::Caller => {
-                        "the image was not complete when the caller's time ended,"
+                        "The image was not complete when the caller's time ended,"
                     }
                 };
-                format!("URL: {url}; {what} after {:.1} s", limit.as_secs_f64())
+                sentences(url, format!("{what} after {:.1} s.", limit.as_secs_f64()))
             }
-            Status { retry_after: Some(wait), .. } => {
-                format!("URL: {url}; it is left alone {}", rest(*wait))
-            }
-            HostCooling { wait, said, .. } => {
-                let asked = if url.is_empty() { String::new() } else { format!("URL: {url}; ") };
-                let said = said
-                    .as_deref()
-                    .map(|code| format!("; its last answer was {code}"))
-                    .unwrap_or_default();
-                format!("{asked}it is left alone {}{said}", rest(*wait))
+            Status { retry_after: Some(wait), .. } => sentences(url, pause(*wait)),
+            HostCooling { wait, last, .. } => {
+                let last = last.as_deref().map(|code| format!(" Its last answer was {code}."));
+                sentences(url, pause(*wait) + &last.unwrap_or_default())
             }
             TooLarge { declared: Some(bytes), .. } => {
-                format!("URL: {url}; the server announces {bytes} bytes")
+                sentences(url, format!("The host announces {bytes} bytes."))
             }
-            BadRedirect { cause, .. } => format!("URL: {url}; {cause} ({})", cause.detail()),
-            Status { status: 301 | 302 | 303 | 307 | 308, .. } => {
-                format!("URL: {url}; the image has moved, but the server does not say where to")
+            BadRedirect { cause, .. } => {
+                sentences(url, format!("The redirect failed: {cause}. {}", cause.detail()))
             }
-            _ => format!("URL: {url}"),
+            Status { status: 301 | 302 | 303 | 307 | 308, .. } => sentences(
+                url,
+                "The image has moved, but the host does not say where it is now.".into(),
+            ),
+            _ => sentences(url, String::new()),
         }
     }
 
@@ -275,24 +271,31 @@ impl FetchError {
         let hint = match self {
             BadUrl { .. } => "Give a whole URL such as https://cdn.example.com/p/42.jpg.",
             RelativeUrl { .. } => {
-                "Give a whole URL such as https://cdn.example.com/p/42.jpg. Where a table holds paths, watch a column that puts the host in front: \
-                 ALTER TABLE products ADD image_url text GENERATED ALWAYS AS ('https://cdn.example.com' || image_path) STORED."
+                "Give a whole URL such as https://cdn.example.com/p/42.jpg. For a table of paths, \
+                 watch a generated column that puts the host in front: \
+                 ALTER TABLE products ADD image_url text \
+                 GENERATED ALWAYS AS ('https://cdn.example.com' || image_path) STORED."
             }
             Scheme { .. } => {
-                "For a picture that is not on the web, call caption_image with its bytes (bytea)."
+                "Only http and https URLs are fetched. For a picture that is not on the web, call \
+                 caption_image with its bytes (bytea)."
             }
             Credentials { .. } => {
-                "Remove user and password from the URL; use a signed URL if the picture is protected."
+                "Remove user and password from the URL. If the picture is protected, use a signed \
+                 URL."
             }
             ForbiddenHost { .. } => "A superuser can add the host to \"pg_caption.allowed_hosts\".",
             ForbiddenAddress { .. } => {
-                "If this is meant, a superuser can add the network to \"pg_caption.allowed_networks\"."
+                "If this is intended, a superuser can add the network to \
+                 \"pg_caption.allowed_networks\"."
             }
             Tls { no_roots: true, .. } => {
-                "No certificate authorities are installed on this server: install the package ca-certificates."
+                "No certificate authorities are installed on this server. Install the package \
+                 ca-certificates."
             }
             Tls { .. } => {
-                "Check the server's certificate, or install its authority in this server's certificate store."
+                "Check the host's certificate, or install its authority in this server's \
+                 certificate store."
             }
             Timeout { stage: FetchStage::Resolve | FetchStage::Connect, .. } => {
                 "See \"pg_caption.connect_timeout\"."
@@ -310,7 +313,8 @@ impl FetchError {
             HostCooling { .. }
             | Status { status: 429, .. }
             | Status { retry_after: Some(_), .. } => {
-                "Nothing need be done; SELECT * FROM caption.host shows which hosts rest and until when."
+                "No action is needed. SELECT * FROM caption.host shows paused hosts and the end of \
+                 each pause."
             }
             Status { status: 401 | 403, .. } => "The picture must be readable without signing in.",
             _ => return None,
@@ -319,8 +323,19 @@ impl FetchError {
     }
 }
 
-/// How long a host rests, and until when.
-fn rest(wait: Duration) -> String {
+fn the_url(url: &str) -> String {
+    format!("The URL is \"{url}\".")
+}
+
+/// The URL, unless it is empty, and what else is known.
+fn sentences(url: &str, more: String) -> String {
+    let url = if url.is_empty() { String::new() } else { the_url(url) };
+    let parts = [url, more];
+    parts.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// How long a host is paused, and until when.
+fn pause(wait: Duration) -> String {
     let until = httpdate::fmt_http_date(SystemTime::now() + wait);
-    format!("for {} s, until {until}", wait.as_secs_f64().ceil())
+    format!("The host is paused for {} s, until {until}.", wait.as_secs_f64().ceil())
 }

@@ -1,11 +1,11 @@
-//! The fetcher: one URL, its redirects, and the answer.
+//! The fetcher: one URL, its redirects, and the response.
 
 use crate::address::AddressPolicy;
 use crate::attempt;
-use crate::client::{self, Client};
+use crate::client::{self, HttpClient};
 use crate::error::{FetchError, UrlLocation};
 use crate::fault::Limits;
-use crate::framing_offenders::Careless;
+use crate::framing_offenders::FramingOffenders;
 use crate::gate::{Gate, HostAdmission, HostPermit};
 use crate::hosts::{HostAnswer, HostTable};
 use crate::lookup::{Lookup, LookupError, NameResolver, SystemResolver};
@@ -17,74 +17,72 @@ use crate::{body, status};
 use pg_caption_wire::{Failure, HostCooldown, HostStatus};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
 use ureq::http::header::{self, HeaderName};
 use ureq::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-/// Look-up threads: one for each fetch thread by default, so that it takes as many dead names at
-/// once to hold up the rest.
+/// Most look-up threads. By default there is one for each fetch thread, so that only as many
+/// unanswered names as fetch threads delay other names.
 const MAX_LOOKUP_THREADS: usize = 32;
-/// Longest ETag or Last-Modified kept, bytes.
+/// Longest ETag or Last-Modified stored, bytes.
 const MAX_VALIDATOR: usize = 1024;
 
-/// What to fetch, for whom.
+/// What to fetch, and within which limits.
 #[derive(Debug, Clone, Copy)]
 pub struct FetchRequest<'a> {
-    /// As the user gave it.
+    /// As the user wrote it.
     pub url: &'a str,
-    /// Of the picture captioned before, which lay at this very URL; an unchanged one is answered
-    /// with [`FetchResult::NotModified`]. Where a redirect leads elsewhere it is not sent: it says
-    /// nothing of other resources.
+    /// ETag of the picture captioned before at this URL. If it is unchanged, the result is
+    /// [`FetchResult::NotModified`]. Not sent after a redirect, because it concerns this URL only.
     pub etag: Option<&'a str>,
-    /// Likewise.
+    /// Last-Modified of that picture, likewise.
     pub last_modified: Option<&'a str>,
-    /// The caller's patience. The total limit of [`FetchSettings`] holds as well.
+    /// The caller's deadline. The total limit of [`FetchSettings`] also applies.
     pub deadline: Instant,
-    /// Set when the caller has left; the fetch ends within a fraction of a second.
+    /// Set when the caller cancels; the fetch ends within a fraction of a second.
     pub cancelled: &'a Arc<AtomicBool>,
 }
 
-/// What came.
+/// A successful fetch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FetchResult {
-    /// The picture's bytes, whatever they are.
+    /// The body, whatever it contains.
     Body {
         /// After content decoding; at most [`FetchSettings::max_bytes`].
         bytes: Vec<u8>,
-        /// As the server sent it; none after a redirect, which may lead elsewhere the next time.
+        /// ETag of the response; none after a redirect, whose target may change.
         etag: Option<String>,
-        /// Likewise.
+        /// Last-Modified of the response, likewise.
         last_modified: Option<String>,
-        /// Where it was after all redirects, in the form that may be shown (no query values).
-        url_final: String,
+        /// The URL after all redirects, without query values.
+        final_url: String,
     },
-    /// The picture is the one captioned before.
+    /// The picture has not changed since it was captioned.
     NotModified,
 }
 
-/// What became of a fetch that never waits for a host.
+/// Outcome of a fetch that never waits for a host.
 #[derive(Debug)]
 pub enum FetchStep {
-    /// It is over.
+    /// The fetch is complete.
     Done(FetchResult),
-    /// It was redirected to a host that is at its cap: to be gone on with by
-    /// [`Fetcher::fetch_admitted`] once that host ([`RedirectedFetch::host`]) admits it. Nobody is asked
-    /// again for what was learned so far.
-    Elsewhere(Box<RedirectedFetch>),
+    /// It was redirected to a host at its limit ([`RedirectedFetch::host`]). [`Fetcher::fetch`]
+    /// continues it with a permit for that host; no earlier request is repeated.
+    Redirected(Box<RedirectedFetch>),
 }
 
-/// Called once, before any byte of a body is kept, with the host that sends it (`name:port`) and
-/// the most bytes that can come. It may block (within the caller's deadline) until there is room;
-/// the engine keeps the reservation itself. Its failure becomes the fetch's.
+/// Reserves memory for a body. Called once, before any byte is stored, with the host (`name:port`)
+/// and the largest possible size. It may block within the caller's deadline. The caller keeps the
+/// reservation; a failure ends the fetch.
 pub type Reserve<'a> = dyn FnMut(&str, u64) -> Result<(), Box<Failure>> + 'a;
 
-/// What tests and embedders replace.
+/// Replaceable parts of a fetcher, for tests.
 #[derive(Debug)]
 pub struct FetcherParts {
-    /// Names to addresses; its answers are judged like any.
+    /// Resolves names; the address policy applies to its answers.
     pub resolver: Arc<dyn NameResolver>,
-    /// DER certificates of the authorities to trust instead of the system's.
+    /// DER certificates to trust instead of the system's.
     pub roots: Option<Vec<Vec<u8>>>,
 }
 
@@ -94,25 +92,25 @@ impl Default for FetcherParts {
     }
 }
 
-/// Fetches. One for the engine's life, shared by its fetch threads.
+/// Fetches URLs. One for the engine's life, shared by its fetch threads.
 pub struct Fetcher {
     settings: FetchSettings,
     names: HostPatterns,
     lookup: Arc<Lookup>,
-    client: Client,
+    client: HttpClient,
     gate: Arc<Gate>,
-    careless: Careless,
+    framing_offenders: FramingOffenders,
 }
 
 impl std::fmt::Debug for Fetcher {
-    /// Without the settings: the proxy's URL may hold a password.
+    /// Without the settings: the proxy's URL may contain a password.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Fetcher").finish_non_exhaustive()
     }
 }
 
 impl Fetcher {
-    /// Checks the settings, reads the system's certificates, starts the look-up threads.
+    /// Checks the settings, reads the system's certificates and starts the look-up threads.
     ///
     /// # Errors
     /// [`FetchError::Setting`] for a setting that cannot be used.
@@ -120,12 +118,12 @@ impl Fetcher {
         Fetcher::with_parts(settings, FetcherParts::default())
     }
 
-    /// As [`Fetcher::new`], with some parts replaced.
+    /// Like [`Fetcher::new`], with replaced parts.
     ///
     /// # Errors
     /// As [`Fetcher::new`].
     pub fn with_parts(settings: FetchSettings, parts: FetcherParts) -> Result<Fetcher, FetchError> {
-        // the client would panic on it at the first request
+        // The client would panic at the first request.
         HeaderValue::from_str(&settings.user_agent).map_err(|_| FetchError::Setting {
             setting: "user agent",
             reason: "it cannot be sent as a header".into(),
@@ -136,7 +134,7 @@ impl Fetcher {
         let lookup = Lookup::new(policy, parts.resolver, threads, settings.connect_timeout)
             .map_err(|e| FetchError::Setting {
                 setting: "pg_caption.fetch_concurrency",
-                reason: format!("no threads for look-ups: {e}"),
+                reason: format!("could not start the look-up threads: {e}"),
             })?;
         let lookup = Arc::new(lookup);
         let client = client::client(&settings, lookup.clone(), parts.roots)?;
@@ -144,95 +142,62 @@ impl Fetcher {
             settings.host_concurrency.min(u32::MAX as usize) as u32,
             RandomState::new().hash_one(0),
         ));
-        Ok(Fetcher { settings, names, lookup, client, gate, careless: Careless::default() })
+        Ok(Fetcher { settings, names, lookup, client, gate, framing_offenders: FramingOffenders::default() })
     }
 
-    /// May a request to `host` ([`crate::host_key`]) start now? Never blocks.
+    /// Whether a request to `host` ([`crate::host_key`]) may start now. Never blocks.
     pub fn admit(&self, host: &str) -> HostAdmission {
         self.gate.admit(host)
     }
 
-    /// Why a request to a host that is [`HostAdmission::Cooling`] is not made.
-    pub fn resting(&self, host: &str, until: Instant) -> FetchError {
+    /// The error of a request to a host that is [`HostAdmission::Cooling`].
+    pub fn host_cooling(&self, host: &str, until: Instant) -> FetchError {
         self.cooling(UrlLocation { host: host.to_owned(), url: String::new() }, until)
     }
 
-    fn cooling(&self, place: UrlLocation, until: Instant) -> FetchError {
-        let said = self.gate.last(&place.host);
+    fn cooling(&self, location: UrlLocation, until: Instant) -> FetchError {
+        let last = self.gate.last(&location.host);
         FetchError::HostCooling {
-            place,
+            location,
             wait: until.saturating_duration_since(Instant::now()),
-            said,
+            last,
         }
     }
 
-    /// Hosts with requests in flight or cooling, and those asked lately.
+    /// Hosts with requests in flight, paused hosts, and recently used hosts.
     pub fn hosts(&self) -> Vec<HostStatus> {
         self.gate.snapshot()
     }
 
-    /// The pauses that are not over, for the next engine.
+    /// The active pauses, for the next engine.
     pub fn cooldowns(&self) -> Vec<HostCooldown> {
         self.gate.cooldowns()
     }
 
-    /// Takes over the pauses of the engine before.
+    /// Takes over the pauses of the previous engine.
     pub fn restore(&self, cooldowns: &[HostCooldown]) {
         self.gate.restore(cooldowns);
     }
 
-    /// Fetches, waiting here while a host is at its cap. A cooling host is an error at once.
+    /// Fetches with a permit from [`Fetcher::admit`] for the URL's host, or continues a redirected
+    /// fetch with a permit for its next host. Never waits for a host.
     ///
     /// # Errors
-    /// Why there are no bytes; see [`FetchError`].
+    /// Why there is no body; see [`FetchError`].
     pub fn fetch(
         &self,
-        get: &FetchRequest<'_>,
-        reserve: &mut Reserve<'_>,
-    ) -> Result<FetchResult, FetchError> {
-        match self.run(None, None, get, reserve)? {
-            FetchStep::Done(fetched) => Ok(fetched),
-            FetchStep::Elsewhere(journey) => {
-                let place = journey.target.place().clone();
-                Err(if get.cancelled.load(Ordering::Relaxed) {
-                    FetchError::Cancelled { place }
-                } else {
-                    FetchError::HostBusy { place }
-                })
-            }
-        }
-    }
-
-    /// Fetches with a permit from [`Fetcher::admit`] for the URL's host, or goes on with a
-    /// `journey` with a permit for that one's. Never waits for a host.
-    ///
-    /// # Errors
-    /// Why there are no bytes; see [`FetchError`].
-    pub fn fetch_admitted(
-        &self,
         permit: HostPermit,
-        journey: Option<Box<RedirectedFetch>>,
-        get: &FetchRequest<'_>,
+        redirected: Option<Box<RedirectedFetch>>,
+        request: &FetchRequest<'_>,
         reserve: &mut Reserve<'_>,
     ) -> Result<FetchStep, FetchError> {
-        self.run(Some(permit), journey, get, reserve)
-    }
-
-    /// Without a permit it waits for each host.
-    fn run(
-        &self,
-        mut permit: Option<HostPermit>,
-        journey: Option<Box<RedirectedFetch>>,
-        first: &FetchRequest<'_>,
-        reserve: &mut Reserve<'_>,
-    ) -> Result<FetchStep, FetchError> {
-        let (start, waits) = (Instant::now(), permit.is_none());
-        let mut get = *first;
-        let patience = get.deadline.saturating_duration_since(start);
-        let mut journey = match journey {
-            Some(journey) => journey,
+        let (start, mut permit) = (Instant::now(), Some(permit));
+        let mut request = *request;
+        let caller = request.deadline.saturating_duration_since(start);
+        let mut fetch = match redirected {
+            Some(fetch) => fetch,
             None => {
-                Box::new(RedirectedFetch::begin(get.url, self.settings.total_timeout, patience)?)
+                Box::new(RedirectedFetch::begin(request.url, self.settings.total_timeout, caller)?)
             }
         };
         let limits = Limits {
@@ -241,59 +206,59 @@ impl Fetcher {
             total: self.settings.total_timeout,
             bytes: self.settings.max_bytes,
             room: self.settings.room,
-            caller: (patience < journey.left).then_some(journey.patience),
+            caller: (caller < fetch.left).then_some(fetch.caller),
             has_roots: self.client.has_roots,
             proxied: self.settings.proxy.is_some(),
         };
-        let _running = attempt::begin(start + journey.left, get.deadline, get.cancelled.clone());
+        let _running = attempt::begin(start + fetch.left, request.deadline, request.cancelled.clone());
         loop {
-            if journey.is_redirected() {
-                (get.etag, get.last_modified) = (None, None);
+            if fetch.is_redirected() {
+                (request.etag, request.last_modified) = (None, None);
             }
-            let target = &journey.target;
+            let target = &fetch.target;
             self.check(target, &limits)?;
-            let Some(held) = self.permit(permit.take(), target, waits)? else {
-                journey.left = attempt::left();
-                return Ok(FetchStep::Elsewhere(journey));
+            let Some(held) = self.permit(permit.take(), target)? else {
+                fetch.left = attempt::left();
+                return Ok(FetchStep::Redirected(fetch));
             };
-            let response = match self.ask(target, &get, &limits) {
+            let response = match self.send(target, &request, &limits) {
                 Ok(response) => response,
-                Err(e) => return Err(learn(held, e)),
+                Err(e) => return Err(release(held, e)),
             };
-            match self.judge(response, target, &get, &limits, reserve) {
-                Ok(Answered::Done(mut fetched)) => {
+            match self.receive(response, target, &request, &limits, reserve) {
+                Ok(Received::Done(mut result)) => {
                     held.finish(HostAnswer::Served("http_200".into()));
-                    if let FetchResult::Body { etag, last_modified, .. } = &mut fetched
-                        && journey.is_redirected()
+                    if let FetchResult::Body { etag, last_modified, .. } = &mut result
+                        && fetch.is_redirected()
                     {
                         (*etag, *last_modified) = (None, None);
                     }
-                    return Ok(FetchStep::Done(fetched));
+                    return Ok(FetchStep::Done(result));
                 }
-                Ok(Answered::Redirect(location)) => {
-                    // given back before the next host is asked for: whoever waits never holds
+                Ok(Received::Redirect(location)) => {
+                    // Returned before the next host is requested, so that no waiting fetch holds a
+                    // permit.
                     held.finish(HostAnswer::Served("redirect".into()));
-                    journey.follow(&location, self.settings.max_redirects)?;
+                    fetch.follow(&location, self.settings.max_redirects)?;
                 }
-                Err(e) => return Err(learn(held, e)),
+                Err(e) => return Err(release(held, e)),
             }
         }
     }
 
-    /// What can be said about a target without a connection. Names are judged when they are
-    /// resolved, by the connection's own resolver; only a proxy connects by itself, and then what
-    /// the name means here is the best there is to judge.
+    /// Checks a target without connecting. Names are checked by the connection's own resolver. With
+    /// a proxy, which connects itself, the local meaning of the name is the best available check.
     fn check(&self, target: &Target, limits: &Limits) -> Result<(), FetchError> {
-        let place = target.place();
+        let location = target.location();
         if !self.names.allow(target.host(), target.port()) {
-            return Err(FetchError::ForbiddenHost { place: place.clone() });
+            return Err(FetchError::ForbiddenHost { location: location.clone() });
         }
-        let refused = |e| limits.lookup(e, place);
+        let refused = |e| limits.lookup(e, location);
         if let Some(address) = target.literal() {
             self.lookup.judge(address).map_err(refused)?;
         } else if self.settings.proxy.is_some() {
             match self.lookup.allowed(target.host(), target.port()) {
-                // a machine behind a proxy often knows no names of the outside
+                // Machines behind a proxy often cannot resolve external names.
                 Ok(_) | Err(LookupError::Unknown(_) | LookupError::Slow) => {}
                 Err(e) => return Err(refused(e)),
             }
@@ -301,86 +266,74 @@ impl Fetcher {
         Ok(())
     }
 
-    /// The right to ask this host: the one at hand if it is for it, else another; none while the
-    /// host is at its cap, for which it `waits`, or not.
+    /// The permit for this host: the given one if it fits, else a new one; `None` if the host is at
+    /// its limit.
     fn permit(
         &self,
         held: Option<HostPermit>,
         target: &Target,
-        waits: bool,
     ) -> Result<Option<HostPermit>, FetchError> {
-        let place = target.place();
-        if let Some(permit) = held.filter(|p| p.host() == place.host) {
+        let location = target.location();
+        if let Some(permit) = held.filter(|p| p.host() == location.host) {
             return Ok(Some(permit));
         }
-        let asked = Instant::now();
-        match if waits {
-            self.gate.wait(&place.host, &attempt::over)
-        } else {
-            self.gate.admit(&place.host)
-        } {
-            HostAdmission::Go(permit) => {
-                attempt::extend(asked.elapsed());
-                Ok(Some(permit))
-            }
+        match self.gate.admit(&location.host) {
+            HostAdmission::Go(permit) => Ok(Some(permit)),
             HostAdmission::Busy => Ok(None),
-            HostAdmission::Cooling { until } => Err(self.cooling(place.clone(), until)),
+            HostAdmission::Cooling { until } => Err(self.cooling(location.clone(), until)),
         }
     }
 
-    /// One request, up to the end of its headers.
-    fn ask(
+    /// Sends one request and receives the headers of the response.
+    fn send(
         &self,
         target: &Target,
-        get: &FetchRequest<'_>,
+        request: &FetchRequest<'_>,
         limits: &Limits,
     ) -> Result<Response<ureq::Body>, FetchError> {
         let uri = target.uri()?;
         loop {
-            if let Some(over) = limits.over(target.place()) {
+            if let Some(over) = limits.over(target.location()) {
                 return Err(over);
             }
-            let mut request = self.client.agent.get(uri.clone());
+            let mut http = self.client.agent.get(uri.clone());
             for (name, value) in
-                [(header::IF_NONE_MATCH, get.etag), (header::IF_MODIFIED_SINCE, get.last_modified)]
+                [(header::IF_NONE_MATCH, request.etag), (header::IF_MODIFIED_SINCE, request.last_modified)]
             {
                 if let Some(value) = value.and_then(|v| HeaderValue::from_str(v).ok()) {
-                    request = request.header(name, value);
+                    http = http.header(name, value);
                 }
             }
-            // a host that says more than it announces could answer this request with what was left
-            // of another
-            let fresh = self.careless.contains(&target.place().host);
+            // Surplus bytes of an earlier response could answer this request.
+            let fresh = self.framing_offenders.contains(&target.location().host);
             if fresh {
-                request = request.header(header::CONNECTION, HeaderValue::from_static("close"));
+                http = http.header(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            // the total limit is kept by the connection (`transport.rs`), because it can be
-            // extended while a body waits for memory; the client's own clock stands at the caller's
-            // patience
-            let request = request
+            // The connection (`transport.rs`) enforces the total limit, which is extended while a
+            // body waits for memory. The client enforces the caller's deadline.
+            let http = http
                 .config()
-                .max_idle_age(if fresh { Duration::ZERO } else { client::IDLE })
-                .timeout_global(Some(get.deadline.saturating_duration_since(Instant::now())))
+                .max_idle_age(if fresh { Duration::ZERO } else { client::MAX_IDLE })
+                .timeout_global(Some(request.deadline.saturating_duration_since(Instant::now())))
                 .timeout_connect(Some(self.settings.connect_timeout.min(attempt::left())))
                 .timeout_recv_response(Some(self.settings.answer_timeout))
                 .build();
             attempt::take_connected();
             attempt::take_surplus();
-            let result = request.call();
+            let result = http.call();
             let pooled = !attempt::take_connected();
             if attempt::take_surplus() && (pooled || result.is_ok()) {
-                self.careless.add(&target.place().host);
+                self.framing_offenders.add(&target.location().host);
             }
             match result {
                 Ok(response) => return Ok(response),
-                Err(e) => match limits.explain(e, target.place()) {
-                    // a connection from the pool that the server had closed meanwhile says nothing:
-                    // ask again with the next one. Each is used up by it, so this ends with a fresh
-                    // one.
+                Err(e) => match limits.explain(e, target.location()) {
+                    // The host had closed a pooled connection: retry with the next one. Each retry
+                    // uses one up, so the last one uses a new connection.
                     FetchError::Reset { .. } if pooled => {}
-                    // neither does what was left on it by the answer before
+                    // Nor do surplus bytes of an earlier response count.
                     FetchError::NotHttp { .. } | FetchError::HeadersTooLarge { .. } if pooled => {
-                        self.careless.add(&target.place().host)
+                        self.framing_offenders.add(&target.location().host)
                     }
                     error => return Err(error),
                 },
@@ -388,35 +341,36 @@ impl Fetcher {
         }
     }
 
-    fn judge(
+    /// Interprets the status and reads the body.
+    fn receive(
         &self,
         response: Response<ureq::Body>,
         target: &Target,
-        get: &FetchRequest<'_>,
+        request: &FetchRequest<'_>,
         limits: &Limits,
         reserve: &mut Reserve<'_>,
-    ) -> Result<Answered, FetchError> {
+    ) -> Result<Received, FetchError> {
         let (head, content) = response.into_parts();
-        let place = target.place();
-        let conditional = get.etag.is_some() || get.last_modified.is_some();
+        let location = target.location();
+        let conditional = request.etag.is_some() || request.last_modified.is_some();
         match head.status {
             StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => {
-                let (bytes, surplus) = body::read(content, &head.headers, limits, place, reserve)?;
+                let (bytes, surplus) = body::read(content, &head.headers, limits, location, reserve)?;
                 if surplus {
-                    self.careless.add(&place.host);
+                    self.framing_offenders.add(&location.host);
                 }
                 let (etag, last_modified) = (
                     validator(&head.headers, header::ETAG),
                     validator(&head.headers, header::LAST_MODIFIED),
                 );
-                Ok(Answered::Done(FetchResult::Body {
+                Ok(Received::Done(FetchResult::Body {
                     bytes,
                     etag,
                     last_modified,
-                    url_final: place.url.clone(),
+                    final_url: location.url.clone(),
                 }))
             }
-            StatusCode::NOT_MODIFIED if conditional => Ok(Answered::Done(FetchResult::NotModified)),
+            StatusCode::NOT_MODIFIED if conditional => Ok(Received::Done(FetchResult::NotModified)),
             status => {
                 let text = |name: HeaderName| {
                     head.headers.get(name).and_then(|v| std::str::from_utf8(v.as_bytes()).ok())
@@ -424,7 +378,7 @@ impl Fetcher {
                 if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
                     && let Some(location) = head.headers.get(header::LOCATION)
                 {
-                    return Ok(Answered::Redirect(location.as_bytes().to_vec()));
+                    return Ok(Received::Redirect(location.as_bytes().to_vec()));
                 }
                 let retry_after = match status.as_u16() {
                     code @ (429 | 503) => text(header::RETRY_AFTER).and_then(|v| {
@@ -433,7 +387,7 @@ impl Fetcher {
                     _ => None,
                 };
                 Err(FetchError::Status {
-                    place: place.clone(),
+                    location: location.clone(),
                     status: status.as_u16(),
                     retry_after,
                 })
@@ -442,20 +396,20 @@ impl Fetcher {
     }
 }
 
-/// What a response asks for.
-enum Answered {
+/// A usable response.
+enum Received {
     Done(FetchResult),
     Redirect(Vec<u8>),
 }
 
-/// Gives the permit back with what `error` says about the host, and the error with what the host's
-/// pause became.
-fn learn(permit: HostPermit, mut error: FetchError) -> FetchError {
+/// Returns the permit with the host's answer according to `error`, and adds the host's new pause to
+/// the error.
+fn release(permit: HostPermit, mut error: FetchError) -> FetchError {
     use FetchError::*;
     let code = error.code();
     let answer = match &error {
         Status { status: status @ (429 | 503), retry_after, .. } => {
-            HostAnswer::Patience { code, wait: *retry_after, certain: *status == 429 }
+            HostAnswer::PauseRequest { code, wait: *retry_after, always: *status == 429 }
         }
         Dns { .. } | Connect { .. } | Tls { .. } | Reset { .. } | Proxy { .. } => {
             HostAnswer::Failed(code)
@@ -473,7 +427,7 @@ fn learn(permit: HostPermit, mut error: FetchError) -> FetchError {
     error
 }
 
-/// A validator worth keeping for the next time.
+/// A validator for the next request, unless it is empty or too long.
 fn validator(headers: &HeaderMap, name: HeaderName) -> Option<String> {
     headers
         .get(name)?

@@ -1,19 +1,19 @@
-//! Hosts that once sent bytes behind the announced end of an answer. HTTP/1.1 tells answers apart
-//! by nothing but their ends: on a connection that is used again, such bytes are the answer to the
-//! next request, and another picture. So `fetch` uses connections to these hosts once. Kept for the
-//! engine's life; never written anywhere.
+//! Hosts that once sent bytes after the announced end of a response. HTTP/1.1 separates responses
+//! only by their ends: on a reused connection such bytes would answer the next request with another
+//! picture. `fetch` therefore uses each connection to these hosts once. Kept in memory for the
+//! engine's life, and never written anywhere.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Hosts remembered. A catalogue that names more of this kind is forgotten and learned anew.
+/// Hosts remembered. A full set is cleared and collected again.
 const MAX_HOSTS: usize = 4096;
 
-/// The hosts, by the key under which they are scheduled.
+/// The hosts, by their keys.
 #[derive(Debug, Default)]
-pub(crate) struct Careless(Mutex<HashSet<String>>);
+pub(crate) struct FramingOffenders(Mutex<HashSet<String>>);
 
-impl Careless {
+impl FramingOffenders {
     pub(crate) fn contains(&self, host: &str) -> bool {
         self.hosts().contains(host)
     }

@@ -1,29 +1,26 @@
-//! [`HostTable`] behind a lock, with permits that give themselves back. Used by the engine (never
-//! blocking) and by redirects, which change hosts in the middle of a fetch and wait here.
+//! [`HostTable`] behind a lock, with permits that return themselves. Never blocks: the engine keeps
+//! waiting requests in its own queue.
 
 use crate::hosts::{HostAnswer, HostDecision, HostTable};
 use pg_caption_wire::{HostCooldown, HostStatus};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a waiting redirect looks whether its caller has left.
-const LOOK: Duration = Duration::from_millis(50);
-
-/// Answer to "may a request to this host start".
+/// Whether a request to a host may start.
 #[derive(Debug)]
 pub enum HostAdmission {
-    /// Yes. Hand the permit to the fetch.
+    /// Yes. The permit belongs to the fetch.
     Go(HostPermit),
-    /// The host is at its cap: ask again when a request to it has ended.
+    /// The host is at its limit. Try again after a request to it has ended.
     Busy,
-    /// The host asked for patience: ask again then.
+    /// The host is paused.
     Cooling {
-        /// When.
+        /// End of the pause.
         until: Instant,
     },
 }
 
-/// The right to ask one host, once. Dropped unused, it is given back without a word about the host.
+/// The right to send one request to a host. Dropping it without use changes nothing about the host.
 #[derive(Debug)]
 pub struct HostPermit {
     gate: Arc<Gate>,
@@ -37,7 +34,7 @@ impl HostPermit {
         &self.host
     }
 
-    /// Gives it back with what was learned of the host; how long the host rests now, if it does.
+    /// Returns the permit with the host's answer. The result is the host's pause, if there is one.
     pub(crate) fn finish(mut self, answer: HostAnswer) -> Option<Duration> {
         self.answer = answer;
         let (gate, host) = (self.gate.clone(), self.host.clone());
@@ -50,7 +47,6 @@ impl Drop for HostPermit {
     fn drop(&mut self) {
         let answer = std::mem::replace(&mut self.answer, HostAnswer::Dropped);
         self.gate.hosts().finish(&self.host, answer, Instant::now());
-        self.gate.ended.notify_all();
     }
 }
 
@@ -58,15 +54,14 @@ impl Drop for HostPermit {
 #[derive(Debug)]
 pub(crate) struct Gate {
     hosts: Mutex<HostTable>,
-    ended: Condvar,
 }
 
 impl Gate {
     pub(crate) fn new(hosts: HostTable) -> Arc<Gate> {
-        Arc::new(Gate { hosts: Mutex::new(hosts), ended: Condvar::new() })
+        Arc::new(Gate { hosts: Mutex::new(hosts) })
     }
 
-    /// The table holds no invariant that a panic between two of its statements could break.
+    /// A panic cannot break the table: no invariant spans two of its statements.
     fn hosts(&self) -> MutexGuard<'_, HostTable> {
         self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -80,20 +75,6 @@ impl Gate {
             }),
             HostDecision::Busy => HostAdmission::Busy,
             HostDecision::Cooling { until } => HostAdmission::Cooling { until },
-        }
-    }
-
-    /// Waits while the host is busy, until `give_up` says so. Never waits for a cooling host.
-    pub(crate) fn wait(self: &Arc<Self>, host: &str, give_up: &dyn Fn() -> bool) -> HostAdmission {
-        loop {
-            match self.admit(host) {
-                HostAdmission::Busy if !give_up() => {
-                    let hosts = self.hosts();
-                    // a permit given back between the look and the wait is noticed at the next look
-                    drop(self.ended.wait_timeout(hosts, LOOK));
-                }
-                other => return other,
-            }
         }
     }
 

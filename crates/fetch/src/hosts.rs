@@ -1,59 +1,61 @@
-//! How each host is treated: how many requests at once, and when it wants to be left alone.
+//! Limits for each host: concurrent requests, and pauses that the host asks for.
 //!
-//! A state machine over a clock that is handed in, so the engine can ask about a request without
-//! spending a thread on it, and tests need not wait. `gate.rs` puts it behind a lock; nothing here
-//! blocks or looks at the real time.
+//! A state machine with the time as an argument. The engine can therefore decide about a request
+//! without a thread for it, and tests need not wait. `gate.rs` puts it behind a lock; nothing here
+//! blocks or reads the clock.
 
-use crate::status::LONGEST_PATIENCE;
+use crate::status::MAX_RETRY_AFTER;
+use pg_caption_backoff::Backoff;
 use pg_caption_wire::{HostCooldown, HostStatus};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// First pause of a host that asked for patience without saying how much.
+/// First pause of a host that asks for a pause without stating its length.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 /// Longest pause of that kind.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
-/// Hosts remembered while nothing is in flight with them; beyond it the idle ones are forgotten,
-/// then the coolest.
+/// Doubled with each such answer in a row.
+const PAUSES: Backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+/// Hosts remembered. Beyond it idle hosts are removed, then those whose pauses end first.
 const MAX_HOSTS: usize = 4096;
-/// Hosts shown in a status: it must stay a small message.
+/// Hosts in a status, which must stay a small message.
 const MAX_SHOWN: usize = 200;
-/// Pauses handed to the next engine, the longest first: they must fit into a pipe (64 KiB), so that
-/// nobody waits for its reader.
-const MAX_HANDED: usize = 150;
+/// Pauses passed to the next engine, the longest first. They must fit into a pipe (64 KiB), so that
+/// writing never waits for the reader.
+const MAX_COOLDOWNS: usize = 150;
 
 /// Whether a request to a host may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostDecision {
-    /// Yes; it is counted as in flight until [`HostTable::finish`].
+    /// Yes; it counts as in flight until [`HostTable::finish`].
     Go,
-    /// The host is at its cap; ask again when a request to it has ended.
+    /// The host is at its limit. Try again after a request to it has ended.
     Busy,
-    /// The host asked for patience.
+    /// The host is paused.
     Cooling {
-        /// Ask again then.
+        /// End of the pause.
         until: Instant,
     },
 }
 
-/// How a request to a host ended, as far as the host is concerned.
+/// How a request ended, from the host's point of view.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum HostAnswer {
-    /// It served: any status but those below. The words go into [`HostStatus::last`].
+    /// The host answered with any other status; the code becomes [`HostStatus::last`].
     Served(String),
-    /// It asked for patience (429, 503), for so long if it said so.
-    Patience {
+    /// The host asked for a pause (429, 503).
+    PauseRequest {
         /// `http_429` or `http_503`.
         code: String,
         /// Its Retry-After.
         wait: Option<Duration>,
-        /// A pause even at the first time without Retry-After (429); else only at the second in a
-        /// row (503).
-        certain: bool,
+        /// Without Retry-After: whether to pause after the first such answer (429) or only after
+        /// the second in a row (503).
+        always: bool,
     },
-    /// It did not answer: timeout, reset, TLS. No pause: the rows' own attempts are spaced.
+    /// The host did not answer: timeout, reset, TLS. No pause: retries of rows are spaced anyway.
     Failed(String),
-    /// The request ended for reasons of ours.
+    /// The engine ended the request.
     Dropped,
 }
 
@@ -63,7 +65,7 @@ struct Host {
     until: Option<Instant>,
     streak: u32,
     last: Option<String>,
-    /// When it last gave an answer.
+    /// Time of the last answer.
     answered: Option<Instant>,
 }
 
@@ -77,23 +79,37 @@ impl Host {
     }
 }
 
-/// Every host that is being asked or is cooling, and those asked lately.
+/// Hosts with requests in flight, paused hosts, and recently used hosts.
+///
+/// ```
+/// use pg_caption_fetch::{HostAnswer, HostDecision, HostTable};
+/// use std::time::{Duration, Instant};
+///
+/// let (mut hosts, now) = (HostTable::new(1, 7), Instant::now());
+/// assert_eq!(hosts.admit("a.example:443", now), HostDecision::Go);
+/// assert_eq!(hosts.admit("a.example:443", now), HostDecision::Busy);
+/// let wait = Some(Duration::from_secs(30));
+/// let answer = HostAnswer::PauseRequest { code: "http_429".into(), wait, always: true };
+/// hosts.finish("a.example:443", answer, now);
+/// assert_eq!(hosts.pause("a.example:443", now), wait);
+/// ```
 #[derive(Debug)]
 pub struct HostTable {
-    cap: u32,
+    limit: u32,
     hosts: HashMap<String, Host>,
-    random: u64,
+    random: fastrand::Rng,
 }
 
 impl HostTable {
-    /// `cap`: requests at once for one host (`pg_caption.host_concurrency`), at least 1. `seed`: of
-    /// the jitter.
-    pub fn new(cap: u32, seed: u64) -> Self {
-        HostTable { cap: cap.max(1), hosts: HashMap::new(), random: seed | 1 }
+    /// `limit`: concurrent requests to one host (`pg_caption.host_concurrency`), at least 1. `seed`:
+    /// for the jitter.
+    pub fn new(limit: u32, seed: u64) -> Self {
+        let random = fastrand::Rng::with_seed(seed);
+        HostTable { limit: limit.max(1), hosts: HashMap::new(), random }
     }
 
-    /// May a request to `host` start now? [`HostDecision::Go`] must be followed by one
-    /// [`HostTable::finish`].
+    /// Whether a request to `host` may start now. After [`HostDecision::Go`] the caller must call
+    /// [`HostTable::finish`] once.
     pub fn admit(&mut self, host: &str, now: Instant) -> HostDecision {
         if !self.hosts.contains_key(host) {
             self.make_room(now);
@@ -103,16 +119,16 @@ impl HostTable {
             Some(until) if until > now => return HostDecision::Cooling { until },
             _ => entry.until = None,
         }
-        if entry.in_flight >= self.cap {
+        if entry.in_flight >= self.limit {
             return HostDecision::Busy;
         }
         entry.in_flight += 1;
         HostDecision::Go
     }
 
-    /// The request that [`HostTable::admit`] let go has ended.
+    /// Ends a request that [`HostTable::admit`] allowed.
     pub fn finish(&mut self, host: &str, answer: HostAnswer, now: Instant) {
-        let jitter = self.jitter();
+        let random = self.random.f64();
         let Some(entry) = self.hosts.get_mut(host) else { return };
         entry.in_flight = entry.in_flight.saturating_sub(1);
         match answer {
@@ -122,15 +138,17 @@ impl HostTable {
             }
             HostAnswer::Failed(last) => entry.answered(last, now),
             HostAnswer::Dropped => {}
-            HostAnswer::Patience { code, wait, certain } => {
+            HostAnswer::PauseRequest { code, wait, always } => {
                 entry.answered(code, now);
-                // requests that were already on their way when the host first asked say nothing new
+                // Requests that were in flight when the host first asked do not count again.
                 if entry.until.is_none_or(|until| until <= now) {
                     entry.streak = entry.streak.saturating_add(1);
                 }
                 let pause = match wait {
-                    Some(wait) => wait.min(LONGEST_PATIENCE),
-                    None if certain || entry.streak > 1 => backoff(entry.streak, jitter),
+                    Some(wait) => wait.min(MAX_RETRY_AFTER),
+                    None if always || entry.streak > 1 => {
+                        PAUSES.jittered(entry.streak.saturating_sub(1), 1.0, random)
+                    }
                     None => Duration::ZERO,
                 };
                 let until = now + pause;
@@ -141,18 +159,18 @@ impl HostTable {
         }
     }
 
-    /// How long `host` rests from now on, if it does.
+    /// The rest of the host's pause, if it is paused.
     pub fn pause(&self, host: &str, now: Instant) -> Option<Duration> {
         self.hosts.get(host)?.until?.checked_duration_since(now).filter(|d| !d.is_zero())
     }
 
-    /// What `host` answered last.
+    /// Code of the host's last answer.
     pub fn last(&self, host: &str) -> Option<String> {
         self.hosts.get(host)?.last.clone()
     }
 
-    /// Hosts with requests in flight or cooling, then those that answered last, [`MAX_SHOWN`] in
-    /// all; by name.
+    /// At most [`MAX_SHOWN`] hosts, by name: those with requests in flight and paused ones first,
+    /// then the most recently used.
     pub fn snapshot(&self, now: Instant) -> Vec<HostStatus> {
         let known = self.hosts.iter().filter(|(_, h)| h.is_active(now) || h.last.is_some());
         let mut shown: Vec<_> = known.collect();
@@ -170,7 +188,7 @@ impl HostTable {
         shown.into_iter().map(status).collect()
     }
 
-    /// The pauses that are not over, for the next engine: the longest [`MAX_HANDED`].
+    /// The longest [`MAX_COOLDOWNS`] active pauses, for the next engine.
     pub fn cooldowns(&self, now: Instant) -> Vec<HostCooldown> {
         let cooling = self.hosts.iter().filter_map(|(name, h)| {
             let left = h.until?.checked_duration_since(now).filter(|d| !d.is_zero())?;
@@ -183,15 +201,15 @@ impl HostTable {
         });
         let mut list: Vec<_> = cooling.collect();
         list.sort_by_key(|c| std::cmp::Reverse(c.remaining_ms));
-        list.truncate(MAX_HANDED);
+        list.truncate(MAX_COOLDOWNS);
         list
     }
 
-    /// Takes over what an engine before this one had learned. A longer pause of our own stays.
+    /// Takes over the pauses of an earlier engine. A longer pause in this table stays.
     pub fn restore(&mut self, cooldowns: &[HostCooldown], now: Instant) {
         for c in cooldowns {
             self.make_room(now);
-            let until = now + Duration::from_millis(c.remaining_ms).min(LONGEST_PATIENCE);
+            let until = now + Duration::from_millis(c.remaining_ms).min(MAX_RETRY_AFTER);
             let entry = self.hosts.entry(c.host.clone()).or_default();
             if entry.until.is_none_or(|old| old < until) {
                 *entry = Host {
@@ -205,14 +223,14 @@ impl HostTable {
         }
     }
 
-    /// Keeps the table bounded whatever hosts a catalogue names.
+    /// Bounds the table, however many hosts a table of URLs names.
     fn make_room(&mut self, now: Instant) {
         if self.hosts.len() < MAX_HOSTS {
             return;
         }
         self.hosts.retain(|_, h| h.is_active(now));
         if self.hosts.len() >= MAX_HOSTS {
-            // an eighth at once, so that a full table is not searched for every new host
+            // An eighth in one step, so that a full table is not searched for every new host.
             let mut idle: Vec<_> = self
                 .hosts
                 .iter()
@@ -223,21 +241,6 @@ impl HostTable {
             idle.iter().take(MAX_HOSTS / 8).for_each(|(_, name)| drop(self.hosts.remove(name)));
         }
     }
-
-    /// 0..1 (xorshift64: spreading callers needs no better).
-    fn jitter(&mut self) -> f64 {
-        self.random ^= self.random << 13;
-        self.random ^= self.random >> 7;
-        self.random ^= self.random << 17;
-        (self.random >> 11) as f64 / (1u64 << 53) as f64
-    }
-}
-
-/// The pause after the `streak`-th refusal in a row: doubled each time, between half of it and all
-/// of it.
-fn backoff(streak: u32, jitter: f64) -> Duration {
-    let full = FIRST_PAUSE.saturating_mul(1 << streak.saturating_sub(1).min(16)).min(LONGEST_PAUSE);
-    full.mul_f64(0.5 + jitter / 2.0)
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Promises about how hosts are treated, on a clock of the test's own.
+//! Promises about limits and pauses of hosts, with a simulated clock.
 
 use super::*;
 
@@ -13,12 +13,12 @@ fn served() -> HostAnswer {
     HostAnswer::Served("http_200".into())
 }
 
-fn patience(wait: Option<u64>) -> HostAnswer {
-    HostAnswer::Patience { code: "http_429".into(), wait: wait.map(seconds), certain: true }
+fn refused(wait: Option<u64>) -> HostAnswer {
+    HostAnswer::PauseRequest { code: "http_429".into(), wait: wait.map(seconds), always: true }
 }
 
 fn unavailable() -> HostAnswer {
-    HostAnswer::Patience { code: "http_503".into(), wait: None, certain: false }
+    HostAnswer::PauseRequest { code: "http_503".into(), wait: None, always: false }
 }
 
 /// One request to `host` that ends with `answer`.
@@ -28,7 +28,7 @@ fn one(hosts: &mut HostTable, host: &str, answer: HostAnswer, now: Instant) {
 }
 
 #[test]
-fn a_host_at_its_cap_is_busy_until_one_request_ends_and_others_go_on() {
+fn a_host_at_its_limit_is_busy() {
     let (mut hosts, now) = (HostTable::new(2, 1), Instant::now());
     assert_eq!(
         [hosts.admit(A, now), hosts.admit(A, now), hosts.admit(A, now)],
@@ -40,39 +40,39 @@ fn a_host_at_its_cap_is_busy_until_one_request_ends_and_others_go_on() {
 }
 
 #[test]
-fn a_host_that_names_its_patience_gets_exactly_that() {
+fn a_stated_pause_is_kept_exactly() {
     let (mut hosts, now) = (HostTable::new(2, 1), Instant::now());
-    one(&mut hosts, A, patience(Some(30)), now);
+    one(&mut hosts, A, refused(Some(30)), now);
     assert_eq!(
         hosts.admit(A, now + seconds(29)),
         HostDecision::Cooling { until: now + seconds(30) }
     );
-    assert_eq!(hosts.admit(B, now), HostDecision::Go, "others go on");
+    assert_eq!(hosts.admit(B, now), HostDecision::Go, "other hosts are not affected");
     assert_eq!(hosts.admit(A, now + seconds(30)), HostDecision::Go);
 }
 
 #[test]
-fn without_a_named_patience_the_pauses_double_with_jitter_up_to_a_bound_and_end_with_an_answer() {
+fn unstated_pauses_double_until_an_answer() {
     let (mut hosts, mut now) = (HostTable::new(2, 7), Instant::now());
     for step in 0..14 {
-        one(&mut hosts, A, patience(None), now);
+        one(&mut hosts, A, refused(None), now);
         let pause = hosts.pause(A, now).unwrap();
         let full = seconds(1 << step).min(LONGEST_PAUSE);
         assert!(pause >= full / 2 && pause <= full, "step {step}: {pause:?}");
         now += pause;
     }
     one(&mut hosts, A, served(), now);
-    one(&mut hosts, A, patience(None), now);
+    one(&mut hosts, A, refused(None), now);
     assert!(hosts.pause(A, now).unwrap() <= FIRST_PAUSE);
 }
 
 #[test]
-fn two_hosts_refused_at_one_moment_do_not_come_back_at_one_moment() {
+fn pauses_of_hosts_end_at_different_times() {
     let (mut hosts, now) = (HostTable::new(2, 7), Instant::now());
     let pauses: std::collections::HashSet<_> = (0..20)
         .map(|n| {
             let host = format!("h{n}.example:80");
-            one(&mut hosts, &host, patience(None), now);
+            one(&mut hosts, &host, refused(None), now);
             hosts.pause(&host, now).unwrap()
         })
         .collect();
@@ -80,15 +80,15 @@ fn two_hosts_refused_at_one_moment_do_not_come_back_at_one_moment() {
 }
 
 #[test]
-fn requests_already_on_their_way_do_not_lengthen_the_pause() {
+fn requests_in_flight_do_not_lengthen_a_pause() {
     let (mut hosts, now) = (HostTable::new(6, 7), Instant::now());
     (0..6).for_each(|_| assert_eq!(hosts.admit(A, now), HostDecision::Go));
-    (0..6).for_each(|_| hosts.finish(A, patience(None), now));
+    (0..6).for_each(|_| hosts.finish(A, refused(None), now));
     assert!(hosts.pause(A, now).unwrap() <= FIRST_PAUSE);
 }
 
 #[test]
-fn a_single_url_that_is_unavailable_does_not_stop_its_host_but_two_in_a_row_do() {
+fn only_repeated_503_pauses_a_host() {
     let (mut hosts, now) = (HostTable::new(6, 7), Instant::now());
     one(&mut hosts, A, unavailable(), now);
     one(&mut hosts, A, served(), now);
@@ -99,19 +99,19 @@ fn a_single_url_that_is_unavailable_does_not_stop_its_host_but_two_in_a_row_do()
 }
 
 #[test]
-fn requests_that_ended_for_our_own_reasons_say_nothing_about_the_host() {
+fn dropped_requests_do_not_change_the_host() {
     let (mut hosts, mut now) = (HostTable::new(6, 7), Instant::now());
-    one(&mut hosts, A, patience(None), now);
+    one(&mut hosts, A, refused(None), now);
     now += seconds(1);
     one(&mut hosts, A, HostAnswer::Dropped, now);
-    one(&mut hosts, A, patience(None), now);
+    one(&mut hosts, A, refused(None), now);
     assert!(hosts.pause(A, now).unwrap() >= seconds(1), "the second refusal in a row");
 }
 
 #[test]
-fn pauses_survive_an_engine_exchange() {
+fn pauses_survive_an_engine_handover() {
     let (mut old, now) = (HostTable::new(2, 1), Instant::now());
-    one(&mut old, A, patience(Some(60)), now);
+    one(&mut old, A, refused(Some(60)), now);
     one(&mut old, B, served(), now);
     let handed = old.cooldowns(now + seconds(20));
     assert_eq!(handed.len(), 1);
@@ -126,9 +126,9 @@ fn pauses_survive_an_engine_exchange() {
 }
 
 #[test]
-fn the_status_lists_hosts_in_flight_or_cooling_and_the_last_answer_of_those_asked_lately() {
+fn the_status_lists_active_and_recent_hosts() {
     let (mut hosts, now) = (HostTable::new(2, 1), Instant::now());
-    one(&mut hosts, B, patience(Some(10)), now);
+    one(&mut hosts, B, refused(Some(10)), now);
     one(&mut hosts, "c.example:80", HostAnswer::Failed("tls".into()), now + seconds(1));
     assert_eq!(hosts.admit(A, now), HostDecision::Go);
     let list = |hosts: &HostTable, now| -> Vec<_> {
@@ -153,10 +153,10 @@ fn the_status_lists_hosts_in_flight_or_cooling_and_the_last_answer_of_those_aske
 }
 
 #[test]
-fn a_status_of_many_hosts_shows_those_that_matter_now() {
+fn a_status_of_many_hosts_prefers_active_ones() {
     let (mut hosts, now) = (HostTable::new(2, 1), Instant::now());
     assert_eq!(hosts.admit(A, now), HostDecision::Go);
-    one(&mut hosts, B, patience(Some(3600)), now);
+    one(&mut hosts, B, refused(Some(3600)), now);
     for n in 0..1000 {
         one(&mut hosts, &format!("h{n}.example:80"), served(), now + seconds(n));
     }
@@ -168,11 +168,11 @@ fn a_status_of_many_hosts_shows_those_that_matter_now() {
 }
 
 #[test]
-fn what_is_handed_to_the_next_engine_fits_into_a_pipe() {
+fn cooldowns_fit_into_a_pipe() {
     let (mut hosts, now) = (HostTable::new(2, 1), Instant::now());
     for n in 0..1000 {
-        // as long as a name and its port can be
-        one(&mut hosts, &format!("{n:0>253}:65535"), patience(Some(10 + n)), now);
+        // The longest possible name and port.
+        one(&mut hosts, &format!("{n:0>253}:65535"), refused(Some(10 + n)), now);
     }
     let handed = pg_caption_wire::EngineControl::Cooling { hosts: hosts.cooldowns(now) };
     let line = serde_json::to_string(&handed).unwrap();
@@ -181,58 +181,65 @@ fn what_is_handed_to_the_next_engine_fits_into_a_pipe() {
 }
 
 #[test]
-fn a_catalogue_of_a_million_hosts_does_not_fill_the_memory() {
+fn any_number_of_hosts_takes_bounded_memory() {
     let (mut hosts, now) = (HostTable::new(2, 1), Instant::now());
     assert_eq!(hosts.admit(A, now), HostDecision::Go);
     for n in 0..3 * MAX_HOSTS {
-        one(&mut hosts, &format!("h{n}.example:80"), patience(Some(10 + n as u64)), now);
+        one(&mut hosts, &format!("h{n}.example:80"), refused(Some(10 + n as u64)), now);
     }
     assert!(hosts.hosts.len() <= MAX_HOSTS);
-    assert!(hosts.hosts.contains_key(A), "what is in flight is never forgotten");
+    assert!(hosts.hosts.contains_key(A), "hosts with requests in flight stay");
     let longest = format!("h{}.example:80", 3 * MAX_HOSTS - 1);
     assert!(matches!(hosts.admit(&longest, now), HostDecision::Cooling { .. }));
 }
 
 proptest::proptest! {
-    #![proptest_config(proptest::prelude::ProptestConfig { cases: 500, failure_persistence: None, ..Default::default() })]
+    #![proptest_config(proptest::prelude::ProptestConfig {
+        cases: 500,
+        failure_persistence: None,
+        ..Default::default()
+    })]
 
     #[test]
-    fn whatever_happens_no_host_is_over_its_cap_or_asked_while_it_rests(
+    fn limits_and_pauses_hold_for_every_sequence(
         steps in proptest::collection::vec((0..3usize, 0..6u8, 0..40u64), 1..200),
-        cap in 1..4u32,
+        limit in 1..4u32,
     ) {
         let names = [A, B, "c.example:80"];
-        let (mut hosts, mut now) = (HostTable::new(cap, 3), Instant::now());
-        let (mut flying, mut rest) = ([0u32; 3], [now; 3]);
+        let (mut hosts, mut now) = (HostTable::new(limit, 3), Instant::now());
+        let (mut in_flight, mut rest) = ([0u32; 3], [now; 3]);
         for (host, act, n) in steps {
             match act {
                 0..=2 => match hosts.admit(names[host], now) {
                     HostDecision::Go => {
-                        flying[host] += 1;
-                        proptest::prop_assert!(flying[host] <= cap && rest[host] <= now);
+                        in_flight[host] += 1;
+                        proptest::prop_assert!(in_flight[host] <= limit && rest[host] <= now);
                     }
-                    HostDecision::Busy => proptest::prop_assert_eq!(flying[host], cap),
+                    HostDecision::Busy => proptest::prop_assert_eq!(in_flight[host], limit),
                     HostDecision::Cooling { until } => proptest::prop_assert_eq!(until, rest[host]),
                 },
                 3 => now += Duration::from_millis(n * 250),
-                _ if flying[host] == 0 => {}
+                _ if in_flight[host] == 0 => {}
                 answer => {
-                    flying[host] -= 1;
+                    in_flight[host] -= 1;
                     let answer = match (answer, n) {
                         (4, _) => served(),
-                        (_, n @ 0..10) => patience(Some(n)),
-                        (_, 10..20) => patience(None),
+                        (_, n @ 0..10) => refused(Some(n)),
+                        (_, 10..20) => refused(None),
                         (_, 20..30) => unavailable(),
                         (_, 30..35) => HostAnswer::Failed("timeout".into()),
                         _ => HostAnswer::Dropped,
                     };
                     let named = match &answer {
-                        HostAnswer::Patience { wait: Some(wait), .. } => now + *wait,
+                        HostAnswer::PauseRequest { wait: Some(wait), .. } => now + *wait,
                         _ => now,
                     };
                     hosts.finish(names[host], answer, now);
                     let until = hosts.pause(names[host], now).map_or(now, |p| now + p);
-                    proptest::prop_assert!(until >= named && until >= rest[host].max(now), "a pause is never cut short");
+                    proptest::prop_assert!(
+                        until >= named && until >= rest[host].max(now),
+                        "a pause is never shortened"
+                    );
                     rest[host] = until;
                 }
             }

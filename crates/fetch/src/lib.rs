@@ -1,14 +1,17 @@
-//! A URL becomes bytes, or a classified refusal.
+//! Fetches a URL within limits, or returns a classified error.
 //!
-//! Called by `crates/engine` from its fetch threads. Promises: only http and https; a connection
-//! goes only to an address that was judged, on every hop; bytes and time are bounded whatever the
-//! server does; nothing secret of a URL reaches an [`FetchError`]; hosts are asked with patience. It
-//! never decodes a picture and knows nothing of captions or PostgreSQL.
+//! Called by `crates/engine` from its fetch threads. Promises:
+//! * Only http and https are fetched. Connections go only to permitted addresses, on every hop.
+//! * Bytes and time are bounded, whatever the server does.
+//! * No secret of a URL reaches a [`FetchError`].
+//! * Limits and pauses of hosts are respected.
+//!
+//! It never decodes a picture and knows nothing of captions or PostgreSQL.
 //!
 //! ```text
-//! text ─ target ─ names (allowed_hosts) ─ gate/hosts (per-host cap, cooldown) ─ fetch ─┬─ body (limits) ─ bytes
-//!            ▲                                                                        │
-//!            └────────────────────────── redirect, judged anew ◄──────────────────────┘
+//! URL ─ target ─ names (allowed_hosts) ─ gate/hosts (limit, pause) ─ fetch ─┬─ body ─ bytes
+//!           ▲                                                              │
+//!           └────────────────── redirect, checked again ◄──────────────────┘
 //! fetch ─ client (ureq) ─ lookup + address (which addresses) ─ transport (deadline, cancel)
 //! ```
 
@@ -39,5 +42,4 @@ pub use hosts::{HostAnswer, HostDecision, HostTable};
 pub use lookup::{NameResolver, SystemResolver};
 pub use redirected::RedirectedFetch;
 pub use settings::{FetchSettings, USER_AGENT, networks};
-pub use status::LONGEST_PATIENCE;
 pub use target::host_key;

@@ -1,11 +1,10 @@
-//! Names become addresses: on a fixed number of threads, within a time limit, and only judged
-//! addresses come out.
+//! Resolves names to permitted addresses, on a fixed number of threads and within a time limit.
 //!
-//! `getaddrinfo` cannot be interrupted, so a caller that gives up leaves its look-up behind, often
-//! for longer than it waited itself. A name is therefore looked up once at a time: whoever asks for
-//! it meanwhile joins, and once the look-up is overdue is refused at once, so that a dead name
-//! holds one thread however many rows name it. The threads are few and fixed so that a dead name
-//! server cannot make them many. A queue that is full is a failed look-up, not a longer queue.
+//! `getaddrinfo` cannot be interrupted, so a look-up may outlive the caller that gave up on it. Each
+//! name therefore has at most one look-up: further callers join it, and fail immediately once it
+//! exceeds its limit. An unanswered name thus occupies one thread, however many rows contain it. The
+//! number of threads is fixed, so that an unresponsive name server cannot increase it. A full queue
+//! fails the look-up.
 
 use crate::address::{AddressPolicy, AddressVerdict};
 use crate::attempt;
@@ -18,27 +17,27 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a waiting fetch looks whether its caller has left.
-const LOOK: Duration = Duration::from_millis(50);
-/// Look-ups that may wait for a thread, for each thread.
+/// How often a waiting fetch checks for cancellation.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
+/// Look-ups that may wait, for each thread.
 const QUEUED_PER_THREAD: usize = 64;
 
-/// Turns a host name into addresses. The system's resolver in production; tests bring their own.
+/// Resolves host names. The system's resolver in production, simulated ones in tests.
 pub trait NameResolver: Debug + Send + Sync + 'static {
-    /// The addresses of `host` (lower-case, punycoded). May block. Nothing it returns is trusted.
+    /// The addresses of `host` (lower-case, punycoded). May block. The results are not trusted.
     ///
     /// # Errors
     /// Why there are none.
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>>;
 }
 
-/// `getaddrinfo`, so /etc/hosts and nsswitch.conf count as for every other program.
+/// `getaddrinfo`, which respects /etc/hosts and nsswitch.conf like other programs.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemResolver;
 
 impl NameResolver for SystemResolver {
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
-        // the port is only there because the standard library asks for one
+        // The standard library requires a port.
         Ok((host, 0).to_socket_addrs()?.map(|a| a.ip()).collect())
     }
 }
@@ -46,46 +45,46 @@ impl NameResolver for SystemResolver {
 /// Why a host has no address to connect to.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum LookupError {
-    /// The name server said no, or nothing of use.
+    /// The look-up failed.
     #[error("{0}")]
     Unknown(String),
-    /// It took longer than `pg_caption.connect_timeout`.
+    /// The look-up took longer than `pg_caption.connect_timeout`.
     #[error("the look-up took too long")]
     Slow,
-    /// Every address is forbidden; one of them, and its class.
+    /// All addresses are forbidden; one of them, and its class.
     #[error("{0} is not a public address ({1})")]
     Forbidden(IpAddr, &'static str),
-    /// The caller has left or its time is over: the fetch knows which.
-    #[error("given up")]
-    GivenUp,
+    /// The fetch was cancelled or its deadline passed.
+    #[error("the fetch ended")]
+    FetchEnded,
 }
 
-/// One name being looked up, and all who wait for it.
+/// The look-up of one name, and its waiting callers.
 #[derive(Debug)]
-struct Flight {
+struct PendingLookup {
     host: String,
-    state: Mutex<State>,
+    state: Mutex<LookupState>,
     ended: Condvar,
 }
 
 #[derive(Debug)]
-struct State {
-    /// A thread is at it; before that it stands in line.
+struct LookupState {
+    /// Whether a thread processes it; before that it waits in the queue.
     running: bool,
-    /// Nobody waits for it any longer than this.
+    /// Callers wait until this time.
     due: Instant,
-    /// What the resolver said, in the end.
+    /// The resolver's answer.
     answer: Option<Result<Vec<IpAddr>, String>>,
 }
 
-impl Flight {
-    /// No invariant spans two statements, so a panic between them breaks none.
-    fn state(&self) -> MutexGuard<'_, State> {
+impl PendingLookup {
+    /// A panic cannot break the state: no invariant spans two statements.
+    fn state(&self) -> MutexGuard<'_, LookupState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits for the answer: until it is due, no longer than `limit`, and no longer than the fetch
-    /// on this thread may.
+    /// Waits for the answer: at most until it is due, for `limit`, and until the deadline of the
+    /// fetch on this thread.
     fn wait(&self, limit: Duration) -> Result<Vec<IpAddr>, LookupError> {
         let until = (Instant::now() + limit).min(attempt::deadline());
         let mut state = self.state();
@@ -93,7 +92,7 @@ impl Flight {
             match &state.answer {
                 Some(Ok(addresses)) => return Ok(addresses.clone()),
                 Some(Err(reason)) => return Err(LookupError::Unknown(reason.clone())),
-                None if attempt::over() => return Err(LookupError::GivenUp),
+                None if attempt::is_over() => return Err(LookupError::FetchEnded),
                 None => {}
             }
             let left = state.due.min(until).saturating_duration_since(Instant::now());
@@ -102,33 +101,33 @@ impl Flight {
             }
             state = self
                 .ended
-                .wait_timeout(state, left.min(LOOK))
+                .wait_timeout(state, left.min(POLL_INTERVAL))
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
     }
 }
 
-/// Every name that is being looked up or stands in line for it.
-type Flights = Mutex<HashMap<String, Arc<Flight>>>;
+/// All running and queued look-ups, by name.
+type PendingLookups = Mutex<HashMap<String, Arc<PendingLookup>>>;
 
-fn lock(flights: &Flights) -> MutexGuard<'_, HashMap<String, Arc<Flight>>> {
-    flights.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock(pending: &PendingLookups) -> MutexGuard<'_, HashMap<String, Arc<PendingLookup>>> {
+    pending.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The look-up threads and the policy.
 #[derive(Debug)]
 pub(crate) struct Lookup {
     policy: AddressPolicy,
-    /// For one look-up.
+    /// Time limit of one look-up.
     limit: Duration,
-    flights: Arc<Flights>,
-    jobs: SyncSender<Arc<Flight>>,
+    pending: Arc<PendingLookups>,
+    jobs: SyncSender<Arc<PendingLookup>>,
 }
 
 impl Lookup {
-    /// Starts `threads` threads, which end when the `Lookup` is dropped. A look-up is waited for no
-    /// longer than `limit`.
+    /// Starts `threads` threads, which end when the `Lookup` is dropped. Callers wait at most `limit`
+    /// for a look-up.
     pub(crate) fn new(
         policy: AddressPolicy,
         resolver: Arc<dyn NameResolver>,
@@ -136,17 +135,17 @@ impl Lookup {
         limit: Duration,
     ) -> io::Result<Self> {
         let (jobs, queue) = sync_channel(threads * QUEUED_PER_THREAD);
-        let (queue, flights) = (Arc::new(Mutex::new(queue)), Arc::new(Flights::default()));
+        let (queue, pending) = (Arc::new(Mutex::new(queue)), Arc::new(PendingLookups::default()));
         for n in 0..threads.max(1) {
-            let (queue, flights, resolver) = (queue.clone(), flights.clone(), resolver.clone());
+            let (queue, pending, resolver) = (queue.clone(), pending.clone(), resolver.clone());
             std::thread::Builder::new()
                 .name(format!("lookup {n}"))
-                .spawn(move || work(&queue, &flights, &*resolver))?;
+                .spawn(move || work(&queue, &pending, &*resolver))?;
         }
-        Ok(Lookup { policy, limit, flights, jobs })
+        Ok(Lookup { policy, limit, pending, jobs })
     }
 
-    /// May this address be connected to?
+    /// Whether this address may be connected to.
     pub(crate) fn judge(&self, address: IpAddr) -> Result<(), LookupError> {
         match self.policy.judge(address) {
             AddressVerdict::Allowed => Ok(()),
@@ -160,7 +159,7 @@ impl Lookup {
         let mut allowed = Vec::new();
         for address in self.all(host)? {
             match self.judge(address) {
-                // made anew from address and port: no scope, no flow label
+                // Built from address and port only: no scope, no flow label.
                 Ok(()) => allowed.push(SocketAddr::new(address, port)),
                 Err(e) => refusal = refusal.or(Some(e)),
             }
@@ -173,32 +172,30 @@ impl Lookup {
         }
     }
 
-    /// Every address of `host`, unjudged: for the proxy that the superuser named, and for nothing
-    /// else.
+    /// All addresses of `host`, without the policy. Only for the proxy, which a superuser chose.
     pub(crate) fn all(&self, host: &str) -> Result<Vec<IpAddr>, LookupError> {
         if let Ok(literal) = host.trim_start_matches('[').trim_end_matches(']').parse() {
             return Ok(vec![literal]);
         }
-        self.flight(host)?.wait(self.limit)
+        self.lookup(host)?.wait(self.limit)
     }
 
-    /// The look-up of `host` that is under way, or a new one.
-    fn flight(&self, host: &str) -> Result<Arc<Flight>, LookupError> {
-        let mut flights = lock(&self.flights);
+    /// The running look-up of `host`, or a new one.
+    fn lookup(&self, host: &str) -> Result<Arc<PendingLookup>, LookupError> {
+        let mut pending = lock(&self.pending);
         let due = Instant::now() + self.limit;
-        if let Some(flight) = flights.get(host) {
-            let mut state = flight.state();
+        if let Some(lookup) = pending.get(host) {
+            let mut state = lookup.state();
             if !state.running {
-                // it is the line that is slow, not the name: it keeps its place, and nobody is
-                // refused for it
+                // The queue is slow, not the name: the look-up stays queued with a new limit.
                 state.due = due;
             }
             drop(state);
-            return Ok(flight.clone());
+            return Ok(lookup.clone());
         }
-        let state = Mutex::new(State { running: false, due, answer: None });
-        let flight = Arc::new(Flight { host: host.into(), state, ended: Condvar::new() });
-        self.jobs.try_send(flight.clone()).map_err(|e| match e {
+        let state = Mutex::new(LookupState { running: false, due, answer: None });
+        let lookup = Arc::new(PendingLookup { host: host.into(), state, ended: Condvar::new() });
+        self.jobs.try_send(lookup.clone()).map_err(|e| match e {
             TrySendError::Full(_) => {
                 LookupError::Unknown("too many names are being looked up".into())
             }
@@ -206,35 +203,35 @@ impl Lookup {
                 LookupError::Unknown("the look-up threads have ended".into())
             }
         })?;
-        flights.insert(host.into(), flight.clone());
-        Ok(flight)
+        pending.insert(host.into(), lookup.clone());
+        Ok(lookup)
     }
 }
 
-fn work(queue: &Mutex<Receiver<Arc<Flight>>>, flights: &Flights, resolver: &dyn NameResolver) {
+fn work(queue: &Mutex<Receiver<Arc<PendingLookup>>>, pending: &PendingLookups, resolver: &dyn NameResolver) {
     loop {
-        let flight = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(flight) = flight else { return };
-        // under the same lock as joining, so that nobody joins what is not done
-        let mut table = lock(flights);
+        let lookup = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(lookup) = lookup else { return };
+        // Under the lock that joining takes, so that no caller joins a skipped look-up.
+        let mut table = lock(pending);
         let wanted = {
-            let mut state = flight.state();
+            let mut state = lookup.state();
             state.running = true;
             Instant::now() < state.due
         };
         if !wanted {
-            // nobody waits for it any more: on to one that somebody waits for
-            table.remove(&flight.host);
+            // No caller waits for it.
+            table.remove(&lookup.host);
             continue;
         }
         drop(table);
-        // a resolver that panics must neither cost a thread nor leave its name overdue for ever
-        let answer = catch_unwind(AssertUnwindSafe(|| resolver.resolve(&flight.host)));
+        // A panicking resolver must not end the thread or block the name forever.
+        let answer = catch_unwind(AssertUnwindSafe(|| resolver.resolve(&lookup.host)));
         let answer = answer
             .unwrap_or_else(|_| Err(io::Error::other("the resolver crashed")))
             .map_err(|e| e.to_string());
-        lock(flights).remove(&flight.host);
-        flight.state().answer = Some(answer);
-        flight.ended.notify_all();
+        lock(pending).remove(&lookup.host);
+        lookup.state().answer = Some(answer);
+        lookup.ended.notify_all();
     }
 }

@@ -1,11 +1,11 @@
-//! `pg_caption.allowed_hosts`: which hosts may be asked at all. It only narrows; a private address
-//! needs `allowed_networks` too.
+//! `pg_caption.allowed_hosts`: which hosts may be fetched from. It only restricts; a private address
+//! also needs `allowed_networks`.
 
 use crate::error::FetchError;
 use url::Host;
 
-/// One pattern: `cdn.example.com`, `*.example.com` (any depth below, not the name itself), `*`;
-/// each with an optional `:port`.
+/// One pattern: `cdn.example.com`, `*.example.com` (subdomains of any depth, not the name itself),
+/// `*`; each with an optional `:port`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Pattern {
     Exact(String),
@@ -13,15 +13,15 @@ enum Pattern {
     Any,
 }
 
-/// The patterns of the setting. None at all: every host.
+/// The patterns of the setting. An empty list allows every host.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct HostPatterns(Vec<(Pattern, Option<u16>)>);
 
 impl HostPatterns {
-    /// Reads the patterns, international names included.
+    /// Parses the patterns, including international names.
     ///
     /// # Errors
-    /// [`FetchError::Setting`] naming the pattern that cannot be read.
+    /// [`FetchError::Setting`] with the invalid pattern.
     pub(crate) fn parse(patterns: &[String]) -> Result<Self, FetchError> {
         patterns
             .iter()
@@ -32,7 +32,7 @@ impl HostPatterns {
             .map(HostPatterns)
     }
 
-    /// May `host` (lower-case, punycoded, no final dot) be asked on `port`?
+    /// Whether `host` (lower-case, punycoded, without final dot) may be fetched from on `port`.
     pub(crate) fn allow(&self, host: &str, port: u16) -> bool {
         self.0.is_empty()
             || self.0.iter().any(|(pattern, on)| {
@@ -54,7 +54,7 @@ fn parse(text: &str) -> Result<(Pattern, Option<u16>), FetchError> {
         reason: format!("\"{text}\" is not a host name, *.name or *, with an optional :port"),
     };
     let (name, port) = match text.rsplit_once(':') {
-        // the colon of an IPv6 address is inside brackets
+        // The colons of an IPv6 address are inside brackets.
         Some((name, port)) if !port.contains(']') => (name, Some(port.parse().map_err(|_| bad())?)),
         _ => (text, None),
     };
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_star_stands_for_names_below_and_never_for_a_suffix() {
+    fn a_star_matches_subdomains_not_suffixes() {
         let p = patterns(&["*.Example.com"]);
         assert!(p.allow("cdn.example.com", 443) && p.allow("a.b.example.com", 443));
         for other in [
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn names_match_whatever_their_spelling() {
+    fn names_match_in_any_spelling() {
         let p = patterns(&["BÜCHER.example.", "[::1]", "10.0.0.1:8080"]);
         assert!(
             p.allow("xn--bcher-kva.example", 80)
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn a_pattern_that_cannot_be_read_is_refused_by_name() {
+    fn an_invalid_pattern_is_named() {
         for bad in [
             "ex ample.com",
             "http://example.com",
@@ -124,7 +124,11 @@ mod tests {
         ] {
             let error = HostPatterns::parse(&[bad.into()]).unwrap_err();
             assert!(
-                matches!(&error, FetchError::Setting { setting: "pg_caption.allowed_hosts", reason } if reason.contains(bad)),
+                matches!(
+                    &error,
+                    FetchError::Setting { setting: "pg_caption.allowed_hosts", reason }
+                        if reason.contains(bad)
+                ),
                 "{bad}"
             );
         }

@@ -1,9 +1,8 @@
-//! What is known of a fetch between two requests: where it goes next, where it has been, what time
-//! it has left.
+//! The state of a fetch between two requests: its next target, its earlier targets, and its
+//! remaining time.
 //!
-//! Kept apart from the thread that fetches, so that a fetch which is redirected to a host at its
-//! cap can wait in the caller's line (`crates/engine`) instead of on a thread that others need. It
-//! never connects to anything.
+//! Separate from the fetch thread, so that a fetch that is redirected to a host at its limit can
+//! wait in the engine's queue instead of occupying a thread. It never connects to anything.
 
 use crate::error::FetchError;
 use crate::target::Target;
@@ -11,62 +10,61 @@ use std::collections::HashSet;
 use std::time::Duration;
 use url::Url;
 
-/// A fetch that was redirected to a host with no place free, on its way there. See
-/// [`crate::FetchStep::Elsewhere`].
+/// A fetch that was redirected to a host at its limit. See [`crate::FetchStep::Redirected`].
 #[derive(Debug)]
 pub struct RedirectedFetch {
     pub(crate) target: Target,
-    /// Of the total limit, without the time spent waiting for hosts and memory.
+    /// Rest of the total limit; waiting for hosts and memory does not count.
     pub(crate) left: Duration,
-    /// The caller's at the beginning, for the words of a timeout.
-    pub(crate) patience: Duration,
-    /// It began with https, and so it goes on.
+    /// The caller's time at the start, for the text of a timeout.
+    pub(crate) caller: Duration,
+    /// Whether it started with https, which it must then keep.
     https: bool,
     seen: HashSet<Url>,
 }
 
 impl RedirectedFetch {
-    /// To `url`, as the user gave it.
+    /// Starts a fetch of `url`, as the user wrote it.
     pub(crate) fn begin(
         url: &str,
         total: Duration,
-        patience: Duration,
+        caller: Duration,
     ) -> Result<RedirectedFetch, FetchError> {
         let target = Target::parse(url)?;
         Ok(RedirectedFetch {
             left: total,
-            patience,
+            caller,
             https: target.is_https(),
             seen: HashSet::new(),
             target,
         })
     }
 
-    /// The host to be asked next, `name:port`.
+    /// The next host, `name:port`.
     pub fn host(&self) -> &str {
-        &self.target.place().host
+        &self.target.location().host
     }
 
-    /// It is not where it began any more.
+    /// Whether it has followed a redirect.
     pub(crate) fn is_redirected(&self) -> bool {
         !self.seen.is_empty()
     }
 
-    /// On to where the present target redirects; `limit`: redirects in all.
-    pub(crate) fn follow(&mut self, location: &[u8], limit: u32) -> Result<(), FetchError> {
-        let place = self.target.place().clone();
+    /// Follows a redirect of the current target; `limit`: all redirects together.
+    pub(crate) fn follow(&mut self, header: &[u8], limit: u32) -> Result<(), FetchError> {
+        let location = self.target.location().clone();
         self.seen.insert(self.target.url().clone());
         let wrong =
-            |cause| FetchError::BadRedirect { place: place.clone(), cause: Box::new(cause) };
-        let redirected = self.target.redirected(location).map_err(wrong)?;
+            |cause| FetchError::BadRedirect { location: location.clone(), cause: Box::new(cause) };
+        let redirected = self.target.redirected(header).map_err(wrong)?;
         if self.https && !redirected.is_https() {
-            return Err(FetchError::InsecureRedirect { place });
+            return Err(FetchError::InsecureRedirect { location });
         }
         if self.seen.contains(redirected.url()) {
-            return Err(FetchError::RedirectLoop { place });
+            return Err(FetchError::RedirectLoop { location });
         }
         if self.seen.len() > limit as usize {
-            return Err(FetchError::TooManyRedirects { place, limit });
+            return Err(FetchError::TooManyRedirects { location, limit });
         }
         self.target = redirected;
         Ok(())

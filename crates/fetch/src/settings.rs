@@ -1,5 +1,4 @@
-//! What a fetcher may do. Built by the engine from the server's `pg_caption.*` settings, read and
-//! checked once.
+//! Limits and permissions of a fetcher. The engine makes them from its configuration, once.
 
 use crate::error::FetchError;
 use ipnet::IpNet;
@@ -7,44 +6,44 @@ use pg_caption_wire::EngineConfig;
 use std::net::IpAddr;
 use std::time::Duration;
 
-/// Names the project and its version to every server that is asked.
+/// The user agent: project and version.
 pub const USER_AGENT: &str =
     concat!("pg_caption/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");
 
-/// For the first byte of an answer and the headers after it. A server that takes longer over one
-/// picture holds a thread and a place that others wait for.
+/// Limit for the status line and the headers. A slower server would occupy a thread and a permit for
+/// too long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// What a fetcher may do. `Default` is DESIGN's table of settings.
+/// Limits and permissions of a fetcher. The defaults are those of the table of settings in
+/// `crates/wire`.
 #[derive(Debug, Clone)]
 pub struct FetchSettings {
-    /// Networks open although they are not public: `127.0.0.0/8`, `fd00::/8`, or a single address.
+    /// Networks that are open although they are not public: `127.0.0.0/8`, `fd00::/8`, or one address.
     pub allowed_networks: Vec<String>,
     /// Host patterns (`cdn.example.com`, `*.example.com`, each with an optional `:port`); empty:
     /// every public host.
     pub allowed_hosts: Vec<String>,
-    /// `http://[user:password@]host:port` of a proxy that understands CONNECT. Never taken from the
-    /// environment.
+    /// `http://[user:password@]host:port` of a proxy that supports CONNECT. The environment is
+    /// ignored.
     pub proxy: Option<String>,
-    /// Largest picture, bytes, after content decoding.
+    /// Largest body after content decoding, bytes.
     pub max_bytes: u64,
-    /// The most that [`crate::Reserve`] can ever grant, bytes: reserved at most for a body that
-    /// does not say how long it is.
+    /// Largest possible reservation by [`crate::Reserve`], bytes. Used for bodies of unknown length.
     pub room: u64,
-    /// To look the name up, and again to connect (TLS included).
+    /// Limit for the look-up of the name, and again for connecting (TLS included).
     pub connect_timeout: Duration,
-    /// From the request to the end of the answer's headers.
+    /// Limit from the request to the end of the response headers.
     pub answer_timeout: Duration,
-    /// For one image, redirects included.
+    /// Limit for one image, redirects included.
     pub total_timeout: Duration,
-    /// Redirects followed for one image.
+    /// Most redirects for one image.
     pub max_redirects: u32,
-    /// Fetches at once, in all: sizes the connection pool and the look-up threads. The engine has
+    /// Concurrent fetches: size of the connection pool and number of look-up threads. The engine has
     /// this many fetch threads.
     pub concurrency: usize,
-    /// Fetches at once for one host.
+    /// Concurrent fetches from one host.
     pub host_concurrency: usize,
-    /// Sent to every server.
+    /// The user agent of all requests.
     pub user_agent: String,
 }
 
@@ -73,10 +72,10 @@ impl From<&EngineConfig> for FetchSettings {
     }
 }
 
-/// Reads `pg_caption.allowed_networks`.
+/// Parses `pg_caption.allowed_networks`.
 ///
 /// # Errors
-/// [`FetchError::Setting`] naming what is not a network.
+/// [`FetchError::Setting`] with the invalid network.
 pub fn networks(list: &[String]) -> Result<Vec<IpNet>, FetchError> {
     let read = |text: &str| {
         let network = text.parse::<IpNet>().or_else(|_| text.parse::<IpAddr>().map(IpNet::from));
@@ -88,10 +87,10 @@ pub fn networks(list: &[String]) -> Result<Vec<IpNet>, FetchError> {
     list.iter().map(|n| n.trim()).filter(|n| !n.is_empty()).map(read).collect()
 }
 
-/// Reads `pg_caption.proxy`.
+/// Parses `pg_caption.proxy`.
 ///
 /// # Errors
-/// [`FetchError::Setting`]; the words never repeat the value, which may hold a password.
+/// [`FetchError::Setting`], without the value, which may contain a password.
 pub(crate) fn proxy(text: &str) -> Result<ureq::Proxy, FetchError> {
     let bad =
         |reason: &str| FetchError::Setting { setting: "pg_caption.proxy", reason: reason.into() };

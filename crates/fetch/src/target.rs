@@ -1,30 +1,27 @@
-//! A URL as it is understood: the one reading that the host rules, the scheduler and the connection
-//! all share.
+//! The one interpretation of a URL that host rules, scheduler and connection share.
 //!
-//! Parsing is WHATWG's (crate `url`), so `0x7f.1`, `017700000001` and international names come out
-//! as what they are before anything is judged. Also makes the spelling of a URL that may be shown
-//! to people.
+//! Parsing follows WHATWG (crate `url`): `0x7f.1`, `017700000001` and international names are
+//! normalized before any check. Also makes the form of a URL that may be shown.
 
 use crate::error::{FetchError, UrlLocation};
 use std::borrow::Cow;
 use std::net::IpAddr;
 use url::{Host, Url};
 
-/// Longest URL taken, bytes. Browsers and servers agree on about this much.
+/// Longest URL, bytes. About the limit of browsers and servers.
 const MAX_URL: usize = 8192;
 /// Longest URL shown in a failure, characters.
 const MAX_SHOWN: usize = 300;
 
-/// A URL that could be fetched, before anything is looked up.
+/// A valid URL, before the look-up of its name.
 #[derive(Debug, Clone)]
 pub(crate) struct Target {
     url: Url,
-    place: UrlLocation,
+    location: UrlLocation,
 }
 
 impl Target {
-    /// Reads `text`. One that begins with `//`, as pages spell it whose own scheme decides, is read
-    /// as https.
+    /// Parses `text`. A URL that starts with `//`, without a scheme, becomes https.
     pub(crate) fn parse(text: &str) -> Result<Target, FetchError> {
         let bad =
             |reason: &str| FetchError::BadUrl { shown: shown_text(text), reason: reason.into() };
@@ -45,8 +42,8 @@ impl Target {
         })?)
     }
 
-    /// Where a redirect leads. `location` as the server sent it: bytes that are no UTF-8 stand for
-    /// themselves, as in browsers.
+    /// The target of a redirect. `location` is the raw header: bytes that are not UTF-8 are escaped
+    /// one by one, as browsers do.
     pub(crate) fn redirected(&self, location: &[u8]) -> Result<Target, FetchError> {
         let escaped = |bytes: &[u8]| -> String {
             bytes
@@ -90,25 +87,25 @@ impl Target {
         else {
             return Err(bad(&url, "it names no host"));
         };
-        let place = UrlLocation { host: format!("{host}:{port}"), url: shown(&url) };
+        let location = UrlLocation { host: format!("{host}:{port}"), url: shown(&url) };
         if url.host_str().is_some_and(|h| h.ends_with("..")) {
-            // a name server might still read a name, or even an address, into it
+            // A name server might still find a name or an address in it.
             return Err(bad(&url, "its host ends in more than one dot"));
         }
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(FetchError::Credentials { place });
+            return Err(FetchError::Credentials { location });
         }
         url.set_fragment(None);
-        let target = Target { url, place };
+        let target = Target { url, location };
         target.uri()?;
         Ok(target)
     }
 
-    /// As the HTTP client reads it. Two readings of one URL are how address policies are tricked,
-    /// so they must agree.
+    /// The URL for the HTTP client. Different interpretations of one URL could bypass the address
+    /// policy, so they must agree.
     pub(crate) fn uri(&self) -> Result<ureq::http::Uri, FetchError> {
         let bad = |reason: &str| FetchError::BadUrl {
-            shown: self.place.url.clone(),
+            shown: self.location.url.clone(),
             reason: reason.into(),
         };
         let uri: ureq::http::Uri = self
@@ -129,15 +126,15 @@ impl Target {
         &self.url
     }
 
-    pub(crate) fn place(&self) -> &UrlLocation {
-        &self.place
+    pub(crate) fn location(&self) -> &UrlLocation {
+        &self.location
     }
 
     pub(crate) fn is_https(&self) -> bool {
         self.url.scheme() == "https"
     }
 
-    /// Lower-case, punycoded, without a final dot; IPv6 in brackets.
+    /// The host: lower-case, punycoded, without a final dot; IPv6 in brackets.
     pub(crate) fn host(&self) -> &str {
         self.url.host_str().unwrap_or_default().trim_end_matches('.')
     }
@@ -146,28 +143,27 @@ impl Target {
         self.url.port_or_known_default().unwrap_or_default()
     }
 
-    /// The address, where the host is spelled as one.
+    /// The address, if the host is one.
     pub(crate) fn literal(&self) -> Option<IpAddr> {
         match self.url.host() {
             Some(Host::Ipv4(v4)) => Some(v4.into()),
             Some(Host::Ipv6(v6)) => Some(v6.into()),
-            // "127.0.0.1." is parsed as an address already; this catches what a resolver would
-            // still read as one
+            // `url` parses "127.0.0.1." as an address; this finds others that a resolver accepts.
             Some(Host::Domain(name)) => name.trim_end_matches('.').parse().ok(),
             None => None,
         }
     }
 }
 
-/// The key under which a URL's host is scheduled: `name:port`.
+/// The key of a URL's host: `name:port`.
 ///
 /// # Errors
-/// Whatever makes the URL unusable before anything is looked up.
+/// The URL is invalid.
 pub fn host_key(url: &str) -> Result<String, FetchError> {
-    Ok(Target::parse(url)?.place.host)
+    Ok(Target::parse(url)?.location.host)
 }
 
-/// Without user, password, fragment and query values.
+/// The URL without user, password, fragment and query values.
 fn shown(url: &Url) -> String {
     let mut text = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());
     if let Some(port) = url.port() {
@@ -185,7 +181,7 @@ fn shown(url: &Url) -> String {
     shortened(&text)
 }
 
-/// What of an unreadable URL can be shown: nothing after `?` or `#`, nothing before `@`, no data.
+/// The part of an invalid URL that may be shown: nothing after `?` or `#` or before `@`, no data.
 fn shown_text(text: &str) -> String {
     let text = text.trim();
     if let Some(scheme) = text.get(..5).filter(|s| s.eq_ignore_ascii_case("data:")) {
@@ -194,7 +190,7 @@ fn shown_text(text: &str) -> String {
     }
     let (text, hidden) = text.find(['?', '#']).map_or((text, ""), |at| text.split_at(at));
     if hidden.contains('@') && !text.contains('@') {
-        // A password may have such characters, too: all of it may be one.
+        // A password may contain these characters, so everything may belong to it.
         let scheme = text.split_once("//").map_or("", |(scheme, _)| scheme);
         return shortened(&format!("{scheme}//…"));
     }

@@ -1,11 +1,11 @@
-//! Promises about reading URLs, and about what of them is shown.
+//! Promises about parsing URLs and about their shown form.
 
 use super::*;
 use proptest::prelude::*;
 use std::net::Ipv4Addr;
 
 #[test]
-fn odd_spellings_of_an_ipv4_address_are_that_address() {
+fn all_spellings_of_an_ipv4_address_are_equal() {
     for host in [
         "127.0.0.1",
         "127.1",
@@ -25,7 +25,7 @@ fn odd_spellings_of_an_ipv4_address_are_that_address() {
 }
 
 #[test]
-fn international_names_become_what_is_looked_up() {
+fn international_names_are_punycoded() {
     assert_eq!(host_key("https://BÜCHER.example/a").unwrap(), "xn--bcher-kva.example:443");
     assert_eq!(host_key("https://ｅｘａｍｐｌｅ.com。/a").unwrap(), "example.com:443");
 }
@@ -44,7 +44,7 @@ fn one_host_has_one_key() {
 }
 
 #[test]
-fn only_http_and_https_are_fetched() {
+fn only_http_and_https_are_accepted() {
     for (url, scheme) in [
         ("file:///etc/passwd", "file"),
         ("ftp://example.com/x", "ftp"),
@@ -63,7 +63,7 @@ fn only_http_and_https_are_fetched() {
 }
 
 #[test]
-fn what_is_no_url_is_refused_in_words() {
+fn invalid_urls_are_refused() {
     for url in [
         "",
         "photo.jpg",
@@ -97,7 +97,7 @@ fn what_is_no_url_is_refused_in_words() {
 }
 
 #[test]
-fn a_url_without_its_scheme_is_read_as_https() {
+fn a_url_without_scheme_is_https() {
     for (url, read) in [
         ("//cdn.example/a.jpg", "https://cdn.example/a.jpg"),
         (" //CDN.example:8443/a b.jpg\n", "https://cdn.example:8443/a%20b.jpg"),
@@ -114,7 +114,7 @@ fn a_url_without_its_scheme_is_read_as_https() {
 }
 
 #[test]
-fn a_path_without_a_host_is_refused_with_what_to_do_for_a_table_of_paths() {
+fn a_relative_path_is_refused_with_a_hint() {
     for url in ["/media/a.jpg", "a.jpg", "media/a.jpg", "www.example.com/a.jpg"] {
         let failure = Target::parse(url).unwrap_err().failure();
         assert_eq!(
@@ -133,7 +133,7 @@ fn a_path_without_a_host_is_refused_with_what_to_do_for_a_table_of_paths() {
 }
 
 #[test]
-fn credentials_are_refused_and_kept_nowhere() {
+fn credentials_are_refused_and_not_shown() {
     for url in [
         "https://ann:hunter2@example.com/p.jpg",
         "https://hunter2@example.com/",
@@ -143,13 +143,13 @@ fn credentials_are_refused_and_kept_nowhere() {
         "http://ann:hunter2@exa mple/",
     ] {
         let error = Target::parse(url).unwrap_err();
-        let told = format!("{error:?} {error} {:?}", error.failure());
-        assert!(!told.contains("hunter2"), "{told}");
+        let shown = format!("{error:?} {error} {:?}", error.failure());
+        assert!(!shown.contains("hunter2"), "{shown}");
     }
 }
 
 #[test]
-fn credentials_of_what_is_no_url_are_not_shown_either() {
+fn credentials_of_invalid_urls_are_not_shown() {
     for text in [
         "http:hunter2@htTp%//an",
         "http:\\\\ann:hunter2@%zz",
@@ -159,21 +159,24 @@ fn credentials_of_what_is_no_url_are_not_shown_either() {
         "//hunter2@//x",
     ] {
         let error = Target::parse(text).unwrap_err();
-        let told = format!("{error:?} {:?}", error.failure());
-        assert!(!told.contains("hunter2"), "{text}: {told}");
+        let shown = format!("{error:?} {:?}", error.failure());
+        assert!(!shown.contains("hunter2"), "{text}: {shown}");
     }
 }
 
 #[test]
-fn the_values_of_a_query_are_not_shown() {
+fn query_values_are_not_shown() {
     let target =
         Target::parse("https://cdn.example.com:8443/p/42.jpg?id=7&X-Signature=s3cr3t&t0ken#frag")
             .unwrap();
-    assert_eq!(target.place().url, "https://cdn.example.com:8443/p/42.jpg?id=…&X-Signature=…&…");
+    assert_eq!(
+        target.location().url,
+        "https://cdn.example.com:8443/p/42.jpg?id=…&X-Signature=…&…"
+    );
 }
 
 #[test]
-fn a_redirect_is_read_against_where_it_came_from() {
+fn redirects_are_relative_to_their_source() {
     let from = Target::parse("https://example.com/a/b?c").unwrap();
     for (location, to) in [
         ("d", "https://example.com/a/d"),
@@ -193,10 +196,16 @@ fn a_redirect_is_read_against_where_it_came_from() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 3000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 3000,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
 
     #[test]
-    fn any_text_is_read_or_refused_and_both_readers_agree(text in "(https?:)?[/\\\\]{0,3}([a-z0-9.:@%_\\[\\]-]{0,20}|\\PC{0,12})[:@/?#\\\\]?\\PC{0,20}") {
+    fn both_parsers_agree_on_any_text(
+        text in "(https?:)?[/\\\\]{0,3}([a-z0-9.:@%_\\[\\]-]{0,20}|\\PC{0,12})[:@/?#\\\\]?\\PC{0,20}",
+    ) {
         match Target::parse(&text) {
             Ok(target) => {
                 let uri = target.uri().unwrap();
@@ -204,12 +213,15 @@ proptest! {
                 prop_assert!(uri.authority().is_some_and(|a| !a.as_str().contains('@')));
                 prop_assert!(!target.host().is_empty());
             }
-            Err(error) => prop_assert_eq!(error.failure().class, pg_caption_wire::FailureClass::Reject),
+            Err(error) => {
+                let class = error.failure().class;
+                prop_assert_eq!(class, pg_caption_wire::FailureClass::Reject)
+            }
         }
     }
 
     #[test]
-    fn an_ipv4_address_in_any_spelling_is_judged_as_itself(n in any::<u32>(), spelling in 0..5) {
+    fn ipv4_spellings_keep_their_address(n in any::<u32>(), spelling in 0..5) {
         let v4 = Ipv4Addr::from(n);
         let [a, b, c, d] = v4.octets();
         let host = match spelling {
@@ -219,12 +231,13 @@ proptest! {
             3 => format!("{a}.{}", n & 0xff_ffff),
             _ => format!("0x{a:x}.0{b:o}.{c}.{d}"),
         };
-        prop_assert_eq!(Target::parse(&format!("http://{host}/")).unwrap().literal(), Some(v4.into()), "{}", host);
+        let target = Target::parse(&format!("http://{host}/")).unwrap();
+        prop_assert_eq!(target.literal(), Some(v4.into()), "{}", host);
     }
 }
 
 #[test]
-fn a_password_with_the_characters_of_urls_in_it_is_not_shown() {
+fn passwords_with_url_characters_are_not_shown() {
     for url in
         ["http://user:p#s3cret@h/", "http://user:p?s3cret@h/x.jpg", "http:// user:p#s3cret@h/"]
     {

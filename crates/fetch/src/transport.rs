@@ -1,6 +1,5 @@
-//! The HTTP client's connections, made ours: only judged addresses, deadlines that hold over any
-//! number of reads, and callers that can leave. Everything here uses ureq's `unversioned`
-//! interface.
+//! The HTTP client's connections with this crate's rules: permitted addresses only, deadlines across
+//! any number of reads, and cancellation. Everything here uses ureq's `unversioned` interface.
 
 use crate::attempt;
 use crate::client::MAX_HEADERS;
@@ -17,20 +16,20 @@ use ureq::unversioned::transport::{
     Transport,
 };
 
-/// Longest single wait for the network, so that a caller who leaves frees its thread soon.
-const SLICE: Duration = Duration::from_millis(100);
-/// Addresses of one host that are tried; ureq has room for 16.
+/// Longest single wait for the network, so that cancellation frees the thread soon.
+const POLL_INTERVAL: Duration = Duration::from_millis(100);
+/// Most addresses of one host to try; ureq has space for 16.
 const MAX_ADDRESSES: usize = 8;
 
-/// Resolves through [`Lookup`]. With a proxy ureq asks it for the proxy alone, whose address is the
-/// superuser's choice.
+/// Resolves through [`Lookup`]. With a proxy, ureq resolves only the proxy's name; a superuser chose
+/// its address.
 #[derive(Debug)]
-pub(crate) struct JudgingResolver {
+pub(crate) struct PolicyResolver {
     pub(crate) lookup: Arc<Lookup>,
     pub(crate) proxy: Option<Uri>,
 }
 
-impl Resolver for JudgingResolver {
+impl Resolver for PolicyResolver {
     fn resolve(
         &self,
         uri: &Uri,
@@ -50,7 +49,7 @@ impl Resolver for JudgingResolver {
                 .into_iter()
                 .map(|a| (a, port).into())
                 .collect(),
-            Some(_) => return Err(other(LookupError::Unknown("only the proxy connects".into()))),
+            Some(_) => return Err(other(LookupError::Unknown("only the proxy is resolved here".into()))),
         };
         let mut result = self.empty();
         addresses.into_iter().take(MAX_ADDRESSES).for_each(|a| result.push(a));
@@ -58,60 +57,60 @@ impl Resolver for JudgingResolver {
     }
 }
 
-/// TCP as ureq opens it (to the addresses of the resolver), with [`Watched`] around it.
+/// TCP as ureq opens it (to the addresses of the resolver), wrapped in [`DeadlineStream`].
 #[derive(Debug, Default)]
-pub(crate) struct WatchedTcp(TcpConnector);
+pub(crate) struct DeadlineTcp(TcpConnector);
 
-impl<In: Transport> Connector<In> for WatchedTcp {
-    type Out = Either<In, Watched>;
+impl<In: Transport> Connector<In> for DeadlineTcp {
+    type Out = Either<In, DeadlineStream>;
 
     fn connect(
         &self,
         details: &ConnectionDetails,
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
-        // a tunnel through the proxy; its TCP connection came from here too
+        // A tunnel through the proxy; its TCP connection was made here too.
         if let Some(tunnel) = chained {
             return Ok(Some(Either::A(tunnel)));
         }
         attempt::mark_connected();
         let tcp = Connector::<()>::connect(&self.0, details, None)?;
-        Ok(tcp.map(|tcp| Either::B(Watched(Box::new(tcp)))))
+        Ok(tcp.map(|tcp| Either::B(DeadlineStream(Box::new(tcp)))))
     }
 }
 
-/// A connection that gives up at the fetch's deadline, however slowly bytes trickle in, and when
-/// the caller leaves.
+/// A connection that fails at the fetch's deadline, however slowly bytes arrive, and when the fetch
+/// is cancelled.
 #[derive(Debug)]
-pub(crate) struct Watched(Box<dyn Transport>);
+pub(crate) struct DeadlineStream(Box<dyn Transport>);
 
-impl Transport for Watched {
+impl Transport for DeadlineStream {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.0.buffers()
     }
 
     fn transmit_output(&mut self, amount: usize, timeout: NextTimeout) -> Result<(), Error> {
-        // requests are small and fit the socket's buffer: no need to wake up in between
+        // Requests are small and fit into the socket's buffer.
         self.0.transmit_output(amount, until_deadline(timeout))
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
         let (started, timeout) = (std::time::Instant::now(), until_deadline(timeout));
         loop {
-            if attempt::over() {
+            if attempt::is_over() {
                 return Err(Error::Timeout(timeout.reason));
             }
             let left = timeout.after.saturating_sub(started.elapsed());
-            let slice = NextTimeout { after: Wait::Exact(left.min(SLICE)), ..timeout };
+            let slice = NextTimeout { after: Wait::Exact(left.min(POLL_INTERVAL)), ..timeout };
             match self.0.await_input(slice) {
-                Err(Error::Timeout(_)) if left > SLICE => {}
+                Err(Error::Timeout(_)) if left > POLL_INTERVAL => {}
                 result => return result,
             }
         }
     }
 
     fn is_open(&mut self) -> bool {
-        // TLS above asks the socket alone, and has perhaps not yet taken all that was read from it
+        // The TLS layer checks only the socket, and may not have consumed all bytes read from it.
         self.0.buffers().input().is_empty() && self.0.is_open()
     }
 }
@@ -120,9 +119,8 @@ fn until_deadline(timeout: NextTimeout) -> NextTimeout {
     NextTimeout { after: Wait::Exact((*timeout.after).min(attempt::left())), ..timeout }
 }
 
-/// TLS as ureq does it, with one configuration for all. ureq builds a new one (certificate store
-/// and all) for each connection whose request has settings of its own, and all of ours have: their
-/// deadlines.
+/// TLS as ureq provides it, with one shared configuration. ureq builds a new one, including the
+/// certificate store, for each request with its own settings; here every request has its deadline.
 #[derive(Debug, Default)]
 pub(crate) struct SharedTls(RustlsConnector);
 
@@ -134,7 +132,7 @@ impl<In: Transport> Connector<In> for SharedTls {
         details: &ConnectionDetails,
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
-        // a chain that opened nothing (no address answered) has failed before it came here
+        // No address accepted the connection.
         if chained.is_none() {
             return Err(Error::ConnectionFailed);
         }
@@ -154,29 +152,28 @@ impl<In: Transport> Connector<In> for SharedTls {
     }
 }
 
-/// The outermost link: notices bytes behind the announced end of an answer, wherever they are
-/// found.
+/// The outermost connector: detects bytes after the announced end of a response.
 #[derive(Debug, Default)]
-pub(crate) struct WatchedEnd;
+pub(crate) struct SurplusDetector;
 
-impl<In: Transport> Connector<In> for WatchedEnd {
-    type Out = Ended<In>;
+impl<In: Transport> Connector<In> for SurplusDetector {
+    type Out = SurplusStream<In>;
 
     fn connect(
         &self,
         _: &ConnectionDetails,
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, Error> {
-        Ok(chained.map(Ended))
+        Ok(chained.map(SurplusStream))
     }
 }
 
-/// A connection that ends where headers do not, and that tells the [`attempt`] on this thread when
-/// bytes lie on it that nobody asked for.
+/// A connection that fails if headers do not end, and that reports surplus bytes to the [`attempt`]
+/// of this thread.
 #[derive(Debug)]
-pub(crate) struct Ended<T: Transport>(T);
+pub(crate) struct SurplusStream<T: Transport>(T);
 
-impl<T: Transport> Transport for Ended<T> {
+impl<T: Transport> Transport for SurplusStream<T> {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.0.buffers()
     }
@@ -186,8 +183,7 @@ impl<T: Transport> Transport for Ended<T> {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        // more is asked for although there is no room for it: ureq would take that for the end of
-        // the connection
+        // The buffer is full, which ureq would interpret as the end of the connection.
         let unused = self.0.buffers().input().len();
         if unused >= MAX_HEADERS {
             return Err(Error::LargeResponseHeader(unused, MAX_HEADERS));
@@ -195,13 +191,13 @@ impl<T: Transport> Transport for Ended<T> {
         self.0.await_input(timeout)
     }
 
-    /// Asked when a connection goes into the pool and when it is taken out of it.
+    /// Called when a connection enters and leaves the pool.
     fn is_open(&mut self) -> bool {
         if self.0.is_open() {
             return true;
         }
-        // Closed, or bytes: the probe has taken the first of them. Of TLS nothing can be told,
-        // which ends with bytes, too.
+        // Closed, or surplus bytes, of which the probe has consumed the first. TLS also ends with
+        // bytes, so nothing is known about it.
         if !self.0.is_tls() {
             let moment = NextTimeout { after: Wait::from_millis(1), ..NextTimeout::default() };
             match self.0.await_input(moment) {
@@ -217,9 +213,9 @@ impl<T: Transport> Transport for Ended<T> {
     }
 }
 
-impl<T: Transport> Drop for Ended<T> {
+impl<T: Transport> Drop for SurplusStream<T> {
     fn drop(&mut self) {
-        // ureq closes a connection by dropping it, with what it has read and not used
+        // ureq closes a connection by dropping it, with its unused bytes.
         if !self.0.buffers().input().is_empty() {
             attempt::mark_surplus();
         }

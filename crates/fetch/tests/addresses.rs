@@ -1,4 +1,4 @@
-//! Promises about where connections go: nowhere but to addresses that were judged, on every hop.
+//! Promises about addresses: connections go to permitted addresses only, on every hop.
 
 mod test_server;
 
@@ -12,12 +12,12 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use test_server::*;
 
-fn fine() -> Server {
-    Server::start(|_, s| reply(s, "200 OK", "", b"picture"))
+fn fine() -> TestServer {
+    TestServer::start(|_, s| reply(s, "200 OK", "", b"picture"))
 }
 
 #[test]
-fn by_default_no_spelling_of_loopback_is_connected_to() {
+fn loopback_is_refused_in_every_spelling() {
     let server = fine();
     let fetcher = named(Arc::new(pg_caption_fetch::SystemResolver), |s| s.allowed_networks.clear());
     for host in [
@@ -48,9 +48,9 @@ fn by_default_no_spelling_of_loopback_is_connected_to() {
 }
 
 #[test]
-fn a_name_is_judged_by_what_it_resolves_to() {
+fn names_are_judged_by_their_addresses() {
     let server = fine();
-    let names = Names::new(&[
+    let names = TestNames::new(&[
         ("metadata.example", &[&["169.254.169.254"]]),
         ("mapped.example", &[&["::ffff:10.0.0.1"]]),
         ("nat64.example", &[&["64:ff9b::7f00:1"]]),
@@ -73,13 +73,13 @@ fn a_name_is_judged_by_what_it_resolves_to() {
 }
 
 #[test]
-fn of_several_addresses_only_the_allowed_ones_are_tried() {
-    let server = Server::raw(|mut s, _| {
+fn only_permitted_addresses_of_a_name_are_tried() {
+    let server = TestServer::raw(|mut s, _| {
         assert_eq!(s.local_addr().unwrap().ip(), IpAddr::from([127, 0, 0, 1]));
         read_head(&mut s);
         let _ = reply(&mut s, "200 OK", "Connection: close\r\n", b"picture");
     });
-    let names = Names::new(&[("mixed.example", &[&["127.0.0.9", "10.0.0.1", "127.0.0.1", "::1"]])]);
+    let names = TestNames::new(&[("mixed.example", &[&["127.0.0.9", "10.0.0.1", "127.0.0.1", "::1"]])]);
     assert_eq!(
         bytes(get(&named(names, |_| {}), &format!("http://mixed.example:{}/", server.port))),
         b"picture"
@@ -87,9 +87,9 @@ fn of_several_addresses_only_the_allowed_ones_are_tried() {
 }
 
 #[test]
-fn a_name_that_changes_its_answer_between_look_ups_is_judged_each_time() {
-    let server = Server::start(|_, s| reply(s, "200 OK", "Connection: close\r\n", b"picture"));
-    let names = Names::new(&[(
+fn a_rebound_name_is_judged_each_time() {
+    let server = TestServer::start(|_, s| reply(s, "200 OK", "Connection: close\r\n", b"picture"));
+    let names = TestNames::new(&[(
         "rebind.example",
         &[&["127.0.0.1"], &["127.0.0.2"], &["127.0.0.1", "127.0.0.2"], &["10.0.0.1"]],
     )]);
@@ -103,9 +103,9 @@ fn a_name_that_changes_its_answer_between_look_ups_is_judged_each_time() {
 }
 
 #[test]
-fn a_kept_connection_is_not_used_once_its_name_means_something_forbidden() {
+fn a_rebound_name_loses_its_pooled_connection() {
     let server = fine();
-    let names = Names::new(&[("rebind.example", &[&["127.0.0.1"], &["127.0.0.2"]])]);
+    let names = TestNames::new(&[("rebind.example", &[&["127.0.0.1"], &["127.0.0.2"]])]);
     let fetcher = named(names, |_| {});
     let url = format!("http://rebind.example:{}/", server.port);
     assert_eq!(bytes(get(&fetcher, &url)), b"picture");
@@ -114,7 +114,7 @@ fn a_kept_connection_is_not_used_once_its_name_means_something_forbidden() {
 }
 
 #[test]
-fn each_hop_of_a_redirect_is_judged_anew() {
+fn each_redirect_is_judged_again() {
     let target = fine();
     let port = target.port;
     for (to, expected) in [
@@ -128,8 +128,8 @@ fn each_hop_of_a_redirect_is_judged_anew() {
         ("http://".into(), "bad_url"),
     ] {
         let header = format!("Location: {to}\r\n");
-        let server = Server::start(move |_, s| reply(s, "302 Found", &header, b""));
-        let fetcher = named(Names::new(&[("inside.example", &[&["127.0.0.3"]])]), |_| {});
+        let server = TestServer::start(move |_, s| reply(s, "302 Found", &header, b""));
+        let fetcher = named(TestNames::new(&[("inside.example", &[&["127.0.0.3"]])]), |_| {});
         let error = get(&fetcher, &server.url("/")).unwrap_err();
         assert_eq!(
             (error.code().as_str(), error.class()),
@@ -142,14 +142,14 @@ fn each_hop_of_a_redirect_is_judged_anew() {
 }
 
 #[test]
-fn a_redirect_s_place_is_read_as_browsers_read_it() {
+fn redirects_are_parsed_as_by_browsers() {
     for (location, asked) in [
         (&b"/Bild 1 \xfc.jpg"[..], "/Bild%201%20%FC.jpg"),
         (b" /Bild 1 \xc3\xbc.jpg ", "/Bild%201%20%C3%BC.jpg"),
         (b"/\xe9/\xc3\xbc?n=\xfc b", "/%E9/%C3%BC?n=%FC%20b"),
         (b"pictures\\1.jpg", "/pictures/1.jpg"),
     ] {
-        let server = Server::start(move |r, s| match r.path.as_str() {
+        let server = TestServer::start(move |r, s| match r.path.as_str() {
             "/moved" => {
                 s.write_all(
                     &[
@@ -169,9 +169,9 @@ fn a_redirect_s_place_is_read_as_browsers_read_it() {
 }
 
 #[test]
-fn a_redirect_that_does_not_say_where_to_is_told_so() {
+fn a_redirect_without_location_is_reported() {
     for status in [301, 302, 303, 307, 308] {
-        let server = Server::start(move |_, s| reply(s, &format!("{status} Moved"), "", b""));
+        let server = TestServer::start(move |_, s| reply(s, &format!("{status} Moved"), "", b""));
         let failure = get(&fetcher(|_| {}), &server.url("/")).unwrap_err().failure();
         assert_eq!((failure.code, failure.class), (format!("http_{status}"), FailureClass::Reject));
         assert!(failure.detail.unwrap().contains("does not say where"), "{status}");
@@ -179,8 +179,8 @@ fn a_redirect_that_does_not_say_where_to_is_told_so() {
 }
 
 #[test]
-fn redirects_are_followed_up_to_the_limit_and_never_in_circles() {
-    let server = Server::start(|r, s| match r.path.as_str() {
+fn redirects_have_a_limit_and_no_loops() {
+    let server = TestServer::start(|r, s| match r.path.as_str() {
         "/loop" => reply(s, "301 Moved", "Location: /loop2\r\n", b""),
         "/loop2" => reply(s, "307 Moved", "Location: /loop#x\r\n", b""),
         "/lost" => reply(s, "302 Found", "", b"no location"),
@@ -209,9 +209,9 @@ fn redirects_are_followed_up_to_the_limit_and_never_in_circles() {
 }
 
 #[test]
-fn allowed_hosts_narrow_every_hop_and_open_nothing() {
+fn allowed_hosts_restrict_every_hop() {
     let server = fine();
-    let names = Names::new(&[
+    let names = TestNames::new(&[
         ("cdn.example", &[&["127.0.0.1"]]),
         ("inside.example", &[&["127.0.0.2"]]),
         ("other.example", &[&["127.0.0.1"]]),
@@ -227,32 +227,32 @@ fn allowed_hosts_narrow_every_hop_and_open_nothing() {
     assert!(error.failure().hint.unwrap().contains("pg_caption.allowed_hosts"));
     assert_eq!(code(get(&fetcher, &format!("http://inside.example:{port}/"))), "forbidden_address");
     let header = format!("Location: http://other.example:{port}/\r\n");
-    let away = Server::start(move |_, s| reply(s, "302 Found", &header, b""));
+    let away = TestServer::start(move |_, s| reply(s, "302 Found", &header, b""));
     assert_eq!(
         code(get(&fetcher, &format!("http://cdn.example:{}/", away.port))),
         "forbidden_host"
     );
 }
 
-/// A name server that does not answer until it is told to.
+/// A name server that does not answer until it is released.
 #[derive(Debug, Default)]
 struct Stuck {
-    asked: AtomicUsize,
+    lookups: AtomicUsize,
     free: Mutex<bool>,
     freed: Condvar,
 }
 
 impl NameResolver for Stuck {
     fn resolve(&self, _: &str) -> io::Result<Vec<IpAddr>> {
-        self.asked.fetch_add(1, Ordering::SeqCst);
+        self.lookups.fetch_add(1, Ordering::SeqCst);
         let free = self.free.lock().unwrap();
-        drop(self.freed.wait_timeout_while(free, PATIENCE, |free| !*free).unwrap());
+        drop(self.freed.wait_timeout_while(free, TIMEOUT, |free| !*free).unwrap());
         Ok(vec![[127, 0, 0, 1].into()])
     }
 }
 
 #[test]
-fn a_dead_name_server_costs_its_callers_a_timeout_and_never_more_threads() {
+fn a_dead_name_server_costs_a_timeout_only() {
     let (server, stuck) = (fine(), Arc::new(Stuck::default()));
     let fetcher = named(stuck.clone(), |s| {
         s.connect_timeout = Duration::from_millis(200);
@@ -272,17 +272,16 @@ fn a_dead_name_server_costs_its_callers_a_timeout_and_never_more_threads() {
             });
         }
     });
-    assert!(stuck.asked.load(Ordering::SeqCst) <= 2);
+    assert!(stuck.lookups.load(Ordering::SeqCst) <= 2);
     *stuck.free.lock().unwrap() = true;
     stuck.freed.notify_all();
-    assert_eq!(bytes(once_it_answers(&fetcher, &url)), b"picture");
-    assert!(stuck.asked.load(Ordering::SeqCst) <= 3, "look-ups nobody waits for are not done");
+    assert_eq!(bytes(get_after_lookup(&fetcher, &url)), b"picture");
+    assert!(stuck.lookups.load(Ordering::SeqCst) <= 3, "look-ups without waiting callers are skipped");
 }
 
-/// What comes when the overdue look-up of the URL's name has ended; until then it is refused at
-/// once.
-fn once_it_answers(fetcher: &Fetcher, url: &str) -> Result<FetchResult, FetchError> {
-    let end = Instant::now() + PATIENCE;
+/// The result after the overdue look-up has ended; until then each fetch fails immediately.
+fn get_after_lookup(fetcher: &Fetcher, url: &str) -> Result<FetchResult, FetchError> {
+    let end = Instant::now() + TIMEOUT;
     loop {
         match get(fetcher, url) {
             Err(FetchError::Timeout { stage: FetchStage::Resolve, .. }) if Instant::now() < end => {
@@ -293,8 +292,7 @@ fn once_it_answers(fetcher: &Fetcher, url: &str) -> Result<FetchResult, FetchErr
     }
 }
 
-/// A name server that knows every name, but is silent about `dead.example` for as long as [`Stuck`]
-/// is.
+/// A name server that knows every name, but answers for `dead.example` like [`Stuck`].
 #[derive(Debug, Default)]
 struct SilentAboutOne(Stuck);
 
@@ -305,7 +303,7 @@ impl NameResolver for SilentAboutOne {
 }
 
 #[test]
-fn many_rows_of_a_name_that_is_not_answered_hold_up_no_other_name() {
+fn an_unanswered_name_delays_no_other_name() {
     let (server, names) = (fine(), Arc::new(SilentAboutOne::default()));
     let fetcher = named(names.clone(), |s| {
         s.connect_timeout = Duration::from_secs(2);
@@ -337,15 +335,15 @@ fn many_rows_of_a_name_that_is_not_answered_hold_up_no_other_name() {
         matches!(get(&fetcher, &dead), Err(FetchError::Timeout { stage: FetchStage::Resolve, .. })),
         "it is refused while its look-up is overdue"
     );
-    assert_eq!(names.0.asked.load(Ordering::SeqCst), 1, "all of its rows share one look-up");
+    assert_eq!(names.0.lookups.load(Ordering::SeqCst), 1, "all of its rows share one look-up");
     *names.0.free.lock().unwrap() = true;
     names.0.freed.notify_all();
-    assert_eq!(bytes(once_it_answers(&fetcher, &dead)), b"picture");
+    assert_eq!(bytes(get_after_lookup(&fetcher, &dead)), b"picture");
 }
 
 /// A proxy that answers every CONNECT itself.
-fn proxy() -> Server {
-    Server::start(|r, s| match r.head.starts_with("CONNECT refused.example") {
+fn proxy() -> TestServer {
+    TestServer::start(|r, s| match r.head.starts_with("CONNECT refused.example") {
         true => reply(s, "403 Forbidden", "", b""),
         false if r.head.starts_with("CONNECT ") => {
             write!(s, "HTTP/1.1 200 OK\r\n\r\n")?;
@@ -356,15 +354,15 @@ fn proxy() -> Server {
 }
 
 #[test]
-fn a_configured_proxy_connects_and_forbidden_addresses_stay_forbidden() {
+fn a_proxy_does_not_bypass_the_address_policy() {
     let proxy = proxy();
-    let names = Names::new(&[
+    let names = TestNames::new(&[
         ("proxy.example", &[&["127.0.0.1"]]),
         ("inside.example", &[&["10.0.0.1"]]),
         ("refused.example", &[&["8.8.8.8"]]),
     ]);
     let fetcher = named(names, |s| {
-        // the superuser named the proxy: its own address needs no opening
+        // A superuser chose the proxy: its address needs no permission.
         s.allowed_networks.clear();
         s.proxy = Some(format!("http://proxy.example:{}", proxy.port));
     });
@@ -382,7 +380,7 @@ fn a_configured_proxy_connects_and_forbidden_addresses_stay_forbidden() {
     assert_eq!((error.code().as_str(), error.class()), ("proxy", FailureClass::Retry), "{error:?}");
     for gone in ["http://127.0.0.1:1", "http://no-such-proxy.example:3128"] {
         let error = get(
-            &named(Names::new(&[]), |s| s.proxy = Some(gone.into())),
+            &named(TestNames::new(&[]), |s| s.proxy = Some(gone.into())),
             "http://somewhere.example/",
         )
         .unwrap_err();
@@ -392,7 +390,7 @@ fn a_configured_proxy_connects_and_forbidden_addresses_stay_forbidden() {
 }
 
 #[test]
-fn a_proxy_setting_that_cannot_be_used_is_refused_without_repeating_its_password() {
+fn an_invalid_proxy_is_refused_without_its_password() {
     for bad in ["socks5://ann:hunter2@proxy:1080", "ann:hunter2@:::", "ftp://ann:hunter2@proxy"] {
         let mut settings = settings();
         settings.proxy = Some(bad.into());
@@ -406,23 +404,27 @@ fn a_proxy_setting_that_cannot_be_used_is_refused_without_repeating_its_password
 }
 
 #[test]
-fn networks_that_cannot_be_read_are_refused_by_name() {
+fn an_invalid_network_is_named() {
     for bad in ["10.0.0.0/33", "ten", "10.0.0.0-10.0.0.9"] {
         let mut settings = settings();
         settings.allowed_networks = vec!["10.0.0.0/8".into(), bad.into()];
         let error = Fetcher::with_parts(settings, FetcherParts::default()).unwrap_err();
         assert!(
-            matches!(&error, FetchError::Setting { setting: "pg_caption.allowed_networks", reason } if reason.contains(bad)),
+            matches!(
+                &error,
+                FetchError::Setting { setting: "pg_caption.allowed_networks", reason }
+                    if reason.contains(bad)
+            ),
             "{error:?}"
         );
     }
 }
 
-/// The name of the variable under which this program is started again by the test below.
+/// The variable with which the test below starts this program again.
 const CHILD: &str = "PG_CAPTION_TEST_PROXY_CHILD";
 
 #[test]
-fn a_proxy_of_the_environment_is_ignored() {
+fn the_proxy_of_the_environment_is_ignored() {
     if std::env::var_os(CHILD).is_some() {
         let server = fine();
         assert_eq!(bytes(get(&fetcher(|_| {}), &server.url("/"))), b"picture");
@@ -431,7 +433,7 @@ fn a_proxy_of_the_environment_is_ignored() {
     let proxy = proxy();
     let url = format!("http://127.0.0.1:{}", proxy.port);
     let mut again = Command::new(std::env::current_exe().unwrap());
-    again.args(["--exact", "a_proxy_of_the_environment_is_ignored"]).env(CHILD, "1");
+    again.args(["--exact", "the_proxy_of_the_environment_is_ignored"]).env(CHILD, "1");
     for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"]
     {
         again.env(name, &url);

@@ -1,4 +1,4 @@
-//! Promises about connections that are used again: no answer is taken for another request's.
+//! Promises about reused connections: no response answers another request.
 
 mod test_server;
 
@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use test_server::*;
 
-/// A server that says `tail` behind each answer's announced end: when the next request on that
-/// connection comes, not before.
-fn late(tail: &'static [u8]) -> Server {
-    Server::start(move |request, s| {
+/// A server that sends `tail` after the announced end of each response, when the next request on
+/// that connection arrives.
+fn late(tail: &'static [u8]) -> TestServer {
+    TestServer::start(move |request, s| {
         if request.nth > 0 {
             s.write_all(tail)?;
         }
@@ -21,7 +21,7 @@ fn late(tail: &'static [u8]) -> Server {
 const ANSWER: &[u8] = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake";
 
 #[test]
-fn bytes_behind_the_announced_end_that_come_late_cost_the_next_request_nothing() {
+fn late_surplus_bytes_do_not_affect_a_request() {
     for tail in [
         &b"\r\n<html>tail</html>\n\n"[..],
         b"\0\0\0\0",
@@ -38,16 +38,16 @@ fn bytes_behind_the_announced_end_that_come_late_cost_the_next_request_nothing()
 }
 
 #[test]
-fn a_host_that_ever_sent_bytes_behind_an_announced_end_never_answers_one_request_with_the_next() {
-    // Each way of being caught once; from then on a whole answer that waits for the next request
-    // finds no connection.
-    let at_once = [&b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nreal"[..], ANSWER].concat();
+fn surplus_bytes_never_answer_the_next_request() {
+    // Each kind of surplus is detected once. From then on a whole surplus response has no connection
+    // to wait on.
+    let immediate = [&b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nreal"[..], ANSWER].concat();
     let bodiless =
         [&b"HTTP/1.1 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"[..], ANSWER].concat();
-    for (path, caught) in [("/at-once", at_once), ("/moved", bodiless)] {
-        let server = Server::start(move |request, s| match (request.path.as_str(), request.nth) {
+    for (path, caught) in [("/immediate", immediate), ("/moved", bodiless)] {
+        let server = TestServer::start(move |request, s| match (request.path.as_str(), request.nth) {
             ("/", 0) => reply(s, "200 OK", "", b"real"),
-            (path, 0) if path == "/at-once" || path == "/moved" => {
+            (path, 0) if path == "/immediate" || path == "/moved" => {
                 s.write_all(&caught).map(|()| Then::Keep)
             }
             _ => s.write_all(ANSWER).map(|()| Then::Keep),
@@ -65,15 +65,15 @@ fn a_host_that_ever_sent_bytes_behind_an_announced_end_never_answers_one_request
 }
 
 #[test]
-fn a_connection_on_which_bytes_lie_ready_is_not_used_again_and_neither_is_its_host_s_next() {
-    let (ready, sent) = (Arc::new(Meeting::default()), Arc::new(Meeting::default()));
+fn a_connection_with_waiting_bytes_is_not_reused() {
+    let (ready, sent) = (Arc::new(Rendezvous::default()), Arc::new(Rendezvous::default()));
     let (go, done) = (ready.clone(), sent.clone());
-    let server = Server::start(move |request, s| {
+    let server = TestServer::start(move |request, s| {
         if request.nth > 0 {
             return s.write_all(ANSWER).map(|()| Then::Keep);
         }
         reply(s, "200 OK", "", b"real")?;
-        if request.path == "/lies" {
+        if request.path == "/surplus" {
             go.wait_for(2);
             s.write_all(ANSWER)?;
             done.wait_for(2);
@@ -81,7 +81,7 @@ fn a_connection_on_which_bytes_lie_ready_is_not_used_again_and_neither_is_its_ho
         Ok(Then::Keep)
     });
     let fetcher = fetcher(|_| {});
-    assert_eq!(bytes(get(&fetcher, &server.url("/lies"))), b"real");
+    assert_eq!(bytes(get(&fetcher, &server.url("/surplus"))), b"real");
     ready.wait_for(2);
     sent.wait_for(2);
     for _ in 0..3 {
@@ -91,8 +91,8 @@ fn a_connection_on_which_bytes_lie_ready_is_not_used_again_and_neither_is_its_ho
 }
 
 #[test]
-fn a_kept_connection_that_the_server_closed_meanwhile_costs_nothing() {
-    let server = Server::start(|request, s| match request.nth {
+fn a_closed_pooled_connection_costs_nothing() {
+    let server = TestServer::start(|request, s| match request.nth {
         0 => reply(s, "200 OK", "", b"whole"),
         _ => Ok(Then::Close),
     });
@@ -104,9 +104,9 @@ fn a_kept_connection_that_the_server_closed_meanwhile_costs_nothing() {
 }
 
 #[test]
-fn a_host_that_closes_a_kept_connection_is_not_taken_for_one_that_says_too_much() {
+fn closing_a_connection_is_not_a_framing_offence() {
     let first = AtomicBool::new(true);
-    let server = Server::start(move |_, s| {
+    let server = TestServer::start(move |_, s| {
         reply(s, "200 OK", "", b"whole")?;
         Ok(if first.swap(false, Ordering::SeqCst) { Then::Close } else { Then::Keep })
     });

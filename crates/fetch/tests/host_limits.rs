@@ -1,4 +1,4 @@
-//! Promises to the servers that are asked, and what each answer means.
+//! Promises about limits and pauses of hosts, and the meaning of each status.
 
 mod test_server;
 
@@ -13,10 +13,10 @@ use test_server::*;
 
 #[test]
 fn each_status_has_its_code_and_class() {
-    let server = Server::start(|r, s| {
+    let server = TestServer::start(|r, s| {
         reply(s, &format!("{} X", &r.path[1..]), "Connection: close\r\n", b"sorry")
     });
-    // a pause after one answer must not hide the next
+    // A new fetcher each time, because a pause would hide the next status.
     for (statuses, class) in [
         (&[400, 401, 403, 404, 410, 451, 204, 206][..], FailureClass::Reject),
         (&[408, 425, 500, 502, 503, 504], FailureClass::Retry),
@@ -30,9 +30,9 @@ fn each_status_has_its_code_and_class() {
     }
 }
 
-/// Asks for patience under `/busy`.
-fn strict(headers: &'static str) -> Server {
-    Server::start(move |r, s| match r.path.as_str() {
+/// Asks for a pause under `/busy` and `/down`.
+fn strict(headers: &'static str) -> TestServer {
+    TestServer::start(move |r, s| match r.path.as_str() {
         "/busy" => reply(s, "429 Slow down", headers, b""),
         "/down" => reply(s, "503 Later", headers, b""),
         _ => reply(s, "200 OK", "", b"picture"),
@@ -40,7 +40,7 @@ fn strict(headers: &'static str) -> Server {
 }
 
 #[test]
-fn a_host_that_asks_for_patience_is_left_alone_and_others_go_on() {
+fn a_pause_affects_its_host_only() {
     for path in ["/busy", "/down"] {
         let (server, other) = (strict("Retry-After: 600\r\n"), strict(""));
         let fetcher = fetcher(|_| {});
@@ -58,8 +58,8 @@ fn a_host_that_asks_for_patience_is_left_alone_and_others_go_on() {
         );
 
         let error = get(&fetcher, &server.url("/p.jpg")).unwrap_err();
-        let told = error.failure();
-        let (detail, hint) = (told.detail.as_deref().unwrap(), told.hint.as_deref().unwrap());
+        let cooling = error.failure();
+        let (detail, hint) = (cooling.detail.as_deref().unwrap(), cooling.hint.as_deref().unwrap());
         assert!(
             detail.contains(&failure.code)
                 && detail.contains("GMT")
@@ -75,7 +75,7 @@ fn a_host_that_asks_for_patience_is_left_alone_and_others_go_on() {
             ("host_cooling", FailureClass::Host, Some(key.clone()))
         );
         assert!(matches!(fetcher.admit(&key), HostAdmission::Cooling { .. }));
-        assert_eq!(server.requests().len(), 1, "it was not asked again");
+        assert_eq!(server.requests().len(), 1, "no further request was sent");
 
         assert_eq!(bytes(get(&fetcher, &other.url("/p.jpg"))), b"picture");
         let mut status = fetcher.hosts();
@@ -96,8 +96,7 @@ fn a_host_that_asks_for_patience_is_left_alone_and_others_go_on() {
 }
 
 #[test]
-fn a_host_that_names_an_absurd_time_rests_for_an_hour_where_it_was_down_and_for_a_day_where_it_refused()
- {
+fn pauses_last_at_most_an_hour_or_a_day() {
     let server = strict("Retry-After: 99999999\r\n");
     for (path, longest) in [("/down", 3600), ("/busy", 24 * 3600)] {
         let fetcher = fetcher(|_| {});
@@ -126,7 +125,7 @@ fn retry_after_may_be_a_date() {
 }
 
 #[test]
-fn a_429_without_a_time_is_answered_with_a_pause_that_the_caller_learns() {
+fn a_429_without_a_time_states_the_chosen_pause() {
     let server = strict("");
     let fetcher = fetcher(|_| {});
     let failure = get(&fetcher, &server.url("/busy")).unwrap_err().failure();
@@ -135,7 +134,7 @@ fn a_429_without_a_time_is_answered_with_a_pause_that_the_caller_learns() {
 }
 
 #[test]
-fn a_host_that_says_now_and_refuses_again_is_left_alone_longer_each_time() {
+fn a_zero_retry_after_still_pauses_the_host() {
     let fetcher = fetcher(|_| {});
     let busy = strict("Retry-After: 0\r\n");
     let failure = get(&fetcher, &busy.url("/busy")).unwrap_err().failure();
@@ -144,13 +143,13 @@ fn a_host_that_says_now_and_refuses_again_is_left_alone_longer_each_time() {
         "{failure:?}"
     );
     assert_eq!(code(get(&fetcher, &busy.url("/p.jpg"))), "host_cooling");
-    // one URL that is down for ever is not put off for ever
+    // A permanent 503 of one URL does not defer its row forever.
     let down = strict("Retry-After: Mon, 05 Jan 2026 10:00:00 GMT\r\n");
     assert_eq!(get(&fetcher, &down.url("/down")).unwrap_err().class(), FailureClass::Retry);
 }
 
 #[test]
-fn the_next_engine_knows_which_hosts_are_cooling() {
+fn the_next_engine_knows_the_paused_hosts() {
     let server = strict("Retry-After: 600\r\n");
     let old = fetcher(|_| {});
     assert_eq!(code(get(&old, &server.url("/busy"))), "http_429");
@@ -161,10 +160,10 @@ fn the_next_engine_knows_which_hosts_are_cooling() {
 }
 
 #[test]
-fn one_host_is_never_asked_more_often_at_once_than_allowed() {
-    let (now, most, met) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)), Meeting::default());
+fn concurrent_requests_to_a_host_are_limited() {
+    let (now, most, met) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)), Rendezvous::default());
     let seen = most.clone();
-    let server = Server::start(move |_, s| {
+    let server = TestServer::start(move |_, s| {
         seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
         met.wait_for(2);
         now.fetch_sub(1, Ordering::SeqCst);
@@ -177,12 +176,12 @@ fn one_host_is_never_asked_more_often_at_once_than_allowed() {
         }
     });
     assert_eq!(most.load(Ordering::SeqCst), 2);
-    assert!(server.connections() <= 2, "connections are kept and used again");
+    assert!(server.connections() <= 2, "connections are reused");
     assert!(fetcher.hosts().iter().all(|host| host.in_flight == 0));
 }
 
 #[test]
-fn a_permit_is_for_one_request_and_comes_back_however_that_ends() {
+fn a_permit_returns_however_its_request_ends() {
     let server = strict("");
     let fetcher = fetcher(|s| s.host_concurrency = 1);
     let key = host_key(&server.url("/")).unwrap();
@@ -194,10 +193,10 @@ fn a_permit_is_for_one_request_and_comes_back_however_that_ends() {
             url: &server.url(path),
             etag: None,
             last_modified: None,
-            deadline: std::time::Instant::now() + PATIENCE,
+            deadline: std::time::Instant::now() + TIMEOUT,
             cancelled: &cancelled,
         };
-        fetcher.fetch_admitted(permit, None, &get, &mut |_, _| Ok(())).unwrap();
+        fetcher.fetch(permit, None, &get, &mut |_, _| Ok(())).unwrap();
     }
     let HostAdmission::Go(unused) = fetcher.admit(&key) else { panic!() };
     drop(unused);
@@ -205,13 +204,12 @@ fn a_permit_is_for_one_request_and_comes_back_however_that_ends() {
 }
 
 #[test]
-fn redirects_between_two_hosts_at_their_caps_do_not_wait_for_each_other() {
-    // each server sends half of what it is asked to the other, and both are allowed one request at
-    // once
+fn mutual_redirects_at_the_limit_do_not_deadlock() {
+    // Each server redirects half of its requests to the other; both allow one concurrent request.
     let ports = Arc::new(Mutex::new([0; 2]));
     let servers = [0, 1].map(|me| {
         let ports = ports.clone();
-        Server::start(move |r, s| match r.path.as_str() {
+        TestServer::start(move |r, s| match r.path.as_str() {
             "/away" => reply(
                 s,
                 "302 Found",
@@ -234,18 +232,18 @@ fn redirects_between_two_hosts_at_their_caps_do_not_wait_for_each_other() {
 }
 
 #[test]
-fn a_redirect_to_a_host_at_its_cap_comes_back_and_goes_on_where_it_was_once_that_host_admits_it() {
-    let picture = Server::start(|r, s| match (r.path.as_str(), r.header("If-None-Match")) {
+fn a_redirect_to_a_busy_host_resumes_later() {
+    let picture = TestServer::start(|r, s| match (r.path.as_str(), r.header("If-None-Match")) {
         ("/back", _) => reply(s, "302 Found", "Location: /back\r\n", b""),
         (_, None) => reply(s, "200 OK", "ETag: \"2\"\r\n", b"picture"),
         _ => reply(s, "400 Not of me", "", b""),
     });
     let there = picture.url("");
-    let origin = Server::start(move |r, s| {
+    let origin = TestServer::start(move |r, s| {
         reply(s, "302 Found", &format!("Location: {there}{}\r\n", r.path), b"")
     });
     let fetcher = fetcher(|s| s.host_concurrency = 1);
-    let go = |server: &Server| match fetcher.admit(&host_key(&server.url("/")).unwrap()) {
+    let go = |server: &TestServer| match fetcher.admit(&host_key(&server.url("/")).unwrap()) {
         HostAdmission::Go(permit) => permit,
         other => panic!("{other:?}"),
     };
@@ -256,41 +254,45 @@ fn a_redirect_to_a_host_at_its_cap_comes_back_and_goes_on_where_it_was_once_that
             url: &url,
             etag: Some("\"1\""),
             last_modified: None,
-            deadline: Instant::now() + PATIENCE,
+            deadline: Instant::now() + TIMEOUT,
             cancelled: &cancelled,
         };
-        let others = go(&picture);
-        let Ok(FetchStep::Elsewhere(journey)) =
-            fetcher.fetch_admitted(go(&origin), None, &get, &mut |_, _| Ok(()))
+        let other_permit = go(&picture);
+        let Ok(FetchStep::Redirected(redirected)) =
+            fetcher.fetch(go(&origin), None, &get, &mut |_, _| Ok(()))
         else {
-            panic!("it waited")
+            panic!("the fetch did not return")
         };
-        assert_eq!(journey.host(), host_key(&picture.url("/")).unwrap());
-        drop((others, go(&origin)));
+        assert_eq!(redirected.host(), host_key(&picture.url("/")).unwrap());
+        drop((other_permit, go(&origin)));
         let asked = origin.requests().len();
-        match fetcher.fetch_admitted(go(&picture), Some(journey), &get, &mut |_, _| Ok(())) {
-            Ok(FetchStep::Done(FetchResult::Body { bytes, etag: None, url_final, .. }))
+        match fetcher.fetch(go(&picture), Some(redirected), &get, &mut |_, _| Ok(())) {
+            Ok(FetchStep::Done(FetchResult::Body { bytes, etag: None, final_url, .. }))
                 if path == "/p.jpg" =>
             {
-                assert_eq!((bytes.as_slice(), url_final), (&b"picture"[..], picture.url(path)));
+                assert_eq!((bytes.as_slice(), final_url), (&b"picture"[..], picture.url(path)));
             }
             Err(FetchError::RedirectLoop { .. }) if path == "/back" => {}
             other => panic!("{path}: {other:?}"),
         }
-        assert_eq!(origin.requests().len(), asked, "it is not asked again");
+        assert_eq!(origin.requests().len(), asked, "no earlier request is repeated");
     }
 }
 
 #[test]
-fn a_busy_host_is_waited_for_no_longer_than_the_caller_waits() {
+fn a_busy_host_is_reported_at_the_deadline() {
     let server = strict("");
-    let fetcher = fetcher(|s| {
-        s.host_concurrency = 1;
-        s.total_timeout = Duration::from_millis(200);
-    });
+    let fetcher = fetcher(|s| s.host_concurrency = 1);
     let key = host_key(&server.url("/")).unwrap();
     let HostAdmission::Go(_held) = fetcher.admit(&key) else { panic!() };
-    let error = get(&fetcher, &server.url("/")).unwrap_err();
+    let request = FetchRequest {
+        url: &server.url("/"),
+        etag: None,
+        last_modified: None,
+        deadline: Instant::now() + Duration::from_millis(200),
+        cancelled: &Arc::default(),
+    };
+    let error = fetch(&fetcher, &request, &mut |_, _| Ok(())).unwrap_err();
     assert_eq!(
         (error.code().as_str(), error.class(), error.failure().host),
         ("host_busy", FailureClass::Host, Some(key))

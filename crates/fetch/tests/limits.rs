@@ -1,4 +1,4 @@
-//! Promises about bytes and time: whatever a server sends, and however slowly.
+//! Promises about bytes and time, whatever a server sends and however slowly.
 
 mod test_server;
 
@@ -17,8 +17,8 @@ fn gzip(bytes: impl Iterator<Item = Vec<u8>>) -> Vec<u8> {
 }
 
 #[test]
-fn a_body_comes_whole_with_its_validators_over_one_connection() {
-    let server = Server::start(|_, s| {
+fn a_body_arrives_whole_with_its_validators() {
+    let server = TestServer::start(|_, s| {
         reply(
             s,
             "200 OK",
@@ -28,7 +28,7 @@ fn a_body_comes_whole_with_its_validators_over_one_connection() {
     });
     let fetcher = fetcher(|_| {});
     for _ in 0..3 {
-        let Ok(FetchResult::Body { bytes, etag, last_modified, url_final }) =
+        let Ok(FetchResult::Body { bytes, etag, last_modified, final_url }) =
             get(&fetcher, &server.url("/p.jpg?key=secret"))
         else {
             panic!()
@@ -38,14 +38,14 @@ fn a_body_comes_whole_with_its_validators_over_one_connection() {
             (etag.as_deref(), last_modified.as_deref()),
             (Some("\"v1\""), Some("Mon, 05 Jan 2026 10:00:00 GMT"))
         );
-        assert_eq!(url_final, server.url("/p.jpg?key=…"));
+        assert_eq!(final_url, server.url("/p.jpg?key=…"));
     }
     assert_eq!(server.connections(), 1);
 }
 
 #[test]
 fn an_unchanged_picture_is_not_downloaded_again() {
-    let server = Server::start(|request, s| match request.header("If-None-Match") {
+    let server = TestServer::start(|request, s| match request.header("If-None-Match") {
         Some("\"v1\"") => {
             write!(s, "HTTP/1.1 304 Not Modified\r\n\r\n")?;
             Ok(Then::Keep)
@@ -54,24 +54,24 @@ fn an_unchanged_picture_is_not_downloaded_again() {
     });
     let fetcher = fetcher(|_| {});
     let url = server.url("/p.jpg");
-    let ask = |etag| {
-        let get = FetchRequest {
+    let conditional = |etag| {
+        let request = FetchRequest {
             url: &url,
             etag,
             last_modified: None,
-            deadline: Instant::now() + PATIENCE,
+            deadline: Instant::now() + TIMEOUT,
             cancelled: &Arc::default(),
         };
-        fetcher.fetch(&get, &mut |_, _| Ok(()))
+        fetch(&fetcher, &request, &mut |_, _| Ok(()))
     };
-    assert_eq!(ask(Some("\"v1\"")).unwrap(), FetchResult::NotModified);
-    assert_eq!(bytes(ask(Some("\"v0\""))), b"new");
-    assert_eq!(bytes(ask(Some("not\na header"))), b"new");
+    assert_eq!(conditional(Some("\"v1\"")).unwrap(), FetchResult::NotModified);
+    assert_eq!(bytes(conditional(Some("\"v0\""))), b"new");
+    assert_eq!(bytes(conditional(Some("not\na header"))), b"new");
 }
 
 #[test]
-fn a_304_that_nobody_asked_for_is_no_answer() {
-    let server = Server::start(|_, s| {
+fn an_unrequested_304_is_an_error() {
+    let server = TestServer::start(|_, s| {
         write!(s, "HTTP/1.1 304 Not Modified\r\n\r\n")?;
         Ok(Then::Keep)
     });
@@ -79,8 +79,8 @@ fn a_304_that_nobody_asked_for_is_no_answer() {
 }
 
 #[test]
-fn every_server_learns_who_asks_and_nothing_else() {
-    let server = Server::start(|r, s| reply(s, "200 OK", "Set-Cookie: a=b\r\n", r.head.as_bytes()));
+fn requests_contain_the_user_agent_and_no_state() {
+    let server = TestServer::start(|r, s| reply(s, "200 OK", "Set-Cookie: a=b\r\n", r.head.as_bytes()));
     let fetcher = fetcher(|_| {});
     get(&fetcher, &server.url("/")).unwrap();
     let head = String::from_utf8(bytes(get(&fetcher, &server.url("/p#fragment"))))
@@ -96,21 +96,21 @@ fn every_server_learns_who_asks_and_nothing_else() {
 }
 
 #[test]
-fn a_gzipped_body_is_inflated() {
+fn a_gzip_body_is_decompressed() {
     let body = gzip((0..50).map(|n| vec![n; 1000]));
     for name in ["gzip", "GZIP", "x-gzip", "identity, gzip", "utf-8, gzip", "aws-chunked,gzip"] {
         let (body, header) = (body.clone(), format!("Content-Encoding: {name}\r\n"));
-        let server = Server::start(move |_, s| reply(s, "200 OK", &header, &body));
+        let server = TestServer::start(move |_, s| reply(s, "200 OK", &header, &body));
         let got = bytes(get(&fetcher(|_| {}), &server.url("/")));
         assert_eq!((got.len(), got[49_999]), (50_000, 49), "{name}");
     }
 }
 
 #[test]
-fn a_gzip_body_that_inflates_to_300_mb_is_cut_at_the_limit() {
+fn a_gzip_bomb_ends_at_the_limit() {
     let bomb = gzip((0..300).map(|_| vec![0; 1 << 20]));
     assert!(bomb.len() < 5_000_000);
-    let server = Server::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &bomb));
+    let server = TestServer::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &bomb));
     let fetcher = fetcher(|s| s.max_bytes = 10_000_000);
     let mut reserved = Vec::new();
     let error = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |_, n| {
@@ -121,13 +121,13 @@ fn a_gzip_body_that_inflates_to_300_mb_is_cut_at_the_limit() {
         matches!(error, Err(FetchError::TooLarge { limit: 10_000_000, declared: None, .. })),
         "{error:?}"
     );
-    assert_eq!(reserved, [10_000_000], "asked once, for the most that can come");
+    assert_eq!(reserved, [10_000_000], "one reservation of the largest possible size");
 }
 
 #[test]
-fn gzip_without_end_and_without_content_ends_too() {
+fn endless_empty_gzip_ends_at_the_limit() {
     let empty = gzip(std::iter::empty());
-    let server = Server::start(move |_, s| {
+    let server = TestServer::start(move |_, s| {
         write!(s, "HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\n")?;
         loop {
             s.write_all(&empty.repeat(1000))?;
@@ -137,12 +137,12 @@ fn gzip_without_end_and_without_content_ends_too() {
 }
 
 #[test]
-fn broken_and_unwanted_encodings_are_refused() {
+fn invalid_encodings_are_refused() {
     for (encoding, body) in
         [("gzip", &b"no gzip at all"[..]), ("br", b"x"), ("gzip, gzip", b"x"), ("deflate", b"x")]
     {
         let header = format!("Content-Encoding: {encoding}\r\n");
-        let server = Server::start(move |_, s| reply(s, "200 OK", &header, body));
+        let server = TestServer::start(move |_, s| reply(s, "200 OK", &header, body));
         let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
         assert_eq!(
             (error.code().as_str(), error.class()),
@@ -153,7 +153,7 @@ fn broken_and_unwanted_encodings_are_refused() {
 }
 
 #[test]
-fn a_gzip_body_that_ends_early_is_truncated_for_good_where_all_that_was_announced_came() {
+fn a_complete_but_short_gzip_body_is_rejected() {
     let whole = gzip((0..50).map(|n| vec![n; 1000]));
     for (path, code, class) in [
         ("/announced", "image_truncated", FailureClass::Reject),
@@ -161,7 +161,7 @@ fn a_gzip_body_that_ends_early_is_truncated_for_good_where_all_that_was_announce
         ("/until-closed", "reset", FailureClass::Retry),
     ] {
         let cut = whole[..whole.len() / 2].to_vec();
-        let server = Server::start(move |r, s| {
+        let server = TestServer::start(move |r, s| {
             let framing = match r.path.as_str() {
                 "/announced" => return reply(s, "200 OK", "Content-Encoding: gzip\r\n", &cut),
                 "/chunked" => "Transfer-Encoding: chunked\r\n",
@@ -172,7 +172,7 @@ fn a_gzip_body_that_ends_early_is_truncated_for_good_where_all_that_was_announce
                 "/chunked" => s.write_all(
                     &[format!("{:x}\r\n", cut.len()).as_bytes(), &cut, b"\r\n0\r\n\r\n"].concat(),
                 )?,
-                // whether that was all nobody can tell
+                // Whether that was everything is unknown.
                 _ => s.write_all(&cut)?,
             }
             Ok(Then::Close)
@@ -183,7 +183,7 @@ fn a_gzip_body_that_ends_early_is_truncated_for_good_where_all_that_was_announce
 }
 
 #[test]
-fn a_plain_picture_is_taken_whatever_coding_the_server_claims() {
+fn a_plain_picture_is_accepted_under_any_coding() {
     let pictures = [
         &b"\xFF\xD8\xFF\xE0\0\x10JFIF"[..],
         b"\x89PNG\r\n\x1A\n\0\0\0\rIHDR",
@@ -208,20 +208,20 @@ fn a_plain_picture_is_taken_whatever_coding_the_server_claims() {
             "gzip, gzip",
         ] {
             let (header, body) = (format!("Content-Encoding: {coding}\r\n"), picture.clone());
-            let server = Server::start(move |_, s| reply(s, "200 OK", &header, &body));
+            let server = TestServer::start(move |_, s| reply(s, "200 OK", &header, &body));
             assert_eq!(bytes(get(&fetcher(|_| {}), &server.url("/"))), picture, "{coding}");
         }
     }
 }
 
 #[test]
-fn a_body_larger_than_the_limit_is_cut_whether_announced_or_not() {
-    let announced = Server::start(|_, s| {
+fn a_body_beyond_the_limit_is_refused() {
+    let announced = TestServer::start(|_, s| {
         write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 1000001\r\n\r\n")?;
         Ok(Then::Keep)
     });
     let error = get_with(&fetcher(|_| {}), &announced.url("/"), &Arc::default(), &mut |_, _| {
-        panic!("nothing is reserved for it")
+        panic!("nothing must be reserved")
     });
     assert!(
         matches!(
@@ -231,7 +231,7 @@ fn a_body_larger_than_the_limit_is_cut_whether_announced_or_not() {
         "{error:?}"
     );
 
-    let endless = Server::start(|_, s| {
+    let endless = TestServer::start(|_, s| {
         write!(s, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?;
         loop {
             write!(s, "400\r\n{}\r\n", "x".repeat(1024))?;
@@ -243,21 +243,21 @@ fn a_body_larger_than_the_limit_is_cut_whether_announced_or_not() {
         "{error:?}"
     );
 
-    let exact = Server::start(|_, s| reply(s, "200 OK", "", &vec![1; 1_000_000]));
+    let exact = TestServer::start(|_, s| reply(s, "200 OK", "", &vec![1; 1_000_000]));
     assert_eq!(bytes(get(&fetcher(|_| {}), &exact.url("/"))).len(), 1_000_000);
 }
 
 #[test]
-fn a_content_length_that_lies_is_noticed_in_either_direction() {
-    let long = Server::start(|_, s| {
+fn wrong_content_lengths_are_detected() {
+    let long = TestServer::start(|_, s| {
         write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nonly this")?;
         Ok(Then::Close)
     });
     let error = get(&fetcher(|_| {}), &long.url("/")).unwrap_err();
     assert_eq!((error.code().as_str(), error.class()), ("reset", FailureClass::Retry), "{error:?}");
 
-    // what follows the announced end is no answer to the next request on that connection
-    let short = Server::start(|_, s| {
+    // Surplus bytes do not answer the next request on that connection.
+    let short = TestServer::start(|_, s| {
         write!(
             s,
             "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nrealHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake"
@@ -274,7 +274,7 @@ fn a_content_length_that_lies_is_noticed_in_either_direction() {
         "Content-Length: 99999999999999999999999",
         "Content-Length: 1\r\nContent-Length: 2",
     ] {
-        let server = Server::start(move |_, s| {
+        let server = TestServer::start(move |_, s| {
             write!(s, "HTTP/1.1 200 OK\r\n{header}\r\n\r\nxx")?;
             Ok(Then::Close)
         });
@@ -286,7 +286,7 @@ fn a_content_length_that_lies_is_noticed_in_either_direction() {
     }
 }
 
-/// Drips `byte`s as long as anybody reads.
+/// Writes `byte`s slowly until the connection closes.
 fn drip(s: &mut impl Write, byte: &[u8]) -> std::io::Result<Then> {
     loop {
         s.write_all(byte)?;
@@ -295,9 +295,9 @@ fn drip(s: &mut impl Write, byte: &[u8]) -> std::io::Result<Then> {
 }
 
 #[test]
-fn a_server_that_sends_a_byte_now_and_then_ends_at_the_total_limit() {
+fn a_slow_server_ends_at_the_total_limit() {
     for part in ["status", "headers", "body", "chunks", "nothing"] {
-        let server = Server::start(move |_, s| {
+        let server = TestServer::start(move |_, s| {
             match part {
                 "headers" => write!(s, "HTTP/1.1 200 OK\r\nX: ")?,
                 "body" => write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n")?,
@@ -314,7 +314,7 @@ fn a_server_that_sends_a_byte_now_and_then_ends_at_the_total_limit() {
         let start = Instant::now();
         let error = get(&fetcher, &server.url("/")).unwrap_err();
         let took = start.elapsed();
-        // a status line of H is no HTTP; that may be noticed before the time is over
+        // A status line of H is not HTTP, which may be detected before the limit.
         if !(part == "status" && error.code() == "not_http") {
             assert!(
                 matches!(error, FetchError::Timeout { stage: FetchStage::Total, .. }),
@@ -328,8 +328,8 @@ fn a_server_that_sends_a_byte_now_and_then_ends_at_the_total_limit() {
 }
 
 #[test]
-fn a_server_that_does_not_begin_to_answer_holds_its_place_no_longer_than_that_limit() {
-    let server = Server::start(|r, s| {
+fn a_silent_server_ends_at_the_answer_limit() {
+    let server = TestServer::start(|r, s| {
         if r.path == "/silent" {
             read_head(s);
             return Ok(Then::Close);
@@ -349,11 +349,11 @@ fn a_server_that_does_not_begin_to_answer_holds_its_place_no_longer_than_that_li
 }
 
 #[test]
-fn validators_say_nothing_of_where_a_redirect_leads() {
-    let server = Server::start(|r, s| {
+fn validators_are_not_sent_after_a_redirect() {
+    let server = TestServer::start(|r, s| {
         match (r.path.as_str(), r.header("If-None-Match"), r.header("If-Modified-Since")) {
             ("/moved.jpg", ..) => reply(s, "302 Found", "Location: /other.jpg\r\n", b""),
-            // Whatever it is asked about, it has not changed since.
+            // Every conditional request gets 304.
             (_, None, None) => reply(s, "200 OK", "ETag: \"1\"\r\n", b"another picture"),
             _ => {
                 write!(s, "HTTP/1.1 304 Not Modified\r\n\r\n")?;
@@ -362,14 +362,14 @@ fn validators_say_nothing_of_where_a_redirect_leads() {
         }
     });
     let url = server.url("/moved.jpg");
-    let get = FetchRequest {
+    let request = FetchRequest {
         url: &url,
         etag: Some("\"1\""),
         last_modified: Some("Mon, 05 Jan 2026 10:00:00 GMT"),
-        deadline: Instant::now() + PATIENCE,
+        deadline: Instant::now() + TIMEOUT,
         cancelled: &Arc::default(),
     };
-    let Ok(FetchResult::Body { bytes, etag, .. }) = fetcher(|_| {}).fetch(&get, &mut |_, _| Ok(()))
+    let Ok(FetchResult::Body { bytes, etag, .. }) = fetch(&fetcher(|_| {}), &request, &mut |_, _| Ok(()))
     else {
         panic!("it was not fetched")
     };
@@ -377,21 +377,21 @@ fn validators_say_nothing_of_where_a_redirect_leads() {
 }
 
 #[test]
-fn what_follows_a_gzip_body_is_none_of_it() {
+fn bytes_after_a_gzip_body_are_ignored() {
     let (first, second) = (gzip([vec![1; 1000]].into_iter()), gzip([vec![2; 1000]].into_iter()));
     for (trailer, length) in
         [(vec![0; 600], 1000), (b"<!-- cached -->".to_vec(), 1000), (second, 2000)]
     {
         let body = [first.clone(), trailer].concat();
         let server =
-            Server::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &body));
+            TestServer::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &body));
         assert_eq!(bytes(get(&fetcher(|_| {}), &server.url("/"))).len(), length);
     }
 }
 
 #[test]
-fn a_body_of_unknown_length_reserves_no_more_than_there_can_be() {
-    let server = Server::start(|r, s| {
+fn unknown_lengths_reserve_at_most_the_budget() {
+    let server = TestServer::start(|r, s| {
         write!(s, "HTTP/1.1 200 OK\r\n\r\n")?;
         s.write_all(&vec![7; if r.path == "/small" { 900 } else { 1100 }])?;
         Ok(Then::Close)
@@ -411,30 +411,30 @@ fn a_body_of_unknown_length_reserves_no_more_than_there_can_be() {
 }
 
 #[test]
-fn a_caller_with_less_patience_than_the_server_s_setting_is_told_its_own_limit() {
-    let server = Server::start(|_, s| {
+fn a_short_deadline_is_reported_as_the_caller_s() {
+    let server = TestServer::start(|_, s| {
         write!(s, "HTTP/1.1 200 OK\r\n\r\n")?;
         drip(s, b"x")
     });
-    let get = FetchRequest {
+    let request = FetchRequest {
         url: &server.url("/"),
         etag: None,
         last_modified: None,
         deadline: Instant::now() + Duration::from_millis(300),
         cancelled: &Arc::default(),
     };
-    let error = fetcher(|_| {}).fetch(&get, &mut |_, _| Ok(())).unwrap_err();
+    let error = fetch(&fetcher(|_| {}), &request, &mut |_, _| Ok(())).unwrap_err();
     assert!(matches!(error, FetchError::Timeout { stage: FetchStage::Caller, .. }), "{error:?}");
     assert!(error.failure().hint.unwrap().contains("pg_caption.timeout"));
 }
 
 #[test]
-fn time_spent_waiting_for_memory_is_not_the_server_s() {
-    let server = Server::start(|_, s| reply(s, "200 OK", "", b"late but whole"));
+fn waiting_for_memory_extends_the_limit() {
+    let server = TestServer::start(|_, s| reply(s, "200 OK", "", b"late but whole"));
     let limit = Duration::from_millis(400);
     let fetcher = fetcher(|s| s.total_timeout = limit);
     let got = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |_, _| {
-        // the engine's budget is full for longer than the whole fetch may take
+        // The budget is full for longer than the total limit.
         let until = Instant::now() + 2 * limit;
         while Instant::now() < until {
             std::thread::park_timeout(Duration::from_millis(50));
@@ -445,8 +445,8 @@ fn time_spent_waiting_for_memory_is_not_the_server_s() {
 }
 
 #[test]
-fn memory_that_is_refused_is_the_fetch_s_failure_as_it_stands() {
-    let server = Server::start(|_, s| reply(s, "200 OK", "", &[0; 12_345]));
+fn a_refused_reservation_is_the_failure() {
+    let server = TestServer::start(|_, s| reply(s, "200 OK", "", &[0; 12_345]));
     let refusal =
         Failure::new(FailureClass::Reject, "too_large", "needs 12345 bytes, the budget is 1000")
             .hint("See \"pg_caption.memory\".");
@@ -460,15 +460,15 @@ fn memory_that_is_refused_is_the_fetch_s_failure_as_it_stands() {
 }
 
 #[test]
-fn a_caller_who_leaves_frees_its_thread_at_once() {
+fn cancellation_frees_the_thread_soon() {
     for phase in ["headers", "body"] {
         let cancelled = Arc::new(AtomicBool::new(false));
-        let leave = cancelled.clone();
-        let server = Server::start(move |_, s| {
+        let cancel = cancelled.clone();
+        let server = TestServer::start(move |_, s| {
             if phase == "body" {
                 write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nx")?;
             }
-            leave.store(true, Ordering::SeqCst);
+            cancel.store(true, Ordering::SeqCst);
             read_head(s);
             Ok(Then::Close)
         });
@@ -483,21 +483,21 @@ fn a_caller_who_leaves_frees_its_thread_at_once() {
 }
 
 #[test]
-fn headers_without_end_are_cut() {
-    let one = Server::start(|_, s| {
+fn endless_headers_are_refused() {
+    let one = TestServer::start(|_, s| {
         write!(s, "HTTP/1.1 200 OK\r\nX: ")?;
         loop {
             s.write_all(&[b'x'; 4096])?;
         }
     });
     assert_eq!(code(get(&fetcher(|_| {}), &one.url("/"))), "headers_too_large");
-    let many = Server::start(|_, s| {
+    let many = TestServer::start(|_, s| {
         write!(s, "HTTP/1.1 200 OK\r\n")?;
         loop {
             write!(s, "X: y\r\n")?;
         }
     });
-    let numerous = Server::start(|_, s| reply(s, "200 OK", &"X: y\r\n".repeat(500), b"picture"));
+    let numerous = TestServer::start(|_, s| reply(s, "200 OK", &"X: y\r\n".repeat(500), b"picture"));
     for server in [many, numerous] {
         let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
         assert_eq!(
@@ -506,7 +506,7 @@ fn headers_without_end_are_cut() {
             "{error:?}"
         );
     }
-    let preliminary = Server::start(|_, s| {
+    let preliminary = TestServer::start(|_, s| {
         loop {
             write!(s, "HTTP/1.1 103 Early Hints\r\n\r\n")?;
         }
@@ -518,7 +518,7 @@ fn headers_without_end_are_cut() {
 }
 
 #[test]
-fn a_preliminary_answer_in_front_of_a_large_picture_changes_nothing() {
+fn preliminary_responses_are_skipped() {
     let picture = vec![7; 500_000];
     for preliminary in [
         "100 Continue\r\n\r\n",
@@ -526,7 +526,7 @@ fn a_preliminary_answer_in_front_of_a_large_picture_changes_nothing() {
         "103 Early Hints\r\nLink: </a>; rel=preload\r\n\r\n",
     ] {
         let body = picture.clone();
-        let server = Server::start(move |_, s| {
+        let server = TestServer::start(move |_, s| {
             let head = format!(
                 "HTTP/1.1 {preliminary}HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n",
                 body.len()
@@ -535,7 +535,7 @@ fn a_preliminary_answer_in_front_of_a_large_picture_changes_nothing() {
             Ok(Then::Keep)
         });
         let fetcher = fetcher(|_| {});
-        // how much of it is read at once differs
+        // The amount of each read varies.
         for _ in 0..20 {
             assert_eq!(bytes(get(&fetcher, &server.url("/"))), picture, "{preliminary}");
         }
@@ -543,8 +543,8 @@ fn a_preliminary_answer_in_front_of_a_large_picture_changes_nothing() {
 }
 
 #[test]
-fn what_does_not_speak_http_is_refused() {
-    let ssh = Server::start(|_, s| {
+fn other_protocols_are_refused() {
+    let ssh = TestServer::start(|_, s| {
         write!(s, "SSH-2.0-OpenSSH_9.2\r\n")?;
         Ok(Then::Close)
     });
@@ -557,9 +557,9 @@ fn what_does_not_speak_http_is_refused() {
 }
 
 #[test]
-fn a_connection_broken_off_is_tried_again_later() {
-    let before = Server::start(|_, _| Ok(Then::Close));
-    let during = Server::start(|_, s| {
+fn a_broken_connection_is_retried_later() {
+    let before = TestServer::start(|_, _| Ok(Then::Close));
+    let during = TestServer::start(|_, s| {
         write!(s, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nabc")?;
         Ok(Then::Close)
     });
@@ -571,9 +571,9 @@ fn a_connection_broken_off_is_tried_again_later() {
             "{error:?}"
         );
     }
-    let nobody = {
+    let closed = {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.local_addr().unwrap()
     };
-    assert_eq!(code(get(&fetcher(|_| {}), &format!("http://{nobody}/"))), "connect");
+    assert_eq!(code(get(&fetcher(|_| {}), &format!("http://{closed}/"))), "connect");
 }

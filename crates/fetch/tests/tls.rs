@@ -1,4 +1,4 @@
-//! Promises about https, with a throw-away certificate authority.
+//! Promises about https, with a temporary certificate authority.
 
 mod test_server;
 
@@ -30,14 +30,13 @@ fn authority() -> Authority {
     }
 }
 
-/// A server that shows a certificate for `names`, changed by `change`, and answers in `answer`'s
-/// way.
+/// A server with a certificate for `names`, modified by `change`, that responds with `answer`.
 fn shop(
     authority: Option<&Authority>,
     names: &[&str],
     change: impl FnOnce(&mut CertificateParams),
     answer: impl Fn(&str, &mut dyn Write) -> std::io::Result<()> + Send + Sync + 'static,
-) -> Server {
+) -> TestServer {
     let mut params =
         CertificateParams::new(names.iter().map(|n| n.to_string()).collect::<Vec<_>>()).unwrap();
     change(&mut params);
@@ -57,7 +56,7 @@ fn shop(
             )
             .unwrap();
     let config = Arc::new(config);
-    Server::raw(move |stream, log| {
+    TestServer::raw(move |stream, log| {
         let mut tls = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
         while let Some(head) = read_head(&mut tls) {
             log.requests.lock().unwrap().push(head.lines().next().unwrap_or_default().to_owned());
@@ -78,7 +77,7 @@ fn redirect(location: String) -> impl Fn(&str, &mut dyn Write) -> std::io::Resul
 
 fn trusting(authority: &Authority, change: impl FnOnce(&mut FetchSettings)) -> Fetcher {
     let names =
-        Names::new(&[("shop.example", &[&["127.0.0.1"]]), ("evil.example", &[&["127.0.0.1"]])]);
+        TestNames::new(&[("shop.example", &[&["127.0.0.1"]]), ("evil.example", &[&["127.0.0.1"]])]);
     let mut settings = settings();
     change(&mut settings);
     Fetcher::with_parts(
@@ -88,12 +87,12 @@ fn trusting(authority: &Authority, change: impl FnOnce(&mut FetchSettings)) -> F
     .unwrap()
 }
 
-fn secure(server: &Server) -> String {
+fn secure(server: &TestServer) -> String {
     format!("https://shop.example:{}/p.jpg", server.port)
 }
 
 #[test]
-fn a_server_with_a_good_certificate_is_fetched_from_over_one_connection() {
+fn a_valid_certificate_is_accepted() {
     let authority = authority();
     let server = shop(Some(&authority), &["shop.example"], |_| {}, picture);
     let fetcher = trusting(&authority, |_| {});
@@ -104,20 +103,20 @@ fn a_server_with_a_good_certificate_is_fetched_from_over_one_connection() {
 }
 
 #[test]
-fn bad_certificates_are_refused_before_anything_is_asked_and_tried_again_later() {
-    let (ours, theirs) = (authority(), authority());
+fn bad_certificates_are_refused_before_requests() {
+    let (trusted, other) = (authority(), authority());
     let expired = |p: &mut CertificateParams| {
         (p.not_before, p.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1))
     };
     let future = |p: &mut CertificateParams| p.not_before = date_time_ymd(4000, 1, 1);
     for (why, server) in [
-        ("expired", shop(Some(&ours), &["shop.example"], expired, picture)),
-        ("not yet valid", shop(Some(&ours), &["shop.example"], future, picture)),
-        ("another host's", shop(Some(&ours), &["evil.example"], |_| {}, picture)),
-        ("of an unknown authority", shop(Some(&theirs), &["shop.example"], |_| {}, picture)),
+        ("expired", shop(Some(&trusted), &["shop.example"], expired, picture)),
+        ("not yet valid", shop(Some(&trusted), &["shop.example"], future, picture)),
+        ("another host's", shop(Some(&trusted), &["evil.example"], |_| {}, picture)),
+        ("of an unknown authority", shop(Some(&other), &["shop.example"], |_| {}, picture)),
         ("self-signed", shop(None, &["shop.example"], |_| {}, picture)),
     ] {
-        let error = get(&trusting(&ours, |_| {}), &secure(&server)).unwrap_err();
+        let error = get(&trusting(&trusted, |_| {}), &secure(&server)).unwrap_err();
         assert!(matches!(error, FetchError::Tls { no_roots: false, .. }), "{why}: {error:?}");
         assert_eq!((error.code().as_str(), error.class()), ("tls", FailureClass::Retry), "{why}");
         assert!(server.requests().is_empty(), "{why}");
@@ -125,7 +124,7 @@ fn bad_certificates_are_refused_before_anything_is_asked_and_tried_again_later()
 }
 
 #[test]
-fn bytes_behind_the_announced_end_answer_no_next_request_under_tls_either() {
+fn surplus_bytes_answer_no_request_under_tls() {
     let answer = |length: usize, byte: u8| {
         [
             format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n").into_bytes(),
@@ -133,8 +132,8 @@ fn bytes_behind_the_announced_end_answer_no_next_request_under_tls_either() {
         ]
         .concat()
     };
-    // A record holds 16384 bytes: the tail begins within the answer's last one, or is in one of its
-    // own, of which a part may be read.
+    // A record holds 16384 bytes: the surplus starts in the last record of the response, or is in a
+    // separate one that may be read in part.
     for real in [4, 4000, 16_384 - answer(16_300, 0).len() + 16_300, 60_000] {
         for fake in [4, 3000, 6000, 9000, 20_000, 200_000] {
             let (authority, sent) =
@@ -155,7 +154,7 @@ fn bytes_behind_the_announced_end_answer_no_next_request_under_tls_either() {
 }
 
 #[test]
-fn a_host_that_said_too_much_under_tls_once_is_asked_on_one_connection_a_request() {
+fn surplus_under_tls_ends_connection_reuse() {
     let authority = authority();
     let server = shop(
         Some(&authority),
@@ -163,11 +162,11 @@ fn a_host_that_said_too_much_under_tls_once_is_asked_on_one_connection_a_request
         |_| {},
         |head, s| {
             picture(head, s)?;
-            if head.starts_with("GET /lies") { s.write_all(b"\r\n<html>") } else { Ok(()) }
+            if head.starts_with("GET /surplus") { s.write_all(b"\r\n<html>") } else { Ok(()) }
         },
     );
     let fetcher = trusting(&authority, |_| {});
-    for path in ["lies", "p.jpg", "p.jpg", "p.jpg"] {
+    for path in ["surplus", "p.jpg", "p.jpg", "p.jpg"] {
         assert_eq!(
             bytes(get(&fetcher, &format!("https://shop.example:{}/{path}", server.port))),
             b"picture"
@@ -177,25 +176,25 @@ fn a_host_that_said_too_much_under_tls_once_is_asked_on_one_connection_a_request
 }
 
 #[test]
-fn a_machine_without_certificate_authorities_is_told_what_to_install() {
+fn missing_authorities_are_reported_with_a_hint() {
     let authority = authority();
     let server = shop(Some(&authority), &["shop.example"], |_| {}, picture);
-    let fetcher = named(Names::new(&[("shop.example", &[&["127.0.0.1"]])]), |_| {});
+    let fetcher = named(TestNames::new(&[("shop.example", &[&["127.0.0.1"]])]), |_| {});
     let failure = get(&fetcher, &secure(&server)).unwrap_err().failure();
     assert!(failure.hint.unwrap().contains("ca-certificates"));
 }
 
 #[test]
-fn a_server_that_does_not_speak_tls_is_a_tls_failure() {
-    let plain = Server::raw(|mut s, _| {
+fn a_server_without_tls_is_a_tls_failure() {
+    let plain = TestServer::raw(|mut s, _| {
         let _ = s.read(&mut [0; 64]).and_then(|_| s.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"));
     });
     assert_eq!(code(get(&trusting(&authority(), |_| {}), &secure(&plain))), "tls");
 }
 
 #[test]
-fn a_handshake_that_never_ends_ends_at_the_limit() {
-    let silent = Server::raw(|mut s, _| while s.read(&mut [0; 64]).is_ok_and(|n| n > 0) {});
+fn an_endless_handshake_ends_at_the_limit() {
+    let silent = TestServer::raw(|mut s, _| while s.read(&mut [0; 64]).is_ok_and(|n| n > 0) {});
     let fetcher =
         trusting(&authority(), |s| s.connect_timeout = std::time::Duration::from_millis(300));
     let error = get(&fetcher, &secure(&silent)).unwrap_err();
@@ -204,9 +203,9 @@ fn a_handshake_that_never_ends_ends_at_the_limit() {
 }
 
 #[test]
-fn https_redirects_to_http_only_for_those_who_came_over_http() {
+fn https_never_redirects_to_http() {
     let authority = authority();
-    let plain = Server::start(|_, s| reply(s, "200 OK", "", b"picture"));
+    let plain = TestServer::start(|_, s| reply(s, "200 OK", "", b"picture"));
     let middle = shop(Some(&authority), &["shop.example"], |_| {}, redirect(plain.url("/p.jpg")));
     let fetcher = trusting(&authority, |_| {});
     let error = get(&fetcher, &secure(&middle)).unwrap_err();
@@ -218,16 +217,16 @@ fn https_redirects_to_http_only_for_those_who_came_over_http() {
     assert_eq!(plain.connections(), 0);
 
     let header = format!("Location: {}\r\n", secure(&middle));
-    let start = Server::start(move |_, s| reply(s, "302 Found", &header, b""));
+    let start = TestServer::start(move |_, s| reply(s, "302 Found", &header, b""));
     assert_eq!(bytes(get(&fetcher, &start.url("/"))), b"picture");
 }
 
 #[test]
-fn https_goes_through_a_proxy_with_the_certificate_checked_end_to_end() {
+fn a_proxy_does_not_bypass_certificate_checks() {
     let authority = authority();
     let server = shop(Some(&authority), &["shop.example"], |_| {}, picture);
     let port = server.port;
-    let proxy = Server::raw(move |mut client, log| {
+    let proxy = TestServer::raw(move |mut client, log| {
         let Some(head) = read_head(&mut client) else { return };
         log.requests.lock().unwrap().push(head.lines().next().unwrap_or_default().to_owned());
         let mut server = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
@@ -243,32 +242,32 @@ fn https_goes_through_a_proxy_with_the_certificate_checked_end_to_end() {
     assert_eq!(code(get(&trusting(&self::authority(), through), &secure(&server))), "tls");
 }
 
-/// The name of the variable under which this program is started again by the test below.
+/// The variable with which the test below starts this program again.
 const CHILD: &str = "PG_CAPTION_TEST_ROOTS_CHILD";
 
 #[test]
-fn the_certificate_store_of_the_system_decides_whom_to_trust() {
+fn the_system_s_certificate_store_is_used() {
     if let Ok(port) = std::env::var(CHILD) {
-        let names = Names::new(&[("shop.example", &[&["127.0.0.1"]])]);
+        let names = TestNames::new(&[("shop.example", &[&["127.0.0.1"]])]);
         let fetcher =
             Fetcher::with_parts(settings(), FetcherParts { resolver: names, roots: None }).unwrap();
         assert_eq!(bytes(get(&fetcher, &format!("https://shop.example:{port}/p.jpg"))), b"picture");
         return;
     }
-    let (ours, theirs) = (authority(), authority());
-    let server = shop(Some(&ours), &["shop.example"], |_| {}, picture);
+    let (trusted, other) = (authority(), authority());
+    let server = shop(Some(&trusted), &["shop.example"], |_| {}, picture);
     let file = std::env::temp_dir().join(format!("pg_caption-roots-{}.pem", std::process::id()));
     let trusts = |authority: &Authority| {
         std::fs::write(&file, &authority.pem).unwrap();
         let mut again = Command::new(std::env::current_exe().unwrap());
-        again.args(["--exact", "the_certificate_store_of_the_system_decides_whom_to_trust"]);
+        again.args(["--exact", "the_system_s_certificate_store_is_used"]);
         again
             .env(CHILD, server.port.to_string())
             .env("SSL_CERT_FILE", &file)
             .env_remove("SSL_CERT_DIR");
         again.output().unwrap().status.success()
     };
-    assert!(trusts(&ours));
-    assert!(!trusts(&theirs));
+    assert!(trusts(&trusted));
+    assert!(!trusts(&other));
     std::fs::remove_file(file).unwrap();
 }

@@ -1,5 +1,5 @@
-//! HTTP as a command-line program does it: the proxy and the certificates of the environment,
-//! redirects followed, and patience with every connection as long as something comes.
+//! The HTTP client of a command-line program: uses the proxy and the certificates of the
+//! environment, follows redirects, and keeps a connection as long as data arrives.
 
 use crate::{HubError, HubLocation};
 use std::sync::Arc;
@@ -15,20 +15,21 @@ use ureq::unversioned::transport::{
 };
 use ureq::{Agent, Body};
 
-/// To connect, and for the head of an answer.
-const CONNECT: Duration = Duration::from_secs(20);
-const HEAD: Duration = Duration::from_secs(60);
-/// A connection on which nothing comes for so long is broken.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Limit for connecting.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+/// Limit for the head of a response.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// A connection without data for this long counts as broken.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A client for one hub.
 pub(crate) struct Client<'a> {
-    pub(crate) place: &'a HubLocation,
+    pub(crate) location: &'a HubLocation,
     agent: Agent,
 }
 
 impl<'a> Client<'a> {
-    pub(crate) fn new(place: &'a HubLocation) -> Client<'a> {
+    pub(crate) fn new(location: &'a HubLocation) -> Client<'a> {
         let roots: Vec<_> = rustls_native_certs::load_native_certs()
             .certs
             .iter()
@@ -38,67 +39,66 @@ impl<'a> Client<'a> {
             .root_certs(RootCerts::Specific(Arc::new(roots)))
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .build();
-        // The proxy is that of the environment: ureq's own default.
+        // ureq takes the proxy from the environment by default.
         let config = Agent::config_builder()
             .http_status_as_error(false)
             .user_agent(concat!("pg_caption/", env!("CARGO_PKG_VERSION")))
-            // Files lie on other hosts than the hub; the token is not for them.
+            // The hub redirects to other hosts for files; they must not receive the token.
             .redirect_auth_headers(RedirectAuthHeaders::SameHost)
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(HEAD))
+            .timeout_connect(Some(CONNECT_TIMEOUT))
+            .timeout_recv_response(Some(HEAD_TIMEOUT))
             .tls_config(tls)
             .build();
         let connector =
             ().chain(ConnectProxyConnector::default())
-                .chain(PatientTcp::default())
+                .chain(IdleTimeoutTcp::default())
                 .chain(RustlsConnector::default());
-        Client { place, agent: Agent::with_parts(config, connector, DefaultResolver::default()) }
+        Client { location, agent: Agent::with_parts(config, connector, DefaultResolver::default()) }
     }
 
-    /// Asks for an address of the hub, from a byte on.
+    /// Requests an address of the hub, starting at byte `from`.
     pub(crate) fn get(&self, url: &str, from: u64) -> Result<Response<Body>, HubError> {
         let mut request = self.agent.get(url);
-        if let Some(token) = self.place.token() {
+        if let Some(token) = self.location.token() {
             request = request.header("authorization", format!("Bearer {token}"));
         }
         if from > 0 {
             request = request.header("range", format!("bytes={from}-"));
         }
-        request.call().map_err(|e| self.broken(e))
+        request.call().map_err(|e| self.network_error(e))
     }
 
-    /// What became of a connection.
-    pub(crate) fn broken(&self, reason: impl ToString) -> HubError {
-        HubError::Network { host: self.place.host().into(), reason: reason.to_string() }
+    /// The error for a connection that failed.
+    pub(crate) fn network_error(&self, reason: impl ToString) -> HubError {
+        HubError::Network { host: self.location.host().into(), reason: reason.to_string() }
     }
 }
 
-/// TCP that gives up on silence; ureq's own limits are for the whole of a body, which may take
-/// hours.
+/// TCP with an idle timeout. ureq's own limits hold for a whole body, which may take hours.
 #[derive(Debug, Default)]
-struct PatientTcp(TcpConnector);
+struct IdleTimeoutTcp(TcpConnector);
 
-impl<In: Transport> Connector<In> for PatientTcp {
-    type Out = Either<In, Patient>;
+impl<In: Transport> Connector<In> for IdleTimeoutTcp {
+    type Out = Either<In, IdleTimeout>;
 
     fn connect(
         &self,
         details: &ConnectionDetails,
         chained: Option<In>,
     ) -> Result<Option<Self::Out>, ureq::Error> {
-        // A tunnel through the proxy has its connection already.
+        // A tunnel through the proxy already has a connection.
         if let Some(tunnel) = chained {
             return Ok(Some(Either::A(tunnel)));
         }
         let tcp = Connector::<()>::connect(&self.0, details, None)?;
-        Ok(tcp.map(|tcp| Either::B(Patient(Box::new(tcp)))))
+        Ok(tcp.map(|tcp| Either::B(IdleTimeout(Box::new(tcp)))))
     }
 }
 
 #[derive(Debug)]
-struct Patient(Box<dyn Transport>);
+struct IdleTimeout(Box<dyn Transport>);
 
-impl Transport for Patient {
+impl Transport for IdleTimeout {
     fn buffers(&mut self) -> &mut dyn Buffers {
         self.0.buffers()
     }
@@ -109,7 +109,7 @@ impl Transport for Patient {
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, ureq::Error> {
         self.0.await_input(NextTimeout {
-            after: Wait::Exact((*timeout.after).min(SILENCE)),
+            after: Wait::Exact((*timeout.after).min(IDLE_TIMEOUT)),
             ..timeout
         })
     }

@@ -1,39 +1,43 @@
-//! What can go wrong between a name and a model folder: what happened, the facts, what to do. No
-//! message holds a token.
+//! The errors between a repository's name and a model folder. Each message names the remedy; no
+//! message contains a token.
 
 use std::path::PathBuf;
 
-/// What can go wrong.
+/// Why a model was not downloaded.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// Not a repository's name, a revision's or a folder's.
+    /// Not a valid name of a repository, revision or folder.
     #[error(
-        "\"{0}\" is not a name to be used here: a model's name is OWNER/NAME, a folder's has no slash and no dot at its start"
+        "\"{0}\" is not a valid name: a model's name is OWNER/NAME, a folder's name has no slash \
+         and no leading dot"
     )]
     Name(String),
-    /// An address (`HF_ENDPOINT`, a proxy) that is none.
+    /// An invalid address (`HF_ENDPOINT`, a proxy).
     #[error("{what} \"{value}\" cannot be used: {reason}")]
     Setting {
-        /// Which.
+        /// Name of the variable.
         what: &'static str,
         /// Its value.
         value: String,
-        /// Why not.
+        /// Why it cannot be used.
         reason: String,
     },
-    /// No such repository, or one that is not shown to strangers.
-    #[error("the hub shows no model \"{repo}\": check the name; {}", shown_to(*.token))]
+    /// The repository does not exist or is private.
+    #[error("the hub shows no model \"{repo}\": check the name; {}", token_hint(*.token))]
     NoRepository {
-        /// As asked.
+        /// As requested.
         repo: String,
         /// Whether a token was sent.
         token: bool,
     },
-    /// Its files are given only to those who were let in.
-    #[error("model \"{repo}\" is gated: its owner must grant access on its page at the hub; {}", shown_to(*.token))]
+    /// The owner restricts access to the files.
+    #[error(
+        "model \"{repo}\" is gated: its owner must grant access on its page at the hub; {}",
+        token_hint(*.token)
+    )]
     Gated {
-        /// As asked.
+        /// As requested.
         repo: String,
         /// Whether a token was sent.
         token: bool,
@@ -41,62 +45,66 @@ pub enum HubError {
     /// No such branch, tag or commit.
     #[error("model \"{repo}\" has no revision \"{revision}\"")]
     NoRevision {
-        /// As asked.
+        /// As requested.
         repo: String,
-        /// As asked.
+        /// As requested.
         revision: String,
     },
-    /// The hub cannot be reached, or the connection broke again and again.
+    /// The hub cannot be reached, or connections broke repeatedly.
     #[error(
-        "cannot reach {host}: {reason} (a proxy is taken from HTTPS_PROXY, another hub from HF_ENDPOINT)"
+        "could not connect to {host}: {reason} (HTTPS_PROXY sets a proxy, HF_ENDPOINT another hub)"
     )]
     Network {
         /// The host.
         host: String,
-        /// What happened last.
+        /// The last error.
         reason: String,
     },
-    /// A status that means nothing better known.
-    #[error("{host} answered {status} for {file}")]
+    /// Any other status.
+    #[error("host {host} answered with status {status} for \"{file}\"")]
     Status {
         /// The host.
         host: String,
         /// The status.
         status: u16,
-        /// What was asked for.
+        /// The requested file.
         file: String,
     },
-    /// An answer that is not what the hub's protocol says.
-    #[error("{host} gave an answer for {file} that cannot be read: {reason}")]
+    /// A response that violates the hub's protocol.
+    #[error("could not read the response of {host} for \"{file}\": {reason}")]
     Malformed {
         /// The host.
         host: String,
-        /// What was asked for.
+        /// The requested file.
         file: String,
         /// What is wrong with it.
         reason: String,
     },
-    /// What is published is no model for us; nothing large was downloaded.
-    #[error("model \"{repo}\" cannot be used: {reason}{}", hint(.reason))]
+    /// The engine cannot use the published model; nothing large was downloaded.
+    #[error("model \"{repo}\" cannot be used: {reason}{}", model_hint(.reason))]
     Unusable {
-        /// As asked.
+        /// As requested.
         repo: String,
-        /// Why not.
+        /// Why it cannot be used.
         reason: pg_caption_models::ModelsError,
     },
-    /// The disk has not enough room.
-    #[error("not enough room in {}: {needed} more bytes are needed, {available} are free", path.display())]
+    /// The file system is too full.
+    #[error(
+        "not enough space for \"{}\": {needed} more bytes are needed, {available} are free",
+        path.display()
+    )]
     NoSpace {
-        /// Where.
+        /// The folder.
         path: PathBuf,
-        /// Bytes.
+        /// Missing bytes.
         needed: u64,
-        /// Bytes.
+        /// Free bytes.
         available: u64,
     },
-    /// The file that came is not the one published.
+    /// The downloaded file differs from the published one.
     #[error(
-        "{file} came with checksum {found}, but {expected} is published: the download was discarded, run the command again"
+        "file \"{file}\" has checksum {found} instead of the published {expected}: the download was \
+         discarded, run the command again"
     )]
     Checksum {
         /// The file.
@@ -106,54 +114,59 @@ pub enum HubError {
         /// SHA-256, lower-case hex.
         found: String,
     },
-    /// More came than was published.
+    /// The downloaded file is longer than the published one.
     #[error(
-        "{file} is longer than the {expected} bytes published: the download was discarded, run the command again"
+        "file \"{file}\" is longer than the published {expected} bytes: the download was discarded, \
+         run the command again"
     )]
     Size {
         /// The file.
         file: String,
-        /// Bytes.
+        /// Published length, bytes.
         expected: u64,
     },
-    /// There is a folder of that name, with something else in it.
-    #[error("{} is there already{}: --replace puts the new one in its place, --name gives another name", path.display(), origin.as_ref().map(|o| format!(" ({o})")).unwrap_or_default())]
+    /// A folder of that name exists and has other content.
+    #[error(
+        "folder \"{}\" already exists{}: use --replace to replace it, or --name for another name",
+        path.display(),
+        origin.as_ref().map(|o| format!(" ({o})")).unwrap_or_default()
+    )]
     Exists {
         /// The folder.
         path: PathBuf,
-        /// Where it came from, if a pull made it.
+        /// Its repository and commit, if a pull made it.
         origin: Option<String>,
     },
-    /// Somebody else is downloading it.
-    #[error("{} is being downloaded by another process", path.display())]
+    /// Another process is downloading it.
+    #[error("another process is downloading \"{}\"", path.display())]
     Busy {
         /// The folder.
         path: PathBuf,
     },
     /// A file cannot be written or read.
-    #[error("{}: {source}", path.display())]
+    #[error("could not access \"{}\": {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The system's error.
         source: std::io::Error,
     },
 }
 
-fn shown_to(token: bool) -> &'static str {
+fn token_hint(token: bool) -> &'static str {
     match token {
-        true => "the token of HF_TOKEN (or of a hub login) was sent, but does not open it",
-        false => "private and gated ones need a token in HF_TOKEN",
+        true => "the token of HF_TOKEN (or of a hub login) was sent, but gives no access",
+        false => "private and gated models need a token in HF_TOKEN",
     }
 }
 
-fn hint(reason: &pg_caption_models::ModelsError) -> &'static str {
+fn model_hint(reason: &pg_caption_models::ModelsError) -> &'static str {
     match reason {
         pg_caption_models::ModelsError::NoGraph { .. } => {
-            "; it needs an export to ONNX, such as onnx-community publishes of many models"
+            "; it needs an export to ONNX, such as onnx-community publishes for many models"
         }
         pg_caption_models::ModelsError::NoDtype { .. } => {
-            "; --dtype may be repeated, GRAPH=DTYPE holds for one graph"
+            "; --dtype can be repeated, GRAPH=DTYPE applies to one graph"
         }
         _ => "",
     }

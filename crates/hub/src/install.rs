@@ -1,4 +1,5 @@
-//! The folder: filled under a name that nobody takes for a model, put in place in one step.
+//! The model folder: filled under a hidden name, which no scan takes for a model, and installed
+//! atomically.
 
 use crate::HubError;
 use rustix::fs::{CWD, RenameFlags, renameat_with, statvfs};
@@ -6,11 +7,11 @@ use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 
-/// What a pull leaves in a folder about itself.
+/// The file in which a pull records the origin of a folder.
 pub(crate) const ORIGIN: &str = ".pull.json";
 
-/// Where a folder came from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The origin of a folder.
+#[derive(Debug, Clone, PartialFolderEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Origin {
     pub(crate) repo: String,
     pub(crate) revision: String,
@@ -19,17 +20,17 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// Of an installed folder.
+    /// Reads the origin of an installed folder.
     pub(crate) fn of(folder: &Path) -> Option<Origin> {
         serde_json::from_slice(&fs::read(folder.join(ORIGIN)).ok()?).ok()
     }
 }
 
-/// A folder being filled. What is in it stays for the next attempt unless it is put in place.
-pub(crate) struct Partial {
+/// A folder being filled. Unless it is installed, its files stay for the next attempt.
+pub(crate) struct PartialFolder {
     path: PathBuf,
     target: PathBuf,
-    /// Held open: its lock keeps others out.
+    /// Open for its lock, which excludes other processes.
     folder: File,
 }
 
@@ -37,25 +38,25 @@ fn file_error(path: &Path) -> impl Fn(std::io::Error) -> HubError + '_ {
     move |source| HubError::File { path: path.into(), source }
 }
 
-impl Partial {
-    /// Opens (or goes on with) the folder that will become `models/name`.
-    pub(crate) fn open(models: &Path, name: &str) -> Result<Partial, HubError> {
+impl PartialFolder {
+    /// Creates or reopens the folder that becomes `models/name`.
+    pub(crate) fn open(models: &Path, name: &str) -> Result<PartialFolder, HubError> {
         let (path, target) = (models.join(format!(".{name}.partial")), models.join(name));
         fs::create_dir_all(path.join("onnx")).map_err(file_error(&path))?;
         let folder = File::open(&path).map_err(file_error(&path))?;
         match folder.try_lock() {
-            Ok(()) => Ok(Partial { path, target, folder }),
+            Ok(()) => Ok(PartialFolder { path, target, folder }),
             Err(TryLockError::WouldBlock) => Err(HubError::Busy { path: target }),
             Err(TryLockError::Error(source)) => Err(HubError::File { path, source }),
         }
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A file in it; the folders on the way to it are made.
+    /// Path of a file in it; creates the file's folder.
     pub(crate) fn file(&self, name: &str) -> Result<PathBuf, HubError> {
         let path = self.path.join(name);
         let folder = path.parent().unwrap_or(&self.path);
@@ -63,7 +64,7 @@ impl Partial {
         Ok(path)
     }
 
-    /// Bytes here of these files.
+    /// Bytes that exist of these files.
     pub(crate) fn bytes(&self, files: &[&str]) -> u64 {
         files
             .iter()
@@ -72,7 +73,7 @@ impl Partial {
             .sum()
     }
 
-    /// Removes every file whose path in here is not wanted.
+    /// Removes every file whose relative path is not wanted.
     pub(crate) fn retain(&self, wanted: impl Fn(&str) -> bool) -> Result<(), HubError> {
         self.retain_in("", &wanted)
     }
@@ -90,8 +91,8 @@ impl Partial {
         Ok(())
     }
 
-    /// Refuses a download that will not fit.
-    pub(crate) fn room_for(&self, needed: u64) -> Result<(), HubError> {
+    /// Refuses a download that does not fit.
+    pub(crate) fn check_space(&self, needed: u64) -> Result<(), HubError> {
         let system = statvfs(&self.path).map_err(|e| file_error(&self.path)(e.into()))?;
         let available = system.f_bavail.saturating_mul(system.f_frsize);
         if needed > available {
@@ -101,17 +102,16 @@ impl Partial {
         }
     }
 
-    /// Makes it the model: with everything on the disk first, and in one step, so that no other
-    /// process ever sees half of it.
-    pub(crate) fn put_in_place(self, origin: &Origin) -> Result<PathBuf, HubError> {
+    /// Installs it as the model: flushes everything to disk, then renames the folder, so that no
+    /// other process sees a part of it.
+    pub(crate) fn install(self, origin: &Origin) -> Result<PathBuf, HubError> {
         let (path, target) = (&self.path, &self.target);
         let text = serde_json::to_vec_pretty(origin).unwrap_or_default();
         fs::write(path.join(ORIGIN), text).map_err(file_error(path))?;
         for synced in [path.join(ORIGIN), path.join("onnx")] {
             File::open(&synced).and_then(|f| f.sync_all()).map_err(file_error(&synced))?;
         }
-        // A model without graphs in it is none, so the folder is never empty; but one whose graphs
-        // lie beside config.json has no use for it.
+        // Fails unless the folder is empty, as for models whose graphs are next to config.json.
         let _ = fs::remove_dir(path.join("onnx"));
         self.folder.sync_all().map_err(file_error(path))?;
         if fs::symlink_metadata(target).is_ok() {
@@ -127,17 +127,17 @@ impl Partial {
     }
 }
 
-/// The new folder takes the old one's name and the old one the new one's.
+/// Exchanges the names of two folders.
 fn exchange(new: &Path, old: &Path) -> std::io::Result<()> {
     if renameat_with(CWD, new, CWD, old, RenameFlags::EXCHANGE).is_ok() {
         return Ok(());
     }
-    // A file system that cannot: for a moment there is none.
-    let aside = old.with_file_name(format!(
+    // A file system without the atomic exchange: for a moment there is no folder.
+    let replaced = old.with_file_name(format!(
         ".{}.replaced",
         old.file_name().unwrap_or_default().to_string_lossy()
     ));
-    fs::rename(old, &aside)?;
+    fs::rename(old, &replaced)?;
     fs::rename(new, old)?;
-    fs::rename(&aside, new)
+    fs::rename(&replaced, new)
 }

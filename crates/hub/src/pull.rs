@@ -1,9 +1,9 @@
-//! From a repository's name to a folder: what is needed of it, and no more.
+//! From a repository's name to a folder with the needed files, and no others.
 
 use crate::client::Client;
-use crate::install::{ORIGIN, Origin, Partial};
-use crate::listing::{Listing, Remote, refusal};
-use crate::transfer::{Order, fetch};
+use crate::install::{ORIGIN, Origin, PartialFolder};
+use crate::listing::{Listing, RemoteFile, refusal};
+use crate::transfer::{Transfer, fetch};
 use crate::{HubError, HubLocation, PullProgress, RetryLimits};
 use pg_caption_models::{GraphChoice, GraphSelection, choose, family, model_type_of, model_types};
 use pg_caption_onnx::outside;
@@ -13,7 +13,7 @@ use std::path::{Component, Path, PathBuf};
 /// Largest `config.json`, bytes.
 const MAX_CONFIG: u64 = 4 << 20;
 
-/// What to pull, and where to.
+/// Which model to download, and where to install it.
 #[derive(Debug, Clone)]
 pub struct PullRequest {
     /// `OWNER/NAME`.
@@ -21,18 +21,18 @@ pub struct PullRequest {
     /// Branch, tag or commit.
     pub revision: String,
     /// Which graph files.
-    pub wish: GraphSelection,
-    /// The models directory; made if it is not there.
+    pub selection: GraphSelection,
+    /// The models directory; created if it does not exist.
     pub models: PathBuf,
-    /// Folder in it; `None`: the repository's name without its owner.
+    /// Name of the folder; `None`: the repository's name without its owner.
     pub name: Option<String>,
-    /// Put it in the place of a folder of that name.
+    /// Whether to replace an existing folder of that name.
     pub replace: bool,
-    /// With a network that breaks.
-    pub patience: RetryLimits,
+    /// How often a broken transfer is resumed.
+    pub retries: RetryLimits,
 }
 
-/// What was pulled.
+/// The downloaded model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PullReport {
     /// The folder.
@@ -45,44 +45,44 @@ pub struct PullReport {
     pub model_type: String,
     /// Bytes of all its files.
     pub bytes: u64,
-    /// Which file of each graph.
+    /// The file of each graph.
     pub choice: GraphChoice,
-    /// It was there already, the same.
+    /// The same model was already installed.
     pub unchanged: bool,
 }
 
-/// Pulls a model. What was fetched before an error stays for the next attempt, out of sight.
+/// Downloads a model. After an error the fetched files stay in a hidden folder for the next attempt.
 ///
 /// # Errors
-/// [`HubError`]; nothing of the model is visible then.
+/// [`HubError`]; no part of the model is visible then.
 pub fn pull(
-    place: &HubLocation,
-    order: &PullRequest,
+    location: &HubLocation,
+    request: &PullRequest,
     progress: &mut dyn PullProgress,
 ) -> Result<PullReport, HubError> {
-    let repo = order.repo.trim_matches('/');
-    let name = order.name.as_deref().unwrap_or_else(|| repo.rsplit('/').next().unwrap_or(repo));
+    let repo = request.repo.trim_matches('/');
+    let name = request.name.as_deref().unwrap_or_else(|| repo.rsplit('/').next().unwrap_or(repo));
     if !is_repository(repo) || !is_part(name) {
         return Err(HubError::Name(if is_repository(repo) {
             name.into()
         } else {
-            order.repo.clone()
+            request.repo.clone()
         }));
     }
-    if order.revision.is_empty() || !order.revision.split('/').all(is_part) {
-        return Err(HubError::Name(order.revision.clone()));
+    if request.revision.is_empty() || !request.revision.split('/').all(is_part) {
+        return Err(HubError::Name(request.revision.clone()));
     }
-    let client = Client::new(place);
-    let listing = Listing::read(&client, repo, &order.revision)?;
-    let (model_type, choice) = chosen(&client, repo, &listing, &order.wish)?;
-    let files: Vec<&Remote> = choice.files().filter_map(|path| listing.file(path)).collect();
+    let client = Client::new(location);
+    let listing = Listing::read(&client, repo, &request.revision)?;
+    let (model_type, choice) = choose_files(&client, repo, &listing, &request.selection)?;
+    let files: Vec<&RemoteFile> = choice.files().filter_map(|path| listing.file(path)).collect();
     let origin = Origin {
         repo: repo.into(),
-        revision: order.revision.clone(),
+        revision: request.revision.clone(),
         commit: listing.commit.clone(),
         files: choice.files().map(Into::into).collect(),
     };
-    let pulled = |folder, bytes, unchanged| PullReport {
+    let report = |folder, bytes, unchanged| PullReport {
         folder,
         name: name.into(),
         commit: listing.commit.clone(),
@@ -91,18 +91,18 @@ pub fn pull(
         choice: choice.clone(),
         unchanged,
     };
-    let target = order.models.join(name);
+    let target = request.models.join(name);
     if let Some(found) = existing(&target) {
         match found {
             Some(there)
                 if (&there.repo, &there.commit, &there.files)
                     == (&origin.repo, &origin.commit, &origin.files) =>
             {
-                let bytes =
-                    size(&files).saturating_add(size(&further(&target, repo, &listing, &choice)?));
-                return Ok(pulled(target, bytes, true));
+                let bytes = total_size(&files)
+                    .saturating_add(total_size(&additional(&target, repo, &listing, &choice)?));
+                return Ok(report(target, bytes, true));
             }
-            _ if order.replace => {}
+            _ if request.replace => {}
             there => {
                 let origin = there
                     .map(|o| format!("{} at {}", o.repo, o.commit.get(..8).unwrap_or(&o.commit)));
@@ -110,87 +110,87 @@ pub fn pull(
             }
         }
     }
-    let partial = Partial::open(&order.models, name)?;
-    let mut pulling = Pulling {
+    let partial = PartialFolder::open(&request.models, name)?;
+    let mut transfers = Transfers {
         client: &client,
         repo,
         listing: &listing,
         partial: &partial,
-        patience: &order.patience,
+        retries: &request.retries,
         done: 0,
     };
     let named: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-    // Weights under names of their own are known only when their graph is here: those of an attempt
-    // before stay until then.
+    // Weights under other names are known only after their graph has been fetched: those of an
+    // earlier attempt stay until then.
     partial.retain(|path| {
         named.contains(&path) || (listing.file(path).is_some() && !path.ends_with(".onnx"))
     })?;
-    pulling.fetch(&files, size(&files), progress)?;
-    let further = further(partial.path(), repo, &listing, &choice)?;
-    let bytes = size(&files).saturating_add(size(&further));
-    pulling.fetch(&further, bytes, progress)?;
-    partial.retain(|path| files.iter().chain(&further).any(|file| file.path == path))?;
-    Ok(pulled(partial.put_in_place(&origin)?, bytes, false))
+    transfers.fetch(&files, total_size(&files), progress)?;
+    let additional = additional(partial.path(), repo, &listing, &choice)?;
+    let bytes = total_size(&files).saturating_add(total_size(&additional));
+    transfers.fetch(&additional, bytes, progress)?;
+    partial.retain(|path| files.iter().chain(&additional).any(|file| file.path == path))?;
+    Ok(report(partial.install(&origin)?, bytes, false))
 }
 
-/// Bytes of all of them.
-fn size(files: &[&Remote]) -> u64 {
+/// Bytes of all files.
+fn total_size(files: &[&RemoteFile]) -> u64 {
     files.iter().map(|file| file.size).fold(0, u64::saturating_add)
 }
 
-/// The transfer of one file after the other.
-struct Pulling<'a> {
+/// Transfers one file after the other.
+struct Transfers<'a> {
     client: &'a Client<'a>,
     repo: &'a str,
     listing: &'a Listing,
-    partial: &'a Partial,
-    patience: &'a RetryLimits,
-    /// Bytes of the files that are here.
+    partial: &'a PartialFolder,
+    retries: &'a RetryLimits,
+    /// Bytes of the files that are complete.
     done: u64,
 }
 
-impl Pulling<'_> {
-    /// `total`: bytes of these and of those before.
+impl Transfers<'_> {
+    /// `total`: bytes of these files and of the earlier ones.
     fn fetch(
         &mut self,
-        files: &[&Remote],
+        files: &[&RemoteFile],
         total: u64,
         progress: &mut dyn PullProgress,
     ) -> Result<(), HubError> {
         let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-        self.partial.room_for(size(files).saturating_sub(self.partial.bytes(&names)))?;
+        self.partial.check_space(size(files).saturating_sub(self.partial.bytes(&names)))?;
         for remote in files {
-            let order = Order {
+            let transfer = Transfer {
                 repo: self.repo,
                 commit: &self.listing.commit,
                 remote,
                 before: self.done,
                 total,
             };
-            fetch(self.client, &order, &self.partial.file(&remote.path)?, self.patience, progress)?;
+            let path = self.partial.file(&remote.path)?;
+            fetch(self.client, &transfer, &path, self.retries, progress)?;
             self.done += remote.size;
         }
         Ok(())
     }
 }
 
-/// Files with weights that the graphs in a folder name and that are not called after them.
-fn further<'a>(
+/// Files with weights that the graphs in a folder refer to and that are not named after them.
+fn additional<'a>(
     folder: &Path,
     repo: &str,
     listing: &'a Listing,
     choice: &GraphChoice,
-) -> Result<Vec<&'a Remote>, HubError> {
-    let mut further: Vec<&Remote> = Vec::new();
+) -> Result<Vec<&'a RemoteFile>, HubError> {
+    let mut additional: Vec<&RemoteFile> = Vec::new();
     for graph in &choice.graphs {
-        // A graph that cannot be read is named when the model is loaded, with what is wrong with
-        // it.
-        for place in outside(&folder.join(&graph.file)).unwrap_or_default() {
-            // ONNX Runtime reads no weights from above the graph's folder either.
-            let Some(path) = beside(&graph.file, &place) else { continue };
+        // Loading the model reports graphs that cannot be read.
+        for location in outside(&folder.join(&graph.file)).unwrap_or_default() {
+            // ONNX Runtime does not read weights from above the graph's folder either.
+            let Some(path) = relative_to(&graph.file, &location) else { continue };
             if choice
                 .files()
-                .chain(further.iter().map(|file| file.path.as_str()))
+                .chain(additional.iter().map(|file| file.path.as_str()))
                 .any(|known| known == path)
             {
                 continue;
@@ -199,17 +199,17 @@ fn further<'a>(
                 repo: repo.into(),
                 reason: pg_caption_models::ModelsError::Missing { file: path.clone() },
             };
-            further.push(listing.file(&path).ok_or_else(missing)?);
+            additional.push(listing.file(&path).ok_or_else(missing)?);
         }
     }
-    Ok(further)
+    Ok(additional)
 }
 
-/// A place that a graph names, counted from its folder, as a path of the repository.
-fn beside(graph: &str, place: &str) -> Option<String> {
+/// The path in the repository of a location that is relative to the graph's folder.
+fn relative_to(graph: &str, location: &str) -> Option<String> {
     let mut path: Vec<&str> = graph.split('/').collect();
     path.pop();
-    for component in Path::new(place).components() {
+    for component in Path::new(location).components() {
         match component {
             Component::CurDir => {}
             Component::Normal(part) => path.push(part.to_str()?),
@@ -219,24 +219,24 @@ fn beside(graph: &str, place: &str) -> Option<String> {
     Some(path.join("/"))
 }
 
-/// `Some` if something is there, with where it came from if that is known.
+/// `Some` if `target` exists, with its origin if that is known.
 fn existing(target: &Path) -> Option<Option<Origin>> {
     std::fs::symlink_metadata(target).is_ok().then(|| Origin::of(target))
 }
 
-/// Reads `config.json` before anything large is fetched, and chooses.
-fn chosen(
+/// Reads `config.json` before anything large is fetched, and chooses the files.
+fn choose_files(
     client: &Client,
     repo: &str,
     listing: &Listing,
-    wish: &GraphSelection,
+    selection: &GraphSelection,
 ) -> Result<(String, GraphChoice), HubError> {
     let unusable = |reason| HubError::Unusable { repo: repo.into(), reason };
     let path = "config.json";
     if listing.file(path).is_none() {
         return Err(unusable(pg_caption_models::ModelsError::Missing { file: path.into() }));
     }
-    let mut response = client.get(&client.place.file(repo, &listing.commit, path), 0)?;
+    let mut response = client.get(&client.location.file(repo, &listing.commit, path), 0)?;
     if response.status().as_u16() != 200 {
         return Err(refusal(client, &response, repo, &listing.commit, path));
     }
@@ -245,7 +245,7 @@ fn chosen(
         .with_config()
         .limit(MAX_CONFIG)
         .read_to_vec()
-        .map_err(|e| client.broken(e))?;
+        .map_err(|e| client.network_error(e))?;
     let malformed = |e: serde_json::Error| pg_caption_models::ModelsError::Content {
         path: path.into(),
         reason: e.to_string(),
@@ -264,7 +264,7 @@ fn chosen(
         .map(|file| file.path.as_str())
         .filter(|path| *path != ORIGIN)
         .collect();
-    Ok((model_type, choose(family, &names, wish).map_err(unusable)?))
+    Ok((model_type, choose(family, &names, selection).map_err(unusable)?))
 }
 
 fn is_repository(repo: &str) -> bool {
@@ -272,7 +272,7 @@ fn is_repository(repo: &str) -> bool {
     parts.len() <= 2 && parts.into_iter().all(is_part)
 }
 
-/// A part of a name that is safe in an address and as a folder.
+/// Whether a part of a name is safe in an address and as a folder.
 fn is_part(part: &str) -> bool {
     !part.is_empty()
         && !part.starts_with(['.', '-'])

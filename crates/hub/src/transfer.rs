@@ -1,11 +1,12 @@
-//! One file from the hub: resumed where it broke, and checked.
+//! Downloads one file from the hub: resumes broken transfers and verifies the result.
 //!
-//! What is there of a file is read once for its checksum, so that bytes of an earlier run are never
-//! trusted.
+//! Existing bytes of a file are read once for the checksum, so that bytes of an earlier run are
+//! never trusted.
 
 use crate::client::Client;
-use crate::listing::{Remote, refusal};
+use crate::listing::{RemoteFile, refusal};
 use crate::{HubError, PullProgress};
+use pg_caption_backoff::Backoff;
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -14,15 +15,16 @@ use std::time::Duration;
 use ureq::Body;
 use ureq::http::Response;
 
-/// Read and written at once, bytes.
+/// Size of one read and write, bytes.
 const CHUNK: usize = 256 * 1024;
 
-/// How often a broken transfer is taken up again.
+/// How often a broken transfer is resumed.
 #[derive(Debug, Clone)]
 pub struct RetryLimits {
-    /// Attempts in a row that come no further.
+    /// Consecutive attempts without progress.
     pub attempts: u32,
-    /// Pause before the second of them, doubled before each further one; the first follows at once.
+    /// Pause before the third attempt, doubled before each further one, up to 64 times; the second
+    /// follows immediately.
     pub pause: Duration,
 }
 
@@ -32,34 +34,34 @@ impl Default for RetryLimits {
     }
 }
 
-/// Where a file is and what it must be.
-pub(crate) struct Order<'a> {
+/// The transfer of one file.
+pub(crate) struct Transfer<'a> {
     pub(crate) repo: &'a str,
     pub(crate) commit: &'a str,
-    pub(crate) remote: &'a Remote,
-    /// Bytes of the files before it, and of all.
+    pub(crate) remote: &'a RemoteFile,
+    /// Bytes of the earlier files.
     pub(crate) before: u64,
+    /// Bytes of all files.
     pub(crate) total: u64,
 }
 
-/// Fetches what is missing of a file into `to` and checks the whole.
+/// Fetches the missing bytes of a file into `to` and verifies the whole.
 pub(crate) fn fetch(
     client: &Client,
-    order: &Order,
+    transfer: &Transfer,
     to: &Path,
-    patience: &RetryLimits,
+    retries: &RetryLimits,
     progress: &mut dyn PullProgress,
 ) -> Result<(), HubError> {
-    let mut part = Part::open(to, order)?;
-    // What was here before may be of an earlier run and of another version: that is found out only
-    // at the end.
+    let mut part = PartialFile::open(to, transfer)?;
+    // Existing bytes may belong to another version of the file, which only the checksum reveals.
     let mut inherited = part.length > 0;
     loop {
-        part.complete(client, order, patience, progress)?;
-        match part.check(order) {
-            Ok(()) => return part.keep(),
+        part.complete(client, transfer, retries, progress)?;
+        match part.check(transfer) {
+            Ok(()) => return part.sync(),
             Err(wrong) => {
-                part.cut()?;
+                part.truncate()?;
                 if !std::mem::take(&mut inherited) {
                     return Err(wrong);
                 }
@@ -68,15 +70,15 @@ pub(crate) fn fetch(
     }
 }
 
-struct Part<'a> {
+struct PartialFile<'a> {
     path: &'a Path,
     file: File,
     length: u64,
     hash: Sha256,
 }
 
-impl<'a> Part<'a> {
-    fn open(path: &'a Path, order: &Order) -> Result<Part<'a>, HubError> {
+impl<'a> PartialFile<'a> {
+    fn open(path: &'a Path, transfer: &Transfer) -> Result<PartialFile<'a>, HubError> {
         let failed = |source| HubError::File { path: path.into(), source };
         let file = File::options()
             .read(true)
@@ -85,12 +87,12 @@ impl<'a> Part<'a> {
             .truncate(false)
             .open(path)
             .map_err(failed)?;
-        let mut part = Part { path, file, length: 0, hash: Sha256::new() };
-        // Without a checksum nobody could tell whether the rest fits.
-        if order.remote.sha256.is_none()
-            || part.file.metadata().map_err(failed)?.len() > order.remote.size
+        let mut part = PartialFile { path, file, length: 0, hash: Sha256::new() };
+        // Without a checksum it is unknown whether existing bytes belong to this version.
+        if transfer.remote.sha256.is_none()
+            || part.file.metadata().map_err(failed)?.len() > transfer.remote.size
         {
-            part.cut()?;
+            part.truncate()?;
             return Ok(part);
         }
         let mut buffer = vec![0; CHUNK];
@@ -105,59 +107,61 @@ impl<'a> Part<'a> {
         }
     }
 
-    /// Back to nothing.
-    fn cut(&mut self) -> Result<(), HubError> {
-        let cut = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
-        cut.map_err(|source| HubError::File { path: self.path.into(), source })?;
+    /// Removes all bytes.
+    fn truncate(&mut self) -> Result<(), HubError> {
+        let truncated = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        truncated.map_err(|source| HubError::File { path: self.path.into(), source })?;
         (self.length, self.hash) = (0, Sha256::new());
         Ok(())
     }
 
-    /// Asks until all of it is here.
+    /// Sends requests until the file is complete.
     fn complete(
         &mut self,
         client: &Client,
-        order: &Order,
-        patience: &RetryLimits,
+        transfer: &Transfer,
+        retries: &RetryLimits,
         progress: &mut dyn PullProgress,
     ) -> Result<(), HubError> {
-        let (mut in_vain, mut furthest) = (0, self.length);
-        progress.at(&order.remote.path, order.before + self.length, order.total);
-        while self.length < order.remote.size {
-            let Err(error) = self.go_on(client, order, progress) else { continue };
-            if !is_passing(&error) {
+        let pauses = Backoff::new(retries.pause, retries.pause * 64);
+        let (mut stalled, mut furthest) = (0u32, self.length);
+        progress.at(&transfer.remote.path, transfer.before + self.length, transfer.total);
+        while self.length < transfer.remote.size {
+            let Err(error) = self.resume(client, transfer, progress) else { continue };
+            if !is_transient(&error) {
                 return Err(error);
             }
-            // Further than ever, not only further than before: a server that knows no ranges and
-            // never ends a file must not keep us for ever.
-            in_vain = if self.length > furthest { 1 } else { in_vain + 1 };
+            // Progress means beyond any earlier attempt: a server without ranges that never ends a
+            // file must not cause endless attempts.
+            stalled = if self.length > furthest { 1 } else { stalled + 1 };
             furthest = furthest.max(self.length);
-            if in_vain >= patience.attempts {
+            if stalled >= retries.attempts {
                 return Err(error);
             }
-            if in_vain > 1 {
-                std::thread::sleep(patience.pause * 2u32.saturating_pow(in_vain - 2).min(64));
+            if stalled > 1 {
+                std::thread::sleep(pauses.pause(stalled - 2));
             }
         }
         Ok(())
     }
 
-    fn go_on(
+    fn resume(
         &mut self,
         client: &Client,
-        order: &Order,
+        transfer: &Transfer,
         progress: &mut dyn PullProgress,
     ) -> Result<(), HubError> {
-        let Order { repo, commit, remote, .. } = order;
-        let response = client.get(&client.place.file(repo, commit, &remote.path), self.length)?;
+        let Transfer { repo, commit, remote, .. } = transfer;
+        let response =
+            client.get(&client.location.file(repo, commit, &remote.path), self.length)?;
         match response.status().as_u16() {
             206 if starts_at(&response) == Some(self.length) => {}
-            // The whole file, although a part was asked for.
-            200 => self.cut()?,
-            // A range that is none, or not the one asked for: from the start.
+            // The whole file, although a range was requested.
+            200 => self.truncate()?,
+            // No range, or not the requested one: start over.
             206 | 416 if self.length > 0 => {
-                self.cut()?;
-                return Err(client.broken("the server cannot go on from the middle of a file"));
+                self.truncate()?;
+                return Err(client.network_error("the server cannot resume a file"));
             }
             _ => return Err(refusal(client, &response, repo, commit, &remote.path)),
         }
@@ -166,14 +170,14 @@ impl<'a> Part<'a> {
         loop {
             let n = match reader.read(&mut buffer) {
                 Ok(0) if self.length < remote.size => {
-                    return Err(client.broken("the connection ended early"));
+                    return Err(client.network_error("the connection ended early"));
                 }
                 Ok(0) => return Ok(()),
                 Ok(n) => n,
-                Err(error) => return Err(client.broken(error)),
+                Err(error) => return Err(client.network_error(error)),
             };
             if self.length + n as u64 > remote.size {
-                self.cut()?;
+                self.truncate()?;
                 return Err(HubError::Size { file: remote.path.clone(), expected: remote.size });
             }
             self.file
@@ -181,40 +185,39 @@ impl<'a> Part<'a> {
                 .map_err(|source| HubError::File { path: self.path.into(), source })?;
             self.hash.update(&buffer[..n]);
             self.length += n as u64;
-            progress.at(&remote.path, order.before + self.length, order.total);
+            progress.at(&remote.path, transfer.before + self.length, transfer.total);
         }
     }
 
-    fn check(&self, order: &Order) -> Result<(), HubError> {
-        let Some(expected) = &order.remote.sha256 else { return Ok(()) };
-        let found: String =
-            self.hash.clone().finalize().iter().map(|b| format!("{b:02x}")).collect();
+    fn check(&self, transfer: &Transfer) -> Result<(), HubError> {
+        let Some(expected) = &transfer.remote.sha256 else { return Ok(()) };
+        let found = format!("{:x}", self.hash.clone().finalize());
         if found == *expected {
             Ok(())
         } else {
             Err(HubError::Checksum {
-                file: order.remote.path.clone(),
+                file: transfer.remote.path.clone(),
                 expected: expected.clone(),
                 found,
             })
         }
     }
 
-    /// Onto the disk.
-    fn keep(self) -> Result<(), HubError> {
+    /// Flushes the file to disk.
+    fn sync(self) -> Result<(), HubError> {
         self.file.sync_all().map_err(|source| HubError::File { path: self.path.into(), source })
     }
 }
 
-/// Whether another attempt may end otherwise.
-fn is_passing(error: &HubError) -> bool {
+/// Whether another attempt may succeed.
+fn is_transient(error: &HubError) -> bool {
     matches!(
         error,
         HubError::Network { .. } | HubError::Status { status: 408 | 429 | 500..=599, .. }
     )
 }
 
-/// First byte of a partial answer.
+/// First byte of a partial response.
 fn starts_at(response: &Response<Body>) -> Option<u64> {
     let range = response.headers().get("content-range")?.to_str().ok()?;
     range.strip_prefix("bytes ")?.split('-').next()?.parse().ok()

@@ -1,9 +1,6 @@
 //! Which picture makes engines die. The same decision for queue workers and for sessions.
 
-use pg_caption_wire::{Failure, FailureClass};
-
-/// Engines that one picture may cost before it is rejected.
-const MAX_LOSSES: u32 = 3;
+use pg_caption_wire::{Failure, MAX_ENGINE_DEATHS};
 
 /// What becomes of a request that was in flight when its engine was lost.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,19 +27,10 @@ impl EngineLoss {
     /// ```
     pub fn judge(losses: u32, alone: bool) -> EngineLoss {
         let losses = losses + u32::from(alone);
-        if losses < MAX_LOSSES {
+        if losses < MAX_ENGINE_DEATHS {
             EngineLoss::Suspect(losses)
         } else {
-            EngineLoss::Reject(failure())
+            EngineLoss::Reject(Failure::engine_killer(losses))
         }
     }
-}
-
-fn failure() -> Failure {
-    Failure::new(
-        FailureClass::Reject,
-        "engine_killer",
-        "the caption engine died each time it worked on this picture",
-    )
-    .detail(format!("{MAX_LOSSES} engines were lost with nothing else in flight."))
 }

@@ -1,17 +1,16 @@
-//! Bytes of a model become plain text: one line, no special tokens, no invisible characters. First
-//! step of `tidy`. Never changes the words themselves.
+//! Turns a model's output into plain text: one line, no special tokens, no invisible characters.
+//! First step of `postprocess`. Never changes the words themselves.
 
-/// Longest `<…>` that is taken for a special token; longer ones are text (chars, brackets
-/// included).
+/// Longest `<…>` that counts as a special token; longer ones are text. In bytes, with brackets.
 const LONGEST_TOKEN: usize = 40;
 
-/// One line of visible text: special tokens, control and invisible characters removed, white space
-/// collapsed, the blank that word pieces leave before punctuation closed, quotation marks around
-/// the whole removed.
+/// One line of visible text. Removes special tokens, control and invisible characters, the blank
+/// that word pieces leave before punctuation, and quotation marks around the whole text. Collapses
+/// white space.
 pub fn clean(raw: &str) -> String {
     let text = without_special_tokens(raw);
     let mut out = String::with_capacity(text.len());
-    for c in text.chars().filter(|c| !invisible(*c)) {
+    for c in text.chars().filter(|c| !is_invisible(*c)) {
         if c.is_whitespace() || c.is_control() {
             if !out.is_empty() && !out.ends_with(' ') {
                 out.push(' ');
@@ -26,10 +25,14 @@ pub fn clean(raw: &str) -> String {
     unquoted(out.trim()).to_string()
 }
 
-/// Characters without a glyph that hide in text: zero-width, bidirectional controls, byte order
-/// mark, replacement, soft hyphen.
-fn invisible(c: char) -> bool {
-    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}' | '\u{fffd}')
+/// Characters without a glyph: zero-width, bidirectional controls, byte order mark, replacement,
+/// soft hyphen.
+fn is_invisible(c: char) -> bool {
+    matches!(
+        c,
+        '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
+        | '\u{feff}' | '\u{fffd}'
+    )
 }
 
 /// `<s>`, `</s>`, `<loc_12>`, `<|im_end|>`, `<end_of_utterance>`: an angle-bracketed run without
@@ -41,7 +44,7 @@ fn without_special_tokens(text: &str) -> String {
         out.push_str(&rest[..open]);
         rest = &rest[open..];
         match rest.find('>').map(|close| &rest[1..close]) {
-            Some(inner) if special(inner) => {
+            Some(inner) if is_special(inner) => {
                 out.push(' ');
                 rest = &rest[inner.len() + 2..];
             }
@@ -55,7 +58,7 @@ fn without_special_tokens(text: &str) -> String {
     out
 }
 
-fn special(inner: &str) -> bool {
+fn is_special(inner: &str) -> bool {
     let name = inner.trim_matches(|c| c == '|' || c == '/');
     inner.len() + 2 <= LONGEST_TOKEN
         && !name.is_empty()
@@ -78,31 +81,31 @@ mod tests {
     use super::clean;
 
     #[test]
-    fn special_tokens_leave_no_trace() {
+    fn special_tokens_are_removed() {
         assert_eq!(clean("</s><s>a red cup<loc_12><loc_999></s><pad><pad>"), "a red cup");
         assert_eq!(clean("A dog.<end_of_utterance>"), "A dog.");
         assert_eq!(clean("A dog<|im_end|>\n<|endoftext|>"), "A dog");
     }
 
     #[test]
-    fn angle_brackets_that_are_text_stay() {
+    fn angle_brackets_in_text_stay() {
         assert_eq!(clean("width < height and height > 3"), "width < height and height > 3");
         assert_eq!(clean("a <- b"), "a <- b");
         assert_eq!(clean("1 < 2"), "1 < 2");
     }
 
     #[test]
-    fn one_line_without_control_or_invisible_characters() {
+    fn control_and_invisible_characters_are_removed() {
         assert_eq!(clean("  a\tred\r\n\u{0}cup\u{200b} \u{202e}here\u{feff} "), "a red cup here");
     }
 
     #[test]
-    fn the_blank_before_punctuation_is_closed() {
+    fn blanks_before_punctuation_are_removed() {
         assert_eq!(clean("a man , a dog ."), "a man, a dog.");
     }
 
     #[test]
-    fn quotation_marks_around_the_whole_go_those_inside_stay() {
+    fn only_enclosing_quotation_marks_are_removed() {
         assert_eq!(clean("\"A red cup\""), "A red cup");
         assert_eq!(clean("A sign that says \"STOP\""), "A sign that says \"STOP\"");
         assert_eq!(clean("\"STOP\" and \"GO\""), "\"STOP\" and \"GO\"");

@@ -1,52 +1,41 @@
-//! The styles that a model folder brings along: `captions.json`.
+//! The styles that a model folder defines: `captions.json`.
 //!
 //! ```json
 //! { "styles": { "concise": { "max_chars": 90 },
-//!               "poetic": { "instruction": "Write two lines of verse about this image.", "task": "detailed", "prompt": "A poem:", "max_sentences": 2 } } }
+//!               "poetic": { "instruction": "Write two lines of verse about this image.",
+//!                           "task": "detailed", "prompt": "A poem:", "max_sentences": 2 } } }
 //! ```
-//! What a style leaves out is as in the built-in style of its name, else of its task. `prompt` is
-//! what this model is told instead of the instruction.
+//! Fields that are left out are as in the built-in style of that name, else as in the built-in
+//! style of the task. `prompt` replaces the instruction for the folder's own model.
 
-use crate::{CaptionStyle, StyleError, StyleTask, builtin, validate};
+use crate::{CaptionStyle, StyleError, StylePatch, StyleTask, builtin, validate};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
 /// Why a folder's styles cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FolderError {
-    /// No JSON, or not of this form.
+    /// The file is not JSON of the expected form.
     #[error("{0}")]
     Form(String),
-    /// A new style that says neither instruction nor prompt.
+    /// A new style has neither an instruction nor a prompt.
     #[error("style \"{0}\" has no \"instruction\" and no \"prompt\"")]
     Silent(String),
-    /// A definition that is refused.
+    /// A definition is invalid.
     #[error("style \"{name}\": {error}")]
     Style {
-        /// Of the style.
+        /// Name of the style.
         name: String,
-        /// Why.
+        /// The rule it breaks.
         error: StyleError,
     },
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct File {
+struct CaptionsFile {
     #[serde(default)]
-    styles: BTreeMap<String, Written>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Written {
-    instruction: Option<String>,
-    task: Option<StyleTask>,
-    prompt: Option<String>,
-    min_chars: Option<u32>,
-    max_chars: Option<u32>,
-    max_sentences: Option<u32>,
-    strip_final_stop: Option<bool>,
+    styles: BTreeMap<String, StylePatch>,
 }
 
 /// Reads `captions.json` of a folder of this `model_type`: whole definitions by name.
@@ -57,40 +46,45 @@ pub fn of_folder(
     json: &[u8],
     model_type: &str,
 ) -> Result<BTreeMap<String, CaptionStyle>, FolderError> {
-    let file: File = serde_json::from_slice(json).map_err(|e| FolderError::Form(e.to_string()))?;
+    let file: CaptionsFile =
+        serde_json::from_slice(json).map_err(|e| FolderError::Form(e.to_string()))?;
     file.styles
         .into_iter()
-        .map(|(name, written)| Ok((name.clone(), written.whole(&name, model_type)?)))
+        .map(|(name, patch)| Ok((name.clone(), completed(patch, &name, model_type)?)))
         .collect()
 }
 
-impl Written {
-    fn whole(self, name: &str, model_type: &str) -> Result<CaptionStyle, FolderError> {
-        let task =
-            self.task.or(builtin(name).map(|style| style.task)).unwrap_or(StyleTask::Detailed);
-        let known = builtin(name);
-        let mut style = match known.clone().or_else(|| builtin(task.name())) {
-            Some(style) => CaptionStyle { name: name.into(), task, ..style },
-            None => {
-                return Err(FolderError::Form(format!("no built-in style \"{}\"", task.name())));
-            }
-        };
-        match (self.instruction, &self.prompt, known) {
-            (Some(instruction), _, _) => style.instruction = instruction,
-            // Told to this model, and there is no other that would read the instruction.
-            (None, Some(prompt), None) => style.instruction = prompt.clone(),
-            (None, _, Some(_)) => {}
-            (None, None, None) => return Err(FolderError::Silent(name.into())),
-        }
-        style.prompts.extend(self.prompt.map(|prompt| (model_type.to_owned(), prompt)));
-        let rules = &mut style.rules;
-        rules.max_chars = self.max_chars.unwrap_or(rules.max_chars);
-        rules.min_chars = self.min_chars.unwrap_or(rules.min_chars.min(rules.max_chars));
-        rules.max_sentences = self.max_sentences.or(rules.max_sentences);
-        rules.strip_final_stop = self.strip_final_stop.unwrap_or(rules.strip_final_stop);
-        validate(&style).map_err(|error| FolderError::Style { name: name.into(), error })?;
-        Ok(style)
+/// The whole definition of a folder's style.
+fn completed(
+    mut patch: StylePatch,
+    name: &str,
+    model_type: &str,
+) -> Result<CaptionStyle, FolderError> {
+    if !patch.prompts.is_empty() {
+        return Err(FolderError::Form(format!(
+            "style \"{name}\": unknown field `prompts`, use `prompt`"
+        )));
     }
+    let invalid = |error| FolderError::Style { name: name.into(), error };
+    let base = match builtin(name) {
+        Some(style) => style,
+        None => {
+            // The folder's own model is the only one that reads the instruction.
+            patch.instruction = patch.instruction.or_else(|| patch.prompt.clone());
+            if patch.instruction.is_none() {
+                return Err(FolderError::Silent(name.into()));
+            }
+            let task = patch.task.unwrap_or(StyleTask::Detailed).name();
+            let style = builtin(task)
+                .ok_or_else(|| FolderError::Form(format!("no built-in style \"{task}\"")))?;
+            CaptionStyle { name: name.into(), ..style }
+        }
+    };
+    patch.prompts.extend(patch.prompt.take().map(|prompt| (model_type.to_owned(), prompt)));
+    patch.check().map_err(invalid)?;
+    let style = patch.apply(base);
+    validate(&style).map_err(invalid)?;
+    Ok(style)
 }
 
 #[cfg(test)]
@@ -102,48 +96,59 @@ mod tests {
     }
 
     #[test]
-    fn a_built_in_style_is_changed_where_the_folder_says_so() {
-        let styles = read(r#"{"styles": {"concise": {"max_chars": 90, "prompt": "What does the image describe?"}}}"#).unwrap();
-        let (ours, builtin) = (&styles["concise"], builtin("concise").unwrap());
+    fn a_folder_changes_a_built_in_style() {
+        let styles = read(
+            r#"{"styles": {"concise": {"max_chars": 90,
+                "prompt": "What does the image describe?"}}}"#,
+        )
+        .unwrap();
+        let (changed, builtin) = (&styles["concise"], builtin("concise").unwrap());
         assert_eq!(
-            (ours.rules.max_chars, &ours.instruction, ours.task),
+            (changed.rules.max_chars, &changed.instruction, changed.task),
             (90, &builtin.instruction, StyleTask::Concise)
         );
-        assert_eq!(ours.prompt_for("florence2"), Some("What does the image describe?"));
-        assert_eq!(ours.rules.min_chars, builtin.rules.min_chars);
+        assert_eq!(changed.prompt_for("florence2"), Some("What does the image describe?"));
+        assert_eq!(changed.rules.min_chars, builtin.rules.min_chars);
     }
 
     #[test]
-    fn a_new_style_is_as_its_task_where_it_says_nothing() {
-        let styles = read(r#"{"styles": {"poetic": {"instruction": "Rhyme.", "task": "seo", "max_sentences": 4}}}"#).unwrap();
-        let (ours, seo) = (&styles["poetic"], builtin("seo").unwrap());
+    fn a_new_style_defaults_to_its_task() {
+        let styles = read(
+            r#"{"styles": {"poetic": {"instruction": "Rhyme.", "task": "seo",
+                "max_sentences": 4}}}"#,
+        )
+        .unwrap();
+        let (poetic, seo) = (&styles["poetic"], builtin("seo").unwrap());
         assert_eq!(
-            (ours.name.as_str(), ours.instruction.as_str(), ours.rules.max_sentences),
+            (poetic.name.as_str(), poetic.instruction.as_str(), poetic.rules.max_sentences),
             ("poetic", "Rhyme.", Some(4))
         );
         assert_eq!(
-            (ours.rules.max_chars, ours.rules.min_chars),
+            (poetic.rules.max_chars, poetic.rules.min_chars),
             (seo.rules.max_chars, seo.rules.min_chars)
         );
         assert_eq!(
-            read(r#"{"styles": {"told": {"prompt": "Say it."}}}"#).unwrap()["told"].instruction,
+            read(r#"{"styles": {"prompted": {"prompt": "Say it."}}}"#).unwrap()["prompted"]
+                .instruction,
             "Say it."
         );
         assert!(read("{}").unwrap().is_empty());
     }
 
     #[test]
-    fn what_cannot_be_used_is_named() {
-        for (json, word) in [
+    fn an_error_names_the_cause() {
+        for (json, cause) in [
             ("[", "line 1"),
             (r#"{"style": {}}"#, "style"),
             (r#"{"styles": {"x": {"instructions": "Rhyme."}}}"#, "instructions"),
+            (r#"{"styles": {"x": {"prompts": {"vit": "Rhyme."}}}}"#, "prompts"),
             (r#"{"styles": {"x": {"max_chars": 10}}}"#, "\"x\""),
             (r#"{"styles": {"Bad Name": {"instruction": "Rhyme."}}}"#, "Bad Name"),
-            (r#"{"styles": {"concise": {"max_chars": 2, "min_chars": 3}}}"#, "min_chars"),
+            (r#"{"styles": {"concise": {"max_chars": 12, "min_chars": 13}}}"#, "min_chars"),
+            (r#"{"styles": {"concise": {"max_chars": 9}}}"#, "max_chars"),
         ] {
             let error = read(json).unwrap_err().to_string();
-            assert!(error.contains(word), "{json}: {error}");
+            assert!(error.contains(cause), "{json}: {error}");
         }
     }
 }

@@ -1,13 +1,13 @@
-//! The registers of a caption: which styles exist, what each asks of a model, and what its text
-//! must look like.
+//! Caption styles: which styles exist, what each asks of a model, and what its text must look like.
 //!
-//! Pure text: no model, no picture, no PostgreSQL. The extension validates style names with it and
-//! sends the whole definition along with a request; the engine asks the model in the style's words
-//! and tidies what comes back.
+//! Pure text: no model, no picture, no PostgreSQL. The extension resolves style names with it and
+//! sends the whole definition with each request. The engine builds the model's prompt from the
+//! definition and postprocesses the generated text.
 
 mod clean;
 mod folder;
 mod opener;
+mod patch;
 mod postprocess;
 mod refusal;
 mod sentence;
@@ -15,14 +15,18 @@ mod style;
 mod validate;
 
 pub use folder::{FolderError, of_folder};
-pub use postprocess::{TextEnding, echoes, tidy};
+pub use patch::StylePatch;
+pub use postprocess::{TextEnding, echoes, postprocess};
 pub use refusal::TextRefusal;
 pub use style::{CaptionStyle, StyleRules, StyleTask, builtin, builtin_names};
-pub use validate::{MAX_CHARS, MAX_INSTRUCTION, MAX_NAME, MAX_PROMPTS, StyleError, validate};
+pub use validate::{
+    MAX_CHARS, MAX_INSTRUCTION, MAX_NAME, MAX_PROMPTS, MIN_CHARS, MIN_MAX_CHARS, StyleError,
+    validate,
+};
 
-/// Smallest `max_tokens` a caller may ask for, in generated tokens.
+/// Smallest `max_tokens` of a call, in generated tokens.
 pub const MIN_TOKENS: u32 = 32;
-/// Largest `max_tokens` a caller may ask for, in generated tokens.
+/// Largest `max_tokens` of a call, in generated tokens.
 pub const MAX_TOKENS: u32 = 256;
-/// `max_tokens` when the caller says nothing.
+/// Default `max_tokens` of a call.
 pub const DEFAULT_TOKENS: u32 = 64;

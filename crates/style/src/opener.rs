@@ -1,14 +1,14 @@
 //! Stock openers ("The image shows …") and closing speculation ("The overall mood …"). Step of
-//! `tidy`.
+//! `postprocess`.
 //!
-//! A screen reader has said "image" already, so the words cost the listener time and say nothing.
+//! A screen reader announces images as such, so the openers repeat what the listener knows.
 
 use crate::StyleTask;
 
 const ARTICLES: &[&str] = &["this", "the", "a", "an"];
 const MEDIA: &[&str] = &["image", "photo", "photograph", "picture", "pic", "snapshot"];
-/// Not "show", "feature", "display", "capture": behind one picture they are half of a thing's name
-/// ("photo display case").
+/// Not "show", "feature", "display", "capture": these may be part of an object's name ("photo
+/// display case").
 const SHOWS: &[&str] = &[
     "of",
     "shows",
@@ -25,18 +25,18 @@ const SHOWS: &[&str] = &[
     "contains",
 ];
 
-/// Words with which a clause about what is shown begins.
-const BEGINS: &[&str] = &[
+/// First words of a clause about the content.
+const CLAUSE_STARTS: &[&str] = &[
     "a", "an", "the", "this", "that", "these", "those", "there", "here", "some", "several", "many",
     "one", "two", "three", "four", "five", "six", "it", "he", "she", "they", "we", "you", "is",
     "are",
 ];
 
-/// The text without its stock openers; unchanged if nothing would be left. Case of the rest is left
-/// alone.
+/// The text without its stock openers; unchanged if nothing would be left. Keeps the case of the
+/// rest.
 pub fn strip(text: &str, task: StyleTask) -> &str {
     let mut text = text;
-    // "In this image, there is …" carries two.
+    // "In this image, there is …" has two openers.
     for _ in 0..2 {
         match medium(text).or_else(|| inside(text)).or_else(|| existence(text, task)) {
             Some(rest) if rest.chars().any(char::is_alphanumeric) => text = rest,
@@ -84,21 +84,21 @@ fn inside(text: &str) -> Option<&str> {
     if seen.eat(&["we", "you", "one", "i"]) && seen.eat(&["can"]) && seen.eat(&["see"]) {
         return Some(seen.0);
     }
-    // "In the picture frame, …" is about a frame: something new begins behind a comma or with a
-    // word that begins it.
+    // "In the picture frame, …" describes a frame: an opener ends with a comma or is followed by
+    // the start of a clause.
     (text[..text.len() - words.0.len()].trim_end().ends_with([',', ':'])
-        || BEGINS.iter().any(|word| words.peek(word)))
+        || CLAUSE_STARTS.iter().any(|word| words.peek(word)))
     .then_some(words.0)
 }
 
-/// `(here|there) (is|are)`: a search result has no room for it; elsewhere it is grammar.
+/// `(here|there) (is|are)`: search results have no room for it; elsewhere the grammar needs it.
 fn existence(text: &str, task: StyleTask) -> Option<&str> {
     let mut words = Words(text);
     (task == StyleTask::Seo && words.eat(&["here", "there"]) && words.eat(&["is", "are"]))
         .then_some(words.0)
 }
 
-/// Whether a sentence only speculates about mood; such sentences are dropped from the end.
+/// Whether a sentence only speculates about mood. `postprocess` drops such final sentences.
 pub fn speculates(sentence: &str) -> bool {
     let moods = &[
         "mood",
@@ -127,7 +127,7 @@ pub fn speculates(sentence: &str) -> bool {
         && words.eat(&["conveys", "evokes", "exudes", "suggests", "creates", "gives"])
 }
 
-/// Words taken from the front, compared without case and without a comma or colon behind them.
+/// Takes words from the front. Compares without case and without a following comma or colon.
 struct Words<'a>(&'a str);
 
 impl Words<'_> {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn every_stock_opener_goes() {
+    fn every_stock_opener_is_removed() {
         for opener in [
             "An image of",
             "image of",
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn text_that_only_resembles_an_opener_stays() {
+    fn text_resembling_an_opener_stays() {
         for text in [
             "The imaging device on a desk",
             "Photo frame of dark wood",
@@ -210,14 +210,14 @@ mod tests {
     }
 
     #[test]
-    fn there_is_goes_only_where_room_is_short() {
+    fn there_is_goes_from_meta_descriptions_only() {
         assert_eq!(strip("There is a red cup", StyleTask::Seo), "a red cup");
         assert_eq!(strip("In this image, there are two cups", StyleTask::Seo), "two cups");
         assert_eq!(strip("There is a red cup", StyleTask::Detailed), "There is a red cup");
     }
 
     #[test]
-    fn moods_are_speculation_and_objects_are_not() {
+    fn moods_are_speculation_objects_are_not() {
         assert!(speculates("The overall mood of the image is calm."));
         assert!(speculates("The atmosphere is warm."));
         assert!(speculates("Overall, the image conveys peace."));

@@ -1,7 +1,7 @@
-//! What a model said becomes what a style promises, or is refused. The engine calls this once for
-//! each generated text.
+//! Turns a model's output into a caption that follows its style's rules, or refuses it. The engine
+//! calls this once for each generated text.
 //!
-//! Words are removed, never invented: the result's words are the model's, in its order.
+//! Words are removed, never added or reordered.
 
 use crate::{CaptionStyle, TextRefusal, clean::clean, opener, sentence};
 
@@ -10,17 +10,29 @@ use crate::{CaptionStyle, TextRefusal, clean::clean, opener, sentence};
 pub enum TextEnding {
     /// The model ended its text.
     Complete,
-    /// The token limit cut it; its last sentence may be half a sentence.
+    /// The token limit ended it; the last sentence may be incomplete.
     Cut,
 }
 
-/// The caption in `raw`: one line without special tokens, stock openers, closing speculation or
-/// repeated sentences, within the style's sentence and length limits, capitalised, with or without
-/// its final stop as the style says.
+/// The caption in `raw`: one capitalised line within the style's limits, without special tokens,
+/// stock openers, repeated sentences or closing speculation. The style decides about the final full
+/// stop.
+///
+/// ```
+/// use pg_caption_style::{TextEnding, builtin, postprocess};
+///
+/// let style = builtin("concise").unwrap();
+/// let raw = "The image shows a red cup. It stands on a table.</s>";
+/// assert_eq!(postprocess(raw, &style, TextEnding::Complete).unwrap(), "A red cup");
+/// ```
 ///
 /// # Errors
 /// [`TextRefusal::TooShort`] or [`TextRefusal::NoWords`] if too little is left.
-pub fn tidy(raw: &str, style: &CaptionStyle, ending: TextEnding) -> Result<String, TextRefusal> {
+pub fn postprocess(
+    raw: &str,
+    style: &CaptionStyle,
+    ending: TextEnding,
+) -> Result<String, TextRefusal> {
     let rules = &style.rules;
     let cleaned = clean(raw);
     let mut text = opener::strip(&cleaned, style.task);
@@ -33,7 +45,7 @@ pub fn tidy(raw: &str, style: &CaptionStyle, ending: TextEnding) -> Result<Strin
     if rules.strip_final_stop {
         let bare = caption.trim_end_matches(['.', ',', ';', ':', ' ']).len();
         caption.truncate(bare);
-    } else if !sentence::closed(&caption) {
+    } else if !sentence::is_closed(&caption) {
         close(&mut caption, max);
     }
     let chars = caption.chars().count();
@@ -47,12 +59,12 @@ pub fn tidy(raw: &str, style: &CaptionStyle, ending: TextEnding) -> Result<Strin
     Ok(caption)
 }
 
-/// Sentences without repetitions and trailing speculation, at most `max` of them; at least one if
-/// there was one.
+/// At most `max` sentences, without repetitions and closing speculation; at least one if `text` has
+/// one.
 fn kept_sentences(text: &str, max: Option<u32>) -> String {
     let mut kept: Vec<&str> = Vec::new();
     for sentence in sentence::sentences(text) {
-        // Small models loop; what was said once is not said again.
+        // Small models repeat themselves.
         if !kept.iter().any(|k| k.eq_ignore_ascii_case(sentence)) {
             kept.push(sentence);
         }
@@ -72,7 +84,7 @@ fn close(caption: &mut String, max: usize) {
     }
 }
 
-/// First letter upper-case, unless the word is spelt with a capital further on (`iPhone`).
+/// Capitalises the first letter, unless its word has a capital later (`iPhone`).
 fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
     let Some(first) = chars.next() else { return String::new() };
@@ -81,8 +93,8 @@ fn capitalised(text: &str) -> String {
     if mixed { text.to_string() } else { first.to_uppercase().chain(chars).collect() }
 }
 
-/// Whether a caption is merely the name of its picture: the URL or path, its last component, or
-/// that without extension, compared without case and with `-`, `_`, `+` and `%20` read as blanks.
+/// Whether a caption merely repeats the name of its picture: the URL or path, its last component,
+/// or that without extension. Ignores case; `-`, `_`, `+` and `%20` count as blanks.
 pub fn echoes(caption: &str, source: &str) -> bool {
     let plain = |s: &str| {
         let s = s.to_lowercase().replace("%20", " ");
@@ -93,18 +105,18 @@ pub fn echoes(caption: &str, source: &str) -> bool {
     };
     let path = source.split(['?', '#']).next().unwrap_or(source);
     let file = path.trim_end_matches('/').rsplit('/').next().unwrap_or(path);
-    let said = plain(caption.trim_end_matches('.'));
-    if said.is_empty() {
+    let words = plain(caption.trim_end_matches('.'));
+    if words.is_empty() {
         return false;
     }
-    // A bare stem of one dictionary word ("cup.jpg" showing a cup) is a caption, if a poor one;
-    // with an extension it never is.
+    // A bare stem of one dictionary word ("cup.jpg" showing a cup) is a poor caption, but one; with
+    // its extension it never is.
     let stem = file.rsplit_once('.').map_or(file, |(stem, _)| stem);
-    let named = plain(stem) == said
+    let named = plain(stem) == words
         && (stem.contains(|c: char| c.is_ascii_digit()) || stem.contains(['-', '_']));
-    said == plain(source)
-        || said == plain(path)
-        || (file.contains('.') && said == plain(file))
+    words == plain(source)
+        || words == plain(path)
+        || (file.contains('.') && words == plain(file))
         || named
 }
 
@@ -118,21 +130,22 @@ mod tests {
     }
 
     fn done(name: &str, raw: &str) -> String {
-        tidy(raw, &style(name), TextEnding::Complete).unwrap()
+        postprocess(raw, &style(name), TextEnding::Complete).unwrap()
     }
 
     #[test]
-    fn a_good_caption_is_left_as_it_is() {
+    fn a_good_caption_is_unchanged() {
         assert_eq!(
             done("concise", "Navy striped T-shirt on a wooden floor"),
             "Navy striped T-shirt on a wooden floor"
         );
-        let seo = "Navy striped T-shirt laid flat on a wooden floor. A casual top for everyday wear, easy to combine with jeans or shorts.";
+        let seo = "Navy striped T-shirt laid flat on a wooden floor. A casual top for everyday \
+                   wear, easy to combine with jeans or shorts.";
         assert_eq!(done("seo", seo), seo);
     }
 
     #[test]
-    fn alt_text_has_no_opener_one_sentence_and_no_stop() {
+    fn alt_text_is_one_sentence_without_stop() {
         assert_eq!(
             done("concise", "The image shows a red cup. It stands on a table."),
             "A red cup"
@@ -141,10 +154,10 @@ mod tests {
     }
 
     #[test]
-    fn a_paragraph_ends_on_a_full_sentence() {
+    fn a_paragraph_ends_with_a_whole_sentence() {
         let raw = "The image shows a cup on a table. The cup is red. The overall mood is calm.";
         assert_eq!(done("detailed", raw), "A cup on a table. The cup is red.");
-        let cut = tidy(
+        let cut = postprocess(
             "A cup on a table. The cup is red. The overall",
             &style("detailed"),
             TextEnding::Cut,
@@ -154,12 +167,12 @@ mod tests {
     }
 
     #[test]
-    fn speculation_alone_is_kept_rather_than_nothing() {
+    fn speculation_alone_is_kept() {
         assert_eq!(done("detailed", "The overall mood is calm."), "The overall mood is calm.");
     }
 
     #[test]
-    fn a_meta_description_gets_its_stop_and_keeps_two_sentences() {
+    fn a_meta_description_has_two_closed_sentences() {
         assert_eq!(
             done("seo", "there is a red ceramic cup on a table"),
             "A red ceramic cup on a table."
@@ -171,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn loops_are_said_once() {
+    fn repeated_sentences_appear_once() {
         assert_eq!(
             done("detailed", "A red cup on a table. It is red. It is red. It is red."),
             "A red cup on a table. It is red."
@@ -179,22 +192,22 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_punctuation_are_refused() {
+    fn texts_without_words_are_refused() {
         for raw in ["", "   ", "</s>", "\u{200b}", ".", "a"] {
             assert!(
                 matches!(
-                    tidy(raw, &style("concise"), TextEnding::Complete),
+                    postprocess(raw, &style("concise"), TextEnding::Complete),
                     Err(TextRefusal::TooShort { .. })
                 ),
                 "{raw:?}"
             );
         }
         assert_eq!(
-            tidy("123 456 !!", &style("concise"), TextEnding::Complete),
+            postprocess("123 456 !!", &style("concise"), TextEnding::Complete),
             Err(TextRefusal::NoWords)
         );
         assert_eq!(
-            tidy("A cup", &style("seo"), TextEnding::Complete),
+            postprocess("A cup", &style("seo"), TextEnding::Complete),
             Err(TextRefusal::TooShort { chars: 6, min: 15 })
         );
     }
@@ -206,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn length_limits_hold_for_every_input_and_the_result_is_stable() {
+    fn length_limits_hold_for_every_input() {
         let words = [
             "image",
             "of",
@@ -226,11 +239,8 @@ mod tests {
             ";",
             "—",
         ];
-        let mut seed = 7u64;
-        let mut next = |n: usize| {
-            seed = seed.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (seed >> 33) as usize % n
-        };
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut next = |n: usize| random.usize(..n);
         for round in 0..4000 {
             let raw = (0..next(60)).map(|_| words[next(words.len())]).collect::<Vec<_>>().join(" ");
             let rules = StyleRules {
@@ -248,7 +258,7 @@ mod tests {
                 prompts: Default::default(),
             };
             let ending = if next(2) == 0 { TextEnding::Cut } else { TextEnding::Complete };
-            if let Ok(text) = tidy(&raw, &style, ending) {
+            if let Ok(text) = postprocess(&raw, &style, ending) {
                 assert!(
                     text.chars().count() <= style.rules.max_chars as usize,
                     "round {round}: {raw:?} became {text:?}"
@@ -260,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn the_name_of_the_file_is_no_caption() {
+    fn a_file_name_is_not_a_caption() {
         for (caption, source) in [
             ("IMG_1234.jpg", "https://x.example/a/IMG_1234.jpg?w=3"),
             ("IMG 1234", "https://x.example/a/IMG_1234.jpg"),

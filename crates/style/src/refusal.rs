@@ -1,19 +1,19 @@
-//! Why a text is refused. The one error enum of this crate's tidy-up; behaviour hangs on the
+//! Why a generated text is refused. The one error enum of postprocessing; behaviour hangs on the
 //! variant.
 
-/// Why a generated text is no caption. Always class `uncertain`: the picture was seen, the model
-/// had nothing to say.
+/// Why a generated text is not a caption. Always of class `uncertain`: the picture was captioned,
+/// but the text is unusable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextRefusal {
-    /// Nothing, or less than the style's least length, is left after tidying.
+    /// The postprocessed text is empty or shorter than the style's minimum.
     #[error("the text is too short: {chars} characters, the style asks for at least {min}")]
     TooShort {
-        /// Characters (Unicode scalar values) left.
+        /// Characters (Unicode scalar values) after postprocessing.
         chars: usize,
-        /// What the style asks for.
+        /// The style's minimum.
         min: usize,
     },
-    /// Only digits and punctuation are left.
+    /// The text consists of digits and punctuation only.
     #[error("the text holds no words")]
     NoWords,
     /// The text is the picture's file name or URL.
@@ -22,7 +22,7 @@ pub enum TextRefusal {
 }
 
 impl TextRefusal {
-    /// Short and stable, for grouping failures.
+    /// The stable code of the failure, for grouping.
     pub fn code(&self) -> &'static str {
         match self {
             TextRefusal::TooShort { .. } | TextRefusal::NoWords => "too_short",

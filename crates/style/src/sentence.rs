@@ -1,7 +1,7 @@
-//! Sentences, clauses and words: where a text may be cut. Step of `tidy`. Lengths are in characters
-//! (Unicode scalar values).
+//! Sentences, clauses and words: where a text may be cut. Step of `postprocess`. Lengths are in
+//! characters (Unicode scalar values).
 
-/// Words a text must not end on after a cut.
+/// Words on which a cut text must not end.
 const DANGLING: &[&str] = &[
     "a", "an", "the", "and", "or", "but", "nor", "of", "in", "on", "at", "to", "for", "from",
     "with", "by", "as", "its", "his", "her", "their", "this", "that", "which", "who", "is", "are",
@@ -9,13 +9,13 @@ const DANGLING: &[&str] = &[
     "while", "it", "very", "some", "two", "three", "against", "between", "beside",
 ];
 
-/// Abbreviations whose full stop ends no sentence.
+/// Abbreviations whose full stop does not end a sentence.
 const ABBREVIATIONS: &[&str] = &[
     "mr", "mrs", "ms", "dr", "st", "no", "vs", "e.g", "i.e", "approx", "ca", "fig", "oz", "lb",
     "ft", "jr", "sr",
 ];
 
-/// Sentences in order, each trimmed, with its closing punctuation; the last may lack one.
+/// The sentences in order, trimmed, with their final punctuation, which the last one may lack.
 pub fn sentences(text: &str) -> Vec<&str> {
     let (mut out, mut start) = (Vec::new(), 0);
     let mut chars = text.char_indices().peekable();
@@ -33,7 +33,7 @@ pub fn sentences(text: &str) -> Vec<&str> {
         let rest = &text[end..];
         let boundary = rest.is_empty()
             || (rest.starts_with(' ') && !rest.trim_start().starts_with(char::is_lowercase));
-        if boundary && (rest.is_empty() || c != '.' || !abbreviates(&text[start..at])) {
+        if boundary && (rest.is_empty() || c != '.' || !is_abbreviation(&text[start..at])) {
             out.push(text[start..end].trim());
             start = end;
         }
@@ -45,24 +45,23 @@ pub fn sentences(text: &str) -> Vec<&str> {
     out
 }
 
-fn abbreviates(before: &str) -> bool {
+fn is_abbreviation(before: &str) -> bool {
     let word = before.rsplit(' ').next().unwrap_or(before).trim_start_matches(['(', '"', '“']);
     let initial = word.chars().count() == 1 && word.chars().all(char::is_uppercase);
     initial || ABBREVIATIONS.iter().any(|a| word.eq_ignore_ascii_case(a))
 }
 
-/// Whether a sentence carries its closing punctuation.
-pub fn closed(text: &str) -> bool {
+/// Whether a sentence has its final punctuation.
+pub fn is_closed(text: &str) -> bool {
     text.trim_end_matches(['"', '”', '\'', ')']).ends_with(['.', '!', '?'])
 }
 
-/// What a text cut off by the token limit keeps: all but an unfinished last sentence, or, if there
-/// is no finished one, all but the unfinished last clause (else the last word, which may be half a
-/// word).
+/// The finished part of a text that the token limit cut: without an unfinished last sentence. A
+/// text without a finished sentence loses its unfinished last clause, else its last word.
 pub fn without_unfinished(text: &str) -> &str {
     let all = sentences(text);
     let Some((last, finished)) = all.split_last() else { return text };
-    if closed(last) {
+    if is_closed(last) {
         return text;
     }
     if let Some(previous) = finished.last() {
@@ -79,8 +78,8 @@ pub fn without_unfinished(text: &str) -> &str {
     }
 }
 
-/// The beginning of `text` of at most `max` characters that ends at a sentence, else a clause, else
-/// a word, else anywhere.
+/// The longest start of `text` of at most `max` characters that ends with a sentence, else with a
+/// clause, else with a word, else anywhere.
 pub fn cut(text: &str, max: usize) -> &str {
     let Some((limit, _)) = text.char_indices().nth(max) else { return text };
     let mut end = 0;
@@ -99,7 +98,7 @@ pub fn cut(text: &str, max: usize) -> &str {
     {
         return without_dangling(&text[..clause]);
     }
-    // A word that ends exactly at the limit is whole.
+    // A word that ends exactly at the limit is complete.
     match text[..limit + text[limit..].chars().next().map_or(0, char::len_utf8)].rfind(' ') {
         Some(word) if !without_dangling(&text[..word]).is_empty() => {
             without_dangling(&text[..word])
@@ -108,7 +107,7 @@ pub fn cut(text: &str, max: usize) -> &str {
     }
 }
 
-/// Byte where the last clause boundary at or before `limit` lies.
+/// Byte position of the last clause boundary at or before `limit`.
 fn last_clause(text: &str, limit: usize) -> Option<usize> {
     text[..limit].char_indices().rev().find_map(|(at, c)| {
         let blank_follows = text[at + c.len_utf8()..].starts_with(' ');
@@ -116,7 +115,7 @@ fn last_clause(text: &str, limit: usize) -> Option<usize> {
     })
 }
 
-/// Trailing articles, prepositions and conjunctions, and the punctuation around them, removed.
+/// The text without trailing articles, prepositions, conjunctions and their punctuation.
 pub fn without_dangling(text: &str) -> &str {
     let mut text = text.trim_end_matches([' ', ',', ';', ':', '-', '–', '—', '(']);
     while let Some((head, last)) = text.rsplit_once(' ') {
@@ -133,7 +132,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sentences_end_at_punctuation_before_a_new_start() {
+    fn punctuation_before_a_capital_ends_a_sentence() {
         assert_eq!(
             sentences("A cup. It is red! Is it? Yes"),
             ["A cup.", "It is red!", "Is it?", "Yes"]
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn decimals_initials_and_abbreviations_end_no_sentence() {
+    fn abbreviations_do_not_end_a_sentence() {
         assert_eq!(
             sentences("A 3.5 litre jug by J. Smith. Blue."),
             ["A 3.5 litre jug by J. Smith.", "Blue."]
@@ -157,13 +156,13 @@ mod tests {
     }
 
     #[test]
-    fn a_text_cut_by_the_token_limit_keeps_whole_sentences() {
+    fn a_cut_text_keeps_whole_sentences() {
         assert_eq!(without_unfinished("A cup. The overall"), "A cup.");
         assert_eq!(without_unfinished("A cup. A plate."), "A cup. A plate.");
     }
 
     #[test]
-    fn a_single_unfinished_sentence_keeps_its_whole_clauses() {
+    fn an_unfinished_sentence_keeps_its_clauses() {
         assert_eq!(
             without_unfinished("A red cup on a wooden table, next to a pla"),
             "A red cup on a wooden table"
@@ -174,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_prefers_sentences_then_clauses_then_words() {
+    fn cuts_prefer_sentences_then_clauses_then_words() {
         assert_eq!(cut("Red big. Blue four.", 12), "Red big.");
         assert_eq!(cut("Red big cups, four five six", 19), "Red big cups");
         assert_eq!(cut("Red big cups four five six", 12), "Red big cups");
@@ -185,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_counts_characters_and_never_splits_one() {
+    fn cuts_count_characters_and_never_split_one() {
         assert_eq!(cut("äöüß", 2), "äö");
         assert_eq!(cut("日本語の本", 3), "日本語");
         assert_eq!(cut("naïve café crème", 10), "naïve café");

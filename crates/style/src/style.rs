@@ -1,4 +1,4 @@
-//! What a style is, and the three that come with the project.
+//! The definition of a style, and the three built-in styles.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -7,33 +7,50 @@ use std::collections::BTreeMap;
 /// request.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct CaptionStyle {
-    /// Name as callers write it: `concise`, `seo`, `detailed` or a user's own.
+    /// Name as callers write it: `concise`, `seo`, `detailed` or a user-defined one.
     pub name: String,
-    /// What an instruction-following model is told.
+    /// The instruction for an instruction-following model.
     pub instruction: String,
-    /// Which of a task model's trained tasks comes nearest.
+    /// The nearest of a task model's trained tasks.
     pub task: StyleTask,
-    /// What the finished text must look like.
+    /// Length and form of the text.
     pub rules: StyleRules,
-    /// What the models of a family are told instead of the instruction, by `model_type`.
+    /// Prompts that replace the instruction for the models of a family, by `model_type`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub prompts: BTreeMap<String, String>,
 }
 
 impl CaptionStyle {
-    /// What models of this family are told instead of the instruction or their trained task, if
-    /// anything.
+    /// A style with the defaults of `caption.style`: the base of a row that does not change a
+    /// built-in style. It has no instruction, which such a row must set.
+    pub fn with_defaults(name: &str) -> CaptionStyle {
+        CaptionStyle {
+            name: name.into(),
+            instruction: String::new(),
+            task: StyleTask::Detailed,
+            rules: StyleRules {
+                min_chars: 3,
+                max_chars: 1000,
+                max_sentences: None,
+                strip_final_stop: false,
+            },
+            prompts: BTreeMap::new(),
+        }
+    }
+
+    /// The prompt that replaces the instruction or the trained task for models of this family.
     pub fn prompt_for(&self, family: &str) -> Option<&str> {
-        // One family under three names.
-        let known = |name| if matches!(name, "smolvlm" | "smolvlm2") { "idefics3" } else { name };
+        // Three names of one family.
+        let canonical =
+            |name| if matches!(name, "smolvlm" | "smolvlm2") { "idefics3" } else { name };
         self.prompts
             .iter()
-            .find(|(name, _)| known(name.as_str()) == known(family))
+            .find(|(name, _)| canonical(name.as_str()) == canonical(family))
             .map(|(_, prompt)| prompt.as_str())
     }
 }
 
-/// The trained registers of task models (Florence-2) and of models with one start token per style.
+/// The trained tasks of task models (Florence-2) and of models with one start token per style.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StyleTask {
@@ -63,13 +80,13 @@ pub struct StyleRules {
     pub min_chars: u32,
     /// Longer texts are cut at the last sentence, clause or word that fits.
     pub max_chars: u32,
-    /// Sentences beyond this many are dropped; `None`: no bound.
+    /// Further sentences are dropped; `None`: no limit.
     pub max_sentences: Option<u32>,
-    /// A closing full stop is removed (alt texts of one phrase carry none).
+    /// A final full stop is removed (alt texts of one phrase have none).
     pub strip_final_stop: bool,
 }
 
-/// Names of the built-in styles, in the order they are documented.
+/// Names of the built-in styles, in the order of the documentation.
 pub fn builtin_names() -> [&'static str; 3] {
     ["concise", "seo", "detailed"]
 }
@@ -78,7 +95,8 @@ pub fn builtin_names() -> [&'static str; 3] {
 pub fn builtin(name: &str) -> Option<CaptionStyle> {
     let (instruction, task, rules) = match name {
         "concise" => (
-            "Write alt text for this image: one short factual sentence, under 120 characters. Do not start with 'image of'.",
+            "Write alt text for this image: one short factual sentence, under 120 characters. \
+             Do not start with 'image of'.",
             StyleTask::Concise,
             StyleRules {
                 min_chars: 3,
@@ -88,7 +106,8 @@ pub fn builtin(name: &str) -> Option<CaptionStyle> {
             },
         ),
         "seo" => (
-            "Write a meta description for this image in one or two sentences, 140 to 155 characters, naming the main objects, colours, materials and setting.",
+            "Write a meta description for this image in one or two sentences, 140 to 155 \
+             characters, naming the main objects, colours, materials and setting.",
             StyleTask::Seo,
             StyleRules {
                 min_chars: 15,
@@ -123,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_prompt_is_for_its_family_under_either_of_its_names() {
+    fn a_prompt_serves_all_names_of_its_family() {
         let prompts = BTreeMap::from([("smolvlm".to_string(), "Look.".to_string())]);
         let style = CaptionStyle { prompts, ..builtin("concise").unwrap() };
         assert_eq!(
@@ -134,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn every_built_in_name_has_a_definition() {
+    fn every_built_in_name_is_defined() {
         for name in builtin_names() {
             assert_eq!(builtin(name).expect("documented style").name, name);
         }

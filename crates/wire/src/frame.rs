@@ -6,10 +6,10 @@ use serde::{Serialize, de::DeserializeOwned};
 pub const PREFIX: usize = 8;
 /// Largest head accepted, bytes. Heads hold a URL, style definitions or captions: kilobytes.
 pub const MAX_HEAD: usize = 1 << 20;
-/// Largest body accepted, bytes (a bytea cannot exceed 1 GB).
+/// Largest body accepted, bytes (a `bytea` cannot exceed 1 GB).
 pub const MAX_BODY: usize = 1 << 30;
 
-/// A frame that cannot be understood; the connection is of no further use.
+/// A frame that cannot be read. The connection must be closed.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
     /// A length beyond [`MAX_HEAD`] or [`MAX_BODY`].
@@ -20,7 +20,7 @@ pub enum FrameError {
         /// Announced body length.
         body: usize,
     },
-    /// The head is not the message expected.
+    /// The head is not the expected message.
     #[error("malformed message: {0}")]
     Malformed(#[from] serde_json::Error),
 }
@@ -30,17 +30,29 @@ pub enum FrameError {
 /// # Errors
 /// [`FrameError::TooLong`] for lengths beyond the limits.
 pub fn lengths(prefix: [u8; PREFIX]) -> Result<(usize, usize), FrameError> {
-    let word = |at: usize| {
+    let number = |at: usize| {
         u32::from_le_bytes([prefix[at], prefix[at + 1], prefix[at + 2], prefix[at + 3]]) as usize
     };
-    let (head, body) = (word(0), word(4));
+    let (head, body) = (number(0), number(4));
     if head > MAX_HEAD || body > MAX_BODY {
         return Err(FrameError::TooLong { head, body });
     }
     Ok((head, body))
 }
 
-/// Prefix and head of a message whose body (sent after it by the caller) has `body` bytes.
+/// Prefix and head of a message. The caller sends the body of `body` bytes after it.
+///
+/// ```
+/// use pg_caption_wire::ClientMessage;
+/// use pg_caption_wire::frame::{FrameReader, encode_head};
+///
+/// let mut bytes = encode_head(&ClientMessage::Status, 2).unwrap();
+/// bytes.extend([7, 8]);
+/// let mut reader = FrameReader::default();
+/// reader.feed(&bytes);
+/// let frame = reader.next_frame::<ClientMessage>().unwrap();
+/// assert_eq!(frame, Some((ClientMessage::Status, vec![7, 8])));
+/// ```
 ///
 /// # Errors
 /// [`FrameError::TooLong`] if either part exceeds the limits.
@@ -56,7 +68,7 @@ pub fn encode_head<M: Serialize>(message: &M, body: usize) -> Result<Vec<u8>, Fr
     Ok(out)
 }
 
-/// The message of a head.
+/// Decodes a head.
 ///
 /// # Errors
 /// [`FrameError::Malformed`] if it is not JSON of that shape.
@@ -64,7 +76,7 @@ pub fn decode_head<M: DeserializeOwned>(head: &[u8]) -> Result<M, FrameError> {
     Ok(serde_json::from_slice(head)?)
 }
 
-/// Collects bytes as they arrive and gives whole frames out.
+/// Buffers bytes as they arrive and returns whole frames.
 #[derive(Debug, Default)]
 pub struct FrameReader {
     buffer: Vec<u8>,
@@ -84,17 +96,17 @@ impl FrameReader {
     /// The next whole frame, if it has arrived.
     ///
     /// # Errors
-    /// As [`lengths`] and [`decode_head`]; the connection is then of no further use.
+    /// As [`lengths`] and [`decode_head`]; the connection must then be closed.
     pub fn next_frame<M: DeserializeOwned>(&mut self) -> Result<Option<(M, Vec<u8>)>, FrameError> {
-        let have = &self.buffer[self.start..];
-        let Some(prefix) = have.first_chunk::<PREFIX>() else { return Ok(None) };
+        let received = &self.buffer[self.start..];
+        let Some(prefix) = received.first_chunk::<PREFIX>() else { return Ok(None) };
         let (head, body) = lengths(*prefix)?;
         let total = PREFIX + head + body;
-        if have.len() < total {
+        if received.len() < total {
             return Ok(None);
         }
-        let message = decode_head(&have[PREFIX..PREFIX + head])?;
-        let body = have[PREFIX + head..total].to_vec();
+        let message = decode_head(&received[PREFIX..PREFIX + head])?;
+        let body = received[PREFIX + head..total].to_vec();
         self.start += total;
         if self.start >= 1 << 16 {
             self.buffer.drain(..self.start);
@@ -137,14 +149,14 @@ mod tests {
     }
 
     #[test]
-    fn absurd_lengths_are_refused_before_anything_is_allocated() {
+    fn absurd_lengths_are_refused_unallocated() {
         let mut reader = FrameReader::default();
         reader.feed(&[0xff; PREFIX]);
         assert!(matches!(reader.next_frame::<ClientMessage>(), Err(FrameError::TooLong { .. })));
     }
 
     #[test]
-    fn a_malformed_head_is_an_error_not_a_panic() {
+    fn a_malformed_head_is_an_error() {
         let mut reader = FrameReader::default();
         reader.feed(&[2, 0, 0, 0, 0, 0, 0, 0, b'{', b']']);
         assert!(matches!(reader.next_frame::<ClientMessage>(), Err(FrameError::Malformed(_))));

@@ -1,22 +1,25 @@
-//! What the extension and the engine agree on: messages, failures, configuration, and how they are
-//! framed.
+//! The contract of extension and engine: messages, failures, settings, configuration and framing.
 //!
 //! Used by `src/` (client) and `crates/engine` (server). Knows nothing of PostgreSQL, HTTP,
-//! pictures or models, and does no I/O of its own: [`frame`] turns messages into bytes and back,
-//! whoever owns the socket moves them.
+//! pictures or models, and does no I/O: [`frame`] converts messages to bytes and back, the owner of
+//! the socket transfers them.
 
 mod config;
 mod failure;
 pub mod frame;
 mod message;
+mod settings;
 mod status;
 
 pub use config::{EngineConfig, TileMode};
-pub use failure::{Failure, FailureClass};
+pub use failure::{Failure, FailureClass, MAX_ENGINE_DEATHS};
 pub use message::{
     CaptionOutcome, CaptionOutput, CaptionReply, CaptionRequest, ClientMessage, ClientRole,
     FinishReason, ImageFacts, ImageSource, KnownPicture, ModelRef, OutputSpec, ServerMessage,
     StageTimings, WrittenCaption,
+};
+pub use settings::{
+    SETTINGS, SettingContext, SettingFlag, SettingKind, SettingRow, SettingUnit, SettingValue,
 };
 pub use status::{
     EngineControl, EngineReport, EngineStatus, GraphStatus, HostCooldown, HostStatus, ModelStatus,
@@ -26,7 +29,7 @@ pub use status::{
 /// other in `Hello`.
 pub const PROTOCOL: u32 = 1;
 
-/// The descriptor the launcher hands the listening socket over as.
+/// Descriptor of the listening socket, which the launcher passes to the engine.
 pub const LISTEN_FD: i32 = 3;
-/// The descriptor of the pipe on which the engine writes [`EngineReport`]s, one JSON object a line.
+/// Descriptor of the pipe to which the engine writes [`EngineReport`]s, one JSON object a line.
 pub const STATUS_FD: i32 = 4;

@@ -4,11 +4,11 @@ use crate::{EngineStatus, Failure};
 use pg_caption_style::CaptionStyle;
 use serde::{Deserialize, Serialize};
 
-/// Who speaks on a connection; the engine gives workers' rows what waiting people leave over.
+/// The kind of client. Queue workers get the capacity that waiting sessions do not use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientRole {
-    /// A backend in which somebody waits.
+    /// A backend whose session waits.
     Call,
     /// A queue worker.
     Worker,
@@ -24,17 +24,17 @@ pub enum ClientMessage {
         version: u32,
         /// Release of the extension, for messages about a mismatch.
         release: String,
-        /// Who speaks.
+        /// The kind of client.
         role: ClientRole,
     },
     /// Caption one image.
     Request(CaptionRequest),
-    /// The caller no longer wants this answer; no reply follows for it.
+    /// Withdraws a request; it is not answered.
     Cancel {
-        /// Of the request.
+        /// Id of the request.
         id: u64,
     },
-    /// Ask for [`ServerMessage::Status`].
+    /// Requests [`ServerMessage::Status`].
     Status,
 }
 
@@ -48,20 +48,20 @@ pub enum ServerMessage {
         version: u32,
         /// Release of the engine.
         release: String,
-        /// How many requests the client may have unanswered on this connection; at least 1.
+        /// Most unanswered requests on this connection; at least 1.
         window: u32,
     },
-    /// Answer to one request; replies come in any order.
+    /// Answer to one request; replies arrive in any order.
     Reply(CaptionReply),
-    /// Finish what is in flight, send nothing new here, connect again.
+    /// The client must send no further requests here, wait for its answers, and reconnect.
     GoAway,
     /// Answer to `Status`.
     Status(Box<EngineStatus>),
-    /// The connection cannot go on: version mismatch, malformed frame. The engine closes after it.
+    /// The connection is refused: version mismatch, malformed frame. The engine closes it.
     Refused(Failure),
 }
 
-/// One image, one or more captions of it.
+/// Request for one or more captions of one image.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaptionRequest {
     /// Chosen by the client, unique on its connection while unanswered.
@@ -70,26 +70,26 @@ pub struct CaptionRequest {
     /// encoding.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub share: Option<u64>,
-    /// Where the picture is.
+    /// Source of the picture.
     pub image: ImageSource,
-    /// What is wanted of it; at least one.
+    /// The requested captions; at least one.
     pub outputs: Vec<OutputSpec>,
-    /// The caller's patience, all waiting included. The engine answers or gives up by then.
+    /// Time limit of the caller in milliseconds, all waiting included. The engine answers by then.
     pub remaining_ms: u64,
     /// Confidence below which the answer is `uncertain`, 0..=1; `None`: the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_confidence: Option<f32>,
 }
 
-/// Where the picture of a request is.
+/// Source of the picture of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "from", rename_all = "snake_case")]
 pub enum ImageSource {
-    /// To be fetched.
+    /// The engine fetches it.
     Url {
-        /// As the user gave it.
+        /// As the user wrote it.
         url: String,
-        /// The picture captioned before: one that is unchanged is answered with
+        /// The picture captioned before. If it is unchanged, the answer is
         /// [`CaptionOutcome::Unchanged`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         known: Option<KnownPicture>,
@@ -98,29 +98,28 @@ pub enum ImageSource {
     Bytes,
 }
 
-/// A picture that was captioned before, and by which model: another model looks at it again in any
-/// case.
+/// A picture that was captioned before, and by which model. Another model captions it in any case.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KnownPicture {
-    /// As the server sent it then.
+    /// ETag of that response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    /// As the server sent it then.
+    /// Last-Modified of that response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<String>,
     /// Digest of the model that wrote the captions, [`ModelRef::digest`].
     pub model: String,
 }
 
-/// One caption wanted.
+/// One requested caption.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutputSpec {
-    /// The whole definition; the engine keeps none.
+    /// The whole definition; the engine stores none.
     pub style: CaptionStyle,
-    /// Hard ceiling for generated tokens,
+    /// Upper limit for generated tokens,
     /// [`pg_caption_style::MIN_TOKENS`]..=[`pg_caption_style::MAX_TOKENS`].
     pub max_tokens: u32,
-    /// Words about the product that an instruction-following model may use.
+    /// Facts about the product that an instruction-following model may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<String>,
 }
@@ -128,44 +127,44 @@ pub struct OutputSpec {
 /// Answer to a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct CaptionReply {
-    /// Of the request.
+    /// Id of the request.
     pub id: u64,
-    /// What came of it.
+    /// Its outcome.
     pub outcome: CaptionOutcome,
 }
 
-/// What came of a request.
+/// Outcome of a request.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum CaptionOutcome {
     /// The picture was captioned: one entry per [`OutputSpec`], in order.
     Done {
-        /// The picture.
+        /// Facts about the picture.
         image: ImageFacts,
         /// The captions.
         outputs: Vec<CaptionOutput>,
-        /// Which model wrote them.
+        /// The model that wrote them.
         model: ModelRef,
-        /// Where the time went.
+        /// Time spent by stage.
         timings: StageTimings,
     },
-    /// The picture is the one captioned before (HTTP 304).
+    /// The picture has not changed since it was captioned (HTTP 304).
     Unchanged,
-    /// No caption at all.
+    /// No caption in any style.
     Failed(Failure),
 }
 
-/// One caption, or why there is none in this style.
+/// One caption, or the reason for its absence.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "output", rename_all = "snake_case")]
 pub enum CaptionOutput {
     /// A caption that passed its style's rules.
     Written(WrittenCaption),
-    /// None: uncertain.
+    /// No caption; of class `Uncertain`.
     Failed(Failure),
 }
 
-/// A caption and how it came about.
+/// A caption and how it was generated.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct WrittenCaption {
     /// Never blank.
@@ -189,7 +188,7 @@ pub enum FinishReason {
 }
 
 impl FinishReason {
-    /// As SQL shows it.
+    /// The name that SQL shows.
     pub fn name(self) -> &'static str {
         match self {
             FinishReason::Stop => "stop",
@@ -198,28 +197,28 @@ impl FinishReason {
     }
 }
 
-/// What is known of a picture after it was fetched and decoded.
+/// Facts about a decoded picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageFacts {
     /// `jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff`.
     pub format: String,
-    /// Upright, in pixels.
+    /// Width of the upright picture, pixels.
     pub width: u32,
-    /// Upright, in pixels.
+    /// Height of the upright picture, pixels.
     pub height: u32,
-    /// Size of the encoded file.
+    /// Size of the encoded file, bytes.
     pub bytes: u64,
     /// SHA-256 of the encoded file, lower-case hex.
     pub sha256: String,
-    /// As the server sent it.
+    /// ETag of the response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub etag: Option<String>,
-    /// As the server sent it.
+    /// Last-Modified of the response.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_modified: Option<String>,
 }
 
-/// Which model wrote a caption.
+/// The model that wrote a caption.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelRef {
     /// Folder name.
@@ -228,10 +227,10 @@ pub struct ModelRef {
     pub digest: String,
 }
 
-/// Milliseconds one request spent per stage, its share of batched work for the model stages.
+/// Milliseconds that one request spent per stage; for the model stages its share of the batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct StageTimings {
-    /// From arrival to the first act for it, plus waiting between stages.
+    /// Waiting, before the first stage and between stages.
     pub wait: f64,
     /// Network.
     pub fetch: f64,

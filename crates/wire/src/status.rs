@@ -1,19 +1,18 @@
-//! What the engine tells of itself: to the launcher on the status pipe, to anybody who asks on a
-//! connection.
+//! The state of the engine: reported to the launcher on the status pipe, and to clients on request.
 
 use crate::{Failure, StageTimings};
 use serde::{Deserialize, Serialize};
 
-/// A line the launcher writes to the engine's standard input after the configuration. End of file
-/// means: leave.
+/// A line that the launcher writes to the engine's standard input after the configuration. End of
+/// file means: exit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "control", rename_all = "snake_case")]
 pub enum EngineControl {
-    /// A successor serves: stop accepting, send GoAway, finish what is in flight, exit 0.
+    /// A successor serves: stop accepting, send GoAway, finish the requests in flight, exit 0.
     Drain,
-    /// What the engine before this one knew of hosts that asked for patience.
+    /// Pauses of hosts that the previous engine knew.
     Cooling {
-        /// The pauses that are not over.
+        /// The pauses that have not ended.
         hosts: Vec<HostCooldown>,
     },
 }
@@ -31,27 +30,27 @@ pub enum EngineReport {
     },
     /// The model cannot be used; requests are answered with this failure (class `Engine`).
     Failed(Failure),
-    /// Files of the system that it needs are others than those it may read (see the engine's
-    /// `confine`): a successor may read them.
+    /// System files that it needs were replaced by files that it may not read (see the engine's
+    /// `confine`). A successor may read them.
     Outdated,
-    /// An engine that drains says this at once, and again before it leaves: hosts that asked for
-    /// patience, for its successor.
+    /// Pauses of hosts, for the successor. A draining engine sends them immediately and again before
+    /// it exits.
     Cooling {
-        /// The pauses that are not over.
+        /// The pauses that have not ended.
         hosts: Vec<HostCooldown>,
     },
 }
 
-/// A host's pause, as it is handed from one engine to the next.
+/// A host's pause, as one engine passes it to the next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HostCooldown {
     /// `name:port`.
     pub host: String,
     /// Milliseconds left.
     pub remaining_ms: u64,
-    /// How often in a row it asked for patience.
+    /// Consecutive answers that asked for a pause.
     pub streak: u32,
-    /// Its last answer.
+    /// Code of its last answer.
     pub last: Option<String>,
 }
 
@@ -64,7 +63,7 @@ pub struct EngineStatus {
     pub release: String,
     /// `loading`, `ready`, `failed`, `draining`.
     pub state: String,
-    /// Why it failed.
+    /// Why it cannot serve.
     pub failure: Option<Failure>,
     /// The model, once ready.
     pub model: Option<ModelStatus>,
@@ -76,19 +75,19 @@ pub struct EngineStatus {
     pub in_flight: u32,
     /// Requests answered since start.
     pub answered: u64,
-    /// Pictures encoded, and encoder calls they took.
+    /// Pictures encoded since start.
     pub encoded: u64,
-    /// Encoder calls.
+    /// Encoder calls since start.
     pub encode_calls: u64,
-    /// Captions generated.
+    /// Captions generated since start.
     pub generated: u64,
     /// CPU milliseconds by stage since start, all requests.
     pub cpu_ms: StageTimings,
     /// Resident memory, bytes.
     pub rss: u64,
-    /// Confinement in force: `landlock vN`, `no_new_privs` …
+    /// Active confinement: `landlock vN`, `no_new_privs` …
     pub confinement: Vec<String>,
-    /// Hosts with fetches in flight or cooling, and those asked lately: a few hundred at most.
+    /// Hosts with fetches in flight, paused hosts and recently used hosts: a few hundred at most.
     pub hosts: Vec<HostStatus>,
 }
 
@@ -101,20 +100,19 @@ pub struct ModelStatus {
     pub digest: String,
     /// `vision-encoder-decoder`, `florence2`, …
     pub family: String,
-    /// Bytes of the files loaded.
+    /// Bytes of the loaded files.
     pub bytes: u64,
     /// The graphs.
     pub graphs: Vec<GraphStatus>,
-    /// Ids never depend on what a picture was batched with (no graph holds DynamicQuantizeLinear).
+    /// Whether token ids are independent of the batch (no graph has DynamicQuantizeLinear).
     pub batch_invariant: bool,
-    /// Cross-attention keys and values are computed once a picture although the published graph
-    /// computes them for every token.
+    /// Whether cross-attention keys and values are computed once a picture, although the published
+    /// graph computes them for every token.
     #[serde(default)]
     pub hoisted: bool,
-    /// Confidence below which the model's captions are uncertain, if the folder states one.
+    /// Confidence below which captions are uncertain, if the folder states one.
     pub min_confidence: Option<f32>,
-    /// Installed graphs that go before those that are used and cannot be: file and reason, one
-    /// each.
+    /// Unusable installed graphs that take precedence over those in use: file and reason, one each.
     #[serde(default)]
     pub passed_over: Vec<String>,
 }
@@ -135,7 +133,7 @@ pub struct HostStatus {
     pub host: String,
     /// Fetches in flight.
     pub in_flight: u32,
-    /// Milliseconds until it may be asked again, if cooling.
+    /// Milliseconds until its pause ends, if paused.
     pub cooling_ms: Option<u64>,
     /// Status or error of the last answer: `http_200`, `redirect`, `http_429`, `timeout`, `tls` …
     pub last: Option<String>,

@@ -1,8 +1,9 @@
-//! The trigger functions as PostgreSQL calls them: what each is called with, and nothing of what
-//! comes of it.
+//! The trigger functions in PostgreSQL's calling convention: they check how they are called and
+//! pass the row on.
 
-use super::{announce_at_commit, gather};
+use super::{announce_at_commit, enqueue_row};
 use crate::pg::identity;
+use crate::pg::report::refuse;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 
@@ -19,10 +20,10 @@ pub unsafe extern "C-unwind" fn pg_caption_announce(
     pg_sys::Datum::from(0)
 }
 
-/// What a trigger function is called with; an error for a call by hand.
+/// The trigger data of a call; raises for a direct call.
 ///
 /// # Safety
-/// `fcinfo` is what PostgreSQL called a function with.
+/// `fcinfo` is the argument of a function call by PostgreSQL.
 unsafe fn trigger_data(
     fcinfo: pg_sys::FunctionCallInfo,
     function: &str,
@@ -38,8 +39,8 @@ unsafe fn trigger_data(
     }
 }
 
-/// `caption.keep_local()`: fires only where rows are applied from elsewhere (or
-/// `session_replication_role` says so), and keeps what we write ourselves there.
+/// `caption.keep_local()`: a REPLICA trigger, fired for rows that logical replication applies or
+/// with `session_replication_role` set. Skips all rows but those that the extension writes.
 ///
 /// # Safety
 /// Called by PostgreSQL as a trigger function.
@@ -53,7 +54,7 @@ pub unsafe extern "C-unwind" fn pg_caption_keep_local(
         let data = trigger_data(fcinfo, "caption.keep_local()");
         let tuple =
             if (*data).tg_newtuple.is_null() { (*data).tg_trigtuple } else { (*data).tg_newtuple };
-        // Nothing: the row is skipped.
+        // A null tuple skips the row.
         if identity::is_extension() { pg_sys::Datum::from(tuple) } else { pg_sys::Datum::from(0) }
     }
 }
@@ -70,24 +71,25 @@ pub unsafe extern "C-unwind" fn pg_caption_enqueue(
     // SAFETY: as promised by the caller; the parts of a TriggerData live as long as the call.
     unsafe {
         let data = trigger_data(fcinfo, "caption.enqueue()");
-        let (event, updated) = ((*data).tg_event, !(*data).tg_newtuple.is_null());
-        let tuple = if updated { (*data).tg_newtuple } else { (*data).tg_trigtuple };
-        let after_row = event & pg_sys::TRIGGER_EVENT_ROW != 0
+        let (event, is_update) = ((*data).tg_event, !(*data).tg_newtuple.is_null());
+        let tuple = if is_update { (*data).tg_newtuple } else { (*data).tg_trigtuple };
+        let is_after_row = event & pg_sys::TRIGGER_EVENT_ROW != 0
             && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER;
-        if !after_row
-            || event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_DELETE
-            || tuple.is_null()
-        {
-            pgrx::error!(
-                "caption.enqueue() can only be called by a row-level AFTER INSERT OR UPDATE trigger; see caption.watch()"
+        let is_delete = event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_DELETE;
+        if !is_after_row || is_delete || tuple.is_null() {
+            refuse(
+                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                "caption.enqueue() can only be called by a row-level AFTER INSERT OR UPDATE trigger",
+                None,
+                Some("See caption.watch(), which creates such triggers.".into()),
             );
         }
-        gather((*data).tg_relation, tuple);
+        enqueue_row((*data).tg_relation, tuple);
     }
     pg_sys::Datum::from(0)
 }
 
-/// Version-1 calling convention of the trigger functions.
+/// Version 1 of the calling convention.
 static V1: pg_sys::Pg_finfo_record = pg_sys::Pg_finfo_record { api_version: 1 };
 
 /// Calling convention of `pg_caption_enqueue`.

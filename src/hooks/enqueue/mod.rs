@@ -1,124 +1,112 @@
-//! The trigger of watched tables: gathers keys in memory and appends them to the queue at
+//! The triggers of watched tables: they gather keys in memory and append them to the queue at
 //! pre-commit, many keys a row.
 //!
-//! Trusts the relation it fires on and nothing else: which table is watched and by which key comes
-//! from `caption.watch` (`target`).
+//! Called by PostgreSQL in every backend. Trusts the relation that a trigger fires on and nothing
+//! else: the watched table and its key come from `caption.watch` (`target`).
 
 mod functions;
+mod pages;
+mod queue;
 mod rescan;
 mod target;
 pub mod trigger_skip;
 
-use crate::{pg::identity, shared};
+use crate::shared;
+use pages::{GatheredKeys, KeyPage, TablePages};
 use pgrx::datum::JsonString;
 use pgrx::prelude::*;
 use pgrx::{PgRelation, pg_sys};
 use std::cell::{Cell, RefCell};
 pub use target::PINNED;
-use target::{Known, Target, look_at, write_key};
+use target::{RelationTarget, WatchTarget, find_target, write_key};
 
-/// Keys in one queue row: the worker reads and finishes them together.
-const PAGE: usize = 200;
 /// Gathered bytes at which the keys are appended before the transaction ends.
-const GATHER: usize = 4 << 20;
+const MAX_GATHERED: usize = 4 << 20;
 
-/// Keys of one watched table, as they will stand in the queue.
-struct Pages {
-    root: pg_sys::Oid,
-    /// JSON arrays without their last bracket, and how many keys each has.
-    pages: Vec<(String, i32)>,
-}
-
+/// What the current transaction has to do at its end.
 #[derive(Default)]
-struct Gathered {
-    registered: bool,
-    /// Of the catalogs, when `targets` were looked up.
+struct TransactionState {
+    /// The callbacks are registered, once per process.
+    is_registered: bool,
+    /// The value of `EPOCH` when `targets` were looked up.
     epoch: u64,
-    /// Relations that the trigger fired on. Few, and nearly always the same one again: searched
-    /// from the end.
-    targets: Vec<(pg_sys::Oid, Known)>,
-    pages: Vec<Pages>,
-    /// Watched tables that have rows whose key cannot be written: their walks begin anew, once they
-    /// can be read.
+    /// Relations that the trigger fired on. Few, searched from the end: consecutive rows mostly
+    /// belong to the same relation.
+    targets: Vec<(pg_sys::Oid, RelationTarget)>,
+    keys: GatheredKeys,
+    /// Watched tables with rows whose key cannot be written. Their backfill restarts when they can
+    /// be read.
     keyless: Vec<pg_sys::Oid>,
-    bytes: usize,
-    /// The key being written.
+    /// Buffer of the key being written.
     key: String,
-    /// Something was appended (or a watch changed): the worker is told at commit.
-    dirty: bool,
+    /// Rows were enqueued or a watch was changed: the worker is notified at commit.
+    is_dirty: bool,
     /// Databases that this transaction created.
     created: Vec<u32>,
-    /// Triggers that this transaction created or altered, of whatever table.
-    triggers: rescan::Triggers,
-}
-
-impl Gathered {
-    /// The last page of a watched table that has room for another key.
-    fn page(&mut self, root: pg_sys::Oid) -> &mut (String, i32) {
-        let at = self.pages.iter().rposition(|pages| pages.root == root).unwrap_or_else(|| {
-            self.pages.push(Pages { root, pages: Vec::new() });
-            self.pages.len() - 1
-        });
-        let pages = &mut self.pages[at].pages;
-        if pages.last().is_none_or(|(_, n)| *n as usize >= PAGE) {
-            // As long as the one before, or as 200 keys of a bigint: no growing in between.
-            let length = pages.last().map_or(PAGE * 14, |(text, _)| text.len() + 16);
-            pages.push((String::with_capacity(length), 0));
-        }
-        let last = pages.len() - 1;
-        &mut pages[last]
-    }
+    /// Triggers that this transaction created or altered, on any table.
+    triggers: rescan::ChangedTriggers,
 }
 
 thread_local! {
-    static GATHERED: RefCell<Gathered> = RefCell::default();
-    /// Raised by every change of a table's definition that this process hears of, its own included.
-    /// A cell of its own: it may be raised while `GATHERED` is in use.
+    static STATE: RefCell<TransactionState> = RefCell::default();
+    /// Raised by every change of a table's definition that this process learns of, its own
+    /// included. A separate cell: the change may occur while `STATE` is borrowed.
     static EPOCH: Cell<u64> = const { Cell::new(0) };
+}
+
+fn with_state<T>(body: impl FnOnce(&mut TransactionState) -> T) -> T {
+    STATE.with(|state| body(&mut state.borrow_mut()))
 }
 
 #[pg_guard]
 unsafe extern "C-unwind" fn on_definition_change(_argument: pg_sys::Datum, _relation: pg_sys::Oid) {
-    EPOCH.with(|epoch| epoch.set(epoch.get() + 1));
+    EPOCH.set(EPOCH.get() + 1);
 }
 
-/// Tells the worker at commit that there may be something to do.
+/// Notifies the worker at commit that there may be work.
 pub fn announce_at_commit() {
     register();
-    GATHERED.with(|gathered| gathered.borrow_mut().dirty = true);
+    with_state(|state| state.is_dirty = true);
 }
 
-/// Tells the launcher at commit to look into a database that is being created.
+/// Notifies the launcher at commit of a database that is being created.
 pub fn announce_database_at_commit(database: u32) {
     register();
-    GATHERED.with(|gathered| gathered.borrow_mut().created.push(database));
+    with_state(|state| state.created.push(database));
 }
 
-/// Looks at commit whether a trigger is one of ours, on a table whose rows nobody has told of until
-/// now.
-pub fn look_at_trigger_at_commit(trigger: pg_sys::Oid, created: bool) {
+/// Checks at commit whether a trigger is one of the extension's, on a table with rows that no
+/// trigger has enqueued.
+pub fn check_trigger_at_commit(trigger: pg_sys::Oid, is_created: bool) {
     announce_at_commit();
-    GATHERED.with(|gathered| {
-        let triggers = &mut gathered.borrow_mut().triggers;
-        if created { triggers.created.push(trigger) } else { triggers.altered.push(trigger) }
+    with_state(|state| {
+        let triggers = &mut state.triggers;
+        if is_created { triggers.created.push(trigger) } else { triggers.altered.push(trigger) }
     });
 }
 
 fn register() {
-    GATHERED.with(|gathered| {
-        let mut gathered = gathered.borrow_mut();
-        if !gathered.registered {
-            // SAFETY: registers a function that lives as long as the library, once per process.
-            unsafe {
-                pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
-                pg_sys::CacheRegisterRelcacheCallback(
-                    Some(on_definition_change),
-                    pg_sys::Datum::from(0),
-                );
-            }
-            gathered.registered = true;
+    with_state(|state| {
+        if state.is_registered {
+            return;
         }
+        // SAFETY: registers functions that live as long as the library, once per process.
+        unsafe {
+            pg_sys::RegisterXactCallback(Some(on_transaction), std::ptr::null_mut());
+            pg_sys::CacheRegisterRelcacheCallback(
+                Some(on_definition_change),
+                pg_sys::Datum::from(0),
+            );
+        }
+        state.is_registered = true;
     });
+}
+
+/// How a transaction ended.
+enum TransactionEnd {
+    Committed,
+    Prepared,
+    Aborted,
 }
 
 #[pg_guard]
@@ -130,183 +118,149 @@ unsafe extern "C-unwind" fn on_transaction(
     match event {
         XACT_EVENT_PRE_COMMIT | XACT_EVENT_PRE_PREPARE => {
             append();
-            let triggers =
-                GATHERED.with(|gathered| std::mem::take(&mut gathered.borrow_mut().triggers));
+            let triggers = with_state(|state| std::mem::take(&mut state.triggers));
             if !triggers.is_empty() {
-                on_queue(|| rescan::mark(&triggers));
+                queue::with_queue(|| rescan::request_for_triggers(&triggers));
             }
         }
-        XACT_EVENT_COMMIT => finish(Some(false)),
-        XACT_EVENT_PREPARE => finish(Some(true)),
-        XACT_EVENT_ABORT => finish(None),
+        XACT_EVENT_COMMIT => finish(TransactionEnd::Committed),
+        XACT_EVENT_PREPARE => finish(TransactionEnd::Prepared),
+        XACT_EVENT_ABORT => finish(TransactionEnd::Aborted),
         _ => {}
     }
 }
 
-/// `announce`: whether the transaction is only prepared, or nothing if it was aborted.
-fn finish(announce: Option<bool>) {
-    let (dirty, created) = GATHERED.with(|gathered| {
-        let mut gathered = gathered.borrow_mut();
-        gathered.targets.clear();
-        gathered.pages.clear();
-        gathered.keyless.clear();
-        gathered.bytes = 0;
-        gathered.triggers = rescan::Triggers::default();
-        (std::mem::take(&mut gathered.dirty), std::mem::take(&mut gathered.created))
+/// Resets the state and notifies the worker and the launcher.
+fn finish(end: TransactionEnd) {
+    let (is_dirty, created) = with_state(|state| {
+        state.targets.clear();
+        state.keys.take();
+        state.keyless.clear();
+        state.triggers = rescan::ChangedTriggers::default();
+        (std::mem::take(&mut state.is_dirty), std::mem::take(&mut state.created))
     });
-    let Some(prepared) = announce.filter(|_| shared::preloaded()) else { return };
-    if dirty {
+    let is_prepared = match end {
+        TransactionEnd::Aborted => return,
+        TransactionEnd::Prepared => true,
+        TransactionEnd::Committed => false,
+    };
+    if !shared::preloaded() {
+        return;
+    }
+    if is_dirty {
         // SAFETY: reads a global.
-        shared::announce_work(unsafe { pg_sys::MyDatabaseId }.to_u32(), prepared);
+        shared::announce_work(unsafe { pg_sys::MyDatabaseId }.to_u32(), is_prepared);
     }
     for database in created {
         shared::announce_work(database, false);
     }
 }
 
-/// Appends what was gathered to the queue.
+/// In sessions with any `search_path`: every name is qualified.
+const APPEND_KEYS: &str = "\
+    INSERT INTO caption.queue (relation, keys, n) \
+    SELECT $1, pg_catalog.unnest($2), pg_catalog.unnest($3)";
+
+/// Appends the gathered keys to the queue.
 fn append() {
-    let (pages, keyless) = GATHERED.with(|gathered| {
-        let mut gathered = gathered.borrow_mut();
-        gathered.bytes = 0;
-        (std::mem::take(&mut gathered.pages), std::mem::take(&mut gathered.keyless))
-    });
-    if pages.is_empty() && keyless.is_empty() {
+    let (tables, keyless) =
+        with_state(|state| (state.keys.take(), std::mem::take(&mut state.keyless)));
+    if tables.is_empty() && keyless.is_empty() {
         return;
     }
-    on_queue(|| {
+    queue::with_queue(|| {
         if !keyless.is_empty() {
-            rescan::mark_tables(keyless);
+            rescan::request_for_tables(keyless);
         }
-        for Pages { root, pages } in pages {
-            // As json, which is not parsed again: that would cost a writer more than all else that
-            // is done with a key.
-            let (texts, counts): (Vec<JsonString>, Vec<i32>) =
-                pages.into_iter().map(|(text, n)| (JsonString(text + "]"), n)).unzip();
-            insert(
-                // In 0.1.0 the column was jsonb, which json is assigned to as well.
-                "INSERT INTO caption.queue (relation, keys, n) \
-                 SELECT $1, pg_catalog.unnest($2), pg_catalog.unnest($3)",
-                &[root.into(), texts.into(), counts.into()],
-            );
-        }
+        tables.into_iter().for_each(append_table);
     });
-    GATHERED.with(|gathered| gathered.borrow_mut().dirty = true);
+    with_state(|state| state.is_dirty = true);
 }
 
-/// Adds to the queue, within [`on_queue`].
-fn insert(statement: &str, arguments: &[pgrx::datum::DatumWithOid<'_>]) {
-    Spi::run_with_args(statement, arguments)
-        .unwrap_or_else(|error| pgrx::error!("pg_caption cannot append to its queue: {error}"));
+fn append_table(TablePages { table, pages }: TablePages) {
+    let counts: Vec<i32> = pages.iter().map(|page| page.count).collect();
+    // As json, which PostgreSQL does not convert: a conversion would cost a writer more than all
+    // other work on a key.
+    let texts = pages.into_iter().map(KeyPage::into_json).map(JsonString);
+    let texts: Vec<JsonString> = texts.collect();
+    queue::insert(APPEND_KEYS, &[table.into(), texts.into(), counts.into()]);
 }
 
-/// Does something to the queue as the extension's owner, also at pre-commit and where the user's
-/// transaction is read-only by now.
-fn on_queue(body: impl FnOnce()) {
-    // SAFETY: a catalog look-up in a transaction. Without the extension (dropped by this very
-    // transaction) there is no queue.
-    if unsafe { pg_sys::get_extension_oid(c"pg_caption".as_ptr(), true) } == pg_sys::InvalidOid {
-        return;
-    }
-    // SAFETY: a flag of this backend's transaction, restored below; it says that the *user's*
-    // statements must not write from now on.
-    let read_only = unsafe {
-        let before = pg_sys::XactReadOnly;
-        pg_sys::XactReadOnly = false;
-        before
-    };
-    // SAFETY: at pre-commit no snapshot is active any more; this one is popped below, or with the
-    // transaction if an error ends it.
-    let pushed = unsafe {
-        let needed = !pg_sys::ActiveSnapshotSet();
-        if needed {
-            pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
-        }
-        needed
-    };
-    {
-        let _extension = identity::as_extension();
-        body();
-    }
-    // SAFETY: the flag saved and the snapshot pushed above.
-    unsafe {
-        pg_sys::XactReadOnly = read_only;
-        if pushed {
-            pg_sys::PopActiveSnapshot();
-        }
-    }
+/// Result of gathering one row.
+enum Gathering {
+    /// The relation must be looked up first.
+    UnknownRelation,
+    Done,
+    /// The gathered keys must be appended to the queue.
+    Full,
 }
 
-/// Gathers a row's key; whether so much is gathered that it is to be appended. Nothing where the
-/// relation is to be looked up first.
+/// Gathers a row's key if its relation is known.
 ///
 /// # Safety
 /// `tuple` is a row of the relation with this oid and description.
-unsafe fn gather_known(
+unsafe fn gather(
     epoch: u64,
     oid: pg_sys::Oid,
     tuple: pg_sys::HeapTuple,
     description: pg_sys::TupleDesc,
-) -> Option<bool> {
-    GATHERED.with(|gathered| {
-        let gathered = &mut *gathered.borrow_mut();
-        if gathered.epoch != epoch || !gathered.registered {
-            gathered.epoch = epoch;
-            gathered.targets.clear();
-            return None;
+) -> Gathering {
+    with_state(|state| {
+        if state.epoch != epoch || !state.is_registered {
+            state.epoch = epoch;
+            state.targets.clear();
+            return Gathering::UnknownRelation;
         }
-        // Apart first: where a type's output function raises, no half-written key must stay.
-        gathered.key.clear();
-        let root = match &gathered.targets.iter().rfind(|(known, _)| *known == oid)?.1 {
-            // SAFETY: the columns were looked up in this relation's description.
-            Known::Watched(target)
-                if unsafe { write_key(&mut gathered.key, target, tuple, description) } =>
-            {
-                target.root
-            }
-            Known::Watched(Target { root, .. }) | Known::Keyless(root) => {
-                let root = *root;
-                if !gathered.keyless.contains(&root) {
-                    gathered.keyless.push(root);
-                }
-                return Some(false);
-            }
-            Known::Unwatched => return Some(false),
+        let target = match state.targets.iter().rfind(|(known, _)| *known == oid) {
+            Some((_, target)) => target,
+            None => return Gathering::UnknownRelation,
         };
-        let key = std::mem::take(&mut gathered.key);
-        let (page, n) = gathered.page(root);
-        page.push(if *n == 0 { '[' } else { ',' });
-        page.push_str(&key);
-        *n += 1;
-        gathered.bytes += key.len() + 1;
-        gathered.key = key;
-        Some(gathered.bytes >= GATHER)
+        // A separate buffer: an error of a type's output function must leave no partial key.
+        state.key.clear();
+        let table = match target {
+            // SAFETY: the columns were looked up in this relation's description.
+            RelationTarget::Watched(target)
+                if unsafe { write_key(&mut state.key, target, tuple, description) } =>
+            {
+                target.table
+            }
+            RelationTarget::Watched(WatchTarget { table, .. }) | RelationTarget::Keyless(table) => {
+                if !state.keyless.contains(table) {
+                    state.keyless.push(*table);
+                }
+                return Gathering::Done;
+            }
+            RelationTarget::Unwatched => return Gathering::Done,
+        };
+        state.keys.push(table, &state.key);
+        let is_full = state.keys.bytes() >= MAX_GATHERED;
+        if is_full { Gathering::Full } else { Gathering::Done }
     })
 }
 
+/// Gathers a row's key, and appends all keys if they are many.
+///
 /// # Safety
 /// `relation` is open and `tuple` is one of its rows.
-unsafe fn gather(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
+unsafe fn enqueue_row(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
     // SAFETY: as promised by the caller.
     let (oid, description) = unsafe { ((*relation).rd_id, (*relation).rd_att) };
-    // The same for both attempts: what is changed while a relation is looked up counts from the
-    // next row on.
-    let epoch = EPOCH.with(Cell::get);
+    // Read once for both attempts: a change during the look-up counts from the next row on.
+    let epoch = EPOCH.get();
     // SAFETY: as promised by the caller.
-    let full = match unsafe { gather_known(epoch, oid, tuple, description) } {
-        Some(full) => full,
-        None => {
-            register();
-            // SAFETY: as promised by the caller.
-            let found = look_at(oid, &unsafe { PgRelation::from_pg(relation) });
-            GATHERED.with(|gathered| gathered.borrow_mut().targets.push((oid, found)));
-            // SAFETY: as promised by the caller.
-            unsafe { gather_known(epoch, oid, tuple, description) }.unwrap_or(false)
-        }
-    };
-    // Not inside a subtransaction: its rollback would take keys along that were gathered before it.
+    let mut gathering = unsafe { gather(epoch, oid, tuple, description) };
+    if matches!(gathering, Gathering::UnknownRelation) {
+        register();
+        // SAFETY: as promised by the caller.
+        let target = find_target(oid, &unsafe { PgRelation::from_pg(relation) });
+        with_state(|state| state.targets.push((oid, target)));
+        // SAFETY: as promised by the caller.
+        gathering = unsafe { gather(epoch, oid, tuple, description) };
+    }
+    // Not in a subtransaction: its rollback would remove keys that were gathered before it.
     // SAFETY: reads the transaction's state.
-    if full && unsafe { pg_sys::GetCurrentTransactionNestLevel() } == 1 {
+    let is_top_level = || unsafe { pg_sys::GetCurrentTransactionNestLevel() } == 1;
+    if matches!(gathering, Gathering::Full) && is_top_level() {
         append();
     }
 }

@@ -1,74 +1,87 @@
-//! What is known of a watched relation: which watch covers it, its key columns, and how a row's key
-//! is written.
+//! The target of a relation's rows: the watch that covers the relation, its key columns, and how a
+//! row's key is written as text.
 //!
-//! Trusts `caption.watch` and the catalogs, and nothing that the table's owner could plant.
+//! Called by `enqueue`, in any session and with any `search_path`. Trusts `caption.watch` and the
+//! catalogs only, and no object that a table's owner can create.
 
-use crate::pg::guc_scope::{Level, current};
+use crate::pg::guc_scope::{GucScope, current};
 use crate::pg::identity;
 use pgrx::prelude::*;
 use pgrx::{PgRelation, pg_sys};
 use std::ffi::CStr;
 use std::num::NonZeroUsize;
 
-/// How a key column becomes text.
-enum Column {
+/// A key column, by attribute number and by how it becomes text.
+enum KeyColumn {
     Int2(NonZeroUsize),
     Int4(NonZeroUsize),
     Int8(NonZeroUsize),
-    Other { at: NonZeroUsize, output: pg_sys::Oid },
+    /// Any other type, by its output function.
+    Other {
+        attribute: NonZeroUsize,
+        output: pg_sys::Oid,
+    },
 }
 
-/// What is known of a relation that the trigger fired on.
-pub enum Known {
-    /// Neither it nor a partitioned table above it is watched.
+impl KeyColumn {
+    fn attribute(&self) -> NonZeroUsize {
+        match self {
+            Self::Int2(attribute) | Self::Int4(attribute) | Self::Int8(attribute) => *attribute,
+            Self::Other { attribute, .. } => *attribute,
+        }
+    }
+}
+
+/// How rows of a relation are handled that the trigger fired on.
+pub enum RelationTarget {
+    /// Neither the relation nor a partitioned table above it is watched.
     Unwatched,
-    /// It is covered by the watch of this table, but a column of the key is not there (renamed,
+    /// The watch of this table covers the relation, but a column of the key is missing (renamed,
     /// dropped).
     Keyless(pg_sys::Oid),
-    /// Its rows are enqueued.
-    Watched(Target),
+    /// Rows are enqueued.
+    Watched(WatchTarget),
 }
 
-/// What a relation's rows are enqueued as.
-pub struct Target {
+/// Where and by which key the rows of a relation are enqueued.
+pub struct WatchTarget {
     /// The watched table: the relation itself or a partitioned table above it.
-    pub root: pg_sys::Oid,
-    columns: Vec<Column>,
-    /// The settings that some column's text depends on: a bit for each of [`PINNED`].
+    pub table: pg_sys::Oid,
+    columns: Vec<KeyColumn>,
+    /// The settings that the text of a column depends on: a bit for each of [`PINNED`].
     pinned: u8,
 }
 
-/// Writes a row's key as a JSON array of texts; `false` where a part of it is NULL, which is no
+/// Writes a row's key as a JSON array of texts. `false`: a part of it is NULL, so the row has no
 /// key.
 ///
 /// # Safety
 /// `tuple` is a row of the relation that `description` describes and `target` was made for.
 pub unsafe fn write_key(
     to: &mut String,
-    target: &Target,
+    target: &WatchTarget,
     tuple: pg_sys::HeapTuple,
     description: pg_sys::TupleDesc,
 ) -> bool {
     let mut digits = itoa::Buffer::new();
-    let _level = pinned(target.pinned);
+    let _scope = pin_settings(target.pinned);
     to.push('[');
     for (n, column) in target.columns.iter().enumerate() {
         if n > 0 {
             to.push(',');
         }
-        // SAFETY: attribute numbers come from this description; the datum's type is the one its
+        // SAFETY: attribute numbers come from this description; the datum has the type that its
         // column was classified by.
         unsafe {
-            let (Column::Int2(at) | Column::Int4(at) | Column::Int8(at) | Column::Other { at, .. }) =
-                column;
-            let Some(datum) = pgrx::htup::heap_getattr_raw(tuple, *at, description) else {
+            let attribute = column.attribute();
+            let Some(datum) = pgrx::htup::heap_getattr_raw(tuple, attribute, description) else {
                 return false;
             };
             let number = match column {
-                Column::Int2(_) => digits.format(datum.value() as i16),
-                Column::Int4(_) => digits.format(datum.value() as i32),
-                Column::Int8(_) => digits.format(datum.value() as i64),
-                Column::Other { output, .. } => {
+                KeyColumn::Int2(_) => digits.format(datum.value() as i16),
+                KeyColumn::Int4(_) => digits.format(datum.value() as i32),
+                KeyColumn::Int8(_) => digits.format(datum.value() as i64),
+                KeyColumn::Other { output, .. } => {
                     let text = pg_sys::OidOutputFunctionCall(*output, datum);
                     let json = serde_json::to_string(&CStr::from_ptr(text).to_string_lossy());
                     to.push_str(&json.unwrap_or_else(|_| "null".into()));
@@ -85,9 +98,9 @@ pub unsafe fn write_key(
     true
 }
 
-/// Settings that a key's text may depend on, as they are while it is written; the worker reads keys
-/// under all of them. The types whose text depends on other settings or on names are no keys
-/// (`table`).
+/// Settings that the text of a key may depend on, with their values while a key is written. The
+/// worker reads keys under all of them. Types whose text depends on other settings or on names are
+/// not accepted as keys (`pg::table_key`).
 pub const PINNED: [(&CStr, &CStr); 5] = [
     (c"datestyle", c"ISO, YMD"),
     (c"intervalstyle", c"postgres"),
@@ -96,10 +109,10 @@ pub const PINNED: [(&CStr, &CStr); 5] = [
     (c"bytea_output", c"hex"),
 ];
 
-/// Which of [`PINNED`] the text of a type depends on (domains: what they are made of); all, where
-/// it is not known.
-fn depends_on(kind: pg_sys::Oid) -> u8 {
-    match kind {
+/// The settings of [`PINNED`] that the text of a base type depends on, as bits; all for unknown
+/// types.
+fn pinned_by(base_type: pg_sys::Oid) -> u8 {
+    match base_type {
         pg_sys::TEXTOID
         | pg_sys::VARCHAROID
         | pg_sys::BPCHAROID
@@ -119,24 +132,25 @@ fn depends_on(kind: pg_sys::Oid) -> u8 {
     }
 }
 
-/// Those of [`PINNED`], in a level of their own; nothing where the session has these settings
-/// already: this is asked for every row.
-fn pinned(settings: u8) -> Option<Level> {
-    let wanted =
-        || PINNED.iter().enumerate().filter(|(n, _)| settings & 1 << n != 0).map(|(_, pair)| pair);
+/// Pins the given settings of [`PINNED`] in a new scope; `None` if the session has these values
+/// already, which is checked for every row.
+fn pin_settings(pinned: u8) -> Option<GucScope> {
+    let wanted = || {
+        PINNED.iter().enumerate().filter(|(bit, _)| pinned & 1 << bit != 0).map(|(_, pair)| pair)
+    };
     let differing = || wanted().filter(|(name, value)| current(name, |text| text != *value));
-    if settings == 0 || differing().next().is_none() {
+    if pinned == 0 || differing().next().is_none() {
         return None;
     }
-    let level = Level::sealed();
-    differing().for_each(|(name, value)| level.set(name, value));
-    Some(level)
+    let scope = GucScope::sealed();
+    differing().for_each(|(name, value)| scope.set(name, value));
+    Some(scope)
 }
 
-/// Looks up how rows of a relation are enqueued.
-pub fn look_at(oid: pg_sys::Oid, relation: &PgRelation) -> Known {
+/// Looks up the target of a relation's rows.
+pub fn find_target(oid: pg_sys::Oid, relation: &PgRelation) -> RelationTarget {
     let _extension = identity::as_extension();
-    let Some((root, keys)) = look_up(oid) else { return Known::Unwatched };
+    let Some((table, keys)) = find_watch(oid) else { return RelationTarget::Unwatched };
     let description = relation.tuple_desc();
     let mut pinned = 0;
     let columns = keys
@@ -145,45 +159,60 @@ pub fn look_at(oid: pg_sys::Oid, relation: &PgRelation) -> Known {
             let attribute = description
                 .iter()
                 .find(|attribute| !attribute.attisdropped && attribute.name() == key)?;
-            let at = NonZeroUsize::new(attribute.attnum as usize)?;
-            Some(match attribute.atttypid {
-                pg_sys::INT2OID => Column::Int2(at),
-                pg_sys::INT4OID => Column::Int4(at),
-                pg_sys::INT8OID => Column::Int8(at),
-                other => {
-                    // SAFETY: a catalog look-up of a type that exists.
-                    pinned |= depends_on(unsafe { pg_sys::getBaseType(other) });
-                    let (mut output, mut varlena) = (pg_sys::InvalidOid, false);
-                    // SAFETY: fills two plain values for a type that exists.
-                    unsafe { pg_sys::getTypeOutputInfo(other, &mut output, &mut varlena) };
-                    Column::Other { at, output }
-                }
-            })
+            let (column, settings) = classify(attribute)?;
+            pinned |= settings;
+            Some(column)
         })
         .collect::<Option<Vec<_>>>();
     match columns {
-        Some(columns) => Known::Watched(Target { root, columns, pinned }),
-        None => Known::Keyless(root),
+        Some(columns) => RelationTarget::Watched(WatchTarget { table, columns, pinned }),
+        None => RelationTarget::Keyless(table),
     }
 }
 
-/// The watch that covers a relation: watched table and key columns. Read with the newest snapshot:
-/// in a serialisable transaction that began before `caption.watch()` was committed the trigger
-/// fires already, and its rows must not be missed.
-fn look_up(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
+/// A key column, and the settings that its text depends on.
+fn classify(attribute: &pg_sys::FormData_pg_attribute) -> Option<(KeyColumn, u8)> {
+    let number = NonZeroUsize::new(attribute.attnum as usize)?;
+    Some(match attribute.atttypid {
+        pg_sys::INT2OID => (KeyColumn::Int2(number), 0),
+        pg_sys::INT4OID => (KeyColumn::Int4(number), 0),
+        pg_sys::INT8OID => (KeyColumn::Int8(number), 0),
+        declared => {
+            let (mut output, mut is_varlena) = (pg_sys::InvalidOid, false);
+            // SAFETY: fills two plain values for an existing type.
+            unsafe { pg_sys::getTypeOutputInfo(declared, &mut output, &mut is_varlena) };
+            // SAFETY: a catalog look-up of an existing type.
+            let base = unsafe { pg_sys::getBaseType(declared) };
+            (KeyColumn::Other { attribute: number, output }, pinned_by(base))
+        }
+    })
+}
+
+/// In sessions with any `search_path`: every name is qualified.
+const FIND_WATCH: &CStr = c"\
+    SELECT w.relation::pg_catalog.oid::pg_catalog.text, \
+           pg_catalog.to_json(w.keys)::pg_catalog.text \
+      FROM caption.watch w \
+     WHERE w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1 \
+        OR w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) ANY \
+           (SELECT a.relid::pg_catalog.oid \
+              FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.regclass) a) \
+     LIMIT 1";
+
+/// The watch that covers a relation: watched table and key columns. Read with the latest snapshot:
+/// in a serializable transaction that began before the commit of `caption.watch()`, the trigger
+/// already fires, and its rows must not be missed.
+fn find_watch(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
     Spi::connect(|_client| {
-        // SAFETY: between SPI_connect and SPI_finish, which `Spi::connect` sees to; the snapshot is
-        // popped, or falls with the transaction; the result is looked at before anything else runs.
+        // SAFETY: between SPI_connect and SPI_finish, which `Spi::connect` calls. The snapshot is
+        // popped, or released with the transaction. The result is read before any other call.
         unsafe {
             pg_sys::PushActiveSnapshot(pg_sys::GetLatestSnapshot());
-            let (mut kinds, mut values) = ([pg_sys::OIDOID], [pg_sys::Datum::from(oid)]);
+            let (mut types, mut values) = ([pg_sys::OIDOID], [pg_sys::Datum::from(oid)]);
             let status = pg_sys::SPI_execute_with_args(
-                c"SELECT w.relation::pg_catalog.oid::pg_catalog.text, pg_catalog.to_json(w.keys)::pg_catalog.text FROM caption.watch w \
-                   WHERE w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1 OR w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) ANY \
-                         (SELECT a.relid::pg_catalog.oid FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.regclass) a) LIMIT 1"
-                    .as_ptr(),
+                FIND_WATCH.as_ptr(),
                 1,
-                kinds.as_mut_ptr(),
+                types.as_mut_ptr(),
                 values.as_mut_ptr(),
                 std::ptr::null(),
                 true,
@@ -193,18 +222,14 @@ fn look_up(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
             if status != pg_sys::SPI_OK_SELECT as i32 || pg_sys::SPI_processed == 0 {
                 return None;
             }
-            let table = pg_sys::SPI_tuptable;
-            let row = *(*table).vals;
+            let result = pg_sys::SPI_tuptable;
+            let row = *(*result).vals;
             let text = |column| {
-                let value = pg_sys::SPI_getvalue(row, (*table).tupdesc, column);
-                if value.is_null() {
-                    None
-                } else {
-                    Some(CStr::from_ptr(value).to_string_lossy().into_owned())
-                }
+                let value = pg_sys::SPI_getvalue(row, (*result).tupdesc, column);
+                (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
             };
-            let root = text(1)?.parse::<u32>().ok()?;
-            Some((pg_sys::Oid::from(root), serde_json::from_str(&text(2)?).ok()?))
+            let table = text(1)?.parse::<u32>().ok()?;
+            Some((pg_sys::Oid::from(table), serde_json::from_str(&text(2)?).ok()?))
         }
     })
 }

@@ -1,13 +1,12 @@
-//! Spares a statement our UPDATE trigger where it cannot have anything to tell of: where the
-//! statement changes none of the columns that the trigger's condition compares. Called by
-//! PostgreSQL whenever a statement begins, in every backend.
+//! Executor hook: skips the extension's UPDATE trigger for statements that change none of the
+//! columns in the trigger's condition. Called by PostgreSQL when a statement starts, in every
+//! backend.
 //!
-//! What it costs to have an AFTER UPDATE trigger is mostly the reading of each old row again, which
-//! PostgreSQL does before it looks at conditions, and the preparation of a condition with each
-//! statement. Which columns a statement changes is known when it begins (PostgreSQL relies on it
-//! itself, for `UPDATE OF` and for row locks), unless BEFORE triggers change others: then nothing
-//! is spared. What is switched off is the executor's own copy of the triggers, which ends with the
-//! statement. The catalog knows nothing of it, nor does anybody else.
+//! An AFTER UPDATE trigger is expensive mostly because PostgreSQL fetches each old row again before
+//! it evaluates conditions, and prepares the condition for each statement. The columns that a
+//! statement changes are known when it starts (PostgreSQL relies on them for `UPDATE OF` and row
+//! locks), unless BEFORE triggers change others: then nothing is skipped. The hook disables the
+//! trigger in the executor's copy, which ends with the statement; the catalog stays unchanged.
 
 use super::functions::pg_caption_enqueue;
 use crate::pg::triggers::TRIGGERS;
@@ -15,76 +14,74 @@ use pgrx::{PgTupleDesc, pg_sys};
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
 
-/// Triggers whose columns are remembered: different ones, those of a table's partitions are mostly
-/// alike. With more, all are forgotten.
-const REMEMBERED: usize = 64;
+/// Distinct conditions that are cached. The triggers of a table's partitions mostly share one. A
+/// full cache is cleared.
+const CACHED_CONDITIONS: usize = 64;
 
-/// What is known of a trigger that bears the name of ours.
-struct Known {
-    /// Its function and its condition, as the catalog has them: what follows is true of these.
+/// The columns in the condition of a trigger with the name of the extension's.
+struct ConditionColumns {
+    /// Function and condition of the trigger, as in the catalog: the key of the cache.
     function: pg_sys::Oid,
     condition: Box<[u8]>,
-    /// Set of the columns in the condition, as bits of PostgreSQL's `Bitmapset`; nothing if it is
-    /// not ours to spare.
+    /// The columns, as bits of PostgreSQL's `Bitmapset`; `None`: the trigger must not be skipped.
     columns: Option<Box<[pg_sys::bitmapword]>>,
 }
 
 thread_local! {
-    /// Who was asked before us.
-    static BEFORE: Cell<pg_sys::ExecutorStart_hook_type> = const { Cell::new(None) };
-    /// The last one that was asked for comes first.
-    static KNOWN: RefCell<Vec<Known>> = RefCell::default();
+    /// The hook that was installed before this one.
+    static PREVIOUS: Cell<pg_sys::ExecutorStart_hook_type> = const { Cell::new(None) };
+    /// The entry used last is the first.
+    static CACHE: RefCell<Vec<ConditionColumns>> = RefCell::default();
 }
 
-/// Puts us into the chain; in the postmaster, while preloading: backends inherit it.
+/// Installs the hook; in the postmaster, while preloading: backends inherit it.
 pub fn init() {
     // SAFETY: a global that is changed while libraries are loaded, by one thread.
     unsafe {
-        BEFORE.set(pg_sys::ExecutorStart_hook);
+        PREVIOUS.set(pg_sys::ExecutorStart_hook);
         pg_sys::ExecutorStart_hook = Some(on_start);
     }
 }
 
 unsafe extern "C-unwind" {
-    // executor/executor.h; not as in the generated bindings, for the reason below.
+    // executor/executor.h. The generated binding is guarded, see below.
     fn standard_ExecutorStart(query: *mut pg_sys::QueryDesc, flags: i32);
 }
 
-/// Not guarded, and nothing that it calls first is: what a statement raises when it begins passes
-/// as it is. A guard would raise an error of its own in its place, with less in it.
+/// Not guarded, nor is its first call: errors at the start of a statement pass unchanged. A guard
+/// would replace them by an error with less information.
 unsafe extern "C-unwind" fn on_start(query: *mut pg_sys::QueryDesc, flags: i32) {
-    // SAFETY: hands on what we were given; there is nothing here that an error which passes would
-    // have to drop.
+    // SAFETY: passes the arguments on; no value here would have to be dropped by a passing error.
     unsafe {
-        match BEFORE.get() {
-            Some(before) => before(query, flags),
+        match PREVIOUS.get() {
+            Some(previous) => previous(query, flags),
             None => standard_ExecutorStart(query, flags),
         }
-        // Most statements change nothing.
+        // Most statements change no relation.
         let state = (*query).estate;
         if state.as_ref().is_some_and(|state| !state.es_opened_result_relations.is_null()) {
-            look(state);
+            skip_triggers(state);
         }
     }
 }
 
 #[pgrx::pg_guard]
-unsafe extern "C-unwind" fn look(state: *mut pg_sys::EState) {
-    // SAFETY: the statement has begun; its state holds a list of the relations to be changed, which
-    // lives as long.
+unsafe extern "C-unwind" fn skip_triggers(state: *mut pg_sys::EState) {
+    // SAFETY: the statement has started; its state has a list of the relations to change, which
+    // lives as long as the state.
     unsafe {
         let relations = &*(*state).es_opened_result_relations;
         for at in 0..relations.length as usize {
-            spare((*relations.elements.add(at)).ptr_value.cast(), state);
+            skip_trigger((*relations.elements.add(at)).ptr_value.cast(), state);
         }
     }
 }
 
 /// # Safety
-/// `relation` is to be changed by the statement with this state, and has been opened for it.
-unsafe fn spare(relation: *mut pg_sys::ResultRelInfo, state: *mut pg_sys::EState) {
-    // SAFETY: as promised by the caller; the description of the triggers is this statement's own
-    // copy, nobody else looks at it while a statement begins.
+/// `relation` is opened to be changed by the statement with this state.
+unsafe fn skip_trigger(relation: *mut pg_sys::ResultRelInfo, state: *mut pg_sys::EState) {
+    // SAFETY: as promised by the caller; the trigger description is this statement's copy, and no
+    // other code uses it while the statement starts.
     unsafe {
         let Some(description) = (*relation).ri_TrigDesc.as_mut() else { return };
         if !description.trig_update_after_row
@@ -95,15 +92,13 @@ unsafe fn spare(relation: *mut pg_sys::ResultRelInfo, state: *mut pg_sys::EState
         }
         let triggers =
             std::slice::from_raw_parts_mut(description.triggers, description.numtriggers as usize);
-        let Some(ours) = triggers.iter().position(|trigger| is_called(trigger, TRIGGERS[1])) else {
+        let Some(own) = triggers.iter().position(|trigger| is_update_trigger(trigger)) else {
             return;
         };
-        if !sees_a_change(&triggers[ours], relation, state) {
-            triggers[ours].tgenabled = pg_sys::TRIGGER_DISABLED as std::ffi::c_char;
-            description.trig_update_after_row = triggers
-                .iter()
-                .enumerate()
-                .any(|(at, trigger)| at != ours && is_after_update(trigger));
+        if !may_fire(&triggers[own], relation, state) {
+            triggers[own].tgenabled = pg_sys::TRIGGER_DISABLED as std::ffi::c_char;
+            let mut others = triggers.iter().enumerate().filter(|(at, _)| *at != own);
+            description.trig_update_after_row = others.any(|(_, trigger)| is_after_update(trigger));
         }
     }
 }
@@ -116,111 +111,121 @@ fn is_after_update(trigger: &pg_sys::Trigger) -> bool {
     trigger.tgtype as u32 & kind == TRIGGER_TYPE_ROW | TRIGGER_TYPE_UPDATE
 }
 
-/// Whether a trigger fires after the UPDATE of a row and for nothing else, under some condition,
-/// and has this name.
+/// Whether a trigger has the name of the extension's UPDATE trigger, fires after the UPDATE of a
+/// row only, and has a condition.
 ///
 /// # Safety
-/// `trigger` is one of a relation's.
-unsafe fn is_called(trigger: &pg_sys::Trigger, name: &str) -> bool {
-    // SAFETY: a trigger's name is a C string; its condition is one, or null.
+/// `trigger` belongs to an open relation.
+unsafe fn is_update_trigger(trigger: &pg_sys::Trigger) -> bool {
+    // SAFETY: a trigger's name is a C string.
+    let has_name =
+        || unsafe { CStr::from_ptr(trigger.tgname) }.to_bytes() == TRIGGERS[1].as_bytes();
     trigger.tgtype as u32 == pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_UPDATE
         && !trigger.tgqual.is_null()
-        && unsafe { CStr::from_ptr(trigger.tgname) }.to_bytes() == name.as_bytes()
+        && has_name()
 }
 
-/// Whether the statement changes a column that the condition of this trigger compares; true as well
-/// if it is not ours, or if there is nothing to spare.
+/// Whether the statement changes a column in the trigger's condition. Also true for a trigger of
+/// another function and for a statement that updates no column.
 ///
 /// # Safety
-/// As of [`spare`]; the trigger is one of the relation's and has a condition.
-unsafe fn sees_a_change(
+/// As of [`skip_trigger`]; the trigger belongs to the relation and has a condition.
+unsafe fn may_fire(
     trigger: &pg_sys::Trigger,
     relation: *mut pg_sys::ResultRelInfo,
     state: *mut pg_sys::EState,
 ) -> bool {
     // SAFETY: as promised by the caller.
     unsafe {
-        // Without the generated ones: to ask for these would have PostgreSQL prepare what they are
-        // made of, with the rights that takes, also for a DELETE.
+        // Without generated columns: for them PostgreSQL would prepare their expressions and check
+        // the rights that these need, also for a DELETE.
         let changed = words(pg_sys::ExecGetUpdatedCols(relation, state));
         if changed.is_empty() {
             return true;
         }
-        let condition = CStr::from_ptr(trigger.tgqual);
-        if !recall(trigger.tgfoid, condition) {
-            let columns = is_ours(trigger.tgfoid).then(|| columns(condition)).flatten();
-            KNOWN.with_borrow_mut(|all| {
-                if all.len() >= REMEMBERED {
-                    all.clear();
-                }
-                all.insert(
-                    0,
-                    Known {
-                        function: trigger.tgfoid,
-                        condition: condition.to_bytes().into(),
-                        columns,
-                    },
-                );
-            });
-        }
+        cache_columns(trigger);
         let description = (*(*relation).ri_RelationDesc).rd_att;
-        KNOWN.with_borrow(|all| {
-            let columns = all.first().and_then(|known| known.columns.as_deref());
+        CACHE.with_borrow(|cache| {
+            let columns = cache.first().and_then(|entry| entry.columns.as_deref());
             columns.is_none_or(|columns| {
                 columns.iter().zip(changed).any(|(compared, changed)| compared & changed != 0)
-                    || some_generated(description, columns)
+                    || has_generated(description, columns)
             })
         })
     }
 }
 
-/// Puts what is known of such a trigger first; whether anything is.
-fn recall(function: pg_sys::Oid, condition: &CStr) -> bool {
-    KNOWN.with_borrow_mut(|all| {
-        let at = all.iter().position(|known| {
-            known.function == function && *known.condition == *condition.to_bytes()
-        });
-        at.inspect(|at| all.swap(0, *at)).is_some()
-    })
-}
-
-/// Whether some of these columns are generated, from whatever others.
+/// Makes the columns of a trigger's condition the first entry of the cache.
 ///
 /// # Safety
-/// `description` is that of an open relation that has these columns.
-unsafe fn some_generated(description: pg_sys::TupleDesc, columns: &[pg_sys::bitmapword]) -> bool {
-    // SAFETY: as promised by the caller; a relation without constraints of any kind has null for
-    // them.
-    let Some(constraints) = (unsafe { (*description).constr.as_ref() }) else { return false };
-    let some = constraints.has_generated_stored;
-    #[cfg(feature = "pg18")]
-    let some = some || constraints.has_generated_virtual;
+/// The trigger belongs to an open relation and has a condition.
+unsafe fn cache_columns(trigger: &pg_sys::Trigger) {
     // SAFETY: as promised by the caller.
-    some && unsafe { PgTupleDesc::from_pg_unchecked(description) }.iter().any(|column| {
-        let bit = (column.attnum as i32 - pg_sys::FirstLowInvalidHeapAttributeNumber) as usize;
-        let word = columns.get(bit / pg_sys::bitmapword::BITS as usize).copied().unwrap_or(0);
-        column.attgenerated != 0 && word >> (bit % pg_sys::bitmapword::BITS as usize) & 1 != 0
+    let condition = unsafe { CStr::from_ptr(trigger.tgqual) };
+    if move_to_front(trigger.tgfoid, condition) {
+        return;
+    }
+    // SAFETY: the function of a trigger is in the catalog, and so is its condition.
+    let columns =
+        unsafe { is_enqueue(trigger.tgfoid).then(|| condition_columns(condition)).flatten() };
+    CACHE.with_borrow_mut(|cache| {
+        if cache.len() >= CACHED_CONDITIONS {
+            cache.clear();
+        }
+        let condition = condition.to_bytes().into();
+        cache.insert(0, ConditionColumns { function: trigger.tgfoid, condition, columns });
+    });
+}
+
+/// Moves an entry to the front of the cache; `false`: not cached.
+fn move_to_front(function: pg_sys::Oid, condition: &CStr) -> bool {
+    CACHE.with_borrow_mut(|cache| {
+        let at = cache.iter().position(|entry| {
+            entry.function == function && *entry.condition == *condition.to_bytes()
+        });
+        at.inspect(|at| cache.swap(0, *at)).is_some()
     })
 }
 
+/// Whether one of these columns is generated, from any other columns.
+///
+/// # Safety
+/// `description` belongs to an open relation that has these columns.
+unsafe fn has_generated(description: pg_sys::TupleDesc, columns: &[pg_sys::bitmapword]) -> bool {
+    // SAFETY: as promised by the caller; null stands for a relation without any constraints.
+    let Some(constraints) = (unsafe { (*description).constr.as_ref() }) else { return false };
+    let has_any = constraints.has_generated_stored;
+    #[cfg(feature = "pg18")]
+    let has_any = has_any || constraints.has_generated_virtual;
+    // SAFETY: as promised by the caller.
+    has_any
+        && unsafe { PgTupleDesc::from_pg_unchecked(description) }.iter().any(|column| {
+            let bit = (column.attnum as i32 - pg_sys::FirstLowInvalidHeapAttributeNumber) as usize;
+            let word = columns.get(bit / pg_sys::bitmapword::BITS as usize).copied().unwrap_or(0);
+            column.attgenerated != 0 && word >> (bit % pg_sys::bitmapword::BITS as usize) & 1 != 0
+        })
+}
+
+/// Whether a function is `caption.enqueue()`.
+///
 /// # Safety
 /// The function is in the catalog.
-unsafe fn is_ours(function: pg_sys::Oid) -> bool {
+unsafe fn is_enqueue(function: pg_sys::Oid) -> bool {
     let mut info = pg_sys::FmgrInfo::default();
-    // SAFETY: fills `info`, which nothing is kept of.
+    // SAFETY: fills `info`, which is dropped on return.
     unsafe { pg_sys::fmgr_info(function, &mut info) };
     info.fn_addr.is_some_and(|address| {
         std::ptr::fn_addr_eq(address, pg_caption_enqueue as unsafe extern "C-unwind" fn(_) -> _)
     })
 }
 
-/// The columns of the old and the new row in a trigger's condition; nothing if there are none, or
-/// if it looks at a row as a whole or at columns of the system.
+/// The columns of the old and the new row in a trigger's condition; `None` if it has none, or reads
+/// whole rows or system columns.
 ///
 /// # Safety
-/// `condition` is one that PostgreSQL keeps in its catalog.
-unsafe fn columns(condition: &CStr) -> Option<Box<[pg_sys::bitmapword]>> {
-    // SAFETY: reads it back as PostgreSQL does; the memory is the statement's.
+/// `condition` is the text of a node tree in PostgreSQL's catalog.
+unsafe fn condition_columns(condition: &CStr) -> Option<Box<[pg_sys::bitmapword]>> {
+    // SAFETY: parses the text as PostgreSQL does, in the memory of the statement.
     let columns = unsafe {
         let node = pg_sys::stringToNode(condition.as_ptr()).cast();
         let mut columns = std::ptr::null_mut();
@@ -229,13 +234,15 @@ unsafe fn columns(condition: &CStr) -> Option<Box<[pg_sys::bitmapword]>> {
         }
         words(columns)
     };
-    // The bits up to that of attribute 0, which is the row.
+    // The bits up to the one of attribute 0, which is the whole row.
     let no_columns = (1 << (1 - pg_sys::FirstLowInvalidHeapAttributeNumber)) - 1;
     columns.first().is_some_and(|first| first & no_columns == 0).then(|| columns.into())
 }
 
+/// The words of a set.
+///
 /// # Safety
-/// `set` is null or a set that lives as long as what is returned is used.
+/// `set` is null or lives as long as the returned slice is used.
 unsafe fn words<'a>(set: *mut pg_sys::Bitmapset) -> &'a [pg_sys::bitmapword] {
     // SAFETY: as promised by the caller; null is the empty set.
     unsafe { set.as_ref().map_or(&[], |set| set.words.as_slice(set.nwords as usize)) }

@@ -46,7 +46,7 @@ fn whoever_waits_for_a_table_that_is_dropped_is_told() {
     assert!(
         notices
             .last()
-            .is_some_and(|last| last.contains("products") && last.contains("not watched any more")),
+            .is_some_and(|last| last.contains("products") && last.contains("no longer watched")),
         "{notices:?}"
     );
 }
@@ -59,7 +59,7 @@ fn whoever_waits_for_a_table_that_is_unwatched_is_told() {
     assert!(
         notices
             .last()
-            .is_some_and(|last| last.contains("products") && last.contains("not watched any more")),
+            .is_some_and(|last| last.contains("products") && last.contains("no longer watched")),
         "{notices:?}"
     );
 }

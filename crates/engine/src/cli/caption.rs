@@ -37,7 +37,7 @@ pub fn run(options: &Caption) -> Result<bool, String> {
         pixels_sha256: options.json,
         file_name: None,
     };
-    let config = EngineConfig {
+    let mut config = EngineConfig {
         model: match &options.model {
             Some(dir) => absolute(dir)?,
             None => locate::model()?,
@@ -46,15 +46,11 @@ pub fn run(options: &Caption) -> Result<bool, String> {
             Some(path) => absolute(path)?,
             None => locate::library()?,
         },
-        dtype: options.dtype.clone(),
-        // The reference does as the folder says.
-        tiles: options.tiles.unwrap_or(if options.exact { TileMode::All } else { TileMode::Auto }),
-        threads: options.threads,
-        max_batch: options.batch,
-        allowed_networks: options.allow_networks.clone(),
-        min_confidence: options.min_confidence,
+        // The reference implementation follows the model's folder.
+        tiles: if options.exact { TileMode::All } else { TileMode::Auto },
         ..EngineConfig::default()
     };
+    options.settings.apply(&mut config)?;
     let styles = options
         .styles
         .iter()

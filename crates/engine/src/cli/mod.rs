@@ -4,9 +4,10 @@ mod caption;
 mod inspect;
 mod locate;
 mod model;
+mod settings;
 
 use clap::{Args, Parser, Subcommand};
-use pg_caption_wire::TileMode;
+use settings::{AllSettings, SettingArgs};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -49,13 +50,6 @@ pub struct Caption {
     /// the program]
     #[arg(long, value_name = "DIR")]
     model: Option<PathBuf>,
-    /// Which files of the model: auto, fp32, fp16, quantized, int8, uint8, q4, q4f16
-    #[arg(long, value_name = "SUFFIX", default_value = "auto")]
-    dtype: String,
-    /// When a model that cuts pictures into tiles does so: auto (for detailed captions), one
-    /// (never), all [default: auto; all with --exact, as its folder says]
-    #[arg(long, value_name = "WHEN", value_parser = tiles)]
-    tiles: Option<TileMode>,
     /// ONNX Runtime library [default: $PG_CAPTION_ONNXRUNTIME, or the one installed with the
     /// program]
     #[arg(long, value_name = "PATH")]
@@ -75,30 +69,11 @@ pub struct Caption {
     /// For comparisons: full decode, no refusal of blank pictures, no threshold, no tidy-up
     #[arg(long)]
     exact: bool,
-    /// Confidence below which nothing is written, 0 to 1 [default: the model's own]
-    #[arg(long, value_name = "X")]
-    min_confidence: Option<f32>,
-    /// A network open to fetches although it is private; repeatable
-    #[arg(long = "allow-network", value_name = "CIDR")]
-    allow_networks: Vec<String>,
-    /// Threads for the model; 0: half the cores
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: u32,
-    /// Pictures in one call of the model; 0: what suits it
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    batch: u32,
+    #[command(flatten)]
+    settings: SettingArgs<AllSettings>,
     /// One JSON object a line for each picture and style
     #[arg(long)]
     json: bool,
-}
-
-fn tiles(word: &str) -> Result<TileMode, String> {
-    match word {
-        "auto" => Ok(TileMode::Auto),
-        "one" => Ok(TileMode::One),
-        "all" => Ok(TileMode::All),
-        _ => Err("use auto, one or all".into()),
-    }
 }
 
 /// Options of `inspect`.

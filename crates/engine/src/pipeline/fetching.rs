@@ -40,7 +40,7 @@ impl Pipeline {
             match next {
                 FetchNext::Cooling(work, host, until) => {
                     drop(ahead);
-                    work.end(Answer::Failed(fetcher.resting(&host, until).failure()));
+                    work.end(Answer::Failed(fetcher.host_cooling(&host, until).failure()));
                 }
                 FetchNext::Fetch(mut work, permit, journey) => {
                     let fetched = catch_panic(|| self.fetch(fetcher, &mut work, permit, journey));
@@ -153,7 +153,7 @@ impl Pipeline {
             FetchRequest { url, etag, last_modified, deadline, cancelled: &picture.cancelled };
         let (mut held, mut share) = (None, None);
         let left = || picture.cancelled.load(std::sync::atomic::Ordering::Acquire);
-        let fetched = fetcher.fetch_admitted(permit, journey, &get, &mut |host, bytes| {
+        let fetched = fetcher.fetch(permit, journey, &get, &mut |host, bytes| {
             share =
                 Some(self.shares.take(host, bytes, deadline, left).map_err(|e| no_room(e, bytes))?);
             held = Some(self.files.reserve(bytes, deadline, left).map_err(|e| no_room(e, bytes))?);
@@ -171,7 +171,7 @@ impl Pipeline {
                 picture.at(Stage::Decoding);
                 Ok(Got::File(File { bytes, held, etag, last_modified }))
             }
-            Ok(FetchStep::Elsewhere(journey)) => Ok(Got::Elsewhere(journey)),
+            Ok(FetchStep::Redirected(journey)) => Ok(Got::Elsewhere(journey)),
             Ok(FetchStep::Done(FetchResult::NotModified)) => Err(Answer::Unchanged),
             Err(e) => Err(Answer::Failed(e.failure())),
         }

@@ -244,9 +244,7 @@ pub fn no_room(refused: Refused, bytes: u64) -> Failure {
         .detail(format!("it needs {bytes} bytes, there are {total}"))
         .hint("See \"pg_caption.memory\"."),
         Refused::Late | Refused::Left => {
-            Failure::new(FailureClass::Retry, "timeout", "the image was not captioned in time")
-                .detail("still waiting for memory")
-                .hint("See \"pg_caption.memory\".")
+            Failure::timeout(None, "waiting for memory").hint("Raise \"pg_caption.memory\".")
         }
     }
 }

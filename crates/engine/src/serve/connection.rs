@@ -160,7 +160,7 @@ impl Connection {
                 return Some(role);
             }
             Ok((ClientMessage::Hello { version, release, .. }, _)) => {
-                failures::version_mismatch(version, &release, PROTOCOL, RELEASE)
+                Failure::version_mismatch((&release, version), (RELEASE, PROTOCOL))
             }
             Ok(_) => failures::protocol("the first message must be a hello"),
             Err(inbound::Error::Left) => return None,

@@ -1,13 +1,12 @@
-//! The web as the tests need it: a server that misbehaves on command, and names that mean what the
-//! test says.
+//! A misbehaving HTTP server and simulated names for the tests.
 //!
-//! Raw sockets on loopback, because no well-behaved server library can be made to lie.
+//! Raw sockets on loopback, because server libraries cannot violate the protocol.
 
-// each test program uses its own part
-#![allow(dead_code)]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use pg_caption_fetch::{
-    FetchError, FetchRequest, FetchResult, FetchSettings, Fetcher, FetcherParts, NameResolver,
+    FetchError, FetchRequest, FetchResult, FetchSettings, FetchStep, Fetcher, FetcherParts,
+    HostAdmission, NameResolver, Reserve, UrlLocation, host_key,
 };
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -16,20 +15,20 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-/// The longest any test waits for what must happen.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+/// Longest time that a test waits for an expected event.
+pub const TIMEOUT: Duration = Duration::from_secs(20);
 
-/// One request as it came.
-pub struct Request {
+/// One received request.
+pub struct ServerRequest {
     /// `GET /path HTTP/1.1` and the headers.
     pub head: String,
     /// The path with its query.
     pub path: String,
-    /// How many requests came on this connection before.
+    /// Number of earlier requests on this connection.
     pub nth: usize,
 }
 
-impl Request {
+impl ServerRequest {
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head
@@ -40,7 +39,7 @@ impl Request {
     }
 }
 
-/// What to do with a connection after an answer.
+/// What to do with a connection after a response.
 pub enum Then {
     /// Read the next request.
     Keep,
@@ -48,46 +47,46 @@ pub enum Then {
     Close,
 }
 
-/// What server and test share.
+/// What a server records.
 #[derive(Default)]
-pub struct Log {
+pub struct ServerLog {
     pub connections: AtomicUsize,
     pub requests: Mutex<Vec<String>>,
 }
 
-/// A server on a port of its own, on every loopback address.
-pub struct Server {
+/// A server on a free port, on every loopback address.
+pub struct TestServer {
     pub port: u16,
-    pub log: Arc<Log>,
+    pub log: Arc<ServerLog>,
     stop: Arc<AtomicBool>,
 }
 
-impl Server {
-    /// Answers each request with `answer`, which writes whatever it likes.
+impl TestServer {
+    /// Answers each request with `answer`, which writes arbitrary bytes.
     pub fn start(
-        answer: impl Fn(&Request, &mut TcpStream) -> io::Result<Then> + Send + Sync + 'static,
-    ) -> Server {
-        Server::raw(move |stream, log| converse(stream, log, &answer))
+        answer: impl Fn(&ServerRequest, &mut TcpStream) -> io::Result<Then> + Send + Sync + 'static,
+    ) -> TestServer {
+        TestServer::raw(move |stream, log| converse(stream, log, &answer))
     }
 
-    /// Hands each connection to `talk`.
-    pub fn raw(talk: impl Fn(TcpStream, &Log) + Send + Sync + 'static) -> Server {
+    /// Passes each connection to `talk`.
+    pub fn raw(talk: impl Fn(TcpStream, &ServerLog) + Send + Sync + 'static) -> TestServer {
         let listener = TcpListener::bind("0.0.0.0:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let (log, stop, talk) =
-            (Arc::new(Log::default()), Arc::new(AtomicBool::new(false)), Arc::new(talk));
-        let (theirs, stopped) = (log.clone(), stop.clone());
+            (Arc::new(ServerLog::default()), Arc::new(AtomicBool::new(false)), Arc::new(talk));
+        let (server_log, stopped) = (log.clone(), stop.clone());
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 if stopped.load(Ordering::SeqCst) {
                     return;
                 }
-                theirs.connections.fetch_add(1, Ordering::SeqCst);
-                let (talk, log) = (talk.clone(), theirs.clone());
+                server_log.connections.fetch_add(1, Ordering::SeqCst);
+                let (talk, log) = (talk.clone(), server_log.clone());
                 std::thread::spawn(move || talk(stream, &log));
             }
         });
-        Server { port, log, stop }
+        TestServer { port, log, stop }
     }
 
     /// A URL of this server by its address.
@@ -104,7 +103,7 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TestServer {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::SeqCst);
         let _ = TcpStream::connect(SocketAddr::from(([127, 0, 0, 1], self.port)));
@@ -113,14 +112,14 @@ impl Drop for Server {
 
 fn converse(
     mut stream: TcpStream,
-    log: &Log,
-    answer: &dyn Fn(&Request, &mut TcpStream) -> io::Result<Then>,
+    log: &ServerLog,
+    answer: &dyn Fn(&ServerRequest, &mut TcpStream) -> io::Result<Then>,
 ) {
     let mut nth = 0;
     while let Some(head) = read_head(&mut stream) {
         let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
         log.requests.lock().unwrap().push(head.lines().next().unwrap_or_default().to_owned());
-        match answer(&Request { head, path, nth }, &mut stream) {
+        match answer(&ServerRequest { head, path, nth }, &mut stream) {
             Ok(Then::Keep) => nth += 1,
             _ => return,
         }
@@ -139,7 +138,7 @@ pub fn read_head(stream: &mut impl Read) -> Option<String> {
     String::from_utf8(head).ok()
 }
 
-/// A whole, honest answer.
+/// Writes a valid response.
 pub fn reply(
     stream: &mut impl Write,
     status: &str,
@@ -151,15 +150,15 @@ pub fn reply(
     Ok(Then::Keep)
 }
 
-/// Names of the test's own, whose answers can change from one look-up to the next.
+/// Simulated names, whose addresses can change with each look-up.
 #[derive(Debug, Default)]
-pub struct Names(Mutex<HashMap<String, Vec<Vec<IpAddr>>>>);
+pub struct TestNames(Mutex<HashMap<String, Vec<Vec<IpAddr>>>>);
 
-impl Names {
-    /// `answers`: one list of addresses a look-up; the last one stays.
-    pub fn new(names: &[(&str, &[&[&str]])]) -> Arc<Names> {
+impl TestNames {
+    /// `answers`: a list of addresses for each look-up; the last one stays.
+    pub fn new(names: &[(&str, &[&[&str]])]) -> Arc<TestNames> {
         let read = |list: &&[&str]| list.iter().map(|a| a.parse().unwrap()).collect();
-        Arc::new(Names(Mutex::new(
+        Arc::new(TestNames(Mutex::new(
             names
                 .iter()
                 .map(|(name, answers)| (name.to_string(), answers.iter().map(read).collect()))
@@ -168,7 +167,7 @@ impl Names {
     }
 }
 
-impl NameResolver for Names {
+impl NameResolver for TestNames {
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
         let mut names = self.0.lock().unwrap();
         let answers = names.get_mut(host).ok_or_else(|| io::Error::other("no such name"))?;
@@ -176,29 +175,29 @@ impl NameResolver for Names {
     }
 }
 
-/// Settings for a world on loopback.
+/// Settings for servers on loopback.
 pub fn settings() -> FetchSettings {
     FetchSettings {
         allowed_networks: vec!["127.0.0.1/32".into()],
-        total_timeout: PATIENCE,
+        total_timeout: TIMEOUT,
         max_bytes: 1_000_000,
         ..FetchSettings::default()
     }
 }
 
-/// A fetcher for a world on loopback.
+/// A fetcher for servers on loopback.
 pub fn fetcher(change: impl FnOnce(&mut FetchSettings)) -> Fetcher {
-    named(Names::new(&[]), change)
+    named(TestNames::new(&[]), change)
 }
 
-/// The same, with names.
+/// The same, with simulated names.
 pub fn named(resolver: Arc<dyn NameResolver>, change: impl FnOnce(&mut FetchSettings)) -> Fetcher {
     let mut settings = settings();
     change(&mut settings);
     Fetcher::with_parts(settings, FetcherParts { resolver, roots: Some(Vec::new()) }).unwrap()
 }
 
-/// Fetches with patience and all the memory in the world.
+/// Fetches with a long deadline and unlimited memory.
 pub fn get(fetcher: &Fetcher, url: &str) -> Result<FetchResult, FetchError> {
     get_with(fetcher, url, &Arc::default(), &mut |_, _| Ok(()))
 }
@@ -207,19 +206,51 @@ pub fn get_with(
     fetcher: &Fetcher,
     url: &str,
     cancelled: &Arc<AtomicBool>,
-    reserve: &mut pg_caption_fetch::Reserve<'_>,
+    reserve: &mut Reserve<'_>,
 ) -> Result<FetchResult, FetchError> {
-    let get = FetchRequest {
+    let request = FetchRequest {
         url,
         etag: None,
         last_modified: None,
-        deadline: Instant::now() + 3 * PATIENCE,
+        deadline: Instant::now() + 3 * TIMEOUT,
         cancelled,
     };
-    fetcher.fetch(&get, reserve)
+    fetch(fetcher, &request, reserve)
 }
 
-/// The bytes, where there must be some.
+/// Fetches as the engine does, except that this thread waits while a host is at its limit.
+pub fn fetch(
+    fetcher: &Fetcher,
+    request: &FetchRequest<'_>,
+    reserve: &mut Reserve<'_>,
+) -> Result<FetchResult, FetchError> {
+    let (mut host, mut redirected) = (host_key(request.url)?, None);
+    loop {
+        let permit = loop {
+            let location = || UrlLocation { host: host.clone(), url: request.url.into() };
+            match fetcher.admit(&host) {
+                HostAdmission::Go(permit) => break permit,
+                HostAdmission::Cooling { until } => return Err(fetcher.host_cooling(&host, until)),
+                HostAdmission::Busy if request.cancelled.load(Ordering::SeqCst) => {
+                    return Err(FetchError::Cancelled { location: location() });
+                }
+                HostAdmission::Busy if Instant::now() >= request.deadline => {
+                    return Err(FetchError::HostBusy { location: location() });
+                }
+                HostAdmission::Busy => std::thread::park_timeout(Duration::from_millis(5)),
+            }
+        };
+        match fetcher.fetch(permit, redirected.take(), request, reserve)? {
+            FetchStep::Done(result) => return Ok(result),
+            FetchStep::Redirected(next) => {
+                host = next.host().to_owned();
+                redirected = Some(next);
+            }
+        }
+    }
+}
+
+/// The body of a successful fetch.
 pub fn bytes(fetched: Result<FetchResult, FetchError>) -> Vec<u8> {
     match fetched {
         Ok(FetchResult::Body { bytes, .. }) => bytes,
@@ -227,7 +258,7 @@ pub fn bytes(fetched: Result<FetchResult, FetchError>) -> Vec<u8> {
     }
 }
 
-/// The code of the error, where there must be one.
+/// The code of a failed fetch.
 pub fn code(fetched: Result<FetchResult, FetchError>) -> String {
     match fetched {
         Err(error) => error.code(),
@@ -235,17 +266,17 @@ pub fn code(fetched: Result<FetchResult, FetchError>) -> String {
     }
 }
 
-/// Waits for a count that other threads raise.
+/// A counter that threads increment and wait for.
 #[derive(Default)]
-pub struct Meeting(Mutex<usize>, Condvar);
+pub struct Rendezvous(Mutex<usize>, Condvar);
 
-impl Meeting {
-    /// Counts one more and waits until there are `n`.
+impl Rendezvous {
+    /// Increments the counter and waits until it reaches `n`.
     pub fn wait_for(&self, n: usize) {
         let mut here = self.0.lock().unwrap();
         *here += 1;
         self.1.notify_all();
-        let (here, timeout) = self.1.wait_timeout_while(here, PATIENCE, |here| *here < n).unwrap();
-        assert!(!timeout.timed_out(), "only {here} of {n} came");
+        let (here, timeout) = self.1.wait_timeout_while(here, TIMEOUT, |here| *here < n).unwrap();
+        assert!(!timeout.timed_out(), "only {here} of {n} arrived");
     }
 }

@@ -1,7 +1,7 @@
-//! A hub on loopback: it speaks the protocol of the real one (listing, redirect to where large
-//! files lie, ranges) and misbehaves on request.
+//! A hub on loopback with the protocol of the real one (listing, redirects to another host for large
+//! files, ranges), which fails on request.
 
-#![allow(dead_code, reason = "each test program uses a part")]
+#![allow(dead_code, reason = "each test program uses a part of it")]
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -11,27 +11,27 @@ use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
 
-/// The one commit there is.
+/// The only commit.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What goes wrong with the next answer for a file.
+/// A fault of the next response for a file.
 #[derive(Debug, Clone)]
 pub enum Fault {
-    /// The connection ends after so many bytes of the body.
+    /// The connection ends after this many bytes of the body.
     Drop(usize),
     /// A byte is wrong.
     Wrong,
-    /// The range asked for is passed over: the whole file.
+    /// The requested range is ignored: the whole file is sent.
     NoRange,
-    /// A status, and what the hub calls it in its own header.
+    /// A status, and the hub's code for it in a header.
     Status(u16, Option<&'static str>),
-    /// More than the file has.
+    /// One byte too many.
     Long,
 }
 
-/// A request that came.
+/// A received request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Seen {
+pub struct SeenRequest {
     pub path: String,
     pub host: String,
     pub range: Option<String>,
@@ -42,11 +42,11 @@ pub struct Seen {
 struct State {
     repo: String,
     files: BTreeMap<String, Vec<u8>>,
-    /// Sizes told that are not those of the files.
+    /// Announced sizes that differ from those of the files.
     sizes: BTreeMap<String, u64>,
     faults: BTreeMap<String, VecDeque<Fault>>,
     token: Option<String>,
-    seen: Vec<Seen>,
+    seen: Vec<SeenRequest>,
 }
 
 /// A hub with one repository.
@@ -65,14 +65,14 @@ impl Hub {
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let (shared, at) = (shared.clone(), at.clone());
-                // A client that left early is its own affair.
-                std::thread::spawn(move || answer(&shared, &at, stream).ok());
+                // A client may disconnect early.
+                std::thread::spawn(move || respond(&shared, &at, stream).ok());
             }
         });
         Hub { address, state }
     }
 
-    /// The files of a folder, and of `onnx/` in it.
+    /// Starts one that publishes the files of a folder and of its `onnx/`.
     pub fn of_folder(repo: &str, folder: &Path) -> Hub {
         let mut files = BTreeMap::new();
         for prefix in ["", "onnx/"] {
@@ -94,12 +94,12 @@ impl Hub {
         self.state.lock().unwrap()
     }
 
-    /// For `HF_ENDPOINT`.
+    /// The value for `HF_ENDPOINT`.
     pub fn endpoint(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// What goes wrong with the next answers for a file.
+    /// Sets the faults of the next responses for a file.
     pub fn fail(&self, file: &str, faults: &[Fault]) {
         self.state().faults.insert(file.into(), faults.iter().cloned().collect());
     }
@@ -109,12 +109,12 @@ impl Hub {
         self.state().files.insert(file.into(), bytes.into());
     }
 
-    /// Tells this size of a file.
-    pub fn tell_size(&self, file: &str, size: u64) {
+    /// Announces this size of a file.
+    pub fn announce_size(&self, file: &str, size: u64) {
         self.state().sizes.insert(file.into(), size);
     }
 
-    /// Opens only to who has the token.
+    /// Requires this token.
     pub fn gate(&self, token: &str) {
         self.state().token = Some(token.into());
     }
@@ -124,12 +124,12 @@ impl Hub {
         self.state().files[file].clone()
     }
 
-    /// What was asked so far.
-    pub fn seen(&self) -> Vec<Seen> {
+    /// The requests so far.
+    pub fn seen(&self) -> Vec<SeenRequest> {
         self.state().seen.clone()
     }
 
-    /// Files whose bytes were asked for where large ones lie, with the range.
+    /// Large files that were requested, with the range.
     pub fn fetched(&self) -> Vec<(String, Option<String>)> {
         self.seen()
             .into_iter()
@@ -138,23 +138,23 @@ impl Hub {
     }
 }
 
-/// Large files lie elsewhere and have a checksum, as at the hub.
+/// Large files are on another host and have a checksum, as at the hub.
 fn is_large(file: &str) -> bool {
     file.starts_with("onnx/") || file == "tokenizer.json"
 }
 
 fn sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().map(|b| format!("{b:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }
 
-fn answer(state: &Mutex<State>, address: &str, stream: TcpStream) -> std::io::Result<()> {
+fn respond(state: &Mutex<State>, address: &str, stream: TcpStream) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream.try_clone()?);
     let mut line = String::new();
     reader.read_line(&mut line)?;
     let target = line.split(' ').nth(1).unwrap_or("/").to_string();
     let path = target.split('?').next().unwrap_or("/").to_string();
     let mut seen =
-        Seen { path: path.clone(), host: String::new(), range: None, authorization: None };
+        SeenRequest { path: path.clone(), host: String::new(), range: None, authorization: None };
     loop {
         let mut header = String::new();
         reader.read_line(&mut header)?;
@@ -169,7 +169,7 @@ fn answer(state: &Mutex<State>, address: &str, stream: TcpStream) -> std::io::Re
     let mut state = state.lock().unwrap();
     state.seen.push(seen.clone());
     let repo = state.repo.clone();
-    let known = state
+    let authorized = state
         .token
         .as_ref()
         .is_none_or(|token| seen.authorization == Some(format!("Bearer {token}")));
@@ -196,7 +196,7 @@ fn answer(state: &Mutex<State>, address: &str, stream: TcpStream) -> std::io::Re
         return reply
             .status(if seen.authorization.is_some() { 404 } else { 401 }, Some("RepoNotFound"));
     };
-    if !known {
+    if !authorized {
         return reply
             .status(if seen.authorization.is_some() { 403 } else { 401 }, Some("GatedRepo"));
     }
@@ -208,9 +208,9 @@ fn answer(state: &Mutex<State>, address: &str, stream: TcpStream) -> std::io::Re
                 sha256(&bytes),
                 bytes.len()
             ));
-            // Another name of this machine: another host, as far as a token is concerned.
-            let place = address.replace("127.0.0.1", "localhost");
-            reply.head.push(format!("Location: http://{place}/cdn/{file}"));
+            // Another name of this machine counts as another host.
+            let other = address.replace("127.0.0.1", "localhost");
+            reply.head.push(format!("Location: http://{other}/cdn/{file}"));
             reply.status(302, None)
         }
         Some(bytes) => {

@@ -26,18 +26,17 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 pub fn run(options: &Check) -> Result<bool, String> {
     let folder = folder(&options.model)?;
     let own = pg_caption_models::styles_of(&folder).map_err(|e| e.to_string())?;
-    let config = EngineConfig {
+    let mut config = EngineConfig {
         model: folder.clone(),
         onnxruntime: match &options.onnxruntime {
             Some(path) => path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))?,
             None => locate::library()?,
         },
-        dtype: options.dtype.clone(),
-        threads: options.threads,
         // What it thinks of a drawing is no reason for silence.
         min_confidence: Some(0.0),
         ..EngineConfig::default()
     };
+    options.settings.apply(&mut config)?;
     let began = Instant::now();
     let engine = Engine::start(config, Vec::new()).map_err(|e| e.to_string())?;
     let preparer = match engine.readiness().wait() {

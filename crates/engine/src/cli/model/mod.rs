@@ -5,6 +5,7 @@ mod check;
 mod list;
 mod pull;
 
+use super::settings::{LoadSettings, SettingArgs};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
@@ -67,16 +68,12 @@ pub struct Check {
     /// Model folder, or the name of one in the models directory
     #[arg(value_name = "DIR")]
     model: PathBuf,
-    /// Which files of the model: auto, fp32, fp16, quantized, int8, uint8, q4, q4f16
-    #[arg(long, value_name = "SUFFIX", default_value = "auto")]
-    dtype: String,
     /// ONNX Runtime library [default: $PG_CAPTION_ONNXRUNTIME, or the one installed with the
     /// program]
     #[arg(long, value_name = "PATH")]
     onnxruntime: Option<PathBuf>,
-    /// Threads for the model; 0: half the cores
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    threads: u32,
+    #[command(flatten)]
+    settings: SettingArgs<LoadSettings>,
     /// One JSON object
     #[arg(long)]
     json: bool,

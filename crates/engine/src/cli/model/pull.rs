@@ -42,7 +42,7 @@ pub fn run(options: &Pull) -> Result<bool, String> {
     let order = pg_caption_hub::PullRequest {
         repo: options.repo.clone(),
         revision: options.revision.clone(),
-        wish: GraphSelection::parse(&options.dtypes, options.unmerged)
+        selection: GraphSelection::parse(&options.dtypes, options.unmerged)
             .map_err(|e| e.to_string())?,
         models: match &options.models {
             Some(models) => models.clone(),
@@ -50,7 +50,7 @@ pub fn run(options: &Pull) -> Result<bool, String> {
         },
         name: options.name.clone(),
         replace: options.replace,
-        patience: RetryLimits::default(),
+        retries: RetryLimits::default(),
     };
     let place = HubLocation::from_env().map_err(|e| e.to_string())?;
     let mut bar = Bar::new();

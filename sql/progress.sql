@@ -1,0 +1,246 @@
+-- What watches have done and what remains: the views failure, progress and database, the procedure
+-- wait, and the functions behind them.
+
+CREATE FUNCTION caption.in_flight(relation regclass)
+    RETURNS int
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'in_flight_wrapper';
+COMMENT ON FUNCTION caption.in_flight(regclass) IS
+    'Returns the number of rows of a watched table that the engine works on. '
+    'NULL unless the caller is a member of the owning role.';
+
+CREATE FUNCTION caption.obstacle()
+    RETURNS text
+    LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'obstacle_wrapper';
+COMMENT ON FUNCTION caption.obstacle() IS
+    'Returns why no table of this database is being filled, as in caption.database; '
+    'NULL if nothing prevents it. Members of pg_monitor also see why the engine cannot serve.';
+
+CREATE FUNCTION caption.require_no_transaction()
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'require_no_transaction_wrapper';
+COMMENT ON FUNCTION caption.require_no_transaction() IS
+    'Raises an error where caption.wait() could not commit: '
+    'in a transaction block or in a function.';
+
+GRANT EXECUTE ON FUNCTION
+    caption.in_flight(regclass),
+    caption.obstacle(),
+    caption.require_no_transaction()
+    TO PUBLIC;
+
+CREATE VIEW caption.failure WITH (security_barrier) AS
+    SELECT f.relation::regclass AS relation,
+           f.key, f.class, f.code, f.message, f.detail, f.attempts, f.at
+      FROM caption.failed f
+      JOIN pg_class c ON c.oid = f.relation
+     WHERE pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW caption.failure IS
+    'Rows without a caption, and why. Visible to members of the table''s owner.';
+COMMENT ON COLUMN caption.failure.class IS
+    'uncertain: no caption with enough confidence; reject: permanent; '
+    'retry: transient, but all attempts failed.';
+COMMENT ON COLUMN caption.failure.code IS
+    'Stable name of the failure, for grouping: http_404, not_an_image …';
+GRANT SELECT ON caption.failure TO PUBLIC;
+
+CREATE VIEW caption.progress WITH (security_barrier) AS
+    WITH queued AS (
+        SELECT q.relation, sum(greatest(q.n, 1))::bigint AS keys
+          FROM caption.queue q
+         GROUP BY q.relation
+    ), deferred AS (
+        SELECT d.relation, count(*) AS keys
+          FROM caption.deferred d
+         GROUP BY d.relation
+    ), failed AS (
+        SELECT f.relation, count(*) AS keys
+          FROM caption.failed f
+         GROUP BY f.relation
+    )
+    SELECT w.relation,
+           greatest(s.backfilled, e.rows) AS rows,
+           coalesce(s.filled, 0) AS filled,
+           m.waiting,
+           caption.in_flight(w.relation) AS in_flight,
+           coalesce(d.keys, 0) AS deferred,
+           coalesce(f.keys, 0) AS failed,
+           s.per_minute AS rows_per_minute,
+           CASE WHEN m.waiting = 0 THEN interval '0'
+                WHEN s.per_minute > 0
+                THEN make_interval(mins => 1) * (m.waiting / s.per_minute) END AS time_left,
+           rpad(repeat('#', (20 * m.share)::int), 20, '.')
+               || lpad((100 * m.share)::int::text, 4) || '%' AS bar,
+           CASE WHEN w.paused THEN 'paused'
+                WHEN s.problem IS NOT NULL THEN s.problem
+                WHEN m.waiting + coalesce(d.keys, 0) = 0 AND s.backfill_done THEN 'idle'
+                ELSE coalesce('waiting: ' || caption.obstacle(), 'working') END AS state,
+           w.paused OR s.problem IS NOT NULL AS stopped
+      FROM caption.watch w
+      JOIN pg_class c                 ON c.oid      = w.relation
+      LEFT JOIN caption.watch_state s ON s.relation = w.relation
+      LEFT JOIN queued q              ON q.relation = w.relation
+      LEFT JOIN deferred d            ON d.relation = w.relation
+      LEFT JOIN failed f              ON f.relation = w.relation
+     CROSS JOIN LATERAL (
+        -- reltuples is -1 until the first ANALYZE; the cumulative statistics are there before.
+        SELECT sum(greatest(l.reltuples, pg_stat_get_live_tuples(l.oid), 0))::bigint AS rows
+          FROM pg_class l
+         WHERE l.oid = w.relation
+            OR l.oid IN (SELECT t.relid FROM pg_partition_tree(w.relation) t WHERE t.isleaf)
+     ) e
+     CROSS JOIN LATERAL (
+        SELECT coalesce(q.keys, 0)
+               + CASE WHEN s.backfill_done THEN 0
+                      ELSE greatest(e.rows - coalesce(s.backfilled, 0), 1) END,
+               greatest(coalesce(s.filled, 0) + coalesce(f.keys, 0), 0.001)::numeric
+     ) r (waiting, completed)
+     CROSS JOIN LATERAL (
+        SELECT r.waiting,
+               CASE WHEN r.waiting = 0 THEN 1.0
+                    ELSE r.completed / (r.completed + r.waiting) END
+     ) m (waiting, share)
+     WHERE pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW caption.progress IS
+    'Progress of each watch. filled, in_flight, deferred and failed are exact; '
+    'rows, and the part of waiting that the backfill has not read yet, are estimates. '
+    'Visible to members of the table''s owner.';
+COMMENT ON COLUMN caption.progress.waiting IS
+    'Rows to examine: queued, or not yet read by the backfill.';
+COMMENT ON COLUMN caption.progress.time_left IS
+    'Time to fill the waiting rows at the present rate. NULL: unknown.';
+COMMENT ON COLUMN caption.progress.state IS
+    'idle, working, waiting and what for, paused, or what is wrong with the table.';
+COMMENT ON COLUMN caption.progress.stopped IS
+    'Whether filling has stopped until a user acts; state says why.';
+GRANT SELECT ON caption.progress TO PUBLIC;
+
+CREATE FUNCTION caption.is_idle(relation regclass)
+    RETURNS boolean
+    LANGUAGE sql STABLE STRICT SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT coalesce((SELECT s.backfill_done AND s.problem IS NULL
+                           FROM caption.watch_state s
+                          WHERE s.relation = is_idle.relation), false)
+           AND NOT EXISTS (SELECT FROM caption.queue q WHERE q.relation = is_idle.relation)
+           AND NOT EXISTS (SELECT FROM caption.deferred d WHERE d.relation = is_idle.relation)
+    $$;
+COMMENT ON FUNCTION caption.is_idle(regclass) IS
+    'Returns whether a watched table has no work left.';
+REVOKE ALL ON FUNCTION caption.is_idle(regclass) FROM PUBLIC;
+
+-- A procedure that commits cannot set a search_path: every name and operator is qualified.
+CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
+    LANGUAGE plpgsql
+    AS $$
+    DECLARE
+        -- After a DROP TABLE only the OID would be left.
+        name        text := pg_catalog.format('%s', relation);
+        started_at  timestamptz := pg_catalog.clock_timestamp();
+        reported_at timestamptz;
+        reported    text;
+        report      text;
+        owner       text;
+        latest      record;
+    BEGIN
+        PERFORM caption.require_no_transaction();
+        LOOP
+            SELECT pg_catalog.format('%s %s filled, %s waiting, %s in flight, %s deferred, '
+                                     '%s failed',
+                                     p.bar, p.filled, p.waiting, p.in_flight, p.deferred, p.failed)
+                       AS counts,
+                   pg_catalog.format('%s %s filled, %s failed', p.bar, p.filled, p.failed)
+                       AS result,
+                   CASE WHEN p.state OPERATOR(pg_catalog.<>) 'working'
+                        THEN pg_catalog.concat(' (', p.state, ')') END
+                       AS why,
+                   p.waiting OPERATOR(pg_catalog.+) p.deferred OPERATOR(pg_catalog.=) 0
+                       AND p.state OPERATOR(pg_catalog.=) ANY ('{idle,paused}'::pg_catalog.text[])
+                       AS done,
+                   p.state,
+                   p.stopped
+              INTO latest
+              FROM caption.progress p
+             WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
+            IF NOT FOUND THEN
+                SELECT c.relowner::pg_catalog.regrole::pg_catalog.text
+                  INTO owner
+                  FROM caption.watch w
+                  JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) w.relation
+                 WHERE w.relation OPERATOR(pg_catalog.=) wait.relation;
+                IF FOUND THEN
+                    RAISE EXCEPTION 'must be owner of table % to wait for it', name
+                        USING ERRCODE = 'insufficient_privilege',
+                              DETAIL  = pg_catalog.format('It belongs to %s.', owner);
+                ELSIF reported IS NULL THEN
+                    RAISE EXCEPTION 'table % is not watched', name
+                        USING ERRCODE = 'undefined_object',
+                              HINT    = 'See caption.watch().';
+                END IF;
+                RAISE NOTICE 'table % is no longer watched', name;
+                RETURN;
+            END IF;
+            IF latest.done THEN
+                RAISE NOTICE '%', latest.result;
+                RETURN;
+            ELSIF latest.stopped THEN
+                RAISE EXCEPTION 'table % is not being filled: %', name, latest.state
+                    USING ERRCODE = 'object_not_in_prerequisite_state';
+            END IF;
+            report := pg_catalog.concat(latest.counts, latest.why);
+            -- Equal counts are repeated from time to time: the reason may have changed, and only
+            -- sending a message detects a closed connection.
+            IF reported IS NULL
+               OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) reported_at
+                  OPERATOR(pg_catalog.>)
+                  (CASE WHEN latest.counts OPERATOR(pg_catalog.=) reported
+                        THEN interval '10 seconds' ELSE interval '1 second' END) THEN
+                RAISE NOTICE '%', report;
+                reported_at := pg_catalog.clock_timestamp();
+                reported := latest.counts;
+            END IF;
+            IF timeout IS NOT NULL
+               AND pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) started_at
+                   OPERATOR(pg_catalog.>) timeout THEN
+                RAISE EXCEPTION 'table % still has rows to fill', name
+                    USING ERRCODE = 'query_canceled',
+                          DETAIL  = report;
+            END IF;
+            COMMIT;
+            PERFORM pg_catalog.pg_sleep(0.1);
+        END LOOP;
+    END
+    $$;
+COMMENT ON PROCEDURE caption.wait(regclass, interval) IS
+    'Reports progress by NOTICE and returns when a watched table has no work left. '
+    'timeout: raise an error after this time. CALL it outside of a transaction block.';
+REVOKE ALL ON PROCEDURE caption.wait(regclass, interval) FROM PUBLIC;
+
+CREATE FUNCTION caption.database_report()
+    RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'database_report_wrapper';
+COMMENT ON FUNCTION caption.database_report() IS
+    'Returns what caption.database shows, as one JSON array.';
+REVOKE ALL ON FUNCTION caption.database_report() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.database_report() TO pg_monitor;
+
+CREATE VIEW caption.database WITH (security_barrier) AS
+    SELECT d.datname AS database,
+           r.state,
+           r.why,
+           r.worker
+      FROM jsonb_to_recordset(caption.database_report())
+           AS r (oid oid, state text, why text, worker int)
+      JOIN pg_database d ON d.oid = r.oid;
+COMMENT ON VIEW caption.database IS
+    'The databases of this server that have the extension. Visible to members of pg_monitor.';
+COMMENT ON COLUMN caption.database.state IS
+    'served, idle, waiting, or cannot be served.';
+COMMENT ON COLUMN caption.database.why IS
+    'Why the database waits or cannot be served.';
+COMMENT ON COLUMN caption.database.worker IS
+    'Process id of its worker.';
+GRANT SELECT ON caption.database TO pg_monitor;

@@ -1,0 +1,207 @@
+-- Tables of watches: what is watched, what is queued, what was written.
+--
+-- Users never write here. Triggers and functions do, with the rights of the extension's owner;
+-- the views show what may be read.
+
+CREATE TABLE caption.watch (
+    relation   regclass PRIMARY KEY,
+    image_url  name     NOT NULL,
+    fills      jsonb    NOT NULL,
+    keys       name[]   NOT NULL,
+    max_tokens int      NOT NULL DEFAULT 64,
+    overwrite  boolean  NOT NULL DEFAULT false,
+    on_replica boolean  NOT NULL DEFAULT false,
+    paused     boolean  NOT NULL DEFAULT false,
+    superuser  boolean  NOT NULL DEFAULT false
+);
+COMMENT ON TABLE caption.watch IS
+    'Watched tables, one per row, written by caption.watch(). '
+    'Part of dumps; a restored database starts its backfill from the beginning.';
+COMMENT ON COLUMN caption.watch.relation IS
+    'The watched table.';
+COMMENT ON COLUMN caption.watch.image_url IS
+    'Column of the image URLs.';
+COMMENT ON COLUMN caption.watch.fills IS
+    'Columns to fill, each with its style, e.g. {"alt": "concise", "seo": "seo"}.';
+COMMENT ON COLUMN caption.watch.keys IS
+    'Columns of the primary key, or of the unique index that replaces it.';
+COMMENT ON COLUMN caption.watch.max_tokens IS
+    'Longest caption, in tokens.';
+COMMENT ON COLUMN caption.watch.overwrite IS
+    'Whether user-edited text is replaced, too, once for each URL.';
+COMMENT ON COLUMN caption.watch.on_replica IS
+    'Whether the triggers also fire for rows that logical replication applies.';
+COMMENT ON COLUMN caption.watch.paused IS
+    'Whether filling is suspended; see caption.pause().';
+COMMENT ON COLUMN caption.watch.superuser IS
+    'Whether the owner was a superuser when the table was watched. '
+    'A table that a superuser has acquired since is not filled.';
+GRANT SELECT ON caption.watch TO PUBLIC;
+-- pg_dump runs the condition with an empty search_path.
+SELECT pg_extension_config_dump('caption.watch',
+                                'WHERE relation::oid IN (SELECT c.oid FROM pg_catalog.pg_class c)');
+
+CREATE TABLE caption.watch_state (
+    relation         oid         PRIMARY KEY,
+    backfill_after   jsonb,
+    backfill_run     int         NOT NULL DEFAULT 0,
+    backfill_done    boolean     NOT NULL DEFAULT false,
+    backfilled       bigint      NOT NULL DEFAULT 0,
+    filled           bigint      NOT NULL DEFAULT 0,
+    per_minute       real,
+    problem          text,
+    updated_at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    recaption_before timestamptz,
+    database         oid,
+    pruned_at        timestamptz,
+    prune_after      jsonb,
+    pruned_files     bigint,
+    pruned_deleted   bigint
+) WITH (fillfactor = 50);
+COMMENT ON TABLE caption.watch_state IS
+    'State of each watch: position of the backfill, counters, position of pruning.';
+COMMENT ON COLUMN caption.watch_state.backfill_after IS
+    'Last key that the backfill has read.';
+COMMENT ON COLUMN caption.watch_state.backfill_run IS
+    'Number of the backfill; each restart has a new one.';
+COMMENT ON COLUMN caption.watch_state.backfill_done IS
+    'Whether the backfill has reached the end of the table.';
+COMMENT ON COLUMN caption.watch_state.backfilled IS
+    'Rows that the backfill has read.';
+COMMENT ON COLUMN caption.watch_state.filled IS
+    'Rows that were filled.';
+COMMENT ON COLUMN caption.watch_state.per_minute IS
+    'Rows filled per minute, lately.';
+COMMENT ON COLUMN caption.watch_state.problem IS
+    'Why the table cannot be filled.';
+COMMENT ON COLUMN caption.watch_state.updated_at IS
+    'When the counters changed last.';
+COMMENT ON COLUMN caption.watch_state.recaption_before IS
+    'Rows captioned before this time are captioned again; see caption.recaption().';
+COMMENT ON COLUMN caption.watch_state.database IS
+    'Database of the backfill. In a copy of that database the backfill restarts.';
+COMMENT ON COLUMN caption.watch_state.pruned_at IS
+    'End of the last pass over ledger and failures. NULL: a pass is due; see caption.prune().';
+COMMENT ON COLUMN caption.watch_state.prune_after IS
+    'Last key of the pass in progress, and the table that it is in.';
+COMMENT ON COLUMN caption.watch_state.pruned_files IS
+    'Hash of the table''s files at the last check. Other files: the table may have been truncated.';
+COMMENT ON COLUMN caption.watch_state.pruned_deleted IS
+    'Rows ever deleted from the table, by its statistics, at the start of the last pass.';
+
+CREATE TABLE caption.queue (
+    id       bigint      GENERATED ALWAYS AS IDENTITY,
+    relation oid         NOT NULL,
+    -- Written by sessions of users, read as a whole by the worker, which converts it to jsonb.
+    keys     json        NOT NULL,
+    n        int         NOT NULL,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    -- Read per table, so that rows of a paused table do not slow down the others.
+    PRIMARY KEY (relation, id)
+);
+-- 200 keys of most types fit into a page: compression would not pay for rows that live so briefly.
+ALTER TABLE caption.queue SET (toast_tuple_target = 8160);
+CREATE INDEX queue_rescans ON caption.queue (relation) WHERE n = 0;
+COMMENT ON TABLE caption.queue IS
+    'Keys of rows to examine, many per row. '
+    'Appended by the triggers at commit, removed when the captions are written.';
+COMMENT ON COLUMN caption.queue.n IS
+    'Number of keys. 0: the backfill of the table must restart.';
+
+CREATE TABLE caption.deferred (
+    relation oid         NOT NULL,
+    key      jsonb       NOT NULL,
+    due      timestamptz NOT NULL,
+    host     text,
+    attempts int         NOT NULL DEFAULT 0,
+    code     text        NOT NULL,
+    message  text        NOT NULL,
+    PRIMARY KEY (relation, key)
+);
+CREATE INDEX deferred_due ON caption.deferred (relation, due);
+COMMENT ON TABLE caption.deferred IS
+    'Keys of rows to try again when due: the host is in a cooldown, or the network failed.';
+
+CREATE TABLE caption.ledger (
+    relation      oid         NOT NULL,
+    key           jsonb       NOT NULL,
+    url           text        NOT NULL,
+    outputs       jsonb       NOT NULL,
+    model         text        NOT NULL,
+    at            timestamptz NOT NULL DEFAULT clock_timestamp(),
+    etag          text,
+    last_modified text,
+    PRIMARY KEY (relation, key)
+);
+COMMENT ON TABLE caption.ledger IS
+    'Machine-written texts: in which column, for which URL, with which model.';
+COMMENT ON COLUMN caption.ledger.url IS
+    'Hash of the URL that was captioned last.';
+COMMENT ON COLUMN caption.ledger.outputs IS
+    'Columns, each with the hashes of the text written and of the URL it was written for.';
+COMMENT ON COLUMN caption.ledger.model IS
+    'Digest of the model.';
+COMMENT ON COLUMN caption.ledger.etag IS
+    'ETag of the image, for a conditional request.';
+COMMENT ON COLUMN caption.ledger.last_modified IS
+    'Last-Modified of the image, for a conditional request.';
+
+CREATE TABLE caption.failed (
+    relation oid         NOT NULL,
+    key      jsonb       NOT NULL,
+    class    text        NOT NULL,
+    code     text        NOT NULL,
+    message  text        NOT NULL,
+    detail   text,
+    attempts int         NOT NULL DEFAULT 1,
+    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    PRIMARY KEY (relation, key)
+);
+CREATE INDEX failed_at ON caption.failed (at);
+COMMENT ON TABLE caption.failed IS
+    'Rows without a caption, and why; shown by the view caption.failure.';
+
+CREATE FUNCTION caption.announce()
+    RETURNS trigger
+    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'pg_caption_announce';
+COMMENT ON FUNCTION caption.announce() IS
+    'Trigger function of the tables watch and style: wakes the worker of this database at commit.';
+REVOKE ALL ON FUNCTION caption.announce() FROM PUBLIC;
+
+-- A watch in a restored dump is work, and a changed style may be one that a watch lacks.
+CREATE TRIGGER announce AFTER INSERT OR UPDATE ON caption.watch
+    FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
+CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON caption.style
+    FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
+
+CREATE FUNCTION caption.keep_local()
+    RETURNS trigger
+    LANGUAGE c SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'pg_caption_keep_local';
+COMMENT ON FUNCTION caption.keep_local() IS
+    'Trigger function of all tables of pg_caption: skips rows that logical replication applies.';
+REVOKE ALL ON FUNCTION caption.keep_local() FROM PUBLIC;
+
+-- A publication FOR ALL TABLES also replicates the publisher's watches, queue and ledger. They name
+-- tables by the publisher's OIDs. Their rows are skipped, and so never stop an apply worker.
+DO $$
+DECLARE
+    name text;
+BEGIN
+    FOREACH name IN ARRAY '{watch,watch_state,queue,deferred,ledger,failed,style}'::text[] LOOP
+        EXECUTE format('CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.%I '
+                       'FOR EACH ROW EXECUTE FUNCTION caption.keep_local()', name);
+        EXECUTE format('ALTER TABLE caption.%I ENABLE REPLICA TRIGGER keep_local', name);
+    END LOOP;
+END
+$$;
+
+-- Without a search_path: setting one would slow down every write to a watched table.
+CREATE FUNCTION caption.enqueue()
+    RETURNS trigger
+    LANGUAGE c
+    AS 'MODULE_PATHNAME', 'pg_caption_enqueue';
+COMMENT ON FUNCTION caption.enqueue() IS
+    'Trigger function of watched tables: gathers the keys of changed rows '
+    'and appends them to the queue at commit.';

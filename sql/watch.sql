@@ -1,0 +1,70 @@
+-- Functions that control watches. Each one requires the rights of the table's owner.
+
+CREATE FUNCTION caption.watch(
+        relation   regclass,
+        image_url  name    DEFAULT 'image_url',
+        fills      jsonb   DEFAULT '{"alt": "concise", "seo": "seo"}',
+        max_tokens int     DEFAULT 64,
+        overwrite  boolean DEFAULT false,
+        on_replica boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'watch_wrapper';
+COMMENT ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean) IS
+    'Fills empty columns of a table with captions of the images at its URLs: '
+    'of existing rows, and of rows written from now on. '
+    'fills: columns, each with its style. A call for a watched table changes its watch.';
+
+CREATE FUNCTION caption.unwatch(relation regclass)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'unwatch_wrapper';
+COMMENT ON FUNCTION caption.unwatch(regclass) IS
+    'Ends a watch and removes its triggers, queue, failures and ledger. Written texts stay.';
+
+CREATE FUNCTION caption.pause(relation regclass)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'pause_wrapper';
+COMMENT ON FUNCTION caption.pause(regclass) IS
+    'Stops filling a table. Changed rows are still queued.';
+
+CREATE FUNCTION caption.resume(relation regclass)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'resume_wrapper';
+COMMENT ON FUNCTION caption.resume(regclass) IS
+    'Resumes filling a table.';
+
+CREATE FUNCTION caption.retry(relation regclass)
+    RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'retry_wrapper';
+COMMENT ON FUNCTION caption.retry(regclass) IS
+    'Queues the failed and the deferred rows of a table again. Returns their number.';
+
+CREATE FUNCTION caption.recaption(relation regclass, older_than interval DEFAULT '0')
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'recaption_wrapper';
+COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
+    'Captions rows again whose machine-written texts are older than the interval, '
+    'if the image or the model has changed since. User-edited texts stay.';
+
+CREATE FUNCTION caption.prune(relation regclass)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'prune_wrapper';
+COMMENT ON FUNCTION caption.prune(regclass) IS
+    'Schedules the removal of orphaned bookkeeping: ledger entries of deleted rows and '
+    'resolved failures. Otherwise they are removed within a day.';
+
+REVOKE ALL ON FUNCTION
+    caption.watch(regclass, name, jsonb, int, boolean, boolean),
+    caption.unwatch(regclass),
+    caption.pause(regclass),
+    caption.resume(regclass),
+    caption.retry(regclass),
+    caption.recaption(regclass, interval),
+    caption.prune(regclass)
+    FROM PUBLIC;

@@ -1,0 +1,144 @@
+//! The companions of `caption.watch`: `unwatch`, `pause`, `resume`, `retry`, `recaption`, `prune`.
+//!
+//! Called by SQL. Each one requires the rights of the table's owner.
+
+use super::arguments::{require_relation, require_value};
+use super::require_writable;
+use crate::pg::report::{refuse, spi};
+use crate::pg::table::{self, Table};
+use crate::{hooks::enqueue, pg::identity, pg::triggers, shared};
+use pgrx::prelude::*;
+
+/// Tables with rows of one watch, by the column `relation`.
+const TABLES: [&str; 6] = ["watch", "watch_state", "queue", "deferred", "ledger", "failed"];
+
+const IS_WATCHED: &str = "SELECT EXISTS (SELECT FROM caption.watch WHERE relation = $1)";
+
+/// The table, if it is watched and the caller may change its watch; raises otherwise.
+fn require_watched(relation: Option<pg_sys::Oid>) -> Table {
+    shared::require_ready();
+    require_writable();
+    let table = table::describe(require_relation(relation));
+    table::require_ownership(&table);
+    let _extension = identity::as_extension();
+    let exists: Option<bool> = spi(Spi::get_one_with_args(IS_WATCHED, &[table.oid.into()]));
+    if exists != Some(true) {
+        refuse(
+            PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
+            format!("table {} is not watched", table.name),
+            None,
+            Some("See caption.watch() and the table caption.watch.".into()),
+        );
+    }
+    table
+}
+
+/// Locks the table's row in `caption.watch_state`. A worker skips the table until this transaction
+/// ends.
+fn lock_state(relation: pg_sys::Oid) {
+    spi(Spi::run_with_args(
+        "SELECT FROM caption.watch_state WHERE relation = $1 FOR UPDATE",
+        &[relation.into()],
+    ));
+}
+
+/// `caption.unwatch(relation)`.
+#[pg_extern(sql = false, volatile)]
+fn unwatch(relation: Option<pg_sys::Oid>) {
+    let table = require_watched(relation);
+    triggers::drop(table.oid, &table.name);
+    let _extension = identity::as_extension();
+    lock_state(table.oid);
+    for name in TABLES {
+        let statement = format!("DELETE FROM caption.{name} WHERE relation = $1");
+        spi(Spi::run_with_args(&statement, &[table.oid.into()]));
+    }
+    enqueue::announce_at_commit();
+}
+
+/// `caption.pause(relation)`.
+#[pg_extern(sql = false, volatile)]
+fn pause(relation: Option<pg_sys::Oid>) {
+    set_paused(relation, true);
+}
+
+/// `caption.resume(relation)`.
+#[pg_extern(sql = false, volatile)]
+fn resume(relation: Option<pg_sys::Oid>) {
+    set_paused(relation, false);
+}
+
+fn set_paused(relation: Option<pg_sys::Oid>, paused: bool) {
+    let relation = require_watched(relation).oid;
+    let _extension = identity::as_extension();
+    // Waits for a write of the worker: after the commit of a pause nothing is written.
+    lock_state(relation);
+    spi(Spi::run_with_args(
+        "UPDATE caption.watch SET paused = $2 WHERE relation = $1",
+        &[relation.into(), paused.into()],
+    ));
+    if !paused {
+        spi(Spi::run_with_args(
+            "UPDATE caption.watch_state SET problem = NULL WHERE relation = $1",
+            &[relation.into()],
+        ));
+    }
+    enqueue::announce_at_commit();
+}
+
+/// Moves keys of failed and deferred rows to the queue, 200 a row.
+const REQUEUE: &str = "\
+    WITH failed AS (DELETE FROM caption.failed WHERE relation = $1 RETURNING key), \
+         deferred AS (DELETE FROM caption.deferred WHERE relation = $1 RETURNING key), \
+         keys AS (SELECT key, row_number() OVER () AS number \
+                    FROM (SELECT key FROM failed UNION SELECT key FROM deferred) k), \
+         queued AS (INSERT INTO caption.queue (relation, keys, n) \
+                    SELECT $1, jsonb_agg(key), count(*) FROM keys GROUP BY number / 200 \
+                    RETURNING n) \
+    SELECT coalesce(sum(n), 0)::int8 FROM queued";
+
+/// `caption.retry(relation)`.
+#[pg_extern(sql = false, volatile)]
+fn retry(relation: Option<pg_sys::Oid>) -> i64 {
+    let relation = require_watched(relation).oid;
+    let _extension = identity::as_extension();
+    lock_state(relation);
+    let queued: Option<i64> = spi(Spi::get_one_with_args(REQUEUE, &[relation.into()]));
+    enqueue::announce_at_commit();
+    queued.unwrap_or(0)
+}
+
+/// The backfill finds the rows by the ledger: millions of rows need no entry in the queue.
+const RESTART_BACKFILL: &str = "\
+    INSERT INTO caption.watch_state AS s (relation, recaption_before) \
+    VALUES ($1, clock_timestamp() - $2) \
+    ON CONFLICT (relation) DO UPDATE \
+       SET recaption_before = excluded.recaption_before, backfill_run = s.backfill_run + 1, \
+           backfill_after = NULL, backfill_done = false, backfilled = 0, problem = NULL";
+
+/// `caption.recaption(relation, older_than)`.
+#[pg_extern(sql = false, volatile)]
+fn recaption(relation: Option<pg_sys::Oid>, older_than: Option<pgrx::datum::Interval>) {
+    let relation = require_watched(relation).oid;
+    let older_than = require_value(
+        older_than,
+        "older_than",
+        "It is an interval; the default, '0', selects everything that pg_caption has written.",
+    );
+    let _extension = identity::as_extension();
+    spi(Spi::run_with_args(RESTART_BACKFILL, &[relation.into(), older_than.into()]));
+    enqueue::announce_at_commit();
+}
+
+/// `caption.prune(relation)`.
+#[pg_extern(sql = false, volatile)]
+fn prune(relation: Option<pg_sys::Oid>) {
+    let relation = require_watched(relation).oid;
+    let _extension = identity::as_extension();
+    // A pass in progress restarts: rows that it has checked may have been deleted since.
+    spi(Spi::run_with_args(
+        "UPDATE caption.watch_state SET pruned_at = NULL, prune_after = NULL WHERE relation = $1",
+        &[relation.into()],
+    ));
+    enqueue::announce_at_commit();
+}

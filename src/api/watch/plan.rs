@@ -1,0 +1,135 @@
+//! The plan of a watch: its arguments, checked against the catalogs.
+//!
+//! Called by `watch`, with the caller's rights. Raises errors and warnings, changes nothing.
+
+use super::arguments::WatchArguments;
+use crate::api::style;
+use crate::pg::report::{refuse, warn};
+use crate::pg::table::{self, Column, Table};
+use crate::pg::table_key;
+use crate::pg::triggers::{TriggerKey, TriggerSpec};
+use pgrx::prelude::*;
+
+/// Everything that `caption.watch` writes.
+pub struct WatchPlan<'a> {
+    pub arguments: &'a WatchArguments,
+    pub table: Table,
+    /// Columns of the key.
+    pub keys: Vec<String>,
+    trigger_keys: Vec<TriggerKey>,
+}
+
+impl<'a> WatchPlan<'a> {
+    /// Raises if the table cannot be watched with these arguments.
+    pub fn new(arguments: &'a WatchArguments) -> WatchPlan<'a> {
+        let table = table::describe(arguments.relation);
+        require_watchable(&table);
+        table::require_ownership(&table);
+        table::require_no_other_watch(&table);
+        table::require_text(&table, &table::column(&table, &arguments.image_url));
+        for (column, style) in &arguments.fills {
+            require_fillable(&table, column, style, &arguments.image_url);
+        }
+        let keys = table_key::key(&table);
+        let key_column = |name: &String| {
+            let column = table::column(&table, name);
+            table_key::require_comparable(&table, &column);
+            TriggerKey { name: column.name, base_type: column.base_type }
+        };
+        let trigger_keys = keys.iter().map(key_column).collect();
+        require_unkeyed(arguments, &keys);
+        WatchPlan { arguments, table, keys, trigger_keys }
+    }
+
+    /// The triggers of the table.
+    pub fn triggers(&self) -> TriggerSpec<'_> {
+        TriggerSpec {
+            table: &self.table.name,
+            is_partitioned: self.table.kind == "p",
+            image_url: &self.arguments.image_url,
+            fills: &self.arguments.fills,
+            keys: &self.trigger_keys,
+            overwrite: self.arguments.overwrite,
+            on_replica: self.arguments.on_replica,
+        }
+    }
+}
+
+/// Raises unless the relation is a permanent table of a user.
+fn require_watchable(table: &Table) {
+    let wrong = |problem: String, detail: Option<&str>| -> ! {
+        refuse(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            problem,
+            detail.map(String::from),
+            Some("Ordinary and partitioned tables can be watched.".into()),
+        )
+    };
+    let kind = match table.kind.as_str() {
+        "r" | "p" => None,
+        "v" => Some("a view"),
+        "m" => Some("a materialized view"),
+        "f" => Some("a foreign table"),
+        _ => Some("not a table"),
+    };
+    if let Some(kind) = kind {
+        wrong(format!("{} is {kind}", table.name), None);
+    }
+    if table.is_temporary {
+        let detail = "Its rows are visible in one session only.";
+        wrong(format!("{} is a temporary table", table.name), Some(detail));
+    }
+    if table.is_extension_table {
+        wrong(format!("{} is a table of pg_caption itself", table.name), None);
+    }
+}
+
+/// Raises unless captions can be written to the column.
+fn require_fillable(table: &Table, name: &str, style: &str, image_url: &str) {
+    let min_chars = style::resolve(style).rules.min_chars;
+    let column = table::column(table, name);
+    table::require_text(table, &column);
+    if column.is_generated {
+        refuse(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("column \"{name}\" of table {} is generated", table.name),
+            None,
+            Some("A generated column cannot be filled.".into()),
+        );
+    }
+    warn_if_narrow(table, &column, style, min_chars);
+    if name == image_url {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("column \"{name}\" cannot hold both the URL and its caption"),
+            None,
+            None,
+        );
+    }
+}
+
+/// Warns if a column is shorter than the texts of its style: the worker cuts texts to fit.
+fn warn_if_narrow(table: &Table, column: &Column, style: &str, min_chars: u32) {
+    let Some(length) = column.max_length.filter(|length| *length < min_chars) else { return };
+    warn(
+        format!(
+            "column \"{}\" of table {} holds {length} characters, \
+             but style \"{style}\" writes at least {min_chars}",
+            column.name, table.name
+        ),
+        Some(format!("Texts are cut to {length} characters.")),
+        Some("Use a wider column, or a style with a smaller min_chars (see caption.style).".into()),
+    );
+}
+
+/// Raises if a column to fill is part of the key.
+fn require_unkeyed(arguments: &WatchArguments, keys: &[String]) {
+    if let Some((name, _)) = arguments.fills.iter().find(|(name, _)| keys.contains(name)) {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("column \"{name}\" is part of the key and cannot be filled"),
+            None,
+            None,
+        );
+    }
+}
