@@ -202,9 +202,15 @@ impl Cluster {
         write: impl FnOnce(PathBuf, String) -> std::io::Result<()>,
     ) -> Cluster {
         let mut conf = format!(
-            "shared_preload_libraries = 'pg_caption'\nlisten_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\n\
-             max_worker_processes = 32\nlog_line_prefix = '%m [%p] %b %d: '\npg_caption.allowed_networks = '127.0.0.0/8'\n\
-             pg_caption.model = '{}'\npg_caption.min_confidence = 0\n",
+            "shared_preload_libraries = 'pg_caption'\n\
+             listen_addresses = ''\n\
+             unix_socket_directories = '{}'\n\
+             fsync = off\n\
+             max_worker_processes = 32\n\
+             log_line_prefix = '%m [%p] %b %d: '\n\
+             pg_caption.allowed_networks = '127.0.0.0/8'\n\
+             pg_caption.model = '{}'\n\
+             pg_caption.min_confidence = 0\n",
             home.display(),
             place::model().display()
         );

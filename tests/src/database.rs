@@ -37,7 +37,10 @@ impl<'a> Database<'a> {
     /// Creates the table that the README shows, with one row per URL.
     pub fn products(&self, urls: &[String]) -> Session {
         let mut session = self.session();
-        session.run("CREATE TABLE products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, image_url text, alt text, seo text)");
+        session.run(
+            "CREATE TABLE products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, \
+             image_url text, alt text, seo text)",
+        );
         for url in urls {
             session.run(&format!(
                 "INSERT INTO products (title, image_url) VALUES ('Product', '{url}')"

@@ -248,9 +248,14 @@ fn plpgsql_catches_its_errors_and_goes_on() {
     let mut session = db.session();
     session.run(
         "CREATE FUNCTION careful(url text) RETURNS text LANGUAGE plpgsql AS $$
-         BEGIN RETURN caption_image(url); EXCEPTION WHEN OTHERS THEN RETURN 'caught ' || SQLSTATE; END $$",
+         BEGIN RETURN caption_image(url); \
+         EXCEPTION WHEN OTHERS THEN RETURN 'caught ' || SQLSTATE; \
+         END $$",
     );
-    let rows = session.rows(&format!("SELECT careful(url) FROM unnest(ARRAY['{gone}', '{good}', '{gone}']) WITH ORDINALITY AS u(url, n) ORDER BY n"));
+    let rows = session.rows(&format!(
+        "SELECT careful(url) FROM unnest(ARRAY['{gone}', '{good}', '{gone}']) WITH ORDINALITY AS \
+         u(url, n) ORDER BY n"
+    ));
     let said: Vec<_> = rows.iter().map(|row| row[0].clone().expect("a text")).collect();
     assert_eq!((said[0].as_str(), said[2].as_str()), ("caught 38000", "caught 38000"));
     assert!(!said[1].starts_with("caught"), "{said:?}");
@@ -274,7 +279,11 @@ fn it_works_in_parallel_workers() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 8);
     session.run("ALTER TABLE products SET (parallel_workers = 2); ANALYZE products");
-    session.run("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0");
+    session.run(
+        "SET parallel_setup_cost = 0; \
+         SET parallel_tuple_cost = 0; \
+         SET min_parallel_table_scan_size = 0",
+    );
     let plan: Vec<_> = session
         .rows("EXPLAIN (COSTS OFF) SELECT caption_image(image_url) FROM products")
         .into_iter()

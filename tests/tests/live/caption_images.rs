@@ -8,8 +8,10 @@ fn one_row_per_url_in_order_and_a_bad_one_costs_only_itself() {
     let mut urls = web.pictures(3);
     urls.insert(1, web.url("/gone.jpg"));
     let list = urls.join("', '");
-    let rows =
-        db.session().rows(&format!("SELECT ord, url, caption, finish_reason, confidence, error_class, error FROM caption_images(ARRAY['{list}'])"));
+    let rows = db.session().rows(&format!(
+        "SELECT ord, url, caption, finish_reason, confidence, error_class, error \
+         FROM caption_images(ARRAY['{list}'])"
+    ));
     assert_eq!(rows.len(), 4);
     for (at, row) in rows.iter().enumerate() {
         assert_eq!(row[0].as_deref(), Some((at + 1).to_string().as_str()));

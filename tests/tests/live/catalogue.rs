@@ -24,14 +24,20 @@ fn watch_a_folder(folder: &Path) {
     let mut session = db.products(&urls);
     session.run("CREATE TABLE writes (id int)");
     session.run(
-        "CREATE FUNCTION count_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.writes VALUES (NEW.id); RETURN NULL; END $$",
+        "CREATE FUNCTION count_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.writes VALUES (NEW.id); RETURN NULL; END $$",
     );
-    session.run("CREATE TRIGGER count_write AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION count_write()");
+    session.run(
+        "CREATE TRIGGER count_write AFTER UPDATE ON products FOR EACH ROW \
+         EXECUTE FUNCTION count_write()",
+    );
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     let filled = session.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''");
-    let failed =
-        session.number("SELECT count(*) FROM caption.failure f JOIN products p ON f.key->>0 = p.id::text WHERE p.alt IS NULL OR p.seo IS NULL");
+    let failed = session.number(
+        "SELECT count(*) FROM caption.failure f JOIN products p ON f.key->>0 = p.id::text \
+         WHERE p.alt IS NULL OR p.seo IS NULL",
+    );
     assert_eq!(filled + failed, urls.len() as i64, "{filled} filled, {failed} failed");
     assert!(
         filled * 10 >= urls.len() as i64 * 9,

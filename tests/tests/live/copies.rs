@@ -70,7 +70,11 @@ fn a_restore_to_a_point_in_the_middle_of_a_drain_has_no_half_done_row_and_goes_o
         })
         .collect();
     let mut session = db.products(&urls);
-    session.run("CREATE TABLE writes (id int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.writes VALUES (NEW.id); RETURN NEW; END $$");
+    session.run(
+        "CREATE TABLE writes (id int); \
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.writes VALUES (NEW.id); RETURN NEW; END $$",
+    );
     session
         .run("CREATE TRIGGER note AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note()");
     let backup = primary.backup();
@@ -181,7 +185,11 @@ fn a_database_made_from_a_template_walks_anew_without_being_told() {
     let mut session = db.products_of(&web, 3);
     session.run("SELECT caption.watch('products')");
     // As if the walk had passed these rows, with a queue that is empty.
-    session.run("UPDATE caption.watch_state SET backfill_done = true, database = (SELECT oid FROM pg_database WHERE datname = current_database()); DELETE FROM caption.queue");
+    session.run(
+        "UPDATE caption.watch_state SET backfill_done = true, database = (SELECT oid \
+         FROM pg_database WHERE datname = current_database()); \
+         DELETE FROM caption.queue",
+    );
     drop(session);
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
@@ -224,7 +232,10 @@ fn rows_that_logical_replication_applies_are_filled_and_nothing_stops_the_apply_
     ));
     to.eventually("(SELECT count(*) FROM products) = 2");
     let url = web.serve("/new.jpg", Answer::picture(5));
-    here.run(&format!("INSERT INTO products (image_url) VALUES ('{url}'); INSERT INTO other (image_url) VALUES ('{url}')"));
+    here.run(&format!(
+        "INSERT INTO products (image_url) VALUES ('{url}'); \
+         INSERT INTO other (image_url) VALUES ('{url}')"
+    ));
     // The subscriber fills what it watches; what the publisher writes arrives, too.
     to.eventually(&format!("(SELECT count(*) FROM products) = 3 AND {FILLED}"));
     to.eventually("(SELECT alt <> '' FROM other)");
@@ -257,7 +268,11 @@ fn rows_that_logical_replication_applies_are_filled_and_nothing_stops_the_apply_
 fn a_watch_made_where_triggers_are_replicas_is_kept() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 2);
-    session.run("SET session_replication_role = replica; SELECT caption.watch('products'); RESET session_replication_role");
+    session.run(
+        "SET session_replication_role = replica; \
+         SELECT caption.watch('products'); \
+         RESET session_replication_role",
+    );
     db.eventually(FILLED);
 }
 
@@ -287,8 +302,10 @@ fn pg_upgrade_keeps_everything_and_the_queue_goes_on() {
     eventually("the worker has left", || older.process("pg_caption worker").is_none());
     let url = web.serve("/new.jpg", Answer::picture(5));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
-    let kept = "SELECT (SELECT jsonb_agg(w ORDER BY w.key) FROM caption.ledger w)::text || (SELECT jsonb_agg(f) FROM caption.failed f)::text
-                || (SELECT jsonb_agg(w) FROM caption.watch w)::text || (SELECT jsonb_agg(s) FROM caption.style s)::text || (SELECT jsonb_agg(q) FROM caption.queue q)::text";
+    let kept = "SELECT (SELECT jsonb_agg(w ORDER BY w.key) FROM caption.ledger w)::text || \
+        (SELECT jsonb_agg(f) FROM caption.failed f)::text
+                || (SELECT jsonb_agg(w) FROM caption.watch w)::text || (SELECT jsonb_agg(s) \
+                FROM caption.style s)::text || (SELECT jsonb_agg(q) FROM caption.queue q)::text";
     let before = session.text(kept);
     // A mark that 15.20 puts on every column, and that minor releases of 16 before it do not know:
     // PostgreSQL's own affair, and in the way here.

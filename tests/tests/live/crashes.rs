@@ -12,11 +12,16 @@ fn watched<'a>(cluster: &'a Cluster, web: &Web, count: usize) -> Database<'a> {
     let mut session = db.products(&[]);
     session.run(
         "CREATE TABLE writes (id int, alt text, seo text);
-         CREATE FUNCTION count_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.writes VALUES (NEW.id, NEW.alt, NEW.seo); RETURN NULL; END $$;
-         CREATE TRIGGER count_write AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION count_write()",
+         CREATE FUNCTION count_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.writes VALUES (NEW.id, NEW.alt, NEW.seo); RETURN NULL; END $$;
+         CREATE TRIGGER count_write AFTER UPDATE ON products FOR EACH ROW \
+         EXECUTE FUNCTION count_write()",
     );
     let list = urls.join("', '");
-    session.run(&format!("INSERT INTO products (image_url) SELECT (ARRAY['{list}'])[1 + n % 10] FROM generate_series(1, {count}) n"));
+    session.run(&format!(
+        "INSERT INTO products (image_url) SELECT (ARRAY['{list}'])[1 + n % 10] \
+         FROM generate_series(1, {count}) n"
+    ));
     session.run("SELECT caption.watch('products')");
     db
 }
@@ -75,7 +80,10 @@ fn a_worker_that_is_terminated_again_and_again() {
     let mut session = db.session();
     for round in 1..=3 {
         some_are_filled(&db, round * 30);
-        session.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'pg_caption worker'");
+        session.run(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+             WHERE backend_type = 'pg_caption worker'",
+        );
     }
     nothing_is_lost_or_doubled(&db);
     assert!(!cluster.log().contains("terminating any other active server processes"));

@@ -33,7 +33,11 @@ fn ten_databases_with_work_share_two_workers_in_turns() {
     eventually("somebody waits for a turn", || {
         databases[2..].iter().any(|db| {
             state_of(&db.name, &databases[0])
-                == ("waiting".into(), "all 2 workers serve other databases; it gets its turn (pg_caption.max_workers)".into())
+                == (
+                    "waiting".into(),
+                    "all 2 workers serve other databases; it gets its turn (pg_caption.max_workers)"
+                        .into(),
+                )
         })
     });
     // They get their turns although the two never end.
@@ -101,7 +105,12 @@ fn a_worker_stays_itself(setting: &str) {
     let (cluster, web) = (Cluster::private(&[("pg_caption.enabled", "off")]), Web::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 2);
-    session.run(&format!("CREATE ROLE bob; SELECT caption.watch('products'); ALTER DATABASE {} SET {setting} = 'bob'", db.name));
+    session.run(&format!(
+        "CREATE ROLE bob; \
+         SELECT caption.watch('products'); \
+         ALTER DATABASE {} SET {setting} = 'bob'",
+        db.name
+    ));
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
     eventually(FILLED, || session.holds(FILLED));

@@ -16,12 +16,14 @@ fn engine(db: &Database) -> i64 {
 /// Counts, in the table itself, how often a fill of a row was given a text.
 fn count_writes(session: &mut Session) {
     session.run(
-        "ALTER TABLE products ADD alt_writes int NOT NULL DEFAULT 0, ADD seo_writes int NOT NULL DEFAULT 0;
+        "ALTER TABLE products ADD alt_writes int NOT NULL DEFAULT 0, ADD seo_writes int NOT NULL \
+         DEFAULT 0;
          CREATE FUNCTION count_writes() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
            IF NEW.alt IS DISTINCT FROM OLD.alt THEN NEW.alt_writes := OLD.alt_writes + 1; END IF;
            IF NEW.seo IS DISTINCT FROM OLD.seo THEN NEW.seo_writes := OLD.seo_writes + 1; END IF;
            RETURN NEW; END $$;
-         CREATE TRIGGER count_writes BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION count_writes()",
+         CREATE TRIGGER count_writes BEFORE UPDATE ON products FOR EACH ROW \
+         EXECUTE FUNCTION count_writes()",
     );
 }
 

@@ -13,7 +13,8 @@ fn the_queue_of_a_large_table_stays_small_and_no_row_is_left() {
     // Most were written by hand; some are empty.
     let url = web.serve("/0.jpg", Answer::picture(0));
     session.run(&format!(
-        "INSERT INTO products (image_url, alt) SELECT '{url}', CASE WHEN n % 3000 = 0 THEN NULL ELSE 'by hand' END FROM generate_series(1, {ROWS}) n"
+        "INSERT INTO products (image_url, alt) SELECT '{url}', CASE WHEN n % 3000 = 0 THEN NULL \
+         ELSE 'by hand' END FROM generate_series(1, {ROWS}) n"
     ));
     session.run("SELECT caption.watch('products', fills => '{\"alt\": \"concise\"}')");
     // The walk puts nothing into the queue.
@@ -94,16 +95,28 @@ fn an_idle_server_is_left_in_peace() {
 fn what_waits_for_a_paused_table_is_not_read_with_every_row_of_another_one() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 1);
-    session.run("CREATE TABLE paused (LIKE products INCLUDING ALL); SELECT caption.watch('paused'); SELECT caption.watch('products'); SELECT caption.pause('paused')");
-    session.run("INSERT INTO caption.queue (relation, keys, n) SELECT 'paused'::regclass, '[[\"1\"]]', 1 FROM generate_series(1, 50000)");
+    session.run(
+        "CREATE TABLE paused (LIKE products INCLUDING ALL); \
+         SELECT caption.watch('paused'); \
+         SELECT caption.watch('products'); \
+         SELECT caption.pause('paused')",
+    );
+    session.run(
+        "INSERT INTO caption.queue (relation, keys, n) SELECT 'paused'::regclass, '[[\"1\"]]', 1 \
+         FROM generate_series(1, 50000)",
+    );
     for n in 2..=20 {
         session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
         db.eventually(&format!("(SELECT count(alt) = {n} FROM products)"));
     }
     // Its statistics are complete once a worker is gone.
     session.run(
-        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'pg_caption worker'",
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity \
+         WHERE datname = current_database() AND backend_type = 'pg_caption worker'",
     );
-    let read = session.number("SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read FROM pg_stat_user_tables WHERE relid = 'caption.queue'::regclass");
+    let read = session.number(
+        "SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read FROM pg_stat_user_tables \
+         WHERE relid = 'caption.queue'::regclass",
+    );
     assert!(read < 10_000, "{read} rows of the queue were read for 20");
 }

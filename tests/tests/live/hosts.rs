@@ -17,7 +17,8 @@ fn host(session: &mut Session, web: &Web, expression: &str) -> String {
 fn crowd(session: &mut Session, cooling: &str, count: usize, web: &Web, served: usize) {
     let urls: Vec<_> = web.pictures(served).iter().map(|url| format!("('{url}')")).collect();
     session.run(&format!(
-        "INSERT INTO products (image_url) SELECT '{cooling}?' || n FROM generate_series(1, {count}) n;
+        "INSERT INTO products (image_url) SELECT '{cooling}?' || n \
+         FROM generate_series(1, {count}) n;
          INSERT INTO products (image_url) VALUES {}",
         urls.join(", ")
     ));
@@ -75,7 +76,10 @@ fn hosts_are_shown_to_those_who_may_ask_the_engine() {
     session.run(&format!("CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA caption TO {role}"));
     let mut watcher = db.session_as(&role);
     assert_eq!(watcher.error("SELECT * FROM caption.host").code().code(), "42501");
-    session.run(&format!("GRANT SELECT ON caption.host TO {role}; GRANT EXECUTE ON FUNCTION caption.engine_report() TO {role}"));
+    session.run(&format!(
+        "GRANT SELECT ON caption.host TO {role}; \
+         GRANT EXECUTE ON FUNCTION caption.engine_report() TO {role}"
+    ));
     watcher.run("SELECT * FROM caption.host");
     drop(watcher);
     session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));

@@ -60,11 +60,17 @@ fn what_is_installed_is_listed_with_what_serves() {
         session
             .holds("(SELECT problem LIKE '%poet%' FROM caption.models() WHERE name = 'strange')")
     );
-    assert!(session.holds("(SELECT length(digest) = 64 AND memory > 10000000 AND bytes > 0 FROM caption.models() WHERE active)"));
+    assert!(session.holds(
+        "(SELECT length(digest) = 64 AND memory > 10000000 AND bytes > 0 FROM caption.models() \
+         WHERE active)"
+    ));
     assert!(session.holds(
         "(SELECT digest = (caption.engine_status()).digest FROM caption.models() WHERE active)"
     ));
-    assert!(session.holds("(SELECT bool_and(digest IS NULL AND memory IS NULL) FROM caption.models() WHERE NOT active)"));
+    assert!(session.holds(
+        "(SELECT bool_and(digest IS NULL AND memory IS NULL) FROM caption.models() \
+         WHERE NOT active)"
+    ));
     assert!(session.holds(
         "(SELECT graphs ->> 'encoder_model' = '[\"fp32\"]' FROM caption.models() WHERE active)"
     ));
@@ -203,9 +209,10 @@ fn a_model_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
         "{error:?}"
     );
     assert!(error.hint().is_some_and(|hint| hint.contains("first")), "{error:?}");
-    assert!(
-        session.holds("(SELECT state = 'failed' AND NOT active AND problem LIKE '%encoder_model.onnx%' FROM caption.models() WHERE name = 'broken')")
-    );
+    assert!(session.holds(
+        "(SELECT state = 'failed' AND NOT active AND problem LIKE '%encoder_model.onnx%' \
+         FROM caption.models() WHERE name = 'broken')"
+    ));
     assert!(session.holds("(SELECT state = 'serving' FROM caption.models() WHERE name = 'first')"));
     assert_eq!(session.number("SELECT pid FROM caption.engine_status()"), pid);
     eventually("the engine that was refused has left", || engines(&cluster) == 1);

@@ -25,7 +25,8 @@ fn only_its_own_table_waits(call: &str, at_the_end: &str) {
     let gone = web.serve("/gone_too.jpg", Answer::status(404).behind(&gate));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", new[0]));
     session.run(&format!(
-        "UPDATE products SET alt = NULL, image_url = '{}' WHERE id = 1; UPDATE products SET image_url = '{gone}' WHERE id = 4",
+        "UPDATE products SET alt = NULL, image_url = '{}' WHERE id = 1; \
+         UPDATE products SET image_url = '{gone}' WHERE id = 4",
         new[1]
     ));
     eventually("they are being fetched", || gate.waiting() >= 3);

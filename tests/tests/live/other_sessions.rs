@@ -37,13 +37,19 @@ fn a_row_that_stays_locked_does_not_hold_up_the_walk_over_a_large_table() {
     let mut holder = db.session();
     holder.run("BEGIN; SELECT FROM products WHERE id = 1 FOR UPDATE");
     session.run("SELECT caption.watch('products')");
-    db.eventually(&format!("(SELECT backfill_done FROM caption.watch_state) AND (SELECT count(*) FROM caption.failure) = {MISSING}"));
+    db.eventually(&format!(
+        "(SELECT backfill_done FROM caption.watch_state) AND (SELECT count(*) \
+         FROM caption.failure) = {MISSING}"
+    ));
     assert_eq!(
         session.rows("SELECT key::text, code, attempts FROM caption.deferred"),
         [[Some("[\"1\"]".into()), Some("row_locked".into()), Some("0".into())]]
     );
     holder.run("COMMIT");
-    db.eventually("(SELECT alt <> '' FROM products WHERE id = 1) AND NOT EXISTS (SELECT FROM caption.deferred)");
+    db.eventually(
+        "(SELECT alt <> '' FROM products WHERE id = 1) AND NOT EXISTS (SELECT \
+         FROM caption.deferred)",
+    );
     assert_eq!(web.hits("/0.jpg"), 1, "its caption was kept");
 }
 
@@ -81,7 +87,11 @@ fn a_rolled_back_savepoint_takes_no_other_rows_along() {
         (web.serve("/kept.jpg", Answer::picture(1)), web.serve("/undone.jpg", Answer::picture(2)));
     session.run("BEGIN");
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{kept}')"));
-    session.run(&format!("SAVEPOINT s; INSERT INTO products (image_url) SELECT '{undone}' FROM generate_series(1, 1000); ROLLBACK TO s"));
+    session.run(&format!(
+        "SAVEPOINT s; \
+         INSERT INTO products (image_url) SELECT '{undone}' FROM generate_series(1, 1000); \
+         ROLLBACK TO s"
+    ));
     session.run("COMMIT");
     db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
 }
@@ -106,7 +116,12 @@ fn a_transaction_that_turns_read_only_still_commits() {
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
     let url = web.serve("/a.jpg", Answer::picture(1));
-    session.run(&format!("BEGIN; INSERT INTO products (image_url) VALUES ('{url}'); SET TRANSACTION READ ONLY; COMMIT"));
+    session.run(&format!(
+        "BEGIN; \
+         INSERT INTO products (image_url) VALUES ('{url}'); \
+         SET TRANSACTION READ ONLY; \
+         COMMIT"
+    ));
     db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
 }
 
@@ -192,9 +207,15 @@ fn the_trigger_function_serves_only_as_caption_watch_uses_it() {
 fn a_url_of_a_megabyte_costs_only_its_own_row() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 2);
-    session.run("INSERT INTO products (image_url) VALUES ('data:image/png;base64,' || repeat('A', 1500000))");
+    session.run(
+        "INSERT INTO products (image_url) VALUES ('data:image/png;base64,' || repeat('A', \
+         1500000))",
+    );
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT count(*) FROM caption.failure) = 1");
+    db.eventually(
+        "(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT count(*) \
+         FROM caption.failure) = 1",
+    );
     let rows = session.rows(&format!(
         "SELECT error_class FROM caption_images(ARRAY[repeat('A', 1500000), '{}'])",
         web.url("/0.jpg")
@@ -206,7 +227,10 @@ fn a_url_of_a_megabyte_costs_only_its_own_row() {
 fn a_trigger_that_edits_our_text_does_not_make_it_a_person_s() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 1);
-    session.run("CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.alt := upper(NEW.alt); RETURN NEW; END $$");
+    session.run(
+        "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ \
+         BEGIN NEW.alt := upper(NEW.alt); RETURN NEW; END $$",
+    );
     session.run(
         "CREATE TRIGGER shout BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION shout()",
     );
@@ -269,7 +293,10 @@ fn statistics_are_reported_so_that_autovacuum_runs() {
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     db.eventually("(SELECT n_tup_upd >= 5 FROM pg_stat_user_tables WHERE relname = 'products')");
-    db.eventually("(SELECT n_tup_ins >= 5 FROM pg_stat_all_tables WHERE schemaname = 'caption' AND relname = 'written')");
+    db.eventually(
+        "(SELECT n_tup_ins >= 5 FROM pg_stat_all_tables WHERE schemaname = 'caption' \
+         AND relname = 'written')",
+    );
 }
 
 #[test]
@@ -279,7 +306,13 @@ fn a_member_of_nobody_sees_no_progress_and_no_failure() {
     session.run("SELECT caption.watch('products')");
     db.eventually("EXISTS (SELECT FROM caption.failure)");
     session.run("SET ROLE pg_read_all_stats");
-    assert_eq!(session.number("SELECT (SELECT count(*) FROM caption.failure) + (SELECT count(*) FROM caption.progress)"), 0);
+    assert_eq!(
+        session.number(
+            "SELECT (SELECT count(*) FROM caption.failure) + (SELECT count(*) \
+             FROM caption.progress)"
+        ),
+        0
+    );
 }
 
 #[test]
@@ -287,8 +320,10 @@ fn a_partition_that_somebody_holds_is_not_waited_for_so_nobody_is_told_of_a_dead
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 2);
     session.run(
-        "CREATE TABLE parts (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
-         CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20);
+        "CREATE TABLE parts (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10); \
+         CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20);
          INSERT INTO parts SELECT id, image_url FROM products WHERE id = 1",
     );
     session.run("SELECT caption.watch('parts')");
@@ -300,8 +335,9 @@ fn a_partition_that_somebody_holds_is_not_waited_for_so_nobody_is_told_of_a_dead
     // As long as the worker takes to be done with everything else.
     let mut looks = 0;
     eventually("the worker has looked often enough", || {
-        let waits = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.backend_type = 'pg_caption worker' AND NOT l.granted \
-                     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+        let waits = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+            WHERE a.backend_type = 'pg_caption worker' AND NOT l.granted AND l.database = \
+            (SELECT oid FROM pg_database WHERE datname = current_database())";
         assert_eq!(session.number(waits), 0, "the worker waits for a lock");
         looks += 1;
         looks > 2000

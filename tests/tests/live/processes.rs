@@ -79,7 +79,8 @@ fn every_object_has_a_comment() {
             AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'pg_caption')
             AND classid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_namespace'::regclass)
             AND obj_description(objid, classid::regclass::text) IS NULL
-            AND NOT EXISTS (SELECT FROM pg_class WHERE oid = objid AND classid = 'pg_class'::regclass AND relkind IN ('S', 'i'))
+            AND NOT EXISTS (SELECT FROM pg_class WHERE oid = objid \
+            AND classid = 'pg_class'::regclass AND relkind IN ('S', 'i'))
           ORDER BY 1",
     );
     assert!(bare.is_empty(), "without COMMENT ON: {bare:?}");
@@ -89,7 +90,8 @@ fn every_object_has_a_comment() {
 fn nothing_that_reaches_out_is_granted_to_everybody_or_immutable() {
     let db = Cluster::shared().database();
     let open = db.session().rows(
-        "SELECT p.oid::regprocedure FROM pg_proc AS p WHERE (p.proname LIKE 'caption_image%' OR p.pronamespace = 'caption'::regnamespace
+        "SELECT p.oid::regprocedure FROM pg_proc AS p WHERE (p.proname LIKE 'caption_image%' \
+         OR p.pronamespace = 'caption'::regnamespace
               AND p.proname IN ('watch', 'unwatch', 'pause', 'resume', 'retry', 'recaption'))
             AND (p.provolatile <> 'v' OR has_function_privilege('public', p.oid, 'EXECUTE'))",
     );

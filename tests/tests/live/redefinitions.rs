@@ -63,7 +63,10 @@ fn a_renamed_column_stops_the_table_with_a_word_and_a_new_watch_goes_on() {
     let (db, mut session) = half_way(&web, &gate);
     session.run("ALTER TABLE products RENAME image_url TO photo");
     gate.open();
-    db.eventually("(SELECT state LIKE '%no column \"image_url\" any more%caption.watch()%' FROM caption.progress)");
+    db.eventually(
+        "(SELECT state LIKE '%no column \"image_url\" any more%caption.watch()%' \
+         FROM caption.progress)",
+    );
     session.run("SELECT caption.watch('products', 'photo')");
     db.eventually(FILLED);
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
@@ -82,7 +85,11 @@ fn a_watched_column_gets_another_type_in_one_transaction_and_what_is_ours_stays_
         "ALTER TABLE products ALTER image_url TYPE varchar(400), ALTER alt TYPE varchar(200)";
     assert_eq!(session.error(alter).code().code(), "0A000", "the triggers need the type");
     session.run(&format!(
-        "BEGIN; DROP TRIGGER pg_caption_insert ON products; DROP TRIGGER pg_caption_update ON products; {alter}; SELECT caption.watch('products'); COMMIT"
+        "BEGIN; \
+         DROP TRIGGER pg_caption_insert ON products; \
+         DROP TRIGGER pg_caption_update ON products; {alter}; \
+         SELECT caption.watch('products'); \
+         COMMIT"
     ));
     session.run("CALL caption.wait('products')");
     assert_eq!(web.hits("/1.jpg"), 1, "what was filled is not captioned again");
@@ -119,8 +126,14 @@ fn a_column_that_takes_the_name_of_a_watched_one_stops_the_table_with_a_word_and
     session.run(
         "ALTER TABLE products RENAME image_url TO old_url; ALTER TABLE products ADD image_url text",
     );
-    db.eventually("(SELECT state LIKE '%another column%\"image_url\"%caption.watch()%' FROM caption.progress)");
-    session.run("UPDATE products SET image_url = old_url; INSERT INTO products (image_url) SELECT old_url FROM products");
+    db.eventually(
+        "(SELECT state LIKE '%another column%\"image_url\"%caption.watch()%' \
+         FROM caption.progress)",
+    );
+    session.run(
+        "UPDATE products SET image_url = old_url; \
+         INSERT INTO products (image_url) SELECT old_url FROM products",
+    );
     session.run("SELECT caption.watch('products')");
     db.eventually(&format!("(SELECT count(*) FROM products) = 4 AND {FILLED}"));
 }
@@ -129,7 +142,10 @@ fn a_column_that_takes_the_name_of_a_watched_one_stops_the_table_with_a_word_and
 fn a_table_whose_key_finds_several_rows_stops_with_a_word_and_nobody_s_text_is_lost() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.session();
-    session.run("CREATE TABLE products (id int PRIMARY KEY, tenant int NOT NULL, image_url text, alt text, seo text)");
+    session.run(
+        "CREATE TABLE products (id int PRIMARY KEY, tenant int NOT NULL, image_url text, alt text, \
+         seo text)",
+    );
     let url = &web.pictures(1)[0];
     session.run(&format!("INSERT INTO products VALUES (1, 1, '{url}', 'by hand', 'by hand')"));
     session.run("SELECT caption.watch('products')");
@@ -190,7 +206,8 @@ fn after_a_change_of_owner_captions_are_written_with_the_new_owner_s_rights_and_
     ));
     session.run(
         "CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC;
-         CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NULL; END $$;
+         CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.seen VALUES (current_user); RETURN NULL; END $$;
          CREATE TRIGGER see AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION see()",
     );
     session.run(&format!("ALTER TABLE products OWNER TO {old}"));
@@ -208,11 +225,17 @@ fn row_level_security_that_binds_the_owner_stops_the_table_with_a_word() {
     let (db, mut session) = half_way(&web, &gate);
     let owner = format!("owner_{}", db.name);
     session.run(&format!("CREATE ROLE {owner}; ALTER TABLE products OWNER TO {owner}"));
-    session.run("ALTER TABLE products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY few ON products USING (id < 4)");
+    session.run(
+        "ALTER TABLE products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; \
+         CREATE POLICY few ON products USING (id < 4)",
+    );
     gate.open();
     // Rows in hand become failures that say so; the walk says it for the whole table.
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT state LIKE '%row-level security%' OR state LIKE '%row security%' FROM caption.progress)");
+    db.eventually(
+        "(SELECT state LIKE '%row-level security%' OR state LIKE '%row security%' \
+         FROM caption.progress)",
+    );
     session.run("ALTER TABLE products NO FORCE ROW LEVEL SECURITY");
     session.run("SELECT caption.resume('products'); SELECT caption.retry('products')");
     db.eventually(FILLED);
@@ -224,12 +247,16 @@ fn a_trigger_that_raises_is_a_stated_failure_of_its_row_and_the_others_go_on() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
     session.run(
-        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 5 THEN RAISE 'not this one'; END IF; RETURN NEW; END $$;
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 5 \
+         THEN RAISE 'not this one'; END IF; RETURN NEW; END $$;
          CREATE TRIGGER refuse BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION refuse()",
     );
     gate.open();
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 5");
-    db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"5\"]' AND message LIKE '%not this one%')");
+    db.eventually(
+        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"5\"]' \
+         AND message LIKE '%not this one%')",
+    );
     session.run("DROP TRIGGER refuse ON products; SELECT caption.retry('products')");
     db.eventually(FILLED);
 }
@@ -239,11 +266,20 @@ fn a_table_that_cannot_be_read_is_said_once_in_the_log_however_often_it_is_tried
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 1);
-    session.run("CREATE ROLE closed; CREATE TABLE hidden (LIKE products INCLUDING ALL); ALTER TABLE hidden OWNER TO closed");
-    session
-        .run("INSERT INTO hidden (image_url) SELECT image_url FROM products; ALTER TABLE hidden ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY");
+    session.run(
+        "CREATE ROLE closed; \
+         CREATE TABLE hidden (LIKE products INCLUDING ALL); \
+         ALTER TABLE hidden OWNER TO closed",
+    );
+    session.run(
+        "INSERT INTO hidden (image_url) SELECT image_url FROM products; \
+         ALTER TABLE hidden ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY",
+    );
     session.run("SELECT caption.watch('products'), caption.watch('hidden')");
-    db.eventually("EXISTS (SELECT FROM caption.progress WHERE state LIKE '%row-level security%' OR state LIKE '%row security%')");
+    db.eventually(
+        "EXISTS (SELECT FROM caption.progress WHERE state LIKE '%row-level security%' \
+         OR state LIKE '%row security%')",
+    );
     for n in 0..5 {
         let url = web.serve(&format!("/new{n}.jpg"), Answer::picture(n));
         session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));

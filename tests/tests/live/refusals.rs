@@ -50,7 +50,8 @@ fn a_key_whose_text_changes_with_names_or_the_locale() {
             &words,
         );
     }
-    let domain = "CREATE DOMAIN price AS money; CREATE TABLE t (id price PRIMARY KEY, image_url text, alt text, seo text)";
+    let domain = "CREATE DOMAIN price AS money; \
+        CREATE TABLE t (id price PRIMARY KEY, image_url text, alt text, seo text)";
     refused(domain, "'t'", &["money", "locale"]);
 }
 
@@ -68,8 +69,10 @@ fn a_partition_of_a_watched_table_and_a_table_whose_partition_is_watched() {
     let db = Cluster::shared().database();
     let mut session = db.session();
     session.run(
-        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
-         CREATE TABLE mid PARTITION OF t FOR VALUES FROM (0) TO (9) PARTITION BY RANGE (id); CREATE TABLE leaf PARTITION OF mid FOR VALUES FROM (0) TO (9)",
+        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
+         CREATE TABLE mid PARTITION OF t FOR VALUES FROM (0) TO (9) PARTITION BY RANGE (id); \
+         CREATE TABLE leaf PARTITION OF mid FOR VALUES FROM (0) TO (9)",
     );
     for (watched, others) in
         [("t", ["mid", "leaf"]), ("leaf", ["t", "mid"]), ("mid", ["t", "leaf"])]
@@ -147,7 +150,8 @@ fn a_column_that_is_not_text() {
 #[test]
 fn a_generated_column_cannot_be_filled() {
     refused(
-        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text GENERATED ALWAYS AS ('x') STORED, seo text)",
+        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text GENERATED ALWAYS AS ('x') \
+         STORED, seo text)",
         "'t'",
         &["alt", "generated"],
     );
@@ -202,7 +206,11 @@ fn somebody_elses_table() {
     let db = Cluster::shared().database();
     let mut session = db.products(&[]);
     let role = format!("stranger_{}", db.name);
-    session.run(&format!("CREATE ROLE {role} LOGIN; GRANT ALL ON products TO {role}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO {role}"));
+    session.run(&format!(
+        "CREATE ROLE {role} LOGIN; \
+         GRANT ALL ON products TO {role}; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO {role}"
+    ));
     let error = db.session_as(&role).error("SELECT caption.watch('products')");
     session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     assert_eq!(error.code().code(), "42501", "{error:?}");

@@ -8,9 +8,15 @@ fn shop<'a>(cluster: &'a Cluster, web: &Web) -> (Database<'a>, Session, String) 
     let mut session = db.session();
     let role = format!("owner_{}", session.text("SELECT current_database()"));
     session.run(&format!("CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}"));
-    session.run(&format!("GRANT EXECUTE ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean) TO {role}"));
+    session.run(&format!(
+        "GRANT EXECUTE ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, \
+         boolean) TO {role}"
+    ));
     session.run(&format!("SET ROLE {role}"));
-    session.run("CREATE TABLE products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, image_url text, alt text, seo text)");
+    session.run(
+        "CREATE TABLE products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, image_url text, \
+         alt text, seo text)",
+    );
     for url in web.pictures(3) {
         session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
     }
@@ -25,11 +31,16 @@ fn triggers_of_the_table_run_as_its_owner_deferred_ones_too() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let (db, mut session, role) = shop(&cluster, &web);
     session.run("CREATE TABLE seen (who text)");
-    session
-        .run("CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $$");
+    session.run(
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $$",
+    );
     session
         .run("CREATE TRIGGER at_once AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION see()");
-    session.run("CREATE CONSTRAINT TRIGGER later AFTER UPDATE ON products DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION see()");
+    session.run(
+        "CREATE CONSTRAINT TRIGGER later AFTER UPDATE ON products DEFERRABLE INITIALLY DEFERRED \
+         FOR EACH ROW EXECUTE FUNCTION see()",
+    );
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     assert_eq!(session.rows("SELECT DISTINCT who FROM seen"), [[Some(role)]]);
@@ -41,8 +52,8 @@ fn a_trigger_cannot_become_somebody_else() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let (db, mut session, _) = shop(&cluster, &web);
     session.run(
-        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-           SET ROLE postgres; CREATE TABLE public.owned_by_a_superuser (); RETURN NEW; END $$",
+        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN SET ROLE postgres; \
+         CREATE TABLE public.owned_by_a_superuser (); RETURN NEW; END $$",
     );
     session.run(
         "CREATE TRIGGER climb BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION climb()",
@@ -59,10 +70,14 @@ fn functions_planted_in_the_schema_are_not_called() {
     session.run("CREATE TABLE trapped (who text)");
     for (name, kind) in [("=", "text, text"), ("=", "oid, oid"), ("<>", "text, text")] {
         session.run(&format!(
-            "CREATE OR REPLACE FUNCTION public.trap({kind}) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.trapped VALUES (current_user); RETURN true; END $$"
+            "CREATE OR REPLACE FUNCTION public.trap({kind}) RETURNS boolean LANGUAGE plpgsql AS $$ \
+             BEGIN INSERT INTO public.trapped VALUES (current_user); RETURN true; END $$"
         ));
         let (left, right) = kind.split_once(", ").expect("two types");
-        session.run(&format!("CREATE OPERATOR public.{name} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = public.trap)"));
+        session.run(&format!(
+            "CREATE OPERATOR public.{name} (LEFTARG = {left}, RIGHTARG = {right}, \
+             FUNCTION = public.trap)"
+        ));
     }
     session.run("SET search_path = public, pg_catalog");
     session.run("SELECT caption.watch('products'::regclass)");
@@ -78,7 +93,10 @@ fn somebody_else_can_neither_watch_nor_end_a_watch() {
     session.run("SELECT caption.watch('products')");
     let mut other = db.session();
     other.run(
-        "CREATE ROLE stranger; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO stranger; GRANT ALL ON products TO stranger; SET ROLE stranger",
+        "CREATE ROLE stranger; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO stranger; \
+         GRANT ALL ON products TO stranger; \
+         SET ROLE stranger",
     );
     for call in ["watch", "unwatch", "pause", "resume", "retry", "recaption"] {
         let error = other.error(&format!("SELECT caption.{call}('products')"));
@@ -98,9 +116,10 @@ fn nobody_may_reach_out_unless_granted() {
     let db = Cluster::shared().database();
     let mut session = db.session();
     let open = session.rows(
-        "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e' \
-           JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_caption' \
-          WHERE has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1",
+        "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid \
+         AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e' JOIN pg_extension e \
+         ON e.oid = d.refobjid AND e.extname = 'pg_caption' \
+         WHERE has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1",
     );
     // A trigger function must be executable by whoever watches, and checks how it is called; the
     // others say only what the caller may know.
@@ -117,10 +136,13 @@ fn nobody_may_reach_out_unless_granted() {
 fn every_object_says_what_it_is() {
     let db = Cluster::shared().database();
     let silent = db.session().rows(
-        "SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_caption' \
-          WHERE d.deptype = 'e' AND d.classid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_namespace'::regclass) \
-            AND NOT EXISTS (SELECT FROM pg_description c WHERE c.objoid = d.objid AND c.classoid = d.classid AND c.objsubid = 0) \
-            AND NOT EXISTS (SELECT FROM pg_class i WHERE d.classid = 'pg_class'::regclass AND i.oid = d.objid AND i.relkind IN ('S', 'i', 't'))",
+        "SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d JOIN pg_extension e \
+         ON e.oid = d.refobjid AND e.extname = 'pg_caption' WHERE d.deptype = 'e' \
+         AND d.classid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_namespace'::regclass) \
+         AND NOT EXISTS (SELECT FROM pg_description c WHERE c.objoid = d.objid \
+         AND c.classoid = d.classid AND c.objsubid = 0) AND NOT EXISTS (SELECT FROM pg_class i \
+         WHERE d.classid = 'pg_class'::regclass AND i.oid = d.objid \
+         AND i.relkind IN ('S', 'i', 't'))",
     );
     assert_eq!(silent, Vec::<Vec<Option<String>>>::new());
 }
@@ -133,10 +155,15 @@ fn expressions_and_checks_planted_in_the_table_run_as_its_owner() {
     // Declared immutable, as a thief would, and calling another one: for an index, a generated
     // column and a check.
     session.run(
-        "CREATE FUNCTION tell() RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); END $$;
-         CREATE FUNCTION note(x text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM public.tell(); RETURN x; END $$",
+        "CREATE FUNCTION tell() RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen \
+         VALUES (current_user); END $$;
+         CREATE FUNCTION note(x text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ \
+         BEGIN PERFORM public.tell(); RETURN x; END $$",
     );
-    session.run("CREATE INDEX ON products (note(alt)); ALTER TABLE products ADD CHECK (note(alt) IS DISTINCT FROM 'x')");
+    session.run(
+        "CREATE INDEX ON products (note(alt)); \
+         ALTER TABLE products ADD CHECK (note(alt) IS DISTINCT FROM 'x')",
+    );
     session.run(
         "ALTER TABLE products ADD copy text GENERATED ALWAYS AS (note(alt)) STORED; TRUNCATE seen",
     );
@@ -154,14 +181,20 @@ fn a_table_that_comes_to_a_superuser_is_not_filled_before_a_superuser_has_watche
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let (db, mut session, role) = shop(&cluster, &web);
     session.run(&format!(
-        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-           IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN ALTER ROLE {role} SUPERUSER; END IF; RETURN NEW; END $$"
+        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF (SELECT rolsuper \
+         FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+         THEN ALTER ROLE {role} SUPERUSER; END IF; RETURN NEW; END $$"
     ));
     session
         .run("CREATE TRIGGER climb AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION climb()");
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
-    session.run(&format!("RESET ROLE; ALTER TABLE products OWNER TO postgres; GRANT INSERT ON products TO {role}; SET ROLE {role}"));
+    session.run(&format!(
+        "RESET ROLE; \
+         ALTER TABLE products OWNER TO postgres; \
+         GRANT INSERT ON products TO {role}; \
+         SET ROLE {role}"
+    ));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/1.jpg")));
     db.eventually("(SELECT problem LIKE '%belongs to a superuser%' FROM caption.watch_state)");
     let is_super = format!("SELECT rolsuper::text FROM pg_roles WHERE rolname = '{role}'");
@@ -174,7 +207,11 @@ fn a_table_that_comes_to_a_superuser_is_not_filled_before_a_superuser_has_watche
     db.eventually(FILLED);
 
     // Likewise where it is the owner that changes.
-    session.run(&format!("ALTER TABLE products OWNER TO {role}; SELECT caption.watch('products'); ALTER ROLE {role} SUPERUSER"));
+    session.run(&format!(
+        "ALTER TABLE products OWNER TO {role}; \
+         SELECT caption.watch('products'); \
+         ALTER ROLE {role} SUPERUSER"
+    ));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/2.jpg")));
     db.eventually("(SELECT problem LIKE '%belongs to a superuser%' FROM caption.watch_state)");
     session.run(&format!("ALTER ROLE {role} NOSUPERUSER; SELECT caption.watch('products')"));

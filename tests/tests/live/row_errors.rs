@@ -8,7 +8,8 @@ const FILLED: &str =
 /// A BEFORE UPDATE trigger on `products` that does this to row 2.
 fn trigger(does: &str) -> String {
     format!(
-        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 2 THEN {does}; END IF; RETURN NEW; END $$;
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 2 \
+         THEN {does}; END IF; RETURN NEW; END $$;
          CREATE TRIGGER spoil BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION spoil()"
     )
 }
@@ -18,11 +19,20 @@ fn a_trigger_that_raises_a_cancel_costs_its_row_and_neither_the_others_nor_other
     let (cluster, web) = (Cluster::private(&[("pg_caption.max_attempts", "1")]), Web::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 3);
-    session.run("CREATE TABLE other (LIKE products INCLUDING ALL); INSERT INTO other (image_url) SELECT image_url FROM products");
+    session.run(
+        "CREATE TABLE other (LIKE products INCLUDING ALL); \
+         INSERT INTO other (image_url) SELECT image_url FROM products",
+    );
     session.run(&trigger("RAISE 'not now' USING ERRCODE = 'query_canceled'"));
     session.run("SELECT caption.watch('products'), caption.watch('other')");
-    db.eventually("NOT EXISTS (SELECT FROM other WHERE alt IS NULL) AND (SELECT count(*) FROM products WHERE alt <> '') = 2");
-    db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' AND message LIKE '%not now%')");
+    db.eventually(
+        "NOT EXISTS (SELECT FROM other WHERE alt IS NULL) AND (SELECT count(*) FROM products \
+         WHERE alt <> '') = 2",
+    );
+    db.eventually(
+        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' \
+         AND message LIKE '%not now%')",
+    );
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 1);
     assert!(
         !cluster.log().contains("background worker \"pg_caption worker\" (PID"),
@@ -42,7 +52,10 @@ fn a_trigger_that_does_not_end_is_cancelled_and_the_others_go_on() {
     session.run(&trigger("PERFORM pg_sleep(3600)"));
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 2");
-    db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' AND message LIKE '%statement timeout%')");
+    db.eventually(
+        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' \
+         AND message LIKE '%statement timeout%')",
+    );
     // The time limit is the statement's alone: what comes after it is not cut off.
     session.run("DROP TRIGGER spoil ON products; SELECT caption.retry('products')");
     db.eventually(FILLED);
@@ -58,8 +71,12 @@ fn a_trigger_that_no_cancel_ends_costs_each_row_and_one_worker_for_it_and_the_ot
     );
     session.run(&stubborn.replace("NEW.id = 2", "NEW.id IN (2, 3, 5)"));
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 3 AND (SELECT backfill_done FROM caption.watch_state)");
-    let failures = "SELECT string_agg(key::text || code, ' ' ORDER BY key) FROM caption.failure WHERE message LIKE '%goes on after it was cancelled%'";
+    db.eventually(
+        "(SELECT count(*) FROM products WHERE alt <> '') = 3 AND (SELECT backfill_done \
+         FROM caption.watch_state)",
+    );
+    let failures = "SELECT string_agg(key::text || code, ' ' ORDER BY key) FROM caption.failure \
+        WHERE message LIKE '%goes on after it was cancelled%'";
     assert_eq!(
         session.text(failures),
         r#"["2"]write_endless ["3"]write_endless ["5"]write_endless"#
@@ -80,14 +97,18 @@ fn a_table_s_own_code_is_planned_as_in_any_session_and_our_statements_find_their
     ]);
     let (db, web) = (cluster.database(), Web::start());
     let mut session = db.products_of(&web, 3);
-    const SEEN: &str = "SELECT string_agg(name || ' ' || setting, ' ' ORDER BY name) FROM pg_catalog.pg_settings WHERE name ~ '^(enable_|jit$|plan_cache)'";
+    const SEEN: &str = "SELECT string_agg(name || ' ' || setting, ' ' ORDER BY name) \
+        FROM pg_catalog.pg_settings WHERE name ~ '^(enable_|jit$|plan_cache)'";
     // Without an index a nested loop over both takes minutes, a hash join some 30 ms.
     session.run(&format!(
-        "CREATE TABLE a AS SELECT n FROM generate_series(1, 30000) n; CREATE TABLE b AS TABLE a; ANALYZE a, b;
+        "CREATE TABLE a AS SELECT n FROM generate_series(1, 30000) n; \
+         CREATE TABLE b AS TABLE a; \
+         ANALYZE a, b;
          CREATE TABLE seen (settings text, scans bigint);
          CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              PERFORM count(*) FROM public.a x JOIN public.b y ON x.n = y.n;
-             INSERT INTO public.seen VALUES (({SEEN}), (SELECT x.seq_scan FROM pg_catalog.pg_stat_xact_user_tables x WHERE x.relname = 'products'));
+             INSERT INTO public.seen VALUES (({SEEN}), (SELECT x.seq_scan \
+             FROM pg_catalog.pg_stat_xact_user_tables x WHERE x.relname = 'products'));
              RETURN NULL; END $$;
          CREATE TRIGGER look AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION look();
          SELECT caption.watch('products'); ALTER DATABASE {} SET enable_mergejoin = off",
@@ -117,12 +138,16 @@ fn a_lock_that_a_trigger_meets_is_waited_for_uncharged() {
     let (db, web) = (cluster.database(), Web::start());
     let mut session = db.products_of(&web, 3);
     session.run("CREATE TABLE counter AS SELECT 1 AS id, 0 AS n");
-    session.run(&trigger("RAISE LOG 'it waits for %', current_setting('lock_timeout'); UPDATE public.counter SET n = n + 1"));
+    session.run(&trigger(
+        "RAISE LOG 'it waits for %', current_setting('lock_timeout'); \
+         UPDATE public.counter SET n = n + 1",
+    ));
     let mut holder = db.session();
     holder.run("BEGIN; UPDATE counter SET n = 0");
     session.run("SELECT caption.watch('products')");
     db.eventually(
-        "(SELECT count(*) FROM products WHERE alt <> '') = 2 AND EXISTS (SELECT FROM caption.deferred UNION ALL SELECT FROM caption.failed)",
+        "(SELECT count(*) FROM products WHERE alt <> '') = 2 AND EXISTS (SELECT \
+         FROM caption.deferred UNION ALL SELECT FROM caption.failed)",
     );
     let deferred = "SELECT key::text, code, attempts FROM caption.deferred";
     assert_eq!(
@@ -152,7 +177,9 @@ fn a_slow_trigger_has_few_rows_locked_at_a_time() {
     let mut session = db.products(&urls);
     session.run(
         "CREATE TABLE written (at xid8);
-         CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.15); INSERT INTO public.written VALUES (pg_current_xact_id()); RETURN NEW; END $$;
+         CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ \
+         BEGIN PERFORM pg_sleep(0.15); INSERT INTO public.written VALUES (pg_current_xact_id()); \
+         RETURN NEW; END $$;
          CREATE TRIGGER slow BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION slow();
          SELECT caption.watch('products')",
     );
@@ -169,10 +196,17 @@ fn a_name_that_a_trigger_does_not_find_is_explained() {
     {
         let (db, web) = (Cluster::shared().database(), Web::start());
         let mut session = db.products_of(&web, 2);
-        session.run("CREATE TABLE stock (n int); CREATE DOMAIN amount AS int; CREATE FUNCTION restock() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+        session.run(
+            "CREATE TABLE stock (n int); \
+             CREATE DOMAIN amount AS int; \
+             CREATE FUNCTION restock() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        );
         session.run(&trigger(unqualified));
         session.run("SELECT caption.watch('products')");
-        db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND detail LIKE '%SET search_path%')");
+        db.eventually(
+            "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' \
+             AND detail LIKE '%SET search_path%')",
+        );
         // What it says helps.
         session.run(
             "ALTER FUNCTION spoil() SET search_path = public; SELECT caption.retry('products')",
@@ -191,9 +225,15 @@ fn a_key_that_fits_no_index_of_ours_costs_its_row_alone() {
         (web.serve("/a.jpg", Answer::picture(0)), web.serve("/b.jpg", Answer::picture(1)));
     // Random, so that it cannot be compressed.
     let random = "SELECT string_agg(decode(md5(n::text), 'hex'), '') FROM generate_series(1, 94) n";
-    session.run(&format!("INSERT INTO products VALUES (({random}), '{long}'), ('\\x01', '{short}'), ('\\xff', '{short}')"));
+    session.run(&format!(
+        "INSERT INTO products VALUES (({random}), '{long}'), ('\\x01', '{short}'), ('\\xff', \
+         '{short}')"
+    ));
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT backfill_done FROM caption.watch_state)");
+    db.eventually(
+        "(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT backfill_done \
+         FROM caption.watch_state)",
+    );
     assert!(cluster.log().contains("nothing can be noted of row"), "{}", cluster.log());
 }
 
@@ -202,7 +242,10 @@ fn a_broken_check_shows_nothing_of_the_row_to_those_who_read_failures() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg?sig=SECRET123", Answer::picture(0));
     let mut session = db.products(&[url]);
-    session.run("ALTER TABLE products ADD CONSTRAINT no_texts CHECK (alt IS NULL); SELECT caption.watch('products')");
+    session.run(
+        "ALTER TABLE products ADD CONSTRAINT no_texts CHECK (alt IS NULL); \
+         SELECT caption.watch('products')",
+    );
     db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused')");
     let failure = session.text("SELECT to_jsonb(f) FROM caption.failed f");
     assert!(failure.contains("no_texts") && !failure.contains("SECRET123"), "{failure}");
@@ -215,8 +258,10 @@ fn a_trigger_that_changes_the_url_with_every_write_gets_each_row_written_once() 
     let mut session = db.products(&[url]);
     web.serve("/a.jpg?v=1", Answer::picture(0));
     session.run(
-        "CREATE TABLE write (); CREATE FUNCTION bump() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             NEW.image_url := regexp_replace(NEW.image_url, '\\?.*', '') || '?v=1' || CASE WHEN OLD.image_url LIKE '%v=1%' THEN '1' ELSE '' END;
+        "CREATE TABLE write (); \
+         CREATE FUNCTION bump() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             NEW.image_url := regexp_replace(NEW.image_url, '\\?.*', '') || '?v=1' || CASE \
+             WHEN OLD.image_url LIKE '%v=1%' THEN '1' ELSE '' END;
              INSERT INTO public.write DEFAULT VALUES; RETURN NEW; END $$;
          CREATE TRIGGER bump BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION bump()",
     );
@@ -253,6 +298,9 @@ fn errors_bring_no_backtraces_along() {
     let db = Cluster::shared().database();
     let error = db.session().error("SELECT caption_image('http://169.254.169.254/latest')");
     assert!(!format!("{error:?}").contains("std::"), "{error:?}");
-    let cancelled = db.session().error("SET statement_timeout = 1; SELECT caption_image('http://198.51.100.1/a.jpg') FROM generate_series(1, 1000)");
+    let cancelled = db.session().error(
+        "SET statement_timeout = 1; \
+         SELECT caption_image('http://198.51.100.1/a.jpg') FROM generate_series(1, 1000)",
+    );
     assert!(!format!("{cancelled:?}").contains("std::"), "{cancelled:?}");
 }

@@ -9,7 +9,11 @@ fn watched<'a>(web: &Web, table: &str) -> (Database<'a>, Session, String) {
     let mut session = db.session();
     let (first, second) =
         (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
-    session.run(&format!("{table}; INSERT INTO products (id, image_url) VALUES (1, '{first}'); SELECT caption.watch('products')"));
+    session.run(&format!(
+        "{table}; \
+         INSERT INTO products (id, image_url) VALUES (1, '{first}'); \
+         SELECT caption.watch('products')"
+    ));
     session.run("CALL caption.wait('products')");
     (db, session, second)
 }
@@ -17,7 +21,8 @@ fn watched<'a>(web: &Web, table: &str) -> (Database<'a>, Session, String) {
 const PRODUCTS: &str =
     "CREATE TABLE products (id int PRIMARY KEY, title text, image_url text, alt text, seo text)";
 /// A trigger that takes the URL from another column.
-const FROM_TITLE: &str = "CREATE FUNCTION from_title() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.title IS NOT NULL THEN NEW.image_url := NEW.title; END IF; RETURN NEW; END $$";
+const FROM_TITLE: &str = "CREATE FUNCTION from_title() RETURNS trigger LANGUAGE plpgsql AS $$ \
+    BEGIN IF NEW.title IS NOT NULL THEN NEW.image_url := NEW.title; END IF; RETURN NEW; END $$";
 const BEFORE_UPDATE: &str =
     "TRIGGER from_title BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION from_title()";
 
@@ -34,7 +39,8 @@ fn is_captioned_anew(session: &mut Session, before: &str) {
 fn tell_of_every_row(session: &mut Session, table: &str) {
     session.run(&format!(
         "SELECT caption.pause('{table}');
-         CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON {table} FOR EACH ROW WHEN (NEW.image_url <> '' OR NEW.alt <> '') EXECUTE FUNCTION caption.enqueue()"
+         CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON {table} FOR EACH ROW \
+         WHEN (NEW.image_url <> '' OR NEW.alt <> '') EXECUTE FUNCTION caption.enqueue()"
     ));
 }
 
@@ -54,20 +60,28 @@ fn every_way_to_change_a_watched_column_is_heard() {
         &web,
         &PRODUCTS
             .replace("id int PRIMARY KEY", "id int PRIMARY KEY REFERENCES stock ON UPDATE CASCADE")
-            .replace("CREATE TABLE", "CREATE TABLE stock (id int PRIMARY KEY); INSERT INTO stock VALUES (1); CREATE TABLE"),
+            .replace(
+                "CREATE TABLE",
+                "CREATE TABLE stock (id int PRIMARY KEY); \
+                 INSERT INTO stock VALUES (1); \
+                 CREATE TABLE",
+            ),
     );
     let first = web.url("/1.jpg");
     session.run(
         "CREATE VIEW shown AS SELECT id AS number, title, image_url AS photo FROM products;
          CREATE TABLE feed (id int, photo text);
-         CREATE RULE fed AS ON INSERT TO feed DO INSTEAD UPDATE products SET image_url = NEW.photo WHERE id = NEW.id",
+         CREATE RULE fed AS ON INSERT TO feed DO INSTEAD UPDATE products SET image_url = NEW.photo \
+         WHERE id = NEW.id",
     );
     for (n, change) in [
         "UPDATE products SET image_url = '{}'",
         "UPDATE products SET (title, image_url) = ('t', '{}')",
         "UPDATE shown SET photo = '{}'",
-        "INSERT INTO products (id, image_url) VALUES (1, '{}') ON CONFLICT (id) DO UPDATE SET image_url = excluded.image_url",
-        "MERGE INTO products p USING (VALUES (1)) v (id) ON p.id = v.id WHEN MATCHED AND title = '' THEN UPDATE SET title = 'x' WHEN MATCHED THEN UPDATE SET image_url = '{}'",
+        "INSERT INTO products (id, image_url) VALUES (1, '{}') ON CONFLICT (id) DO UPDATE \
+         SET image_url = excluded.image_url",
+        "MERGE INTO products p USING (VALUES (1)) v (id) ON p.id = v.id WHEN MATCHED \
+         AND title = '' THEN UPDATE SET title = 'x' WHEN MATCHED THEN UPDATE SET image_url = '{}'",
         "INSERT INTO feed VALUES (1, '{}')",
     ]
     .into_iter()
@@ -110,31 +124,54 @@ fn a_statement_that_changes_no_watched_column_is_not_looked_at() {
     ));
     // Another condition is another trigger, also to a session that knows the one before.
     session.run(
-        "CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW WHEN (NEW.title <> '') EXECUTE FUNCTION caption.enqueue()",
+        "CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW \
+         WHEN (NEW.title <> '') EXECUTE FUNCTION caption.enqueue()",
     );
     assert!(is_asked(&mut session, "UPDATE products SET title = 'v'"));
     assert!(!is_asked(&mut session, "UPDATE products SET alt = alt"));
     tell_of_every_row(&mut session, "products");
     // Each execution decides for itself, also of a plan that is kept.
-    session.run("PREPARE p AS UPDATE products SET title = $1; CREATE FUNCTION touch() RETURNS void LANGUAGE plpgsql AS $$ BEGIN UPDATE products SET title = 'f'; END $$");
+    session.run(
+        "PREPARE p AS UPDATE products SET title = $1; \
+         CREATE FUNCTION touch() RETURNS void LANGUAGE plpgsql AS $$ BEGIN UPDATE products \
+         SET title = 'f'; END $$",
+    );
     for _ in 0..8 {
         assert!(!is_asked(&mut session, "EXECUTE p ('a')"));
         assert!(!is_asked(&mut session, "SELECT touch()"));
     }
     // Other people's triggers are asked as ever: they keep theirs, in any order with ours.
-    session.run("CREATE TABLE seen (what text); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen VALUES (TG_NAME || OLD.title || NEW.title); RETURN NULL; END $$");
-    session.run("CREATE TRIGGER a AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note(); CREATE TRIGGER z AFTER UPDATE OF title ON products FOR EACH ROW WHEN (OLD.title <> NEW.title) EXECUTE FUNCTION note()");
+    session.run(
+        "CREATE TABLE seen (what text); \
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen \
+         VALUES (TG_NAME || OLD.title || NEW.title); RETURN NULL; END $$",
+    );
+    session.run(
+        "CREATE TRIGGER a AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note(); \
+         CREATE TRIGGER z AFTER UPDATE OF title ON products FOR EACH ROW \
+         WHEN (OLD.title <> NEW.title) EXECUTE FUNCTION note()",
+    );
     assert!(!is_asked(&mut session, "UPDATE products SET title = 'g'"));
     assert_eq!(session.text("SELECT string_agg(what, ',' ORDER BY what) FROM seen"), "afg,zfg");
     // A trigger that only bears the name, or a condition on the row as a whole, is none of ours to
     // spare.
-    session.run("DROP TRIGGER a ON products; DROP TRIGGER z ON products; TRUNCATE seen; CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW WHEN (NEW.alt <> '') EXECUTE FUNCTION note()");
+    session.run(
+        "DROP TRIGGER a ON products; \
+         DROP TRIGGER z ON products; \
+         TRUNCATE seen; \
+         CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW \
+         WHEN (NEW.alt <> '') EXECUTE FUNCTION note()",
+    );
     session.run("UPDATE products SET title = 'h'");
     assert_eq!(session.text("SELECT what FROM seen"), "pg_caption_updategh");
-    session.run("CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW WHEN (NEW IS DISTINCT FROM OLD) EXECUTE FUNCTION caption.enqueue()");
+    session.run(
+        "CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW \
+         WHEN (NEW IS DISTINCT FROM OLD) EXECUTE FUNCTION caption.enqueue()",
+    );
     assert!(is_asked(&mut session, "UPDATE products SET title = 'i'"));
     session.run(
-        "CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW WHEN (random() < 2) EXECUTE FUNCTION caption.enqueue()",
+        "CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW \
+         WHEN (random() < 2) EXECUTE FUNCTION caption.enqueue()",
     );
     assert!(is_asked(&mut session, "UPDATE products SET title = 'j'"));
 }
@@ -144,9 +181,13 @@ fn partitions_are_spared_and_told_of_by_their_own_columns() {
     let web = Web::start();
     let (_db, mut session, second) = watched(
         &web,
-        "CREATE TABLE products (id int PRIMARY KEY, title text, image_url text, alt text, seo text) PARTITION BY RANGE (id);
-         CREATE TABLE low (seo text, alt text, dropped int, image_url text, title text, id int PRIMARY KEY); ALTER TABLE low DROP dropped;
-         ALTER TABLE products ATTACH PARTITION low FOR VALUES FROM (0) TO (100); CREATE TABLE high PARTITION OF products FOR VALUES FROM (100) TO (200)",
+        "CREATE TABLE products (id int PRIMARY KEY, title text, image_url text, alt text, \
+         seo text) PARTITION BY RANGE (id);
+         CREATE TABLE low (seo text, alt text, dropped int, image_url text, title text, \
+         id int PRIMARY KEY); \
+         ALTER TABLE low DROP dropped;
+         ALTER TABLE products ATTACH PARTITION low FOR VALUES FROM (0) TO (100); \
+         CREATE TABLE high PARTITION OF products FOR VALUES FROM (100) TO (200)",
     );
     let mut before = session.text("SELECT alt FROM products");
     for (table, url) in [("products", &second), ("low", &web.url("/1.jpg"))] {
@@ -174,7 +215,9 @@ fn what_a_before_trigger_changes_is_heard_where_it_was_there_first() {
     let (_db, mut session, second) = watched(
         &web,
         &format!(
-            "{PRODUCTS}; {FROM_TITLE}; CREATE {BEFORE_UPDATE}; ALTER TABLE products DISABLE TRIGGER from_title"
+            "{PRODUCTS}; {FROM_TITLE}; \
+             CREATE {BEFORE_UPDATE}; \
+             ALTER TABLE products DISABLE TRIGGER from_title"
         ),
     );
     session.run("ALTER TABLE products ENABLE TRIGGER from_title");
@@ -198,8 +241,12 @@ fn what_a_before_trigger_changes_is_heard_where_it_comes_later() {
     // And where it comes with a parent.
     before = session.text("SELECT alt FROM products");
     session.run(
-        "DROP TRIGGER from_title ON products; CREATE TABLE parent (id int PRIMARY KEY, title text, image_url text, alt text, seo text) PARTITION BY RANGE (id);
-         CREATE TRIGGER inherited BEFORE UPDATE ON parent FOR EACH ROW EXECUTE FUNCTION from_title(); ALTER TABLE parent ATTACH PARTITION products FOR VALUES FROM (0) TO (100)",
+        "DROP TRIGGER from_title ON products; \
+         CREATE TABLE parent (id int PRIMARY KEY, title text, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
+         CREATE TRIGGER inherited BEFORE UPDATE ON parent FOR EACH ROW \
+         EXECUTE FUNCTION from_title(); \
+         ALTER TABLE parent ATTACH PARTITION products FOR VALUES FROM (0) TO (100)",
     );
     session.run(&format!("UPDATE parent SET title = '{}'", web.url("/1.jpg")));
     is_captioned_anew(&mut session, &before);
@@ -238,16 +285,23 @@ fn a_statement_needs_no_more_rights_and_fails_with_the_same_words() {
     let role = format!("{}_user", db.name);
     session.run(&format!(
         "CREATE ROLE {role}; GRANT SELECT, DELETE ON products TO {role};
-         CREATE FUNCTION slug(t text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN RETURN 'x' || t; END $$; REVOKE EXECUTE ON FUNCTION slug FROM PUBLIC;
-         ALTER TABLE products ADD slug text GENERATED ALWAYS AS (slug(title)) STORED; SELECT caption.watch('products')"
+         CREATE FUNCTION slug(t text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN \
+         RETURN 'x' || t; END $$; \
+         REVOKE EXECUTE ON FUNCTION slug FROM PUBLIC;
+         ALTER TABLE products ADD slug text GENERATED ALWAYS AS (slug(title)) STORED; \
+         SELECT caption.watch('products')"
     ));
     session.run("CALL caption.wait('products')");
     session.run(&format!("SET ROLE {role}; DELETE FROM products WHERE id = 3; RESET ROLE"));
     assert_eq!(session.number("SELECT count(*) FROM products"), 2);
     // Partitions are chosen when the statement begins, by a function that raises.
     session.run(
-        "SET plan_cache_mode = force_generic_plan; CREATE TABLE parts (k int) PARTITION BY LIST (k); CREATE TABLE one PARTITION OF parts FOR VALUES IN (1); CREATE TABLE two PARTITION OF parts FOR VALUES IN (2);
-         CREATE FUNCTION tenant(i int) RETURNS int STABLE LANGUAGE plpgsql AS $$ BEGIN RAISE 'no tenant' USING ERRCODE = 'TN001', CONSTRAINT = 'c', TABLE = 't'; END $$;
+        "SET plan_cache_mode = force_generic_plan; \
+         CREATE TABLE parts (k int) PARTITION BY LIST (k); \
+         CREATE TABLE one PARTITION OF parts FOR VALUES IN (1); \
+         CREATE TABLE two PARTITION OF parts FOR VALUES IN (2);
+         CREATE FUNCTION tenant(i int) RETURNS int STABLE LANGUAGE plpgsql AS $$ \
+         BEGIN RAISE 'no tenant' USING ERRCODE = 'TN001', CONSTRAINT = 'c', TABLE = 't'; END $$;
          PREPARE p (int) AS SELECT * FROM parts WHERE k = tenant($1)",
     );
     let error = session.error("EXECUTE p (1)");
@@ -269,7 +323,8 @@ fn a_trigger_for_other_events_as_well_is_asked_about_all_of_them() {
     tell_of_every_row(&mut session, "products");
     session.run(
         "DROP TRIGGER pg_caption_insert ON products;
-         CREATE OR REPLACE TRIGGER pg_caption_update AFTER INSERT OR UPDATE ON products FOR EACH ROW WHEN (NEW.image_url <> '') EXECUTE FUNCTION caption.enqueue()",
+         CREATE OR REPLACE TRIGGER pg_caption_update AFTER INSERT OR UPDATE ON products \
+         FOR EACH ROW WHEN (NEW.image_url <> '') EXECUTE FUNCTION caption.enqueue()",
     );
     assert!(is_asked(
         &mut session,

@@ -8,8 +8,10 @@ fn longest(session: &mut Session, web: &Web, style: &str) -> i64 {
         .map(|at| format!("'{}'", web.serve(&format!("/{style}{at}.jpg"), Answer::picture(at))))
         .collect();
     let urls = urls.join(", ");
-    let failed =
-        session.rows(&format!("SELECT error FROM caption_images(ARRAY[{urls}], '{style}') WHERE caption IS NULL AND error_class <> 'uncertain'"));
+    let failed = session.rows(&format!(
+        "SELECT error FROM caption_images(ARRAY[{urls}], '{style}') WHERE caption IS NULL \
+         AND error_class <> 'uncertain'"
+    ));
     assert!(failed.is_empty(), "{failed:?}");
     session.number(&format!(
         "SELECT max(length(caption)) FROM caption_images(ARRAY[{urls}], '{style}')"
@@ -26,7 +28,10 @@ fn a_row_makes_a_style() {
         error.detail().is_some_and(|detail| detail.contains("concise, seo, detailed")),
         "{error:?}"
     );
-    session.run("INSERT INTO caption.style (name, instruction, task, max_chars, min_chars) VALUES ('my_style', 'Name it.', 'concise', 14, 1)");
+    session.run(
+        "INSERT INTO caption.style (name, instruction, task, max_chars, min_chars) \
+         VALUES ('my_style', 'Name it.', 'concise', 14, 1)",
+    );
     assert!(longest(&mut session, &web, "my_style") <= 14);
     // Seen at once, within one transaction and one block as well.
     session.run(
@@ -35,7 +40,8 @@ fn a_row_makes_a_style() {
     assert!(longest(&mut session, &web, "my_style") > 14);
     session.run(&format!(
         "DO $$ BEGIN PERFORM caption_image('{url}', 'my_style'); DELETE FROM caption.style; \
-           BEGIN PERFORM caption_image('{url}', 'my_style'); RAISE 'still known'; EXCEPTION WHEN invalid_parameter_value THEN NULL; END; END $$"
+         BEGIN PERFORM caption_image('{url}', 'my_style'); RAISE 'still known'; EXCEPTION \
+         WHEN invalid_parameter_value THEN NULL; END; END $$"
     ));
 }
 
@@ -85,10 +91,16 @@ fn a_prompt_is_told_to_its_family_alone() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.session();
     let url = web.serve("/a.jpg", Answer::picture(0));
-    session.run("INSERT INTO caption.style (name, instruction, prompts) VALUES ('other', 'Rhyme.', '{\"florence2\": \"Rhyme!\"}')");
+    session.run(
+        "INSERT INTO caption.style (name, instruction, prompts) \
+         VALUES ('other', 'Rhyme.', '{\"florence2\": \"Rhyme!\"}')",
+    );
     assert!(longest(&mut session, &web, "other") > 0);
     // The tested model reads no words, and says so instead of passing them over.
-    session.run("INSERT INTO caption.style (name, instruction, prompts) VALUES ('told', 'Rhyme.', '{\"vision-encoder-decoder\": \"Rhyme!\"}')");
+    session.run(
+        "INSERT INTO caption.style (name, instruction, prompts) \
+         VALUES ('told', 'Rhyme.', '{\"vision-encoder-decoder\": \"Rhyme!\"}')",
+    );
     let error = session.error(&format!("SELECT caption_image('{url}', 'told')"));
     assert!(error.message().contains("told"), "{error:?}");
 }

@@ -20,7 +20,10 @@ fn captioned(db: &Database, web: &Web, count: usize) -> Session {
 fn tidy(session: &mut Session) {
     session.run("SELECT caption.prune('products')");
     eventually("the pass is made", || {
-        session.holds("(SELECT pruned_at IS NOT NULL FROM caption.watch_state WHERE relation = 'products'::regclass)")
+        session.holds(
+            "(SELECT pruned_at IS NOT NULL FROM caption.watch_state \
+             WHERE relation = 'products'::regclass)",
+        )
     });
 }
 
@@ -64,8 +67,10 @@ fn the_ledger_of_a_dropped_partition_goes_without_being_asked() {
     let (db, web) = (database(), Web::start());
     let mut session = db.session();
     session.run(
-        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
-         CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF products FOR VALUES FROM (10) TO (20)",
+        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (10); \
+         CREATE TABLE high PARTITION OF products FOR VALUES FROM (10) TO (20)",
     );
     for (id, url) in [1, 2, 11, 12].into_iter().zip(web.pictures(4)) {
         session.run(&format!("INSERT INTO products (id, image_url) VALUES ({id}, '{url}')"));
@@ -85,10 +90,14 @@ fn the_ledger_of_a_dropped_partition_goes_without_being_asked() {
 fn the_ledger_of_many_deleted_rows_goes_without_being_asked() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 2);
-    session.run("INSERT INTO products (image_url, alt, seo) SELECT image_url, alt, seo FROM products, generate_series(1, 1000)");
+    session.run(
+        "INSERT INTO products (image_url, alt, seo) SELECT image_url, alt, seo \
+         FROM products, generate_series(1, 1000)",
+    );
     session.run(
         "INSERT INTO caption.ledger (relation, key, url, outputs, model)
-         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model FROM caption.ledger, generate_series(3, 2002) n WHERE key = '[\"1\"]'",
+         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model \
+         FROM caption.ledger, generate_series(3, 2002) n WHERE key = '[\"1\"]'",
     );
     session.run("DELETE FROM products WHERE id > 2");
     // As it happens by itself within a second or ten.
@@ -105,7 +114,8 @@ fn a_day_after_the_last_pass_a_worker_that_comes_by_makes_the_next_and_not_befor
     let mut session = captioned(&db, &web, 3);
     session.run("DELETE FROM products WHERE id = 1");
     session.run(
-        "UPDATE caption.watch_state SET pruned_at = clock_timestamp() - interval '23 hours 50 minutes'",
+        "UPDATE caption.watch_state SET pruned_at = clock_timestamp() - interval '23 hours 50 \
+         minutes'",
     );
     let insert = format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg"));
     session.run(&insert);
@@ -113,7 +123,8 @@ fn a_day_after_the_last_pass_a_worker_that_comes_by_makes_the_next_and_not_befor
     db.eventually(AT_REST);
     assert_eq!(keys(&mut session, "written"), "1 2 3 4");
     session.run(
-        "UPDATE caption.watch_state SET pruned_at = clock_timestamp() - interval '24 hours 1 minute'",
+        "UPDATE caption.watch_state SET pruned_at = clock_timestamp() - interval '24 hours 1 \
+         minute'",
     );
     session.run(&insert);
     db.eventually("(SELECT string_agg(key->>0, ' ' ORDER BY key) = '2 3 4 5' FROM caption.ledger)");
@@ -177,7 +188,8 @@ fn nothing_is_forgotten_of_rows_that_cannot_be_seen() {
     session.run(&format!("CREATE ROLE {owner}; ALTER TABLE products OWNER TO {owner}"));
     for (hide, show) in [
         (
-            "ALTER TABLE products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY few ON products USING (id < 2)",
+            "ALTER TABLE products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; \
+             CREATE POLICY few ON products USING (id < 2)",
             "ALTER TABLE products NO FORCE ROW LEVEL SECURITY",
         ),
         (
@@ -215,8 +227,12 @@ fn one_row_that_cannot_be_read_keeps_its_entry_and_the_others_are_tidied() {
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     session.run("DELETE FROM products WHERE id IN ('three', '2')");
-    session.run("DROP TRIGGER pg_caption_insert ON products; DROP TRIGGER pg_caption_update ON products; ALTER TABLE products ALTER id TYPE int USING id::int;
-         SELECT caption.watch('products')");
+    session.run(
+        "DROP TRIGGER pg_caption_insert ON products; \
+         DROP TRIGGER pg_caption_update ON products; \
+         ALTER TABLE products ALTER id TYPE int USING id::int;
+         SELECT caption.watch('products')",
+    );
     session.run("CALL caption.wait('products')");
     tidy(&mut session);
     assert_eq!(keys(&mut session, "written"), "1 4 three");
@@ -227,13 +243,16 @@ fn rows_stay_known_whatever_their_keys_are_made_of() {
     let (db, web) = (database(), Web::start());
     let mut session = db.session();
     session.run(
-        "CREATE TABLE products (a numeric, b timestamptz, c char(5), d text, e real, f interval, image_url text, alt text, seo text, PRIMARY KEY (a, b, c, d, e, f))",
+        "CREATE TABLE products (a numeric, b timestamptz, c char(5), d text, e real, f interval, \
+         image_url text, alt text, seo text, PRIMARY KEY (a, b, c, d, e, f))",
     );
     let urls = web.pictures(3);
     session.run(&format!(
         "INSERT INTO products (a, b, c, d, e, f, image_url) VALUES
-            (1.00, '2026-11-22 10:00:00.123456+05', 'ab', E'q\\'uo\"te\\\\ \\n ☃', 0.1, '1 mon 3 days 04:00', '{}'),
-            ('NaN', '-infinity', '', '', 'Infinity', '-1 day', '{}'), (1e40, 'infinity', 'abcde', ' x ', 1e-30, '0', '{}')",
+            (1.00, '2026-11-22 10:00:00.123456+05', 'ab', E'q\\'uo\"te\\\\ \\n ☃', 0.1, \
+            '1 mon 3 days 04:00', '{}'),
+            ('NaN', '-infinity', '', '', 'Infinity', '-1 day', '{}'), (1e40, 'infinity', 'abcde', \
+            ' x ', 1e-30, '0', '{}')",
         urls[0], urls[1], urls[2]
     ));
     session.run("SELECT caption.watch('products')");
@@ -260,7 +279,8 @@ fn no_entry_is_passed_over_whatever_order_its_key_stands_in() {
     // between.
     session.run(
         "INSERT INTO caption.ledger (relation, key, url, outputs, model)
-         SELECT relation, to_jsonb(ARRAY[id]), url, outputs, model FROM caption.ledger, (SELECT format('k %s', 100 + n) AS id FROM generate_series(1, 500) n UNION SELECT 'k') i",
+         SELECT relation, to_jsonb(ARRAY[id]), url, outputs, model FROM caption.ledger, \
+         (SELECT format('k %s', 100 + n) AS id FROM generate_series(1, 500) n UNION SELECT 'k') i",
     );
     tidy(&mut session);
     assert_eq!(keys(&mut session, "written"), "k 000");
@@ -272,8 +292,10 @@ fn a_partition_that_somebody_holds_costs_no_worker_its_life() {
     let db = cluster.database();
     let mut session = db.session();
     session.run(
-        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
-         CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF products FOR VALUES FROM (10) TO (20)",
+        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (10); \
+         CREATE TABLE high PARTITION OF products FOR VALUES FROM (10) TO (20)",
     );
     for (id, url) in [1, 2, 11].into_iter().zip(web.pictures(3)) {
         session.run(&format!("INSERT INTO products (id, image_url) VALUES ({id}, '{url}')"));
@@ -301,14 +323,19 @@ fn a_row_that_waits_is_not_held_up_by_a_long_pass() {
     let mut session = captioned(&db, &web, 2);
     session.run(
         "INSERT INTO caption.ledger (relation, key, url, outputs, model)
-         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model FROM caption.ledger, generate_series(1001, 21000) n WHERE key = '[\"1\"]'",
+         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model \
+         FROM caption.ledger, generate_series(1001, 21000) n WHERE key = '[\"1\"]'",
     );
     // It comes in the middle of the pass: with the first batch that finds something.
     let url = web.serve("/urgent.jpg", Answer::picture(5).behind(&gate));
     session.run(&format!(
         "CREATE FUNCTION arrive() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            INSERT INTO public.products (image_url) SELECT '{url}' WHERE NOT EXISTS (SELECT FROM public.products WHERE image_url = '{url}'); RETURN NULL; END $$;
-         CREATE TRIGGER arrive AFTER DELETE ON caption.ledger FOR EACH STATEMENT EXECUTE FUNCTION arrive()"
+            INSERT INTO public.products (image_url) SELECT '{url}' WHERE NOT EXISTS (SELECT \
+            FROM public.products WHERE image_url = '{url}'); \
+            RETURN NULL; \
+            END $$;
+         CREATE TRIGGER arrive AFTER DELETE ON caption.ledger FOR EACH STATEMENT \
+         EXECUTE FUNCTION arrive()"
     ));
     session.run("SELECT caption.prune('products')");
     eventually("it is being fetched", || gate.waiting() >= 1);

@@ -78,7 +78,10 @@ fn whoever_may_wait_needs_the_owner_s_rights_and_no_more() {
     let role = format!("waiter_{}", db.name);
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
-    session.run(&format!("CREATE ROLE {role} LOGIN; GRANT EXECUTE ON PROCEDURE caption.wait(regclass, interval) TO {role}"));
+    session.run(&format!(
+        "CREATE ROLE {role} LOGIN; \
+         GRANT EXECUTE ON PROCEDURE caption.wait(regclass, interval) TO {role}"
+    ));
     let mut waiter = db.session_as(&role);
     let error = waiter.error("CALL caption.wait('products')");
     session.run(&format!("ALTER TABLE products OWNER TO {role}"));
@@ -95,7 +98,10 @@ fn in_a_transaction_it_says_what_to_do_instead() {
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
-    session.run("CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CALL caption.wait('products'); END $$");
+    session.run(
+        "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ \
+         BEGIN CALL caption.wait('products'); END $$",
+    );
     for block in
         ["BEGIN; UPDATE products SET alt = NULL; CALL caption.wait('products')", "SELECT f()"]
     {
@@ -174,7 +180,8 @@ fn a_client_that_has_gone_leaves_no_wait_behind() {
         .args(["-d", &db.name, "-c", "CALL caption.wait('products')"])
         .spawn()
         .expect("psql");
-    let waits = "EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'CALL caption.wait%' AND datname = current_database())";
+    let waits = "EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'CALL caption.wait%' \
+        AND datname = current_database())";
     db.eventually(waits);
     client.kill().expect("psql");
     client.wait().expect("psql");

@@ -42,7 +42,13 @@ fn rows_of_a_transaction_that_is_rolled_back_are_never_fetched() {
     let (undone, kept) =
         (web.serve("/undone.jpg", Answer::picture(1)), web.serve("/kept.jpg", Answer::picture(2)));
     session.run(&format!("BEGIN; INSERT INTO products (image_url) VALUES ('{undone}'); ROLLBACK"));
-    session.run(&format!("BEGIN; SAVEPOINT s; INSERT INTO products (image_url) VALUES ('{undone}'); ROLLBACK TO s; COMMIT"));
+    session.run(&format!(
+        "BEGIN; \
+         SAVEPOINT s; \
+         INSERT INTO products (image_url) VALUES ('{undone}'); \
+         ROLLBACK TO s; \
+         COMMIT"
+    ));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{kept}')"));
     db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
     assert_eq!(web.hits("/undone.jpg"), 0);
@@ -122,7 +128,8 @@ fn a_url_that_changes_meanwhile_never_gets_the_old_ones_caption() {
     // Everything that was ever written to the row.
     session.run(
         "CREATE TABLE history (url text, alt text);
-         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.history VALUES (NEW.image_url, NEW.alt); RETURN NEW; END $$;
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.history VALUES (NEW.image_url, NEW.alt); RETURN NEW; END $$;
          CREATE TRIGGER note AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note()",
     );
     session.run("SELECT caption.watch('products')");
@@ -232,7 +239,13 @@ fn an_unwatched_table_is_left_alone() {
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     session.run("SELECT caption.unwatch('products')");
-    assert_eq!(session.number("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'products'::regclass AND NOT tgisinternal"), 0);
+    assert_eq!(
+        session.number(
+            "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'products'::regclass \
+             AND NOT tgisinternal"
+        ),
+        0
+    );
     assert_eq!(session.number("SELECT count(*) FROM caption.progress"), 0);
     session.run("UPDATE products SET alt = NULL");
     session.run(&format!(
@@ -248,8 +261,9 @@ fn an_unwatched_table_is_left_alone() {
     session.run("CALL caption.wait('other')");
     assert_eq!(session.number("SELECT count(alt) FROM products"), 0);
     assert_eq!((web.hits("/0.jpg"), web.hits("/late.jpg"), web.hits("/other.jpg")), (1, 0, 1));
-    let ours = "SELECT count(*) FROM (SELECT relation FROM caption.queue UNION ALL SELECT relation FROM caption.ledger UNION ALL SELECT relation FROM caption.watch_state) x \
-                 WHERE relation = 'products'::regclass";
+    let ours = "SELECT count(*) FROM (SELECT relation FROM caption.queue UNION ALL SELECT relation \
+        FROM caption.ledger UNION ALL SELECT relation FROM caption.watch_state) x \
+        WHERE relation = 'products'::regclass";
     assert_eq!(session.number(ours), 0, "nothing is remembered of it");
 }
 
@@ -271,7 +285,8 @@ fn progress_counts_what_was_filled() {
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     db.eventually(
-        "(SELECT (filled, waiting, in_flight, deferred, failed) = (4, 0, 0, 0, 0) FROM caption.progress WHERE relation = 'products'::regclass)",
+        "(SELECT (filled, waiting, in_flight, deferred, failed) = (4, 0, 0, 0, 0) \
+         FROM caption.progress WHERE relation = 'products'::regclass)",
     );
     assert!(
         session.text("SELECT bar FROM caption.progress").contains("100"),

@@ -31,7 +31,8 @@ fn a_bigint_key() {
 #[test]
 fn a_uuid_key() {
     fills(
-        "CREATE TABLE t (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), image_url text, alt text, seo text)",
+        "CREATE TABLE t (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), image_url text, alt text, \
+         seo text)",
         "t",
         "INSERT INTO t (image_url) VALUES ('$url')",
         "image_url",
@@ -51,7 +52,8 @@ fn a_text_key_with_anything_in_it() {
 #[test]
 fn a_composite_key() {
     fills(
-        "CREATE TABLE t (shop int, sku text, day date, image_url text, alt text, seo text, PRIMARY KEY (shop, sku, day))",
+        "CREATE TABLE t (shop int, sku text, day date, image_url text, alt text, seo text, \
+         PRIMARY KEY (shop, sku, day))",
         "t",
         "INSERT INTO t VALUES ($n, 'a', '2024-02-29', '$url')",
         "image_url",
@@ -61,10 +63,12 @@ fn a_composite_key() {
 #[test]
 fn keys_that_print_differently_in_other_settings() {
     fills(
-        "CREATE TABLE t (at timestamptz, x double precision, image_url text, alt text, seo text, PRIMARY KEY (at, x));
+        "CREATE TABLE t (at timestamptz, x double precision, image_url text, alt text, seo text, \
+         PRIMARY KEY (at, x));
          SET DateStyle = 'SQL, DMY'; SET TimeZone = 'Asia/Kathmandu'; SET extra_float_digits = -3",
         "t",
-        "INSERT INTO t VALUES ('2024-05-06 07:08:09.123456+00', 0.1::float8 + 0.2::float8 + $n, '$url')",
+        "INSERT INTO t VALUES ('2024-05-06 07:08:09.123456+00', 0.1::float8 + 0.2::float8 + $n, \
+         '$url')",
         "image_url",
     );
 }
@@ -140,8 +144,10 @@ fn mixed_case_and_quoted_names() {
 #[test]
 fn a_partitioned_table() {
     fills(
-        "CREATE TABLE t (id int, image_url text, alt text, seo text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
-         CREATE TABLE t0 PARTITION OF t FOR VALUES FROM (0) TO (1); CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (1) TO (9)",
+        "CREATE TABLE t (id int, image_url text, alt text, seo text, PRIMARY KEY (id)) \
+         PARTITION BY RANGE (id);
+         CREATE TABLE t0 PARTITION OF t FOR VALUES FROM (0) TO (1); \
+         CREATE TABLE t1 PARTITION OF t FOR VALUES FROM (1) TO (9)",
         "t",
         "INSERT INTO t VALUES ($n, '$url')",
         "image_url",
@@ -151,7 +157,8 @@ fn a_partitioned_table() {
 #[test]
 fn rows_written_to_a_partition_directly() {
     fills(
-        "CREATE TABLE t (id int, image_url text, alt text, seo text, PRIMARY KEY (id)) PARTITION BY RANGE (id);
+        "CREATE TABLE t (id int, image_url text, alt text, seo text, PRIMARY KEY (id)) \
+         PARTITION BY RANGE (id);
          CREATE TABLE t0 PARTITION OF t FOR VALUES FROM (0) TO (9)",
         "t",
         "INSERT INTO t0 VALUES ($n, '$url')",
@@ -162,7 +169,8 @@ fn rows_written_to_a_partition_directly() {
 #[test]
 fn a_table_with_generated_columns() {
     fills(
-        "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, path text, alt text, seo text,
+        "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, path text, alt text, \
+         seo text,
             image_url text GENERATED ALWAYS AS ('http://' || path) STORED)",
         "t",
         "INSERT INTO t (path) VALUES (replace('$url', 'http://', ''))",
@@ -204,7 +212,9 @@ fn a_varchar_keeps_its_length() {
 #[test]
 fn a_domain_over_a_domain_over_a_varchar_keeps_its_length() {
     let (text, _) = filled(
-        "CREATE DOMAIN short AS varchar(12); CREATE DOMAIN shorter AS short; CREATE DOMAIN shortest AS shorter",
+        "CREATE DOMAIN short AS varchar(12); \
+         CREATE DOMAIN shorter AS short; \
+         CREATE DOMAIN shortest AS shorter",
         "shortest",
         "concise",
     );
@@ -238,7 +248,11 @@ fn a_key_that_its_domain_would_not_take_today_is_filled() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
     let mut session = db.session();
-    session.run("CREATE DOMAIN sku AS varchar(20); CREATE DOMAIN shop_sku AS sku; CREATE TABLE t (k shop_sku PRIMARY KEY, image_url text, alt text, seo text)");
+    session.run(
+        "CREATE DOMAIN sku AS varchar(20); \
+         CREATE DOMAIN shop_sku AS sku; \
+         CREATE TABLE t (k shop_sku PRIMARY KEY, image_url text, alt text, seo text)",
+    );
     session.run(&format!("INSERT INTO t SELECT 'old ' || n, '{url}' FROM generate_series(1, 3) n"));
     session.run("ALTER DOMAIN sku ADD CHECK (value NOT LIKE 'old %') NOT VALID");
     session.run("SELECT caption.watch('t')");

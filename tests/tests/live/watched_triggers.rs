@@ -7,7 +7,8 @@ use pg_caption_tests::{Answer, Cluster, Session, Web};
 fn partitioned(db: &pg_caption_tests::Database<'_>, web: &Web) -> Session {
     let mut session = db.session();
     session.run(
-        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
          CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (100)",
     );
     session.run(&format!(
@@ -49,11 +50,16 @@ fn rows_of_a_partitioned_partition_that_is_attached_in_a_prepared_transaction_ar
     let mut session = partitioned(&db, &web);
     let url = web.serve("/2.jpg", Answer::picture(2));
     session.run(
-        "CREATE TABLE high (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+        "CREATE TABLE high (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
          CREATE TABLE higher PARTITION OF high FOR VALUES FROM (500) TO (1000)",
     );
     session.run(&format!("INSERT INTO high VALUES (600, '{url}')"));
-    session.run("BEGIN; ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000); PREPARE TRANSACTION 'attach'");
+    session.run(
+        "BEGIN; \
+         ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000); \
+         PREPARE TRANSACTION 'attach'",
+    );
     session.run("COMMIT PREPARED 'attach'");
     db.eventually(FILLED);
 }
@@ -83,7 +89,10 @@ fn disabled_triggers_are_stated_and_once_enabled_what_they_missed_is_filled() {
         ("ENABLE REPLICA TRIGGER pg_caption_insert", "ENABLE ALWAYS TRIGGER pg_caption_insert"),
     ] {
         session.run(&format!("ALTER TABLE products {off}"));
-        db.eventually("(SELECT stopped AND state LIKE '%triggers are disabled%ENABLE TRIGGER%' FROM caption.progress)");
+        db.eventually(
+            "(SELECT stopped AND state LIKE '%triggers are disabled%ENABLE TRIGGER%' \
+             FROM caption.progress)",
+        );
         session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
         session.run(&format!("ALTER TABLE products {on}"));
         db.eventually(FILLED);
@@ -124,7 +133,10 @@ fn triggers_that_no_longer_fire_for_replicated_rows_are_stated() {
     // Which is how PostgreSQL understands it: for what sessions of this server write.
     session
         .run("ALTER TABLE products DISABLE TRIGGER USER; ALTER TABLE products ENABLE TRIGGER USER");
-    db.eventually("(SELECT stopped AND state LIKE '%triggers are disabled%caption.watch()%' FROM caption.progress)");
+    db.eventually(
+        "(SELECT stopped AND state LIKE '%triggers are disabled%caption.watch()%' \
+         FROM caption.progress)",
+    );
     session.run("SELECT caption.watch('products', on_replica => true)");
     session.run("CALL caption.wait('products')");
 }
