@@ -33,7 +33,7 @@ fn codes(text: &str) -> impl Iterator<Item = String> {
 }
 
 #[test]
-fn every_code_of_a_failure_is_explained() {
+fn every_failure_code_is_documented() {
     let project =
         Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the project");
     let mut files = Vec::new();

@@ -6,7 +6,7 @@ const FILLED: &str =
     "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 #[test]
-fn without_a_free_worker_slot_the_log_says_so_once_and_a_larger_server_goes_on() {
+fn a_full_worker_pool_is_logged_once() {
     // One slot is PostgreSQL's own logical replication launcher's, the other one ours.
     let (cluster, web) = (Cluster::private(&[("max_worker_processes", "2")]), Web::start());
     let db = cluster.database();
@@ -25,7 +25,7 @@ fn without_a_free_worker_slot_the_log_says_so_once_and_a_larger_server_goes_on()
 }
 
 #[test]
-fn a_drain_needs_no_connection_that_a_full_server_could_refuse() {
+fn workers_need_no_connection_slot() {
     let (cluster, web) = (
         Cluster::private(&[("max_connections", "6"), ("superuser_reserved_connections", "0")]),
         Web::start(),
@@ -72,11 +72,11 @@ fn waits_for(setting: &str, missing: &str, there: &str) {
 }
 
 #[test]
-fn a_missing_library_is_waited_for() {
+fn a_missing_library_delays_the_queue() {
     waits_for("pg_caption.onnxruntime", "/nowhere/libonnxruntime.so", "");
 }
 
 #[test]
-fn a_missing_program_is_waited_for() {
+fn a_missing_engine_delays_the_queue() {
     waits_for("pg_caption.engine", "/nowhere/pg_caption_engine", "");
 }

@@ -16,7 +16,7 @@ fn a_picture_behind_a_url_gets_a_caption() {
 }
 
 #[test]
-fn null_in_gives_null_out_and_asks_nobody() {
+fn null_returns_null_without_a_request() {
     let db = database();
     let mut session = db.session();
     assert_eq!(session.value("SELECT caption_image(NULL::text)"), None);
@@ -24,7 +24,7 @@ fn null_in_gives_null_out_and_asks_nobody() {
 }
 
 #[test]
-fn an_unknown_style_is_refused_with_the_list_of_styles() {
+fn an_unknown_style_error_lists_the_styles() {
     let db = database();
     let error = db.session().error("SELECT caption_image('http://127.0.0.1:1/a.jpg', 'poetic')");
     assert_eq!(error.code().code(), "22023");
@@ -35,7 +35,7 @@ fn an_unknown_style_is_refused_with_the_list_of_styles() {
 }
 
 #[test]
-fn max_tokens_out_of_range_is_refused_with_the_range() {
+fn max_tokens_errors_name_the_range() {
     let db = database();
     let mut session = db.session();
     for tokens in [31, 257, 0, -1] {
@@ -49,7 +49,7 @@ fn max_tokens_out_of_range_is_refused_with_the_range() {
 }
 
 #[test]
-fn a_missing_picture_is_an_error_of_its_own_with_the_facts() {
+fn a_missing_picture_error_names_the_status() {
     let (db, web) = (database(), Web::start());
     let url = web.serve("/gone.jpg", Answer::status(404));
     let error = db.session().error(&format!("SELECT caption_image('{url}')"));
@@ -58,7 +58,7 @@ fn a_missing_picture_is_an_error_of_its_own_with_the_facts() {
 }
 
 #[test]
-fn credentials_of_a_url_never_reach_the_error() {
+fn errors_hide_credentials_of_a_url() {
     let (db, web) = (database(), Web::start());
     let url = web.url("/gone.jpg").replace("http://", "http://shop:s3cr3t@");
     let error = db.session().error(&format!("SELECT caption_image('{url}')"));
@@ -74,7 +74,7 @@ fn credentials_of_a_url_never_reach_the_error() {
 }
 
 #[test]
-fn what_is_no_picture_is_refused() {
+fn a_body_that_is_no_picture_is_rejected() {
     let (db, web) = (database(), Web::start());
     let url =
         web.serve("/page.jpg", Answer::body(b"<html>not a picture</html>".to_vec(), "image/jpeg"));
@@ -85,7 +85,7 @@ fn what_is_no_picture_is_refused() {
 }
 
 #[test]
-fn on_error_null_turns_a_bad_picture_into_null_and_a_warning() {
+fn on_error_null_returns_null_and_warns() {
     let (db, web) = (database(), Web::start());
     let url = web.url("/gone.jpg");
     let mut session = db.session();
@@ -101,7 +101,7 @@ fn on_error_null_turns_a_bad_picture_into_null_and_a_warning() {
 }
 
 #[test]
-fn a_backfill_with_bad_rows_ends_and_keeps_what_it_has() {
+fn an_update_with_bad_rows_keeps_the_good_ones() {
     let (db, web) = (database(), Web::start());
     let mut urls = web.pictures(4);
     urls.push(web.url("/gone.jpg"));
@@ -113,7 +113,7 @@ fn a_backfill_with_bad_rows_ends_and_keeps_what_it_has() {
 }
 
 #[test]
-fn two_calls_on_one_url_in_a_statement_fetch_it_once() {
+fn calls_of_one_statement_share_a_fetch() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run(
@@ -124,7 +124,7 @@ fn two_calls_on_one_url_in_a_statement_fetch_it_once() {
 }
 
 #[test]
-fn two_statements_fetch_it_twice() {
+fn each_statement_fetches_again() {
     let (db, web) = (database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
     let mut session = db.session();
@@ -134,7 +134,7 @@ fn two_statements_fetch_it_twice() {
 }
 
 #[test]
-fn the_bytes_of_a_picture_get_the_caption_that_its_url_gets() {
+fn bytes_and_url_get_the_same_caption() {
     let (db, web) = (database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(3));
     let hex: String =
@@ -158,7 +158,7 @@ fn statement_timeout_ends_a_waiting_call() {
 }
 
 #[test]
-fn a_cancelled_call_ends_while_the_engine_still_waits_for_its_picture() {
+fn a_cancelled_call_ends_during_the_fetch() {
     let (db, web, gate) = (database(), Web::start(), Gate::new());
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let mut waiting = db.session();
@@ -172,7 +172,7 @@ fn a_cancelled_call_ends_while_the_engine_still_waits_for_its_picture() {
 }
 
 #[test]
-fn a_terminated_caller_takes_its_work_along() {
+fn a_terminated_caller_cancels_its_request() {
     // An engine of its own: nobody else's work is counted.
     let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
     let db = cluster.database();
@@ -193,7 +193,7 @@ fn a_terminated_caller_takes_its_work_along() {
 }
 
 #[test]
-fn a_waiting_call_ends_when_its_database_is_dropped_by_force() {
+fn a_forced_database_drop_ends_waiting_calls() {
     let (db, web, gate) = (database(), Web::start(), Gate::new());
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let mut waiting = db.session();
@@ -206,7 +206,7 @@ fn a_waiting_call_ends_when_its_database_is_dropped_by_force() {
 }
 
 #[test]
-fn a_waiting_call_does_not_block_the_drop_of_another_database() {
+fn a_waiting_call_blocks_no_other_database_drop() {
     let (db, other, web, gate) = (database(), database(), Web::start(), Gate::new());
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let mut waiting = db.session();
@@ -222,7 +222,7 @@ fn a_waiting_call_does_not_block_the_drop_of_another_database() {
 }
 
 #[test]
-fn the_setting_timeout_bounds_a_call() {
+fn pg_caption_timeout_limits_a_call() {
     let (db, web, gate) = (database(), Web::start(), Gate::new());
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     let mut session = db.session();
@@ -232,7 +232,7 @@ fn the_setting_timeout_bounds_a_call() {
 }
 
 #[test]
-fn it_works_in_a_read_only_transaction() {
+fn read_only_transactions_get_captions() {
     let (db, web) = (database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
     let mut session = db.session();
@@ -242,7 +242,7 @@ fn it_works_in_a_read_only_transaction() {
 }
 
 #[test]
-fn plpgsql_catches_its_errors_and_goes_on() {
+fn plpgsql_catches_caption_errors() {
     let (db, web) = (database(), Web::start());
     let (good, gone) = (web.serve("/a.jpg", Answer::picture(0)), web.url("/gone.jpg"));
     let mut session = db.session();
@@ -262,7 +262,7 @@ fn plpgsql_catches_its_errors_and_goes_on() {
 }
 
 #[test]
-fn a_prepared_statement_captions_each_url_anew() {
+fn a_prepared_statement_fetches_every_url() {
     let (db, web) = (database(), Web::start());
     let urls = web.pictures(7);
     let mut session = db.session();
@@ -275,7 +275,7 @@ fn a_prepared_statement_captions_each_url_anew() {
 }
 
 #[test]
-fn it_works_in_parallel_workers() {
+fn parallel_workers_get_captions() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 8);
     session.run("ALTER TABLE products SET (parallel_workers = 2); ANALYZE products");
@@ -295,7 +295,7 @@ fn it_works_in_parallel_workers() {
 }
 
 #[test]
-fn nobody_may_call_it_before_it_is_granted() {
+fn caption_image_needs_a_grant() {
     let db = database();
     let role = format!("caller_{}", db.name);
     let mut session = db.session();

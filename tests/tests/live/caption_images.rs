@@ -3,7 +3,7 @@
 use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
 
 #[test]
-fn one_row_per_url_in_order_and_a_bad_one_costs_only_itself() {
+fn rows_keep_the_order_of_urls() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut urls = web.pictures(3);
     urls.insert(1, web.url("/gone.jpg"));
@@ -30,7 +30,7 @@ fn one_row_per_url_in_order_and_a_bad_one_costs_only_itself() {
 }
 
 #[test]
-fn all_urls_are_in_flight_together() {
+fn all_urls_are_fetched_together() {
     let (db, web, gate) = (Cluster::shared().database(), Web::start(), Gate::new());
     let urls: Vec<_> =
         (0..5).map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate))).collect();
@@ -46,7 +46,7 @@ fn all_urls_are_in_flight_together() {
 }
 
 #[test]
-fn null_among_the_urls_is_a_row_without_caption() {
+fn a_null_url_gives_a_row_without_caption() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
     let rows = db
@@ -58,7 +58,7 @@ fn null_among_the_urls_is_a_row_without_caption() {
 }
 
 #[test]
-fn no_urls_are_no_rows() {
+fn an_empty_array_gives_no_rows() {
     assert_eq!(
         Cluster::shared()
             .database()
@@ -69,7 +69,7 @@ fn no_urls_are_no_rows() {
 }
 
 #[test]
-fn one_picture_in_two_styles_is_fetched_once_and_its_facts_are_told() {
+fn two_styles_share_one_fetch() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
     let json =

@@ -59,12 +59,12 @@ fn watch_a_folder(folder: &Path) {
 }
 
 #[test]
-fn the_pictures_of_the_demo() {
+fn demo_pictures_all_end_filled_or_failed() {
     watch_a_folder(&demo_pictures());
 }
 
 #[test]
-fn real_shop_photos() {
+fn shop_photos_all_end_filled_or_failed() {
     match shared("catalogue/images") {
         Some(folder) => watch_a_folder(&folder),
         None => println!("skipped: ../shared/catalogue is not there"),

@@ -11,7 +11,7 @@ fn possessed_engine() -> String {
 }
 
 #[test]
-fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_servers_socket() {
+fn a_compromised_decoder_stays_confined() {
     let (cluster, web) =
         (Cluster::private(&[("pg_caption.engine", &possessed_engine())]), Web::start());
     let db = cluster.database();
@@ -64,7 +64,7 @@ fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_ser
 }
 
 #[test]
-fn the_installed_engine_has_no_such_door() {
+fn the_installed_engine_has_no_test_hook() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let mut picture = pictures::jpeg(0);
@@ -79,7 +79,7 @@ fn the_installed_engine_has_no_such_door() {
 }
 
 #[test]
-fn the_engine_has_few_malloc_arenas_and_nothing_of_the_servers_environment() {
+fn the_engine_environment_is_minimal() {
     let db = Cluster::shared().database();
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
     let pid = db.session().number("SELECT pid FROM caption.engine_status()");
@@ -102,7 +102,7 @@ fn the_engine_has_few_malloc_arenas_and_nothing_of_the_servers_environment() {
 }
 
 #[test]
-fn the_status_says_what_confines_the_engine() {
+fn engine_status_shows_the_confinement() {
     let db = Cluster::shared().database();
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
     let in_force = db.session().text("SELECT confinement::text FROM caption.engine_status()");
@@ -115,7 +115,7 @@ fn the_status_says_what_confines_the_engine() {
 }
 
 #[test]
-fn the_engines_socket_is_for_the_servers_user_alone() {
+fn only_the_server_user_opens_the_socket() {
     use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
     let (cluster, db) = (Cluster::shared(), Cluster::shared().database());
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
@@ -131,7 +131,7 @@ fn the_engines_socket_is_for_the_servers_user_alone() {
 }
 
 #[test]
-fn the_values_of_a_signed_url_are_in_no_message_no_view_and_no_log() {
+fn url_signatures_are_never_shown_or_logged() {
     let (cluster, web) = (
         Cluster::private(&[("log_min_error_statement", "panic"), ("log_min_messages", "debug1")]),
         Web::start(),

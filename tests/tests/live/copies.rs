@@ -15,7 +15,7 @@ fn output(mut command: std::process::Command) -> Vec<u8> {
 }
 
 #[test]
-fn a_standby_captions_but_writes_nothing_and_drains_after_its_promotion() {
+fn a_promoted_standby_continues_the_queue() {
     let (primary, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
     let db = primary.database();
     let urls: Vec<_> = (0..6u32)
@@ -54,7 +54,7 @@ fn a_standby_captions_but_writes_nothing_and_drains_after_its_promotion() {
 }
 
 #[test]
-fn a_restore_to_a_point_in_the_middle_of_a_drain_has_no_half_done_row_and_goes_on() {
+fn a_point_in_time_restore_has_no_half_rows() {
     let (web, gate) = (Web::start(), Gate::new());
     let primary = Cluster::private(&[
         ("archive_mode", "on"),
@@ -124,7 +124,7 @@ fn a_restore_to_a_point_in_the_middle_of_a_drain_has_no_half_done_row_and_goes_o
 }
 
 #[test]
-fn a_restored_dump_carries_watches_and_styles_and_starts_to_work_by_itself() {
+fn a_restored_dump_resumes_by_itself() {
     let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
     let db = cluster.database();
     let urls: Vec<_> = (0..4u32)
@@ -179,7 +179,7 @@ fn a_restored_dump_carries_watches_and_styles_and_starts_to_work_by_itself() {
 }
 
 #[test]
-fn a_database_made_from_a_template_walks_anew_without_being_told() {
+fn a_template_copy_starts_a_new_backfill() {
     let (cluster, web) = (Cluster::private(&[("pg_caption.enabled", "off")]), Web::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 3);
@@ -210,7 +210,7 @@ fn a_database_made_from_a_template_walks_anew_without_being_told() {
 
 /// Both sides have pg_caption, and the publication is FOR ALL TABLES: our own tables are in it.
 #[test]
-fn rows_that_logical_replication_applies_are_filled_and_nothing_stops_the_apply_worker() {
+fn rows_from_logical_replication_are_filled() {
     let settings = [("wal_level", "logical")];
     let (publisher, subscriber, web) =
         (Cluster::private(&settings), Cluster::private(&settings), Web::start());
@@ -265,7 +265,7 @@ fn rows_that_logical_replication_applies_are_filled_and_nothing_stops_the_apply_
 }
 
 #[test]
-fn a_watch_made_where_triggers_are_replicas_is_kept() {
+fn a_watch_in_replica_role_is_kept() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 2);
     session.run(
@@ -289,7 +289,7 @@ fn with_a_history(db: &Database, web: &Web) -> Session {
 }
 
 #[test]
-fn pg_upgrade_keeps_everything_and_the_queue_goes_on() {
+fn pg_upgrade_keeps_everything() {
     let Some(older) = Cluster::of_older_major(&[]) else {
         println!("skipped: OLD_PG_CONFIG names no PostgreSQL of an older major");
         return;

@@ -58,7 +58,7 @@ fn nothing_is_lost_or_doubled(db: &Database) {
 }
 
 #[test]
-fn an_engine_that_is_killed_again_and_again() {
+fn repeated_engine_kills_lose_no_row() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = watched(&cluster, &web, 2000);
     let mut session = db.session();
@@ -74,7 +74,7 @@ fn an_engine_that_is_killed_again_and_again() {
 }
 
 #[test]
-fn a_worker_that_is_terminated_again_and_again() {
+fn repeated_worker_ends_lose_no_row() {
     let (cluster, web) = (Cluster::subreaper(&[]), Web::start());
     let db = watched(&cluster, &web, 200);
     let mut session = db.session();
@@ -109,17 +109,17 @@ fn the_server_recovers_from_a_crash_of(process: &str) {
 }
 
 #[test]
-fn a_worker_that_crashes() {
+fn a_worker_crash_loses_no_row() {
     the_server_recovers_from_a_crash_of("pg_caption worker");
 }
 
 #[test]
-fn a_launcher_that_crashes() {
+fn a_launcher_crash_loses_no_row() {
     the_server_recovers_from_a_crash_of("pg_caption launcher");
 }
 
 #[test]
-fn a_picture_that_kills_every_engine_is_found_out_and_the_others_are_filled() {
+fn an_engine_killing_picture_is_identified() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let (poison, never) = ("/poison.jpg", pg_caption_tests::Gate::new());

@@ -16,7 +16,7 @@ fn state_of(name: &str, shown_in: &Database) -> (String, String) {
 }
 
 #[test]
-fn ten_databases_with_work_share_two_workers_in_turns() {
+fn ten_databases_share_two_workers() {
     let (cluster, web, gate) =
         (Cluster::private(&[("pg_caption.max_workers", "2")]), Web::start(), Gate::new());
     let databases: Vec<Database> = (0..10).map(|_| cluster.database()).collect();
@@ -53,7 +53,7 @@ fn ten_databases_with_work_share_two_workers_in_turns() {
 }
 
 #[test]
-fn one_free_worker_slot_is_shared_in_turns() {
+fn one_worker_slot_is_shared_in_turns() {
     // Three slots: one is PostgreSQL's own logical replication launcher's, one our launcher's.
     let (cluster, web, gate) = (
         Cluster::private(&[("max_worker_processes", "3"), ("pg_caption.max_workers", "4")]),
@@ -74,7 +74,7 @@ fn one_free_worker_slot_is_shared_in_turns() {
 }
 
 #[test]
-fn the_view_says_why_a_database_is_not_served() {
+fn the_view_explains_unserved_databases() {
     let (cluster, web) = (Cluster::private(&[("pg_caption.enabled", "off")]), Web::start());
     let (db, other) = (cluster.database(), cluster.database());
     db.products_of(&web, 1).run("SELECT caption.watch('products')");
@@ -122,17 +122,17 @@ fn a_worker_stays_itself(setting: &str) {
 }
 
 #[test]
-fn a_role_that_a_database_sets_for_its_sessions_binds_no_worker() {
+fn a_database_role_setting_binds_no_worker() {
     a_worker_stays_itself("role");
 }
 
 #[test]
-fn a_session_user_that_a_database_sets_binds_no_worker() {
+fn a_database_user_setting_binds_no_worker() {
     a_worker_stays_itself("session_authorization");
 }
 
 #[test]
-fn the_view_is_for_members_of_pg_monitor() {
+fn the_view_requires_pg_monitor() {
     let db = Cluster::shared().database();
     let role = format!("viewer_{}", db.name);
     let mut session = db.session();

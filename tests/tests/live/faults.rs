@@ -38,7 +38,7 @@ fn half_gated(web: &Web, gate: &Gate, count: usize) -> Vec<String> {
 }
 
 #[test]
-fn a_killed_engine_costs_no_session_and_no_row() {
+fn a_killed_engine_costs_no_session() {
     let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
     let db = cluster.database();
     let mut session = db.products(&half_gated(&web, &gate, 20));
@@ -71,7 +71,7 @@ fn a_waiting_call_outlives_the_engine() {
 }
 
 #[test]
-fn a_stopped_engine_does_not_hang_a_fast_stop() {
+fn a_stopped_engine_delays_no_fast_stop() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let url = web.serve("/a.jpg", Answer::picture(0));
@@ -83,7 +83,7 @@ fn a_stopped_engine_does_not_hang_a_fast_stop() {
 }
 
 #[test]
-fn a_terminated_worker_is_replaced_and_loses_no_row() {
+fn a_terminated_worker_is_replaced() {
     let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
     let db = cluster.database();
     let mut session = db.products(&half_gated(&web, &gate, 20));
@@ -97,7 +97,7 @@ fn a_terminated_worker_is_replaced_and_loses_no_row() {
 }
 
 #[test]
-fn a_terminated_launcher_is_replaced_and_so_is_its_engine() {
+fn a_terminated_launcher_is_replaced() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 3);
@@ -134,17 +134,17 @@ fn restart_in_mid_drain_loses_and_doubles_nothing(how: Stop) {
 }
 
 #[test]
-fn a_fast_restart_in_mid_drain_loses_and_doubles_nothing() {
+fn a_fast_restart_writes_each_row_once() {
     restart_in_mid_drain_loses_and_doubles_nothing(Stop::Fast);
 }
 
 #[test]
-fn an_immediate_restart_in_mid_drain_loses_and_doubles_nothing() {
+fn an_immediate_restart_writes_each_row_once() {
     restart_in_mid_drain_loses_and_doubles_nothing(Stop::Immediate);
 }
 
 #[test]
-fn a_killed_postmaster_in_mid_drain_loses_and_doubles_nothing() {
+fn a_killed_postmaster_writes_each_row_once() {
     restart_in_mid_drain_loses_and_doubles_nothing(Stop::Kill);
 }
 
@@ -168,7 +168,7 @@ fn serves(cluster: &Cluster) {
 }
 
 #[test]
-fn a_database_can_be_dropped_while_it_is_drained() {
+fn a_busy_database_can_be_dropped() {
     let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
     let db = draining(&cluster, &web, &gate);
     // Without FORCE: the worker must leave by itself.
@@ -178,7 +178,7 @@ fn a_database_can_be_dropped_while_it_is_drained() {
 }
 
 #[test]
-fn the_extension_can_be_dropped_while_it_drains() {
+fn a_busy_extension_can_be_dropped() {
     let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
     let db = draining(&cluster, &web, &gate);
     db.session().run("DROP EXTENSION pg_caption CASCADE");
@@ -190,7 +190,7 @@ fn the_extension_can_be_dropped_while_it_drains() {
 }
 
 #[test]
-fn a_table_can_be_dropped_while_it_is_drained() {
+fn a_busy_table_can_be_dropped() {
     let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
     let db = draining(&cluster, &web, &gate);
     let mut session = db.session();
@@ -202,7 +202,7 @@ fn a_table_can_be_dropped_while_it_is_drained() {
 }
 
 #[test]
-fn a_worker_inside_a_lock_wait_can_be_terminated() {
+fn a_worker_waiting_for_a_lock_can_end() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 3);
@@ -219,7 +219,7 @@ fn a_worker_inside_a_lock_wait_can_be_terminated() {
 /// A container's postmaster is PID 1: it adopts orphans, and takes any exit other than 0 or 1 for
 /// the crash of a backend.
 #[test]
-fn a_postmaster_that_adopts_orphans_takes_no_dead_engine_for_a_crashed_backend() {
+fn a_dead_engine_is_no_crashed_backend() {
     let (cluster, web) = (Cluster::subreaper(&[]), Web::start());
     let db = cluster.database();
     let url = web.serve("/a.jpg", Answer::picture(0));
@@ -243,7 +243,7 @@ fn a_postmaster_that_adopts_orphans_takes_no_dead_engine_for_a_crashed_backend()
 }
 
 #[test]
-fn a_missing_model_is_an_error_that_changes_nothing_and_a_reload_mends_it() {
+fn a_reload_fixes_a_missing_model() {
     let web = Web::start();
     let model = pg_caption_tests::model();
     let cluster = Cluster::private(&[("pg_caption.model", "/nowhere/at/all")]);
@@ -267,7 +267,7 @@ fn a_missing_model_is_an_error_that_changes_nothing_and_a_reload_mends_it() {
 }
 
 #[test]
-fn a_model_that_does_not_load_leaves_the_old_one_serving() {
+fn a_missing_new_model_keeps_the_old_engine() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let url = web.serve("/a.jpg", Answer::picture(0));
@@ -281,7 +281,7 @@ fn a_model_that_does_not_load_leaves_the_old_one_serving() {
 }
 
 #[test]
-fn a_changed_setting_exchanges_the_engine_and_no_call_fails() {
+fn a_new_setting_replaces_the_engine() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let url = web.serve("/a.jpg", Answer::picture(0));

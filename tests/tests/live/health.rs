@@ -7,7 +7,7 @@ use pg_caption_tests::{Answer, Cluster, Web, eventually};
 const ROWS: i64 = 30_000;
 
 #[test]
-fn the_queue_of_a_large_table_stays_small_and_no_row_is_left() {
+fn the_queue_of_a_large_table_stays_small() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products(&[]);
     // Most were written by hand; some are empty.
@@ -64,7 +64,7 @@ fn sleeps(pid: i64) -> u64 {
 }
 
 #[test]
-fn an_idle_server_is_left_in_peace() {
+fn an_idle_server_does_no_work() {
     // Everything of PostgreSQL's own that writes by the clock is out of the way.
     let cluster = Cluster::private(&[
         ("autovacuum", "off"),
@@ -92,7 +92,7 @@ fn an_idle_server_is_left_in_peace() {
 }
 
 #[test]
-fn what_waits_for_a_paused_table_is_not_read_with_every_row_of_another_one() {
+fn a_paused_queue_is_not_read_for_others() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run(

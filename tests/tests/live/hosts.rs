@@ -25,7 +25,7 @@ fn crowd(session: &mut Session, cooling: &str, count: usize, web: &Web, served: 
 }
 
 #[test]
-fn a_view_shows_what_each_host_is_asked_and_answered_and_until_when_it_is_left_alone() {
+fn the_host_view_shows_requests_and_cooldowns() {
     let (cluster, busy, slow, gate) =
         (Cluster::private(&[]), Web::start(), Web::start(), Gate::new());
     let db = cluster.database();
@@ -69,7 +69,7 @@ fn a_view_shows_what_each_host_is_asked_and_answered_and_until_when_it_is_left_a
 }
 
 #[test]
-fn hosts_are_shown_to_those_who_may_ask_the_engine() {
+fn the_host_view_needs_the_engine_grant() {
     let db = Cluster::shared().database();
     let mut session = db.session();
     let role = format!("watcher_{}", db.name);
@@ -86,7 +86,7 @@ fn hosts_are_shown_to_those_who_may_ask_the_engine() {
 }
 
 #[test]
-fn a_thousand_rows_of_a_cooling_host_at_the_head_of_the_queue_hold_up_nobody_and_are_not_charged() {
+fn a_cooling_host_delays_no_other_rows() {
     for status in [WANTS_PATIENCE, 503] {
         let (db, busy, web) = (Cluster::shared().database(), Web::start(), Web::start());
         let url = busy.serve_all(Answer::status(status).header("Retry-After", "3600"));
@@ -127,7 +127,7 @@ fn a_thousand_rows_of_a_cooling_host_at_the_head_of_the_queue_hold_up_nobody_and
 }
 
 #[test]
-fn rows_of_a_host_that_takes_its_time_do_not_take_the_places_of_the_others() {
+fn a_slow_host_delays_no_other_host() {
     let (db, slow, web, gate) =
         (Cluster::shared().database(), Web::start(), Web::start(), Gate::new());
     let url = slow.serve_all(Answer::picture(9).behind(&gate));
@@ -147,7 +147,7 @@ fn rows_of_a_host_that_takes_its_time_do_not_take_the_places_of_the_others() {
 }
 
 #[test]
-fn thousands_of_rows_of_a_host_that_takes_its_time_are_put_off_uncharged_for_those_behind_them() {
+fn excess_rows_of_a_slow_host_are_deferred() {
     let (db, slow, web, gate) =
         (Cluster::shared().database(), Web::start(), Web::start(), Gate::new());
     let url = slow.serve_all(Answer::picture(9).behind(&gate));
@@ -169,7 +169,7 @@ fn thousands_of_rows_of_a_host_that_takes_its_time_are_put_off_uncharged_for_tho
 }
 
 #[test]
-fn rows_of_a_host_that_has_recovered_get_their_captions() {
+fn rows_of_a_recovered_host_are_filled() {
     let (db, busy, web) = (Cluster::shared().database(), Web::start(), Web::start());
     let url = busy.serve_all(Answer::status(503).header("Retry-After", "1"));
     let mut session = db.products(&[]);
@@ -184,7 +184,7 @@ fn rows_of_a_host_that_has_recovered_get_their_captions() {
 }
 
 #[test]
-fn a_cooling_host_stays_cooling_when_the_engine_is_exchanged() {
+fn a_cooldown_survives_an_engine_change() {
     let (cluster, busy) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let mut session = db.session();

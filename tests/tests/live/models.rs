@@ -33,7 +33,7 @@ fn serves(db: &Database<'_>, name: &str) {
 }
 
 #[test]
-fn what_is_installed_is_listed_with_what_serves() {
+fn models_lists_installed_and_serving() {
     let models = Models::of(&["first", "second", "strange", "half"]);
     models.edit("strange", "config.json", |config| config["model_type"] = "poet".into());
     fs::remove_file(models.folder("half").join("tokenizer.json")).unwrap();
@@ -81,7 +81,7 @@ fn what_is_installed_is_listed_with_what_serves() {
 }
 
 #[test]
-fn what_is_installed_is_listed_without_an_engine_too() {
+fn models_needs_no_engine() {
     let models = Models::of(&["first", "second"]);
     let cluster = Cluster::private(&[
         ("pg_caption.models_directory", models.directory().to_str().unwrap()),
@@ -98,7 +98,7 @@ fn what_is_installed_is_listed_without_an_engine_too() {
 }
 
 #[test]
-fn a_model_chosen_in_sql_serves() {
+fn use_model_changes_the_serving_model() {
     let models = Models::of(&["first", "second"]);
     let cluster = models.cluster("first");
     let db = cluster.database();
@@ -128,7 +128,7 @@ fn a_model_chosen_in_sql_serves() {
 }
 
 #[test]
-fn it_takes_effect_at_once_whatever_becomes_of_the_transaction() {
+fn use_model_ignores_a_rollback() {
     let models = Models::of(&["first", "second"]);
     let cluster = models.cluster("first");
     let db = cluster.database();
@@ -138,7 +138,7 @@ fn it_takes_effect_at_once_whatever_becomes_of_the_transaction() {
 }
 
 #[test]
-fn a_name_that_is_none_is_refused_with_what_there_is() {
+fn an_unknown_model_error_lists_the_models() {
     let models = Models::of(&["first", "half"]);
     fs::remove_file(models.folder("half").join("onnx/encoder_model.onnx")).unwrap();
     let cluster = models.cluster("first");
@@ -167,7 +167,7 @@ fn postgres_literal(text: &str) -> String {
 }
 
 #[test]
-fn only_who_may_alter_the_setting_chooses() {
+fn use_model_needs_alter_system() {
     let models = Models::of(&["first", "second"]);
     let cluster = models.cluster("first");
     let db = cluster.database();
@@ -194,7 +194,7 @@ fn only_who_may_alter_the_setting_chooses() {
 }
 
 #[test]
-fn a_model_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
+fn a_broken_model_keeps_the_old_one_serving() {
     let models = Models::of(&["first", "broken"]);
     let graph = models.folder("broken").join("onnx/encoder_model.onnx");
     let length = fs::metadata(&graph).unwrap().len();
@@ -229,7 +229,7 @@ fn a_model_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
 }
 
 #[test]
-fn a_model_that_serves_without_some_of_its_files_says_which_and_why() {
+fn skipped_model_files_are_reported() {
     let models = Models::of(&["first", "damaged"]);
     let graph = |file: &str| models.folder("damaged").join("onnx").join(file);
     for name in ["encoder_model", "decoder_model_merged"] {

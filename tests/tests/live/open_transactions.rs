@@ -49,7 +49,7 @@ fn only_its_own_table_waits(call: &str, at_the_end: &str) {
 }
 
 #[test]
-fn after_watch() {
+fn an_open_watch_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.watch('products')",
         "(SELECT count(*) FROM products WHERE alt <> '') = 4",
@@ -57,7 +57,7 @@ fn after_watch() {
 }
 
 #[test]
-fn after_retry() {
+fn an_open_retry_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.retry('products')",
         "(SELECT count(*) FROM products WHERE alt <> '') = 4",
@@ -65,7 +65,7 @@ fn after_retry() {
 }
 
 #[test]
-fn after_resume() {
+fn an_open_resume_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.pause('products'), caption.resume('products')",
         "(SELECT count(*) FROM products WHERE alt <> '') = 4",
@@ -73,7 +73,7 @@ fn after_resume() {
 }
 
 #[test]
-fn after_unwatch() {
+fn an_open_unwatch_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.unwatch('products')",
         "NOT EXISTS (SELECT FROM caption.progress WHERE relation = 'products'::regclass)",
@@ -81,7 +81,7 @@ fn after_unwatch() {
 }
 
 #[test]
-fn after_recaption() {
+fn an_open_recaption_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.recaption('products')",
         "(SELECT count(*) FROM products WHERE alt <> '') = 4",
@@ -89,7 +89,7 @@ fn after_recaption() {
 }
 
 #[test]
-fn after_tidy() {
+fn an_open_prune_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.prune('products')",
         "(SELECT count(*) FROM products WHERE alt <> '') = 4",

@@ -11,7 +11,7 @@ const FILLED: &str =
     "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 #[test]
-fn a_row_that_somebody_holds_does_not_stop_the_others() {
+fn a_locked_row_delays_no_other_row() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 5);
     let mut holder = db.session();
@@ -24,7 +24,7 @@ fn a_row_that_somebody_holds_does_not_stop_the_others() {
 }
 
 #[test]
-fn a_row_that_stays_locked_does_not_hold_up_the_walk_over_a_large_table() {
+fn a_locked_row_delays_no_backfill() {
     let (db, web) = (database(), Web::start());
     // More than a worker has in hand of a walk; all but the first of missing pictures, which are
     // quickly done with.
@@ -54,7 +54,7 @@ fn a_row_that_stays_locked_does_not_hold_up_the_walk_over_a_large_table() {
 }
 
 #[test]
-fn a_table_that_is_locked_as_a_whole_holds_up_only_itself() {
+fn a_locked_table_delays_only_itself() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 3);
     session.run("SELECT caption.watch('products')");
@@ -79,7 +79,7 @@ fn a_table_that_is_locked_as_a_whole_holds_up_only_itself() {
 }
 
 #[test]
-fn a_rolled_back_savepoint_takes_no_other_rows_along() {
+fn a_savepoint_rollback_loses_no_other_rows() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
@@ -97,7 +97,7 @@ fn a_rolled_back_savepoint_takes_no_other_rows_along() {
 }
 
 #[test]
-fn a_serialisable_transaction_older_than_the_watch_is_not_missed() {
+fn a_transaction_before_the_watch_is_seen() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products(&[]);
     let mut old = db.session();
@@ -111,7 +111,7 @@ fn a_serialisable_transaction_older_than_the_watch_is_not_missed() {
 }
 
 #[test]
-fn a_transaction_that_turns_read_only_still_commits() {
+fn a_transaction_turned_read_only_commits() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
@@ -126,7 +126,7 @@ fn a_transaction_that_turns_read_only_still_commits() {
 }
 
 #[test]
-fn a_prepared_transaction_is_noticed_when_it_commits() {
+fn a_prepared_transaction_is_processed() {
     let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start());
     let db = cluster.database();
     let mut session = db.products(&[]);
@@ -140,7 +140,7 @@ fn a_prepared_transaction_is_noticed_when_it_commits() {
 }
 
 #[test]
-fn a_prepared_transaction_is_noticed_when_it_commits_while_a_worker_is_at_work() {
+fn a_busy_worker_sees_commit_prepared() {
     let (cluster, web, gate) =
         (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start(), Gate::new());
     let db = cluster.database();
@@ -163,7 +163,7 @@ fn a_prepared_transaction_is_noticed_when_it_commits_while_a_worker_is_at_work()
 }
 
 #[test]
-fn a_key_whose_type_changes_within_the_transaction_is_read_as_what_it_is() {
+fn a_key_type_may_change_in_a_transaction() {
     let (db, web) = (database(), Web::start());
     let (first, second) =
         (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
@@ -181,7 +181,7 @@ fn a_key_whose_type_changes_within_the_transaction_is_read_as_what_it_is() {
 }
 
 #[test]
-fn the_trigger_function_serves_only_as_caption_watch_uses_it() {
+fn the_trigger_function_rejects_other_uses() {
     let db = database();
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
@@ -204,7 +204,7 @@ fn the_trigger_function_serves_only_as_caption_watch_uses_it() {
 }
 
 #[test]
-fn a_url_of_a_megabyte_costs_only_its_own_row() {
+fn a_huge_url_costs_only_its_row() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 2);
     session.run(
@@ -224,7 +224,7 @@ fn a_url_of_a_megabyte_costs_only_its_own_row() {
 }
 
 #[test]
-fn a_trigger_that_edits_our_text_does_not_make_it_a_person_s() {
+fn trigger_edits_stay_machine_written() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run(
@@ -244,7 +244,7 @@ fn a_trigger_that_edits_our_text_does_not_make_it_a_person_s() {
 }
 
 #[test]
-fn a_failing_trigger_of_the_table_is_a_stated_failure_of_its_row_alone() {
+fn a_failed_check_costs_only_its_row() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 4);
     session.run("ALTER TABLE products ADD CHECK (id <> 2 OR alt IS NULL)");
@@ -256,7 +256,7 @@ fn a_failing_trigger_of_the_table_is_a_stated_failure_of_its_row_alone() {
 }
 
 #[test]
-fn a_watch_that_is_redefined_in_mid_drain_puts_no_text_into_the_wrong_column() {
+fn a_redefined_watch_fills_the_right_column() {
     let (db, web, gate) = (database(), Web::start(), Gate::new());
     let url = web.serve("/a.jpg", Answer::picture(1).behind(&gate));
     let mut session = db.products(&[url]);
@@ -274,7 +274,7 @@ fn a_watch_that_is_redefined_in_mid_drain_puts_no_text_into_the_wrong_column() {
 }
 
 #[test]
-fn rows_of_inheriting_tables_are_not_taken_for_the_table_s_own() {
+fn rows_of_inheriting_tables_are_ignored() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 2);
     session.run(
@@ -287,7 +287,7 @@ fn rows_of_inheriting_tables_are_not_taken_for_the_table_s_own() {
 }
 
 #[test]
-fn statistics_are_reported_so_that_autovacuum_runs() {
+fn statistics_reach_autovacuum() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 5);
     session.run("SELECT caption.watch('products')");
@@ -300,7 +300,7 @@ fn statistics_are_reported_so_that_autovacuum_runs() {
 }
 
 #[test]
-fn a_member_of_nobody_sees_no_progress_and_no_failure() {
+fn other_roles_see_no_progress_or_failure() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products(&[web.url("/gone.jpg")]);
     session.run("SELECT caption.watch('products')");
@@ -316,7 +316,7 @@ fn a_member_of_nobody_sees_no_progress_and_no_failure() {
 }
 
 #[test]
-fn a_partition_that_somebody_holds_is_not_waited_for_so_nobody_is_told_of_a_deadlock() {
+fn a_locked_partition_causes_no_deadlock() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 2);
     session.run(

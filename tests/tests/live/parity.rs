@@ -93,7 +93,7 @@ fn mine(instruction: &str, task: StyleTask) -> CaptionStyle {
 }
 
 #[test]
-fn florence_2_says_through_sql_what_the_reference_says() {
+fn florence_2_matches_the_reference() {
     let style = builtin("concise").unwrap();
     for output in ["beam3_32", "greedy_32"] {
         let (model, expected, tiles) = ("florence2", "expected.json", "auto");
@@ -109,7 +109,7 @@ fn florence_2_says_through_sql_what_the_reference_says() {
 }
 
 #[test]
-fn smolvlm_says_through_sql_what_the_reference_says() {
+fn smolvlm_matches_the_reference() {
     let prompt = "Can you describe this image?";
     for (expected, tiles) in [("expected.json", "all"), ("expected_one_tile.json", "one")] {
         for output in ["greedy_32", "beam3_ngram3_32"] {
@@ -126,7 +126,7 @@ fn smolvlm_says_through_sql_what_the_reference_says() {
 }
 
 #[test]
-fn vit_gpt2_says_through_sql_what_the_reference_says() {
+fn vit_gpt2_matches_the_reference() {
     for output in ["greedy_32", "beam3_ngram3_32"] {
         let (model, expected, tiles) = ("vit-gpt2", "expected.json", "auto");
         says_what_the_reference_says(&Asked {

@@ -4,7 +4,7 @@
 use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
 
 #[test]
-fn the_launcher_shows_what_it_is() {
+fn the_launcher_is_visible() {
     assert_eq!(
         Cluster::shared().session("postgres").number(
             "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'pg_caption launcher'"
@@ -14,7 +14,7 @@ fn the_launcher_shows_what_it_is() {
 }
 
 #[test]
-fn a_worker_shows_what_it_is_and_leaves_when_idle() {
+fn a_worker_is_visible_and_ends_when_idle() {
     let (db, web, gate) = (Cluster::shared().database(), Web::start(), Gate::new());
     let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
     db.products(&[url]).run("SELECT caption.watch('products')");
@@ -31,7 +31,7 @@ fn a_worker_shows_what_it_is_and_leaves_when_idle() {
 }
 
 #[test]
-fn the_engine_is_one_and_says_how_it_is() {
+fn the_engine_reports_its_status() {
     let db = Cluster::shared().database();
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
     let pid = db.session().number("SELECT pid FROM caption.engine_status()");
@@ -40,7 +40,7 @@ fn the_engine_is_one_and_says_how_it_is() {
 }
 
 #[test]
-fn the_engine_holds_nothing_of_the_server() {
+fn the_engine_opens_no_server_files() {
     let db = Cluster::shared().database();
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
     let pid = db.session().number("SELECT pid FROM caption.engine_status()");
@@ -59,7 +59,7 @@ fn the_engine_holds_nothing_of_the_server() {
 }
 
 #[test]
-fn a_server_without_preloading_says_which_line_to_add() {
+fn a_missing_preload_names_the_setting() {
     let cluster = Cluster::private(&[("shared_preload_libraries", "")]);
     let db = cluster.database();
     let error = db.session().error("SELECT caption_image('http://127.0.0.1:1/a.jpg')");
@@ -87,7 +87,7 @@ fn every_object_has_a_comment() {
 }
 
 #[test]
-fn nothing_that_reaches_out_is_granted_to_everybody_or_immutable() {
+fn captioning_functions_are_volatile_and_private() {
     let db = Cluster::shared().database();
     let open = db.session().rows(
         "SELECT p.oid::regprocedure FROM pg_proc AS p WHERE (p.proname LIKE 'caption_image%' \

@@ -33,7 +33,7 @@ fn rows(session: &mut Session) -> String {
 }
 
 #[test]
-fn an_unchanged_picture_is_neither_downloaded_nor_captioned_again() {
+fn an_unchanged_picture_is_not_recaptioned() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let urls = [
@@ -63,7 +63,7 @@ fn an_unchanged_picture_is_neither_downloaded_nor_captioned_again() {
 }
 
 #[test]
-fn a_picture_that_changed_under_its_url_gets_new_captions_and_a_persons_text_stays() {
+fn a_changed_picture_is_recaptioned() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
     let mut session = captioned(&db, std::slice::from_ref(&url));
@@ -77,7 +77,7 @@ fn a_picture_that_changed_under_its_url_gets_new_captions_and_a_persons_text_sta
 }
 
 #[test]
-fn an_emptied_text_is_written_again_although_its_picture_is_unchanged() {
+fn an_emptied_text_is_written_again() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
     let mut session = captioned(&db, &[url]);
@@ -99,7 +99,7 @@ fn an_emptied_text_is_written_again_although_its_picture_is_unchanged() {
 }
 
 #[test]
-fn texts_of_two_versions_of_a_picture_are_not_taken_for_those_of_one() {
+fn texts_of_two_picture_versions_are_renewed() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
     let mut session = captioned(&db, std::slice::from_ref(&url));
@@ -115,7 +115,7 @@ fn texts_of_two_versions_of_a_picture_are_not_taken_for_those_of_one() {
 }
 
 #[test]
-fn a_server_without_validators_is_asked_in_full_and_the_same_words_make_no_new_row() {
+fn an_equal_text_writes_no_row() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = captioned(&db, &web.pictures(3));
     let before = rows(&mut session);
@@ -127,7 +127,7 @@ fn a_server_without_validators_is_asked_in_full_and_the_same_words_make_no_new_r
 }
 
 #[test]
-fn only_texts_older_than_asked_for_are_captioned_again() {
+fn older_than_limits_recaption() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = captioned(&db, &web.pictures(3));
     session.run("UPDATE caption.ledger SET at = at - interval '3 days' WHERE key = '[\"2\"]'");
@@ -137,7 +137,7 @@ fn only_texts_older_than_asked_for_are_captioned_again() {
 }
 
 #[test]
-fn a_picture_that_is_gone_is_recorded_and_its_text_stays() {
+fn a_lost_picture_keeps_its_text() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
     let mut session = captioned(&db, &[url]);

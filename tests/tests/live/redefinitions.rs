@@ -26,7 +26,7 @@ fn half_way<'a>(web: &Web, gate: &Gate) -> (Database<'a>, Session) {
 }
 
 #[test]
-fn truncate_empties_the_queue_and_new_rows_are_filled() {
+fn rows_after_truncate_are_filled() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
     session.run("TRUNCATE products");
@@ -38,7 +38,7 @@ fn truncate_empties_the_queue_and_new_rows_are_filled() {
 }
 
 #[test]
-fn a_renamed_table_is_filled_under_its_new_name() {
+fn a_renamed_table_is_filled() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
     session.run("ALTER TABLE products RENAME TO goods");
@@ -48,7 +48,7 @@ fn a_renamed_table_is_filled_under_its_new_name() {
 }
 
 #[test]
-fn a_table_moved_to_another_schema_is_filled_there() {
+fn a_table_moved_to_a_schema_is_filled() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
     session.run("CREATE SCHEMA shop; ALTER TABLE products SET SCHEMA shop");
@@ -58,7 +58,7 @@ fn a_table_moved_to_another_schema_is_filled_there() {
 }
 
 #[test]
-fn a_renamed_column_stops_the_table_with_a_word_and_a_new_watch_goes_on() {
+fn a_renamed_column_stops_the_watch() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
     session.run("ALTER TABLE products RENAME image_url TO photo");
@@ -73,7 +73,7 @@ fn a_renamed_column_stops_the_table_with_a_word_and_a_new_watch_goes_on() {
 }
 
 #[test]
-fn a_watched_column_gets_another_type_in_one_transaction_and_what_is_ours_stays_known() {
+fn a_watched_column_can_change_its_type() {
     let web = Web::start();
     let (first, second) =
         (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
@@ -100,7 +100,7 @@ fn a_watched_column_gets_another_type_in_one_transaction_and_what_is_ours_stays_
 }
 
 #[test]
-fn a_column_that_is_dropped_takes_its_triggers_along_and_progress_says_so() {
+fn a_dropped_column_stops_the_watch() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
     assert_eq!(
@@ -117,8 +117,7 @@ fn a_column_that_is_dropped_takes_its_triggers_along_and_progress_says_so() {
 }
 
 #[test]
-fn a_column_that_takes_the_name_of_a_watched_one_stops_the_table_with_a_word_and_a_new_watch_goes_on()
- {
+fn a_replaced_column_stops_the_watch() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 2);
     session.run("SELECT caption.watch('products')");
@@ -139,7 +138,7 @@ fn a_column_that_takes_the_name_of_a_watched_one_stops_the_table_with_a_word_and
 }
 
 #[test]
-fn a_table_whose_key_finds_several_rows_stops_with_a_word_and_nobody_s_text_is_lost() {
+fn an_ambiguous_key_stops_the_watch() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.session();
     session.run(
@@ -160,7 +159,7 @@ fn a_table_whose_key_finds_several_rows_stops_with_a_word_and_nobody_s_text_is_l
 }
 
 #[test]
-fn rows_written_while_a_part_of_the_key_was_renamed_or_null_are_found_afterwards() {
+fn rows_of_a_broken_key_are_found_later() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.session();
     session
@@ -185,7 +184,7 @@ fn rows_written_while_a_part_of_the_key_was_renamed_or_null_are_found_afterwards
 }
 
 #[test]
-fn a_rewritten_table_is_filled_as_before() {
+fn a_rewritten_table_is_filled() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
     session.run("ALTER TABLE products ALTER title TYPE char(40)");
@@ -196,8 +195,7 @@ fn a_rewritten_table_is_filled_as_before() {
 }
 
 #[test]
-fn after_a_change_of_owner_captions_are_written_with_the_new_owner_s_rights_and_the_old_role_can_go()
- {
+fn a_new_owner_replaces_the_old_role() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
     let (old, new) = (format!("old_{}", db.name), format!("new_{}", db.name));
@@ -220,7 +218,7 @@ fn after_a_change_of_owner_captions_are_written_with_the_new_owner_s_rights_and_
 }
 
 #[test]
-fn row_level_security_that_binds_the_owner_stops_the_table_with_a_word() {
+fn forced_row_security_stops_the_watch() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
     let owner = format!("owner_{}", db.name);
@@ -243,7 +241,7 @@ fn row_level_security_that_binds_the_owner_stops_the_table_with_a_word() {
 }
 
 #[test]
-fn a_trigger_that_raises_is_a_stated_failure_of_its_row_and_the_others_go_on() {
+fn a_raising_trigger_costs_only_its_row() {
     let (web, gate) = (Web::start(), Gate::new());
     let (db, mut session) = half_way(&web, &gate);
     session.run(
@@ -262,7 +260,7 @@ fn a_trigger_that_raises_is_a_stated_failure_of_its_row_and_the_others_go_on() {
 }
 
 #[test]
-fn a_table_that_cannot_be_read_is_said_once_in_the_log_however_often_it_is_tried() {
+fn an_unreadable_table_is_logged_once() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 1);

@@ -28,17 +28,17 @@ fn refused(create: &str, watch: &str, words: &[&str]) {
 }
 
 #[test]
-fn a_table_without_a_key() {
+fn a_table_without_a_key_is_rejected() {
     refused("CREATE TABLE t (id int, image_url text, alt text, seo text)", "'t'", &["key"]);
 }
 
 #[test]
-fn a_unique_index_that_lets_null_in_is_no_key() {
+fn a_nullable_unique_index_is_no_key() {
     refused("CREATE TABLE t (id int UNIQUE, image_url text, alt text, seo text)", "'t'", &["key"]);
 }
 
 #[test]
-fn a_key_whose_text_changes_with_names_or_the_locale() {
+fn a_key_with_unstable_text_is_rejected() {
     for (kind, words) in [
         ("regclass", ["regclass", "search_path", "oid"]),
         ("regrole[]", ["regrole", "names", "oid"]),
@@ -56,7 +56,7 @@ fn a_key_whose_text_changes_with_names_or_the_locale() {
 }
 
 #[test]
-fn a_deferrable_key() {
+fn a_deferrable_key_is_rejected() {
     refused(
         "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, image_url text, alt text, seo text)",
         "'t'",
@@ -65,7 +65,7 @@ fn a_deferrable_key() {
 }
 
 #[test]
-fn a_partition_of_a_watched_table_and_a_table_whose_partition_is_watched() {
+fn one_partition_tree_has_one_watch() {
     let db = Cluster::shared().database();
     let mut session = db.session();
     session.run(
@@ -100,7 +100,7 @@ fn a_partition_of_a_watched_table_and_a_table_whose_partition_is_watched() {
 }
 
 #[test]
-fn null_where_a_value_is_needed() {
+fn null_arguments_are_rejected() {
     let db = Cluster::shared().database();
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
@@ -129,17 +129,17 @@ fn null_where_a_value_is_needed() {
 }
 
 #[test]
-fn a_missing_url_column() {
+fn a_missing_url_column_is_rejected() {
     refused("CREATE TABLE t (id int PRIMARY KEY, alt text, seo text)", "'t', 'photo'", &["photo"]);
 }
 
 #[test]
-fn a_missing_column_to_fill() {
+fn a_missing_fill_column_is_rejected() {
     refused("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text)", "'t'", &["seo"]);
 }
 
 #[test]
-fn a_column_that_is_not_text() {
+fn a_fill_column_must_be_text() {
     refused(
         "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt int, seo text)",
         "'t'",
@@ -158,7 +158,7 @@ fn a_generated_column_cannot_be_filled() {
 }
 
 #[test]
-fn a_view() {
+fn a_view_is_rejected() {
     refused(
         "CREATE VIEW t AS SELECT 1 AS id, ''::text AS image_url, ''::text AS alt, ''::text AS seo",
         "'t'",
@@ -167,7 +167,7 @@ fn a_view() {
 }
 
 #[test]
-fn an_unknown_style() {
+fn an_unknown_style_is_rejected() {
     refused(
         "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text)",
         r#"'t', fills => '{"alt": "poetic"}'"#,
@@ -176,7 +176,7 @@ fn an_unknown_style() {
 }
 
 #[test]
-fn max_tokens_out_of_range() {
+fn max_tokens_out_of_range_is_rejected() {
     refused(
         "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text)",
         "'t', max_tokens => 7",
@@ -185,7 +185,7 @@ fn max_tokens_out_of_range() {
 }
 
 #[test]
-fn a_database_of_another_encoding() {
+fn only_utf8_databases_are_accepted() {
     let cluster = Cluster::shared();
     let mut admin = cluster.session("postgres");
     admin.run(
@@ -202,7 +202,7 @@ fn a_database_of_another_encoding() {
 }
 
 #[test]
-fn somebody_elses_table() {
+fn a_table_of_another_owner_is_rejected() {
     let db = Cluster::shared().database();
     let mut session = db.products(&[]);
     let role = format!("stranger_{}", db.name);
@@ -217,7 +217,7 @@ fn somebody_elses_table() {
 }
 
 #[test]
-fn loopback_unless_it_is_allowed() {
+fn loopback_is_rejected_unless_allowed() {
     let (cluster, web) = (Cluster::private(&[("pg_caption.allowed_networks", "")]), Web::start());
     let db = cluster.database();
     let url = web.serve("/a.jpg", Answer::picture(0));

@@ -27,7 +27,7 @@ const FILLED: &str =
     "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 #[test]
-fn triggers_of_the_table_run_as_its_owner_deferred_ones_too() {
+fn triggers_run_as_the_table_owner() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let (db, mut session, role) = shop(&cluster, &web);
     session.run("CREATE TABLE seen (who text)");
@@ -48,7 +48,7 @@ fn triggers_of_the_table_run_as_its_owner_deferred_ones_too() {
 }
 
 #[test]
-fn a_trigger_cannot_become_somebody_else() {
+fn a_trigger_cannot_change_its_role() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let (db, mut session, _) = shop(&cluster, &web);
     session.run(
@@ -64,7 +64,7 @@ fn a_trigger_cannot_become_somebody_else() {
 }
 
 #[test]
-fn functions_planted_in_the_schema_are_not_called() {
+fn planted_functions_are_not_called() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let (db, mut session, _) = shop(&cluster, &web);
     session.run("CREATE TABLE trapped (who text)");
@@ -87,7 +87,7 @@ fn functions_planted_in_the_schema_are_not_called() {
 }
 
 #[test]
-fn somebody_else_can_neither_watch_nor_end_a_watch() {
+fn only_the_owner_controls_a_watch() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let (db, mut session, _) = shop(&cluster, &web);
     session.run("SELECT caption.watch('products')");
@@ -112,7 +112,7 @@ fn somebody_else_can_neither_watch_nor_end_a_watch() {
 }
 
 #[test]
-fn nobody_may_reach_out_unless_granted() {
+fn functions_are_revoked_from_public() {
     let db = Cluster::shared().database();
     let mut session = db.session();
     let open = session.rows(
@@ -133,7 +133,7 @@ fn nobody_may_reach_out_unless_granted() {
 }
 
 #[test]
-fn every_object_says_what_it_is() {
+fn every_extension_object_is_described() {
     let db = Cluster::shared().database();
     let silent = db.session().rows(
         "SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d JOIN pg_extension e \
@@ -148,7 +148,7 @@ fn every_object_says_what_it_is() {
 }
 
 #[test]
-fn expressions_and_checks_planted_in_the_table_run_as_its_owner() {
+fn planted_expressions_run_as_the_owner() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let (db, mut session, role) = shop(&cluster, &web);
     session.run("CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC");
@@ -177,7 +177,7 @@ fn expressions_and_checks_planted_in_the_table_run_as_its_owner() {
 }
 
 #[test]
-fn a_table_that_comes_to_a_superuser_is_not_filled_before_a_superuser_has_watched_it_again() {
+fn a_new_superuser_owner_must_watch_again() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let (db, mut session, role) = shop(&cluster, &web);
     session.run(&format!(

@@ -15,7 +15,7 @@ fn trigger(does: &str) -> String {
 }
 
 #[test]
-fn a_trigger_that_raises_a_cancel_costs_its_row_and_neither_the_others_nor_other_tables() {
+fn a_trigger_cancel_costs_only_its_row() {
     let (cluster, web) = (Cluster::private(&[("pg_caption.max_attempts", "1")]), Web::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 3);
@@ -42,7 +42,7 @@ fn a_trigger_that_raises_a_cancel_costs_its_row_and_neither_the_others_nor_other
 }
 
 #[test]
-fn a_trigger_that_does_not_end_is_cancelled_and_the_others_go_on() {
+fn an_endless_trigger_is_cancelled() {
     let cluster = Cluster::private(&[
         ("pg_caption.max_attempts", "1"),
         ("pg_caption.write_timeout", "300ms"),
@@ -62,7 +62,7 @@ fn a_trigger_that_does_not_end_is_cancelled_and_the_others_go_on() {
 }
 
 #[test]
-fn a_trigger_that_no_cancel_ends_costs_each_row_and_one_worker_for_it_and_the_others_go_on() {
+fn an_uncancellable_trigger_ends_the_worker() {
     let cluster = Cluster::private(&[("pg_caption.write_timeout", "300ms")]);
     let (db, web) = (cluster.database(), Web::start());
     let mut session = db.products_of(&web, 6);
@@ -89,7 +89,7 @@ fn a_trigger_that_no_cancel_ends_costs_each_row_and_one_worker_for_it_and_the_ot
 }
 
 #[test]
-fn a_table_s_own_code_is_planned_as_in_any_session_and_our_statements_find_their_row_by_key() {
+fn triggers_are_planned_as_in_any_session() {
     let cluster = Cluster::private(&[
         ("pg_caption.max_attempts", "1"),
         ("pg_caption.enabled", "off"),
@@ -132,7 +132,7 @@ fn a_table_s_own_code_is_planned_as_in_any_session_and_our_statements_find_their
 }
 
 #[test]
-fn a_lock_that_a_trigger_meets_is_waited_for_uncharged() {
+fn a_trigger_lock_charges_no_attempt() {
     let cluster =
         Cluster::private(&[("pg_caption.max_attempts", "1"), ("deadlock_timeout", "400ms")]);
     let (db, web) = (cluster.database(), Web::start());
@@ -168,7 +168,7 @@ fn a_lock_that_a_trigger_meets_is_waited_for_uncharged() {
 }
 
 #[test]
-fn a_slow_trigger_has_few_rows_locked_at_a_time() {
+fn a_slow_trigger_locks_few_rows() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let gate = Gate::new();
     let urls: Vec<String> = (0..30)
@@ -191,7 +191,7 @@ fn a_slow_trigger_has_few_rows_locked_at_a_time() {
 }
 
 #[test]
-fn a_name_that_a_trigger_does_not_find_is_explained() {
+fn an_unresolved_name_is_explained() {
     for unqualified in ["INSERT INTO stock VALUES (1)", "PERFORM restock()", "PERFORM NULL::amount"]
     {
         let (db, web) = (Cluster::shared().database(), Web::start());
@@ -216,7 +216,7 @@ fn a_name_that_a_trigger_does_not_find_is_explained() {
 }
 
 #[test]
-fn a_key_that_fits_no_index_of_ours_costs_its_row_alone() {
+fn an_oversized_key_costs_only_its_row() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let mut session = db.session();
@@ -238,7 +238,7 @@ fn a_key_that_fits_no_index_of_ours_costs_its_row_alone() {
 }
 
 #[test]
-fn a_broken_check_shows_nothing_of_the_row_to_those_who_read_failures() {
+fn check_failures_hide_the_row() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg?sig=SECRET123", Answer::picture(0));
     let mut session = db.products(&[url]);
@@ -252,7 +252,7 @@ fn a_broken_check_shows_nothing_of_the_row_to_those_who_read_failures() {
 }
 
 #[test]
-fn a_trigger_that_changes_the_url_with_every_write_gets_each_row_written_once() {
+fn a_url_changing_trigger_writes_once() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
     let mut session = db.products(&[url]);
@@ -272,7 +272,7 @@ fn a_trigger_that_changes_the_url_with_every_write_gets_each_row_written_once() 
 }
 
 #[test]
-fn a_new_url_that_gets_no_caption_takes_the_old_picture_s_texts_away_and_leaves_a_person_s() {
+fn a_failed_new_url_clears_old_captions() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 2);
     session.run("SELECT caption.watch('products')");
@@ -294,7 +294,7 @@ fn a_new_url_that_gets_no_caption_takes_the_old_picture_s_texts_away_and_leaves_
 }
 
 #[test]
-fn errors_bring_no_backtraces_along() {
+fn errors_carry_no_backtrace() {
     let db = Cluster::shared().database();
     let error = db.session().error("SELECT caption_image('http://169.254.169.254/latest')");
     assert!(!format!("{error:?}").contains("std::"), "{error:?}");

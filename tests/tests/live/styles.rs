@@ -19,7 +19,7 @@ fn longest(session: &mut Session, web: &Web, style: &str) -> i64 {
 }
 
 #[test]
-fn a_row_makes_a_style() {
+fn a_row_defines_a_style() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.session();
     let url = web.serve("/a.jpg", Answer::picture(0));
@@ -46,7 +46,7 @@ fn a_row_makes_a_style() {
 }
 
 #[test]
-fn a_row_changes_a_built_in_style_and_what_it_leaves_out_stays() {
+fn a_row_overrides_a_built_in_style() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.session();
     let before = longest(&mut session, &web, "concise");
@@ -66,7 +66,7 @@ fn a_row_changes_a_built_in_style_and_what_it_leaves_out_stays() {
 }
 
 #[test]
-fn a_definition_that_can_never_be_used_is_not_stored() {
+fn an_unusable_style_is_not_stored() {
     let db = Cluster::shared().database();
     let mut session = db.session();
     for values in [
@@ -87,7 +87,7 @@ fn a_definition_that_can_never_be_used_is_not_stored() {
 }
 
 #[test]
-fn a_prompt_is_told_to_its_family_alone() {
+fn a_prompt_applies_to_its_family_only() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.session();
     let url = web.serve("/a.jpg", Answer::picture(0));
@@ -106,7 +106,7 @@ fn a_prompt_is_told_to_its_family_alone() {
 }
 
 #[test]
-fn a_model_brings_styles_along_and_takes_them_with_it() {
+fn a_model_brings_its_own_styles() {
     let (models, web) = (Models::of(&["plain", "styled"]), Web::start());
     let own = r#"{"styles": {"short": {"instruction": "Name it.", "task": "concise", "min_chars": 1, "max_chars": 14}, "seo": {"min_chars": 1, "max_chars": 20}}}"#;
     std::fs::write(models.folder("styled").join("captions.json"), own).unwrap();
@@ -133,7 +133,7 @@ fn a_model_brings_styles_along_and_takes_them_with_it() {
 }
 
 #[test]
-fn a_folder_whose_styles_cannot_be_read_is_refused_with_the_reason() {
+fn a_model_with_invalid_styles_is_rejected() {
     let models = Models::of(&["plain", "styled"]);
     std::fs::write(models.folder("styled").join("captions.json"), r#"{"styles": {"short": {}}}"#)
         .unwrap();
@@ -168,7 +168,7 @@ fn waiting_for_its_style(db: &Database, web: &Web) -> Session {
 }
 
 #[test]
-fn a_watch_goes_on_by_itself_when_its_style_is_there_again() {
+fn a_restored_style_resumes_the_watch() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = waiting_for_its_style(&db, &web);
     session.run(MINE);
@@ -177,7 +177,7 @@ fn a_watch_goes_on_by_itself_when_its_style_is_there_again() {
 }
 
 #[test]
-fn a_style_that_a_prepared_transaction_brings_back_wakes_the_watch_that_waits_for_it() {
+fn a_style_from_commit_prepared_is_seen() {
     let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start());
     let db = cluster.database();
     let mut session = waiting_for_its_style(&db, &web);

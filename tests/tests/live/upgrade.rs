@@ -78,7 +78,7 @@ fn told_to_update(session: &mut Session) -> bool {
 }
 
 #[test]
-fn an_upgraded_database_is_what_a_fresh_one_is() {
+fn an_upgrade_equals_a_fresh_install() {
     let cluster = Cluster::shared();
     let fresh = catalog(&mut cluster.database().session());
     assert!(fresh.len() > 100, "the catalog was read: {}", fresh.len());
@@ -106,7 +106,7 @@ fn an_upgraded_database_is_what_a_fresh_one_is() {
 }
 
 #[test]
-fn a_new_library_works_on_old_objects_and_says_that_they_are_old() {
+fn a_new_library_serves_old_objects() {
     for release in RELEASES {
         let (db, web) = (Cluster::shared().database_of_release(release), Web::start());
         let mut session = db.products_of(&web, 3);
@@ -140,7 +140,7 @@ fn a_new_library_works_on_old_objects_and_says_that_they_are_old() {
 }
 
 #[test]
-fn what_was_done_before_an_upgrade_stays_done() {
+fn an_upgrade_keeps_all_work() {
     for release in RELEASES {
         let (db, web) = (Cluster::shared().database_of_release(release), Web::start());
         let mut urls = web.pictures(3);

@@ -39,7 +39,7 @@ macro_rules! held_up {
 }
 
 #[test]
-fn whoever_waits_for_a_table_that_is_dropped_is_told() {
+fn wait_reports_a_dropped_table() {
     held_up!(db, web, gate, session, call);
     session.run("DROP TABLE products");
     let notices = call.join().unwrap().expect("no error");
@@ -52,7 +52,7 @@ fn whoever_waits_for_a_table_that_is_dropped_is_told() {
 }
 
 #[test]
-fn whoever_waits_for_a_table_that_is_unwatched_is_told() {
+fn wait_reports_an_unwatched_table() {
     held_up!(db, web, gate, session, call);
     session.run("SELECT caption.unwatch('products')");
     let notices = call.join().unwrap().expect("no error");
@@ -65,7 +65,7 @@ fn whoever_waits_for_a_table_that_is_unwatched_is_told() {
 }
 
 #[test]
-fn whoever_waits_for_a_table_that_is_paused_is_told() {
+fn wait_reports_a_paused_table() {
     held_up!(db, web, gate, session, call);
     session.run("SELECT caption.pause('products')");
     let message = call.join().unwrap().unwrap_err();
@@ -73,7 +73,7 @@ fn whoever_waits_for_a_table_that_is_paused_is_told() {
 }
 
 #[test]
-fn whoever_may_wait_needs_the_owner_s_rights_and_no_more() {
+fn wait_needs_only_ownership() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let role = format!("waiter_{}", db.name);
     let mut session = db.products_of(&web, 1);
@@ -93,7 +93,7 @@ fn whoever_may_wait_needs_the_owner_s_rights_and_no_more() {
 }
 
 #[test]
-fn in_a_transaction_it_says_what_to_do_instead() {
+fn wait_in_a_transaction_hints_at_commit() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
@@ -115,7 +115,7 @@ fn in_a_transaction_it_says_what_to_do_instead() {
 }
 
 #[test]
-fn a_timeout_ends_it_with_how_far_it_is() {
+fn a_wait_timeout_shows_the_progress() {
     let (db, web, gate) = (Cluster::shared().database(), Web::start(), Gate::new());
     let mut session = db.products(&[web.serve("/slow.jpg", Answer::picture(0).behind(&gate))]);
     session.run("SELECT caption.watch('products')");
@@ -125,7 +125,7 @@ fn a_timeout_ends_it_with_how_far_it_is() {
 }
 
 #[test]
-fn where_draining_is_switched_off_the_state_and_the_notices_say_so() {
+fn a_disabled_queue_is_reported() {
     let (cluster, web) = (Cluster::private(&[("pg_caption.enabled", "off")]), Web::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 1);
@@ -143,7 +143,7 @@ fn where_draining_is_switched_off_the_state_and_the_notices_say_so() {
 }
 
 #[test]
-fn without_a_model_the_state_says_so_to_those_who_may_know_its_place() {
+fn the_model_path_is_shown_to_admins_only() {
     let (cluster, web) =
         (Cluster::private(&[("pg_caption.model", "/nowhere/at/all")]), Web::start());
     let db = cluster.database();
@@ -156,7 +156,7 @@ fn without_a_model_the_state_says_so_to_those_who_may_know_its_place() {
 }
 
 #[test]
-fn rows_put_off_say_when_they_are_due() {
+fn deferred_rows_show_when_they_are_due() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/busy.jpg", Answer::status(429).header("Retry-After", "600"));
     let mut session = db.products(&[url]);
@@ -169,7 +169,7 @@ fn rows_put_off_say_when_they_are_due() {
 }
 
 #[test]
-fn a_client_that_has_gone_leaves_no_wait_behind() {
+fn a_lost_client_ends_its_wait() {
     let (db, web, gate) = (Cluster::shared().database(), Web::start(), Gate::new());
     let mut session = db.products(&[web.serve("/slow.jpg", Answer::picture(0).behind(&gate))]);
     session.run("SELECT caption.watch('products')");

@@ -15,7 +15,7 @@ fn caption_of(session: &mut Session, url: &str) -> String {
 }
 
 #[test]
-fn rows_that_were_there_before_get_their_captions() {
+fn existing_rows_are_filled() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 5);
     session.run("SELECT caption.watch('products', 'image_url')");
@@ -23,7 +23,7 @@ fn rows_that_were_there_before_get_their_captions() {
 }
 
 #[test]
-fn a_new_row_gets_its_captions() {
+fn a_new_row_is_filled() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
@@ -35,7 +35,7 @@ fn a_new_row_gets_its_captions() {
 }
 
 #[test]
-fn rows_of_a_transaction_that_is_rolled_back_are_never_fetched() {
+fn rolled_back_rows_are_never_fetched() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
@@ -66,7 +66,7 @@ fn a_picture_with_two_fills_is_fetched_once() {
 }
 
 #[test]
-fn a_changed_url_replaces_our_text_with_its_own() {
+fn a_changed_url_replaces_the_caption() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
@@ -79,7 +79,7 @@ fn a_changed_url_replaces_our_text_with_its_own() {
 }
 
 #[test]
-fn a_persons_text_is_left_alone() {
+fn a_user_text_is_not_overwritten() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 2);
     session.run("UPDATE products SET alt = 'Written by hand' WHERE id = 1");
@@ -89,7 +89,7 @@ fn a_persons_text_is_left_alone() {
 }
 
 #[test]
-fn a_persons_text_survives_a_new_url() {
+fn a_user_text_survives_a_new_url() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
@@ -120,7 +120,7 @@ fn a_row_edited_meanwhile_is_not_overwritten() {
 }
 
 #[test]
-fn a_url_that_changes_meanwhile_never_gets_the_old_ones_caption() {
+fn a_changed_url_never_gets_the_old_caption() {
     let (db, web, gate) = (database(), Web::start(), Gate::new());
     let old = web.serve("/old.jpg", Answer::picture(0).behind(&gate));
     let new = web.serve("/new.jpg", Answer::picture(8));
@@ -148,7 +148,7 @@ fn a_url_that_changes_meanwhile_never_gets_the_old_ones_caption() {
 }
 
 #[test]
-fn a_text_that_is_emptied_is_filled_again() {
+fn an_emptied_text_is_filled_again() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
@@ -160,7 +160,7 @@ fn a_text_that_is_emptied_is_filled_again() {
 }
 
 #[test]
-fn a_missing_picture_is_recorded_and_the_others_go_on() {
+fn a_missing_picture_costs_only_its_row() {
     let (db, web) = (database(), Web::start());
     let mut urls = web.pictures(3);
     urls.insert(1, web.url("/gone.jpg"));
@@ -177,7 +177,7 @@ fn a_missing_picture_is_recorded_and_the_others_go_on() {
 }
 
 #[test]
-fn retry_takes_failed_rows_up_again() {
+fn retry_processes_failed_rows_again() {
     let (db, web) = (database(), Web::start());
     let url = web.url("/late.jpg");
     let mut session = db.products(&[url]);
@@ -190,7 +190,7 @@ fn retry_takes_failed_rows_up_again() {
 }
 
 #[test]
-fn a_server_that_stumbles_is_asked_again() {
+fn a_server_error_is_retried() {
     let (db, web) = (database(), Web::start());
     let url = web.serve("/a.jpg", Answer::status(500));
     let mut session = db.products(&[url]);
@@ -201,7 +201,7 @@ fn a_server_that_stumbles_is_asked_again() {
 }
 
 #[test]
-fn a_host_that_asks_for_patience_holds_up_no_other() {
+fn a_busy_host_delays_no_other_host() {
     let (db, busy, web) = (database(), Web::start(), Web::start());
     let cooling = busy.serve("/busy.jpg", Answer::status(429).header("Retry-After", "1"));
     let mut urls = vec![cooling; 3];
@@ -214,7 +214,7 @@ fn a_host_that_asks_for_patience_holds_up_no_other() {
 }
 
 #[test]
-fn a_paused_watch_writes_nothing_until_it_is_resumed() {
+fn a_paused_watch_writes_nothing() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
@@ -268,7 +268,7 @@ fn an_unwatched_table_is_left_alone() {
 }
 
 #[test]
-fn wait_returns_when_nothing_is_left_and_tells_how_far_it_is() {
+fn wait_returns_when_all_rows_are_done() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 6);
     session.run("SELECT caption.watch('products')");
@@ -279,7 +279,7 @@ fn wait_returns_when_nothing_is_left_and_tells_how_far_it_is() {
 }
 
 #[test]
-fn progress_counts_what_was_filled() {
+fn progress_counts_filled_rows() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 4);
     session.run("SELECT caption.watch('products')");
@@ -296,7 +296,7 @@ fn progress_counts_what_was_filled() {
 }
 
 #[test]
-fn overwrite_replaces_what_people_wrote() {
+fn overwrite_replaces_user_texts() {
     let (db, web) = (database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run("UPDATE products SET alt = 'Old words'");
@@ -305,7 +305,7 @@ fn overwrite_replaces_what_people_wrote() {
 }
 
 #[test]
-fn two_databases_are_drained_side_by_side() {
+fn two_databases_are_filled_in_parallel() {
     let (one, two, web) = (database(), database(), Web::start());
     let gate = Gate::new();
     let slow = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
@@ -318,7 +318,7 @@ fn two_databases_are_drained_side_by_side() {
 }
 
 #[test]
-fn an_extension_created_later_is_found_without_configuration() {
+fn a_later_extension_is_discovered() {
     let (db, web) = (Cluster::shared().empty_database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run("CREATE EXTENSION pg_caption");
@@ -331,7 +331,7 @@ fn quoted(text: &str) -> String {
 }
 
 #[test]
-fn a_watch_ended_and_begun_anew_in_one_transaction_walks_anew() {
+fn a_rewatch_in_one_transaction_backfills() {
     let (db, web) = (database(), Web::start());
     let url = web.url("/late.jpg");
     let mut session = db.products(&[url]);
@@ -347,7 +347,7 @@ fn a_watch_ended_and_begun_anew_in_one_transaction_walks_anew() {
 }
 
 #[test]
-fn a_new_url_does_not_inherit_the_attempts_of_the_one_before() {
+fn a_new_url_resets_the_attempts() {
     let (cluster, web) = (Cluster::private(&[("pg_caption.max_attempts", "2")]), Web::start());
     let db = cluster.database();
     let broken: Vec<String> =

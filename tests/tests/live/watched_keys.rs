@@ -19,7 +19,7 @@ fn fills(create: &str, table: &str, insert: &str, url_column: &str) {
 }
 
 #[test]
-fn a_bigint_key() {
+fn a_bigint_key_works() {
     fills(
         "CREATE TABLE t (id bigint PRIMARY KEY, image_url text, alt text, seo text)",
         "t",
@@ -29,7 +29,7 @@ fn a_bigint_key() {
 }
 
 #[test]
-fn a_uuid_key() {
+fn a_uuid_key_works() {
     fills(
         "CREATE TABLE t (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), image_url text, alt text, \
          seo text)",
@@ -40,7 +40,7 @@ fn a_uuid_key() {
 }
 
 #[test]
-fn a_text_key_with_anything_in_it() {
+fn a_text_key_may_hold_any_character() {
     fills(
         "CREATE TABLE t (sku text PRIMARY KEY, image_url text, alt text, seo text)",
         "t",
@@ -50,7 +50,7 @@ fn a_text_key_with_anything_in_it() {
 }
 
 #[test]
-fn a_composite_key() {
+fn a_composite_key_works() {
     fills(
         "CREATE TABLE t (shop int, sku text, day date, image_url text, alt text, seo text, \
          PRIMARY KEY (shop, sku, day))",
@@ -61,7 +61,7 @@ fn a_composite_key() {
 }
 
 #[test]
-fn keys_that_print_differently_in_other_settings() {
+fn keys_ignore_output_settings() {
     fills(
         "CREATE TABLE t (at timestamptz, x double precision, image_url text, alt text, seo text, \
          PRIMARY KEY (at, x));
@@ -100,7 +100,7 @@ fn stays_the_same_row(kind: &str, value: &str, settings: &str) {
 }
 
 #[test]
-fn a_key_written_under_other_settings_is_the_same_key() {
+fn a_key_is_equal_under_other_settings() {
     stays_the_same_row("bytea", "'\\x00ff41'", "SET bytea_output = 'escape'");
     stays_the_same_row("bytea[]", "ARRAY['\\x00ff41'::bytea]", "SET bytea_output = 'escape'");
     stays_the_same_row(
@@ -122,7 +122,7 @@ fn a_key_written_under_other_settings_is_the_same_key() {
 }
 
 #[test]
-fn a_unique_index_over_not_null_columns_serves_as_key() {
+fn a_unique_not_null_index_is_a_key() {
     fills(
         "CREATE TABLE t (code text NOT NULL UNIQUE, image_url text, alt text, seo text)",
         "t",
@@ -132,7 +132,7 @@ fn a_unique_index_over_not_null_columns_serves_as_key() {
 }
 
 #[test]
-fn mixed_case_and_quoted_names() {
+fn mixed_case_and_quoted_names_work() {
     fills(
         r#"CREATE SCHEMA "My Shop"; CREATE TABLE "My Shop"."Pro""ducts" ("Id" int PRIMARY KEY, "Image URL" text, alt text, seo text)"#,
         r#""My Shop"."Pro""ducts""#,
@@ -142,7 +142,7 @@ fn mixed_case_and_quoted_names() {
 }
 
 #[test]
-fn a_partitioned_table() {
+fn a_partitioned_table_is_filled() {
     fills(
         "CREATE TABLE t (id int, image_url text, alt text, seo text, PRIMARY KEY (id)) \
          PARTITION BY RANGE (id);
@@ -155,7 +155,7 @@ fn a_partitioned_table() {
 }
 
 #[test]
-fn rows_written_to_a_partition_directly() {
+fn rows_of_a_partition_are_filled() {
     fills(
         "CREATE TABLE t (id int, image_url text, alt text, seo text, PRIMARY KEY (id)) \
          PARTITION BY RANGE (id);
@@ -167,7 +167,7 @@ fn rows_written_to_a_partition_directly() {
 }
 
 #[test]
-fn a_table_with_generated_columns() {
+fn a_table_with_generated_columns_is_filled() {
     fills(
         "CREATE TABLE t (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, path text, alt text, \
          seo text,
@@ -210,7 +210,7 @@ fn a_varchar_keeps_its_length() {
 }
 
 #[test]
-fn a_domain_over_a_domain_over_a_varchar_keeps_its_length() {
+fn a_nested_domain_keeps_its_length() {
     let (text, _) = filled(
         "CREATE DOMAIN short AS varchar(12); \
          CREATE DOMAIN shorter AS short; \
@@ -222,7 +222,7 @@ fn a_domain_over_a_domain_over_a_varchar_keeps_its_length() {
 }
 
 #[test]
-fn a_column_too_short_for_its_style_is_warned_of() {
+fn a_column_too_short_for_its_style_warns() {
     let (text, warnings) = filled("CREATE DOMAIN short AS varchar(12)", "short", "seo");
     assert!((1..=12).contains(&text.chars().count()), "{text}");
     assert!(
@@ -233,7 +233,7 @@ fn a_column_too_short_for_its_style_is_warned_of() {
 }
 
 #[test]
-fn other_fills_and_columns() {
+fn custom_fills_and_columns_work() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
     let mut session = db.session();
@@ -244,7 +244,7 @@ fn other_fills_and_columns() {
 }
 
 #[test]
-fn a_key_that_its_domain_would_not_take_today_is_filled() {
+fn a_key_violating_its_domain_is_filled() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let url = web.serve("/a.jpg", Answer::picture(0));
     let mut session = db.session();

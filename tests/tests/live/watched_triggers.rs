@@ -24,7 +24,7 @@ const FILLED: &str =
     "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
 
 #[test]
-fn rows_of_a_partition_that_is_attached_are_filled() {
+fn rows_of_an_attached_partition_are_filled() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = partitioned(&db, &web);
     let url = web.serve("/2.jpg", Answer::picture(2));
@@ -44,7 +44,7 @@ fn rows_of_a_partition_that_is_attached_are_filled() {
 }
 
 #[test]
-fn rows_of_a_partitioned_partition_that_is_attached_in_a_prepared_transaction_are_filled() {
+fn a_partition_attached_by_commit_prepared_is_filled() {
     let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "2")]), Web::start());
     let db = cluster.database();
     let mut session = partitioned(&db, &web);
@@ -65,7 +65,7 @@ fn rows_of_a_partitioned_partition_that_is_attached_in_a_prepared_transaction_ar
 }
 
 #[test]
-fn a_new_empty_partition_costs_no_walk() {
+fn an_empty_partition_costs_no_backfill() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = partitioned(&db, &web);
     let walk = "SELECT walk FROM caption.watch_state";
@@ -78,7 +78,7 @@ fn a_new_empty_partition_costs_no_walk() {
 }
 
 #[test]
-fn disabled_triggers_are_stated_and_once_enabled_what_they_missed_is_filled() {
+fn disabled_triggers_stop_the_watch() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
@@ -101,7 +101,7 @@ fn disabled_triggers_are_stated_and_once_enabled_what_they_missed_is_filled() {
 }
 
 #[test]
-fn triggers_of_a_partition_that_are_disabled_are_stated() {
+fn disabled_partition_triggers_are_reported() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = partitioned(&db, &web);
     session.run("ALTER TABLE low DISABLE TRIGGER USER");
@@ -114,7 +114,7 @@ fn triggers_of_a_partition_that_are_disabled_are_stated() {
 }
 
 #[test]
-fn a_watch_anew_enables_the_triggers() {
+fn a_repeated_watch_enables_the_triggers() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
@@ -125,7 +125,7 @@ fn a_watch_anew_enables_the_triggers() {
 }
 
 #[test]
-fn triggers_that_no_longer_fire_for_replicated_rows_are_stated() {
+fn triggers_not_firing_on_replica_are_reported() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products', on_replica => true)");

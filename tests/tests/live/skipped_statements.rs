@@ -54,7 +54,7 @@ fn is_asked(session: &mut Session, statement: &str) -> bool {
 }
 
 #[test]
-fn every_way_to_change_a_watched_column_is_heard() {
+fn every_watched_change_is_queued() {
     let web = Web::start();
     let (_db, mut session, second) = watched(
         &web,
@@ -103,7 +103,7 @@ fn every_way_to_change_a_watched_column_is_heard() {
 }
 
 #[test]
-fn a_statement_that_changes_no_watched_column_is_not_looked_at() {
+fn unwatched_changes_skip_the_trigger() {
     let web = Web::start();
     let (_db, mut session, _) = watched(&web, PRODUCTS);
     tell_of_every_row(&mut session, "products");
@@ -177,7 +177,7 @@ fn a_statement_that_changes_no_watched_column_is_not_looked_at() {
 }
 
 #[test]
-fn partitions_are_spared_and_told_of_by_their_own_columns() {
+fn partitions_are_skipped_by_their_columns() {
     let web = Web::start();
     let (_db, mut session, second) = watched(
         &web,
@@ -210,7 +210,7 @@ fn partitions_are_spared_and_told_of_by_their_own_columns() {
 }
 
 #[test]
-fn what_a_before_trigger_changes_is_heard_where_it_was_there_first() {
+fn an_older_before_trigger_is_respected() {
     let web = Web::start();
     let (_db, mut session, second) = watched(
         &web,
@@ -227,7 +227,7 @@ fn what_a_before_trigger_changes_is_heard_where_it_was_there_first() {
 }
 
 #[test]
-fn what_a_before_trigger_changes_is_heard_where_it_comes_later() {
+fn a_later_before_trigger_is_respected() {
     let web = Web::start();
     let (_db, mut session, second) = watched(&web, &format!("{PRODUCTS}; {FROM_TITLE}"));
     session.run("PREPARE p AS UPDATE products SET title = $1");
@@ -253,7 +253,7 @@ fn what_a_before_trigger_changes_is_heard_where_it_comes_later() {
 }
 
 #[test]
-fn a_generated_url_is_heard_by_the_columns_it_is_made_of() {
+fn a_generated_url_follows_its_base_columns() {
     let web = Web::start();
     let base = web.serve("/1.jpg", Answer::picture(1));
     web.serve("/2.jpg", Answer::picture(2));
@@ -279,7 +279,7 @@ fn a_generated_url_is_heard_by_the_columns_it_is_made_of() {
 }
 
 #[test]
-fn a_statement_needs_no_more_rights_and_fails_with_the_same_words() {
+fn skipping_adds_no_rights_or_errors() {
     let (db, web) = (Cluster::shared().database(), Web::start());
     let mut session = db.products_of(&web, 3);
     let role = format!("{}_user", db.name);
@@ -317,7 +317,7 @@ fn a_statement_needs_no_more_rights_and_fails_with_the_same_words() {
 }
 
 #[test]
-fn a_trigger_for_other_events_as_well_is_asked_about_all_of_them() {
+fn a_trigger_for_more_events_is_not_skipped() {
     let web = Web::start();
     let (_db, mut session, _) = watched(&web, PRODUCTS);
     tell_of_every_row(&mut session, "products");

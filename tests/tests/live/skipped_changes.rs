@@ -141,7 +141,7 @@ const CHANGES_17: &[&str] = &[
 ];
 
 #[test]
-fn whatever_is_changed_is_told_of_as_if_no_statement_were_spared() {
+fn skipping_changes_no_queue_entry() {
     let db = Cluster::shared().database();
     let mut session = db.session();
     let watched = ["plain", "made", "parted", "parent", "child", "referring", "itself"];

@@ -38,7 +38,7 @@ const AT_REST: &str =
     "(SELECT state = 'idle' FROM caption.database WHERE database = current_database())";
 
 #[test]
-fn the_ledger_of_deleted_rows_goes_and_that_of_the_others_stays() {
+fn entries_of_deleted_rows_are_pruned() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 6);
     session.run("DELETE FROM products WHERE id IN (2, 3, 6)");
@@ -53,7 +53,7 @@ fn the_ledger_of_deleted_rows_goes_and_that_of_the_others_stays() {
 }
 
 #[test]
-fn the_ledger_of_a_truncated_table_goes_without_being_asked() {
+fn truncate_triggers_a_prune() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 4);
     session.run("TRUNCATE products");
@@ -63,7 +63,7 @@ fn the_ledger_of_a_truncated_table_goes_without_being_asked() {
 }
 
 #[test]
-fn the_ledger_of_a_dropped_partition_goes_without_being_asked() {
+fn a_dropped_partition_triggers_a_prune() {
     let (db, web) = (database(), Web::start());
     let mut session = db.session();
     session.run(
@@ -87,7 +87,7 @@ fn the_ledger_of_a_dropped_partition_goes_without_being_asked() {
 }
 
 #[test]
-fn the_ledger_of_many_deleted_rows_goes_without_being_asked() {
+fn many_deleted_rows_trigger_a_prune() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 2);
     session.run(
@@ -109,7 +109,7 @@ fn the_ledger_of_many_deleted_rows_goes_without_being_asked() {
 }
 
 #[test]
-fn a_day_after_the_last_pass_a_worker_that_comes_by_makes_the_next_and_not_before() {
+fn tables_are_pruned_once_a_day() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 3);
     session.run("DELETE FROM products WHERE id = 1");
@@ -134,7 +134,7 @@ fn a_day_after_the_last_pass_a_worker_that_comes_by_makes_the_next_and_not_befor
 }
 
 #[test]
-fn a_failure_that_is_none_any_more_leaves_the_view_and_the_others_stay() {
+fn resolved_failures_are_pruned() {
     let (db, web) = (database(), Web::start());
     let mut urls = web.pictures(1);
     urls.extend((2..=7).map(|number| web.url(&format!("/gone_{number}.jpg"))));
@@ -154,7 +154,7 @@ fn a_failure_that_is_none_any_more_leaves_the_view_and_the_others_stay() {
 }
 
 #[test]
-fn a_failure_to_caption_a_row_again_stays_while_its_text_is_of_another_picture() {
+fn failures_of_outdated_texts_are_kept() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 2);
     session
@@ -166,7 +166,7 @@ fn a_failure_to_caption_a_row_again_stays_while_its_text_is_of_another_picture()
 }
 
 #[test]
-fn rows_that_somebody_holds_are_there_until_their_deletion_is_committed() {
+fn locked_rows_keep_their_entries() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 3);
     let mut open = db.session();
@@ -181,7 +181,7 @@ fn rows_that_somebody_holds_are_there_until_their_deletion_is_committed() {
 }
 
 #[test]
-fn nothing_is_forgotten_of_rows_that_cannot_be_seen() {
+fn invisible_rows_keep_their_entries() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 3);
     let owner = format!("owner_{}", db.name);
@@ -216,7 +216,7 @@ fn nothing_is_forgotten_of_rows_that_cannot_be_seen() {
 }
 
 #[test]
-fn one_row_that_cannot_be_read_keeps_its_entry_and_the_others_are_tidied() {
+fn an_unreadable_key_keeps_its_entry() {
     let (db, web) = (database(), Web::start());
     let mut session = db.session();
     // A key that no longer fits its column's type.
@@ -239,7 +239,7 @@ fn one_row_that_cannot_be_read_keeps_its_entry_and_the_others_are_tidied() {
 }
 
 #[test]
-fn rows_stay_known_whatever_their_keys_are_made_of() {
+fn entries_survive_with_any_key_type() {
     let (db, web) = (database(), Web::start());
     let mut session = db.session();
     session.run(
@@ -265,7 +265,7 @@ fn rows_stay_known_whatever_their_keys_are_made_of() {
 }
 
 #[test]
-fn no_entry_is_passed_over_whatever_order_its_key_stands_in() {
+fn no_entry_is_missed_in_any_key_order() {
     let (db, web) = (database(), Web::start());
     let mut session = db.session();
     session.run("CREATE TABLE products (id text PRIMARY KEY, image_url text, alt text, seo text)");
@@ -287,7 +287,7 @@ fn no_entry_is_passed_over_whatever_order_its_key_stands_in() {
 }
 
 #[test]
-fn a_partition_that_somebody_holds_costs_no_worker_its_life() {
+fn a_locked_partition_ends_no_worker() {
     let (cluster, web) = (Cluster::private(&[]), Web::start());
     let db = cluster.database();
     let mut session = db.session();
@@ -318,7 +318,7 @@ fn a_partition_that_somebody_holds_costs_no_worker_its_life() {
 }
 
 #[test]
-fn a_row_that_waits_is_not_held_up_by_a_long_pass() {
+fn a_long_prune_delays_no_row() {
     let (db, web, gate) = (database(), Web::start(), Gate::new());
     let mut session = captioned(&db, &web, 2);
     session.run(
@@ -352,7 +352,7 @@ fn a_row_that_waits_is_not_held_up_by_a_long_pass() {
 }
 
 #[test]
-fn only_who_may_watch_a_table_may_have_it_tidied() {
+fn only_the_owner_may_prune() {
     let (db, web) = (database(), Web::start());
     let mut session = captioned(&db, &web, 1);
     let role = format!("stranger_{}", db.name);
