@@ -1,15 +1,11 @@
-//! `caption_image`: one picture, one text, while somebody waits.
+//! `caption_image`: one caption for one picture, while the session waits.
 
-use pg_caption_tests::{Answer, Cluster, Database, Gate, Web, eventually};
-
-fn database() -> Database<'static> {
-    Cluster::shared().database()
-}
+use pg_caption_tests::{ServerAnswer, TestServer, shared_database};
 
 #[test]
 fn a_picture_behind_a_url_gets_a_caption() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let caption = db.session().text(&format!("SELECT caption_image('{url}')"));
     assert!(!caption.trim().is_empty());
     assert_eq!(web.hits("/a.jpg"), 1);
@@ -17,7 +13,7 @@ fn a_picture_behind_a_url_gets_a_caption() {
 
 #[test]
 fn null_returns_null_without_a_request() {
-    let db = database();
+    let db = shared_database();
     let mut session = db.session();
     assert_eq!(session.value("SELECT caption_image(NULL::text)"), None);
     assert_eq!(session.value("SELECT caption_image(NULL::bytea)"), None);
@@ -25,33 +21,33 @@ fn null_returns_null_without_a_request() {
 
 #[test]
 fn an_unknown_style_error_lists_the_styles() {
-    let db = database();
+    let db = shared_database();
     let error = db.session().error("SELECT caption_image('http://127.0.0.1:1/a.jpg', 'poetic')");
     assert_eq!(error.code().code(), "22023");
-    let said = format!("{error:?}");
+    let text = format!("{error:?}");
     for style in ["poetic", "concise", "seo", "detailed"] {
-        assert!(said.contains(style), "{style} is not named in: {said}");
+        assert!(text.contains(style), "{style} is not in: {text}");
     }
 }
 
 #[test]
 fn max_tokens_errors_name_the_range() {
-    let db = database();
+    let db = shared_database();
     let mut session = db.session();
     for tokens in [31, 257, 0, -1] {
         let error = session.error(&format!(
             "SELECT caption_image('http://127.0.0.1:1/a.jpg', 'concise', {tokens})"
         ));
         assert_eq!(error.code().code(), "22023");
-        let said = format!("{error:?}");
-        assert!(said.contains("32") && said.contains("256"), "{said}");
+        let text = format!("{error:?}");
+        assert!(text.contains("32") && text.contains("256"), "{text}");
     }
 }
 
 #[test]
 fn a_missing_picture_error_names_the_status() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/gone.jpg", Answer::status(404));
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/gone.jpg", ServerAnswer::status(404));
     let error = db.session().error(&format!("SELECT caption_image('{url}')"));
     assert_eq!(error.code().code(), "38000");
     assert!(format!("{error:?}").contains("404"), "{error:?}");
@@ -59,25 +55,24 @@ fn a_missing_picture_error_names_the_status() {
 
 #[test]
 fn errors_hide_credentials_of_a_url() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.url("/gone.jpg").replace("http://", "http://shop:s3cr3t@");
     let error = db.session().error(&format!("SELECT caption_image('{url}')"));
     assert!(!format!("{error:?}").contains("s3cr3t"), "{error:?}");
-    // The statement itself is PostgreSQL's to log or not; our own lines must not have it.
-    let ours = db.cluster.log();
+    // PostgreSQL may log the statement; all other lines must hide the credentials.
+    let log = db.cluster.log();
     assert!(
-        !ours
-            .lines()
-            .filter(|line| !line.contains("STATEMENT"))
-            .any(|line| line.contains("s3cr3t"))
+        !log.lines().filter(|line| !line.contains("STATEMENT")).any(|line| line.contains("s3cr3t"))
     );
 }
 
 #[test]
 fn a_body_that_is_no_picture_is_rejected() {
-    let (db, web) = (database(), Web::start());
-    let url =
-        web.serve("/page.jpg", Answer::body(b"<html>not a picture</html>".to_vec(), "image/jpeg"));
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve(
+        "/page.jpg",
+        ServerAnswer::body(b"<html>not a picture</html>".to_vec(), "image/jpeg"),
+    );
     assert_eq!(
         db.session().error(&format!("SELECT caption_image('{url}')")).code().code(),
         "38000"
@@ -86,7 +81,7 @@ fn a_body_that_is_no_picture_is_rejected() {
 
 #[test]
 fn on_error_null_returns_null_and_warns() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.url("/gone.jpg");
     let mut session = db.session();
     session.run("SET pg_caption.on_error = 'null'");
@@ -102,7 +97,7 @@ fn on_error_null_returns_null_and_warns() {
 
 #[test]
 fn an_update_with_bad_rows_keeps_the_good_ones() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut urls = web.pictures(4);
     urls.push(web.url("/gone.jpg"));
     let mut session = db.products(&urls);
@@ -114,7 +109,7 @@ fn an_update_with_bad_rows_keeps_the_good_ones() {
 
 #[test]
 fn calls_of_one_statement_share_a_fetch() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run(
         "UPDATE products SET alt = caption_image(image_url), seo = caption_image(image_url, 'seo')",
@@ -125,8 +120,8 @@ fn calls_of_one_statement_share_a_fetch() {
 
 #[test]
 fn each_statement_fetches_again() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let mut session = db.session();
     session.run(&format!("SELECT caption_image('{url}')"));
     session.run(&format!("SELECT caption_image('{url}')"));
@@ -135,48 +130,47 @@ fn each_statement_fetches_again() {
 
 #[test]
 fn bytes_and_url_get_the_same_caption() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(3));
-    let hex: String =
-        pg_caption_tests::pictures::jpeg(3).iter().map(|byte| format!("{byte:02x}")).collect();
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(3));
+    let bytes = pictures::bytea_literal(&pictures::jpeg(3));
     let mut session = db.session();
     assert_eq!(
-        session.text(&format!("SELECT caption_image('\\x{hex}'::bytea)")),
+        session.text(&format!("SELECT caption_image({bytes})")),
         session.text(&format!("SELECT caption_image('{url}')"))
     );
 }
 
 #[test]
 fn statement_timeout_ends_a_waiting_call() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut session = db.session();
     session.run("SET statement_timeout = '300ms'");
-    // Not the engine's own limit, which has another code.
+    // The engine's own limit would give another code.
     assert_eq!(session.error(&format!("SELECT caption_image('{url}')")).code().code(), "57014");
     assert_eq!(session.text("SELECT 'still here'"), "still here");
 }
 
 #[test]
 fn a_cancelled_call_ends_during_the_fetch() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut waiting = db.session();
     let pid = waiting.pid();
     let call = std::thread::spawn(move || waiting.error(&format!("SELECT caption_image('{url}')")));
     eventually("the picture is being fetched", || gate.waiting() >= 1);
     assert!(db.session().holds(&format!("pg_cancel_backend({pid})")));
-    // Nobody lets the picture go: were the cancel not heard, the engine's own limit would end the
-    // call with another code.
+    // The gate stays closed: if the cancel had no effect, the engine's own limit would end the call
+    // with another code.
     assert_eq!(call.join().unwrap().code().code(), "57014");
 }
 
 #[test]
 fn a_terminated_caller_cancels_its_request() {
-    // An engine of its own: nobody else's work is counted.
-    let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
+    // In its own cluster, the engine counts no requests of other tests.
+    let (cluster, web, gate) = (TestCluster::private(&[]), TestServer::start(), AnswerGate::new());
     let db = cluster.database();
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let (mut session, mut waiting) = (db.session(), db.session());
     let pid = waiting.pid();
     let call = std::thread::spawn(move || {
@@ -187,15 +181,15 @@ fn a_terminated_caller_cancels_its_request() {
     session.run(&format!("SELECT pg_terminate_backend({pid})"));
     assert!(call.join().unwrap());
     db.eventually(&format!("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})"));
-    // Nobody has let the picture go: the engine gave it up.
+    // The gate is still closed: the engine has cancelled the request.
     db.eventually("(SELECT in_flight = 0 FROM caption.engine_status())");
     assert_eq!(gate.waiting(), 1);
 }
 
 #[test]
 fn a_forced_database_drop_ends_waiting_calls() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut waiting = db.session();
     let call = std::thread::spawn(move || {
         waiting.try_rows(&format!("SELECT caption_image('{url}')")).is_err()
@@ -207,13 +201,14 @@ fn a_forced_database_drop_ends_waiting_calls() {
 
 #[test]
 fn a_waiting_call_blocks_no_other_database_drop() {
-    let (db, other, web, gate) = (database(), database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let (db, other, web, gate) =
+        (shared_database(), shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut waiting = db.session();
     let call = std::thread::spawn(move || waiting.text(&format!("SELECT caption_image('{url}')")));
     eventually("the picture is being fetched", || gate.waiting() >= 1);
-    // Every process must let go of the database's files, the one that waits included; a plain DROP
-    // DATABASE waits for that.
+    // DROP DATABASE waits until every process, including the waiting one, has closed the database's
+    // files.
     let mut admin = db.cluster.session("postgres");
     admin.run("SET statement_timeout = '60s'");
     admin.run(&format!("DROP DATABASE {}", other.name));
@@ -223,8 +218,8 @@ fn a_waiting_call_blocks_no_other_database_drop() {
 
 #[test]
 fn pg_caption_timeout_limits_a_call() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut session = db.session();
     session.run("SET pg_caption.timeout = '500ms'");
     let error = session.error(&format!("SELECT caption_image('{url}')"));
@@ -233,8 +228,8 @@ fn pg_caption_timeout_limits_a_call() {
 
 #[test]
 fn read_only_transactions_get_captions() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let mut session = db.session();
     session.run("BEGIN READ ONLY");
     assert!(!session.text(&format!("SELECT caption_image('{url}')")).is_empty());
@@ -243,8 +238,8 @@ fn read_only_transactions_get_captions() {
 
 #[test]
 fn plpgsql_catches_caption_errors() {
-    let (db, web) = (database(), Web::start());
-    let (good, gone) = (web.serve("/a.jpg", Answer::picture(0)), web.url("/gone.jpg"));
+    let (db, web) = (shared_database(), TestServer::start());
+    let (good, gone) = (web.serve("/a.jpg", ServerAnswer::picture(0)), web.url("/gone.jpg"));
     let mut session = db.session();
     session.run(
         "CREATE FUNCTION careful(url text) RETURNS text LANGUAGE plpgsql AS $$
@@ -256,18 +251,18 @@ fn plpgsql_catches_caption_errors() {
         "SELECT careful(url) FROM unnest(ARRAY['{gone}', '{good}', '{gone}']) WITH ORDINALITY AS \
          u(url, n) ORDER BY n"
     ));
-    let said: Vec<_> = rows.iter().map(|row| row[0].clone().expect("a text")).collect();
-    assert_eq!((said[0].as_str(), said[2].as_str()), ("caught 38000", "caught 38000"));
-    assert!(!said[1].starts_with("caught"), "{said:?}");
+    let texts: Vec<_> = rows.iter().map(|row| row[0].clone().expect("a text")).collect();
+    assert_eq!((texts[0].as_str(), texts[2].as_str()), ("caught 38000", "caught 38000"));
+    assert!(!texts[1].starts_with("caught"), "{texts:?}");
 }
 
 #[test]
 fn a_prepared_statement_fetches_every_url() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let urls = web.pictures(7);
     let mut session = db.session();
     session.run("PREPARE c(text) AS SELECT caption_image($1)");
-    // More than five: the generic plan is tried too.
+    // After five executions PostgreSQL considers a generic plan.
     for url in &urls {
         assert!(!session.text(&format!("EXECUTE c('{url}')")).is_empty());
     }
@@ -276,7 +271,7 @@ fn a_prepared_statement_fetches_every_url() {
 
 #[test]
 fn parallel_workers_get_captions() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 8);
     session.run("ALTER TABLE products SET (parallel_workers = 2); ANALYZE products");
     session.run(
@@ -296,14 +291,14 @@ fn parallel_workers_get_captions() {
 
 #[test]
 fn caption_image_needs_a_grant() {
-    let db = database();
+    let db = shared_database();
     let role = format!("caller_{}", db.name);
     let mut session = db.session();
     session.run(&format!("CREATE ROLE {role} LOGIN"));
-    let refused = db.session_as(&role).error("SELECT caption_image(NULL::text)");
+    let error = db.session_as(&role).error("SELECT caption_image(NULL::text)");
     session.run(&format!("GRANT EXECUTE ON FUNCTION caption_image(text, text, int) TO {role}"));
     let granted = db.session_as(&role).value("SELECT caption_image(NULL::text)");
     session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
-    assert_eq!(refused.code().code(), "42501");
+    assert_eq!(error.code().code(), "42501");
     assert_eq!(granted, None);
 }

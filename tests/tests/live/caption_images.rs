@@ -1,10 +1,11 @@
-//! `caption_images` and `caption_image_json`: several pictures at once, several texts of one.
+//! `caption_images` and `caption_image_json`: captions of several pictures, several styles for one.
 
-use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
+use pg_caption_tests::{TestServer, shared_database};
 
+// One row per URL; an unavailable picture costs only its own row.
 #[test]
 fn rows_keep_the_order_of_urls() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut urls = web.pictures(3);
     urls.insert(1, web.url("/gone.jpg"));
     let list = urls.join("', '");
@@ -31,15 +32,14 @@ fn rows_keep_the_order_of_urls() {
 
 #[test]
 fn all_urls_are_fetched_together() {
-    let (db, web, gate) = (Cluster::shared().database(), Web::start(), Gate::new());
-    let urls: Vec<_> =
-        (0..5).map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate))).collect();
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let urls = web.gated_pictures(5, &gate);
     let list = urls.join("', '");
     let mut session = db.session();
     let call = std::thread::spawn(move || {
         session.number(&format!("SELECT count(caption) FROM caption_images(ARRAY['{list}'])"))
     });
-    // None is answered before all are asked for.
+    // No request is answered before all have arrived.
     eventually("five pictures are being fetched", || gate.waiting() >= 5);
     gate.open();
     assert_eq!(call.join().unwrap(), 5);
@@ -47,8 +47,8 @@ fn all_urls_are_fetched_together() {
 
 #[test]
 fn a_null_url_gives_a_row_without_caption() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let rows = db
         .session()
         .rows(&format!("SELECT ord, caption IS NULL FROM caption_images(ARRAY[NULL, '{url}'])"));
@@ -60,23 +60,20 @@ fn a_null_url_gives_a_row_without_caption() {
 #[test]
 fn an_empty_array_gives_no_rows() {
     assert_eq!(
-        Cluster::shared()
-            .database()
-            .session()
-            .number("SELECT count(*) FROM caption_images(ARRAY[]::text[])"),
+        shared_database().session().number("SELECT count(*) FROM caption_images(ARRAY[]::text[])"),
         0
     );
 }
 
 #[test]
 fn two_styles_share_one_fetch() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let json =
         db.session().text(&format!("SELECT caption_image_json('{url}', ARRAY['concise', 'seo'])"));
-    let said: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(web.hits("/a.jpg"), 1);
-    for word in [
+    for key in [
         "concise",
         "seo",
         "finish_reason",
@@ -89,6 +86,6 @@ fn two_styles_share_one_fetch() {
         "sha256",
         "digest",
     ] {
-        assert!(json.contains(&format!("\"{word}\"")), "{word} is missing in {said:#}");
+        assert!(json.contains(&format!("\"{key}\"")), "{key} is missing in {value:#}");
     }
 }

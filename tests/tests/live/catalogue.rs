@@ -1,11 +1,10 @@
-//! Whole catalogues: every row of a folder of photos ends filled, or recorded with a reason; none
-//! is forgotten.
+//! Whole catalogs: each row of a folder of photos ends either filled or with a recorded failure.
 
-use pg_caption_tests::{Answer, Cluster, Web, demo_pictures, shared};
+use pg_caption_tests::{ServerAnswer, TestServer, shared_database};
 use std::path::Path;
 
 fn watch_a_folder(folder: &Path) {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .expect("a folder of pictures")
         .map(|entry| entry.expect("an entry").path())
@@ -17,7 +16,7 @@ fn watch_a_folder(folder: &Path) {
         .map(|(n, file)| {
             web.serve(
                 &format!("/{n}.jpg"),
-                Answer::body(std::fs::read(file).expect("a picture"), "image/jpeg"),
+                ServerAnswer::body(std::fs::read(file).expect("a picture"), "image/jpeg"),
             )
         })
         .collect();
@@ -41,7 +40,7 @@ fn watch_a_folder(folder: &Path) {
     assert_eq!(filled + failed, urls.len() as i64, "{filled} filled, {failed} failed");
     assert!(
         filled * 10 >= urls.len() as i64 * 9,
-        "without a threshold nearly every photo is described: {filled} of {}",
+        "without a threshold nearly every photo gets a caption: {filled} of {}",
         urls.len()
     );
     assert_eq!(
@@ -67,6 +66,6 @@ fn demo_pictures_all_end_filled_or_failed() {
 fn shop_photos_all_end_filled_or_failed() {
     match shared("catalogue/images") {
         Some(folder) => watch_a_folder(&folder),
-        None => println!("skipped: ../shared/catalogue is not there"),
+        None => println!("skipped: ../shared/catalogue does not exist"),
     }
 }

@@ -1,12 +1,9 @@
-//! Crashes in the middle of a drain, again and again: at the end every row is filled exactly once.
+//! Repeated crashes while a queue is processed: at the end every row is filled exactly once.
 
-use pg_caption_tests::{Answer, Cluster, Database, Session, Signal, Web, eventually, signal};
+use pg_caption_tests::{TestCluster, TestDatabase, TestServer};
 
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
-/// A watched table of `count` rows that notes every write of a fill.
-fn watched<'a>(cluster: &'a Cluster, web: &Web, count: usize) -> Database<'a> {
+/// A watched table of `count` rows that records every write of a fill.
+fn watched<'a>(cluster: &'a TestCluster, web: &TestServer, count: usize) -> TestDatabase<'a> {
     let db = cluster.database();
     let urls = web.pictures(10);
     let mut session = db.products(&[]);
@@ -26,10 +23,10 @@ fn watched<'a>(cluster: &'a Cluster, web: &Web, count: usize) -> Database<'a> {
     db
 }
 
-/// Waits until that many rows are filled; sessions may be lost meanwhile.
-fn some_are_filled(db: &Database, count: i64) {
+/// Waits until that many rows are filled; the connection may be lost meanwhile.
+fn some_are_filled(db: &TestDatabase, count: i64) {
     eventually("some rows are filled", || {
-        let Ok(mut session) = Session::open(&db.cluster.config(&db.name)) else { return false };
+        let Ok(mut session) = TestSession::open(&db.cluster.config(&db.name)) else { return false };
         let filled = session.try_rows("SELECT count(*) FROM products WHERE alt <> ''");
         filled
             .ok()
@@ -38,10 +35,10 @@ fn some_are_filled(db: &Database, count: i64) {
     });
 }
 
-/// Everything was filled, once, and nothing failed.
-fn nothing_is_lost_or_doubled(db: &Database) {
+/// Waits for the queue and checks that every row was written once and none failed.
+fn assert_written_once(db: &TestDatabase) {
     let mut session = db.session();
-    // However long that takes.
+    // Without a time limit.
     session.run("CALL caption.wait('products')");
     assert!(session.holds(FILLED));
     assert_eq!(
@@ -59,7 +56,7 @@ fn nothing_is_lost_or_doubled(db: &Database) {
 
 #[test]
 fn repeated_engine_kills_lose_no_row() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let db = watched(&cluster, &web, 2000);
     let mut session = db.session();
     for round in 1..=3 {
@@ -69,13 +66,13 @@ fn repeated_engine_kills_lose_no_row() {
             signal(engine, Signal::KILL);
         }
     }
-    nothing_is_lost_or_doubled(&db);
+    assert_written_once(&db);
     assert!(!cluster.log().contains("terminating any other active server processes"));
 }
 
 #[test]
 fn repeated_worker_ends_lose_no_row() {
-    let (cluster, web) = (Cluster::subreaper(&[]), Web::start());
+    let (cluster, web) = (TestCluster::subreaper(&[]), TestServer::start());
     let db = watched(&cluster, &web, 200);
     let mut session = db.session();
     for round in 1..=3 {
@@ -85,27 +82,27 @@ fn repeated_worker_ends_lose_no_row() {
              WHERE backend_type = 'pg_caption worker'",
         );
     }
-    nothing_is_lost_or_doubled(&db);
+    assert_written_once(&db);
     assert!(!cluster.log().contains("terminating any other active server processes"));
 }
 
-/// PostgreSQL's rule for background workers: all sessions end, and the server recovers. The drain
-/// goes on after it.
+/// Crashes a background worker: PostgreSQL ends all sessions and performs recovery. After it the
+/// queue is processed to the end.
 fn the_server_recovers_from_a_crash_of(process: &str) {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let db = watched(&cluster, &web, 200);
     some_are_filled(&db, 30);
     let engine = db.session().number("SELECT pid FROM caption.engine_status()");
-    let pid = cluster.process(process).expect("it is there");
+    let pid = cluster.process(process).expect("a running process");
     signal(pid, Signal::SEGV);
-    eventually("the server has noticed", || {
+    eventually("the server notices the crash", || {
         cluster.log().contains("all server processes terminated; reinitializing")
     });
-    eventually("the server lets people in again", || {
-        Session::open(&cluster.config(&db.name)).is_ok()
+    eventually("the server accepts connections again", || {
+        TestSession::open(&cluster.config(&db.name)).is_ok()
     });
-    nothing_is_lost_or_doubled(&db);
-    assert!(!pg_caption_tests::alive(engine as u32), "the old engine went along");
+    assert_written_once(&db);
+    assert!(!alive(engine as u32), "the old engine has ended");
 }
 
 #[test]
@@ -120,16 +117,16 @@ fn a_launcher_crash_loses_no_row() {
 
 #[test]
 fn an_engine_killing_picture_is_identified() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let db = cluster.database();
-    let (poison, never) = ("/poison.jpg", pg_caption_tests::Gate::new());
+    let (poison, never) = ("/poison.jpg", AnswerGate::new());
     let mut urls = web.pictures(6);
-    urls.insert(2, web.serve(poison, Answer::picture(7).behind(&never)));
+    urls.insert(2, web.serve(poison, ServerAnswer::picture(7).behind(&never)));
     let mut session = db.products(&urls);
     session.run("SELECT caption.watch('products')");
-    // Whoever asks for it dies.
+    // Each engine that fetches the picture is killed.
     let mut deaths = 0;
-    eventually("it is found out", || {
+    eventually("the picture is identified", || {
         if web.hits(poison) > deaths {
             deaths = web.hits(poison);
             let engine = session.number("SELECT pid FROM caption.engine_status()");
@@ -141,7 +138,7 @@ fn an_engine_killing_picture_is_identified() {
             "EXISTS (SELECT FROM caption.failure WHERE code = 'engine_killer' AND key = '[\"3\"]')",
         )
     });
-    assert!(deaths >= 3, "it was not blamed for the death of others: {deaths}");
+    assert!(deaths >= 3, "deaths of other requests' engines are not charged to it: {deaths}");
     session.run("CALL caption.wait('products')");
     assert_eq!(session.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''"), 6);
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 1);

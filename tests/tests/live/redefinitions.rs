@@ -1,25 +1,17 @@
-//! Somebody redefines a table in the middle of its drain: each has a stated outcome, and none costs
+//! Tables redefined while their rows are processed: each case has a defined outcome, and none loses
 //! a row.
 
-use pg_caption_tests::{Answer, Cluster, Database, Gate, Session, Web, eventually};
+use pg_caption_tests::{
+    AnswerGate, FILLED, TestDatabase, TestServer, TestSession, eventually, shared_database,
+};
 
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
-/// A watched table of six rows, half of them filled, the others being fetched.
-fn half_way<'a>(web: &Web, gate: &Gate) -> (Database<'a>, Session) {
-    let db = Cluster::shared().database();
-    let urls: Vec<_> = (0..6u32)
-        .map(|n| {
-            web.serve(
-                &format!("/{n}.jpg"),
-                if n < 3 { Answer::picture(n) } else { Answer::picture(n).behind(gate) },
-            )
-        })
-        .collect();
+/// A watched table of six rows: three are filled, the pictures of the others are being fetched.
+fn half_filled<'a>(web: &TestServer, gate: &AnswerGate) -> (TestDatabase<'a>, TestSession) {
+    let db = shared_database();
+    let urls = web.half_gated_pictures(6, gate);
     let mut session = db.products(&urls);
     session.run("SELECT caption.watch('products')");
-    eventually("the drain is half-way", || {
+    eventually("half of the rows are filled", || {
         gate.waiting() >= 3 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 3")
     });
     (db, session)
@@ -27,8 +19,8 @@ fn half_way<'a>(web: &Web, gate: &Gate) -> (Database<'a>, Session) {
 
 #[test]
 fn rows_after_truncate_are_filled() {
-    let (web, gate) = (Web::start(), Gate::new());
-    let (db, mut session) = half_way(&web, &gate);
+    let (web, gate) = (TestServer::start(), AnswerGate::new());
+    let (db, mut session) = half_filled(&web, &gate);
     session.run("TRUNCATE products");
     gate.open();
     session.run("CALL caption.wait('products')");
@@ -39,8 +31,8 @@ fn rows_after_truncate_are_filled() {
 
 #[test]
 fn a_renamed_table_is_filled() {
-    let (web, gate) = (Web::start(), Gate::new());
-    let (db, mut session) = half_way(&web, &gate);
+    let (web, gate) = (TestServer::start(), AnswerGate::new());
+    let (db, mut session) = half_filled(&web, &gate);
     session.run("ALTER TABLE products RENAME TO goods");
     gate.open();
     db.eventually(&FILLED.replace("products", "goods"));
@@ -49,8 +41,8 @@ fn a_renamed_table_is_filled() {
 
 #[test]
 fn a_table_moved_to_a_schema_is_filled() {
-    let (web, gate) = (Web::start(), Gate::new());
-    let (db, mut session) = half_way(&web, &gate);
+    let (web, gate) = (TestServer::start(), AnswerGate::new());
+    let (db, mut session) = half_filled(&web, &gate);
     session.run("CREATE SCHEMA shop; ALTER TABLE products SET SCHEMA shop");
     gate.open();
     db.eventually(&FILLED.replace("products", "shop.products"));
@@ -59,8 +51,8 @@ fn a_table_moved_to_a_schema_is_filled() {
 
 #[test]
 fn a_renamed_column_stops_the_watch() {
-    let (web, gate) = (Web::start(), Gate::new());
-    let (db, mut session) = half_way(&web, &gate);
+    let (web, gate) = (TestServer::start(), AnswerGate::new());
+    let (db, mut session) = half_filled(&web, &gate);
     session.run("ALTER TABLE products RENAME image_url TO photo");
     gate.open();
     db.eventually(
@@ -72,18 +64,22 @@ fn a_renamed_column_stops_the_watch() {
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
+// PostgreSQL refuses the change while a trigger's condition names the column. In one transaction
+// with a new watch it succeeds, and the captions stay known as machine-written.
 #[test]
 fn a_watched_column_can_change_its_type() {
-    let web = Web::start();
-    let (first, second) =
-        (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
-    let db = Cluster::shared().database();
+    let web = TestServer::start();
+    let (first, second) = (
+        web.serve("/1.jpg", ServerAnswer::picture(1)),
+        web.serve("/2.jpg", ServerAnswer::picture(2)),
+    );
+    let db = shared_database();
     let mut session = db.products(std::slice::from_ref(&first));
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     let alter =
         "ALTER TABLE products ALTER image_url TYPE varchar(400), ALTER alt TYPE varchar(200)";
-    assert_eq!(session.error(alter).code().code(), "0A000", "the triggers need the type");
+    assert_eq!(session.error(alter).code().code(), "0A000", "the triggers depend on the type");
     session.run(&format!(
         "BEGIN; \
          DROP TRIGGER pg_caption_insert ON products; \
@@ -92,21 +88,21 @@ fn a_watched_column_can_change_its_type() {
          COMMIT"
     ));
     session.run("CALL caption.wait('products')");
-    assert_eq!(web.hits("/1.jpg"), 1, "what was filled is not captioned again");
+    assert_eq!(web.hits("/1.jpg"), 1, "filled rows are not captioned again");
     let before = session.text("SELECT alt FROM products");
     session.run(&format!("UPDATE products SET image_url = '{second}'"));
     session.run("CALL caption.wait('products')");
-    assert_ne!(session.text("SELECT alt FROM products"), before, "a new URL replaces our text");
+    assert_ne!(session.text("SELECT alt FROM products"), before, "a new URL replaces the caption");
 }
 
 #[test]
 fn a_dropped_column_stops_the_watch() {
-    let (web, gate) = (Web::start(), Gate::new());
-    let (db, mut session) = half_way(&web, &gate);
+    let (web, gate) = (TestServer::start(), AnswerGate::new());
+    let (db, mut session) = half_filled(&web, &gate);
     assert_eq!(
         session.error("ALTER TABLE products DROP seo").code().code(),
         "2BP01",
-        "the triggers need it"
+        "the triggers depend on the column"
     );
     session.run("ALTER TABLE products DROP seo CASCADE");
     gate.open();
@@ -116,9 +112,10 @@ fn a_dropped_column_stops_the_watch() {
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
+// A new column with the name of a watched one is another column.
 #[test]
 fn a_replaced_column_stops_the_watch() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 2);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
@@ -137,9 +134,10 @@ fn a_replaced_column_stops_the_watch() {
     db.eventually(&format!("(SELECT count(*) FROM products) = 4 AND {FILLED}"));
 }
 
+// The watched key columns no longer identify one row: no text of a user may be overwritten.
 #[test]
 fn an_ambiguous_key_stops_the_watch() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
     session.run(
         "CREATE TABLE products (id int PRIMARY KEY, tenant int NOT NULL, image_url text, alt text, \
@@ -158,9 +156,10 @@ fn an_ambiguous_key_stops_the_watch() {
     assert_eq!(session.text("SELECT alt || seo FROM products WHERE tenant = 1"), "by handby hand");
 }
 
+// Rows written while a key column is renamed or nullable are filled once the key is valid again.
 #[test]
 fn rows_of_a_broken_key_are_found_later() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
     session
         .run("CREATE TABLE products (k int NOT NULL UNIQUE, image_url text, alt text, seo text)");
@@ -185,8 +184,8 @@ fn rows_of_a_broken_key_are_found_later() {
 
 #[test]
 fn a_rewritten_table_is_filled() {
-    let (web, gate) = (Web::start(), Gate::new());
-    let (db, mut session) = half_way(&web, &gate);
+    let (web, gate) = (TestServer::start(), AnswerGate::new());
+    let (db, mut session) = half_filled(&web, &gate);
     session.run("ALTER TABLE products ALTER title TYPE char(40)");
     session.run("VACUUM FULL products");
     gate.open();
@@ -194,16 +193,17 @@ fn a_rewritten_table_is_filled() {
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
+// Captions are written with the new owner's rights, and the old role can be dropped.
 #[test]
 fn a_new_owner_replaces_the_old_role() {
-    let (web, gate) = (Web::start(), Gate::new());
-    let (db, mut session) = half_way(&web, &gate);
+    let (web, gate) = (TestServer::start(), AnswerGate::new());
+    let (db, mut session) = half_filled(&web, &gate);
     let (old, new) = (format!("old_{}", db.name), format!("new_{}", db.name));
     session.run(&format!(
         "CREATE ROLE {old}; CREATE ROLE {new}; GRANT CREATE ON SCHEMA public TO {new}"
     ));
     session.run(
-        "CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC;
+        "CREATE TABLE seen (role text); GRANT INSERT ON seen TO PUBLIC;
          CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
          INSERT INTO public.seen VALUES (current_user); RETURN NULL; END $$;
          CREATE TRIGGER see AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION see()",
@@ -212,15 +212,15 @@ fn a_new_owner_replaces_the_old_role() {
     session.run(&format!("REASSIGN OWNED BY {old} TO {new}; DROP ROLE {old}"));
     gate.open();
     db.eventually(FILLED);
-    assert_eq!(session.rows("SELECT DISTINCT who FROM seen"), [[Some(new.clone())]]);
+    assert_eq!(session.rows("SELECT DISTINCT role FROM seen"), [[Some(new.clone())]]);
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
     session.run(&format!("DROP TABLE products; DROP OWNED BY {new}; DROP ROLE {new}"));
 }
 
 #[test]
 fn forced_row_security_stops_the_watch() {
-    let (web, gate) = (Web::start(), Gate::new());
-    let (db, mut session) = half_way(&web, &gate);
+    let (web, gate) = (TestServer::start(), AnswerGate::new());
+    let (db, mut session) = half_filled(&web, &gate);
     let owner = format!("owner_{}", db.name);
     session.run(&format!("CREATE ROLE {owner}; ALTER TABLE products OWNER TO {owner}"));
     session.run(
@@ -228,7 +228,7 @@ fn forced_row_security_stops_the_watch() {
          CREATE POLICY few ON products USING (id < 4)",
     );
     gate.open();
-    // Rows in hand become failures that say so; the walk says it for the whole table.
+    // Rows in flight become failures with this reason; a backfill stops the whole table.
     session.run("SELECT caption.watch('products')");
     db.eventually(
         "(SELECT state LIKE '%row-level security%' OR state LIKE '%row security%' \
@@ -242,8 +242,8 @@ fn forced_row_security_stops_the_watch() {
 
 #[test]
 fn a_raising_trigger_costs_only_its_row() {
-    let (web, gate) = (Web::start(), Gate::new());
-    let (db, mut session) = half_way(&web, &gate);
+    let (web, gate) = (TestServer::start(), AnswerGate::new());
+    let (db, mut session) = half_filled(&web, &gate);
     session.run(
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 5 \
          THEN RAISE 'not this one'; END IF; RETURN NEW; END $$;
@@ -261,7 +261,7 @@ fn a_raising_trigger_costs_only_its_row() {
 
 #[test]
 fn an_unreadable_table_is_logged_once() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 1);
     session.run(
@@ -279,17 +279,17 @@ fn an_unreadable_table_is_logged_once() {
          OR state LIKE '%row security%')",
     );
     for n in 0..5 {
-        let url = web.serve(&format!("/new{n}.jpg"), Answer::picture(n));
+        let url = web.serve(&format!("/new{n}.jpg"), ServerAnswer::picture(n));
         session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
-        // Read anew, as after any change of a watch.
+        // A change of a watch makes the worker read the table again.
         session.run("SELECT caption.pause('products'), caption.resume('products')");
         db.eventually("NOT EXISTS (SELECT FROM products WHERE alt IS NULL)");
     }
     let log = cluster.log();
-    let said: Vec<_> = log
+    let lines: Vec<_> = log
         .lines()
         .filter(|line| line.contains("hidden") && line.contains("is not being filled"))
         .collect();
-    assert_eq!(said.len(), 1, "{said:#?}");
-    assert!(!said[0].contains("ONLY"), "{said:?}");
+    assert_eq!(lines.len(), 1, "{lines:#?}");
+    assert!(!lines[0].contains("ONLY"), "{lines:?}");
 }

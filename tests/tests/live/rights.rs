@@ -1,9 +1,9 @@
-//! Whose rights things run with: never more than the table's owner has.
+//! Privileges: a table's code runs with the rights of the table's owner at most.
 
-use pg_caption_tests::{Cluster, Database, Session, Web};
+use pg_caption_tests::{FILLED, TestCluster, TestDatabase, TestServer, TestSession, eventually};
 
-/// A database and a session in it as an ordinary role that owns `products` and may watch.
-fn shop<'a>(cluster: &'a Cluster, web: &Web) -> (Database<'a>, Session, String) {
+/// A database, a session as an ordinary role that owns `products` and may watch, and that role.
+fn shop<'a>(cluster: &'a TestCluster, web: &TestServer) -> (TestDatabase<'a>, TestSession, String) {
     let db = cluster.database();
     let mut session = db.session();
     let role = format!("owner_{}", session.text("SELECT current_database()"));
@@ -23,14 +23,11 @@ fn shop<'a>(cluster: &'a Cluster, web: &Web) -> (Database<'a>, Session, String) 
     (db, session, role)
 }
 
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
 #[test]
 fn triggers_run_as_the_table_owner() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, role) = shop(&cluster, &web);
-    session.run("CREATE TABLE seen (who text)");
+    session.run("CREATE TABLE seen (role text)");
     session.run(
         "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
          INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $$",
@@ -43,13 +40,13 @@ fn triggers_run_as_the_table_owner() {
     );
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
-    assert_eq!(session.rows("SELECT DISTINCT who FROM seen"), [[Some(role)]]);
+    assert_eq!(session.rows("SELECT DISTINCT role FROM seen"), [[Some(role)]]);
     assert_eq!(session.number("SELECT count(*) FROM seen"), 6);
 }
 
 #[test]
 fn a_trigger_cannot_change_its_role() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, _) = shop(&cluster, &web);
     session.run(
         "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN SET ROLE postgres; \
@@ -65,9 +62,9 @@ fn a_trigger_cannot_change_its_role() {
 
 #[test]
 fn planted_functions_are_not_called() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, _) = shop(&cluster, &web);
-    session.run("CREATE TABLE trapped (who text)");
+    session.run("CREATE TABLE trapped (role text)");
     for (name, kind) in [("=", "text, text"), ("=", "oid, oid"), ("<>", "text, text")] {
         session.run(&format!(
             "CREATE OR REPLACE FUNCTION public.trap({kind}) RETURNS boolean LANGUAGE plpgsql AS $$ \
@@ -83,20 +80,20 @@ fn planted_functions_are_not_called() {
     session.run("SELECT caption.watch('products'::regclass)");
     session.run("RESET search_path");
     db.eventually(FILLED);
-    assert_eq!(session.number("SELECT count(*) FROM trapped WHERE who = 'postgres'"), 0);
+    assert_eq!(session.number("SELECT count(*) FROM trapped WHERE role = 'postgres'"), 0);
 }
 
 #[test]
 fn only_the_owner_controls_a_watch() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, _) = shop(&cluster, &web);
     session.run("SELECT caption.watch('products')");
     let mut other = db.session();
     other.run(
-        "CREATE ROLE stranger; \
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO stranger; \
-         GRANT ALL ON products TO stranger; \
-         SET ROLE stranger",
+        "CREATE ROLE other_role; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO other_role; \
+         GRANT ALL ON products TO other_role; \
+         SET ROLE other_role",
     );
     for call in ["watch", "unwatch", "pause", "resume", "retry", "recaption"] {
         let error = other.error(&format!("SELECT caption.{call}('products')"));
@@ -106,14 +103,14 @@ fn only_the_owner_controls_a_watch() {
     assert_eq!(
         other.value("SELECT caption.in_flight('products')"),
         None,
-        "nor learn what is worked on"
+        "other roles do not see the rows in flight"
     );
-    assert!(session.holds("caption.in_flight('products') >= 0"), "as the owner may");
+    assert!(session.holds("caption.in_flight('products') >= 0"), "the owner sees them");
 }
 
 #[test]
 fn functions_are_revoked_from_public() {
-    let db = Cluster::shared().database();
+    let db = shared_database();
     let mut session = db.session();
     let open = session.rows(
         "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid \
@@ -121,21 +118,21 @@ fn functions_are_revoked_from_public() {
          ON e.oid = d.refobjid AND e.extname = 'pg_caption' \
          WHERE has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1",
     );
-    // A trigger function must be executable by whoever watches, and checks how it is called; the
-    // others say only what the caller may know.
-    let known = [
+    // The trigger function must be executable by the owner of a watch and checks how it is called.
+    // The others return only what the caller may see.
+    let expected = [
         "caption.enqueue()",
         "caption.in_flight(regclass)",
         "caption.obstacle()",
         "caption.require_no_transaction()",
     ];
-    assert_eq!(open, known.map(|function| [Some(function.to_string())]));
+    assert_eq!(open, expected.map(|function| [Some(function.to_string())]));
 }
 
 #[test]
 fn every_extension_object_is_described() {
-    let db = Cluster::shared().database();
-    let silent = db.session().rows(
+    let db = shared_database();
+    let undescribed = db.session().rows(
         "SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d JOIN pg_extension e \
          ON e.oid = d.refobjid AND e.extname = 'pg_caption' WHERE d.deptype = 'e' \
          AND d.classid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_namespace'::regclass) \
@@ -144,21 +141,21 @@ fn every_extension_object_is_described() {
          WHERE d.classid = 'pg_class'::regclass AND i.oid = d.objid \
          AND i.relkind IN ('S', 'i', 't'))",
     );
-    assert_eq!(silent, Vec::<Vec<Option<String>>>::new());
+    assert_eq!(undescribed, Vec::<Vec<Option<String>>>::new());
 }
 
 #[test]
 fn planted_expressions_run_as_the_owner() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, role) = shop(&cluster, &web);
-    session.run("CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC");
-    // Declared immutable, as a thief would, and calling another one: for an index, a generated
-    // column and a check.
+    session.run("CREATE TABLE seen (role text); GRANT INSERT ON seen TO PUBLIC");
+    // Declared immutable like an attacker's function, and calling another function: for an index, a
+    // generated column and a check.
     session.run(
-        "CREATE FUNCTION tell() RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen \
-         VALUES (current_user); END $$;
+        "CREATE FUNCTION note_role() RETURNS void LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.seen VALUES (current_user); END $$;
          CREATE FUNCTION note(x text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ \
-         BEGIN PERFORM public.tell(); RETURN x; END $$",
+         BEGIN PERFORM public.note_role(); RETURN x; END $$",
     );
     session.run(
         "CREATE INDEX ON products (note(alt)); \
@@ -171,14 +168,16 @@ fn planted_expressions_run_as_the_owner() {
     db.eventually(FILLED);
     assert!(
         session.number("SELECT count(*) FROM seen") >= 9,
-        "each of the three was called for each row"
+        "each of the three expressions was evaluated for each row"
     );
-    assert_eq!(session.rows("SELECT DISTINCT who FROM seen"), [[Some(role)]]);
+    assert_eq!(session.rows("SELECT DISTINCT role FROM seen"), [[Some(role)]]);
 }
 
+// A trigger written by the old owner must not run with the rights of a superuser before a superuser
+// has confirmed the watch.
 #[test]
 fn a_new_superuser_owner_must_watch_again() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, role) = shop(&cluster, &web);
     session.run(&format!(
         "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF (SELECT rolsuper \
@@ -206,7 +205,7 @@ fn a_new_superuser_owner_must_watch_again() {
     session.run("DROP TRIGGER climb ON products; SELECT caption.watch('products')");
     db.eventually(FILLED);
 
-    // Likewise where it is the owner that changes.
+    // The same if the owner becomes a superuser.
     session.run(&format!(
         "ALTER TABLE products OWNER TO {role}; \
          SELECT caption.watch('products'); \

@@ -1,22 +1,20 @@
-//! What a table's own code, keys and checks can do to a worker: it costs the row, never the others.
+//! Errors from a table's triggers, keys and checks: they cost one row, never other rows.
 
-use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
+use pg_caption_tests::{AnswerGate, FILLED, TestCluster, TestServer, eventually, shared_database};
 
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
-/// A BEFORE UPDATE trigger on `products` that does this to row 2.
-fn trigger(does: &str) -> String {
+/// SQL for a BEFORE UPDATE trigger on `products` that runs the statement for row 2.
+fn trigger(statement: &str) -> String {
     format!(
         "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 2 \
-         THEN {does}; END IF; RETURN NEW; END $$;
+         THEN {statement}; END IF; RETURN NEW; END $$;
          CREATE TRIGGER spoil BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION spoil()"
     )
 }
 
 #[test]
 fn a_trigger_cancel_costs_only_its_row() {
-    let (cluster, web) = (Cluster::private(&[("pg_caption.max_attempts", "1")]), Web::start());
+    let (cluster, web) =
+        (TestCluster::private(&[("pg_caption.max_attempts", "1")]), TestServer::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 3);
     session.run(
@@ -36,18 +34,18 @@ fn a_trigger_cancel_costs_only_its_row() {
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 1);
     assert!(
         !cluster.log().contains("background worker \"pg_caption worker\" (PID"),
-        "no worker ended badly: {}",
+        "no worker ended with an error: {}",
         cluster.log()
     );
 }
 
 #[test]
 fn an_endless_trigger_is_cancelled() {
-    let cluster = Cluster::private(&[
+    let cluster = TestCluster::private(&[
         ("pg_caption.max_attempts", "1"),
         ("pg_caption.write_timeout", "300ms"),
     ]);
-    let (db, web) = (cluster.database(), Web::start());
+    let (db, web) = (cluster.database(), TestServer::start());
     let mut session = db.products_of(&web, 3);
     session.run(&trigger("PERFORM pg_sleep(3600)"));
     session.run("SELECT caption.watch('products')");
@@ -56,15 +54,15 @@ fn an_endless_trigger_is_cancelled() {
         "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' \
          AND message LIKE '%statement timeout%')",
     );
-    // The time limit is the statement's alone: what comes after it is not cut off.
+    // The time limit applies to one statement: later statements are not cancelled.
     session.run("DROP TRIGGER spoil ON products; SELECT caption.retry('products')");
     db.eventually(FILLED);
 }
 
 #[test]
 fn an_uncancellable_trigger_ends_the_worker() {
-    let cluster = Cluster::private(&[("pg_caption.write_timeout", "300ms")]);
-    let (db, web) = (cluster.database(), Web::start());
+    let cluster = TestCluster::private(&[("pg_caption.write_timeout", "300ms")]);
+    let (db, web) = (cluster.database(), TestServer::start());
     let mut session = db.products_of(&web, 6);
     let stubborn = trigger(
         "LOOP BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP",
@@ -83,19 +81,21 @@ fn an_uncancellable_trigger_ends_the_worker() {
     );
     let ended = cluster.log().matches("went on after it was cancelled: the worker ends").count();
     assert_eq!(ended, 3, "{}", cluster.log_tail("worker"));
-    // Its word is not held against it for ever.
+    // The rows are processed again after a retry.
     session.run("DROP TRIGGER spoil ON products; SELECT caption.retry('products')");
     db.eventually(FILLED);
 }
 
+// The worker's own statements find their row by key, whatever the statistics. The planner settings
+// for that must not apply to queries in triggers.
 #[test]
 fn triggers_are_planned_as_in_any_session() {
-    let cluster = Cluster::private(&[
+    let cluster = TestCluster::private(&[
         ("pg_caption.max_attempts", "1"),
         ("pg_caption.enabled", "off"),
         ("pg_caption.write_timeout", "20s"),
     ]);
-    let (db, web) = (cluster.database(), Web::start());
+    let (db, web) = (cluster.database(), TestServer::start());
     let mut session = db.products_of(&web, 3);
     const SEEN: &str = "SELECT string_agg(name || ' ' || setting, ' ' ORDER BY name) \
         FROM pg_catalog.pg_settings WHERE name ~ '^(enable_|jit$|plan_cache)'";
@@ -116,7 +116,7 @@ fn triggers_are_planned_as_in_any_session() {
     ));
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
-    eventually("no row is left", || {
+    eventually("every row is filled or failed", || {
         session.holds(&format!("{FILLED} OR EXISTS (SELECT FROM caption.failure)"))
     });
     assert_eq!(session.rows("SELECT message FROM caption.failure"), Vec::<Vec<_>>::new());
@@ -134,12 +134,12 @@ fn triggers_are_planned_as_in_any_session() {
 #[test]
 fn a_trigger_lock_charges_no_attempt() {
     let cluster =
-        Cluster::private(&[("pg_caption.max_attempts", "1"), ("deadlock_timeout", "400ms")]);
-    let (db, web) = (cluster.database(), Web::start());
+        TestCluster::private(&[("pg_caption.max_attempts", "1"), ("deadlock_timeout", "400ms")]);
+    let (db, web) = (cluster.database(), TestServer::start());
     let mut session = db.products_of(&web, 3);
     session.run("CREATE TABLE counter AS SELECT 1 AS id, 0 AS n");
     session.run(&trigger(
-        "RAISE LOG 'it waits for %', current_setting('lock_timeout'); \
+        "RAISE LOG 'lock_timeout is %', current_setting('lock_timeout'); \
          UPDATE public.counter SET n = n + 1",
     ));
     let mut holder = db.session();
@@ -154,26 +154,24 @@ fn a_trigger_lock_charges_no_attempt() {
         session.rows(deferred),
         [[Some("[\"2\"]".into()), Some("row_locked".into()), Some("0".into())]]
     );
-    assert!(session.holds("(SELECT backfill_done FROM caption.watch_state)"), "the walk goes on");
-    // Whoever waits for one of our rows while we wait for his is not the one who is told of a
-    // deadlock; and we wait less and less.
-    eventually("it is tried with less patience", || cluster.log().contains("it waits for 100ms"));
+    assert!(session.holds("(SELECT backfill_done FROM caption.watch_state)"), "backfill continues");
+    // The worker's wait is shorter than deadlock_timeout, so that no other session is the victim of
+    // a deadlock. It gets shorter with each attempt.
+    eventually("an attempt waits 100 ms", || cluster.log().contains("lock_timeout is 100ms"));
     let log = cluster.log();
-    let first = log.lines().find_map(|line| line.split_once("it waits for "));
+    let first = log.lines().find_map(|line| line.split_once("lock_timeout is "));
     assert_eq!(first.map(|(_, time)| time), Some("200ms"));
     holder.run("COMMIT");
     db.eventually(FILLED);
-    assert_eq!(web.hits("/1.jpg"), 1, "its caption was kept");
+    assert_eq!(web.hits("/1.jpg"), 1, "the caption was kept");
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
 #[test]
 fn a_slow_trigger_locks_few_rows() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
-    let gate = Gate::new();
-    let urls: Vec<String> = (0..30)
-        .map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate)))
-        .collect();
+    let (db, web) = (shared_database(), TestServer::start());
+    let gate = AnswerGate::new();
+    let urls = web.gated_pictures(30, &gate);
     let mut session = db.products(&urls);
     session.run(
         "CREATE TABLE written (at xid8);
@@ -194,7 +192,7 @@ fn a_slow_trigger_locks_few_rows() {
 fn an_unresolved_name_is_explained() {
     for unqualified in ["INSERT INTO stock VALUES (1)", "PERFORM restock()", "PERFORM NULL::amount"]
     {
-        let (db, web) = (Cluster::shared().database(), Web::start());
+        let (db, web) = (shared_database(), TestServer::start());
         let mut session = db.products_of(&web, 2);
         session.run(
             "CREATE TABLE stock (n int); \
@@ -207,7 +205,7 @@ fn an_unresolved_name_is_explained() {
             "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' \
              AND detail LIKE '%SET search_path%')",
         );
-        // What it says helps.
+        // The advice of the detail solves the problem.
         session.run(
             "ALTER FUNCTION spoil() SET search_path = public; SELECT caption.retry('products')",
         );
@@ -217,13 +215,15 @@ fn an_unresolved_name_is_explained() {
 
 #[test]
 fn an_oversized_key_costs_only_its_row() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let db = cluster.database();
     let mut session = db.session();
     session.run("CREATE TABLE products (id bytea PRIMARY KEY, image_url text, alt text, seo text)");
-    let (long, short) =
-        (web.serve("/a.jpg", Answer::picture(0)), web.serve("/b.jpg", Answer::picture(1)));
-    // Random, so that it cannot be compressed.
+    let (long, short) = (
+        web.serve("/a.jpg", ServerAnswer::picture(0)),
+        web.serve("/b.jpg", ServerAnswer::picture(1)),
+    );
+    // Random bytes cannot be compressed.
     let random = "SELECT string_agg(decode(md5(n::text), 'hex'), '') FROM generate_series(1, 94) n";
     session.run(&format!(
         "INSERT INTO products VALUES (({random}), '{long}'), ('\\x01', '{short}'), ('\\xff', \
@@ -239,8 +239,8 @@ fn an_oversized_key_costs_only_its_row() {
 
 #[test]
 fn check_failures_hide_the_row() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
-    let url = web.serve("/a.jpg?sig=SECRET123", Answer::picture(0));
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg?sig=SECRET123", ServerAnswer::picture(0));
     let mut session = db.products(&[url]);
     session.run(
         "ALTER TABLE products ADD CONSTRAINT no_texts CHECK (alt IS NULL); \
@@ -253,10 +253,10 @@ fn check_failures_hide_the_row() {
 
 #[test]
 fn a_url_changing_trigger_writes_once() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let mut session = db.products(&[url]);
-    web.serve("/a.jpg?v=1", Answer::picture(0));
+    web.serve("/a.jpg?v=1", ServerAnswer::picture(0));
     session.run(
         "CREATE TABLE write (); \
          CREATE FUNCTION bump() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -271,9 +271,10 @@ fn a_url_changing_trigger_writes_once() {
     assert!(session.holds(FILLED));
 }
 
+// Captions of the old picture are removed; a text that a user edited stays.
 #[test]
 fn a_failed_new_url_clears_old_captions() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 2);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
@@ -285,8 +286,8 @@ fn a_failed_new_url_clears_old_captions() {
         session.rows("SELECT alt, seo FROM products ORDER BY id"),
         [[None, None], [None, Some("By hand.".into())]]
     );
-    // The picture is there after all.
-    let url = web.serve("/missing.jpg", Answer::picture(1));
+    // The picture appears later.
+    let url = web.serve("/missing.jpg", ServerAnswer::picture(1));
     session.run("SELECT caption.retry('products')");
     db.eventually(FILLED);
     assert!(session.holds(&format!("(SELECT bool_and(image_url = '{url}') FROM products)")));
@@ -295,7 +296,7 @@ fn a_failed_new_url_clears_old_captions() {
 
 #[test]
 fn errors_carry_no_backtrace() {
-    let db = Cluster::shared().database();
+    let db = shared_database();
     let error = db.session().error("SELECT caption_image('http://169.254.169.254/latest')");
     assert!(!format!("{error:?}").contains("std::"), "{error:?}");
     let cancelled = db.session().error(

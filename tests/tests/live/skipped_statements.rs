@@ -1,14 +1,16 @@
-//! A statement that changes no watched column is spared our UPDATE trigger; nothing is missed for
-//! it, whatever changes the columns.
+//! Trigger skipping: a statement that changes no watched column skips the extension's UPDATE
+//! trigger. No change of a watched column is missed.
 
-use pg_caption_tests::{Answer, Cluster, Database, Session, Web};
+use pg_caption_tests::{ServerAnswer, TestDatabase, TestServer, TestSession, shared_database};
 
-/// A watched table with a filled row, and the address of another picture.
-fn watched<'a>(web: &Web, table: &str) -> (Database<'a>, Session, String) {
-    let db = Cluster::shared().database();
+/// A watched table with one filled row, and the URL of another picture.
+fn watched<'a>(web: &TestServer, table: &str) -> (TestDatabase<'a>, TestSession, String) {
+    let db = shared_database();
     let mut session = db.session();
-    let (first, second) =
-        (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
+    let (first, second) = (
+        web.serve("/1.jpg", ServerAnswer::picture(1)),
+        web.serve("/2.jpg", ServerAnswer::picture(2)),
+    );
     session.run(&format!(
         "{table}; \
          INSERT INTO products (id, image_url) VALUES (1, '{first}'); \
@@ -26,17 +28,17 @@ const FROM_TITLE: &str = "CREATE FUNCTION from_title() RETURNS trigger LANGUAGE 
 const BEFORE_UPDATE: &str =
     "TRIGGER from_title BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION from_title()";
 
-/// The row's alt text is that of the picture that its URL shows now.
+/// Waits for the queue and checks that the alt text was replaced.
 #[track_caller]
-fn is_captioned_anew(session: &mut Session, before: &str) {
+fn assert_recaptioned(session: &mut TestSession, before: &str) {
     session.run("CALL caption.wait('products')");
-    assert_ne!(session.text("SELECT alt FROM products"), before, "a new URL replaces our text");
+    assert_ne!(session.text("SELECT alt FROM products"), before, "a new URL replaces the caption");
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
-/// Puts another condition into the place of our trigger's, one that holds for every row: so it
-/// shows whether the trigger is asked. What it finds stays in the queue.
-fn tell_of_every_row(session: &mut Session, table: &str) {
+/// Replaces the trigger's condition by one that holds for every row, so that the queue shows
+/// whether the trigger was fired. The pause keeps the entries in the queue.
+fn queue_every_row(session: &mut TestSession, table: &str) {
     session.run(&format!(
         "SELECT caption.pause('{table}');
          CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON {table} FOR EACH ROW \
@@ -44,9 +46,9 @@ fn tell_of_every_row(session: &mut Session, table: &str) {
     ));
 }
 
-/// Whether the trigger is asked about what this statement changes.
+/// Whether the statement fires the trigger.
 #[track_caller]
-fn is_asked(session: &mut Session, statement: &str) -> bool {
+fn fires(session: &mut TestSession, statement: &str) -> bool {
     let queued = "SELECT coalesce(sum(n), 0)::bigint FROM caption.queue";
     let before = session.number(queued);
     session.run(statement);
@@ -55,7 +57,7 @@ fn is_asked(session: &mut Session, statement: &str) -> bool {
 
 #[test]
 fn every_watched_change_is_queued() {
-    let web = Web::start();
+    let web = TestServer::start();
     let (_db, mut session, second) = watched(
         &web,
         &PRODUCTS
@@ -89,12 +91,12 @@ fn every_watched_change_is_queued() {
     {
         let before = session.text("SELECT alt FROM products");
         session.run(&change.replace("{}", if n % 2 == 0 { &second } else { &first }));
-        is_captioned_anew(&mut session, &before);
+        assert_recaptioned(&mut session, &before);
     }
     session.run("UPDATE products SET alt = NULL");
     session.run("CALL caption.wait('products')");
     assert!(session.holds("(SELECT alt <> '' FROM products)"));
-    // The key, by a foreign key's action: while the worker may not write, under both.
+    // A foreign key's action changes the key of a queued row while the table is paused.
     session.run("SELECT caption.pause('products')");
     session.run("UPDATE products SET seo = NULL");
     session.run("UPDATE stock SET id = 7; SELECT caption.resume('products')");
@@ -104,43 +106,43 @@ fn every_watched_change_is_queued() {
 
 #[test]
 fn unwatched_changes_skip_the_trigger() {
-    let web = Web::start();
+    let web = TestServer::start();
     let (_db, mut session, _) = watched(&web, PRODUCTS);
-    tell_of_every_row(&mut session, "products");
+    queue_every_row(&mut session, "products");
     for title in [
         "UPDATE products SET title = 'x'",
         "INSERT INTO products VALUES (1) ON CONFLICT (id) DO UPDATE SET title = 'y'",
         "WITH u AS (UPDATE products SET title = 'z' RETURNING id) SELECT * FROM u",
     ] {
-        assert!(!is_asked(&mut session, title), "{title}");
+        assert!(!fires(&mut session, title), "{title}");
     }
     assert!(
-        is_asked(&mut session, "UPDATE products SET alt = alt"),
-        "the condition of a changed column is asked"
+        fires(&mut session, "UPDATE products SET alt = alt"),
+        "a changed column of the condition fires the trigger"
     );
-    assert!(is_asked(
+    assert!(fires(
         &mut session,
         "WITH u AS (UPDATE products SET image_url = image_url RETURNING id) SELECT * FROM u"
     ));
-    // Another condition is another trigger, also to a session that knows the one before.
+    // A changed condition is noticed, also by a session that cached the previous one.
     session.run(
         "CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW \
          WHEN (NEW.title <> '') EXECUTE FUNCTION caption.enqueue()",
     );
-    assert!(is_asked(&mut session, "UPDATE products SET title = 'v'"));
-    assert!(!is_asked(&mut session, "UPDATE products SET alt = alt"));
-    tell_of_every_row(&mut session, "products");
-    // Each execution decides for itself, also of a plan that is kept.
+    assert!(fires(&mut session, "UPDATE products SET title = 'v'"));
+    assert!(!fires(&mut session, "UPDATE products SET alt = alt"));
+    queue_every_row(&mut session, "products");
+    // Each execution decides again, even with a cached plan.
     session.run(
         "PREPARE p AS UPDATE products SET title = $1; \
          CREATE FUNCTION touch() RETURNS void LANGUAGE plpgsql AS $$ BEGIN UPDATE products \
          SET title = 'f'; END $$",
     );
     for _ in 0..8 {
-        assert!(!is_asked(&mut session, "EXECUTE p ('a')"));
-        assert!(!is_asked(&mut session, "SELECT touch()"));
+        assert!(!fires(&mut session, "EXECUTE p ('a')"));
+        assert!(!fires(&mut session, "SELECT touch()"));
     }
-    // Other people's triggers are asked as ever: they keep theirs, in any order with ours.
+    // Triggers of users always fire, whatever their name order.
     session.run(
         "CREATE TABLE seen (what text); \
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO seen \
@@ -151,10 +153,9 @@ fn unwatched_changes_skip_the_trigger() {
          CREATE TRIGGER z AFTER UPDATE OF title ON products FOR EACH ROW \
          WHEN (OLD.title <> NEW.title) EXECUTE FUNCTION note()",
     );
-    assert!(!is_asked(&mut session, "UPDATE products SET title = 'g'"));
+    assert!(!fires(&mut session, "UPDATE products SET title = 'g'"));
     assert_eq!(session.text("SELECT string_agg(what, ',' ORDER BY what) FROM seen"), "afg,zfg");
-    // A trigger that only bears the name, or a condition on the row as a whole, is none of ours to
-    // spare.
+    // A user trigger of the same name, a whole-row condition or a volatile one is never skipped.
     session.run(
         "DROP TRIGGER a ON products; \
          DROP TRIGGER z ON products; \
@@ -168,17 +169,17 @@ fn unwatched_changes_skip_the_trigger() {
         "CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW \
          WHEN (NEW IS DISTINCT FROM OLD) EXECUTE FUNCTION caption.enqueue()",
     );
-    assert!(is_asked(&mut session, "UPDATE products SET title = 'i'"));
+    assert!(fires(&mut session, "UPDATE products SET title = 'i'"));
     session.run(
         "CREATE OR REPLACE TRIGGER pg_caption_update AFTER UPDATE ON products FOR EACH ROW \
          WHEN (random() < 2) EXECUTE FUNCTION caption.enqueue()",
     );
-    assert!(is_asked(&mut session, "UPDATE products SET title = 'j'"));
+    assert!(fires(&mut session, "UPDATE products SET title = 'j'"));
 }
 
 #[test]
 fn partitions_are_skipped_by_their_columns() {
-    let web = Web::start();
+    let web = TestServer::start();
     let (_db, mut session, second) = watched(
         &web,
         "CREATE TABLE products (id int PRIMARY KEY, title text, image_url text, alt text, \
@@ -192,18 +193,18 @@ fn partitions_are_skipped_by_their_columns() {
     let mut before = session.text("SELECT alt FROM products");
     for (table, url) in [("products", &second), ("low", &web.url("/1.jpg"))] {
         session.run(&format!("UPDATE {table} SET image_url = '{url}'"));
-        is_captioned_anew(&mut session, &before);
+        assert_recaptioned(&mut session, &before);
         before = session.text("SELECT alt FROM products");
     }
-    // A row that moves, and is another one from then on.
+    // An update that moves the row to another partition and changes its key.
     session.run(&format!("UPDATE products SET id = 150, image_url = '{second}', alt = NULL"));
-    is_captioned_anew(&mut session, &before);
+    assert_recaptioned(&mut session, &before);
     session.run("UPDATE products SET id = 50");
-    tell_of_every_row(&mut session, "products");
+    queue_every_row(&mut session, "products");
     for table in ["products", "low"] {
-        assert!(!is_asked(&mut session, &format!("UPDATE {table} SET title = 'x'")), "{table}");
+        assert!(!fires(&mut session, &format!("UPDATE {table} SET title = 'x'")), "{table}");
         assert!(
-            is_asked(&mut session, &format!("UPDATE {table} SET seo = 'x', image_url = image_url")),
+            fires(&mut session, &format!("UPDATE {table} SET seo = 'x', image_url = image_url")),
             "{table}"
         );
     }
@@ -211,7 +212,7 @@ fn partitions_are_skipped_by_their_columns() {
 
 #[test]
 fn an_older_before_trigger_is_respected() {
-    let web = Web::start();
+    let web = TestServer::start();
     let (_db, mut session, second) = watched(
         &web,
         &format!(
@@ -223,22 +224,22 @@ fn an_older_before_trigger_is_respected() {
     session.run("ALTER TABLE products ENABLE TRIGGER from_title");
     let before = session.text("SELECT alt FROM products");
     session.run(&format!("UPDATE products SET title = '{second}'"));
-    is_captioned_anew(&mut session, &before);
+    assert_recaptioned(&mut session, &before);
 }
 
 #[test]
 fn a_later_before_trigger_is_respected() {
-    let web = Web::start();
+    let web = TestServer::start();
     let (_db, mut session, second) = watched(&web, &format!("{PRODUCTS}; {FROM_TITLE}"));
     session.run("PREPARE p AS UPDATE products SET title = $1");
     for _ in 0..8 {
         session.run("EXECUTE p (NULL)");
     }
     let mut before = session.text("SELECT alt FROM products");
-    // In the very transaction that creates it, by a plan that was made before.
+    // In the transaction that creates the trigger, with a plan that is older than the trigger.
     session.run(&format!("BEGIN; CREATE {BEFORE_UPDATE}; EXECUTE p ('{second}'); COMMIT"));
-    is_captioned_anew(&mut session, &before);
-    // And where it comes with a parent.
+    assert_recaptioned(&mut session, &before);
+    // A trigger inherited from a new parent.
     before = session.text("SELECT alt FROM products");
     session.run(
         "DROP TRIGGER from_title ON products; \
@@ -249,17 +250,17 @@ fn a_later_before_trigger_is_respected() {
          ALTER TABLE parent ATTACH PARTITION products FOR VALUES FROM (0) TO (100)",
     );
     session.run(&format!("UPDATE parent SET title = '{}'", web.url("/1.jpg")));
-    is_captioned_anew(&mut session, &before);
+    assert_recaptioned(&mut session, &before);
 }
 
 #[test]
 fn a_generated_url_follows_its_base_columns() {
-    let web = Web::start();
-    let base = web.serve("/1.jpg", Answer::picture(1));
-    web.serve("/2.jpg", Answer::picture(2));
+    let web = TestServer::start();
+    let base = web.serve("/1.jpg", ServerAnswer::picture(1));
+    web.serve("/2.jpg", ServerAnswer::picture(2));
     let base = base.trim_end_matches("1.jpg");
     let mut kinds = vec!["STORED"];
-    if Cluster::shared().session("postgres").major() >= 18 {
+    if TestCluster::shared().session("postgres").major() >= 18 {
         kinds.push("VIRTUAL");
     }
     for kind in kinds {
@@ -267,20 +268,22 @@ fn a_generated_url_follows_its_base_columns() {
             "image_url text",
             &format!("image_url text GENERATED ALWAYS AS ('{base}' || title) {kind}"),
         );
-        let db = Cluster::shared().database();
+        let db = shared_database();
         let mut session = db.session();
         session.run(&format!("{table}; INSERT INTO products (id, title) VALUES (1, '1.jpg')"));
         session.run("SELECT caption.watch('products')");
         session.run("CALL caption.wait('products')");
         let before = session.text("SELECT alt FROM products");
         session.run("UPDATE products SET title = '2.jpg'");
-        is_captioned_anew(&mut session, &before);
+        assert_recaptioned(&mut session, &before);
     }
 }
 
+// The check at the start of a statement must neither require more rights nor replace an error that
+// the statement itself raises.
 #[test]
 fn skipping_adds_no_rights_or_errors() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 3);
     let role = format!("{}_user", db.name);
     session.run(&format!(
@@ -294,7 +297,7 @@ fn skipping_adds_no_rights_or_errors() {
     session.run("CALL caption.wait('products')");
     session.run(&format!("SET ROLE {role}; DELETE FROM products WHERE id = 3; RESET ROLE"));
     assert_eq!(session.number("SELECT count(*) FROM products"), 2);
-    // Partitions are chosen when the statement begins, by a function that raises.
+    // Partition pruning at the start of the statement calls a function that raises an error.
     session.run(
         "SET plan_cache_mode = force_generic_plan; \
          CREATE TABLE parts (k int) PARTITION BY LIST (k); \
@@ -318,17 +321,17 @@ fn skipping_adds_no_rights_or_errors() {
 
 #[test]
 fn a_trigger_for_more_events_is_not_skipped() {
-    let web = Web::start();
+    let web = TestServer::start();
     let (_db, mut session, _) = watched(&web, PRODUCTS);
-    tell_of_every_row(&mut session, "products");
+    queue_every_row(&mut session, "products");
     session.run(
         "DROP TRIGGER pg_caption_insert ON products;
          CREATE OR REPLACE TRIGGER pg_caption_update AFTER INSERT OR UPDATE ON products \
          FOR EACH ROW WHEN (NEW.image_url <> '') EXECUTE FUNCTION caption.enqueue()",
     );
-    assert!(is_asked(
+    assert!(fires(
         &mut session,
         "INSERT INTO products (id, image_url) VALUES (2, 'http://example.org/x.jpg')"
     ));
-    assert!(is_asked(&mut session, "UPDATE products SET title = 'x'"));
+    assert!(fires(&mut session, "UPDATE products SET title = 'x'"));
 }

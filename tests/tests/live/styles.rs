@@ -1,11 +1,16 @@
-//! Styles: built in, the model's own, the users' own, and which of them wins.
+//! Styles: built-in ones, those of a model, and rows of `caption.style`, in order of precedence.
 
-use pg_caption_tests::{Answer, Cluster, Database, Models, Session, Web};
+use pg_caption_tests::{
+    ModelsDirectory, ServerAnswer, TestCluster, TestServer, TestSession, eventually,
+    shared_database,
+};
 
-/// Longest caption of any of the pictures, in characters.
-fn longest(session: &mut Session, web: &Web, style: &str) -> i64 {
+/// The length of the longest caption of six pictures, in characters.
+fn longest(session: &mut TestSession, web: &TestServer, style: &str) -> i64 {
     let urls: Vec<String> = (0..6)
-        .map(|at| format!("'{}'", web.serve(&format!("/{style}{at}.jpg"), Answer::picture(at))))
+        .map(|at| {
+            format!("'{}'", web.serve(&format!("/{style}{at}.jpg"), ServerAnswer::picture(at)))
+        })
         .collect();
     let urls = urls.join(", ");
     let failed = session.rows(&format!(
@@ -20,9 +25,9 @@ fn longest(session: &mut Session, web: &Web, style: &str) -> i64 {
 
 #[test]
 fn a_row_defines_a_style() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let error = session.error(&format!("SELECT caption_image('{url}', 'my_style')"));
     assert!(
         error.detail().is_some_and(|detail| detail.contains("concise, seo, detailed")),
@@ -33,7 +38,7 @@ fn a_row_defines_a_style() {
          VALUES ('my_style', 'Name it.', 'concise', 14, 1)",
     );
     assert!(longest(&mut session, &web, "my_style") <= 14);
-    // Seen at once, within one transaction and one block as well.
+    // A change is effective immediately, also within one transaction or one block.
     session.run(
         "DO $$ BEGIN UPDATE caption.style SET max_chars = 4000 WHERE name = 'my_style'; END $$",
     );
@@ -47,18 +52,18 @@ fn a_row_defines_a_style() {
 
 #[test]
 fn a_row_overrides_a_built_in_style() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
     let before = longest(&mut session, &web, "concise");
     session.run("INSERT INTO caption.style (name, max_chars) VALUES ('concise', 12)");
     let after = longest(&mut session, &web, "concise");
     assert!(after <= 12 && before > 12, "{before} {after}");
-    let url = web.serve("/stop.jpg", Answer::picture(0));
-    // One sentence without a final stop, as built in.
+    let url = web.serve("/stop.jpg", ServerAnswer::picture(0));
+    // Other properties keep their built-in values: one sentence without a final stop.
     assert!(
         session.holds(&format!("(SELECT coalesce(caption_image('{url}'), 'x') NOT LIKE '%.')"))
     );
-    // A watch takes it as well.
+    // A watch uses the row, too.
     db.products(&web.pictures(4))
         .run("SELECT caption.watch('products', fills => '{\"alt\": \"concise\"}')");
     session.run("CALL caption.wait('products')");
@@ -67,7 +72,7 @@ fn a_row_overrides_a_built_in_style() {
 
 #[test]
 fn an_unusable_style_is_not_stored() {
-    let db = Cluster::shared().database();
+    let db = shared_database();
     let mut session = db.session();
     for values in [
         "(name) VALUES ('poetic')",
@@ -88,27 +93,29 @@ fn an_unusable_style_is_not_stored() {
 
 #[test]
 fn a_prompt_applies_to_its_family_only() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     session.run(
         "INSERT INTO caption.style (name, instruction, prompts) \
          VALUES ('other', 'Rhyme.', '{\"florence2\": \"Rhyme!\"}')",
     );
     assert!(longest(&mut session, &web, "other") > 0);
-    // The tested model reads no words, and says so instead of passing them over.
+    // The model under test takes no instruction and reports a prompt instead of ignoring it.
     session.run(
         "INSERT INTO caption.style (name, instruction, prompts) \
-         VALUES ('told', 'Rhyme.', '{\"vision-encoder-decoder\": \"Rhyme!\"}')",
+         VALUES ('rhyming', 'Rhyme.', '{\"vision-encoder-decoder\": \"Rhyme!\"}')",
     );
-    let error = session.error(&format!("SELECT caption_image('{url}', 'told')"));
-    assert!(error.message().contains("told"), "{error:?}");
+    let error = session.error(&format!("SELECT caption_image('{url}', 'rhyming')"));
+    assert!(error.message().contains("rhyming"), "{error:?}");
 }
 
 #[test]
 fn a_model_brings_its_own_styles() {
-    let (models, web) = (Models::of(&["plain", "styled"]), Web::start());
-    let own = r#"{"styles": {"short": {"instruction": "Name it.", "task": "concise", "min_chars": 1, "max_chars": 14}, "seo": {"min_chars": 1, "max_chars": 20}}}"#;
+    let (models, web) = (ModelsDirectory::of(&["plain", "styled"]), TestServer::start());
+    let own = r#"{"styles": {
+        "short": {"instruction": "Name it.", "task": "concise", "min_chars": 1, "max_chars": 14},
+        "seo": {"min_chars": 1, "max_chars": 20}}}"#;
     std::fs::write(models.folder("styled").join("captions.json"), own).unwrap();
     let cluster = models.cluster("styled");
     let db = cluster.database();
@@ -119,7 +126,7 @@ fn a_model_brings_its_own_styles() {
     );
     assert!(longest(&mut session, &web, "short") <= 14);
     assert!(longest(&mut session, &web, "seo") <= 20);
-    // A row wins over the model.
+    // A row takes precedence over the model.
     session.run("INSERT INTO caption.style (name, max_chars, min_chars) VALUES ('seo', 40, 1)");
     let seo = longest(&mut session, &web, "seo");
     assert!(seo > 20 && seo <= 40, "{seo}");
@@ -134,7 +141,7 @@ fn a_model_brings_its_own_styles() {
 
 #[test]
 fn a_model_with_invalid_styles_is_rejected() {
-    let models = Models::of(&["plain", "styled"]);
+    let models = ModelsDirectory::of(&["plain", "styled"]);
     std::fs::write(models.folder("styled").join("captions.json"), r#"{"styles": {"short": {}}}"#)
         .unwrap();
     let cluster = models.cluster("plain");
@@ -147,12 +154,12 @@ fn a_model_with_invalid_styles_is_rejected() {
     assert!(error.detail().is_some_and(|detail| detail.contains("captions.json")), "{error:?}");
 }
 
-/// Makes a style of one's own.
+/// Creates the style `mine`.
 const MINE: &str =
     "INSERT INTO caption.style (name, instruction, task) VALUES ('mine', 'Name it.', 'concise')";
 
-/// A watch whose style is gone, with a row to be filled.
-fn waiting_for_its_style(db: &Database, web: &Web) -> Session {
+/// A watch whose style was deleted, with a row to fill.
+fn waiting_for_its_style(db: &TestDatabase, web: &TestServer) -> TestSession {
     let mut session = db.products(&[]);
     session.run(MINE);
     session.run("SELECT caption.watch('products', fills => '{\"alt\": \"mine\"}')");
@@ -162,14 +169,14 @@ fn waiting_for_its_style(db: &Database, web: &Web) -> Session {
     );
     session.run(&format!(
         "INSERT INTO products (image_url) VALUES ('{}')",
-        web.serve("/a.jpg", Answer::picture(0))
+        web.serve("/a.jpg", ServerAnswer::picture(0))
     ));
     session
 }
 
 #[test]
 fn a_restored_style_resumes_the_watch() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = waiting_for_its_style(&db, &web);
     session.run(MINE);
     db.eventually("(SELECT alt <> '' FROM products)");
@@ -178,13 +185,15 @@ fn a_restored_style_resumes_the_watch() {
 
 #[test]
 fn a_style_from_commit_prepared_is_seen() {
-    let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start());
+    let (cluster, web) =
+        (TestCluster::private(&[("max_prepared_transactions", "5")]), TestServer::start());
     let db = cluster.database();
     let mut session = waiting_for_its_style(&db, &web);
     session.run(&format!("BEGIN; {MINE}; PREPARE TRANSACTION 'p'"));
-    // The worker that was told of it has looked, and left.
-    let gone = "NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'pg_caption worker')";
-    db.eventually(gone);
+    // The worker that PREPARE TRANSACTION notified has checked and ended.
+    let no_worker =
+        "NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'pg_caption worker')";
+    db.eventually(no_worker);
     session.run("COMMIT PREPARED 'p'");
     db.eventually("(SELECT alt <> '' FROM products)");
 }

@@ -1,15 +1,12 @@
-//! From one release to the next: an upgraded database is what a fresh one is, and until it is
-//! upgraded it goes on as before.
+//! Upgrades from every published release: an upgraded database equals a fresh one, keeps all work,
+//! and works before the upgrade, too.
+//!
+//! `tests/released` holds the install scripts of the releases. As long as it is empty, the tests
+//! check only that they can read a catalog.
 
-use pg_caption_tests::{Answer, Cluster, Session, Web};
+use pg_caption_tests::{FILLED, ServerAnswer, TestCluster, TestServer, TestSession};
 
-/// Every release that somebody may come from.
-const RELEASES: [&str; 1] = ["0.1.0"];
-
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
-/// What the extension consists of, a line an object and property, without OIDs.
+/// All objects of the extension and their properties, one per line, without OIDs.
 const CATALOG: &str = "
 WITH member AS (SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e \
     ON e.oid = d.refobjid AND e.extname = 'pg_caption'
@@ -24,7 +21,7 @@ WITH member AS (SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e \
                FROM pg_proc p JOIN member m ON m.objid = p.oid
                UNION ALL SELECT 'schema ' || n.nspname, unnest(n.nspacl) FROM pg_namespace n \
                JOIN member m ON m.objid = n.oid
-               UNION ALL SELECT 'at first: ' || pg_describe_object(i.classoid, i.objoid, \
+               UNION ALL SELECT 'initial: ' || pg_describe_object(i.classoid, i.objoid, \
                i.objsubid), unnest(i.initprivs)
                            FROM pg_init_privs i JOIN member m ON m.classid = i.classoid \
                            AND m.objid = i.objoid) AS of (key, item) GROUP BY key)
@@ -63,14 +60,15 @@ UNION ALL SELECT concat_ws(' ', 'dumped:', config.relation::regclass, 'if', cond
             unnest(e.extcondition) WITH ORDINALITY AS condition (text, n)
            WHERE e.extname = 'pg_caption' AND config.n = condition.n";
 
-fn catalog(session: &mut Session) -> Vec<String> {
+/// The lines of [`CATALOG`], sorted.
+fn catalog(session: &mut TestSession) -> Vec<String> {
     let mut lines: Vec<String> = session.rows(CATALOG).into_iter().flatten().flatten().collect();
     lines.sort();
     lines
 }
 
-/// Warnings that tell to update.
-fn told_to_update(session: &mut Session) -> bool {
+/// Whether a warning advised to update the extension.
+fn update_advised(session: &mut TestSession) -> bool {
     session.notices().iter().any(|notice| {
         notice.severity() == "WARNING"
             && notice.hint().is_some_and(|hint| hint.contains("ALTER EXTENSION pg_caption UPDATE"))
@@ -79,16 +77,16 @@ fn told_to_update(session: &mut Session) -> bool {
 
 #[test]
 fn an_upgrade_equals_a_fresh_install() {
-    let cluster = Cluster::shared();
+    let cluster = TestCluster::shared();
     let fresh = catalog(&mut cluster.database().session());
     assert!(fresh.len() > 100, "the catalog was read: {}", fresh.len());
-    for release in RELEASES {
+    for release in &releases() {
         let db = cluster.database_of_release(release);
         let mut session = db.session();
         let before = catalog(&mut session);
         session.run("ALTER EXTENSION pg_caption UPDATE");
         let upgraded = catalog(&mut session);
-        assert!(before != upgraded, "another version was installed");
+        assert!(before != upgraded, "the update changed the objects");
         let only = |these: &[String], those: &[String]| {
             these
                 .iter()
@@ -107,13 +105,13 @@ fn an_upgrade_equals_a_fresh_install() {
 
 #[test]
 fn a_new_library_serves_old_objects() {
-    for release in RELEASES {
-        let (db, web) = (Cluster::shared().database_of_release(release), Web::start());
+    for release in &releases() {
+        let (db, web) = (TestCluster::shared().database_of_release(release), TestServer::start());
         let mut session = db.products_of(&web, 3);
         session.run("SELECT caption.watch('products')");
-        assert!(told_to_update(&mut session), "from {release}");
+        assert!(update_advised(&mut session), "from {release}");
         db.eventually(FILLED);
-        let url = web.serve("/new.jpg", Answer::picture(4));
+        let url = web.serve("/new.jpg", ServerAnswer::picture(4));
         session.run(&format!(
             "INSERT INTO products (image_url) VALUES ('{url}'), ('{}')",
             web.url("/gone.jpg")
@@ -135,14 +133,14 @@ fn a_new_library_serves_old_objects() {
         session.run("ALTER EXTENSION pg_caption UPDATE");
         session.notices();
         session.run("SELECT caption.watch('products')");
-        assert!(!told_to_update(&mut session), "nothing is old any more");
+        assert!(!update_advised(&mut session), "the objects are up to date");
     }
 }
 
 #[test]
 fn an_upgrade_keeps_all_work() {
-    for release in RELEASES {
-        let (db, web) = (Cluster::shared().database_of_release(release), Web::start());
+    for release in &releases() {
+        let (db, web) = (TestCluster::shared().database_of_release(release), TestServer::start());
         let mut urls = web.pictures(3);
         urls.push(web.url("/gone.jpg"));
         let mut session = db.products(&urls);
@@ -162,8 +160,8 @@ fn an_upgrade_keeps_all_work() {
         let before = session.text(kept);
         session.run("ALTER EXTENSION pg_caption UPDATE");
         assert_eq!(session.text(kept), before);
-        // The watch goes on, for new rows alone.
-        let url = web.serve("/new.jpg", Answer::picture(4));
+        // The watch continues with new rows only.
+        let url = web.serve("/new.jpg", ServerAnswer::picture(4));
         session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
         db.eventually("(SELECT alt <> '' AND seo <> '' FROM products WHERE id = 5)");
         assert_eq!((web.hits("/0.jpg"), web.hits("/gone.jpg")), (1, 1));

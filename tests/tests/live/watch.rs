@@ -1,22 +1,17 @@
 //! The watched table: empty columns fill themselves.
 
-use pg_caption_tests::{Answer, Cluster, Database, Gate, Session, Web, eventually};
+use pg_caption_tests::{
+    FILLED, ServerAnswer, TestServer, TestSession, eventually, shared_database,
+};
 
-fn database() -> Database<'static> {
-    Cluster::shared().database()
-}
-
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
-/// What the engine writes for a picture when asked directly.
-fn caption_of(session: &mut Session, url: &str) -> String {
+/// The caption that `caption_image` returns.
+fn caption_of(session: &mut TestSession, url: &str) -> String {
     session.text(&format!("SELECT caption_image('{url}')"))
 }
 
 #[test]
 fn existing_rows_are_filled() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 5);
     session.run("SELECT caption.watch('products', 'image_url')");
     db.eventually(FILLED);
@@ -24,10 +19,10 @@ fn existing_rows_are_filled() {
 
 #[test]
 fn a_new_row_is_filled() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    let url = web.serve("/new.jpg", Answer::picture(1));
+    let url = web.serve("/new.jpg", ServerAnswer::picture(1));
     session.run(&format!("INSERT INTO products (title, image_url) VALUES ('New', '{url}')"));
     db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
     let (alt, caption) = (session.text("SELECT alt FROM products"), caption_of(&mut session, &url));
@@ -36,11 +31,13 @@ fn a_new_row_is_filled() {
 
 #[test]
 fn rolled_back_rows_are_never_fetched() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    let (undone, kept) =
-        (web.serve("/undone.jpg", Answer::picture(1)), web.serve("/kept.jpg", Answer::picture(2)));
+    let (undone, kept) = (
+        web.serve("/undone.jpg", ServerAnswer::picture(1)),
+        web.serve("/kept.jpg", ServerAnswer::picture(2)),
+    );
     session.run(&format!("BEGIN; INSERT INTO products (image_url) VALUES ('{undone}'); ROLLBACK"));
     session.run(&format!(
         "BEGIN; \
@@ -56,7 +53,7 @@ fn rolled_back_rows_are_never_fetched() {
 
 #[test]
 fn a_picture_with_two_fills_is_fetched_once() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 3);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
@@ -67,20 +64,20 @@ fn a_picture_with_two_fills_is_fetched_once() {
 
 #[test]
 fn a_changed_url_replaces_the_caption() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
-    let url = web.serve("/other.jpg", Answer::picture(7));
+    let url = web.serve("/other.jpg", ServerAnswer::picture(7));
     session.run(&format!("UPDATE products SET image_url = '{url}'"));
     let caption = caption_of(&mut session, &url);
-    db.eventually(&format!("(SELECT alt = {} FROM products)", quoted(&caption)));
-    eventually("the new picture was fetched for the watch too", || web.hits("/other.jpg") == 2);
+    db.eventually(&format!("(SELECT alt = {} FROM products)", quote_literal(&caption)));
+    eventually("the watch fetches the new picture, too", || web.hits("/other.jpg") == 2);
 }
 
 #[test]
 fn a_user_text_is_not_overwritten() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 2);
     session.run("UPDATE products SET alt = 'Written by hand' WHERE id = 1");
     session.run("SELECT caption.watch('products')");
@@ -90,17 +87,17 @@ fn a_user_text_is_not_overwritten() {
 
 #[test]
 fn a_user_text_survives_a_new_url() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     session.run("UPDATE products SET alt = 'Better words'");
     let before = session.text("SELECT seo FROM products");
-    let url = web.serve("/other.jpg", Answer::picture(9));
+    let url = web.serve("/other.jpg", ServerAnswer::picture(9));
     session.run(&format!("UPDATE products SET image_url = '{url}'"));
     let seo = session.text(&format!("SELECT caption_image('{url}', 'seo')"));
     if seo != before {
-        db.eventually(&format!("(SELECT seo = {} FROM products)", quoted(&seo)));
+        db.eventually(&format!("(SELECT seo = {} FROM products)", quote_literal(&seo)));
     }
     session.run("CALL caption.wait('products')");
     assert_eq!(session.text("SELECT alt FROM products"), "Better words");
@@ -108,8 +105,8 @@ fn a_user_text_survives_a_new_url() {
 
 #[test]
 fn a_row_edited_meanwhile_is_not_overwritten() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
     eventually("the picture is being fetched", || gate.waiting() >= 1);
@@ -121,11 +118,11 @@ fn a_row_edited_meanwhile_is_not_overwritten() {
 
 #[test]
 fn a_changed_url_never_gets_the_old_caption() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let old = web.serve("/old.jpg", Answer::picture(0).behind(&gate));
-    let new = web.serve("/new.jpg", Answer::picture(8));
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let old = web.serve("/old.jpg", ServerAnswer::picture(0).behind(&gate));
+    let new = web.serve("/new.jpg", ServerAnswer::picture(8));
     let mut session = db.products(&[old]);
-    // Everything that was ever written to the row.
+    // Records everything that is written to the row.
     session.run(
         "CREATE TABLE history (url text, alt text);
          CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
@@ -141,7 +138,7 @@ fn a_changed_url_never_gets_the_old_caption() {
     assert_eq!(
         session.number(&format!(
             "SELECT count(*) FROM history WHERE alt <> '' AND alt <> {}",
-            quoted(&caption)
+            quote_literal(&caption)
         )),
         0
     );
@@ -149,7 +146,7 @@ fn a_changed_url_never_gets_the_old_caption() {
 
 #[test]
 fn an_emptied_text_is_filled_again() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
@@ -161,7 +158,7 @@ fn an_emptied_text_is_filled_again() {
 
 #[test]
 fn a_missing_picture_costs_only_its_row() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut urls = web.pictures(3);
     urls.insert(1, web.url("/gone.jpg"));
     let mut session = db.products(&urls);
@@ -178,12 +175,12 @@ fn a_missing_picture_costs_only_its_row() {
 
 #[test]
 fn retry_processes_failed_rows_again() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.url("/late.jpg");
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
     db.eventually("EXISTS (SELECT FROM caption.failure)");
-    web.serve("/late.jpg", Answer::picture(0));
+    web.serve("/late.jpg", ServerAnswer::picture(0));
     session.run("SELECT caption.retry('products')");
     db.eventually(FILLED);
     db.eventually("NOT EXISTS (SELECT FROM caption.failure)");
@@ -191,40 +188,40 @@ fn retry_processes_failed_rows_again() {
 
 #[test]
 fn a_server_error_is_retried() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::status(500));
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::status(500));
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
-    eventually("it was asked", || web.hits("/a.jpg") > 0);
-    web.serve("/a.jpg", Answer::picture(0));
+    eventually("the picture was requested", || web.hits("/a.jpg") > 0);
+    web.serve("/a.jpg", ServerAnswer::picture(0));
     db.eventually(FILLED);
 }
 
 #[test]
 fn a_busy_host_delays_no_other_host() {
-    let (db, busy, web) = (database(), Web::start(), Web::start());
-    let cooling = busy.serve("/busy.jpg", Answer::status(429).header("Retry-After", "1"));
+    let (db, busy, web) = (shared_database(), TestServer::start(), TestServer::start());
+    let cooling = busy.serve("/busy.jpg", ServerAnswer::status(429).header("Retry-After", "1"));
     let mut urls = vec![cooling; 3];
     urls.extend(web.pictures(3));
     let mut session = db.products(&urls);
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 3");
-    busy.serve("/busy.jpg", Answer::picture(5));
+    busy.serve("/busy.jpg", ServerAnswer::picture(5));
     db.eventually(FILLED);
 }
 
 #[test]
 fn a_paused_watch_writes_nothing() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
     session.run("SELECT caption.pause('products')");
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
-    // A second table shows that the worker has been here since.
+    // A second table shows that a worker has run since.
     session.run("CREATE TABLE other (LIKE products INCLUDING ALL)");
     session.run("SELECT caption.watch('other')");
-    let url = web.serve("/b.jpg", Answer::picture(1));
+    let url = web.serve("/b.jpg", ServerAnswer::picture(1));
     session.run(&format!("INSERT INTO other (image_url) VALUES ('{url}')"));
     db.eventually("(SELECT alt <> '' FROM other)");
     assert_eq!(web.hits("/a.jpg"), 0);
@@ -234,7 +231,7 @@ fn a_paused_watch_writes_nothing() {
 
 #[test]
 fn an_unwatched_table_is_left_alone() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
@@ -250,26 +247,26 @@ fn an_unwatched_table_is_left_alone() {
     session.run("UPDATE products SET alt = NULL");
     session.run(&format!(
         "INSERT INTO products (image_url) VALUES ('{}')",
-        web.serve("/late.jpg", Answer::picture(3))
+        web.serve("/late.jpg", ServerAnswer::picture(3))
     ));
-    // A second table shows that the worker has been here since.
+    // A second table shows that a worker has run since.
     session.run("CREATE TABLE other (LIKE products INCLUDING ALL); SELECT caption.watch('other')");
     session.run(&format!(
         "INSERT INTO other (image_url) VALUES ('{}')",
-        web.serve("/other.jpg", Answer::picture(1))
+        web.serve("/other.jpg", ServerAnswer::picture(1))
     ));
     session.run("CALL caption.wait('other')");
     assert_eq!(session.number("SELECT count(alt) FROM products"), 0);
     assert_eq!((web.hits("/0.jpg"), web.hits("/late.jpg"), web.hits("/other.jpg")), (1, 0, 1));
-    let ours = "SELECT count(*) FROM (SELECT relation FROM caption.queue UNION ALL SELECT relation \
-        FROM caption.ledger UNION ALL SELECT relation FROM caption.watch_state) x \
+    let remaining = "SELECT count(*) FROM (SELECT relation FROM caption.queue UNION ALL \
+        SELECT relation FROM caption.ledger UNION ALL SELECT relation FROM caption.watch_state) x \
         WHERE relation = 'products'::regclass";
-    assert_eq!(session.number(ours), 0, "nothing is remembered of it");
+    assert_eq!(session.number(remaining), 0, "no bookkeeping is left");
 }
 
 #[test]
 fn wait_returns_when_all_rows_are_done() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 6);
     session.run("SELECT caption.watch('products')");
     session.notices();
@@ -280,7 +277,7 @@ fn wait_returns_when_all_rows_are_done() {
 
 #[test]
 fn progress_counts_filled_rows() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 4);
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
@@ -297,7 +294,7 @@ fn progress_counts_filled_rows() {
 
 #[test]
 fn overwrite_replaces_user_texts() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("UPDATE products SET alt = 'Old words'");
     session.run("SELECT caption.watch('products', overwrite => true)");
@@ -306,11 +303,11 @@ fn overwrite_replaces_user_texts() {
 
 #[test]
 fn two_databases_are_filled_in_parallel() {
-    let (one, two, web) = (database(), database(), Web::start());
-    let gate = Gate::new();
-    let slow = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let (one, two, web) = (shared_database(), shared_database(), TestServer::start());
+    let gate = AnswerGate::new();
+    let slow = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     one.products(&[slow]).run("SELECT caption.watch('products')");
-    eventually("the first database is being drained", || gate.waiting() >= 1);
+    eventually("the first database has work", || gate.waiting() >= 1);
     two.products_of(&web, 3).run("SELECT caption.watch('products')");
     two.eventually(FILLED);
     gate.open();
@@ -319,28 +316,24 @@ fn two_databases_are_filled_in_parallel() {
 
 #[test]
 fn a_later_extension_is_discovered() {
-    let (db, web) = (Cluster::shared().empty_database(), Web::start());
+    let (db, web) = (TestCluster::shared().empty_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("CREATE EXTENSION pg_caption");
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
 }
 
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
 #[test]
 fn a_rewatch_in_one_transaction_backfills() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.url("/late.jpg");
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
     db.eventually(
         "EXISTS (SELECT FROM caption.failure) AND (SELECT backfill_done FROM caption.watch_state)",
     );
-    web.serve("/late.jpg", Answer::picture(0));
-    // The worker that has walked to the end is still there.
+    web.serve("/late.jpg", ServerAnswer::picture(0));
+    // The worker that finished the first backfill is still running.
     session
         .run("BEGIN; SELECT caption.unwatch('products'); SELECT caption.watch('products'); COMMIT");
     db.eventually(FILLED);
@@ -348,15 +341,16 @@ fn a_rewatch_in_one_transaction_backfills() {
 
 #[test]
 fn a_new_url_resets_the_attempts() {
-    let (cluster, web) = (Cluster::private(&[("pg_caption.max_attempts", "2")]), Web::start());
+    let (cluster, web) =
+        (TestCluster::private(&[("pg_caption.max_attempts", "2")]), TestServer::start());
     let db = cluster.database();
     let broken: Vec<String> =
-        (0..2).map(|n| web.serve(&format!("/{n}.jpg"), Answer::status(500))).collect();
+        (0..2).map(|n| web.serve(&format!("/{n}.jpg"), ServerAnswer::status(500))).collect();
     let mut session = db.products(&broken[..1]);
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT attempts = 1 FROM caption.deferred)");
     session.run(&format!("UPDATE products SET image_url = '{}'", broken[1]));
-    eventually("the new one was asked", || web.hits("/1.jpg") == 1);
+    eventually("the new picture was requested", || web.hits("/1.jpg") == 1);
     db.eventually("NOT EXISTS (SELECT FROM caption.queue)");
     assert_eq!(session.number("SELECT attempts FROM caption.deferred"), 1);
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);

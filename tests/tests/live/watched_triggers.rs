@@ -1,10 +1,9 @@
-//! What tells of new rows is there and on, whatever is attached, detached or switched off
-//! meanwhile.
+//! Triggers of watched tables: attached and detached partitions, disabled and missing triggers.
 
-use pg_caption_tests::{Answer, Cluster, Session, Web};
+use pg_caption_tests::{TestDatabase, TestServer, TestSession};
 
 /// A watched partitioned table with one filled row in its first partition.
-fn partitioned(db: &pg_caption_tests::Database<'_>, web: &Web) -> Session {
+fn partitioned(db: &TestDatabase<'_>, web: &TestServer) -> TestSession {
     let mut session = db.session();
     session.run(
         "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) \
@@ -13,30 +12,27 @@ fn partitioned(db: &pg_caption_tests::Database<'_>, web: &Web) -> Session {
     );
     session.run(&format!(
         "INSERT INTO products VALUES (1, '{}')",
-        web.serve("/1.jpg", Answer::picture(1))
+        web.serve("/1.jpg", ServerAnswer::picture(1))
     ));
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     session
 }
 
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
 #[test]
 fn rows_of_an_attached_partition_are_filled() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = partitioned(&db, &web);
-    let url = web.serve("/2.jpg", Answer::picture(2));
+    let url = web.serve("/2.jpg", ServerAnswer::picture(2));
     session.run(&format!(
         "CREATE TABLE high (LIKE products INCLUDING ALL); INSERT INTO high VALUES (200, '{url}')"
     ));
     session.run("ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000)");
-    // At once, not after whatever happens to wake a worker next.
+    // Immediately, without another event that starts a worker.
     session.run("CALL caption.wait('products')");
     assert!(session.holds(FILLED));
-    assert_eq!(web.hits("/1.jpg"), 1, "what was done stays done");
-    // Attached again after a life of its own.
+    assert_eq!(web.hits("/1.jpg"), 1, "the filled row is not captioned again");
+    // Detached, changed and attached again.
     session.run("ALTER TABLE products DETACH PARTITION high; UPDATE high SET seo = NULL");
     session.run("ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000)");
     session.run("CALL caption.wait('products')");
@@ -45,10 +41,11 @@ fn rows_of_an_attached_partition_are_filled() {
 
 #[test]
 fn a_partition_attached_by_commit_prepared_is_filled() {
-    let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "2")]), Web::start());
+    let (cluster, web) =
+        (TestCluster::private(&[("max_prepared_transactions", "2")]), TestServer::start());
     let db = cluster.database();
     let mut session = partitioned(&db, &web);
-    let url = web.serve("/2.jpg", Answer::picture(2));
+    let url = web.serve("/2.jpg", ServerAnswer::picture(2));
     session.run(
         "CREATE TABLE high (id int PRIMARY KEY, image_url text, alt text, seo text) \
          PARTITION BY RANGE (id);
@@ -66,20 +63,21 @@ fn a_partition_attached_by_commit_prepared_is_filled() {
 
 #[test]
 fn an_empty_partition_costs_no_backfill() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = partitioned(&db, &web);
-    let walk = "SELECT walk FROM caption.watch_state";
-    let before = session.number(walk);
+    let backfill_run = "SELECT backfill_run FROM caption.watch_state";
+    let before = session.number(backfill_run);
     session.run("CREATE TABLE high PARTITION OF products FOR VALUES FROM (100) TO (1000)");
-    let url = web.serve("/2.jpg", Answer::picture(2));
+    let url = web.serve("/2.jpg", ServerAnswer::picture(2));
     session.run(&format!("INSERT INTO products VALUES (200, '{url}')"));
     db.eventually(FILLED);
-    assert_eq!(session.number(walk), before);
+    assert_eq!(session.number(backfill_run), before);
 }
 
+// Rows written meanwhile are filled once the triggers are enabled.
 #[test]
 fn disabled_triggers_stop_the_watch() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
@@ -102,7 +100,7 @@ fn disabled_triggers_stop_the_watch() {
 
 #[test]
 fn disabled_partition_triggers_are_reported() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = partitioned(&db, &web);
     session.run("ALTER TABLE low DISABLE TRIGGER USER");
     db.eventually(
@@ -115,7 +113,7 @@ fn disabled_partition_triggers_are_reported() {
 
 #[test]
 fn a_repeated_watch_enables_the_triggers() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     session.run("ALTER TABLE products DISABLE TRIGGER USER");
@@ -126,11 +124,11 @@ fn a_repeated_watch_enables_the_triggers() {
 
 #[test]
 fn triggers_not_firing_on_replica_are_reported() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products', on_replica => true)");
     session.run("CALL caption.wait('products')");
-    // Which is how PostgreSQL understands it: for what sessions of this server write.
+    // ENABLE TRIGGER enables them for sessions of this server only, not for replicated rows.
     session
         .run("ALTER TABLE products DISABLE TRIGGER USER; ALTER TABLE products ENABLE TRIGGER USER");
     db.eventually(
