@@ -7,6 +7,7 @@
 mod cluster;
 mod database;
 mod locations;
+mod message_style;
 mod models;
 pub mod pictures;
 mod server;
@@ -16,6 +17,7 @@ mod wait;
 pub use cluster::{ClusterBackup, StopMode, TestCluster, alive, signal};
 pub use database::{FILLED, TestDatabase, shared_database};
 pub use locations::{demo_pictures, model, parity, project, releases, shared, test_program};
+pub use message_style::{message_problem, sentence_problem};
 pub use models::ModelsDirectory;
 /// Signals for [`signal`].
 pub use rustix::process::Signal;
