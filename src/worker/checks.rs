@@ -1,12 +1,12 @@
 //! Checks a watch against the catalogs: columns, key, triggers, owner. Each failed check gives the
 //! reason that `caption.progress` shows.
 
-use super::tables::UncheckedWatch;
 use super::transaction::spi;
 use crate::{api::style, pg::table, pg::triggers};
-use pg_caption_queue::{KeyColumn, WatchFill};
+use pg_caption_queue::{KeyColumn, WatchFill, WatchedTable};
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
+use serde_json::Value;
 
 /// A valid, immediate unique index without condition or expressions covers only columns of the key,
 /// none of which may be NULL.
@@ -56,6 +56,17 @@ const ENABLING_STATEMENT: &str = "WITH RECURSIVE part AS ( \
 
 const ATTRIBUTE: &str = "SELECT a.atttypid, a.atttypmod FROM pg_catalog.pg_attribute a \
      WHERE a.attrelid = $1 AND a.attname = $2::name AND a.attnum > 0 AND NOT a.attisdropped";
+
+/// A row of `caption.watch`, not checked against the table.
+pub struct UncheckedWatch {
+    pub url: String,
+    /// Column to style.
+    pub fills: Value,
+    pub keys: Vec<String>,
+    /// A superuser has watched the table while it belonged to one.
+    pub by_superuser: bool,
+    pub watched: WatchedTable,
+}
 
 /// Fills and key columns of a watch, or why the table cannot be filled.
 pub fn check(

@@ -47,7 +47,7 @@ pub fn due(tables: &[u32]) -> Vec<u32> {
     }))
 }
 
-/// The position of the pass over a table. A TRUNCATE since the last batch restarts it.
+/// The position of the pass of a table. A TRUNCATE since the last batch restarts it.
 fn cursor(table: &WatchedTable) -> PruneCursor {
     let position = format!(
         "SELECT t.prune_after FROM caption.watch_state t \

@@ -1,11 +1,11 @@
 //! The watched tables of a database, checked against the catalogs each time they are read.
 
+use super::checks::{UncheckedWatch, check};
+use super::rescan;
 use super::transaction::{attempt, spi};
-use super::{checks, rescan};
 use pg_caption_queue::WatchedTable;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
-use serde_json::Value;
 
 /// Tables with rows of watched tables.
 const BOOKKEEPING: [&str; 6] = ["watch", "watch_state", "queue", "deferred", "ledger", "failed"];
@@ -112,7 +112,7 @@ pub fn load() -> Vec<WatchedTable> {
         if let Err(raised) = added {
             pgrx::debug1!("pg_caption: {} waits: {}", watch.watched.name, raised.message);
         }
-        match checks::check(oid, &watch) {
+        match check(oid, &watch) {
             Ok((fills, keys)) => {
                 // Unreadable rows stay the problem until the stopped backfill has read them.
                 if watch.watched.backfill_done {
@@ -175,15 +175,4 @@ pub fn set_problem(relation: pg_sys::Oid, problem: Option<String>) -> bool {
         let rows = client.update(SET_PROBLEM, None, &[relation.into(), problem.into()])?;
         Ok::<_, pgrx::spi::Error>(!rows.is_empty())
     }))
-}
-
-/// A row of `caption.watch`, not checked against the table.
-pub struct UncheckedWatch {
-    pub url: String,
-    /// Column to style.
-    pub fills: Value,
-    pub keys: Vec<String>,
-    /// A superuser has watched the table while it belonged to one.
-    pub by_superuser: bool,
-    pub watched: WatchedTable,
 }

@@ -33,11 +33,9 @@ pub enum PageOrigin {
 
 /// Keys that are acknowledged together.
 #[derive(Debug)]
-pub struct KeyPage {
-    /// OID of the watched table.
-    pub relation: u32,
-    /// Where it was read.
-    pub origin: PageOrigin,
+struct KeyPage {
+    relation: u32,
+    origin: PageOrigin,
     /// Jobs that are not done.
     open: usize,
 }

@@ -20,7 +20,8 @@ mod watched;
 mod worker;
 
 pub use engine_loss::EngineLoss;
-pub use in_flight::{AckedPages, InFlight, KeyPage, PageId, PageOrigin, RowKey};
+pub use in_flight::{AckedPages, PageId, RowKey};
+use in_flight::{InFlight, PageOrigin};
 pub use job::{CurrentRow, RowHistory, RowJob};
 pub use limits::WorkerLimits;
 pub use plan::{RetryPolicy, RowOutcome, RowPlan, RowState, Settlement};

@@ -1,4 +1,4 @@
-//! A prune pass over a table's bookkeeping: removes ledger entries of deleted rows, and failures of
+//! A prune pass of a table: removes ledger entries of deleted rows, and failures of
 //! rows that need no caption. It works in small batches by key, one transaction each. Its position
 //! is in the database, so any worker can continue it. When a pass runs is decided in
 //! `worker/pruning.rs`.

@@ -38,7 +38,8 @@ fn ten_databases_share_two_workers() {
             state_of(&db.name, &databases[0])
                 == (
                     "waiting".into(),
-                    "all 2 workers serve other databases; it gets its turn (pg_caption.max_workers)"
+                    "all 2 workers serve other databases; it waits for a turn \
+                     (pg_caption.max_workers)"
                         .into(),
                 )
         })

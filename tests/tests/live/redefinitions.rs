@@ -56,7 +56,7 @@ fn a_renamed_column_stops_the_watch() {
     session.run("ALTER TABLE products RENAME image_url TO photo");
     gate.open();
     db.eventually(
-        "(SELECT state LIKE '%no column \"image_url\" any more%caption.watch()%' \
+        "(SELECT state LIKE '%column \"image_url\" does not exist%caption.watch()%' \
          FROM caption.progress)",
     );
     session.run("SELECT caption.watch('products', 'photo')");
@@ -149,7 +149,7 @@ fn an_ambiguous_key_stops_the_watch() {
     db.eventually("(SELECT backfill_done FROM caption.watch_state)");
     session.run("ALTER TABLE products DROP CONSTRAINT products_pkey, ADD PRIMARY KEY (tenant, id)");
     session.run(&format!("INSERT INTO products VALUES (1, 0, '{url}')"));
-    db.eventually("(SELECT state LIKE '%(id) is no key of it any more%' FROM caption.progress)");
+    db.eventually("(SELECT state LIKE '%no unique index on (id) remains%' FROM caption.progress)");
     assert_eq!(session.number("SELECT count(*) FROM caption.ledger"), 0);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
@@ -170,12 +170,12 @@ fn rows_of_a_broken_key_are_found_later() {
     db.eventually(FILLED);
     session.run("ALTER TABLE products RENAME k TO n");
     session.run(&format!("INSERT INTO products VALUES (2, '{url}')"));
-    db.eventually("(SELECT state LIKE '%no column \"k\" any more%' FROM caption.progress)");
+    db.eventually("(SELECT state LIKE '%column \"k\" does not exist%' FROM caption.progress)");
     session.run("ALTER TABLE products RENAME n TO k");
     db.eventually(FILLED);
     session.run("ALTER TABLE products ALTER k DROP NOT NULL");
     session.run(&format!("INSERT INTO products VALUES (NULL, '{url}')"));
-    db.eventually("(SELECT state LIKE '%(k) is no key of it any more%' FROM caption.progress)");
+    db.eventually("(SELECT state LIKE '%no unique index on (k) remains%' FROM caption.progress)");
     session.run(
         "UPDATE products SET k = 3 WHERE k IS NULL; ALTER TABLE products ALTER k SET NOT NULL",
     );

@@ -74,12 +74,13 @@ fn an_uncancellable_trigger_ends_the_worker() {
          FROM caption.watch_state)",
     );
     let failures = "SELECT string_agg(key::text || code, ' ' ORDER BY key) FROM caption.failure \
-        WHERE message LIKE '%goes on after it was cancelled%'";
+        WHERE message LIKE '%continued after it was cancelled%'";
     assert_eq!(
         session.text(failures),
         r#"["2"]write_endless ["3"]write_endless ["5"]write_endless"#
     );
-    let ended = cluster.log().matches("went on after it was cancelled: the worker ends").count();
+    let message = "continued after it was cancelled; ending the worker";
+    let ended = cluster.log().matches(message).count();
     assert_eq!(ended, 3, "{}", cluster.log_tail("worker"));
     // The rows are processed again after a retry.
     session.run("DROP TRIGGER spoil ON products; SELECT caption.retry('products')");

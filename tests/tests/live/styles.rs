@@ -165,7 +165,8 @@ fn waiting_for_its_style(db: &TestDatabase, web: &TestServer) -> TestSession {
     session.run("SELECT caption.watch('products', fills => '{\"alt\": \"mine\"}')");
     session.run("DELETE FROM caption.style");
     db.eventually(
-        "(SELECT stopped AND state LIKE '%no caption style \"mine\"%' FROM caption.progress)",
+        "(SELECT stopped AND state LIKE '%caption style \"mine\" does not exist%' \
+         FROM caption.progress)",
     );
     session.run(&format!(
         "INSERT INTO products (image_url) VALUES ('{}')",

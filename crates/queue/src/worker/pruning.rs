@@ -3,7 +3,8 @@
 //! no row waits for more than one batch. A worker leaves in the middle of a pass if other databases
 //! wait for its slot; the next worker continues.
 
-use super::{CHECK_INTERVAL, QueueWorker};
+use super::QueueWorker;
+use super::round::CHECK_INTERVAL;
 use crate::store::ReadError;
 use crate::{QueueStore, prune};
 use std::collections::{HashSet, VecDeque};
