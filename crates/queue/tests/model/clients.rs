@@ -38,7 +38,7 @@ fn change(sim: &mut Simulation, at: usize) -> Option<Change> {
     let text = sim.random.percent(50).then(|| format!("user text {}", sim.random.below(1000)));
     let db = &sim.databases[at];
     let table = db.tables.get(&oid)?;
-    if table.locked.is_some() || db.held_by_worker.contains(&(oid, key.clone())) {
+    if table.locked.is_some() || db.locked_by_worker.contains(&(oid, key.clone())) {
         return None;
     }
     match table.rows.get(&key) {

@@ -132,7 +132,7 @@ pub struct Database {
     pub ledger: BTreeMap<KeyOf, LedgerRow>,
     pub open: Vec<Open>,
     /// Rows that the worker's transaction has written.
-    pub held_by_worker: BTreeSet<KeyOf>,
+    pub locked_by_worker: BTreeSet<KeyOf>,
     /// What the last prune batch saw of each key: no row, or whether its row needs a text.
     pub pruned_rows: BTreeMap<KeyOf, Option<bool>>,
 }

@@ -95,7 +95,7 @@ pub fn step(sim: &mut Simulation, at: usize) {
         running.worker.size(),
         running.worker.job_counts()
     );
-    sim.databases[at].held_by_worker.clear();
+    sim.databases[at].locked_by_worker.clear();
     sim.workers.insert(at, running);
     if !stays {
         sim.worker_ended(at);

@@ -222,7 +222,7 @@ impl Simulation {
         if let Some(connection) = self.workers.remove(&at).and_then(|worker| worker.connection) {
             self.engine.connections.remove(&connection);
         }
-        self.databases[at].held_by_worker.clear();
+        self.databases[at].locked_by_worker.clear();
         self.shared[at].worker = false;
         self.launcher_latch = true;
         let shared = self.shared[at];

@@ -102,7 +102,7 @@ impl Tx<'_> {
                     etag: entry.etag,
                 };
                 self.db().ledger.insert(row.clone(), ledger);
-                self.db().held_by_worker.insert(row);
+                self.db().locked_by_worker.insert(row);
             }
             LedgerChange::Remove(columns) => {
                 if let Some(ledger) = self.db().ledger.get_mut(&row) {
