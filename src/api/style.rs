@@ -1,14 +1,12 @@
-//! Resolves the name of a style to its definition: a row of `caption.style`, else `captions.json` in
-//! the model's folder, else the built-in style.
+//! Resolves the name of a style to its definition: a row of `caption.style`, else `captions.json`
+//! in the model's folder, else the built-in style.
 //!
 //! Called by the SQL functions and by the worker, with a pinned `search_path`. The whole definition
 //! is sent to the engine, which stores none.
 
 use crate::pg::report::{optional, refuse, spi};
 use crate::{engine::model_status, settings};
-use pg_caption_style::{
-    CaptionStyle, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names,
-};
+use pg_caption_style::{CaptionStyle, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names};
 use pgrx::JsonB;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -41,8 +39,8 @@ pub fn find(name: &str) -> Option<CaptionStyle> {
     Some(style)
 }
 
-/// A time during which the tables that this session sees stay the same. A query over many rows looks
-/// a style up once.
+/// A time during which the tables that this session sees stay the same. A query over many rows
+/// looks a style up once.
 type CommandTime = (i64, u32);
 
 fn command_time() -> CommandTime {
