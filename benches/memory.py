@@ -1,7 +1,8 @@
-"""`make bench`, memory: two hundred 50 MB pictures at once make their callers wait and do not make the engine grow.
+"""`make bench`, memory: 200 requests for 50 MB pictures wait; the engine's memory stays bounded.
 
-memory.py PSQL PICTURES: needs PG_CAPTION_DSN, as throughput.py does. Serves one PNG of noise, just below the limit of 50 MB, from a process of its own, asks
-for it over eight connections, and prints the engine's peak resident memory against `pg_caption.memory`. Fails where the peak is beyond it.
+memory.py PSQL PICTURES: needs PG_CAPTION_DSN, like throughput.py. A separate process serves one PNG
+of noise, just below the limit of 50 MB. The bench requests it over eight connections and prints the
+engine's peak resident memory and `pg_caption.memory`. It fails if the peak exceeds the setting.
 """
 
 import http.server
@@ -19,28 +20,39 @@ DSN = os.environ["PG_CAPTION_DSN"]
 CONNECTIONS = 8
 SIDE = 4160
 MB = 1 << 20
-# What the allocator, thread stacks and ONNX Runtime's arena take beside the budget.
+# For the allocator, thread stacks and ONNX Runtime's arena, which the budget does not include.
 SLACK = 128 * MB
 
 
 def sql(text):
-    done = subprocess.run([PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True)
+    done = subprocess.run(
+        [PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True
+    )
     if done.returncode:
         sys.exit(f"{text}\n{done.stderr}")
     return done.stdout.strip()
 
 
 def picture():
-    """A PNG of noise, not compressed: as large in the file as in memory."""
+    """An uncompressed PNG of noise: its file is as large as the decoded picture."""
     noise = random.Random(7).randbytes(SIDE * 3)
-    # Each row begins elsewhere in the noise, after the byte that says "no filter".
-    rows = b"".join(b"\0" + noise[at:] + noise[:at] for at in (row * 7 % len(noise) for row in range(SIDE)))
+    # Each row starts at another offset of the noise, after the filter byte 0 (none).
+    rows = b"".join(
+        b"\0" + noise[at:] + noise[:at] for at in (row * 7 % len(noise) for row in range(SIDE))
+    )
 
     def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 0)) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(rows, 0))
+        + chunk(b"IEND", b"")
+    )
 
 
 def serve(pipe):
@@ -81,30 +93,46 @@ def main():
     deadline = time.monotonic() + 60
     while (state := sql("SELECT state FROM caption.engine_status()")) != "ready":
         if state == "failed" or time.monotonic() > deadline:
-            sys.exit("the engine is not ready: " + sql("SELECT failure FROM caption.engine_status()"))
+            sys.exit(
+                "the engine is not ready: " + sql("SELECT failure FROM caption.engine_status()")
+            )
         time.sleep(0.05)
     engine = sql("SELECT pid FROM caption.engine_status()")
     budget = int(sql("SELECT pg_size_bytes(current_setting('pg_caption.memory'))"))
     before, began = resident(engine, "VmRSS:"), time.monotonic()
-    ask = """SET pg_caption.timeout = '20min';
+    query = """SET pg_caption.timeout = '20min';
         SELECT count(caption), string_agg(DISTINCT error, '; ')
-          FROM caption_images(ARRAY(SELECT 'http://127.0.0.1:{}/{}-' || n || '.png' FROM generate_series(1, {}) n))"""
-    asked = [PICTURES // CONNECTIONS + (number < PICTURES % CONNECTIONS) for number in range(CONNECTIONS)]
+          FROM caption_images(ARRAY(
+            SELECT 'http://127.0.0.1:{}/{}-' || n || '.png' FROM generate_series(1, {}) n))"""
+    counts = [
+        PICTURES // CONNECTIONS + (number < PICTURES % CONNECTIONS) for number in range(CONNECTIONS)
+    ]
     running = [
-        subprocess.Popen([PSQL, "-XqAt", DSN, "-c", ask.format(port, number, count)], stdout=subprocess.PIPE, text=True) for number, count in enumerate(asked)
+        subprocess.Popen(
+            [PSQL, "-XqAt", DSN, "-c", query.format(port, number, count)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number, count in enumerate(counts)
     ]
     answers = [process.communicate()[0].strip() for process in running]
     seconds, peak = time.monotonic() - began, resident(engine, "VmHWM:")
     answered = sum(int(answer.split("|")[0] or 0) for answer in answers if answer)
     if sql("SELECT pid FROM caption.engine_status()") != engine:
         sys.exit("the engine died")
-    print(f"{PICTURES} pictures of {size / MB:.0f} MB and {SIDE} x {SIDE} pixels at once, over {CONNECTIONS} connections: {answered} captions in {seconds:.0f} s")
-    print(f"the engine's memory: {before / MB:.0f} MB before, {peak / MB:.0f} MB at its peak: {(peak - before) / MB:.0f} MB more, pg_caption.memory {budget / MB:.0f} MB")
+    print(
+        f"{PICTURES} pictures of {size / MB:.0f} MB and {SIDE} x {SIDE} pixels, requested over"
+        f" {CONNECTIONS} connections: {answered} captions in {seconds:.0f} s"
+    )
+    print(
+        f"the engine's memory: {before / MB:.0f} MB before, {peak / MB:.0f} MB at its peak:"
+        f" {(peak - before) / MB:.0f} MB more, pg_caption.memory {budget / MB:.0f} MB"
+    )
     others = {answer.split("|")[1] for answer in answers if "|" in answer} - {""}
     if answered < PICTURES:
-        sys.exit(f"not all were answered: {others}")
+        sys.exit(f"not all pictures were captioned: {others}")
     if peak - before > budget + SLACK:
-        sys.exit("the engine grew beyond its budget")
+        sys.exit("the engine used more memory than pg_caption.memory")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The peer of `make bench`: what one would write without pg_caption.
+"""The Python peer of `make bench`: a caption script without pg_caption.
 
-peer.py DSN MODEL_DIR LIMIT: reads `id, image_url` of bench_products, fetches with a pool of threads, prepares with Pillow,
-runs the same model folder with onnxruntime in batches (greedy, key/value cache), and writes `alt` back in batches with
-psycopg. Prints one JSON object: rows, seconds, rows_per_second. Needs onnxruntime, numpy, pillow, psycopg, tokenizers.
+peer.py DSN MODEL_DIR LIMIT: reads `id, image_url` of bench_products, fetches with a pool of
+threads, prepares with Pillow, runs the same model folder with onnxruntime in batches (greedy,
+key/value cache), and writes `alt` in batches with psycopg. Prints one JSON object: rows, seconds,
+rows_per_second. Needs onnxruntime, numpy, pillow, psycopg, tokenizers.
 
-It stays simple where simplicity costs nothing, and does what a careful author would do for speed: connections are kept
-open, fetching and decoding run ahead of the model, equal shapes are batched.
+It contains the usual optimizations: connections stay open, fetching and decoding run ahead of the
+model, and equal shapes form batches.
 """
 
 import http.client
@@ -36,7 +37,9 @@ def fetch(url):
     connections = kept.__dict__.setdefault("connections", {})
     connection = connections.get(parts.netloc)
     if connection is None:
-        connection = connections[parts.netloc] = http.client.HTTPConnection(parts.netloc, timeout=30)
+        connection = connections[parts.netloc] = http.client.HTTPConnection(
+            parts.netloc, timeout=30
+        )
     connection.request("GET", parts.path)
     answer = connection.getresponse()
     body = answer.read()
@@ -54,13 +57,21 @@ class Model:
         options = ort.SessionOptions()
         options.intra_op_num_threads = os.cpu_count()
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        load = lambda name: ort.InferenceSession(os.path.join(folder, "onnx", name), options, providers=["CPUExecutionProvider"])
+        load = lambda name: ort.InferenceSession(
+            os.path.join(folder, "onnx", name), options, providers=["CPUExecutionProvider"]
+        )
         self.encoder, self.decoder = load("encoder_model.onnx"), load("decoder_model_merged.onnx")
         self.inputs = {tensor.name: tensor for tensor in self.decoder.get_inputs()}
         self.outputs = [tensor.name for tensor in self.decoder.get_outputs()]
         self.tokenizer = Tokenizer.from_file(os.path.join(folder, "tokenizer.json"))
-        generation = read("generation_config.json") if os.path.exists(os.path.join(folder, "generation_config.json")) else {}
-        setting = lambda name: generation.get(name, self.config.get(name, self.config.get("decoder", {}).get(name)))
+        generation = (
+            read("generation_config.json")
+            if os.path.exists(os.path.join(folder, "generation_config.json"))
+            else {}
+        )
+        setting = lambda name: generation.get(
+            name, self.config.get(name, self.config.get("decoder", {}).get(name))
+        )
         self.start = setting("decoder_start_token_id")
         eos = setting("eos_token_id")
         self.ends = set(eos if isinstance(eos, list) else [eos])
@@ -72,8 +83,12 @@ class Model:
         edge = size if isinstance(size, int) else (size["height"], size["width"])
         height, width = (edge, edge) if isinstance(edge, int) else edge
         image = image.resize((width, height), self.picture.get("resample", 2))
-        pixels = np.asarray(image, np.float32) * np.float32(self.picture.get("rescale_factor", 1 / 255))
-        pixels = (pixels - np.float32(self.picture["image_mean"])) / np.float32(self.picture["image_std"])
+        pixels = np.asarray(image, np.float32) * np.float32(
+            self.picture.get("rescale_factor", 1 / 255)
+        )
+        pixels = (pixels - np.float32(self.picture["image_mean"])) / np.float32(
+            self.picture["image_std"]
+        )
         return pixels.transpose(2, 0, 1)
 
     def caption(self, pictures):
@@ -108,7 +123,9 @@ def main():
     dsn, folder, limit = sys.argv[1], sys.argv[2], int(sys.argv[3])
     model = Model(folder)
     with psycopg.connect(dsn) as connection, ThreadPoolExecutor(THREADS) as pool:
-        rows = connection.execute("SELECT id, image_url FROM bench_products ORDER BY id LIMIT %s", [limit]).fetchall()
+        rows = connection.execute(
+            "SELECT id, image_url FROM bench_products ORDER BY id LIMIT %s", [limit]
+        ).fetchall()
         began, done = time.perf_counter(), 0
         ready = pool.map(lambda row: (row[0], model.prepare(fetch(row[1]))), rows)
         batch = []
@@ -117,11 +134,22 @@ def main():
             if len(batch) == BATCH or position == len(rows):
                 texts = model.caption([pixels for _, pixels in batch])
                 with connection.cursor() as cursor:
-                    cursor.executemany("UPDATE bench_products SET alt = %s WHERE id = %s", [(text, key) for (key, _), text in zip(batch, texts)])
+                    cursor.executemany(
+                        "UPDATE bench_products SET alt = %s WHERE id = %s",
+                        [(text, key) for (key, _), text in zip(batch, texts)],
+                    )
                 connection.commit()
                 done, batch = done + len(batch), []
         seconds = time.perf_counter() - began
-    print(json.dumps({"rows": done, "seconds": round(seconds, 3), "rows_per_second": round(done / seconds, 2)}))
+    print(
+        json.dumps(
+            {
+                "rows": done,
+                "seconds": round(seconds, 3),
+                "rows_per_second": round(done / seconds, 2),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -1,11 +1,14 @@
-"""`make bench-queue`: what the queue costs, without the model.
+"""`make bench-queue`: the cost of the queue, without the model.
 
-queue_cost.py PSQL ROWS: needs PG_CAPTION_DSN, a throw-away cluster with the extension (scripts/bench.sh queue starts one).
-Prints the backend's CPU time of statements on a watched table as a multiple of the same on an unwatched one, and then
-how ROWS rows are walked and queued: rows a second, rows and dead rows of the queue, the size of its index, and the time
-of one read of it, from the first row to the last. Their addresses are refused without a network (ftp:), so every row is
-examined, sent to the engine, answered, and settled. At last 100,000 rows, each queued by a transaction of its own, without
-and with somebody's old snapshot, which keeps what is finished from being cleared away.
+queue_cost.py PSQL ROWS: needs PG_CAPTION_DSN, a temporary cluster with the extension
+(`scripts/bench.sh queue` starts one). The first part prints the backend's CPU time of statements on
+a watched table as a multiple of the same statements on an unwatched table.
+
+The second part follows ROWS rows through a backfill and through the queue. It prints rows per
+second, rows and dead rows of the queue, the size of its index, and the time of one read. Their URLs
+are rejected without a network (ftp:), so every row is examined, sent to the engine, answered and
+recorded. The last part queues 100,000 rows, one per transaction, without and with an old snapshot
+of another transaction, which keeps finished rows from being vacuumed.
 """
 
 import os
@@ -20,12 +23,16 @@ DSN = os.environ["PG_CAPTION_DSN"]
 BATCH = 100_000
 ROUNDS = 9
 SINGLE = 100_000
-COLUMNS = "(id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, title text, image_url text, alt text, seo text)"
+COLUMNS = """(id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+              title text, image_url text, alt text, seo text)"""
+WATCH_PAUSED = "SELECT caption.watch('products'); SELECT caption.pause('products')"
 
 
 def sql(text):
     """Runs SQL; the output unaligned, without headers."""
-    done = subprocess.run([PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True)
+    done = subprocess.run(
+        [PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True
+    )
     if done.returncode:
         sys.exit(f"{text}\n{done.stderr}")
     return done.stdout.strip()
@@ -34,24 +41,29 @@ def sql(text):
 def cpu(statement):
     """CPU seconds of the backend that runs the statement."""
     look = "\\! awk '{print $1}' /proc/$BACKEND/schedstat\n"
-    out = sql(f"SELECT pg_backend_pid() AS pid \\gset\n\\setenv BACKEND :pid\n{look}{statement};\n{look}").splitlines()
+    out = sql(
+        f"SELECT pg_backend_pid() AS pid \\gset\n\\setenv BACKEND :pid\n{look}{statement};\n{look}"
+    ).splitlines()
     return (int(out[-1]) - int(out[0])) / 1e9
 
 
 def cost():
-    """Statements on a watched table against the same on an unwatched one, in turns."""
+    """Compares statements on a watched table with the same on an unwatched one, in turns."""
     with tempfile.NamedTemporaryFile("w", suffix=".csv") as rows:
         rows.writelines(f"Product {n},ftp://127.0.0.1/{n}.jpg\n" for n in range(BATCH))
         rows.flush()
         os.chmod(rows.name, 0o644)
-        # Both are vacuumed before each statement, and not while one is measured.
+        # Both tables are vacuumed before each statement, never during a measurement.
         for table in ("plain", "watched"):
             sql(f"CREATE TABLE {table} {COLUMNS} WITH (autovacuum_enabled = off)")
         sql("SELECT caption.watch('watched'); SELECT caption.pause('watched')")
         statements = {
-            f"COPY of {BATCH} rows": "COPY {} (title, image_url) FROM '" + rows.name + "' (FORMAT csv)",
+            f"COPY of {BATCH} rows": "COPY {} (title, image_url) FROM '"
+            + rows.name
+            + "' (FORMAT csv)",
             "UPDATE of another column": "UPDATE {} SET title = title || '.' WHERE id <= 100000",
-            "UPDATE of single rows": "DO $$ BEGIN FOR n IN 1..20000 LOOP UPDATE {} SET title = 'x' WHERE id = n; END LOOP; END $$",
+            "UPDATE of single rows": "DO $$ BEGIN FOR n IN 1..20000 LOOP "
+            "UPDATE {} SET title = 'x' WHERE id = n; END LOOP; END $$",
             "UPDATE of the URL": "UPDATE {} SET image_url = image_url || '.' WHERE id <= 100000",
         }
         for name, statement in statements.items():
@@ -62,13 +74,20 @@ def cost():
                     spent[table].append(cpu(statement.format(table)))
             plain, watched = (statistics.median(seconds) for seconds in spent.values())
             times = statistics.median(w / p for w, p in zip(spent["watched"], spent["plain"]))
-            print(f"{name:26} {plain:7.3f} s CPU, watched {watched:7.3f} s: {times:.2f} times", flush=True)
+            print(
+                f"{name:26} {plain:7.3f} s CPU, watched {watched:7.3f} s: {times:.2f} times",
+                flush=True,
+            )
     sql("SELECT caption.unwatch('watched'); DROP TABLE plain, watched")
 
 
 def health(name, begin, rows=ROWS):
-    """Follows a drain of so many rows to its end."""
-    print(f"{name}\n{'done':>8} {'rows/s':>8} {'queue rows':>10} {'dead':>8} {'index kB':>8} {'read ms':>8}", flush=True)
+    """Follows the processing of that many rows to the end."""
+    print(
+        f"{name}\n{'done':>8} {'rows/s':>8} {'queue rows':>10} {'dead':>8} {'index kB':>8}"
+        f" {'read ms':>8}",
+        flush=True,
+    )
     sql(begin)
     last, before, step = time.monotonic(), 0, max(rows // 10, 1)
     while True:
@@ -76,12 +95,21 @@ def health(name, begin, rows=ROWS):
         idle = sql("SELECT caption.is_idle('products')") == "t"
         if failed >= before + step or idle:
             now = time.monotonic()
-            timed = sql("EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) SELECT id FROM caption.queue WHERE relation = 'products'::regclass AND id > 0 ORDER BY id LIMIT 5")
+            timed = sql(
+                """EXPLAIN (ANALYZE, TIMING OFF, FORMAT JSON) SELECT id FROM caption.queue
+                   WHERE relation = 'products'::regclass AND id > 0 ORDER BY id LIMIT 5"""
+            )
             read = timed.split('"Execution Time":')[1].split("\n")[0].strip(" ,")
             queue, dead, size = sql(
-                "SELECT (SELECT count(*) FROM caption.queue), pg_stat_get_dead_tuples('caption.queue'::regclass), pg_relation_size('caption.queue_pkey') / 1024"
+                """SELECT (SELECT count(*) FROM caption.queue),
+                          pg_stat_get_dead_tuples('caption.queue'::regclass),
+                          pg_relation_size('caption.queue_pkey') / 1024"""
             ).split("|")
-            print(f"{failed:8} {(failed - before) / (now - last):8.0f} {queue:>10} {dead:>8} {size:>8} {read:>8}", flush=True)
+            print(
+                f"{failed:8} {(failed - before) / (now - last):8.0f} {queue:>10} {dead:>8}"
+                f" {size:>8} {read:>8}",
+                flush=True,
+            )
             last, before = now, failed
         if idle:
             return
@@ -90,21 +118,33 @@ def health(name, begin, rows=ROWS):
 
 cost()
 sql(f"CREATE TABLE products {COLUMNS}")
-sql(f"INSERT INTO products (image_url) SELECT 'ftp://127.0.0.1/' || n || '.jpg' FROM generate_series(1, {ROWS}) n")
+sql(
+    f"""INSERT INTO products (image_url)
+        SELECT 'ftp://127.0.0.1/' || n || '.jpg' FROM generate_series(1, {ROWS}) n"""
+)
 begun = time.monotonic()
-sql("SELECT caption.watch('products'); SELECT caption.pause('products')")
+sql(WATCH_PAUSED)
 print(f"watch of {ROWS} rows returns after {time.monotonic() - begun:.2f} s")
-health("walk over what exists", "SELECT caption.resume('products')")
-health("queued again", "SELECT caption.retry('products')")
+health("backfill of existing rows", "SELECT caption.resume('products')")
+health("all rows queued again", "SELECT caption.retry('products')")
 for name, begin in (
     (f"{SINGLE} rows queued one by one", ""),
-    ("the same, while a transaction keeps a snapshot from before", "BEGIN ISOLATION LEVEL REPEATABLE READ; "),
+    (
+        "the same, while a transaction keeps an older snapshot",
+        "BEGIN ISOLATION LEVEL REPEATABLE READ; ",
+    ),
 ):
-    sql("SELECT caption.unwatch('products'); TRUNCATE products; SELECT caption.watch('products'); SELECT caption.pause('products')")
-    other = subprocess.Popen([PSQL, "-XqAt", DSN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    sql(f"SELECT caption.unwatch('products'); TRUNCATE products; {WATCH_PAUSED}")
+    other = subprocess.Popen(
+        [PSQL, "-XqAt", DSN], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     other.stdin.write(f"{begin}SELECT count(*) FROM caption.queue;\n")
     other.stdin.flush()
     other.stdout.readline()
-    sql(f"DO $$ BEGIN FOR n IN 1..{SINGLE} LOOP INSERT INTO products (image_url) VALUES ('ftp://127.0.0.1/' || n || '.jpg'); COMMIT; END LOOP; END $$")
+    sql(
+        f"""DO $$ BEGIN FOR n IN 1..{SINGLE} LOOP
+            INSERT INTO products (image_url) VALUES ('ftp://127.0.0.1/' || n || '.jpg'); COMMIT;
+            END LOOP; END $$"""
+    )
     health(name, "SELECT caption.resume('products')", SINGLE)
     other.kill()

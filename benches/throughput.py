@@ -1,8 +1,9 @@
-"""`make bench`: rows a second by every way in, and where the engine's time goes.
+"""`make bench`: rows per second of every way to caption, and the engine's CPU time per stage.
 
-throughput.py PSQL IMAGES ROWS: needs PG_CAPTION_DSN, a cluster with the extension whose engine may use every core
-(scripts/bench.sh starts one). Serves the pictures itself, from a process of its own. Every figure of a line is from that
-line's own run; `limit` is (cores − cores that PostgreSQL and the picture server used) ÷ engine CPU-seconds an image.
+throughput.py PSQL IMAGES ROWS: needs PG_CAPTION_DSN, a cluster with the extension whose engine may
+use all cores (`scripts/bench.sh` starts one). A separate process serves the pictures. All figures
+of a line come from one run. `limit` is (cores - cores used by PostgreSQL and the picture server)
+divided by the engine's CPU seconds per image.
 """
 
 import functools
@@ -23,7 +24,9 @@ DSN = os.environ["PG_CAPTION_DSN"]
 
 def sql(text):
     """Runs SQL; the output unaligned, without headers."""
-    done = subprocess.run([PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True)
+    done = subprocess.run(
+        [PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True
+    )
     if done.returncode:
         sys.exit(f"{text}\n{done.stderr}")
     return done.stdout.strip()
@@ -46,7 +49,7 @@ def serve(pipe):
 
 
 def stat(pid):
-    """Parent, own CPU ticks, and those of its children that have ended."""
+    """Parent process id, own CPU ticks, and the ticks of ended children; None without a process."""
     try:
         with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
             fields = file.read().rsplit(")", 1)[1].split()
@@ -56,7 +59,7 @@ def stat(pid):
 
 
 class Meter:
-    """CPU seconds of the engine, of PostgreSQL without it, and of the picture server, since it was made."""
+    """CPU seconds since its creation: engine, PostgreSQL without the engine, picture server."""
 
     def __init__(self, server):
         self.server = server
@@ -71,68 +74,106 @@ class Meter:
             more = {pid for pid, row in table.items() if row and row[0] in family} - family
             family, grown = family | more, bool(more)
         own = sum(table[pid][1] for pid in family - {self.engine} if table.get(pid))
-        # Backends that ended are counted by the postmaster that buried them.
-        buried = table[self.postmaster][2] if table.get(self.postmaster) else 0
-        return {"engine": table[self.engine][1] / TICK, "postgres": (own + buried) / TICK, "server": table[self.server][1] / TICK}
+        # The postmaster's statistics include its ended backends.
+        ended = table[self.postmaster][2] if table.get(self.postmaster) else 0
+        return {
+            "engine": table[self.engine][1] / TICK,
+            "postgres": (own + ended) / TICK,
+            "server": table[self.server][1] / TICK,
+        }
 
     @staticmethod
     def status():
-        return json.loads(sql("SELECT to_jsonb(s) FROM (SELECT cpu_ms, encoded, encode_calls FROM caption.engine_status()) AS s"))
+        return json.loads(
+            sql(
+                """SELECT to_jsonb(s) FROM (
+                     SELECT cpu_ms, encoded, encode_calls FROM caption.engine_status()) AS s"""
+            )
+        )
 
     def line(self, rows):
         seconds = time.perf_counter() - self.began
         used = {name: value - self.cpu[name] for name, value in self.read().items()}
         after = self.status()
-        stages = {name: round((value - self.stages["cpu_ms"][name]) / rows, 3) for name, value in after["cpu_ms"].items()}
+        stages = {
+            name: round((value - self.stages["cpu_ms"][name]) / rows, 3)
+            for name, value in after["cpu_ms"].items()
+        }
         calls = after["encode_calls"] - self.stages["encode_calls"]
         elsewhere = (used["postgres"] + used["server"]) / seconds
         each = used["engine"] / rows
         limit = (CORES - elsewhere) / each if each else 0
         return {
-            "rows": rows, "seconds": seconds, "rate": rows / seconds, "limit": limit, "share": rows / seconds / limit if limit else 0, "cpu": each,
-            "elsewhere": elsewhere, "stages": stages, "batch": (after["encoded"] - self.stages["encoded"]) / calls if calls else 0,
+            "rows": rows,
+            "seconds": seconds,
+            "rate": rows / seconds,
+            "limit": limit,
+            "share": rows / seconds / limit if limit else 0,
+            "cpu": each,
+            "elsewhere": elsewhere,
+            "stages": stages,
+            "batch": (after["encoded"] - self.stages["encoded"]) / calls if calls else 0,
         }
 
 
 def table(urls):
     values = ", ".join("('{}')".format(url.replace("'", "''")) for url in urls)
     sql(f"""DROP TABLE IF EXISTS bench_products;
-        CREATE TABLE bench_products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, image_url text, alt text, seo text);
+        CREATE TABLE bench_products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+                                     image_url text, alt text, seo text);
         INSERT INTO bench_products (image_url) VALUES {values}""")
 
 
 def watch(urls, fills):
     table(urls)
-    sql(f"SELECT caption.watch('bench_products', 'image_url', '{fills}'); CALL caption.wait('bench_products')")
+    sql(
+        f"SELECT caption.watch('bench_products', 'image_url', '{fills}');"
+        " CALL caption.wait('bench_products')"
+    )
     sql("SELECT caption.unwatch('bench_products')")
+
+
+# One call after the other for the rows that meet a condition.
+CALLS = """SET pg_caption.on_error = 'null';
+    DO $$ DECLARE u text; BEGIN
+    FOR u IN SELECT image_url FROM bench_products WHERE {} LOOP PERFORM caption_image(u); END LOOP;
+    END $$"""
 
 
 def one_at_a_time(urls):
     table(urls)
-    sql("SET pg_caption.on_error = 'null'; DO $$ DECLARE u text; BEGIN FOR u IN SELECT image_url FROM bench_products LOOP PERFORM caption_image(u); END LOOP; END $$")
+    sql(CALLS.format("true"))
 
 
 def eight_connections(urls):
     table(urls)
-    part = "SET pg_caption.on_error = 'null'; DO $$ DECLARE u text; BEGIN FOR u IN SELECT image_url FROM bench_products WHERE id % 8 = {} LOOP PERFORM caption_image(u); END LOOP; END $$"
-    running = [subprocess.Popen([PSQL, "-Xq", DSN, "-c", part.format(number)], stderr=subprocess.DEVNULL) for number in range(8)]
+    part = CALLS.format("id % 8 = {}")
+    running = [
+        subprocess.Popen([PSQL, "-Xq", DSN, "-c", part.format(number)], stderr=subprocess.DEVNULL)
+        for number in range(8)
+    ]
     for process in running:
         if process.wait():
             sys.exit("a connection failed")
 
 
-def set_at_once(urls):
+def one_set(urls):
     table(urls)
     sql("SELECT count(*) FROM caption_images((SELECT array_agg(image_url) FROM bench_products))")
 
 
 def overhead(urls):
-    """Milliseconds by which a call exceeds the engine's own time for it: the median."""
+    """The median time of a call beyond the engine's own time, in milliseconds."""
     table(urls)
-    return float(sql("""SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) FROM (
+    return float(
+        sql("""SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY ms) FROM (
         SELECT extract(epoch FROM clock_timestamp() - began) * 1000 - engine AS ms FROM (
-          SELECT began, (caption_image_json(image_url, '{concise}') #>> '{milliseconds,total}')::float8 AS engine
-            FROM (SELECT image_url, clock_timestamp() AS began FROM bench_products OFFSET 0) AS a OFFSET 0) AS b OFFSET 0) AS c""") or "nan")
+          SELECT began, (caption_image_json(image_url, '{concise}')
+                         #>> '{milliseconds,total}')::float8 AS engine
+            FROM (SELECT image_url, clock_timestamp() AS began FROM bench_products OFFSET 0) AS a
+           OFFSET 0) AS b OFFSET 0) AS c""")
+        or "nan"
+    )
 
 
 def main():
@@ -140,42 +181,78 @@ def main():
     process = multiprocessing.Process(target=serve, args=(there,), daemon=True)
     process.start()
     address = f"http://127.0.0.1:{here.recv()}"
-    files = sorted(name for name in os.listdir(IMAGES) if name.lower().endswith((".jpg", ".jpeg", ".png", ".webp")))
+    files = sorted(
+        name
+        for name in os.listdir(IMAGES)
+        if name.lower().endswith((".jpg", ".jpeg", ".png", ".webp"))
+    )
     if not files:
-        sys.exit(f"{IMAGES} holds no pictures")
-    urls = [f"{address}/{urllib.parse.quote(files[number % len(files)])}?{number}" for number in range(ROWS)]
+        sys.exit(f"{IMAGES} contains no pictures")
+    urls = [
+        f"{address}/{urllib.parse.quote(files[number % len(files)])}?{number}"
+        for number in range(ROWS)
+    ]
     deadline = time.monotonic() + 60
     while (state := sql("SELECT state FROM caption.engine_status()")) != "ready":
         if state == "failed" or time.monotonic() > deadline:
-            sys.exit("the engine is not ready: " + sql("SELECT failure FROM caption.engine_status()"))
+            sys.exit(
+                "the engine is not ready: " + sql("SELECT failure FROM caption.engine_status()")
+            )
         time.sleep(0.05)
-    set_at_once(urls[:16])
+    one_set(urls[:16])
 
     ways = {
         "watch, alt": lambda: watch(urls, '{"alt": "concise"}'),
         "watch, alt and seo": lambda: watch(urls, '{"alt": "concise", "seo": "seo"}'),
         "caption_image, one at a time": lambda: one_at_a_time(urls),
         "caption_image, 8 connections": lambda: eight_connections(urls),
-        "caption_images": lambda: set_at_once(urls),
+        "caption_images": lambda: one_set(urls),
     }
     lines = {}
-    print(f"{ROWS} rows, {len(files)} pictures, {CORES} cores, model {sql('SELECT model FROM caption.engine_status()')}\n")
-    print(f"{'':30}{'rows/s':>9}{'limit':>9}{'share':>7}{'batch':>7}{'CPU ms/image':>14}{'cores elsewhere':>17}")
+    print(
+        f"{ROWS} rows, {len(files)} pictures, {CORES} cores,"
+        f" model {sql('SELECT model FROM caption.engine_status()')}\n"
+    )
+    print(
+        f"{'':30}{'rows/s':>9}{'limit':>9}{'share':>7}{'batch':>7}{'CPU ms/image':>14}"
+        f"{'cores elsewhere':>17}"
+    )
     for name, way in ways.items():
         meter = Meter(process.pid)
         way()
         line = lines[name] = meter.line(ROWS)
-        print(f"{name:30}{line['rate']:9.1f}{line['limit']:9.1f}{line['share']:7.2f}{line['batch']:7.1f}{line['cpu'] * 1000:14.2f}{line['elsewhere']:17.2f}", flush=True)
-    print("\nengine CPU, ms an image, alone with alt:", ", ".join(f"{name} {value}" for name, value in lines["watch, alt"]["stages"].items()))
-    print(f"alt and seo cost {lines['watch, alt and seo']['cpu'] / lines['watch, alt']['cpu']:.2f} times alt alone (aim 1.3)")
+        print(
+            f"{name:30}{line['rate']:9.1f}{line['limit']:9.1f}{line['share']:7.2f}"
+            f"{line['batch']:7.1f}{line['cpu'] * 1000:14.2f}{line['elsewhere']:17.2f}",
+            flush=True,
+        )
+    print(
+        "\nengine CPU, ms per image, for alt only:",
+        ", ".join(f"{name} {value}" for name, value in lines["watch, alt"]["stages"].items()),
+    )
+    factor = lines["watch, alt and seo"]["cpu"] / lines["watch, alt"]["cpu"]
+    print(f"alt and seo cost {factor:.2f} times alt alone (aim 1.3)")
     print(f"a call takes {overhead(urls[:50]):.2f} ms more than the engine's own time (aim 1)")
 
     if os.environ.get("PEER_PYTHON"):
         table(urls)
-        peer = subprocess.run([os.environ["PEER_PYTHON"], os.path.join(os.path.dirname(__file__), "peer.py"), DSN, os.environ["PEER_MODEL"], str(ROWS)],
-                              check=True, capture_output=True, text=True)
+        peer = subprocess.run(
+            [
+                os.environ["PEER_PYTHON"],
+                os.path.join(os.path.dirname(__file__), "peer.py"),
+                DSN,
+                os.environ["PEER_MODEL"],
+                str(ROWS),
+            ],
+            check=True,
+            capture_output=True,
+            text=True,
+        )
         rate = json.loads(peer.stdout)["rows_per_second"]
-        print(f"the Python peer: {rate:.1f} rows/s; watch is {lines['watch, alt']['rate'] / rate:.2f} times as fast")
+        print(
+            f"the Python peer: {rate:.1f} rows/s; watch is"
+            f" {lines['watch, alt']['rate'] / rate:.2f} times as fast"
+        )
 
 
 if __name__ == "__main__":

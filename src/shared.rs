@@ -48,10 +48,10 @@ pub struct DatabaseSlot {
 
 impl DatabaseSlot {
     /// The facts that `caption.database` shows, except those of the catalog.
-    pub fn facts(&self) -> database_status::Database {
+    pub fn facts(&self) -> database_status::DatabaseFacts {
         let time_until = |ms: i64| unix_time(ms).duration_since(SystemTime::now()).ok();
         let due_in = (self.due_ms != 0).then(|| time_until(self.due_ms).unwrap_or_default());
-        database_status::Database {
+        database_status::DatabaseFacts {
             served: self.worker != 0,
             has_work: self.generation != self.drained || due_in == Some(Duration::ZERO),
             due_in,

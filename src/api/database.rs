@@ -9,8 +9,8 @@ use pgrx::JsonB;
 use pgrx::prelude::*;
 
 /// The facts about the server that decide for every database whether it is served.
-pub fn server() -> database_status::Server {
-    database_status::Server {
+pub fn server() -> database_status::ServerFacts {
+    database_status::ServerFacts {
         // SAFETY: reads shared memory.
         in_recovery: unsafe { pg_sys::RecoveryInProgress() },
         launcher: shared::processes().0 != 0,
@@ -30,11 +30,11 @@ fn database_report() -> JsonB {
         spi(Spi::get_one("SELECT array_agg(oid) FROM pg_database WHERE datallowconn"))
             .unwrap_or_default();
     let rows = databases.iter().map(|database| {
-        let facts = database_status::Database {
+        let facts = database_status::DatabaseFacts {
             connectable: connectable.contains(&pg_sys::Oid::from(database.oid)),
             ..database.facts()
         };
-        let (state, why) = database_status::state(&server, &facts);
+        let (state, why) = database_status::database_state(&server, &facts);
         let worker = Some(database.worker).filter(|worker| *worker != 0);
         serde_json::json!({
             "oid": database.oid,

@@ -156,7 +156,7 @@ fn wait_until_serving(folder: &Path, reloads: u64) {
                 refuse_other_model(folder, status.wanted);
             }
             let is_serving = status.serving.as_deref() == Some(folder);
-            if is_serving && status.coming.is_none() && !status.leaving {
+            if is_serving && status.loading.is_none() && !status.leaving {
                 return;
             }
             if let Some((_, reason)) = status.refused.filter(|(path, _)| path == folder) {

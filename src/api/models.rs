@@ -3,7 +3,7 @@
 //! Called by SQL. Reads names and sizes in the models directory; details come from the engine that
 //! has loaded a model. Answers without an engine, too.
 
-use crate::engine::model_status::{self, Exchange};
+use crate::engine::model_status::{self, ModelSwap};
 use crate::{engine::client, settings, shared};
 use pg_caption_models::{InstalledModel, family, graph_file, scan};
 use pg_caption_wire::{EngineStatus, ModelStatus};
@@ -13,12 +13,11 @@ use serde_json::json;
 use std::path::PathBuf;
 
 /// The models in the models directory, and those that the launcher names by another path.
-fn installed(exchange: &Exchange) -> Vec<InstalledModel> {
+fn installed(swap: &ModelSwap) -> Vec<InstalledModel> {
     // An unreadable directory has no models; those that the launcher names are listed all the same.
     let mut models = scan(&settings::models_directory()).unwrap_or_default();
-    let refused = exchange.refused.iter().map(|(path, _)| path);
-    let named =
-        exchange.serving.iter().chain(&exchange.coming).chain(refused).chain(&exchange.wanted);
+    let refused = swap.refused.iter().map(|(path, _)| path);
+    let named = swap.serving.iter().chain(&swap.loading).chain(refused).chain(&swap.wanted);
     for path in named {
         if models.iter().all(|model| model.path != *path) {
             models.push(InstalledModel::at(path));
@@ -39,15 +38,11 @@ struct ModelRow {
 }
 
 impl ModelRow {
-    fn new(
-        mut model: InstalledModel,
-        exchange: &Exchange,
-        engine: Option<&EngineStatus>,
-    ) -> ModelRow {
+    fn new(mut model: InstalledModel, swap: &ModelSwap, engine: Option<&EngineStatus>) -> ModelRow {
         let is_at = |path: &Option<PathBuf>| path.as_deref() == Some(&model.path);
-        let is_serving = is_at(&exchange.serving);
-        let is_loading = is_at(&exchange.coming);
-        let refused = exchange.refused.as_ref().filter(|(path, _)| *path == model.path);
+        let is_serving = is_at(&swap.serving);
+        let is_loading = is_at(&swap.loading);
+        let refused = swap.refused.as_ref().filter(|(path, _)| *path == model.path);
         let (state, problem) = match (refused, model.problem.take()) {
             _ if is_serving => ("serving", None),
             _ if is_loading => ("loading", None),
@@ -103,13 +98,13 @@ fn models() -> TableIterator<
     ),
 > {
     shared::require_ready();
-    let exchange = model_status::read();
+    let swap = model_status::read();
     // Only an engine with a model knows more than the folders show.
-    let engine = exchange.serving.as_ref().and_then(|_| client::status().ok());
-    let rows: Vec<_> = installed(&exchange)
+    let engine = swap.serving.as_ref().and_then(|_| client::status().ok());
+    let rows: Vec<_> = installed(&swap)
         .into_iter()
         .map(|model| {
-            let row = ModelRow::new(model, &exchange, engine.as_ref());
+            let row = ModelRow::new(model, &swap, engine.as_ref());
             let ModelRow { model, is_serving, state, problem, details, memory } = row;
             let (family, digest) = details.map(|details| (details.family, details.digest)).unzip();
             (

@@ -6,7 +6,7 @@
 
 use crate::pg::report::{optional, refuse};
 use crate::{api::database, engine::model_status, shared};
-use pg_caption_supervisor::database_status::{self, State};
+use pg_caption_supervisor::database_status::{self, DatabaseState};
 use pgrx::prelude::*;
 
 const IS_MEMBER_OF_OWNER: &str =
@@ -36,14 +36,14 @@ fn obstacle() -> Option<String> {
     }
     // A database that the launcher has not registered yet has work: the view asks about unfinished
     // watches only.
-    let unregistered = || database_status::Database {
+    let unregistered = || database_status::DatabaseFacts {
         has_work: true,
         connectable: true,
-        ..database_status::Database::default()
+        ..database_status::DatabaseFacts::default()
     };
     let facts = current_database().map_or_else(unregistered, |database| database.facts());
-    match database_status::state(&database::server(), &facts) {
-        (State::Served, _) => engine_obstacle(),
+    match database_status::database_state(&database::server(), &facts) {
+        (DatabaseState::Served, _) => engine_obstacle(),
         (_, why) => why,
     }
 }

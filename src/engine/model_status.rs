@@ -6,7 +6,7 @@
 
 use crate::pg::shared_text::SharedText;
 use crate::shared;
-pub use pg_caption_supervisor::handover::Exchange;
+pub use pg_caption_supervisor::handover::ModelSwap;
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
 use std::path::{Path, PathBuf};
@@ -20,7 +20,7 @@ struct SharedStatus {
     leaving: bool,
     wanted: StatusText,
     serving: StatusText,
-    coming: StatusText,
+    loading: StatusText,
     refused: StatusText,
     reason: StatusText,
 }
@@ -37,32 +37,32 @@ pub fn init() {
 }
 
 /// The status that the launcher published last; empty without a launcher.
-pub fn read() -> Exchange {
+pub fn read() -> ModelSwap {
     if !shared::preloaded() {
-        return Exchange::default();
+        return ModelSwap::default();
     }
     let state = *STATE.share();
     let path = |text: StatusText| text.get().map(PathBuf::from);
-    Exchange {
+    ModelSwap {
         reloads: state.reloads,
         leaving: state.leaving,
         wanted: path(state.wanted),
         serving: path(state.serving),
-        coming: path(state.coming),
+        loading: path(state.loading),
         refused: path(state.refused).map(|path| (path, state.reason.get().unwrap_or_default())),
     }
 }
 
 /// Publishes the whole status; called by the launcher.
-pub fn publish(exchange: &Exchange) {
+pub fn publish(swap: &ModelSwap) {
     let text = |path: Option<&Path>| StatusText::new(path.map(Path::to_string_lossy).as_deref());
-    let refused = exchange.refused.as_ref();
+    let refused = swap.refused.as_ref();
     let state = SharedStatus {
-        reloads: exchange.reloads,
-        leaving: exchange.leaving,
-        wanted: text(exchange.wanted.as_deref()),
-        serving: text(exchange.serving.as_deref()),
-        coming: text(exchange.coming.as_deref()),
+        reloads: swap.reloads,
+        leaving: swap.leaving,
+        wanted: text(swap.wanted.as_deref()),
+        serving: text(swap.serving.as_deref()),
+        loading: text(swap.loading.as_deref()),
         refused: text(refused.map(|(path, _)| path.as_path())),
         reason: StatusText::new(refused.map(|(_, reason)| reason.as_str())),
     };

@@ -4,9 +4,10 @@
 //! Called by `api::call`. Never outlives the caller's deadline by more than [`GRACE`].
 
 use crate::engine::client::{ConnectionLoss, EngineClient};
+use pg_caption_queue::EngineLoss;
 use pg_caption_wire::{
     CaptionOutcome, CaptionReply, CaptionRequest, ClientRole, Failure, FailureClass, ImageSource,
-    MAX_ENGINE_DEATHS, OutputSpec, ServerMessage,
+    OutputSpec, ServerMessage,
 };
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -81,8 +82,8 @@ struct RequestBatch<'a> {
     min_confidence: Option<f32>,
     deadline: Instant,
     outcomes: Vec<Option<CaptionOutcome>>,
-    /// Engines that died while a request was the only one in flight.
-    deaths: Vec<u32>,
+    /// Engines lost with a request alone in flight.
+    losses: Vec<u32>,
     /// Positions of requests to send, the next one last.
     unsent: Vec<usize>,
     /// Requests in flight, by the id on the connection.
@@ -102,7 +103,7 @@ impl<'a> RequestBatch<'a> {
             min_confidence,
             deadline,
             outcomes: requests.iter().map(|_| None).collect(),
-            deaths: vec![0; requests.len()],
+            losses: vec![0; requests.len()],
             unsent: (0..requests.len()).rev().collect(),
             in_flight: HashMap::new(),
             one_by_one: false,
@@ -113,18 +114,20 @@ impl<'a> RequestBatch<'a> {
         self.unsent.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Takes back the requests that were in flight on a lost connection. One that was alone is
-    /// charged with the engine's death, and fails after [`MAX_ENGINE_DEATHS`].
+    /// Takes back the requests that were in flight on a lost connection. [`EngineLoss`] decides
+    /// which one is rejected as the cause.
     fn requeue_lost(&mut self) {
         let was_alone = self.in_flight.len() == 1;
         for (_, at) in self.in_flight.drain() {
             self.one_by_one = true;
-            self.deaths[at] += u32::from(was_alone);
-            if self.deaths[at] >= MAX_ENGINE_DEATHS {
-                let failure = Failure::engine_killer(self.deaths[at]);
-                self.outcomes[at] = Some(CaptionOutcome::Failed(failure));
-            } else {
-                self.unsent.push(at);
+            match EngineLoss::judge(self.losses[at], was_alone) {
+                EngineLoss::Suspect(losses) => {
+                    self.losses[at] = losses;
+                    self.unsent.push(at);
+                }
+                EngineLoss::Reject(failure) => {
+                    self.outcomes[at] = Some(CaptionOutcome::Failed(failure));
+                }
             }
         }
     }

@@ -1,10 +1,9 @@
-//! Which databases may have work, and who serves them: probes each once, then starts workers as
-//! generations rise. Who is started when is decided in `pg_caption_supervisor::schedule`; here is what that
-//! needs of PostgreSQL.
+//! Finds databases with the extension, and starts a worker for each one with work.
+//! `pg_caption_supervisor::schedule` decides when; this file talks to PostgreSQL.
 
 use crate::{settings, shared};
-use pg_caption_supervisor::registry::Roll;
-use pg_caption_supervisor::schedule::{Ended, Look, Turns};
+use pg_caption_supervisor::registry::DatabaseRegistry;
+use pg_caption_supervisor::schedule::{DatabaseView, WorkerExit, WorkerSchedule};
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker,
 };
@@ -12,73 +11,77 @@ use pgrx::pg_sys;
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
-/// How often a wake-up may reread the list of databases.
-const LIST_EVERY: Duration = Duration::from_secs(30);
-/// How often a standby's launcher looks whether it has been promoted.
-const PROMOTION_LOOK: Duration = Duration::from_secs(5);
+/// How often the list of databases is read at most.
+const LIST_INTERVAL: Duration = Duration::from_secs(30);
+/// How often the launcher of a standby checks for a promotion.
+const PROMOTION_CHECK: Duration = Duration::from_secs(5);
 
-/// What the launcher knows of the databases.
+/// The launcher's state of the databases.
 #[derive(Default)]
 pub struct Databases {
-    roll: Roll,
+    registry: DatabaseRegistry,
     listed: Option<Instant>,
-    turns: Turns,
+    schedule: WorkerSchedule,
     running: HashMap<u32, DynamicBackgroundWorker>,
-    said_no_slot: bool,
-    said_left_out: bool,
+    logged_no_slot: bool,
+    logged_left_out: bool,
 }
 
-/// The databases that may have work, as they are now.
-fn look(now: Instant) -> Vec<Look> {
-    shared::databases().iter().map(|database| seen(database, now)).collect()
+/// The registered databases.
+fn views(now: Instant) -> Vec<DatabaseView> {
+    shared::databases().iter().map(|database| view(database, now)).collect()
 }
 
-fn seen(database: &shared::DatabaseSlot, now: Instant) -> Look {
-    Look {
+fn view(database: &shared::DatabaseSlot, now: Instant) -> DatabaseView {
+    DatabaseView {
         oid: database.oid,
         generation: database.generation,
         drained: database.drained,
         has_worker: database.worker != 0,
-        slow_look: database.slow_look,
+        slow_poll: database.slow_look,
         due: database.due(now),
     }
 }
 
+/// Whether this server is a standby, or still recovering.
+fn in_recovery() -> bool {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
 impl Databases {
-    /// Notices workers that ended, then starts those that are wanted.
+    /// Handles workers that ended, then starts those that are wanted.
     pub fn tend(&mut self, now: Instant) {
-        // SAFETY: reads shared memory.
-        if unsafe { pg_sys::RecoveryInProgress() } {
+        if in_recovery() {
             return;
         }
         self.reap(now);
-        if self.listed.is_none_or(|at| now.duration_since(at) >= LIST_EVERY) {
+        if self.listed.is_none_or(|at| now.duration_since(at) >= LIST_INTERVAL) {
             self.list(now);
         }
         if !settings::enabled() {
             return;
         }
-        let (wanted, crowded) = self.turns.wanted(&look(now), now, settings::max_workers());
+        let (wanted, crowded) = self.schedule.wanted(&views(now), now, settings::max_workers());
         shared::set_crowded(crowded);
         for database in wanted {
             self.start(&database, now);
         }
     }
 
-    /// When `tend` has something to do even if nobody wakes us.
+    /// When `tend` is due without a wake-up.
     pub fn next_due(&self, now: Instant) -> Option<Instant> {
-        // SAFETY: reads shared memory.
-        if unsafe { pg_sys::RecoveryInProgress() } {
-            // Nobody tells us of a promotion.
-            return Some(now + PROMOTION_LOOK);
+        if in_recovery() {
+            // A promotion wakes no background worker.
+            return Some(now + PROMOTION_CHECK);
         }
         if !settings::enabled() {
             return None;
         }
-        self.turns.next_due(&look(now), now, settings::max_workers())
+        self.schedule.next_due(&views(now), now, settings::max_workers())
     }
 
-    fn start(&mut self, database: &Look, now: Instant) {
+    fn start(&mut self, database: &DatabaseView, now: Instant) {
         let loaded = BackgroundWorkerBuilder::new("pg_caption worker")
             .set_type("pg_caption worker")
             .set_library("pg_caption")
@@ -91,18 +94,19 @@ impl Databases {
         match loaded {
             Ok(handle) => {
                 self.running.insert(database.oid, handle);
-                self.turns.started(database, now);
-                self.said_no_slot = false;
+                self.schedule.started(database, now);
+                self.logged_no_slot = false;
                 shared::set_no_slot(false);
             }
             Err(_) => {
-                self.turns.refused(now);
+                self.schedule.no_slot(now);
                 shared::set_no_slot(true);
-                // Whoever has one leaves it to the others after a while.
+                // Has running workers yield their slots after a while.
                 shared::set_crowded(true);
-                if !std::mem::replace(&mut self.said_no_slot, true) {
+                if !std::mem::replace(&mut self.logged_no_slot, true) {
                     pgrx::log!(
-                        "pg_caption: no background worker slot is free; queues wait. Raise max_worker_processes."
+                        "pg_caption: no background worker slot is free; queues wait; \
+                         raise max_worker_processes"
                     );
                 }
             }
@@ -121,26 +125,22 @@ impl Databases {
             })
             .map(|(oid, _)| *oid)
             .collect();
-        if !ended.is_empty() && self.roll.left_out().is_some() {
-            // One of them may have found no extension: then there is room for another database.
+        if !ended.is_empty() && self.registry.left_out().is_some() {
+            // A worker that found no extension has made room for another database.
             self.listed = None;
         }
         for oid in ended {
             self.running.remove(&oid);
-            // Not known any more: the worker found no extension there.
+            // `None`: the worker found no extension there.
             let database = shared::database(oid);
-            match self.turns.ended(
-                oid,
-                database.as_ref().map(|database| seen(database, now)).as_ref(),
-                now,
-            ) {
-                Ended::Well => shared::set_failures(oid, 0, Duration::ZERO),
-                Ended::Badly { times, pause } => {
+            let view = database.as_ref().map(|database| view(database, now));
+            match self.schedule.ended(oid, view.as_ref(), now) {
+                WorkerExit::Normal => shared::set_failures(oid, 0, Duration::ZERO),
+                WorkerExit::Failed { times, pause } => {
                     shared::set_failures(oid, times, pause);
-                    // Perhaps its database is gone: the list says so before another worker is
-                    // wasted on it.
+                    // The database may have been dropped: read the list before the next start.
                     self.listed = None;
-                    // It may have died before it could take its name off.
+                    // The worker may have died before it could unregister.
                     if database.is_some_and(|database| database.worker != 0) {
                         shared::set_worker(oid, 0);
                     }
@@ -149,8 +149,8 @@ impl Databases {
         }
     }
 
-    /// Reads `pg_database`: new databases are probed, dropped ones forgotten. One that takes no
-    /// connections for now is neither: its work waits, and the view says so.
+    /// Reads `pg_database`: new databases are registered, dropped ones removed. One that accepts no
+    /// connections for now is neither: its work waits, and the view shows why.
     fn list(&mut self, now: Instant) {
         self.listed = Some(now);
         let databases = BackgroundWorker::transaction(existing);
@@ -160,32 +160,30 @@ impl Databases {
                 shared::forget_database(database.oid, database.generation);
             }
         }
-        self.roll.call(&databases, shared::register_database);
-        // While workers have not looked into all that are known, some of those may have no
-        // extension, and make room.
+        self.registry.update(&databases, shared::register_database);
+        // Registered databases that no worker has checked may have no extension, and make room.
         let left_out = self
-            .roll
+            .registry
             .left_out()
             .filter(|_| shared::databases().iter().all(|database| database.drained > 0));
         if let Some(oid) = left_out
-            && !self.said_left_out
+            && !self.logged_left_out
         {
             pgrx::log!(
-                "pg_caption: {} databases have the extension, which is as many as are served; the one with OID {oid}, and any beyond it, waits until one is dropped",
+                "pg_caption: {} databases have the extension, the maximum number; the one with OID \
+                 {oid}, and any other, waits until one is dropped",
                 shared::MAX_DATABASES
             );
         }
-        self.said_left_out = left_out.is_some();
+        self.logged_left_out = left_out.is_some();
     }
 }
 
-/// The databases that there are, and whether they take connections. Read directly: SPI does not
-/// work without a database.
+/// All databases, and whether they accept connections. Read directly: SPI requires a database.
 fn existing() -> Vec<(u32, bool)> {
     let mut databases = Vec::new();
-    // SAFETY: a catalog scan in a transaction, as autovacuum's launcher does it: the shared catalog
-    // is opened, scanned and closed in order, and each tuple is looked at before the next is
-    // fetched.
+    // SAFETY: a catalog scan in a transaction, as in autovacuum's launcher: the shared catalog is
+    // opened, scanned and closed in order, and each tuple is used before the next is fetched.
     unsafe {
         let relation =
             pg_sys::table_open(pg_sys::DatabaseRelationId, pg_sys::AccessShareLock as i32);

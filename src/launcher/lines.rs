@@ -1,16 +1,15 @@
-//! What an engine says on a pipe, line by line; read by the launcher, which never waits for it.
+//! The output of an engine on a pipe, line by line. The launcher reads it and never waits.
 
-use super::spawn;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
-/// Log lines of an engine beyond this many a second are dropped: a fault is logged, not a flood.
+/// Log lines of an engine per second; more are dropped, so that a fault does not flood the log.
 const LINES_PER_SECOND: u32 = 20;
 
-/// A pipe's reading end that gives whole lines out.
-pub struct Lines {
+/// The reading end of a pipe, split into lines.
+pub struct PipeLines {
     pub pipe: File,
     partial: Vec<u8>,
     pub ended: bool,
@@ -18,12 +17,14 @@ pub struct Lines {
     count: u32,
 }
 
-impl Lines {
+impl PipeLines {
+    /// Makes the pipe non-blocking.
+    ///
     /// # Errors
-    /// What the system says.
+    /// The error of the operating system.
     pub fn new(pipe: OwnedFd) -> io::Result<Self> {
-        spawn::make_nonblocking(&pipe)?;
-        Ok(Lines {
+        rustix::io::ioctl_fionbio(&pipe, true)?;
+        Ok(PipeLines {
             pipe: pipe.into(),
             partial: Vec::new(),
             ended: false,
@@ -32,7 +33,7 @@ impl Lines {
         })
     }
 
-    /// The lines that are there; what has no end yet waits.
+    /// The complete lines so far; the rest is kept.
     pub fn read(&mut self) -> Vec<String> {
         let mut buffer = [0u8; 4096];
         while !self.ended {
@@ -52,7 +53,7 @@ impl Lines {
         lines
     }
 
-    /// Whether one more line may go to the log in this second.
+    /// Whether one more line may be logged in this second.
     pub fn may_log(&mut self, now: Instant) -> bool {
         if now.duration_since(self.second) >= Duration::from_secs(1) {
             (self.second, self.count) = (now, 0);

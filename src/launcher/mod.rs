@@ -1,8 +1,8 @@
-//! The launcher: keeps the engine alive and starts a worker for each database that has work.
+//! The launcher: keeps the engine running and starts a worker for each database with work.
 //!
 //! A static background worker without a database, so that `caption_image` also works on a hot
-//! standby. It never opens a picture, a model or a user's connection; everything it does fits into
-//! one wait on its latch and the engines' pipes.
+//! standby. It never opens a picture, a model or a client's connection. Its only wait is for its
+//! latch and the engines' pipes.
 
 mod databases;
 mod engines;
@@ -14,15 +14,15 @@ use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
 };
 use pgrx::prelude::*;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
-/// Pause of the postmaster before it starts a launcher again that left.
+/// Pause of the postmaster before it restarts the launcher.
 const RESTART: Duration = Duration::from_secs(1);
 
 /// Registers the launcher; in the postmaster, while preloading.
 pub fn init() {
-    // pg_upgrade builds a database up from its catalogs: nobody may write to it meanwhile.
+    // pg_upgrade builds a database from its catalogs, and no other process may write to it.
     // SAFETY: reads a global that is set before any library is loaded.
     if unsafe { pg_sys::IsBinaryUpgrade } {
         return;
@@ -39,7 +39,7 @@ pub fn init() {
         .load();
 }
 
-/// The launcher's life.
+/// Main function of the launcher.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pg_caption_launcher(_argument: pg_sys::Datum) {
@@ -62,8 +62,8 @@ pub extern "C-unwind" fn pg_caption_launcher(_argument: pg_sys::Datum) {
     engines.stop();
     shared::set_engine(0, None);
     shared::set_launcher(0);
-    // Not 0: the postmaster starts a launcher again that was merely terminated.
-    // SAFETY: ends this process through PostgreSQL's own exit path; nothing of ours is borrowed.
+    // Not 0: the postmaster must restart a launcher that was terminated.
+    // SAFETY: ends this process through PostgreSQL's own exit path; nothing is borrowed.
     unsafe { pg_sys::proc_exit(1) };
 }
 
@@ -71,7 +71,7 @@ fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
     while !BackgroundWorker::sigterm_received() {
         let reloaded = BackgroundWorker::sighup_received();
         if reloaded {
-            // SAFETY: called in a background worker's main loop, where rereading the configuration
+            // SAFETY: called in a background worker's main loop, where reloading the configuration
             // is allowed.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
         }
@@ -88,12 +88,12 @@ fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
     }
 }
 
-/// Where the postmaster is PID 1 it adopts orphans, and an orphan's bad exit counts as a crash of a
-/// backend: an engine never outlives its launcher, however that ends (PostgreSQL runs these
-/// callbacks on FATAL and on proc_exit alike).
+/// No engine outlives its launcher, however that ends: PostgreSQL runs these callbacks on FATAL and
+/// on proc_exit. A postmaster that is PID 1 adopts orphans, and would take an orphan's bad exit for
+/// a crash of a backend.
 fn stop_engines_on_exit(engines: &engines::Engines) {
     engines.publish_pids();
-    // SAFETY: registers a plain function that looks only at a process-wide list.
+    // SAFETY: registers a function that uses only a process-wide list.
     unsafe { pg_sys::before_shmem_exit(Some(stop_at_exit), pg_sys::Datum::from(0)) };
 }
 
@@ -101,6 +101,3 @@ fn stop_engines_on_exit(engines: &engines::Engines) {
 unsafe extern "C-unwind" fn stop_at_exit(_code: i32, _argument: pg_sys::Datum) {
     engines::stop_published();
 }
-
-/// A listening socket that stays open for the launcher's life and is handed to every engine.
-pub type Listener = OwnedFd;

@@ -1,24 +1,24 @@
-//! The listening socket, and an engine process with nothing but the descriptors it needs.
+//! The listening socket, and an engine process with only the descriptors it needs.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Callers that may wait in the kernel's queue while an engine restarts.
+/// Length of the kernel's queue of connections while an engine restarts.
 const BACKLOG: i32 = 512;
-/// Under memory pressure the kernel takes the engine before any backend.
+/// Under memory pressure the kernel kills the engine before any backend.
 const OOM_SCORE: &[u8] = b"500";
 
 /// Creates the listening socket, mode 0600.
 ///
 /// # Errors
-/// What the system says.
+/// The error of the operating system.
 pub fn listen(path: &str) -> io::Result<OwnedFd> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -29,37 +29,35 @@ pub fn listen(path: &str) -> io::Result<OwnedFd> {
     }
     let listener = UnixListener::bind(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    // SAFETY: raises the backlog of a listening socket that we own.
-    if unsafe { libc::listen(listener.as_raw_fd(), BACKLOG) } != 0 {
-        return Err(io::Error::last_os_error());
-    }
+    // `bind` listens with a shorter queue.
+    rustix::net::listen(&listener, BACKLOG)?;
     Ok(listener.into())
 }
 
-/// An engine that was started.
-pub struct Started {
+/// A started engine.
+pub struct EngineProcess {
     /// The process.
     pub child: Child,
     /// Reading end of its status pipe.
     pub status: OwnedFd,
 }
 
-/// Starts the engine program held open as `program`, so that a package upgrade cannot put a new
-/// engine under an old library.
+/// Starts the engine program that is open as `program`: a package upgrade does not pair a new
+/// engine with an old library.
 ///
 /// # Errors
-/// What the system says.
-pub fn start(program: &File, listener: RawFd) -> io::Result<Started> {
-    let (status_read, status_write) = pipe()?;
+/// The error of the operating system.
+pub fn start(program: &File, listener: RawFd) -> io::Result<EngineProcess> {
+    let (status_read, status_write) = io::pipe()?;
     let path = format!("/proc/self/fd/{}", program.as_raw_fd());
     let mut command = Command::new(&path);
     command.arg0("pg_caption_engine").arg("serve");
     command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).current_dir("/");
     command.env_clear();
-    // glibc's malloc keeps an arena per thread otherwise: pictures decoded on many threads would
-    // never be given back. The convention by which the engine knows that descriptor 3 is its
-    // listening socket.
+    // By convention, descriptor 3 is the listening socket.
     command.env("LISTEN_FDS", "1");
+    // glibc's malloc otherwise keeps an arena per thread and never frees pictures that many threads
+    // have decoded.
     command
         .env("MALLOC_ARENA_MAX", "2")
         .env("MALLOC_TRIM_THRESHOLD_", "1048576")
@@ -74,26 +72,25 @@ pub fn start(program: &File, listener: RawFd) -> io::Result<Started> {
     // that are open in the parent.
     unsafe { command.pre_exec(move || prepare(listener, status)) };
     let child = command.spawn()?;
-    Ok(Started { child, status: status_read })
+    Ok(EngineProcess { child, status: status_read.into() })
 }
 
-/// In the child, before exec: descriptors 3 and 4, everything else closed on exec, no signals
-/// blocked, dies with its parent.
+/// In the child, before exec: descriptors 3 and 4, everything else closed on exec, no blocked
+/// signals, ends with its parent. Plain system calls of libc: nothing may allocate here.
 fn prepare(listener: RawFd, status: RawFd) -> io::Result<()> {
     let check = |result: i32| if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) };
     // SAFETY: system calls with plain arguments; the signal set is initialised by sigemptyset
     // before use.
     unsafe {
-        // First out of the way of 3 and 4, then into place: either may be the other's number.
+        // First away from 3 and 4, then into place: either may have the other's number.
         let high_listener = check(libc::fcntl(listener, libc::F_DUPFD, 10))?;
         let high_status = check(libc::fcntl(status, libc::F_DUPFD, 10))?;
         check(libc::dup2(high_listener, pg_caption_wire::LISTEN_FD))?;
         check(libc::dup2(high_status, pg_caption_wire::STATUS_FD))?;
-        // Close-on-exec for the rest; where the kernel lacks close_range, what the launcher opened
-        // is close-on-exec anyway.
+        // Close-on-exec for the rest. Where the kernel lacks close_range, the launcher's own
+        // descriptors are close-on-exec anyway.
         libc::syscall(libc::SYS_close_range, 5u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC);
-        // A group of its own: signals to the server's groups reach the engine only through the
-        // launcher.
+        // A session of its own: signals to the server's process group do not reach the engine.
         libc::setsid();
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
@@ -108,32 +105,6 @@ fn prepare(listener: RawFd, status: RawFd) -> io::Result<()> {
         if score >= 0 {
             libc::write(score, OOM_SCORE.as_ptr().cast(), OOM_SCORE.len());
             libc::close(score);
-        }
-    }
-    Ok(())
-}
-
-fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
-    let mut ends = [0; 2];
-    // SAFETY: fills the array with two descriptors that nobody else knows.
-    unsafe {
-        if libc::pipe2(ends.as_mut_ptr(), libc::O_CLOEXEC) != 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok((OwnedFd::from_raw_fd(ends[0]), OwnedFd::from_raw_fd(ends[1])))
-    }
-}
-
-/// Makes reads from a pipe's end return instead of waiting.
-///
-/// # Errors
-/// What the system says.
-pub fn make_nonblocking(fd: &impl AsRawFd) -> io::Result<()> {
-    // SAFETY: changes a flag of a descriptor that the caller owns.
-    unsafe {
-        let flags = libc::fcntl(fd.as_raw_fd(), libc::F_GETFL);
-        if flags < 0 || libc::fcntl(fd.as_raw_fd(), libc::F_SETFL, flags | libc::O_NONBLOCK) < 0 {
-            return Err(io::Error::last_os_error());
         }
     }
     Ok(())

@@ -1,14 +1,15 @@
-//! The lock that makes a worker the only one of its database, and the question whether somebody
-//! wants to drop that database.
+//! The lock that makes a worker the only one of its database, and the check whether another session
+//! needs that database exclusively.
 
 use pgrx::pg_sys;
 
-/// Marks our lock among those of its method: no SQL function can take one of this tag type there.
+/// Distinguishes this lock from others of its method: no SQL function can take a lock with this tag
+/// type there.
 const SUB_OBJECT: u16 = 0x7063;
 
-/// Of the lock methods, the one whose session locks survive a failed transaction and end with the
-/// process, however that ends (locks of the default method would be left behind by a process that
-/// is terminated between two transactions).
+/// The lock method whose session locks survive a failed transaction and end with the process in
+/// every case. (A process that is terminated between two transactions leaves session locks of the
+/// default method behind.)
 const LEASE_METHOD: u32 = pg_sys::USER_LOCKMETHOD;
 
 fn tag(method: u32, database: u32, class: pg_sys::Oid, object: u32, sub: u16) -> pg_sys::LOCKTAG {
@@ -29,7 +30,7 @@ fn acquire(tag: &pg_sys::LOCKTAG, mode: u32) -> bool {
     result != pg_sys::LockAcquireResult::LOCKACQUIRE_NOT_AVAIL
 }
 
-/// Takes the lease of this database, for the life of the process. `false`: somebody has it.
+/// Takes the lease of this database, for the life of the process. `false`: another worker has it.
 pub fn take() -> bool {
     // SAFETY: reads a global.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
@@ -39,14 +40,14 @@ pub fn take() -> bool {
     )
 }
 
-/// Whether nobody is dropping, renaming or copying this database, which all need it to themselves.
+/// Whether no session drops, renames or copies this database, which requires an exclusive lock.
 pub fn database_is_free() -> bool {
     // SAFETY: reads a global.
     let database = unsafe { pg_sys::MyDatabaseId }.to_u32();
     let tag = tag(pg_sys::DEFAULT_LOCKMETHOD, 0, pg_sys::DatabaseRelationId, database, 0);
     let free = acquire(&tag, pg_sys::RowExclusiveLock);
     if free {
-        // SAFETY: releases what was acquired above.
+        // SAFETY: releases the lock acquired above.
         unsafe { pg_sys::LockRelease(&tag, pg_sys::RowExclusiveLock as i32, true) };
     }
     free

@@ -1,18 +1,16 @@
-//! How statements are planned: our own by key, whatever the settings and the statistics say; a
-//! table's own code as in any session of its database. And how long they wait for locks.
+//! Planner settings and lock timeouts of a worker. Its own statements find rows by key, whatever
+//! settings and statistics say; code of a watched table runs with the settings of its database.
 //!
-//! In levels of settings: `transaction` opens ours for each transaction, `write` goes back to what
-//! holds otherwise for the time in which triggers run.
+//! Both are scopes of settings: `transaction` opens one for each transaction, `write` returns to
+//! the settings of the database while triggers run.
 
 use crate::pg::guc_scope::{GucScope, current};
 use pgrx::pg_sys;
-use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ffi::{CStr, CString};
 
-/// Every statement of ours finds rows by key: a generic plan over the index, whatever the
-/// statistics say of a table just made.
-const OURS: [(&CStr, &CStr); 9] = [
+/// A generic plan over the index, even for a table without statistics.
+const PLANNER: [(&CStr, &CStr); 9] = [
     (c"plan_cache_mode", c"force_generic_plan"),
     (c"enable_indexscan", c"on"),
     (c"enable_nestloop", c"on"),
@@ -23,84 +21,82 @@ const OURS: [(&CStr, &CStr); 9] = [
     (c"enable_sort", c"off"),
     (c"jit", c"off"),
 ];
-/// A worker waits for nobody's lock for longer, ms.
-const MOST_PATIENCE: i32 = 1000;
-/// Nor less long than that for a lock that a table's own code wants, where `deadlock_timeout`
-/// allows, ms.
-const LEAST_PATIENCE: i32 = 10;
-/// How often patience is halved.
-const HALVINGS: u32 = 10;
+/// Longest wait for a lock, ms.
+const MAX_LOCK_TIMEOUT: i32 = 1000;
+/// Shortest wait for a lock in a table's own code, ms, where `deadlock_timeout` allows it.
+const MIN_LOCK_TIMEOUT: i32 = 10;
+/// How often the wait is halved at most.
+const MAX_HALVINGS: u32 = 10;
 
-thread_local! {
-    /// What server, database and role say of [`OURS`], one by one.
-    static ORDINARY: RefCell<Vec<CString>> = const { RefCell::new(Vec::new()) };
-    /// How often the code of a table met a lock more than it did not.
-    static BLOCKED: RefCell<HashMap<u32, u32>> = RefCell::default();
+/// What server, database and role set for each of [`PLANNER`].
+#[derive(Default)]
+pub struct SessionSettings(Vec<CString>);
+
+impl SessionSettings {
+    /// A scope with the planner settings of the session; within [`worker_scope`].
+    pub fn scope(&self) -> GucScope {
+        let level = GucScope::open();
+        for ((name, _), value) in PLANNER.iter().zip(&self.0) {
+            level.set(name, value);
+        }
+        level
+    }
 }
 
-/// Our own planning, and our patience with locks; in a transaction.
-pub fn ours() -> GucScope {
-    ORDINARY.with(|ordinary| {
-        *ordinary.borrow_mut() =
-            OURS.iter().map(|(name, _)| current(name, CStr::to_owned)).collect()
-    });
+/// A scope with the worker's planner settings and lock timeout, in a transaction; also the settings
+/// that it replaces.
+pub fn worker_scope() -> (GucScope, SessionSettings) {
+    let session = PLANNER.iter().map(|(name, _)| current(name, CStr::to_owned)).collect();
     let level = GucScope::open();
-    for (name, value) in OURS {
+    for (name, value) in PLANNER {
         level.set(name, value);
     }
-    wait_for_locks(&level, patience());
-    level
+    set_lock_timeout(&level, lock_timeout());
+    (level, SessionSettings(session))
 }
 
-/// Our patience with the locks that a table's own code meets: each time it meets one it is halved,
-/// so that a table whose triggers all want the same row does not take the time of the others.
-pub fn patience_with(table: u32) -> GucScope {
-    let halved = BLOCKED.with(|blocked| blocked.borrow().get(&table).copied().unwrap_or(0));
-    let level = GucScope::open();
-    wait_for_locks(&level, (patience() >> halved).max(patience().min(LEAST_PATIENCE)));
-    level
+/// Lock timeouts for the code of watched tables. Each timeout halves the next one, so that a table
+/// whose triggers all need the same row does not take the time of other tables.
+#[derive(Default)]
+pub struct LockTimeouts {
+    /// Halvings by table.
+    halvings: HashMap<u32, u32>,
 }
 
-/// The code of a table met a lock.
-pub fn was_blocked(table: u32) {
-    BLOCKED.with(|blocked| {
-        let mut blocked = blocked.borrow_mut();
-        let halved = blocked.entry(table).or_default();
-        *halved = (*halved + 1).min(HALVINGS);
-    });
-}
+impl LockTimeouts {
+    /// A scope with the lock timeout for a table.
+    pub fn scope(&self, table: u32) -> GucScope {
+        let halvings = self.halvings.get(&table).copied().unwrap_or(0);
+        let level = GucScope::open();
+        let timeout = (lock_timeout() >> halvings).max(lock_timeout().min(MIN_LOCK_TIMEOUT));
+        set_lock_timeout(&level, timeout);
+        level
+    }
 
-/// It met none, or not for long.
-pub fn was_free(table: u32) {
-    BLOCKED.with(|blocked| {
-        let mut blocked = blocked.borrow_mut();
-        if let Some(halved) = blocked.get_mut(&table) {
-            *halved -= 1;
-            if *halved == 0 {
-                blocked.remove(&table);
+    /// Code of a table could not get a lock.
+    pub fn was_blocked(&mut self, table: u32) {
+        let halvings = self.halvings.entry(table).or_default();
+        *halvings = (*halvings + 1).min(MAX_HALVINGS);
+    }
+
+    /// Code of a table needed no lock, or got it in time.
+    pub fn was_free(&mut self, table: u32) {
+        if let Some(halvings) = self.halvings.get_mut(&table) {
+            *halvings -= 1;
+            if *halvings == 0 {
+                self.halvings.remove(&table);
             }
         }
-    });
+    }
 }
 
-/// In ms. Half of `deadlock_timeout`: who waits for a row of ours while we wait for his is not the
-/// one who finds the deadlock and is cancelled.
-fn patience() -> i32 {
+/// In ms. Half of `deadlock_timeout`: in a deadlock between the worker and a client, the worker
+/// gives up before PostgreSQL cancels the client.
+fn lock_timeout() -> i32 {
     // SAFETY: reads a setting.
-    (unsafe { pg_sys::DeadlockTimeout } / 2).clamp(1, MOST_PATIENCE)
+    (unsafe { pg_sys::DeadlockTimeout } / 2).clamp(1, MAX_LOCK_TIMEOUT)
 }
 
-fn wait_for_locks(level: &GucScope, ms: i32) {
+fn set_lock_timeout(level: &GucScope, ms: i32) {
     level.set(c"lock_timeout", &CString::new(ms.to_string()).unwrap_or_default());
-}
-
-/// The planning of any session; within [`ours`].
-pub fn ordinary() -> GucScope {
-    let level = GucScope::open();
-    ORDINARY.with(|ordinary| {
-        OURS.iter()
-            .zip(ordinary.borrow().iter())
-            .for_each(|((name, _), value)| level.set(name, value))
-    });
-    level
 }

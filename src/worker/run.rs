@@ -1,128 +1,142 @@
-//! Runs the loop of a worker: does what `pg_caption_queue::worker` decides, with this database,
-//! shared memory and the engine's socket, and tells it what came of it. Nothing is decided here.
+//! Drives a worker's state machine (`pg_caption_queue::QueueWorker`) with this database, shared
+//! memory and the engine's socket. Nothing is decided here.
 
-use super::definitions;
-use super::lease;
-use super::runaway;
-use super::sources::{Sql, next_due_ms};
-use super::tables;
-use super::transaction::{run as in_transaction, spi};
+use super::store::{WorkerStore, next_due_ms};
+use super::transaction::spi;
+use super::{lease, tables};
 use crate::engine::client::{ConnectionLoss, EngineClient};
 use crate::{pg::latch, settings, shared};
-use pg_caption_queue::Limits;
-use pg_caption_queue::worker::{Action, Heard, Seen, Worker};
+use pg_caption_queue::{ConnectionEvent, QueueWorker, WorkerAction, WorkerLimits, WorkerSignals};
 use pg_caption_wire::{CaptionOutcome, CaptionReply, ClientRole, FailureClass, ServerMessage};
 use pgrx::prelude::*;
 use std::ffi::CString;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Drains the queue of this database until nothing is left to do, or the worker is wanted
-/// elsewhere.
+/// Whether a prepared transaction locks a table of the extension: it has enqueued rows, changed a
+/// style, or called `watch` or a similar function. Others do not concern the queue.
+const HAS_PREPARED: &str = "SELECT EXISTS ( \
+    SELECT FROM pg_catalog.pg_locks l \
+     WHERE l.pid IS NULL AND l.locktype = 'relation' \
+       AND l.database = ( \
+           SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()) \
+       AND l.relation IN (to_regclass('caption.queue'), to_regclass('caption.watch'), \
+                          to_regclass('caption.watch_state'), to_regclass('caption.style')))";
+
+/// Works on the queue of this database until no work is left, or another database needs the slot.
 pub fn run(database: u32) {
-    let mut worker = Worker::new(Limits::default(), Instant::now(), u64::from(std::process::id()));
+    let (limits, seed) = (WorkerLimits::default(), u64::from(std::process::id()));
+    let mut worker = QueueWorker::new(limits, Instant::now(), seed);
+    let mut store = WorkerStore::new(database);
     let mut client: Option<EngineClient> = None;
     loop {
-        let seen = look(database);
-        match worker.next(&seen) {
-            Action::AskForDatabase => {
+        let signals = signals(database, &store);
+        let now = signals.now;
+        match worker.next(&signals) {
+            WorkerAction::CheckDatabase => {
                 if !lease::database_is_free() {
                     return;
                 }
             }
-            Action::Clean => in_transaction(tables::clean),
-            Action::ReadWatches => {
-                let read = in_transaction(tables::installed).then(|| {
-                    definitions::expect(in_transaction(tables::begin).into_iter());
-                    in_transaction(tables::load)
-                });
-                worker.watches(read, seen.now);
+            WorkerAction::Clean => store.transaction(|_| tables::clean()),
+            WorkerAction::ReadWatches => worker.watches(read_watches(&mut store), now),
+            WorkerAction::Read(source) => {
+                store.transaction(|store| worker.read(source, store, now));
             }
-            Action::Read(reading) => in_transaction(|| worker.read(reading, &mut Sql, seen.now)),
-            Action::Connect { until } => {
+            WorkerAction::Connect { until } => {
                 client = EngineClient::connect(ClientRole::Worker, until).ok();
-                // The epoch of before: a change while nobody answered is a reason to ask again at
-                // once.
-                worker.connected(client.is_some(), &Seen { now: Instant::now(), ..seen });
+                // With the epoch from before: a change during the attempt allows another one now.
+                let signals = WorkerSignals { now: Instant::now(), ..signals };
+                worker.connected(client.is_some(), &signals);
             }
-            Action::Send => {
+            WorkerAction::Send => {
                 if let Some(client) = &mut client {
                     send(&mut worker, client);
                 }
             }
-            Action::Receive => {
-                let heard = client.as_mut().map_or(Heard::Lost { refused: false }, receive);
-                if !worker.heard(heard, &seen) {
+            WorkerAction::Receive => {
+                let lost = ConnectionEvent::Lost { refused: false };
+                let event = client.as_mut().map_or(lost, receive);
+                if !worker.received(event, &signals) {
                     client = None;
                 }
             }
-            Action::Settle => {
-                report("writing captions", true);
-                in_transaction(|| {
-                    if !tables::installed() {
-                        pgrx::error!(
-                            "pg_caption: the extension was dropped while its worker was at work"
-                        );
-                    }
-                    worker.settle(&mut Sql, seen.now);
-                });
-                runaway::recorded(database);
+            WorkerAction::Settle => settle(&mut worker, &mut store, now),
+            WorkerAction::Prune => {
+                report("pruning ledger and failures", true);
+                store.transaction(|store| worker.prune(store, now));
             }
-            Action::Tidy => {
-                report("looking for what is kept of rows that are gone", true);
-                in_transaction(|| worker.tidy(&mut Sql, seen.now));
+            WorkerAction::Report => {
+                shared::set_in_flight(database, &worker.in_flight());
+                let (sent, ready, locked) = worker.job_counts();
+                let counts = format!("{sent} in flight, {ready} ready, {locked} locked");
+                report(&format!("captioning: {counts}"), true);
             }
-            Action::Show => {
-                shared::set_in_flight(database, &worker.flights());
-                let (in_flight, ready, held) = worker.in_hand();
-                report(
-                    &format!(
-                        "captioning: {in_flight} in flight, {ready} ready, {held} held back by locks"
-                    ),
-                    true,
-                );
-            }
-            Action::Wait(timeout) => match &client {
+            WorkerAction::Wait(timeout) => match &client {
                 Some(client) => client.wait(Some(timeout)),
                 None => latch::wait(None, Some(timeout)),
             },
-            Action::Idle(timeout) => {
+            WorkerAction::Idle(timeout) => {
                 report("idle", false);
                 latch::wait(None, Some(timeout));
             }
-            Action::ReadDue => {
-                let due = in_transaction(|| next_due_ms(&worker.active()));
+            WorkerAction::ReadDue => {
+                let due = store.transaction(|_| next_due_ms(&worker.active()));
                 worker.due(due.map(|due| (due, until_ms(due))));
             }
-            Action::LookForPrepared => worker.prepared(prepared_pending()),
-            Action::Depart { generation, due_ms, prepared } => {
+            WorkerAction::CheckPrepared => {
+                let has_prepared = store.transaction(|_| spi(Spi::get_one::<bool>(HAS_PREPARED)));
+                worker.prepared(has_prepared.unwrap_or(false));
+            }
+            WorkerAction::Depart { generation, due_ms, prepared } => {
                 if shared::leave_if_drained(database, generation, due_ms, prepared) {
                     return;
                 }
             }
-            Action::Yield => return shared::yield_turn(database),
-            Action::Forget { generation } => return shared::forget_database(database, generation),
-            Action::Leave => return,
+            WorkerAction::Yield => return shared::yield_turn(database),
+            WorkerAction::Forget { generation } => {
+                return shared::forget_database(database, generation);
+            }
+            WorkerAction::Leave => return,
         }
     }
 }
 
-/// What can be seen without asking the database.
-fn look(database: u32) -> Seen {
-    reread_configuration();
+/// Everything that can be observed without a query.
+fn signals(database: u32, store: &WorkerStore) -> WorkerSignals {
+    reload_configuration();
     let known = shared::database(database);
-    Seen {
+    WorkerSignals {
         now: Instant::now(),
         enabled: settings::enabled(),
         generation: known.map(|database| database.generation),
-        slow_look: known.is_some_and(|database| database.slow_look),
-        redefined: definitions::some_changed(),
+        slow_poll: known.is_some_and(|database| database.slow_look),
+        redefined: store.definitions.any_changed(),
         crowded: shared::crowded(),
         epoch: shared::engine_epoch(),
     }
 }
 
+fn read_watches(store: &mut WorkerStore) -> Option<Vec<pg_caption_queue::WatchedTable>> {
+    if !store.transaction(|_| tables::installed()) {
+        return None;
+    }
+    let watched = store.transaction(|_| tables::begin());
+    store.definitions.expect(watched.into_iter());
+    Some(store.transaction(|_| tables::load()))
+}
+
+fn settle(worker: &mut QueueWorker, store: &mut WorkerStore, now: Instant) {
+    report("writing captions", true);
+    store.transaction(|store| {
+        if !tables::installed() {
+            pgrx::error!("pg_caption: the extension was dropped while its worker was running");
+        }
+        worker.settle(store, now, settings::max_attempts());
+    });
+}
+
 /// Fills the connection's window.
-fn send(worker: &mut Worker, client: &mut EngineClient) {
+fn send(worker: &mut QueueWorker, client: &mut EngineClient) {
     while client.has_room()
         && let Some((job, request)) = worker.next_request()
     {
@@ -133,8 +147,8 @@ fn send(worker: &mut Worker, client: &mut EngineClient) {
     }
 }
 
-/// What the engine says, if anything.
-fn receive(client: &mut EngineClient) -> Heard {
+/// Polls the connection once.
+fn receive(client: &mut EngineClient) -> ConnectionEvent {
     match client.poll() {
         Ok(Some(ServerMessage::Reply(CaptionReply { id, outcome }))) => {
             if let CaptionOutcome::Failed(failure) = &outcome
@@ -142,15 +156,15 @@ fn receive(client: &mut EngineClient) -> Heard {
             {
                 pgrx::debug1!("pg_caption: the engine cannot serve: {}", failure.message);
             }
-            Heard::Answer { id, outcome }
+            ConnectionEvent::Answer { id, outcome }
         }
-        Ok(Some(_)) => Heard::Other,
-        Ok(None) if client.is_spent() => Heard::Spent,
-        Ok(None) => Heard::Nothing,
-        Err(ConnectionLoss::Closed) => Heard::Lost { refused: false },
+        Ok(Some(_)) => ConnectionEvent::Other,
+        Ok(None) if client.is_spent() => ConnectionEvent::Spent,
+        Ok(None) => ConnectionEvent::Nothing,
+        Err(ConnectionLoss::Closed) => ConnectionEvent::Lost { refused: false },
         Err(ConnectionLoss::Refused(failure)) => {
-            pgrx::log!("pg_caption: the engine refuses this worker: {}", failure.message);
-            Heard::Lost { refused: true }
+            pgrx::log!("pg_caption: the engine refused this worker: {}", failure.message);
+            ConnectionEvent::Lost { refused: true }
         }
     }
 }
@@ -161,11 +175,11 @@ fn until_ms(due: i64) -> Duration {
     Duration::from_millis(due.max(0) as u64).saturating_sub(now)
 }
 
-/// Rereads the configuration if it was asked for. Our own forced settings stay: their source
-/// outranks the file.
-fn reread_configuration() {
-    // SAFETY: the flag is set by our signal handler and read here, on the same thread, in the main
-    // loop.
+/// Reloads the configuration on request. The worker's forced settings stay: their source outranks
+/// the file.
+fn reload_configuration() {
+    // SAFETY: the flag is set by PostgreSQL's signal handler and read here, on the same thread, in
+    // the main loop.
     unsafe {
         if pg_sys::ConfigReloadPending != 0 {
             pg_sys::ConfigReloadPending = 0;
@@ -174,16 +188,7 @@ fn reread_configuration() {
     }
 }
 
-/// Whether a prepared transaction holds something of ours: it has enqueued rows, changed a style,
-/// or called `watch` or its like. Others' are none of our business.
-fn prepared_pending() -> bool {
-    let ours = "SELECT EXISTS (SELECT FROM pg_catalog.pg_locks l WHERE l.pid IS NULL AND l.locktype = 'relation' \
-                   AND l.database = (SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()) \
-                   AND l.relation IN (to_regclass('caption.queue'), to_regclass('caption.watch'), to_regclass('caption.watch_state'), to_regclass('caption.style')))";
-    in_transaction(|| spi(Spi::get_one::<bool>(ours)).unwrap_or(false))
-}
-
-/// What `pg_stat_activity` says.
+/// Sets the activity in `pg_stat_activity`.
 fn report(what: &str, running: bool) {
     let state = if running {
         pg_sys::BackendState::STATE_RUNNING

@@ -1,6 +1,8 @@
-//! Short transactions, and subtransactions in which one row's error stays one row's.
+//! Short transactions, and subtransactions that confine the error of one row.
 
-use super::{planning, runaway};
+use super::planning::{self, SessionSettings};
+use super::signals;
+pub use crate::pg::report::spi;
 use crate::settings;
 use pgrx::pg_sys::panic::CaughtError;
 use pgrx::prelude::*;
@@ -8,30 +10,53 @@ use std::panic::AssertUnwindSafe;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// What a row's statement raised.
+/// An error that a statement raised.
 #[derive(Debug)]
-pub struct Raised {
+pub struct RaisedError {
     /// SQLSTATE.
     pub code: PgSqlErrorCode,
-    /// Its message.
+    /// Primary message.
     pub message: String,
     /// Its detail.
     pub detail: Option<String>,
 }
 
-/// Runs `body` in a transaction of its own. An error ends the worker: it concerns no single row.
-pub fn run<R>(body: impl FnOnce() -> R) -> R {
+impl RaisedError {
+    /// Whether another transaction's lock is the cause.
+    pub fn is_lock(&self) -> bool {
+        use PgSqlErrorCode::*;
+        matches!(
+            self.code,
+            ERRCODE_LOCK_NOT_AVAILABLE
+                | ERRCODE_T_R_DEADLOCK_DETECTED
+                | ERRCODE_T_R_SERIALIZATION_FAILURE
+        )
+    }
+
+    /// Whether a lock or a lack of resources is the cause, rather than the rows.
+    pub fn is_passing(&self) -> bool {
+        use PgSqlErrorCode::*;
+        self.is_lock()
+            || matches!(
+                self.code,
+                ERRCODE_OUT_OF_MEMORY | ERRCODE_DISK_FULL | ERRCODE_INSUFFICIENT_RESOURCES
+            )
+    }
+}
+
+/// Runs `body` in a transaction, with the worker's planner settings; `body` gets those of the
+/// session. An error ends the worker: it concerns no single row.
+pub fn run<R>(body: impl FnOnce(SessionSettings) -> R) -> R {
     // SAFETY: the frame of every background worker's transaction.
     unsafe {
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
         pg_sys::PushActiveSnapshot(pg_sys::GetTransactionSnapshot());
     }
-    let planning = planning::ours();
-    let result = body();
-    drop(planning);
-    // SAFETY: as above. Statistics are sent, so that autovacuum sees our tables and the users'
-    // change.
+    let (scope, session) = planning::worker_scope();
+    let result = body(session);
+    drop(scope);
+    // SAFETY: as above. Statistics are sent so that autovacuum sees the changes of all tables.
     unsafe {
         pg_sys::PopActiveSnapshot();
         pg_sys::CommitTransactionCommand();
@@ -40,13 +65,13 @@ pub fn run<R>(body: impl FnOnce() -> R) -> R {
     result
 }
 
-/// Runs `body` in a subtransaction, rolled back if it raises.
+/// Runs `body` in a subtransaction, which is rolled back if it raises.
 ///
 /// # Errors
-/// What it raised. A cancel, too: the owner's own code can raise one, and one from outside ends the
-/// statement that it met.
-pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
-    // SAFETY: begins a subtransaction and remembers what PL/pgSQL's exception blocks remember.
+/// What it raised. This includes a cancel: the owner's own code can raise one, and one from another
+/// session ends the running statement.
+pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, RaisedError> {
+    // SAFETY: begins a subtransaction and saves what PL/pgSQL's exception blocks save.
     let (memory, owner) = unsafe {
         let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
         pg_sys::BeginInternalSubTransaction(std::ptr::null());
@@ -76,7 +101,7 @@ pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
             CaughtError::PostgresError(report) | CaughtError::ErrorReport(report) => report,
             CaughtError::RustPanic { ereport, .. } => ereport,
         };
-        Err(Raised {
+        Err(RaisedError {
             code: report.sql_error_code(),
             message: report.message().to_string(),
             detail: report.detail().map(str::to_string),
@@ -85,46 +110,45 @@ pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
     .execute()
 }
 
-/// As [`attempt`], for what may run a table's own code: a statement that runs for longer than
-/// `pg_caption.write_timeout` is cancelled. Where that code goes on all the same, the worker ends
-/// after twice that time.
+/// [`attempt`] for statements that may run a table's own code. A statement that runs longer than
+/// `pg_caption.write_timeout` is cancelled. If that code continues, the worker ends after twice
+/// that time.
 ///
 /// # Errors
 /// As [`attempt`].
-pub fn attempt_in_time<R>(body: impl FnOnce() -> R) -> Result<R, Raised> {
+pub fn attempt_in_time<R>(body: impl FnOnce() -> R) -> Result<R, RaisedError> {
     attempt(|| {
-        let _limit = Limit::new(settings::write_timeout());
+        let _limit = TimeLimit::new(settings::write_timeout());
         body()
     })
 }
 
-/// Bounds the time of what runs until it is dropped: then the statement that is running is
-/// cancelled, and the process ended if that does not help.
-struct Limit(());
+/// A time limit until it is dropped: first the running statement is cancelled, then the process
+/// ends.
+struct TimeLimit(());
 
-impl Limit {
-    /// From now on; the worker's own `statement_timeout` is 0.
-    fn new(time: Duration) -> Limit {
+impl TimeLimit {
+    /// Starts now; the worker's own `statement_timeout` is 0.
+    fn new(time: Duration) -> TimeLimit {
         let ms = i32::try_from(time.as_millis()).unwrap_or(i32::MAX).max(1);
         // SAFETY: PostgreSQL registers this timeout's handler for every process with a database,
-        // which is what a worker is.
+        // which a worker is.
         unsafe {
             enable_timeout_after(STATEMENT_TIMEOUT, ms);
             enable_timeout_after(last_timeout(), ms.saturating_mul(2));
         }
-        Limit(())
+        TimeLimit(())
     }
 }
 
-impl Drop for Limit {
+impl Drop for TimeLimit {
     fn drop(&mut self) {
-        // SAFETY: as above; the flag is written by our own signal handler and read on this thread
-        // alone.
+        // SAFETY: as above; the flag is written by PostgreSQL's signal handler and read on this
+        // thread alone.
         unsafe {
             disable_timeout(last_timeout(), false);
             disable_timeout(STATEMENT_TIMEOUT, true);
-            // Too late for the statement that was meant: the next one is not to be cancelled in its
-            // place.
+            // Too late for the statement concerned: do not cancel the next one instead.
             if get_timeout_indicator(STATEMENT_TIMEOUT, true) {
                 pg_sys::QueryCancelPending = 0;
             }
@@ -136,25 +160,24 @@ impl Drop for Limit {
 fn last_timeout() -> u32 {
     static ID: OnceLock<u32> = OnceLock::new();
     // SAFETY: registered once, with a handler that lives as long as the library.
-    *ID.get_or_init(|| unsafe { RegisterTimeout(ANY_FREE_TIMEOUT, runaway::end_process) })
+    *ID.get_or_init(|| unsafe { RegisterTimeout(ANY_FREE_TIMEOUT, signals::end_process) })
 }
 
-/// Beyond `USER_TIMEOUT` of every version: asks [`RegisterTimeout`] for a number that nobody has.
+/// Greater than `USER_TIMEOUT` of every version: has [`RegisterTimeout`] choose a free number.
 const ANY_FREE_TIMEOUT: u32 = 1000;
-/// `STATEMENT_TIMEOUT` of PostgreSQL's `TimeoutId` (utils/timeout.h), the same number from 15 to
-/// 18.
+/// `STATEMENT_TIMEOUT` of PostgreSQL's `TimeoutId` (utils/timeout.h), the same number in 15 to 18.
 const STATEMENT_TIMEOUT: u32 = 3;
 
 unsafe extern "C-unwind" {
-    // utils/timeout.h, which the generated bindings leave out. None of them raises, but the first
-    // where all numbers are taken.
+    // utils/timeout.h, which the generated bindings leave out. Only the first one can raise, if no
+    // number is free.
     fn RegisterTimeout(id: u32, handler: unsafe extern "C-unwind" fn()) -> u32;
     fn enable_timeout_after(id: u32, delay_ms: i32);
     fn disable_timeout(id: u32, keep_indicator: bool);
     fn get_timeout_indicator(id: u32, reset_indicator: bool) -> bool;
 }
 
-/// Unwraps what SPI returns; its errors are ours, not a row's.
-pub fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {
-    result.unwrap_or_else(|error| pgrx::error!("pg_caption: {error}"))
+/// OIDs in PostgreSQL's type.
+pub fn oids(tables: &[u32]) -> Vec<pg_sys::Oid> {
+    tables.iter().map(|oid| pg_sys::Oid::from(*oid)).collect()
 }

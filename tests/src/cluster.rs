@@ -1,11 +1,11 @@
-//! A throw-away PostgreSQL with the extension preloaded, reachable through a socket in a folder of
-//! its own.
+//! A temporary PostgreSQL cluster with the extension preloaded, reachable through a socket in its
+//! own folder. Used by every live test.
 //!
-//! The postmaster is our child, so a test can stop, kill and start it. A keeper process waits at a
-//! pipe that ends with us, however we end, and then stops the server and removes the folder:
-//! nothing is left behind by a panic, an exit or a SIGKILL.
+//! The postmaster is a child process, so a test can stop, kill and start it. A keeper process reads
+//! a pipe that closes when the test process ends, for whatever reason. It then stops the server and
+//! removes the folder. A panic, an exit or a SIGKILL leaves nothing behind.
 
-use crate::{Database, Session, eventually, place};
+use crate::{TestDatabase, TestSession, eventually, locations};
 use postgres::Config;
 use rustix::process::{Pid, Signal, kill_process};
 use std::fs;
@@ -18,83 +18,73 @@ use std::sync::{Mutex, OnceLock};
 
 /// How a server is stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stop {
-    /// Sessions are ended, a checkpoint is written.
+pub enum StopMode {
+    /// Ends sessions and writes a checkpoint.
     Fast,
-    /// No farewell to anybody; recovery at the next start.
+    /// Ends all processes without a checkpoint; the next start performs recovery.
     Immediate,
-    /// As a machine that loses power: SIGKILL for the postmaster, its children find out.
+    /// Sends SIGKILL to the postmaster, like a power loss; its children notice by themselves.
     Kill,
 }
 
-impl Stop {
+impl StopMode {
     fn signal(self) -> Signal {
         match self {
-            Stop::Fast => Signal::INT,
-            Stop::Immediate => Signal::QUIT,
-            Stop::Kill => Signal::KILL,
+            StopMode::Fast => Signal::INT,
+            StopMode::Immediate => Signal::QUIT,
+            StopMode::Kill => Signal::KILL,
         }
     }
 }
 
 /// A running PostgreSQL.
-pub struct Cluster {
+pub struct TestCluster {
     home: PathBuf,
-    /// Where its programs are.
+    /// The folder of the PostgreSQL programs.
     bin: PathBuf,
     subreaper: bool,
     postmaster: Mutex<Option<Child>>,
     keeper: Child,
 }
 
-/// A copy of a data directory that no server has run in yet.
-pub struct Backup {
+/// A base backup: a copy of a data directory in which no server has run yet.
+pub struct ClusterBackup {
     home: PathBuf,
     keeper: Child,
     bin: PathBuf,
 }
 
-impl Cluster {
-    /// The one for tests that disturb nobody: each takes a [`Database`] of its own.
-    pub fn shared() -> &'static Cluster {
-        static SHARED: OnceLock<Cluster> = OnceLock::new();
-        SHARED.get_or_init(|| Cluster::private(&[("pg_caption.max_workers", "16")]))
+impl TestCluster {
+    /// The cluster shared by tests that stop nothing and change no server settings. Each test
+    /// creates its own [`TestDatabase`].
+    pub fn shared() -> &'static TestCluster {
+        static SHARED: OnceLock<TestCluster> = OnceLock::new();
+        SHARED.get_or_init(|| TestCluster::private(&[("pg_caption.max_workers", "16")]))
     }
 
-    /// One for a test that stops or kills things, with further settings.
-    pub fn private(settings: &[(&str, &str)]) -> Cluster {
+    /// A cluster for one test that stops or kills processes, with additional settings.
+    pub fn private(settings: &[(&str, &str)]) -> TestCluster {
         Self::launch(settings, false)
     }
 
-    /// One whose postmaster adopts its children's orphans, as PID 1 of a container does.
-    pub fn subreaper(settings: &[(&str, &str)]) -> Cluster {
+    /// A cluster whose postmaster adopts orphaned descendants, like PID 1 of a container.
+    pub fn subreaper(settings: &[(&str, &str)]) -> TestCluster {
         Self::launch(settings, true)
     }
 
-    /// One of the older major that OLD_PG_CONFIG names, if there is one: to be upgraded from.
-    pub fn of_older_major(settings: &[(&str, &str)]) -> Option<Cluster> {
-        let bin = place::older_bindir()?;
+    /// A cluster of the older major version that OLD_PG_CONFIG names, as the source of an upgrade.
+    /// `None` if the variable is not set.
+    pub fn of_older_major(settings: &[(&str, &str)]) -> Option<TestCluster> {
+        let bin = locations::older_bindir()?;
         let (home, keeper) = folder();
         initdb(&bin, &home.join("data"));
         Some(Self::configured(home, keeper, bin, settings, false, fs::write))
     }
 
-    /// A hot standby that streams from this one.
-    pub fn standby(&self) -> Cluster {
-        let (home, keeper) = folder();
-        let mut backup = self.tool("pg_basebackup");
-        let output = backup
-            .args(["-c", "fast", "-R", "-D"])
-            .arg(home.join("data"))
-            .output()
-            .expect("pg_basebackup");
-        assert!(
-            output.status.success(),
-            "pg_basebackup: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        // After what it has copied, which says where the primary is: the last line of a name
-        // counts.
+    /// A hot standby that streams from this cluster.
+    pub fn standby(&self) -> TestCluster {
+        let (home, keeper) = self.base_backup(&["-R"]);
+        // The copied file names the primary. Of repeated settings the last one counts.
         let append = |path: PathBuf, conf: String| {
             let before = fs::read_to_string(&path)?;
             fs::write(path, before + &conf)
@@ -102,31 +92,30 @@ impl Cluster {
         Self::configured(home, keeper, self.bin.clone(), &[], false, append)
     }
 
-    /// A base backup of this one, taken now: to be restored with [`Cluster::restored`].
-    pub fn backup(&self) -> Backup {
-        let (home, keeper) = folder();
-        let mut backup = self.tool("pg_basebackup");
-        let output = backup
-            .args(["-c", "fast", "-D"])
-            .arg(home.join("data"))
-            .output()
-            .expect("pg_basebackup");
-        assert!(
-            output.status.success(),
-            "pg_basebackup: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        Backup { home, keeper, bin: self.bin.clone() }
+    /// Takes a base backup, to be restored with [`TestCluster::restored`].
+    pub fn backup(&self) -> ClusterBackup {
+        let (home, keeper) = self.base_backup(&[]);
+        ClusterBackup { home, keeper, bin: self.bin.clone() }
     }
 
-    /// What a base backup becomes with the log of changes that was archived since, as far as a
-    /// restore point.
+    /// Runs pg_basebackup into a new folder.
+    fn base_backup(&self, options: &[&str]) -> (PathBuf, Child) {
+        let (home, keeper) = folder();
+        let mut command = self.tool("pg_basebackup");
+        command.args(["-c", "fast"]).args(options).arg("-D").arg(home.join("data"));
+        let output = command.output().expect("pg_basebackup");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "pg_basebackup: {error}");
+        (home, keeper)
+    }
+
+    /// Restores a base backup up to a restore point, from the WAL that was archived since.
     pub fn restored(
-        backup: Backup,
+        backup: ClusterBackup,
         archive: &Path,
         point: &str,
         settings: &[(&str, &str)],
-    ) -> Cluster {
+    ) -> TestCluster {
         let from = format!("cp {}/%f %p", archive.display());
         let mut all = vec![
             ("restore_command", from.as_str()),
@@ -134,24 +123,24 @@ impl Cluster {
             ("recovery_target_action", "promote"),
         ];
         all.extend(settings);
-        let Backup { home, keeper, bin } = backup;
+        let ClusterBackup { home, keeper, bin } = backup;
         let signal =
             as_server_user("touch").arg(home.join("data/recovery.signal")).status().expect("touch");
         assert!(signal.success(), "touching recovery.signal");
         let cluster = Self::configured(home, keeper, bin, &all, false, fs::write);
-        eventually("recovery is over", || {
+        eventually("the recovery ends", || {
             cluster.session("postgres").holds("NOT pg_is_in_recovery()")
         });
         cluster
     }
 
-    /// What `older` has become after pg_upgrade, started.
+    /// Upgrades `older` with pg_upgrade and starts the new cluster.
     ///
     /// # Panics
-    /// If pg_upgrade fails; what it said is shown.
-    pub fn upgraded_from(older: &Cluster, settings: &[(&str, &str)]) -> Cluster {
-        older.stop(Stop::Fast);
-        let (bin, (home, keeper)) = (place::bindir(), folder());
+    /// If pg_upgrade fails; the message contains its output.
+    pub fn upgraded_from(older: &TestCluster, settings: &[(&str, &str)]) -> TestCluster {
+        older.stop(StopMode::Fast);
+        let (bin, (home, keeper)) = (locations::bindir(), folder());
         initdb(&bin, &home.join("data"));
         let mut upgrade = as_server_user(bin.join("pg_upgrade"));
         upgrade
@@ -162,7 +151,7 @@ impl Cluster {
             .arg("-B")
             .arg(&bin);
         upgrade.arg("-d").arg(older.data()).arg("-D").arg(home.join("data")).arg("-s").arg(&home);
-        // It starts both servers: the new one, too, must know the library.
+        // pg_upgrade starts both servers; both must preload the library.
         let preload = "-c shared_preload_libraries=pg_caption -c fsync=off";
         let output = upgrade.args(["-o", preload, "-O", preload]).output().expect("pg_upgrade");
         let logs = || {
@@ -180,7 +169,7 @@ impl Cluster {
         Self::configured(home, keeper, bin, settings, false, fs::write)
     }
 
-    fn launch(settings: &[(&str, &str)], subreaper: bool) -> Cluster {
+    fn launch(settings: &[(&str, &str)], subreaper: bool) -> TestCluster {
         let (home, keeper) = folder();
         let copied = as_server_user("cp")
             .arg("-a")
@@ -189,7 +178,7 @@ impl Cluster {
             .status()
             .expect("cp");
         assert!(copied.success(), "copying the template cluster");
-        Self::configured(home, keeper, place::bindir(), settings, subreaper, fs::write)
+        Self::configured(home, keeper, locations::bindir(), settings, subreaper, fs::write)
     }
 
     /// Writes the settings of a data directory and starts its server.
@@ -200,39 +189,45 @@ impl Cluster {
         settings: &[(&str, &str)],
         subreaper: bool,
         write: impl FnOnce(PathBuf, String) -> std::io::Result<()>,
-    ) -> Cluster {
+    ) -> TestCluster {
         let mut conf = format!(
-            "shared_preload_libraries = 'pg_caption'\nlisten_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\n\
-             max_worker_processes = 32\nlog_line_prefix = '%m [%p] %b %d: '\npg_caption.allowed_networks = '127.0.0.0/8'\n\
-             pg_caption.model = '{}'\npg_caption.min_confidence = 0\n",
+            "shared_preload_libraries = 'pg_caption'\n\
+             listen_addresses = ''\n\
+             unix_socket_directories = '{}'\n\
+             fsync = off\n\
+             max_worker_processes = 32\n\
+             log_line_prefix = '%m [%p] %b %d: '\n\
+             pg_caption.allowed_networks = '127.0.0.0/8'\n\
+             pg_caption.model = '{}'\n\
+             pg_caption.min_confidence = 0\n",
             home.display(),
-            place::model().display()
+            locations::model().display()
         );
         for (name, value) in settings {
             conf += &format!("{name} = '{value}'\n");
         }
         write(home.join("data/postgresql.auto.conf"), conf).expect("writing the settings");
-        let cluster = Cluster { home, bin, subreaper, postmaster: Mutex::new(None), keeper };
+        let cluster = TestCluster { home, bin, subreaper, postmaster: Mutex::new(None), keeper };
         cluster.start();
         cluster
     }
 
-    /// A client program of its PostgreSQL, told how to reach it as the superuser.
+    /// A client program of this PostgreSQL, with the environment to connect as the superuser.
     pub fn tool(&self, name: &str) -> Command {
         let mut command = as_server_user(self.bin.join(name));
         command.env("PGHOST", &self.home).env("PGPORT", "5432").env("PGUSER", "postgres");
         command
     }
 
-    /// The same as a connection string.
+    /// The connection string of a database, as the superuser.
     pub fn conninfo(&self, database: &str) -> String {
         format!("host={} port=5432 user=postgres dbname={database}", self.home.display())
     }
 
-    /// Starts the server and waits until it lets people in.
+    /// Starts the server and waits until it accepts connections.
     ///
     /// # Panics
-    /// If it ends instead; its log is shown.
+    /// If the server ends instead; the message contains its log.
     pub fn start(&self) {
         let log = fs::File::options()
             .create(true)
@@ -241,7 +236,7 @@ impl Cluster {
             .expect("the log");
         let postgres = self.bin.join("postgres");
         let mut command = if self.subreaper {
-            let mut command = as_server_user(subreaper_program());
+            let mut command = as_server_user(locations::test_program("as_subreaper"));
             command.arg(postgres);
             command
         } else {
@@ -254,27 +249,26 @@ impl Cluster {
             .stdout(log.try_clone().expect("the log"))
             .stderr(log);
         let mut child = command.spawn().expect("postgres");
-        eventually("the server lets people in", || {
+        eventually("the server accepts connections", || {
             if let Some(status) = child.try_wait().expect("the postmaster") {
                 panic!("the server ended: {status}\n{}", self.log());
             }
-            Session::open(&self.config("postgres")).is_ok()
+            TestSession::open(&self.config("postgres")).is_ok()
         });
         *self.postmaster.lock().unwrap() = Some(child);
     }
 
-    /// Stops the server and waits for its end, and for that of every process of it.
-    pub fn stop(&self, how: Stop) {
+    /// Stops the server and waits until all its processes have ended.
+    pub fn stop(&self, how: StopMode) {
         let Some(mut child) = self.postmaster.lock().unwrap().take() else { return };
         let family = descendants(child.id());
         signal(child.id().into(), how.signal());
         child.wait().expect("the postmaster");
-        // Children of a killed postmaster notice by themselves; a start before that would be
-        // refused.
-        eventually("the server's processes have ended", || family.iter().all(|pid| !alive(*pid)));
+        // Children of a killed postmaster end by themselves. A start before that is refused.
+        eventually("the server's processes end", || family.iter().all(|pid| !alive(*pid)));
     }
 
-    /// Every process of the server, the engine included.
+    /// The process ids of all the server's processes, including the engine.
     pub fn processes(&self) -> Vec<u32> {
         self.postmaster
             .lock()
@@ -284,21 +278,21 @@ impl Cluster {
             .unwrap_or_default()
     }
 
-    /// The postmaster.
+    /// The process id of the postmaster.
     ///
     /// # Panics
-    /// If it was stopped.
+    /// If the server is stopped.
     pub fn postmaster(&self) -> i64 {
         self.postmaster.lock().unwrap().as_ref().expect("a running server").id().into()
     }
 
-    /// Stops and starts again.
-    pub fn restart(&self, how: Stop) {
+    /// Stops and starts the server.
+    pub fn restart(&self, how: StopMode) {
         self.stop(how);
         self.start();
     }
 
-    /// How to reach a database of it, as the superuser.
+    /// The connection parameters of a database, as the superuser.
     pub fn config(&self, database: &str) -> Config {
         let mut config = Config::new();
         config
@@ -310,35 +304,38 @@ impl Cluster {
         config
     }
 
-    /// A connection to a database of it, as the superuser.
+    /// A new connection to a database, as the superuser.
     ///
     /// # Panics
-    /// If it cannot be made.
+    /// If the connection fails.
     #[track_caller]
-    pub fn session(&self, database: &str) -> Session {
-        Session::open(&self.config(database)).unwrap_or_else(|error| {
+    pub fn session(&self, database: &str) -> TestSession {
+        TestSession::open(&self.config(database)).unwrap_or_else(|error| {
             panic!("connecting to {database}: {error}\n{}", self.log_tail("FATAL"))
         })
     }
 
-    /// A new database with the extension.
-    pub fn database(&self) -> Database<'_> {
-        Database::create(self, Some("CREATE EXTENSION pg_caption"))
+    /// Creates a database with the extension.
+    pub fn database(&self) -> TestDatabase<'_> {
+        TestDatabase::create(self, Some("CREATE EXTENSION pg_caption"))
     }
 
-    /// A new database with the SQL objects of an earlier release.
-    pub fn database_of_release(&self, version: &str) -> Database<'_> {
-        place::install_release(version);
-        Database::create(self, Some(&format!("CREATE EXTENSION pg_caption VERSION '{version}'")))
+    /// Creates a database with the SQL objects of an earlier release.
+    pub fn database_of_release(&self, version: &str) -> TestDatabase<'_> {
+        locations::install_release(version);
+        TestDatabase::create(
+            self,
+            Some(&format!("CREATE EXTENSION pg_caption VERSION '{version}'")),
+        )
     }
 
-    /// A new database without it.
-    pub fn empty_database(&self) -> Database<'_> {
-        Database::create(self, None)
+    /// Creates a database without the extension.
+    pub fn empty_database(&self) -> TestDatabase<'_> {
+        TestDatabase::create(self, None)
     }
 
-    /// The process id of the server process that calls itself so in `pg_stat_activity`, if there is
-    /// exactly one.
+    /// The process id of the server process with that `backend_type` in `pg_stat_activity`; `None`
+    /// unless exactly one exists.
     pub fn process(&self, backend_type: &str) -> Option<i64> {
         let sql = format!("SELECT pid FROM pg_stat_activity WHERE backend_type = '{backend_type}'");
         match self.session("postgres").rows(&sql).as_slice() {
@@ -347,64 +344,66 @@ impl Cluster {
         }
     }
 
-    /// Everything the server has logged.
+    /// The complete server log.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.home.join("log")).unwrap_or_default()).into_owned()
     }
 
-    /// The last lines of the log that concern a database (or hold some other word), and those of
-    /// the extension's processes.
-    pub fn log_tail(&self, word: &str) -> String {
+    /// The last 40 log lines that contain `pattern` (for example a database name) or come from the
+    /// extension's processes.
+    pub fn log_tail(&self, pattern: &str) -> String {
         let log = self.log();
-        let lines: Vec<_> =
-            log.lines().filter(|line| line.contains(word) || line.contains("pg_caption")).collect();
+        let lines: Vec<_> = log
+            .lines()
+            .filter(|line| line.contains(pattern) || line.contains("pg_caption"))
+            .collect();
         lines[lines.len().saturating_sub(40)..].join("\n")
     }
 
-    /// The data directory.
+    /// The path of the data directory.
     pub fn data(&self) -> PathBuf {
         self.home.join("data")
     }
 
-    /// The server's socket.
+    /// The path of the server's socket.
     pub fn socket(&self) -> PathBuf {
         self.home.join(".s.PGSQL.5432")
     }
 
-    /// Rereads the settings.
+    /// Reloads the configuration.
     pub fn reload(&self) {
         self.session("postgres").run("SELECT pg_reload_conf()");
     }
 
-    /// Changes one of the server's settings; it takes effect at the next start or reload.
+    /// Changes a server setting with ALTER SYSTEM; effective after the next start or reload.
     pub fn set(&self, name: &str, value: &str) {
         self.session("postgres").run(&format!("ALTER SYSTEM SET {name} = '{value}'"));
     }
 }
 
-impl Drop for Cluster {
+impl Drop for TestCluster {
     fn drop(&mut self) {
-        self.stop(Stop::Immediate);
+        self.stop(StopMode::Immediate);
         drop(self.keeper.stdin.take());
         self.keeper.wait().expect("the keeper");
     }
 }
 
-/// Whether a process is there and not merely unburied.
+/// Whether a process exists and is not a zombie.
 pub fn alive(pid: u32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|stat| !matches!(stat_fields(&stat).0, "Z" | "X"))
 }
 
-/// State and parent in a line of /proc/PID/stat. The name before them may hold anything, in
-/// parentheses.
+/// State and parent process id of a line in /proc/PID/stat. The process name in front of them is in
+/// parentheses and may contain any character.
 fn stat_fields(stat: &str) -> (&str, u32) {
     let mut fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
     let state = fields.next().unwrap_or_default();
     (state, fields.next().and_then(|parent| parent.parse().ok()).unwrap_or_default())
 }
 
-/// Children, their children, and so on.
+/// The process ids of all descendants of a process.
 fn descendants(ancestor: u32) -> Vec<u32> {
     let processes = fs::read_dir("/proc").expect("/proc").flatten().filter_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
@@ -422,25 +421,19 @@ fn descendants(ancestor: u32) -> Vec<u32> {
     family.split_off(1)
 }
 
-/// Sends a signal to a process of ours or of the server's.
+/// Sends a signal to a process.
 ///
 /// # Panics
-/// If there is no such process.
+/// If the process does not exist.
 pub fn signal(pid: i64, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id");
-    kill_process(pid, signal).expect("the process is there");
+    kill_process(pid, signal).expect("an existing process");
 }
 
-/// The program beside the test binaries (`target/debug/deps/live-…`).
-fn subreaper_program() -> PathBuf {
-    let here = std::env::current_exe().expect("this program");
-    here.ancestors().nth(2).expect("target/debug").join("as_subreaper")
-}
-
-/// A command that runs as the user who may run a server.
+/// A command that runs as the operating system user of the server.
 fn as_server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
     let mut command = Command::new(program);
-    if let Some((uid, gid)) = place::server_user() {
+    if let Some((uid, gid)) = locations::server_user() {
         command.uid(uid).gid(gid);
     }
     command
@@ -452,8 +445,8 @@ fn as_server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
-/// A new folder that the server's user owns, short enough for a socket's address, and the keeper
-/// that removes it.
+/// Creates a folder owned by the server's user, and its keeper process, which removes it. The path
+/// is short enough for a socket address.
 fn folder() -> (PathBuf, Child) {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let home = PathBuf::from(format!(
@@ -463,22 +456,21 @@ fn folder() -> (PathBuf, Child) {
     ));
     fs::create_dir(&home).unwrap_or_else(|error| panic!("{}: {error}", home.display()));
     fs::set_permissions(&home, fs::Permissions::from_mode(0o700)).expect("permissions");
-    if let Some((uid, gid)) = place::server_user() {
+    if let Some((uid, gid)) = locations::server_user() {
         std::os::unix::fs::chown(&home, Some(uid), Some(gid)).expect("chown");
     }
     let script = r#"cat >/dev/null
         "$1" -D "$2/data" -m fast -t 10 stop || "$1" -D "$2/data" -m immediate stop
         rm -rf "$2""#;
     let mut keeper = as_server_user("/bin/sh");
-    keeper.args(["-c", script, "keeper"]).arg(place::bindir().join("pg_ctl")).arg(&home);
-    // A group of its own: Ctrl-C at the terminal is meant for the tests, and must not take their
-    // keeper along.
+    keeper.args(["-c", script, "keeper"]).arg(locations::bindir().join("pg_ctl")).arg(&home);
+    // Its own process group: Ctrl-C at the terminal must end the tests, not the keeper.
     keeper.process_group(0).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     (home, keeper.spawn().expect("sh"))
 }
 
-/// Makes a data directory. Without checksums, as 15 does by itself: pg_upgrade wants both sides
-/// alike.
+/// Creates a data directory without checksums, the default of PostgreSQL 15: pg_upgrade requires
+/// the same choice on both sides.
 fn initdb(bin: &Path, data: &Path) {
     let mut command = as_server_user(bin.join("initdb"));
     command.arg("-D").arg(data).args([
@@ -491,21 +483,21 @@ fn initdb(bin: &Path, data: &Path) {
         "--locale=C.UTF-8",
         "--no-sync",
     ]);
-    let knows = Command::new(bin.join("initdb")).arg("--help").output().expect("initdb");
-    if String::from_utf8_lossy(&knows.stdout).contains("--no-data-checksums") {
+    let help = Command::new(bin.join("initdb")).arg("--help").output().expect("initdb");
+    if String::from_utf8_lossy(&help.stdout).contains("--no-data-checksums") {
         command.arg("--no-data-checksums");
     }
     let output = command.output().expect("initdb");
     assert!(output.status.success(), "initdb: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// A cluster as initdb leaves it, made once: copying is quicker.
+/// A data directory fresh from initdb, created once per process: a copy is faster than initdb.
 fn template() -> &'static Path {
     static TEMPLATE: OnceLock<(PathBuf, Child)> = OnceLock::new();
     let (home, _keeper) = TEMPLATE.get_or_init(|| {
         let (home, keeper) = folder();
         let data = home.join("template");
-        initdb(&place::bindir(), &data);
+        initdb(&locations::bindir(), &data);
         (data, keeper)
     });
     home

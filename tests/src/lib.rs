@@ -1,24 +1,26 @@
-//! What the live tests share: throw-away clusters, a web server that does as told, pictures,
-//! waiting for conditions.
+//! The harness of the live tests: temporary clusters, a web server with prepared answers, pictures,
+//! and waiting for conditions.
 //!
-//! Nothing here knows what a test is about. Everything cleans up after itself, also when a test
-//! panics or its process is killed.
+//! The harness knows no test. It cleans up after itself, even if a test panics or its process is
+//! killed.
 
 mod cluster;
 mod database;
+mod locations;
+mod message_style;
 mod models;
 pub mod pictures;
-mod place;
+mod server;
 mod session;
 mod wait;
-mod web;
 
-pub use cluster::{Backup, Cluster, Stop, alive, signal};
-pub use database::Database;
-pub use models::Models;
-pub use place::{demo_pictures, model, parity, shared};
+pub use cluster::{ClusterBackup, StopMode, TestCluster, alive, signal};
+pub use database::{FILLED, TestDatabase, shared_database};
+pub use locations::{demo_pictures, model, parity, project, releases, shared, test_program};
+pub use message_style::{message_problem, sentence_problem};
+pub use models::ModelsDirectory;
 /// Signals for [`signal`].
 pub use rustix::process::Signal;
-pub use session::Session;
+pub use server::{AnswerGate, ServerAnswer, ServerRequest, TestServer};
+pub use session::{TestSession, quote_literal};
 pub use wait::eventually;
-pub use web::{Answer, Gate, Request, Web};

@@ -1,41 +1,41 @@
-//! Models directories for tests that choose, damage and exchange models.
+//! Models directories for tests that choose, damage and swap models.
 
-use crate::{Cluster, place};
+use crate::{TestCluster, locations};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-/// A models directory of its own, removed at the end of the test.
-pub struct Models(PathBuf);
+/// A models directory for one test, removed at the end of the test.
+pub struct ModelsDirectory(PathBuf);
 
-impl Models {
-    /// Copies of the tested model under these names; each differs from the others by a setting that
-    /// decides its digest.
+impl ModelsDirectory {
+    /// Copies the model under test under these names. The copies differ in a setting that is part
+    /// of the digest.
     ///
     /// # Panics
-    /// If they cannot be made.
-    pub fn of(names: &[&str]) -> Models {
-        let models = Models::empty();
+    /// If copying fails.
+    pub fn of(names: &[&str]) -> ModelsDirectory {
+        let models = ModelsDirectory::empty();
         for name in names {
-            models.copy(&place::model(), name);
+            models.copy(&locations::model(), name);
         }
         models
     }
 
-    /// A copy of the model in `tests/parity` of that name.
+    /// Copies the model of that name in `tests/parity`.
     ///
     /// # Panics
-    /// If it cannot be made.
-    pub fn of_parity(name: &str) -> Models {
-        let models = Models::empty();
-        models.copy(&place::parity(name), name);
+    /// If copying fails.
+    pub fn of_parity(name: &str) -> ModelsDirectory {
+        let models = ModelsDirectory::empty();
+        models.copy(&locations::parity(name), name);
         models
     }
 
-    fn empty() -> Models {
+    fn empty() -> ModelsDirectory {
         use std::sync::atomic::{AtomicU32, Ordering};
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        Models(
+        ModelsDirectory(
             format!(
                 "/tmp/pgc-models-{}-{}",
                 std::process::id(),
@@ -58,10 +58,10 @@ impl Models {
         self.edit(name, "config.json", |config| config["pg_caption_test"] = name.into());
     }
 
-    /// Changes a JSON file of one.
+    /// Changes a JSON file of a model.
     ///
     /// # Panics
-    /// If there is no such file.
+    /// If the file does not exist.
     pub fn edit(&self, name: &str, file: &str, change: impl FnOnce(&mut serde_json::Value)) {
         let path = self.0.join(name).join(file);
         let mut value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
@@ -69,35 +69,35 @@ impl Models {
         fs::write(path, value.to_string()).unwrap();
     }
 
-    /// The folder of one.
+    /// The folder of a model.
     pub fn folder(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 
-    /// The directory.
+    /// The path of the models directory.
     pub fn directory(&self) -> &Path {
         &self.0
     }
 
-    /// A server whose models they are, `name` in use and ready.
+    /// Starts a cluster with this models directory and waits until `name` is ready.
     ///
     /// # Panics
-    /// As [`Cluster::private`].
-    pub fn cluster(&self, name: &str) -> Cluster {
+    /// Like [`TestCluster::private`].
+    pub fn cluster(&self, name: &str) -> TestCluster {
         self.cluster_with(name, &[])
     }
 
-    /// The same with more settings.
+    /// Like [`ModelsDirectory::cluster`], with additional settings.
     ///
     /// # Panics
-    /// As [`Cluster::private`].
-    pub fn cluster_with(&self, name: &str, settings: &[(&str, &str)]) -> Cluster {
-        for folder in walk(&self.0) {
+    /// Like [`TestCluster::private`].
+    pub fn cluster_with(&self, name: &str, settings: &[(&str, &str)]) -> TestCluster {
+        for folder in folders(&self.0) {
             fs::set_permissions(folder, fs::Permissions::from_mode(0o755)).unwrap();
         }
         let own =
             [("pg_caption.models_directory", self.0.to_str().unwrap()), ("pg_caption.model", name)];
-        let cluster = Cluster::private(&[&own[..], settings].concat());
+        let cluster = TestCluster::private(&[&own[..], settings].concat());
         let db = cluster.database();
         db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
         drop(db);
@@ -105,16 +105,17 @@ impl Models {
     }
 }
 
-impl Drop for Models {
+impl Drop for ModelsDirectory {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
 
-fn walk(folder: &Path) -> Vec<PathBuf> {
+/// A folder and all folders below it.
+fn folders(folder: &Path) -> Vec<PathBuf> {
     let mut all = vec![folder.to_path_buf()];
     for entry in fs::read_dir(folder).unwrap().flatten().filter(|e| e.path().is_dir()) {
-        all.extend(walk(&entry.path()));
+        all.extend(folders(&entry.path()));
     }
     all
 }

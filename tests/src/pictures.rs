@@ -1,11 +1,11 @@
-//! Pictures to caption: the project's product pictures where they are, else drawn ones.
+//! Pictures to caption: the demo's product pictures if present, or else drawn ones.
 
-use crate::place;
+use crate::locations;
 use jpeg_encoder::{ColorType, Encoder};
 use std::path::PathBuf;
 use std::sync::OnceLock;
 
-/// A JPEG file. Different numbers are different pictures, the same number is always the same one.
+/// A JPEG file. Equal numbers give equal pictures, different numbers different ones.
 pub fn jpeg(number: u32) -> Vec<u8> {
     match product_pictures().get(number as usize) {
         Some(path) => std::fs::read(path).expect("a picture"),
@@ -16,7 +16,7 @@ pub fn jpeg(number: u32) -> Vec<u8> {
 fn product_pictures() -> &'static [PathBuf] {
     static PATHS: OnceLock<Vec<PathBuf>> = OnceLock::new();
     PATHS.get_or_init(|| {
-        let Ok(folder) = std::fs::read_dir(place::project().join("demo/images")) else {
+        let Ok(folder) = std::fs::read_dir(locations::project().join("demo/images")) else {
             return Vec::new();
         };
         let mut paths: Vec<_> = folder
@@ -29,18 +29,21 @@ fn product_pictures() -> &'static [PathBuf] {
     })
 }
 
-/// 240 × 180 pixels: a disc of one colour on a shaded ground of another, never blank.
+/// The bytes as an SQL literal of type bytea.
+pub fn bytea_literal(bytes: &[u8]) -> String {
+    let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("'\\x{hex}'::bytea")
+}
+
+/// 240 × 180 pixels: a disc of one color on a shaded background of another, never blank.
 fn drawn(number: u32) -> Vec<u8> {
     const WIDTH: u16 = 240;
     const HEIGHT: u16 = 180;
-    // Neighbouring numbers are far apart in colour and size.
-    let spread =
-        |salt: u32| number.wrapping_add(1).wrapping_mul(2_654_435_761).rotate_left(salt * 7) as u8;
-    let (disc, ground, radius) = (
-        [spread(0), spread(1), spread(2)],
-        [spread(3), spread(4), !spread(0)],
-        30 + i32::from(spread(5) % 50),
-    );
+    let mut random = fastrand::Rng::with_seed(number.into());
+    let disc = [random.u8(..), random.u8(..), random.u8(..)];
+    // The inverted channel keeps the two colors apart.
+    let ground = [random.u8(..), random.u8(..), !disc[0]];
+    let radius = random.i32(30..80);
     let mut rgb = Vec::with_capacity(usize::from(WIDTH) * usize::from(HEIGHT) * 3);
     for y in 0..i32::from(HEIGHT) {
         for x in 0..i32::from(WIDTH) {

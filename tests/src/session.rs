@@ -1,20 +1,20 @@
-//! One connection, spoken to in SQL text: every value comes back as PostgreSQL prints it.
+//! A database connection that returns every value in PostgreSQL's text format.
 
 use postgres::error::DbError;
 use postgres::{CancelToken, Client, Config, NoTls, SimpleQueryMessage};
 use std::sync::{Arc, Mutex};
 
-/// A connection that remembers the notices it was sent.
-pub struct Session {
+/// A connection that collects the notices of the server.
+pub struct TestSession {
     client: Client,
     notices: Arc<Mutex<Vec<DbError>>>,
 }
 
-impl Session {
-    /// Connects, or says why not.
+impl TestSession {
+    /// Connects.
     ///
     /// # Errors
-    /// As the driver.
+    /// The driver's connection errors.
     pub fn open(config: &Config) -> Result<Self, postgres::Error> {
         let notices = Arc::new(Mutex::new(Vec::new()));
         let sink = notices.clone();
@@ -22,13 +22,13 @@ impl Session {
             .clone()
             .notice_callback(move |notice| sink.lock().unwrap().push(notice))
             .connect(NoTls)?;
-        Ok(Session { client, notices })
+        Ok(TestSession { client, notices })
     }
 
-    /// The rows of the last statement that returned any.
+    /// Runs SQL and returns the rows of all its statements.
     ///
     /// # Errors
-    /// As the driver; server errors with their fields.
+    /// The driver's errors; a server error keeps all its fields.
     pub fn try_rows(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>, postgres::Error> {
         let mut rows = Vec::new();
         for message in self.client.simple_query(sql)? {
@@ -39,28 +39,28 @@ impl Session {
         Ok(rows)
     }
 
-    /// Likewise, for SQL that must work.
+    /// Runs SQL that must succeed and returns its rows.
     ///
     /// # Panics
-    /// If it does not.
+    /// If the SQL fails.
     #[track_caller]
     pub fn rows(&mut self, sql: &str) -> Vec<Vec<Option<String>>> {
         self.try_rows(sql).unwrap_or_else(|error| panic!("{sql}\n{}", describe(&error)))
     }
 
-    /// Runs SQL for its effect.
+    /// Runs SQL that must succeed and discards its rows.
     ///
     /// # Panics
-    /// If it fails.
+    /// If the SQL fails.
     #[track_caller]
     pub fn run(&mut self, sql: &str) {
         self.rows(sql);
     }
 
-    /// The first column of the only row.
+    /// The first column of the only row; `None` for NULL.
     ///
     /// # Panics
-    /// If it fails or there is not exactly one row.
+    /// If the SQL fails or does not return exactly one row.
     #[track_caller]
     pub fn value(&mut self, sql: &str) -> Option<String> {
         let mut rows = self.rows(sql);
@@ -68,52 +68,52 @@ impl Session {
         rows.remove(0).remove(0)
     }
 
-    /// The first column of the only row, which is not NULL.
+    /// The first column of the only row, not NULL.
     ///
     /// # Panics
-    /// As [`Session::value`], and for NULL.
+    /// Like [`TestSession::value`], and for NULL.
     #[track_caller]
     pub fn text(&mut self, sql: &str) -> String {
         self.value(sql).unwrap_or_else(|| panic!("NULL from: {sql}"))
     }
 
-    /// The number in the first column of the only row.
+    /// The first column of the only row as an integer.
     ///
     /// # Panics
-    /// As [`Session::text`], and for what is no whole number.
+    /// Like [`TestSession::text`], and for a text that is not an integer.
     #[track_caller]
     pub fn number(&mut self, sql: &str) -> i64 {
         let text = self.text(sql);
-        text.parse().unwrap_or_else(|_| panic!("{text:?} is no whole number: {sql}"))
+        text.parse().unwrap_or_else(|_| panic!("{text:?} is not an integer: {sql}"))
     }
 
-    /// Whether the first column of the only row is true; NULL is not.
+    /// Whether the SQL condition is true; NULL counts as false.
     ///
     /// # Panics
-    /// As [`Session::value`].
+    /// Like [`TestSession::value`].
     #[track_caller]
     pub fn holds(&mut self, condition: &str) -> bool {
         self.value(&format!("SELECT {condition}")).as_deref() == Some("t")
     }
 
-    /// The error that the SQL must end with.
+    /// Runs SQL that must fail and returns the server's error.
     ///
     /// # Panics
-    /// If it works, or if the connection is lost.
+    /// If the SQL succeeds or the connection is lost.
     #[track_caller]
     pub fn error(&mut self, sql: &str) -> DbError {
         match self.try_rows(sql) {
-            Ok(rows) => panic!("should have failed, but returned {rows:?}: {sql}"),
+            Ok(rows) => panic!("expected an error, got {rows:?}: {sql}"),
             Err(error) => error.as_db_error().unwrap_or_else(|| panic!("{error}: {sql}")).clone(),
         }
     }
 
-    /// Notices and warnings since the last call.
+    /// The notices and warnings since the last call.
     pub fn notices(&mut self) -> Vec<DbError> {
         std::mem::take(&mut *self.notices.lock().unwrap())
     }
 
-    /// What cancels the statement that runs here, from another thread.
+    /// A token with which another thread cancels the running statement.
     pub fn canceller(&self) -> CancelToken {
         self.client.cancel_token()
     }
@@ -123,13 +123,18 @@ impl Session {
         self.number("SELECT current_setting('server_version_num')::int / 10000")
     }
 
-    /// The server process of this connection.
+    /// The process id of this connection's backend.
     pub fn pid(&mut self) -> i64 {
         self.number("SELECT pg_catalog.pg_backend_pid()")
     }
 }
 
-/// Everything a server says about an error.
+/// The text as an SQL string literal.
+pub fn quote_literal(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// All fields of a server error, one per line.
 fn describe(error: &postgres::Error) -> String {
     let Some(error) = error.as_db_error() else { return error.to_string() };
     let more = [("DETAIL", error.detail()), ("HINT", error.hint()), ("CONTEXT", error.where_())];

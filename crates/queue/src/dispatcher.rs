@@ -1,76 +1,71 @@
-//! What is ready for the engine and what it has: what is sent next, who is to blame when it dies,
-//! and when it is left alone for a while.
+//! Jobs on their way to the engine and back: what is sent next, which job is the cause when an
+//! engine dies, and when no engine is asked for a while.
 
-use crate::limits::Limits;
-use crate::{Job, Watched};
-use pg_caption_wire::{
-    CaptionOutcome, CaptionRequest, Failure, FailureClass, MAX_ENGINE_DEATHS,
-};
+use crate::limits::WorkerLimits;
+use crate::{EngineLoss, RowJob, WatchedTable};
+use pg_caption_backoff::Backoff;
+use pg_caption_wire::{CaptionOutcome, CaptionRequest, Failure, FailureClass};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Pause before a missing engine is asked again; doubled each time that one cannot serve.
-pub const AGAIN: Duration = Duration::from_secs(1);
-/// How often it is doubled.
-const DOUBLINGS: u32 = 5;
-/// For how long hosts are given time to answer before their rows are put off for the sake of the
-/// others …
+/// Pauses before the next connection, after a missing engine or one that cannot serve.
+pub const RECONNECT: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(32));
+/// How long slow hosts may occupy everything that was read before half of their rows are deferred …
 const STUCK: Duration = Duration::from_secs(10);
-/// … unless that many answers come a second.
+/// … unless the engine answers this many requests per second.
 const SLOW: f64 = 2.0;
 
-/// Jobs on their way to the engine and back.
+/// Jobs that are ready, and jobs that the engine has.
 #[derive(Debug, Default)]
-pub struct Flight {
-    ready: VecDeque<Job>,
-    /// In flight when an engine died: sent one at a time, so that the one to blame is known.
-    suspects: VecDeque<Job>,
-    in_flight: BTreeMap<u64, Job>,
+pub struct Dispatcher {
+    ready: VecDeque<RowJob>,
+    /// Jobs of a lost engine: sent one at a time, so that the cause is known.
+    suspects: VecDeque<RowJob>,
+    sent: BTreeMap<u64, RowJob>,
     /// Requests whose jobs were dropped: the engine still works on them, and may die of them.
     abandoned: BTreeSet<u64>,
     connected: bool,
-    /// No request before then, or before the engine changes.
+    /// No request before this time unless the engine's epoch changes.
     pause: Option<(Instant, u64)>,
-    /// How often in a row the engine could not serve.
+    /// Refusals of the engine to serve, in a row.
     failures: u32,
-    /// How many answers came.
+    /// Number of answers.
     answers: u64,
-    /// Since when there is more than can be sent, and the answers until then.
+    /// Since when nothing more could be sent or read, and the answers until then.
     full: Option<(Instant, u64)>,
 }
 
-impl Flight {
-    /// Whether more jobs are to be read.
-    pub fn wants_jobs(&self, limits: &Limits) -> bool {
-        if !self.suspects.is_empty() || self.ready.len() >= limits.most_ready {
+impl Dispatcher {
+    /// Whether more jobs should be read.
+    pub fn wants_jobs(&self, limits: &WorkerLimits) -> bool {
+        if !self.suspects.is_empty() || self.ready.len() >= limits.max_ready {
             return false;
         }
         self.ready.len() < limits.ready
             || self.sendable(limits).take(limits.ready).count() < limits.ready
     }
 
-    /// Those whose host may have another place. Each may have twice as many as are free (dynamic
-    /// thresholds, Choudhury and Hahne 1998): one has two thirds of the window, two have two fifths
-    /// each, and whoever comes then finds a place.
-    fn sendable(&self, limits: &Limits) -> impl Iterator<Item = &Job> {
-        let (places, most) = (self.places(), self.most_of_one(limits));
-        self.ready
-            .iter()
-            .filter(move |job| places.get(job.host()).is_none_or(|taken| *taken < most))
+    /// Jobs of hosts that may use another place. Each host may use twice as many places as are free
+    /// (dynamic thresholds, Choudhury and Hahne 1998): one host gets two thirds of the window, two
+    /// hosts two fifths each, so that another host always finds a place.
+    fn sendable(&self, limits: &WorkerLimits) -> impl Iterator<Item = &RowJob> {
+        let (places, max) = (self.places(), self.max_places(limits));
+        self.ready.iter().filter(move |job| places.get(job.host()).is_none_or(|taken| *taken < max))
     }
 
-    fn most_of_one(&self, limits: &Limits) -> usize {
-        2 * limits.window.saturating_sub(self.in_flight.len())
+    /// Places that one host may use.
+    fn max_places(&self, limits: &WorkerLimits) -> usize {
+        2 * limits.window.saturating_sub(self.sent.len())
     }
 
-    /// Half of what is ready, where everything is of hosts that have their places and hardly
-    /// answer: rows that would keep those behind them from being read.
-    pub fn surplus(&mut self, limits: &Limits, now: Instant) -> Vec<Job> {
+    /// Removes half of the ready jobs if all hosts use all their places and hardly answer: their
+    /// rows would keep the rows behind them from being read.
+    pub fn surplus(&mut self, limits: &WorkerLimits, now: Instant) -> Vec<RowJob> {
         if self.ready.len() < limits.ready {
             self.full = None;
         }
         if !self.suspects.is_empty()
-            || self.ready.len() < limits.most_ready
+            || self.ready.len() < limits.max_ready
             || self.sendable(limits).next().is_some()
         {
             return Vec::new();
@@ -81,50 +76,50 @@ impl Flight {
             return Vec::new();
         }
         if (self.answers - answers) as f64 >= SLOW * waited.as_secs_f64() {
-            // Judged anew: it may become slow.
+            // Measure again from here: the hosts may become slow.
             self.full = Some((now, self.answers));
             return Vec::new();
         }
         self.ready.split_off(self.ready.len() / 2).into()
     }
 
-    /// How many jobs of each host are in flight.
+    /// Number of sent jobs of each host.
     fn places(&self) -> HashMap<&str, usize> {
         let mut places = HashMap::new();
-        for job in self.in_flight.values() {
+        for job in self.sent.values() {
             *places.entry(job.host()).or_default() += 1;
         }
         places
     }
 
-    /// Takes the first job out whose host has the fewest in flight: a slow host fills its own
-    /// places and not everybody's.
-    fn next_ready(&mut self, limits: &Limits) -> Option<Job> {
+    /// Takes the first job whose host has the fewest jobs in the engine: a slow host occupies its
+    /// own places only.
+    fn next_ready(&mut self, limits: &WorkerLimits) -> Option<RowJob> {
         let places = self.places();
-        let taken = |job: &Job| places.get(job.host()).copied().unwrap_or(0);
+        let taken = |job: &RowJob| places.get(job.host()).copied().unwrap_or(0);
         let (at, taken) =
             self.ready.iter().map(taken).enumerate().min_by_key(|(_, taken)| *taken)?;
-        if taken >= self.most_of_one(limits) { None } else { self.ready.remove(at) }
+        if taken >= self.max_places(limits) { None } else { self.ready.remove(at) }
     }
 
-    /// Takes jobs on.
-    pub fn add(&mut self, jobs: Vec<Job>) {
+    /// Adds jobs.
+    pub fn add(&mut self, jobs: Vec<RowJob>) {
         self.ready.extend(jobs);
     }
 
-    /// Nothing is on its way.
+    /// Whether there are no jobs.
     pub fn is_empty(&self) -> bool {
-        self.ready.is_empty() && self.suspects.is_empty() && self.in_flight.is_empty()
+        self.ready.is_empty() && self.suspects.is_empty() && self.sent.is_empty()
     }
 
-    /// Jobs waiting to be sent.
+    /// Number of jobs to be sent.
     pub fn ready(&self) -> usize {
         self.ready.len() + self.suspects.len()
     }
 
     /// Jobs that the engine has.
-    pub fn in_flight(&self) -> impl ExactSizeIterator<Item = &Job> {
-        self.in_flight.values()
+    pub fn in_flight(&self) -> impl ExactSizeIterator<Item = &RowJob> {
+        self.sent.values()
     }
 
     /// Whether there is a connection.
@@ -132,15 +127,15 @@ impl Flight {
         self.connected
     }
 
-    /// Drops the jobs that do not stay.
-    pub fn retain(&mut self, stays: impl Fn(&Job) -> bool) {
+    /// Drops the jobs for which `stays` is false.
+    pub fn retain(&mut self, stays: impl Fn(&RowJob) -> bool) {
         self.ready.retain(&stays);
         self.suspects.retain(&stays);
-        let abandoned = self.in_flight.extract_if(.., |_, job| !stays(job)).map(|(id, _)| id);
+        let abandoned = self.sent.extract_if(.., |_, job| !stays(job)).map(|(id, _)| id);
         self.abandoned.extend(abandoned);
     }
 
-    /// Whether something is to be sent now. `epoch` counts the engine's changes.
+    /// Whether a request should be sent now. `epoch` counts the engine's changes.
     pub fn may_send(&mut self, now: Instant, epoch: u64) -> bool {
         if self.ready.is_empty() && self.suspects.is_empty() {
             return false;
@@ -154,22 +149,26 @@ impl Flight {
         true
     }
 
-    /// The engine answered a hello, or nobody did.
-    pub fn connect(&mut self, is_there: bool, now: Instant, epoch: u64) {
-        self.connected = is_there;
+    /// An attempt to connect succeeded or failed.
+    pub fn connect(&mut self, succeeded: bool, now: Instant, epoch: u64) {
+        self.connected = succeeded;
         self.abandoned.clear();
-        if !is_there {
-            self.pause = Some((now + AGAIN, epoch));
+        if !succeeded {
+            self.pause = Some((now + RECONNECT.pause(0), epoch));
         }
     }
 
-    /// The next job to send, and its request; `None`: nothing may be sent now. Only where the
+    /// The next job to send, and its request; `None`: none may be sent now. Call it only while the
     /// connection has room.
-    pub fn next(&mut self, tables: &[Watched], limits: &Limits) -> Option<(Job, CaptionRequest)> {
+    pub fn next(
+        &mut self,
+        tables: &[WatchedTable],
+        limits: &WorkerLimits,
+    ) -> Option<(RowJob, CaptionRequest)> {
         loop {
             let job = if self.suspects.is_empty() {
                 self.next_ready(limits)
-            } else if self.in_flight.is_empty() {
+            } else if self.sent.is_empty() {
                 self.suspects.pop_front()
             } else {
                 None
@@ -182,28 +181,28 @@ impl Flight {
     }
 
     /// A job was sent under this id.
-    pub fn sent(&mut self, id: u64, job: Job) {
-        self.in_flight.insert(id, job);
+    pub fn sent(&mut self, id: u64, job: RowJob) {
+        self.sent.insert(id, job);
     }
 
-    /// An answer arrived: what has landed. `None`: nobody waits for it any more, or the engine
-    /// cannot serve and the connection is of no use.
+    /// Takes an answer. Returns the job with it; `None`: the job was dropped, or the engine cannot
+    /// serve and the connection is to be closed.
     pub fn answered(
         &mut self,
         id: u64,
         outcome: CaptionOutcome,
         now: Instant,
         epoch: u64,
-    ) -> Option<(Job, CaptionOutcome)> {
+    ) -> Option<(RowJob, CaptionOutcome)> {
         self.abandoned.remove(&id);
         self.answers += 1;
-        let job = self.in_flight.remove(&id)?;
+        let job = self.sent.remove(&id)?;
         match outcome {
             CaptionOutcome::Failed(failure) if failure.class == FailureClass::Engine => {
-                // Nothing is charged, everything waits for it. The next try connects anew: by then
-                // another engine may listen.
+                // No attempt is charged; all jobs wait. The next attempt connects again, perhaps to
+                // another engine.
                 self.ready.push_front(job);
-                self.ready.extend(std::mem::take(&mut self.in_flight).into_values());
+                self.ready.extend(std::mem::take(&mut self.sent).into_values());
                 self.connected = false;
                 self.pause(now, epoch);
                 None
@@ -215,141 +214,160 @@ impl Flight {
         }
     }
 
-    /// The connection has served its time and owes no answer.
+    /// The engine has closed the connection and owes no answer.
     pub fn spent(&mut self) {
         self.connected = false;
     }
 
-    /// The engine went away, perhaps with requests in flight, or `refused` us; the jobs that it
-    /// died of.
-    pub fn lost(&mut self, refused: bool, now: Instant, epoch: u64) -> Vec<(Job, CaptionOutcome)> {
+    /// The engine died, perhaps with requests in flight, or `refused` the connection. Returns the
+    /// jobs that are rejected as the cause.
+    pub fn lost(
+        &mut self,
+        refused: bool,
+        now: Instant,
+        epoch: u64,
+    ) -> Vec<(RowJob, CaptionOutcome)> {
         self.connected = false;
         if refused {
             self.pause(now, epoch);
         }
-        let alone = self.in_flight.len() == 1 && self.abandoned.is_empty();
-        let mut landed = Vec::new();
-        for (_, mut job) in std::mem::take(&mut self.in_flight) {
-            if alone {
-                job.deaths += 1;
-            }
-            if job.deaths >= MAX_ENGINE_DEATHS {
-                let failure = Failure::engine_killer(job.deaths);
-                landed.push((job, CaptionOutcome::Failed(failure)));
-            } else {
-                self.suspects.push_back(job);
+        let alone = self.sent.len() == 1 && self.abandoned.is_empty();
+        let mut rejected = Vec::new();
+        for (_, mut job) in std::mem::take(&mut self.sent) {
+            match EngineLoss::judge(job.engine_losses, alone) {
+                EngineLoss::Suspect(losses) => {
+                    job.engine_losses = losses;
+                    self.suspects.push_back(job);
+                }
+                EngineLoss::Reject(failure) => {
+                    rejected.push((job, CaptionOutcome::Failed(failure)));
+                }
             }
         }
-        landed
+        rejected
     }
 
     fn pause(&mut self, now: Instant, epoch: u64) {
-        let pause = AGAIN.saturating_mul(1 << self.failures.min(DOUBLINGS));
+        let pause = RECONNECT.pause(self.failures);
         self.failures += 1;
         self.pause = Some((now + pause, epoch));
     }
 }
 
+/// The answer that defers a job of a slow host for the sake of the rows behind it.
+pub fn slow_host(job: &RowJob, pause: Duration) -> CaptionOutcome {
+    let mut failure = Failure::new(
+        FailureClass::Host,
+        "host_busy",
+        format!("host {} answers slowly and many rows wait for it", job.host()),
+    );
+    failure.host = Some(job.host().to_owned());
+    failure.retry_after_ms = Some(pause.as_millis() as u64);
+    CaptionOutcome::Failed(failure)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Row;
+    use crate::RowKey;
 
-    const LIMITS: Limits = Limits { ready: 5, most_ready: 50, window: 9, ..Limits::DEFAULT };
+    const LIMITS: WorkerLimits =
+        WorkerLimits { ready: 5, max_ready: 50, window: 9, ..WorkerLimits::DEFAULT };
 
-    fn jobs(host: &str, count: usize) -> Vec<Job> {
-        let job = |n: usize| Job {
-            row: Row { relation: 1, key: format!("{host}{n}") },
+    fn jobs(host: &str, count: usize) -> Vec<RowJob> {
+        let job = |n: usize| RowJob {
+            row: RowKey { relation: 1, key: format!("{host}{n}") },
             page: None,
             url: format!("https://{host}/{n}.jpg"),
-            cells: vec![0],
-            ours: serde_json::Map::new(),
-            again: false,
-            seen: None,
+            fills: vec![0],
+            ledger: serde_json::Map::new(),
+            recaption: false,
+            validators: None,
             known: None,
             attempts: 0,
-            deaths: 0,
+            engine_losses: 0,
         };
         (0..count).map(job).collect()
     }
 
-    /// Sends what may be sent: the hosts, in order.
-    fn fill(flight: &mut Flight) -> Vec<String> {
-        let mut sent = Vec::new();
-        while flight.in_flight.len() < LIMITS.window {
-            let Some(job) = flight.next_ready(&LIMITS) else { break };
-            sent.push(job.host().to_owned());
-            flight.sent(sent.len() as u64 + 100 * flight.in_flight.len() as u64, job);
+    /// Sends what may be sent. Returns the hosts, in order.
+    fn fill(dispatcher: &mut Dispatcher) -> Vec<String> {
+        let mut hosts = Vec::new();
+        while dispatcher.sent.len() < LIMITS.window {
+            let Some(job) = dispatcher.next_ready(&LIMITS) else { break };
+            hosts.push(job.host().to_owned());
+            dispatcher.sent(hosts.len() as u64 + 100 * dispatcher.sent.len() as u64, job);
         }
-        sent
+        hosts
     }
 
     #[test]
-    fn a_slow_host_at_the_head_leaves_places_for_the_others_and_more_is_read_behind_it() {
-        let mut flight = Flight::default();
-        flight.add(jobs("slow", 20));
-        assert!(!flight.wants_jobs(&LIMITS), "nobody has its places yet");
-        assert_eq!(fill(&mut flight), ["slow"; 6]);
-        assert!(flight.wants_jobs(&LIMITS), "what waits cannot be sent");
-        flight.add(jobs("fast", 3));
-        assert_eq!(fill(&mut flight), ["fast"; 2], "and one place for who comes next");
-        flight.add(jobs("slow", 40));
-        assert!(!flight.wants_jobs(&LIMITS), "it has its bound");
+    fn slow_host_leaves_places_for_others() {
+        let mut dispatcher = Dispatcher::default();
+        dispatcher.add(jobs("slow", 20));
+        assert!(!dispatcher.wants_jobs(&LIMITS), "no place is used yet");
+        assert_eq!(fill(&mut dispatcher), ["slow"; 6]);
+        assert!(dispatcher.wants_jobs(&LIMITS), "the ready jobs cannot be sent");
+        dispatcher.add(jobs("fast", 3));
+        assert_eq!(fill(&mut dispatcher), ["fast"; 2], "one place stays free for another host");
+        dispatcher.add(jobs("slow", 40));
+        assert!(!dispatcher.wants_jobs(&LIMITS), "the bound is reached");
     }
 
     #[test]
     fn several_slow_hosts_leave_places_too() {
-        let mut flight = Flight::default();
+        let mut dispatcher = Dispatcher::default();
         for host in ["slow", "slower", "slowest"] {
-            flight.add(jobs(host, 15));
+            dispatcher.add(jobs(host, 15));
         }
-        let sent = fill(&mut flight);
+        let sent = fill(&mut dispatcher);
         assert!(sent.len() < LIMITS.window, "{sent:?}");
-        assert!(flight.wants_jobs(&LIMITS));
-        flight.add(jobs("fast", 1));
-        assert_eq!(fill(&mut flight), ["fast"]);
+        assert!(dispatcher.wants_jobs(&LIMITS));
+        dispatcher.add(jobs("fast", 1));
+        assert_eq!(fill(&mut dispatcher), ["fast"]);
     }
 
     #[test]
-    fn rows_of_hosts_that_hardly_answer_are_put_off_before_they_hide_what_is_behind_them_and_those_of_a_quick_one_never()
-     {
+    fn only_rows_of_slow_hosts_are_deferred() {
         for quick in [false, true] {
-            let (mut flight, start) = (Flight::default(), Instant::now());
-            flight.add(jobs("only", 60));
-            fill(&mut flight);
-            assert!(flight.surplus(&LIMITS, start).is_empty());
+            let (mut dispatcher, start) = (Dispatcher::default(), Instant::now());
+            dispatcher.add(jobs("only", 60));
+            fill(&mut dispatcher);
+            assert!(dispatcher.surplus(&LIMITS, start).is_empty());
             if quick {
-                flight.answers += (SLOW * STUCK.as_secs_f64()) as u64;
+                dispatcher.answers += (SLOW * STUCK.as_secs_f64()) as u64;
             }
-            let ready = flight.ready();
-            let surplus = flight.surplus(&LIMITS, start + STUCK);
+            let ready = dispatcher.ready();
+            let surplus = dispatcher.surplus(&LIMITS, start + STUCK);
             assert_eq!(
-                (surplus.len(), flight.ready()),
+                (surplus.len(), dispatcher.ready()),
                 if quick { (0, ready) } else { (ready / 2, ready / 2) },
                 "quick: {quick}"
             );
-            assert!(flight.surplus(&LIMITS, start + STUCK).is_empty(), "there is room to read on");
-            flight.add(jobs("only", 60));
+            let again = dispatcher.surplus(&LIMITS, start + STUCK);
+            assert!(again.is_empty(), "there is room to read more");
+            dispatcher.add(jobs("only", 60));
             assert_eq!(
-                flight.surplus(&LIMITS, start + STUCK).is_empty(),
+                dispatcher.surplus(&LIMITS, start + STUCK).is_empty(),
                 quick,
-                "what is known to be slow is not waited for again"
+                "a host that is known to be slow gets no second wait"
             );
         }
     }
 
     #[test]
-    fn hosts_take_turns_in_the_order_they_came() {
-        let mut flight = Flight::default();
+    fn hosts_alternate_in_order_of_arrival() {
+        let mut dispatcher = Dispatcher::default();
         for host in ["a", "a", "b", "a", "b", "c"] {
-            flight.add(jobs(host, 1));
+            dispatcher.add(jobs(host, 1));
         }
-        assert_eq!(fill(&mut flight), ["a", "b", "c", "a", "b", "a"]);
+        assert_eq!(fill(&mut dispatcher), ["a", "b", "c", "a", "b", "a"]);
     }
 
     #[test]
-    fn a_host_is_what_the_url_says() {
-        let host = |url: &str| Job { url: url.into(), ..jobs("x", 1).remove(0) }.host().to_owned();
+    fn host_is_taken_from_the_url() {
+        let host =
+            |url: &str| RowJob { url: url.into(), ..jobs("x", 1).remove(0) }.host().to_owned();
         assert_eq!(host("https://cdn.example:8443/a/b.jpg?c"), "cdn.example:8443");
         assert_eq!(host("http://cdn.example?size=2"), "cdn.example");
         assert_eq!(host("not a url"), "");

@@ -1,78 +1,77 @@
-//! From a page of keys to jobs: which of its rows need something, and which are in hand already.
-//! What needs nothing is counted off at once.
+//! From a page of keys to jobs: which rows need a text and which are in progress already. Rows that
+//! need nothing are acknowledged in the running transaction.
 
-use crate::job::needs;
-use crate::store::{Busy, Store};
-use crate::{Board, Current, Job, PageId, Row, Watched};
+use crate::job::needed_fills;
+use crate::store::{QueueStore, TableBusy};
+use crate::{CurrentRow, InFlight, PageId, RowJob, RowKey, WatchedTable};
 use std::collections::HashSet;
 
-/// What examining needs; within one transaction.
-pub struct Examiner<'a, S> {
-    /// What is in hand.
-    pub board: &'a mut Board,
+/// Everything needed to examine rows, within one transaction.
+pub struct RowExaminer<'a, S> {
+    /// Work in progress.
+    pub in_flight: &'a mut InFlight,
     /// The watches.
-    pub tables: &'a [Watched],
+    pub tables: &'a [WatchedTable],
     /// The database.
     pub store: &'a mut S,
 }
 
-impl<S: Store> Examiner<'_, S> {
-    /// Examines the rows of a page's keys; what needs nothing is counted off at once, in the
-    /// running transaction.
+impl<S: QueueStore> RowExaminer<'_, S> {
+    /// Reads and examines the rows of a page.
     ///
     /// # Errors
-    /// [`Busy`]: nothing was examined.
+    /// [`TableBusy`]: nothing was examined.
     pub fn page(
         &mut self,
-        table: &Watched,
+        table: &WatchedTable,
         page: PageId,
         keys: &[String],
-    ) -> Result<Vec<Job>, Busy> {
+    ) -> Result<Vec<RowJob>, TableBusy> {
         let rows = self.store.rows(table, keys)?;
-        Ok(self.sift(table, page, keys, rows))
+        Ok(self.examine(table, page, keys, rows))
     }
 
-    /// The same with rows that were read already.
-    pub fn sift(
+    /// Examines rows of a page that were read already.
+    pub fn examine(
         &mut self,
-        table: &Watched,
+        table: &WatchedTable,
         page: PageId,
         keys: &[String],
-        rows: Vec<(String, Current)>,
-    ) -> Vec<Job> {
+        rows: Vec<(String, CurrentRow)>,
+    ) -> Vec<RowJob> {
         let history = self.store.history(table, keys);
-        let (mut jobs, mut parked) = (Vec::new(), 0);
-        let is_news = self.board.is_news(page);
+        let (mut jobs, mut waiting) = (Vec::new(), 0);
+        let is_from_queue = self.in_flight.is_from_queue(page);
         for (key, current) in rows {
             let mut past = history.get(&key).cloned().unwrap_or_default();
-            if is_news {
-                // Another URL, perhaps: what the one before was charged is not its debt.
+            if is_from_queue {
+                // The URL may be a new one, which has no attempts yet.
                 past.attempts = 0;
             }
-            let cells = needs(table, &current, &past.ours, past.again);
-            let row = Row { relation: table.oid, key };
-            let Some(url) = current.url.filter(|_| !cells.is_empty()) else { continue };
-            if self.board.claim(&row, page) {
-                jobs.push(past.job(row, page, url, cells, &current.texts));
+            let fills = needed_fills(table, &current, &past.ledger, past.recaption);
+            let row = RowKey { relation: table.oid, key };
+            let Some(url) = current.url.filter(|_| !fills.is_empty()) else { continue };
+            if self.in_flight.claim(&row, page) {
+                jobs.push(past.job(row, page, url, fills, &current.texts));
             } else {
-                parked += 1;
+                waiting += 1;
             }
         }
-        // Deferred rows that need nothing any more, and rows that are gone.
-        let wanted: HashSet<&str> = jobs.iter().map(|job| job.row.key.as_str()).collect();
-        for key in history.keys().filter(|key| !wanted.contains(key.as_str())) {
-            let row = Row { relation: table.oid, key: key.clone() };
-            if !self.board.is_busy(&row) {
+        // Deferred rows that no longer need a text or no longer exist.
+        let needy: HashSet<&str> = jobs.iter().map(|job| job.row.key.as_str()).collect();
+        for key in history.keys().filter(|key| !needy.contains(key.as_str())) {
+            let row = RowKey { relation: table.oid, key: key.clone() };
+            if !self.in_flight.has_row(&row) {
                 self.store.undefer(&row);
             }
         }
-        let idle = keys.len().saturating_sub(jobs.len() + parked);
-        let struck = if idle == 0 {
-            self.board.finish_empty(page)
+        let done = keys.len().saturating_sub(jobs.len() + waiting);
+        let acked = if done == 0 {
+            self.in_flight.finish_empty(page)
         } else {
-            self.board.finish(std::iter::repeat_n(page, idle))
+            self.in_flight.finish(std::iter::repeat_n(page, done))
         };
-        self.store.strike(&struck, self.tables);
+        self.store.acknowledge(&acked, self.tables);
         jobs
     }
 }

@@ -1,146 +1,146 @@
-//! What is in hand: pages of keys, the jobs made of them, and when a page may be struck off. Pure
-//! bookkeeping.
+//! Work in progress: pages of keys, the rows claimed for their jobs, and when a page can be
+//! acknowledged. Pure bookkeeping.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 
-/// Number of a page on the board.
+/// Number of a page in [`InFlight`].
 pub type PageId = u64;
 
-/// A row: the watched table's OID and its key as canonical JSON text.
+/// Identifies a row: the watched table's OID and the key as canonical JSON text.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Row {
+pub struct RowKey {
     /// OID of the watched table.
     pub relation: u32,
     /// JSON array of texts.
     pub key: String,
 }
 
-/// Where a page of keys came from, and so what striking it off means.
+/// Where a page of keys was read, and so how it is acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// A row of `caption.queue`: delete it.
+pub enum PageOrigin {
+    /// A row of `caption.queue` with this id: delete it.
     Queue(i64),
-    /// A chunk of the walk that ends at this key and has this many rows: the walk has come so far.
-    Walk {
-        /// Last key of the chunk; `None`: the table ended.
+    /// A chunk of a backfill: advance the backfill.
+    Backfill {
+        /// Last key of the chunk; `None`: the table ends here.
         last: Option<String>,
         /// Rows of the chunk.
         rows: i64,
     },
-    /// Due rows of `caption.deferred`: each removes itself when it is done.
+    /// Due rows of `caption.deferred`: each is removed when it is settled.
     Deferred,
 }
 
-/// Keys that are struck off together.
+/// Keys that are acknowledged together.
 #[derive(Debug)]
-pub struct Page {
+pub struct KeyPage {
     /// OID of the watched table.
     pub relation: u32,
-    /// Where it came from.
-    pub origin: Origin,
+    /// Where it was read.
+    pub origin: PageOrigin,
+    /// Jobs that are not done.
     open: usize,
 }
 
-/// Everything in hand.
+/// Pages, claimed rows and rows that wait for another page's job.
 #[derive(Debug, Default)]
-pub struct Board {
+pub struct InFlight {
     next: PageId,
-    pages: BTreeMap<PageId, Page>,
-    busy: HashSet<Row>,
-    /// Counted off their pages, since somebody holds them: another page may claim them.
-    aside: HashSet<Row>,
-    parked: HashMap<Row, Vec<PageId>>,
-    walks: HashMap<u32, VecDeque<PageId>>,
+    pages: BTreeMap<PageId, KeyPage>,
+    claimed: HashSet<RowKey>,
+    /// Locked rows whose pages are acknowledged; another page may claim them.
+    postponed: HashSet<RowKey>,
+    /// Pages that must examine a row again once it is released.
+    waiting: HashMap<RowKey, Vec<PageId>>,
+    backfills: HashMap<u32, VecDeque<PageId>>,
 }
 
-/// Pages that are complete once these jobs are: what to do about each in the transaction that
-/// finishes them.
+/// What to acknowledge in the transaction that finishes the last jobs of some pages.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Struck {
-    /// Queue rows to delete, each after the table that it is of, in order.
+pub struct AckedPages {
+    /// Queue rows to delete: table and id, in order.
     pub queue: Vec<(u32, i64)>,
-    /// How far each walk has come: table, last key (`None`: the end), rows walked since.
-    pub walks: Vec<(u32, Option<String>, i64)>,
+    /// Progress of backfills: table, last key (`None`: the end), rows since the last progress.
+    pub backfills: Vec<(u32, Option<String>, i64)>,
 }
 
-impl Board {
-    /// Puts a page on the board with one job to come for each of `open` keys.
-    pub fn add(&mut self, relation: u32, origin: Origin, open: usize) -> PageId {
+impl InFlight {
+    /// Adds a page with one job for each of `open` keys.
+    pub fn add(&mut self, relation: u32, origin: PageOrigin, open: usize) -> PageId {
         let id = self.next;
         self.next += 1;
-        if matches!(origin, Origin::Walk { .. }) {
-            self.walks.entry(relation).or_default().push_back(id);
+        if matches!(origin, PageOrigin::Backfill { .. }) {
+            self.backfills.entry(relation).or_default().push_back(id);
         }
-        self.pages.insert(id, Page { relation, origin, open });
+        self.pages.insert(id, KeyPage { relation, origin, open });
         id
     }
 
-    /// Counts a row's job off its page although it is not done: it was noted elsewhere that it is
-    /// not. The pages that wait to look at the row again.
-    pub fn put_aside(&mut self, row: &Row, page: PageId) -> (Struck, Vec<PageId>) {
-        let parked = self.release(row);
-        self.aside.insert(row.clone());
-        (self.finish([page]), parked)
+    /// Finishes a row's job on its page although the row is not settled: `caption.deferred` has
+    /// it. Also returns the pages that wait for the row.
+    pub fn postpone(&mut self, row: &RowKey, page: PageId) -> (AckedPages, Vec<PageId>) {
+        let waiting = self.release(row);
+        self.postponed.insert(row.clone());
+        (self.finish([page]), waiting)
     }
 
-    /// Claims a row for a page's job; one that was put aside begins anew. `false`: the row is in
-    /// hand already; the page's key is parked and comes back from [`Board::release`].
-    pub fn claim(&mut self, row: &Row, page: PageId) -> bool {
-        if self.busy.insert(row.clone()) {
-            self.aside.remove(row);
+    /// Claims a row for a page's job; a postponed row starts over. `false`: another job has the
+    /// row; the page waits for it and is returned by [`InFlight::release`].
+    pub fn claim(&mut self, row: &RowKey, page: PageId) -> bool {
+        if self.claimed.insert(row.clone()) {
+            self.postponed.remove(row);
             return true;
         }
-        self.parked.entry(row.clone()).or_default().push(page);
+        self.waiting.entry(row.clone()).or_default().push(page);
         false
     }
 
-    /// Gives a row back; the pages that wait to look at it again.
-    pub fn release(&mut self, row: &Row) -> Vec<PageId> {
-        self.busy.remove(row);
-        self.aside.remove(row);
-        self.parked.remove(row).unwrap_or_default()
+    /// Releases a row. Returns the pages that must examine it again.
+    pub fn release(&mut self, row: &RowKey) -> Vec<PageId> {
+        self.claimed.remove(row);
+        self.postponed.remove(row);
+        self.waiting.remove(row).unwrap_or_default()
     }
 
-    /// Whether a queue row is in hand.
-    pub fn holds_queue_row(&self, id: i64) -> bool {
-        self.pages.values().any(|page| page.origin == Origin::Queue(id))
+    /// Whether a queue row is in progress.
+    pub fn has_queue_row(&self, id: i64) -> bool {
+        self.pages.values().any(|page| page.origin == PageOrigin::Queue(id))
     }
 
-    /// Whether a row is in hand, or was put aside.
-    pub fn is_busy(&self, row: &Row) -> bool {
-        self.busy.contains(row) || self.aside.contains(row)
+    /// Whether a row is claimed or postponed.
+    pub fn has_row(&self, row: &RowKey) -> bool {
+        self.claimed.contains(row) || self.postponed.contains(row)
     }
 
-    /// Rows in hand that somebody queued again.
-    pub fn parked(&self) -> usize {
-        self.parked.len()
+    /// Number of claimed rows that were queued again.
+    pub fn waiting(&self) -> usize {
+        self.waiting.len()
     }
 
-    /// Pages in hand.
+    /// Number of pages.
     pub fn pages(&self) -> usize {
         self.pages.len()
     }
 
-    /// Whether a page is of the queue: somebody has just written these rows.
-    pub fn is_news(&self, page: PageId) -> bool {
-        self.pages.get(&page).is_some_and(|page| matches!(page.origin, Origin::Queue(_)))
+    /// Whether a page comes from the queue: its rows have just been written by a client.
+    pub fn is_from_queue(&self, page: PageId) -> bool {
+        self.pages.get(&page).is_some_and(|page| matches!(page.origin, PageOrigin::Queue(_)))
     }
 
-    /// Walk chunks of a table in hand.
-    pub fn walk_pages(&self, relation: u32) -> usize {
-        self.walks.get(&relation).map_or(0, VecDeque::len)
+    /// Number of unfinished chunks of a table's backfill.
+    pub fn backfill_pages(&self, relation: u32) -> usize {
+        self.backfills.get(&relation).map_or(0, VecDeque::len)
     }
 
-    /// Takes a page off the board unfinished: what it came from is read again later. Only before
-    /// any of its keys was claimed, and never a walk's chunk.
+    /// Removes an unfinished page; its origin is read again later. Only before any of its keys is
+    /// claimed, and never for a chunk of a backfill.
     pub fn withdraw(&mut self, page: PageId) {
         self.pages.remove(&page);
     }
 
-    /// Counts `done` jobs off their pages and strikes complete pages off. A walk comes only as far
-    /// as all its chunks up to there are complete.
-    pub fn finish(&mut self, done: impl IntoIterator<Item = PageId>) -> Struck {
-        let mut struck = Struck::default();
+    /// Finishes one job for each id in `done` and acknowledges complete pages. A backfill advances
+    /// only up to its first unfinished chunk.
+    pub fn finish(&mut self, done: impl IntoIterator<Item = PageId>) -> AckedPages {
         let mut touched = BTreeSet::new();
         for id in done {
             if let Some(page) = self.pages.get_mut(&id) {
@@ -148,61 +148,60 @@ impl Board {
             }
             touched.insert(id);
         }
-        self.strike(touched, &mut struck);
-        struck
+        self.acknowledge(touched)
     }
 
-    /// Strikes a page off that turned out to hold no job at all.
-    pub fn finish_empty(&mut self, id: PageId) -> Struck {
-        let mut struck = Struck::default();
-        self.strike(BTreeSet::from([id]), &mut struck);
-        struck
+    /// Acknowledges a page without jobs.
+    pub fn finish_empty(&mut self, id: PageId) -> AckedPages {
+        self.acknowledge(BTreeSet::from([id]))
     }
 
-    fn strike(&mut self, touched: BTreeSet<PageId>, struck: &mut Struck) {
-        let mut walked = BTreeSet::new();
+    fn acknowledge(&mut self, touched: BTreeSet<PageId>) -> AckedPages {
+        let mut acked = AckedPages::default();
+        let mut advanced = BTreeSet::new();
         for id in touched {
             let Some(page) = self.pages.get(&id) else { continue };
             if page.open > 0 {
                 continue;
             }
             match page.origin {
-                Origin::Queue(row) => struck.queue.push((page.relation, row)),
-                Origin::Deferred => {}
-                Origin::Walk { .. } => {
-                    walked.insert(page.relation);
+                PageOrigin::Queue(row) => acked.queue.push((page.relation, row)),
+                PageOrigin::Deferred => {}
+                PageOrigin::Backfill { .. } => {
+                    advanced.insert(page.relation);
                     // Stays until every chunk before it is complete.
                     continue;
                 }
             }
             self.pages.remove(&id);
         }
-        for relation in walked {
-            let Some(chunks) = self.walks.get_mut(&relation) else { continue };
-            let mut came: Option<(Option<String>, i64)> = None;
+        for relation in advanced {
+            let Some(chunks) = self.backfills.get_mut(&relation) else { continue };
+            let mut progress: Option<(Option<String>, i64)> = None;
             while let Some(first) = chunks.front()
                 && self.pages.get(first).is_some_and(|page| page.open == 0)
             {
                 let page = chunks.pop_front().and_then(|first| self.pages.remove(&first));
-                if let Some(Page { origin: Origin::Walk { last, rows }, .. }) = page {
-                    let before = came.take().map_or(0, |(_, rows)| rows);
-                    came = Some((last, before + rows));
+                if let Some(KeyPage { origin: PageOrigin::Backfill { last, rows }, .. }) = page {
+                    let before = progress.take().map_or(0, |(_, rows)| rows);
+                    progress = Some((last, before + rows));
                 }
             }
-            if let Some((last, rows)) = came {
-                struck.walks.push((relation, last, rows));
+            if let Some((last, rows)) = progress {
+                acked.backfills.push((relation, last, rows));
             }
         }
-        struck.queue.sort_unstable();
+        acked.queue.sort_unstable();
+        acked
     }
 
-    /// Forgets everything of a table that is no longer watched.
+    /// Forgets everything about a table.
     pub fn forget(&mut self, relation: u32) {
         self.pages.retain(|_, page| page.relation != relation);
-        self.busy.retain(|row| row.relation != relation);
-        self.aside.retain(|row| row.relation != relation);
-        self.parked.retain(|row, _| row.relation != relation);
-        self.walks.remove(&relation);
+        self.claimed.retain(|row| row.relation != relation);
+        self.postponed.retain(|row| row.relation != relation);
+        self.waiting.retain(|row, _| row.relation != relation);
+        self.backfills.remove(&relation);
     }
 }
 
@@ -211,87 +210,93 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn row(key: u32) -> Row {
-        Row { relation: 1, key: format!("[\"{key}\"]") }
+    fn row(key: u32) -> RowKey {
+        RowKey { relation: 1, key: format!("[\"{key}\"]") }
     }
 
     #[test]
-    fn a_queue_row_is_deleted_with_its_last_key_and_not_before() {
-        let mut board = Board::default();
-        let page = board.add(1, Origin::Queue(7), 3);
-        assert!(board.holds_queue_row(7));
-        assert_eq!(board.finish([page, page]), Struck::default());
-        assert_eq!(board.finish([page]).queue, [(1, 7)]);
-        assert!(!board.holds_queue_row(7));
+    fn queue_row_is_deleted_with_its_last_key() {
+        let mut in_flight = InFlight::default();
+        let page = in_flight.add(1, PageOrigin::Queue(7), 3);
+        assert!(in_flight.has_queue_row(7));
+        assert_eq!(in_flight.finish([page, page]), AckedPages::default());
+        assert_eq!(in_flight.finish([page]).queue, [(1, 7)]);
+        assert!(!in_flight.has_queue_row(7));
     }
 
     #[test]
-    fn a_walk_comes_only_as_far_as_all_its_chunks_are_complete() {
-        let mut board = Board::default();
-        let chunk = |last: &str| Origin::Walk { last: Some(last.into()), rows: 10 };
-        let (first, second) = (board.add(1, chunk("a"), 1), board.add(1, chunk("b"), 1));
-        assert_eq!(board.finish([second]), Struck::default());
-        let end = board.add(1, Origin::Walk { last: None, rows: 4 }, 1);
-        assert_eq!(board.finish([first]).walks, [(1, Some("b".into()), 20)]);
-        assert_eq!(board.finish([end]).walks, [(1, None, 4)]);
-        let empty = board.add(1, Origin::Walk { last: None, rows: 0 }, 0);
-        assert_eq!(board.finish_empty(empty).walks, [(1, None, 0)]);
-        assert_eq!(board.walk_pages(1), 0);
+    fn backfill_advances_over_complete_chunks_only() {
+        let mut in_flight = InFlight::default();
+        let chunk = |last: &str| PageOrigin::Backfill { last: Some(last.into()), rows: 10 };
+        let (first, second) = (in_flight.add(1, chunk("a"), 1), in_flight.add(1, chunk("b"), 1));
+        assert_eq!(in_flight.finish([second]), AckedPages::default());
+        let end = in_flight.add(1, PageOrigin::Backfill { last: None, rows: 4 }, 1);
+        assert_eq!(in_flight.finish([first]).backfills, [(1, Some("b".into()), 20)]);
+        assert_eq!(in_flight.finish([end]).backfills, [(1, None, 4)]);
+        let empty = in_flight.add(1, PageOrigin::Backfill { last: None, rows: 0 }, 0);
+        assert_eq!(in_flight.finish_empty(empty).backfills, [(1, None, 0)]);
+        assert_eq!(in_flight.backfill_pages(1), 0);
     }
 
     #[test]
-    fn a_row_in_hand_is_given_to_nobody_else_and_its_page_looks_again() {
-        let mut board = Board::default();
+    fn claimed_row_makes_other_pages_wait() {
+        let mut in_flight = InFlight::default();
         let (first, second) =
-            (board.add(1, Origin::Queue(1), 1), board.add(1, Origin::Queue(2), 1));
-        assert!(board.claim(&row(1), first));
-        assert!(!board.claim(&row(1), second));
-        assert_eq!(board.release(&row(1)), [second]);
-        assert!(board.claim(&row(1), second));
+            (in_flight.add(1, PageOrigin::Queue(1), 1), in_flight.add(1, PageOrigin::Queue(2), 1));
+        assert!(in_flight.claim(&row(1), first));
+        assert!(!in_flight.claim(&row(1), second));
+        assert_eq!(in_flight.release(&row(1)), [second]);
+        assert!(in_flight.claim(&row(1), second));
     }
 
     #[test]
-    fn an_unwatched_table_leaves_nothing_behind() {
-        let mut board = Board::default();
-        let page = board.add(1, Origin::Walk { last: None, rows: 1 }, 1);
-        board.claim(&row(1), page);
-        board.forget(1);
-        assert!(!board.is_busy(&row(1)));
-        assert_eq!(board.finish([page]), Struck::default());
-        assert_eq!(board.walk_pages(1), 0);
+    fn unwatched_table_leaves_no_state() {
+        let mut in_flight = InFlight::default();
+        let page = in_flight.add(1, PageOrigin::Backfill { last: None, rows: 1 }, 1);
+        in_flight.claim(&row(1), page);
+        in_flight.forget(1);
+        assert!(!in_flight.has_row(&row(1)));
+        assert_eq!(in_flight.finish([page]), AckedPages::default());
+        assert_eq!(in_flight.backfill_pages(1), 0);
     }
 
     proptest! {
-        /// Whatever order jobs finish in: every queue row is struck off exactly once, and a walk
-        /// never skips a chunk.
+        /// For every order of completion: each queue row is acknowledged exactly once, and a
+        /// backfill never skips a chunk.
         #[test]
-        fn every_page_is_struck_off_exactly_once(sizes in prop::collection::vec(1usize..4, 1..8), order in any::<prop::sample::Index>(), seed in any::<u64>()) {
-            let mut board = Board::default();
+        fn each_page_is_acknowledged_exactly_once(
+            sizes in prop::collection::vec(1usize..4, 1..8),
+            seed in any::<u64>(),
+        ) {
+            let mut in_flight = InFlight::default();
             let mut jobs = Vec::new();
             for (at, size) in sizes.iter().enumerate() {
-                let queue = board.add(1, Origin::Queue(at as i64), *size);
-                let walk = board.add(2, Origin::Walk { last: Some(at.to_string()), rows: *size as i64 }, *size);
+                let chunk =
+                    PageOrigin::Backfill { last: Some(at.to_string()), rows: *size as i64 };
+                let queue = in_flight.add(1, PageOrigin::Queue(at as i64), *size);
+                let backfill = in_flight.add(2, chunk, *size);
                 jobs.extend(std::iter::repeat_n(queue, *size));
-                jobs.extend(std::iter::repeat_n(walk, *size));
+                jobs.extend(std::iter::repeat_n(backfill, *size));
             }
-            let mut random = seed | order.index(usize::MAX - 1) as u64;
-            let (mut queue, mut walked, mut come) = (Vec::new(), 0, None::<usize>);
+            let mut random = fastrand::Rng::with_seed(seed);
+            let (mut queue, mut rows, mut reached) = (Vec::new(), 0, None::<usize>);
             while !jobs.is_empty() {
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-                let job = jobs.swap_remove((random >> 33) as usize % jobs.len());
-                let struck = board.finish([job]);
-                queue.extend(struck.queue);
-                for (_, last, rows) in struck.walks {
-                    walked += rows;
-                    let last: usize = last.expect("every chunk here has a last key").parse().expect("a number");
-                    prop_assert!(come.is_none_or(|before| last > before));
-                    come = Some(last);
+                let job = jobs.swap_remove(random.usize(..jobs.len()));
+                let acked = in_flight.finish([job]);
+                queue.extend(acked.queue);
+                for (_, last, more) in acked.backfills {
+                    rows += more;
+                    let last = last.expect("every chunk here has a last key");
+                    let last: usize = last.parse().expect("a number");
+                    prop_assert!(reached.is_none_or(|before| last > before));
+                    reached = Some(last);
                 }
             }
             queue.sort_unstable();
-            prop_assert_eq!(queue, (0..sizes.len() as i64).map(|row| (1, row)).collect::<Vec<_>>());
-            prop_assert_eq!(walked, sizes.iter().sum::<usize>() as i64);
-            prop_assert_eq!(come, Some(sizes.len() - 1));
+            let all: Vec<(u32, i64)> = (0..sizes.len() as i64).map(|row| (1, row)).collect();
+            prop_assert_eq!(queue, all);
+            prop_assert_eq!(rows, sizes.iter().sum::<usize>() as i64);
+            prop_assert_eq!(reached, Some(sizes.len() - 1));
         }
     }
 }

@@ -1,53 +1,51 @@
-//! Which rows need what: a row as it is, what the ledger says of it, and the job that comes of
-//! both.
+//! Which rows need which texts: the row as it is, its ledger entry, and the job made from both.
 
-use crate::{PageId, Row, Watched};
+use crate::{PageId, RowKey, WatchedTable};
 use pg_caption_wire::{CaptionRequest, ImageSource, KnownPicture, OutputSpec};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
-use std::fmt::Write;
 use std::time::Duration;
 
-/// Time the engine has for one row; its own limits for connecting and fetching are far below.
-const PATIENCE: Duration = Duration::from_secs(300);
+/// Deadline of one row in the engine, whose own limits for connecting and fetching are far lower.
+const ROW_DEADLINE: Duration = Duration::from_secs(300);
 
 /// A row that needs captions.
 #[derive(Debug, Clone)]
-pub struct Job {
-    /// Which row.
-    pub row: Row,
-    /// Page to count off when it is done; `None`: it was counted off when the row was put aside.
+pub struct RowJob {
+    /// The row.
+    pub row: RowKey,
+    /// The page to acknowledge; `None`: acknowledged when the row was postponed.
     pub page: Option<PageId>,
     /// The URL to caption.
     pub url: String,
-    /// Indexes into the watch's fills that need a text.
-    pub cells: Vec<usize>,
-    /// What the ledger says was written before: column to [`entry`].
-    pub ours: Map<String, Value>,
-    /// `caption.recaption` wants it captioned again although its URL is the same.
-    pub again: bool,
-    /// What the server said of the picture that all of it was written for.
-    pub seen: Option<KnownPicture>,
-    /// The picture need not be looked at if it is still that one: nothing is missing.
+    /// Indexes of the watch's fills that need a text.
+    pub fills: Vec<usize>,
+    /// The row's ledger: column to [`ledger_entry`].
+    pub ledger: Map<String, Value>,
+    /// `caption.recaption` requires new captions for the same URL.
+    pub recaption: bool,
+    /// HTTP validators of the picture that all ledger entries were written for.
+    pub validators: Option<KnownPicture>,
+    /// The engine may answer "unchanged" for this picture: no text is missing.
     pub known: Option<KnownPicture>,
-    /// Charged attempts so far.
+    /// Charged attempts.
     pub attempts: i32,
-    /// Engines that died with it in flight.
-    pub deaths: u32,
+    /// Engines lost with this job alone in flight.
+    pub engine_losses: u32,
 }
 
-impl Job {
-    /// Whose answer it will wait for: what stands between `//` and the path, as written. Spelled in
-    /// two ways, one host counts as two.
+impl RowJob {
+    /// The host of the URL, as written between `//` and the path. A host that is spelled in two
+    /// ways counts as two.
     pub fn host(&self) -> &str {
         let after = self.url.split_once("//").map_or("", |(_, after)| after);
         after.split(['/', '?', '#', '\\']).next().unwrap_or_default()
     }
 
-    /// What the engine is asked; the connection gives it its id.
-    pub fn request(&self, table: &Watched) -> CaptionRequest {
-        let output = |cell: &usize| OutputSpec {
-            style: table.fills[*cell].style.clone(),
+    /// The request to the engine; the connection sets its id.
+    pub fn request(&self, table: &WatchedTable) -> CaptionRequest {
+        let output = |fill: &usize| OutputSpec {
+            style: table.fills[*fill].style.clone(),
             max_tokens: table.max_tokens,
             context: None,
         };
@@ -55,8 +53,8 @@ impl Job {
             id: 0,
             share: None,
             image: ImageSource::Url { url: self.url.clone(), known: self.known.clone() },
-            outputs: self.cells.iter().map(output).collect(),
-            remaining_ms: PATIENCE.as_millis() as u64,
+            outputs: self.fills.iter().map(output).collect(),
+            remaining_ms: ROW_DEADLINE.as_millis() as u64,
             // Watches use the server's threshold, which the engine knows.
             min_confidence: None,
         }
@@ -65,115 +63,111 @@ impl Job {
 
 /// A row as it is now.
 #[derive(Debug, Clone)]
-pub struct Current {
+pub struct CurrentRow {
     /// Its URL.
     pub url: Option<String>,
-    /// Its fills, in the watch's order.
+    /// Its texts, in the order of the watch's fills.
     pub texts: Vec<Option<String>>,
 }
 
-/// Hash of a URL or a text in the ledger: half a SHA-256, hex.
+/// Hash of a URL or a text in the ledger: the first half of its SHA-256, in hex.
 pub fn hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(16).fold(
-        String::with_capacity(32),
-        |mut hex, byte| {
-            // Writing to a String cannot fail.
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        },
-    )
+    let mut hex = format!("{:x}", Sha256::digest(text.as_bytes()));
+    hex.truncate(32);
+    hex
 }
 
 /// The ledger's entry for one text: its hash, and the hash of the URL that it was written for.
-pub fn entry(text: &str, url: &str) -> Value {
+pub fn ledger_entry(text: &str, url: &str) -> Value {
     serde_json::json!({ "text": hash(text), "url": hash(url) })
 }
 
-/// Whether the text of a fill is what the ledger says that a machine wrote.
-pub fn is_ours(
-    watched: &Watched,
-    current: &Current,
-    ours: &Map<String, Value>,
-    cell: usize,
+/// Whether the ledger has the current text of a fill: it is machine-written.
+pub fn is_machine_written(
+    table: &WatchedTable,
+    current: &CurrentRow,
+    ledger: &Map<String, Value>,
+    fill: usize,
 ) -> bool {
-    let text = current.texts.get(cell).and_then(Option::as_deref).unwrap_or_default();
-    ours.get(&watched.fills[cell].column)
-        .and_then(|entry| entry.get("text"))
-        .and_then(Value::as_str)
-        == Some(hash(text).as_str())
+    let text = current.texts.get(fill).and_then(Option::as_deref).unwrap_or_default();
+    noted(table, ledger, fill, "text") == Some(hash(text).as_str())
 }
 
-/// Indexes of the fills that need a text: empty ones, ours of another URL (of this one too, if they
-/// are wanted `again`), and a person's where the watch overwrites and has not seen this URL.
-pub fn needs(
-    watched: &Watched,
-    current: &Current,
-    ours: &Map<String, Value>,
-    again: bool,
+/// A hash in the ledger's entry of a fill.
+pub fn noted<'a>(
+    table: &WatchedTable,
+    ledger: &'a Map<String, Value>,
+    fill: usize,
+    name: &str,
+) -> Option<&'a str> {
+    ledger.get(&table.fills[fill].column)?.get(name)?.as_str()
+}
+
+/// Indexes of the fills that need a text: empty ones, machine-written ones of another URL (or of
+/// this one, with `recaption`), and user-edited ones where the watch overwrites and the ledger does
+/// not know this URL.
+pub fn needed_fills(
+    table: &WatchedTable,
+    current: &CurrentRow,
+    ledger: &Map<String, Value>,
+    recaption: bool,
 ) -> Vec<usize> {
     let Some(url) = current.url.as_deref().filter(|url| !url.is_empty()) else { return Vec::new() };
     let url = hash(url);
-    let is_needed = |at: &usize| {
-        let empty = current.texts[*at].as_deref().unwrap_or_default().is_empty();
-        let said = ours
-            .get(&watched.fills[*at].column)
-            .and_then(|entry| entry.get("url"))
-            .and_then(Value::as_str);
-        let new_url = said != Some(url.as_str());
+    let is_needed = |fill: &usize| {
+        let empty = current.texts[*fill].as_deref().unwrap_or_default().is_empty();
+        let new_url = noted(table, ledger, *fill, "url") != Some(url.as_str());
         empty
-            || (is_ours(watched, current, ours, *at) && (new_url || again))
-            || (new_url && watched.overwrite)
+            || (is_machine_written(table, current, ledger, *fill) && (new_url || recaption))
+            || (new_url && table.overwrite)
     };
     (0..current.texts.len()).filter(is_needed).collect()
 }
 
-/// What the ledger and the deferred rows say of one key.
+/// What the ledger and `caption.deferred` have for one key.
 #[derive(Debug, Clone, Default)]
-pub struct Past {
-    /// Column to [`entry`].
-    pub ours: Map<String, Value>,
-    /// Captioned last before the time from which `caption.recaption` wants everything captioned
-    /// again.
-    pub again: bool,
+pub struct RowHistory {
+    /// Column to [`ledger_entry`].
+    pub ledger: Map<String, Value>,
+    /// Last captioned before the time from which `caption.recaption` requires new captions.
+    pub recaption: bool,
     /// Hash of the URL captioned last.
     pub url: String,
-    /// What the server said of its picture.
-    pub seen: Option<KnownPicture>,
-    /// Charged attempts so far.
+    /// HTTP validators of its picture.
+    pub validators: Option<KnownPicture>,
+    /// Charged attempts.
     pub attempts: i32,
 }
 
-impl Past {
-    /// A job of a row whose `cells` need a text.
+impl RowHistory {
+    /// A job for a row whose `fills` need a text.
     pub fn job(
         self,
-        row: Row,
+        row: RowKey,
         page: PageId,
         url: String,
-        cells: Vec<usize>,
+        fills: Vec<usize>,
         current: &[Option<String>],
-    ) -> Job {
-        let seen = self.seen.filter(|_| self.url == hash(&url));
-        // A text that is missing is written whether the picture has changed or not: the ledger
-        // keeps hashes, not texts.
-        let complete = self.again
-            && cells.iter().all(|cell| {
-                current
-                    .get(*cell)
-                    .is_some_and(|text| text.as_deref().is_some_and(|text| !text.is_empty()))
-            });
-        let known = seen.clone().filter(|_| complete);
-        Job {
+    ) -> RowJob {
+        let validators = self.validators.filter(|_| self.url == hash(&url));
+        // A missing text is written even if the picture is unchanged: the ledger has hashes, not
+        // texts.
+        let has_text = |fill: &usize| {
+            current.get(*fill).and_then(Option::as_deref).is_some_and(|text| !text.is_empty())
+        };
+        let is_complete = self.recaption && fills.iter().all(has_text);
+        let known = validators.clone().filter(|_| is_complete);
+        RowJob {
             row,
             page: Some(page),
             url,
-            cells,
-            ours: self.ours,
-            again: self.again,
-            seen,
+            fills,
+            ledger: self.ledger,
+            recaption: self.recaption,
+            validators,
             known,
             attempts: self.attempts,
-            deaths: 0,
+            engine_losses: 0,
         }
     }
 }

@@ -1,24 +1,32 @@
-//! The decisions of the queue's workers and of their launcher, without PostgreSQL: what is in hand,
-//! when a page of the queue or a chunk of a walk may be struck off, what is done next. The model
-//! test (`tests/model`) drives all of it through random faults.
+//! What becomes of the rows of the queue, without PostgreSQL: which rows need a caption, what is
+//! sent to the engine, what an answer means for its row, and when a page of keys is done.
+//!
+//! `src/worker` carries the decisions out with SQL and a socket. The model test (`tests/model`)
+//! drives the same code through random faults.
 
 mod dispatcher;
+mod engine_loss;
 mod examiner;
 mod in_flight;
 mod job;
 mod limits;
-pub mod outcome;
+mod plan;
 mod prune;
 mod rates;
 mod sources;
 mod store;
+mod update;
 mod watched;
-pub mod worker;
+mod worker;
 
-pub use in_flight::{Board, Origin, Page, PageId, Row, Struck};
-pub use job::{Current, Job, Past, entry, hash, is_ours, needs};
-pub use limits::Limits;
-pub use prune::{Kept, Looked, Stand};
-pub use sources::Reading;
-pub use store::{Busy, Chunk, QueueRow, Settled, Store, Unread};
-pub use watched::{Fill, KeyColumn, Watched, active};
+pub use engine_loss::EngineLoss;
+pub use in_flight::{AckedPages, InFlight, KeyPage, PageId, PageOrigin, RowKey};
+pub use job::{CurrentRow, RowHistory, RowJob};
+pub use limits::WorkerLimits;
+pub use plan::{RetryPolicy, RowOutcome, RowPlan, RowState, Settlement};
+pub use prune::{PruneCursor, PrunePage, PruneStep, PruneTarget, RowsRead};
+pub use sources::ReadSource;
+pub use store::{BackfillChunk, QueueRow, QueueStore, ReadError, TableBusy};
+pub use update::{LedgerChange, LedgerEntry, RowUpdate, StoredRow};
+pub use watched::{KeyColumn, WatchFill, WatchedTable};
+pub use worker::{ConnectionEvent, QueueWorker, WorkerAction, WorkerSignals};

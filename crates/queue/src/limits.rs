@@ -1,57 +1,57 @@
-//! How much a worker takes on at once.
+//! How much work a worker takes on.
 
 use std::time::Duration;
 
-/// Bounds of what is in hand; the defaults are what the extension uses.
+/// Bounds of a worker's work in progress. The extension uses [`WorkerLimits::DEFAULT`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Queue rows read at once; each holds up to a few hundred keys.
+pub struct WorkerLimits {
+    /// Queue rows per read; each has up to a few hundred keys.
     pub queue_rows: usize,
-    /// Deferred rows of one table read at once.
+    /// Deferred rows of one table per read.
     pub deferred_rows: usize,
-    /// Table rows in one chunk of the walk.
-    pub chunk: usize,
-    /// Chunks of one table's walk in hand at once.
+    /// Table rows per chunk of a backfill.
+    pub chunk_rows: usize,
+    /// Unfinished chunks of one table's backfill.
     pub chunks: usize,
-    /// Jobs ready to be sent below which more are read. Those of a host that has all the places it
-    /// may have do not count.
+    /// Number of sendable jobs below which more are read. Jobs of a host that uses all its places
+    /// do not count.
     pub ready: usize,
-    /// Jobs ready to be sent, of whatever host, from which on no more are read.
-    pub most_ready: usize,
-    /// Jobs that the engine takes from us at once.
+    /// Number of jobs, of any host, at which reading stops.
+    pub max_ready: usize,
+    /// Jobs that the engine accepts from one worker.
     pub window: usize,
     /// Replies settled in one transaction.
-    pub together: usize,
-    /// How long one transaction goes on settling: the rows that it has written are locked until it
-    /// ends, and with them whatever their triggers have touched. Together with the longest wait for
-    /// a lock below `deadlock_timeout`.
-    pub settling: Duration,
-    /// Captions kept for rows that somebody holds, beyond those of the last moment: fewer than
-    /// deferred rows that are looked through.
-    pub held: usize,
-    /// Entries of the ledger, or failures, that one batch of a pass looks at.
-    pub tidied: usize,
+    pub settle_rows: usize,
+    /// How long one transaction settles rows. The rows it has written, and everything their
+    /// triggers touched, stay locked until its end. Plus the longest wait for a lock, this must be
+    /// below `deadlock_timeout`.
+    pub settle_time: Duration,
+    /// Captions kept for rows that are locked by other transactions, apart from those locked for a
+    /// moment. Must be smaller than the number of deferred rows that one read examines.
+    pub locked_rows: usize,
+    /// Ledger entries, or failures, that one batch of a prune pass examines.
+    pub prune_rows: usize,
 }
 
-impl Limits {
-    /// What the extension uses.
-    pub const DEFAULT: Limits = Limits {
+impl WorkerLimits {
+    /// The limits that the extension uses.
+    pub const DEFAULT: WorkerLimits = WorkerLimits {
         queue_rows: 5,
         deferred_rows: 200,
-        chunk: 500,
+        chunk_rows: 500,
         chunks: 40,
         ready: 64,
-        most_ready: 1500,
+        max_ready: 1500,
         window: 64,
-        together: 50,
-        settling: Duration::from_millis(200),
-        held: 400,
-        tidied: 200,
+        settle_rows: 50,
+        settle_time: Duration::from_millis(200),
+        locked_rows: 400,
+        prune_rows: 200,
     };
 }
 
-impl Default for Limits {
+impl Default for WorkerLimits {
     fn default() -> Self {
-        Limits::DEFAULT
+        WorkerLimits::DEFAULT
     }
 }

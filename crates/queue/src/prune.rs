@@ -1,114 +1,138 @@
-//! A pass over what is kept of a table's rows: entries of the ledger whose row is gone, and
-//! failures that are none any more, are forgotten. In small batches by key, each a transaction; how
-//! far it has come is kept in the database, so that whoever goes on, goes on from there. When a
-//! pass is made is decided in `worker/tidying.rs`.
+//! A prune pass over a table's bookkeeping: removes ledger entries of deleted rows, and failures of
+//! rows that need no caption. It works in small batches by key, one transaction each. Its position
+//! is in the database, so any worker can continue it. When a pass runs is decided in
+//! `worker/pruning.rs`.
 //!
-//! Never forgets anything of a row that is there but cannot be read, nor of a table that cannot be
+//! Never removes anything of a row that exists but cannot be read, nor of a table that cannot be
 //! read.
 
-use crate::job::needs;
-use crate::store::{Store, Unread};
-use crate::{Current, Watched};
+use crate::job::needed_fills;
+use crate::store::{QueueStore, ReadError};
+use crate::{CurrentRow, WatchedTable};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 
-/// What is kept of rows, in the order in which a pass goes over it.
+/// The tables of bookkeeping, in the order in which a pass visits them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kept {
-    /// Why they got no caption: `caption.failed`.
-    Failed,
-    /// What was written into them: `caption.ledger`.
-    Written,
+pub enum PruneTarget {
+    /// `caption.failed`.
+    Failures,
+    /// `caption.ledger`.
+    Ledger,
 }
 
-impl Kept {
-    /// The name of its table, in the schema `caption`.
+impl PruneTarget {
+    /// The table's name in the schema `caption`.
     pub fn name(self) -> &'static str {
         match self {
-            Kept::Failed => "failed",
-            Kept::Written => "written",
+            PruneTarget::Failures => "failed",
+            PruneTarget::Ledger => "ledger",
         }
     }
 }
 
-/// How far a pass has come.
+/// Position of a pass.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stand {
-    /// Over what it goes.
-    pub kept: Kept,
-    /// The last key looked at, as JSON text; `None`: none yet.
+pub struct PruneCursor {
+    /// The table it is in.
+    pub target: PruneTarget,
+    /// The last key examined, as JSON text; `None`: none yet.
     pub after: Option<String>,
 }
 
-impl Stand {
+impl PruneCursor {
     /// Before the first key.
     pub fn start() -> Self {
-        Stand { kept: Kept::Failed, after: None }
+        PruneCursor { target: PruneTarget::Failures, after: None }
     }
 
-    /// As it is kept in `caption.watch_state`: an object of the table's name and the key, `{"written":
-    /// ["42"]}`.
+    /// The value of `caption.watch_state.prune_after`: an object of the table's name and the key,
+    /// e.g. `{"ledger": ["42"]}`.
     pub fn to_json(&self) -> Value {
         let after = self
             .after
             .as_deref()
             .and_then(|key| serde_json::from_str(key).ok())
             .unwrap_or(Value::Null);
-        Value::Object([(self.kept.name().to_string(), after)].into_iter().collect())
+        Value::Object([(self.target.name().to_string(), after)].into_iter().collect())
     }
 
-    /// What [`Stand::to_json`] gave; the start for anything else.
+    /// The inverse of [`PruneCursor::to_json`]; the start for any other value.
     pub fn from_json(json: &Value) -> Self {
-        let of = |kept: Kept| {
-            Some(Stand {
-                kept,
-                after: json
-                    .get(kept.name())
-                    .map(|key| (!key.is_null()).then(|| key.to_string()))?,
-            })
+        let of = |target: PruneTarget| {
+            let key = json.get(target.name())?;
+            Some(PruneCursor { target, after: (!key.is_null()).then(|| key.to_string()) })
         };
-        of(Kept::Failed).or_else(|| of(Kept::Written)).unwrap_or_else(Stand::start)
+        of(PruneTarget::Failures)
+            .or_else(|| of(PruneTarget::Ledger))
+            .unwrap_or_else(PruneCursor::start)
     }
 }
 
-/// Rows as they are now, whatever is kept of them.
-#[derive(Debug, Default)]
-pub struct Looked {
-    /// Key and row.
-    pub rows: Vec<(String, Current)>,
-    /// Keys of rows that cannot be read: they may be there.
-    pub unread: Vec<String>,
+/// The next keys of a pass.
+#[derive(Debug)]
+pub struct PrunePage {
+    /// The table they are in.
+    pub target: PruneTarget,
+    /// In an order that does not change; fewer than requested: the last ones of their table.
+    pub keys: Vec<String>,
 }
 
-/// One batch of a pass, of `limit` keys at most, in a transaction; whether the pass has come to its
-/// end.
+/// The result of one batch.
+#[derive(Debug)]
+pub struct PruneStep {
+    /// The table that was examined.
+    pub target: PruneTarget,
+    /// Keys whose bookkeeping is removed.
+    pub obsolete: Vec<String>,
+    /// Where the next batch starts; `None`: the pass has ended.
+    pub next: Option<PruneCursor>,
+}
+
+/// Rows as they are now.
+#[derive(Debug, Default)]
+pub struct RowsRead {
+    /// Key and row.
+    pub rows: Vec<(String, CurrentRow)>,
+    /// Keys of unreadable rows, which may exist.
+    pub unreadable: Vec<String>,
+}
+
+/// Runs one batch of at most `limit` keys in a transaction. Returns whether the pass has ended.
 ///
 /// # Errors
-/// See [`Unread`]: nothing was forgotten, and the pass stands where it stood.
-pub fn batch<S: Store>(table: &Watched, limit: usize, store: &mut S) -> Result<bool, Unread> {
-    let Stand { kept, after } = store.stand(table)?;
-    let keys = store.kept(table, kept, after.as_deref(), limit);
-    let looked = store.look(table, &keys)?;
-    let rows: HashMap<&str, &Current> =
-        looked.rows.iter().map(|(key, current)| (key.as_str(), current)).collect();
-    let unread: HashSet<&str> = looked.unread.iter().map(String::as_str).collect();
-    let history = if kept == Kept::Failed { store.history(table, &keys) } else { HashMap::new() };
-    let is_over = |key: &&String| match rows.get(key.as_str()) {
-        None => !unread.contains(key.as_str()),
+/// See [`ReadError`]: nothing was removed, and the pass stays where it is.
+pub fn batch<S: QueueStore>(
+    table: &WatchedTable,
+    limit: usize,
+    store: &mut S,
+) -> Result<bool, ReadError> {
+    let PrunePage { target, keys } = store.prune_page(table, limit)?;
+    let read = store.existing_rows(table, &keys)?;
+    let rows: HashMap<&str, &CurrentRow> =
+        read.rows.iter().map(|(key, current)| (key.as_str(), current)).collect();
+    let unreadable: HashSet<&str> = read.unreadable.iter().map(String::as_str).collect();
+    let history = match target {
+        PruneTarget::Failures => store.history(table, &keys),
+        PruneTarget::Ledger => HashMap::new(),
+    };
+    let is_obsolete = |key: &&String| match rows.get(key.as_str()) {
+        None => !unreadable.contains(key.as_str()),
         Some(current) => {
             let past = history.get(*key).cloned().unwrap_or_default();
-            kept == Kept::Failed && needs(table, current, &past.ours, past.again).is_empty()
+            target == PruneTarget::Failures
+                && needed_fills(table, current, &past.ledger, past.recaption).is_empty()
         }
     };
-    let over: Vec<String> = keys.iter().filter(is_over).cloned().collect();
-    if !over.is_empty() {
-        store.forget(table, kept, &over);
-    }
-    let next = match (keys.len() < limit, kept) {
-        (false, _) => Some(Stand { kept, after: keys.last().cloned() }),
-        (true, Kept::Failed) => Some(Stand { kept: Kept::Written, after: None }),
-        (true, Kept::Written) => None,
+    let obsolete: Vec<String> = keys.iter().filter(is_obsolete).cloned().collect();
+    let next = match (keys.len() < limit, target) {
+        (false, _) => Some(PruneCursor { target, after: keys.last().cloned() }),
+        (true, PruneTarget::Failures) => {
+            Some(PruneCursor { target: PruneTarget::Ledger, after: None })
+        }
+        (true, PruneTarget::Ledger) => None,
     };
-    store.stands(table, next.as_ref());
-    Ok(next.is_none())
+    let ended = next.is_none();
+    store.prune(table, &PruneStep { target, obsolete, next });
+    Ok(ended)
 }

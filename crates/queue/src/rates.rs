@@ -1,20 +1,20 @@
-//! How many rows a minute are being filled, table by table, as `caption.progress` shows it.
+//! Rows filled per minute for each table, as `caption.progress` shows them.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-/// Span that is looked back on.
+/// Length of the sliding window.
 const SPAN: Duration = Duration::from_secs(60);
 
-/// What was filled lately.
+/// Recently filled rows of all tables.
 #[derive(Debug, Default)]
-pub struct Rates {
+pub struct FillRates {
     tables: HashMap<u32, VecDeque<(Instant, i64)>>,
 }
 
-impl Rates {
-    /// Counts rows of a table that were filled now; rows a minute since the oldest count of the
-    /// last minute.
+impl FillRates {
+    /// Counts rows of a table that were filled now. Returns rows per minute since the oldest count
+    /// of the last minute.
     pub fn count(&mut self, relation: u32, now: Instant, filled: i64) -> f32 {
         let window = self.tables.entry(relation).or_default();
         window.push_back((now, filled));
@@ -35,8 +35,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_rate_is_of_the_last_minute_and_of_one_table() {
-        let (mut rates, start) = (Rates::default(), Instant::now());
+    fn rate_covers_the_last_minute_of_one_table() {
+        let (mut rates, start) = (FillRates::default(), Instant::now());
         assert_eq!(rates.count(1, start, 5), 300.0);
         assert_eq!(rates.count(1, start + Duration::from_secs(30), 25), 60.0);
         assert_eq!(rates.count(2, start + Duration::from_secs(30), 1), 60.0);

@@ -1,264 +1,270 @@
-//! Where keys come from, and which of them is read next: the queue by an id cursor, deferred rows
-//! that are due, and the walk over what exists. Cursors only: what they read comes through
-//! [`Store`], what comes of it is on the [`Board`].
+//! Where keys are read, and which source is next: the queue by an id cursor, due deferred rows, and
+//! the backfills of existing rows. Cursors only: [`QueueStore`] reads, [`InFlight`] has the result.
 
-use crate::examiner::Examiner;
-use crate::limits::Limits;
-use crate::store::{Busy, Store, Unread};
+use crate::examiner::RowExaminer;
+use crate::limits::WorkerLimits;
+use crate::store::{QueueStore, ReadError, TableBusy};
 use crate::watched::active;
-use crate::{Board, Job, Origin, Watched};
+use crate::{InFlight, PageOrigin, RowJob, WatchedTable};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Deferred rows looked through for those that are not in hand, against those that are read.
-const DEFERRED_LOOK: usize = 4;
-/// Pause before a page is read again whose table was locked.
-const AGAIN: Duration = Duration::from_secs(1);
+/// Number of deferred rows that are searched for free ones, as a multiple of those examined.
+const DEFERRED_SEARCH: usize = 4;
+/// Pause before a locked table is read again.
+const BUSY_PAUSE: Duration = Duration::from_secs(1);
+/// How often the queue is read from its start while commits continue. Where an old snapshot keeps
+/// the entries of finished rows, such a read costs as much as all of them (about 7 ms for 100,000),
+/// and a commit behind the cursor is rare.
+const FULL_READ: Duration = Duration::from_secs(1);
 
-/// How often the queue is read from its start while more and more is committed: where an old
-/// snapshot keeps the entries of finished rows, each time costs what all of them cost (some 7 ms
-/// for 100,000), and what the cursor has passed is seldom committed later.
-const LOOK_BACK: Duration = Duration::from_secs(1);
-
-/// What is to be read next.
+/// A source to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reading {
+pub enum ReadSource {
     /// Rows of the queue.
     Queue,
-    /// Deferred rows that are due.
+    /// Due deferred rows.
     Deferred,
-    /// A chunk of a table's walk; the OID.
-    Walk(u32),
+    /// A chunk of the backfill of the table with this OID.
+    Backfill(u32),
 }
 
 /// The cursors of one worker.
 #[derive(Debug)]
-pub struct Sources {
-    limits: Limits,
+pub struct QueueSources {
+    limits: WorkerLimits,
     queue_after: i64,
-    queue_dry: bool,
-    /// Something may have been committed below the cursor: ids are taken before transactions end.
+    queue_empty: bool,
+    /// Rows may have been committed behind the cursor: ids are assigned before transactions end.
     behind: bool,
-    /// When the queue was read from its start.
-    looked_back: Option<Instant>,
-    deferred_dry: bool,
-    /// Whose deferred rows come first the next time.
-    deferred_turn: usize,
-    walks: HashMap<u32, Walk>,
-    turn: usize,
-    /// Something could not be read because of somebody's lock.
-    again: Option<Instant>,
+    /// When the queue was last read from its start.
+    full_read: Option<Instant>,
+    deferred_empty: bool,
+    /// Index of the table whose deferred rows are examined first.
+    deferred_first: usize,
+    backfills: HashMap<u32, BackfillCursor>,
+    /// Index of the table whose backfill is next.
+    backfill_next: usize,
+    /// A page could not be read because of a lock: read again then.
+    retry_at: Option<Instant>,
 }
 
-/// Where the reading of one walk stands; its writing may be chunks behind.
+/// Read position of one backfill; acknowledged chunks may be far behind.
 #[derive(Debug, Default)]
-struct Walk {
+struct BackfillCursor {
     after: Option<String>,
     started: bool,
     ended: bool,
-    hold: Option<Instant>,
+    retry_at: Option<Instant>,
 }
 
-impl Sources {
+impl QueueSources {
     /// Nothing has been read.
-    pub fn new(limits: Limits) -> Self {
-        Sources {
+    pub fn new(limits: WorkerLimits) -> Self {
+        QueueSources {
             limits,
             queue_after: 0,
-            queue_dry: false,
+            queue_empty: false,
             behind: false,
-            looked_back: None,
-            deferred_dry: false,
-            deferred_turn: 0,
-            walks: HashMap::new(),
-            turn: 0,
-            again: None,
+            full_read: None,
+            deferred_empty: false,
+            deferred_first: 0,
+            backfills: HashMap::new(),
+            backfill_next: 0,
+            retry_at: None,
         }
     }
 
-    /// Something was committed: every source may have more.
+    /// A transaction has committed: every source may have more.
     pub fn refresh(&mut self) {
         self.behind = true;
-        self.queue_dry = false;
-        self.deferred_dry = false;
+        self.queue_empty = false;
+        self.deferred_empty = false;
     }
 
-    /// A watch was redefined, paused or resumed: its walk is read from where the database says.
+    /// A watch was redefined, paused or resumed: its backfill continues where the database says.
     pub fn forget(&mut self, relation: u32) {
-        self.walks.remove(&relation);
+        self.backfills.remove(&relation);
     }
 
-    /// When things are to be read again: those that were locked, and what the cursor has passed.
-    pub fn again(&self) -> impl Iterator<Item = Instant> {
-        let back = self.looked_back.filter(|_| self.behind).map(|at| at + LOOK_BACK);
-        self.walks.values().filter_map(|walk| walk.hold).chain(self.again).chain(back)
+    /// When to read again: locked tables, and the queue behind the cursor.
+    pub fn retries(&self) -> impl Iterator<Item = Instant> {
+        let full_read = self.full_read.filter(|_| self.behind).map(|at| at + FULL_READ);
+        let backfills = self.backfills.values().filter_map(|backfill| backfill.retry_at);
+        backfills.chain(self.retry_at).chain(full_read)
     }
 
     /// Deferred rows may have become due.
-    pub fn look_at_deferred(&mut self) {
-        self.deferred_dry = false;
+    pub fn check_deferred(&mut self) {
+        self.deferred_empty = false;
     }
 
-    /// What to read next; `None`: no source has anything now.
-    pub fn next(&mut self, board: &Board, tables: &[Watched], now: Instant) -> Option<Reading> {
-        if self.again.is_some_and(|again| again <= now) {
-            self.again = None;
+    /// What to read next; `None`: all sources are empty for now.
+    pub fn next(
+        &mut self,
+        in_flight: &InFlight,
+        tables: &[WatchedTable],
+        now: Instant,
+    ) -> Option<ReadSource> {
+        if self.retry_at.is_some_and(|at| at <= now) {
+            self.retry_at = None;
             self.refresh();
         }
-        if self.behind && self.looked_back.is_none_or(|at| at + LOOK_BACK <= now) {
+        if self.behind && self.full_read.is_none_or(|at| at + FULL_READ <= now) {
             self.queue_after = 0;
-            self.queue_dry = false;
+            self.queue_empty = false;
             self.behind = false;
-            self.looked_back = Some(now);
+            self.full_read = Some(now);
         }
-        if !self.queue_dry {
-            return Some(Reading::Queue);
+        if !self.queue_empty {
+            return Some(ReadSource::Queue);
         }
-        if !self.deferred_dry {
-            return Some(Reading::Deferred);
+        if !self.deferred_empty {
+            return Some(ReadSource::Deferred);
         }
         let count = tables.len();
         for step in 0..count {
-            let at = (self.turn + step) % count;
+            let at = (self.backfill_next + step) % count;
             let table = &tables[at];
-            let walk = self.walks.entry(table.oid).or_default();
+            let backfill = self.backfills.entry(table.oid).or_default();
             if table.paused
                 || table.backfill_done
-                || walk.ended
-                || walk.hold.is_some_and(|hold| hold > now)
-                || board.walk_pages(table.oid) >= self.limits.chunks
+                || backfill.ended
+                || backfill.retry_at.is_some_and(|at| at > now)
+                || in_flight.backfill_pages(table.oid) >= self.limits.chunks
             {
                 continue;
             }
-            self.turn = (at + 1) % count;
-            return Some(Reading::Walk(table.oid));
+            self.backfill_next = (at + 1) % count;
+            return Some(ReadSource::Backfill(table.oid));
         }
         None
     }
 
-    /// Reads it and examines the rows. `None`: a table is locked, and something else may be read
-    /// meanwhile.
-    pub fn read<S: Store>(
+    /// Reads a source and examines the rows. `None`: a table is locked, and another source may be
+    /// read meanwhile.
+    pub fn read<S: QueueStore>(
         &mut self,
-        reading: Reading,
-        board: &mut Board,
-        tables: &mut [Watched],
+        source: ReadSource,
+        in_flight: &mut InFlight,
+        tables: &mut [WatchedTable],
         store: &mut S,
         now: Instant,
-    ) -> Option<Vec<Job>> {
-        match reading {
-            Reading::Queue => Some(self.read_queue(Examiner { board, tables, store }, now)),
-            Reading::Deferred => Some(self.read_deferred(Examiner { board, tables, store }, now)),
-            Reading::Walk(relation) => self.read_walk(relation, board, tables, store, now),
+    ) -> Option<Vec<RowJob>> {
+        match source {
+            ReadSource::Queue => {
+                Some(self.read_queue(RowExaminer { in_flight, tables, store }, now))
+            }
+            ReadSource::Deferred => {
+                Some(self.read_deferred(RowExaminer { in_flight, tables, store }, now))
+            }
+            ReadSource::Backfill(relation) => {
+                self.read_backfill(relation, in_flight, tables, store, now)
+            }
         }
     }
 
-    fn read_queue<S: Store>(&mut self, mut examiner: Examiner<'_, S>, now: Instant) -> Vec<Job> {
-        let rows = examiner.store.queue(
-            self.queue_after,
-            &active(examiner.tables),
-            self.limits.queue_rows,
-        );
-        self.queue_dry = rows.len() < self.limits.queue_rows;
+    fn read_queue<S: QueueStore>(
+        &mut self,
+        mut examiner: RowExaminer<'_, S>,
+        now: Instant,
+    ) -> Vec<RowJob> {
+        let tables = active(examiner.tables);
+        let rows = examiner.store.queue(self.queue_after, &tables, self.limits.queue_rows);
+        self.queue_empty = rows.len() < self.limits.queue_rows;
         let mut jobs = Vec::new();
         for row in rows {
             self.queue_after = row.id;
-            if !examiner.board.holds_queue_row(row.id) {
-                jobs.extend(self.examine_or_withdraw(
-                    &mut examiner,
-                    row.relation,
-                    Origin::Queue(row.id),
-                    &row.keys,
-                    now,
-                ));
+            if !examiner.in_flight.has_queue_row(row.id) {
+                let origin = PageOrigin::Queue(row.id);
+                jobs.extend(self.examine(&mut examiner, row.relation, origin, &row.keys, now));
             }
         }
         jobs
     }
 
-    fn read_deferred<S: Store>(&mut self, mut examiner: Examiner<'_, S>, now: Instant) -> Vec<Job> {
-        self.deferred_dry = true;
-        let most = self.limits.deferred_rows * DEFERRED_LOOK;
-        let rows = examiner.store.due(&active(examiner.tables), most);
+    fn read_deferred<S: QueueStore>(
+        &mut self,
+        mut examiner: RowExaminer<'_, S>,
+        now: Instant,
+    ) -> Vec<RowJob> {
+        self.deferred_empty = true;
+        let max = self.limits.deferred_rows * DEFERRED_SEARCH;
+        let rows = examiner.store.due(&active(examiner.tables), max);
         let mut jobs = Vec::new();
-        let (count, first) = (examiner.tables.len(), self.deferred_turn);
+        let (count, first) = (examiner.tables.len(), self.deferred_first);
         for at in (first..first + count).map(|at| at % count) {
-            if jobs.len() >= most {
-                (self.deferred_turn, self.deferred_dry) = (at, false);
+            if jobs.len() >= max {
+                (self.deferred_first, self.deferred_empty) = (at, false);
                 break;
             }
-            let table = &examiner.tables[at];
-            let mine =
-                rows.iter().filter(|row| row.relation == table.oid && !examiner.board.is_busy(row));
+            let oid = examiner.tables[at].oid;
+            let free =
+                rows.iter().filter(|row| row.relation == oid && !examiner.in_flight.has_row(row));
             let keys: Vec<String> =
-                mine.map(|row| row.key.clone()).take(self.limits.deferred_rows).collect();
+                free.map(|row| row.key.clone()).take(self.limits.deferred_rows).collect();
             if !keys.is_empty() {
-                jobs.extend(self.examine_or_withdraw(
-                    &mut examiner,
-                    table.oid,
-                    Origin::Deferred,
-                    &keys,
-                    now,
-                ));
+                jobs.extend(self.examine(&mut examiner, oid, PageOrigin::Deferred, &keys, now));
             }
         }
         jobs
     }
 
-    /// Examines a page; if its table is locked, the page stays where it came from and is read again
-    /// in a moment.
-    fn examine_or_withdraw<S: Store>(
+    /// Examines a page. If its table is locked, the page is withdrawn and read again soon.
+    fn examine<S: QueueStore>(
         &mut self,
-        examiner: &mut Examiner<'_, S>,
+        examiner: &mut RowExaminer<'_, S>,
         relation: u32,
-        origin: Origin,
+        origin: PageOrigin,
         keys: &[String],
         now: Instant,
-    ) -> Vec<Job> {
+    ) -> Vec<RowJob> {
         let Some(table) = examiner.tables.iter().find(|table| table.oid == relation) else {
             return Vec::new();
         };
-        let page = examiner.board.add(relation, origin, keys.len());
-        examiner.page(table, page, keys).unwrap_or_else(|Busy| {
-            examiner.board.withdraw(page);
-            self.again = Some(now + AGAIN);
+        let page = examiner.in_flight.add(relation, origin, keys.len());
+        examiner.page(table, page, keys).unwrap_or_else(|TableBusy| {
+            examiner.in_flight.withdraw(page);
+            self.retry_at = Some(now + BUSY_PAUSE);
             Vec::new()
         })
     }
 
-    fn read_walk<S: Store>(
+    fn read_backfill<S: QueueStore>(
         &mut self,
         relation: u32,
-        board: &mut Board,
-        tables: &mut [Watched],
+        in_flight: &mut InFlight,
+        tables: &mut [WatchedTable],
         store: &mut S,
         now: Instant,
-    ) -> Option<Vec<Job>> {
+    ) -> Option<Vec<RowJob>> {
         let at = tables.iter().position(|table| table.oid == relation)?;
-        let walk = self.walks.entry(relation).or_default();
-        if !walk.started {
-            walk.started = true;
-            walk.after = tables[at].backfill_after.clone();
+        let backfill = self.backfills.entry(relation).or_default();
+        if !backfill.started {
+            backfill.started = true;
+            backfill.after = tables[at].backfill_after.clone();
         }
-        walk.hold = None;
-        let chunk = match store.chunk(&tables[at], walk.after.as_deref(), self.limits.chunk) {
+        backfill.retry_at = None;
+        let after = backfill.after.as_deref();
+        let chunk = match store.chunk(&tables[at], after, self.limits.chunk_rows) {
             Ok(chunk) => chunk,
-            Err(Unread::Busy) => {
-                walk.hold = Some(now + AGAIN);
+            Err(ReadError::Busy) => {
+                backfill.retry_at = Some(now + BUSY_PAUSE);
                 return None;
             }
-            Err(Unread::Stopped) => {
+            Err(ReadError::Stopped) => {
                 tables[at].paused = true;
                 return Some(Vec::new());
             }
         };
         let keys: Vec<String> = chunk.rows.iter().map(|(key, _)| key.clone()).collect();
         let last = keys.last().cloned();
-        walk.ended = chunk.ended;
-        walk.after = last.clone().or(walk.after.take());
-        let origin =
-            Origin::Walk { last: if chunk.ended { None } else { last }, rows: keys.len() as i64 };
-        let page = board.add(relation, origin, keys.len());
-        Some(Examiner { board, tables, store }.sift(&tables[at], page, &keys, chunk.rows))
+        backfill.ended = chunk.ended;
+        backfill.after = last.clone().or(backfill.after.take());
+        let last = last.filter(|_| !chunk.ended);
+        let origin = PageOrigin::Backfill { last, rows: keys.len() as i64 };
+        let page = in_flight.add(relation, origin, keys.len());
+        let mut examiner = RowExaminer { in_flight, tables, store };
+        Some(examiner.examine(&tables[at], page, &keys, chunk.rows))
     }
 }

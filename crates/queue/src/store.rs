@@ -1,11 +1,12 @@
-//! What a worker asks of the database, all within one short transaction that its caller has begun.
-//! The extension does it with SQL, the model test with maps.
+//! What a worker needs from its database, within one short transaction that the caller has begun.
+//! The extension implements it with SQL, the model test with maps.
 
-use crate::prune::{Kept, Looked, Stand};
-use crate::{Current, Job, Past, Row, Struck, Watched};
-use pg_caption_wire::CaptionOutcome;
+use crate::{
+    AckedPages, CurrentRow, PrunePage, PruneStep, RowHistory, RowJob, RowKey, RowOutcome, RowPlan,
+    RowsRead, Settlement, WatchedTable,
+};
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 /// A row of `caption.queue`.
 #[derive(Debug, Clone)]
@@ -14,144 +15,117 @@ pub struct QueueRow {
     pub id: i64,
     /// OID of the watched table.
     pub relation: u32,
-    /// Keys as JSON texts; the same one may be there twice.
+    /// Keys as JSON texts; a key may occur twice.
     pub keys: Vec<String>,
 }
 
 /// The next rows of a table in key order.
 #[derive(Debug)]
-pub struct Chunk {
+pub struct BackfillChunk {
     /// Key and row.
-    pub rows: Vec<(String, Current)>,
+    pub rows: Vec<(String, CurrentRow)>,
     /// The table ends here.
     pub ended: bool,
 }
 
-/// A table is locked as a whole, was redefined since its watch was read, or an open transaction has
-/// changed its watch: nothing was examined.
+/// Nothing was read: the table is locked, or was redefined since its watch was read, or an open
+/// transaction has changed its watch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Busy;
+pub struct TableBusy;
 
-impl From<Busy> for Unread {
-    fn from(Busy: Busy) -> Self {
-        Unread::Busy
+impl From<TableBusy> for ReadError {
+    fn from(TableBusy: TableBusy) -> Self {
+        ReadError::Busy
     }
 }
 
 /// Why rows could not be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unread {
-    /// For now: see [`Busy`].
+pub enum ReadError {
+    /// For now: see [`TableBusy`].
     Busy,
-    /// Its rows cannot be read at all, and the reason has been noted: the table waits for somebody
-    /// to mend it.
+    /// Its rows cannot be read at all. The table waits for its owner; where documented, the reason
+    /// is recorded.
     Stopped,
 }
 
-/// What became of a job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Settled {
-    /// Nothing of it is left to do here.
-    Done {
-        /// Its row was written.
-        filled: bool,
-    },
-    /// Somebody else holds the row: try the write again later.
-    Locked,
-    /// The table's own code met a lock, perhaps after a while of waiting for it: likewise, less and
-    /// less often.
-    Blocked,
-}
-
 /// The database of one worker, in a transaction.
-pub trait Store {
-    /// The time now: what a row's own code does takes some.
+pub trait QueueStore {
+    /// The current time: code of a watched table may take long.
     fn now(&mut self) -> Instant;
 
-    /// Rows of the queue beyond an id, in the order of their ids, at most `limit`, of these tables
-    /// only.
+    /// Rows of the queue beyond an id, of these tables, in the order of their ids, at most `limit`.
     fn queue(&mut self, after: i64, tables: &[u32], limit: usize) -> Vec<QueueRow>;
 
-    /// Deferred rows of these tables that are due, longest due first, at most `limit` of each.
-    fn due(&mut self, tables: &[u32], limit: usize) -> Vec<Row>;
+    /// Due rows of `caption.deferred`, longest due first, at most `limit` of each table.
+    fn due(&mut self, tables: &[u32], limit: usize) -> Vec<RowKey>;
 
-    /// The next rows of a table beyond a key, `limit` or fewer.
+    /// The next rows of a table beyond a key, at most `limit`.
     ///
     /// # Errors
-    /// See [`Unread`].
+    /// See [`ReadError`]; the reason of `Stopped` is recorded.
     fn chunk(
         &mut self,
-        table: &Watched,
+        table: &WatchedTable,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Chunk, Unread>;
+    ) -> Result<BackfillChunk, ReadError>;
 
-    /// The rows of some keys, as often as each is named; rows that are gone are missing. What
-    /// cannot be read has been recorded as failed.
+    /// The rows of some keys, one for each occurrence of a key; deleted rows are missing.
+    /// Unreadable rows are recorded as failed.
     ///
     /// # Errors
-    /// [`Busy`].
-    fn rows(&mut self, table: &Watched, keys: &[String]) -> Result<Vec<(String, Current)>, Busy>;
-
-    /// What the ledger and the deferred rows say of some keys; those they do not know are missing.
-    fn history(&mut self, table: &Watched, keys: &[String]) -> HashMap<String, Past>;
-
-    /// Whether a table can be written to, and stays so until the transaction ends.
-    fn may_write(&mut self, table: &Watched) -> bool;
-
-    /// Writes what an outcome brings, and what it means for its row (see [`crate::outcome`]).
-    /// `jitter` is in 0..1.
-    fn settle(
+    /// [`TableBusy`].
+    fn rows(
         &mut self,
-        table: &Watched,
-        job: &Job,
-        outcome: &CaptionOutcome,
-        jitter: f64,
-    ) -> Settled;
+        table: &WatchedTable,
+        keys: &[String],
+    ) -> Result<Vec<(String, CurrentRow)>, TableBusy>;
 
-    /// Puts a row off that somebody holds; nothing is charged.
-    fn put_off(&mut self, row: &Row, attempts: i32, pause: Duration);
+    /// Ledger and deferrals of some keys; keys without either are missing.
+    fn history(&mut self, table: &WatchedTable, keys: &[String]) -> HashMap<String, RowHistory>;
 
-    /// A row is not waiting any more.
-    fn undefer(&mut self, row: &Row);
+    /// Whether a table can be written until the transaction ends.
+    fn may_write(&mut self, table: &WatchedTable) -> bool;
 
-    /// Removes complete pages from the queue and moves walks on; a walk that was begun anew
-    /// meanwhile stays where it is.
-    fn strike(&mut self, struck: &Struck, tables: &[Watched]);
+    /// Locks and reads the row of a settlement, and carries out the update of its plan. Returns the
+    /// plan; its outcome is not recorded yet. An error in the table's own code rolls the write
+    /// back and makes another plan.
+    fn write<'a>(&mut self, settlement: &'a Settlement<'a>) -> RowPlan<'a>;
 
-    /// Counts rows that were filled, and how many a minute.
-    fn tally(&mut self, relation: u32, filled: i64, per_minute: f32);
+    /// Records the outcome of a job in `caption.deferred`, `caption.failed` and the ledger.
+    fn record(&mut self, job: &RowJob, outcome: &RowOutcome);
 
-    /// Which of these tables a pass over their ledger and failures is due for, or has been begun.
-    fn untidy(&mut self, tables: &[u32]) -> Vec<u32>;
+    /// Removes the deferral of a row.
+    fn undefer(&mut self, row: &RowKey);
 
-    /// How far the pass over a table has come, or its start. The table and its watch stay as they
-    /// are until the transaction ends.
+    /// Removes complete pages from the queue and advances backfills; a backfill that was restarted
+    /// meanwhile stays as it is.
+    fn acknowledge(&mut self, acked: &AckedPages, tables: &[WatchedTable]);
+
+    /// Adds to the number of filled rows of a table, and sets its rate.
+    fn count_filled(&mut self, relation: u32, filled: i64, per_minute: f32);
+
+    /// Tables of which a prune pass is due or unfinished.
+    fn prune_due(&mut self, tables: &[u32]) -> Vec<u32>;
+
+    /// The next keys of the prune pass of a table, at most `limit`. The table and its watch stay as
+    /// they are until the transaction ends.
     ///
     /// # Errors
-    /// [`Busy`].
-    fn stand(&mut self, table: &Watched) -> Result<Stand, Busy>;
+    /// [`TableBusy`].
+    fn prune_page(&mut self, table: &WatchedTable, limit: usize) -> Result<PrunePage, TableBusy>;
 
-    /// Keys of which something is kept, beyond one of them, in an order that does not change;
-    /// `limit` or fewer.
-    fn kept(
+    /// The rows of some keys; nothing is recorded. Keys in neither part of the result have no row.
+    ///
+    /// # Errors
+    /// See [`ReadError`]; no reason is recorded.
+    fn existing_rows(
         &mut self,
-        table: &Watched,
-        kept: Kept,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Vec<String>;
+        table: &WatchedTable,
+        keys: &[String],
+    ) -> Result<RowsRead, ReadError>;
 
-    /// The rows of some keys, of which nothing is noted. Those that are neither among the rows nor
-    /// among the unread are gone.
-    ///
-    /// # Errors
-    /// See [`Unread`]; no reason is noted.
-    fn look(&mut self, table: &Watched, keys: &[String]) -> Result<Looked, Unread>;
-
-    /// Forgets what is kept of some keys.
-    fn forget(&mut self, table: &Watched, kept: Kept, keys: &[String]);
-
-    /// The pass has come so far; `None`: to its end.
-    fn stands(&mut self, table: &Watched, stand: Option<&Stand>);
+    /// Removes bookkeeping and advances the prune pass.
+    fn prune(&mut self, table: &WatchedTable, step: &PruneStep);
 }

@@ -1,10 +1,10 @@
-//! A watched table as a worker sees it. Read and checked against the catalogs by the extension.
+//! A watched table as a worker sees it. The extension reads it and checks it against the catalogs.
 
 use pg_caption_style::CaptionStyle;
 
 /// A column to fill.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Fill {
+pub struct WatchFill {
     /// Its name, unquoted.
     pub column: String,
     /// Its style; `max_chars` respects the column's declared length.
@@ -14,7 +14,7 @@ pub struct Fill {
 /// A key column.
 #[derive(Debug, Clone, PartialEq)]
 pub struct KeyColumn {
-    /// Quoted.
+    /// Its name, quoted.
     pub column: String,
     /// Its type, as `format_type` gives it.
     pub kind: String,
@@ -22,47 +22,47 @@ pub struct KeyColumn {
 
 /// A watched table.
 #[derive(Debug, Clone)]
-pub struct Watched {
+pub struct WatchedTable {
     /// Its OID.
     pub oid: u32,
-    /// Schema-qualified and quoted; `ONLY` before it for a table that is not partitioned: rows of
-    /// its inheritance children are not its own.
+    /// Schema-qualified, quoted name. `ONLY` precedes it unless the table is partitioned: rows of
+    /// inheritance children do not belong to the watch.
     pub name: String,
-    /// OID of the role whose rights its rows are read and written with.
+    /// OID of the owner; rows are read and written with the owner's rights.
     pub owner: u32,
     /// Quoted column of the URL.
     pub url: String,
     /// Columns to fill.
-    pub fills: Vec<Fill>,
+    pub fills: Vec<WatchFill>,
     /// Key columns.
     pub keys: Vec<KeyColumn>,
-    /// Ceiling of generated tokens.
+    /// Upper bound of generated tokens.
     pub max_tokens: u32,
-    /// A person's text is replaced, too.
+    /// User-edited text is replaced, too.
     pub overwrite: bool,
-    /// Nothing is to be done for now.
+    /// The watch is paused, or the table cannot be read.
     pub paused: bool,
-    /// Number of the walk: `caption.watch()` begins a new one.
-    pub walk: i32,
-    /// Last key that the walk has passed, as JSON text.
+    /// Number of the backfill; `caption.watch()` starts a new one.
+    pub backfill_run: i32,
+    /// Last key that the backfill has passed, as JSON text.
     pub backfill_after: Option<String>,
-    /// The walk has come to the end.
+    /// The backfill has reached the end.
     pub backfill_done: bool,
-    /// What was captioned before that time is captioned again: a timestamptz as text.
+    /// Rows captioned before this time are captioned again: a timestamptz as text.
     pub recaption_before: Option<String>,
 }
 
-impl Watched {
-    /// Whether jobs made for `self` can be finished under `other`.
-    pub fn is_like(&self, other: &Watched) -> bool {
+impl WatchedTable {
+    /// Whether jobs made for `self` can be settled under `other`.
+    pub fn is_like(&self, other: &WatchedTable) -> bool {
         (&self.name, self.owner, &self.url, &self.fills, &self.keys)
             == (&other.name, other.owner, &other.url, &other.fills, &other.keys)
-            && (self.max_tokens, self.overwrite, self.paused, self.walk)
-                == (other.max_tokens, other.overwrite, other.paused, other.walk)
+            && (self.max_tokens, self.overwrite, self.paused, self.backfill_run)
+                == (other.max_tokens, other.overwrite, other.paused, other.backfill_run)
     }
 }
 
-/// OIDs of the tables that are to be drained.
-pub fn active(tables: &[Watched]) -> Vec<u32> {
+/// OIDs of the tables that are not paused.
+pub fn active(tables: &[WatchedTable]) -> Vec<u32> {
     tables.iter().filter(|table| !table.paused).map(|table| table.oid).collect()
 }

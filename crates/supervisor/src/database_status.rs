@@ -1,18 +1,18 @@
-//! What is said of a database in `caption.database`: whether its queue is being drained, and if
-//! not, why not. Pure: the extension gathers the facts.
+//! The state of a database in `caption.database`: whether a worker serves its queue, and if not,
+//! why. Pure: the extension gathers the facts.
 
 use std::time::Duration;
 
-/// What is known of the server.
+/// Facts about the server.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Server {
-    /// Read-only: a standby, or still recovering.
+pub struct ServerFacts {
+    /// It is read-only: a standby, or still recovering.
     pub in_recovery: bool,
-    /// The launcher is there.
+    /// The launcher runs.
     pub launcher: bool,
     /// `pg_caption.enabled`.
     pub enabled: bool,
-    /// Databases that have a worker now.
+    /// Number of databases with a worker.
     pub busy: usize,
     /// `pg_caption.max_workers`.
     pub max_workers: usize,
@@ -20,61 +20,76 @@ pub struct Server {
     pub no_slot: bool,
 }
 
-/// What is known of one database.
+/// Facts about one database.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Database {
+pub struct DatabaseFacts {
     /// A worker serves it.
     pub served: bool,
-    /// Something was committed that no worker has seen, or deferred rows are due.
+    /// Rows were enqueued that no worker has seen, or deferred rows are due.
     pub has_work: bool,
     /// Time until its deferred rows are due, if it has any.
     pub due_in: Option<Duration>,
-    /// It takes connections.
+    /// It accepts connections.
     pub connectable: bool,
-    /// Workers that ended badly since the last one that did not.
+    /// Failed workers since the last one that ended in order.
     pub failures: u32,
-    /// Time until the next one is tried, if that is in the future.
+    /// Time until the next start after a failure, if that is in the future.
     pub retry_in: Option<Duration>,
 }
 
-/// How a database is.
+/// State of a database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// A worker is there.
+pub enum DatabaseState {
+    /// It has a worker.
     Served,
-    /// Nothing is to be done now.
+    /// It has no work.
     Idle,
     /// It has work and will get a worker.
     Waiting,
-    /// It gets no worker until somebody changes something.
+    /// It gets no worker until a user or an administrator changes something.
     Cannot,
 }
 
-impl State {
-    /// As the view shows it.
+impl DatabaseState {
+    /// The name in the view.
     pub fn name(self) -> &'static str {
         match self {
-            State::Served => "served",
-            State::Idle => "idle",
-            State::Waiting => "waiting",
-            State::Cannot => "cannot be served",
+            DatabaseState::Served => "served",
+            DatabaseState::Idle => "idle",
+            DatabaseState::Waiting => "waiting",
+            DatabaseState::Cannot => "cannot be served",
         }
     }
 }
 
-/// How a database is, and why: `None` where the state says everything.
-pub fn state(server: &Server, database: &Database) -> (State, Option<String>) {
-    let cannot = |why: &str| (State::Cannot, Some(why.to_string()));
+/// State of a database and the reason; `None` where the state needs none.
+///
+/// ```
+/// use pg_caption_supervisor::database_status::{
+///     DatabaseFacts, DatabaseState, ServerFacts, database_state,
+/// };
+///
+/// let server = ServerFacts { launcher: true, enabled: true, ..ServerFacts::default() };
+/// let database = DatabaseFacts { connectable: true, ..DatabaseFacts::default() };
+/// let (state, reason) = database_state(&server, &database);
+/// assert_eq!(state, DatabaseState::Cannot);
+/// assert_eq!(reason.as_deref(), Some("pg_caption.max_workers is 0"));
+/// ```
+pub fn database_state(
+    server: &ServerFacts,
+    database: &DatabaseFacts,
+) -> (DatabaseState, Option<String>) {
+    let cannot = |why: &str| (DatabaseState::Cannot, Some(why.to_string()));
     if database.served {
-        return (State::Served, None);
+        return (DatabaseState::Served, None);
     }
     if server.in_recovery {
         return cannot(
-            "this server is a standby: queues are drained where they can be written, and here after a promotion",
+            "this server is a standby: workers run on the primary, and here after a promotion",
         );
     }
     if !database.connectable {
-        return cannot("it takes no connections: ALTER DATABASE … ALLOW_CONNECTIONS true");
+        return cannot("it accepts no connections: ALTER DATABASE … ALLOW_CONNECTIONS true");
     }
     if !server.launcher {
         return cannot("the launcher is not running; see the server log");
@@ -86,14 +101,12 @@ pub fn state(server: &Server, database: &Database) -> (State, Option<String>) {
         return cannot("pg_caption.max_workers is 0");
     }
     if !database.has_work {
-        return (
-            State::Idle,
-            database.due_in.map(|due| format!("deferred rows are due in {} s", due.as_secs())),
-        );
+        let reason = |due: Duration| format!("deferred rows are due in {} s", due.as_secs());
+        return (DatabaseState::Idle, database.due_in.map(reason));
     }
     let why = if let Some(retry) = database.retry_in {
         format!(
-            "{} workers in a row ended badly (see the server log); the next one is tried in {} s",
+            "{} workers in a row failed (see the server log); the next one starts in {} s",
             database.failures,
             retry.as_secs()
         )
@@ -101,20 +114,20 @@ pub fn state(server: &Server, database: &Database) -> (State, Option<String>) {
         "no background worker slot is free: raise max_worker_processes".to_string()
     } else if server.busy >= server.max_workers {
         format!(
-            "all {} workers serve other databases; it gets its turn (pg_caption.max_workers)",
+            "all {} workers serve other databases; it waits for a turn (pg_caption.max_workers)",
             server.max_workers
         )
     } else {
         "its worker is being started".to_string()
     };
-    (State::Waiting, Some(why))
+    (DatabaseState::Waiting, Some(why))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const WELL: Server = Server {
+    const SERVER: ServerFacts = ServerFacts {
         in_recovery: false,
         launcher: true,
         enabled: true,
@@ -122,7 +135,7 @@ mod tests {
         max_workers: 2,
         no_slot: false,
     };
-    const WORK: Database = Database {
+    const WORK: DatabaseFacts = DatabaseFacts {
         served: false,
         has_work: true,
         due_in: None,
@@ -132,24 +145,26 @@ mod tests {
     };
 
     #[test]
-    fn every_reason_is_named_and_says_what_to_change() {
+    fn each_reason_names_what_to_change() {
+        use DatabaseState::{Cannot, Idle, Served, Waiting};
         let minute = Some(Duration::from_secs(60));
-        for (server, database, state_then, word) in [
-            (WELL, Database { served: true, ..WORK }, State::Served, ""),
-            (WELL, Database { has_work: false, ..WORK }, State::Idle, ""),
-            (WELL, Database { has_work: false, due_in: minute, ..WORK }, State::Idle, "60 s"),
-            (WELL, WORK, State::Waiting, "started"),
-            (Server { busy: 2, ..WELL }, WORK, State::Waiting, "pg_caption.max_workers"),
-            (Server { no_slot: true, ..WELL }, WORK, State::Waiting, "max_worker_processes"),
-            (WELL, Database { failures: 3, retry_in: minute, ..WORK }, State::Waiting, "3 workers"),
-            (WELL, Database { connectable: false, ..WORK }, State::Cannot, "ALLOW_CONNECTIONS"),
-            (Server { enabled: false, ..WELL }, WORK, State::Cannot, "pg_caption.enabled"),
-            (Server { max_workers: 0, ..WELL }, WORK, State::Cannot, "pg_caption.max_workers"),
-            (Server { launcher: false, ..WELL }, WORK, State::Cannot, "launcher"),
-            (Server { in_recovery: true, ..WELL }, WORK, State::Cannot, "standby"),
+        let failing = DatabaseFacts { failures: 3, retry_in: minute, ..WORK };
+        for (server, database, expected, word) in [
+            (SERVER, DatabaseFacts { served: true, ..WORK }, Served, ""),
+            (SERVER, DatabaseFacts { has_work: false, ..WORK }, Idle, ""),
+            (SERVER, DatabaseFacts { has_work: false, due_in: minute, ..WORK }, Idle, "60 s"),
+            (SERVER, WORK, Waiting, "started"),
+            (ServerFacts { busy: 2, ..SERVER }, WORK, Waiting, "pg_caption.max_workers"),
+            (ServerFacts { no_slot: true, ..SERVER }, WORK, Waiting, "max_worker_processes"),
+            (SERVER, failing, Waiting, "3 workers"),
+            (SERVER, DatabaseFacts { connectable: false, ..WORK }, Cannot, "ALLOW_CONNECTIONS"),
+            (ServerFacts { enabled: false, ..SERVER }, WORK, Cannot, "pg_caption.enabled"),
+            (ServerFacts { max_workers: 0, ..SERVER }, WORK, Cannot, "pg_caption.max_workers"),
+            (ServerFacts { launcher: false, ..SERVER }, WORK, Cannot, "launcher"),
+            (ServerFacts { in_recovery: true, ..SERVER }, WORK, Cannot, "standby"),
         ] {
-            let (state, why) = state(&server, &database);
-            assert_eq!(state, state_then, "{server:?} {database:?}");
+            let (state, why) = database_state(&server, &database);
+            assert_eq!(state, expected, "{server:?} {database:?}");
             assert!(why.unwrap_or_default().contains(word), "{word}");
         }
     }

@@ -1,45 +1,44 @@
-//! Which engine serves, which one loads to take over, which ones leave: the launcher's decisions
-//! over an injected clock, without processes and pipes. The launcher tells what engines say and how
-//! they end; this says which one to start, what to tell them, and what callers may know.
+//! Which engine serves, which one loads its model to take over, which ones leave: the launcher's
+//! decisions over an injected clock, without processes and pipes. The launcher reports messages and
+//! exits of engines; the handover decides what to start, what to send, and what callers are shown.
 //!
-//! Promised (and tried by `tests/succession.rs` with random faults): one engine serves at a time;
-//! it is asked to leave only once another one answers; a model that does not load leaves it
-//! serving; an engine that dies is replaced, after pauses that grow; what is known of hosts that
-//! asked for patience is handed on.
+//! Guarantees, tested by `tests/handover.rs` with random faults: one engine serves at a time. It is
+//! asked to leave only once another one is ready. A model that cannot be loaded leaves it serving.
+//! A dead engine is replaced after growing pauses. Known cooldowns of hosts are passed to the next
+//! engine.
 
+pub use crate::engine_action::{
+    EngineAction, EnginePid, EngineStart, EngineTrouble, HandoverEvent,
+};
 use pg_caption_wire::{EngineConfig, EngineControl, EngineReport, HostCooldown};
-use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Pauses before the next start of an engine that died soon after its last one.
-const BACKOFF: [Duration; 5] = [
+/// Pauses before the next start, by deaths of serving engines in a row. Not a `Backoff`: a first
+/// death costs no pause, and later pauses grow by a factor of five.
+const RESTART_PAUSES: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(200),
     Duration::from_secs(1),
     Duration::from_secs(5),
     Duration::from_secs(30),
 ];
-/// An engine that lived this long starts the pauses anew.
+/// The death of an engine that served this long counts as a first one.
 const STABLE: Duration = Duration::from_secs(20);
-/// Before another successor is tried for an engine that asked to be replaced, when the last one
-/// could not take over.
-const ASK_AGAIN: Duration = Duration::from_secs(60);
-/// Patience with an engine that was asked to leave, beyond its longest fetch: then it hangs.
-const LEAVE: Duration = Duration::from_secs(600);
-
-/// An engine's process id: nobody else's before its end was told.
-pub type Pid = u32;
+/// Pause before an engine that asked for a successor gets another one, after one that failed.
+const SUCCESSOR_PAUSE: Duration = Duration::from_secs(60);
+/// How long an engine may take to leave, beyond its longest fetch, before it counts as hanging.
+const LEAVE_TIMEOUT: Duration = Duration::from_secs(600);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum Role {
     Serving,
     Successor,
     Leaving { since: Instant },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum State {
+enum ModelState {
     Loading,
     Ready,
     Failed,
@@ -47,159 +46,74 @@ enum State {
 
 #[derive(Debug)]
 struct Engine {
-    pid: Pid,
-    part: Part,
-    state: State,
+    pid: EnginePid,
+    role: Role,
+    model: ModelState,
     config: EngineConfig,
     started: Instant,
     /// It asked for a successor.
     outdated: bool,
-    /// Without a model, while the configuration was read again: perhaps there is one now.
-    try_again: bool,
+    /// It has no model, and the configuration was reloaded: a model may be available now.
+    retry: bool,
 }
 
-/// An engine to start.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Start {
-    /// What to tell it.
-    pub config: EngineConfig,
-}
-
-impl Start {
-    /// It loads while another one serves.
-    pub fn is_successor(&self) -> bool {
-        self.config.wait_until_ready
-    }
-}
-
-/// What to do, in order.
-#[derive(Debug, PartialEq)]
-pub enum Action {
-    /// A line for an engine's standard input; one that has left need not be told.
-    Tell(Pid, EngineControl),
-    /// It was asked to leave and hangs.
-    Kill(Pid),
-    /// What callers and workers are told: who serves, and what is wrong. Each counts as a change of
-    /// the engine.
-    Announce {
-        /// The serving engine, which may still load.
-        serving: Option<Pid>,
-        /// Why there is none, or none with a model.
-        trouble: Option<Trouble>,
-    },
-    /// For the log.
-    Log(Said),
-}
-
-/// Why no engine answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Trouble {
-    /// It could not even be started.
-    NotStarted(String),
-    /// It ended; the next one is on its way.
-    Ended(String),
-    /// It runs, without a model.
-    NoModel(String),
-}
-
-impl fmt::Display for Trouble {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Trouble::NotStarted(why) => write!(f, "The engine program {why}."),
-            Trouble::Ended(how) => {
-                write!(f, "The engine ended ({how}); the next one is being started.")
-            }
-            Trouble::NoModel(why) => f.write_str(why),
-        }
-    }
-}
-
-/// What is worth a line in the log.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Said {
-    /// It answers.
-    Serves(Pid, String),
-    /// Its model cannot be used.
-    NoModel(Pid, String),
-    /// The serving engine ended.
-    Ended(Pid, String),
-    /// A successor ended before it answered.
-    SuccessorEnded(Pid, String),
-    /// The engine cannot be started.
-    NotStarted(String),
-    /// It wants to be replaced.
-    Outdated(Pid),
-    /// It did not leave.
-    Hangs(Pid),
-}
-
-impl fmt::Display for Said {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Said::Serves(pid, model) => write!(f, "engine {pid} serves model {model}"),
-            Said::NoModel(pid, why) => write!(f, "engine {pid} cannot use its model: {why}"),
-            Said::Ended(pid, how) => {
-                write!(f, "engine {pid} ended ({how}); requests in flight are sent to the next one")
-            }
-            Said::SuccessorEnded(pid, how) => {
-                write!(f, "engine {pid} ended while it loaded ({how}); the old one goes on serving")
-            }
-            Said::NotStarted(why) => write!(f, "the engine program {why}"),
-            Said::Outdated(pid) => write!(
-                f,
-                "engine {pid} asks to be replaced: files of the system that it reads are others than at its start"
-            ),
-            Said::Hangs(pid) => {
-                write!(f, "engine {pid} was asked to leave and has not; it is killed")
-            }
-        }
-    }
-}
-
-/// How the launcher sees its engines' models. Folders, absolute.
+/// The launcher's view of its engines' models. Folders are absolute.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Exchange {
-    /// Counts the configuration's readings by the launcher.
+pub struct ModelSwap {
+    /// Counts how often launchers loaded the configuration.
     pub reloads: u64,
-    /// What the settings name.
+    /// The model in the settings.
     pub wanted: Option<PathBuf>,
-    /// Of the engine that answers.
+    /// The model of the engine that is ready.
     pub serving: Option<PathBuf>,
-    /// Of an engine that is loading.
-    pub coming: Option<PathBuf>,
-    /// An engine of before is still there, finishing what it had taken.
+    /// The model of an engine that loads.
+    pub loading: Option<PathBuf>,
+    /// An earlier engine still finishes its requests.
     pub leaving: bool,
-    /// What could not be loaded last, and why; until the configuration is read again.
+    /// The last model that could not be loaded, and why; until the next reload.
     pub refused: Option<(PathBuf, String)>,
 }
 
 /// All engines of a launcher.
+///
+/// ```
+/// use pg_caption_supervisor::handover::EngineHandover;
+/// use pg_caption_wire::EngineConfig;
+/// use std::time::Instant;
+///
+/// let (config, now) = (EngineConfig::default(), Instant::now());
+/// let mut handover = EngineHandover::new(0);
+/// let start = handover.wanted(&config, now).expect("no engine serves yet");
+/// handover.started(start, 4711, now);
+/// assert!(handover.wanted(&config, now).is_none());
+/// ```
 #[derive(Debug)]
-pub struct Succession {
+pub struct EngineHandover {
     engines: Vec<Engine>,
-    /// Of serving engines, in a row.
+    /// Deaths of serving engines in a row.
     deaths: usize,
-    /// The next serving engine is not started before.
+    /// When the next serving engine may start.
     not_before: Option<Instant>,
-    /// No successor is tried with this, until the configuration is read again.
+    /// No successor is started with this configuration until the next reload.
     refused_config: Option<EngineConfig>,
-    /// No successor is tried before for an engine that asked for one.
-    ask_again: Option<Instant>,
+    /// When an engine that asked for a successor may get one.
+    successor_at: Option<Instant>,
     refused: Option<(PathBuf, String)>,
     reloads: u64,
-    announced: Option<(Option<Pid>, Option<Trouble>)>,
-    actions: Vec<Action>,
+    announced: Option<(Option<EnginePid>, Option<EngineTrouble>)>,
+    actions: Vec<EngineAction>,
 }
 
-impl Succession {
-    /// Without an engine. `reloads`: of the launcher before; somebody may wait for the next number.
+impl EngineHandover {
+    /// Without an engine. `reloads`: of the previous launcher; a session may wait for the next
+    /// number.
     pub fn new(reloads: u64) -> Self {
-        Succession {
+        EngineHandover {
             engines: Vec::new(),
             deaths: 0,
             not_before: None,
             refused_config: None,
-            ask_again: None,
+            successor_at: None,
             refused: None,
             reloads: reloads + 1,
             announced: None,
@@ -207,246 +121,256 @@ impl Succession {
         }
     }
 
-    /// What is to be done since the last time.
-    pub fn actions(&mut self) -> Vec<Action> {
+    /// The actions since the last call.
+    pub fn actions(&mut self) -> Vec<EngineAction> {
         std::mem::take(&mut self.actions)
     }
 
-    /// The configuration was read anew: what was refused is tried again.
+    /// The configuration was reloaded: refused models are tried again.
     pub fn reloaded(&mut self) {
         self.reloads += 1;
-        (self.refused, self.refused_config, self.not_before, self.ask_again) =
-            (None, None, None, None);
+        (self.refused, self.refused_config) = (None, None);
+        (self.not_before, self.successor_at) = (None, None);
         self.deaths = 0;
         for engine in &mut self.engines {
-            engine.try_again |= engine.part == Part::Serving && engine.state == State::Failed;
+            engine.retry |= engine.role == Role::Serving && engine.model == ModelState::Failed;
         }
     }
 
-    /// The engine to start now, if any; then [`Succession::started`] or
-    /// [`Succession::not_started`].
-    pub fn wanted(&self, config: &EngineConfig, now: Instant) -> Option<Start> {
-        if self.due(config, now)? > now {
+    /// The engine to start now, if any; then call [`EngineHandover::started`] or
+    /// [`EngineHandover::not_started`].
+    pub fn wanted(&self, config: &EngineConfig, now: Instant) -> Option<EngineStart> {
+        if self.start_at(config, now)? > now {
             return None;
         }
         let wait_until_ready = self.serving().is_some();
-        Some(Start { config: EngineConfig { wait_until_ready, ..config.clone() } })
+        Some(EngineStart { config: EngineConfig { wait_until_ready, ..config.clone() } })
     }
 
-    /// When something is to be done even if nobody speaks.
+    /// When the next action is due without a message or exit of an engine.
     pub fn next_due(&self, config: &EngineConfig, now: Instant) -> Option<Instant> {
         let hangs = self.engines.iter().filter_map(Engine::hangs_at).min();
-        [self.due(config, now), hangs].into_iter().flatten().min()
+        [self.start_at(config, now), hangs].into_iter().flatten().min()
     }
 
     /// When an engine is to be started.
-    fn due(&self, config: &EngineConfig, now: Instant) -> Option<Instant> {
+    fn start_at(&self, config: &EngineConfig, now: Instant) -> Option<Instant> {
         let Some(serving) = self.serving() else { return Some(self.not_before.unwrap_or(now)) };
-        if self.engines.iter().any(|engine| engine.part == Part::Successor) {
+        if self.engines.iter().any(|engine| engine.role == Role::Successor) {
             return None;
         }
-        let differs = serving.try_again || !same(&serving.config, config);
-        let is_refused = self.refused_config.as_ref().is_some_and(|refused| same(refused, config));
+        let differs = serving.retry || !is_same(&serving.config, config);
+        let is_refused =
+            self.refused_config.as_ref().is_some_and(|refused| is_same(refused, config));
         let changed = (differs && !is_refused).then_some(now);
-        let asked = serving.outdated.then(|| self.ask_again.unwrap_or(now));
-        [changed, asked].into_iter().flatten().min()
+        let outdated = serving.outdated.then(|| self.successor_at.unwrap_or(now));
+        [changed, outdated].into_iter().flatten().min()
     }
 
     /// An engine was started.
-    pub fn started(&mut self, start: Start, pid: Pid, now: Instant) {
-        let part = if start.is_successor() { Part::Successor } else { Part::Serving };
+    pub fn started(&mut self, start: EngineStart, pid: EnginePid, now: Instant) {
+        let role = if start.is_successor() { Role::Successor } else { Role::Serving };
         for engine in &mut self.engines {
-            engine.try_again = false;
+            engine.retry = false;
         }
         self.engines.push(Engine {
             pid,
-            part,
-            state: State::Loading,
+            role,
+            model: ModelState::Loading,
             config: start.config,
             started: now,
             outdated: false,
-            try_again: false,
+            retry: false,
         });
-        if part == Part::Serving {
+        if role == Role::Serving {
             self.announce(Some(pid), None);
         }
     }
 
-    /// It could not be started.
-    pub fn not_started(&mut self, start: Start, why: String, now: Instant) {
-        self.log(Said::NotStarted(why.clone()));
+    /// The engine could not be started.
+    pub fn not_started(&mut self, start: EngineStart, why: String, now: Instant) {
+        self.log(HandoverEvent::NotStarted(why.clone()));
         if start.is_successor() {
             self.refuse(start.config, format!("The engine program {why}."), now);
         } else {
-            self.announce(None, Some(Trouble::NotStarted(why)));
-            self.later(now);
+            self.announce(None, Some(EngineTrouble::NotStarted(why)));
+            self.pause_restart(now);
         }
     }
 
-    /// An engine said something.
-    pub fn heard(&mut self, pid: Pid, report: EngineReport, now: Instant) {
+    /// An engine sent a report.
+    pub fn reported(&mut self, pid: EnginePid, report: EngineReport, now: Instant) {
         let Some(at) = self.engines.iter().position(|engine| engine.pid == pid) else { return };
         match report {
             EngineReport::Starting => {}
-            EngineReport::Cooling { hosts } => self.hand_on(pid, hosts),
+            EngineReport::Cooling { hosts } => self.pass_on(pid, hosts),
             EngineReport::Outdated => {
                 if !std::mem::replace(&mut self.engines[at].outdated, true) {
-                    self.log(Said::Outdated(pid));
+                    self.log(HandoverEvent::Outdated(pid));
                 }
             }
             EngineReport::Ready { model } => {
-                self.engines[at].state = State::Ready;
-                self.log(Said::Serves(pid, format!("\"{}\" ({})", model.name, model.family)));
-                match self.engines[at].part {
-                    Part::Successor => {
-                        if let Some(old) =
-                            self.engines.iter().position(|engine| engine.part == Part::Serving)
-                        {
-                            self.dismiss(old, now);
-                        }
-                        self.engines[at].part = Part::Serving;
-                        self.ask_again = None;
-                        self.announce(Some(pid), None);
-                    }
-                    Part::Serving => self.announce(Some(pid), None),
-                    Part::Leaving { .. } => {}
-                }
+                let model = format!("\"{}\" ({})", model.name, model.family);
+                self.log(HandoverEvent::Ready(pid, model));
+                self.ready(at, now);
             }
             EngineReport::Failed(failure) => {
-                self.engines[at].state = State::Failed;
                 let why = match failure.detail {
                     Some(detail) => format!("{}: {detail}", failure.message),
                     None => failure.message,
                 };
-                self.log(Said::NoModel(pid, why.clone()));
-                match self.engines[at].part {
-                    Part::Successor => {
-                        self.refuse(self.engines[at].config.clone(), why, now);
-                        self.dismiss(at, now);
-                    }
-                    Part::Serving => {
-                        self.refused = Some((self.engines[at].config.model.clone(), why.clone()));
-                        self.announce(Some(pid), Some(Trouble::NoModel(why)));
-                    }
-                    Part::Leaving { .. } => {}
-                }
+                self.log(HandoverEvent::NoModel(pid, why.clone()));
+                self.without_model(at, why, now);
             }
         }
     }
 
-    /// An engine's process has ended, and what it had said was told before.
-    pub fn ended(&mut self, pid: Pid, how: String, now: Instant) {
+    fn ready(&mut self, at: usize, now: Instant) {
+        self.engines[at].model = ModelState::Ready;
+        let pid = self.engines[at].pid;
+        match self.engines[at].role {
+            Role::Successor => {
+                if let Some(old) =
+                    self.engines.iter().position(|engine| engine.role == Role::Serving)
+                {
+                    self.ask_to_leave(old, now);
+                }
+                self.engines[at].role = Role::Serving;
+                self.successor_at = None;
+                self.announce(Some(pid), None);
+            }
+            Role::Serving => self.announce(Some(pid), None),
+            Role::Leaving { .. } => {}
+        }
+    }
+
+    fn without_model(&mut self, at: usize, why: String, now: Instant) {
+        self.engines[at].model = ModelState::Failed;
+        let (pid, config) = (self.engines[at].pid, self.engines[at].config.clone());
+        match self.engines[at].role {
+            Role::Successor => {
+                self.refuse(config, why, now);
+                self.ask_to_leave(at, now);
+            }
+            Role::Serving => {
+                self.refused = Some((config.model, why.clone()));
+                self.announce(Some(pid), Some(EngineTrouble::NoModel(why)));
+            }
+            Role::Leaving { .. } => {}
+        }
+    }
+
+    /// An engine's process has ended; all its reports were passed before.
+    pub fn ended(&mut self, pid: EnginePid, how: String, now: Instant) {
         let Some(at) = self.engines.iter().position(|engine| engine.pid == pid) else { return };
         let engine = self.engines.swap_remove(at);
-        match engine.part {
-            Part::Serving => {
-                self.log(Said::Ended(pid, how.clone()));
+        match engine.role {
+            Role::Serving => {
+                self.log(HandoverEvent::Ended(pid, how.clone()));
                 if now.duration_since(engine.started) >= STABLE {
                     self.deaths = 0;
                 }
-                self.announce(None, Some(Trouble::Ended(how)));
-                self.later(now);
+                self.announce(None, Some(EngineTrouble::Ended(how)));
+                self.pause_restart(now);
             }
-            Part::Successor => {
-                self.log(Said::SuccessorEnded(pid, how.clone()));
-                self.refuse(
-                    engine.config,
-                    format!("the engine ended while it loaded ({how})"),
-                    now,
-                );
+            Role::Successor => {
+                self.log(HandoverEvent::SuccessorEnded(pid, how.clone()));
+                let why = format!("the engine ended while it loaded ({how})");
+                self.refuse(engine.config, why, now);
             }
-            Part::Leaving { .. } => {}
+            Role::Leaving { .. } => {}
         }
     }
 
-    /// Asks for the end of those that were asked to leave and hang.
+    /// Kills engines that were asked to leave and hang.
     pub fn kill_hanging(&mut self, now: Instant) {
         for engine in &mut self.engines {
             if engine.hangs_at().is_some_and(|at| at <= now) {
-                // Again only if this one does not help either.
-                engine.part = Part::Leaving { since: now };
-                self.actions
-                    .extend([Action::Log(Said::Hangs(engine.pid)), Action::Kill(engine.pid)]);
+                // Another time only if this one has no effect.
+                engine.role = Role::Leaving { since: now };
+                let event = HandoverEvent::Hangs(engine.pid);
+                self.actions.extend([EngineAction::Log(event), EngineAction::Kill(engine.pid)]);
             }
         }
     }
 
-    /// How models stand. `wanted`: what the settings name.
-    pub fn exchange(&self, wanted: PathBuf) -> Exchange {
+    /// The state of the models. `wanted`: the model in the settings.
+    pub fn model_swap(&self, wanted: PathBuf) -> ModelSwap {
         let model = |is: &dyn Fn(&Engine) -> bool| {
             self.engines.iter().find(|engine| is(engine)).map(|engine| engine.config.model.clone())
         };
-        Exchange {
+        let is_leaving = |engine: &Engine| matches!(engine.role, Role::Leaving { .. });
+        ModelSwap {
             reloads: self.reloads,
             wanted: Some(wanted),
-            serving: model(&|engine| engine.part == Part::Serving && engine.state == State::Ready),
-            coming: model(&|engine| {
-                matches!(engine.part, Part::Serving | Part::Successor)
-                    && engine.state == State::Loading
+            serving: model(&|engine| {
+                engine.role == Role::Serving && engine.model == ModelState::Ready
             }),
-            leaving: self.engines.iter().any(|engine| matches!(engine.part, Part::Leaving { .. })),
+            loading: model(&|engine| !is_leaving(engine) && engine.model == ModelState::Loading),
+            leaving: self.engines.iter().any(is_leaving),
             refused: self.refused.clone(),
         }
     }
 
     fn serving(&self) -> Option<&Engine> {
-        self.engines.iter().find(|engine| engine.part == Part::Serving)
+        self.engines.iter().find(|engine| engine.role == Role::Serving)
     }
 
-    /// The old engine goes on with the model it has.
+    /// The old engine continues with its model.
     fn refuse(&mut self, config: EngineConfig, why: String, now: Instant) {
         self.refused = Some((config.model.clone(), why.clone()));
         self.refused_config = Some(config);
-        self.ask_again = Some(now + ASK_AGAIN);
-        // Unless it has none: then the newest reason is the one to mend.
-        if let Some(pid) =
-            self.serving().filter(|engine| engine.state == State::Failed).map(|engine| engine.pid)
-        {
-            self.announce(Some(pid), Some(Trouble::NoModel(why)));
+        self.successor_at = Some(now + SUCCESSOR_PAUSE);
+        // If the old engine has no model either, callers are shown the newest reason.
+        let failed = self.serving().filter(|engine| engine.model == ModelState::Failed);
+        if let Some(pid) = failed.map(|engine| engine.pid) {
+            self.announce(Some(pid), Some(EngineTrouble::NoModel(why)));
         }
     }
 
-    /// Asks an engine to finish what it has and leave.
-    fn dismiss(&mut self, at: usize, now: Instant) {
-        self.engines[at].part = Part::Leaving { since: now };
-        self.actions.push(Action::Tell(self.engines[at].pid, EngineControl::Drain));
+    /// Asks an engine to finish its requests and leave.
+    fn ask_to_leave(&mut self, at: usize, now: Instant) {
+        self.engines[at].role = Role::Leaving { since: now };
+        self.actions.push(EngineAction::Send(self.engines[at].pid, EngineControl::Drain));
     }
 
-    /// What an engine that leaves knew of hosts that asked for patience is for the one that serves.
-    fn hand_on(&mut self, from: Pid, hosts: Vec<HostCooldown>) {
+    /// Sends cooldowns of hosts that one engine knows to the serving one.
+    fn pass_on(&mut self, from: EnginePid, hosts: Vec<HostCooldown>) {
         let serving =
             self.serving().map(|engine| engine.pid).filter(|pid| *pid != from && !hosts.is_empty());
-        self.actions.extend(serving.map(|pid| Action::Tell(pid, EngineControl::Cooling { hosts })));
+        let send = |pid| EngineAction::Send(pid, EngineControl::Cooling { hosts });
+        self.actions.extend(serving.map(send));
     }
 
-    fn later(&mut self, now: Instant) {
-        self.not_before = Some(now + BACKOFF[self.deaths.min(BACKOFF.len() - 1)]);
+    fn pause_restart(&mut self, now: Instant) {
+        let pause = RESTART_PAUSES[self.deaths.min(RESTART_PAUSES.len() - 1)];
+        self.not_before = Some(now + pause);
         self.deaths += 1;
     }
 
-    fn log(&mut self, said: Said) {
-        self.actions.push(Action::Log(said));
+    fn log(&mut self, event: HandoverEvent) {
+        self.actions.push(EngineAction::Log(event));
     }
 
-    /// The same trouble is told once; that an engine comes or answers is always news.
-    fn announce(&mut self, serving: Option<Pid>, trouble: Option<Trouble>) {
-        let news = (serving, trouble);
-        if self.announced.as_ref() != Some(&news) || news.1.is_none() {
-            self.actions.push(Action::Announce { serving: news.0, trouble: news.1.clone() });
-            self.announced = Some(news);
+    /// The same trouble is announced once; a new or ready engine always.
+    fn announce(&mut self, serving: Option<EnginePid>, trouble: Option<EngineTrouble>) {
+        let state = (serving, trouble);
+        if self.announced.as_ref() != Some(&state) || state.1.is_none() {
+            self.actions.push(EngineAction::Announce { serving, trouble: state.1.clone() });
+            self.announced = Some(state);
         }
     }
 }
 
 impl Engine {
     fn hangs_at(&self) -> Option<Instant> {
-        let Part::Leaving { since } = self.part else { return None };
-        Some(since + Duration::from_millis(self.config.fetch_timeout_ms) + LEAVE)
+        let Role::Leaving { since } = self.role else { return None };
+        Some(since + Duration::from_millis(self.config.fetch_timeout_ms) + LEAVE_TIMEOUT)
     }
 }
 
-/// Whether two configurations ask for the same engine: how it is to begin is no difference.
-fn same(one: &EngineConfig, other: &EngineConfig) -> bool {
-    let begun = |config: &EngineConfig| EngineConfig { wait_until_ready: false, ..config.clone() };
-    begun(one) == begun(other)
+/// Whether two configurations require the same engine. `wait_until_ready` is no difference.
+fn is_same(one: &EngineConfig, other: &EngineConfig) -> bool {
+    let plain = |config: &EngineConfig| EngineConfig { wait_until_ready: false, ..config.clone() };
+    plain(one) == plain(other)
 }

@@ -1,8 +1,9 @@
 //! The launcher's decisions, without PostgreSQL: which engine starts, serves and leaves
-//! ([`handover`]), which database gets a worker and when ([`schedule`]), and why a database has
-//! none ([`database_status`]).
+//! ([`handover`]), which database gets a worker and when ([`schedule`], [`registry`]), and why a
+//! database has none ([`database_status`]). `src/launcher` carries them out.
 
 pub mod database_status;
+mod engine_action;
 pub mod handover;
 pub mod registry;
 pub mod schedule;

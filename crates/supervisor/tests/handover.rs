@@ -1,7 +1,9 @@
-//! The succession of engines on a model of their processes: single stories, then random faults in
+//! The handover of engines on a model of their processes: single scenarios, then random faults in
 //! any order.
 
-use pg_caption_supervisor::handover::{Action, Pid, Said, Start, Succession, Trouble};
+use pg_caption_supervisor::handover::{
+    EngineAction, EngineHandover, EnginePid, EngineStart, EngineTrouble, HandoverEvent, ModelSwap,
+};
 use pg_caption_wire::{
     EngineConfig, EngineControl, EngineReport, Failure, FailureClass, HostCooldown, ModelStatus,
 };
@@ -9,12 +11,12 @@ use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
 use std::time::{Duration, Instant};
 
-/// An engine as its process would be.
+/// The process of an engine.
 #[derive(Debug)]
 struct Process {
     config: EngineConfig,
     state: State,
-    is_leaving: bool,
+    leaving: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,23 +26,23 @@ enum State {
     Failed,
 }
 
-/// A launcher's shell, and the machine around it.
+/// A launcher and its engines' processes.
 #[derive(Debug)]
-struct World {
-    succession: Succession,
+struct Launcher {
+    handover: EngineHandover,
     config: EngineConfig,
     now: Instant,
-    processes: HashMap<Pid, Process>,
-    next_pid: Pid,
+    processes: HashMap<EnginePid, Process>,
+    next_pid: EnginePid,
     starts: Vec<Instant>,
     may_start: bool,
     broken: BTreeSet<String>,
-    announced: (Option<Pid>, Option<Trouble>),
+    announced: (Option<EnginePid>, Option<EngineTrouble>),
     changes: usize,
-    told: Vec<(Pid, EngineControl)>,
-    /// Still there until they are reaped.
-    killed: Vec<Pid>,
-    log: Vec<Said>,
+    sent: Vec<(EnginePid, EngineControl)>,
+    /// Not reaped yet.
+    killed: Vec<EnginePid>,
+    log: Vec<HandoverEvent>,
 }
 
 fn config(model: &str) -> EngineConfig {
@@ -65,10 +67,10 @@ fn model(name: &str) -> ModelStatus {
     }
 }
 
-impl World {
-    fn new() -> World {
-        World {
-            succession: Succession::new(0),
+impl Launcher {
+    fn new() -> Launcher {
+        Launcher {
+            handover: EngineHandover::new(0),
             config: config("a"),
             now: Instant::now(),
             processes: HashMap::new(),
@@ -78,93 +80,89 @@ impl World {
             broken: BTreeSet::new(),
             announced: (None, None),
             changes: 0,
-            told: Vec::new(),
+            sent: Vec::new(),
             killed: Vec::new(),
             log: Vec::new(),
         }
     }
 
-    /// With an engine that answers.
-    fn serving() -> World {
-        let mut world = World::new();
-        world.tend();
-        world.load(1);
-        world
+    /// With an engine that is ready.
+    fn serving() -> Launcher {
+        let mut launcher = Launcher::new();
+        launcher.tend();
+        launcher.load(1);
+        launcher
     }
 
-    /// What the launcher does whenever it wakes.
+    /// One round of the launcher.
     fn tend(&mut self) {
         self.act();
         for round in 0.. {
             assert!(round < 4, "engines are started without a pause");
-            let Some(start) = self.succession.wanted(&self.config, self.now) else { break };
+            let Some(start) = self.handover.wanted(&self.config, self.now) else { break };
             self.start(start);
         }
-        self.succession.kill_hanging(self.now);
+        self.handover.kill_hanging(self.now);
         self.act();
-        self.succession.kill_hanging(self.now);
-        assert_eq!(self.succession.actions(), [], "what was just done is done again");
+        self.handover.kill_hanging(self.now);
+        assert_eq!(self.handover.actions(), [], "actions are repeated");
         std::mem::take(&mut self.killed).into_iter().for_each(|pid| self.end(pid));
         self.check();
     }
 
-    fn start(&mut self, start: Start) {
+    fn start(&mut self, start: EngineStart) {
         if self.may_start {
             let pid = self.next_pid;
             self.next_pid += 1;
             self.starts.push(self.now);
             self.processes.insert(
                 pid,
-                Process { config: start.config.clone(), state: State::Loading, is_leaving: false },
+                Process { config: start.config.clone(), state: State::Loading, leaving: false },
             );
-            self.succession.started(start, pid, self.now);
+            self.handover.started(start, pid, self.now);
         } else {
-            self.succession.not_started(start, "cannot be started".into(), self.now);
+            self.handover.not_started(start, "cannot be started".into(), self.now);
         }
         self.act();
     }
 
     fn act(&mut self) {
-        for action in self.succession.actions() {
+        for action in self.handover.actions() {
             match action {
-                Action::Tell(pid, control) => {
+                EngineAction::Send(pid, control) => {
                     if control == EngineControl::Drain {
                         let is_needed = self
                             .processes
                             .get(&pid)
                             .is_some_and(|process| process.state == State::Ready);
-                        let others =
-                            self.answering().into_iter().filter(|other| *other != pid).count();
+                        let others = self.ready().into_iter().filter(|other| *other != pid).count();
                         assert!(
                             !is_needed || others == 1,
-                            "engine {pid} is asked to leave while {others} others answer"
+                            "engine {pid} is asked to leave while {others} others are ready"
                         );
-                        self.processes
-                            .get_mut(&pid)
-                            .expect("an engine that is told something")
-                            .is_leaving = true;
+                        self.processes.get_mut(&pid).expect("the addressed engine").leaving = true;
                     }
-                    self.told.push((pid, control));
+                    self.sent.push((pid, control));
                 }
-                Action::Kill(pid) => {
-                    assert!(self.processes[&pid].is_leaving);
+                EngineAction::Kill(pid) => {
+                    assert!(self.processes[&pid].leaving);
                     self.killed.push(pid);
                 }
-                Action::Announce { serving, trouble } => {
+                EngineAction::Announce { serving, trouble } => {
                     self.announced = (serving, trouble);
                     self.changes += 1;
                 }
-                Action::Log(said) => self.log.push(said),
+                EngineAction::Log(event) => self.log.push(event),
             }
         }
     }
 
-    /// Those that answer and are to go on with it.
-    fn answering(&self) -> Vec<Pid> {
-        let mut pids: Vec<Pid> = self
+    /// Ready engines that were not asked to leave.
+    fn ready(&self) -> Vec<EnginePid> {
+        let mut pids: Vec<EnginePid> = self
             .processes
             .iter()
-            .filter(|(_, p)| p.state == State::Ready && !p.is_leaving)
+            .filter(|(_, p)| p.state == State::Ready && !p.leaving)
             .map(|(pid, _)| *pid)
             .collect();
         pids.sort_unstable();
@@ -172,26 +170,21 @@ impl World {
     }
 
     fn check(&self) {
-        let staying: Vec<_> =
-            self.processes.values().filter(|process| !process.is_leaving).collect();
+        let staying: Vec<_> = self.processes.values().filter(|process| !process.leaving).collect();
         let successors = staying
             .iter()
             .filter(|process| process.config.wait_until_ready && process.state == State::Loading)
             .count();
         assert!(staying.len() <= 2 && successors <= 1, "too many engines: {self:?}");
-        if let [pid] = self.answering()[..] {
-            assert_eq!(
-                self.announced,
-                (Some(pid), None),
-                "callers are told something else than is"
-            );
+        if let [pid] = self.ready()[..] {
+            assert_eq!(self.announced, (Some(pid), None), "callers are shown another state");
         }
-        let exchange = self.succession.exchange(self.config.model.clone());
-        let serving = self.answering().first().map(|pid| self.processes[pid].config.model.clone());
-        assert_eq!(exchange.serving, serving);
+        let swap = self.handover.model_swap(self.config.model.clone());
+        let serving = self.ready().first().map(|pid| self.processes[pid].config.model.clone());
+        assert_eq!(swap.serving, serving);
     }
 
-    fn load(&mut self, pid: Pid) {
+    fn load(&mut self, pid: EnginePid) {
         let Some(process) =
             self.processes.get_mut(&pid).filter(|process| process.state == State::Loading)
         else {
@@ -207,25 +200,42 @@ impl World {
             process.state = State::Ready;
             EngineReport::Ready { model: model(&name) }
         };
-        self.succession.heard(pid, report, self.now);
+        self.handover.reported(pid, report, self.now);
         self.tend();
     }
 
-    fn end(&mut self, pid: Pid) {
+    fn end(&mut self, pid: EnginePid) {
         if self.processes.remove(&pid).is_some() {
-            self.succession.ended(pid, "signal: 9".into(), self.now);
+            self.handover.ended(pid, "signal: 9".into(), self.now);
         }
     }
 
-    fn die(&mut self, pid: Pid) {
+    fn die(&mut self, pid: EnginePid) {
         self.end(pid);
         self.tend();
     }
 
     fn reload(&mut self, config: EngineConfig) {
         self.config = config;
-        self.succession.reloaded();
+        self.handover.reloaded();
         self.tend();
+    }
+
+    fn report(&mut self, pid: EnginePid, report: EngineReport) {
+        self.handover.reported(pid, report, self.now);
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        self.handover.next_due(&self.config, self.now)
+    }
+
+    fn swap(&self, wanted: &str) -> ModelSwap {
+        self.handover.model_swap(wanted.into())
+    }
+
+    fn loading(&self) -> Vec<EnginePid> {
+        let loading = self.processes.iter().filter(|(_, process)| process.state == State::Loading);
+        loading.map(|(pid, _)| *pid).collect()
     }
 
     fn pass(&mut self, time: Duration) {
@@ -235,203 +245,201 @@ impl World {
 }
 
 #[test]
-fn that_an_engine_comes_answers_and_goes_are_three_changes_although_nothing_is_wrong_at_first() {
-    let mut world = World::new();
-    world.tend();
-    assert_eq!((world.changes, world.announced.clone()), (1, (Some(1), None)));
-    world.load(1);
-    assert_eq!((world.changes, world.announced.clone()), (2, (Some(1), None)));
-    world.may_start = false;
-    world.end(1);
-    world.act();
+fn engine_lifecycle_counts_three_changes() {
+    let mut launcher = Launcher::new();
+    launcher.tend();
+    assert_eq!((launcher.changes, launcher.announced.clone()), (1, (Some(1), None)));
+    launcher.load(1);
+    assert_eq!((launcher.changes, launcher.announced.clone()), (2, (Some(1), None)));
+    launcher.may_start = false;
+    launcher.end(1);
+    launcher.act();
     assert_eq!(
-        (world.changes, world.announced.clone()),
-        (3, (None, Some(Trouble::Ended("signal: 9".into()))))
+        (launcher.changes, launcher.announced.clone()),
+        (3, (None, Some(EngineTrouble::Ended("signal: 9".into()))))
     );
 }
 
 #[test]
-fn the_old_engine_is_asked_to_leave_only_once_the_new_one_answers() {
-    let mut world = World::serving();
-    world.reload(config("b"));
-    assert!(world.processes[&2].config.wait_until_ready && !world.processes[&1].is_leaving);
-    assert_eq!(world.succession.exchange("/models/b".into()).coming, Some("/models/b".into()));
-    world.load(2);
-    assert_eq!(world.answering(), [2]);
-    assert!(world.processes[&1].is_leaving);
-    assert!(world.succession.exchange("/models/b".into()).leaving);
-    world.die(1);
-    let exchange = world.succession.exchange("/models/b".into());
-    assert_eq!(
-        (exchange.serving, exchange.leaving, exchange.reloads),
-        (Some("/models/b".into()), false, 2)
-    );
+fn old_engine_leaves_once_the_new_one_is_ready() {
+    let mut launcher = Launcher::serving();
+    launcher.reload(config("b"));
+    assert!(launcher.processes[&2].config.wait_until_ready && !launcher.processes[&1].leaving);
+    assert_eq!(launcher.swap("/models/b").loading, Some("/models/b".into()));
+    launcher.load(2);
+    assert_eq!(launcher.ready(), [2]);
+    assert!(launcher.processes[&1].leaving);
+    assert!(launcher.swap("/models/b").leaving);
+    launcher.die(1);
+    let swap = launcher.swap("/models/b");
+    assert_eq!((swap.serving, swap.leaving, swap.reloads), (Some("/models/b".into()), false, 2));
 }
 
 #[test]
-fn a_model_that_does_not_load_leaves_the_old_one_serving_and_is_tried_again_only_after_a_reload() {
-    let mut world = World::serving();
-    world.broken.insert("b".into());
-    world.reload(config("b"));
-    world.load(2);
-    assert_eq!(world.answering(), [1]);
+fn refused_model_is_retried_after_a_reload_only() {
+    let mut launcher = Launcher::serving();
+    launcher.broken.insert("b".into());
+    launcher.reload(config("b"));
+    launcher.load(2);
+    assert_eq!(launcher.ready(), [1]);
     assert_eq!(
-        world.succession.exchange("/models/b".into()).refused,
+        launcher.swap("/models/b").refused,
         Some(("/models/b".into(), "no model: b".into()))
     );
-    world.die(2);
-    world.pass(Duration::from_secs(3600));
-    assert_eq!(world.starts.len(), 2);
-    world.broken.clear();
-    world.reload(config("b"));
-    world.load(3);
-    assert_eq!(world.answering(), [3]);
-    assert_eq!(world.succession.exchange("/models/b".into()).refused, None);
+    launcher.die(2);
+    launcher.pass(Duration::from_secs(3600));
+    assert_eq!(launcher.starts.len(), 2);
+    launcher.broken.clear();
+    launcher.reload(config("b"));
+    launcher.load(3);
+    assert_eq!(launcher.ready(), [3]);
+    assert_eq!(launcher.swap("/models/b").refused, None);
 }
 
 #[test]
-fn a_successor_that_dies_while_it_loads_is_said_and_the_old_one_serves_on() {
-    let mut world = World::serving();
-    world.reload(config("b"));
-    world.die(2);
-    assert_eq!((world.answering(), world.starts.len()), (vec![1], 2));
-    let (model, why) = world.succession.exchange("/models/b".into()).refused.expect("a reason");
+fn old_engine_serves_if_its_successor_dies() {
+    let mut launcher = Launcher::serving();
+    launcher.reload(config("b"));
+    launcher.die(2);
+    assert_eq!((launcher.ready(), launcher.starts.len()), (vec![1], 2));
+    let (model, why) = launcher.swap("/models/b").refused.expect("a reason");
     assert_eq!((model, why.contains("signal: 9")), ("/models/b".into(), true));
-    assert!(matches!(world.log.last(), Some(Said::SuccessorEnded(2, _))));
+    assert!(matches!(launcher.log.last(), Some(HandoverEvent::SuccessorEnded(2, _))));
 }
 
 #[test]
-fn the_first_engine_without_a_model_stays_and_says_the_newest_reason() {
-    let mut world = World::new();
-    world.broken.extend(["a".to_owned(), "b".to_owned()]);
-    world.tend();
-    world.load(1);
-    assert_eq!(world.announced, (Some(1), Some(Trouble::NoModel("no model: a".into()))));
-    world.reload(config("b"));
-    world.load(2);
-    assert_eq!(world.announced, (Some(1), Some(Trouble::NoModel("no model: b".into()))));
-    world.die(2);
+fn engine_without_model_shows_the_newest_reason() {
+    let mut launcher = Launcher::new();
+    launcher.broken.extend(["a".to_owned(), "b".to_owned()]);
+    launcher.tend();
+    launcher.load(1);
+    assert_eq!(launcher.announced, (Some(1), Some(EngineTrouble::NoModel("no model: a".into()))));
+    launcher.reload(config("b"));
+    launcher.load(2);
+    assert_eq!(launcher.announced, (Some(1), Some(EngineTrouble::NoModel("no model: b".into()))));
+    launcher.die(2);
     // The model is supplied; nothing else changes.
-    world.broken.clear();
-    world.reload(config("b"));
-    world.load(3);
-    assert_eq!((world.answering(), world.announced.clone()), (vec![3], (Some(3), None)));
+    launcher.broken.clear();
+    launcher.reload(config("b"));
+    launcher.load(3);
+    assert_eq!((launcher.ready(), launcher.announced.clone()), (vec![3], (Some(3), None)));
 }
 
 #[test]
-fn the_same_settings_read_again_try_a_failed_model_again_and_leave_a_good_one_alone() {
-    let mut world = World::serving();
-    world.reload(config("a"));
-    assert_eq!(world.starts.len(), 1);
-    let mut world = World::new();
-    world.broken.insert("a".into());
-    world.tend();
-    world.load(1);
-    world.reload(config("a"));
-    assert_eq!(world.starts.len(), 2);
-    world.pass(Duration::from_secs(3600));
-    assert_eq!(world.starts.len(), 2);
+fn reload_retries_failed_models_only() {
+    let mut launcher = Launcher::serving();
+    launcher.reload(config("a"));
+    assert_eq!(launcher.starts.len(), 1);
+    let mut launcher = Launcher::new();
+    launcher.broken.insert("a".into());
+    launcher.tend();
+    launcher.load(1);
+    launcher.reload(config("a"));
+    assert_eq!(launcher.starts.len(), 2);
+    launcher.pass(Duration::from_secs(3600));
+    assert_eq!(launcher.starts.len(), 2);
 }
 
 #[test]
-fn pauses_between_deaths_grow_and_a_long_life_begins_them_anew() {
-    let mut world = World::serving();
+fn pauses_between_deaths_grow_until_one_is_stable() {
+    let mut launcher = Launcher::serving();
     let mut pauses = Vec::new();
     for _ in 0..6 {
-        let pid = *world.processes.keys().next().expect("an engine");
-        let died = world.now;
-        world.die(pid);
-        while world.processes.is_empty() {
-            let due = world
-                .succession
-                .next_due(&world.config, world.now)
-                .expect("a time to start the next one");
-            world.pass(due - world.now);
+        let pid = *launcher.processes.keys().next().expect("an engine");
+        let died = launcher.now;
+        launcher.die(pid);
+        while launcher.processes.is_empty() {
+            let due = launcher.next_due().expect("a time to start the next one");
+            launcher.pass(due - launcher.now);
         }
-        pauses.push(world.now - died);
+        pauses.push(launcher.now - died);
     }
     assert_eq!(pauses, [0, 200, 1000, 5000, 30_000, 30_000].map(Duration::from_millis));
-    let pid = world.next_pid - 1;
-    world.load(pid);
-    world.pass(Duration::from_secs(21));
-    world.die(pid);
-    assert_eq!(world.processes.len(), 1);
+    let pid = launcher.next_pid - 1;
+    launcher.load(pid);
+    launcher.pass(Duration::from_secs(21));
+    launcher.die(pid);
+    assert_eq!(launcher.processes.len(), 1);
 }
 
 #[test]
-fn a_program_that_cannot_be_started_is_said_once_and_tried_after_growing_pauses() {
-    let mut world = World::new();
-    world.may_start = false;
-    world.tend();
-    assert_eq!(world.announced, (None, Some(Trouble::NotStarted("cannot be started".into()))));
-    let due = world.succession.next_due(&world.config, world.now).expect("a time to try again");
-    assert!(due > world.now);
-    world.may_start = true;
-    world.pass(due - world.now);
-    assert_eq!(world.announced, (Some(1), None));
+fn failed_start_is_announced_once_and_retried() {
+    let mut launcher = Launcher::new();
+    launcher.may_start = false;
+    launcher.tend();
+    assert_eq!(
+        launcher.announced,
+        (None, Some(EngineTrouble::NotStarted("cannot be started".into())))
+    );
+    let due = launcher.next_due().expect("a time to try again");
+    assert!(due > launcher.now);
+    launcher.may_start = true;
+    launcher.pass(due - launcher.now);
+    assert_eq!(launcher.announced, (Some(1), None));
 }
 
 #[test]
-fn an_engine_that_asks_to_be_replaced_is_and_again_after_a_pause_if_that_failed() {
-    let mut world = World::serving();
-    world.succession.heard(1, EngineReport::Outdated, world.now);
-    world.tend();
-    world.succession.heard(1, EngineReport::Outdated, world.now);
-    world.tend();
-    assert_eq!(world.log.iter().filter(|said| matches!(said, Said::Outdated(_))).count(), 1);
-    assert_eq!(world.starts.len(), 2);
-    world.die(2);
-    let due = world.succession.next_due(&world.config, world.now).expect("a time to try again");
-    assert!(due >= world.now + Duration::from_secs(10));
-    world.pass(due - world.now);
-    world.load(3);
-    assert_eq!(world.answering(), [3]);
-    world.die(1);
-    assert_eq!(world.succession.next_due(&world.config, world.now), None);
+fn outdated_engine_gets_another_successor_after_a_pause() {
+    let mut launcher = Launcher::serving();
+    launcher.report(1, EngineReport::Outdated);
+    launcher.tend();
+    launcher.report(1, EngineReport::Outdated);
+    launcher.tend();
+    let is_outdated = |event: &&HandoverEvent| matches!(event, HandoverEvent::Outdated(_));
+    assert_eq!(launcher.log.iter().filter(is_outdated).count(), 1);
+    assert_eq!(launcher.starts.len(), 2);
+    launcher.die(2);
+    let due = launcher.next_due().expect("a time to try again");
+    assert!(due >= launcher.now + Duration::from_secs(10));
+    launcher.pass(due - launcher.now);
+    launcher.load(3);
+    assert_eq!(launcher.ready(), [3]);
+    launcher.die(1);
+    assert_eq!(launcher.next_due(), None);
 }
 
 #[test]
-fn one_that_was_asked_to_leave_and_hangs_is_killed_and_not_before_its_longest_fetch_is_over() {
-    let mut world = World::serving();
-    world.reload(config("b"));
-    world.load(2);
-    let due = world.succession.next_due(&world.config, world.now).expect("a time to kill it");
-    assert!(due > world.now + Duration::from_millis(world.config.fetch_timeout_ms));
-    world.pass(due - world.now);
-    assert_eq!(world.processes.keys().copied().collect::<Vec<_>>(), [2]);
-    assert_eq!(world.log.last(), Some(&Said::Hangs(1)));
+fn hanging_engine_is_killed_after_its_longest_fetch() {
+    let mut launcher = Launcher::serving();
+    launcher.reload(config("b"));
+    launcher.load(2);
+    let due = launcher.next_due().expect("a time to kill it");
+    assert!(due > launcher.now + Duration::from_millis(launcher.config.fetch_timeout_ms));
+    launcher.pass(due - launcher.now);
+    assert_eq!(launcher.processes.keys().copied().collect::<Vec<_>>(), [2]);
+    assert_eq!(launcher.log.last(), Some(&HandoverEvent::Hangs(1)));
 }
 
 #[test]
-fn patience_that_hosts_asked_for_is_handed_on_until_the_old_engine_is_gone() {
-    let mut world = World::serving();
-    world.succession.heard(1, EngineReport::Cooling { hosts: vec![host("x")] }, world.now);
-    world.act();
-    assert!(world.told.is_empty(), "it knows what it said itself");
-    world.reload(config("b"));
-    world.load(2);
-    for (name, told) in [("x", 1), ("y", 2)] {
-        world.succession.heard(1, EngineReport::Cooling { hosts: vec![host(name)] }, world.now);
-        world.act();
-        let cooling: Vec<_> = world
-            .told
+fn host_cooldowns_are_passed_to_the_new_engine() {
+    let mut launcher = Launcher::serving();
+    launcher.report(1, EngineReport::Cooling { hosts: vec![host("x")] });
+    launcher.act();
+    assert!(launcher.sent.is_empty(), "an engine is not sent its own report");
+    launcher.reload(config("b"));
+    launcher.load(2);
+    for (name, count) in [("x", 1), ("y", 2)] {
+        launcher.report(1, EngineReport::Cooling { hosts: vec![host(name)] });
+        launcher.act();
+        let cooling: Vec<_> = launcher
+            .sent
             .iter()
             .filter(|(pid, control)| *pid == 2 && matches!(control, EngineControl::Cooling { .. }))
             .collect();
-        assert_eq!(cooling.len(), told);
+        assert_eq!(cooling.len(), count);
     }
 }
 
-/// One thing that happens to a launcher and its engines.
+/// One event of a launcher and its engines.
 #[derive(Debug, Clone)]
 enum Event {
     Reload(usize),
-    Breaks(usize),
-    Mended(usize),
-    Loads(usize),
-    Dies(usize),
-    Leaves,
-    AsksToBeReplaced(usize),
+    Break(usize),
+    Repair(usize),
+    Load(usize),
+    Die(usize),
+    Leave,
+    Outdated(usize),
     MayStart(bool),
     TimePasses(u64),
 }
@@ -442,45 +450,45 @@ fn event() -> impl Strategy<Value = Event> {
     let model = 0..MODELS.len();
     prop_oneof![
         1 => model.clone().prop_map(Event::Reload),
-        1 => model.clone().prop_map(Event::Breaks),
-        1 => model.prop_map(Event::Mended),
-        4 => (0usize..4).prop_map(Event::Loads),
-        2 => (0usize..4).prop_map(Event::Dies),
-        1 => Just(Event::Leaves),
-        1 => (0usize..4).prop_map(Event::AsksToBeReplaced),
+        1 => model.clone().prop_map(Event::Break),
+        1 => model.prop_map(Event::Repair),
+        4 => (0usize..4).prop_map(Event::Load),
+        2 => (0usize..4).prop_map(Event::Die),
+        1 => Just(Event::Leave),
+        1 => (0usize..4).prop_map(Event::Outdated),
         1 => any::<bool>().prop_map(Event::MayStart),
         2 => (0u64..70_000).prop_map(Event::TimePasses),
     ]
 }
 
-impl World {
-    fn nth(&self, at: usize) -> Option<Pid> {
-        let mut pids: Vec<Pid> = self.processes.keys().copied().collect();
+impl Launcher {
+    fn nth(&self, at: usize) -> Option<EnginePid> {
+        let mut pids: Vec<EnginePid> = self.processes.keys().copied().collect();
         pids.sort_unstable();
         pids.get(at).copied()
     }
 
     fn leave(&mut self) {
-        let leaving: Vec<Pid> = self
+        let leaving: Vec<EnginePid> = self
             .processes
             .iter()
-            .filter(|(_, process)| process.is_leaving)
+            .filter(|(_, process)| process.leaving)
             .map(|(pid, _)| *pid)
             .collect();
         leaving.into_iter().for_each(|pid| self.die(pid));
     }
 
-    fn happens(&mut self, event: Event) {
+    fn apply(&mut self, event: Event) {
         match event {
             Event::Reload(at) => self.reload(config(MODELS[at])),
-            Event::Breaks(at) => drop(self.broken.insert(MODELS[at].into())),
-            Event::Mended(at) => drop(self.broken.remove(MODELS[at])),
-            Event::Loads(at) => self.nth(at).into_iter().for_each(|pid| self.load(pid)),
-            Event::Dies(at) => self.nth(at).into_iter().for_each(|pid| self.die(pid)),
-            Event::Leaves => self.leave(),
-            Event::AsksToBeReplaced(at) => {
+            Event::Break(at) => drop(self.broken.insert(MODELS[at].into())),
+            Event::Repair(at) => drop(self.broken.remove(MODELS[at])),
+            Event::Load(at) => self.nth(at).into_iter().for_each(|pid| self.load(pid)),
+            Event::Die(at) => self.nth(at).into_iter().for_each(|pid| self.die(pid)),
+            Event::Leave => self.leave(),
+            Event::Outdated(at) => {
                 if let Some(pid) = self.nth(at) {
-                    self.succession.heard(pid, EngineReport::Outdated, self.now);
+                    self.report(pid, EngineReport::Outdated);
                     self.tend();
                 }
             }
@@ -493,33 +501,37 @@ impl World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
-    /// Whatever happened, in whatever order: nobody who answers is sent away before another one
-    /// answers, callers are told what is (both checked at every step), and once the faults end, one
-    /// engine serves what the settings name and the launcher sleeps.
+    /// For every order of events: no ready engine is asked to leave before another one is ready,
+    /// and callers are shown the real state (both checked at every step). Once the faults end, one
+    /// engine serves the model in the settings and the launcher sleeps.
     #[test]
-    fn whatever_happens_one_engine_serves_in_the_end(events in prop::collection::vec(event(), 0..60), last in 0..MODELS.len()) {
-        let mut world = World::new();
-        world.tend();
+    fn one_engine_serves_once_the_faults_end(
+        events in prop::collection::vec(event(), 0..60),
+        last in 0..MODELS.len(),
+    ) {
+        let mut launcher = Launcher::new();
+        launcher.tend();
         for event in events {
-            world.happens(event);
+            launcher.apply(event);
         }
-        (world.may_start, world.broken) = (true, BTreeSet::new());
-        world.reload(config(MODELS[last]));
+        (launcher.may_start, launcher.broken) = (true, BTreeSet::new());
+        launcher.reload(config(MODELS[last]));
         for step in 0.. {
-            prop_assert!(step < 30, "no end: {world:?}");
-            world.leave();
-            let loading: Vec<Pid> = world.processes.iter().filter(|(_, process)| process.state == State::Loading).map(|(pid, _)| *pid).collect();
+            prop_assert!(step < 30, "no end: {launcher:?}");
+            launcher.leave();
+            let loading = launcher.loading();
             if loading.is_empty() {
-                let Some(due) = world.succession.next_due(&world.config, world.now) else { break };
-                world.pass(due.saturating_duration_since(world.now));
+                let Some(due) = launcher.next_due() else { break };
+                launcher.pass(due.saturating_duration_since(launcher.now));
             }
-            loading.into_iter().for_each(|pid| world.load(pid));
+            loading.into_iter().for_each(|pid| launcher.load(pid));
         }
-        let serving = world.answering();
+        let serving = launcher.ready();
         prop_assert_eq!(serving.len(), 1);
-        prop_assert_eq!(world.processes.len(), 1);
-        prop_assert_eq!(&world.processes[&serving[0]].config.model, &world.config.model);
-        let exchange = world.succession.exchange(world.config.model.clone());
-        prop_assert_eq!((exchange.serving, exchange.coming, exchange.leaving, exchange.refused), (exchange.wanted, None, false, None));
+        prop_assert_eq!(launcher.processes.len(), 1);
+        prop_assert_eq!(&launcher.processes[&serving[0]].config.model, &launcher.config.model);
+        let swap = launcher.handover.model_swap(launcher.config.model.clone());
+        prop_assert_eq!(swap.serving, swap.wanted);
+        prop_assert_eq!((swap.loading, swap.leaving, swap.refused), (None, false, None));
     }
 }

@@ -1,83 +1,78 @@
-//! `caption_image`: one picture, one text, while somebody waits.
+//! `caption_image`: one caption for one picture, while the session waits.
 
-use pg_caption_tests::{Answer, Cluster, Database, Gate, Web, eventually};
-
-fn database() -> Database<'static> {
-    Cluster::shared().database()
-}
+use pg_caption_tests::{ServerAnswer, TestServer, shared_database};
 
 #[test]
 fn a_picture_behind_a_url_gets_a_caption() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let caption = db.session().text(&format!("SELECT caption_image('{url}')"));
     assert!(!caption.trim().is_empty());
     assert_eq!(web.hits("/a.jpg"), 1);
 }
 
 #[test]
-fn null_in_gives_null_out_and_asks_nobody() {
-    let db = database();
+fn null_returns_null_without_a_request() {
+    let db = shared_database();
     let mut session = db.session();
     assert_eq!(session.value("SELECT caption_image(NULL::text)"), None);
     assert_eq!(session.value("SELECT caption_image(NULL::bytea)"), None);
 }
 
 #[test]
-fn an_unknown_style_is_refused_with_the_list_of_styles() {
-    let db = database();
+fn an_unknown_style_error_lists_the_styles() {
+    let db = shared_database();
     let error = db.session().error("SELECT caption_image('http://127.0.0.1:1/a.jpg', 'poetic')");
     assert_eq!(error.code().code(), "22023");
-    let said = format!("{error:?}");
+    let text = format!("{error:?}");
     for style in ["poetic", "concise", "seo", "detailed"] {
-        assert!(said.contains(style), "{style} is not named in: {said}");
+        assert!(text.contains(style), "{style} is not in: {text}");
     }
 }
 
 #[test]
-fn max_tokens_out_of_range_is_refused_with_the_range() {
-    let db = database();
+fn max_tokens_errors_name_the_range() {
+    let db = shared_database();
     let mut session = db.session();
     for tokens in [31, 257, 0, -1] {
         let error = session.error(&format!(
             "SELECT caption_image('http://127.0.0.1:1/a.jpg', 'concise', {tokens})"
         ));
         assert_eq!(error.code().code(), "22023");
-        let said = format!("{error:?}");
-        assert!(said.contains("32") && said.contains("256"), "{said}");
+        let text = format!("{error:?}");
+        assert!(text.contains("32") && text.contains("256"), "{text}");
     }
 }
 
 #[test]
-fn a_missing_picture_is_an_error_of_its_own_with_the_facts() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/gone.jpg", Answer::status(404));
+fn a_missing_picture_error_names_the_status() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/gone.jpg", ServerAnswer::status(404));
     let error = db.session().error(&format!("SELECT caption_image('{url}')"));
     assert_eq!(error.code().code(), "38000");
     assert!(format!("{error:?}").contains("404"), "{error:?}");
 }
 
 #[test]
-fn credentials_of_a_url_never_reach_the_error() {
-    let (db, web) = (database(), Web::start());
+fn errors_hide_credentials_of_a_url() {
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.url("/gone.jpg").replace("http://", "http://shop:s3cr3t@");
     let error = db.session().error(&format!("SELECT caption_image('{url}')"));
     assert!(!format!("{error:?}").contains("s3cr3t"), "{error:?}");
-    // The statement itself is PostgreSQL's to log or not; our own lines must not have it.
-    let ours = db.cluster.log();
+    // PostgreSQL may log the statement; all other lines must hide the credentials.
+    let log = db.cluster.log();
     assert!(
-        !ours
-            .lines()
-            .filter(|line| !line.contains("STATEMENT"))
-            .any(|line| line.contains("s3cr3t"))
+        !log.lines().filter(|line| !line.contains("STATEMENT")).any(|line| line.contains("s3cr3t"))
     );
 }
 
 #[test]
-fn what_is_no_picture_is_refused() {
-    let (db, web) = (database(), Web::start());
-    let url =
-        web.serve("/page.jpg", Answer::body(b"<html>not a picture</html>".to_vec(), "image/jpeg"));
+fn a_body_that_is_no_picture_is_rejected() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve(
+        "/page.jpg",
+        ServerAnswer::body(b"<html>not a picture</html>".to_vec(), "image/jpeg"),
+    );
     assert_eq!(
         db.session().error(&format!("SELECT caption_image('{url}')")).code().code(),
         "38000"
@@ -85,8 +80,8 @@ fn what_is_no_picture_is_refused() {
 }
 
 #[test]
-fn on_error_null_turns_a_bad_picture_into_null_and_a_warning() {
-    let (db, web) = (database(), Web::start());
+fn on_error_null_returns_null_and_warns() {
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.url("/gone.jpg");
     let mut session = db.session();
     session.run("SET pg_caption.on_error = 'null'");
@@ -101,8 +96,8 @@ fn on_error_null_turns_a_bad_picture_into_null_and_a_warning() {
 }
 
 #[test]
-fn a_backfill_with_bad_rows_ends_and_keeps_what_it_has() {
-    let (db, web) = (database(), Web::start());
+fn an_update_with_bad_rows_keeps_the_good_ones() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut urls = web.pictures(4);
     urls.push(web.url("/gone.jpg"));
     let mut session = db.products(&urls);
@@ -113,8 +108,8 @@ fn a_backfill_with_bad_rows_ends_and_keeps_what_it_has() {
 }
 
 #[test]
-fn two_calls_on_one_url_in_a_statement_fetch_it_once() {
-    let (db, web) = (database(), Web::start());
+fn calls_of_one_statement_share_a_fetch() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run(
         "UPDATE products SET alt = caption_image(image_url), seo = caption_image(image_url, 'seo')",
@@ -124,9 +119,9 @@ fn two_calls_on_one_url_in_a_statement_fetch_it_once() {
 }
 
 #[test]
-fn two_statements_fetch_it_twice() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+fn each_statement_fetches_again() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let mut session = db.session();
     session.run(&format!("SELECT caption_image('{url}')"));
     session.run(&format!("SELECT caption_image('{url}')"));
@@ -134,49 +129,48 @@ fn two_statements_fetch_it_twice() {
 }
 
 #[test]
-fn the_bytes_of_a_picture_get_the_caption_that_its_url_gets() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(3));
-    let hex: String =
-        pg_caption_tests::pictures::jpeg(3).iter().map(|byte| format!("{byte:02x}")).collect();
+fn bytes_and_url_get_the_same_caption() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(3));
+    let bytes = pictures::bytea_literal(&pictures::jpeg(3));
     let mut session = db.session();
     assert_eq!(
-        session.text(&format!("SELECT caption_image('\\x{hex}'::bytea)")),
+        session.text(&format!("SELECT caption_image({bytes})")),
         session.text(&format!("SELECT caption_image('{url}')"))
     );
 }
 
 #[test]
 fn statement_timeout_ends_a_waiting_call() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut session = db.session();
     session.run("SET statement_timeout = '300ms'");
-    // Not the engine's own limit, which has another code.
+    // The engine's own limit would give another code.
     assert_eq!(session.error(&format!("SELECT caption_image('{url}')")).code().code(), "57014");
     assert_eq!(session.text("SELECT 'still here'"), "still here");
 }
 
 #[test]
-fn a_cancelled_call_ends_while_the_engine_still_waits_for_its_picture() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+fn a_cancelled_call_ends_during_the_fetch() {
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut waiting = db.session();
     let pid = waiting.pid();
     let call = std::thread::spawn(move || waiting.error(&format!("SELECT caption_image('{url}')")));
     eventually("the picture is being fetched", || gate.waiting() >= 1);
     assert!(db.session().holds(&format!("pg_cancel_backend({pid})")));
-    // Nobody lets the picture go: were the cancel not heard, the engine's own limit would end the
-    // call with another code.
+    // The gate stays closed: if the cancel had no effect, the engine's own limit would end the call
+    // with another code.
     assert_eq!(call.join().unwrap().code().code(), "57014");
 }
 
 #[test]
-fn a_terminated_caller_takes_its_work_along() {
-    // An engine of its own: nobody else's work is counted.
-    let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
+fn a_terminated_caller_cancels_its_request() {
+    // In its own cluster, the engine counts no requests of other tests.
+    let (cluster, web, gate) = (TestCluster::private(&[]), TestServer::start(), AnswerGate::new());
     let db = cluster.database();
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let (mut session, mut waiting) = (db.session(), db.session());
     let pid = waiting.pid();
     let call = std::thread::spawn(move || {
@@ -187,15 +181,15 @@ fn a_terminated_caller_takes_its_work_along() {
     session.run(&format!("SELECT pg_terminate_backend({pid})"));
     assert!(call.join().unwrap());
     db.eventually(&format!("NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = {pid})"));
-    // Nobody has let the picture go: the engine gave it up.
+    // The gate is still closed: the engine has cancelled the request.
     db.eventually("(SELECT in_flight = 0 FROM caption.engine_status())");
     assert_eq!(gate.waiting(), 1);
 }
 
 #[test]
-fn a_waiting_call_ends_when_its_database_is_dropped_by_force() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+fn a_forced_database_drop_ends_waiting_calls() {
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut waiting = db.session();
     let call = std::thread::spawn(move || {
         waiting.try_rows(&format!("SELECT caption_image('{url}')")).is_err()
@@ -206,14 +200,15 @@ fn a_waiting_call_ends_when_its_database_is_dropped_by_force() {
 }
 
 #[test]
-fn a_waiting_call_does_not_block_the_drop_of_another_database() {
-    let (db, other, web, gate) = (database(), database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+fn a_waiting_call_blocks_no_other_database_drop() {
+    let (db, other, web, gate) =
+        (shared_database(), shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut waiting = db.session();
     let call = std::thread::spawn(move || waiting.text(&format!("SELECT caption_image('{url}')")));
     eventually("the picture is being fetched", || gate.waiting() >= 1);
-    // Every process must let go of the database's files, the one that waits included; a plain DROP
-    // DATABASE waits for that.
+    // DROP DATABASE waits until every process, including the waiting one, has closed the database's
+    // files.
     let mut admin = db.cluster.session("postgres");
     admin.run("SET statement_timeout = '60s'");
     admin.run(&format!("DROP DATABASE {}", other.name));
@@ -222,9 +217,9 @@ fn a_waiting_call_does_not_block_the_drop_of_another_database() {
 }
 
 #[test]
-fn the_setting_timeout_bounds_a_call() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+fn pg_caption_timeout_limits_a_call() {
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut session = db.session();
     session.run("SET pg_caption.timeout = '500ms'");
     let error = session.error(&format!("SELECT caption_image('{url}')"));
@@ -232,9 +227,9 @@ fn the_setting_timeout_bounds_a_call() {
 }
 
 #[test]
-fn it_works_in_a_read_only_transaction() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+fn read_only_transactions_get_captions() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let mut session = db.session();
     session.run("BEGIN READ ONLY");
     assert!(!session.text(&format!("SELECT caption_image('{url}')")).is_empty());
@@ -242,27 +237,32 @@ fn it_works_in_a_read_only_transaction() {
 }
 
 #[test]
-fn plpgsql_catches_its_errors_and_goes_on() {
-    let (db, web) = (database(), Web::start());
-    let (good, gone) = (web.serve("/a.jpg", Answer::picture(0)), web.url("/gone.jpg"));
+fn plpgsql_catches_caption_errors() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let (good, gone) = (web.serve("/a.jpg", ServerAnswer::picture(0)), web.url("/gone.jpg"));
     let mut session = db.session();
     session.run(
         "CREATE FUNCTION careful(url text) RETURNS text LANGUAGE plpgsql AS $$
-         BEGIN RETURN caption_image(url); EXCEPTION WHEN OTHERS THEN RETURN 'caught ' || SQLSTATE; END $$",
+         BEGIN RETURN caption_image(url); \
+         EXCEPTION WHEN OTHERS THEN RETURN 'caught ' || SQLSTATE; \
+         END $$",
     );
-    let rows = session.rows(&format!("SELECT careful(url) FROM unnest(ARRAY['{gone}', '{good}', '{gone}']) WITH ORDINALITY AS u(url, n) ORDER BY n"));
-    let said: Vec<_> = rows.iter().map(|row| row[0].clone().expect("a text")).collect();
-    assert_eq!((said[0].as_str(), said[2].as_str()), ("caught 38000", "caught 38000"));
-    assert!(!said[1].starts_with("caught"), "{said:?}");
+    let rows = session.rows(&format!(
+        "SELECT careful(url) FROM unnest(ARRAY['{gone}', '{good}', '{gone}']) WITH ORDINALITY AS \
+         u(url, n) ORDER BY n"
+    ));
+    let texts: Vec<_> = rows.iter().map(|row| row[0].clone().expect("a text")).collect();
+    assert_eq!((texts[0].as_str(), texts[2].as_str()), ("caught 38000", "caught 38000"));
+    assert!(!texts[1].starts_with("caught"), "{texts:?}");
 }
 
 #[test]
-fn a_prepared_statement_captions_each_url_anew() {
-    let (db, web) = (database(), Web::start());
+fn a_prepared_statement_fetches_every_url() {
+    let (db, web) = (shared_database(), TestServer::start());
     let urls = web.pictures(7);
     let mut session = db.session();
     session.run("PREPARE c(text) AS SELECT caption_image($1)");
-    // More than five: the generic plan is tried too.
+    // After five executions PostgreSQL considers a generic plan.
     for url in &urls {
         assert!(!session.text(&format!("EXECUTE c('{url}')")).is_empty());
     }
@@ -270,11 +270,15 @@ fn a_prepared_statement_captions_each_url_anew() {
 }
 
 #[test]
-fn it_works_in_parallel_workers() {
-    let (db, web) = (database(), Web::start());
+fn parallel_workers_get_captions() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 8);
     session.run("ALTER TABLE products SET (parallel_workers = 2); ANALYZE products");
-    session.run("SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0");
+    session.run(
+        "SET parallel_setup_cost = 0; \
+         SET parallel_tuple_cost = 0; \
+         SET min_parallel_table_scan_size = 0",
+    );
     let plan: Vec<_> = session
         .rows("EXPLAIN (COSTS OFF) SELECT caption_image(image_url) FROM products")
         .into_iter()
@@ -286,15 +290,15 @@ fn it_works_in_parallel_workers() {
 }
 
 #[test]
-fn nobody_may_call_it_before_it_is_granted() {
-    let db = database();
+fn caption_image_needs_a_grant() {
+    let db = shared_database();
     let role = format!("caller_{}", db.name);
     let mut session = db.session();
     session.run(&format!("CREATE ROLE {role} LOGIN"));
-    let refused = db.session_as(&role).error("SELECT caption_image(NULL::text)");
+    let error = db.session_as(&role).error("SELECT caption_image(NULL::text)");
     session.run(&format!("GRANT EXECUTE ON FUNCTION caption_image(text, text, int) TO {role}"));
     let granted = db.session_as(&role).value("SELECT caption_image(NULL::text)");
     session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
-    assert_eq!(refused.code().code(), "42501");
+    assert_eq!(error.code().code(), "42501");
     assert_eq!(granted, None);
 }

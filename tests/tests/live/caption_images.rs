@@ -1,15 +1,18 @@
-//! `caption_images` and `caption_image_json`: several pictures at once, several texts of one.
+//! `caption_images` and `caption_image_json`: captions of several pictures, several styles for one.
 
-use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
+use pg_caption_tests::{TestServer, shared_database};
 
+// One row per URL; an unavailable picture costs only its own row.
 #[test]
-fn one_row_per_url_in_order_and_a_bad_one_costs_only_itself() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn rows_keep_the_order_of_urls() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut urls = web.pictures(3);
     urls.insert(1, web.url("/gone.jpg"));
     let list = urls.join("', '");
-    let rows =
-        db.session().rows(&format!("SELECT ord, url, caption, finish_reason, confidence, error_class, error FROM caption_images(ARRAY['{list}'])"));
+    let rows = db.session().rows(&format!(
+        "SELECT ord, url, caption, finish_reason, confidence, error_class, error \
+         FROM caption_images(ARRAY['{list}'])"
+    ));
     assert_eq!(rows.len(), 4);
     for (at, row) in rows.iter().enumerate() {
         assert_eq!(row[0].as_deref(), Some((at + 1).to_string().as_str()));
@@ -28,25 +31,24 @@ fn one_row_per_url_in_order_and_a_bad_one_costs_only_itself() {
 }
 
 #[test]
-fn all_urls_are_in_flight_together() {
-    let (db, web, gate) = (Cluster::shared().database(), Web::start(), Gate::new());
-    let urls: Vec<_> =
-        (0..5).map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate))).collect();
+fn all_urls_are_fetched_together() {
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let urls = web.gated_pictures(5, &gate);
     let list = urls.join("', '");
     let mut session = db.session();
     let call = std::thread::spawn(move || {
         session.number(&format!("SELECT count(caption) FROM caption_images(ARRAY['{list}'])"))
     });
-    // None is answered before all are asked for.
+    // No request is answered before all have arrived.
     eventually("five pictures are being fetched", || gate.waiting() >= 5);
     gate.open();
     assert_eq!(call.join().unwrap(), 5);
 }
 
 #[test]
-fn null_among_the_urls_is_a_row_without_caption() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+fn a_null_url_gives_a_row_without_caption() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let rows = db
         .session()
         .rows(&format!("SELECT ord, caption IS NULL FROM caption_images(ARRAY[NULL, '{url}'])"));
@@ -56,25 +58,22 @@ fn null_among_the_urls_is_a_row_without_caption() {
 }
 
 #[test]
-fn no_urls_are_no_rows() {
+fn an_empty_array_gives_no_rows() {
     assert_eq!(
-        Cluster::shared()
-            .database()
-            .session()
-            .number("SELECT count(*) FROM caption_images(ARRAY[]::text[])"),
+        shared_database().session().number("SELECT count(*) FROM caption_images(ARRAY[]::text[])"),
         0
     );
 }
 
 #[test]
-fn one_picture_in_two_styles_is_fetched_once_and_its_facts_are_told() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+fn two_styles_share_one_fetch() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let json =
         db.session().text(&format!("SELECT caption_image_json('{url}', ARRAY['concise', 'seo'])"));
-    let said: serde_json::Value = serde_json::from_str(&json).expect("JSON");
+    let value: serde_json::Value = serde_json::from_str(&json).expect("JSON");
     assert_eq!(web.hits("/a.jpg"), 1);
-    for word in [
+    for key in [
         "concise",
         "seo",
         "finish_reason",
@@ -87,6 +86,6 @@ fn one_picture_in_two_styles_is_fetched_once_and_its_facts_are_told() {
         "sha256",
         "digest",
     ] {
-        assert!(json.contains(&format!("\"{word}\"")), "{word} is missing in {said:#}");
+        assert!(json.contains(&format!("\"{key}\"")), "{key} is missing in {value:#}");
     }
 }

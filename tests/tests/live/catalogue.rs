@@ -1,11 +1,10 @@
-//! Whole catalogues: every row of a folder of photos ends filled, or recorded with a reason; none
-//! is forgotten.
+//! Whole catalogs: each row of a folder of photos ends either filled or with a recorded failure.
 
-use pg_caption_tests::{Answer, Cluster, Web, demo_pictures, shared};
+use pg_caption_tests::{ServerAnswer, TestServer, shared_database};
 use std::path::Path;
 
 fn watch_a_folder(folder: &Path) {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut files: Vec<_> = std::fs::read_dir(folder)
         .expect("a folder of pictures")
         .map(|entry| entry.expect("an entry").path())
@@ -17,25 +16,31 @@ fn watch_a_folder(folder: &Path) {
         .map(|(n, file)| {
             web.serve(
                 &format!("/{n}.jpg"),
-                Answer::body(std::fs::read(file).expect("a picture"), "image/jpeg"),
+                ServerAnswer::body(std::fs::read(file).expect("a picture"), "image/jpeg"),
             )
         })
         .collect();
     let mut session = db.products(&urls);
     session.run("CREATE TABLE writes (id int)");
     session.run(
-        "CREATE FUNCTION count_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.writes VALUES (NEW.id); RETURN NULL; END $$",
+        "CREATE FUNCTION count_write() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.writes VALUES (NEW.id); RETURN NULL; END $$",
     );
-    session.run("CREATE TRIGGER count_write AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION count_write()");
+    session.run(
+        "CREATE TRIGGER count_write AFTER UPDATE ON products FOR EACH ROW \
+         EXECUTE FUNCTION count_write()",
+    );
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     let filled = session.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''");
-    let failed =
-        session.number("SELECT count(*) FROM caption.failure f JOIN products p ON f.key->>0 = p.id::text WHERE p.alt IS NULL OR p.seo IS NULL");
+    let failed = session.number(
+        "SELECT count(*) FROM caption.failure f JOIN products p ON f.key->>0 = p.id::text \
+         WHERE p.alt IS NULL OR p.seo IS NULL",
+    );
     assert_eq!(filled + failed, urls.len() as i64, "{filled} filled, {failed} failed");
     assert!(
         filled * 10 >= urls.len() as i64 * 9,
-        "without a threshold nearly every photo is described: {filled} of {}",
+        "without a threshold nearly every photo gets a caption: {filled} of {}",
         urls.len()
     );
     assert_eq!(
@@ -53,14 +58,14 @@ fn watch_a_folder(folder: &Path) {
 }
 
 #[test]
-fn the_pictures_of_the_demo() {
+fn demo_pictures_all_end_filled_or_failed() {
     watch_a_folder(&demo_pictures());
 }
 
 #[test]
-fn real_shop_photos() {
+fn shop_photos_all_end_filled_or_failed() {
     match shared("catalogue/images") {
         Some(folder) => watch_a_folder(&folder),
-        None => println!("skipped: ../shared/catalogue is not there"),
+        None => println!("skipped: ../shared/catalogue does not exist"),
     }
 }

@@ -1,19 +1,19 @@
-//! Somebody who takes the engine over through a picture has gained an address and a processor, and
-//! nothing of the server.
+//! Confinement of the engine: an attacker who controls the decoder gains no access to the server's
+//! files, processes or secrets.
 
-use pg_caption_tests::{Answer, Cluster, Web, eventually, pictures};
+use pg_caption_tests::{
+    ServerAnswer, StopMode, TestCluster, TestServer, eventually, pictures, shared_database,
+    test_program,
+};
 use serde_json::{Value, json};
 
-/// The engine with an open door in its decoder, beside the test binaries.
-fn possessed_engine() -> String {
-    let here = std::env::current_exe().expect("this program");
-    here.ancestors().nth(2).expect("target/debug").join("possessed_engine").display().to_string()
-}
-
+// The decoder of the real, confined engine attempts to reach files, processes and the server's
+// socket.
 #[test]
-fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_servers_socket() {
+fn a_compromised_decoder_stays_confined() {
+    let engine = test_program("hooked_engine").display().to_string();
     let (cluster, web) =
-        (Cluster::private(&[("pg_caption.engine", &possessed_engine())]), Web::start());
+        (TestCluster::private(&[("pg_caption.engine", &engine)]), TestServer::start());
     let db = cluster.database();
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
     let mut session = db.session();
@@ -21,7 +21,7 @@ fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_ser
     let in_force = session.text("SELECT confinement::text FROM caption.engine_status()");
     let attempts = [
         ("read a file", data.join("PG_VERSION").display().to_string(), "landlock"),
-        ("read what lies in /etc", "/etc/passwd".into(), "landlock"),
+        ("read /etc", "/etc/passwd".into(), "landlock"),
         ("list a folder", data.join("base").display().to_string(), "landlock"),
         ("write a file", data.join("planted").display().to_string(), "landlock"),
         ("make a folder", "/tmp/pg_caption_planted".into(), "landlock"),
@@ -33,56 +33,55 @@ fn a_decoder_that_was_taken_over_reaches_neither_files_nor_processes_nor_the_ser
         ("limit another process", cluster.postmaster().to_string(), "seccomp"),
         ("slow another process down", cluster.postmaster().to_string(), "seccomp"),
         ("bind another process to a processor", cluster.postmaster().to_string(), "seccomp"),
-        ("open a file to everybody", data.join("PG_VERSION").display().to_string(), "seccomp"),
-        ("give a file away", data.join("PG_VERSION").display().to_string(), "seccomp"),
+        ("change the mode of a file", data.join("PG_VERSION").display().to_string(), "seccomp"),
+        ("change the owner of a file", data.join("PG_VERSION").display().to_string(), "seccomp"),
         ("change a file's times", data.join("PG_VERSION").display().to_string(), "seccomp"),
-        ("hang something on a file", data.join("PG_VERSION").display().to_string(), "seccomp"),
+        ("set an attribute of a file", data.join("PG_VERSION").display().to_string(), "seccomp"),
     ];
-    let orders: Value = attempts
+    let commands: Value = attempts
         .iter()
-        .map(|(what, target, _)| ((*what).to_owned(), json!(target)))
+        .map(|(action, target, _)| ((*action).to_owned(), json!(target)))
         .collect::<serde_json::Map<_, _>>()
         .into();
     let mut picture = pictures::jpeg(0);
-    picture.extend_from_slice(format!("POSSESSED {orders}").as_bytes());
-    let url = web.serve("/a.jpg", Answer::body(picture, "image/jpeg"));
+    picture.extend_from_slice(format!("TEST HOOK {commands}").as_bytes());
+    let url = web.serve("/a.jpg", ServerAnswer::body(picture, "image/jpeg"));
     session.run(&format!("SELECT caption_image('{url}')"));
     let line = || {
         cluster.log().lines().find_map(|line| {
-            line.split_once("possessed: ").map(|(_, outcomes)| outcomes.to_owned())
+            line.split_once("test hook: ").map(|(_, outcomes)| outcomes.to_owned())
         })
     };
-    eventually("the decoder has tried", || line().is_some());
+    eventually("the decoder reports its attempts", || line().is_some());
     let outcomes: Value = serde_json::from_str(&line().expect("a line")).expect("JSON");
-    for (what, _, needs) in attempts {
-        if in_force.contains(needs) {
-            assert_eq!(outcomes[what], "PermissionDenied", "{what} ({in_force}): {outcomes}");
+    for (action, _, mechanism) in attempts {
+        if in_force.contains(mechanism) {
+            assert_eq!(outcomes[action], "PermissionDenied", "{action} ({in_force}): {outcomes}");
         } else {
-            eprintln!("skipped: {what}: this kernel has no {needs} ({in_force})");
+            eprintln!("skipped: {action}: this kernel has no {mechanism} ({in_force})");
         }
     }
 }
 
 #[test]
-fn the_installed_engine_has_no_such_door() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+fn the_installed_engine_has_no_test_hook() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let db = cluster.database();
     let mut picture = pictures::jpeg(0);
-    picture.extend_from_slice(br#"POSSESSED {"read a file": "/etc/passwd"}"#);
-    let url = web.serve("/a.jpg", Answer::body(picture, "image/jpeg"));
+    picture.extend_from_slice(br#"TEST HOOK {"read a file": "/etc/passwd"}"#);
+    let url = web.serve("/a.jpg", ServerAnswer::body(picture, "image/jpeg"));
     db.session().run(&format!("SELECT caption_image('{url}')"));
-    cluster.restart(pg_caption_tests::Stop::Fast);
+    cluster.restart(StopMode::Fast);
     assert!(
-        !cluster.log().contains("possessed"),
-        "every line that the engine wrote is in the log by now"
+        !cluster.log().contains("test hook"),
+        "after the restart the log contains all output of the engine"
     );
 }
 
 #[test]
-fn the_engine_has_few_malloc_arenas_and_nothing_of_the_servers_environment() {
-    let db = Cluster::shared().database();
-    db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
-    let pid = db.session().number("SELECT pid FROM caption.engine_status()");
+fn the_engine_environment_is_minimal() {
+    let db = shared_database();
+    let pid = db.engine_pid();
     let environment =
         std::fs::read(format!("/proc/{pid}/environ")).expect("the engine's environment");
     let mut names: Vec<_> = environment
@@ -102,8 +101,8 @@ fn the_engine_has_few_malloc_arenas_and_nothing_of_the_servers_environment() {
 }
 
 #[test]
-fn the_status_says_what_confines_the_engine() {
-    let db = Cluster::shared().database();
+fn engine_status_shows_the_confinement() {
+    let db = shared_database();
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
     let in_force = db.session().text("SELECT confinement::text FROM caption.engine_status()");
     assert!(in_force.contains("no_new_privs"), "{in_force}");
@@ -115,9 +114,9 @@ fn the_status_says_what_confines_the_engine() {
 }
 
 #[test]
-fn the_engines_socket_is_for_the_servers_user_alone() {
+fn only_the_server_user_opens_the_socket() {
     use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-    let (cluster, db) = (Cluster::shared(), Cluster::shared().database());
+    let (cluster, db) = (TestCluster::shared(), shared_database());
     db.eventually("(SELECT state = 'ready' FROM caption.engine_status())");
     let sockets: Vec<_> = std::fs::read_dir(cluster.data().join("pg_stat_tmp"))
         .expect("the folder of the socket")
@@ -131,32 +130,39 @@ fn the_engines_socket_is_for_the_servers_user_alone() {
 }
 
 #[test]
-fn the_values_of_a_signed_url_are_in_no_message_no_view_and_no_log() {
+fn url_signatures_are_never_shown_or_logged() {
     let (cluster, web) = (
-        Cluster::private(&[("log_min_error_statement", "panic"), ("log_min_messages", "debug1")]),
-        Web::start(),
+        TestCluster::private(&[
+            ("log_min_error_statement", "panic"),
+            ("log_min_messages", "debug1"),
+        ]),
+        TestServer::start(),
     );
     let db = cluster.database();
-    let (secret, fine) =
-        ("s3cr3t-signature", web.serve("/a.jpg?sig=s3cr3t-signature", Answer::picture(0)));
+    let secret = "s3cr3t-signature";
+    let found = web.serve(&format!("/a.jpg?sig={secret}"), ServerAnswer::picture(0));
     let gone = web.url(&format!("/gone.jpg?sig={secret}"));
     let mut session = db.session();
     let error = session.error(&format!("SELECT caption_image('{gone}')"));
-    let mut session = db.products(&[fine, gone]);
+    let mut session = db.products(&[found, gone]);
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 1);
-    let views = ["failed", "written", "deferred", "queue", "tally", "watch", "progress", "host"]
-        .map(|of| session.text(&format!("SELECT coalesce(jsonb_agg(x), '[]') FROM caption.{of} x")))
+    let relations =
+        ["failed", "ledger", "deferred", "queue", "watch_state", "watch", "progress", "host"];
+    let views = relations
+        .map(|name| {
+            session.text(&format!("SELECT coalesce(jsonb_agg(x), '[]') FROM caption.{name} x"))
+        })
         .concat();
     let status = session.text("SELECT jsonb_agg(s) FROM caption.engine_status() s");
-    for (what, text) in [
+    for (source, text) in [
         ("error", format!("{error:?}")),
         ("views", views),
         ("status", status),
         ("log", cluster.log()),
     ] {
-        assert!(!text.contains(secret), "{what}: {text}");
-        assert!(what != "error" || text.contains("sig=…"), "{text}");
+        assert!(!text.contains(secret), "{source}: {text}");
+        assert!(source != "error" || text.contains("sig=…"), "{text}");
     }
 }

@@ -1,12 +1,9 @@
-//! Copies of a database: standbys, dumps, templates, subscribers, the next major version. Each goes
-//! on by itself, or does what it is told.
+//! Copies of a database: standbys, dumps, templates, subscribers, upgraded clusters. Each continues
+//! without manual steps.
 
-use pg_caption_tests::{Answer, Cluster, Database, Gate, Session, Stop, Web, eventually};
+use pg_caption_tests::{AnswerGate, FILLED, StopMode, TestCluster, TestServer, eventually};
 
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
-/// What a program printed, if all went well.
+/// The output of a program that must succeed.
 #[track_caller]
 fn output(mut command: std::process::Command) -> Vec<u8> {
     let output = command.output().expect("a program");
@@ -15,78 +12,68 @@ fn output(mut command: std::process::Command) -> Vec<u8> {
 }
 
 #[test]
-fn a_standby_captions_but_writes_nothing_and_drains_after_its_promotion() {
-    let (primary, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
+fn a_promoted_standby_continues_the_queue() {
+    let (primary, web, gate) = (TestCluster::private(&[]), TestServer::start(), AnswerGate::new());
     let db = primary.database();
-    let urls: Vec<_> = (0..6u32)
-        .map(|n| {
-            web.serve(
-                &format!("/{n}.jpg"),
-                if n < 3 { Answer::picture(n) } else { Answer::picture(n).behind(&gate) },
-            )
-        })
-        .collect();
+    let urls = web.half_gated_pictures(6, &gate);
     let mut session = db.products(&urls);
     session.run("SELECT caption.watch('products')");
-    eventually("the drain is half-way", || {
+    eventually("half of the rows are filled", || {
         gate.waiting() >= 3 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 3")
     });
     let standby = primary.standby();
     let mut there = standby.session(&db.name);
     assert!(there.holds("pg_is_in_recovery()"));
     assert!(!there.text(&format!("SELECT caption_image('{}')", urls[0])).is_empty(), "it captions");
-    assert_eq!(standby.process("pg_caption worker"), None, "it has no worker");
+    assert_eq!(standby.process("pg_caption worker"), None, "a standby has no worker");
     assert_eq!(there.error("SELECT caption.retry('products')").code().code(), "25006");
     let here = session.text("SELECT pg_current_wal_lsn()");
     there.run("SELECT 1");
-    eventually("it has what the primary has", || {
+    eventually("the standby has replayed all changes", || {
         there.holds(&format!("pg_last_wal_replay_lsn() >= '{here}'"))
     });
     drop(session);
-    primary.stop(Stop::Kill);
+    primary.stop(StopMode::Kill);
     assert_eq!(there.number("SELECT count(*) FROM products WHERE alt IS NULL"), 3);
     gate.open();
     there.run("SELECT pg_promote()");
-    // Nobody does anything more.
+    // The promotion is the only step.
     eventually("every row is filled", || there.holds(FILLED));
     assert_eq!(there.number("SELECT count(*) FROM caption.failure"), 0);
     assert_eq!(there.number("SELECT count(*) FROM caption.ledger"), 6);
 }
 
 #[test]
-fn a_restore_to_a_point_in_the_middle_of_a_drain_has_no_half_done_row_and_goes_on() {
-    let (web, gate) = (Web::start(), Gate::new());
-    let primary = Cluster::private(&[
+fn a_point_in_time_restore_has_no_half_rows() {
+    let (web, gate) = (TestServer::start(), AnswerGate::new());
+    let primary = TestCluster::private(&[
         ("archive_mode", "on"),
         ("archive_command", "mkdir -p archive && cp %p archive/%f"),
     ]);
     let db = primary.database();
-    let urls: Vec<_> = (0..6u32)
-        .map(|n| {
-            web.serve(
-                &format!("/{n}.jpg"),
-                if n < 3 { Answer::picture(n) } else { Answer::picture(n).behind(&gate) },
-            )
-        })
-        .collect();
+    let urls = web.half_gated_pictures(6, &gate);
     let mut session = db.products(&urls);
-    session.run("CREATE TABLE writes (id int); CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.writes VALUES (NEW.id); RETURN NEW; END $$");
+    session.run(
+        "CREATE TABLE writes (id int); \
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.writes VALUES (NEW.id); RETURN NEW; END $$",
+    );
     session
         .run("CREATE TRIGGER note AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note()");
     let backup = primary.backup();
     session.run("SELECT caption.watch('products')");
-    eventually("the drain is half-way", || {
+    eventually("half of the rows are filled", || {
         gate.waiting() >= 3 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 3")
     });
     session.run("SELECT pg_create_restore_point('middle')");
     gate.open();
     db.eventually(FILLED);
     let last = session.text("SELECT pg_walfile_name(pg_switch_wal())");
-    eventually("it is archived", || {
+    eventually("the WAL is archived", || {
         session.holds(&format!("(SELECT last_archived_wal >= '{last}' FROM pg_stat_archiver)"))
     });
 
-    let restored = Cluster::restored(
+    let restored = TestCluster::restored(
         backup,
         &primary.data().join("archive"),
         "middle",
@@ -96,17 +83,17 @@ fn a_restore_to_a_point_in_the_middle_of_a_drain_has_no_half_done_row_and_goes_o
     assert_eq!(
         there.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''"),
         3,
-        "as it was in the middle"
+        "the state at the restore point"
     );
     assert_eq!(
         there.number("SELECT count(*) FROM products WHERE (alt IS NULL) <> (seo IS NULL)"),
         0,
-        "no row is half done"
+        "no row is half filled"
     );
     assert_eq!(
         there.number("SELECT count(*) FROM caption.ledger"),
         3,
-        "the ledger knows as much as the rows"
+        "the ledger matches the rows"
     );
     restored.set("pg_caption.enabled", "on");
     restored.reload();
@@ -114,28 +101,21 @@ fn a_restore_to_a_point_in_the_middle_of_a_drain_has_no_half_done_row_and_goes_o
     assert_eq!(
         there.rows("SELECT count(*), count(DISTINCT id) FROM writes"),
         [[Some("6".to_string()), Some("6".to_string())]],
-        "each is written once"
+        "each row is written once"
     );
     assert_eq!(there.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
 #[test]
-fn a_restored_dump_carries_watches_and_styles_and_starts_to_work_by_itself() {
-    let (cluster, web, gate) = (Cluster::private(&[]), Web::start(), Gate::new());
+fn a_restored_dump_resumes_by_itself() {
+    let (cluster, web, gate) = (TestCluster::private(&[]), TestServer::start(), AnswerGate::new());
     let db = cluster.database();
-    let urls: Vec<_> = (0..4u32)
-        .map(|n| {
-            web.serve(
-                &format!("/{n}.jpg"),
-                if n < 2 { Answer::picture(n) } else { Answer::picture(n).behind(&gate) },
-            )
-        })
-        .collect();
+    let urls = web.half_gated_pictures(4, &gate);
     let mut session = db.products(&urls);
     session
         .run("INSERT INTO caption.style (name, instruction) VALUES ('poetic', 'Say it in verse.')");
     session.run("SELECT caption.watch('products')");
-    eventually("the drain is half-way", || {
+    eventually("half of the rows are filled", || {
         gate.waiting() >= 2 && session.holds("(SELECT count(*) FROM products WHERE alt <> '') = 2")
     });
     let mut dump = cluster.tool("pg_dump");
@@ -143,9 +123,9 @@ fn a_restored_dump_carries_watches_and_styles_and_starts_to_work_by_itself() {
     let dump = output(dump);
     let copy = cluster.empty_database();
     gate.open();
-    // As slowly as a large dump: the watch is there long before its table's rows, and those before
-    // its triggers. Without the lines by which psql is kept from commands: they come in pairs, one
-    // at either end.
+    // Restored in three steps, like a large dump: the watch exists long before its table's rows,
+    // and the rows before the triggers. `\restrict` and `\unrestrict` must be in one file, so they
+    // are removed.
     let text: String = String::from_utf8(dump)
         .expect("UTF-8")
         .lines()
@@ -169,23 +149,28 @@ fn a_restored_dump_carries_watches_and_styles_and_starts_to_work_by_itself() {
     copy.eventually(FILLED);
     let mut restored = copy.session();
     assert_eq!(restored.number("SELECT count(*) FROM caption.style WHERE name = 'poetic'"), 1);
-    let url = web.serve("/new.jpg", Answer::picture(9));
+    let url = web.serve("/new.jpg", ServerAnswer::picture(9));
     restored.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
     copy.eventually(&format!("(SELECT count(*) FROM products) = 5 AND {FILLED}"));
 }
 
 #[test]
-fn a_database_made_from_a_template_walks_anew_without_being_told() {
-    let (cluster, web) = (Cluster::private(&[("pg_caption.enabled", "off")]), Web::start());
+fn a_template_copy_starts_a_new_backfill() {
+    let (cluster, web) =
+        (TestCluster::private(&[("pg_caption.enabled", "off")]), TestServer::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 3);
     session.run("SELECT caption.watch('products')");
-    // As if the walk had passed these rows, with a queue that is empty.
-    session.run("UPDATE caption.watch_state SET backfill_done = true, database = (SELECT oid FROM pg_database WHERE datname = current_database()); DELETE FROM caption.queue");
+    // As if the backfill had finished, with an empty queue.
+    session.run(
+        "UPDATE caption.watch_state SET backfill_done = true, database = (SELECT oid \
+         FROM pg_database WHERE datname = current_database()); \
+         DELETE FROM caption.queue",
+    );
     drop(session);
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
-    eventually("no worker is there any more", || {
+    eventually("the template can be copied, after its worker has ended", || {
         cluster
             .session("postgres")
             .try_rows(&format!("CREATE DATABASE copy TEMPLATE {}", db.name))
@@ -196,16 +181,17 @@ fn a_database_made_from_a_template_walks_anew_without_being_told() {
     assert_eq!(
         db.session().number("SELECT count(*) FROM products WHERE alt <> ''"),
         0,
-        "the walk of the original was over"
+        "the backfill of the original is done"
     );
 }
 
-/// Both sides have pg_caption, and the publication is FOR ALL TABLES: our own tables are in it.
+// Both sides have pg_caption, and the publication is FOR ALL TABLES: it includes the extension's
+// tables. Their rows must not stop the apply worker.
 #[test]
-fn rows_that_logical_replication_applies_are_filled_and_nothing_stops_the_apply_worker() {
+fn rows_from_logical_replication_are_filled() {
     let settings = [("wal_level", "logical")];
     let (publisher, subscriber, web) =
-        (Cluster::private(&settings), Cluster::private(&settings), Web::start());
+        (TestCluster::private(&settings), TestCluster::private(&settings), TestServer::start());
     let (from, to) = (publisher.database(), subscriber.database());
     let mut there = to.products(&[]);
     there.run("SELECT caption.watch('products', on_replica => true)");
@@ -223,15 +209,18 @@ fn rows_that_logical_replication_applies_are_filled_and_nothing_stops_the_apply_
         publisher.conninfo(&from.name)
     ));
     to.eventually("(SELECT count(*) FROM products) = 2");
-    let url = web.serve("/new.jpg", Answer::picture(5));
-    here.run(&format!("INSERT INTO products (image_url) VALUES ('{url}'); INSERT INTO other (image_url) VALUES ('{url}')"));
-    // The subscriber fills what it watches; what the publisher writes arrives, too.
+    let url = web.serve("/new.jpg", ServerAnswer::picture(5));
+    here.run(&format!(
+        "INSERT INTO products (image_url) VALUES ('{url}'); \
+         INSERT INTO other (image_url) VALUES ('{url}')"
+    ));
+    // The subscriber fills its watched table; rows filled by the publisher arrive, too.
     to.eventually(&format!("(SELECT count(*) FROM products) = 3 AND {FILLED}"));
     to.eventually("(SELECT alt <> '' FROM other)");
     assert_eq!(
         here.number("SELECT count(*) FROM products WHERE alt <> ''"),
         0,
-        "the publisher does not watch it"
+        "the publisher does not watch this table"
     );
     assert_eq!(
         there.rows("SELECT relation, on_replica FROM caption.watch"),
@@ -254,15 +243,19 @@ fn rows_that_logical_replication_applies_are_filled_and_nothing_stops_the_apply_
 }
 
 #[test]
-fn a_watch_made_where_triggers_are_replicas_is_kept() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn a_watch_in_replica_role_is_kept() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 2);
-    session.run("SET session_replication_role = replica; SELECT caption.watch('products'); RESET session_replication_role");
+    session.run(
+        "SET session_replication_role = replica; \
+         SELECT caption.watch('products'); \
+         RESET session_replication_role",
+    );
     db.eventually(FILLED);
 }
 
-/// Some state that every upgrade must keep, and a row that waits.
-fn with_a_history(db: &Database, web: &Web) -> Session {
+/// A table with captions, a failure and a style, which an upgrade must keep.
+fn with_history(db: &TestDatabase, web: &TestServer) -> TestSession {
     let mut urls = web.pictures(3);
     urls.push(web.url("/gone.jpg"));
     let mut session = db.products(&urls);
@@ -274,35 +267,37 @@ fn with_a_history(db: &Database, web: &Web) -> Session {
 }
 
 #[test]
-fn pg_upgrade_keeps_everything_and_the_queue_goes_on() {
-    let Some(older) = Cluster::of_older_major(&[]) else {
+fn pg_upgrade_keeps_everything() {
+    let Some(older) = TestCluster::of_older_major(&[]) else {
         println!("skipped: OLD_PG_CONFIG names no PostgreSQL of an older major");
         return;
     };
-    let web = Web::start();
+    let web = TestServer::start();
     let db = older.database();
-    let mut session = with_a_history(&db, &web);
+    let mut session = with_history(&db, &web);
     older.set("pg_caption.enabled", "off");
     older.reload();
-    eventually("the worker has left", || older.process("pg_caption worker").is_none());
-    let url = web.serve("/new.jpg", Answer::picture(5));
+    eventually("the worker ends", || older.process("pg_caption worker").is_none());
+    let url = web.serve("/new.jpg", ServerAnswer::picture(5));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
-    let kept = "SELECT (SELECT jsonb_agg(w ORDER BY w.key) FROM caption.ledger w)::text || (SELECT jsonb_agg(f) FROM caption.failed f)::text
-                || (SELECT jsonb_agg(w) FROM caption.watch w)::text || (SELECT jsonb_agg(s) FROM caption.style s)::text || (SELECT jsonb_agg(q) FROM caption.queue q)::text";
+    let kept = "SELECT (SELECT jsonb_agg(w ORDER BY w.key) FROM caption.ledger w)::text || \
+        (SELECT jsonb_agg(f) FROM caption.failed f)::text
+                || (SELECT jsonb_agg(w) FROM caption.watch w)::text || (SELECT jsonb_agg(s) \
+                FROM caption.style s)::text || (SELECT jsonb_agg(q) FROM caption.queue q)::text";
     let before = session.text(kept);
-    // A mark that 15.20 puts on every column, and that minor releases of 16 before it do not know:
-    // PostgreSQL's own affair, and in the way here.
+    // 15.20 sets this attribute option on every column, but minor releases of 16 before it do not
+    // know it: a problem of PostgreSQL, not of this test.
     session.run(
         "UPDATE pg_attribute SET attoptions = NULL WHERE attoptions::text LIKE '{pg_attver=%'",
     );
     drop(session);
-    let newer = Cluster::upgraded_from(&older, &[("pg_caption.enabled", "off")]);
+    let newer = TestCluster::upgraded_from(&older, &[("pg_caption.enabled", "off")]);
     let mut session = newer.session(&db.name);
     assert_eq!(session.text(kept), before);
     newer.set("pg_caption.enabled", "on");
     newer.reload();
-    eventually("the row that waited is filled", || {
+    eventually("the queued row is filled", || {
         session.holds("(SELECT alt <> '' AND seo <> '' FROM products WHERE id = 5)")
     });
-    assert_eq!((web.hits("/0.jpg"), web.hits("/gone.jpg")), (1, 1), "nothing was done twice");
+    assert_eq!((web.hits("/0.jpg"), web.hits("/gone.jpg")), (1, 1), "no picture was fetched again");
 }

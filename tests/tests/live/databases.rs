@@ -1,12 +1,11 @@
-//! Many databases and few workers: all progress, in turns, and a view says how each of them is.
+//! Many databases and few workers: all databases make progress, and a view shows their states.
 
-use pg_caption_tests::{Answer, Cluster, Database, Gate, Web, eventually};
+use pg_caption_tests::{
+    AnswerGate, FILLED, ServerAnswer, TestCluster, TestDatabase, TestServer, eventually,
+};
 
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
-/// State and reason of a database, as another one shows them.
-fn state_of(name: &str, shown_in: &Database) -> (String, String) {
+/// State and reason of a database in `caption.database`, read in the database `shown_in`.
+fn state_of(name: &str, shown_in: &TestDatabase) -> (String, String) {
     let row = shown_in.session().rows(&format!(
         "SELECT state, coalesce(why, '') FROM caption.database WHERE database = '{name}'"
     ));
@@ -16,30 +15,38 @@ fn state_of(name: &str, shown_in: &Database) -> (String, String) {
 }
 
 #[test]
-fn ten_databases_with_work_share_two_workers_in_turns() {
-    let (cluster, web, gate) =
-        (Cluster::private(&[("pg_caption.max_workers", "2")]), Web::start(), Gate::new());
-    let databases: Vec<Database> = (0..10).map(|_| cluster.database()).collect();
-    // Two whose work does not end keep both workers busy.
+fn ten_databases_share_two_workers() {
+    let (cluster, web, gate) = (
+        TestCluster::private(&[("pg_caption.max_workers", "2")]),
+        TestServer::start(),
+        AnswerGate::new(),
+    );
+    let databases: Vec<TestDatabase> = (0..10).map(|_| cluster.database()).collect();
+    // Two databases with endless work keep both workers busy.
     for (number, db) in databases.iter().enumerate().take(2) {
-        let slow = web.serve(&format!("/slow-{number}.jpg"), Answer::picture(0).behind(&gate));
+        let slow =
+            web.serve(&format!("/slow-{number}.jpg"), ServerAnswer::picture(0).behind(&gate));
         db.products(&[slow]).run("SELECT caption.watch('products')");
     }
-    eventually("both are being drained", || gate.waiting() >= 2);
-    let quick = web.serve("/quick.jpg", Answer::picture(1));
+    eventually("both workers are busy", || gate.waiting() >= 2);
+    let quick = web.serve("/quick.jpg", ServerAnswer::picture(1));
     for db in &databases[2..] {
         db.products(&[quick.clone(), quick.clone()]).run("SELECT caption.watch('products')");
     }
-    eventually("somebody waits for a turn", || {
+    eventually("a database waits for its turn", || {
         databases[2..].iter().any(|db| {
             state_of(&db.name, &databases[0])
-                == ("waiting".into(), "all 2 workers serve other databases; it gets its turn (pg_caption.max_workers)".into())
+                == (
+                    "waiting".into(),
+                    "all 2 workers serve other databases; it gets its turn (pg_caption.max_workers)"
+                        .into(),
+                )
         })
     });
-    // They get their turns although the two never end.
+    // They get their turns although the work of the first two does not end.
     for db in &databases[2..] {
         db.eventually(FILLED);
-        eventually("it is idle", || state_of(&db.name, &databases[0]).0 == "idle");
+        eventually("the database is idle", || state_of(&db.name, &databases[0]).0 == "idle");
     }
     assert!(!databases[0].session().holds(FILLED));
     gate.open();
@@ -49,19 +56,20 @@ fn ten_databases_with_work_share_two_workers_in_turns() {
 }
 
 #[test]
-fn one_free_worker_slot_is_shared_in_turns() {
-    // Three slots: one is PostgreSQL's own logical replication launcher's, one our launcher's.
+fn one_worker_slot_is_shared_in_turns() {
+    // Three slots: PostgreSQL's logical replication launcher and the extension's launcher take one
+    // each.
     let (cluster, web, gate) = (
-        Cluster::private(&[("max_worker_processes", "3"), ("pg_caption.max_workers", "4")]),
-        Web::start(),
-        Gate::new(),
+        TestCluster::private(&[("max_worker_processes", "3"), ("pg_caption.max_workers", "4")]),
+        TestServer::start(),
+        AnswerGate::new(),
     );
     let (busy, other) = (cluster.database(), cluster.database());
-    busy.products(&[web.serve("/slow.jpg", Answer::picture(0).behind(&gate))])
+    busy.products(&[web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate))])
         .run("SELECT caption.watch('products')");
-    eventually("it is being drained", || gate.waiting() >= 1);
+    eventually("the worker is busy", || gate.waiting() >= 1);
     other.products_of(&web, 2).run("SELECT caption.watch('products')");
-    eventually("it says why it waits", || {
+    eventually("the view shows why the database waits", || {
         state_of(&other.name, &busy).1.contains("max_worker_processes")
     });
     other.eventually(FILLED);
@@ -70,8 +78,9 @@ fn one_free_worker_slot_is_shared_in_turns() {
 }
 
 #[test]
-fn the_view_says_why_a_database_is_not_served() {
-    let (cluster, web) = (Cluster::private(&[("pg_caption.enabled", "off")]), Web::start());
+fn the_view_explains_unserved_databases() {
+    let (cluster, web) =
+        (TestCluster::private(&[("pg_caption.enabled", "off")]), TestServer::start());
     let (db, other) = (cluster.database(), cluster.database());
     db.products_of(&web, 1).run("SELECT caption.watch('products')");
     assert_eq!(
@@ -82,9 +91,10 @@ fn the_view_says_why_a_database_is_not_served() {
     admin.run(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", db.name));
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
-    eventually("it says so", || state_of(&db.name, &other).1.contains("ALLOW_CONNECTIONS"));
-    // And goes on saying so when the databases have been listed anew, as another database's arrival
-    // makes sure.
+    eventually("the view shows the reason", || {
+        state_of(&db.name, &other).1.contains("ALLOW_CONNECTIONS")
+    });
+    // The reason stays after the launcher has listed the databases again, as for a new database.
     let third = cluster.database();
     third.products_of(&web, 1).run("SELECT caption.watch('products')");
     third.eventually(FILLED);
@@ -92,39 +102,45 @@ fn the_view_says_why_a_database_is_not_served() {
     admin.run(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", db.name));
     admin.run("SELECT pg_reload_conf()");
     db.eventually(FILLED);
-    eventually("it is idle", || state_of(&db.name, &other).0 == "idle");
+    eventually("the database is idle", || state_of(&db.name, &other).0 == "idle");
 }
 
-/// A database whose sessions become `bob` by themselves is drained all the same.
-fn a_worker_stays_itself(setting: &str) {
-    // Off until everything stands, so that the worker begins with it.
-    let (cluster, web) = (Cluster::private(&[("pg_caption.enabled", "off")]), Web::start());
+/// Sets `setting` to the role `bob` for a database and checks that its rows are filled.
+fn a_worker_keeps_its_role(setting: &str) {
+    // Disabled at first, so that the worker starts with the database setting.
+    let (cluster, web) =
+        (TestCluster::private(&[("pg_caption.enabled", "off")]), TestServer::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 2);
-    session.run(&format!("CREATE ROLE bob; SELECT caption.watch('products'); ALTER DATABASE {} SET {setting} = 'bob'", db.name));
+    session.run(&format!(
+        "CREATE ROLE bob; \
+         SELECT caption.watch('products'); \
+         ALTER DATABASE {} SET {setting} = 'bob'",
+        db.name
+    ));
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
     eventually(FILLED, || session.holds(FILLED));
     assert!(
         !cluster.log().contains("exited with exit code 1"),
-        "no worker died:\n{}",
+        "no worker ended with an error:\n{}",
         cluster.log_tail("ERROR")
     );
 }
 
 #[test]
-fn a_role_that_a_database_sets_for_its_sessions_binds_no_worker() {
-    a_worker_stays_itself("role");
+fn a_database_role_setting_binds_no_worker() {
+    a_worker_keeps_its_role("role");
 }
 
 #[test]
-fn a_session_user_that_a_database_sets_binds_no_worker() {
-    a_worker_stays_itself("session_authorization");
+fn a_database_user_setting_binds_no_worker() {
+    a_worker_keeps_its_role("session_authorization");
 }
 
 #[test]
-fn the_view_is_for_members_of_pg_monitor() {
-    let db = Cluster::shared().database();
+fn the_view_requires_pg_monitor() {
+    let db = shared_database();
     let role = format!("viewer_{}", db.name);
     let mut session = db.session();
     session.run(&format!("CREATE ROLE {role}; SET ROLE {role}"));

@@ -1,41 +1,41 @@
-//! Health over time: what is kept stays bounded however large the table is, and a server with
-//! nothing to do does nothing.
+//! Resources over time: bookkeeping stays bounded for large tables; an idle server does no work.
 
-use pg_caption_tests::{Answer, Cluster, Web, eventually};
+use pg_caption_tests::{ServerAnswer, TestCluster, TestServer, eventually, shared_database};
 
-/// Nearly all have their text already: what is measured is the queue, not the engine.
+/// Nearly all rows have a text already: the test measures the queue, not the engine.
 const ROWS: i64 = 30_000;
 
 #[test]
-fn the_queue_of_a_large_table_stays_small_and_no_row_is_left() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn the_queue_of_a_large_table_stays_small() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products(&[]);
-    // Most were written by hand; some are empty.
-    let url = web.serve("/0.jpg", Answer::picture(0));
+    // Most rows have a user's text; a few are empty.
+    let url = web.serve("/0.jpg", ServerAnswer::picture(0));
     session.run(&format!(
-        "INSERT INTO products (image_url, alt) SELECT '{url}', CASE WHEN n % 3000 = 0 THEN NULL ELSE 'by hand' END FROM generate_series(1, {ROWS}) n"
+        "INSERT INTO products (image_url, alt) SELECT '{url}', CASE WHEN n % 3000 = 0 THEN NULL \
+         ELSE 'by hand' END FROM generate_series(1, {ROWS}) n"
     ));
     session.run("SELECT caption.watch('products', fills => '{\"alt\": \"concise\"}')");
-    // The walk puts nothing into the queue.
+    // The backfill adds nothing to the queue.
     let mut most = 0;
-    eventually("everything is done", || {
+    eventually("the backfill is done", || {
         most = most.max(session.number("SELECT count(*) FROM caption.queue"));
         session.holds("caption.is_idle('products')")
     });
-    assert_eq!(most, 0, "queue rows while what was there was walked");
+    assert_eq!(most, 0, "queue rows during the backfill");
     assert_eq!(session.number("SELECT backfilled FROM caption.watch_state"), ROWS);
     assert_eq!(session.number("SELECT count(*) FROM products WHERE alt IS NULL"), 0);
-    // A statement of many rows appends a few.
+    // A statement that changes many rows appends few entries.
     session.run("SELECT caption.pause('products')");
     session.run("UPDATE products SET alt = NULL WHERE id <= 10000");
     assert_eq!(session.number("SELECT sum(n) FROM caption.queue"), 10_000);
-    assert_eq!(session.number("SELECT count(*) FROM caption.queue"), 50, "two hundred keys a row");
+    assert_eq!(session.number("SELECT count(*) FROM caption.queue"), 50, "200 keys per entry");
     session.run("UPDATE products SET alt = 'by hand' WHERE id <= 10000");
     session.run("SELECT caption.resume('products')");
     session.run("CALL caption.wait('products')");
     assert_eq!(session.number("SELECT count(*) FROM caption.queue"), 0);
-    // Once vacuumed, as autovacuum does, its pages are used again: it does not grow with what has
-    // passed through.
+    // After a vacuum its pages are reused: the queue does not grow with the number of processed
+    // rows.
     session.run("VACUUM caption.queue");
     let after_one = session.number("SELECT pg_total_relation_size('caption.queue')");
     for _ in 0..4 {
@@ -53,8 +53,8 @@ fn the_queue_of_a_large_table_stays_small_and_no_row_is_left() {
     );
 }
 
-/// How often a process was put to sleep by itself so far: once for each time that it woke up and
-/// had nothing more to do.
+/// The number of voluntary context switches of a process: how often it woke up and went back to
+/// sleep.
 fn sleeps(pid: i64) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("a process");
     let line =
@@ -63,24 +63,24 @@ fn sleeps(pid: i64) -> u64 {
 }
 
 #[test]
-fn an_idle_server_is_left_in_peace() {
-    // Everything of PostgreSQL's own that writes by the clock is out of the way.
-    let cluster = Cluster::private(&[
+fn an_idle_server_does_no_work() {
+    // Turns off PostgreSQL's own periodic writes.
+    let cluster = TestCluster::private(&[
         ("autovacuum", "off"),
         ("checkpoint_timeout", "1d"),
         ("bgwriter_lru_maxpages", "0"),
     ]);
-    let (db, web) = (cluster.database(), Web::start());
+    let (db, web) = (cluster.database(), TestServer::start());
     db.products_of(&web, 2).run("SELECT caption.watch('products')");
     db.eventually("NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '')");
     let launcher = cluster.process("pg_caption launcher").expect("a launcher");
     let engine = db.session().number("SELECT pid FROM caption.engine_status()");
-    eventually("the worker has left", || cluster.process("pg_caption worker").is_none());
-    // The clock of this test is another process's: PostgreSQL writes a snapshot of running
-    // transactions every 15 s at most if anything was written, once.
+    eventually("the worker ends", || cluster.process("pg_caption worker").is_none());
+    // A few readings may differ: PostgreSQL writes a snapshot of running transactions up to 15 s
+    // after the last write.
     let (mut session, mut quiet) = (cluster.session("postgres"), 0);
     let mut before = (0, 0, String::new());
-    eventually("ten looks in a row find nothing done", || {
+    eventually("ten equal readings follow each other", || {
         session.run("SELECT pg_sleep(0.5)");
         let now =
             (sleeps(launcher), sleeps(engine), session.text("SELECT pg_current_wal_insert_lsn()"));
@@ -91,19 +91,31 @@ fn an_idle_server_is_left_in_peace() {
 }
 
 #[test]
-fn what_waits_for_a_paused_table_is_not_read_with_every_row_of_another_one() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn a_paused_queue_is_not_read_for_others() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
-    session.run("CREATE TABLE paused (LIKE products INCLUDING ALL); SELECT caption.watch('paused'); SELECT caption.watch('products'); SELECT caption.pause('paused')");
-    session.run("INSERT INTO caption.queue (relation, keys, n) SELECT 'paused'::regclass, '[[\"1\"]]', 1 FROM generate_series(1, 50000)");
+    session.run(
+        "CREATE TABLE paused (LIKE products INCLUDING ALL); \
+         SELECT caption.watch('paused'); \
+         SELECT caption.watch('products'); \
+         SELECT caption.pause('paused')",
+    );
+    session.run(
+        "INSERT INTO caption.queue (relation, keys, n) SELECT 'paused'::regclass, '[[\"1\"]]', 1 \
+         FROM generate_series(1, 50000)",
+    );
     for n in 2..=20 {
         session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
         db.eventually(&format!("(SELECT count(alt) = {n} FROM products)"));
     }
-    // Its statistics are complete once a worker is gone.
+    // A worker flushes its statistics when it ends.
     session.run(
-        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = current_database() AND backend_type = 'pg_caption worker'",
+        "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity \
+         WHERE datname = current_database() AND backend_type = 'pg_caption worker'",
     );
-    let read = session.number("SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read FROM pg_stat_user_tables WHERE relid = 'caption.queue'::regclass");
-    assert!(read < 10_000, "{read} rows of the queue were read for 20");
+    let read = session.number(
+        "SELECT coalesce(idx_tup_fetch, 0) + seq_tup_read FROM pg_stat_user_tables \
+         WHERE relid = 'caption.queue'::regclass",
+    );
+    assert!(read < 10_000, "{read} rows of the queue were read for 20 rows");
 }

@@ -1,40 +1,44 @@
-//! How hosts that want to be left alone are treated: visible, not charged to any row, holding up no
-//! other host, across engines.
+//! Cooling and slow hosts: they are visible, charge no attempts to rows, and delay no other host. A
+//! cooldown outlasts the engine.
 
-use pg_caption_tests::{Answer, Cluster, Gate, Session, Web, eventually};
+use pg_caption_tests::{TestServer, TestSession};
 
-const WANTS_PATIENCE: u16 = 429;
+const TOO_MANY_REQUESTS: u16 = 429;
 
-/// The row of `caption.host` of that server: what follows SELECT, as text; empty if it has none.
-fn host(session: &mut Session, web: &Web, expression: &str) -> String {
+/// An SQL expression over the server's row of `caption.host`, as text; empty without such a row.
+fn host(session: &mut TestSession, web: &TestServer, expression: &str) -> String {
     let key = web.url("").replace("http://", "");
     session.text(&format!(
         "SELECT coalesce((SELECT ({expression})::text FROM caption.host WHERE host = '{key}'), '')"
     ))
 }
 
-/// Rows of one host, and behind them `served` pictures of another.
-fn crowd(session: &mut Session, cooling: &str, count: usize, web: &Web, served: usize) {
+/// Inserts `count` rows of one host and, behind them, rows for `served` pictures of another host.
+fn insert_rows(
+    session: &mut TestSession,
+    cooling: &str,
+    count: usize,
+    web: &TestServer,
+    served: usize,
+) {
     let urls: Vec<_> = web.pictures(served).iter().map(|url| format!("('{url}')")).collect();
     session.run(&format!(
-        "INSERT INTO products (image_url) SELECT '{cooling}?' || n FROM generate_series(1, {count}) n;
+        "INSERT INTO products (image_url) SELECT '{cooling}?' || n \
+         FROM generate_series(1, {count}) n;
          INSERT INTO products (image_url) VALUES {}",
         urls.join(", ")
     ));
 }
 
 #[test]
-fn a_view_shows_what_each_host_is_asked_and_answered_and_until_when_it_is_left_alone() {
+fn the_host_view_shows_requests_and_cooldowns() {
     let (cluster, busy, slow, gate) =
-        (Cluster::private(&[]), Web::start(), Web::start(), Gate::new());
+        (TestCluster::private(&[]), TestServer::start(), TestServer::start(), AnswerGate::new());
     let db = cluster.database();
     let mut session = db.session();
-    assert_eq!(
-        host(&mut session, &busy, "host"),
-        "",
-        "nothing is known of a host that was never asked"
-    );
-    let url = busy.serve("/a.jpg", Answer::status(WANTS_PATIENCE).header("Retry-After", "600"));
+    assert_eq!(host(&mut session, &busy, "host"), "", "a host without requests has no row");
+    let url =
+        busy.serve("/a.jpg", ServerAnswer::status(TOO_MANY_REQUESTS).header("Retry-After", "600"));
     session.error(&format!("SELECT caption_image('{url}')"));
     assert_eq!(host(&mut session, &busy, "in_flight || ' ' || last_answer"), "0 http_429");
     assert_eq!(
@@ -54,53 +58,58 @@ fn a_view_shows_what_each_host_is_asked_and_answered_and_until_when_it_is_left_a
         "true"
     );
 
-    let url = slow.serve("/b.jpg", Answer::picture(0).behind(&gate));
+    let url = slow.serve("/b.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut waiting = db.session();
     let call = std::thread::spawn(move || waiting.text(&format!("SELECT caption_image('{url}')")));
     eventually("the picture is being fetched", || gate.waiting() >= 1);
     assert_eq!(host(&mut session, &slow, "in_flight"), "1");
     gate.open();
     call.join().unwrap();
-    eventually("its answer is shown", || {
+    eventually("the view shows the answer", || {
         host(&mut session, &slow, "in_flight || ' ' || last_answer") == "0 http_200"
     });
     assert_eq!(host(&mut session, &slow, "cooling_until"), "");
 }
 
 #[test]
-fn hosts_are_shown_to_those_who_may_ask_the_engine() {
-    let db = Cluster::shared().database();
+fn the_host_view_needs_the_engine_grant() {
+    let db = shared_database();
     let mut session = db.session();
     let role = format!("watcher_{}", db.name);
     session.run(&format!("CREATE ROLE {role} LOGIN; GRANT USAGE ON SCHEMA caption TO {role}"));
     let mut watcher = db.session_as(&role);
     assert_eq!(watcher.error("SELECT * FROM caption.host").code().code(), "42501");
-    session.run(&format!("GRANT SELECT ON caption.host TO {role}; GRANT EXECUTE ON FUNCTION caption.engine_report() TO {role}"));
+    session.run(&format!(
+        "GRANT SELECT ON caption.host TO {role}; \
+         GRANT EXECUTE ON FUNCTION caption.engine_report() TO {role}"
+    ));
     watcher.run("SELECT * FROM caption.host");
     drop(watcher);
     session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
 }
 
+// A thousand rows of a cooling host at the head of the queue: they are deferred without charging an
+// attempt, and rows of another host are filled.
 #[test]
-fn a_thousand_rows_of_a_cooling_host_at_the_head_of_the_queue_hold_up_nobody_and_are_not_charged() {
-    for status in [WANTS_PATIENCE, 503] {
-        let (db, busy, web) = (Cluster::shared().database(), Web::start(), Web::start());
-        let url = busy.serve_all(Answer::status(status).header("Retry-After", "3600"));
+fn a_cooling_host_delays_no_other_rows() {
+    for status in [TOO_MANY_REQUESTS, 503] {
+        let (db, busy, web) = (shared_database(), TestServer::start(), TestServer::start());
+        let url = busy.serve_all(ServerAnswer::status(status).header("Retry-After", "3600"));
         let mut session = db.products(&[]);
-        // Once they are found by the walk over what exists, once by the queue.
-        if status == WANTS_PATIENCE {
-            crowd(&mut session, &url, 1000, &web, 10);
+        // The backfill finds the rows in one case, the queue in the other.
+        if status == TOO_MANY_REQUESTS {
+            insert_rows(&mut session, &url, 1000, &web, 10);
             session.run("SELECT caption.watch('products')");
         } else {
             session.run("SELECT caption.watch('products')");
-            crowd(&mut session, &url, 1000, &web, 10);
+            insert_rows(&mut session, &url, 1000, &web, 10);
         }
         db.eventually("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 10");
         db.eventually("(SELECT count(*) FROM caption.deferred) = 1000");
         assert_eq!(
             session.number("SELECT count(*) FROM caption.deferred WHERE attempts > 0"),
             0,
-            "{status}: nothing is charged"
+            "{status}: no attempt is charged"
         );
         assert_eq!(
             session.number(
@@ -110,48 +119,46 @@ fn a_thousand_rows_of_a_cooling_host_at_the_head_of_the_queue_hold_up_nobody_and
             "{status}"
         );
         assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0, "{status}");
-        // What was under way when the host first asked, and no more.
-        assert!(busy.total() <= 6, "{status}: asked {} times", busy.total());
+        // Only the requests in flight at the first answer.
+        assert!(busy.total() <= 6, "{status}: {} requests", busy.total());
         for number in 0..10 {
             assert_eq!(
                 web.hits(&format!("/{number}.jpg")),
                 1,
-                "{status}: the other host's pictures were each fetched once"
+                "{status}: each picture of the other host is fetched once"
             );
         }
     }
 }
 
 #[test]
-fn rows_of_a_host_that_takes_its_time_do_not_take_the_places_of_the_others() {
+fn a_slow_host_delays_no_other_host() {
     let (db, slow, web, gate) =
-        (Cluster::shared().database(), Web::start(), Web::start(), Gate::new());
-    let url = slow.serve_all(Answer::picture(9).behind(&gate));
+        (shared_database(), TestServer::start(), TestServer::start(), AnswerGate::new());
+    let url = slow.serve_all(ServerAnswer::picture(9).behind(&gate));
     let mut session = db.products(&[]);
-    crowd(&mut session, &url, 400, &web, 10);
+    insert_rows(&mut session, &url, 400, &web, 10);
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 10");
     assert_eq!(
         session.number("SELECT count(*) FROM caption.deferred"),
         0,
-        "nobody asked for patience"
+        "no host asked for a delay"
     );
     gate.open();
-    db.eventually(
-        "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')",
-    );
+    db.eventually(FILLED);
 }
 
 #[test]
-fn thousands_of_rows_of_a_host_that_takes_its_time_are_put_off_uncharged_for_those_behind_them() {
+fn excess_rows_of_a_slow_host_are_deferred() {
     let (db, slow, web, gate) =
-        (Cluster::shared().database(), Web::start(), Web::start(), Gate::new());
-    let url = slow.serve_all(Answer::picture(9).behind(&gate));
+        (shared_database(), TestServer::start(), TestServer::start(), AnswerGate::new());
+    let url = slow.serve_all(ServerAnswer::picture(9).behind(&gate));
     let mut session = db.products(&[]);
-    crowd(&mut session, &url, 3000, &web, 5);
+    insert_rows(&mut session, &url, 3000, &web, 5);
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 5");
-    // The few that it was asked for in vain are charged as any.
+    // Requests that timed out are charged as usual.
     assert!(
         session.holds("(SELECT count(*) FROM caption.deferred WHERE code = 'host_busy') > 1000")
     );
@@ -165,26 +172,25 @@ fn thousands_of_rows_of_a_host_that_takes_its_time_are_put_off_uncharged_for_tho
 }
 
 #[test]
-fn rows_of_a_host_that_has_recovered_get_their_captions() {
-    let (db, busy, web) = (Cluster::shared().database(), Web::start(), Web::start());
-    let url = busy.serve_all(Answer::status(503).header("Retry-After", "1"));
+fn rows_of_a_recovered_host_are_filled() {
+    let (db, busy, web) = (shared_database(), TestServer::start(), TestServer::start());
+    let url = busy.serve_all(ServerAnswer::status(503).header("Retry-After", "1"));
     let mut session = db.products(&[]);
-    crowd(&mut session, &url, 50, &web, 3);
+    insert_rows(&mut session, &url, 50, &web, 3);
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM caption.deferred) > 0");
-    busy.serve_all(Answer::picture(4));
-    db.eventually(
-        "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')",
-    );
+    busy.serve_all(ServerAnswer::picture(4));
+    db.eventually(FILLED);
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
 #[test]
-fn a_cooling_host_stays_cooling_when_the_engine_is_exchanged() {
-    let (cluster, busy) = (Cluster::private(&[]), Web::start());
+fn a_cooldown_survives_an_engine_change() {
+    let (cluster, busy) = (TestCluster::private(&[]), TestServer::start());
     let db = cluster.database();
     let mut session = db.session();
-    let url = busy.serve("/a.jpg", Answer::status(WANTS_PATIENCE).header("Retry-After", "600"));
+    let url =
+        busy.serve("/a.jpg", ServerAnswer::status(TOO_MANY_REQUESTS).header("Retry-After", "600"));
     session.error(&format!("SELECT caption_image('{url}')"));
     for threads in ["1", "2"] {
         let before = session.number("SELECT pid FROM caption.engine_status()");
@@ -193,11 +199,11 @@ fn a_cooling_host_stays_cooling_when_the_engine_is_exchanged() {
         db.eventually(&format!(
             "(SELECT pid <> {before} AND state = 'ready' FROM caption.engine_status())"
         ));
-        eventually("the successor knows", || {
+        eventually("the new engine has the cooldown", || {
             host(&mut session, &busy, "cooling_until > now() + interval '8 minutes'") == "true"
         });
         let error = session.error(&format!("SELECT caption_image('{url}')"));
         assert_eq!(error.code().code(), "53000", "{error:?}");
     }
-    assert_eq!(busy.total(), 1, "it was asked once, by the first engine");
+    assert_eq!(busy.total(), 1, "only the first engine made a request");
 }

@@ -1,5 +1,5 @@
 //! Promises of a live server: a real cluster, the real engine, real HTTP on loopback. One file per
-//! topic, one sentence per test.
+//! topic, one promise per test.
 
 mod capacity;
 mod caption_image;
@@ -9,24 +9,26 @@ mod confinement;
 mod copies;
 mod crashes;
 mod databases;
-mod exchanges;
 mod faults;
 mod health;
 mod hosts;
+mod messages;
+mod model_swaps;
 mod models;
 mod open_transactions;
 mod other_sessions;
 mod parity;
 mod processes;
+mod prune;
 mod recaption;
 mod redefinitions;
 mod refusals;
 mod rights;
 mod row_errors;
-mod spared_changes;
-mod spared_statements;
+mod settings;
+mod skipped_changes;
+mod skipped_statements;
 mod styles;
-mod tidy;
 mod upgrade;
 mod waiting;
 mod watch;

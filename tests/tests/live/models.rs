@@ -1,10 +1,12 @@
-//! Models from SQL: what is installed, which one serves, and one exchanged for another while
-//! everybody goes on.
+//! Models in SQL: `caption.models()` lists the installed models, `caption.use_model()` chooses one.
 
-use pg_caption_tests::{Cluster, Database, Models, demo_pictures, eventually, model};
+use pg_caption_tests::{
+    ModelsDirectory, StopMode, TestCluster, TestDatabase, demo_pictures, eventually, pictures,
+    quote_literal,
+};
 use std::fs;
 
-/// A picture as a bytea literal.
+/// A demo picture as an SQL literal of type bytea.
 pub(crate) fn picture() -> String {
     let mut files: Vec<_> = fs::read_dir(demo_pictures())
         .unwrap()
@@ -13,12 +15,11 @@ pub(crate) fn picture() -> String {
         .filter(|p| p.is_file())
         .collect();
     files.sort();
-    let bytes = fs::read(&files[0]).unwrap();
-    format!("'\\x{}'::bytea", bytes.iter().map(|b| format!("{b:02x}")).collect::<String>())
+    pictures::bytea_literal(&fs::read(&files[0]).unwrap())
 }
 
-/// Engine processes of the server.
-pub(crate) fn engines(cluster: &Cluster) -> usize {
+/// The number of the server's engine processes.
+pub(crate) fn engines(cluster: &TestCluster) -> usize {
     let engine = |pid: &u32| {
         fs::read(format!("/proc/{pid}/cmdline"))
             .is_ok_and(|line| line.starts_with(b"pg_caption_engine"))
@@ -26,15 +27,16 @@ pub(crate) fn engines(cluster: &Cluster) -> usize {
     cluster.processes().into_iter().filter(engine).count()
 }
 
-fn serves(db: &Database<'_>, name: &str) {
+/// Waits until a model serves.
+fn serves(db: &TestDatabase<'_>, name: &str) {
     db.eventually(&format!(
         "(SELECT state = 'serving' FROM caption.models() WHERE name = '{name}')"
     ));
 }
 
 #[test]
-fn what_is_installed_is_listed_with_what_serves() {
-    let models = Models::of(&["first", "second", "strange", "half"]);
+fn models_lists_installed_and_serving() {
+    let models = ModelsDirectory::of(&["first", "second", "strange", "half"]);
     models.edit("strange", "config.json", |config| config["model_type"] = "poet".into());
     fs::remove_file(models.folder("half").join("tokenizer.json")).unwrap();
     let cluster = models.cluster("first");
@@ -60,11 +62,17 @@ fn what_is_installed_is_listed_with_what_serves() {
         session
             .holds("(SELECT problem LIKE '%poet%' FROM caption.models() WHERE name = 'strange')")
     );
-    assert!(session.holds("(SELECT length(digest) = 64 AND memory > 10000000 AND bytes > 0 FROM caption.models() WHERE active)"));
+    assert!(session.holds(
+        "(SELECT length(digest) = 64 AND memory > 10000000 AND bytes > 0 FROM caption.models() \
+         WHERE active)"
+    ));
     assert!(session.holds(
         "(SELECT digest = (caption.engine_status()).digest FROM caption.models() WHERE active)"
     ));
-    assert!(session.holds("(SELECT bool_and(digest IS NULL AND memory IS NULL) FROM caption.models() WHERE NOT active)"));
+    assert!(session.holds(
+        "(SELECT bool_and(digest IS NULL AND memory IS NULL) FROM caption.models() \
+         WHERE NOT active)"
+    ));
     assert!(session.holds(
         "(SELECT graphs ->> 'encoder_model' = '[\"fp32\"]' FROM caption.models() WHERE active)"
     ));
@@ -75,9 +83,9 @@ fn what_is_installed_is_listed_with_what_serves() {
 }
 
 #[test]
-fn what_is_installed_is_listed_without_an_engine_too() {
-    let models = Models::of(&["first", "second"]);
-    let cluster = Cluster::private(&[
+fn models_needs_no_engine() {
+    let models = ModelsDirectory::of(&["first", "second"]);
+    let cluster = TestCluster::private(&[
         ("pg_caption.models_directory", models.directory().to_str().unwrap()),
         ("pg_caption.model", "first"),
         ("pg_caption.engine", "/nonexistent/engine"),
@@ -92,8 +100,8 @@ fn what_is_installed_is_listed_without_an_engine_too() {
 }
 
 #[test]
-fn a_model_chosen_in_sql_serves() {
-    let models = Models::of(&["first", "second"]);
+fn use_model_changes_the_serving_model() {
+    let models = ModelsDirectory::of(&["first", "second"]);
     let cluster = models.cluster("first");
     let db = cluster.database();
     let mut session = db.session();
@@ -103,7 +111,7 @@ fn a_model_chosen_in_sql_serves() {
         session
             .holds("(SELECT setting = 'second' FROM pg_settings WHERE name = 'pg_caption.model')")
             || {
-                // This session reads the new configuration with its next command.
+                // A session reads the new configuration with its next command.
                 session.holds(
                     "(SELECT setting = 'second' FROM pg_settings WHERE name = 'pg_caption.model')",
                 )
@@ -117,13 +125,13 @@ fn a_model_chosen_in_sql_serves() {
     session.run("SELECT caption.use_model('second')");
     serves(&db, "second");
     drop((session, db));
-    cluster.restart(pg_caption_tests::Stop::Fast);
+    cluster.restart(StopMode::Fast);
     serves(&cluster.database(), "second");
 }
 
 #[test]
-fn it_takes_effect_at_once_whatever_becomes_of_the_transaction() {
-    let models = Models::of(&["first", "second"]);
+fn use_model_ignores_a_rollback() {
+    let models = ModelsDirectory::of(&["first", "second"]);
     let cluster = models.cluster("first");
     let db = cluster.database();
     let mut session = db.session();
@@ -132,15 +140,15 @@ fn it_takes_effect_at_once_whatever_becomes_of_the_transaction() {
 }
 
 #[test]
-fn a_name_that_is_none_is_refused_with_what_there_is() {
-    let models = Models::of(&["first", "half"]);
+fn an_unknown_model_error_lists_the_models() {
+    let models = ModelsDirectory::of(&["first", "half"]);
     fs::remove_file(models.folder("half").join("onnx/encoder_model.onnx")).unwrap();
     let cluster = models.cluster("first");
     let db = cluster.database();
     let mut session = db.session();
     for name in ["third", "", "../first", ".first", "/nonexistent", "first/onnx", "'; DROP TABLE x"]
     {
-        let error = session.error(&format!("SELECT caption.use_model({})", postgres_literal(name)));
+        let error = session.error(&format!("SELECT caption.use_model({})", quote_literal(name)));
         assert_eq!(error.code().code(), "42704", "{name}: {error:?}");
         assert!(error.detail().is_some_and(|detail| detail.contains("first, half")), "{error:?}");
     }
@@ -156,13 +164,9 @@ fn a_name_that_is_none_is_refused_with_what_there_is() {
     );
 }
 
-fn postgres_literal(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
 #[test]
-fn only_who_may_alter_the_setting_chooses() {
-    let models = Models::of(&["first", "second"]);
+fn use_model_needs_alter_system() {
+    let models = ModelsDirectory::of(&["first", "second"]);
     let cluster = models.cluster("first");
     let db = cluster.database();
     let mut session = db.session();
@@ -180,7 +184,7 @@ fn only_who_may_alter_the_setting_chooses() {
             && error.hint().is_some_and(|hint| hint.contains("GRANT ALTER SYSTEM")),
         "{error:?}"
     );
-    // Whoever may not choose does not learn what lies where either.
+    // Without the right to choose, a role does not learn which models exist.
     assert_eq!(keeper.error("SELECT caption.use_model('third')").code().code(), "42501");
     session.run("GRANT ALTER SYSTEM ON PARAMETER pg_caption.model TO keeper");
     keeper.run("SELECT caption.use_model('second', wait => true)");
@@ -188,8 +192,8 @@ fn only_who_may_alter_the_setting_chooses() {
 }
 
 #[test]
-fn a_model_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
-    let models = Models::of(&["first", "broken"]);
+fn a_broken_model_keeps_the_old_one_serving() {
+    let models = ModelsDirectory::of(&["first", "broken"]);
     let graph = models.folder("broken").join("onnx/encoder_model.onnx");
     let length = fs::metadata(&graph).unwrap().len();
     fs::File::options().write(true).open(&graph).unwrap().set_len(length / 2).unwrap();
@@ -203,27 +207,28 @@ fn a_model_that_does_not_load_leaves_the_old_one_serving_and_says_why() {
         "{error:?}"
     );
     assert!(error.hint().is_some_and(|hint| hint.contains("first")), "{error:?}");
-    assert!(
-        session.holds("(SELECT state = 'failed' AND NOT active AND problem LIKE '%encoder_model.onnx%' FROM caption.models() WHERE name = 'broken')")
-    );
+    assert!(session.holds(
+        "(SELECT state = 'failed' AND NOT active AND problem LIKE '%encoder_model.onnx%' \
+         FROM caption.models() WHERE name = 'broken')"
+    ));
     assert!(session.holds("(SELECT state = 'serving' FROM caption.models() WHERE name = 'first')"));
     assert_eq!(session.number("SELECT pid FROM caption.engine_status()"), pid);
-    eventually("the engine that was refused has left", || engines(&cluster) == 1);
+    eventually("the failed engine ends", || engines(&cluster) == 1);
     session.run(&format!("SELECT caption_image({})", picture()));
-    let said = |cluster: &Cluster| {
+    let logged = |cluster: &TestCluster| {
         cluster.log().lines().filter(|line| line.contains("cannot use its model")).count()
     };
-    assert_eq!(said(&cluster), 1, "{}", cluster.log_tail("cannot use"));
-    // Mended, it is taken when asked for again.
+    assert_eq!(logged(&cluster), 1, "{}", cluster.log_tail("cannot use"));
+    // Once repaired, the model can be chosen.
     fs::copy(model().join("onnx/encoder_model.onnx"), &graph).unwrap();
     session.run("SELECT caption.use_model('broken', wait => true)");
     assert!(session.holds("(SELECT model = 'broken' FROM caption.engine_status())"));
-    assert_eq!(said(&cluster), 1);
+    assert_eq!(logged(&cluster), 1);
 }
 
 #[test]
-fn a_model_that_serves_without_some_of_its_files_says_which_and_why() {
-    let models = Models::of(&["first", "damaged"]);
+fn skipped_model_files_are_reported() {
+    let models = ModelsDirectory::of(&["first", "damaged"]);
     let graph = |file: &str| models.folder("damaged").join("onnx").join(file);
     for name in ["encoder_model", "decoder_model_merged"] {
         let whole = graph(&format!("{name}.onnx"));
@@ -235,8 +240,8 @@ fn a_model_that_serves_without_some_of_its_files_says_which_and_why() {
     let db = cluster.database();
     let mut session = db.session();
     session.run("SELECT caption.use_model('damaged', wait => true)");
-    let told = session.notices().pop().expect("whoever chose it is told");
-    assert_eq!(told.severity(), "WARNING");
+    let warning = session.notices().pop().expect("a warning for the caller");
+    assert_eq!(warning.severity(), "WARNING");
     let problem =
         session.text("SELECT problem FROM caption.models() WHERE active AND state = 'serving'");
     let line = cluster
@@ -247,8 +252,8 @@ fn a_model_that_serves_without_some_of_its_files_says_which_and_why() {
         .to_owned();
     for file in ["encoder_model.onnx", "decoder_model_merged.onnx"] {
         let path = graph(file).display().to_string();
-        for said in [told.message(), &problem, &line] {
-            assert!(said.contains(&path), "{said}");
+        for text in [warning.message(), &problem, &line] {
+            assert!(text.contains(&path), "{text}");
         }
     }
     let used = r#"{"encoder_model": ["uint8"], "decoder_model_merged": ["uint8"]}"#;
@@ -256,6 +261,6 @@ fn a_model_that_serves_without_some_of_its_files_says_which_and_why() {
         session.holds(&format!("(SELECT graphs = '{used}' FROM caption.models() WHERE active)"))
     );
     session.run("SELECT caption.use_model('first', wait => true)");
-    assert!(session.notices().is_empty(), "a whole model is worth no word");
+    assert!(session.notices().is_empty(), "a complete model causes no warning");
     assert!(session.holds("(SELECT problem IS NULL FROM caption.models() WHERE active)"));
 }

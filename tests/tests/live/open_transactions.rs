@@ -1,14 +1,13 @@
-//! A transaction that somebody leaves open after a call of ours holds up its own table and nothing
-//! else.
+//! A transaction left open after a call of the extension delays its own table and nothing else.
 
-use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
+use pg_caption_tests::{AnswerGate, ServerAnswer, TestCluster, TestServer};
 
-/// Leaves `call` uncommitted, gives this table and another one work, and sees the other one filled
-/// by a worker that lives on.
-fn only_its_own_table_waits(call: &str, at_the_end: &str) {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+/// Leaves `call` uncommitted, adds rows to this table and to another one, and checks that the same
+/// worker fills the other table. After COMMIT the condition `finally` must hold.
+fn only_its_own_table_waits(call: &str, finally: &str) {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let db = cluster.database();
-    // One that fails, so that there is something to retry.
+    // A failed row, as work for a retry.
     let mut urls = web.pictures(3);
     urls.push(web.url("/gone.jpg"));
     let mut session = db.products(&urls);
@@ -17,28 +16,29 @@ fn only_its_own_table_waits(call: &str, at_the_end: &str) {
     session.run("CREATE TABLE other (LIKE products INCLUDING ALL); SELECT caption.watch('other')");
     session.run("CALL caption.wait('other')");
 
-    // Rows of that table are on their way: a new one, one to be written anew, one that will fail.
-    let gate = Gate::new();
+    // Rows of that table in flight: a new one, a changed one, and one that will fail.
+    let gate = AnswerGate::new();
     let new: Vec<String> = (10..12)
-        .map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate)))
+        .map(|n| web.serve(&format!("/{n}.jpg"), ServerAnswer::picture(n).behind(&gate)))
         .collect();
-    let gone = web.serve("/gone_too.jpg", Answer::status(404).behind(&gate));
+    let gone = web.serve("/gone_too.jpg", ServerAnswer::status(404).behind(&gate));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", new[0]));
     session.run(&format!(
-        "UPDATE products SET alt = NULL, image_url = '{}' WHERE id = 1; UPDATE products SET image_url = '{gone}' WHERE id = 4",
+        "UPDATE products SET alt = NULL, image_url = '{}' WHERE id = 1; \
+         UPDATE products SET image_url = '{gone}' WHERE id = 4",
         new[1]
     ));
-    eventually("they are being fetched", || gate.waiting() >= 3);
+    eventually("the pictures are being fetched", || gate.waiting() >= 3);
     let mut open = db.session();
     open.run(&format!("BEGIN; {call}"));
     gate.open();
-    let others = web.serve("/other.jpg", Answer::picture(6));
+    let others = web.serve("/other.jpg", ServerAnswer::picture(6));
     for _ in 0..3 {
         session.run(&format!("INSERT INTO other (image_url) VALUES ('{others}')"));
         db.eventually("NOT EXISTS (SELECT FROM other WHERE alt IS NULL)");
     }
     open.run("COMMIT");
-    db.eventually(at_the_end);
+    db.eventually(finally);
     let log = cluster.log();
     assert!(
         !log.contains("lock timeout") && !log.contains("exited with exit code 1"),
@@ -48,7 +48,7 @@ fn only_its_own_table_waits(call: &str, at_the_end: &str) {
 }
 
 #[test]
-fn after_watch() {
+fn an_open_watch_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.watch('products')",
         "(SELECT count(*) FROM products WHERE alt <> '') = 4",
@@ -56,7 +56,7 @@ fn after_watch() {
 }
 
 #[test]
-fn after_retry() {
+fn an_open_retry_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.retry('products')",
         "(SELECT count(*) FROM products WHERE alt <> '') = 4",
@@ -64,7 +64,7 @@ fn after_retry() {
 }
 
 #[test]
-fn after_resume() {
+fn an_open_resume_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.pause('products'), caption.resume('products')",
         "(SELECT count(*) FROM products WHERE alt <> '') = 4",
@@ -72,7 +72,7 @@ fn after_resume() {
 }
 
 #[test]
-fn after_unwatch() {
+fn an_open_unwatch_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.unwatch('products')",
         "NOT EXISTS (SELECT FROM caption.progress WHERE relation = 'products'::regclass)",
@@ -80,7 +80,7 @@ fn after_unwatch() {
 }
 
 #[test]
-fn after_recaption() {
+fn an_open_recaption_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.recaption('products')",
         "(SELECT count(*) FROM products WHERE alt <> '') = 4",
@@ -88,7 +88,7 @@ fn after_recaption() {
 }
 
 #[test]
-fn after_tidy() {
+fn an_open_prune_delays_only_its_table() {
     only_its_own_table_waits(
         "SELECT caption.prune('products')",
         "(SELECT count(*) FROM products WHERE alt <> '') = 4",

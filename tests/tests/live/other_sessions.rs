@@ -1,18 +1,11 @@
-//! Other people's transactions, locks and definitions: what they do never costs a row, and never
-//! holds anybody else up.
+//! Transactions, locks and definitions of other sessions: they never lose a row, and they delay
+//! only the rows that they concern.
 
-use pg_caption_tests::{Answer, Cluster, Database, Gate, Web, eventually};
-
-fn database() -> Database<'static> {
-    Cluster::shared().database()
-}
-
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
+use pg_caption_tests::{AnswerGate, FILLED, ServerAnswer, TestServer, eventually, shared_database};
 
 #[test]
-fn a_row_that_somebody_holds_does_not_stop_the_others() {
-    let (db, web) = (database(), Web::start());
+fn a_locked_row_delays_no_other_row() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 5);
     let mut holder = db.session();
     holder.run("BEGIN; SELECT FROM products WHERE id = 3 FOR UPDATE");
@@ -24,10 +17,10 @@ fn a_row_that_somebody_holds_does_not_stop_the_others() {
 }
 
 #[test]
-fn a_row_that_stays_locked_does_not_hold_up_the_walk_over_a_large_table() {
-    let (db, web) = (database(), Web::start());
-    // More than a worker has in hand of a walk; all but the first of missing pictures, which are
-    // quickly done with.
+fn a_locked_row_delays_no_backfill() {
+    let (db, web) = (shared_database(), TestServer::start());
+    // More rows than a worker takes from a backfill at a time. All but the first have missing
+    // pictures, which fail fast.
     const MISSING: i64 = 2600;
     let mut session = db.products(&web.pictures(1));
     session.run(&format!(
@@ -37,27 +30,35 @@ fn a_row_that_stays_locked_does_not_hold_up_the_walk_over_a_large_table() {
     let mut holder = db.session();
     holder.run("BEGIN; SELECT FROM products WHERE id = 1 FOR UPDATE");
     session.run("SELECT caption.watch('products')");
-    db.eventually(&format!("(SELECT backfill_done FROM caption.watch_state) AND (SELECT count(*) FROM caption.failure) = {MISSING}"));
+    db.eventually(&format!(
+        "(SELECT backfill_done FROM caption.watch_state) AND (SELECT count(*) \
+         FROM caption.failure) = {MISSING}"
+    ));
     assert_eq!(
         session.rows("SELECT key::text, code, attempts FROM caption.deferred"),
         [[Some("[\"1\"]".into()), Some("row_locked".into()), Some("0".into())]]
     );
     holder.run("COMMIT");
-    db.eventually("(SELECT alt <> '' FROM products WHERE id = 1) AND NOT EXISTS (SELECT FROM caption.deferred)");
-    assert_eq!(web.hits("/0.jpg"), 1, "its caption was kept");
+    db.eventually(
+        "(SELECT alt <> '' FROM products WHERE id = 1) AND NOT EXISTS (SELECT \
+         FROM caption.deferred)",
+    );
+    assert_eq!(web.hits("/0.jpg"), 1, "the caption was kept");
 }
 
 #[test]
-fn a_table_that_is_locked_as_a_whole_holds_up_only_itself() {
-    let (db, web) = (database(), Web::start());
+fn a_locked_table_delays_only_itself() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 3);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     session.run("CREATE TABLE other (LIKE products INCLUDING ALL)");
     session.run("SELECT caption.watch('other')");
-    let (first, second) =
-        (web.serve("/x.jpg", Answer::picture(8)), web.serve("/y.jpg", Answer::picture(9)));
-    // One transaction, so that the lock is there when the rows are first seen.
+    let (first, second) = (
+        web.serve("/x.jpg", ServerAnswer::picture(8)),
+        web.serve("/y.jpg", ServerAnswer::picture(9)),
+    );
+    // The lock comes right after the insert, before the row is written.
     let mut holder = db.session();
     holder.run(&format!("INSERT INTO products (image_url) VALUES ('{first}')"));
     holder.run("BEGIN; LOCK TABLE products");
@@ -68,55 +69,69 @@ fn a_table_that_is_locked_as_a_whole_holds_up_only_itself() {
     assert_eq!(
         session.number("SELECT count(*) FROM caption.failure"),
         0,
-        "waiting for a lock is no failure"
+        "waiting for a lock is not a failure"
     );
 }
 
+// The keys of a rolled back subtransaction must not displace those of the transaction.
 #[test]
-fn a_rolled_back_savepoint_takes_no_other_rows_along() {
-    let (db, web) = (database(), Web::start());
+fn a_savepoint_rollback_loses_no_other_rows() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    let (kept, undone) =
-        (web.serve("/kept.jpg", Answer::picture(1)), web.serve("/undone.jpg", Answer::picture(2)));
+    let (kept, undone) = (
+        web.serve("/kept.jpg", ServerAnswer::picture(1)),
+        web.serve("/undone.jpg", ServerAnswer::picture(2)),
+    );
     session.run("BEGIN");
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{kept}')"));
-    session.run(&format!("SAVEPOINT s; INSERT INTO products (image_url) SELECT '{undone}' FROM generate_series(1, 1000); ROLLBACK TO s"));
+    session.run(&format!(
+        "SAVEPOINT s; \
+         INSERT INTO products (image_url) SELECT '{undone}' FROM generate_series(1, 1000); \
+         ROLLBACK TO s"
+    ));
     session.run("COMMIT");
     db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
 }
 
+// Its snapshot is older than the watch, so it does not see the watch.
 #[test]
-fn a_serialisable_transaction_older_than_the_watch_is_not_missed() {
-    let (db, web) = (database(), Web::start());
+fn a_transaction_before_the_watch_is_seen() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products(&[]);
     let mut old = db.session();
     old.run("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM pg_class");
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT backfill_done FROM caption.watch_state)");
-    let url = web.serve("/a.jpg", Answer::picture(1));
+    let url = web.serve("/a.jpg", ServerAnswer::picture(1));
     old.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
     old.run("COMMIT");
     db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
 }
 
 #[test]
-fn a_transaction_that_turns_read_only_still_commits() {
-    let (db, web) = (database(), Web::start());
+fn a_transaction_turned_read_only_commits() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    let url = web.serve("/a.jpg", Answer::picture(1));
-    session.run(&format!("BEGIN; INSERT INTO products (image_url) VALUES ('{url}'); SET TRANSACTION READ ONLY; COMMIT"));
+    let url = web.serve("/a.jpg", ServerAnswer::picture(1));
+    session.run(&format!(
+        "BEGIN; \
+         INSERT INTO products (image_url) VALUES ('{url}'); \
+         SET TRANSACTION READ ONLY; \
+         COMMIT"
+    ));
     db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
 }
 
 #[test]
-fn a_prepared_transaction_is_noticed_when_it_commits() {
-    let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start());
+fn a_prepared_transaction_is_processed() {
+    let (cluster, web) =
+        (TestCluster::private(&[("max_prepared_transactions", "5")]), TestServer::start());
     let db = cluster.database();
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    let url = web.serve("/a.jpg", Answer::picture(1));
+    let url = web.serve("/a.jpg", ServerAnswer::picture(1));
     session.run(&format!(
         "BEGIN; INSERT INTO products (image_url) VALUES ('{url}'); PREPARE TRANSACTION 'p'"
     ));
@@ -125,33 +140,38 @@ fn a_prepared_transaction_is_noticed_when_it_commits() {
 }
 
 #[test]
-fn a_prepared_transaction_is_noticed_when_it_commits_while_a_worker_is_at_work() {
-    let (cluster, web, gate) =
-        (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start(), Gate::new());
+fn a_busy_worker_sees_commit_prepared() {
+    let (cluster, web, gate) = (
+        TestCluster::private(&[("max_prepared_transactions", "5")]),
+        TestServer::start(),
+        AnswerGate::new(),
+    );
     let db = cluster.database();
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
     let insert = |name: &str| {
         format!(
             "INSERT INTO products (image_url) VALUES ('{}')",
-            web.serve(name, Answer::picture(1).behind(&gate))
+            web.serve(name, ServerAnswer::picture(1).behind(&gate))
         )
     };
     session.run(&insert("/before.jpg"));
-    eventually("the worker is at work", || gate.waiting() >= 1);
+    eventually("the worker is busy", || gate.waiting() >= 1);
     session.run(&format!("BEGIN; {}; PREPARE TRANSACTION 'p'", insert("/prepared.jpg")));
     session.run(&insert("/after.jpg"));
-    eventually("it has read what was committed after", || gate.waiting() >= 2);
+    eventually("the worker has read the later commit", || gate.waiting() >= 2);
     session.run("COMMIT PREPARED 'p'");
     gate.open();
     db.eventually(&format!("(SELECT count(*) FROM products) = 3 AND {FILLED}"));
 }
 
 #[test]
-fn a_key_whose_type_changes_within_the_transaction_is_read_as_what_it_is() {
-    let (db, web) = (database(), Web::start());
-    let (first, second) =
-        (web.serve("/1.jpg", Answer::picture(1)), web.serve("/2.jpg", Answer::picture(2)));
+fn a_key_type_may_change_in_a_transaction() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let (first, second) = (
+        web.serve("/1.jpg", ServerAnswer::picture(1)),
+        web.serve("/2.jpg", ServerAnswer::picture(2)),
+    );
     let mut session = db.session();
     session.run("CREATE TABLE products (id text PRIMARY KEY, image_url text, alt text, seo text)");
     session.run("SELECT caption.watch('products')");
@@ -166,8 +186,8 @@ fn a_key_whose_type_changes_within_the_transaction_is_read_as_what_it_is() {
 }
 
 #[test]
-fn the_trigger_function_serves_only_as_caption_watch_uses_it() {
-    let db = database();
+fn the_trigger_function_rejects_other_uses() {
+    let db = shared_database();
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
     for trigger in [
@@ -189,12 +209,18 @@ fn the_trigger_function_serves_only_as_caption_watch_uses_it() {
 }
 
 #[test]
-fn a_url_of_a_megabyte_costs_only_its_own_row() {
-    let (db, web) = (database(), Web::start());
+fn a_huge_url_costs_only_its_row() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 2);
-    session.run("INSERT INTO products (image_url) VALUES ('data:image/png;base64,' || repeat('A', 1500000))");
+    session.run(
+        "INSERT INTO products (image_url) VALUES ('data:image/png;base64,' || repeat('A', \
+         1500000))",
+    );
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT count(*) FROM caption.failure) = 1");
+    db.eventually(
+        "(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT count(*) \
+         FROM caption.failure) = 1",
+    );
     let rows = session.rows(&format!(
         "SELECT error_class FROM caption_images(ARRAY[repeat('A', 1500000), '{}'])",
         web.url("/0.jpg")
@@ -203,25 +229,28 @@ fn a_url_of_a_megabyte_costs_only_its_own_row() {
 }
 
 #[test]
-fn a_trigger_that_edits_our_text_does_not_make_it_a_person_s() {
-    let (db, web) = (database(), Web::start());
+fn trigger_edits_stay_machine_written() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
-    session.run("CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN NEW.alt := upper(NEW.alt); RETURN NEW; END $$");
+    session.run(
+        "CREATE FUNCTION shout() RETURNS trigger LANGUAGE plpgsql AS $$ \
+         BEGIN NEW.alt := upper(NEW.alt); RETURN NEW; END $$",
+    );
     session.run(
         "CREATE TRIGGER shout BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION shout()",
     );
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     let first = session.text("SELECT alt FROM products");
-    let url = web.serve("/other.jpg", Answer::picture(7));
+    let url = web.serve("/other.jpg", ServerAnswer::picture(7));
     session.run(&format!("UPDATE products SET image_url = '{url}'"));
     eventually("the new picture was fetched", || web.hits("/other.jpg") == 1);
-    db.eventually(&format!("(SELECT alt <> '{}' FROM products)", first.replace('\'', "''")));
+    db.eventually(&format!("(SELECT alt <> {} FROM products)", quote_literal(&first)));
 }
 
 #[test]
-fn a_failing_trigger_of_the_table_is_a_stated_failure_of_its_row_alone() {
-    let (db, web) = (database(), Web::start());
+fn a_failed_check_costs_only_its_row() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 4);
     session.run("ALTER TABLE products ADD CHECK (id <> 2 OR alt IS NULL)");
     session.run("SELECT caption.watch('products')");
@@ -232,9 +261,9 @@ fn a_failing_trigger_of_the_table_is_a_stated_failure_of_its_row_alone() {
 }
 
 #[test]
-fn a_watch_that_is_redefined_in_mid_drain_puts_no_text_into_the_wrong_column() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let url = web.serve("/a.jpg", Answer::picture(1).behind(&gate));
+fn a_redefined_watch_fills_the_right_column() {
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(1).behind(&gate));
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
     eventually("the picture is being fetched", || gate.waiting() > 0);
@@ -250,8 +279,8 @@ fn a_watch_that_is_redefined_in_mid_drain_puts_no_text_into_the_wrong_column() {
 }
 
 #[test]
-fn rows_of_inheriting_tables_are_not_taken_for_the_table_s_own() {
-    let (db, web) = (database(), Web::start());
+fn rows_of_inheriting_tables_are_ignored() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 2);
     session.run(
         "CREATE TABLE child () INHERITS (products); INSERT INTO child SELECT * FROM ONLY products",
@@ -263,48 +292,62 @@ fn rows_of_inheriting_tables_are_not_taken_for_the_table_s_own() {
 }
 
 #[test]
-fn statistics_are_reported_so_that_autovacuum_runs() {
-    let (db, web) = (database(), Web::start());
+fn statistics_reach_autovacuum() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 5);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     db.eventually("(SELECT n_tup_upd >= 5 FROM pg_stat_user_tables WHERE relname = 'products')");
-    db.eventually("(SELECT n_tup_ins >= 5 FROM pg_stat_all_tables WHERE schemaname = 'caption' AND relname = 'written')");
+    db.eventually(
+        "(SELECT n_tup_ins >= 5 FROM pg_stat_all_tables WHERE schemaname = 'caption' \
+         AND relname = 'ledger')",
+    );
 }
 
 #[test]
-fn a_member_of_nobody_sees_no_progress_and_no_failure() {
-    let (db, web) = (database(), Web::start());
+fn other_roles_see_no_progress_or_failure() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products(&[web.url("/gone.jpg")]);
     session.run("SELECT caption.watch('products')");
     db.eventually("EXISTS (SELECT FROM caption.failure)");
     session.run("SET ROLE pg_read_all_stats");
-    assert_eq!(session.number("SELECT (SELECT count(*) FROM caption.failure) + (SELECT count(*) FROM caption.progress)"), 0);
+    assert_eq!(
+        session.number(
+            "SELECT (SELECT count(*) FROM caption.failure) + (SELECT count(*) \
+             FROM caption.progress)"
+        ),
+        0
+    );
 }
 
+// The worker skips a table with a locked partition. If it waited, another session could become the
+// victim of a deadlock.
 #[test]
-fn a_partition_that_somebody_holds_is_not_waited_for_so_nobody_is_told_of_a_deadlock() {
-    let (db, web) = (database(), Web::start());
+fn a_locked_partition_causes_no_deadlock() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 2);
     session.run(
-        "CREATE TABLE parts (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
-         CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20);
+        "CREATE TABLE parts (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF parts FOR VALUES FROM (0) TO (10); \
+         CREATE TABLE high PARTITION OF parts FOR VALUES FROM (10) TO (20);
          INSERT INTO parts SELECT id, image_url FROM products WHERE id = 1",
     );
     session.run("SELECT caption.watch('parts')");
     db.eventually("NOT EXISTS (SELECT FROM parts WHERE alt IS NULL)");
     let mut holder = db.session();
     holder.run("BEGIN; LOCK TABLE high");
-    let url = web.serve("/new.jpg", Answer::picture(7));
+    let url = web.serve("/new.jpg", ServerAnswer::picture(7));
     session.run(&format!("INSERT INTO low VALUES (2, '{url}')"));
-    // As long as the worker takes to be done with everything else.
-    let mut looks = 0;
-    eventually("the worker has looked often enough", || {
-        let waits = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE a.backend_type = 'pg_caption worker' AND NOT l.granted \
-                     AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())";
+    // Long enough for the worker to finish everything else.
+    let mut checks = 0;
+    eventually("2000 checks have passed", || {
+        let waits = "SELECT count(*) FROM pg_locks l JOIN pg_stat_activity a USING (pid) \
+            WHERE a.backend_type = 'pg_caption worker' AND NOT l.granted AND l.database = \
+            (SELECT oid FROM pg_database WHERE datname = current_database())";
         assert_eq!(session.number(waits), 0, "the worker waits for a lock");
-        looks += 1;
-        looks > 2000
+        checks += 1;
+        checks > 2000
     });
     holder.run("COMMIT");
     db.eventually("NOT EXISTS (SELECT FROM parts WHERE alt IS NULL)");

@@ -1,38 +1,37 @@
-//! Published model families through the SQL function: the text is what the reference
-//! implementation's ids say, tidied as the style says. The ids themselves are held to the reference
-//! in crates/captioner and crates/engine.
+//! Published model families through the SQL function: the caption equals the postprocessed text of
+//! the reference implementation. Tests of crates/captioner and crates/engine compare the token ids.
 
 use pg_caption_style::{CaptionStyle, StyleRules, StyleTask, TextEnding, builtin, tidy};
-use pg_caption_tests::{Models, parity};
+use pg_caption_tests::{ModelsDirectory, parity, pictures};
 use serde_json::Value;
 
-/// Pictures decoded differently on purpose (transparency, 16-bit gray), and one that is blank: an
-/// answer of its own.
-const OTHERS: [&str; 5] =
+/// Pictures that are decoded differently on purpose (transparency, 16-bit gray), and a blank one,
+/// which is rejected.
+const EXCLUDED: [&str; 5] =
     ["07_rgba.png", "09_palette.png", "11_gray16.png", "14_la.png", "04_1x1.png"];
 
-/// What is asked of one model, and where it stands what the reference answers.
-struct Asked<'a> {
+/// The parameters of one comparison.
+struct ParityCase<'a> {
     model: &'a str,
-    /// `expected.json`, or the one of pictures that are not split.
+    /// The file of reference answers: `expected.json`, or the one without tiles.
     expected: &'a str,
     /// `pg_caption.tiles`.
     tiles: &'a str,
     prompt: &'a str,
     /// Mode and ceiling: `greedy_32`.
     output: &'a str,
-    /// As the server knows it.
+    /// The style of the SQL call.
     style: CaptionStyle,
 }
 
-/// One model asked through SQL, its folder's generation settings changed to those of the mode.
-fn says_what_the_reference_says(asked: &Asked) {
-    let Asked { model, output, style, .. } = asked;
+/// Captions all pictures through SQL and compares the texts. The generation settings of the model's
+/// folder are changed to those of the mode.
+fn assert_matches_reference(case: &ParityCase) {
+    let ParityCase { model, output, style, .. } = case;
     let expected: Value =
-        serde_json::from_slice(&std::fs::read(parity(model).join(asked.expected)).unwrap())
-            .unwrap();
+        serde_json::from_slice(&std::fs::read(parity(model).join(case.expected)).unwrap()).unwrap();
     let (mode, max_tokens) = output.rsplit_once('_').unwrap();
-    let models = Models::of_parity(model);
+    let models = ModelsDirectory::of_parity(model);
     let mut settings = Value::Null;
     models.edit(model, "generation_config.json", |config| {
         let overrides =
@@ -40,7 +39,7 @@ fn says_what_the_reference_says(asked: &Asked) {
         config.as_object_mut().unwrap().extend(overrides);
         settings = config.clone();
     });
-    let cluster = models.cluster_with(model, &[("pg_caption.tiles", asked.tiles)]);
+    let cluster = models.cluster_with(model, &[("pg_caption.tiles", case.tiles)]);
     let db = cluster.database();
     let mut session = db.session();
     if builtin(&style.name).is_none() {
@@ -54,11 +53,11 @@ fn says_what_the_reference_says(asked: &Asked) {
         .as_object()
         .unwrap()
         .iter()
-        .filter(|(image, _)| !OTHERS.contains(&image.as_str()))
+        .filter(|(image, _)| !EXCLUDED.contains(&image.as_str()))
     {
-        let want = &record["prompts"][asked.prompt]["outputs"][output];
+        let want = &record["prompts"][case.prompt]["outputs"][output];
         let (text, ids) = (want["text"].as_str().unwrap(), want["ids"].as_array().unwrap());
-        // An end token in the last place stopped the text only if nobody forced it.
+        // An end token in the last position ended the text only if it was not forced.
         let last =
             ids.len() >= max_tokens.parse().unwrap() && !settings["forced_eos_token_id"].is_null();
         let ending = if !last && ids.contains(&settings["eos_token_id"]) {
@@ -67,19 +66,19 @@ fn says_what_the_reference_says(asked: &Asked) {
             TextEnding::Cut
         };
         let bytes = std::fs::read(parity("images").join(image)).unwrap();
-        let hex: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        let said = session.value(&format!(
-            "SELECT caption_image('\\x{hex}'::bytea, '{}', {max_tokens})",
+        let caption = session.value(&format!(
+            "SELECT caption_image({}, '{}', {max_tokens})",
+            pictures::bytea_literal(&bytes),
             style.name
         ));
-        assert_eq!(said, tidy(text, style, ending).ok(), "{model} {output} {image}: {text:?}");
-        captions += u32::from(said.is_some());
+        assert_eq!(caption, tidy(text, style, ending).ok(), "{model} {output} {image}: {text:?}");
+        captions += u32::from(caption.is_some());
     }
-    assert!(captions > 3, "{captions} captions prove little");
+    assert!(captions > 3, "only {captions} captions");
     assert!(session.holds("(SELECT batch_invariant FROM caption.engine_status())"));
 }
 
-/// A style that lets nearly every text pass.
+/// A style that accepts nearly every text.
 fn mine(instruction: &str, task: StyleTask) -> CaptionStyle {
     let rules =
         StyleRules { min_chars: 3, max_chars: 1000, max_sentences: None, strip_final_stop: false };
@@ -93,11 +92,11 @@ fn mine(instruction: &str, task: StyleTask) -> CaptionStyle {
 }
 
 #[test]
-fn florence_2_says_through_sql_what_the_reference_says() {
+fn florence_2_matches_the_reference() {
     let style = builtin("concise").unwrap();
     for output in ["beam3_32", "greedy_32"] {
         let (model, expected, tiles) = ("florence2", "expected.json", "auto");
-        says_what_the_reference_says(&Asked {
+        assert_matches_reference(&ParityCase {
             model,
             expected,
             tiles,
@@ -109,11 +108,11 @@ fn florence_2_says_through_sql_what_the_reference_says() {
 }
 
 #[test]
-fn smolvlm_says_through_sql_what_the_reference_says() {
+fn smolvlm_matches_the_reference() {
     let prompt = "Can you describe this image?";
     for (expected, tiles) in [("expected.json", "all"), ("expected_one_tile.json", "one")] {
         for output in ["greedy_32", "beam3_ngram3_32"] {
-            says_what_the_reference_says(&Asked {
+            assert_matches_reference(&ParityCase {
                 model: "smolvlm",
                 expected,
                 tiles,
@@ -126,16 +125,16 @@ fn smolvlm_says_through_sql_what_the_reference_says() {
 }
 
 #[test]
-fn vit_gpt2_says_through_sql_what_the_reference_says() {
+fn vit_gpt2_matches_the_reference() {
     for output in ["greedy_32", "beam3_ngram3_32"] {
         let (model, expected, tiles) = ("vit-gpt2", "expected.json", "auto");
-        says_what_the_reference_says(&Asked {
+        assert_matches_reference(&ParityCase {
             model,
             expected,
             tiles,
             prompt: "",
             output,
-            style: mine("Nobody reads this.", StyleTask::Detailed),
+            style: mine("The model takes no instruction.", StyleTask::Detailed),
         });
     }
 }

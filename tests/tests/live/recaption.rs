@@ -1,16 +1,17 @@
-//! Captioning rows again whose URL is the same: only where there is something new to say.
+//! `caption.recaption`: rows with an unchanged URL get new captions only if their picture changed.
 
-use pg_caption_tests::{Answer, Cluster, Database, Session, Web};
+use pg_caption_tests::{
+    FILLED, ServerAnswer, TestCluster, TestDatabase, TestServer, TestSession, eventually,
+    shared_database,
+};
 
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
-fn versioned(number: u32, version: &str) -> Answer {
-    Answer::picture(number).header("ETag", version)
+/// A picture with an ETag.
+fn versioned(number: u32, version: &str) -> ServerAnswer {
+    ServerAnswer::picture(number).header("ETag", version)
 }
 
-/// A watched table with its captions, one row for each URL.
-fn captioned(db: &Database, urls: &[String]) -> Session {
+/// A watched table with captions, one row per URL.
+fn captioned(db: &TestDatabase, urls: &[String]) -> TestSession {
     let mut session = db.products(urls);
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
@@ -18,67 +19,69 @@ fn captioned(db: &Database, urls: &[String]) -> Session {
     session
 }
 
-fn recaption(session: &mut Session) {
+fn recaption(session: &mut TestSession) {
     session.run("SELECT caption.recaption('products')");
     session.run("CALL caption.wait('products')");
 }
 
-/// Pictures that the engine has looked at.
-fn encoded(session: &mut Session) -> i64 {
+/// The number of pictures that the engine has encoded.
+fn encoded(session: &mut TestSession) -> i64 {
     session.number("SELECT encoded FROM caption.engine_status()")
 }
 
-fn rows(session: &mut Session) -> String {
+/// The texts of all rows and their row versions.
+fn rows(session: &mut TestSession) -> String {
     session.text("SELECT jsonb_agg((id, xmin::text, alt, seo) ORDER BY id) FROM products")
 }
 
 #[test]
-fn an_unchanged_picture_is_neither_downloaded_nor_captioned_again() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+fn an_unchanged_picture_is_not_recaptioned() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let db = cluster.database();
     let urls = [
         web.serve("/tagged.jpg", versioned(1, "\"v1\"")),
         web.serve(
             "/dated.jpg",
-            Answer::picture(2).header("Last-Modified", "Mon, 05 Jan 2026 10:00:00 GMT"),
+            ServerAnswer::picture(2).header("Last-Modified", "Mon, 05 Jan 2026 10:00:00 GMT"),
         ),
     ];
     let mut session = captioned(&db, &urls);
-    let (before, seen) = (rows(&mut session), encoded(&mut session));
+    let (rows_before, encoded_before) = (rows(&mut session), encoded(&mut session));
     for round in 2..4 {
         recaption(&mut session);
         for (path, header, value) in [
             ("/tagged.jpg", "if-none-match", "\"v1\""),
             ("/dated.jpg", "if-modified-since", "Mon, 05 Jan 2026 10:00:00 GMT"),
         ] {
-            assert_eq!(web.hits(path), round, "{path} was asked for once more");
+            assert_eq!(web.hits(path), round, "{path} was requested once more");
             assert_eq!(
                 web.requests(path)[round - 1].headers.get(header).map(String::as_str),
                 Some(value)
             );
         }
     }
-    assert_eq!(rows(&mut session), before, "no row has a new version");
-    assert_eq!(encoded(&mut session), seen, "no picture was looked at");
+    assert_eq!(rows(&mut session), rows_before, "no row has a new version");
+    assert_eq!(encoded(&mut session), encoded_before, "no picture was encoded");
 }
 
+// Captions are replaced; a text that a user edited stays.
 #[test]
-fn a_picture_that_changed_under_its_url_gets_new_captions_and_a_persons_text_stays() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn a_changed_picture_is_recaptioned() {
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
     let mut session = captioned(&db, std::slice::from_ref(&url));
     session.run("UPDATE products SET seo = 'Written by hand'");
     web.serve("/a.jpg", versioned(7, "\"v2\""));
     recaption(&mut session);
-    let now = session.text(&format!("SELECT caption_image('{url}')"));
-    assert_eq!(session.text("SELECT alt FROM products"), now);
+    let caption = session.text(&format!("SELECT caption_image('{url}')"));
+    assert_eq!(session.text("SELECT alt FROM products"), caption);
     assert_eq!(session.text("SELECT seo FROM products"), "Written by hand");
     assert_eq!(session.text("SELECT etag FROM caption.ledger"), "\"v2\"");
 }
 
 #[test]
-fn an_emptied_text_is_written_again_although_its_picture_is_unchanged() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn an_emptied_text_is_written_again() {
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
     let mut session = captioned(&db, &[url]);
     let before = session.text("SELECT alt FROM products");
@@ -89,34 +92,35 @@ fn an_emptied_text_is_written_again_although_its_picture_is_unchanged() {
     assert_eq!(web.hits("/a.jpg"), 2);
     assert!(
         !web.requests("/a.jpg")[1].headers.contains_key("if-none-match"),
-        "the ledger keeps no texts: the picture itself is needed"
+        "the ledger stores no texts: the picture itself is needed"
     );
     recaption(&mut session);
     assert!(
         web.requests("/a.jpg")[2].headers.contains_key("if-none-match"),
-        "both texts are of that picture"
+        "both texts belong to this picture"
     );
 }
 
 #[test]
-fn texts_of_two_versions_of_a_picture_are_not_taken_for_those_of_one() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn texts_of_two_picture_versions_are_renewed() {
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
     let mut session = captioned(&db, std::slice::from_ref(&url));
     web.serve("/a.jpg", versioned(7, "\"v2\""));
     session.run("UPDATE products SET seo = ''");
     db.eventually(FILLED);
     session.run("CALL caption.wait('products')");
-    // alt is of the first version, seo of the second: the server's "unchanged since the second"
-    // would keep alt as it is.
+    // alt belongs to the first version, seo to the second. A conditional request for the second one
+    // would keep the outdated alt.
     recaption(&mut session);
-    let now = session.text(&format!("SELECT caption_image('{url}')"));
-    assert_eq!(session.text("SELECT alt FROM products"), now);
+    let caption = session.text(&format!("SELECT caption_image('{url}')"));
+    assert_eq!(session.text("SELECT alt FROM products"), caption);
 }
 
+// A server without validators sends the whole picture again; equal captions change no row.
 #[test]
-fn a_server_without_validators_is_asked_in_full_and_the_same_words_make_no_new_row() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn an_equal_text_writes_no_row() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = captioned(&db, &web.pictures(3));
     let before = rows(&mut session);
     recaption(&mut session);
@@ -127,8 +131,8 @@ fn a_server_without_validators_is_asked_in_full_and_the_same_words_make_no_new_r
 }
 
 #[test]
-fn only_texts_older_than_asked_for_are_captioned_again() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn older_than_limits_recaption() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = captioned(&db, &web.pictures(3));
     session.run("UPDATE caption.ledger SET at = at - interval '3 days' WHERE key = '[\"2\"]'");
     session.run("SELECT caption.recaption('products', '1 day')");
@@ -137,16 +141,20 @@ fn only_texts_older_than_asked_for_are_captioned_again() {
 }
 
 #[test]
-fn a_picture_that_is_gone_is_recorded_and_its_text_stays() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn a_lost_picture_keeps_its_text() {
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.serve("/a.jpg", versioned(1, "\"v1\""));
     let mut session = captioned(&db, &[url]);
     let before = rows(&mut session);
-    web.serve("/a.jpg", Answer::status(410));
+    web.serve("/a.jpg", ServerAnswer::status(410));
     recaption(&mut session);
     assert_eq!(session.text("SELECT code FROM caption.failure"), "http_410");
     assert_eq!(rows(&mut session), before);
     web.serve("/a.jpg", versioned(1, "\"v1\""));
     recaption(&mut session);
-    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0, "it is back");
+    assert_eq!(
+        session.number("SELECT count(*) FROM caption.failure"),
+        0,
+        "the picture is available again"
+    );
 }

@@ -1,75 +1,84 @@
-//! What is refused at once, with a message that says why: tables that cannot be watched, addresses
-//! that are not fetched.
+//! Rejected calls and their messages: tables that cannot be watched, addresses that are not
+//! fetched.
 
-use pg_caption_tests::{Answer, Cluster, Web};
+use pg_caption_tests::shared_database;
 
-/// `caption.watch` must be refused, the message naming each of the words.
+/// Creates a table and checks that `caption.watch` fails. Message, detail and hint must contain
+/// each of the terms.
 #[track_caller]
-fn refused(create: &str, watch: &str, words: &[&str]) {
-    let db = Cluster::shared().database();
+fn assert_rejected(create: &str, watch: &str, terms: &[&str]) {
+    let db = shared_database();
     let mut session = db.session();
     session.run(create);
     let error = session.error(&format!("SELECT caption.watch({watch})"));
-    let said = format!(
+    let texts = format!(
         "{} {} {}",
         error.message(),
         error.detail().unwrap_or_default(),
         error.hint().unwrap_or_default()
     )
     .to_lowercase();
-    for word in words {
-        assert!(said.contains(word), "{word} is not in: {said}");
+    for term in terms {
+        assert!(texts.contains(term), "{term} is not in: {texts}");
     }
     assert_eq!(
         session.number("SELECT count(*) FROM pg_trigger WHERE tgfoid = 'caption.enqueue'::regproc"),
         0,
-        "nothing is left behind"
+        "a rejected watch leaves no trigger"
     );
 }
 
 #[test]
-fn a_table_without_a_key() {
-    refused("CREATE TABLE t (id int, image_url text, alt text, seo text)", "'t'", &["key"]);
+fn a_table_without_a_key_is_rejected() {
+    assert_rejected("CREATE TABLE t (id int, image_url text, alt text, seo text)", "'t'", &["key"]);
 }
 
 #[test]
-fn a_unique_index_that_lets_null_in_is_no_key() {
-    refused("CREATE TABLE t (id int UNIQUE, image_url text, alt text, seo text)", "'t'", &["key"]);
+fn a_nullable_unique_index_is_no_key() {
+    assert_rejected(
+        "CREATE TABLE t (id int UNIQUE, image_url text, alt text, seo text)",
+        "'t'",
+        &["key"],
+    );
 }
 
 #[test]
-fn a_key_whose_text_changes_with_names_or_the_locale() {
-    for (kind, words) in [
+fn a_key_with_unstable_text_is_rejected() {
+    for (kind, terms) in [
         ("regclass", ["regclass", "search_path", "oid"]),
         ("regrole[]", ["regrole", "names", "oid"]),
         ("money", ["money", "locale", "numeric"]),
     ] {
-        refused(
+        assert_rejected(
             &format!("CREATE TABLE t (id {kind} PRIMARY KEY, image_url text, alt text, seo text)"),
             "'t'",
-            &words,
+            &terms,
         );
     }
-    let domain = "CREATE DOMAIN price AS money; CREATE TABLE t (id price PRIMARY KEY, image_url text, alt text, seo text)";
-    refused(domain, "'t'", &["money", "locale"]);
+    let domain = "CREATE DOMAIN price AS money; \
+        CREATE TABLE t (id price PRIMARY KEY, image_url text, alt text, seo text)";
+    assert_rejected(domain, "'t'", &["money", "locale"]);
 }
 
 #[test]
-fn a_deferrable_key() {
-    refused(
+fn a_deferrable_key_is_rejected() {
+    assert_rejected(
         "CREATE TABLE t (id int PRIMARY KEY DEFERRABLE, image_url text, alt text, seo text)",
         "'t'",
         &["key", "(id)", "deferrable"],
     );
 }
 
+// Neither a partition of a watched table nor a parent of a watched partition can be watched.
 #[test]
-fn a_partition_of_a_watched_table_and_a_table_whose_partition_is_watched() {
-    let db = Cluster::shared().database();
+fn one_partition_tree_has_one_watch() {
+    let db = shared_database();
     let mut session = db.session();
     session.run(
-        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
-         CREATE TABLE mid PARTITION OF t FOR VALUES FROM (0) TO (9) PARTITION BY RANGE (id); CREATE TABLE leaf PARTITION OF mid FOR VALUES FROM (0) TO (9)",
+        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
+         CREATE TABLE mid PARTITION OF t FOR VALUES FROM (0) TO (9) PARTITION BY RANGE (id); \
+         CREATE TABLE leaf PARTITION OF mid FOR VALUES FROM (0) TO (9)",
     );
     for (watched, others) in
         [("t", ["mid", "leaf"]), ("leaf", ["t", "mid"]), ("mid", ["t", "leaf"])]
@@ -89,7 +98,7 @@ fn a_partition_of_a_watched_table_and_a_table_whose_partition_is_watched() {
                 "{error:?}"
             );
         }
-        // What is watched may be watched anew.
+        // The watch itself can be repeated.
         session.run(&format!(
             "SELECT caption.watch('{watched}'); SELECT caption.unwatch('public.{watched}')"
         ));
@@ -97,11 +106,11 @@ fn a_partition_of_a_watched_table_and_a_table_whose_partition_is_watched() {
 }
 
 #[test]
-fn null_where_a_value_is_needed() {
-    let db = Cluster::shared().database();
+fn null_arguments_are_rejected() {
+    let db = shared_database();
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    for (call, words) in [
+    for (call, terms) in [
         ("watch('products', fills => NULL)", ["fills", "concise"]),
         ("watch('products', image_url => NULL)", ["image_url", "column"]),
         ("watch('products', max_tokens => NULL)", ["max_tokens", "256"]),
@@ -118,26 +127,34 @@ fn null_where_a_value_is_needed() {
         let error = session.error(&format!("SELECT caption.{call}"));
         assert_eq!(error.code().code(), "22004", "{call}: {error:?}");
         assert!(
-            error.message().contains(words[0])
-                && error.hint().is_some_and(|hint| hint.contains(words[1])),
+            error.message().contains(terms[0])
+                && error.hint().is_some_and(|hint| hint.contains(terms[1])),
             "{call}: {error:?}"
         );
     }
 }
 
 #[test]
-fn a_missing_url_column() {
-    refused("CREATE TABLE t (id int PRIMARY KEY, alt text, seo text)", "'t', 'photo'", &["photo"]);
+fn a_missing_url_column_is_rejected() {
+    assert_rejected(
+        "CREATE TABLE t (id int PRIMARY KEY, alt text, seo text)",
+        "'t', 'photo'",
+        &["photo"],
+    );
 }
 
 #[test]
-fn a_missing_column_to_fill() {
-    refused("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text)", "'t'", &["seo"]);
+fn a_missing_fill_column_is_rejected() {
+    assert_rejected(
+        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text)",
+        "'t'",
+        &["seo"],
+    );
 }
 
 #[test]
-fn a_column_that_is_not_text() {
-    refused(
+fn a_fill_column_must_be_text() {
+    assert_rejected(
         "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt int, seo text)",
         "'t'",
         &["alt", "integer"],
@@ -146,16 +163,17 @@ fn a_column_that_is_not_text() {
 
 #[test]
 fn a_generated_column_cannot_be_filled() {
-    refused(
-        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text GENERATED ALWAYS AS ('x') STORED, seo text)",
+    assert_rejected(
+        "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text GENERATED ALWAYS AS ('x') \
+         STORED, seo text)",
         "'t'",
         &["alt", "generated"],
     );
 }
 
 #[test]
-fn a_view() {
-    refused(
+fn a_view_is_rejected() {
+    assert_rejected(
         "CREATE VIEW t AS SELECT 1 AS id, ''::text AS image_url, ''::text AS alt, ''::text AS seo",
         "'t'",
         &["view"],
@@ -163,8 +181,8 @@ fn a_view() {
 }
 
 #[test]
-fn an_unknown_style() {
-    refused(
+fn an_unknown_style_is_rejected() {
+    assert_rejected(
         "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text)",
         r#"'t', fills => '{"alt": "poetic"}'"#,
         &["poetic", "concise"],
@@ -172,8 +190,8 @@ fn an_unknown_style() {
 }
 
 #[test]
-fn max_tokens_out_of_range() {
-    refused(
+fn max_tokens_out_of_range_is_rejected() {
+    assert_rejected(
         "CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text)",
         "'t', max_tokens => 7",
         &["32", "256"],
@@ -181,8 +199,8 @@ fn max_tokens_out_of_range() {
 }
 
 #[test]
-fn a_database_of_another_encoding() {
-    let cluster = Cluster::shared();
+fn only_utf8_databases_are_accepted() {
+    let cluster = TestCluster::shared();
     let mut admin = cluster.session("postgres");
     admin.run(
         "CREATE DATABASE latin ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
@@ -198,21 +216,26 @@ fn a_database_of_another_encoding() {
 }
 
 #[test]
-fn somebody_elses_table() {
-    let db = Cluster::shared().database();
+fn a_table_of_another_owner_is_rejected() {
+    let db = shared_database();
     let mut session = db.products(&[]);
-    let role = format!("stranger_{}", db.name);
-    session.run(&format!("CREATE ROLE {role} LOGIN; GRANT ALL ON products TO {role}; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO {role}"));
+    let role = format!("other_{}", db.name);
+    session.run(&format!(
+        "CREATE ROLE {role} LOGIN; \
+         GRANT ALL ON products TO {role}; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO {role}"
+    ));
     let error = db.session_as(&role).error("SELECT caption.watch('products')");
     session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     assert_eq!(error.code().code(), "42501", "{error:?}");
 }
 
 #[test]
-fn loopback_unless_it_is_allowed() {
-    let (cluster, web) = (Cluster::private(&[("pg_caption.allowed_networks", "")]), Web::start());
+fn loopback_is_rejected_unless_allowed() {
+    let (cluster, web) =
+        (TestCluster::private(&[("pg_caption.allowed_networks", "")]), TestServer::start());
     let db = cluster.database();
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let mut session = db.session();
     for url in [
         url.clone(),
@@ -226,5 +249,5 @@ fn loopback_unless_it_is_allowed() {
             "{error:?}"
         );
     }
-    assert_eq!(web.total(), 0, "nobody was asked");
+    assert_eq!(web.total(), 0, "no request was made");
 }

@@ -1,48 +1,56 @@
-//! Whose rights things run with: never more than the table's owner has.
+//! Privileges: a table's code runs with the rights of the table's owner at most.
 
-use pg_caption_tests::{Cluster, Database, Session, Web};
+use pg_caption_tests::{FILLED, TestCluster, TestDatabase, TestServer, TestSession, eventually};
 
-/// A database and a session in it as an ordinary role that owns `products` and may watch.
-fn shop<'a>(cluster: &'a Cluster, web: &Web) -> (Database<'a>, Session, String) {
+/// A database, a session as an ordinary role that owns `products` and may watch, and that role.
+fn shop<'a>(cluster: &'a TestCluster, web: &TestServer) -> (TestDatabase<'a>, TestSession, String) {
     let db = cluster.database();
     let mut session = db.session();
     let role = format!("owner_{}", session.text("SELECT current_database()"));
     session.run(&format!("CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}"));
-    session.run(&format!("GRANT EXECUTE ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean) TO {role}"));
+    session.run(&format!(
+        "GRANT EXECUTE ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, \
+         boolean) TO {role}"
+    ));
     session.run(&format!("SET ROLE {role}"));
-    session.run("CREATE TABLE products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, image_url text, alt text, seo text)");
+    session.run(
+        "CREATE TABLE products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, image_url text, \
+         alt text, seo text)",
+    );
     for url in web.pictures(3) {
         session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
     }
     (db, session, role)
 }
 
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
 #[test]
-fn triggers_of_the_table_run_as_its_owner_deferred_ones_too() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+fn triggers_run_as_the_table_owner() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, role) = shop(&cluster, &web);
-    session.run("CREATE TABLE seen (who text)");
-    session
-        .run("CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $$");
+    session.run("CREATE TABLE seen (role text)");
+    session.run(
+        "CREATE FUNCTION see() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.seen VALUES (current_user); RETURN NEW; END $$",
+    );
     session
         .run("CREATE TRIGGER at_once AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION see()");
-    session.run("CREATE CONSTRAINT TRIGGER later AFTER UPDATE ON products DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION see()");
+    session.run(
+        "CREATE CONSTRAINT TRIGGER later AFTER UPDATE ON products DEFERRABLE INITIALLY DEFERRED \
+         FOR EACH ROW EXECUTE FUNCTION see()",
+    );
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
-    assert_eq!(session.rows("SELECT DISTINCT who FROM seen"), [[Some(role)]]);
+    assert_eq!(session.rows("SELECT DISTINCT role FROM seen"), [[Some(role)]]);
     assert_eq!(session.number("SELECT count(*) FROM seen"), 6);
 }
 
 #[test]
-fn a_trigger_cannot_become_somebody_else() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+fn a_trigger_cannot_change_its_role() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, _) = shop(&cluster, &web);
     session.run(
-        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-           SET ROLE postgres; CREATE TABLE public.owned_by_a_superuser (); RETURN NEW; END $$",
+        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN SET ROLE postgres; \
+         CREATE TABLE public.owned_by_a_superuser (); RETURN NEW; END $$",
     );
     session.run(
         "CREATE TRIGGER climb BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION climb()",
@@ -53,32 +61,39 @@ fn a_trigger_cannot_become_somebody_else() {
 }
 
 #[test]
-fn functions_planted_in_the_schema_are_not_called() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+fn planted_functions_are_not_called() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, _) = shop(&cluster, &web);
-    session.run("CREATE TABLE trapped (who text)");
+    session.run("CREATE TABLE trapped (role text)");
     for (name, kind) in [("=", "text, text"), ("=", "oid, oid"), ("<>", "text, text")] {
         session.run(&format!(
-            "CREATE OR REPLACE FUNCTION public.trap({kind}) RETURNS boolean LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.trapped VALUES (current_user); RETURN true; END $$"
+            "CREATE OR REPLACE FUNCTION public.trap({kind}) RETURNS boolean LANGUAGE plpgsql AS $$ \
+             BEGIN INSERT INTO public.trapped VALUES (current_user); RETURN true; END $$"
         ));
         let (left, right) = kind.split_once(", ").expect("two types");
-        session.run(&format!("CREATE OPERATOR public.{name} (LEFTARG = {left}, RIGHTARG = {right}, FUNCTION = public.trap)"));
+        session.run(&format!(
+            "CREATE OPERATOR public.{name} (LEFTARG = {left}, RIGHTARG = {right}, \
+             FUNCTION = public.trap)"
+        ));
     }
     session.run("SET search_path = public, pg_catalog");
     session.run("SELECT caption.watch('products'::regclass)");
     session.run("RESET search_path");
     db.eventually(FILLED);
-    assert_eq!(session.number("SELECT count(*) FROM trapped WHERE who = 'postgres'"), 0);
+    assert_eq!(session.number("SELECT count(*) FROM trapped WHERE role = 'postgres'"), 0);
 }
 
 #[test]
-fn somebody_else_can_neither_watch_nor_end_a_watch() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+fn only_the_owner_controls_a_watch() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, _) = shop(&cluster, &web);
     session.run("SELECT caption.watch('products')");
     let mut other = db.session();
     other.run(
-        "CREATE ROLE stranger; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO stranger; GRANT ALL ON products TO stranger; SET ROLE stranger",
+        "CREATE ROLE other_role; \
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO other_role; \
+         GRANT ALL ON products TO other_role; \
+         SET ROLE other_role",
     );
     for call in ["watch", "unwatch", "pause", "resume", "retry", "recaption"] {
         let error = other.error(&format!("SELECT caption.{call}('products')"));
@@ -88,55 +103,64 @@ fn somebody_else_can_neither_watch_nor_end_a_watch() {
     assert_eq!(
         other.value("SELECT caption.in_flight('products')"),
         None,
-        "nor learn what is worked on"
+        "other roles do not see the rows in flight"
     );
-    assert!(session.holds("caption.in_flight('products') >= 0"), "as the owner may");
+    assert!(session.holds("caption.in_flight('products') >= 0"), "the owner sees them");
 }
 
 #[test]
-fn nobody_may_reach_out_unless_granted() {
-    let db = Cluster::shared().database();
+fn functions_are_revoked_from_public() {
+    let db = shared_database();
     let mut session = db.session();
     let open = session.rows(
-        "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e' \
-           JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_caption' \
-          WHERE has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1",
+        "SELECT p.oid::regprocedure::text FROM pg_proc p JOIN pg_depend d ON d.objid = p.oid \
+         AND d.classid = 'pg_proc'::regclass AND d.deptype = 'e' JOIN pg_extension e \
+         ON e.oid = d.refobjid AND e.extname = 'pg_caption' \
+         WHERE has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1",
     );
-    // A trigger function must be executable by whoever watches, and checks how it is called; the
-    // others say only what the caller may know.
-    let known = [
+    // The trigger function must be executable by the owner of a watch and checks how it is called.
+    // The others return only what the caller may see.
+    let expected = [
         "caption.enqueue()",
         "caption.in_flight(regclass)",
         "caption.obstacle()",
         "caption.require_no_transaction()",
     ];
-    assert_eq!(open, known.map(|function| [Some(function.to_string())]));
+    assert_eq!(open, expected.map(|function| [Some(function.to_string())]));
 }
 
 #[test]
-fn every_object_says_what_it_is() {
-    let db = Cluster::shared().database();
-    let silent = db.session().rows(
-        "SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_caption' \
-          WHERE d.deptype = 'e' AND d.classid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_namespace'::regclass) \
-            AND NOT EXISTS (SELECT FROM pg_description c WHERE c.objoid = d.objid AND c.classoid = d.classid AND c.objsubid = 0) \
-            AND NOT EXISTS (SELECT FROM pg_class i WHERE d.classid = 'pg_class'::regclass AND i.oid = d.objid AND i.relkind IN ('S', 'i', 't'))",
+fn every_extension_object_is_described() {
+    let db = shared_database();
+    let undescribed = db.session().rows(
+        "SELECT pg_describe_object(d.classid, d.objid, 0) FROM pg_depend d JOIN pg_extension e \
+         ON e.oid = d.refobjid AND e.extname = 'pg_caption' WHERE d.deptype = 'e' \
+         AND d.classid IN ('pg_class'::regclass, 'pg_proc'::regclass, 'pg_namespace'::regclass) \
+         AND NOT EXISTS (SELECT FROM pg_description c WHERE c.objoid = d.objid \
+         AND c.classoid = d.classid AND c.objsubid = 0) AND NOT EXISTS (SELECT FROM pg_class i \
+         WHERE d.classid = 'pg_class'::regclass AND i.oid = d.objid \
+         AND i.relkind IN ('S', 'i', 't'))",
     );
-    assert_eq!(silent, Vec::<Vec<Option<String>>>::new());
+    assert_eq!(undescribed, Vec::<Vec<Option<String>>>::new());
 }
 
 #[test]
-fn expressions_and_checks_planted_in_the_table_run_as_its_owner() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+fn planted_expressions_run_as_the_owner() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, role) = shop(&cluster, &web);
-    session.run("CREATE TABLE seen (who text); GRANT INSERT ON seen TO PUBLIC");
-    // Declared immutable, as a thief would, and calling another one: for an index, a generated
-    // column and a check.
+    session.run("CREATE TABLE seen (role text); GRANT INSERT ON seen TO PUBLIC");
+    // Declared immutable like an attacker's function, and calling another function: for an index, a
+    // generated column and a check.
     session.run(
-        "CREATE FUNCTION tell() RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.seen VALUES (current_user); END $$;
-         CREATE FUNCTION note(x text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN PERFORM public.tell(); RETURN x; END $$",
+        "CREATE FUNCTION note_role() RETURNS void LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.seen VALUES (current_user); END $$;
+         CREATE FUNCTION note(x text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ \
+         BEGIN PERFORM public.note_role(); RETURN x; END $$",
     );
-    session.run("CREATE INDEX ON products (note(alt)); ALTER TABLE products ADD CHECK (note(alt) IS DISTINCT FROM 'x')");
+    session.run(
+        "CREATE INDEX ON products (note(alt)); \
+         ALTER TABLE products ADD CHECK (note(alt) IS DISTINCT FROM 'x')",
+    );
     session.run(
         "ALTER TABLE products ADD copy text GENERATED ALWAYS AS (note(alt)) STORED; TRUNCATE seen",
     );
@@ -144,24 +168,32 @@ fn expressions_and_checks_planted_in_the_table_run_as_its_owner() {
     db.eventually(FILLED);
     assert!(
         session.number("SELECT count(*) FROM seen") >= 9,
-        "each of the three was called for each row"
+        "each of the three expressions was evaluated for each row"
     );
-    assert_eq!(session.rows("SELECT DISTINCT who FROM seen"), [[Some(role)]]);
+    assert_eq!(session.rows("SELECT DISTINCT role FROM seen"), [[Some(role)]]);
 }
 
+// A trigger written by the old owner must not run with the rights of a superuser before a superuser
+// has confirmed the watch.
 #[test]
-fn a_table_that_comes_to_a_superuser_is_not_filled_before_a_superuser_has_watched_it_again() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+fn a_new_superuser_owner_must_watch_again() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let (db, mut session, role) = shop(&cluster, &web);
     session.run(&format!(
-        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-           IF (SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = current_user) THEN ALTER ROLE {role} SUPERUSER; END IF; RETURN NEW; END $$"
+        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF (SELECT rolsuper \
+         FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+         THEN ALTER ROLE {role} SUPERUSER; END IF; RETURN NEW; END $$"
     ));
     session
         .run("CREATE TRIGGER climb AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION climb()");
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
-    session.run(&format!("RESET ROLE; ALTER TABLE products OWNER TO postgres; GRANT INSERT ON products TO {role}; SET ROLE {role}"));
+    session.run(&format!(
+        "RESET ROLE; \
+         ALTER TABLE products OWNER TO postgres; \
+         GRANT INSERT ON products TO {role}; \
+         SET ROLE {role}"
+    ));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/1.jpg")));
     db.eventually("(SELECT problem LIKE '%belongs to a superuser%' FROM caption.watch_state)");
     let is_super = format!("SELECT rolsuper::text FROM pg_roles WHERE rolname = '{role}'");
@@ -173,8 +205,12 @@ fn a_table_that_comes_to_a_superuser_is_not_filled_before_a_superuser_has_watche
     session.run("DROP TRIGGER climb ON products; SELECT caption.watch('products')");
     db.eventually(FILLED);
 
-    // Likewise where it is the owner that changes.
-    session.run(&format!("ALTER TABLE products OWNER TO {role}; SELECT caption.watch('products'); ALTER ROLE {role} SUPERUSER"));
+    // The same if the owner becomes a superuser.
+    session.run(&format!(
+        "ALTER TABLE products OWNER TO {role}; \
+         SELECT caption.watch('products'); \
+         ALTER ROLE {role} SUPERUSER"
+    ));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/2.jpg")));
     db.eventually("(SELECT problem LIKE '%belongs to a superuser%' FROM caption.watch_state)");
     session.run(&format!("ALTER ROLE {role} NOSUPERUSER; SELECT caption.watch('products')"));

@@ -1,93 +1,114 @@
-//! What a table's own code, keys and checks can do to a worker: it costs the row, never the others.
+//! Errors from a table's triggers, keys and checks: they cost one row, never other rows.
 
-use pg_caption_tests::{Answer, Cluster, Gate, Web, eventually};
+use pg_caption_tests::{AnswerGate, FILLED, TestCluster, TestServer, eventually, shared_database};
 
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
-/// A BEFORE UPDATE trigger on `products` that does this to row 2.
-fn trigger(does: &str) -> String {
+/// SQL for a BEFORE UPDATE trigger on `products` that runs the statement for row 2.
+fn trigger(statement: &str) -> String {
     format!(
-        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 2 THEN {does}; END IF; RETURN NEW; END $$;
+        "CREATE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF NEW.id = 2 \
+         THEN {statement}; END IF; RETURN NEW; END $$;
          CREATE TRIGGER spoil BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION spoil()"
     )
 }
 
 #[test]
-fn a_trigger_that_raises_a_cancel_costs_its_row_and_neither_the_others_nor_other_tables() {
-    let (cluster, web) = (Cluster::private(&[("pg_caption.max_attempts", "1")]), Web::start());
+fn a_trigger_cancel_costs_only_its_row() {
+    let (cluster, web) =
+        (TestCluster::private(&[("pg_caption.max_attempts", "1")]), TestServer::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 3);
-    session.run("CREATE TABLE other (LIKE products INCLUDING ALL); INSERT INTO other (image_url) SELECT image_url FROM products");
+    session.run(
+        "CREATE TABLE other (LIKE products INCLUDING ALL); \
+         INSERT INTO other (image_url) SELECT image_url FROM products",
+    );
     session.run(&trigger("RAISE 'not now' USING ERRCODE = 'query_canceled'"));
     session.run("SELECT caption.watch('products'), caption.watch('other')");
-    db.eventually("NOT EXISTS (SELECT FROM other WHERE alt IS NULL) AND (SELECT count(*) FROM products WHERE alt <> '') = 2");
-    db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' AND message LIKE '%not now%')");
+    db.eventually(
+        "NOT EXISTS (SELECT FROM other WHERE alt IS NULL) AND (SELECT count(*) FROM products \
+         WHERE alt <> '') = 2",
+    );
+    db.eventually(
+        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' \
+         AND message LIKE '%not now%')",
+    );
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 1);
     assert!(
         !cluster.log().contains("background worker \"pg_caption worker\" (PID"),
-        "no worker ended badly: {}",
+        "no worker ended with an error: {}",
         cluster.log()
     );
 }
 
 #[test]
-fn a_trigger_that_does_not_end_is_cancelled_and_the_others_go_on() {
-    let cluster = Cluster::private(&[
+fn an_endless_trigger_is_cancelled() {
+    let cluster = TestCluster::private(&[
         ("pg_caption.max_attempts", "1"),
         ("pg_caption.write_timeout", "300ms"),
     ]);
-    let (db, web) = (cluster.database(), Web::start());
+    let (db, web) = (cluster.database(), TestServer::start());
     let mut session = db.products_of(&web, 3);
     session.run(&trigger("PERFORM pg_sleep(3600)"));
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 2");
-    db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' AND message LIKE '%statement timeout%')");
-    // The time limit is the statement's alone: what comes after it is not cut off.
+    db.eventually(
+        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' \
+         AND message LIKE '%statement timeout%')",
+    );
+    // The time limit applies to one statement: later statements are not cancelled.
     session.run("DROP TRIGGER spoil ON products; SELECT caption.retry('products')");
     db.eventually(FILLED);
 }
 
 #[test]
-fn a_trigger_that_no_cancel_ends_costs_each_row_and_one_worker_for_it_and_the_others_go_on() {
-    let cluster = Cluster::private(&[("pg_caption.write_timeout", "300ms")]);
-    let (db, web) = (cluster.database(), Web::start());
+fn an_uncancellable_trigger_ends_the_worker() {
+    let cluster = TestCluster::private(&[("pg_caption.write_timeout", "300ms")]);
+    let (db, web) = (cluster.database(), TestServer::start());
     let mut session = db.products_of(&web, 6);
     let stubborn = trigger(
         "LOOP BEGIN PERFORM pg_sleep(1000); EXCEPTION WHEN query_canceled THEN NULL; END; END LOOP",
     );
     session.run(&stubborn.replace("NEW.id = 2", "NEW.id IN (2, 3, 5)"));
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 3 AND (SELECT backfill_done FROM caption.watch_state)");
-    let failures = "SELECT string_agg(key::text || code, ' ' ORDER BY key) FROM caption.failure WHERE message LIKE '%goes on after it was cancelled%'";
+    db.eventually(
+        "(SELECT count(*) FROM products WHERE alt <> '') = 3 AND (SELECT backfill_done \
+         FROM caption.watch_state)",
+    );
+    let failures = "SELECT string_agg(key::text || code, ' ' ORDER BY key) FROM caption.failure \
+        WHERE message LIKE '%goes on after it was cancelled%'";
     assert_eq!(
         session.text(failures),
         r#"["2"]write_endless ["3"]write_endless ["5"]write_endless"#
     );
     let ended = cluster.log().matches("went on after it was cancelled: the worker ends").count();
     assert_eq!(ended, 3, "{}", cluster.log_tail("worker"));
-    // Its word is not held against it for ever.
+    // The rows are processed again after a retry.
     session.run("DROP TRIGGER spoil ON products; SELECT caption.retry('products')");
     db.eventually(FILLED);
 }
 
+// The worker's own statements find their row by key, whatever the statistics. The planner settings
+// for that must not apply to queries in triggers.
 #[test]
-fn a_table_s_own_code_is_planned_as_in_any_session_and_our_statements_find_their_row_by_key() {
-    let cluster = Cluster::private(&[
+fn triggers_are_planned_as_in_any_session() {
+    let cluster = TestCluster::private(&[
         ("pg_caption.max_attempts", "1"),
         ("pg_caption.enabled", "off"),
         ("pg_caption.write_timeout", "20s"),
     ]);
-    let (db, web) = (cluster.database(), Web::start());
+    let (db, web) = (cluster.database(), TestServer::start());
     let mut session = db.products_of(&web, 3);
-    const SEEN: &str = "SELECT string_agg(name || ' ' || setting, ' ' ORDER BY name) FROM pg_catalog.pg_settings WHERE name ~ '^(enable_|jit$|plan_cache)'";
+    const SEEN: &str = "SELECT string_agg(name || ' ' || setting, ' ' ORDER BY name) \
+        FROM pg_catalog.pg_settings WHERE name ~ '^(enable_|jit$|plan_cache)'";
     // Without an index a nested loop over both takes minutes, a hash join some 30 ms.
     session.run(&format!(
-        "CREATE TABLE a AS SELECT n FROM generate_series(1, 30000) n; CREATE TABLE b AS TABLE a; ANALYZE a, b;
+        "CREATE TABLE a AS SELECT n FROM generate_series(1, 30000) n; \
+         CREATE TABLE b AS TABLE a; \
+         ANALYZE a, b;
          CREATE TABLE seen (settings text, scans bigint);
          CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
              PERFORM count(*) FROM public.a x JOIN public.b y ON x.n = y.n;
-             INSERT INTO public.seen VALUES (({SEEN}), (SELECT x.seq_scan FROM pg_catalog.pg_stat_xact_user_tables x WHERE x.relname = 'products'));
+             INSERT INTO public.seen VALUES (({SEEN}), (SELECT x.seq_scan \
+             FROM pg_catalog.pg_stat_xact_user_tables x WHERE x.relname = 'products'));
              RETURN NULL; END $$;
          CREATE TRIGGER look AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION look();
          SELECT caption.watch('products'); ALTER DATABASE {} SET enable_mergejoin = off",
@@ -95,7 +116,7 @@ fn a_table_s_own_code_is_planned_as_in_any_session_and_our_statements_find_their
     ));
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
-    eventually("no row is left", || {
+    eventually("every row is filled or failed", || {
         session.holds(&format!("{FILLED} OR EXISTS (SELECT FROM caption.failure)"))
     });
     assert_eq!(session.rows("SELECT message FROM caption.failure"), Vec::<Vec<_>>::new());
@@ -111,48 +132,52 @@ fn a_table_s_own_code_is_planned_as_in_any_session_and_our_statements_find_their
 }
 
 #[test]
-fn a_lock_that_a_trigger_meets_is_waited_for_uncharged() {
+fn a_trigger_lock_charges_no_attempt() {
     let cluster =
-        Cluster::private(&[("pg_caption.max_attempts", "1"), ("deadlock_timeout", "400ms")]);
-    let (db, web) = (cluster.database(), Web::start());
+        TestCluster::private(&[("pg_caption.max_attempts", "1"), ("deadlock_timeout", "400ms")]);
+    let (db, web) = (cluster.database(), TestServer::start());
     let mut session = db.products_of(&web, 3);
     session.run("CREATE TABLE counter AS SELECT 1 AS id, 0 AS n");
-    session.run(&trigger("RAISE LOG 'it waits for %', current_setting('lock_timeout'); UPDATE public.counter SET n = n + 1"));
+    session.run(&trigger(
+        "RAISE LOG 'lock_timeout is %', current_setting('lock_timeout'); \
+         UPDATE public.counter SET n = n + 1",
+    ));
     let mut holder = db.session();
     holder.run("BEGIN; UPDATE counter SET n = 0");
     session.run("SELECT caption.watch('products')");
     db.eventually(
-        "(SELECT count(*) FROM products WHERE alt <> '') = 2 AND EXISTS (SELECT FROM caption.deferred UNION ALL SELECT FROM caption.failed)",
+        "(SELECT count(*) FROM products WHERE alt <> '') = 2 AND EXISTS (SELECT \
+         FROM caption.deferred UNION ALL SELECT FROM caption.failed)",
     );
     let deferred = "SELECT key::text, code, attempts FROM caption.deferred";
     assert_eq!(
         session.rows(deferred),
         [[Some("[\"2\"]".into()), Some("row_locked".into()), Some("0".into())]]
     );
-    assert!(session.holds("(SELECT backfill_done FROM caption.watch_state)"), "the walk goes on");
-    // Whoever waits for one of our rows while we wait for his is not the one who is told of a
-    // deadlock; and we wait less and less.
-    eventually("it is tried with less patience", || cluster.log().contains("it waits for 100ms"));
+    assert!(session.holds("(SELECT backfill_done FROM caption.watch_state)"), "backfill continues");
+    // The worker's wait is shorter than deadlock_timeout, so that no other session is the victim of
+    // a deadlock. It gets shorter with each attempt.
+    eventually("an attempt waits 100 ms", || cluster.log().contains("lock_timeout is 100ms"));
     let log = cluster.log();
-    let first = log.lines().find_map(|line| line.split_once("it waits for "));
+    let first = log.lines().find_map(|line| line.split_once("lock_timeout is "));
     assert_eq!(first.map(|(_, time)| time), Some("200ms"));
     holder.run("COMMIT");
     db.eventually(FILLED);
-    assert_eq!(web.hits("/1.jpg"), 1, "its caption was kept");
+    assert_eq!(web.hits("/1.jpg"), 1, "the caption was kept");
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
 
 #[test]
-fn a_slow_trigger_has_few_rows_locked_at_a_time() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
-    let gate = Gate::new();
-    let urls: Vec<String> = (0..30)
-        .map(|n| web.serve(&format!("/{n}.jpg"), Answer::picture(n).behind(&gate)))
-        .collect();
+fn a_slow_trigger_locks_few_rows() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let gate = AnswerGate::new();
+    let urls = web.gated_pictures(30, &gate);
     let mut session = db.products(&urls);
     session.run(
         "CREATE TABLE written (at xid8);
-         CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.15); INSERT INTO public.written VALUES (pg_current_xact_id()); RETURN NEW; END $$;
+         CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ \
+         BEGIN PERFORM pg_sleep(0.15); INSERT INTO public.written VALUES (pg_current_xact_id()); \
+         RETURN NEW; END $$;
          CREATE TRIGGER slow BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION slow();
          SELECT caption.watch('products')",
     );
@@ -164,16 +189,23 @@ fn a_slow_trigger_has_few_rows_locked_at_a_time() {
 }
 
 #[test]
-fn a_name_that_a_trigger_does_not_find_is_explained() {
+fn an_unresolved_name_is_explained() {
     for unqualified in ["INSERT INTO stock VALUES (1)", "PERFORM restock()", "PERFORM NULL::amount"]
     {
-        let (db, web) = (Cluster::shared().database(), Web::start());
+        let (db, web) = (shared_database(), TestServer::start());
         let mut session = db.products_of(&web, 2);
-        session.run("CREATE TABLE stock (n int); CREATE DOMAIN amount AS int; CREATE FUNCTION restock() RETURNS int LANGUAGE sql AS 'SELECT 1'");
+        session.run(
+            "CREATE TABLE stock (n int); \
+             CREATE DOMAIN amount AS int; \
+             CREATE FUNCTION restock() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        );
         session.run(&trigger(unqualified));
         session.run("SELECT caption.watch('products')");
-        db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND detail LIKE '%SET search_path%')");
-        // What it says helps.
+        db.eventually(
+            "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' \
+             AND detail LIKE '%SET search_path%')",
+        );
+        // The advice of the detail solves the problem.
         session.run(
             "ALTER FUNCTION spoil() SET search_path = public; SELECT caption.retry('products')",
         );
@@ -182,41 +214,54 @@ fn a_name_that_a_trigger_does_not_find_is_explained() {
 }
 
 #[test]
-fn a_key_that_fits_no_index_of_ours_costs_its_row_alone() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+fn an_oversized_key_costs_only_its_row() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let db = cluster.database();
     let mut session = db.session();
     session.run("CREATE TABLE products (id bytea PRIMARY KEY, image_url text, alt text, seo text)");
-    let (long, short) =
-        (web.serve("/a.jpg", Answer::picture(0)), web.serve("/b.jpg", Answer::picture(1)));
-    // Random, so that it cannot be compressed.
+    let (long, short) = (
+        web.serve("/a.jpg", ServerAnswer::picture(0)),
+        web.serve("/b.jpg", ServerAnswer::picture(1)),
+    );
+    // Random bytes cannot be compressed.
     let random = "SELECT string_agg(decode(md5(n::text), 'hex'), '') FROM generate_series(1, 94) n";
-    session.run(&format!("INSERT INTO products VALUES (({random}), '{long}'), ('\\x01', '{short}'), ('\\xff', '{short}')"));
+    session.run(&format!(
+        "INSERT INTO products VALUES (({random}), '{long}'), ('\\x01', '{short}'), ('\\xff', \
+         '{short}')"
+    ));
     session.run("SELECT caption.watch('products')");
-    db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT backfill_done FROM caption.watch_state)");
+    db.eventually(
+        "(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT backfill_done \
+         FROM caption.watch_state)",
+    );
     assert!(cluster.log().contains("nothing can be noted of row"), "{}", cluster.log());
 }
 
 #[test]
-fn a_broken_check_shows_nothing_of_the_row_to_those_who_read_failures() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
-    let url = web.serve("/a.jpg?sig=SECRET123", Answer::picture(0));
+fn check_failures_hide_the_row() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg?sig=SECRET123", ServerAnswer::picture(0));
     let mut session = db.products(&[url]);
-    session.run("ALTER TABLE products ADD CONSTRAINT no_texts CHECK (alt IS NULL); SELECT caption.watch('products')");
+    session.run(
+        "ALTER TABLE products ADD CONSTRAINT no_texts CHECK (alt IS NULL); \
+         SELECT caption.watch('products')",
+    );
     db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused')");
     let failure = session.text("SELECT to_jsonb(f) FROM caption.failed f");
     assert!(failure.contains("no_texts") && !failure.contains("SECRET123"), "{failure}");
 }
 
 #[test]
-fn a_trigger_that_changes_the_url_with_every_write_gets_each_row_written_once() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::picture(0));
+fn a_url_changing_trigger_writes_once() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let mut session = db.products(&[url]);
-    web.serve("/a.jpg?v=1", Answer::picture(0));
+    web.serve("/a.jpg?v=1", ServerAnswer::picture(0));
     session.run(
-        "CREATE TABLE write (); CREATE FUNCTION bump() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-             NEW.image_url := regexp_replace(NEW.image_url, '\\?.*', '') || '?v=1' || CASE WHEN OLD.image_url LIKE '%v=1%' THEN '1' ELSE '' END;
+        "CREATE TABLE write (); \
+         CREATE FUNCTION bump() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+             NEW.image_url := regexp_replace(NEW.image_url, '\\?.*', '') || '?v=1' || CASE \
+             WHEN OLD.image_url LIKE '%v=1%' THEN '1' ELSE '' END;
              INSERT INTO public.write DEFAULT VALUES; RETURN NEW; END $$;
          CREATE TRIGGER bump BEFORE UPDATE ON products FOR EACH ROW EXECUTE FUNCTION bump()",
     );
@@ -226,9 +271,10 @@ fn a_trigger_that_changes_the_url_with_every_write_gets_each_row_written_once() 
     assert!(session.holds(FILLED));
 }
 
+// Captions of the old picture are removed; a text that a user edited stays.
 #[test]
-fn a_new_url_that_gets_no_caption_takes_the_old_picture_s_texts_away_and_leaves_a_person_s() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn a_failed_new_url_clears_old_captions() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 2);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
@@ -240,8 +286,8 @@ fn a_new_url_that_gets_no_caption_takes_the_old_picture_s_texts_away_and_leaves_
         session.rows("SELECT alt, seo FROM products ORDER BY id"),
         [[None, None], [None, Some("By hand.".into())]]
     );
-    // The picture is there after all.
-    let url = web.serve("/missing.jpg", Answer::picture(1));
+    // The picture appears later.
+    let url = web.serve("/missing.jpg", ServerAnswer::picture(1));
     session.run("SELECT caption.retry('products')");
     db.eventually(FILLED);
     assert!(session.holds(&format!("(SELECT bool_and(image_url = '{url}') FROM products)")));
@@ -249,10 +295,13 @@ fn a_new_url_that_gets_no_caption_takes_the_old_picture_s_texts_away_and_leaves_
 }
 
 #[test]
-fn errors_bring_no_backtraces_along() {
-    let db = Cluster::shared().database();
+fn errors_carry_no_backtrace() {
+    let db = shared_database();
     let error = db.session().error("SELECT caption_image('http://169.254.169.254/latest')");
     assert!(!format!("{error:?}").contains("std::"), "{error:?}");
-    let cancelled = db.session().error("SET statement_timeout = 1; SELECT caption_image('http://198.51.100.1/a.jpg') FROM generate_series(1, 1000)");
+    let cancelled = db.session().error(
+        "SET statement_timeout = 1; \
+         SELECT caption_image('http://198.51.100.1/a.jpg') FROM generate_series(1, 1000)",
+    );
     assert!(!format!("{cancelled:?}").contains("std::"), "{cancelled:?}");
 }

@@ -1,15 +1,22 @@
-//! Styles: built in, the model's own, the users' own, and which of them wins.
+//! Styles: built-in ones, those of a model, and rows of `caption.style`, in order of precedence.
 
-use pg_caption_tests::{Answer, Cluster, Database, Models, Session, Web};
+use pg_caption_tests::{
+    ModelsDirectory, ServerAnswer, TestCluster, TestServer, TestSession, eventually,
+    shared_database,
+};
 
-/// Longest caption of any of the pictures, in characters.
-fn longest(session: &mut Session, web: &Web, style: &str) -> i64 {
+/// The length of the longest caption of six pictures, in characters.
+fn longest(session: &mut TestSession, web: &TestServer, style: &str) -> i64 {
     let urls: Vec<String> = (0..6)
-        .map(|at| format!("'{}'", web.serve(&format!("/{style}{at}.jpg"), Answer::picture(at))))
+        .map(|at| {
+            format!("'{}'", web.serve(&format!("/{style}{at}.jpg"), ServerAnswer::picture(at)))
+        })
         .collect();
     let urls = urls.join(", ");
-    let failed =
-        session.rows(&format!("SELECT error FROM caption_images(ARRAY[{urls}], '{style}') WHERE caption IS NULL AND error_class <> 'uncertain'"));
+    let failed = session.rows(&format!(
+        "SELECT error FROM caption_images(ARRAY[{urls}], '{style}') WHERE caption IS NULL \
+         AND error_class <> 'uncertain'"
+    ));
     assert!(failed.is_empty(), "{failed:?}");
     session.number(&format!(
         "SELECT max(length(caption)) FROM caption_images(ARRAY[{urls}], '{style}')"
@@ -17,42 +24,46 @@ fn longest(session: &mut Session, web: &Web, style: &str) -> i64 {
 }
 
 #[test]
-fn a_row_makes_a_style() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn a_row_defines_a_style() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     let error = session.error(&format!("SELECT caption_image('{url}', 'my_style')"));
     assert!(
         error.detail().is_some_and(|detail| detail.contains("concise, seo, detailed")),
         "{error:?}"
     );
-    session.run("INSERT INTO caption.style (name, instruction, task, max_chars, min_chars) VALUES ('my_style', 'Name it.', 'concise', 14, 1)");
+    session.run(
+        "INSERT INTO caption.style (name, instruction, task, max_chars, min_chars) \
+         VALUES ('my_style', 'Name it.', 'concise', 14, 1)",
+    );
     assert!(longest(&mut session, &web, "my_style") <= 14);
-    // Seen at once, within one transaction and one block as well.
+    // A change is effective immediately, also within one transaction or one block.
     session.run(
         "DO $$ BEGIN UPDATE caption.style SET max_chars = 4000 WHERE name = 'my_style'; END $$",
     );
     assert!(longest(&mut session, &web, "my_style") > 14);
     session.run(&format!(
         "DO $$ BEGIN PERFORM caption_image('{url}', 'my_style'); DELETE FROM caption.style; \
-           BEGIN PERFORM caption_image('{url}', 'my_style'); RAISE 'still known'; EXCEPTION WHEN invalid_parameter_value THEN NULL; END; END $$"
+         BEGIN PERFORM caption_image('{url}', 'my_style'); RAISE 'still known'; EXCEPTION \
+         WHEN invalid_parameter_value THEN NULL; END; END $$"
     ));
 }
 
 #[test]
-fn a_row_changes_a_built_in_style_and_what_it_leaves_out_stays() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn a_row_overrides_a_built_in_style() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
     let before = longest(&mut session, &web, "concise");
     session.run("INSERT INTO caption.style (name, max_chars) VALUES ('concise', 12)");
     let after = longest(&mut session, &web, "concise");
     assert!(after <= 12 && before > 12, "{before} {after}");
-    let url = web.serve("/stop.jpg", Answer::picture(0));
-    // One sentence without a final stop, as built in.
+    let url = web.serve("/stop.jpg", ServerAnswer::picture(0));
+    // Other properties keep their built-in values: one sentence without a final stop.
     assert!(
         session.holds(&format!("(SELECT coalesce(caption_image('{url}'), 'x') NOT LIKE '%.')"))
     );
-    // A watch takes it as well.
+    // A watch uses the row, too.
     db.products(&web.pictures(4))
         .run("SELECT caption.watch('products', fills => '{\"alt\": \"concise\"}')");
     session.run("CALL caption.wait('products')");
@@ -60,8 +71,8 @@ fn a_row_changes_a_built_in_style_and_what_it_leaves_out_stays() {
 }
 
 #[test]
-fn a_definition_that_can_never_be_used_is_not_stored() {
-    let db = Cluster::shared().database();
+fn an_unusable_style_is_not_stored() {
+    let db = shared_database();
     let mut session = db.session();
     for values in [
         "(name) VALUES ('poetic')",
@@ -81,22 +92,30 @@ fn a_definition_that_can_never_be_used_is_not_stored() {
 }
 
 #[test]
-fn a_prompt_is_told_to_its_family_alone() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn a_prompt_applies_to_its_family_only() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
-    let url = web.serve("/a.jpg", Answer::picture(0));
-    session.run("INSERT INTO caption.style (name, instruction, prompts) VALUES ('other', 'Rhyme.', '{\"florence2\": \"Rhyme!\"}')");
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
+    session.run(
+        "INSERT INTO caption.style (name, instruction, prompts) \
+         VALUES ('other', 'Rhyme.', '{\"florence2\": \"Rhyme!\"}')",
+    );
     assert!(longest(&mut session, &web, "other") > 0);
-    // The tested model reads no words, and says so instead of passing them over.
-    session.run("INSERT INTO caption.style (name, instruction, prompts) VALUES ('told', 'Rhyme.', '{\"vision-encoder-decoder\": \"Rhyme!\"}')");
-    let error = session.error(&format!("SELECT caption_image('{url}', 'told')"));
-    assert!(error.message().contains("told"), "{error:?}");
+    // The model under test takes no instruction and reports a prompt instead of ignoring it.
+    session.run(
+        "INSERT INTO caption.style (name, instruction, prompts) \
+         VALUES ('rhyming', 'Rhyme.', '{\"vision-encoder-decoder\": \"Rhyme!\"}')",
+    );
+    let error = session.error(&format!("SELECT caption_image('{url}', 'rhyming')"));
+    assert!(error.message().contains("rhyming"), "{error:?}");
 }
 
 #[test]
-fn a_model_brings_styles_along_and_takes_them_with_it() {
-    let (models, web) = (Models::of(&["plain", "styled"]), Web::start());
-    let own = r#"{"styles": {"short": {"instruction": "Name it.", "task": "concise", "min_chars": 1, "max_chars": 14}, "seo": {"min_chars": 1, "max_chars": 20}}}"#;
+fn a_model_brings_its_own_styles() {
+    let (models, web) = (ModelsDirectory::of(&["plain", "styled"]), TestServer::start());
+    let own = r#"{"styles": {
+        "short": {"instruction": "Name it.", "task": "concise", "min_chars": 1, "max_chars": 14},
+        "seo": {"min_chars": 1, "max_chars": 20}}}"#;
     std::fs::write(models.folder("styled").join("captions.json"), own).unwrap();
     let cluster = models.cluster("styled");
     let db = cluster.database();
@@ -107,7 +126,7 @@ fn a_model_brings_styles_along_and_takes_them_with_it() {
     );
     assert!(longest(&mut session, &web, "short") <= 14);
     assert!(longest(&mut session, &web, "seo") <= 20);
-    // A row wins over the model.
+    // A row takes precedence over the model.
     session.run("INSERT INTO caption.style (name, max_chars, min_chars) VALUES ('seo', 40, 1)");
     let seo = longest(&mut session, &web, "seo");
     assert!(seo > 20 && seo <= 40, "{seo}");
@@ -121,8 +140,8 @@ fn a_model_brings_styles_along_and_takes_them_with_it() {
 }
 
 #[test]
-fn a_folder_whose_styles_cannot_be_read_is_refused_with_the_reason() {
-    let models = Models::of(&["plain", "styled"]);
+fn a_model_with_invalid_styles_is_rejected() {
+    let models = ModelsDirectory::of(&["plain", "styled"]);
     std::fs::write(models.folder("styled").join("captions.json"), r#"{"styles": {"short": {}}}"#)
         .unwrap();
     let cluster = models.cluster("plain");
@@ -135,12 +154,12 @@ fn a_folder_whose_styles_cannot_be_read_is_refused_with_the_reason() {
     assert!(error.detail().is_some_and(|detail| detail.contains("captions.json")), "{error:?}");
 }
 
-/// Makes a style of one's own.
+/// Creates the style `mine`.
 const MINE: &str =
     "INSERT INTO caption.style (name, instruction, task) VALUES ('mine', 'Name it.', 'concise')";
 
-/// A watch whose style is gone, with a row to be filled.
-fn waiting_for_its_style(db: &Database, web: &Web) -> Session {
+/// A watch whose style was deleted, with a row to fill.
+fn waiting_for_its_style(db: &TestDatabase, web: &TestServer) -> TestSession {
     let mut session = db.products(&[]);
     session.run(MINE);
     session.run("SELECT caption.watch('products', fills => '{\"alt\": \"mine\"}')");
@@ -150,14 +169,14 @@ fn waiting_for_its_style(db: &Database, web: &Web) -> Session {
     );
     session.run(&format!(
         "INSERT INTO products (image_url) VALUES ('{}')",
-        web.serve("/a.jpg", Answer::picture(0))
+        web.serve("/a.jpg", ServerAnswer::picture(0))
     ));
     session
 }
 
 #[test]
-fn a_watch_goes_on_by_itself_when_its_style_is_there_again() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn a_restored_style_resumes_the_watch() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = waiting_for_its_style(&db, &web);
     session.run(MINE);
     db.eventually("(SELECT alt <> '' FROM products)");
@@ -165,14 +184,16 @@ fn a_watch_goes_on_by_itself_when_its_style_is_there_again() {
 }
 
 #[test]
-fn a_style_that_a_prepared_transaction_brings_back_wakes_the_watch_that_waits_for_it() {
-    let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "5")]), Web::start());
+fn a_style_from_commit_prepared_is_seen() {
+    let (cluster, web) =
+        (TestCluster::private(&[("max_prepared_transactions", "5")]), TestServer::start());
     let db = cluster.database();
     let mut session = waiting_for_its_style(&db, &web);
     session.run(&format!("BEGIN; {MINE}; PREPARE TRANSACTION 'p'"));
-    // The worker that was told of it has looked, and left.
-    let gone = "NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'pg_caption worker')";
-    db.eventually(gone);
+    // The worker that PREPARE TRANSACTION notified has checked and ended.
+    let no_worker =
+        "NOT EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'pg_caption worker')";
+    db.eventually(no_worker);
     session.run("COMMIT PREPARED 'p'");
     db.eventually("(SELECT alt <> '' FROM products)");
 }

@@ -1,55 +1,74 @@
-//! From one release to the next: an upgraded database is what a fresh one is, and until it is
-//! upgraded it goes on as before.
+//! Upgrades from every published release: an upgraded database equals a fresh one, keeps all work,
+//! and works before the upgrade, too.
+//!
+//! `tests/released` holds the install scripts of the releases. As long as it is empty, the tests
+//! check only that they can read a catalog.
 
-use pg_caption_tests::{Answer, Cluster, Session, Web};
+use pg_caption_tests::{FILLED, ServerAnswer, TestCluster, TestServer, TestSession};
 
-/// Every release that somebody may come from.
-const RELEASES: [&str; 1] = ["0.1.0"];
-
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
-/// What the extension consists of, a line an object and property, without OIDs.
+/// All objects of the extension and their properties, one per line, without OIDs.
 const CATALOG: &str = "
-WITH member AS (SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid AND e.extname = 'pg_caption'
+WITH member AS (SELECT d.classid, d.objid FROM pg_depend d JOIN pg_extension e \
+    ON e.oid = d.refobjid AND e.extname = 'pg_caption'
                  WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'),
-     relation AS (SELECT c.*, c.oid::regclass::text AS name FROM pg_class c JOIN member m ON m.classid = 'pg_class'::regclass AND m.objid = c.oid),
+     relation AS (SELECT c.*, c.oid::regclass::text AS name FROM pg_class c JOIN member m \
+     ON m.classid = 'pg_class'::regclass AND m.objid = c.oid),
      acl AS (SELECT array_agg(item::text ORDER BY item::text) AS items, key FROM (
                SELECT 'relation ' || r.name, unnest(r.relacl) FROM relation r
-               UNION ALL SELECT 'column ' || r.name || '.' || a.attname, unnest(a.attacl) FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid
-               UNION ALL SELECT 'function ' || p.oid::regprocedure, unnest(p.proacl) FROM pg_proc p JOIN member m ON m.objid = p.oid
-               UNION ALL SELECT 'schema ' || n.nspname, unnest(n.nspacl) FROM pg_namespace n JOIN member m ON m.objid = n.oid
-               UNION ALL SELECT 'at first: ' || pg_describe_object(i.classoid, i.objoid, i.objsubid), unnest(i.initprivs)
-                           FROM pg_init_privs i JOIN member m ON m.classid = i.classoid AND m.objid = i.objoid) AS of (key, item) GROUP BY key)
-SELECT 'member: ' || pg_describe_object(classid, objid, 0) || ' by ' || (pg_identify_object(classid, objid, 0)).identity FROM member
-UNION ALL SELECT 'comment: ' || pg_describe_object(d.classoid, d.objoid, d.objsubid) || ' ' || d.description
+               UNION ALL SELECT 'column ' || r.name || '.' || a.attname, unnest(a.attacl) \
+               FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid
+               UNION ALL SELECT 'function ' || p.oid::regprocedure, unnest(p.proacl) \
+               FROM pg_proc p JOIN member m ON m.objid = p.oid
+               UNION ALL SELECT 'schema ' || n.nspname, unnest(n.nspacl) FROM pg_namespace n \
+               JOIN member m ON m.objid = n.oid
+               UNION ALL SELECT 'initial: ' || pg_describe_object(i.classoid, i.objoid, \
+               i.objsubid), unnest(i.initprivs)
+                           FROM pg_init_privs i JOIN member m ON m.classid = i.classoid \
+                           AND m.objid = i.objoid) AS of (key, item) GROUP BY key)
+SELECT 'member: ' || pg_describe_object(classid, objid, 0) || ' by ' || \
+    (pg_identify_object(classid, objid, 0)).identity FROM member
+UNION ALL SELECT 'comment: ' || pg_describe_object(d.classoid, d.objoid, \
+    d.objsubid) || ' ' || d.description
             FROM pg_description d JOIN member m ON m.classid = d.classoid AND m.objid = d.objoid
 UNION ALL SELECT 'rights: ' || key || ' ' || items::text FROM acl
-UNION ALL SELECT 'function: ' || pg_get_functiondef(p.oid) || ' cost ' || p.procost || ' rows ' || p.prorows || ' owner ' || p.proowner::regrole
+UNION ALL SELECT 'function: ' || pg_get_functiondef(p.oid) || ' cost ' || p.procost || ' rows ' || \
+    p.prorows || ' owner ' || p.proowner::regrole
             FROM pg_proc p JOIN member m ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
-UNION ALL SELECT concat_ws(' ', 'relation:', name, relkind, relpersistence, relreplident, relrowsecurity, relowner::regrole, reloptions) FROM relation
-UNION ALL SELECT concat_ws(' ', 'column:', r.name, row_number() OVER (PARTITION BY r.oid ORDER BY a.attnum), a.attname, format_type(a.atttypid, a.atttypmod),
-                           a.attnotnull, a.attidentity, a.attgenerated, a.attstorage, a.attcollation::regcollation, pg_get_expr(d.adbin, d.adrelid))
-            FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 AND NOT a.attisdropped
-            LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum WHERE r.relkind IN ('r', 'v')
-UNION ALL SELECT concat_ws(' ', 'constraint:', r.name, c.conname, pg_get_constraintdef(c.oid)) FROM relation r JOIN pg_constraint c ON c.conrelid = r.oid
-UNION ALL SELECT concat_ws(' ', 'index:', pg_get_indexdef(i.indexrelid), c.reloptions) FROM relation r JOIN pg_index i ON i.indrelid = r.oid JOIN pg_class c ON c.oid = i.indexrelid
-UNION ALL SELECT concat_ws(' ', 'trigger:', pg_get_triggerdef(t.oid), t.tgenabled) FROM relation r JOIN pg_trigger t ON t.tgrelid = r.oid
-UNION ALL SELECT concat_ws(' ', 'view:', name, pg_get_viewdef(oid)) FROM relation WHERE relkind = 'v'
-UNION ALL SELECT concat_ws(' ', 'extension:', e.extversion, e.extrelocatable, n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+UNION ALL SELECT concat_ws(' ', 'relation:', name, relkind, relpersistence, relreplident, \
+    relrowsecurity, relowner::regrole, reloptions) FROM relation
+UNION ALL SELECT concat_ws(' ', 'column:', r.name, row_number() OVER (PARTITION BY r.oid \
+    ORDER BY a.attnum), a.attname, format_type(a.atttypid, a.atttypmod),
+                           a.attnotnull, a.attidentity, a.attgenerated, a.attstorage, \
+                           a.attcollation::regcollation, pg_get_expr(d.adbin, d.adrelid))
+            FROM relation r JOIN pg_attribute a ON a.attrelid = r.oid AND a.attnum > 0 \
+            AND NOT a.attisdropped
+            LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum \
+            WHERE r.relkind IN ('r', 'v')
+UNION ALL SELECT concat_ws(' ', 'constraint:', r.name, c.conname, pg_get_constraintdef(c.oid)) \
+    FROM relation r JOIN pg_constraint c ON c.conrelid = r.oid
+UNION ALL SELECT concat_ws(' ', 'index:', pg_get_indexdef(i.indexrelid), c.reloptions) \
+    FROM relation r JOIN pg_index i ON i.indrelid = r.oid JOIN pg_class c ON c.oid = i.indexrelid
+UNION ALL SELECT concat_ws(' ', 'trigger:', pg_get_triggerdef(t.oid), t.tgenabled) FROM relation r \
+    JOIN pg_trigger t ON t.tgrelid = r.oid
+UNION ALL SELECT concat_ws(' ', 'view:', name, pg_get_viewdef(oid)) FROM relation \
+    WHERE relkind = 'v'
+UNION ALL SELECT concat_ws(' ', 'extension:', e.extversion, e.extrelocatable, n.nspname) \
+    FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
            WHERE e.extname = 'pg_caption'
 UNION ALL SELECT concat_ws(' ', 'dumped:', config.relation::regclass, 'if', condition.text)
-            FROM pg_extension e, unnest(e.extconfig) WITH ORDINALITY AS config (relation, n), unnest(e.extcondition) WITH ORDINALITY AS condition (text, n)
+            FROM pg_extension e, unnest(e.extconfig) WITH ORDINALITY AS config (relation, n), \
+            unnest(e.extcondition) WITH ORDINALITY AS condition (text, n)
            WHERE e.extname = 'pg_caption' AND config.n = condition.n";
 
-fn catalog(session: &mut Session) -> Vec<String> {
+/// The lines of [`CATALOG`], sorted.
+fn catalog(session: &mut TestSession) -> Vec<String> {
     let mut lines: Vec<String> = session.rows(CATALOG).into_iter().flatten().flatten().collect();
     lines.sort();
     lines
 }
 
-/// Warnings that tell to update.
-fn told_to_update(session: &mut Session) -> bool {
+/// Whether a warning advised to update the extension.
+fn update_advised(session: &mut TestSession) -> bool {
     session.notices().iter().any(|notice| {
         notice.severity() == "WARNING"
             && notice.hint().is_some_and(|hint| hint.contains("ALTER EXTENSION pg_caption UPDATE"))
@@ -57,17 +76,17 @@ fn told_to_update(session: &mut Session) -> bool {
 }
 
 #[test]
-fn an_upgraded_database_is_what_a_fresh_one_is() {
-    let cluster = Cluster::shared();
+fn an_upgrade_equals_a_fresh_install() {
+    let cluster = TestCluster::shared();
     let fresh = catalog(&mut cluster.database().session());
     assert!(fresh.len() > 100, "the catalog was read: {}", fresh.len());
-    for release in RELEASES {
+    for release in &releases() {
         let db = cluster.database_of_release(release);
         let mut session = db.session();
         let before = catalog(&mut session);
         session.run("ALTER EXTENSION pg_caption UPDATE");
         let upgraded = catalog(&mut session);
-        assert!(before != upgraded, "another version was installed");
+        assert!(before != upgraded, "the update changed the objects");
         let only = |these: &[String], those: &[String]| {
             these
                 .iter()
@@ -85,36 +104,43 @@ fn an_upgraded_database_is_what_a_fresh_one_is() {
 }
 
 #[test]
-fn a_new_library_works_on_old_objects_and_says_that_they_are_old() {
-    for release in RELEASES {
-        let (db, web) = (Cluster::shared().database_of_release(release), Web::start());
+fn a_new_library_serves_old_objects() {
+    for release in &releases() {
+        let (db, web) = (TestCluster::shared().database_of_release(release), TestServer::start());
         let mut session = db.products_of(&web, 3);
         session.run("SELECT caption.watch('products')");
-        assert!(told_to_update(&mut session), "from {release}");
+        assert!(update_advised(&mut session), "from {release}");
         db.eventually(FILLED);
-        let url = web.serve("/new.jpg", Answer::picture(4));
+        let url = web.serve("/new.jpg", ServerAnswer::picture(4));
         session.run(&format!(
             "INSERT INTO products (image_url) VALUES ('{url}'), ('{}')",
             web.url("/gone.jpg")
         ));
-        db.eventually("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 4 AND EXISTS (SELECT FROM caption.failure)");
+        db.eventually(
+            "(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 4 AND EXISTS (SELECT \
+             FROM caption.failure)",
+        );
         assert_eq!(
             session.text("SELECT alt FROM products WHERE id = 4"),
             session.text(&format!("SELECT caption_image('{url}')"))
         );
-        session.run("SELECT caption.pause('products'); SELECT caption.resume('products'); SELECT caption.retry('products')");
+        session.run(
+            "SELECT caption.pause('products'); \
+             SELECT caption.resume('products'); \
+             SELECT caption.retry('products')",
+        );
         session.run("CALL caption.wait('products')");
         session.run("ALTER EXTENSION pg_caption UPDATE");
         session.notices();
         session.run("SELECT caption.watch('products')");
-        assert!(!told_to_update(&mut session), "nothing is old any more");
+        assert!(!update_advised(&mut session), "the objects are up to date");
     }
 }
 
 #[test]
-fn what_was_done_before_an_upgrade_stays_done() {
-    for release in RELEASES {
-        let (db, web) = (Cluster::shared().database_of_release(release), Web::start());
+fn an_upgrade_keeps_all_work() {
+    for release in &releases() {
+        let (db, web) = (TestCluster::shared().database_of_release(release), TestServer::start());
         let mut urls = web.pictures(3);
         urls.push(web.url("/gone.jpg"));
         let mut session = db.products(&urls);
@@ -123,14 +149,19 @@ fn what_was_done_before_an_upgrade_stays_done() {
         );
         session.run("SELECT caption.watch('products')");
         session.run("CALL caption.wait('products')");
-        let kept = "SELECT (SELECT jsonb_agg(w.relation ORDER BY w.relation) FROM caption.watch w)::text || (SELECT jsonb_agg(w ORDER BY w.key) FROM caption.ledger w)::text
-                    || (SELECT jsonb_agg(f ORDER BY f.key) FROM caption.failed f)::text || (SELECT jsonb_agg(to_jsonb(s) - 'prompts') FROM caption.style s)::text
-                    || (SELECT jsonb_agg((t.relation, t.backfill_done, t.backfilled, t.filled)) FROM caption.watch_state t)::text || (SELECT jsonb_agg(p ORDER BY p.id) FROM products p)::text";
+        let kept = "SELECT (SELECT jsonb_agg(w.relation ORDER BY w.relation) \
+            FROM caption.watch w)::text || (SELECT jsonb_agg(w ORDER BY w.key) \
+            FROM caption.ledger w)::text
+                    || (SELECT jsonb_agg(f ORDER BY f.key) FROM caption.failed f)::text || \
+                    (SELECT jsonb_agg(to_jsonb(s) - 'prompts') FROM caption.style s)::text
+                    || (SELECT jsonb_agg((t.relation, t.backfill_done, t.backfilled, t.filled)) \
+                    FROM caption.watch_state t)::text || (SELECT jsonb_agg(p ORDER BY p.id) \
+                    FROM products p)::text";
         let before = session.text(kept);
         session.run("ALTER EXTENSION pg_caption UPDATE");
         assert_eq!(session.text(kept), before);
-        // The watch goes on, for new rows alone.
-        let url = web.serve("/new.jpg", Answer::picture(4));
+        // The watch continues with new rows only.
+        let url = web.serve("/new.jpg", ServerAnswer::picture(4));
         session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
         db.eventually("(SELECT alt <> '' AND seo <> '' FROM products WHERE id = 5)");
         assert_eq!((web.hits("/0.jpg"), web.hits("/gone.jpg")), (1, 1));

@@ -1,16 +1,19 @@
-//! `caption.wait` always ends or says why it does not, and `caption.progress` says why nothing
-//! moves.
+//! `caption.wait` ends or reports why it cannot end; `caption.progress` shows why work is blocked.
 
-use pg_caption_tests::{Answer, Cluster, Gate, Session, Web, eventually};
+use pg_caption_tests::{
+    AnswerGate, ServerAnswer, TestServer, TestSession, eventually, shared_database,
+};
 
-/// The notices so far that hold a word.
-fn said(notices: &[postgres::error::DbError], word: &str) -> usize {
-    notices.iter().filter(|notice| notice.message().contains(word)).count()
+/// The number of notices that contain `text`.
+fn count(notices: &[postgres::error::DbError], text: &str) -> usize {
+    notices.iter().filter(|notice| notice.message().contains(text)).count()
 }
 
-/// A session that runs `CALL caption.wait('products')` in a thread, and its process id. Ends with
-/// its notices, or the error.
-fn waiting(mut session: Session) -> (i64, std::thread::JoinHandle<Result<Vec<String>, String>>) {
+/// Runs `CALL caption.wait('products')` in a thread. Returns the backend's process id and the
+/// thread, which ends with the notices or the error message.
+fn waiting(
+    mut session: TestSession,
+) -> (i64, std::thread::JoinHandle<Result<Vec<String>, String>>) {
     let pid = session.pid();
     session.notices();
     let call = std::thread::spawn(move || {
@@ -22,13 +25,13 @@ fn waiting(mut session: Session) -> (i64, std::thread::JoinHandle<Result<Vec<Str
     (pid, call)
 }
 
-/// A database whose only row is being fetched and stays so until the gate is opened, with somebody
-/// waiting for it.
-macro_rules! held_up {
+/// Declares a database whose only row is in flight until the gate is opened, and a session that
+/// waits for it.
+macro_rules! waiting_call {
     ($db:ident, $web:ident, $gate:ident, $session:ident, $call:ident) => {
-        let ($db, $web, $gate) = (Cluster::shared().database(), Web::start(), Gate::new());
+        let ($db, $web, $gate) = (shared_database(), TestServer::start(), AnswerGate::new());
         let mut $session =
-            $db.products(&[$web.serve("/slow.jpg", Answer::picture(0).behind(&$gate))]);
+            $db.products(&[$web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&$gate))]);
         $session.run("SELECT caption.watch('products')");
         eventually("the picture is being fetched", || $gate.waiting() >= 1);
         let (pid, $call) = waiting($db.session());
@@ -38,10 +41,10 @@ macro_rules! held_up {
     };
 }
 
-#[test]
-fn whoever_waits_for_a_table_that_is_dropped_is_told() {
-    held_up!(db, web, gate, session, call);
-    session.run("DROP TABLE products");
+/// Ends the watch with `sql` and checks that a waiting call reports it.
+fn wait_reports_the_end_of_a_watch(sql: &str) {
+    waiting_call!(db, web, gate, session, call);
+    session.run(sql);
     let notices = call.join().unwrap().expect("no error");
     assert!(
         notices
@@ -52,50 +55,53 @@ fn whoever_waits_for_a_table_that_is_dropped_is_told() {
 }
 
 #[test]
-fn whoever_waits_for_a_table_that_is_unwatched_is_told() {
-    held_up!(db, web, gate, session, call);
-    session.run("SELECT caption.unwatch('products')");
-    let notices = call.join().unwrap().expect("no error");
-    assert!(
-        notices
-            .last()
-            .is_some_and(|last| last.contains("products") && last.contains("no longer watched")),
-        "{notices:?}"
-    );
+fn wait_reports_a_dropped_table() {
+    wait_reports_the_end_of_a_watch("DROP TABLE products");
 }
 
 #[test]
-fn whoever_waits_for_a_table_that_is_paused_is_told() {
-    held_up!(db, web, gate, session, call);
+fn wait_reports_an_unwatched_table() {
+    wait_reports_the_end_of_a_watch("SELECT caption.unwatch('products')");
+}
+
+#[test]
+fn wait_reports_a_paused_table() {
+    waiting_call!(db, web, gate, session, call);
     session.run("SELECT caption.pause('products')");
     let message = call.join().unwrap().unwrap_err();
     assert!(message.contains("paused"), "{message}");
 }
 
 #[test]
-fn whoever_may_wait_needs_the_owner_s_rights_and_no_more() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn wait_needs_only_ownership() {
+    let (db, web) = (shared_database(), TestServer::start());
     let role = format!("waiter_{}", db.name);
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
-    session.run(&format!("CREATE ROLE {role} LOGIN; GRANT EXECUTE ON PROCEDURE caption.wait(regclass, interval) TO {role}"));
+    session.run(&format!(
+        "CREATE ROLE {role} LOGIN; \
+         GRANT EXECUTE ON PROCEDURE caption.wait(regclass, interval) TO {role}"
+    ));
     let mut waiter = db.session_as(&role);
     let error = waiter.error("CALL caption.wait('products')");
     session.run(&format!("ALTER TABLE products OWNER TO {role}"));
     waiter.run("CALL caption.wait('products')");
-    assert!(said(&waiter.notices(), "1 filled") > 0);
+    assert!(count(&waiter.notices(), "1 filled") > 0);
     session.run(&format!("DROP TABLE products; DROP OWNED BY {role}; DROP ROLE {role}"));
     assert_eq!(error.code().code(), "42501", "{error:?}");
     assert!(error.message().contains("owner"), "{error:?}");
 }
 
 #[test]
-fn in_a_transaction_it_says_what_to_do_instead() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn wait_in_a_transaction_hints_at_commit() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
-    session.run("CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ BEGIN CALL caption.wait('products'); END $$");
+    session.run(
+        "CREATE FUNCTION f() RETURNS void LANGUAGE plpgsql AS $$ \
+         BEGIN CALL caption.wait('products'); END $$",
+    );
     for block in
         ["BEGIN; UPDATE products SET alt = NULL; CALL caption.wait('products')", "SELECT f()"]
     {
@@ -104,14 +110,15 @@ fn in_a_transaction_it_says_what_to_do_instead() {
         assert!(error.hint().is_some_and(|hint| hint.contains("COMMIT")), "{error:?}");
         session.run("ROLLBACK");
     }
-    // Where it may commit, it works.
+    // A DO block may commit.
     session.run("DO $$ BEGIN CALL caption.wait('products'); END $$");
 }
 
 #[test]
-fn a_timeout_ends_it_with_how_far_it_is() {
-    let (db, web, gate) = (Cluster::shared().database(), Web::start(), Gate::new());
-    let mut session = db.products(&[web.serve("/slow.jpg", Answer::picture(0).behind(&gate))]);
+fn a_wait_timeout_shows_the_progress() {
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let mut session =
+        db.products(&[web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate))]);
     session.run("SELECT caption.watch('products')");
     let error = session.error("CALL caption.wait('products', '10 ms')");
     assert_eq!(error.code().code(), "57014", "{error:?}");
@@ -119,8 +126,9 @@ fn a_timeout_ends_it_with_how_far_it_is() {
 }
 
 #[test]
-fn where_draining_is_switched_off_the_state_and_the_notices_say_so() {
-    let (cluster, web) = (Cluster::private(&[("pg_caption.enabled", "off")]), Web::start());
+fn a_disabled_queue_is_reported() {
+    let (cluster, web) =
+        (TestCluster::private(&[("pg_caption.enabled", "off")]), TestServer::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
@@ -129,7 +137,7 @@ fn where_draining_is_switched_off_the_state_and_the_notices_say_so() {
         "waiting: pg_caption.enabled is off"
     );
     session.error("CALL caption.wait('products', '10 ms')");
-    assert_eq!(said(&session.notices(), "pg_caption.enabled is off"), 1);
+    assert_eq!(count(&session.notices(), "pg_caption.enabled is off"), 1);
     cluster.set("pg_caption.enabled", "on");
     cluster.reload();
     session.run("CALL caption.wait('products')");
@@ -137,9 +145,9 @@ fn where_draining_is_switched_off_the_state_and_the_notices_say_so() {
 }
 
 #[test]
-fn without_a_model_the_state_says_so_to_those_who_may_know_its_place() {
+fn the_model_path_is_shown_to_admins_only() {
     let (cluster, web) =
-        (Cluster::private(&[("pg_caption.model", "/nowhere/at/all")]), Web::start());
+        (TestCluster::private(&[("pg_caption.model", "/nowhere/at/all")]), TestServer::start());
     let db = cluster.database();
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
@@ -150,22 +158,23 @@ fn without_a_model_the_state_says_so_to_those_who_may_know_its_place() {
 }
 
 #[test]
-fn rows_put_off_say_when_they_are_due() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
-    let url = web.serve("/busy.jpg", Answer::status(429).header("Retry-After", "600"));
+fn deferred_rows_show_when_they_are_due() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/busy.jpg", ServerAnswer::status(429).header("Retry-After", "600"));
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
     db.eventually(
         "(SELECT state LIKE 'waiting: deferred rows are due in % s' FROM caption.progress)",
     );
     session.error("CALL caption.wait('products', '10 ms')");
-    assert_eq!(said(&session.notices(), "deferred rows are due"), 1);
+    assert_eq!(count(&session.notices(), "deferred rows are due"), 1);
 }
 
 #[test]
-fn a_client_that_has_gone_leaves_no_wait_behind() {
-    let (db, web, gate) = (Cluster::shared().database(), Web::start(), Gate::new());
-    let mut session = db.products(&[web.serve("/slow.jpg", Answer::picture(0).behind(&gate))]);
+fn a_lost_client_ends_its_wait() {
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let mut session =
+        db.products(&[web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate))]);
     session.run("SELECT caption.watch('products')");
     eventually("the picture is being fetched", || gate.waiting() >= 1);
     let mut client = db
@@ -174,7 +183,8 @@ fn a_client_that_has_gone_leaves_no_wait_behind() {
         .args(["-d", &db.name, "-c", "CALL caption.wait('products')"])
         .spawn()
         .expect("psql");
-    let waits = "EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'CALL caption.wait%' AND datname = current_database())";
+    let waits = "EXISTS (SELECT FROM pg_stat_activity WHERE query LIKE 'CALL caption.wait%' \
+        AND datname = current_database())";
     db.eventually(waits);
     client.kill().expect("psql");
     client.wait().expect("psql");

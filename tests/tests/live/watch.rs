@@ -1,33 +1,28 @@
 //! The watched table: empty columns fill themselves.
 
-use pg_caption_tests::{Answer, Cluster, Database, Gate, Session, Web, eventually};
+use pg_caption_tests::{
+    FILLED, ServerAnswer, TestServer, TestSession, eventually, shared_database,
+};
 
-fn database() -> Database<'static> {
-    Cluster::shared().database()
-}
-
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
-/// What the engine writes for a picture when asked directly.
-fn caption_of(session: &mut Session, url: &str) -> String {
+/// The caption that `caption_image` returns.
+fn caption_of(session: &mut TestSession, url: &str) -> String {
     session.text(&format!("SELECT caption_image('{url}')"))
 }
 
 #[test]
-fn rows_that_were_there_before_get_their_captions() {
-    let (db, web) = (database(), Web::start());
+fn existing_rows_are_filled() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 5);
     session.run("SELECT caption.watch('products', 'image_url')");
     db.eventually(FILLED);
 }
 
 #[test]
-fn a_new_row_gets_its_captions() {
-    let (db, web) = (database(), Web::start());
+fn a_new_row_is_filled() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    let url = web.serve("/new.jpg", Answer::picture(1));
+    let url = web.serve("/new.jpg", ServerAnswer::picture(1));
     session.run(&format!("INSERT INTO products (title, image_url) VALUES ('New', '{url}')"));
     db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
     let (alt, caption) = (session.text("SELECT alt FROM products"), caption_of(&mut session, &url));
@@ -35,14 +30,22 @@ fn a_new_row_gets_its_captions() {
 }
 
 #[test]
-fn rows_of_a_transaction_that_is_rolled_back_are_never_fetched() {
-    let (db, web) = (database(), Web::start());
+fn rolled_back_rows_are_never_fetched() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
-    let (undone, kept) =
-        (web.serve("/undone.jpg", Answer::picture(1)), web.serve("/kept.jpg", Answer::picture(2)));
+    let (undone, kept) = (
+        web.serve("/undone.jpg", ServerAnswer::picture(1)),
+        web.serve("/kept.jpg", ServerAnswer::picture(2)),
+    );
     session.run(&format!("BEGIN; INSERT INTO products (image_url) VALUES ('{undone}'); ROLLBACK"));
-    session.run(&format!("BEGIN; SAVEPOINT s; INSERT INTO products (image_url) VALUES ('{undone}'); ROLLBACK TO s; COMMIT"));
+    session.run(&format!(
+        "BEGIN; \
+         SAVEPOINT s; \
+         INSERT INTO products (image_url) VALUES ('{undone}'); \
+         ROLLBACK TO s; \
+         COMMIT"
+    ));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{kept}')"));
     db.eventually(&format!("EXISTS (SELECT FROM products) AND {FILLED}"));
     assert_eq!(web.hits("/undone.jpg"), 0);
@@ -50,7 +53,7 @@ fn rows_of_a_transaction_that_is_rolled_back_are_never_fetched() {
 
 #[test]
 fn a_picture_with_two_fills_is_fetched_once() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 3);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
@@ -60,21 +63,21 @@ fn a_picture_with_two_fills_is_fetched_once() {
 }
 
 #[test]
-fn a_changed_url_replaces_our_text_with_its_own() {
-    let (db, web) = (database(), Web::start());
+fn a_changed_url_replaces_the_caption() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
-    let url = web.serve("/other.jpg", Answer::picture(7));
+    let url = web.serve("/other.jpg", ServerAnswer::picture(7));
     session.run(&format!("UPDATE products SET image_url = '{url}'"));
     let caption = caption_of(&mut session, &url);
-    db.eventually(&format!("(SELECT alt = {} FROM products)", quoted(&caption)));
-    eventually("the new picture was fetched for the watch too", || web.hits("/other.jpg") == 2);
+    db.eventually(&format!("(SELECT alt = {} FROM products)", quote_literal(&caption)));
+    eventually("the watch fetches the new picture, too", || web.hits("/other.jpg") == 2);
 }
 
 #[test]
-fn a_persons_text_is_left_alone() {
-    let (db, web) = (database(), Web::start());
+fn a_user_text_is_not_overwritten() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 2);
     session.run("UPDATE products SET alt = 'Written by hand' WHERE id = 1");
     session.run("SELECT caption.watch('products')");
@@ -83,18 +86,18 @@ fn a_persons_text_is_left_alone() {
 }
 
 #[test]
-fn a_persons_text_survives_a_new_url() {
-    let (db, web) = (database(), Web::start());
+fn a_user_text_survives_a_new_url() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     session.run("UPDATE products SET alt = 'Better words'");
     let before = session.text("SELECT seo FROM products");
-    let url = web.serve("/other.jpg", Answer::picture(9));
+    let url = web.serve("/other.jpg", ServerAnswer::picture(9));
     session.run(&format!("UPDATE products SET image_url = '{url}'"));
     let seo = session.text(&format!("SELECT caption_image('{url}', 'seo')"));
     if seo != before {
-        db.eventually(&format!("(SELECT seo = {} FROM products)", quoted(&seo)));
+        db.eventually(&format!("(SELECT seo = {} FROM products)", quote_literal(&seo)));
     }
     session.run("CALL caption.wait('products')");
     assert_eq!(session.text("SELECT alt FROM products"), "Better words");
@@ -102,8 +105,8 @@ fn a_persons_text_survives_a_new_url() {
 
 #[test]
 fn a_row_edited_meanwhile_is_not_overwritten() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let url = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let url = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
     eventually("the picture is being fetched", || gate.waiting() >= 1);
@@ -114,15 +117,16 @@ fn a_row_edited_meanwhile_is_not_overwritten() {
 }
 
 #[test]
-fn a_url_that_changes_meanwhile_never_gets_the_old_ones_caption() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
-    let old = web.serve("/old.jpg", Answer::picture(0).behind(&gate));
-    let new = web.serve("/new.jpg", Answer::picture(8));
+fn a_changed_url_never_gets_the_old_caption() {
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let old = web.serve("/old.jpg", ServerAnswer::picture(0).behind(&gate));
+    let new = web.serve("/new.jpg", ServerAnswer::picture(8));
     let mut session = db.products(&[old]);
-    // Everything that was ever written to the row.
+    // Records everything that is written to the row.
     session.run(
         "CREATE TABLE history (url text, alt text);
-         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.history VALUES (NEW.image_url, NEW.alt); RETURN NEW; END $$;
+         CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         INSERT INTO public.history VALUES (NEW.image_url, NEW.alt); RETURN NEW; END $$;
          CREATE TRIGGER note AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION note()",
     );
     session.run("SELECT caption.watch('products')");
@@ -134,15 +138,15 @@ fn a_url_that_changes_meanwhile_never_gets_the_old_ones_caption() {
     assert_eq!(
         session.number(&format!(
             "SELECT count(*) FROM history WHERE alt <> '' AND alt <> {}",
-            quoted(&caption)
+            quote_literal(&caption)
         )),
         0
     );
 }
 
 #[test]
-fn a_text_that_is_emptied_is_filled_again() {
-    let (db, web) = (database(), Web::start());
+fn an_emptied_text_is_filled_again() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
@@ -153,8 +157,8 @@ fn a_text_that_is_emptied_is_filled_again() {
 }
 
 #[test]
-fn a_missing_picture_is_recorded_and_the_others_go_on() {
-    let (db, web) = (database(), Web::start());
+fn a_missing_picture_costs_only_its_row() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut urls = web.pictures(3);
     urls.insert(1, web.url("/gone.jpg"));
     let mut session = db.products(&urls);
@@ -170,54 +174,54 @@ fn a_missing_picture_is_recorded_and_the_others_go_on() {
 }
 
 #[test]
-fn retry_takes_failed_rows_up_again() {
-    let (db, web) = (database(), Web::start());
+fn retry_processes_failed_rows_again() {
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.url("/late.jpg");
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
     db.eventually("EXISTS (SELECT FROM caption.failure)");
-    web.serve("/late.jpg", Answer::picture(0));
+    web.serve("/late.jpg", ServerAnswer::picture(0));
     session.run("SELECT caption.retry('products')");
     db.eventually(FILLED);
     db.eventually("NOT EXISTS (SELECT FROM caption.failure)");
 }
 
 #[test]
-fn a_server_that_stumbles_is_asked_again() {
-    let (db, web) = (database(), Web::start());
-    let url = web.serve("/a.jpg", Answer::status(500));
+fn a_server_error_is_retried() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/a.jpg", ServerAnswer::status(500));
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
-    eventually("it was asked", || web.hits("/a.jpg") > 0);
-    web.serve("/a.jpg", Answer::picture(0));
+    eventually("the picture was requested", || web.hits("/a.jpg") > 0);
+    web.serve("/a.jpg", ServerAnswer::picture(0));
     db.eventually(FILLED);
 }
 
 #[test]
-fn a_host_that_asks_for_patience_holds_up_no_other() {
-    let (db, busy, web) = (database(), Web::start(), Web::start());
-    let cooling = busy.serve("/busy.jpg", Answer::status(429).header("Retry-After", "1"));
+fn a_busy_host_delays_no_other_host() {
+    let (db, busy, web) = (shared_database(), TestServer::start(), TestServer::start());
+    let cooling = busy.serve("/busy.jpg", ServerAnswer::status(429).header("Retry-After", "1"));
     let mut urls = vec![cooling; 3];
     urls.extend(web.pictures(3));
     let mut session = db.products(&urls);
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 3");
-    busy.serve("/busy.jpg", Answer::picture(5));
+    busy.serve("/busy.jpg", ServerAnswer::picture(5));
     db.eventually(FILLED);
 }
 
 #[test]
-fn a_paused_watch_writes_nothing_until_it_is_resumed() {
-    let (db, web) = (database(), Web::start());
+fn a_paused_watch_writes_nothing() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products(&[]);
     session.run("SELECT caption.watch('products')");
     session.run("SELECT caption.pause('products')");
-    let url = web.serve("/a.jpg", Answer::picture(0));
+    let url = web.serve("/a.jpg", ServerAnswer::picture(0));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
-    // A second table shows that the worker has been here since.
+    // A second table shows that a worker has run since.
     session.run("CREATE TABLE other (LIKE products INCLUDING ALL)");
     session.run("SELECT caption.watch('other')");
-    let url = web.serve("/b.jpg", Answer::picture(1));
+    let url = web.serve("/b.jpg", ServerAnswer::picture(1));
     session.run(&format!("INSERT INTO other (image_url) VALUES ('{url}')"));
     db.eventually("(SELECT alt <> '' FROM other)");
     assert_eq!(web.hits("/a.jpg"), 0);
@@ -227,35 +231,42 @@ fn a_paused_watch_writes_nothing_until_it_is_resumed() {
 
 #[test]
 fn an_unwatched_table_is_left_alone() {
-    let (db, web) = (database(), Web::start());
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     session.run("SELECT caption.unwatch('products')");
-    assert_eq!(session.number("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'products'::regclass AND NOT tgisinternal"), 0);
+    assert_eq!(
+        session.number(
+            "SELECT count(*) FROM pg_trigger WHERE tgrelid = 'products'::regclass \
+             AND NOT tgisinternal"
+        ),
+        0
+    );
     assert_eq!(session.number("SELECT count(*) FROM caption.progress"), 0);
     session.run("UPDATE products SET alt = NULL");
     session.run(&format!(
         "INSERT INTO products (image_url) VALUES ('{}')",
-        web.serve("/late.jpg", Answer::picture(3))
+        web.serve("/late.jpg", ServerAnswer::picture(3))
     ));
-    // A second table shows that the worker has been here since.
+    // A second table shows that a worker has run since.
     session.run("CREATE TABLE other (LIKE products INCLUDING ALL); SELECT caption.watch('other')");
     session.run(&format!(
         "INSERT INTO other (image_url) VALUES ('{}')",
-        web.serve("/other.jpg", Answer::picture(1))
+        web.serve("/other.jpg", ServerAnswer::picture(1))
     ));
     session.run("CALL caption.wait('other')");
     assert_eq!(session.number("SELECT count(alt) FROM products"), 0);
     assert_eq!((web.hits("/0.jpg"), web.hits("/late.jpg"), web.hits("/other.jpg")), (1, 0, 1));
-    let ours = "SELECT count(*) FROM (SELECT relation FROM caption.queue UNION ALL SELECT relation FROM caption.ledger UNION ALL SELECT relation FROM caption.watch_state) x \
-                 WHERE relation = 'products'::regclass";
-    assert_eq!(session.number(ours), 0, "nothing is remembered of it");
+    let remaining = "SELECT count(*) FROM (SELECT relation FROM caption.queue UNION ALL \
+        SELECT relation FROM caption.ledger UNION ALL SELECT relation FROM caption.watch_state) x \
+        WHERE relation = 'products'::regclass";
+    assert_eq!(session.number(remaining), 0, "no bookkeeping is left");
 }
 
 #[test]
-fn wait_returns_when_nothing_is_left_and_tells_how_far_it_is() {
-    let (db, web) = (database(), Web::start());
+fn wait_returns_when_all_rows_are_done() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 6);
     session.run("SELECT caption.watch('products')");
     session.notices();
@@ -265,13 +276,14 @@ fn wait_returns_when_nothing_is_left_and_tells_how_far_it_is() {
 }
 
 #[test]
-fn progress_counts_what_was_filled() {
-    let (db, web) = (database(), Web::start());
+fn progress_counts_filled_rows() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 4);
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     db.eventually(
-        "(SELECT (filled, waiting, in_flight, deferred, failed) = (4, 0, 0, 0, 0) FROM caption.progress WHERE relation = 'products'::regclass)",
+        "(SELECT (filled, waiting, in_flight, deferred, failed) = (4, 0, 0, 0, 0) \
+         FROM caption.progress WHERE relation = 'products'::regclass)",
     );
     assert!(
         session.text("SELECT bar FROM caption.progress").contains("100"),
@@ -281,8 +293,8 @@ fn progress_counts_what_was_filled() {
 }
 
 #[test]
-fn overwrite_replaces_what_people_wrote() {
-    let (db, web) = (database(), Web::start());
+fn overwrite_replaces_user_texts() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("UPDATE products SET alt = 'Old words'");
     session.run("SELECT caption.watch('products', overwrite => true)");
@@ -290,12 +302,12 @@ fn overwrite_replaces_what_people_wrote() {
 }
 
 #[test]
-fn two_databases_are_drained_side_by_side() {
-    let (one, two, web) = (database(), database(), Web::start());
-    let gate = Gate::new();
-    let slow = web.serve("/slow.jpg", Answer::picture(0).behind(&gate));
+fn two_databases_are_filled_in_parallel() {
+    let (one, two, web) = (shared_database(), shared_database(), TestServer::start());
+    let gate = AnswerGate::new();
+    let slow = web.serve("/slow.jpg", ServerAnswer::picture(0).behind(&gate));
     one.products(&[slow]).run("SELECT caption.watch('products')");
-    eventually("the first database is being drained", || gate.waiting() >= 1);
+    eventually("the first database has work", || gate.waiting() >= 1);
     two.products_of(&web, 3).run("SELECT caption.watch('products')");
     two.eventually(FILLED);
     gate.open();
@@ -303,45 +315,42 @@ fn two_databases_are_drained_side_by_side() {
 }
 
 #[test]
-fn an_extension_created_later_is_found_without_configuration() {
-    let (db, web) = (Cluster::shared().empty_database(), Web::start());
+fn a_later_extension_is_discovered() {
+    let (db, web) = (TestCluster::shared().empty_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("CREATE EXTENSION pg_caption");
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
 }
 
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\'', "''"))
-}
-
 #[test]
-fn a_watch_ended_and_begun_anew_in_one_transaction_walks_anew() {
-    let (db, web) = (database(), Web::start());
+fn a_rewatch_in_one_transaction_backfills() {
+    let (db, web) = (shared_database(), TestServer::start());
     let url = web.url("/late.jpg");
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
     db.eventually(
         "EXISTS (SELECT FROM caption.failure) AND (SELECT backfill_done FROM caption.watch_state)",
     );
-    web.serve("/late.jpg", Answer::picture(0));
-    // The worker that has walked to the end is still there.
+    web.serve("/late.jpg", ServerAnswer::picture(0));
+    // The worker that finished the first backfill is still running.
     session
         .run("BEGIN; SELECT caption.unwatch('products'); SELECT caption.watch('products'); COMMIT");
     db.eventually(FILLED);
 }
 
 #[test]
-fn a_new_url_does_not_inherit_the_attempts_of_the_one_before() {
-    let (cluster, web) = (Cluster::private(&[("pg_caption.max_attempts", "2")]), Web::start());
+fn a_new_url_resets_the_attempts() {
+    let (cluster, web) =
+        (TestCluster::private(&[("pg_caption.max_attempts", "2")]), TestServer::start());
     let db = cluster.database();
     let broken: Vec<String> =
-        (0..2).map(|n| web.serve(&format!("/{n}.jpg"), Answer::status(500))).collect();
+        (0..2).map(|n| web.serve(&format!("/{n}.jpg"), ServerAnswer::status(500))).collect();
     let mut session = db.products(&broken[..1]);
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT attempts = 1 FROM caption.deferred)");
     session.run(&format!("UPDATE products SET image_url = '{}'", broken[1]));
-    eventually("the new one was asked", || web.hits("/1.jpg") == 1);
+    eventually("the new picture was requested", || web.hits("/1.jpg") == 1);
     db.eventually("NOT EXISTS (SELECT FROM caption.queue)");
     assert_eq!(session.number("SELECT attempts FROM caption.deferred"), 1);
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);

@@ -1,41 +1,38 @@
-//! What tells of new rows is there and on, whatever is attached, detached or switched off
-//! meanwhile.
+//! Triggers of watched tables: attached and detached partitions, disabled and missing triggers.
 
-use pg_caption_tests::{Answer, Cluster, Session, Web};
+use pg_caption_tests::{TestDatabase, TestServer, TestSession};
 
 /// A watched partitioned table with one filled row in its first partition.
-fn partitioned(db: &pg_caption_tests::Database<'_>, web: &Web) -> Session {
+fn partitioned(db: &TestDatabase<'_>, web: &TestServer) -> TestSession {
     let mut session = db.session();
     session.run(
-        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
          CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (100)",
     );
     session.run(&format!(
         "INSERT INTO products VALUES (1, '{}')",
-        web.serve("/1.jpg", Answer::picture(1))
+        web.serve("/1.jpg", ServerAnswer::picture(1))
     ));
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     session
 }
 
-const FILLED: &str =
-    "NOT EXISTS (SELECT FROM products WHERE coalesce(alt, '') = '' OR coalesce(seo, '') = '')";
-
 #[test]
-fn rows_of_a_partition_that_is_attached_are_filled() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn rows_of_an_attached_partition_are_filled() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = partitioned(&db, &web);
-    let url = web.serve("/2.jpg", Answer::picture(2));
+    let url = web.serve("/2.jpg", ServerAnswer::picture(2));
     session.run(&format!(
         "CREATE TABLE high (LIKE products INCLUDING ALL); INSERT INTO high VALUES (200, '{url}')"
     ));
     session.run("ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000)");
-    // At once, not after whatever happens to wake a worker next.
+    // Immediately, without another event that starts a worker.
     session.run("CALL caption.wait('products')");
     assert!(session.holds(FILLED));
-    assert_eq!(web.hits("/1.jpg"), 1, "what was done stays done");
-    // Attached again after a life of its own.
+    assert_eq!(web.hits("/1.jpg"), 1, "the filled row is not captioned again");
+    // Detached, changed and attached again.
     session.run("ALTER TABLE products DETACH PARTITION high; UPDATE high SET seo = NULL");
     session.run("ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000)");
     session.run("CALL caption.wait('products')");
@@ -43,37 +40,44 @@ fn rows_of_a_partition_that_is_attached_are_filled() {
 }
 
 #[test]
-fn rows_of_a_partitioned_partition_that_is_attached_in_a_prepared_transaction_are_filled() {
-    let (cluster, web) = (Cluster::private(&[("max_prepared_transactions", "2")]), Web::start());
+fn a_partition_attached_by_commit_prepared_is_filled() {
+    let (cluster, web) =
+        (TestCluster::private(&[("max_prepared_transactions", "2")]), TestServer::start());
     let db = cluster.database();
     let mut session = partitioned(&db, &web);
-    let url = web.serve("/2.jpg", Answer::picture(2));
+    let url = web.serve("/2.jpg", ServerAnswer::picture(2));
     session.run(
-        "CREATE TABLE high (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
+        "CREATE TABLE high (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
          CREATE TABLE higher PARTITION OF high FOR VALUES FROM (500) TO (1000)",
     );
     session.run(&format!("INSERT INTO high VALUES (600, '{url}')"));
-    session.run("BEGIN; ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000); PREPARE TRANSACTION 'attach'");
+    session.run(
+        "BEGIN; \
+         ALTER TABLE products ATTACH PARTITION high FOR VALUES FROM (100) TO (1000); \
+         PREPARE TRANSACTION 'attach'",
+    );
     session.run("COMMIT PREPARED 'attach'");
     db.eventually(FILLED);
 }
 
 #[test]
-fn a_new_empty_partition_costs_no_walk() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn an_empty_partition_costs_no_backfill() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = partitioned(&db, &web);
-    let walk = "SELECT walk FROM caption.watch_state";
-    let before = session.number(walk);
+    let backfill_run = "SELECT backfill_run FROM caption.watch_state";
+    let before = session.number(backfill_run);
     session.run("CREATE TABLE high PARTITION OF products FOR VALUES FROM (100) TO (1000)");
-    let url = web.serve("/2.jpg", Answer::picture(2));
+    let url = web.serve("/2.jpg", ServerAnswer::picture(2));
     session.run(&format!("INSERT INTO products VALUES (200, '{url}')"));
     db.eventually(FILLED);
-    assert_eq!(session.number(walk), before);
+    assert_eq!(session.number(backfill_run), before);
 }
 
+// Rows written meanwhile are filled once the triggers are enabled.
 #[test]
-fn disabled_triggers_are_stated_and_once_enabled_what_they_missed_is_filled() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn disabled_triggers_stop_the_watch() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
@@ -83,7 +87,10 @@ fn disabled_triggers_are_stated_and_once_enabled_what_they_missed_is_filled() {
         ("ENABLE REPLICA TRIGGER pg_caption_insert", "ENABLE ALWAYS TRIGGER pg_caption_insert"),
     ] {
         session.run(&format!("ALTER TABLE products {off}"));
-        db.eventually("(SELECT stopped AND state LIKE '%triggers are disabled%ENABLE TRIGGER%' FROM caption.progress)");
+        db.eventually(
+            "(SELECT stopped AND state LIKE '%triggers are disabled%ENABLE TRIGGER%' \
+             FROM caption.progress)",
+        );
         session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
         session.run(&format!("ALTER TABLE products {on}"));
         db.eventually(FILLED);
@@ -92,8 +99,8 @@ fn disabled_triggers_are_stated_and_once_enabled_what_they_missed_is_filled() {
 }
 
 #[test]
-fn triggers_of_a_partition_that_are_disabled_are_stated() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn disabled_partition_triggers_are_reported() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = partitioned(&db, &web);
     session.run("ALTER TABLE low DISABLE TRIGGER USER");
     db.eventually(
@@ -105,8 +112,8 @@ fn triggers_of_a_partition_that_are_disabled_are_stated() {
 }
 
 #[test]
-fn a_watch_anew_enables_the_triggers() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn a_repeated_watch_enables_the_triggers() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products')");
     session.run("ALTER TABLE products DISABLE TRIGGER USER");
@@ -116,15 +123,18 @@ fn a_watch_anew_enables_the_triggers() {
 }
 
 #[test]
-fn triggers_that_no_longer_fire_for_replicated_rows_are_stated() {
-    let (db, web) = (Cluster::shared().database(), Web::start());
+fn triggers_not_firing_on_replica_are_reported() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
     session.run("SELECT caption.watch('products', on_replica => true)");
     session.run("CALL caption.wait('products')");
-    // Which is how PostgreSQL understands it: for what sessions of this server write.
+    // ENABLE TRIGGER enables them for sessions of this server only, not for replicated rows.
     session
         .run("ALTER TABLE products DISABLE TRIGGER USER; ALTER TABLE products ENABLE TRIGGER USER");
-    db.eventually("(SELECT stopped AND state LIKE '%triggers are disabled%caption.watch()%' FROM caption.progress)");
+    db.eventually(
+        "(SELECT stopped AND state LIKE '%triggers are disabled%caption.watch()%' \
+         FROM caption.progress)",
+    );
     session.run("SELECT caption.watch('products', on_replica => true)");
     session.run("CALL caption.wait('products')");
 }

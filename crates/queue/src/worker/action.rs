@@ -1,104 +1,105 @@
-//! What a worker wants done, and what it is told.
+//! The interface between a worker's state machine and its driver.
 
-use crate::Reading;
+use crate::ReadSource;
 use pg_caption_wire::CaptionOutcome;
 use std::time::{Duration, Instant};
 
-/// What can be seen without asking the database.
+/// Everything a worker observes without a query.
 #[derive(Debug, Clone, Copy)]
-pub struct Seen {
+pub struct WorkerSignals {
     /// The clock.
     pub now: Instant,
     /// `pg_caption.enabled`.
     pub enabled: bool,
-    /// Raised by every commit that enqueued something; `None`: the database is not known any more.
+    /// Raised by every commit that enqueued rows; `None`: shared memory does not know the database.
     pub generation: Option<u64>,
-    /// A prepared transaction announced something whose commit nobody will announce.
-    pub slow_look: bool,
-    /// Some watched table was redefined since the watches were read.
+    /// A prepared transaction enqueued rows. Its commit raises no generation.
+    pub slow_poll: bool,
+    /// A watched table was redefined since the watches were read.
     pub redefined: bool,
-    /// A database waits for a worker slot.
+    /// Another database waits for a worker slot.
     pub crowded: bool,
     /// Counts the changes of the engine.
     pub epoch: u64,
 }
 
-/// What to do, and what to call then.
+/// What the driver does next, and the method to call with the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Leave if somebody wants the database to itself: the launcher looks again later if it still
-    /// exists.
-    AskForDatabase,
-    /// Remove what belongs to tables that are gone, and old failures.
+pub enum WorkerAction {
+    /// End if another session needs the database exclusively (DROP, RENAME, as a template). The
+    /// launcher starts another worker later if the database still exists.
+    CheckDatabase,
+    /// Remove bookkeeping of dropped tables, and old failures.
     Clean,
-    /// Read the watches: [`super::Worker::watches`].
+    /// Read the watches: [`super::QueueWorker::watches`].
     ReadWatches,
-    /// In a transaction: [`super::Worker::read`].
-    Read(Reading),
-    /// Connect to the engine, waiting until then at most: [`super::Worker::connected`].
+    /// In a transaction: [`super::QueueWorker::read`].
+    Read(ReadSource),
+    /// Connect to the engine: [`super::QueueWorker::connected`].
     Connect {
         /// When to give up.
         until: Instant,
     },
-    /// While the connection has room: [`super::Worker::next_request`], then [`super::Worker::sent`]
-    /// or [`super::Worker::unsendable`].
+    /// While the connection has room: [`super::QueueWorker::next_request`], then
+    /// [`super::QueueWorker::sent`] or [`super::QueueWorker::unsendable`].
     Send,
-    /// Look once whether the engine has said something: [`super::Worker::heard`].
+    /// Poll the connection once: [`super::QueueWorker::received`].
     Receive,
-    /// In a transaction: [`super::Worker::settle`].
+    /// In a transaction: [`super::QueueWorker::settle`].
     Settle,
-    /// In a transaction: [`super::Worker::tidy`].
-    Tidy,
-    /// Tell everybody what is going on.
-    Show,
-    /// Wait for the engine, the latch, or the time to pass.
+    /// In a transaction: [`super::QueueWorker::prune`].
+    Prune,
+    /// Publish the counts of [`super::QueueWorker::in_flight`] and
+    /// [`super::QueueWorker::job_counts`].
+    Report,
+    /// Wait for the engine, the latch or the timeout.
     Wait(Duration),
-    /// With nothing in hand, wait for the latch or the time to pass.
+    /// Without jobs, wait for the latch or the timeout.
     Idle(Duration),
-    /// Find out when deferred rows are due: [`super::Worker::due`].
+    /// Find out when deferred rows are due: [`super::QueueWorker::due`].
     ReadDue,
-    /// Look for prepared transactions: [`super::Worker::prepared`].
-    LookForPrepared,
-    /// Leave, unless the generation is another one by now.
+    /// Look for prepared transactions: [`super::QueueWorker::prepared`].
+    CheckPrepared,
+    /// End, unless the generation has changed.
     Depart {
-        /// Everything up to here is done.
+        /// Everything up to this generation is done.
         generation: u64,
         /// When deferred rows are due, in milliseconds of the Unix epoch; 0: never.
         due_ms: i64,
-        /// Prepared transactions are pending whose commit nobody will announce.
+        /// Prepared transactions are pending. Their commit raises no generation.
         prepared: bool,
     },
-    /// Leave in the middle of the work, so that other databases get their turn.
+    /// End with jobs left, so that another database gets the slot.
     Yield,
-    /// Leave a database without the extension, unless the generation is another one by now.
+    /// End in a database without the extension, unless the generation has changed.
     Forget {
-        /// It was seen to be gone then.
+        /// The generation when the extension was found missing.
         generation: u64,
     },
-    /// Leave at once.
+    /// End now.
     Leave,
 }
 
-/// What the connection to the engine said.
+/// What one poll of the connection to the engine gave.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "made and taken apart at once, never kept")]
-pub enum Heard {
-    /// Nothing more, for now.
+#[expect(clippy::large_enum_variant, reason = "taken apart where it is made, never stored")]
+pub enum ConnectionEvent {
+    /// Nothing for now.
     Nothing,
-    /// Nothing that concerns a job.
+    /// A message that concerns no job.
     Other,
-    /// Nothing more for ever: it was asked to end and owes no answer.
+    /// The connection was closed in order and owes no answer.
     Spent,
     /// The answer to a request.
     Answer {
-        /// Under which it was sent.
+        /// Id of the request.
         id: u64,
-        /// What came of it.
+        /// The answer.
         outcome: CaptionOutcome,
     },
-    /// It is gone, and what was in flight with it.
+    /// The connection is lost, with all its requests.
     Lost {
-        /// The engine said that it will not talk with us.
+        /// The engine refused the connection.
         refused: bool,
     },
 }

@@ -1,42 +1,41 @@
-//! A worker's loop as a state machine: what it does next, over an injected clock and injected
-//! events. Whoever runs it does what [`Worker::next`] says, one action at a time, and tells what
-//! came of it; the extension does so with PostgreSQL, shared memory and a socket
-//! (`src/worker/drain.rs`), the model test with none of them. Keep the engine's window full, settle
-//! what comes back, leave when nothing is left.
+//! A worker's loop as a state machine over an injected clock and injected events. A driver carries
+//! out one action of [`QueueWorker::next`] at a time and reports the result: the extension with
+//! PostgreSQL, shared memory and a socket (`src/worker/run.rs`), the model test without them. Each
+//! round reads keys while there is room, fills the engine's window, settles the answers, and ends
+//! the worker when nothing is left.
 
 mod action;
 mod pruning;
-mod settling;
-mod standing;
+mod report;
+mod settle;
 
-pub use action::{Action, Heard, Seen};
+pub use action::{ConnectionEvent, WorkerAction, WorkerSignals};
 
-use crate::dispatcher::{AGAIN, Flight};
-use crate::limits::Limits;
-use crate::rates::Rates;
-use crate::sources::Sources;
-use crate::{Board, Job, PageId, Reading, Row, Store, Watched};
-use pg_caption_wire::{CaptionOutcome, CaptionRequest, Failure, FailureClass};
-use pruning::Tidying;
-use settling::{Held, Jitter, Landed};
+use crate::dispatcher::{Dispatcher, RECONNECT, slow_host};
+use crate::limits::WorkerLimits;
+use crate::rates::FillRates;
+use crate::sources::QueueSources;
+use crate::{InFlight, PageId, QueueStore, ReadSource, RowJob, RowKey, WatchedTable};
+use pg_caption_wire::{CaptionOutcome, CaptionRequest, Failure};
+use pruning::PruneState;
+use settle::{CompletedRow, LockedRow};
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-/// How often a busy worker asks whether the database is being dropped.
-const LOOK: Duration = Duration::from_secs(1);
-/// How long an idle worker stays for what may come next.
+/// How often a busy worker checks whether the database is being dropped.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// How long an idle worker waits for more work before it ends.
 const LINGER: Duration = Duration::from_secs(2);
 /// How long a worker keeps its slot while other databases wait.
-const TURN: Duration = Duration::from_secs(10);
-/// How often dropped tables and old failures are cleaned away.
-const CLEAN: Duration = Duration::from_secs(3600);
-
-/// For how long rows of a slow host are put off where they would keep others from being read.
+const SLOT_TIME: Duration = Duration::from_secs(10);
+/// How often bookkeeping of dropped tables and old failures is removed.
+const CLEAN_INTERVAL: Duration = Duration::from_secs(3600);
+/// How long rows of a slow host are deferred if they would keep others from being read.
 const SLOW_HOST: Duration = Duration::from_secs(120);
 
-/// Where in its round the worker is.
+/// Position in the round.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+enum RoundPhase {
     Begin,
     Clean,
     Watches,
@@ -44,9 +43,9 @@ enum Phase {
     Send,
     Receive,
     Settle,
-    Show,
+    Report,
     Rest,
-    /// Nothing is in hand: deferred rows are due then (milliseconds of the Unix epoch).
+    /// Without jobs; deferred rows are due at `due_ms` (milliseconds of the Unix epoch).
     Idle {
         due_ms: Option<i64>,
         due_in: Option<Duration>,
@@ -54,365 +53,385 @@ enum Phase {
     Depart {
         due_ms: i64,
     },
-    /// The extension is not there any more.
+    /// The extension was dropped.
     Gone,
 }
 
-/// Everything that a worker remembers. All of it may be lost at any time: what was in hand is still
-/// in the queue.
+/// The state of one worker. All of it may be lost at any time: the queue still has every row that
+/// is not settled.
+///
+/// ```
+/// use pg_caption_queue::{QueueWorker, WorkerAction, WorkerLimits, WorkerSignals};
+///
+/// let now = std::time::Instant::now();
+/// let mut worker = QueueWorker::new(WorkerLimits::DEFAULT, now, 1);
+/// let signals = WorkerSignals {
+///     now,
+///     enabled: true,
+///     generation: Some(1),
+///     slow_poll: false,
+///     redefined: false,
+///     crowded: false,
+///     epoch: 0,
+/// };
+/// assert_eq!(worker.next(&signals), WorkerAction::Clean);
+/// assert_eq!(worker.next(&signals), WorkerAction::CheckPrepared);
+/// worker.prepared(false);
+/// assert_eq!(worker.next(&signals), WorkerAction::ReadWatches);
+/// ```
 #[derive(Debug)]
-pub struct Worker {
-    limits: Limits,
-    tables: Vec<Watched>,
-    board: Board,
-    sources: Sources,
-    flight: Flight,
-    landed: VecDeque<Landed>,
-    held: Vec<Held>,
-    /// Rows that were queued again while they were in hand.
-    recheck: Vec<(Row, PageId)>,
-    tidying: Tidying,
-    rates: Rates,
-    jitter: Jitter,
-    phase: Phase,
-    /// Generation of the database that was seen last; `None`: none yet.
+pub struct QueueWorker {
+    limits: WorkerLimits,
+    tables: Vec<WatchedTable>,
+    in_flight: InFlight,
+    sources: QueueSources,
+    dispatcher: Dispatcher,
+    completed: VecDeque<CompletedRow>,
+    locked: Vec<LockedRow>,
+    /// Rows to examine again, queued while a job had them, with the waiting page.
+    recheck: Vec<(RowKey, PageId)>,
+    pruning: PruneState,
+    rates: FillRates,
+    random: fastrand::Rng,
+    phase: RoundPhase,
+    /// The generation when the watches were last read; `None`: never.
     generation: Option<u64>,
-    began: Instant,
-    looked: Instant,
+    started: Instant,
+    database_checked: Instant,
     cleaned: Option<Instant>,
     idle_since: Option<Instant>,
-    /// Prepared transactions were pending when this worker last looked, or one has announced
-    /// something since. `None`: it has not looked yet.
+    /// Prepared transactions were pending at the last check, or one has enqueued rows since.
+    /// `None`: not checked yet.
     prepared: Option<bool>,
-    /// The watches are to be read anew although nobody has told of a change: a prepared transaction
-    /// may have made one.
+    /// Read the watches again although the generation is the same: a prepared transaction may have
+    /// changed them.
     reread: bool,
-    /// When this round began.
+    /// Start of this round.
     round: Instant,
-    /// In this round something was read, or tried to be.
-    more: bool,
-    /// In this round something was settled, or put back because of a lock.
-    progress: bool,
+    /// This round read a source, or tried to.
+    did_read: bool,
+    /// This round settled rows, or found them locked.
+    did_settle: bool,
 }
 
-impl Worker {
-    /// A worker that begins now. `seed`: of its jitter, which need not be unpredictable, only
-    /// different between workers.
-    pub fn new(limits: Limits, now: Instant, seed: u64) -> Self {
-        Worker {
+impl QueueWorker {
+    /// A worker that starts now. `seed`: of its jitter; differs between workers.
+    pub fn new(limits: WorkerLimits, now: Instant, seed: u64) -> Self {
+        QueueWorker {
             limits,
             tables: Vec::new(),
-            board: Board::default(),
-            sources: Sources::new(limits),
-            flight: Flight::default(),
-            landed: VecDeque::new(),
-            held: Vec::new(),
+            in_flight: InFlight::default(),
+            sources: QueueSources::new(limits),
+            dispatcher: Dispatcher::default(),
+            completed: VecDeque::new(),
+            locked: Vec::new(),
             recheck: Vec::new(),
-            tidying: Tidying::default(),
-            rates: Rates::default(),
-            jitter: Jitter::new(seed),
-            phase: Phase::Begin,
+            pruning: PruneState::default(),
+            rates: FillRates::default(),
+            random: fastrand::Rng::with_seed(seed),
+            phase: RoundPhase::Begin,
             generation: None,
-            began: now,
-            looked: now,
+            started: now,
+            database_checked: now,
             cleaned: None,
             idle_since: None,
             prepared: None,
             reread: false,
             round: now,
-            more: false,
-            progress: false,
+            did_read: false,
+            did_settle: false,
         }
     }
 
-    /// What to do now.
-    pub fn next(&mut self, seen: &Seen) -> Action {
+    /// The next action.
+    pub fn next(&mut self, signals: &WorkerSignals) -> WorkerAction {
         loop {
-            if let Some(action) = self.step(seen) {
+            if let Some(action) = self.step(signals) {
                 return action;
             }
         }
     }
 
-    /// One step of the round; `None`: nothing is to be done for it.
-    fn step(&mut self, seen: &Seen) -> Option<Action> {
-        let now = seen.now;
+    /// One step of the round; `None`: it needs no action.
+    fn step(&mut self, signals: &WorkerSignals) -> Option<WorkerAction> {
+        let now = signals.now;
         match self.phase {
-            Phase::Begin => {
-                if !seen.enabled {
-                    return Some(Action::Leave);
+            RoundPhase::Begin => {
+                if !signals.enabled {
+                    return Some(WorkerAction::Leave);
                 }
-                (self.phase, self.round) = (Phase::Clean, now);
-                if now.saturating_duration_since(self.looked) < LOOK {
+                (self.phase, self.round) = (RoundPhase::Clean, now);
+                if now.saturating_duration_since(self.database_checked) < CHECK_INTERVAL {
                     return None;
                 }
-                self.looked = now;
-                // Retries that have become due do not wait for a long walk or a locked row. An idle
-                // worker knows when the next is due.
+                self.database_checked = now;
+                // Due retries must not wait for a long backfill or a locked row. An idle worker
+                // knows when the next one is due.
                 if !self.is_idle() {
-                    self.sources.look_at_deferred();
+                    self.sources.check_deferred();
                 }
-                Some(Action::AskForDatabase)
+                Some(WorkerAction::CheckDatabase)
             }
-            Phase::Clean => {
-                self.phase = Phase::Watches;
-                if self.cleaned.is_some_and(|at| now.saturating_duration_since(at) < CLEAN) {
+            RoundPhase::Clean => {
+                self.phase = RoundPhase::Watches;
+                let is_recent = |at: Instant| now.saturating_duration_since(at) < CLEAN_INTERVAL;
+                if self.cleaned.is_some_and(is_recent) {
                     return None;
                 }
                 self.cleaned = Some(now);
-                Some(Action::Clean)
+                Some(WorkerAction::Clean)
             }
-            Phase::Watches => {
-                let Some(generation) = seen.generation else { return Some(Action::Leave) };
-                if self.prepared.is_none() {
-                    // Before the queue is read, whatever shared memory knows: after a restart of
-                    // the server it knows nothing.
-                    return Some(Action::LookForPrepared);
-                }
-                self.phase = Phase::Read;
-                let is_told = self.generation != Some(generation) || seen.redefined;
-                if !std::mem::take(&mut self.reread) && !is_told {
-                    return None;
-                }
-                self.generation = Some(generation);
-                if is_told && seen.slow_look {
-                    self.prepared = Some(true);
-                }
-                Some(Action::ReadWatches)
-            }
-            Phase::Read => {
-                self.put_surplus_off(now);
-                let reading = if self.flight.wants_jobs(&self.limits) {
-                    self.sources.next(&self.board, &self.tables, now)
+            RoundPhase::Watches => self.check_watches(signals),
+            RoundPhase::Read => {
+                self.defer_surplus(now);
+                let source = if self.dispatcher.wants_jobs(&self.limits) {
+                    self.sources.next(&self.in_flight, &self.tables, now)
                 } else {
                     None
                 };
-                self.more = reading.is_some();
-                self.phase = Phase::Send;
-                reading.map(Action::Read)
+                self.did_read = source.is_some();
+                self.phase = RoundPhase::Send;
+                source.map(WorkerAction::Read)
             }
-            Phase::Send => {
-                self.phase = Phase::Receive;
-                if !self.flight.may_send(now, seen.epoch) {
+            RoundPhase::Send => {
+                self.phase = RoundPhase::Receive;
+                if !self.dispatcher.may_send(now, signals.epoch) {
                     return None;
                 }
-                if self.flight.is_connected() {
-                    return Some(Action::Send);
+                if self.dispatcher.is_connected() {
+                    return Some(WorkerAction::Send);
                 }
-                self.phase = Phase::Send;
-                Some(Action::Connect { until: now + AGAIN })
+                self.phase = RoundPhase::Send;
+                Some(WorkerAction::Connect { until: now + RECONNECT.pause(0) })
             }
-            Phase::Receive => {
-                if self.flight.is_connected() && self.landed.len() < self.limits.together {
-                    return Some(Action::Receive);
+            RoundPhase::Receive => {
+                let has_room = self.completed.len() < self.limits.settle_rows;
+                if self.dispatcher.is_connected() && has_room {
+                    return Some(WorkerAction::Receive);
                 }
-                self.phase = Phase::Settle;
+                self.phase = RoundPhase::Settle;
                 None
             }
-            Phase::Settle => {
-                self.phase = Phase::Show;
-                self.retry_held(now);
-                self.progress = !self.landed.is_empty();
-                (self.progress || !self.recheck.is_empty()).then_some(Action::Settle)
+            RoundPhase::Settle => {
+                self.phase = RoundPhase::Report;
+                self.retry_locked(now);
+                self.did_settle = !self.completed.is_empty();
+                (self.did_settle || !self.recheck.is_empty()).then_some(WorkerAction::Settle)
             }
-            Phase::Show => {
-                self.phase = Phase::Rest;
-                Some(Action::Show)
+            RoundPhase::Report => {
+                self.phase = RoundPhase::Rest;
+                Some(WorkerAction::Report)
             }
-            Phase::Rest => {
-                // What was settled may have made room for what there was none for when this round
-                // read: not idle before another round found nothing.
-                if self.is_idle() && !self.more && !self.progress {
-                    return Some(Action::ReadDue);
+            RoundPhase::Rest => {
+                // Settled rows may have made room to read more: idle only after a round that found
+                // nothing.
+                if self.is_idle() && !self.did_read && !self.did_settle {
+                    return Some(WorkerAction::ReadDue);
                 }
                 self.idle_since = None;
-                if seen.crowded && now.saturating_duration_since(self.began) >= TURN {
-                    // What is in flight stays in the queue for the next turn.
-                    return Some(Action::Yield);
+                if signals.crowded && self.has_used_its_slot(now) {
+                    // Jobs that the engine has are still in the queue.
+                    return Some(WorkerAction::Yield);
                 }
-                self.phase = Phase::Begin;
-                if self.tidying.next(self.generation, false, now) <= now {
-                    return Some(Action::Tidy);
+                self.phase = RoundPhase::Begin;
+                if self.pruning.next(self.generation, false, now) <= now {
+                    return Some(WorkerAction::Prune);
                 }
-                (!self.progress && !self.more).then(|| Action::Wait(self.patience(now)))
+                let is_done = !self.did_settle && !self.did_read;
+                is_done.then(|| WorkerAction::Wait(self.wait_timeout(now)))
             }
-            Phase::Idle { due_ms, due_in } => self.rest_idle(seen, due_ms, due_in),
-            Phase::Depart { due_ms } => {
-                // If something came meanwhile, the next round finds it.
-                self.phase = Phase::Begin;
-                Some(Action::Depart {
+            RoundPhase::Idle { due_ms, due_in } => Some(self.idle(signals, due_ms, due_in)),
+            RoundPhase::Depart { due_ms } => {
+                // If more work was enqueued meanwhile, the next round finds it.
+                self.phase = RoundPhase::Begin;
+                Some(WorkerAction::Depart {
                     generation: self.generation.unwrap_or_default(),
                     due_ms,
                     prepared: self.prepared == Some(true),
                 })
             }
-            Phase::Gone => Some(Action::Forget { generation: self.generation.unwrap_or_default() }),
+            RoundPhase::Gone => {
+                Some(WorkerAction::Forget { generation: self.generation.unwrap_or_default() })
+            }
         }
     }
 
-    fn rest_idle(
+    fn check_watches(&mut self, signals: &WorkerSignals) -> Option<WorkerAction> {
+        let Some(generation) = signals.generation else { return Some(WorkerAction::Leave) };
+        if self.prepared.is_none() {
+            // Before the queue is read, and whatever shared memory has: it is empty after a restart
+            // of the server.
+            return Some(WorkerAction::CheckPrepared);
+        }
+        self.phase = RoundPhase::Read;
+        let is_announced = self.generation != Some(generation) || signals.redefined;
+        if !std::mem::take(&mut self.reread) && !is_announced {
+            return None;
+        }
+        self.generation = Some(generation);
+        if is_announced && signals.slow_poll {
+            self.prepared = Some(true);
+        }
+        Some(WorkerAction::ReadWatches)
+    }
+
+    fn idle(
         &mut self,
-        seen: &Seen,
+        signals: &WorkerSignals,
         due_ms: Option<i64>,
         due_in: Option<Duration>,
-    ) -> Option<Action> {
-        self.phase = Phase::Begin;
-        let tidy = self.tidying.next(self.generation, true, seen.now);
-        // Others that wait for this slot may have it in the middle of a pass.
-        if tidy <= seen.now
-            && !(seen.crowded && seen.now.saturating_duration_since(self.began) >= TURN)
-        {
-            return Some(Action::Tidy);
+    ) -> WorkerAction {
+        self.phase = RoundPhase::Begin;
+        let prune_at = self.pruning.next(self.generation, true, signals.now);
+        // Databases that wait for this slot get it in the middle of a pass.
+        if prune_at <= signals.now && !(signals.crowded && self.has_used_its_slot(signals.now)) {
+            return WorkerAction::Prune;
         }
         if let Some(due_in) = due_in.filter(|due_in| *due_in <= LINGER) {
-            self.sources.look_at_deferred();
-            return Some(Action::Idle(due_in));
+            self.sources.check_deferred();
+            return WorkerAction::Idle(due_in);
         }
-        let lingered = seen.now.saturating_duration_since(*self.idle_since.get_or_insert(seen.now));
-        if lingered < LINGER && !seen.crowded {
-            return Some(Action::Idle(
-                (LINGER - lingered).min(tidy.saturating_duration_since(seen.now)),
-            ));
+        let since = *self.idle_since.get_or_insert(signals.now);
+        let lingered = signals.now.saturating_duration_since(since);
+        if lingered < LINGER && !signals.crowded {
+            let until_prune = prune_at.saturating_duration_since(signals.now);
+            return WorkerAction::Idle((LINGER - lingered).min(until_prune));
         }
-        self.phase = Phase::Depart { due_ms: due_ms.unwrap_or(0) };
-        Some(Action::LookForPrepared)
+        self.phase = RoundPhase::Depart { due_ms: due_ms.unwrap_or(0) };
+        WorkerAction::CheckPrepared
     }
 
-    /// Nothing is in hand.
+    fn has_used_its_slot(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.started) >= SLOT_TIME
+    }
+
+    /// Whether there are no jobs and nothing to read again.
     fn is_idle(&self) -> bool {
-        self.sources.again().next().is_none()
-            && self.flight.is_empty()
-            && self.landed.is_empty()
-            && self.held.is_empty()
+        self.sources.retries().next().is_none()
+            && self.dispatcher.is_empty()
+            && self.completed.is_empty()
+            && self.locked.is_empty()
             && self.recheck.is_empty()
     }
 
-    /// How long to wait for the engine at most.
-    fn patience(&self, now: Instant) -> Duration {
-        // What was due before this round was read if there was room for it: until there is, the
-        // engine's answers wake us, not the time.
-        let again = self
-            .held
+    /// Longest wait for the engine.
+    fn wait_timeout(&self, now: Instant) -> Duration {
+        // Anything due before this round was read if there was room. Until there is room, the
+        // engine's answers end the wait.
+        let next = self
+            .locked
             .iter()
-            .map(|held| held.again)
-            .chain(self.sources.again())
-            .filter(|again| *again > self.round)
+            .map(|locked| locked.retry_at)
+            .chain(self.sources.retries())
+            .filter(|at| *at > self.round)
             .min();
-        again.map_or(LOOK, |again| LOOK.min(again.saturating_duration_since(now)))
+        next.map_or(CHECK_INTERVAL, |at| CHECK_INTERVAL.min(at.saturating_duration_since(now)))
     }
 
-    /// The watches as they are now; `None`: the extension is not installed. What is in hand of a
-    /// table that was redefined, paused or unwatched is dropped: the queue and the walk still have
-    /// it.
-    pub fn watches(&mut self, tables: Option<Vec<Watched>>, now: Instant) {
+    /// The watches as they are now; `None`: the extension is not installed. Jobs of a table that
+    /// was redefined, paused or unwatched are dropped: queue and backfill still have their rows.
+    pub fn watches(&mut self, tables: Option<Vec<WatchedTable>>, now: Instant) {
         let Some(tables) = tables else {
-            self.phase = Phase::Gone;
+            self.phase = RoundPhase::Gone;
             return;
         };
         let before = std::mem::replace(&mut self.tables, tables);
-        let is_kept =
-            |old: &Watched| self.tables.iter().any(|new| new.oid == old.oid && old.is_like(new));
+        let is_same = |old: &WatchedTable| {
+            self.tables.iter().any(|new| new.oid == old.oid && old.is_like(new))
+        };
         let changed: HashSet<u32> =
-            before.iter().filter(|old| !is_kept(old)).map(|old| old.oid).collect();
+            before.iter().filter(|old| !is_same(old)).map(|old| old.oid).collect();
         for relation in &changed {
-            self.board.forget(*relation);
+            self.in_flight.forget(*relation);
             self.sources.forget(*relation);
         }
-        let stays = |job: &Job| !changed.contains(&job.row.relation);
-        self.flight.retain(stays);
-        self.landed.retain(|landed| stays(&landed.job));
-        self.held.retain(|held| stays(&held.job));
+        let stays = |job: &RowJob| !changed.contains(&job.row.relation);
+        self.dispatcher.retain(stays);
+        self.completed.retain(|completed| stays(&completed.job));
+        self.locked.retain(|locked| stays(&locked.completed.job));
         self.recheck.retain(|(row, _)| !changed.contains(&row.relation));
-        // Held back, perhaps, until the table was read anew.
-        self.held.iter_mut().for_each(|held| held.again = now);
+        // A table that had changed counts as locked until its watch is read.
+        self.locked.iter_mut().for_each(|locked| locked.retry_at = now);
         self.sources.refresh();
     }
 
-    /// Reads what [`Action::Read`] said, in a transaction.
-    pub fn read(&mut self, reading: Reading, store: &mut impl Store, now: Instant) {
-        match self.sources.read(reading, &mut self.board, &mut self.tables, store, now) {
-            Some(jobs) => self.take_on(jobs),
-            // Another table may be free.
-            None => self.phase = Phase::Read,
+    /// Reads the source of [`WorkerAction::Read`] in a transaction.
+    pub fn read(&mut self, source: ReadSource, store: &mut impl QueueStore, now: Instant) {
+        match self.sources.read(source, &mut self.in_flight, &mut self.tables, store, now) {
+            Some(jobs) => self.accept(jobs),
+            // Another source may be free.
+            None => self.phase = RoundPhase::Read,
         }
     }
 
-    /// Whether the engine answered in time.
-    pub fn connected(&mut self, is_there: bool, seen: &Seen) {
-        self.flight.connect(is_there, seen.now, seen.epoch);
+    /// The attempt to connect succeeded or failed.
+    pub fn connected(&mut self, succeeded: bool, signals: &WorkerSignals) {
+        self.dispatcher.connect(succeeded, signals.now, signals.epoch);
     }
 
-    /// The next job to send, and its request, where the connection has room.
-    pub fn next_request(&mut self) -> Option<(Job, CaptionRequest)> {
-        self.flight.next(&self.tables, &self.limits)
+    /// The next job to send, and its request. Call it only while the connection has room.
+    pub fn next_request(&mut self) -> Option<(RowJob, CaptionRequest)> {
+        self.dispatcher.next(&self.tables, &self.limits)
     }
 
-    /// It was sent, under this id.
-    pub fn sent(&mut self, id: u64, job: Job) {
-        self.flight.sent(id, job);
+    /// The job was sent under this id.
+    pub fn sent(&mut self, id: u64, job: RowJob) {
+        self.dispatcher.sent(id, job);
     }
 
-    /// It cannot be sent at all.
-    pub fn unsendable(&mut self, job: Job, failure: Failure) {
-        self.land(Some((job, CaptionOutcome::Failed(failure))));
+    /// The job's request cannot be sent at all.
+    pub fn unsendable(&mut self, job: RowJob, failure: Failure) {
+        self.complete(Some((job, CaptionOutcome::Failed(failure))));
     }
 
-    /// What the connection said; whether it is of further use.
-    pub fn heard(&mut self, heard: Heard, seen: &Seen) -> bool {
-        match heard {
-            Heard::Nothing => self.phase = Phase::Settle,
-            Heard::Other => {}
-            Heard::Spent => self.flight.spent(),
-            Heard::Answer { id, outcome } => {
-                let landed = self.flight.answered(id, outcome, seen.now, seen.epoch);
-                self.land(landed);
+    /// Takes an event of the connection. Returns whether the connection is of further use.
+    pub fn received(&mut self, event: ConnectionEvent, signals: &WorkerSignals) -> bool {
+        let (now, epoch) = (signals.now, signals.epoch);
+        match event {
+            ConnectionEvent::Nothing => self.phase = RoundPhase::Settle,
+            ConnectionEvent::Other => {}
+            ConnectionEvent::Spent => self.dispatcher.spent(),
+            ConnectionEvent::Answer { id, outcome } => {
+                let completed = self.dispatcher.answered(id, outcome, now, epoch);
+                self.complete(completed);
             }
-            Heard::Lost { refused } => {
-                let landed = self.flight.lost(refused, seen.now, seen.epoch);
-                self.land(landed);
+            ConnectionEvent::Lost { refused } => {
+                let rejected = self.dispatcher.lost(refused, now, epoch);
+                self.complete(rejected);
             }
         }
-        self.flight.is_connected()
+        self.dispatcher.is_connected()
     }
 
-    /// Rows of slow hosts give way to those behind them.
-    fn put_surplus_off(&mut self, now: Instant) {
-        let surplus = self.flight.surplus(&self.limits, now);
-        let put_off = |job: Job| {
-            let mut failure = Failure::new(
-                FailureClass::Host,
-                "host_busy",
-                format!("host {} takes its time, and many rows wait for it", job.host()),
-            );
-            failure.host = Some(job.host().to_owned());
-            failure.retry_after_ms = Some(SLOW_HOST.as_millis() as u64);
-            (job, CaptionOutcome::Failed(failure))
-        };
-        self.land(surplus.into_iter().map(put_off));
-    }
-
-    fn land(&mut self, landed: impl IntoIterator<Item = (Job, CaptionOutcome)>) {
-        self.landed.extend(landed.into_iter().map(|(job, outcome)| Landed {
-            job,
-            outcome,
-            times: 0,
+    /// Defers rows of slow hosts for the sake of the rows behind them.
+    fn defer_surplus(&mut self, now: Instant) {
+        let surplus = self.dispatcher.surplus(&self.limits, now);
+        self.complete(surplus.into_iter().map(|job| {
+            let outcome = slow_host(&job, SLOW_HOST);
+            (job, outcome)
         }));
     }
 
-    /// When deferred rows of the active tables are due: milliseconds of the Unix epoch, and from
-    /// now; `None`: there are none.
-    pub fn due(&mut self, due: Option<(i64, Duration)>) {
-        self.phase = Phase::Idle { due_ms: due.map(|due| due.0), due_in: due.map(|due| due.1) };
+    fn complete(&mut self, jobs: impl IntoIterator<Item = (RowJob, CaptionOutcome)>) {
+        let completed = |(job, outcome)| CompletedRow { job, outcome, locks: 0 };
+        self.completed.extend(jobs.into_iter().map(completed));
     }
 
-    /// Whether prepared transactions are pending whose commit nobody will announce.
+    /// When the first deferred row of the active tables is due: milliseconds of the Unix epoch, and
+    /// from now; `None`: there is no such row.
+    pub fn due(&mut self, due: Option<(i64, Duration)>) {
+        let (due_ms, due_in) = (due.map(|due| due.0), due.map(|due| due.1));
+        self.phase = RoundPhase::Idle { due_ms, due_in };
+    }
+
+    /// Whether prepared transactions are pending that concern the queue.
     pub fn prepared(&mut self, pending: bool) {
         if self.prepared == Some(true) && !pending {
-            // Committed since the queue was read: once more, and then it is known to be empty. The
-            // watches and their styles, too.
+            // Committed since the queue was read: read it and the watches with their styles once
+            // more.
             self.sources.refresh();
             self.reread = true;
-            self.phase = Phase::Begin;
+            self.phase = RoundPhase::Begin;
         }
         self.prepared = Some(pending);
     }

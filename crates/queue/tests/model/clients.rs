@@ -1,41 +1,42 @@
-//! What people do to a server while its queues are being drained, at random.
+//! Random actions of clients and faults, while workers run.
 
+use crate::chance::Chance;
 use crate::database::{Change, Open};
-use crate::simulation::{World, announces};
+use crate::simulation::{Simulation, announces};
 
 const KINDS: [&str; 9] = ["ok", "ok", "ok", "ok", "gone", "vague", "slow", "flaky", "poison"];
 const KEYS: usize = 14;
 const TABLES: [u32; 2] = [101, 102];
 
-fn url(world: &mut World) -> Option<String> {
-    if world.random.percent(8) {
+fn url(sim: &mut Simulation) -> Option<String> {
+    if sim.random.percent(8) {
         return None;
     }
-    let number = world.random.below(12);
-    if world.random.percent(15) {
-        let host = world.random.below(2);
+    let number = sim.random.below(12);
+    if sim.random.percent(15) {
+        let host = sim.random.below(2);
         return Some(format!("host-{host}/{number}."));
     }
-    let kind = world.random.pick(&KINDS)?;
-    if kind == "poison" && !world.random.percent(20) {
+    let kind = sim.random.pick(&KINDS)?;
+    if kind == "poison" && !sim.random.percent(20) {
         return Some(format!("ok-{number}."));
     }
     Some(format!("{kind}-{number}."))
 }
 
-fn key(world: &mut World) -> String {
-    format!("[\"{:02}\"]", world.random.below(KEYS))
+fn key(sim: &mut Simulation) -> String {
+    format!("[\"{:02}\"]", sim.random.below(KEYS))
 }
 
-/// A change of a row that nobody holds.
-fn change(world: &mut World, at: usize) -> Option<Change> {
-    let oid = world.random.pick(&TABLES)?;
-    let key = key(world);
-    let kind = world.random.below(100);
-    let url = url(world);
-    let cell = world.random.below(2);
-    let text = world.random.percent(50).then(|| format!("a person's {}", world.random.below(1000)));
-    let db = &world.databases[at];
+/// A change of an unlocked row.
+fn change(sim: &mut Simulation, at: usize) -> Option<Change> {
+    let oid = sim.random.pick(&TABLES)?;
+    let key = key(sim);
+    let kind = sim.random.below(100);
+    let url = url(sim);
+    let cell = sim.random.below(2);
+    let text = sim.random.percent(50).then(|| format!("user text {}", sim.random.below(1000)));
+    let db = &sim.databases[at];
     let table = db.tables.get(&oid)?;
     if table.locked.is_some() || db.held_by_worker.contains(&(oid, key.clone())) {
         return None;
@@ -51,21 +52,20 @@ fn change(world: &mut World, at: usize) -> Option<Change> {
     }
 }
 
-/// Somebody changes a few rows and commits.
-pub fn edit(world: &mut World, at: usize) {
-    let count = 1 + world.random.below(3);
-    // One change a row: a transaction that inserts what another one of ours in this list deletes
-    // would be a case of its own.
+/// A client changes a few rows and commits.
+pub fn edit(sim: &mut Simulation, at: usize) {
+    let count = 1 + sim.random.below(3);
+    // One change per row: deleting and inserting a row in one transaction is not modelled.
     let mut changes: Vec<Change> = Vec::new();
     for _ in 0..count {
-        if let Some(change) = change(world, at)
+        if let Some(change) = change(sim, at)
             && !changes.iter().any(|before| row_of(before) == row_of(&change))
         {
             changes.push(change);
         }
     }
     if !changes.is_empty() {
-        world.commit(at, &changes);
+        sim.commit(at, &changes);
     }
 }
 
@@ -79,16 +79,16 @@ fn row_of(change: &Change) -> Option<(u32, String)> {
     }
 }
 
-/// Somebody calls one of our functions, or redefines a table.
-pub fn call(world: &mut World, at: usize) {
-    let Some(oid) = world.random.pick(&TABLES) else { return };
-    let kind = world.random.below(11);
-    let styles = 1 + world.random.below(2);
-    let table = world.databases[at].tables.entry(oid).or_default();
-    // Whoever holds the table or its watch is waited for, elsewhere.
+/// A client calls a function of the extension, or redefines a table.
+pub fn call(sim: &mut Simulation, at: usize) {
+    let Some(oid) = sim.random.pick(&TABLES) else { return };
+    let kind = sim.random.below(11);
+    let styles = 1 + sim.random.below(2);
+    let table = sim.databases[at].tables.entry(oid).or_default();
+    // Waiting for a lock on the table or its watch is not modelled.
     if table.locked.is_some()
         || table.rows.values().any(|record| record.locked.is_some())
-        || table.tally.as_ref().is_some_and(|t| t.locked.is_some())
+        || table.state.as_ref().is_some_and(|t| t.locked.is_some())
     {
         return;
     }
@@ -97,25 +97,25 @@ pub fn call(world: &mut World, at: usize) {
         _ if !watched => Change::Watch(oid, styles),
         0 => Change::Watch(oid, styles),
         1 => Change::Unwatch(oid),
-        2 => Change::WatchAnew(oid, table.watch.as_ref().map_or(styles, |watch| watch.styles)),
+        2 => Change::Rewatch(oid, table.watch.as_ref().map_or(styles, |watch| watch.styles)),
         3 => Change::Pause(oid, true),
         4 | 5 => Change::Pause(oid, false),
         6 => Change::Retry(oid),
         7 => Change::Recaption(oid),
-        8 => Change::Tidy(oid),
+        8 => Change::Prune(oid),
         9 => Change::Truncate(oid),
         _ => Change::Rename(oid),
     };
-    world.commit(at, &[change]);
+    sim.commit(at, &[change]);
 }
 
-/// Somebody begins a transaction that stays open for a while, or prepares one.
-pub fn begin(world: &mut World, at: usize) {
-    world.transactions += 1;
-    let id = world.transactions;
-    let ends = world.now + world.random.millis(15_000);
-    let (commits, prepared) = (world.random.percent(70), world.random.percent(30));
-    let Some(oid) = world.random.pick(&TABLES) else { return };
+/// A client begins a transaction that stays open for a while, or prepares one.
+pub fn begin(sim: &mut Simulation, at: usize) {
+    sim.transactions += 1;
+    let id = sim.transactions;
+    let ends = sim.now + sim.random.millis(15_000);
+    let (commits, prepared) = (sim.random.percent(70), sim.random.percent(30));
+    let Some(oid) = sim.random.pick(&TABLES) else { return };
     let mut open = Open {
         id,
         ends,
@@ -125,21 +125,21 @@ pub fn begin(world: &mut World, at: usize) {
         queued: Vec::new(),
         announces: false,
     };
-    let kind = world.random.below(10);
-    let changes: Vec<Change> = (0..3).filter_map(|_| change(world, at)).collect();
-    let db = &mut world.databases[at];
+    let kind = sim.random.below(10);
+    let changes: Vec<Change> = (0..3).filter_map(|_| change(sim, at)).collect();
+    let db = &mut sim.databases[at];
     let Some(table) = db.tables.get_mut(&oid) else { return };
     let is_free =
         table.locked.is_none() && table.rows.values().all(|record| record.locked.is_none());
     match kind {
-        // The whole table.
+        // Locks the whole table.
         0 if is_free => table.locked = Some(id),
-        // A call of ours.
+        // Calls a function of the extension.
         1 if is_free => {
-            let Some(tally) = table.tally.as_mut().filter(|tally| tally.locked.is_none()) else {
+            let Some(state) = table.state.as_mut().filter(|state| state.locked.is_none()) else {
                 return;
             };
-            tally.locked = Some(id);
+            state.locked = Some(id);
             open.announces = true;
         }
         _ => {
@@ -165,59 +165,56 @@ pub fn begin(world: &mut World, at: usize) {
                 }
                 open.changes.push(change);
             }
-            // The row of the queue gets its number now, and is seen when the transaction has
-            // committed.
+            // The queue row gets its id now and becomes visible with the commit.
             open.announces = !keys.is_empty() || open.changes.iter().any(announces);
             open.queued = db.pages(keys);
         }
     }
-    world.trace(at, || format!("begins {open:?}"));
-    let db = &mut world.databases[at];
+    sim.trace(at, || format!("begins {open:?}"));
+    let db = &mut sim.databases[at];
     let slow = prepared && open.announces;
     db.open.push(open);
     if slow {
-        world.announce(at, true);
+        sim.announce(at, true);
     }
 }
 
-/// Something goes wrong.
-pub fn fault(world: &mut World) {
-    let at = world.random.below(world.databases.len());
-    match world.random.below(12) {
-        0 | 1 => world.kill_engine(),
+/// Injects a fault.
+pub fn fault(sim: &mut Simulation) {
+    let at = sim.random.below(sim.databases.len());
+    match sim.random.below(12) {
+        0 | 1 => sim.kill_engine(),
         2 => {
-            let until = world.now + world.random.millis(5000);
-            world.engine.cannot_until = Some(until);
+            let until = sim.now + sim.random.millis(5000);
+            sim.engine.cannot_until = Some(until);
         }
-        3 => world
-            .engine
-            .connections
-            .values_mut()
-            .for_each(|connection| connection.going_away = true),
+        3 => {
+            sim.engine.connections.values_mut().for_each(|connection| connection.going_away = true)
+        }
         4 => {
-            let refused = world.random.percent(50);
-            world.engine.cut(refused);
+            let refused = sim.random.percent(50);
+            sim.engine.cut(refused);
         }
         5 | 6 => {
-            let host = format!("host-{}", world.random.below(2));
-            let until = world.now + world.random.millis(60_000);
-            world.engine.cooling.insert(host, until);
+            let host = format!("host-{}", sim.random.below(2));
+            let until = sim.now + sim.random.millis(60_000);
+            sim.engine.cooling.insert(host, until);
         }
         7 | 8 => {
-            let running: Vec<usize> = world.workers.keys().copied().collect();
-            if let Some(at) = world.random.pick(&running) {
-                world.worker_ended(at);
+            let running: Vec<usize> = sim.workers.keys().copied().collect();
+            if let Some(at) = sim.random.pick(&running) {
+                sim.worker_ended(at);
             }
         }
-        9 => world.slots_taken = !world.slots_taken,
+        9 => sim.slots_taken = !sim.slots_taken,
         10 => {
-            if !world.wanted.remove(&at) {
-                world.wanted.insert(at);
+            if !sim.wanted.remove(&at) {
+                sim.wanted.insert(at);
             }
         }
         _ => {
-            if world.random.percent(20) {
-                world.restart();
+            if sim.random.percent(20) {
+                sim.restart();
             }
         }
     }

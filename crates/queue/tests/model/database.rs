@@ -1,56 +1,54 @@
 //! A database of the model: watched tables with counted writes, and the tables of the extension.
-//! What is committed, nothing else: what a transaction of somebody else has not committed yet is in
-//! [`Open`].
+//! Committed state only; changes of open transactions are in [`Open`].
 
-use pg_caption_queue::{Current, Fill, KeyColumn, QueueRow, Stand, Watched};
+use pg_caption_queue::{CurrentRow, KeyColumn, PruneCursor, QueueRow, WatchFill, WatchedTable};
 use pg_caption_style::builtin;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-/// A watched table's OID and a key.
-pub type At = (u32, String);
+/// A row: the watched table's OID and the key.
+pub type KeyOf = (u32, String);
 
-/// Who wrote a text.
+/// The author of a text.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum By {
-    Nobody,
-    Person,
+pub enum Writer {
+    None,
+    User,
     /// The engine, for this URL.
-    Machine(String),
+    Engine(String),
 }
 
 #[derive(Debug, Clone)]
 pub struct Cell {
     pub text: Option<String>,
-    pub by: By,
+    pub writer: Writer,
 }
 
 #[derive(Debug, Clone)]
 pub struct Record {
     pub url: Option<String>,
     pub cells: Vec<Cell>,
-    /// Captions that may still be written for the URL that it has, cell by cell: what is written
-    /// beyond is written twice.
-    pub wishes: Vec<usize>,
-    /// The transaction that holds it.
+    /// How many captions may still be written for its URL, by cell. One more is a duplicate.
+    pub allowed: Vec<usize>,
+    /// The transaction that locks it.
     pub locked: Option<u64>,
 }
 
 #[derive(Debug, Clone, Default)]
-pub struct Tally {
-    pub walk: i32,
+pub struct WatchState {
+    pub backfill_run: i32,
     pub backfill_after: Option<String>,
     pub backfill_done: bool,
     pub filled: i64,
     pub recaption_before: Option<u64>,
     pub locked: Option<u64>,
-    /// When the last pass over what is kept of rows ended; `None`: one is asked for.
-    pub tidied: Option<Duration>,
-    /// How far a pass has come that was begun.
-    pub stand: Option<Stand>,
-    /// The file of the table that the last pass is of.
-    pub tidied_file: usize,
+    /// When the last prune pass ended; `None`: one is requested.
+    pub pruned_at: Option<Duration>,
+    /// Position of an unfinished pass.
+    pub cursor: Option<PruneCursor>,
+    /// The table's file during the last pass.
+    pub pruned_file: usize,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -63,11 +61,11 @@ pub struct Watch {
 pub struct Table {
     pub rows: BTreeMap<String, Record>,
     pub watch: Option<Watch>,
-    pub tally: Option<Tally>,
+    pub state: Option<WatchState>,
     pub renamed: usize,
-    /// Another one after each TRUNCATE.
+    /// A new number after each TRUNCATE.
     pub file: usize,
-    /// Held as a whole.
+    /// The transaction that locks the table.
     pub locked: Option<u64>,
     /// Redefined since the worker of this database read it.
     pub changed: bool,
@@ -80,10 +78,10 @@ pub struct Deferred {
 }
 
 #[derive(Debug, Clone)]
-pub struct Ledger {
+pub struct LedgerRow {
     pub url: String,
     pub outputs: Map<String, Value>,
-    /// Number of the write, in the order of all.
+    /// Number of the write.
     pub at: u64,
     pub etag: Option<String>,
 }
@@ -98,15 +96,15 @@ pub enum Change {
     Watch(u32, usize),
     Unwatch(u32),
     /// `unwatch` and `watch` in one transaction.
-    WatchAnew(u32, usize),
+    Rewatch(u32, usize),
     Pause(u32, bool),
     Retry(u32),
     Recaption(u32),
     Rename(u32),
     Truncate(u32),
     /// `caption.prune`.
-    Tidy(u32),
-    /// Told of to everybody who has the table open, as if it had been redefined.
+    Prune(u32),
+    /// Invalidates the table's definition without changing it.
     Analyze(u32),
 }
 
@@ -118,7 +116,7 @@ pub struct Open {
     pub commits: bool,
     pub prepared: bool,
     pub changes: Vec<Change>,
-    /// Rows of the queue whose ids it took before others did.
+    /// Its queue rows, whose ids are assigned already.
     pub queued: Vec<QueueRow>,
     pub announces: bool,
 }
@@ -129,32 +127,32 @@ pub struct Database {
     pub tables: BTreeMap<u32, Table>,
     pub queue: BTreeMap<i64, QueueRow>,
     pub next_id: i64,
-    pub deferred: BTreeMap<At, Deferred>,
-    pub failed: BTreeMap<At, String>,
-    pub written: BTreeMap<At, Ledger>,
+    pub deferred: BTreeMap<KeyOf, Deferred>,
+    pub failed: BTreeMap<KeyOf, String>,
+    pub ledger: BTreeMap<KeyOf, LedgerRow>,
     pub open: Vec<Open>,
-    /// Rows that the worker's transaction has written or locked, and tables that it has.
-    pub held_by_worker: BTreeSet<At>,
-    /// What a pass saw last of each key: nothing, or whether its row still wants a text.
-    pub looked: BTreeMap<At, Option<bool>>,
+    /// Rows that the worker's transaction has written.
+    pub held_by_worker: BTreeSet<KeyOf>,
+    /// What the last prune batch saw of each key: no row, or whether its row needs a text.
+    pub pruned_rows: BTreeMap<KeyOf, Option<bool>>,
 }
 
 pub const FILLS: [(&str, &str); 2] = [("alt", "concise"), ("seo", "seo")];
 
 impl Database {
-    pub fn watched(&self) -> Vec<Watched> {
+    pub fn watched(&self) -> Vec<WatchedTable> {
         let listed = self.tables.iter().filter_map(|(oid, table)| {
-            Some((oid, table, table.watch.as_ref()?, table.tally.as_ref()?))
+            Some((oid, table, table.watch.as_ref()?, table.state.as_ref()?))
         });
         listed
-            .map(|(oid, table, watch, tally)| Watched {
+            .map(|(oid, table, watch, state)| WatchedTable {
                 oid: *oid,
                 name: format!("table_{oid}_{}", table.renamed),
                 owner: 10,
                 url: "image_url".into(),
                 fills: FILLS[..watch.styles]
                     .iter()
-                    .map(|(column, style)| Fill {
+                    .map(|(column, style)| WatchFill {
                         column: (*column).into(),
                         style: builtin(style).expect("a built-in style"),
                     })
@@ -163,19 +161,19 @@ impl Database {
                 max_tokens: 64,
                 overwrite: false,
                 paused: watch.paused,
-                walk: tally.walk,
-                backfill_after: tally.backfill_after.clone(),
-                backfill_done: tally.backfill_done,
-                recaption_before: tally.recaption_before.map(|at| at.to_string()),
+                backfill_run: state.backfill_run,
+                backfill_after: state.backfill_after.clone(),
+                backfill_done: state.backfill_done,
+                recaption_before: state.recaption_before.map(|at| at.to_string()),
             })
             .collect()
     }
 
-    pub fn record(&self, at: &At) -> Option<&Record> {
+    pub fn record(&self, at: &KeyOf) -> Option<&Record> {
         self.tables.get(&at.0)?.rows.get(&at.1)
     }
 
-    pub fn record_mut(&mut self, at: &At) -> Option<&mut Record> {
+    pub fn record_mut(&mut self, at: &KeyOf) -> Option<&mut Record> {
         self.tables.get_mut(&at.0)?.rows.get_mut(&at.1)
     }
 
@@ -184,16 +182,16 @@ impl Database {
         self.next_id
     }
 
-    /// Does what a transaction does that commits. Keys for the queue, as the triggers gather them.
-    pub fn change(&mut self, change: &Change, clock: u64) -> Vec<At> {
+    /// Applies one change of a committing transaction. Returns the keys that the triggers collect.
+    pub fn change(&mut self, change: &Change, clock: u64) -> Vec<KeyOf> {
         match change {
             Change::Insert(oid, key, url) => {
                 let Some(table) = self.tables.get_mut(oid) else { return Vec::new() };
-                let cell = Cell { text: None, by: By::Nobody };
+                let cell = Cell { text: None, writer: Writer::None };
                 let record = Record {
                     url: url.clone(),
                     cells: vec![cell.clone(), cell],
-                    wishes: vec![1; 2],
+                    allowed: vec![1; 2],
                     locked: None,
                 };
                 table.rows.insert(key.clone(), record);
@@ -205,7 +203,7 @@ impl Database {
                     return Vec::new();
                 }
                 record.url.clone_from(url);
-                record.wishes = vec![1; 2];
+                record.allowed = vec![1; 2];
                 self.triggered(oid, key)
             }
             Change::Text(oid, key, cell, text) => {
@@ -213,12 +211,12 @@ impl Database {
                 let was_empty = record.cells[*cell].text.is_none();
                 record.cells[*cell] = Cell {
                     text: text.clone(),
-                    by: if text.is_some() { By::Person } else { By::Nobody },
+                    writer: if text.is_some() { Writer::User } else { Writer::None },
                 };
                 if text.is_some() || was_empty {
                     return Vec::new();
                 }
-                record.wishes[*cell] += 1;
+                record.allowed[*cell] += 1;
                 self.triggered(oid, key)
             }
             Change::Delete(oid, key) => {
@@ -235,7 +233,7 @@ impl Database {
                 self.unwatch(*oid);
                 Vec::new()
             }
-            Change::WatchAnew(oid, styles) => {
+            Change::Rewatch(oid, styles) => {
                 self.unwatch(*oid);
                 self.watch(*oid, *styles, clock);
                 Vec::new()
@@ -248,8 +246,8 @@ impl Database {
                 Vec::new()
             }
             Change::Retry(oid) => {
-                let is_its = |at: &At| at.0 == *oid;
-                let mut keys: BTreeSet<At> =
+                let is_its = |at: &KeyOf| at.0 == *oid;
+                let mut keys: BTreeSet<KeyOf> =
                     self.failed.keys().filter(|at| is_its(at)).cloned().collect();
                 keys.extend(self.deferred.keys().filter(|at| is_its(at)).cloned());
                 self.failed.retain(|at, _| !is_its(at));
@@ -258,14 +256,14 @@ impl Database {
             }
             Change::Recaption(oid) => {
                 if let Some(table) = self.tables.get_mut(oid)
-                    && let Some(tally) = &mut table.tally
+                    && let Some(state) = &mut table.state
                 {
-                    tally.walk += 1;
-                    tally.backfill_after = None;
-                    tally.backfill_done = false;
-                    tally.recaption_before = Some(clock);
+                    state.backfill_run += 1;
+                    state.backfill_after = None;
+                    state.backfill_done = false;
+                    state.recaption_before = Some(clock);
                     table.rows.values_mut().for_each(|record| {
-                        record.wishes.iter_mut().for_each(|wishes| *wishes += 1)
+                        record.allowed.iter_mut().for_each(|allowed| *allowed += 1)
                     });
                 }
                 Vec::new()
@@ -284,10 +282,10 @@ impl Database {
                 }
                 Vec::new()
             }
-            Change::Tidy(oid) => {
-                if let Some(tally) = self.tables.get_mut(oid).and_then(|table| table.tally.as_mut())
+            Change::Prune(oid) => {
+                if let Some(state) = self.tables.get_mut(oid).and_then(|table| table.state.as_mut())
                 {
-                    (tally.tidied, tally.stand) = (None, None);
+                    (state.pruned_at, state.cursor) = (None, None);
                 }
                 Vec::new()
             }
@@ -305,15 +303,15 @@ impl Database {
         let table = self.tables.entry(oid).or_default();
         table.watch = Some(Watch { styles, paused: false });
         table.changed = true;
-        match &mut table.tally {
-            Some(tally) => {
-                tally.walk += 1;
-                tally.backfill_after = None;
-                tally.backfill_done = false;
+        match &mut table.state {
+            Some(state) => {
+                state.backfill_run += 1;
+                state.backfill_after = None;
+                state.backfill_done = false;
             }
             None => {
-                let walk = crate::first_walk(clock);
-                table.tally = Some(Tally { walk, ..Tally::default() });
+                let backfill_run = crate::first_backfill_run(clock);
+                table.state = Some(WatchState { backfill_run, ..WatchState::default() });
             }
         }
     }
@@ -321,22 +319,22 @@ impl Database {
     fn unwatch(&mut self, oid: u32) {
         if let Some(table) = self.tables.get_mut(&oid) {
             table.watch = None;
-            table.tally = None;
+            table.state = None;
             table.changed = true;
-            // Without a ledger a text of ours is like anybody's.
+            // Without a ledger entry a machine-written text counts as user-edited.
             for cell in table.rows.values_mut().flat_map(|record| record.cells.iter_mut()) {
                 if cell.text.is_some() {
-                    cell.by = By::Person;
+                    cell.writer = Writer::User;
                 }
             }
         }
         self.queue.retain(|_, row| row.relation != oid);
         self.deferred.retain(|at, _| at.0 != oid);
         self.failed.retain(|at, _| at.0 != oid);
-        self.written.retain(|at, _| at.0 != oid);
+        self.ledger.retain(|at, _| at.0 != oid);
     }
 
-    fn triggered(&self, oid: &u32, key: &str) -> Vec<At> {
+    fn triggered(&self, oid: &u32, key: &str) -> Vec<KeyOf> {
         let Some(table) = self.tables.get(oid) else { return Vec::new() };
         let Some(record) = table.rows.get(key) else { return Vec::new() };
         if table.watch.is_some() && record.url.is_some() {
@@ -346,14 +344,14 @@ impl Database {
         }
     }
 
-    /// Rows of the queue for some keys, some of which may be there twice.
-    pub fn enqueue(&mut self, keys: Vec<At>) {
+    /// Queues some keys, which may contain duplicates.
+    pub fn enqueue(&mut self, keys: Vec<KeyOf>) {
         for row in self.pages(keys) {
             self.queue.insert(row.id, row);
         }
     }
 
-    pub fn pages(&mut self, keys: Vec<At>) -> Vec<QueueRow> {
+    pub fn pages(&mut self, keys: Vec<KeyOf>) -> Vec<QueueRow> {
         let mut tables: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         for (oid, key) in keys {
             tables.entry(oid).or_default().push(key);
@@ -364,21 +362,21 @@ impl Database {
             .collect()
     }
 
-    /// What `caption.clean` does.
+    /// Removes queue rows of unwatched tables.
     pub fn clean(&mut self) {
         let tables = &self.tables;
         self.queue
             .retain(|_, row| tables.get(&row.relation).is_some_and(|table| table.watch.is_some()));
     }
 
-    /// Lets go of what a transaction holds.
+    /// Releases the locks of a transaction.
     pub fn release(&mut self, id: u64) {
         for table in self.tables.values_mut() {
             if table.locked == Some(id) {
                 table.locked = None;
             }
-            if let Some(tally) = table.tally.as_mut().filter(|tally| tally.locked == Some(id)) {
-                tally.locked = None;
+            if let Some(state) = table.state.as_mut().filter(|state| state.locked == Some(id)) {
+                state.locked = None;
             }
             for record in table.rows.values_mut().filter(|record| record.locked == Some(id)) {
                 record.locked = None;
@@ -388,21 +386,20 @@ impl Database {
 }
 
 impl Record {
-    /// Whether one of its first cells wants a text for the URL that it has, whatever the ledger
-    /// says.
-    pub fn wants(&self, styles: usize) -> bool {
-        let is_missing = |cell: &Cell, url: &String| match &cell.by {
-            By::Nobody => true,
-            By::Person => false,
-            By::Machine(of) => of != url,
+    /// Whether one of its first cells needs a text for the current URL, regardless of the ledger.
+    pub fn needs_text(&self, styles: usize) -> bool {
+        let is_missing = |cell: &Cell, url: &String| match &cell.writer {
+            Writer::None => true,
+            Writer::User => false,
+            Writer::Engine(of) => of != url,
         };
         self.url
             .as_ref()
             .is_some_and(|url| self.cells[..styles].iter().any(|cell| is_missing(cell, url)))
     }
 
-    pub fn current(&self, fills: usize) -> Current {
-        Current {
+    pub fn current(&self, fills: usize) -> CurrentRow {
+        CurrentRow {
             url: self.url.clone(),
             texts: self.cells[..fills].iter().map(|cell| cell.text.clone()).collect(),
         }

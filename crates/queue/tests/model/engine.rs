@@ -1,8 +1,9 @@
-//! The engine of the model: answers in any order, dies, refuses, comes back. What a picture comes
-//! to is in its URL.
+//! The engine of the model: answers in any order, dies, refuses, restarts. The URL of a picture
+//! determines its result.
 
-use crate::random::Random;
-use pg_caption_queue::worker::Heard;
+use crate::chance::Chance;
+use fastrand::Rng;
+use pg_caption_queue::ConnectionEvent;
 use pg_caption_wire::{
     CaptionOutcome, CaptionOutput, CaptionRequest, Failure, FailureClass, FinishReason, ImageFacts,
     ImageSource, ModelRef, StageTimings, WrittenCaption,
@@ -10,40 +11,40 @@ use pg_caption_wire::{
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Duration;
 
-/// Requests that a connection may have unanswered.
+/// Unanswered requests per connection.
 pub const WINDOW: usize = 4;
-/// Charged attempts of a row.
+/// Attempts after which a row fails.
 pub const MAX_ATTEMPTS: i32 = 4;
 
 #[derive(Debug, Default)]
 pub struct Connection {
     pub requests: BTreeMap<u64, CaptionRequest>,
-    pub said: VecDeque<Heard>,
+    pub events: VecDeque<ConnectionEvent>,
     pub next: u64,
     pub going_away: bool,
-    /// Nothing more will be said after what was said: the engine refused it, or died.
+    /// The engine died, or refused the connection (`true`): no events after those queued.
     pub lost: Option<bool>,
 }
 
 impl Connection {
     pub fn has_room(&self) -> bool {
-        !self.going_away && self.requests.len() + self.said.len() < WINDOW
+        !self.going_away && self.requests.len() + self.events.len() < WINDOW
     }
 
-    /// What `poll` gives.
-    pub fn poll(&mut self) -> Heard {
-        if let Some(heard) = self.said.pop_front() {
+    /// The next event.
+    pub fn poll(&mut self) -> ConnectionEvent {
+        if let Some(heard) = self.events.pop_front() {
             return heard;
         }
         match self.lost {
-            Some(refused) => Heard::Lost { refused },
-            None if self.going_away && self.requests.is_empty() => Heard::Spent,
-            None => Heard::Nothing,
+            Some(refused) => ConnectionEvent::Lost { refused },
+            None if self.going_away && self.requests.is_empty() => ConnectionEvent::Spent,
+            None => ConnectionEvent::Nothing,
         }
     }
 
     pub fn is_readable(&self) -> bool {
-        !self.said.is_empty()
+        !self.events.is_empty()
             || self.lost.is_some()
             || (self.going_away && self.requests.is_empty())
     }
@@ -54,15 +55,15 @@ pub struct Engine {
     pub up: bool,
     pub back: Option<Duration>,
     pub cannot_until: Option<Duration>,
-    /// It says nothing more.
+    /// It does not answer.
     pub mute: bool,
     pub connections: BTreeMap<u64, Connection>,
     pub next: u64,
-    /// Hosts that ask for patience.
+    /// Hosts in cooldown.
     pub cooling: BTreeMap<String, Duration>,
     pub tries: HashMap<String, u32>,
     pub captions: u64,
-    /// How often a connection was lost with a picture as the only one on it.
+    /// How often a connection was lost with this picture alone in flight.
     pub alone: HashMap<String, u32>,
 }
 
@@ -70,13 +71,12 @@ fn of(url: &str, kind: &str) -> bool {
     url.starts_with(kind)
 }
 
-/// Whether a URL may end in the failure table, and under which codes.
+/// Whether a URL may fail with this code.
 pub fn may_fail(url: &str, code: &str) -> bool {
     match code {
         "http_404" => of(url, "gone"),
         "low_confidence" => of(url, "vague"),
-        // Attempts are charged to a row, not to its URL: those of the URL before count for the next
-        // one, too.
+        // Attempts are charged to a row, not to its URL: those of the previous URL count, too.
         "timeout" => of(url, "slow") || of(url, "flaky"),
         _ => false,
     }
@@ -92,7 +92,7 @@ impl Engine {
         Some(self.next)
     }
 
-    /// Connections with something to answer.
+    /// Connections with unanswered requests.
     pub fn busy(&self) -> Vec<u64> {
         self.connections
             .iter()
@@ -101,8 +101,8 @@ impl Engine {
             .collect()
     }
 
-    /// Answers one request, or dies of it. `false`: it died.
-    pub fn answer(&mut self, random: &mut Random, now: Duration) -> bool {
+    /// Answers one request; `false`: the request killed the engine.
+    pub fn answer(&mut self, random: &mut Rng, now: Duration) -> bool {
         let busy = self.busy();
         let Some(id) = random.pick(&busy) else { return true };
         let Some(connection) = self.connections.get_mut(&id) else { return true };
@@ -118,7 +118,7 @@ impl Engine {
         let Some(asked) = connection.requests.remove(&request) else { return true };
         let outcome = self.outcome(&url, &asked, random, now);
         if let Some(connection) = self.connections.get_mut(&id) {
-            connection.said.push_back(Heard::Answer { id: request, outcome });
+            connection.events.push_back(ConnectionEvent::Answer { id: request, outcome });
         }
         true
     }
@@ -127,7 +127,7 @@ impl Engine {
         &mut self,
         url: &str,
         asked: &CaptionRequest,
-        random: &mut Random,
+        random: &mut Rng,
         now: Duration,
     ) -> CaptionOutcome {
         if self.cannot_until.is_some_and(|until| until > now) {
@@ -150,7 +150,7 @@ impl Engine {
             .get(url.split('/').next().unwrap_or_default())
             .filter(|until| **until > now)
         {
-            let mut failure = Failure::new(FailureClass::Host, "http_429", "patience");
+            let mut failure = Failure::new(FailureClass::Host, "http_429", "cooling down");
             failure.retry_after_ms = random.percent(50).then(|| (*until - now).as_millis() as u64);
             return CaptionOutcome::Failed(failure);
         }
@@ -197,7 +197,7 @@ impl Engine {
         }
     }
 
-    /// Everything in flight is lost, and every connection; what was said is still read.
+    /// Cuts all connections and loses their requests; queued events can still be read.
     pub fn cut(&mut self, refused: bool) {
         for connection in
             self.connections.values_mut().filter(|connection| connection.lost.is_none())
@@ -213,7 +213,7 @@ impl Engine {
         }
     }
 
-    /// The process is gone, until then.
+    /// The process dies and restarts at `back`.
     pub fn die(&mut self, back: Duration) {
         self.cut(false);
         self.up = false;

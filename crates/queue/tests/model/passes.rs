@@ -1,21 +1,20 @@
-//! Passes over ledger and failures: what is kept of rows that are gone goes, when it is due, and
-//! holds nobody up.
+//! Prune passes remove bookkeeping of deleted rows when they are due, and delay no row.
 
 use crate::database::{Change, Database};
-use crate::simulation::World;
+use crate::simulation::Simulation;
 use crate::{TABLE, key, quiet, rest, running, until};
 use std::time::Duration;
 
-/// Nothing is kept of rows that are gone, and no failure of rows that want nothing.
+/// No bookkeeping of deleted rows, and no failure of rows that need no text.
 pub fn check(at: usize, db: &Database) {
-    for row in db.written.keys() {
+    for row in db.ledger.keys() {
         assert!(db.record(row).is_some(), "the ledger of database {at} still has {row:?}");
     }
     for (row, code) in &db.failed {
         let styles = db.tables[&row.0].watch.as_ref().map_or(0, |watch| watch.styles);
         assert!(
-            db.record(row).is_some_and(|record| record.wants(styles)),
-            "{row:?} of database {at} is still said to have failed: {code}"
+            db.record(row).is_some_and(|record| record.needs_text(styles)),
+            "{row:?} of database {at} still has a failure: {code}"
         );
     }
 }
@@ -28,135 +27,133 @@ fn delete(numbers: std::ops::Range<usize>) -> Vec<Change> {
     numbers.map(|number| Change::Delete(TABLE, key(number))).collect()
 }
 
-fn ledger(world: &World) -> usize {
-    world.databases[0].written.len()
+fn ledger(sim: &Simulation) -> usize {
+    sim.databases[0].ledger.len()
 }
 
-/// A server at rest whose table of so many rows is filled, and its pass made.
-fn filled(rows: usize) -> World {
-    let mut world = quiet(rows);
-    rest(&mut world);
-    assert_eq!(ledger(&world), rows);
-    world
-}
-
-#[test]
-fn rows_deleted_meanwhile_are_forgotten_by_the_first_worker_a_day_after_the_last_pass() {
-    let mut world = filled(20);
-    world.commit(0, &delete(5..15));
-    world.commit(0, &[insert(20)]);
-    rest(&mut world);
-    assert_eq!(ledger(&world), 21, "not due");
-    let batches = world.batches;
-    let next = world.now + Duration::from_secs(24 * 3600);
-    world.pass(next);
-    rest(&mut world);
-    assert_eq!(world.batches, batches, "nobody is woken for it");
-    world.commit(0, &[insert(21)]);
-    rest(&mut world);
-    assert_eq!(ledger(&world), 12);
-    check(0, &world.databases[0]);
+/// A server at rest whose table of `rows` rows is filled and pruned.
+fn filled(rows: usize) -> Simulation {
+    let mut sim = quiet(rows);
+    rest(&mut sim);
+    assert_eq!(ledger(&sim), rows);
+    sim
 }
 
 #[test]
-fn a_truncated_table_is_forgotten_by_the_next_worker() {
-    let mut world = filled(20);
-    world.commit(0, &[Change::Truncate(TABLE)]);
-    world.commit(0, &[insert(3)]);
-    rest(&mut world);
-    assert_eq!(ledger(&world), 1);
+fn deleted_rows_are_pruned_a_day_after_the_last_pass() {
+    let mut sim = filled(20);
+    sim.commit(0, &delete(5..15));
+    sim.commit(0, &[insert(20)]);
+    rest(&mut sim);
+    assert_eq!(ledger(&sim), 21, "not due");
+    let batches = sim.batches;
+    let next = sim.now + Duration::from_secs(24 * 3600);
+    sim.pass(next);
+    rest(&mut sim);
+    assert_eq!(sim.batches, batches, "no worker starts for it");
+    sim.commit(0, &[insert(21)]);
+    rest(&mut sim);
+    assert_eq!(ledger(&sim), 12);
+    check(0, &sim.databases[0]);
 }
 
 #[test]
-fn a_pass_that_is_asked_for_in_the_middle_of_one_sees_all_that_was_deleted_before() {
-    let mut world = filled(60);
-    world.commit(0, &delete(30..60));
-    world.commit(0, &[Change::Tidy(TABLE)]);
-    until(&mut world, "half-way", |world| ledger(world) < 45);
-    world.commit(0, &delete(0..30));
-    world.commit(0, &[Change::Tidy(TABLE)]);
-    rest(&mut world);
-    assert_eq!(ledger(&world), 0);
+fn truncated_table_is_pruned_by_the_next_worker() {
+    let mut sim = filled(20);
+    sim.commit(0, &[Change::Truncate(TABLE)]);
+    sim.commit(0, &[insert(3)]);
+    rest(&mut sim);
+    assert_eq!(ledger(&sim), 1);
 }
 
 #[test]
-fn a_table_truncated_in_the_middle_of_its_pass_is_forgotten() {
-    let mut world = filled(60);
-    world.commit(0, &delete(30..60));
-    world.commit(0, &[Change::Tidy(TABLE)]);
-    until(&mut world, "half-way", |world| ledger(world) < 45);
-    world.commit(0, &[Change::Truncate(TABLE)]);
-    rest(&mut world);
-    assert_eq!(ledger(&world), 0);
+fn pass_requested_during_another_sees_all_deletions() {
+    let mut sim = filled(60);
+    sim.commit(0, &delete(30..60));
+    sim.commit(0, &[Change::Prune(TABLE)]);
+    until(&mut sim, "half-way", |sim| ledger(sim) < 45);
+    sim.commit(0, &delete(0..30));
+    sim.commit(0, &[Change::Prune(TABLE)]);
+    rest(&mut sim);
+    assert_eq!(ledger(&sim), 0);
 }
 
 #[test]
-fn a_pass_goes_on_where_a_worker_that_died_has_left_it() {
-    let mut world = filled(60);
-    let before = world.batches;
-    world.commit(0, &[Change::Tidy(TABLE)]);
+fn table_truncated_during_its_pass_is_pruned() {
+    let mut sim = filled(60);
+    sim.commit(0, &delete(30..60));
+    sim.commit(0, &[Change::Prune(TABLE)]);
+    until(&mut sim, "half-way", |sim| ledger(sim) < 45);
+    sim.commit(0, &[Change::Truncate(TABLE)]);
+    rest(&mut sim);
+    assert_eq!(ledger(&sim), 0);
+}
+
+#[test]
+fn pass_continues_after_a_worker_dies() {
+    let mut sim = filled(60);
+    let before = sim.batches;
+    sim.commit(0, &[Change::Prune(TABLE)]);
     for _ in 0..5 {
-        let then = world.batches + 5;
-        until(&mut world, "another five batches later", |world| world.batches >= then);
-        world.worker_ended(0);
+        let then = sim.batches + 5;
+        until(&mut sim, "another five batches later", |sim| sim.batches >= then);
+        sim.worker_ended(0);
     }
-    rest(&mut world);
-    // Two a batch, and one that finds no failure, one no entry.
-    assert_eq!(world.batches - before, 60 / running::LIMITS.tidied + 2);
+    rest(&mut sim);
+    // Two keys per batch, plus an empty batch for each table.
+    assert_eq!(sim.batches - before, 60 / running::LIMITS.prune_rows + 2);
 }
 
 #[test]
-fn what_waits_is_held_up_by_one_batch_at_most() {
-    let mut world = filled(90);
-    world.commit(0, &delete(0..90));
-    world.commit(0, &[Change::Tidy(TABLE)]);
+fn new_row_waits_for_one_batch_at_most() {
+    let mut sim = filled(90);
+    sim.commit(0, &delete(0..90));
+    sim.commit(0, &[Change::Prune(TABLE)]);
     for number in 0..20 {
-        let before = ledger(&world);
-        until(&mut world, "one batch further on", |world| ledger(world) < before);
-        world.commit(0, &[insert(number)]);
-        let batches = world.batches;
-        until(&mut world, "on its way", |world| !world.engine.busy().is_empty());
+        let before = ledger(&sim);
+        until(&mut sim, "one batch further on", |sim| ledger(sim) < before);
+        sim.commit(0, &[insert(number)]);
+        let batches = sim.batches;
+        until(&mut sim, "on its way", |sim| !sim.engine.busy().is_empty());
         assert!(
-            world.batches <= batches + 1,
-            "{} batches before the row was asked for",
-            world.batches - batches
+            sim.batches <= batches + 1,
+            "{} batches before the request for the row",
+            sim.batches - batches
         );
-        until(&mut world, "filled", |world| world.databases[0].queue.is_empty());
+        until(&mut sim, "filled", |sim| sim.databases[0].queue.is_empty());
     }
-    rest(&mut world);
-    assert_eq!(ledger(&world), 20);
+    rest(&mut sim);
+    assert_eq!(ledger(&sim), 20);
 }
 
 #[test]
-fn a_pass_asked_for_while_a_worker_lingers_is_made_before_it_leaves() {
-    let mut world = quiet(20);
-    until(&mut world, "with nothing to do", |world| {
-        ledger(world) == 20
-            && world.workers[&0]
-                .until()
-                .is_some_and(|until| until > world.now + Duration::from_secs(1))
+fn lingering_worker_runs_a_requested_pass() {
+    let mut sim = quiet(20);
+    until(&mut sim, "with nothing to do", |sim| {
+        ledger(sim) == 20
+            && sim.workers[&0].until().is_some_and(|until| until > sim.now + Duration::from_secs(1))
     });
-    world.commit(0, &delete(0..20));
-    world.commit(0, &[Change::Tidy(TABLE)]);
-    rest(&mut world);
-    assert_eq!(ledger(&world), 0);
+    sim.commit(0, &delete(0..20));
+    sim.commit(0, &[Change::Prune(TABLE)]);
+    rest(&mut sim);
+    assert_eq!(ledger(&sim), 0);
 }
 
 #[test]
-fn a_worker_that_is_busy_for_long_makes_a_pass_nevertheless_a_batch_a_second() {
-    let mut world = filled(20);
-    world.commit(0, &delete(10..20));
-    let (batches, start) = (world.batches, world.now);
-    // The engine takes requests and never answers.
-    world.engine.mute = true;
-    world.commit(0, &[insert(30)]);
-    world.commit(0, &[Change::Tidy(TABLE)]);
-    until(&mut world, "tidy", |world| ledger(world) == 10);
-    assert!(!world.engine.busy().is_empty(), "it is still busy");
-    let seconds = (world.now - start).as_secs() as usize;
+fn busy_worker_prunes_one_batch_per_second() {
+    let mut sim = filled(20);
+    sim.commit(0, &delete(10..20));
+    let (batches, start) = (sim.batches, sim.now);
+    // The engine accepts requests and never answers.
+    sim.engine.mute = true;
+    sim.commit(0, &[insert(30)]);
+    sim.commit(0, &[Change::Prune(TABLE)]);
+    until(&mut sim, "pruned", |sim| ledger(sim) == 10);
+    assert!(!sim.engine.busy().is_empty(), "it is still busy");
+    let seconds = (sim.now - start).as_secs() as usize;
     assert!(
-        world.batches - batches <= seconds + 1,
+        sim.batches - batches <= seconds + 1,
         "{} batches in {seconds} s",
-        world.batches - batches
+        sim.batches - batches
     );
 }

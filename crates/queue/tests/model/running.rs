@@ -1,44 +1,43 @@
-//! A worker process of the model: does what `src/worker/drain.rs` does, action by action, with the
-//! model's server.
+//! A worker process of the model: carries out actions as `src/worker/run.rs` does, with the
+//! simulated server.
 
-use crate::engine::Connection;
-use crate::simulation::World;
+use crate::engine::{Connection, MAX_ATTEMPTS};
+use crate::simulation::Simulation;
 use crate::store::Tx;
-use pg_caption_queue::Limits;
-use pg_caption_queue::worker::{Action, Heard, Seen, Worker};
+use pg_caption_queue::{ConnectionEvent, QueueWorker, WorkerAction, WorkerLimits, WorkerSignals};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// Small enough that a few dozen rows fill everything.
-pub const LIMITS: Limits = Limits {
+/// Small enough that a few dozen rows reach all limits.
+pub const LIMITS: WorkerLimits = WorkerLimits {
     queue_rows: 2,
     deferred_rows: 3,
-    chunk: 4,
+    chunk_rows: 4,
     chunks: 2,
     ready: 5,
-    most_ready: 11,
+    max_ready: 11,
     window: 6,
-    together: 3,
-    settling: Duration::from_millis(200),
-    held: 2,
-    tidied: 2,
+    settle_rows: 3,
+    settle_time: Duration::from_millis(200),
+    locked_rows: 2,
+    prune_rows: 2,
 };
-/// What a worker may have in hand at most: what is ready when it still reads, what one reading
-/// brings, what the engine has and what it answered; as many pages, and rows to be looked at again.
+/// Bound of a worker's memory: ready jobs while it still reads, jobs of one read, jobs in the
+/// engine, answers; as many pages, and rows to examine again.
 const BOUND: usize = 150;
 
 #[derive(Debug, Clone, Copy)]
 enum Sleep {
     No,
-    /// For the latch or the time; for the connection, too.
+    /// Until the latch or the time; with `true`, until an event of the connection, too.
     Until(Duration, bool),
-    /// In the middle of connecting.
-    Connecting(Duration, Seen),
+    /// While connecting.
+    Connecting(Duration, WorkerSignals),
 }
 
 #[derive(Debug)]
 pub struct Running {
-    worker: Worker,
+    worker: QueueWorker,
     pub connection: Option<u64>,
     pub latch: bool,
     sleep: Sleep,
@@ -47,21 +46,21 @@ pub struct Running {
 impl Running {
     pub fn new(now: Instant, seed: u64) -> Self {
         Running {
-            worker: Worker::new(LIMITS, now, seed),
+            worker: QueueWorker::new(LIMITS, now, seed),
             connection: None,
             latch: false,
             sleep: Sleep::No,
         }
     }
 
-    /// Everything that takes memory.
+    /// Everything that uses memory.
     pub fn size(&self) -> usize {
         self.worker.size()
     }
 
-    /// Rows that were queued again while they were in hand.
-    pub fn parked(&self) -> usize {
-        self.worker.parked()
+    /// Rows that were queued again while a job had them.
+    pub fn waiting(&self) -> usize {
+        self.worker.waiting()
     }
 
     pub fn until(&self) -> Option<Duration> {
@@ -71,126 +70,128 @@ impl Running {
         }
     }
 
-    pub fn is_awake(&self, world: &World) -> bool {
+    pub fn is_awake(&self, sim: &Simulation) -> bool {
         match self.sleep {
             Sleep::No => true,
             Sleep::Until(until, on_connection) => {
-                let readable = |id: u64| {
-                    world.engine.connections.get(&id).is_some_and(Connection::is_readable)
-                };
-                until <= world.now
+                let readable =
+                    |id: u64| sim.engine.connections.get(&id).is_some_and(Connection::is_readable);
+                until <= sim.now
                     || self.latch
                     || (on_connection && self.connection.is_some_and(readable))
             }
-            Sleep::Connecting(until, _) => until <= world.now || world.engine.up,
+            Sleep::Connecting(until, _) => until <= sim.now || sim.engine.up,
         }
     }
 }
 
-/// One act of the worker of a database.
-pub fn step(world: &mut World, at: usize) {
-    let Some(mut running) = world.workers.remove(&at) else { return };
-    let stays = act(world, at, &mut running);
+/// One action of the worker of a database.
+pub fn step(sim: &mut Simulation, at: usize) {
+    let Some(mut running) = sim.workers.remove(&at) else { return };
+    let stays = act(sim, at, &mut running);
     assert!(
         running.worker.size() <= BOUND,
-        "a worker has {} in hand: {:?}",
+        "a worker has {} jobs and pages: {:?}",
         running.worker.size(),
-        running.worker.in_hand()
+        running.worker.job_counts()
     );
-    world.databases[at].held_by_worker.clear();
-    world.workers.insert(at, running);
+    sim.databases[at].held_by_worker.clear();
+    sim.workers.insert(at, running);
     if !stays {
-        world.worker_ended(at);
+        sim.worker_ended(at);
     }
 }
 
-fn act(world: &mut World, at: usize, running: &mut Running) -> bool {
+fn act(sim: &mut Simulation, at: usize, running: &mut Running) -> bool {
     let worker = &mut running.worker;
-    if let Sleep::Connecting(_, seen) = running.sleep {
-        running.connection = world.engine.connect();
-        worker.connected(running.connection.is_some(), &Seen { now: world.instant(), ..seen });
+    if let Sleep::Connecting(_, signals) = running.sleep {
+        running.connection = sim.engine.connect();
+        worker.connected(
+            running.connection.is_some(),
+            &WorkerSignals { now: sim.instant(), ..signals },
+        );
         running.sleep = Sleep::No;
         return true;
     }
     if let Sleep::Until(..) = std::mem::replace(&mut running.sleep, Sleep::No) {
         running.latch = false;
     }
-    let seen = world.seen(at);
-    let action = worker.next(&seen);
-    world.trace(at, || format!("{action:?}, in hand {:?}", worker.in_hand()));
+    let signals = sim.signals(at);
+    let action = worker.next(&signals);
+    sim.trace(at, || format!("{action:?}, jobs {:?}", worker.job_counts()));
     match action {
-        Action::AskForDatabase => return !world.wanted.contains(&at),
-        Action::Clean => world.databases[at].clean(),
-        Action::ReadWatches => {
-            let db = &mut world.databases[at];
+        WorkerAction::CheckDatabase => return !sim.wanted.contains(&at),
+        WorkerAction::Clean => sim.databases[at].clean(),
+        WorkerAction::ReadWatches => {
+            let db = &mut sim.databases[at];
             db.tables.values_mut().for_each(|table| table.changed = false);
-            worker.watches(Some(db.watched()), seen.now);
+            worker.watches(Some(db.watched()), signals.now);
         }
-        Action::Read(reading) => worker.read(reading, &mut Tx { world, at }, seen.now),
-        Action::Connect { until } => running.sleep = Sleep::Connecting(until - world.base, seen),
-        Action::Send => {
-            let engine = &mut world.engine;
+        WorkerAction::Read(reading) => worker.read(reading, &mut Tx { sim, at }, signals.now),
+        WorkerAction::Connect { until } => {
+            running.sleep = Sleep::Connecting(until - sim.base, signals)
+        }
+        WorkerAction::Send => {
+            let engine = &mut sim.engine;
             if let Some(connection) =
                 running.connection.and_then(|id| engine.connections.get_mut(&id))
             {
                 send(worker, connection, &mut engine.alone);
             }
         }
-        Action::Receive => {
-            let connection =
-                running.connection.and_then(|id| world.engine.connections.get_mut(&id));
-            let heard = connection.map_or(Heard::Lost { refused: false }, Connection::poll);
-            if !worker.heard(heard, &seen)
+        WorkerAction::Receive => {
+            let connection = running.connection.and_then(|id| sim.engine.connections.get_mut(&id));
+            let event =
+                connection.map_or(ConnectionEvent::Lost { refused: false }, Connection::poll);
+            if !worker.received(event, &signals)
                 && let Some(id) = running.connection.take()
             {
-                world.engine.connections.remove(&id);
+                sim.engine.connections.remove(&id);
             }
         }
-        Action::Settle => {
-            let before = world.settled;
-            worker.settle(&mut Tx { world, at }, seen.now);
-            world.most_together = world.most_together.max(world.settled - before);
+        WorkerAction::Settle => {
+            let before = sim.settled;
+            worker.settle(&mut Tx { sim, at }, signals.now, MAX_ATTEMPTS);
+            sim.max_settled_at_once = sim.max_settled_at_once.max(sim.settled - before);
         }
-        Action::Tidy => worker.tidy(&mut Tx { world, at }, seen.now),
-        Action::Show => {}
-        Action::Wait(timeout) => running.sleep = Sleep::Until(world.now + timeout, true),
-        Action::Idle(timeout) => running.sleep = Sleep::Until(world.now + timeout, false),
-        Action::ReadDue => {
+        WorkerAction::Prune => worker.prune(&mut Tx { sim, at }, signals.now),
+        WorkerAction::Report => {}
+        WorkerAction::Wait(timeout) => running.sleep = Sleep::Until(sim.now + timeout, true),
+        WorkerAction::Idle(timeout) => running.sleep = Sleep::Until(sim.now + timeout, false),
+        WorkerAction::ReadDue => {
             let active = worker.active();
-            let due = world.databases[at]
+            let due = sim.databases[at]
                 .deferred
                 .iter()
                 .filter(|(at, _)| active.contains(&at.0))
                 .map(|(_, deferred)| deferred.due)
                 .min();
-            let ms = |due: Duration| {
-                world.wall_ms() - world.now.as_millis() as i64 + due.as_millis() as i64
-            };
-            worker.due(due.map(|due| (ms(due), due.saturating_sub(world.now))));
+            let ms =
+                |due: Duration| sim.wall_ms() - sim.now.as_millis() as i64 + due.as_millis() as i64;
+            worker.due(due.map(|due| (ms(due), due.saturating_sub(sim.now))));
         }
-        Action::LookForPrepared => {
-            let pending =
-                world.databases[at].open.iter().any(|open| open.prepared && open.announces);
+        WorkerAction::CheckPrepared => {
+            let pending = sim.databases[at].open.iter().any(|open| open.prepared && open.announces);
             worker.prepared(pending);
         }
-        Action::Depart { generation, due_ms, prepared } => {
-            let shared = &mut world.shared[at];
+        WorkerAction::Depart { generation, due_ms, prepared } => {
+            let shared = &mut sim.shared[at];
             if shared.generation == generation {
-                (shared.drained, shared.due_ms, shared.slow_look) = (generation, due_ms, prepared);
+                (shared.drained, shared.due_ms, shared.slow_poll) = (generation, due_ms, prepared);
                 return false;
             }
         }
-        Action::Yield => {
-            let shared = &mut world.shared[at];
+        WorkerAction::Yield => {
+            let shared = &mut sim.shared[at];
             (shared.drained, shared.generation) = (shared.generation, shared.generation + 1);
             return false;
         }
-        Action::Forget { .. } | Action::Leave => return false,
+        WorkerAction::Forget { .. } | WorkerAction::Leave => return false,
     }
     true
 }
 
-fn send(worker: &mut Worker, connection: &mut Connection, alone: &mut HashMap<String, u32>) {
+fn send(worker: &mut QueueWorker, connection: &mut Connection, alone: &mut HashMap<String, u32>) {
     while connection.has_room()
         && let Some((job, request)) = worker.next_request()
     {
@@ -199,8 +200,8 @@ fn send(worker: &mut Worker, connection: &mut Connection, alone: &mut HashMap<St
         if connection.lost.is_none() {
             connection.requests.insert(id, request);
         } else {
-            // Whoever writes to a connection that was lost learns of it when he reads, and takes it
-            // for a loss while that was in flight.
+            // A worker notices the loss of a connection only when it reads, and counts a request
+            // that it sent meanwhile as in flight.
             *alone.entry(job.url.clone()).or_default() += 1;
         }
         worker.sent(id, job);

@@ -1,78 +1,78 @@
-//! A server of the model: databases, shared memory, an engine, a launcher with a few worker slots,
-//! and a clock that moves only when nobody has anything to do, or for a moment. Shared memory and
-//! the launcher's acts are those of `src/shared.rs` and `src/launcher/databases.rs`.
+//! The simulated server: databases, shared memory, an engine, a launcher with a few worker slots,
+//! and a manual clock. Shared memory and launcher act as `src/shared.rs` and
+//! `src/launcher/databases.rs`.
 
+use crate::chance::Chance;
 use crate::database::{Change, Database, Open};
 use crate::engine::Engine;
-use crate::random::Random;
 use crate::running::Running;
-use pg_caption_queue::worker::Seen;
-use pg_caption_supervisor::schedule::{Ended, Look, Turns, due_at};
+use pg_caption_queue::WorkerSignals;
+use pg_caption_supervisor::schedule::{DatabaseView, WorkerExit, WorkerSchedule, due_at};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
-/// Workers at once; databases are more.
+/// Worker slots; there are more databases.
 const MAX_WORKERS: usize = 2;
-/// A wall clock's beginning, in milliseconds of the Unix epoch.
+/// The wall clock at the start, in milliseconds of the Unix epoch.
 const WALL: u64 = 1_700_000_000_000;
 
-/// What shared memory knows of a database.
+/// The entry of a database in shared memory.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Shared {
     pub known: bool,
     pub generation: u64,
     pub drained: u64,
     pub worker: bool,
-    pub slow_look: bool,
+    pub slow_poll: bool,
     pub due_ms: i64,
 }
 
 #[derive(Debug)]
-pub struct World {
-    pub random: Random,
+pub struct Simulation {
+    pub random: fastrand::Rng,
     pub base: Instant,
-    /// Since the beginning.
+    /// Time since the start.
     pub now: Duration,
     pub databases: Vec<Database>,
     pub shared: Vec<Shared>,
     pub engine: Engine,
     pub epoch: u64,
     pub crowded: bool,
-    /// Databases that somebody wants to have to himself.
+    /// Databases that a session needs exclusively.
     pub wanted: BTreeSet<usize>,
     pub workers: BTreeMap<usize, Running>,
-    pub turns: Turns,
+    pub schedule: WorkerSchedule,
     launcher_latch: bool,
     launcher_until: Option<Duration>,
     /// No background worker slot is free.
     pub slots_taken: bool,
     listed: bool,
     clock: u64,
-    /// Transactions, numbered.
+    /// Number of open transactions begun.
     pub transactions: u64,
-    /// Other people go on between the statements of a worker.
-    pub interludes: bool,
-    /// How often a queue was read from its start.
+    /// Clients commit between the statements of a worker.
+    pub concurrency: bool,
+    /// Reads of a queue from its start.
     pub full_reads: usize,
-    /// Batches of passes that were made.
+    /// Batches of prune passes.
     pub batches: usize,
-    /// Rows cannot be read for now: memory is short.
+    /// All reads fail: memory is short.
     pub unreadable: bool,
-    /// How long the triggers of a row take.
+    /// Run time of a row's triggers.
     pub trigger: Duration,
-    /// Triggers meet a lock that somebody holds.
+    /// Triggers wait for a lock of another transaction.
     pub blocked: bool,
-    /// How often a row was to be settled, and how often in one transaction at most.
+    /// Attempts to settle a row: all, and the maximum of one transaction.
     pub settled: usize,
-    pub most_together: usize,
-    /// Everything that happens is printed.
+    pub max_settled_at_once: usize,
+    /// Print every event.
     pub traced: bool,
 }
 
-impl World {
+impl Simulation {
     pub fn new(seed: u64, databases: usize) -> Self {
-        World {
-            random: Random::new(seed),
+        Simulation {
+            random: fastrand::Rng::with_seed(seed),
             base: Instant::now(),
             now: Duration::from_secs(1),
             databases: (0..databases).map(|_| Database::default()).collect(),
@@ -82,21 +82,21 @@ impl World {
             crowded: false,
             wanted: BTreeSet::new(),
             workers: BTreeMap::new(),
-            turns: Turns::default(),
+            schedule: WorkerSchedule::default(),
             launcher_latch: true,
             launcher_until: None,
             slots_taken: false,
             listed: false,
             clock: 0,
             transactions: 0,
-            interludes: true,
+            concurrency: true,
             full_reads: 0,
             batches: 0,
             unreadable: false,
             trigger: Duration::ZERO,
             blocked: false,
             settled: 0,
-            most_together: 0,
+            max_settled_at_once: 0,
             traced: std::env::var("PG_CAPTION_TRACE").is_ok(),
         }
     }
@@ -111,7 +111,7 @@ impl World {
         }
     }
 
-    /// The number of an event in the order of all.
+    /// Number of the next event.
     pub fn tick(&mut self) -> u64 {
         self.clock += 1;
         self.clock
@@ -121,12 +121,12 @@ impl World {
         WALL as i64 + self.now.as_millis() as i64
     }
 
-    pub fn seen(&self, at: usize) -> Seen {
-        Seen {
+    pub fn signals(&self, at: usize) -> WorkerSignals {
+        WorkerSignals {
             now: self.instant(),
             enabled: true,
             generation: self.shared[at].known.then_some(self.shared[at].generation),
-            slow_look: self.shared[at].slow_look,
+            slow_poll: self.shared[at].slow_poll,
             redefined: self.databases[at]
                 .tables
                 .values()
@@ -137,31 +137,31 @@ impl World {
     }
 
     /// Raises the generation, and wakes the worker or the launcher.
-    pub fn announce(&mut self, at: usize, slow_look: bool) {
+    pub fn announce(&mut self, at: usize, slow_poll: bool) {
         let shared = &mut self.shared[at];
         shared.known = true;
         shared.generation += 1;
-        shared.slow_look |= slow_look;
+        shared.slow_poll |= slow_poll;
         match self.workers.get_mut(&at) {
-            Some(worker) if shared.worker && !slow_look => worker.latch = true,
+            Some(worker) if shared.worker && !slow_poll => worker.latch = true,
             _ => self.launcher_latch = true,
         }
     }
 
-    /// The engine became another one, or none.
+    /// The engine died or restarted.
     pub fn engine_changed(&mut self) {
         self.epoch += 1;
         self.workers.values_mut().for_each(|worker| worker.latch = true);
     }
 
-    /// The engine dies, and comes back after a while.
+    /// The engine dies, and restarts after a while.
     pub fn kill_engine(&mut self) {
         let back = self.now + self.random.millis(3000);
         self.engine.die(back);
         self.engine_changed();
     }
 
-    /// Does everything a transaction of somebody else does, at once.
+    /// Runs and commits a transaction of a client.
     pub fn commit(&mut self, at: usize, changes: &[Change]) {
         self.trace(at, || format!("commits {changes:?}"));
         let clock = self.tick();
@@ -170,20 +170,20 @@ impl World {
         for change in changes {
             keys.extend(db.change(change, clock));
         }
-        // A transaction that touches a row twice has its key twice.
+        // A transaction that changes a row twice queues its key twice.
         if self.random.percent(10)
             && let Some(key) = keys.first().cloned()
         {
             keys.push(key);
         }
-        let told = !keys.is_empty() || changes.iter().any(announces);
+        let announced = !keys.is_empty() || changes.iter().any(announces);
         db.enqueue(keys);
-        if told {
+        if announced {
             self.announce(at, false);
         }
     }
 
-    /// A transaction that ends later comes to its end.
+    /// An open transaction ends.
     pub fn end(&mut self, at: usize, open: Open) {
         self.trace(at, || format!("ends {open:?}"));
         let clock = self.tick();
@@ -193,19 +193,19 @@ impl World {
             return;
         }
         for change in &open.changes {
-            // What it enqueues has its ids already.
+            // Its queue rows have their ids already.
             db.change(change, clock);
         }
         db.queue.extend(open.queued.into_iter().map(|row| (row.id, row)));
-        // Nobody tells of COMMIT PREPARED.
+        // COMMIT PREPARED announces nothing.
         if open.announces && !open.prepared {
             self.announce(at, false);
         }
     }
 
-    /// Between two statements of a worker somebody commits.
-    pub fn others_go_on(&mut self, at: usize) {
-        if !self.interludes {
+    /// Another transaction may commit between two statements of a worker.
+    pub fn interleave(&mut self, at: usize) {
+        if !self.concurrency {
             return;
         }
         if self.random.percent(4) {
@@ -217,7 +217,7 @@ impl World {
         }
     }
 
-    /// A worker has ended, one way or another.
+    /// A worker has ended, in order or not.
     pub fn worker_ended(&mut self, at: usize) {
         if let Some(connection) = self.workers.remove(&at).and_then(|worker| worker.connection) {
             self.engine.connections.remove(&connection);
@@ -227,30 +227,30 @@ impl World {
         self.launcher_latch = true;
         let shared = self.shared[at];
         self.trace(at, || format!("worker ended: {shared:?}"));
-        let look = shared.known.then(|| self.look(at));
+        let view = shared.known.then(|| self.view(at));
         let now = self.instant();
-        if let Ended::Badly { .. } = self.turns.ended(at as u32 + 1, look.as_ref(), now) {
+        if let WorkerExit::Failed { .. } = self.schedule.ended(at as u32 + 1, view.as_ref(), now) {
             self.listed = false;
         }
     }
 
-    fn look(&self, at: usize) -> Look {
+    fn view(&self, at: usize) -> DatabaseView {
         let shared = &self.shared[at];
         let wall = UNIX_EPOCH + Duration::from_millis(self.wall_ms() as u64);
         let due =
             |ms: i64| due_at(UNIX_EPOCH + Duration::from_millis(ms as u64), wall, self.instant());
-        Look {
+        DatabaseView {
             oid: at as u32 + 1,
             generation: shared.generation,
             drained: shared.drained,
             has_worker: shared.worker,
-            slow_look: shared.slow_look,
+            slow_poll: shared.slow_poll,
             due: (shared.due_ms != 0).then(|| due(shared.due_ms)),
         }
     }
 
-    fn looks(&self) -> Vec<Look> {
-        (0..self.shared.len()).filter(|at| self.shared[*at].known).map(|at| self.look(at)).collect()
+    fn views(&self) -> Vec<DatabaseView> {
+        (0..self.shared.len()).filter(|at| self.shared[*at].known).map(|at| self.view(at)).collect()
     }
 
     pub fn launcher_is_awake(&self) -> bool {
@@ -268,33 +268,33 @@ impl World {
                 }
             }
         }
-        let (wanted, crowded) = self.turns.wanted(&self.looks(), self.instant(), MAX_WORKERS);
+        let (wanted, crowded) = self.schedule.wanted(&self.views(), self.instant(), MAX_WORKERS);
         self.crowded = crowded;
-        for look in wanted {
+        for view in wanted {
             if self.slots_taken {
-                self.turns.refused(self.instant());
+                self.schedule.no_slot(self.instant());
                 self.crowded = true;
             } else {
-                self.turns.started(&look, self.instant());
-                let at = look.oid as usize - 1;
+                self.schedule.started(&view, self.instant());
+                let at = view.oid as usize - 1;
                 self.shared[at].worker = true;
-                let seed = self.random.draw();
+                let seed = self.random.u64(..);
                 let running = Running::new(self.instant(), seed);
                 self.workers.insert(at, running);
                 self.trace(at, || "worker starts".into());
             }
         }
         assert!(self.workers.len() <= MAX_WORKERS);
-        let next = self.turns.next_due(&self.looks(), self.instant(), MAX_WORKERS);
+        let next = self.schedule.next_due(&self.views(), self.instant(), MAX_WORKERS);
         self.launcher_until = next.map(|next| next - self.base);
     }
 
-    /// The server restarts: everything is forgotten that is not on disk.
+    /// The server restarts and loses everything that is not on disk.
     pub fn restart(&mut self) {
         self.trace(0, || "the server restarts".into());
         let running: Vec<usize> = self.workers.keys().copied().collect();
         running.into_iter().for_each(|at| self.worker_ended(at));
-        self.turns = Turns::default();
+        self.schedule = WorkerSchedule::default();
         self.shared.iter_mut().for_each(|shared| *shared = Shared::default());
         self.kill_engine();
         for at in 0..self.databases.len() {
@@ -307,7 +307,7 @@ impl World {
         (self.listed, self.launcher_latch, self.crowded) = (false, true, false);
     }
 
-    /// When something happens by itself.
+    /// The next timer.
     pub fn next_event(&self) -> Option<Duration> {
         let workers = self.workers.values().filter_map(Running::until);
         let open = self.databases.iter().flat_map(|db| db.open.iter().map(|open| open.ends));
@@ -319,7 +319,7 @@ impl World {
             .min()
     }
 
-    /// Time passes, and what was to happen by then happens.
+    /// Advances the clock and runs the timers until then.
     pub fn pass(&mut self, to: Duration) {
         self.now = self.now.max(to);
         if self.engine.back.is_some_and(|back| back <= self.now) {
@@ -337,11 +337,11 @@ impl World {
     }
 }
 
-/// Whether a change wakes the worker although it enqueues nothing.
+/// Whether a change wakes the worker without enqueued rows.
 pub fn announces(change: &Change) -> bool {
     use Change::*;
     match change {
-        Watch(..) | Unwatch(_) | WatchAnew(..) | Pause(..) | Retry(_) | Recaption(_) | Tidy(_) => {
+        Watch(..) | Unwatch(_) | Rewatch(..) | Pause(..) | Retry(_) | Recaption(_) | Prune(_) => {
             true
         }
         Insert(..) | Url(..) | Text(..) | Delete(..) | Rename(_) | Truncate(_) | Analyze(_) => {

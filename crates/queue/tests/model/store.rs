@@ -1,52 +1,53 @@
-//! The database as a worker's transaction sees it. Other people go on between its statements.
+//! The database in a worker's transaction. Other transactions commit between its statements.
 
-use crate::database::{At, By, Cell, Deferred, FILLS, Ledger};
-use crate::engine::{MAX_ATTEMPTS, may_fail};
-use crate::simulation::World;
-use pg_caption_queue::outcome::{self, Verdict};
+use crate::chance::Chance;
+use crate::database::{Cell, Deferred, KeyOf, LedgerRow, Writer};
+use crate::engine::may_fail;
+use crate::simulation::Simulation;
 use pg_caption_queue::{
-    Busy, Chunk, Current, Job, Kept, Looked, Past, QueueRow, Row, Settled, Stand, Store, Struck,
-    Unread, Watched, entry, hash,
+    AckedPages, BackfillChunk, CurrentRow, LedgerChange, PruneCursor, PrunePage, PruneStep,
+    PruneTarget, QueueRow, QueueStore, ReadError, RowHistory, RowJob, RowKey, RowOutcome, RowPlan,
+    RowState, RowUpdate, RowsRead, Settlement, StoredRow, TableBusy, WatchedTable,
 };
-use pg_caption_wire::{CaptionOutcome, KnownPicture};
+use pg_caption_wire::KnownPicture;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-/// How long after a pass the next one is due.
+/// When the next prune pass is due after the last one.
 const DAY: Duration = Duration::from_secs(24 * 3600);
 
 /// A transaction of the worker of one database.
 pub struct Tx<'a> {
-    pub world: &'a mut World,
+    pub sim: &'a mut Simulation,
     pub at: usize,
 }
 
-fn at(row: &Row) -> At {
+fn at(row: &RowKey) -> KeyOf {
     (row.relation, row.key.clone())
 }
 
 impl Tx<'_> {
-    fn others(&mut self) {
-        self.world.others_go_on(self.at);
+    fn interleave(&mut self) {
+        self.sim.interleave(self.at);
     }
 
     fn db(&mut self) -> &mut crate::database::Database {
-        &mut self.world.databases[self.at]
+        &mut self.sim.databases[self.at]
     }
 
-    /// Whether the table is as its watch was read, and nobody has it or its watch.
-    fn is_free(&mut self, table: &Watched) -> bool {
+    /// Whether the table is as its watch was read, and neither it nor its watch is locked.
+    fn is_free(&mut self, table: &WatchedTable) -> bool {
         let known = self.db().tables.get(&table.oid);
         known.is_some_and(|t| {
             t.locked.is_none()
                 && !t.changed
-                && t.tally.as_ref().is_some_and(|tally| tally.locked.is_none())
+                && t.state.as_ref().is_some_and(|state| state.locked.is_none())
         })
     }
 
-    fn current(&self, table: &Watched, key: &str) -> Option<Current> {
+    fn current(&self, table: &WatchedTable, key: &str) -> Option<CurrentRow> {
         Some(
-            self.world.databases[self.at]
+            self.sim.databases[self.at]
                 .tables
                 .get(&table.oid)?
                 .rows
@@ -55,65 +56,17 @@ impl Tx<'_> {
         )
     }
 
-    fn carry_out(&mut self, job: &Job, verdict: Verdict<'_>) {
+    /// Writes texts into a row and updates the ledger.
+    fn update(&mut self, settlement: &Settlement<'_>, update: &RowUpdate<'_>) {
+        let job = settlement.job();
         let row = at(&job.row);
-        let now = self.world.now;
-        match verdict {
-            Verdict::Forgiven | Verdict::StillTrue => {
-                if verdict == Verdict::StillTrue {
-                    let clock = self.world.tick();
-                    if let Some(ledger) = self.db().written.get_mut(&row) {
-                        ledger.at = clock;
-                    }
-                }
-                self.db().deferred.remove(&row);
-                self.db().failed.remove(&row);
-            }
-            Verdict::Deferred(_, attempts, pause) => {
-                self.db().deferred.insert(row, Deferred { due: now + pause, attempts });
-            }
-            Verdict::Failed(failure, _) => {
-                let deaths = self.world.engine.alone.get(&job.url).copied().unwrap_or(0);
-                let is_true = may_fail(&job.url, &failure.code)
-                    || (failure.code == "engine_killer" && deaths >= 3);
-                assert!(
-                    is_true,
-                    "{row:?} is said to have failed with {}: {} ({deaths} deaths)",
-                    failure.code, job.url
-                );
-                self.db().deferred.remove(&row);
-                self.db().failed.insert(row, failure.code.clone());
-            }
-        }
-    }
-
-    /// Writes texts into a row, and the ledger.
-    fn write_row(
-        &mut self,
-        table: &Watched,
-        job: &Job,
-        texts: &[(usize, &str)],
-        outdated: &[usize],
-        etag: Option<&str>,
-    ) -> Settled {
-        let row = at(&job.row);
-        let Some(record) = self.db().record(&row) else { return Settled::Done { filled: false } };
-        if record.locked.is_some() {
-            return Settled::Locked;
-        }
-        let current = record.current(table.fills.len());
-        let Some(write) = outcome::write(table, job, &current, texts, outdated) else {
-            return Settled::Done { filled: false };
-        };
-        let clock = self.world.tick();
-        let mut outputs = job.ours.clone();
-        let record = self.world.databases[self.at].record_mut(&row).expect("it was just there");
-        for (cell, text) in &write.new {
+        let record = self.sim.databases[self.at].record_mut(&row).expect("the row was just read");
+        for (cell, text) in &update.texts {
             let cell_was = &mut record.cells[*cell];
             assert_ne!(
-                cell_was.by,
-                By::Person,
-                "a person's text in {row:?} is overwritten: {:?} by {text}",
+                cell_was.writer,
+                Writer::User,
+                "a user's text in {row:?} is overwritten: {:?} by {text}",
                 cell_was.text
             );
             assert!(
@@ -121,62 +74,61 @@ impl Tx<'_> {
                 "{row:?} has {:?} and gets {text}",
                 record.url
             );
-            assert!(
-                record.wishes[*cell] > 0,
-                "{row:?} is written once more than it should be: {text}"
-            );
-            record.wishes[*cell] -= 1;
+            assert!(record.allowed[*cell] > 0, "{row:?} is written once too often: {text}");
+            record.allowed[*cell] -= 1;
             cell_was.text = Some((*text).to_string());
-            cell_was.by = By::Machine(job.url.clone());
-            outputs.insert(FILLS[*cell].0.to_string(), entry(text, &job.url));
+            cell_was.writer = Writer::Engine(job.url.clone());
         }
-        outputs.extend(write.there);
-        for cell in &write.emptied {
+        for cell in &update.emptied {
             let cell_was = &mut record.cells[*cell];
-            let is_old = matches!(&cell_was.by, By::Machine(of) if record.url.as_ref() != Some(of));
+            let is_old =
+                matches!(&cell_was.writer, Writer::Engine(of) if record.url.as_ref() != Some(of));
             assert!(is_old, "{row:?} loses a text that is not of an older URL: {cell_was:?}");
-            *cell_was = Cell { text: None, by: By::Nobody };
-            outputs.remove(FILLS[*cell].0);
+            *cell_was = Cell { text: None, writer: Writer::None };
         }
-        if !write.emptied.is_empty() {
-            // Our own triggers see a text that became empty, whoever emptied it.
+        if !update.emptied.is_empty() {
+            // The extension's triggers also see texts that the worker empties.
             self.db().enqueue(vec![row.clone()]);
-            self.world.announce(self.at, false);
+            self.sim.announce(self.at, false);
         }
-        if texts.is_empty() {
-            if let Some(ledger) = self.db().written.get_mut(&row) {
-                ledger.outputs = outputs;
+        let texts = update.texts.iter().map(|(_, text)| Some((*text).to_string())).collect();
+        let clock = self.sim.tick();
+        match update.ledger(&StoredRow { texts, url: None }) {
+            LedgerChange::Put(entry) => {
+                let ledger = LedgerRow {
+                    url: entry.url,
+                    outputs: entry.outputs,
+                    at: clock,
+                    etag: entry.etag,
+                };
+                self.db().ledger.insert(row.clone(), ledger);
+                self.db().held_by_worker.insert(row);
             }
-            return Settled::Done { filled: false };
+            LedgerChange::Remove(columns) => {
+                if let Some(ledger) = self.db().ledger.get_mut(&row) {
+                    ledger.outputs.retain(|column, _| !columns.contains(column));
+                }
+            }
         }
-        let ledger = Ledger {
-            url: hash(&job.url),
-            outputs,
-            at: clock,
-            etag: etag.filter(|_| write.alone).map(str::to_string),
-        };
-        self.db().written.insert(row.clone(), ledger);
-        self.db().held_by_worker.insert(row);
-        Settled::Done { filled: !write.new.is_empty() }
     }
 }
 
-impl Store for Tx<'_> {
+impl QueueStore for Tx<'_> {
     fn now(&mut self) -> Instant {
-        self.world.instant()
+        self.sim.instant()
     }
 
     fn queue(&mut self, after: i64, tables: &[u32], limit: usize) -> Vec<QueueRow> {
-        self.others();
-        self.world.full_reads += usize::from(after == 0);
+        self.interleave();
+        self.sim.full_reads += usize::from(after == 0);
         let rows = self.db().queue.range(after + 1..).map(|(_, row)| row);
         rows.filter(|row| tables.contains(&row.relation)).take(limit).cloned().collect()
     }
 
-    fn due(&mut self, tables: &[u32], limit: usize) -> Vec<Row> {
-        self.others();
-        let now = self.world.now;
-        let mut due: Vec<(&At, &Deferred)> = self
+    fn due(&mut self, tables: &[u32], limit: usize) -> Vec<RowKey> {
+        self.interleave();
+        let now = self.sim.now;
+        let mut due: Vec<(&KeyOf, &Deferred)> = self
             .db()
             .deferred
             .iter()
@@ -185,18 +137,18 @@ impl Store for Tx<'_> {
         due.sort_by_key(|(_, deferred)| deferred.due);
         let of_each =
             tables.iter().flat_map(|table| due.iter().filter(|(at, _)| at.0 == *table).take(limit));
-        of_each.map(|(at, _)| Row { relation: at.0, key: at.1.clone() }).collect()
+        of_each.map(|(at, _)| RowKey { relation: at.0, key: at.1.clone() }).collect()
     }
 
     fn chunk(
         &mut self,
-        table: &Watched,
+        table: &WatchedTable,
         after: Option<&str>,
         limit: usize,
-    ) -> Result<Chunk, Unread> {
-        self.others();
+    ) -> Result<BackfillChunk, ReadError> {
+        self.interleave();
         if !self.is_free(table) {
-            return Err(Unread::Busy);
+            return Err(ReadError::Busy);
         }
         let from = after.map_or(std::ops::Bound::Unbounded, |after| {
             std::ops::Bound::Excluded(after.to_string())
@@ -208,39 +160,42 @@ impl Store for Tx<'_> {
             .take(limit)
             .map(|(key, record)| (key.clone(), record.current(table.fills.len())))
             .collect();
-        Ok(Chunk { ended: rows.len() < limit, rows })
+        Ok(BackfillChunk { ended: rows.len() < limit, rows })
     }
 
-    fn rows(&mut self, table: &Watched, keys: &[String]) -> Result<Vec<(String, Current)>, Busy> {
-        self.others();
-        // The owner's own code waited for a lock in vain, or memory was short.
-        let failed =
-            self.world.unreadable || (self.world.interludes && self.world.random.percent(4));
+    fn rows(
+        &mut self,
+        table: &WatchedTable,
+        keys: &[String],
+    ) -> Result<Vec<(String, CurrentRow)>, TableBusy> {
+        self.interleave();
+        // The owner's own code could not get a lock, or memory was short.
+        let failed = self.sim.unreadable || (self.sim.concurrency && self.sim.random.percent(4));
         if failed || !self.is_free(table) {
-            return Err(Busy);
+            return Err(TableBusy);
         }
         Ok(keys.iter().filter_map(|key| Some((key.clone(), self.current(table, key)?))).collect())
     }
 
-    fn history(&mut self, table: &Watched, keys: &[String]) -> HashMap<String, Past> {
-        self.others();
+    fn history(&mut self, table: &WatchedTable, keys: &[String]) -> HashMap<String, RowHistory> {
+        self.interleave();
         let recaption: u64 =
             table.recaption_before.as_deref().map_or(0, |at| at.parse().expect("a number"));
         let db = self.db();
         let past = |key: &String| {
             let at = (table.oid, key.clone());
-            let (ledger, deferred) = (db.written.get(&at), db.deferred.get(&at));
+            let (ledger, deferred) = (db.ledger.get(&at), db.deferred.get(&at));
             if ledger.is_none() && deferred.is_none() {
                 return None;
             }
-            let seen = ledger.and_then(|ledger| ledger.etag.clone());
+            let etag = ledger.and_then(|ledger| ledger.etag.clone());
             Some((
                 key.clone(),
-                Past {
-                    ours: ledger.map(|ledger| ledger.outputs.clone()).unwrap_or_default(),
-                    again: ledger.is_some_and(|ledger| ledger.at < recaption),
+                RowHistory {
+                    ledger: ledger.map(|ledger| ledger.outputs.clone()).unwrap_or_default(),
+                    recaption: ledger.is_some_and(|ledger| ledger.at < recaption),
                     url: ledger.map(|ledger| ledger.url.clone()).unwrap_or_default(),
-                    seen: seen.map(|etag| KnownPicture {
+                    validators: etag.map(|etag| KnownPicture {
                         etag: Some(etag),
                         last_modified: None,
                         model: "digest".into(),
@@ -252,192 +207,195 @@ impl Store for Tx<'_> {
         keys.iter().filter_map(past).collect()
     }
 
-    fn may_write(&mut self, table: &Watched) -> bool {
-        self.others();
+    fn may_write(&mut self, table: &WatchedTable) -> bool {
+        self.interleave();
         self.is_free(table)
     }
 
-    fn settle(
-        &mut self,
-        table: &Watched,
-        job: &Job,
-        outcome: &CaptionOutcome,
-        jitter: f64,
-    ) -> Settled {
-        self.others();
-        self.world.settled += 1;
-        let trigger = if self.world.interludes && self.world.random.percent(3) {
-            self.world.random.millis(1000)
+    fn write<'a>(&mut self, settlement: &'a Settlement<'a>) -> RowPlan<'a> {
+        self.interleave();
+        self.sim.settled += 1;
+        let trigger = if self.sim.concurrency && self.sim.random.percent(3) {
+            self.sim.random.millis(1000)
         } else {
-            self.world.trigger
+            self.sim.trigger
         };
         if trigger > Duration::ZERO {
-            let then = self.world.now + trigger;
-            self.world.pass(then);
+            let then = self.sim.now + trigger;
+            self.sim.pass(then);
         }
-        let (texts, verdict) = outcome::verdict(job, outcome, MAX_ATTEMPTS, jitter);
-        let mut settled = Settled::Done { filled: false };
-        let outdated = outcome::outdated(table, job, &texts, verdict);
-        let etag = if let CaptionOutcome::Done { image, .. } = outcome {
-            image.etag.as_deref()
-        } else {
-            None
-        };
-        if !texts.is_empty() || !outdated.is_empty() {
-            if self.world.blocked || (self.world.interludes && self.world.random.percent(4)) {
-                return Settled::Blocked;
-            }
-            settled = self.write_row(table, job, &texts, &outdated, etag);
-            if settled == Settled::Locked {
-                return settled;
-            }
+        if self.sim.blocked || (self.sim.concurrency && self.sim.random.percent(4)) {
+            return settlement.plan(RowState::Blocked);
         }
-        self.carry_out(job, verdict);
-        settled
+        let row = at(&settlement.job().row);
+        let Some(record) = self.db().record(&row) else { return settlement.plan(RowState::Gone) };
+        if record.locked.is_some() {
+            return settlement.plan(RowState::Locked);
+        }
+        let current = record.current(settlement.table().fills.len());
+        let plan = settlement.plan(RowState::Current(&current));
+        if let RowPlan::Write(update, _) = &plan {
+            self.update(settlement, update);
+        }
+        plan
     }
 
-    fn put_off(&mut self, row: &Row, attempts: i32, pause: Duration) {
-        let due = self.world.now + pause;
-        self.db().deferred.insert(at(row), Deferred { due, attempts });
+    fn record(&mut self, job: &RowJob, outcome: &RowOutcome) {
+        let row = at(&job.row);
+        let now = self.sim.now;
+        match outcome {
+            RowOutcome::Done | RowOutcome::Confirmed => {
+                if *outcome == RowOutcome::Confirmed {
+                    let clock = self.sim.tick();
+                    if let Some(ledger) = self.db().ledger.get_mut(&row) {
+                        ledger.at = clock;
+                    }
+                }
+                self.db().deferred.remove(&row);
+                self.db().failed.remove(&row);
+            }
+            RowOutcome::Deferred { attempts, pause, .. } => {
+                let deferred = Deferred { due: now + *pause, attempts: *attempts };
+                self.db().deferred.insert(row, deferred);
+            }
+            RowOutcome::Failed { failure, .. } => {
+                let deaths = self.sim.engine.alone.get(&job.url).copied().unwrap_or(0);
+                let is_true = may_fail(&job.url, &failure.code)
+                    || (failure.code == "engine_killer" && deaths >= 3);
+                assert!(
+                    is_true,
+                    "{row:?} is recorded with {}: {} ({deaths} deaths)",
+                    failure.code, job.url
+                );
+                self.db().deferred.remove(&row);
+                self.db().failed.insert(row, failure.code.clone());
+            }
+        }
     }
 
-    fn undefer(&mut self, row: &Row) {
+    fn undefer(&mut self, row: &RowKey) {
         self.db().deferred.remove(&at(row));
     }
 
-    fn strike(&mut self, struck: &Struck, tables: &[Watched]) {
-        for (relation, id) in &struck.queue {
+    fn acknowledge(&mut self, acked: &AckedPages, tables: &[WatchedTable]) {
+        for (relation, id) in &acked.queue {
             let row = self.db().queue.remove(id);
             assert!(
                 row.is_none_or(|row| row.relation == *relation),
                 "row {id} of the queue is not of table {relation}"
             );
         }
-        for (relation, last, _) in &struck.walks {
-            let walk = tables.iter().find(|table| table.oid == *relation).map(|table| table.walk);
-            let tally = self.db().tables.get_mut(relation).and_then(|table| table.tally.as_mut());
-            if let Some(tally) = tally.filter(|tally| Some(tally.walk) == walk) {
-                tally.backfill_done = last.is_none();
-                tally.backfill_after = last.clone().or(tally.backfill_after.take());
+        for (relation, last, _) in &acked.backfills {
+            let run = tables.iter().find(|table| table.oid == *relation).map(|t| t.backfill_run);
+            let state = self.db().tables.get_mut(relation).and_then(|table| table.state.as_mut());
+            if let Some(state) = state.filter(|state| Some(state.backfill_run) == run) {
+                state.backfill_done = last.is_none();
+                state.backfill_after = last.clone().or(state.backfill_after.take());
             }
         }
     }
 
-    fn tally(&mut self, relation: u32, filled: i64, _per_minute: f32) {
-        if let Some(tally) =
-            self.db().tables.get_mut(&relation).and_then(|table| table.tally.as_mut())
+    fn count_filled(&mut self, relation: u32, filled: i64, _per_minute: f32) {
+        if let Some(state) =
+            self.db().tables.get_mut(&relation).and_then(|table| table.state.as_mut())
         {
-            tally.filled += filled;
+            state.filled += filled;
         }
     }
 
-    fn untidy(&mut self, tables: &[u32]) -> Vec<u32> {
-        self.others();
-        let now = self.world.now;
+    fn prune_due(&mut self, tables: &[u32]) -> Vec<u32> {
+        self.interleave();
+        let now = self.sim.now;
         let is_due = |oid: &u32| {
-            let table = &self.world.databases[self.at].tables[oid];
-            let tally = table.tally.as_ref().filter(|_| table.watch.is_some());
-            tally.is_some_and(|tally| {
-                let is_old = tally.tidied.is_none_or(|at| at + DAY <= now);
-                is_old || tally.stand.is_some() || tally.tidied_file != table.file
+            let table = &self.sim.databases[self.at].tables[oid];
+            let state = table.state.as_ref().filter(|_| table.watch.is_some());
+            state.is_some_and(|state| {
+                let is_old = state.pruned_at.is_none_or(|at| at + DAY <= now);
+                is_old || state.cursor.is_some() || state.pruned_file != table.file
             })
         };
         tables.iter().copied().filter(is_due).collect()
     }
 
-    fn stand(&mut self, table: &Watched) -> Result<Stand, Busy> {
-        self.others();
+    fn prune_page(&mut self, table: &WatchedTable, limit: usize) -> Result<PrunePage, TableBusy> {
+        self.interleave();
         if !self.is_free(table) {
-            return Err(Busy);
+            return Err(TableBusy);
         }
-        self.world.batches += 1;
-        let file = self.db().tables[&table.oid].file;
-        let tally = self
-            .db()
-            .tables
-            .get_mut(&table.oid)
-            .and_then(|table| table.tally.as_mut())
-            .expect("it was just there");
-        Ok(tally.stand.clone().filter(|_| tally.tidied_file == file).unwrap_or_else(Stand::start))
-    }
-
-    fn kept(
-        &mut self,
-        table: &Watched,
-        kept: Kept,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Vec<String> {
-        self.others();
-        let of: Vec<&At> = match kept {
-            Kept::Failed => self.db().failed.keys().collect(),
-            Kept::Written => self.db().written.keys().collect(),
+        self.sim.batches += 1;
+        let watched = &self.db().tables[&table.oid];
+        let state = watched.state.as_ref().expect("a watched table has a state");
+        let PruneCursor { target, after } = state
+            .cursor
+            .clone()
+            .filter(|_| state.pruned_file == watched.file)
+            .unwrap_or_else(PruneCursor::start);
+        let keys: Vec<&KeyOf> = match target {
+            PruneTarget::Failures => self.db().failed.keys().collect(),
+            PruneTarget::Ledger => self.db().ledger.keys().collect(),
         };
-        let beyond =
-            |at: &&&At| at.0 == table.oid && after.is_none_or(|after| at.1.as_str() > after);
-        of.iter().filter(beyond).take(limit).map(|at| at.1.clone()).collect()
+        let is_next =
+            |at: &&&KeyOf| at.0 == table.oid && after.as_ref().is_none_or(|after| at.1 > *after);
+        let keys = keys.iter().filter(is_next).take(limit).map(|at| at.1.clone()).collect();
+        Ok(PrunePage { target, keys })
     }
 
-    fn look(&mut self, table: &Watched, keys: &[String]) -> Result<Looked, Unread> {
-        self.others();
-        if self.world.unreadable || (self.world.interludes && self.world.random.percent(4)) {
-            return Err(Unread::Busy);
+    fn existing_rows(
+        &mut self,
+        table: &WatchedTable,
+        keys: &[String],
+    ) -> Result<RowsRead, ReadError> {
+        self.interleave();
+        if self.sim.unreadable || (self.sim.concurrency && self.sim.random.percent(4)) {
+            return Err(ReadError::Busy);
         }
-        let mut looked = Looked::default();
-        self.db().looked.clear();
+        let mut read = RowsRead::default();
+        self.db().pruned_rows.clear();
         for key in keys {
             let at = (table.oid, key.clone());
-            // The owner's own code refuses to be read.
-            if self.world.interludes && self.world.random.percent(4) {
-                looked.unread.push(key.clone());
-                self.db().looked.insert(at, Some(true));
+            // The owner's own code raises an error.
+            if self.sim.concurrency && self.sim.random.percent(4) {
+                read.unreadable.push(key.clone());
+                self.db().pruned_rows.insert(at, Some(true));
                 continue;
             }
-            let seen = self
-                .db()
-                .record(&at)
-                .map(|record| (record.wants(table.fills.len()), record.current(table.fills.len())));
-            self.db().looked.insert(at, seen.as_ref().map(|(wants, _)| *wants));
-            looked.rows.extend(seen.map(|(_, current)| (key.clone(), current)));
+            let seen = self.db().record(&at).map(|record| {
+                (record.needs_text(table.fills.len()), record.current(table.fills.len()))
+            });
+            self.db().pruned_rows.insert(at, seen.as_ref().map(|(needs, _)| *needs));
+            read.rows.extend(seen.map(|(_, current)| (key.clone(), current)));
         }
-        Ok(looked)
+        Ok(read)
     }
 
-    fn forget(&mut self, table: &Watched, kept: Kept, keys: &[String]) {
-        for key in keys {
+    fn prune(&mut self, table: &WatchedTable, step: &PruneStep) {
+        for key in &step.obsolete {
             let at = (table.oid, key.clone());
-            let seen = self.db().looked.get(&at).copied();
-            match kept {
-                Kept::Written => {
-                    assert_eq!(
-                        seen,
-                        Some(None),
-                        "the ledger's entry of {at:?} is forgotten, whose row was there or was not looked at"
-                    );
-                    self.db().written.remove(&at);
+            let seen = self.db().pruned_rows.get(&at).copied();
+            match step.target {
+                PruneTarget::Ledger => {
+                    let is_deleted = seen == Some(None);
+                    assert!(is_deleted, "{at:?} loses its ledger entry, but may exist: {seen:?}");
+                    self.db().ledger.remove(&at);
                 }
-                Kept::Failed => {
-                    assert!(
-                        matches!(seen, Some(None | Some(false))),
-                        "the failure of {at:?} is forgotten, whose row wants a text or was not looked at"
-                    );
+                PruneTarget::Failures => {
+                    let is_obsolete = matches!(seen, Some(None | Some(false)));
+                    assert!(is_obsolete, "{at:?} loses its failure, but may need a text: {seen:?}");
                     self.db().failed.remove(&at);
                 }
             }
         }
-    }
-
-    fn stands(&mut self, table: &Watched, stand: Option<&Stand>) {
-        let now = self.world.now;
+        let now = self.sim.now;
         if let Some(table) = self.db().tables.get_mut(&table.oid)
-            && let Some(tally) = &mut table.tally
+            && let Some(state) = &mut table.state
         {
-            // As it comes back out of the database.
-            tally.stand = stand.map(|stand| Stand::from_json(&stand.to_json()));
-            assert_eq!(tally.stand.as_ref(), stand);
-            tally.tidied_file = table.file;
-            if stand.is_none() {
-                tally.tidied = Some(now);
+            // As the database returns it.
+            let json = step.next.as_ref().map(PruneCursor::to_json);
+            state.cursor = json.as_ref().map(PruneCursor::from_json);
+            assert_eq!(state.cursor, step.next);
+            state.pruned_file = table.file;
+            if step.next.is_none() {
+                state.pruned_at = Some(now);
             }
         }
     }

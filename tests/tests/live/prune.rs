@@ -1,13 +1,11 @@
-//! What is kept of rows, ledger and failures, goes when it is of no use any more, and never before.
+//! Pruning: entries of deleted rows and resolved failures are removed, and no other entries.
 
-use pg_caption_tests::{Answer, Cluster, Database, Gate, Session, Web, eventually};
+use pg_caption_tests::{
+    ServerAnswer, TestDatabase, TestServer, TestSession, eventually, shared_database,
+};
 
-fn database() -> Database<'static> {
-    Cluster::shared().database()
-}
-
-/// A watched table with its captions, and its first pass made.
-fn captioned(db: &Database, web: &Web, count: usize) -> Session {
+/// A watched table with captions, after its first prune.
+fn captioned(db: &TestDatabase, web: &TestServer, count: usize) -> TestSession {
     let mut session = db.products_of(web, count);
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
@@ -16,33 +14,55 @@ fn captioned(db: &Database, web: &Web, count: usize) -> Session {
     session
 }
 
-/// Asks for a pass and sees it made.
-fn tidy(session: &mut Session) {
+/// A watched table with captions for these keys, in the partitions `low` (0 to 9) and `high` (10 to
+/// 19).
+fn partitioned(db: &TestDatabase, web: &TestServer, keys: &[u32]) -> TestSession {
+    let mut session = db.session();
+    session.run(
+        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id);
+         CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (10); \
+         CREATE TABLE high PARTITION OF products FOR VALUES FROM (10) TO (20)",
+    );
+    for (id, url) in keys.iter().zip(web.pictures(keys.len())) {
+        session.run(&format!("INSERT INTO products (id, image_url) VALUES ({id}, '{url}')"));
+    }
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    session
+}
+
+/// Requests a prune and waits for its end.
+fn prune(session: &mut TestSession) {
     session.run("SELECT caption.prune('products')");
-    eventually("the pass is made", || {
-        session.holds("(SELECT pruned_at IS NOT NULL FROM caption.watch_state WHERE relation = 'products'::regclass)")
+    eventually("the table is pruned", || {
+        session.holds(
+            "(SELECT pruned_at IS NOT NULL FROM caption.watch_state \
+             WHERE relation = 'products'::regclass)",
+        )
     });
 }
 
-fn keys(session: &mut Session, of: &str) -> String {
+/// The keys in a relation of the schema `caption`, separated by spaces.
+fn keys(session: &mut TestSession, relation: &str) -> String {
     session.text(&format!(
-        "SELECT coalesce(string_agg(key->>0, ' ' ORDER BY key), '') FROM caption.{of}"
+        "SELECT coalesce(string_agg(key->>0, ' ' ORDER BY key), '') FROM caption.{relation}"
     ))
 }
 
-/// Nobody is at work, and nothing is left to do.
-const AT_REST: &str =
+/// Condition: no worker serves this database, and no work is left.
+const IDLE: &str =
     "(SELECT state = 'idle' FROM caption.database WHERE database = current_database())";
 
 #[test]
-fn the_ledger_of_deleted_rows_goes_and_that_of_the_others_stays() {
-    let (db, web) = (database(), Web::start());
+fn entries_of_deleted_rows_are_pruned() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = captioned(&db, &web, 6);
     session.run("DELETE FROM products WHERE id IN (2, 3, 6)");
-    tidy(&mut session);
-    assert_eq!(keys(&mut session, "written"), "1 4 5");
-    // Which texts are ours is still known.
-    let url = web.serve("/other.jpg", Answer::picture(9));
+    prune(&mut session);
+    assert_eq!(keys(&mut session, "ledger"), "1 4 5");
+    // The remaining texts are still known as machine-written.
+    let url = web.serve("/other.jpg", ServerAnswer::picture(9));
     session.run(&format!("UPDATE products SET image_url = '{url}' WHERE id = 4"));
     let caption = session.text(&format!("SELECT caption_image('{url}')"));
     session.run("CALL caption.wait('products')");
@@ -50,28 +70,19 @@ fn the_ledger_of_deleted_rows_goes_and_that_of_the_others_stays() {
 }
 
 #[test]
-fn the_ledger_of_a_truncated_table_goes_without_being_asked() {
-    let (db, web) = (database(), Web::start());
+fn truncate_triggers_a_prune() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = captioned(&db, &web, 4);
     session.run("TRUNCATE products");
-    // Some worker must come by.
+    // A new row starts a worker.
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
     db.eventually("(SELECT array_agg(key->>0) = '{5}' FROM caption.ledger)");
 }
 
 #[test]
-fn the_ledger_of_a_dropped_partition_goes_without_being_asked() {
-    let (db, web) = (database(), Web::start());
-    let mut session = db.session();
-    session.run(
-        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
-         CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF products FOR VALUES FROM (10) TO (20)",
-    );
-    for (id, url) in [1, 2, 11, 12].into_iter().zip(web.pictures(4)) {
-        session.run(&format!("INSERT INTO products (id, image_url) VALUES ({id}, '{url}')"));
-    }
-    session.run("SELECT caption.watch('products')");
-    session.run("CALL caption.wait('products')");
+fn a_dropped_partition_triggers_a_prune() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = partitioned(&db, &web, &[1, 2, 11, 12]);
     db.eventually("(SELECT pruned_at IS NOT NULL FROM caption.watch_state)");
     session.run("DROP TABLE low");
     session
@@ -82,16 +93,20 @@ fn the_ledger_of_a_dropped_partition_goes_without_being_asked() {
 }
 
 #[test]
-fn the_ledger_of_many_deleted_rows_goes_without_being_asked() {
-    let (db, web) = (database(), Web::start());
+fn many_deleted_rows_trigger_a_prune() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = captioned(&db, &web, 2);
-    session.run("INSERT INTO products (image_url, alt, seo) SELECT image_url, alt, seo FROM products, generate_series(1, 1000)");
+    session.run(
+        "INSERT INTO products (image_url, alt, seo) SELECT image_url, alt, seo \
+         FROM products, generate_series(1, 1000)",
+    );
     session.run(
         "INSERT INTO caption.ledger (relation, key, url, outputs, model)
-         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model FROM caption.ledger, generate_series(3, 2002) n WHERE key = '[\"1\"]'",
+         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model \
+         FROM caption.ledger, generate_series(3, 2002) n WHERE key = '[\"1\"]'",
     );
     session.run("DELETE FROM products WHERE id > 2");
-    // As it happens by itself within a second or ten.
+    // Flushes the statistics now instead of within ten seconds.
     session.run("SELECT pg_stat_force_next_flush()");
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
     db.eventually(
@@ -100,20 +115,22 @@ fn the_ledger_of_many_deleted_rows_goes_without_being_asked() {
 }
 
 #[test]
-fn a_day_after_the_last_pass_a_worker_that_comes_by_makes_the_next_and_not_before() {
-    let (db, web) = (database(), Web::start());
+fn tables_are_pruned_once_a_day() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = captioned(&db, &web, 3);
     session.run("DELETE FROM products WHERE id = 1");
     session.run(
-        "UPDATE caption.watch_state SET pruned_at = clock_timestamp() - interval '23 hours 50 minutes'",
+        "UPDATE caption.watch_state SET pruned_at = clock_timestamp() - interval '23 hours 50 \
+         minutes'",
     );
     let insert = format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg"));
     session.run(&insert);
     session.run("CALL caption.wait('products')");
-    db.eventually(AT_REST);
-    assert_eq!(keys(&mut session, "written"), "1 2 3 4");
+    db.eventually(IDLE);
+    assert_eq!(keys(&mut session, "ledger"), "1 2 3 4");
     session.run(
-        "UPDATE caption.watch_state SET pruned_at = clock_timestamp() - interval '24 hours 1 minute'",
+        "UPDATE caption.watch_state SET pruned_at = clock_timestamp() - interval '24 hours 1 \
+         minute'",
     );
     session.run(&insert);
     db.eventually("(SELECT string_agg(key->>0, ' ' ORDER BY key) = '2 3 4 5' FROM caption.ledger)");
@@ -123,8 +140,8 @@ fn a_day_after_the_last_pass_a_worker_that_comes_by_makes_the_next_and_not_befor
 }
 
 #[test]
-fn a_failure_that_is_none_any_more_leaves_the_view_and_the_others_stay() {
-    let (db, web) = (database(), Web::start());
+fn resolved_failures_are_pruned() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut urls = web.pictures(1);
     urls.extend((2..=7).map(|number| web.url(&format!("/gone_{number}.jpg"))));
     let mut session = db.products(&urls);
@@ -135,49 +152,50 @@ fn a_failure_that_is_none_any_more_leaves_the_view_and_the_others_stay() {
     session.run("DELETE FROM products WHERE id = 3");
     session.run("UPDATE products SET image_url = NULL WHERE id = 4");
     session.run("UPDATE products SET image_url = '' WHERE id = 5");
-    // One text is still missing.
+    // In this row one text is still missing.
     session.run("UPDATE products SET alt = 'By hand' WHERE id = 6");
-    tidy(&mut session);
+    prune(&mut session);
     assert_eq!(keys(&mut session, "failure"), "6 7");
     assert_eq!(session.number("SELECT failed FROM caption.progress"), 2);
 }
 
 #[test]
-fn a_failure_to_caption_a_row_again_stays_while_its_text_is_of_another_picture() {
-    let (db, web) = (database(), Web::start());
+fn failures_of_outdated_texts_are_kept() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = captioned(&db, &web, 2);
     session
         .run(&format!("UPDATE products SET image_url = '{}' WHERE id = 1", web.url("/gone.jpg")));
     session.run("CALL caption.wait('products')");
     assert_eq!(keys(&mut session, "failure"), "1");
-    tidy(&mut session);
+    prune(&mut session);
     assert_eq!(keys(&mut session, "failure"), "1");
 }
 
 #[test]
-fn rows_that_somebody_holds_are_there_until_their_deletion_is_committed() {
-    let (db, web) = (database(), Web::start());
+fn locked_rows_keep_their_entries() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = captioned(&db, &web, 3);
     let mut open = db.session();
     open.run(
         "BEGIN; SELECT FROM products WHERE id = 1 FOR UPDATE; DELETE FROM products WHERE id = 2",
     );
-    tidy(&mut session);
-    assert_eq!(keys(&mut session, "written"), "1 2 3");
+    prune(&mut session);
+    assert_eq!(keys(&mut session, "ledger"), "1 2 3");
     open.run("COMMIT");
-    tidy(&mut session);
-    assert_eq!(keys(&mut session, "written"), "1 3");
+    prune(&mut session);
+    assert_eq!(keys(&mut session, "ledger"), "1 3");
 }
 
 #[test]
-fn nothing_is_forgotten_of_rows_that_cannot_be_seen() {
-    let (db, web) = (database(), Web::start());
+fn invisible_rows_keep_their_entries() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = captioned(&db, &web, 3);
     let owner = format!("owner_{}", db.name);
     session.run(&format!("CREATE ROLE {owner}; ALTER TABLE products OWNER TO {owner}"));
     for (hide, show) in [
         (
-            "ALTER TABLE products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; CREATE POLICY few ON products USING (id < 2)",
+            "ALTER TABLE products ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY; \
+             CREATE POLICY few ON products USING (id < 2)",
             "ALTER TABLE products NO FORCE ROW LEVEL SECURITY",
         ),
         (
@@ -187,27 +205,27 @@ fn nothing_is_forgotten_of_rows_that_cannot_be_seen() {
     ] {
         session.run(hide);
         session.run("SELECT caption.prune('products')");
-        db.eventually(AT_REST);
-        assert_eq!(keys(&mut session, "written"), "1 2 3", "after {hide}");
+        db.eventually(IDLE);
+        assert_eq!(keys(&mut session, "ledger"), "1 2 3", "after {hide}");
         assert!(
             session.holds("(SELECT pruned_at IS NULL FROM caption.watch_state)"),
-            "no pass could be made"
+            "the prune could not finish"
         );
         session.run(show);
-        tidy(&mut session);
-        assert_eq!(keys(&mut session, "written"), "1 2 3", "after {show}");
+        prune(&mut session);
+        assert_eq!(keys(&mut session, "ledger"), "1 2 3", "after {show}");
     }
     session.run("DELETE FROM products WHERE id = 2");
-    tidy(&mut session);
-    assert_eq!(keys(&mut session, "written"), "1 3");
+    prune(&mut session);
+    assert_eq!(keys(&mut session, "ledger"), "1 3");
     session.run(&format!("DROP TABLE products; DROP ROLE {owner}"));
 }
 
 #[test]
-fn one_row_that_cannot_be_read_keeps_its_entry_and_the_others_are_tidied() {
-    let (db, web) = (database(), Web::start());
+fn an_unreadable_key_keeps_its_entry() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
-    // A key that no longer fits its column's type.
+    // The key "three" will not fit the column's new type.
     session.run("CREATE TABLE products (id text PRIMARY KEY, image_url text, alt text, seo text)");
     for (id, url) in ["1", "2", "three", "4"].into_iter().zip(web.pictures(4)) {
         session.run(&format!("INSERT INTO products (id, image_url) VALUES ('{id}', '{url}')"));
@@ -215,39 +233,46 @@ fn one_row_that_cannot_be_read_keeps_its_entry_and_the_others_are_tidied() {
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
     session.run("DELETE FROM products WHERE id IN ('three', '2')");
-    session.run("DROP TRIGGER pg_caption_insert ON products; DROP TRIGGER pg_caption_update ON products; ALTER TABLE products ALTER id TYPE int USING id::int;
-         SELECT caption.watch('products')");
+    session.run(
+        "DROP TRIGGER pg_caption_insert ON products; \
+         DROP TRIGGER pg_caption_update ON products; \
+         ALTER TABLE products ALTER id TYPE int USING id::int;
+         SELECT caption.watch('products')",
+    );
     session.run("CALL caption.wait('products')");
-    tidy(&mut session);
-    assert_eq!(keys(&mut session, "written"), "1 4 three");
+    prune(&mut session);
+    assert_eq!(keys(&mut session, "ledger"), "1 4 three");
 }
 
 #[test]
-fn rows_stay_known_whatever_their_keys_are_made_of() {
-    let (db, web) = (database(), Web::start());
+fn entries_survive_with_any_key_type() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
     session.run(
-        "CREATE TABLE products (a numeric, b timestamptz, c char(5), d text, e real, f interval, image_url text, alt text, seo text, PRIMARY KEY (a, b, c, d, e, f))",
+        "CREATE TABLE products (a numeric, b timestamptz, c char(5), d text, e real, f interval, \
+         image_url text, alt text, seo text, PRIMARY KEY (a, b, c, d, e, f))",
     );
     let urls = web.pictures(3);
     session.run(&format!(
         "INSERT INTO products (a, b, c, d, e, f, image_url) VALUES
-            (1.00, '2026-11-22 10:00:00.123456+05', 'ab', E'q\\'uo\"te\\\\ \\n ☃', 0.1, '1 mon 3 days 04:00', '{}'),
-            ('NaN', '-infinity', '', '', 'Infinity', '-1 day', '{}'), (1e40, 'infinity', 'abcde', ' x ', 1e-30, '0', '{}')",
+            (1.00, '2026-11-22 10:00:00.123456+05', 'ab', E'q\\'uo\"te\\\\ \\n ☃', 0.1, \
+            '1 mon 3 days 04:00', '{}'),
+            ('NaN', '-infinity', '', '', 'Infinity', '-1 day', '{}'), (1e40, 'infinity', 'abcde', \
+            ' x ', 1e-30, '0', '{}')",
         urls[0], urls[1], urls[2]
     ));
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
-    tidy(&mut session);
+    prune(&mut session);
     assert_eq!(session.number("SELECT count(*) FROM caption.ledger"), 3);
     session.run("DELETE FROM products WHERE a = 1");
-    tidy(&mut session);
+    prune(&mut session);
     assert_eq!(session.number("SELECT count(*) FROM caption.ledger"), 2);
 }
 
 #[test]
-fn no_entry_is_passed_over_whatever_order_its_key_stands_in() {
-    let (db, web) = (database(), Web::start());
+fn no_entry_is_missed_in_any_key_order() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
     session.run("CREATE TABLE products (id text PRIMARY KEY, image_url text, alt text, seo text)");
     session.run(&format!(
@@ -256,79 +281,76 @@ fn no_entry_is_passed_over_whatever_order_its_key_stands_in() {
     ));
     session.run("SELECT caption.watch('products')");
     session.run("CALL caption.wait('products')");
-    // As texts of JSON the last one comes first, as keys it comes last: more than one batch is
-    // between.
+    // The order of JSON texts and that of keys differ: the last key is first as JSON, more than a
+    // batch apart.
     session.run(
         "INSERT INTO caption.ledger (relation, key, url, outputs, model)
-         SELECT relation, to_jsonb(ARRAY[id]), url, outputs, model FROM caption.ledger, (SELECT format('k %s', 100 + n) AS id FROM generate_series(1, 500) n UNION SELECT 'k') i",
+         SELECT relation, to_jsonb(ARRAY[id]), url, outputs, model FROM caption.ledger, \
+         (SELECT format('k %s', 100 + n) AS id FROM generate_series(1, 500) n UNION SELECT 'k') i",
     );
-    tidy(&mut session);
-    assert_eq!(keys(&mut session, "written"), "k 000");
+    prune(&mut session);
+    assert_eq!(keys(&mut session, "ledger"), "k 000");
 }
 
 #[test]
-fn a_partition_that_somebody_holds_costs_no_worker_its_life() {
-    let (cluster, web) = (Cluster::private(&[]), Web::start());
+fn a_locked_partition_ends_no_worker() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let db = cluster.database();
-    let mut session = db.session();
-    session.run(
-        "CREATE TABLE products (id int PRIMARY KEY, image_url text, alt text, seo text) PARTITION BY RANGE (id);
-         CREATE TABLE low PARTITION OF products FOR VALUES FROM (0) TO (10); CREATE TABLE high PARTITION OF products FOR VALUES FROM (10) TO (20)",
-    );
-    for (id, url) in [1, 2, 11].into_iter().zip(web.pictures(3)) {
-        session.run(&format!("INSERT INTO products (id, image_url) VALUES ({id}, '{url}')"));
-    }
-    session.run("SELECT caption.watch('products')");
-    session.run("CALL caption.wait('products')");
+    let mut session = partitioned(&db, &web, &[1, 2, 11]);
     let mut open = db.session();
     open.run("BEGIN; LOCK TABLE high; DELETE FROM low WHERE id = 1");
     session.run("SELECT caption.prune('products')");
-    db.eventually(AT_REST);
-    assert_eq!(keys(&mut session, "written"), "1 11 2");
+    db.eventually(IDLE);
+    assert_eq!(keys(&mut session, "ledger"), "1 11 2");
     open.run("COMMIT");
-    tidy(&mut session);
-    assert_eq!(keys(&mut session, "written"), "11 2");
+    prune(&mut session);
+    assert_eq!(keys(&mut session, "ledger"), "11 2");
     assert!(
         !cluster.log().contains("lock timeout"),
-        "no worker died:\n{}",
+        "no worker ended with an error:\n{}",
         cluster.log_tail("ERROR")
     );
 }
 
 #[test]
-fn a_row_that_waits_is_not_held_up_by_a_long_pass() {
-    let (db, web, gate) = (database(), Web::start(), Gate::new());
+fn a_long_prune_delays_no_row() {
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
     let mut session = captioned(&db, &web, 2);
     session.run(
         "INSERT INTO caption.ledger (relation, key, url, outputs, model)
-         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model FROM caption.ledger, generate_series(1001, 21000) n WHERE key = '[\"1\"]'",
+         SELECT relation, to_jsonb(ARRAY[n::text]), url, outputs, model \
+         FROM caption.ledger, generate_series(1001, 21000) n WHERE key = '[\"1\"]'",
     );
-    // It comes in the middle of the pass: with the first batch that finds something.
-    let url = web.serve("/urgent.jpg", Answer::picture(5).behind(&gate));
+    // The row is inserted during the prune, with the first batch that deletes entries.
+    let url = web.serve("/urgent.jpg", ServerAnswer::picture(5).behind(&gate));
     session.run(&format!(
-        "CREATE FUNCTION arrive() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-            INSERT INTO public.products (image_url) SELECT '{url}' WHERE NOT EXISTS (SELECT FROM public.products WHERE image_url = '{url}'); RETURN NULL; END $$;
-         CREATE TRIGGER arrive AFTER DELETE ON caption.ledger FOR EACH STATEMENT EXECUTE FUNCTION arrive()"
+        "CREATE FUNCTION add_row() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            INSERT INTO public.products (image_url) SELECT '{url}' WHERE NOT EXISTS (SELECT \
+            FROM public.products WHERE image_url = '{url}'); \
+            RETURN NULL; \
+            END $$;
+         CREATE TRIGGER add_row AFTER DELETE ON caption.ledger FOR EACH STATEMENT \
+         EXECUTE FUNCTION add_row()"
     ));
     session.run("SELECT caption.prune('products')");
-    eventually("it is being fetched", || gate.waiting() >= 1);
-    // A hundred batches to go, of which a busy worker makes one a second.
+    eventually("the picture is being fetched", || gate.waiting() >= 1);
+    // A hundred batches are left; a busy worker handles one per second.
     assert!(
         session.number("SELECT count(*) FROM caption.ledger") > 15_000,
-        "it was looked at between two batches"
+        "the row was processed between two batches"
     );
-    session.run("DROP TRIGGER arrive ON caption.ledger");
+    session.run("DROP TRIGGER add_row ON caption.ledger");
     gate.open();
     db.eventually("(SELECT alt <> '' AND seo <> '' FROM products WHERE id = 3)");
     db.eventually("(SELECT pruned_at IS NOT NULL FROM caption.watch_state)");
-    assert_eq!(keys(&mut session, "written"), "1 2 3");
+    assert_eq!(keys(&mut session, "ledger"), "1 2 3");
 }
 
 #[test]
-fn only_who_may_watch_a_table_may_have_it_tidied() {
-    let (db, web) = (database(), Web::start());
+fn only_the_owner_may_prune() {
+    let (db, web) = (shared_database(), TestServer::start());
     let mut session = captioned(&db, &web, 1);
-    let role = format!("stranger_{}", db.name);
+    let role = format!("other_{}", db.name);
     session.run(&format!("CREATE ROLE {role} LOGIN"));
     assert_eq!(
         db.session_as(&role).error("SELECT caption.prune('products')").code().code(),

@@ -1,26 +1,27 @@
-//! Where things are: the PostgreSQL under test, the user its server runs as, the model.
+//! Locations of the PostgreSQL under test, of models and pictures, and the server's user. Used by
+//! the harness and by tests that read files of the project.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// The project's root.
-pub(crate) fn project() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ lies in the project")
+/// The project's root folder.
+pub fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the project")
 }
 
-/// What `pg_config --ITEM` of the PostgreSQL under test says: the one of PG_CONFIG, else the
-/// private copy that `make test` installs into.
+/// The output of `pg_config --ITEM` of the PostgreSQL under test: the one that PG_CONFIG names, or
+/// else the private copy that `make test` creates.
 ///
 /// # Panics
-/// If there is none.
+/// If that PostgreSQL does not exist.
 pub(crate) fn pg_config(item: &str) -> PathBuf {
     let program = std::env::var_os("PG_CONFIG").filter(|name| !name.is_empty()).map_or_else(
         || {
             project()
                 .join(".run/test-postgresql")
                 .canonicalize()
-                .expect("run `make test` once: it installs what is tested")
+                .expect("an installation; run `make test` once")
                 .join("pg_config")
         },
         PathBuf::from,
@@ -32,20 +33,20 @@ pub(crate) fn pg_config(item: &str) -> PathBuf {
     PathBuf::from(String::from_utf8(output.stdout).expect("UTF-8").trim())
 }
 
-/// Where the programs of that PostgreSQL are.
+/// The folder of the PostgreSQL programs.
 pub(crate) fn bindir() -> PathBuf {
     static BINDIR: OnceLock<PathBuf> = OnceLock::new();
     BINDIR.get_or_init(|| pg_config("bindir")).clone()
 }
 
-/// Where the programs of the older major are whose pg_config OLD_PG_CONFIG names, if it does.
+/// The folder of the programs of the older major version, if OLD_PG_CONFIG names its pg_config.
 pub(crate) fn older_bindir() -> Option<PathBuf> {
     let program = std::env::var_os("OLD_PG_CONFIG").filter(|name| !name.is_empty())?;
     Some(Path::new(&program).parent().expect("a path").into())
 }
 
-/// Whom server processes must belong to: user and group of `postgres` if we are root (PostgreSQL
-/// refuses to run as root), else nobody else.
+/// User and group id for server processes: those of `postgres` if the tests run as root, because
+/// PostgreSQL refuses to run as root. Otherwise `None`, the current user.
 pub(crate) fn server_user() -> Option<(u32, u32)> {
     if !rustix::process::geteuid().is_root() {
         return None;
@@ -59,47 +60,75 @@ pub(crate) fn server_user() -> Option<(u32, u32)> {
     Some((fields.next().expect("uid"), fields.next().expect("gid")))
 }
 
-/// A folder of the files that are not part of the project (`../shared`, or PG_CAPTION_SHARED), if
-/// it is there.
+/// A folder of the optional files outside the project (`../shared`, or PG_CAPTION_SHARED), if it
+/// exists.
 pub fn shared(folder: &str) -> Option<PathBuf> {
     let shared = std::env::var_os("PG_CAPTION_SHARED")
         .map_or_else(|| project().join("../shared"), PathBuf::from);
     Some(shared.join(folder)).filter(|folder| folder.is_dir())
 }
 
-/// Puts the SQL objects of an earlier release beside those of this one, where `CREATE EXTENSION …
-/// VERSION` finds them.
+/// Installs the script of an earlier release, for `CREATE EXTENSION … VERSION`.
 ///
 /// # Panics
-/// If there was no such release.
+/// If `tests/released` has no such release.
 pub(crate) fn install_release(version: &str) {
     let name = format!("pg_caption--{version}.sql");
     let sql = std::fs::read(project().join("tests/released").join(&name))
-        .expect("a release that there was");
+        .expect("the script of a release");
     let folder = pg_config("sharedir").join("extension");
-    // Other tests may be reading it: written under another name, and renamed.
+    // Other tests may read the file at the same time: write under another name, then rename.
     let new =
         folder.join(format!("{name}.{}.{:?}", std::process::id(), std::thread::current().id()));
     std::fs::write(&new, sql)
         .and_then(|()| std::fs::rename(&new, folder.join(&name)))
-        .expect("an installation that may be written to");
+        .expect("a writable installation");
 }
 
-/// The pictures that the project has drawn for its demo.
+/// The versions of all published releases, whose scripts are in `tests/released`, in order of their
+/// names.
+///
+/// # Panics
+/// If the folder cannot be read.
+pub fn releases() -> Vec<String> {
+    let folder = project().join("tests/released");
+    let mut versions: Vec<String> = std::fs::read_dir(folder)
+        .expect("tests/released")
+        .flatten()
+        .filter_map(|entry| {
+            let name = entry.file_name().into_string().ok()?;
+            Some(name.strip_prefix("pg_caption--")?.strip_suffix(".sql")?.to_owned())
+        })
+        .collect();
+    versions.sort();
+    versions
+}
+
+/// The path of another program of this package, next to the test binaries
+/// (`target/debug/deps/live-…`).
+///
+/// # Panics
+/// If the path of the test binary is unknown.
+pub fn test_program(name: &str) -> PathBuf {
+    let here = std::env::current_exe().expect("the path of this program");
+    here.ancestors().nth(2).expect("target/debug").join(name)
+}
+
+/// The folder of the demo's pictures.
 pub fn demo_pictures() -> PathBuf {
     project().join("demo/images")
 }
 
-/// A model whose answers are known (`tests/parity`); absolute.
+/// The absolute path of a model with known answers in `tests/parity`.
 pub fn parity(model: &str) -> PathBuf {
     project().join("tests/parity").join(model)
 }
 
-/// The model folder that is tested with: PG_CAPTION_TEST_MODEL, else the default model, else the
-/// parity model; absolute.
+/// The absolute path of the model under test: PG_CAPTION_TEST_MODEL, or else the default model, or
+/// else the parity model.
 ///
 /// # Panics
-/// If there is none of them.
+/// If none of them exists.
 pub fn model() -> PathBuf {
     let candidates = [
         std::env::var_os("PG_CAPTION_TEST_MODEL").map(PathBuf::from),

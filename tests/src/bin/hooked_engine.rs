@@ -1,6 +1,9 @@
-//! The engine, its decoder taken over: a picture may end in `POSSESSED ` and a JSON object of
-//! attempts (what to do: to what), which are made on the decode thread of the real, confined
-//! process. What came of each is one line on standard error, which is the server's log.
+//! The engine with a test hook in its decoder, to check its confinement. Started by the test
+//! `confinement`; never installed.
+//!
+//! A picture may end in `TEST HOOK ` and a JSON object of attempts (action: target). The hook makes
+//! them on the decode thread of the real, confined process. It reports the outcomes in one line on
+//! standard error, which is the server log.
 
 use serde_json::{Map, Value};
 use std::fs;
@@ -9,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-const MARK: &[u8] = b"POSSESSED ";
+const MARK: &[u8] = b"TEST HOOK ";
 
 fn main() -> std::process::ExitCode {
     pg_caption_engine::test_hook::DECODER.get_or_init(|| decoder);
@@ -22,20 +25,26 @@ fn decoder(bytes: &[u8]) {
         serde_json::from_slice(&bytes[at + MARK.len()..]).expect("a JSON object");
     let outcomes: Map<String, Value> = attempts
         .into_iter()
-        .map(|(what, target)| {
-            let outcome = match attempt(&what, target.as_str().expect("text")) {
+        .map(|(action, target)| {
+            let outcome = match attempt(&action, target.as_str().expect("text")) {
                 Ok(()) => "done".into(),
                 Err(error) => format!("{:?}", error.kind()),
             };
-            (what, outcome.into())
+            (action, outcome.into())
         })
         .collect();
-    eprintln!("possessed: {}", Value::Object(outcomes));
+    eprintln!("test hook: {}", Value::Object(outcomes));
 }
 
-fn attempt(what: &str, target: &str) -> io::Result<()> {
-    match what {
-        "read a file" | "read what lies in /etc" => fs::read(target).map(drop),
+/// The process with that id.
+fn process(pid: &str) -> rustix::process::Pid {
+    let pid = pid.parse().expect("a process id");
+    rustix::process::Pid::from_raw(pid).expect("a process id")
+}
+
+fn attempt(action: &str, target: &str) -> io::Result<()> {
+    match action {
+        "read a file" | "read /etc" => fs::read(target).map(drop),
         "list a folder" => fs::read_dir(target).map(drop),
         "write a file" => fs::write(target, "x"),
         "make a folder" => fs::create_dir(target),
@@ -50,41 +59,37 @@ fn attempt(what: &str, target: &str) -> io::Result<()> {
             fs::read(format!("/proc/{target}/environ")).map(drop)
         }
         "signal another process" => {
-            let pid = rustix::process::Pid::from_raw(target.parse().expect("a process id"))
-                .expect("a process id");
-            // A signal that does nothing there.
-            Ok(rustix::process::test_kill_process(pid)?)
+            // Signal 0 has no effect.
+            Ok(rustix::process::test_kill_process(process(target))?)
         }
         "limit another process" => {
-            let pid = rustix::process::Pid::from_raw(target.parse().expect("a process id"))
-                .expect("a process id");
-            // What it has already: nothing changes there.
+            // The limit of this process: nothing changes.
             let now = rustix::process::getrlimit(rustix::process::Resource::Core);
-            Ok(rustix::process::prlimit(Some(pid), rustix::process::Resource::Core, now)
-                .map(drop)?)
+            Ok(rustix::process::prlimit(
+                Some(process(target)),
+                rustix::process::Resource::Core,
+                now,
+            )
+            .map(drop)?)
         }
         "slow another process down" => {
-            let pid = rustix::process::Pid::from_raw(target.parse().expect("a process id"))
-                .expect("a process id");
-            Ok(rustix::process::setpriority_process(Some(pid), 19)?)
+            Ok(rustix::process::setpriority_process(Some(process(target)), 19)?)
         }
         "bind another process to a processor" => {
-            let pid = rustix::process::Pid::from_raw(target.parse().expect("a process id"))
-                .expect("a process id");
-            // What this thread has: nothing changes there.
+            // The processors of this thread: nothing changes.
             let now = rustix::thread::sched_getaffinity(None)?;
-            Ok(rustix::thread::sched_setaffinity(Some(pid), &now)?)
+            Ok(rustix::thread::sched_setaffinity(Some(process(target)), &now)?)
         }
-        "open a file to everybody" => {
+        "change the mode of a file" => {
             fs::set_permissions(target, fs::Permissions::from_mode(0o600))
         }
-        "give a file away" => std::os::unix::fs::chown(target, None, None),
+        "change the owner of a file" => std::os::unix::fs::chown(target, None, None),
         "change a file's times" => {
             let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
             let now = rustix::fs::Timestamps { last_access: now, last_modification: now };
             Ok(rustix::fs::utimensat(rustix::fs::CWD, target, &now, rustix::fs::AtFlags::empty())?)
         }
-        "hang something on a file" => Ok(rustix::fs::setxattr(
+        "set an attribute of a file" => Ok(rustix::fs::setxattr(
             target,
             "user.pg_caption",
             b"x",

@@ -1,0 +1,248 @@
+//! What an answer of the engine means for its row: one plan, made from the answer and from what was
+//! read of the row. [`crate::QueueStore`] carries it out.
+
+use crate::job::{hash, noted};
+use crate::{CurrentRow, RowJob, RowUpdate, WatchedTable};
+use pg_caption_backoff::Backoff;
+use pg_caption_wire::{CaptionOutcome, CaptionOutput, Failure, FailureClass};
+use std::time::Duration;
+
+/// Pauses before a row is tried again; the charged attempts count as failures.
+const RETRY: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(3600));
+/// Upper bound of the jitter of [`RETRY`], as a factor.
+const RETRY_JITTER: f64 = 1.5;
+/// Shortest pause for a host: a row that is due now would be read again without end.
+const HOST_PAUSE_MIN: Duration = Duration::from_secs(1);
+/// Pause for a host that stated none.
+const HOST_PAUSE: Duration = Duration::from_secs(30);
+
+/// What is recorded about a row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowOutcome {
+    /// It has what it needs: remove its deferral and its failure.
+    Done,
+    /// The same model has captioned the same picture: as [`RowOutcome::Done`], and its texts count
+    /// as written now.
+    Confirmed,
+    /// Try it again after a pause.
+    Deferred {
+        /// Why.
+        failure: Failure,
+        /// Charged attempts.
+        attempts: i32,
+        /// Until it is due.
+        pause: Duration,
+    },
+    /// Record a failure and remove its deferral.
+    Failed {
+        /// Why.
+        failure: Failure,
+        /// Charged attempts.
+        attempts: i32,
+    },
+}
+
+/// How retries are limited.
+#[derive(Debug, Clone, Copy)]
+pub struct RetryPolicy {
+    /// Attempts after which a row fails.
+    pub max_attempts: i32,
+    /// Random, in 0..1.
+    pub jitter: f64,
+}
+
+impl RetryPolicy {
+    /// Another attempt, charged, or failure if it was the last one.
+    fn retry(&self, job: &RowJob, failure: &Failure) -> RowOutcome {
+        let (failure, attempts) = (failure.clone(), job.attempts + 1);
+        if attempts >= self.max_attempts {
+            return RowOutcome::Failed { failure, attempts };
+        }
+        let before = u32::try_from(job.attempts).unwrap_or(0);
+        let pause = RETRY.jittered(before, RETRY_JITTER, self.jitter);
+        RowOutcome::Deferred { failure, attempts, pause }
+    }
+
+    /// Waits for the host; nothing is charged.
+    fn wait_for_host(&self, job: &RowJob, failure: &Failure) -> RowOutcome {
+        let pause = failure.retry_after_ms.map_or(HOST_PAUSE, Duration::from_millis);
+        RowOutcome::Deferred {
+            failure: failure.clone(),
+            attempts: job.attempts,
+            pause: pause.max(HOST_PAUSE_MIN).mul_f64(1.0 + 0.1 * self.jitter),
+        }
+    }
+}
+
+/// What is known of the row when a plan is made.
+#[derive(Debug)]
+pub enum RowState<'a> {
+    /// It was not read: the answer does not change it.
+    NotRead,
+    /// It does not exist.
+    Gone,
+    /// Another transaction holds a lock on it.
+    Locked,
+    /// This transaction holds a lock on it.
+    Current(&'a CurrentRow),
+    /// The write failed: the table's own code could not get a lock.
+    Blocked,
+    /// The write failed for another reason.
+    Refused {
+        /// Why.
+        failure: &'a Failure,
+        /// It may succeed later.
+        transient: bool,
+    },
+    /// It must not be written: an earlier worker had to end during its write.
+    Runaway(&'a Failure),
+}
+
+/// What to do about a row.
+#[derive(Debug)]
+pub enum RowPlan<'a> {
+    /// Update the row and its ledger, then record the outcome.
+    Write(RowUpdate<'a>, RowOutcome),
+    /// Record the outcome; the row stays as it is.
+    Record(RowOutcome),
+    /// Nothing for now: try again later.
+    Recheck {
+        /// The table's own code could not get a lock, rather than this worker.
+        blocked: bool,
+    },
+}
+
+/// One answer for one row, to be settled.
+///
+/// ```
+/// use pg_caption_queue::{RetryPolicy, RowPlan, RowState, Settlement};
+/// # use pg_caption_queue::{RowJob, RowKey, WatchedTable};
+/// # use pg_caption_wire::CaptionOutcome;
+/// # let table = WatchedTable {
+/// #     oid: 1, name: "ONLY public.picture".into(), owner: 10, url: "image_url".into(),
+/// #     fills: Vec::new(), keys: Vec::new(), max_tokens: 64, overwrite: false, paused: false,
+/// #     backfill_run: 1, backfill_after: None, backfill_done: true, recaption_before: None,
+/// # };
+/// # let job = RowJob {
+/// #     row: RowKey { relation: 1, key: "[\"1\"]".into() }, page: None, url: "u".into(),
+/// #     fills: Vec::new(), ledger: Default::default(), recaption: true, validators: None,
+/// #     known: None, attempts: 0, engine_losses: 0,
+/// # };
+/// let retry = RetryPolicy { max_attempts: 5, jitter: 0.5 };
+/// let settlement = Settlement::new(&table, &job, &CaptionOutcome::Unchanged, retry);
+/// assert!(!settlement.needs_row());
+/// assert!(matches!(settlement.plan(RowState::NotRead), RowPlan::Record(_)));
+/// ```
+#[derive(Debug)]
+pub struct Settlement<'a> {
+    pub(crate) table: &'a WatchedTable,
+    pub(crate) job: &'a RowJob,
+    pub(crate) answer: &'a CaptionOutcome,
+    /// Fill and text.
+    pub(crate) texts: Vec<(usize, &'a str)>,
+    /// Fills whose machine-written text of another URL gets no successor.
+    pub(crate) outdated: Vec<usize>,
+    outcome: RowOutcome,
+    retry: RetryPolicy,
+}
+
+impl<'a> Settlement<'a> {
+    /// The answer to a job of a table.
+    pub fn new(
+        table: &'a WatchedTable,
+        job: &'a RowJob,
+        answer: &'a CaptionOutcome,
+        retry: RetryPolicy,
+    ) -> Self {
+        let (texts, outcome) = texts_and_outcome(job, answer, &retry);
+        let outdated = match outcome {
+            RowOutcome::Failed { .. } => outdated(table, job, &texts),
+            _ => Vec::new(),
+        };
+        Settlement { table, job, answer, texts, outdated, outcome, retry }
+    }
+
+    /// The watch.
+    pub fn table(&self) -> &'a WatchedTable {
+        self.table
+    }
+
+    /// The job.
+    pub fn job(&self) -> &'a RowJob {
+        self.job
+    }
+
+    /// Whether the row must be locked and read: a text is to be written or removed.
+    pub fn needs_row(&self) -> bool {
+        !self.texts.is_empty() || !self.outdated.is_empty()
+    }
+
+    /// What to do, given what is known of the row.
+    pub fn plan(&self, row: RowState<'_>) -> RowPlan<'_> {
+        let outcome = self.outcome.clone();
+        match row {
+            RowState::NotRead | RowState::Gone => RowPlan::Record(outcome),
+            RowState::Locked => RowPlan::Recheck { blocked: false },
+            RowState::Blocked => RowPlan::Recheck { blocked: true },
+            RowState::Current(current) => match RowUpdate::new(self, current) {
+                Some(update) => RowPlan::Write(update, outcome),
+                None => RowPlan::Record(outcome),
+            },
+            // The reason for a missing text says more than why the old one could not be removed.
+            RowState::Refused { .. } if self.texts.is_empty() => RowPlan::Record(outcome),
+            RowState::Refused { failure, transient: true } => {
+                RowPlan::Record(self.retry.retry(self.job, failure))
+            }
+            RowState::Refused { failure, transient: false } | RowState::Runaway(failure) => {
+                let (failure, attempts) = (failure.clone(), self.job.attempts + 1);
+                RowPlan::Record(RowOutcome::Failed { failure, attempts })
+            }
+        }
+    }
+}
+
+/// The texts of an answer, and what is recorded once they are written.
+fn texts_and_outcome<'a>(
+    job: &RowJob,
+    answer: &'a CaptionOutcome,
+    retry: &RetryPolicy,
+) -> (Vec<(usize, &'a str)>, RowOutcome) {
+    let failed = |failure: &Failure| RowOutcome::Failed {
+        failure: failure.clone(),
+        attempts: job.attempts + 1,
+    };
+    match answer {
+        CaptionOutcome::Done { outputs, .. } => {
+            let (mut texts, mut failure) = (Vec::new(), None);
+            for (fill, output) in job.fills.iter().zip(outputs) {
+                match output {
+                    CaptionOutput::Written(written) => {
+                        texts.push((*fill, written.caption.as_str()))
+                    }
+                    CaptionOutput::Failed(why) => failure = failure.or(Some(why)),
+                }
+            }
+            (texts, failure.map_or(RowOutcome::Done, failed))
+        }
+        CaptionOutcome::Unchanged => (Vec::new(), RowOutcome::Confirmed),
+        CaptionOutcome::Failed(failure) => {
+            let outcome = match failure.class {
+                FailureClass::Retry => retry.retry(job, failure),
+                FailureClass::Host => retry.wait_for_host(job, failure),
+                _ => failed(failure),
+            };
+            (Vec::new(), outcome)
+        }
+    }
+}
+
+/// Fills without a new text whose ledger entry is of another URL: the text describes a picture that
+/// the row no longer has.
+fn outdated(table: &WatchedTable, job: &RowJob, texts: &[(usize, &str)]) -> Vec<usize> {
+    let url = hash(&job.url);
+    let is_outdated = |fill: &usize| {
+        noted(table, &job.ledger, *fill, "url").is_some_and(|noted| noted != url)
+            && !texts.iter().any(|(with_text, _)| with_text == fill)
+    };
+    job.fills.iter().copied().filter(is_outdated).collect()
+}

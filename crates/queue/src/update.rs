@@ -1,0 +1,127 @@
+//! What of an answer is written into a row as it is now, and the ledger's entry after the write.
+
+use crate::job::{hash, is_machine_written, ledger_entry, needed_fills};
+use crate::{CurrentRow, Settlement};
+use pg_caption_wire::CaptionOutcome;
+use serde_json::{Map, Value};
+
+/// Changes of one locked row.
+#[derive(Debug)]
+pub struct RowUpdate<'a> {
+    /// Texts to write: fill and text.
+    pub texts: Vec<(usize, &'a str)>,
+    /// Fills to empty.
+    pub emptied: Vec<usize>,
+    settlement: &'a Settlement<'a>,
+    /// Ledger entries of texts that the row has already, character for character.
+    unchanged: Map<String, Value>,
+    /// After the write, no machine-written text of the row is of an earlier request.
+    is_sole: bool,
+}
+
+/// What the row contains after the write. The table's own triggers may have changed texts and URL.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StoredRow {
+    /// In the order of [`RowUpdate::texts`].
+    pub texts: Vec<Option<String>>,
+    /// The URL; `None`: the one that was captioned.
+    pub url: Option<String>,
+}
+
+/// What changes in `caption.ledger`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LedgerChange {
+    /// Insert the row's entry, or replace it.
+    Put(LedgerEntry),
+    /// Remove these columns from the row's entry.
+    Remove(Vec<String>),
+}
+
+/// The ledger's entry of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LedgerEntry {
+    /// Hash of the URL.
+    pub url: String,
+    /// Column to the hashes of its text and of the URL that the text was written for.
+    pub outputs: Map<String, Value>,
+    /// Digest of the model.
+    pub model: String,
+    /// HTTP validator of the picture.
+    pub etag: Option<String>,
+    /// HTTP validator of the picture.
+    pub last_modified: Option<String>,
+}
+
+impl<'a> RowUpdate<'a> {
+    /// What to write into a locked row; `None`: nothing, the row was changed meanwhile. Only into
+    /// fills that are still empty or machine-written, and only if the URL is still the captioned
+    /// one.
+    pub(crate) fn new(settlement: &'a Settlement<'a>, current: &CurrentRow) -> Option<Self> {
+        let Settlement { table, job, texts, outdated, .. } = settlement;
+        if current.url.as_deref() != Some(job.url.as_str()) {
+            // The trigger has queued the new URL.
+            return None;
+        }
+        let needed = needed_fills(table, current, &job.ledger, job.recaption);
+        let is_machine = |fill: usize| is_machine_written(table, current, &job.ledger, fill);
+        // A new caption may equal the old one: that needs no new version of the row.
+        let is_there = |(fill, text): &(usize, &str)| {
+            job.recaption && current.texts.get(*fill).and_then(Option::as_deref) == Some(*text)
+        };
+        let (unchanged, new): (Vec<_>, Vec<_>) =
+            texts.iter().copied().filter(|(fill, _)| needed.contains(fill)).partition(is_there);
+        let emptied: Vec<usize> =
+            outdated.iter().copied().filter(|fill| is_machine(*fill)).collect();
+        if unchanged.is_empty() && new.is_empty() && emptied.is_empty() {
+            return None;
+        }
+        let is_new = |fill: usize| texts.iter().any(|(with_text, _)| *with_text == fill);
+        let stays = |fill: usize| !emptied.contains(&fill) && is_machine(fill);
+        let is_sole = (0..table.fills.len()).all(|fill| is_new(fill) || !stays(fill));
+        let entry = |(fill, text): (usize, &str)| {
+            (table.fills[fill].column.clone(), ledger_entry(text, &job.url))
+        };
+        let unchanged = unchanged.into_iter().map(entry).collect();
+        Some(RowUpdate { texts: new, emptied, settlement, unchanged, is_sole })
+    }
+
+    /// Whether the row changes; otherwise only its ledger does.
+    pub fn changes_row(&self) -> bool {
+        !self.texts.is_empty() || !self.emptied.is_empty()
+    }
+
+    /// The change of the ledger after the write.
+    pub fn ledger(&self, stored: &StoredRow) -> LedgerChange {
+        let Settlement { table, job, answer, .. } = self.settlement;
+        let column = |fill: usize| table.fills[fill].column.clone();
+        let emptied: Vec<String> = self.emptied.iter().map(|fill| column(*fill)).collect();
+        let url = stored.url.as_deref().unwrap_or(&job.url);
+        // The next read finds the text as the table's own triggers left it.
+        let entries = self.texts.iter().zip(&stored.texts).map(|((fill, _), text)| {
+            (column(*fill), ledger_entry(text.as_deref().unwrap_or_default(), url))
+        });
+        let entries: Map<String, Value> = entries.chain(self.unchanged.clone()).collect();
+        let CaptionOutcome::Done { model, image, .. } = answer else {
+            return LedgerChange::Remove(emptied);
+        };
+        if entries.is_empty() {
+            return LedgerChange::Remove(emptied);
+        }
+        let is_same = job.validators.as_ref().is_some_and(|known| {
+            (&known.etag, &known.last_modified, &known.model)
+                == (&image.etag, &image.last_modified, &model.digest)
+        });
+        // Validators of another URL are unknown, and those of a text that stays may differ.
+        let is_known = (self.is_sole || is_same) && url == job.url;
+        let mut outputs = job.ledger.clone();
+        outputs.retain(|column, _| !emptied.contains(column));
+        outputs.extend(entries);
+        LedgerChange::Put(LedgerEntry {
+            url: hash(url),
+            outputs,
+            model: model.digest.clone(),
+            etag: image.etag.clone().filter(|_| is_known),
+            last_modified: image.last_modified.clone().filter(|_| is_known),
+        })
+    }
+}

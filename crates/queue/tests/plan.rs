@@ -1,0 +1,227 @@
+//! Plans for rows, one rule per test.
+
+use pg_caption_queue::{
+    CurrentRow, LedgerChange, RetryPolicy, RowJob, RowKey, RowOutcome, RowPlan, RowState,
+    Settlement, StoredRow, WatchFill, WatchedTable,
+};
+use pg_caption_style::builtin;
+use pg_caption_wire::{
+    CaptionOutcome, CaptionOutput, Failure, FailureClass, FinishReason, ImageFacts, ModelRef,
+    StageTimings, WrittenCaption,
+};
+use std::time::Duration;
+
+const URL: &str = "https://host/1.jpg";
+const RETRY: RetryPolicy = RetryPolicy { max_attempts: 3, jitter: 0.5 };
+
+fn table() -> WatchedTable {
+    let fill = |column: &str, style: &str| WatchFill {
+        column: column.into(),
+        style: builtin(style).expect("a built-in style"),
+    };
+    WatchedTable {
+        oid: 1,
+        name: "ONLY public.picture".into(),
+        owner: 10,
+        url: "image_url".into(),
+        fills: vec![fill("alt", "concise"), fill("seo", "seo")],
+        keys: Vec::new(),
+        max_tokens: 64,
+        overwrite: false,
+        paused: false,
+        backfill_run: 1,
+        backfill_after: None,
+        backfill_done: true,
+        recaption_before: None,
+    }
+}
+
+/// A job whose ledger has a text for each fill: "old", written for `noted_url`.
+fn job(noted_url: &str) -> RowJob {
+    let settlement_of = |text: &str| {
+        let empty = RowJob {
+            row: RowKey { relation: 1, key: "[\"1\"]".into() },
+            page: None,
+            url: noted_url.into(),
+            fills: vec![0, 1],
+            ledger: Default::default(),
+            recaption: false,
+            validators: None,
+            known: None,
+            attempts: 0,
+            engine_losses: 0,
+        };
+        let (table, answer) = (table(), done(&[Ok(text), Ok(text)]));
+        let settlement = Settlement::new(&table, &empty, &answer, RETRY);
+        let current = row(noted_url, [None, None]);
+        let RowPlan::Write(update, _) = settlement.plan(RowState::Current(&current)) else {
+            panic!("no write")
+        };
+        let texts = vec![Some(text.into()), Some(text.into())];
+        match update.ledger(&StoredRow { texts, url: None }) {
+            LedgerChange::Put(entry) => (empty.clone(), entry.outputs),
+            LedgerChange::Remove(_) => panic!("no entry"),
+        }
+    };
+    let (empty, ledger) = settlement_of("old");
+    RowJob { url: URL.into(), ledger, ..empty }
+}
+
+fn row(url: &str, texts: [Option<&str>; 2]) -> CurrentRow {
+    CurrentRow { url: Some(url.into()), texts: texts.map(|text| text.map(Into::into)).into() }
+}
+
+fn done(outputs: &[Result<&str, &str>]) -> CaptionOutcome {
+    let output = |output: &Result<&str, &str>| match output {
+        Ok(text) => CaptionOutput::Written(WrittenCaption {
+            caption: (*text).into(),
+            finish: FinishReason::Stop,
+            tokens: 1,
+            confidence: 1.0,
+        }),
+        Err(code) => CaptionOutput::Failed(Failure::new(FailureClass::Uncertain, *code, "why")),
+    };
+    CaptionOutcome::Done {
+        image: ImageFacts {
+            format: "jpeg".into(),
+            width: 1,
+            height: 1,
+            bytes: 1,
+            sha256: String::new(),
+            etag: Some("tag".into()),
+            last_modified: None,
+        },
+        outputs: outputs.iter().map(output).collect(),
+        model: ModelRef { name: "model".into(), digest: "digest".into() },
+        timings: StageTimings::default(),
+    }
+}
+
+fn failed(class: FailureClass) -> CaptionOutcome {
+    CaptionOutcome::Failed(Failure::new(class, "code", "why"))
+}
+
+/// The outcome of an answer that does not touch the row.
+fn recorded(job: &RowJob, answer: &CaptionOutcome) -> RowOutcome {
+    let table = table();
+    let settlement = Settlement::new(&table, job, answer, RETRY);
+    assert!(!settlement.needs_row());
+    match settlement.plan(RowState::NotRead) {
+        RowPlan::Record(outcome) => outcome,
+        plan => panic!("{plan:?}"),
+    }
+}
+
+#[test]
+fn failure_class_decides_about_the_next_attempt() {
+    let first = job(URL);
+    let last = RowJob { attempts: 2, ..first.clone() };
+    let defers = |job: &RowJob, class| match recorded(job, &failed(class)) {
+        RowOutcome::Deferred { attempts, pause, .. } => Some((attempts, pause.as_millis())),
+        RowOutcome::Failed { attempts, .. } => {
+            assert_eq!(attempts, job.attempts + 1);
+            None
+        }
+        outcome => panic!("{outcome:?}"),
+    };
+    assert_eq!(defers(&first, FailureClass::Retry), Some((1, 5000)));
+    assert_eq!(defers(&last, FailureClass::Retry), None, "the last attempt");
+    assert_eq!(defers(&last, FailureClass::Host), Some((2, 31_500)), "not charged");
+    assert_eq!(defers(&first, FailureClass::Reject), None);
+    assert_eq!(recorded(&first, &CaptionOutcome::Unchanged), RowOutcome::Confirmed);
+}
+
+#[test]
+fn texts_go_into_empty_and_machine_written_fills_only() {
+    let (table, job) = (table(), job("https://host/0.jpg"));
+    let answer = done(&[Ok("new"), Ok("new")]);
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    let written = |current: CurrentRow| match settlement.plan(RowState::Current(&current)) {
+        RowPlan::Write(update, RowOutcome::Done) => {
+            update.texts.iter().map(|(fill, _)| *fill).collect()
+        }
+        RowPlan::Record(RowOutcome::Done) => Vec::new(),
+        plan => panic!("{plan:?}"),
+    };
+    assert_eq!(written(row(URL, [None, Some("old")])), [0, 1]);
+    assert_eq!(written(row(URL, [Some("edited"), Some("old")])), [1]);
+    assert_eq!(written(row("https://host/2.jpg", [None, None])), [0; 0], "the URL has changed");
+}
+
+#[test]
+fn rejected_picture_empties_texts_of_the_previous_one() {
+    let (table, job) = (table(), job("https://host/0.jpg"));
+    let answer = failed(FailureClass::Reject);
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    assert!(settlement.needs_row());
+    let current = row(URL, [Some("edited"), Some("old")]);
+    let RowPlan::Write(update, RowOutcome::Failed { .. }) =
+        settlement.plan(RowState::Current(&current))
+    else {
+        panic!("no write")
+    };
+    assert_eq!((update.texts.len(), &update.emptied[..]), (0, &[1][..]));
+    assert_eq!(update.ledger(&StoredRow::default()), LedgerChange::Remove(vec!["seo".into()]));
+}
+
+#[test]
+fn locked_row_is_rechecked() {
+    let (table, job, answer) = (table(), job(URL), done(&[Ok("new"), Ok("new")]));
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    assert!(matches!(settlement.plan(RowState::Locked), RowPlan::Recheck { blocked: false }));
+    assert!(matches!(settlement.plan(RowState::Blocked), RowPlan::Recheck { blocked: true }));
+}
+
+#[test]
+fn refused_write_is_retried_only_if_it_may_pass() {
+    let (table, job, answer) = (table(), job(URL), done(&[Ok("new"), Ok("new")]));
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    let failure = Failure::new(FailureClass::Reject, "write_refused", "why");
+    for transient in [true, false] {
+        let plan = settlement.plan(RowState::Refused { failure: &failure, transient });
+        let RowPlan::Record(outcome) = plan else { panic!("{plan:?}") };
+        let is_deferred = matches!(outcome, RowOutcome::Deferred { attempts: 1, .. });
+        assert_eq!(is_deferred, transient, "{outcome:?}");
+    }
+    let plan = settlement.plan(RowState::Runaway(&failure));
+    assert!(matches!(plan, RowPlan::Record(RowOutcome::Failed { attempts: 1, .. })), "{plan:?}");
+}
+
+#[test]
+fn failure_without_text_outlasts_a_refused_write() {
+    let (table, job) = (table(), job("https://host/0.jpg"));
+    let answer = failed(FailureClass::Reject);
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    let refusal = Failure::new(FailureClass::Reject, "write_refused", "why");
+    let plan = settlement.plan(RowState::Refused { failure: &refusal, transient: true });
+    let RowPlan::Record(RowOutcome::Failed { failure, .. }) = plan else { panic!("{plan:?}") };
+    assert_eq!(failure.code, "code");
+}
+
+#[test]
+fn ledger_keeps_validators_of_the_captioned_url_only() {
+    let (table, job, answer) = (table(), job("https://host/0.jpg"), done(&[Ok("new"), Ok("new")]));
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    let current = row(URL, [None, None]);
+    let RowPlan::Write(update, _) = settlement.plan(RowState::Current(&current)) else {
+        panic!("no write")
+    };
+    let etag = |url: Option<&str>| {
+        let texts = vec![Some("new".into()), Some("new".into())];
+        match update.ledger(&StoredRow { texts, url: url.map(Into::into) }) {
+            LedgerChange::Put(entry) => entry.etag,
+            change => panic!("{change:?}"),
+        }
+    };
+    assert_eq!(etag(None).as_deref(), Some("tag"));
+    assert_eq!(etag(Some("https://host/changed-by-a-trigger.jpg")), None);
+}
+
+#[test]
+fn host_pause_follows_the_host() {
+    let mut failure = Failure::new(FailureClass::Host, "http_429", "why");
+    failure.retry_after_ms = Some(120_000);
+    let outcome = recorded(&job(URL), &CaptionOutcome::Failed(failure));
+    let RowOutcome::Deferred { pause, .. } = outcome else { panic!("{outcome:?}") };
+    assert_eq!(pause, Duration::from_secs(126));
+}

@@ -1,0 +1,164 @@
+//! Checks a watch against the catalogs: columns, key, triggers, owner. Each failed check gives the
+//! reason that `caption.progress` shows.
+
+use super::tables::UncheckedWatch;
+use super::transaction::spi;
+use crate::{api::style, pg::table, pg::triggers};
+use pg_caption_queue::{KeyColumn, WatchFill};
+use pgrx::prelude::*;
+use pgrx::spi::quote_identifier;
+
+/// A valid, immediate unique index without condition or expressions covers only columns of the key,
+/// none of which may be NULL.
+const IS_KEY: &str = "SELECT EXISTS ( \
+           SELECT FROM pg_catalog.pg_index i \
+            WHERE i.indrelid = $1 AND i.indisunique AND i.indisvalid AND i.indimmediate \
+              AND i.indpred IS NULL AND i.indexprs IS NULL \
+              AND NOT EXISTS ( \
+                  SELECT FROM unnest((i.indkey::int2[])[0:i.indnkeyatts - 1]) k (attnum) \
+                   WHERE NOT EXISTS ( \
+                         SELECT FROM pg_catalog.pg_attribute a \
+                          WHERE a.attrelid = $1 AND a.attnum = k.attnum \
+                            AND a.attname = ANY ($2::name[])))) \
+       AND NOT EXISTS ( \
+           SELECT FROM pg_catalog.pg_attribute a \
+            WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped \
+              AND a.attname = ANY ($2::name[]) AND NOT a.attnotnull)";
+
+const UNKNOWN_TO_TRIGGERS: &str = "SELECT min(a.attname::text) FROM pg_catalog.pg_attribute a \
+     WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped \
+       AND a.attname = ANY ($2::name[]) \
+       AND NOT EXISTS ( \
+           SELECT FROM pg_catalog.pg_trigger t \
+             JOIN pg_catalog.pg_depend d \
+               ON d.classid = 'pg_catalog.pg_trigger'::regclass AND d.objid = t.oid \
+            WHERE t.tgrelid = $1 AND t.tgfoid = 'caption.enqueue()'::regprocedure \
+              AND d.refclassid = 'pg_catalog.pg_class'::regclass AND d.refobjid = $1 \
+              AND d.refobjsubid = a.attnum)";
+
+const COUNT_TRIGGERS: &str = "SELECT count(*) FROM pg_catalog.pg_trigger t \
+     WHERE t.tgrelid = $1 AND NOT t.tgisinternal AND t.tgname = ANY ($2::name[]) \
+       AND t.tgfoid = 'caption.enqueue()'::regprocedure";
+
+/// Without `pg_partition_tree()`, which waits for locks on partitions.
+const ENABLING_STATEMENT: &str = "WITH RECURSIVE part AS ( \
+           SELECT w.relation::oid, w.on_replica FROM caption.watch w WHERE w.relation = $1 \
+           UNION ALL \
+           SELECT i.inhrelid, p.on_replica \
+             FROM part p \
+             JOIN pg_catalog.pg_inherits i ON i.inhparent = p.relation \
+             JOIN pg_catalog.pg_class c ON c.oid = i.inhrelid AND c.relispartition) \
+    SELECT min(CASE WHEN p.on_replica THEN 'caption.watch()' \
+                    ELSE format('ALTER TABLE %s ENABLE TRIGGER USER', p.relation::regclass) END) \
+      FROM part p JOIN pg_catalog.pg_trigger t ON t.tgrelid = p.relation \
+     WHERE t.tgfoid = 'caption.enqueue()'::regprocedure \
+       AND t.tgenabled <> 'A' AND (t.tgenabled <> 'O' OR p.on_replica)";
+
+const ATTRIBUTE: &str = "SELECT a.atttypid, a.atttypmod FROM pg_catalog.pg_attribute a \
+     WHERE a.attrelid = $1 AND a.attname = $2::name AND a.attnum > 0 AND NOT a.attisdropped";
+
+/// Fills and key columns of a watch, or why the table cannot be filled.
+pub fn check(
+    relation: pg_sys::Oid,
+    watch: &UncheckedWatch,
+) -> Result<(Vec<WatchFill>, Vec<KeyColumn>), String> {
+    let UncheckedWatch { url, fills, keys, by_superuser, watched } = watch;
+    // Code of a superuser's table runs with a superuser's rights, and may be from an earlier owner.
+    // SAFETY: a catalog look-up in a transaction.
+    if !by_superuser && unsafe { pg_sys::superuser_arg(pg_sys::Oid::from(watched.owner)) } {
+        return Err("it now belongs to a superuser: check its triggers, defaults and \
+                    constraints, then call caption.watch() again as a superuser"
+            .into());
+    }
+    if !has_triggers(relation) {
+        return Err("its triggers are missing: a dump is still being restored, or they were \
+                    dropped; then call caption.watch() again"
+            .into());
+    }
+    if let Some(statement) = enabling_statement(relation) {
+        return Err(format!(
+            "its triggers are disabled; {statement} resumes it, with the rows written meanwhile"
+        ));
+    }
+    attribute(relation, url)?;
+    let columns: Vec<&String> =
+        fills.as_object().into_iter().flatten().map(|(column, _)| column).collect();
+    let fills = fills.as_object().into_iter().flatten().map(|(column, name)| {
+        let (_, length) = attribute(relation, column)?;
+        let name = name.as_str().unwrap_or_default();
+        let mut style =
+            style::find(name).ok_or_else(|| format!("caption style \"{name}\" does not exist"))?;
+        if let Some(length) = length {
+            style.rules.max_chars = style.rules.max_chars.min(length);
+            style.rules.min_chars = style.rules.min_chars.min(length);
+        }
+        Ok(WatchFill { column: column.clone(), style })
+    });
+    let fills = fills.collect::<Result<Vec<_>, String>>()?;
+    let key_columns = keys.iter().map(|key| {
+        Ok(KeyColumn { column: quote_identifier(key), kind: attribute(relation, key)?.0 })
+    });
+    let key_columns = key_columns.collect::<Result<Vec<_>, String>>()?;
+    if !is_key(relation, keys) {
+        return Err(format!(
+            "no unique index on ({}) remains: add one over NOT NULL columns, or call \
+             caption.watch() again",
+            keys.join(", ")
+        ));
+    }
+    let watched: Vec<String> = std::iter::once(url).chain(columns).chain(keys).cloned().collect();
+    if let Some(column) = unknown_to_triggers(relation, &watched) {
+        return Err(format!(
+            "its triggers use another column, formerly named \"{column}\"; call \
+             caption.watch() again"
+        ));
+    }
+    Ok((fills, key_columns))
+}
+
+/// Whether a key finds at most one row.
+fn is_key(relation: pg_sys::Oid, keys: &[String]) -> bool {
+    let arguments = [relation.into(), keys.to_vec().into()];
+    spi(Spi::get_one_with_args::<bool>(IS_KEY, &arguments)) == Some(true)
+}
+
+/// A column that no trigger condition uses: it was renamed to the name of one that they use.
+fn unknown_to_triggers(relation: pg_sys::Oid, columns: &[String]) -> Option<String> {
+    let arguments = [relation.into(), columns.to_vec().into()];
+    spi(Spi::get_one_with_args(UNKNOWN_TO_TRIGGERS, &arguments))
+}
+
+/// Whether the triggers exist that queue new rows; only the backfill would find other rows.
+fn has_triggers(relation: pg_sys::Oid) -> bool {
+    let names: Vec<String> = triggers::TRIGGERS.map(String::from).into();
+    let count =
+        spi(Spi::get_one_with_args::<i64>(COUNT_TRIGGERS, &[relation.into(), names.into()]));
+    count == Some(triggers::TRIGGERS.len() as i64)
+}
+
+/// The statement that enables the triggers, if those of the table or of a partition do not fire for
+/// all sessions.
+fn enabling_statement(relation: pg_sys::Oid) -> Option<String> {
+    spi(Spi::get_one_with_args(ENABLING_STATEMENT, &[relation.into()]))
+}
+
+/// Type of a column, or base type of its domain (whose constraints do not apply to existing keys
+/// and may refuse them if NOT VALID), and its declared length (varchar(n)).
+fn attribute(relation: pg_sys::Oid, column: &str) -> Result<(String, Option<u32>), String> {
+    let found = spi(Spi::connect(|client| {
+        let rows = client.select(ATTRIBUTE, Some(1), &[relation.into(), column.into()])?;
+        let Some(row) = rows.into_iter().next() else { return Ok::<_, pgrx::spi::Error>(None) };
+        Ok(Some((
+            row.get::<pg_sys::Oid>(1)?.unwrap_or(pg_sys::InvalidOid),
+            row.get::<i32>(2)?.unwrap_or(-1),
+        )))
+    }));
+    let found = found.map(|(kind, modifier)| {
+        let base = table::base_type(kind, modifier);
+        // SAFETY: a type that exists; the text is PostgreSQL's and copied here.
+        let name =
+            unsafe { std::ffi::CStr::from_ptr(pg_sys::format_type_with_typemod(base.0, base.1)) };
+        (name.to_string_lossy().into_owned(), table::max_length(base))
+    });
+    found.ok_or_else(|| format!("column \"{column}\" does not exist; call caption.watch() again"))
+}

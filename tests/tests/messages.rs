@@ -1,0 +1,128 @@
+//! The texts of failures and errors in the sources follow PostgreSQL's message style guide. The
+//! live tests check messages as a client receives them.
+
+use pg_caption_tests::{message_problem, project, sentence_problem};
+use std::path::{Path, PathBuf};
+
+/// The Rust files of the extension and the crates, without tests.
+fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("a folder of sources").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if entry.path().is_dir() {
+            if !["tests", "benches", "examples", "target"].contains(&name.as_str()) {
+                sources(&entry.path(), files);
+            }
+        } else if name.ends_with(".rs") && name != "tests.rs" && !name.ends_with("_tests.rs") {
+            files.push(entry.path());
+        }
+    }
+}
+
+/// The arguments of a call: `text` begins after the opening parenthesis.
+fn arguments(text: &str) -> Vec<&str> {
+    let (mut depth, mut start, mut arguments) = (0, 0, Vec::new());
+    let mut characters = text.char_indices();
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '(' | '[' | '{' => depth += 1,
+            ')' | ']' | '}' if depth == 0 => {
+                arguments.push(text[start..at].trim());
+                return arguments;
+            }
+            ')' | ']' | '}' => depth -= 1,
+            ',' if depth == 0 => {
+                arguments.push(text[start..at].trim());
+                start = at + 1;
+            }
+            '"' => {
+                let mut escaped = false;
+                for (_, inner) in characters.by_ref() {
+                    match inner {
+                        '"' if !escaped => break,
+                        other => escaped = other == '\\' && !escaped,
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    arguments
+}
+
+/// The string literal that an argument consists of, alone or in `format!`, `Some` or `concat!`; a
+/// continued line is joined.
+fn literal(argument: &str) -> Option<String> {
+    let mut text = argument;
+    for wrapper in ["Some(", "format!(", "String::from(", "&"] {
+        text = text.strip_prefix(wrapper).unwrap_or(text).trim_start();
+    }
+    let text = text.strip_prefix('"')?;
+    let (mut literal, mut characters) = (String::new(), text.chars().peekable());
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => return Some(literal),
+            '\\' => match characters.next()? {
+                '\n' => while characters.next_if(|c| c.is_whitespace()).is_some() {},
+                'n' => literal.push('\n'),
+                other => literal.push(other),
+            },
+            other => literal.push(other),
+        }
+    }
+    None
+}
+
+/// The calls that take texts for clients: name, position of the primary message, positions of
+/// DETAIL and HINT.
+const CALLS: [(&str, Option<usize>, &[usize]); 8] = [
+    ("Failure::new(", Some(2), &[]),
+    ("ErrorReport::new(", Some(1), &[]),
+    ("refuse(", Some(1), &[2, 3]),
+    ("#[error(", Some(0), &[]),
+    (".detail(", None, &[0]),
+    (".hint(", None, &[0]),
+    (".set_detail(", None, &[0]),
+    (".set_hint(", None, &[0]),
+];
+
+#[test]
+fn texts_follow_the_message_style_guide() {
+    let mut files = Vec::new();
+    for folder in ["src", "crates"] {
+        sources(&project().join(folder), &mut files);
+    }
+    let (mut problems, mut checked) = (Vec::new(), 0);
+    for file in files {
+        let text = std::fs::read_to_string(&file).expect("a source file");
+        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for (call, primary, sentences) in CALLS {
+            for (at, _) in text.match_indices(call) {
+                let arguments = arguments(&text[at + call.len()..]);
+                let get = |position: usize| arguments.get(position).and_then(|a| literal(a));
+                let message = primary.and_then(get);
+                let found = message
+                    .iter()
+                    .filter_map(|text| message_problem(text))
+                    .chain(sentences.iter().filter_map(|at| sentence_problem(&get(*at)?)));
+                let line = text[..at].matches('\n').count() + 1;
+                let path = file.strip_prefix(project()).unwrap_or(&file).display();
+                problems.extend(found.map(|problem| format!("{path}:{line}: {problem}")));
+                checked += usize::from(message.is_some());
+                checked += sentences.iter().filter(|at| get(**at).is_some()).count();
+            }
+        }
+    }
+    assert!(checked > 150, "too few texts in the sources: {checked}");
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+}
+
+#[test]
+fn arguments_and_literals_are_read() {
+    let call = r#"Class::Reject, "code", format!("a \"b\", (c {x}", 1), Some("D.".into())) rest"#;
+    let found = arguments(call);
+    assert_eq!(found.len(), 4, "{found:?}");
+    assert_eq!(literal(found[2]).as_deref(), Some("a \"b\", (c {x}"));
+    assert_eq!(literal(found[3]).as_deref(), Some("D."));
+    assert_eq!(literal("\"one \\\n    two\"").as_deref(), Some("one two"));
+    assert_eq!(literal("error.to_string()"), None);
+}
