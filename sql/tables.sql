@@ -81,13 +81,13 @@ COMMENT ON COLUMN caption.watch_state.recaption_before IS
 COMMENT ON COLUMN caption.watch_state.database IS
     'Database of the backfill. In a copy of that database the backfill restarts.';
 COMMENT ON COLUMN caption.watch_state.pruned_at IS
-    'End of the last pass over ledger and failures. NULL: a pass is due; see caption.prune().';
+    'End of the last check of ledger and failures. NULL: a check is due; see caption.prune().';
 COMMENT ON COLUMN caption.watch_state.prune_after IS
-    'Last key of the pass in progress, and the table that it is in.';
+    'Last key of the check in progress, and the table that it is in.';
 COMMENT ON COLUMN caption.watch_state.pruned_files IS
-    'Hash of the table''s files at the last check. Other files: the table may have been truncated.';
+    'Hash of the table''s files when it was checked. Other files: it may have been truncated.';
 COMMENT ON COLUMN caption.watch_state.pruned_deleted IS
-    'Rows ever deleted from the table, by its statistics, at the start of the last pass.';
+    'Rows ever deleted from the table, by its statistics, at the start of the last check.';
 
 CREATE TABLE caption.queue (
     id       bigint      GENERATED ALWAYS AS IDENTITY,

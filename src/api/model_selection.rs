@@ -1,7 +1,7 @@
 //! `caption.use_model()`: chooses the server's model.
 //!
-//! Called by SQL. The setting is changed by PostgreSQL's ALTER SYSTEM, with its own check of rights.
-//! The previous model serves until the new one does.
+//! Called by SQL. The setting is changed by PostgreSQL's ALTER SYSTEM, with its own check of
+//! rights. The previous model serves until the new one does.
 
 use super::models::skipped_files;
 use crate::engine::model_status;

@@ -1,5 +1,5 @@
-//! Resolves the name of a style to its definition: a row of `caption.style`, else `captions.json` in
-//! the model's folder, else the built-in style.
+//! Resolves the name of a style to its definition: a row of `caption.style`, else `captions.json`
+//! in the model's folder, else the built-in style.
 //!
 //! Called by the SQL functions and by the worker, with a pinned `search_path`. The whole definition
 //! is sent to the engine, which stores none.
@@ -39,8 +39,8 @@ pub fn find(name: &str) -> Option<CaptionStyle> {
     Some(style)
 }
 
-/// A time during which the tables that this session sees stay the same. A query over many rows looks
-/// a style up once.
+/// A time during which the tables that this session sees stay the same. A query over many rows
+/// looks a style up once.
 type CommandTime = (i64, u32);
 
 fn command_time() -> CommandTime {

@@ -8,7 +8,7 @@ use crate::pg::report::{optional, refuse, spi};
 use pgrx::prelude::*;
 
 /// A table as the catalogs describe it.
-pub struct Table {
+pub struct TableDescription {
     pub oid: pg_sys::Oid,
     /// Schema-qualified and quoted.
     pub name: String,
@@ -22,7 +22,7 @@ pub struct Table {
 }
 
 /// A column of a table.
-pub struct Column {
+pub struct ColumnDescription {
     pub name: String,
     /// The declared type, for messages.
     pub type_name: String,
@@ -40,11 +40,11 @@ const DESCRIBE_TABLE: &str = "\
      WHERE c.oid = $1";
 
 /// Reads a table's description; raises if the table does not exist.
-pub fn describe(relation: pg_sys::Oid) -> Table {
+pub fn describe(relation: pg_sys::Oid) -> TableDescription {
     let found = spi(Spi::connect(|client| {
         let rows = client.select(DESCRIBE_TABLE, Some(1), &[relation.into()])?;
         let Some(row) = rows.into_iter().next() else { return Ok(None) };
-        Ok(Some(Table {
+        Ok(Some(TableDescription {
             oid: relation,
             name: row.get::<String>(1)?.unwrap_or_default(),
             owner: row.get::<pg_sys::Oid>(2)?.unwrap_or(pg_sys::InvalidOid),
@@ -66,7 +66,7 @@ pub fn describe(relation: pg_sys::Oid) -> Table {
 
 /// Raises unless the caller has the rights of the table's owner, and is a superuser if the owner is
 /// one.
-pub fn require_ownership(table: &Table) {
+pub fn require_ownership(table: &TableDescription) {
     let caller = identity::caller();
     // SAFETY: plain catalog look-ups of roles that exist in this transaction.
     let (is_member, owner_is_superuser, caller_is_superuser) = unsafe {
@@ -117,14 +117,14 @@ const DESCRIBE_COLUMN: &str = "\
      WHERE a.attrelid = $1 AND a.attname = $2::name AND a.attnum > 0 AND NOT a.attisdropped";
 
 /// Reads a column's description; raises if the column does not exist.
-pub fn column(table: &Table, name: &str) -> Column {
+pub fn column(table: &TableDescription, name: &str) -> ColumnDescription {
     let found = spi(Spi::connect(|client| {
         let arguments = &[table.oid.into(), name.into()];
         let rows = client.select(DESCRIBE_COLUMN, Some(1), arguments)?;
         let Some(row) = rows.into_iter().next() else { return Ok(None) };
         let declared = row.get(3)?.unwrap_or(pg_sys::InvalidOid);
         let base = base_type(declared, row.get(4)?.unwrap_or(-1));
-        Ok(Some(Column {
+        Ok(Some(ColumnDescription {
             name: name.into(),
             type_name: row.get::<String>(1)?.unwrap_or_default(),
             base_type: base.0,
@@ -139,7 +139,7 @@ const COLUMN_NAMES: &str = "\
     SELECT string_agg(attname, ', ' ORDER BY attnum) FROM pg_attribute \
      WHERE attrelid = $1 AND attnum > 0 AND NOT attisdropped";
 
-fn refuse_unknown_column(table: &Table, name: &str) -> ! {
+fn refuse_unknown_column(table: &TableDescription, name: &str) -> ! {
     let columns: Option<String> = spi(Spi::get_one_with_args(COLUMN_NAMES, &[table.oid.into()]));
     refuse(
         PgSqlErrorCode::ERRCODE_UNDEFINED_COLUMN,
@@ -154,7 +154,7 @@ fn refuse_unknown_column(table: &Table, name: &str) -> ! {
 }
 
 /// Raises unless a column holds text: text, varchar, citext, or a domain of them.
-pub fn require_text(table: &Table, column: &Column) {
+pub fn require_text(table: &TableDescription, column: &ColumnDescription) {
     if matches!(column.base_type, pg_sys::TEXTOID | pg_sys::VARCHAROID) {
         return;
     }
@@ -194,7 +194,7 @@ const WATCHED_PARTITION: &str = "\
 
 /// Raises if a partitioned table above this one is watched, or a partition of it: rows would meet
 /// the triggers of both.
-pub fn require_no_other_watch(table: &Table) {
+pub fn require_no_other_watch(table: &TableDescription) {
     let find = |statement: &str| -> Option<String> {
         optional(Spi::get_one_with_args(statement, &[table.oid.into()]))
     };

@@ -4,7 +4,7 @@
 //! nothing.
 
 use crate::pg::report::{optional, refuse};
-use crate::pg::table::{Column, Table};
+use crate::pg::table::{ColumnDescription, TableDescription};
 use pgrx::prelude::*;
 
 /// The best unique index over plain NOT NULL columns. `$2`: whether its uniqueness is checked
@@ -24,7 +24,7 @@ const BEST_KEY: &str = "\
 
 /// The columns of the primary key, else of the narrowest valid unique index over NOT NULL columns.
 /// Raises if there is no such index.
-pub fn key(table: &Table) -> Vec<String> {
+pub fn key(table: &TableDescription) -> Vec<String> {
     if let Some(columns) = best_key(table, true) {
         return columns;
     }
@@ -52,7 +52,7 @@ pub fn key(table: &Table) -> Vec<String> {
     }
 }
 
-fn best_key(table: &Table, immediate: bool) -> Option<Vec<String>> {
+fn best_key(table: &TableDescription, immediate: bool) -> Option<Vec<String>> {
     let arguments = &[table.oid.into(), immediate.into()];
     let found: Option<Vec<String>> = optional(Spi::get_one_with_args(BEST_KEY, arguments));
     found.filter(|columns| !columns.is_empty())
@@ -60,7 +60,7 @@ fn best_key(table: &Table, immediate: bool) -> Option<Vec<String>> {
 
 /// Raises for a key column whose comparison operators are not PostgreSQL's own, and for one whose
 /// text may change while its value stays the same.
-pub fn require_comparable(table: &Table, column: &Column) {
+pub fn require_comparable(table: &TableDescription, column: &ColumnDescription) {
     require_builtin_type(table, column);
     if let Some(unstable) = unstable_type(column) {
         refuse_unstable_type(table, column, &unstable);
@@ -73,7 +73,7 @@ const HAS_BUILTIN_OPERATORS: &str = "\
       FROM pg_type t WHERE t.oid = $1";
 
 /// Operators of other types could not be named safely, and their order is not that of the text.
-fn require_builtin_type(table: &Table, column: &Column) {
+fn require_builtin_type(table: &TableDescription, column: &ColumnDescription) {
     let arguments = &[column.base_type.into()];
     if optional(Spi::get_one_with_args(HAS_BUILTIN_OPERATORS, arguments)) != Some(true) {
         refuse(
@@ -109,11 +109,11 @@ const UNSTABLE_TYPE: &str = "\
      WHERE t.typnamespace = 'pg_catalog'::regnamespace::oid \
        AND (t.typname = 'money' OR t.typname::text LIKE 'reg%') LIMIT 1";
 
-fn unstable_type(column: &Column) -> Option<String> {
+fn unstable_type(column: &ColumnDescription) -> Option<String> {
     optional(Spi::get_one_with_args(UNSTABLE_TYPE, &[column.base_type.into()]))
 }
 
-fn refuse_unstable_type(table: &Table, column: &Column, unstable: &str) -> ! {
+fn refuse_unstable_type(table: &TableDescription, column: &ColumnDescription, unstable: &str) -> ! {
     let (reason, replacement) = if unstable == "money" {
         ("the text of money depends on the locale".into(), "numeric")
     } else {
@@ -129,7 +129,7 @@ fn refuse_unstable_type(table: &Table, column: &Column, unstable: &str) -> ! {
     )
 }
 
-fn describe(table: &Table, column: &Column) -> String {
+fn describe(table: &TableDescription, column: &ColumnDescription) -> String {
     format!(
         "key column \"{}\" of table {} is of type {}",
         column.name, table.name, column.type_name

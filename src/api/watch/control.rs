@@ -5,7 +5,7 @@
 use super::arguments::{require_relation, require_value};
 use super::require_writable;
 use crate::pg::report::{refuse, spi};
-use crate::pg::table::{self, Table};
+use crate::pg::table::{self, TableDescription};
 use crate::{hooks::enqueue, pg::identity, pg::triggers, shared};
 use pgrx::prelude::*;
 
@@ -15,7 +15,7 @@ const TABLES: [&str; 6] = ["watch", "watch_state", "queue", "deferred", "ledger"
 const IS_WATCHED: &str = "SELECT EXISTS (SELECT FROM caption.watch WHERE relation = $1)";
 
 /// The table, if it is watched and the caller may change its watch; raises otherwise.
-fn require_watched(relation: Option<pg_sys::Oid>) -> Table {
+fn require_watched(relation: Option<pg_sys::Oid>) -> TableDescription {
     shared::require_ready();
     require_writable();
     let table = table::describe(require_relation(relation));

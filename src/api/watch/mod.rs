@@ -1,8 +1,8 @@
 //! `caption.watch`: everything is validated before anything is changed.
 //!
-//! Called by SQL. `arguments` checks the values, `plan` checks them against the catalogs, `register`
-//! records the watch; `control` has the companions `unwatch`, `pause`, `resume`, `retry`,
-//! `recaption` and `prune`.
+//! Called by SQL. `arguments` checks the values, `plan` checks them against the catalogs,
+//! `register` records the watch; `control` has the companions `unwatch`, `pause`, `resume`,
+//! `retry`, `recaption` and `prune`.
 
 mod arguments;
 mod control;

@@ -5,7 +5,7 @@
 use super::arguments::WatchArguments;
 use crate::api::style;
 use crate::pg::report::{refuse, warn};
-use crate::pg::table::{self, Column, Table};
+use crate::pg::table::{self, ColumnDescription, TableDescription};
 use crate::pg::table_key;
 use crate::pg::triggers::{TriggerKey, TriggerSpec};
 use pgrx::prelude::*;
@@ -13,7 +13,7 @@ use pgrx::prelude::*;
 /// Everything that `caption.watch` writes.
 pub struct WatchPlan<'a> {
     pub arguments: &'a WatchArguments,
-    pub table: Table,
+    pub table: TableDescription,
     /// Columns of the key.
     pub keys: Vec<String>,
     trigger_keys: Vec<TriggerKey>,
@@ -56,7 +56,7 @@ impl<'a> WatchPlan<'a> {
 }
 
 /// Raises unless the relation is a permanent table of a user.
-fn require_watchable(table: &Table) {
+fn require_watchable(table: &TableDescription) {
     let wrong = |problem: String, detail: Option<&str>| -> ! {
         refuse(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
@@ -85,7 +85,7 @@ fn require_watchable(table: &Table) {
 }
 
 /// Raises unless captions can be written to the column.
-fn require_fillable(table: &Table, name: &str, style: &str, image_url: &str) {
+fn require_fillable(table: &TableDescription, name: &str, style: &str, image_url: &str) {
     let min_chars = style::resolve(style).rules.min_chars;
     let column = table::column(table, name);
     table::require_text(table, &column);
@@ -109,7 +109,12 @@ fn require_fillable(table: &Table, name: &str, style: &str, image_url: &str) {
 }
 
 /// Warns if a column is shorter than the texts of its style: the worker cuts texts to fit.
-fn warn_if_narrow(table: &Table, column: &Column, style: &str, min_chars: u32) {
+fn warn_if_narrow(
+    table: &TableDescription,
+    column: &ColumnDescription,
+    style: &str,
+    min_chars: u32,
+) {
     let Some(length) = column.max_length.filter(|length| *length < min_chars) else { return };
     warn(
         format!(

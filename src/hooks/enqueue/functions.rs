@@ -79,7 +79,8 @@ pub unsafe extern "C-unwind" fn pg_caption_enqueue(
         if !is_after_row || is_delete || tuple.is_null() {
             refuse(
                 PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
-                "caption.enqueue() can only be called by a row-level AFTER INSERT OR UPDATE trigger",
+                "caption.enqueue() can only be called by a row-level \
+                 AFTER INSERT OR UPDATE trigger",
                 None,
                 Some("See caption.watch(), which creates such triggers.".into()),
             );
