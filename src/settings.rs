@@ -298,8 +298,7 @@ pub fn engine_config() -> EngineConfig {
         }
     }
     config.model = model();
-    config.onnxruntime = path_or(&variable::onnxruntime, || {
-        package_library_directory().join("libonnxruntime.so")
-    });
+    config.onnxruntime =
+        path_or(&variable::onnxruntime, || package_library_directory().join("libonnxruntime.so"));
     config
 }

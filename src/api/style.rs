@@ -4,9 +4,7 @@
 
 use crate::pg::report::refuse;
 use crate::{engine::model_status, settings};
-use pg_caption_style::{
-    CaptionStyle, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names,
-};
+use pg_caption_style::{CaptionStyle, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names};
 use pgrx::JsonB;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -73,7 +71,10 @@ pub fn resolve(name: &str) -> CaptionStyle {
                 PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
                 format!("unknown caption style \"{name}\""),
                 Some(format!("Styles are: {}.", all.join(", "))),
-                Some("Users' own styles are rows of caption.style; a model may bring further ones along.".into()),
+                Some(
+                    "User-defined styles are rows of caption.style. A model may define others."
+                        .into(),
+                ),
             )
         }
     }

@@ -3,9 +3,7 @@
 
 use crate::limits::Limits;
 use crate::{Job, Watched};
-use pg_caption_wire::{
-    CaptionOutcome, CaptionRequest, Failure, FailureClass, MAX_ENGINE_DEATHS,
-};
+use pg_caption_wire::{CaptionOutcome, CaptionRequest, Failure, FailureClass, MAX_ENGINE_DEATHS};
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
