@@ -1,5 +1,5 @@
 #![no_main]
-//! `cargo +nightly fuzz run picture`; what is checked stands in `crates/checks/src/picture.rs`.
+//! `cargo +nightly fuzz run picture`; the property is in `crates/checks/src/picture.rs`.
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| pg_caption_checks::abort_on(
     pg_caption_checks::picture(bytes)

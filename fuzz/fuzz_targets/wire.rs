@@ -1,5 +1,5 @@
 #![no_main]
-//! `cargo +nightly fuzz run wire`; what is checked stands in `crates/checks/src/wire.rs`.
+//! `cargo +nightly fuzz run wire`; the property is in `crates/checks/src/wire.rs`.
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| pg_caption_checks::abort_on(pg_caption_checks::wire(
     bytes

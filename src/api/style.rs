@@ -56,9 +56,7 @@ pub fn resolve(name: &str) -> CaptionStyle {
             format!("unknown caption style \"{name}\""),
             Some(format!("Styles are: {}.", all_names().join(", "))),
             Some(
-                "User-defined styles are rows of caption.style; \
-                 a model may bring further ones along."
-                    .into(),
+                "User-defined styles are rows of caption.style. A model may define others.".into(),
             ),
         )
     })

@@ -1,13 +1,12 @@
 //! Exponential backoff: a pause that doubles with each failure, up to a limit, spread by jitter.
 //!
-//! Everything that retries uses it: deferred rows, hosts that ask for patience, downloads, engines
-//! and workers that are started again. It never sleeps and reads no clock: callers are state
-//! machines that need a [`Duration`]. Randomness is passed in, so that schedules are tested
-//! without sleeping.
+//! Used for all retries: deferred rows, paused hosts, downloads, and restarts of engines and
+//! workers. It never sleeps and reads no clock: its callers are state machines that need a
+//! [`Duration`]. Random numbers are arguments, so that schedules are tested without sleeping.
 
 use std::time::Duration;
 
-/// A schedule of pauses.
+/// A schedule of pauses between attempts.
 ///
 /// ```
 /// use pg_caption_backoff::Backoff;
@@ -36,7 +35,7 @@ impl Backoff {
     }
 
     /// [`Backoff::pause`], spread evenly between half of it and `upper` times it. `random` is in
-    /// 0..1. AWS calls the form with `upper` = 1 "equal jitter".
+    /// 0..1. With `upper` = 1 this is AWS's "equal jitter".
     pub fn jittered(&self, failures: u32, upper: f64, random: f64) -> Duration {
         self.pause(failures).mul_f64(0.5 + (upper - 0.5) * random)
     }

@@ -1,28 +1,29 @@
-//! What must hold for any bytes a stranger sends: plain functions, one for each fuzz target in
-//! `fuzz/fuzz_targets`.
+//! Properties that hold for arbitrary input bytes, one function for each fuzz target in
+//! `fuzz/fuzz_targets`, and the style of all failures.
 //!
-//! Driven by libFuzzer there and by `tests/mutations.rs` in `make test`. They return what is wrong
-//! instead of panicking, because a decoder's panic is caught where it happens and is no failure of
-//! ours.
+//! Called by libFuzzer there and by `tests/mutations.rs` in `make test`. The functions return a
+//! violation instead of panicking, because panics of decoders are caught in production and are not
+//! violations.
 
 mod address;
+mod failure_style;
 mod picture;
 mod wire;
 
 pub use address::address;
+pub use failure_style::{message_violations, style_violations};
 pub use picture::picture;
 pub use wire::wire;
 
-/// What is wrong.
-pub type Outcome = Result<(), String>;
+/// The violated property, if any.
+pub type CheckResult = Result<(), String>;
 
-/// For fuzzers: ends the process if something is wrong. Panics that are caught stay silent, so that
-/// only what is returned counts.
-pub fn abort_on(outcome: Outcome) {
-    static QUIET: std::sync::Once = std::sync::Once::new();
-    QUIET.call_once(|| std::panic::set_hook(Box::new(|_| {})));
-    if let Err(wrong) = outcome {
-        eprintln!("{wrong}");
+/// For fuzzers: aborts the process on a violation. Caught panics print nothing.
+pub fn abort_on(result: CheckResult) {
+    static SILENT_PANICS: std::sync::Once = std::sync::Once::new();
+    SILENT_PANICS.call_once(|| std::panic::set_hook(Box::new(|_| {})));
+    if let Err(violation) = result {
+        eprintln!("{violation}");
         std::process::abort();
     }
 }

@@ -1,16 +1,16 @@
 //! Image files.
 
-use crate::Outcome;
+use crate::CheckResult;
 use pg_caption_pixels::{DecodeLimits, DecodeOptions, decode, probe};
 use pg_caption_wire::FailureClass;
 
-/// A changed header may announce anything: small limits keep an input to milliseconds.
+/// A mutated header may announce any size; small limits keep each input within milliseconds.
 const LIMITS: DecodeLimits =
     DecodeLimits { max_pixels: 100_000, memory: Some(16 << 20), deadline: None };
 
-/// A file becomes the picture its header announced, within the limits, or a refusal with a code of
-/// its own.
-pub fn picture(bytes: &[u8]) -> Outcome {
+/// A file decodes to the picture that its header announces, within the limits, or is refused with a
+/// code.
+pub fn picture(bytes: &[u8]) -> CheckResult {
     let header = probe(bytes);
     for options in [
         DecodeOptions { limits: LIMITS, target: Some((32, 32)), exact: false },

@@ -1,18 +1,18 @@
 //! Frames between extension and engine.
 
-use crate::Outcome;
+use crate::CheckResult;
 use pg_caption_wire::{
     ClientMessage, EngineConfig, EngineControl, EngineReport, ServerMessage, frame::FrameReader,
 };
 use serde::de::DeserializeOwned;
 use std::fmt::Debug;
 
-/// Frames come out the same however the bytes are cut, and nothing that is no message panics.
-pub fn wire(bytes: &[u8]) -> Outcome {
+/// Frames are the same for every fragmentation, and invalid messages do not panic.
+pub fn wire(bytes: &[u8]) -> CheckResult {
     let step = bytes.first().map_or(1, |first| usize::from(*first % 23) + 1);
-    same::<ClientMessage>(bytes, step)?;
-    same::<ServerMessage>(bytes, step)?;
-    // Read from pipes, a line each.
+    same_frames::<ClientMessage>(bytes, step)?;
+    same_frames::<ServerMessage>(bytes, step)?;
+    // Pipes carry one message a line.
     for line in bytes.split(|byte| *byte == b'\n') {
         drop(serde_json::from_slice::<EngineConfig>(line));
         drop(serde_json::from_slice::<EngineControl>(line));
@@ -21,7 +21,7 @@ pub fn wire(bytes: &[u8]) -> Outcome {
     Ok(())
 }
 
-fn same<M: DeserializeOwned + Debug>(bytes: &[u8], step: usize) -> Outcome {
+fn same_frames<M: DeserializeOwned + Debug>(bytes: &[u8], step: usize) -> CheckResult {
     let (whole, cut) = (read::<M>(bytes, bytes.len().max(1)), read::<M>(bytes, step));
     if whole == cut {
         Ok(())
@@ -30,7 +30,7 @@ fn same<M: DeserializeOwned + Debug>(bytes: &[u8], step: usize) -> Outcome {
     }
 }
 
-/// Every frame, and the error that ends them, if any.
+/// All frames, and the error that ends them, if any.
 fn read<M: DeserializeOwned + Debug>(bytes: &[u8], step: usize) -> Vec<String> {
     let (mut reader, mut seen) = (FrameReader::default(), Vec::new());
     for piece in bytes.chunks(step) {

@@ -1,5 +1,5 @@
-//! The state of the fetch that runs on this thread: its deadline, whether it was cancelled, and what
-//! happened to its connections.
+//! The state of the fetch that runs on this thread: its deadline, whether it was cancelled, and
+//! what happened to its connections.
 //!
 //! The HTTP client calls its resolver and transports internally. They are shared by all fetches and
 //! outlive each of them (pooled connections), so they cannot hold this state. A fetch never changes

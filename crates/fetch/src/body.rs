@@ -70,7 +70,9 @@ pub(crate) fn read(
     let announced = declared.is_some() || headers.contains_key(header::TRANSFER_ENCODING);
     let bytes = bytes.map_err(|error| match error {
         // The announced body is complete: another attempt would receive the same bytes.
-        FetchError::Reset { location, .. } if ended && announced => FetchError::Truncated { location },
+        FetchError::Reset { location, .. } if ended && announced => {
+            FetchError::Truncated { location }
+        }
         error => error,
     })?;
     // Bytes on a connection may belong to the body unless that was read to its end.
@@ -141,8 +143,10 @@ fn collect(
         if bytes.capacity() < bytes.len() + n {
             // Never more than the reservation, and for most bodies in one step, because growing
             // holds two copies for a moment.
-            let capacity =
-                (bytes.capacity() * 2).max(FIRST_ALLOCATION).min(most as usize).max(bytes.len() + n);
+            let capacity = (bytes.capacity() * 2)
+                .max(FIRST_ALLOCATION)
+                .min(most as usize)
+                .max(bytes.len() + n);
             bytes
                 .try_reserve_exact(capacity - bytes.len())
                 .map_err(|e| FetchError::Memory(Box::new(no_memory(&e.to_string()))))?;
@@ -188,7 +192,8 @@ impl<R: Read> Read for GzipMembers<R> {
             if n > 0 || buffer.is_empty() {
                 return Ok(n);
             }
-            let mut wire = self.member.take().map(GzDecoder::into_inner).expect("the loop found a member");
+            let mut wire =
+                self.member.take().map(GzDecoder::into_inner).expect("the loop found a member");
             // The first byte of a member's magic number.
             if wire.fill_buf()?.first() == Some(&0x1f) {
                 self.member = Some(GzDecoder::new(wire));

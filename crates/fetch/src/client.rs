@@ -1,10 +1,11 @@
-//! The HTTP client without the conveniences that would bypass this crate's rules: redirects, proxies
-//! of the environment, statuses as errors, decompression, its own resolver and certificates.
+//! The HTTP client without the conveniences that would bypass this crate's rules: redirects,
+//! proxies of the environment, statuses as errors, decompression, its own resolver and
+//! certificates.
 
 use crate::error::FetchError;
 use crate::lookup::Lookup;
 use crate::settings::{self, FetchSettings};
-use crate::transport::{PolicyResolver, SharedTls, SurplusDetector, DeadlineTcp};
+use crate::transport::{DeadlineTcp, PolicyResolver, SharedTls, SurplusDetector};
 use std::sync::Arc;
 use std::time::Duration;
 use ureq::Agent;

@@ -119,9 +119,11 @@ impl Limits {
     /// Translates an error while reading a body, of the client or of decompression.
     pub(crate) fn read(&self, error: io::Error, location: &UrlLocation) -> FetchError {
         match error.kind() {
-            io::ErrorKind::FileTooLarge => {
-                FetchError::TooLarge { location: location.clone(), limit: self.bytes, declared: None }
-            }
+            io::ErrorKind::FileTooLarge => FetchError::TooLarge {
+                location: location.clone(),
+                limit: self.bytes,
+                declared: None,
+            },
             // flate2: not gzip, or a wrong checksum.
             io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData
                 if error.get_ref().is_none_or(|e| !e.is::<rustls::Error>()) =>

@@ -142,7 +142,14 @@ impl Fetcher {
             settings.host_concurrency.min(u32::MAX as usize) as u32,
             RandomState::new().hash_one(0),
         ));
-        Ok(Fetcher { settings, names, lookup, client, gate, framing_offenders: FramingOffenders::default() })
+        Ok(Fetcher {
+            settings,
+            names,
+            lookup,
+            client,
+            gate,
+            framing_offenders: FramingOffenders::default(),
+        })
     }
 
     /// Whether a request to `host` ([`crate::host_key`]) may start now. Never blocks.
@@ -210,7 +217,8 @@ impl Fetcher {
             has_roots: self.client.has_roots,
             proxied: self.settings.proxy.is_some(),
         };
-        let _running = attempt::begin(start + fetch.left, request.deadline, request.cancelled.clone());
+        let _running =
+            attempt::begin(start + fetch.left, request.deadline, request.cancelled.clone());
         loop {
             if fetch.is_redirected() {
                 (request.etag, request.last_modified) = (None, None);
@@ -297,9 +305,10 @@ impl Fetcher {
                 return Err(over);
             }
             let mut http = self.client.agent.get(uri.clone());
-            for (name, value) in
-                [(header::IF_NONE_MATCH, request.etag), (header::IF_MODIFIED_SINCE, request.last_modified)]
-            {
+            for (name, value) in [
+                (header::IF_NONE_MATCH, request.etag),
+                (header::IF_MODIFIED_SINCE, request.last_modified),
+            ] {
                 if let Some(value) = value.and_then(|v| HeaderValue::from_str(v).ok()) {
                     http = http.header(name, value);
                 }
@@ -355,7 +364,8 @@ impl Fetcher {
         let conditional = request.etag.is_some() || request.last_modified.is_some();
         match head.status {
             StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => {
-                let (bytes, surplus) = body::read(content, &head.headers, limits, location, reserve)?;
+                let (bytes, surplus) =
+                    body::read(content, &head.headers, limits, location, reserve)?;
                 if surplus {
                     self.framing_offenders.add(&location.host);
                 }

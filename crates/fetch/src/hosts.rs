@@ -101,8 +101,8 @@ pub struct HostTable {
 }
 
 impl HostTable {
-    /// `limit`: concurrent requests to one host (`pg_caption.host_concurrency`), at least 1. `seed`:
-    /// for the jitter.
+    /// `limit`: concurrent requests to one host (`pg_caption.host_concurrency`), at least 1.
+    /// `seed`: for the jitter.
     pub fn new(limit: u32, seed: u64) -> Self {
         let random = fastrand::Rng::with_seed(seed);
         HostTable { limit: limit.max(1), hosts: HashMap::new(), random }

@@ -1,10 +1,10 @@
 //! Resolves names to permitted addresses, on a fixed number of threads and within a time limit.
 //!
-//! `getaddrinfo` cannot be interrupted, so a look-up may outlive the caller that gave up on it. Each
-//! name therefore has at most one look-up: further callers join it, and fail immediately once it
-//! exceeds its limit. An unanswered name thus occupies one thread, however many rows contain it. The
-//! number of threads is fixed, so that an unresponsive name server cannot increase it. A full queue
-//! fails the look-up.
+//! `getaddrinfo` cannot be interrupted, so a look-up may outlive the caller that gave up on it.
+//! Each name therefore has at most one look-up: further callers join it, and fail immediately once
+//! it exceeds its limit. An unanswered name thus occupies one thread, however many rows contain it.
+//! The number of threads is fixed, so that an unresponsive name server cannot increase it. A full
+//! queue fails the look-up.
 
 use crate::address::{AddressPolicy, AddressVerdict};
 use crate::attempt;
@@ -126,8 +126,8 @@ pub(crate) struct Lookup {
 }
 
 impl Lookup {
-    /// Starts `threads` threads, which end when the `Lookup` is dropped. Callers wait at most `limit`
-    /// for a look-up.
+    /// Starts `threads` threads, which end when the `Lookup` is dropped. Callers wait at most
+    /// `limit` for a look-up.
     pub(crate) fn new(
         policy: AddressPolicy,
         resolver: Arc<dyn NameResolver>,
@@ -208,7 +208,11 @@ impl Lookup {
     }
 }
 
-fn work(queue: &Mutex<Receiver<Arc<PendingLookup>>>, pending: &PendingLookups, resolver: &dyn NameResolver) {
+fn work(
+    queue: &Mutex<Receiver<Arc<PendingLookup>>>,
+    pending: &PendingLookups,
+    resolver: &dyn NameResolver,
+) {
     loop {
         let lookup = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(lookup) = lookup else { return };

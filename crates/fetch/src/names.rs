@@ -1,5 +1,5 @@
-//! `pg_caption.allowed_hosts`: which hosts may be fetched from. It only restricts; a private address
-//! also needs `allowed_networks`.
+//! `pg_caption.allowed_hosts`: which hosts may be fetched from. It only restricts; a private
+//! address also needs `allowed_networks`.
 
 use crate::error::FetchError;
 use url::Host;

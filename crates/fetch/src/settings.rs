@@ -10,15 +10,16 @@ use std::time::Duration;
 pub const USER_AGENT: &str =
     concat!("pg_caption/", env!("CARGO_PKG_VERSION"), " (+", env!("CARGO_PKG_REPOSITORY"), ")");
 
-/// Limit for the status line and the headers. A slower server would occupy a thread and a permit for
-/// too long.
+/// Limit for the status line and the headers. A slower server would occupy a thread and a permit
+/// for too long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Limits and permissions of a fetcher. The defaults are those of the table of settings in
 /// `crates/wire`.
 #[derive(Debug, Clone)]
 pub struct FetchSettings {
-    /// Networks that are open although they are not public: `127.0.0.0/8`, `fd00::/8`, or one address.
+    /// Networks that are open although they are not public: `127.0.0.0/8`, `fd00::/8`, or one
+    /// address.
     pub allowed_networks: Vec<String>,
     /// Host patterns (`cdn.example.com`, `*.example.com`, each with an optional `:port`); empty:
     /// every public host.
@@ -28,7 +29,8 @@ pub struct FetchSettings {
     pub proxy: Option<String>,
     /// Largest body after content decoding, bytes.
     pub max_bytes: u64,
-    /// Largest possible reservation by [`crate::Reserve`], bytes. Used for bodies of unknown length.
+    /// Largest possible reservation by [`crate::Reserve`], bytes. Used for bodies of unknown
+    /// length.
     pub room: u64,
     /// Limit for the look-up of the name, and again for connecting (TLS included).
     pub connect_timeout: Duration,
@@ -38,8 +40,8 @@ pub struct FetchSettings {
     pub total_timeout: Duration,
     /// Most redirects for one image.
     pub max_redirects: u32,
-    /// Concurrent fetches: size of the connection pool and number of look-up threads. The engine has
-    /// this many fetch threads.
+    /// Concurrent fetches: size of the connection pool and number of look-up threads. The engine
+    /// has this many fetch threads.
     pub concurrency: usize,
     /// Concurrent fetches from one host.
     pub host_concurrency: usize,

@@ -1,5 +1,6 @@
-//! The HTTP client's connections with this crate's rules: permitted addresses only, deadlines across
-//! any number of reads, and cancellation. Everything here uses ureq's `unversioned` interface.
+//! The HTTP client's connections with this crate's rules: permitted addresses only, deadlines
+//! across any number of reads, and cancellation. Everything here uses ureq's `unversioned`
+//! interface.
 
 use crate::attempt;
 use crate::client::MAX_HEADERS;
@@ -21,8 +22,8 @@ const POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Most addresses of one host to try; ureq has space for 16.
 const MAX_ADDRESSES: usize = 8;
 
-/// Resolves through [`Lookup`]. With a proxy, ureq resolves only the proxy's name; a superuser chose
-/// its address.
+/// Resolves through [`Lookup`]. With a proxy, ureq resolves only the proxy's name; a superuser
+/// chose its address.
 #[derive(Debug)]
 pub(crate) struct PolicyResolver {
     pub(crate) lookup: Arc<Lookup>,
@@ -49,7 +50,9 @@ impl Resolver for PolicyResolver {
                 .into_iter()
                 .map(|a| (a, port).into())
                 .collect(),
-            Some(_) => return Err(other(LookupError::Unknown("only the proxy is resolved here".into()))),
+            Some(_) => {
+                return Err(other(LookupError::Unknown("only the proxy is resolved here".into())));
+            }
         };
         let mut result = self.empty();
         addresses.into_iter().take(MAX_ADDRESSES).for_each(|a| result.push(a));

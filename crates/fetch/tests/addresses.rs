@@ -79,7 +79,8 @@ fn only_permitted_addresses_of_a_name_are_tried() {
         read_head(&mut s);
         let _ = reply(&mut s, "200 OK", "Connection: close\r\n", b"picture");
     });
-    let names = TestNames::new(&[("mixed.example", &[&["127.0.0.9", "10.0.0.1", "127.0.0.1", "::1"]])]);
+    let names =
+        TestNames::new(&[("mixed.example", &[&["127.0.0.9", "10.0.0.1", "127.0.0.1", "::1"]])]);
     assert_eq!(
         bytes(get(&named(names, |_| {}), &format!("http://mixed.example:{}/", server.port))),
         b"picture"
@@ -276,7 +277,10 @@ fn a_dead_name_server_costs_a_timeout_only() {
     *stuck.free.lock().unwrap() = true;
     stuck.freed.notify_all();
     assert_eq!(bytes(get_after_lookup(&fetcher, &url)), b"picture");
-    assert!(stuck.lookups.load(Ordering::SeqCst) <= 3, "look-ups without waiting callers are skipped");
+    assert!(
+        stuck.lookups.load(Ordering::SeqCst) <= 3,
+        "look-ups without waiting callers are skipped"
+    );
 }
 
 /// The result after the overdue look-up has ended; until then each fetch fails immediately.

@@ -39,19 +39,20 @@ fn late_surplus_bytes_do_not_affect_a_request() {
 
 #[test]
 fn surplus_bytes_never_answer_the_next_request() {
-    // Each kind of surplus is detected once. From then on a whole surplus response has no connection
-    // to wait on.
+    // Each kind of surplus is detected once. From then on a whole surplus response has no
+    // connection to wait on.
     let immediate = [&b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nreal"[..], ANSWER].concat();
     let bodiless =
         [&b"HTTP/1.1 301 Moved\r\nLocation: /\r\nContent-Length: 0\r\n\r\n"[..], ANSWER].concat();
     for (path, caught) in [("/immediate", immediate), ("/moved", bodiless)] {
-        let server = TestServer::start(move |request, s| match (request.path.as_str(), request.nth) {
-            ("/", 0) => reply(s, "200 OK", "", b"real"),
-            (path, 0) if path == "/immediate" || path == "/moved" => {
-                s.write_all(&caught).map(|()| Then::Keep)
-            }
-            _ => s.write_all(ANSWER).map(|()| Then::Keep),
-        });
+        let server =
+            TestServer::start(move |request, s| match (request.path.as_str(), request.nth) {
+                ("/", 0) => reply(s, "200 OK", "", b"real"),
+                (path, 0) if path == "/immediate" || path == "/moved" => {
+                    s.write_all(&caught).map(|()| Then::Keep)
+                }
+                _ => s.write_all(ANSWER).map(|()| Then::Keep),
+            });
         let fetcher = fetcher(|_| {});
         for path in [path, "/", "/", "/"] {
             assert_eq!(bytes(get(&fetcher, &server.url(path))), b"real", "{path}");

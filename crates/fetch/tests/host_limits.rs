@@ -67,7 +67,10 @@ fn a_pause_affects_its_host_only() {
             "{detail} {hint}"
         );
         assert!(
-            matches!(&error, FetchError::HostCooling { wait, .. } if *wait > Duration::from_secs(590)),
+            matches!(
+                &error,
+                FetchError::HostCooling { wait, .. } if *wait > Duration::from_secs(590)
+            ),
             "{error:?}"
         );
         assert_eq!(
@@ -161,7 +164,8 @@ fn the_next_engine_knows_the_paused_hosts() {
 
 #[test]
 fn concurrent_requests_to_a_host_are_limited() {
-    let (now, most, met) = (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)), Rendezvous::default());
+    let (now, most, met) =
+        (AtomicUsize::new(0), Arc::new(AtomicUsize::new(0)), Rendezvous::default());
     let seen = most.clone();
     let server = TestServer::start(move |_, s| {
         seen.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);

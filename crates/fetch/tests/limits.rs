@@ -80,7 +80,8 @@ fn an_unrequested_304_is_an_error() {
 
 #[test]
 fn requests_contain_the_user_agent_and_no_state() {
-    let server = TestServer::start(|r, s| reply(s, "200 OK", "Set-Cookie: a=b\r\n", r.head.as_bytes()));
+    let server =
+        TestServer::start(|r, s| reply(s, "200 OK", "Set-Cookie: a=b\r\n", r.head.as_bytes()));
     let fetcher = fetcher(|_| {});
     get(&fetcher, &server.url("/")).unwrap();
     let head = String::from_utf8(bytes(get(&fetcher, &server.url("/p#fragment"))))
@@ -110,7 +111,8 @@ fn a_gzip_body_is_decompressed() {
 fn a_gzip_bomb_ends_at_the_limit() {
     let bomb = gzip((0..300).map(|_| vec![0; 1 << 20]));
     assert!(bomb.len() < 5_000_000);
-    let server = TestServer::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &bomb));
+    let server =
+        TestServer::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &bomb));
     let fetcher = fetcher(|s| s.max_bytes = 10_000_000);
     let mut reserved = Vec::new();
     let error = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |_, n| {
@@ -260,7 +262,8 @@ fn wrong_content_lengths_are_detected() {
     let short = TestServer::start(|_, s| {
         write!(
             s,
-            "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nrealHTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake"
+            "HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nreal\
+             HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nfake"
         )?;
         Ok(Then::Keep)
     });
@@ -369,7 +372,8 @@ fn validators_are_not_sent_after_a_redirect() {
         deadline: Instant::now() + TIMEOUT,
         cancelled: &Arc::default(),
     };
-    let Ok(FetchResult::Body { bytes, etag, .. }) = fetch(&fetcher(|_| {}), &request, &mut |_, _| Ok(()))
+    let Ok(FetchResult::Body { bytes, etag, .. }) =
+        fetch(&fetcher(|_| {}), &request, &mut |_, _| Ok(()))
     else {
         panic!("it was not fetched")
     };
@@ -497,7 +501,8 @@ fn endless_headers_are_refused() {
             write!(s, "X: y\r\n")?;
         }
     });
-    let numerous = TestServer::start(|_, s| reply(s, "200 OK", &"X: y\r\n".repeat(500), b"picture"));
+    let numerous =
+        TestServer::start(|_, s| reply(s, "200 OK", &"X: y\r\n".repeat(500), b"picture"));
     for server in [many, numerous] {
         let error = get(&fetcher(|_| {}), &server.url("/")).unwrap_err();
         assert_eq!(

@@ -103,8 +103,8 @@ pub enum HubError {
     },
     /// The downloaded file differs from the published one.
     #[error(
-        "file \"{file}\" has checksum {found} instead of the published {expected}: the download was \
-         discarded, run the command again"
+        "file \"{file}\" has checksum {found} instead of the published {expected}: \
+         the download was discarded, run the command again"
     )]
     Checksum {
         /// The file.
@@ -116,8 +116,8 @@ pub enum HubError {
     },
     /// The downloaded file is longer than the published one.
     #[error(
-        "file \"{file}\" is longer than the published {expected} bytes: the download was discarded, \
-         run the command again"
+        "file \"{file}\" is longer than the published {expected} bytes: \
+         the download was discarded, run the command again"
     )]
     Size {
         /// The file.

@@ -51,7 +51,8 @@ pub struct PullReport {
     pub unchanged: bool,
 }
 
-/// Downloads a model. After an error the fetched files stay in a hidden folder for the next attempt.
+/// Downloads a model. After an error the fetched files stay in a hidden folder for the next
+/// attempt.
 ///
 /// # Errors
 /// [`HubError`]; no part of the model is visible then.

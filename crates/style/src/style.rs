@@ -117,7 +117,8 @@ pub fn builtin(name: &str) -> Option<CaptionStyle> {
             },
         ),
         "detailed" => (
-            "Describe this image in one paragraph: subject, people, objects, colours, text, setting.",
+            "Describe this image in one paragraph: subject, people, objects, colours, text, \
+             setting.",
             StyleTask::Detailed,
             StyleRules {
                 min_chars: 15,

@@ -39,7 +39,8 @@ pub enum StyleError {
     Prompt(String),
     /// No text can have such a length.
     #[error(
-        "lengths must satisfy {MIN_CHARS} <= min_chars <= max_chars <= {MAX_CHARS}, they are {min} and {max}"
+        "lengths must satisfy {MIN_CHARS} <= min_chars <= max_chars <= {MAX_CHARS}, \
+         they are {min} and {max}"
     )]
     Lengths {
         /// `min_chars` as given.

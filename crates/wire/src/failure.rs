@@ -42,16 +42,16 @@ pub const MAX_ENGINE_DEATHS: u32 = 3;
 /// ```
 /// use pg_caption_wire::{Failure, FailureClass};
 ///
-/// let failure = Failure::new(FailureClass::Reject, "http_404", "the host answered with status 404")
-///     .detail("The URL is \"https://example.com/a.jpg\".");
+/// let failure = Failure::new(FailureClass::Reject, "http_404", "host a answered with status 404")
+///     .detail("The URL is \"https://a/1.jpg\".");
 /// assert_eq!(failure.class.name(), "reject");
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
     /// What the failure means for the caller.
     pub class: FailureClass,
-    /// Short and stable, for grouping: `http_404`, `not_an_image`, `too_large`, `forbidden_address`,
-    /// `low_confidence` …
+    /// Short and stable, for grouping: `http_404`, `not_an_image`, `too_large`,
+    /// `forbidden_address`, `low_confidence` …
     pub code: String,
     /// What happened: lower case, no full stop.
     pub message: String,
@@ -119,7 +119,8 @@ impl Failure {
             "the extension's library and the running engine have different versions",
         )
         .detail(format!(
-            "The library of release {} uses protocol {}, the engine of release {} uses protocol {}.",
+            "The library of release {} uses protocol {}, \
+             the engine of release {} uses protocol {}.",
             library.0, library.1, engine.0, engine.1
         ))
         .hint(

@@ -29,8 +29,7 @@ macro_rules! for_each_setting {
                 sighup engine(tiles: $crate::TileMode)
                 cli("tiles", "WHEN", "[default: auto; all with --exact]"),
                 "Selects when a tiling model splits a picture into tiles.",
-                "auto: for styles with the task \"detailed\"; one: never; all: always. \
-         Tiles show details and multiply the cost.";
+                "auto: for detailed styles; one: never; all: always. Tiles multiply the cost.";
             models_directory: path(""), sighup,
                 "Sets the directory of the model folders.",
                 "Empty means the directory installed with the extension.";
@@ -104,8 +103,7 @@ macro_rules! for_each_setting {
                 "All waiting is included.";
             on_error: choice(OnError: Error c"error", Null c"null"), user,
                 "Selects what caption_image does if a picture cannot be captioned.",
-                "error: raise an error; null: warn and return NULL. \
-         Failures of the engine are always errors.";
+                "error raises, null warns and returns NULL. Engine failures always raise.";
             min_confidence: real(-1.0, -1.0, 1.0), user engine(min_confidence: Option<f32>)
                 cli("min-confidence", "X", "[default: the model's own]"),
                 "Sets the confidence below which no caption is written.",

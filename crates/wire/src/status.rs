@@ -33,8 +33,8 @@ pub enum EngineReport {
     /// System files that it needs were replaced by files that it may not read (see the engine's
     /// `confine`). A successor may read them.
     Outdated,
-    /// Pauses of hosts, for the successor. A draining engine sends them immediately and again before
-    /// it exits.
+    /// Pauses of hosts, for the successor. A draining engine sends them immediately and again
+    /// before it exits.
     Cooling {
         /// The pauses that have not ended.
         hosts: Vec<HostCooldown>,

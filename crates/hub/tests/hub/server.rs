@@ -1,5 +1,5 @@
-//! A hub on loopback with the protocol of the real one (listing, redirects to another host for large
-//! files, ranges), which fails on request.
+//! A hub on loopback with the protocol of the real one (listing, redirects to another host for
+//! large files, ranges), which fails on request.
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 

@@ -1,0 +1,156 @@
+//! Every failure follows PostgreSQL's message style. One table for each crate.
+
+use pg_caption_checks::{message_violations, style_violations};
+use pg_caption_fetch::{FetchError, FetchStage, UrlLocation};
+use pg_caption_hub::HubError;
+use pg_caption_models::ModelsError;
+use pg_caption_style::{FolderError, StyleError, TextRefusal};
+use pg_caption_wire::{Failure, FailureClass};
+use std::path::PathBuf;
+use std::time::Duration;
+
+#[track_caller]
+fn all_follow_the_style(failures: impl IntoIterator<Item = Failure>) {
+    let found: Vec<String> = failures.into_iter().flat_map(|f| style_violations(&f)).collect();
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[track_caller]
+fn all_messages_follow_the_style(messages: impl IntoIterator<Item = String>) {
+    let found: Vec<String> = messages.into_iter().flat_map(|m| message_violations(&m)).collect();
+    assert!(found.is_empty(), "{found:#?}");
+}
+
+#[test]
+fn shared_failures_follow_the_style() {
+    all_follow_the_style([
+        Failure::timeout(Some(500), "waiting for its turn"),
+        Failure::timeout(None, "waiting for memory"),
+        Failure::version_mismatch(("0.2.0", 1), ("0.3.0", 2)),
+        Failure::engine_killer(3),
+        Failure::unexpected_304(),
+    ]);
+}
+
+#[test]
+fn fetch_failures_follow_the_style() {
+    use FetchError::*;
+    let location =
+        || UrlLocation { host: "cdn.example:443".into(), url: "https://cdn.example/a.jpg".into() };
+    let (shown, reason) = (|| "a.jpg".to_string(), || "Connection refused (os error 111)".into());
+    let second = Duration::from_secs(1);
+    let mut errors = vec![
+        BadUrl { shown: shown(), reason: "it names no host".into() },
+        RelativeUrl { shown: shown() },
+        Scheme { shown: shown(), scheme: "ftp".into() },
+        Credentials { location: location() },
+        ForbiddenHost { location: location() },
+        ForbiddenAddress { location: location(), address: "10.0.0.1".into(), what: "private" },
+        Dns { location: location(), reason: reason() },
+        Connect { location: location(), reason: reason() },
+        Tls { location: location(), reason: reason(), no_roots: true },
+        Tls { location: location(), reason: reason(), no_roots: false },
+        Reset { location: location(), reason: reason() },
+        TooLarge { location: location(), limit: 10, declared: None },
+        TooLarge { location: location(), limit: 10, declared: Some(11) },
+        TooManyRedirects { location: location(), limit: 5 },
+        RedirectLoop { location: location() },
+        InsecureRedirect { location: location() },
+        BadRedirect {
+            location: location(),
+            cause: Box::new(Scheme { shown: shown(), scheme: "file".into() }),
+        },
+        NotHttp { location: location(), reason: reason() },
+        HeadersTooLarge { location: location() },
+        BadEncoding { location: location(), reason: "content encoding \"br\"".into() },
+        Truncated { location: location() },
+        Proxy { location: location(), reason: reason() },
+        HostCooling { location: location(), wait: second, last: Some("http_429".into()) },
+        HostCooling {
+            location: UrlLocation { host: "a:80".into(), url: String::new() },
+            wait: second,
+            last: None,
+        },
+        HostBusy { location: location() },
+        Cancelled { location: location() },
+        Memory(Box::new(Failure::timeout(None, "waiting for memory"))),
+        Setting { setting: "pg_caption.proxy", reason: "it is not a URL".into() },
+    ];
+    for stage in [
+        FetchStage::Resolve,
+        FetchStage::Connect,
+        FetchStage::Answer,
+        FetchStage::Total,
+        FetchStage::Caller,
+    ] {
+        errors.push(Timeout { location: location(), stage, limit: second });
+    }
+    for status in [301, 304, 401, 403, 404, 429, 503] {
+        for retry_after in [None, Some(second)] {
+            errors.push(Status { location: location(), status, retry_after });
+        }
+    }
+    all_follow_the_style(errors.iter().map(FetchError::failure));
+}
+
+#[test]
+fn style_errors_follow_the_style() {
+    let errors = [
+        StyleError::Name("Bad Name".into()),
+        StyleError::Instruction(0),
+        StyleError::Prompt("florence2".into()),
+        StyleError::Lengths { min: 2, max: 1 },
+        StyleError::MaxChars(9),
+        StyleError::Sentences,
+    ];
+    all_messages_follow_the_style(errors.iter().map(StyleError::to_string));
+    all_messages_follow_the_style([
+        FolderError::Silent("poetic".into()).to_string(),
+        FolderError::Style { name: "poetic".into(), error: errors[0].clone() }.to_string(),
+    ]);
+    let refusals = [
+        TextRefusal::TooShort { chars: 2, min: 15 },
+        TextRefusal::NoWords,
+        TextRefusal::EchoesName,
+    ];
+    all_follow_the_style(
+        refusals.iter().map(|refusal| {
+            Failure::new(FailureClass::Uncertain, refusal.code(), refusal.to_string())
+        }),
+    );
+}
+
+#[test]
+fn hub_errors_follow_the_style() {
+    let (host, file) = ("hub.example".to_string(), "config.json".to_string());
+    let path = PathBuf::from("/models/x");
+    let mut errors = vec![
+        HubError::Name("a/b/c".into()),
+        HubError::Setting {
+            what: "HF_ENDPOINT",
+            value: "x".into(),
+            reason: "it is not an http or https address".into(),
+        },
+        HubError::NoRevision { repo: "a/b".into(), revision: "v7".into() },
+        HubError::Network { host: host.clone(), reason: "the connection ended early".into() },
+        HubError::Status { host: host.clone(), status: 500, file: file.clone() },
+        HubError::Malformed { host, file: file.clone(), reason: "\"x\" is not a commit".into() },
+        HubError::Unusable {
+            repo: "a/b".into(),
+            reason: ModelsError::Missing { file: "config.json".into() },
+        },
+        HubError::NoSpace { path: path.clone(), needed: 2, available: 1 },
+        HubError::Checksum { file: file.clone(), expected: "00".into(), found: "01".into() },
+        HubError::Size { file, expected: 1 },
+        HubError::Busy { path: path.clone() },
+        HubError::File { path: path.clone(), source: std::io::Error::other("it is full") },
+    ];
+    for token in [true, false] {
+        errors.push(HubError::NoRepository { repo: "a/b".into(), token });
+        errors.push(HubError::Gated { repo: "a/b".into(), token });
+    }
+    for origin in [None, Some("a/b at 01234567".to_string())] {
+        errors.push(HubError::Exists { path: path.clone(), origin });
+    }
+    all_messages_follow_the_style(errors.iter().map(HubError::to_string));
+}
