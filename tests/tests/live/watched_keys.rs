@@ -1,6 +1,6 @@
 //! Tables of every shape: keys, names, schemas, partitions, types of the filled columns.
 
-use pg_caption_tests::{ServerAnswer, TestServer, eventually, shared_database};
+use pg_caption_tests::{ServerAnswer, TestServer, shared_database};
 
 /// Creates a table, inserts one row before `watch` and one after it, and waits until both are
 /// filled. `$n` and `$url` in `insert` are replaced.
