@@ -126,3 +126,19 @@ fn arguments_and_literals_are_read() {
     assert_eq!(literal("\"one \\\n    two\"").as_deref(), Some("one two"));
     assert_eq!(literal("error.to_string()"), None);
 }
+
+#[test]
+fn violations_of_the_style_are_found() {
+    for good in ["no caption style \"x\"", "URL without a host", "\"x\" is not a model"] {
+        assert_eq!(message_problem(good), None);
+    }
+    for bad in ["No such style", "no such style.", "two\nlines", " white space", ""] {
+        assert!(message_problem(bad).is_some(), "{bad}");
+    }
+    for good in ["The file has 0 bytes.", "caption.watch() repairs it.", "\"x\" is too long."] {
+        assert_eq!(sentence_problem(good), None);
+    }
+    for bad in ["still waiting", "After 10 ms, fetching", "no capital letter.", "Two. "] {
+        assert!(sentence_problem(bad).is_some(), "{bad}");
+    }
+}
