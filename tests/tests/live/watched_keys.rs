@@ -226,7 +226,7 @@ fn a_column_too_short_for_its_style_warns() {
     assert!((1..=12).contains(&text.chars().count()), "{text}");
     assert!(
         warnings.iter().any(|warning| warning.contains("12 characters")
-            && warning.contains("\"seo\" asks for at least 15")),
+            && warning.contains("\"seo\" writes at least 15")),
         "{warnings:?}"
     );
 }
