@@ -66,7 +66,7 @@ impl<'a> TestDatabase<'a> {
     /// Waits until the SQL condition holds in this database.
     ///
     /// # Panics
-    /// As [`eventually`].
+    /// Like [`eventually`].
     #[track_caller]
     pub fn eventually(&self, condition: &str) {
         let mut session = self.session();

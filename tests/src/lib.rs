@@ -16,7 +16,9 @@ mod wait;
 
 pub use cluster::{ClusterBackup, StopMode, TestCluster, alive, signal};
 pub use database::{FILLED, TestDatabase, shared_database};
-pub use locations::{demo_pictures, model, parity, project, releases, shared, test_program};
+pub use locations::{
+    demo_pictures, model, parity, project, releases, rust_files, shared, test_program,
+};
 pub use message_style::{message_problem, sentence_problem};
 pub use models::ModelsDirectory;
 /// Signals for [`signal`].

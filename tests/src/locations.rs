@@ -10,6 +10,37 @@ pub fn project() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ is in the project")
 }
 
+/// Path (relative to the project) and text of every Rust file below `folders` of the project. With
+/// `tests` false, files, folders and modules of tests and benches are left out.
+///
+/// # Panics
+/// If a folder or file cannot be read.
+pub fn rust_files(folders: &[&str], tests: bool) -> Vec<(PathBuf, String)> {
+    let is_test = |name: &str| {
+        ["tests", "benches", "examples", "tests.rs"].contains(&name) || name.ends_with("_tests.rs")
+    };
+    let (mut found, mut next) = (Vec::new(), Vec::from_iter(folders.iter().map(PathBuf::from)));
+    while let Some(folder) = next.pop() {
+        for entry in std::fs::read_dir(project().join(&folder)).expect("a folder").flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = folder.join(&name);
+            if name == "target" || !tests && is_test(&name) {
+                continue;
+            } else if entry.path().is_dir() {
+                next.push(path);
+            } else if name.ends_with(".rs") {
+                let mut text = std::fs::read_to_string(entry.path()).expect("a source file");
+                if !tests {
+                    text.truncate(text.find("#[cfg(test)]").unwrap_or(text.len()));
+                }
+                found.push((path, text));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
 /// The output of `pg_config --ITEM` of the PostgreSQL under test: the one that PG_CONFIG names, or
 /// else the private copy that `make test` creates.
 ///

@@ -3,13 +3,6 @@
 
 /// The problem of a primary message, if any: it begins in lower case and has no full stop and no
 /// line end.
-///
-/// ```
-/// use pg_caption_tests::message_problem;
-///
-/// assert_eq!(message_problem("no caption style \"x\""), None);
-/// assert!(message_problem("No such style.").is_some());
-/// ```
 pub fn message_problem(message: &str) -> Option<String> {
     let word: String = message.chars().take_while(|c| c.is_alphanumeric()).collect();
     let capitals = word.chars().filter(|c| c.is_uppercase()).count();
@@ -30,13 +23,6 @@ pub fn message_problem(message: &str) -> Option<String> {
 }
 
 /// The problem of a DETAIL or HINT, if any: it consists of whole sentences.
-///
-/// ```
-/// use pg_caption_tests::sentence_problem;
-///
-/// assert_eq!(sentence_problem("The file has 0 bytes."), None);
-/// assert!(sentence_problem("0 bytes, while decoding").is_some());
-/// ```
 pub fn sentence_problem(text: &str) -> Option<String> {
     let word = text.split_whitespace().next().unwrap_or_default();
     // A sentence may begin with a name: a setting, a function, or a quoted one.

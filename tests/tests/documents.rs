@@ -1,36 +1,10 @@
 //! Documents against the sources: failure codes, settings, and the names of tests.
 
-use pg_caption_tests::project;
+use pg_caption_tests::{project, rust_files};
 use pg_caption_wire::{SETTINGS, SettingContext, SettingKind, SettingUnit};
 use std::collections::BTreeSet;
-use std::path::Path;
 
-/// Reads all Rust files below a folder.
-fn rust_files(folder: &Path, accept: &dyn Fn(&str) -> bool, files: &mut Vec<String>) {
-    for entry in std::fs::read_dir(folder).expect("a folder of sources").flatten() {
-        let path = entry.path();
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if path.is_dir() && name != "target" && accept(&name) {
-            rust_files(&path, accept, files);
-        } else if name.ends_with(".rs") && accept(&name) {
-            files.push(std::fs::read_to_string(&path).expect("a source file"));
-        }
-    }
-}
-
-/// All Rust files of the extension and the crates, without tests.
-fn sources() -> Vec<String> {
-    let accept = |name: &str| !["tests", "benches", "examples", "tests.rs"].contains(&name);
-    let mut files = Vec::new();
-    for folder in ["src", "crates"] {
-        rust_files(&project().join(folder), &accept, &mut files);
-    }
-    for text in &mut files {
-        text.truncate(text.find("#[cfg(test)]").unwrap_or(text.len()));
-    }
-    files
-}
-
+/// The text of a document of the project.
 fn document(path: &str) -> String {
     std::fs::read_to_string(project().join(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
 }
@@ -53,7 +27,7 @@ fn codes(text: &str) -> impl Iterator<Item = String> {
 #[test]
 fn every_failure_code_is_documented() {
     let mut emitted = BTreeSet::new();
-    for file in &sources() {
+    for (_, file) in &rust_files(&["src", "crates"], false) {
         // Failure::new(FailureClass::…, "code", …
         for call in file.split("Failure::new(").skip(1) {
             let head = call.split(',').take(2).collect::<Vec<_>>().join(",");
@@ -120,11 +94,8 @@ fn the_table_of_settings_is_complete() {
 /// The tests that docs/faults.md and SECURITY.md name exist, as a function or a file of tests.
 #[test]
 fn every_named_test_exists() {
-    let mut files = Vec::new();
-    for folder in ["crates", "tests"] {
-        rust_files(&project().join(folder), &|_| true, &mut files);
-    }
-    let text = files.concat();
+    let files = rust_files(&["crates", "tests"], true);
+    let text: String = files.into_iter().map(|(_, text)| text).collect();
     let live = std::fs::read_dir(project().join("tests/tests/live")).expect("the live tests");
     let modules: BTreeSet<String> = live
         .flatten()
@@ -137,11 +108,13 @@ fn every_named_test_exists() {
     };
     for page in ["docs/faults.md", "SECURITY.md"] {
         let document = document(page);
-        let paragraphs = document.split("Tests:").skip(1);
-        let named: Vec<&str> = paragraphs
-            .flat_map(|rest| {
-                rest.split("\n\n").next().unwrap_or_default().split('`').skip(1).step_by(2)
-            })
+        // A list of names ends with its paragraph, or where the next item of a list begins.
+        let lists = document.split("Tests:").skip(1).map(|rest| {
+            let paragraph = rest.split("\n\n").next().unwrap_or_default();
+            paragraph.split("\n* **").next().unwrap_or_default()
+        });
+        let named: Vec<&str> = lists
+            .flat_map(|list| list.split('`').skip(1).step_by(2))
             .filter(|name| !name.contains(['.', '/', ' ', '(']))
             .collect();
         assert!(named.len() > 20, "too few names in {page}: {named:?}");

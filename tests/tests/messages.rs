@@ -1,22 +1,7 @@
 //! The texts of failures and errors in the sources follow PostgreSQL's message style guide. The
 //! live tests check messages as a client receives them.
 
-use pg_caption_tests::{message_problem, project, sentence_problem};
-use std::path::{Path, PathBuf};
-
-/// The Rust files of the extension and the crates, without tests.
-fn sources(folder: &Path, files: &mut Vec<PathBuf>) {
-    for entry in std::fs::read_dir(folder).expect("a folder of sources").flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        if entry.path().is_dir() {
-            if !["tests", "benches", "examples", "target"].contains(&name.as_str()) {
-                sources(&entry.path(), files);
-            }
-        } else if name.ends_with(".rs") && name != "tests.rs" && !name.ends_with("_tests.rs") {
-            files.push(entry.path());
-        }
-    }
-}
+use pg_caption_tests::{message_problem, rust_files, sentence_problem};
 
 /// The arguments of a call: `text` begins after the opening parenthesis.
 fn arguments(text: &str) -> Vec<&str> {
@@ -87,16 +72,15 @@ const CALLS: [(&str, Option<usize>, &[usize]); 8] = [
 
 #[test]
 fn texts_follow_the_message_style_guide() {
-    let mut files = Vec::new();
-    for folder in ["src", "crates"] {
-        sources(&project().join(folder), &mut files);
-    }
     let (mut problems, mut checked) = (Vec::new(), 0);
-    for file in files {
-        let text = std::fs::read_to_string(&file).expect("a source file");
-        let text = text.split("#[cfg(test)]").next().unwrap_or_default();
+    for (path, text) in rust_files(&["src", "crates"], false) {
         for (call, primary, sentences) in CALLS {
             for (at, _) in text.match_indices(call) {
+                // A method or a longer name is another function.
+                let is_part = |c: char| c == '.' || c == '_' || c.is_alphanumeric();
+                if !call.starts_with('.') && text[..at].ends_with(is_part) {
+                    continue;
+                }
                 let arguments = arguments(&text[at + call.len()..]);
                 let get = |position: usize| arguments.get(position).and_then(|a| literal(a));
                 let message = primary.and_then(get);
@@ -105,8 +89,8 @@ fn texts_follow_the_message_style_guide() {
                     .filter_map(|text| message_problem(text))
                     .chain(sentences.iter().filter_map(|at| sentence_problem(&get(*at)?)));
                 let line = text[..at].matches('\n').count() + 1;
-                let path = file.strip_prefix(project()).unwrap_or(&file).display();
-                problems.extend(found.map(|problem| format!("{path}:{line}: {problem}")));
+                problems
+                    .extend(found.map(|problem| format!("{}:{line}: {problem}", path.display())));
                 checked += usize::from(message.is_some());
                 checked += sentences.iter().filter(|at| get(**at).is_some()).count();
             }
@@ -125,4 +109,20 @@ fn arguments_and_literals_are_read() {
     assert_eq!(literal(found[3]).as_deref(), Some("D."));
     assert_eq!(literal("\"one \\\n    two\"").as_deref(), Some("one two"));
     assert_eq!(literal("error.to_string()"), None);
+}
+
+#[test]
+fn violations_of_the_style_are_found() {
+    for good in ["no caption style \"x\"", "URL without a host", "\"x\" is not a model"] {
+        assert_eq!(message_problem(good), None);
+    }
+    for bad in ["No such style", "no such style.", "two\nlines", " white space", ""] {
+        assert!(message_problem(bad).is_some(), "{bad}");
+    }
+    for good in ["The file has 0 bytes.", "caption.watch() repairs it.", "\"x\" is too long."] {
+        assert_eq!(sentence_problem(good), None);
+    }
+    for bad in ["still waiting", "After 10 ms, fetching", "no capital letter.", "Two. "] {
+        assert!(sentence_problem(bad).is_some(), "{bad}");
+    }
 }

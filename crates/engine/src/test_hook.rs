@@ -2,7 +2,7 @@
 //! the engine over through a picture.
 //!
 //! The installed program never sets it, and nothing it reads or is told can: only another program
-//! that links this library (`tests/src/bin/possessed_engine.rs`), named by a superuser in
+//! that links this library (`tests/src/bin/test_hook_engine.rs`), named by a superuser in
 //! `pg_caption.engine`.
 
 use std::sync::OnceLock;

@@ -11,7 +11,7 @@ fn a_full_worker_pool_is_logged_once() {
     db.products_of(&web, 3).run("SELECT caption.watch('products')");
     let logged = || cluster.log().matches("no background worker slot is free").count();
     eventually("the log names the reason", || logged() > 0);
-    assert!(cluster.log().contains("Raise max_worker_processes"));
+    assert!(cluster.log().contains("raise max_worker_processes"));
     // A direct call needs no worker.
     assert!(
         !db.session().text(&format!("SELECT caption_image('{}')", web.url("/0.jpg"))).is_empty()

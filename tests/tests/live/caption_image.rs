@@ -1,6 +1,8 @@
 //! `caption_image`: one caption for one picture, while the session waits.
 
-use pg_caption_tests::{ServerAnswer, TestServer, shared_database};
+use pg_caption_tests::{
+    AnswerGate, ServerAnswer, TestCluster, TestServer, eventually, pictures, shared_database,
+};
 
 #[test]
 fn a_picture_behind_a_url_gets_a_caption() {

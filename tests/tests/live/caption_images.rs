@@ -1,6 +1,6 @@
 //! `caption_images` and `caption_image_json`: captions of several pictures, several styles for one.
 
-use pg_caption_tests::{TestServer, shared_database};
+use pg_caption_tests::{AnswerGate, ServerAnswer, TestServer, eventually, shared_database};
 
 // One row per URL; an unavailable picture costs only its own row.
 #[test]

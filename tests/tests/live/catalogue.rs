@@ -1,6 +1,6 @@
 //! Whole catalogs: each row of a folder of photos ends either filled or with a recorded failure.
 
-use pg_caption_tests::{ServerAnswer, TestServer, shared_database};
+use pg_caption_tests::{ServerAnswer, TestServer, demo_pictures, shared, shared_database};
 use std::path::Path;
 
 fn watch_a_folder(folder: &Path) {

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 // socket.
 #[test]
 fn a_compromised_decoder_stays_confined() {
-    let engine = test_program("hooked_engine").display().to_string();
+    let engine = test_program("test_hook_engine").display().to_string();
     let (cluster, web) =
         (TestCluster::private(&[("pg_caption.engine", &engine)]), TestServer::start());
     let db = cluster.database();
@@ -21,7 +21,7 @@ fn a_compromised_decoder_stays_confined() {
     let in_force = session.text("SELECT confinement::text FROM caption.engine_status()");
     let attempts = [
         ("read a file", data.join("PG_VERSION").display().to_string(), "landlock"),
-        ("read /etc", "/etc/passwd".into(), "landlock"),
+        ("read a file in /etc", "/etc/passwd".into(), "landlock"),
         ("list a folder", data.join("base").display().to_string(), "landlock"),
         ("write a file", data.join("planted").display().to_string(), "landlock"),
         ("make a folder", "/tmp/pg_caption_planted".into(), "landlock"),
@@ -31,10 +31,10 @@ fn a_compromised_decoder_stays_confined() {
         ("connect to a socket", socket.display().to_string(), "seccomp"),
         ("signal another process", cluster.postmaster().to_string(), "seccomp"),
         ("limit another process", cluster.postmaster().to_string(), "seccomp"),
-        ("slow another process down", cluster.postmaster().to_string(), "seccomp"),
+        ("change another process's priority", cluster.postmaster().to_string(), "seccomp"),
         ("bind another process to a processor", cluster.postmaster().to_string(), "seccomp"),
-        ("change the mode of a file", data.join("PG_VERSION").display().to_string(), "seccomp"),
-        ("change the owner of a file", data.join("PG_VERSION").display().to_string(), "seccomp"),
+        ("change a file's mode", data.join("PG_VERSION").display().to_string(), "seccomp"),
+        ("change a file's owner", data.join("PG_VERSION").display().to_string(), "seccomp"),
         ("change a file's times", data.join("PG_VERSION").display().to_string(), "seccomp"),
         ("set an attribute of a file", data.join("PG_VERSION").display().to_string(), "seccomp"),
     ];
@@ -44,12 +44,12 @@ fn a_compromised_decoder_stays_confined() {
         .collect::<serde_json::Map<_, _>>()
         .into();
     let mut picture = pictures::jpeg(0);
-    picture.extend_from_slice(format!("TEST HOOK {commands}").as_bytes());
+    picture.extend_from_slice(format!("TEST_HOOK {commands}").as_bytes());
     let url = web.serve("/a.jpg", ServerAnswer::body(picture, "image/jpeg"));
     session.run(&format!("SELECT caption_image('{url}')"));
     let line = || {
         cluster.log().lines().find_map(|line| {
-            line.split_once("test hook: ").map(|(_, outcomes)| outcomes.to_owned())
+            line.split_once("test_hook: ").map(|(_, outcomes)| outcomes.to_owned())
         })
     };
     eventually("the decoder reports its attempts", || line().is_some());
@@ -68,12 +68,12 @@ fn the_installed_engine_has_no_test_hook() {
     let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
     let db = cluster.database();
     let mut picture = pictures::jpeg(0);
-    picture.extend_from_slice(br#"TEST HOOK {"read a file": "/etc/passwd"}"#);
+    picture.extend_from_slice(br#"TEST_HOOK {"read a file": "/etc/passwd"}"#);
     let url = web.serve("/a.jpg", ServerAnswer::body(picture, "image/jpeg"));
     db.session().run(&format!("SELECT caption_image('{url}')"));
     cluster.restart(StopMode::Fast);
     assert!(
-        !cluster.log().contains("test hook"),
+        !cluster.log().contains("test_hook"),
         "after the restart the log contains all output of the engine"
     );
 }

@@ -1,7 +1,10 @@
 //! Copies of a database: standbys, dumps, templates, subscribers, upgraded clusters. Each continues
 //! without manual steps.
 
-use pg_caption_tests::{AnswerGate, FILLED, StopMode, TestCluster, TestServer, eventually};
+use pg_caption_tests::{
+    AnswerGate, FILLED, ServerAnswer, StopMode, TestCluster, TestDatabase, TestServer, TestSession,
+    eventually, shared_database,
+};
 
 /// The output of a program that must succeed.
 #[track_caller]

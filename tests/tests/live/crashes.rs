@@ -1,6 +1,9 @@
 //! Repeated crashes while a queue is processed: at the end every row is filled exactly once.
 
-use pg_caption_tests::{TestCluster, TestDatabase, TestServer};
+use pg_caption_tests::{
+    AnswerGate, FILLED, ServerAnswer, Signal, TestCluster, TestDatabase, TestServer, TestSession,
+    alive, eventually, signal,
+};
 
 /// A watched table of `count` rows that records every write of a fill.
 fn watched<'a>(cluster: &'a TestCluster, web: &TestServer, count: usize) -> TestDatabase<'a> {

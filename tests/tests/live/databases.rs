@@ -2,6 +2,7 @@
 
 use pg_caption_tests::{
     AnswerGate, FILLED, ServerAnswer, TestCluster, TestDatabase, TestServer, eventually,
+    shared_database,
 };
 
 /// State and reason of a database in `caption.database`, read in the database `shown_in`.

@@ -1,7 +1,10 @@
 //! Processes that die lose no work. Each test uses its own cluster and stops, kills or drops
 //! something while rows are processed.
 
-use pg_caption_tests::TestSession;
+use pg_caption_tests::{
+    AnswerGate, FILLED, ServerAnswer, Signal, StopMode, TestCluster, TestDatabase, TestServer,
+    TestSession, alive, eventually, model, signal,
+};
 
 /// Adds columns that count how often each fill of a row was written.
 fn count_writes(session: &mut TestSession) {

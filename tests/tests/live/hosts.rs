@@ -1,7 +1,10 @@
 //! Cooling and slow hosts: they are visible, charge no attempts to rows, and delay no other host. A
 //! cooldown outlasts the engine.
 
-use pg_caption_tests::{TestServer, TestSession};
+use pg_caption_tests::{
+    AnswerGate, FILLED, ServerAnswer, TestCluster, TestServer, TestSession, eventually,
+    shared_database,
+};
 
 const TOO_MANY_REQUESTS: u16 = 429;
 

@@ -1,8 +1,8 @@
 //! Models in SQL: `caption.models()` lists the installed models, `caption.use_model()` chooses one.
 
 use pg_caption_tests::{
-    ModelsDirectory, StopMode, TestCluster, TestDatabase, demo_pictures, eventually, pictures,
-    quote_literal,
+    ModelsDirectory, StopMode, TestCluster, TestDatabase, demo_pictures, eventually, model,
+    pictures, quote_literal,
 };
 use std::fs;
 

@@ -1,6 +1,6 @@
 //! A transaction left open after a call of the extension delays its own table and nothing else.
 
-use pg_caption_tests::{AnswerGate, ServerAnswer, TestCluster, TestServer};
+use pg_caption_tests::{AnswerGate, ServerAnswer, TestCluster, TestServer, eventually};
 
 /// Leaves `call` uncommitted, adds rows to this table and to another one, and checks that the same
 /// worker fills the other table. After COMMIT the condition `finally` must hold.

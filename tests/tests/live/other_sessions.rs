@@ -1,7 +1,10 @@
 //! Transactions, locks and definitions of other sessions: they never lose a row, and they delay
 //! only the rows that they concern.
 
-use pg_caption_tests::{AnswerGate, FILLED, ServerAnswer, TestServer, eventually, shared_database};
+use pg_caption_tests::{
+    AnswerGate, FILLED, ServerAnswer, TestCluster, TestServer, eventually, quote_literal,
+    shared_database,
+};
 
 #[test]
 fn a_locked_row_delays_no_other_row() {

@@ -1,7 +1,7 @@
 //! Published model families through the SQL function: the caption equals the postprocessed text of
 //! the reference implementation. Tests of crates/captioner and crates/engine compare the token ids.
 
-use pg_caption_style::{CaptionStyle, StyleRules, StyleTask, TextEnding, builtin, tidy};
+use pg_caption_style::{CaptionStyle, StyleRules, StyleTask, TextEnding, builtin, postprocess};
 use pg_caption_tests::{ModelsDirectory, parity, pictures};
 use serde_json::Value;
 
@@ -71,7 +71,11 @@ fn assert_matches_reference(case: &ParityCase) {
             pictures::bytea_literal(&bytes),
             style.name
         ));
-        assert_eq!(caption, tidy(text, style, ending).ok(), "{model} {output} {image}: {text:?}");
+        assert_eq!(
+            caption,
+            postprocess(text, style, ending).ok(),
+            "{model} {output} {image}: {text:?}"
+        );
         captions += u32::from(caption.is_some());
     }
     assert!(captions > 3, "only {captions} captions");

@@ -1,7 +1,8 @@
 //! Pruning: entries of deleted rows and resolved failures are removed, and no other entries.
 
 use pg_caption_tests::{
-    ServerAnswer, TestDatabase, TestServer, TestSession, eventually, shared_database,
+    AnswerGate, ServerAnswer, TestCluster, TestDatabase, TestServer, TestSession, eventually,
+    shared_database,
 };
 
 /// A watched table with captions, after its first prune.

@@ -1,8 +1,7 @@
 //! `caption.recaption`: rows with an unchanged URL get new captions only if their picture changed.
 
 use pg_caption_tests::{
-    FILLED, ServerAnswer, TestCluster, TestDatabase, TestServer, TestSession, eventually,
-    shared_database,
+    FILLED, ServerAnswer, TestCluster, TestDatabase, TestServer, TestSession, shared_database,
 };
 
 /// A picture with an ETag.

@@ -2,7 +2,8 @@
 //! a row.
 
 use pg_caption_tests::{
-    AnswerGate, FILLED, TestDatabase, TestServer, TestSession, eventually, shared_database,
+    AnswerGate, FILLED, ServerAnswer, TestCluster, TestDatabase, TestServer, TestSession,
+    eventually, shared_database,
 };
 
 /// A watched table of six rows: three are filled, the pictures of the others are being fetched.

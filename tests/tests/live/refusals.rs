@@ -1,7 +1,7 @@
 //! Rejected calls and their messages: tables that cannot be watched, addresses that are not
 //! fetched.
 
-use pg_caption_tests::shared_database;
+use pg_caption_tests::{ServerAnswer, TestCluster, TestServer, shared_database};
 
 /// Creates a table and checks that `caption.watch` fails. Message, detail and hint must contain
 /// each of the terms.

@@ -1,6 +1,8 @@
 //! Privileges: a table's code runs with the rights of the table's owner at most.
 
-use pg_caption_tests::{FILLED, TestCluster, TestDatabase, TestServer, TestSession, eventually};
+use pg_caption_tests::{
+    FILLED, TestCluster, TestDatabase, TestServer, TestSession, shared_database,
+};
 
 /// A database, a session as an ordinary role that owns `products` and may watch, and that role.
 fn shop<'a>(cluster: &'a TestCluster, web: &TestServer) -> (TestDatabase<'a>, TestSession, String) {

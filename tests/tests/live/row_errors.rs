@@ -1,6 +1,8 @@
 //! Errors from a table's triggers, keys and checks: they cost one row, never other rows.
 
-use pg_caption_tests::{AnswerGate, FILLED, TestCluster, TestServer, eventually, shared_database};
+use pg_caption_tests::{
+    AnswerGate, FILLED, ServerAnswer, TestCluster, TestServer, eventually, shared_database,
+};
 
 /// SQL for a BEFORE UPDATE trigger on `products` that runs the statement for row 2.
 fn trigger(statement: &str) -> String {

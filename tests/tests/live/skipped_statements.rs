@@ -1,7 +1,9 @@
 //! Trigger skipping: a statement that changes no watched column skips the extension's UPDATE
 //! trigger. No change of a watched column is missed.
 
-use pg_caption_tests::{ServerAnswer, TestDatabase, TestServer, TestSession, shared_database};
+use pg_caption_tests::{
+    ServerAnswer, TestCluster, TestDatabase, TestServer, TestSession, shared_database,
+};
 
 /// A watched table with one filled row, and the URL of another picture.
 fn watched<'a>(web: &TestServer, table: &str) -> (TestDatabase<'a>, TestSession, String) {

@@ -1,7 +1,7 @@
 //! Styles: built-in ones, those of a model, and rows of `caption.style`, in order of precedence.
 
 use pg_caption_tests::{
-    ModelsDirectory, ServerAnswer, TestCluster, TestServer, TestSession, eventually,
+    ModelsDirectory, ServerAnswer, TestCluster, TestDatabase, TestServer, TestSession,
     shared_database,
 };
 

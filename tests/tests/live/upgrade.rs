@@ -4,7 +4,7 @@
 //! `tests/released` holds the install scripts of the releases. As long as it is empty, the tests
 //! check only that they can read a catalog.
 
-use pg_caption_tests::{FILLED, ServerAnswer, TestCluster, TestServer, TestSession};
+use pg_caption_tests::{FILLED, ServerAnswer, TestCluster, TestServer, TestSession, releases};
 
 /// All objects of the extension and their properties, one per line, without OIDs.
 const CATALOG: &str = "

@@ -1,7 +1,7 @@
 //! `caption.wait` ends or reports why it cannot end; `caption.progress` shows why work is blocked.
 
 use pg_caption_tests::{
-    AnswerGate, ServerAnswer, TestServer, TestSession, eventually, shared_database,
+    AnswerGate, ServerAnswer, TestCluster, TestServer, TestSession, eventually, shared_database,
 };
 
 /// The number of notices that contain `text`.

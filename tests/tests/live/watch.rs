@@ -1,7 +1,8 @@
 //! The watched table: empty columns fill themselves.
 
 use pg_caption_tests::{
-    FILLED, ServerAnswer, TestServer, TestSession, eventually, shared_database,
+    AnswerGate, FILLED, ServerAnswer, TestCluster, TestServer, TestSession, eventually,
+    quote_literal, shared_database,
 };
 
 /// The caption that `caption_image` returns.

@@ -1,6 +1,6 @@
 //! Tables of every shape: keys, names, schemas, partitions, types of the filled columns.
 
-use pg_caption_tests::{ServerAnswer, TestServer, eventually, shared_database};
+use pg_caption_tests::{ServerAnswer, TestServer, shared_database};
 
 /// Creates a table, inserts one row before `watch` and one after it, and waits until both are
 /// filled. `$n` and `$url` in `insert` are replaced.
@@ -226,7 +226,7 @@ fn a_column_too_short_for_its_style_warns() {
     assert!((1..=12).contains(&text.chars().count()), "{text}");
     assert!(
         warnings.iter().any(|warning| warning.contains("12 characters")
-            && warning.contains("\"seo\" asks for at least 15")),
+            && warning.contains("\"seo\" writes at least 15")),
         "{warnings:?}"
     );
 }

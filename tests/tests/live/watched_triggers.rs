@@ -1,6 +1,8 @@
 //! Triggers of watched tables: attached and detached partitions, disabled and missing triggers.
 
-use pg_caption_tests::{TestDatabase, TestServer, TestSession};
+use pg_caption_tests::{
+    FILLED, ServerAnswer, TestCluster, TestDatabase, TestServer, TestSession, shared_database,
+};
 
 /// A watched partitioned table with one filled row in its first partition.
 fn partitioned(db: &TestDatabase<'_>, web: &TestServer) -> TestSession {

@@ -1,7 +1,7 @@
 //! The engine with a test hook in its decoder, to check its confinement. Started by the test
 //! `confinement`; never installed.
 //!
-//! A picture may end in `TEST HOOK ` and a JSON object of attempts (action: target). The hook makes
+//! A picture may end in `TEST_HOOK ` and a JSON object of attempts (action: target). The hook makes
 //! them on the decode thread of the real, confined process. It reports the outcomes in one line on
 //! standard error, which is the server log.
 
@@ -12,7 +12,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Command, Stdio};
 
-const MARK: &[u8] = b"TEST HOOK ";
+const MARK: &[u8] = b"TEST_HOOK ";
 
 fn main() -> std::process::ExitCode {
     pg_caption_engine::test_hook::DECODER.get_or_init(|| decoder);
@@ -33,7 +33,7 @@ fn decoder(bytes: &[u8]) {
             (action, outcome.into())
         })
         .collect();
-    eprintln!("test hook: {}", Value::Object(outcomes));
+    eprintln!("test_hook: {}", Value::Object(outcomes));
 }
 
 /// The process with that id.
@@ -44,7 +44,7 @@ fn process(pid: &str) -> rustix::process::Pid {
 
 fn attempt(action: &str, target: &str) -> io::Result<()> {
     match action {
-        "read a file" | "read /etc" => fs::read(target).map(drop),
+        "read a file" | "read a file in /etc" => fs::read(target).map(drop),
         "list a folder" => fs::read_dir(target).map(drop),
         "write a file" => fs::write(target, "x"),
         "make a folder" => fs::create_dir(target),
@@ -72,7 +72,7 @@ fn attempt(action: &str, target: &str) -> io::Result<()> {
             )
             .map(drop)?)
         }
-        "slow another process down" => {
+        "change another process's priority" => {
             Ok(rustix::process::setpriority_process(Some(process(target)), 19)?)
         }
         "bind another process to a processor" => {
@@ -80,10 +80,8 @@ fn attempt(action: &str, target: &str) -> io::Result<()> {
             let now = rustix::thread::sched_getaffinity(None)?;
             Ok(rustix::thread::sched_setaffinity(Some(process(target)), &now)?)
         }
-        "change the mode of a file" => {
-            fs::set_permissions(target, fs::Permissions::from_mode(0o600))
-        }
-        "change the owner of a file" => std::os::unix::fs::chown(target, None, None),
+        "change a file's mode" => fs::set_permissions(target, fs::Permissions::from_mode(0o600)),
+        "change a file's owner" => std::os::unix::fs::chown(target, None, None),
         "change a file's times" => {
             let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
             let now = rustix::fs::Timestamps { last_access: now, last_modification: now };
