@@ -67,20 +67,16 @@ fn catalog(session: &mut TestSession) -> Vec<String> {
     lines
 }
 
-/// Whether a warning advised to update the extension.
-fn update_advised(session: &mut TestSession) -> bool {
-    session.notices().iter().any(|notice| {
-        notice.severity() == "WARNING"
-            && notice.hint().is_some_and(|hint| hint.contains("ALTER EXTENSION pg_caption UPDATE"))
-    })
-}
-
 #[test]
 fn an_upgrade_equals_a_fresh_install() {
     let cluster = TestCluster::shared();
     let fresh = catalog(&mut cluster.database().session());
     assert!(fresh.len() > 100, "the catalog was read: {}", fresh.len());
-    for release in &releases() {
+    let releases = releases();
+    if releases.is_empty() {
+        println!("tests/released is empty: no release is published, so no upgrade is tested");
+    }
+    for release in &releases {
         let db = cluster.database_of_release(release);
         let mut session = db.session();
         let before = catalog(&mut session);
@@ -109,7 +105,6 @@ fn a_new_library_serves_old_objects() {
         let (db, web) = (TestCluster::shared().database_of_release(release), TestServer::start());
         let mut session = db.products_of(&web, 3);
         session.run("SELECT caption.watch('products')");
-        assert!(update_advised(&mut session), "from {release}");
         db.eventually(FILLED);
         let url = web.serve("/new.jpg", ServerAnswer::picture(4));
         session.run(&format!(
@@ -131,9 +126,7 @@ fn a_new_library_serves_old_objects() {
         );
         session.run("CALL caption.wait('products')");
         session.run("ALTER EXTENSION pg_caption UPDATE");
-        session.notices();
         session.run("SELECT caption.watch('products')");
-        assert!(!update_advised(&mut session), "the objects are up to date");
     }
 }
 
