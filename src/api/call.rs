@@ -116,7 +116,7 @@ impl From<CaptionOutput> for ImageRow {
             CaptionOutput::Written(written) => ImageRow {
                 caption: Some(written.caption),
                 finish_reason: Some(written.finish.name().into()),
-                confidence: Some(written.confidence),
+                confidence: written.confidence,
                 ..ImageRow::default()
             },
             CaptionOutput::Failed(failure) => failure.into(),

@@ -1,126 +1,127 @@
-//! Bytes that may be held at once. A reservation is made all at once, never grows and gives itself
-//! back, so whoever waits holds nothing that others in the same pool wait for. Who came first is
-//! served first: a large one is not passed by small ones for ever.
+//! Memory budgets: bytes that one stage may hold.
+//!
+//! A reservation is made in one step and never grows, so a waiting caller holds nothing which other
+//! callers of the same pool wait for. Reservations are served in order of arrival: small ones
+//! cannot delay a large one for ever.
 
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often a waiting reservation looks whether its caller has left.
-const LOOK: Duration = Duration::from_millis(50);
+/// How often a waiting reservation checks whether its caller has left.
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// A number of bytes shared by everybody at one stage.
-pub struct Pool {
+/// A number of bytes, shared by all users of one stage.
+pub struct MemoryPool {
     total: u64,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     freed: Condvar,
 }
 
-struct State {
+struct PoolState {
     free: u64,
-    /// Those who wait, in the order they came.
-    line: VecDeque<u64>,
+    /// Waiting reservations in order of arrival.
+    queue: VecDeque<u64>,
     next: u64,
 }
 
-/// Why there is no reservation.
+/// Why a reservation was not made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
-    /// More than the whole pool.
-    TooMuch {
-        /// The pool.
+pub enum ReserveError {
+    /// It is larger than the pool.
+    TooLarge {
+        /// Bytes of the pool.
         total: u64,
     },
-    /// The deadline came first.
-    Late,
+    /// The deadline passed.
+    Deadline,
     /// The caller left.
-    Left,
+    Cancelled,
 }
 
-/// Bytes held until dropped.
-pub struct Reservation {
-    pool: Arc<Pool>,
+/// Reserved bytes, given back when dropped.
+pub struct MemoryReservation {
+    pool: Arc<MemoryPool>,
     bytes: u64,
 }
 
-/// Waits a moment for `freed`, unless who waits has `left` or the deadline has passed.
-pub(crate) fn wait<'a, T>(
+/// Waits a moment for `freed`.
+///
+/// # Errors
+/// [`ReserveError::Cancelled`] and [`ReserveError::Deadline`], without waiting.
+pub(crate) fn wait<T>(
     freed: &Condvar,
-    locked: MutexGuard<'a, T>,
+    locked: &mut MutexGuard<'_, T>,
     deadline: Instant,
-    left: impl Fn() -> bool,
-) -> (MutexGuard<'a, T>, Option<Refused>) {
+    cancelled: impl Fn() -> bool,
+) -> Result<(), ReserveError> {
     let now = Instant::now();
-    if left() {
-        return (locked, Some(Refused::Left));
+    if cancelled() {
+        return Err(ReserveError::Cancelled);
     }
     if now >= deadline {
-        return (locked, Some(Refused::Late));
+        return Err(ReserveError::Deadline);
     }
-    (
-        freed
-            .wait_timeout(locked, LOOK.min(deadline - now))
-            .unwrap_or_else(PoisonError::into_inner)
-            .0,
-        None,
-    )
+    freed.wait_for(locked, POLL_INTERVAL.min(deadline - now));
+    Ok(())
 }
 
-impl Pool {
-    /// A pool of so many bytes.
-    pub fn new(total: u64) -> Arc<Pool> {
-        let state = State { free: total, line: VecDeque::new(), next: 0 };
-        Arc::new(Pool { total, state: Mutex::new(state), freed: Condvar::new() })
+impl MemoryPool {
+    /// A pool of `total` bytes.
+    pub fn new(total: u64) -> Arc<MemoryPool> {
+        let state = PoolState { free: total, queue: VecDeque::new(), next: 0 };
+        Arc::new(MemoryPool { total, state: Mutex::new(state), freed: Condvar::new() })
     }
 
-    /// The whole of it.
+    /// Bytes of the pool, free or not.
     pub fn total(&self) -> u64 {
         self.total
     }
 
-    /// Waits until so many bytes are free.
+    /// Waits until `bytes` are free and reserves them.
     ///
     /// # Errors
-    /// See [`Refused`].
+    /// See [`ReserveError`].
     pub fn reserve(
         self: &Arc<Self>,
         bytes: u64,
         deadline: Instant,
-        left: impl Fn() -> bool,
-    ) -> Result<Reservation, Refused> {
+        cancelled: impl Fn() -> bool,
+    ) -> Result<MemoryReservation, ReserveError> {
         if bytes > self.total {
-            return Err(Refused::TooMuch { total: self.total });
+            return Err(ReserveError::TooLarge { total: self.total });
         }
-        let mut state = self.lock();
-        let me = state.next;
+        let mut state = self.state.lock();
+        let own = state.next;
         state.next += 1;
-        state.line.push_back(me);
-        let refused = loop {
-            if state.line.front() == Some(&me) && state.free >= bytes {
-                break None;
+        state.queue.push_back(own);
+        let outcome = loop {
+            if state.queue.front() == Some(&own) && state.free >= bytes {
+                break Ok(());
             }
-            let refused;
-            (state, refused) = wait(&self.freed, state, deadline, &left);
-            if refused.is_some() {
-                break refused;
+            if let Err(error) = wait(&self.freed, &mut state, deadline, &cancelled) {
+                break Err(error);
             }
         };
-        state.line.retain(|waiting| *waiting != me);
-        if refused.is_none() {
+        state.queue.retain(|waiting| *waiting != own);
+        if outcome.is_ok() {
             state.free -= bytes;
         }
         drop(state);
-        // Whoever is next may have room as well.
+        // The next in the queue may find enough room as well.
         self.freed.notify_all();
-        if let Some(refused) = refused {
-            return Err(refused);
-        }
-        Ok(Reservation { pool: self.clone(), bytes })
+        outcome.map(|()| MemoryReservation { pool: self.clone(), bytes })
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.state.lock().free += bytes;
+        self.freed.notify_all();
     }
 }
 
-impl Reservation {
-    /// Gives back all but `bytes`.
+impl MemoryReservation {
+    /// Keeps at most `bytes` and gives the rest back.
     pub fn shrink(&mut self, bytes: u64) {
         let back = self.bytes.saturating_sub(bytes);
         self.bytes -= back;
@@ -128,18 +129,7 @@ impl Reservation {
     }
 }
 
-impl Pool {
-    fn give_back(&self, bytes: u64) {
-        self.lock().free += bytes;
-        self.freed.notify_all();
-    }
-
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Reservation {
+impl Drop for MemoryReservation {
     fn drop(&mut self) {
         self.pool.give_back(self.bytes);
     }
@@ -154,10 +144,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_dropped_or_shrunk_is_free_again() {
-        let pool = Pool::new(100);
+    fn dropped_and_shrunk_bytes_are_free_again() {
+        let pool = MemoryPool::new(100);
         let mut first = pool.reserve(80, soon(), || false).unwrap();
-        assert_eq!(pool.reserve(30, soon(), || false).err(), Some(Refused::Late));
+        assert_eq!(pool.reserve(30, soon(), || false).err(), Some(ReserveError::Deadline));
         first.shrink(50);
         let second = pool.reserve(50, soon(), || false).unwrap();
         drop((first, second));
@@ -165,39 +155,39 @@ mod tests {
     }
 
     #[test]
-    fn a_large_reservation_is_not_passed_by_small_ones_that_came_later() {
-        let pool = Pool::new(100);
+    fn large_reservations_are_not_overtaken() {
+        let pool = MemoryPool::new(100);
         let first = pool.reserve(60, soon(), || false).unwrap();
         let late = Instant::now() + Duration::from_secs(60);
         let large = std::thread::spawn({
             let pool = pool.clone();
             move || pool.reserve(90, late, || false).is_ok()
         });
-        while pool.lock().line.is_empty() {
+        while pool.state.lock().queue.is_empty() {
             std::thread::yield_now();
         }
-        // There is room for it, but not yet its turn.
-        assert_eq!(pool.reserve(10, soon(), || false).err(), Some(Refused::Late));
+        // There is room for it, but it is not its turn.
+        assert_eq!(pool.reserve(10, soon(), || false).err(), Some(ReserveError::Deadline));
         drop(first);
         assert!(large.join().unwrap());
-        assert!(pool.reserve(100, late, || false).is_ok(), "whoever left the line is forgotten");
+        assert!(pool.reserve(100, late, || false).is_ok(), "no trace of a caller that gave up");
     }
 
     #[test]
-    fn more_than_the_whole_pool_is_refused_with_the_number_and_a_caller_who_left_does_not_wait() {
-        let pool = Pool::new(100);
+    fn hopeless_reservations_do_not_wait() {
+        let pool = MemoryPool::new(100);
         assert_eq!(
             pool.reserve(101, soon(), || false).err(),
-            Some(Refused::TooMuch { total: 100 })
+            Some(ReserveError::TooLarge { total: 100 })
         );
         let _all = pool.reserve(100, soon(), || false).unwrap();
         let late = Instant::now() + Duration::from_secs(3600);
-        assert_eq!(pool.reserve(1, late, || true).err(), Some(Refused::Left));
+        assert_eq!(pool.reserve(1, late, || true).err(), Some(ReserveError::Cancelled));
     }
 
     #[test]
-    fn whoever_waits_is_woken_when_there_is_room() {
-        let pool = Pool::new(10);
+    fn a_waiting_reservation_wakes() {
+        let pool = MemoryPool::new(10);
         let held = pool.reserve(10, soon(), || false).unwrap();
         let waiting = std::thread::spawn({
             let pool = pool.clone();

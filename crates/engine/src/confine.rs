@@ -1,10 +1,10 @@
-//! Confinement of the server: what the process may still do after it has read its configuration.
+//! Confinement of the server: what the process may do after it has read its configuration.
 //!
 //! Called by `serve` before any thread exists and before any library is loaded, because Landlock
-//! binds the calling thread and its descendants only. Never fails: where the kernel has less, less
-//! is in force, and the status says what.
+//! binds only the calling thread and its descendants. Never fails: an older kernel enforces less,
+//! and the status lists what is in force.
 
-use crate::names;
+use crate::resolver_files;
 use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
@@ -13,13 +13,13 @@ use pg_caption_wire::EngineConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::{Path, PathBuf};
 
-/// The newest Landlock this was written for; older kernels enforce what they know of it.
-const NEWEST: ABI = ABI::V6;
+/// The newest Landlock version used here; older kernels enforce what they support of it.
+const LANDLOCK_VERSION: ABI = ABI::V6;
 
-/// Files of the system that resolving names (besides [`names::FILES`]), TLS and the libraries read;
-/// of `/proc` and `/sys` what concerns the machine and this process. Not all of `/etc`, where
-/// private keys, passwords and the server's settings may lie.
-const SYSTEM: &[&str] = &[
+/// System files read by the resolver (besides [`resolver_files::FILES`]), TLS and the libraries; of
+/// `/proc` and `/sys`, those about the machine and this process. Not all of `/etc`, which may hold
+/// private keys, passwords and server settings.
+const SYSTEM_FILES: &[&str] = &[
     "/etc/resolvconf",
     "/etc/hostname",
     "/etc/localtime",
@@ -57,7 +57,7 @@ const SYSTEM: &[&str] = &[
     "/dev/urandom",
 ];
 
-/// Applies every confinement the kernel has and returns the names of those in force.
+/// Applies every confinement that the kernel supports and returns the names of those in force.
 pub fn confine(config: &EngineConfig) -> Vec<String> {
     let mut in_force = Vec::new();
     if setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) }).is_ok() {
@@ -68,7 +68,7 @@ pub fn confine(config: &EngineConfig) -> Vec<String> {
         in_force.push("no_new_privs".into());
     }
     match landlock(&readable(config)) {
-        Ok(Some(words)) => in_force.push(words),
+        Ok(Some(name)) => in_force.push(name),
         Ok(None) => {}
         Err(e) => crate::log::line(format_args!("warning: Landlock is not in force: {e}")),
     }
@@ -81,11 +81,14 @@ pub fn confine(config: &EngineConfig) -> Vec<String> {
     in_force
 }
 
-/// Refuses, with `EACCES`, what the engine never does and whoever took it over would: sockets other
-/// than IP and the kernel's own (name look-ups ask it for addresses), so that the server's Unix
-/// socket cannot be connected to; programs; other processes' memory, descriptors, limits and lives,
-/// whose user is the same; rights, owners, times and attributes of files, which Landlock leaves
-/// open; System V shared memory, of which the server has some; doors to the kernel.
+/// Refuses with `EACCES` the system calls that the engine never makes and an attacker would:
+/// * sockets other than IP and netlink (used by the resolver), so the server's Unix socket cannot
+///   be connected to;
+/// * execution of programs;
+/// * access to other processes of the same user: memory, descriptors, limits, signals;
+/// * permissions, owners, times and attributes of files, which Landlock does not cover;
+/// * System V shared memory, which the server uses;
+/// * interfaces with a large attack surface in the kernel.
 fn forbid_system_calls() -> Result<(), seccompiler::Error> {
     use libc::{AF_INET, AF_INET6, AF_NETLINK};
     use seccompiler::{
@@ -94,7 +97,7 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
         SeccompCmpOp::{Eq, MaskedEq, Ne},
         SeccompCondition, SeccompFilter, SeccompRule, TargetArch,
     };
-    /// Refused whatever their arguments.
+    /// Refused with any arguments.
     const NEVER: &[i64] = &[
         libc::SYS_execve,
         libc::SYS_execveat,
@@ -136,7 +139,7 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
         libc::SYS_unshare,
         libc::SYS_setns,
         libc::SYS_mount,
-        // What belongs to a file beside its bytes: Landlock does not look at it.
+        // Metadata of files, which Landlock does not cover.
         libc::SYS_fchmod,
         libc::SYS_fchmodat,
         libc::SYS_fchmodat2,
@@ -182,14 +185,14 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
     let own = u64::from(std::process::id());
     rules.insert(libc::SYS_tgkill, other_than(&[own])?);
     rules.insert(libc::SYS_rt_tgsigqueueinfo, other_than(&[own])?);
-    // 0: itself, too.
+    // 0 also means the process itself.
     rules.insert(libc::SYS_sched_setaffinity, other_than(&[0, own])?);
-    // A limit on processor time would end the server.
+    // A limit on CPU time would end the server.
     rules.insert(libc::SYS_prlimit64, other_than(&[0, own])?);
     let is = |argument: u8, value: u64| {
         SeccompRule::new(vec![SeccompCondition::new(argument, Dword, Eq, value)?])
     };
-    // Who is told, and with which signal, that a descriptor is ready.
+    // Signals to other processes when a descriptor is ready.
     rules.insert(
         libc::SYS_fcntl,
         [libc::F_SETOWN, F_SETSIG, F_SETOWN_EX]
@@ -197,7 +200,7 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
             .into_iter()
             .collect::<Result<_, _>>()?,
     );
-    // In a user namespace of its own it would be root.
+    // In its own user namespace the process would be root.
     let new_user = libc::CLONE_NEWUSER as u64;
     rules.insert(
         libc::SYS_clone,
@@ -218,8 +221,8 @@ fn forbid_system_calls() -> Result<(), seccompiler::Error> {
         )?
         .try_into()?)
     };
-    // Its flags lie in memory, where no filter looks. As on a kernel that has none: threads are
-    // then made with clone.
+    // The flags of clone3 are in memory, which a filter cannot read. ENOSYS, as on a kernel without
+    // it: threads are then made with clone.
     let no_clone3 =
         filter(std::iter::once((libc::SYS_clone3, Vec::new())).collect(), libc::ENOSYS)?;
     seccompiler::apply_filter(&no_clone3)?;
@@ -238,8 +241,8 @@ const FILE_SETATTR: i64 = 469;
 const F_SETSIG: i32 = 10;
 const F_SETOWN_EX: i32 = 15;
 
-/// Refuses the system calls of the x32 ABI, which some kernels have beside the usual ones under
-/// other numbers (`__X32_SYSCALL_BIT`, seccomp(2)): a filter by number would not see them.
+/// Refuses the system calls of the x32 ABI, which some kernels offer under other numbers
+/// (`__X32_SYSCALL_BIT`, seccomp(2)): a filter by number would not match them.
 #[cfg(target_arch = "x86_64")]
 fn no_x32() -> seccompiler::BpfProgram {
     use seccompiler::sock_filter;
@@ -265,17 +268,18 @@ fn raise_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let wanted = limit.maximum.unwrap_or(4096).min(4096);
     if limit.current.is_some_and(|now| now < wanted) {
-        // Refused: fewer connections at once, nothing worse.
+        // If refused, fewer connections are possible at a time.
         let _ =
             setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: limit.maximum });
     }
 }
 
-/// Everything the engine may read: the system's parts, the model and the library (with what their
-/// symbolic links lead to, as a hub cache is made of them), and the certificate store the
-/// environment names.
+/// Everything that the engine may read: system files, the model and the library with the targets of
+/// their symbolic links (a hub cache consists of links), and the certificate store named by the
+/// environment.
 fn readable(config: &EngineConfig) -> Vec<PathBuf> {
-    let mut paths: Vec<PathBuf> = SYSTEM.iter().chain(&names::FILES).map(PathBuf::from).collect();
+    let mut paths: Vec<PathBuf> =
+        SYSTEM_FILES.iter().chain(&resolver_files::FILES).map(PathBuf::from).collect();
     paths.extend(
         ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().filter_map(std::env::var_os).map(PathBuf::from),
     );
@@ -297,15 +301,15 @@ fn link_targets(folder: &Path) -> Vec<PathBuf> {
         .collect()
 }
 
-/// Read-only access to `paths`, nothing else; no listening on TCP; no signals to and no abstract
-/// sockets of other processes.
+/// Read-only access to `paths` and nothing else; no listening on TCP; no signals to other processes
+/// and no abstract sockets of theirs.
 fn landlock(paths: &[PathBuf]) -> Result<Option<String>, landlock::RulesetError> {
     let read: BitFlags<AccessFs> = AccessFs::ReadFile | AccessFs::ReadDir;
     let status = Ruleset::default()
         .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(NEWEST))?
+        .handle_access(AccessFs::from_all(LANDLOCK_VERSION))?
         .handle_access(AccessNet::BindTcp)?
-        .scope(Scope::from_all(NEWEST))?
+        .scope(Scope::from_all(LANDLOCK_VERSION))?
         .create()?
         .add_rules(landlock::path_beneath_rules(paths, read))?
         .restrict_self()?;
@@ -321,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_targets_of_a_hub_cache_s_links_are_readable() {
+    fn targets_of_links_are_readable() {
         let dir = tempfile::tempdir().unwrap();
         let (blobs, model) = (dir.path().join("blobs"), dir.path().join("snapshot"));
         std::fs::create_dir_all(&blobs).unwrap();

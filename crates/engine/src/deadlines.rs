@@ -1,14 +1,16 @@
-//! Answers every job whose caller's patience has ended. One thread; the stages then find the job
-//! closed and let go of its work.
+//! Answers every job whose deadline has passed. One thread; the stages then find the job closed and
+//! drop its work.
 
-use crate::job::{Answer, Job};
+use crate::answer::JobAnswer;
+use crate::job::Job;
+use parking_lot::{Condvar, Mutex};
 use pg_caption_wire::Failure;
 use std::collections::BinaryHeap;
-use std::sync::{Arc, Condvar, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 use std::time::Instant;
 
-/// Entries of answered jobs are swept out when the heap has grown to twice what it was after the
-/// last sweep, at least this.
+/// Entries of answered jobs are removed when the heap has grown to twice its size after the last
+/// removal, at least this.
 const SWEEP: usize = 1024;
 
 struct Entry(Instant, Weak<Job>);
@@ -39,15 +41,15 @@ struct Heap {
 
 /// The deadlines of all open jobs.
 #[derive(Default)]
-pub struct Deadlines {
+pub struct JobDeadlines {
     heap: Mutex<Heap>,
     earlier: Condvar,
 }
 
-impl Deadlines {
-    /// Watches a job.
+impl JobDeadlines {
+    /// Adds a job.
     pub fn watch(&self, job: &Arc<Job>) {
-        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heap = self.heap.lock();
         let first = heap.entries.peek().is_none_or(|e| job.deadline < e.0);
         heap.entries.push(Entry(job.deadline, Arc::downgrade(job)));
         if heap.entries.len() > heap.sweep_at.max(SWEEP) {
@@ -60,9 +62,9 @@ impl Deadlines {
         }
     }
 
-    /// Jobs whose deadline is at or before `now`, and the next deadline.
+    /// Open jobs whose deadline is at or before `now`, and the next deadline.
     fn due(&self, now: Instant) -> (Vec<Arc<Job>>, Option<Instant>) {
-        let mut heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut heap = self.heap.lock();
         let mut due = Vec::new();
         while heap.entries.peek().is_some_and(|e| e.0 <= now) {
             let entry = heap.entries.pop().expect("peeked");
@@ -71,22 +73,23 @@ impl Deadlines {
         (due, heap.entries.peek().map(|e| e.0))
     }
 
-    /// The thread: never returns. `words` says what is answered.
-    pub fn run(&self, words: impl Fn(&Job, Instant) -> Failure) -> ! {
+    /// The thread: never returns. `failure` makes the answer.
+    pub fn run(&self, failure: impl Fn(&Job, Instant) -> Failure) -> ! {
         loop {
             let now = Instant::now();
             let (due, next) = self.due(now);
             for job in due {
-                job.answer(Answer::Failed(words(&job, now)));
+                job.answer(JobAnswer::Failed(failure(&job, now)));
             }
-            let heap = self.heap.lock().unwrap_or_else(PoisonError::into_inner);
-            // A job watched between the look and this lock is seen here, not missed.
+            let mut heap = self.heap.lock();
+            // A job added between the check above and this lock is seen here.
             let next = heap.entries.peek().map(|e| e.0).or(next);
             match next {
-                Some(at) => drop(
-                    self.earlier.wait_timeout(heap, at.saturating_duration_since(Instant::now())),
-                ),
-                None => drop(self.earlier.wait(heap)),
+                Some(at) => {
+                    let pause = at.saturating_duration_since(Instant::now());
+                    self.earlier.wait_for(&mut heap, pause);
+                }
+                None => self.earlier.wait(&mut heap),
             }
         }
     }
@@ -100,14 +103,14 @@ mod tests {
     use std::time::Duration;
 
     #[test]
-    fn jobs_fall_due_in_order_and_answered_ones_never() {
-        let (deadlines, now) = (Deadlines::default(), Instant::now());
+    fn open_jobs_fall_due_in_order() {
+        let (deadlines, now) = (JobDeadlines::default(), Instant::now());
         let jobs: Vec<_> = [30, 10, 20]
             .map(|ms| Arc::new(job(1, ClientRole::Call, Duration::from_millis(ms), now).0))
             .into();
         jobs.iter().for_each(|j| deadlines.watch(j));
         assert!(deadlines.due(now).0.is_empty());
-        jobs[1].answer(Answer::Unchanged);
+        jobs[1].answer(JobAnswer::Unchanged);
         let (due, next) = deadlines.due(now + Duration::from_millis(20));
         assert_eq!(due.len(), 1);
         assert!(Arc::ptr_eq(&due[0], &jobs[2]));
@@ -115,11 +118,11 @@ mod tests {
     }
 
     #[test]
-    fn answered_jobs_do_not_gather() {
-        let (deadlines, now) = (Deadlines::default(), Instant::now());
+    fn answered_jobs_do_not_accumulate() {
+        let (deadlines, now) = (JobDeadlines::default(), Instant::now());
         for _ in 0..10 * SWEEP {
             deadlines.watch(&Arc::new(job(1, ClientRole::Call, Duration::from_secs(60), now).0));
         }
-        assert!(deadlines.heap.lock().unwrap().entries.len() <= 2 * SWEEP);
+        assert!(deadlines.heap.lock().entries.len() <= 2 * SWEEP);
     }
 }

@@ -1,75 +1,84 @@
 //! The engine as its front ends see it: configuration in, jobs in, answers and status out.
 
-use crate::budget::Reservation;
-use crate::deadlines::Deadlines;
+use crate::answer::JobAnswer;
+use crate::budget::MemoryReservation;
+use crate::captions::CaptionTask;
+use crate::deadlines::JobDeadlines;
 use crate::failures;
-use crate::inbox::{Inbox, Letter};
-use crate::job::{Answer, Job};
-use crate::metrics::{self, Meters};
-use crate::model;
-use crate::picture::{Joined, Picture, Work};
-use crate::pipeline::Pipeline;
-use crate::readiness::{Readiness, State};
-use crate::serve::spawn;
-use crate::share::{Shares, Sweeper};
-use pg_caption_captioner::TileViews;
+use crate::job::Job;
+use crate::metrics::{EngineMetrics, resident_bytes};
+use crate::picture::{JoinOutcome, Picture, PictureWork};
+use crate::pipeline::PicturePipeline;
+use crate::provider::readiness::{ProviderReadiness, ProviderState};
+use crate::provider::{Provider, ProviderHost, ProviderStart, local};
+use crate::shared_pictures::{ShareKey, ShareSweeper, SharedPictures};
+use crate::test_hook::DecodeHook;
+use crate::threads::spawn;
 use pg_caption_style::{MAX_TOKENS, validate};
 use pg_caption_wire::{EngineConfig, EngineStatus, Failure};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// Captions of one picture in one request.
 const MOST_OUTPUTS: usize = 16;
 
-/// Told why a model that worked broke.
+/// Receives the reason when a provider that was ready breaks.
 type WhenBroken = Box<dyn Fn(&Failure) + Send + Sync>;
+
+/// What an engine is started with.
+pub struct EngineOptions {
+    /// The server's settings.
+    pub config: EngineConfig,
+    /// Confinements in force, for the status.
+    pub confinement: Vec<String>,
+    /// Only set by tests of the confinement.
+    pub hook: DecodeHook,
+    /// Starts the provider.
+    pub provider: ProviderStart,
+}
+
+impl EngineOptions {
+    /// An engine with the model folder of the configuration, not confined.
+    pub fn new(config: EngineConfig) -> EngineOptions {
+        EngineOptions {
+            config,
+            confinement: Vec::new(),
+            hook: DecodeHook::default(),
+            provider: Box::new(local::start),
+        }
+    }
+}
 
 /// The engine.
 pub struct Engine {
     config: EngineConfig,
     confinement: Vec<String>,
     started: Instant,
-    meters: Arc<Meters>,
-    readiness: Arc<Readiness>,
-    deadlines: Arc<Deadlines>,
-    pipeline: Arc<Pipeline>,
-    inbox: Arc<Inbox>,
-    sweeper: Arc<Sweeper>,
+    metrics: Arc<EngineMetrics>,
+    readiness: Arc<ProviderReadiness>,
+    deadlines: Arc<JobDeadlines>,
+    pipeline: Arc<PicturePipeline>,
+    sweeper: Arc<ShareSweeper>,
     draining: AtomicBool,
     when_broken: OnceLock<WhenBroken>,
 }
 
-/// A request counted as in flight until dropped.
-pub struct Counted(Arc<Meters>);
-
-impl Counted {
-    /// It was answered, not cancelled.
-    pub fn answered(&self) {
-        self.0.answered.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.in_flight.fetch_sub(1, Ordering::Release);
-    }
-}
-
 impl Engine {
-    /// Starts the threads; the model loads in the background.
+    /// Starts the threads; the provider loads in the background.
     ///
     /// # Errors
-    /// No threads.
-    pub fn start(config: EngineConfig, confinement: Vec<String>) -> std::io::Result<Arc<Engine>> {
-        let meters = Arc::<Meters>::default();
+    /// A thread cannot be started.
+    pub fn start(options: EngineOptions) -> io::Result<Arc<Engine>> {
+        let EngineOptions { config, confinement, hook, provider } = options;
+        let metrics = Arc::<EngineMetrics>::default();
         let engine = Arc::new(Engine {
-            pipeline: Pipeline::new(&config, meters.clone()),
-            inbox: Arc::default(),
+            pipeline: PicturePipeline::new(&config, metrics.clone(), hook),
             config,
             confinement,
             started: Instant::now(),
-            meters,
+            metrics,
             readiness: Arc::default(),
             deadlines: Arc::default(),
             sweeper: Arc::default(),
@@ -79,120 +88,90 @@ impl Engine {
         let (deadlines, readiness) = (engine.deadlines.clone(), engine.readiness.clone());
         spawn("deadlines", move || {
             deadlines.run(|job, now| match readiness.now() {
-                State::Loading => failures::loading(),
-                _ => job.overdue(now),
+                ProviderState::Loading => failures::loading(),
+                _ => job.timeout(now),
             })
         })?;
         let sweeper = engine.sweeper.clone();
         spawn("sweeper", move || sweeper.run())?;
-        let this = engine.clone();
-        spawn(model::THREAD, move || model::run(&this))?;
+        provider(&engine.config, engine.metrics.clone(), engine.clone())?;
         Ok(engine)
     }
 
-    /// There is no model: whoever waits is told, and whoever comes.
-    pub fn no_model(&self, failure: Failure) {
-        self.readiness.set(State::Failed(failure.clone()));
-        self.pipeline.close(&failure);
-    }
-
-    /// What to do when a model that worked breaks, before anybody is told: a server ends, and its
-    /// successor gets the requests again.
+    /// Sets what happens when a provider that was ready breaks, before any request is answered: a
+    /// server ends, and the next engine gets the requests again.
     pub fn when_broken(&self, act: impl Fn(&Failure) + Send + Sync + 'static) {
-        // Said once, by whoever started it.
+        // Set once, by the front end that started the engine.
         let _ = self.when_broken.set(Box::new(act));
     }
 
-    /// The model worked and does not any more.
-    pub fn broken(&self, failure: Failure) {
-        if let Some(act) = self.when_broken.get() {
-            act(&failure);
-        }
-        self.no_model(failure);
-    }
-
-    /// The stages before the model.
-    pub fn pipeline(&self) -> &Arc<Pipeline> {
+    /// The stages before the provider.
+    pub fn pipeline(&self) -> &Arc<PicturePipeline> {
         &self.pipeline
     }
 
-    /// The queue in front of the model.
-    pub fn inbox(&self) -> &Arc<Inbox> {
-        &self.inbox
-    }
-
-    /// What it was started with.
+    /// The server's settings.
     pub fn config(&self) -> &EngineConfig {
         &self.config
     }
 
-    /// The model's state.
-    pub fn readiness(&self) -> &Readiness {
+    /// The state of the provider.
+    pub fn readiness(&self) -> &ProviderReadiness {
         &self.readiness
     }
 
     /// The counters.
-    pub fn meters(&self) -> &Meters {
-        &self.meters
-    }
-
-    /// Counts a request as in flight.
-    pub fn count_in(&self) -> Counted {
-        self.meters.in_flight.fetch_add(1, Ordering::Acquire);
-        Counted(self.meters.clone())
+    pub fn metrics(&self) -> &Arc<EngineMetrics> {
+        &self.metrics
     }
 
     /// A successor has taken over.
-    pub fn note_draining(&self) {
+    pub fn set_draining(&self) {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Takes a job. `bytes`: the picture, if it need not be fetched. `share`: where pictures of the
-    /// same statement are.
+    /// Takes a job. `upload`: the picture's file, if it need not be fetched. `share`: the client's
+    /// share number, and the pictures of its connection.
     pub fn submit(
         &self,
         job: &Arc<Job>,
-        bytes: Option<(Vec<u8>, Option<Reservation>)>,
-        share: Option<(u64, &Arc<Shares>)>,
+        upload: Option<(Vec<u8>, Option<MemoryReservation>)>,
+        share: Option<(u64, &Arc<SharedPictures>)>,
     ) {
         if let Err(failure) = check(job) {
-            job.answer(Answer::Failed(failure));
+            job.answer(JobAnswer::Failed(failure));
             return;
         }
-        if let State::Failed(failure) = self.readiness.now() {
-            job.answer(Answer::Failed(failure));
-            return;
-        }
-        self.deadlines.watch(job);
-        let now = Instant::now();
-        let views = match self.readiness.now() {
-            State::Ready(preparer) => job.views(&preparer, self.config.tiles),
-            _ => TileViews::default(),
-        };
-        // How a model that is still loading will look at pictures is not known, so nobody can join
-        // another's yet.
-        let share = share.filter(|_| matches!(self.readiness.now(), State::Ready(_)));
-        let known = share.and_then(|(share, shares)| shares.find(share, &job.source, views, now));
-        match known.map(|picture| picture.join(job)) {
-            Some(Joined::Waiting) => return,
-            Some(Joined::Seen(seen)) => {
-                return self.inbox.post(Letter::Captions(job.clone(), seen));
-            }
-            Some(Joined::Ended(answer)) => {
-                job.answer(*answer);
+        let provider = match self.readiness.now() {
+            ProviderState::Failed(failure) => {
+                job.answer(JobAnswer::Failed(failure));
                 return;
             }
-            Some(Joined::Gone) | None => {}
+            ProviderState::Ready(provider) => Some(provider),
+            // The views of a provider that is still loading are unknown: jobs cannot share yet.
+            ProviderState::Loading => None,
+        };
+        self.deadlines.watch(job);
+        let shared = provider.zip(share).map(|(provider, (share, pictures))| {
+            let views = provider.views(&job.outputs);
+            (provider, ShareKey { share, source: job.source.clone(), views }, pictures)
+        });
+        let now = Instant::now();
+        if let Some((provider, key, pictures)) = &shared
+            && let Some(picture) = pictures.find(key, now)
+            && join(job, &picture, &**provider)
+        {
+            return;
         }
         let picture = Picture::new(job);
-        if let Some((share, shares)) = share {
-            shares.keep(share, job.source.clone(), views, picture.clone(), now);
-            self.sweeper.watch(shares, now);
+        if let Some((_, key, pictures)) = shared {
+            pictures.keep(key, picture.clone(), now);
+            self.sweeper.watch(pictures, now);
         }
-        self.pipeline.push(Work::new(picture), bytes);
-        // The model may have failed between the look above and the push; then nobody else empties
-        // the line.
-        if let State::Failed(failure) = self.readiness.now() {
+        self.pipeline.push(PictureWork::new(picture), upload);
+        // The provider may have failed between the check above and the push; then no other thread
+        // empties the queue.
+        if let ProviderState::Failed(failure) = self.readiness.now() {
             self.pipeline.close(&failure);
         }
     }
@@ -200,47 +179,81 @@ impl Engine {
     /// What `caption.engine_status()` shows.
     pub fn status(&self) -> EngineStatus {
         let state = self.readiness.now();
-        let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let draining = self.draining.load(Ordering::Relaxed);
+        let (model, failure) = match &state {
+            ProviderState::Loading => (None, None),
+            ProviderState::Ready(provider) => (Some(provider.status()), None),
+            ProviderState::Failed(failure) => (None, Some(failure.clone())),
+        };
         EngineStatus {
             pid: std::process::id(),
             release: env!("CARGO_PKG_VERSION").into(),
-            state: if self.draining.load(Ordering::Relaxed) { "draining" } else { state.name() }
-                .into(),
-            model: if let State::Ready(preparer) = &state {
-                Some(preparer.status().clone())
-            } else {
-                None
-            },
-            failure: if let State::Failed(failure) = state { Some(failure) } else { None },
+            state: if draining { "draining" } else { state.name() }.into(),
+            model,
+            failure,
             uptime_s: self.started.elapsed().as_secs_f64(),
-            connections: self.meters.connections.load(Ordering::Relaxed),
-            in_flight: self.meters.in_flight.load(Ordering::Relaxed),
-            answered: load(&self.meters.answered),
-            encoded: load(&self.meters.encoded),
-            encode_calls: load(&self.meters.encode_calls),
-            generated: load(&self.meters.generated),
-            cpu_ms: self.meters.cpu_ms(),
-            rss: metrics::resident_bytes(),
+            connections: self.metrics.connections.load(Ordering::Relaxed),
+            in_flight: self.metrics.in_flight.load(Ordering::Relaxed),
+            answered: load(&self.metrics.answered),
+            encoded: load(&self.metrics.encoded),
+            encode_calls: load(&self.metrics.encode_calls),
+            generated: load(&self.metrics.generated),
+            cpu_ms: self.metrics.cpu_ms(),
+            rss: resident_bytes(),
             confinement: self.confinement.clone(),
             hosts: self.pipeline.hosts(),
         }
     }
 }
 
-/// What a client must not ask.
+impl ProviderHost for Engine {
+    fn ready(&self, provider: Arc<dyn Provider>) -> io::Result<()> {
+        self.pipeline.open(&provider)?;
+        self.readiness.set(ProviderState::Ready(provider));
+        Ok(())
+    }
+
+    fn failed(&self, failure: Failure) {
+        self.readiness.set(ProviderState::Failed(failure.clone()));
+        self.pipeline.close(&failure);
+    }
+
+    fn broken(&self, failure: Failure) {
+        if let Some(act) = self.when_broken.get() {
+            act(&failure);
+        }
+        self.failed(failure);
+    }
+}
+
+/// Joins a picture of an earlier job. Returns false if the job needs a new picture.
+fn join(job: &Arc<Job>, picture: &Arc<Picture>, provider: &dyn Provider) -> bool {
+    match picture.join(job) {
+        JoinOutcome::Waiting => {}
+        JoinOutcome::Encoded(encoded) => provider.caption(CaptionTask::new(job.clone(), encoded)),
+        JoinOutcome::Ended(answer) => {
+            job.answer(*answer);
+        }
+        JoinOutcome::Cancelled => return false,
+    }
+    true
+}
+
+/// Refuses invalid requests.
 fn check(job: &Job) -> Result<(), Failure> {
-    if job.wants.is_empty() || job.wants.len() > MOST_OUTPUTS {
+    if job.outputs.is_empty() || job.outputs.len() > MOST_OUTPUTS {
         return Err(failures::bad_request(format!(
             "a request asks for 1 to {MOST_OUTPUTS} captions, not {}",
-            job.wants.len()
+            job.outputs.len()
         )));
     }
-    for want in &job.wants {
-        validate(&want.style).map_err(|e| failures::bad_style(&e))?;
-        if want.max_tokens == 0 || want.max_tokens > MAX_TOKENS {
+    for output in &job.outputs {
+        validate(&output.style).map_err(|e| failures::bad_style(&e))?;
+        if output.max_tokens == 0 || output.max_tokens > MAX_TOKENS {
             return Err(failures::bad_request(format!(
                 "max_tokens must be at most {MAX_TOKENS}, not {}",
-                want.max_tokens
+                output.max_tokens
             )));
         }
     }
@@ -249,5 +262,38 @@ fn check(job: &Job) -> Result<(), Failure> {
             Err(failures::bad_request(format!("min_confidence must be from 0 to 1, not {c}")))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pg_caption_wire::FailureClass;
+    use std::sync::mpsc::channel;
+
+    #[test]
+    fn a_broken_model_thread_is_reported_first() {
+        let config = EngineConfig {
+            model: "/nonexistent".into(),
+            onnxruntime: "/nonexistent".into(),
+            ..EngineConfig::default()
+        };
+        let engine = Engine::start(EngineOptions::new(config)).unwrap();
+        let ProviderState::Failed(before) = engine.readiness().wait() else {
+            panic!("a model without files")
+        };
+        let (report, reported) = channel();
+        let known = engine.clone();
+        engine.when_broken(move |failure| {
+            let ProviderState::Failed(now) = known.readiness().now() else { panic!("a model") };
+            report.send((failure.clone(), now)).unwrap();
+        });
+        local::until_broken(&*engine, || panic!("a scheduler lost its {}", "place"));
+        let ProviderState::Failed(failure) = engine.readiness().now() else { panic!("a model") };
+        assert_ne!(failure, before);
+        // A server ends here, before it answers a request which the next engine could serve.
+        assert_eq!(reported.try_recv().unwrap(), (failure.clone(), before));
+        assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Engine, "no_model"));
+        assert!(failure.detail.unwrap().contains("a scheduler lost its place"));
     }
 }

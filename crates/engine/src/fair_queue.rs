@@ -1,43 +1,43 @@
-//! The line in front of the fetch and decode threads: connections take turns, people before
-//! workers' rows, nobody starves. Pure; `pipeline` keeps it behind its lock.
+//! The fair queue in front of the fetch and decode threads: connections take turns, calls go before
+//! queue workers' rows, and neither starves. Pure; `pipeline` keeps it behind its lock.
 
 use pg_caption_wire::ClientRole;
 use std::collections::{HashMap, VecDeque};
 
-/// Calls served in a row while workers wait; then one worker's row goes.
+/// Calls served in a row while rows of workers wait; then one row is served.
 const CALLS_IN_A_ROW: u32 = 4;
 
-/// What is to become of something in line.
+/// What to do with a queued item.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// It goes now.
+pub enum QueueDecision {
+    /// Take it out and process it.
     Take,
-    /// It cannot go yet; those behind it may.
+    /// Leave it in the queue; later items may be taken.
     Skip,
-    /// Nobody wants it any more.
+    /// Discard it: its callers have left.
     Drop,
 }
 
 struct Lane<T> {
-    /// Connections in the order of their turns; each once, while it has something in line.
+    /// Connections in order of their turns; each once, while it has queued items.
     order: VecDeque<u64>,
     queues: HashMap<u64, VecDeque<T>>,
 }
 
 impl<T> Lane<T> {
-    fn take(&mut self, judge: &mut impl FnMut(&T) -> Verdict) -> Option<T> {
+    fn take(&mut self, decide: &mut impl FnMut(&T) -> QueueDecision) -> Option<T> {
         for _ in 0..self.order.len() {
             let connection = self.order.pop_front()?;
             let Some(queue) = self.queues.get_mut(&connection) else { continue };
             let (mut at, mut taken) = (0, None);
             while at < queue.len() {
-                match judge(&queue[at]) {
-                    Verdict::Take => {
+                match decide(&queue[at]) {
+                    QueueDecision::Take => {
                         taken = queue.remove(at);
                         break;
                     }
-                    Verdict::Skip => at += 1,
-                    Verdict::Drop => drop(queue.remove(at)),
+                    QueueDecision::Skip => at += 1,
+                    QueueDecision::Drop => drop(queue.remove(at)),
                 }
             }
             if queue.is_empty() {
@@ -53,22 +53,22 @@ impl<T> Lane<T> {
     }
 }
 
-/// Everything in line.
-pub struct Turns<T> {
+/// Queued items of all connections.
+pub struct FairQueue<T> {
     calls: Lane<T>,
     workers: Lane<T>,
     calls_in_a_row: u32,
 }
 
-impl<T> Default for Turns<T> {
+impl<T> Default for FairQueue<T> {
     fn default() -> Self {
         let lane = || Lane { order: VecDeque::new(), queues: HashMap::new() };
-        Turns { calls: lane(), workers: lane(), calls_in_a_row: 0 }
+        FairQueue { calls: lane(), workers: lane(), calls_in_a_row: 0 }
     }
 }
 
-impl<T> Turns<T> {
-    /// Puts something at the end of its connection's line.
+impl<T> FairQueue<T> {
+    /// Appends an item to the queue of its connection.
     pub fn push(&mut self, connection: u64, role: ClientRole, item: T) {
         let lane = match role {
             ClientRole::Call => &mut self.calls,
@@ -81,29 +81,29 @@ impl<T> Turns<T> {
         queue.push_back(item);
     }
 
-    /// The next that may go.
-    pub fn take(&mut self, mut judge: impl FnMut(&T) -> Verdict) -> Option<T> {
+    /// The next item which `decide` takes.
+    pub fn take(&mut self, mut decide: impl FnMut(&T) -> QueueDecision) -> Option<T> {
         if self.calls_in_a_row >= CALLS_IN_A_ROW {
             self.calls_in_a_row = 0;
-            if let Some(item) = self.workers.take(&mut judge) {
+            if let Some(item) = self.workers.take(&mut decide) {
                 return Some(item);
             }
         }
-        if let Some(item) = self.calls.take(&mut judge) {
+        if let Some(item) = self.calls.take(&mut decide) {
             if !self.workers.order.is_empty() {
                 self.calls_in_a_row += 1;
             }
             return Some(item);
         }
-        self.workers.take(&mut judge)
+        self.workers.take(&mut decide)
     }
 
-    /// Whether nothing is in line.
+    /// Whether nothing is queued.
     pub fn is_empty(&self) -> bool {
         self.calls.order.is_empty() && self.workers.order.is_empty()
     }
 
-    /// Takes everything out.
+    /// Takes all items out.
     pub fn drain(&mut self) -> Vec<T> {
         let lanes = [&mut self.calls, &mut self.workers];
         lanes
@@ -120,57 +120,62 @@ impl<T> Turns<T> {
 mod tests {
     use super::*;
 
-    fn all(turns: &mut Turns<&'static str>) -> Vec<&'static str> {
-        std::iter::from_fn(|| turns.take(|_| Verdict::Take)).collect()
+    fn all(queue: &mut FairQueue<&'static str>) -> Vec<&'static str> {
+        std::iter::from_fn(|| queue.take(|_| QueueDecision::Take)).collect()
     }
 
     #[test]
-    fn a_long_line_of_one_connection_does_not_hold_up_another() {
-        let mut turns = Turns::default();
-        ["a1", "a2", "a3"].iter().for_each(|item| turns.push(1, ClientRole::Call, *item));
-        turns.push(2, ClientRole::Call, "b1");
-        assert_eq!(all(&mut turns), ["a1", "b1", "a2", "a3"]);
-        assert!(turns.is_empty());
+    fn a_long_queue_does_not_delay_other_connections() {
+        let mut queue = FairQueue::default();
+        ["a1", "a2", "a3"].iter().for_each(|item| queue.push(1, ClientRole::Call, *item));
+        queue.push(2, ClientRole::Call, "b1");
+        assert_eq!(all(&mut queue), ["a1", "b1", "a2", "a3"]);
+        assert!(queue.is_empty());
     }
 
     #[test]
-    fn calls_go_before_workers_and_workers_do_not_starve() {
-        let mut turns = Turns::default();
-        ["w1", "w2"].iter().for_each(|item| turns.push(9, ClientRole::Worker, *item));
+    fn calls_precede_workers_which_do_not_starve() {
+        let mut queue = FairQueue::default();
+        ["w1", "w2"].iter().for_each(|item| queue.push(9, ClientRole::Worker, *item));
         ["a", "b", "c", "d", "e", "f"]
             .iter()
-            .for_each(|item| turns.push(1, ClientRole::Call, *item));
-        assert_eq!(all(&mut turns), ["a", "b", "c", "d", "w1", "e", "f", "w2"]);
+            .for_each(|item| queue.push(1, ClientRole::Call, *item));
+        assert_eq!(all(&mut queue), ["a", "b", "c", "d", "w1", "e", "f", "w2"]);
     }
 
     #[test]
-    fn what_cannot_go_yet_does_not_hold_up_what_stands_behind_it() {
-        let mut turns = Turns::default();
-        ["busy1", "busy2", "free"].iter().for_each(|item| turns.push(1, ClientRole::Worker, *item));
-        let busy =
-            |item: &&str| if item.starts_with("busy") { Verdict::Skip } else { Verdict::Take };
-        assert_eq!(turns.take(busy), Some("free"));
-        assert_eq!(turns.take(busy), None);
-        assert_eq!(all(&mut turns), ["busy1", "busy2"]);
+    fn a_skipped_item_does_not_delay_later_ones() {
+        let mut queue = FairQueue::default();
+        ["busy1", "busy2", "free"].iter().for_each(|item| queue.push(1, ClientRole::Worker, *item));
+        let busy = |item: &&str| match item.starts_with("busy") {
+            true => QueueDecision::Skip,
+            false => QueueDecision::Take,
+        };
+        assert_eq!(queue.take(busy), Some("free"));
+        assert_eq!(queue.take(busy), None);
+        assert_eq!(all(&mut queue), ["busy1", "busy2"]);
     }
 
     #[test]
-    fn what_nobody_wants_leaves_the_line() {
-        let mut turns = Turns::default();
-        ["gone", "here"].iter().for_each(|item| turns.push(1, ClientRole::Call, *item));
-        turns.push(2, ClientRole::Call, "gone");
-        let judge = |item: &&str| if *item == "gone" { Verdict::Drop } else { Verdict::Take };
-        assert_eq!(turns.take(judge), Some("here"));
-        assert_eq!(turns.take(judge), None);
-        assert!(turns.is_empty());
+    fn unwanted_items_leave_the_queue() {
+        let mut queue = FairQueue::default();
+        ["gone", "here"].iter().for_each(|item| queue.push(1, ClientRole::Call, *item));
+        queue.push(2, ClientRole::Call, "gone");
+        let decide = |item: &&str| match *item == "gone" {
+            true => QueueDecision::Drop,
+            false => QueueDecision::Take,
+        };
+        assert_eq!(queue.take(decide), Some("here"));
+        assert_eq!(queue.take(decide), None);
+        assert!(queue.is_empty());
     }
 
     #[test]
-    fn drained_is_empty() {
-        let mut turns = Turns::default();
-        turns.push(1, ClientRole::Call, "a");
-        turns.push(2, ClientRole::Worker, "b");
-        assert_eq!(turns.drain().len(), 2);
-        assert!(turns.is_empty() && all(&mut turns).is_empty());
+    fn a_drained_queue_is_empty() {
+        let mut queue = FairQueue::default();
+        queue.push(1, ClientRole::Call, "a");
+        queue.push(2, ClientRole::Worker, "b");
+        assert_eq!(queue.drain().len(), 2);
+        assert!(queue.is_empty() && all(&mut queue).is_empty());
     }
 }

@@ -1,34 +1,50 @@
 //! The engine: the program that fetches, decodes, batches and captions.
 //!
-//! A request becomes a [`job`]; jobs that want the same picture meet in a `picture`, which passes
-//! through the stages of the `pipeline` (fetch threads, decode threads) to the one model thread,
-//! where the `scheduler` decides what runs next. `serve` feeds it from PostgreSQL's sockets, `cli`
-//! from the command line.
+//! A request becomes a `job`. Jobs that ask for the same picture share a `picture`, which passes
+//! through the stages of the `pipeline` (fetch threads, decode threads) to the `provider`. The
+//! provider returns raw captions; `captions` makes answers of them. `serve` takes requests from
+//! PostgreSQL's sockets, `cli` from the command line.
+//!
+//! # Example
+//!
+//! The whole program, as `main.rs` runs it:
+//!
+//! ```no_run
+//! use pg_caption_engine::{DecodeHook, cli};
+//!
+//! fn main() -> std::process::ExitCode {
+//!     cli::main(DecodeHook::default())
+//! }
+//! ```
 
 #![allow(
     clippy::result_large_err,
-    reason = "failures travel by value to whoever asked, once for a request"
+    reason = "failures are passed by value to the caller, once for a request"
 )]
 
+mod answer;
 mod budget;
 mod captions;
+mod catch_panic;
 pub mod cli;
 mod confine;
 mod deadlines;
+mod encoded;
 mod engine;
-pub mod failures;
-mod inbox;
-pub mod job;
-mod log;
-
+mod failures;
 mod fair_queue;
+mod job;
+mod log;
+mod lookahead;
 mod metrics;
-mod model;
-mod names;
 mod picture;
 mod pipeline;
-mod readiness;
-mod scheduler;
+mod provider;
+mod request;
+mod resolver_files;
 mod serve;
-mod share;
-pub mod test_hook;
+mod shared_pictures;
+mod test_hook;
+mod threads;
+
+pub use test_hook::DecodeHook;

@@ -1,11 +1,31 @@
-//! Where a test puts code of its own in the decoder's place, to see what somebody could do who took
-//! the engine over through a picture.
+//! A hook in the decoder for tests of the confinement: code of the test runs on a decode thread, as
+//! the code of an attacker would after a successful attack through a picture.
 //!
-//! The installed program never sets it, and nothing it reads or is told can: only another program
-//! that links this library (`tests/src/bin/test_hook_engine.rs`), named by a superuser in
-//! `pg_caption.engine`.
+//! The hook is a value, handed from the entry point down to the decoder. There is no global
+//! variable, setting or message that could set it. Cargo unifies features when it builds the whole
+//! workspace, so a development build of `pg_caption_engine` may contain the code of the hook; its
+//! `main` still passes [`DecodeHook::default`], which does nothing. `make install` builds this
+//! package alone, without the feature `test_hook`: the type is then empty.
 
-use std::sync::OnceLock;
+/// Runs before each picture is decoded; does nothing by default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct DecodeHook {
+    #[cfg(feature = "test_hook")]
+    call: Option<fn(&[u8])>,
+}
 
-/// Called with each file on a decode thread, before it is decoded.
-pub static DECODER: OnceLock<fn(&[u8])> = OnceLock::new();
+impl DecodeHook {
+    /// A hook which receives the encoded bytes of each picture.
+    #[cfg(feature = "test_hook")]
+    pub fn new(call: fn(&[u8])) -> DecodeHook {
+        DecodeHook { call: Some(call) }
+    }
+
+    /// Called on a decode thread, before the picture is decoded.
+    pub(crate) fn run(self, _bytes: &[u8]) {
+        #[cfg(feature = "test_hook")]
+        if let Some(call) = self.call {
+            call(_bytes);
+        }
+    }
+}

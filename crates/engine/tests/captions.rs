@@ -1,12 +1,12 @@
-//! Promises of the engine with a model: the parity model (`tests/parity`), whose ids are known, and
-//! the ONNX Runtime library.
+//! The engine with a model: the parity model (`tests/parity`), whose ids are known, and the ONNX
+//! Runtime library.
 
 mod harness;
 
-use harness::{Client, Engine, PATIENCE, bytes, model, parity, url};
+use harness::{Client, Engine, TIMEOUT, bytes, model, parity, url};
 use pg_caption_wire::{
-    CaptionOutcome, CaptionOutput, ClientMessage, ClientRole, EngineConfig, EngineControl,
-    EngineReport, Failure, FailureClass, ServerMessage,
+    CaptionOutcome, CaptionOutput, CaptionRequest, ClientMessage, ClientRole, EngineConfig,
+    EngineControl, EngineReport, Failure, FailureClass, ImageSource, KnownPicture, ServerMessage,
 };
 use std::collections::HashSet;
 use std::io::{Read, Write};
@@ -14,7 +14,7 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Instant;
 
-/// A ready engine, unless there is no model here.
+/// A ready engine, if ONNX Runtime is installed.
 fn ready(change: impl FnOnce(&mut EngineConfig)) -> Option<Engine> {
     let mut config = model()?;
     change(&mut config);
@@ -46,23 +46,23 @@ fn outputs(outcome: CaptionOutcome) -> Vec<CaptionOutput> {
 }
 
 fn until(mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + PATIENCE;
+    let end = Instant::now() + TIMEOUT;
     while !holds() {
         assert!(Instant::now() < end, "waited too long");
     }
 }
 
-/// An HTTP server on loopback: hands each connection to the test, which answers when it likes.
+/// An HTTP server on loopback that passes each connection to the test.
 struct Web {
     address: String,
-    asked: Receiver<(TcpStream, String)>,
+    requests: Receiver<(TcpStream, String)>,
 }
 
 impl Web {
     fn start() -> Web {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let (send, asked): (Sender<(TcpStream, String)>, _) = channel();
+        let (send, requests): (Sender<(TcpStream, String)>, _) = channel();
         std::thread::spawn(move || {
             for mut stream in listener.incoming().map_while(Result::ok) {
                 let (mut request, mut byte) = (Vec::new(), [0]);
@@ -76,22 +76,22 @@ impl Web {
                 }
             }
         });
-        Web { address, asked }
+        Web { address, requests }
     }
 
     fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
-    /// The next request: its path.
+    /// The next request and its path.
     fn next(&self) -> (TcpStream, String) {
         let (stream, head) = self.next_head();
         (stream, head.split(' ').nth(1).unwrap_or_default().to_string())
     }
 
-    /// The next request as it came.
+    /// The next request and its head.
     fn next_head(&self) -> (TcpStream, String) {
-        self.asked.recv_timeout(PATIENCE).expect("nobody asked")
+        self.requests.recv_timeout(TIMEOUT).expect("a request")
     }
 }
 
@@ -110,8 +110,8 @@ fn loopback(config: &mut EngineConfig) {
 }
 
 #[test]
-fn a_tokenizer_that_breaks_over_one_caption_costs_that_one_alone() {
-    // Its decoder breaks where nothing is left to decode, which no token alone shows.
+fn a_tokenizers_panic_costs_one_caption() {
+    // Its decoder panics on an empty text, which no single token reveals.
     let folder = tempfile::tempdir().unwrap();
     for prefix in ["", "onnx"] {
         std::fs::create_dir_all(folder.path().join(prefix)).unwrap();
@@ -132,29 +132,31 @@ fn a_tokenizer_that_breaks_over_one_caption_costs_that_one_alone() {
     };
     edit("tokenizer.json", &|tokenizer| {
         let strip = serde_json::json!({ "type": "Strip", "content": "6", "start": 0, "stop": 3 });
-        tokenizer["decoder"] = serde_json::json!({ "type": "Sequence", "decoders": [tokenizer["decoder"].clone(), strip] });
+        let decoders = [tokenizer["decoder"].clone(), strip];
+        tokenizer["decoder"] = serde_json::json!({ "type": "Sequence", "decoders": decoders });
     });
     edit("generation_config.json", &|settings| {
         settings["forced_eos_token_id"] = settings["eos_token_id"].clone()
     });
     let Some(engine) = ready(|config| config.model = folder.path().into()) else { return };
     let mut client = engine.connect().hello(ClientRole::Call);
-    let mut nothing = bytes(1, &["concise"]);
-    nothing.outputs[0].max_tokens = 1;
-    let failure = failed(client.ask(nothing, &image("02_shapes.png")));
+    let mut empty = bytes(1, &["concise"]);
+    empty.outputs[0].max_tokens = 1;
+    let failure = failed(client.request(empty, &image("02_shapes.png")));
     assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Retry, "model_error"));
-    assert!(failure.detail.unwrap().contains("broke"));
-    assert!(!outputs(client.ask(bytes(2, &["concise"]), &image("02_shapes.png"))).is_empty());
+    // The panic of the library.
+    assert!(failure.detail.unwrap().contains("overflow"));
+    assert!(!outputs(client.request(bytes(2, &["concise"]), &image("02_shapes.png"))).is_empty());
     assert_eq!(client.status().state, "ready");
 }
 
 #[test]
-fn several_styles_of_one_picture_are_one_decode_and_one_encode() {
+fn styles_of_one_picture_share_one_encoding() {
     let Some(engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(ClientRole::Call);
     let picture = image("12_photo.jpg");
     let CaptionOutcome::Done { image, outputs, model, timings } =
-        client.ask(bytes(1, &["concise", "seo", "detailed"]), &picture)
+        client.request(bytes(1, &["concise", "seo", "detailed"]), &picture)
     else {
         panic!("not done")
     };
@@ -175,28 +177,21 @@ fn several_styles_of_one_picture_are_one_decode_and_one_encode() {
 }
 
 #[test]
-fn requests_of_one_statement_share_a_picture_and_those_of_others_do_not() {
+fn requests_of_one_statement_share_a_picture() {
     let Some(engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(ClientRole::Call);
     let picture = image("12_photo.jpg");
-    let mut ask =
-        |id, share| {
-            drop(outputs(client.ask(
-                pg_caption_wire::CaptionRequest { share, ..bytes(id, &["concise"]) },
-                &picture,
-            )))
-        };
-    ask(1, Some(7));
-    ask(2, Some(7));
-    ask(3, Some(8));
-    ask(4, None);
+    let mut request = |id, share| {
+        drop(outputs(client.request(CaptionRequest { share, ..bytes(id, &["concise"]) }, &picture)))
+    };
+    request(1, Some(7));
+    request(2, Some(7));
+    request(3, Some(8));
+    request(4, None);
     let status = client.status();
     assert_eq!((status.encoded, status.generated), (3, 4));
     let mut other = engine.connect().hello(ClientRole::Call);
-    outputs(other.ask(
-        pg_caption_wire::CaptionRequest { share: Some(7), ..bytes(1, &["concise"]) },
-        &picture,
-    ));
+    outputs(other.request(CaptionRequest { share: Some(7), ..bytes(1, &["concise"]) }, &picture));
     assert_eq!(other.status().encoded, 4, "never across connections");
 }
 
@@ -207,7 +202,7 @@ fn requests_in_flight_share_one_fetch() {
     let mut client = engine.connect().hello(ClientRole::Call);
     for id in 1..=3 {
         client.send(
-            &ClientMessage::Request(pg_caption_wire::CaptionRequest {
+            &ClientMessage::Request(CaptionRequest {
                 share: Some(1),
                 ..url(id, &web.url("/a.png"), &["concise"])
             }),
@@ -219,12 +214,12 @@ fn requests_in_flight_share_one_fetch() {
     let answered: HashSet<u64> =
         (0..3).map(|_| client.reply()).map(|r| (r.id, outputs(r.outcome)).0).collect();
     assert_eq!(answered, HashSet::from([1, 2, 3]));
-    assert!(web.asked.try_recv().is_err(), "asked once");
+    assert!(web.requests.try_recv().is_err(), "asked once");
     assert_eq!(client.status().encoded, 1);
 }
 
 #[test]
-fn many_requests_of_many_clients_are_each_answered_once_and_meet_in_batches() {
+fn concurrent_requests_share_batches() {
     let Some(engine) = ready(|_| {}) else { return };
     let pictures = ["01_gradient.png", "02_shapes.png", "12_photo.jpg"].map(image);
     std::thread::scope(|scope| {
@@ -248,7 +243,7 @@ fn many_requests_of_many_clients_are_each_answered_once_and_meet_in_batches() {
         }
     });
     let mut client = engine.connect().hello(ClientRole::Call);
-    // A request is in flight until its answer is on its way, which may have arrived by then.
+    // A client may receive an answer before the request is counted as finished.
     until(|| client.status().in_flight == 0);
     let status = client.status();
     assert_eq!((status.encoded, status.generated), (160, 320));
@@ -256,7 +251,7 @@ fn many_requests_of_many_clients_are_each_answered_once_and_meet_in_batches() {
 }
 
 #[test]
-fn a_window_is_a_promise_and_breaking_it_costs_the_connection() {
+fn exceeding_the_window_closes_the_connection() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
     let mut client = engine.connect().hello(ClientRole::Call);
@@ -270,18 +265,18 @@ fn a_window_is_a_promise_and_breaking_it_costs_the_connection() {
 }
 
 #[test]
-fn a_cancelled_request_is_not_answered_and_its_fetch_ends() {
+fn a_cancelled_requests_fetch_stops_unanswered() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
     let mut client = engine.connect().hello(ClientRole::Call);
     client.send(&ClientMessage::Request(url(1, &web.url("/never"), &["concise"])), &[]);
     let (mut stream, _) = web.next();
     client.send(&ClientMessage::Cancel { id: 1 }, &[]);
-    // The engine hangs up.
+    // The engine closes the connection.
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest);
     assert_eq!(
-        outputs(client.ask(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(),
+        outputs(client.request(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(),
         1,
         "its id is free again"
     );
@@ -289,7 +284,7 @@ fn a_cancelled_request_is_not_answered_and_its_fetch_ends() {
 }
 
 #[test]
-fn a_client_that_leaves_takes_its_work_with_it() {
+fn a_leaving_client_cancels_its_requests() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
     let mut client = engine.connect().hello(ClientRole::Worker);
@@ -308,16 +303,13 @@ fn a_client_that_leaves_takes_its_work_with_it() {
 }
 
 #[test]
-fn the_deadline_is_kept_whatever_a_server_does() {
+fn silent_servers_do_not_delay_deadlines() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
     let mut client = engine.connect().hello(ClientRole::Call);
     let began = Instant::now();
-    let failure = failed(client.ask(
-        pg_caption_wire::CaptionRequest {
-            remaining_ms: 300,
-            ..url(1, &web.url("/never"), &["concise"])
-        },
+    let failure = failed(client.request(
+        CaptionRequest { remaining_ms: 300, ..url(1, &web.url("/never"), &["concise"]) },
         &[],
     ));
     assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Retry, "timeout"));
@@ -326,7 +318,7 @@ fn the_deadline_is_kept_whatever_a_server_does() {
 }
 
 #[test]
-fn a_busy_host_does_not_hold_up_another_and_says_so_at_the_deadline() {
+fn a_busy_host_does_not_delay_other_hosts() {
     let Some(engine) = ready(|c| (loopback(c), c.host_concurrency = 1, c.fetch_concurrency = 4).0)
     else {
         return;
@@ -336,7 +328,7 @@ fn a_busy_host_does_not_hold_up_another_and_says_so_at_the_deadline() {
     for id in 0..8 {
         let remaining_ms = if id == 7 { 500 } else { 60_000 };
         client.send(
-            &ClientMessage::Request(pg_caption_wire::CaptionRequest {
+            &ClientMessage::Request(CaptionRequest {
                 remaining_ms,
                 ..url(id, &slow.url("/a"), &["concise"])
             }),
@@ -358,7 +350,7 @@ fn a_busy_host_does_not_hold_up_another_and_says_so_at_the_deadline() {
 }
 
 #[test]
-fn redirects_to_a_busy_host_hold_up_nobody_and_go_on_from_there() {
+fn redirects_to_a_busy_host_wait_apart() {
     let Some(engine) = ready(|c| (loopback(c), c.host_concurrency = 1, c.fetch_concurrency = 4).0)
     else {
         return;
@@ -380,7 +372,7 @@ fn redirects_to_a_busy_host_hold_up_nobody_and_go_on_from_there() {
         )
         .unwrap();
     };
-    // as many as there are threads
+    // As many as there are threads.
     (0..4).for_each(|_| redirect());
     let mut held = slow.next();
     client.send(&ClientMessage::Request(url(100, &quick.url("/b"), &["concise"])), &[]);
@@ -400,12 +392,12 @@ fn redirects_to_a_busy_host_hold_up_nobody_and_go_on_from_there() {
         }
     }
     assert_eq!(answered, (0..8).collect());
-    assert!(origin.asked.try_recv().is_err(), "nobody is asked again who has said where to");
+    assert!(origin.requests.try_recv().is_err(), "a redirect is not requested twice");
 }
 
 #[test]
-fn a_host_that_announces_no_lengths_and_never_ends_leaves_room_for_other_hosts_files() {
-    // 64 MB for files, of which a file of unknown length may be 20
+fn endless_files_leave_room_for_other_hosts() {
+    // 64 MB for files; a file of unknown length reserves 20 MB.
     let Some(engine) = ready(|c| {
         (
             loopback(c),
@@ -444,7 +436,7 @@ fn a_host_that_announces_no_lengths_and_never_ends_leaves_room_for_other_hosts_f
         assert_eq!(served.id, id);
         outputs(served.outcome);
     }
-    // nothing of it is lost: one after the other gets its room
+    // No request is lost: each gets its memory in turn.
     held.into_iter().for_each(|mut stream| write!(stream, "0\r\n\r\n").unwrap());
     let answered: HashSet<u64> =
         (0..6).map(|_| client.reply()).map(|r| (r.id, outputs(r.outcome)).0).collect();
@@ -452,7 +444,7 @@ fn a_host_that_announces_no_lengths_and_never_ends_leaves_room_for_other_hosts_f
 }
 
 #[test]
-fn what_a_server_says_becomes_its_class() {
+fn http_status_decides_the_failure_class() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
     let mut client = engine.connect().hello(ClientRole::Call);
@@ -469,7 +461,7 @@ fn what_a_server_says_becomes_its_class() {
         let failure = failed(client.reply().outcome);
         assert_eq!((failure.class, failure.code.as_str()), (class, code));
     }
-    let cooling = failed(client.ask(url(9, &web.url("/y"), &["concise"]), &[]));
+    let cooling = failed(client.request(url(9, &web.url("/y"), &["concise"]), &[]));
     assert_eq!((cooling.class, cooling.code.as_str()), (FailureClass::Host, "host_cooling"));
     let (detail, hint) = (cooling.detail.as_deref().unwrap(), cooling.hint.as_deref().unwrap());
     assert!(
@@ -490,7 +482,7 @@ fn private_addresses_are_refused_unless_allowed() {
         "not a url",
     ] {
         assert_eq!(
-            failed(client.ask(url(1, address, &["concise"]), &[])).class,
+            failed(client.request(url(1, address, &["concise"]), &[])).class,
             FailureClass::Reject,
             "{address}"
         );
@@ -498,27 +490,24 @@ fn private_addresses_are_refused_unless_allowed() {
 }
 
 #[test]
-fn rubbish_and_blank_pictures_cost_only_their_own_request() {
+fn unusable_pictures_fail_only_their_request() {
     let Some(engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(ClientRole::Call);
-    let rejected = failed(client.ask(bytes(1, &["concise"]), b"<html>not a picture</html>"));
+    let rejected = failed(client.request(bytes(1, &["concise"]), b"<html>not a picture</html>"));
     assert_eq!(rejected.class, FailureClass::Reject);
-    assert_eq!(failed(client.ask(bytes(2, &["concise"]), b"")).class, FailureClass::Reject);
-    let blank = failed(client.ask(bytes(3, &["concise"]), &image("04_1x1.png")));
+    assert_eq!(failed(client.request(bytes(2, &["concise"]), b"")).class, FailureClass::Reject);
+    let blank = failed(client.request(bytes(3, &["concise"]), &image("04_1x1.png")));
     assert_eq!((blank.class, blank.code.as_str()), (FailureClass::Uncertain, "blank"));
     assert_eq!(client.status().encoded, 0);
-    assert_eq!(outputs(client.ask(bytes(4, &["concise"]), &image("12_photo.jpg"))).len(), 1);
+    assert_eq!(outputs(client.request(bytes(4, &["concise"]), &image("12_photo.jpg"))).len(), 1);
 }
 
 #[test]
 fn below_the_threshold_every_style_is_uncertain() {
     let Some(engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(ClientRole::Call);
-    let request = pg_caption_wire::CaptionRequest {
-        min_confidence: Some(1.0),
-        ..bytes(1, &["concise", "seo"])
-    };
-    for output in outputs(client.ask(request, &image("12_photo.jpg"))) {
+    let request = CaptionRequest { min_confidence: Some(1.0), ..bytes(1, &["concise", "seo"]) };
+    for output in outputs(client.request(request, &image("12_photo.jpg"))) {
         let CaptionOutput::Failed(failure) = output else { panic!("written") };
         assert_eq!(
             (failure.class, failure.code.as_str()),
@@ -528,50 +517,48 @@ fn below_the_threshold_every_style_is_uncertain() {
 }
 
 #[test]
-fn what_nobody_may_ask_is_refused_without_costing_the_connection() {
+fn invalid_requests_keep_the_connection() {
     let Some(engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(ClientRole::Call);
     let picture = image("12_photo.jpg");
-    let none = pg_caption_wire::CaptionRequest { outputs: Vec::new(), ..bytes(1, &[]) };
-    assert_eq!(failed(client.ask(none, &picture)).code, "bad_request");
+    let none = CaptionRequest { outputs: Vec::new(), ..bytes(1, &[]) };
+    assert_eq!(failed(client.request(none, &picture)).code, "bad_request");
     let mut style = bytes(2, &["concise"]);
     style.outputs[0].style.rules.max_chars = 0;
-    assert_eq!(failed(client.ask(style, &picture)).code, "bad_style");
+    assert_eq!(failed(client.request(style, &picture)).code, "bad_style");
     let mut tokens = bytes(3, &["concise"]);
     tokens.outputs[0].max_tokens = 100_000;
-    assert_eq!(failed(client.ask(tokens, &picture)).code, "bad_request");
-    assert_eq!(outputs(client.ask(bytes(4, &["concise"]), &picture)).len(), 1);
+    assert_eq!(failed(client.request(tokens, &picture)).code, "bad_request");
+    assert_eq!(outputs(client.request(bytes(4, &["concise"]), &picture)).len(), 1);
 }
 
 #[test]
-fn a_picture_captioned_before_is_looked_at_again_if_it_changed_or_another_model_did_it() {
+fn unchanged_pictures_are_not_captioned_again() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
     let mut client = engine.connect().hello(ClientRole::Worker);
-    let ours = client.status().model.unwrap().digest;
-    for (id, (model, asked, status)) in [
-        (&*ours, true, "304 Not Modified"),
-        (&*ours, true, "200 OK"),
+    let digest = client.status().model.unwrap().digest;
+    for (id, (model, conditional, status)) in [
+        (&*digest, true, "304 Not Modified"),
+        (&*digest, true, "200 OK"),
         ("another model", false, "200 OK"),
     ]
     .into_iter()
     .enumerate()
     {
-        let known = pg_caption_wire::KnownPicture {
-            etag: Some("\"e1\"".into()),
-            last_modified: None,
-            model: model.into(),
-        };
-        let image = pg_caption_wire::ImageSource::Url { url: web.url("/a"), known: Some(known) };
+        let known =
+            KnownPicture { etag: Some("\"e1\"".into()), last_modified: None, model: model.into() };
+        let image = ImageSource::Url { url: web.url("/a"), known: Some(known) };
         client.send(
-            &ClientMessage::Request(pg_caption_wire::CaptionRequest {
-                image,
-                ..bytes(id as u64, &["concise"])
-            }),
+            &ClientMessage::Request(CaptionRequest { image, ..bytes(id as u64, &["concise"]) }),
             &[],
         );
         let (stream, head) = web.next_head();
-        assert_eq!(head.to_ascii_lowercase().contains("if-none-match: \"e1\""), asked, "{head}");
+        assert_eq!(
+            head.to_ascii_lowercase().contains("if-none-match: \"e1\""),
+            conditional,
+            "{head}"
+        );
         if status.starts_with("304") {
             write!(&stream, "HTTP/1.1 {status}\r\nConnection: close\r\n\r\n").unwrap();
             assert_eq!(client.reply().outcome, CaptionOutcome::Unchanged);
@@ -584,7 +571,7 @@ fn a_picture_captioned_before_is_looked_at_again_if_it_changed_or_another_model_
 }
 
 #[test]
-fn a_drained_engine_serves_what_is_in_flight_and_the_successor_serves_what_is_new() {
+fn a_drained_engine_finishes_requests_in_flight() {
     let Some(mut engine) = ready(loopback) else { return };
     let web = Web::start();
     let mut client = engine.connect().hello(ClientRole::Call);
@@ -603,12 +590,11 @@ fn a_drained_engine_serves_what_is_in_flight_and_the_successor_serves_what_is_ne
     let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap())
         .hello(ClientRole::Call);
     assert_eq!(client.status().pid, successor.child.id());
-    assert_eq!(outputs(client.ask(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(), 1);
+    assert_eq!(outputs(client.request(bytes(1, &["concise"]), &image("12_photo.jpg"))).len(), 1);
 }
 
 #[test]
-fn an_engine_that_cannot_look_names_up_any_more_because_their_files_were_replaced_asks_once_for_a_successor()
- {
+fn replaced_resolver_files_need_a_successor() {
     let Some(mut config) = model() else { return };
     loopback(&mut config);
     let folder = tempfile::tempdir().unwrap();
@@ -620,7 +606,7 @@ fn an_engine_that_cannot_look_names_up_any_more_because_their_files_were_replace
         .stderr(std::process::Stdio::null())
         .status();
     if !copied.is_ok_and(|status| status.success()) {
-        return println!("skipped: /etc cannot be copied by whoever runs this");
+        return println!("skipped: this user may not copy /etc");
     }
     let Some(mut engine) = Engine::start_with_etc(&config, &etc) else {
         return println!("skipped: this user may not mount");
@@ -642,7 +628,7 @@ fn an_engine_that_cannot_look_names_up_any_more_because_their_files_were_replace
         assert_eq!(outputs(client.reply().outcome).len(), 1);
     };
     caption(1, "localhost");
-    // As resolvconf, NetworkManager and DHCP clients do it.
+    // As resolvconf, NetworkManager and DHCP clients replace them.
     for file in ["resolv.conf", "hosts"] {
         let new = etc.join("new");
         std::fs::write(&new, "127.0.0.1 localhost\n").unwrap();
@@ -652,20 +638,20 @@ fn an_engine_that_cannot_look_names_up_any_more_because_their_files_were_replace
     caption(3, "127.0.0.1");
     assert_eq!(engine.report(), EngineReport::Outdated);
     engine.control(&EngineControl::Drain);
-    assert!(matches!(engine.report(), EngineReport::Cooling { .. }), "said once");
+    assert!(matches!(engine.report(), EngineReport::Cooling { .. }), "reported once");
 }
 
 #[test]
-fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor() {
+fn cooldowns_are_handed_to_the_successor() {
     let Some(mut engine) = ready(loopback) else { return };
     let (early, late) = (Web::start(), Web::start());
     let mut client = engine.connect().hello(ClientRole::Worker);
-    let patience = |stream: &TcpStream| {
+    let slow_down = |stream: &TcpStream| {
         write!(&*stream, "HTTP/1.1 429 Slow\r\nRetry-After: 600\r\nContent-Length: 0\r\n\r\n")
             .unwrap()
     };
     client.send(&ClientMessage::Request(url(1, &early.url("/a"), &["concise"])), &[]);
-    patience(&early.next().0);
+    slow_down(&early.next().0);
     assert_eq!(failed(client.reply().outcome).code, "http_429");
     client.send(&ClientMessage::Request(url(2, &late.url("/b"), &["concise"])), &[]);
     let in_flight = late.next().0;
@@ -676,25 +662,18 @@ fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor()
     assert_eq!(successor.report(), EngineReport::Starting);
     assert!(matches!(successor.report(), EngineReport::Ready { .. }));
     engine.control(&EngineControl::Drain);
-    let EngineReport::Cooling { hosts: at_once } = engine.report() else {
-        panic!("nothing handed over")
-    };
-    assert_eq!(
-        at_once.iter().map(|c| c.host.as_str()).collect::<Vec<_>>(),
-        [early.address.as_str()]
-    );
-    assert!((590_000..=600_000).contains(&at_once[0].remaining_ms), "{at_once:?}");
-    // What it learns while it finishes is handed over, too.
+    let EngineReport::Cooling { hosts: first } = engine.report() else { panic!("no cooldowns") };
+    assert_eq!(first.iter().map(|c| c.host.as_str()).collect::<Vec<_>>(), [early.address.as_str()]);
+    assert!((590_000..=600_000).contains(&first[0].remaining_ms), "{first:?}");
+    // Cooldowns that arise while it finishes are handed over as well.
     assert_eq!(client.receive(), Some(ServerMessage::GoAway));
-    patience(&in_flight);
+    slow_down(&in_flight);
     assert_eq!(failed(client.reply().outcome).code, "http_429");
-    let EngineReport::Cooling { hosts: at_last } = engine.report() else {
-        panic!("nothing handed over")
-    };
-    assert_eq!(at_last.len(), 2, "{at_last:?}");
+    let EngineReport::Cooling { hosts: last } = engine.report() else { panic!("no cooldowns") };
+    assert_eq!(last.len(), 2, "{last:?}");
     assert_eq!(engine.ended().code(), Some(0));
 
-    for hosts in [at_once, at_last] {
+    for hosts in [first, last] {
         successor.control(&EngineControl::Cooling { hosts });
     }
     let mut client = Client::new(std::os::unix::net::UnixStream::connect(&engine.socket).unwrap())
@@ -709,15 +688,15 @@ fn a_host_that_asked_the_old_engine_for_patience_is_not_asked_by_its_successor()
             == 2
     });
     for (id, web) in [&early, &late].into_iter().enumerate() {
-        let failure = failed(client.ask(url(id as u64, &web.url("/c"), &["concise"]), &[]));
+        let failure = failed(client.request(url(id as u64, &web.url("/c"), &["concise"]), &[]));
         assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Host, "host_cooling"));
         assert!(failure.retry_after_ms.is_some_and(|ms| ms > 500_000), "{failure:?}");
-        assert!(web.asked.try_recv().is_err(), "it was not asked");
+        assert!(web.requests.try_recv().is_err(), "the host received no request");
     }
 }
 
 #[test]
-fn an_engine_that_is_told_to_leave_in_mid_work_leaves_with_status_0() {
+fn an_engine_stopped_at_work_exits_with_0() {
     let Some(mut engine) = ready(|_| {}) else { return };
     let mut client = engine.connect().hello(ClientRole::Worker);
     let picture = image("13_large.png");

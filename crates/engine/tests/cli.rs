@@ -1,4 +1,4 @@
-//! Promises of the command line.
+//! The command line: `caption` and `inspect`.
 
 mod harness;
 
@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Command, Output};
 
-/// Left out of comparisons: we differ on purpose over transparency and 16-bit gray.
+/// Excluded from comparisons: the engine differs from the reference on purpose in transparency and
+/// 16-bit gray.
 const DIFFERENT: [&str; 4] = ["07_rgba.png", "09_palette.png", "11_gray16.png", "14_la.png"];
 
 fn program(arguments: &[&str]) -> Output {
@@ -27,7 +28,7 @@ fn lines(output: &Output) -> Vec<Value> {
         .collect()
 }
 
-/// Runs `caption` with the parity model; `None` if there is no library.
+/// Runs `caption` with the parity model; `None` without the library.
 fn caption(arguments: &[&str]) -> Option<Output> {
     let (model, library) = (parity().join("vit-gpt2"), library()?);
     let fixed =
@@ -48,7 +49,7 @@ fn name(file: &str) -> &str {
     Path::new(file).file_name().unwrap().to_str().unwrap()
 }
 
-/// Runs every mode of what is expected of a model for every prompt in it and holds the ids to it.
+/// Runs every mode and prompt of a model's expectations and compares the ids.
 fn every_mode(model: &str, expected: &str, runs: usize, more: &[&str]) {
     let Some(library) = library() else { return };
     let folder = parity().join(model);
@@ -57,7 +58,7 @@ fn every_mode(model: &str, expected: &str, runs: usize, more: &[&str]) {
     let end = expected_end(&folder);
     let files: Vec<String> =
         images().into_iter().filter(|file| !DIFFERENT.contains(&name(file))).collect();
-    let mut asked: Vec<(String, String)> = Vec::new();
+    let mut cases: Vec<(String, String)> = Vec::new();
     for prompts in expected["images"]
         .as_object()
         .unwrap()
@@ -65,7 +66,7 @@ fn every_mode(model: &str, expected: &str, runs: usize, more: &[&str]) {
         .map(|image| image["prompts"].as_object().unwrap())
     {
         for (prompt, outputs) in prompts {
-            asked.extend(
+            cases.extend(
                 outputs["outputs"]
                     .as_object()
                     .unwrap()
@@ -74,10 +75,10 @@ fn every_mode(model: &str, expected: &str, runs: usize, more: &[&str]) {
             );
         }
     }
-    asked.sort();
-    asked.dedup();
-    assert_eq!(asked.len(), runs, "{asked:?}");
-    for (prompt, output) in asked {
+    cases.sort();
+    cases.dedup();
+    assert_eq!(cases.len(), runs, "{cases:?}");
+    for (prompt, output) in cases {
         let (mode, max_tokens) = output.rsplit_once('_').unwrap();
         let generation = expected["modes"][mode]["overrides"].to_string();
         let mut arguments = vec![
@@ -95,12 +96,12 @@ fn every_mode(model: &str, expected: &str, runs: usize, more: &[&str]) {
             arguments.extend(["--prompt", &prompt]);
         }
         arguments.extend(files.iter().map(String::as_str));
-        let said = program(&arguments);
-        assert!(said.status.success(), "{}", String::from_utf8_lossy(&said.stderr));
-        let lines = lines(&said);
+        let result = program(&arguments);
+        assert!(result.status.success(), "{}", String::from_utf8_lossy(&result.stderr));
+        let lines = lines(&result);
         assert_eq!(lines.len(), files.len());
         for (line, file) in lines.iter().zip(&files) {
-            assert_eq!(line["file"], file.as_str(), "answers come in the order asked");
+            assert_eq!(line["file"], file.as_str(), "answers come in the order of the arguments");
             let image = &expected["images"][name(file)];
             let want = &image["prompts"][&prompt]["outputs"][&output];
             if want.is_null() {
@@ -108,8 +109,8 @@ fn every_mode(model: &str, expected: &str, runs: usize, more: &[&str]) {
             }
             assert_eq!(line["pixels_sha256"], image["pixel_values"]["sha256"], "{file}");
             let (got, want_ids) = (ids(&line["ids"]), ids(&want["ids"]));
-            // What a beam's sequence is filled up with does not belong to it; past a close step
-            // another order of sums may differ.
+            // Padding is not part of a beam's sequence. After a close step another order of
+            // additions may give other ids.
             let want_ids = want_ids
                 .iter()
                 .position(|id| end.contains(id))
@@ -155,32 +156,32 @@ fn expected_end(folder: &Path) -> Vec<i64> {
 }
 
 #[test]
-fn every_mode_of_vit_gpt2_gives_the_reference_s_ids() {
+fn vit_gpt2_gives_the_references_ids() {
     every_mode("vit-gpt2", "expected.json", 7, &[]);
 }
 
 #[test]
-fn every_mode_of_florence_2_gives_the_reference_s_ids_one_picture_at_a_time() {
+fn florence_2_gives_the_references_ids() {
     every_mode("florence2", "expected.json", 11, &["--batch", "1"]);
 }
 
 #[test]
-fn every_mode_of_smolvlm_gives_the_reference_s_ids() {
+fn smolvlm_gives_the_references_ids() {
     every_mode("smolvlm", "expected.json", 8, &[]);
 }
 
 #[test]
-fn every_mode_of_smolvlm_in_one_tile_gives_the_ids_of_the_reference_that_does_not_split() {
+fn untiled_smolvlm_gives_the_references_ids() {
     every_mode("smolvlm", "expected_one_tile.json", 8, &["--tiles", "one"]);
 }
 
 #[test]
-fn one_line_for_each_file_and_style_and_status_1_if_any_failed() {
+fn one_line_per_file_and_style() {
     let dir = tempfile::tempdir().unwrap();
-    let rubbish = dir.path().join("rubbish.jpg");
-    std::fs::write(&rubbish, "no picture").unwrap();
-    let (photo, rubbish) = (images()[11].clone(), rubbish.to_str().unwrap().to_string());
-    let files = [photo.as_str(), &rubbish, "/nonexistent.png", "http://127.0.0.1:1/x.png"];
+    let invalid = dir.path().join("invalid.jpg");
+    std::fs::write(&invalid, "no picture").unwrap();
+    let (photo, invalid) = (images()[11].clone(), invalid.to_str().unwrap().to_string());
+    let files = [photo.as_str(), &invalid, "/nonexistent.png", "http://127.0.0.1:1/x.png"];
     let Some(output) =
         caption(&[&["--json", "--style", "concise", "--style", "detailed"][..], &files].concat())
     else {
@@ -204,7 +205,7 @@ fn one_line_for_each_file_and_style_and_status_1_if_any_failed() {
 }
 
 #[test]
-fn a_blank_picture_is_uncertain_except_in_comparisons() {
+fn blank_pictures_are_uncertain() {
     let files = images();
     let one_pixel = files.iter().find(|f| f.ends_with("04_1x1.png")).unwrap();
     let Some(output) = caption(&["--json", one_pixel]) else { return };
@@ -218,7 +219,7 @@ fn a_blank_picture_is_uncertain_except_in_comparisons() {
 }
 
 #[test]
-fn without_a_model_the_reason_is_said() {
+fn an_unusable_model_is_named() {
     let output = program(&["caption", "--model", "/nonexistent", "x.jpg"]);
     assert_eq!(output.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&output.stderr).contains("/nonexistent"));
@@ -241,8 +242,8 @@ fn without_a_model_the_reason_is_said() {
 }
 
 #[test]
-fn wrong_options_are_refused_with_what_is_allowed() {
-    for (arguments, words) in [
+fn invalid_options_name_valid_ones() {
+    for (arguments, expected) in [
         (&["caption", "--style", "poetic", "x.jpg"][..], "concise, seo, detailed"),
         (&["caption", "--max-tokens", "257", "x.jpg"], "256"),
         (&["caption", "--generation", "[1]", "x.jpg"], "JSON object"),
@@ -250,8 +251,8 @@ fn wrong_options_are_refused_with_what_is_allowed() {
     ] {
         let output = program(arguments);
         assert!(!output.status.success());
-        let said = String::from_utf8_lossy(&output.stderr).to_string();
-        assert!(said.contains(words), "{said}");
+        let message = String::from_utf8_lossy(&output.stderr).to_string();
+        assert!(message.contains(expected), "{message}");
     }
     assert!(program(&["--version"]).status.success() && program(&["--help"]).status.success());
 }
@@ -269,12 +270,12 @@ fn inspect_shows_the_upright_picture() {
     assert!(means.len() == 4 && means.iter().all(|rgb| rgb.len() == 3));
     let again = lines(&program(&["inspect", png.to_str().unwrap(), "--json"])).remove(0);
     let of = |v: &Value| (v["width"].clone(), v["height"].clone(), v["mean_rgb_2x2"].clone());
-    assert_eq!(of(&again), of(&seen), "the PNG holds what was seen");
+    assert_eq!(of(&again), of(&seen), "the PNG is the decoded picture");
     assert_eq!((seen["format"].as_str(), again["format"].as_str()), (Some("jpeg"), Some("png")));
 }
 
 #[test]
-fn inspect_refuses_what_is_no_picture_and_goes_on() {
+fn inspect_continues_after_invalid_files() {
     let files = images();
     let output = program(&["inspect", "--json", "/nonexistent.png", &files[0]]);
     assert_eq!(output.status.code(), Some(1));
@@ -283,7 +284,7 @@ fn inspect_refuses_what_is_no_picture_and_goes_on() {
     assert_eq!(lines[1]["format"], "png");
 }
 
-/// Made an old decoder panic, but is a well-formed picture of two colours.
+/// A well-formed picture of two colours that made an old decoder panic.
 const CONTESTED: &str = "72_panic.webp";
 
 #[test]
@@ -314,9 +315,11 @@ fn every_hostile_file_meets_its_expectation() {
         let expect = entry["expect"].as_str().unwrap();
         let means = |v: &Value| serde_json::from_value::<[[i16; 3]; 4]>(v.clone());
         let close = || match (means(&line["mean_rgb_2x2"]), means(&entry["ref_mean_rgb_2x2"])) {
-            (Ok(ours), Ok(theirs)) => {
-                ours.iter().flatten().zip(theirs.iter().flatten()).all(|(a, b)| (a - b).abs() <= 6)
-            }
+            (Ok(actual), Ok(reference)) => actual
+                .iter()
+                .flatten()
+                .zip(reference.iter().flatten())
+                .all(|(a, b)| (a - b).abs() <= 6),
             _ => false,
         };
         let same = || {

@@ -1,14 +1,14 @@
-//! The engine's memory is bounded by its budget, whatever is asked of it at once.
+//! The engine's memory is bounded by its budget, however many requests arrive at a time.
 
 mod harness;
 
 use harness::{Engine, bytes, model};
 use pg_caption_wire::{CaptionOutcome, ClientRole, EngineConfig, EngineReport, FailureClass};
 
-/// Bytes: the least that the engine works with. A quarter of it holds files, half of it decoders'
-/// work.
+/// Bytes: the smallest budget of the engine. A quarter of it holds files, half of it decoders'
+/// buffers.
 const BUDGET: u64 = 64 << 20;
-/// What batches, thread stacks, the allocator and ONNX Runtime's arena take beside it.
+/// Memory of batches, thread stacks, the allocator and ONNX Runtime's arena.
 const SLACK: u64 = 48 << 20;
 
 fn ready() -> Option<Engine> {
@@ -37,36 +37,36 @@ fn peak(engine: &Engine) -> u64 {
 }
 
 #[test]
-fn many_large_pictures_at_once_make_their_callers_wait_and_the_engine_no_larger() {
+fn many_large_pictures_wait_within_the_budget() {
     let Some(engine) = ready() else { return };
     let picture = bitmap(1500);
-    let ask = |id: u64| match engine
+    let request = |id: u64| match engine
         .connect()
         .hello(ClientRole::Call)
-        .ask(bytes(id, &["concise"]), &picture)
+        .request(bytes(id, &["concise"]), &picture)
     {
         CaptionOutcome::Done { .. } => {}
         other => panic!("{other:?}"),
     };
-    // One, so that the model's own buffers are there.
-    ask(0);
+    // One first, so that the model's buffers are allocated.
+    request(0);
     let before = peak(&engine);
-    std::thread::scope(|scope| (0..60).for_each(|id| drop(scope.spawn(move || ask(id)))));
+    std::thread::scope(|scope| (0..60).for_each(|id| drop(scope.spawn(move || request(id)))));
     let grown = peak(&engine) - before;
-    let at_once = 60 * picture.len() as u64;
-    println!("{} MB of pictures at once: {} MB more than one", at_once >> 20, grown >> 20);
-    assert!(at_once > 3 * (BUDGET + SLACK), "without a budget it would show");
+    let total = 60 * picture.len() as u64;
+    println!("{} MB of pictures: {} MB more than for one", total >> 20, grown >> 20);
+    assert!(total > 3 * (BUDGET + SLACK), "without a budget it would show");
     assert!(grown <= BUDGET + SLACK, "{grown} bytes more");
 }
 
 #[test]
-fn a_picture_that_needs_more_than_the_whole_budget_is_refused_with_the_numbers() {
+fn a_picture_beyond_the_budget_is_refused() {
     let Some(engine) = ready() else { return };
     let mut client = engine.connect().hello(ClientRole::Call);
-    // Its file is larger than the part for files; its pixels, of which the file holds few, are more
-    // than the part for decoding.
+    // A file larger than the budget for files, and a truncated one whose pixels are more than the
+    // budget for decoding.
     for (id, file) in [bitmap(2600), bitmap(3500)[..1000].to_vec()].into_iter().enumerate() {
-        let CaptionOutcome::Failed(failure) = client.ask(bytes(id as u64, &["concise"]), &file)
+        let CaptionOutcome::Failed(failure) = client.request(bytes(id as u64, &["concise"]), &file)
         else {
             panic!("not refused")
         };
@@ -75,8 +75,8 @@ fn a_picture_that_needs_more_than_the_whole_budget_is_refused_with_the_numbers()
             (FailureClass::Reject, "too_much_memory"),
             "{failure:?}"
         );
-        let said = format!("{} {}", failure.message, failure.detail.unwrap_or_default());
-        assert!(said.bytes().filter(u8::is_ascii_digit).count() >= 14, "{said}");
+        let text = format!("{} {}", failure.message, failure.detail.unwrap_or_default());
+        assert!(text.bytes().filter(u8::is_ascii_digit).count() >= 14, "{text}");
         assert!(failure.hint.unwrap().contains("pg_caption.memory"));
     }
 }

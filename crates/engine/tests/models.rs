@@ -1,4 +1,4 @@
-//! Promises of `pg_caption_engine model`: pull, list, check.
+//! `pg_caption_engine model`: pull, list, check.
 
 mod harness;
 #[path = "../../hub/tests/hub/server.rs"]
@@ -13,7 +13,7 @@ use std::process::{Command, Output};
 fn command(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"));
     command.arg("model").args(arguments);
-    // Nobody's own settings, and never the public hub.
+    // No settings of the environment, and never the public hub.
     for name in [
         "PG_CAPTION_MODEL",
         "PG_CAPTION_MODELS",
@@ -55,7 +55,7 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Checks a folder; status and JSON, or what was said instead.
+/// Checks a folder: the JSON, or the error output.
 fn check(folder: &Path, options: &[&str]) -> Option<Result<Value, String>> {
     let library = library()?;
     let fixed = [
@@ -76,7 +76,7 @@ fn check(folder: &Path, options: &[&str]) -> Option<Result<Value, String>> {
     })
 }
 
-/// The folders that damaged copies are made of: every family that is at hand.
+/// Folders to make damaged copies of: every available family.
 fn models() -> Vec<PathBuf> {
     let shared = std::env::var_os("PG_CAPTION_SHARED")
         .map_or_else(|| root().join("../shared"), PathBuf::from);
@@ -91,21 +91,21 @@ fn models() -> Vec<PathBuf> {
         .collect()
 }
 
-/// Whether this build reads the family at all.
-fn reads(folder: &Path) -> bool {
+/// Whether this build supports the family.
+fn is_supported(folder: &Path) -> bool {
     match check(folder, &[]) {
-        Some(Err(words)) if words.contains("is not supported") => {
-            println!("skipped: {} is of a family that is not read yet", folder.display());
+        Some(Err(message)) if message.contains("is not supported") => {
+            println!("skipped: {} is of an unsupported family", folder.display());
             false
         }
-        Some(Err(words)) => panic!("{}: {words}", folder.display()),
+        Some(Err(message)) => panic!("{}: {message}", folder.display()),
         Some(Ok(_)) => true,
         None => false,
     }
 }
 
 #[test]
-fn a_whole_model_is_described() {
+fn check_describes_a_model() {
     let Some(found) = check(&parity().join("vit-gpt2"), &[]) else { return };
     let found = found.unwrap();
     assert_eq!(
@@ -147,7 +147,7 @@ fn a_whole_model_is_described() {
 }
 
 #[test]
-fn the_default_model_says_something_of_the_drawing() {
+fn the_default_model_captions_the_drawing() {
     let Some(found) = check(&root().join("models/default"), &[]) else { return };
     let found = found.unwrap();
     let captions = found["captions"].as_array().unwrap();
@@ -159,16 +159,16 @@ fn the_default_model_says_something_of_the_drawing() {
 }
 
 #[test]
-fn a_folder_without_a_file_is_refused_with_the_file_s_name() {
-    for from in models().into_iter().filter(|f| reads(f)) {
+fn a_missing_file_is_named() {
+    for from in models().into_iter().filter(|f| is_supported(f)) {
         for file in ["config.json", "preprocessor_config.json", "tokenizer.json"] {
             let dir = tempfile::tempdir().unwrap();
             copy(&from, dir.path());
             std::fs::remove_file(dir.path().join(file)).unwrap();
-            let words = check(dir.path(), &[]).unwrap().unwrap_err();
+            let message = check(dir.path(), &[]).unwrap().unwrap_err();
             assert!(
-                words.contains(&*dir.path().join(file).to_string_lossy()),
-                "{}: {words}",
+                message.contains(&*dir.path().join(file).to_string_lossy()),
+                "{}: {message}",
                 from.display()
             );
         }
@@ -179,19 +179,19 @@ fn a_folder_without_a_file_is_refused_with_the_file_s_name() {
                 std::fs::remove_file(entry.path()).unwrap();
             }
         }
-        let words = check(dir.path(), &[]).unwrap().unwrap_err();
-        assert!(words.contains("decoder_model"), "{}: {words}", from.display());
+        let message = check(dir.path(), &[]).unwrap().unwrap_err();
+        assert!(message.contains("decoder_model"), "{}: {message}", from.display());
     }
 }
 
 #[test]
-fn a_truncated_file_is_refused_with_its_name_and_the_reason() {
-    for from in models().into_iter().filter(|f| reads(f)) {
+fn a_truncated_file_is_named() {
+    for from in models().into_iter().filter(|f| is_supported(f)) {
         let graphs = std::fs::read_dir(from.join("onnx"))
             .unwrap()
             .flatten()
             .map(|e| format!("onnx/{}", e.file_name().to_str().unwrap()));
-        // Decoders come in several layouts, any of which will do; the encoders have no stand-in.
+        // Decoders have several layouts, any of which suffices; encoders have no alternative.
         let encoders = graphs.filter(|name| {
             ["encoder_model.onnx", "vision_encoder.onnx", "embed_tokens.onnx"]
                 .iter()
@@ -207,10 +207,10 @@ fn a_truncated_file_is_refused_with_its_name_and_the_reason() {
                 .unwrap()
                 .set_len(length / 2)
                 .unwrap();
-            let words = check(dir.path(), &[]).unwrap().unwrap_err();
+            let message = check(dir.path(), &[]).unwrap().unwrap_err();
             assert!(
-                words.contains(&*dir.path().join(&file).to_string_lossy()),
-                "{}: {words}",
+                message.contains(&*dir.path().join(&file).to_string_lossy()),
+                "{}: {message}",
                 from.display()
             );
         }
@@ -218,7 +218,7 @@ fn a_truncated_file_is_refused_with_its_name_and_the_reason() {
 }
 
 #[test]
-fn a_damaged_graph_beside_one_that_works_is_not_passed_over_in_silence() {
+fn a_skipped_graph_is_reported() {
     let Some(library) = library() else { return };
     let dir = tempfile::tempdir().unwrap();
     copy(&parity().join("vit-gpt2"), dir.path());
@@ -228,8 +228,8 @@ fn a_damaged_graph_beside_one_that_works_is_not_passed_over_in_silence() {
         serde_json::json!([]),
         "a whole folder"
     );
-    // Half of the encoder beside a whole one of another precision; in place of the merged decoder a
-    // graph that nobody can feed.
+    // Half of the encoder next to a whole one of another precision; instead of the merged decoder a
+    // graph with unknown inputs.
     let (encoder, merged) = (graph("encoder_model.onnx"), graph("decoder_model_merged.onnx"));
     std::fs::copy(&encoder, graph("encoder_model_uint8.onnx")).unwrap();
     std::fs::copy(&encoder, &merged).unwrap();
@@ -246,20 +246,20 @@ fn a_damaged_graph_beside_one_that_works_is_not_passed_over_in_silence() {
         used,
         ["encoder_model_uint8.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"]
     );
-    let said: Vec<_> = found["passed_over"]
+    let skipped: Vec<_> = found["passed_over"]
         .as_array()
         .unwrap()
         .iter()
         .map(|file| file.as_str().unwrap())
         .collect();
-    let [of_encoder, of_merged] = said[..] else { panic!("{said:?}") };
+    let [of_encoder, of_merged] = skipped[..] else { panic!("{skipped:?}") };
     let (encoder, merged) = (encoder.to_str().unwrap(), merged.to_str().unwrap());
     assert!(
         of_encoder.starts_with(encoder) && of_encoder.len() > encoder.len() + 10,
         "{of_encoder}"
     );
     assert!(of_merged.starts_with(merged) && of_merged.contains("pixel_values"), "{of_merged}");
-    let words = model(&[
+    let output = model(&[
         "check",
         dir.path().to_str().unwrap(),
         "--threads",
@@ -267,8 +267,8 @@ fn a_damaged_graph_beside_one_that_works_is_not_passed_over_in_silence() {
         "--onnxruntime",
         library.to_str().unwrap(),
     ]);
-    assert!(said.iter().all(|file| out(&words).contains(file)), "{}", out(&words));
-    // Whoever captions with it from the shell is told as well.
+    assert!(skipped.iter().all(|file| out(&output).contains(file)), "{}", out(&output));
+    // The `caption` command reports it as well.
     let picture = parity().join("images/12_photo.jpg");
     let arguments = [
         "--model",
@@ -284,15 +284,15 @@ fn a_damaged_graph_beside_one_that_works_is_not_passed_over_in_silence() {
         .output()
         .unwrap();
     assert!(
-        captioned.status.success() && said.iter().all(|file| err(&captioned).contains(file)),
+        captioned.status.success() && skipped.iter().all(|file| err(&captioned).contains(file)),
         "{}",
         err(&captioned)
     );
 }
 
 #[test]
-fn what_does_not_fit_together_is_refused_with_its_name_and_the_reason() {
-    for from in models().into_iter().filter(|f| reads(f)) {
+fn inconsistent_files_are_named() {
+    for from in models().into_iter().filter(|f| is_supported(f)) {
         let changed = |change: &dyn Fn(&Path)| {
             let dir = tempfile::tempdir().unwrap();
             copy(&from, dir.path());
@@ -304,44 +304,51 @@ fn what_does_not_fit_together_is_refused_with_its_name_and_the_reason() {
             change(&mut value);
             std::fs::write(path, value.to_string()).unwrap();
         };
-        let words = changed(&|dir| {
+        let message = changed(&|dir| {
             edit(dir.join("config.json"), &|config| config["model_type"] = "poet".into())
         });
         assert!(
-            words.contains("config.json")
-                && words.contains("poet")
-                && words.contains("vision-encoder-decoder"),
-            "{words}"
+            message.contains("config.json")
+                && message.contains("poet")
+                && message.contains("vision-encoder-decoder"),
+            "{message}"
         );
-        // Tokens of a vocabulary that no decoder here knows.
-        let words = changed(&|dir| {
+        // Tokens outside the vocabulary of every decoder.
+        let message = changed(&|dir| {
             edit(dir.join("tokenizer.json"), &|tokenizer| {
                 let tokens = tokenizer["added_tokens"].as_array_mut().unwrap();
                 for at in 0..200_000 {
-                    tokens.push(serde_json::json!({ "id": 500_000 + at, "content": format!("<strange_{at}>"), "special": true,
-                        "single_word": false, "lstrip": false, "rstrip": false, "normalized": false }));
+                    tokens.push(serde_json::json!({
+                        "id": 500_000 + at,
+                        "content": format!("<strange_{at}>"),
+                        "special": true,
+                        "single_word": false,
+                        "lstrip": false,
+                        "rstrip": false,
+                        "normalized": false,
+                    }));
                 }
             });
         });
-        assert!(words.contains("tokenizer.json"), "{words}");
-        // A graph that wants what nobody feeds: the decoder in the encoder's place.
+        assert!(message.contains("tokenizer.json"), "{message}");
+        // A graph with unknown inputs: the decoder instead of the encoder.
         let encoder = if from.join("onnx/vision_encoder.onnx").is_file() {
             "vision_encoder.onnx"
         } else {
             "encoder_model.onnx"
         };
-        let words = changed(&|dir| {
+        let message = changed(&|dir| {
             std::fs::copy(
                 dir.join("onnx/decoder_model_merged.onnx"),
                 dir.join("onnx").join(encoder),
             )
             .unwrap();
         });
-        assert!(words.contains(encoder), "{words}");
-        let words = changed(&|dir| {
+        assert!(message.contains(encoder), "{message}");
+        let message = changed(&|dir| {
             std::fs::write(dir.join("captions.json"), r#"{"styles": {"poetic": {}}}"#).unwrap()
         });
-        assert!(words.contains("captions.json") && words.contains("poetic"), "{words}");
+        assert!(message.contains("captions.json") && message.contains("poetic"), "{message}");
     }
     let Some(library) = library() else { return };
     let output =
@@ -352,12 +359,12 @@ fn what_does_not_fit_together_is_refused_with_its_name_and_the_reason() {
 #[test]
 fn a_dtype_that_is_not_installed_is_refused() {
     let Some(found) = check(&parity().join("vit-gpt2"), &["--dtype", "q4"]) else { return };
-    let words = found.unwrap_err();
-    assert!(words.contains("encoder_model_q4.onnx"), "{words}");
+    let message = found.unwrap_err();
+    assert!(message.contains("encoder_model_q4.onnx"), "{message}");
 }
 
 #[test]
-fn a_folder_s_own_styles_are_tried_as_well() {
+fn check_tries_the_styles_of_the_folder() {
     if library().is_none() {
         return;
     }
@@ -377,16 +384,19 @@ fn a_folder_s_own_styles_are_tried_as_well() {
         .map(|c| c["style"].as_str().unwrap().to_string())
         .collect();
     assert_eq!(styles, ["concise", "seo", "detailed", "short"]);
-    // This family reads no words: a prompt of its own could never be obeyed.
-    std::fs::write(folder.join("captions.json"), r#"{"styles": {"told": {"prompt": "Name it."}}}"#)
-        .unwrap();
-    let words = check(&folder, &[]).unwrap().unwrap_err();
+    // This family reads no instructions: a style with a prompt cannot work.
+    std::fs::write(
+        folder.join("captions.json"),
+        r#"{"styles": {"prompted": {"prompt": "Name it."}}}"#,
+    )
+    .unwrap();
+    let message = check(&folder, &[]).unwrap().unwrap_err();
     assert!(
-        words.contains("told") && words.contains(folder.join("captions.json").to_str().unwrap()),
-        "{words}"
+        message.contains("prompted")
+            && message.contains(folder.join("captions.json").to_str().unwrap()),
+        "{message}"
     );
-    // Nor does it caption, in a style of its own or in another; and a file that says nothing is
-    // named whatever is asked for.
+    // `caption` refuses the folder as well, with any style, and names an invalid style file.
     let library = library().unwrap();
     let caption = |style: &str| {
         let picture = parity().join("images/12_photo.jpg");
@@ -407,9 +417,9 @@ fn a_folder_s_own_styles_are_tried_as_well() {
         assert!(!output.status.success());
         err(&output)
     };
-    for style in ["told", "seo"] {
+    for style in ["prompted", "seo"] {
         assert!(
-            caption(style).contains("captions.json") && caption(style).contains("told"),
+            caption(style).contains("captions.json") && caption(style).contains("prompted"),
             "{}",
             caption(style)
         );
@@ -421,7 +431,7 @@ fn a_folder_s_own_styles_are_tried_as_well() {
 }
 
 #[test]
-fn list_shows_what_is_there_and_what_is_wrong() {
+fn list_shows_models_and_their_problems() {
     let dir = tempfile::tempdir().unwrap();
     let output = model(&["list", "--models", dir.path().to_str().unwrap()]);
     assert!(output.status.success() && out(&output).contains("no model"));
@@ -450,8 +460,8 @@ fn list_shows_what_is_there_and_what_is_wrong() {
 }
 
 #[test]
-fn every_family_that_captions_can_be_pulled() {
-    // A folder whose refusal lists what is supported.
+fn every_supported_family_can_be_pulled() {
+    // The refusal of this folder lists the supported families.
     let dir = tempfile::tempdir().unwrap();
     copy(&parity().join("vit-gpt2"), dir.path());
     std::fs::write(
@@ -459,13 +469,14 @@ fn every_family_that_captions_can_be_pulled() {
         r#"{"model_type": "poet", "decoder_start_token_id": 1}"#,
     )
     .unwrap();
-    let Some(words) = check(dir.path(), &[]) else { return };
-    let words = words.unwrap_err();
-    let supported = words.split("supported: ").nth(1).unwrap().trim_end().trim_end_matches(')');
+    let Some(message) = check(dir.path(), &[]) else { return };
+    let message = message.unwrap_err();
+    let supported =
+        message.split("supported: ").nth(1).unwrap().trim_end().trim_end_matches(['.', ')']);
     for model_type in supported.split(", ") {
         assert!(
             pg_caption_models::family(model_type).is_some(),
-            "{model_type} is not known to `model pull`"
+            "{model_type} is unknown to `model pull`"
         );
     }
 }
@@ -495,12 +506,12 @@ fn a_pulled_model_captions() {
     );
     let output = pull("hf_secret", &[]);
     assert!(output.status.success(), "{}", err(&output));
-    assert!(err(&output).is_empty(), "quiet where nobody watches: {}", err(&output));
+    assert!(err(&output).is_empty(), "no progress bar without a terminal: {}", err(&output));
     assert!(out(&output).contains("SELECT caption.use_model('vit-gpt2')"), "{}", out(&output));
-    assert!(out(&pull("hf_secret", &[])).contains("already exists"));
+    assert!(out(&pull("hf_secret", &[])).contains("is already installed"));
     let folder = dir.path().join("vit-gpt2");
     for layout in ["decoder_model.onnx", "decoder_with_past_model.onnx"] {
-        assert!(!folder.join("onnx").join(layout).exists(), "not needed beside the merged one");
+        assert!(!folder.join("onnx").join(layout).exists(), "not needed with the merged one");
     }
     assert!(pull("hf_secret", &["--unmerged", "--name", "pair"]).status.success());
     assert!(

@@ -1,4 +1,4 @@
-//! Promises of `serve` that need no model: start and end, the protocol, failures.
+//! `serve` without a model: start and end, the protocol, failures.
 
 mod harness;
 
@@ -30,13 +30,13 @@ fn without_model() -> Engine {
 }
 
 #[test]
-fn a_missing_model_is_reported_and_answered_and_ends_nothing() {
+fn a_missing_model_is_an_answer() {
     let mut engine = started(&no_model());
     let EngineReport::Failed(failure) = engine.report() else { panic!("not failed") };
     assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Engine, "no_model"));
     let mut client = engine.connect().hello(ClientRole::Call);
     for id in 1..4 {
-        let answer = failed(client.ask(url(id, "http://127.0.0.1/x.jpg", &["concise"]), &[]));
+        let answer = failed(client.request(url(id, "http://127.0.0.1/x.jpg", &["concise"]), &[]));
         assert_eq!(answer, failure);
     }
     let status = client.status();
@@ -49,20 +49,20 @@ fn a_missing_model_is_reported_and_answered_and_ends_nothing() {
 }
 
 #[test]
-fn the_socket_is_found_whether_or_not_the_launcher_says_how_many_there_are() {
+fn the_socket_is_found_without_activation() {
     let engine = Engine::start_without_activation(&no_model());
     assert_eq!(engine.connect().hello(ClientRole::Call).status().pid, engine.child.id());
 }
 
 #[test]
-fn the_end_of_standard_input_ends_the_engine_with_status_0() {
+fn the_engine_exits_at_the_end_of_input() {
     let mut engine = started(&no_model());
     drop(engine.stdin.take());
     assert_eq!(engine.ended().code(), Some(0));
 }
 
 #[test]
-fn a_launcher_that_dies_before_the_configuration_ends_the_engine_with_status_0() {
+fn without_configuration_the_engine_exits() {
     use std::process::{Command, Stdio};
     let mut child = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"))
         .arg("serve")
@@ -82,7 +82,7 @@ fn sigterm_ends_the_engine_with_status_0() {
 }
 
 #[test]
-fn a_drained_engine_says_go_away_and_leaves_its_socket_to_the_successor() {
+fn a_drained_engine_keeps_its_socket_open() {
     let mut engine = without_model();
     let mut client = engine.connect().hello(ClientRole::Worker);
     let mut successor = engine.succeed(&no_model());
@@ -97,7 +97,7 @@ fn a_drained_engine_says_go_away_and_leaves_its_socket_to_the_successor() {
 }
 
 #[test]
-fn a_successor_without_a_model_accepts_nobody() {
+fn an_unready_successor_accepts_no_client() {
     let mut engine = without_model();
     let mut successor = engine.succeed(&EngineConfig { wait_until_ready: true, ..no_model() });
     assert_eq!(successor.report(), EngineReport::Starting);
@@ -112,7 +112,7 @@ fn a_successor_without_a_model_accepts_nobody() {
 }
 
 #[test]
-fn a_successor_without_a_model_leaves_when_told() {
+fn an_unready_successor_exits_when_drained() {
     let engine = without_model();
     let mut successor = engine.succeed(&EngineConfig { wait_until_ready: true, ..no_model() });
     assert_eq!(successor.report(), EngineReport::Starting);
@@ -122,7 +122,7 @@ fn a_successor_without_a_model_leaves_when_told() {
 }
 
 #[test]
-fn a_client_of_another_version_is_told_both_versions_and_what_to_do() {
+fn a_version_mismatch_names_both_versions() {
     let engine = without_model();
     let mut client = engine.connect();
     client.send(
@@ -142,13 +142,13 @@ fn a_client_of_another_version_is_told_both_versions_and_what_to_do() {
 }
 
 #[test]
-fn bytes_that_are_no_protocol_cost_only_their_connection() {
+fn invalid_bytes_close_only_their_connection() {
     let engine = without_model();
-    for rubbish in
+    for invalid in
         [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 64], &[2, 0, 0, 0, 0, 0, 0, 0, b'{', b'}']]
     {
         let mut stream = UnixStream::connect(&engine.socket).unwrap();
-        stream.write_all(rubbish).unwrap();
+        stream.write_all(invalid).unwrap();
         let mut client = Client::new(stream);
         assert!(matches!(client.receive(), Some(ServerMessage::Refused(_))));
         assert_eq!(client.receive(), None);
@@ -157,24 +157,27 @@ fn bytes_that_are_no_protocol_cost_only_their_connection() {
 }
 
 #[test]
-fn a_picture_beyond_the_limit_is_refused_with_the_limit_and_the_connection_goes_on() {
+fn too_large_pictures_fail_only_their_request() {
     let engine = started(&EngineConfig { max_image_size: 1000, ..no_model() });
     let mut client = engine.connect().hello(ClientRole::Call);
-    let failure = failed(client.ask(bytes(1, &["concise"]), &[0; 5000]));
+    let failure = failed(client.request(bytes(1, &["concise"]), &[0; 5000]));
     assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Reject, "too_large"));
     assert!(
         failure.message.contains("1000")
             && failure.hint.unwrap().contains("pg_caption.max_image_size")
     );
-    assert_eq!(failed(client.ask(bytes(2, &["concise"]), &[0; 500])).class, FailureClass::Engine);
+    assert_eq!(
+        failed(client.request(bytes(2, &["concise"]), &[0; 500])).class,
+        FailureClass::Engine
+    );
 }
 
 #[test]
-fn a_client_that_leaves_is_forgotten() {
+fn a_leaving_client_is_no_longer_counted() {
     let engine = without_model();
     let mut watcher = engine.connect().hello(ClientRole::Call);
     drop(engine.connect().hello(ClientRole::Call));
-    let until = std::time::Instant::now() + harness::PATIENCE;
+    let until = std::time::Instant::now() + harness::TIMEOUT;
     while watcher.status().connections != 1 {
         assert!(std::time::Instant::now() < until);
     }

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 pub(crate) const ORIGIN: &str = ".pull.json";
 
 /// The origin of a folder.
-#[derive(Debug, Clone, PartialFolderEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Origin {
     pub(crate) repo: String,
     pub(crate) revision: String,

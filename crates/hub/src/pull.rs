@@ -159,7 +159,7 @@ impl Transfers<'_> {
         progress: &mut dyn PullProgress,
     ) -> Result<(), HubError> {
         let names: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
-        self.partial.check_space(size(files).saturating_sub(self.partial.bytes(&names)))?;
+        self.partial.check_space(total_size(files).saturating_sub(self.partial.bytes(&names)))?;
         for remote in files {
             let transfer = Transfer {
                 repo: self.repo,

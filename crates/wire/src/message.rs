@@ -173,8 +173,9 @@ pub struct WrittenCaption {
     pub finish: FinishReason,
     /// Generated tokens, the end token included.
     pub tokens: u32,
-    /// 0..=1.
-    pub confidence: f32,
+    /// 0..=1; `None`: the provider has none, and no threshold applies.
+    #[serde(default)]
+    pub confidence: Option<f32>,
 }
 
 /// Why generation ended.

@@ -15,8 +15,7 @@ use std::process::{Command, Stdio};
 const MARK: &[u8] = b"TEST_HOOK ";
 
 fn main() -> std::process::ExitCode {
-    pg_caption_engine::test_hook::DECODER.get_or_init(|| decoder);
-    pg_caption_engine::cli::main()
+    pg_caption_engine::cli::main(pg_caption_engine::DecodeHook::new(decoder))
 }
 
 fn decoder(bytes: &[u8]) {

@@ -247,7 +247,7 @@ fn skipped_model_files_are_reported() {
     let line = cluster
         .log()
         .lines()
-        .find(|line| line.contains("passed over"))
+        .find(|line| line.contains("were skipped"))
         .expect("a line in the log")
         .to_owned();
     for file in ["encoder_model.onnx", "decoder_model_merged.onnx"] {

@@ -1,14 +1,16 @@
 //! `pg_caption_engine caption`: files and URLs through the same stages as the server's requests,
 //! answers in the order given.
 
-use super::{Caption, inspect, locate};
-use crate::engine::Engine;
-use crate::job::{Answer, Captioned, Extras, Job, Order, Source, Want};
-use crate::readiness::State;
+use super::{CaptionArgs, inspect, locate};
+use crate::answer::{GeneratedCaption, JobAnswer};
+use crate::engine::{Engine, EngineOptions};
+use crate::job::Job;
+use crate::provider::readiness::ProviderState;
+use crate::request::{JobExtras, JobSpec, PictureSource};
 use indicatif::{ProgressBar, ProgressStyle};
 use pg_caption_style::{CaptionStyle, builtin, builtin_names};
 use pg_caption_wire::{
-    ClientRole, EngineConfig, Failure, ImageFacts, ModelRef, StageTimings, TileMode,
+    ClientRole, EngineConfig, Failure, ImageFacts, ModelRef, OutputSpec, StageTimings, TileMode,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -20,17 +22,17 @@ use std::time::{Duration, Instant};
 
 /// Pictures in flight: enough to fill batches, few enough to hold their files in memory.
 const IN_FLIGHT: usize = 64;
-/// The command line waits as long as it takes; each fetch has its own limit.
-const PATIENCE: Duration = Duration::from_secs(24 * 3600);
-/// From so many pictures on a progress bar is worth its line.
-const MANY: usize = 3;
+/// Practically no time limit; each fetch has its own.
+const TIMEOUT: Duration = Duration::from_secs(24 * 3600);
+/// Number of pictures from which a progress bar is shown.
+const BAR_FROM: usize = 3;
 
-/// Runs it; whether every picture got every caption.
+/// Runs it. Returns whether every picture has every caption.
 ///
 /// # Errors
 /// Options that contradict each other, no model, output that cannot be written.
-pub fn run(options: &Caption) -> Result<bool, String> {
-    let extras = Extras {
+pub fn run(options: &CaptionArgs) -> Result<bool, String> {
+    let extras = JobExtras {
         exact: options.exact,
         prompt: options.prompt.clone(),
         generation: generation(options)?,
@@ -56,21 +58,21 @@ pub fn run(options: &Caption) -> Result<bool, String> {
         .iter()
         .map(|name| style(name, &config.model))
         .collect::<Result<Vec<_>, _>>()?;
-    let engine = Engine::start(config, Vec::new()).map_err(|e| e.to_string())?;
+    let engine = Engine::start(EngineOptions::new(config)).map_err(|e| e.to_string())?;
     match engine.readiness().wait() {
-        State::Failed(failure) => {
+        ProviderState::Failed(failure) => {
             return Err(format!("{}: {}", failure.message, failure.detail.unwrap_or_default()));
         }
-        State::Ready(preparer) => preparer
-            .status()
-            .passed_over
-            .iter()
-            .for_each(|file| crate::log::line(format_args!("warning: passed over: {file}"))),
-        State::Loading => return Err("the model neither loaded nor failed".into()),
+        ProviderState::Ready(provider) => {
+            for file in provider.status().passed_over {
+                crate::log::line(format_args!("warning: skipped: {file}"));
+            }
+        }
+        ProviderState::Loading => return Err("the model neither loaded nor failed".into()),
     }
-    let wants: Vec<Want> = styles
+    let outputs: Vec<OutputSpec> = styles
         .into_iter()
-        .map(|style| Want {
+        .map(|style| OutputSpec {
             style,
             max_tokens: options.max_tokens,
             context: options.context.clone(),
@@ -80,13 +82,12 @@ pub fn run(options: &Caption) -> Result<bool, String> {
     let mut printer = Printer { json: options.json, styles: &options.styles, bar: &bar, all: true };
 
     let (answers, arrived) = channel();
-    let mut waiting: BTreeMap<usize, Answer> = BTreeMap::new();
+    let mut waiting: BTreeMap<usize, JobAnswer> = BTreeMap::new();
     let (mut submitted, mut printed) = (0, 0);
     while printed < options.pictures.len() {
-        // Read ahead of the printer by a window, so that one slow URL does not gather every answer
-        // behind it.
+        // Submit a window ahead of the printer, so that answers do not pile up behind one slow URL.
         while submitted < options.pictures.len() && submitted < printed + IN_FLIGHT {
-            submit(&engine, &options.pictures[submitted], &wants, &extras, submitted, &answers);
+            submit(&engine, &options.pictures[submitted], &outputs, &extras, submitted, &answers);
             submitted += 1;
         }
         let (at, answer) = arrived.recv().map_err(|e| e.to_string())?;
@@ -103,16 +104,15 @@ pub fn run(options: &Caption) -> Result<bool, String> {
 
 /// A style of the folder, else a built-in one.
 fn style(name: &str, folder: &Path) -> Result<CaptionStyle, String> {
-    let (mut own, broken) = match pg_caption_models::styles_of(folder) {
+    let (mut own, error) = match pg_caption_models::styles_of(folder) {
         Ok(own) => (own, None),
-        // With a built-in style it is refused when it is loaded, like every folder that cannot be
-        // read.
+        // With a built-in style the folder is refused when it is loaded.
         Err(error) => (Default::default(), Some(error.to_string())),
     };
     let known = own.remove(name).or_else(|| builtin(name));
     known.ok_or_else(|| {
-        if let Some(broken) = broken {
-            return broken;
+        if let Some(error) = error {
+            return error;
         }
         let all: Vec<&str> =
             builtin_names().into_iter().chain(own.keys().map(String::as_str)).collect();
@@ -120,7 +120,7 @@ fn style(name: &str, folder: &Path) -> Result<CaptionStyle, String> {
     })
 }
 
-fn generation(options: &Caption) -> Result<Option<Value>, String> {
+fn generation(options: &CaptionArgs) -> Result<Option<Value>, String> {
     let mut overrides = match &options.generation {
         None => serde_json::Map::new(),
         Some(text) => serde_json::from_str(text)
@@ -137,7 +137,7 @@ fn absolute(path: &Path) -> Result<std::path::PathBuf, String> {
     path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))
 }
 
-/// Schemes are written in any case, and what is copied comes with blanks.
+/// Schemes are case-insensitive, and copied URLs may have spaces around them.
 fn is_url(picture: &str) -> bool {
     let scheme =
         picture.trim_start().split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
@@ -147,10 +147,10 @@ fn is_url(picture: &str) -> bool {
 fn submit(
     engine: &Arc<Engine>,
     picture: &str,
-    wants: &[Want],
-    extras: &Extras,
+    outputs: &[OutputSpec],
+    extras: &JobExtras,
     at: usize,
-    answers: &Sender<(usize, Answer)>,
+    answers: &Sender<(usize, JobAnswer)>,
 ) {
     let url = is_url(picture);
     let picture = if url { picture.trim() } else { picture };
@@ -160,34 +160,34 @@ fn submit(
         inspect::read(Path::new(picture)).map(|bytes| Some((bytes, None)))
     };
     let source = match url {
-        true => Source::Url { url: picture.into(), known: None },
-        false => Source::Bytes { sha256: None },
+        true => PictureSource::Url { url: picture.into(), known: None },
+        false => PictureSource::Bytes { sha256: None },
     };
-    let order = Order {
+    let spec = JobSpec {
         connection: 0,
         role: ClientRole::Call,
-        patience: PATIENCE,
+        timeout: TIMEOUT,
         source,
-        wants: wants.to_vec(),
+        outputs: outputs.to_vec(),
         min_confidence: None,
-        extras: Extras { file_name: (!url).then(|| picture.to_string()), ..extras.clone() },
+        extras: JobExtras { file_name: (!url).then(|| picture.to_string()), ..extras.clone() },
     };
-    let (counted, answers) = (engine.count_in(), answers.clone());
-    let job = Arc::new(Job::new(order, Instant::now(), move |answer| {
+    let (counted, answers) = (engine.metrics().count_in(), answers.clone());
+    let job = Arc::new(Job::new(spec, Instant::now(), move |answer| {
         counted.answered();
-        // The receiver lives until every answer is in.
+        // The receiver lives until every answer has arrived.
         let _ = answers.send((at, answer));
     }));
     match bytes {
         Ok(bytes) => engine.submit(&job, bytes, None),
         Err(failure) => {
-            job.answer(Answer::Failed(failure));
+            job.answer(JobAnswer::Failed(failure));
         }
     }
 }
 
 fn bar(pictures: usize) -> ProgressBar {
-    if pictures < MANY || !io::stderr().is_terminal() {
+    if pictures < BAR_FROM || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
     let style =
@@ -204,13 +204,13 @@ struct Printer<'a> {
 }
 
 impl Printer<'_> {
-    fn print(&mut self, picture: &str, answer: Answer) -> io::Result<()> {
+    fn print(&mut self, picture: &str, answer: JobAnswer) -> io::Result<()> {
         let (facts, outputs) = match answer {
-            Answer::Done { image, outputs, model, timings, pixels_sha256 } => {
+            JobAnswer::Done { image, outputs, model, timings, pixels_sha256 } => {
                 (Some(Facts { image, model, timings, pixels_sha256 }), outputs)
             }
-            Answer::Failed(failure) => (None, vec![Err(failure); self.styles.len()]),
-            Answer::Unchanged => (None, Vec::new()),
+            JobAnswer::Failed(failure) => (None, vec![Err(failure); self.styles.len()]),
+            JobAnswer::Unchanged => (None, Vec::new()),
         };
         for (style, output) in self.styles.iter().zip(outputs) {
             let (text, written) = if self.json {
@@ -235,7 +235,7 @@ struct Facts {
 fn as_text(
     picture: &str,
     style: &str,
-    output: Result<Captioned, Failure>,
+    output: Result<GeneratedCaption, Failure>,
     named: bool,
 ) -> (String, bool) {
     let label = if named { format!("{picture} [{style}]") } else { picture.to_string() };
@@ -252,7 +252,7 @@ fn as_json(
     picture: &str,
     style: &str,
     facts: Option<&Facts>,
-    output: Result<Captioned, Failure>,
+    output: Result<GeneratedCaption, Failure>,
 ) -> (String, bool) {
     let mut object = json!({ "file": picture, "style": style });
     let mut add =

@@ -1,19 +1,19 @@
-//! Where the models and the ONNX Runtime library lie when nobody says. Used by `caption` and
-//! `model`; the server is told by the launcher.
+//! The default locations of the models and of the ONNX Runtime library. Used by `caption` and
+//! `model`; the server receives its paths from the launcher.
 
 use std::path::{Path, PathBuf};
 
 /// The default model's folder.
 ///
 /// # Errors
-/// Where it was looked for.
+/// Where it was searched for.
 pub fn model() -> Result<PathBuf, String> {
-    let beside = executables()
+    let installed = executables()
         .into_iter()
         .flat_map(|dir| [dir.join("models/default"), dir.join("pg_caption/models/default")]);
     let candidates = environment("PG_CAPTION_MODEL")
         .into_iter()
-        .chain(beside)
+        .chain(installed)
         .chain(checkout().map(|root| root.join("models/default")));
     first(
         candidates,
@@ -23,17 +23,17 @@ pub fn model() -> Result<PathBuf, String> {
     )
 }
 
-/// The directory that model folders lie in.
+/// The directory of model folders.
 ///
 /// # Errors
-/// Where it was looked for.
+/// Where it was searched for.
 pub fn models() -> Result<PathBuf, String> {
-    let beside = executables()
+    let installed = executables()
         .into_iter()
         .flat_map(|dir| [dir.join("models"), dir.join("pg_caption/models")]);
     let candidates = environment("PG_CAPTION_MODELS")
         .into_iter()
-        .chain(beside)
+        .chain(installed)
         .chain(checkout().map(|root| root.join("models")));
     first(candidates, Path::is_dir, "no models directory was found", "--models DIR")
 }
@@ -41,7 +41,7 @@ pub fn models() -> Result<PathBuf, String> {
 /// The ONNX Runtime library.
 ///
 /// # Errors
-/// Where it was looked for.
+/// Where it was searched for.
 pub fn library() -> Result<PathBuf, String> {
     let in_folder =
         |dir: PathBuf| library_in(&dir).unwrap_or_else(|| dir.join("libonnxruntime.so"));
@@ -56,18 +56,18 @@ pub fn library() -> Result<PathBuf, String> {
 fn first(
     candidates: impl Iterator<Item = PathBuf>,
     fits: impl Fn(&Path) -> bool,
-    words: &str,
+    message: &str,
     option: &str,
 ) -> Result<PathBuf, String> {
-    let mut looked = Vec::new();
+    let mut searched = Vec::new();
     for path in candidates {
         if fits(&path) {
-            // The library loader and the model's name want a full path.
+            // The library loader and the model's name need a full path.
             return path.canonicalize().map_err(|e| format!("{}: {e}", path.display()));
         }
-        looked.push(path.display().to_string());
+        searched.push(path.display().to_string());
     }
-    Err(format!("{words}; looked at {}; use {option}", looked.join(", ")))
+    Err(format!("{message}; searched {}; use {option}", searched.join(", ")))
 }
 
 /// A path from the environment, unless it is empty.
@@ -85,7 +85,7 @@ fn executables() -> Vec<PathBuf> {
     folders
 }
 
-/// The checkout this executable was built in (`target/<profile>/`), if it still lies there.
+/// The checkout in which this executable was built (`target/<profile>/`), if it is still there.
 fn checkout() -> Option<PathBuf> {
     let root = executables().into_iter().find_map(|dir| {
         Some(

@@ -1,4 +1,4 @@
-//! The command line: what can be asked, and who answers it.
+//! The command line: its commands and options.
 
 mod caption;
 mod inspect;
@@ -6,6 +6,7 @@ mod locate;
 mod model;
 mod settings;
 
+use crate::test_hook::DecodeHook;
 use clap::{Args, Parser, Subcommand};
 use settings::{AllSettings, SettingArgs};
 use std::path::PathBuf;
@@ -24,25 +25,24 @@ enum Command {
     /// Serve PostgreSQL: started by the extension's launcher, not by hand
     Serve,
     /// Caption files and URLs
-    Caption(Caption),
-    /// Show what the engine sees of a file: format, upright size, mean colours of the quarters
-    Inspect(Inspect),
-    /// Fetch, list and check models
+    Caption(CaptionArgs),
+    /// Show a file as the engine decodes it: format, upright size, mean colours of the quarters
+    Inspect(InspectArgs),
+    /// Download, list and check models
     #[command(subcommand)]
-    Model(model::Model),
+    Model(model::ModelCommand),
 }
 
 /// Options of `caption`.
 #[derive(Debug, Args)]
-pub struct Caption {
+pub struct CaptionArgs {
     /// Files, and http or https URLs
     #[arg(required = true, value_name = "FILE|URL")]
     pictures: Vec<String>,
-    /// A style: concise, seo, detailed or one of the model's own; repeat it for several captions of
-    /// each picture
+    /// A style: concise, seo, detailed or one of the model's folder; repeatable
     #[arg(long = "style", value_name = "STYLE", default_value = "concise")]
     styles: Vec<String>,
-    /// Ceiling for the generated tokens of a caption
+    /// Most tokens of a caption
     #[arg(long, value_name = "N", default_value_t = pg_caption_style::DEFAULT_TOKENS,
           value_parser = clap::value_parser!(u32).range(1..=pg_caption_style::MAX_TOKENS as i64))]
     max_tokens: u32,
@@ -57,16 +57,16 @@ pub struct Caption {
     /// Replaces the style's instruction or task
     #[arg(long, value_name = "TEXT")]
     prompt: Option<String>,
-    /// Words about the product that an instruction-following model may use
+    /// Facts about the product, for models that follow instructions
     #[arg(long, value_name = "TEXT")]
     context: Option<String>,
     /// Generation settings that override the model's, a JSON object as in generation_config.json
     #[arg(long, value_name = "JSON")]
     generation: Option<String>,
-    /// One beam, no sampling, whatever the model's settings say
+    /// One beam and no sampling, regardless of the model's settings
     #[arg(long)]
     greedy: bool,
-    /// For comparisons: full decode, no refusal of blank pictures, no threshold, no tidy-up
+    /// For comparisons: full decode, blank pictures accepted, no threshold, no postprocessing
     #[arg(long)]
     exact: bool,
     #[command(flatten)]
@@ -78,7 +78,7 @@ pub struct Caption {
 
 /// Options of `inspect`.
 #[derive(Debug, Args)]
-pub struct Inspect {
+pub struct InspectArgs {
     /// Files
     #[arg(required = true, value_name = "FILE")]
     files: Vec<PathBuf>,
@@ -90,15 +90,15 @@ pub struct Inspect {
     json: bool,
 }
 
-/// Runs the program.
-pub fn main() -> ExitCode {
+/// Runs the program. `hook` is only set by tests of the confinement.
+pub fn main(hook: DecodeHook) -> ExitCode {
     std::panic::set_hook(Box::new(|panic| {
         // One line, because standard error becomes PostgreSQL's log.
         let name = std::thread::current().name().unwrap_or("?").to_string();
         crate::log::line(format_args!("error: thread {name}: {panic}"));
     }));
     let outcome = match Cli::parse().command {
-        Command::Serve => crate::serve::run().map(|()| true).map_err(|e| e.to_string()),
+        Command::Serve => crate::serve::run(hook).map(|()| true).map_err(|e| e.to_string()),
         Command::Caption(options) => caption::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Model(command) => model::run(&command),
@@ -106,8 +106,8 @@ pub fn main() -> ExitCode {
     match outcome {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
-        Err(words) => {
-            crate::log::line(format_args!("error: {words}"));
+        Err(message) => {
+            crate::log::line(format_args!("error: {message}"));
             ExitCode::FAILURE
         }
     }

@@ -1,116 +1,135 @@
-//! The decode threads: bytes become a picture, and the picture the model's tensor.
+//! The decode threads: a file becomes a picture, and the provider prepares the picture.
 
-use super::{Ahead, File, Pipeline, ToDecode, ms, no_room};
-use crate::budget::Reservation;
+use super::{PictureFile, PicturePipeline, ToDecode};
+use crate::answer::JobAnswer;
+use crate::budget::MemoryReservation;
+use crate::catch_panic::catch_panic;
 use crate::failures;
-use crate::fair_queue::Verdict;
-use crate::inbox::{Inbox, Prepared};
-use crate::job::{Answer, Source, Stage};
-use crate::metrics::{self, thread_cpu};
-use crate::picture::{Work, digest};
-use pg_caption_captioner::{InputPreparer, PictureOptions, PixelValues, catch_panic};
-use pg_caption_pixels as pixels;
-use pg_caption_wire::ImageFacts;
-use std::sync::{Arc, PoisonError};
+use crate::fair_queue::QueueDecision;
+use crate::job::JobStage;
+use crate::lookahead::LookaheadPlace;
+use crate::metrics::{CpuStage, ms, thread_cpu};
+use crate::picture::{Picture, PictureWork, sha256_hex};
+use crate::provider::Provider;
+use crate::provider::values::{AnswerTerms, PictureOptions, PreparedPicture, ViewSet};
+use crate::provider::work::ProviderWork;
+use crate::request::PictureSource;
+use pg_caption_pixels::{self as pixels, DecodeLimits, DecodeOptions, RgbPicture};
+use pg_caption_wire::{Failure, ImageFacts};
+use std::sync::Arc;
 use std::time::Instant;
 
-/// A picture ready for the model.
-struct Tensor {
+/// A picture and the memory it holds.
+struct Decoded {
+    rgb: RgbPicture,
     facts: ImageFacts,
-    pixels: PixelValues,
-    pixels_sha256: Option<String>,
-    held: Reservation,
+    memory: MemoryReservation,
 }
 
-impl Pipeline {
-    pub(super) fn decode_loop(self: &Arc<Self>, preparer: &InputPreparer, inbox: &Inbox) {
+/// A picture that the provider has prepared.
+struct Prepared {
+    data: Box<dyn PreparedPicture>,
+    facts: ImageFacts,
+    pixels_sha256: Option<String>,
+    memory: MemoryReservation,
+}
+
+impl PicturePipeline {
+    pub(super) fn decode_loop(self: &Arc<Self>, provider: &dyn Provider) {
+        let Some(terms) = self.terms.get() else { return };
         loop {
-            let ToDecode { mut work, bytes, held, etag, last_modified, ahead } = self.next_decode();
-            let Some(ahead) = ahead else { continue };
-            let file = File { bytes, held, etag, last_modified };
-            // The work stays out here, so that a panic is answered as what it is.
-            let decoded = catch_panic(|| self.decode(&mut work, file, preparer));
-            match decoded.unwrap_or_else(|_| Err(Answer::Failed(failures::crashed("decode")))) {
-                Ok(Tensor { facts, pixels, pixels_sha256, held }) => {
-                    work.picture.at(Stage::Model);
-                    inbox.push(Prepared { work, facts, pixels, pixels_sha256, ahead, held });
-                }
-                Err(answer) => {
-                    drop(ahead);
-                    work.end(answer);
+            let ToDecode { mut work, file, place } = self.next_decode();
+            let Some(place) = place else { continue };
+            // The work stays outside, so that a panic is answered as what it is.
+            let prepared = catch_panic(|| self.decode_and_prepare(&mut work, file, provider));
+            match prepared.unwrap_or_else(|_| Err(failures::crashed("decode"))) {
+                Ok(prepared) => submit(provider, work, prepared, place, terms),
+                Err(failure) => {
+                    drop(place);
+                    work.end(JobAnswer::Failed(failure));
                 }
             }
         }
     }
 
     fn next_decode(self: &Arc<Self>) -> ToDecode {
-        let mut board = self.board();
+        let mut queues = self.queues.lock();
         loop {
             let most_urgent =
-                (0..board.fetched.len()).min_by_key(|i| board.fetched[*i].work.picture.due());
+                (0..queues.fetched.len()).min_by_key(|i| queues.fetched[*i].work.picture.due());
             if let Some(at) = most_urgent {
-                return board.fetched.swap_remove(at);
+                return queues.fetched.swap_remove(at);
             }
-            if board.ahead < board.most_ahead {
-                let taken = board.bytes.take(|item| {
-                    if item.work.picture.wanted() { Verdict::Take } else { Verdict::Drop }
+            if queues.ahead < queues.most_ahead {
+                let taken = queues.uploads.take(|item| match item.work.picture.is_wanted() {
+                    true => QueueDecision::Take,
+                    false => QueueDecision::Drop,
                 });
                 if let Some(next) = taken {
-                    board.ahead += 1;
-                    if !board.bytes.is_empty() {
+                    queues.ahead += 1;
+                    if !queues.uploads.is_empty() {
                         self.to_decode.notify_one();
                     }
-                    return ToDecode { ahead: Some(Ahead(self.clone())), ..next };
+                    return ToDecode { place: Some(LookaheadPlace::new(self.clone())), ..next };
                 }
             }
-            board = self.to_decode.wait(board).unwrap_or_else(PoisonError::into_inner);
+            self.to_decode.wait(&mut queues);
         }
+    }
+
+    fn decode_and_prepare(
+        &self,
+        work: &mut PictureWork,
+        file: PictureFile,
+        provider: &dyn Provider,
+    ) -> Result<Prepared, Failure> {
+        let picture = work.picture.clone();
+        if !picture.is_wanted() {
+            return Err(failures::lost());
+        }
+        self.hook.run(&file.bytes);
+        let decoded = self.decode(work, &picture, file, provider.target())?;
+        self.prepare(work, &picture, decoded, provider)
     }
 
     fn decode(
         &self,
-        work: &mut Work,
-        file: File,
-        preparer: &InputPreparer,
-    ) -> Result<Tensor, Answer> {
-        let File { bytes, held, etag, last_modified } = file;
-        let picture = work.picture.clone();
-        if !picture.wanted() {
-            return Err(Answer::Failed(failures::lost()));
-        }
-        if let Some(possessed) = crate::test_hook::DECODER.get() {
-            possessed(&bytes);
-        }
+        work: &mut PictureWork,
+        picture: &Picture,
+        file: PictureFile,
+        target: (u32, u32),
+    ) -> Result<Decoded, Failure> {
+        let PictureFile { bytes, memory, etag, last_modified } = file;
         let (cpu, began) = (thread_cpu(), Instant::now());
-        let failed = |e: pixels::PictureError| Answer::Failed(e.failure());
         let deadline = picture.deadline();
-        let left = || picture.cancelled.load(std::sync::atomic::Ordering::Acquire);
         let exact = picture.any(|job| job.extras.exact);
-        let options = pixels::DecodeOptions {
-            limits: pixels::DecodeLimits {
-                max_pixels: self.max_pixels,
+        let options = DecodeOptions {
+            limits: DecodeLimits {
+                max_pixels: self.config.max_image_pixels,
                 deadline: Some(deadline),
                 memory: Some(self.decoding.total()),
             },
-            target: (!exact).then(|| preparer.target()),
+            target: (!exact).then_some(target),
             exact,
         };
-        let header = pixels::probe(&bytes).map_err(failed)?;
-        // What is refused from its header does not wait for room first.
-        header.check(&options).map_err(failed)?;
+        let header = pixels::probe(&bytes).map_err(|e| e.failure())?;
+        // A picture whose header is refused does not wait for memory first.
+        header.check(&options).map_err(|e| e.failure())?;
         let needed = header
             .memory_for(&options)
-            .saturating_add(pixels::working_memory(header.upright_size(), preparer.target()));
-        let room = self.decoding.reserve(needed.min(self.decoding.total()), deadline, left);
-        let room = room.map_err(|e| Answer::Failed(no_room(e, needed)))?;
+            .saturating_add(pixels::working_memory(header.upright_size(), target));
+        let reserved = self
+            .decoding
+            .reserve(needed.min(self.decoding.total()), deadline, || picture.is_cancelled());
+        let room = reserved.map_err(|e| failures::no_memory(e, needed))?;
         let waited = began.elapsed();
-        let decoded = pixels::decode(&bytes, &options).map_err(failed)?;
+        let decoded = pixels::decode(&bytes, &options).map_err(|e| e.failure())?;
         if decoded.blank.is_some() && !exact {
-            return Err(Answer::Failed(failures::blank()));
+            return Err(failures::blank());
         }
         let sha256 = match &picture.source {
-            Source::Bytes { sha256: Some(known) } => known.clone(),
-            _ => digest(&bytes),
+            PictureSource::Bytes { sha256: Some(known) } => known.clone(),
+            _ => sha256_hex(&bytes),
         };
         let facts = ImageFacts {
             format: decoded.format.to_string(),
@@ -121,23 +140,48 @@ impl Pipeline {
             etag,
             last_modified,
         };
-        drop((bytes, held));
-        self.meters.spent(metrics::Stage::Decode, thread_cpu().saturating_sub(cpu));
+        drop((bytes, memory));
+        self.metrics.add_cpu(CpuStage::Decode, thread_cpu().saturating_sub(cpu));
         work.timings.decode = ms(began.elapsed().saturating_sub(waited));
-
-        let options =
-            PictureOptions { views: picture.views(|job| job.views(preparer, self.tiles)) };
-        let most = preparer.memory_for((decoded.rgb.width, decoded.rgb.height), &options);
-        let held = self.tensors.reserve(most.min(self.tensors.total()), deadline, left);
-        let mut held = held.map_err(|e| Answer::Failed(no_room(e, most)))?;
-        let (cpu, began) = (thread_cpu(), Instant::now());
-        let tensor = preparer.picture(&decoded.rgb, &options);
-        drop((decoded, room));
-        let tensor = tensor.map_err(|e| Answer::Failed(failures::model_error(e.to_string())))?;
-        held.shrink(tensor.bytes as u64);
-        let pixels_sha256 = picture.any(|job| job.extras.pixels_sha256).then(|| tensor.sha256());
-        self.meters.spent(metrics::Stage::Preprocess, thread_cpu().saturating_sub(cpu));
-        work.timings.preprocess = ms(began.elapsed());
-        Ok(Tensor { facts, pixels: tensor, pixels_sha256, held })
+        Ok(Decoded { rgb: decoded.rgb, facts, memory: room })
     }
+
+    fn prepare(
+        &self,
+        work: &mut PictureWork,
+        picture: &Picture,
+        decoded: Decoded,
+        provider: &dyn Provider,
+    ) -> Result<Prepared, Failure> {
+        let views = picture.combine(|job| provider.views(&job.outputs), ViewSet::union);
+        let options = PictureOptions { views: views.unwrap_or_default() };
+        let Decoded { rgb, facts, memory: room } = decoded;
+        let most = provider.memory_for((rgb.width, rgb.height), &options);
+        let mut memory = self
+            .prepared
+            .reserve(most.min(self.prepared.total()), picture.deadline(), || picture.is_cancelled())
+            .map_err(|e| failures::no_memory(e, most))?;
+        let (cpu, began) = (thread_cpu(), Instant::now());
+        let data = provider.prepare(&rgb, &options);
+        drop((rgb, room));
+        let data = data?;
+        memory.shrink(data.bytes());
+        let pixels_sha256 = picture.any(|job| job.extras.pixels_sha256).then(|| data.sha256());
+        self.metrics.add_cpu(CpuStage::Preprocess, thread_cpu().saturating_sub(cpu));
+        work.timings.preprocess = ms(began.elapsed());
+        Ok(Prepared { data, facts, pixels_sha256, memory })
+    }
+}
+
+fn submit(
+    provider: &dyn Provider,
+    work: PictureWork,
+    prepared: Prepared,
+    place: LookaheadPlace,
+    terms: &Arc<AnswerTerms>,
+) {
+    let Prepared { data, facts, pixels_sha256, memory } = prepared;
+    work.picture.set_stage(JobStage::Model);
+    let terms = terms.clone();
+    provider.submit(data, ProviderWork { work, facts, pixels_sha256, terms, place, memory });
 }

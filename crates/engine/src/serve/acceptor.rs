@@ -1,42 +1,45 @@
 //! Accepts clients on the launcher's socket, and stops when a successor has taken over. Runs on the
 //! main thread.
 
-use super::connection::Connection;
+use super::connection::ClientConnection;
 use crate::engine::Engine;
+use parking_lot::{Mutex, MutexGuard};
 use pg_caption_wire::ServerMessage;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Connections at once (two threads each); more wait in the socket's backlog.
-const MOST: usize = 512;
-/// After a drain: how long without any request before the engine leaves, so that requests that
-/// crossed the GoAway are served.
+/// Concurrent connections (two threads each); more wait in the socket's backlog.
+const MOST_CONNECTIONS: usize = 512;
+/// After a drain: time without requests before the engine exits, so that requests that crossed the
+/// GoAway are served.
 const QUIET: Duration = Duration::from_millis(250);
 
 /// The listening side of the server.
-pub struct Acceptor {
+pub struct ClientAcceptor {
     listener: UnixListener,
     engine: Arc<Engine>,
-    clients: Mutex<HashMap<u64, Arc<Connection>>>,
+    clients: Mutex<HashMap<u64, Arc<ClientConnection>>>,
     next: AtomicU64,
     draining: AtomicBool,
     wake: UnixStream,
     woken: UnixStream,
 }
 
-impl Acceptor {
+impl ClientAcceptor {
+    /// Serves clients of `listener` with `engine`.
+    ///
     /// # Errors
     /// No descriptors left.
     pub fn new(listener: UnixListener, engine: Arc<Engine>) -> io::Result<Self> {
         let (wake, woken) = UnixStream::pair()?;
         wake.set_nonblocking(true)?;
         woken.set_nonblocking(true)?;
-        Ok(Acceptor {
+        Ok(ClientAcceptor {
             listener,
             engine,
             clients: Mutex::default(),
@@ -47,14 +50,14 @@ impl Acceptor {
         })
     }
 
-    fn clients(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
-        self.clients.lock().unwrap_or_else(PoisonError::into_inner)
+    fn clients(&self) -> MutexGuard<'_, HashMap<u64, Arc<ClientConnection>>> {
+        self.clients.lock()
     }
 
-    /// A successor serves: accept no more, say so to everybody, leave when idle.
+    /// A successor serves: accept no more clients, send GoAway to all, exit when idle.
     pub fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        self.engine.note_draining();
+        self.engine.set_draining();
         self.wake();
     }
 
@@ -66,7 +69,7 @@ impl Acceptor {
     /// Serves until drained.
     pub fn run(self: &Arc<Self>) {
         while !self.draining.load(Ordering::Acquire) {
-            let room = self.clients().len() < MOST;
+            let room = self.clients().len() < MOST_CONNECTIONS;
             let mut watched = vec![PollFd::new(&self.woken, PollFlags::IN)];
             if room {
                 watched.push(PollFd::new(&self.listener, PollFlags::IN));
@@ -74,7 +77,7 @@ impl Acceptor {
             if poll(&mut watched, None).is_err() {
                 continue;
             }
-            self.hear();
+            self.clear_wakeup();
             if room {
                 self.accept();
             }
@@ -85,15 +88,15 @@ impl Acceptor {
         self.until_idle();
     }
 
-    /// Serves nobody until drained.
+    /// Accepts no client until drained.
     pub fn until_drained(&self) {
         while !self.draining.load(Ordering::Acquire) {
             let _ = poll(&mut [PollFd::new(&self.woken, PollFlags::IN)], None);
-            self.hear();
+            self.clear_wakeup();
         }
     }
 
-    fn hear(&self) {
+    fn clear_wakeup(&self) {
         let _ = (&self.woken).read(&mut [0; 64]);
     }
 
@@ -106,8 +109,7 @@ impl Acceptor {
                     ));
                 }
             }
-            // A predecessor or successor on the same socket was faster, or the client has left
-            // again.
+            // Another engine on the same socket accepted the client first, or the client has left.
             Err(e)
                 if matches!(
                     e.kind(),
@@ -117,8 +119,8 @@ impl Acceptor {
                 ) => {}
             Err(e) => {
                 crate::log::line(format_args!("warning: accept failed: {e}"));
-                // Out of descriptors: poll would return at once for ever. Wait until a client
-                // leaves, or a second.
+                // Out of descriptors: poll would return immediately for ever. Wait until a client
+                // leaves, or for a second.
                 let second = Timespec { tv_sec: 1, tv_nsec: 0 };
                 let _ = poll(&mut [PollFd::new(&self.woken, PollFlags::IN)], Some(&second));
             }
@@ -129,19 +131,19 @@ impl Acceptor {
         stream.set_nonblocking(false)?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (this, counter) = (self.clone(), self.engine.clone());
-        // Held while it starts, so that an end that comes at once finds it.
+        // Locked while it starts, so that a connection that ends immediately is found.
         let mut clients = self.clients();
-        let connection = Connection::start(stream, id, self.engine.clone(), move || {
+        let connection = ClientConnection::start(stream, id, self.engine.clone(), move || {
             this.clients().remove(&id);
-            counter.meters().connections.fetch_sub(1, Ordering::Relaxed);
+            counter.metrics().connections.fetch_sub(1, Ordering::Relaxed);
             this.wake();
         })?;
         clients.insert(id, connection);
-        self.engine.meters().connections.fetch_add(1, Ordering::Relaxed);
+        self.engine.metrics().connections.fetch_add(1, Ordering::Relaxed);
         Ok(())
     }
 
-    /// Returns when nothing is in flight and nothing has been for a moment, or nobody is connected.
+    /// Returns when no request has been in flight for a moment, or no client is connected.
     fn until_idle(&self) {
         let mut idle_since = Instant::now();
         let tick = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
@@ -149,13 +151,13 @@ impl Acceptor {
             if self.clients().is_empty() {
                 return;
             }
-            if self.engine.meters().in_flight.load(Ordering::Acquire) > 0 {
+            if self.engine.metrics().in_flight.load(Ordering::Acquire) > 0 {
                 idle_since = Instant::now();
             } else if idle_since.elapsed() >= QUIET {
                 return;
             }
             let _ = poll(&mut [PollFd::new(&self.woken, PollFlags::IN)], Some(&tick));
-            self.hear();
+            self.clear_wakeup();
         }
     }
 }

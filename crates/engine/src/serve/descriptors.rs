@@ -1,22 +1,22 @@
-//! The descriptors the launcher hands over: the listening socket and the status pipe. Used once, at
-//! the start of `serve`.
+//! The descriptors that the launcher passes: the listening socket and the status pipe. Used once,
+//! at the start of `serve`.
 //!
-//! Both are taken without unsafe code: the socket through the socket-activation environment
-//! (`LISTEN_FDS=1`, the launcher sets it) or, where that is not set, duplicated out of our own
-//! process; the pipe is opened anew through `/proc`.
+//! Both are taken without unsafe code. The socket comes through the socket-activation environment
+//! (`LISTEN_FDS=1`, set by the launcher); without it, the descriptor is duplicated from this
+//! process itself. The pipe is opened again through `/proc`.
 
+use parking_lot::Mutex;
 use pg_caption_wire::{EngineReport, LISTEN_FD, STATUS_FD};
 use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::net::UnixListener;
-use std::sync::Mutex;
 
-/// The listening socket on descriptor 3, non-blocking. (The flag is shared with whoever else holds
-/// the socket; a successor wants it too.)
+/// The listening socket on descriptor 3, non-blocking. (Other processes that hold the socket share
+/// the flag; a successor needs it too.)
 ///
 /// # Errors
-/// If there is no listening Unix socket there.
+/// The descriptor is not a listening Unix socket.
 pub fn listener() -> io::Result<UnixListener> {
     let listener = match listenfd::ListenFd::from_env().take_unix_listener(0)? {
         Some(listener) => listener,
@@ -30,7 +30,7 @@ pub fn listener() -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// The status pipe on descriptor 4; reports vanish where there is none (started by hand).
+/// The status pipe on descriptor 4. Without one (started by hand) reports are discarded.
 pub struct StatusPipe(Mutex<Option<File>>);
 
 impl StatusPipe {
@@ -41,9 +41,9 @@ impl StatusPipe {
         ))
     }
 
-    /// Writes one line. A launcher that no longer reads is noticed on standard input, not here.
+    /// Writes one line. A launcher that has ended is noticed on standard input, not here.
     pub fn report(&self, report: &EngineReport) {
-        let mut pipe = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut pipe = self.0.lock();
         if let (Some(pipe), Ok(mut line)) = (pipe.as_mut(), serde_json::to_vec(report)) {
             line.push(b'\n');
             let _ = pipe.write_all(&line);

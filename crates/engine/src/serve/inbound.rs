@@ -1,23 +1,23 @@
-//! Reads frames from a client's socket, blocking. Head and body are read apart, so that room for a
-//! body is reserved before it is stored, and one beyond the limit is never stored at all.
+//! Reads frames from a client's socket, blocking. Head and body are read separately: memory for a
+//! body is reserved before it is read, and a body beyond the limit is never stored.
 
 use pg_caption_wire::{ClientMessage, frame};
 use std::io::{self, Read};
 
 /// Why reading ended.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// The client left, or the socket broke.
+pub enum InboundError {
+    /// The client left, or the socket failed.
     #[error("the client left")]
     Left,
-    /// Not the protocol.
+    /// The bytes are not a frame of the protocol.
     #[error(transparent)]
     Frame(#[from] frame::FrameError),
 }
 
-impl From<io::Error> for Error {
+impl From<io::Error> for InboundError {
     fn from(_: io::Error) -> Self {
-        Error::Left
+        InboundError::Left
     }
 }
 
@@ -25,8 +25,8 @@ impl From<io::Error> for Error {
 /// it.
 ///
 /// # Errors
-/// [`Error::Left`] at the end of the stream, [`Error::Frame`] for bytes that are no frame.
-pub fn head(from: &mut impl Read) -> Result<(ClientMessage, u64), Error> {
+/// [`InboundError::Left`] at the end of the stream, [`InboundError::Frame`] for invalid bytes.
+pub fn head(from: &mut impl Read) -> Result<(ClientMessage, u64), InboundError> {
     let mut prefix = [0; frame::PREFIX];
     from.read_exact(&mut prefix)?;
     let (head, body) = frame::lengths(prefix)?;
@@ -35,25 +35,25 @@ pub fn head(from: &mut impl Read) -> Result<(ClientMessage, u64), Error> {
     Ok((frame::decode_head(&bytes)?, body as u64))
 }
 
-/// The body. Grows as bytes arrive: an announced length alone allocates nothing.
+/// The body.
 ///
 /// # Errors
-/// [`Error::Left`] if it ends early.
-pub fn body(from: &mut impl Read, length: u64) -> Result<Vec<u8>, Error> {
-    // All at once: growing would hold two copies in between. The system gives pages as they are
-    // filled.
+/// [`InboundError::Left`] if it ends early.
+pub fn body(from: &mut impl Read, length: u64) -> Result<Vec<u8>, InboundError> {
+    // Allocated in one step: growing would hold two copies in between. The kernel provides pages as
+    // they are filled, so an announced length alone costs no memory.
     let mut bytes = Vec::with_capacity(length as usize);
     from.take(length).read_to_end(&mut bytes)?;
-    if (bytes.len() as u64) < length { Err(Error::Left) } else { Ok(bytes) }
+    if (bytes.len() as u64) < length { Err(InboundError::Left) } else { Ok(bytes) }
 }
 
-/// Reads the body and throws it away.
+/// Reads the body and discards it.
 ///
 /// # Errors
-/// [`Error::Left`] if it ends early.
-pub fn skip(from: &mut impl Read, length: u64) -> Result<(), Error> {
+/// [`InboundError::Left`] if it ends early.
+pub fn skip(from: &mut impl Read, length: u64) -> Result<(), InboundError> {
     if io::copy(&mut from.take(length), &mut io::sink())? < length {
-        Err(Error::Left)
+        Err(InboundError::Left)
     } else {
         Ok(())
     }
@@ -70,24 +70,24 @@ mod tests {
     }
 
     #[test]
-    fn the_frame_behind_a_skipped_body_is_read() {
+    fn the_frame_after_a_skipped_body_is_read() {
         let bytes = [frame_of(1, &[7; 100]), frame_of(2, &[8; 10])].concat();
         let mut from = &bytes[..];
         assert_eq!(head(&mut from).unwrap(), (ClientMessage::Cancel { id: 1 }, 100));
         skip(&mut from, 100).unwrap();
         assert_eq!(head(&mut from).unwrap(), (ClientMessage::Cancel { id: 2 }, 10));
         assert_eq!(body(&mut from, 10).unwrap(), [8; 10]);
-        assert!(matches!(head(&mut from), Err(Error::Left)));
+        assert!(matches!(head(&mut from), Err(InboundError::Left)));
     }
 
     #[test]
-    fn a_client_that_leaves_in_the_middle_has_left() {
+    fn an_incomplete_frame_means_the_client_left() {
         let bytes = frame_of(1, &[7; 100]);
         for cut in [1, 9] {
-            assert!(matches!(head(&mut &bytes[..cut]), Err(Error::Left)));
+            assert!(matches!(head(&mut &bytes[..cut]), Err(InboundError::Left)));
         }
         for end in [body(&mut &bytes[..40], 100).map(drop), skip(&mut &bytes[..40], 100)] {
-            assert!(matches!(end, Err(Error::Left)));
+            assert!(matches!(end, Err(InboundError::Left)));
         }
     }
 }

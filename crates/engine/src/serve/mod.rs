@@ -1,36 +1,40 @@
 //! `pg_caption_engine serve`: the program as PostgreSQL's launcher runs it.
 //!
-//! Standard input: one [`EngineConfig`] line, then [`EngineControl`] lines; its end means leave.
-//! Descriptor 3: the listening socket. Descriptor 4: the status pipe. Standard error: log lines.
-//! The process ends with status 0 unless it could not even start or the code around its model
-//! broke; it never ends because of a bad model.
+//! Standard input: one [`EngineConfig`] line, then [`EngineControl`] lines; at its end the engine
+//! exits. Descriptor 3: the listening socket. Descriptor 4: the status pipe. Standard error: log
+//! lines. The process exits with status 0 unless it could not start or the provider's thread
+//! panicked. It never exits because of an unusable model.
 
 mod acceptor;
 mod connection;
 mod descriptors;
 mod inbound;
+#[cfg(test)]
+mod tests;
 
 use crate::confine::confine;
-use crate::engine::Engine;
-use crate::readiness::State;
-use acceptor::Acceptor;
+use crate::engine::{Engine, EngineOptions};
+use crate::provider::local;
+use crate::provider::readiness::ProviderState;
+use crate::test_hook::DecodeHook;
+use crate::threads::spawn;
+use acceptor::ClientAcceptor;
 use descriptors::StatusPipe;
 use pg_caption_wire::{EngineConfig, EngineControl, EngineReport, Failure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{self, BufRead};
 use std::sync::Arc;
-use std::thread;
 
-/// Leaves at once with status 0. `_exit`, because destructors of ONNX Runtime must not run while
-/// its threads do, and a crash on the way out would count as a crash of PostgreSQL where the
-/// postmaster is PID 1.
-fn leave() -> ! {
+/// Exits immediately with status 0. `_exit`, because destructors of ONNX Runtime must not run while
+/// its threads do, and a crash at exit would count as a crash of PostgreSQL where the postmaster is
+/// PID 1.
+fn exit() -> ! {
     signal_hook::low_level::exit(0)
 }
 
-/// Leaves because the model's thread broke in mid-work (`EX_SOFTWARE` of sysexits.h): the launcher
-/// starts another engine and every client sends again what had no answer, as after any other crash.
-fn give_up(failure: &Failure) -> ! {
+/// Exits because the provider broke (`EX_SOFTWARE` of sysexits.h). The launcher starts another
+/// engine, and every client sends its unanswered requests again, as after any other crash.
+fn exit_broken(failure: &Failure) -> ! {
     crate::log::line(format_args!(
         "error: {}",
         failure.detail.as_deref().unwrap_or(&failure.message)
@@ -42,94 +46,88 @@ fn give_up(failure: &Failure) -> ! {
 ///
 /// # Errors
 /// No configuration, no socket.
-pub fn run() -> io::Result<()> {
-    // Belt and braces: the launcher sets it too. A launcher that died before this is noticed by the
-    // end of standard input.
+pub fn run(hook: DecodeHook) -> io::Result<()> {
+    // The launcher sets it too. A launcher that died before this call is noticed by the end of
+    // standard input.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
     let config = configuration()?;
     let status = Arc::new(StatusPipe::open());
     let listener = descriptors::listener()?;
     let confinement = confine(&config);
 
-    // From here on there are threads.
+    // Threads exist from here on.
     let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
     spawn("signals", move || {
         signals.forever().next();
-        leave()
+        exit()
     })?;
     status.report(&EngineReport::Starting);
     let wait_until_ready = config.wait_until_ready;
-    let engine = Engine::start(config, confinement)?;
-    engine.when_broken(|failure| give_up(failure));
+    let provider = Box::new(local::start);
+    let engine = Engine::start(EngineOptions { config, confinement, hook, provider })?;
+    engine.when_broken(|failure| exit_broken(failure));
     let launcher = status.clone();
     engine.pipeline().when_outdated(move || launcher.report(&EngineReport::Outdated));
-    let acceptor = Arc::new(Acceptor::new(listener, engine.clone())?);
+    let acceptor = Arc::new(ClientAcceptor::new(listener, engine.clone())?);
     let (control, known, launcher) = (acceptor.clone(), engine.clone(), status.clone());
     spawn("control", move || {
         for line in io::stdin().lock().lines() {
             match line.map(|l| serde_json::from_str(&l)) {
                 Ok(Ok(EngineControl::Drain)) => {
-                    // At once, because the successor asks the same hosts from now on.
+                    // Immediately, because the successor asks the same hosts from now on.
                     launcher.report(&EngineReport::Cooling { hosts: known.pipeline().cooldowns() });
                     control.drain();
                 }
                 Ok(Ok(EngineControl::Cooling { hosts })) => known.pipeline().restore(&hosts),
-                Ok(Err(e)) => {
-                    crate::log::line(format_args!("warning: control line not understood: {e}"))
-                }
+                Ok(Err(e)) => crate::log::line(format_args!("warning: invalid control line: {e}")),
                 Err(_) => break,
             }
         }
-        leave()
+        exit()
     })?;
     let (known, launcher) = (engine.clone(), status.clone());
     spawn("readiness", move || match known.readiness().wait() {
-        State::Ready(preparer) => {
-            let model = preparer.status().clone();
+        ProviderState::Ready(provider) => {
+            let model = provider.status();
             crate::log::line(format_args!("model {} ({}) is ready", model.name, model.family));
             if !model.passed_over.is_empty() {
                 crate::log::line(format_args!(
-                    "warning: files of model {} are of no use and were passed over: {}",
+                    "warning: unusable files of model {} were skipped: {}",
                     model.name,
                     model.passed_over.join("; ")
                 ));
             }
             launcher.report(&EngineReport::Ready { model });
         }
-        State::Failed(failure) => {
+        ProviderState::Failed(failure) => {
             crate::log::line(format_args!(
                 "no model: {}",
                 failure.detail.as_deref().unwrap_or(&failure.message)
             ));
             launcher.report(&EngineReport::Failed(failure));
         }
-        State::Loading => unreachable!("waited for"),
+        ProviderState::Loading => unreachable!("waited for"),
     })?;
-    if wait_until_ready && let State::Failed(_) = engine.readiness().wait() {
-        // A successor without a model accepts nothing; the launcher has read why and tells it to
-        // leave.
+    if wait_until_ready && let ProviderState::Failed(_) = engine.readiness().wait() {
+        // A successor without a model accepts no clients; the launcher has read the reason and
+        // sends `Drain`.
         acceptor.until_drained();
-        leave()
+        exit()
     }
     acceptor.run();
-    // Again: what was in flight may have met further hosts that want patience.
+    // Again: requests in flight may have met further hosts with a cooldown.
     status.report(&EngineReport::Cooling { hosts: engine.pipeline().cooldowns() });
-    leave()
+    exit()
 }
 
 fn configuration() -> io::Result<EngineConfig> {
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
     if line.is_empty() {
-        // The launcher left before it said anything.
-        leave();
+        // The launcher ended before it sent a configuration.
+        exit();
     }
     serde_json::from_str(&line).map_err(|e| {
         io::Error::new(io::ErrorKind::InvalidInput, format!("configuration line: {e}"))
     })
-}
-
-/// A named thread; the names appear in `top -H`.
-pub(crate) fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> io::Result<()> {
-    thread::Builder::new().name(name.into()).spawn(body).map(drop)
 }

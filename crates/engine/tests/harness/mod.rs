@@ -1,7 +1,7 @@
-//! Starts the engine exactly as the launcher does (socket on descriptor 3, status pipe on 4,
-//! configuration on standard input) and speaks its protocol.
+//! Starts the engine as the launcher does (socket on descriptor 3, status pipe on 4, configuration
+//! on standard input) and uses its protocol.
 
-#![allow(dead_code)] // each test file uses its own part
+#![allow(dead_code)] // each test file uses a part of it
 
 use command_fds::{CommandFdExt, FdMapping};
 use pg_caption_style::builtin;
@@ -17,13 +17,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-/// No test waits longer than this for anything.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+/// Limit of every wait in a test.
+pub const TIMEOUT: Duration = Duration::from_secs(60);
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_pg_caption_engine");
 
 /// A folder with a listening socket.
-fn place() -> (tempfile::TempDir, PathBuf, UnixListener) {
+fn socket() -> (tempfile::TempDir, PathBuf, UnixListener) {
     let folder = tempfile::tempdir().unwrap();
     let socket = folder.path().join("engine");
     let listener = UnixListener::bind(&socket).unwrap();
@@ -42,25 +42,24 @@ pub struct Engine {
 
 impl Engine {
     pub fn start(config: &EngineConfig) -> Engine {
-        let (folder, socket, listener) = place();
+        let (folder, socket, listener) = self::socket();
         Engine::on(config, listener, socket, folder, true)
     }
 
-    /// As [`Engine::start`], by a launcher that sets no `LISTEN_FDS`.
+    /// As [`Engine::start`], without `LISTEN_FDS`.
     pub fn start_without_activation(config: &EngineConfig) -> Engine {
-        let (folder, socket, listener) = place();
+        let (folder, socket, listener) = self::socket();
         Engine::on(config, listener, socket, folder, false)
     }
 
-    /// As [`Engine::start`], on a machine whose `/etc` is the given folder; `None` where nobody may
-    /// do that.
+    /// As [`Engine::start`], with the given folder as `/etc`; `None` without the rights for that.
     pub fn start_with_etc(config: &EngineConfig, etc: &Path) -> Option<Engine> {
         let probe =
             Command::new("unshare").args(["--mount", "true"]).stderr(Stdio::null()).status();
         if !probe.is_ok_and(|status| status.success()) {
             return None;
         }
-        let (folder, socket, listener) = place();
+        let (folder, socket, listener) = self::socket();
         let mut command = Command::new("unshare");
         let inside = format!("mount --bind '{}' /etc && exec '{PROGRAM}' serve", etc.display());
         command.args(["--mount", "sh", "-c", &inside]);
@@ -106,7 +105,7 @@ impl Engine {
             ])
             .unwrap();
         let mut child = command.spawn().unwrap();
-        drop(command); // its copy of the status pipe's writing end
+        drop(command); // closes its copy of the status pipe's writing end
         let mut stdin = child.stdin.take().unwrap();
         writeln!(stdin, "{}", serde_json::to_string(config).unwrap()).unwrap();
         Engine {
@@ -134,9 +133,9 @@ impl Engine {
             .unwrap();
     }
 
-    /// Waits for its end.
+    /// Waits until it has exited.
     pub fn ended(&mut self) -> ExitStatus {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         // The status pipe closes with the process: reading to its end waits without polling.
         let mut rest = Vec::new();
         self.reports.read_to_end(&mut rest).unwrap();
@@ -160,7 +159,7 @@ pub struct Client {
 
 impl Client {
     pub fn new(stream: UnixStream) -> Client {
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Client { stream, reader: frame::FrameReader::default() }
     }
 
@@ -198,11 +197,11 @@ impl Client {
     pub fn reply(&mut self) -> CaptionReply {
         match self.receive() {
             Some(ServerMessage::Reply(reply)) => reply,
-            other => panic!("no reply but {other:?}"),
+            other => panic!("not a reply: {other:?}"),
         }
     }
 
-    pub fn ask(&mut self, request: CaptionRequest, body: &[u8]) -> CaptionOutcome {
+    pub fn request(&mut self, request: CaptionRequest, body: &[u8]) -> CaptionOutcome {
         let id = request.id;
         self.send(&ClientMessage::Request(request), body);
         let reply = self.reply();
@@ -214,7 +213,7 @@ impl Client {
         self.send(&ClientMessage::Status, &[]);
         match self.receive() {
             Some(ServerMessage::Status(status)) => *status,
-            other => panic!("no status but {other:?}"),
+            other => panic!("not a status: {other:?}"),
         }
     }
 }
@@ -259,13 +258,13 @@ pub fn parity() -> PathBuf {
     root().join("tests/parity")
 }
 
-/// The ONNX Runtime library; `None`, said plainly, if it is not installed here.
+/// The ONNX Runtime library; `None`, with a message, if it is not installed.
 pub fn library() -> Option<PathBuf> {
     let path = std::env::var_os("PG_CAPTION_ORT")
         .map_or_else(|| root().join(".run/onnxruntime/libonnxruntime.so"), PathBuf::from);
     if !path.is_file() {
         println!(
-            "skipped: no ONNX Runtime library at {} (PG_CAPTION_ORT names another)",
+            "skipped: no ONNX Runtime library at {} (set PG_CAPTION_ORT to use another)",
             path.display()
         );
         return None;

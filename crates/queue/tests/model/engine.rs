@@ -166,7 +166,7 @@ impl Engine {
                 caption,
                 finish: FinishReason::Stop,
                 tokens: 1,
-                confidence: 1.0,
+                confidence: Some(1.0),
             })
         };
         let outputs = asked

@@ -1,29 +1,32 @@
-//! `model check`: loads a folder as the server would, captions a picture drawn here in every style,
-//! and says what it found.
+//! `model check`: loads a folder as the server would, captions a built-in drawing in every style,
+//! and describes the model.
 
-use super::{Check, size};
+use super::{CheckArgs, size};
+use crate::answer::JobAnswer;
 use crate::cli::locate;
-use crate::engine::Engine;
-use crate::job::{Answer, Extras, Job, Order, Source, Want};
-use crate::readiness::State;
-use pg_caption_captioner::InputPreparer;
+use crate::engine::{Engine, EngineOptions};
+use crate::job::Job;
+use crate::metrics::resident_bytes;
+use crate::provider::readiness::ProviderState;
+use crate::provider::{Provider, local};
+use crate::request::{JobExtras, JobSpec, PictureSource};
 use pg_caption_pixels::{RgbPicture, encode_png};
 use pg_caption_style::{CaptionStyle, DEFAULT_TOKENS, builtin, builtin_names};
-use pg_caption_wire::{ClientRole, EngineConfig, Failure, FailureClass};
+use pg_caption_wire::{ClientRole, EngineConfig, Failure, FailureClass, OutputSpec};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
-/// A large model on a small machine takes its time.
-const PATIENCE: Duration = Duration::from_secs(3600);
+/// A large model on a small machine is slow.
+const TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Runs it.
+/// Runs it. Returns whether the model is usable.
 ///
 /// # Errors
-/// Which file keeps the model from working, and why.
-pub fn run(options: &Check) -> Result<bool, String> {
+/// The file that makes the model unusable, and why.
+pub fn run(options: &CheckArgs) -> Result<bool, String> {
     let folder = folder(&options.model)?;
     let own = pg_caption_models::styles_of(&folder).map_err(|e| e.to_string())?;
     let mut config = EngineConfig {
@@ -32,17 +35,17 @@ pub fn run(options: &Check) -> Result<bool, String> {
             Some(path) => path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))?,
             None => locate::library()?,
         },
-        // What it thinks of a drawing is no reason for silence.
+        // Captions of the drawing are shown regardless of their confidence.
         min_confidence: Some(0.0),
         ..EngineConfig::default()
     };
     options.settings.apply(&mut config)?;
     let began = Instant::now();
-    let engine = Engine::start(config, Vec::new()).map_err(|e| e.to_string())?;
-    let preparer = match engine.readiness().wait() {
-        State::Ready(preparer) => preparer,
-        State::Failed(failure) => return Err(words(&failure)),
-        State::Loading => return Err("the model neither loaded nor failed".into()),
+    let engine = Engine::start(EngineOptions::new(config)).map_err(|e| e.to_string())?;
+    let provider = match engine.readiness().wait() {
+        ProviderState::Ready(provider) => provider,
+        ProviderState::Failed(failure) => return Err(text(&failure)),
+        ProviderState::Loading => return Err("the model neither loaded nor failed".into()),
     };
     let loaded = began.elapsed();
     let mut styles: Vec<CaptionStyle> = builtin_names()
@@ -52,17 +55,19 @@ pub fn run(options: &Check) -> Result<bool, String> {
         .collect();
     styles.extend(own.into_values());
     let captions = captions(&engine, &styles)?;
-    let found = found(&folder, &preparer, loaded, &captions);
+    let report = report(&folder, &*provider, loaded, &captions);
     if options.json {
-        println!("{found}");
+        println!("{report}");
     } else {
-        show(&found);
+        show(&report);
     }
-    match captions.iter().find_map(|(style, said)| {
-        Some((style, said.as_ref().err().filter(|f| f.class != FailureClass::Uncertain)?))
-    }) {
+    let failed = captions.iter().find_map(|(style, caption)| {
+        let failure = caption.as_ref().err()?;
+        (failure.class != FailureClass::Uncertain).then_some((style, failure))
+    });
+    match failed {
         Some((style, failure)) => {
-            Err(format!("{}: style {style}: {}", folder.display(), words(failure)))
+            Err(format!("{}: style {style}: {}", folder.display(), text(failure)))
         }
         None => Ok(true),
     }
@@ -78,43 +83,43 @@ fn folder(model: &Path) -> Result<PathBuf, String> {
     path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))
 }
 
-fn words(failure: &Failure) -> String {
+fn text(failure: &Failure) -> String {
     match &failure.detail {
         Some(detail) => format!("{}: {detail}", failure.message),
         None => failure.message.clone(),
     }
 }
 
-/// What it says of the drawing, by style.
-type Said = Vec<(String, Result<(String, f32), Failure>)>;
+/// A caption and its confidence, or the failure, by style.
+type StyleCaptions = Vec<(String, Result<(String, Option<f32>), Failure>)>;
 
-fn captions(engine: &Arc<Engine>, styles: &[CaptionStyle]) -> Result<Said, String> {
-    let wants = styles
+fn captions(engine: &Arc<Engine>, styles: &[CaptionStyle]) -> Result<StyleCaptions, String> {
+    let outputs = styles
         .iter()
-        .map(|style| Want { style: style.clone(), max_tokens: DEFAULT_TOKENS, context: None })
+        .map(|style| OutputSpec { style: style.clone(), max_tokens: DEFAULT_TOKENS, context: None })
         .collect();
-    let source = Source::Bytes { sha256: None };
-    let order = Order {
+    let source = PictureSource::Bytes { sha256: None };
+    let spec = JobSpec {
         connection: 0,
         role: ClientRole::Call,
-        patience: PATIENCE,
+        timeout: TIMEOUT,
         source,
-        wants,
+        outputs,
         min_confidence: None,
-        extras: Extras::default(),
+        extras: JobExtras::default(),
     };
     let (answers, arrived) = channel();
-    // Sending fails only if nobody waits any more.
-    let job = Arc::new(Job::new(order, Instant::now(), move |answer| drop(answers.send(answer))));
+    // The receiver lives until the answer has arrived.
+    let job = Arc::new(Job::new(spec, Instant::now(), move |answer| drop(answers.send(answer))));
     engine.submit(&job, Some((encode_png(&drawing()), None)), None);
     let outputs = match arrived.recv().map_err(|e| e.to_string())? {
-        Answer::Done { outputs, .. } => outputs,
-        Answer::Failed(failure) => vec![Err(failure); styles.len()],
-        Answer::Unchanged => return Err("the built-in picture was not looked at".into()),
+        JobAnswer::Done { outputs, .. } => outputs,
+        JobAnswer::Failed(failure) => vec![Err(failure); styles.len()],
+        JobAnswer::Unchanged => return Err("the built-in picture was not captioned".into()),
     };
-    let said =
+    let captions =
         outputs.into_iter().map(|output| output.and_then(|c| Ok((c.caption?, c.confidence))));
-    Ok(styles.iter().map(|style| style.name.clone()).zip(said).collect())
+    Ok(styles.iter().map(|style| style.name.clone()).zip(captions).collect())
 }
 
 /// A red ball on grass below a sky.
@@ -135,31 +140,58 @@ fn drawing() -> RgbPicture {
     RgbPicture { width, height, data }
 }
 
-fn found(folder: &Path, preparer: &InputPreparer, loaded: Duration, captions: &Said) -> Value {
-    let status = preparer.status();
-    let (width, height) = preparer.target();
-    let graphs: Vec<Value> =
-        status.graphs.iter().map(|graph| json!({ "file": graph.file, "dtype": graph.dtype, "bytes": bytes_of(folder, &graph.file) })).collect();
-    let said: Vec<Value> = captions
+fn report(
+    folder: &Path,
+    provider: &dyn Provider,
+    loaded: Duration,
+    captions: &StyleCaptions,
+) -> Value {
+    let status = provider.status();
+    let (width, height) = provider.target();
+    let graph = |file: &str, dtype: &str| {
+        let bytes = bytes_of(folder, file);
+        json!({ "file": file, "dtype": dtype, "bytes": bytes })
+    };
+    let graphs: Vec<Value> = status.graphs.iter().map(|g| graph(&g.file, &g.dtype)).collect();
+    let captions: Vec<Value> = captions
         .iter()
-        .map(|(style, said)| match said {
-            Ok((caption, confidence)) => json!({ "style": style, "caption": caption, "confidence": confidence }),
-            Err(failure) => json!({ "style": style, "caption": null, "error_class": failure.class.name(), "error": words(failure) }),
+        .map(|(style, caption)| match caption {
+            Ok((caption, confidence)) => {
+                json!({ "style": style, "caption": caption, "confidence": confidence })
+            }
+            Err(failure) => json!({
+                "style": style,
+                "caption": null,
+                "error_class": failure.class.name(),
+                "error": text(failure),
+            }),
         })
         .collect();
     json!({
-        "name": status.name, "path": folder, "family": status.family, "digest": status.digest, "bytes": status.bytes, "graphs": graphs,
-        "width": width, "height": height, "batch_invariant": status.batch_invariant, "min_confidence": status.min_confidence,
-        "passed_over": status.passed_over, "suggested_batch": preparer.suggested_batch(), "load_seconds": loaded.as_secs_f64(), "memory": crate::metrics::resident_bytes(), "captions": said,
+        "name": status.name,
+        "path": folder,
+        "family": status.family,
+        "digest": status.digest,
+        "bytes": status.bytes,
+        "graphs": graphs,
+        "width": width,
+        "height": height,
+        "batch_invariant": status.batch_invariant,
+        "min_confidence": status.min_confidence,
+        "passed_over": status.passed_over,
+        "suggested_batch": local::suggested_batch(provider),
+        "load_seconds": loaded.as_secs_f64(),
+        "memory": resident_bytes(),
+        "captions": captions,
     })
 }
 
-/// Of a graph's file and the files that hold its weights.
+/// Bytes of a graph's file and of its external weights.
 fn bytes_of(folder: &Path, file: &str) -> u64 {
     let at =
         if folder.join("onnx").join(file).is_file() { folder.join("onnx") } else { folder.into() };
     let graph = at.join(file);
-    let weights = pg_caption_captioner::external_data(&graph);
+    let weights = local::external_data(&graph);
     std::iter::once(graph)
         .chain(weights)
         .filter_map(|path| std::fs::metadata(path).ok())
@@ -167,18 +199,18 @@ fn bytes_of(folder: &Path, file: &str) -> u64 {
         .sum()
 }
 
-fn show(found: &Value) {
-    let text = |key: &str| found[key].as_str().unwrap_or_default();
+fn show(report: &Value) {
+    let text = |key: &str| report[key].as_str().unwrap_or_default();
     let number = |value: &Value| value.as_u64().unwrap_or_default();
     println!(
         "{}: {}, {}, digest {}",
         text("name"),
         text("family"),
-        size(number(&found["bytes"])),
+        size(number(&report["bytes"])),
         text("digest")
     );
     println!("  {}", text("path"));
-    for graph in found["graphs"].as_array().into_iter().flatten() {
+    for graph in report["graphs"].as_array().into_iter().flatten() {
         println!(
             "  {} ({}, {})",
             graph["file"].as_str().unwrap_or_default(),
@@ -186,38 +218,40 @@ fn show(found: &Value) {
             size(number(&graph["bytes"]))
         );
     }
-    for file in found["passed_over"].as_array().into_iter().flatten() {
-        println!("  passed over, of no use: {}", file.as_str().unwrap_or_default());
+    for file in report["passed_over"].as_array().into_iter().flatten() {
+        println!("  skipped, unusable: {}", file.as_str().unwrap_or_default());
     }
     println!(
-        "  looks at {} x {} pixels, {} pictures at once; loaded in {:.1} s, {} of memory",
-        found["width"],
-        found["height"],
-        found["suggested_batch"],
-        found["load_seconds"].as_f64().unwrap_or_default(),
-        size(number(&found["memory"]))
+        "  input {} x {} pixels, {} pictures in a batch; loaded in {:.1} s, {} of memory",
+        report["width"],
+        report["height"],
+        report["suggested_batch"],
+        report["load_seconds"].as_f64().unwrap_or_default(),
+        size(number(&report["memory"]))
     );
     println!(
         "  {}",
-        match found["batch_invariant"] == true {
+        match report["batch_invariant"] == true {
             true => "the same picture always gets the same caption",
-            false =>
-                "a caption may depend on which pictures share its batch: a graph quantises with one scale for all of them (DynamicQuantizeLinear)",
+            false => {
+                "a caption may depend on the other pictures of its batch: a graph quantises with \
+                 one scale for all of them (DynamicQuantizeLinear)"
+            }
         }
     );
-    if let Some(confidence) = found["min_confidence"].as_f64() {
-        println!("  writes from a confidence of {confidence:.2} on");
+    if let Some(confidence) = report["min_confidence"].as_f64() {
+        println!("  minimum confidence {confidence:.2}");
     }
-    println!("  of a drawing (a red ball on grass) it says:");
-    for said in found["captions"].as_array().into_iter().flatten() {
-        let style = said["style"].as_str().unwrap_or_default();
-        match said["caption"].as_str() {
-            Some(caption) => println!(
-                "    {style}: {caption} (confidence {:.2})",
-                said["confidence"].as_f64().unwrap_or_default()
-            ),
-            None => {
-                println!("    {style}: nothing ({})", said["error"].as_str().unwrap_or_default())
+    println!("  captions of a drawing (a red ball on grass):");
+    for caption in report["captions"].as_array().into_iter().flatten() {
+        let style = caption["style"].as_str().unwrap_or_default();
+        match (caption["caption"].as_str(), caption["confidence"].as_f64()) {
+            (Some(text), Some(confidence)) => {
+                println!("    {style}: {text} (confidence {confidence:.2})");
+            }
+            (Some(text), None) => println!("    {style}: {text}"),
+            (None, _) => {
+                println!("    {style}: none ({})", caption["error"].as_str().unwrap_or_default());
             }
         }
     }

@@ -1,15 +1,15 @@
-//! `model list`: what lies in the models directory, as far as names and sizes tell.
+//! `model list`: the contents of the models directory, by names and sizes. Opens no graph.
 
-use super::{List, size};
+use super::{ListArgs, size};
 use crate::cli::locate;
 use pg_caption_models::{InstalledModel, scan};
 use serde_json::json;
 
-/// Runs it; whether every folder can be used.
+/// Runs it. Returns whether every folder is usable.
 ///
 /// # Errors
 /// There is no models directory, or it cannot be read.
-pub fn run(options: &List) -> Result<bool, String> {
+pub fn run(options: &ListArgs) -> Result<bool, String> {
     let models = match &options.models {
         Some(models) => models.clone(),
         None => locate::models()?,
@@ -26,7 +26,16 @@ pub fn run(options: &List) -> Result<bool, String> {
 
 fn as_json(model: &InstalledModel) -> String {
     let InstalledModel { name, path, model_type, bytes, graphs, styles, problem } = model;
-    json!({ "name": name, "path": path, "family": model_type, "bytes": bytes, "graphs": graphs, "styles": styles, "problem": problem }).to_string()
+    json!({
+        "name": name,
+        "path": path,
+        "family": model_type,
+        "bytes": bytes,
+        "graphs": graphs,
+        "styles": styles,
+        "problem": problem,
+    })
+    .to_string()
 }
 
 fn as_text(model: &InstalledModel) -> String {

@@ -1,5 +1,5 @@
-//! `pg_caption_engine model`: fetch, list and check models. For people; the confined server never
-//! comes here.
+//! `pg_caption_engine model`: download, list and check models. For administrators; the confined
+//! server never runs it.
 
 mod check;
 mod list;
@@ -9,24 +9,25 @@ use super::settings::{LoadSettings, SettingArgs};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
 
-/// What is to be done with models.
+/// The commands.
 #[derive(Debug, Subcommand)]
-pub enum Model {
-    /// Download a published model: what is needed of it, checked; resumes where it broke
-    Pull(Pull),
-    /// Show what is installed
-    List(List),
-    /// Load a model, caption a built-in picture, and say what was found
-    Check(Check),
+pub enum ModelCommand {
+    /// Download the needed files of a published model, checked; resumes an interrupted download
+    Pull(PullArgs),
+    /// Show the installed models
+    List(ListArgs),
+    /// Load a model, caption a built-in picture, and describe the model
+    Check(CheckArgs),
 }
 
 /// Options of `pull`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Environment: HF_TOKEN opens private and gated models, HF_ENDPOINT names another hub, HTTPS_PROXY and NO_PROXY a proxy, \
-                        SSL_CERT_FILE further certificates."
+    after_help = "Environment: HF_TOKEN gives access to private and gated models, HF_ENDPOINT \
+                  names another hub, HTTPS_PROXY and NO_PROXY a proxy, SSL_CERT_FILE further \
+                  certificates."
 )]
-pub struct Pull {
+pub struct PullArgs {
     /// The model's name at the hub
     #[arg(value_name = "OWNER/NAME")]
     repo: String,
@@ -37,7 +38,7 @@ pub struct Pull {
     /// graph; repeatable
     #[arg(long = "dtype", value_name = "[GRAPH=]DTYPE", default_value = "auto")]
     dtypes: Vec<String>,
-    /// Take the decoder as two files although one that unites them is published
+    /// Take the decoder as two files although a merged one is published
     #[arg(long)]
     unmerged: bool,
     /// Models directory [default: $PG_CAPTION_MODELS, or the one installed with the program]
@@ -46,14 +47,14 @@ pub struct Pull {
     /// Name of the folder [default: the model's, without its owner]
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Put it in the place of a folder of that name
+    /// Replace a folder of that name
     #[arg(long)]
     replace: bool,
 }
 
 /// Options of `list`.
 #[derive(Debug, Args)]
-pub struct List {
+pub struct ListArgs {
     /// Models directory [default: $PG_CAPTION_MODELS, or the one installed with the program]
     #[arg(long, value_name = "DIR")]
     models: Option<PathBuf>,
@@ -64,7 +65,7 @@ pub struct List {
 
 /// Options of `check`.
 #[derive(Debug, Args)]
-pub struct Check {
+pub struct CheckArgs {
     /// Model folder, or the name of one in the models directory
     #[arg(value_name = "DIR")]
     model: PathBuf,
@@ -79,19 +80,19 @@ pub struct Check {
     json: bool,
 }
 
-/// Runs it; whether all is well.
+/// Runs it. Returns whether the models are usable.
 ///
 /// # Errors
-/// What went wrong, in words.
-pub fn run(command: &Model) -> Result<bool, String> {
+/// The reason of the failure.
+pub fn run(command: &ModelCommand) -> Result<bool, String> {
     match command {
-        Model::Pull(options) => pull::run(options),
-        Model::List(options) => list::run(options),
-        Model::Check(options) => check::run(options),
+        ModelCommand::Pull(options) => pull::run(options),
+        ModelCommand::List(options) => list::run(options),
+        ModelCommand::Check(options) => check::run(options),
     }
 }
 
-/// Bytes as people read them.
+/// Bytes with a decimal unit.
 fn size(bytes: u64) -> String {
     indicatif::DecimalBytes(bytes).to_string()
 }

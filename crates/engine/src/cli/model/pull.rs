@@ -1,13 +1,13 @@
-//! `model pull`: a published model into the models directory.
+//! `model pull`: downloads a published model into the models directory.
 
-use super::{Pull, size};
+use super::{PullArgs, size};
 use crate::cli::locate;
 use indicatif::{ProgressBar, ProgressStyle};
 use pg_caption_hub::{HubLocation, PullProgress, RetryLimits};
 use pg_caption_models::GraphSelection;
 use std::io::{self, IsTerminal};
 
-/// A bar over all files; hidden where nobody watches.
+/// A progress bar over all files; hidden unless standard error is a terminal.
 struct Bar(ProgressBar);
 
 impl Bar {
@@ -15,7 +15,8 @@ impl Bar {
         if !io::stderr().is_terminal() {
             return Bar(ProgressBar::hidden());
         }
-        let template = "{bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left  {msg}";
+        let template = "{bar:30} {decimal_bytes}/{decimal_total_bytes} \
+                        {decimal_bytes_per_sec}, {eta} left  {msg}";
         let style =
             ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
         Bar(ProgressBar::new(0).with_style(style))
@@ -37,9 +38,9 @@ impl PullProgress for Bar {
 /// Runs it.
 ///
 /// # Errors
-/// Everything that kept the model away.
-pub fn run(options: &Pull) -> Result<bool, String> {
-    let order = pg_caption_hub::PullRequest {
+/// Why the model was not installed.
+pub fn run(options: &PullArgs) -> Result<bool, String> {
+    let request = pg_caption_hub::PullRequest {
         repo: options.repo.clone(),
         revision: options.revision.clone(),
         selection: GraphSelection::parse(&options.dtypes, options.unmerged)
@@ -52,12 +53,12 @@ pub fn run(options: &Pull) -> Result<bool, String> {
         replace: options.replace,
         retries: RetryLimits::default(),
     };
-    let place = HubLocation::from_env().map_err(|e| e.to_string())?;
+    let location = HubLocation::from_env().map_err(|e| e.to_string())?;
     let mut bar = Bar::new();
-    let pulled = pg_caption_hub::pull(&place, &order, &mut bar);
+    let pulled = pg_caption_hub::pull(&location, &request, &mut bar);
     bar.0.finish_and_clear();
     let pulled = pulled.map_err(|e| e.to_string())?;
-    let done = if pulled.unchanged { "is there already" } else { "was installed" };
+    let done = if pulled.unchanged { "is already installed" } else { "was installed" };
     println!(
         "{} ({}, {}, commit {}) {done}: {}",
         pulled.name,

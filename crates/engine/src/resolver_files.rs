@@ -1,36 +1,37 @@
-//! Whether this process may still read the files by which names are looked up.
+//! Whether this process may still read the files of the name resolver.
 //!
-//! Landlock grants access to a file, not to a name: when the network changes, `resolv.conf` is
-//! usually replaced by another file, and no rule holds for that one. All of `/etc` would hold, with
-//! the private keys and settings that lie there. So an engine that finds such a file closed asks
-//! for a successor, which finds the new one.
+//! Landlock grants access to a file, not to a name. When the network changes, `resolv.conf` is
+//! usually replaced by another file, which no rule covers. A rule for all of `/etc` would cover it,
+//! but also private keys and server settings. So an engine that finds such a file unreadable asks
+//! for a successor, which can read the new one.
 
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-/// What the C library reads for a look-up (resolver(5), nsswitch.conf(5), hosts(5), gai.conf(5),
-/// host.conf(5)).
+/// Files that the C library reads for a look-up (resolver(5), nsswitch.conf(5), hosts(5),
+/// gai.conf(5), host.conf(5)).
 pub const FILES: [&str; 5] =
     ["/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf"];
 
-/// The files that were open to this process when it began.
-pub struct Names(Vec<PathBuf>);
+/// The files that this process could read when it started.
+pub struct ResolverFiles(Vec<PathBuf>);
 
-impl Names {
-    /// To be called once the confinement is in force: what is closed even then stays so for a
-    /// successor, too.
-    pub fn new<'a>(files: impl IntoIterator<Item = &'a str>) -> Names {
-        Names(files.into_iter().map(PathBuf::from).filter(|file| !is_closed(file)).collect())
+impl ResolverFiles {
+    /// Must be called once the confinement is in force: files that are unreadable even then are
+    /// unreadable for a successor, too.
+    pub fn new<'a>(files: impl IntoIterator<Item = &'a str>) -> ResolverFiles {
+        let files = files.into_iter().map(PathBuf::from);
+        ResolverFiles(files.filter(|file| !is_denied(file)).collect())
     }
 
-    /// One of them has been replaced by one that is closed.
-    pub fn are_closed(&self) -> bool {
-        self.0.iter().any(|file| is_closed(file))
+    /// Whether one of them was replaced by a file that this process may not read.
+    pub fn are_replaced(&self) -> bool {
+        self.0.iter().any(|file| is_denied(file))
     }
 }
 
-fn is_closed(file: &Path) -> bool {
+fn is_denied(file: &Path) -> bool {
     File::open(file).is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
 }
 
@@ -45,14 +46,14 @@ mod tests {
     use std::sync::mpsc::channel;
 
     #[test]
-    fn a_file_that_is_replaced_or_appears_is_closed_and_one_that_is_rewritten_is_not() {
+    fn replaced_and_new_files_are_noticed() {
         let dir = tempfile::tempdir().unwrap();
         let files = ["rewritten", "replaced", "new"].map(|name| dir.path().join(name));
         let [rewritten, replaced, new] = &files;
         write(rewritten, "old").unwrap();
         write(replaced, "old").unwrap();
         let (ready, is_ready) = channel();
-        let (go_on, goes_on) = channel::<()>();
+        let (resume, resumed) = channel::<()>();
         let confined = std::thread::spawn({
             let files = files.clone();
             move || {
@@ -69,11 +70,11 @@ mod tests {
                     .unwrap()
                     .restrict_self()
                     .unwrap();
-                let names = files.each_ref().map(|file| Names::new(file.to_str()));
-                assert!(names.iter().all(|names| !names.are_closed()));
+                let watched = files.each_ref().map(|file| ResolverFiles::new(file.to_str()));
+                assert!(watched.iter().all(|files| !files.are_replaced()));
                 ready.send(status.ruleset).unwrap();
-                goes_on.recv().unwrap();
-                names.map(|names| names.are_closed())
+                resumed.recv().unwrap();
+                watched.map(|files| files.are_replaced())
             }
         });
         let ruleset = is_ready.recv().unwrap();
@@ -83,11 +84,11 @@ mod tests {
             write(&other, "new").unwrap();
             rename(other, file).unwrap();
         }
-        go_on.send(()).unwrap();
-        let closed = confined.join().unwrap();
+        resume.send(()).unwrap();
+        let noticed = confined.join().unwrap();
         match ruleset {
             RulesetStatus::NotEnforced => println!("skipped: this kernel has no Landlock"),
-            _ => assert_eq!(closed, [false, true, true]),
+            _ => assert_eq!(noticed, [false, true, true]),
         }
     }
 }

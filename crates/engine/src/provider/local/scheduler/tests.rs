@@ -1,12 +1,12 @@
-//! Schedules with a mock model and a mock clock: every promise of the scheduler, and seeded random
-//! schedules in which everything accepted is answered exactly once.
+//! Schedules with a mock model and a mock clock: every promise of the scheduler, and random
+//! schedules in which each accepted item is answered exactly once.
 
 use super::*;
 use std::cell::Cell;
 use std::collections::{HashMap, HashSet};
 
-/// A model whose captions take as many steps as their start says, and which fails on what it is
-/// told to.
+/// A model whose captions take the number of steps in their start, and which fails on selected
+/// pictures and captions.
 #[derive(Default)]
 struct Mock {
     calls: Vec<String>,
@@ -32,7 +32,7 @@ fn done(key: u64) -> FinishedCaption {
     }
 }
 
-impl Model for Mock {
+impl ScheduledModel for Mock {
     type Pixels = u64;
     type Features = u64;
     type Start = Start;
@@ -59,7 +59,7 @@ impl Model for Mock {
 
     fn step(&mut self, batch: &mut MockBatch) -> Result<Vec<FinishedCaption>, String> {
         self.calls.push(format!("step {}", batch.rows.len()));
-        assert!(!batch.rows.is_empty(), "a step of nothing");
+        assert!(!batch.rows.is_empty(), "a step of an empty batch");
         advance(batch)
     }
 
@@ -89,7 +89,7 @@ fn advance(batch: &mut MockBatch) -> Result<Vec<FinishedCaption>, String> {
 }
 
 struct Run {
-    scheduler: Scheduler<Mock>,
+    scheduler: ModelScheduler<Mock>,
     model: Mock,
     start: Instant,
     now: Cell<u64>,
@@ -97,9 +97,9 @@ struct Run {
 }
 
 impl Run {
-    fn new(limits: Limits) -> Run {
+    fn new(limits: BatchLimits) -> Run {
         Run {
-            scheduler: Scheduler::new(limits),
+            scheduler: ModelScheduler::new(limits),
             model: Mock::default(),
             start: Instant::now(),
             now: Cell::new(0),
@@ -107,12 +107,12 @@ impl Run {
         }
     }
 
-    fn ticket(&self, key: u64, due: u64, turn: u64, bucket: u64) -> Ticket {
-        Ticket {
+    fn ticket(&self, key: u64, due: u64, turn: u64, bucket: u64) -> ScheduleTicket {
+        ScheduleTicket {
             key,
             due: self.start + Duration::from_millis(due),
             turn,
-            bucket: Bucket([bucket, 0, 0]),
+            bucket: BatchBucket([bucket, 0, 0]),
             rows: 1,
             alone: false,
         }
@@ -120,28 +120,28 @@ impl Run {
 
     fn caption(&mut self, key: u64, due: u64, steps: u32) {
         let ticket = self.ticket(key, due, key, 1);
-        self.scheduler.caption(ticket, Start { steps, poisoned_at: None });
+        self.scheduler.add_caption(ticket, Start { steps, poisoned_at: None });
     }
 
-    /// One call; false if there was nothing to do. Each call takes a millisecond.
+    /// One call; false without work. Each call takes a millisecond.
     fn once(&mut self) -> bool {
-        let Some(act) = self.scheduler.next(0) else { return false };
+        let Some(call) = self.scheduler.next(0) else { return false };
         let (start, now) = (self.start, &self.now);
         let clock = || {
             now.set(now.get() + 1);
             start + Duration::from_millis(now.get())
         };
-        for event in self.scheduler.run(act, &mut self.model, clock) {
+        for event in self.scheduler.run(call, &mut self.model, clock) {
             let (key, result) = match event {
-                Event::Encoded { key, features, .. } => {
+                CallEvent::Encoded { key, features, .. } => {
                     assert_eq!(key, features, "features of another picture");
                     (key, Ok(()))
                 }
-                Event::Ended { finished, spent } => {
+                CallEvent::Ended { finished, spent } => {
                     assert!(spent > Duration::ZERO);
                     (finished.key, Ok(()))
                 }
-                Event::Failed { key, reason } => (key, Err(reason)),
+                CallEvent::Failed { key, reason } => (key, Err(reason)),
             };
             assert!(self.answered.insert(key, result).is_none(), "{key} answered twice");
         }
@@ -153,14 +153,14 @@ impl Run {
     }
 }
 
-const LIMITS: Limits = Limits { pictures: 4, rows: 4, bytes: 1 << 20 };
+const LIMITS: BatchLimits = BatchLimits { pictures: 4, rows: 4, bytes: 1 << 20 };
 
 #[test]
-fn several_pictures_that_wait_are_encoded_together() {
+fn waiting_pictures_are_encoded_together() {
     let mut run = Run::new(LIMITS);
     for key in 0..6 {
         let ticket = run.ticket(key, key, key, 1);
-        run.scheduler.picture(ticket, key);
+        run.scheduler.add_picture(ticket, key);
     }
     run.all();
     assert_eq!(run.model.calls, ["encode 4", "encode 2"]);
@@ -168,7 +168,7 @@ fn several_pictures_that_wait_are_encoded_together() {
 }
 
 #[test]
-fn a_new_caption_forms_a_batch_of_its_own_and_both_live_at_once() {
+fn a_new_caption_forms_a_batch_of_its_own() {
     let mut run = Run::new(LIMITS);
     run.caption(1, 10, 3);
     run.once();
@@ -179,7 +179,7 @@ fn a_new_caption_forms_a_batch_of_its_own_and_both_live_at_once() {
 }
 
 #[test]
-fn an_urgent_caption_overtakes_a_running_batch_between_two_steps() {
+fn urgent_captions_overtake_running_batches() {
     let mut run = Run::new(LIMITS);
     run.caption(1, 100, 50);
     run.once();
@@ -194,7 +194,7 @@ fn an_urgent_caption_overtakes_a_running_batch_between_two_steps() {
 }
 
 #[test]
-fn a_cancelled_row_leaves_before_the_next_step_and_the_others_go_on() {
+fn cancelled_rows_leave_before_the_next_step() {
     let mut run = Run::new(LIMITS);
     (1..=3).for_each(|key| run.caption(key, key, 3));
     run.once();
@@ -205,7 +205,7 @@ fn a_cancelled_row_leaves_before_the_next_step_and_the_others_go_on() {
 }
 
 #[test]
-fn a_batch_that_everybody_left_costs_no_step() {
+fn an_abandoned_batch_costs_no_step() {
     let mut run = Run::new(LIMITS);
     run.caption(1, 1, 9);
     run.once();
@@ -214,12 +214,12 @@ fn a_batch_that_everybody_left_costs_no_step() {
 }
 
 #[test]
-fn one_poisonous_picture_costs_only_itself() {
+fn a_failing_picture_costs_only_itself() {
     let mut run = Run::new(LIMITS);
     run.model.poison.insert(2);
     for key in 1..=4 {
         let ticket = run.ticket(key, key, key, 1);
-        run.scheduler.picture(ticket, key);
+        run.scheduler.add_picture(ticket, key);
     }
     run.all();
     assert_eq!(run.answered[&2], Err("poison 2".into()));
@@ -227,12 +227,12 @@ fn one_poisonous_picture_costs_only_itself() {
 }
 
 #[test]
-fn one_poisonous_caption_costs_only_itself() {
+fn a_failing_caption_costs_only_itself() {
     for poisoned_at in [0, 2] {
         let mut run = Run::new(LIMITS);
         run.caption(1, 1, 4);
         let ticket = run.ticket(2, 1, 2, 1);
-        run.scheduler.caption(ticket, Start { steps: 4, poisoned_at: Some(poisoned_at) });
+        run.scheduler.add_caption(ticket, Start { steps: 4, poisoned_at: Some(poisoned_at) });
         run.caption(3, 1, 4);
         run.all();
         assert_eq!(run.answered[&2], Err("poison 2".into()));
@@ -241,14 +241,11 @@ fn one_poisonous_caption_costs_only_itself() {
 }
 
 #[test]
-fn in_every_random_schedule_everything_accepted_is_answered_exactly_once() {
-    for seed in 1..=300u64 {
-        let mut state = seed;
-        let mut random = move |n: u64| {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-            (state >> 33) % n
-        };
-        let limits = Limits {
+fn random_schedules_answer_each_item_once() {
+    for seed in 1..=300 {
+        let mut generator = fastrand::Rng::with_seed(seed);
+        let mut random = move |n: u64| generator.u64(..n);
+        let limits = BatchLimits {
             pictures: 1 + random(5) as usize,
             rows: 1 + random(6) as usize,
             bytes: 1 + random(200) as usize,
@@ -256,7 +253,7 @@ fn in_every_random_schedule_everything_accepted_is_answered_exactly_once() {
         let mut run = Run::new(limits);
         let (mut accepted, mut cancelled) = (HashSet::new(), HashSet::new());
         for key in 0..60 {
-            let ticket = Ticket {
+            let ticket = ScheduleTicket {
                 rows: 1 + random(3) as usize,
                 ..run.ticket(key, random(500), random(4), random(3))
             };
@@ -265,10 +262,10 @@ fn in_every_random_schedule_everything_accepted_is_answered_exactly_once() {
                 if random(10) == 0 {
                     run.model.poison.insert(key);
                 }
-                run.scheduler.picture(ticket, key);
+                run.scheduler.add_picture(ticket, key);
             } else {
                 let poisoned_at = (random(10) == 0).then(|| random(5) as u32);
-                run.scheduler.caption(ticket, Start { steps: random(8) as u32, poisoned_at });
+                run.scheduler.add_caption(ticket, Start { steps: random(8) as u32, poisoned_at });
             }
             for _ in 0..random(4) {
                 run.once();

@@ -1,24 +1,24 @@
-//! The scheduler: which session call the model makes next, and what comes of it. Owned by the model
+//! The scheduler: which session call the model makes next, and its result. Owned by the model
 //! thread.
 //!
-//! Knows keys, due times and buckets; no request, no socket, no clock of its own (`plan` is the
-//! pure decision). A sequence never joins a running batch; rows that finished or were cancelled
-//! leave between steps.
+//! Knows keys, due times and buckets; no requests, no sockets, no clock of its own (`plan` is the
+//! pure decision). A caption never joins a running batch; finished and cancelled rows leave between
+//! steps.
 
 mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{Act, Bucket, Limits, Ticket};
+pub use plan::{BatchBucket, BatchLimits, ScheduleTicket, SessionCall};
 
 use pg_caption_captioner::FinishedCaption;
 use std::time::{Duration, Instant};
 
-/// What the scheduler drives: the captioner, or a mock.
-pub trait Model {
+/// The model as the scheduler drives it: the captioner, or a mock.
+pub trait ScheduledModel {
     /// A picture ready for the encoder.
     type Pixels;
-    /// What the encoder makes of it.
+    /// A picture after the encoder.
     type Features;
     /// What generation starts from.
     type Start;
@@ -29,7 +29,7 @@ pub trait Model {
     /// # Errors
     /// The whole call failed.
     fn encode(&mut self, pictures: &[&Self::Pixels]) -> Result<Vec<Self::Features>, String>;
-    /// Prefill; some may finish at once.
+    /// Prefill; some captions may finish in it.
     ///
     /// # Errors
     /// The whole call failed.
@@ -40,7 +40,7 @@ pub trait Model {
     /// One step of everything in the batch.
     ///
     /// # Errors
-    /// The batch is good for nothing but being dropped.
+    /// The batch is unusable and must be dropped.
     fn step(&mut self, batch: &mut Self::Batch) -> Result<Vec<FinishedCaption>, String>;
     /// Drops captions before the next step.
     fn cancel(batch: &mut Self::Batch, keys: &[u64]);
@@ -48,14 +48,14 @@ pub trait Model {
     fn bytes(batch: &Self::Batch) -> usize;
 }
 
-/// What came of a call.
+/// A result of a call.
 #[derive(Debug)]
-pub enum Event<F> {
+pub enum CallEvent<F> {
     /// A picture was encoded.
     Encoded {
-        /// Of the picture.
+        /// Key of the picture.
         key: u64,
-        /// What the encoder made of it.
+        /// The picture after the encoder.
         features: F,
         /// Its share of the call.
         spent: Duration,
@@ -69,38 +69,38 @@ pub enum Event<F> {
     },
     /// A picture or caption cannot be processed.
     Failed {
-        /// Of the picture or caption.
+        /// Key of the picture or caption.
         key: u64,
-        /// What the model said.
+        /// The model's error.
         reason: String,
     },
 }
 
 struct Row<S> {
-    ticket: Ticket,
+    ticket: ScheduleTicket,
     start: S,
     spent: Duration,
 }
 
-struct Running<M: Model> {
+struct Running<M: ScheduledModel> {
     batch: M::Batch,
     rows: Vec<Row<M::Start>>,
 }
 
-/// Everything that waits for the model or runs on it.
-pub struct Scheduler<M: Model> {
-    limits: Limits,
-    pictures: Vec<(Ticket, M::Pixels)>,
+/// All pictures and captions that wait for the model or run on it.
+pub struct ModelScheduler<M: ScheduledModel> {
+    limits: BatchLimits,
+    pictures: Vec<(ScheduleTicket, M::Pixels)>,
     captions: Vec<Row<M::Start>>,
     running: Vec<Running<M>>,
     /// The most a row's cache has been seen to hold.
     row_bytes: usize,
 }
 
-impl<M: Model> Scheduler<M> {
+impl<M: ScheduledModel> ModelScheduler<M> {
     /// An empty one.
-    pub fn new(limits: Limits) -> Self {
-        Scheduler {
+    pub fn new(limits: BatchLimits) -> Self {
+        ModelScheduler {
             limits,
             pictures: Vec::new(),
             captions: Vec::new(),
@@ -110,16 +110,16 @@ impl<M: Model> Scheduler<M> {
     }
 
     /// Adds a picture to encode.
-    pub fn picture(&mut self, ticket: Ticket, pixels: M::Pixels) {
+    pub fn add_picture(&mut self, ticket: ScheduleTicket, pixels: M::Pixels) {
         self.pictures.push((ticket, pixels));
     }
 
     /// Adds a caption to generate.
-    pub fn caption(&mut self, ticket: Ticket, start: M::Start) {
+    pub fn add_caption(&mut self, ticket: ScheduleTicket, start: M::Start) {
         self.captions.push(Row { ticket, start, spent: Duration::ZERO });
     }
 
-    /// Drops everything nobody waits for any more and returns its keys. Called between calls.
+    /// Drops unwanted pictures and captions and returns their keys. Called between session calls.
     pub fn retain(&mut self, mut wanted: impl FnMut(u64) -> bool) -> Vec<u64> {
         let mut dropped = Vec::new();
         let mut keep = |key| {
@@ -149,16 +149,17 @@ impl<M: Model> Scheduler<M> {
     }
 
     /// The next call. `held`: bytes of features kept for captions.
-    pub fn next(&self, held: usize) -> Option<Act> {
-        let pictures: Vec<Ticket> = self.pictures.iter().map(|(ticket, _)| *ticket).collect();
-        let captions: Vec<Ticket> = self.captions.iter().map(|row| row.ticket).collect();
+    pub fn next(&self, held: usize) -> Option<SessionCall> {
+        let pictures: Vec<ScheduleTicket> =
+            self.pictures.iter().map(|(ticket, _)| *ticket).collect();
+        let captions: Vec<ScheduleTicket> = self.captions.iter().map(|row| row.ticket).collect();
         let running: Vec<Instant> = self
             .running
             .iter()
             .filter_map(|r| r.rows.iter().map(|row| row.ticket.due).min())
             .collect();
         let caches: usize = self.running.iter().map(|r| M::bytes(&r.batch)).sum();
-        let view = plan::View {
+        let view = plan::PlanView {
             pictures: &pictures,
             captions: &captions,
             running: &running,
@@ -171,13 +172,13 @@ impl<M: Model> Scheduler<M> {
     /// Makes the call. `clock` is read before and after it.
     pub fn run(
         &mut self,
-        act: Act,
+        call: SessionCall,
         model: &mut M,
         clock: impl Fn() -> Instant,
-    ) -> Vec<Event<M::Features>> {
+    ) -> Vec<CallEvent<M::Features>> {
         let before = clock();
-        match act {
-            Act::Encode(at) => {
+        match call {
+            SessionCall::Encode(at) => {
                 let group = taken(&mut self.pictures, &at);
                 let made =
                     model.encode(&group.iter().map(|(_, pixels)| pixels).collect::<Vec<_>>());
@@ -186,12 +187,13 @@ impl<M: Model> Scheduler<M> {
                     Ok(features) if features.len() == group.len() => {
                         let keys = group.into_iter().map(|(ticket, _)| ticket.key);
                         keys.zip(features)
-                            .map(|(key, features)| Event::Encoded { key, features, spent })
+                            .map(|(key, features)| CallEvent::Encoded { key, features, spent })
                             .collect()
                     }
-                    Ok(_) => {
-                        failed(group.into_iter().map(|(t, _)| t.key), "the encoder lost a picture")
-                    }
+                    Ok(_) => failed(
+                        group.into_iter().map(|(t, _)| t.key),
+                        "the encoder returned too few pictures",
+                    ),
                     Err(reason) if group.len() == 1 => {
                         failed(group.into_iter().map(|(t, _)| t.key), &reason)
                     }
@@ -199,13 +201,13 @@ impl<M: Model> Scheduler<M> {
                         self.pictures.extend(
                             group
                                 .into_iter()
-                                .map(|(t, pixels)| (Ticket { alone: true, ..t }, pixels)),
+                                .map(|(t, pixels)| (ScheduleTicket { alone: true, ..t }, pixels)),
                         );
                         Vec::new()
                     }
                 }
             }
-            Act::Begin(at) => {
+            SessionCall::Begin(at) => {
                 let mut rows = taken(&mut self.captions, &at);
                 let begun = model.begin(
                     &rows.iter().map(|row| (row.ticket.key, &row.start)).collect::<Vec<_>>(),
@@ -224,7 +226,7 @@ impl<M: Model> Scheduler<M> {
                     Err(reason) => self.apart(rows, &reason),
                 }
             }
-            Act::Step(at) => {
+            SessionCall::Step(at) => {
                 let running = &mut self.running[at];
                 let stepped = model.step(&mut running.batch);
                 let spent = share(before, clock(), running.rows.len());
@@ -248,14 +250,14 @@ impl<M: Model> Scheduler<M> {
         }
     }
 
-    /// A call over these rows failed: alone it was the culprit, among others each tries again
-    /// alone.
-    fn apart(&mut self, rows: Vec<Row<M::Start>>, reason: &str) -> Vec<Event<M::Features>> {
+    /// A call over these rows failed. A single row is the cause; of several, each is retried alone.
+    fn apart(&mut self, rows: Vec<Row<M::Start>>, reason: &str) -> Vec<CallEvent<M::Features>> {
         if rows.len() == 1 {
             return failed(rows.into_iter().map(|row| row.ticket.key), reason);
         }
         self.captions.extend(
-            rows.into_iter().map(|row| Row { ticket: Ticket { alone: true, ..row.ticket }, ..row }),
+            rows.into_iter()
+                .map(|row| Row { ticket: ScheduleTicket { alone: true, ..row.ticket }, ..row }),
         );
         Vec::new()
     }
@@ -267,7 +269,7 @@ impl<M: Model> Scheduler<M> {
     }
 }
 
-/// Takes the elements at these positions out, in the positions' order.
+/// Removes the elements at these positions and returns them in the order of the positions.
 fn taken<T>(from: &mut Vec<T>, at: &[usize]) -> Vec<T> {
     let mut slots: Vec<Option<T>> = std::mem::take(from).into_iter().map(Some).collect();
     let out = at.iter().filter_map(|i| slots[*i].take()).collect();
@@ -279,16 +281,16 @@ fn share(before: Instant, after: Instant, of: usize) -> Duration {
     after.saturating_duration_since(before) / of.max(1) as u32
 }
 
-/// Rows that finished leave; their events.
-fn leave<S, F>(rows: &mut Vec<Row<S>>, finished: Vec<FinishedCaption>) -> Vec<Event<F>> {
+/// Removes finished rows and returns their events.
+fn leave<S, F>(rows: &mut Vec<Row<S>>, finished: Vec<FinishedCaption>) -> Vec<CallEvent<F>> {
     let ended = finished.into_iter().filter_map(|finished| {
         let at = rows.iter().position(|row| row.ticket.key == finished.key)?;
         let spent = rows.swap_remove(at).spent;
-        Some(Event::Ended { finished, spent })
+        Some(CallEvent::Ended { finished, spent })
     });
     ended.collect()
 }
 
-fn failed<F>(keys: impl Iterator<Item = u64>, reason: &str) -> Vec<Event<F>> {
-    keys.map(|key| Event::Failed { key, reason: reason.into() }).collect()
+fn failed<F>(keys: impl Iterator<Item = u64>, reason: &str) -> Vec<CallEvent<F>> {
+    keys.map(|key| CallEvent::Failed { key, reason: reason.into() }).collect()
 }

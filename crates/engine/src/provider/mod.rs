@@ -1,0 +1,88 @@
+//! The provider seam: everything between a decoded picture and a raw caption.
+//!
+//! The engine fetches and decodes pictures, enforces budgets, deadlines and fairness, and makes
+//! answers of raw captions (threshold, postprocessing). A [`Provider`] does the rest. Everything
+//! that depends on a kind of model is in a folder of its own: `local` runs ONNX graphs.
+//!
+//! One engine has one provider for its whole life; another model means another engine process. The
+//! decoded picture is borrowed, so a later cascade can prepare it for two providers.
+
+pub mod local;
+pub mod readiness;
+pub mod values;
+pub mod work;
+
+#[cfg(test)]
+pub mod fake;
+
+use crate::captions::CaptionTask;
+use crate::metrics::EngineMetrics;
+use pg_caption_pixels::RgbPicture;
+use pg_caption_wire::{EngineConfig, Failure, ModelStatus, OutputSpec};
+use std::any::Any;
+use std::io;
+use std::sync::Arc;
+use values::{PictureOptions, PreparedPicture, ViewSet};
+use work::ProviderWork;
+
+/// Turns decoded pictures into raw captions. One per engine, shared by its threads.
+///
+/// A picture passes through `views`, `memory_for` and `prepare` on a decode thread, then `submit`.
+/// None of these waits for the model.
+pub trait Provider: Any + Send + Sync {
+    /// What `caption.models()` and `caption.engine_status()` show.
+    fn status(&self) -> ModelStatus;
+
+    /// Pictures worth preparing ahead of the model, besides those on fetch and decode threads.
+    fn lookahead(&self) -> usize;
+
+    /// Width and height that the model needs, for decoding at reduced scale.
+    fn target(&self) -> (u32, u32);
+
+    /// The views that these outputs need. Jobs share a picture only if their views are equal.
+    fn views(&self, outputs: &[OutputSpec]) -> ViewSet;
+
+    /// Bytes that [`Provider::prepare`] allocates at most for a picture of this width and height,
+    /// its result included.
+    fn memory_for(&self, size: (u32, u32), options: &PictureOptions) -> u64;
+
+    /// Prepares an upright picture: a tensor for a local model, a compressed file for a remote one.
+    /// It is shared by all captions of the picture. Called on a decode thread; a panic fails this
+    /// picture alone.
+    ///
+    /// # Errors
+    /// The picture cannot be prepared.
+    fn prepare(
+        &self,
+        picture: &RgbPicture,
+        options: &PictureOptions,
+    ) -> Result<Box<dyn PreparedPicture>, Failure>;
+
+    /// Takes a picture which this provider prepared, and returns without waiting.
+    fn submit(&self, prepared: Box<dyn PreparedPicture>, work: ProviderWork);
+
+    /// Takes a further job for a picture which this provider has encoded, and returns without
+    /// waiting.
+    fn caption(&self, task: CaptionTask);
+}
+
+/// Where a provider reports its state; implemented by the engine.
+pub trait ProviderHost: Send + Sync {
+    /// The provider answers from now on.
+    ///
+    /// # Errors
+    /// The threads in front of it cannot be started; the provider then reports
+    /// [`ProviderHost::failed`] and ends.
+    fn ready(&self, provider: Arc<dyn Provider>) -> io::Result<()>;
+
+    /// There will be no provider: every request is answered with `failure`.
+    fn failed(&self, failure: Failure);
+
+    /// The provider was ready and cannot answer any longer.
+    fn broken(&self, failure: Failure);
+}
+
+/// Starts a provider, which loads in the background and reports to its host.
+pub type ProviderStart = Box<
+    dyn FnOnce(&EngineConfig, Arc<EngineMetrics>, Arc<dyn ProviderHost>) -> io::Result<()> + Send,
+>;

@@ -1,0 +1,83 @@
+//! The values that pass through the provider seam. Knows neither jobs nor models.
+
+use pg_caption_wire::{EngineConfig, FinishReason, ModelRef, ModelStatus};
+use std::any::Any;
+use std::sync::Arc;
+
+/// The ways in which a picture must be prepared: whole, in tiles … The bits belong to the provider.
+/// Jobs that share a picture unite their sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct ViewSet(u32);
+
+impl ViewSet {
+    /// A set of the provider's own bits.
+    pub const fn from_bits(bits: u32) -> ViewSet {
+        ViewSet(bits)
+    }
+
+    /// The bits.
+    pub const fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// The views of both sets.
+    pub const fn union(self, other: ViewSet) -> ViewSet {
+        ViewSet(self.0 | other.0)
+    }
+}
+
+/// Options for the preparation of one picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PictureOptions {
+    /// The views that its captions need.
+    pub views: ViewSet,
+}
+
+/// A picture as one provider takes it: a tensor, a compressed file … The provider that made it
+/// downcasts it.
+pub trait PreparedPicture: Any + Send {
+    /// Bytes held.
+    fn bytes(&self) -> u64;
+    /// SHA-256 of the data, lower-case hex; computed on demand.
+    fn sha256(&self) -> String;
+}
+
+/// What a provider keeps of a picture for all captions of it. The provider that made it downcasts
+/// it.
+pub type PictureEncoding = Arc<dyn Any + Send + Sync>;
+
+/// One caption as the provider returns it, before threshold and postprocessing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RawCaption {
+    /// The text; nothing trimmed.
+    pub text: String,
+    /// Why generation ended.
+    pub finish: FinishReason,
+    /// 0..=1; `None`: the provider has none, and the threshold does not apply.
+    pub confidence: Option<f32>,
+    /// Generated tokens, the end token included.
+    pub tokens: u32,
+    /// Generated token ids; empty where the provider does not know them.
+    pub ids: Vec<i64>,
+    /// Token ids of the prompt; empty where the provider does not know them.
+    pub prompt_ids: Vec<i64>,
+}
+
+/// What every answer of a provider needs of its model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AnswerTerms {
+    /// The model that answers.
+    pub model: ModelRef,
+    /// Threshold of requests without their own: the setting, else the model's.
+    pub min_confidence: Option<f32>,
+}
+
+impl AnswerTerms {
+    /// The terms of a model under a configuration.
+    pub fn new(status: &ModelStatus, config: &EngineConfig) -> AnswerTerms {
+        AnswerTerms {
+            model: ModelRef { name: status.name.clone(), digest: status.digest.clone() },
+            min_confidence: config.min_confidence.or(status.min_confidence),
+        }
+    }
+}

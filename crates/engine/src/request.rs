@@ -1,0 +1,54 @@
+//! What a job asks for: its picture, its captions and the options of the command line.
+
+use pg_caption_wire::{ClientRole, KnownPicture, OutputSpec};
+use std::time::Duration;
+
+/// Where a picture comes from.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum PictureSource {
+    /// To be fetched.
+    Url {
+        /// As the user gave it.
+        url: String,
+        /// The picture that was captioned before.
+        known: Option<KnownPicture>,
+    },
+    /// The bytes came with the request.
+    Bytes {
+        /// SHA-256 of the bytes, lower-case hex; only where requests may share the picture.
+        sha256: Option<String>,
+    },
+}
+
+/// Options which the command line has beyond those of a client's request.
+#[derive(Debug, Clone, Default)]
+pub struct JobExtras {
+    /// Full decode, blank pictures accepted, no threshold, no postprocessing.
+    pub exact: bool,
+    /// Replaces the style's instruction.
+    pub prompt: Option<String>,
+    /// `generation_config` fields that override the folder's.
+    pub generation: Option<serde_json::Value>,
+    /// Compute the digest of the prepared picture.
+    pub pixels_sha256: bool,
+    /// The name that a caption must not repeat, for bytes read from a file.
+    pub file_name: Option<String>,
+}
+
+/// One request for captions of one picture.
+pub struct JobSpec {
+    /// Id of the connection; connections take turns.
+    pub connection: u64,
+    /// Role of the client.
+    pub role: ClientRole,
+    /// Time limit, from the request's arrival.
+    pub timeout: Duration,
+    /// The picture.
+    pub source: PictureSource,
+    /// The captions.
+    pub outputs: Vec<OutputSpec>,
+    /// The request's own threshold.
+    pub min_confidence: Option<f32>,
+    /// Options of the command line.
+    pub extras: JobExtras,
+}
