@@ -42,7 +42,10 @@ fn a_pull_onto_a_full_disk_can_be_resumed() {
         return println!("skipped: no mount namespace: {err}");
     }
     assert!(output.status.success(), "{:?} out: {out} err: {err}", output.status);
-    assert!(err.contains("not enough room") && err.contains(dir.path().to_str().unwrap()), "{err}");
+    assert!(
+        err.contains("not enough space") && err.contains(dir.path().to_str().unwrap()),
+        "{err}"
+    );
     assert!(out.starts_with("no model in"), "no incomplete model is shown: {out}");
     assert!(
         out.contains("was installed")
