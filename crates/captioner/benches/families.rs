@@ -1,10 +1,9 @@
-//! How fast a model folder captions: the program that `benches/families.py` runs beside other
-//! people's loops.
+//! Speed of a model folder; run by `benches/families.py` next to other implementations.
 //!
-//! `families FOLDER LIBRARY THREADS auto|one|all`: loads the folder, says `{"ready": …}`, and for
-//! every line with a batch size prepares, encodes (as many a call as the engine would) and captions
-//! that many pictures of 640 x 480 together, 20 tokens each, greedily, and says how long it took.
-//! Not part of the tests: a time says something only beside another time of the same run.
+//! `families FOLDER LIBRARY THREADS auto|one|all`: loads the folder and prints `{"ready": …}`. For
+//! each input line with a batch size it prepares, encodes (with the engine's call size) and
+//! captions that many pictures of 640 x 480 together, 20 tokens each, greedily, and prints the
+//! time. Not a test: times are comparable only within one run.
 
 use pg_caption_captioner::{CaptionSequence, LoadOptions, PictureOptions, PromptWords, init, load};
 use pg_caption_pixels::RgbPicture;
@@ -19,7 +18,7 @@ use std::time::Instant;
 
 const TOKENS: u32 = 20;
 
-/// A picture of soft shapes; each number gives another.
+/// A picture of soft shapes, different for each number.
 fn photo(number: u32) -> RgbPicture {
     let (width, height) = (640, 480);
     let wave = |x: u32, y: u32, c: u32| {
@@ -55,7 +54,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     init(&PathBuf::from(library).canonicalize()?, threads.parse()?)?;
     let dtype = std::env::var("DTYPE").unwrap_or_else(|_| "auto".into());
     let (mut captioner, preparer) = load(&PathBuf::from(folder), &LoadOptions { dtype })?;
-    let settings = json!({ "num_beams": 1, "no_repeat_ngram_size": 0, "eos_token_id": null, "forced_eos_token_id": null, "max_length": null });
+    let settings = json!({
+        "num_beams": 1, "no_repeat_ngram_size": 0, "eos_token_id": null,
+        "forced_eos_token_id": null, "max_length": null
+    });
     let generation = preparer.generation(Some(&settings))?;
     let mut style = builtin("concise").ok_or("no style")?;
     style.task = StyleTask::Concise;
@@ -116,7 +118,9 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         stages.insert("decode", decode.elapsed().as_secs_f64() / f64::from(TOKENS - 1));
         println!(
             "{}",
-            json!({ "seconds": start.elapsed().as_secs_f64(), "stages": stages, "peak_bytes": peak() })
+            json!({
+                "seconds": start.elapsed().as_secs_f64(), "stages": stages, "peak_bytes": peak()
+            })
         );
         std::io::stdout().flush()?;
     }

@@ -1,37 +1,42 @@
-//! Captions being generated together: rows, who owns them, and when they leave.
+//! A batch: captions that are generated together, the rows of each, and when rows leave.
 //!
-//! Called by [`crate::Captioner`], one method per session call. Knows searches and caches, no
-//! family and no picture. Rows that finished or were cancelled leave before the next step, never in
-//! the middle of one.
+//! Called by [`crate::Captioner`], one method per session call. Depends on searches and caches,
+//! never on a family or a picture. Finished and cancelled rows leave before the next step, never
+//! during one.
 
-use crate::cache::{Cache, Rows};
-use crate::family::{Family, Logits};
-use crate::generation::{Advance, Search};
-use crate::{CaptionSequence, FinishedCaption, ModelError};
+use crate::ModelError;
+use crate::cache::{DecoderCache, RowTensor};
+use crate::family::FamilyRunner;
+use crate::generation::{CaptionSearch, SearchAdvance};
+use crate::logits::LogitRows;
+use crate::sequence::{CaptionSequence, FinishedCaption};
 
 /// One caption and its rows.
 struct Active {
     key: u64,
-    search: Search,
-    /// For each row of the next step: the cache row it continues, and the token to feed.
+    search: CaptionSearch,
+    /// For each row of the next step: the cache row that it continues, and the token to feed.
     next: Vec<(usize, i64)>,
     cancelled: bool,
 }
 
 /// A batch over caches of `V`.
-pub(crate) struct Running<V> {
+pub(crate) struct RunningBatch<V> {
     captions: Vec<Active>,
-    cache: Option<Cache<V>>,
+    cache: Option<DecoderCache<V>>,
 }
 
-impl<V: Rows> Running<V> {
-    /// Prefill. Refuses sequences that may not share a batch.
-    pub fn begin<F: Family<Value = V> + ?Sized>(
+impl<V: RowTensor> RunningBatch<V> {
+    /// Runs the prefill.
+    ///
+    /// # Errors
+    /// [`ModelError::Batch`] for sequences that may not share a batch; errors of the family.
+    pub fn begin<F: FamilyRunner<Value = V> + ?Sized>(
         family: &mut F,
         sequences: &[CaptionSequence],
-    ) -> Result<(Running<V>, Vec<FinishedCaption>), ModelError> {
+    ) -> Result<(RunningBatch<V>, Vec<FinishedCaption>), ModelError> {
         let Some(first) = sequences.first() else {
-            return Ok((Running { captions: Vec::new(), cache: None }, Vec::new()));
+            return Ok((RunningBatch { captions: Vec::new(), cache: None }, Vec::new()));
         };
         for (i, other) in sequences.iter().enumerate() {
             let differs = if other.features.bucket != first.features.bucket {
@@ -41,7 +46,7 @@ impl<V: Rows> Running<V> {
             } else if other.generation != first.generation {
                 "generation settings"
             } else if sequences[..i].iter().any(|s| s.key == other.key) {
-                return Err(ModelError::Batch(format!("key {} occurs twice", other.key)));
+                return Err(ModelError::Batch(format!("duplicate key {}", other.key)));
             } else {
                 continue;
             };
@@ -54,19 +59,19 @@ impl<V: Rows> Running<V> {
         let (logits, cache) = family.prefill(&inputs)?;
         let captions = sequences.iter().enumerate().map(|(row, s)| Active {
             key: s.key,
-            search: Search::new(s.generation.clone(), &s.prompt.ids, s.max_new_tokens),
-            // Prefill has one row per caption; its beams spring from it.
+            search: CaptionSearch::new(s.generation.clone(), &s.prompt.ids, s.max_new_tokens),
+            // Prefill has one row per caption; its beams start from that row.
             next: vec![(row, 0)],
             cancelled: false,
         });
-        let mut running = Running { captions: captions.collect(), cache: Some(cache) };
+        let mut running = RunningBatch { captions: captions.collect(), cache: Some(cache) };
         let spans: Vec<(usize, usize)> = (0..sequences.len()).map(|row| (row, 1)).collect();
         let finished = running.advance(&logits, &spans)?;
         Ok((running, finished))
     }
 
-    /// One decode step of everything still in the batch.
-    pub fn step<F: Family<Value = V> + ?Sized>(
+    /// Runs one decode step of every running caption.
+    pub fn step<F: FamilyRunner<Value = V> + ?Sized>(
         &mut self,
         family: &mut F,
     ) -> Result<Vec<FinishedCaption>, ModelError> {
@@ -90,11 +95,11 @@ impl<V: Rows> Running<V> {
         self.advance(&logits, &spans)
     }
 
-    /// Hands every caption its rows of the logits; `spans` are (first row, rows) in the captions'
-    /// order.
+    /// Passes each caption its rows of the logits. `spans` holds (first row, rows) in the order of
+    /// the captions.
     fn advance(
         &mut self,
-        logits: &Logits,
+        logits: &LogitRows,
         spans: &[(usize, usize)],
     ) -> Result<Vec<FinishedCaption>, ModelError> {
         let mut finished = Vec::new();
@@ -104,12 +109,12 @@ impl<V: Rows> Running<V> {
             let (first, count) = *spans.next().expect("one span per caption");
             let rows: Vec<&[f32]> = (first..first + count).map(|row| logits.row(row)).collect();
             match caption.search.advance(&rows) {
-                Ok(Advance::Continue(next)) => {
+                Ok(SearchAdvance::Continue(next)) => {
                     caption.next =
                         next.into_iter().map(|(source, token)| (first + source, token)).collect();
                     true
                 }
-                Ok(Advance::Done(outcome)) => {
+                Ok(SearchAdvance::Done(outcome)) => {
                     if !caption.cancelled {
                         finished.push(FinishedCaption {
                             key: caption.key,
@@ -135,17 +140,18 @@ impl<V: Rows> Running<V> {
         Ok(finished)
     }
 
-    /// Captions still running.
+    /// Number of running captions.
     pub fn len(&self) -> usize {
         self.captions.iter().filter(|c| !c.cancelled).count()
     }
 
-    /// Keys still running.
+    /// Keys of the running captions.
+    #[cfg(test)]
     pub fn keys(&self) -> Vec<u64> {
         self.captions.iter().filter(|c| !c.cancelled).map(|c| c.key).collect()
     }
 
-    /// Marks captions whose caller left.
+    /// Cancels captions whose client disconnected.
     pub fn cancel(&mut self, keys: &[u64]) {
         for caption in self.captions.iter_mut().filter(|c| keys.contains(&c.key)) {
             caption.cancelled = true;
@@ -156,9 +162,9 @@ impl<V: Rows> Running<V> {
         }
     }
 
-    /// Cache bytes held now.
+    /// Bytes held by the cache.
     pub fn bytes(&self) -> usize {
-        self.cache.as_ref().map_or(0, Cache::bytes)
+        self.cache.as_ref().map_or(0, DecoderCache::bytes)
     }
 }
 

@@ -1,76 +1,80 @@
-//! What a decoder remembers between steps, as named entries whose axis 0 is the row.
+//! The decoder's cache: named entries whose axis 0 is the row.
 //!
-//! Three kinds: *growing* (keys and values: one position longer after each step), *fixed-state*
+//! Three kinds: *growing* (keys and values, one position longer after each step), *fixed*
 //! (convolution or recurrent states) and *constant* (cross-attention keys and values, encoder
-//! output: the same for every row of a caption). Families fill and read entries by name; the batch
-//! moves rows and knows nothing else. Generic over the value, so that a family of plain arrays can
-//! be driven without ONNX Runtime.
+//! output; equal for all rows of a caption). Families fill and read entries by name; the batch only
+//! moves rows. Generic over the value, so that tests need no ONNX Runtime.
 
 use crate::ModelError;
 
 /// A tensor whose axis 0 is the row.
-pub(crate) trait Rows: Sized {
+pub(crate) trait RowTensor: Sized {
     /// Length of axis 0.
     fn rows(&self) -> usize;
     /// Bytes held.
     fn bytes(&self) -> usize;
-    /// Row `i` of the result is row `rows[i]` of this; rows may repeat. Every index is below
-    /// [`Rows::rows`].
+    /// Row `i` of the result is row `rows[i]` of this tensor; rows may repeat. Every index is below
+    /// [`RowTensor::rows`].
     fn select(&self, rows: &[usize]) -> Result<Self, ModelError>;
 }
 
-/// How an entry behaves over time.
+/// How an entry changes over time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum EntryKind {
     /// Replaced by a longer one in every step.
     Growing,
     /// Replaced by one of equal shape in every step.
     Fixed,
-    /// Kept from the prefill on.
+    /// Unchanged after the prefill.
     Constant,
 }
 
-/// One entry.
-pub(crate) struct Entry<V> {
-    /// Name of the graph's input it is fed to.
+/// One entry of a cache.
+pub(crate) struct CacheEntry<V> {
+    /// Name of the graph's input that it is fed to.
     pub input: String,
-    /// How it behaves.
-    pub kind: Kind,
+    /// How it changes.
+    pub kind: EntryKind,
     /// The tensor.
     pub value: V,
 }
 
-/// How few rows of the constant entries a family's step takes. They are the same for all rows of a
-/// caption (its beams).
+/// How many rows of the constant entries a family's step takes. The rows of one caption (its beams)
+/// have equal constants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sharing {
+pub(crate) enum ConstantSharing {
     /// One for each row of the batch.
     None,
-    /// A single one, where all rows of the batch belong to one caption; else one for each row.
+    /// A single row if all rows of the batch belong to one caption, else one for each row.
     OneCaption,
 }
 
-/// All entries of the rows of a batch.
-pub(crate) struct Cache<V> {
+/// The cache of all rows of a batch.
+pub(crate) struct DecoderCache<V> {
     /// In the family's order.
-    pub entries: Vec<Entry<V>>,
-    /// Positions fed so far, prompt included.
+    pub entries: Vec<CacheEntry<V>>,
+    /// Number of positions fed, prompt included.
     pub length: usize,
-    /// For each row the caption it belongs to: its row in the prefill.
+    /// The caption of each row, as its row in the prefill.
     owners: Vec<usize>,
-    /// For each row of the constant entries the caption it belongs to.
+    /// The caption of each row of the constant entries.
     held: Vec<usize>,
-    sharing: Sharing,
+    sharing: ConstantSharing,
 }
 
-impl<V: Rows> Cache<V> {
-    /// A cache of `rows` captions of one row each that have been fed `length` positions.
-    pub fn new(entries: Vec<Entry<V>>, rows: usize, length: usize, sharing: Sharing) -> Cache<V> {
+impl<V: RowTensor> DecoderCache<V> {
+    /// A cache of `rows` captions with one row each, after `length` fed positions.
+    pub fn new(
+        entries: Vec<CacheEntry<V>>,
+        rows: usize,
+        length: usize,
+        sharing: ConstantSharing,
+    ) -> DecoderCache<V> {
         let owners: Vec<usize> = (0..rows).collect();
-        Cache { entries, length, held: owners.clone(), owners, sharing }
+        DecoderCache { entries, length, held: owners.clone(), owners, sharing }
     }
 
-    /// Rows held.
+    /// Number of rows.
     pub fn rows(&self) -> usize {
         self.owners.len()
     }
@@ -80,31 +84,35 @@ impl<V: Rows> Cache<V> {
         self.entries.iter().map(|e| e.value.bytes()).sum()
     }
 
-    /// Row `i` becomes what row `rows[i]` was: rows leave, multiply and trade places. Nothing that
-    /// stays where it is gets copied; constant entries follow only where captions move, not where
-    /// rows of one caption do.
+    /// Makes row `i` what row `rows[i]` was: rows leave, multiply and change places. Entries whose
+    /// rows keep their places are not copied. Constant entries are copied only when captions move,
+    /// not when rows within one caption do.
     pub fn rearrange(&mut self, rows: &[usize]) -> Result<(), ModelError> {
         let before = self.owners.len();
         if let Some(row) = rows.iter().find(|row| **row >= before) {
-            return Err(ModelError::Batch(format!("row {row} of a cache of {before}")));
+            return Err(ModelError::Batch(format!(
+                "row {row} is outside a cache of {before} rows"
+            )));
         }
         let owners: Vec<usize> = rows.iter().map(|row| self.owners[*row]).collect();
         let held = match (self.sharing, owners.first()) {
-            (Sharing::OneCaption, Some(first)) if owners.iter().all(|owner| owner == first) => {
+            (ConstantSharing::OneCaption, Some(first))
+                if owners.iter().all(|owner| owner == first) =>
+            {
                 vec![*first]
             }
             _ => owners.clone(),
         };
         if !is_identity(rows, before) {
-            self.select(rows, before, |kind| kind != Kind::Constant)?;
+            self.select(rows, before, |kind| kind != EntryKind::Constant)?;
         }
         if held != self.held {
             let place = |owner: &usize| self.held.iter().position(|known| known == owner);
             let from: Option<Vec<usize>> = held.iter().map(place).collect();
             let from = from.ok_or_else(|| {
-                ModelError::Batch("a caption whose constant entries are gone".into())
+                ModelError::Batch("the constant entries of a caption are missing".into())
             })?;
-            self.select(&from, self.held.len(), |kind| kind == Kind::Constant)?;
+            self.select(&from, self.held.len(), |kind| kind == EntryKind::Constant)?;
         }
         (self.owners, self.held) = (owners, held);
         Ok(())
@@ -114,12 +122,12 @@ impl<V: Rows> Cache<V> {
         &mut self,
         rows: &[usize],
         of: usize,
-        moves: impl Fn(Kind) -> bool,
+        moves: impl Fn(EntryKind) -> bool,
     ) -> Result<(), ModelError> {
         for entry in self.entries.iter_mut().filter(|e| moves(e.kind)) {
             if entry.value.rows() != of {
                 return Err(ModelError::Batch(format!(
-                    "{} has {} rows where {of} belong",
+                    "{} has {} rows instead of {of}",
                     entry.input,
                     entry.value.rows()
                 )));

@@ -1,21 +1,21 @@
-//! Other people's code over a folder's files: where it panics, that is an error like any other.
+//! Turns panics of libraries into errors.
 //!
-//! The tokenizer's library panics over some files it can read, when it reads them or at the first
-//! text they do not suit. The engine keeps its model thread alive with the same.
+//! The tokenizer library panics on some files, when it reads them or at the first text that does
+//! not suit them. The engine protects its threads with the same function.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-/// What a call gives; its words, if it panics.
+/// Calls a closure and catches its panic.
 ///
 /// # Errors
-/// What the panic said.
+/// The panic's message.
 pub fn catch_panic<T>(call: impl FnOnce() -> T) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(call)).map_err(|payload| {
-        let words = payload
+        let message = payload
             .downcast_ref::<&str>()
             .copied()
             .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-        words.unwrap_or("a panic without words").to_owned()
+        message.unwrap_or("panic without a message").to_owned()
     })
 }
 
@@ -24,11 +24,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_is_its_words() {
+    fn a_panic_becomes_its_message() {
         assert_eq!(catch_panic(|| 3), Ok(3));
         assert_eq!(
-            catch_panic(|| -> i32 { panic!("as {} said", "somebody") }),
-            Err("as somebody said".into())
+            catch_panic(|| -> i32 { panic!("bad {}", "tokenizer") }),
+            Err("bad tokenizer".into())
         );
         assert_eq!(catch_panic(|| -> i32 { panic!("plainly") }), Err("plainly".into()));
     }

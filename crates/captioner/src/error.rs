@@ -1,34 +1,35 @@
-//! What can go wrong with a model: every message names the file (or the setting) and the reason.
+//! Errors of a model. Every message names the file (or the setting) and the reason.
 //!
-//! Nothing here is a failure of a picture's sender: all of it is the operator's to mend, so the
-//! engine answers with class `engine`.
+//! None of them is caused by a picture or a client: the operator has to fix the model, so the
+//! engine reports them with class `engine`.
 
+use pg_caption_models::ModelsError;
 use std::path::{Path, PathBuf};
 
-/// What can go wrong with a model.
+/// Why a model cannot be loaded or run.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
-    /// The ONNX Runtime library is missing, too old, or no such library.
-    #[error("ONNX Runtime library {}: {reason}", path.display())]
+    /// The ONNX Runtime library is missing, too old, or not such a library.
+    #[error("could not load ONNX Runtime from {}: {reason}", path.display())]
     Library {
         /// The library.
         path: PathBuf,
-        /// What the loader said.
+        /// The loader's message.
         reason: String,
     },
-    /// A session was wanted before [`crate::init`].
-    #[error("ONNX Runtime is not initialised: call init() first")]
+    /// A session was requested before [`crate::init`].
+    #[error("the ONNX Runtime library is not loaded; call init() first")]
     NotInitialised,
     /// A file of the folder is missing or unreadable.
     #[error("{}: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// Why.
+        /// The reason.
         source: std::io::Error,
     },
-    /// A file of the folder was read but says something impossible.
+    /// A file of the folder was read, but its content is invalid.
     #[error("{}: {reason}", path.display())]
     Config {
         /// The file.
@@ -36,35 +37,38 @@ pub enum ModelError {
         /// What is wrong in it.
         reason: String,
     },
-    /// No family here reads this kind of model.
-    #[error("{}: model_type \"{model_type}\" is not supported (supported: {supported})", path.display())]
+    /// No family has this `model_type`.
+    #[error("{}: unsupported model_type \"{model_type}\"; expected {supported}", path.display())]
     UnknownFamily {
         /// `config.json`.
         path: PathBuf,
-        /// What it says.
+        /// As it states it.
         model_type: String,
-        /// What it may say.
+        /// The values that families have.
         supported: String,
     },
-    /// A graph does not load, or asks for something nobody feeds.
+    /// Another fault of the folder's list of files.
+    #[error(transparent)]
+    Models(ModelsError),
+    /// A graph does not load, or has an input that the captioner does not know.
     #[error("{}: {reason}", path.display())]
     Graph {
         /// The graph's file.
         path: PathBuf,
-        /// What ONNX Runtime or our check said.
+        /// The message of ONNX Runtime or of a check.
         reason: String,
     },
-    /// No graph of that name is installed in a precision that is wanted.
-    #[error("{}: no usable {graph} graph: no {wanted} in onnx/", folder.display())]
+    /// No graph of that name is installed in the requested precision.
+    #[error("{}: no {graph} graph: expected {expected} in onnx/", folder.display())]
     NotInstalled {
         /// The model folder.
         folder: PathBuf,
         /// The graph's name, without suffix.
         graph: String,
-        /// The file, or how it may be called.
-        wanted: String,
+        /// The expected file name.
+        expected: String,
     },
-    /// No graph of that name is installed in a usable form.
+    /// No installed file of a graph is usable.
     #[error("{}: no usable {graph} graph: {reason}", folder.display())]
     NoGraph {
         /// The model folder.
@@ -74,24 +78,24 @@ pub enum ModelError {
         /// Every candidate with its reason.
         reason: String,
     },
-    /// A generation setting that does not exist or cannot have this value.
-    #[error("generation setting \"{setting}\": {reason}")]
+    /// An unknown generation setting, or an invalid value of one.
+    #[error("invalid generation setting \"{setting}\": {reason}")]
     Generation {
         /// The field's name as in generation_config.json.
         setting: String,
         /// What is wrong.
         reason: String,
     },
-    /// The model cannot be prompted like this.
-    #[error("prompt: {0}")]
+    /// The model does not accept this prompt.
+    #[error("invalid prompt: {0}")]
     Prompt(String),
     /// A picture cannot be prepared for the model.
-    #[error("picture: {0}")]
+    #[error("invalid picture: {0}")]
     Picture(String),
-    /// The tokenizer refused ids or text.
-    #[error("tokenizer: {0}")]
+    /// The tokenizer rejected ids or text.
+    #[error("tokenizer failed: {0}")]
     Tokenizer(String),
-    /// A session call failed, or gave what its graph did not promise.
+    /// A session call failed, or its result contradicts the graph's declaration.
     #[error("{graph}: {reason}")]
     Run {
         /// The graph.
@@ -99,10 +103,19 @@ pub enum ModelError {
         /// What happened.
         reason: String,
     },
-    /// Things were put into one call that may not share it: a mistake of the caller, never of the
-    /// model.
-    #[error("batch: {0}")]
+    /// Inputs of one call may not share it: an error of the caller, never of the model.
+    #[error("invalid batch: {0}")]
     Batch(String),
+}
+
+impl From<ModelsError> for ModelError {
+    fn from(error: ModelsError) -> ModelError {
+        match error {
+            ModelsError::File { path, source } => ModelError::File { path, source },
+            ModelsError::Content { path, reason } => ModelError::Config { path, reason },
+            other => ModelError::Models(other),
+        }
+    }
 }
 
 impl ModelError {
@@ -116,5 +129,54 @@ impl ModelError {
 
     pub(crate) fn run(graph: impl ToString, reason: impl ToString) -> ModelError {
         ModelError::Run { graph: graph.to_string(), reason: reason.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// PostgreSQL's style of primary messages: one line, lower case (a file name may come first),
+    /// no full stop.
+    #[test]
+    fn messages_follow_the_style_guide() {
+        let path = || PathBuf::from("/models/vit/config.json");
+        let text = || "reason".to_owned();
+        let source = || std::io::Error::from(std::io::ErrorKind::NotFound);
+        for error in [
+            ModelError::Library { path: path(), reason: text() },
+            ModelError::NotInitialised,
+            ModelError::File { path: path(), source: source() },
+            ModelError::config(path(), text()),
+            ModelError::UnknownFamily {
+                path: path(),
+                model_type: "poet".into(),
+                supported: "florence2, idefics3".into(),
+            },
+            ModelError::from(ModelsError::Missing { file: "tokenizer.json".into() }),
+            ModelError::graph(path(), text()),
+            ModelError::NotInstalled {
+                folder: path(),
+                graph: "encoder_model".into(),
+                expected: "encoder_model_q4.onnx".into(),
+            },
+            ModelError::NoGraph { folder: path(), graph: "decoder".into(), reason: text() },
+            ModelError::Generation { setting: "num_beams".into(), reason: text() },
+            ModelError::Prompt(text()),
+            ModelError::Picture(text()),
+            ModelError::Tokenizer(text()),
+            ModelError::run("decoder", text()),
+            ModelError::Batch(text()),
+        ] {
+            let message = error.to_string();
+            assert!(message.starts_with(|c: char| c.is_lowercase() || c == '/'), "{message}");
+            assert!(!message.ends_with(['.', '\n']) && !message.contains('\n'), "{message}");
+        }
+    }
+
+    #[test]
+    fn folder_errors_keep_their_file() {
+        let content = ModelsError::Content { path: "a/config.json".into(), reason: "bad".into() };
+        assert_eq!(ModelError::from(content).to_string(), "a/config.json: bad");
     }
 }

@@ -1,77 +1,70 @@
-//! A model folder as published: its JSON files, and which file of a graph to load.
+//! A model folder that is being loaded: its JSON files, and which file of each graph is used.
 //!
-//! Graphs lie in `onnx/` (or in the folder itself), named `<graph><suffix>.onnx`; the suffix says
-//! the precision and may differ from graph to graph.
+//! `crates/models` knows how files are named; this file opens them.
 
-use crate::runtime::Graph as Loaded;
-use crate::{LoadOptions, ModelError, tensor};
+use crate::runtime::GraphSession;
+use crate::{ModelError, tensor};
+use pg_caption_models::{GraphDtype, graph_file_name, if_exists, model_type_of, read_json};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
-/// Suffixes in the order `auto` tries them after the unsuffixed file: first what a processor runs
-/// fast, then what needs casts.
-const SUFFIXES: [&str; 11] = [
-    "_quantized",
-    "_uint8",
-    "_int8",
-    "_q4",
-    "_bnb4",
-    "_q2",
-    "_q1",
-    "_fp16",
-    "_q4f16",
-    "_q2f16",
-    "_q1f16",
-];
+/// How to load a folder.
+#[derive(Debug, Clone)]
+pub struct LoadOptions {
+    /// `auto`: the unsuffixed file of each graph, else the first installed one that loads. Or a
+    /// suffix of the published files, with or without its underscore (`_quantized`, `q4`, `fp16`;
+    /// `fp32` is the unsuffixed file).
+    pub dtype: String,
+}
+
+impl Default for LoadOptions {
+    fn default() -> Self {
+        LoadOptions { dtype: "auto".into() }
+    }
+}
 
 /// A model folder whose JSON files have been read.
-pub(crate) struct Folder {
+pub(crate) struct ModelFolder {
     /// The folder.
     pub path: PathBuf,
     /// `config.json`.
     pub config: Value,
-    /// `generation_config.json`, if there is one.
+    /// `generation_config.json`, if it exists.
     pub generation_config: Option<Value>,
-    /// What the caller wants.
-    dtype: Dtype,
+    /// The requested precision.
+    dtype: GraphDtype,
 }
 
-/// A graph's file and precision.
+/// The file of a graph.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Graph {
+pub(crate) struct GraphSource {
     /// The file.
     pub path: PathBuf,
     /// `fp32`, or the file's suffix without the underscore.
     pub dtype: String,
-    /// Files that go before it and are of no use, each with its reason. Empty until the graph is
-    /// loaded.
-    pub passed_over: Vec<String>,
+    /// Unusable files that would have been preferred, each with its reason. Empty until the graph
+    /// is loaded.
+    pub skipped: Vec<String>,
 }
 
-enum Dtype {
-    Auto,
-    /// Empty: the unsuffixed file.
-    Suffix(String),
-}
-
-impl Folder {
+impl ModelFolder {
     /// Reads the folder's JSON files.
-    pub fn open(path: &Path, options: &LoadOptions) -> Result<Folder, ModelError> {
-        let dtype = match options.dtype.trim_start_matches('_') {
-            "" | "auto" => Dtype::Auto,
-            "fp32" => Dtype::Suffix(String::new()),
-            "q8" => Dtype::Suffix("_quantized".into()),
-            other => Dtype::Suffix(format!("_{other}")),
-        };
-        let (config, generation_config) =
-            (json(&path.join("config.json"))?, optional(&path.join("generation_config.json"))?);
-        Ok(Folder { path: path.into(), config, generation_config, dtype })
+    pub fn open(path: &Path, options: &LoadOptions) -> Result<ModelFolder, ModelError> {
+        let config = read_json(&path.join("config.json"))?;
+        let generation_config = if_exists(read_json(&path.join("generation_config.json")))?;
+        let dtype = GraphDtype::of_setting(&options.dtype);
+        Ok(ModelFolder { path: path.into(), config, generation_config, dtype })
     }
 
-    /// A folder that has nothing but a configuration.
+    /// A folder that consists of a configuration.
     #[cfg(test)]
-    pub fn of_config(config: Value) -> Folder {
-        Folder { path: "test".into(), config, generation_config: None, dtype: Dtype::Auto }
+    pub fn of_config(config: Value) -> ModelFolder {
+        ModelFolder {
+            path: "test".into(),
+            config,
+            generation_config: None,
+            dtype: GraphDtype::Auto,
+        }
     }
 
     /// A file of the folder.
@@ -81,18 +74,17 @@ impl Folder {
 
     /// Reads another JSON file of the folder.
     pub fn json(&self, name: &str) -> Result<Value, ModelError> {
-        json(&self.file(name))
+        Ok(read_json(&self.file(name))?)
     }
 
-    /// Reads another JSON file of the folder, if it is there.
+    /// Reads another JSON file of the folder, if it exists.
     pub fn optional_json(&self, name: &str) -> Result<Option<Value>, ModelError> {
-        optional(&self.file(name))
+        Ok(if_exists(read_json(&self.file(name)))?)
     }
 
     /// `model_type` of `config.json`.
-    pub fn model_type(&self) -> Result<&str, ModelError> {
-        let named = self.config.get("model_type").and_then(Value::as_str);
-        named.ok_or_else(|| ModelError::config(self.file("config.json"), "no \"model_type\""))
+    pub fn model_type(&self) -> Result<String, ModelError> {
+        Ok(model_type_of(&self.config, &self.file("config.json"))?)
     }
 
     /// The folder's last path component.
@@ -105,25 +97,25 @@ impl Folder {
         name.unwrap_or_else(|| self.path.display().to_string())
     }
 
-    /// Loads a graph: the first candidate that loads and that `check` accepts. What is passed over
-    /// is kept with it.
+    /// Loads a graph: the first candidate that loads and that `check` accepts. The skipped ones are
+    /// reported in the result.
     pub fn load(
         &self,
         graph: &str,
-        check: impl Fn(&Loaded) -> Result<(), String>,
-    ) -> Result<(Loaded, Graph), ModelError> {
+        check: impl Fn(&GraphSession) -> Result<(), String>,
+    ) -> Result<(GraphSession, GraphSource), ModelError> {
         let candidates = self.installed(graph)?;
         let mut reasons = Vec::new();
         for candidate in &candidates {
-            let loaded = Loaded::open(&candidate.path).and_then(|loaded| {
-                match tensor::spoken(&loaded).and_then(|()| check(&loaded)) {
+            let loaded = GraphSession::open(&candidate.path).and_then(|loaded| {
+                match tensor::supported(&loaded).and_then(|()| check(&loaded)) {
                     Ok(()) => Ok(loaded),
                     Err(reason) => Err(ModelError::graph(&candidate.path, reason)),
                 }
             });
             match loaded {
                 Ok(loaded) => {
-                    return Ok((loaded, Graph { passed_over: reasons, ..candidate.clone() }));
+                    return Ok((loaded, GraphSource { skipped: reasons, ..candidate.clone() }));
                 }
                 Err(error) if candidates.len() == 1 => return Err(error),
                 Err(error) => reasons.push(error.to_string()),
@@ -136,68 +128,33 @@ impl Folder {
         })
     }
 
-    /// The candidates of a graph; an error if there are none.
-    pub fn installed(&self, graph: &str) -> Result<Vec<Graph>, ModelError> {
+    /// The candidates of a graph; an error without any.
+    pub fn installed(&self, graph: &str) -> Result<Vec<GraphSource>, ModelError> {
         let candidates = self.candidates(graph);
         if candidates.is_empty() {
-            return Err(ModelError::NotInstalled {
-                folder: self.path.clone(),
-                graph: graph.into(),
-                wanted: self.wanted(graph),
-            });
+            let expected = match &self.dtype {
+                GraphDtype::Auto => format!("{graph}.onnx, with or without a suffix,"),
+                GraphDtype::Named(dtype) => graph_file_name(graph, dtype),
+            };
+            let folder = self.path.clone();
+            return Err(ModelError::NotInstalled { folder, graph: graph.into(), expected });
         }
         Ok(candidates)
     }
 
-    /// Installed files of a graph, in the order they are tried.
-    pub fn candidates(&self, graph: &str) -> Vec<Graph> {
-        let suffixes: Vec<&str> = match &self.dtype {
-            Dtype::Auto => std::iter::once("").chain(SUFFIXES).collect(),
-            Dtype::Suffix(suffix) => vec![suffix],
-        };
-        let file = |suffix: &str| {
-            let name = format!("{graph}{suffix}.onnx");
+    /// Installed files of a graph, in the order in which they are tried.
+    pub fn candidates(&self, graph: &str) -> Vec<GraphSource> {
+        let file = |dtype: &str| {
+            let name = graph_file_name(graph, dtype);
             [self.path.join("onnx").join(&name), self.path.join(&name)]
                 .into_iter()
                 .find(|path| path.is_file())
         };
-        let dtype = |suffix: &str| {
-            if suffix.is_empty() {
-                "fp32".into()
-            } else {
-                suffix.trim_start_matches('_').to_owned()
-            }
+        let source = |dtype: &str| {
+            Some(GraphSource { path: file(dtype)?, dtype: dtype.into(), skipped: Vec::new() })
         };
-        suffixes
-            .into_iter()
-            .filter_map(|suffix| {
-                Some(Graph { path: file(suffix)?, dtype: dtype(suffix), passed_over: Vec::new() })
-            })
-            .collect()
+        self.dtype.candidates().into_iter().filter_map(source).collect()
     }
-
-    fn wanted(&self, graph: &str) -> String {
-        match &self.dtype {
-            Dtype::Auto => format!("{graph}.onnx, with or without a suffix,"),
-            Dtype::Suffix(suffix) => format!("{graph}{suffix}.onnx"),
-        }
-    }
-}
-
-fn optional(path: &Path) -> Result<Option<Value>, ModelError> {
-    match json(path) {
-        Err(ModelError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            Ok(None)
-        }
-        other => other.map(Some),
-    }
-}
-
-fn json(path: &Path) -> Result<Value, ModelError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| ModelError::File { path: path.into(), source })?;
-    let value: Value = serde_json::from_slice(&bytes).map_err(|e| ModelError::config(path, e))?;
-    if value.is_object() { Ok(value) } else { Err(ModelError::config(path, "not a JSON object")) }
 }
 
 #[cfg(test)]
@@ -224,12 +181,12 @@ mod tests {
     }
 
     fn dtypes(at: &Temporary, dtype: &str, graph: &str) -> Vec<String> {
-        let folder = Folder::open(&at.0, &LoadOptions { dtype: dtype.into() }).unwrap();
+        let folder = ModelFolder::open(&at.0, &LoadOptions { dtype: dtype.into() }).unwrap();
         folder.candidates(graph).into_iter().map(|g| g.dtype).collect()
     }
 
     #[test]
-    fn auto_takes_the_unsuffixed_file_first_and_then_what_is_installed_for_each_graph() {
+    fn auto_prefers_the_plain_file_of_each_graph() {
         let at = folder(
             "auto",
             &[
@@ -245,7 +202,7 @@ mod tests {
         assert_eq!(
             dtypes(&at, "auto", "c"),
             ["fp32"],
-            "graphs beside config.json are found as well"
+            "graphs next to config.json are found as well"
         );
         assert!(dtypes(&at, "auto", "d").is_empty());
     }
@@ -261,11 +218,14 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_is_none_names_the_file_and_the_reason() {
+    fn an_invalid_folder_is_an_error_with_file_and_reason() {
         let at = folder("bad", &[]);
         std::fs::write(at.0.join("config.json"), "{").unwrap();
         let open = |path: &Path| {
-            Folder::open(path, &LoadOptions { dtype: "auto".into() }).err().unwrap().to_string()
+            ModelFolder::open(path, &LoadOptions { dtype: "auto".into() })
+                .err()
+                .unwrap()
+                .to_string()
         };
         assert!(open(&at.0).contains("config.json"), "{}", open(&at.0));
         std::fs::write(at.0.join("config.json"), "[]").unwrap();

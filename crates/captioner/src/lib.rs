@@ -1,13 +1,41 @@
-//! A model folder becomes something that captions: tokeniser, model families, generation.
+//! Captions pictures with the ONNX model of a folder: tokenizer, model families, generation.
 //!
-//! Two halves with a thread boundary between them. [`InputPreparer`] is shared by the decode threads and
-//! touches no session: it turns pictures into tensors, styles into prompts and ids into text.
-//! [`Captioner`] owns the sessions and lives on one thread: each of its methods is one session
-//! call's worth of work (the scheduler's unit), so that several [`CaptionBatch`]es can be alive at once.
+//! Two halves on both sides of a thread boundary. [`InputPreparer`] is shared by the decode threads
+//! and uses no session: it turns pictures into tensors, styles into prompts and ids into text.
+//! [`Captioner`] owns the sessions and is used by one thread. Each of its methods is the work of
+//! one session call (the scheduler's unit), so that several [`CaptionBatch`]es can be in progress.
 //!
-//! A model folder is read exactly as it is published; `config.json`'s `model_type` picks the family
-//! (`family/`, one file each). Nothing in here knows PostgreSQL, HTTP or picture formats, and
-//! nothing in a folder may make it panic.
+//! A model folder is read exactly as published; `config.json`'s `model_type` selects the family
+//! (`family/`, one file each). Nothing here depends on PostgreSQL, HTTP or picture formats, and no
+//! content of a folder may cause a panic.
+//!
+//! ```no_run
+//! use pg_caption_captioner::{
+//!     CaptionSequence, LoadOptions, PictureOptions, PromptWords, init, load,
+//! };
+//! use pg_caption_pixels::{DecodeOptions, decode};
+//! use std::{path::Path, sync::Arc};
+//!
+//! init(Path::new("/usr/lib/libonnxruntime.so"), 2)?;
+//! let (mut captioner, preparer) = load(Path::new("models/default"), &LoadOptions::default())?;
+//! let picture = decode(&std::fs::read("cat.jpg")?, &DecodeOptions::default())?;
+//! let pixels = preparer.picture(&picture.rgb, &PictureOptions::default())?;
+//! let features = Arc::new(captioner.encode(&[pixels])?.remove(0));
+//! let style = pg_caption_style::builtin("concise").unwrap();
+//! let sequence = CaptionSequence {
+//!     key: 1,
+//!     prompt: preparer.prompt(&style, PromptWords::default(), &features)?,
+//!     features,
+//!     max_new_tokens: 64,
+//!     generation: preparer.generation(None)?,
+//! };
+//! let (mut batch, mut finished) = captioner.begin(vec![sequence])?;
+//! while !batch.is_empty() {
+//!     finished.extend(captioner.step(&mut batch)?);
+//! }
+//! println!("{}", preparer.text(&finished[0].ids)?);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
 
 mod batch;
 mod cache;
@@ -16,22 +44,31 @@ mod catch_panic;
 mod digest;
 mod error;
 mod family;
+mod features;
 mod folder;
 mod generation;
+mod logits;
 mod picture;
 mod preparer;
+mod prompt;
 mod runtime;
+mod sequence;
 mod tensor;
 mod text;
+mod weights;
 
-pub use captioner::{CaptionBatch, CaptionSequence, Captioner, FinishedCaption, PictureFeatures};
+pub use captioner::{CaptionBatch, Captioner};
 pub use catch_panic::catch_panic;
-pub use digest::external_data;
 pub use error::ModelError;
+pub use features::PictureFeatures;
+pub use folder::LoadOptions;
 pub use generation::{EarlyStopping, GenerationSettings};
 pub use picture::{PictureOptions, PixelValues, TileViews};
-pub use preparer::{InputPreparer, PromptWords, TokenPrompt};
+pub use preparer::InputPreparer;
+pub use prompt::{PromptWords, TokenPrompt};
 pub use runtime::init;
+pub use sequence::{CaptionSequence, FinishedCaption};
+pub use weights::external_data;
 
 #[cfg(test)]
 mod testing;
@@ -40,35 +77,21 @@ use pg_caption_wire::{GraphStatus, ModelStatus};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// How to load a folder.
-#[derive(Debug, Clone)]
-pub struct LoadOptions {
-    /// `auto`: the unsuffixed file of each graph, else what is installed and loads; or a suffix of
-    /// the published files, with or without its underscore (`_quantized`, `q4`, `fp16`; `fp32` is
-    /// the unsuffixed file).
-    pub dtype: String,
-}
-
-impl Default for LoadOptions {
-    fn default() -> Self {
-        LoadOptions { dtype: "auto".into() }
-    }
-}
-
-/// Opens a model folder; [`init`] comes first.
+/// Loads a model folder. [`init`] must be called before.
+///
+/// # Errors
+/// [`ModelError`] with the file and the reason.
 pub fn load(
     folder: &Path,
     options: &LoadOptions,
 ) -> Result<(Captioner, Arc<InputPreparer>), ModelError> {
-    let folder = folder::Folder::open(folder, options)?;
+    let folder = folder::ModelFolder::open(folder, options)?;
     let generation = GenerationSettings::of_folder(&folder)?;
-    let text = Arc::new(text::Text::open(&folder)?);
-    let opened = family::open(&folder, &generation, &text)?;
+    let text = Arc::new(text::TextTokenizer::open(&folder)?);
+    let (family, opened) = family::open(&folder, &generation, &text)?;
     if let Some(vocabulary) = opened.vocabulary.filter(|size| *size < text.vocabulary()) {
-        let reason = format!(
-            "{} tokens, but the decoder knows {vocabulary}: it belongs to another model",
-            text.vocabulary()
-        );
+        let reason =
+            format!("{} tokens, but the decoder's vocabulary has {vocabulary}", text.vocabulary());
         return Err(ModelError::config(folder.file("tokenizer.json"), reason));
     }
     if let Some(vocabulary) = opened.vocabulary {
@@ -82,7 +105,7 @@ pub fn load(
     let status = ModelStatus {
         name: folder.name(),
         digest: identity.digest,
-        family: opened.name.into(),
+        family: family.name().into(),
         bytes: identity.bytes,
         graphs: opened
             .graphs
@@ -92,7 +115,7 @@ pub fn load(
         batch_invariant: identity.batch_invariant,
         hoisted: opened.hoisted,
         min_confidence: min_confidence(&folder)?,
-        passed_over: opened.graphs.into_iter().flat_map(|g| g.passed_over).collect(),
+        passed_over: opened.graphs.into_iter().flat_map(|g| g.skipped).collect(),
     };
     let preparer =
         InputPreparer { prepare: opened.prepare, generation: Arc::new(generation), text, status };
@@ -100,20 +123,20 @@ pub fn load(
 }
 
 /// `"pg_caption": {"min_confidence": x}` of `config.json`.
-fn min_confidence(folder: &folder::Folder) -> Result<Option<f32>, ModelError> {
+fn min_confidence(folder: &folder::ModelFolder) -> Result<Option<f32>, ModelError> {
     match folder.config.get("pg_caption").and_then(|own| own.get("min_confidence")) {
         None | Some(serde_json::Value::Null) => Ok(None),
         Some(value) => match value.as_f64().filter(|x| (0.0..=1.0).contains(x)) {
             Some(x) => Ok(Some(x as f32)),
             None => Err(ModelError::config(
                 folder.file("config.json"),
-                format!("\"min_confidence\" is {value}, not a number from 0 to 1"),
+                format!("\"min_confidence\" is {value}; expected a number from 0 to 1"),
             )),
         },
     }
 }
 
-/// What may cross a thread boundary, checked by the compiler.
+/// Types that cross threads, checked by the compiler.
 const _: () = {
     const fn sent<T: Send>() {}
     const fn shared<T: Send + Sync>() {}

@@ -1,6 +1,6 @@
-//! A picture as a model wants it: tensors in host memory, made on the decode threads.
+//! A picture as the input of a model: tensors in host memory, created on the decode threads.
 
-use crate::tensor::{Data, HostTensor};
+use crate::tensor::{HostTensor, TensorData};
 use pg_caption_style::{CaptionStyle, StyleTask};
 use pg_caption_wire::TileMode;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -8,11 +8,11 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 /// Options for one picture.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct PictureOptions {
-    /// What will be looked at. Without effect on models that look at one tensor of fixed size.
+    /// The views to prepare. No effect on models with one tensor of fixed size.
     pub views: TileViews,
 }
 
-/// The view a style's caption needs.
+/// The view that a style's caption needs.
 pub(crate) fn view(tiles: TileMode, style: &CaptionStyle) -> TileViews {
     match tiles {
         TileMode::Auto if style.task == StyleTask::Detailed => TileViews::TILED,
@@ -32,26 +32,23 @@ pub struct TileViews {
 impl TileViews {
     /// As one tile.
     pub const WHOLE: TileViews = TileViews { whole: true, tiled: false };
-    /// As the model's folder cuts it.
+    /// Cut as the model's folder states.
     pub const TILED: TileViews = TileViews { whole: false, tiled: true };
 
-    /// These and those.
+    /// The union of both.
     pub fn and(self, other: TileViews) -> TileViews {
         TileViews { whole: self.whole || other.whole, tiled: self.tiled || other.tiled }
     }
 
-    /// One tile is wanted.
+    /// Whether it includes the single tile.
     pub fn whole(self) -> bool {
         self.whole
     }
 
-    /// The tiles are wanted.
+    /// Whether it includes the tiles.
     pub fn tiled(self) -> bool {
         self.tiled
     }
-
-    /// Both.
-    pub const BOTH: TileViews = TileViews { whole: true, tiled: true };
 }
 
 impl Default for TileViews {
@@ -68,7 +65,7 @@ pub struct PixelValues {
     pub bytes: usize,
     /// By input name; no batch axis.
     tensors: Vec<(&'static str, HostTensor)>,
-    /// Rows and columns of tiles; 0 x 0 where nothing was cut.
+    /// Rows and columns of tiles; 0 x 0 if the picture was not cut.
     grid: (u32, u32),
 }
 
@@ -78,7 +75,7 @@ impl PixelValues {
         PixelValues::tiled(tensors, (0, 0))
     }
 
-    /// The same of a picture that was cut into rows and columns of tiles.
+    /// As [`PixelValues::new`], for a picture cut into rows and columns of tiles.
     pub(crate) fn tiled(tensors: Vec<(&'static str, HostTensor)>, grid: (u32, u32)) -> PixelValues {
         let mut hash = DefaultHasher::new();
         grid.hash(&mut hash);
@@ -98,7 +95,7 @@ impl PixelValues {
         self.tensors.iter().find(|(name, _)| *name == input).map(|(_, tensor)| tensor)
     }
 
-    /// Rows and columns of tiles; 0 x 0 where nothing was cut.
+    /// Rows and columns of tiles; 0 x 0 if the picture was not cut.
     pub(crate) fn grid(&self) -> (u32, u32) {
         self.grid
     }
@@ -107,7 +104,7 @@ impl PixelValues {
     /// pixels_sha256); computed on demand.
     pub fn sha256(&self) -> String {
         match self.tensor("pixel_values") {
-            Some(HostTensor { data: Data::F32(values), .. }) => {
+            Some(HostTensor { data: TensorData::F32(values), .. }) => {
                 pg_caption_pixels::sha256_f32(values)
             }
             _ => pg_caption_pixels::sha256_f32(&[]),
@@ -120,11 +117,14 @@ mod tests {
     use super::*;
 
     fn pixels(shape: Vec<i64>, values: Vec<f32>) -> PixelValues {
-        PixelValues::new(vec![("pixel_values", HostTensor { shape, data: Data::F32(values) })])
+        PixelValues::new(vec![(
+            "pixel_values",
+            HostTensor { shape, data: TensorData::F32(values) },
+        )])
     }
 
     #[test]
-    fn the_checksum_is_of_the_little_endian_float32_bytes() {
+    fn checksums_cover_little_endian_float32() {
         // sha256 of 00 00 80 3f 00 00 00 c0 (1.0, -2.0)
         let expected = "ee4ac73c2bd27756ab82780f27c73a7bc4d3f0bb6acb37e008bc27eccd7e588b";
         let actual = pixels(vec![2], vec![1.0, -2.0]).sha256();

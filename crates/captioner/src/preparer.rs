@@ -1,56 +1,27 @@
-//! Everything of a model that needs no session. Shared by threads.
+//! The half of a model that needs no session. Shared by threads.
 
-use crate::family::Prepare;
+use crate::ModelError;
+use crate::family::FamilyPreparer;
+use crate::features::PictureFeatures;
+use crate::generation::GenerationSettings;
 use crate::picture::{PictureOptions, PixelValues, TileViews, view};
-use crate::text::Text;
-use crate::{GenerationSettings, ModelError, PictureFeatures};
+use crate::prompt::{PromptWords, TokenPrompt};
+use crate::text::TextTokenizer;
 use pg_caption_pixels::RgbPicture;
 use pg_caption_style::CaptionStyle;
 use pg_caption_wire::{ModelStatus, TileMode};
 use std::sync::Arc;
 
-/// What generation starts from.
-#[derive(Debug, Clone)]
-pub struct TokenPrompt {
-    /// The decoder's sequence before the first new token: a start token, or the whole prompt.
-    pub ids: Vec<i64>,
-    /// What an encoder of text reads beside the picture (Florence-2's task sentence); empty where
-    /// there is none.
-    pub read: Vec<i64>,
-    /// Only equal buckets may share a batch.
-    pub bucket: u64,
-    /// Its prefill takes so much memory that it shares a batch with nobody.
-    pub alone: bool,
-}
-
-impl TokenPrompt {
-    /// The ids of the words the model was given (`prompt_ids` of the command line).
-    pub fn words(&self) -> &[i64] {
-        if self.read.is_empty() { &self.ids } else { &self.read }
-    }
-}
-
-/// What a caller adds to a style.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct PromptWords<'a> {
-    /// Instead of the style's instruction or task.
-    pub text: Option<&'a str>,
-    /// About the product.
-    pub context: Option<&'a str>,
-    /// How the picture is to be looked at.
-    pub tiles: TileMode,
-}
-
-/// Everything of a model that needs no session. Shared by threads.
+/// The half of a model that needs no session. Shared by threads.
 pub struct InputPreparer {
-    pub(crate) prepare: Box<dyn Prepare>,
+    pub(crate) prepare: Box<dyn FamilyPreparer>,
     pub(crate) generation: Arc<GenerationSettings>,
-    pub(crate) text: Arc<Text>,
+    pub(crate) text: Arc<TextTokenizer>,
     pub(crate) status: ModelStatus,
 }
 
 impl InputPreparer {
-    /// Resize, rescale, normalise.
+    /// Resizes, rescales and normalises a picture.
     pub fn picture(
         &self,
         rgb: &RgbPicture,
@@ -59,7 +30,7 @@ impl InputPreparer {
         let pixels = rgb.width as usize * rgb.height as usize;
         if pixels == 0 || rgb.data.len() != pixels * 3 {
             return Err(ModelError::Picture(format!(
-                "{} bytes are no RGB picture of {}x{}",
+                "{} bytes do not match an RGB picture of {} x {}",
                 rgb.data.len(),
                 rgb.width,
                 rgb.height
@@ -68,19 +39,19 @@ impl InputPreparer {
         self.prepare.picture(rgb, options)
     }
 
-    /// Bytes that [`InputPreparer::picture`] takes at most for a picture of this size (width, height),
-    /// the result among them.
+    /// Upper bound of the bytes that [`InputPreparer::picture`] takes for a picture of this size
+    /// (width, height), its result included.
     pub fn memory_for(&self, size: (u32, u32), options: &PictureOptions) -> u64 {
         self.prepare.memory_for(size, options)
     }
 
-    /// Size of the picture the model will look at (for reduced-scale JPEG decoding): width, height.
+    /// Width and height of the picture that the model receives, for reduced-scale JPEG decoding.
     pub fn target(&self) -> (u32, u32) {
         self.prepare.target()
     }
 
-    /// The views that captions of these styles need a picture in; the same for every style where a
-    /// model has but one.
+    /// The views that captions of these styles need; equal for every style if the model has only
+    /// one view.
     pub fn views<'a>(
         &self,
         tiles: TileMode,
@@ -96,9 +67,9 @@ impl InputPreparer {
             .unwrap_or(TileViews::WHOLE)
     }
 
-    /// The prompt of a style for a picture; `text` replaces the style's instruction or task
-    /// (`--prompt`). Models that read no words refuse `text` and pass over `context`. The prompt
-    /// depends on the features' bucket and on nothing else of them.
+    /// The prompt of a style for a picture. `words.text` replaces the style's instruction or task
+    /// (`--prompt`). Models without a text prompt reject `text` and ignore `context`. Of the
+    /// features, the prompt depends only on the bucket.
     pub fn prompt(
         &self,
         style: &CaptionStyle,
@@ -120,8 +91,8 @@ impl InputPreparer {
         }
     }
 
-    /// Text of generated ids, special tokens skipped. Nothing is trimmed: that is the registers'
-    /// part.
+    /// Text of generated ids, without special tokens. Not trimmed: post-processing is the task of
+    /// the style.
     pub fn text(&self, ids: &[i64]) -> Result<String, ModelError> {
         self.text.decode(ids)
     }
@@ -131,7 +102,7 @@ impl InputPreparer {
         &self.status
     }
 
-    /// Pictures per encoder call and captions per decoder call that suit this model on a processor.
+    /// Pictures per encoder call and captions per decoder call that suit this model on a CPU.
     pub fn suggested_batch(&self) -> usize {
         self.prepare.suggested_batch()
     }

@@ -1,11 +1,11 @@
-//! ONNX Runtime: the library, the one environment of the process, and sessions.
+//! ONNX Runtime: the library, the environment of the process, and sessions.
 //!
-//! An environment can be built once in a process's life, so it lives in a static and is never
-//! dropped. Each session has a thread pool, since only there can the time be set for which threads
-//! spin; calls take turns, so that no more than `threads` work at once.
+//! A process can create the environment only once, so it is a static and never dropped. Each
+//! session has its own thread pool, because the spinning time can be set only there. Calls are
+//! serialised, so that no more than `threads` threads work at a time.
 
 use crate::ModelError;
-use crate::digest::external_data;
+use crate::weights::external_data;
 use bytes::Bytes;
 use memchr::memmem;
 use once_cell::sync::OnceCell;
@@ -18,25 +18,24 @@ use pg_caption_onnx::OnnxModel;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 
-/// Smaller files are read as they are: there is little to gain, and somebody might write into them
-/// while they are mapped.
+/// Smaller files are read into memory: mapping them gains little, and another process might write
+/// to them meanwhile.
 const LARGE: u64 = 16 << 20;
 
-/// A message of the format is smaller than this.
+/// Upper limit of a protobuf message.
 const LARGEST: u64 = 2 << 30;
 
-/// Where ONNX Runtime looks for the weights of a model that comes from memory
+/// Where ONNX Runtime looks for the external weights of a model loaded from memory
 /// (`kOrtSessionOptionsModelExternalInitializersFileFolderPath`).
 const WEIGHTS_FOLDER: &str = "session.model_external_initializers_file_folder_path";
 
-/// For how long a thread that has nothing to do looks for work before it sleeps, and how that is
-/// said. An operator of a small graph takes less time than waking a thread: this much spinning
-/// makes a step of the default model a third faster and takes a third less processor time than none
-/// (`docs/speed.md`). The library's own choice, a million turns, would take milliseconds from the
-/// database.
+/// How long an idle thread spins before it sleeps: the option and its value. An operator of a small
+/// graph takes less time than waking a thread. Compared with no spinning, this value makes a step
+/// of the default model a third faster and saves a third of the CPU time (`docs/speed.md`). The
+/// library's default of a million iterations would take milliseconds from the database.
 const SPINNING: (&str, &str) = ("session.intra_op.spin_duration_us", "50");
 
-/// Whether threads spin at all (`kOrtSessionOptionsConfigAllowIntraOpSpinning`).
+/// Whether threads spin (`kOrtSessionOptionsConfigAllowIntraOpSpinning`).
 const MAY_SPIN: &str = "session.intra_op.allow_spinning";
 
 struct Runtime {
@@ -48,20 +47,23 @@ struct Runtime {
 
 static RUNTIME: OnceCell<Runtime> = OnceCell::new();
 
-/// Loads the ONNX Runtime library and builds the process-wide environment; once in a process's
-/// life. `threads` is how many work on one call of a session, the caller among them; 0 counts as 1.
+/// Loads the ONNX Runtime library and creates the environment, once per process. `threads` is the
+/// number of threads in one session call, the caller included; 0 counts as 1.
 ///
-/// `library` must be absolute. A second call with the same library changes nothing, not the threads
-/// either; with another one it is an error.
+/// `library` must be absolute. Another call with the same library has no effect, not even on the
+/// threads.
+///
+/// # Errors
+/// [`ModelError::Library`] if it does not load, or if another library is already loaded.
 pub fn init(library: &Path, threads: usize) -> Result<(), ModelError> {
     let failed = |reason: String| ModelError::Library { path: library.into(), reason };
     let runtime = RUNTIME.get_or_try_init(|| {
-        // A relative path would be looked for beside the program and then along the loader's search
+        // A relative path would be resolved against the program's folder and the loader's search
         // path.
         if !library.is_absolute() {
             return Err(failed("not an absolute path".into()));
         }
-        // An older library does not know the word, passes over it and spins as it likes.
+        // An older library ignores the unknown option and spins with its default.
         let code = std::fs::read(library).map_err(|e| failed(e.to_string()))?;
         let spinning = if memmem::find(&code, SPINNING.0.as_bytes()).is_some() {
             SPINNING
@@ -72,8 +74,7 @@ pub fn init(library: &Path, threads: usize) -> Result<(), ModelError> {
         let builder = ort::init_from(library).map_err(|e| failed(e.to_string()))?;
         let environment = builder.with_name("pg_caption").with_telemetry(false).build();
         let environment = environment.map_err(|e| failed(e.to_string()))?;
-        // Everything it would write to stderr also comes back as an error, which says more and goes
-        // where it belongs.
+        // Every message for stderr is also returned as an error, with more detail.
         environment.set_log_level(LogLevel::Fatal);
         Ok(Runtime { environment, library: library.into(), threads: threads.max(1), spinning })
     })?;
@@ -84,55 +85,54 @@ pub fn init(library: &Path, threads: usize) -> Result<(), ModelError> {
     }
 }
 
-/// One graph, ready to run.
-pub(crate) struct Graph {
+/// A graph that is ready to run.
+pub(crate) struct GraphSession {
     path: PathBuf,
     session: Session,
 }
 
-impl Graph {
-    /// Opens a graph. External data lies beside it and is found by ONNX Runtime itself. Weights
-    /// inside a large file are left there, too: ONNX Runtime maps them, where it would keep a copy
-    /// of what it read.
-    pub fn open(path: &Path) -> Result<Graph, ModelError> {
+impl GraphSession {
+    /// Opens a graph. ONNX Runtime finds external weights itself. The weights of a large file are
+    /// also treated as external: ONNX Runtime then maps them instead of keeping a copy.
+    pub fn open(path: &Path) -> Result<GraphSession, ModelError> {
         let large =
             std::fs::metadata(path).is_ok_and(|file| (LARGE..LARGEST).contains(&file.len()));
-        if let Some(graph) = large.then(|| Graph::beside_weights(path)).flatten() {
+        if let Some(graph) = large.then(|| GraphSession::with_mapped_weights(path)).flatten() {
             return Ok(graph);
         }
         let session = builder(path)?
             .commit_from_file(path)
             .map_err(|e| ModelError::graph(path, format!("{e}{}", weights_of(path))))?;
-        Ok(Graph { path: path.into(), session })
+        Ok(GraphSession { path: path.into(), session })
     }
 
-    /// Opens a graph whose weights stay in their file. `None` where that cannot be: opening the
-    /// file itself says why, if anything is wrong.
-    fn beside_weights(path: &Path) -> Option<Graph> {
+    /// Opens a graph whose weights stay in their file. `None` if that is impossible; opening the
+    /// file itself gives the reason.
+    fn with_mapped_weights(path: &Path) -> Option<GraphSession> {
         let model = {
             let file = Bytes::from(std::fs::read(path).ok()?);
-            OnnxModel::read(file.clone()).ok()?.write_beside(&file, path.file_name()?.to_str()?)
+            OnnxModel::read(file.clone()).ok()?.write_mapped(&file, path.file_name()?.to_str()?)
         };
-        Graph::of_bytes(path, &model).ok()
+        GraphSession::of_bytes(path, &model).ok()
     }
 
-    /// Opens a graph that was made from the one at `path`, for which it stands in every message,
-    /// and in whose file its weights may lie.
-    pub fn of_bytes(path: &Path, model: &[u8]) -> Result<Graph, ModelError> {
+    /// Opens a graph derived from the one at `path`. Errors name that file, and its weights may be
+    /// in it.
+    pub fn of_bytes(path: &Path, model: &[u8]) -> Result<GraphSession, ModelError> {
         let wrong = |reason: String| ModelError::graph(path, reason);
         let folder = std::path::absolute(path).map_err(|e| wrong(e.to_string()))?;
         let folder = folder
             .parent()
             .and_then(Path::to_str)
-            .ok_or_else(|| wrong("its folder has no name".into()))?;
+            .ok_or_else(|| wrong("its folder's path is not valid UTF-8".into()))?;
         let mut builder = builder(path)?
             .with_config_entry(WEIGHTS_FOLDER, folder)
             .map_err(|e| wrong(e.to_string()))?;
         let session = builder.commit_from_memory(model).map_err(|e| wrong(e.to_string()))?;
-        Ok(Graph { path: path.into(), session })
+        Ok(GraphSession { path: path.into(), session })
     }
 
-    /// Where it was read from.
+    /// The graph's file.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -147,7 +147,7 @@ impl Graph {
         self.session.outputs().iter().map(Outlet::name)
     }
 
-    /// Does the graph ask for this input?
+    /// Whether the graph has this input.
     pub fn wants(&self, input: &str) -> bool {
         self.inputs().any(|name| name == input)
     }
@@ -162,14 +162,14 @@ impl Graph {
         port(self.session.outputs(), name)
     }
 
-    /// One call. Values are borrowed, not copied; the outputs are the session's own memory.
-    pub fn run(&mut self, feeds: &[(&str, &DynValue)]) -> Result<Outputs, ModelError> {
+    /// Runs the graph once. Inputs are borrowed, not copied; the outputs are memory of the session.
+    pub fn run(&mut self, feeds: &[(&str, &DynValue)]) -> Result<GraphOutputs, ModelError> {
         let inputs: Vec<(Cow<str>, SessionInputValue)> = feeds
             .iter()
             .map(|(name, value)| (Cow::Borrowed(*name), SessionInputValue::from(*value)))
             .collect();
         match self.session.run(inputs) {
-            Ok(outputs) => Ok(Outputs(
+            Ok(outputs) => Ok(GraphOutputs(
                 outputs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
             )),
             Err(error) => Err(ModelError::run(self.path.display(), error)),
@@ -177,8 +177,8 @@ impl Graph {
     }
 }
 
-/// Where the weights of a graph lie that does not load, which ONNX Runtime does not always say;
-/// nothing if they lie in it.
+/// Lists the external weights of a graph that does not load, which ONNX Runtime does not always do;
+/// empty if it has no external weights.
 fn weights_of(path: &Path) -> String {
     let size = |file: &Path| {
         std::fs::metadata(file)
@@ -191,23 +191,23 @@ fn weights_of(path: &Path) -> String {
     if files.is_empty() {
         String::new()
     } else {
-        format!("; weights beside it: {}", files.join(", "))
+        format!("; external weights: {}", files.join(", "))
     }
 }
 
-/// What every session is opened with.
+/// The options of every session.
 fn builder(path: &Path) -> Result<SessionBuilder, ModelError> {
     let runtime = RUNTIME.get().ok_or(ModelError::NotInitialised)?;
     let builder = || {
-        let (word, value) = runtime.spinning;
+        let (option, value) = runtime.spinning;
         let builder = Session::builder(&runtime.environment)?
             .with_optimization_level(GraphOptimizationLevel::All)?;
         let builder = builder
             .with_intra_threads(runtime.threads)?
             .with_inter_threads(1)?
-            .with_config_entry(word, value)?;
-        // Batches and lengths vary from call to call; a plan made for one shape would only be
-        // remade.
+            .with_config_entry(option, value)?;
+        // Batches and lengths change with every call, so a memory plan for one shape would be
+        // discarded.
         Ok(builder.with_memory_pattern(false)?)
     };
     builder().map_err(|e: ort::Error| ModelError::graph(path, e.to_string()))
@@ -218,10 +218,10 @@ fn port<'a>(ports: &'a [Outlet], name: &str) -> Option<(TensorElementType, &'a [
     Some((dtype.tensor_type()?, dtype.tensor_shape()?))
 }
 
-/// What a call gave.
-pub(crate) struct Outputs(Vec<(String, DynValue)>);
+/// The outputs of a call.
+pub(crate) struct GraphOutputs(Vec<(String, DynValue)>);
 
-impl Outputs {
+impl GraphOutputs {
     /// Takes an output out.
     pub fn take(&mut self, name: &str) -> Option<DynValue> {
         let at = self.0.iter().position(|(n, _)| n == name)?;
@@ -235,14 +235,14 @@ mod tests {
     use crate::{tensor, testing};
 
     #[test]
-    fn the_library_that_we_install_spins_for_as_long_as_we_say() {
+    fn the_installed_library_accepts_the_spin_time() {
         if testing::runtime() && std::env::var_os("PG_CAPTION_ORT").is_none() {
             assert_eq!(RUNTIME.get().unwrap().spinning, SPINNING);
         }
     }
 
     #[test]
-    fn a_graph_whose_weights_stay_in_their_file_says_the_same() {
+    fn mapped_weights_change_no_output() {
         let shared = std::env::var_os("PG_CAPTION_SHARED")
             .map_or_else(|| testing::workspace().join("../shared"), PathBuf::from);
         let path = shared.join("parity/vit-gpt2/onnx/encoder_model.onnx");
@@ -255,21 +255,26 @@ mod tests {
         }
         let pixels: Vec<f32> = (0..3 * 224 * 224).map(|i| (i % 255) as f32 / 255.0).collect();
         let pixels = tensor::tensor(vec![1, 3, 224, 224], pixels).unwrap();
-        let say = |mut graph: Graph| {
+        let output_of = |mut graph: GraphSession| {
             let hidden =
                 graph.run(&[("pixel_values", &pixels)]).unwrap().take("last_hidden_state").unwrap();
             tensor::unstack(&hidden).unwrap()
         };
-        let read = say(Graph::open(&path).unwrap());
-        assert_eq!(say(Graph::beside_weights(&path).expect("they can stay")), read);
+        let read = output_of(GraphSession::open(&path).unwrap());
+        assert_eq!(
+            output_of(
+                GraphSession::with_mapped_weights(&path).expect("weights can stay in the file")
+            ),
+            read
+        );
 
-        // Of what is no graph nothing is said here: opening it says why.
+        // An invalid graph returns `None`; opening it gives the reason.
         let folder =
             std::env::temp_dir().join(format!("pg_caption-weights-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         std::fs::write(folder.join("broken.onnx"), b"\xff\xff no graph").unwrap();
-        assert!(Graph::beside_weights(&folder.join("broken.onnx")).is_none());
-        assert!(Graph::beside_weights(&folder.join("missing.onnx")).is_none());
+        assert!(GraphSession::with_mapped_weights(&folder.join("broken.onnx")).is_none());
+        assert!(GraphSession::with_mapped_weights(&folder.join("missing.onnx")).is_none());
         std::fs::remove_dir_all(folder).unwrap();
     }
 }

@@ -1,12 +1,12 @@
-//! Tensors of ONNX Runtime as rows: selecting, stacking and taking apart, by element type.
+//! Tensors of ONNX Runtime as rows: selects, stacks and splits them by element type.
 //!
-//! Only what moves between captions is touched here; what a session gives back and takes again is
-//! never copied.
+//! Only values that move between captions are copied. A tensor that a session returns and takes
+//! again is not.
 
 use crate::ModelError;
-use crate::cache::Rows;
-use crate::family::Logits;
-use crate::runtime::Graph;
+use crate::cache::RowTensor;
+use crate::logits::LogitRows;
+use crate::runtime::GraphSession;
 use half::f16;
 use ort::value::{DynValue, PrimitiveTensorElementType, Tensor, TensorElementType};
 use std::fmt::Debug;
@@ -14,7 +14,7 @@ use std::path::Path;
 
 /// Elements in host memory.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Data {
+pub(crate) enum TensorData {
     F32(Vec<f32>),
     F16(Vec<f16>),
     I64(Vec<i64>),
@@ -27,64 +27,64 @@ pub(crate) struct HostTensor {
     /// Dimensions; their product is the number of elements.
     pub shape: Vec<i64>,
     /// Elements, last dimension fastest.
-    pub data: Data,
+    pub data: TensorData,
 }
 
 impl HostTensor {
     /// Bytes held.
     pub fn bytes(&self) -> usize {
         match &self.data {
-            Data::F32(v) => v.len() * 4,
-            Data::F16(v) => v.len() * 2,
-            Data::I64(v) => v.len() * 8,
-            Data::Bool(v) => v.len(),
+            TensorData::F32(v) => v.len() * 4,
+            TensorData::F16(v) => v.len() * 2,
+            TensorData::I64(v) => v.len() * 8,
+            TensorData::Bool(v) => v.len(),
         }
     }
 
     /// The elements as float32, if they are floats.
     pub fn floats(&self) -> Option<std::borrow::Cow<'_, [f32]>> {
         match &self.data {
-            Data::F32(v) => Some(v.into()),
-            Data::F16(v) => Some(v.iter().map(|x| x.to_f32()).collect::<Vec<_>>().into()),
+            TensorData::F32(v) => Some(v.into()),
+            TensorData::F16(v) => Some(v.iter().map(|x| x.to_f32()).collect::<Vec<_>>().into()),
             _ => None,
         }
     }
 }
 
-/// Rows of numbers in host memory: embeddings and features, on their way into a decoder.
+/// Rows of numbers in host memory: embeddings and features for a decoder.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Floats {
+pub(crate) struct FloatRows {
     /// Numbers in a row.
     pub width: usize,
     /// Row by row.
     pub data: Vec<f32>,
 }
 
-impl Floats {
-    /// Of a tensor whose last dimension is a row.
-    pub fn new(shape: &[i64], data: Vec<f32>) -> Result<Floats, ModelError> {
+impl FloatRows {
+    /// From a tensor whose last dimension is a row.
+    pub fn new(shape: &[i64], data: Vec<f32>) -> Result<FloatRows, ModelError> {
         let width = shape.last().map_or(0, |n| *n as usize);
         if width == 0 || !data.len().is_multiple_of(width) {
             return Err(ModelError::run(
                 "tensor",
-                format!("{} numbers are no rows of {width}", data.len()),
+                format!("{} numbers do not form rows of {width}", data.len()),
             ));
         }
-        Ok(Floats { width, data })
+        Ok(FloatRows { width, data })
     }
 
-    /// Rows.
+    /// Number of rows.
     pub fn len(&self) -> usize {
         self.data.len() / self.width
     }
 }
 
-fn broken(error: ort::Error) -> ModelError {
+fn tensor_error(error: ort::Error) -> ModelError {
     ModelError::run("tensor", error)
 }
 
 fn unsupported(ty: TensorElementType) -> ModelError {
-    ModelError::run("tensor", format!("element type {ty} is not supported here"))
+    ModelError::run("tensor", format!("unsupported element type {ty}"))
 }
 
 /// Calls a generic function for the element type of a tensor.
@@ -100,44 +100,46 @@ macro_rules! for_type {
     };
 }
 
-/// Numbers that a tensor of ours may have: what is beyond comes from a damaged graph, and asking
-/// for its memory would end the process. A gigabyte in float32; the largest that a published graph
-/// asks for has a fiftieth of it.
-const MOST_NUMBERS: usize = 1 << 28;
+/// Limit of the numbers in a tensor created here: 1 GiB of float32. A larger one comes from a
+/// damaged graph, and allocating it would end the process. Published graphs need at most a fiftieth
+/// of it.
+const MAX_NUMBERS: usize = 1 << 28;
 
-/// How many numbers a tensor of this shape has.
+/// How many numbers a tensor of this shape has; `None` beyond the limit.
 fn numbers(shape: &[i64]) -> Option<usize> {
     let count =
         shape.iter().try_fold(1usize, |count, n| count.checked_mul(usize::try_from(*n).ok()?));
-    count.filter(|count| *count <= MOST_NUMBERS)
+    count.filter(|count| *count <= MAX_NUMBERS)
 }
 
-/// The same for a tensor that is to be made.
-pub(crate) fn length(shape: &[i64]) -> Result<usize, ModelError> {
-    numbers(shape).ok_or_else(|| {
-        ModelError::run("tensor", format!("{shape:?} is no shape to make a tensor of"))
-    })
-}
-
-/// Whether every input of a graph is of a type that is spoken here, and of a size that can be.
+/// As [`numbers`], as the length of a new tensor.
 ///
 /// # Errors
-/// The input, and its type or its dimensions.
-pub(crate) fn spoken(graph: &Graph) -> Result<(), String> {
+/// [`ModelError::Run`] beyond the limit.
+pub(crate) fn length(shape: &[i64]) -> Result<usize, ModelError> {
+    numbers(shape)
+        .ok_or_else(|| ModelError::run("tensor", format!("invalid tensor shape {shape:?}")))
+}
+
+/// Checks that every input of a graph has a supported type and a possible size.
+///
+/// # Errors
+/// The input with its type or dimensions.
+pub(crate) fn supported(graph: &GraphSession) -> Result<(), String> {
     for name in graph.inputs() {
         let stated = graph.input(name).map_or(&[][..], |(_, shape)| shape);
         if numbers(&stated.iter().map(|n| (*n).max(1)).collect::<Vec<i64>>()).is_none() {
-            return Err(format!("its input \"{name}\" has impossible dimensions, {stated:?}"));
+            return Err(format!("input \"{name}\" has invalid dimensions {stated:?}"));
         }
     }
     use TensorElementType::{Bool, Float16, Float32, Int64};
-    let strange = |name: &&str| {
+    let is_unsupported = |name: &&str| {
         graph.input(name).is_some_and(|(ty, _)| ![Float32, Float16, Int64, Bool].contains(&ty))
     };
-    match graph.inputs().find(strange) {
+    match graph.inputs().find(is_unsupported) {
         None => Ok(()),
         Some(name) => Err(format!(
-            "its input \"{name}\" is of a type nobody feeds, {}",
+            "input \"{name}\" has unsupported type {}",
             graph.input(name).map_or_else(String::new, |(ty, _)| ty.to_string())
         )),
     }
@@ -152,8 +154,7 @@ pub(crate) fn shape(value: &DynValue) -> &[i64] {
     value.dtype().tensor_shape().map_or(&[], |s| s)
 }
 
-/// Whether floats are all numbers, and none of them infinite; `None` if they are no floats of a
-/// type that is spoken here.
+/// Whether all floats are finite; `None` if the tensor is not of a supported float type.
 pub(crate) fn finite(value: &DynValue) -> Option<bool> {
     match value.dtype().tensor_type()? {
         TensorElementType::Float32 => {
@@ -166,7 +167,7 @@ pub(crate) fn finite(value: &DynValue) -> Option<bool> {
     }
 }
 
-impl Rows for DynValue {
+impl RowTensor for DynValue {
     fn rows(&self) -> usize {
         shape(self).first().map_or(0, |n| *n as usize)
     }
@@ -191,7 +192,7 @@ fn select<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(
     value: &DynValue,
     rows: &[usize],
 ) -> Result<DynValue, ModelError> {
-    let (shape, data) = value.try_extract_tensor::<T>().map_err(broken)?;
+    let (shape, data) = value.try_extract_tensor::<T>().map_err(tensor_error)?;
     let mut shape = shape.to_vec();
     let Some(count) = shape.first_mut() else {
         return Err(ModelError::run("tensor", "a scalar has no rows"));
@@ -210,7 +211,7 @@ pub(crate) fn tensor<T: PrimitiveTensorElementType + Clone + Debug + 'static>(
     shape: Vec<i64>,
     data: Vec<T>,
 ) -> Result<DynValue, ModelError> {
-    Ok(Tensor::from_array((shape, data)).map_err(broken)?.into_dyn())
+    Ok(Tensor::from_array((shape, data)).map_err(tensor_error)?.into_dyn())
 }
 
 /// A tensor of zeros; any dimension may be 0.
@@ -225,7 +226,7 @@ pub(crate) fn zeros(ty: TensorElementType, shape: Vec<i64>) -> Result<DynValue, 
     }
 }
 
-/// Ones of the type a graph asks for; nothing where it does not ask.
+/// Ones of the element type of an input; `None` if the graph lacks the input.
 pub(crate) fn ones(
     ty: Option<TensorElementType>,
     shape: Vec<i64>,
@@ -240,24 +241,25 @@ pub(crate) fn ones(
 }
 
 /// A float tensor as rows of its last dimension.
-pub(crate) fn rows_of_floats(value: &DynValue) -> Result<Floats, ModelError> {
+pub(crate) fn rows_of_floats(value: &DynValue) -> Result<FloatRows, ModelError> {
     let shape = shape(value).to_vec();
     match element_type(value)? {
-        TensorElementType::Float32 => {
-            Floats::new(&shape, value.try_extract_tensor::<f32>().map_err(broken)?.1.to_vec())
-        }
+        TensorElementType::Float32 => FloatRows::new(
+            &shape,
+            value.try_extract_tensor::<f32>().map_err(tensor_error)?.1.to_vec(),
+        ),
         TensorElementType::Float16 => {
-            let (_, data) = value.try_extract_tensor::<f16>().map_err(broken)?;
-            Floats::new(&shape, data.iter().map(|x| x.to_f32()).collect())
+            let (_, data) = value.try_extract_tensor::<f16>().map_err(tensor_error)?;
+            FloatRows::new(&shape, data.iter().map(|x| x.to_f32()).collect())
         }
         other => Err(unsupported(other)),
     }
 }
 
-/// Tensors of one shape become one with a new axis 0, of the element type a graph asks for.
+/// Stacks tensors of one shape along a new axis 0, in the element type of a graph's input.
 pub(crate) fn stack(parts: &[&HostTensor], ty: TensorElementType) -> Result<DynValue, ModelError> {
     let Some(first) = parts.first() else {
-        return Err(ModelError::Batch("nothing to stack".into()));
+        return Err(ModelError::Batch("no tensors to stack".into()));
     };
     if parts.iter().any(|part| part.shape != first.shape) {
         return Err(ModelError::Batch("tensors of different shapes in one call".into()));
@@ -268,15 +270,14 @@ pub(crate) fn stack(parts: &[&HostTensor], ty: TensorElementType) -> Result<DynV
     let len: usize = shape.iter().map(|n| *n as usize).product();
     let mut data = Vec::with_capacity(len);
     for part in parts {
-        let floats = part.floats().ok_or_else(|| {
-            ModelError::run("tensor", "a graph asks for floats where there are none")
-        })?;
+        let floats =
+            part.floats().ok_or_else(|| ModelError::run("tensor", "the tensor has no floats"))?;
         data.extend_from_slice(&floats);
     }
     of_floats(shape, data, ty)
 }
 
-/// A tensor of these numbers, of the element type a graph asks for.
+/// A tensor of these numbers, in the element type of a graph's input.
 pub(crate) fn of_floats(
     shape: Vec<i64>,
     data: Vec<f32>,
@@ -289,30 +290,30 @@ pub(crate) fn of_floats(
     }
 }
 
-/// The same numbers in the float type a graph asks for; nothing is copied where it is that already.
+/// The same numbers in the float type of a graph's input; not copied if they have that type.
 pub(crate) fn cast(value: DynValue, ty: TensorElementType) -> Result<DynValue, ModelError> {
     let shape = shape(&value).to_vec();
     match (element_type(&value)?, ty) {
         (have, want) if have == want => Ok(value),
         (TensorElementType::Float32, TensorElementType::Float16) => {
-            let (_, data) = value.try_extract_tensor::<f32>().map_err(broken)?;
+            let (_, data) = value.try_extract_tensor::<f32>().map_err(tensor_error)?;
             tensor(shape, data.iter().map(|x| f16::from_f32(*x)).collect())
         }
         (TensorElementType::Float16, TensorElementType::Float32) => {
-            let (_, data) = value.try_extract_tensor::<f16>().map_err(broken)?;
+            let (_, data) = value.try_extract_tensor::<f16>().map_err(tensor_error)?;
             tensor(shape, data.iter().map(|x| x.to_f32()).collect())
         }
-        (have, want) => Err(ModelError::run("tensor", format!("{have} where {want} is asked for"))),
+        (have, want) => Err(ModelError::run("tensor", format!("cannot convert {have} to {want}"))),
     }
 }
 
-/// Axis 0 taken apart: one tensor per row.
+/// Splits axis 0: one tensor per row.
 pub(crate) fn unstack(value: &DynValue) -> Result<Vec<HostTensor>, ModelError> {
     fn rows<T: PrimitiveTensorElementType + Clone + 'static>(
         value: &DynValue,
-        wrap: fn(Vec<T>) -> Data,
+        wrap: fn(Vec<T>) -> TensorData,
     ) -> Result<Vec<HostTensor>, ModelError> {
-        let (shape, data) = value.try_extract_tensor::<T>().map_err(broken)?;
+        let (shape, data) = value.try_extract_tensor::<T>().map_err(tensor_error)?;
         let [count, row_shape @ ..] = &**shape else {
             return Err(ModelError::run("tensor", "a scalar has no rows"));
         };
@@ -324,15 +325,15 @@ pub(crate) fn unstack(value: &DynValue) -> Result<Vec<HostTensor>, ModelError> {
         Ok((0..*count as usize).map(part).collect())
     }
     match element_type(value)? {
-        TensorElementType::Float32 => rows(value, Data::F32),
-        TensorElementType::Float16 => rows(value, Data::F16),
-        TensorElementType::Int64 => rows(value, Data::I64),
-        TensorElementType::Bool => rows(value, Data::Bool),
+        TensorElementType::Float32 => rows(value, TensorData::F32),
+        TensorElementType::Float16 => rows(value, TensorData::F16),
+        TensorElementType::Int64 => rows(value, TensorData::I64),
+        TensorElementType::Bool => rows(value, TensorData::Bool),
         other => Err(unsupported(other)),
     }
 }
 
-/// Two tensors joined along axis 1 (positions); all other dimensions are equal.
+/// Joins two tensors along axis 1 (positions); all other dimensions are equal.
 pub(crate) fn join_positions(before: &DynValue, after: &DynValue) -> Result<DynValue, ModelError> {
     for_type!(element_type(before)?, join::<_>(before, after))
 }
@@ -341,8 +342,8 @@ fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(
     before: &DynValue,
     after: &DynValue,
 ) -> Result<DynValue, ModelError> {
-    let (a_shape, a) = before.try_extract_tensor::<T>().map_err(broken)?;
-    let (b_shape, b) = after.try_extract_tensor::<T>().map_err(broken)?;
+    let (a_shape, a) = before.try_extract_tensor::<T>().map_err(tensor_error)?;
+    let (b_shape, b) = after.try_extract_tensor::<T>().map_err(tensor_error)?;
     if a_shape.len() < 2
         || a_shape.len() != b_shape.len()
         || a_shape[0] != b_shape[0]
@@ -350,7 +351,7 @@ fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(
     {
         return Err(ModelError::run(
             "tensor",
-            format!("{a_shape:?} and {b_shape:?} do not join along positions"),
+            format!("cannot join shapes {a_shape:?} and {b_shape:?} along positions"),
         ));
     }
     let rows = a_shape[0] as usize;
@@ -367,7 +368,7 @@ fn join<T: PrimitiveTensorElementType + Clone + Copy + Debug + 'static>(
 }
 
 /// The last position of logits `[rows, positions, vocabulary]` as float32.
-pub(crate) fn last_position(value: &DynValue, graph: &Path) -> Result<Logits, ModelError> {
+pub(crate) fn last_position(value: &DynValue, graph: &Path) -> Result<LogitRows, ModelError> {
     let [rows, positions, vocabulary] = *shape(value) else {
         return Err(ModelError::run(
             "logits",
@@ -376,153 +377,23 @@ pub(crate) fn last_position(value: &DynValue, graph: &Path) -> Result<Logits, Mo
     };
     let (rows, positions, vocabulary) = (rows as usize, positions as usize, vocabulary as usize);
     if positions == 0 {
-        return Err(ModelError::run("logits", "no position"));
+        return Err(ModelError::run("logits", "no positions"));
     }
     let mut data = Vec::with_capacity(rows * vocabulary);
     let starts = (0..rows).map(|row| (row * positions + positions - 1) * vocabulary);
     match element_type(value)? {
         TensorElementType::Float32 => {
-            let (_, all) = value.try_extract_tensor::<f32>().map_err(broken)?;
+            let (_, all) = value.try_extract_tensor::<f32>().map_err(tensor_error)?;
             starts.for_each(|at| data.extend_from_slice(&all[at..at + vocabulary]));
         }
         TensorElementType::Float16 => {
-            let (_, all) = value.try_extract_tensor::<f16>().map_err(broken)?;
+            let (_, all) = value.try_extract_tensor::<f16>().map_err(tensor_error)?;
             starts.for_each(|at| data.extend(all[at..at + vocabulary].iter().map(|x| x.to_f32())));
         }
         other => return Err(unsupported(other)),
     }
-    Ok(Logits::new(data, vocabulary, graph))
+    Ok(LogitRows::new(data, vocabulary, graph))
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::testing::runtime;
-
-    fn floats(value: &DynValue) -> Vec<f32> {
-        unstack(value).unwrap().iter().flat_map(|row| row.floats().unwrap().into_owned()).collect()
-    }
-
-    fn counting(shape: Vec<i64>) -> Vec<f32> {
-        (0..shape.iter().product()).map(|x| x as f32).collect()
-    }
-
-    /// The same numbers as float32 and as float16.
-    fn both(shape: Vec<i64>) -> [DynValue; 2] {
-        let data = counting(shape.clone());
-        [
-            tensor(shape.clone(), data.clone()).unwrap(),
-            tensor(shape, data.into_iter().map(f16::from_f32).collect()).unwrap(),
-        ]
-    }
-
-    #[test]
-    fn rows_are_selected_repeated_and_left_out() {
-        if !runtime() {
-            return;
-        }
-        for value in both(vec![3, 2, 2]) {
-            let selected = value.select(&[2, 0, 0, 2]).unwrap();
-            assert_eq!((shape(&selected), selected.rows()), (&[4, 2, 2][..], 4));
-            assert_eq!(
-                floats(&selected),
-                [8., 9., 10., 11., 0., 1., 2., 3., 0., 1., 2., 3., 8., 9., 10., 11.]
-            );
-            assert_eq!(selected.dtype().tensor_type(), value.dtype().tensor_type());
-            assert_eq!(selected.bytes() * 3, value.bytes() * 4);
-        }
-        let empty = zeros(TensorElementType::Float16, vec![2, 4, 0, 8]).unwrap();
-        assert_eq!(shape(&empty.select(&[1, 1, 0]).unwrap()), [3, 4, 0, 8]);
-    }
-
-    #[test]
-    fn what_is_stacked_comes_apart_the_same_in_either_precision() {
-        if !runtime() {
-            return;
-        }
-        let part = |x: f32| HostTensor { shape: vec![2, 1], data: Data::F32(vec![x, x + 0.5]) };
-        let parts = [part(1.0), part(2.0), part(3.0)];
-        for ty in [TensorElementType::Float32, TensorElementType::Float16] {
-            let stacked = stack(&parts.iter().collect::<Vec<_>>(), ty).unwrap();
-            assert_eq!(shape(&stacked), [3, 2, 1]);
-            assert_eq!(stacked.dtype().tensor_type(), Some(ty));
-            assert_eq!(floats(&stacked), [1.0, 1.5, 2.0, 2.5, 3.0, 3.5]);
-            // Halves of one graph may feed another that reads floats.
-            let halves = unstack(&stacked).unwrap();
-            assert_eq!(
-                floats(
-                    &stack(&halves.iter().collect::<Vec<_>>(), TensorElementType::Float32).unwrap()
-                ),
-                floats(&stacked)
-            );
-        }
-        let other = HostTensor { shape: vec![1, 2], data: Data::F32(vec![0.0; 2]) };
-        assert!(matches!(
-            stack(&[&parts[0], &other], TensorElementType::Float32),
-            Err(ModelError::Batch(_))
-        ));
-        assert!(stack(&[], TensorElementType::Float32).is_err());
-        assert!(stack(&[&parts[0]], TensorElementType::Int64).is_err());
-    }
-
-    #[test]
-    fn floats_change_their_precision_and_other_types_do_not_become_floats() {
-        if !runtime() {
-            return;
-        }
-        for value in both(vec![2, 3]) {
-            for ty in [TensorElementType::Float32, TensorElementType::Float16] {
-                let cast = cast(value.select(&[0, 1]).unwrap(), ty).unwrap();
-                assert_eq!(
-                    (cast.dtype().tensor_type(), floats(&cast)),
-                    (Some(ty), counting(vec![2, 3]))
-                );
-            }
-        }
-        assert!(cast(tensor(vec![1], vec![1i64]).unwrap(), TensorElementType::Float32).is_err());
-    }
-
-    #[test]
-    fn positions_are_joined_row_by_row() {
-        if !runtime() {
-            return;
-        }
-        let ids = |shape: Vec<i64>, data: Vec<i64>| tensor(shape, data).unwrap();
-        let joined =
-            join_positions(&ids(vec![2, 2], vec![1, 2, 5, 6]), &ids(vec![2, 1], vec![3, 7]))
-                .unwrap();
-        let (shape, data) = joined.try_extract_tensor::<i64>().unwrap();
-        assert_eq!((&**shape, data), (&[2, 3][..], &[1, 2, 3, 5, 6, 7][..]));
-        assert!(join_positions(&joined, &ids(vec![1, 1], vec![3])).is_err());
-    }
-
-    #[test]
-    fn only_the_last_position_of_logits_is_read() {
-        if !runtime() {
-            return;
-        }
-        for value in both(vec![2, 3, 4]) {
-            let logits = last_position(&value, Path::new("g")).unwrap();
-            assert_eq!(
-                (logits.row(0), logits.row(1)),
-                (&[8., 9., 10., 11.][..], &[20., 21., 22., 23.][..])
-            );
-            assert!(logits.row(2).is_empty());
-        }
-        assert!(
-            last_position(
-                &zeros(TensorElementType::Float32, vec![2, 0, 4]).unwrap(),
-                Path::new("g")
-            )
-            .is_err()
-        );
-        assert!(
-            last_position(&zeros(TensorElementType::Float32, vec![2, 4]).unwrap(), Path::new("g"))
-                .is_err()
-        );
-        assert!(
-            last_position(&zeros(TensorElementType::Int64, vec![2, 1, 4]).unwrap(), Path::new("g"))
-                .is_err()
-        );
-    }
-}
+mod tests;

@@ -1,4 +1,4 @@
-//! What this crate's own tests need of the machine.
+//! Requirements of this crate's tests: the workspace and the ONNX Runtime library.
 
 use std::path::{Path, PathBuf};
 
@@ -7,10 +7,10 @@ pub(crate) fn workspace() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .nth(2)
-        .expect("crates/captioner lies two levels down")
+        .expect("crates/captioner is two levels below the root")
 }
 
-/// Initialises ONNX Runtime; `false`, said plainly, if the library is not installed here.
+/// Initialises ONNX Runtime; `false` and a message if the library is not installed.
 pub(crate) fn runtime() -> bool {
     let installed = || workspace().join(".run/onnxruntime/libonnxruntime.so");
     let library = std::env::var_os("PG_CAPTION_ORT").map_or_else(installed, PathBuf::from);

@@ -1,36 +1,38 @@
-//! Prompts become token ids, and token ids text, by the folder's own tokenizer.
+//! The folder's tokenizer: prompts to token ids, and token ids to text.
 //!
-//! Special tokens never reach a caption: neither those `tokenizer.json` marks nor those only
-//! `tokenizer_config.json` does. Nor do they come out of a caller's words: see [`Text::plain`].
+//! Special tokens never reach a caption, whether `tokenizer.json` or only `tokenizer_config.json`
+//! marks them. A caller's text cannot produce them either: see [`TextTokenizer::plain`].
 
-use crate::folder::Folder;
-use crate::{ModelError, catch_panic};
+use crate::ModelError;
+use crate::catch_panic::catch_panic;
+use crate::folder::ModelFolder;
+use pg_caption_models::{MAX_TOKENIZER, read_file};
 use serde_json::Value;
 use std::collections::HashSet;
 use std::path::Path;
 use tokenizers::{AddedToken, Tokenizer};
 
-/// A text of what texts are made of, to try a tokenizer with.
+/// A sample text to try a tokenizer with.
 const TRIAL: &str = "A photo of 2 red cups, isn't it? Ünï";
 
 /// A folder's tokenizer.
-pub(crate) struct Text {
+pub(crate) struct TextTokenizer {
     tokenizer: Tokenizer,
     special: HashSet<u32>,
     /// `clean_up_tokenization_spaces`: no space before punctuation and contractions.
     clean_up: bool,
 }
 
-impl Text {
-    /// Reads `tokenizer.json` and, if there, `tokenizer_config.json`.
-    pub fn open(folder: &Folder) -> Result<Text, ModelError> {
+impl TextTokenizer {
+    /// Reads `tokenizer.json` and, if it exists, `tokenizer_config.json`.
+    pub fn open(folder: &ModelFolder) -> Result<TextTokenizer, ModelError> {
         let path = folder.file("tokenizer.json");
         let mut tokenizer = read(&path)?;
         let config = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
         let map = folder.optional_json("special_tokens_map.json")?.unwrap_or(Value::Null);
         let named = named_tokens(&[&config, &map]);
         check(&tokenizer, &config).map_err(|reason| ModelError::config(&path, reason))?;
-        // A token that only these files call special is taken as one, as the reference does.
+        // A token that only these files mark as special counts as special, as in the reference.
         let known = tokenizer.get_added_tokens_decoder();
         let new = named.iter().filter(|token| {
             tokenizer.token_to_id(token).is_some()
@@ -39,9 +41,9 @@ impl Text {
         let new: Vec<AddedToken> =
             new.map(|token| AddedToken::from(token.as_str(), true)).collect();
         catch_panic(|| tokenizer.add_special_tokens(&new))
-            .map_err(|reason| unsound(&path, "naming its special tokens", reason))?;
-        // Some folders were saved with the lengths of their training; a prompt is neither cut nor
-        // filled up.
+            .map_err(|reason| unusable(&path, "adding its special tokens", reason))?;
+        // Some folders contain the lengths of their training; a prompt is neither truncated nor
+        // padded.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(|e| ModelError::config(&path, e))?;
         let added = config.get("added_tokens_decoder").and_then(Value::as_object);
@@ -55,24 +57,24 @@ impl Text {
             .collect();
         let clean_up =
             config.get("clean_up_tokenization_spaces").and_then(Value::as_bool).unwrap_or(false);
-        let text = Text { tokenizer, special, clean_up };
-        text.tried().map_err(|(what, reason)| unsound(&path, what, reason))?;
+        let text = TextTokenizer { tokenizer, special, clean_up };
+        text.try_out().map_err(|(what, reason)| unusable(&path, what, reason))?;
         Ok(text)
     }
 
-    /// Some files that can be read break at the first text: they are refused when a folder is
-    /// loaded, and not when a caption is there.
-    fn tried(&self) -> Result<(), (&'static str, String)> {
-        // What it refuses in words is said when it is asked for: a model that reads no words never
-        // asks.
+    /// Tries the tokenizer. Some files load but fail at the first text; such a folder must be
+    /// rejected when it is loaded, not at its first caption.
+    fn try_out(&self) -> Result<(), (&'static str, String)> {
+        // Only a panic counts: an error is reported when a prompt needs the tokenizer, which some
+        // models never do.
         catch_panic(|| self.tokenizer.encode(TRIAL, true).map(drop))
             .map(drop)
-            .map_err(|reason| ("tokenising a text", reason))?;
+            .map_err(|reason| ("encoding a text", reason))?;
         let mut all: Vec<u32> = self.tokenizer.get_vocab(true).into_values().collect();
         all.sort_unstable();
         catch_panic(|| self.tokenizer.decode(&all, true).map(drop))
             .map(drop)
-            .map_err(|reason| ("making text of tokens", reason))
+            .map_err(|reason| ("decoding tokens", reason))
     }
 
     /// Entries of the vocabulary, added tokens included.
@@ -80,11 +82,11 @@ impl Text {
         self.tokenizer.get_vocab_size(true)
     }
 
-    /// Ids of a whole text, the way the reference's processors ask for it: with what the tokenizer
-    /// puts around every text.
+    /// Ids of a whole text as the reference's processors compute them, with the tokens that the
+    /// tokenizer adds around every text.
     pub fn encode(&self, text: &str) -> Result<Vec<i64>, ModelError> {
         let encoded = catch_panic(|| self.tokenizer.encode(text, true))
-            .map_err(broke)?
+            .map_err(panicked)?
             .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         Ok(encoded.get_ids().iter().map(|id| i64::from(*id)).collect())
     }
@@ -99,12 +101,12 @@ impl Text {
         self.tokenizer.id_to_token(u32::try_from(id).ok()?)
     }
 
-    /// Words with every added token's spelling taken out, so that a product's title cannot end the
-    /// user's turn or claim a picture.
-    pub fn plain(&self, words: &str) -> String {
-        let mut plain = words.to_owned();
+    /// Removes the spelling of every added token from a text, so that a product's title cannot end
+    /// the user's turn or insert a picture.
+    pub fn plain(&self, text: &str) -> String {
+        let mut plain = text.to_owned();
         let added = self.tokenizer.get_added_tokens_decoder();
-        // Taking one out may join the parts of another.
+        // Removing one may join the parts of another.
         loop {
             let before = plain.len();
             for token in added.values().filter(|token| !token.content.trim().is_empty()) {
@@ -116,8 +118,8 @@ impl Text {
         }
     }
 
-    /// Text of ids, special tokens skipped. A negative id is an error; one without a token is
-    /// passed over, as the reference does.
+    /// Text of ids, without special tokens. A negative id is an error; an unknown id is ignored, as
+    /// in the reference.
     pub fn decode(&self, ids: &[i64]) -> Result<String, ModelError> {
         let id = |id: &i64| {
             u32::try_from(*id).map_err(|_| ModelError::Tokenizer(format!("{id} is not a token id")))
@@ -125,42 +127,41 @@ impl Text {
         let ids = ids.iter().map(id).collect::<Result<Vec<u32>, ModelError>>()?;
         let ids: Vec<u32> = ids.into_iter().filter(|id| !self.special.contains(id)).collect();
         let text = catch_panic(|| self.tokenizer.decode(&ids, true))
-            .map_err(broke)?
+            .map_err(panicked)?
             .map_err(|e| ModelError::Tokenizer(e.to_string()))?;
         Ok(if self.clean_up { clean_up(&text) } else { text })
     }
 }
 
-/// Reads the file. Its library panics over some that are damaged; where that is because they are no
-/// JSON, that is said.
+/// Reads the file. The library panics on some damaged files; if the file is not JSON, the error
+/// says so.
 fn read(path: &Path) -> Result<Tokenizer, ModelError> {
-    let bytes =
-        std::fs::read(path).map_err(|source| ModelError::File { path: path.into(), source })?;
-    let refused = |reason: String| match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
-        Err(no_json) => ModelError::config(path, no_json),
+    let bytes = read_file(path, MAX_TOKENIZER)?;
+    let rejected = |reason: String| match serde_json::from_slice::<serde::de::IgnoredAny>(&bytes) {
+        Err(not_json) => ModelError::config(path, not_json),
         Ok(_) => ModelError::config(path, reason),
     };
     match catch_panic(|| Tokenizer::from_bytes(&bytes)) {
         Ok(Ok(tokenizer)) => Ok(tokenizer),
-        Ok(Err(reason)) => Err(refused(reason.to_string())),
-        Err(panic) => Err(refused(format!("reading it broke: {panic}"))),
+        Ok(Err(reason)) => Err(rejected(reason.to_string())),
+        Err(panic) => Err(rejected(format!("its library panicked: {panic}"))),
     }
 }
 
-fn unsound(path: &Path, what: &str, reason: String) -> ModelError {
-    ModelError::config(path, format!("{what} breaks it: {reason}"))
+fn unusable(path: &Path, what: &str, reason: String) -> ModelError {
+    ModelError::config(path, format!("{what} fails: {reason}"))
 }
 
-fn broke(reason: String) -> ModelError {
-    ModelError::Tokenizer(format!("it broke: {reason}"))
+fn panicked(reason: String) -> ModelError {
+    ModelError::Tokenizer(format!("its library panicked: {reason}"))
 }
 
-/// A token in `tokenizer_config.json`: its text, or an object that holds it.
+/// A token in `tokenizer_config.json`: a string, or an object with a string.
 pub(crate) fn token_text(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
-/// Every token that these files give a part to play.
+/// Every token to which these files assign a role.
 fn named_tokens(files: &[&Value]) -> Vec<String> {
     let roles = [
         "bos_token",
@@ -187,8 +188,8 @@ fn named_tokens(files: &[&Value]) -> Vec<String> {
     named
 }
 
-/// A tokenizer belongs to its folder if it knows the tokens that the other files name, under the
-/// numbers they give.
+/// Checks that the tokenizer belongs to its folder: it has the tokens that the other files name,
+/// under the same ids.
 fn check(tokenizer: &Tokenizer, config: &Value) -> Result<(), String> {
     let stated =
         config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten();
@@ -197,7 +198,7 @@ fn check(tokenizer: &Tokenizer, config: &Value) -> Result<(), String> {
     {
         if let Some(other) = tokenizer.id_to_token(id).filter(|other| other != token) {
             return Err(format!(
-                "token {id} is \"{other}\", but tokenizer_config.json says \"{token}\": they belong to different models"
+                "token {id} is \"{other}\", but \"{token}\" in tokenizer_config.json"
             ));
         }
     }
@@ -206,9 +207,7 @@ fn check(tokenizer: &Tokenizer, config: &Value) -> Result<(), String> {
         .and_then(token_text)
         .filter(|token| tokenizer.token_to_id(token).is_none())
     {
-        Some(token) => {
-            Err(format!("no token \"{token}\", with which tokenizer_config.json ends every text"))
-        }
+        Some(token) => Err(format!("no token \"{token}\", the eos_token of tokenizer_config.json")),
         None => Ok(()),
     }
 }
@@ -235,7 +234,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn clean_up_joins_punctuation_and_contractions() {
+    fn clean_up_joins_punctuation() {
         assert_eq!(clean_up("a dog , isn 't it ? it 's red ."), "a dog, isn 't it? it's red.");
         assert_eq!(clean_up("do n't"), "don't");
     }

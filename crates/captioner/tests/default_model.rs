@@ -1,5 +1,5 @@
-//! The model that ships with the project: one start token per style, a confidence per picture, a
-//! cache that starts empty.
+//! The default model: one start token per style, a confidence per picture, a cache that starts
+//! empty.
 
 mod support;
 
@@ -21,7 +21,7 @@ fn folder() -> Option<PathBuf> {
 }
 
 #[test]
-fn every_style_has_its_own_text_and_shares_batches_with_the_others() {
+fn styles_share_batches_and_differ_in_text() {
     let Some(folder) = folder().filter(|_| runtime()) else { return };
     let (mut captioner, preparer) = open(&folder);
     assert!(preparer.status().min_confidence.is_some_and(|c| c > 0.0 && c < 1.0));

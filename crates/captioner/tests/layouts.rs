@@ -1,4 +1,4 @@
-//! A decoder is published in several layouts; whichever of them is installed, the text is the same.
+//! Layouts of a published decoder: the text does not depend on the installed one.
 
 mod support;
 
@@ -9,7 +9,7 @@ use support::*;
 
 const IMAGES: [&str; 4] = ["01_gradient.png", "02_shapes.png", "08_gray.png", "13_large.png"];
 
-/// Ids of some pictures, greedy and with beams, in one batch each.
+/// Token ids of some pictures, greedy and with beams, in one batch each.
 fn ids(captioner: &mut Captioner, preparer: &InputPreparer) -> Vec<Vec<i64>> {
     let pictures: Vec<_> = IMAGES.iter().map(|image| pixels(preparer, image)).collect();
     let features: Vec<Arc<PictureFeatures>> =
@@ -35,16 +35,16 @@ const MERGED: &str = "decoder_model_merged.onnx";
 const FIRST: &str = "decoder_model.onnx";
 const NEXT: &str = "decoder_with_past_model.onnx";
 
-/// What the folder says as it is.
-fn ids_of_the_whole() -> Vec<Vec<i64>> {
+/// Token ids of the unchanged folder.
+fn ids_of_the_complete_folder() -> Vec<Vec<i64>> {
     let (mut captioner, preparer) = open(&parity().join("vit-gpt2"));
     ids(&mut captioner, &preparer)
 }
 
 #[test]
-fn every_layout_of_vit_gpt2_says_the_same() {
-    // The step graph reads a past of any length, none included: what a merged graph without
-    // use_cache_branch does.
+fn layouts_of_vit_gpt2_agree() {
+    // The step graph reads a past of any length, zero included, like a merged graph without
+    // use_cache_branch.
     every_layout(
         "vit-gpt2",
         &["encoder_model.onnx"],
@@ -53,7 +53,7 @@ fn every_layout_of_vit_gpt2_says_the_same() {
 }
 
 #[test]
-fn every_layout_of_florence_2_says_the_same() {
+fn layouts_of_florence_2_agree() {
     every_layout(
         "florence2",
         &["vision_encoder.onnx", "embed_tokens.onnx", "encoder_model.onnx"],
@@ -61,7 +61,7 @@ fn every_layout_of_florence_2_says_the_same() {
     );
 }
 
-/// What is left out, what is renamed, which decoder graphs must have been loaded.
+/// Name, removed files, renamed files, and the decoder graphs that must have been loaded.
 type Layout<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)], &'a [&'a str]);
 
 fn every_layout(model: &str, others: &[&str], more: &[Layout]) {
@@ -70,8 +70,8 @@ fn every_layout(model: &str, others: &[&str], more: &[Layout]) {
     }
     let (mut captioner, preparer) = open(&parity().join(model));
     let expected = ids(&mut captioner, &preparer);
-    // Florence-2 keeps the keys and values of the picture in its cache; ViT-GPT2's graphs have no
-    // place for them there.
+    // Florence-2 caches the keys and values of the picture; ViT-GPT2's graphs have no entries for
+    // them.
     let hoists = model == "vit-gpt2";
     assert_eq!(preparer.status().hoisted, hoists);
     assert!(
@@ -99,39 +99,40 @@ fn every_layout(model: &str, others: &[&str], more: &[Layout]) {
     }
 }
 
-fn passed_over(folder: &Path) -> Vec<String> {
+fn skipped(folder: &Path) -> Vec<String> {
     open(folder).1.status().passed_over.clone()
 }
 
-/// Each file was named with a reason that holds this word, and no other file was.
-fn says(passed_over: &[String], expected: &[(&str, &str)]) {
-    assert_eq!(passed_over.len(), expected.len(), "{passed_over:?}");
-    for (said, (file, reason)) in passed_over.iter().zip(expected) {
+/// Each of these files, and no other, was skipped with a reason that contains the text.
+fn assert_skipped(skipped: &[String], expected: &[(&str, &str)]) {
+    assert_eq!(skipped.len(), expected.len(), "{skipped:?}");
+    for (entry, (file, reason)) in skipped.iter().zip(expected) {
         assert!(
-            said.split_once(": ")
+            entry
+                .split_once(": ")
                 .is_some_and(|(path, why)| path.ends_with(file) && why.contains(reason)),
-            "{said}"
+            "{entry}"
         );
     }
 }
 
 #[test]
-fn a_layout_that_does_not_load_is_passed_over_with_a_word() {
+fn unloadable_layouts_are_skipped_with_reason() {
     if !runtime() {
         return;
     }
-    let folder = Copy::of_parity("passed-over");
-    assert_eq!(passed_over(&folder.0), [""; 0]);
+    let folder = Copy::of_parity("skipped");
+    assert_eq!(skipped(&folder.0), [""; 0]);
     truncate(&folder.graph(MERGED));
     assert_eq!(loaded(&folder.0), ["encoder_model.onnx", FIRST, NEXT]);
-    says(&passed_over(&folder.0), &[(MERGED, "failed")]);
+    assert_skipped(&skipped(&folder.0), &[(MERGED, "failed")]);
     truncate(&folder.graph(NEXT));
     assert_eq!(loaded(&folder.0), ["encoder_model.onnx", FIRST]);
-    says(&passed_over(&folder.0), &[(MERGED, "failed"), (NEXT, "failed")]);
-    // What loads and is of no use is no better; what is not there is no damage.
+    assert_skipped(&skipped(&folder.0), &[(MERGED, "failed"), (NEXT, "failed")]);
+    // A graph that loads but is unusable is skipped too; a missing file is not reported.
     std::fs::copy(folder.graph("encoder_model.onnx"), folder.graph(MERGED)).unwrap();
     std::fs::remove_file(folder.graph(NEXT)).unwrap();
-    says(&passed_over(&folder.0), &[(MERGED, "pixel_values")]);
+    assert_skipped(&skipped(&folder.0), &[(MERGED, "pixel_values")]);
     truncate(&folder.graph(FIRST));
     let error = load(&folder.0, &LoadOptions::default()).err().unwrap().to_string();
     for file in [MERGED, FIRST] {
@@ -140,7 +141,7 @@ fn a_layout_that_does_not_load_is_passed_over_with_a_word() {
 }
 
 #[test]
-fn halves_of_two_types_are_no_pair() {
+fn halves_of_two_types_are_not_paired() {
     if !runtime() {
         return;
     }
@@ -150,13 +151,13 @@ fn halves_of_two_types_are_no_pair() {
     std::fs::rename(folder.graph(NEXT), folder.graph(half)).unwrap();
     graphs::change(&folder.graph(half), |graph| assert!(graphs::halve(graph) > 0));
     assert_eq!(loaded(&folder.0), ["encoder_model.onnx", FIRST]);
-    says(&passed_over(&folder.0), &[(half, "of type f16")]);
+    assert_skipped(&skipped(&folder.0), &[(half, "of type f16")]);
     let (mut captioner, preparer) = open(&folder.0);
-    assert_eq!(ids(&mut captioner, &preparer), ids_of_the_whole());
+    assert_eq!(ids(&mut captioner, &preparer), ids_of_the_complete_folder());
 }
 
 #[test]
-fn a_graph_that_states_how_many_positions_a_picture_has_is_cut_as_well() {
+fn graphs_with_stated_positions_are_split() {
     use pg_caption_onnx::proto::tensor_proto::DataType;
     if !runtime() {
         return;
@@ -182,12 +183,12 @@ fn a_graph_that_states_how_many_positions_a_picture_has_is_cut_as_well() {
         without.into_iter().for_each(|file| std::fs::remove_file(folder.graph(file)).unwrap());
         let (mut captioner, preparer) = open(&folder.0);
         assert!(preparer.status().hoisted, "without {without:?}");
-        assert_eq!(ids(&mut captioner, &preparer), ids_of_the_whole());
+        assert_eq!(ids(&mut captioner, &preparer), ids_of_the_complete_folder());
     }
 }
 
 #[test]
-fn a_precision_that_does_not_load_is_passed_over_with_a_word_and_a_stated_one_is_not() {
+fn only_auto_skips_unloadable_precisions() {
     if !runtime() {
         return;
     }
@@ -198,7 +199,7 @@ fn a_precision_that_does_not_load_is_passed_over_with_a_word_and_a_stated_one_is
     let status = open(&folder.0).1.status().clone();
     assert_eq!(status.graphs[0].dtype, "q4");
     assert_eq!(status.graphs[1].dtype, "fp32");
-    says(&status.passed_over, &[("encoder_model_quantized.onnx", "failed")]);
+    assert_skipped(&status.passed_over, &[("encoder_model_quantized.onnx", "failed")]);
     let error =
         load(&folder.0, &LoadOptions { dtype: "_quantized".into() }).err().unwrap().to_string();
     assert!(error.contains("encoder_model_quantized.onnx"), "{error}");

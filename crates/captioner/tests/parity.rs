@@ -1,4 +1,4 @@
-//! The ids of the reference implementation, token for token: every sequence of every
+//! Token ids of the reference implementation, token for token: every sequence of every
 //! `tests/parity/*/expected.json`.
 
 mod support;
@@ -17,17 +17,17 @@ use support::*;
 /// One expected sequence.
 struct Case {
     image: String,
-    /// What the model is asked; empty for a model that cannot be told anything.
+    /// The prompt's text; empty for a model that reads no text.
     text: String,
-    /// The ids of what it is asked, where the oracle states them.
+    /// The ids of the prompt's text, if the reference states them.
     prompt_ids: Option<Vec<i64>>,
     mode: String,
     overrides: Value,
     max_new: u32,
     ids: Vec<i64>,
-    /// Past this many tokens another order of floating-point operations may rightly differ.
+    /// After this many tokens, another order of floating-point operations may give other ids.
     certain: usize,
-    said: String,
+    caption: String,
     views: TileViews,
 }
 
@@ -61,9 +61,10 @@ impl Case {
     }
 }
 
-/// Pictures we decode differently on purpose: transparency on white instead of dropped, 16-bit gray
-/// scaled instead of clipped.
-const OURS: [&str; 4] = ["07_rgba.png", "09_palette.png", "11_gray16.png", "14_la.png"];
+/// Pictures decoded differently from the reference on purpose: transparency on white instead of
+/// dropped, 16-bit gray scaled instead of clipped.
+const DIFFERENT_ON_PURPOSE: [&str; 4] =
+    ["07_rgba.png", "09_palette.png", "11_gray16.png", "14_la.png"];
 
 fn ids(value: &Value) -> Option<Vec<i64>> {
     value.as_array().map(|ids| ids.iter().map(|id| id.as_i64().unwrap()).collect())
@@ -75,7 +76,7 @@ fn cases(expected: &Value, views: TileViews) -> Vec<Case> {
         .as_object()
         .unwrap()
         .iter()
-        .filter(|(image, _)| !OURS.contains(&image.as_str()));
+        .filter(|(image, _)| !DIFFERENT_ON_PURPOSE.contains(&image.as_str()));
     for (image, record) in images {
         for (text, prompt) in record["prompts"].as_object().unwrap() {
             for (name, output) in prompt["outputs"].as_object().unwrap() {
@@ -93,7 +94,7 @@ fn cases(expected: &Value, views: TileViews) -> Vec<Case> {
                     overrides: expected["modes"][mode]["overrides"].clone(),
                     max_new: max_new.parse().unwrap(),
                     certain: certain.map_or(ids.len(), |step| step as usize),
-                    said: output["text"].as_str().unwrap().into(),
+                    caption: output["text"].as_str().unwrap().into(),
                     views,
                     ids,
                 });
@@ -103,8 +104,7 @@ fn cases(expected: &Value, views: TileViews) -> Vec<Case> {
     cases
 }
 
-/// What the reference pads a beam's sequence with does not belong to it: the end token stays, what
-/// follows it goes.
+/// Removes the reference's padding of a beam: keeps the first end token and drops what follows.
 fn trimmed<'a>(ids: &'a [i64], end: &[i64]) -> &'a [i64] {
     match ids.iter().position(|id| end.contains(id)) {
         Some(at) => &ids[..=at],
@@ -120,7 +120,7 @@ fn assert_equal(case: &Case, finished: &FinishedCaption, preparer: &InputPrepare
     assert_eq!(&want[..certain], &got[..certain.min(got.len())], "{}", case.name(how));
     if certain == want.len() {
         assert_eq!(want.len(), got.len(), "{}", case.name(how));
-        // A last token that was forced, because there was no room for another, ends nothing.
+        // A last token forced by the limit is not a stop.
         let forced =
             !settings.forced_eos_token_id.is_empty() && want.len() == case.max_new as usize;
         let stops = want.last().is_some_and(|last| end.contains(last)) && !forced;
@@ -129,8 +129,8 @@ fn assert_equal(case: &Case, finished: &FinishedCaption, preparer: &InputPrepare
     assert!((0.0..=1.0).contains(&finished.confidence));
 }
 
-/// Every sequence of a model: each alone, then all of a mode in as few batches as its prompts
-/// allow.
+/// Compares every sequence of a model: each alone, then all of a mode in as few batches as
+/// possible.
 fn every_sequence(model: &str, views: TileViews, sequences: usize) {
     if !runtime() {
         return;
@@ -145,7 +145,7 @@ fn every_sequence(model: &str, views: TileViews, sequences: usize) {
         .unwrap()
         .keys()
         .map(String::as_str)
-        .filter(|i| !OURS.contains(i))
+        .filter(|i| !DIFFERENT_ON_PURPOSE.contains(i))
         .collect();
     let pictures: Vec<_> = images.iter().map(|image| pixels_in(&preparer, image, views)).collect();
     for (image, picture) in images.iter().zip(&pictures) {
@@ -171,7 +171,7 @@ fn every_sequence(model: &str, views: TileViews, sequences: usize) {
         if case.certain == case.ids.len() {
             assert_eq!(
                 preparer.text(&finished[&1].ids).unwrap(),
-                case.said,
+                case.caption,
                 "{}",
                 case.name("alone")
             );
@@ -189,7 +189,7 @@ fn every_sequence(model: &str, views: TileViews, sequences: usize) {
     }
     assert!(batches.values().any(|batch| batch.len() > images.len()), "no batch mixes pictures");
     for batch in batches.values() {
-        // Different ceilings, so that rows leave at many different steps.
+        // Different limits, so that rows leave at many different steps.
         let sequences = batch
             .iter()
             .enumerate()
@@ -201,7 +201,7 @@ fn every_sequence(model: &str, views: TileViews, sequences: usize) {
     }
 }
 
-/// Encoder calls over as many pictures as may share one.
+/// Encodes as many pictures per call as may share one.
 fn encode_together(
     captioner: &mut Captioner,
     pictures: &[pg_caption_captioner::PixelValues],
@@ -223,42 +223,43 @@ fn encode_together(
 }
 
 #[test]
-fn every_sequence_of_vit_gpt2_equals_the_references() {
+fn vit_gpt2_matches_the_reference() {
     every_sequence("vit-gpt2", TileViews::TILED, 12 * 7);
 }
 
 #[test]
-fn every_sequence_of_florence_2_equals_the_references() {
+fn florence_2_matches_the_reference() {
     every_sequence("florence2", TileViews::TILED, 12 * 11);
 }
 
 #[test]
-fn every_sequence_of_smolvlm_equals_the_references() {
+fn smolvlm_matches_the_reference() {
     every_sequence("smolvlm", TileViews::TILED, 12 * 8);
 }
 
 #[test]
-fn every_sequence_of_smolvlm_in_one_tile_equals_the_references() {
+fn smolvlm_in_one_tile_matches_the_reference() {
     every_sequence("smolvlm", TileViews::WHOLE, 12 * 8);
 }
 
 #[test]
-fn a_picture_shown_in_both_views_gets_the_captions_of_each() {
+fn both_views_caption_like_each_alone() {
     if !runtime() {
         return;
     }
     let (mut captioner, preparer) = open(&parity().join("smolvlm"));
     let generation = preparer.generation(None).unwrap();
     for image in ["02_shapes.png", "05_3x500.png", "03_noise224.png"] {
-        let mut said = BTreeMap::new();
-        for views in [TileViews::WHOLE, TileViews::TILED, TileViews::BOTH] {
+        let mut ids_by_style = BTreeMap::new();
+        let both = TileViews::WHOLE.and(TileViews::TILED);
+        for views in [TileViews::WHOLE, TileViews::TILED, both] {
             let features = Arc::new(
                 captioner.encode(&[pixels_in(&preparer, image, views)]).unwrap().remove(0),
             );
             for (key, style) in ["concise", "detailed"]
                 .iter()
                 .enumerate()
-                .filter(|(key, _)| views == TileViews::BOTH || (*key == 1) == views.tiled())
+                .filter(|(key, _)| views == both || (*key == 1) == views.tiled())
             {
                 let prompt = preparer
                     .prompt(&builtin(style).unwrap(), PromptWords::default(), &features)
@@ -271,10 +272,14 @@ fn a_picture_shown_in_both_views_gets_the_captions_of_each() {
                     generation: generation.clone(),
                 };
                 let ids = generate(&mut captioner, vec![sequence]).remove(&0).unwrap().ids;
-                assert_eq!(said.entry(key).or_insert_with(|| ids.clone()), &ids, "{image} {style}");
+                assert_eq!(
+                    ids_by_style.entry(key).or_insert_with(|| ids.clone()),
+                    &ids,
+                    "{image} {style}"
+                );
             }
         }
-        assert_ne!(said[&0], said[&1], "{image}: one tile and many look different");
+        assert_ne!(ids_by_style[&0], ids_by_style[&1], "{image}: one tile and many look different");
     }
 }
 

@@ -1,5 +1,5 @@
-//! Graphs with float16 inputs and outputs, and graphs whose weights lie in files of their own, from
-//! the folder to the caption.
+//! Graphs with float16 inputs and outputs, and graphs with external weights, from the folder to the
+//! caption.
 
 mod support;
 
@@ -12,14 +12,14 @@ use support::*;
 
 const MODELS: [&str; 3] = ["vit-gpt2", "florence2", "smolvlm"];
 
-/// Pictures of different ratios, so that tiles differ as well.
+/// Pictures of different ratios, so that their tiles differ.
 const IMAGES: [&str; 4] = ["01_gradient.png", "02_shapes.png", "08_gray.png", "13_large.png"];
 
-/// Ceilings of the captions of a picture.
+/// Token limits of the captions of a picture.
 const LENGTHS: [u32; 2] = [8, 24];
 
-/// Ids of some pictures with these settings, each picture's captions in one batch.
-fn said(folder: &Path, overrides: &Value) -> Vec<Vec<i64>> {
+/// Token ids of some pictures with these settings, each picture's captions in one batch.
+fn ids(folder: &Path, overrides: &Value) -> Vec<Vec<i64>> {
     let (mut captioner, preparer) = open(folder);
     let generation = preparer.generation(Some(overrides)).unwrap();
     let mut all = Vec::new();
@@ -35,7 +35,7 @@ fn said(folder: &Path, overrides: &Value) -> Vec<Vec<i64>> {
 }
 
 /// The same, each caption alone.
-fn said_alone(folder: &Path, overrides: &Value) -> Vec<Vec<i64>> {
+fn ids_alone(folder: &Path, overrides: &Value) -> Vec<Vec<i64>> {
     let (mut captioner, preparer) = open(folder);
     let generation = preparer.generation(Some(overrides)).unwrap();
     let mut all = Vec::new();
@@ -61,7 +61,7 @@ fn graph_files(folder: &Copy) -> Vec<String> {
 }
 
 #[test]
-fn graphs_that_speak_float16_say_what_those_in_full_precision_say() {
+fn float16_graphs_caption_like_float32() {
     if !runtime() {
         return;
     }
@@ -83,38 +83,35 @@ fn graphs_that_speak_float16_say_what_those_in_full_precision_say() {
                 && status.passed_over.is_empty(),
             "{status:?}"
         );
-        let full = said(&parity().join(model), &greedy());
+        let full = ids(&parity().join(model), &greedy());
         assert!(
             full.iter().any(|ids| ids.len() > 8) && full.iter().any(|ids| *ids != full[0]),
             "{full:?}"
         );
-        assert_eq!(said(&folder.0, &greedy()), full, "{model}");
-        // Beams weigh sums against each other, and what is rounded may tip the scales; but never
-        // because of a neighbour.
+        assert_eq!(ids(&folder.0, &greedy()), full, "{model}");
+        // Rounding may change the order of beams, but never depending on neighbours in the batch.
         let beams = json!({ "num_beams": 3 });
-        assert_eq!(said(&folder.0, &beams), said_alone(&folder.0, &beams), "{model}");
-        // One graph of half precision among others of full is what `auto` makes of a folder that
-        // has no other.
+        assert_eq!(ids(&folder.0, &beams), ids_alone(&folder.0, &beams), "{model}");
+        // A folder with one graph in half precision only is loaded in mixed precision by `auto`.
         for halved in &status.graphs {
             let mixed = Copy::of(model, "mixed");
             let whole = halved.file.replace("_fp16", "");
             std::fs::remove_file(mixed.graph(&whole)).unwrap();
             std::fs::copy(folder.graph(&halved.file), mixed.graph(&halved.file)).unwrap();
             if whole == "decoder_model_merged.onnx" {
-                // Else the other layouts would do.
+                // Otherwise another layout would be loaded.
                 graph_files(&mixed)
                     .iter()
                     .filter(|f| f.starts_with("decoder") && !f.contains("fp16"))
                     .for_each(|f| std::fs::remove_file(mixed.graph(f)).unwrap());
             }
-            assert_eq!(said(&mixed.0, &greedy()), full, "{model} with {}", halved.file);
+            assert_eq!(ids(&mixed.0, &greedy()), full, "{model} with {}", halved.file);
         }
     }
 }
 
 #[test]
-fn a_graph_that_speaks_a_type_nobody_here_does_is_refused_with_its_name_or_passed_over_with_a_word()
-{
+fn unsupported_tensor_types_are_refused_or_skipped() {
     if !runtime() {
         return;
     }
@@ -123,7 +120,7 @@ fn a_graph_that_speaks_a_type_nobody_here_does_is_refused_with_its_name_or_passe
         ("florence2", "encoder_model.onnx"),
         ("smolvlm", "decoder_model_merged.onnx"),
     ] {
-        let folder = Copy::of(model, "strange");
+        let folder = Copy::of(model, "bfloat16");
         graphs::change(&folder.graph(file), |graph| {
             assert!(graphs::retype(graph, DataType::Bfloat16) > 0)
         });
@@ -143,20 +140,20 @@ fn a_graph_that_speaks_a_type_nobody_here_does_is_refused_with_its_name_or_passe
     }
 }
 
-/// A copy whose graphs have their weights in files beside them.
+/// A copy whose graphs have external weights.
 fn moved_out(model: &str, test: &str) -> Copy {
     let folder = Copy::of(model, test);
     for file in graph_files(&folder) {
-        let beside = format!("{file}_data");
+        let data = format!("{file}_data");
         let mut weights = Vec::new();
-        graphs::change(&folder.graph(&file), |graph| weights = graphs::move_out(graph, &beside));
-        std::fs::write(folder.graph(&beside), weights).unwrap();
+        graphs::change(&folder.graph(&file), |graph| weights = graphs::move_out(graph, &data));
+        std::fs::write(folder.graph(&data), weights).unwrap();
     }
     folder
 }
 
 #[test]
-fn weights_under_any_name_decide_the_digest_and_count() {
+fn weights_of_any_name_are_in_the_digest() {
     if !runtime() {
         return;
     }
@@ -168,13 +165,13 @@ fn weights_under_any_name_decide_the_digest_and_count() {
     std::fs::write(folder.graph("weights.bin"), &weights).unwrap();
     let before = open(&folder.0).1.status().clone();
     assert!(before.bytes > weights.len() as u64);
-    // Bits that change the model a little and nothing else.
+    // A bit that changes the model slightly.
     weights[0] ^= 1;
     std::fs::write(folder.graph("weights.bin"), &weights).unwrap();
     let after = open(&folder.0).1.status().clone();
     assert_ne!(after.digest, before.digest);
     assert_eq!(after.bytes, before.bytes);
-    // A file of that name that no graph speaks of is nobody's.
+    // A file that no graph names is not part of the model.
     std::fs::write(folder.graph("encoder_model.onnx_data"), "old").unwrap();
     assert_eq!(open(&folder.0).1.status().digest, after.digest);
     std::fs::remove_file(folder.graph("weights.bin")).unwrap();
@@ -184,14 +181,14 @@ fn weights_under_any_name_decide_the_digest_and_count() {
 }
 
 #[test]
-fn weights_in_files_of_their_own_are_found_and_decide_the_digest() {
+fn external_weights_are_found_and_digested() {
     if !runtime() {
         return;
     }
     for model in MODELS {
-        let folder = moved_out(model, "beside");
+        let folder = moved_out(model, "external");
         let beams = json!({ "num_beams": 3 });
-        assert_eq!(said(&folder.0, &beams), said(&parity().join(model), &beams), "{model}");
+        assert_eq!(ids(&folder.0, &beams), ids(&parity().join(model), &beams), "{model}");
         let before = open(&folder.0).1.status().clone();
         assert_eq!(before.passed_over, [""; 0]);
         let weights = folder.graph(&format!("{}_data", before.graphs[0].file));
@@ -205,7 +202,7 @@ fn weights_in_files_of_their_own_are_found_and_decide_the_digest() {
 }
 
 #[test]
-fn weights_that_are_missing_cut_or_elsewhere_are_refused_with_the_names_of_both_files() {
+fn damaged_weights_are_refused_by_name() {
     if !runtime() {
         return;
     }
@@ -233,7 +230,7 @@ fn weights_that_are_missing_cut_or_elsewhere_are_refused_with_the_names_of_both_
             let error = refused(damage);
             assert!(error.contains(&data), "{model}: {error}");
         }
-        // A place outside of the folder is none, although the file is there.
+        // A location outside the folder is refused, even if the file exists.
         for outside in ["../secret_data", "/etc/passwd"] {
             refused(&|folder: &Copy| {
                 std::fs::copy(

@@ -4,6 +4,7 @@ use pg_caption_checks::{message_violations, style_violations};
 use pg_caption_fetch::{FetchError, FetchStage, UrlLocation};
 use pg_caption_hub::HubError;
 use pg_caption_models::ModelsError;
+use pg_caption_pixels::{PictureError, PictureFormat};
 use pg_caption_style::{FolderError, StyleError, TextRefusal};
 use pg_caption_wire::{Failure, FailureClass};
 use std::path::PathBuf;
@@ -153,4 +154,45 @@ fn hub_errors_follow_the_style() {
         errors.push(HubError::Exists { path: path.clone(), origin });
     }
     all_messages_follow_the_style(errors.iter().map(HubError::to_string));
+}
+
+#[test]
+fn picture_failures_follow_the_style() {
+    use PictureError::*;
+    let format = PictureFormat::Png;
+    let errors = [
+        Empty,
+        NotAnImage { seems: "a text" },
+        UnsupportedFormat { name: "AVIF", code: "avif_unsupported" },
+        UnsupportedFormat { name: "SVG", code: "svg_unsupported" },
+        UnsupportedVariant { format, what: "an unknown filter method".into() },
+        TooManyPixels { width: 9, height: 9, limit: 3 },
+        SideTooLong { width: 1, height: 2_000_000 },
+        TooMuchMemory { needed: 9, limit: 3 },
+        TooManyScans { scans: 300, pixels: 9 },
+        Truncated { format },
+        Damaged { format, why: "the header is not the first chunk".into() },
+        Damaged { format, why: "Unexpected end.".into() },
+        TimedOut,
+        Panicked { format },
+        Processor("no image_processor_type or feature_extractor_type".into()),
+    ];
+    all_follow_the_style(errors.iter().map(PictureError::failure));
+}
+
+#[test]
+fn model_folder_errors_follow_the_style() {
+    let text = || "encoder_model".to_string();
+    let path = || PathBuf::from("config.json");
+    let errors = [
+        ModelsError::UnknownFamily { model_type: "poet".into(), supported: vec!["florence2"] },
+        ModelsError::Missing { file: "tokenizer.json".into() },
+        ModelsError::NoGraph { graph: text() },
+        ModelsError::NoDtype { graph: text(), dtype: "q4".into(), published: vec!["fp16".into()] },
+        ModelsError::UnknownGraph { graph: "x".into(), graphs: vec![text()] },
+        ModelsError::BadDtype("q5".into()),
+        ModelsError::File { path: path(), source: std::io::Error::other("it is full") },
+        ModelsError::Content { path: path(), reason: "not a JSON object".into() },
+    ];
+    all_messages_follow_the_style(errors.iter().map(ModelsError::to_string));
 }

@@ -6,7 +6,7 @@ use crate::listing::{Listing, RemoteFile, refusal};
 use crate::transfer::{Transfer, fetch};
 use crate::{HubError, HubLocation, PullProgress, RetryLimits};
 use pg_caption_models::{GraphChoice, GraphSelection, choose, family, model_type_of, model_types};
-use pg_caption_onnx::outside;
+use pg_caption_onnx::external_locations;
 use serde_json::Value;
 use std::path::{Component, Path, PathBuf};
 
@@ -186,7 +186,7 @@ fn additional<'a>(
     let mut additional: Vec<&RemoteFile> = Vec::new();
     for graph in &choice.graphs {
         // Loading the model reports graphs that cannot be read.
-        for location in outside(&folder.join(&graph.file)).unwrap_or_default() {
+        for location in external_locations(&folder.join(&graph.file)).unwrap_or_default() {
             // ONNX Runtime does not read weights from above the graph's folder either.
             let Some(path) = relative_to(&graph.file, &location) else { continue };
             if choice

@@ -1,41 +1,43 @@
-//! Which model folders lie in a models directory, and what their names and sizes say. Nothing large
-//! is read.
+//! Installed model folders: lists a models directory by names and sizes. Reads no graph.
 
+use crate::json::{MAX_CONFIG, if_exists, model_type_of, read_file, read_json};
 use crate::{GraphSelection, ModelsError, choose, family, graph_file, model_types};
 use pg_caption_style::CaptionStyle;
-use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-/// Largest JSON file read here, bytes; published ones have a few kilobytes.
-const MAX_JSON: u64 = 4 << 20;
-
-/// A folder that holds a model, or should.
+/// A folder that contains a model, complete or not.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstalledModel {
     /// Its name in the models directory.
     pub name: String,
-    /// Where it is.
+    /// The folder.
     pub path: PathBuf,
-    /// `model_type`, if its configuration says one.
+    /// `model_type`, if its configuration states one.
     pub model_type: Option<String>,
-    /// Bytes of all its files.
+    /// Size of all its files, bytes.
     pub bytes: u64,
-    /// Graph to the precisions installed, the one that is used first.
+    /// Each graph with its installed dtypes, the one in use first.
     pub graphs: BTreeMap<String, Vec<String>>,
-    /// Names of the styles that it brings along.
+    /// Names of the styles that it contains.
     pub styles: Vec<String>,
-    /// Why it cannot be used, as far as names tell.
+    /// Why it cannot be used, as far as file names show.
     pub problem: Option<String>,
 }
 
-/// The folders of a models directory that have a `config.json`, by name. Names that begin with a
-/// dot (downloads under way) are passed over.
+/// The folders of a models directory that have a `config.json`, sorted by name. Names that begin
+/// with a dot (unfinished downloads) are skipped.
 ///
 /// # Errors
-/// The directory cannot be read.
+/// [`ModelsError::File`] if the directory cannot be read.
+///
+/// ```no_run
+/// for model in pg_caption_models::scan("/var/lib/pg_caption/models".as_ref())? {
+///     println!("{}: {}", model.name, model.problem.as_deref().unwrap_or("complete"));
+/// }
+/// # Ok::<(), pg_caption_models::ModelsError>(())
+/// ```
 pub fn scan(models: &Path) -> Result<Vec<InstalledModel>, ModelsError> {
     let failed = |source| ModelsError::File { path: models.into(), source };
     let mut found = Vec::new();
@@ -51,7 +53,7 @@ pub fn scan(models: &Path) -> Result<Vec<InstalledModel>, ModelsError> {
 }
 
 impl InstalledModel {
-    /// Looks at one folder; what is wrong with it is stated in it.
+    /// Describes one folder; its fault, if any, goes into `problem`.
     pub fn at(path: &Path) -> InstalledModel {
         let mut files = Vec::new();
         let bytes = list(path, "", &mut files) + list(&path.join("onnx"), "onnx/", &mut files);
@@ -67,11 +69,11 @@ impl InstalledModel {
             styles: Vec::new(),
             problem: None,
         };
-        installed.problem = installed.look(&files).err().map(|error| error.to_string());
+        installed.problem = installed.inspect(&files).err().map(|error| error.to_string());
         installed
     }
 
-    fn look(&mut self, files: &[String]) -> Result<(), ModelsError> {
+    fn inspect(&mut self, files: &[String]) -> Result<(), ModelsError> {
         let path = self.path.join("config.json");
         let model_type = model_type_of(&read_json(&path)?, &path)?;
         self.model_type = Some(model_type.clone());
@@ -93,11 +95,11 @@ impl InstalledModel {
     }
 }
 
-/// Adds the files of a folder under a prefix; their bytes.
+/// Adds the files of a folder to `files`, each with `prefix`; returns their size in bytes.
 fn list(folder: &Path, prefix: &str, files: &mut Vec<String>) -> u64 {
     let mut bytes = 0;
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
-        // Through symbolic links, as a hub cache is made of them.
+        // Follows symbolic links: a hub cache consists of them.
         let Ok(metadata) = fs::metadata(entry.path()) else { continue };
         if metadata.is_file() {
             bytes += metadata.len();
@@ -107,65 +109,20 @@ fn list(folder: &Path, prefix: &str, files: &mut Vec<String>) -> u64 {
     bytes
 }
 
-/// `model_type` of a `config.json`.
+/// The styles that a folder defines in `captions.json`, by name; none if it has no such file.
 ///
 /// # Errors
-/// It says none.
-pub fn model_type_of(config: &Value, path: &Path) -> Result<String, ModelsError> {
-    let named = config.get("model_type").and_then(Value::as_str);
-    named.map(Into::into).ok_or_else(|| ModelsError::Content {
-        path: path.into(),
-        reason: "no \"model_type\"".into(),
-    })
-}
-
-/// Reads a small JSON file.
-///
-/// # Errors
-/// It cannot be read, is too large, or is no JSON.
-pub fn read_json(path: &Path) -> Result<Value, ModelsError> {
-    serde_json::from_slice(&read(path)?)
-        .map_err(|e| ModelsError::Content { path: path.into(), reason: e.to_string() })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, ModelsError> {
-    let failed = |source| ModelsError::File { path: path.into(), source };
-    let mut bytes = Vec::new();
-    fs::File::open(path)
-        .map_err(failed)?
-        .take(MAX_JSON + 1)
-        .read_to_end(&mut bytes)
-        .map_err(failed)?;
-    match bytes.len() as u64 > MAX_JSON {
-        true => Err(ModelsError::Content {
-            path: path.into(),
-            reason: format!("larger than {MAX_JSON} bytes"),
-        }),
-        false => Ok(bytes),
-    }
-}
-
-/// The styles that a folder brings along in `captions.json`, by name; none if it has no such file.
-///
-/// # Errors
-/// The file, or `config.json` beside it, cannot be read or says something impossible.
+/// The file, or the folder's `config.json`, cannot be read or is invalid.
 pub fn styles_of(folder: &Path) -> Result<BTreeMap<String, CaptionStyle>, ModelsError> {
     let path = folder.join("captions.json");
-    let bytes = match read(&path) {
-        Err(ModelsError::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(BTreeMap::new());
-        }
-        bytes => bytes?,
+    let Some(bytes) = if_exists(read_file(&path, MAX_CONFIG))? else {
+        return Ok(BTreeMap::new());
     };
     let config = folder.join("config.json");
     let model_type = model_type_of(&read_json(&config)?, &config)?;
-    // A prompt is kept under the name that the family itself goes by.
-    let name = family(&model_type)
-        .and_then(|family| family.model_types.first())
-        .copied()
-        .unwrap_or(&model_type);
-    pg_caption_style::of_folder(&bytes, name)
-        .map_err(|e| ModelsError::Content { path, reason: e.to_string() })
+    // A prompt is kept under the family's own name.
+    let name = family(&model_type).map_or(model_type.as_str(), |family| family.name());
+    pg_caption_style::of_folder(&bytes, name).map_err(|e| ModelsError::content(&path, e))
 }
 
 #[cfg(test)]
@@ -189,17 +146,17 @@ mod tests {
     ];
 
     #[test]
-    fn folders_are_listed_with_their_graphs_and_what_is_wrong_with_them() {
+    fn folders_are_listed_with_graphs_and_problems() {
         let dir = tempfile::tempdir().unwrap();
         put(&dir.path().join("whole"), &WHOLE);
         put(&dir.path().join("half"), &WHOLE[..5]);
-        put(&dir.path().join("strange"), &[("config.json", r#"{"model_type":"poet"}"#)]);
+        put(&dir.path().join("unknown"), &[("config.json", r#"{"model_type":"poet"}"#)]);
         put(&dir.path().join("broken"), &[("config.json", "{")]);
         put(&dir.path().join(".whole.partial"), &WHOLE);
         fs::create_dir(dir.path().join("no_model")).unwrap();
         let found = scan(dir.path()).unwrap();
         let names: Vec<_> = found.iter().map(|i| i.name.as_str()).collect();
-        assert_eq!(names, ["broken", "half", "strange", "whole"]);
+        assert_eq!(names, ["broken", "half", "unknown", "whole"]);
         let problems: Vec<_> =
             found.iter().map(|i| i.problem.clone().unwrap_or_default()).collect();
         assert!(problems[0].contains("config.json"), "{}", problems[0]);
@@ -215,11 +172,7 @@ mod tests {
             (None, Some("vision-encoder-decoder"))
         );
         assert_eq!(whole.bytes, WHOLE.iter().map(|(_, text)| text.len() as u64).sum::<u64>());
-        assert_eq!(
-            whole.graphs["encoder_model"],
-            ["q4", "fp16"],
-            "the one that is used stands first"
-        );
+        assert_eq!(whole.graphs["encoder_model"], ["q4", "fp16"], "the one in use comes first");
         put(&whole.path, &[("captions.json", r#"{"styles": {"poetic": {"prompt": "Rhyme."}}}"#)]);
         assert_eq!(InstalledModel::at(&whole.path).styles, ["poetic"]);
         put(&whole.path, &[("captions.json", r#"{"styles": {"poetic": {}}}"#)]);

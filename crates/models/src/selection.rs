@@ -1,36 +1,55 @@
-//! Of the files there are, which ones make a model: one precision for each graph that its family
-//! needs.
+//! Chooses the files that make a model: one precision for each graph that its family needs.
 
 use crate::files::{PLAIN, SUFFIXES};
 use crate::{
-    CONFIGURATION, GraphFile, ModelFamily, ModelsError, REQUIRED, graph_file, is_external_data,
+    CONFIG_FILES, ConfigFile, GraphFile, ModelFamily, ModelsError, graph_file, is_external_data,
 };
 use std::collections::BTreeMap;
 
-/// A precision that is wanted.
+/// The requested precision of a graph.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum GraphDtype {
-    /// The unsuffixed file, else what there is, the quickest on a processor first.
+    /// The unsuffixed file, else the available one that is fastest on a CPU.
     #[default]
     Auto,
-    /// This one only: `fp32`, or a suffix without the underscore.
+    /// Only this one: `fp32`, or a suffix without the underscore.
     Named(String),
 }
 
 impl GraphDtype {
-    fn parse(text: &str) -> Result<GraphDtype, ModelsError> {
+    /// From a setting: `auto` (or nothing), `fp32`, `q8`, or any suffix with or without its
+    /// underscore, a private one too.
+    pub fn of_setting(text: &str) -> GraphDtype {
         match text.trim_start_matches('_') {
-            "auto" => Ok(GraphDtype::Auto),
-            PLAIN => Ok(GraphDtype::Named(PLAIN.into())),
-            // What the tensor type of transformers.js calls the file `_quantized`.
-            "q8" => Ok(GraphDtype::Named("quantized".into())),
-            name if SUFFIXES.contains(&name) => Ok(GraphDtype::Named(name.into())),
-            _ => Err(ModelsError::BadDtype(text.into())),
+            "" | "auto" => GraphDtype::Auto,
+            // transformers.js calls the files `_quantized` by this dtype.
+            "q8" => GraphDtype::Named("quantized".into()),
+            name => GraphDtype::Named(name.into()),
+        }
+    }
+
+    /// The dtypes to try, best first.
+    pub fn candidates(&self) -> Vec<&str> {
+        match self {
+            GraphDtype::Auto => std::iter::once(PLAIN).chain(SUFFIXES).collect(),
+            GraphDtype::Named(dtype) => vec![dtype],
+        }
+    }
+
+    fn parse(text: &str) -> Result<GraphDtype, ModelsError> {
+        match GraphDtype::of_setting(text) {
+            GraphDtype::Auto if text.trim_start_matches('_').is_empty() => {
+                Err(ModelsError::BadDtype(text.into()))
+            }
+            GraphDtype::Named(dtype) if dtype != PLAIN && !SUFFIXES.contains(&dtype.as_str()) => {
+                Err(ModelsError::BadDtype(text.into()))
+            }
+            dtype => Ok(dtype),
         }
     }
 }
 
-/// What is wanted of a model.
+/// The requested precisions of a model's graphs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GraphSelection {
     dtype: GraphDtype,
@@ -39,21 +58,38 @@ pub struct GraphSelection {
 }
 
 impl GraphSelection {
-    /// From `q4` for all graphs, `embed_tokens=fp16` for one. `unmerged`: no merged decoder.
+    /// Parses `q4` (all graphs) and `embed_tokens=fp16` (one graph). `unmerged`: no merged decoder.
     ///
     /// # Errors
     /// [`ModelsError::BadDtype`].
+    ///
+    /// ```
+    /// use pg_caption_models::{GraphSelection, choose, family};
+    ///
+    /// let files = [
+    ///     "config.json",
+    ///     "preprocessor_config.json",
+    ///     "tokenizer.json",
+    ///     "onnx/encoder_model_q4.onnx",
+    ///     "onnx/encoder_model_fp16.onnx",
+    ///     "onnx/decoder_model_merged.onnx",
+    /// ];
+    /// let selection = GraphSelection::parse(&["auto", "encoder_model=fp16"], false)?;
+    /// let choice = choose(family("vision-encoder-decoder").unwrap(), &files, &selection)?;
+    /// assert_eq!(choice.graphs[0].file, "onnx/encoder_model_fp16.onnx");
+    /// # Ok::<(), pg_caption_models::ModelsError>(())
+    /// ```
     pub fn parse(texts: &[impl AsRef<str>], unmerged: bool) -> Result<GraphSelection, ModelsError> {
-        let mut wish = GraphSelection { unmerged, ..GraphSelection::default() };
+        let mut selection = GraphSelection { unmerged, ..GraphSelection::default() };
         for text in texts.iter().map(AsRef::as_ref) {
             match text.split_once('=') {
                 Some((graph, dtype)) => {
-                    drop(wish.graphs.insert(graph.into(), GraphDtype::parse(dtype)?))
+                    drop(selection.graphs.insert(graph.into(), GraphDtype::parse(dtype)?))
                 }
-                None => wish.dtype = GraphDtype::parse(text)?,
+                None => selection.dtype = GraphDtype::parse(text)?,
             }
         }
-        Ok(wish)
+        Ok(selection)
     }
 
     fn of(&self, graph: &str) -> &GraphDtype {
@@ -64,9 +100,9 @@ impl GraphSelection {
 /// The files that make a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GraphChoice {
-    /// Small files, those of [`CONFIGURATION`] that there are.
+    /// Those of [`CONFIG_FILES`] that exist.
     pub configuration: Vec<String>,
-    /// One precision for each graph.
+    /// One file for each graph.
     pub graphs: Vec<GraphFile>,
 }
 
@@ -81,29 +117,30 @@ impl GraphChoice {
 /// Chooses among these files (paths relative to the folder).
 ///
 /// # Errors
-/// What is missing, and what there is instead.
+/// The missing file, graph or dtype, with the available ones.
 pub fn choose(
     family: &ModelFamily,
     files: &[impl AsRef<str>],
-    wish: &GraphSelection,
+    selection: &GraphSelection,
 ) -> Result<GraphChoice, ModelsError> {
     let files: Vec<&str> = files.iter().map(AsRef::as_ref).collect();
     let all = family.all_graphs();
-    if let Some(graph) = wish.graphs.keys().find(|graph| !all.contains(&graph.as_str())) {
-        return Err(ModelsError::StrangeGraph {
+    if let Some(graph) = selection.graphs.keys().find(|graph| !all.contains(&graph.as_str())) {
+        return Err(ModelsError::UnknownGraph {
             graph: graph.clone(),
             graphs: all.into_iter().map(Into::into).collect(),
         });
     }
-    if let Some(file) = CONFIGURATION[..REQUIRED].iter().find(|file| !files.contains(file)) {
-        return Err(ModelsError::Missing { file: (*file).into() });
+    let missing = |file: &&ConfigFile| file.required && !files.contains(&file.name);
+    if let Some(file) = CONFIG_FILES.iter().find(missing) {
+        return Err(ModelsError::Missing { file: file.name.into() });
     }
-    let pick = |graph: &&str| pick(&files, &all, graph, wish.of(graph));
+    let pick = |graph: &&str| pick(&files, &all, graph, selection.of(graph));
     let mut graphs = family.graphs.iter().map(pick).collect::<Result<Vec<_>, _>>()?;
     let layouts = family
         .decoders
         .iter()
-        .filter(|layout| !wish.unmerged || !layout.contains(&"decoder_model_merged"));
+        .filter(|layout| !selection.unmerged || !layout.contains(&"decoder_model_merged"));
     let mut decoders = layouts.map(|layout| layout.iter().map(pick).collect::<Result<Vec<_>, _>>());
     let mut first = decoders
         .next()
@@ -111,7 +148,7 @@ pub fn choose(
     for other in decoders {
         first = match (first, other) {
             (Ok(found), _) | (Err(_), Ok(found)) => Ok(found),
-            // The precisions that there are say more than that the best layout is not there at all.
+            // The available precisions are a better hint than the absence of the best layout.
             (Err(ModelsError::NoGraph { .. }), Err(other @ ModelsError::NoDtype { .. })) => {
                 Err(other)
             }
@@ -119,8 +156,10 @@ pub fn choose(
         };
     }
     graphs.extend(first?);
-    let configuration =
-        CONFIGURATION.iter().filter(|file| files.contains(file)).map(|file| (*file).to_owned());
+    let configuration = CONFIG_FILES
+        .iter()
+        .filter(|file| files.contains(&file.name))
+        .map(|file| file.name.to_owned());
     Ok(GraphChoice { configuration: configuration.collect(), graphs })
 }
 
@@ -130,31 +169,32 @@ fn pick(
     graph: &str,
     wanted: &GraphDtype,
 ) -> Result<GraphFile, ModelsError> {
-    let mut there: Vec<(&str, &str)> = Vec::new();
+    let mut available: Vec<(&str, &str)> = Vec::new();
     for file in files {
         if let Some(named) = graph_file(file, all).filter(|named| named.graph == graph) {
-            there.push((
+            available.push((
                 SUFFIXES.iter().copied().find(|s| *s == named.dtype).unwrap_or(PLAIN),
                 file,
             ));
         }
     }
     let rank = |dtype: &str| SUFFIXES.iter().position(|s| *s == dtype).map_or(0, |at| at + 1);
-    // The same graph may lie in `onnx/` and beside it: the longer path is the one in `onnx/`, which
+    // A graph may be both in `onnx/` and in the folder itself: the longer path, the one in `onnx/`,
     // is tried first.
-    there.sort_by_key(|(dtype, file)| (rank(dtype), std::cmp::Reverse(file.len())));
-    if there.is_empty() {
+    available.sort_by_key(|(dtype, file)| (rank(dtype), std::cmp::Reverse(file.len())));
+    if available.is_empty() {
         return Err(ModelsError::NoGraph { graph: graph.into() });
     }
     let found = match wanted {
-        GraphDtype::Auto => there.first(),
-        GraphDtype::Named(dtype) => there.iter().find(|(d, _)| d == dtype),
+        GraphDtype::Auto => available.first(),
+        GraphDtype::Named(dtype) => available.iter().find(|(d, _)| d == dtype),
     };
     let Some((dtype, file)) = found else {
         let GraphDtype::Named(dtype) = wanted else {
             return Err(ModelsError::NoGraph { graph: graph.into() });
         };
-        let mut published: Vec<String> = there.iter().map(|(dtype, _)| (*dtype).into()).collect();
+        let mut published: Vec<String> =
+            available.iter().map(|(dtype, _)| (*dtype).into()).collect();
         published.dedup();
         return Err(ModelsError::NoDtype { graph: graph.into(), dtype: dtype.clone(), published });
     };
@@ -188,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn the_unsuffixed_file_is_taken_else_the_quickest_and_never_two() {
+    fn auto_takes_the_plain_file_else_the_fastest() {
         let there = [
             "onnx/encoder_model.onnx",
             "onnx/encoder_model_q4.onnx",
@@ -200,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stated_precision_holds_for_all_graphs_or_for_one() {
+    fn a_stated_dtype_holds_for_all_graphs_or_one() {
         let there = [
             "onnx/vision_encoder_q4.onnx",
             "onnx/vision_encoder_fp16.onnx",
@@ -208,7 +248,7 @@ mod tests {
             "onnx/decoder_model_merged_q4.onnx",
         ];
         let error = chosen("smolvlm", &there, &["q4"], false).unwrap_err();
-        assert_eq!(error.to_string(), "graph embed_tokens is not there in dtype q4; there is fp16");
+        assert_eq!(error.to_string(), "no embed_tokens graph in dtype q4; available: fp16");
         let files = chosen("idefics3", &there, &["q4", "embed_tokens=fp16"], false).unwrap();
         assert_eq!(
             files,
@@ -220,7 +260,7 @@ mod tests {
         );
         assert!(matches!(
             chosen("idefics3", &there, &["encoder_model=q4"], false),
-            Err(ModelsError::StrangeGraph { .. })
+            Err(ModelsError::UnknownGraph { .. })
         ));
         assert!(matches!(
             chosen("idefics3", &there, &["q5"], false),
@@ -229,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_come_with_their_graph_alone() {
+    fn weights_are_chosen_with_their_graph() {
         let there = [
             "onnx/encoder_model.onnx",
             "onnx/encoder_model.onnx_data",
@@ -243,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn the_merged_decoder_is_taken_else_the_pair_else_one_alone() {
+    fn merged_decoders_go_before_pairs_and_singles() {
         let encoder = "onnx/encoder_model.onnx";
         let (merged, first, past) = (
             "onnx/decoder_model_merged.onnx",
@@ -255,16 +295,16 @@ mod tests {
         assert_eq!(of(&[encoder, merged, first, past], true).unwrap(), [encoder, first, past]);
         assert_eq!(of(&[encoder, first, past], false).unwrap(), [encoder, first, past]);
         assert_eq!(of(&[encoder, first], false).unwrap(), [encoder, first]);
-        assert!(
-            matches!(of(&[encoder], false), Err(ModelsError::NoGraph { graph }) if graph == "decoder_model_merged")
-        );
-        assert!(
-            matches!(of(&[merged], false), Err(ModelsError::NoGraph { graph }) if graph == "encoder_model")
-        );
+        let missing = |available: &[&str]| match of(available, false) {
+            Err(ModelsError::NoGraph { graph }) => graph,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(missing(&[encoder]), "decoder_model_merged");
+        assert_eq!(missing(&[merged]), "encoder_model");
     }
 
     #[test]
-    fn a_folder_without_a_tokenizer_is_none() {
+    fn a_folder_without_a_tokenizer_is_refused() {
         let error = choose(
             family("florence2").unwrap(),
             &["config.json", "preprocessor_config.json"],

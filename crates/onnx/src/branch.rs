@@ -1,42 +1,40 @@
-//! The branch of a merged decoder that is taken when there is a cache, as a graph of its own.
+//! Extracts the cached branch of a merged decoder as a graph of its own.
 //!
-//! Merged decoders hold two graphs under one `If` over the input `use_cache_branch`; weights stand
-//! outside of both.
+//! A merged decoder has two graphs under one `If` over the input `use_cache_branch`; its weights
+//! are outside both.
 
 use crate::proto::{AttributeProto, GraphProto, NodeProto};
 use crate::{GraphError, OnnxModel};
 
 impl OnnxModel {
-    /// The graph that runs where the boolean input `condition` is true; the whole graph where it
-    /// has no such input.
+    /// The graph that runs if the boolean input `condition` is true; the whole graph if it has no
+    /// such input.
     ///
     /// # Errors
-    /// [`GraphError::Branches`] where the condition decides anything but one `If`.
+    /// [`GraphError::Branches`] if the condition decides anything but one `If`.
     pub fn branch(&self, condition: &str) -> Result<OnnxModel, GraphError> {
         let graph = self.graph();
         if !graph.input.iter().any(|input| input.name() == condition) {
             return Ok(self.clone());
         }
-        let mut deciding = graph
+        let mut readers = graph
             .node
             .iter()
             .enumerate()
             .filter(|(_, node)| node.input.iter().any(|input| input == condition));
-        let (at, chosen) = match (deciding.next(), deciding.next()) {
+        let (at, chosen) = match (readers.next(), readers.next()) {
             (Some((at, node)), None) if node.op_type() == "If" => (at, node),
             _ => {
-                return Err(GraphError::Branches(
-                    "the condition decides something else than one If",
-                ));
+                return Err(GraphError::Branches("the condition is not the input of a single If"));
             }
         };
-        let taken = chosen
+        let branch = chosen
             .attribute
             .iter()
             .find(|attribute| attribute.name() == "then_branch")
             .and_then(|a| a.g.clone());
-        let taken = taken.ok_or(GraphError::Branches("the If has no then_branch"))?;
-        let mut inner = renamed(taken, &chosen.output)?;
+        let branch = branch.ok_or(GraphError::Branches("the If has no then_branch"))?;
+        let mut inner = renamed(branch, &chosen.output)?;
         let mut node = graph.node[..at].to_vec();
         node.append(&mut inner.node);
         node.extend_from_slice(&graph.node[at + 1..]);
@@ -53,10 +51,10 @@ impl OnnxModel {
     }
 }
 
-/// A branch whose outputs have the names that its `If` gives them.
+/// A branch with its outputs renamed as the `If` names them.
 fn renamed(mut branch: GraphProto, names: &[String]) -> Result<GraphProto, GraphError> {
     if branch.output.len() != names.len() {
-        return Err(GraphError::Branches("the branch has another number of outputs"));
+        return Err(GraphError::Branches("the branch and the If differ in their outputs"));
     }
     let outputs: Vec<String> =
         branch.output.iter().map(|output| output.name().to_owned()).collect();
@@ -68,7 +66,7 @@ fn renamed(mut branch: GraphProto, names: &[String]) -> Result<GraphProto, Graph
         if made {
             branch.node.iter_mut().for_each(|node| rename(node, from, to));
         } else {
-            // Handed through: an input or a weight.
+            // Passed through: an input or a weight.
             let node = NodeProto {
                 op_type: Some("Identity".into()),
                 input: vec![from.clone()],
@@ -85,7 +83,7 @@ fn rename(node: &mut NodeProto, from: &str, to: &str) {
     for name in node.input.iter_mut().chain(&mut node.output).filter(|name| *name == from) {
         to.clone_into(name);
     }
-    // Graphs inside the node see its surroundings.
+    // Graphs inside the node can read values around it.
     for graph in node.attribute.iter_mut().flat_map(graphs) {
         graph.node.iter_mut().for_each(|node| rename(node, from, to));
     }

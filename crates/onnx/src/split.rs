@@ -1,61 +1,66 @@
-//! Cutting a graph by its data flow: what depends on one input alone, and the rest.
+//! Splits a graph by its data flow: what depends only on given inputs, and the rest.
 
 use crate::proto::{GraphProto, NodeProto, ValueInfoProto};
-use crate::sizes::Sizes;
+use crate::sizes::ConstantSizes;
 use crate::{GraphError, OnnxModel};
 use std::collections::{HashMap, HashSet};
 
-/// A graph in two.
+/// The two halves of a graph.
 #[derive(Debug, Clone)]
 pub struct GraphSplit {
     /// Computes the tensors of `cut` from the roots.
     pub once: OnnxModel,
-    /// The rest, with the tensors of `cut` as further inputs.
+    /// The rest, with the tensors of `cut` as additional inputs.
     pub rest: OnnxModel,
-    /// What is handed over.
+    /// The tensors that the first half computes for the second.
     pub cut: Vec<String>,
 }
 
-/// What a tensor hangs on.
+/// What a tensor depends on.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum From {
-    /// Weights and constants.
+enum Origin {
+    /// Only weights and constants.
     Nothing,
-    /// The roots alone, numbers of theirs among them.
+    /// Only the roots, their numbers included.
     Data,
-    /// The roots alone, but only their shapes.
+    /// Only the shapes of the roots.
     Shapes,
     /// Any other input.
     Others,
 }
 
 impl OnnxModel {
-    /// Cuts the graph behind everything that hangs on `roots` alone. What hangs on their shapes
-    /// only is computed again by the rest: it costs nothing, and it does not belong to the rows of
-    /// a batch as the data does. So are sizes that never change, which hang on nothing; only the
-    /// part that is computed once is told their values, so that ONNX Runtime does with the rest
-    /// what it does with the published graph.
+    /// Splits the graph behind everything that depends only on `roots`.
+    ///
+    /// What depends only on their shapes is computed again by the rest: it is cheap, and unlike the
+    /// data it has no row per caption. Sizes that never change count as constants. Only the first
+    /// half gets their values, so that ONNX Runtime optimises the rest like the published graph.
     ///
     /// # Errors
-    /// [`GraphError::NothingToCut`] where no node hangs on the roots alone.
+    /// [`GraphError::NothingToCut`] if no node depends only on the roots.
     pub fn split(&self, roots: &[&str]) -> Result<GraphSplit, GraphError> {
         let graph = self.graph();
-        let mut from: HashMap<&str, From> =
-            graph.initializer.iter().map(|weights| (weights.name(), From::Nothing)).collect();
+        let mut origins: HashMap<&str, Origin> =
+            graph.initializer.iter().map(|weights| (weights.name(), Origin::Nothing)).collect();
         for input in self.inputs() {
-            from.insert(input, if roots.contains(&input) { From::Data } else { From::Others });
+            origins
+                .insert(input, if roots.contains(&input) { Origin::Data } else { Origin::Others });
         }
-        let sizes = Sizes::of(graph);
+        let sizes = ConstantSizes::of(graph);
         let constants: HashMap<usize, NodeProto> = graph
             .node
             .iter()
             .enumerate()
             .filter_map(|(at, node)| Some((at, sizes.constant(node)?)))
             .collect();
-        // Nodes stand in the order of their data flow.
+        // Nodes are in data-flow order.
         for (at, node) in graph.node.iter().enumerate() {
-            let outcome = if constants.contains_key(&at) { From::Nothing } else { of(node, &from) };
-            from.extend(node.output.iter().map(|output| (output.as_str(), outcome)));
+            let outcome = if constants.contains_key(&at) {
+                Origin::Nothing
+            } else {
+                origin_of(node, &origins)
+            };
+            origins.extend(node.output.iter().map(|output| (output.as_str(), outcome)));
         }
         let made: HashMap<&str, usize> = graph
             .node
@@ -64,13 +69,13 @@ impl OnnxModel {
             .flat_map(|(at, node)| node.output.iter().map(move |output| (output.as_str(), at)))
             .collect();
 
-        // The rest is what hangs on others, and what it needs of shapes and constants.
+        // The rest: nodes that depend on other inputs, and the shapes and constants that they need.
         let mut rest: HashSet<usize> = HashSet::new();
         let mut cut: Vec<String> = Vec::new();
         let mut wanted: Vec<&str> = graph.output.iter().map(|output| output.name()).collect();
         while let Some(tensor) = wanted.pop() {
             let Some(&at) = made.get(tensor) else { continue };
-            if from.get(tensor) == Some(&From::Data) {
+            if origins.get(tensor) == Some(&Origin::Data) {
                 if !cut.iter().any(|known| known == tensor) {
                     cut.push(tensor.to_owned());
                 }
@@ -82,7 +87,7 @@ impl OnnxModel {
             return Err(GraphError::NothingToCut(roots.join(", ")));
         }
         cut.sort();
-        let handed = |name: &String| ValueInfoProto {
+        let declared = |name: &String| ValueInfoProto {
             name: Some(name.clone()),
             ..graph_value(graph, name).unwrap_or_default()
         };
@@ -94,34 +99,34 @@ impl OnnxModel {
             .map(|(_, node)| node.clone())
             .collect();
         let mut input: Vec<ValueInfoProto> = graph.input.clone();
-        input.extend(cut.iter().map(handed));
-        let told = graph
+        input.extend(cut.iter().map(declared));
+        let first = graph
             .node
             .iter()
             .enumerate()
             .map(|(at, node)| constants.get(&at).unwrap_or(node).clone())
             .collect();
-        let once = part(graph, told, graph.input.clone(), cut.iter().map(handed).collect());
+        let once = part(graph, first, graph.input.clone(), cut.iter().map(declared).collect());
         let rest = part(graph, later, input, graph.output.clone());
         Ok(GraphSplit { once: self.with(once), rest: self.with(rest), cut })
     }
 }
 
-/// What the outputs of a node hang on.
-fn of(node: &NodeProto, from: &HashMap<&str, From>) -> From {
-    let inputs = || reads(node).map(|input| from.get(input).copied().unwrap_or(From::Nothing));
-    if inputs().any(|input| input == From::Others) {
-        From::Others
-    } else if inputs().any(|input| input == From::Data) {
-        if matches!(node.op_type(), "Shape" | "Size") { From::Shapes } else { From::Data }
-    } else if inputs().any(|input| input == From::Shapes) {
-        From::Shapes
+/// What the outputs of a node depend on.
+fn origin_of(node: &NodeProto, origins: &HashMap<&str, Origin>) -> Origin {
+    let inputs = || reads(node).map(|input| origins.get(input).copied().unwrap_or(Origin::Nothing));
+    if inputs().any(|input| input == Origin::Others) {
+        Origin::Others
+    } else if inputs().any(|input| input == Origin::Data) {
+        if matches!(node.op_type(), "Shape" | "Size") { Origin::Shapes } else { Origin::Data }
+    } else if inputs().any(|input| input == Origin::Shapes) {
+        Origin::Shapes
     } else {
-        From::Nothing
+        Origin::Nothing
     }
 }
 
-/// Everything a node reads: its inputs, and what the graphs inside it take from around them.
+/// Everything that a node reads: its inputs, and outer values read by the graphs inside it.
 fn reads(node: &NodeProto) -> impl Iterator<Item = &str> {
     let inner =
         node.attribute.iter().flat_map(|attribute| attribute.g.iter().chain(&attribute.graphs));
@@ -134,23 +139,23 @@ fn graph_value(graph: &GraphProto, name: &str) -> Option<ValueInfoProto> {
     graph.value_info.iter().chain(&graph.output).find(|value| value.name() == name).cloned()
 }
 
-/// The nodes that lead to the outputs, with the inputs and weights they need.
+/// The nodes that lead to the outputs, with the inputs and weights that they need.
 fn part(
     graph: &GraphProto,
     nodes: Vec<NodeProto>,
     inputs: Vec<ValueInfoProto>,
     outputs: Vec<ValueInfoProto>,
 ) -> GraphProto {
-    let given: HashSet<&str> = inputs.iter().map(|input| input.name()).collect();
+    let provided: HashSet<&str> = inputs.iter().map(|input| input.name()).collect();
     let mut wanted: HashSet<String> =
         outputs.iter().map(|output| output.name().to_owned()).collect();
     let mut node = Vec::new();
     for next in nodes.into_iter().rev() {
-        // A tensor that is handed in is not computed again.
+        // A tensor that is an input is not computed again.
         if next
             .output
             .iter()
-            .any(|output| wanted.contains(output) && !given.contains(output.as_str()))
+            .any(|output| wanted.contains(output) && !provided.contains(output.as_str()))
         {
             wanted.extend(reads(&next).map(str::to_owned));
             node.push(next);
@@ -187,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_hangs_on_the_root_alone_is_computed_once_and_shapes_again() {
+    fn root_dependent_nodes_are_computed_once() {
         let split = model().split(&["hidden"]).unwrap();
         assert_eq!(split.cut, ["keys"]);
         assert_eq!(nodes(&split.once), ["MatMul", "Transpose"]);
@@ -200,12 +205,12 @@ mod tests {
         assert_eq!(
             names(&split.rest.graph().initializer),
             ["one"],
-            "the projection's weights left with it"
+            "the projection's weights are in the other half"
         );
     }
 
     #[test]
-    fn keys_that_are_scaled_by_a_size_that_never_changes_are_scaled_once() {
+    fn keys_scaled_by_a_constant_size_are_hoisted() {
         let split = crate::testing::scaled_attention().split(&["hidden"]).unwrap();
         assert_eq!(split.cut, ["scaled"]);
         assert_eq!(nodes(&split.once), ["MatMul", "Constant", "Cast", "Mul"]);
@@ -229,12 +234,12 @@ mod tests {
     }
 
     #[test]
-    fn a_graph_without_such_a_part_is_left_alone() {
-        assert!(matches!(model().split(&["nobody"]), Err(GraphError::NothingToCut(_))));
+    fn a_graph_without_such_a_part_is_not_split() {
+        assert!(matches!(model().split(&["unknown"]), Err(GraphError::NothingToCut(_))));
     }
 
     #[test]
-    fn the_branch_with_a_cache_becomes_a_graph_of_its_own() {
+    fn the_cached_branch_becomes_a_graph() {
         let branch = merged().branch("use_cache_branch").unwrap();
         assert_eq!(branch.inputs(), ["ids", "hidden"]);
         assert_eq!(nodes(&branch), nodes(&model()));
@@ -248,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_read_is_written_again() {
+    fn reading_and_writing_are_inverse() {
         let again = OnnxModel::read(model().write()).unwrap();
         assert_eq!(again.write(), model().write());
         assert!(matches!(

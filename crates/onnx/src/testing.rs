@@ -1,10 +1,12 @@
-//! Small graphs for the tests: an attention over `hidden` whose keys do not depend on `ids`.
+//! Small graphs for tests: an attention over `hidden` whose keys do not depend on `ids`.
 
 use crate::OnnxModel;
 use crate::proto::attribute_proto::AttributeType;
 use crate::proto::{
     AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, ValueInfoProto,
 };
+use bytes::Bytes;
+use prost::Message;
 
 /// A node.
 pub(crate) fn node(op: &str, input: &[&str], output: &str) -> NodeProto {
@@ -28,8 +30,8 @@ pub(crate) fn transpose(input: &str, order: &[i64], output: &str) -> NodeProto {
     NodeProto { attribute: vec![perm], ..node("Transpose", &[input], output) }
 }
 
-/// Whole numbers.
-pub(crate) fn list(name: &str, numbers: &[i64]) -> TensorProto {
+/// A list of integers.
+pub(crate) fn integers(name: &str, numbers: &[i64]) -> TensorProto {
     let data_type = Some(crate::proto::tensor_proto::DataType::Int64 as i32);
     TensorProto {
         name: Some(name.into()),
@@ -74,8 +76,8 @@ pub(crate) fn model() -> OnnxModel {
     })
 }
 
-/// `logits` from `ids`, reshaped to `[length, 8]`, and `hidden`, both scaled by what the shape of
-/// the first says.
+/// `logits` from `ids`, reshaped to `[length, 8]`, and `hidden`, both scaled by a size of the
+/// former.
 pub(crate) fn scaled_attention() -> OnnxModel {
     wrap(GraphProto {
         node: vec![
@@ -94,10 +96,10 @@ pub(crate) fn scaled_attention() -> OnnxModel {
         ],
         initializer: vec![
             weights("projection"),
-            list("one", &[0]),
-            list("eight", &[8]),
-            list("minus_one", &[-1]),
-            list("end", &[i64::MAX]),
+            integers("one", &[0]),
+            integers("eight", &[8]),
+            integers("minus_one", &[-1]),
+            integers("end", &[i64::MAX]),
         ],
         input: vec![value("ids"), value("hidden")],
         output: vec![value("logits")],
@@ -105,7 +107,7 @@ pub(crate) fn scaled_attention() -> OnnxModel {
     })
 }
 
-/// A graph that holds these weights.
+/// A graph with these weights.
 pub(crate) fn with_weights(weights: &[(&str, Vec<u8>)]) -> OnnxModel {
     let initializer = |(name, data): &(&str, Vec<u8>)| TensorProto {
         name: Some((*name).into()),
@@ -144,25 +146,37 @@ pub(crate) fn merged() -> OnnxModel {
     })
 }
 
-/// Names of values or weights.
-pub(crate) fn names<T: Named>(of: &[T]) -> Vec<&str> {
-    of.iter().map(Named::called).collect()
+impl OnnxModel {
+    /// The bytes of a file with this model.
+    pub(crate) fn write(&self) -> Bytes {
+        self.0.encode_to_vec().into()
+    }
+
+    /// The graph, to edit it.
+    pub(crate) fn graph_mut(&mut self) -> &mut GraphProto {
+        self.0.graph.as_mut().unwrap()
+    }
 }
 
-/// What has a name.
+/// Names of values or weights.
+pub(crate) fn names<T: Named>(of: &[T]) -> Vec<&str> {
+    of.iter().map(Named::name_of).collect()
+}
+
+/// A message with a name.
 pub(crate) trait Named {
-    /// It.
-    fn called(&self) -> &str;
+    /// Its name.
+    fn name_of(&self) -> &str;
 }
 
 impl Named for ValueInfoProto {
-    fn called(&self) -> &str {
+    fn name_of(&self) -> &str {
         self.name()
     }
 }
 
 impl Named for TensorProto {
-    fn called(&self) -> &str {
+    fn name_of(&self) -> &str {
         self.name()
     }
 }

@@ -1,9 +1,9 @@
-//! Sizes and oddities read from fixed places of a header before any decoder sees the file, so that
-//! an absurd size is refused with its numbers and not as mere damage.
+//! Sizes and faults at fixed offsets of a header, read before a decoder sees the file. An absurd
+//! size is then rejected with its numbers, not reported as damage.
 
 use crate::{PictureError, PictureFormat, gif, png, tiff};
 
-/// Width and height that the file announces, for the formats that have them in a fixed place.
+/// Width and height that the header announces, for formats that have them at a fixed offset.
 pub(crate) fn size(format: PictureFormat, bytes: &[u8]) -> Option<(u64, u64)> {
     let field = |at: usize| {
         Some(<[u8; 4]>::try_from(bytes.get(at..at + 4)?).expect("four bytes were asked for"))
@@ -13,8 +13,8 @@ pub(crate) fn size(format: PictureFormat, bytes: &[u8]) -> Option<(u64, u64)> {
         PictureFormat::Png => {
             Some((u32::from_be_bytes(field(16)?).into(), u32::from_be_bytes(field(20)?).into()))
         }
-        // The oldest kind of BMP has 16-bit sides; in all others a negative height means rows from
-        // the top.
+        // The oldest kind of BMP has 16-bit sides; in all others a negative height means top-down
+        // rows.
         PictureFormat::Bmp if bytes.get(14) == Some(&12) => {
             let [w0, w1, h0, h1] = field(18)?;
             Some((u16::from_le_bytes([w0, w1]).into(), u16::from_le_bytes([h0, h1]).into()))
@@ -32,12 +32,12 @@ pub(crate) fn size(format: PictureFormat, bytes: &[u8]) -> Option<(u64, u64)> {
     }
 }
 
-/// Refuses what decoders let pass although nothing good can come of it.
+/// Rejects files that decoders accept although they cannot be decoded correctly.
 pub(crate) fn check(format: PictureFormat, bytes: &[u8]) -> Result<(), PictureError> {
     match format {
         PictureFormat::Png => png::check(bytes),
         PictureFormat::Gif if gif::first_frame(bytes).is_none() => {
-            Err(PictureError::Damaged { format, why: "there is no frame in the file".to_owned() })
+            Err(PictureError::Damaged { format, why: "the file has no frame".to_owned() })
         }
         PictureFormat::WebP => check_webp(bytes),
         PictureFormat::Tiff => tiff::check(bytes),
@@ -45,7 +45,8 @@ pub(crate) fn check(format: PictureFormat, bytes: &[u8]) -> Result<(), PictureEr
     }
 }
 
-/// Whether the header of a WebP announces EXIF, and XMP. What it does not announce nobody reads.
+/// Whether the header of a WebP announces EXIF, and XMP. Blocks that it does not announce are
+/// ignored.
 pub(crate) fn webp_blocks(bytes: &[u8]) -> (bool, bool) {
     match bytes.get(12..21) {
         Some([b'V', b'P', b'8', b'X', _, _, _, _, flags]) => (flags & 8 != 0, flags & 4 != 0),
@@ -53,7 +54,7 @@ pub(crate) fn webp_blocks(bytes: &[u8]) -> (bool, bool) {
     }
 }
 
-/// A lossy frame has a size of its own and is decoded before anybody compares that with the canvas.
+/// A lossy frame has a size of its own and would be decoded before it is compared with the canvas.
 fn check_webp(bytes: &[u8]) -> Result<(), PictureError> {
     let Some([b'V', b'P', b'8', b'X', _, _, _, _, _, _, _, _, w0, w1, w2, h0, h1, h2]) =
         bytes.get(12..30)
@@ -62,7 +63,7 @@ fn check_webp(bytes: &[u8]) -> Result<(), PictureError> {
     };
     let side = |bytes: [u8; 3]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], 0]) + 1;
     let canvas = (side([*w0, *w1, *w2]), side([*h0, *h1, *h2]));
-    // Wherever such a chunk stands: its name, its length, three bytes of tag, the start code, the
+    // At any offset: the chunk's name, its length, three bytes of tag, the start code, and the
     // sides in 14 bits each.
     let mut rest = bytes;
     while let Some(at) = rest.iter().position(|byte| *byte == b'V') {

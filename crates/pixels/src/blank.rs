@@ -1,26 +1,26 @@
-//! Is there anything to describe? A blank picture is an answer ("uncertain"), not an error.
+//! Detects blank pictures. A blank picture is a result ("uncertain"), not an error.
 
 use crate::{DecodedPicture, RgbPicture};
 
-/// Levels by which a channel of a blank picture may vary: what JPEG makes of a plain colour.
+/// Most levels by which a channel of a blank picture may vary; JPEG adds noise to a plain colour.
 const TOLERANCE: u8 = 8;
 
-/// Alpha up to which a pixel counts as invisible.
+/// Greatest alpha of an invisible pixel.
 pub(crate) const INVISIBLE: u8 = 4;
 
-/// Why there is nothing to describe.
+/// Why a picture is blank.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlankKind {
-    /// A single pixel, as tracking pixels are.
+    /// A single pixel, like tracking pixels.
     OnePixel,
     /// No pixel is visible.
     Transparent,
-    /// One colour all over, within a few levels.
+    /// A single colour, within a few levels.
     Uniform([u8; 3]),
 }
 
 impl BlankKind {
-    /// In words, to stand after "the picture".
+    /// A phrase that follows "the picture".
     pub fn words(self) -> &'static str {
         match self {
             BlankKind::OnePixel => "is a single pixel",
@@ -30,13 +30,12 @@ impl BlankKind {
     }
 }
 
-/// Why this picture cannot be described, if so.
+/// Why a picture is blank, or `None`.
 pub fn is_blank(decoded: &DecodedPicture) -> Option<BlankKind> {
     decoded.blank
 }
 
-/// Judges a picture; `visible` is false when every pixel was transparent before it was laid on
-/// white.
+/// Judges a picture; `visible` is false if every pixel was transparent.
 pub(crate) fn judge(
     picture: &RgbPicture,
     full_size: (u32, u32),
@@ -49,7 +48,7 @@ pub(crate) fn judge(
         return Some(BlankKind::Transparent);
     }
     let (mut low, mut high) = ([255_u8; 3], [0_u8; 3]);
-    // Row by row, so that ordinary pictures are left at once.
+    // Row by row: an ordinary picture ends the loop in its first rows.
     for row in picture.data.chunks(picture.width.max(1) as usize * 3) {
         for pixel in row.chunks_exact(3) {
             for c in 0..3 {

@@ -1,5 +1,5 @@
-//! A reader over bytes in memory that fails once the deadline has passed, because decoders cannot
-//! be interrupted otherwise.
+//! A reader over bytes in memory that fails after the deadline; decoders cannot be interrupted
+//! otherwise.
 
 use std::{
     borrow::Cow,
@@ -7,17 +7,16 @@ use std::{
     time::Instant,
 };
 
-/// Bytes handed out between two looks at the clock. Small, because a kilobyte of a well compressed
-/// file can inflate a thousandfold.
+/// Bytes between two checks of the clock. Small, because a kilobyte of a well compressed file can
+/// inflate a thousandfold.
 const STEP: usize = 4096;
 
-/// Reads parts of a file as if they were one file; every read past the deadline is an error of kind
-/// `TimedOut`.
+/// Reads parts of a file as one file; every read after the deadline is an error of kind `TimedOut`.
 pub(crate) struct DeadlineReader<'a> {
     parts: [Cow<'a, [u8]>; 3],
     at: usize,
     deadline: Option<Instant>,
-    next_look: usize,
+    next_check: usize,
 }
 
 impl<'a> DeadlineReader<'a> {
@@ -26,20 +25,20 @@ impl<'a> DeadlineReader<'a> {
     }
 
     pub(crate) fn of_parts(parts: [Cow<'a, [u8]>; 3], deadline: Option<Instant>) -> Self {
-        DeadlineReader { parts, at: 0, deadline, next_look: 0 }
+        DeadlineReader { parts, at: 0, deadline, next_check: 0 }
     }
 
     fn length(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()
     }
 
-    fn look_at_the_clock(&mut self) -> io::Result<()> {
+    fn check_deadline(&mut self) -> io::Result<()> {
         let Some(deadline) = self.deadline else { return Ok(()) };
-        // Seeking backwards looks again at once: a file that jumps around is the suspicious one.
-        if self.at < self.next_look && self.at + STEP >= self.next_look {
+        // Check again after seeking backwards: a file that seeks often is suspicious.
+        if self.at < self.next_check && self.at + STEP >= self.next_check {
             return Ok(());
         }
-        self.next_look = self.at + STEP;
+        self.next_check = self.at + STEP;
         if Instant::now() >= deadline { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 }
@@ -56,7 +55,7 @@ impl Read for DeadlineReader<'_> {
 
 impl BufRead for DeadlineReader<'_> {
     fn fill_buf(&mut self) -> io::Result<&[u8]> {
-        self.look_at_the_clock()?;
+        self.check_deadline()?;
         let mut start = self.at;
         for part in &self.parts {
             if start < part.len() {
@@ -94,7 +93,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_deadline_every_byte_comes_in_order_from_wherever_one_seeks() {
+    fn without_a_deadline_reads_and_seeks_work() {
         let bytes = bytes();
         let mut reader = DeadlineReader::new(&bytes, None);
         let mut all = Vec::new();
@@ -119,14 +118,14 @@ mod tests {
     }
 
     #[test]
-    fn past_the_deadline_no_byte_comes() {
+    fn an_expired_deadline_stops_reads() {
         let bytes = bytes();
         let mut reader = DeadlineReader::new(&bytes, Some(Instant::now()));
         assert_eq!(reader.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 
     #[test]
-    fn a_deadline_that_passes_while_reading_is_noticed_within_a_few_kilobytes() {
+    fn the_deadline_is_checked_every_few_kilobytes() {
         let bytes = bytes();
         let mut reader = DeadlineReader::new(&bytes, None);
         reader.read_exact(&mut [0; 100]).unwrap();

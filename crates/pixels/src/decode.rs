@@ -1,50 +1,49 @@
-//! From bytes to an upright RGB picture, in the order that keeps it safe: recognise, read the
-//! header, judge the limits, decode where a panic is catch_panic, turn.
+//! Decodes bytes to an upright RGB picture. The order is what makes it safe: recognise the format,
+//! read the header, check the limits, decode with panics caught, turn.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::{
-    BlankKind, DecodeLimits, PictureError, PictureFormat, RgbPicture, announced, blank, format,
-    header, jpeg, orient, raster,
+    BlankKind, DecodeLimits, PictureError, PictureFormat, RgbPicture, announced, blank, header,
+    jpeg, orient, raster, recognise,
 };
 
 /// How to decode.
 #[derive(Debug, Clone, Default)]
 pub struct DecodeOptions {
-    /// What the picture may cost.
+    /// Limits of one picture.
     pub limits: DecodeLimits,
-    /// Width and height the picture will be resized to (upright): lets camera JPEGs be decoded at
-    /// reduced scale.
+    /// Width and height (upright) to which the picture will be resized; allows reduced-scale
+    /// decoding of camera JPEGs.
     pub target: Option<(u32, u32)>,
-    /// Decode in full, for comparisons; blank pictures are not told.
+    /// Decode at full size, for comparisons; blank pictures are not detected.
     pub exact: bool,
 }
 
 /// A decoded picture.
 #[derive(Debug, Clone)]
 pub struct DecodedPicture {
-    /// The upright picture, of reduced size where that was allowed.
+    /// The upright picture, at reduced size where allowed.
     pub rgb: RgbPicture,
-    /// By content.
+    /// The format by content.
     pub format: PictureFormat,
-    /// Pixels of the upright picture at full size.
+    /// Width of the upright picture at full size, pixels.
     pub width: u32,
-    /// Pixels of the upright picture at full size.
+    /// Height of the upright picture at full size, pixels.
     pub height: u32,
-    /// Why there is nothing to describe, if so; always `None` with `exact`.
+    /// Why the picture is blank; always `None` with `exact`.
     pub blank: Option<BlankKind>,
 }
 
 /// Decodes a picture.
 ///
 /// # Errors
-/// See [`PictureError`]; every limit of `options` that the header breaks is found before anything is
+/// See [`PictureError`]. Every limit that the header violates is reported before anything is
 /// decoded.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<DecodedPicture, PictureError> {
     options.limits.check_time()?;
-    // What fixed places of the header say is judged first: a decoder may choke on an absurd size
-    // before it tells it.
-    if let Some((width, height)) = announced::size(format::recognise(bytes)?, bytes) {
+    // Fixed offsets first: a decoder may fail on an absurd size before it reports it.
+    if let Some((width, height)) = announced::size(recognise::recognise(bytes)?, bytes) {
         options.limits.check_pixels(width, height)?;
     }
     let header = header::probe(bytes)?;
@@ -63,7 +62,7 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<DecodedPicture, P
     Ok(DecodedPicture { rgb, format, width, height, blank })
 }
 
-/// Runs a decoder; a panic in it becomes the error of that picture.
+/// Runs a decoder; a panic becomes an error of the picture.
 pub(crate) fn guarded<T>(
     format: PictureFormat,
     work: impl FnOnce() -> Result<T, PictureError>,
@@ -76,9 +75,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_in_a_decoder_is_an_error_of_that_picture_and_nothing_else() {
+    fn decoder_panics_become_errors() {
         let result: Result<(), PictureError> =
-            guarded(PictureFormat::Gif, || panic!("as decoders do"));
+            guarded(PictureFormat::Gif, || panic!("decoder bug"));
         assert_eq!(result, Err(PictureError::Panicked { format: PictureFormat::Gif }));
         assert_eq!(guarded(PictureFormat::Gif, || Ok(7)), Ok(7));
     }

@@ -1,87 +1,87 @@
-//! Why a picture was refused. The class, the code and the advice hang on the variant; nobody
-//! re-derives them from text.
+//! Errors of pictures. Class, code and hints depend on the variant, never on message text.
 
 use pg_caption_wire::{Failure, FailureClass};
 
+use crate::bounds::{LONGEST_SIDE, MAX_SCAN_PIXELS, MAX_SCANS};
 use crate::{PictureFormat, format};
 
-/// Everything that can go wrong between bytes and tensor.
+/// Why a picture was rejected.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum PictureError {
-    /// No bytes at all.
+    /// The file has no bytes.
     #[error("the file is empty")]
     Empty,
-    /// Not a picture; `seems` says what the bytes look like, with its article.
-    #[error("this is not an image but {seems}")]
+    /// Not a picture; `seems` describes the bytes, with an article.
+    #[error("the file is not an image but {seems}")]
     NotAnImage {
         /// "an HTML page", "a PDF document" …
         seems: &'static str,
     },
     /// A picture in a format this build does not decode.
-    #[error("{name} pictures are not supported")]
+    #[error("unsupported picture format {name}")]
     UnsupportedFormat {
-        /// The format as people call it.
+        /// The format's common name.
         name: &'static str,
         /// Its failure code.
         code: &'static str,
     },
     /// A known format, in a variant that is not decoded.
-    #[error("this kind of {format} is not supported: {what}")]
+    #[error("unsupported variant of {format}: {what}")]
     UnsupportedVariant {
         /// The format.
         format: PictureFormat,
-        /// What is unusual about the file.
+        /// What is unsupported in the file.
         what: String,
     },
-    /// More pixels than allowed; judged from the header.
+    /// More pixels than allowed, according to the header.
     #[error("the picture has too many pixels: {width} x {height}")]
     TooManyPixels {
-        /// Width the header announces.
+        /// Width in the header.
         width: u64,
-        /// Height the header announces.
+        /// Height in the header.
         height: u64,
         /// Pixels allowed.
         limit: u64,
     },
-    /// Not too many pixels, but in too long a row; judged from the header.
-    #[error("the picture has too long a side: {width} x {height}")]
+    /// A side is too long, according to the header.
+    #[error("a side of the picture is too long: {width} x {height}")]
     SideTooLong {
-        /// Width the header announces.
+        /// Width in the header.
         width: u64,
-        /// Height the header announces.
+        /// Height in the header.
         height: u64,
     },
-    /// Decoding would need more memory than there is for one picture.
+    /// Decoding would need more memory than one picture may take.
     #[error("decoding the picture needs too much memory")]
     TooMuchMemory {
-        /// Bytes, a bound computed from the header.
+        /// Upper bound computed from the header, bytes.
         needed: u64,
         /// Bytes allowed.
         limit: u64,
     },
-    /// A JPEG whose repeated scans would keep a processor busy for long.
+    /// A JPEG whose repeated scans would occupy a CPU for long.
     #[error("the JPEG has too many scans: {scans} of {pixels} pixels each")]
     TooManyScans {
-        /// Scans found in the file.
+        /// Scans in the file.
         scans: u64,
         /// Pixels of the picture.
         pixels: u64,
     },
     /// The file ends before the picture does.
-    #[error("the {format} file is cut short")]
+    #[error("the {format} file is truncated")]
     Truncated {
         /// The format.
         format: PictureFormat,
     },
-    /// The decoder gave up.
+    /// The decoder failed.
     #[error("the {format} file is damaged")]
     Damaged {
         /// The format.
         format: PictureFormat,
-        /// The decoder's own words.
+        /// The decoder's message.
         why: String,
     },
-    /// The time limit passed while decoding.
+    /// The time limit expired while decoding.
     #[error("decoding the picture took too long")]
     TimedOut,
     /// The decoder panicked; the panic was caught.
@@ -90,13 +90,13 @@ pub enum PictureError {
         /// The format.
         format: PictureFormat,
     },
-    /// The model's `preprocessor_config.json` asks for something unknown.
-    #[error("the model's preprocessor_config.json cannot be used: {0}")]
+    /// The model's `preprocessor_config.json` is not supported.
+    #[error("unsupported preprocessor_config.json: {0}")]
     Processor(String),
 }
 
 impl PictureError {
-    /// What the failure means for whoever asked.
+    /// The failure's class.
     pub fn class(&self) -> FailureClass {
         match self {
             PictureError::TimedOut => FailureClass::Retry,
@@ -105,7 +105,7 @@ impl PictureError {
         }
     }
 
-    /// Short and stable, for grouping.
+    /// The failure's code: short and stable, for grouping.
     pub fn code(&self) -> &'static str {
         match self {
             PictureError::Empty => "empty",
@@ -124,34 +124,61 @@ impl PictureError {
         }
     }
 
-    /// The failure as it travels to the caller.
+    /// The failure that the client receives.
     pub fn failure(&self) -> Failure {
         let failure = Failure::new(self.class(), self.code(), self.to_string());
         match self {
             PictureError::Empty => failure.detail("The file has 0 bytes."),
-            PictureError::NotAnImage { .. } => failure.hint("JPEG, PNG, WebP, GIF, BMP and TIFF are read; the content decides, not the name."),
+            PictureError::NotAnImage { .. } => failure.hint(
+                "Supported formats are JPEG, PNG, WebP, GIF, BMP and TIFF; \
+                 the content decides, not the name.",
+            ),
             PictureError::UnsupportedFormat { code: format::AVIF | format::HEIC, .. } => failure
-                .detail("This build has no decoder for it: it needs the system's libheif and the feature \"heif\".")
-                .hint("Serve the picture as JPEG, PNG or WebP, or build with the feature; see CONTRIBUTING.md."),
-            PictureError::UnsupportedFormat { .. } => failure.hint("Serve the picture as JPEG, PNG or WebP."),
-            PictureError::UnsupportedVariant { .. } => failure.hint("Save the picture as a plain 8-bit JPEG or PNG."),
+                .detail("This build lacks the feature \"heif\", which needs the system's libheif.")
+                .hint(
+                    "Serve the picture as JPEG, PNG or WebP, or build with the feature; \
+                     see CONTRIBUTING.md.",
+                ),
+            PictureError::UnsupportedFormat { .. } => {
+                failure.hint("Serve the picture as JPEG, PNG or WebP.")
+            }
+            PictureError::UnsupportedVariant { .. } => {
+                failure.hint("Save the picture as a plain 8-bit JPEG or PNG.")
+            }
             PictureError::TooManyPixels { width, height, limit } => failure
-                .detail(format!("{width} x {height} are {} pixels; {limit} are allowed.", u128::from(*width) * u128::from(*height)))
+                .detail(format!(
+                    "The picture has {} pixels; the limit is {limit}.",
+                    u128::from(*width) * u128::from(*height)
+                ))
                 .hint("Raise pg_caption.max_image_pixels, or use a smaller picture."),
             PictureError::SideTooLong { .. } => failure
-                .detail(format!("A side may have {} pixels.", crate::limits::LONGEST_SIDE))
-                .hint("Cut the picture into pieces that can be looked at."),
+                .detail(format!("A side may have at most {LONGEST_SIDE} pixels."))
+                .hint("Cut the picture into smaller ones."),
             PictureError::TooMuchMemory { needed, limit } => failure
-                .detail(format!("Decoding takes up to {needed} bytes; {limit} are available for one picture."))
+                .detail(format!(
+                    "Decoding takes up to {needed} bytes; {limit} are available for one picture."
+                ))
                 .hint("Raise pg_caption.memory, or use a smaller picture."),
             PictureError::TooManyScans { .. } => failure
-                .detail(format!("At most {} scans, and {} scans x pixels, are decoded.", crate::jpeg::MAX_SCANS, crate::jpeg::MAX_SCAN_PIXELS))
+                .detail(format!(
+                    "The limits are {MAX_SCANS} scans, and {MAX_SCAN_PIXELS} scans times pixels."
+                ))
                 .hint("Save the picture again; ordinary progressive files have about ten scans."),
-            PictureError::Truncated { .. } => failure.hint("The file was probably not uploaded completely."),
-            PictureError::Damaged { why, .. } => failure.detail(format!("The decoder says: {why}")),
-            PictureError::TimedOut => failure.hint("The machine may be overloaded; the picture can be tried again."),
-            PictureError::Panicked { .. } => failure.detail("The failure was contained; nothing else is affected."),
-            PictureError::Processor(_) => failure.hint("Set pg_caption.model to a folder of a supported model family."),
+            PictureError::Truncated { .. } => {
+                failure.hint("The file was probably not uploaded completely.")
+            }
+            PictureError::Damaged { why, .. } => {
+                failure.detail(format!("The decoder reports: {}.", why.trim_end_matches('.')))
+            }
+            PictureError::TimedOut => {
+                failure.hint("The server may be overloaded; try the picture again.")
+            }
+            PictureError::Panicked { .. } => {
+                failure.detail("The failure was contained; nothing else is affected.")
+            }
+            PictureError::Processor(_) => {
+                failure.hint("Set pg_caption.model to a folder of a supported model family.")
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The resampling filters, with Pillow's numbers and Pillow's formulas.
+//! The resampling filters, with Pillow's codes and formulas.
 
 use std::f64::consts::PI;
 
@@ -20,7 +20,7 @@ pub enum ResampleFilter {
 }
 
 impl ResampleFilter {
-    /// The filter that `resample` of a `preprocessor_config.json` means.
+    /// The filter of the code `resample` in a `preprocessor_config.json`.
     pub fn from_code(code: u64) -> Option<ResampleFilter> {
         Some(match code {
             0 => ResampleFilter::Nearest,

@@ -1,4 +1,4 @@
-//! Fingerprints for comparison with the reference implementation (`pixels_sha256` of the command
+//! Fingerprints, to compare with the reference implementation (`pixels_sha256` of the command
 //! line).
 
 use sha2::{Digest, Sha256};
@@ -12,14 +12,10 @@ pub fn sha256_f32(values: &[f32]) -> String {
         block.extend(chunk.iter().flat_map(|value| value.to_le_bytes()));
         hash.update(&block);
     }
-    hex(&hash.finalize())
+    format!("{:x}", hash.finalize())
 }
 
 /// SHA-256 of bytes, in lower-case hexadecimal.
 pub fn sha256_bytes(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(digest: &[u8]) -> String {
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    format!("{:x}", Sha256::digest(bytes))
 }

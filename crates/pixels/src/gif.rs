@@ -1,11 +1,13 @@
-//! The canvas of a GIF, read before its decoder allocates: a first frame may reach beyond the
-//! canvas announced. The canvas then grows to hold it, as in the reference. What such a frame
-//! leaves of the canvas is transparent, and so white here, where the frame has a transparent
-//! colour; else it has, as in the reference, the first colour of the frame's table.
+//! The canvas of a GIF, read before its decoder allocates: the first frame may exceed the announced
+//! canvas.
+//!
+//! The canvas then grows to contain it, as in the reference. The area around a smaller frame is
+//! transparent, hence white, if the frame has a transparent colour. Otherwise it has, as in the
+//! reference, the first colour of the frame's table.
 
 use std::borrow::Cow;
 
-/// Width and height of the canvas, grown to hold the first frame. `None` where the file has no
+/// Width and height of the canvas, grown to contain the first frame. `None` if the file has no
 /// frame.
 pub(crate) fn canvas(bytes: &[u8]) -> Option<(u64, u64)> {
     let (width, height) = (short(bytes, 6)?, short(bytes, 8)?);
@@ -13,7 +15,7 @@ pub(crate) fn canvas(bytes: &[u8]) -> Option<(u64, u64)> {
     Some((u64::from(width.max(frame.right)), u64::from(height.max(frame.bottom))))
 }
 
-/// The file, with the grown canvas in its header where that differs and can be written there.
+/// The file, with the grown canvas in its header if it differs and fits.
 pub(crate) fn with_grown_canvas(bytes: &[u8]) -> Cow<'_, [u8]> {
     let grown = canvas(bytes).and_then(|(width, height)| {
         Some((u16::try_from(width).ok()?.to_le_bytes(), u16::try_from(height).ok()?.to_le_bytes()))
@@ -29,8 +31,8 @@ pub(crate) fn with_grown_canvas(bytes: &[u8]) -> Cow<'_, [u8]> {
     }
 }
 
-/// The first frame's edges in pixels of the canvas, and the colour of what it leaves.
-pub(crate) struct Frame {
+/// The first frame's edges in pixels of the canvas, and the colour around it.
+pub(crate) struct GifFrame {
     left: u32,
     top: u32,
     right: u32,
@@ -39,8 +41,8 @@ pub(crate) struct Frame {
     around: Option<[u8; 3]>,
 }
 
-/// `None` where the file has no frame.
-pub(crate) fn first_frame(bytes: &[u8]) -> Option<Frame> {
+/// The first frame; `None` if the file has none.
+pub(crate) fn first_frame(bytes: &[u8]) -> Option<GifFrame> {
     let table = |flags: u8, at: usize| bytes.get(at..at + 3).filter(|_| flags & 0x80 != 0);
     let flags = *bytes.get(10)?;
     let mut at = 13 + colour_table(flags);
@@ -49,7 +51,7 @@ pub(crate) fn first_frame(bytes: &[u8]) -> Option<Frame> {
         match *bytes.get(at)? {
             // An extension: its label, then blocks of at most 255 bytes, the last one empty.
             0x21 => {
-                // The one that controls the frame: its first bit says that a colour is transparent.
+                // The graphic control extension: its first bit marks a transparent colour.
                 if let [0xF9, 4..=255, control, ..] = bytes[at + 1..] {
                     transparent |= control & 1 == 1;
                 }
@@ -69,16 +71,16 @@ pub(crate) fn first_frame(bytes: &[u8]) -> Option<Frame> {
                     .or_else(|| table(flags, 13))
                     .unwrap_or(&[0; 3]);
                 let around = (!transparent).then(|| [first[0], first[1], first[2]]);
-                return Some(Frame { left, top, right, bottom, around });
+                return Some(GifFrame { left, top, right, bottom, around });
             }
             _ => return None,
         }
     }
 }
 
-/// Fills what the first frame leaves of a canvas `width` pixels wide (8-bit RGBA).
+/// Fills the area around the first frame on a canvas `width` pixels wide (8-bit RGBA).
 pub(crate) fn fill_around(bytes: &[u8], width: u32, rgba: &mut [u8]) {
-    let Some(Frame { left, top, right, bottom, around: Some([r, g, b]) }) = first_frame(bytes)
+    let Some(GifFrame { left, top, right, bottom, around: Some([r, g, b]) }) = first_frame(bytes)
     else {
         return;
     };

@@ -1,56 +1,55 @@
-//! What a file announces, read before anything is decoded: the engine reserves memory and judges
-//! limits by it.
+//! The header of a picture, read before anything is decoded. The engine reserves memory and checks
+//! limits with it.
 
 use image::metadata::Orientation;
 
 use crate::{
-    DecodeLimits, DecodeOptions, PictureError, PictureFormat, decode::guarded, format, jpeg,
-    orient, raster,
+    DecodeLimits, DecodeOptions, PictureError, PictureFormat, decode::guarded, jpeg, orient,
+    raster, recognise,
 };
 
-/// The announced facts of a picture.
+/// The facts that a header announces.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PictureHeader {
-    /// By content.
+    /// The format by content.
     pub format: PictureFormat,
-    /// Pixels, as the file stores the picture (not turned).
+    /// Width as stored (not turned), pixels.
     pub width: u32,
-    /// Pixels, as the file stores the picture (not turned).
+    /// Height as stored (not turned), pixels.
     pub height: u32,
     /// EXIF orientation, 1 to 8.
     pub orientation: u8,
-    /// Bytes that a full decode takes at most, beyond the file itself: what to reserve before
-    /// [`crate::decode`].
+    /// Upper bound of the bytes that a full decode takes beyond the file itself; reserve them
+    /// before [`crate::decode`].
     pub memory_bound: u64,
-    /// The part of `memory_bound` that shrinks when the picture is decoded at reduced scale.
+    /// The part of `memory_bound` that shrinks at reduced scale.
     pub(crate) reducible_bytes: u64,
     /// Scans of a JPEG, 1 otherwise.
     pub(crate) scans: u64,
-    /// The sides that limits are held against; larger than the picture where a GIF's first frame
-    /// makes an impossible canvas.
+    /// The sides that limits apply to; larger than the picture if a GIF's first frame makes an
+    /// impossible canvas.
     pub(crate) judged_size: (u64, u64),
 }
 
 impl PictureHeader {
-    /// Width and height once the picture is upright, at full scale.
+    /// Width and height of the upright picture at full scale.
     pub fn upright_size(&self) -> (u32, u32) {
         if self.swaps_sides() { (self.height, self.width) } else { (self.width, self.height) }
     }
 
-    /// Bytes that decoding with these options takes at most, beyond the file itself. Less than
-    /// `memory_bound` for a camera JPEG that is decoded at reduced scale.
+    /// Upper bound of the bytes that decoding with these options takes beyond the file itself. Less
+    /// than `memory_bound` for a camera JPEG at reduced scale.
     pub fn memory_for(&self, options: &DecodeOptions) -> u64 {
         if self.format != PictureFormat::Jpeg {
             return self.memory_bound;
         }
         let n = jpeg::reduction(self, options);
-        // Sides are rounded up when they are divided; one row and one column more than the quotient
-        // cover that.
+        // Reduced sides are rounded up; one additional row and column cover that.
         let edge = if n == 1 { 0 } else { 8 * (u64::from(self.width) + u64::from(self.height)) };
         self.memory_bound - self.reducible_bytes + self.reducible_bytes / (n * n) + edge
     }
 
-    /// Judges the limits that can be judged from a header.
+    /// Checks the limits that a header can violate.
     ///
     /// # Errors
     /// As [`crate::decode`] with these options, before anything is decoded.
@@ -72,14 +71,12 @@ impl PictureHeader {
     }
 }
 
-/// Reads the header: the format by content, size, orientation, and what decoding will take. Judges
-/// no limit.
+/// Reads the header: format, size, orientation, and the memory for decoding. Checks no limit.
 ///
 /// # Errors
-/// Whatever makes the file no picture that [`crate::decode`] could decode, as far as its header
-/// shows it.
+/// Faults that the header shows and that would make [`crate::decode`] fail.
 pub fn probe(bytes: &[u8]) -> Result<PictureHeader, PictureError> {
-    let format = format::recognise(bytes)?;
+    let format = recognise::recognise(bytes)?;
     guarded(format, || match format {
         PictureFormat::Jpeg => jpeg::probe(bytes),
         #[cfg(feature = "heif")]

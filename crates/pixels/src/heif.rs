@@ -1,17 +1,17 @@
-//! AVIF and HEIC through the system's libheif: only in builds with the feature `heif`.
+//! AVIF and HEIC through the system's libheif, in builds with the feature `heif`.
 //!
-//! libheif turns and mirrors the picture as the file says, so what comes is upright already. It
-//! cannot be interrupted; pixels are judged from the header.
+//! libheif applies rotation and mirroring, so its result is upright. It cannot be interrupted; the
+//! number of pixels is checked by the header.
 
 use crate::{PictureError, PictureFormat, PictureHeader, RgbPicture, raster};
 use image::ColorType;
 use libheif_rs::{ColorSpace, HeifContext, HeifError, LibHeif, RgbChroma};
 
-/// Bytes a pixel costs at most while it is decoded: planes of up to 16 bits with alpha, the
-/// decoder's reference frame, the grid, the RGBA copy.
+/// Most bytes per pixel while decoding: planes of up to 16 bits with alpha, the decoder's reference
+/// frame, the grid, the RGBA copy.
 const PER_PIXEL: u64 = 28;
 
-/// The header of a file whose brand says AVIF or HEIC.
+/// The header of an AVIF or HEIC file.
 pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader, PictureError> {
     let context = HeifContext::read_from_bytes(bytes).map_err(|e| damaged(format, &e))?;
     let handle = context.primary_image_handle().map_err(|e| damaged(format, &e))?;
@@ -40,7 +40,7 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
     })
 }
 
-/// The picture, and whether any pixel of it is visible.
+/// The picture, and whether any pixel is visible.
 pub(crate) fn decode(
     bytes: &[u8],
     header: &PictureHeader,
@@ -58,12 +58,12 @@ pub(crate) fn decode(
         .map_err(|e| damaged(format, &e))?;
     let plane = image.planes().interleaved.ok_or_else(|| PictureError::Damaged {
         format,
-        why: "the decoder gave no pixels".to_owned(),
+        why: "the decoder returned no pixels".to_owned(),
     })?;
     if (plane.width, plane.height) != (header.width, header.height) {
         return Err(PictureError::Damaged {
             format,
-            why: "it decodes to another size than its header announces".to_owned(),
+            why: "the decoded size differs from the header".to_owned(),
         });
     }
     let row = plane.width as usize * usize::from(colours.channel_count());

@@ -1,38 +1,35 @@
-//! JPEG through libjpeg-turbo, with the options Pillow uses (accurate DCT, smooth chroma
-//! upsampling), so that every value is the reference's.
+//! JPEG through libjpeg-turbo, with Pillow's options (accurate DCT, smooth chroma upsampling), so
+//! that every value equals the reference's.
 //!
-//! libjpeg only warns about damage and goes on. Pillow ignores such warnings but refuses a file
-//! that ends too early; so do we. The library cannot be interrupted: what it may cost is counted
-//! beforehand from the markers.
+//! libjpeg only warns about damage. Like Pillow, this decoder ignores warnings but rejects a
+//! truncated file. The library cannot be interrupted, so its cost is computed from the markers
+//! beforehand.
 
 mod cmyk;
 mod markers;
 
 use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat, ScalingFactor};
 
+use crate::bounds::{MAX_SCAN_PIXELS, MAX_SCANS};
 use crate::{DecodeOptions, PictureError, PictureFormat, PictureHeader, RgbPicture, orient};
-use markers::Markers;
+use markers::JpegMarkers;
 
-/// Scans of one file that are decoded. Encoders write about ten; a few odd ones several dozen.
-pub(crate) const MAX_SCANS: u64 = 100;
-/// Scans times pixels that are decoded: twenty scans at 100 megapixels, some seconds of one core.
-pub(crate) const MAX_SCAN_PIXELS: u64 = 2_000_000_000;
-/// From here on pictures are decoded at reduced scale where the target allows.
+/// Pictures of at least this size are decoded at reduced scale if the target allows it.
 const CAMERA_PIXELS: u64 = 12_000_000;
-/// A reduced picture keeps at least this many times the target, so that the resize after it still
-/// decides the result.
+/// A reduced picture is at least this many times as large as the target, so that the resize decides
+/// the result.
 const KEEP: u64 = 2;
 
 /// The header, from the markers alone.
 pub(crate) fn probe(bytes: &[u8]) -> Result<PictureHeader, PictureError> {
-    let markers = Markers::read(bytes)?;
+    let markers = JpegMarkers::read(bytes)?;
     let (scans, _) = if markers.is_multi_scan() { markers.count_scans(bytes) } else { (1, true) };
     let buffers = orient::buffers(markers.orientation);
     let (w, h) = (u64::from(markers.width), u64::from(markers.height));
     let pixel = if markers.components.len() == 4 { 4 } else { 3 };
     let image = w * h * pixel.max(3 * buffers);
-    // Whole-picture coefficients of files with several scans, strips of rows otherwise, a cleaned
-    // copy of a faulty file.
+    // Coefficients of the whole picture for files with several scans, else strips of rows; a
+    // cleaned copy of a faulty file.
     let coefficients = if markers.is_multi_scan() { markers.coefficient_bytes() } else { 0 };
     let working = (w + 64) * 512 + h * 16 + (1 << 20) + bytes.len() as u64;
     Ok(PictureHeader {
@@ -47,8 +44,7 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<PictureHeader, PictureError> {
     })
 }
 
-/// Decodes the picture as it lies in the file (not turned), reduced where `header` and `options`
-/// allow.
+/// Decodes the picture as stored (not turned), reduced where `header` and `options` allow it.
 pub(crate) fn decode(
     bytes: &[u8],
     header: &PictureHeader,
@@ -60,10 +56,9 @@ pub(crate) fn decode(
     {
         return Err(PictureError::TooManyScans { scans: header.scans, pixels });
     }
-    let markers = Markers::read(bytes)?;
+    let markers = JpegMarkers::read(bytes)?;
     let mut decompressor = Decompressor::new().map_err(damaged)?;
-    // The wrapper treats a warning about the header as a failure, so the header is cleaned of what
-    // causes warnings.
+    // The wrapper treats a warning about the header as an error: remove the cause of such warnings.
     let cleaned;
     let (file, info) = match decompressor.read_header(bytes) {
         Ok(info) => (bytes, info),
@@ -75,7 +70,7 @@ pub(crate) fn decode(
     if (info.width, info.height) != (header.width as usize, header.height as usize) {
         return Err(damaged("two headers contradict each other"));
     }
-    // The library converts no colours of lossless files.
+    // The library does not convert the colours of lossless files.
     if info.is_lossless && !matches!(info.colorspace, Colorspace::RGB | Colorspace::CMYK) {
         let what = format!("a lossless JPEG whose colours are {:?}", info.colorspace);
         return Err(PictureError::UnsupportedVariant { format: PictureFormat::Jpeg, what });
@@ -99,12 +94,11 @@ pub(crate) fn decode(
         if !is_warning(&error) {
             return Err(damaged(error));
         }
-        // Only the first warning is told, so whether the file is complete is found out apart from
-        // it.
+        // Only the first warning is reported, so completeness is checked separately.
         let (_, complete) = markers.count_scans(bytes);
         if !complete {
-            // Only the end marker missing is harmless: with one put there the picture decodes
-            // without a word.
+            // A missing end marker alone is harmless: with one appended, the picture decodes
+            // without warnings.
             let ended = markers.cleaned(bytes, true);
             decompressor
                 .decompress(&ended, image.as_deref_mut())
@@ -135,7 +129,7 @@ fn scaling(header: &PictureHeader, options: &DecodeOptions) -> ScalingFactor {
         .map_or(ScalingFactor::ONE, |n| ScalingFactor::new(1, n as usize))
 }
 
-/// The part of one side that is left after decoding with these options, as a divisor of pixels.
+/// The divisor of each side when decoding with these options.
 pub(crate) fn reduction(header: &PictureHeader, options: &DecodeOptions) -> u64 {
     let factor = scaling(header, options);
     (factor.denom() / factor.num()) as u64
@@ -145,8 +139,8 @@ fn damaged(why: impl ToString) -> PictureError {
     PictureError::Damaged { format: PictureFormat::Jpeg, why: why.to_string() }
 }
 
-/// Is this one of libjpeg's warnings, after which the picture has been decoded all the same? Their
-/// texts are fixed in the library's own copy (its `jerror.h`, entries JWRN_*).
+/// Whether this is one of libjpeg's warnings, after which the picture is decoded nevertheless. The
+/// texts are those of the bundled library (`jerror.h`, entries JWRN_*).
 fn is_warning(error: &turbojpeg::Error) -> bool {
     const WARNINGS: [&str; 6] = [
         "Corrupt JPEG data: ",
@@ -156,5 +150,10 @@ fn is_warning(error: &turbojpeg::Error) -> bool {
         "Unknown Adobe color transform code",
         "Warning: unknown JFIF revision number",
     ];
-    matches!(error, turbojpeg::Error::TurboJpegError(text) if WARNINGS.iter().any(|warning| text.starts_with(warning)))
+    match error {
+        turbojpeg::Error::TurboJpegError(text) => {
+            WARNINGS.iter().any(|warning| text.starts_with(warning))
+        }
+        _ => false,
+    }
 }

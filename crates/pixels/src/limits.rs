@@ -1,18 +1,19 @@
-//! What one picture may cost. Made by the engine from its settings, judged against the header
+//! Limits of one picture. The engine creates them from its settings; they are checked by the header
 //! before anything is decoded.
 
 use std::time::Instant;
 
 use crate::PictureError;
+use crate::bounds::LONGEST_SIDE;
 
 /// The limits of one decode.
 #[derive(Debug, Clone, Copy)]
 pub struct DecodeLimits {
-    /// Width times height, as announced by the header (`pg_caption.max_image_pixels`).
+    /// Most pixels, width times height in the header (`pg_caption.max_image_pixels`).
     pub max_pixels: u64,
-    /// Readers fail past this moment.
+    /// Reads fail after this moment.
     pub deadline: Option<Instant>,
-    /// Bytes that decoding may take beyond the file itself.
+    /// Most bytes that decoding may take beyond the file itself.
     pub memory: Option<u64>,
 }
 
@@ -22,10 +23,6 @@ impl Default for DecodeLimits {
         DecodeLimits { max_pixels: 100_000_000, deadline: None, memory: None }
     }
 }
-
-/// The longest side that is decoded, pixels. JPEG, GIF and WebP stay far below; what resizing takes
-/// grows with the longest side, whatever the pixels are.
-pub const LONGEST_SIDE: u64 = 1_000_000;
 
 impl DecodeLimits {
     pub(crate) fn check_time(&self) -> Result<(), PictureError> {

@@ -1,17 +1,20 @@
-//! Turning a picture upright as its EXIF orientation says.
+//! Turns a picture upright according to its EXIF orientation.
 
 use image::metadata::Orientation;
 
 use crate::RgbPicture;
 
-/// The orientation that EXIF and XMP blocks give; EXIF decides, XMP stands in where EXIF is silent.
-/// Broken or missing: upright.
-pub(crate) fn told_by(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
+/// The orientation in EXIF and XMP blocks; EXIF takes precedence. Invalid or missing: upright.
+pub(crate) fn orientation_of(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
     exif.and_then(from_exif).or_else(|| xmp.and_then(from_xmp)).unwrap_or(Orientation::NoTransforms)
 }
 
-/// The orientation in an EXIF block, with or without the `Exif\0\0` that some writers put in front:
-/// one whole number of any width in the first directory, though EXIF wants 16 bits.
+/// The orientation in an EXIF block, with or without the `Exif\0\0` prefix of some writers: one
+/// integer of any width in the first directory, though EXIF requires 16 bits.
+///
+/// Not `image`'s `Orientation::from_exif_chunk`: that reads a single SHORT only, while the
+/// reference also accepts LONG, signed types and a count of two (`tests/pictures.rs` has all of
+/// them).
 fn from_exif(block: &[u8]) -> Option<Orientation> {
     const ORIENTATION: u32 = 274;
     let block = block.strip_prefix(b"Exif\0\0").unwrap_or(block);
@@ -29,7 +32,7 @@ fn from_exif(block: &[u8]) -> Option<Orientation> {
         directory.get(2..)?.as_chunks::<12>().0.iter().take(number(&directory[..2]) as usize);
     entries.filter(|entry| number(&entry[..2]) == ORIENTATION).find_map(|entry| {
         let value = match (number(&entry[2..4]), number(&entry[4..8])) {
-            // SHORT and LONG, without a sign or with one; of two, which fit as well, the first.
+            // SHORT and LONG, unsigned or signed; of two SHORTs the first.
             (3 | 8, 1 | 2) => number(&entry[8..10]),
             (4 | 9, 1) => number(&entry[8..12]),
             _ => return None,
@@ -51,36 +54,36 @@ fn from_xmp(packet: &[u8]) -> Option<Orientation> {
     })
 }
 
-/// Does turning swap width and height?
+/// Whether turning swaps width and height.
 pub(crate) fn swaps_sides(orientation: Orientation) -> bool {
     (5..=8).contains(&orientation.to_exif())
 }
 
-/// Pictures in memory at once while turning.
+/// Number of pictures in memory while turning.
 pub(crate) fn buffers(orientation: Orientation) -> u64 {
     if orientation == Orientation::NoTransforms { 1 } else { 2 }
 }
 
-/// The picture turned upright.
+/// Turns the picture upright.
 pub(crate) fn upright(picture: RgbPicture, orientation: Orientation) -> RgbPicture {
     let (w, h) = (picture.width as usize, picture.height as usize);
     let source = &picture.data;
-    // Where the upright pixel (x, y) comes from, as EXIF defines the eight cases.
+    // The source of the upright pixel (x, y), as EXIF defines the eight cases.
     match orientation.to_exif() {
-        2 => picked((w, h), w, source, |x, y| (w - 1 - x, y)),
-        3 => picked((w, h), w, source, |x, y| (w - 1 - x, h - 1 - y)),
-        4 => picked((w, h), w, source, |x, y| (x, h - 1 - y)),
-        5 => picked((h, w), w, source, |x, y| (y, x)),
-        6 => picked((h, w), w, source, |x, y| (y, h - 1 - x)),
-        7 => picked((h, w), w, source, |x, y| (w - 1 - y, h - 1 - x)),
-        8 => picked((h, w), w, source, |x, y| (w - 1 - y, x)),
+        2 => gather((w, h), w, source, |x, y| (w - 1 - x, y)),
+        3 => gather((w, h), w, source, |x, y| (w - 1 - x, h - 1 - y)),
+        4 => gather((w, h), w, source, |x, y| (x, h - 1 - y)),
+        5 => gather((h, w), w, source, |x, y| (y, x)),
+        6 => gather((h, w), w, source, |x, y| (y, h - 1 - x)),
+        7 => gather((h, w), w, source, |x, y| (w - 1 - y, h - 1 - x)),
+        8 => gather((h, w), w, source, |x, y| (w - 1 - y, x)),
         _ => picture,
     }
 }
 
-/// A picture of the given size whose pixels are looked up in `source`, whose rows are `stride`
-/// pixels wide. In tiles, so that turning stays within the cache.
-fn picked(
+/// A picture of the given size with pixels from `source`, whose rows are `stride` pixels wide.
+/// Works in blocks that fit the cache.
+fn gather(
     (w, h): (usize, usize),
     stride: usize,
     source: &[u8],

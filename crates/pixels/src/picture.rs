@@ -1,4 +1,4 @@
-//! The picture everything else works on, and the two things `inspect` shows of it.
+//! The decoded picture, and the two summaries of it that `inspect` prints.
 
 use image::{ExtendedColorType, ImageEncoder, codecs::png::PngEncoder};
 
@@ -7,9 +7,9 @@ use crate::{ResampleFilter, resize};
 /// An upright 8-bit RGB picture, rows top to bottom, no padding.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RgbPicture {
-    /// Pixels.
+    /// Width, pixels.
     pub width: u32,
-    /// Pixels.
+    /// Height, pixels.
     pub height: u32,
     /// `width * height * 3` bytes.
     pub data: Vec<u8>,

@@ -1,6 +1,7 @@
-//! PNG. The chunks are read here, the picture by the `png` crate: it is shown only the chunks that
-//! make the picture, so that no profile and no text is inflated, and it takes what the reference
-//! takes: a wrong checksum of image data, a missing end.
+//! PNG: chunks are parsed here, the picture is decoded by the `png` crate.
+//!
+//! The crate receives only the chunks of the picture, so that no profile or text is inflated. It
+//! accepts what the reference accepts: a wrong checksum of image data, a missing end.
 
 use std::{borrow::Cow, io::Read, time::Instant};
 
@@ -13,19 +14,19 @@ use png::{BitDepth, Transformations};
 
 use crate::{PictureError, PictureFormat, deadline::DeadlineReader, orient};
 
-/// Bytes that one text may have, inflated; EXIF and XMP have a few kilobytes.
+/// Most bytes of one inflated text; EXIF and XMP have a few kilobytes.
 const MAX_TEXT: u64 = 1 << 20;
 
-/// What the reference, too, supplies where it is missing: a checksum (nobody looks at it) and the
-/// end of the file.
+/// Appended if missing, as in the reference: a checksum (which is not verified) and the end of the
+/// file.
 const END: [u8; 16] = *b"\0\0\0\0\0\0\0\0IEND\xAE\x42\x60\x82";
 
-/// The chunks that matter, as slices of the file.
+/// The relevant chunks, as slices of the file.
 #[derive(Default)]
 struct Chunks<'a> {
-    /// From the first IDAT chunk to the last that follows it immediately.
+    /// From the first IDAT chunk to the last contiguous one.
     data: Option<&'a [u8]>,
-    /// Bytes of the checksum of the last of them; `None` where the file ends within its data.
+    /// Bytes of the last one's checksum; `None` if the file ends within its data.
     checksum: Option<usize>,
     palette: Option<&'a [u8]>,
     transparency: Option<&'a [u8]>,
@@ -34,20 +35,20 @@ struct Chunks<'a> {
     xmp: Option<Text<'a>>,
 }
 
-/// A text as it stands in the file.
+/// A text as stored in the file.
 struct Text<'a> {
     deflated: bool,
     body: &'a [u8],
 }
 
-/// Only then does the size stand where it is looked for.
+/// Whether the header is the first chunk, so that its size is at the expected offset.
 pub(crate) fn begins_with_header(bytes: &[u8]) -> bool {
     bytes.get(8..16) == Some(b"\0\0\0\x0DIHDR")
 }
 
-/// Size, method and order of rows as the standard knows them. As in the reference an unknown
-/// compression counts in the chunks before the picture, too, and the checksums of header and
-/// palette must be right.
+/// Checks size, methods and interlacing against the standard. As in the reference, an unknown
+/// compression of a chunk before the picture counts too, and the checksums of header and palette
+/// must be right.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), PictureError> {
     let unknown = |what: &str| {
         Err(PictureError::UnsupportedVariant {
@@ -59,14 +60,14 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), PictureError> {
     if bytes.get(12..16) == Some(b"CgBI") {
         return Err(PictureError::UnsupportedVariant {
             format: PictureFormat::Png,
-            what: "Apple's variant, as in apps for its telephones".to_owned(),
+            what: "Apple's variant for iPhone apps".to_owned(),
         });
     }
     let Some(methods) = bytes.get(26..29) else {
         return Err(PictureError::Truncated { format: PictureFormat::Png });
     };
     if !begins_with_header(bytes) {
-        return damaged("it does not begin with its header".to_owned());
+        return damaged("the header is not the first chunk".to_owned());
     }
     match methods {
         [0, 0, 0 | 1] => {}
@@ -75,7 +76,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), PictureError> {
         _ => return unknown("compression"),
     }
     let (mut data, mut ended) = (false, false);
-    for chunk in walk(bytes) {
+    for chunk in parse_chunks(bytes) {
         match (&chunk.name, chunk.body) {
             (b"IDAT", _) => {
                 data = true;
@@ -88,12 +89,12 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), PictureError> {
                 crc.update(body);
                 if chunk.checksum != crc.sum().to_be_bytes() {
                     return damaged(format!(
-                        "the checksum of its {} is wrong",
+                        "wrong checksum of the {}",
                         if chunk.name == *b"IHDR" { "header" } else { "palette" }
                     ));
                 }
             }
-            // A name, a zero, the method.
+            // A name, a zero byte, the method.
             (b"iCCP" | b"zTXt", Some(body)) => {
                 let method =
                     body.iter().position(|byte| *byte == 0).and_then(|zero| body.get(zero + 1));
@@ -106,57 +107,57 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), PictureError> {
     }
     match (data, ended) {
         (true, _) => Ok(()),
-        (false, true) => damaged("there is no picture in the file".to_owned()),
+        (false, true) => damaged("the file has no picture".to_owned()),
         (false, false) => Err(PictureError::Truncated { format: PictureFormat::Png }),
     }
 }
 
-/// The orientation that EXIF or XMP give, before or behind the picture.
+/// The orientation in EXIF or XMP, before or after the picture.
 pub(crate) fn orientation(bytes: &[u8]) -> Orientation {
     let chunks = Chunks::read(bytes);
     let raw = || chunks.raw_exif.as_ref().map(|text| Cow::Owned(from_hex(&text.read())));
     let exif = chunks.exif.map(Cow::Borrowed).or_else(raw);
-    orient::told_by(exif.as_deref(), chunks.xmp.as_ref().map(Text::read).as_deref())
+    orient::orientation_of(exif.as_deref(), chunks.xmp.as_ref().map(Text::read).as_deref())
 }
 
 /// Decodes the picture; of an animated file the default picture.
-pub(crate) struct Decoder<'a> {
+pub(crate) struct PngDecoder<'a> {
     reader: png::Reader<DeadlineReader<'a>>,
     colours: ColorType,
 }
 
-impl<'a> Decoder<'a> {
+impl<'a> PngDecoder<'a> {
     pub(crate) fn new(bytes: &'a [u8], deadline: Option<Instant>) -> ImageResult<Self> {
         let chunks = Chunks::read(bytes);
-        // The signature and the header, then what colours need.
+        // The signature and the header, then the chunks that colours need.
         let mut head = bytes[..33.min(bytes.len())].to_vec();
         head.extend(chunks.palette.into_iter().chain(chunks.transparency).flatten());
         let end = chunks.checksum.map_or(&[][..], |length| &END[length..]);
         let parts =
             [Cow::Owned(head), Cow::Borrowed(chunks.data.unwrap_or_default()), Cow::Borrowed(end)];
         let mut decoder = png::Decoder::new(DeadlineReader::of_parts(parts, deadline));
-        // The reference looks at no checksum of image data; those of header and palette have been
-        // looked at.
+        // The reference verifies no checksum of image data; those of header and palette are already
+        // verified.
         decoder.ignore_checksums(true);
         decoder.set_transformations(Transformations::EXPAND);
-        let reader = decoder.read_info().map_err(told)?;
+        let reader = decoder.read_info().map_err(image_error)?;
         let (colours, depth) = reader.output_color_type();
         let colours = match (colours, depth == BitDepth::Sixteen) {
             (png::ColorType::Grayscale, false) => ColorType::L8,
             (png::ColorType::Grayscale, true) => ColorType::L16,
             (png::ColorType::GrayscaleAlpha, false) => ColorType::La8,
             (png::ColorType::GrayscaleAlpha, true) => ColorType::La16,
-            // `EXPAND` makes RGB of a palette.
+            // `EXPAND` turns a palette into RGB.
             (png::ColorType::Rgb | png::ColorType::Indexed, false) => ColorType::Rgb8,
             (png::ColorType::Rgb | png::ColorType::Indexed, true) => ColorType::Rgb16,
             (png::ColorType::Rgba, false) => ColorType::Rgba8,
             (png::ColorType::Rgba, true) => ColorType::Rgba16,
         };
-        Ok(Decoder { reader, colours })
+        Ok(PngDecoder { reader, colours })
     }
 }
 
-impl ImageDecoder for Decoder<'_> {
+impl ImageDecoder for PngDecoder<'_> {
     fn dimensions(&self) -> (u32, u32) {
         self.reader.info().size()
     }
@@ -166,9 +167,9 @@ impl ImageDecoder for Decoder<'_> {
     }
 
     fn read_image(mut self, samples: &mut [u8]) -> ImageResult<()> {
-        self.reader.next_frame(samples).map_err(told)?;
+        self.reader.next_frame(samples).map_err(image_error)?;
         if self.colours.bytes_per_pixel() > self.colours.channel_count() {
-            // 16 bits come with the high byte first.
+            // 16-bit samples are big-endian.
             for sample in samples.as_chunks_mut().0 {
                 *sample = u16::from_be_bytes(*sample).to_ne_bytes();
             }
@@ -181,8 +182,8 @@ impl ImageDecoder for Decoder<'_> {
     }
 }
 
-/// The crate's complaint as `image` passes such complaints on.
-fn told(error: png::DecodingError) -> ImageError {
+/// Converts an error of the `png` crate to one of `image`.
+fn image_error(error: png::DecodingError) -> ImageError {
     match error {
         png::DecodingError::IoError(error) => ImageError::IoError(error),
         png::DecodingError::LimitsExceeded => {
@@ -195,8 +196,8 @@ fn told(error: png::DecodingError) -> ImageError {
     }
 }
 
-/// One chunk: where it begins and ends, and its parts. A chunk that the file's end cuts has no body
-/// or a short checksum.
+/// One chunk: its range and its parts. A chunk truncated by the file's end has no body or a short
+/// checksum.
 struct Chunk<'a> {
     at: usize,
     end: usize,
@@ -206,7 +207,7 @@ struct Chunk<'a> {
 }
 
 /// The chunks up to the end of the picture or the file.
-fn walk(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
+fn parse_chunks(bytes: &[u8]) -> impl Iterator<Item = Chunk<'_>> {
     let mut next = Some(8);
     std::iter::from_fn(move || {
         let at = next.take()?;
@@ -229,7 +230,7 @@ impl<'a> Chunks<'a> {
     fn read(bytes: &'a [u8]) -> Self {
         let mut chunks = Chunks::default();
         let mut data: Option<(usize, usize)> = None;
-        for chunk in walk(bytes) {
+        for chunk in parse_chunks(bytes) {
             let whole = || bytes.get(chunk.at..chunk.end);
             match (&chunk.name, chunk.body) {
                 (b"IDAT", body) if data.is_none_or(|(_, end)| end == chunk.at) => {
@@ -251,21 +252,21 @@ impl<'a> Chunks<'a> {
         chunks
     }
 
-    /// Keeps a text that may hold an orientation; as in the reference the last of its name counts.
-    /// Inflates nothing yet.
+    /// Keeps a text that may contain an orientation; of equal names the last counts, as in the
+    /// reference. Inflates nothing.
     fn text(&mut self, kind: [u8; 4], body: &'a [u8]) {
         let Some((name, rest)) = split_at_zero(body) else { return };
         let place = match name {
-            // As ImageMagick writes it.
+            // ImageMagick's format.
             b"Raw profile type exif" => &mut self.raw_exif,
             b"XML:com.adobe.xmp" => &mut self.xmp,
             _ => return,
         };
         let text = match kind {
             [b't', ..] => Some(Text { deflated: false, body: rest }),
-            // The method has been looked at.
+            // The method has been checked.
             [b'z', ..] => rest.get(1..).map(|body| Text { deflated: true, body }),
-            // Whether deflated, the method, the language, the name in that language.
+            // Compression flag, method, language, translated name.
             _ => rest.split_at_checked(2).and_then(|(flags, rest)| {
                 let body = split_at_zero(split_at_zero(rest)?.1)?.1;
                 Some(Text { deflated: flags[0] != 0, body })
@@ -276,13 +277,13 @@ impl<'a> Chunks<'a> {
 }
 
 impl Text<'_> {
-    /// The text, as far as it can be inflated and is not too long.
+    /// The text, as far as it inflates, up to the limit.
     fn read(&self) -> Cow<'_, [u8]> {
         if !self.deflated {
             return Cow::Borrowed(&self.body[..self.body.len().min(MAX_TEXT as usize)]);
         }
         let mut text = Vec::new();
-        // A fault further on takes nothing from what stands before it.
+        // A later fault does not invalidate the text before it.
         let _ = flate2::read::ZlibDecoder::new(self.body).take(MAX_TEXT).read_to_end(&mut text);
         Cow::Owned(text)
     }
@@ -293,8 +294,8 @@ fn split_at_zero(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((&bytes[..at], &bytes[at + 1..]))
 }
 
-/// The bytes of a raw profile: an empty line, its kind, its length, then hexadecimal digits in
-/// lines.
+/// The bytes of a raw profile: an empty line, its kind, its length, then lines of hexadecimal
+/// digits.
 fn from_hex(text: &[u8]) -> Vec<u8> {
     let lines = text.split(|byte| *byte == b'\n').skip(3);
     let digits: Vec<u8> = lines

@@ -1,5 +1,5 @@
-//! PNG, WebP, GIF, BMP and TIFF, through the `image` crate: first frame only, 16 bits to the high
-//! byte, alpha laid on white.
+//! PNG, WebP, GIF, BMP and TIFF through the `image` crate: the first frame, the high byte of 16
+//! bits, alpha composed over white.
 
 use std::{borrow::Cow, io, time::Instant};
 
@@ -19,8 +19,8 @@ use crate::{
 pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader, PictureError> {
     announced::check(format, bytes)?;
     let jpeg_bytes = if format == PictureFormat::Tiff { tiff::jpeg_bytes(bytes)? } else { 0 };
-    let fitted = fitted(format, bytes);
-    let mut decoder = open(format, &fitted, None)?;
+    let adjusted = adjusted(format, bytes);
+    let mut decoder = open(format, &adjusted, None)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(PictureError::Damaged {
@@ -30,12 +30,12 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
     }
     let orientation = match format {
         PictureFormat::Png => png::orientation(bytes),
-        // This hands out the blocks as they are in the file.
+        // The decoder returns the blocks as stored.
         PictureFormat::WebP => {
             let announced = announced::webp_blocks(bytes);
             let exif = decoder.exif_metadata().ok().flatten().filter(|_| announced.0);
             let xmp = decoder.xmp_metadata().ok().flatten().filter(|_| announced.1);
-            orient::told_by(exif.as_deref(), xmp.as_deref())
+            orient::orientation_of(exif.as_deref(), xmp.as_deref())
         }
         PictureFormat::Tiff => decoder.orientation().unwrap_or(Orientation::NoTransforms),
         _ => Orientation::NoTransforms,
@@ -45,14 +45,14 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
     let judged_pixels = judged_size.0.saturating_mul(judged_size.1);
     let raw = decoder.total_bytes();
     let rgb = w.saturating_mul(h).saturating_mul(3);
-    // Gray needs a second buffer to become RGB, everything else is converted in place; turning
-    // needs a second one, too.
+    // Gray needs a second buffer for RGB; other formats are converted in place. Turning needs a
+    // second buffer too.
     let converting =
         if decoder.color_type().channel_count() <= 2 { raw.saturating_add(rgb) } else { raw };
     let after = converting.max(rgb.saturating_mul(orient::buffers(orientation)));
     let file = bytes.len() as u64;
     let during = match format {
-        // A few rows for the filters; profiles and texts are left out.
+        // A few rows for the filters; profiles and texts are skipped.
         PictureFormat::Jpeg | PictureFormat::Avif | PictureFormat::Heic | PictureFormat::Png => {
             raw.saturating_add(raw / h * 3)
         }
@@ -61,13 +61,13 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
         PictureFormat::WebP => {
             judged_pixels.saturating_mul(14).saturating_add(file.saturating_mul(16))
         }
-        // The frame apart from the canvas, and the copy of the file whose canvas was grown.
+        // The frame besides the canvas, and the copy of the file with a grown canvas.
         PictureFormat::Gif => {
             raw.saturating_add(judged_pixels.saturating_mul(5)).saturating_add(file)
         }
         PictureFormat::Bmp => raw.saturating_add(raw / h * 2),
-        // The samples (four inks where it is CMYK) apart from the result, one strip of JPEG, which
-        // may be the whole picture or a tile larger than it, and its compressed bytes.
+        // The samples (four inks for CMYK) besides the result; one JPEG strip, which may be the
+        // whole picture or a larger tile; and its compressed bytes.
         PictureFormat::Tiff => raw
             .saturating_mul(7)
             .div_ceil(2)
@@ -87,25 +87,25 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
     })
 }
 
-/// The picture as it lies in the file (not turned), and whether any pixel of it is visible.
+/// The picture as stored (not turned), and whether any pixel is visible.
 pub(crate) fn decode(
     bytes: &[u8],
     header: &PictureHeader,
     limits: &DecodeLimits,
 ) -> Result<(RgbPicture, bool), PictureError> {
     let format = header.format;
-    let fitted = fitted(format, bytes);
-    let mut decoder = open(format, &fitted, limits.deadline)?;
+    let adjusted = adjusted(format, bytes);
+    let mut decoder = open(format, &adjusted, limits.deadline)?;
     let mut allowed = image::Limits::default();
     allowed.max_alloc = Some(header.memory_bound);
-    decoder.set_limits(allowed).map_err(|error| refused(format, error))?;
+    decoder.set_limits(allowed).map_err(|error| picture_error(format, error))?;
     let colours = decoder.color_type();
     let size = usize::try_from(decoder.total_bytes()).map_err(|_| PictureError::TooMuchMemory {
         needed: header.memory_bound,
         limit: usize::MAX as u64,
     })?;
     let mut samples = vec![0; size];
-    decoder.read_image_boxed(&mut samples).map_err(|error| refused(format, error))?;
+    decoder.read_image_boxed(&mut samples).map_err(|error| picture_error(format, error))?;
     if format == PictureFormat::Gif {
         gif::fill_around(bytes, header.width, &mut samples);
     }
@@ -114,8 +114,8 @@ pub(crate) fn decode(
     Ok((RgbPicture { width: header.width, height: header.height, data }, visible))
 }
 
-/// The file as its decoder shall see it.
-fn fitted(format: PictureFormat, bytes: &[u8]) -> Cow<'_, [u8]> {
+/// The file as its decoder receives it.
+fn adjusted(format: PictureFormat, bytes: &[u8]) -> Cow<'_, [u8]> {
     if format == PictureFormat::Gif { gif::with_grown_canvas(bytes) } else { Cow::Borrowed(bytes) }
 }
 
@@ -127,12 +127,12 @@ fn open(
     let reader = DeadlineReader::new(bytes, deadline);
     let opened: Result<Box<dyn ImageDecoder + '_>, ImageError> = match format {
         PictureFormat::Png => {
-            png::Decoder::new(bytes, deadline).map(|decoder| Box::new(decoder) as _)
+            png::PngDecoder::new(bytes, deadline).map(|decoder| Box::new(decoder) as _)
         }
         PictureFormat::WebP => WebPDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         PictureFormat::Gif => GifDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         PictureFormat::Bmp => BmpDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
-        PictureFormat::Tiff => tiff::Page::open(bytes, deadline).and_then(|page| match page {
+        PictureFormat::Tiff => tiff::TiffPage::open(bytes, deadline).and_then(|page| match page {
             Some(page) => Ok(Box::new(page) as _),
             None => TiffDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         }),
@@ -140,18 +140,18 @@ fn open(
             unreachable!("they have decoders of their own")
         }
     };
-    opened.map_err(|error| refused(format, error))
+    opened.map_err(|error| picture_error(format, error))
 }
 
-/// Samples of any kind to RGB; `premultiplied`: colours have been multiplied with their alpha.
-/// Three and more channels are converted in place.
+/// Converts samples to RGB, in place for three and more channels. `premultiplied`: colours were
+/// multiplied with their alpha.
 pub(crate) fn to_rgb(
     mut samples: Vec<u8>,
     colours: ColorType,
     format: PictureFormat,
     premultiplied: bool,
 ) -> Result<(Vec<u8>, bool), PictureError> {
-    // 16-bit samples come in the machine's byte order; the high byte is kept.
+    // 16-bit samples are in native byte order; the high byte is kept.
     let wide = match colours {
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => 2,
         ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => 1,
@@ -176,8 +176,8 @@ pub(crate) fn to_rgb(
             if colour_channels == 1 { [sample(0); 3] } else { [sample(0), sample(1), sample(2)] };
         let Some(alpha) = alpha.map(sample) else { return colour };
         visible |= alpha > INVISIBLE;
-        // What has been multiplied already only lacks the white; a colour brighter than its alpha
-        // is a fault of the file.
+        // A premultiplied colour needs only the white; one brighter than its alpha is a fault of
+        // the file.
         colour.map(|value| {
             if premultiplied { value.saturating_add(255 - alpha) } else { on_white(value, alpha) }
         })
@@ -206,8 +206,8 @@ fn on_white(value: u8, alpha: u8) -> u8 {
     (((sum >> 8) + sum) >> 8) as u8
 }
 
-/// A decoder's complaint in our terms.
-fn refused(format: PictureFormat, error: ImageError) -> PictureError {
+/// Converts a decoder's error.
+fn picture_error(format: PictureFormat, error: ImageError) -> PictureError {
     let damaged = |why: String| PictureError::Damaged { format, why };
     match error {
         ImageError::IoError(error) => match error.kind() {
@@ -216,9 +216,7 @@ fn refused(format: PictureFormat, error: ImageError) -> PictureError {
             _ => damaged(error.to_string()),
         },
         ImageError::Limits(error) => match error.kind() {
-            LimitErrorKind::InsufficientMemory => {
-                damaged("it announces more than its header allows".to_owned())
-            }
+            LimitErrorKind::InsufficientMemory => damaged("its data exceed the header".to_owned()),
             _ => damaged(error.to_string()),
         },
         ImageError::Unsupported(error) => match error.kind() {
@@ -229,7 +227,7 @@ fn refused(format: PictureFormat, error: ImageError) -> PictureError {
         },
         error => {
             let mut source: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-            // The reader's own failures come wrapped in the decoder's.
+            // An I/O error of the reader is wrapped in the decoder's error.
             while let Some(inner) = source {
                 if let Some(io) = inner.downcast_ref::<io::Error>() {
                     match io.kind() {

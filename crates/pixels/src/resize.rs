@@ -1,46 +1,44 @@
 //! Pillow's resize of 8-bit pictures, bit for bit (as of Pillow 11.3: always the horizontal pass
 //! first).
 //!
-//! Two passes with rounding to 8 bits between them; weights are normalised in double precision and
-//! turned into fixed point with 22 bits. The loops are laid out so that the compiler vectorises
-//! them: sums of integers are the same in any order, so wider vectors cannot change a value. Never
-//! reorder the floating-point part.
+//! Two passes with rounding to 8 bits between them. Weights are normalised in double precision and
+//! converted to fixed point with 22 bits. The loops are written for vectorisation: sums of integers
+//! are equal in any order, so vectors of any width give the same values. Never reorder the
+//! floating-point part.
 
 use crate::{ResampleFilter, RgbPicture};
 
-/// Fixed-point bits of a weight: what 32 bits leave beside an 8-bit sample and two bits of
-/// headroom.
+/// Fixed-point bits of a weight: 32 bits less an 8-bit sample and two bits of headroom.
 const PRECISION_BITS: u32 = 32 - 8 - 2;
 const HALF: i32 = 1 << (PRECISION_BITS - 1);
 
-/// Rows that the horizontal pass handles side by side, and the lanes that makes.
+/// Rows that the horizontal pass handles together, and the resulting lanes.
 const ROWS: usize = 8;
 const LANES: usize = ROWS * 3;
 
-/// Bytes between the two passes at most, unless one row of the result needs more: a tall picture is
-/// resized in bands, so that its rows, each perhaps wider than before, do not all lie between the
-/// passes at once.
+/// Most bytes between the two passes, unless one row of the result needs more. A tall picture is
+/// resized in bands, so that its rows, possibly wider than before, are not all in memory.
 const BAND: usize = 8 << 20;
 
-/// The picture at a new size.
+/// Resizes a picture.
 ///
 /// # Panics
-/// If a side of the source or of the result is 0, or if `data` does not fit the size.
+/// If a side of the source or of the result is 0, or if `data` does not match the size.
 pub fn resize(picture: &RgbPicture, width: u32, height: u32, filter: ResampleFilter) -> RgbPicture {
     in_bands(picture, width, height, filter, BAND)
 }
 
-/// Bytes that [`resize`] takes at most beside the picture and the result, whatever the filter:
-/// weights, rows side by side, a band between the passes.
+/// Upper bound of the bytes that [`resize`] takes besides the picture and the result, for any
+/// filter: weights, rows side by side, a band between the passes.
 pub fn working_memory(from: (u32, u32), to: (u32, u32)) -> u64 {
-    // The widest filter, Lanczos, reaches over three positions of the coarser grid to either side.
+    // The widest filter, Lanczos, covers three positions of the coarser grid on either side.
     let taps = |n_in: u32, n_out: u32| 6 * u64::from(n_in.max(n_out)) + 2 * u64::from(n_out);
     let weights = |n_in: u32, n_out: u32| {
         size_of::<i32>() as u64 * taps(n_in, n_out)
             + 2 * size_of::<usize>() as u64 * u64::from(n_out)
     };
     let one_row = (6 * u64::from(from.1.div_ceil(to.1.max(1))) + 8) * u64::from(to.0) * 3;
-    // Vectors may have grown to twice what they hold.
+    // The capacity of a vector may be twice its length.
     2 * (weights(from.0, to.0) + weights(from.1, to.1))
         + u64::from(from.0) * LANES as u64
         + one_row.max(BAND as u64)
@@ -125,8 +123,7 @@ impl Weights {
         let mut exact = Vec::new();
         for x in 0..n_out {
             let centre = (x as f64 + 0.5) * scale;
-            // Casts to integer cut towards zero, as in C; negative values become 0, which is the
-            // clamp.
+            // Casts to integer truncate, as in C; negative values become 0, which is the clamp.
             let low = (centre - support + 0.5) as usize;
             let high = ((centre + support + 0.5) as usize).min(n_in);
             exact.clear();
@@ -155,17 +152,16 @@ impl Weights {
         self.first.len()
     }
 
-    /// The first source position of a result, and its weights.
+    /// The first source position of an output position, and its weights.
     fn at(&self, x: usize) -> (usize, &[i32]) {
         let start = if x == 0 { 0 } else { self.ends[x - 1] };
         (self.first[x], &self.values[start..self.ends[x]])
     }
 
-    /// As many results from `start` on as need `most` source positions at most, but one at least:
-    /// where they end, and the positions.
+    /// The output positions from `start` on that need at most `most` source positions, but at least
+    /// one: their end, and the source range.
     fn band(&self, start: usize, most: usize) -> (usize, std::ops::Range<usize>) {
-        // Positions never go back: neither the first nor the last of a result is before that of the
-        // result before.
+        // First and last source positions never decrease from one output position to the next.
         let last = |x: usize| self.first[x] + self.at(x).1.len();
         let from = self.first[start];
         let end = (start + 1..self.len()).find(|x| last(*x) - from > most).unwrap_or(self.len());
@@ -177,7 +173,7 @@ fn to_byte(sum: i32) -> u8 {
     (sum >> PRECISION_BITS).clamp(0, 255) as u8
 }
 
-/// Every row of `data` from `in_w` pixels to as many as there are weights.
+/// Resizes every row of `data` from `in_w` pixels to the number of weights.
 fn horizontal(data: &[u8], in_w: usize, weights: &Weights) -> Vec<u8> {
     let out_w = weights.len();
     let rows = data.len() / (in_w * 3);
@@ -190,8 +186,8 @@ fn horizontal(data: &[u8], in_w: usize, weights: &Weights) -> Vec<u8> {
     out
 }
 
-/// Up to [`ROWS`] rows at once: pixels of one column stand next to each other in `block`, so that
-/// one weight meets all of them.
+/// Resizes up to [`ROWS`] rows together: pixels of one column are adjacent in `block`, so that one
+/// weight applies to all of them.
 #[inline(always)]
 fn rows_across(source: &[u8], in_w: usize, weights: &Weights, block: &mut [u8], target: &mut [u8]) {
     let out_w = weights.len();
@@ -214,8 +210,8 @@ fn rows_across(source: &[u8], in_w: usize, weights: &Weights, block: &mut [u8], 
     }
 }
 
-/// Rows `of` the result, each a weighted sum of rows of `data`, whose first row is source row
-/// `offset`.
+/// Computes rows `of` of the result as weighted sums of rows of `data`, whose first row is source
+/// row `offset`.
 fn vertical(
     data: &[u8],
     offset: usize,
@@ -259,8 +255,8 @@ fn rows_down(rows: &[u8], row_len: usize, weights: &[i32], target: &mut [u8]) {
     }
 }
 
-/// Pillow's nearest neighbour: positions are added up, not multiplied, and the sum's rounding is
-/// part of the result.
+/// Pillow's nearest neighbour. Positions are accumulated, not multiplied; the rounding of the sum
+/// is part of the result.
 fn nearest(picture: &RgbPicture, width: u32, height: u32) -> RgbPicture {
     let positions = |n_in: u32, n_out: u32| {
         let step = f64::from(n_in) / f64::from(n_out);
@@ -289,16 +285,12 @@ mod tests {
     use super::*;
 
     fn noise(width: u32, height: u32) -> RgbPicture {
-        let mut state = 1_u32;
-        let mut byte = || {
-            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            (state >> 24) as u8
-        };
-        RgbPicture { width, height, data: (0..width * height * 3).map(|_| byte()).collect() }
+        let mut random = fastrand::Rng::with_seed(1);
+        RgbPicture { width, height, data: (0..width * height * 3).map(|_| random.u8(..)).collect() }
     }
 
     #[test]
-    fn bands_of_any_height_make_the_same_picture() {
+    fn bands_of_any_height_are_equal() {
         for (from, to) in [((7, 300), (20, 24)), ((40, 30), (23, 61)), ((1, 999), (5, 3))] {
             let picture = noise(from.0, from.1);
             for filter in [
@@ -321,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_of_a_picture_takes_no_more_than_is_said() {
+    fn working_memory_bounds_extreme_ratios() {
         for (from, to) in [
             ((1, 1_000_000), (384, 384)),
             ((100, 1_000_000), (768, 768)),
@@ -343,10 +335,10 @@ mod tests {
                 w.values.capacity() * 4 + (w.first.capacity() + w.ends.capacity()) * 8
             };
             let taken = (between + weights(&across) + weights(&down) + from.0 * LANES) as u64;
-            let said = working_memory((from.0 as u32, from.1 as u32), (to.0 as u32, to.1 as u32));
+            let bound = working_memory((from.0 as u32, from.1 as u32), (to.0 as u32, to.1 as u32));
             assert!(
-                taken <= said && said < 120 << 20,
-                "{from:?} to {to:?}: {taken} bytes taken, {said} said"
+                taken <= bound && bound < 120 << 20,
+                "{from:?} to {to:?}: {taken} bytes, bound {bound}"
             );
         }
     }

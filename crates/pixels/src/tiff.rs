@@ -1,7 +1,8 @@
-//! What the first page of a TIFF says that its decoder neither tells nor judges: whether colours
-//! are already multiplied with alpha, and the JPEG files inside, which are decoded strip by strip
-//! in one go, out of reach of the deadline. Called by `raster`; decodes nothing, allocates nothing
-//! but the page's own lists.
+//! Facts about the first page of a TIFF that its decoder neither reports nor checks: premultiplied
+//! alpha, and embedded JPEG files.
+//!
+//! The decoder decodes a whole JPEG strip in one call, which the deadline cannot interrupt. Called
+//! by `raster`; decodes nothing, and allocates only the page's own lists.
 
 mod page;
 
@@ -10,16 +11,16 @@ use std::ops::Range;
 use tiff::{decoder::Decoder, tags::Tag};
 
 use crate::{PictureError, PictureFormat, deadline::DeadlineReader};
-pub(crate) use page::Page;
+pub(crate) use page::TiffPage;
 
-/// Compression 7: every strip or tile is a JPEG file, but for the tables that all share.
+/// Compression 7: every strip or tile is a JPEG file without the shared tables.
 const JPEG: u16 = 7;
-/// Compression 6: the whole picture is one JPEG file, or parts of one, found by tags of its own.
+/// Compression 6: the picture is one JPEG file, or parts of one, at locations in tags of its own.
 const OLD_JPEG: u16 = 6;
-/// `ExtraSamples` 1: alpha, with which the colours have been multiplied.
+/// `ExtraSamples` 1: alpha with premultiplied colours.
 const ASSOCIATED: u16 = 1;
 
-/// All numbers of a tag of the first page, if it has the tag and can be read.
+/// All numbers of a tag of the first page, if present and readable.
 fn list(decoder: &mut Decoder<DeadlineReader<'_>>, tag: Tag) -> Option<Vec<u64>> {
     decoder.find_tag_unsigned_vec(tag).ok().flatten()
 }
@@ -29,8 +30,8 @@ fn first(decoder: &mut Decoder<DeadlineReader<'_>>, tag: Tag) -> Option<u64> {
     list(decoder, tag)?.first().copied()
 }
 
-/// Where the first page has its one short or long number of a tag, and the number. Read without the
-/// crate, which opens no page that lacks its strips.
+/// The position and value of a tag of the first page with one SHORT or LONG. Parsed here because
+/// the `tiff` crate opens no page without strips.
 fn field(bytes: &[u8], tag: Tag) -> Option<(Range<usize>, u64)> {
     let little = bytes.first() == Some(&b'I');
     let number = |at: usize, length: usize| -> Option<u64> {
@@ -56,20 +57,20 @@ fn field(bytes: &[u8], tag: Tag) -> Option<(Range<usize>, u64)> {
     None
 }
 
-/// Whether colours have been multiplied with alpha.
+/// Whether colours are multiplied with alpha.
 pub(crate) fn is_premultiplied(bytes: &[u8]) -> bool {
     let decoder = Decoder::new(DeadlineReader::new(bytes, None));
     decoder
         .is_ok_and(|mut decoder| first(&mut decoder, Tag::ExtraSamples) == Some(ASSOCIATED.into()))
 }
 
-/// Refuses what the decoder takes for damage: the JPEG of 1992, which has no strips; and what makes
-/// it panic: tiles of one colour each, of which the last ones reach beyond the picture.
+/// Rejects files that the decoder would report as damaged or panic on: the JPEG compression of
+/// 1992, which has no strips; and planar tiles that exceed the picture.
 pub(crate) fn check(bytes: &[u8]) -> Result<(), PictureError> {
     let unsupported =
         |what: String| Err(PictureError::UnsupportedVariant { format: PictureFormat::Tiff, what });
     if field(bytes, Tag::Compression).is_some_and(|(_, method)| method == u64::from(OLD_JPEG)) {
-        return unsupported("an old-style JPEG inside".to_owned());
+        return unsupported("an embedded old-style JPEG".to_owned());
     }
     let Ok(mut decoder) = Decoder::new(DeadlineReader::new(bytes, None)) else { return Ok(()) };
     let (Some(tile_width), Some(tile_height)) =
@@ -83,15 +84,14 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), PictureError> {
         && (reaches(width, tile_width) || reaches(height, tile_height))
     {
         return unsupported(format!(
-            "a picture of {width} x {height} pixels in tiles of {tile_width} x {tile_height}, of one colour each"
+            "planar tiles of {tile_width} x {tile_height} pixels in a picture of {width} x {height}"
         ));
     }
     Ok(())
 }
 
-/// Judges the JPEG files inside. Bytes that decoding the largest of them takes: its samples, and
-/// its coefficients where it has several scans. A page that cannot be read is left to the decoder's
-/// own words.
+/// Checks embedded JPEG files. Returns the bytes for decoding the largest: its samples, and its
+/// coefficients if it has several scans. An unreadable page is left to the decoder.
 pub(crate) fn jpeg_bytes(bytes: &[u8]) -> Result<u64, PictureError> {
     let Ok(mut decoder) = Decoder::new(DeadlineReader::new(bytes, None)) else { return Ok(0) };
     if first(&mut decoder, Tag::Compression) != Some(JPEG.into()) {
@@ -103,15 +103,14 @@ pub(crate) fn jpeg_bytes(bytes: &[u8]) -> Result<u64, PictureError> {
     if list(&mut decoder, Tag::JPEGTables).is_some_and(|tables| !ends_between_segments(&tables)) {
         return Err(PictureError::Damaged {
             format: PictureFormat::Tiff,
-            why: "the tables of the JPEG inside are not in order".to_owned(),
+            why: "invalid tables of an embedded JPEG".to_owned(),
         });
     }
     judge(bytes, &strips(pairs, bytes.len()), decoder.chunk_dimensions())
 }
 
-/// The parts of the file that are strips or tiles, in order and without overlap, so that each byte
-/// is looked at once however often it is named. All of the file where the lists do not fit each
-/// other.
+/// The strips or tiles as ordered ranges without overlap, so that each byte is scanned once. The
+/// whole file if the lists do not match.
 fn strips(pairs: [[Option<Vec<u64>>; 2]; 2], file: usize) -> Vec<Range<usize>> {
     let mut ranges = Vec::new();
     for pair in pairs {
@@ -144,14 +143,14 @@ fn strips(pairs: [[Option<Vec<u64>>; 2]; 2], file: usize) -> Vec<Range<usize>> {
     ranges
 }
 
-/// Are these tables whole segments between a start and an end marker? The decoder cuts the end
-/// marker off blindly and puts a strip behind: a frame header that begins in the one and ends in
-/// the other would be seen by nobody.
+/// Whether these tables are whole segments between a start and an end marker. The decoder removes
+/// the end marker and appends a strip: a frame header that begins in the tables and ends in the
+/// strip would go undetected.
 fn ends_between_segments(tables: &[u64]) -> bool {
     let [0xFF, 0xD8, segments @ .., 0xFF, 0xD9] = tables else { return false };
     let mut rest = segments;
     while let [0xFF, marker, high, low, ..] = rest {
-        // Tables, comments and application segments, all of which have a length.
+        // Tables, comments and application segments; all have a length.
         if !matches!(marker, 0xC4 | 0xCC | 0xDB | 0xDD | 0xE0..=0xEF | 0xFE) {
             return false;
         }
@@ -165,14 +164,14 @@ fn ends_between_segments(tables: &[u64]) -> bool {
     rest.is_empty()
 }
 
-/// Judges the JPEG files in `ranges`: sequential, with few scans, none larger than the strip or
-/// tile it fills. Returns what decoding the largest of them takes.
+/// Checks the JPEG files in `ranges`: sequential, few scans, none larger than its strip or tile.
+/// Returns the bytes for decoding the largest.
 fn judge(
     bytes: &[u8],
     ranges: &[Range<usize>],
     (width, height): (u32, u32),
 ) -> Result<u64, PictureError> {
-    /// Byte patterns of this kind that broken strips may contain by chance.
+    /// Matching byte patterns that damaged strips may contain by chance.
     const CHANCE: usize = 64;
     let unsupported =
         |what: String| Err(PictureError::UnsupportedVariant { format: PictureFormat::Tiff, what });
@@ -185,7 +184,7 @@ fn judge(
                 [0xD8, 0xFF, ..] => pictures += 1,
                 [0xDA, 0, ..] => scans += 1,
                 [0xC2 | 0xCA, 0, 8..=20, 8, ..] => {
-                    return unsupported("a progressive JPEG inside".to_owned());
+                    return unsupported("an embedded progressive JPEG".to_owned());
                 }
                 [
                     0xC0..=0xC3 | 0xC5..=0xC7 | 0xC9..=0xCB | 0xCD..=0xCF,
@@ -202,7 +201,8 @@ fn judge(
                     let (w, h) = (u16::from_be_bytes([w1, w0]), u16::from_be_bytes([h1, h0]));
                     if u32::from(w) > width || u32::from(h) > height {
                         return unsupported(format!(
-                            "a JPEG of {w} x {h} pixels inside, in a strip or tile of {width} x {height}"
+                            "an embedded JPEG of {w} x {h} pixels in a strip or tile of \
+                             {width} x {height}"
                         ));
                     }
                     samples = samples.max(u64::from(w) * u64::from(h) * u64::from(n));
@@ -212,8 +212,8 @@ fn judge(
         }
     }
     if scans > CHANCE + 4 * pictures {
-        return unsupported(format!("{scans} JPEG scans inside"));
+        return unsupported(format!("{scans} embedded JPEG scans"));
     }
-    // One byte a sample, two a coefficient.
+    // One byte per sample, two per coefficient.
     Ok(if scans > pictures { samples.saturating_mul(3) } else { samples })
 }

@@ -1,13 +1,12 @@
-//! The tiles of Idefics3 and SmolVLM: the picture is stretched to whole tiles, cut row by row, and
-//! follows once more as a whole.
+//! Tiles of Idefics3 and SmolVLM: the picture is resized to whole tiles and cut row by row; the
+//! whole picture follows.
 
 use crate::{ResampleFilter, RgbPicture, TileGrid, resize};
 
-/// No side is enlarged beyond this, whatever the configuration says (the reference's own cap).
+/// No side is enlarged beyond this, whatever the configuration (the reference's own limit).
 const MAX_SIDE: u32 = 4096;
 
-/// The tiles of a picture, each `tile` x `tile`. With one tile (or without `split`) the grid is 0 x
-/// 0.
+/// Cuts a picture into tiles of `tile` x `tile`. A single tile (or no `split`) has the grid 0 x 0.
 pub(crate) fn cut(
     picture: &RgbPicture,
     longest_edge: u32,
@@ -36,8 +35,7 @@ pub(crate) fn cut(
     (grid, tiles)
 }
 
-/// What [`cut`] makes of a picture: its size at first, its size in whole tiles, and how many tiles
-/// it has in all.
+/// The sizes used by [`cut`]: the first resize, whole tiles, and the number of tiles.
 pub(crate) fn sizes(
     width: u32,
     height: u32,
@@ -54,7 +52,8 @@ pub(crate) fn sizes(
     (sized, whole, if count == 1 { 1 } else { count + 1 })
 }
 
-/// The size whose longer side is `edge`; the other one even, and at least 1. Small pictures grow.
+/// The size whose longer side is `edge`; the other one even and at least 1. Small pictures are
+/// enlarged.
 fn longest(width: u32, height: u32, edge: u32) -> (u32, u32) {
     let ratio = f64::from(width) / f64::from(height);
     let even = |side: f64| {
@@ -76,7 +75,7 @@ fn longest(width: u32, height: u32, edge: u32) -> (u32, u32) {
     }
 }
 
-/// Both sides up to whole tiles: the longer first, the shorter after it by the ratio.
+/// Rounds both sides up to whole tiles: first the longer one, then the shorter one by the ratio.
 fn whole_tiles(width: u32, height: u32, tile: u32) -> (u32, u32) {
     let ratio = f64::from(width) / f64::from(height);
     let up = |side: u32| side.div_ceil(tile).max(1) * tile;

@@ -1,5 +1,4 @@
-//! What becomes of a GIF whose first frame and canvas differ: the reference's canvas, the
-//! reference's colours.
+//! GIFs whose first frame and canvas differ: canvas and colours as in the reference.
 
 mod drawn;
 
@@ -34,8 +33,8 @@ impl Gif {
             .transparent
             .map(|index| vec![0x21, 0xF9, 4, 1, 0, 0, index, 0])
             .unwrap_or_default();
-        // Three bits a code: a clear code before every pixel, so that the table of codes never
-        // grows; in the end the end.
+        // Three bits per code: a clear code before every pixel keeps the code table from growing;
+        // the end code is last.
         let codes = (0..64).flat_map(|_| [4_u64, 1]).chain([5]).collect::<Vec<_>>();
         let packed: Vec<u8> = codes
             .chunks(8)
@@ -64,7 +63,7 @@ fn decoded(bytes: &[u8]) -> RgbPicture {
 }
 
 #[test]
-fn a_gif_whose_first_frame_leaves_the_canvas_gets_a_larger_canvas() {
+fn a_gif_canvas_grows_to_its_first_frame() {
     let mut bytes = file(quarters(40, 20), ImageFormat::Gif);
     bytes[6..10].copy_from_slice(&[8, 0, 8, 0]);
     let found = decoded(&bytes);
@@ -78,8 +77,7 @@ fn a_gif_whose_first_frame_leaves_the_canvas_gets_a_larger_canvas() {
 }
 
 #[test]
-fn what_the_first_frame_of_a_gif_leaves_of_the_canvas_has_the_first_colour_of_its_table_unless_something_is_transparent()
- {
+fn gif_canvas_colour_follows_the_reference() {
     let local = [[1, 2, 103], TABLE[1], TABLE[2], TABLE[3]];
     for (what, gif, expected) in [
         ("plain", Gif::PLAIN, TABLE[0]),

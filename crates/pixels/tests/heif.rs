@@ -1,5 +1,4 @@
-//! Promises of builds with the feature `heif`; the files are drawn with the encoders that the
-//! system's libheif has.
+//! Builds with the feature `heif`; the files are written by the encoders of the system's libheif.
 #![cfg(feature = "heif")]
 
 mod drawn;
@@ -13,7 +12,7 @@ use pg_caption_pixels::{
 };
 use pg_caption_wire::FailureClass;
 
-/// A file of an RGBA picture; `None`, said plainly, if libheif has no encoder for it here.
+/// A file of an RGBA picture; `None` and a message if libheif has no encoder for it.
 fn file(width: u32, height: u32, alpha: u8, compression: CompressionFormat) -> Option<Vec<u8>> {
     let library = LibHeif::new();
     let Ok(mut encoder) = library.encoder_for_format(compression) else {
@@ -40,7 +39,7 @@ fn kinds() -> [(CompressionFormat, PictureFormat); 2] {
 }
 
 #[test]
-fn avif_and_heic_become_the_picture_that_was_drawn() {
+fn avif_and_heic_decode_to_the_drawn_picture() {
     for (compression, format) in kinds() {
         let Some(bytes) = file(64, 48, 255, compression) else { continue };
         let decoded = decode(&bytes, &DecodeOptions::default()).unwrap();
@@ -59,7 +58,7 @@ fn avif_and_heic_become_the_picture_that_was_drawn() {
 }
 
 #[test]
-fn what_is_transparent_lies_on_white() {
+fn transparency_is_composed_over_white() {
     for (compression, format) in kinds() {
         let Some(bytes) = file(64, 48, 0, compression) else { continue };
         let decoded = decode(&bytes, &DecodeOptions::default()).unwrap();

@@ -1,7 +1,7 @@
-//! Every file of the hostile collection is decoded or refused as its manifest demands.
+//! Every file of the hostile collection is decoded or rejected as its manifest states.
 //!
-//! Needs the collection (`PG_CAPTION_SHARED`, or `../shared` beside the project); says so and
-//! passes where it is absent.
+//! Needs the collection (`PG_CAPTION_SHARED`, or `../shared` next to the project); passes with a
+//! message where it is absent.
 
 mod shared;
 
@@ -11,9 +11,9 @@ use pg_caption_pixels::{DecodeOptions, decode, mean_rgb_2x2, probe};
 use pg_caption_wire::FailureClass;
 use serde_json::Value;
 
-/// Files whose manifest entry contradicts their content: whatever happens must be clean, no more.
-/// `72_panic.webp` made an old decoder panic but is a well-formed two-colour picture, which libwebp
-/// 1.5 decodes as we do.
+/// Files whose manifest entry contradicts their content: any result without a panic is accepted.
+/// `72_panic.webp` made an old decoder panic, but it is a well-formed two-colour picture with the
+/// same pixels in libwebp 1.5.
 const CONTESTED: [&str; 1] = ["files/72_panic.webp"];
 
 #[test]
@@ -63,7 +63,7 @@ fn judge(bytes: &[u8], entry: &Value) -> Result<String, String> {
         }
     }
     if let Some(quarters) = entry["ref_mean_rgb_2x2"].as_array() {
-        // A few files say themselves that their reference colours are approximate.
+        // Some entries state that their reference colours are approximate.
         let allowed = if entry["note"].as_str().is_some_and(|note| note.contains("allow 40")) {
             40
         } else {

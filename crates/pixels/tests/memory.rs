@@ -1,6 +1,7 @@
-//! The memory bound of a header holds: what decoding takes, measured as the process's peak, stays
-//! below it. Each file is decoded in a process of its own, because the peak belongs to the whole
-//! process. Linux only; says so elsewhere.
+//! The memory bound of a header holds: the measured peak of the process stays below it.
+//!
+//! Each file is decoded in a process of its own, because the peak belongs to the whole process.
+//! Linux only; elsewhere it passes with a message.
 
 mod drawn;
 
@@ -13,7 +14,7 @@ use pg_caption_pixels::{DecodeOptions, decode, probe};
 /// time.
 const SLACK: u64 = 3 << 20;
 
-/// Set for the process that decodes one file: its path.
+/// Environment variable of the process that decodes one file: its path.
 const FILE: &str = "PG_CAPTION_PIXELS_MEMORY_FILE";
 
 #[test]
@@ -30,7 +31,7 @@ fn no_format_takes_more_memory_than_its_header_promised() {
             let (used, bound) = in_a_fresh_process(&path, target);
             println!("{name}, {target}: {} kB used, {} kB promised", used >> 10, bound >> 10);
             assert!(used <= bound + SLACK, "{name}, {target}: {used} bytes used, {bound} promised");
-            // A bound that is many times too large would keep pictures waiting for nothing.
+            // A bound that is many times too large would delay pictures without need.
             assert!(
                 bound <= used * 6 + SLACK,
                 "{name}, {target}: {bound} bytes promised, only {used} used"
@@ -40,8 +41,8 @@ fn no_format_takes_more_memory_than_its_header_promised() {
     fs::remove_file(&path).unwrap();
 }
 
-/// Not a promise but the other half of the test above: decodes the file named by the environment
-/// and prints what it took.
+/// The other half of the test above: decodes the file named by the environment and prints the
+/// memory it took.
 #[test]
 fn decode_one_file() {
     let Ok(path) = std::env::var(FILE) else { return };
@@ -105,8 +106,8 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         };
         let mut bytes = compressor.compress_to_vec(image).unwrap();
         if turned {
-            let exif = b"\xFF\xE1\x00\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
-            bytes.splice(2..2, exif.iter().copied());
+            let exif = [b"Exif\0\0".as_slice(), &drawn::exif(6)].concat();
+            bytes = drawn::with_app1(&bytes, &exif);
         }
         bytes
     };

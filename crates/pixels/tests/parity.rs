@@ -1,7 +1,7 @@
-//! Tensors are those of the reference implementation, value for value.
+//! Tensors equal those of the reference implementation, value for value.
 //!
-//! Needs the parity folder (`PG_CAPTION_SHARED`, or `../shared` beside the project); says so and
-//! passes where it is absent.
+//! Needs the parity folder (`PG_CAPTION_SHARED`, or `../shared` next to the project); passes with a
+//! message where it is absent.
 
 mod shared;
 
@@ -12,13 +12,12 @@ use pg_caption_pixels::{
 };
 use serde_json::Value;
 
-/// Pictures where we differ on purpose: transparency goes on white, 16-bit gray keeps its high
-/// byte.
+/// Intentional differences: transparency over white, the high byte of 16-bit gray.
 const DIFFERENT_ON_PURPOSE: [&str; 4] =
     ["07_rgba.png", "09_palette.png", "11_gray16.png", "14_la.png"];
 
 #[test]
-fn every_opaque_picture_decodes_to_the_reference_rgb() {
+fn opaque_pictures_decode_to_reference_rgb() {
     let Some(folder) = shared::folder("parity") else { return };
     for (name, expected) in images(&folder.join("vit-gpt2/expected.json")) {
         let picture = exact(&folder, &name);
@@ -42,12 +41,12 @@ fn pixel_values_of_florence2_match() {
 }
 
 #[test]
-fn pixel_values_of_small_smolvlm_tiles_match() {
+fn pixel_values_of_small_tiles_match() {
     assert_pixel_values_match("smolvlm", "expected.json");
 }
 
 #[test]
-fn pixel_values_and_grid_of_full_size_smolvlm_tiles_match() {
+fn pixel_values_of_full_size_tiles_match() {
     assert_pixel_values_match("smolvlm", "preprocess_2048_512.json");
 }
 
@@ -72,7 +71,7 @@ fn assert_pixel_values_match(model: &str, expected: &str) {
             "{name}"
         );
         if let Some(rows) = expected["rows"].as_u64() {
-            let grid = tensor.grid.expect("a processor of tiles tells its grid");
+            let grid = tensor.grid.expect("a processor with tiles returns its grid");
             assert_eq!(
                 (u64::from(grid.rows), u64::from(grid.columns)),
                 (rows, expected["cols"].as_u64().unwrap()),

@@ -1,4 +1,4 @@
-//! What becomes of good pictures of every kind: upright, in the right colours, laid on white.
+//! Valid pictures of every kind: upright, correct colours, transparency over white.
 
 mod drawn;
 
@@ -27,8 +27,7 @@ fn assert_near(found: [[u8; 3]; 4], expected: [[u8; 3]; 4], what: &str) {
     assert!(!off, "{what}: {found:?} instead of {expected:?}");
 }
 
-/// Which quarter of the upright picture the stored quarter becomes, as EXIF defines the eight
-/// cases.
+/// The stored quarter that each upright quarter comes from, as EXIF defines the eight cases.
 const UPRIGHT: [[usize; 4]; 8] = [
     [0, 1, 2, 3],
     [1, 0, 3, 2],
@@ -41,14 +40,15 @@ const UPRIGHT: [[usize; 4]; 8] = [
 ];
 
 #[test]
-fn every_exif_orientation_is_turned_upright_in_every_format_that_has_it() {
+fn every_exif_orientation_is_turned_upright() {
     let picture = quarters(96, 64);
     for orientation in 1..=8_u8 {
         let expected = UPRIGHT[usize::from(orientation) - 1].map(|i| COLOURS[i]);
         let size = if orientation < 5 { (96, 64) } else { (64, 96) };
         let exif_segment = [b"Exif\0\0".as_slice(), &exif(orientation)].concat();
         let xmp = format!(
-            "http://ns.adobe.com/xap/1.0/\0<x:xmpmeta><rdf:Description tiff:Orientation=\"{orientation}\"/></x:xmpmeta>"
+            "http://ns.adobe.com/xap/1.0/\0<x:xmpmeta>\
+             <rdf:Description tiff:Orientation=\"{orientation}\"/></x:xmpmeta>"
         );
         let plain = jpeg(&picture, false);
         let mut png = Vec::new();
@@ -89,7 +89,7 @@ fn every_exif_orientation_is_turned_upright_in_every_format_that_has_it() {
 }
 
 #[test]
-fn a_png_says_how_it_lies_before_or_behind_its_picture_in_any_of_its_ways() {
+fn png_orientation_is_read_from_every_chunk() {
     let png = file(quarters(96, 64), ImageFormat::Png);
     let hex: String = [b"Exif\0\0".as_slice(), &exif(6)]
         .concat()
@@ -133,10 +133,10 @@ fn a_png_says_how_it_lies_before_or_behind_its_picture_in_any_of_its_ways() {
 }
 
 #[test]
-fn a_png_is_forgiven_what_the_reference_forgives_and_no_more() {
+fn png_leniency_equals_the_references() {
     let whole = file(detailed(200, 100), ImageFormat::Png);
     let expected = decoded(&whole).rgb;
-    // Behind the data: its checksum (4), then the end (12).
+    // After the data: its checksum (4), then the end (12).
     for missing in 1..=16 {
         assert_eq!(
             decoded(&whole[..whole.len() - missing]).rgb,
@@ -159,7 +159,7 @@ fn a_png_is_forgiven_what_the_reference_forgives_and_no_more() {
 }
 
 #[test]
-fn exif_decides_where_xmp_says_something_else() {
+fn exif_takes_precedence_over_xmp() {
     let xmp = b"http://ns.adobe.com/xap/1.0/\0<tiff:Orientation>3</tiff:Orientation>";
     let both = with_app1(
         &with_app1(&jpeg(&quarters(32, 32), false), xmp),
@@ -169,7 +169,7 @@ fn exif_decides_where_xmp_says_something_else() {
 }
 
 #[test]
-fn an_orientation_is_a_whole_number_of_any_width_in_either_byte_order() {
+fn orientation_has_any_width_and_byte_order() {
     let picture = jpeg(&quarters(32, 32), false);
     for (kind, expected) in [(1_u16, 1), (2, 1), (3, 6), (4, 6), (5, 1), (8, 6), (9, 6)] {
         for little in [true, false] {
@@ -186,7 +186,7 @@ fn an_orientation_is_a_whole_number_of_any_width_in_either_byte_order() {
                 order(6, 4)
             };
             let start = if little { b"Exif\0\0II" } else { b"Exif\0\0MM" };
-            // An entry before it, which says something else.
+            // Another entry before it, with another value.
             let other = [order(256, 2), order(3, 2), order(1, 4), order(0, 4)].concat();
             let entry = [order(274, 2), order(kind.into(), 2), order(1, 4), value].concat();
             let block =
@@ -201,7 +201,7 @@ fn an_orientation_is_a_whole_number_of_any_width_in_either_byte_order() {
 }
 
 #[test]
-fn a_webp_has_only_the_blocks_that_its_header_announces() {
+fn unannounced_webp_blocks_are_ignored() {
     let mut plain = Vec::new();
     image::codecs::webp::WebPEncoder::new_lossless(&mut plain)
         .encode(quarters(96, 64).as_raw(), 96, 64, image::ExtendedColorType::Rgb8)
@@ -224,7 +224,7 @@ fn a_webp_has_only_the_blocks_that_its_header_announces() {
 }
 
 #[test]
-fn exif_that_is_spread_over_segments_or_says_its_orientation_twice_is_read_as_the_reference_does() {
+fn split_and_double_exif_is_read() {
     let picture = jpeg(&quarters(32, 32), false);
     let block = exif(6);
     let segments = |first: &[u8], second: &[u8]| {
@@ -246,7 +246,7 @@ fn exif_that_is_spread_over_segments_or_says_its_orientation_twice_is_read_as_th
 }
 
 #[test]
-fn a_broken_orientation_leaves_the_picture_as_it_lies() {
+fn invalid_orientations_are_ignored() {
     for block in [
         b"Exif\0\0".to_vec(),
         b"Exif\0\0II*\0\xFF\xFF\xFF\xFF".to_vec(),
@@ -260,7 +260,7 @@ fn a_broken_orientation_leaves_the_picture_as_it_lies() {
 }
 
 #[test]
-fn the_format_is_what_the_bytes_say() {
+fn bytes_decide_the_format() {
     let picture = quarters(40, 20);
     for (format, expected, name) in [
         (ImageFormat::Png, PictureFormat::Png, "png"),
@@ -277,7 +277,7 @@ fn the_format_is_what_the_bytes_say() {
 }
 
 #[test]
-fn transparency_is_laid_on_white_and_not_on_black() {
+fn transparency_becomes_white_not_black() {
     let half =
         RgbaImage::from_fn(
             8,
@@ -302,8 +302,8 @@ fn transparency_is_laid_on_white_and_not_on_black() {
 }
 
 #[test]
-fn colours_that_a_tiff_has_multiplied_with_alpha_are_not_multiplied_again() {
-    // A fifth of (0, 100, 200); and nothing at all.
+fn premultiplied_tiff_colours_are_kept() {
+    // A fifth of (0, 100, 200), and a fully transparent pixel.
     for (extra, pixel) in [(1, [0, 20, 40, 51]), (2, [0, 100, 200, 51])] {
         let found = decoded(&tiff_with(2, 1, 2, 4, &[(338, extra)], &[pixel, [0; 4]].concat()));
         assert_eq!(found.rgb.data, [204, 224, 244, 255, 255, 255], "ExtraSamples {extra}");
@@ -311,7 +311,7 @@ fn colours_that_a_tiff_has_multiplied_with_alpha_are_not_multiplied_again() {
 }
 
 #[test]
-fn of_sixteen_bits_the_high_byte_is_kept() {
+fn the_high_byte_of_16_bits_is_kept() {
     let gray: ImageBuffer<Luma<u16>, _> =
         ImageBuffer::from_fn(4, 4, |x, _| Luma([0x80FF + x as u16 * 0x1000]));
     let found = decoded(&file(DynamicImage::ImageLuma16(gray), ImageFormat::Png));
@@ -324,7 +324,7 @@ fn of_sixteen_bits_the_high_byte_is_kept() {
 }
 
 #[test]
-fn inverted_cmyk_of_jpeg_and_plain_cmyk_of_tiff_have_their_true_colours() {
+fn cmyk_of_jpeg_and_tiff_has_true_colours() {
     let magenta_on_paper = |inverted: bool| -> Vec<u8> {
         let inks =
             (0..32 * 32).flat_map(|i| if i % 32 < 16 { [0_u8, 255, 0, 0] } else { [0, 0, 0, 128] });
@@ -352,7 +352,7 @@ fn inverted_cmyk_of_jpeg_and_plain_cmyk_of_tiff_have_their_true_colours() {
 }
 
 #[test]
-fn a_colour_transform_that_adobe_never_defined_is_the_usual_one_for_so_many_components() {
+fn unknown_adobe_transforms_have_a_default() {
     let adobe =
         |transform| [b"\xFF\xEE\0\x0EAdobe\0\x64\0\0\0\0".as_slice(), &[transform]].concat();
     let plain = jpeg(&quarters(32, 32), false);
@@ -392,7 +392,7 @@ fn a_colour_transform_that_adobe_never_defined_is_the_usual_one_for_so_many_comp
 }
 
 #[test]
-fn of_an_animation_only_the_first_frame_counts() {
+fn only_the_first_frame_counts() {
     let mut bytes = Vec::new();
     let mut encoder = image::codecs::gif::GifEncoder::new(&mut bytes);
     for colour in [[255, 0, 0, 255], [0, 255, 0, 255], [0, 0, 255, 255]] {
@@ -402,14 +402,14 @@ fn of_an_animation_only_the_first_frame_counts() {
     }
     drop(encoder);
     assert_eq!(decoded(&bytes).blank, Some(BlankKind::Uniform([255, 0, 0])));
-    // The later frames need not even be there.
+    // Later frames may be missing.
     let second =
         bytes.windows(2).enumerate().filter(|(_, pair)| *pair == [0x21, 0xF9]).nth(1).unwrap().0;
     assert_eq!(decoded(&bytes[..second]).blank, Some(BlankKind::Uniform([255, 0, 0])));
 }
 
 #[test]
-fn pictures_with_nothing_to_describe_are_told_unless_exactness_is_asked_for() {
+fn blank_pictures_are_detected_unless_exact() {
     let plain = |colour| file(RgbaImage::from_pixel(50, 40, Rgba(colour)), ImageFormat::Png);
     for (bytes, expected) in [
         (file(quarters(1, 1), ImageFormat::Png), Some(BlankKind::OnePixel)),
@@ -434,7 +434,7 @@ fn pictures_with_nothing_to_describe_are_told_unless_exactness_is_asked_for() {
 }
 
 #[test]
-fn a_camera_jpeg_is_decoded_smaller_but_never_below_twice_the_target() {
+fn camera_jpegs_keep_twice_the_target() {
     let picture = detailed(4000, 3000);
     for progressive in [false, true] {
         let bytes =
@@ -450,7 +450,7 @@ fn a_camera_jpeg_is_decoded_smaller_but_never_below_twice_the_target() {
         ] {
             let found = with(Some(target), false);
             assert_eq!((found.rgb.width, found.rgb.height), expected, "target {target:?}");
-            assert_eq!((found.width, found.height), (3000, 4000), "the full size is what is told");
+            assert_eq!((found.width, found.height), (3000, 4000), "the full size is reported");
         }
         let full = with(Some((224, 224)), true);
         assert_eq!((full.rgb.width, full.rgb.height), (3000, 4000), "exact means in full");
@@ -471,16 +471,16 @@ fn a_camera_jpeg_is_decoded_smaller_but_never_below_twice_the_target() {
 }
 
 #[test]
-fn a_png_of_the_upright_picture_decodes_to_the_same_picture() {
+fn encoded_png_decodes_to_the_same_picture() {
     let found = decoded(&jpeg(&quarters(30, 20), false));
     assert_eq!(decoded(&encode_png(&found.rgb)).rgb, found.rgb);
 }
 
 #[test]
-fn faults_that_every_viewer_forgives_are_forgiven() {
+fn harmless_jpeg_faults_are_ignored() {
     let whole = jpeg(&detailed(200, 100), true);
     let expected = decoded(&whole).rgb;
-    // Behind the first segment: what follows the start marker is part of how a JPEG is recognised.
+    // After the first segment: the bytes after the start marker are part of the JPEG signature.
     let junk = [&whole[..20], b"\0\0some junk", &whole[20..]].concat();
     assert_eq!(decoded(&junk).rgb, expected, "junk between the markers");
     let jfif = whole.windows(5).position(|window| window == b"JFIF\0").unwrap();

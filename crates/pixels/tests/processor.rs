@@ -1,5 +1,5 @@
-//! `preprocessor_config.json` of every age becomes the arithmetic its class stands for; what is
-//! unknown is named.
+//! `preprocessor_config.json` of every age gives the arithmetic of its class; unknown values are
+//! named.
 
 use pg_caption_pixels::{ImageProcessor, RgbPicture};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ fn processor(config: Value) -> ImageProcessor {
     ImageProcessor::from_json(&config).unwrap()
 }
 
-fn complaint(config: Value) -> String {
+fn refusal(config: Value) -> String {
     ImageProcessor::from_json(&config).unwrap_err().to_string()
 }
 
@@ -17,10 +17,11 @@ fn plain(width: u32, height: u32, colour: [u8; 3]) -> RgbPicture {
 }
 
 #[test]
-fn the_old_feature_extractor_with_a_single_number_means_a_square() {
-    let old = processor(
-        json!({"feature_extractor_type": "ViTFeatureExtractor", "size": 32, "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 2}),
-    );
+fn a_single_size_number_means_a_square() {
+    let old = processor(json!({
+        "feature_extractor_type": "ViTFeatureExtractor", "size": 32,
+        "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "resample": 2
+    }));
     let new = processor(
         json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}),
     );
@@ -32,9 +33,12 @@ fn the_old_feature_extractor_with_a_single_number_means_a_square() {
 }
 
 #[test]
-fn samples_are_scaled_in_double_and_normalised_in_single_precision() {
-    let config = json!({"image_processor_type": "CLIPImageProcessor", "size": {"height": 2, "width": 3}, "do_center_crop": false,
-        "image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225], "rescale_factor": 0.00392156862745098});
+fn samples_are_scaled_in_double_precision() {
+    let config = json!({
+        "image_processor_type": "CLIPImageProcessor", "size": {"height": 2, "width": 3},
+        "do_center_crop": false, "image_mean": [0.485, 0.456, 0.406],
+        "image_std": [0.229, 0.224, 0.225], "rescale_factor": 0.00392156862745098
+    });
     let tensor = processor(config).apply(&plain(3, 2, [0, 128, 255]));
     assert_eq!(tensor.shape, [1, 3, 2, 3]);
     let value = |sample: f64, mean: f32, std: f32| {
@@ -50,10 +54,11 @@ fn samples_are_scaled_in_double_and_normalised_in_single_precision() {
 }
 
 #[test]
-fn steps_that_are_switched_off_are_left_out() {
-    let raw = processor(
-        json!({"image_processor_type": "ViTImageProcessor", "size": 2, "do_rescale": false, "do_normalize": false}),
-    );
+fn disabled_steps_are_skipped() {
+    let raw = processor(json!({
+        "image_processor_type": "ViTImageProcessor", "size": 2, "do_rescale": false,
+        "do_normalize": false
+    }));
     assert_eq!(
         raw.apply(&plain(2, 2, [7, 8, 9])).data,
         [7.0, 7.0, 7.0, 7.0, 8.0, 8.0, 8.0, 8.0, 9.0, 9.0, 9.0, 9.0]
@@ -61,10 +66,13 @@ fn steps_that_are_switched_off_are_left_out() {
 }
 
 #[test]
-fn the_shortest_edge_keeps_the_ratio_and_the_middle_is_cut_out() {
-    let config = json!({"image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 4}, "crop_size": {"height": 4, "width": 4},
-        "do_rescale": false, "do_normalize": false, "resample": 0});
-    // Twelve columns of which the middle four remain.
+fn the_shortest_edge_keeps_the_ratio() {
+    let config = json!({
+        "image_processor_type": "CLIPImageProcessor", "size": {"shortest_edge": 4},
+        "crop_size": {"height": 4, "width": 4}, "do_rescale": false, "do_normalize": false,
+        "resample": 0
+    });
+    // The middle four of twelve columns.
     let picture = RgbPicture {
         width: 12,
         height: 4,
@@ -75,11 +83,14 @@ fn the_shortest_edge_keeps_the_ratio_and_the_middle_is_cut_out() {
     assert_eq!(tensor.data[..4], [4.0, 5.0, 6.0, 7.0]);
 }
 
-/// As transformers 4.57.6 does it: run on each class.
+/// Verified with transformers 4.57.6 for each class.
 #[test]
-fn only_processors_that_crop_in_the_reference_crop() {
+fn cropping_follows_the_reference() {
     let shape = |class: &str| {
-        let config = json!({"image_processor_type": class, "size": {"height": 8, "width": 8}, "do_center_crop": true, "crop_size": {"height": 4, "width": 4}});
+        let config = json!({
+            "image_processor_type": class, "size": {"height": 8, "width": 8},
+            "do_center_crop": true, "crop_size": {"height": 4, "width": 4}
+        });
         processor(config).apply(&plain(9, 9, [1, 2, 3])).shape
     };
     for class in ["ViTImageProcessor", "SiglipImageProcessor", "BlipImageProcessor"] {
@@ -91,19 +102,21 @@ fn only_processors_that_crop_in_the_reference_crop() {
 }
 
 #[test]
-fn the_shorter_side_counts_where_clip_states_both() {
-    let config = |class: &str| json!({"image_processor_type": class, "size": {"shortest_edge": 8, "longest_edge": 9}, "crop_size": 4});
+fn clip_uses_the_shorter_side() {
+    let config = |class: &str| {
+        json!({
+            "image_processor_type": class, "size": {"shortest_edge": 8, "longest_edge": 9},
+            "crop_size": 4
+        })
+    };
     let both = processor(config("CLIPImageProcessor")).apply(&plain(40, 30, [1, 2, 3]));
     assert_eq!(both.shape, [1, 3, 4, 4]);
-    let complaint = complaint(config("ViTImageProcessor"));
-    assert!(
-        complaint.contains("size.longest_edge") && !complaint.contains("Object"),
-        "{complaint}"
-    );
+    let refusal = refusal(config("ViTImageProcessor"));
+    assert!(refusal.contains("size.longest_edge") && !refusal.contains("Object"), "{refusal}");
 }
 
 #[test]
-fn deit_is_normalised_around_a_half_where_its_file_is_silent() {
+fn deit_is_normalised_around_a_half() {
     let tensor = processor(json!({"image_processor_type": "DeiTImageProcessor"})).apply(&plain(
         300,
         300,
@@ -114,11 +127,14 @@ fn deit_is_normalised_around_a_half_where_its_file_is_silent() {
 }
 
 #[test]
-fn a_cut_larger_than_the_picture_is_filled_with_black() {
-    let config = json!({"image_processor_type": "CLIPImageProcessor", "size": {"height": 2, "width": 2}, "crop_size": 5, "do_rescale": false, "do_normalize": false});
+fn large_crops_are_padded_with_black() {
+    let config = json!({
+        "image_processor_type": "CLIPImageProcessor", "size": {"height": 2, "width": 2},
+        "crop_size": 5, "do_rescale": false, "do_normalize": false
+    });
     let tensor = processor(config).apply(&plain(2, 2, [9, 9, 9]));
     assert_eq!(tensor.shape, [1, 3, 5, 5]);
-    // As the reference pads: the odd row and column go to the top and the left.
+    // As in the reference, the odd row and column are padded at the top and the left.
     let nines: Vec<_> = tensor.data[..25]
         .iter()
         .enumerate()
@@ -129,8 +145,13 @@ fn a_cut_larger_than_the_picture_is_filled_with_black() {
 }
 
 #[test]
-fn tiles_come_row_by_row_with_the_whole_picture_last_unless_splitting_is_off() {
-    let config = |split: bool| json!({"image_processor_type": "SmolVLMImageProcessor", "size": {"longest_edge": 64}, "max_image_size": {"longest_edge": 16}, "do_image_splitting": split});
+fn tiles_come_row_by_row_then_the_whole() {
+    let config = |split: bool| {
+        json!({
+            "image_processor_type": "SmolVLMImageProcessor", "size": {"longest_edge": 64},
+            "max_image_size": {"longest_edge": 16}, "do_image_splitting": split
+        })
+    };
     let picture = plain(200, 100, [1, 2, 3]);
     let tensor = processor(config(true)).apply(&picture);
     assert_eq!(tensor.shape, [1, 9, 3, 16, 16]);
@@ -143,8 +164,8 @@ fn tiles_come_row_by_row_with_the_whole_picture_last_unless_splitting_is_off() {
 }
 
 #[test]
-fn what_cannot_be_done_is_named() {
-    for (config, word) in [
+fn unsupported_configuration_is_named() {
+    for (config, text) in [
         (json!({}), "image_processor_type"),
         (json!({"image_processor_type": "DonutImageProcessor"}), "DonutImageProcessor"),
         (json!({"image_processor_type": "ViTImageProcessor", "do_resize": false}), "do_resize"),
@@ -153,15 +174,24 @@ fn what_cannot_be_done_is_named() {
         (json!({"image_processor_type": "ViTImageProcessor", "size": {"depth": 3}}), "size.depth"),
         (json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 3}}), "size.width"),
         (
-            json!({"image_processor_type": "ViTImageProcessor", "size": {"height": 3, "width": "wide"}}),
+            json!({
+                "image_processor_type": "ViTImageProcessor",
+                "size": {"height": 3, "width": "wide"}
+            }),
             "size.width",
         ),
         (
-            json!({"image_processor_type": "DeiTImageProcessor", "crop_size": {"height": 0, "width": 4}}),
+            json!({
+                "image_processor_type": "DeiTImageProcessor",
+                "crop_size": {"height": 0, "width": 4}
+            }),
             "crop_size.height",
         ),
         (
-            json!({"image_processor_type": "SmolVLMImageProcessor", "max_image_size": {"longest_edge": -1}}),
+            json!({
+                "image_processor_type": "SmolVLMImageProcessor",
+                "max_image_size": {"longest_edge": -1}
+            }),
             "max_image_size.longest_edge",
         ),
         (json!({"image_processor_type": "ViTImageProcessor", "image_std": [0, 1, 1]}), "image_std"),
@@ -175,30 +205,40 @@ fn what_cannot_be_done_is_named() {
         ),
         (json!({"image_processor_type": "CLIPImageProcessor", "do_center_crop": false}), "ratio"),
     ] {
-        let complaint = complaint(config.clone());
-        assert!(complaint.contains(word), "{config}: {complaint}");
+        let refusal = refusal(config.clone());
+        assert!(refusal.contains(text), "{config}: {refusal}");
     }
 }
 
 #[test]
-fn no_tensor_takes_more_memory_than_was_said_before_it_was_made() {
-    let idefics = |split: bool| json!({ "image_processor_type": "Idefics3ImageProcessor", "do_image_splitting": split, "size": { "longest_edge": 256 }, "max_image_size": { "longest_edge": 64 } });
-    let clip = json!({ "image_processor_type": "CLIPImageProcessor", "size": { "shortest_edge": 48 }, "crop_size": { "height": 40, "width": 40 } });
+fn tensors_stay_within_the_memory_bound() {
+    let idefics = |split: bool| {
+        json!({
+            "image_processor_type": "Idefics3ImageProcessor", "do_image_splitting": split,
+            "size": { "longest_edge": 256 }, "max_image_size": { "longest_edge": 64 }
+        })
+    };
+    let clip = json!({
+        "image_processor_type": "CLIPImageProcessor", "size": { "shortest_edge": 48 },
+        "crop_size": { "height": 40, "width": 40 }
+    });
     for config in [
         idefics(true),
         idefics(false),
         clip,
-        json!({ "image_processor_type": "ViTImageProcessor", "size": { "height": 32, "width": 48 } }),
+        json!({
+            "image_processor_type": "ViTImageProcessor", "size": { "height": 32, "width": 48 }
+        }),
     ] {
         let processor = processor(config.clone());
         for (width, height) in [(64, 48), (7, 300), (300, 7), (256, 256), (1, 1)] {
             let picture =
                 RgbPicture { width, height, data: vec![90; (width * height * 3) as usize] };
             let taken = 4 * processor.apply(&picture).data.len() as u64;
-            let said = processor.memory_for(width, height);
+            let bound = processor.memory_for(width, height);
             assert!(
-                taken <= said && said <= 2 * taken + 3 * 4096 * 4096,
-                "{width} x {height}: {taken} bytes, {said} said: {config}"
+                taken <= bound && bound <= 2 * taken + 3 * 4096 * 4096,
+                "{width} x {height}: {taken} bytes, bound {bound}: {config}"
             );
         }
     }

@@ -1,4 +1,4 @@
-//! What is refused, and with which words: the class, the code and the advice are promises to users.
+//! Rejected files: class, code, message and hint are part of the interface.
 
 mod drawn;
 
@@ -18,7 +18,7 @@ fn limited(bytes: &[u8], limits: DecodeLimits) -> Result<(), PictureError> {
 }
 
 #[test]
-fn what_is_no_picture_is_called_by_its_name() {
+fn non_pictures_are_described() {
     for (bytes, seems) in [
         (&b"<!DOCTYPE html><title>404</title>"[..], "an HTML page"),
         (b"\xEF\xBB\xBF \n<HTML><body>gone</body></HTML>", "an HTML page"),
@@ -39,9 +39,8 @@ fn what_is_no_picture_is_called_by_its_name() {
 }
 
 #[test]
-fn pictures_of_other_formats_are_told_from_no_pictures() {
-    // A build that decodes these two says what is wrong with the files, of which only the beginning
-    // is there.
+fn unsupported_formats_have_their_own_codes() {
+    // A build that decodes these two formats reports damage, since the files are truncated.
     let [avif, heic] = if cfg!(feature = "heif") {
         ["image_damaged"; 2]
     } else {
@@ -70,7 +69,7 @@ fn pictures_of_other_formats_are_told_from_no_pictures() {
 }
 
 #[test]
-fn a_page_that_contains_a_drawing_is_a_page() {
+fn html_with_svg_is_html() {
     assert_eq!(
         refusal(b"<html><body><svg></svg></body></html>"),
         PictureError::NotAnImage { seems: "an HTML page" }
@@ -78,7 +77,7 @@ fn a_page_that_contains_a_drawing_is_a_page() {
 }
 
 #[test]
-fn a_thread_of_a_picture_is_refused_from_its_header_however_few_its_pixels_are() {
+fn long_sides_are_refused_from_the_header() {
     let thread = |height: u32| {
         let mut png = file(quarters(1, 2), ImageFormat::Png);
         png[20..24].copy_from_slice(&height.to_be_bytes());
@@ -93,7 +92,7 @@ fn a_thread_of_a_picture_is_refused_from_its_header_however_few_its_pixels_are()
 }
 
 #[test]
-fn too_many_pixels_are_refused_from_the_header_with_the_numbers_and_the_setting() {
+fn too_many_pixels_are_refused_from_the_header() {
     for bytes in [
         jpeg(&quarters(40, 30), false),
         file(quarters(40, 30), ImageFormat::Png),
@@ -103,7 +102,7 @@ fn too_many_pixels_are_refused_from_the_header_with_the_numbers_and_the_setting(
         file(quarters(40, 30), ImageFormat::Tiff),
     ] {
         let limits = DecodeLimits { max_pixels: 1199, ..DecodeLimits::default() };
-        // Only the header is there: nothing may have been decoded when the size is judged.
+        // Only the header is present: nothing may be decoded before the size is checked.
         let error = limited(&bytes, limits).unwrap_err();
         assert_eq!(error, PictureError::TooManyPixels { width: 40, height: 30, limit: 1199 });
         let failure = error.failure();
@@ -116,7 +115,7 @@ fn too_many_pixels_are_refused_from_the_header_with_the_numbers_and_the_setting(
 }
 
 #[test]
-fn sizes_whose_product_overflows_are_refused_as_too_large() {
+fn overflowing_sizes_are_refused() {
     let mut png = file(quarters(8, 8), ImageFormat::Png);
     png[16..24].copy_from_slice(&[0xFF; 8]);
     assert_eq!(refusal(&png).code(), "too_many_pixels");
@@ -126,7 +125,7 @@ fn sizes_whose_product_overflows_are_refused_as_too_large() {
 }
 
 #[test]
-fn memory_is_judged_from_the_header_and_names_its_setting() {
+fn memory_is_checked_from_the_header() {
     let bytes = file(quarters(400, 300), ImageFormat::Png);
     let needed = probe(&bytes).unwrap().memory_bound;
     limited(&bytes, DecodeLimits { memory: Some(needed), ..DecodeLimits::default() }).unwrap();
@@ -138,7 +137,7 @@ fn memory_is_judged_from_the_header_and_names_its_setting() {
 }
 
 #[test]
-fn past_the_deadline_nothing_is_decoded_and_it_may_be_tried_again() {
+fn an_expired_deadline_is_retryable() {
     for bytes in [jpeg(&quarters(40, 30), false), file(quarters(40, 30), ImageFormat::Png)] {
         let error = limited(
             &bytes,
@@ -150,7 +149,7 @@ fn past_the_deadline_nothing_is_decoded_and_it_may_be_tried_again() {
 }
 
 #[test]
-fn a_file_that_is_cut_short_is_called_so() {
+fn truncated_files_are_reported() {
     let picture = detailed(300, 200);
     for (what, bytes) in
         [("baseline", jpeg(&picture, false)), ("progressive", jpeg(&picture, true))]
@@ -177,7 +176,7 @@ fn a_file_that_is_cut_short_is_called_so() {
 }
 
 #[test]
-fn every_beginning_of_every_file_ends_in_a_picture_or_a_plain_refusal() {
+fn truncation_anywhere_never_panics() {
     let picture = detailed(40, 30);
     let mut files: Vec<_> = [
         ImageFormat::Png,
@@ -200,7 +199,7 @@ fn every_beginning_of_every_file_ends_in_a_picture_or_a_plain_refusal() {
 }
 
 #[test]
-fn files_with_bytes_changed_by_chance_end_in_a_picture_or_a_plain_refusal() {
+fn random_damage_never_panics() {
     let picture = detailed(40, 30);
     let mut files: Vec<_> = [
         ImageFormat::Png,
@@ -212,22 +211,17 @@ fn files_with_bytes_changed_by_chance_end_in_a_picture_or_a_plain_refusal() {
     .map(|format| file(picture.clone(), format))
     .into();
     files.extend([jpeg(&picture, false), jpeg(&picture, true)]);
-    let mut state = 7_u64;
-    let mut random = |below: usize| {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        (state >> 33) as usize % below
-    };
-    // Small limits, as a changed header may announce anything.
+    let mut random = fastrand::Rng::with_seed(7);
+    // Small limits, since a changed header may announce anything.
     let limits = DecodeLimits { max_pixels: 100_000, memory: Some(16 << 20), deadline: None };
     for original in files {
         for _ in 0..400 {
             let mut bytes = original.clone();
-            for _ in 0..=random(3) {
-                // Half of the changes hit the header, where they do most.
-                let at =
-                    if random(2) == 0 { random(bytes.len().min(200)) } else { random(bytes.len()) };
-                bytes[at] = random(256) as u8;
+            for _ in 0..=random.usize(0..3) {
+                // Half of the changes affect the header, where they have the greatest effect.
+                let end = if random.bool() { bytes.len().min(200) } else { bytes.len() };
+                let at = random.usize(0..end);
+                bytes[at] = random.u8(..);
             }
             if let Err(error) = limited(&bytes, limits) {
                 assert_eq!(error.class(), FailureClass::Reject, "{error:?}");
@@ -237,14 +231,14 @@ fn files_with_bytes_changed_by_chance_end_in_a_picture_or_a_plain_refusal() {
 }
 
 #[test]
-fn a_jpeg_that_repeats_its_scans_for_ever_is_refused_before_it_is_decoded() {
+fn repeated_jpeg_scans_are_refused() {
     let whole = jpeg(&detailed(64, 64), true);
     let last = whole.windows(2).rposition(|pair| pair == [0xFF, 0xDA]).unwrap();
     let scan = whole[last..whole.len() - 2].to_vec();
     let repeated = |times| [&whole[..last], &scan.repeat(times), &[0xFF, 0xD9]].concat();
     let error = refusal(&repeated(150));
     assert_eq!((error.class(), error.code()), (FailureClass::Reject, "too_many_scans"));
-    // Fewer, but of a picture so large that they take as long.
+    // Fewer scans, but of a picture so large that they take as long.
     let mut large = repeated(40);
     let frame = large.windows(2).position(|pair| pair == [0xFF, 0xC2]).unwrap();
     large[frame + 5..frame + 9].copy_from_slice(&[0x23, 0x28, 0x27, 0x10]);
@@ -252,16 +246,16 @@ fn a_jpeg_that_repeats_its_scans_for_ever_is_refused_before_it_is_decoded() {
 }
 
 #[test]
-fn unusual_variants_are_refused_by_what_is_unusual() {
+fn unsupported_variants_are_named() {
     let mut twelve_bits = jpeg(&quarters(32, 32), false);
     let frame = twelve_bits.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
     twelve_bits[frame + 4] = 12;
     assert!(refusal(&twelve_bits).to_string().contains("12 bits"));
     let lossless = lossless_jpeg(&[7; 32 * 32], (32, 32), turbojpeg::PixelFormat::GRAY);
-    let told = refusal(&lossless);
+    let error = refusal(&lossless);
     assert!(
-        told.code() == "image_unsupported" && told.to_string().contains("lossless JPEG"),
-        "{told:?}"
+        error.code() == "image_unsupported" && error.to_string().contains("lossless JPEG"),
+        "{error:?}"
     );
     let mut lossless_ls = jpeg(&quarters(32, 32), false);
     lossless_ls[frame + 1] = 0xF7;
@@ -280,25 +274,28 @@ fn unusual_variants_are_refused_by_what_is_unusual() {
 }
 
 #[test]
-fn apple_s_variant_of_png_is_called_so_whatever_numbers_stand_where_others_have_their_size() {
+fn apples_png_variant_is_named() {
     let png = file(quarters(8, 8), ImageFormat::Png);
     let apple = [&png[..8], &drawn::chunk(b"CgBI", &[0x50, 0, 0x20, 2]), &png[8..]].concat();
-    let told = refusal(&apple);
-    assert!(told.code() == "image_unsupported" && told.to_string().contains("Apple"), "{told:?}");
+    let error = refusal(&apple);
+    assert!(
+        error.code() == "image_unsupported" && error.to_string().contains("Apple"),
+        "{error:?}"
+    );
     let other = [&png[..8], &drawn::chunk(b"tEXt", &[255; 40]), &png[8..]].concat();
     assert_eq!(refusal(&other).code(), "image_damaged", "its header is not where it must be");
 }
 
 #[test]
-fn a_jpeg_inside_a_tiff_is_held_to_the_size_of_its_strip() {
+fn embedded_jpegs_must_fit_their_strip() {
     let strip = |width, height| gray_jpeg(&quarters(width, height));
     let page = |jpeg: &[u8]| tiff_with(100, 50, 1, 1, &[(259, 7)], jpeg);
     decode(&page(&strip(100, 50)), &DecodeOptions::default()).expect("as large as announced");
     for (width, height) in [(101, 50), (100, 51), (4000, 3000)] {
-        let told = refusal(&page(&strip(width, height))).to_string();
+        let error = refusal(&page(&strip(width, height))).to_string();
         assert!(
-            told.contains(&format!("{width} x {height}")) && told.contains("100 x 50"),
-            "{told}"
+            error.contains(&format!("{width} x {height}")) && error.contains("100 x 50"),
+            "{error}"
         );
     }
     // The shared tables end inside a segment, so that a frame header could begin there and end in
@@ -319,15 +316,15 @@ fn a_jpeg_inside_a_tiff_is_held_to_the_size_of_its_strip() {
 }
 
 #[test]
-fn a_lossy_webp_frame_larger_than_its_canvas_is_refused_before_it_is_decoded() {
+fn oversized_webp_frames_are_refused() {
     let chunk = |name: &[u8; 4], body: &[u8]| {
         [name.as_slice(), &u32::try_from(body.len()).unwrap().to_le_bytes(), body].concat()
     };
     let frame =
         [&[0xD0, 0x68, 0x20, 0x9D, 0x01, 0x2A, 0xFF, 0x3F, 0x64, 0x00][..], &[0; 40]].concat();
     let picture = chunk(b"VP8 ", &frame);
-    // A still picture, and the first frame of an animation: flags and canvas, then for each frame
-    // place, size, duration.
+    // A still picture, and the first frame of an animation: flags and canvas, then position, size
+    // and duration of each frame.
     let still = [chunk(b"VP8X", &[0, 0, 0, 0, 9, 0, 0, 9, 0, 0]), picture.clone()].concat();
     let animated = [
         chunk(b"VP8X", &[2, 0, 0, 0, 9, 0, 0, 9, 0, 0]),
@@ -348,7 +345,7 @@ fn a_lossy_webp_frame_larger_than_its_canvas_is_refused_before_it_is_decoded() {
 
 #[cfg(not(feature = "heif"))]
 #[test]
-fn avif_and_heic_are_refused_with_what_this_build_lacks() {
+fn avif_and_heic_name_the_missing_feature() {
     for (brand, name) in [("avif", "AVIF"), ("heic", "HEIC")] {
         let failure =
             refusal(format!("\0\0\0\x18ftyp{brand}\0\0\0\0mif1{brand}").as_bytes()).failure();
@@ -357,8 +354,9 @@ fn avif_and_heic_are_refused_with_what_this_build_lacks() {
     }
 }
 
+/// `crates/checks/tests/failures.rs` checks the style of every failure.
 #[test]
-fn no_failure_is_without_a_message_and_none_ends_in_a_full_stop() {
+fn failures_carry_class_and_code() {
     for error in [
         PictureError::Empty,
         PictureError::TimedOut,

@@ -1,5 +1,5 @@
-//! TIFF as scanners, cameras and image programs write it: palettes, few bits, gray with alpha, JPEG
-//! in strips and tiles.
+//! TIFF as written by scanners, cameras and image programs: palettes, few bits, gray with alpha,
+//! JPEG in strips and tiles.
 
 mod drawn;
 
@@ -7,13 +7,13 @@ use drawn::{COLOURS, detailed, jpeg, quarters};
 use image::RgbImage;
 use pg_caption_pixels::{DecodeOptions, DecodedPicture, PictureError, decode, mean_rgb_2x2, probe};
 
-/// A page of strips, or of tiles where it has tags of tiles. Numbers of a tag are shorts, or longs
-/// where they do not fit.
+/// A page of strips, or of tiles if it has tile tags. Numbers are SHORTs, or LONGs if they do not
+/// fit.
 #[derive(Clone, Default)]
 struct Page {
     big_endian: bool,
     tags: Vec<(u16, Vec<u32>)>,
-    /// Tags that hold bytes.
+    /// The JPEG tables, a tag of bytes.
     tables: Option<Vec<u8>>,
     strips: Vec<Vec<u8>>,
 }
@@ -35,7 +35,7 @@ impl Page {
         Page { tags, strips, ..Page::default() }.with(278, &[height])
     }
 
-    /// With this tag, instead of another one of its number.
+    /// Sets a tag.
     fn with(mut self, tag: u16, values: &[u32]) -> Page {
         self.tags.retain(|(other, _)| *other != tag);
         self.tags.push((tag, values.to_vec()));
@@ -130,7 +130,7 @@ fn of(values: &[u8], colour: impl Fn(u8) -> [u8; 3]) -> Vec<u8> {
 }
 
 #[test]
-fn palettes_have_their_colours_at_every_depth_and_in_both_byte_orders() {
+fn palettes_work_at_every_depth() {
     for bits in [1, 2, 4, 8_u32] {
         let colours = 1 << bits;
         let values: Vec<u8> = (0..13 * 7_u32).map(|i| (i * 5 % colours) as u8).collect();
@@ -196,7 +196,7 @@ fn gray_with_alpha_is_laid_on_white() {
 }
 
 #[test]
-fn bits_in_reverse_order_are_put_right_or_refused() {
+fn reversed_bits_are_corrected_or_refused() {
     let values: Vec<u8> = (0..13 * 7_u32).map(|i| (i * i % 3 % 2) as u8).collect();
     let reversed = |strip: Vec<u8>| strip.into_iter().map(u8::reverse_bits).collect::<Vec<_>>();
     for (photometric, colour) in [(1, [0, 255]), (0, [255, 0])] {
@@ -211,15 +211,15 @@ fn bits_in_reverse_order_are_put_right_or_refused() {
     let gray = Page::new((2, 1), 1, &[8], vec![reversed(vec![200, 3])]).with(266, &[2]);
     assert_eq!(decoded(&gray.bytes()).rgb.data, [200, 200, 200, 3, 3, 3]);
     for page in [Page::new((1, 1), 2, &[8; 3], vec![vec![1, 2, 3]]), gray.with(259, &[32_773])] {
-        let told = refusal(&page.with(266, &[2]).bytes());
+        let error = refusal(&page.with(266, &[2]).bytes());
         assert!(
-            told.code() == "image_unsupported" && told.to_string().contains("FillOrder"),
-            "{told:?}"
+            error.code() == "image_unsupported" && error.to_string().contains("FillOrder"),
+            "{error:?}"
         );
     }
 }
 
-/// The part of the picture at (x, y), black where it reaches beyond.
+/// The part of the picture at (x, y), black outside the picture.
 fn part(picture: &RgbImage, (x, y): (u32, u32), (width, height): (u32, u32)) -> RgbImage {
     RgbImage::from_fn(width, height, |i, j| {
         picture.get_pixel_checked(x + i, y + j).copied().unwrap_or(image::Rgb([0; 3]))
@@ -242,7 +242,7 @@ fn assert_near(found: &DecodedPicture, picture: &RgbImage, what: &str) {
 }
 
 #[test]
-fn jpeg_with_luma_and_chroma_in_strips_and_tiles_has_its_colours() {
+fn ycbcr_jpeg_strips_and_tiles_have_colours() {
     let picture = quarters(112, 80);
     let strip = |height: u32| {
         (0..80)
@@ -266,8 +266,8 @@ fn jpeg_with_luma_and_chroma_in_strips_and_tiles_has_its_colours() {
 }
 
 #[test]
-fn luma_and_chroma_that_are_no_jpeg_are_read_where_there_is_as_much_of_both() {
-    // JFIF: grays have a chroma of 128; this is red, but for what rounding takes.
+fn raw_ycbcr_is_read_without_subsampling() {
+    // JFIF: gray has a chroma of 128; this is red with a rounding error.
     let page = Page::new((2, 1), 6, &[8; 3], vec![vec![76, 85, 255, 200, 128, 128]]);
     assert_eq!(
         decoded(&page.clone().with(530, &[1, 1]).bytes()).rgb.data,
@@ -277,11 +277,10 @@ fn luma_and_chroma_that_are_no_jpeg_are_read_where_there_is_as_much_of_both() {
 }
 
 #[test]
-fn jpeg_strips_may_have_their_tables_apart() {
+fn jpeg_strips_may_share_tables() {
     let picture = quarters(112, 80);
     let whole = jpeg(&picture, false);
-    // Tables of quantisation and of codes go apart; what is left of the start has the frame and the
-    // scan.
+    // The tables of quantisation and codes are separate; the strip keeps the frame and the scan.
     let (mut tables, mut strip, mut at) = (vec![0xFF, 0xD8], vec![0xFF, 0xD8], 2);
     while whole[at + 1] != 0xDA {
         let end = at + 2 + usize::from(u16::from_be_bytes([whole[at + 2], whole[at + 3]]));
@@ -299,12 +298,12 @@ fn jpeg_strips_may_have_their_tables_apart() {
 }
 
 #[test]
-fn what_the_jpeg_of_a_page_may_be_holds_for_luma_and_chroma_too() {
+fn jpeg_limits_apply_to_ycbcr_too() {
     let picture = detailed(64, 64);
     let page = |jpeg| Page::new((64, 64), 6, &[8; 3], vec![jpeg]).with(259, &[7]).bytes();
     assert!(refusal(&page(jpeg(&picture, true))).to_string().contains("progressive JPEG"));
     assert!(refusal(&page(jpeg(&detailed(65, 64), false))).to_string().contains("65 x 64"));
-    // Such a file has no strips but tags of its own.
+    // Such a file has tags of its own instead of strips.
     let mut old =
         Page::new((64, 64), 6, &[8; 3], vec![jpeg(&picture, false)]).with(259, &[6]).bytes();
     for (tag, other) in [(0x0111_u16, 0x0201_u16), (0x0117, 0x0202)] {
@@ -325,7 +324,7 @@ fn what_the_jpeg_of_a_page_may_be_holds_for_luma_and_chroma_too() {
 }
 
 #[test]
-fn planes_in_tiles_that_reach_beyond_the_picture_are_refused_before_they_are_decoded() {
+fn oversized_planar_tiles_are_refused() {
     let page = |size: (u32, u32)| {
         let tiles = size.0.div_ceil(16) * size.1.div_ceil(16) * 3;
         let page =
@@ -334,10 +333,10 @@ fn planes_in_tiles_that_reach_beyond_the_picture_are_refused_before_they_are_dec
     };
     assert_eq!(decoded(&page((32, 16))).rgb.data[..3], [0, 40, 80], "exact ones are read");
     for size in [(33, 16), (16, 33), (20, 20)] {
-        let told = refusal(&page(size));
+        let error = refusal(&page(size));
         assert!(
-            told.code() == "image_unsupported" && told.to_string().contains("16 x 16"),
-            "{size:?}: {told:?}"
+            error.code() == "image_unsupported" && error.to_string().contains("16 x 16"),
+            "{size:?}: {error:?}"
         );
     }
 }

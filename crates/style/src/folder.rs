@@ -107,7 +107,7 @@ mod tests {
             (changed.rules.max_chars, &changed.instruction, changed.task),
             (90, &builtin.instruction, StyleTask::Concise)
         );
-        assert_eq!(changed.prompt_for("florence2"), Some("What does the image describe?"));
+        assert_eq!(changed.prompt_for(&["florence2"]), Some("What does the image describe?"));
         assert_eq!(changed.rules.min_chars, builtin.rules.min_chars);
     }
 

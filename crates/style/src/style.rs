@@ -38,14 +38,12 @@ impl CaptionStyle {
         }
     }
 
-    /// The prompt that replaces the instruction or the trained task for models of this family.
-    pub fn prompt_for(&self, family: &str) -> Option<&str> {
-        // Three names of one family.
-        let canonical =
-            |name| if matches!(name, "smolvlm" | "smolvlm2") { "idefics3" } else { name };
+    /// The prompt that replaces the instruction or the trained task for a family with these values
+    /// of `model_type`, if there is one.
+    pub fn prompt_for(&self, model_types: &[&str]) -> Option<&str> {
         self.prompts
             .iter()
-            .find(|(name, _)| canonical(name.as_str()) == canonical(family))
+            .find(|(name, _)| model_types.contains(&name.as_str()))
             .map(|(_, prompt)| prompt.as_str())
     }
 }
@@ -146,11 +144,8 @@ mod tests {
     fn a_prompt_serves_all_names_of_its_family() {
         let prompts = BTreeMap::from([("smolvlm".to_string(), "Look.".to_string())]);
         let style = CaptionStyle { prompts, ..builtin("concise").unwrap() };
-        assert_eq!(
-            (style.prompt_for("idefics3"), style.prompt_for("smolvlm")),
-            (Some("Look."), Some("Look."))
-        );
-        assert_eq!(style.prompt_for("florence2"), None);
+        assert_eq!(style.prompt_for(&["idefics3", "smolvlm", "smolvlm2"]), Some("Look."));
+        assert_eq!(style.prompt_for(&["florence2"]), None);
     }
 
     #[test]

@@ -1,13 +1,12 @@
-//! The batch and the searches, driven by a family of plain arrays: no ONNX Runtime, no model.
+//! Tests of the batch and the searches with a family of plain arrays: no ONNX Runtime, no model.
 //!
-//! The family has what the built-in ones lack: sparse layers, a fixed convolution state and
-//! positions `[3, rows, length]`. Its logits are a function of the picture and of everything a row
-//! was fed, read back from the cache, so that a row that ends up in the wrong place says something
-//! else.
+//! The family has what the built-in ones lack: sparse layers, a fixed convolution state, and
+//! positions `[3, rows, length]`. Its logits depend on the picture and on every token fed to a row,
+//! read back from the cache. A misplaced row therefore changes its text.
 
 use super::*;
-use crate::cache::{Entry, Kind, Sharing};
-use crate::captioner::{PictureFeatures, State};
+use crate::cache::{CacheEntry, ConstantSharing, EntryKind};
+use crate::features::{FeatureState, PictureFeatures};
 use crate::{GenerationSettings, TokenPrompt};
 use pg_caption_wire::FinishReason;
 use serde_json::{Value, json};
@@ -18,7 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 const VOCABULARY: usize = 12;
 const END: i64 = 3;
 
-/// A tensor in plain memory that counts how often it was copied.
+/// A tensor in plain memory that counts its copies.
 struct Plain {
     shape: Vec<usize>,
     data: Vec<f32>,
@@ -32,7 +31,7 @@ impl Plain {
     }
 }
 
-impl Rows for Plain {
+impl RowTensor for Plain {
     fn rows(&self) -> usize {
         self.shape[0]
     }
@@ -53,10 +52,10 @@ impl Rows for Plain {
     }
 }
 
-/// A picture is a number here.
+/// The features of a picture: one number.
 struct Picture(f32);
 
-impl State for Picture {
+impl FeatureState for Picture {
     fn bucket(&self) -> u64 {
         7
     }
@@ -66,31 +65,24 @@ impl State for Picture {
     }
 }
 
-/// Scores after `sequence` for a picture: noise that is the same every time.
+/// Repeatable random scores after `sequence` for a picture.
 fn scores(picture: f32, sequence: &[f32]) -> Vec<f32> {
-    let mut state = (picture as u64 + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    let mut seed = picture as u64;
     for token in sequence {
-        state = (state ^ (*token as u64 + 1)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        state ^= state >> 29;
+        seed = fastrand::Rng::with_seed(seed ^ *token as u64).u64(..);
     }
-    (0..VOCABULARY)
-        .map(|_| {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            (state % 10_000) as f32 / 2500.0
-        })
-        .collect()
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..VOCABULARY).map(|_| random.u32(0..10_000) as f32 / 2500.0).collect()
 }
 
 /// Entries: keys of layer 2 only (growing, `[rows, 1, length, 1]`), a convolution state of layer 0
 /// (fixed, the last three tokens), and the picture (constant).
 struct Sparse {
-    sharing: Sharing,
+    sharing: ConstantSharing,
     keys_copied: Arc<AtomicUsize>,
     constants_copied: Arc<AtomicUsize>,
     rows_of_steps: Vec<usize>,
-    /// Answers this instead of a score, if set.
+    /// The first score of every call, if set.
     poison: Option<f32>,
 }
 
@@ -98,7 +90,7 @@ impl Default for Sparse {
     fn default() -> Sparse {
         let (keys_copied, constants_copied) = Default::default();
         Sparse {
-            sharing: Sharing::None,
+            sharing: ConstantSharing::None,
             keys_copied,
             constants_copied,
             rows_of_steps: Vec::new(),
@@ -109,7 +101,7 @@ impl Default for Sparse {
 
 impl Sparse {
     fn sharing() -> Sparse {
-        Sparse { sharing: Sharing::OneCaption, ..Sparse::default() }
+        Sparse { sharing: ConstantSharing::OneCaption, ..Sparse::default() }
     }
 
     /// `[3, rows, length]`: temporal, vertical and horizontal positions.
@@ -117,7 +109,7 @@ impl Sparse {
         (0..3 * rows).flat_map(|_| (before..before + new).map(|p| p as i64)).collect()
     }
 
-    fn feed(&mut self, cache: &mut Cache<Plain>, tokens: &[Vec<f32>]) -> Logits {
+    fn feed(&mut self, cache: &mut DecoderCache<Plain>, tokens: &[Vec<f32>]) -> LogitRows {
         let (rows, new) = (cache.rows(), tokens[0].len());
         assert_eq!(rows, tokens.len());
         let positions = Self::positions(rows, cache.length, new);
@@ -138,7 +130,8 @@ impl Sparse {
             }
             let tail: Vec<f32> = sequence.iter().rev().take(3).rev().copied().collect();
             assert_eq!(recent[3 - tail.len()..], tail, "fixed states travel with their rows");
-            let shown = if self.sharing == Sharing::OneCaption && picture.value.rows() == 1 {
+            let shown = if self.sharing == ConstantSharing::OneCaption && picture.value.rows() == 1
+            {
                 0
             } else {
                 row
@@ -158,11 +151,11 @@ impl Sparse {
         if let Some(poison) = self.poison {
             logits[0] = poison;
         }
-        Logits::new(logits, VOCABULARY, "mock.onnx")
+        LogitRows::new(logits, VOCABULARY, "mock.onnx")
     }
 }
 
-impl Family for Sparse {
+impl FamilyRunner for Sparse {
     type Value = Plain;
 
     fn encode(&mut self, _: &[&crate::PixelValues]) -> Result<Vec<PictureFeatures>, ModelError> {
@@ -172,7 +165,7 @@ impl Family for Sparse {
     fn prefill(
         &mut self,
         captions: &[(&PictureFeatures, &TokenPrompt)],
-    ) -> Result<(Logits, Cache<Plain>), ModelError> {
+    ) -> Result<(LogitRows, DecoderCache<Plain>), ModelError> {
         let rows = captions.len();
         let keys = Plain {
             shape: vec![rows, 1, 0, 1],
@@ -190,20 +183,24 @@ impl Family for Sparse {
             .collect::<Result<Vec<_>, _>>()?;
         let picture =
             Plain { shape: vec![rows, 1], data: pictures, copies: self.constants_copied.clone() };
-        let entry = |input: &str, kind, value| Entry { input: input.into(), kind, value };
+        let entry = |input: &str, kind, value| CacheEntry { input: input.into(), kind, value };
         let entries = vec![
-            entry("past_key_values.2.key", Kind::Growing, keys),
-            entry("past_conv.0", Kind::Fixed, state),
-            entry("image_features", Kind::Constant, picture),
+            entry("past_key_values.2.key", EntryKind::Growing, keys),
+            entry("past_conv.0", EntryKind::Fixed, state),
+            entry("image_features", EntryKind::Constant, picture),
         ];
-        let mut cache = Cache::new(entries, rows, 0, self.sharing);
+        let mut cache = DecoderCache::new(entries, rows, 0, self.sharing);
         let tokens: Vec<Vec<f32>> =
             captions.iter().map(|(_, p)| p.ids.iter().map(|id| *id as f32).collect()).collect();
         let logits = self.feed(&mut cache, &tokens);
         Ok((logits, cache))
     }
 
-    fn step(&mut self, cache: &mut Cache<Plain>, tokens: &[i64]) -> Result<Logits, ModelError> {
+    fn step(
+        &mut self,
+        cache: &mut DecoderCache<Plain>,
+        tokens: &[i64],
+    ) -> Result<LogitRows, ModelError> {
         self.rows_of_steps.push(tokens.len());
         let tokens: Vec<Vec<f32>> = tokens.iter().map(|t| vec![*t as f32]).collect();
         Ok(self.feed(cache, &tokens))
@@ -231,7 +228,7 @@ fn sequence(
 
 /// Runs a batch to its end.
 fn run(family: &mut Sparse, sequences: &[CaptionSequence]) -> BTreeMap<u64, FinishedCaption> {
-    let (mut running, finished) = Running::begin(family, sequences).unwrap();
+    let (mut running, finished) = RunningBatch::begin(family, sequences).unwrap();
     let mut all: BTreeMap<u64, FinishedCaption> =
         finished.into_iter().map(|f| (f.key, f)).collect();
     while running.len() > 0 {
@@ -243,16 +240,19 @@ fn run(family: &mut Sparse, sequences: &[CaptionSequence]) -> BTreeMap<u64, Fini
     all
 }
 
-/// The same search without batch and cache: every row's sequence is written out.
-fn by_hand(sequence: &CaptionSequence) -> FinishedCaption {
+/// The same search without batch and cache: the sequence of every row is written out.
+fn without_batch(sequence: &CaptionSequence) -> FinishedCaption {
     let picture = sequence.features.state::<Picture>().unwrap().0;
-    let mut search =
-        Search::new(sequence.generation.clone(), &sequence.prompt.ids, sequence.max_new_tokens);
+    let mut search = CaptionSearch::new(
+        sequence.generation.clone(),
+        &sequence.prompt.ids,
+        sequence.max_new_tokens,
+    );
     let mut rows = vec![sequence.prompt.ids.iter().map(|id| *id as f32).collect::<Vec<f32>>()];
     loop {
         let logits: Vec<Vec<f32>> = rows.iter().map(|row| scores(picture, row)).collect();
         match search.advance(&logits.iter().map(Vec::as_slice).collect::<Vec<_>>()).unwrap() {
-            Advance::Done(o) => {
+            SearchAdvance::Done(o) => {
                 return FinishedCaption {
                     key: sequence.key,
                     ids: o.ids,
@@ -260,7 +260,7 @@ fn by_hand(sequence: &CaptionSequence) -> FinishedCaption {
                     confidence: o.confidence,
                 };
             }
-            Advance::Continue(next) => {
+            SearchAdvance::Continue(next) => {
                 let continued = next.iter().map(|(source, token)| {
                     rows[*source].iter().copied().chain([*token as f32]).collect()
                 });
@@ -274,11 +274,14 @@ const MODES: [&str; 4] = [
     r#"{}"#,
     r#"{"num_beams": 2}"#,
     r#"{"num_beams": 3, "no_repeat_ngram_size": 2, "early_stopping": true, "length_penalty": 0.6}"#,
-    r#"{"num_beams": 4, "early_stopping": "never", "repetition_penalty": 1.3, "min_new_tokens": 4}"#,
+    concat!(
+        r#"{"num_beams": 4, "early_stopping": "never", "repetition_penalty": 1.3, "#,
+        r#""min_new_tokens": 4}"#
+    ),
 ];
 
 #[test]
-fn captions_never_depend_on_what_they_were_batched_with() {
+fn captions_do_not_depend_on_their_batch() {
     let mut lengths = std::collections::BTreeSet::new();
     for mode in MODES {
         let generation = settings(serde_json::from_str(mode).unwrap());
@@ -289,10 +292,10 @@ fn captions_never_depend_on_what_they_were_batched_with() {
         assert_eq!(
             run(&mut Sparse::sharing(), &sequences),
             together,
-            "{mode}: who shares when the others have left"
+            "{mode}, beams sharing after others left"
         );
         for one in &sequences {
-            let expected = by_hand(one);
+            let expected = without_batch(one);
             assert_eq!(together[&one.key], expected, "{mode} in a batch");
             assert_eq!(
                 run(&mut Sparse::default(), std::slice::from_ref(one))[&one.key],
@@ -302,15 +305,12 @@ fn captions_never_depend_on_what_they_were_batched_with() {
             assert_eq!(
                 run(&mut Sparse::sharing(), std::slice::from_ref(one))[&one.key],
                 expected,
-                "{mode} alone, its beams sharing"
+                "{mode} alone, beams sharing"
             );
             lengths.insert(expected.ids.len());
         }
     }
-    assert!(
-        lengths.len() > 5,
-        "the test is worth something only if captions end at different steps: {lengths:?}"
-    );
+    assert!(lengths.len() > 5, "captions must end at different steps: {lengths:?}");
 }
 
 #[test]
@@ -329,12 +329,12 @@ fn rows_leave_when_their_caption_ends() {
 }
 
 #[test]
-fn a_cancelled_caption_leaves_before_the_next_step_and_changes_nobody_else() {
+fn a_cancelled_caption_leaves_before_the_next_step() {
     let generation = settings(json!({ "num_beams": 3, "min_new_tokens": 10 }));
     let sequences: Vec<CaptionSequence> =
         (0..4).map(|key| sequence(key, &generation, 20)).collect();
     let mut family = Sparse::default();
-    let (mut running, finished) = Running::begin(&mut family, &sequences).unwrap();
+    let (mut running, finished) = RunningBatch::begin(&mut family, &sequences).unwrap();
     assert!(finished.is_empty());
     running.step(&mut family).unwrap();
     running.cancel(&[1, 3, 99]);
@@ -345,14 +345,15 @@ fn a_cancelled_caption_leaves_before_the_next_step_and_changes_nobody_else() {
     }
     assert_eq!(family.rows_of_steps[..3], [12, 6, 6]);
     assert_eq!(all.keys().copied().collect::<Vec<_>>(), [0, 2]);
-    assert!(all.iter().all(|(key, f)| *f == by_hand(&sequences[*key as usize])));
+    assert!(all.iter().all(|(key, f)| *f == without_batch(&sequences[*key as usize])));
 }
 
 #[test]
-fn cancelling_everything_frees_the_cache_at_once() {
+fn cancelling_everything_frees_the_cache() {
     let generation = settings(json!({ "min_new_tokens": 10 }));
     let mut family = Sparse::default();
-    let (mut running, _) = Running::begin(&mut family, &[sequence(1, &generation, 20)]).unwrap();
+    let (mut running, _) =
+        RunningBatch::begin(&mut family, &[sequence(1, &generation, 20)]).unwrap();
     assert!(running.bytes() > 0);
     running.cancel(&[1]);
     assert_eq!((running.len(), running.bytes()), (0, 0));
@@ -361,12 +362,14 @@ fn cancelling_everything_frees_the_cache_at_once() {
 }
 
 #[test]
-fn greedy_steps_copy_no_cache_while_nobody_leaves() {
+fn greedy_steps_copy_no_cache() {
     let generation = settings(json!({ "min_new_tokens": 15 }));
     let mut family = Sparse::default();
-    let (mut running, _) =
-        Running::begin(&mut family, &[sequence(1, &generation, 15), sequence(2, &generation, 15)])
-            .unwrap();
+    let (mut running, _) = RunningBatch::begin(
+        &mut family,
+        &[sequence(1, &generation, 15), sequence(2, &generation, 15)],
+    )
+    .unwrap();
     while running.len() > 0 {
         running.step(&mut family).unwrap();
     }
@@ -379,42 +382,38 @@ fn greedy_steps_copy_no_cache_while_nobody_leaves() {
 }
 
 #[test]
-fn beams_trade_places_without_touching_what_depends_on_the_picture_alone() {
+fn moving_beams_copies_no_constants() {
     let generation = settings(json!({ "num_beams": 3, "min_new_tokens": 15 }));
     let mut family = Sparse::default();
     run(&mut family, &[sequence(1, &generation, 15), sequence(2, &generation, 15)]);
     assert_eq!(
         family.constants_copied.load(Ordering::Relaxed),
         1,
-        "once, when the beams spring from the prefill's rows"
+        "once, when the beams leave the prefill's rows"
     );
     assert!(family.keys_copied.load(Ordering::Relaxed) > 4);
 }
 
 #[test]
-fn the_beams_of_one_caption_share_what_depends_on_the_picture_where_the_step_takes_it_once() {
+fn beams_of_one_caption_share_constants() {
     let generation = settings(json!({ "num_beams": 3, "min_new_tokens": 15 }));
     let mut family = Sparse::sharing();
     run(&mut family, &[sequence(1, &generation, 15)]);
-    assert_eq!(
-        family.constants_copied.load(Ordering::Relaxed),
-        0,
-        "the prefill's row is all there ever is"
-    );
+    assert_eq!(family.constants_copied.load(Ordering::Relaxed), 0, "the prefill's row is kept");
     let mut family = Sparse::sharing();
     run(&mut family, &[sequence(1, &generation, 15), sequence(2, &generation, 8)]);
     assert_eq!(
         family.constants_copied.load(Ordering::Relaxed),
         2,
-        "a row for each beam, and one again when the second caption left"
+        "a row for each beam, then a single one when the second caption left"
     );
 }
 
 #[test]
-fn a_caption_that_ends_in_prefill_is_reported_by_it() {
+fn prefill_reports_captions_that_end_there() {
     let generation = settings(json!({}));
     let (running, finished) =
-        Running::begin(&mut Sparse::default(), &[sequence(4, &generation, 1)]).unwrap();
+        RunningBatch::begin(&mut Sparse::default(), &[sequence(4, &generation, 1)]).unwrap();
     assert_eq!((running.len(), running.bytes()), (0, 0));
     assert_eq!(finished.len(), 1);
     assert_eq!((finished[0].key, finished[0].ids.len()), (4, 1));
@@ -422,11 +421,12 @@ fn a_caption_that_ends_in_prefill_is_reported_by_it() {
 }
 
 #[test]
-fn what_may_not_share_a_batch_is_refused() {
+fn incompatible_sequences_are_refused() {
     let generation = settings(json!({}));
     let begin = |second: CaptionSequence| {
         let refused =
-            Running::begin(&mut Sparse::default(), &[sequence(1, &generation, 8), second]).err();
+            RunningBatch::begin(&mut Sparse::default(), &[sequence(1, &generation, 8), second])
+                .err();
         refused.expect("refused").to_string()
     };
     let mut features = sequence(2, &generation, 8);
@@ -440,17 +440,18 @@ fn what_may_not_share_a_batch_is_refused() {
     assert!(begin(sequence(2, &settings(json!({ "num_beams": 2 })), 8)).contains("generation"));
     assert!(begin(sequence(1, &generation, 8)).contains("key 1"));
     assert!(
-        Running::begin(&mut Sparse::default(), &[])
+        RunningBatch::begin(&mut Sparse::default(), &[])
             .is_ok_and(|(running, finished)| running.len() == 0 && finished.is_empty())
     );
 }
 
 #[test]
-fn logits_that_are_not_numbers_end_the_batch_with_an_error() {
+fn non_finite_logits_are_an_error() {
     let generation = settings(json!({ "min_new_tokens": 5 }));
     let mut family = Sparse::default();
-    let (mut running, _) = Running::begin(&mut family, &[sequence(1, &generation, 9)]).unwrap();
+    let (mut running, _) =
+        RunningBatch::begin(&mut family, &[sequence(1, &generation, 9)]).unwrap();
     family.poison = Some(f32::NAN);
     let error = running.step(&mut family).unwrap_err().to_string();
-    assert!(error.starts_with("mock.onnx: ") && error.contains("not numbers"), "{error}");
+    assert!(error.starts_with("mock.onnx: ") && error.contains("not finite"), "{error}");
 }

@@ -1,31 +1,30 @@
-//! The graph that turns token ids into embeddings, for families whose decoder takes those instead
-//! of ids.
+//! The graph that embeds token ids, for families whose decoder takes embeddings.
 
 use super::encoder;
-use crate::folder::{Folder, Graph as File};
-use crate::runtime::Graph;
-use crate::tensor::{self, Data, HostTensor};
-use crate::{ModelError, tensor::Floats};
+use crate::folder::{GraphSource, ModelFolder};
+use crate::runtime::GraphSession;
+use crate::tensor::{self, HostTensor, TensorData};
+use crate::{ModelError, tensor::FloatRows};
 use ort::value::{DynValue, TensorElementType};
 
 const INPUT: &str = "input_ids";
 const OUTPUT: &str = "inputs_embeds";
 
-/// `embed_tokens`.
-pub(super) struct Embedder {
-    graph: Graph,
+/// The graph `embed_tokens`.
+pub(super) struct TokenEmbedder {
+    graph: GraphSession,
 }
 
-impl Embedder {
+impl TokenEmbedder {
     /// Opens the folder's graph.
-    pub fn open(folder: &Folder) -> Result<(Embedder, File), ModelError> {
+    pub fn open(folder: &ModelFolder) -> Result<(TokenEmbedder, GraphSource), ModelError> {
         let (graph, file) =
             folder.load("embed_tokens", |graph| encoder::usable(graph, &[INPUT], OUTPUT))?;
-        Ok((Embedder { graph }, file))
+        Ok((TokenEmbedder { graph }, file))
     }
 
-    /// Embeddings `[rows, length, width]` of `rows` sequences of one length that stand one after
-    /// the other in `ids`.
+    /// Embeddings `[rows, length, width]` of `rows` sequences of one length, which `ids` holds one
+    /// after another.
     pub fn embed(
         &mut self,
         ids: Vec<i64>,
@@ -35,7 +34,7 @@ impl Embedder {
         let length = ids.len().checked_div(rows).unwrap_or(0);
         if rows * length != ids.len() {
             return Err(ModelError::Batch(format!(
-                "{} ids are no {rows} prompts of one length",
+                "{} ids do not form {rows} prompts of one length",
                 ids.len()
             )));
         }
@@ -45,18 +44,20 @@ impl Embedder {
         if tensor::shape(&embedded).len() != 3 {
             return Err(ModelError::graph(
                 self.graph.path(),
-                format!("embeddings of shape {:?}", tensor::shape(&embedded)),
+                format!("unexpected embeddings of shape {:?}", tensor::shape(&embedded)),
             ));
         }
         tensor::cast(embedded, ty)
     }
 
     /// Embeddings of one prompt in host memory.
-    pub fn prompt(&mut self, ids: &[i64]) -> Result<Floats, ModelError> {
+    pub fn prompt(&mut self, ids: &[i64]) -> Result<FloatRows, ModelError> {
         let embedded = self.embed(ids.to_vec(), 1, TensorElementType::Float32)?;
         let row = tensor::unstack(&embedded)?.into_iter().next();
         match row {
-            Some(HostTensor { shape, data: Data::F32(values) }) => Floats::new(&shape, values),
+            Some(HostTensor { shape, data: TensorData::F32(values) }) => {
+                FloatRows::new(&shape, values)
+            }
             _ => Err(ModelError::graph(self.graph.path(), "no embeddings")),
         }
     }

@@ -1,11 +1,12 @@
-//! The image encoder of a family: one call over pictures, and words for what goes wrong with it.
+//! The image encoder of a family: one call over pictures, with errors that name the responsible
+//! file.
 //!
-//! Its sizes come from `preprocessor_config.json`, so a call that fails says which sizes those
-//! were. What it makes of a picture is looked through once: features that are no numbers would come
-//! to light in the decoder, whose file is not the one to blame.
+//! The sizes of pictures come from `preprocessor_config.json`, so the error of a failed call states
+//! them. Features are checked once: non-finite values would otherwise show up in the decoder, whose
+//! file is not at fault.
 
-use crate::folder::{Folder, Graph as File};
-use crate::runtime::{Graph, Outputs};
+use crate::folder::{GraphSource, ModelFolder};
+use crate::runtime::{GraphOutputs, GraphSession};
 use crate::{ModelError, tensor};
 use ort::value::{DynValue, TensorElementType};
 use std::path::PathBuf;
@@ -13,36 +14,40 @@ use std::path::PathBuf;
 /// The input that takes pictures.
 pub(super) const PIXELS: &str = "pixel_values";
 
-/// What numbers that are none come from, as a rule.
+/// The usual cause of non-finite values.
 const OVERFLOW: &str = "(an overflow in a reduced-precision graph?)";
 
 /// An image encoder.
-pub(super) struct Encoder {
-    graph: Graph,
-    /// The output that holds the features.
+pub(super) struct ImageEncoder {
+    graph: GraphSession,
+    /// The output with the features.
     output: &'static str,
-    /// Who says how large pictures are.
+    /// The file that decides the sizes of pictures.
     processor: PathBuf,
 }
 
-impl Encoder {
-    /// Opens the folder's graph, which asks for nothing but `fed` and has one of these outputs.
+impl ImageEncoder {
+    /// Opens the folder's graph, which has no inputs but `fed` and at least one of these outputs.
     pub fn open(
-        folder: &Folder,
+        folder: &ModelFolder,
         name: &str,
         fed: &[&str],
         outputs: &[&'static str],
-    ) -> Result<(Encoder, File), ModelError> {
-        let found =
-            |graph: &Graph| outputs.iter().copied().find(|output| graph.output(output).is_some());
+    ) -> Result<(ImageEncoder, GraphSource), ModelError> {
+        let found = |graph: &GraphSession| {
+            outputs.iter().copied().find(|output| graph.output(output).is_some())
+        };
         let (graph, file) =
             folder.load(name, |graph| usable(graph, fed, found(graph).unwrap_or(outputs[0])))?;
         let output = found(&graph).unwrap_or(outputs[0]);
-        Ok((Encoder { graph, output, processor: folder.file("preprocessor_config.json") }, file))
+        Ok((
+            ImageEncoder { graph, output, processor: folder.file("preprocessor_config.json") },
+            file,
+        ))
     }
 
-    /// Its graph.
-    pub fn graph(&self) -> &Graph {
+    /// The graph.
+    pub fn graph(&self) -> &GraphSession {
         &self.graph
     }
 
@@ -51,19 +56,20 @@ impl Encoder {
         self.graph.input(PIXELS).map_or(TensorElementType::Float32, |(ty, _)| ty)
     }
 
-    /// One call over pictures, with what else the graph asks for: the features, and the other
+    /// One call over pictures, with further inputs of the graph. Returns the features and the other
     /// outputs.
     pub fn run(
         &mut self,
         pixels: &DynValue,
         more: &[(&str, &DynValue)],
-    ) -> Result<(DynValue, Outputs), ModelError> {
+    ) -> Result<(DynValue, GraphOutputs), ModelError> {
         let feeds: Vec<(&str, &DynValue)> =
             std::iter::once((PIXELS, pixels)).chain(more.iter().copied()).collect();
         let mut outputs = self.graph.run(&feeds).map_err(|error| match error {
             ModelError::Run { graph, reason } => {
                 let (shape, processor) = (tensor::shape(pixels), self.processor.display());
-                ModelError::run(graph, format!("it failed on {PIXELS} of shape {shape:?}, the size that {processor} gives: {reason}"))
+                let sizes = format!("{PIXELS} of shape {shape:?}, the size in {processor}");
+                ModelError::run(graph, format!("call failed with {sizes}: {reason}"))
             }
             other => other,
         })?;
@@ -71,31 +77,27 @@ impl Encoder {
         Ok((features, outputs))
     }
 
-    /// An error of its graph.
+    /// An error of this graph.
     pub fn wrong(&self, reason: impl ToString) -> ModelError {
         ModelError::graph(self.graph.path(), reason)
     }
 }
 
-/// A graph is usable if somebody feeds each of its inputs and it gives what is wanted of it.
-pub(super) fn usable(graph: &Graph, fed: &[&str], output: &str) -> Result<(), String> {
+/// Checks that each input of a graph is fed and that it has the output.
+pub(super) fn usable(graph: &GraphSession, fed: &[&str], output: &str) -> Result<(), String> {
     if let Some(other) = graph.inputs().find(|name| !fed.contains(name)) {
-        return Err(format!("nothing feeds its input \"{other}\""));
+        return Err(format!("unknown input \"{other}\""));
     }
-    if graph.output(output).is_none() {
-        Err(format!("it has no output \"{output}\""))
-    } else {
-        Ok(())
-    }
+    if graph.output(output).is_none() { Err(format!("no output \"{output}\"")) } else { Ok(()) }
 }
 
-/// Takes the output of a graph that later graphs read.
+/// Takes an output that later graphs read.
 ///
 /// # Errors
-/// There is none, or it holds what is no finite number or no float at all.
+/// [`ModelError::Graph`] if it is missing, holds a non-finite value, or is not of a float type.
 pub(super) fn features(
-    graph: &Graph,
-    outputs: &mut Outputs,
+    graph: &GraphSession,
+    outputs: &mut GraphOutputs,
     name: &str,
 ) -> Result<DynValue, ModelError> {
     let value = outputs
@@ -105,11 +107,11 @@ pub(super) fn features(
         Some(true) => Ok(value),
         Some(false) => Err(ModelError::graph(
             graph.path(),
-            format!("its \"{name}\" are not numbers {OVERFLOW}"),
+            format!("output \"{name}\" is not finite {OVERFLOW}"),
         )),
         None => Err(ModelError::graph(
             graph.path(),
-            format!("its \"{name}\" are {:?}, neither float32 nor float16", value.dtype()),
+            format!("output \"{name}\" is {:?}; expected float32 or float16", value.dtype()),
         )),
     }
 }

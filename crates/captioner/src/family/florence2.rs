@@ -1,22 +1,25 @@
 //! `florence2`: an image encoder, a text encoder that reads picture and task together, and a
 //! decoder with cross attention.
 //!
-//! The model was trained on task tokens that stand for fixed sentences; the tokenizer sees the
-//! sentence, never the token. The features of the picture go in front of the embedded sentence.
-//! Beams, the n-gram ban and the forced first token are the folder's own generation settings.
+//! The model was trained on task tokens that stand for fixed sentences; the tokenizer receives the
+//! sentence, never the token. The features of the picture precede the embedded sentence. Beams, the
+//! n-gram ban and the forced first token are settings of the folder.
 
-use super::decoder::Decoder;
-use super::embedder::Embedder;
-use super::encoder::{Encoder, PIXELS, features, usable};
-use super::{Family, Logits, Opened, Prepare};
-use crate::cache::Cache;
-use crate::captioner::State;
-use crate::folder::Folder;
+use super::decoder::TextDecoder;
+use super::embedder::TokenEmbedder;
+use super::encoder::{ImageEncoder, PIXELS, features, usable};
+use super::traits::{FamilyPreparer, FamilyRunner, OpenedFamily};
+use crate::ModelError;
+use crate::cache::DecoderCache;
+use crate::features::{FeatureState, PictureFeatures};
+use crate::folder::ModelFolder;
+use crate::generation::GenerationSettings;
+use crate::logits::LogitRows;
 use crate::picture::{PictureOptions, PixelValues};
-use crate::runtime::Graph;
-use crate::tensor::{self, Data, Floats, HostTensor};
-use crate::text::Text;
-use crate::{GenerationSettings, ModelError, PictureFeatures, PromptWords, TokenPrompt};
+use crate::prompt::{PromptWords, TokenPrompt};
+use crate::runtime::GraphSession;
+use crate::tensor::{self, FloatRows, HostTensor, TensorData};
+use crate::text::TextTokenizer;
 use ort::value::{DynValue, TensorElementType};
 use pg_caption_pixels::{ImageProcessor, RgbPicture};
 use pg_caption_style::{CaptionStyle, StyleTask};
@@ -24,13 +27,10 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// `model_type`.
-pub(super) const NAME: &str = "florence2";
-
 const HIDDEN: &str = "encoder_hidden_states";
 const MASK: &str = "encoder_attention_mask";
 
-/// The task of a style. `<CAPTION>` is one sentence, the others get longer.
+/// The task of a style, from one sentence (`<CAPTION>`) to a paragraph.
 fn task(task: StyleTask) -> &'static str {
     match task {
         StyleTask::Concise => "<CAPTION>",
@@ -39,7 +39,7 @@ fn task(task: StyleTask) -> &'static str {
     }
 }
 
-/// The sentences the tasks were trained with, for folders whose `preprocessor_config.json` does not
+/// The sentences of the tasks in training, for folders whose `preprocessor_config.json` does not
 /// list them.
 const SENTENCES: [(&str, &str); 3] = [
     ("<CAPTION>", "What does the image describe?"),
@@ -49,10 +49,10 @@ const SENTENCES: [(&str, &str); 3] = [
 
 /// Opens both halves.
 pub(super) fn open(
-    folder: &Folder,
+    folder: &ModelFolder,
     settings: &GenerationSettings,
-    text: &Arc<Text>,
-) -> Result<Opened, ModelError> {
+    text: &Arc<TextTokenizer>,
+) -> Result<OpenedFamily, ModelError> {
     let path = folder.file("preprocessor_config.json");
     let json = folder.json("preprocessor_config.json")?;
     let processor = ImageProcessor::from_json(&json).map_err(|e| ModelError::config(&path, e))?;
@@ -61,19 +61,17 @@ pub(super) fn open(
     let start = start.ok_or_else(|| {
         ModelError::config(folder.file("config.json"), "no \"decoder_start_token_id\"")
     })?;
-    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its
-    // own is named last.
-    let decoder = Decoder::open(folder, "inputs_embeds", &[HIDDEN, MASK]);
+    // The decoder first: loading it has the highest peak of memory. Its own error is reported last.
+    let decoder = TextDecoder::open(folder, "inputs_embeds", &[HIDDEN, MASK]);
     let (vision, vision_file) =
-        Encoder::open(folder, "vision_encoder", &[PIXELS], &["image_features"])?;
-    let (embedder, embedder_file) = Embedder::open(folder)?;
+        ImageEncoder::open(folder, "vision_encoder", &[PIXELS], &["image_features"])?;
+    let (embedder, embedder_file) = TokenEmbedder::open(folder)?;
     let (encoder, encoder_file) = folder.load("encoder_model", |graph| {
         usable(graph, &["inputs_embeds", "attention_mask"], "last_hidden_state")
     })?;
     let (decoder, decoder_files) = decoder?;
     let vocabulary = decoder.vocabulary();
-    Ok(Opened {
-        name: NAME,
+    Ok(OpenedFamily {
         prepare: Box::new(Shared { processor, sentences, start, text: text.clone() }),
         sessions: Box::new(Sessions { vision, embedder, encoder, decoder }),
         graphs: [vision_file, embedder_file, encoder_file]
@@ -88,27 +86,28 @@ pub(super) fn open(
 /// The task sentences of a folder.
 fn sentences(json: &Value) -> Result<HashMap<String, String>, String> {
     let mut sentences: HashMap<String, String> =
-        SENTENCES.iter().map(|(task, words)| ((*task).into(), (*words).into())).collect();
+        SENTENCES.iter().map(|(task, sentence)| ((*task).into(), (*sentence).into())).collect();
     if let Some(own) = json.get("task_prompts_without_inputs").filter(|own| !own.is_null()) {
         let own = own.as_object().ok_or("\"task_prompts_without_inputs\" is not an object")?;
-        for (task, words) in own {
-            let words =
-                words.as_str().ok_or_else(|| format!("the sentence of task {task} is not text"))?;
-            sentences.insert(task.clone(), words.into());
+        for (task, sentence) in own {
+            let sentence = sentence
+                .as_str()
+                .ok_or_else(|| format!("the sentence of task {task} is not a string"))?;
+            sentences.insert(task.clone(), sentence.into());
         }
     }
     Ok(sentences)
 }
 
-/// The half that all threads share.
+/// The half that threads share.
 struct Shared {
     processor: ImageProcessor,
     sentences: HashMap<String, String>,
     start: i64,
-    text: Arc<Text>,
+    text: Arc<TextTokenizer>,
 }
 
-impl Prepare for Shared {
+impl FamilyPreparer for Shared {
     fn target(&self) -> (u32, u32) {
         self.processor.target()
     }
@@ -124,37 +123,40 @@ impl Prepare for Shared {
     ) -> Result<PixelValues, ModelError> {
         let tensor = self.processor.apply(rgb);
         let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();
-        Ok(PixelValues::new(vec![(PIXELS, HostTensor { shape, data: Data::F32(tensor.data) })]))
+        Ok(PixelValues::new(vec![(
+            PIXELS,
+            HostTensor { shape, data: TensorData::F32(tensor.data) },
+        )]))
     }
 
-    /// The caller's text is a task token or a sentence of its own. Product words are passed over:
-    /// the model was never taught to use any.
+    /// The caller's text is a task token or a sentence. The context is ignored: the model was not
+    /// trained to use one.
     fn prompt(
         &self,
         style: &CaptionStyle,
         words: PromptWords,
         _features: &PictureFeatures,
     ) -> Result<TokenPrompt, ModelError> {
-        let asked = words.text.unwrap_or(task(style.task));
-        let sentence = match self.sentences.get(asked.trim()) {
+        let text = words.text.unwrap_or(task(style.task));
+        let sentence = match self.sentences.get(text.trim()) {
             Some(sentence) => sentence.clone(),
-            None => self.text.plain(asked),
+            None => self.text.plain(text),
         };
         let read = self.text.encode(&sentence)?;
         if read.is_empty() {
-            return Err(ModelError::Prompt("nothing is left of the text to ask with".into()));
+            return Err(ModelError::Prompt("the text is empty".into()));
         }
         Ok(TokenPrompt { ids: vec![self.start], bucket: read.len() as u64, read, alone: false })
     }
 
-    /// Measured on two cores: its image encoder gains nothing from batches, and a call of four
+    /// Measured on two cores: the image encoder gains nothing from batches, and a call of four
     /// takes twelve seconds.
     fn suggested_batch(&self) -> usize {
         2
     }
 }
 
-impl State for Floats {
+impl FeatureState for FloatRows {
     fn bucket(&self) -> u64 {
         (self.len() as u64) << 32 | self.width as u64
     }
@@ -166,10 +168,10 @@ impl State for Floats {
 
 /// The half that owns the sessions.
 struct Sessions {
-    vision: Encoder,
-    embedder: Embedder,
-    encoder: Graph,
-    decoder: Decoder,
+    vision: ImageEncoder,
+    embedder: TokenEmbedder,
+    encoder: GraphSession,
+    decoder: TextDecoder,
 }
 
 impl Sessions {
@@ -178,7 +180,7 @@ impl Sessions {
     }
 }
 
-impl Family for Sessions {
+impl FamilyRunner for Sessions {
     type Value = DynValue;
 
     fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<PictureFeatures>, ModelError> {
@@ -196,7 +198,7 @@ impl Family for Sessions {
         let of = |row: HostTensor| {
             let values =
                 row.floats().ok_or_else(|| wrong("features are not floats".into()))?.into_owned();
-            Ok(PictureFeatures::new(Floats::new(&row.shape, values)?, None))
+            Ok(PictureFeatures::new(FloatRows::new(&row.shape, values)?, None))
         };
         rows.into_iter().map(of).collect()
     }
@@ -204,22 +206,22 @@ impl Family for Sessions {
     fn prefill(
         &mut self,
         captions: &[(&PictureFeatures, &TokenPrompt)],
-    ) -> Result<(Logits, Cache<DynValue>), ModelError> {
+    ) -> Result<(LogitRows, DecoderCache<DynValue>), ModelError> {
         let rows = captions.len();
         let (mut joined, mut length, mut width) = (Vec::new(), 0, 0);
         for (features, prompt) in captions {
-            let picture = features.state::<Floats>()?;
-            let words = self.embedder.prompt(&prompt.read)?;
-            if words.width != picture.width {
+            let picture = features.state::<FloatRows>()?;
+            let embedded = self.embedder.prompt(&prompt.read)?;
+            if embedded.width != picture.width {
                 let reason = format!(
-                    "features of width {}, embeddings of width {}",
-                    picture.width, words.width
+                    "features have width {}, but embeddings have width {}",
+                    picture.width, embedded.width
                 );
                 return Err(self.vision.wrong(reason));
             }
             joined.extend_from_slice(&picture.data);
-            joined.extend_from_slice(&words.data);
-            (length, width) = (picture.len() + words.len(), picture.width);
+            joined.extend_from_slice(&embedded.data);
+            (length, width) = (picture.len() + embedded.len(), picture.width);
         }
         if joined.len() != rows * length * width {
             return Err(ModelError::Batch("prompts of different lengths in one call".into()));
@@ -255,7 +257,11 @@ impl Family for Sessions {
         self.decoder.prefill(self.embedder.embed(starts, rows, ty)?, constants)
     }
 
-    fn step(&mut self, cache: &mut Cache<DynValue>, tokens: &[i64]) -> Result<Logits, ModelError> {
+    fn step(
+        &mut self,
+        cache: &mut DecoderCache<DynValue>,
+        tokens: &[i64],
+    ) -> Result<LogitRows, ModelError> {
         let ty = self.decoder_type();
         self.decoder.step(cache, self.embedder.embed(tokens.to_vec(), tokens.len(), ty)?)
     }
@@ -267,8 +273,11 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn a_folders_sentences_go_before_the_built_in_ones() {
-        let own = sentences(&json!({ "task_prompts_without_inputs": { "<CAPTION>": "Say it.", "<POEM>": "Sing it." } })).unwrap();
+    fn folder_sentences_override_built_in_ones() {
+        let own = sentences(&json!({
+            "task_prompts_without_inputs": { "<CAPTION>": "Say it.", "<POEM>": "Sing it." }
+        }))
+        .unwrap();
         assert_eq!((own["<CAPTION>"].as_str(), own["<POEM>"].as_str()), ("Say it.", "Sing it."));
         assert_eq!(own["<DETAILED_CAPTION>"], SENTENCES[1].1);
         assert_eq!(sentences(&json!({ "task_prompts_without_inputs": null })).unwrap().len(), 3);

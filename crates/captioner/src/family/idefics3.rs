@@ -1,64 +1,72 @@
-//! `idefics3`, `smolvlm`: a decoder that follows instructions and reads the picture as tokens among
-//! the words.
+//! `idefics3`, `smolvlm`: an instruction-following decoder that reads the picture as tokens of the
+//! prompt.
 //!
-//! The folder's chat template says how a user's turn is written; its `<image>` is expanded to one
-//! placeholder per feature, tile by tile, and the embeddings at the placeholders are replaced by
-//! the features. A picture can be shown as one tile or, thirteen times as dear, cut into tiles that
-//! follow row by row before the whole: a caption's style says which (`pg_caption.tiles`).
+//! The folder's chat template formats the user's turn. Its `<image>` becomes one placeholder per
+//! feature, tile by tile, and the embeddings of the placeholders are replaced by the features. A
+//! picture is shown as one tile or, at thirteen times the cost, cut into tiles that precede the
+//! whole row by row. The style of a caption decides (`pg_caption.tiles`).
 
-use super::chat::Chat;
-use super::decoder::Decoder;
-use super::embedder::Embedder;
-use super::encoder::{Encoder, PIXELS};
-use super::{Family, Logits, Opened, Prepare};
-use crate::cache::Cache;
-use crate::captioner::State;
-use crate::folder::Folder;
+mod spelling;
+
+use super::chat::ChatTemplate;
+use super::decoder::TextDecoder;
+use super::embedder::TokenEmbedder;
+use super::encoder::{ImageEncoder, PIXELS};
+use super::traits::{FamilyPreparer, FamilyRunner, OpenedFamily};
+use crate::ModelError;
+use crate::cache::DecoderCache;
+use crate::features::{FeatureState, PictureFeatures};
+use crate::folder::ModelFolder;
+use crate::generation::GenerationSettings;
+use crate::logits::LogitRows;
 use crate::picture::{PictureOptions, PixelValues, TileViews, view};
-use crate::tensor::{self, Data, Floats, HostTensor};
-use crate::text::Text;
-use crate::{GenerationSettings, ModelError, PictureFeatures, PromptWords, TokenPrompt};
+use crate::prompt::{PromptWords, TokenPrompt};
+use crate::tensor::{self, FloatRows, HostTensor, TensorData};
+use crate::text::TextTokenizer;
 use ort::value::{DynValue, TensorElementType};
 use pg_caption_pixels::{ImageProcessor, PixelTensor, RgbPicture, TileGrid};
 use pg_caption_style::CaptionStyle;
-use serde_json::Value;
+use spelling::PictureSpelling;
 use std::fmt::Write;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
-/// The family's name in the status, whichever `model_type` the folder states.
-const NAME: &str = "idefics3";
+/// The template of the published folders, for folders that have none.
+const TEMPLATE: &str = concat!(
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}",
+    "{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}",
+    "{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}",
+    "{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}",
+    "<end_of_utterance>\n{% endfor %}",
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+);
 
-/// What the published folders' templates say, for folders that have none.
-const TEMPLATE: &str = "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}{% if message['content'][0]['type'] == 'image' %}{{':'}}{% else %}{{': '}}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}{{line['text']}}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>\n{% endfor %}{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}";
-
-/// Tiles in one call of the image encoder: its attention takes tens of megabytes a tile, and a call
-/// cannot be interrupted.
+/// Tiles in one call of the image encoder: its attention takes tens of megabytes per tile, and a
+/// call cannot be interrupted.
 const TILES_PER_CALL: usize = 4;
 
-/// Logits of a whole prompt beyond this many bytes are not multiplied by a batch.
+/// A prompt whose logits take more bytes than this does not share a batch.
 const LOGITS_TO_SHARE: usize = 64 << 20;
 
 /// Opens both halves.
 pub(super) fn open(
-    folder: &Folder,
+    folder: &ModelFolder,
     _settings: &GenerationSettings,
-    text: &Arc<Text>,
-) -> Result<Opened, ModelError> {
+    text: &Arc<TextTokenizer>,
+) -> Result<OpenedFamily, ModelError> {
     let processor = ImageProcessor::from_json(&folder.json("preprocessor_config.json")?);
     let processor =
         processor.map_err(|e| ModelError::config(folder.file("preprocessor_config.json"), e))?;
-    let spelling = Spelling::of(folder, text)?;
-    let chat = Chat::open(folder, TEMPLATE)?;
-    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its
-    // own is named last.
-    let decoder = Decoder::open(folder, "inputs_embeds", &[]);
+    let spelling = PictureSpelling::of(folder, text)?;
+    let chat = ChatTemplate::open(folder, TEMPLATE)?;
+    // The decoder first: loading it has the highest peak of memory. Its own error is reported last.
+    let decoder = TextDecoder::open(folder, "inputs_embeds", &[]);
     let (vision, vision_file) =
-        Encoder::open(folder, "vision_encoder", &[PIXELS, ATTENTION], &["image_features"])?;
-    let (embedder, embedder_file) = Embedder::open(folder)?;
+        ImageEncoder::open(folder, "vision_encoder", &[PIXELS, ATTENTION], &["image_features"])?;
+    let (embedder, embedder_file) = TokenEmbedder::open(folder)?;
     let (decoder, decoder_files) = decoder?;
     let vocabulary = decoder.vocabulary();
-    // A graph that can leave out the logits nobody reads needs no memory for them.
+    // A graph that can omit unused logits needs no memory for them.
     let logits = if decoder.wants("num_logits_to_keep") {
         0
     } else {
@@ -68,8 +76,7 @@ pub(super) fn open(
     let image = spelling.image;
     let shared = Shared { processor, whole, spelling, chat, logits, text: text.clone() };
     shared.turn("?")?;
-    Ok(Opened {
-        name: NAME,
+    Ok(OpenedFamily {
         prepare: Box::new(shared),
         sessions: Box::new(Sessions { vision, embedder, decoder, image }),
         graphs: [vision_file, embedder_file].into_iter().chain(decoder_files).collect(),
@@ -78,92 +85,27 @@ pub(super) fn open(
     })
 }
 
-/// The tokens a picture is written with.
-struct Spelling {
-    /// Stands for one feature.
-    image: i64,
-    image_text: String,
-    /// Around every tile.
-    fake: String,
-    /// Before the whole picture.
-    global: String,
-}
-
-impl Spelling {
-    fn of(folder: &Folder, text: &Text) -> Result<Spelling, ModelError> {
-        let stated = ["image_token_id", "image_token_index"]
-            .iter()
-            .find_map(|key| folder.config.get(key)?.as_i64());
-        let image = stated.or_else(|| text.id("<image>"));
-        let image = image.ok_or_else(|| {
-            ModelError::config(folder.file("config.json"), "no \"image_token_id\"")
-        })?;
-        let tokenizer = folder.file("tokenizer.json");
-        let image_text = text.token(image).ok_or_else(|| {
-            ModelError::config(
-                &tokenizer,
-                format!("no token {image}, which stands for the picture"),
-            )
-        })?;
-        let config = folder.optional_json("tokenizer_config.json")?.unwrap_or(Value::Null);
-        let named = |key: &str, default: &str| {
-            let own = config.get(key).or_else(|| config.get("extra_special_tokens")?.get(key));
-            own.and_then(Value::as_str).unwrap_or(default).to_owned()
-        };
-        let fake = named("fake_image_token", "<fake_token_around_image>");
-        if text.id(&fake).is_none() {
-            return Err(ModelError::config(&tokenizer, format!("no token \"{fake}\"")));
-        }
-        // The larger SmolVLM was trained with the tag of the whole picture spelled out: it is no
-        // token there.
-        Ok(Spelling {
-            image,
-            image_text,
-            fake,
-            global: named("global_image_token", "<global-img>"),
-        })
-    }
-
-    /// What a picture's placeholder becomes: `tile` features each, rows of tiles on lines of their
-    /// own, the whole picture last.
-    fn expand(&self, grid: TileGrid, tile: usize) -> String {
-        let features = self.image_text.repeat(tile);
-        let mut words = String::new();
-        for row in 1..=grid.rows {
-            for column in 1..=grid.columns {
-                let _ = write!(words, "{}<row_{row}_col_{column}>{features}", self.fake);
-            }
-            words.push('\n');
-        }
-        if grid.rows > 0 {
-            words.push('\n');
-        }
-        let _ = write!(words, "{0}{1}{features}{0}", self.fake, self.global);
-        words
-    }
-}
-
-/// The half that all threads share.
+/// The half that threads share.
 struct Shared {
     processor: ImageProcessor,
-    /// The same, with every picture in one tile.
+    /// The same processor, with every picture in one tile.
     whole: ImageProcessor,
-    spelling: Spelling,
-    chat: Chat,
-    /// Bytes of logits a position of the prompt costs.
+    spelling: PictureSpelling,
+    chat: ChatTemplate,
+    /// Bytes of logits per position of the prompt.
     logits: usize,
-    text: Arc<Text>,
+    text: Arc<TextTokenizer>,
 }
 
-/// The input that says which pixels are padding: none ever are.
+/// The input that marks padding; pictures are never padded.
 const ATTENTION: &str = "pixel_attention_mask";
 const WHOLE: &str = "pixel_values of the whole";
 const TILED: &str = PIXELS;
 
 impl Shared {
-    /// The text of a turn, split where the picture stands.
-    fn turn(&self, words: &str) -> Result<(String, String), ModelError> {
-        let turn = self.chat.ask(&self.text.plain(words))?;
+    /// The text of a turn, split at the picture.
+    fn turn(&self, text: &str) -> Result<(String, String), ModelError> {
+        let turn = self.chat.render(&self.text.plain(text))?;
         let parts: Vec<&str> = turn.split(&self.spelling.image_text).collect();
         match parts[..] {
             [before, after] => Ok((before.into(), after.into())),
@@ -176,7 +118,7 @@ impl Shared {
     }
 }
 
-impl Prepare for Shared {
+impl FamilyPreparer for Shared {
     fn target(&self) -> (u32, u32) {
         self.processor.target()
     }
@@ -196,7 +138,7 @@ impl Prepare for Shared {
         let host = |tensor: PixelTensor| {
             let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();
             (
-                HostTensor { shape, data: Data::F32(tensor.data) },
+                HostTensor { shape, data: TensorData::F32(tensor.data) },
                 tensor.grid.unwrap_or(TileGrid { rows: 0, columns: 0 }),
             )
         };
@@ -207,7 +149,7 @@ impl Prepare for Shared {
             tensors.push((TILED, tiled));
             grid = cut;
         }
-        // A picture that is one tile anyway looks the same either way.
+        // A picture of one tile views the same in both views.
         if options.views.whole() && (grid.rows > 0 || !options.views.tiled()) {
             tensors.push((
                 if tensors.is_empty() { TILED } else { WHOLE },
@@ -227,25 +169,25 @@ impl Prepare for Shared {
         words: PromptWords,
         features: &PictureFeatures,
     ) -> Result<TokenPrompt, ModelError> {
-        let looks = features.state::<Looks>()?;
-        let grid = match &looks.tiled {
+        let views = features.state::<TiledFeatures>()?;
+        let grid = match &views.tiled {
             Some((grid, _))
-                if view(words.tiles, style) == TileViews::TILED || looks.whole.is_none() =>
+                if view(words.tiles, style) == TileViews::TILED || views.whole.is_none() =>
             {
                 *grid
             }
             _ => TileGrid { rows: 0, columns: 0 },
         };
-        let mut asked = words.text.unwrap_or(&style.instruction).to_owned();
+        let mut instruction = words.text.unwrap_or(&style.instruction).to_owned();
         if let Some(context) = words.context.map(str::trim).filter(|context| !context.is_empty()) {
-            let _ = write!(asked, "\nThe product: {context}");
+            let _ = write!(instruction, "\nThe product: {context}");
         }
-        let (before, after) = self.turn(&asked)?;
-        // The reference tokenizes the expanded text as one: what meets at a seam may become one
-        // token.
+        let (before, after) = self.turn(&instruction)?;
+        // The reference tokenizes the expanded text as a whole: characters on both sides of a seam
+        // may become one token.
         let ids = self
             .text
-            .encode(&format!("{before}{}{after}", self.spelling.expand(grid, looks.tile)))?;
+            .encode(&format!("{before}{}{after}", self.spelling.expand(grid, views.tile)))?;
         let mut hash = DefaultHasher::new();
         (ids.len(), grid.rows, grid.columns).hash(&mut hash);
         Ok(TokenPrompt {
@@ -256,23 +198,23 @@ impl Prepare for Shared {
         })
     }
 
-    /// Measured on two cores: four pictures of one tile gain a tenth over one.
+    /// Measured on two cores: batches of four pictures of one tile are a tenth faster.
     fn suggested_batch(&self) -> usize {
         4
     }
 }
 
-/// The features of a picture in the views it was prepared in.
-struct Looks {
-    /// Features a tile.
+/// The features of a picture in the views for which it was prepared.
+struct TiledFeatures {
+    /// Features per tile.
     tile: usize,
-    /// As one tile.
-    whole: Option<Floats>,
-    /// As tiles, the whole picture last.
-    tiled: Option<(TileGrid, Floats)>,
+    /// In one tile.
+    whole: Option<FloatRows>,
+    /// In tiles, the whole picture last.
+    tiled: Option<(TileGrid, FloatRows)>,
 }
 
-impl State for Looks {
+impl FeatureState for TiledFeatures {
     fn bucket(&self) -> u64 {
         let mut hash = DefaultHasher::new();
         (
@@ -292,18 +234,22 @@ impl State for Looks {
 
 /// The half that owns the sessions.
 struct Sessions {
-    vision: Encoder,
-    embedder: Embedder,
-    decoder: Decoder,
-    /// The placeholder.
+    vision: ImageEncoder,
+    embedder: TokenEmbedder,
+    decoder: TextDecoder,
+    /// The id of the placeholder.
     image: i64,
 }
 
 impl Sessions {
-    /// Features of tiles that stand one after the other, a few tiles a call.
-    fn look(&mut self, tiles: &[&[f32]], side: (i64, i64)) -> Result<Floats, ModelError> {
+    /// Features of tiles that follow each other, a few tiles per call.
+    fn encode_tiles(
+        &mut self,
+        tiles: &[&[f32]],
+        side: (i64, i64),
+    ) -> Result<FloatRows, ModelError> {
         let ty = self.vision.pixel_type();
-        let mut all: Option<Floats> = None;
+        let mut all: Option<FloatRows> = None;
         for tiles in tiles.chunks(TILES_PER_CALL) {
             let shape = vec![1, tiles.len() as i64, 3, side.0, side.1];
             let pixel_values = tensor::of_floats(shape, tiles.concat(), ty)?;
@@ -328,28 +274,30 @@ impl Sessions {
         all.ok_or_else(|| ModelError::Batch("a picture without tiles".into()))
     }
 
-    /// The embeddings of a prompt, the features in their places.
+    /// The embeddings of a prompt, with the features in place of the placeholders.
     fn read(
         &mut self,
         features: &PictureFeatures,
         prompt: &TokenPrompt,
-    ) -> Result<Floats, ModelError> {
-        let looks = features.state::<Looks>()?;
+    ) -> Result<FloatRows, ModelError> {
+        let views = features.state::<TiledFeatures>()?;
         let wanted = prompt.ids.iter().filter(|id| **id == self.image).count();
-        let views = looks.whole.iter().chain(looks.tiled.iter().map(|(_, view)| view));
+        let views = views.whole.iter().chain(views.tiled.iter().map(|(_, view)| view));
         let view = views.into_iter().find(|view| view.len() == wanted);
         let view = view.ok_or_else(|| {
             ModelError::Batch(format!(
-                "a prompt with {wanted} places for another picture's features"
+                "a prompt with {wanted} placeholders for another picture's features"
             ))
         })?;
-        let mut words = self.embedder.prompt(&prompt.ids)?;
-        if words.width != view.width || words.len() != prompt.ids.len() {
-            let reason =
-                format!("features of width {}, embeddings of width {}", view.width, words.width);
+        let mut embedded = self.embedder.prompt(&prompt.ids)?;
+        if embedded.width != view.width || embedded.len() != prompt.ids.len() {
+            let reason = format!(
+                "features have width {}, but embeddings have width {}",
+                view.width, embedded.width
+            );
             return Err(self.vision.wrong(reason));
         }
-        let places = words
+        let places = embedded
             .data
             .chunks_exact_mut(view.width)
             .zip(&prompt.ids)
@@ -357,7 +305,7 @@ impl Sessions {
         for ((place, _), feature) in places.zip(view.data.chunks_exact(view.width)) {
             place.copy_from_slice(feature);
         }
-        Ok(words)
+        Ok(embedded)
     }
 
     fn decoder_type(&self) -> TensorElementType {
@@ -365,15 +313,15 @@ impl Sessions {
     }
 }
 
-impl Family for Sessions {
+impl FamilyRunner for Sessions {
     type Value = DynValue;
 
     fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<PictureFeatures>, ModelError> {
-        // Every tile of every picture, in order: pictures, their views, tiles.
+        // All tiles of all pictures, ordered by picture, view and tile.
         let (mut tiles, mut side) = (Vec::new(), (0, 0));
         for picture in pictures {
             for tensor in [TILED, WHOLE].iter().filter_map(|name| picture.tensor(name)) {
-                let (HostTensor { data: Data::F32(values), .. }, [_, 3, height, width]) =
+                let (HostTensor { data: TensorData::F32(values), .. }, [_, 3, height, width]) =
                     (tensor, &tensor.shape[..])
                 else {
                     return Err(ModelError::Batch("a picture of another family".into()));
@@ -382,41 +330,43 @@ impl Family for Sessions {
                 tiles.extend(values.chunks_exact((3 * height * width) as usize));
             }
         }
-        let all = self.look(&tiles, side)?;
+        let all = self.encode_tiles(&tiles, side)?;
         let tile = all.len() / tiles.len().max(1);
         let mut rest = all.data.chunks_exact(tile * all.width);
         let mut take = |tensor: &HostTensor| {
             let count = tensor.shape.first().map_or(0, |n| *n as usize);
-            Floats {
+            FloatRows {
                 width: all.width,
                 data: rest.by_ref().take(count).flatten().copied().collect(),
             }
         };
-        let looks = pictures.iter().map(|picture| {
+        let views = pictures.iter().map(|picture| {
             let (rows, columns) = picture.grid();
             let grid = TileGrid { rows, columns };
             let first = picture.tensor(TILED).map(&mut take);
             let second = picture.tensor(WHOLE).map(&mut take);
             match second {
-                Some(whole) => {
-                    Looks { tile, whole: Some(whole), tiled: first.map(|view| (grid, view)) }
-                }
-                None if rows == 0 => Looks { tile, whole: first, tiled: None },
-                None => Looks { tile, whole: None, tiled: first.map(|view| (grid, view)) },
+                Some(whole) => TiledFeatures {
+                    tile,
+                    whole: Some(whole),
+                    tiled: first.map(|view| (grid, view)),
+                },
+                None if rows == 0 => TiledFeatures { tile, whole: first, tiled: None },
+                None => TiledFeatures { tile, whole: None, tiled: first.map(|view| (grid, view)) },
             }
         });
-        Ok(looks.map(|looks| PictureFeatures::new(looks, None)).collect())
+        Ok(views.map(|views| PictureFeatures::new(views, None)).collect())
     }
 
     fn prefill(
         &mut self,
         captions: &[(&PictureFeatures, &TokenPrompt)],
-    ) -> Result<(Logits, Cache<DynValue>), ModelError> {
+    ) -> Result<(LogitRows, DecoderCache<DynValue>), ModelError> {
         let (mut joined, mut length, mut width) = (Vec::new(), 0, 0);
         for (features, prompt) in captions {
-            let words = self.read(features, prompt)?;
-            joined.extend_from_slice(&words.data);
-            (length, width) = (words.len(), words.width);
+            let embedded = self.read(features, prompt)?;
+            joined.extend_from_slice(&embedded.data);
+            (length, width) = (embedded.len(), embedded.width);
         }
         if joined.len() != captions.len() * length * width {
             return Err(ModelError::Batch("prompts of different lengths in one call".into()));
@@ -430,36 +380,12 @@ impl Family for Sessions {
         self.decoder.prefill(embeds, Vec::new())
     }
 
-    fn step(&mut self, cache: &mut Cache<DynValue>, tokens: &[i64]) -> Result<Logits, ModelError> {
+    fn step(
+        &mut self,
+        cache: &mut DecoderCache<DynValue>,
+        tokens: &[i64],
+    ) -> Result<LogitRows, ModelError> {
         let ty = self.decoder_type();
         self.decoder.step(cache, self.embedder.embed(tokens.to_vec(), tokens.len(), ty)?)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn spelling() -> Spelling {
-        Spelling {
-            image: 9,
-            image_text: "<image>".into(),
-            fake: "<f>".into(),
-            global: "<g>".into(),
-        }
-    }
-
-    #[test]
-    fn one_tile_stands_between_two_marks() {
-        assert_eq!(
-            spelling().expand(TileGrid { rows: 0, columns: 0 }, 2),
-            "<f><g><image><image><f>"
-        );
-    }
-
-    #[test]
-    fn tiles_stand_row_by_row_and_the_whole_follows_after_an_empty_line() {
-        let expected = "<f><row_1_col_1><image><f><row_1_col_2><image>\n<f><row_2_col_1><image><f><row_2_col_2><image>\n\n<f><g><image><f>";
-        assert_eq!(spelling().expand(TileGrid { rows: 2, columns: 2 }, 1), expected);
     }
 }

@@ -1,5 +1,5 @@
-//! What chat templates expect of Python beyond its methods: its JSON, its dates, and the blocks in
-//! which the reference tracks what an assistant said. Used by `chat.rs`; the spellings are those of
+//! Python features of chat templates beyond string methods: its JSON, its dates, and the blocks by
+//! which the reference tracks the assistant's text. Used by `chat.rs`; formats are those of
 //! transformers 4.57.6.
 
 use minijinja::value::{Kwargs, Value, ValueKind};
@@ -14,7 +14,7 @@ fn invalid(reason: impl ToString) -> Error {
     Error::new(ErrorKind::InvalidOperation, reason.to_string())
 }
 
-/// Python's `json.dumps` between two parts and between key and value.
+/// The separators of Python's `json.dumps`: between items, and between key and value.
 struct Separated {
     items: String,
     key: String,
@@ -42,11 +42,11 @@ impl Formatter for Separated {
     }
 }
 
-/// The filter `tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`: nothing
-/// is escaped for HTML.
+/// The filter `tojson(ensure_ascii=false, indent=none, separators=none, sort_keys=false)`. Escapes
+/// nothing for HTML.
 pub(super) fn tojson(value: Value, named: Kwargs) -> Result<String, Error> {
     if value.kind() == ValueKind::Undefined {
-        return Err(invalid("tojson of a value that is not there"));
+        return Err(invalid("tojson of an undefined value"));
     }
     let flag = |name: &str| Ok::<bool, Error>(named.get::<Option<bool>>(name)?.unwrap_or(false));
     let (ascii, sorted) = (flag("ensure_ascii")?, flag("sort_keys")?);
@@ -54,7 +54,7 @@ pub(super) fn tojson(value: Value, named: Kwargs) -> Result<String, Error> {
     let separators: Option<Vec<String>> = named.get("separators")?;
     named.assert_all_used()?;
     let text = match sorted {
-        // Without an order of their own, these maps are in that of their keys.
+        // These maps keep no insertion order, so their keys are sorted.
         true => {
             let mut value = serde_json::to_value(&value).map_err(invalid)?;
             value.sort_all_objects();
@@ -82,9 +82,7 @@ fn written(
         (None, None) => value.serialize(&mut separated(&mut bytes, ", ", ": ")),
         (None, Some([items, key])) => value.serialize(&mut separated(&mut bytes, items, key)),
         _ => {
-            return Err(invalid(
-                "tojson takes two separators, and none of its own beside an indent",
-            ));
+            return Err(invalid("tojson accepts two separators, and none together with an indent"));
         }
     };
     written.map_err(invalid)?;
@@ -113,7 +111,7 @@ fn in_ascii(text: &str) -> String {
     all
 }
 
-/// `strftime_now(format)`: now, in UTC.
+/// `strftime_now(format)`: the current time in UTC.
 pub(super) fn strftime_now(format: &str) -> Result<String, Error> {
     strftime(OffsetDateTime::now_utc(), format)
 }
@@ -122,23 +120,23 @@ fn strftime(at: OffsetDateTime, format: &str) -> Result<String, Error> {
     at.format(&parse_strftime_owned(format).map_err(invalid)?).map_err(invalid)
 }
 
-/// A template with scopes in place of `{% generation %}` blocks: those mark what an assistant said
-/// for training, and change no text.
+/// Replaces `{% generation %}` blocks by scopes. They mark the assistant's text for training and do
+/// not change the output.
 pub(super) fn without_tracking(template: &str) -> String {
     let (mut all, mut rest) = (String::with_capacity(template.len()), template);
     while let Some(at) = rest.find("{%") {
         let (before, tag) = rest.split_at(at + 2);
         all.push_str(before);
-        // What looks like a tag within one begins right behind it.
+        // Text within a tag may look like the start of another tag.
         rest = tag;
         let Some((inside, _)) = tag.split_once("%}") else { continue };
-        let word = inside.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
-        let scope = match word {
+        let name = inside.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
+        let scope = match name {
             "generation" => "with",
             "endgeneration" => "endwith",
             _ => continue,
         };
-        all.push_str(&inside.replace(word, scope));
+        all.push_str(&inside.replace(name, scope));
         rest = &tag[inside.len()..];
     }
     all.push_str(rest);
@@ -150,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_date_is_written_as_python_writes_it() {
+    fn dates_are_formatted_as_in_python() {
         let at = OffsetDateTime::from_unix_timestamp(1_795_424_583).unwrap();
         assert_eq!(
             strftime(at, "%d %b %Y, %A %H:%M:%S %j").unwrap(),

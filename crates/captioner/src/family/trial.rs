@@ -1,40 +1,40 @@
-//! What a decoder says of a made-up picture: how a published graph is compared with two halves of
-//! it, and how it is found out that a step takes what depends on the picture once for all beams.
-//! Called by the decoder when a model is loaded; nothing is kept.
+//! Trial runs of a decoder on invented features. They compare a published graph with its two
+//! halves, and find out whether a step takes one row of constants for all beams. Called when a
+//! model is loaded; keeps nothing.
 
-use super::decoder::Decoder;
-use crate::cache::Sharing;
+use super::decoder::TextDecoder;
+use crate::cache::ConstantSharing;
 use crate::{ModelError, tensor};
 use ort::value::{DynValue, TensorElementType};
 
-/// Rows, positions of the picture (where the graph states none) and steps of a trial: rows whose
-/// order would show, and pasts of 0 to 3.
+/// Rows, positions of the picture (where the graph states none) and steps of a trial: several rows,
+/// so that their order matters, and pasts of 0 to 3 positions.
 const ROWS: usize = 3;
 const POSITIONS: usize = 6;
 const STEPS: usize = 3;
 
-/// The logits of a few steps of three captions, with an empty past and with one of up to three
-/// positions, rows traded in between.
+/// The logits of three captions after the prefill and after each step, with rows that change
+/// places.
 ///
 /// # Errors
-/// Inputs of shapes that nothing can be made up for; calls that fail.
-pub(super) fn run(decoder: &mut Decoder, constants: &[&str]) -> Result<Vec<f32>, ModelError> {
+/// Inputs whose shapes are not supported; calls that fail.
+pub(super) fn run(decoder: &mut TextDecoder, constants: &[&str]) -> Result<Vec<f32>, ModelError> {
     steps(decoder, constants, ROWS, |step| if step == 2 { &[2, 0, 1] } else { &[0, 1, 2] })
 }
 
-/// How few rows of the constants the decoder's steps take: a single one for all beams of a caption,
-/// where that gives the same bits.
-pub(super) fn sharing(decoder: &mut Decoder, constants: &[&str]) -> Sharing {
+/// How many rows of the constants the decoder's steps take: a single one for all beams of a
+/// caption, if that gives the same bits.
+pub(super) fn sharing(decoder: &mut TextDecoder, constants: &[&str]) -> ConstantSharing {
     if !constants.iter().any(|name| decoder.wants(name)) {
-        return Sharing::None;
+        return ConstantSharing::None;
     }
     let mut beams = |sharing| {
         decoder.share(sharing);
         steps(decoder, constants, 1, |step| if step == 1 { &[0, 0, 0] } else { &[2, 0, 0] })
     };
-    match (beams(Sharing::None), beams(Sharing::OneCaption)) {
-        (Ok(each), Ok(shared)) if same(&each, &shared) => Sharing::OneCaption,
-        _ => Sharing::None,
+    match (beams(ConstantSharing::None), beams(ConstantSharing::OneCaption)) {
+        (Ok(each), Ok(shared)) if same(&each, &shared) => ConstantSharing::OneCaption,
+        _ => ConstantSharing::None,
     }
 }
 
@@ -43,10 +43,10 @@ pub(super) fn same(a: &[f32], b: &[f32]) -> bool {
     !a.is_empty() && a.len() == b.len() && a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits())
 }
 
-/// Logits of the prefill of `captions` and of the steps after it; `order` says where the rows of a
-/// step come from.
+/// Logits of the prefill of `captions` and of the steps after it; `order` states which row each row
+/// of a step continues.
 fn steps(
-    decoder: &mut Decoder,
+    decoder: &mut TextDecoder,
     constants: &[&str],
     captions: usize,
     order: impl Fn(usize) -> &'static [usize],
@@ -69,9 +69,9 @@ fn steps(
     Ok(all)
 }
 
-/// What an encoder could have said of a picture, for a decoder's input of this name.
+/// Invented encoder output for an input of the decoder.
 fn picture(
-    decoder: &Decoder,
+    decoder: &TextDecoder,
     name: &str,
     [rows, positions]: [usize; 2],
     seed: u64,
@@ -93,9 +93,9 @@ fn picture(
     }
 }
 
-/// One token a row, another one for each row and step; as ids, or as embeddings where the decoder
+/// One token per row, different for each row and step: as ids, or as embeddings if the decoder
 /// takes those.
-fn tokens(decoder: &Decoder, rows: usize, step: usize) -> Result<DynValue, ModelError> {
+fn tokens(decoder: &TextDecoder, rows: usize, step: usize) -> Result<DynValue, ModelError> {
     let name = decoder.tokens();
     let ty = decoder.input_type(name).unwrap_or(TensorElementType::Int64);
     match decoder.input_shape(name).unwrap_or_default()[..] {
@@ -117,14 +117,8 @@ fn tokens(decoder: &Decoder, rows: usize, step: usize) -> Result<DynValue, Model
     }
 }
 
-/// Numbers between -1 and 1 that are the same every time (a linear congruential generator, Knuth's
-/// constants).
+/// Repeatable random numbers from -1 to 1.
 fn noise(count: usize, seed: u64) -> Vec<f32> {
-    let mut state = seed.wrapping_add(1);
-    let mut next = || {
-        state =
-            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        ((state >> 40) as f32) / (1u64 << 23) as f32 - 1.0
-    };
-    (0..count).map(|_| next()).collect()
+    let mut random = fastrand::Rng::with_seed(seed);
+    (0..count).map(|_| random.f32() * 2.0 - 1.0).collect()
 }

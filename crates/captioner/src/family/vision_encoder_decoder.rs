@@ -1,22 +1,25 @@
-//! `vision-encoder-decoder`: an image encoder whose features a text decoder attends to (ViT-GPT2,
-//! and the model that ships here).
+//! `vision-encoder-decoder`: an image encoder and a text decoder that attends to its features
+//! (ViT-GPT2, and the default model).
 //!
-//! The decoder takes no prompt but a start token. A folder may have one start token per style, and
-//! an encoder may say how sure it is of what it sees; both are stated in ways other programs
-//! ignore:
+//! The prompt is a single start token. A folder may have one start token per style, and an encoder
+//! may output a confidence. Both are declared so that other programs ignore them:
 //! * `config.json`: `"pg_caption": {"styles": {"concise": {"decoder_start_token_id": 5}, …},
 //!   "min_confidence": 0.6}`;
 //! * a second encoder output `confidence`, float32 `[batch]`, 0..=1.
 
-use super::decoder::Decoder;
-use super::encoder::{Encoder, PIXELS};
-use super::{Family, Logits, Opened, Prepare};
-use crate::cache::Cache;
-use crate::folder::Folder;
+use super::decoder::TextDecoder;
+use super::encoder::{ImageEncoder, PIXELS};
+use super::traits::{FamilyPreparer, FamilyRunner, OpenedFamily};
+use crate::ModelError;
+use crate::cache::DecoderCache;
+use crate::features::PictureFeatures;
+use crate::folder::ModelFolder;
+use crate::generation::GenerationSettings;
+use crate::logits::LogitRows;
 use crate::picture::{PictureOptions, PixelValues};
-use crate::tensor::{self, Data, HostTensor};
-use crate::text::Text;
-use crate::{GenerationSettings, ModelError, PictureFeatures, PromptWords, TokenPrompt};
+use crate::prompt::{PromptWords, TokenPrompt};
+use crate::tensor::{self, HostTensor, TensorData};
+use crate::text::TextTokenizer;
 use ort::value::{DynValue, TensorElementType};
 use pg_caption_pixels::{ImageProcessor, RgbPicture};
 use pg_caption_style::CaptionStyle;
@@ -24,20 +27,18 @@ use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::Arc;
 
-/// `model_type`.
-pub(super) const NAME: &str = "vision-encoder-decoder";
 const HIDDEN: &str = "encoder_hidden_states";
 const MASK: &str = "encoder_attention_mask";
 const CONFIDENCE: &str = "confidence";
 
 /// Opens both halves.
 pub(super) fn open(
-    folder: &Folder,
+    folder: &ModelFolder,
     settings: &GenerationSettings,
-    _text: &Arc<Text>,
-) -> Result<Opened, ModelError> {
+    _text: &Arc<TextTokenizer>,
+) -> Result<OpenedFamily, ModelError> {
     let mut json = folder.json("preprocessor_config.json")?;
-    // The oldest folders name no class; the encoder says which it was.
+    // The oldest folders name no class; the type of the encoder implies it.
     if json.get("image_processor_type").or_else(|| json.get("feature_extractor_type")).is_none()
         && let Some(class) =
             match folder.config.pointer("/encoder/model_type").and_then(Value::as_str) {
@@ -52,16 +53,14 @@ pub(super) fn open(
     let processor =
         processor.map_err(|e| ModelError::config(folder.file("preprocessor_config.json"), e))?;
     let prepare = Shared { processor, starts: starts(folder, settings)? };
-    // The decoder first: loading it takes the most memory beyond what stays. Of several faults its
-    // own is named last.
-    let decoder = Decoder::open(folder, "input_ids", &[HIDDEN, MASK]);
+    // The decoder first: loading it has the highest peak of memory. Its own error is reported last.
+    let decoder = TextDecoder::open(folder, "input_ids", &[HIDDEN, MASK]);
     let (encoder, encoder_file) =
-        Encoder::open(folder, "encoder_model", &[PIXELS], &["last_hidden_state", HIDDEN])?;
+        ImageEncoder::open(folder, "encoder_model", &[PIXELS], &["last_hidden_state", HIDDEN])?;
     let (decoder, decoder_files) = decoder?;
     let (vocabulary, hoisted) = (decoder.vocabulary(), decoder.is_hoisted());
     let has_confidence = encoder.graph().output(CONFIDENCE).is_some();
-    Ok(Opened {
-        name: NAME,
+    Ok(OpenedFamily {
         prepare: Box::new(prepare),
         sessions: Box::new(Sessions { encoder, decoder, has_confidence }),
         graphs: std::iter::once(encoder_file).chain(decoder_files).collect(),
@@ -76,11 +75,11 @@ struct Starts {
     by_style: HashMap<String, i64>,
 }
 
-fn starts(folder: &Folder, settings: &GenerationSettings) -> Result<Starts, ModelError> {
+fn starts(folder: &ModelFolder, settings: &GenerationSettings) -> Result<Starts, ModelError> {
     let wrong = |reason: String| ModelError::config(folder.file("config.json"), reason);
     let default = settings.decoder_start_token_id.or(settings.bos_token_id);
     let default = default.ok_or_else(|| {
-        wrong("no \"decoder_start_token_id\", neither here nor in generation_config.json".into())
+        wrong("no \"decoder_start_token_id\" here or in generation_config.json".into())
     })?;
     let mut by_style = HashMap::new();
     let styles = folder.config.get("pg_caption").and_then(|own| own.get("styles"));
@@ -88,9 +87,11 @@ fn starts(folder: &Folder, settings: &GenerationSettings) -> Result<Starts, Mode
         let styles = styles
             .as_object()
             .ok_or_else(|| wrong("\"pg_caption\".\"styles\" is not an object".into()))?;
-        for (style, words) in styles {
-            let id =
-                words.get("decoder_start_token_id").and_then(Value::as_i64).filter(|id| *id >= 0);
+        for (style, settings) in styles {
+            let id = settings
+                .get("decoder_start_token_id")
+                .and_then(Value::as_i64)
+                .filter(|id| *id >= 0);
             let id = id.ok_or_else(|| {
                 wrong(format!("style \"{style}\" has no \"decoder_start_token_id\""))
             })?;
@@ -100,13 +101,13 @@ fn starts(folder: &Folder, settings: &GenerationSettings) -> Result<Starts, Mode
     Ok(Starts { default, by_style })
 }
 
-/// The half that all threads share.
+/// The half that threads share.
 struct Shared {
     processor: ImageProcessor,
     starts: Starts,
 }
 
-impl Prepare for Shared {
+impl FamilyPreparer for Shared {
     fn target(&self) -> (u32, u32) {
         self.processor.target()
     }
@@ -121,9 +122,12 @@ impl Prepare for Shared {
         _options: &PictureOptions,
     ) -> Result<PixelValues, ModelError> {
         let tensor = self.processor.apply(rgb);
-        // The encoder's batch axis comes from stacking pictures.
+        // Stacking the pictures adds the batch axis.
         let shape = tensor.shape.iter().skip(1).map(|n| *n as i64).collect();
-        Ok(PixelValues::new(vec![(PIXELS, HostTensor { shape, data: Data::F32(tensor.data) })]))
+        Ok(PixelValues::new(vec![(
+            PIXELS,
+            HostTensor { shape, data: TensorData::F32(tensor.data) },
+        )]))
     }
 
     fn prompt(
@@ -133,9 +137,9 @@ impl Prepare for Shared {
         _features: &PictureFeatures,
     ) -> Result<TokenPrompt, ModelError> {
         if words.text.is_some() {
-            return Err(ModelError::Prompt(format!(
-                "a {NAME} model starts from a token and cannot be told anything in words"
-            )));
+            return Err(ModelError::Prompt(
+                "this model starts from a token and reads no text".into(),
+            ));
         }
         let own = self
             .starts
@@ -158,12 +162,12 @@ impl Prepare for Shared {
 
 /// The half that owns the sessions.
 struct Sessions {
-    encoder: Encoder,
-    decoder: Decoder,
+    encoder: ImageEncoder,
+    decoder: TextDecoder,
     has_confidence: bool,
 }
 
-impl Family for Sessions {
+impl FamilyRunner for Sessions {
     type Value = DynValue;
 
     fn encode(&mut self, pictures: &[&PixelValues]) -> Result<Vec<PictureFeatures>, ModelError> {
@@ -185,7 +189,7 @@ impl Family for Sessions {
                 let stated = value.floats().and_then(|v| v.first().copied());
                 let stated = stated
                     .ok_or_else(|| wrong("\"confidence\" is not a float per picture".into()))?;
-                // What is not a number is no confidence at all.
+                // NaN means no confidence.
                 *confidence = Some(if stated.is_nan() { 0.0 } else { stated.clamp(0.0, 1.0) });
             }
         }
@@ -199,7 +203,7 @@ impl Family for Sessions {
     fn prefill(
         &mut self,
         captions: &[(&PictureFeatures, &TokenPrompt)],
-    ) -> Result<(Logits, Cache<DynValue>), ModelError> {
+    ) -> Result<(LogitRows, DecoderCache<DynValue>), ModelError> {
         let rows = captions.len() as i64;
         let hidden = captions
             .iter()
@@ -222,7 +226,11 @@ impl Family for Sessions {
         self.decoder.prefill(tensor::tensor(vec![rows, length as i64], ids)?, constants)
     }
 
-    fn step(&mut self, cache: &mut Cache<DynValue>, tokens: &[i64]) -> Result<Logits, ModelError> {
+    fn step(
+        &mut self,
+        cache: &mut DecoderCache<DynValue>,
+        tokens: &[i64],
+    ) -> Result<LogitRows, ModelError> {
         self.decoder.step(cache, tensor::tensor(vec![tokens.len() as i64, 1], tokens.to_vec())?)
     }
 }
@@ -235,15 +243,18 @@ mod tests {
 
     fn shared(config: Value) -> Result<Starts, ModelError> {
         let settings = GenerationSettings::merged(&config, None).unwrap();
-        starts(&Folder::of_config(config), &settings)
+        starts(&ModelFolder::of_config(config), &settings)
     }
 
     fn processor() -> ImageProcessor {
-        ImageProcessor::from_json(&json!({ "image_processor_type": "ViTImageProcessor", "size": { "height": 8, "width": 8 } })).unwrap()
+        ImageProcessor::from_json(&json!({
+            "image_processor_type": "ViTImageProcessor", "size": { "height": 8, "width": 8 }
+        }))
+        .unwrap()
     }
 
     fn features() -> PictureFeatures {
-        PictureFeatures::new(HostTensor { shape: vec![1], data: Data::F32(vec![0.0]) }, None)
+        PictureFeatures::new(HostTensor { shape: vec![1], data: TensorData::F32(vec![0.0]) }, None)
     }
 
     fn prompt_of(starts: Starts, style: &CaptionStyle) -> Vec<i64> {
@@ -251,7 +262,7 @@ mod tests {
         shared
             .prompt(
                 style,
-                PromptWords { context: Some("of no use here"), ..PromptWords::default() },
+                PromptWords { context: Some("ignored"), ..PromptWords::default() },
                 &features(),
             )
             .unwrap()
@@ -259,16 +270,19 @@ mod tests {
     }
 
     #[test]
-    fn a_style_starts_with_its_own_token_else_its_tasks_else_the_folders() {
+    fn start_tokens_fall_back_to_task_and_folder() {
         let config = json!({
             "decoder_start_token_id": 1,
-            "pg_caption": { "styles": { "seo": { "decoder_start_token_id": 7 }, "mine": { "decoder_start_token_id": 8 } } },
+            "pg_caption": { "styles": {
+                "seo": { "decoder_start_token_id": 7 },
+                "custom": { "decoder_start_token_id": 8 },
+            } },
         });
         let mut style = builtin("seo").unwrap();
         assert_eq!(prompt_of(shared(config.clone()).unwrap(), &style), [7]);
-        style.name = "mine".into();
+        style.name = "custom".into();
         assert_eq!(prompt_of(shared(config.clone()).unwrap(), &style), [8]);
-        style.name = "theirs".into();
+        style.name = "other".into();
         assert_eq!(prompt_of(shared(config.clone()).unwrap(), &style), [7], "by its task");
         style.task = StyleTask::Detailed;
         assert_eq!(prompt_of(shared(config).unwrap(), &style), [1]);
@@ -283,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn words_are_refused_because_the_model_cannot_read_them() {
+    fn text_prompts_are_refused() {
         let shared = Shared {
             processor: processor(),
             starts: shared(json!({ "bos_token_id": 3 })).unwrap(),

@@ -1,16 +1,15 @@
-//! Beam search as the reference implementation has done it since its vectorised rewrite
-//! (transformers 4.50).
+//! Beam search as in the reference implementation since its vectorised rewrite (transformers 4.50).
 //!
-//! Candidates are the best `max(2, 1 + end tokens) * beams` continuations. Those that end (an end
-//! token, or no room left) and stand among the first `beams` enter a pool ordered by
-//! length-normalised score; the best of the others run on.
+//! Candidates are the best `max(2, 1 + end tokens) * beams` continuations. Those that end (by an
+//! end token or the limit) and are among the first `beams` enter a pool sorted by length-normalised
+//! score. The best of the others continue.
 
-use super::numbers::{Normaliser, best};
+use super::numbers::{LogSoftmax, best};
 use super::rules;
-use super::search::{Advance, Frame, NotNumbers, Tally};
 use super::settings::EarlyStopping;
+use super::step::{ChosenTokens, NotNumbers, SearchAdvance, SearchFrame, SearchOutcome};
 
-/// The reference's "minus infinity" for scores: finite, so that sums and quotients of it keep their
+/// The reference's stand-in for minus infinity: finite, so that sums and quotients of it keep their
 /// order.
 const NEVER: f32 = -1e9;
 
@@ -18,24 +17,24 @@ const NEVER: f32 = -1e9;
 struct Running {
     sequence: Vec<i64>,
     score: f32,
-    tally: Tally,
+    tally: ChosenTokens,
 }
 
 #[derive(Clone)]
 struct Pooled {
-    /// `None`: the place is empty.
-    sequence: Option<(Vec<i64>, Tally)>,
+    /// `None`: an empty slot.
+    sequence: Option<(Vec<i64>, ChosenTokens)>,
     score: f32,
     finished: bool,
 }
 
 /// All rows of one caption.
-pub(super) struct Beams {
+pub(super) struct BeamSearch {
     /// Best first.
     running: Vec<Running>,
     /// Best first; always as many as beams.
     pool: Vec<Pooled>,
-    /// Latches: once false, nothing enters the pool any more.
+    /// Never becomes true again: once false, the pool is closed.
     can_improve: bool,
 }
 
@@ -44,26 +43,30 @@ struct Candidate {
     token: i64,
     score: f32,
     ends: bool,
-    tally: Tally,
+    tally: ChosenTokens,
 }
 
-impl Beams {
-    pub fn new(prompt: &[i64], beams: usize) -> Beams {
-        // All beams start equal; scoring all but one out of the race makes the first step choose
-        // different tokens.
+impl BeamSearch {
+    pub fn new(prompt: &[i64], beams: usize) -> BeamSearch {
+        // All beams start equal. A low score for all but one makes the first step choose different
+        // tokens.
         let running = (0..beams).map(|beam| Running {
             sequence: prompt.to_vec(),
             score: if beam == 0 { 0.0 } else { NEVER },
-            tally: Tally::default(),
+            tally: ChosenTokens::default(),
         });
-        Beams {
+        BeamSearch {
             running: running.collect(),
             pool: vec![Pooled { sequence: None, score: NEVER, finished: false }; beams],
             can_improve: true,
         }
     }
 
-    pub fn advance(&mut self, frame: Frame, logits: &[&[f32]]) -> Result<Advance, NotNumbers> {
+    pub fn advance(
+        &mut self,
+        frame: SearchFrame,
+        logits: &[&[f32]],
+    ) -> Result<SearchAdvance, NotNumbers> {
         let beams = self.running.len();
         let candidates = self.candidates(frame, logits)?;
         let length = self.running[0].sequence.len() + 1;
@@ -73,7 +76,7 @@ impl Beams {
             sequence
         };
 
-        // The best that do not end go on; those that end are scored out of the race.
+        // The best continuations that do not end go on; those that end get the lowest score.
         let continued =
             best(candidates.iter().map(|c| c.score + if c.ends { NEVER } else { 0.0 }), beams);
         let running: Vec<Running> = continued
@@ -84,15 +87,15 @@ impl Beams {
                 tally: candidates[*i].tally,
             })
             .collect();
-        // After prefill all beams stand on its one row: a forced first token is the only one left,
-        // so that the beams that were scored out of the race go on as well.
+        // After prefill all beams share its one row. A forced first token is then the only
+        // candidate, so low-scored beams continue as well.
         let last = logits.len().saturating_sub(1);
         let rows: Vec<(usize, i64)> = continued
             .iter()
             .map(|(i, _)| (candidates[*i].source.min(last), candidates[*i].token))
             .collect();
 
-        // Those among the first that end join the pool.
+        // Candidates among the first `beams` that end join the pool.
         let penalty = frame.settings.length_penalty;
         let stop_when_full = frame.settings.early_stopping == EarlyStopping::WhenFull;
         let full = self.pool.iter().all(|p| p.finished) && stop_when_full;
@@ -128,16 +131,20 @@ impl Beams {
         self.can_improve &= self.pool.iter().any(|p| hope > if p.finished { worst } else { NEVER });
         let full = self.pool.iter().all(|p| p.finished) && stop_when_full;
         if !self.can_improve || full || candidates.iter().all(|c| c.ends) {
-            return Ok(Advance::Done(self.outcome(frame)));
+            return Ok(SearchAdvance::Done(self.outcome(frame)));
         }
-        Ok(Advance::Continue(rows))
+        Ok(SearchAdvance::Continue(rows))
     }
 
     /// The best continuations of all rows, best first.
-    fn candidates(&self, frame: Frame, logits: &[&[f32]]) -> Result<Vec<Candidate>, NotNumbers> {
+    fn candidates(
+        &self,
+        frame: SearchFrame,
+        logits: &[&[f32]],
+    ) -> Result<Vec<Candidate>, NotNumbers> {
         let normalisers = logits
             .iter()
-            .map(|row| Normaliser::of(row).ok_or(NotNumbers))
+            .map(|row| LogSoftmax::of(row).ok_or(NotNumbers))
             .collect::<Result<Vec<_>, _>>()?;
         // After prefill one row of logits stands for all beams, whose sequences are still equal.
         let row_of = |beam: usize| beam.min(logits.len().saturating_sub(1));
@@ -173,10 +180,10 @@ impl Beams {
         Ok(best(all, keep).into_iter().map(candidate).collect())
     }
 
-    fn outcome(&self, frame: Frame) -> super::Outcome {
+    fn outcome(&self, frame: SearchFrame) -> SearchOutcome {
         match &self.pool[0].sequence {
             Some((sequence, tally)) => frame.outcome(sequence, *tally),
-            // Nothing ever ended in the race: the best running sequence is what there is.
+            // No candidate ended: return the best running sequence.
             None => frame.outcome(&self.running[0].sequence, self.running[0].tally),
         }
     }
@@ -184,25 +191,25 @@ impl Beams {
 
 #[cfg(test)]
 mod tests {
-    use super::super::search::{Outcome, Search};
+    use super::super::search::CaptionSearch;
     use super::super::settings::GenerationSettings;
     use super::*;
     use pg_caption_wire::FinishReason;
     use serde_json::json;
     use std::sync::Arc;
 
-    /// Runs a search on a table: after token t the logits are `table[t]` (natural logarithms of
-    /// probabilities work well).
-    fn run(settings: serde_json::Value, max_new: u32, table: &[Vec<f32>]) -> Outcome {
+    /// Runs a search on a table: after token t the logits are `table[t]`. Natural logarithms of
+    /// probabilities are suitable values.
+    fn run(settings: serde_json::Value, max_new: u32, table: &[Vec<f32>]) -> SearchOutcome {
         let settings = Arc::new(GenerationSettings::default().overridden(&settings).unwrap());
         let beams = settings.num_beams as usize;
-        let mut search = Search::new(settings, &[0], max_new);
+        let mut search = CaptionSearch::new(settings, &[0], max_new);
         let mut tokens = vec![0usize];
         for _ in 0..1000 {
             let rows: Vec<&[f32]> = tokens.iter().map(|t| table[*t].as_slice()).collect();
             match search.advance(&rows).unwrap() {
-                Advance::Done(outcome) => return outcome,
-                Advance::Continue(rows) => {
+                SearchAdvance::Done(outcome) => return outcome,
+                SearchAdvance::Continue(rows) => {
                     assert_eq!(rows.len(), beams);
                     assert!(rows.iter().all(|(source, _)| *source < beams));
                     tokens = rows.iter().map(|(_, t)| *t as usize).collect();
@@ -216,8 +223,8 @@ mod tests {
         rows.iter().map(|row| row.iter().map(|p| p.ln()).collect()).collect()
     }
 
-    /// Greedy takes 1 (0.5) and ends with 0.5 * 0.4; the better text starts with the second-best
-    /// token: 0.4 * 0.9.
+    /// Greedy search takes 1 (0.5) and ends with 0.5 * 0.4; the better text starts with the
+    /// second-best token: 0.4 * 0.9.
     fn garden_path() -> Vec<Vec<f32>> {
         ln(&[
             &[0.05, 0.5, 0.4, 0.05],
@@ -228,7 +235,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_text_that_greedy_search_misses() {
+    fn beams_find_what_greedy_search_misses() {
         let outcome = run(json!({ "num_beams": 2, "eos_token_id": 3 }), 8, &garden_path());
         assert_eq!((outcome.ids, outcome.finish), (vec![2, 3], FinishReason::Stop));
         assert!((outcome.confidence - 0.36f32.sqrt()).abs() < 1e-4, "{}", outcome.confidence);
@@ -239,14 +246,14 @@ mod tests {
     }
 
     #[test]
-    fn a_text_cut_by_the_ceiling_is_still_the_best_of_its_length() {
+    fn truncated_text_is_the_best_of_its_length() {
         let outcome = run(json!({ "num_beams": 2, "eos_token_id": 7 }), 2, &garden_path());
         assert_eq!((outcome.ids, outcome.finish), (vec![2, 3], FinishReason::Length));
     }
 
     #[test]
-    fn a_long_text_wins_under_a_high_length_penalty_and_loses_under_a_negative_one() {
-        // Ending at once has probability 0.3; going 1, 2, end has 0.6 * 0.6 * 0.6 = 0.216.
+    fn length_penalty_decides_between_lengths() {
+        // Immediate end: probability 0.3. The sequence 1, 2, end: 0.6 * 0.6 * 0.6 = 0.216.
         let table = ln(&[
             &[0.05, 0.6, 0.05, 0.3],
             &[0.2, 0.1, 0.6, 0.1],
@@ -268,7 +275,10 @@ mod tests {
     fn every_early_stopping_rule_ends_within_the_limit() {
         for rule in [json!(true), json!(false), json!("never")] {
             for max_new in 1..12 {
-                let settings = json!({ "num_beams": 3, "eos_token_id": 3, "early_stopping": rule, "no_repeat_ngram_size": 2 });
+                let settings = json!({
+                    "num_beams": 3, "eos_token_id": 3, "early_stopping": rule,
+                    "no_repeat_ngram_size": 2
+                });
                 let outcome = run(settings, max_new, &garden_path());
                 assert!(
                     !outcome.ids.is_empty() && outcome.ids.len() <= max_new as usize,
@@ -288,15 +298,15 @@ mod tests {
     }
 
     #[test]
-    fn beams_that_begin_with_a_forced_token_all_continue_the_prompts_one_row() {
+    fn forced_first_tokens_continue_one_row() {
         let settings = json!({ "num_beams": 3, "eos_token_id": 3, "forced_bos_token_id": 1 });
-        let mut search = Search::new(
+        let mut search = CaptionSearch::new(
             Arc::new(GenerationSettings::default().overridden(&settings).unwrap()),
             &[0],
             8,
         );
-        let Advance::Continue(rows) = search.advance(&[&garden_path()[0]]).unwrap() else {
-            panic!("over at once")
+        let SearchAdvance::Continue(rows) = search.advance(&[&garden_path()[0]]).unwrap() else {
+            panic!("ended immediately")
         };
         assert_eq!(rows, [(0, 1), (0, 1), (0, 1)]);
     }
@@ -305,7 +315,7 @@ mod tests {
     fn rows_of_unequal_length_are_refused() {
         let settings =
             Arc::new(GenerationSettings::default().overridden(&json!({ "num_beams": 2 })).unwrap());
-        let mut search = Search::new(settings, &[0], 8);
+        let mut search = CaptionSearch::new(settings, &[0], 8);
         assert!(search.advance(&[&[0.0, 1.0], &[0.0]]).is_err());
     }
 }

@@ -1,23 +1,31 @@
 //! Greedy search: the best token of each step.
 
-use super::numbers::{Normaliser, argmax};
+use super::numbers::{LogSoftmax, argmax};
 use super::rules;
-use super::search::{Advance, Frame, NotNumbers, Tally};
+use super::step::{ChosenTokens, NotNumbers, SearchAdvance, SearchFrame};
 
 /// The one row of a greedy caption.
-pub(super) struct Greedy {
+pub(super) struct GreedySearch {
     sequence: Vec<i64>,
-    tally: Tally,
+    tally: ChosenTokens,
     scores: Vec<f32>,
 }
 
-impl Greedy {
-    pub fn new(prompt: &[i64]) -> Greedy {
-        Greedy { sequence: prompt.to_vec(), tally: Tally::default(), scores: Vec::new() }
+impl GreedySearch {
+    pub fn new(prompt: &[i64]) -> GreedySearch {
+        GreedySearch {
+            sequence: prompt.to_vec(),
+            tally: ChosenTokens::default(),
+            scores: Vec::new(),
+        }
     }
 
-    pub fn advance(&mut self, frame: Frame, logits: &[f32]) -> Result<Advance, NotNumbers> {
-        let normaliser = Normaliser::of(logits).ok_or(NotNumbers)?;
+    pub fn advance(
+        &mut self,
+        frame: SearchFrame,
+        logits: &[f32],
+    ) -> Result<SearchAdvance, NotNumbers> {
+        let normaliser = LogSoftmax::of(logits).ok_or(NotNumbers)?;
         self.scores.clear();
         self.scores.extend_from_slice(logits);
         let at = frame.at(&self.sequence);
@@ -29,24 +37,25 @@ impl Greedy {
         let token = token as i64;
         self.sequence.push(token);
         if frame.settings.eos_token_id.contains(&token) || self.sequence.len() >= frame.limit {
-            return Ok(Advance::Done(frame.outcome(&self.sequence, self.tally)));
+            return Ok(SearchAdvance::Done(frame.outcome(&self.sequence, self.tally)));
         }
-        Ok(Advance::Continue(vec![(0, token)]))
+        Ok(SearchAdvance::Continue(vec![(0, token)]))
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::search::{Outcome, Search};
+    use super::super::search::CaptionSearch;
     use super::super::settings::GenerationSettings;
+    use super::super::step::SearchOutcome;
     use super::*;
     use pg_caption_wire::FinishReason;
     use serde_json::json;
     use std::sync::Arc;
 
     /// Runs a search on a table: after token t the logits are `table[t]`.
-    fn run(settings: serde_json::Value, max_new: u32, table: &[&[f32]]) -> Outcome {
-        let mut search = Search::new(
+    fn run(settings: serde_json::Value, max_new: u32, table: &[&[f32]]) -> SearchOutcome {
+        let mut search = CaptionSearch::new(
             Arc::new(GenerationSettings::default().overridden(&settings).unwrap()),
             &[0],
             max_new,
@@ -54,8 +63,8 @@ mod tests {
         let mut token = 0;
         loop {
             match search.advance(&[table[token]]).unwrap() {
-                Advance::Done(outcome) => return outcome,
-                Advance::Continue(rows) => {
+                SearchAdvance::Done(outcome) => return outcome,
+                SearchAdvance::Continue(rows) => {
                     assert_eq!(rows.len(), 1);
                     token = rows[0].1 as usize;
                 }
@@ -77,40 +86,37 @@ mod tests {
     }
 
     #[test]
-    fn a_start_token_that_is_also_the_end_token_does_not_end_the_text_at_once() {
+    fn a_start_token_never_ends_the_text() {
         let outcome = run(json!({ "eos_token_id": 0 }), 64, CHAIN);
         assert_eq!((outcome.ids, outcome.finish), (vec![1, 2, 3, 0], FinishReason::Stop));
     }
 
     #[test]
-    fn stops_at_the_ceiling() {
+    fn stops_at_the_limit() {
         let outcome = run(json!({ "eos_token_id": 3 }), 2, CHAIN);
         assert_eq!((outcome.ids, outcome.finish), (vec![1, 2], FinishReason::Length));
     }
 
     #[test]
-    fn an_end_token_at_the_last_position_is_a_stop_unless_it_was_forced() {
+    fn a_forced_last_end_token_is_no_stop() {
         assert_eq!(run(json!({ "eos_token_id": 3 }), 3, CHAIN).finish, FinishReason::Stop);
         let forced = run(json!({ "eos_token_id": 3, "forced_eos_token_id": 3 }), 2, CHAIN);
         assert_eq!((forced.ids, forced.finish), (vec![1, 3], FinishReason::Length));
     }
 
     #[test]
-    fn confidence_is_the_geometric_mean_of_the_chosen_tokens_probabilities() {
+    fn confidence_is_a_geometric_mean() {
         let p = (5f64).exp() / ((5f64).exp() + 3.0);
         let plain = run(json!({ "eos_token_id": 3 }), 64, CHAIN);
         assert!((plain.confidence as f64 - p).abs() < 1e-5, "{}", plain.confidence);
         let forced = run(json!({ "eos_token_id": 3, "forced_bos_token_id": 2 }), 64, CHAIN);
         assert_eq!(forced.ids, [2, 3]);
-        assert!(
-            (forced.confidence as f64 - p).abs() < 1e-5,
-            "a forced token says nothing about the model"
-        );
+        assert!((forced.confidence as f64 - p).abs() < 1e-5, "forced tokens do not count");
     }
 
     #[test]
-    fn logits_that_are_not_numbers_are_an_error_and_no_token() {
-        let mut search = Search::new(Arc::new(GenerationSettings::default()), &[0], 8);
+    fn non_finite_logits_choose_no_token() {
+        let mut search = CaptionSearch::new(Arc::new(GenerationSettings::default()), &[0], 8);
         assert_eq!(search.advance(&[&[0.0, f32::NAN]]), Err(NotNumbers));
         assert_eq!(search.advance(&[]), Err(NotNumbers));
     }

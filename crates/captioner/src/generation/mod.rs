@@ -1,8 +1,8 @@
 //! From logits to token ids: settings, rules, greedy and beam search.
 //!
-//! Knows no family and no session: [`Search`] is handed rows of logits and answers with the tokens
-//! to feed next. Mirrors the reference implementation's order of operations exactly; where floats
-//! are involved, in its precision (float32).
+//! Depends on no family and no session: [`CaptionSearch`] receives rows of logits and returns the
+//! tokens to feed next. Follows the reference implementation's order of operations exactly, and its
+//! precision (float32).
 
 mod beam;
 mod greedy;
@@ -11,6 +11,8 @@ mod rules;
 mod search;
 mod settings;
 mod sources;
+mod step;
 
-pub(crate) use search::{Advance, Outcome, Search};
+pub(crate) use search::CaptionSearch;
 pub use settings::{EarlyStopping, GenerationSettings};
+pub(crate) use step::SearchAdvance;

@@ -1,22 +1,21 @@
 //! Arithmetic over a row of scores: log-softmax, argmax, stable selection of the best.
 //!
-//! A row is as long as the vocabulary (50,000 and more), and this runs for every row of every step
-//! beside the model, so the exponentials are computed with a polynomial the compiler can vectorise
-//! instead of one library call each.
+//! A row is as long as the vocabulary (50,000 and more), and this code runs for every row of every
+//! step. The exponentials are therefore a polynomial that the compiler can vectorise, instead of
+//! one library call each.
 
 /// A row's maximum and the logarithm of its sum of exponentials: `log p(token) = (score - max) -
 /// log_sum`.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Normaliser {
+pub(super) struct LogSoftmax {
     max: f32,
     log_sum: f32,
 }
 
-impl Normaliser {
-    /// `None` if the row has a value that is no number, or no finite maximum: such logits mean
-    /// nothing.
-    pub fn of(logits: &[f32]) -> Option<Normaliser> {
-        // Two passes that vectorise: the largest, then the sum in eight lanes.
+impl LogSoftmax {
+    /// `None` if the row contains NaN or has no finite maximum.
+    pub fn of(logits: &[f32]) -> Option<LogSoftmax> {
+        // Two vectorised passes: the maximum, then the sum in eight lanes.
         let max = logits.iter().fold(f32::NEG_INFINITY, |a, b| if *b > a { *b } else { a });
         if !max.is_finite() {
             return None;
@@ -32,8 +31,8 @@ impl Normaliser {
             *lane += exp_nonpositive(x - max);
         }
         let sum: f32 = lanes.iter().sum();
-        // A NaN among the logits never wins the maximum but always poisons the sum.
-        sum.is_finite().then(|| Normaliser { max, log_sum: sum.ln() })
+        // NaN never becomes the maximum but always reaches the sum.
+        sum.is_finite().then(|| LogSoftmax { max, log_sum: sum.ln() })
     }
 
     /// Natural logarithm of the probability of a token with this score.
@@ -42,17 +41,18 @@ impl Normaliser {
     }
 }
 
-/// `exp(x)` for x <= 0 to about one unit in the last place, never below `exp(-87)` (1.6e-38,
-/// nothing beside the maximum's 1); NaN stays NaN. Free of branches and of saturating casts, which
-/// would keep the compiler from vectorising.
+/// `exp(x)` for x <= 0 with an error of about one unit in the last place, never below `exp(-87)`
+/// (1.6e-38, negligible next to the maximum's 1). NaN stays NaN. No branches and no saturating
+/// casts, which would prevent vectorisation.
 #[inline(always)]
 fn exp_nonpositive(x: f32) -> f32 {
-    // exp(x) = 2^n * exp(r), |r| <= ln(2)/2; ln(2) in two parts so that r is exact (Cody and
-    // Waite); Cephes' polynomial for exp(r).
-    const ROUND: f32 = 12_582_912.0; // 1.5 * 2^23: adding it rounds to a whole number, which then stands in the lowest bits
+    // exp(x) = 2^n * exp(r), |r| <= ln(2)/2. ln(2) has two parts so that r is exact (Cody and
+    // Waite). The polynomial for exp(r) is that of Cephes.
+    // 1.5 * 2^23: adding it rounds to an integer, which is then in the lowest bits.
+    const ROUND: f32 = 12_582_912.0;
     const LN2_HIGH: f32 = 0.693_359_4;
     const LN2_LOW: f32 = -2.121_944_4e-4;
-    // Not f32::max, which would swallow NaN.
+    // Not f32::max, which would drop NaN.
     let x = if -87.0 > x { -87.0 } else { x };
     let shifted = x * std::f32::consts::LOG2_E + ROUND;
     let n = shifted - ROUND;
@@ -63,7 +63,7 @@ fn exp_nonpositive(x: f32) -> f32 {
     }
     let e = (p * r * r + r) + 1.0;
     let scaled = f32::from_bits(e.to_bits().wrapping_add(shifted.to_bits() << 23));
-    // Adding bits to a NaN may make a number of it; a product does not.
+    // Adding bits to a NaN may turn it into a number; a product does not.
     scaled + r * 0.0
 }
 
@@ -73,8 +73,8 @@ pub(super) fn argmax(scores: &[f32]) -> usize {
     scores.iter().position(|s| *s == max).unwrap_or(0)
 }
 
-/// Indices of the `k` greatest scores, best first; of equal ones the lower index first (a stable
-/// sort's order).
+/// Indices of the `k` greatest scores, best first; of equal scores the lower index first, as in a
+/// stable sort.
 pub(super) fn best(scores: impl IntoIterator<Item = f32>, k: usize) -> Vec<(usize, f32)> {
     let mut kept: Vec<(usize, f32)> = Vec::with_capacity(k + 1);
     for (index, score) in scores.into_iter().enumerate() {
@@ -92,21 +92,14 @@ pub(super) fn best(scores: impl IntoIterator<Item = f32>, k: usize) -> Vec<(usiz
 mod tests {
     use super::*;
 
-    /// A small generator of test data (xorshift), so that runs are repeatable.
+    /// Repeatable random scores from -20 to 20.
     fn noise(seed: u64, len: usize) -> Vec<f32> {
-        let mut state = seed * 2 + 1;
-        (0..len)
-            .map(|_| {
-                state ^= state << 13;
-                state ^= state >> 7;
-                state ^= state << 17;
-                (state % 4000) as f32 / 100.0 - 20.0
-            })
-            .collect()
+        let mut random = fastrand::Rng::with_seed(seed);
+        (0..len).map(|_| random.u32(0..4000) as f32 / 100.0 - 20.0).collect()
     }
 
     #[test]
-    fn the_fast_exponential_is_as_good_as_the_librarys() {
+    fn the_fast_exponential_is_accurate() {
         for step in 0..870_000 {
             let x = -(step as f32) / 10_000.0;
             let (fast, exact) = (exp_nonpositive(x), (x as f64).exp());
@@ -120,28 +113,28 @@ mod tests {
     }
 
     #[test]
-    fn probabilities_of_a_row_add_up_to_one() {
+    fn probabilities_add_up_to_one() {
         for (seed, len) in [(1, 1), (2, 7), (3, 600), (4, 50_257)] {
             let row = noise(seed, len);
-            let normaliser = Normaliser::of(&row).unwrap();
+            let normaliser = LogSoftmax::of(&row).unwrap();
             let sum: f64 = row.iter().map(|x| (normaliser.log_probability(*x) as f64).exp()).sum();
             assert!((sum - 1.0).abs() < 1e-4, "{len}: {sum}");
         }
     }
 
     #[test]
-    fn rows_that_mean_nothing_are_noticed_wherever_the_bad_value_stands() {
+    fn non_finite_rows_are_detected() {
         for at in 0..20 {
             let mut row = noise(5, 20);
             row[at] = f32::NAN;
-            assert!(Normaliser::of(&row).is_none(), "NaN at {at}");
+            assert!(LogSoftmax::of(&row).is_none(), "NaN at {at}");
             row[at] = f32::INFINITY;
-            assert!(Normaliser::of(&row).is_none(), "infinity at {at}");
+            assert!(LogSoftmax::of(&row).is_none(), "infinity at {at}");
             row[at] = f32::NEG_INFINITY;
-            assert!(Normaliser::of(&row).is_some(), "a masked token is fine");
+            assert!(LogSoftmax::of(&row).is_some(), "a masked token is fine");
         }
-        assert!(Normaliser::of(&[]).is_none());
-        assert!(Normaliser::of(&[f32::NEG_INFINITY; 3]).is_none());
+        assert!(LogSoftmax::of(&[]).is_none());
+        assert!(LogSoftmax::of(&[f32::NEG_INFINITY; 3]).is_none());
     }
 
     #[test]

@@ -1,37 +1,37 @@
-//! The logits rules, in the reference implementation's order.
+//! The rules for logits, in the reference implementation's order.
 //!
 //! `scores` are raw logits for greedy search and log-probabilities for beam search; one row,
-//! changed in place. A forced token overrides everything before it, the n-gram ban included; only
-//! what is suppressed comes after it. Ids outside the vocabulary are passed over.
+//! changed in place. A forced token overrides all earlier rules, the n-gram ban included; only
+//! suppression comes later. Ids outside the vocabulary are ignored.
 
 use super::settings::GenerationSettings;
 
-/// A sequence as the rules see it.
+/// A sequence as the rules need it.
 #[derive(Clone, Copy)]
-pub(super) struct Position<'a> {
-    /// The decoder's whole sequence: start token or prompt, then what was generated.
+pub(super) struct RulePosition<'a> {
+    /// The decoder's whole sequence: start token or prompt, then generated tokens.
     pub sequence: &'a [i64],
-    /// Tokens of it that were given.
+    /// Number of prompt tokens in it.
     pub prompt: usize,
     /// Greatest length of the whole sequence.
     pub limit: usize,
 }
 
-impl Position<'_> {
-    /// The next token is not the model's choice.
+impl RulePosition<'_> {
+    /// Whether the next token is forced.
     pub fn is_forced(&self, settings: &GenerationSettings) -> bool {
         (settings.forced_bos_token_id.is_some() && self.sequence.len() == 1)
             || self.is_forced_end(settings)
     }
 
-    /// The next token is the last there is room for, and has to be an end token.
+    /// Whether the next token reaches the limit and has to be an end token.
     pub fn is_forced_end(&self, settings: &GenerationSettings) -> bool {
         !settings.forced_eos_token_id.is_empty() && self.sequence.len() + 1 == self.limit
     }
 }
 
-/// Applies every rule that is on.
-pub(super) fn apply(settings: &GenerationSettings, at: Position, scores: &mut [f32]) {
+/// Applies every enabled rule.
+pub(super) fn apply(settings: &GenerationSettings, at: RulePosition, scores: &mut [f32]) {
     penalise_repetition(settings.repetition_penalty, at.sequence, scores);
     ban_repeated_ngrams(settings.no_repeat_ngram_size as usize, at.sequence, scores);
     ban_words(settings, at.sequence, scores);
@@ -50,7 +50,7 @@ pub(super) fn apply(settings: &GenerationSettings, at: Position, scores: &mut [f
         force(scores, &settings.forced_eos_token_id);
     }
     set(scores, &settings.suppress_tokens, f32::NEG_INFINITY);
-    // A forced first token is not what a text begins with.
+    // A forced first token does not count as the beginning of the text.
     let begin = at.prompt + usize::from(at.prompt == 1 && settings.forced_bos_token_id.is_some());
     if at.sequence.len() == begin {
         set(scores, &settings.begin_suppress_tokens, f32::NEG_INFINITY);
@@ -106,8 +106,8 @@ fn ban_words(settings: &GenerationSettings, sequence: &[i64], scores: &mut [f32]
     for word in &settings.bad_words_ids {
         let Some((last, before)) = word.split_last() else { continue };
         let is_end = before.is_empty() && settings.eos_token_id.contains(last);
-        // The reference passes over a word as long as all there is, although all but its last token
-        // may be there.
+        // The reference skips a word as long as the whole sequence, even if all its tokens but the
+        // last precede.
         let fits = before.is_empty() || word.len() <= sequence.len();
         if !is_end && fits && sequence.ends_with(before) {
             set(scores, &[*last], f32::NEG_INFINITY);
@@ -129,12 +129,12 @@ mod tests {
         mut scores: Vec<f32>,
     ) -> Vec<f32> {
         let settings = GenerationSettings::default().overridden(&settings).unwrap();
-        apply(&settings, Position { sequence, prompt: 1, limit }, &mut scores);
+        apply(&settings, RulePosition { sequence, prompt: 1, limit }, &mut scores);
         scores
     }
 
     #[test]
-    fn a_used_token_is_multiplied_when_negative_and_divided_when_positive_once() {
+    fn repetition_penalty_applies_once_per_token() {
         assert_eq!(
             after(json!({ "repetition_penalty": 2.0 }), &[0, 1, 1, 99], 9, vec![-1.0, 4.0, 3.0]),
             [-2.0, 2.0, 3.0]
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn an_ngram_that_occurred_does_not_occur_again_start_token_included() {
+    fn ngrams_never_repeat() {
         assert_eq!(
             after(json!({ "no_repeat_ngram_size": 3 }), &[0, 1, 2, 0, 1], 9, vec![0.0; 4]),
             [0.0, 0.0, OUT, 0.0]
@@ -169,15 +169,17 @@ mod tests {
 
     #[test]
     fn forced_tokens_override_the_ngram_ban() {
-        let settings = json!({ "forced_bos_token_id": 0, "forced_eos_token_id": [2], "no_repeat_ngram_size": 1 });
+        let settings = json!({
+            "forced_bos_token_id": 0, "forced_eos_token_id": [2], "no_repeat_ngram_size": 1
+        });
         assert_eq!(after(settings.clone(), &[0], 9, vec![1.0; 3]), [0.0, OUT, OUT]);
         assert_eq!(after(settings.clone(), &[0, 1, 2], 4, vec![1.0; 3]), [OUT, OUT, 0.0]);
         assert_eq!(after(settings, &[0, 1, 2], 5, vec![1.0; 3]), [OUT, OUT, OUT]);
     }
 
-    /// The reference's NoBadWords, SuppressTokens and SuppressTokensAtBegin as their definitions
-    /// read: for each token, may it come?
-    fn may_come(
+    /// The reference's NoBadWords, SuppressTokens and SuppressTokensAtBegin by definition: whether
+    /// a token is allowed.
+    fn is_allowed(
         settings: &GenerationSettings,
         sequence: &[i64],
         prompt: usize,
@@ -200,7 +202,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_a_folder_bans_never_comes_and_the_rest_is_as_it_was(
+        fn bans_remove_tokens_and_change_nothing_else(
             words in proptest::collection::vec(proptest::collection::vec(0i64..5, 1..4), 0..6),
             suppressed in proptest::collection::vec(0i64..7, 0..3),
             at_begin in proptest::collection::vec(0i64..7, 0..3),
@@ -211,31 +213,37 @@ mod tests {
         ) {
             let prompt = given.min(sequence.len());
             let settings = GenerationSettings {
-                bad_words_ids: words, suppress_tokens: suppressed, begin_suppress_tokens: at_begin, eos_token_id: ends,
+                bad_words_ids: words,
+                suppress_tokens: suppressed,
+                begin_suppress_tokens: at_begin,
+                eos_token_id: ends,
                 forced_bos_token_id: forced.then_some(99), ..GenerationSettings::default()
             };
             let before = [0.5, -1.0, 2.0, 0.0, -0.25];
             let mut scores = before.to_vec();
-            apply(&settings, Position { sequence: &sequence, prompt, limit: 99 }, &mut scores);
+            apply(&settings, RulePosition { sequence: &sequence, prompt, limit: 99 }, &mut scores);
             for (token, (is, was)) in scores.iter().zip(before).enumerate() {
-                let expected = if may_come(&settings, &sequence, prompt, token as i64) { was } else { OUT };
+                let allowed = is_allowed(&settings, &sequence, prompt, token as i64);
+                let expected = if allowed { was } else { OUT };
                 proptest::prop_assert_eq!(*is, expected, "token {} after {:?}", token, sequence);
             }
         }
     }
 
     #[test]
-    fn a_suppressed_token_is_not_forced_and_a_bad_word_is() {
+    fn suppression_overrides_forcing() {
         let settings =
             json!({ "forced_bos_token_id": 0, "suppress_tokens": [0], "bad_words_ids": [[1]] });
         assert_eq!(after(settings, &[2], 9, vec![1.0; 3]), [OUT; 3]);
-        let settings = json!({ "forced_bos_token_id": 1, "begin_suppress_tokens": [1], "bad_words_ids": [[1]] });
+        let settings = json!({
+            "forced_bos_token_id": 1, "begin_suppress_tokens": [1], "bad_words_ids": [[1]]
+        });
         assert_eq!(after(settings.clone(), &[2], 9, vec![1.0; 3]), [OUT, 0.0, OUT]);
         assert_eq!(after(settings, &[2, 1], 9, vec![1.0; 3]), [1.0, OUT, 1.0]);
     }
 
     #[test]
-    fn an_id_outside_the_vocabulary_changes_nothing() {
+    fn ids_outside_the_vocabulary_are_ignored() {
         let settings = json!({ "forced_bos_token_id": 70, "eos_token_id": 80, "min_length": 4 });
         assert_eq!(after(settings, &[0], 9, vec![1.0; 3]), [1.0; 3]);
     }

@@ -1,12 +1,11 @@
-//! Which of a folder's files generation settings are read from, as the reference implementation
-//! (4.57.6) chooses.
+//! Chooses the file of the generation settings as the reference implementation (4.57.6) does.
 //!
-//! `generation_config.json` where there is one, else `config.json`. Nothing of the other is looked
-//! at, except that a `generation_config.json` that was itself made of a `config.json`
-//! (`_from_model_config`) gives way to one that says something of its own. In `config.json` its own
-//! fields go before those of its nested sections. Values in it that equal the library's defaults
-//! count as unsaid: old folders wrote every default out (`max_length: 20` in the decoder's section,
-//! `num_beams: 1` at the top), and the reference treats them as unset too.
+//! `generation_config.json` if it exists, else `config.json`; the other file is ignored. One
+//! exception: a `generation_config.json` that was generated from a `config.json`
+//! (`_from_model_config`) yields to a `config.json` with settings of its own. In `config.json`,
+//! top-level fields take precedence over nested sections. Values in it that equal the library's
+//! defaults count as unset: old folders list every default (`max_length: 20` in the decoder's
+//! section, `num_beams: 1` at the top).
 
 use serde_json::{Map, Value};
 
@@ -17,14 +16,14 @@ pub(super) fn deciding<'a>(
 ) -> Option<&'a Map<String, Value>> {
     let own = generation_config?.as_object()?;
     let copied = own.get("_from_model_config") == Some(&Value::Bool(true));
-    let said = |(name, value): (&String, &Value)| {
+    let is_set = |(name, value): (&String, &Value)| {
         !value.is_null() && global_default(name).is_some_and(|default| !equal(value, &default))
     };
-    let overruled = copied && config.as_object().is_some_and(|config| config.iter().any(said));
+    let overruled = copied && config.as_object().is_some_and(|config| config.iter().any(is_set));
     (!overruled).then_some(own)
 }
 
-/// As Python compares: 1 and 1.0 are the same.
+/// Equality as in Python: 1 equals 1.0.
 fn equal(a: &Value, b: &Value) -> bool {
     match (a.as_f64(), b.as_f64()) {
         (Some(a), Some(b)) => a == b,
@@ -32,8 +31,8 @@ fn equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// What the reference's library assumes of a field that `config.json` may hold for generation
-/// (4.57.6, `PretrainedConfig._get_global_generation_defaults`); `None` for every other field.
+/// The library's default of a generation field in `config.json` (4.57.6,
+/// `PretrainedConfig._get_global_generation_defaults`); `None` for every other field.
 fn global_default(name: &str) -> Option<Value> {
     Some(match name {
         "max_length" => 20.into(),
@@ -58,7 +57,7 @@ fn global_default(name: &str) -> Option<Value> {
     })
 }
 
-/// Whether a field of `config.json` says what the reference's library assumes anyway.
+/// Whether a field of `config.json` equals the library's default.
 pub(super) fn is_default(name: &str, value: &Value) -> bool {
     global_default(name).is_some_and(|default| equal(value, &default))
 }
@@ -68,12 +67,16 @@ mod tests {
     use super::super::settings::GenerationSettings;
     use serde_json::{Value, json};
 
-    /// What transformers 4.57.6 makes of the same files (`_prepare_generation_config` of a
-    /// VisionEncoderDecoderModel): it reads one of them, and an earlier promise here, that
-    /// `config.json` fills the gaps of `generation_config.json`, was wrong.
+    /// As transformers 4.57.6 (`_prepare_generation_config` of a VisionEncoderDecoderModel) reads
+    /// the same files. An earlier version filled the gaps of `generation_config.json` from
+    /// `config.json`, which was wrong.
     #[test]
-    fn generation_config_decides_alone_and_config_alone_where_there_is_none() {
-        let config = json!({ "num_beams": 4, "decoder": { "num_beams": 2, "no_repeat_ngram_size": 3, "eos_token_id": 9 }, "eos_token_id": null });
+    fn one_file_decides_generation() {
+        let config = json!({
+            "num_beams": 4,
+            "decoder": { "num_beams": 2, "no_repeat_ngram_size": 3, "eos_token_id": 9 },
+            "eos_token_id": null
+        });
         let own = json!({ "num_beams": 3, "bos_token_id": 1 });
         let merged = GenerationSettings::merged(&config, Some(&own)).unwrap();
         assert_eq!(
@@ -92,11 +95,14 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_of_config_gives_way_to_a_config_that_says_something_of_its_own() {
-        let own = json!({ "num_beams": 3, "length_penalty": 0.5, "eos_token_id": 9, "bos_token_id": 1, "_from_model_config": true });
+    fn derived_settings_yield_to_config() {
+        let own = json!({
+            "num_beams": 3, "length_penalty": 0.5, "eos_token_id": 9, "bos_token_id": 1,
+            "_from_model_config": true
+        });
         let beams =
             |config: Value| GenerationSettings::merged(&config, Some(&own)).unwrap().num_beams;
-        // What is assumed anyway, tokens, and the sections say nothing.
+        // Defaults, tokens and nested sections do not count.
         for silent in [
             json!({}),
             json!({ "num_beams": 1, "max_length": 20, "temperature": 1.0 }),
@@ -118,13 +124,13 @@ mod tests {
                 ..GenerationSettings::default()
             }
         );
-        for said in [
+        for own_setting in [
             json!({ "max_length": 30 }),
             json!({ "suppress_tokens": [3] }),
             json!({ "forced_eos_token_id": 3 }),
             json!({ "top_k": 5 }),
         ] {
-            assert_eq!(beams(said.clone()), 1, "{said}");
+            assert_eq!(beams(own_setting.clone()), 1, "{own_setting}");
         }
         let own = json!({ "num_beams": 3, "_from_model_config": false });
         assert_eq!(
@@ -134,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn a_start_token_that_generation_config_does_not_name_is_config_s() {
+    fn config_fills_in_the_start_token() {
         let config = json!({ "bos_token_id": 4, "decoder": { "decoder_start_token_id": 5 } });
         assert_eq!(
             GenerationSettings::merged(&config, Some(&json!({}))).unwrap().decoder_start_token_id,

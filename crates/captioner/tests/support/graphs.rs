@@ -1,20 +1,21 @@
-//! Graphs as other exports would have them, made of the parity models': float16 at their ends,
-//! weights in files of their own, weights that are no numbers.
+//! Variants of the parity models' graphs as other exporters write them: float16 inputs and outputs,
+//! external weights, non-finite weights.
 
-use pg_caption_onnx::OnnxModel;
 use pg_caption_onnx::proto::attribute_proto::AttributeType;
 use pg_caption_onnx::proto::tensor_proto::{DataLocation, DataType};
 use pg_caption_onnx::proto::type_proto::Value;
 use pg_caption_onnx::proto::{
-    AttributeProto, GraphProto, NodeProto, StringStringEntryProto, TensorProto, ValueInfoProto,
+    AttributeProto, GraphProto, ModelProto, NodeProto, StringStringEntryProto, TensorProto,
+    ValueInfoProto,
 };
+use prost::Message;
 use std::path::Path;
 
 /// Changes the graph of a file.
 pub fn change(file: &Path, change: impl FnOnce(&mut GraphProto)) {
-    let mut model = OnnxModel::read(std::fs::read(file).unwrap().into()).unwrap();
-    change(model.graph_mut());
-    std::fs::write(file, model.write()).unwrap();
+    let mut model = ModelProto::decode(std::fs::read(file).unwrap().as_slice()).unwrap();
+    change(model.graph.as_mut().unwrap());
+    std::fs::write(file, model.encode_to_vec()).unwrap();
 }
 
 /// An input of this type and these dimensions; negative: any.
@@ -34,8 +35,8 @@ pub fn port(name: &str, ty: DataType, dimensions: &[i64]) -> ValueInfoProto {
     ValueInfoProto { name: Some(name.into()), r#type: Some(ty), ..ValueInfoProto::default() }
 }
 
-/// Every float32 input and output becomes float16; what lies between goes on as it was. How many
-/// there were.
+/// Converts every float32 input and output to float16, with casts around the unchanged graph.
+/// Returns their number.
 pub fn halve(graph: &mut GraphProto) -> usize {
     retype(graph, DataType::Float16)
 }
@@ -60,7 +61,7 @@ pub fn retype(graph: &mut GraphProto, ty: DataType) -> usize {
     changed
 }
 
-/// Gives a float32 port another type; its name, if it was one.
+/// Changes the type of a float32 port; returns its name if it was one.
 fn turn(port: &mut ValueInfoProto, ty: DataType) -> Option<String> {
     let Some(Value::TensorType(tensor)) = port.r#type.as_mut()?.value.as_mut() else { return None };
     let float = tensor.elem_type == Some(DataType::Float as i32);
@@ -69,7 +70,7 @@ fn turn(port: &mut ValueInfoProto, ty: DataType) -> Option<String> {
 }
 
 /// Renames a value wherever nodes and their branches read it; with `made` also where a node of this
-/// graph makes it.
+/// graph computes it.
 fn rename(nodes: &mut [NodeProto], from: &str, to: &str, made: bool) {
     for node in nodes {
         node.input.iter_mut().filter(|name| *name == from).for_each(|name| *name = to.into());
@@ -81,7 +82,7 @@ fn rename(nodes: &mut [NodeProto], from: &str, to: &str, made: bool) {
             .iter_mut()
             .flat_map(|attribute| attribute.g.iter_mut().chain(&mut attribute.graphs))
         {
-            // A branch may have a value of its own by that name.
+            // A branch may compute a value of the same name.
             if !branch.node.iter().any(|node| node.output.iter().any(|name| name == from)) {
                 rename(&mut branch.node, from, to, false);
             }
@@ -105,7 +106,7 @@ fn cast(from: &str, to: &str, ty: DataType) -> NodeProto {
     }
 }
 
-/// No weight of a matrix is a number any more.
+/// Sets all weights of all matrices to NaN.
 pub fn poison(graph: &mut GraphProto) {
     let matrices = graph
         .initializer
@@ -120,8 +121,8 @@ pub fn poison(graph: &mut GraphProto) {
     assert!(poisoned > 0, "a graph without matrices");
 }
 
-/// Moves all weights but the smallest out of a graph; the bytes of the file `name` that they are
-/// now in.
+/// Moves all but the smallest weights out of a graph; returns the bytes of the file `name` that
+/// contains them.
 pub fn move_out(graph: &mut GraphProto, name: &str) -> Vec<u8> {
     let mut file = Vec::new();
     for weights in graph.initializer.iter_mut().filter(|weights| weights.raw_data().len() >= 64) {

@@ -1,4 +1,4 @@
-//! What the tests on real graphs share: the library, the parity model and its pictures.
+//! Shared by the tests on real graphs: the library, the parity models and their pictures.
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
@@ -14,21 +14,21 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The project's root.
+/// The workspace's root.
 pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .nth(2)
-        .expect("crates/captioner lies two levels down")
+        .expect("crates/captioner is two levels below the root")
         .into()
 }
 
-/// Files of the parity model.
+/// The folder of the parity models.
 pub fn parity() -> PathBuf {
     workspace().join("tests/parity")
 }
 
-/// Initialises ONNX Runtime; `false`, said plainly, if the library is not installed here.
+/// Initialises ONNX Runtime; `false` and a message if the library is not installed.
 pub fn runtime() -> bool {
     let library = match std::env::var_os("PG_CAPTION_ORT") {
         Some(path) => PathBuf::from(path),
@@ -45,12 +45,12 @@ pub fn runtime() -> bool {
     true
 }
 
-/// Opens a folder with every choice left to the defaults.
+/// Opens a folder with the default options.
 pub fn open(folder: &Path) -> (Captioner, Arc<InputPreparer>) {
     pg_caption_captioner::load(folder, &LoadOptions::default()).expect("the folder loads")
 }
 
-/// The pictures of `expected.json`, prepared by the folder's own processor, cut as it says.
+/// A picture of `expected.json`, prepared by the folder's own processor in tiles.
 pub fn pixels(preparer: &InputPreparer, image: &str) -> PixelValues {
     pixels_in(preparer, image, TileViews::TILED)
 }
@@ -63,14 +63,14 @@ pub fn pixels_in(preparer: &InputPreparer, image: &str, views: TileViews) -> Pix
     preparer.picture(&decoded.rgb, &PictureOptions { views }).unwrap()
 }
 
-/// What the reference says of a parity model: `expected.json`, or `expected_one_tile.json` where
-/// pictures are not split.
+/// The reference's results for a parity model: `expected.json`, or `expected_one_tile.json` for
+/// pictures in one tile.
 pub fn expected(model: &str, views: TileViews) -> Value {
     let file = if views == TileViews::TILED { "expected.json" } else { "expected_one_tile.json" };
     serde_json::from_slice(&std::fs::read(parity().join(model).join(file)).unwrap()).unwrap()
 }
 
-/// Generates captions together until all are done; what each one became, by key.
+/// Generates captions together until all have ended; the results by key.
 pub fn generate(
     captioner: &mut Captioner,
     sequences: Vec<CaptionSequence>,
@@ -103,11 +103,11 @@ pub fn sequence(
     }
 }
 
-/// A copy of the parity model in a folder of its own, removed at the end of the test.
+/// A copy of a parity model in a temporary folder, removed at the end of the test.
 pub struct Copy(pub PathBuf);
 
 impl Copy {
-    /// Copies the ViT-GPT2 model; `test` tells the tests of one program apart.
+    /// Copies the ViT-GPT2 model; `test` distinguishes the tests of one program.
     pub fn of_parity(test: &str) -> Copy {
         Copy::of("vit-gpt2", test)
     }
@@ -145,7 +145,7 @@ impl Drop for Copy {
     }
 }
 
-/// Cuts a file in half.
+/// Truncates a file to half its length.
 pub fn truncate(path: &Path) {
     let length = std::fs::metadata(path).unwrap().len();
     std::fs::OpenOptions::new().write(true).open(path).unwrap().set_len(length / 2).unwrap();

@@ -1,11 +1,11 @@
-//! CMYK as Adobe writes it into JPEG (inverted) to RGB, with Pillow's arithmetic.
+//! Converts CMYK as Adobe writes it in JPEG (inverted) to RGB, with Pillow's arithmetic.
 
-/// `pixels` are inverted C, M, Y, K; converted in place to R, G, B.
+/// Converts inverted C, M, Y, K to R, G, B in place.
 pub(super) fn to_rgb(mut pixels: Vec<u8>) -> Vec<u8> {
     let count = pixels.len() / 4;
     for i in 0..count {
         let [c, m, y, k] = [0, 1, 2, 3].map(|n| pixels[i * 4 + n]);
-        // `k` is inverted: it is the light that black leaves.
+        // `k` is inverted: the light that black leaves.
         for (n, ink) in [c, m, y].into_iter().enumerate() {
             pixels[i * 3 + n] = k.saturating_sub(multiply(255 - ink, k));
         }

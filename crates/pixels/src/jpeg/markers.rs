@@ -1,5 +1,5 @@
-//! The markers of a JPEG file, read as libjpeg reads them: sizes, EXIF, scans. Decodes nothing,
-//! copies nothing.
+//! The markers of a JPEG file, read like libjpeg: sizes, EXIF, scans. Decodes nothing, copies
+//! nothing.
 
 use image::metadata::Orientation;
 
@@ -8,42 +8,42 @@ use crate::{PictureError, PictureFormat, orient};
 const SOI: u8 = 0xD8;
 const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
-/// The frame header of JPEG-LS, another format behind the same start.
+/// The frame header of JPEG-LS, another format with the same start marker.
 const JPEG_LS: u8 = 0xF7;
 const APP0: u8 = 0xE0;
 const APP1: u8 = 0xE1;
 const APP14: u8 = 0xEE;
-/// What an APP1 segment with EXIF begins with.
+/// Start of an APP1 segment with EXIF.
 const EXIF: &[u8] = b"Exif\0\0";
-/// What one with an XMP packet begins with.
+/// Start of an APP1 segment with an XMP packet.
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
-/// One component: its sampling factors.
-pub(super) struct Component {
+/// One component, as its sampling factors.
+pub(super) struct FrameComponent {
     h: u8,
     v: u8,
 }
 
-/// What stands before the first scan.
-pub(super) struct Markers {
+/// The segments before the first scan.
+pub(super) struct JpegMarkers {
     pub(super) width: u32,
     pub(super) height: u32,
-    pub(super) components: Vec<Component>,
+    pub(super) components: Vec<FrameComponent>,
     pub(super) orientation: Orientation,
     /// Such files cannot be decoded at reduced scale.
     pub(super) lossless: bool,
     progressive: bool,
     /// Components in the first scan.
     in_first_scan: usize,
-    /// Marker and byte range (from the 0xFF on) of the segments a decoder needs.
+    /// Marker and byte range (from the 0xFF on) of the segments that a decoder needs.
     needed: Vec<(u8, std::ops::Range<usize>)>,
-    /// Where the first SOS marker stands.
+    /// Offset of the first SOS marker.
     scan: usize,
 }
 
-impl Markers {
+impl JpegMarkers {
     /// Reads the segments up to the first scan.
-    pub(super) fn read(bytes: &[u8]) -> Result<Markers, PictureError> {
+    pub(super) fn read(bytes: &[u8]) -> Result<JpegMarkers, PictureError> {
         let cut = || PictureError::Truncated { format: PictureFormat::Jpeg };
         let mut frame = None;
         let (mut exif, mut xmp, mut needed) = (Vec::new(), None, Vec::new());
@@ -55,7 +55,7 @@ impl Markers {
                 continue;
             }
             if matches!(marker, SOI | EOI) {
-                return Err(damaged("there is no picture in the file"));
+                return Err(damaged("the file has no picture"));
             }
             let (body, end) = segment(bytes, at).ok_or_else(cut)??;
             match marker {
@@ -65,9 +65,9 @@ impl Markers {
                     let in_first_scan = usize::from(
                         *body.first().ok_or_else(|| damaged("a scan header is empty"))?,
                     );
-                    let orientation = orient::told_by(Some(&exif), xmp);
+                    let orientation = orient::orientation_of(Some(&exif), xmp);
                     let lossless = needed.iter().any(|(marker, _)| matches!(marker, 0xC3 | 0xCB));
-                    return Ok(Markers {
+                    return Ok(JpegMarkers {
                         width,
                         height,
                         components,
@@ -86,7 +86,7 @@ impl Markers {
                     frame = Some(read_frame(marker, body)?);
                 }
                 JPEG_LS => return Err(unsupported("a JPEG-LS")),
-                // A block may be spread over several segments, of which the first may be empty.
+                // A block may span several segments, the first of which may be empty.
                 APP1 if body.starts_with(EXIF) => exif.extend_from_slice(&body[EXIF.len()..]),
                 APP1 if xmp.is_none() => xmp = body.strip_prefix(XMP),
                 _ => {}
@@ -100,14 +100,14 @@ impl Markers {
         }
     }
 
-    /// Does libjpeg have to keep the whole picture's coefficients, reading scan after scan?
+    /// Whether libjpeg keeps the coefficients of the whole picture while it reads scan after scan.
     pub(super) fn is_multi_scan(&self) -> bool {
         self.progressive || self.in_first_scan < self.components.len()
     }
 
-    /// Bytes of those coefficients: two each, blocks padded to whole units.
+    /// Size of those coefficients: two bytes each, blocks padded to whole units.
     pub(super) fn coefficient_bytes(&self) -> u64 {
-        let largest = |side: fn(&Component) -> u8| {
+        let largest = |side: fn(&FrameComponent) -> u8| {
             self.components.iter().map(|c| u64::from(side(c))).max().unwrap_or(1)
         };
         let (h, v) = (largest(|c| c.h), largest(|c| c.v));
@@ -116,7 +116,7 @@ impl Markers {
         units * blocks * 128
     }
 
-    /// The number of scans, and whether the end marker was found behind them.
+    /// The number of scans, and whether an end marker follows them.
     pub(super) fn count_scans(&self, bytes: &[u8]) -> (u64, bool) {
         let mut scans = 0;
         let mut at = self.scan;
@@ -138,8 +138,8 @@ impl Markers {
         (scans, false)
     }
 
-    /// A copy with nothing before the scans but what decoding needs, so that libjpeg finds nothing
-    /// to warn about there; with an end marker behind it if asked.
+    /// A copy with only the required segments before the scans, so that libjpeg does not warn about
+    /// the others; with an end marker appended if `ended`.
     pub(super) fn cleaned(&self, bytes: &[u8], ended: bool) -> Vec<u8> {
         let mut copy = Vec::with_capacity(bytes.len() + 4);
         copy.extend([0xFF, SOI]);
@@ -148,10 +148,10 @@ impl Markers {
             copy.extend_from_slice(&bytes[range.clone()]);
             let segment = &mut copy[start..];
             match *marker {
-                // The revision after "JFIF\0": any but 1.x is warned about.
+                // The revision after "JFIF\0"; libjpeg warns about any but 1.x.
                 APP0 if segment.len() > 10 => segment[9..11].copy_from_slice(&[1, 1]),
-                // The colour transform of Adobe's segment: 0 is none. Libjpeg, and the reference
-                // with it, warns of any other but this one, and takes it for this one.
+                // The colour transform of Adobe's segment; 0 means no transform. libjpeg warns
+                // about an unknown one and, like the reference, assumes this one.
                 APP14 if segment.len() > 15 && segment[15] != 0 => {
                     segment[15] = if self.components.len() == 4 { 2 } else { 1 }
                 }
@@ -166,7 +166,10 @@ impl Markers {
     }
 }
 
-fn read_frame(marker: u8, body: &[u8]) -> Result<(bool, u32, u32, Vec<Component>), PictureError> {
+fn read_frame(
+    marker: u8,
+    body: &[u8],
+) -> Result<(bool, u32, u32, Vec<FrameComponent>), PictureError> {
     let &[precision, h1, h0, w1, w0, count, ref rest @ ..] = body else {
         return Err(damaged("the frame header is too short"));
     };
@@ -176,7 +179,7 @@ fn read_frame(marker: u8, body: &[u8]) -> Result<(bool, u32, u32, Vec<Component>
         return Err(damaged("the header announces a side of 0 pixels"));
     }
     if precision != 8 {
-        return Err(unsupported(format!("{precision} bits a sample")));
+        return Err(unsupported(format!("{precision} bits per sample")));
     }
     if matches!(marker, 0xC5..=0xC7 | 0xCD..=0xCF) {
         return Err(unsupported("a hierarchical JPEG"));
@@ -187,18 +190,18 @@ fn read_frame(marker: u8, body: &[u8]) -> Result<(bool, u32, u32, Vec<Component>
     let components: Vec<_> = rest
         .chunks_exact(3)
         .take(usize::from(count))
-        .map(|c| Component { h: c[1] >> 4, v: c[1] & 15 })
+        .map(|c| FrameComponent { h: c[1] >> 4, v: c[1] & 15 })
         .collect();
     if components.len() < usize::from(count)
         || components.iter().any(|c| !(1..=4).contains(&c.h) || !(1..=4).contains(&c.v))
     {
-        return Err(damaged("the frame header lists its components wrongly"));
+        return Err(damaged("invalid components in the frame header"));
     }
     Ok((matches!(marker, 0xC2 | 0xCA), width, height, components))
 }
 
-/// The next marker at or after `at`, and where its 0xFF stands. Whatever lies between is skipped,
-/// as libjpeg does.
+/// The next marker at or after `at`, and the offset of its 0xFF. Skips other bytes, as libjpeg
+/// does.
 fn next_marker(bytes: &[u8], mut at: usize) -> Option<(usize, u8)> {
     loop {
         at += bytes.get(at..)?.iter().position(|byte| *byte == 0xFF)?;
@@ -211,12 +214,12 @@ fn next_marker(bytes: &[u8], mut at: usize) -> Option<(usize, u8)> {
     }
 }
 
-/// The body of the segment whose length field stands at `at`, and where it ends. `None`: the file
+/// The body of the segment whose length field is at `at`, and the segment's end. `None` if the file
 /// ends before it.
 fn segment(bytes: &[u8], at: usize) -> Option<Result<(&[u8], usize), PictureError>> {
     let length = usize::from(u16::from_be_bytes([*bytes.get(at)?, *bytes.get(at + 1)?]));
     if length < 2 {
-        return Some(Err(damaged("a segment has an impossible length")));
+        return Some(Err(damaged("invalid segment length")));
     }
     Some(Ok((bytes.get(at + 2..at + length)?, at + length)))
 }

@@ -1,22 +1,22 @@
-//! Reading `preprocessor_config.json`, of any age: what is missing has the default of the class it
-//! names.
+//! Reads `preprocessor_config.json` of any age; missing values have the defaults of the class that
+//! it names.
 
 use serde_json::Value;
 
-use super::{ImageProcessor, Size, Steps};
+use super::{ImageProcessor, ProcessorSteps, TargetSize};
 use crate::{PictureError, ResampleFilter};
 
-/// Sides beyond this are a broken file, not a model.
+/// A longer side is a damaged file.
 const MAX_SIDE: u64 = 8192;
 
-/// Means and deviations of CLIP's training pictures: its processors' defaults.
+/// Mean and deviation of CLIP's training pictures: the defaults of its processors.
 const CLIP_MEAN: [f32; 3] = [0.481_454_66, 0.457_827_5, 0.408_210_73];
 const CLIP_STD: [f32; 3] = [0.268_629_54, 0.261_302_6, 0.275_777_1];
 const HALF: [f32; 3] = [0.5; 3];
 
-/// The classes whose arithmetic is known.
+/// The supported classes.
 #[derive(Debug, Clone, Copy, PartialEq)]
-enum Kind {
+enum ProcessorKind {
     Vit,
     Deit,
     Clip,
@@ -25,119 +25,133 @@ enum Kind {
     Tiles,
 }
 
-impl Kind {
-    fn named(name: &str) -> Option<Kind> {
+impl ProcessorKind {
+    fn named(name: &str) -> Option<ProcessorKind> {
         let name = name.strip_suffix("Fast").unwrap_or(name);
         let stem = name
             .strip_suffix("ImageProcessor")
             .or_else(|| name.strip_suffix("FeatureExtractor"))?;
         Some(match stem {
-            "ViT" => Kind::Vit,
-            "DeiT" => Kind::Deit,
-            "CLIP" => Kind::Clip,
-            "Siglip" => Kind::Siglip,
-            "Blip" => Kind::Blip,
-            "Idefics3" | "SmolVLM" => Kind::Tiles,
+            "ViT" => ProcessorKind::Vit,
+            "DeiT" => ProcessorKind::Deit,
+            "CLIP" => ProcessorKind::Clip,
+            "Siglip" => ProcessorKind::Siglip,
+            "Blip" => ProcessorKind::Blip,
+            "Idefics3" | "SmolVLM" => ProcessorKind::Tiles,
             _ => return None,
         })
     }
 
     fn filter(self) -> ResampleFilter {
         match self {
-            Kind::Vit => ResampleFilter::Bilinear,
-            Kind::Tiles => ResampleFilter::Lanczos,
-            Kind::Deit | Kind::Clip | Kind::Siglip | Kind::Blip => ResampleFilter::Bicubic,
+            ProcessorKind::Vit => ResampleFilter::Bilinear,
+            ProcessorKind::Tiles => ResampleFilter::Lanczos,
+            ProcessorKind::Deit
+            | ProcessorKind::Clip
+            | ProcessorKind::Siglip
+            | ProcessorKind::Blip => ResampleFilter::Bicubic,
         }
     }
 
     fn mean_and_std(self) -> ([f32; 3], [f32; 3]) {
         match self {
-            Kind::Vit | Kind::Deit | Kind::Siglip | Kind::Tiles => (HALF, HALF),
-            Kind::Clip | Kind::Blip => (CLIP_MEAN, CLIP_STD),
+            ProcessorKind::Vit
+            | ProcessorKind::Deit
+            | ProcessorKind::Siglip
+            | ProcessorKind::Tiles => (HALF, HALF),
+            ProcessorKind::Clip | ProcessorKind::Blip => (CLIP_MEAN, CLIP_STD),
         }
     }
 
-    fn size(self) -> Size {
+    fn size(self) -> TargetSize {
         match self {
-            Kind::Deit => Size::Exact(256, 256),
-            Kind::Clip => Size::ShortestEdge(224),
-            Kind::Blip => Size::Exact(384, 384),
-            Kind::Vit | Kind::Siglip | Kind::Tiles => Size::Exact(224, 224),
+            ProcessorKind::Deit => TargetSize::Exact(256, 256),
+            ProcessorKind::Clip => TargetSize::ShortestEdge(224),
+            ProcessorKind::Blip => TargetSize::Exact(384, 384),
+            ProcessorKind::Vit | ProcessorKind::Siglip | ProcessorKind::Tiles => {
+                TargetSize::Exact(224, 224)
+            }
         }
     }
 
     fn crops(self) -> bool {
-        matches!(self, Kind::Clip | Kind::Deit)
+        matches!(self, ProcessorKind::Clip | ProcessorKind::Deit)
     }
 }
 
-/// The file, and the class it names.
-pub(super) struct Config<'a> {
+/// The file and the class that it names.
+pub(super) struct ProcessorConfig<'a> {
     json: &'a Value,
-    kind: Kind,
-    /// Named with "Fast": those of the reference share their steps, whatever the kind.
+    kind: ProcessorKind,
+    /// The name ends with "Fast": such processors of the reference have common steps, whatever the
+    /// kind.
     fast: bool,
 }
 
-impl<'a> Config<'a> {
+impl<'a> ProcessorConfig<'a> {
     pub(super) fn new(json: &'a Value) -> Result<Self, PictureError> {
         let name = ["image_processor_type", "feature_extractor_type"]
             .iter()
             .find_map(|key| json.get(key)?.as_str());
-        let name = name.ok_or_else(|| {
-            unusable("it names neither image_processor_type nor feature_extractor_type")
-        })?;
-        let kind = Kind::named(name)
-            .ok_or_else(|| unusable(format!("the image processor {name} is unknown")))?;
-        Ok(Config { json, kind, fast: name.ends_with("Fast") })
+        let name =
+            name.ok_or_else(|| unusable("no image_processor_type or feature_extractor_type"))?;
+        let kind = ProcessorKind::named(name)
+            .ok_or_else(|| unusable(format!("unknown image processor {name}")))?;
+        Ok(ProcessorConfig { json, kind, fast: name.ends_with("Fast") })
     }
 
     pub(super) fn processor(&self) -> Result<ImageProcessor, PictureError> {
         if !self.flag("do_resize", true)? {
-            return Err(unusable("do_resize is off, but pictures come in every size"));
+            return Err(unusable("do_resize is false, but pictures have any size"));
         }
         let filter = match self.present("resample") {
             None => self.kind.filter(),
             Some(code) => code
                 .as_u64()
                 .and_then(ResampleFilter::from_code)
-                .ok_or_else(|| unusable(format!("resample {code} is unknown")))?,
+                .ok_or_else(|| unusable(format!("unknown resample {code}")))?,
         };
-        let steps = if self.kind == Kind::Tiles { self.tiles()? } else { self.single()? };
+        let steps = if self.kind == ProcessorKind::Tiles { self.tiles()? } else { self.single()? };
         Ok(ImageProcessor { steps, filter, tables: self.tables()? })
     }
 
-    fn single(&self) -> Result<Steps, PictureError> {
+    fn single(&self) -> Result<ProcessorSteps, PictureError> {
         let size = match self.present("size") {
             None => self.kind.size(),
-            // Old files: one number. CLIP's meant the shorter side.
+            // Old files: one number. For CLIP it is the shorter side.
             Some(number @ Value::Number(_)) => {
                 let n = side("size", number)?;
-                if self.kind == Kind::Clip { Size::ShortestEdge(n) } else { Size::Exact(n, n) }
+                if self.kind == ProcessorKind::Clip {
+                    TargetSize::ShortestEdge(n)
+                } else {
+                    TargetSize::Exact(n, n)
+                }
             }
             Some(Value::Array(sides)) if sides.len() == 2 => {
-                Size::Exact(side("size", &sides[1])?, side("size", &sides[0])?)
+                TargetSize::Exact(side("size", &sides[1])?, side("size", &sides[0])?)
             }
             Some(Value::Object(sides)) => {
                 match (sides.get("height"), sides.get("width"), sides.get("shortest_edge")) {
                     (Some(height), Some(width), _) => {
-                        Size::Exact(side("size.width", width)?, side("size.height", height)?)
+                        TargetSize::Exact(side("size.width", width)?, side("size.height", height)?)
                     }
-                    // The reference's CLIP looks at the shorter side alone.
+                    // The reference's CLIP uses only the shorter side.
                     (None, None, Some(edge))
-                        if self.kind == Kind::Clip || !sides.contains_key("longest_edge") =>
+                        if self.kind == ProcessorKind::Clip
+                            || !sides.contains_key("longest_edge") =>
                     {
-                        Size::ShortestEdge(side("size.shortest_edge", edge)?)
+                        TargetSize::ShortestEdge(side("size.shortest_edge", edge)?)
                     }
                     (Some(_), None, _) => {
-                        return Err(unusable("size.width is missing beside size.height"));
+                        return Err(unusable("size.height without size.width"));
                     }
                     (None, Some(_), _) => {
-                        return Err(unusable("size.height is missing beside size.width"));
+                        return Err(unusable("size.width without size.height"));
                     }
                     (None, None, Some(_)) => {
                         return Err(unusable(
-                            "size.longest_edge beside size.shortest_edge is known of CLIPImageProcessor alone",
+                            "size.longest_edge with size.shortest_edge is supported for \
+                             CLIPImageProcessor only",
                         ));
                     }
                     (None, None, None) => {
@@ -148,14 +162,14 @@ impl<'a> Config<'a> {
                             .join(", ");
                         let keys = if keys.is_empty() { "an empty size".into() } else { keys };
                         return Err(unusable(format!(
-                            "{keys} is not understood: size has height and width, or shortest_edge"
+                            "invalid {keys}; expected height and width, or shortest_edge"
                         )));
                     }
                 }
             }
-            Some(other) => return Err(unusable(format!("size {other} is not understood"))),
+            Some(other) => return Err(unusable(format!("invalid size {other}"))),
         };
-        // The reference's other processors pass over what these two are told about cropping.
+        // Only these two of the reference's processors crop.
         let crops =
             (self.fast || self.kind.crops()) && self.flag("do_center_crop", self.kind.crops())?;
         let crop = match self.present("crop_size") {
@@ -169,27 +183,27 @@ impl<'a> Config<'a> {
                 side("crop_size.height", &sides["height"])?,
             )),
         };
-        if matches!((size, crop), (Size::ShortestEdge(_), None)) {
+        if matches!((size, crop), (TargetSize::ShortestEdge(_), None)) {
             return Err(unusable(
-                "size keeps the ratio and nothing is cropped, so that every picture would have a shape of its own",
+                "size keeps the ratio and do_center_crop is false; tensors would differ in shape",
             ));
         }
-        Ok(Steps::Single { size, crop })
+        Ok(ProcessorSteps::Single { size, crop })
     }
 
-    fn tiles(&self) -> Result<Steps, PictureError> {
+    fn tiles(&self) -> Result<ProcessorSteps, PictureError> {
         let edge = |key: &str, default: u64| match self.present(key) {
             None => side(key, &default.into()),
             Some(sides) => side(&format!("{key}.longest_edge"), &sides["longest_edge"]),
         };
-        Ok(Steps::Tiles {
+        Ok(ProcessorSteps::Tiles {
             longest_edge: edge("size", 4 * 364)?,
             tile: edge("max_image_size", 364)?,
             split: self.flag("do_image_splitting", true)?,
         })
     }
 
-    /// What each of the 256 samples becomes, per channel.
+    /// The float of each of the 256 samples, per channel.
     fn tables(&self) -> Result<Box<[[f32; 256]; 3]>, PictureError> {
         let factor = match self.present("rescale_factor") {
             _ if !self.flag("do_rescale", true)? => 1.0,
@@ -242,10 +256,12 @@ impl<'a> Config<'a> {
     }
 }
 
-/// The number of a key, which stands in the message where it is none.
+/// The number of a key, or an error that names the key.
 fn side(key: &str, value: &Value) -> Result<u32, PictureError> {
     let n = value.as_u64().filter(|n| (1..=MAX_SIDE).contains(n)).map(|n| n as u32);
-    n.ok_or_else(|| unusable(format!("{key} is {value}, which is not a side from 1 to {MAX_SIDE}")))
+    n.ok_or_else(|| {
+        unusable(format!("invalid {key} {value}; expected a side from 1 to {MAX_SIDE}"))
+    })
 }
 
 fn unusable(why: impl Into<String>) -> PictureError {

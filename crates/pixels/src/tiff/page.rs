@@ -1,7 +1,8 @@
-//! Kinds of TIFF that shops have and `image` does not read: palettes, few bits a sample, gray with
-//! alpha, the YCbCr of JPEG strips and tiles, bits in reverse order. The strips are read by the
-//! crate that `image` reads them with; here samples become colours. Opened by `raster`, which
-//! judges memory and time as for every format.
+//! Kinds of TIFF that occur in shops and that `image` does not read: palettes, few bits per sample,
+//! gray with alpha, YCbCr in JPEG strips and tiles, reversed bits.
+//!
+//! The `tiff` crate reads the strips, as it does for `image`; this file converts samples to
+//! colours. Opened by `raster`, which checks memory and time as for every format.
 
 use std::{borrow::Cow, time::Instant};
 
@@ -18,38 +19,38 @@ use tiff::{TiffError, tags::Tag};
 use super::{JPEG, field, first, list};
 use crate::deadline::DeadlineReader;
 
-/// `ExtraSamples` that are alpha: colours multiplied with it, and not.
+/// `ExtraSamples` that are alpha: with and without premultiplied colours.
 const ALPHA: [u64; 2] = [1, 2];
-/// `PhotometricInterpretation` 1: gray, as which samples of any meaning are read as they are.
+/// `PhotometricInterpretation` 1: gray. Samples of any meaning are read unchanged as gray.
 const BLACK_IS_ZERO: u16 = 1;
 
-/// What the samples mean.
+/// The meaning of the samples.
 enum Samples {
-    /// `bits` each, of which the largest is white.
+    /// `bits` each; the largest is white.
     Gray,
-    /// Numbers of colours.
+    /// Indices of colours.
     Palette(Vec<[u8; 3]>),
-    /// Luma and chroma, a byte each.
+    /// Luma and chroma, one byte each.
     YCbCr,
 }
 
 /// The first page of such a file.
-pub(crate) struct Page<'a> {
-    /// Always there; an option because the crate takes limits by value.
+pub(crate) struct TiffPage<'a> {
+    /// Always present; an option because the crate takes limits by value.
     inner: Option<tiff::decoder::Decoder<DeadlineReader<'a>>>,
     samples: Samples,
-    /// Of a sample: 1, 2, 4 or 8.
+    /// Bits per sample: 1, 2, 4 or 8.
     bits: u32,
-    /// A second sample follows each: alpha, or something to leave out.
+    /// A second sample follows each: alpha (true), or one to ignore.
     second: Option<bool>,
-    /// The first pixel of a byte lies in its lowest bits.
+    /// The first pixel of a byte is in its lowest bits.
     reversed: bool,
     size: (u32, u32),
     orientation: Orientation,
 }
 
-impl<'a> Page<'a> {
-    /// `None`: another kind, which `image` reads or refuses.
+impl<'a> TiffPage<'a> {
+    /// `None` for other kinds, which `image` reads or rejects.
     pub(crate) fn open(bytes: &'a [u8], deadline: Option<Instant>) -> ImageResult<Option<Self>> {
         let Ok(mut tags) = tiff::decoder::Decoder::new(DeadlineReader::new(bytes, deadline)) else {
             return Ok(None);
@@ -63,7 +64,7 @@ impl<'a> Page<'a> {
             return Ok(None);
         }
         if reversed && (compression != 1 || count != 1 || bits > 8) {
-            return Err(unsupported("its bits are in reverse order (FillOrder 2)"));
+            return Err(unsupported("reversed bits (FillOrder 2)"));
         }
         if compression == 7 && (photometric, bits, count) == (1, 8, 2) {
             return Err(unsupported("gray with alpha as JPEG"));
@@ -79,7 +80,7 @@ impl<'a> Page<'a> {
                 };
                 Samples::Palette(colours)
             }
-            // where chroma has fewer samples than luma, outside of JPEG, the crate says so
+            // The crate reports subsampled chroma outside of JPEG.
             (6, 8, 3) => Samples::YCbCr,
             _ => return Ok(None),
         };
@@ -90,11 +91,11 @@ impl<'a> Page<'a> {
             .and_then(|value| Orientation::from_exif(value.try_into().ok()?));
         let parts = if photometric == 3 { as_gray(bytes) } else { None };
         let parts = parts.unwrap_or([Cow::Borrowed(bytes), Cow::default(), Cow::default()]);
-        let mut inner =
-            tiff::decoder::Decoder::new(DeadlineReader::of_parts(parts, deadline)).map_err(told)?;
-        let size = inner.dimensions().map_err(told)?;
+        let mut inner = tiff::decoder::Decoder::new(DeadlineReader::of_parts(parts, deadline))
+            .map_err(image_error)?;
+        let size = inner.dimensions().map_err(image_error)?;
         let orientation = orientation.unwrap_or(Orientation::NoTransforms);
-        Ok(Some(Page {
+        Ok(Some(TiffPage {
             inner: Some(inner),
             samples,
             bits: bits as u32,
@@ -106,7 +107,7 @@ impl<'a> Page<'a> {
     }
 }
 
-impl ImageDecoder for Page<'_> {
+impl ImageDecoder for TiffPage<'_> {
     fn dimensions(&self) -> (u32, u32) {
         self.size
     }
@@ -136,12 +137,12 @@ impl ImageDecoder for Page<'_> {
 
     fn read_image(mut self, colours: &mut [u8]) -> ImageResult<()> {
         let mut inner = self.inner.take().expect("it was put back");
-        let layout = inner.image_buffer_layout().map_err(told)?;
+        let layout = inner.image_buffer_layout().map_err(image_error)?;
         if let Samples::YCbCr = self.samples {
             if layout.complete_len != colours.len() {
-                return Err(damaged("its strips do not fill it"));
+                return Err(damaged("the strips do not fill the picture"));
             }
-            inner.read_image_bytes(colours).map_err(told)?;
+            inner.read_image_bytes(colours).map_err(image_error)?;
             colours.as_chunks_mut().0.iter_mut().for_each(|pixel| *pixel = rgb(*pixel));
             return Ok(());
         }
@@ -149,10 +150,10 @@ impl ImageDecoder for Page<'_> {
         let samples = 1 + usize::from(self.second.is_some());
         let row = (width * samples * self.bits as usize).div_ceil(8);
         if layout.complete_len != row * height || colours.is_empty() {
-            return Err(damaged("its strips do not fill it"));
+            return Err(damaged("the strips do not fill the picture"));
         }
         let mut packed = vec![0; layout.complete_len];
-        inner.read_image_bytes(&mut packed).map_err(told)?;
+        inner.read_image_bytes(&mut packed).map_err(image_error)?;
         if self.reversed {
             packed.iter_mut().for_each(|byte| *byte = byte.reverse_bits());
         }
@@ -168,11 +169,11 @@ impl ImageDecoder for Page<'_> {
     }
 }
 
-impl Page<'_> {
-    /// One row of packed samples to one of colours.
+impl TiffPage<'_> {
+    /// Converts one row of packed samples to colours.
     fn row(&self, packed: &[u8], colours: &mut [u8]) {
         let (bits, most) = (self.bits as usize, (1_u32 << self.bits) - 1);
-        // No sample crosses a byte; the first pixel lies in the highest bits.
+        // No sample crosses a byte; the first pixel is in the highest bits.
         let sample = |i: usize| u32::from(packed[i * bits / 8]) >> (8 - bits - i * bits % 8) & most;
         let each = 1 + usize::from(self.second.is_some());
         let channels = colours.len() / self.size.0 as usize;
@@ -189,7 +190,7 @@ impl Page<'_> {
     }
 }
 
-/// The colours of a map: all reds, all greens, all blues, of which the high bytes count as in the
+/// The colours of a map: all reds, all greens, all blues; the high bytes count, as in the
 /// reference.
 fn palette(map: &[u64], colours: usize) -> Option<Vec<[u8; 3]>> {
     let channel = |n: usize, i: usize| (map[n * colours + i] >> 8) as u8;
@@ -197,7 +198,7 @@ fn palette(map: &[u64], colours: usize) -> Option<Vec<[u8; 3]>> {
         .then(|| (0..colours).map(|i| [channel(0, i), channel(1, i), channel(2, i)]).collect())
 }
 
-/// The file with the numbers of its palette called gray, which the crate refuses to read otherwise.
+/// The file with palette indices declared as gray, which the crate would reject otherwise.
 fn as_gray(bytes: &[u8]) -> Option<[Cow<'_, [u8]>; 3]> {
     let (value, _) = field(bytes, Tag::PhotometricInterpretation)?;
     let gray = u32::from(BLACK_IS_ZERO);
@@ -213,8 +214,7 @@ fn as_gray(bytes: &[u8]) -> Option<[Cow<'_, [u8]>; 3]> {
     ])
 }
 
-/// The colours that JPEG's luma and chroma stand for (JFIF 1.02: ITU-R BT.601, all 256 levels), in
-/// 1/65536.
+/// The colours of JPEG's luma and chroma (JFIF 1.02: ITU-R BT.601, all 256 levels), in 1/65536.
 fn rgb([y, cb, cr]: [u8; 3]) -> [u8; 3] {
     let (y, cb, cr) = (i32::from(y) << 16, i32::from(cb) - 128, i32::from(cr) - 128);
     [y + 91_881 * cr, y - 22_554 * cb - 46_802 * cr, y + 116_130 * cb]
@@ -236,8 +236,8 @@ fn damaged(why: &str) -> ImageError {
     ImageError::Decoding(DecodingError::new(hint(), why))
 }
 
-/// The crate's complaint as `image` passes such complaints on.
-fn told(error: TiffError) -> ImageError {
+/// Converts an error of the `tiff` crate to one of `image`.
+fn image_error(error: TiffError) -> ImageError {
     match error {
         TiffError::IoError(error) => ImageError::IoError(error),
         TiffError::UnsupportedError(what) => unsupported(what.to_string()),

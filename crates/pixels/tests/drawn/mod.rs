@@ -1,4 +1,4 @@
-//! Pictures that the tests draw themselves, and files made of them.
+//! Pictures drawn by tests, and files made of them.
 #![allow(dead_code, reason = "every test file uses its own part")]
 
 use std::io::{Cursor, Write};
@@ -62,7 +62,7 @@ pub fn gray_jpeg(picture: &RgbImage) -> Vec<u8> {
     compressor.compress_to_vec(image).unwrap()
 }
 
-/// A JPEG of lossless kind, from samples of the given kind.
+/// A lossless JPEG from samples of the given kind.
 pub fn lossless_jpeg(
     samples: &[u8],
     (width, height): (usize, usize),
@@ -97,7 +97,7 @@ pub fn chunk(name: &[u8; 4], body: &[u8]) -> Vec<u8> {
         .concat()
 }
 
-/// The PNG with these chunks before its picture, or behind it.
+/// The PNG with these chunks before its picture, or after it.
 pub fn with_chunks(png: &[u8], chunks: &[u8], behind: bool) -> Vec<u8> {
     let at = if behind { png.len() - 12 } else { 33 };
     [&png[..at], chunks, &png[at..]].concat()
@@ -109,14 +109,14 @@ pub fn deflated(bytes: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// An EXIF block with an orientation and nothing else.
+/// An EXIF block with only an orientation.
 pub fn exif(orientation: u8) -> Vec<u8> {
     let mut block = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0".to_vec();
     block.extend([orientation, 0, 0, 0, 0, 0, 0, 0]);
     block
 }
 
-/// The JPEG with an APP1 segment right behind its start.
+/// The JPEG with an APP1 segment after its start marker.
 pub fn with_app1(jpeg: &[u8], body: &[u8]) -> Vec<u8> {
     let mut bytes = jpeg[..2].to_vec();
     bytes.extend([0xFF, 0xE1]);
@@ -126,7 +126,7 @@ pub fn with_app1(jpeg: &[u8], body: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An uncompressed TIFF: 8-bit samples, `photometric` as TIFF counts them (2 RGB, 5 CMYK).
+/// An uncompressed TIFF: 8-bit samples, `photometric` as in the standard (2 RGB, 5 CMYK).
 pub fn tiff(
     width: u16,
     height: u16,
@@ -145,8 +145,8 @@ pub fn tiff(
     )
 }
 
-/// A TIFF of one strip (or one tile, where `more` names its sides) that holds `strip`; `more` are
-/// further short or long tags.
+/// A TIFF of one strip (or one tile, if `more` has its sides) that contains `strip`; `more` are
+/// additional SHORT or LONG tags.
 pub fn tiff_with(
     width: u16,
     height: u16,
@@ -167,7 +167,7 @@ pub fn tiff_with(
         (at, 1, bits_at + 8),
         (length, 1, strip.len() as u32),
     ];
-    // Two values of two bytes fit into the entry itself.
+    // Two values of two bytes fit in the entry itself.
     let bits = if samples_per_pixel > 2 { bits_at } else { 0x0008_0008 };
     entries.push((258, samples_per_pixel.into(), bits));
     if !tiled {

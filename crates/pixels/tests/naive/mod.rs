@@ -1,5 +1,5 @@
-//! The resize as its specification reads, one value at a time, in 64-bit integers. What the fast
-//! version must equal.
+//! The resize as specified, one value at a time, in 64-bit integers. The fast version must equal
+//! it.
 
 use std::f64::consts::PI;
 

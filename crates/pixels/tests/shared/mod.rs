@@ -1,8 +1,8 @@
-//! Where the shared test files lie, if they do.
+//! Location of the shared test files.
 
 use std::path::{Path, PathBuf};
 
-/// A folder of the shared files, or `None` and a line that says the test was skipped.
+/// A folder of the shared files, or `None` and a message that the test was skipped.
 pub fn folder(name: &str) -> Option<PathBuf> {
     let root = std::env::var_os("PG_CAPTION_SHARED").map_or_else(
         || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),

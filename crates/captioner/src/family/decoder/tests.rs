@@ -1,23 +1,25 @@
-//! Names and shapes; and, where the shared models are at hand, that all layouts of a decoder with
-//! cross-attention entries agree.
+//! Names and shapes; and, where the shared models are available, the agreement of all layouts of a
+//! decoder with cross-attention entries.
 
+use super::ports::kind;
 use super::*;
-use crate::cache::Rows;
+use crate::cache::RowTensor;
+use crate::folder::ModelFolder;
 use crate::tensor::tensor;
 use crate::{LoadOptions, testing};
 use std::path::PathBuf;
 
 #[test]
-fn outputs_are_found_by_the_names_of_the_inputs_they_become() {
+fn outputs_are_named_after_inputs() {
     assert_eq!(present("past_key_values.0.encoder.key"), "present.0.encoder.key");
     assert_eq!(present("past_conv.3"), "present_conv.3");
 }
 
 #[test]
-fn entries_without_an_unstated_length_are_fixed_states_and_cross_attention_is_constant() {
-    assert_eq!(kind("past_key_values.0.key", &[-1, 12, -1, 64]), Kind::Growing);
-    assert_eq!(kind("past_conv.0", &[-1, 1024, 3]), Kind::Fixed);
-    assert_eq!(kind("past_key_values.0.encoder.key", &[-1, 12, -1, 64]), Kind::Constant);
+fn entry_kinds_follow_names_and_shapes() {
+    assert_eq!(kind("past_key_values.0.key", &[-1, 12, -1, 64]), EntryKind::Growing);
+    assert_eq!(kind("past_conv.0", &[-1, 1024, 3]), EntryKind::Fixed);
+    assert_eq!(kind("past_key_values.0.encoder.key", &[-1, 12, -1, 64]), EntryKind::Constant);
 }
 
 #[test]
@@ -28,7 +30,7 @@ fn an_empty_past_keeps_stated_dimensions() {
 const HIDDEN: &str = "encoder_hidden_states";
 const MASK: &str = "encoder_attention_mask";
 
-/// The shared Florence-2 decoder; `None`, said plainly, where it or the runtime is missing.
+/// The shared Florence-2 decoder; `None` and a message if it or the runtime is missing.
 fn florence() -> Option<PathBuf> {
     let shared = std::env::var_os("PG_CAPTION_SHARED")
         .map_or_else(|| testing::workspace().join("../shared"), PathBuf::from);
@@ -40,22 +42,16 @@ fn florence() -> Option<PathBuf> {
     testing::runtime().then_some(folder)
 }
 
-/// Repeatable noise in -1..1.
+/// Repeatable random numbers from -1 to 1.
 fn noise(seed: u64, shape: &[i64]) -> DynValue {
-    let mut state = seed * 2 + 1;
-    let value = |_| {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state % 2000) as f32 / 1000.0 - 1.0
-    };
+    let mut random = fastrand::Rng::with_seed(seed);
     let len = shape.iter().product::<i64>();
-    tensor(shape.to_vec(), (0..len).map(value).collect()).unwrap()
+    tensor(shape.to_vec(), (0..len).map(|_| random.f32() * 2.0 - 1.0).collect()).unwrap()
 }
 
-/// Logits of four calls; before the third two rows trade places, before the fourth the middle one
-/// of three leaves.
-fn run_all(decoder: &mut Decoder) -> Vec<Vec<f32>> {
+/// Logits of four calls. Before the third call two rows change places; before the fourth the second
+/// of three rows leaves.
+fn run_all(decoder: &mut TextDecoder) -> Vec<Vec<f32>> {
     let (_, shape) = match &decoder.layout {
         Layout::Merged { graph, .. }
         | Layout::Alone { graph }
@@ -79,12 +75,12 @@ fn run_all(decoder: &mut Decoder) -> Vec<Vec<f32>> {
 }
 
 #[test]
-fn beams_share_the_pictures_keys_and_values_and_say_what_each_would_say_with_its_own() {
+fn sharing_constants_changes_no_logits() {
     let Some(shared) = florence() else { return };
-    let opened = Folder::open(&shared, &LoadOptions::default()).unwrap();
-    let (mut decoder, _) = Decoder::open(&opened, "inputs_embeds", &[HIDDEN, MASK]).unwrap();
+    let opened = ModelFolder::open(&shared, &LoadOptions::default()).unwrap();
+    let (mut decoder, _) = TextDecoder::open(&opened, "inputs_embeds", &[HIDDEN, MASK]).unwrap();
     let width = decoder.input_shape("inputs_embeds").unwrap()[2];
-    let mut say = |sharing: Sharing| {
+    let mut say = |sharing: ConstantSharing| {
         decoder.share(sharing);
         let constants = vec![
             (HIDDEN, noise(1, &[1, 577, width])),
@@ -99,25 +95,25 @@ fn beams_share_the_pictures_keys_and_values_and_say_what_each_would_say_with_its
             constant_bytes(&cache) / before,
         )
     };
-    let (each, copies) = say(Sharing::None);
+    let (each, copies) = say(ConstantSharing::None);
     assert_eq!(copies, 3);
     assert_ne!(each[0], each[1]);
-    assert_eq!(say(Sharing::OneCaption), (each, 1));
-    let (decoder, _) = Decoder::open(&opened, "inputs_embeds", &[HIDDEN, MASK]).unwrap();
-    assert_eq!(decoder.sharing, Sharing::OneCaption, "found out when it is opened");
+    assert_eq!(say(ConstantSharing::OneCaption), (each, 1));
+    let (decoder, _) = TextDecoder::open(&opened, "inputs_embeds", &[HIDDEN, MASK]).unwrap();
+    assert_eq!(decoder.sharing, ConstantSharing::OneCaption, "found out when it is opened");
 }
 
-fn constant_bytes(cache: &Cache<DynValue>) -> usize {
+fn constant_bytes(cache: &DecoderCache<DynValue>) -> usize {
     cache
         .entries
         .iter()
-        .filter(|entry| entry.kind == Kind::Constant)
+        .filter(|entry| entry.kind == EntryKind::Constant)
         .map(|entry| entry.value.bytes())
         .sum()
 }
 
 #[test]
-fn all_layouts_of_a_decoder_with_cross_attention_entries_agree() {
+fn layouts_with_cross_attention_agree() {
     let Some(shared) = florence() else { return };
     let folder = std::env::temp_dir().join(format!("pg_caption-cross-{}", std::process::id()));
     std::fs::create_dir_all(folder.join("onnx")).unwrap();
@@ -135,9 +131,9 @@ fn all_layouts_of_a_decoder_with_cross_attention_entries_agree() {
             let file = format!("onnx/{graph}.onnx");
             std::fs::copy(shared.join(&file), folder.join(&file)).unwrap();
         }
-        let opened = Folder::open(&folder, &LoadOptions::default()).unwrap();
+        let opened = ModelFolder::open(&folder, &LoadOptions::default()).unwrap();
         let (mut decoder, files) =
-            Decoder::open(&opened, "inputs_embeds", &[HIDDEN, MASK]).unwrap();
+            TextDecoder::open(&opened, "inputs_embeds", &[HIDDEN, MASK]).unwrap();
         assert_eq!(files.len(), graphs.len());
         assert!(decoder.vocabulary().is_some_and(|v| v > 100));
         let logits = run_all(&mut decoder);

@@ -5,6 +5,7 @@ use pg_caption_captioner::{
     self as captioner, Captioner, InputPreparer, ModelError, PictureFeatures, PictureOptions,
     PromptWords,
 };
+use pg_caption_models::aliases;
 use pg_caption_pixels::RgbPicture;
 use pg_caption_style::{CaptionStyle, builtin};
 use pg_caption_wire::EngineConfig;
@@ -69,7 +70,7 @@ fn check_styles(
 ) -> Result<(), String> {
     for style in styles.values() {
         let words = PromptWords {
-            text: style.prompt_for(&preparer.status().family),
+            text: style.prompt_for(&aliases(&preparer.status().family)),
             ..PromptWords::default()
         };
         if let Err(reason) = preparer.prompt(style, words, features) {

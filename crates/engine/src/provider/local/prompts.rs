@@ -5,6 +5,7 @@ use crate::catch_panic::catch_panic;
 use crate::failures;
 use crate::job::Job;
 use pg_caption_captioner::{InputPreparer, PictureFeatures, PromptWords, TokenPrompt};
+use pg_caption_models::aliases;
 use pg_caption_style::CaptionStyle;
 use pg_caption_wire::{Failure, TileMode};
 use std::collections::HashMap;
@@ -43,8 +44,8 @@ impl PromptCache {
         features: &PictureFeatures,
     ) -> Result<TokenPrompt, Failure> {
         let output = &job.outputs[output];
-        let family = &preparer.status().family;
-        let text = job.extras.prompt.as_deref().or_else(|| output.style.prompt_for(family));
+        let family = aliases(&preparer.status().family);
+        let text = job.extras.prompt.as_deref().or_else(|| output.style.prompt_for(&family));
         let key = PromptKey {
             style: output.style.clone(),
             text: text.map(Into::into),

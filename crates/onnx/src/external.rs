@@ -1,20 +1,19 @@
-//! Which other files a graph's weights lie in, read without its weights: they may be gigabytes, and
-//! are stepped over.
+//! Finds the external weight files of a graph without reading its weights, which may be gigabytes.
 //!
-//! A walk over the format's messages (field numbers of `proto/onnx-ml.proto`) that looks at those
-//! alone in which a tensor can lie.
+//! Skips every message of the format (field numbers of `proto/onnx-ml.proto`) that cannot contain a
+//! tensor.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, BufReader, ErrorKind, Read};
 use std::path::Path;
 
-/// Graphs within graphs, as protobuf itself bounds them.
+/// Deepest nesting of messages, as in protobuf.
 const DEEPEST: usize = 100;
-/// Longest name of a file that is read.
+/// Longest file name that is read, bytes.
 const LONGEST: u64 = 4096;
 
-/// The messages on the way to a tensor's place.
+/// The messages that can contain a tensor's location.
 #[derive(Clone, Copy)]
 enum Message {
     Model,
@@ -24,11 +23,11 @@ enum Message {
     Attribute,
     Sparse,
     Tensor,
-    Entry,
+    Location,
 }
 
 impl Message {
-    /// The message in a field, if the way leads through it.
+    /// The message in a field, if it can contain a location.
     fn inside(self, field: u64) -> Option<Message> {
         use Message::*;
         Some(match (self, field) {
@@ -38,26 +37,25 @@ impl Message {
             (Node, 5) => Attribute,
             (Graph, 15) | (Attribute, 22 | 23) => Sparse,
             (Graph, 5) | (Attribute, 5 | 10) | (Sparse, 1 | 2) => Tensor,
-            (Tensor, 13) => Entry,
+            (Tensor, 13) => Location,
             _ => return None,
         })
     }
 }
 
-/// Where the weights of a graph's file lie that are not in it: `location` of every `external_data`,
-/// as it is written there.
+/// Locations of a graph file's external weights: `location` of every `external_data`, as written.
 ///
 /// # Errors
-/// The file cannot be read, or is no ONNX model.
-pub fn outside(file: &Path) -> io::Result<BTreeSet<String>> {
+/// The file cannot be read, or is not an ONNX model.
+pub fn external_locations(file: &Path) -> io::Result<BTreeSet<String>> {
     let file = File::open(file)?;
     let length = file.metadata()?.len();
-    let mut walk = Walk { reader: BufReader::new(file), at: 0, found: BTreeSet::new() };
-    walk.message(Message::Model, length, 0)?;
-    Ok(walk.found)
+    let mut fields = FieldReader { reader: BufReader::new(file), at: 0, found: BTreeSet::new() };
+    fields.message(Message::Model, length, 0)?;
+    Ok(fields.found)
 }
 
-struct Walk {
+struct FieldReader {
     reader: BufReader<File>,
     at: u64,
     found: BTreeSet<String>,
@@ -67,8 +65,8 @@ fn malformed() -> io::Error {
     io::Error::new(ErrorKind::InvalidData, "not an ONNX model")
 }
 
-impl Walk {
-    /// Everything up to `end`.
+impl FieldReader {
+    /// Reads everything up to `end`.
     fn message(&mut self, message: Message, end: u64, depth: usize) -> io::Result<()> {
         if depth > DEEPEST {
             return Err(malformed());
@@ -90,9 +88,9 @@ impl Walk {
                 self.at.checked_add(length).filter(|inner| *inner <= end).ok_or_else(malformed)?;
             match (message, field, message.inside(field)) {
                 (_, _, Some(inside)) => self.message(inside, inner, depth + 1)?,
-                (Message::Entry, 1, _) => key = self.text(length)?,
-                (Message::Entry, 2, _) => value = self.text(length)?,
-                _ => self.step_over(length)?,
+                (Message::Location, 1, _) => key = self.text(length)?,
+                (Message::Location, 2, _) => value = self.text(length)?,
+                _ => self.skip(length)?,
             }
         }
         if key == "location" {
@@ -125,7 +123,7 @@ impl Walk {
         String::from_utf8(bytes).map_err(|_| malformed())
     }
 
-    fn step_over(&mut self, length: u64) -> io::Result<()> {
+    fn skip(&mut self, length: u64) -> io::Result<()> {
         self.reader.seek_relative(i64::try_from(length).map_err(|_| malformed())?)?;
         self.at += length;
         Ok(())
@@ -142,7 +140,7 @@ mod tests {
     use crate::testing::with_weights;
     use prost::Message as _;
 
-    fn placed(location: &str) -> TensorProto {
+    fn located(location: &str) -> TensorProto {
         let entry = |key: &str, value: &str| StringStringEntryProto {
             key: Some(key.into()),
             value: Some(value.into()),
@@ -154,32 +152,32 @@ mod tests {
     }
 
     #[test]
-    fn every_place_that_a_graph_names_is_found_wherever_it_stands() {
+    fn every_location_in_a_graph_is_found() {
         let path =
-            std::env::temp_dir().join(format!("pg_caption-outside-{}.onnx", std::process::id()));
+            std::env::temp_dir().join(format!("pg_caption-external-{}.onnx", std::process::id()));
         let write = |model: &OnnxModel| std::fs::write(&path, model.write()).unwrap();
         let mut model = with_weights(&[("large", vec![7; 1 << 20]), ("small", vec![9; 8])]);
         write(&model);
-        assert!(outside(&path).unwrap().is_empty());
+        assert!(external_locations(&path).unwrap().is_empty());
         let graph = model.graph_mut();
-        graph.initializer.insert(0, placed("weights.bin"));
-        graph.initializer.push(placed("more/weights.bin"));
+        graph.initializer.insert(0, located("weights.bin"));
+        graph.initializer.push(located("more/weights.bin"));
         let within =
-            GraphProto { initializer: vec![placed("branch.bin")], ..GraphProto::default() };
+            GraphProto { initializer: vec![located("branch.bin")], ..GraphProto::default() };
         let branch = AttributeProto {
             g: Some(within),
-            t: Some(placed("constant.bin")),
+            t: Some(located("constant.bin")),
             ..AttributeProto::default()
         };
         graph.node.push(NodeProto { attribute: vec![branch], ..NodeProto::default() });
         write(&model);
-        let found: Vec<String> = outside(&path).unwrap().into_iter().collect();
+        let found: Vec<String> = external_locations(&path).unwrap().into_iter().collect();
         assert_eq!(found, ["branch.bin", "constant.bin", "more/weights.bin", "weights.bin"]);
-        // Cut anywhere it is an error or less is found; never a panic.
+        // A truncated file is an error or yields fewer locations; it never causes a panic.
         let whole = model.0.encode_to_vec();
         for length in (0..whole.len()).step_by(997) {
             std::fs::write(&path, &whole[..length]).unwrap();
-            if let Ok(some) = outside(&path) {
+            if let Ok(some) = external_locations(&path) {
                 assert!(some.len() < 4);
             }
         }
