@@ -2,7 +2,7 @@
 
 use pg_caption_wire::Failure;
 
-/// Violations of the message style in a failure; empty if there are none.
+/// Violations of the message style in a failure; empty without one.
 ///
 /// * The message starts in lower case, unless with an acronym or a quoted name. It ends without a
 ///   full stop and has one line.

@@ -27,7 +27,7 @@ pub trait NameResolver: Debug + Send + Sync + 'static {
     /// The addresses of `host` (lower-case, punycoded). May block. The results are not trusted.
     ///
     /// # Errors
-    /// Why there are none.
+    /// Why the name has no address.
     fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>>;
 }
 
