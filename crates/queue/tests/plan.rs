@@ -77,7 +77,7 @@ fn done(outputs: &[Result<&str, &str>]) -> CaptionOutcome {
             caption: (*text).into(),
             finish: FinishReason::Stop,
             tokens: 1,
-            confidence: 1.0,
+            confidence: Some(1.0),
         }),
         Err(code) => CaptionOutput::Failed(Failure::new(FailureClass::Uncertain, *code, "why")),
     };
