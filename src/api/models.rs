@@ -74,8 +74,8 @@ fn retain_loaded_graphs(model: &mut InstalledModel, details: &ModelStatus) {
 
 /// Which files of its folder a serving model could not use, as text; `None`: it uses all.
 pub fn skipped_files(model: &ModelStatus) -> Option<String> {
-    (!model.passed_over.is_empty())
-        .then(|| format!("skipped unusable files: {}", model.passed_over.join("; ")))
+    (!model.skipped_graphs.is_empty())
+        .then(|| format!("skipped unusable files: {}", model.skipped_graphs.join("; ")))
 }
 
 /// `caption.models()`.

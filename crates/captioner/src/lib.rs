@@ -115,7 +115,7 @@ pub fn load(
         batch_invariant: identity.batch_invariant,
         hoisted: opened.hoisted,
         min_confidence: min_confidence(&folder)?,
-        passed_over: opened.graphs.into_iter().flat_map(|g| g.skipped).collect(),
+        skipped_graphs: opened.graphs.into_iter().flat_map(|g| g.skipped).collect(),
     };
     let preparer =
         InputPreparer { prepare: opened.prepare, generation: Arc::new(generation), text, status };

@@ -100,7 +100,7 @@ fn every_layout(model: &str, others: &[&str], more: &[Layout]) {
 }
 
 fn skipped(folder: &Path) -> Vec<String> {
-    open(folder).1.status().passed_over.clone()
+    open(folder).1.status().skipped_graphs.clone()
 }
 
 /// Each of these files, and no other, was skipped with a reason that contains the text.
@@ -199,7 +199,7 @@ fn only_auto_skips_unloadable_precisions() {
     let status = open(&folder.0).1.status().clone();
     assert_eq!(status.graphs[0].dtype, "q4");
     assert_eq!(status.graphs[1].dtype, "fp32");
-    assert_skipped(&status.passed_over, &[("encoder_model_quantized.onnx", "failed")]);
+    assert_skipped(&status.skipped_graphs, &[("encoder_model_quantized.onnx", "failed")]);
     let error =
         load(&folder.0, &LoadOptions { dtype: "_quantized".into() }).err().unwrap().to_string();
     assert!(error.contains("encoder_model_quantized.onnx"), "{error}");

@@ -80,7 +80,7 @@ fn float16_graphs_caption_like_float32() {
         let status = open(&folder.0).1.status().clone();
         assert!(
             status.graphs.iter().all(|graph| graph.dtype == "fp16")
-                && status.passed_over.is_empty(),
+                && status.skipped_graphs.is_empty(),
             "{status:?}"
         );
         let full = ids(&parity().join(model), &greedy());
@@ -135,8 +135,11 @@ fn unsupported_tensor_types_are_refused_or_skipped() {
             folder.graph(&file.replace(".onnx", "_fp16.onnx")),
         )
         .unwrap();
-        let passed_over = open(&folder.0).1.status().passed_over.clone();
-        assert!(passed_over.len() == 1 && passed_over[0].contains("bf16"), "{passed_over:?}");
+        let skipped_graphs = open(&folder.0).1.status().skipped_graphs.clone();
+        assert!(
+            skipped_graphs.len() == 1 && skipped_graphs[0].contains("bf16"),
+            "{skipped_graphs:?}"
+        );
     }
 }
 
@@ -190,7 +193,7 @@ fn external_weights_are_found_and_digested() {
         let beams = json!({ "num_beams": 3 });
         assert_eq!(ids(&folder.0, &beams), ids(&parity().join(model), &beams), "{model}");
         let before = open(&folder.0).1.status().clone();
-        assert_eq!(before.passed_over, [""; 0]);
+        assert_eq!(before.skipped_graphs, [""; 0]);
         let weights = folder.graph(&format!("{}_data", before.graphs[0].file));
         let mut bytes = std::fs::read(&weights).unwrap();
         assert!(before.bytes > bytes.len() as u64);

@@ -224,7 +224,7 @@ fn a_skipped_graph_is_reported() {
     copy(&parity().join("vit-gpt2"), dir.path());
     let graph = |name: &str| dir.path().join("onnx").join(name);
     assert_eq!(
-        check(dir.path(), &[]).unwrap().unwrap()["passed_over"],
+        check(dir.path(), &[]).unwrap().unwrap()["skipped_graphs"],
         serde_json::json!([]),
         "a whole folder"
     );
@@ -246,7 +246,7 @@ fn a_skipped_graph_is_reported() {
         used,
         ["encoder_model_uint8.onnx", "decoder_model.onnx", "decoder_with_past_model.onnx"]
     );
-    let skipped: Vec<_> = found["passed_over"]
+    let skipped: Vec<_> = found["skipped_graphs"]
         .as_array()
         .unwrap()
         .iter()

@@ -63,7 +63,7 @@ fn model(name: &str) -> ModelStatus {
         batch_invariant: true,
         hoisted: false,
         min_confidence: None,
-        passed_over: Vec::new(),
+        skipped_graphs: Vec::new(),
     }
 }
 

@@ -114,7 +114,7 @@ pub struct ModelStatus {
     pub min_confidence: Option<f32>,
     /// Unusable installed graphs that take precedence over those in use: file and reason, one each.
     #[serde(default)]
-    pub passed_over: Vec<String>,
+    pub skipped_graphs: Vec<String>,
 }
 
 /// One graph of the model.

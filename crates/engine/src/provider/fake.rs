@@ -72,7 +72,7 @@ impl Provider for FakeProvider {
             batch_invariant: true,
             hoisted: false,
             min_confidence: Some(0.5),
-            passed_over: Vec::new(),
+            skipped_graphs: Vec::new(),
         }
     }
 

@@ -178,7 +178,7 @@ fn report(
         "height": height,
         "batch_invariant": status.batch_invariant,
         "min_confidence": status.min_confidence,
-        "passed_over": status.passed_over,
+        "skipped_graphs": status.skipped_graphs,
         "suggested_batch": local::suggested_batch(provider),
         "load_seconds": loaded.as_secs_f64(),
         "memory": resident_bytes(),
@@ -218,7 +218,7 @@ fn show(report: &Value) {
             size(number(&graph["bytes"]))
         );
     }
-    for file in report["passed_over"].as_array().into_iter().flatten() {
+    for file in report["skipped_graphs"].as_array().into_iter().flatten() {
         println!("  skipped, unusable: {}", file.as_str().unwrap_or_default());
     }
     println!(
