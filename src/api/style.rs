@@ -4,7 +4,7 @@
 //! Called by the SQL functions and by the worker, with a pinned `search_path`. The whole definition
 //! is sent to the engine, which stores none.
 
-use crate::pg::report::{optional, refuse, spi};
+use crate::pg::report::{refuse, spi};
 use crate::{engine::model_status, settings};
 use pg_caption_style::{CaptionStyle, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names};
 use pgrx::JsonB;
@@ -110,7 +110,14 @@ const USER_STYLE: &str = "SELECT to_jsonb(s) FROM caption.style s WHERE name = $
 
 /// A row of `caption.style`, completed by the built-in style of that name.
 fn user_style(name: &str) -> Option<CaptionStyle> {
-    let row: Option<JsonB> = optional(Spi::get_one_with_args(USER_STYLE, &[name.into()]));
+    // Read-only: `Spi::get_one` would assign a transaction id, which a standby and a parallel worker
+    // refuse.
+    let row: Option<JsonB> = spi(Spi::connect(|client| {
+        match client.select(USER_STYLE, Some(1), &[name.into()])?.next() {
+            Some(row) => row.get(1),
+            None => Ok(None),
+        }
+    }));
     let JsonB(Value::Object(row)) = row? else { return None };
     let patch = StylePatch::from_row(row).unwrap_or_else(|error| {
         pgrx::error!("style \"{name}\" in caption.style cannot be read: {error}")
