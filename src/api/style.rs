@@ -110,8 +110,8 @@ const USER_STYLE: &str = "SELECT to_jsonb(s) FROM caption.style s WHERE name = $
 
 /// A row of `caption.style`, completed by the built-in style of that name.
 fn user_style(name: &str) -> Option<CaptionStyle> {
-    // Read-only: `Spi::get_one` would assign a transaction id, which a standby and a parallel worker
-    // refuse.
+    // Read-only: `Spi::get_one` assigns a transaction id, which fails on a standby and in a
+    // parallel worker.
     let row: Option<JsonB> = spi(Spi::connect(|client| {
         match client.select(USER_STYLE, Some(1), &[name.into()])?.next() {
             Some(row) => row.get(1),

@@ -48,7 +48,8 @@ fn the_host_view_shows_requests_and_cooldowns() {
         host(
             &mut session,
             &busy,
-            "cooling_until - clock_timestamp() BETWEEN interval '9 minutes' AND interval '10 minutes'"
+            "cooling_until - clock_timestamp() \
+             BETWEEN interval '9 minutes' AND interval '10 minutes'"
         ),
         "true"
     );
