@@ -142,8 +142,8 @@ pub fn require_ready() {
             "pg_caption is not running in this server",
             Some("The library is not in shared_preload_libraries.".into()),
             Some(
-                "Add this line to postgresql.conf and restart the server: \
-                 shared_preload_libraries = 'pg_caption'"
+                "Set shared_preload_libraries = 'pg_caption' in postgresql.conf \
+                 and restart the server."
                     .into(),
             ),
         );
