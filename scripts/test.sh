@@ -58,6 +58,8 @@ if [ "${1:-}" = lint ]; then exit 0; fi
 [ -d "${PG_CAPTION_SHARED:-$project/../shared}" ] ||
   skipped+=("../shared is missing: tests that need its files")
 cargo_test "$pg_config" --lib --bins --tests
+say "examples in the documentation"
+cargo test --quiet --workspace --exclude pg_caption --doc
 passed=$("$pg_config" --version)
 old=$(scripts/private-postgresql.sh)
 for major in $(pin postgresql also-tested); do

@@ -35,7 +35,7 @@ CREATE TABLE caption.style (
                                     AND NOT jsonb_path_exists(prompts,
                                                               '$.* ? (@.type() != "string")')),
     CHECK (min_chars <= max_chars),
-    CONSTRAINT style_says_something
+    CONSTRAINT style_has_instruction
         CHECK (instruction IS NOT NULL OR name IN ('concise', 'seo', 'detailed'))
 );
 COMMENT ON TABLE caption.style IS

@@ -1,7 +1,7 @@
 //! Shared memory: the state that backends, workers and the launcher exchange. Small, of fixed size,
 //! behind one lock that is held for microseconds.
 //!
-//! Called from every process. Nothing here waits, raises or allocates while the lock is held.
+//! Called from every process. Nothing here waits or raises while the lock is held.
 
 use crate::pg::report::refuse;
 use crate::pg::shared_text::SharedText;
@@ -33,7 +33,7 @@ pub struct DatabaseSlot {
     /// Address of the worker's latch; 0: none.
     worker_latch: usize,
     /// A prepared transaction enqueued rows. Its commit is not announced, so workers must poll.
-    pub slow_look: bool,
+    pub slow_poll: bool,
     /// When deferred rows are due, in milliseconds of the Unix epoch; 0: no deferred rows.
     due_ms: i64,
     /// Workers that failed in a row.
@@ -214,15 +214,15 @@ pub fn forget_database(oid: u32, seen: u64) {
 
 /// Announces committed work: raises the database's generation and wakes its worker, or else the
 /// launcher, which starts one.
-pub fn announce_work(oid: u32, slow_look: bool) {
+pub fn announce_work(oid: u32, slow_poll: bool) {
     let latch = {
         let mut state = STATE.exclusive();
         let launcher = state.launcher_latch;
         match state.slot(oid) {
             Some(slot) => {
                 slot.generation += 1;
-                slot.slow_look |= slow_look;
-                if slot.worker != 0 && !slow_look { slot.worker_latch } else { launcher }
+                slot.slow_poll |= slow_poll;
+                if slot.worker != 0 && !slow_poll { slot.worker_latch } else { launcher }
             }
             None => launcher,
         }
@@ -246,16 +246,16 @@ pub fn set_worker(oid: u32, pid: i32) {
 }
 
 /// Lets a worker leave that has no work before `due_ms` (Unix epoch; 0: never) and has seen
-/// generation `seen`. `slow_look`: prepared transactions are pending, whose commit is not
+/// generation `seen`. `slow_poll`: prepared transactions are pending, whose commit is not
 /// announced. `false`: rows were enqueued or prepared meanwhile, so the worker must stay.
-pub fn leave_if_drained(oid: u32, seen: u64, due_ms: i64, slow_look: bool) -> bool {
+pub fn leave_if_drained(oid: u32, seen: u64, due_ms: i64, slow_poll: bool) -> bool {
     let mut state = STATE.exclusive();
     match state.slot(oid) {
         Some(slot) if slot.generation != seen => false,
         Some(slot) => {
             slot.drained = seen;
             slot.due_ms = due_ms;
-            slot.slow_look = slow_look;
+            slot.slow_poll = slow_poll;
             slot.has_runaway = false;
             true
         }

@@ -2,7 +2,7 @@
 //!
 //! Called by SQL, and by `progress` for the server-wide facts. Changes nothing.
 
-use crate::pg::report::spi;
+use crate::pg::report::select_one;
 use crate::{settings, shared};
 use pg_caption_supervisor::database_status;
 use pgrx::JsonB;
@@ -27,7 +27,7 @@ fn database_report() -> JsonB {
     shared::require_ready();
     let (databases, server) = (shared::databases(), server());
     let connectable: Vec<pg_sys::Oid> =
-        spi(Spi::get_one("SELECT array_agg(oid) FROM pg_database WHERE datallowconn"))
+        select_one("SELECT array_agg(oid) FROM pg_database WHERE datallowconn", &[])
             .unwrap_or_default();
     let rows = databases.iter().map(|database| {
         let facts = database_status::DatabaseFacts {

@@ -67,15 +67,16 @@ impl ModelRow {
 fn retain_loaded_graphs(model: &mut InstalledModel, details: &ModelStatus) {
     let Some(family) = model.model_type.as_deref().and_then(family) else { return };
     let graphs = family.all_graphs();
-    let loaded = details.graphs.iter().filter_map(|graph| graph_file(&graph.file, &graphs));
+    let Some(local) = &details.local else { return };
+    let loaded = local.graphs.iter().filter_map(|graph| graph_file(&graph.file, &graphs));
     model.graphs =
         loaded.map(|named| (named.graph.to_owned(), vec![named.dtype.to_owned()])).collect();
 }
 
 /// Which files of its folder a serving model could not use, as text; `None`: it uses all.
 pub fn skipped_files(model: &ModelStatus) -> Option<String> {
-    (!model.skipped_graphs.is_empty())
-        .then(|| format!("skipped unusable files: {}", model.skipped_graphs.join("; ")))
+    let skipped = model.skipped_graphs();
+    (!skipped.is_empty()).then(|| format!("skipped unusable files: {}", skipped.join("; ")))
 }
 
 /// `caption.models()`.

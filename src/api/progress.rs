@@ -4,7 +4,7 @@
 //! Any role may call them, as any role may read the view. They reveal nothing about tables of other
 //! roles, nor about paths of the server.
 
-use crate::pg::report::{optional, refuse};
+use crate::pg::report::{refuse, select_one};
 use crate::{api::database, engine::model_status, shared};
 use pg_caption_supervisor::database_status::{self, DatabaseState};
 use pgrx::prelude::*;
@@ -15,8 +15,7 @@ const IS_MEMBER_OF_OWNER: &str =
 /// `caption.in_flight(relation)`: NULL unless the caller is a member of the table's owner.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 fn in_flight(relation: pg_sys::Oid) -> Option<i32> {
-    let is_member: Option<bool> =
-        optional(Spi::get_one_with_args(IS_MEMBER_OF_OWNER, &[relation.into()]));
+    let is_member: Option<bool> = select_one(IS_MEMBER_OF_OWNER, &[relation.into()]);
     if is_member != Some(true) {
         return None;
     }

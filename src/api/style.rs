@@ -4,7 +4,7 @@
 //! Called by the SQL functions and by the worker, with a pinned `search_path`. The whole definition
 //! is sent to the engine, which stores none.
 
-use crate::pg::report::{refuse, spi};
+use crate::pg::report::{refuse, select_one, spi};
 use crate::{engine::model_status, settings};
 use pg_caption_style::{CaptionStyle, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names};
 use pgrx::JsonB;
@@ -110,14 +110,7 @@ const USER_STYLE: &str = "SELECT to_jsonb(s) FROM caption.style s WHERE name = $
 
 /// A row of `caption.style`, completed by the built-in style of that name.
 fn user_style(name: &str) -> Option<CaptionStyle> {
-    // Read-only: `Spi::get_one` assigns a transaction id, which fails on a standby and in a
-    // parallel worker.
-    let row: Option<JsonB> = spi(Spi::connect(|client| {
-        match client.select(USER_STYLE, Some(1), &[name.into()])?.next() {
-            Some(row) => row.get(1),
-            None => Ok(None),
-        }
-    }));
+    let row: Option<JsonB> = select_one(USER_STYLE, &[name.into()]);
     let JsonB(Value::Object(row)) = row? else { return None };
     let patch = StylePatch::from_row(row).unwrap_or_else(|error| {
         pgrx::error!("style \"{name}\" in caption.style cannot be read: {error}")

@@ -38,7 +38,7 @@ fn view(database: &shared::DatabaseSlot, now: Instant) -> DatabaseView {
         generation: database.generation,
         drained: database.drained,
         has_worker: database.worker != 0,
-        slow_poll: database.slow_look,
+        slow_poll: database.slow_poll,
         due: database.due(now),
     }
 }

@@ -70,6 +70,18 @@ pub fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {
     result.unwrap_or_else(|error| pgrx::error!("pg_caption: {error}"))
 }
 
+/// The first column of the first row of a read-only query; `None` for NULL or no row. Unlike
+/// `Spi::get_one` it assigns no transaction id, which fails on a standby and in a parallel worker.
+pub fn select_one<T: pgrx::FromDatum + pgrx::IntoDatum>(
+    query: &str,
+    arguments: &[pgrx::datum::DatumWithOid<'_>],
+) -> Option<T> {
+    spi(Spi::connect(|client| match client.select(query, Some(1), arguments)?.next() {
+        Some(row) => row.get(1),
+        None => Ok(None),
+    }))
+}
+
 /// The first column of the first row; `None` if the query returned no row.
 pub fn optional<T>(result: Result<Option<T>, pgrx::spi::Error>) -> Option<T> {
     match result {

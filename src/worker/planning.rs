@@ -35,11 +35,11 @@ pub struct SessionSettings(Vec<CString>);
 impl SessionSettings {
     /// A scope with the planner settings of the session; within [`worker_scope`].
     pub fn scope(&self) -> GucScope {
-        let level = GucScope::open();
+        let scope = GucScope::open();
         for ((name, _), value) in PLANNER.iter().zip(&self.0) {
-            level.set(name, value);
+            scope.set(name, value);
         }
-        level
+        scope
     }
 }
 
@@ -47,12 +47,12 @@ impl SessionSettings {
 /// that it replaces.
 pub fn worker_scope() -> (GucScope, SessionSettings) {
     let session = PLANNER.iter().map(|(name, _)| current(name, CStr::to_owned)).collect();
-    let level = GucScope::open();
+    let scope = GucScope::open();
     for (name, value) in PLANNER {
-        level.set(name, value);
+        scope.set(name, value);
     }
-    set_lock_timeout(&level, lock_timeout());
-    (level, SessionSettings(session))
+    set_lock_timeout(&scope, lock_timeout());
+    (scope, SessionSettings(session))
 }
 
 /// Lock timeouts for the code of watched tables. Each timeout halves the next one, so that a table
@@ -67,10 +67,10 @@ impl LockTimeouts {
     /// A scope with the lock timeout for a table.
     pub fn scope(&self, table: u32) -> GucScope {
         let halvings = self.halvings.get(&table).copied().unwrap_or(0);
-        let level = GucScope::open();
+        let scope = GucScope::open();
         let timeout = (lock_timeout() >> halvings).max(lock_timeout().min(MIN_LOCK_TIMEOUT));
-        set_lock_timeout(&level, timeout);
-        level
+        set_lock_timeout(&scope, timeout);
+        scope
     }
 
     /// Code of a table could not get a lock.
@@ -97,6 +97,6 @@ fn lock_timeout() -> i32 {
     (unsafe { pg_sys::DeadlockTimeout } / 2).clamp(1, MAX_LOCK_TIMEOUT)
 }
 
-fn set_lock_timeout(level: &GucScope, ms: i32) {
-    level.set(c"lock_timeout", &CString::new(ms.to_string()).unwrap_or_default());
+fn set_lock_timeout(scope: &GucScope, ms: i32) {
+    scope.set(c"lock_timeout", &CString::new(ms.to_string()).unwrap_or_default());
 }

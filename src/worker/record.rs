@@ -68,7 +68,7 @@ pub fn outcome(row: &RowKey, outcome: &RowOutcome) {
         );
     }
     pgrx::log!(
-        "pg_caption: nothing can be noted of row {} of the table with OID {}: {}",
+        "pg_caption: could not record the outcome of row {} of the table with OID {}: {}",
         shortened(&row.key),
         row.relation,
         raised.message

@@ -109,7 +109,7 @@ fn signals(database: u32, store: &WorkerStore) -> WorkerSignals {
         now: Instant::now(),
         enabled: settings::enabled(),
         generation: known.map(|database| database.generation),
-        slow_poll: known.is_some_and(|database| database.slow_look),
+        slow_poll: known.is_some_and(|database| database.slow_poll),
         redefined: store.definitions.any_changed(),
         crowded: shared::crowded(),
         epoch: shared::engine_epoch(),

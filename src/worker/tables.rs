@@ -3,12 +3,10 @@
 use super::checks::{UncheckedWatch, check};
 use super::rescan;
 use super::transaction::{attempt, spi};
+use crate::pg::table::BOOKKEEPING;
 use pg_caption_queue::WatchedTable;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
-
-/// Tables with rows of watched tables.
-const BOOKKEEPING: [&str; 6] = ["watch", "watch_state", "queue", "deferred", "ledger", "failed"];
 
 /// Queue rows of transactions that began before their table was unwatched.
 const CLEAN_QUEUE: &str = "DELETE FROM caption.queue q WHERE NOT EXISTS ( \

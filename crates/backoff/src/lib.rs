@@ -1,8 +1,9 @@
 //! Exponential backoff: a pause that doubles with each failure, up to a limit, spread by jitter.
 //!
-//! Used for all retries: deferred rows, paused hosts, downloads, and restarts of engines and
-//! workers. It never sleeps and reads no clock: its callers are state machines that need a
-//! [`Duration`]. Random numbers are arguments, so that schedules are tested without sleeping.
+//! Used for all retries: deferred rows, paused hosts, downloads, and workers that find no engine.
+//! It never sleeps and reads no clock: its callers are state machines that need a [`Duration`].
+//! Random numbers are arguments, so that schedules are tested without sleeping. Restarts of engines
+//! and workers follow tables of their own, which do not double (`crates/supervisor`).
 
 use std::time::Duration;
 

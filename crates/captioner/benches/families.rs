@@ -64,7 +64,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     style.instruction = "Can you describe this image?".into();
     println!(
         "{}",
-        json!({ "ready": preparer.status().family, "hoisted": preparer.status().hoisted })
+        json!({ "ready": preparer.status().family, "hoisted": preparer.graph_status().hoisted })
     );
     let words = PromptWords { tiles, ..PromptWords::default() };
     for line in std::io::stdin().lock().lines() {

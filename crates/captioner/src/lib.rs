@@ -73,7 +73,7 @@ pub use weights::external_data;
 #[cfg(test)]
 mod testing;
 
-use pg_caption_wire::{GraphStatus, ModelStatus};
+use pg_caption_wire::{GraphStatus, LocalModelStatus, ModelStatus};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -102,11 +102,7 @@ pub fn load(
     let file = |path: &Path| {
         path.file_name().map_or_else(String::new, |name| name.to_string_lossy().into_owned())
     };
-    let status = ModelStatus {
-        name: folder.name(),
-        digest: identity.digest,
-        family: family.name().into(),
-        bytes: identity.bytes,
+    let local = LocalModelStatus {
         graphs: opened
             .graphs
             .iter()
@@ -114,8 +110,15 @@ pub fn load(
             .collect(),
         batch_invariant: identity.batch_invariant,
         hoisted: opened.hoisted,
-        min_confidence: min_confidence(&folder)?,
         skipped_graphs: opened.graphs.into_iter().flat_map(|g| g.skipped).collect(),
+    };
+    let status = ModelStatus {
+        name: folder.name(),
+        digest: identity.digest,
+        family: family.name().into(),
+        bytes: identity.bytes,
+        min_confidence: min_confidence(&folder)?,
+        local: Some(local),
     };
     let preparer =
         InputPreparer { prepare: opened.prepare, generation: Arc::new(generation), text, status };

@@ -9,7 +9,7 @@ use crate::prompt::{PromptWords, TokenPrompt};
 use crate::text::TextTokenizer;
 use pg_caption_pixels::RgbPicture;
 use pg_caption_style::CaptionStyle;
-use pg_caption_wire::{ModelStatus, TileMode};
+use pg_caption_wire::{LocalModelStatus, ModelStatus, TileMode};
 use std::sync::Arc;
 
 /// The half of a model that needs no session. Shared by threads.
@@ -100,6 +100,11 @@ impl InputPreparer {
     /// Name, digest, family, graphs, min_confidence …
     pub fn status(&self) -> &ModelStatus {
         &self.status
+    }
+
+    /// The part of [`InputPreparer::status`] about graphs.
+    pub fn graph_status(&self) -> &LocalModelStatus {
+        self.status.local.as_ref().expect("a loaded folder has graphs")
     }
 
     /// Pictures per encoder call and captions per decoder call that suit this model on a CPU.

@@ -382,7 +382,7 @@ fn impossible_dimensions_are_refused_by_name() {
             *hidden = graphs::port("encoder_hidden_states", DataType::Float, &[-1, -1, size]);
         });
         let (_, preparer) = open(&folder.0);
-        let skipped = &preparer.status().skipped_graphs;
+        let skipped = &preparer.graph_status().skipped_graphs;
         assert!(
             skipped.iter().any(|entry| entry.contains("decoder_model_merged.onnx")
                 && entry.contains("encoder_hidden_states")),

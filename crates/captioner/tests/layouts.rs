@@ -28,7 +28,7 @@ fn ids(captioner: &mut Captioner, preparer: &InputPreparer) -> Vec<Vec<i64>> {
 }
 
 fn loaded(folder: &Path) -> Vec<String> {
-    open(folder).1.status().graphs.iter().map(|g| g.file.clone()).collect()
+    open(folder).1.graph_status().graphs.iter().map(|g| g.file.clone()).collect()
 }
 
 const MERGED: &str = "decoder_model_merged.onnx";
@@ -73,7 +73,7 @@ fn every_layout(model: &str, others: &[&str], more: &[Layout]) {
     // Florence-2 caches the keys and values of the picture; ViT-GPT2's graphs have no entries for
     // them.
     let hoists = model == "vit-gpt2";
-    assert_eq!(preparer.status().hoisted, hoists);
+    assert_eq!(preparer.graph_status().hoisted, hoists);
     assert!(
         expected.iter().any(|ids| ids.len() > 5) && expected.iter().any(|ids| *ids != expected[0]),
         "{expected:?}"
@@ -94,13 +94,13 @@ fn every_layout(model: &str, others: &[&str], more: &[Layout]) {
         }
         assert_eq!(loaded(&folder.0), [others, decoders].concat(), "{model} {name}");
         let (mut captioner, preparer) = open(&folder.0);
-        assert_eq!(preparer.status().hoisted, hoists && *name != "alone", "{model} {name}");
+        assert_eq!(preparer.graph_status().hoisted, hoists && *name != "alone", "{model} {name}");
         assert_eq!(ids(&mut captioner, &preparer), expected, "{model} {name}");
     }
 }
 
 fn skipped(folder: &Path) -> Vec<String> {
-    open(folder).1.status().skipped_graphs.clone()
+    open(folder).1.graph_status().skipped_graphs.clone()
 }
 
 /// Each of these files, and no other, was skipped with a reason that contains the text.
@@ -182,7 +182,7 @@ fn graphs_with_stated_positions_are_split() {
     for without in [None, Some(MERGED)] {
         without.into_iter().for_each(|file| std::fs::remove_file(folder.graph(file)).unwrap());
         let (mut captioner, preparer) = open(&folder.0);
-        assert!(preparer.status().hoisted, "without {without:?}");
+        assert!(preparer.graph_status().hoisted, "without {without:?}");
         assert_eq!(ids(&mut captioner, &preparer), ids_of_the_complete_folder());
     }
 }
@@ -196,7 +196,7 @@ fn only_auto_skips_unloadable_precisions() {
     std::fs::rename(folder.graph("encoder_model.onnx"), folder.graph("encoder_model_q4.onnx"))
         .unwrap();
     std::fs::write(folder.graph("encoder_model_quantized.onnx"), "not a graph").unwrap();
-    let status = open(&folder.0).1.status().clone();
+    let status = open(&folder.0).1.graph_status().clone();
     assert_eq!(status.graphs[0].dtype, "q4");
     assert_eq!(status.graphs[1].dtype, "fp32");
     assert_skipped(&status.skipped_graphs, &[("encoder_model_quantized.onnx", "failed")]);

@@ -136,7 +136,7 @@ fn every_sequence(model: &str, views: TileViews, sequences: usize) {
         return;
     }
     let (mut captioner, preparer) = open(&parity().join(model));
-    assert!(preparer.status().batch_invariant);
+    assert!(preparer.graph_status().batch_invariant);
     let expected = expected(model, views);
     let cases = cases(&expected, views);
     assert_eq!(cases.len(), sequences, "the parity file holds other sequences than it did");

@@ -77,7 +77,7 @@ fn float16_graphs_caption_like_float32() {
             )
             .unwrap();
         }
-        let status = open(&folder.0).1.status().clone();
+        let status = open(&folder.0).1.graph_status().clone();
         assert!(
             status.graphs.iter().all(|graph| graph.dtype == "fp16")
                 && status.skipped_graphs.is_empty(),
@@ -135,7 +135,7 @@ fn unsupported_tensor_types_are_refused_or_skipped() {
             folder.graph(&file.replace(".onnx", "_fp16.onnx")),
         )
         .unwrap();
-        let skipped_graphs = open(&folder.0).1.status().skipped_graphs.clone();
+        let skipped_graphs = open(&folder.0).1.graph_status().skipped_graphs.clone();
         assert!(
             skipped_graphs.len() == 1 && skipped_graphs[0].contains("bf16"),
             "{skipped_graphs:?}"
@@ -193,8 +193,9 @@ fn external_weights_are_found_and_digested() {
         let beams = json!({ "num_beams": 3 });
         assert_eq!(ids(&folder.0, &beams), ids(&parity().join(model), &beams), "{model}");
         let before = open(&folder.0).1.status().clone();
-        assert_eq!(before.skipped_graphs, [""; 0]);
-        let weights = folder.graph(&format!("{}_data", before.graphs[0].file));
+        assert_eq!(before.skipped_graphs(), [""; 0]);
+        let weights =
+            folder.graph(&format!("{}_data", before.local.as_ref().unwrap().graphs[0].file));
         let mut bytes = std::fs::read(&weights).unwrap();
         assert!(before.bytes > bytes.len() as u64);
         let last = bytes.len() - 1;

@@ -106,7 +106,7 @@ fn style_errors_follow_the_style() {
     ];
     all_messages_follow_the_style(errors.iter().map(StyleError::to_string));
     all_messages_follow_the_style([
-        FolderError::Silent("poetic".into()).to_string(),
+        FolderError::NoInstruction("poetic".into()).to_string(),
         FolderError::Style { name: "poetic".into(), error: errors[0].clone() }.to_string(),
     ]);
     let refusals = [

@@ -5,7 +5,8 @@
 //! variable, setting or message that could set it. Cargo unifies features when it builds the whole
 //! workspace, so a development build of `pg_caption_engine` may contain the code of the hook; its
 //! `main` still passes [`DecodeHook::default`], which does nothing. `make install` builds this
-//! package alone, without the feature `test_hook`: the type is then empty.
+//! package alone, without the feature `test_hook`: the type is then empty. Only with PROFILE=dev,
+//! for tests, it builds the whole workspace.
 
 /// Runs before each picture is decoded; does nothing by default.
 #[derive(Debug, Clone, Copy, Default)]

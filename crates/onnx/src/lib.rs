@@ -7,7 +7,7 @@
 //! model with its weights left in the file lets ONNX Runtime map them, which lowers peak memory by
 //! 12 to 26 % for the three supported families (`docs/speed.md`). The names of external weight
 //! files complete the model's digest. A full ONNX library is not needed for this: the messages of
-//! the format, a walk over names, and one traversal of the nodes.
+//! the format, a traversal of names, and one traversal of the nodes.
 //!
 //! Nothing here runs a graph. `crates/captioner` decides what to split, compares both halves with
 //! the published graph bit for bit, and uses the published graph on any difference.

@@ -4,7 +4,7 @@ use crate::format::{AVIF, HEIC};
 use crate::{PictureError, PictureFormat};
 
 /// Text is recognised within this many bytes.
-const LOOK: usize = 4096;
+const MAX_TEXT_PREFIX: usize = 4096;
 
 /// The format of the bytes, or an error that describes them.
 pub(crate) fn recognise(bytes: &[u8]) -> Result<PictureFormat, PictureError> {
@@ -23,7 +23,7 @@ pub(crate) fn recognise(bytes: &[u8]) -> Result<PictureFormat, PictureError> {
         return Err(PictureError::UnsupportedFormat { name, code });
     }
     let seems = binary(bytes)
-        .or_else(|| text(&bytes[..bytes.len().min(LOOK)]))
+        .or_else(|| text(&bytes[..bytes.len().min(MAX_TEXT_PREFIX)]))
         .unwrap_or("a file of unknown kind");
     Err(PictureError::NotAnImage { seems })
 }
@@ -174,7 +174,7 @@ fn text(bytes: &[u8]) -> Option<&'static str> {
 }
 
 fn is_svg(bytes: &[u8]) -> bool {
-    let start = skip_blank(&bytes[..bytes.len().min(LOOK)]);
+    let start = skip_blank(&bytes[..bytes.len().min(MAX_TEXT_PREFIX)]);
     let lower = start.to_ascii_lowercase();
     let contains = |text: &[u8]| lower.windows(text.len()).position(|window| window == text);
     // An SVG inside an HTML page does not make the page a picture.

@@ -20,7 +20,7 @@ pub enum FolderError {
     Form(String),
     /// A new style has neither an instruction nor a prompt.
     #[error("style \"{0}\" has no \"instruction\" and no \"prompt\"")]
-    Silent(String),
+    NoInstruction(String),
     /// A definition is invalid.
     #[error("style \"{name}\": {error}")]
     Style {
@@ -72,7 +72,7 @@ fn completed(
             // The folder's own model is the only one that reads the instruction.
             patch.instruction = patch.instruction.or_else(|| patch.prompt.clone());
             if patch.instruction.is_none() {
-                return Err(FolderError::Silent(name.into()));
+                return Err(FolderError::NoInstruction(name.into()));
             }
             let task = patch.task.unwrap_or(StyleTask::Detailed).name();
             let style = builtin(task)

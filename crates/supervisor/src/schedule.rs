@@ -2,14 +2,22 @@
 //! PostgreSQL. The launcher passes the state of the databases and the exits of its workers; the
 //! schedule decides which workers to start now, and when to check again.
 
-use pg_caption_backoff::Backoff;
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
 /// How often a database gets a worker while a prepared transaction holds enqueued rows.
 const SLOW_POLL: Duration = Duration::from_secs(10);
-/// Pauses before a database gets the next worker after a failed one.
-const RESTART: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(300));
+/// Pauses before a database gets the next worker after a failed one; the last one repeats. They grow
+/// faster than by doubling: a worker that crashes may take all sessions of
+/// the server along, so it is started six times within 82 s and then every five minutes.
+const RESTART_PAUSES: [Duration; 6] = [
+    Duration::from_millis(100),
+    Duration::from_secs(1),
+    Duration::from_secs(5),
+    Duration::from_secs(15),
+    Duration::from_secs(60),
+    Duration::from_secs(300),
+];
 /// Pause after the server had no background worker slot left.
 const NO_SLOT: Duration = Duration::from_secs(5);
 
@@ -146,7 +154,7 @@ impl WorkerSchedule {
             return WorkerExit::Normal;
         }
         let failures = self.failures.entry(oid).or_default();
-        let pause = RESTART.pause(failures.times);
+        let pause = RESTART_PAUSES[(failures.times as usize).min(RESTART_PAUSES.len() - 1)];
         failures.until = Some(now + pause);
         failures.times += 1;
         WorkerExit::Failed { times: failures.times, pause }
@@ -228,18 +236,19 @@ mod tests {
     #[test]
     fn failed_workers_restart_after_growing_pauses() {
         let (mut schedule, mut now) = (WorkerSchedule::default(), Instant::now());
-        let failed = |times| WorkerExit::Failed { times, pause: RESTART.pause(times - 1) };
-        for times in 1..=14 {
+        let seconds = [0.1, 1.0, 5.0, 15.0, 60.0, 300.0, 300.0, 300.0];
+        let pauses = seconds.map(Duration::from_secs_f64);
+        let failed = |times: u32| WorkerExit::Failed { times, pause: pauses[times as usize - 1] };
+        for times in 1..=8 {
             schedule.started(&view(1), now);
             assert_eq!(schedule.ended(1, Some(&view(1)), now), failed(times));
             assert!(schedule.wanted(&[view(1)], now, 1).0.is_empty());
             // Other databases do not wait.
             assert_eq!(schedule.wanted(&[view(1), view(2)], now, 1).0[0].oid, 2);
-            let pause = RESTART.pause(times - 1);
+            let pause = pauses[times as usize - 1];
             assert_eq!(schedule.next_due(&[view(1)], now, 1), Some(now + pause));
             now += pause;
         }
-        assert_eq!(RESTART.pause(13), Duration::from_secs(300), "the longest one");
         schedule.started(&view(1), now);
         assert_eq!(schedule.ended(1, Some(&drained(1)), now), WorkerExit::Normal);
         schedule.started(&view(1), now);
@@ -251,7 +260,7 @@ mod tests {
         let (mut schedule, now) = (WorkerSchedule::default(), Instant::now());
         let overdue = DatabaseView { due: Some(now), ..drained(1) };
         schedule.started(&overdue, now);
-        let failed = WorkerExit::Failed { times: 1, pause: RESTART.pause(0) };
+        let failed = WorkerExit::Failed { times: 1, pause: Duration::from_millis(100) };
         assert_eq!(schedule.ended(1, Some(&overdue), now), failed);
         assert!(schedule.wanted(&[overdue], now, 1).0.is_empty());
         // A worker that ends in order defers the rows again, or yields its slot.

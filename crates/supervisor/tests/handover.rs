@@ -59,11 +59,8 @@ fn model(name: &str) -> ModelStatus {
         digest: String::new(),
         family: "florence2".into(),
         bytes: 0,
-        graphs: Vec::new(),
-        batch_invariant: true,
-        hoisted: false,
         min_confidence: None,
-        skipped_graphs: Vec::new(),
+        local: None,
     }
 }
 

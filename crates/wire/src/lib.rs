@@ -22,7 +22,8 @@ pub use settings::{
     SETTINGS, SettingContext, SettingFlag, SettingKind, SettingRow, SettingUnit, SettingValue,
 };
 pub use status::{
-    EngineControl, EngineReport, EngineStatus, GraphStatus, HostCooldown, HostStatus, ModelStatus,
+    EngineControl, EngineReport, EngineStatus, GraphStatus, HostCooldown, HostStatus,
+    LocalModelStatus, ModelStatus,
 };
 
 /// Version of everything in this crate. A client and an engine of different versions refuse each

@@ -102,6 +102,23 @@ pub struct ModelStatus {
     pub family: String,
     /// Bytes of the loaded files.
     pub bytes: u64,
+    /// Confidence below which captions are uncertain, if the folder states one.
+    pub min_confidence: Option<f32>,
+    /// Facts about graphs; only a model that runs in the engine has them.
+    #[serde(flatten)]
+    pub local: Option<LocalModelStatus>,
+}
+
+impl ModelStatus {
+    /// [`LocalModelStatus::skipped_graphs`]; empty for a model without graphs.
+    pub fn skipped_graphs(&self) -> &[String] {
+        self.local.as_ref().map_or(&[], |local| &local.skipped_graphs)
+    }
+}
+
+/// What only a model that runs in the engine reports.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LocalModelStatus {
     /// The graphs.
     pub graphs: Vec<GraphStatus>,
     /// Whether token ids are independent of the batch (no graph has DynamicQuantizeLinear).
@@ -110,8 +127,6 @@ pub struct ModelStatus {
     /// graph computes them for every token.
     #[serde(default)]
     pub hoisted: bool,
-    /// Confidence below which captions are uncertain, if the folder states one.
-    pub min_confidence: Option<f32>,
     /// Unusable installed graphs that take precedence over those in use: file and reason, one each.
     #[serde(default)]
     pub skipped_graphs: Vec<String>,

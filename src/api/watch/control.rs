@@ -5,12 +5,9 @@
 use super::arguments::{require_relation, require_value};
 use super::require_writable;
 use crate::pg::report::{refuse, spi};
-use crate::pg::table::{self, TableDescription};
+use crate::pg::table::{self, BOOKKEEPING, TableDescription};
 use crate::{hooks::enqueue, pg::identity, pg::triggers, shared};
 use pgrx::prelude::*;
-
-/// Tables with rows of one watch, by the column `relation`.
-const TABLES: [&str; 6] = ["watch", "watch_state", "queue", "deferred", "ledger", "failed"];
 
 const IS_WATCHED: &str = "SELECT EXISTS (SELECT FROM caption.watch WHERE relation = $1)";
 
@@ -49,7 +46,7 @@ fn unwatch(relation: Option<pg_sys::Oid>) {
     triggers::drop(table.oid, &table.name);
     let _extension = identity::as_extension();
     lock_state(table.oid);
-    for name in TABLES {
+    for name in BOOKKEEPING {
         let statement = format!("DELETE FROM caption.{name} WHERE relation = $1");
         spi(Spi::run_with_args(&statement, &[table.oid.into()]));
     }

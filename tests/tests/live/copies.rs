@@ -29,6 +29,11 @@ fn a_promoted_standby_continues_the_queue() {
     assert!(there.holds("pg_is_in_recovery()"));
     assert!(!there.text(&format!("SELECT caption_image('{}')", urls[0])).is_empty(), "it captions");
     assert_eq!(standby.process("pg_caption worker"), None, "a standby has no worker");
+    // These views once assigned a transaction id, which is an error during recovery.
+    let state = there.text("SELECT state FROM caption.progress");
+    assert!(state.contains("standby"), "{state}");
+    let why = there.text("SELECT why FROM caption.database WHERE database = current_database()");
+    assert!(why.contains("standby"), "{why}");
     assert_eq!(there.error("SELECT caption.retry('products')").code().code(), "25006");
     let here = session.text("SELECT pg_current_wal_lsn()");
     there.run("SELECT 1");

@@ -237,7 +237,7 @@ fn an_oversized_key_costs_only_its_row() {
         "(SELECT count(*) FROM products WHERE alt <> '') = 2 AND (SELECT backfill_done \
          FROM caption.watch_state)",
     );
-    assert!(cluster.log().contains("nothing can be noted of row"), "{}", cluster.log());
+    assert!(cluster.log().contains("could not record the outcome of row"), "{}", cluster.log());
 }
 
 #[test]

@@ -17,7 +17,7 @@ const NEVER: f32 = -1e9;
 struct Running {
     sequence: Vec<i64>,
     score: f32,
-    tally: ChosenTokens,
+    chosen: ChosenTokens,
 }
 
 #[derive(Clone)]
@@ -43,7 +43,7 @@ struct Candidate {
     token: i64,
     score: f32,
     ends: bool,
-    tally: ChosenTokens,
+    chosen: ChosenTokens,
 }
 
 impl BeamSearch {
@@ -53,7 +53,7 @@ impl BeamSearch {
         let running = (0..beams).map(|beam| Running {
             sequence: prompt.to_vec(),
             score: if beam == 0 { 0.0 } else { NEVER },
-            tally: ChosenTokens::default(),
+            chosen: ChosenTokens::default(),
         });
         BeamSearch {
             running: running.collect(),
@@ -84,7 +84,7 @@ impl BeamSearch {
             .map(|(i, score)| Running {
                 sequence: extended(&candidates[*i]),
                 score: *score,
-                tally: candidates[*i].tally,
+                chosen: candidates[*i].chosen,
             })
             .collect();
         // After prefill all beams share its one row. A forced first token is then the only
@@ -108,7 +108,7 @@ impl BeamSearch {
                 score += if barred { NEVER } else { 0.0 };
             }
             pool.push(Pooled {
-                sequence: Some((extended(candidate), candidate.tally)),
+                sequence: Some((extended(candidate), candidate.chosen)),
                 score,
                 finished,
             });
@@ -167,24 +167,24 @@ impl BeamSearch {
             let from = &self.running[source];
             let row = row_of(source);
             let forced = frame.at(&from.sequence).is_forced(frame.settings);
-            let tally = if forced {
-                from.tally
+            let chosen = if forced {
+                from.chosen
             } else {
-                from.tally.with(normalisers[row].log_probability(logits[row][token]))
+                from.chosen.with(normalisers[row].log_probability(logits[row][token]))
             };
             let token = token as i64;
             let ends = frame.settings.eos_token_id.contains(&token)
                 || from.sequence.len() + 1 >= frame.limit;
-            Candidate { source, token, score, ends, tally }
+            Candidate { source, token, score, ends, chosen }
         };
         Ok(best(all, keep).into_iter().map(candidate).collect())
     }
 
     fn outcome(&self, frame: SearchFrame) -> SearchOutcome {
         match &self.pool[0].sequence {
-            Some((sequence, tally)) => frame.outcome(sequence, *tally),
+            Some((sequence, chosen)) => frame.outcome(sequence, *chosen),
             // No candidate ended: return the best running sequence.
-            None => frame.outcome(&self.running[0].sequence, self.running[0].tally),
+            None => frame.outcome(&self.running[0].sequence, self.running[0].chosen),
         }
     }
 }

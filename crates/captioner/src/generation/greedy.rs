@@ -7,7 +7,7 @@ use super::step::{ChosenTokens, NotNumbers, SearchAdvance, SearchFrame};
 /// The one row of a greedy caption.
 pub(super) struct GreedySearch {
     sequence: Vec<i64>,
-    tally: ChosenTokens,
+    chosen: ChosenTokens,
     scores: Vec<f32>,
 }
 
@@ -15,7 +15,7 @@ impl GreedySearch {
     pub fn new(prompt: &[i64]) -> GreedySearch {
         GreedySearch {
             sequence: prompt.to_vec(),
-            tally: ChosenTokens::default(),
+            chosen: ChosenTokens::default(),
             scores: Vec::new(),
         }
     }
@@ -32,12 +32,12 @@ impl GreedySearch {
         rules::apply(frame.settings, at, &mut self.scores);
         let token = argmax(&self.scores);
         if !at.is_forced(frame.settings) {
-            self.tally = self.tally.with(normaliser.log_probability(logits[token]));
+            self.chosen = self.chosen.with(normaliser.log_probability(logits[token]));
         }
         let token = token as i64;
         self.sequence.push(token);
         if frame.settings.eos_token_id.contains(&token) || self.sequence.len() >= frame.limit {
-            return Ok(SearchAdvance::Done(frame.outcome(&self.sequence, self.tally)));
+            return Ok(SearchAdvance::Done(frame.outcome(&self.sequence, self.chosen)));
         }
         Ok(SearchAdvance::Continue(vec![(0, token)]))
     }

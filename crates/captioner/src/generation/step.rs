@@ -44,12 +44,12 @@ impl SearchFrame<'_> {
     }
 
     /// The result for a complete sequence.
-    pub fn outcome(&self, sequence: &[i64], tally: ChosenTokens) -> SearchOutcome {
+    pub fn outcome(&self, sequence: &[i64], chosen: ChosenTokens) -> SearchOutcome {
         let (before, last) = sequence.split_at(sequence.len() - 1);
         let ended = self.settings.eos_token_id.contains(&last[0])
             && !self.at(before).is_forced_end(self.settings);
         let finish = if ended { FinishReason::Stop } else { FinishReason::Length };
-        SearchOutcome { ids: sequence[self.prompt..].to_vec(), finish, confidence: tally.mean() }
+        SearchOutcome { ids: sequence[self.prompt..].to_vec(), finish, confidence: chosen.mean() }
     }
 }
 

@@ -64,7 +64,7 @@ pub fn run(options: &CaptionArgs) -> Result<bool, String> {
             return Err(format!("{}: {}", failure.message, failure.detail.unwrap_or_default()));
         }
         ProviderState::Ready(provider) => {
-            for file in provider.status().skipped_graphs {
+            for file in provider.status().skipped_graphs() {
                 crate::log::line(format_args!("warning: skipped: {file}"));
             }
         }

@@ -36,7 +36,7 @@ const PREPARED_SHARE: u64 = 8;
 /// A queued URL.
 struct ToFetch {
     work: PictureWork,
-    /// The host to be asked next.
+    /// The host of the next fetch.
     host: String,
     /// After a redirect to another host.
     redirected: Option<Box<RedirectedFetch>>,

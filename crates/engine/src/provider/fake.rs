@@ -68,11 +68,8 @@ impl Provider for FakeProvider {
             digest: "http://models.example fake".into(),
             family: "remote".into(),
             bytes: 0,
-            graphs: Vec::new(),
-            batch_invariant: true,
-            hoisted: false,
             min_confidence: Some(0.5),
-            skipped_graphs: Vec::new(),
+            local: None,
         }
     }
 

@@ -90,11 +90,11 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
         ProviderState::Ready(provider) => {
             let model = provider.status();
             crate::log::line(format_args!("model {} ({}) is ready", model.name, model.family));
-            if !model.skipped_graphs.is_empty() {
+            if !model.skipped_graphs().is_empty() {
                 crate::log::line(format_args!(
                     "warning: unusable files of model {} were skipped: {}",
                     model.name,
-                    model.skipped_graphs.join("; ")
+                    model.skipped_graphs().join("; ")
                 ));
             }
             launcher.report(&EngineReport::Ready { model });

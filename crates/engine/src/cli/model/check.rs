@@ -152,7 +152,12 @@ fn report(
         let bytes = bytes_of(folder, file);
         json!({ "file": file, "dtype": dtype, "bytes": bytes })
     };
-    let graphs: Vec<Value> = status.graphs.iter().map(|g| graph(&g.file, &g.dtype)).collect();
+    let local = status.local.as_ref();
+    let graphs: Vec<Value> = local
+        .into_iter()
+        .flat_map(|local| &local.graphs)
+        .map(|g| graph(&g.file, &g.dtype))
+        .collect();
     let captions: Vec<Value> = captions
         .iter()
         .map(|(style, caption)| match caption {
@@ -176,9 +181,9 @@ fn report(
         "graphs": graphs,
         "width": width,
         "height": height,
-        "batch_invariant": status.batch_invariant,
+        "batch_invariant": local.map(|local| local.batch_invariant),
         "min_confidence": status.min_confidence,
-        "skipped_graphs": status.skipped_graphs,
+        "skipped_graphs": status.skipped_graphs(),
         "suggested_batch": local::suggested_batch(provider),
         "load_seconds": loaded.as_secs_f64(),
         "memory": resident_bytes(),
