@@ -7,9 +7,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// How often a database gets a worker while a prepared transaction holds enqueued rows.
 const SLOW_POLL: Duration = Duration::from_secs(10);
-/// Pauses before a database gets the next worker after a failed one; the last one repeats. They grow
-/// faster than by doubling: a worker that crashes may take all sessions of
-/// the server along, so it is started six times within 82 s and then every five minutes.
+/// Pauses before a database gets the next worker after a failed one; the last one repeats. They
+/// grow faster than by doubling: a worker that crashes may take all sessions of the server along,
+/// so it is started six times within 82 s and then every five minutes.
 const RESTART_PAUSES: [Duration; 6] = [
     Duration::from_millis(100),
     Duration::from_secs(1),
