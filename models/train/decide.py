@@ -1,7 +1,7 @@
 """From what the networks see to one noun and the probability that it is right.
 
 Candidates are the nouns of ImageNet's classes and groups, and the own kinds. Each gets a probability by a logistic
-regression on few numbers; of those that reach the threshold the most specific is said. The same arithmetic is
+regression on few numbers; of those that are sure the most specific is said, else the likeliest. The same arithmetic is
 built into the encoder's graph by export.py.
 """
 import json
@@ -16,6 +16,7 @@ LOW = 1e-4
 LOOSE = [k for k in KINDS if k not in CLOTHES]
 PACKED = {"Juice", "Milk", "Oatghurt", "Oat Milk", "Sour Cream", "Sour Milk", "Soyghurt", "Soy Milk", "Yoghurt"}
 T_ONE, T_BOTH = 0.8, 0.7
+SPECIFIC = 0.8  # a noun as sure as this is preferred to a wider one that is surer
 PROBE = 0.25  # weight of the discriminant's logits beside the earlier network's: best in the validation part
 
 
@@ -132,8 +133,8 @@ def rank(v):
     return np.concatenate([1 / (1 + v.size), np.full(len(ALL), 1.0)])
 
 
-def pick(v, confidence, threshold):
-    """(candidate, its confidence): of those that reach the threshold the most specific, else the likeliest."""
-    score = np.where(confidence >= threshold, 2 + 4 * rank(v) + confidence, confidence)
+def pick(v, confidence):
+    """(candidate, its confidence): of those that are sure the most specific, else the likeliest."""
+    score = np.where(confidence >= SPECIFIC, 2 + 4 * rank(v) + confidence, confidence)
     best = score.argmax(1)
     return best, confidence[np.arange(len(best)), best]

@@ -14,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 import grammar as G
 from compile_decoder import EOS, PAD, SPECIAL, STARTS, WIDTH
 from data import CLOTHES, KINDS
-from decide import LOW, PACKED, PROBE, T_BOTH, T_ONE, Vocabulary, rank
+from decide import LOW, PACKED, PROBE, SPECIFIC, T_BOTH, T_ONE, Vocabulary, rank
 from earlier import networks
 from leave_one_out import Catalogue, held_photos, learn, see
 from lite import Graph, linear, lite
-from look import MEAN, SIDE, STD, smaller
+from look import MEAN, SIDE, STD
 from measure import BACKGROUNDS, COLOURS, lab, words_of
 from own_kinds import ALL, OTHER
 from weights import file_of, read_pth
@@ -154,7 +154,7 @@ def encoder(a, v, judge, heads, head, numbers):
     m = Maths(g)
     arrays = {name: read_pth(file_of(a.cache, name)) for name in ("lite2", "lite0")}
     f2, _, middle = lite(g, "pixel_values", arrays["lite2"], "lite2")
-    f0, _, _ = lite(g, smaller(g), arrays["lite0"], "lite0")
+    f0, _, _ = lite(g, "pixel_values", arrays["lite0"], "lite0")
     two, zero = (linear(g, f, arrays[n]["_fc.weight"].T, arrays[n]["_fc.bias"], n + ".logits") for f, n in ((f2, "lite2"), (f0, "lite0")))
     kind_e, product_e, _, pattern_e, background_e = earlier_part(m, a.cache)
     # Own kinds: the discriminant and the earlier network together.
@@ -194,7 +194,7 @@ def encoder(a, v, judge, heads, head, numbers):
     nothing = m.op("Sigmoid", m.op("Add", m.op("MatMul", f2, heads["nothing_w"].reshape(-1, 1)), float(heads["nothing_b"])))
     keep = m.op("Where", m.op("Greater", nothing, 0.5), m.op("Sub", 1.0, nothing), m.c([[1.0]]))
     sure = m.op("Mul", m.op("Concat", classes, owned, axis=1), keep)
-    score = m.op("Where", m.op("GreaterOrEqual", sure, a.threshold), m.op("Add", sure, (2 + 4 * rank(v)).reshape(1, -1)), sure)
+    score = m.op("Where", m.op("GreaterOrEqual", sure, SPECIFIC), m.op("Add", sure, (2 + 4 * rank(v)).reshape(1, -1)), sure)
     best = m.op("ArgMax", score, axis=1, keepdims=1)
     confidence = m.op("Squeeze", m.op("GatherElements", sure, best, axis=1), m.axes(1))
     g.add("Identity", [confidence], "confidence")
@@ -260,7 +260,7 @@ def main():
     p.add_argument("--cache", type=Path, default=Path("cache"))
     p.add_argument("--out", type=Path, default=Path("models/default"))
     p.add_argument("--eyes", type=int, nargs="+", default=[0])
-    p.add_argument("--threshold", type=float, default=0.68)
+    p.add_argument("--threshold", type=float, default=0.64)
     a = p.parse_args()
     v = Vocabulary(a.cache)
     assert [n.texts() for n in v.nouns] == [n.texts() for n in G.NOUNS]

@@ -79,7 +79,7 @@ def gather(a, part="train"):
 def fit(a, leave_out=()):
     """The heads; and, for each shop to be left out, the heads without it."""
     x, kind, product, origin, products = gather(a)
-    weight = np.where(origin == "drawn", 0.3, 1.0).astype(np.float32)
+    weight = np.where(origin == "drawn", 1.5, 1.0).astype(np.float32)
     nothing = (origin == "nothing").astype(int)
     kinds, nothings = Sums(OTHER + 1, x.shape[1]), Sums(2, x.shape[1])
     kinds.add(x, kind, weight)

@@ -125,15 +125,19 @@ def main():
         judge = learn(v, c, seen, ~mine, held)
         confidence[mine] = judge.confidence(v, seen)[mine]
     np.save(a.cache / "left_out.npy", confidence)
-    for t in (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85):
-        best, sure = pick(v, confidence, t)
+    best, sure = pick(v, confidence)
+    right_of = c.right[np.arange(len(best)), best]
+    for low in np.arange(0, 1, 0.1):
+        mine = (sure >= low) & (sure < low + 0.1)
+        if mine.any():
+            print(f"confidence {low:.1f} to {low + 0.1:.1f}: {mine.sum()} photos, right {right_of[mine].mean():.2f}, said {sure[mine].mean():.2f}")
+    for t in (0.5, 0.55, 0.6, 0.62, 0.64, 0.66, 0.68, 0.7, 0.75, 0.8, 0.85):
         written = sure >= t
-        right = c.right[np.arange(len(best)), best] & written
+        right = right_of & written
         each = " ".join(f"{s[:4]} {written[c.shop == s].mean():.2f}/{right[c.shop == s].sum() / max(1, written[c.shop == s].sum()):.2f}" for s in SHOPS)
         print(f"{t:.2f}: written {written.mean():.3f} right {right.sum() / written.sum():.3f} wordless written "
               f"{(written & c.wordless).sum()} of {c.wordless.sum()}; {each}")
     if a.show:
-        best, sure = pick(v, confidence, 0.6)
         for i in np.argsort(-sure):
             if not c.right[i, best[i]] and sure[i] > 0.5:
                 print(f"{sure[i]:.2f} {c.files[i]} said {v.nouns[v.noun[best[i]]].name}; {sorted(c.truth[c.files[i]])[:4]}")

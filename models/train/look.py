@@ -1,7 +1,7 @@
 """What the pretrained networks see in every photo: cache/features_NAME.npz, resumable by set.
 
-For the training photos and the catalogue: features and the 1,000 logits of Lite2 at 260 px and of Lite0 at
-224 px; of the two large sets of Lite2 alone.
+For the training photos and the catalogue: features and the 1,000 logits of Lite2 and Lite0 at 260 px; of the
+two large sets of Lite2 alone.
 """
 import argparse, csv, io, json, tarfile, time
 from pathlib import Path
@@ -15,7 +15,6 @@ from lite import Graph, linear, lite
 from weights import file_of, read_pth
 
 SIDE, MEAN, STD = 260, 127 / 255, 128 / 255
-SMALL = 224
 LARGE = ("grocery-store", "clothing-cc0")
 
 
@@ -30,20 +29,12 @@ def prepared(picture, side=SIDE):
     return ((x.astype(np.float32) - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1)
 
 
-def smaller(g):
-    """The picture at the side at which Lite0 looks at it."""
-    sizes = g.constant("small_side", np.array([SMALL, SMALL], np.int64))
-    shape = g.add("Shape", ["pixel_values"], "shape", start=0, end=2)
-    sizes = g.add("Concat", [shape, sizes], "small_shape", axis=0)
-    return g.add("Resize", ["pixel_values", "", "", sizes], "small", mode="linear", coordinate_transformation_mode="half_pixel")
-
-
 def pretrained(cache, names=("lite2", "lite0"), half=True):
     """A session that gives features and logits of the networks, in order."""
     g, outputs = Graph(half), []
     for name in names:
         arrays = read_pth(file_of(cache, name))
-        flat, _, _ = lite(g, smaller(g) if name == "lite0" else "pixel_values", arrays, name)
+        flat, _, _ = lite(g, "pixel_values", arrays, name)
         logits = linear(g, flat, arrays["_fc.weight"].T, arrays["_fc.bias"], f"{name}.logits")
         outputs += [flat, logits]
     value = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", None])
