@@ -59,8 +59,8 @@ def main():
     nothing = [model.pixels(Image.fromarray(x)) for x in np.load(a.cache / "held_nothing.npy")]
     report["blanks, noise, charts, text, floors"] = {"pictures": len(nothing), "written": sum(g[0] >= model.threshold for g in said(model, nothing, []))}
     heads = dict(np.load(a.cache / "heads.npz"))
-    f2, two, eyes, kind = held_photos(a, "test")
-    fused = see(v, heads, f2, two, two, eyes).fused[:, :len(KINDS)].argmax(1)
+    *seen, kind = held_photos(a, "test")
+    fused = see(v, heads, *seen).fused[:, :len(KINDS)].argmax(1)
     clothes = kind < len(CLOTHES)
     report["held out"] = {"clothing kind": (fused == kind)[clothes].mean(), "photos": int(clothes.sum()),
                           "grocery kind": (fused == kind)[~clothes].mean(), "grocery photos": int((~clothes).sum())}

@@ -16,6 +16,7 @@ from compile_decoder import EOS, PAD, SPECIAL, STARTS, WIDTH
 from data import CLOTHES, KINDS
 from decide import LOW, PACKED, PROBE, SPECIFIC, T_BOTH, T_ONE, Vocabulary, rank
 from earlier import networks
+from faces import faces
 from leave_one_out import Catalogue, held_photos, learn, see
 from lite import Graph, linear, lite
 from look import MEAN, SIDE, STD
@@ -23,6 +24,7 @@ from measure import BACKGROUNDS, COLOURS, lab, words_of
 from own_kinds import ALL, OTHER
 from weights import file_of, read_pth
 
+FACE = 0.95  # a face's score becomes the confidence in "a person"; not calibrated, for want of photos
 STEPS = 32  # of a colour channel in the table of colour words
 
 
@@ -158,7 +160,8 @@ def encoder(a, v, judge, heads, head, numbers):
     two, zero = (linear(g, f, arrays[n]["_fc.weight"].T, arrays[n]["_fc.bias"], n + ".logits") for f, n in ((f2, "lite2"), (f0, "lite0")))
     kind_e, product_e, _, pattern_e, background_e = earlier_part(m, a.cache)
     # Own kinds: the discriminant and the earlier network together.
-    own = m.op("Mul", linear(g, f2, heads["kind_w"], heads["kind_b"], "own"), PROBE)
+    features = m.op("Concat", f2, f0, axis=1)
+    own = m.op("Mul", linear(g, features, heads["kind_w"], heads["kind_b"], "own"), PROBE)
     n, new = len(KINDS), OTHER - len(KINDS)
     none = m.op("Slice", kind_e, m.axes(n), m.axes(n + 1), m.axes(1))
     spread = m.op("Concat", m.op("Slice", kind_e, m.axes(0), m.axes(n), m.axes(1)), *[none] * (new + 1), axis=1)
@@ -191,18 +194,25 @@ def encoder(a, v, judge, heads, head, numbers):
     fixed = weights[7] * (v.family == 2) + weights[8]
     owned = m.op("Sigmoid", m.total(*terms, m.c(fixed.reshape(1, -1))))
     # Nothing to name: noise, text, floors.
-    nothing = m.op("Sigmoid", m.op("Add", m.op("MatMul", f2, heads["nothing_w"].reshape(-1, 1)), float(heads["nothing_b"])))
+    nothing = m.op("Sigmoid", m.op("Add", m.op("MatMul", features, heads["nothing_w"].reshape(-1, 1)), float(heads["nothing_b"])))
     keep = m.op("Where", m.op("Greater", nothing, 0.5), m.op("Sub", 1.0, nothing), m.c([[1.0]]))
     sure = m.op("Mul", m.op("Concat", classes, owned, axis=1), keep)
     score = m.op("Where", m.op("GreaterOrEqual", sure, SPECIFIC), m.op("Add", sure, (2 + 4 * rank(v)).reshape(1, -1)), sure)
     best = m.op("ArgMax", score, axis=1, keepdims=1)
     confidence = m.op("Squeeze", m.op("GatherElements", sure, best, axis=1), m.axes(1))
-    g.add("Identity", [confidence], "confidence")
     best = m.op("Squeeze", best, m.axes(1))
     noun = m.op("Gather", m.c(numbers, np.int64), best)
+    # People are said where nothing else is as sure: how many faces there are.
+    count, face = faces(m, file_of(a.cache, "face"), "pixel_values")
+    people = m.op("And", m.op("Less", confidence, SPECIFIC), m.op("Less", confidence, m.op("Mul", face, FACE)))
+    people = m.op("And", people, m.op("GreaterOrEqual", count, 1.0))
+    confidence = m.op("Where", people, m.op("Mul", face, FACE), confidence)
+    g.add("Identity", [confidence], "confidence")
+    words = [v.own[k] for k in ("person", "two people", "several people")]
+    word = m.op("Gather", m.c([0, *words], np.int64), m.op("Cast", m.op("Min", count, 3.0), to=TensorProto.INT64))
     # A product with a name of its own, where it is likely enough among the products of the kind.
     products, of_kind, to_noun, nouns = a.products
-    shares = m.op("Softmax", m.op("Add", m.op("Mul", linear(g, f2, heads["product_w"], heads["product_b"], "product"), PROBE), product_e), axis=1)
+    shares = m.op("Softmax", m.op("Add", m.op("Mul", linear(g, features, heads["product_w"], heads["product_b"], "product"), PROBE), product_e), axis=1)
     kind_of_candidate = np.full(len(numbers), n)
     kind_of_candidate[len(v.classes):len(v.classes) + n] = np.arange(n)
     kind = m.op("Gather", m.c(kind_of_candidate, np.int64), best)
@@ -211,6 +221,7 @@ def encoder(a, v, judge, heads, head, numbers):
     named = m.op("MatMul", shares, m.small_table("nouns_of_products", to_noun))
     which = m.op("Gather", m.c(nouns, np.int64), m.op("ArgMax", named, axis=1, keepdims=0))
     noun = m.op("Where", m.op("GreaterOrEqual", m.op("ReduceMax", named, axes=[1], keepdims=0), 0.7), which, noun)
+    noun = m.op("Where", people, word, noun)
     colour, place = looks(m, middle, head)
     # Wooden surfaces and shops are what the earlier network knows; patterns, too, and of clothing alone.
     rooms = m.op("Softmax", background_e, axis=1)
@@ -260,15 +271,15 @@ def main():
     p.add_argument("--cache", type=Path, default=Path("cache"))
     p.add_argument("--out", type=Path, default=Path("models/default"))
     p.add_argument("--eyes", type=int, nargs="+", default=[0])
-    p.add_argument("--threshold", type=float, default=0.64)
+    p.add_argument("--threshold", type=float, default=0.66)
     a = p.parse_args()
     v = Vocabulary(a.cache)
     assert [n.texts() for n in v.nouns] == [n.texts() for n in G.NOUNS]
     heads = dict(np.load(a.cache / "heads.npz"))
     c = Catalogue(a, v)
     val = held_photos(a)
-    seen = see(v, heads, c.f2, c.two, c.zero, c.eyes)
-    judge = learn(v, c, seen, np.ones(len(c.files), bool), (see(v, heads, val[0], val[1], val[1], val[2]), val[3]))
+    seen = see(v, heads, c.features, c.two, c.zero, c.eyes)
+    judge = learn(v, c, seen, np.ones(len(c.files), bool), (see(v, heads, *val[:4]), val[4]))
     a.products = product_tables(a, v)
     (a.out / "onnx").mkdir(parents=True, exist_ok=True)
     onnx.save(encoder(a, v, judge, heads, np.load(a.cache / "mask_head.npz"), v.noun), a.out / "onnx/encoder_model.onnx")

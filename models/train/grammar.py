@@ -317,7 +317,7 @@ def beginning(language, style, noun, colour, pattern, place):
 
 def possible(noun, colour, pattern, place):
     """The facts that can be said of a noun."""
-    shop = noun.topic in LOOSE_TOPICS or noun.topic in PACKED_TOPICS
+    shop = noun.loose or noun.topic in PACKED_TOPICS
     return (colour if COLOURS[colour] in noun.colours else 0, pattern if noun.patterned else 0,
             place if PLACES[place] != "shop" or shop else 0)
 

@@ -1,4 +1,4 @@
-"""Trains the linear heads on Lite2's features: own kinds, products, nothing. Writes cache/heads.npz.
+"""Trains the linear heads on the features of Lite2 and Lite0: own kinds, products, nothing. Writes cache/heads.npz.
 
 The features stay as the pretrained network gives them. heads_without_SHOP.npz never saw that shop, for leave_one_out.py.
 """
@@ -10,13 +10,15 @@ import numpy as np
 from data import CLOTHES, KINDS
 from own_kinds import ALL, OTHER, labels
 
+# Photos of things lie below -30 (a few in a thousand above), nearly all pictures of nothing above -25.
+MARGIN = 25
 SHOPS = ["aws-retail-demo-store", "contoso-traders", "dotnet-eshop", "saleor-demo", "sylius-fixtures", "tailwind-traders"]
 
 
-def features(cache, name, key="f2"):
-    """(file, features) of a set; of a picture and its mirror image where both were looked at."""
+def features(cache, name):
+    """(files, features [photos, views, 2560]) of a set: those of both networks."""
     d = np.load(cache / f"features_{name}.npz")
-    return list(d["files"]), d[key].astype(np.float32)
+    return list(d["files"]), np.concatenate([d["f2"], d["f0"]], -1).astype(np.float32)
 
 
 class Sums:
@@ -64,11 +66,12 @@ def gather(a, part="train"):
                     origin.append(name)
     if part == "train" and (a.cache / "features_made.npz").exists():
         made, drawn = np.load(a.cache / "features_made.npz"), json.load(open(a.cache / "drawn.json"))[::3]
-        for v in made["nothing_f2"]:
+        made = {name: np.concatenate([made[f"{name}_f2"], made[f"{name}_f0"]], -1) for name in ("nothing", "drawn")}
+        for v in made["nothing"]:
             x.append(v)
             kind.append(OTHER)
             origin.append("nothing")
-        for v, row in zip(made["drawn_f2"], drawn):
+        for v, row in zip(made["drawn"], drawn):
             x.append(v)
             kind.append(row["kind"])
             origin.append("drawn")
@@ -92,7 +95,7 @@ def fit(a, leave_out=()):
     def heads():
         kind_w, kind_b = kinds.discriminant(a.shrink)
         w, b = nothings.discriminant(a.shrink)
-        return {"kind_w": kind_w, "kind_b": kind_b, "nothing_w": w[:, 1] - w[:, 0], "nothing_b": b[1] - b[0],
+        return {"kind_w": kind_w, "kind_b": kind_b, "nothing_w": w[:, 1] - w[:, 0], "nothing_b": b[1] - b[0] + MARGIN,
                 "product_w": product_w, "product_b": product_b}
     out = {None: heads()}
     for shop in leave_out:

@@ -30,7 +30,7 @@ class Catalogue:
             self.truth[row["file"]] = set(row["nouns"])
         d, e = np.load(a.cache / "features_catalogue.npz"), np.load(a.cache / "earlier_catalogue.npz")
         self.files = [str(f) for f in d["files"]]
-        self.f2 = d["f2"][:, 0].astype(np.float32)
+        self.features = np.concatenate([d["f2"][:, 0], d["f0"][:, 0]], -1).astype(np.float32)
         self.two, self.zero = (d[k][:, 0].astype(np.float32) for k in ("l2", "l0"))
         self.eyes = np.mean([e[f"kind{w}"].astype(np.float32) for w in a.eyes], 0)
         self.shop = np.array([f.split("--")[0] for f in self.files])
@@ -59,25 +59,26 @@ def held_photos(a, part="val"):
         paths = [a.cache / f"features_{name}.npz", a.cache / f"earlier_{name}.npz"]
         if not all(p.exists() for p in paths):
             continue
-        d, e = ({k: f[k] for k in keys} for f, keys in ((np.load(paths[0]), ("files", "f2", "l2")),
+        d, e = ({k: f[k] for k in keys} for f, keys in ((np.load(paths[0]), ("files", "f2", "f0", "l2", "l0")),
                                                         (np.load(paths[1]), ("files", "kind0", "kind1"))))
         at = {str(f): i for i, f in enumerate(d["files"])}
         for i, f in enumerate(e["files"]):
             if rows[name, str(f)]["part"] == part:
                 j = at[str(f)]
-                out.append((d["f2"][j, 0], d["l2"][j, 0], np.mean([e[f"kind{w}"][i].astype(np.float32) for w in a.eyes], 0),
+                both = np.concatenate([d["f2"][j, 0], d["f0"][j, 0]])
+                out.append((both, d["l2"][j, 0], d["l0"][j, 0], np.mean([e[f"kind{w}"][i].astype(np.float32) for w in a.eyes], 0),
                             known[name, str(f)]))
     if not out:
         return None
-    f2, two, eyes, kind = (np.stack(x).astype(np.float32) for x in zip(*out))
-    return f2, two, eyes, kind.astype(int)
+    *seen, kind = (np.stack(x).astype(np.float32) for x in zip(*out))
+    return *seen, kind.astype(int)
 
 
-def see(v, heads, f2, two, zero, eyes):
-    nothing = np.full(len(f2), -30.0)
+def see(v, heads, f, two, zero, eyes):
+    nothing = np.full(len(f), -30.0)
     if "nothing_w" in heads:
-        nothing = f2 @ heads["nothing_w"] + heads["nothing_b"]
-    return Seen(v, two, zero, kind_logits(heads, f2), eyes, nothing)
+        nothing = f @ heads["nothing_w"] + heads["nothing_b"]
+    return Seen(v, two, zero, kind_logits(heads, f), eyes, nothing)
 
 
 def learn(v, c, seen, rows, held=None):
@@ -119,8 +120,8 @@ def main():
     confidence, val = np.zeros((len(c.files), len(v.noun))), held_photos(a)
     for shop in SHOPS:
         heads = dict(np.load(a.cache / f"heads_without_{shop}.npz"))
-        seen = see(v, heads, c.f2, c.two, c.zero, c.eyes)
-        held = see(v, heads, val[0], val[1], val[1], val[2]), val[3]
+        seen = see(v, heads, c.features, c.two, c.zero, c.eyes)
+        held = see(v, heads, *val[:4]), val[4]
         mine = c.shop == shop
         judge = learn(v, c, seen, ~mine, held)
         confidence[mine] = judge.confidence(v, seen)[mine]

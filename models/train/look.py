@@ -1,7 +1,6 @@
 """What the pretrained networks see in every photo: cache/features_NAME.npz, resumable by set.
 
-For the training photos and the catalogue: features and the 1,000 logits of Lite2 and Lite0 at 260 px; of the
-two large sets of Lite2 alone.
+For the training photos and the catalogue: features and the 1,000 logits of Lite2 and Lite0 at 260 px.
 """
 import argparse, csv, io, json, tarfile, time
 from pathlib import Path
@@ -73,7 +72,7 @@ def main():
     p.add_argument("--cache", type=Path, default=Path("cache"))
     p.add_argument("--without", help="a set that is left for another run")
     a = p.parse_args()
-    both, alone = pretrained(a.cache), pretrained(a.cache, ["lite2"])
+    both = pretrained(a.cache)
     names = sets(a.training)
     for name in sorted(names, key=lambda n: n in LARGE):
         out = a.cache / f"features_{name}.npz"
@@ -83,7 +82,7 @@ def main():
         for file, data in photos(a.training, name):
             x = prepared(open_rgb(data))
             views = x[None]
-            found = (alone if name in LARGE else both).run(None, {"pixel_values": views})
+            found = both.run(None, {"pixel_values": views})
             files.append(file)
             got.append([v.astype(np.float16) for v in found])
         arrays = dict(zip(("f2", "l2", "f0", "l0"), (np.stack(v) for v in zip(*got))))

@@ -78,7 +78,8 @@ def load(class_names=None):
     for fields in lines("nouns.txt"):
         if fields[0].startswith("@"):
             name, topic, parents, classes, *words = fields
-            group = noun(name[1:], *words, topic, "group")
+            group = noun(name.lstrip("@!"), *words, topic, "group")
+            group.distrusted = name.startswith("@!")
             group.is_group, group.classes = True, numbers(classes)
             group.parents = [p.strip() for p in parents.split(",") if p.strip()]
             groups[group.name] = group
