@@ -1,9 +1,12 @@
 """From what the networks see to one noun and the probability that it is right.
 
-Candidates are the nouns of ImageNet's classes and groups, and the own kinds. Each gets a probability by a logistic
-regression on few numbers; of those that are sure the most specific is said, else the likeliest. The same arithmetic is
+Candidates are the nouns of ImageNet's classes and groups, and the own kinds. Each gets a
+probability by a logistic
+regression on few numbers; of those that are sure the most specific is said, else the likeliest.
+The same arithmetic is
 built into the encoder's graph by export.py.
 """
+
 import json
 
 import numpy as np
@@ -14,7 +17,17 @@ from vocabulary import class_names, load
 
 LOW = 1e-4
 LOOSE = [k for k in KINDS if k not in CLOTHES]
-PACKED = {"Juice", "Milk", "Oatghurt", "Oat Milk", "Sour Cream", "Sour Milk", "Soyghurt", "Soy Milk", "Yoghurt"}
+PACKED = {
+    "Juice",
+    "Milk",
+    "Oatghurt",
+    "Oat Milk",
+    "Sour Cream",
+    "Sour Milk",
+    "Soyghurt",
+    "Soy Milk",
+    "Yoghurt",
+}
 T_ONE, T_BOTH = 0.8, 0.7
 SPECIFIC = 0.8  # a noun as sure as this is preferred to a wider one that is surer
 PROBE = 0.25  # weight of the discriminant's logits beside the earlier network's: best in the validation part
@@ -32,7 +45,9 @@ def odds(p):
 
 
 class Vocabulary:
-    """The candidates: first ImageNet's, then the own kinds; `noun` is the number of the noun that each says."""
+    """The candidates: first ImageNet's, then the own kinds; `noun` is the number of the noun that
+    each says."""
+
     def __init__(self, cache):
         self.nouns, self.own = load(class_names(cache))
         self.classes = [n for n in self.nouns if n.classes]
@@ -42,11 +57,31 @@ class Vocabulary:
         self.size = self.matrix.sum(0)
         self.group = np.array([n.is_group for n in self.classes], float)
         self.distrusted = np.array([n.distrusted for n in self.classes], float)
-        self.noun = np.array([self.nouns.index(n) for n in self.classes] + [self.own[k] for k in ALL])
+        self.noun = np.array(
+            [self.nouns.index(n) for n in self.classes] + [self.own[k] for k in ALL]
+        )
         by_name = {n.name: n for n in self.nouns}
         worn = set().union(*(by_name[g].classes for g in ("clothing", "footwear", "headwear")))
         food = by_name["food"].classes | {582, 519, 478, 692, 790}
-        packed = {478, 692, 653, 737, 898, 899, 901, 440, 838, 631, 711, 720, 582, 700, 999, 772, 921} | by_name["bottle"].classes
+        packed = {
+            478,
+            692,
+            653,
+            737,
+            898,
+            899,
+            901,
+            440,
+            838,
+            631,
+            711,
+            720,
+            582,
+            700,
+            999,
+            772,
+            921,
+        } | by_name["bottle"].classes
         self.domain = np.zeros((1000, 3))
         for k, classes in enumerate((worn, food, packed)):
             self.domain[sorted(classes), k] = 1
@@ -55,7 +90,9 @@ class Vocabulary:
 
 
 class Seen:
-    """What the networks say of some photos: logits of the two pretrained networks, own kinds, earlier networks, nothing."""
+    """What the networks say of some photos: logits of the two pretrained networks, own kinds,
+    earlier networks, nothing."""
+
     def __init__(self, v, two, zero, own, eyes, nothing):
         self.p2, self.p0 = softmax(two / T_ONE), softmax(zero / T_ONE)
         self.both = softmax((two + zero) / 2 / T_BOTH)
@@ -66,32 +103,57 @@ class Seen:
         own = np.where(own < -5e3, own.max(-1, keepdims=True), own) * PROBE
         self.probe = softmax(own)
         fused = own.copy()
-        fused[..., :len(KINDS)] += eyes[..., :-1]
+        fused[..., : len(KINDS)] += eyes[..., :-1]
         fused[..., OTHER] += eyes[..., -1]
-        fused[..., len(KINDS):OTHER] += eyes[..., -1:]
+        fused[..., len(KINDS) : OTHER] += eyes[..., -1:]
         self.fused, self.eyes = softmax(fused), softmax(eyes)
 
     def class_features(self, v):
         """[photos, candidates, numbers] of ImageNet's nouns."""
         q, q2, q0 = (odds(p @ v.matrix) for p in (self.both, self.p2, self.p0))
         wide = np.ones_like(q)
-        return np.stack([q, q2, q0, np.minimum(q2, q0), wide * v.group, wide * v.distrusted, wide * np.log(v.size),
-                         wide * self.entropy[:, None], wide * odds(self.top)[:, None]], -1)
+        return np.stack(
+            [
+                q,
+                q2,
+                q0,
+                np.minimum(q2, q0),
+                wide * v.group,
+                wide * v.distrusted,
+                wide * np.log(v.size),
+                wide * self.entropy[:, None],
+                wide * odds(self.top)[:, None],
+            ],
+            -1,
+        )
 
     def own_features(self, v):
-        """[photos, own kinds, numbers]; the mass of the classes of a kind's domain stands for the pretrained networks."""
+        """[photos, own kinds, numbers]; the mass of the classes of a kind's domain stands for the
+        pretrained networks."""
         n = len(KINDS)
         f, probe = odds(self.fused[:, :OTHER]), odds(self.probe[:, :OTHER])
         eyes = np.concatenate([odds(self.eyes[:, :n]), np.zeros((len(f), len(NEW)))], 1)
         mass = odds(self.both @ v.domain)
         domain = np.concatenate([mass, np.zeros((len(f), 1))], 1)[:, v.family]
         wide = np.ones_like(f)
-        return np.stack([f, probe, eyes, domain, wide * self.entropy[:, None], wide * odds(self.probe[:, OTHER])[:, None],
-                         wide * odds(self.eyes[:, -1])[:, None], wide * (v.family == 2)], -1)
+        return np.stack(
+            [
+                f,
+                probe,
+                eyes,
+                domain,
+                wide * self.entropy[:, None],
+                wide * odds(self.probe[:, OTHER])[:, None],
+                wide * odds(self.eyes[:, -1])[:, None],
+                wide * (v.family == 2),
+            ],
+            -1,
+        )
 
 
 def logistic(x, y, weight, decay=3.0):
-    """Weights (with the bias last) of a logistic regression on standardised numbers, for raw numbers."""
+    """Weights (with the bias last) of a logistic regression on standardised numbers, for raw
+    numbers."""
     mean, deviation = x.mean(0), x.std(0)
     deviation[deviation < 1e-9] = 1
     z = np.c_[(x - mean) / deviation, np.ones(len(x))]
@@ -99,8 +161,10 @@ def logistic(x, y, weight, decay=3.0):
     keep = np.r_[np.full(len(b) - 1, decay), 1e-6]
     for _ in range(30):
         p = 1 / (1 + np.exp(-np.clip(z @ b, -30, 30)))
-        step = np.linalg.solve((z * (weight * np.maximum(p * (1 - p), 1e-6))[:, None]).T @ z + np.diag(keep),
-                               z.T @ (weight * (p - y)) + keep * b)
+        step = np.linalg.solve(
+            (z * (weight * np.maximum(p * (1 - p), 1e-6))[:, None]).T @ z + np.diag(keep),
+            z.T @ (weight * (p - y)) + keep * b,
+        )
         b -= step
     raw = b[:-1] / deviation
     return np.r_[raw, b[-1] - mean @ raw]
@@ -112,6 +176,7 @@ def apply(weights, x):
 
 class Judge:
     """The regressions: one for ImageNet's nouns, one for each family of own kinds."""
+
     def __init__(self, classes, own):
         self.classes, self.own = classes, own
 

@@ -1,8 +1,10 @@
 """What the two networks of the first default model see: cache/earlier_NAME.npz.
 
-They were trained from nothing on the project's own photos (train_encoder.py); their weights are taken from the
+They were trained from nothing on the project's own photos (train_encoder.py); their weights are
+taken from the
 encoder graph of the commit that last shipped them as the whole model.
 """
+
 import argparse, json, subprocess
 from pathlib import Path
 
@@ -23,12 +25,17 @@ def graph_of(cache):
     path = cache / "earlier.onnx"
     if not path.exists():
         commit = json.loads((Path(__file__).parent / "earlier.json").read_text())["commit"]
-        path.write_bytes(subprocess.run(["git", "show", f"{commit}:{COMMIT_FILE}"], check=True, stdout=subprocess.PIPE).stdout)
+        path.write_bytes(
+            subprocess.run(
+                ["git", "show", f"{commit}:{COMMIT_FILE}"], check=True, stdout=subprocess.PIPE
+            ).stdout
+        )
     return onnx.load(path)
 
 
 def logits_names(model):
-    """For each head the tensors of the first and of the second network: what is added up before the halving."""
+    """For each head the tensors of the first and of the second network: what is added up before
+    the halving."""
     made = {o: n for n in model.graph.node for o in n.output}
     names = []
     for i in range(len(HEADS)):
@@ -69,7 +76,11 @@ def main():
     a = p.parse_args()
     part, wanted = networks(a.cache)
     eyes = session(part.SerializeToString())
-    held = {(r["set"], r["file"]) for r in json.load(open(a.cache / "rows.json")) if r["part"] != "train"}
+    held = {
+        (r["set"], r["file"])
+        for r in json.load(open(a.cache / "rows.json"))
+        if r["part"] != "train"
+    }
     for name in sets(a.training):
         out = a.cache / f"earlier_{name}.npz"
         if out.exists():

@@ -1,7 +1,10 @@
-"""Trains the linear heads on the features of Lite2 and Lite0: own kinds, products, nothing. Writes cache/heads.npz.
+"""Trains the linear heads on the features of Lite2 and Lite0: own kinds, products, nothing. Writes
+cache/heads.npz.
 
-The features stay as the pretrained network gives them. heads_without_SHOP.npz never saw that shop, for leave_one_out.py.
+The features stay as the pretrained network gives them. heads_without_SHOP.npz never saw that shop,
+for leave_one_out.py.
 """
+
 import argparse, json
 from pathlib import Path
 
@@ -10,9 +13,17 @@ import numpy as np
 from data import CLOTHES, KINDS
 from own_kinds import ALL, OTHER, labels
 
-# Photos of things lie below -30 (a few in a thousand above), nearly all pictures of nothing above -25.
+# Photos of things lie below -30 (a few in a thousand above), nearly all pictures of nothing above
+# -25.
 MARGIN = 25
-SHOPS = ["aws-retail-demo-store", "contoso-traders", "dotnet-eshop", "saleor-demo", "sylius-fixtures", "tailwind-traders"]
+SHOPS = [
+    "aws-retail-demo-store",
+    "contoso-traders",
+    "dotnet-eshop",
+    "saleor-demo",
+    "sylius-fixtures",
+    "tailwind-traders",
+]
 
 
 def features(cache, name):
@@ -22,7 +33,9 @@ def features(cache, name):
 
 
 class Sums:
-    """What a linear discriminant needs of its photos: sums by class, and the sum of all squares. Photos can be taken out."""
+    """What a linear discriminant needs of its photos: sums by class, and the sum of all squares.
+    Photos can be taken out."""
+
     def __init__(self, classes, width):
         self.count, self.sums = np.zeros(classes), np.zeros((classes, width), np.float32)
         self.squares = np.zeros((width, width), np.float32)
@@ -35,7 +48,8 @@ class Sums:
         self.squares += sign * ((x * weight[:, None]).T @ x)
 
     def discriminant(self, shrink):
-        """Weights and bias: class means and one covariance for all, shrunk towards its diagonal. As good as a softmax
+        """Weights and bias: class means and one covariance for all, shrunk towards its diagonal.
+        As good as a softmax
         regression on these features, in seconds; and new kinds of few photos fit in."""
         known = self.count > 0.5
         means = np.where(known[:, None], self.sums / np.maximum(self.count, 0.5)[:, None], 0)
@@ -46,7 +60,8 @@ class Sums:
 
 
 def gather(a, part="train"):
-    """Features, kinds and products of a part; of training also of the small shops and of the made pictures."""
+    """Features, kinds and products of a part; of training also of the small shops and of the made
+    pictures."""
     rows, known = json.load(open(a.cache / "rows.json")), labels(a.training)
     products = sorted({r["product"] for r in rows if r["product"]})
     of = {(r["set"], r["file"]): r for r in rows}
@@ -65,8 +80,14 @@ def gather(a, part="train"):
                     product.append(products.index(row["product"]) if row["product"] else -1)
                     origin.append(name)
     if part == "train" and (a.cache / "features_made.npz").exists():
-        made, drawn = np.load(a.cache / "features_made.npz"), json.load(open(a.cache / "drawn.json"))[::3]
-        made = {name: np.concatenate([made[f"{name}_f2"], made[f"{name}_f0"]], -1) for name in ("nothing", "drawn")}
+        made, drawn = (
+            np.load(a.cache / "features_made.npz"),
+            json.load(open(a.cache / "drawn.json"))[::3],
+        )
+        made = {
+            name: np.concatenate([made[f"{name}_f2"], made[f"{name}_f0"]], -1)
+            for name in ("nothing", "drawn")
+        }
         for v in made["nothing"]:
             x.append(v)
             kind.append(OTHER)
@@ -76,7 +97,13 @@ def gather(a, part="train"):
             kind.append(row["kind"])
             origin.append("drawn")
         product += [-1] * (len(x) - len(product))
-    return np.stack(x).astype(np.float32), np.array(kind), np.array(product), np.array(origin), products
+    return (
+        np.stack(x).astype(np.float32),
+        np.array(kind),
+        np.array(product),
+        np.array(origin),
+        products,
+    )
 
 
 def fit(a, leave_out=()):
@@ -95,8 +122,15 @@ def fit(a, leave_out=()):
     def heads():
         kind_w, kind_b = kinds.discriminant(a.shrink)
         w, b = nothings.discriminant(a.shrink)
-        return {"kind_w": kind_w, "kind_b": kind_b, "nothing_w": w[:, 1] - w[:, 0], "nothing_b": b[1] - b[0] + MARGIN,
-                "product_w": product_w, "product_b": product_b}
+        return {
+            "kind_w": kind_w,
+            "kind_b": kind_b,
+            "nothing_w": w[:, 1] - w[:, 0],
+            "nothing_b": b[1] - b[0] + MARGIN,
+            "product_w": product_w,
+            "product_b": product_b,
+        }
+
     out = {None: heads()}
     for shop in leave_out:
         here = origin == shop
@@ -122,9 +156,13 @@ def main():
         np.savez(a.cache / (f"heads_without_{shop}.npz" if shop else "heads.npz"), **heads)
         if shop is None:
             x, kind, _, origin, _ = gather(a, part="val")
-            right = kind_logits(heads, x)[:, :len(KINDS)].argmax(1) == kind
+            right = kind_logits(heads, x)[:, : len(KINDS)].argmax(1) == kind
             for name in sorted(set(origin)):
-                print(name, f"{right[origin == name].mean():.3f} of {(origin == name).sum()} in the validation part", flush=True)
+                print(
+                    name,
+                    f"{right[origin == name].mean():.3f} of {(origin == name).sum()} in the validation part",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

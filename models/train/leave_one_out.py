@@ -1,7 +1,10 @@
-"""Catalogue photos written and right, each shop left out of training and tuning once; and with all of them.
+"""Catalogue photos written and right, each shop left out of training and tuning once; and with all
+of them.
 
-The truth is ../shared/catalogue/truth.jsonl, acceptable nouns by eye; of an own kind what it accepts is below.
+The truth is ../shared/catalogue/truth.jsonl, acceptable nouns by eye; of an own kind what it
+accepts is below.
 """
+
 import argparse, csv, json
 from pathlib import Path
 
@@ -13,28 +16,51 @@ from heads import SHOPS, kind_logits
 from own_kinds import ALL, NEW, OTHER, labels
 
 # An own kind is right where the truth has one of these nouns and none of those behind the bar.
-ACCEPTED = {"t-shirt": "T-shirt", "long-sleeved top": "sweatshirt", "trousers": "jeans", "shoes": "shoe",
-            "dress": "gown", "jacket or coat": "jacket or coat", "hat": "hat", "hoodie": "sweatshirt", "top": "top",
-            "snowboard": "skis or board", "bicycle helmet": "crash helmet", "smartphone": "mobile phone"}
+ACCEPTED = {
+    "t-shirt": "T-shirt",
+    "long-sleeved top": "sweatshirt",
+    "trousers": "jeans",
+    "shoes": "shoe",
+    "dress": "gown",
+    "jacket or coat": "jacket or coat",
+    "hat": "hat",
+    "hoodie": "sweatshirt",
+    "top": "top",
+    "snowboard": "skis or board",
+    "bicycle helmet": "crash helmet",
+    "smartphone": "mobile phone",
+}
 # Names of the draft's classes that this list says by another noun.
-ALSO = {"fishing gear": ["fishing casting reel"], "game controller": ["joystick"], "computer monitor": ["monitor"],
-        "wallet or purse": ["purse"], "scarf": ["stole scarf"], "Dutch oven": ["pot or pan"]}
+ALSO = {
+    "fishing gear": ["fishing casting reel"],
+    "game controller": ["joystick"],
+    "computer monitor": ["monitor"],
+    "wallet or purse": ["purse"],
+    "scarf": ["stole scarf"],
+    "Dutch oven": ["pot or pan"],
+}
 
 
 class Catalogue:
     """The photos, their truth for every candidate, and what the networks saw (cache)."""
+
     def __init__(self, a, v):
         self.truth = {}
         for line in open(a.training.parent / "catalogue/truth.jsonl"):
             row = json.loads(line)
             self.truth[row["file"]] = set(row["nouns"])
-        d, e = np.load(a.cache / "features_catalogue.npz"), np.load(a.cache / "earlier_catalogue.npz")
+        d, e = np.load(a.cache / "features_catalogue.npz"), np.load(
+            a.cache / "earlier_catalogue.npz"
+        )
         self.files = [str(f) for f in d["files"]]
         self.features = np.concatenate([d["f2"][:, 0], d["f0"][:, 0]], -1).astype(np.float32)
         self.two, self.zero = (d[k][:, 0].astype(np.float32) for k in ("l2", "l0"))
         self.eyes = np.mean([e[f"kind{w}"].astype(np.float32) for w in a.eyes], 0)
         self.shop = np.array([f.split("--")[0] for f in self.files])
-        sha = {r["file"]: r["sha256"][:16] for r in csv.DictReader(open(a.training.parent / "catalogue/products.csv"))}
+        sha = {
+            r["file"]: r["sha256"][:16]
+            for r in csv.DictReader(open(a.training.parent / "catalogue/products.csv"))
+        }
         known = {key[1].split(".")[0]: kind for key, kind in labels(a.training).items()}
         self.kind = np.array([known.get(sha[f], -1) for f in self.files])
         self.right = np.zeros((len(self.files), len(v.noun)), bool)
@@ -52,22 +78,35 @@ class Catalogue:
 
 
 def held_photos(a, part="val"):
-    """Seen and kinds of the validation or test part of the large sets, as far as their features are there."""
+    """Seen and kinds of the validation or test part of the large sets, as far as their features
+    are there."""
     rows = {(r["set"], r["file"]): r for r in json.load(open(a.cache / "rows.json"))}
     known, out = labels(a.training), []
     for name in ("clothing-cc0", "grocery-store"):
         paths = [a.cache / f"features_{name}.npz", a.cache / f"earlier_{name}.npz"]
         if not all(p.exists() for p in paths):
             continue
-        d, e = ({k: f[k] for k in keys} for f, keys in ((np.load(paths[0]), ("files", "f2", "f0", "l2", "l0")),
-                                                        (np.load(paths[1]), ("files", "kind0", "kind1"))))
+        d, e = (
+            {k: f[k] for k in keys}
+            for f, keys in (
+                (np.load(paths[0]), ("files", "f2", "f0", "l2", "l0")),
+                (np.load(paths[1]), ("files", "kind0", "kind1")),
+            )
+        )
         at = {str(f): i for i, f in enumerate(d["files"])}
         for i, f in enumerate(e["files"]):
             if rows[name, str(f)]["part"] == part:
                 j = at[str(f)]
                 both = np.concatenate([d["f2"][j, 0], d["f0"][j, 0]])
-                out.append((both, d["l2"][j, 0], d["l0"][j, 0], np.mean([e[f"kind{w}"][i].astype(np.float32) for w in a.eyes], 0),
-                            known[name, str(f)]))
+                out.append(
+                    (
+                        both,
+                        d["l2"][j, 0],
+                        d["l0"][j, 0],
+                        np.mean([e[f"kind{w}"][i].astype(np.float32) for w in a.eyes], 0),
+                        known[name, str(f)],
+                    )
+                )
     if not out:
         return None
     *seen, kind = (np.stack(x).astype(np.float32) for x in zip(*out))
@@ -131,17 +170,26 @@ def main():
     for low in np.arange(0, 1, 0.1):
         mine = (sure >= low) & (sure < low + 0.1)
         if mine.any():
-            print(f"confidence {low:.1f} to {low + 0.1:.1f}: {mine.sum()} photos, right {right_of[mine].mean():.2f}, said {sure[mine].mean():.2f}")
+            print(
+                f"confidence {low:.1f} to {low + 0.1:.1f}: {mine.sum()} photos, right {right_of[mine].mean():.2f}, said {sure[mine].mean():.2f}"
+            )
     for t in (0.5, 0.55, 0.6, 0.62, 0.64, 0.66, 0.68, 0.7, 0.75, 0.8, 0.85):
         written = sure >= t
         right = right_of & written
-        each = " ".join(f"{s[:4]} {written[c.shop == s].mean():.2f}/{right[c.shop == s].sum() / max(1, written[c.shop == s].sum()):.2f}" for s in SHOPS)
-        print(f"{t:.2f}: written {written.mean():.3f} right {right.sum() / written.sum():.3f} wordless written "
-              f"{(written & c.wordless).sum()} of {c.wordless.sum()}; {each}")
+        each = " ".join(
+            f"{s[:4]} {written[c.shop == s].mean():.2f}/{right[c.shop == s].sum() / max(1, written[c.shop == s].sum()):.2f}"
+            for s in SHOPS
+        )
+        print(
+            f"{t:.2f}: written {written.mean():.3f} right {right.sum() / written.sum():.3f} wordless written "
+            f"{(written & c.wordless).sum()} of {c.wordless.sum()}; {each}"
+        )
     if a.show:
         for i in np.argsort(-sure):
             if not c.right[i, best[i]] and sure[i] > 0.5:
-                print(f"{sure[i]:.2f} {c.files[i]} said {v.nouns[v.noun[best[i]]].name}; {sorted(c.truth[c.files[i]])[:4]}")
+                print(
+                    f"{sure[i]:.2f} {c.files[i]} said {v.nouns[v.noun[best[i]]].name}; {sorted(c.truth[c.files[i]])[:4]}"
+                )
 
 
 if __name__ == "__main__":

@@ -1,7 +1,10 @@
-"""EfficientNet-Lite as an ONNX graph, from arrays: batch normalisation is folded into the convolutions.
+"""EfficientNet-Lite as an ONNX graph, from arrays: batch normalisation is folded into the
+convolutions.
 
-The stages follow from the shapes of the weights: a new stage begins where the number of channels changes.
+The stages follow from the shapes of the weights: a new stage begins where the number of channels
+changes.
 """
+
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
@@ -33,7 +36,9 @@ def plan(arrays):
 
 
 class Graph:
-    """Nodes and constants under construction. Weights are stored as float16 where `half` says so."""
+    """Nodes and constants under construction. Weights are stored as float16 where `half` says
+    so."""
+
     def __init__(self, half=True):
         self.nodes, self.constants, self.half, self.made = [], [], half, {}
 
@@ -45,8 +50,11 @@ class Graph:
             return self.made[key]
         if half and self.half:
             self.constants.append(numpy_helper.from_array(value.astype(np.float16), name + ".half"))
-            self.nodes.append(helper.make_node("Cast", [name + ".half"], [name], name=name + ".cast",
-                                               to=TensorProto.FLOAT))
+            self.nodes.append(
+                helper.make_node(
+                    "Cast", [name + ".half"], [name], name=name + ".cast", to=TensorProto.FLOAT
+                )
+            )
         else:
             self.constants.append(numpy_helper.from_array(value, name))
         self.made[key] = name
@@ -62,8 +70,15 @@ def conv(g, x, name, weight, bias, stride=1, group=1, act=True):
     w = g.constant(name + ".w", weight, half=True)
     b = g.constant(name + ".b", bias)
     k = weight.shape[2]
-    y = g.add("Conv", [x, w, b], name, kernel_shape=[k, k], strides=[stride, stride], group=group,
-              auto_pad="SAME_UPPER")
+    y = g.add(
+        "Conv",
+        [x, w, b],
+        name,
+        kernel_shape=[k, k],
+        strides=[stride, stride],
+        group=group,
+        auto_pad="SAME_UPPER",
+    )
     if not act:
         return y
     low, high = g.constant("zero", np.float32(0)), g.constant("six", np.float32(6))
@@ -97,6 +112,9 @@ def lite(g, x, arrays, prefix, half_map=None):
 
 def linear(g, x, weight, bias, name):
     """x [n, i] times weight [i, o] plus bias."""
-    y = g.add("MatMul", [x, g.constant(name + ".w", weight.astype(np.float32), half=True)],
-              name + ".product")
+    y = g.add(
+        "MatMul",
+        [x, g.constant(name + ".w", weight.astype(np.float32), half=True)],
+        name + ".product",
+    )
     return g.add("Add", [y, g.constant(name + ".b", bias.astype(np.float32))], name)

@@ -1,7 +1,9 @@
 """What the pretrained networks see in every photo: cache/features_NAME.npz, resumable by set.
 
-For the training photos and the catalogue: features and the 1,000 logits of Lite2 and Lite0 at 260 px.
+For the training photos and the catalogue: features and the 1,000 logits of Lite2 and Lite0 at 260
+px.
 """
+
 import argparse, csv, io, json, tarfile, time
 from pathlib import Path
 
@@ -37,8 +39,9 @@ def pretrained(cache, names=("lite2", "lite0"), half=True):
         logits = linear(g, flat, arrays["_fc.weight"].T, arrays["_fc.bias"], f"{name}.logits")
         outputs += [flat, logits]
     value = lambda n: helper.make_tensor_value_info(n, TensorProto.FLOAT, ["batch", None])
-    pixels = helper.make_tensor_value_info("pixel_values", TensorProto.FLOAT,
-                                           ["batch", 3, "height", "width"])
+    pixels = helper.make_tensor_value_info(
+        "pixel_values", TensorProto.FLOAT, ["batch", 3, "height", "width"]
+    )
     graph = helper.make_graph(g.nodes, "lite", [pixels], [value(n) for n in outputs], g.constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     return session(model.SerializeToString())
@@ -63,7 +66,9 @@ def photos(folder, name):
 
 
 def sets(folder):
-    return ["catalogue"] + sorted({json.loads(line)["set"] for line in open(folder / "labels.jsonl")})
+    return ["catalogue"] + sorted(
+        {json.loads(line)["set"] for line in open(folder / "labels.jsonl")}
+    )
 
 
 def main():
@@ -87,7 +92,9 @@ def main():
             got.append([v.astype(np.float16) for v in found])
         arrays = dict(zip(("f2", "l2", "f0", "l0"), (np.stack(v) for v in zip(*got))))
         np.savez(out, files=files, **arrays)
-        print(name, len(files), f"{(time.time() - start) / len(files) * 1000:.0f} ms each", flush=True)
+        print(
+            name, len(files), f"{(time.time() - start) / len(files) * 1000:.0f} ms each", flush=True
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
 """What Lite2 sees in the made pictures: cache/features_made.npz, and cache/held_nothing.npy.
 
-Drawn goods (every third of synth.py's), pictures of nothing to train on, and others, of other seeds and of
+Drawn goods (every third of synth.py's), pictures of nothing to train on, and others, of other
+seeds and of
 photos that are not trained on, to report on.
 """
+
 import argparse, json
 from pathlib import Path
 
@@ -15,13 +17,20 @@ from synth import nothing
 
 
 def held_nothing(cache):
-    """The pictures of nothing that are only reported on, as evaluate.py of the first model made them."""
+    """The pictures of nothing that are only reported on, as evaluate.py of the first model made
+    them."""
     path = cache / "held_nothing.npy"
     if not path.exists():
         rows = json.load(open(cache / "rows.json"))
-        measured, pixels = np.load(cache / "measured.npz"), np.load(cache / "pixels.npy", mmap_mode="r")
+        measured, pixels = np.load(cache / "measured.npz"), np.load(
+            cache / "pixels.npy", mmap_mode="r"
+        )
         ok, mask = measured["mask_ok"], measured["mask"]
-        clothes = [i for i, r in enumerate(rows) if r["part"] == "test" and r["set"] == "clothing-cc0" and ok[i]]
+        clothes = [
+            i
+            for i, r in enumerate(rows)
+            if r["part"] == "test" and r["set"] == "clothing-cc0" and ok[i]
+        ]
         shops = [i for i, r in enumerate(rows) if r["part"] == "test" and r["kind"] == NONE]
         made = []
         for s in range(160):
@@ -40,7 +49,11 @@ def main():
     a = p.parse_args()
     both = pretrained(a.cache)
     drawn = np.load(a.cache / "drawn.npy", mmap_mode="r")[::3]
-    parts = {"held": held_nothing(a.cache), "nothing": np.load(a.cache / "nothing.npy", mmap_mode="r"), "drawn": drawn}
+    parts = {
+        "held": held_nothing(a.cache),
+        "nothing": np.load(a.cache / "nothing.npy", mmap_mode="r"),
+        "drawn": drawn,
+    }
     out = {}
     for name, pictures in parts.items():
         got = []

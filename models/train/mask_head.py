@@ -1,7 +1,10 @@
-"""The mask head: which part of a photo is the thing, from Lite2's map of stride 16. Writes cache/mask_head.npz.
+"""The mask head: which part of a photo is the thing, from Lite2's map of stride 16. Writes
+cache/mask_head.npz.
 
-A ridge regression from the 120 channels of a cell to the mask of U²-Net (masks.py), read as a logit.
+A ridge regression from the 120 channels of a cell to the mask of U²-Net (masks.py), read as a
+logit.
 """
+
 import argparse
 from pathlib import Path
 
@@ -18,10 +21,18 @@ def map_session(cache):
     _, _, middle = lite(g, "pixel_values", read_pth(file_of(cache, "lite2")), "lite2")
     at = next(i for i, n in enumerate(g.nodes) if middle in n.output)
     value = helper.make_tensor_value_info
-    graph = helper.make_graph(g.nodes[:at + 1], "map", [value("pixel_values", TensorProto.FLOAT, ["batch", 3, "h", "w"])],
-                              [value(middle, TensorProto.FLOAT, ["batch", None, None, None])],
-                              [c for c in g.constants if any(c.name in n.input for n in g.nodes[:at + 1])])
-    return session(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8).SerializeToString())
+    graph = helper.make_graph(
+        g.nodes[: at + 1],
+        "map",
+        [value("pixel_values", TensorProto.FLOAT, ["batch", 3, "h", "w"])],
+        [value(middle, TensorProto.FLOAT, ["batch", None, None, None])],
+        [c for c in g.constants if any(c.name in n.input for n in g.nodes[: at + 1])],
+    )
+    return session(
+        helper.make_model(
+            graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8
+        ).SerializeToString()
+    )
 
 
 def main():
@@ -50,7 +61,9 @@ def main():
     mean = cells.mean(0)
     z = cells - mean
     goal = np.where(target > 0.5, 1.0, -1.0)
-    w = np.linalg.solve(z.T @ z + a.ridge * len(z) / 100 * np.eye(z.shape[1]), z.T @ (goal - goal.mean()))
+    w = np.linalg.solve(
+        z.T @ z + a.ridge * len(z) / 100 * np.eye(z.shape[1]), z.T @ (goal - goal.mean())
+    )
     b = goal.mean() - mean @ w
     sure = np.mean([((m @ w + b > 0) == (t > 0.5)).mean() for m, t in held])
     np.savez(a.cache / "mask_head.npz", w=(4 * w).astype(np.float32), b=np.float32(4 * b))

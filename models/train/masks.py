@@ -1,7 +1,9 @@
 """Which part of a photo is the thing: cache/masks_NAME.npz, by U²-Net (the small one), offline.
 
-The masks (65 x 65) teach the mask head of the encoder. Of the large sets every so many photos is looked at.
+The masks (65 x 65) teach the mask head of the encoder. Of the large sets every so many photos is
+looked at.
 """
+
 import argparse
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""Which noun of the project's own a photo of the small shops shows, by what the shop calls it; None where it is another."""
+"""Which noun of the project's own a photo of the small shops shows, by what the shop calls it;
+None where it is another."""
+
 import json, re
 from pathlib import Path
 
@@ -50,7 +52,11 @@ def labels(training):
 
 if __name__ == "__main__":
     from collections import Counter
-    found = Counter((key[0], ALL[k] if k < OTHER else "other") for key, k in labels("../shared/training").items()
-                    if key[0] not in ("clothing-cc0", "grocery-store"))
+
+    found = Counter(
+        (key[0], ALL[k] if k < OTHER else "other")
+        for key, k in labels("../shared/training").items()
+        if key[0] not in ("clothing-cc0", "grocery-store")
+    )
     for key, count in sorted(found.items()):
         print(*key, count)

@@ -1,7 +1,9 @@
-"""Prints every noun in three languages, with the words that must agree with it, to be read by a person.
+"""Prints every noun in three languages, with the words that must agree with it, to be read by a
+person.
 
 Each line: the detailed style's first words (article, colour), singular and plural.
 """
+
 import grammar as G
 
 for noun in G.NOUNS:
@@ -13,5 +15,9 @@ for noun in G.NOUNS:
         many = s.many(x, 1)
         full = s.before(x, "detailed", many, colour, 0)
         word = G.noun_text(x, noun, many)
-        cells.append((full + (word if full else G.capital(word)) + s.after(x, many, colour, 0)) + " / " + G.subject(x, noun))
+        cells.append(
+            (full + (word if full else G.capital(word)) + s.after(x, many, colour, 0))
+            + " / "
+            + G.subject(x, noun)
+        )
     print(" | ".join(cells), f"[{noun.topic}]")

@@ -1,7 +1,9 @@
 """Milliseconds an image of two folders in one run, turn by turn: `speed.py OLD_FOLDER NEW_FOLDER`.
 
-An image is what a watched row needs: the encoder once, then an alt text (concise) and a meta description (seo).
+An image is what a watched row needs: the encoder once, then an alt text (concise) and a meta
+description (seo).
 """
+
 import sys, time
 from pathlib import Path
 
@@ -13,6 +15,7 @@ for threads in (1, 2):
     models = [Folder(Path(p), threads) for p in sys.argv[1:]]
     picture = np.random.default_rng(1).integers(0, 255, (300, 300, 3)).astype(np.uint8)
     from PIL import Image
+
     pixels = [m.pixels(Image.fromarray(picture)) for m in models]
     eye, all_of_it = [[] for _ in models], [[] for _ in models]
     for _ in range(25):

@@ -1,4 +1,6 @@
-"""Reads nouns.txt and own_nouns.txt: what the model can say, and which classes each noun stands for."""
+"""Reads nouns.txt and own_nouns.txt: what the model can say, and which classes each noun stands
+for."""
+
 import json, re
 from pathlib import Path
 
@@ -8,6 +10,7 @@ GENDERS = {"m", "f", "n", "p", "mp", "fp"}
 
 class Noun:
     """One noun in three languages. A form that does not exist is None."""
+
     def __init__(self, name, en, de, fr, topic):
         self.name, self.topic = name, topic
         self.en_one, self.en_many = pair(en, english_plural)
@@ -62,7 +65,8 @@ def lines(name):
 def load(class_names=None):
     """(nouns, kinds, products): a list of Noun; kind or product to the number of its noun.
 
-    A line whose words equal those of an earlier one is the same noun. With the clean names of the classes
+    A line whose words equal those of an earlier one is the same noun. With the clean names of the
+    classes
     a member is named as its class is, so that the catalogue's truth can be compared.
     """
     nouns, by_words, group, groups = [], {}, None, {}
@@ -75,6 +79,7 @@ def load(class_names=None):
         by_words[n.texts()] = n
         nouns.append(n)
         return n
+
     for fields in lines("nouns.txt"):
         if fields[0].startswith("@"):
             name, topic, parents, classes, *words = fields
@@ -106,6 +111,7 @@ def load(class_names=None):
                 if m.is_group:
                     collect(m)
                 g.classes |= m.classes
+
     for g in groups.values():
         collect(g)
     kinds = {}
@@ -118,6 +124,7 @@ def load(class_names=None):
 
 def class_names(cache):
     from weights import file_of
+
     return json.loads(file_of(cache, "names").read_text())
 
 
