@@ -30,7 +30,8 @@ PACKED = {
 }
 T_ONE, T_BOTH = 0.8, 0.7
 SPECIFIC = 0.8  # a noun as sure as this is preferred to a wider one that is surer
-PROBE = 0.25  # weight of the discriminant's logits beside the earlier network's: best in the validation part
+# Weight of the discriminant beside the earlier network: the best in the validation part.
+PROBE = 0.12
 
 
 def softmax(x):

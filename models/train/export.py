@@ -451,7 +451,7 @@ def main():
     p.add_argument("--cache", type=Path, default=Path("cache"))
     p.add_argument("--out", type=Path, default=Path("models/default"))
     p.add_argument("--eyes", type=int, nargs="+", default=[0])
-    p.add_argument("--threshold", type=float, default=0.62)
+    p.add_argument("--threshold", type=float, default=0.66)
     a = p.parse_args()
     v = Vocabulary(a.cache)
     assert [n.texts() for n in v.nouns] == [n.texts() for n in G.NOUNS]
