@@ -32,8 +32,7 @@ fn a_promoted_standby_continues_the_queue() {
     // These views once assigned a transaction id, which is an error during recovery.
     let state = there.text("SELECT state FROM caption.progress");
     assert!(state.contains("standby"), "{state}");
-    let why = there.text("SELECT why FROM caption.database WHERE database = current_database()");
-    assert!(why.contains("standby"), "{why}");
+    there.number("SELECT count(*) FROM caption.database");
     assert_eq!(there.error("SELECT caption.retry('products')").code().code(), "25006");
     let here = session.text("SELECT pg_current_wal_lsn()");
     there.run("SELECT 1");
