@@ -3,6 +3,7 @@
 # library and the default model into that PostgreSQL.
 #   PROFILE=release (default) or dev
 #   HEIF=1           a release engine that decodes AVIF and HEIC
+#   DEFAULT_MODEL    the folder that is installed as the default model (models/default)
 #   BUILD_PG_CONFIG  build against the headers of this one (the tests' private copies have none)
 #
 # Every file is written under a temporary name and renamed: a running server keeps the files that it
@@ -70,10 +71,11 @@ done
 # On the command line the program looks for models next to itself; they are in the data directory.
 "${root[@]}" install -d "$sharedir/pg_caption/models"
 "${root[@]}" ln -sfn "$sharedir/pg_caption/models" "$pkglibdir/pg_caption/models"
-if [ -d models/default ]; then
+model=${DEFAULT_MODEL:-models/default}
+if [ -d "$model" ]; then
   while IFS= read -r -d '' file; do
-    put "$file" "$sharedir/pg_caption/$file"
-  done < <(find models/default -type f -print0)
+    put "$file" "$sharedir/pg_caption/models/default/${file#"$model/"}"
+  done < <(find "$model" -type f -print0)
 else
-  say "models/default is missing: installed without a model"
+  say "$model is missing: installed without a model"
 fi

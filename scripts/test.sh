@@ -22,7 +22,9 @@ export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 4))}
 cargo_test() {
   local from=$1 tested; shift
   tested=$(PG_CONFIG=$from scripts/private-postgresql.sh)
-  PROFILE=dev BUILD_PG_CONFIG=$from scripts/install.sh "$tested"
+  # The live tests use a small model (tests/models/README.md).
+  PROFILE=dev BUILD_PG_CONFIG=$from DEFAULT_MODEL=tests/models/default \
+    scripts/install.sh "$tested"
   say "tests on $("$from" --version)"
   PG_CONFIG=$tested cargo test --quiet --workspace --exclude pg_caption --no-fail-fast "$@"
 }
