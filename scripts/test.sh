@@ -56,7 +56,7 @@ else
 fi
 if [ "${1:-}" = lint ]; then exit 0; fi
 
-[ -d models/default ] || skipped+=("models/default is missing: the live tests use the parity model")
+[ -d models/default ] || skipped+=("models/default is missing: the tests of the default model")
 [ -d "${PG_CAPTION_SHARED:-$project/../shared}" ] ||
   skipped+=("../shared is missing: tests that need its files")
 cargo_test "$pg_config" --lib --bins --tests
