@@ -236,6 +236,12 @@ pub fn timeout() -> Duration {
     Duration::from_millis(variable::timeout.get() as u64)
 }
 
+/// Largest picture that is accepted, bytes.
+pub fn max_image_size() -> u64 {
+    // The setting is in kilobytes.
+    variable::max_image_size.get() as u64 * 1024
+}
+
 /// What `caption_image` does if a picture cannot be captioned.
 pub fn on_error() -> OnError {
     variable::on_error.get()

@@ -18,6 +18,8 @@ pub const MAX_DATABASES: usize = 256;
 pub const MAX_IN_FLIGHT: usize = 16;
 /// Rows remembered as runaway. A worker detects an older one again.
 const MAX_RUNAWAY: usize = 64;
+/// Roles remembered as demoted. Only superusers demote a role.
+const MAX_DEMOTED: usize = 32;
 
 /// One database that has, or may have, work.
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,8 +69,36 @@ impl DatabaseSlot {
     }
 }
 
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
+}
+
 fn unix_time(ms: i64) -> SystemTime {
     UNIX_EPOCH + Duration::from_millis(ms.max(0) as u64)
+}
+
+/// A row over which a worker ended.
+#[derive(Debug, Clone, Copy, Default)]
+struct RunawayRow {
+    database: u32,
+    /// Number of the row.
+    row: u64,
+    /// The process was killed, rather than ended by the time limit.
+    killed: bool,
+}
+
+impl RunawayRow {
+    fn is(&self, database: u32, row: u64) -> bool {
+        (self.database, self.row) == (database, row)
+    }
+}
+
+/// A role that ceased to be a superuser.
+#[derive(Debug, Clone, Copy, Default)]
+struct DemotedRole {
+    role: u32,
+    /// When, in milliseconds of the Unix epoch.
+    at_ms: i64,
 }
 
 /// Everything in the segment.
@@ -88,8 +118,10 @@ struct SharedState {
     no_slot: bool,
     /// Why no engine serves.
     engine_failure: SharedText<480>,
-    /// Rows over which a worker ended, the newest first: database and number of the row.
-    runaway: [(u32, u64); MAX_RUNAWAY],
+    /// Rows over which a worker ended, the newest first.
+    runaway: [RunawayRow; MAX_RUNAWAY],
+    /// Roles that ceased to be superusers, the newest first.
+    demoted: [DemotedRole; MAX_DEMOTED],
     databases: [DatabaseSlot; MAX_DATABASES],
 }
 
@@ -107,7 +139,8 @@ impl Default for SharedState {
             crowded: false,
             no_slot: false,
             engine_failure: SharedText::default(),
-            runaway: [(0, 0); MAX_RUNAWAY],
+            runaway: [RunawayRow::default(); MAX_RUNAWAY],
+            demoted: [DemotedRole::default(); MAX_DEMOTED],
             databases: [DatabaseSlot::default(); MAX_DATABASES],
         }
     }
@@ -271,29 +304,50 @@ pub fn yield_turn(oid: u32) {
     }
 }
 
-/// Remembers a row over which the calling worker ends.
-pub fn note_runaway(oid: u32, row: u64) {
+/// Remembers a row over which a worker ended. `killed`: the process was killed.
+pub fn note_runaway(oid: u32, row: u64, killed: bool) {
     let mut state = STATE.exclusive();
     state.runaway.rotate_right(1);
-    state.runaway[0] = (oid, row);
+    state.runaway[0] = RunawayRow { database: oid, row, killed };
     if let Some(slot) = state.slot(oid) {
         slot.has_runaway = true;
     }
 }
 
-/// Whether a worker ended over this row, and whether one ended over any row of the database since
-/// it was drained.
-pub fn is_runaway(oid: u32, row: u64) -> (bool, bool) {
+/// Whether a worker ended over this row, and was killed; `None`: neither. Also whether one ended
+/// over any row of the database since it was drained.
+pub fn is_runaway(oid: u32, row: u64) -> (Option<bool>, bool) {
     let state = STATE.share();
     let in_database = state.databases.iter().any(|d| d.oid == oid && d.has_runaway);
-    (state.runaway.contains(&(oid, row)), in_database)
+    let known = state.runaway.iter().find(|entry| entry.is(oid, row));
+    (known.map(|entry| entry.killed), in_database)
 }
 
 /// Forgets a row that was completed.
 pub fn forget_runaway(oid: u32, row: u64) {
     let mut state = STATE.exclusive();
-    let same = state.runaway.iter_mut().filter(|entry| **entry == (oid, row));
-    same.for_each(|entry| *entry = (0, 0));
+    let same = state.runaway.iter_mut().filter(|entry| entry.is(oid, row));
+    same.for_each(|entry| *entry = RunawayRow::default());
+}
+
+/// Remembers that a role ceased to be a superuser, and has workers read their watches.
+pub fn note_demoted(role: u32) {
+    let databases: Vec<u32> = {
+        let mut state = STATE.exclusive();
+        state.demoted.rotate_right(1);
+        state.demoted[0] = DemotedRole { role, at_ms: now_ms() };
+        state.databases.iter().map(|d| d.oid).filter(|oid| *oid != 0).collect()
+    };
+    databases.into_iter().for_each(|oid| announce_work(oid, false));
+}
+
+/// Whether a role ceased to be a superuser at or after a time, in milliseconds of the Unix epoch.
+/// True also if that is no longer known.
+pub fn was_demoted_since(role: u32, since_ms: i64) -> bool {
+    let state = STATE.share();
+    let forgotten = state.demoted[MAX_DEMOTED - 1];
+    state.demoted.iter().any(|entry| entry.role == role && entry.at_ms >= since_ms)
+        || (forgotten.role != 0 && forgotten.at_ms >= since_ms)
 }
 
 /// Publishes the in-flight counts of a database: OID of the watched table and count.
@@ -330,9 +384,7 @@ pub fn no_slot() -> bool {
 pub fn set_failures(oid: u32, failures: u32, pause: Duration) {
     if let Some(slot) = STATE.exclusive().databases.iter_mut().find(|d| d.oid == oid) {
         slot.failures = failures;
-        slot.retry_ms = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .map_or(0, |now| (now + pause).as_millis() as i64);
+        slot.retry_ms = now_ms().saturating_add(pause.as_millis() as i64);
     }
 }
 

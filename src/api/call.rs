@@ -6,10 +6,10 @@
 use crate::engine::requests::{ImageRequest, caption_all};
 use crate::pg::report::{self, refuse};
 use crate::settings::{self, OnError};
-use crate::{api::style, shared};
+use crate::{api::style, api::value, shared};
 use pg_caption_wire::{CaptionOutcome, CaptionOutput, Failure, FailureClass, OutputSpec};
-use pgrx::JsonB;
 use pgrx::prelude::*;
+use pgrx::{AnyElement, JsonB};
 use serde_json::{Map, Value, json};
 use std::time::Instant;
 
@@ -46,6 +46,7 @@ fn report_failure(failure: &Failure) {
     }
 }
 
+/// One caption of a URL or of bytes.
 fn caption(
     url: Option<&str>,
     bytes: &[u8],
@@ -71,19 +72,25 @@ fn caption_image_url(
     style: Option<&str>,
     max_tokens: Option<i32>,
 ) -> Option<String> {
-    let url = url?;
-    caption(Some(url), &[], style, max_tokens)
+    caption(Some(value::bounded_url(url?)), &[], style, max_tokens)
 }
 
 /// `caption_image(image, style, max_tokens)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 fn caption_image_bytes(
-    image: Option<&[u8]>,
+    image: Option<AnyElement>,
     style: Option<&str>,
     max_tokens: Option<i32>,
 ) -> Option<String> {
-    let image = image?;
-    caption(None, image, style, max_tokens)
+    let (image, style) = (image?, style?);
+    let (bytes, limit) = (value::size(&image) as u64, settings::max_image_size());
+    if bytes > limit {
+        // The other arguments are checked first, as for any picture.
+        output_spec(style, max_tokens?);
+        report_failure(&Failure::too_large(bytes, limit));
+        return None;
+    }
+    caption(None, value::read(&image)?, Some(style), max_tokens)
 }
 
 /// The part of a row of `caption_images` that depends on the outcome.
@@ -140,7 +147,7 @@ impl From<CaptionOutcome> for ImageRow {
 #[pg_extern(sql = false, volatile, parallel_safe)]
 #[allow(clippy::type_complexity)]
 fn caption_images(
-    urls: Vec<Option<String>>,
+    urls: Array<'_, &str>,
     style: &str,
     max_tokens: i32,
 ) -> TableIterator<
@@ -156,22 +163,23 @@ fn caption_images(
     ),
 > {
     let outputs = [output_spec(style, max_tokens)];
-    let requests: Vec<ImageRequest<'_>> = urls
-        .iter()
-        .flatten()
-        .map(|url| ImageRequest { url: Some(url), bytes: &[], outputs: &outputs })
-        .collect();
+    let mut requests: Vec<ImageRequest<'_>> = report::reserved(urls.len());
+    let given = urls.iter().flatten().map(value::bounded_url);
+    requests.extend(given.map(|url| ImageRequest {
+        url: Some(url),
+        bytes: &[],
+        outputs: &outputs,
+    }));
     let mut outcomes = outcomes(&requests).into_iter();
-    let rows: Vec<_> = (1..)
-        .zip(&urls)
-        .map(|(ord, url)| {
-            // A NULL made no request.
-            let outcome = url.as_ref().and_then(|_| outcomes.next());
-            let row = outcome.map(ImageRow::from).unwrap_or_default();
-            let ImageRow { caption, finish_reason, confidence, error_class, error } = row;
-            (ord, url.clone(), caption, finish_reason, confidence, error_class, error)
-        })
-        .collect();
+    let mut rows = report::reserved(urls.len());
+    rows.extend((1..).zip(urls.iter()).map(|(ord, url)| {
+        // A NULL made no request.
+        let outcome = url.and_then(|_| outcomes.next());
+        let row = outcome.map(ImageRow::from).unwrap_or_default();
+        let ImageRow { caption, finish_reason, confidence, error_class, error } = row;
+        let url = url.map(|url| value::bounded_url(url).to_owned());
+        (ord, url, caption, finish_reason, confidence, error_class, error)
+    }));
     TableIterator::new(rows)
 }
 
@@ -179,12 +187,13 @@ fn caption_images(
 #[pg_extern(sql = false, volatile, parallel_safe)]
 fn caption_image_json(
     url: Option<&str>,
-    styles: Option<Vec<Option<String>>>,
+    styles: Option<Array<'_, &str>>,
     max_tokens: Option<i32>,
 ) -> Option<JsonB> {
-    let (url, styles, max_tokens) = (url?, styles?, max_tokens?);
-    let styles: Vec<String> = styles.into_iter().flatten().collect();
-    if styles.is_empty() {
+    let (url, styles, max_tokens) = (value::bounded_url(url?), styles?, max_tokens?);
+    let mut names: Vec<&str> = report::reserved(styles.len());
+    names.extend(styles.iter().flatten());
+    if names.is_empty() {
         refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             "no caption style given",
@@ -192,11 +201,13 @@ fn caption_image_json(
             None,
         );
     }
-    let specs: Vec<_> = styles.iter().map(|style| output_spec(style, max_tokens)).collect();
+    let mut specs = report::reserved(names.len());
+    specs.extend(names.iter().map(|style| output_spec(style, max_tokens)));
     let failure = match single_outcome(Some(url), &[], &specs) {
         CaptionOutcome::Done { image, outputs, model, timings } => {
             let outputs = outputs.iter().map(output_json);
-            let captions: Map<String, Value> = styles.into_iter().zip(outputs).collect();
+            let names = names.into_iter().map(str::to_owned);
+            let captions: Map<String, Value> = names.zip(outputs).collect();
             return Some(JsonB(json!({
                 "captions": captions,
                 "image": image,

@@ -10,4 +10,5 @@ mod models;
 mod progress;
 mod status;
 pub mod style;
+mod value;
 mod watch;

@@ -6,7 +6,9 @@
 
 use crate::pg::report::{refuse, select_one, spi};
 use crate::{engine::model_status, settings};
-use pg_caption_style::{CaptionStyle, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names};
+use pg_caption_style::{
+    CaptionStyle, MAX_NAME, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names,
+};
 use pgrx::JsonB;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
@@ -20,6 +22,9 @@ type StyleMap = BTreeMap<String, CaptionStyle>;
 
 /// The definition of a style; `None` if no style has this name.
 pub fn find(name: &str) -> Option<CaptionStyle> {
+    if name.len() > MAX_NAME {
+        return None;
+    }
     static LAST: Mutex<Option<(CommandTime, CaptionStyle)>> = Mutex::new(None);
     let now = command_time();
     let mut last = LAST.lock().unwrap_or_else(PoisonError::into_inner);
@@ -48,12 +53,15 @@ fn command_time() -> CommandTime {
     unsafe { (pg_sys::GetCurrentStatementStartTimestamp(), pg_sys::GetCurrentCommandId(false)) }
 }
 
+/// Bytes of an unknown name that an error shows.
+const MAX_SHOWN: usize = 200;
+
 /// The definition of a style, or an error that lists all styles.
 pub fn resolve(name: &str) -> CaptionStyle {
     find(name).unwrap_or_else(|| {
         refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
-            format!("unknown caption style \"{name}\""),
+            format!("unknown caption style \"{}\"", &name[..name.floor_char_boundary(MAX_SHOWN)]),
             Some(format!("Styles are: {}.", all_names().join(", "))),
             Some(
                 "User-defined styles are rows of caption.style. A model may define others.".into(),

@@ -4,6 +4,7 @@
 //! Called by `engine::requests`, `api` and the worker. Never waits without serving interrupts.
 
 use crate::pg::latch::{WaitInterest, wait};
+use crate::pg::report;
 use pg_caption_wire::frame::{self, FrameReader};
 use pg_caption_wire::{
     CaptionRequest, ClientMessage, ClientRole, EngineStatus, Failure, FailureClass, PROTOCOL,
@@ -70,7 +71,8 @@ impl EngineClient {
         let Some(stream) = connect_without_blocking() else { return Ok(None) };
         let mut client = EngineClient {
             stream,
-            reader: FrameReader::default(),
+            // The engine sends no bodies.
+            reader: FrameReader::with_max_body(0),
             outgoing: Vec::new(),
             written: 0,
             window: 1,
@@ -135,6 +137,9 @@ impl EngineClient {
             let message = format!("the request cannot be sent: {error}");
             Failure::new(FailureClass::Reject, "too_large", message)
         })?;
+        if self.outgoing.try_reserve_exact(head.len() + body.len()).is_err() {
+            report::out_of_memory(head.len() + body.len());
+        }
         self.outgoing.extend_from_slice(&head);
         self.outgoing.extend_from_slice(body);
         Ok(())

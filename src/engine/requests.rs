@@ -4,6 +4,7 @@
 //! Called by `api::call`. Never outlives the caller's deadline by more than [`GRACE`].
 
 use crate::engine::client::{ConnectionLoss, EngineClient};
+use crate::pg::report;
 use pg_caption_queue::EngineLoss;
 use pg_caption_wire::{
     CaptionOutcome, CaptionReply, CaptionRequest, ClientRole, Failure, FailureClass, ImageSource,
@@ -98,13 +99,20 @@ impl<'a> RequestBatch<'a> {
         min_confidence: Option<f32>,
         deadline: Instant,
     ) -> RequestBatch<'a> {
+        let count = requests.len();
+        let mut outcomes = report::reserved(count);
+        outcomes.extend(requests.iter().map(|_| None));
+        let mut losses = report::reserved(count);
+        losses.resize(count, 0);
+        let mut unsent = report::reserved(count);
+        unsent.extend((0..count).rev());
         RequestBatch {
             requests,
             min_confidence,
             deadline,
-            outcomes: requests.iter().map(|_| None).collect(),
-            losses: vec![0; requests.len()],
-            unsent: (0..requests.len()).rev().collect(),
+            outcomes,
+            losses,
+            unsent,
             in_flight: HashMap::new(),
             one_by_one: false,
         }

@@ -2,8 +2,9 @@
 //!
 //! A copy of a database with watches has work immediately. A restored dump creates the triggers of
 //! a watched table last; attaching a partition creates the partition's triggers. Triggers may be
-//! disabled and enabled, tables altered. Called by PostgreSQL in every backend. It only records
-//! events, which `enqueue` handles at commit. Never raises, never reads a catalog.
+//! disabled and enabled, tables altered, and superusers demoted. Called by PostgreSQL in every
+//! backend. It only records events, which `enqueue` handles at commit. Never raises; of the
+//! catalogs it reads only whether an altered role was a superuser.
 
 use crate::{hooks::enqueue, shared};
 use pgrx::pg_sys;
@@ -56,6 +57,11 @@ unsafe extern "C-unwind" fn on_change(is_created: bool, class: pg_sys::Oid, obje
         enqueue::check_trigger_at_commit(object, is_created);
     } else if !is_created && class == pg_sys::RelationRelationId && is_registered() {
         // A table that could not be filled because of its columns, key or owner may be valid again.
-        enqueue::announce_at_commit();
+        enqueue::check_owner_at_commit(object);
+    } else if !is_created && class == pg_sys::AuthIdRelationId {
+        // SAFETY: a look-up of an existing role, which still finds it as it was before.
+        if shared::preloaded() && unsafe { pg_sys::superuser_arg(object) } {
+            enqueue::check_role_at_commit(object);
+        }
     }
 }

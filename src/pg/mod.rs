@@ -3,6 +3,7 @@
 pub mod guc_scope;
 pub mod identity;
 pub mod latch;
+pub mod latest_snapshot;
 pub mod report;
 pub mod shared_text;
 pub mod table;

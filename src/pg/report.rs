@@ -58,6 +58,26 @@ pub fn refuse(
     unreachable!("an ERROR does not return")
 }
 
+/// Raises "out of memory" as PostgreSQL does.
+pub fn out_of_memory(bytes: usize) -> ! {
+    refuse(
+        PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY,
+        "out of memory",
+        Some(format!("Failed on request of size {bytes}.")),
+        None,
+    )
+}
+
+/// A vector with room for `length` values, a number that the caller chose. Raises if there is no
+/// memory for it: otherwise the process would end, and with it all sessions.
+pub fn reserved<T>(length: usize) -> Vec<T> {
+    let mut values = Vec::new();
+    if values.try_reserve_exact(length).is_err() {
+        out_of_memory(length.saturating_mul(size_of::<T>()));
+    }
+    values
+}
+
 /// Warns the caller.
 pub fn warn(message: impl Into<String>, detail: Option<String>, hint: Option<String>) {
     let code = PgSqlErrorCode::ERRCODE_WARNING;

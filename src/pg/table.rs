@@ -8,8 +8,8 @@ use crate::pg::report::{optional, refuse, spi};
 use pgrx::prelude::*;
 
 /// Tables of the schema `caption` with rows of one watched table, by the column `relation`.
-pub const BOOKKEEPING: [&str; 6] =
-    ["watch", "watch_state", "queue", "deferred", "ledger", "failed"];
+pub const BOOKKEEPING: [&str; 7] =
+    ["watch", "watch_state", "superuser_watch", "queue", "deferred", "ledger", "failed"];
 
 /// A table as the catalogs describe it.
 pub struct TableDescription {
@@ -66,6 +66,15 @@ pub fn describe(relation: pg_sys::Oid) -> TableDescription {
             None,
         )
     })
+}
+
+/// Locks a table as CREATE TRIGGER does, by OID: a table that is renamed meanwhile stays the same
+/// one. Raises before it waits if the caller may not watch the table.
+pub fn lock(relation: pg_sys::Oid) {
+    require_ownership(&describe(relation));
+    // SAFETY: a lock request in a transaction. A relation that was dropped meanwhile is not found
+    // by the next look-up.
+    unsafe { pg_sys::LockRelationOid(relation, pg_sys::ShareRowExclusiveLock as i32) };
 }
 
 /// Raises unless the caller has the rights of the table's owner, and is a superuser if the owner is

@@ -81,7 +81,7 @@ fn require_builtin_type(table: &TableDescription, column: &ColumnDescription) {
             describe(table, column),
             None,
             Some(
-                "Keys of PostgreSQL's own types, their domains, enums and ranges are supported. \
+                "Keys of PostgreSQL's own types, their domains and ranges are supported. \
                  A unique index over NOT NULL columns of such types is enough."
                     .into(),
             ),
@@ -104,20 +104,21 @@ const UNSTABLE_TYPE: &str = "\
                ((SELECT r.rngsubtype FROM pg_range r \
                   WHERE r.rngtypid = t.oid OR r.rngmultitypid = t.oid))) AS x (oid) \
          WHERE x.oid <> 0) \
-    SELECT t.typname::text \
+    SELECT CASE t.typtype WHEN 'e' THEN 'enum' ELSE t.typname::text END \
       FROM part p JOIN pg_type t ON t.oid = p.oid \
-     WHERE t.typnamespace = 'pg_catalog'::regnamespace::oid \
-       AND (t.typname = 'money' OR t.typname::text LIKE 'reg%') LIMIT 1";
+     WHERE t.typtype = 'e' \
+        OR t.typnamespace = 'pg_catalog'::regnamespace::oid \
+           AND (t.typname = 'money' OR t.typname::text LIKE 'reg%') LIMIT 1";
 
 fn unstable_type(column: &ColumnDescription) -> Option<String> {
     optional(Spi::get_one_with_args(UNSTABLE_TYPE, &[column.base_type.into()]))
 }
 
 fn refuse_unstable_type(table: &TableDescription, column: &ColumnDescription, unstable: &str) -> ! {
-    let (reason, replacement) = if unstable == "money" {
-        ("the text of money depends on the locale".into(), "numeric")
-    } else {
-        (format!("the text of {unstable} depends on names and the search_path"), "oid")
+    let (reason, replacement) = match unstable {
+        "money" => ("the text of money depends on the locale".into(), "numeric"),
+        "enum" => ("ALTER TYPE … RENAME VALUE changes the text of an enum".into(), "text"),
+        _ => (format!("the text of {unstable} depends on names and the search_path"), "oid"),
     };
     refuse(
         PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,

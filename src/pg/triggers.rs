@@ -106,7 +106,8 @@ fn insert_condition(spec: &TriggerSpec<'_>) -> String {
     format!("{may_have_url} AND ({some_empty})")
 }
 
-/// The condition of the UPDATE trigger. Rarely true parts are last.
+/// The condition of the UPDATE trigger. Rarely true parts are last. A row that loses its URL is
+/// queued if it has a text, which may be machine-written.
 fn update_condition(spec: &TriggerSpec<'_>) -> String {
     let url_changed = has_changed(spec.image_url);
     let key_changed = any(spec.keys.iter().map(TriggerKey::has_changed));
@@ -114,7 +115,11 @@ fn update_condition(spec: &TriggerSpec<'_>) -> String {
         format!("({} AND {})", is_empty("NEW", column), is_filled("OLD", column))
     }));
     let has_url = is_filled("NEW", spec.image_url);
-    format!("({url_changed} OR {key_changed} OR {became_empty}) AND {has_url}")
+    let has_text = any(spec.fills.iter().map(|(column, _)| is_filled("NEW", column)));
+    format!(
+        "({url_changed} OR {key_changed} OR {became_empty}) \
+         AND ({has_url} OR {url_changed} AND ({has_text}))"
+    )
 }
 
 fn any(conditions: impl Iterator<Item = String>) -> String {

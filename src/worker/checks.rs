@@ -1,6 +1,7 @@
 //! Checks a watch against the catalogs: columns, key, triggers, owner. Each failed check gives the
 //! reason that `caption.progress` shows.
 
+use super::foreign_code;
 use super::transaction::spi;
 use crate::{api::style, pg::table, pg::triggers};
 use pg_caption_queue::{KeyColumn, WatchFill, WatchedTable};
@@ -63,8 +64,9 @@ pub struct UncheckedWatch {
     /// Column to style.
     pub fills: Value,
     pub keys: Vec<String>,
-    /// A superuser has watched the table while it belonged to one.
-    pub by_superuser: bool,
+    /// When a superuser watched the table, which has belonged to superusers since: milliseconds of
+    /// the Unix epoch.
+    pub by_superuser: Option<i64>,
     pub watched: WatchedTable,
 }
 
@@ -74,12 +76,20 @@ pub fn check(
     watch: &UncheckedWatch,
 ) -> Result<(Vec<WatchFill>, Vec<KeyColumn>), String> {
     let UncheckedWatch { url, fills, keys, by_superuser, watched } = watch;
-    // Code of a superuser's table runs with a superuser's rights, and may be from an earlier owner.
-    // SAFETY: a catalog look-up in a transaction.
-    if !by_superuser && unsafe { pg_sys::superuser_arg(pg_sys::Oid::from(watched.owner)) } {
-        return Err("it now belongs to a superuser: check its triggers, defaults and \
-                    constraints, then call caption.watch() again as a superuser"
-            .into());
+    if is_superuser(watched.owner) {
+        // Code of a superuser's table runs with a superuser's rights, and may be from an earlier
+        // owner.
+        if by_superuser.is_none() {
+            return Err("it now belongs to a superuser: check its triggers, defaults and \
+                        constraints, then call caption.watch() again as a superuser"
+                .into());
+        }
+        if let Some(code) = foreign_code::find(relation) {
+            return Err(format!(
+                "it belongs to a superuser, and its code does not: {code}; give the table to an \
+                 ordinary role, or the code to a superuser"
+            ));
+        }
     }
     if !has_triggers(relation) {
         return Err("its triggers are missing: a dump is still being restored, or they were \
@@ -125,6 +135,12 @@ pub fn check(
         ));
     }
     Ok((fills, key_columns))
+}
+
+/// Whether a role is a superuser now.
+pub fn is_superuser(role: u32) -> bool {
+    // SAFETY: a catalog look-up in a transaction.
+    unsafe { pg_sys::superuser_arg(pg_sys::Oid::from(role)) }
 }
 
 /// Whether a key finds at most one row.

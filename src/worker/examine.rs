@@ -2,8 +2,11 @@
 //! which rows need a text.
 
 use super::transaction::spi;
+use crate::hooks::enqueue::MAX_KEY_BYTES;
 use crate::pg::identity;
-use pg_caption_queue::{CurrentRow, RowHistory, WatchedTable};
+use pg_caption_queue::{
+    CurrentRow, FillText, KeyColumn, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, WatchedTable,
+};
 use pg_caption_wire::KnownPicture;
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -22,14 +25,36 @@ fn cast(table: &WatchedTable, at: usize, json: &str) -> String {
     format!("CAST({json} OPERATOR(pg_catalog.->>) {at} AS {})", table.keys[at].kind)
 }
 
-/// The fills' texts as an array expression.
-fn texts(table: &WatchedTable) -> String {
-    let columns: Vec<String> = table
-        .fills
-        .iter()
-        .map(|fill| format!("t.{}::pg_catalog.text", pgrx::spi::quote_identifier(&fill.column)))
+/// The URL as an expression. Only the part is read that decides whether it is valid.
+pub fn url(table: &WatchedTable) -> String {
+    format!("pg_catalog.\"left\"(t.{}::pg_catalog.text, {MAX_URL_CHARS})", table.url)
+}
+
+/// Texts as an array expression, each as [`FillText::from_column`] takes it. `columns` are quoted.
+pub fn text_digests(columns: impl Iterator<Item = String>) -> String {
+    let digests: Vec<String> = columns
+        .map(|column| {
+            let text = format!("t.{column}::pg_catalog.text");
+            format!(
+                "CASE WHEN {text} IS NULL OR pg_catalog.octet_length({text}) \
+                           OPERATOR(pg_catalog.=) 0 THEN NULL \
+                      WHEN pg_catalog.octet_length({text}) \
+                           OPERATOR(pg_catalog.>) {MAX_HASHED_BYTES} THEN '' \
+                      ELSE pg_catalog.\"left\"(pg_catalog.encode(pg_catalog.sha256( \
+                           pg_catalog.convert_to({text}, 'UTF8')), 'hex'), 32) END"
+            )
+        })
         .collect();
-    format!("ARRAY[{}]", columns.join(", "))
+    format!("ARRAY[{}]::pg_catalog.text[]", digests.join(", "))
+}
+
+/// The column of [`text_digests`].
+pub fn fill_texts(column: Option<Vec<Option<String>>>) -> Vec<FillText> {
+    column.unwrap_or_default().into_iter().map(FillText::from_column).collect()
+}
+
+fn texts(table: &WatchedTable) -> String {
+    text_digests(table.fills.iter().map(|fill| pgrx::spi::quote_identifier(&fill.column)))
 }
 
 /// The key of `t` as canonical JSON, the same text as the trigger writes.
@@ -53,8 +78,8 @@ pub fn by_key(table: &WatchedTable, json: &str) -> String {
 /// Statement that reads one row by its key, `$1` as JSON; with `lock` it also locks the row.
 pub fn read_one(table: &WatchedTable, lock: bool) -> String {
     format!(
-        "SELECT t.{}::pg_catalog.text, {} FROM {} t WHERE {}{}",
-        table.url,
+        "SELECT {}, {} FROM {} t WHERE {}{}",
+        url(table),
         texts(table),
         table.name,
         by_key(table, "$1"),
@@ -65,9 +90,9 @@ pub fn read_one(table: &WatchedTable, lock: bool) -> String {
 /// Statement that reads many rows by key: `$1` is a JSON array of keys.
 fn read_many(table: &WatchedTable) -> String {
     format!(
-        "SELECT k.v::pg_catalog.text, t.{}::pg_catalog.text, {} \
+        "SELECT k.v::pg_catalog.text, {}, {} \
            FROM pg_catalog.jsonb_array_elements($1) AS k (v) JOIN {} t ON {}",
-        table.url,
+        url(table),
         texts(table),
         table.name,
         by_key(table, "k.v")
@@ -79,19 +104,37 @@ fn read_many(table: &WatchedTable) -> String {
 fn read_chunk(table: &WatchedTable, from_start: bool) -> String {
     let columns =
         table.keys.iter().map(|key| format!("t.{}", key.column)).collect::<Vec<_>>().join(", ");
-    let after = if from_start {
-        String::new()
-    } else {
+    let mut conditions: Vec<String> =
+        table.keys.iter().filter(|key| !is_short(&key.kind)).map(has_valid_length).collect();
+    if !from_start {
         let last: Vec<String> = (0..table.keys.len()).map(|at| cast(table, at, "$1")).collect();
-        format!(" WHERE ({columns}) > ({})", last.join(", "))
+        conditions.push(format!("({columns}) > ({})", last.join(", ")));
+    }
+    let conditions = match conditions.is_empty() {
+        true => String::new(),
+        false => format!(" WHERE {}", conditions.join(" AND ")),
     };
     format!(
-        "SELECT {}::pg_catalog.text, t.{}::pg_catalog.text, {} FROM {} t{after} \
+        "SELECT {}::pg_catalog.text, {}, {} FROM {} t{conditions} \
           ORDER BY {columns} LIMIT $2",
         key_json(table),
-        table.url,
+        url(table),
         texts(table),
         table.name
+    )
+}
+
+/// Whether every value of a type is short as text.
+fn is_short(kind: &str) -> bool {
+    matches!(kind, "smallint" | "integer" | "bigint" | "oid" | "uuid" | "date" | "boolean")
+        || kind.starts_with("timestamp")
+}
+
+/// The condition that a key can be stored in the queue; see [`MAX_KEY_BYTES`].
+fn has_valid_length(key: &KeyColumn) -> String {
+    format!(
+        "pg_catalog.octet_length(t.{}::pg_catalog.text) OPERATOR(pg_catalog.<=) {MAX_KEY_BYTES}",
+        key.column
     )
 }
 
@@ -123,10 +166,7 @@ fn read(
 ) -> Result<Vec<(String, CurrentRow)>, pgrx::spi::Error> {
     table
         .map(|row| {
-            let current = CurrentRow {
-                url: row.get::<String>(2)?,
-                texts: row.get::<Vec<Option<String>>>(3)?.unwrap_or_default(),
-            };
+            let current = CurrentRow { url: row.get::<String>(2)?, texts: fill_texts(row.get(3)?) };
             Ok((row.get::<String>(1)?.unwrap_or_default(), current))
         })
         .collect()

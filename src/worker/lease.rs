@@ -40,6 +40,15 @@ pub fn take() -> bool {
     )
 }
 
+/// Releases what a table's own code has locked for the session (`pg_advisory_lock`), and takes the
+/// lease again, which that code may have released (`pg_advisory_unlock_all`). `false`: another
+/// worker has it now.
+pub fn renew() -> bool {
+    // SAFETY: releases session locks of this process; called between transactions.
+    unsafe { pg_sys::LockReleaseSession(LEASE_METHOD as u16) };
+    take()
+}
+
 /// Whether no session drops, renames or copies this database, which requires an exclusive lock.
 pub fn database_is_free() -> bool {
     // SAFETY: reads a global.

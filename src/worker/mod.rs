@@ -8,8 +8,11 @@
 mod checks;
 mod definitions;
 mod examine;
+mod foreign_code;
 mod lease;
 mod locks;
+mod memory_limit;
+mod message_limit;
 mod planning;
 mod prune;
 mod record;
@@ -21,6 +24,7 @@ mod store;
 mod tables;
 mod transaction;
 mod write;
+mod write_mark;
 
 use crate::shared;
 use core::ffi::CStr;
@@ -82,6 +86,7 @@ pub extern "C-unwind" fn pg_caption_worker(argument: pg_sys::Datum) {
 #[pg_guard]
 unsafe extern "C-unwind" fn at_exit(_code: i32, argument: pg_sys::Datum) {
     let database = argument.value() as u32;
+    write_mark::clear();
     if runaway::keep_at_exit(database) {
         // Only one row is at fault: start the next worker without a pause.
         shared::yield_turn(database);

@@ -1,18 +1,21 @@
-//! Rows whose table's own code can only be stopped by ending the process: a trigger that catches
-//! the cancel and continues. `transaction` then ends the worker at a second timeout, which no
-//! handler of PL/pgSQL catches. This file keeps, in shared memory, which row that was. The next
-//! worker records it as failed instead of writing it, and other rows continue.
+//! Rows whose table's own code ended a worker: it continued after a cancel, or the kernel killed the
+//! process. `transaction` ends the worker at a second timeout, which no handler of PL/pgSQL
+//! catches. This file keeps which row that was: in shared memory, and in a file (`write_mark`) for
+//! a worker that was killed. The next worker records the row as failed instead of writing it, and
+//! other rows continue.
 
 use super::record;
 use super::signals;
+use super::write_mark;
 use crate::shared;
 use pg_caption_queue::RowKey;
 use pg_caption_wire::{Failure, FailureClass};
 use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-/// Code of such a row in `caption.failed`.
-const CODE: &str = "write_endless";
+/// Codes of such a row in `caption.failed`.
+const ENDLESS: &str = "write_endless";
+const KILLED: &str = "write_killed";
 
 thread_local! {
     /// The row that is being written. Not a field of [`RunawayRows`]: the exit callback of the
@@ -23,16 +26,9 @@ thread_local! {
 /// Marks a row as being written until it is dropped.
 pub struct WriteMark(());
 
-impl WriteMark {
-    /// Starts now.
-    pub fn new(row: &RowKey) -> WriteMark {
-        WRITING.with(|writing| *writing.borrow_mut() = Some(row.clone()));
-        WriteMark(())
-    }
-}
-
 impl Drop for WriteMark {
     fn drop(&mut self) {
+        write_mark::clear();
         WRITING.with(|writing| *writing.borrow_mut() = None);
     }
 }
@@ -45,26 +41,57 @@ pub struct RunawayRows {
 }
 
 impl RunawayRows {
-    /// Of one database.
+    /// Of one database; once in the life of a worker.
     pub fn new(database: u32) -> RunawayRows {
+        match write_mark::open(database) {
+            Ok(None) => {}
+            Ok(Some(row)) => {
+                pgrx::log!(
+                    "pg_caption: a worker was killed while it wrote a row; the row will be \
+                     recorded as failed"
+                );
+                shared::note_runaway(database, row, true);
+            }
+            Err(error) => {
+                pgrx::log!("pg_caption: rows that kill a worker cannot be remembered: {error}");
+            }
+        }
         RunawayRows { database, recorded: Vec::new() }
+    }
+
+    /// Marks a row as being written.
+    pub fn mark(&self, row: &RowKey) -> WriteMark {
+        WRITING.with(|writing| *writing.borrow_mut() = Some(row.clone()));
+        write_mark::set(number(row));
+        WriteMark(())
     }
 
     /// The failure to record in this transaction, if an earlier worker ended during the write of
     /// this row.
     pub fn failure(&mut self, row: &RowKey) -> Option<Failure> {
         let number = number(row);
-        let (is_known, database_has_some) = shared::is_runaway(self.database, number);
-        if is_known {
+        let (known, database_has_some) = shared::is_runaway(self.database, number);
+        if known.is_some() {
             self.recorded.push(number);
         }
         // A row that was recorded before another one ended the worker is queued again with its
         // page.
-        let is_runaway = is_known || (database_has_some && record::has_failed_with(row, CODE));
-        is_runaway.then(|| {
+        let recorded = || {
+            let codes = [(false, ENDLESS), (true, KILLED)].into_iter();
+            let mut codes = codes.filter(|_| database_has_some);
+            codes.find(|(_, code)| record::has_failed_with(row, code)).map(|(killed, _)| killed)
+        };
+        let killed = known.or_else(recorded)?;
+        Some(if killed {
             Failure::new(
                 FailureClass::Reject,
-                CODE,
+                KILLED,
+                "the worker was killed while the table's own code ran for this row",
+            )
+        } else {
+            Failure::new(
+                FailureClass::Reject,
+                ENDLESS,
                 "the table's own code continued after it was cancelled \
                  (pg_caption.write_timeout) and ended a worker",
             )
@@ -99,7 +126,7 @@ pub fn keep_at_exit(database: u32) -> bool {
         row.relation,
         record::shortened(&row.key)
     );
-    shared::note_runaway(database, number(&row));
+    shared::note_runaway(database, number(&row), false);
     true
 }
 

@@ -1,5 +1,6 @@
 //! Signal handlers of a worker, and the timeout that ends it.
 
+use super::write_mark;
 use pgrx::pg_sys;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -14,8 +15,17 @@ pub fn install() {
     unsafe {
         handle(libc::SIGTERM, die);
         handle(libc::SIGHUP, SignalHandlerForConfigReload);
+        handle(libc::SIGQUIT, on_quit);
         pg_sys::BackgroundWorkerUnblockSignals();
     }
+}
+
+/// The postmaster ends all processes because another one has crashed, or for an immediate shutdown:
+/// the row that is being written is not the cause.
+unsafe extern "C-unwind" fn on_quit(signal: core::ffi::c_int) {
+    write_mark::clear();
+    // SAFETY: PostgreSQL's own handler, which ends the process.
+    unsafe { SignalHandlerForCrashExit(signal) };
 }
 
 /// Ends this process at its next check for interrupts, as SIGTERM does.
@@ -38,6 +48,7 @@ unsafe extern "C-unwind" {
     // signal handlers.
     fn die(signal: core::ffi::c_int);
     fn SignalHandlerForConfigReload(signal: core::ffi::c_int);
+    fn SignalHandlerForCrashExit(signal: core::ffi::c_int);
 }
 
 /// # Safety

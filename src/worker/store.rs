@@ -8,7 +8,7 @@ use super::planning::{LockTimeouts, SessionSettings};
 use super::runaway::RunawayRows;
 use super::transaction::{self, RaisedError, attempt_in_time, oids, spi};
 use super::write::RowWriter;
-use super::{examine, prune, record, tables};
+use super::{examine, lease, prune, record, tables};
 use pg_caption_queue::{
     AckedPages, BackfillChunk, CurrentRow, PrunePage, PruneStep, QueueRow, QueueStore, ReadError,
     RowHistory, RowJob, RowKey, RowOutcome, RowPlan, RowsRead, Settlement, TableBusy, WatchedTable,
@@ -65,6 +65,9 @@ impl WorkerStore {
             body(self)
         });
         self.runaway.committed();
+        if !lease::renew() {
+            pgrx::error!("pg_caption: another worker has taken the lease of this database");
+        }
         result
     }
 }

@@ -1,9 +1,10 @@
 //! The watched tables of a database, checked against the catalogs each time they are read.
 
-use super::checks::{UncheckedWatch, check};
+use super::checks::{UncheckedWatch, check, is_superuser};
 use super::rescan;
 use super::transaction::{attempt, spi};
 use crate::pg::table::BOOKKEEPING;
+use crate::shared;
 use pg_caption_queue::WatchedTable;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
@@ -32,7 +33,9 @@ const WATCHES: &str = "SELECT w.relation::oid, \
                   n.nspname, c.relname), \
            c.relowner, w.image_url::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
            w.paused, t.backfill_after::text, coalesce(t.backfill_done, false), \
-           coalesce(t.backfill_run, 0), to_jsonb(t.recaption_before)#>>'{}', w.superuser \
+           coalesce(t.backfill_run, 0), to_jsonb(t.recaption_before)#>>'{}', \
+           (SELECT (extract(epoch FROM s.at) * 1000)::int8 \
+              FROM caption.superuser_watch s WHERE s.relation = w.relation) \
       FROM caption.watch w \
       JOIN pg_catalog.pg_class c ON c.oid = w.relation \
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -103,7 +106,8 @@ pub fn begin() -> Vec<u32> {
 /// state.
 pub fn load() -> Vec<WatchedTable> {
     let mut watched = Vec::new();
-    for (oid, watch) in read() {
+    for (oid, mut watch) in read() {
+        forget_superuser(oid, &mut watch);
         // An open transaction may be adding or removing the row: this table waits for its end,
         // others do not.
         let added = attempt(|| spi(Spi::run_with_args(ADD_STATE, &[oid.into()])));
@@ -125,6 +129,22 @@ pub fn load() -> Vec<WatchedTable> {
     watched
 }
 
+/// A superuser's watch counts only while the table belongs to superusers. Later it has to be
+/// confirmed, since another role may have added code meanwhile.
+fn forget_superuser(relation: pg_sys::Oid, watch: &mut UncheckedWatch) {
+    let Some(at) = watch.by_superuser else { return };
+    let owner = watch.watched.owner;
+    if is_superuser(owner) && !shared::was_demoted_since(owner, at) {
+        return;
+    }
+    watch.by_superuser = None;
+    let statement = "DELETE FROM caption.superuser_watch WHERE relation = $1";
+    // Where another transaction has locked it, the next reader of the watches removes it.
+    if let Err(raised) = attempt(|| spi(Spi::run_with_args(statement, &[relation.into()]))) {
+        pgrx::debug1!("pg_caption: {} waits: {}", watch.watched.name, raised.message);
+    }
+}
+
 fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
     spi(Spi::connect(|client| {
         let rows = client.select(WATCHES, None, &[])?;
@@ -134,7 +154,7 @@ fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
                 url: row.get(4)?.unwrap_or_default(),
                 fills: row.get::<pgrx::JsonB>(5)?.map(|json| json.0).unwrap_or_default(),
                 keys: row.get(6)?.unwrap_or_default(),
-                by_superuser: row.get(14)?.unwrap_or(false),
+                by_superuser: row.get(14)?,
                 watched: WatchedTable {
                     oid: relation.to_u32(),
                     name: row.get(2)?.unwrap_or_default(),

@@ -1,5 +1,7 @@
 //! Short transactions, and subtransactions that confine the error of one row.
 
+use super::memory_limit::MemoryLimit;
+use super::message_limit::MessageLimit;
 use super::planning::{self, SessionSettings};
 use super::signals;
 pub use crate::pg::report::spi;
@@ -33,14 +35,22 @@ impl RaisedError {
         )
     }
 
+    /// Whether the server lacks resources: SQLSTATE class 53.
+    pub fn is_resource(&self) -> bool {
+        use PgSqlErrorCode::*;
+        matches!(
+            self.code,
+            ERRCODE_INSUFFICIENT_RESOURCES
+                | ERRCODE_DISK_FULL
+                | ERRCODE_OUT_OF_MEMORY
+                | ERRCODE_TOO_MANY_CONNECTIONS
+                | ERRCODE_CONFIGURATION_LIMIT_EXCEEDED
+        )
+    }
+
     /// Whether a lock or a lack of resources is the cause, rather than the rows.
     pub fn is_passing(&self) -> bool {
-        use PgSqlErrorCode::*;
-        self.is_lock()
-            || matches!(
-                self.code,
-                ERRCODE_OUT_OF_MEMORY | ERRCODE_DISK_FULL | ERRCODE_INSUFFICIENT_RESOURCES
-            )
+        self.is_lock() || self.is_resource()
     }
 }
 
@@ -110,15 +120,17 @@ pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, RaisedError> {
     .execute()
 }
 
-/// [`attempt`] for statements that may run a table's own code. A statement that runs longer than
-/// `pg_caption.write_timeout` is cancelled. If that code continues, the worker ends after twice
-/// that time.
+/// [`attempt`] for statements that may run a table's own code, within limits of time, memory and
+/// messages. A statement that runs longer than `pg_caption.write_timeout` is cancelled. If that
+/// code continues, the worker ends after twice that time.
 ///
 /// # Errors
 /// As [`attempt`].
 pub fn attempt_in_time<R>(body: impl FnOnce() -> R) -> Result<R, RaisedError> {
     attempt(|| {
-        let _limit = TimeLimit::new(settings::write_timeout());
+        let _time = TimeLimit::new(settings::write_timeout());
+        let _memory = MemoryLimit::new();
+        let _messages = MessageLimit::new();
         body()
     })
 }

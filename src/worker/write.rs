@@ -2,12 +2,13 @@
 //! from it, update the ledger.
 
 use super::planning::{LockTimeouts, SessionSettings};
-use super::runaway::{RunawayRows, WriteMark};
+use super::runaway::RunawayRows;
 use super::transaction::{RaisedError, attempt_in_time, spi};
-use super::{examine, record};
+use super::{examine, memory_limit, record};
 use crate::pg::identity;
 use pg_caption_queue::{
-    CurrentRow, RowJob, RowPlan, RowState, RowUpdate, Settlement, StoredRow, WatchedTable,
+    CurrentRow, RefusalKind, RowJob, RowPlan, RowState, RowUpdate, Settlement, StoredRow,
+    WatchedTable,
 };
 use pg_caption_wire::{Failure, FailureClass};
 use pgrx::datum::DatumWithOid;
@@ -36,7 +37,7 @@ impl RowWriter<'_> {
         if let Some(failure) = self.runaway.failure(row) {
             return settlement.plan(RowState::Runaway(&failure));
         }
-        let _mark = WriteMark::new(row);
+        let _mark = self.runaway.mark(row);
         let result = attempt_in_time(|| {
             let _timeout = self.lock_timeouts.scope(table);
             lock_and_write(settlement, self.session)
@@ -53,12 +54,16 @@ impl RowWriter<'_> {
                 settlement.plan(RowState::Blocked)
             }
             Err(raised) => {
-                use PgSqlErrorCode::*;
-                let transient = matches!(
-                    raised.code,
-                    ERRCODE_OUT_OF_MEMORY | ERRCODE_DISK_FULL | ERRCODE_QUERY_CANCELED
-                );
-                settlement.plan(RowState::Refused { failure: &refusal(&raised), transient })
+                let kind = match raised.code {
+                    // The table's own code needs too much memory, rather than the server too little.
+                    PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY if memory_limit::was_hit() => {
+                        RefusalKind::Final
+                    }
+                    _ if raised.is_resource() => RefusalKind::Resources,
+                    PgSqlErrorCode::ERRCODE_QUERY_CANCELED => RefusalKind::Transient,
+                    _ => RefusalKind::Final,
+                };
+                settlement.plan(RowState::Refused { failure: &refusal(&raised), kind })
             }
         }
     }
@@ -128,7 +133,7 @@ fn lock(table: &WatchedTable, job: &RowJob) -> Option<CurrentRow> {
         match rows.into_iter().next() {
             Some(row) => Ok::<_, pgrx::spi::Error>(Some(CurrentRow {
                 url: row.get(1)?,
-                texts: row.get::<Vec<Option<String>>>(2)?.unwrap_or_default(),
+                texts: examine::fill_texts(row.get(2)?),
             })),
             None => Ok(None),
         }
@@ -160,7 +165,7 @@ fn store(
         let _session = session.scope();
         match cursor.fetch(1)?.next() {
             Some(row) => Ok(Some(StoredRow {
-                texts: row.get::<Vec<Option<String>>>(1)?.unwrap_or_default(),
+                texts: examine::fill_texts(row.get(1)?),
                 url: row.get::<String>(2)?,
             })),
             None => Ok::<_, pgrx::spi::Error>(None),
@@ -182,15 +187,12 @@ fn update_statement(table: &WatchedTable, update: &RowUpdate<'_>) -> String {
     let assigned = texts.clone().enumerate().map(|(n, column)| format!("{column} = ${}", n + 2));
     let emptied = update.emptied.iter().map(|fill| format!("{} = DEFAULT", column(*fill)));
     let assignments: Vec<String> = assigned.chain(emptied).collect();
-    let returned: Vec<String> =
-        texts.map(|column| format!("t.{column}::pg_catalog.text")).collect();
     format!(
-        "UPDATE {} AS t SET {} WHERE {} \
-         RETURNING ARRAY[{}]::pg_catalog.text[], t.{}::pg_catalog.text",
+        "UPDATE {} AS t SET {} WHERE {} RETURNING {}, {}",
         table.name,
         assignments.join(", "),
         examine::by_key(table, "$1"),
-        returned.join(", "),
-        table.url
+        examine::text_digests(texts),
+        examine::url(table)
     )
 }

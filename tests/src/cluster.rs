@@ -344,6 +344,16 @@ impl TestCluster {
         }
     }
 
+    /// Limits the private memory of a process of the server, in bytes.
+    ///
+    /// # Panics
+    /// If the limit cannot be set.
+    pub fn limit_memory(&self, pid: i64, bytes: u64) {
+        let limit = format!("--data={bytes}");
+        let status = as_server_user("prlimit").args(["--pid", &pid.to_string(), &limit]).status();
+        assert!(status.expect("prlimit (util-linux) runs").success());
+    }
+
     /// The complete server log.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.home.join("log")).unwrap_or_default()).into_owned()

@@ -64,17 +64,6 @@ pub fn bad_style(error: &StyleError) -> Failure {
     Failure::new(FailureClass::Reject, "bad_style", error.to_string())
 }
 
-/// The body of a request is larger than the limit.
-pub fn too_large(bytes: u64, limit: u64) -> Failure {
-    Failure::new(
-        FailureClass::Reject,
-        "too_large",
-        format!("the image is larger than {limit} bytes"),
-    )
-    .detail(format!("The image has {bytes} bytes."))
-    .hint("See \"pg_caption.max_image_size\".")
-}
-
 /// There is no memory for `bytes` within one stage.
 pub fn no_memory(error: ReserveError, bytes: u64) -> Failure {
     match error {
@@ -176,7 +165,7 @@ mod tests {
             no_prompt("poetic", "it reads no instructions."),
             bad_generation("num_beams must be a number"),
             bad_style(&style.unwrap_err()),
-            too_large(8, 7),
+            Failure::too_large(8, 7),
             no_memory(ReserveError::TooLarge { total: 7 }, 8),
             no_memory(ReserveError::Deadline, 8),
             no_memory(ReserveError::Cancelled, 8),

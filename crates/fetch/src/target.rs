@@ -4,12 +4,11 @@
 //! normalized before any check. Also makes the form of a URL that may be shown.
 
 use crate::error::{FetchError, UrlLocation};
+use pg_caption_wire::MAX_URL_BYTES;
 use std::borrow::Cow;
 use std::net::IpAddr;
 use url::{Host, Url};
 
-/// Longest URL, bytes. About the limit of browsers and servers.
-const MAX_URL: usize = 8192;
 /// Longest URL shown in a failure, characters.
 const MAX_SHOWN: usize = 300;
 
@@ -25,8 +24,8 @@ impl Target {
     pub(crate) fn parse(text: &str) -> Result<Target, FetchError> {
         let bad =
             |reason: &str| FetchError::BadUrl { shown: shown_text(text), reason: reason.into() };
-        if text.len() > MAX_URL {
-            return Err(bad(&format!("it is longer than {MAX_URL} bytes")));
+        if text.len() > MAX_URL_BYTES {
+            return Err(bad(&format!("it is longer than {MAX_URL_BYTES} bytes")));
         }
         let trimmed = text.trim();
         let url = if trimmed.starts_with("//") {
@@ -63,8 +62,8 @@ impl Target {
             shown: shown_text(&location),
             reason: reason.into(),
         };
-        if location.len() > MAX_URL {
-            return Err(bad(&format!("it is longer than {MAX_URL} bytes")));
+        if location.len() > MAX_URL_BYTES {
+            return Err(bad(&format!("it is longer than {MAX_URL_BYTES} bytes")));
         }
         Target::new(self.url.join(&location).map_err(|e| bad(&e.to_string()))?)
     }

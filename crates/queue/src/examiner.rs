@@ -50,7 +50,10 @@ impl<S: QueueStore> RowExaminer<'_, S> {
             }
             let fills = needed_fills(table, &current, &past.ledger, past.recaption);
             let row = RowKey { relation: table.oid, key };
-            let Some(url) = current.url.filter(|_| !fills.is_empty()) else { continue };
+            if fills.is_empty() {
+                continue;
+            }
+            let url = current.url.unwrap_or_default();
             if self.in_flight.claim(&row, page) {
                 jobs.push(past.job(row, page, url, fills, &current.texts));
             } else {

@@ -1,7 +1,7 @@
 //! Which rows need which texts: the row as it is, its ledger entry, and the job made from both.
 
 use crate::{PageId, RowKey, WatchedTable};
-use pg_caption_wire::{CaptionRequest, ImageSource, KnownPicture, OutputSpec};
+use pg_caption_wire::{CaptionRequest, ImageSource, KnownPicture, MAX_URL_BYTES, OutputSpec};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -16,7 +16,7 @@ pub struct RowJob {
     pub row: RowKey,
     /// The page to acknowledge; `None`: acknowledged when the row was postponed.
     pub page: Option<PageId>,
-    /// The URL to caption.
+    /// The URL to caption. Empty: the row has none, and its machine-written texts are removed.
     pub url: String,
     /// Indexes of the watch's fills that need a text.
     pub fills: Vec<usize>,
@@ -35,6 +35,11 @@ pub struct RowJob {
 }
 
 impl RowJob {
+    /// Whether the row has no URL: nothing is requested, machine-written texts are removed.
+    pub fn is_removal(&self) -> bool {
+        self.url.is_empty()
+    }
+
     /// The host of the URL, as written between `//` and the path. A host that is spelled in two
     /// ways counts as two.
     pub fn host(&self) -> &str {
@@ -64,10 +69,63 @@ impl RowJob {
 /// A row as it is now.
 #[derive(Debug, Clone)]
 pub struct CurrentRow {
-    /// Its URL.
+    /// Its URL, cut after [`MAX_URL_CHARS`].
     pub url: Option<String>,
     /// Its texts, in the order of the watch's fills.
-    pub texts: Vec<Option<String>>,
+    pub texts: Vec<FillText>,
+}
+
+/// Characters of a URL that are read. One more than the longest valid URL, so that a longer one is
+/// refused, and no row needs more memory than this.
+pub const MAX_URL_CHARS: usize = MAX_URL_BYTES + 1;
+/// Bytes of the longest text that is hashed. No style permits so long a text.
+pub const MAX_HASHED_BYTES: usize = 65536;
+
+/// A text of a row, as far as decisions need it. The database hashes it, so that a large text never
+/// enters this process.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FillText {
+    /// NULL or the empty text.
+    Empty,
+    /// The [`hash`] of the text.
+    Hash(String),
+    /// Longer than [`MAX_HASHED_BYTES`], so not machine-written.
+    Long,
+}
+
+impl FillText {
+    /// From the column of a query: NULL for an empty text, the empty string for a long one, else
+    /// the hash.
+    pub fn from_column(column: Option<String>) -> Self {
+        match column {
+            None => FillText::Empty,
+            Some(digest) if digest.is_empty() => FillText::Long,
+            Some(digest) => FillText::Hash(digest),
+        }
+    }
+
+    /// Of a text.
+    pub fn of(text: Option<&str>) -> Self {
+        match text.unwrap_or_default() {
+            "" => FillText::Empty,
+            text if text.len() > MAX_HASHED_BYTES => FillText::Long,
+            text => FillText::Hash(hash(text)),
+        }
+    }
+
+    /// Whether the text is NULL or empty.
+    pub fn is_empty(&self) -> bool {
+        *self == FillText::Empty
+    }
+
+    /// The hash as the ledger has it. A long text has none that the ledger could have.
+    fn digest(&self) -> Option<String> {
+        match self {
+            FillText::Empty => Some(hash("")),
+            FillText::Hash(digest) => Some(digest.clone()),
+            FillText::Long => None,
+        }
+    }
 }
 
 /// Hash of a URL or a text in the ledger: the first half of its SHA-256, in hex.
@@ -78,8 +136,8 @@ pub fn hash(text: &str) -> String {
 }
 
 /// The ledger's entry for one text: its hash, and the hash of the URL that it was written for.
-pub fn ledger_entry(text: &str, url: &str) -> Value {
-    serde_json::json!({ "text": hash(text), "url": hash(url) })
+pub fn ledger_entry(text: &FillText, url: &str) -> Value {
+    serde_json::json!({ "text": text.digest().unwrap_or_default(), "url": hash(url) })
 }
 
 /// Whether the ledger has the current text of a fill: it is machine-written.
@@ -89,8 +147,8 @@ pub fn is_machine_written(
     ledger: &Map<String, Value>,
     fill: usize,
 ) -> bool {
-    let text = current.texts.get(fill).and_then(Option::as_deref).unwrap_or_default();
-    noted(table, ledger, fill, "text") == Some(hash(text).as_str())
+    let digest = current.texts.get(fill).and_then(FillText::digest);
+    digest.is_some() && noted(table, ledger, fill, "text") == digest.as_deref()
 }
 
 /// A hash in the ledger's entry of a fill.
@@ -105,17 +163,23 @@ pub fn noted<'a>(
 
 /// Indexes of the fills that need a text: empty ones, machine-written ones of another URL (or of
 /// this one, with `recaption`), and user-edited ones where the watch overwrites and the ledger does
-/// not know this URL.
+/// not know this URL. In a row without a URL: the machine-written ones, which are removed.
 pub fn needed_fills(
     table: &WatchedTable,
     current: &CurrentRow,
     ledger: &Map<String, Value>,
     recaption: bool,
 ) -> Vec<usize> {
-    let Some(url) = current.url.as_deref().filter(|url| !url.is_empty()) else { return Vec::new() };
+    let url = current.url.as_deref().unwrap_or_default();
+    if url.is_empty() {
+        let is_outdated = |fill: &usize| {
+            !current.texts[*fill].is_empty() && is_machine_written(table, current, ledger, *fill)
+        };
+        return (0..current.texts.len()).filter(is_outdated).collect();
+    }
     let url = hash(url);
     let is_needed = |fill: &usize| {
-        let empty = current.texts[*fill].as_deref().unwrap_or_default().is_empty();
+        let empty = current.texts[*fill].is_empty();
         let new_url = noted(table, ledger, *fill, "url") != Some(url.as_str());
         empty
             || (is_machine_written(table, current, ledger, *fill) && (new_url || recaption))
@@ -147,14 +211,12 @@ impl RowHistory {
         page: PageId,
         url: String,
         fills: Vec<usize>,
-        current: &[Option<String>],
+        current: &[FillText],
     ) -> RowJob {
         let validators = self.validators.filter(|_| self.url == hash(&url));
         // A missing text is written even if the picture is unchanged: the ledger has hashes, not
         // texts.
-        let has_text = |fill: &usize| {
-            current.get(*fill).and_then(Option::as_deref).is_some_and(|text| !text.is_empty())
-        };
+        let has_text = |fill: &usize| current.get(*fill).is_some_and(|text| !text.is_empty());
         let is_complete = self.recaption && fills.iter().all(has_text);
         let known = validators.clone().filter(|_| is_complete);
         RowJob {

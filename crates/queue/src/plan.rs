@@ -16,6 +16,9 @@ const HOST_PAUSE_MIN: Duration = Duration::from_secs(1);
 /// Pause for a host that stated none.
 const HOST_PAUSE: Duration = Duration::from_secs(30);
 
+/// Pause before a write is repeated that the server had no resources for.
+const RESOURCE_PAUSE: Duration = Duration::from_secs(30);
+
 /// What is recorded about a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RowOutcome {
@@ -42,6 +45,30 @@ pub enum RowOutcome {
     },
 }
 
+impl RowOutcome {
+    /// The same outcome with a fixed text; `None`: it has no failure.
+    pub fn with_plain_failure(&self) -> Option<RowOutcome> {
+        let plain = |failure: &Failure| {
+            Failure::new(
+                failure.class,
+                "unrecordable",
+                "the reason of the failure cannot be stored",
+            )
+        };
+        match self {
+            RowOutcome::Done | RowOutcome::Confirmed => None,
+            RowOutcome::Deferred { failure, attempts, pause } => Some(RowOutcome::Deferred {
+                failure: plain(failure),
+                attempts: *attempts,
+                pause: *pause,
+            }),
+            RowOutcome::Failed { failure, attempts } => {
+                Some(RowOutcome::Failed { failure: plain(failure), attempts: *attempts })
+            }
+        }
+    }
+}
+
 /// How retries are limited.
 #[derive(Debug, Clone, Copy)]
 pub struct RetryPolicy {
@@ -61,6 +88,15 @@ impl RetryPolicy {
         let before = u32::try_from(job.attempts).unwrap_or(0);
         let pause = RETRY.jittered(before, RETRY_JITTER, self.jitter);
         RowOutcome::Deferred { failure, attempts, pause }
+    }
+
+    /// Waits for resources of the server; nothing is charged.
+    fn wait_for_resources(&self, job: &RowJob, failure: &Failure) -> RowOutcome {
+        RowOutcome::Deferred {
+            failure: failure.clone(),
+            attempts: job.attempts,
+            pause: RESOURCE_PAUSE.mul_f64(1.0 + 0.1 * self.jitter),
+        }
     }
 
     /// Waits for the host; nothing is charged.
@@ -91,11 +127,22 @@ pub enum RowState<'a> {
     Refused {
         /// Why.
         failure: &'a Failure,
-        /// It may succeed later.
-        transient: bool,
+        /// Whether it may succeed later.
+        kind: RefusalKind,
     },
     /// It must not be written: an earlier worker had to end during its write.
     Runaway(&'a Failure),
+}
+
+/// Whether a refused write may succeed later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RefusalKind {
+    /// Not without a change of the table or the row.
+    Final,
+    /// Perhaps; each attempt is charged.
+    Transient,
+    /// As soon as the server has room (SQLSTATE class 53); no attempt is charged.
+    Resources,
 }
 
 /// What to do about a row.
@@ -156,6 +203,7 @@ impl<'a> Settlement<'a> {
     ) -> Self {
         let (texts, outcome) = texts_and_outcome(job, answer, &retry);
         let outdated = match outcome {
+            _ if job.is_removal() => job.fills.clone(),
             RowOutcome::Failed { .. } => outdated(table, job, &texts),
             _ => Vec::new(),
         };
@@ -189,11 +237,17 @@ impl<'a> Settlement<'a> {
                 None => RowPlan::Record(outcome),
             },
             // The reason for a missing text says more than why the old one could not be removed.
-            RowState::Refused { .. } if self.texts.is_empty() => RowPlan::Record(outcome),
-            RowState::Refused { failure, transient: true } => {
+            RowState::Refused { .. } if self.texts.is_empty() && !self.job.is_removal() => {
+                RowPlan::Record(outcome)
+            }
+            RowState::Refused { failure, kind: RefusalKind::Resources } => {
+                RowPlan::Record(self.retry.wait_for_resources(self.job, failure))
+            }
+            RowState::Refused { failure, kind: RefusalKind::Transient } => {
                 RowPlan::Record(self.retry.retry(self.job, failure))
             }
-            RowState::Refused { failure, transient: false } | RowState::Runaway(failure) => {
+            RowState::Refused { failure, kind: RefusalKind::Final }
+            | RowState::Runaway(failure) => {
                 let (failure, attempts) = (failure.clone(), self.job.attempts + 1);
                 RowPlan::Record(RowOutcome::Failed { failure, attempts })
             }
@@ -211,6 +265,9 @@ fn texts_and_outcome<'a>(
         failure: failure.clone(),
         attempts: job.attempts + 1,
     };
+    if job.is_removal() {
+        return (Vec::new(), RowOutcome::Done);
+    }
     match answer {
         CaptionOutcome::Done { outputs, .. } => {
             let (mut texts, mut failure) = (Vec::new(), None);

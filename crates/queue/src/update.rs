@@ -1,7 +1,7 @@
 //! What of an answer is written into a row as it is now, and the ledger's entry after the write.
 
 use crate::job::{hash, is_machine_written, ledger_entry, needed_fills};
-use crate::{CurrentRow, Settlement};
+use crate::{CurrentRow, FillText, Settlement};
 use pg_caption_wire::CaptionOutcome;
 use serde_json::{Map, Value};
 
@@ -23,7 +23,7 @@ pub struct RowUpdate<'a> {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StoredRow {
     /// In the order of [`RowUpdate::texts`].
-    pub texts: Vec<Option<String>>,
+    pub texts: Vec<FillText>,
     /// The URL; `None`: the one that was captioned.
     pub url: Option<String>,
 }
@@ -58,7 +58,7 @@ impl<'a> RowUpdate<'a> {
     /// one.
     pub(crate) fn new(settlement: &'a Settlement<'a>, current: &CurrentRow) -> Option<Self> {
         let Settlement { table, job, texts, outdated, .. } = settlement;
-        if current.url.as_deref() != Some(job.url.as_str()) {
+        if current.url.as_deref().unwrap_or_default() != job.url {
             // The trigger has queued the new URL.
             return None;
         }
@@ -66,7 +66,7 @@ impl<'a> RowUpdate<'a> {
         let is_machine = |fill: usize| is_machine_written(table, current, &job.ledger, fill);
         // A new caption may equal the old one: that needs no new version of the row.
         let is_there = |(fill, text): &(usize, &str)| {
-            job.recaption && current.texts.get(*fill).and_then(Option::as_deref) == Some(*text)
+            job.recaption && current.texts.get(*fill) == Some(&FillText::of(Some(*text)))
         };
         let (unchanged, new): (Vec<_>, Vec<_>) =
             texts.iter().copied().filter(|(fill, _)| needed.contains(fill)).partition(is_there);
@@ -79,7 +79,8 @@ impl<'a> RowUpdate<'a> {
         let stays = |fill: usize| !emptied.contains(&fill) && is_machine(fill);
         let is_sole = (0..table.fills.len()).all(|fill| is_new(fill) || !stays(fill));
         let entry = |(fill, text): (usize, &str)| {
-            (table.fills[fill].column.clone(), ledger_entry(text, &job.url))
+            let text = FillText::of(Some(text));
+            (table.fills[fill].column.clone(), ledger_entry(&text, &job.url))
         };
         let unchanged = unchanged.into_iter().map(entry).collect();
         Some(RowUpdate { texts: new, emptied, settlement, unchanged, is_sole })
@@ -97,9 +98,11 @@ impl<'a> RowUpdate<'a> {
         let emptied: Vec<String> = self.emptied.iter().map(|fill| column(*fill)).collect();
         let url = stored.url.as_deref().unwrap_or(&job.url);
         // The next read finds the text as the table's own triggers left it.
-        let entries = self.texts.iter().zip(&stored.texts).map(|((fill, _), text)| {
-            (column(*fill), ledger_entry(text.as_deref().unwrap_or_default(), url))
-        });
+        let entries = self
+            .texts
+            .iter()
+            .zip(&stored.texts)
+            .map(|((fill, _), text)| (column(*fill), ledger_entry(text, url)));
         let entries: Map<String, Value> = entries.chain(self.unchanged.clone()).collect();
         let CaptionOutcome::Done { model, image, .. } = answer else {
             return LedgerChange::Remove(emptied);

@@ -1,8 +1,8 @@
 //! Plans for rows, one rule per test.
 
 use pg_caption_queue::{
-    CurrentRow, LedgerChange, RetryPolicy, RowJob, RowKey, RowOutcome, RowPlan, RowState,
-    Settlement, StoredRow, WatchFill, WatchedTable,
+    CurrentRow, FillText, LedgerChange, RefusalKind, RetryPolicy, RowJob, RowKey, RowOutcome,
+    RowPlan, RowState, Settlement, StoredRow, WatchFill, WatchedTable,
 };
 use pg_caption_style::builtin;
 use pg_caption_wire::{
@@ -57,7 +57,7 @@ fn job(noted_url: &str) -> RowJob {
         let RowPlan::Write(update, _) = settlement.plan(RowState::Current(&current)) else {
             panic!("no write")
         };
-        let texts = vec![Some(text.into()), Some(text.into())];
+        let texts = vec![FillText::of(Some(text)), FillText::of(Some(text))];
         match update.ledger(&StoredRow { texts, url: None }) {
             LedgerChange::Put(entry) => (empty.clone(), entry.outputs),
             LedgerChange::Remove(_) => panic!("no entry"),
@@ -68,7 +68,7 @@ fn job(noted_url: &str) -> RowJob {
 }
 
 fn row(url: &str, texts: [Option<&str>; 2]) -> CurrentRow {
-    CurrentRow { url: Some(url.into()), texts: texts.map(|text| text.map(Into::into)).into() }
+    CurrentRow { url: Some(url.into()), texts: texts.map(FillText::of).into() }
 }
 
 fn done(outputs: &[Result<&str, &str>]) -> CaptionOutcome {
@@ -165,6 +165,41 @@ fn rejected_picture_empties_texts_of_the_previous_one() {
 }
 
 #[test]
+fn row_without_url_loses_machine_written_texts_only() {
+    let (table, job) = (table(), job("https://host/0.jpg"));
+    let removal = RowJob { url: String::new(), fills: vec![0, 1], ..job };
+    let settlement = Settlement::new(&table, &removal, &CaptionOutcome::Unchanged, RETRY);
+    let current = |url: Option<&str>| CurrentRow {
+        url: url.map(Into::into),
+        ..row("", [Some("edited"), Some("old")])
+    };
+    for url in [None, Some("")] {
+        let current = current(url);
+        let RowPlan::Write(update, RowOutcome::Done) = settlement.plan(RowState::Current(&current))
+        else {
+            panic!("no write")
+        };
+        assert_eq!((update.texts.len(), &update.emptied[..]), (0, &[1][..]));
+        assert_eq!(update.ledger(&StoredRow::default()), LedgerChange::Remove(vec!["seo".into()]));
+    }
+    let changed = current(Some(URL));
+    let plan = settlement.plan(RowState::Current(&changed));
+    assert!(matches!(plan, RowPlan::Record(RowOutcome::Done)), "{plan:?}");
+}
+
+#[test]
+fn long_text_counts_as_user_edited() {
+    let (table, job, answer) = (table(), job("https://host/0.jpg"), done(&[Ok("new"), Ok("new")]));
+    let long = "x".repeat(100_000);
+    let current = row(URL, [Some(&long), Some("old")]);
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    let RowPlan::Write(update, _) = settlement.plan(RowState::Current(&current)) else {
+        panic!("no write")
+    };
+    assert_eq!(update.texts, [(1, "new")]);
+}
+
+#[test]
 fn locked_row_is_rechecked() {
     let (table, job, answer) = (table(), job(URL), done(&[Ok("new"), Ok("new")]));
     let settlement = Settlement::new(&table, &job, &answer, RETRY);
@@ -177,12 +212,18 @@ fn refused_write_is_retried_only_if_it_may_pass() {
     let (table, job, answer) = (table(), job(URL), done(&[Ok("new"), Ok("new")]));
     let settlement = Settlement::new(&table, &job, &answer, RETRY);
     let failure = Failure::new(FailureClass::Reject, "write_refused", "why");
-    for transient in [true, false] {
-        let plan = settlement.plan(RowState::Refused { failure: &failure, transient });
+    let charged = |kind| {
+        let plan = settlement.plan(RowState::Refused { failure: &failure, kind });
         let RowPlan::Record(outcome) = plan else { panic!("{plan:?}") };
-        let is_deferred = matches!(outcome, RowOutcome::Deferred { attempts: 1, .. });
-        assert_eq!(is_deferred, transient, "{outcome:?}");
-    }
+        match outcome {
+            RowOutcome::Deferred { attempts, .. } => Some(attempts),
+            RowOutcome::Failed { .. } => None,
+            outcome => panic!("{outcome:?}"),
+        }
+    };
+    assert_eq!(charged(RefusalKind::Transient), Some(1));
+    assert_eq!(charged(RefusalKind::Resources), Some(0), "not the row's fault");
+    assert_eq!(charged(RefusalKind::Final), None);
     let plan = settlement.plan(RowState::Runaway(&failure));
     assert!(matches!(plan, RowPlan::Record(RowOutcome::Failed { attempts: 1, .. })), "{plan:?}");
 }
@@ -193,7 +234,8 @@ fn failure_without_text_outlasts_a_refused_write() {
     let answer = failed(FailureClass::Reject);
     let settlement = Settlement::new(&table, &job, &answer, RETRY);
     let refusal = Failure::new(FailureClass::Reject, "write_refused", "why");
-    let plan = settlement.plan(RowState::Refused { failure: &refusal, transient: true });
+    let plan =
+        settlement.plan(RowState::Refused { failure: &refusal, kind: RefusalKind::Transient });
     let RowPlan::Record(RowOutcome::Failed { failure, .. }) = plan else { panic!("{plan:?}") };
     assert_eq!(failure.code, "code");
 }
@@ -207,7 +249,7 @@ fn ledger_keeps_validators_of_the_captioned_url_only() {
         panic!("no write")
     };
     let etag = |url: Option<&str>| {
-        let texts = vec![Some("new".into()), Some("new".into())];
+        let texts = vec![FillText::of(Some("new")), FillText::of(Some("new"))];
         match update.ledger(&StoredRow { texts, url: url.map(Into::into) }) {
             LedgerChange::Put(entry) => entry.etag,
             change => panic!("{change:?}"),

@@ -110,6 +110,18 @@ impl Failure {
             )
     }
 
+    /// The bytes of a picture exceed `pg_caption.max_image_size`; reported by sessions before they
+    /// copy the picture, and by the engine.
+    pub fn too_large(bytes: u64, limit: u64) -> Failure {
+        Failure::new(
+            FailureClass::Reject,
+            "too_large",
+            format!("the image is larger than {limit} bytes"),
+        )
+        .detail(format!("The image has {bytes} bytes."))
+        .hint("See \"pg_caption.max_image_size\".")
+    }
+
     /// Extension library and engine use different protocols; reported by both. Each pair: release
     /// and [`crate::PROTOCOL`].
     pub fn version_mismatch(library: (&str, u32), engine: (&str, u32)) -> Failure {

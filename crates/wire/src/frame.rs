@@ -77,13 +77,25 @@ pub fn decode_head<M: DeserializeOwned>(head: &[u8]) -> Result<M, FrameError> {
 }
 
 /// Buffers bytes as they arrive and returns whole frames.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct FrameReader {
     buffer: Vec<u8>,
     start: usize,
+    max_body: usize,
+}
+
+impl Default for FrameReader {
+    fn default() -> Self {
+        FrameReader::with_max_body(MAX_BODY)
+    }
 }
 
 impl FrameReader {
+    /// A reader of frames whose bodies have at most `max_body` bytes.
+    pub fn with_max_body(max_body: usize) -> Self {
+        FrameReader { buffer: Vec::new(), start: 0, max_body }
+    }
+
     /// Adds bytes read from the peer.
     pub fn feed(&mut self, bytes: &[u8]) {
         if self.start > 0 && self.start == self.buffer.len() {
@@ -101,6 +113,9 @@ impl FrameReader {
         let received = &self.buffer[self.start..];
         let Some(prefix) = received.first_chunk::<PREFIX>() else { return Ok(None) };
         let (head, body) = lengths(*prefix)?;
+        if body > self.max_body {
+            return Err(FrameError::TooLong { head, body });
+        }
         let total = PREFIX + head + body;
         if received.len() < total {
             return Ok(None);
@@ -153,6 +168,17 @@ mod tests {
         let mut reader = FrameReader::default();
         reader.feed(&[0xff; PREFIX]);
         assert!(matches!(reader.next_frame::<ClientMessage>(), Err(FrameError::TooLong { .. })));
+    }
+
+    #[test]
+    fn a_body_beyond_the_reader_s_limit_is_refused() {
+        let frame = encode_head(&ClientMessage::Status, 8).unwrap();
+        for (max_body, refused) in [(8, false), (7, true), (0, true)] {
+            let mut reader = FrameReader::with_max_body(max_body);
+            reader.feed(&frame);
+            let read = reader.next_frame::<ClientMessage>();
+            assert_eq!(matches!(read, Err(FrameError::TooLong { .. })), refused, "{max_body}");
+        }
     }
 
     #[test]

@@ -34,3 +34,5 @@ pub const PROTOCOL: u32 = 1;
 pub const LISTEN_FD: i32 = 3;
 /// Descriptor of the pipe to which the engine writes [`EngineReport`]s, one JSON object a line.
 pub const STATUS_FD: i32 = 4;
+/// Longest URL that is fetched, bytes.
+pub const MAX_URL_BYTES: usize = 8192;

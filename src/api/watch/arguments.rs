@@ -2,10 +2,10 @@
 //!
 //! Called by `watch` and `control`.
 
-use crate::api::style;
+use crate::api::{style, value};
 use crate::pg::report::refuse;
-use pgrx::JsonB;
 use pgrx::prelude::*;
+use pgrx::{AnyElement, JsonB};
 use std::ffi::CStr;
 
 /// Arguments as SQL passes them. The function is not STRICT: PostgreSQL would skip a call with a
@@ -13,7 +13,7 @@ use std::ffi::CStr;
 pub struct RawArguments<'a> {
     pub relation: Option<pg_sys::Oid>,
     pub image_url: Option<&'a CStr>,
-    pub fills: Option<JsonB>,
+    pub fills: Option<AnyElement>,
     pub max_tokens: Option<i32>,
     pub overwrite: Option<bool>,
     pub on_replica: Option<bool>,
@@ -31,6 +31,9 @@ pub struct WatchArguments {
     pub on_replica: bool,
 }
 
+/// Largest value of `fills`, bytes. A table has at most 1,600 columns.
+const MAX_FILLS_BYTES: usize = 1 << 20;
+
 const RELATION: &str = "It must be an existing table.";
 const IMAGE_URL: &str = "It names the column of the URLs; the default is image_url.";
 const FILLS: &str = "It maps columns to styles, e.g. '{\"alt\": \"concise\", \"seo\": \"seo\"}', \
@@ -44,6 +47,10 @@ impl From<RawArguments<'_>> for WatchArguments {
         let relation = require_relation(raw.relation);
         let image_url = require_value(raw.image_url, "image_url", IMAGE_URL);
         let fills = require_value(raw.fills, "fills", FILLS);
+        if value::size(&fills) > MAX_FILLS_BYTES {
+            refuse_fills("is too large");
+        }
+        let fills = require_value(value::read(&fills), "fills", FILLS);
         let max_tokens = require_value(raw.max_tokens, "max_tokens", MAX_TOKENS);
         let overwrite = require_value(raw.overwrite, "overwrite", FLAG);
         let on_replica = require_value(raw.on_replica, "on_replica", FLAG);

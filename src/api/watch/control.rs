@@ -4,6 +4,7 @@
 
 use super::arguments::{require_relation, require_value};
 use super::require_writable;
+use crate::pg::latest_snapshot::LatestSnapshot;
 use crate::pg::report::{refuse, spi};
 use crate::pg::table::{self, BOOKKEEPING, TableDescription};
 use crate::{hooks::enqueue, pg::identity, pg::triggers, shared};
@@ -42,6 +43,9 @@ fn lock_state(relation: pg_sys::Oid) {
 /// `caption.unwatch(relation)`.
 #[pg_extern(sql = false, volatile)]
 fn unwatch(relation: Option<pg_sys::Oid>) {
+    // Before the table is described: it keeps its name from here on.
+    table::lock(require_relation(relation));
+    let _snapshot = LatestSnapshot::push();
     let table = require_watched(relation);
     triggers::drop(table.oid, &table.name);
     let _extension = identity::as_extension();

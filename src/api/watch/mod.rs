@@ -9,9 +9,10 @@ mod control;
 mod plan;
 mod register;
 
-use crate::{hooks::enqueue, pg::triggers, shared};
+use crate::pg::latest_snapshot::LatestSnapshot;
+use crate::{hooks::enqueue, pg::table, pg::triggers, shared};
 use arguments::{RawArguments, WatchArguments};
-use pgrx::JsonB;
+use pgrx::AnyElement;
 use pgrx::prelude::*;
 use plan::WatchPlan;
 use std::ffi::CStr;
@@ -21,7 +22,7 @@ use std::ffi::CStr;
 fn watch(
     relation: Option<pg_sys::Oid>,
     image_url: Option<&CStr>,
-    fills: Option<JsonB>,
+    fills: Option<AnyElement>,
     max_tokens: Option<i32>,
     overwrite: Option<bool>,
     on_replica: Option<bool>,
@@ -30,6 +31,9 @@ fn watch(
     require_writable();
     let raw = RawArguments { relation, image_url, fills, max_tokens, overwrite, on_replica };
     let arguments = WatchArguments::from(raw);
+    // Before the table is described: it keeps its name, columns and owner from here on.
+    table::lock(arguments.relation);
+    let _snapshot = LatestSnapshot::push();
     let plan = WatchPlan::new(&arguments);
     triggers::drop(plan.table.oid, &plan.table.name);
     triggers::create(&plan.triggers());

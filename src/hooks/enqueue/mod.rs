@@ -5,12 +5,14 @@
 //! else: the watched table and its key come from `caption.watch` (`target`).
 
 mod functions;
+mod owners;
 mod pages;
 mod queue;
 mod rescan;
 mod target;
 pub mod trigger_skip;
 
+use crate::pg::report::warn;
 use crate::shared;
 use pages::{GatheredKeys, KeyPage, TablePages};
 use pgrx::datum::JsonString;
@@ -18,8 +20,11 @@ use pgrx::prelude::*;
 use pgrx::{PgRelation, pg_sys};
 use std::cell::{Cell, RefCell};
 pub use target::PINNED;
-use target::{RelationTarget, WatchTarget, find_target, write_key};
+use target::{KeyText, RelationTarget, find_target, write_key};
 
+/// Longest part of a key, bytes. Rows with a longer one get no caption: queue and worker keep many
+/// keys in memory.
+pub const MAX_KEY_BYTES: usize = 8192;
 /// Gathered bytes at which the keys are appended before the transaction ends.
 const MAX_GATHERED: usize = 4 << 20;
 
@@ -45,6 +50,7 @@ struct TransactionState {
     created: Vec<u32>,
     /// Triggers that this transaction created or altered, on any table.
     triggers: rescan::ChangedTriggers,
+    owners: owners::OwnerChanges,
 }
 
 thread_local! {
@@ -73,6 +79,19 @@ pub fn announce_at_commit() {
 pub fn announce_database_at_commit(database: u32) {
     register();
     with_state(|state| state.created.push(database));
+}
+
+/// Notifies the worker at commit of an altered relation, and checks whether it still belongs to a
+/// superuser.
+pub fn check_owner_at_commit(relation: pg_sys::Oid) {
+    announce_at_commit();
+    with_state(|state| state.owners.relations.push(relation));
+}
+
+/// Checks at commit whether a superuser has become an ordinary role.
+pub fn check_role_at_commit(role: pg_sys::Oid) {
+    register();
+    with_state(|state| state.owners.superusers.push(role));
 }
 
 /// Checks at commit whether a trigger is one of the extension's, on a table with rows that no
@@ -122,6 +141,10 @@ unsafe extern "C-unwind" fn on_transaction(
             if !triggers.is_empty() {
                 queue::with_queue(|| rescan::request_for_triggers(&triggers));
             }
+            let relations = with_state(|state| state.owners.before_commit());
+            if !relations.is_empty() {
+                queue::with_queue(|| owners::forget_superusers(&relations));
+            }
         }
         XACT_EVENT_COMMIT => finish(TransactionEnd::Committed),
         XACT_EVENT_PREPARE => finish(TransactionEnd::Prepared),
@@ -132,12 +155,13 @@ unsafe extern "C-unwind" fn on_transaction(
 
 /// Resets the state and notifies the worker and the launcher.
 fn finish(end: TransactionEnd) {
-    let (is_dirty, created) = with_state(|state| {
+    let (is_dirty, created, demoted) = with_state(|state| {
         state.targets.clear();
         state.keys.take();
         state.keyless.clear();
         state.triggers = rescan::ChangedTriggers::default();
-        (std::mem::take(&mut state.is_dirty), std::mem::take(&mut state.created))
+        let demoted = std::mem::take(&mut state.owners).demoted;
+        (std::mem::take(&mut state.is_dirty), std::mem::take(&mut state.created), demoted)
     });
     let is_prepared = match end {
         TransactionEnd::Aborted => return,
@@ -153,6 +177,9 @@ fn finish(end: TransactionEnd) {
     }
     for database in created {
         shared::announce_work(database, false);
+    }
+    for role in demoted {
+        shared::note_demoted(role.to_u32());
     }
 }
 
@@ -193,6 +220,8 @@ enum Gathering {
     Done,
     /// The gathered keys must be appended to the queue.
     Full,
+    /// The key is too long for the queue.
+    TooLong,
 }
 
 /// Gathers a row's key if its relation is known.
@@ -217,21 +246,25 @@ unsafe fn gather(
         };
         // A separate buffer: an error of a type's output function must leave no partial key.
         state.key.clear();
-        let table = match target {
-            // SAFETY: the columns were looked up in this relation's description.
-            RelationTarget::Watched(target)
-                if unsafe { write_key(&mut state.key, target, tuple, description) } =>
-            {
-                target.table
+        let (table, key) = match target {
+            RelationTarget::Watched(target) => {
+                // SAFETY: the columns were looked up in this relation's description.
+                let key = unsafe { write_key(&mut state.key, target, tuple, description) };
+                (target.table, key)
             }
-            RelationTarget::Watched(WatchTarget { table, .. }) | RelationTarget::Keyless(table) => {
-                if !state.keyless.contains(table) {
-                    state.keyless.push(*table);
+            RelationTarget::Keyless(table) => (*table, KeyText::Null),
+            RelationTarget::Unwatched => return Gathering::Done,
+        };
+        match key {
+            KeyText::Written => {}
+            KeyText::TooLong => return Gathering::TooLong,
+            KeyText::Null => {
+                if !state.keyless.contains(&table) {
+                    state.keyless.push(table);
                 }
                 return Gathering::Done;
             }
-            RelationTarget::Unwatched => return Gathering::Done,
-        };
+        }
         state.keys.push(table, &state.key);
         let is_full = state.keys.bytes() >= MAX_GATHERED;
         if is_full { Gathering::Full } else { Gathering::Done }
@@ -256,6 +289,13 @@ unsafe fn enqueue_row(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
         with_state(|state| state.targets.push((oid, target)));
         // SAFETY: as promised by the caller.
         gathering = unsafe { gather(epoch, oid, tuple, description) };
+    }
+    if matches!(gathering, Gathering::TooLong) {
+        warn(
+            format!("a key is longer than {MAX_KEY_BYTES} bytes"),
+            Some("The row gets no caption.".into()),
+            None,
+        );
     }
     // Not in a subtransaction: its rollback would remove keys that were gathered before it.
     // SAFETY: reads the transaction's state.

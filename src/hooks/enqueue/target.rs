@@ -4,6 +4,7 @@
 //! Called by `enqueue`, in any session and with any `search_path`. Trusts `caption.watch` and the
 //! catalogs only, and no object that a table's owner can create.
 
+use super::MAX_KEY_BYTES;
 use crate::pg::guc_scope::{GucScope, current};
 use crate::pg::identity;
 use pgrx::prelude::*;
@@ -52,8 +53,17 @@ pub struct WatchTarget {
     pinned: u8,
 }
 
-/// Writes a row's key as a JSON array of texts. `false`: a part of it is NULL, so the row has no
-/// key.
+/// What became of a row's key.
+pub enum KeyText {
+    /// It was written.
+    Written,
+    /// A part of it is NULL: the row has no key.
+    Null,
+    /// A part of it is longer than [`MAX_KEY_BYTES`].
+    TooLong,
+}
+
+/// Writes a row's key as a JSON array of texts.
 ///
 /// # Safety
 /// `tuple` is a row of the relation that `description` describes and `target` was made for.
@@ -62,7 +72,7 @@ pub unsafe fn write_key(
     target: &WatchTarget,
     tuple: pg_sys::HeapTuple,
     description: pg_sys::TupleDesc,
-) -> bool {
+) -> KeyText {
     let mut digits = itoa::Buffer::new();
     let _scope = pin_settings(target.pinned);
     to.push('[');
@@ -75,7 +85,7 @@ pub unsafe fn write_key(
         unsafe {
             let attribute = column.attribute();
             let Some(datum) = pgrx::htup::heap_getattr_raw(tuple, attribute, description) else {
-                return false;
+                return KeyText::Null;
             };
             let number = match column {
                 KeyColumn::Int2(_) => digits.format(datum.value() as i16),
@@ -83,6 +93,10 @@ pub unsafe fn write_key(
                 KeyColumn::Int8(_) => digits.format(datum.value() as i64),
                 KeyColumn::Other { output, .. } => {
                     let text = pg_sys::OidOutputFunctionCall(*output, datum);
+                    if CStr::from_ptr(text).count_bytes() > MAX_KEY_BYTES {
+                        pg_sys::pfree(text.cast());
+                        return KeyText::TooLong;
+                    }
                     let json = serde_json::to_string(&CStr::from_ptr(text).to_string_lossy());
                     to.push_str(&json.unwrap_or_else(|_| "null".into()));
                     pg_sys::pfree(text.cast());
@@ -95,7 +109,7 @@ pub unsafe fn write_key(
         }
     }
     to.push(']');
-    true
+    KeyText::Written
 }
 
 /// Settings that the text of a key may depend on, with their values while a key is written. The

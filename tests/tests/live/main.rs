@@ -12,6 +12,7 @@ mod databases;
 mod faults;
 mod health;
 mod hosts;
+mod memory_limits;
 mod messages;
 mod model_swaps;
 mod models;

@@ -55,6 +55,9 @@ fn a_key_with_unstable_text_is_rejected() {
             &terms,
         );
     }
+    let renamed = "CREATE TYPE size AS ENUM ('S', 'M'); \
+        CREATE TABLE t (id size PRIMARY KEY, image_url text, alt text, seo text)";
+    assert_rejected(renamed, "'t'", &["enum", "rename value", "text"]);
     let domain = "CREATE DOMAIN price AS money; \
         CREATE TABLE t (id price PRIMARY KEY, image_url text, alt text, seo text)";
     assert_rejected(domain, "'t'", &["money", "locale"]);

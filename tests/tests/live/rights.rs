@@ -218,3 +218,193 @@ fn a_new_superuser_owner_must_watch_again() {
     session.run(&format!("ALTER ROLE {role} NOSUPERUSER; SELECT caption.watch('products')"));
     db.eventually(FILLED);
 }
+
+/// A trigger function of the current role that makes the role a superuser, if it may.
+fn climb(role: &str) -> String {
+    format!(
+        "CREATE FUNCTION climb() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN IF (SELECT rolsuper \
+         FROM pg_catalog.pg_roles WHERE rolname = current_user) \
+         THEN ALTER ROLE {role} SUPERUSER; END IF; RETURN NEW; END $$"
+    )
+}
+
+const MUST_CONFIRM: &str = "(SELECT problem LIKE '%belongs to a superuser%' \
+    FROM caption.watch_state WHERE relation = 'products'::regclass)";
+
+// Between the two changes of the owner, no worker reads the watches.
+#[test]
+fn an_owner_in_between_ends_a_superuser_s_watch() {
+    let (cluster, web) =
+        (TestCluster::private(&[("pg_caption.enabled", "off")]), TestServer::start());
+    let (db, mut session, role) = shop(&cluster, &web);
+    session.run("RESET ROLE; ALTER TABLE products OWNER TO postgres");
+    session.run("SELECT caption.watch('products')");
+    session.run(&format!("ALTER TABLE products OWNER TO {role}; SET ROLE {role}"));
+    session.run(&climb(&role));
+    session
+        .run("CREATE TRIGGER climb AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION climb()");
+    session.run("RESET ROLE; ALTER TABLE products OWNER TO postgres");
+    cluster.set("pg_caption.enabled", "on");
+    cluster.reload();
+    db.eventually(MUST_CONFIRM);
+    let is_super = format!("SELECT rolsuper::text FROM pg_roles WHERE rolname = '{role}'");
+    assert_eq!(session.text(&is_super), "false");
+}
+
+#[test]
+fn a_demoted_owner_s_watch_must_be_confirmed() {
+    let (cluster, web) =
+        (TestCluster::private(&[("pg_caption.enabled", "off")]), TestServer::start());
+    let (db, mut session, role) = shop(&cluster, &web);
+    session.run(&format!("RESET ROLE; ALTER ROLE {role} SUPERUSER"));
+    session.run("SELECT caption.watch('products')");
+    // In another database.
+    let mut elsewhere = cluster.session("postgres");
+    elsewhere.run(&format!("ALTER ROLE {role} NOSUPERUSER"));
+    elsewhere.run(&format!("ALTER ROLE {role} SUPERUSER"));
+    cluster.set("pg_caption.enabled", "on");
+    cluster.reload();
+    db.eventually(MUST_CONFIRM);
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+}
+
+// Each statement adds code of an ordinary role to a superuser's table. (A superuser runs them: what
+// counts is the owner of the code.)
+#[test]
+fn foreign_code_stops_a_superuser_s_watch() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
+    let (db, mut session, role) = shop(&cluster, &web);
+    session.run(
+        "CREATE FUNCTION f(text) RETURNS text IMMUTABLE LANGUAGE sql AS 'SELECT $1';
+         CREATE FUNCTION is_good(text) RETURNS boolean IMMUTABLE LANGUAGE sql AS 'SELECT true';
+         CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+         CREATE DOMAIN short AS text CHECK (is_good(VALUE));
+         CREATE OPERATOR === (PROCEDURE = texteq, LEFTARG = text, RIGHTARG = text)",
+    );
+    session.run("RESET ROLE; ALTER TABLE products OWNER TO postgres");
+    session.run(
+        "CREATE FUNCTION own() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END'; \
+         CREATE ROLE app_of_foreign_code; ALTER TABLE products ADD title text",
+    );
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    let row = format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg"));
+    let trigger = "CREATE TRIGGER t AFTER UPDATE ON products FOR EACH ROW";
+    let planted = [
+        (format!("{trigger} EXECUTE FUNCTION keep()"), "DROP TRIGGER t ON products", "trigger t"),
+        (
+            format!("{trigger} WHEN (is_good(NEW.alt)) EXECUTE FUNCTION own()"),
+            "DROP TRIGGER t ON products",
+            "trigger t uses function public.is_good(text)",
+        ),
+        (
+            format!(
+                "{trigger} EXECUTE FUNCTION own('x'); \
+                 GRANT TRIGGER ON products TO app_of_foreign_code"
+            ),
+            "DROP TRIGGER t ON products; REVOKE ALL ON products FROM app_of_foreign_code",
+            "role app_of_foreign_code may create triggers",
+        ),
+        (
+            "CREATE RULE r AS ON UPDATE TO products WHERE is_good(NEW.alt) DO ALSO SELECT 1".into(),
+            "DROP RULE r ON products",
+            "rule r",
+        ),
+        (
+            "ALTER TABLE products ALTER title SET DEFAULT f('x')".into(),
+            "ALTER TABLE products ALTER title DROP DEFAULT",
+            "column title",
+        ),
+        (
+            "ALTER TABLE products ADD g text GENERATED ALWAYS AS (f(alt)) STORED".into(),
+            "ALTER TABLE products DROP g",
+            "column g",
+        ),
+        (
+            "ALTER TABLE products ADD CONSTRAINT c CHECK (is_good(alt))".into(),
+            "ALTER TABLE products DROP CONSTRAINT c",
+            "constraint c",
+        ),
+        (
+            "ALTER TABLE products ADD CONSTRAINT c CHECK (alt === alt)".into(),
+            "ALTER TABLE products DROP CONSTRAINT c",
+            "operator",
+        ),
+        ("CREATE INDEX i ON products (f(alt))".into(), "DROP INDEX i", "index i"),
+        (
+            "CREATE POLICY p ON products USING (is_good(alt))".into(),
+            "DROP POLICY p ON products",
+            "policy p",
+        ),
+        (
+            "ALTER TABLE products ALTER seo TYPE short".into(),
+            "ALTER TABLE products ALTER seo TYPE text",
+            "column seo has type",
+        ),
+    ];
+    for (plant, remove, named) in planted {
+        // The type of a watched column is changed without the triggers.
+        let retyped = plant.contains(" TYPE ");
+        let unwatch = if retyped { "SELECT caption.unwatch('products');" } else { "" };
+        let watch = if retyped { "SELECT caption.watch('products');" } else { "" };
+        session.run(&format!("{unwatch} {plant}; {watch} {row}"));
+        let problem = format!(
+            "(SELECT problem LIKE '%its code does not: %{named}%' FROM caption.watch_state)"
+        );
+        db.eventually(&problem);
+        session.run(&format!("{unwatch} {remove}; {watch}"));
+        session.run("SELECT caption.resume('products')");
+        db.eventually(FILLED);
+    }
+    // Granted on its own, the privilege is harmless: code that it adds is detected.
+    session.run(&format!("GRANT TRIGGER ON products TO {role}; {row}"));
+    db.eventually(FILLED);
+}
+
+#[test]
+fn a_foreign_partition_stops_a_superuser_s_watch() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
+    let (db, mut session, role) = shop(&cluster, &web);
+    session.run("RESET ROLE");
+    session.run(&format!(
+        "CREATE TABLE parts (id int PRIMARY KEY, image_url text, alt text, seo text) \
+         PARTITION BY RANGE (id); \
+         CREATE TABLE part_1 PARTITION OF parts FOR VALUES FROM (1) TO (100); \
+         ALTER TABLE part_1 OWNER TO {role}; \
+         INSERT INTO parts (id, image_url) VALUES (1, '{}'); \
+         SELECT caption.watch('parts')",
+        web.url("/0.jpg")
+    ));
+    db.eventually(
+        "(SELECT problem LIKE '%partition public.part_1 belongs to role%' FROM caption.watch_state \
+         WHERE relation = 'parts'::regclass)",
+    );
+    assert!(session.holds("(SELECT alt IS NULL FROM parts)"));
+    session.run("ALTER TABLE part_1 OWNER TO postgres");
+    db.eventually("(SELECT alt <> '' FROM parts)");
+}
+
+// While caption.watch() waits for the table's lock, another table gets its name.
+#[test]
+fn a_renamed_table_keeps_its_watch_and_triggers() {
+    let db = shared_database();
+    let (mut session, mut other) = (db.session(), db.session());
+    session.run(
+        "CREATE TABLE sw (id int PRIMARY KEY, image_url text, alt text, seo text); \
+         CREATE TABLE sw_new (LIKE sw INCLUDING ALL)",
+    );
+    session.run("BEGIN; ALTER TABLE sw RENAME TO sw_old; ALTER TABLE sw_new RENAME TO sw");
+    let waits = std::thread::spawn(move || other.try_rows("SELECT caption.watch('sw')"));
+    db.eventually(
+        "EXISTS (SELECT FROM pg_locks WHERE NOT granted AND locktype = 'relation' \
+         AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))",
+    );
+    session.run("COMMIT");
+    waits.join().unwrap().expect("the watch succeeds");
+    let tables = session.rows(
+        "SELECT w.relation::text, (SELECT string_agg(DISTINCT t.tgrelid::regclass::text, ' ') \
+         FROM pg_trigger t WHERE t.tgfoid = 'caption.enqueue()'::regprocedure) FROM caption.watch w",
+    );
+    assert_eq!(tables, [["sw_old", "sw_old"].map(|name| Some(name.to_string()))]);
+}

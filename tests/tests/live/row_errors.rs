@@ -308,3 +308,20 @@ fn errors_carry_no_backtrace() {
     );
     assert!(!format!("{cancelled:?}").contains("std::"), "{cancelled:?}");
 }
+
+#[test]
+fn session_locks_of_a_trigger_do_not_stay() {
+    let cluster = TestCluster::private(&[]);
+    let (db, web) = (cluster.database(), TestServer::start());
+    let mut session = db.products_of(&web, 3);
+    session.run(&trigger("PERFORM pg_advisory_unlock_all(), pg_advisory_lock(77)"));
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    // While the worker lingers.
+    let held = session.text(
+        "SELECT string_agg(locktype, ' ') FROM pg_locks WHERE pid = (SELECT pid \
+         FROM pg_stat_activity WHERE backend_type = 'pg_caption worker') \
+         AND (locktype = 'advisory' OR (classid, objid, objsubid) = (3079, 1, 28771))",
+    );
+    assert_eq!(held, "object", "the lease, and nothing else");
+}

@@ -356,3 +356,28 @@ fn a_new_url_resets_the_attempts() {
     assert_eq!(session.number("SELECT attempts FROM caption.deferred"), 1);
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
 }
+
+#[test]
+fn texts_of_a_removed_url_are_taken_away() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.products_of(&web, 5);
+    session.run("SELECT caption.watch('products')");
+    db.eventually(FILLED);
+    session.run(
+        "UPDATE products SET seo = 'edited' WHERE id <= 2; \
+         UPDATE products SET image_url = CASE id WHEN 1 THEN NULL WHEN 2 THEN '' END WHERE id <= 2",
+    );
+    db.eventually("(SELECT count(*) FROM products WHERE alt IS NULL AND seo = 'edited') = 2");
+    assert_eq!(session.number("SELECT count(*) FROM products WHERE alt <> ''"), 3);
+    // While the watch is paused, too; and nothing is left to do.
+    session.run("SELECT caption.pause('products')");
+    session.run("UPDATE products SET image_url = NULL; SELECT caption.resume('products')");
+    db.eventually("NOT EXISTS (SELECT FROM products WHERE alt <> '')");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+    let hits = web.total();
+    session.run("UPDATE products SET alt = 'by hand'");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(web.total(), hits, "nothing is fetched for rows without a URL");
+    assert_eq!(session.number("SELECT count(*) FROM products WHERE alt = 'by hand'"), 5);
+}

@@ -274,3 +274,23 @@ fn a_key_violating_its_domain_is_filled() {
             .contains("Index")
     );
 }
+
+// Such a key is compressed in its index, and larger than what the queue keeps of a key.
+#[test]
+fn a_row_with_an_overlong_key_is_left_out() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.session();
+    session.run("CREATE TABLE t (id text PRIMARY KEY, image_url text, alt text, seo text)");
+    let url = web.pictures(1).remove(0);
+    let insert = format!("INSERT INTO t SELECT repeat(n || 'x', 20000), '{url}' FROM unnest");
+    session.run(&format!("{insert}(ARRAY[1, 2]) n; INSERT INTO t VALUES ('3', '{url}')"));
+    session.run("SELECT caption.watch('t')");
+    session.run("CALL caption.wait('t')");
+    session.notices();
+    session.run(&format!("{insert}(ARRAY[4]) n; INSERT INTO t VALUES ('5', '{url}')"));
+    let notices = session.notices();
+    assert!(notices[0].message().contains("longer than 8192 bytes"), "{notices:?}");
+    session.run("CALL caption.wait('t')");
+    let filled = "SELECT string_agg(id, ' ' ORDER BY id) FROM t WHERE alt <> ''";
+    assert_eq!(session.text(filled), "3 5");
+}

@@ -264,7 +264,7 @@ impl ClientConnection {
     ) -> Result<Result<Body, Failure>, ConnectionEnd> {
         let limit = engine.config().max_image_size;
         let refusal = if length > limit {
-            failures::too_large(length, limit)
+            Failure::too_large(length, limit)
         } else {
             match engine.pipeline().files().reserve(length, deadline, || self.has_left()) {
                 Ok(held) => return Ok(Ok((inbound::body(stream, length)?, Some(held)))),

@@ -68,7 +68,10 @@ impl QueueWorker {
             |old: &RowJob| old.page.is_none() && jobs.iter().any(|job| job.row == old.row);
         self.locked.retain(|locked| !is_replaced(&locked.completed.job));
         self.completed.retain(|completed| !is_replaced(&completed.job));
-        self.dispatcher.add(jobs);
+        let (removals, requests): (Vec<_>, Vec<_>) = jobs.into_iter().partition(RowJob::is_removal);
+        // Nothing is requested for them: the answer is not used.
+        self.complete(removals.into_iter().map(|job| (job, CaptionOutcome::Unchanged)));
+        self.dispatcher.add(requests);
     }
 
     /// Settles completed rows in a transaction, until its time is over. `max_attempts`: after so

@@ -154,7 +154,10 @@ pub fn begin(sim: &mut Simulation, at: usize) {
                 record.locked = Some(id);
                 let (url, cells) = (record.url.clone(), record.cells.clone());
                 let fires = match &change {
-                    Change::Url(_, _, to) => to.is_some() && *to != url,
+                    Change::Url(_, _, to) => {
+                        let has_text = cells.iter().any(|cell| cell.text.is_some());
+                        *to != url && (to.is_some() || has_text)
+                    }
                     Change::Text(_, _, cell, to) => {
                         to.is_none() && url.is_some() && cells[*cell].text.is_some()
                     }

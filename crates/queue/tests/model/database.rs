@@ -1,7 +1,9 @@
 //! A database of the model: watched tables with counted writes, and the tables of the extension.
 //! Committed state only; changes of open transactions are in [`Open`].
 
-use pg_caption_queue::{CurrentRow, KeyColumn, PruneCursor, QueueRow, WatchFill, WatchedTable};
+use pg_caption_queue::{
+    CurrentRow, FillText, KeyColumn, PruneCursor, QueueRow, WatchFill, WatchedTable,
+};
 use pg_caption_style::builtin;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet};
@@ -337,7 +339,9 @@ impl Database {
     fn triggered(&self, oid: &u32, key: &str) -> Vec<KeyOf> {
         let Some(table) = self.tables.get(oid) else { return Vec::new() };
         let Some(record) = table.rows.get(key) else { return Vec::new() };
-        if table.watch.is_some() && record.url.is_some() {
+        // A row that lost its URL is queued if it has a text, which may be machine-written.
+        let has_text = record.cells.iter().any(|cell| cell.text.is_some());
+        if table.watch.is_some() && (record.url.is_some() || has_text) {
             vec![(*oid, key.to_string())]
         } else {
             Vec::new()
@@ -393,15 +397,19 @@ impl Record {
             Writer::User => false,
             Writer::Engine(of) => of != url,
         };
-        self.url
-            .as_ref()
-            .is_some_and(|url| self.cells[..styles].iter().any(|cell| is_missing(cell, url)))
+        match &self.url {
+            Some(url) => self.cells[..styles].iter().any(|cell| is_missing(cell, url)),
+            None => self.cells[..styles].iter().any(|c| matches!(c.writer, Writer::Engine(_))),
+        }
     }
 
     pub fn current(&self, fills: usize) -> CurrentRow {
         CurrentRow {
             url: self.url.clone(),
-            texts: self.cells[..fills].iter().map(|cell| cell.text.clone()).collect(),
+            texts: self.cells[..fills]
+                .iter()
+                .map(|cell| FillText::of(cell.text.as_deref()))
+                .collect(),
         }
     }
 }

@@ -21,7 +21,7 @@ mod simulation;
 mod store;
 
 use chance::Chance;
-use database::{Change, Database, Deferred, Writer};
+use database::{Cell, Change, Database, Deferred, Writer};
 use engine::may_fail;
 use simulation::Simulation;
 use std::time::Duration;
@@ -129,7 +129,14 @@ fn check(at: usize, db: &Database) {
             "the backfill of table {oid} of database {at} has not ended: {state:?}"
         );
         for (key, record) in &table.rows {
-            let Some(url) = &record.url else { continue };
+            let Some(url) = &record.url else {
+                let stays = |cell: &Cell| matches!(cell.writer, Writer::Engine(_));
+                assert!(
+                    !record.cells[..watch.styles].iter().any(stays),
+                    "{key} of table {oid} in database {at} has no URL: {record:?}"
+                );
+                continue;
+            };
             let failed = db.failed.get(&(*oid, key.clone()));
             for cell in &record.cells[..watch.styles] {
                 let is_done = match &cell.writer {

@@ -5,9 +5,10 @@ use crate::database::{Cell, Deferred, KeyOf, LedgerRow, Writer};
 use crate::engine::may_fail;
 use crate::simulation::Simulation;
 use pg_caption_queue::{
-    AckedPages, BackfillChunk, CurrentRow, LedgerChange, PruneCursor, PrunePage, PruneStep,
-    PruneTarget, QueueRow, QueueStore, ReadError, RowHistory, RowJob, RowKey, RowOutcome, RowPlan,
-    RowState, RowUpdate, RowsRead, Settlement, StoredRow, TableBusy, WatchedTable,
+    AckedPages, BackfillChunk, CurrentRow, FillText, LedgerChange, PruneCursor, PrunePage,
+    PruneStep, PruneTarget, QueueRow, QueueStore, ReadError, RowHistory, RowJob, RowKey,
+    RowOutcome, RowPlan, RowState, RowUpdate, RowsRead, Settlement, StoredRow, TableBusy,
+    WatchedTable,
 };
 use pg_caption_wire::KnownPicture;
 use std::collections::HashMap;
@@ -91,7 +92,7 @@ impl Tx<'_> {
             self.db().enqueue(vec![row.clone()]);
             self.sim.announce(self.at, false);
         }
-        let texts = update.texts.iter().map(|(_, text)| Some((*text).to_string())).collect();
+        let texts = update.texts.iter().map(|(_, text)| FillText::of(Some(text))).collect();
         let clock = self.sim.tick();
         match update.ledger(&StoredRow { texts, url: None }) {
             LedgerChange::Put(entry) => {

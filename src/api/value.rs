@@ -1,0 +1,25 @@
+//! Arguments of unknown size: they are measured before they are copied.
+//!
+//! Called by the SQL functions. A value may have a gigabyte, and is refused without a copy.
+
+use pg_caption_wire::MAX_URL_BYTES;
+use pgrx::prelude::*;
+use pgrx::{AnyElement, FromDatum};
+
+/// The bytes of a value of variable length, decompressed.
+pub fn size(value: &AnyElement) -> usize {
+    // SAFETY: the argument has a type of variable length by the declaration of the function.
+    let with_header = unsafe { pg_sys::toast_raw_datum_size(value.datum()) };
+    with_header.saturating_sub(size_of::<i32>())
+}
+
+/// The value in the type that the declaration of the function gives it.
+pub fn read<T: FromDatum>(value: &AnyElement) -> Option<T> {
+    // SAFETY: the caller names the type of the declaration.
+    unsafe { T::from_datum(value.datum(), false) }
+}
+
+/// A URL without the part that no valid one has. The rest is still too long, and is refused.
+pub fn bounded_url(url: &str) -> &str {
+    &url[..url.ceil_char_boundary(MAX_URL_BYTES + 1)]
+}
