@@ -194,7 +194,8 @@ DO $$
 DECLARE
     name text;
 BEGIN
-    FOREACH name IN ARRAY '{watch,watch_state,superuser_watch,queue,deferred,ledger,failed,style}'::text[] LOOP
+    FOREACH name IN ARRAY
+            '{watch,watch_state,superuser_watch,queue,deferred,ledger,failed,style}'::text[] LOOP
         EXECUTE format('CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.%I '
                        'FOR EACH ROW EXECUTE FUNCTION caption.keep_local()', name);
         EXECUTE format('ALTER TABLE caption.%I ENABLE REPLICA TRIGGER keep_local', name);

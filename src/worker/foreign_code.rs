@@ -6,8 +6,9 @@ use super::transaction::spi;
 use pgrx::prelude::*;
 
 /// The first such code, as text. `part`: the table and its partitions. `code`: the objects of these
-/// relations whose expressions and functions run during a write; PostgreSQL records what they use in
-/// `pg_depend`. Functions of `pg_catalog` are not recorded and belong to the bootstrap superuser.
+/// relations whose expressions and functions run during a write; PostgreSQL records what they use
+/// in `pg_depend`. Functions of `pg_catalog` are not recorded and belong to the bootstrap
+/// superuser.
 ///
 /// A trigger's function may belong to a superuser, and its arguments or condition to another role
 /// with the privilege TRIGGER. Its creator is not recorded, so the privilege decides.

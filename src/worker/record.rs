@@ -55,8 +55,9 @@ const COUNT_FILLED: &str = "UPDATE caption.watch_state \
        SET filled = filled + $2, per_minute = $3, updated_at = clock_timestamp() \
      WHERE relation = $1";
 
-/// Records the outcome of a row. A failure that cannot be stored is replaced by a fixed text. A key that is too long for an index of the extension is logged,
-/// and other rows continue. Any other error ends the worker; the row is examined again.
+/// Records the outcome of a row. A failure that cannot be stored is replaced by a fixed text. A key
+/// that is too long for an index of the extension is logged, and other rows continue. Any other
+/// error ends the worker; the row is examined again.
 pub fn outcome(row: &RowKey, outcome: &RowOutcome) {
     let Err(raised) = attempt(|| record_or_raise(row, outcome)) else { return };
     // The failure's own texts may be the cause.

@@ -1,5 +1,5 @@
-//! Rows whose table's own code ended a worker: it continued after a cancel, or the kernel killed the
-//! process. `transaction` ends the worker at a second timeout, which no handler of PL/pgSQL
+//! Rows whose table's own code ended a worker: it continued after a cancel, or the kernel killed
+//! the process. `transaction` ends the worker at a second timeout, which no handler of PL/pgSQL
 //! catches. This file keeps which row that was: in shared memory, and in a file (`write_mark`) for
 //! a worker that was killed. The next worker records the row as failed instead of writing it, and
 //! other rows continue.

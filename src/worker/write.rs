@@ -55,7 +55,8 @@ impl RowWriter<'_> {
             }
             Err(raised) => {
                 let kind = match raised.code {
-                    // The table's own code needs too much memory, rather than the server too little.
+                    // The table's own code needs too much memory, rather than the server too
+                    // little.
                     PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY if memory_limit::was_hit() => {
                         RefusalKind::Final
                     }

@@ -1,6 +1,6 @@
 //! Remembers, across the death of the worker, which row it was writing. A worker that the kernel
-//! kills takes shared memory with it, since PostgreSQL restarts all processes. So the row is noted in
-//! a file, which costs two short system calls a row.
+//! kills takes shared memory with it, since PostgreSQL restarts all processes. So the row is noted
+//! in a file, which costs two short system calls a row.
 //!
 //! The file survives processes, not the system: after a restart of the postmaster it says nothing.
 

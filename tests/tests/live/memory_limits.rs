@@ -6,7 +6,8 @@ use pg_caption_tests::{FILLED, TestCluster, TestServer, eventually, shared_datab
 fn trigger(statement: &str) -> String {
     format!(
         "CREATE OR REPLACE FUNCTION spoil() RETURNS trigger LANGUAGE plpgsql AS $$ \
-         DECLARE x text; BEGIN IF NEW.id = 2 AND NEW.alt <> '' THEN {statement}; END IF; RETURN NEW; END $$;
+         DECLARE x text; BEGIN IF NEW.id = 2 AND NEW.alt <> '' THEN {statement}; END IF; \
+         RETURN NEW; END $$;
          CREATE OR REPLACE TRIGGER spoil BEFORE UPDATE ON products FOR EACH ROW \
          EXECUTE FUNCTION spoil()"
     )

@@ -404,7 +404,8 @@ fn a_renamed_table_keeps_its_watch_and_triggers() {
     waits.join().unwrap().expect("the watch succeeds");
     let tables = session.rows(
         "SELECT w.relation::text, (SELECT string_agg(DISTINCT t.tgrelid::regclass::text, ' ') \
-         FROM pg_trigger t WHERE t.tgfoid = 'caption.enqueue()'::regprocedure) FROM caption.watch w",
+         FROM pg_trigger t WHERE t.tgfoid = 'caption.enqueue()'::regprocedure) \
+         FROM caption.watch w",
     );
     assert_eq!(tables, [["sw_old", "sw_old"].map(|name| Some(name.to_string()))]);
 }
