@@ -11,7 +11,8 @@ CREATE TABLE caption.watch (
     max_tokens int      NOT NULL DEFAULT 64,
     overwrite  boolean  NOT NULL DEFAULT false,
     on_replica boolean  NOT NULL DEFAULT false,
-    paused     boolean  NOT NULL DEFAULT false
+    paused     boolean  NOT NULL DEFAULT false,
+    superuser_since timestamptz
 );
 COMMENT ON TABLE caption.watch IS
     'Watched tables, one per row, written by caption.watch(). '
@@ -32,19 +33,13 @@ COMMENT ON COLUMN caption.watch.on_replica IS
     'Whether the triggers also fire for rows that logical replication applies.';
 COMMENT ON COLUMN caption.watch.paused IS
     'Whether filling is suspended; see caption.pause().';
+COMMENT ON COLUMN caption.watch.superuser_since IS
+    'When a superuser watched the table, if it has belonged to superusers since. '
+    'Other tables of superusers are not filled.';
 GRANT SELECT ON caption.watch TO PUBLIC;
 -- pg_dump runs the condition with an empty search_path.
 SELECT pg_extension_config_dump('caption.watch',
                                 'WHERE relation::oid IN (SELECT c.oid FROM pg_catalog.pg_class c)');
-
--- Not part of dumps: a restored table may have code that no superuser has checked.
-CREATE TABLE caption.superuser_watch (
-    relation oid         PRIMARY KEY,
-    at       timestamptz NOT NULL DEFAULT clock_timestamp()
-);
-COMMENT ON TABLE caption.superuser_watch IS
-    'Watched tables of superusers that a superuser has watched, and that have belonged to '
-    'superusers since. Other tables of superusers are not filled.';
 
 CREATE TABLE caption.watch_state (
     relation         oid         PRIMARY KEY,
@@ -195,7 +190,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY
-            '{watch,watch_state,superuser_watch,queue,deferred,ledger,failed,style}'::text[] LOOP
+            '{watch,watch_state,queue,deferred,ledger,failed,style}'::text[] LOOP
         EXECUTE format('CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.%I '
                        'FOR EACH ROW EXECUTE FUNCTION caption.keep_local()', name);
         EXECUTE format('ALTER TABLE caption.%I ENABLE REPLICA TRIGGER keep_local', name);

@@ -4,7 +4,7 @@
 //! Called by `pg::identity`, `hooks::enqueue` and the worker. Never changes a setting beyond the
 //! scope.
 
-use pgrx::pg_sys;
+use pgrx::{PgLogLevel, pg_sys};
 use std::ffi::CStr;
 
 /// A nesting level of settings. Ends when it is dropped, or when the (sub)transaction that opened
@@ -44,6 +44,26 @@ impl GucScope {
                 pg_sys::GucAction::GUC_ACTION_SAVE,
                 true,
                 0,
+                false,
+            );
+        }
+    }
+}
+
+impl GucScope {
+    /// Sets a value that a superuser has stored for a role or a database, until this scope ends.
+    /// Skips it where PostgreSQL does: an invalid value, or a setting that is fixed by now.
+    pub fn try_set(&self, name: &CStr, value: &CStr) {
+        // SAFETY: both are C strings. At this level an invalid value is a message, not an error.
+        unsafe {
+            pg_sys::set_config_option(
+                name.as_ptr(),
+                value.as_ptr(),
+                pg_sys::GucContext::PGC_SUSET,
+                pg_sys::GucSource::PGC_S_SESSION,
+                pg_sys::GucAction::GUC_ACTION_SAVE,
+                true,
+                PgLogLevel::DEBUG1 as i32,
                 false,
             );
         }

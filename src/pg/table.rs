@@ -8,8 +8,8 @@ use crate::pg::report::{optional, refuse, spi};
 use pgrx::prelude::*;
 
 /// Tables of the schema `caption` with rows of one watched table, by the column `relation`.
-pub const BOOKKEEPING: [&str; 7] =
-    ["watch", "watch_state", "superuser_watch", "queue", "deferred", "ledger", "failed"];
+pub const BOOKKEEPING: [&str; 6] =
+    ["watch", "watch_state", "queue", "deferred", "ledger", "failed"];
 
 /// A table as the catalogs describe it.
 pub struct TableDescription {

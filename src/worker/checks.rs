@@ -76,6 +76,16 @@ pub fn check(
     watch: &UncheckedWatch,
 ) -> Result<(Vec<WatchFill>, Vec<KeyColumn>), String> {
     let UncheckedWatch { url, fills, keys, by_superuser, watched } = watch;
+    if !has_triggers(relation) {
+        return Err("its triggers are missing: a dump is still being restored, or they were \
+                    dropped; then call caption.watch() again"
+            .into());
+    }
+    if let Some(statement) = enabling_statement(relation) {
+        return Err(format!(
+            "its triggers are disabled; {statement} resumes it, with the rows written meanwhile"
+        ));
+    }
     if is_superuser(watched.owner) {
         // Code of a superuser's table runs with a superuser's rights, and may be from an earlier
         // owner.
@@ -90,16 +100,6 @@ pub fn check(
                  ordinary role, or the code to a superuser"
             ));
         }
-    }
-    if !has_triggers(relation) {
-        return Err("its triggers are missing: a dump is still being restored, or they were \
-                    dropped; then call caption.watch() again"
-            .into());
-    }
-    if let Some(statement) = enabling_statement(relation) {
-        return Err(format!(
-            "its triggers are disabled; {statement} resumes it, with the rows written meanwhile"
-        ));
     }
     attribute(relation, url)?;
     let columns: Vec<&String> =

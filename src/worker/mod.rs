@@ -13,6 +13,7 @@ mod lease;
 mod locks;
 mod memory_limit;
 mod message_limit;
+mod owner_settings;
 mod planning;
 mod prune;
 mod record;
@@ -32,7 +33,9 @@ use pgrx::prelude::*;
 
 /// Settings of every worker, which override database, role and server, as in autovacuum. Planner
 /// settings and lock timeouts are in `planning`.
-const FORCED: [(&CStr, &CStr); 10] = [
+const FORCED: [(&CStr, &CStr); 11] = [
+    // Audit triggers and statistics distinguish captions by it.
+    (c"application_name", c"pg_caption"),
     // `ALTER DATABASE … SET role` applies to client sessions, not to this worker.
     (c"role", c"none"),
     (c"search_path", c"pg_catalog, pg_temp"),
@@ -59,6 +62,7 @@ const FORCED_LATER: [(&CStr, &CStr); 1] = [(c"transaction_timeout", c"0")];
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pg_caption_worker(argument: pg_sys::Datum) {
     let database = argument.value() as u32;
+    owner_settings::keep_server_path();
     signals::install();
     // SAFETY: connects once; the exit callback is a function of this library.
     unsafe {

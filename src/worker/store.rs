@@ -4,6 +4,7 @@
 
 use super::definitions::Definitions;
 use super::locks::{lock_table, lock_watch};
+use super::owner_settings::OwnerSettings;
 use super::planning::{LockTimeouts, SessionSettings};
 use super::runaway::RunawayRows;
 use super::transaction::{self, RaisedError, attempt_in_time, oids, spi};
@@ -11,7 +12,8 @@ use super::write::RowWriter;
 use super::{examine, lease, prune, record, tables};
 use pg_caption_queue::{
     AckedPages, BackfillChunk, CurrentRow, PrunePage, PruneStep, QueueRow, QueueStore, ReadError,
-    RowHistory, RowJob, RowKey, RowOutcome, RowPlan, RowsRead, Settlement, TableBusy, WatchedTable,
+    RowHistory, RowJob, RowKey, RowOutcome, RowResult, RowsRead, Settlement, TableBusy,
+    WatchedTable,
 };
 use pg_caption_wire::{Failure, FailureClass};
 use pgrx::prelude::*;
@@ -44,6 +46,7 @@ pub struct WorkerStore {
     session: SessionSettings,
     lock_timeouts: LockTimeouts,
     runaway: RunawayRows,
+    owner_settings: OwnerSettings,
     pub definitions: Definitions,
 }
 
@@ -54,12 +57,14 @@ impl WorkerStore {
             session: SessionSettings::default(),
             lock_timeouts: LockTimeouts::default(),
             runaway: RunawayRows::new(database),
+            owner_settings: OwnerSettings::default(),
             definitions: Definitions::listen(),
         }
     }
 
     /// Runs `body` in a transaction.
     pub fn transaction<R>(&mut self, body: impl FnOnce(&mut WorkerStore) -> R) -> R {
+        self.owner_settings.forget();
         let result = transaction::run(|session| {
             self.session = session;
             body(self)
@@ -173,9 +178,9 @@ impl QueueStore for WorkerStore {
         lock_table(table, &self.definitions, true) && lock_watch(table)
     }
 
-    fn write<'a>(&mut self, settlement: &'a Settlement<'a>) -> RowPlan<'a> {
-        let WorkerStore { session, lock_timeouts, runaway, .. } = self;
-        RowWriter { session, lock_timeouts, runaway }.write(settlement)
+    fn write(&mut self, settlement: &Settlement<'_>) -> RowResult {
+        let WorkerStore { session, lock_timeouts, runaway, owner_settings, .. } = self;
+        RowWriter { session, owner_settings, lock_timeouts, runaway }.write(settlement)
     }
 
     fn record(&mut self, job: &RowJob, outcome: &RowOutcome) {

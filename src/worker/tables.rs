@@ -34,8 +34,7 @@ const WATCHES: &str = "SELECT w.relation::oid, \
            c.relowner, w.image_url::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
            w.paused, t.backfill_after::text, coalesce(t.backfill_done, false), \
            coalesce(t.backfill_run, 0), to_jsonb(t.recaption_before)#>>'{}', \
-           (SELECT (extract(epoch FROM s.at) * 1000)::int8 \
-              FROM caption.superuser_watch s WHERE s.relation = w.relation) \
+           (extract(epoch FROM w.superuser_since) * 1000)::int8 \
       FROM caption.watch w \
       JOIN pg_catalog.pg_class c ON c.oid = w.relation \
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -138,7 +137,7 @@ fn forget_superuser(relation: pg_sys::Oid, watch: &mut UncheckedWatch) {
         return;
     }
     watch.by_superuser = None;
-    let statement = "DELETE FROM caption.superuser_watch WHERE relation = $1";
+    let statement = "UPDATE caption.watch SET superuser_since = NULL WHERE relation = $1";
     // Where another transaction has locked it, the next reader of the watches removes it.
     if let Err(raised) = attempt(|| spi(Spi::run_with_args(statement, &[relation.into()]))) {
         pgrx::debug1!("pg_caption: {} waits: {}", watch.watched.name, raised.message);

@@ -81,6 +81,11 @@ pub fn run<R>(body: impl FnOnce(SessionSettings) -> R) -> R {
 /// What it raised. This includes a cancel: the owner's own code can raise one, and one from another
 /// session ends the running statement.
 pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, RaisedError> {
+    subtransaction(true, body)
+}
+
+/// Runs `body` in a subtransaction, which is rolled back also if `body` succeeds, unless `keep`.
+fn subtransaction<R>(keep: bool, body: impl FnOnce() -> R) -> Result<R, RaisedError> {
     // SAFETY: begins a subtransaction and saves what PL/pgSQL's exception blocks save.
     let (memory, owner) = unsafe {
         let before = (pg_sys::CurrentMemoryContext, pg_sys::CurrentResourceOwner);
@@ -99,7 +104,12 @@ pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, RaisedError> {
     PgTryBuilder::new(AssertUnwindSafe(|| {
         let result = body();
         // SAFETY: ends the subtransaction begun above.
-        unsafe { pg_sys::ReleaseCurrentSubTransaction() };
+        unsafe {
+            match keep {
+                true => pg_sys::ReleaseCurrentSubTransaction(),
+                false => pg_sys::RollbackAndReleaseCurrentSubTransaction(),
+            }
+        };
         restore();
         Ok(result)
     }))
@@ -127,12 +137,22 @@ pub fn attempt<R>(body: impl FnOnce() -> R) -> Result<R, RaisedError> {
 /// # Errors
 /// As [`attempt`].
 pub fn attempt_in_time<R>(body: impl FnOnce() -> R) -> Result<R, RaisedError> {
-    attempt(|| {
-        let _time = TimeLimit::new(settings::write_timeout());
-        let _memory = MemoryLimit::new();
-        let _messages = MessageLimit::new();
-        body()
-    })
+    attempt(|| within_limits(body))
+}
+
+/// [`attempt_in_time`], which changes nothing.
+///
+/// # Errors
+/// As [`attempt`].
+pub fn rehearse_in_time(body: impl FnOnce()) -> Result<(), RaisedError> {
+    subtransaction(false, || within_limits(body))
+}
+
+fn within_limits<R>(body: impl FnOnce() -> R) -> R {
+    let _time = TimeLimit::new(settings::write_timeout());
+    let _memory = MemoryLimit::new();
+    let _messages = MessageLimit::new();
+    body()
 }
 
 /// A time limit until it is dropped: first the running statement is cancelled, then the process

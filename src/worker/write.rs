@@ -1,29 +1,34 @@
 //! Writes texts into a row, in one subtransaction: lock and read the row, carry out the plan made
 //! from it, update the ledger.
 
+use super::owner_settings::OwnerSettings;
 use super::planning::{LockTimeouts, SessionSettings};
 use super::runaway::RunawayRows;
-use super::transaction::{RaisedError, attempt_in_time, spi};
+use super::transaction::{RaisedError, attempt_in_time, rehearse_in_time, spi};
 use super::{examine, memory_limit, record};
 use crate::pg::identity;
 use pg_caption_queue::{
-    CurrentRow, RefusalKind, RowJob, RowPlan, RowState, RowUpdate, Settlement, StoredRow,
-    WatchedTable,
+    CurrentRow, RefusalKind, RowJob, RowPlan, RowResult, RowState, RowUpdate, Settlement,
+    StoredRow, WatchedTable,
 };
 use pg_caption_wire::{Failure, FailureClass};
 use pgrx::datum::DatumWithOid;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
 
-/// Detail of a failure where a name was not found.
-const UNQUALIFIED: &str = "Captions are written with search_path = pg_catalog: qualify the names \
-    in the functions of the table's triggers (public.stock), or set the path with the function: \
-    ALTER FUNCTION … SET search_path = public.";
+/// Detail of a failure where a name or a setting was not found.
+const NOT_FOUND: &str = "Captions are written with the search_path and the settings of the \
+    table's owner (ALTER ROLE … SET), for a superuser with search_path = pg_catalog. Names in the \
+    functions of the table's triggers can be qualified (public.stock), or get a path with the \
+    function (ALTER FUNCTION … SET search_path = public). current_setting('app.user', true) is \
+    NULL where the setting is missing.";
 
 /// Writes rows of one transaction.
 pub struct RowWriter<'s> {
     /// Planner settings for the code of watched tables.
     pub session: &'s SessionSettings,
+    /// Settings of the tables' owners, for the same code.
+    pub owner_settings: &'s mut OwnerSettings,
     /// Lock timeouts for that code.
     pub lock_timeouts: &'s mut LockTimeouts,
     /// Rows that must not be written.
@@ -31,52 +36,104 @@ pub struct RowWriter<'s> {
 }
 
 impl RowWriter<'_> {
-    /// Carries out the update of a settlement. Returns its plan, whose outcome is not recorded yet.
-    pub fn write<'a>(&mut self, settlement: &'a Settlement<'a>) -> RowPlan<'a> {
-        let (table, row) = (settlement.table().oid, &settlement.job().row);
+    /// Carries out the update of a settlement. The outcome is not recorded yet.
+    pub fn write(&mut self, settlement: &Settlement<'_>) -> RowResult {
+        let row = &settlement.job().row;
         if let Some(failure) = self.runaway.failure(row) {
-            return settlement.plan(RowState::Runaway(&failure));
+            return settlement.plan(RowState::Runaway(&failure)).result();
         }
         let _mark = self.runaway.mark(row);
+        let raised = match self.attempt(settlement) {
+            Ok(result) => return result,
+            Err(raised) => raised,
+        };
+        if refusal_kind(&raised) == RefusalKind::Final
+            && let Some((refused, failure)) = self.refused_texts(settlement)
+        {
+            let others = settlement.without(&refused, failure);
+            if let Ok(result) = self.attempt(&others) {
+                return result;
+            }
+        }
+        let failure = refusal(&raised, settlement, settlement.fills());
+        let kind = refusal_kind(&raised);
+        settlement.plan(RowState::Refused { failure: &failure, kind }).result()
+    }
+
+    /// Writes, or reports what the table's own code raised. A lock is not such an error.
+    fn attempt(&mut self, settlement: &Settlement<'_>) -> Result<RowResult, RaisedError> {
+        let table = settlement.table().oid;
         let result = attempt_in_time(|| {
             let _timeout = self.lock_timeouts.scope(table);
-            lock_and_write(settlement, self.session)
+            lock_and_write(settlement, self.session, self.owner_settings).result()
         });
         match result {
-            Ok(plan) => {
-                if !matches!(plan, RowPlan::Recheck { .. }) {
+            Ok(result) => {
+                if !matches!(result, RowResult::Recheck { .. }) {
                     self.lock_timeouts.was_free(table);
                 }
-                plan
+                Ok(result)
             }
             Err(raised) if raised.is_lock() => {
                 self.lock_timeouts.was_blocked(table);
-                settlement.plan(RowState::Blocked)
+                Ok(settlement.plan(RowState::Blocked).result())
             }
-            Err(raised) => {
-                let kind = match raised.code {
-                    // The table's own code needs too much memory, rather than the server too
-                    // little.
-                    PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY if memory_limit::was_hit() => {
-                        RefusalKind::Final
-                    }
-                    _ if raised.is_resource() => RefusalKind::Resources,
-                    PgSqlErrorCode::ERRCODE_QUERY_CANCELED => RefusalKind::Transient,
-                    _ => RefusalKind::Final,
-                };
-                settlement.plan(RowState::Refused { failure: &refusal(&raised), kind })
+            Err(raised) => Err(raised),
+        }
+    }
+
+    /// Which texts the table refuses on their own, and why, if it accepts others: a constraint
+    /// mostly concerns one column. `None`: all or no single one.
+    fn refused_texts(&mut self, settlement: &Settlement<'_>) -> Option<(Vec<usize>, Failure)> {
+        let (mut refused, mut reason) = (Vec::new(), None);
+        for fill in settlement.fills() {
+            let alone = settlement.only(fill);
+            let result = rehearse_in_time(|| {
+                let _timeout = self.lock_timeouts.scope(settlement.table().oid);
+                lock_and_write(&alone, self.session, self.owner_settings);
+            });
+            match result {
+                Ok(()) => {}
+                Err(raised) if refusal_kind(&raised) != RefusalKind::Final || raised.is_lock() => {
+                    return None;
+                }
+                Err(raised) => {
+                    refused.push(fill);
+                    reason.get_or_insert(raised);
+                }
             }
         }
+        let reason = reason.filter(|_| refused.len() < settlement.fills().count())?;
+        let failure = refusal(&reason, settlement, refused.iter().copied());
+        Some((refused, failure))
     }
 }
 
-/// The table's own triggers or constraints refused the caption.
-fn refusal(raised: &RaisedError) -> Failure {
+/// Whether a write that raised this may succeed later.
+fn refusal_kind(raised: &RaisedError) -> RefusalKind {
+    match raised.code {
+        // The table's own code needs too much memory, rather than the server too little.
+        PgSqlErrorCode::ERRCODE_OUT_OF_MEMORY if memory_limit::was_hit() => RefusalKind::Final,
+        _ if raised.is_resource() => RefusalKind::Resources,
+        PgSqlErrorCode::ERRCODE_QUERY_CANCELED => RefusalKind::Transient,
+        _ => RefusalKind::Final,
+    }
+}
+
+/// The table's own triggers or constraints refused the captions of these columns.
+fn refusal(
+    raised: &RaisedError,
+    settlement: &Settlement<'_>,
+    fills: impl Iterator<Item = usize>,
+) -> Failure {
     use PgSqlErrorCode::*;
+    let column = |fill: usize| format!("\"{}\"", settlement.table().fills[fill].column);
+    let columns: Vec<String> = fills.map(column).collect();
+    let of = if columns.is_empty() { String::new() } else { format!(" of {}", columns.join(", ")) };
     let mut failure = Failure::new(
         FailureClass::Reject,
         "write_refused",
-        format!("the table refused the caption: {}", raised.message),
+        format!("the table refused the caption{of}: {}", raised.message),
     );
     // The detail of a violated constraint shows the whole row, which readers of failures may not
     // see.
@@ -85,7 +142,7 @@ fn refusal(raised: &RaisedError) -> Failure {
         raised.code,
         ERRCODE_UNDEFINED_TABLE | ERRCODE_UNDEFINED_FUNCTION | ERRCODE_UNDEFINED_OBJECT
     ) {
-        failure.detail = Some(UNQUALIFIED.into());
+        failure.detail = Some(NOT_FOUND.into());
     }
     failure
 }
@@ -105,7 +162,11 @@ fn is_constraint(code: PgSqlErrorCode) -> bool {
     )
 }
 
-fn lock_and_write<'a>(settlement: &'a Settlement<'a>, session: &SessionSettings) -> RowPlan<'a> {
+fn lock_and_write<'a>(
+    settlement: &'a Settlement<'a>,
+    session: &SessionSettings,
+    owner_settings: &mut OwnerSettings,
+) -> RowPlan<'a> {
     let (table, job) = (settlement.table(), settlement.job());
     let owner = identity::as_owner(pg_sys::Oid::from(table.owner));
     let Some(current) = lock(table, job) else {
@@ -115,7 +176,7 @@ fn lock_and_write<'a>(settlement: &'a Settlement<'a>, session: &SessionSettings)
     let plan = settlement.plan(RowState::Current(&current));
     let RowPlan::Write(update, _) = &plan else { return plan };
     let stored = if update.changes_row() {
-        store(table, job, update, session)
+        store(table, job, update, (session, owner_settings))
     } else {
         StoredRow::default()
     };
@@ -154,7 +215,7 @@ fn store(
     table: &WatchedTable,
     job: &RowJob,
     update: &RowUpdate<'_>,
-    session: &SessionSettings,
+    (session, owner_settings): (&SessionSettings, &mut OwnerSettings),
 ) -> StoredRow {
     let statement = update_statement(table, update);
     let mut arguments: Vec<DatumWithOid<'_>> = vec![record::key(&job.row).into()];
@@ -164,6 +225,7 @@ fn store(
         // table's own triggers, whose statements are planned as in any session.
         let mut cursor = client.try_open_cursor_mut(statement.as_str(), &arguments)?;
         let _session = session.scope();
+        let _owner = owner_settings.scope(table.owner);
         match cursor.fetch(1)?.next() {
             Some(row) => Ok(Some(StoredRow {
                 texts: examine::fill_texts(row.get(1)?),

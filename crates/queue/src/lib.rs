@@ -24,7 +24,7 @@ pub use in_flight::{AckedPages, PageId, RowKey};
 use in_flight::{InFlight, PageOrigin};
 pub use job::{CurrentRow, FillText, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowJob};
 pub use limits::WorkerLimits;
-pub use plan::{RefusalKind, RetryPolicy, RowOutcome, RowPlan, RowState, Settlement};
+pub use plan::{RefusalKind, RetryPolicy, RowOutcome, RowPlan, RowResult, RowState, Settlement};
 pub use prune::{PruneCursor, PrunePage, PruneStep, PruneTarget, RowsRead};
 pub use sources::ReadSource;
 pub use store::{BackfillChunk, QueueRow, QueueStore, ReadError, TableBusy};

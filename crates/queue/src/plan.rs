@@ -159,6 +159,36 @@ pub enum RowPlan<'a> {
     },
 }
 
+/// What became of a row.
+#[derive(Debug, Clone, PartialEq)]
+pub enum RowResult {
+    /// Record this outcome.
+    Settled {
+        /// The outcome.
+        outcome: RowOutcome,
+        /// Whether a text was written.
+        wrote: bool,
+    },
+    /// Try again later; see [`RowPlan::Recheck`].
+    Recheck {
+        /// The table's own code could not get a lock, rather than this worker.
+        blocked: bool,
+    },
+}
+
+impl RowPlan<'_> {
+    /// The result, once the plan was carried out.
+    pub fn result(self) -> RowResult {
+        match self {
+            RowPlan::Write(update, outcome) => {
+                RowResult::Settled { outcome, wrote: !update.texts.is_empty() }
+            }
+            RowPlan::Record(outcome) => RowResult::Settled { outcome, wrote: false },
+            RowPlan::Recheck { blocked } => RowResult::Recheck { blocked },
+        }
+    }
+}
+
 /// One answer for one row, to be settled.
 ///
 /// ```
@@ -223,6 +253,34 @@ impl<'a> Settlement<'a> {
     /// Whether the row must be locked and read: a text is to be written or removed.
     pub fn needs_row(&self) -> bool {
         !self.texts.is_empty() || !self.outdated.is_empty()
+    }
+
+    /// Indexes of the fills with a text.
+    pub fn fills(&self) -> impl Iterator<Item = usize> {
+        self.texts.iter().map(|(fill, _)| *fill)
+    }
+
+    /// The same with the text of one fill.
+    pub fn only(&self, fill: usize) -> Settlement<'a> {
+        let texts = self.texts.iter().copied().filter(|(with_text, _)| *with_text == fill);
+        Settlement {
+            texts: texts.collect(),
+            outdated: Vec::new(),
+            outcome: self.outcome.clone(),
+            ..*self
+        }
+    }
+
+    /// The same without the texts that the table refuses: the row fails for this reason, and the
+    /// other texts are written.
+    pub fn without(&self, refused: &[usize], failure: Failure) -> Settlement<'a> {
+        let texts = self.texts.iter().copied().filter(|(fill, _)| !refused.contains(fill));
+        Settlement {
+            texts: texts.collect(),
+            outdated: self.outdated.clone(),
+            outcome: RowOutcome::Failed { failure, attempts: self.job.attempts + 1 },
+            ..*self
+        }
     }
 
     /// What to do, given what is known of the row.

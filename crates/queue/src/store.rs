@@ -2,8 +2,8 @@
 //! The extension implements it with SQL, the model test with maps.
 
 use crate::{
-    AckedPages, CurrentRow, PrunePage, PruneStep, RowHistory, RowJob, RowKey, RowOutcome, RowPlan,
-    RowsRead, Settlement, WatchedTable,
+    AckedPages, CurrentRow, PrunePage, PruneStep, RowHistory, RowJob, RowKey, RowOutcome,
+    RowResult, RowsRead, Settlement, WatchedTable,
 };
 use std::collections::HashMap;
 use std::time::Instant;
@@ -88,10 +88,10 @@ pub trait QueueStore {
     /// Whether a table can be written until the transaction ends.
     fn may_write(&mut self, table: &WatchedTable) -> bool;
 
-    /// Locks and reads the row of a settlement, and carries out the update of its plan. Returns the
-    /// plan; its outcome is not recorded yet. An error in the table's own code rolls the write
-    /// back and makes another plan.
-    fn write<'a>(&mut self, settlement: &'a Settlement<'a>) -> RowPlan<'a>;
+    /// Locks and reads the row of a settlement, and carries out the update of its plan. The outcome
+    /// is not recorded yet. An error in the table's own code rolls the write back and makes
+    /// another plan.
+    fn write(&mut self, settlement: &Settlement<'_>) -> RowResult;
 
     /// Records the outcome of a job in `caption.deferred`, `caption.failed` and the ledger.
     fn record(&mut self, job: &RowJob, outcome: &RowOutcome);

@@ -267,3 +267,19 @@ fn host_pause_follows_the_host() {
     let RowOutcome::Deferred { pause, .. } = outcome else { panic!("{outcome:?}") };
     assert_eq!(pause, Duration::from_secs(126));
 }
+
+#[test]
+fn refused_text_leaves_the_others() {
+    let (table, job, answer) = (table(), job("https://host/0.jpg"), done(&[Ok("new"), Ok("new")]));
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    let failure = Failure::new(FailureClass::Reject, "write_refused", "column seo");
+    let others = settlement.without(&[1], failure);
+    let current = row(URL, [Some("old"), Some("old")]);
+    let RowPlan::Write(update, RowOutcome::Failed { failure, attempts: 1 }) =
+        others.plan(RowState::Current(&current))
+    else {
+        panic!("no write")
+    };
+    assert_eq!((&update.texts[..], failure.message.as_str()), (&[(0, "new")][..], "column seo"));
+    assert_eq!(settlement.only(1).fills().collect::<Vec<_>>(), [1]);
+}

@@ -11,19 +11,15 @@ use serde_json::Value;
 
 const INSERT_WATCH: &str = "\
     INSERT INTO caption.watch \
-           (relation, image_url, fills, keys, max_tokens, overwrite, on_replica) \
-    VALUES ($1::regclass, $2::name, $3, $4::name[], $5, $6, $7) \
+           (relation, image_url, fills, keys, max_tokens, overwrite, on_replica, superuser_since) \
+    SELECT $1::regclass, $2::name, $3, $4::name[], $5, $6, $7, \
+           CASE WHEN r.rolsuper THEN clock_timestamp() END \
+      FROM pg_roles r WHERE r.oid = $8 \
     ON CONFLICT (relation) DO UPDATE \
        SET image_url = excluded.image_url, fills = excluded.fills, keys = excluded.keys, \
            max_tokens = excluded.max_tokens, overwrite = excluded.overwrite, \
-           on_replica = excluded.on_replica, paused = false";
-
-const FORGET_SUPERUSER: &str = "DELETE FROM caption.superuser_watch WHERE relation = $1";
-
-/// Only superusers may watch a superuser's table.
-const CONFIRM_SUPERUSER: &str = "\
-    INSERT INTO caption.superuser_watch (relation) \
-    SELECT $1 FROM pg_roles r WHERE r.oid = $2 AND r.rolsuper";
+           on_replica = excluded.on_replica, superuser_since = excluded.superuser_since, \
+           paused = false";
 
 /// The run's number must be new for the table, also after `unwatch` has removed the previous one: a
 /// worker that has finished a run of the same number would skip the new one.
@@ -50,9 +46,8 @@ pub fn register(plan: &WatchPlan<'_>) {
             arguments.max_tokens.into(),
             arguments.overwrite.into(),
             arguments.on_replica.into(),
+            table.owner.into(),
         ],
     ));
-    spi(Spi::run_with_args(FORGET_SUPERUSER, &[table.oid.into()]));
-    spi(Spi::run_with_args(CONFIRM_SUPERUSER, &[table.oid.into(), table.owner.into()]));
     spi(Spi::run_with_args(RESTART_BACKFILL, &[table.oid.into()]));
 }

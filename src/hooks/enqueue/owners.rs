@@ -37,12 +37,13 @@ impl OwnerChanges {
 
 /// `$1`: altered relations; NULL: all.
 const FORGET: &str = "\
-    DELETE FROM caption.superuser_watch s \
-     USING pg_catalog.pg_class c, pg_catalog.pg_authid r \
-     WHERE c.oid OPERATOR(pg_catalog.=) s.relation \
+    UPDATE caption.watch AS w SET superuser_since = NULL \
+      FROM pg_catalog.pg_class c, pg_catalog.pg_authid r \
+     WHERE w.superuser_since IS NOT NULL \
+       AND c.oid OPERATOR(pg_catalog.=) w.relation::pg_catalog.oid \
        AND r.oid OPERATOR(pg_catalog.=) c.relowner \
        AND NOT r.rolsuper \
-       AND ($1 IS NULL OR s.relation OPERATOR(pg_catalog.=) ANY ($1))";
+       AND ($1 IS NULL OR c.oid OPERATOR(pg_catalog.=) ANY ($1))";
 
 /// Forgets that superusers have watched these tables, if they do not belong to one.
 pub fn forget_superusers(relations: &[pg_sys::Oid]) {

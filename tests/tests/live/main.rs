@@ -18,6 +18,7 @@ mod model_swaps;
 mod models;
 mod open_transactions;
 mod other_sessions;
+mod owner_settings;
 mod parity;
 mod processes;
 mod prune;

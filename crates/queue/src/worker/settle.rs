@@ -3,7 +3,7 @@
 
 use super::QueueWorker;
 use crate::examiner::RowExaminer;
-use crate::{QueueStore, RetryPolicy, RowJob, RowOutcome, RowPlan, RowState, Settlement};
+use crate::{QueueStore, RetryPolicy, RowJob, RowOutcome, RowResult, RowState, Settlement};
 use pg_caption_backoff::Backoff;
 use pg_caption_wire::{CaptionOutcome, Failure, FailureClass};
 use std::collections::{BTreeMap, HashMap};
@@ -95,17 +95,16 @@ impl QueueWorker {
             let retry = RetryPolicy { max_attempts, jitter: self.random.f64() };
             let settlement = Settlement::new(table, &job, &outcome, retry);
             let writable = *writable.entry(table.oid).or_insert_with(|| store.may_write(table));
-            let plan = if !writable {
-                settlement.plan(RowState::Locked)
+            let result = if !writable {
+                settlement.plan(RowState::Locked).result()
             } else if settlement.needs_row() {
                 store.write(&settlement)
             } else {
-                settlement.plan(RowState::NotRead)
+                settlement.plan(RowState::NotRead).result()
             };
-            let (row_outcome, wrote) = match plan {
-                RowPlan::Write(update, outcome) => (outcome, !update.texts.is_empty()),
-                RowPlan::Record(outcome) => (outcome, false),
-                RowPlan::Recheck { blocked } => {
+            let (row_outcome, wrote) = match result {
+                RowResult::Settled { outcome, wrote } => (outcome, wrote),
+                RowResult::Recheck { blocked } => {
                     let pause = LOCKED.pause(if blocked { locks } else { 0 });
                     let retry_at = store.now() + pause;
                     // Nothing can be recorded about a table that is locked as a whole.

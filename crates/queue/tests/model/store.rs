@@ -7,8 +7,8 @@ use crate::simulation::Simulation;
 use pg_caption_queue::{
     AckedPages, BackfillChunk, CurrentRow, FillText, LedgerChange, PruneCursor, PrunePage,
     PruneStep, PruneTarget, QueueRow, QueueStore, ReadError, RowHistory, RowJob, RowKey,
-    RowOutcome, RowPlan, RowState, RowUpdate, RowsRead, Settlement, StoredRow, TableBusy,
-    WatchedTable,
+    RowOutcome, RowPlan, RowResult, RowState, RowUpdate, RowsRead, Settlement, StoredRow,
+    TableBusy, WatchedTable,
 };
 use pg_caption_wire::KnownPicture;
 use std::collections::HashMap;
@@ -213,7 +213,7 @@ impl QueueStore for Tx<'_> {
         self.is_free(table)
     }
 
-    fn write<'a>(&mut self, settlement: &'a Settlement<'a>) -> RowPlan<'a> {
+    fn write(&mut self, settlement: &Settlement<'_>) -> RowResult {
         self.interleave();
         self.sim.settled += 1;
         let trigger = if self.sim.concurrency && self.sim.random.percent(3) {
@@ -226,19 +226,21 @@ impl QueueStore for Tx<'_> {
             self.sim.pass(then);
         }
         if self.sim.blocked || (self.sim.concurrency && self.sim.random.percent(4)) {
-            return settlement.plan(RowState::Blocked);
+            return settlement.plan(RowState::Blocked).result();
         }
         let row = at(&settlement.job().row);
-        let Some(record) = self.db().record(&row) else { return settlement.plan(RowState::Gone) };
+        let Some(record) = self.db().record(&row) else {
+            return settlement.plan(RowState::Gone).result();
+        };
         if record.locked.is_some() {
-            return settlement.plan(RowState::Locked);
+            return settlement.plan(RowState::Locked).result();
         }
         let current = record.current(settlement.table().fills.len());
         let plan = settlement.plan(RowState::Current(&current));
         if let RowPlan::Write(update, _) = &plan {
             self.update(settlement, update);
         }
-        plan
+        plan.result()
     }
 
     fn record(&mut self, job: &RowJob, outcome: &RowOutcome) {
