@@ -4,14 +4,15 @@
 -- the views show what may be read.
 
 CREATE TABLE caption.watch (
-    relation   regclass PRIMARY KEY,
-    image_url  name     NOT NULL,
-    fills      jsonb    NOT NULL,
-    keys       name[]   NOT NULL,
-    max_tokens int      NOT NULL DEFAULT 64,
-    overwrite  boolean  NOT NULL DEFAULT false,
-    on_replica boolean  NOT NULL DEFAULT false,
-    paused     boolean  NOT NULL DEFAULT false,
+    relation        regclass PRIMARY KEY,
+    image           name     NOT NULL,
+    fills           jsonb    NOT NULL,
+    keys            name[]   NOT NULL,
+    max_tokens      int      NOT NULL DEFAULT 64,
+    overwrite       boolean  NOT NULL DEFAULT false,
+    on_replica      boolean  NOT NULL DEFAULT false,
+    paused          boolean  NOT NULL DEFAULT false,
+    base_url        text,
     superuser_since timestamptz
 );
 COMMENT ON TABLE caption.watch IS
@@ -19,7 +20,7 @@ COMMENT ON TABLE caption.watch IS
     'Part of dumps; a restored database starts its backfill from the beginning.';
 COMMENT ON COLUMN caption.watch.relation IS
     'The watched table.';
-COMMENT ON COLUMN caption.watch.image_url IS
+COMMENT ON COLUMN caption.watch.image IS
     'Column of the image URLs.';
 COMMENT ON COLUMN caption.watch.fills IS
     'Columns to fill, each with its style, e.g. {"alt": "concise", "seo": "seo"}.';
@@ -33,6 +34,8 @@ COMMENT ON COLUMN caption.watch.on_replica IS
     'Whether the triggers also fire for rows that logical replication applies.';
 COMMENT ON COLUMN caption.watch.paused IS
     'Whether filling is suspended; see caption.pause().';
+COMMENT ON COLUMN caption.watch.base_url IS
+    'Base of relative URLs. Read by members of the table''s owner with caption.base_url().';
 COMMENT ON COLUMN caption.watch.superuser_since IS
     'When a superuser watched the table, if it has belonged to superusers since. '
     'Other tables of superusers are not filled.';

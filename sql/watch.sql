@@ -2,18 +2,21 @@
 
 CREATE FUNCTION caption.watch(
         relation   regclass,
-        image_url  name    DEFAULT 'image_url',
-        fills      jsonb   DEFAULT '{"alt": "concise", "seo": "seo"}',
-        max_tokens int     DEFAULT 64,
-        overwrite  boolean DEFAULT false,
-        on_replica boolean DEFAULT false)
+        image      text    DEFAULT NULL,
+        fills      jsonb   DEFAULT NULL,
+        max_tokens int     DEFAULT NULL,
+        overwrite  boolean DEFAULT NULL,
+        on_replica boolean DEFAULT NULL,
+        base_url   text    DEFAULT NULL,
+        replace    boolean DEFAULT NULL)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'watch_wrapper';
-COMMENT ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, boolean) IS
+COMMENT ON FUNCTION caption.watch(regclass, text, jsonb, int, boolean, boolean, text, boolean) IS
     'Fills empty columns of a table with captions of the images at its URLs: '
     'of existing rows, and of rows written from now on. '
-    'fills: columns, each with its style. A call for a watched table changes its watch.';
+    'fills: columns, each with its style; by default {"alt": "concise", "seo": "seo"}. '
+    'A call for a watched table changes what it is given. replace: the given fills replace all.';
 
 CREATE FUNCTION caption.unwatch(relation regclass)
     RETURNS void
@@ -60,7 +63,7 @@ COMMENT ON FUNCTION caption.prune(regclass) IS
     'resolved failures. Otherwise they are removed within a day.';
 
 REVOKE ALL ON FUNCTION
-    caption.watch(regclass, name, jsonb, int, boolean, boolean),
+    caption.watch(regclass, text, jsonb, int, boolean, boolean, text, boolean),
     caption.unwatch(regclass),
     caption.pause(regclass),
     caption.resume(regclass),

@@ -4,7 +4,7 @@
 //! rights and a pinned `search_path`. Changes nothing.
 
 use crate::pg::identity;
-use crate::pg::report::{optional, refuse, spi};
+use crate::pg::report::{optional, refuse, select_one, spi};
 use pgrx::prelude::*;
 
 /// Tables of the schema `caption` with rows of one watched table, by the column `relation`.
@@ -128,6 +128,32 @@ const DESCRIBE_COLUMN: &str = "\
     SELECT format_type(a.atttypid, a.atttypmod), a.attgenerated <> '', a.atttypid, a.atttypmod \
       FROM pg_attribute a \
      WHERE a.attrelid = $1 AND a.attname = $2::name AND a.attnum > 0 AND NOT a.attisdropped";
+
+/// Whether a table has a column.
+pub fn has_column(relation: pg_sys::Oid, name: &str) -> bool {
+    let found: Option<bool> = select_one(
+        "SELECT true FROM pg_attribute a \
+          WHERE a.attrelid = $1 AND a.attname = $2::name AND a.attnum > 0 AND NOT a.attisdropped",
+        &[relation.into(), name.into()],
+    );
+    found == Some(true)
+}
+
+const CHILDREN: &str = "\
+    SELECT string_agg(i.inhrelid::regclass::text, ', ') \
+      FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhparent \
+     WHERE i.inhparent = $1 AND c.relkind = 'r'";
+
+/// Raises if other tables inherit from this one: its watch would leave out their rows.
+pub fn require_no_children(table: &TableDescription) {
+    let Some(children) = select_one::<String>(CHILDREN, &[table.oid.into()]) else { return };
+    refuse(
+        PgSqlErrorCode::ERRCODE_FEATURE_NOT_SUPPORTED,
+        format!("table {} has inheritance children", table.name),
+        Some(format!("Their rows would not be filled: {children}.")),
+        Some("Watch each child, or use partitions.".into()),
+    );
+}
 
 /// Reads a column's description; raises if the column does not exist.
 pub fn column(table: &TableDescription, name: &str) -> ColumnDescription {

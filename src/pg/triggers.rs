@@ -49,7 +49,7 @@ pub struct TriggerSpec<'a> {
     pub table: &'a str,
     pub is_partitioned: bool,
     /// The column of the URLs.
-    pub image_url: &'a str,
+    pub image: &'a str,
     /// Columns to fill, each with its style.
     pub fills: &'a [(String, String)],
     pub keys: &'a [TriggerKey],
@@ -96,7 +96,7 @@ pub fn create(spec: &TriggerSpec<'_>) {
 fn insert_condition(spec: &TriggerSpec<'_>) -> String {
     // Few rows of a COPY have an empty URL. The worker reads such a row once, which costs less than
     // comparing all of them here.
-    let may_have_url = format!("NEW.{} IS NOT NULL", quote_identifier(spec.image_url));
+    let may_have_url = format!("NEW.{} IS NOT NULL", quote_identifier(spec.image));
     // Moving a row to another partition is a DELETE and an INSERT: whether its URL changed is
     // unknown here.
     if spec.overwrite || spec.is_partitioned {
@@ -109,12 +109,12 @@ fn insert_condition(spec: &TriggerSpec<'_>) -> String {
 /// The condition of the UPDATE trigger. Rarely true parts are last. A row that loses its URL is
 /// queued if it has a text, which may be machine-written.
 fn update_condition(spec: &TriggerSpec<'_>) -> String {
-    let url_changed = has_changed(spec.image_url);
+    let url_changed = has_changed(spec.image);
     let key_changed = any(spec.keys.iter().map(TriggerKey::has_changed));
     let became_empty = any(spec.fills.iter().map(|(column, _)| {
         format!("({} AND {})", is_empty("NEW", column), is_filled("OLD", column))
     }));
-    let has_url = is_filled("NEW", spec.image_url);
+    let has_url = is_filled("NEW", spec.image);
     let has_text = any(spec.fills.iter().map(|(column, _)| is_filled("NEW", column)));
     format!(
         "({url_changed} OR {key_changed} OR {became_empty}) \

@@ -31,10 +31,10 @@ const ADOPT: &str = "UPDATE caption.watch_state t \
 const WATCHES: &str = "SELECT w.relation::oid, \
            format('%s%I.%I', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, \
                   n.nspname, c.relname), \
-           c.relowner, w.image_url::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
+           c.relowner, w.image::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
            w.paused, t.backfill_after::text, coalesce(t.backfill_done, false), \
            coalesce(t.backfill_run, 0), to_jsonb(t.recaption_before)#>>'{}', \
-           (extract(epoch FROM w.superuser_since) * 1000)::int8 \
+           (extract(epoch FROM w.superuser_since) * 1000)::int8, w.base_url \
       FROM caption.watch w \
       JOIN pg_catalog.pg_class c ON c.oid = w.relation \
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -159,6 +159,7 @@ fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
                     name: row.get(2)?.unwrap_or_default(),
                     owner: row.get::<pg_sys::Oid>(3)?.unwrap_or(pg_sys::InvalidOid).to_u32(),
                     url: String::new(),
+                    base_url: row.get(15)?,
                     fills: Vec::new(),
                     keys: Vec::new(),
                     max_tokens: row.get::<i32>(7)?.unwrap_or(64) as u32,

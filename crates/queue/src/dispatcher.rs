@@ -279,6 +279,7 @@ mod tests {
             row: RowKey { relation: 1, key: format!("{host}{n}") },
             page: None,
             url: format!("https://{host}/{n}.jpg"),
+            resolved: None,
             fills: vec![0],
             ledger: serde_json::Map::new(),
             recaption: false,

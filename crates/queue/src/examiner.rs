@@ -1,6 +1,7 @@
 //! From a page of keys to jobs: which rows need a text and which are in progress already. Rows that
 //! need nothing are acknowledged in the running transaction.
 
+use crate::base_url::resolve_url;
 use crate::job::needed_fills;
 use crate::store::{QueueStore, TableBusy};
 use crate::{CurrentRow, InFlight, PageId, RowJob, RowKey, WatchedTable};
@@ -55,7 +56,9 @@ impl<S: QueueStore> RowExaminer<'_, S> {
             }
             let url = current.url.unwrap_or_default();
             if self.in_flight.claim(&row, page) {
-                jobs.push(past.job(row, page, url, fills, &current.texts));
+                let mut job = past.job(row, page, url, fills, &current.texts);
+                job.resolved = table.base_url.as_ref().map(|base| resolve_url(base, &job.url));
+                jobs.push(job);
             } else {
                 waiting += 1;
             }

@@ -18,6 +18,9 @@ pub struct RowJob {
     pub page: Option<PageId>,
     /// The URL to caption. Empty: the row has none, and its machine-written texts are removed.
     pub url: String,
+    /// The address that is fetched, where it differs: the URL is relative to the base URL of the
+    /// watch.
+    pub resolved: Option<String>,
     /// Indexes of the watch's fills that need a text.
     pub fills: Vec<usize>,
     /// The row's ledger: column to [`ledger_entry`].
@@ -40,10 +43,15 @@ impl RowJob {
         self.url.is_empty()
     }
 
+    /// The address that is fetched.
+    pub fn address(&self) -> &str {
+        self.resolved.as_deref().unwrap_or(&self.url)
+    }
+
     /// The host of the URL, as written between `//` and the path. A host that is spelled in two
     /// ways counts as two.
     pub fn host(&self) -> &str {
-        let after = self.url.split_once("//").map_or("", |(_, after)| after);
+        let after = self.address().split_once("//").map_or("", |(_, after)| after);
         after.split(['/', '?', '#', '\\']).next().unwrap_or_default()
     }
 
@@ -57,7 +65,7 @@ impl RowJob {
         CaptionRequest {
             id: 0,
             share: None,
-            image: ImageSource::Url { url: self.url.clone(), known: self.known.clone() },
+            image: ImageSource::Url { url: self.address().to_owned(), known: self.known.clone() },
             outputs: self.fills.iter().map(output).collect(),
             remaining_ms: ROW_DEADLINE.as_millis() as u64,
             // Watches use the server's threshold, which the engine knows.
@@ -223,6 +231,7 @@ impl RowHistory {
             row,
             page: Some(page),
             url,
+            resolved: None,
             fills,
             ledger: self.ledger,
             recaption: self.recaption,

@@ -4,6 +4,7 @@
 //! `src/worker` carries the decisions out with SQL and a socket. The model test (`tests/model`)
 //! drives the same code through random faults.
 
+mod base_url;
 mod dispatcher;
 mod engine_loss;
 mod examiner;
@@ -19,6 +20,7 @@ mod update;
 mod watched;
 mod worker;
 
+pub use base_url::{BaseUrlError, check_base_url, resolve_url};
 pub use engine_loss::EngineLoss;
 pub use in_flight::{AckedPages, PageId, RowKey};
 use in_flight::{InFlight, PageOrigin};

@@ -196,12 +196,14 @@ impl RowPlan<'_> {
 /// # use pg_caption_queue::{RowJob, RowKey, WatchedTable};
 /// # use pg_caption_wire::CaptionOutcome;
 /// # let table = WatchedTable {
-/// #     oid: 1, name: "ONLY public.picture".into(), owner: 10, url: "image_url".into(),
-/// #     fills: Vec::new(), keys: Vec::new(), max_tokens: 64, overwrite: false, paused: false,
+/// #     oid: 1, name: "ONLY public.p".into(), owner: 10, url: "image_url".into(),
+/// #     base_url: None, fills: Vec::new(), keys: Vec::new(), max_tokens: 64, overwrite: false,
+/// #     paused: false,
 /// #     backfill_run: 1, backfill_after: None, backfill_done: true, recaption_before: None,
 /// # };
 /// # let job = RowJob {
 /// #     row: RowKey { relation: 1, key: "[\"1\"]".into() }, page: None, url: "u".into(),
+/// #     resolved: None,
 /// #     fills: Vec::new(), ledger: Default::default(), recaption: true, validators: None,
 /// #     known: None, attempts: 0, engine_losses: 0,
 /// # };

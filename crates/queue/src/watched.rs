@@ -32,6 +32,8 @@ pub struct WatchedTable {
     pub owner: u32,
     /// Quoted column of the URL.
     pub url: String,
+    /// Base of relative URLs.
+    pub base_url: Option<String>,
     /// Columns to fill.
     pub fills: Vec<WatchFill>,
     /// Key columns.
@@ -55,8 +57,8 @@ pub struct WatchedTable {
 impl WatchedTable {
     /// Whether jobs made for `self` can be settled under `other`.
     pub fn is_like(&self, other: &WatchedTable) -> bool {
-        (&self.name, self.owner, &self.url, &self.fills, &self.keys)
-            == (&other.name, other.owner, &other.url, &other.fills, &other.keys)
+        (&self.name, self.owner, &self.url, &self.base_url, &self.fills, &self.keys)
+            == (&other.name, other.owner, &other.url, &other.base_url, &other.fills, &other.keys)
             && (self.max_tokens, self.overwrite, self.paused, self.backfill_run)
                 == (other.max_tokens, other.overwrite, other.paused, other.backfill_run)
     }

@@ -4,66 +4,125 @@
 
 use crate::api::{style, value};
 use crate::pg::report::refuse;
+use pg_caption_queue::check_base_url;
 use pgrx::prelude::*;
 use pgrx::{AnyElement, JsonB};
-use std::ffi::CStr;
+use serde_json::Value;
 
-/// Arguments as SQL passes them. The function is not STRICT: PostgreSQL would skip a call with a
-/// NULL silently.
+/// Arguments as SQL passes them. A NULL means: the default of a new watch, or what an existing one
+/// has.
 pub struct RawArguments<'a> {
     pub relation: Option<pg_sys::Oid>,
-    pub image_url: Option<&'a CStr>,
+    pub image: Option<&'a str>,
     pub fills: Option<AnyElement>,
     pub max_tokens: Option<i32>,
     pub overwrite: Option<bool>,
     pub on_replica: Option<bool>,
+    pub base_url: Option<&'a str>,
+    pub replace: Option<bool>,
+}
+
+/// Columns to fill, each with its style, by name.
+pub type FillMap = Vec<(String, String)>;
+
+/// What a watch does.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WatchOptions {
+    /// The column of the URLs.
+    pub image: String,
+    pub fills: FillMap,
+    pub max_tokens: i32,
+    pub overwrite: bool,
+    pub on_replica: bool,
+    pub base_url: Option<String>,
+}
+
+impl Default for WatchOptions {
+    fn default() -> Self {
+        let fill = |(column, style): (&str, &str)| (column.into(), style.into());
+        WatchOptions {
+            image: "image_url".into(),
+            fills: [("alt", "concise"), ("seo", "seo")].map(fill).into(),
+            max_tokens: 64,
+            overwrite: false,
+            on_replica: false,
+            base_url: None,
+        }
+    }
 }
 
 /// The arguments of `caption.watch`.
 pub struct WatchArguments {
     pub relation: pg_sys::Oid,
-    /// The column of the URLs.
-    pub image_url: String,
-    /// Columns to fill, each with its style, in the order of the JSON object.
-    pub fills: Vec<(String, String)>,
-    pub max_tokens: i32,
-    pub overwrite: bool,
-    pub on_replica: bool,
+    image: Option<String>,
+    fills: Option<FillMap>,
+    max_tokens: Option<i32>,
+    overwrite: Option<bool>,
+    on_replica: Option<bool>,
+    /// Empty: none.
+    base_url: Option<String>,
+    replace: bool,
 }
 
-/// Largest value of `fills`, bytes. A table has at most 1,600 columns.
-const MAX_FILLS_BYTES: usize = 1 << 20;
-
 const RELATION: &str = "It must be an existing table.";
-const IMAGE_URL: &str = "It names the column of the URLs; the default is image_url.";
 const FILLS: &str = "It maps columns to styles, e.g. '{\"alt\": \"concise\", \"seo\": \"seo\"}', \
                      which is the default.";
-const MAX_TOKENS: &str = "It is 32 to 256; the default is 64.";
-const FLAG: &str = "It is true or false, the default.";
+/// Longest name of a column, bytes: NAMEDATALEN - 1.
+const MAX_COLUMN_NAME: usize = 63;
+/// Largest value of `fills`, bytes. A table has at most 1,600 columns.
+const MAX_FILLS_BYTES: usize = 1 << 20;
+/// Longest base URL, bytes.
+const MAX_BASE_URL: usize = 2000;
 
 impl From<RawArguments<'_>> for WatchArguments {
-    /// Raises for a NULL and for an invalid value.
+    /// Raises for an invalid value.
     fn from(raw: RawArguments<'_>) -> Self {
         let relation = require_relation(raw.relation);
-        let image_url = require_value(raw.image_url, "image_url", IMAGE_URL);
-        let fills = require_value(raw.fills, "fills", FILLS);
-        if value::size(&fills) > MAX_FILLS_BYTES {
-            refuse_fills("is too large");
-        }
-        let fills = require_value(value::read(&fills), "fills", FILLS);
-        let max_tokens = require_value(raw.max_tokens, "max_tokens", MAX_TOKENS);
-        let overwrite = require_value(raw.overwrite, "overwrite", FLAG);
-        let on_replica = require_value(raw.on_replica, "on_replica", FLAG);
-        style::max_tokens(max_tokens);
+        raw.max_tokens.map(style::max_tokens);
         WatchArguments {
             relation,
-            image_url: image_url.to_string_lossy().into_owned(),
-            fills: parse_fills(fills),
-            max_tokens,
-            overwrite,
-            on_replica,
+            image: raw.image.map(column_name),
+            fills: raw.fills.as_ref().map(parse_fills),
+            max_tokens: raw.max_tokens,
+            overwrite: raw.overwrite,
+            on_replica: raw.on_replica,
+            base_url: raw.base_url.map(parse_base_url),
+            replace: raw.replace.unwrap_or(false),
         }
     }
+}
+
+impl WatchArguments {
+    /// The options of the watch. `before`: those that it has; `None`: it is new.
+    pub fn options(&self, before: Option<WatchOptions>) -> WatchOptions {
+        let is_new = before.is_none();
+        let before = before.unwrap_or_default();
+        let fills = match &self.fills {
+            None => before.fills,
+            Some(fills) if is_new || self.replace => fills.clone(),
+            Some(fills) => merged(before.fills, fills),
+        };
+        let base_url = self.base_url.clone().or(before.base_url).filter(|base| !base.is_empty());
+        WatchOptions {
+            image: self.image.clone().unwrap_or(before.image),
+            fills,
+            max_tokens: self.max_tokens.unwrap_or(before.max_tokens),
+            overwrite: self.overwrite.unwrap_or(before.overwrite),
+            on_replica: self.on_replica.unwrap_or(before.on_replica),
+            base_url,
+        }
+    }
+}
+
+/// The fills of a watch with those of a call.
+fn merged(mut fills: FillMap, added: &FillMap) -> FillMap {
+    for (column, style) in added {
+        match fills.iter_mut().find(|(known, _)| known == column) {
+            Some((_, known)) => known.clone_from(style),
+            None => fills.push((column.clone(), style.clone())),
+        }
+    }
+    fills
 }
 
 /// Raises for a NULL in place of the table.
@@ -83,12 +142,44 @@ pub fn require_value<T>(value: Option<T>, name: &str, allowed: &str) -> T {
     })
 }
 
-fn parse_fills(JsonB(fills): JsonB) -> Vec<(String, String)> {
-    let Some(object) = fills.as_object() else { refuse_fills("must be a JSON object") };
+/// A name as PostgreSQL cuts it.
+fn column_name(name: &str) -> String {
+    name[..name.floor_char_boundary(MAX_COLUMN_NAME)].to_owned()
+}
+
+fn parse_base_url(base: &str) -> String {
+    let base = base.trim();
+    let problem = match base {
+        "" => None,
+        base if base.len() > MAX_BASE_URL => Some("it is too long".into()),
+        base => check_base_url(base).err().map(|error| error.to_string()),
+    };
+    if let Some(problem) = problem {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("base_url cannot be used: {problem}"),
+            None,
+            Some(
+                "Give the URL in front of the column's values, such as \
+                 https://cdn.example.com/media/, with a slash at its end."
+                    .into(),
+            ),
+        );
+    }
+    base.to_owned()
+}
+
+fn parse_fills(fills: &AnyElement) -> FillMap {
+    if value::size(fills) > MAX_FILLS_BYTES {
+        refuse_fills("is too large");
+    }
+    let Some(JsonB(Value::Object(object))) = value::read(fills) else {
+        refuse_fills("must be a JSON object")
+    };
     if object.is_empty() {
         refuse_fills("must name at least one column");
     }
-    let fill = |(column, style): (&String, &serde_json::Value)| match style.as_str() {
+    let fill = |(column, style): (&String, &Value)| match style.as_str() {
         Some(style) => (column.clone(), style.to_owned()),
         None => refuse_fills("must name each style as a string"),
     };

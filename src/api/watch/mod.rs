@@ -5,40 +5,63 @@
 //! `retry`, `recaption` and `prune`.
 
 mod arguments;
+mod changes;
 mod control;
 mod plan;
 mod register;
 
 use crate::pg::latest_snapshot::LatestSnapshot;
 use crate::{hooks::enqueue, pg::table, pg::triggers, shared};
-use arguments::{RawArguments, WatchArguments};
+use arguments::{RawArguments, WatchArguments, WatchOptions};
 use pgrx::AnyElement;
 use pgrx::prelude::*;
 use plan::WatchPlan;
-use std::ffi::CStr;
 
 /// `caption.watch(…)`.
 #[pg_extern(sql = false, volatile)]
 fn watch(
     relation: Option<pg_sys::Oid>,
-    image_url: Option<&CStr>,
+    image: Option<&str>,
     fills: Option<AnyElement>,
     max_tokens: Option<i32>,
     overwrite: Option<bool>,
     on_replica: Option<bool>,
+    base_url: Option<&str>,
+    replace: Option<bool>,
 ) {
     shared::require_ready();
     require_writable();
-    let raw = RawArguments { relation, image_url, fills, max_tokens, overwrite, on_replica };
-    let arguments = WatchArguments::from(raw);
+    let arguments = WatchArguments::from(RawArguments {
+        relation,
+        image,
+        fills,
+        max_tokens,
+        overwrite,
+        on_replica,
+        base_url,
+        replace,
+    });
     // Before the table is described: it keeps its name, columns and owner from here on.
     table::lock(arguments.relation);
     let _snapshot = LatestSnapshot::push();
-    let plan = WatchPlan::new(&arguments);
+    let before = register::options(arguments.relation);
+    let options = arguments.options(before.clone().map(without_dropped(arguments.relation)));
+    let plan = WatchPlan::new(arguments.relation, &options);
     triggers::drop(plan.table.oid, &plan.table.name);
     triggers::create(&plan.triggers());
     register::register(&plan);
     enqueue::announce_at_commit();
+    if let Some(before) = before {
+        changes::report(&plan.table.name, &before, &options);
+    }
+}
+
+/// Leaves out the fills of columns that the table no longer has.
+fn without_dropped(relation: pg_sys::Oid) -> impl FnOnce(WatchOptions) -> WatchOptions {
+    move |mut options| {
+        options.fills.retain(|(column, _)| table::has_column(relation, column));
+        options
+    }
 }
 
 /// Raises PostgreSQL's own error in a read-only transaction, hence on a standby.

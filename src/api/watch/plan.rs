@@ -2,7 +2,7 @@
 //!
 //! Called by `watch`, with the caller's rights. Raises errors and warnings, changes nothing.
 
-use super::arguments::WatchArguments;
+use super::arguments::WatchOptions;
 use crate::api::style;
 use crate::pg::report::{refuse, warn};
 use crate::pg::table::{self, ColumnDescription, TableDescription};
@@ -12,7 +12,7 @@ use pgrx::prelude::*;
 
 /// Everything that `caption.watch` writes.
 pub struct WatchPlan<'a> {
-    pub arguments: &'a WatchArguments,
+    pub options: &'a WatchOptions,
     pub table: TableDescription,
     /// Columns of the key.
     pub keys: Vec<String>,
@@ -21,14 +21,15 @@ pub struct WatchPlan<'a> {
 
 impl<'a> WatchPlan<'a> {
     /// Raises if the table cannot be watched with these arguments.
-    pub fn new(arguments: &'a WatchArguments) -> WatchPlan<'a> {
-        let table = table::describe(arguments.relation);
+    pub fn new(relation: pg_sys::Oid, options: &'a WatchOptions) -> WatchPlan<'a> {
+        let table = table::describe(relation);
         require_watchable(&table);
         table::require_ownership(&table);
         table::require_no_other_watch(&table);
-        table::require_text(&table, &table::column(&table, &arguments.image_url));
-        for (column, style) in &arguments.fills {
-            require_fillable(&table, column, style, &arguments.image_url);
+        table::require_no_children(&table);
+        table::require_text(&table, &table::column(&table, &options.image));
+        for (column, style) in &options.fills {
+            require_fillable(&table, column, style, &options.image);
         }
         let keys = table_key::key(&table);
         let key_column = |name: &String| {
@@ -37,8 +38,8 @@ impl<'a> WatchPlan<'a> {
             TriggerKey { name: column.name, base_type: column.base_type }
         };
         let trigger_keys = keys.iter().map(key_column).collect();
-        require_unkeyed(arguments, &keys);
-        WatchPlan { arguments, table, keys, trigger_keys }
+        require_unkeyed(options, &keys);
+        WatchPlan { options, table, keys, trigger_keys }
     }
 
     /// The triggers of the table.
@@ -46,11 +47,11 @@ impl<'a> WatchPlan<'a> {
         TriggerSpec {
             table: &self.table.name,
             is_partitioned: self.table.kind == "p",
-            image_url: &self.arguments.image_url,
-            fills: &self.arguments.fills,
+            image: &self.options.image,
+            fills: &self.options.fills,
             keys: &self.trigger_keys,
-            overwrite: self.arguments.overwrite,
-            on_replica: self.arguments.on_replica,
+            overwrite: self.options.overwrite,
+            on_replica: self.options.on_replica,
         }
     }
 }
@@ -85,7 +86,7 @@ fn require_watchable(table: &TableDescription) {
 }
 
 /// Raises unless captions can be written to the column.
-fn require_fillable(table: &TableDescription, name: &str, style: &str, image_url: &str) {
+fn require_fillable(table: &TableDescription, name: &str, style: &str, image: &str) {
     let min_chars = style::resolve(style).rules.min_chars;
     let column = table::column(table, name);
     table::require_text(table, &column);
@@ -98,7 +99,7 @@ fn require_fillable(table: &TableDescription, name: &str, style: &str, image_url
         );
     }
     warn_if_narrow(table, &column, style, min_chars);
-    if name == image_url {
+    if name == image {
         refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("column \"{name}\" cannot hold both the URL and its caption"),
@@ -128,8 +129,8 @@ fn warn_if_narrow(
 }
 
 /// Raises if a column to fill is part of the key.
-fn require_unkeyed(arguments: &WatchArguments, keys: &[String]) {
-    if let Some((name, _)) = arguments.fills.iter().find(|(name, _)| keys.contains(name)) {
+fn require_unkeyed(options: &WatchOptions, keys: &[String]) {
+    if let Some((name, _)) = options.fills.iter().find(|(name, _)| keys.contains(name)) {
         refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("column \"{name}\" is part of the key and cannot be filled"),

@@ -2,6 +2,7 @@
 //!
 //! Called by `watch`, after the triggers were created.
 
+use super::arguments::WatchOptions;
 use super::plan::WatchPlan;
 use crate::pg::identity;
 use crate::pg::report::spi;
@@ -11,14 +12,16 @@ use serde_json::Value;
 
 const INSERT_WATCH: &str = "\
     INSERT INTO caption.watch \
-           (relation, image_url, fills, keys, max_tokens, overwrite, on_replica, superuser_since) \
-    SELECT $1::regclass, $2::name, $3, $4::name[], $5, $6, $7, \
+           (relation, image, fills, keys, max_tokens, overwrite, on_replica, base_url, \
+            superuser_since) \
+    SELECT $1::regclass, $2::name, $3, $4::name[], $5, $6, $7, $9, \
            CASE WHEN r.rolsuper THEN clock_timestamp() END \
       FROM pg_roles r WHERE r.oid = $8 \
     ON CONFLICT (relation) DO UPDATE \
-       SET image_url = excluded.image_url, fills = excluded.fills, keys = excluded.keys, \
+       SET image = excluded.image, fills = excluded.fills, keys = excluded.keys, \
            max_tokens = excluded.max_tokens, overwrite = excluded.overwrite, \
-           on_replica = excluded.on_replica, superuser_since = excluded.superuser_since, \
+           on_replica = excluded.on_replica, base_url = excluded.base_url, \
+           superuser_since = excluded.superuser_since, \
            paused = false";
 
 /// The run's number must be new for the table, also after `unwatch` has removed the previous one: a
@@ -30,23 +33,49 @@ const RESTART_BACKFILL: &str = "\
        SET backfill_run = s.backfill_run + 1, backfill_after = NULL, backfill_done = false, \
            backfilled = 0, problem = NULL";
 
+const OPTIONS: &str = "\
+    SELECT w.image::text, w.fills, w.max_tokens, w.overwrite, w.on_replica, w.base_url \
+      FROM caption.watch w WHERE w.relation = $1";
+
+/// The options of an existing watch; `None`: the table is not watched.
+pub fn options(relation: pg_sys::Oid) -> Option<WatchOptions> {
+    let _extension = identity::as_extension();
+    spi(Spi::connect(|client| {
+        let Some(row) = client.select(OPTIONS, Some(1), &[relation.into()])?.next() else {
+            return Ok(None);
+        };
+        let fills = row.get::<JsonB>(2)?.and_then(|fills| fills.0.as_object().cloned());
+        let fill = |(column, style): (String, Value)| (column, style.as_str().map(str::to_owned));
+        let fills = fills.into_iter().flatten().map(fill);
+        Ok::<_, pgrx::spi::Error>(Some(WatchOptions {
+            image: row.get(1)?.unwrap_or_default(),
+            fills: fills.map(|(column, style)| (column, style.unwrap_or_default())).collect(),
+            max_tokens: row.get(3)?.unwrap_or_default(),
+            overwrite: row.get(4)?.unwrap_or_default(),
+            on_replica: row.get(5)?.unwrap_or_default(),
+            base_url: row.get(6)?,
+        }))
+    }))
+}
+
 /// Records the watch and restarts the backfill: columns, styles or the key may have changed.
 pub fn register(plan: &WatchPlan<'_>) {
-    let (arguments, table) = (plan.arguments, &plan.table);
-    let fills = arguments.fills.iter().cloned();
+    let (options, table) = (plan.options, &plan.table);
+    let fills = options.fills.iter().cloned();
     let fills = fills.map(|(column, style)| (column, Value::String(style))).collect();
     let _extension = identity::as_extension();
     spi(Spi::run_with_args(
         INSERT_WATCH,
         &[
             table.oid.into(),
-            arguments.image_url.as_str().into(),
+            options.image.as_str().into(),
             JsonB(Value::Object(fills)).into(),
             plan.keys.clone().into(),
-            arguments.max_tokens.into(),
-            arguments.overwrite.into(),
-            arguments.on_replica.into(),
+            options.max_tokens.into(),
+            options.overwrite.into(),
+            options.on_replica.into(),
             table.owner.into(),
+            options.base_url.clone().into(),
         ],
     ));
     spi(Spi::run_with_args(RESTART_BACKFILL, &[table.oid.into()]));

@@ -270,7 +270,7 @@ fn a_redefined_watch_fills_the_right_column() {
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
     eventually("the picture is being fetched", || gate.waiting() > 0);
-    session.run("SELECT caption.watch('products', fills => '{\"seo\": \"seo\"}')");
+    session.run("SELECT caption.watch('products', fills => '{\"seo\": \"seo\"}', replace => true)");
     gate.open();
     db.eventually("(SELECT seo <> '' FROM products)");
     session.run("CALL caption.wait('products')");
@@ -282,13 +282,19 @@ fn a_redefined_watch_fills_the_right_column() {
 }
 
 #[test]
-fn rows_of_inheriting_tables_are_ignored() {
+fn rows_of_inheriting_tables_are_not_filled() {
     let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 2);
+    session.run("CREATE TABLE child () INHERITS (products)");
+    let error = session.error("SELECT caption.watch('products')");
+    assert!(error.message().contains("has inheritance children"), "{error:?}");
+    assert!(error.detail().is_some_and(|detail| detail.contains("child")), "{error:?}");
+    // A child that is added later is not part of the watch.
+    session.run("DROP TABLE child");
+    session.run("SELECT caption.watch('products')");
     session.run(
         "CREATE TABLE child () INHERITS (products); INSERT INTO child SELECT * FROM ONLY products",
     );
-    session.run("SELECT caption.watch('products')");
     db.eventually("NOT EXISTS (SELECT FROM ONLY products WHERE alt IS NULL)");
     session.run("CALL caption.wait('products')");
     assert_eq!(session.number("SELECT count(*) FROM child WHERE alt IS NOT NULL"), 0);

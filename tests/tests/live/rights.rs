@@ -11,8 +11,8 @@ fn shop<'a>(cluster: &'a TestCluster, web: &TestServer) -> (TestDatabase<'a>, Te
     let role = format!("owner_{}", session.text("SELECT current_database()"));
     session.run(&format!("CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}"));
     session.run(&format!(
-        "GRANT EXECUTE ON FUNCTION caption.watch(regclass, name, jsonb, int, boolean, \
-         boolean) TO {role}"
+        "GRANT EXECUTE ON FUNCTION caption.watch(regclass, text, jsonb, int, boolean, \
+         boolean, text, boolean) TO {role}"
     ));
     session.run(&format!("SET ROLE {role}"));
     session.run(

@@ -381,3 +381,38 @@ fn texts_of_a_removed_url_are_taken_away() {
     assert_eq!(web.total(), hits, "nothing is fetched for rows without a URL");
     assert_eq!(session.number("SELECT count(*) FROM products WHERE alt = 'by hand'"), 5);
 }
+
+#[test]
+fn relative_urls_are_resolved_against_the_base_url() {
+    let (db, web) = (shared_database(), TestServer::start());
+    web.serve("/media/p/1.jpg", ServerAnswer::picture(1));
+    web.serve("/2.jpg", ServerAnswer::picture(2));
+    let whole = web.serve("/3.jpg", ServerAnswer::picture(3));
+    let mut session = db.products(&["p/1.jpg".into(), "/2.jpg".into(), whole]);
+    session.run(&format!("SELECT caption.watch('products', base_url => '{}')", web.url("/media/")));
+    db.eventually(FILLED);
+    assert_eq!(web.hits("/media/p/1.jpg"), 1);
+    // A new value is captioned again, an equal one is not.
+    web.serve("/media/p/4.jpg", ServerAnswer::picture(4));
+    let before = session.text("SELECT alt FROM products WHERE id = 1");
+    session.run("UPDATE products SET image_url = 'p/4.jpg' WHERE id = 1");
+    session.run("CALL caption.wait('products')");
+    assert_ne!(session.text("SELECT alt FROM products WHERE id = 1"), before);
+}
+
+#[test]
+fn a_second_watch_changes_what_it_is_given() {
+    let db = shared_database();
+    let mut session = db.products(&[]);
+    session.run("ALTER TABLE products ADD long text; SELECT caption.watch('products')");
+    session.notices();
+    session.run("SELECT caption.watch('products', fills => '{\"long\": \"detailed\"}')");
+    let options = "SELECT fills::text || max_tokens FROM caption.watch";
+    assert_eq!(session.text(options), r#"{"alt": "concise", "seo": "seo", "long": "detailed"}64"#);
+    let notices = session.notices();
+    assert!(notices[0].message().contains("column \"long\" is filled with"), "{notices:?}");
+    session.run("SELECT caption.watch('products', max_tokens => 128)");
+    assert_eq!(session.text(options), r#"{"alt": "concise", "seo": "seo", "long": "detailed"}128"#);
+    session.run("SELECT caption.watch('products', fills => '{\"alt\": \"seo\"}', replace => true)");
+    assert_eq!(session.text(options), r#"{"alt": "seo"}128"#);
+}

@@ -152,6 +152,7 @@ impl Database {
                 name: format!("table_{oid}_{}", table.renamed),
                 owner: 10,
                 url: "image_url".into(),
+                base_url: None,
                 fills: FILLS[..watch.styles]
                     .iter()
                     .map(|(column, style)| WatchFill {

@@ -1,0 +1,44 @@
+//! Reports what a call of `caption.watch` changed about an existing watch.
+//!
+//! Called by `watch`, after everything was changed.
+
+use super::arguments::WatchOptions;
+
+/// A notice with the changes.
+pub fn report(table: &str, before: &WatchOptions, after: &WatchOptions) {
+    let changes = changes(before, after);
+    match changes.is_empty() {
+        true => pgrx::notice!("the watch of table {table} starts again, unchanged"),
+        false => pgrx::notice!("the watch of table {table} was changed: {}", changes.join(", ")),
+    }
+}
+
+fn changes(before: &WatchOptions, after: &WatchOptions) -> Vec<String> {
+    let mut changes = Vec::new();
+    let mut note = |name: &str, before: String, after: String| {
+        if before != after {
+            changes.push(format!("{name} from {before} to {after}"));
+        }
+    };
+    note("image", before.image.clone(), after.image.clone());
+    note("max_tokens", before.max_tokens.to_string(), after.max_tokens.to_string());
+    note("overwrite", before.overwrite.to_string(), after.overwrite.to_string());
+    note("on_replica", before.on_replica.to_string(), after.on_replica.to_string());
+    let base = |options: &WatchOptions| options.base_url.clone().unwrap_or("none".into());
+    note("base_url", base(before), base(after));
+    for (column, style) in &after.fills {
+        match before.fills.iter().find(|(known, _)| known == column) {
+            None => changes.push(format!("column \"{column}\" is filled with style {style}")),
+            Some((_, old)) if old != style => {
+                changes.push(format!("column \"{column}\" has style {style} instead of {old}"));
+            }
+            Some(_) => {}
+        }
+    }
+    let removed = before
+        .fills
+        .iter()
+        .filter(|(column, _)| after.fills.iter().all(|(remaining, _)| remaining != column));
+    changes.extend(removed.map(|(column, _)| format!("column \"{column}\" is no longer filled")));
+    changes
+}
