@@ -1,10 +1,10 @@
 //! The engine as its front ends see it: configuration in, jobs in, answers and status out.
 
 use crate::answer::JobAnswer;
-use crate::budget::MemoryReservation;
 use crate::captions::CaptionTask;
 use crate::deadlines::JobDeadlines;
 use crate::failures;
+use crate::file_memory::FileClaim;
 use crate::job::Job;
 use crate::metrics::{EngineMetrics, resident_bytes};
 use crate::picture::{JoinOutcome, Picture, PictureWork};
@@ -135,7 +135,7 @@ impl Engine {
     pub fn submit(
         &self,
         job: &Arc<Job>,
-        upload: Option<(Vec<u8>, Option<MemoryReservation>)>,
+        upload: Option<(Vec<u8>, Option<FileClaim>)>,
         share: Option<(u64, &Arc<SharedPictures>)>,
     ) {
         if let Err(failure) = check(job) {

@@ -33,6 +33,7 @@ mod encoded;
 mod engine;
 mod failures;
 mod fair_queue;
+mod file_memory;
 mod job;
 mod log;
 mod lookahead;

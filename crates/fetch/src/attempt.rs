@@ -5,6 +5,8 @@
 //! outlive each of them (pooled connections), so they cannot hold this state. A fetch never changes
 //! its thread, so a thread-local can.
 
+use crate::fetch::FetchRequest;
+use crate::shares::FetchClient;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,10 +17,36 @@ struct Attempt {
     /// The caller's own deadline.
     latest: Instant,
     cancelled: Arc<AtomicBool>,
+    /// Set when other requests need the memory of this body.
+    displaced: Arc<AtomicBool>,
+    client: FetchClient,
+    rate: Option<RateWatch>,
     /// A connection was opened for the current request instead of taken from the pool.
     connected: bool,
     /// A connection was closed that held bytes beyond the end of a response.
     surplus: bool,
+}
+
+/// The bytes that have arrived in the current window of time.
+struct RateWatch {
+    window: Duration,
+    least: u64,
+    since: Instant,
+    bytes: u64,
+}
+
+impl RateWatch {
+    /// Whether a window ended with too few bytes. Otherwise the next window begins.
+    fn is_slow(&mut self) -> bool {
+        if self.since.elapsed() < self.window {
+            return false;
+        }
+        if self.bytes < self.least {
+            return true;
+        }
+        (self.since, self.bytes) = (Instant::now(), 0);
+        false
+    }
 }
 
 thread_local! {
@@ -35,11 +63,14 @@ impl Drop for Running {
 }
 
 /// Starts a fetch on this thread.
-pub(crate) fn begin(deadline: Instant, latest: Instant, cancelled: Arc<AtomicBool>) -> Running {
+pub(crate) fn begin(deadline: Instant, request: &FetchRequest<'_>) -> Running {
     CURRENT.set(Some(Attempt {
-        deadline: deadline.min(latest),
-        latest,
-        cancelled,
+        deadline: deadline.min(request.deadline),
+        latest: request.deadline,
+        cancelled: request.cancelled.clone(),
+        displaced: request.displaced.clone(),
+        client: request.client,
+        rate: None,
         connected: false,
         surplus: false,
     }));
@@ -61,9 +92,44 @@ pub(crate) fn cancelled() -> bool {
     CURRENT.with_borrow(|c| c.as_ref().is_some_and(|a| a.cancelled.load(Ordering::Relaxed)))
 }
 
+/// Whether other requests need the memory of the body.
+pub(crate) fn displaced() -> bool {
+    CURRENT.with_borrow(|c| c.as_ref().is_some_and(|a| a.displaced.load(Ordering::Relaxed)))
+}
+
 /// Whether the fetch must end.
 pub(crate) fn is_over() -> bool {
-    cancelled() || left().is_zero()
+    cancelled() || displaced() || is_slow() || left().is_zero()
+}
+
+/// The client of the fetch; `None`, if no fetch runs.
+pub(crate) fn client() -> Option<FetchClient> {
+    CURRENT.with_borrow(|c| c.as_ref().map(|a| a.client))
+}
+
+/// From now on the body must bring `least` bytes in each window.
+pub(crate) fn watch_rate(window: Duration, least: u64) {
+    let watch = || RateWatch { window, least, since: Instant::now(), bytes: 0 };
+    CURRENT.with_borrow_mut(|c| c.iter_mut().for_each(|a| a.rate = Some(watch())));
+}
+
+/// The body has ended.
+pub(crate) fn stop_rate() {
+    CURRENT.with_borrow_mut(|c| c.iter_mut().for_each(|a| a.rate = None));
+}
+
+/// Bytes of the body have arrived.
+pub(crate) fn received(bytes: u64) {
+    CURRENT.with_borrow_mut(|c| {
+        c.iter_mut().filter_map(|a| a.rate.as_mut()).for_each(|rate| rate.bytes += bytes)
+    });
+}
+
+/// Whether the body arrives too slowly.
+pub(crate) fn is_slow() -> bool {
+    CURRENT.with_borrow_mut(|c| {
+        c.as_mut().and_then(|a| a.rate.as_mut()).is_some_and(RateWatch::is_slow)
+    })
 }
 
 /// Records that a connection was opened.
@@ -91,6 +157,9 @@ pub(crate) fn take_surplus() -> bool {
 /// deadline.
 pub(crate) fn extend(by: Duration) {
     CURRENT.with_borrow_mut(|c| {
-        c.iter_mut().for_each(|a| a.deadline = (a.deadline + by).min(a.latest))
+        c.iter_mut().for_each(|a| {
+            a.deadline = (a.deadline + by).min(a.latest);
+            a.rate.iter_mut().for_each(|rate| rate.since += by);
+        })
     });
 }

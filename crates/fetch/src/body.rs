@@ -3,7 +3,7 @@
 
 use crate::error::{FetchError, UrlLocation};
 use crate::fault::Limits;
-use crate::fetch::Reserve;
+use crate::fetch::{BodyRoom, Reserve, RoomError};
 use crate::signature;
 use flate2::bufread::GzDecoder;
 use pg_caption_wire::{Failure, FailureClass};
@@ -17,8 +17,11 @@ const CHUNK: usize = 64 * 1024;
 /// are filled.
 const FIRST_ALLOCATION: usize = 64 << 20;
 
-/// Reads the whole body. Calls `reserve` once, before the first byte is stored, with the largest
-/// possible size. Also returns whether bytes followed the announced end.
+/// Memory is reserved in steps of this size, for what has arrived: an announced length holds none.
+const RESERVED_STEP: u64 = 256 * 1024;
+
+/// Reads the whole body. Calls `reserve` before the first byte is stored, and as the body grows.
+/// Also returns whether bytes followed the announced end.
 pub(crate) fn read(
     body: Body,
     headers: &HeaderMap,
@@ -39,10 +42,9 @@ pub(crate) fn read(
     let most = declared
         .filter(|_| !matches!(coding, Coding::Gzip))
         .unwrap_or(limits.bytes.min(limits.room));
-    let asked = std::time::Instant::now();
-    reserve(&location.host, most).map_err(FetchError::Memory)?;
-    // Waiting for memory does not count as the host's time.
-    crate::attempt::extend(asked.elapsed());
+    crate::attempt::watch_rate(limits.rate_window, limits.window_bytes);
+    let mut room = GrowingRoom { granted: 0, most, location, reserve };
+    room.grow(0)?;
     let mut ended = false;
     let mut wire = Bounded { inner: body.into_reader(), left: limits.bytes, ended: &mut ended };
     crate::attempt::take_surplus();
@@ -56,7 +58,7 @@ pub(crate) fn read(
     let plain = signature::begins_a_picture(&head);
     let wire = io::Cursor::new(head).chain(wire);
     let bytes = match coding {
-        Coding::Gzip if !plain => collect(GzipMembers::new(wire), most, limits, location),
+        Coding::Gzip if !plain => collect(GzipMembers::new(wire), room, limits, location),
         Coding::Other(name) if !plain => {
             let reason = format!(
                 "content encoding \"{}\"",
@@ -65,8 +67,9 @@ pub(crate) fn read(
             return Err(FetchError::BadEncoding { location: location.clone(), reason });
         }
         // Hosts announce arbitrary codings, even invalid ones ("8bit"), for unencoded pictures.
-        _ => collect(wire, most, limits, location),
+        _ => collect(wire, room, limits, location),
     };
+    crate::attempt::stop_rate();
     let announced = declared.is_some() || headers.contains_key(header::TRANSFER_ENCODING);
     let bytes = bytes.map_err(|error| match error {
         // The announced body is complete: another attempt would receive the same bytes.
@@ -77,6 +80,34 @@ pub(crate) fn read(
     })?;
     // Bytes on a connection may belong to the body unless that was read to its end.
     Ok((bytes, ended && crate::attempt::take_surplus()))
+}
+
+/// The memory of a body, which grows with what has arrived.
+struct GrowingRoom<'a, 'b> {
+    granted: u64,
+    most: u64,
+    location: &'a UrlLocation,
+    reserve: &'a mut Reserve<'b>,
+}
+
+impl GrowingRoom<'_, '_> {
+    /// Makes room for `bytes`, all together, and for one step in advance.
+    fn grow(&mut self, bytes: u64) -> Result<(), FetchError> {
+        if bytes <= self.granted && self.granted > 0 {
+            return Ok(());
+        }
+        let needed = bytes.max(self.granted + RESERVED_STEP).min(self.most);
+        let asked = std::time::Instant::now();
+        let room = BodyRoom { needed, most: self.most };
+        (self.reserve)(&self.location.host, room).map_err(|error| match error {
+            RoomError::Refused(failure) => FetchError::Memory(failure),
+            RoomError::Displaced => FetchError::Displaced { location: self.location.clone() },
+        })?;
+        self.granted = needed;
+        // Waiting for memory does not count as the host's time.
+        crate::attempt::extend(asked.elapsed());
+        Ok(())
+    }
 }
 
 /// The encoding of a body according to its headers.
@@ -107,13 +138,14 @@ impl Coding {
     }
 }
 
-/// Reads all of `from`; more than `most` bytes are an error.
+/// Reads all of `from`; more bytes than the room may become are an error.
 fn collect(
     mut from: impl Read,
-    most: u64,
+    mut room: GrowingRoom<'_, '_>,
     limits: &Limits,
     location: &UrlLocation,
 ) -> Result<Vec<u8>, FetchError> {
+    let most = room.most;
     let mut bytes = Vec::new();
     let mut chunk = vec![0; CHUNK];
     loop {
@@ -140,8 +172,9 @@ fn collect(
                 },
             });
         }
+        room.grow((bytes.len() + n) as u64)?;
         if bytes.capacity() < bytes.len() + n {
-            // Never more than the reservation, and for most bodies in one step, because growing
+            // Never more than the largest size, and for most bodies in one step, because growing
             // holds two copies for a moment.
             let capacity = (bytes.capacity() * 2)
                 .max(FIRST_ALLOCATION)
@@ -215,6 +248,7 @@ impl<R: Read> Read for Bounded<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
         *self.ended |= n == 0 && !buffer.is_empty();
+        crate::attempt::received(n as u64);
         self.left = self.left.checked_sub(n as u64).ok_or(io::ErrorKind::FileTooLarge)?;
         Ok(n)
     }

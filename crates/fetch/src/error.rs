@@ -6,6 +6,9 @@
 use pg_caption_wire::{Failure, FailureClass};
 use std::time::{Duration, SystemTime};
 
+/// When a look-up that was not started is worth another attempt.
+const LOOKUP_PAUSE: Duration = Duration::from_secs(15);
+
 /// The URL and host of an error, without secrets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UrlLocation {
@@ -56,6 +59,8 @@ pub enum FetchError {
     Reset { location: UrlLocation, reason: String },
     #[error("host {} took too long", location.host)]
     Timeout { location: UrlLocation, stage: FetchStage, limit: Duration },
+    #[error("host {} took too long", location.host)]
+    TooSlow { location: UrlLocation, bytes: u64, window: Duration },
     #[error("host {} answered with status {status}", location.host)]
     Status { location: UrlLocation, status: u16, retry_after: Option<Duration> },
     #[error("the image is larger than {limit} bytes")]
@@ -86,6 +91,10 @@ pub enum FetchError {
     HostCooling { location: UrlLocation, wait: Duration, last: Option<String> },
     #[error("host {} is at its limit of concurrent requests", location.host)]
     HostBusy { location: UrlLocation },
+    #[error("host {} was not looked up: its name servers are slow", location.host)]
+    LookupBusy { location: UrlLocation },
+    #[error("host {} was interrupted: other requests need the memory", location.host)]
+    Displaced { location: UrlLocation },
     #[error("the request was cancelled")]
     Cancelled { location: UrlLocation },
     #[error("{}", .0.message)]
@@ -121,9 +130,12 @@ impl FetchError {
             | Tls { .. }
             | Reset { .. }
             | Timeout { .. }
+            | TooSlow { .. }
             | Proxy { .. }
             | Cancelled { .. } => FailureClass::Retry,
-            HostCooling { .. } | HostBusy { .. } => FailureClass::Host,
+            HostCooling { .. } | HostBusy { .. } | LookupBusy { .. } | Displaced { .. } => {
+                FailureClass::Host
+            }
             Memory(failure) => failure.class,
             Setting { .. } => FailureClass::Engine,
         }
@@ -142,7 +154,7 @@ impl FetchError {
             Connect { .. } => "connect",
             Tls { .. } => "tls",
             Reset { .. } => "reset",
-            Timeout { .. } => "timeout",
+            Timeout { .. } | TooSlow { .. } => "timeout",
             Status { status, .. } => return format!("http_{status}"),
             TooLarge { .. } => "too_large",
             TooManyRedirects { .. } => "too_many_redirects",
@@ -157,7 +169,8 @@ impl FetchError {
             Truncated { .. } => "image_truncated",
             Proxy { .. } => "proxy",
             HostCooling { .. } => "host_cooling",
-            HostBusy { .. } => "host_busy",
+            HostBusy { .. } | Displaced { .. } => "host_busy",
+            LookupBusy { .. } => "lookup_busy",
             Cancelled { .. } => "cancelled",
             Memory(failure) => return failure.code.clone(),
             Setting { .. } => "bad_setting",
@@ -187,6 +200,7 @@ impl FetchError {
         match self {
             FetchError::Status { retry_after, .. } => *retry_after,
             FetchError::HostCooling { wait, .. } => Some(*wait),
+            FetchError::LookupBusy { .. } => Some(LOOKUP_PAUSE),
             _ => None,
         }
     }
@@ -217,6 +231,9 @@ impl FetchError {
             | Proxy { location, .. }
             | HostCooling { location, .. }
             | HostBusy { location }
+            | TooSlow { location, .. }
+            | LookupBusy { location }
+            | Displaced { location }
             | Cancelled { location } => Some(location),
         }
     }
@@ -247,6 +264,17 @@ impl FetchError {
                 };
                 sentences(url, format!("{what} after {:.1} s.", limit.as_secs_f64()))
             }
+            TooSlow { bytes, window, .. } => sentences(
+                url,
+                format!(
+                    "In {:.0} s fewer than {bytes} bytes of the image arrived.",
+                    window.as_secs_f64()
+                ),
+            ),
+            LookupBusy { .. } => sentences(
+                url,
+                "Other names of this client, or of this zone, are still being looked up.".into(),
+            ),
             Status { retry_after: Some(wait), .. } => sentences(url, pause(*wait)),
             HostCooling { wait, last, .. } => {
                 let last = last.as_deref().map(|code| format!(" Its last answer was {code}."));
@@ -300,7 +328,10 @@ impl FetchError {
             Timeout { stage: FetchStage::Resolve | FetchStage::Connect, .. } => {
                 "See \"pg_caption.connect_timeout\"."
             }
-            Timeout { stage: FetchStage::Total, .. } => "See \"pg_caption.fetch_timeout\".",
+            Timeout { stage: FetchStage::Total, .. } | TooSlow { .. } => {
+                "See \"pg_caption.fetch_timeout\"."
+            }
+            LookupBusy { .. } => "Check the name, and the name servers of this machine.",
             Timeout { stage: FetchStage::Caller, .. } => "See \"pg_caption.timeout\".",
             TooLarge { .. } => "See \"pg_caption.max_image_size\".",
             TooManyRedirects { .. } => "See \"pg_caption.max_redirects\".",

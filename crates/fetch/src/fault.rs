@@ -12,6 +12,8 @@ pub(crate) struct Limits {
     pub(crate) connect: Duration,
     pub(crate) answer: Duration,
     pub(crate) total: Duration,
+    pub(crate) rate_window: Duration,
+    pub(crate) window_bytes: u64,
     pub(crate) bytes: u64,
     /// The largest possible reservation.
     pub(crate) room: u64,
@@ -28,6 +30,13 @@ impl Limits {
     pub(crate) fn over(&self, location: &UrlLocation) -> Option<FetchError> {
         if attempt::cancelled() {
             return Some(FetchError::Cancelled { location: location.clone() });
+        }
+        if attempt::displaced() {
+            return Some(FetchError::Displaced { location: location.clone() });
+        }
+        if attempt::is_slow() {
+            let (bytes, window) = (self.window_bytes, self.rate_window);
+            return Some(FetchError::TooSlow { location: location.clone(), bytes, window });
         }
         attempt::left().is_zero().then(|| match self.caller {
             Some(limit) => {
@@ -54,6 +63,13 @@ impl Limits {
     }
 
     fn direct(&self, error: ureq::Error, location: &UrlLocation) -> FetchError {
+        // A look-up that was not started: the host is not to blame for the time in line.
+        if let ureq::Error::Other(other) = &error
+            && let Some(LookupError::Busy) = other.downcast_ref::<LookupError>()
+            && !attempt::displaced()
+        {
+            return self.lookup(LookupError::Busy, location);
+        }
         if let Some(over) = self.over(location) {
             return over;
         }
@@ -102,6 +118,7 @@ impl Limits {
             LookupError::Forbidden(address, what) => {
                 FetchError::ForbiddenAddress { location: at, address: address.to_string(), what }
             }
+            LookupError::Busy => FetchError::LookupBusy { location: at },
             LookupError::Slow => self.over(location).unwrap_or(FetchError::Timeout {
                 location: at,
                 stage: FetchStage::Resolve,

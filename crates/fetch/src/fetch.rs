@@ -12,6 +12,7 @@ use crate::lookup::{Lookup, LookupError, NameResolver, SystemResolver};
 use crate::names::HostPatterns;
 use crate::redirected::RedirectedFetch;
 use crate::settings::{self, FetchSettings};
+use crate::shares::FetchClient;
 use crate::target::Target;
 use crate::{body, status};
 use pg_caption_wire::{Failure, HostCooldown, HostStatus};
@@ -22,8 +23,7 @@ use std::time::{Duration, Instant, SystemTime};
 use ureq::http::header::{self, HeaderName};
 use ureq::http::{HeaderMap, HeaderValue, Response, StatusCode};
 
-/// Most look-up threads. By default there is one for each fetch thread, so that only as many
-/// unanswered names as fetch threads delay other names.
+/// Most look-up threads. By default there is one for each fetch thread; clients share both alike.
 const MAX_LOOKUP_THREADS: usize = 32;
 /// Longest ETag or Last-Modified stored, bytes.
 const MAX_VALIDATOR: usize = 1024;
@@ -42,6 +42,11 @@ pub struct FetchRequest<'a> {
     pub deadline: Instant,
     /// Set when the caller cancels; the fetch ends within a fraction of a second.
     pub cancelled: &'a Arc<AtomicBool>,
+    /// Set when the body's memory is needed elsewhere; the fetch ends as quickly, with
+    /// [`FetchError::Displaced`].
+    pub displaced: &'a Arc<AtomicBool>,
+    /// The client: look-ups are shared fairly among clients.
+    pub client: FetchClient,
 }
 
 /// A successful fetch.
@@ -72,10 +77,28 @@ pub enum FetchStep {
     Redirected(Box<RedirectedFetch>),
 }
 
-/// Reserves memory for a body. Called once, before any byte is stored, with the host (`name:port`)
-/// and the largest possible size. It may block within the caller's deadline. The caller keeps the
-/// reservation; a failure ends the fetch.
-pub type Reserve<'a> = dyn FnMut(&str, u64) -> Result<(), Box<Failure>> + 'a;
+/// The memory that a body needs, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyRoom {
+    /// What is about to be stored, all together.
+    pub needed: u64,
+    /// The largest possible size.
+    pub most: u64,
+}
+
+/// Why there is no memory for more of a body.
+#[derive(Debug)]
+pub enum RoomError {
+    /// The body is refused.
+    Refused(Box<Failure>),
+    /// Other requests go first: the result is [`FetchError::Displaced`].
+    Displaced,
+}
+
+/// Reserves memory for a body from the host (`name:port`). Called before the first byte is stored,
+/// and again as the body grows. It may block within the caller's deadline. The caller keeps the
+/// reservation; an error ends the fetch.
+pub type Reserve<'a> = dyn FnMut(&str, BodyRoom) -> Result<(), RoomError> + 'a;
 
 /// Replaceable parts of a fetcher, for tests.
 #[derive(Debug)]
@@ -211,14 +234,15 @@ impl Fetcher {
             connect: self.settings.connect_timeout,
             answer: self.settings.answer_timeout,
             total: self.settings.total_timeout,
+            rate_window: self.settings.rate_window,
+            window_bytes: self.settings.window_bytes,
             bytes: self.settings.max_bytes,
             room: self.settings.room,
             caller: (caller < fetch.left).then_some(fetch.caller),
             has_roots: self.client.has_roots,
             proxied: self.settings.proxy.is_some(),
         };
-        let _running =
-            attempt::begin(start + fetch.left, request.deadline, request.cancelled.clone());
+        let _running = attempt::begin(start + fetch.left, &request);
         loop {
             if fetch.is_redirected() {
                 (request.etag, request.last_modified) = (None, None);
@@ -267,7 +291,7 @@ impl Fetcher {
         } else if self.settings.proxy.is_some() {
             match self.lookup.allowed(target.host(), target.port()) {
                 // Machines behind a proxy often cannot resolve external names.
-                Ok(_) | Err(LookupError::Unknown(_) | LookupError::Slow) => {}
+                Ok(_) | Err(LookupError::Unknown(_) | LookupError::Slow | LookupError::Busy) => {}
                 Err(e) => return Err(refused(e)),
             }
         }
@@ -427,7 +451,10 @@ fn release(permit: HostPermit, mut error: FetchError) -> FetchError {
         Timeout { stage, .. } if *stage != crate::error::FetchStage::Caller => {
             HostAnswer::Failed(code)
         }
-        Timeout { .. } | Cancelled { .. } | Memory(_) => HostAnswer::Dropped,
+        TooSlow { .. } => HostAnswer::Failed(code),
+        Timeout { .. } | Cancelled { .. } | Displaced { .. } | LookupBusy { .. } | Memory(_) => {
+            HostAnswer::Dropped
+        }
         _ => HostAnswer::Served(code),
     };
     let pause: Option<Duration> = permit.finish(answer);

@@ -26,9 +26,11 @@ mod framing_offenders;
 mod gate;
 mod hosts;
 mod lookup;
+mod lookup_line;
 mod names;
 mod redirected;
 mod settings;
+mod shares;
 mod signature;
 mod status;
 mod target;
@@ -36,10 +38,13 @@ mod transport;
 
 pub use address::{AddressPolicy, AddressVerdict};
 pub use error::{FetchError, FetchStage, UrlLocation};
-pub use fetch::{FetchRequest, FetchResult, FetchStep, Fetcher, FetcherParts, Reserve};
+pub use fetch::{
+    BodyRoom, FetchRequest, FetchResult, FetchStep, Fetcher, FetcherParts, Reserve, RoomError,
+};
 pub use gate::{HostAdmission, HostPermit};
 pub use hosts::{HostAnswer, HostDecision, HostTable};
 pub use lookup::{NameResolver, SystemResolver};
 pub use redirected::RedirectedFetch;
 pub use settings::{FetchSettings, USER_AGENT, networks};
+pub use shares::{FairShares, FetchClient};
 pub use target::host_key;

@@ -14,6 +14,15 @@ pub const USER_AGENT: &str =
 /// for too long.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Bytes that a body must bring in each window of time: 4 kB/s with the shortest window. That is
+/// 1/400 of what the largest picture needs (50 MB in 30 s). Over the slowest mobile links (5 kB/s)
+/// a picture of 150 kB still arrives within the total limit.
+const WINDOW_BYTES: u64 = 40 << 10;
+/// The shortest window. A picture that is complete by then may be as slow as it likes.
+const SHORTEST_WINDOW: Duration = Duration::from_secs(10);
+/// Windows within a longer total limit: who allows more time, allows slower hosts.
+const WINDOWS: u32 = 3;
+
 /// Limits and permissions of a fetcher. The defaults are those of the table of settings in
 /// `crates/wire`.
 #[derive(Debug, Clone)]
@@ -38,6 +47,10 @@ pub struct FetchSettings {
     pub answer_timeout: Duration,
     /// Limit for one image, redirects included.
     pub total_timeout: Duration,
+    /// Window of time in which a body must bring [`FetchSettings::window_bytes`].
+    pub rate_window: Duration,
+    /// Fewest bytes of a body in each window.
+    pub window_bytes: u64,
     /// Most redirects for one image.
     pub max_redirects: u32,
     /// Concurrent fetches: size of the connection pool and number of look-up threads. The engine
@@ -57,6 +70,7 @@ impl Default for FetchSettings {
 
 impl From<&EngineConfig> for FetchSettings {
     fn from(config: &EngineConfig) -> Self {
+        let total_timeout = Duration::from_millis(config.fetch_timeout_ms);
         FetchSettings {
             allowed_networks: config.allowed_networks.clone(),
             allowed_hosts: config.allowed_hosts.clone(),
@@ -65,7 +79,9 @@ impl From<&EngineConfig> for FetchSettings {
             room: u64::MAX,
             connect_timeout: Duration::from_millis(config.connect_timeout_ms),
             answer_timeout: ANSWER_TIMEOUT,
-            total_timeout: Duration::from_millis(config.fetch_timeout_ms),
+            total_timeout,
+            rate_window: SHORTEST_WINDOW.max(total_timeout / WINDOWS),
+            window_bytes: WINDOW_BYTES,
             max_redirects: config.max_redirects,
             concurrency: config.fetch_concurrency as usize,
             host_concurrency: config.host_concurrency as usize,

@@ -199,6 +199,8 @@ fn a_permit_returns_however_its_request_ends() {
             last_modified: None,
             deadline: std::time::Instant::now() + TIMEOUT,
             cancelled: &cancelled,
+            displaced: &Arc::default(),
+            client: CLIENT,
         };
         fetcher.fetch(permit, None, &get, &mut |_, _| Ok(())).unwrap();
     }
@@ -260,6 +262,8 @@ fn a_redirect_to_a_busy_host_resumes_later() {
             last_modified: None,
             deadline: Instant::now() + TIMEOUT,
             cancelled: &cancelled,
+            displaced: &Arc::default(),
+            client: CLIENT,
         };
         let other_permit = go(&picture);
         let Ok(FetchStep::Redirected(redirected)) =
@@ -295,6 +299,8 @@ fn a_busy_host_is_reported_at_the_deadline() {
         last_modified: None,
         deadline: Instant::now() + Duration::from_millis(200),
         cancelled: &Arc::default(),
+        displaced: &Arc::default(),
+        client: CLIENT,
     };
     let error = fetch(&fetcher, &request, &mut |_, _| Ok(())).unwrap_err();
     assert_eq!(

@@ -2,7 +2,7 @@
 
 mod test_server;
 
-use pg_caption_fetch::{FetchError, FetchRequest, FetchResult, FetchStage};
+use pg_caption_fetch::{FetchError, FetchRequest, FetchResult, FetchStage, RoomError};
 use pg_caption_wire::{Failure, FailureClass};
 use std::io::Write;
 use std::sync::Arc;
@@ -61,6 +61,8 @@ fn an_unchanged_picture_is_not_downloaded_again() {
             last_modified: None,
             deadline: Instant::now() + TIMEOUT,
             cancelled: &Arc::default(),
+            displaced: &Arc::default(),
+            client: CLIENT,
         };
         fetch(&fetcher, &request, &mut |_, _| Ok(()))
     };
@@ -115,15 +117,17 @@ fn a_gzip_bomb_ends_at_the_limit() {
         TestServer::start(move |_, s| reply(s, "200 OK", "Content-Encoding: gzip\r\n", &bomb));
     let fetcher = fetcher(|s| s.max_bytes = 10_000_000);
     let mut reserved = Vec::new();
-    let error = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |_, n| {
-        reserved.push(n);
+    let error = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |_, room| {
+        assert_eq!(room.most, 10_000_000);
+        reserved.push(room.needed);
         Ok(())
     });
     assert!(
         matches!(error, Err(FetchError::TooLarge { limit: 10_000_000, declared: None, .. })),
         "{error:?}"
     );
-    assert_eq!(reserved, [10_000_000], "one reservation of the largest possible size");
+    assert!(reserved.is_sorted() && reserved.len() > 10, "it grows with what arrives");
+    assert_eq!(reserved.last(), Some(&10_000_000), "never more than the largest size");
 }
 
 #[test]
@@ -331,6 +335,101 @@ fn a_slow_server_ends_at_the_total_limit() {
 }
 
 #[test]
+fn a_dripping_body_ends_at_the_smallest_rate() {
+    for part in ["body", "chunks", "stopped"] {
+        let server = TestServer::start(move |_, s| {
+            match part {
+                "chunks" => write!(s, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")?,
+                _ => write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nx")?,
+            }
+            if part == "stopped" {
+                read_head(s);
+            }
+            drip(s, if part == "chunks" { b"1\r\nx\r\n" } else { b"H" })
+        });
+        let fetcher = fetcher(|s| s.rate_window = Duration::from_millis(300));
+        let error = get(&fetcher, &server.url("/")).unwrap_err();
+        assert!(matches!(error, FetchError::TooSlow { .. }), "{part}: {error:?}");
+        assert_eq!((error.code().as_str(), error.class()), ("timeout", FailureClass::Retry));
+        let failure = error.failure();
+        assert!(failure.detail.unwrap().contains("fewer than 40960 bytes"));
+        assert!(failure.hint.unwrap().contains("pg_caption.fetch_timeout"));
+    }
+}
+
+#[test]
+fn a_slow_but_steady_body_arrives() {
+    let server = TestServer::start(|_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 60000\r\n\r\n")?;
+        for _ in 0..60 {
+            s.write_all(&[7; 1000])?;
+            std::thread::park_timeout(Duration::from_millis(20));
+        }
+        Ok(Then::Keep)
+    });
+    let fetcher = fetcher(|s| {
+        (s.rate_window, s.window_bytes) = (Duration::from_millis(300), 1000);
+    });
+    assert_eq!(bytes(get(&fetcher, &server.url("/"))).len(), 60_000);
+}
+
+#[test]
+fn waiting_for_memory_is_not_slowness() {
+    let server = TestServer::start(|_, s| reply(s, "200 OK", "", &vec![1; 400_000]));
+    let window = Duration::from_millis(200);
+    let fetcher = fetcher(|s| s.rate_window = window);
+    let got = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |_, _| {
+        let until = Instant::now() + 2 * window;
+        while Instant::now() < until {
+            std::thread::park_timeout(Duration::from_millis(50));
+        }
+        Ok(())
+    });
+    assert_eq!(bytes(got).len(), 400_000);
+}
+
+#[test]
+fn an_announced_length_reserves_nothing() {
+    let server = TestServer::start(|_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\nx")?;
+        drip(s, b"x")
+    });
+    let fetcher = fetcher(|s| s.total_timeout = Duration::from_millis(500));
+    let mut reserved = 0;
+    let got = get_with(&fetcher, &server.url("/"), &Arc::default(), &mut |_, room| {
+        reserved = room.needed;
+        Ok(())
+    });
+    assert_eq!(code(got), "timeout");
+    assert!(reserved < 300_000, "{reserved}");
+}
+
+#[test]
+fn a_displaced_body_ends_soon() {
+    let displaced = Arc::new(AtomicBool::new(false));
+    let displace = displaced.clone();
+    let server = TestServer::start(move |_, s| {
+        write!(s, "HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\nx")?;
+        displace.store(true, Ordering::SeqCst);
+        read_head(s);
+        Ok(Then::Close)
+    });
+    let url = server.url("/");
+    let request = FetchRequest {
+        url: &url,
+        etag: None,
+        last_modified: None,
+        deadline: Instant::now() + TIMEOUT,
+        cancelled: &Arc::default(),
+        displaced: &displaced,
+        client: CLIENT,
+    };
+    let error = fetch(&fetcher(|_| {}), &request, &mut |_, _| Ok(())).unwrap_err();
+    assert!(matches!(error, FetchError::Displaced { .. }), "{error:?}");
+    assert_eq!(error.class(), FailureClass::Host);
+}
+
+#[test]
 fn a_silent_server_ends_at_the_answer_limit() {
     let server = TestServer::start(|r, s| {
         if r.path == "/silent" {
@@ -371,6 +470,8 @@ fn validators_are_not_sent_after_a_redirect() {
         last_modified: Some("Mon, 05 Jan 2026 10:00:00 GMT"),
         deadline: Instant::now() + TIMEOUT,
         cancelled: &Arc::default(),
+        displaced: &Arc::default(),
+        client: CLIENT,
     };
     let Ok(FetchResult::Body { bytes, etag, .. }) =
         fetch(&fetcher(|_| {}), &request, &mut |_, _| Ok(()))
@@ -403,15 +504,15 @@ fn unknown_lengths_reserve_at_most_the_budget() {
     let fetcher = fetcher(|s| s.room = 1000);
     let mut reserved = Vec::new();
     let mut ask = |path: &str| {
-        get_with(&fetcher, &server.url(path), &Arc::default(), &mut |_, n| {
-            reserved.push(n);
+        get_with(&fetcher, &server.url(path), &Arc::default(), &mut |_, room| {
+            reserved.push((room.needed, room.most));
             Ok(())
         })
     };
     assert_eq!(bytes(ask("/small")).len(), 900);
     let failure = ask("/large").unwrap_err().failure();
     assert_eq!((failure.code.as_str(), failure.class), ("too_much_memory", FailureClass::Reject));
-    assert_eq!(reserved, [1000, 1000]);
+    assert_eq!(reserved, [(1000, 1000), (1000, 1000)]);
 }
 
 #[test]
@@ -426,6 +527,8 @@ fn a_short_deadline_is_reported_as_the_caller_s() {
         last_modified: None,
         deadline: Instant::now() + Duration::from_millis(300),
         cancelled: &Arc::default(),
+        displaced: &Arc::default(),
+        client: CLIENT,
     };
     let error = fetch(&fetcher(|_| {}), &request, &mut |_, _| Ok(())).unwrap_err();
     assert!(matches!(error, FetchError::Timeout { stage: FetchStage::Caller, .. }), "{error:?}");
@@ -455,9 +558,9 @@ fn a_refused_reservation_is_the_failure() {
         Failure::new(FailureClass::Reject, "too_large", "needs 12345 bytes, the budget is 1000")
             .hint("See \"pg_caption.memory\".");
     let mut reserved = 0;
-    let error = get_with(&fetcher(|_| {}), &server.url("/"), &Arc::default(), &mut |_, n| {
-        reserved = n;
-        Err(Box::new(refusal.clone()))
+    let error = get_with(&fetcher(|_| {}), &server.url("/"), &Arc::default(), &mut |_, room| {
+        reserved = room.needed;
+        Err(RoomError::Refused(Box::new(refusal.clone())))
     });
     assert_eq!(error.unwrap_err().failure(), refusal);
     assert_eq!(reserved, 12_345);

@@ -5,7 +5,7 @@ use pg_caption_style::CaptionStyle;
 use serde::{Deserialize, Serialize};
 
 /// The kind of client. Queue workers get the capacity that waiting sessions do not use.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ClientRole {
     /// A backend whose session waits.

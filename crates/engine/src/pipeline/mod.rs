@@ -6,11 +6,11 @@
 
 mod decoding;
 mod fetching;
-mod host_share;
 
 use crate::answer::JobAnswer;
-use crate::budget::{MemoryPool, MemoryReservation};
+use crate::budget::MemoryPool;
 use crate::fair_queue::FairQueue;
+use crate::file_memory::{FileClaim, FileMemory};
 use crate::lookahead::{LookaheadPlace, PlaceOwner};
 use crate::metrics::EngineMetrics;
 use crate::picture::PictureWork;
@@ -20,12 +20,13 @@ use crate::request::PictureSource;
 use crate::resolver_files::{self, ResolverFiles};
 use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
-use host_share::HostShares;
 use parking_lot::{Condvar, Mutex};
-use pg_caption_fetch::{FetchSettings, Fetcher, RedirectedFetch};
+use pg_caption_fetch::{FairShares, FetchClient, FetchSettings, Fetcher, RedirectedFetch};
 use pg_caption_wire::{EngineConfig, Failure, HostCooldown, HostStatus};
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 /// Parts of the memory setting: a quarter for files, half for decoding, an eighth for prepared
 /// pictures. The provider has the rest.
@@ -40,12 +41,14 @@ struct ToFetch {
     host: String,
     /// After a redirect to another host.
     redirected: Option<Box<RedirectedFetch>>,
+    /// Its memory, if it starts again because other files needed it.
+    claim: Option<FileClaim>,
 }
 
 /// A file in memory.
 struct PictureFile {
     bytes: Vec<u8>,
-    memory: Option<MemoryReservation>,
+    memory: Option<FileClaim>,
     etag: Option<String>,
     last_modified: Option<String>,
 }
@@ -59,9 +62,19 @@ struct ToDecode {
     place: Option<LookaheadPlace>,
 }
 
-#[derive(Default)]
+/// A fetch that uses a thread.
+struct RunningFetch {
+    client: FetchClient,
+    since: Instant,
+    /// Set to send it back to the queue.
+    displaced: Arc<AtomicBool>,
+}
+
 struct PipelineQueues {
     urls: FairQueue<ToFetch>,
+    /// Who uses the fetch threads.
+    threads: FairShares,
+    running: Vec<RunningFetch>,
     /// Files that came with requests.
     uploads: FairQueue<ToDecode>,
     fetched: Vec<ToDecode>,
@@ -78,8 +91,7 @@ pub struct PicturePipeline {
     fetcher: Result<Fetcher, Failure>,
     /// Model and threshold of answers, once the provider is ready.
     terms: OnceLock<Arc<AnswerTerms>>,
-    files: Arc<MemoryPool>,
-    host_shares: HostShares,
+    files: Arc<FileMemory>,
     decoding: Arc<MemoryPool>,
     prepared: Arc<MemoryPool>,
     metrics: Arc<EngineMetrics>,
@@ -108,20 +120,33 @@ impl PicturePipeline {
         metrics: Arc<EngineMetrics>,
         hook: DecodeHook,
     ) -> Arc<PicturePipeline> {
-        let pool = |share: u64| MemoryPool::new(config.memory.max(1 << 26) / share);
-        let files = pool(FILES_SHARE);
+        let memory = config.memory.max(1 << 26);
+        let pool = |share: u64| MemoryPool::new(memory / share);
+        let files = FileMemory::new(
+            memory / FILES_SHARE,
+            config.max_image_size,
+            Duration::from_millis(config.fetch_timeout_ms),
+        );
+        let fetch_threads = config.fetch_concurrency.clamp(1, 1024) as usize;
         let settings = FetchSettings { room: files.total(), ..FetchSettings::from(config) };
         let fetcher = Fetcher::new(settings).map_err(|e| e.failure());
         if let Err(failure) = &fetcher {
             crate::log::line(format_args!("warning: no URL can be fetched: {}", failure.message));
         }
         Arc::new(PicturePipeline {
-            queues: Mutex::default(),
+            queues: Mutex::new(PipelineQueues {
+                urls: FairQueue::default(),
+                threads: FairShares::new(fetch_threads),
+                running: Vec::new(),
+                uploads: FairQueue::default(),
+                fetched: Vec::new(),
+                ahead: 0,
+                most_ahead: 0,
+            }),
             to_fetch: Condvar::new(),
             to_decode: Condvar::new(),
             fetcher,
             terms: OnceLock::new(),
-            host_shares: HostShares::new(files.total()),
             files,
             decoding: pool(DECODING_SHARE),
             prepared: pool(PREPARED_SHARE),
@@ -130,13 +155,13 @@ impl PicturePipeline {
             outdated: Mutex::default(),
             hook,
             config: config.clone(),
-            fetch_threads: config.fetch_concurrency.clamp(1, 1024) as usize,
+            fetch_threads,
             decode_threads: std::thread::available_parallelism().map_or(1, |n| n.get()),
         })
     }
 
     /// The memory for files.
-    pub fn files(&self) -> &Arc<MemoryPool> {
+    pub fn files(&self) -> &Arc<FileMemory> {
         &self.files
     }
 
@@ -175,7 +200,7 @@ impl PicturePipeline {
     }
 
     /// Queues a picture. `upload`: its file, if it came with the request.
-    pub fn push(&self, work: PictureWork, upload: Option<(Vec<u8>, Option<MemoryReservation>)>) {
+    pub fn push(&self, work: PictureWork, upload: Option<(Vec<u8>, Option<FileClaim>)>) {
         let (connection, role) = (work.picture.connection, work.picture.role);
         if let Some((bytes, memory)) = upload {
             let file = PictureFile { bytes, memory, etag: None, last_modified: None };
@@ -189,7 +214,7 @@ impl PicturePipeline {
             (Err(failure), _) => work.end(JobAnswer::Failed(failure.clone())),
             (_, Err(e)) => work.end(JobAnswer::Failed(e.failure())),
             (Ok(_), Ok(host)) => {
-                let item = ToFetch { work, host, redirected: None };
+                let item = ToFetch { work, host, redirected: None, claim: None };
                 self.queues.lock().urls.push(connection, role, item);
                 self.to_fetch.notify_one();
             }
@@ -203,13 +228,15 @@ impl PicturePipeline {
     pub fn open(self: &Arc<Self>, provider: &Arc<dyn Provider>) -> io::Result<()> {
         let terms = AnswerTerms::new(&provider.status(), &self.config);
         self.terms.get_or_init(|| Arc::new(terms));
-        self.queues.lock().most_ahead =
-            self.fetch_threads + self.decode_threads + provider.lookahead();
+        let most_ahead = self.fetch_threads + self.decode_threads + provider.lookahead();
+        self.files.share_first(most_ahead);
+        self.queues.lock().most_ahead = most_ahead;
         for _ in 0..self.decode_threads {
             let (this, provider) = (self.clone(), provider.clone());
             spawn("decode", move || this.decode_loop(&*provider))?;
         }
-        for _ in 0..if self.fetcher.is_ok() { self.fetch_threads } else { 0 } {
+        // One more than places: it finds a place for a client that has none.
+        for _ in 0..if self.fetcher.is_ok() { self.fetch_threads + 1 } else { 0 } {
             let this = self.clone();
             spawn("fetch", move || this.fetch_loop())?;
         }

@@ -6,9 +6,10 @@
 
 use super::inbound::{self, InboundError};
 use crate::answer::JobAnswer;
-use crate::budget::{MemoryReservation, ReserveError};
+use crate::budget::ReserveError;
 use crate::engine::Engine;
 use crate::failures;
+use crate::file_memory::FileClaim;
 use crate::job::Job;
 use crate::picture::sha256_hex;
 use crate::request::{JobExtras, JobSpec, PictureSource};
@@ -40,7 +41,7 @@ const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 const LONGEST_BODY_WAIT: Duration = Duration::from_secs(3600);
 
 type Stream = BufReader<UnixStream>;
-type Body = (Vec<u8>, Option<MemoryReservation>);
+type Body = (Vec<u8>, Option<FileClaim>);
 
 /// The release of this program.
 pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
@@ -266,7 +267,8 @@ impl ClientConnection {
         let refusal = if length > limit {
             Failure::too_large(length, limit)
         } else {
-            match engine.pipeline().files().reserve(length, deadline, || self.has_left()) {
+            let files = engine.pipeline().files();
+            match files.reserve(self.id, length, deadline, || self.has_left()) {
                 Ok(held) => return Ok(Ok((inbound::body(stream, length)?, Some(held)))),
                 Err(ReserveError::Cancelled) => return Err(ConnectionEnd::Left),
                 Err(error) => failures::no_memory(error, length),

@@ -5,8 +5,8 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
 use pg_caption_fetch::{
-    FetchError, FetchRequest, FetchResult, FetchSettings, FetchStep, Fetcher, FetcherParts,
-    HostAdmission, NameResolver, Reserve, UrlLocation, host_key,
+    FetchClient, FetchError, FetchRequest, FetchResult, FetchSettings, FetchStep, Fetcher,
+    FetcherParts, HostAdmission, NameResolver, Reserve, UrlLocation, host_key,
 };
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -17,6 +17,10 @@ use std::time::{Duration, Instant};
 
 /// Longest time that a test waits for an expected event.
 pub const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The client of the requests.
+pub const CLIENT: FetchClient =
+    FetchClient { connection: 1, role: pg_caption_wire::ClientRole::Call };
 
 /// One received request.
 pub struct ServerRequest {
@@ -214,6 +218,8 @@ pub fn get_with(
         last_modified: None,
         deadline: Instant::now() + 3 * TIMEOUT,
         cancelled,
+        displaced: &Arc::default(),
+        client: CLIENT,
     };
     fetch(fetcher, &request, reserve)
 }
