@@ -112,6 +112,22 @@ impl EngineClient {
         self.is_closing && self.unanswered == 0
     }
 
+    /// Whether the engine announced that it closes this connection: requests that it did not answer
+    /// are not the reason.
+    pub fn is_closing(&self) -> bool {
+        self.is_closing
+    }
+
+    /// Reads what arrived while the connection was kept. Returns whether it is still usable.
+    pub fn is_usable(&mut self) -> bool {
+        while let Ok(message) = self.poll() {
+            if message.is_none() {
+                return !self.is_spent();
+            }
+        }
+        false
+    }
+
     /// Queues a request for sending; the returned id replaces the request's own.
     ///
     /// # Errors

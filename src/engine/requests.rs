@@ -45,9 +45,10 @@ pub fn caption_all(
     deadline: Instant,
 ) -> Result<Vec<CaptionOutcome>, Failure> {
     let mut batch = RequestBatch::new(requests, min_confidence, deadline);
+    // The engine may have closed a kept connection since the last call.
     let mut client = IDLE.with(|idle| idle.borrow_mut().take());
+    client = client.take_if(|kept| kept.is_usable());
     while !batch.is_complete() {
-        // A kept connection may be spent, too: the engine may have closed it since the last call.
         let mut connection = match client.take().filter(|client| !client.is_spent()) {
             Some(connection) => connection,
             None => {
@@ -61,6 +62,8 @@ pub fn caption_all(
         batch.send(&mut connection);
         match batch.receive(&mut connection)? {
             Progress::Connected => client = Some(connection),
+            // A connection that the engine closed on purpose is not lost to a picture.
+            Progress::Disconnected if connection.is_closing() => batch.requeue_unseen(),
             Progress::Disconnected => {}
             // The connection still owes answers: it is dropped.
             Progress::TimedOut => return Ok(batch.into_outcomes()),
@@ -138,6 +141,12 @@ impl<'a> RequestBatch<'a> {
                 }
             }
         }
+    }
+
+    /// Takes back the requests that crossed the engine's GoAway: it never read them, or finished
+    /// its others and left.
+    fn requeue_unseen(&mut self) {
+        self.unsent.extend(self.in_flight.drain().map(|(_, at)| at));
     }
 
     /// Sends as many requests as the connection accepts.

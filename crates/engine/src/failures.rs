@@ -133,6 +133,17 @@ pub fn refused(refusal: &TextRefusal) -> Failure {
     Failure::new(FailureClass::Uncertain, refusal.code(), refusal.to_string())
 }
 
+/// All connections are in use.
+pub fn too_many_connections(most: usize) -> Failure {
+    Failure::new(
+        FailureClass::Engine,
+        "too_many_connections",
+        "the caption engine has no free connection",
+    )
+    .detail(format!("All {most} places are in use or kept for queue workers."))
+    .hint("Try again in a moment, or let fewer sessions request captions at the same time.")
+}
+
 /// A client violated the protocol.
 pub fn protocol(reason: &str) -> Failure {
     Failure::new(FailureClass::Engine, "protocol", "the connection violated the protocol")
@@ -177,6 +188,7 @@ mod tests {
             blank(),
             refused(&TextRefusal::EchoesName),
             protocol("a second hello"),
+            too_many_connections(512),
             unreadable_file(&std::io::Error::from(std::io::ErrorKind::NotFound)),
         ]
     }

@@ -1,10 +1,12 @@
 //! Accepts clients on the launcher's socket, and stops when a successor has taken over. Runs on the
-//! main thread.
+//! main thread. Clients are judged after their hello (`admission.rs`), on their own threads.
 
+use super::admission::{Admission, AdmittedClients, MOST_CLIENTS};
 use super::connection::ClientConnection;
 use crate::engine::Engine;
+use crate::failures;
 use parking_lot::{Mutex, MutexGuard};
-use pg_caption_wire::ServerMessage;
+use pg_caption_wire::{ClientRole, Failure, ServerMessage};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -13,8 +15,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Concurrent connections (two threads each); more wait in the socket's backlog.
-const MOST_CONNECTIONS: usize = 512;
+/// Concurrent connections (two threads each): clients, and those that are being greeted or closed.
+/// More wait in the socket's backlog.
+const MOST_CONNECTIONS: usize = MOST_CLIENTS + 64;
 /// After a drain: time without requests before the engine exits, so that requests that crossed the
 /// GoAway are served.
 const QUIET: Duration = Duration::from_millis(250);
@@ -24,6 +27,8 @@ pub struct ClientAcceptor {
     listener: UnixListener,
     engine: Arc<Engine>,
     clients: Mutex<HashMap<u64, Arc<ClientConnection>>>,
+    /// Locked before `clients`.
+    admitted: Mutex<AdmittedClients>,
     next: AtomicU64,
     draining: AtomicBool,
     wake: UnixStream,
@@ -43,6 +48,7 @@ impl ClientAcceptor {
             listener,
             engine,
             clients: Mutex::default(),
+            admitted: Mutex::default(),
             next: AtomicU64::new(1),
             draining: AtomicBool::new(false),
             wake,
@@ -119,8 +125,11 @@ impl ClientAcceptor {
                 ) => {}
             Err(e) => {
                 crate::log::line(format_args!("warning: accept failed: {e}"));
+                let idle_since = |id| self.clients().get(&id).and_then(|c| c.idle_since());
+                let idle = self.admitted.lock().longest_idle(idle_since);
+                idle.into_iter().for_each(|id| self.close_idle(id));
                 // Out of descriptors: poll would return immediately for ever. Wait until a client
-                // leaves, or for a second.
+                // leaves, perhaps the one that was idle longest, or for a second.
                 let second = Timespec { tv_sec: 1, tv_nsec: 0 };
                 let _ = poll(&mut [PollFd::new(&self.woken, PollFlags::IN)], Some(&second));
             }
@@ -131,16 +140,41 @@ impl ClientAcceptor {
         stream.set_nonblocking(false)?;
         let id = self.next.fetch_add(1, Ordering::Relaxed);
         let (this, counter) = (self.clone(), self.engine.clone());
+        let judge = self.clone();
+        let admit = move |role| judge.judge(id, role);
         // Locked while it starts, so that a connection that ends immediately is found.
         let mut clients = self.clients();
-        let connection = ClientConnection::start(stream, id, self.engine.clone(), move || {
-            this.clients().remove(&id);
-            counter.metrics().connections.fetch_sub(1, Ordering::Relaxed);
-            this.wake();
-        })?;
+        let connection =
+            ClientConnection::start(stream, id, self.engine.clone(), admit, move || {
+                this.clients().remove(&id);
+                this.admitted.lock().remove(id);
+                counter.metrics().connections.fetch_sub(1, Ordering::Relaxed);
+                this.wake();
+            })?;
         clients.insert(id, connection);
         self.engine.metrics().connections.fetch_add(1, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Decides whether a greeted client is served.
+    fn judge(&self, id: u64, role: ClientRole) -> Result<(), Failure> {
+        let idle_since = |id| self.clients().get(&id).and_then(|client| client.idle_since());
+        let admission = self.admitted.lock().admit(id, role, idle_since);
+        match admission {
+            Admission::Admit => Ok(()),
+            Admission::Replace(idle) => {
+                self.close_idle(idle);
+                Ok(())
+            }
+            Admission::Refuse => Err(failures::too_many_connections(MOST_CLIENTS)),
+        }
+    }
+
+    fn close_idle(&self, id: u64) {
+        let client = self.clients().get(&id).cloned();
+        if let Some(client) = client {
+            client.close_idle();
+        }
     }
 
     /// Returns when no request has been in flight for a moment, or no client is connected.

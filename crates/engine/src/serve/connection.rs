@@ -53,15 +53,18 @@ pub struct ClientConnection {
     frames: SyncSender<Vec<u8>>,
     open: Mutex<HashMap<u64, Arc<Job>>>,
     pictures: Arc<SharedPictures>,
+    /// When its last message or answer was handled; `None` while a message is being handled.
+    idle: Mutex<Option<Instant>>,
 }
 
 impl ClientConnection {
-    /// Starts the two threads. `closed` is called once, when the connection has ended and its jobs
+    /// Starts the two threads. `admit` judges the client after its hello. `closed` is called once, when the connection has ended and its jobs
     /// are cancelled.
     pub fn start(
         stream: UnixStream,
         id: u64,
         engine: Arc<Engine>,
+        admit: impl FnOnce(ClientRole) -> Result<(), Failure> + Send + 'static,
         closed: impl FnOnce() + Send + 'static,
     ) -> io::Result<Arc<ClientConnection>> {
         let (frames, queued) = sync_channel(UNREAD);
@@ -72,11 +75,12 @@ impl ClientConnection {
             frames,
             open: Mutex::default(),
             pictures: Arc::default(),
+            idle: Mutex::default(),
         });
         spawn("writer", move || write(&writing, &queued))?;
         let this = connection.clone();
         let started = spawn("reader", move || {
-            this.read(reading, &engine);
+            this.read(reading, &engine, admit);
             this.end();
             closed();
         });
@@ -113,12 +117,32 @@ impl ClientConnection {
         let _ = self.frames.try_send(Vec::new());
     }
 
-    fn read(self: &Arc<Self>, stream: UnixStream, engine: &Arc<Engine>) {
+    /// Since when it has no request in flight and sends none.
+    pub fn idle_since(&self) -> Option<Instant> {
+        let idle = *self.idle.lock();
+        idle.filter(|_| self.jobs().is_empty())
+    }
+
+    /// Closes it after a GoAway. A request that crosses this is lost unseen; the client sends it
+    /// again.
+    pub fn close_idle(&self) {
+        self.send(&ServerMessage::GoAway);
+        // The reader ends, and the writer after the queued frames.
+        let _ = self.stream.shutdown(Shutdown::Read);
+    }
+
+    fn read(
+        self: &Arc<Self>,
+        stream: UnixStream,
+        engine: &Arc<Engine>,
+        admit: impl FnOnce(ClientRole) -> Result<(), Failure>,
+    ) {
         let _ = stream.set_read_timeout(Some(HELLO_TIMEOUT));
         let mut stream = BufReader::with_capacity(1 << 16, stream);
-        let Some(role) = self.greet(&mut stream) else { return };
+        let Some(role) = self.greet(&mut stream, admit) else { return };
         let _ = stream.get_ref().set_read_timeout(None);
         loop {
+            *self.idle.lock() = Some(Instant::now());
             match self.message(engine, role, &mut stream) {
                 Ok(()) => {}
                 Err(ConnectionEnd::Left) => return,
@@ -136,6 +160,7 @@ impl ClientConnection {
         stream: &mut Stream,
     ) -> Result<(), ConnectionEnd> {
         let (message, length) = inbound::head(stream)?;
+        *self.idle.lock() = None;
         if let ClientMessage::Request(request) = message {
             return self.request(engine, role, request, length, stream);
         }
@@ -156,16 +181,23 @@ impl ClientConnection {
     }
 
     /// Exchanges hellos. Returns the client's role, or `None` if the client was refused.
-    fn greet(&self, stream: &mut Stream) -> Option<ClientRole> {
+    fn greet(
+        &self,
+        stream: &mut Stream,
+        admit: impl FnOnce(ClientRole) -> Result<(), Failure>,
+    ) -> Option<ClientRole> {
         let refusal = match inbound::head(stream) {
-            Ok((ClientMessage::Hello { version: PROTOCOL, role, .. }, 0)) => {
-                self.send(&ServerMessage::Hello {
-                    version: PROTOCOL,
-                    release: RELEASE.into(),
-                    window: WINDOW,
-                });
-                return Some(role);
-            }
+            Ok((ClientMessage::Hello { version: PROTOCOL, role, .. }, 0)) => match admit(role) {
+                Ok(()) => {
+                    self.send(&ServerMessage::Hello {
+                        version: PROTOCOL,
+                        release: RELEASE.into(),
+                        window: WINDOW,
+                    });
+                    return Some(role);
+                }
+                Err(failure) => failure,
+            },
             Ok((ClientMessage::Hello { version, release, .. }, _)) => {
                 Failure::version_mismatch((&release, version), (RELEASE, PROTOCOL))
             }
@@ -238,6 +270,7 @@ impl ClientConnection {
             counted.answered();
             if let Some(client) = client.upgrade() {
                 client.jobs().remove(&id);
+                client.answered();
                 client.send(&ServerMessage::Reply(CaptionReply { id, outcome: outcome(answer) }));
             }
         }));
@@ -276,6 +309,11 @@ impl ClientConnection {
         };
         inbound::skip(stream, length)?;
         Ok(Err(refusal))
+    }
+
+    /// An answer counts as use, unless a message is being handled anyway.
+    fn answered(&self) {
+        self.idle.lock().iter_mut().for_each(|since| *since = Instant::now());
     }
 
     fn has_left(&self) -> bool {

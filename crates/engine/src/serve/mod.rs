@@ -6,6 +6,7 @@
 //! panicked. It never exits because of an unusable model.
 
 mod acceptor;
+mod admission;
 mod connection;
 mod descriptors;
 mod inbound;
