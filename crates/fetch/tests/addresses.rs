@@ -2,12 +2,15 @@
 
 mod test_server;
 
-use pg_caption_fetch::{FetchError, FetchResult, FetchStage, Fetcher, FetcherParts, NameResolver};
+use pg_caption_fetch::{
+    FetchClient, FetchError, FetchRequest, FetchResult, FetchStage, Fetcher, FetcherParts,
+    NameResolver,
+};
 use pg_caption_wire::FailureClass;
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::process::Command;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 use test_server::*;
@@ -343,6 +346,83 @@ fn an_unanswered_name_delays_no_other_name() {
     *names.0.free.lock().unwrap() = true;
     names.0.freed.notify_all();
     assert_eq!(bytes(get_after_lookup(&fetcher, &dead)), b"picture");
+}
+
+/// A name server that answers for `fine` names only.
+#[derive(Debug, Default)]
+struct DeadNames(Stuck);
+
+impl NameResolver for DeadNames {
+    fn resolve(&self, host: &str) -> io::Result<Vec<IpAddr>> {
+        if host.starts_with("fine") {
+            Ok(vec![[127, 0, 0, 1].into()])
+        } else {
+            self.0.resolve(host)
+        }
+    }
+}
+
+/// The request of a client that can be cancelled.
+fn get_as(
+    fetcher: &Fetcher,
+    connection: u64,
+    url: &str,
+    cancelled: &Arc<AtomicBool>,
+) -> Result<FetchResult, FetchError> {
+    let request = FetchRequest {
+        url,
+        etag: None,
+        last_modified: None,
+        deadline: Instant::now() + 3 * TIMEOUT,
+        cancelled,
+        displaced: &Arc::default(),
+        client: FetchClient { connection, ..CLIENT },
+    };
+    fetch(fetcher, &request, &mut |_, _| Ok(()))
+}
+
+#[test]
+fn dead_names_of_one_client_delay_no_other() {
+    let (server, names) = (fine(), Arc::new(DeadNames::default()));
+    let fetcher = named(names.clone(), |s| s.concurrency = 8);
+    let cancelled = Arc::new(AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for n in 0..20 {
+            let (fetcher, cancelled) = (&fetcher, cancelled.clone());
+            let url = format!("http://dead{n}.example:{}/", server.port);
+            scope.spawn(move || get_as(fetcher, 1, &url, &cancelled).unwrap_err());
+        }
+        while names.0.lookups.load(Ordering::SeqCst) < 3 {
+            std::thread::yield_now();
+        }
+        for n in 0..30 {
+            let url = format!("http://fine{n}.example:{}/", server.port);
+            assert_eq!(bytes(get_as(&fetcher, 2, &url, &Arc::default())), b"picture");
+        }
+        cancelled.store(true, Ordering::SeqCst);
+        *names.0.free.lock().unwrap() = true;
+        names.0.freed.notify_all();
+    });
+}
+
+#[test]
+fn time_in_line_is_not_charged() {
+    let (server, names) = (fine(), Arc::new(DeadNames::default()));
+    // One look-up thread, which the dead name keeps.
+    let fetcher = named(names.clone(), |s| {
+        (s.concurrency, s.connect_timeout) = (1, Duration::from_millis(200));
+    });
+    let dead = format!("http://dead.example:{}/", server.port);
+    let error = get_as(&fetcher, 1, &dead, &Arc::default()).unwrap_err();
+    assert!(matches!(error, FetchError::Timeout { stage: FetchStage::Resolve, .. }), "{error:?}");
+    let live = format!("http://fine.example:{}/", server.port);
+    let error = get_as(&fetcher, 2, &live, &Arc::default()).unwrap_err();
+    assert_eq!((error.code().as_str(), error.class()), ("lookup_busy", FailureClass::Host));
+    assert!(error.failure().retry_after_ms.is_some());
+    *names.0.free.lock().unwrap() = true;
+    names.0.freed.notify_all();
+    let got = std::iter::repeat_with(|| get_as(&fetcher, 2, &live, &Arc::default()));
+    assert_eq!(bytes(got.take(1000).find(Result::is_ok).unwrap()), b"picture");
 }
 
 /// A proxy that answers every CONNECT itself.

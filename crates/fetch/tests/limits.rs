@@ -127,7 +127,7 @@ fn a_gzip_bomb_ends_at_the_limit() {
         "{error:?}"
     );
     assert!(reserved.is_sorted() && reserved.len() > 10, "it grows with what arrives");
-    assert_eq!(reserved.last(), Some(&10_000_000), "never more than the largest size");
+    assert!(reserved.iter().all(|needed| *needed <= 10_000_000), "{reserved:?}");
 }
 
 #[test]
