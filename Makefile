@@ -7,8 +7,8 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER LARGE HEIF
 
-.PHONY: help setup demo test test-all install cluster cluster-stop bench bench-families bench-queue
-.PHONY: format lint clean
+.PHONY: help setup demo test test-all install cluster cluster-stop bench bench-families bench-noise
+.PHONY: bench-queue format lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -39,6 +39,9 @@ bench: install ## measure rows per second, and where the time goes
 
 bench-families: setup ## compare large models with Python peers; MODELS=vit-gpt2 for one
 	@scripts/bench-families.sh $(MODELS)
+
+bench-noise: install ## measure a session and a watch next to hostile callers
+	@scripts/bench.sh noise
 
 bench-queue: install ## measure the queue: enqueueing, and a million rows
 	@scripts/bench.sh queue

@@ -5,6 +5,8 @@
 #   PEER=1   adds the Python peer (its packages are stored in .run/peer)
 #   LARGE=0  leaves benches/memory.py out
 # bench.sh queue: runs benches/queue_cost.py, the queue without the model; ROWS=1000000.
+# bench.sh noise: runs benches/noise.py, hostile callers next to a session and a watch.
+#   SECONDS_EACH=10 for each measurement, KINDS='drip,engine kills' for some of them
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -13,6 +15,21 @@ if [ "${1:-}" = queue ]; then
   pg_config=$(find_pg_config)
   exec "$project/scripts/cluster.sh" run python3 "$project/benches/queue_cost.py" \
     "$("$pg_config" --bindir)/psql" "${ROWS:-1000000}"
+fi
+
+if [ "${1:-}" = noise ]; then
+  pg_config=$(find_pg_config)
+  export SETTINGS="pg_caption.min_confidence = 0;max_connections = 200;${SETTINGS:-}"
+  noise=("$project/scripts/cluster.sh" run python3 "$project/benches/noise.py"
+    "$("$pg_config" --bindir)/psql" "${SECONDS_EACH:-10}")
+  if ! unshare --mount true 2>/dev/null; then exec "${noise[@]}"; fi
+  # A name server that does not answer, for this cluster only.
+  resolver=$(mktemp)
+  chmod 644 "$resolver"
+  echo "nameserver 127.9.9.9" >"$resolver"
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  DEAD_NAMES=1 exec unshare --mount sh -c \
+    'mount --bind "$0" /etc/resolv.conf && rm "$0" && exec "$@"' "$resolver" "${noise[@]}"
 fi
 
 images=${IMAGES:-}

@@ -160,7 +160,7 @@ fn stalled_large_files_give_their_memory_away() {
     };
     let stalled = Host::start(vec![0; 8 << 20], 4 << 20);
     let picture = std::fs::read(parity().join("images/02_shapes.png")).unwrap();
-    // A picture followed by surplus bytes: as large as it is said to be.
+    // A picture followed by surplus bytes: a large file of few pixels.
     let length = 3 << 20;
     let large = [picture, vec![0; length]].concat();
     let length = large.len();

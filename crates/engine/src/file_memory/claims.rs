@@ -2,13 +2,13 @@
 //!
 //! Every file has a *rank*: when it is due. Earlier ranks go first.
 //! * A claim grows if the bytes are free and no earlier rank waits for them.
-//! * Otherwise it displaces unfinished files of later ranks, the latest first. A displaced file gives
-//!   its memory back and starts again, with its old rank.
+//! * Otherwise it displaces unfinished files of later ranks, the latest first. A displaced file
+//!   gives its memory back and starts again, with its old rank.
 //! * It never displaces an earlier rank, nor a finished file or an upload: those leave by
 //!   themselves, because the stages behind need no memory of this pool.
 //!
-//! **No deadlock.** Claims wait for earlier ranks only, so there is no circle (wound-wait, Rosenkrantz,
-//! Stearns and Lewis 1978). The earliest rank waits for finished files at most.
+//! **No deadlock.** Claims wait for earlier ranks only, so there is no circle (wound-wait,
+//! Rosenkrantz, Stearns and Lewis 1978). The earliest rank waits for finished files at most.
 //!
 //! **No starvation.** A rank is fixed when the file first needs memory, and later files get later
 //! ranks. Once [`Weights::latest`] has passed, no new file goes before it.
@@ -37,8 +37,8 @@ pub(super) struct Weights {
 }
 
 impl Weights {
-    /// When a file is due that arrives now, behind so many others of its client or host. Small files
-    /// pass large ones, and the first file of a client passes the second one of another.
+    /// When a file is due that arrives now, behind so many others of its client or host. Small
+    /// files pass large ones, and the first file of a client passes the second one of another.
     fn due(&self, now: Instant, most: u64, others: u32) -> Instant {
         let part = most.min(self.largest) as f64 / self.largest.max(1) as f64;
         let size = self.span.mul_f64(part);

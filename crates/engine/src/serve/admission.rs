@@ -30,7 +30,7 @@ pub(super) enum Admission {
 pub(super) struct AdmittedClients(HashMap<u64, ClientRole>);
 
 impl AdmittedClients {
-    /// Judges a client. `idle_since` tells since when another one is idle; `None`: it is not.
+    /// Judges a client. `idle_since` returns when another one became idle; `None`: it is not.
     pub(super) fn admit(
         &mut self,
         id: u64,

@@ -58,8 +58,8 @@ pub struct ClientConnection {
 }
 
 impl ClientConnection {
-    /// Starts the two threads. `admit` judges the client after its hello. `closed` is called once, when the connection has ended and its jobs
-    /// are cancelled.
+    /// Starts the two threads. `admit` judges the client after its hello. `closed` is called once,
+    /// when the connection has ended and its jobs are cancelled.
     pub fn start(
         stream: UnixStream,
         id: u64,
