@@ -294,14 +294,14 @@ def until_ready():
 
 def watch_rows(port):
     """A watched table with more rows than are filled during one measurement."""
-    sql("SELECT caption.unwatch('noise') FROM pg_tables WHERE tablename = 'noise'")
+    sql("SELECT caption.unwatch(oid::regclass) FROM pg_class WHERE relname = 'noise'")
     sql("DROP TABLE IF EXISTS noise")
     sql("CREATE TABLE noise (id int PRIMARY KEY, image_url text, alt text)")
     sql(
         f"""INSERT INTO noise SELECT n, 'http://localhost:{port}/watch/' || n || '.png'
               FROM generate_series(1, {ROWS}) n"""
     )
-    sql("SELECT caption.watch('noise')")
+    sql("""SELECT caption.watch('noise', fills => '{"alt": "concise"}')""")
     deadline = time.monotonic() + 30
     while filled() == 0:
         if time.monotonic() > deadline:
