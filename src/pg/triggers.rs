@@ -8,7 +8,9 @@ use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
 /// Names of the extension's triggers on a watched table.
-pub const TRIGGERS: [&str; 2] = ["pg_caption_insert", "pg_caption_update"];
+pub const TRIGGERS: [&str; 3] = ["pg_caption_insert", "pg_caption_update", "pg_caption_again"];
+/// Those of them that fire after an UPDATE.
+pub const UPDATE_TRIGGERS: [&str; 2] = [TRIGGERS[1], TRIGGERS[2]];
 
 const COMMENT: &str = "pg_caption: queues rows whose captions are missing; see caption.watch()";
 
@@ -74,7 +76,11 @@ pub fn drop(oid: pg_sys::Oid, table: &str) {
 /// Creates the extension's triggers on a table.
 pub fn create(spec: &TriggerSpec<'_>) {
     let table = spec.table;
-    let events = [("INSERT", insert_condition(spec)), ("UPDATE", update_condition(spec))];
+    let events = [
+        ("INSERT".to_string(), insert_condition(spec)),
+        ("UPDATE".to_string(), update_condition(spec)),
+        (format!("UPDATE OF {}", quote_identifier(spec.image)), again_condition(spec)),
+    ];
     for (trigger, (event, condition)) in TRIGGERS.into_iter().zip(events) {
         spi(Spi::run(&format!(
             "CREATE TRIGGER {trigger} AFTER {event} ON {table} FOR EACH ROW \
@@ -120,6 +126,15 @@ fn update_condition(spec: &TriggerSpec<'_>) -> String {
         "({url_changed} OR {key_changed} OR {became_empty}) \
          AND ({has_url} OR {url_changed} AND ({has_text}))"
     )
+}
+
+/// The condition of the trigger for a statement that sets the URL to what it was: a row without a
+/// text is tried again.
+fn again_condition(spec: &TriggerSpec<'_>) -> String {
+    let url_changed = has_changed(spec.image);
+    let has_url = is_filled("NEW", spec.image);
+    let some_empty = any(spec.fills.iter().map(|(column, _)| is_empty("NEW", column)));
+    format!("NOT ({url_changed}) AND {has_url} AND ({some_empty})")
 }
 
 fn any(conditions: impl Iterator<Item = String>) -> String {

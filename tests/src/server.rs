@@ -125,7 +125,8 @@ fn fresh_port() -> TcpListener {
     }
 }
 
-/// A running web server. Paths without an answer return 404.
+/// A running web server. Paths without an answer return 410: the picture is gone for good, while a
+/// 404 may end soon.
 pub struct TestServer {
     address: SocketAddr,
     state: Arc<ServerState>,
@@ -235,7 +236,7 @@ fn converse(state: &ServerState, mut connection: TcpStream) -> std::io::Result<(
         let own = state.routes.lock().unwrap().get(&request.path).cloned();
         let answer = own
             .or_else(|| state.everywhere.lock().unwrap().clone())
-            .unwrap_or_else(|| ServerAnswer::status(404));
+            .unwrap_or_else(|| ServerAnswer::status(410));
         let headers = request.headers.clone();
         state.requests.lock().unwrap().push(request);
         if let Some(gate) = &answer.gate {

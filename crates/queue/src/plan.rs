@@ -19,6 +19,19 @@ const HOST_PAUSE: Duration = Duration::from_secs(30);
 /// Pause before a write is repeated that the server had no resources for.
 const RESOURCE_PAUSE: Duration = Duration::from_secs(30);
 
+/// Codes of answers to a URL whose picture may not be there yet: an upload that has not ended, a
+/// thumbnail in the making. A call gets them as they are.
+const NOT_THERE_YET: [&str; 7] =
+    ["http_404", "http_403", "http_423", "http_425", "http_420", "http_202", "http_204"];
+/// Pauses before such a picture is requested again; 56 minutes in all.
+const NOT_THERE_YET_PAUSES: [Duration; 5] = [
+    Duration::from_secs(10),
+    Duration::from_secs(60),
+    Duration::from_secs(5 * 60),
+    Duration::from_secs(15 * 60),
+    Duration::from_secs(35 * 60),
+];
+
 /// What is recorded about a row.
 #[derive(Debug, Clone, PartialEq)]
 pub enum RowOutcome {
@@ -88,6 +101,18 @@ impl RetryPolicy {
         let before = u32::try_from(job.attempts).unwrap_or(0);
         let pause = RETRY.jittered(before, RETRY_JITTER, self.jitter);
         RowOutcome::Deferred { failure, attempts, pause }
+    }
+
+    /// Another attempt for a picture that may not be there yet, or failure.
+    fn wait_for_picture(&self, job: &RowJob, failure: &Failure) -> RowOutcome {
+        let (failure, attempts) = (failure.clone(), job.attempts + 1);
+        match NOT_THERE_YET_PAUSES.get(usize::try_from(job.attempts).unwrap_or(0)) {
+            Some(pause) => {
+                let pause = pause.mul_f64(1.0 + 0.1 * self.jitter);
+                RowOutcome::Deferred { failure, attempts, pause }
+            }
+            None => RowOutcome::Failed { failure, attempts },
+        }
     }
 
     /// Waits for resources of the server; nothing is charged.
@@ -344,6 +369,9 @@ fn texts_and_outcome<'a>(
         CaptionOutcome::Unchanged => (Vec::new(), RowOutcome::Confirmed),
         CaptionOutcome::Failed(failure) => {
             let outcome = match failure.class {
+                _ if NOT_THERE_YET.contains(&failure.code.as_str()) => {
+                    retry.wait_for_picture(job, failure)
+                }
                 FailureClass::Retry => retry.retry(job, failure),
                 FailureClass::Host => retry.wait_for_host(job, failure),
                 _ => failed(failure),

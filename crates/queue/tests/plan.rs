@@ -285,3 +285,26 @@ fn refused_text_leaves_the_others() {
     assert_eq!((&update.texts[..], failure.message.as_str()), (&[(0, "new")][..], "column seo"));
     assert_eq!(settlement.only(1).fills().collect::<Vec<_>>(), [1]);
 }
+
+#[test]
+fn picture_that_is_not_there_yet_gets_an_hour() {
+    for code in ["http_404", "http_403", "http_423", "http_425", "http_420", "http_202", "http_204"]
+    {
+        let answer = CaptionOutcome::Failed(Failure::new(FailureClass::Reject, code, "why"));
+        let mut waited = Duration::ZERO;
+        for attempts in 0..5 {
+            let outcome = recorded(&RowJob { attempts, ..job(URL) }, &answer);
+            let RowOutcome::Deferred { pause, attempts: charged, .. } = outcome else {
+                panic!("{outcome:?}")
+            };
+            assert_eq!(charged, attempts + 1);
+            assert!(attempts > 0 || pause < Duration::from_secs(12), "{pause:?}");
+            waited += pause;
+        }
+        assert!(waited < Duration::from_secs(3600), "{waited:?}");
+        let last = recorded(&RowJob { attempts: 5, ..job(URL) }, &answer);
+        assert!(matches!(last, RowOutcome::Failed { attempts: 6, .. }), "{code}: {last:?}");
+    }
+    let gone = CaptionOutcome::Failed(Failure::new(FailureClass::Reject, "http_410", "why"));
+    assert!(matches!(recorded(&job(URL), &gone), RowOutcome::Failed { .. }));
+}

@@ -211,3 +211,35 @@ fn a_cooldown_survives_an_engine_change() {
     }
     assert_eq!(busy.total(), 1, "only the first engine made a request");
 }
+
+#[test]
+fn a_picture_that_is_not_there_yet_is_tried_again() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let url = web.serve("/thumb.jpg", ServerAnswer::status(404));
+    let mut session = db.products(&[url]);
+    session.run("SELECT caption.watch('products')");
+    db.eventually("EXISTS (SELECT FROM caption.deferred WHERE code = 'http_404' AND attempts = 1)");
+    assert!(session.holds(
+        "(SELECT due BETWEEN clock_timestamp() + interval '1 s' \
+         AND clock_timestamp() + interval '12 s' FROM caption.deferred)"
+    ));
+    web.serve("/thumb.jpg", ServerAnswer::picture(1));
+    db.eventually(FILLED);
+}
+
+#[test]
+fn setting_a_url_to_itself_tries_a_failed_row_again() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.products(&[web.url("/late.jpg")]);
+    session.run("SELECT caption.watch('products')");
+    db.eventually("EXISTS (SELECT FROM caption.failure WHERE code = 'http_410')");
+    web.serve("/late.jpg", ServerAnswer::picture(1));
+    session.run("UPDATE products SET title = 'x'; UPDATE products SET image_url = image_url");
+    db.eventually(FILLED);
+    db.eventually("NOT EXISTS (SELECT FROM caption.failure)");
+    // A row with its texts is left alone.
+    let hits = web.total();
+    session.run("UPDATE products SET image_url = image_url");
+    session.run("CALL caption.wait('products')");
+    assert_eq!((web.total(), session.number("SELECT count(*) FROM caption.queue")), (hits, 0));
+}

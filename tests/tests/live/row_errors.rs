@@ -283,7 +283,7 @@ fn a_failed_new_url_clears_old_captions() {
     db.eventually(FILLED);
     session.run("UPDATE products SET seo = 'By hand.' WHERE id = 2");
     session.run(&format!("UPDATE products SET image_url = '{}'", web.url("/missing.jpg")));
-    db.eventually("(SELECT count(*) FROM caption.failure WHERE code = 'http_404') = 2");
+    db.eventually("(SELECT count(*) FROM caption.failure WHERE code = 'http_410') = 2");
     session.run("CALL caption.wait('products')");
     assert_eq!(
         session.rows("SELECT alt, seo FROM products ORDER BY id"),

@@ -168,7 +168,7 @@ fn a_missing_picture_costs_only_its_row() {
     assert_eq!(session.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''"), 3);
     assert!(
         session.holds(
-            "EXISTS (SELECT FROM caption.failure AS f WHERE to_jsonb(f)::text LIKE '%404%')"
+            "EXISTS (SELECT FROM caption.failure AS f WHERE to_jsonb(f)::text LIKE '%410%')"
         )
     );
     assert_eq!(web.hits("/gone.jpg"), 1, "a rejected picture is not tried again");

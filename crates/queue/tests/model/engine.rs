@@ -74,7 +74,7 @@ fn of(url: &str, kind: &str) -> bool {
 /// Whether a URL may fail with this code.
 pub fn may_fail(url: &str, code: &str) -> bool {
     match code {
-        "http_404" => of(url, "gone"),
+        "http_410" => of(url, "gone"),
         "low_confidence" => of(url, "vague"),
         // Attempts are charged to a row, not to its URL: those of the previous URL count, too.
         "timeout" => of(url, "slow") || of(url, "flaky"),
@@ -140,7 +140,7 @@ impl Engine {
         let tries = self.tries.entry(url.to_string()).or_default();
         *tries += 1;
         if of(url, "gone") {
-            return CaptionOutcome::Failed(Failure::new(FailureClass::Reject, "http_404", "gone"));
+            return CaptionOutcome::Failed(Failure::new(FailureClass::Reject, "http_410", "gone"));
         }
         if of(url, "slow") || (of(url, "flaky") && *tries < 3) {
             return CaptionOutcome::Failed(Failure::new(FailureClass::Retry, "timeout", "slow"));
