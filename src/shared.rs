@@ -116,6 +116,10 @@ struct SharedState {
     crowded: bool,
     /// The server had no free background worker slot.
     no_slot: bool,
+    /// A client waits for an engine that is silent.
+    engine_silent: bool,
+    /// A client finds no socket.
+    socket_missing: bool,
     /// Why no engine serves.
     engine_failure: SharedText<480>,
     /// Rows over which a worker ended, the newest first.
@@ -138,6 +142,8 @@ impl Default for SharedState {
             engine_epoch: 0,
             crowded: false,
             no_slot: false,
+            engine_silent: false,
+            socket_missing: false,
             engine_failure: SharedText::default(),
             runaway: [RunawayRow::default(); MAX_RUNAWAY],
             demoted: [DemotedRole::default(); MAX_DEMOTED],
@@ -416,6 +422,49 @@ pub fn set_engine(pid: i32, failure: Option<&str>) {
         state.databases.iter().map(|d| d.worker_latch).collect()
     };
     latches.into_iter().for_each(set_latch);
+}
+
+/// What a client cannot explain about the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineDoubt {
+    /// The engine owes an answer and is silent.
+    Silent,
+    /// There is no socket to connect to.
+    Socket,
+}
+
+impl SharedState {
+    fn doubt(&mut self, doubt: EngineDoubt) -> &mut bool {
+        match doubt {
+            EngineDoubt::Silent => &mut self.engine_silent,
+            EngineDoubt::Socket => &mut self.socket_missing,
+        }
+    }
+}
+
+/// Has the launcher check the engine or its socket. Wakes it only if no client did since its last
+/// check.
+pub fn doubt(doubt: EngineDoubt) {
+    let launcher = {
+        let mut state = STATE.exclusive();
+        let is_known = std::mem::replace(state.doubt(doubt), true);
+        if is_known { 0 } else { state.launcher_latch }
+    };
+    set_latch(launcher);
+}
+
+/// Whether a client has this doubt.
+pub fn is_doubted(doubt: EngineDoubt) -> bool {
+    let state = STATE.share();
+    match doubt {
+        EngineDoubt::Silent => state.engine_silent,
+        EngineDoubt::Socket => state.socket_missing,
+    }
+}
+
+/// The launcher checks now.
+pub fn settle_doubt(doubt: EngineDoubt) {
+    *STATE.exclusive().doubt(doubt) = false;
 }
 
 /// Counts engine starts, readiness and failures. A worker without a usable engine waits for a

@@ -22,6 +22,9 @@ fn engine_status() -> JsonB {
         .unwrap_or_else(|error| pgrx::error!("the engine's status cannot be shown: {error}"));
     if let Some(object) = value.as_object_mut() {
         object.insert("launcher".into(), launcher.into());
+        if status.pid == 0 {
+            object.insert("pid".into(), serde_json::Value::Null);
+        }
     }
     JsonB(value)
 }

@@ -5,12 +5,14 @@
 
 use crate::pg::latch::{WaitInterest, wait};
 use crate::pg::report;
+use crate::shared::{self, EngineDoubt};
 use pg_caption_wire::frame::{self, FrameReader};
 use pg_caption_wire::{
     CaptionRequest, ClientMessage, ClientRole, EngineStatus, Failure, FailureClass, PROTOCOL,
     ServerMessage,
 };
-use std::io::{ErrorKind, Read, Write};
+use std::cell::Cell;
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
@@ -21,6 +23,8 @@ pub const SOCKET: &str = "pg_stat_tmp/pg_caption.sock";
 /// Pause between attempts to connect while no process listens or the backlog is full. No event
 /// announces a change.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// How long an engine that owes an answer may be silent, before the launcher is asked to check it.
+const SILENCE: Duration = Duration::from_secs(5);
 /// How long [`status`] waits for an engine that does not answer.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes read from the socket at a time.
@@ -48,6 +52,10 @@ pub struct EngineClient {
     next_id: u64,
     /// The engine accepts no more requests on this connection.
     is_closing: bool,
+    /// The hellos were exchanged.
+    is_open: bool,
+    /// Since when the engine has been silent, while it owes an answer.
+    silent_since: Cell<Instant>,
 }
 
 impl EngineClient {
@@ -68,7 +76,16 @@ impl EngineClient {
 
     /// One attempt; `None`: no engine serves at the moment.
     fn try_connect(role: ClientRole, deadline: Instant) -> Result<Option<EngineClient>, Failure> {
-        let Some(stream) = connect_without_blocking() else { return Ok(None) };
+        let stream = match connect_without_blocking() {
+            Ok(stream) => stream,
+            Err(error) => {
+                // The launcher listens for its whole life: its socket was removed.
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::ConnectionRefused) {
+                    shared::doubt(EngineDoubt::Socket);
+                }
+                return Ok(None);
+            }
+        };
         let mut client = EngineClient {
             stream,
             // The engine sends no bodies.
@@ -79,6 +96,8 @@ impl EngineClient {
             unanswered: 0,
             next_id: 1,
             is_closing: false,
+            is_open: false,
+            silent_since: Cell::new(Instant::now()),
         };
         let release = env!("CARGO_PKG_VERSION").into();
         client.enqueue(&ClientMessage::Hello { version: PROTOCOL, release, role }, &[])?;
@@ -90,6 +109,7 @@ impl EngineClient {
         match answer {
             ServerMessage::Hello { version, window, .. } if version == PROTOCOL => {
                 client.window = window.max(1) as usize;
+                client.is_open = true;
                 Ok(Some(client))
             }
             ServerMessage::Hello { version, release, .. } => Err(Failure::version_mismatch(
@@ -138,6 +158,9 @@ impl EngineClient {
         self.next_id += 1;
         request.id = id;
         self.enqueue(&ClientMessage::Request(request), body)?;
+        if self.unanswered == 0 {
+            self.silent_since.set(Instant::now());
+        }
         self.unanswered += 1;
         Ok(id)
     }
@@ -176,6 +199,7 @@ impl EngineClient {
             match self.stream.read(&mut buffer) {
                 Ok(0) => return Err(ConnectionLoss::Closed),
                 Ok(read) => {
+                    self.silent_since.set(Instant::now());
                     self.reader.feed(&buffer[..read]);
                     if let Some(message) = self.next_message()? {
                         return Ok(Some(message));
@@ -237,9 +261,20 @@ impl EngineClient {
 
     /// Waits until the socket is readable (or writable, if output is pending), the latch is set, or
     /// the timeout has passed.
+    ///
+    /// If the engine owes an answer and is silent for long, the launcher checks whether it lives.
     pub fn wait(&self, timeout: Option<Duration>) {
         let write = !self.outgoing.is_empty();
-        wait(Some(WaitInterest { fd: self.stream.as_raw_fd(), write }), timeout);
+        let interest = Some(WaitInterest { fd: self.stream.as_raw_fd(), write });
+        if self.is_open && self.unanswered == 0 {
+            return wait(interest, timeout);
+        }
+        let left = SILENCE.saturating_sub(self.silent_since.get().elapsed());
+        wait(interest, Some(timeout.map_or(left, |timeout| timeout.min(left))));
+        if self.silent_since.get().elapsed() >= SILENCE {
+            shared::doubt(EngineDoubt::Silent);
+            self.silent_since.set(Instant::now());
+        }
     }
 }
 
@@ -274,7 +309,7 @@ fn engine_absent() -> Failure {
     .hint(
         "See the server log for why it does not start, and SELECT * FROM caption.engine_status().",
     );
-    failure.detail = crate::shared::engine_failure();
+    failure.detail = shared::engine_failure();
     failure
 }
 
@@ -282,9 +317,12 @@ fn protocol(message: &str) -> Failure {
     Failure::new(FailureClass::Engine, "protocol", message)
 }
 
-/// A connected stream; `None` if no process listens or the backlog is full. A blocking connect
-/// would hang there without serving interrupts.
-fn connect_without_blocking() -> Option<UnixStream> {
+/// A connected stream. A blocking connect would hang, without serving interrupts, while the backlog
+/// is full.
+///
+/// # Errors
+/// No process listens, or the backlog is full.
+fn connect_without_blocking() -> io::Result<UnixStream> {
     use std::os::fd::FromRawFd;
     // SAFETY: plain system calls on a descriptor that no other code uses until it is wrapped. The
     // address is a zeroed sockaddr_un with a NUL-terminated path that fits (see the assertion).
@@ -295,7 +333,7 @@ fn connect_without_blocking() -> Option<UnixStream> {
             0,
         );
         if fd < 0 {
-            return None;
+            return Err(io::Error::last_os_error());
         }
         let stream = UnixStream::from_raw_fd(fd);
         let mut address: libc::sockaddr_un = std::mem::zeroed();
@@ -309,6 +347,6 @@ fn connect_without_blocking() -> Option<UnixStream> {
             (&raw const address).cast(),
             size_of::<libc::sockaddr_un>() as libc::socklen_t,
         );
-        (connected == 0).then_some(stream)
+        if connected == 0 { Ok(stream) } else { Err(io::Error::last_os_error()) }
     }
 }

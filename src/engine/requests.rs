@@ -5,14 +5,14 @@
 
 use crate::engine::client::{ConnectionLoss, EngineClient};
 use crate::pg::report;
-use pg_caption_queue::EngineLoss;
+use pg_caption_queue::{EngineLoss, EngineTrial, RequestWork};
 use pg_caption_wire::{
     CaptionOutcome, CaptionReply, CaptionRequest, ClientRole, Failure, FailureClass, ImageSource,
     OutputSpec, ServerMessage,
 };
 use pgrx::pg_sys;
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// How long after the caller's deadline a timeout failure of the engine itself may still arrive.
@@ -86,14 +86,21 @@ struct RequestBatch<'a> {
     min_confidence: Option<f32>,
     deadline: Instant,
     outcomes: Vec<Option<CaptionOutcome>>,
-    /// Engines lost with a request alone in flight.
-    losses: Vec<u32>,
+    /// Engines lost while a request's picture ran.
+    trials: Vec<EngineTrial>,
     /// Positions of requests to send, the next one last.
     unsent: Vec<usize>,
+    /// Positions of requests that may have made an engine die, to be sent again.
+    suspects: VecDeque<usize>,
     /// Requests in flight, by the id on the connection.
-    in_flight: HashMap<u64, usize>,
-    /// After an engine has died, requests are sent singly, so that the one to blame is known.
-    one_by_one: bool,
+    in_flight: HashMap<u64, SentRequest>,
+}
+
+/// A request in flight.
+struct SentRequest {
+    /// Its position.
+    at: usize,
+    work: RequestWork,
 }
 
 impl<'a> RequestBatch<'a> {
@@ -105,8 +112,8 @@ impl<'a> RequestBatch<'a> {
         let count = requests.len();
         let mut outcomes = report::reserved(count);
         outcomes.extend(requests.iter().map(|_| None));
-        let mut losses = report::reserved(count);
-        losses.resize(count, 0);
+        let mut trials = report::reserved(count);
+        trials.resize(count, EngineTrial::default());
         let mut unsent = report::reserved(count);
         unsent.extend((0..count).rev());
         RequestBatch {
@@ -114,28 +121,24 @@ impl<'a> RequestBatch<'a> {
             min_confidence,
             deadline,
             outcomes,
-            losses,
+            trials,
             unsent,
+            suspects: VecDeque::new(),
             in_flight: HashMap::new(),
-            one_by_one: false,
         }
     }
 
     fn is_complete(&self) -> bool {
-        self.unsent.is_empty() && self.in_flight.is_empty()
+        self.unsent.is_empty() && self.suspects.is_empty() && self.in_flight.is_empty()
     }
 
-    /// Takes back the requests that were in flight on a lost connection. [`EngineLoss`] decides
-    /// which one is rejected as the cause.
+    /// Takes back the requests that were in flight on a lost connection. [`EngineTrial`] decides
+    /// which ones are suspects, and which one is rejected as the cause.
     fn requeue_lost(&mut self) {
-        let was_alone = self.in_flight.len() == 1;
-        for (_, at) in self.in_flight.drain() {
-            self.one_by_one = true;
-            match EngineLoss::judge(self.losses[at], was_alone) {
-                EngineLoss::Suspect(losses) => {
-                    self.losses[at] = losses;
-                    self.unsent.push(at);
-                }
+        for (_, SentRequest { at, work }) in self.in_flight.drain() {
+            match self.trials[at].lost(work) {
+                EngineLoss::Resend => self.unsent.push(at),
+                EngineLoss::Suspect => self.suspects.push_back(at),
                 EngineLoss::Reject(failure) => {
                     self.outcomes[at] = Some(CaptionOutcome::Failed(failure));
                 }
@@ -152,15 +155,23 @@ impl<'a> RequestBatch<'a> {
     /// Sends as many requests as the connection accepts.
     fn send(&mut self, connection: &mut EngineClient) {
         while connection.has_room()
-            && (!self.one_by_one || self.in_flight.is_empty())
-            && let Some(at) = self.unsent.pop()
+            && let Some(at) = self.next()
         {
             match connection.submit(self.encode(at), self.requests[at].bytes) {
                 Ok(id) => {
-                    self.in_flight.insert(id, at);
+                    self.in_flight.insert(id, SentRequest { at, work: RequestWork::default() });
                 }
                 Err(failure) => self.outcomes[at] = Some(CaptionOutcome::Failed(failure)),
             }
+        }
+    }
+
+    /// Takes the next request to send: a suspect if one may be sent, else an ordinary one.
+    fn next(&mut self) -> Option<usize> {
+        let sent = self.in_flight.values().filter(|sent| self.trials[sent.at].is_suspect()).count();
+        match EngineTrial::may_send(self.suspects.len(), sent) {
+            true => self.suspects.pop_front(),
+            false => self.unsent.pop(),
         }
     }
 
@@ -174,6 +185,11 @@ impl<'a> RequestBatch<'a> {
         }
         match connection.poll() {
             Ok(Some(ServerMessage::Reply(reply))) => self.complete(reply)?,
+            Ok(Some(ServerMessage::Running { id, alone })) => {
+                if let Some(sent) = self.in_flight.get_mut(&id) {
+                    sent.work.report(alone);
+                }
+            }
             Ok(Some(_)) => {}
             Ok(None) => {
                 let left = (self.deadline + GRACE).saturating_duration_since(Instant::now());
@@ -189,7 +205,9 @@ impl<'a> RequestBatch<'a> {
     }
 
     fn complete(&mut self, reply: CaptionReply) -> Result<(), Failure> {
-        let Some(at) = self.in_flight.remove(&reply.id) else { return Ok(()) };
+        let Some(SentRequest { at, .. }) = self.in_flight.remove(&reply.id) else {
+            return Ok(());
+        };
         match reply.outcome {
             CaptionOutcome::Failed(failure) if failure.class == FailureClass::Engine => {
                 Err(failure)
@@ -217,6 +235,7 @@ impl<'a> RequestBatch<'a> {
             outputs: request.outputs.to_vec(),
             remaining_ms: remaining.as_millis() as u64,
             min_confidence: self.min_confidence,
+            isolated: self.trials[at].is_isolated(),
         }
     }
 

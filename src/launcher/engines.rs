@@ -2,9 +2,14 @@
 //! serves or leaves; this file talks to the operating system.
 
 use super::lines::PipeLines;
+use super::socket::ListeningSocket;
 use super::spawn;
 use crate::engine::model_status;
-use crate::{settings, shared};
+use crate::settings;
+use crate::shared::{self, EngineDoubt};
+use pg_caption_supervisor::engine_output::{
+    LOG_LINE, LogAdmission, LogLimit, REPORT_LINE, excerpt,
+};
 use pg_caption_supervisor::handover::{
     EngineAction, EngineHandover, EnginePid, EngineStart, ModelSwap,
 };
@@ -28,11 +33,28 @@ struct Engine {
     stdin: Option<ChildStdin>,
     status: PipeLines,
     stderr: PipeLines,
+    log: EngineLog,
+}
+
+/// The lines of one engine in the server log.
+#[derive(Default)]
+struct EngineLog(LogLimit);
+
+impl EngineLog {
+    fn line(&mut self, text: &str, now: Instant) {
+        match self.0.admit(now) {
+            LogAdmission::Log => pgrx::log!("pg_caption {text}"),
+            LogAdmission::DropFirst => {
+                pgrx::log!("pg_caption engine: further lines of this second are dropped");
+            }
+            LogAdmission::Drop => {}
+        }
+    }
 }
 
 /// All engines of this launcher.
 pub struct Engines {
-    listener: OwnedFd,
+    socket: ListeningSocket,
     program: Option<File>,
     epoll: OwnedFd,
     all: Vec<Engine>,
@@ -48,15 +70,14 @@ impl AsRawFd for Engines {
 }
 
 impl Engines {
-    /// Without an engine; the first `tend` starts one. `listener` stays open for the launcher's
-    /// life and is passed to every engine.
-    pub fn new(listener: OwnedFd) -> Self {
+    /// Without an engine; the first `tend` starts one.
+    pub fn new(socket: ListeningSocket) -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap_or_else(|error| {
             pgrx::error!("pg_caption cannot create an epoll descriptor: {error}")
         });
         // A new launcher continues to count.
         let handover = EngineHandover::new(model_status::read().reloads);
-        Engines { listener, program: None, epoll, all: Vec::new(), handover, published: None }
+        Engines { socket, program: None, epoll, all: Vec::new(), handover, published: None }
     }
 
     /// Reads the engines' output, reaps ended ones, starts the next one. `reloaded`: the
@@ -67,6 +88,9 @@ impl Engines {
         }
         self.read_output(now);
         self.reap(now);
+        if self.socket.check(now, reloaded) {
+            self.handover.relistened();
+        }
         if let Some(start) = self.handover.wanted(config, now) {
             match self.start(&start) {
                 Ok(pid) => self.handover.started(start, pid, now),
@@ -78,6 +102,12 @@ impl Engines {
             }
         }
         self.handover.kill_hanging(now);
+        if shared::is_doubted(EngineDoubt::Silent) {
+            self.handover.doubt();
+        }
+        if self.handover.watch(now) {
+            shared::settle_doubt(EngineDoubt::Silent);
+        }
         self.act();
         self.publish_pids();
         let swap = self.handover.model_swap(config.model.clone());
@@ -92,7 +122,7 @@ impl Engines {
         if self.all.iter().any(|engine| engine.status.ended) {
             return Some(now + REAP_AGAIN);
         }
-        self.handover.next_due(config, now)
+        [self.handover.next_due(config, now), self.socket.next_due()].into_iter().flatten().min()
     }
 
     fn act(&mut self) {
@@ -122,11 +152,12 @@ impl Engines {
         }
         let Some(program) = &self.program else { return Err(io::ErrorKind::NotFound.into()) };
         let spawn::EngineProcess { mut child, status } =
-            spawn::start(program, self.listener.as_raw_fd())?;
+            spawn::start(program, self.socket.as_raw_fd())?;
         match self.configure(&mut child, status, start) {
             Ok((stdin, status, stderr)) => {
                 let pid = child.id();
-                self.all.push(Engine { child, stdin: Some(stdin), status, stderr });
+                let log = EngineLog::default();
+                self.all.push(Engine { child, stdin: Some(stdin), status, stderr, log });
                 Ok(pid)
             }
             Err(error) => {
@@ -152,7 +183,10 @@ impl Engines {
         let mut line = serde_json::to_vec(&start.config)?;
         line.push(b'\n');
         stdin.write_all(&line)?;
-        let (status, stderr) = (PipeLines::new(status)?, PipeLines::new(stderr.into())?);
+        // An engine that does not read its input must not stop the launcher.
+        rustix::io::ioctl_fionbio(&stdin, true)?;
+        let status = PipeLines::new(status, REPORT_LINE)?;
+        let stderr = PipeLines::new(stderr.into(), LOG_LINE)?;
         for lines in [&status, &stderr] {
             let data = epoll::EventData::new_u64(0);
             epoll::add(&self.epoll, &lines.pipe, data, epoll::EventFlags::IN)?;
@@ -162,12 +196,8 @@ impl Engines {
 
     fn read_output(&mut self, now: Instant) {
         for engine in &mut self.all {
-            for line in engine.stderr.read() {
-                if engine.stderr.may_log(now) {
-                    pgrx::log!("pg_caption engine: {line}");
-                }
-            }
-            for report in engine.reports() {
+            engine.log_output(now);
+            for report in engine.reports(now) {
                 self.handover.reported(engine.child.id(), report, now);
             }
             // A pipe at its end would stay readable forever.
@@ -188,9 +218,7 @@ impl Engines {
                 continue;
             };
             let mut engine = self.all.swap_remove(at);
-            for line in engine.stderr.read() {
-                pgrx::log!("pg_caption engine: {line}");
-            }
+            engine.log_output(now);
             self.ended(&mut engine, status, now);
             for lines in [&engine.status, &engine.stderr] {
                 unwatch(&self.epoll, lines);
@@ -201,7 +229,7 @@ impl Engines {
 
     fn ended(&mut self, engine: &mut Engine, status: ExitStatus, now: Instant) {
         let pid = engine.child.id();
-        let reports = engine.reports().into_iter();
+        let reports = engine.reports(now).into_iter();
         // A stale readiness report would make the serving engine leave.
         for report in reports.filter(|report| !matches!(report, EngineReport::Ready { .. })) {
             self.handover.reported(pid, report, now);
@@ -213,13 +241,13 @@ impl Engines {
         self.all.iter_mut().find(|engine| engine.child.id() == pid)
     }
 
-    /// Writes one line, which fits into the pipe's buffer: this does not block.
+    /// Writes one line. If an engine does not read, so that the pipe is full, its input ends.
     fn send(&mut self, pid: EnginePid, control: &EngineControl) {
         let Some(engine) = self.engine(pid) else { return };
         if let Some(stdin) = &mut engine.stdin {
             let line = serde_json::to_string(control).unwrap_or_default() + "\n";
             if stdin.write_all(line.as_bytes()).is_err() {
-                // The engine has ended, or ends when its input does.
+                // It has ended, or ends when its input does, or is killed while clients wait.
                 engine.stdin = None;
             }
         }
@@ -254,16 +282,27 @@ fn unwatch(epoll: &OwnedFd, lines: &PipeLines) {
 }
 
 impl Engine {
-    fn reports(&mut self) -> Vec<EngineReport> {
+    /// Passes the engine's output to the server log.
+    fn log_output(&mut self, now: Instant) {
+        for line in self.stderr.read() {
+            self.log.line(&format!("engine: {line}"), now);
+        }
+    }
+
+    /// The reports that have arrived.
+    fn reports(&mut self, now: Instant) -> Vec<EngineReport> {
+        let Engine { status, log, .. } = self;
         let read = |line: String| {
             let report = serde_json::from_str(&line);
-            report
-                .inspect_err(|error| {
-                    pgrx::log!("pg_caption: invalid report of the engine, \"{line}\": {error}")
-                })
-                .ok()
+            let invalid = |error: &serde_json::Error| {
+                // The error may repeat the line.
+                let (line, error) = (excerpt(&line), error.to_string());
+                let error = excerpt(&error);
+                log.line(&format!("engine: invalid report \"{line}\": {error}"), now);
+            };
+            report.inspect_err(invalid).ok()
         };
-        self.status.read().into_iter().filter_map(read).collect()
+        status.read().into_iter().filter_map(read).collect()
     }
 }
 

@@ -7,6 +7,7 @@
 mod databases;
 mod engines;
 mod lines;
+mod socket;
 mod spawn;
 
 use crate::{engine::client, pg::latch, pg::report, settings, shared};
@@ -46,8 +47,8 @@ pub extern "C-unwind" fn pg_caption_launcher(_argument: pg_sys::Datum) {
     BackgroundWorker::attach_signal_handlers(SignalWakeFlags::SIGHUP | SignalWakeFlags::SIGTERM);
     BackgroundWorker::connect_worker_to_spi(None, None);
     shared::set_launcher(std::process::id() as i32);
-    let listener = match spawn::listen(client::SOCKET) {
-        Ok(listener) => listener,
+    let socket = match socket::ListeningSocket::listen(client::SOCKET) {
+        Ok(socket) => socket,
         Err(error) => report::refuse(
             PgSqlErrorCode::ERRCODE_IO_ERROR,
             format!("pg_caption cannot listen on \"{}\": {error}", client::SOCKET),
@@ -55,7 +56,7 @@ pub extern "C-unwind" fn pg_caption_launcher(_argument: pg_sys::Datum) {
             Some("The server must be able to create a socket in its data directory.".into()),
         ),
     };
-    let mut engines = engines::Engines::new(listener);
+    let mut engines = engines::Engines::new(socket);
     stop_engines_on_exit(&engines);
     let mut databases = databases::Databases::default();
     run(&mut engines, &mut databases);

@@ -1,38 +1,14 @@
-//! The listening socket, and an engine process with only the descriptors it needs.
+//! An engine process with only the descriptors it needs.
 
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixListener;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-/// Length of the kernel's queue of connections while an engine restarts.
-const BACKLOG: i32 = 512;
 /// Under memory pressure the kernel kills the engine before any backend.
 const OOM_SCORE: &[u8] = b"500";
-
-/// Creates the listening socket, mode 0600.
-///
-/// # Errors
-/// The error of the operating system.
-pub fn listen(path: &str) -> io::Result<OwnedFd> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    if let Some(folder) = Path::new(path).parent() {
-        std::fs::create_dir_all(folder)?;
-    }
-    let listener = UnixListener::bind(path)?;
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
-    // `bind` listens with a shorter queue.
-    rustix::net::listen(&listener, BACKLOG)?;
-    Ok(listener.into())
-}
 
 /// A started engine.
 pub struct EngineProcess {

@@ -158,6 +158,7 @@ fn receive(client: &mut EngineClient) -> ConnectionEvent {
             }
             ConnectionEvent::Answer { id, outcome }
         }
+        Ok(Some(ServerMessage::Running { id, alone })) => ConnectionEvent::Running { id, alone },
         Ok(Some(_)) => ConnectionEvent::Other,
         Ok(None) if client.is_spent() => ConnectionEvent::Spent,
         Ok(None) => ConnectionEvent::Nothing,

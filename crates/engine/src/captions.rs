@@ -8,6 +8,7 @@ use crate::failures;
 use crate::job::Job;
 use crate::metrics::ms;
 use crate::provider::values::{PictureEncoding, RawCaption};
+use crate::running::RunningPicture;
 use pg_caption_style::{TextEnding, TextRefusal, echoes, postprocess};
 use pg_caption_wire::{Failure, FailureClass, FinishReason};
 use std::sync::Arc;
@@ -21,12 +22,21 @@ pub struct CaptionTask {
     outputs: Vec<Option<Result<GeneratedCaption, Failure>>>,
     generate: Duration,
     answered: bool,
+    /// Dropped with the task: the picture runs until then.
+    _running: Option<Arc<RunningPicture>>,
 }
 
 impl CaptionTask {
     /// The captions which `job` requests of a picture. All are uncertain if the provider's
     /// confidence in the picture is below the threshold; then nothing has to be generated.
-    pub fn new(job: Arc<Job>, encoded: Arc<EncodedPicture>) -> CaptionTask {
+    pub fn new(
+        job: Arc<Job>,
+        encoded: Arc<EncodedPicture>,
+        running: Option<Arc<RunningPicture>>,
+    ) -> CaptionTask {
+        if let Some(running) = &running {
+            running.join(&job);
+        }
         let threshold = match job.extras.exact {
             true => 0.0,
             false => job.min_confidence.or(encoded.terms.min_confidence).unwrap_or(0.0),
@@ -38,6 +48,7 @@ impl CaptionTask {
             outputs: vec![output; job.outputs.len()],
             generate: Duration::ZERO,
             answered: false,
+            _running: running,
             job,
             encoded,
         }

@@ -14,8 +14,9 @@ use crate::provider::{Provider, ProviderHost, ProviderStart, local};
 use crate::shared_pictures::{ShareKey, ShareSweeper, SharedPictures};
 use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
+use parking_lot::Mutex;
 use pg_caption_style::{MAX_TOKENS, validate};
-use pg_caption_wire::{EngineConfig, EngineStatus, Failure};
+use pg_caption_wire::{EngineConfig, EngineStatus, Failure, FailureClass};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -26,6 +27,9 @@ const MOST_OUTPUTS: usize = 16;
 
 /// Receives the reason when a provider that was ready breaks.
 type WhenBroken = Box<dyn Fn(&Failure) + Send + Sync>;
+
+/// Called when the first request is answered.
+type WhenAnswered = Box<dyn FnOnce() + Send>;
 
 /// What an engine is started with.
 pub struct EngineOptions {
@@ -63,6 +67,7 @@ pub struct Engine {
     sweeper: Arc<ShareSweeper>,
     draining: AtomicBool,
     when_broken: OnceLock<WhenBroken>,
+    when_answered: Mutex<Option<WhenAnswered>>,
 }
 
 impl Engine {
@@ -84,6 +89,7 @@ impl Engine {
             sweeper: Arc::default(),
             draining: AtomicBool::new(false),
             when_broken: OnceLock::new(),
+            when_answered: Mutex::default(),
         });
         let (deadlines, readiness) = (engine.deadlines.clone(), engine.readiness.clone());
         spawn("deadlines", move || {
@@ -103,6 +109,21 @@ impl Engine {
     pub fn when_broken(&self, act: impl Fn(&Failure) + Send + Sync + 'static) {
         // Set once, by the front end that started the engine.
         let _ = self.when_broken.set(Box::new(act));
+    }
+
+    /// Sets what happens when the first request is answered by more than the engine's own
+    /// inability.
+    pub fn when_answered(&self, act: impl FnOnce() + Send + 'static) {
+        *self.when_answered.lock() = Some(Box::new(act));
+    }
+
+    /// A request is being answered.
+    pub fn note_answer(&self, answer: &JobAnswer) {
+        let is_own =
+            matches!(answer, JobAnswer::Failed(failure) if failure.class == FailureClass::Engine);
+        if !is_own && let Some(act) = self.when_answered.lock().take() {
+            act();
+        }
     }
 
     /// The stages before the provider.
@@ -159,7 +180,7 @@ impl Engine {
         let now = Instant::now();
         if let Some((provider, key, pictures)) = &shared
             && let Some(picture) = pictures.find(key, now)
-            && join(job, &picture, &**provider)
+            && self.join(job, &picture, &**provider)
         {
             return;
         }
@@ -174,6 +195,22 @@ impl Engine {
         if let ProviderState::Failed(failure) = self.readiness.now() {
             self.pipeline.close(&failure);
         }
+    }
+
+    /// Joins a picture of an earlier job. Returns false if the job needs a new picture.
+    fn join(&self, job: &Arc<Job>, picture: &Arc<Picture>, provider: &dyn Provider) -> bool {
+        match picture.join(job) {
+            JoinOutcome::Waiting => {}
+            JoinOutcome::Encoded(encoded) => {
+                let running = self.pipeline.running().enter_now(job);
+                provider.caption(CaptionTask::new(job.clone(), encoded, Some(running)));
+            }
+            JoinOutcome::Ended(answer) => {
+                job.answer(*answer);
+            }
+            JoinOutcome::Cancelled => return false,
+        }
+        true
     }
 
     /// What `caption.engine_status()` shows.
@@ -227,19 +264,6 @@ impl ProviderHost for Engine {
     }
 }
 
-/// Joins a picture of an earlier job. Returns false if the job needs a new picture.
-fn join(job: &Arc<Job>, picture: &Arc<Picture>, provider: &dyn Provider) -> bool {
-    match picture.join(job) {
-        JoinOutcome::Waiting => {}
-        JoinOutcome::Encoded(encoded) => provider.caption(CaptionTask::new(job.clone(), encoded)),
-        JoinOutcome::Ended(answer) => {
-            job.answer(*answer);
-        }
-        JoinOutcome::Cancelled => return false,
-    }
-    true
-}
-
 /// Refuses invalid requests.
 fn check(job: &Job) -> Result<(), Failure> {
     if job.outputs.is_empty() || job.outputs.len() > MOST_OUTPUTS {
@@ -268,7 +292,6 @@ fn check(job: &Job) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pg_caption_wire::FailureClass;
     use std::sync::mpsc::channel;
 
     #[test]

@@ -51,6 +51,8 @@ impl JobStage {
 }
 
 type AnswerSink = Box<dyn FnOnce(JobAnswer) + Send>;
+/// Informs the client that its picture runs, and whether nothing else does.
+type RunningSink = Box<dyn Fn(bool) + Send + Sync>;
 
 /// One request.
 pub struct Job {
@@ -75,6 +77,8 @@ pub struct Job {
     host: Mutex<Option<String>>,
     picture: OnceLock<Weak<Picture>>,
     sink: Mutex<Option<AnswerSink>>,
+    isolated: bool,
+    running: Option<RunningSink>,
 }
 
 impl Job {
@@ -94,6 +98,31 @@ impl Job {
             host: Mutex::default(),
             picture: OnceLock::new(),
             sink: Mutex::new(Some(Box::new(sink))),
+            isolated: false,
+            running: None,
+        }
+    }
+
+    /// Its client is informed when the picture runs. `isolated`: it runs while nothing else does.
+    pub fn reporting(
+        mut self,
+        isolated: bool,
+        running: impl Fn(bool) + Send + Sync + 'static,
+    ) -> Self {
+        self.isolated = isolated;
+        self.running = Some(Box::new(running));
+        self
+    }
+
+    /// Whether its picture must run while no other one does.
+    pub fn is_isolated(&self) -> bool {
+        self.isolated
+    }
+
+    /// Informs the client that the picture is about to run, or no longer runs alone. Does not wait.
+    pub fn report_running(&self, alone: bool) {
+        if let Some(report) = &self.running {
+            report(alone);
         }
     }
 

@@ -43,8 +43,10 @@ mod pipeline;
 mod provider;
 mod request;
 mod resolver_files;
+mod running;
 mod serve;
 mod shared_pictures;
+mod steps;
 mod test_hook;
 mod threads;
 

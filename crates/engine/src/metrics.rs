@@ -1,5 +1,6 @@
 //! Counters of the engine and the CPU time of its stages. Written by every stage, read by `Status`.
 
+use crate::steps::StepClock;
 use pg_caption_wire::StageTimings;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
@@ -36,6 +37,8 @@ pub struct EngineMetrics {
     pub encode_calls: AtomicU64,
     /// Captions generated.
     pub generated: AtomicU64,
+    /// Decoding steps and model calls in progress.
+    pub steps: StepClock,
     cpu_ns: [AtomicU64; 5],
 }
 

@@ -7,6 +7,7 @@ use crate::encoded::EncodedPicture;
 use crate::failures;
 use crate::job::{Job, JobStage};
 use crate::request::PictureSource;
+use crate::running::RunningPicture;
 use parking_lot::Mutex;
 use pg_caption_wire::{ClientRole, StageTimings};
 use sha2::{Digest, Sha256};
@@ -109,7 +110,8 @@ impl Picture {
         wanted
     }
 
-    fn jobs(&self) -> Vec<Arc<Job>> {
+    /// The waiting jobs.
+    pub fn jobs(&self) -> Vec<Arc<Job>> {
         match &*self.state.lock() {
             PictureState::Pending(jobs) => jobs.clone(),
             _ => Vec::new(),
@@ -175,12 +177,14 @@ pub struct PictureWork {
     pub picture: Arc<Picture>,
     /// Time spent so far.
     pub timings: StageTimings,
+    /// Set from the decoder on.
+    pub running: Option<Arc<RunningPicture>>,
 }
 
 impl PictureWork {
     /// The work on a new picture.
     pub fn new(picture: Arc<Picture>) -> PictureWork {
-        PictureWork { picture, timings: StageTimings::default() }
+        PictureWork { picture, timings: StageTimings::default(), running: None }
     }
 
     /// Ends the work without captions.

@@ -110,6 +110,22 @@ fn loopback(config: &mut EngineConfig) {
 }
 
 #[test]
+fn the_first_answer_is_reported_once() {
+    let Some(mut engine) = ready(|_| {}) else { return };
+    let mut client = engine.connect().hello(ClientRole::Call);
+    for id in 1..=2 {
+        client.request(bytes(id, &["concise"]), &image("12_photo.jpg"));
+        engine.control(&EngineControl::Ping { number: id });
+        if id == 1 {
+            assert_eq!(engine.any_report(), EngineReport::Answered);
+        }
+        let pong = engine.any_report();
+        assert!(matches!(pong, EngineReport::Pong { number, .. } if number == id), "{pong:?}");
+    }
+    assert_eq!(client.running, [(1, true), (2, true)]);
+}
+
+#[test]
 fn a_tokenizers_panic_costs_one_caption() {
     // Its decoder panics on an empty text, which no single token reveals.
     let folder = tempfile::tempdir().unwrap();

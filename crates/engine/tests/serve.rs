@@ -48,6 +48,23 @@ fn a_missing_model_is_an_answer() {
     assert!(status.confinement.iter().any(|c| c == "no_new_privs"), "{:?}", status.confinement);
 }
 
+// `top` and messages of the kernel showed "6", the descriptor that was executed.
+#[test]
+fn the_kernel_shows_the_engine_by_name() {
+    let engine = started(&no_model());
+    let name = std::fs::read_to_string(format!("/proc/{}/comm", engine.child.id())).unwrap();
+    assert_eq!(name.trim_end(), "pg_caption_engi");
+}
+
+#[test]
+fn a_ping_is_answered_without_a_model() {
+    let mut engine = without_model();
+    for number in [7, 8] {
+        engine.control(&EngineControl::Ping { number });
+        assert_eq!(engine.report(), EngineReport::Pong { number, busy_ms: 0 });
+    }
+}
+
 #[test]
 fn the_socket_is_found_without_activation() {
     let engine = Engine::start_without_activation(&no_model());

@@ -2,10 +2,10 @@
 //! engine dies, and when no engine is asked for a while.
 
 use crate::limits::WorkerLimits;
-use crate::{EngineLoss, RowJob, WatchedTable};
+use crate::{EngineLoss, EngineTrial, RequestWork, RowJob, WatchedTable};
 use pg_caption_backoff::Backoff;
 use pg_caption_wire::{CaptionOutcome, CaptionRequest, Failure, FailureClass};
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Pauses before the next connection, after a missing engine or one that cannot serve.
@@ -19,11 +19,9 @@ const SLOW: f64 = 2.0;
 #[derive(Debug, Default)]
 pub struct Dispatcher {
     ready: VecDeque<RowJob>,
-    /// Jobs of a lost engine: sent one at a time, so that the cause is known.
+    /// Jobs whose pictures ran when an engine was lost.
     suspects: VecDeque<RowJob>,
-    sent: BTreeMap<u64, RowJob>,
-    /// Requests whose jobs were dropped: the engine still works on them, and may die of them.
-    abandoned: BTreeSet<u64>,
+    sent: BTreeMap<u64, SentJob>,
     connected: bool,
     /// No request before this time unless the engine's epoch changes.
     pause: Option<(Instant, u64)>,
@@ -35,10 +33,17 @@ pub struct Dispatcher {
     full: Option<(Instant, u64)>,
 }
 
+/// A job that the engine has.
+#[derive(Debug)]
+struct SentJob {
+    job: RowJob,
+    work: RequestWork,
+}
+
 impl Dispatcher {
     /// Whether more jobs should be read.
     pub fn wants_jobs(&self, limits: &WorkerLimits) -> bool {
-        if !self.suspects.is_empty() || self.ready.len() >= limits.max_ready {
+        if self.ready.len() >= limits.max_ready {
             return false;
         }
         self.ready.len() < limits.ready
@@ -64,10 +69,7 @@ impl Dispatcher {
         if self.ready.len() < limits.ready {
             self.full = None;
         }
-        if !self.suspects.is_empty()
-            || self.ready.len() < limits.max_ready
-            || self.sendable(limits).next().is_some()
-        {
+        if self.ready.len() < limits.max_ready || self.sendable(limits).next().is_some() {
             return Vec::new();
         }
         let (since, answers) = *self.full.get_or_insert((now, self.answers));
@@ -86,8 +88,8 @@ impl Dispatcher {
     /// Number of sent jobs of each host.
     fn places(&self) -> HashMap<&str, usize> {
         let mut places = HashMap::new();
-        for job in self.sent.values() {
-            *places.entry(job.host()).or_default() += 1;
+        for sent in self.sent.values() {
+            *places.entry(sent.job.host()).or_default() += 1;
         }
         places
     }
@@ -100,6 +102,12 @@ impl Dispatcher {
         let (at, taken) =
             self.ready.iter().map(taken).enumerate().min_by_key(|(_, taken)| *taken)?;
         if taken >= self.max_places(limits) { None } else { self.ready.remove(at) }
+    }
+
+    /// Takes the next suspect, if one may be sent.
+    fn next_suspect(&mut self) -> Option<RowJob> {
+        let sent = self.sent.values().filter(|sent| sent.job.trial.is_suspect()).count();
+        EngineTrial::may_send(self.suspects.len(), sent).then(|| self.suspects.pop_front())?
     }
 
     /// Adds jobs.
@@ -119,7 +127,7 @@ impl Dispatcher {
 
     /// Jobs that the engine has.
     pub fn in_flight(&self) -> impl ExactSizeIterator<Item = &RowJob> {
-        self.sent.values()
+        self.sent.values().map(|sent| &sent.job)
     }
 
     /// Whether there is a connection.
@@ -131,8 +139,7 @@ impl Dispatcher {
     pub fn retain(&mut self, stays: impl Fn(&RowJob) -> bool) {
         self.ready.retain(&stays);
         self.suspects.retain(&stays);
-        let abandoned = self.sent.extract_if(.., |_, job| !stays(job)).map(|(id, _)| id);
-        self.abandoned.extend(abandoned);
+        self.sent.retain(|_, sent| stays(&sent.job));
     }
 
     /// Whether a request should be sent now. `epoch` counts the engine's changes.
@@ -152,7 +159,6 @@ impl Dispatcher {
     /// An attempt to connect succeeded or failed.
     pub fn connect(&mut self, succeeded: bool, now: Instant, epoch: u64) {
         self.connected = succeeded;
-        self.abandoned.clear();
         if !succeeded {
             self.pause = Some((now + RECONNECT.pause(0), epoch));
         }
@@ -166,13 +172,7 @@ impl Dispatcher {
         limits: &WorkerLimits,
     ) -> Option<(RowJob, CaptionRequest)> {
         loop {
-            let job = if self.suspects.is_empty() {
-                self.next_ready(limits)
-            } else if self.sent.is_empty() {
-                self.suspects.pop_front()
-            } else {
-                None
-            }?;
+            let job = self.next_suspect().or_else(|| self.next_ready(limits))?;
             if let Some(table) = tables.iter().find(|table| table.oid == job.row.relation) {
                 let request = job.request(table);
                 return Some((job, request));
@@ -182,7 +182,14 @@ impl Dispatcher {
 
     /// A job was sent under this id.
     pub fn sent(&mut self, id: u64, job: RowJob) {
-        self.sent.insert(id, job);
+        self.sent.insert(id, SentJob { job, work: RequestWork::default() });
+    }
+
+    /// The engine reports that the picture of a request runs, and whether nothing else does.
+    pub fn running(&mut self, id: u64, alone: bool) {
+        if let Some(sent) = self.sent.get_mut(&id) {
+            sent.work.report(alone);
+        }
     }
 
     /// Takes an answer. Returns the job with it; `None`: the job was dropped, or the engine cannot
@@ -194,15 +201,14 @@ impl Dispatcher {
         now: Instant,
         epoch: u64,
     ) -> Option<(RowJob, CaptionOutcome)> {
-        self.abandoned.remove(&id);
         self.answers += 1;
-        let job = self.sent.remove(&id)?;
+        let SentJob { job, .. } = self.sent.remove(&id)?;
         match outcome {
             CaptionOutcome::Failed(failure) if failure.class == FailureClass::Engine => {
                 // No attempt is charged; all jobs wait. The next attempt connects again, perhaps to
                 // another engine.
-                self.ready.push_front(job);
-                self.ready.extend(std::mem::take(&mut self.sent).into_values());
+                let others = std::mem::take(&mut self.sent).into_values().map(|sent| sent.job);
+                self.put_back(std::iter::once(job).chain(others).collect());
                 self.connected = false;
                 self.pause(now, epoch);
                 None
@@ -231,20 +237,25 @@ impl Dispatcher {
         if refused {
             self.pause(now, epoch);
         }
-        let alone = self.sent.len() == 1 && self.abandoned.is_empty();
-        let mut rejected = Vec::new();
-        for (_, mut job) in std::mem::take(&mut self.sent) {
-            match EngineLoss::judge(job.engine_losses, alone) {
-                EngineLoss::Suspect(losses) => {
-                    job.engine_losses = losses;
-                    self.suspects.push_back(job);
-                }
+        let (mut rejected, mut others) = (Vec::new(), Vec::new());
+        for SentJob { mut job, work } in std::mem::take(&mut self.sent).into_values() {
+            match job.trial.lost(work) {
+                EngineLoss::Resend | EngineLoss::Suspect => others.push(job),
                 EngineLoss::Reject(failure) => {
                     rejected.push((job, CaptionOutcome::Failed(failure)));
                 }
             }
         }
+        self.put_back(others);
         rejected
+    }
+
+    /// Jobs that were sent are to be sent again, before all others.
+    fn put_back(&mut self, jobs: Vec<RowJob>) {
+        for job in jobs.into_iter().rev() {
+            let queue = if job.trial.is_suspect() { &mut self.suspects } else { &mut self.ready };
+            queue.push_front(job);
+        }
     }
 
     fn pause(&mut self, now: Instant, epoch: u64) {
@@ -286,7 +297,7 @@ mod tests {
             validators: None,
             known: None,
             attempts: 0,
-            engine_losses: 0,
+            trial: EngineTrial::default(),
         };
         (0..count).map(job).collect()
     }
@@ -363,6 +374,46 @@ mod tests {
             dispatcher.add(jobs(host, 1));
         }
         assert_eq!(fill(&mut dispatcher), ["a", "b", "c", "a", "b", "a"]);
+    }
+
+    /// All hosts of a dispatcher's jobs in flight.
+    fn in_flight(dispatcher: &Dispatcher) -> Vec<&str> {
+        dispatcher.in_flight().map(RowJob::host).collect()
+    }
+
+    // 43 rows of a slow host were in flight when an engine was killed. They were sent again one by
+    // one, and a row of a fast host waited ten minutes for them.
+    #[test]
+    fn an_engine_killed_while_it_fetches_delays_no_row() {
+        let (mut dispatcher, now) = (Dispatcher::default(), Instant::now());
+        dispatcher.add(jobs("slow", 6));
+        assert_eq!(fill(&mut dispatcher), ["slow"; 6]);
+        assert!(dispatcher.lost(false, now, 1).is_empty());
+        dispatcher.add(jobs("fast", 1));
+        assert!(dispatcher.may_send(now, 1));
+        assert!(fill(&mut dispatcher).contains(&"fast".to_owned()));
+        assert!(in_flight(&dispatcher).contains(&"slow"));
+        assert!(dispatcher.sent.values().all(|sent| !sent.job.trial.is_suspect()));
+    }
+
+    #[test]
+    fn suspects_are_sent_among_ordinary_rows() {
+        let (mut dispatcher, now) = (Dispatcher::default(), Instant::now());
+        dispatcher.add(jobs("a", 4));
+        for id in 1..=4 {
+            let job = dispatcher.next_ready(&LIMITS).unwrap();
+            dispatcher.sent(id, job);
+            dispatcher.running(id, false);
+        }
+        assert!(dispatcher.lost(false, now, 1).is_empty());
+        dispatcher.add(jobs("b", 2));
+        let mut sent = Vec::new();
+        while let Some(job) = dispatcher.next_suspect().or_else(|| dispatcher.next_ready(&LIMITS)) {
+            sent.push(job.host().to_owned());
+            dispatcher.sent(sent.len() as u64 + 10, job);
+        }
+        assert_eq!(sent, ["a", "a", "b", "b"], "half of the suspects, and all others");
+        assert!(dispatcher.wants_jobs(&LIMITS), "reading goes on");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! Which rows need which texts: the row as it is, its ledger entry, and the job made from both.
 
-use crate::{PageId, RowKey, WatchedTable};
+use crate::{EngineTrial, PageId, RowKey, WatchedTable};
 use pg_caption_wire::{CaptionRequest, ImageSource, KnownPicture, MAX_URL_BYTES, OutputSpec};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -33,8 +33,8 @@ pub struct RowJob {
     pub known: Option<KnownPicture>,
     /// Charged attempts.
     pub attempts: i32,
-    /// Engines lost with this job alone in flight.
-    pub engine_losses: u32,
+    /// Engines lost while its picture ran.
+    pub trial: EngineTrial,
 }
 
 impl RowJob {
@@ -70,6 +70,7 @@ impl RowJob {
             remaining_ms: ROW_DEADLINE.as_millis() as u64,
             // Watches use the server's threshold, which the engine knows.
             min_confidence: None,
+            isolated: self.trial.is_isolated(),
         }
     }
 }
@@ -238,7 +239,7 @@ impl RowHistory {
             validators,
             known,
             attempts: self.attempts,
-            engine_losses: 0,
+            trial: EngineTrial::default(),
         }
     }
 }

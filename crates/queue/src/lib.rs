@@ -21,7 +21,7 @@ mod watched;
 mod worker;
 
 pub use base_url::{BaseUrlError, check_base_url, resolve_url};
-pub use engine_loss::EngineLoss;
+pub use engine_loss::{EngineLoss, EngineTrial, RequestWork};
 pub use in_flight::{AckedPages, PageId, RowKey};
 use in_flight::{InFlight, PageOrigin};
 pub use job::{CurrentRow, FillText, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowJob};

@@ -230,7 +230,7 @@ impl RowPlan<'_> {
 /// #     row: RowKey { relation: 1, key: "[\"1\"]".into() }, page: None, url: "u".into(),
 /// #     resolved: None,
 /// #     fills: Vec::new(), ledger: Default::default(), recaption: true, validators: None,
-/// #     known: None, attempts: 0, engine_losses: 0,
+/// #     known: None, attempts: 0, trial: Default::default(),
 /// # };
 /// let retry = RetryPolicy { max_attempts: 5, jitter: 0.5 };
 /// let settlement = Settlement::new(&table, &job, &CaptionOutcome::Unchanged, retry);

@@ -51,7 +51,7 @@ fn job(noted_url: &str) -> RowJob {
             validators: None,
             known: None,
             attempts: 0,
-            engine_losses: 0,
+            trial: Default::default(),
         };
         let (table, answer) = (table(), done(&[Ok(text), Ok(text)]));
         let settlement = Settlement::new(&table, &empty, &answer, RETRY);

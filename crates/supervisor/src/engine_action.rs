@@ -2,6 +2,7 @@
 
 use pg_caption_wire::{EngineConfig, EngineControl};
 use std::fmt;
+use std::time::Duration;
 
 /// Process id of an engine. It is unique until the engine's end was reported.
 pub type EnginePid = u32;
@@ -25,7 +26,7 @@ impl EngineStart {
 pub enum EngineAction {
     /// Write a message to an engine's standard input. An engine that has ended needs none.
     Send(EnginePid, EngineControl),
-    /// Kill an engine that was asked to leave and hangs.
+    /// Kill an engine that hangs.
     Kill(EnginePid),
     /// Publish the state for callers and workers. Each publication counts as a change of the
     /// engine.
@@ -37,6 +38,15 @@ pub enum EngineAction {
     },
     /// Write to the server log.
     Log(HandoverEvent),
+}
+
+/// How an engine hangs while clients wait for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineHang {
+    /// It has not answered for so long.
+    Silent(Duration),
+    /// One decoding step or model call has lasted so long.
+    Step(Duration),
 }
 
 /// Why no engine answers.
@@ -79,6 +89,8 @@ pub enum HandoverEvent {
     Outdated(EnginePid),
     /// An engine did not leave in time.
     Hangs(EnginePid),
+    /// An engine hangs while clients wait for it.
+    Frozen(EnginePid, EngineHang),
 }
 
 impl fmt::Display for HandoverEvent {
@@ -106,6 +118,18 @@ impl fmt::Display for HandoverEvent {
             }
             HandoverEvent::Hangs(pid) => {
                 write!(f, "engine {pid} was asked to leave and did not; killing it")
+            }
+            HandoverEvent::Frozen(pid, EngineHang::Silent(time)) => {
+                let seconds = time.as_secs();
+                write!(f, "engine {pid} did not respond for {seconds} s; killing it")
+            }
+            HandoverEvent::Frozen(pid, EngineHang::Step(time)) => {
+                write!(
+                    f,
+                    "engine {pid} has been decoding, or in one call of its model, for {} s; \
+                     killing it",
+                    time.as_secs()
+                )
             }
         }
     }

@@ -4,17 +4,20 @@
 //!
 //! Guarantees, tested by `tests/handover.rs` with random faults: one engine serves at a time. It is
 //! asked to leave only once another one is ready. A model that cannot be loaded leaves it serving.
-//! A dead engine is replaced after growing pauses. Known cooldowns of hosts are passed to the next
+//! A dead engine that has answered is replaced immediately, others after growing pauses. One that
+//! hangs while clients wait is killed. Known cooldowns of hosts are passed to the next
 //! engine.
 
 pub use crate::engine_action::{
-    EngineAction, EnginePid, EngineStart, EngineTrouble, HandoverEvent,
+    EngineAction, EngineHang, EnginePid, EngineStart, EngineTrouble, HandoverEvent,
 };
+use crate::watchdog::Watchdog;
 use pg_caption_wire::{EngineConfig, EngineControl, EngineReport, HostCooldown};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Pauses before the next start, by deaths of serving engines in a row. Not a `Backoff`: a first
+/// Pauses before the next start, by deaths of engines in a row that had answered nothing. Not a `Backoff`: a first
 /// death costs no pause, and later pauses grow by a factor of five.
 const RESTART_PAUSES: [Duration; 5] = [
     Duration::ZERO,
@@ -25,6 +28,14 @@ const RESTART_PAUSES: [Duration; 5] = [
 ];
 /// The death of an engine that served this long counts as a first one.
 const STABLE: Duration = Duration::from_secs(20);
+/// Engines that had answered are replaced without a pause this often in [`REPLACEMENT_PERIOD`].
+const REPLACEMENTS: usize = 30;
+/// The period in which immediate replacements are counted.
+const REPLACEMENT_PERIOD: Duration = Duration::from_secs(60);
+/// How long an engine that has reported nothing may take to start, before it must answer pings.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Reports of cooldowns that one engine may pass on; each is sent to another engine's input.
+const COOLING_REPORTS: u32 = 8;
 /// Pause before an engine that asked for a successor gets another one, after one that failed.
 const SUCCESSOR_PAUSE: Duration = Duration::from_secs(60);
 /// How long an engine may take to leave, beyond its longest fetch, before it counts as hanging.
@@ -51,8 +62,16 @@ struct Engine {
     model: ModelState,
     config: EngineConfig,
     started: Instant,
-    /// It asked for a successor.
+    /// It needs a successor: it asked for one, or serves a socket that was removed.
     outdated: bool,
+    /// It has sent a report.
+    reported: bool,
+    /// It has answered a request.
+    answered: bool,
+    /// Reports of cooldowns that were passed on.
+    cooling_reports: u32,
+    /// It hangs and was killed.
+    killed: bool,
     /// It has no model, and the configuration was reloaded: a model may be available now.
     retry: bool,
 }
@@ -90,8 +109,11 @@ pub struct ModelSwap {
 #[derive(Debug)]
 pub struct EngineHandover {
     engines: Vec<Engine>,
-    /// Deaths of serving engines in a row.
+    /// Deaths in a row of serving engines that had answered nothing.
     deaths: usize,
+    /// The last starts without a pause after an engine that had answered.
+    replaced: VecDeque<Instant>,
+    watchdog: Watchdog,
     /// When the next serving engine may start.
     not_before: Option<Instant>,
     /// No successor is started with this configuration until the next reload.
@@ -111,6 +133,8 @@ impl EngineHandover {
         EngineHandover {
             engines: Vec::new(),
             deaths: 0,
+            replaced: VecDeque::new(),
+            watchdog: Watchdog::default(),
             not_before: None,
             refused_config: None,
             successor_at: None,
@@ -150,7 +174,8 @@ impl EngineHandover {
     /// When the next action is due without a message or exit of an engine.
     pub fn next_due(&self, config: &EngineConfig, now: Instant) -> Option<Instant> {
         let hangs = self.engines.iter().filter_map(Engine::hangs_at).min();
-        [self.start_at(config, now), hangs].into_iter().flatten().min()
+        let watch = self.watchdog.next_due(now);
+        [self.start_at(config, now), hangs, watch].into_iter().flatten().min()
     }
 
     /// When an engine is to be started.
@@ -180,6 +205,10 @@ impl EngineHandover {
             config: start.config,
             started: now,
             outdated: false,
+            reported: false,
+            answered: false,
+            cooling_reports: 0,
+            killed: false,
             retry: false,
         });
         if role == Role::Serving {
@@ -201,14 +230,25 @@ impl EngineHandover {
     /// An engine sent a report.
     pub fn reported(&mut self, pid: EnginePid, report: EngineReport, now: Instant) {
         let Some(at) = self.engines.iter().position(|engine| engine.pid == pid) else { return };
+        self.engines[at].reported = true;
+        let is_loading = self.engines[at].model == ModelState::Loading;
         match report {
             EngineReport::Starting => {}
-            EngineReport::Cooling { hosts } => self.pass_on(pid, hosts),
+            EngineReport::Answered => self.engines[at].answered = true,
+            EngineReport::Pong { number, busy_ms } => {
+                let busy = Duration::from_millis(busy_ms);
+                if let Some(hang) = self.watchdog.answered(pid, number, busy) {
+                    self.kill(at, hang);
+                }
+            }
+            EngineReport::Cooling { hosts } => self.pass_on(at, hosts),
             EngineReport::Outdated => {
                 if !std::mem::replace(&mut self.engines[at].outdated, true) {
                     self.log(HandoverEvent::Outdated(pid));
                 }
             }
+            // Of an engine that was taken over: repeated reports do not fill the log.
+            EngineReport::Ready { .. } | EngineReport::Failed(_) if !is_loading => {}
             EngineReport::Ready { model } => {
                 let model = format!("\"{}\" ({})", model.name, model.family);
                 self.log(HandoverEvent::Ready(pid, model));
@@ -264,14 +304,15 @@ impl EngineHandover {
     pub fn ended(&mut self, pid: EnginePid, how: String, now: Instant) {
         let Some(at) = self.engines.iter().position(|engine| engine.pid == pid) else { return };
         let engine = self.engines.swap_remove(at);
+        self.watchdog.forget(pid);
         match engine.role {
             Role::Serving => {
                 self.log(HandoverEvent::Ended(pid, how.clone()));
-                if now.duration_since(engine.started) >= STABLE {
+                if engine.answered || now.duration_since(engine.started) >= STABLE {
                     self.deaths = 0;
                 }
                 self.announce(None, Some(EngineTrouble::Ended(how)));
-                self.pause_restart(now);
+                if engine.answered { self.replace(now) } else { self.pause_restart(now) }
             }
             Role::Successor => {
                 self.log(HandoverEvent::SuccessorEnded(pid, how.clone()));
@@ -292,6 +333,44 @@ impl EngineHandover {
                 self.actions.extend([EngineAction::Log(event), EngineAction::Kill(engine.pid)]);
             }
         }
+    }
+
+    /// A client waits for an engine longer than usual.
+    pub fn doubt(&mut self) {
+        self.watchdog.doubt();
+    }
+
+    /// Asks the engines for a sign of life if clients wait, and kills those that gave none. Returns
+    /// whether they were asked: every doubt until now is settled then.
+    pub fn watch(&mut self, now: Instant) -> bool {
+        for (pid, hang) in self.watchdog.silent(now) {
+            if let Some(at) = self.engines.iter().position(|engine| engine.pid == pid) {
+                self.kill(at, hang);
+            }
+        }
+        if !self.watchdog.is_due(now) {
+            return false;
+        }
+        let engines = self.engines.iter().filter(|engine| engine.answers_pings(now));
+        let (number, asked) = self.watchdog.ask(engines.map(|engine| engine.pid), now);
+        let ping = |pid| EngineAction::Send(pid, EngineControl::Ping { number });
+        self.actions.extend(asked.into_iter().map(ping));
+        true
+    }
+
+    /// The launcher listens on another socket: every engine needs a successor that has it.
+    pub fn relistened(&mut self) {
+        self.engines.iter_mut().for_each(|engine| engine.outdated = true);
+        self.successor_at = None;
+    }
+
+    /// Kills an engine that hangs.
+    fn kill(&mut self, at: usize, hang: EngineHang) {
+        let pid = self.engines[at].pid;
+        self.engines[at].killed = true;
+        self.watchdog.forget(pid);
+        self.log(HandoverEvent::Frozen(pid, hang));
+        self.actions.push(EngineAction::Kill(pid));
     }
 
     /// The state of the models. `wanted`: the model in the settings.
@@ -335,11 +414,25 @@ impl EngineHandover {
     }
 
     /// Sends cooldowns of hosts that one engine knows to the serving one.
-    fn pass_on(&mut self, from: EnginePid, hosts: Vec<HostCooldown>) {
-        let serving =
-            self.serving().map(|engine| engine.pid).filter(|pid| *pid != from && !hosts.is_empty());
+    fn pass_on(&mut self, from: usize, hosts: Vec<HostCooldown>) {
+        let Engine { pid: from, cooling_reports, .. } = &mut self.engines[from];
+        *cooling_reports = cooling_reports.saturating_add(1);
+        if *cooling_reports > COOLING_REPORTS || hosts.is_empty() {
+            return;
+        }
+        let from = *from;
+        let serving = self.serving().map(|engine| engine.pid).filter(|pid| *pid != from);
         let send = |pid| EngineAction::Send(pid, EngineControl::Cooling { hosts });
         self.actions.extend(serving.map(send));
+    }
+
+    /// The next engine starts without a pause, unless too many did.
+    fn replace(&mut self, now: Instant) {
+        self.replaced.retain(|at| *at + REPLACEMENT_PERIOD > now);
+        let oldest = self.replaced.len().checked_sub(REPLACEMENTS).map(|at| self.replaced[at]);
+        let at = oldest.map_or(now, |oldest| oldest + REPLACEMENT_PERIOD);
+        self.not_before = Some(at);
+        self.replaced.push_back(at);
     }
 
     fn pause_restart(&mut self, now: Instant) {
@@ -363,6 +456,11 @@ impl EngineHandover {
 }
 
 impl Engine {
+    /// Whether an unanswered ping means that it hangs.
+    fn answers_pings(&self, now: Instant) -> bool {
+        !self.killed && (self.reported || now.duration_since(self.started) >= START_TIMEOUT)
+    }
+
     fn hangs_at(&self) -> Option<Instant> {
         let Role::Leaving { since } = self.role else { return None };
         Some(since + Duration::from_millis(self.config.fetch_timeout_ms) + LEAVE_TIMEOUT)

@@ -2,7 +2,8 @@
 //! any order.
 
 use pg_caption_supervisor::handover::{
-    EngineAction, EngineHandover, EnginePid, EngineStart, EngineTrouble, HandoverEvent, ModelSwap,
+    EngineAction, EngineHandover, EngineHang, EnginePid, EngineStart, EngineTrouble, HandoverEvent,
+    ModelSwap,
 };
 use pg_caption_wire::{
     EngineConfig, EngineControl, EngineReport, Failure, FailureClass, HostCooldown, ModelStatus,
@@ -100,8 +101,10 @@ impl Launcher {
             self.start(start);
         }
         self.handover.kill_hanging(self.now);
+        self.handover.watch(self.now);
         self.act();
         self.handover.kill_hanging(self.now);
+        self.handover.watch(self.now);
         assert_eq!(self.handover.actions(), [], "actions are repeated");
         std::mem::take(&mut self.killed).into_iter().for_each(|pid| self.end(pid));
         self.check();
@@ -142,7 +145,8 @@ impl Launcher {
                     self.sent.push((pid, control));
                 }
                 EngineAction::Kill(pid) => {
-                    assert!(self.processes[&pid].leaving);
+                    let is_frozen = |event: &HandoverEvent| matches!(event, HandoverEvent::Frozen(of, _) if *of == pid);
+                    assert!(self.processes[&pid].leaving || self.log.iter().any(is_frozen));
                     self.killed.push(pid);
                 }
                 EngineAction::Announce { serving, trouble } => {
@@ -427,6 +431,177 @@ fn host_cooldowns_are_passed_to_the_new_engine() {
     }
 }
 
+impl Launcher {
+    /// The number of the last ping that an engine got.
+    fn pinged(&self, pid: EnginePid) -> Option<u64> {
+        self.sent.iter().rev().find_map(|(to, control)| match control {
+            EngineControl::Ping { number } if *to == pid => Some(*number),
+            _ => None,
+        })
+    }
+
+    /// A client waits for an engine.
+    fn doubt(&mut self) {
+        self.handover.doubt();
+        self.tend();
+    }
+}
+
+// A frozen engine stayed in service for ever.
+#[test]
+fn a_silent_engine_is_killed_while_clients_wait() {
+    let mut launcher = Launcher::serving();
+    launcher.pass(Duration::from_secs(3600));
+    assert_eq!((launcher.next_due(), launcher.pinged(1)), (None, None), "no client waits");
+    launcher.doubt();
+    assert!(launcher.pinged(1).is_some());
+    launcher.pass(Duration::from_secs(9));
+    assert_eq!(launcher.ready(), [1]);
+    let due = launcher.next_due().expect("a time to kill it");
+    launcher.pass(due - launcher.now);
+    assert!(matches!(launcher.log.last(), Some(HandoverEvent::Frozen(1, EngineHang::Silent(_)))));
+    launcher.pass(Duration::ZERO);
+    assert_eq!(launcher.processes.keys().copied().collect::<Vec<_>>(), [2]);
+}
+
+#[test]
+fn an_answering_engine_stays() {
+    let mut launcher = Launcher::serving();
+    for _ in 0..100 {
+        launcher.doubt();
+        let number = launcher.pinged(1).expect("a ping");
+        launcher.report(1, EngineReport::Pong { number, busy_ms: 200_000 });
+        launcher.tend();
+        assert_eq!(launcher.next_due(), None);
+        launcher.pass(Duration::from_secs(20));
+    }
+    assert_eq!(launcher.ready(), [1]);
+}
+
+#[test]
+fn an_endless_model_call_is_killed() {
+    let mut launcher = Launcher::serving();
+    launcher.doubt();
+    let number = launcher.pinged(1).expect("a ping");
+    launcher.report(1, EngineReport::Pong { number: number + 1, busy_ms: 300_000 });
+    launcher.tend();
+    assert_eq!(launcher.ready(), [1], "an answer to no question");
+    launcher.report(1, EngineReport::Pong { number, busy_ms: 300_000 });
+    launcher.tend();
+    let hang = EngineHang::Step(Duration::from_secs(300));
+    assert!(launcher.log.contains(&HandoverEvent::Frozen(1, hang)));
+    assert!(!launcher.processes.contains_key(&1));
+}
+
+#[test]
+fn many_waiting_clients_cause_few_pings() {
+    let mut launcher = Launcher::serving();
+    for _ in 0..200 {
+        launcher.doubt();
+        if let Some(number) = launcher.pinged(1) {
+            launcher.report(1, EngineReport::Pong { number, busy_ms: 0 });
+        }
+        launcher.pass(Duration::from_millis(100));
+    }
+    let pings = launcher.sent.iter().filter(|(_, c)| matches!(c, EngineControl::Ping { .. }));
+    assert!((3..=5).contains(&pings.count()), "in 20 seconds");
+}
+
+// After a changed setting, a worker stayed connected to the frozen old engine for ten minutes.
+#[test]
+fn a_frozen_old_engine_is_killed_too() {
+    let mut launcher = Launcher::serving();
+    launcher.reload(config("b"));
+    launcher.load(2);
+    launcher.doubt();
+    let number = launcher.pinged(2).expect("a ping");
+    launcher.report(2, EngineReport::Pong { number, busy_ms: 0 });
+    launcher.pass(Duration::from_secs(10));
+    assert_eq!(launcher.processes.keys().copied().collect::<Vec<_>>(), [2]);
+    assert_eq!(launcher.ready(), [2]);
+}
+
+#[test]
+fn a_starting_engine_is_not_pinged() {
+    let mut launcher = Launcher::new();
+    launcher.tend();
+    launcher.doubt();
+    assert_eq!(launcher.pinged(1), None);
+    launcher.pass(Duration::from_secs(60));
+    launcher.doubt();
+    assert!(launcher.pinged(1).is_some(), "it never started");
+}
+
+#[test]
+fn a_new_socket_needs_new_engines() {
+    let mut launcher = Launcher::serving();
+    launcher.reload(config("b"));
+    launcher.handover.relistened();
+    launcher.load(2);
+    assert_eq!(launcher.ready(), [2], "it was started with the old socket");
+    launcher.tend();
+    launcher.load(3);
+    assert_eq!((launcher.ready(), launcher.next_due().is_some()), (vec![3], true));
+    launcher.leave();
+    assert_eq!((launcher.starts.len(), launcher.next_due()), (3, None));
+}
+
+// 18 kills of engines that had answered cost seven minutes of pauses.
+#[test]
+fn an_engine_that_answered_is_replaced_immediately() {
+    let mut launcher = Launcher::serving();
+    let begin = launcher.now;
+    for pid in 1..=30 {
+        launcher.report(pid, EngineReport::Answered);
+        launcher.die(pid);
+        launcher.load(pid + 1);
+    }
+    assert_eq!((launcher.now, launcher.ready()), (begin, vec![31]));
+    launcher.report(31, EngineReport::Answered);
+    launcher.die(31);
+    assert!(launcher.processes.is_empty(), "thirty in a minute are enough");
+    assert_eq!(launcher.next_due(), Some(begin + Duration::from_secs(60)));
+    launcher.pass(Duration::from_secs(60));
+    launcher.load(32);
+    launcher.report(32, EngineReport::Answered);
+    launcher.die(32);
+    assert_eq!(launcher.loading(), [33], "the minute is over");
+}
+
+#[test]
+fn pauses_grow_between_engines_without_answers() {
+    let mut launcher = Launcher::serving();
+    for pid in 1..=2 {
+        launcher.die(pid);
+        launcher.pass(Duration::from_millis(200));
+    }
+    launcher.load(3);
+    launcher.report(3, EngineReport::Answered);
+    launcher.die(3);
+    assert_eq!(launcher.loading(), [4]);
+    launcher.die(4);
+    assert_eq!(launcher.loading(), [5], "a first death");
+    launcher.die(5);
+    assert!(launcher.loading().is_empty());
+}
+
+// An engine that was taken over filled the server log with 76 MB in 20 seconds.
+#[test]
+fn repeated_reports_are_neither_logged_nor_passed_on() {
+    let mut launcher = Launcher::serving();
+    launcher.reload(config("b"));
+    launcher.load(2);
+    let (log, changes, sent) = (launcher.log.len(), launcher.changes, launcher.sent.len());
+    for _ in 0..1000 {
+        launcher.report(1, EngineReport::Ready { model: model("a") });
+        launcher.report(1, EngineReport::Cooling { hosts: vec![host("x")] });
+        launcher.report(2, EngineReport::Ready { model: model("b") });
+        launcher.act();
+    }
+    assert_eq!((launcher.log.len(), launcher.changes), (log, changes));
+    assert!(launcher.sent.len() - sent < 10);
+}
+
 /// One event of a launcher and its engines.
 #[derive(Debug, Clone)]
 enum Event {
@@ -437,6 +612,10 @@ enum Event {
     Die(usize),
     Leave,
     Outdated(usize),
+    Doubt,
+    Pong(usize, u64),
+    Relisten,
+    Answered(usize),
     MayStart(bool),
     TimePasses(u64),
 }
@@ -453,6 +632,10 @@ fn event() -> impl Strategy<Value = Event> {
         2 => (0usize..4).prop_map(Event::Die),
         1 => Just(Event::Leave),
         1 => (0usize..4).prop_map(Event::Outdated),
+        1 => Just(Event::Doubt),
+        2 => (0usize..4, 0u64..400_000).prop_map(|(at, ms)| Event::Pong(at, ms)),
+        1 => Just(Event::Relisten),
+        1 => (0usize..4).prop_map(Event::Answered),
         1 => any::<bool>().prop_map(Event::MayStart),
         2 => (0u64..70_000).prop_map(Event::TimePasses),
     ]
@@ -487,6 +670,22 @@ impl Launcher {
                 if let Some(pid) = self.nth(at) {
                     self.report(pid, EngineReport::Outdated);
                     self.tend();
+                }
+            }
+            Event::Doubt => self.doubt(),
+            Event::Pong(at, busy_ms) => {
+                if let Some((pid, number)) = self.nth(at).and_then(|p| Some((p, self.pinged(p)?))) {
+                    self.report(pid, EngineReport::Pong { number, busy_ms });
+                    self.tend();
+                }
+            }
+            Event::Relisten => {
+                self.handover.relistened();
+                self.tend();
+            }
+            Event::Answered(at) => {
+                if let Some(pid) = self.nth(at) {
+                    self.report(pid, EngineReport::Answered);
                 }
             }
             Event::MayStart(may) => self.may_start = may,

@@ -28,7 +28,7 @@ pub use status::{
 
 /// Version of everything in this crate. A client and an engine of different versions refuse each
 /// other in `Hello`.
-pub const PROTOCOL: u32 = 1;
+pub const PROTOCOL: u32 = 2;
 
 /// Descriptor of the listening socket, which the launcher passes to the engine.
 pub const LISTEN_FD: i32 = 3;

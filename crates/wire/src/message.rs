@@ -52,6 +52,15 @@ pub enum ServerMessage {
         /// Most unanswered requests on this connection; at least 1.
         window: u32,
     },
+    /// A request's picture is about to be decoded, or to reach the model. If the engine dies from
+    /// now on, the picture may be the cause. Requests without this message are never the cause.
+    Running {
+        /// Id of the request.
+        id: u64,
+        /// No other picture, of any connection, has been in decoder or model since. Sent again
+        /// with `false` when that ends; it never becomes true again.
+        alone: bool,
+    },
     /// Answer to one request; replies arrive in any order.
     Reply(CaptionReply),
     /// The client must send no further requests here, wait for its answers, and reconnect.
@@ -80,6 +89,10 @@ pub struct CaptionRequest {
     /// Confidence below which the answer is `uncertain`, 0..=1; `None`: the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_confidence: Option<f32>,
+    /// The picture is suspected of killing engines: the engine decodes and captions it while no
+    /// other picture, of any connection, is in decoder or model.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub isolated: bool,
 }
 
 /// Source of the picture of a request.

@@ -15,6 +15,11 @@ pub enum EngineControl {
         /// The pauses that have not ended.
         hosts: Vec<HostCooldown>,
     },
+    /// A client waits for the engine: answer with [`EngineReport::Pong`].
+    Ping {
+        /// Returned in the answer.
+        number: u64,
+    },
 }
 
 /// A line on the status pipe, engine to launcher.
@@ -38,6 +43,16 @@ pub enum EngineReport {
     Cooling {
         /// The pauses that have not ended.
         hosts: Vec<HostCooldown>,
+    },
+    /// The first request was answered by more than the engine's own inability.
+    Answered,
+    /// Answer to [`EngineControl::Ping`].
+    Pong {
+        /// Number of the ping.
+        number: u64,
+        /// How long the longest decoding step or model call in progress has lasted, milliseconds;
+        /// 0: none is in progress.
+        busy_ms: u64,
     },
 }
 

@@ -87,7 +87,14 @@ impl PicturePipeline {
         if !picture.is_wanted() {
             return Err(failures::lost());
         }
-        self.hook.run(&file.bytes);
+        work.running = self.running.enter(&picture);
+        if work.running.is_none() {
+            return Err(failures::lost());
+        }
+        {
+            let _step = self.metrics.steps.begin(Instant::now());
+            self.hook.run(&file.bytes);
+        }
         let decoded = self.decode(work, &picture, file, provider.target())?;
         self.prepare(work, &picture, decoded, provider)
     }
@@ -112,7 +119,10 @@ impl PicturePipeline {
             target: (!exact).then_some(target),
             exact,
         };
-        let header = pixels::probe(&bytes).map_err(|e| e.failure())?;
+        let header = {
+            let _step = self.metrics.steps.begin(began);
+            pixels::probe(&bytes).map_err(|e| e.failure())?
+        };
         // A picture whose header is refused does not wait for memory first.
         header.check(&options).map_err(|e| e.failure())?;
         let needed = header
@@ -123,7 +133,10 @@ impl PicturePipeline {
             .reserve(needed.min(self.decoding.total()), deadline, || picture.is_cancelled());
         let room = reserved.map_err(|e| failures::no_memory(e, needed))?;
         let waited = began.elapsed();
-        let decoded = pixels::decode(&bytes, &options).map_err(|e| e.failure())?;
+        let decoded = {
+            let _step = self.metrics.steps.begin(Instant::now());
+            pixels::decode(&bytes, &options).map_err(|e| e.failure())?
+        };
         if decoded.blank.is_some() && !exact {
             return Err(failures::blank());
         }
@@ -162,7 +175,10 @@ impl PicturePipeline {
             .reserve(most.min(self.prepared.total()), picture.deadline(), || picture.is_cancelled())
             .map_err(|e| failures::no_memory(e, most))?;
         let (cpu, began) = (thread_cpu(), Instant::now());
-        let data = provider.prepare(&rgb, &options);
+        let data = {
+            let _step = self.metrics.steps.begin(began);
+            provider.prepare(&rgb, &options)
+        };
         drop((rgb, room));
         let data = data?;
         memory.shrink(data.bytes());

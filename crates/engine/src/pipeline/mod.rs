@@ -18,6 +18,7 @@ use crate::provider::Provider;
 use crate::provider::values::AnswerTerms;
 use crate::request::PictureSource;
 use crate::resolver_files::{self, ResolverFiles};
+use crate::running::RunningPictures;
 use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
 use parking_lot::{Condvar, Mutex};
@@ -94,6 +95,7 @@ pub struct PicturePipeline {
     files: Arc<FileMemory>,
     decoding: Arc<MemoryPool>,
     prepared: Arc<MemoryPool>,
+    running: Arc<RunningPictures>,
     metrics: Arc<EngineMetrics>,
     resolver_files: ResolverFiles,
     /// Called once when the resolver's files can no longer be read.
@@ -150,6 +152,7 @@ impl PicturePipeline {
             files,
             decoding: pool(DECODING_SHARE),
             prepared: pool(PREPARED_SHARE),
+            running: Arc::default(),
             metrics,
             resolver_files: ResolverFiles::new(resolver_files::FILES),
             outdated: Mutex::default(),
@@ -163,6 +166,11 @@ impl PicturePipeline {
     /// The memory for files.
     pub fn files(&self) -> &Arc<FileMemory> {
         &self.files
+    }
+
+    /// The pictures in decoder or model.
+    pub fn running(&self) -> &Arc<RunningPictures> {
+        &self.running
     }
 
     /// Cooldowns, requests in flight and last answers, by host.

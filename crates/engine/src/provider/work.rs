@@ -62,7 +62,10 @@ impl ProviderWork {
             terms,
         });
         let jobs = work.picture.set_encoded(&encoded);
-        jobs.into_iter().map(|job| CaptionTask::new(job, encoded.clone())).collect()
+        let running = work.running.take();
+        jobs.into_iter()
+            .map(|job| CaptionTask::new(job, encoded.clone(), running.clone()))
+            .collect()
     }
 
     /// The provider cannot process the picture: fails all waiting jobs.

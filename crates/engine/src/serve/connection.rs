@@ -5,6 +5,7 @@
 //! writer, so a client that does not read harms only itself.
 
 use super::inbound::{self, InboundError};
+use super::outlet::ClientOutlet;
 use crate::answer::JobAnswer;
 use crate::budget::ReserveError;
 use crate::engine::Engine;
@@ -22,7 +23,7 @@ use pg_caption_wire::{
 };
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use std::collections::HashMap;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufReader};
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
@@ -31,8 +32,9 @@ use std::time::{Duration, Instant};
 
 /// Unanswered requests that a client may have on one connection.
 pub const WINDOW: u32 = 64;
-/// Frames that may wait for a client to read them: its window, and messages other than replies.
-const UNREAD: usize = WINDOW as usize + 16;
+/// Frames that may wait for a client to read them: three for each request of its window (it runs,
+/// not alone, its reply), and other messages.
+const UNREAD: usize = 3 * WINDOW as usize + 16;
 /// Time limit for a client's hello.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -50,6 +52,7 @@ pub const RELEASE: &str = env!("CARGO_PKG_VERSION");
 pub struct ClientConnection {
     id: u64,
     stream: UnixStream,
+    outlet: Arc<ClientOutlet>,
     frames: SyncSender<Vec<u8>>,
     open: Mutex<HashMap<u64, Arc<Job>>>,
     pictures: Arc<SharedPictures>,
@@ -68,16 +71,18 @@ impl ClientConnection {
         closed: impl FnOnce() + Send + 'static,
     ) -> io::Result<Arc<ClientConnection>> {
         let (frames, queued) = sync_channel(UNREAD);
-        let (reading, writing) = (stream.try_clone()?, stream.try_clone()?);
+        let reading = stream.try_clone()?;
+        let outlet = Arc::new(ClientOutlet::new(stream.try_clone()?));
         let connection = Arc::new(ClientConnection {
             id,
             stream,
+            outlet: outlet.clone(),
             frames,
             open: Mutex::default(),
             pictures: Arc::default(),
             idle: Mutex::default(),
         });
-        spawn("writer", move || write(&writing, &queued))?;
+        spawn("writer", move || write(&outlet, &queued))?;
         let this = connection.clone();
         let started = spawn("reader", move || {
             this.read(reading, &engine, admit);
@@ -96,6 +101,16 @@ impl ClientConnection {
             frame::encode_head(message, 0).is_ok_and(|bytes| self.frames.try_send(bytes).is_ok());
         if !queued {
             self.disconnect();
+        }
+    }
+
+    /// Informs the client that a request's picture runs. Past the queue if possible: the process may
+    /// die of the picture before the writer has its turn.
+    fn report_running(&self, id: u64, alone: bool) {
+        let message = ServerMessage::Running { id, alone };
+        let frame = frame::encode_head(&message, 0);
+        if !frame.is_ok_and(|frame| self.outlet.try_write(&frame)) {
+            self.send(&message);
         }
     }
 
@@ -264,14 +279,20 @@ impl ClientConnection {
             min_confidence: request.min_confidence,
             extras: JobExtras::default(),
         };
-        let client = Arc::downgrade(self);
-        let counted = engine.metrics().count_in();
-        let job = Arc::new(Job::new(spec, arrived, move |answer| {
+        let (client, watcher) = (Arc::downgrade(self), Arc::downgrade(self));
+        let (counted, answering) = (engine.metrics().count_in(), engine.clone());
+        let job = Job::new(spec, arrived, move |answer| {
             counted.answered();
+            answering.note_answer(&answer);
             if let Some(client) = client.upgrade() {
                 client.jobs().remove(&id);
                 client.answered();
                 client.send(&ServerMessage::Reply(CaptionReply { id, outcome: outcome(answer) }));
+            }
+        });
+        let job = Arc::new(job.reporting(request.isolated, move |alone| {
+            if let Some(client) = watcher.upgrade() {
+                client.report_running(id, alone);
             }
         }));
         self.jobs().insert(id, job.clone());
@@ -339,13 +360,13 @@ impl From<InboundError> for ConnectionEnd {
     }
 }
 
-fn write(mut stream: &UnixStream, frames: &Receiver<Vec<u8>>) {
+fn write(outlet: &ClientOutlet, frames: &Receiver<Vec<u8>>) {
     for frame in frames {
-        if frame.is_empty() || stream.write_all(&frame).is_err() {
+        if frame.is_empty() || outlet.write(&frame).is_err() {
             break;
         }
     }
-    let _ = stream.shutdown(Shutdown::Both);
+    outlet.shutdown();
 }
 
 /// The wire's form of an answer.

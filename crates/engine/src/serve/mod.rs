@@ -10,6 +10,7 @@ mod admission;
 mod connection;
 mod descriptors;
 mod inbound;
+mod outlet;
 #[cfg(test)]
 mod tests;
 
@@ -25,6 +26,7 @@ use pg_caption_wire::{EngineConfig, EngineControl, EngineReport, Failure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{self, BufRead};
 use std::sync::Arc;
+use std::time::Instant;
 
 /// Exits immediately with status 0. `_exit`, because destructors of ONNX Runtime must not run while
 /// its threads do, and a crash at exit would count as a crash of PostgreSQL where the postmaster is
@@ -51,6 +53,8 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
     // The launcher sets it too. A launcher that died before this call is noticed by the end of
     // standard input.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM));
+    // The launcher executes a descriptor, whose number would be the name.
+    let _ = rustix::thread::set_name(c"pg_caption_engine");
     let config = configuration()?;
     let status = Arc::new(StatusPipe::open());
     let listener = descriptors::listener()?;
@@ -69,6 +73,8 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
     engine.when_broken(|failure| exit_broken(failure));
     let launcher = status.clone();
     engine.pipeline().when_outdated(move || launcher.report(&EngineReport::Outdated));
+    let launcher = status.clone();
+    engine.when_answered(move || launcher.report(&EngineReport::Answered));
     let acceptor = Arc::new(ClientAcceptor::new(listener, engine.clone())?);
     let (control, known, launcher) = (acceptor.clone(), engine.clone(), status.clone());
     spawn("control", move || {
@@ -80,6 +86,11 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
                     control.drain();
                 }
                 Ok(Ok(EngineControl::Cooling { hosts })) => known.pipeline().restore(&hosts),
+                Ok(Ok(EngineControl::Ping { number })) => {
+                    let busy = known.metrics().steps.longest(Instant::now());
+                    let busy_ms = busy.as_millis() as u64;
+                    launcher.report(&EngineReport::Pong { number, busy_ms });
+                }
                 Ok(Err(e)) => crate::log::line(format_args!("warning: invalid control line: {e}")),
                 Err(_) => break,
             }

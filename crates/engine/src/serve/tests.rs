@@ -10,6 +10,7 @@ use pg_caption_wire::{
     CaptionOutcome, CaptionOutput, CaptionRequest, ClientMessage, ClientRole, EngineConfig,
     Failure, FailureClass, ImageSource, OutputSpec, PROTOCOL, ServerMessage, WrittenCaption, frame,
 };
+use rustix::net::{RecvFlags, recv};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::sync::Arc;
@@ -24,6 +25,8 @@ struct Client {
     stream: UnixStream,
     reader: frame::FrameReader,
     prepared: Arc<AtomicUsize>,
+    /// Requests whose pictures run, and whether alone, as reported.
+    running: Vec<(u64, bool)>,
     _folder: tempfile::TempDir,
 }
 
@@ -43,7 +46,7 @@ impl Client {
         let stream = UnixStream::connect(&socket).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
         let reader = frame::FrameReader::default();
-        let mut client = Client { stream, reader, prepared, _folder: folder };
+        let mut client = Client { stream, reader, prepared, running: Vec::new(), _folder: folder };
         let role = ClientRole::Call;
         client.send(&ClientMessage::Hello { version: PROTOCOL, release: "test".into(), role }, &[]);
         assert!(matches!(client.receive(), ServerMessage::Hello { .. }));
@@ -59,7 +62,11 @@ impl Client {
         let mut bytes = [0; 4096];
         loop {
             if let Some((message, _)) = self.reader.next_frame().unwrap() {
-                return message;
+                match message {
+                    ServerMessage::Running { id, alone } => self.running.push((id, alone)),
+                    message => return message,
+                }
+                continue;
             }
             let read = self.stream.read(&mut bytes).unwrap();
             assert_ne!(read, 0, "the server closed the connection");
@@ -67,7 +74,7 @@ impl Client {
         }
     }
 
-    fn request(&mut self, styles: &[CaptionStyle], min_confidence: Option<f32>) -> CaptionOutcome {
+    fn submit(&mut self, styles: &[CaptionStyle], min_confidence: Option<f32>) {
         let output = |style: &CaptionStyle| OutputSpec {
             style: style.clone(),
             max_tokens: 64,
@@ -80,8 +87,13 @@ impl Client {
             outputs: styles.iter().map(output).collect(),
             remaining_ms: 60_000,
             min_confidence,
+            isolated: false,
         };
         self.send(&ClientMessage::Request(request), &picture());
+    }
+
+    fn request(&mut self, styles: &[CaptionStyle], min_confidence: Option<f32>) -> CaptionOutcome {
+        self.submit(styles, min_confidence);
         match self.receive() {
             ServerMessage::Reply(reply) => reply.outcome,
             other => panic!("not a reply: {other:?}"),
@@ -159,6 +171,31 @@ fn a_dropped_task_is_answered_as_lost() {
         panic!("captions of a dropped task")
     };
     assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Retry, "lost"));
+}
+
+// An engine that died did not say of what, and an innocent picture was blamed.
+#[test]
+fn a_picture_is_reported_before_it_runs() {
+    let (release, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Mutex::new(wait);
+    let mut client = Client::of(move |_| {
+        wait.lock().unwrap().recv().unwrap();
+        Ok(raw(RAW, None))
+    });
+    client.send(&ClientMessage::Status, &[]);
+    assert!(matches!(client.receive(), ServerMessage::Status(_)));
+    assert_eq!(client.running, []);
+    client.submit(&[concise()], None);
+    // The report is there while the model works on the picture.
+    let mut first = [0; 1];
+    recv(&client.stream, &mut first, RecvFlags::PEEK).unwrap();
+    release.send(()).unwrap();
+    assert!(matches!(client.receive(), ServerMessage::Reply(_)));
+    assert_eq!(client.running, [(1, true)]);
+    // A further request for the encoded picture.
+    release.send(()).unwrap();
+    assert_eq!(client.outputs(&[concise()]).len(), 1);
+    assert_eq!(client.running, [(1, true), (1, true)]);
 }
 
 #[test]

@@ -118,7 +118,17 @@ impl Engine {
         }
     }
 
+    /// The next report but [`EngineReport::Answered`], which may come at any time.
     pub fn report(&mut self) -> EngineReport {
+        loop {
+            let report = self.any_report();
+            if report != EngineReport::Answered {
+                return report;
+            }
+        }
+    }
+
+    pub fn any_report(&mut self) -> EngineReport {
         let mut line = String::new();
         self.reports.read_line(&mut line).unwrap();
         serde_json::from_str(&line).unwrap_or_else(|e| panic!("{line:?}: {e}"))
@@ -155,12 +165,14 @@ impl Drop for Engine {
 pub struct Client {
     pub stream: UnixStream,
     reader: frame::FrameReader,
+    /// Requests whose pictures run, and whether alone, as reported.
+    pub running: Vec<(u64, bool)>,
 }
 
 impl Client {
     pub fn new(stream: UnixStream) -> Client {
         stream.set_read_timeout(Some(TIMEOUT)).unwrap();
-        Client { stream, reader: frame::FrameReader::default() }
+        Client { stream, reader: frame::FrameReader::default(), running: Vec::new() }
     }
 
     pub fn send(&mut self, message: &ClientMessage, body: &[u8]) {
@@ -172,7 +184,11 @@ impl Client {
     pub fn receive(&mut self) -> Option<ServerMessage> {
         loop {
             if let Some((message, _)) = self.reader.next_frame().unwrap() {
-                return Some(message);
+                match message {
+                    ServerMessage::Running { id, alone } => self.running.push((id, alone)),
+                    message => return Some(message),
+                }
+                continue;
             }
             let mut bytes = [0; 4096];
             match self.stream.read(&mut bytes) {
@@ -231,6 +247,7 @@ pub fn bytes(id: u64, styles: &[&str]) -> CaptionRequest {
         outputs,
         remaining_ms: 60_000,
         min_confidence: Some(0.0),
+        isolated: false,
     }
 }
 

@@ -90,6 +90,13 @@ pub enum ConnectionEvent {
     Other,
     /// The connection was closed in order and owes no answer.
     Spent,
+    /// The picture of a request is about to be decoded or to reach the model.
+    Running {
+        /// Id of the request.
+        id: u64,
+        /// Nothing else has been in decoder or model since.
+        alone: bool,
+    },
     /// The answer to a request.
     Answer {
         /// Id of the request.

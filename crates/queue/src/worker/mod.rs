@@ -172,6 +172,7 @@ impl QueueWorker {
         match event {
             ConnectionEvent::Nothing => self.phase = RoundPhase::Settle,
             ConnectionEvent::Other => {}
+            ConnectionEvent::Running { id, alone } => self.dispatcher.running(id, alone),
             ConnectionEvent::Spent => self.dispatcher.spent(),
             ConnectionEvent::Answer { id, outcome } => {
                 let completed = self.dispatcher.answered(id, outcome, now, epoch);

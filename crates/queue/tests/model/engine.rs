@@ -19,6 +19,8 @@ pub const MAX_ATTEMPTS: i32 = 4;
 #[derive(Debug, Default)]
 pub struct Connection {
     pub requests: BTreeMap<u64, CaptionRequest>,
+    /// Requests whose pictures are in decoder or model, and whether nothing else ever was.
+    pub running: BTreeMap<u64, bool>,
     pub events: VecDeque<ConnectionEvent>,
     pub next: u64,
     pub going_away: bool,
@@ -28,7 +30,9 @@ pub struct Connection {
 
 impl Connection {
     pub fn has_room(&self) -> bool {
-        !self.going_away && self.requests.len() + self.events.len() < WINDOW
+        let answers = |event: &&ConnectionEvent| matches!(event, ConnectionEvent::Answer { .. });
+        let unread = self.events.iter().filter(answers).count();
+        !self.going_away && self.requests.len() + unread < WINDOW
     }
 
     /// The next event.
@@ -63,7 +67,9 @@ pub struct Engine {
     pub cooling: BTreeMap<String, Duration>,
     pub tries: HashMap<String, u32>,
     pub captions: u64,
-    /// How often a connection was lost with this picture alone in flight.
+    /// How often a picture killed the engine.
+    pub killed: usize,
+    /// How often a connection was lost while this picture ran and no other one did.
     pub alone: HashMap<String, u32>,
 }
 
@@ -92,6 +98,11 @@ impl Engine {
         Some(self.next)
     }
 
+    /// Number of pictures in decoder or model.
+    pub fn running(&self) -> usize {
+        self.connections.values().map(|connection| connection.running.len()).sum()
+    }
+
     /// Connections with unanswered requests.
     pub fn busy(&self) -> Vec<u64> {
         self.connections
@@ -112,15 +123,56 @@ impl Engine {
             ImageSource::Url { url, .. } => url.clone(),
             ImageSource::Bytes => String::new(),
         };
-        if of(&url, "poison") && self.cannot_until.is_none_or(|until| until <= now) {
-            return false;
+        let can = self.cannot_until.is_none_or(|until| until <= now);
+        if !connection.running.contains_key(&request) && can && self.begins(&url, random, now) {
+            self.begin(id, request);
+            return true;
         }
+        if of(&url, "poison") && can {
+            // A picture that waits for its turn kills no engine.
+            let kills = self.connections[&id].running.contains_key(&request);
+            self.killed += usize::from(kills);
+            return !kills;
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return true };
+        connection.running.remove(&request);
         let Some(asked) = connection.requests.remove(&request) else { return true };
         let outcome = self.outcome(&url, &asked, random, now);
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.events.push_back(ConnectionEvent::Answer { id: request, outcome });
         }
         true
+    }
+
+    /// Whether a fetched picture waits for the decoder; others are answered without it.
+    fn begins(&self, url: &str, random: &mut Rng, now: Duration) -> bool {
+        let host = url.split('/').next().unwrap_or_default();
+        let is_cooling = self.cooling.get(host).is_some_and(|until| *until > now);
+        of(url, "poison") || (!of(url, "gone") && !of(url, "slow") && !is_cooling && random.bool())
+    }
+
+    /// The picture goes to the decoder, unless it or another one must run alone.
+    fn begin(&mut self, id: u64, request: u64) {
+        let running = || {
+            let connections = self.connections.values();
+            connections.flat_map(|c| c.running.keys().map(|request| &c.requests[request]))
+        };
+        let alone = running().next().is_none();
+        let is_isolated = self.connections[&id].requests[&request].isolated;
+        if !alone && (is_isolated || running().any(|other| other.isolated)) {
+            return;
+        }
+        for connection in self.connections.values_mut() {
+            for (id, alone) in &mut connection.running {
+                if std::mem::replace(alone, false) {
+                    let event = ConnectionEvent::Running { id: *id, alone: false };
+                    connection.events.push_back(event);
+                }
+            }
+        }
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        connection.running.insert(request, alone);
+        connection.events.push_back(ConnectionEvent::Running { id: request, alone });
     }
 
     fn outcome(
@@ -203,11 +255,10 @@ impl Engine {
             self.connections.values_mut().filter(|connection| connection.lost.is_none())
         {
             let requests = std::mem::take(&mut connection.requests);
-            if requests.len() == 1
-                && let Some(CaptionRequest { image: ImageSource::Url { url, .. }, .. }) =
-                    requests.into_values().next()
-            {
-                *self.alone.entry(url).or_default() += 1;
+            for (id, alone) in std::mem::take(&mut connection.running) {
+                if alone && let ImageSource::Url { url, .. } = &requests[&id].image {
+                    *self.alone.entry(url.clone()).or_default() += 1;
+                }
             }
             connection.lost = Some(refused);
         }

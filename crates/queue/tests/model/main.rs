@@ -247,6 +247,51 @@ fn server_without_faults_comes_to_rest() {
     assert!(sim.now < Duration::from_secs(60), "at rest only after {:?}", sim.now);
 }
 
+// A row was recorded as a killer whose engine was killed from outside while it was being fetched.
+#[test]
+fn killers_are_rejected_and_no_innocent_row_is() {
+    for seed in 0..100 {
+        let mut sim = Simulation::new(seed, 2);
+        sim.concurrency = false;
+        let mut killers = 0;
+        for at in 0..2 {
+            sim.commit(at, &[Change::Watch(TABLE, 1)]);
+            for row in 0..30 {
+                let is_killer = sim.random.percent(10);
+                killers += usize::from(is_killer);
+                let url = format!("{}-{row}.", if is_killer { "poison" } else { "ok" });
+                sim.commit(at, &[Change::Insert(TABLE, key(row), Some(url))]);
+            }
+            // The backfill has the rows, too: each row has one job.
+            sim.databases[at].queue.clear();
+        }
+        for acts in 0.. {
+            assert!(acts < CALM, "not at rest: {:?}", sim.workers);
+            // Also from outside; a death with one picture in decoder or model tells against it.
+            if acts < TURMOIL && sim.random.percent(2) && sim.engine.running() != 1 {
+                sim.kill_engine();
+            }
+            if !act(&mut sim, false) {
+                break;
+            }
+        }
+        for db in &sim.databases {
+            check(0, db);
+            for (key, record) in &db.tables[&TABLE].rows {
+                let is_killer = record.url.as_ref().is_some_and(|url| url.starts_with("poison"));
+                assert_eq!(
+                    db.failed.get(&(TABLE, key.clone())).map(String::as_str),
+                    is_killer.then_some("engine_killer"),
+                    "{key}, {:?}, seed {seed}",
+                    record.url
+                );
+            }
+        }
+        let deaths = sim.engine.killed;
+        assert!(deaths <= 5 * killers, "{killers} killers cost {deaths} engines, seed {seed}");
+    }
+}
+
 #[test]
 fn requeued_row_is_examined_after_a_long_read_failure() {
     let mut sim = quiet(1);

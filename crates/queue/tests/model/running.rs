@@ -5,7 +5,6 @@ use crate::engine::{Connection, MAX_ATTEMPTS};
 use crate::simulation::Simulation;
 use crate::store::Tx;
 use pg_caption_queue::{ConnectionEvent, QueueWorker, WorkerAction, WorkerLimits, WorkerSignals};
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 /// Small enough that a few dozen rows reach all limits.
@@ -132,11 +131,9 @@ fn act(sim: &mut Simulation, at: usize, running: &mut Running) -> bool {
             running.sleep = Sleep::Connecting(until - sim.base, signals)
         }
         WorkerAction::Send => {
-            let engine = &mut sim.engine;
-            if let Some(connection) =
-                running.connection.and_then(|id| engine.connections.get_mut(&id))
-            {
-                send(worker, connection, &mut engine.alone);
+            let connections = &mut sim.engine.connections;
+            if let Some(connection) = running.connection.and_then(|id| connections.get_mut(&id)) {
+                send(worker, connection);
             }
         }
         WorkerAction::Receive => {
@@ -191,18 +188,15 @@ fn act(sim: &mut Simulation, at: usize, running: &mut Running) -> bool {
     true
 }
 
-fn send(worker: &mut QueueWorker, connection: &mut Connection, alone: &mut HashMap<String, u32>) {
+fn send(worker: &mut QueueWorker, connection: &mut Connection) {
     while connection.has_room()
         && let Some((job, request)) = worker.next_request()
     {
         let id = connection.next;
         connection.next += 1;
+        // A worker notices the loss of a connection only when it reads.
         if connection.lost.is_none() {
             connection.requests.insert(id, request);
-        } else {
-            // A worker notices the loss of a connection only when it reads, and counts a request
-            // that it sent meanwhile as in flight.
-            *alone.entry(job.url.clone()).or_default() += 1;
         }
         worker.sent(id, job);
     }

@@ -191,6 +191,8 @@ impl ModelThread {
         if stage == CpuStage::Encode {
             self.metrics.encode_calls.fetch_add(1, Relaxed);
         }
+        let metrics = self.metrics.clone();
+        let _step = metrics.steps.begin(Instant::now());
         let before = thread_cpu() + self.pool.read();
         let events = self.scheduler.run(call, &mut self.sessions, Instant::now);
         self.metrics.add_cpu(stage, (thread_cpu() + self.pool.read()).saturating_sub(before));
