@@ -155,6 +155,7 @@ impl FetchError {
             Tls { .. } => "tls",
             Reset { .. } => "reset",
             Timeout { .. } | TooSlow { .. } => "timeout",
+            Status { status: 304, .. } => "unexpected_304",
             Status { status, .. } => return format!("http_{status}"),
             TooLarge { .. } => "too_large",
             TooManyRedirects { .. } => "too_many_redirects",

@@ -21,7 +21,8 @@ pub(crate) fn class(status: u16, timed: bool) -> FailureClass {
     match status {
         429 => FailureClass::Host,
         503 if timed => FailureClass::Host,
-        408 | 425 | 500..=599 => FailureClass::Retry,
+        // 304 answers a request without conditions: most likely a cache's mistake.
+        304 | 408 | 425 | 500..=599 => FailureClass::Retry,
         _ => FailureClass::Reject,
     }
 }
@@ -97,11 +98,11 @@ mod tests {
 
     #[test]
     fn each_status_has_its_class() {
-        for status in [400, 401, 403, 404, 410, 451, 418, 300, 304, 204, 206] {
+        for status in [400, 401, 403, 404, 410, 451, 418, 300, 204, 206] {
             assert_eq!(class(status, false), FailureClass::Reject, "{status}");
             assert_eq!(class(status, true), FailureClass::Reject, "{status}");
         }
-        for status in [408, 425, 500, 502, 504, 520, 599] {
+        for status in [304, 408, 425, 500, 502, 504, 520, 599] {
             assert_eq!(class(status, true), FailureClass::Retry, "{status}");
         }
         assert_eq!((class(429, false), class(429, true)), (FailureClass::Host, FailureClass::Host));

@@ -72,12 +72,13 @@ fn an_unchanged_picture_is_not_downloaded_again() {
 }
 
 #[test]
-fn an_unrequested_304_is_an_error() {
+fn an_unrequested_304_is_tried_again() {
     let server = TestServer::start(|_, s| {
         write!(s, "HTTP/1.1 304 Not Modified\r\n\r\n")?;
         Ok(Then::Keep)
     });
-    assert_eq!(code(get(&fetcher(|_| {}), &server.url("/"))), "http_304");
+    let failure = get(&fetcher(|_| {}), &server.url("/")).unwrap_err().failure();
+    assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Retry, "unexpected_304"));
 }
 
 #[test]
