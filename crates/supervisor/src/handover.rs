@@ -17,8 +17,8 @@ use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-/// Pauses before the next start, by deaths of engines in a row that had answered nothing. Not a `Backoff`: a first
-/// death costs no pause, and later pauses grow by a factor of five.
+/// Pauses before the next start, by deaths of engines in a row that had answered nothing. Not a
+/// `Backoff`: a first death costs no pause, and later pauses grow by a factor of five.
 const RESTART_PAUSES: [Duration; 5] = [
     Duration::ZERO,
     Duration::from_millis(200),

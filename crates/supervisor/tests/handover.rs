@@ -145,8 +145,7 @@ impl Launcher {
                     self.sent.push((pid, control));
                 }
                 EngineAction::Kill(pid) => {
-                    let is_frozen = |event: &HandoverEvent| matches!(event, HandoverEvent::Frozen(of, _) if *of == pid);
-                    assert!(self.processes[&pid].leaving || self.log.iter().any(is_frozen));
+                    assert!(self.processes[&pid].leaving || self.is_frozen(pid));
                     self.killed.push(pid);
                 }
                 EngineAction::Announce { serving, trouble } => {
@@ -156,6 +155,12 @@ impl Launcher {
                 EngineAction::Log(event) => self.log.push(event),
             }
         }
+    }
+
+    /// Whether an engine is said to hang.
+    fn is_frozen(&self, pid: EnginePid) -> bool {
+        let of_pid = |e: &HandoverEvent| matches!(e, HandoverEvent::Frozen(of, _) if *of == pid);
+        self.log.iter().any(of_pid)
     }
 
     /// Ready engines that were not asked to leave.

@@ -1,5 +1,5 @@
-//! The engine with a test hook in its decoder, to check its confinement. Started by the test
-//! `confinement`; never installed.
+//! The engine with a test hook in its decoder, to check its confinement and its end. Started by the
+//! tests `confinement` and `engine_losses`; never installed.
 //!
 //! A picture may end in `TEST_HOOK ` and a JSON object of attempts (action: target). The hook makes
 //! them on the decode thread of the real, confined process. It reports the outcomes in one line on
@@ -78,6 +78,18 @@ fn attempt(action: &str, target: &str) -> io::Result<()> {
             // The processors of this thread: nothing changes.
             let now = rustix::thread::sched_getaffinity(None)?;
             Ok(rustix::thread::sched_setaffinity(Some(process(target)), &now)?)
+        }
+        // As a decoder that corrupts memory does.
+        "end the process" => std::process::abort(),
+        "write lines of that size" => {
+            let line = "flood\n".repeat(1000);
+            let size: usize = target.parse().expect("a size");
+            (0..size / line.len()).for_each(|_| eprint!("{line}"));
+            Ok(())
+        }
+        "write a line of that size" => {
+            eprintln!("{}", "x".repeat(target.parse().expect("a size")));
+            Ok(())
         }
         "change a file's mode" => fs::set_permissions(target, fs::Permissions::from_mode(0o600)),
         "change a file's owner" => std::os::unix::fs::chown(target, None, None),

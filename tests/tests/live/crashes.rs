@@ -1,8 +1,7 @@
 //! Repeated crashes while a queue is processed: at the end every row is filled exactly once.
 
 use pg_caption_tests::{
-    AnswerGate, FILLED, ServerAnswer, Signal, TestCluster, TestDatabase, TestServer, TestSession,
-    alive, eventually, signal,
+    FILLED, Signal, TestCluster, TestDatabase, TestServer, TestSession, alive, eventually, signal,
 };
 
 /// A watched table of `count` rows that records every write of a fill.
@@ -121,33 +120,4 @@ fn a_worker_crash_loses_no_row() {
 #[test]
 fn a_launcher_crash_loses_no_row() {
     the_server_recovers_from_a_crash_of("pg_caption launcher");
-}
-
-#[test]
-fn an_engine_killing_picture_is_identified() {
-    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
-    let db = cluster.database();
-    let (poison, never) = ("/poison.jpg", AnswerGate::new());
-    let mut urls = web.pictures(6);
-    urls.insert(2, web.serve(poison, ServerAnswer::picture(7).behind(&never)));
-    let mut session = db.products(&urls);
-    session.run("SELECT caption.watch('products')");
-    // Each engine that fetches the picture is killed.
-    let mut deaths = 0;
-    eventually("the picture is identified", || {
-        if web.hits(poison) > deaths {
-            deaths = web.hits(poison);
-            let engine = session.number("SELECT pid FROM caption.engine_status()");
-            if engine > 0 {
-                signal(engine, Signal::KILL);
-            }
-        }
-        session.holds(
-            "EXISTS (SELECT FROM caption.failure WHERE code = 'engine_killer' AND key = '[\"3\"]')",
-        )
-    });
-    assert!(deaths >= 3, "deaths of other requests' engines are not charged to it: {deaths}");
-    session.run("CALL caption.wait('products')");
-    assert_eq!(session.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''"), 6);
-    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 1);
 }

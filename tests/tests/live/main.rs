@@ -9,6 +9,7 @@ mod confinement;
 mod copies;
 mod crashes;
 mod databases;
+mod engine_losses;
 mod faults;
 mod health;
 mod hosts;

@@ -104,8 +104,8 @@ impl ClientConnection {
         }
     }
 
-    /// Informs the client that a request's picture runs. Past the queue if possible: the process may
-    /// die of the picture before the writer has its turn.
+    /// Informs the client that a request's picture runs. Past the queue if possible: the process
+    /// may die of the picture before the writer has its turn.
     fn report_running(&self, id: u64, alone: bool) {
         let message = ServerMessage::Running { id, alone };
         let frame = frame::encode_head(&message, 0);

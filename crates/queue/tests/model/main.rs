@@ -267,7 +267,7 @@ fn killers_are_rejected_and_no_innocent_row_is() {
         }
         for acts in 0.. {
             assert!(acts < CALM, "not at rest: {:?}", sim.workers);
-            // Also from outside; a death with one picture in decoder or model tells against it.
+            // Also from outside. A death with one picture in decoder or model is held against it.
             if acts < TURMOIL && sim.random.percent(2) && sim.engine.running() != 1 {
                 sim.kill_engine();
             }
