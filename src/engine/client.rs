@@ -102,7 +102,12 @@ impl EngineClient {
         let release = env!("CARGO_PKG_VERSION").into();
         client.enqueue(&ClientMessage::Hello { version: PROTOCOL, release, role }, &[])?;
         let answer = match client.receive(deadline) {
-            Ok(answer) => answer.ok_or_else(engine_absent)?,
+            Ok(Some(answer)) => answer,
+            Ok(None) => {
+                // Hellos are answered immediately. A worker tries for a second only.
+                shared::doubt(EngineDoubt::Silent);
+                return Err(engine_absent());
+            }
             Err(ConnectionLoss::Closed) => return Ok(None),
             Err(ConnectionLoss::Refused(failure)) => return Err(failure),
         };
