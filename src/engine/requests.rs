@@ -149,7 +149,7 @@ impl<'a> RequestBatch<'a> {
     /// Takes back the requests that crossed the engine's GoAway: it never read them, or finished
     /// its others and left.
     fn requeue_unseen(&mut self) {
-        self.unsent.extend(self.in_flight.drain().map(|(_, at)| at));
+        self.unsent.extend(self.in_flight.drain().map(|(_, sent)| sent.at));
     }
 
     /// Sends as many requests as the connection accepts.

@@ -22,8 +22,8 @@ pub struct CaptionTask {
     outputs: Vec<Option<Result<GeneratedCaption, Failure>>>,
     generate: Duration,
     answered: bool,
-    /// Dropped with the task: the picture runs until then.
-    _running: Option<Arc<RunningPicture>>,
+    /// The picture runs until the job is answered.
+    running: Option<Arc<RunningPicture>>,
 }
 
 impl CaptionTask {
@@ -48,7 +48,7 @@ impl CaptionTask {
             outputs: vec![output; job.outputs.len()],
             generate: Duration::ZERO,
             answered: false,
-            _running: running,
+            running,
             job,
             encoded,
         }
@@ -158,6 +158,8 @@ impl CaptionTask {
 
     fn respond(&mut self, answer: JobAnswer) {
         self.answered = true;
+        // Before the answer: the client's next picture may run alone.
+        drop(self.running.take());
         self.job.answer(answer);
     }
 }

@@ -188,7 +188,9 @@ impl PictureWork {
     }
 
     /// Ends the work without captions.
-    pub fn end(self, answer: JobAnswer) {
+    pub fn end(mut self, answer: JobAnswer) {
+        // Before the answer: the client's next picture may run alone.
+        drop(self.running.take());
         self.picture.end(answer);
     }
 }
