@@ -30,8 +30,13 @@ PACKED = {
 }
 T_ONE, T_BOTH = 0.8, 0.7
 SPECIFIC = 0.8  # a noun as sure as this is preferred to a wider one that is surer
+# Where the head of nothing is as sure as this, every confidence is multiplied by REFUSED.
+REFUSAL, REFUSED = 1.0, 0.3
+RIVALS = 32  # likeliest classes among which a noun's rival is looked for
+ALIVE = 398  # classes before this one are animals, which shops seldom sell
+DECAY = 10.0  # of the regressions' weights; the best with each shop left out
 # Weight of the discriminant beside the earlier network: the best in the validation part.
-PROBE = 0.12
+PROBE = 0.1
 
 
 def softmax(x):
@@ -58,6 +63,7 @@ class Vocabulary:
         self.size = self.matrix.sum(0)
         self.group = np.array([n.is_group for n in self.classes], float)
         self.distrusted = np.array([n.distrusted for n in self.classes], float)
+        self.alive = np.array([min(n.classes) < ALIVE for n in self.classes], float)
         self.noun = np.array(
             [self.nouns.index(n) for n in self.classes] + [self.own[k] for k in ALL]
         )
@@ -90,6 +96,22 @@ class Vocabulary:
         self.family = np.array([kind_of(k) for k in ALL])
 
 
+def energy(logits):
+    """How much a network sees at all: the logarithm of the sum of the exponentials."""
+    high = logits.max(-1)
+    return np.log(np.exp(logits.astype(np.float64) - high[..., None]).sum(-1)) + high
+
+
+def rivals(p, matrix):
+    """[photos, nouns]: the probability of the likeliest class that a noun does not stand for."""
+    out = np.zeros((len(p), matrix.shape[1]))
+    best = np.argsort(-p, 1)[:, :RIVALS]
+    for k in range(RIVALS):
+        found = p[np.arange(len(p)), best[:, k], None] * (1 - matrix[best[:, k]])
+        out = np.maximum(out, found)
+    return out
+
+
 class Seen:
     """What the networks say of some photos: logits of the two pretrained networks, own kinds,
     earlier networks, nothing."""
@@ -99,8 +121,11 @@ class Seen:
         self.both = softmax((two + zero) / 2 / T_BOTH)
         self.entropy = -(self.both * np.log(self.both + 1e-9)).sum(-1)
         self.top = self.both.max(-1)
-        self.nothing = 1 / (1 + np.exp(-np.clip(nothing, -30, 30)))
-        # A kind without photos to learn from is left to the earlier network.
+        self.rival = rivals(self.both, v.matrix)
+        self.nothing = np.clip(nothing, -6, 6)
+        self.energy2, self.energy0 = energy(two), energy(zero)
+        # A kind without photos to learn from is left to the earlier network, or not said.
+        self.known = own[..., :OTHER] > -5e3
         own = np.where(own < -5e3, own.max(-1, keepdims=True), own) * PROBE
         self.probe = softmax(own)
         fused = own.copy()
@@ -108,6 +133,29 @@ class Seen:
         fused[..., OTHER] += eyes[..., -1]
         fused[..., len(KINDS) : OTHER] += eyes[..., -1:]
         self.fused, self.eyes = softmax(fused), softmax(eyes)
+
+    def rows(self, mine):
+        """The same of some of the photos."""
+        out = object.__new__(Seen)
+        for name, values in vars(self).items():
+            setattr(out, name, values[mine])
+        return out
+
+    @staticmethod
+    def joined(parts, places, count):
+        """One of several, the photos of each at its places."""
+        out = object.__new__(Seen)
+        for name, first in vars(parts[0]).items():
+            values = np.zeros((count, *first.shape[1:]), first.dtype)
+            for part, place in zip(parts, places):
+                values[place] = getattr(part, name)
+            setattr(out, name, values)
+        return out
+
+    def common(self):
+        """Numbers of the photo, each [photos, 1]."""
+        numbers = self.nothing, self.energy2, self.energy0
+        return [x[:, None] for x in numbers]
 
     def class_features(self, v):
         """[photos, candidates, numbers] of ImageNet's nouns."""
@@ -122,8 +170,12 @@ class Seen:
                 wide * v.group,
                 wide * v.distrusted,
                 wide * np.log(v.size),
+                wide * v.alive,
+                odds(self.rival),
                 wide * self.entropy[:, None],
                 wide * odds(self.top)[:, None],
+                *(wide * x for x in self.common()),
+                wide * odds(self.probe[:, OTHER])[:, None],
             ],
             -1,
         )
@@ -143,16 +195,17 @@ class Seen:
                 probe,
                 eyes,
                 domain,
+                wide * (v.family == 2),
                 wide * self.entropy[:, None],
                 wide * odds(self.probe[:, OTHER])[:, None],
                 wide * odds(self.eyes[:, -1])[:, None],
-                wide * (v.family == 2),
+                *(wide * x for x in self.common()),
             ],
             -1,
         )
 
 
-def logistic(x, y, weight, decay=3.0):
+def logistic(x, y, weight, decay=DECAY):
     """Weights (with the bias last) of a logistic regression on standardised numbers, for raw
     numbers."""
     mean, deviation = x.mean(0), x.std(0)
@@ -190,8 +243,9 @@ class Judge:
             mine = v.family == family
             if weights is not None:
                 b[:, mine] = apply(weights, x[:, mine])
+        b[:, v.family == 3] *= seen.known[:, v.family == 3]
         c = np.concatenate([a, b], 1)
-        return c * np.where(seen.nothing > 0.5, 1 - seen.nothing, 1)[:, None]
+        return c * np.where(seen.nothing > REFUSAL, REFUSED, 1)[:, None]
 
 
 def rank(v):

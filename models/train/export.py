@@ -18,10 +18,21 @@ from onnx import TensorProto, helper, numpy_helper
 import grammar as G
 from compile_decoder import EOS, PAD, SPECIAL, STARTS, WIDTH
 from data import CLOTHES, KINDS
-from decide import LOW, PACKED, PROBE, SPECIFIC, T_BOTH, T_ONE, Vocabulary, rank
+from decide import (
+    LOW,
+    PROBE,
+    REFUSAL,
+    REFUSED,
+    RIVALS,
+    SPECIFIC,
+    T_BOTH,
+    T_ONE,
+    Vocabulary,
+    rank,
+)
 from earlier import networks
 from faces import faces
-from leave_one_out import Catalogue, held_photos, learn, see
+from leave_one_out import Catalogue, Lessons, heads_of
 from lite import Graph, linear, lite
 from look import MEAN, SIDE, STD
 from measure import BACKGROUNDS, COLOURS, lab, words_of
@@ -165,11 +176,8 @@ def looks(m, middle, head):
     # Grey and white are what shadows, reflections and walls are, too: they must be seen on more
     # of the thing.
     need = np.full(len(COLOURS), 0.5, np.float32)
-    need[COLOURS.index("grey")], need[COLOURS.index("white")], need[COLOURS.index("beige")] = (
-        0.6,
-        0.6,
-        0.55,
-    )
+    for word, share in (("grey", 0.7), ("white", 0.7), ("beige", 0.55)):
+        need[COLOURS.index(word)] = share
     sure = m.op("Sub", goods, need)
     best = m.op("ArgMax", sure, axis=1, keepdims=0)
     said = m.op("GreaterOrEqual", m.op("ReduceMax", sure, axes=[1], keepdims=0), 0.0)
@@ -263,26 +271,44 @@ def encoder(a, v, judge, heads, head, numbers):
         ),
     )
     top = m.odds(m.op("ReduceMax", both, axes=[1], keepdims=1))
+    # The likeliest class that a noun does not stand for.
+    values, which = g.add("TopK", [both, m.axes(RIVALS)], "rivals", 2)
+    absent = m.small_table("absent_classes", 1 - v.matrix)
+    found = m.op("Mul", m.op("Gather", absent, which), m.op("Unsqueeze", values, m.axes(2)))
+    rival = m.odds(m.op("ReduceMax", found, axes=[1], keepdims=0))
+    # Nothing to name: noise, text, floors.
+    nothing = m.op(
+        "Clip",
+        m.op(
+            "Add",
+            m.op("MatMul", features, heads["nothing_w"].reshape(-1, 1)),
+            float(heads["nothing_b"]),
+        ),
+        -6.0,
+        6.0,
+    )
+    last = lambda x, k: m.op("Slice", x, m.axes(k), m.axes(k + 1), m.axes(1))
+    other = m.odds(last(probe, OTHER))
+    common = [nothing] + [m.op("ReduceLogSumExp", x, axes=[1], keepdims=1) for x in (two, zero)]
     w = judge.classes
-    fixed = w[4] * v.group + w[5] * v.distrusted + w[6] * np.log(v.size) + w[9]
+    fixed = w[4] * v.group + w[5] * v.distrusted + w[6] * np.log(v.size) + w[7] * v.alive + w[15]
     z = m.total(
         m.op("Mul", q, w[0]),
         m.op("Mul", q2, w[1]),
         m.op("Mul", q0, w[2]),
         m.op("Mul", m.op("Min", q2, q0), w[3]),
         m.c(fixed.reshape(1, -1)),
-        m.op("Mul", entropy, w[7]),
-        m.op("Mul", top, w[8]),
+        m.op("Mul", rival, w[8]),
+        *(m.op("Mul", x, w[9 + k]) for k, x in enumerate([entropy, top, *common, other])),
     )
     classes = m.op("Sigmoid", z)
     # Own kinds, each with the weights of its family.
-    weights = np.zeros((9, OTHER))
-    weights[8] = -30
+    weights = np.zeros((12, OTHER))
+    weights[11] = -30
     for family, values in enumerate(judge.own):
         if values is not None:
             weights[:, v.family == family] = values[:, None]
     few = lambda x: m.op("Slice", x, m.axes(0), m.axes(OTHER), m.axes(1))
-    last = lambda x, k: m.op("Slice", x, m.axes(k), m.axes(k + 1), m.axes(1))
     eyes_wide = m.op(
         "Pad", m.odds(m.op("Slice", eyes, m.axes(0), m.axes(n), m.axes(1))), m.axes(0, 0, 0, new)
     )
@@ -295,23 +321,16 @@ def encoder(a, v, judge, heads, head, numbers):
         m.odds(few(probe)),
         eyes_wide,
         domain,
+        None,
         entropy,
-        m.odds(last(probe, OTHER)),
+        other,
         m.odds(last(eyes, n)),
+        *common,
     ]
-    terms = [m.op("Mul", x, weights[k].reshape(1, -1)) for k, x in enumerate(numbers_of)]
-    fixed = weights[7] * (v.family == 2) + weights[8]
+    terms = [m.op("Mul", x, weights[k].reshape(1, -1)) for k, x in enumerate(numbers_of) if x]
+    fixed = weights[4] * (v.family == 2) + weights[11]
     owned = m.op("Sigmoid", m.total(*terms, m.c(fixed.reshape(1, -1))))
-    # Nothing to name: noise, text, floors.
-    nothing = m.op(
-        "Sigmoid",
-        m.op(
-            "Add",
-            m.op("MatMul", features, heads["nothing_w"].reshape(-1, 1)),
-            float(heads["nothing_b"]),
-        ),
-    )
-    keep = m.op("Where", m.op("Greater", nothing, 0.5), m.op("Sub", 1.0, nothing), m.c([[1.0]]))
+    keep = m.op("Where", m.op("Greater", nothing, REFUSAL), m.c([[REFUSED]]), m.c([[1.0]]))
     sure = m.op("Mul", m.op("Concat", classes, owned, axis=1), keep)
     score = m.op(
         "Where",
@@ -455,11 +474,8 @@ def main():
     a = p.parse_args()
     v = Vocabulary(a.cache)
     assert [n.texts() for n in v.nouns] == [n.texts() for n in G.NOUNS]
-    heads = dict(np.load(a.cache / "heads.npz"))
-    c = Catalogue(a, v)
-    val = held_photos(a)
-    seen = see(v, heads, c.features, c.two, c.zero, c.eyes)
-    judge = learn(v, c, seen, np.ones(len(c.files), bool), (see(v, heads, *val[:4]), val[4]))
+    heads = heads_of(a)
+    judge = Lessons(v, Catalogue(a, v), a).learn()
     a.products = product_tables(a, v)
     (a.out / "onnx").mkdir(parents=True, exist_ok=True)
     onnx.save(
