@@ -112,8 +112,7 @@ class Photos:
 
         for name in ["clothing-cc0", "grocery-store"] + SHOPS:
             files, f = features(a.cache, name)
-            for view in range(f.shape[1]):
-                add(name, files, f[:, view], 1.0)
+            add(name, files, f[:, 0], 1.0)
             if name in SHOPS:
                 add(name, *views(a.cache, name), 0.5)
         made = np.load(a.cache / "features_made.npz")
