@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from data import CLOTHES, KINDS
+from data import CLOTHES
 from own_kinds import ALL, OTHER, labels
 
 FOLDS = 5

@@ -1,8 +1,9 @@
 """Other views of the training photos, and more pictures of nothing: cache/views_NAME.npz.
 
 A view is a photo cropped, widened or mirrored, a little brighter or darker. Every photo of the
-small shops and of the catalogue gets three. The pictures of nothing are those of synth.py with other seeds, shuffled photos of the small shops
-(`source` is the shop), and textures, tables, scribbles and screens of text.
+small shops and of the catalogue gets three. The pictures of nothing are those of synth.py with
+other seeds, shuffled photos of the small shops (`source` is the shop), and textures, tables,
+scribbles and screens of text.
 """
 
 import argparse, json, string, zlib
@@ -13,7 +14,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageFilter, ImageOps
 
 from earlier import networks
 from earlier import prepared as prepared_small
-from look import LARGE, SIDE, open_rgb, photos, prepared, pretrained, session, sets
+from look import LARGE, open_rgb, photos, prepared, pretrained, session, sets
 from synth import colour, noise, nothing
 
 
