@@ -67,6 +67,7 @@ CREATE FUNCTION caption.engine_report()
 COMMENT ON FUNCTION caption.engine_report() IS
     'Returns what caption.engine_status() shows, as one JSON object.';
 REVOKE ALL ON FUNCTION caption.engine_report() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.engine_report() TO pg_monitor;
 
 CREATE FUNCTION caption.engine_status(
         OUT pid             int,
@@ -113,6 +114,7 @@ COMMENT ON FUNCTION caption.engine_status() IS
     'Returns the status of the engine: process, state (loading, ready, failed, draining, absent) '
     'and why, model, work done, CPU time by stage, memory, confinement, hosts.';
 REVOKE ALL ON FUNCTION caption.engine_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.engine_status() TO pg_monitor;
 
 CREATE VIEW caption.host AS
     SELECT h.host,
@@ -126,6 +128,7 @@ CREATE VIEW caption.host AS
                  cooling_ms  double precision,
                  last        text,
                  last_ms_ago double precision);
+GRANT SELECT ON caption.host TO pg_monitor;
 COMMENT ON VIEW caption.host IS
     'Hosts with requests in flight, in a cooldown, or with a recent answer. '
     'Also requires EXECUTE on caption.engine_report().';

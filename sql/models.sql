@@ -34,3 +34,4 @@ COMMENT ON FUNCTION caption.use_model(text, boolean) IS
     'Requires the privilege ALTER SYSTEM on pg_caption.model.';
 
 REVOKE ALL ON FUNCTION caption.models(), caption.use_model(text, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.models() TO pg_monitor;

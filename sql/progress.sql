@@ -33,7 +33,7 @@ GRANT EXECUTE ON FUNCTION
 
 CREATE VIEW caption.failure WITH (security_barrier) AS
     SELECT f.relation::regclass AS relation,
-           f.key, f.class, f.code, f.message, f.detail, f.attempts, f.at
+           f.key, f.class, f.code, f.message, f.detail, f.attempts, f.at, f.hint
       FROM caption.failed f
       JOIN pg_class c ON c.oid = f.relation
      WHERE pg_has_role(c.relowner, 'USAGE');
@@ -44,7 +44,35 @@ COMMENT ON COLUMN caption.failure.class IS
     'retry: transient, but all attempts failed.';
 COMMENT ON COLUMN caption.failure.code IS
     'Stable name of the failure, for grouping: http_404, not_an_image …';
+COMMENT ON COLUMN caption.failure.hint IS
+    'What to do.';
 GRANT SELECT ON caption.failure TO PUBLIC;
+
+CREATE VIEW caption.failure_count WITH (security_barrier) AS
+    SELECT f.relation::regclass AS relation, f.class, f.code,
+           count(*) AS rows, max(f.at) AS latest
+      FROM caption.failed f
+      JOIN pg_class c ON c.oid = f.relation
+     WHERE pg_has_role(c.relowner, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE')
+     GROUP BY f.relation, f.class, f.code;
+COMMENT ON VIEW caption.failure_count IS
+    'Failures of each watched table by code. '
+    'Visible to members of the table''s owner and of pg_monitor.';
+GRANT SELECT ON caption.failure_count TO PUBLIC;
+
+CREATE VIEW caption.deferred_row WITH (security_barrier) AS
+    SELECT d.relation::regclass AS relation,
+           d.key, d.due, d.host, d.code, d.attempts, d.message
+      FROM caption.deferred d
+      JOIN pg_class c ON c.oid = d.relation
+     WHERE pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW caption.deferred_row IS
+    'Rows that are tried again when due, and why. Visible to members of the table''s owner.';
+COMMENT ON COLUMN caption.deferred_row.host IS
+    'The host that asked for a pause, if one did.';
+COMMENT ON COLUMN caption.deferred_row.attempts IS
+    'Attempts that count towards pg_caption.max_attempts.';
+GRANT SELECT ON caption.deferred_row TO PUBLIC;
 
 CREATE VIEW caption.progress WITH (security_barrier) AS
     WITH queued AS (
@@ -68,14 +96,14 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
            coalesce(d.keys, 0) AS deferred,
            coalesce(f.keys, 0) AS failed,
            s.per_minute AS rows_per_minute,
-           CASE WHEN m.waiting = 0 THEN interval '0'
+           CASE WHEN m.remaining = 0 THEN interval '0'
                 WHEN s.per_minute > 0
-                THEN make_interval(mins => 1) * (m.waiting / s.per_minute) END AS time_left,
+                THEN make_interval(mins => 1) * (m.remaining / s.per_minute) END AS time_left,
            rpad(repeat('#', (20 * m.share)::int), 20, '.')
                || lpad((100 * m.share)::int::text, 4) || '%' AS bar,
            CASE WHEN w.paused THEN 'paused'
                 WHEN s.problem IS NOT NULL THEN s.problem
-                WHEN m.waiting + coalesce(d.keys, 0) = 0 AND s.backfill_done THEN 'idle'
+                WHEN m.remaining = 0 AND s.backfill_done THEN 'idle'
                 ELSE coalesce('waiting: ' || caption.obstacle(), 'working') END AS state,
            w.paused OR s.problem IS NOT NULL AS stopped
       FROM caption.watch w
@@ -98,19 +126,21 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
                greatest(coalesce(s.filled, 0) + coalesce(f.keys, 0), 0.001)::numeric
      ) r (waiting, completed)
      CROSS JOIN LATERAL (
+        -- Deferred rows are work, too.
         SELECT r.waiting,
-               CASE WHEN r.waiting = 0 THEN 1.0
-                    ELSE r.completed / (r.completed + r.waiting) END
-     ) m (waiting, share)
-     WHERE pg_has_role(c.relowner, 'USAGE');
+               r.waiting + coalesce(d.keys, 0),
+               CASE WHEN r.waiting + coalesce(d.keys, 0) = 0 THEN 1.0
+                    ELSE r.completed / (r.completed + r.waiting + coalesce(d.keys, 0)) END
+     ) m (waiting, remaining, share)
+     WHERE pg_has_role(c.relowner, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
 COMMENT ON VIEW caption.progress IS
     'Progress of each watch. filled, in_flight, deferred and failed are exact; '
     'rows, and the part of waiting that the backfill has not read yet, are estimates. '
-    'Visible to members of the table''s owner.';
+    'Visible to members of the table''s owner and of pg_monitor.';
 COMMENT ON COLUMN caption.progress.waiting IS
     'Rows to examine: queued, or not yet read by the backfill.';
 COMMENT ON COLUMN caption.progress.time_left IS
-    'Time to fill the waiting rows at the present rate. NULL: unknown.';
+    'Time to fill the waiting and deferred rows at the present rate. NULL: unknown.';
 COMMENT ON COLUMN caption.progress.state IS
     'idle, working, waiting and what for, paused, or what is wrong with the table.';
 COMMENT ON COLUMN caption.progress.stopped IS
@@ -132,7 +162,10 @@ COMMENT ON FUNCTION caption.is_idle(regclass) IS
 REVOKE ALL ON FUNCTION caption.is_idle(regclass) FROM PUBLIC;
 
 -- A procedure that commits cannot set a search_path: every name and operator is qualified.
-CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
+CREATE PROCEDURE caption.wait(
+        relation regclass,
+        timeout  interval DEFAULT NULL,
+        deferred boolean  DEFAULT false)
     LANGUAGE plpgsql
     AS $$
     DECLARE
@@ -143,6 +176,7 @@ CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
         reported    text;
         report      text;
         owner       text;
+        later       text;
         latest      record;
     BEGIN
         PERFORM caption.require_no_transaction();
@@ -159,6 +193,10 @@ CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
                    p.waiting OPERATOR(pg_catalog.+) p.deferred OPERATOR(pg_catalog.=) 0
                        AND p.state OPERATOR(pg_catalog.=) ANY ('{idle,paused}'::pg_catalog.text[])
                        AS done,
+                   p.waiting OPERATOR(pg_catalog.=) 0
+                       AND p.in_flight OPERATOR(pg_catalog.=) 0
+                       AND p.deferred OPERATOR(pg_catalog.>) 0
+                       AS only_deferred,
                    p.state,
                    p.stopped
               INTO latest
@@ -185,6 +223,31 @@ CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
             IF latest.done THEN
                 RAISE NOTICE '%', latest.result;
                 RETURN;
+            ELSIF latest.only_deferred AND NOT deferred THEN
+                -- Only rows that are due later.
+                SELECT pg_catalog.string_agg(pg_catalog.format('%s with %s', l.rows, l.code), ', '
+                                             ORDER BY l.rows DESC)
+                  INTO later
+                  FROM (SELECT d.code, pg_catalog.count(*) AS rows
+                          FROM caption.deferred_row d
+                         WHERE d.relation OPERATOR(pg_catalog.=) wait.relation
+                         GROUP BY d.code
+                        HAVING pg_catalog.min(d.due) OPERATOR(pg_catalog.>)
+                               (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+)
+                                interval '1 minute')) l;
+                PERFORM FROM caption.deferred_row d
+                  WHERE d.relation OPERATOR(pg_catalog.=) wait.relation
+                    AND d.due OPERATOR(pg_catalog.<=)
+                        (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+)
+                         interval '1 minute');
+                IF NOT FOUND AND later IS NOT NULL THEN
+                    RAISE NOTICE '%', latest.result
+                        USING DETAIL = pg_catalog.format('Rows that are tried again later: %s.',
+                                                         later),
+                              HINT   = 'See caption.deferred_row; '
+                                       'deferred => true waits for them, too.';
+                    RETURN;
+                END IF;
             ELSIF latest.stopped THEN
                 RAISE EXCEPTION 'table % is not being filled: %', name, latest.state
                     USING ERRCODE = 'object_not_in_prerequisite_state';
@@ -213,10 +276,11 @@ CREATE PROCEDURE caption.wait(relation regclass, timeout interval DEFAULT NULL)
         END LOOP;
     END
     $$;
-COMMENT ON PROCEDURE caption.wait(regclass, interval) IS
-    'Reports progress by NOTICE and returns when a watched table has no work left. '
+COMMENT ON PROCEDURE caption.wait(regclass, interval, boolean) IS
+    'Reports progress by NOTICE and returns when a watched table has no work left but rows '
+    'that are tried again later than in a minute. deferred: wait for these, too. '
     'timeout: raise an error after this time. CALL it outside of a transaction block.';
-REVOKE ALL ON PROCEDURE caption.wait(regclass, interval) FROM PUBLIC;
+REVOKE ALL ON PROCEDURE caption.wait(regclass, interval, boolean) FROM PUBLIC;
 
 CREATE FUNCTION caption.database_report()
     RETURNS jsonb

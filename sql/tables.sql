@@ -158,6 +158,7 @@ CREATE TABLE caption.failed (
     detail   text,
     attempts int         NOT NULL DEFAULT 1,
     at       timestamptz NOT NULL DEFAULT clock_timestamp(),
+    hint     text,
     PRIMARY KEY (relation, key)
 );
 CREATE INDEX failed_at ON caption.failed (at);

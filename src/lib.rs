@@ -24,6 +24,11 @@ pgrx::extension_sql_file!("../sql/models.sql", name = "models", requires = ["cap
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["schema"]);
 pgrx::extension_sql_file!("../sql/watch.sql", name = "watch", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/progress.sql", name = "progress", requires = ["tables"]);
+pgrx::extension_sql_file!(
+    "../sql/rights.sql",
+    name = "rights",
+    requires = ["caption", "watch", "progress"]
+);
 
 /// Runs once in the postmaster if the library is preloaded; children inherit the result. In a
 /// backend that loads the library by itself it defines the settings only, and every entry point

@@ -8,9 +8,11 @@ use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
 /// Names of the extension's triggers on a watched table.
-pub const TRIGGERS: [&str; 3] = ["pg_caption_insert", "pg_caption_update", "pg_caption_again"];
-/// Those of them that fire after an UPDATE.
-pub const UPDATE_TRIGGERS: [&str; 2] = [TRIGGERS[1], TRIGGERS[2]];
+pub const TRIGGERS: [&str; 2] = ["pg_caption_insert", "pg_caption_update"];
+
+/// The argument of the UPDATE trigger: rows whose image the statement does not set, and of which
+/// it changes no watched column, are not queued.
+pub const SET_OR_CHANGED: &str = "set_or_changed";
 
 const COMMENT: &str = "pg_caption: queues rows whose captions are missing; see caption.watch()";
 
@@ -77,14 +79,13 @@ pub fn drop(oid: pg_sys::Oid, table: &str) {
 pub fn create(spec: &TriggerSpec<'_>) {
     let table = spec.table;
     let events = [
-        ("INSERT".to_string(), insert_condition(spec)),
-        ("UPDATE".to_string(), update_condition(spec)),
-        (format!("UPDATE OF {}", quote_identifier(spec.image)), again_condition(spec)),
+        ("INSERT", insert_condition(spec), String::new()),
+        ("UPDATE", update_condition(spec), quote_literal(SET_OR_CHANGED)),
     ];
-    for (trigger, (event, condition)) in TRIGGERS.into_iter().zip(events) {
+    for (trigger, (event, condition, argument)) in TRIGGERS.into_iter().zip(events) {
         spi(Spi::run(&format!(
             "CREATE TRIGGER {trigger} AFTER {event} ON {table} FOR EACH ROW \
-             WHEN ({condition}) EXECUTE FUNCTION caption.enqueue()"
+             WHEN ({condition}) EXECUTE FUNCTION caption.enqueue({argument})"
         )));
         if spec.on_replica {
             spi(Spi::run(&format!("ALTER TABLE {table} ENABLE ALWAYS TRIGGER {trigger}")));
@@ -113,28 +114,18 @@ fn insert_condition(spec: &TriggerSpec<'_>) -> String {
 }
 
 /// The condition of the UPDATE trigger. Rarely true parts are last. A row that loses its URL is
-/// queued if it has a text, which may be machine-written.
+/// queued if it has a text, which may be machine-written. A row with an empty fill passes; the
+/// trigger function then looks whether the statement sets the URL, perhaps to what it was.
 fn update_condition(spec: &TriggerSpec<'_>) -> String {
     let url_changed = has_changed(spec.image);
     let key_changed = any(spec.keys.iter().map(TriggerKey::has_changed));
-    let became_empty = any(spec.fills.iter().map(|(column, _)| {
-        format!("({} AND {})", is_empty("NEW", column), is_filled("OLD", column))
-    }));
+    let some_empty = any(spec.fills.iter().map(|(column, _)| is_empty("NEW", column)));
     let has_url = is_filled("NEW", spec.image);
     let has_text = any(spec.fills.iter().map(|(column, _)| is_filled("NEW", column)));
     format!(
-        "({url_changed} OR {key_changed} OR {became_empty}) \
+        "({url_changed} OR {key_changed} OR {some_empty}) \
          AND ({has_url} OR {url_changed} AND ({has_text}))"
     )
-}
-
-/// The condition of the trigger for a statement that sets the URL to what it was: a row without a
-/// text is tried again.
-fn again_condition(spec: &TriggerSpec<'_>) -> String {
-    let url_changed = has_changed(spec.image);
-    let has_url = is_filled("NEW", spec.image);
-    let some_empty = any(spec.fills.iter().map(|(column, _)| is_empty("NEW", column)));
-    format!("NOT ({url_changed}) AND {has_url} AND ({some_empty})")
 }
 
 fn any(conditions: impl Iterator<Item = String>) -> String {

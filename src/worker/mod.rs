@@ -33,7 +33,10 @@ use pgrx::prelude::*;
 
 /// Settings of every worker, which override database, role and server, as in autovacuum. Planner
 /// settings and lock timeouts are in `planning`.
-const FORCED: [(&CStr, &CStr); 11] = [
+const FORCED: [(&CStr, &CStr); 12] = [
+    // A missing standby must not keep a shutdown or DROP DATABASE waiting. Text, ledger and queue
+    // are one transaction: what a failover loses is captioned again.
+    (c"synchronous_commit", c"local"),
     // Audit triggers and statistics distinguish captions by it.
     (c"application_name", c"pg_caption"),
     // `ALTER DATABASE … SET role` applies to client sessions, not to this worker.

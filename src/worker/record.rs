@@ -19,11 +19,12 @@ const DEFER: &str = "INSERT INTO caption.deferred AS d \
 const UNDEFER: &str = "DELETE FROM caption.deferred WHERE relation = $1 AND key = $2";
 
 const FAIL: &str = "INSERT INTO caption.failed AS f \
-           (relation, key, class, code, message, detail, attempts) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7) \
+           (relation, key, class, code, message, detail, attempts, hint) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
     ON CONFLICT (relation, key) DO UPDATE SET \
            class = excluded.class, code = excluded.code, message = excluded.message, \
-           detail = excluded.detail, attempts = excluded.attempts, at = excluded.at";
+           detail = excluded.detail, attempts = excluded.attempts, at = excluded.at, \
+           hint = excluded.hint";
 
 const HAS_FAILED: &str = "SELECT EXISTS ( \
     SELECT FROM caption.failed WHERE relation = $1 AND key = $2 AND code = $3)";
@@ -140,6 +141,7 @@ fn fail(row: &RowKey, failure: &Failure, attempts: i32) {
             failure.message.clone().into(),
             failure.detail.clone().into(),
             attempts.into(),
+            failure.hint.clone().into(),
         ],
     ));
 }

@@ -19,6 +19,7 @@ use plan::WatchPlan;
 
 /// `caption.watch(…)`.
 #[pg_extern(sql = false, volatile)]
+#[allow(clippy::too_many_arguments)] // The arguments of the SQL function.
 fn watch(
     relation: Option<pg_sys::Oid>,
     image: Option<&str>,

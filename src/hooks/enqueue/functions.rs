@@ -1,11 +1,14 @@
 //! The trigger functions in PostgreSQL's calling convention: they check how they are called and
 //! pass the row on.
 
+use super::target::UpdatedRow;
 use super::{announce_at_commit, enqueue_row};
 use crate::pg::identity;
 use crate::pg::report::refuse;
+use crate::pg::triggers::SET_OR_CHANGED;
 use pgrx::pg_sys;
 use pgrx::prelude::*;
+use std::ffi::CStr;
 
 /// `caption.announce()`.
 ///
@@ -36,6 +39,18 @@ unsafe fn trigger_data(
             pgrx::error!("{function} can only be called as a trigger");
         }
         context.cast()
+    }
+}
+
+/// Whether a trigger has this argument.
+///
+/// # Safety
+/// `trigger` is the trigger of a call by PostgreSQL.
+unsafe fn has_argument(trigger: *const pg_sys::Trigger, argument: &str) -> bool {
+    // SAFETY: as promised by the caller; a trigger has `tgnargs` arguments, which are C strings.
+    unsafe {
+        let (first, count) = ((*trigger).tgargs, (*trigger).tgnargs as usize);
+        (0..count).any(|at| CStr::from_ptr(*first.add(at)).to_bytes() == argument.as_bytes())
     }
 }
 
@@ -85,7 +100,13 @@ pub unsafe extern "C-unwind" fn pg_caption_enqueue(
                 Some("See caption.watch(), which creates such triggers.".into()),
             );
         }
-        enqueue_row((*data).tg_relation, tuple);
+        let is_limited = is_update && has_argument((*data).tg_trigger, SET_OR_CHANGED);
+        let updated = is_limited.then(|| UpdatedRow {
+            old: (*data).tg_trigtuple,
+            new: (*data).tg_newtuple,
+            set: (*data).tg_updatedcols,
+        });
+        enqueue_row((*data).tg_relation, tuple, updated);
     }
     pg_sys::Datum::from(0)
 }

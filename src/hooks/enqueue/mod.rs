@@ -20,7 +20,7 @@ use pgrx::prelude::*;
 use pgrx::{PgRelation, pg_sys};
 use std::cell::{Cell, RefCell};
 pub use target::PINNED;
-use target::{KeyText, RelationTarget, find_target, write_key};
+use target::{KeyText, RelationTarget, UpdatedRow, find_target, is_concerned, write_key};
 
 /// Longest part of a key, bytes. Rows with a longer one get no caption: queue and worker keep many
 /// keys in memory.
@@ -231,7 +231,7 @@ enum Gathering {
 unsafe fn gather(
     epoch: u64,
     oid: pg_sys::Oid,
-    tuple: pg_sys::HeapTuple,
+    (tuple, updated): (pg_sys::HeapTuple, Option<UpdatedRow>),
     description: pg_sys::TupleDesc,
 ) -> Gathering {
     with_state(|state| {
@@ -249,6 +249,10 @@ unsafe fn gather(
         let (table, key) = match target {
             RelationTarget::Watched(target) => {
                 // SAFETY: the columns were looked up in this relation's description.
+                if updated.is_some_and(|row| unsafe { !is_concerned(target, row, description) }) {
+                    return Gathering::Done;
+                }
+                // SAFETY: as above.
                 let key = unsafe { write_key(&mut state.key, target, tuple, description) };
                 (target.table, key)
             }
@@ -274,21 +278,25 @@ unsafe fn gather(
 /// Gathers a row's key, and appends all keys if they are many.
 ///
 /// # Safety
-/// `relation` is open and `tuple` is one of its rows.
-unsafe fn enqueue_row(relation: pg_sys::Relation, tuple: pg_sys::HeapTuple) {
+/// `relation` is open and `tuple` is one of its rows; `updated` has it as `new`.
+unsafe fn enqueue_row(
+    relation: pg_sys::Relation,
+    tuple: pg_sys::HeapTuple,
+    updated: Option<UpdatedRow>,
+) {
     // SAFETY: as promised by the caller.
     let (oid, description) = unsafe { ((*relation).rd_id, (*relation).rd_att) };
     // Read once for both attempts: a change during the look-up counts from the next row on.
     let epoch = EPOCH.get();
     // SAFETY: as promised by the caller.
-    let mut gathering = unsafe { gather(epoch, oid, tuple, description) };
+    let mut gathering = unsafe { gather(epoch, oid, (tuple, updated), description) };
     if matches!(gathering, Gathering::UnknownRelation) {
         register();
         // SAFETY: as promised by the caller.
         let target = find_target(oid, &unsafe { PgRelation::from_pg(relation) });
         with_state(|state| state.targets.push((oid, target)));
         // SAFETY: as promised by the caller.
-        gathering = unsafe { gather(epoch, oid, tuple, description) };
+        gathering = unsafe { gather(epoch, oid, (tuple, updated), description) };
     }
     if matches!(gathering, Gathering::TooLong) {
         warn(

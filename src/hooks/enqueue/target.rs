@@ -49,8 +49,64 @@ pub struct WatchTarget {
     /// The watched table: the relation itself or a partitioned table above it.
     pub table: pg_sys::Oid,
     columns: Vec<KeyColumn>,
+    /// The column of the image.
+    image: NonZeroUsize,
+    /// Columns whose change concerns the queue: image, key, fills.
+    compared: Vec<NonZeroUsize>,
     /// The settings that the text of a column depends on: a bit for each of [`PINNED`].
     pinned: u8,
+}
+
+/// A row before and after an UPDATE, and the columns that the statement sets.
+#[derive(Clone, Copy)]
+pub struct UpdatedRow {
+    pub old: pg_sys::HeapTuple,
+    pub new: pg_sys::HeapTuple,
+    pub set: *const pg_sys::Bitmapset,
+}
+
+/// Whether an UPDATE concerns the queue: it sets the image, perhaps to what it was, or it changed
+/// image, key or a fill. The trigger's condition alone also holds for a row with an empty fill.
+/// Virtual columns have no values to compare: they count as changed.
+///
+/// # Safety
+/// The rows are of the relation that `description` describes and `target` was made for.
+pub unsafe fn is_concerned(
+    target: &WatchTarget,
+    row: UpdatedRow,
+    description: pg_sys::TupleDesc,
+) -> bool {
+    let bit = target.image.get() as i32 - pg_sys::FirstLowInvalidHeapAttributeNumber;
+    // SAFETY: as promised by the caller; the set is of the statement that fires the trigger.
+    unsafe {
+        if pg_sys::bms_is_member(bit, row.set) {
+            return true;
+        }
+        let columns = pgrx::PgTupleDesc::from_pg_unchecked(description);
+        target.compared.iter().any(|attribute| {
+            let value = |tuple| pgrx::htup::heap_getattr_raw(tuple, *attribute, description);
+            match (value(row.old), value(row.new), columns.get(attribute.get() - 1)) {
+                (None, None, column) => column.is_some_and(|column| column.attgenerated != 0),
+                (Some(old), Some(new), Some(column)) => {
+                    let (by_value, length) = (column.attbyval, i32::from(column.attlen));
+                    !pg_sys::ffi::pg_guard_ffi_boundary(|| {
+                        datum_image_eq(old, new, by_value, length)
+                    })
+                }
+                _ => true,
+            }
+        })
+    }
+}
+
+unsafe extern "C-unwind" {
+    // utils/datum.h, which the generated bindings leave out.
+    fn datum_image_eq(
+        one: pg_sys::Datum,
+        other: pg_sys::Datum,
+        by_value: bool,
+        length: i32,
+    ) -> bool;
 }
 
 /// What became of a row's key.
@@ -164,7 +220,8 @@ fn pin_settings(pinned: u8) -> Option<GucScope> {
 /// Looks up the target of a relation's rows.
 pub fn find_target(oid: pg_sys::Oid, relation: &PgRelation) -> RelationTarget {
     let _extension = identity::as_extension();
-    let Some((table, keys)) = find_watch(oid) else { return RelationTarget::Unwatched };
+    let Some(watch) = find_watch(oid) else { return RelationTarget::Unwatched };
+    let WatchColumns { table, image, keys, fills } = watch;
     let description = relation.tuple_desc();
     let mut pinned = 0;
     let columns = keys
@@ -178,10 +235,27 @@ pub fn find_target(oid: pg_sys::Oid, relation: &PgRelation) -> RelationTarget {
             Some(column)
         })
         .collect::<Option<Vec<_>>>();
-    match columns {
-        Some(columns) => RelationTarget::Watched(WatchTarget { table, columns, pinned }),
-        None => RelationTarget::Keyless(table),
+    let number = |name: &str| {
+        let mut columns = description.iter();
+        let found = columns.find(|column| !column.attisdropped && column.name() == name)?;
+        NonZeroUsize::new(found.attnum as usize)
+    };
+    match (columns, number(&image)) {
+        (Some(columns), Some(image)) => {
+            let others = keys.iter().chain(&fills).filter_map(|name| number(name));
+            let compared = std::iter::once(image).chain(others).collect();
+            RelationTarget::Watched(WatchTarget { table, columns, image, compared, pinned })
+        }
+        _ => RelationTarget::Keyless(table),
     }
+}
+
+/// A watch, by the names of its columns.
+struct WatchColumns {
+    table: pg_sys::Oid,
+    image: String,
+    keys: Vec<String>,
+    fills: Vec<String>,
 }
 
 /// A key column, and the settings that its text depends on.
@@ -205,7 +279,8 @@ fn classify(attribute: &pg_sys::FormData_pg_attribute) -> Option<(KeyColumn, u8)
 /// In sessions with any `search_path`: every name is qualified.
 const FIND_WATCH: &CStr = c"\
     SELECT w.relation::pg_catalog.oid::pg_catalog.text, \
-           pg_catalog.to_json(w.keys)::pg_catalog.text \
+           pg_catalog.to_json(w.keys)::pg_catalog.text, \
+           w.image::pg_catalog.text, w.fills::pg_catalog.text \
       FROM caption.watch w \
      WHERE w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1 \
         OR w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) ANY \
@@ -213,10 +288,10 @@ const FIND_WATCH: &CStr = c"\
               FROM pg_catalog.pg_partition_ancestors($1::pg_catalog.regclass) a) \
      LIMIT 1";
 
-/// The watch that covers a relation: watched table and key columns. Read with the latest snapshot:
+/// The watch that covers a relation. Read with the latest snapshot:
 /// in a serializable transaction that began before the commit of `caption.watch()`, the trigger
 /// already fires, and its rows must not be missed.
-fn find_watch(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
+fn find_watch(oid: pg_sys::Oid) -> Option<WatchColumns> {
     Spi::connect(|_client| {
         // SAFETY: between SPI_connect and SPI_finish, which `Spi::connect` calls. The snapshot is
         // popped, or released with the transaction. The result is read before any other call.
@@ -243,7 +318,14 @@ fn find_watch(oid: pg_sys::Oid) -> Option<(pg_sys::Oid, Vec<String>)> {
                 (!value.is_null()).then(|| CStr::from_ptr(value).to_string_lossy().into_owned())
             };
             let table = text(1)?.parse::<u32>().ok()?;
-            Some((pg_sys::Oid::from(table), serde_json::from_str(&text(2)?).ok()?))
+            let fills: serde_json::Map<String, serde_json::Value> =
+                serde_json::from_str(&text(4)?).ok()?;
+            Some(WatchColumns {
+                table: pg_sys::Oid::from(table),
+                image: text(3)?,
+                keys: serde_json::from_str(&text(2)?).ok()?,
+                fills: fills.into_iter().map(|(column, _)| column).collect(),
+            })
         }
     })
 }

@@ -1,5 +1,5 @@
-//! Executor hook: skips the extension's UPDATE triggers for statements that change none of the
-//! columns in their conditions. Called by PostgreSQL when a statement starts, in every
+//! Executor hook: skips the extension's UPDATE trigger for statements that change none of the
+//! columns in the trigger's condition. Called by PostgreSQL when a statement starts, in every
 //! backend.
 //!
 //! An AFTER UPDATE trigger is expensive mostly because PostgreSQL fetches each old row again before
@@ -9,7 +9,7 @@
 //! trigger in the executor's copy, which ends with the statement; the catalog stays unchanged.
 
 use super::functions::pg_caption_enqueue;
-use crate::pg::triggers::UPDATE_TRIGGERS;
+use crate::pg::triggers::TRIGGERS;
 use pgrx::{PgTupleDesc, pg_sys};
 use std::cell::{Cell, RefCell};
 use std::ffi::CStr;
@@ -92,15 +92,12 @@ unsafe fn skip_trigger(relation: *mut pg_sys::ResultRelInfo, state: *mut pg_sys:
         }
         let triggers =
             std::slice::from_raw_parts_mut(description.triggers, description.numtriggers as usize);
-        let mut skipped = Vec::new();
-        for (at, trigger) in triggers.iter_mut().enumerate() {
-            if is_update_trigger(trigger) && !may_fire(trigger, relation, state) {
-                trigger.tgenabled = pg_sys::TRIGGER_DISABLED as std::ffi::c_char;
-                skipped.push(at);
-            }
-        }
-        if !skipped.is_empty() {
-            let mut others = triggers.iter().enumerate().filter(|(at, _)| !skipped.contains(at));
+        let Some(own) = triggers.iter().position(|trigger| is_update_trigger(trigger)) else {
+            return;
+        };
+        if !may_fire(&triggers[own], relation, state) {
+            triggers[own].tgenabled = pg_sys::TRIGGER_DISABLED as std::ffi::c_char;
+            let mut others = triggers.iter().enumerate().filter(|(at, _)| *at != own);
             description.trig_update_after_row = others.any(|(_, trigger)| is_after_update(trigger));
         }
     }
@@ -114,17 +111,15 @@ fn is_after_update(trigger: &pg_sys::Trigger) -> bool {
     trigger.tgtype as u32 & kind == TRIGGER_TYPE_ROW | TRIGGER_TYPE_UPDATE
 }
 
-/// Whether a trigger has the name of an UPDATE trigger of the extension, fires after the UPDATE of
-/// a row only, and has a condition.
+/// Whether a trigger has the name of the extension's UPDATE trigger, fires after the UPDATE of a
+/// row only, and has a condition.
 ///
 /// # Safety
 /// `trigger` belongs to an open relation.
 unsafe fn is_update_trigger(trigger: &pg_sys::Trigger) -> bool {
     // SAFETY: a trigger's name is a C string.
-    let has_name = || {
-        let name = unsafe { CStr::from_ptr(trigger.tgname) }.to_bytes();
-        UPDATE_TRIGGERS.iter().any(|own| own.as_bytes() == name)
-    };
+    let has_name =
+        || unsafe { CStr::from_ptr(trigger.tgname) }.to_bytes() == TRIGGERS[1].as_bytes();
     trigger.tgtype as u32 == pg_sys::TRIGGER_TYPE_ROW | pg_sys::TRIGGER_TYPE_UPDATE
         && !trigger.tgqual.is_null()
         && has_name()

@@ -92,7 +92,7 @@ fn on_error_null_returns_null_and_warns() {
     assert!(
         notices
             .iter()
-            .any(|notice| notice.severity() == "WARNING" && format!("{notice:?}").contains("404")),
+            .any(|notice| notice.severity() == "WARNING" && format!("{notice:?}").contains("410")),
         "{notices:?}"
     );
 }

@@ -19,7 +19,7 @@ fn rows_keep_the_order_of_urls() {
         assert_eq!(row[1].as_ref(), Some(&urls[at]));
         if at == 1 {
             assert_eq!((&row[2], row[5].as_deref()), (&None, Some("reject")));
-            assert!(row[6].as_ref().is_some_and(|error| error.contains("404")), "{row:?}");
+            assert!(row[6].as_ref().is_some_and(|error| error.contains("410")), "{row:?}");
         } else {
             assert!(row[2].as_ref().is_some_and(|caption| !caption.is_empty()), "{row:?}");
             assert!(matches!(row[3].as_deref(), Some("stop" | "length")), "{row:?}");

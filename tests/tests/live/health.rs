@@ -119,3 +119,21 @@ fn a_paused_queue_is_not_read_for_others() {
     );
     assert!(read < 10_000, "{read} rows of the queue were read for 20 rows");
 }
+
+// The commits of a worker do not wait for a standby: DROP DATABASE and a shutdown would wait, too.
+#[test]
+fn a_missing_standby_does_not_stop_the_worker() {
+    let cluster = TestCluster::private(&[("synchronous_standby_names", "nowhere")]);
+    let mut admin = cluster.session("postgres");
+    admin.run("SET synchronous_commit = local");
+    admin.run("CREATE DATABASE shop");
+    admin.run("CREATE DATABASE other");
+    let mut session = cluster.session("shop");
+    session.run("SET synchronous_commit = local; CREATE EXTENSION pg_caption");
+    let web = TestServer::start();
+    session.run("CREATE TABLE t (id int PRIMARY KEY, image_url text, alt text, seo text)");
+    session.run(&format!("INSERT INTO t VALUES (1, '{}')", web.pictures(1)[0]));
+    session.run("SELECT caption.watch('t')");
+    eventually("the row is filled", || session.holds("(SELECT alt <> '' FROM t)"));
+    admin.run("DROP DATABASE other");
+}

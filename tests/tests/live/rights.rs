@@ -409,3 +409,50 @@ fn a_renamed_table_keeps_its_watch_and_triggers() {
     );
     assert_eq!(tables, [["sw_old", "sw_old"].map(|name| Some(name.to_string()))]);
 }
+
+#[test]
+fn grant_to_gives_a_role_all_that_it_needs() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.session();
+    let (caller, editor) = (format!("caller_{}", db.name), format!("editor_{}", db.name));
+    session.run(&format!(
+        "CREATE ROLE {caller} LOGIN; CREATE ROLE {editor} LOGIN; \
+         GRANT CREATE ON SCHEMA public TO {editor}; \
+         SELECT caption.grant_to('{caller}', 'caller'), caption.grant_to('{editor}', 'editor')"
+    ));
+    let url = web.pictures(1).remove(0);
+    let mut calling = db.session_as(&caller);
+    assert!(!calling.text(&format!("SELECT caption_image('{url}', 'seo', 128)")).is_empty());
+    assert_eq!(
+        calling.error("SELECT caption.watch('pg_class')").code().code(),
+        "42501",
+        "a caller watches nothing"
+    );
+    let mut editing = db.session_as(&editor);
+    editing.run("CREATE TABLE own (id int PRIMARY KEY, image_url text, alt text, seo text)");
+    editing.run(&format!("INSERT INTO own VALUES (1, '{url}')"));
+    editing.run("SELECT caption.watch('own')");
+    editing.run("CALL caption.wait('own')");
+    assert!(editing.holds("(SELECT alt <> '' FROM own)"));
+    editing.run("SELECT caption.retry('own'), caption.recaption('own'), caption.unwatch('own')");
+    let error = session.error(&format!("SELECT caption.grant_to('{caller}', 'owner')"));
+    assert!(error.hint().is_some_and(|hint| hint.contains("editor")), "{error:?}");
+    session.run(&format!("DROP OWNED BY {caller}, {editor}; DROP ROLE {caller}, {editor}"));
+}
+
+#[test]
+fn pg_monitor_sees_progress_and_failures_by_code() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.products(&[web.url("/gone.jpg")]);
+    let role = format!("monitor_{}", db.name);
+    session.run(&format!("CREATE ROLE {role} LOGIN IN ROLE pg_monitor"));
+    session.run("SELECT caption.watch('products')");
+    db.eventually("EXISTS (SELECT FROM caption.failure)");
+    let mut monitor = db.session_as(&role);
+    assert_eq!(monitor.number("SELECT failed FROM caption.progress"), 1);
+    assert_eq!(monitor.text("SELECT code FROM caption.failure_count"), "http_410");
+    assert_eq!(monitor.number("SELECT count(*) FROM caption.failure"), 0, "no keys, no messages");
+    monitor.run("SELECT * FROM caption.host; SELECT * FROM caption.engine_status()");
+    monitor.run("SELECT * FROM caption.models()");
+    session.run(&format!("DROP ROLE {role}"));
+}

@@ -80,7 +80,7 @@ fn wait_needs_only_ownership() {
     session.run("SELECT caption.watch('products')");
     session.run(&format!(
         "CREATE ROLE {role} LOGIN; \
-         GRANT EXECUTE ON PROCEDURE caption.wait(regclass, interval) TO {role}"
+         GRANT EXECUTE ON PROCEDURE caption.wait(regclass, interval, boolean) TO {role}"
     ));
     let mut waiter = db.session_as(&role);
     let error = waiter.error("CALL caption.wait('products')");
@@ -166,7 +166,7 @@ fn deferred_rows_show_when_they_are_due() {
     db.eventually(
         "(SELECT state LIKE 'waiting: deferred rows are due in % s' FROM caption.progress)",
     );
-    session.error("CALL caption.wait('products', '10 ms')");
+    session.error("CALL caption.wait('products', '10 ms', deferred => true)");
     assert_eq!(count(&session.notices(), "deferred rows are due"), 1);
 }
 
@@ -189,4 +189,24 @@ fn a_lost_client_ends_its_wait() {
     client.kill().expect("psql");
     client.wait().expect("psql");
     db.eventually(&format!("NOT {waits}"));
+}
+
+#[test]
+fn wait_ends_with_rows_that_are_due_much_later() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let busy = ServerAnswer::status(429).header("Retry-After", "600");
+    let mut session = db.products_of(&web, 3);
+    session.run(&format!(
+        "INSERT INTO products (image_url) VALUES ('{}')",
+        web.serve("/busy.jpg", busy)
+    ));
+    session.run("SELECT caption.watch('products')");
+    session.notices();
+    session.run("CALL caption.wait('products')");
+    let notices = session.notices();
+    let last = notices.last().expect("a notice");
+    assert!(last.detail().is_some_and(|detail| detail.contains("http_429")), "{notices:?}");
+    // The whole host rests. What is deferred is work that is left.
+    assert!(session.number("SELECT count(*) FROM caption.deferred_row WHERE code LIKE '%'") >= 1);
+    assert!(session.holds("(SELECT bar NOT LIKE '%100%' FROM caption.progress)"));
 }
