@@ -179,12 +179,14 @@ pub struct PictureWork {
     pub timings: StageTimings,
     /// Set from the decoder on.
     pub running: Option<Arc<RunningPicture>>,
+    /// Whether its host asked for a pause already, after which it is fetched once more.
+    pub was_paused: bool,
 }
 
 impl PictureWork {
     /// The work on a new picture.
     pub fn new(picture: Arc<Picture>) -> PictureWork {
-        PictureWork { picture, timings: StageTimings::default(), running: None }
+        PictureWork { picture, timings: StageTimings::default(), running: None, was_paused: false }
     }
 
     /// Ends the work without captions.

@@ -12,7 +12,7 @@ use std::collections::HashSet;
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// A ready engine, if ONNX Runtime is installed.
 fn ready(change: impl FnOnce(&mut EngineConfig)) -> Option<Engine> {
@@ -467,7 +467,7 @@ fn http_status_decides_the_failure_class() {
     for (id, (status, class, code)) in [
         ("404 Not Found", FailureClass::Reject, "http_404"),
         ("500 Oops", FailureClass::Retry, "http_500"),
-        ("429 Slow", FailureClass::Host, "http_429"),
+        ("429 Slow\r\nRetry-After: 600", FailureClass::Host, "http_429"),
     ]
     .into_iter()
     .enumerate()
@@ -485,6 +485,48 @@ fn http_status_decides_the_failure_class() {
         "{detail} {hint}"
     );
     assert!(cooling.retry_after_ms.is_some_and(|ms| ms > 0));
+}
+
+#[test]
+fn a_call_waits_for_a_paused_host() {
+    let Some(engine) = ready(loopback) else { return };
+    let (web, other) = (Web::start(), Web::start());
+    let mut client = engine.connect().hello(ClientRole::Call);
+    let send = |client: &mut Client, id, web: &Web| {
+        let request = url(id, &web.url(&format!("/{id}")), &["concise"]);
+        client.send(&ClientMessage::Request(request), &[]);
+    };
+    let slow_down = "429 Slow\r\nRetry-After: 2";
+    send(&mut client, 1, &web);
+    answer(&web.next().0, slow_down, b"");
+    let paused = Instant::now();
+    until(|| client.status().hosts.iter().any(|h| h.cooling_ms.is_some()));
+    send(&mut client, 2, &web);
+    // Other hosts go on.
+    send(&mut client, 3, &other);
+    answer(&other.next().0, "200 OK", &image("02_shapes.png"));
+    let reply = client.reply();
+    assert_eq!((reply.id, outputs(reply.outcome).len()), (3, 1));
+    // Both are fetched after the pause, also the one whose answer it was.
+    let mut ids = HashSet::new();
+    for _ in 0..2 {
+        let (stream, _) = web.next();
+        assert!(paused.elapsed() > Duration::from_millis(1500), "{:?}", paused.elapsed());
+        answer(&stream, "200 OK", &image("02_shapes.png"));
+        let reply = client.reply();
+        ids.insert(reply.id);
+        assert_eq!(outputs(reply.outcome).len(), 1);
+    }
+    assert_eq!(ids, HashSet::from([1, 2]));
+    // A second such answer fails.
+    send(&mut client, 4, &web);
+    (0..2).for_each(|_| answer(&web.next().0, slow_down, b""));
+    let failure = failed(client.reply().outcome);
+    assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Host, "http_429"));
+    // The worker keeps such rows itself.
+    let mut worker = engine.connect().hello(ClientRole::Worker);
+    let failure = failed(worker.request(url(5, &web.url("/5"), &["concise"]), &[]));
+    assert_eq!((failure.class, failure.code.as_str()), (FailureClass::Host, "host_cooling"));
 }
 
 #[test]

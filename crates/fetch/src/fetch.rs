@@ -182,10 +182,7 @@ impl Fetcher {
 
     /// The error of a request to a host that is [`HostAdmission::Cooling`].
     pub fn host_cooling(&self, host: &str, until: Instant) -> FetchError {
-        self.cooling(UrlLocation { host: host.to_owned(), url: String::new() }, until)
-    }
-
-    fn cooling(&self, location: UrlLocation, until: Instant) -> FetchError {
+        let location = UrlLocation { host: host.to_owned(), url: String::new() };
         let last = self.gate.last(&location.host);
         FetchError::HostCooling {
             location,
@@ -299,7 +296,7 @@ impl Fetcher {
     }
 
     /// The permit for this host: the given one if it fits, else a new one; `None` if the host is at
-    /// its limit.
+    /// its limit or paused.
     fn permit(
         &self,
         held: Option<HostPermit>,
@@ -311,8 +308,7 @@ impl Fetcher {
         }
         match self.gate.admit(&location.host) {
             HostAdmission::Go(permit) => Ok(Some(permit)),
-            HostAdmission::Busy => Ok(None),
-            HostAdmission::Cooling { until } => Err(self.cooling(location.clone(), until)),
+            HostAdmission::Busy | HostAdmission::Cooling { .. } => Ok(None),
         }
     }
 

@@ -1,6 +1,9 @@
 //! The fetch threads: a queued URL whose host admits a request becomes a file in memory. Clients
 //! share the threads. They wait neither for a host nor, for longer than a second, for memory: a
 //! redirect to a host at its limit, and a file without memory, return to the queue.
+//!
+//! A call also waits in the queue for the end of a host's pause, if its own time allows. A row of a
+//! worker fails: the worker keeps the rows of a paused host itself.
 
 use super::{PictureFile, PicturePipeline, PipelineQueues, RunningFetch, ToDecode, ToFetch};
 use crate::answer::JobAnswer;
@@ -17,6 +20,7 @@ use pg_caption_fetch::{
     BodyRoom, FetchClient, FetchError, FetchRequest, FetchResult, FetchStep, Fetcher,
     HostAdmission, HostPermit, RedirectedFetch, RoomError,
 };
+use pg_caption_wire::{ClientRole, FailureClass};
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -36,6 +40,8 @@ enum FetchOutcome {
     Redirected(Box<RedirectedFetch>),
     /// Other files needed its memory: it starts again.
     Displaced(Option<FileClaim>),
+    /// The host asked for a pause: it starts again after it.
+    Paused,
 }
 
 /// The memory of a fetch, and what ends it early.
@@ -48,6 +54,11 @@ struct FetchRights {
 enum FetchNext {
     Fetch(PictureWork, HostPermit, Option<Box<RedirectedFetch>>, FetchRights),
     Cooling(PictureWork, String, Instant),
+}
+
+/// Whether a picture waits for a host that is paused until then.
+fn waits(picture: &Picture, until: Instant) -> bool {
+    picture.role == ClientRole::Call && until < picture.deadline()
 }
 
 fn client(picture: &Picture) -> FetchClient {
@@ -120,7 +131,11 @@ impl PicturePipeline {
                 self.return_to_queue(work, host, Some(redirected), None);
                 drop(place);
             }
-            Ok(FetchOutcome::Displaced(claim)) => {
+            Ok(restarted @ (FetchOutcome::Displaced(_) | FetchOutcome::Paused)) => {
+                let claim = match restarted {
+                    FetchOutcome::Displaced(claim) => claim,
+                    _ => None,
+                };
                 let PictureSource::Url { url, .. } = &work.picture.source else { return };
                 match pg_caption_fetch::host_key(url) {
                     Ok(host) => self.return_to_queue(work, host, None, claim),
@@ -187,6 +202,11 @@ impl PicturePipeline {
                             item.claim.iter().for_each(FileClaim::release);
                             item.work.picture.set_busy_host(&item.host);
                             busy.insert(item.host.clone());
+                            QueueDecision::Skip
+                        }
+                        HostAdmission::Cooling { until } if waits(&item.work.picture, until) => {
+                            item.claim.iter().for_each(FileClaim::release);
+                            item.work.picture.set_busy_host(&item.host);
                             QueueDecision::Skip
                         }
                         other => {
@@ -299,7 +319,19 @@ impl PicturePipeline {
                 claim.iter().for_each(FileClaim::release);
                 Ok(FetchOutcome::Displaced(claim))
             }
+            Err(e @ FetchError::Status { .. })
+                if !work.was_paused && ends_in_time(&e, &picture) =>
+            {
+                work.was_paused = true;
+                Ok(FetchOutcome::Paused)
+            }
             Err(e) => Err(JobAnswer::Failed(e.failure())),
         }
     }
+}
+
+/// Whether the pause that a host has asked for ends within the time of a call.
+fn ends_in_time(error: &FetchError, picture: &Picture) -> bool {
+    error.class() == FailureClass::Host
+        && error.retry_after().is_some_and(|pause| waits(picture, Instant::now() + pause))
 }
