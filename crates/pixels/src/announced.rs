@@ -1,7 +1,7 @@
 //! Sizes and faults at fixed offsets of a header, read before a decoder sees the file. An absurd
 //! size is then rejected with its numbers, not reported as damage.
 
-use crate::{PictureError, PictureFormat, gif, png, tiff};
+use crate::{PictureError, PictureFormat, gif, png, tiff, webp};
 
 /// Width and height that the header announces, for formats that have them at a fixed offset.
 pub(crate) fn size(format: PictureFormat, bytes: &[u8]) -> Option<(u64, u64)> {
@@ -45,17 +45,11 @@ pub(crate) fn check(format: PictureFormat, bytes: &[u8]) -> Result<(), PictureEr
     }
 }
 
-/// Whether the header of a WebP announces EXIF, and XMP. Blocks that it does not announce are
-/// ignored.
-pub(crate) fn webp_blocks(bytes: &[u8]) -> (bool, bool) {
-    match bytes.get(12..21) {
-        Some([b'V', b'P', b'8', b'X', _, _, _, _, flags]) => (flags & 8 != 0, flags & 4 != 0),
-        _ => (false, false),
-    }
-}
-
 /// A lossy frame has a size of its own and would be decoded before it is compared with the canvas.
 fn check_webp(bytes: &[u8]) -> Result<(), PictureError> {
+    if webp::lacks_picture(bytes) {
+        return Err(PictureError::Truncated { format: PictureFormat::WebP, share: Some(0) });
+    }
     let Some([b'V', b'P', b'8', b'X', _, _, _, _, _, _, _, _, w0, w1, w2, h0, h1, h2]) =
         bytes.get(12..30)
     else {

@@ -1,11 +1,13 @@
 //! Decodes bytes to an upright RGB picture. The order is what makes it safe: recognise the format,
-//! read the header, check the limits, decode with panics caught, turn.
+//! read the header, check the limits, decode with panics caught, find a frame that shows something,
+//! convert colours, turn.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use crate::profile::{self, ColourConversion, ProfileSpace};
 use crate::{
-    BlankKind, DecodeLimits, PictureError, PictureFormat, RgbPicture, announced, blank, header,
-    jpeg, orient, raster, recognise,
+    BlankKind, DecodeLimits, PictureError, PictureFormat, RgbPicture, animation, announced, blank,
+    header, jpeg, orient, raster, recognise,
 };
 
 /// How to decode.
@@ -16,7 +18,8 @@ pub struct DecodeOptions {
     /// Width and height (upright) to which the picture will be resized; allows reduced-scale
     /// decoding of camera JPEGs.
     pub target: Option<(u32, u32)>,
-    /// Decode at full size, for comparisons; blank pictures are not detected.
+    /// Decode as the reference does, for comparisons: at full size, without the colour profile,
+    /// the first frame, and no file that lacks its end. Blank pictures are not detected.
     pub exact: bool,
 }
 
@@ -49,16 +52,32 @@ pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<DecodedPicture, P
     let header = header::probe(bytes)?;
     header.check(options)?;
     let format = header.format;
-    let (rgb, visible) = guarded(format, || match format {
+    let (mut rgb, visible) = guarded(format, || match format {
         PictureFormat::Jpeg => Ok((jpeg::decode(bytes, &header, options)?, true)),
         #[cfg(feature = "heif")]
         PictureFormat::Avif | PictureFormat::Heic => crate::heif::decode(bytes, &header),
-        _ => raster::decode(bytes, &header, &options.limits),
+        _ => raster::decode(bytes, &header, options),
     })?;
     options.limits.check_time()?;
-    let rgb = orient::upright(rgb, header.turn());
     let (width, height) = header.upright_size();
-    let blank = if options.exact { None } else { blank::judge(&rgb, (width, height), visible) };
+    let mut blank = None;
+    if !options.exact {
+        blank = blank::judge(&rgb, (width, height), visible);
+        if header.animated
+            && blank.is_some_and(|kind| kind != BlankKind::OnePixel)
+            && let Some(shown) =
+                guarded(format, || animation::first_shown(bytes, &header, &options.limits))?
+        {
+            (rgb, blank) = (shown, None);
+        }
+        if let Some((profile, space)) = profile::embedded(format, bytes)
+            && space != ProfileSpace::Cmyk
+            && let Some(conversion) = ColourConversion::new(&profile, space)
+        {
+            guarded(format, || conversion.rgb_in_place(&mut rgb.data, &options.limits))?;
+        }
+    }
+    let rgb = orient::upright(rgb, header.turn());
     Ok(DecodedPicture { rgb, format, width, height, blank })
 }
 

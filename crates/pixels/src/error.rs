@@ -72,6 +72,8 @@ pub enum PictureError {
     Truncated {
         /// The format.
         format: PictureFormat,
+        /// Percent of the picture's rows that the file holds, where they were counted.
+        share: Option<u8>,
     },
     /// The decoder failed.
     #[error("the {format} file is damaged")]
@@ -90,8 +92,8 @@ pub enum PictureError {
         /// The format.
         format: PictureFormat,
     },
-    /// The model's `preprocessor_config.json` is not supported.
-    #[error("unsupported preprocessor_config.json: {0}")]
+    /// The model's image processor is not supported.
+    #[error("unsupported image processor: {0}")]
     Processor(String),
 }
 
@@ -164,8 +166,14 @@ impl PictureError {
                     "The limits are {MAX_SCANS} scans, and {MAX_SCAN_PIXELS} scans times pixels."
                 ))
                 .hint("Save the picture again; ordinary progressive files have about ten scans."),
-            PictureError::Truncated { .. } => {
-                failure.hint("The file was probably not uploaded completely.")
+            PictureError::Truncated { share, .. } => {
+                let failure = failure.hint("The file was probably not uploaded completely.");
+                match share {
+                    Some(share) => failure.detail(format!(
+                        "The file holds {share} % of the picture's rows; 90 % are needed."
+                    )),
+                    None => failure,
+                }
             }
             PictureError::Damaged { why, .. } => {
                 failure.detail(format!("The decoder reports: {}.", why.trim_end_matches('.')))

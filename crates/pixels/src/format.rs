@@ -7,11 +7,11 @@ use std::fmt;
 pub enum PictureFormat {
     /// JPEG; of an MPO the first picture.
     Jpeg,
-    /// PNG; of an animated one the default picture.
+    /// PNG; of an animated one the default picture, or the first frame that shows something.
     Png,
-    /// WebP, lossy or lossless; of an animated one the first frame.
+    /// WebP, lossy or lossless; of an animated one the first frame that shows something.
     WebP,
-    /// GIF, the first frame.
+    /// GIF, the first frame that shows something.
     Gif,
     /// Windows bitmap.
     Bmp,

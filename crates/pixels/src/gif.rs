@@ -5,7 +5,11 @@
 //! transparent, hence white, if the frame has a transparent colour. Otherwise it has, as in the
 //! reference, the first colour of the frame's table.
 
+mod cut;
+
 use std::borrow::Cow;
+
+pub(crate) use cut::{decode as decode_cut, lacks_end};
 
 /// Width and height of the canvas, grown to contain the first frame. `None` if the file has no
 /// frame.
@@ -41,41 +45,84 @@ pub(crate) struct GifFrame {
     around: Option<[u8; 3]>,
 }
 
+/// What a block of a file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BlockKind {
+    /// A graphic control extension that marks a colour as transparent.
+    Transparent,
+    /// A frame.
+    Frame,
+    /// An extension of another kind.
+    Other,
+}
+
+/// A block of a file.
+pub(crate) struct GifBlock {
+    pub(crate) kind: BlockKind,
+    /// Offset of its first byte.
+    at: usize,
+    /// The file does not end within it.
+    pub(crate) whole: bool,
+}
+
+/// The blocks of a file in their order, up to its end or the first unknown one.
+pub(crate) fn blocks(bytes: &[u8]) -> impl Iterator<Item = GifBlock> {
+    let mut next = bytes.get(10).map(|flags| 13 + colour_table(*flags));
+    std::iter::from_fn(move || {
+        let at = next.take()?;
+        let (kind, data) = match *bytes.get(at)? {
+            0x21 => match bytes[at + 1..] {
+                [0xF9, 4..=255, control, ..] if control & 1 == 1 => {
+                    (BlockKind::Transparent, at + 2)
+                }
+                _ => (BlockKind::Other, at + 2),
+            },
+            // Its position, sides and flags, its colours, the size of its codes.
+            0x2C => {
+                let colours = bytes.get(at + 9).map_or(0, |flags| colour_table(*flags));
+                (BlockKind::Frame, at + 11 + colours)
+            }
+            _ => return None,
+        };
+        // Blocks of at most 255 bytes, the last one empty.
+        let mut end = data;
+        while let Some(length) = bytes.get(end) {
+            end += 1 + usize::from(*length);
+            if *length == 0 {
+                next = Some(end);
+                break;
+            }
+        }
+        Some(GifBlock { kind, at, whole: next.is_some() })
+    })
+}
+
+/// Whether the file has more than one frame.
+pub(crate) fn is_animated(bytes: &[u8]) -> bool {
+    blocks(bytes).filter(|block| block.kind == BlockKind::Frame).nth(1).is_some()
+}
+
 /// The first frame; `None` if the file has none.
 pub(crate) fn first_frame(bytes: &[u8]) -> Option<GifFrame> {
-    let table = |flags: u8, at: usize| bytes.get(at..at + 3).filter(|_| flags & 0x80 != 0);
-    let flags = *bytes.get(10)?;
-    let mut at = 13 + colour_table(flags);
     let mut transparent = false;
-    loop {
-        match *bytes.get(at)? {
-            // An extension: its label, then blocks of at most 255 bytes, the last one empty.
-            0x21 => {
-                // The graphic control extension: its first bit marks a transparent colour.
-                if let [0xF9, 4..=255, control, ..] = bytes[at + 1..] {
-                    transparent |= control & 1 == 1;
-                }
-                at += 2;
-                loop {
-                    let length = usize::from(*bytes.get(at)?);
-                    at += 1 + length;
-                    if length == 0 {
-                        break;
-                    }
-                }
-            }
-            0x2C => {
+    for GifBlock { kind, at, .. } in blocks(bytes) {
+        match kind {
+            BlockKind::Transparent => transparent = true,
+            BlockKind::Other => {}
+            BlockKind::Frame => {
+                let table =
+                    |flags: u8, at: usize| bytes.get(at..at + 3).filter(|_| flags & 0x80 != 0);
                 let (left, top) = (short(bytes, at + 1)?, short(bytes, at + 3)?);
                 let (right, bottom) = (left + short(bytes, at + 5)?, top + short(bytes, at + 7)?);
                 let first = table(*bytes.get(at + 9)?, at + 10)
-                    .or_else(|| table(flags, 13))
+                    .or_else(|| table(*bytes.get(10)?, 13))
                     .unwrap_or(&[0; 3]);
                 let around = (!transparent).then(|| [first[0], first[1], first[2]]);
                 return Some(GifFrame { left, top, right, bottom, around });
             }
-            _ => return None,
         }
     }
+    None
 }
 
 /// Fills the area around the first frame on a canvas `width` pixels wide (8-bit RGBA).

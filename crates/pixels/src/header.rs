@@ -26,6 +26,8 @@ pub struct PictureHeader {
     pub(crate) reducible_bytes: u64,
     /// Scans of a JPEG, 1 otherwise.
     pub(crate) scans: u64,
+    /// Has frames; if the first shows nothing, a later one may.
+    pub(crate) animated: bool,
     /// The sides that limits apply to; larger than the picture if a GIF's first frame makes an
     /// impossible canvas.
     pub(crate) judged_size: (u64, u64),

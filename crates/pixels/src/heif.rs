@@ -36,6 +36,7 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
         memory_bound,
         reducible_bytes: 0,
         scans: 1,
+        animated: false,
         judged_size: (w, h),
     })
 }

@@ -1,17 +1,20 @@
 //! JPEG through libjpeg-turbo, with Pillow's options (accurate DCT, smooth chroma upsampling), so
 //! that every value equals the reference's.
 //!
-//! libjpeg only warns about damage. Like Pillow, this decoder ignores warnings but rejects a
-//! truncated file. The library cannot be interrupted, so its cost is computed from the markers
-//! beforehand.
+//! libjpeg only warns about damage. Like Pillow, this decoder ignores warnings. The library cannot
+//! be interrupted, so its cost is computed from the markers beforehand.
 
 mod cmyk;
+mod cut;
 mod markers;
 
 use turbojpeg::{Colorspace, Decompressor, Image, PixelFormat, ScalingFactor};
 
 use crate::bounds::{MAX_SCAN_PIXELS, MAX_SCANS};
-use crate::{DecodeOptions, PictureError, PictureFormat, PictureHeader, RgbPicture, orient};
+use crate::profile::{ColourConversion, ProfileSpace};
+use crate::{
+    DecodeOptions, PictureError, PictureFormat, PictureHeader, RgbPicture, orient, profile,
+};
 use markers::JpegMarkers;
 
 /// Pictures of at least this size are decoded at reduced scale if the target allows it.
@@ -27,19 +30,23 @@ pub(crate) fn probe(bytes: &[u8]) -> Result<PictureHeader, PictureError> {
     let buffers = orient::buffers(markers.orientation);
     let (w, h) = (u64::from(markers.width), u64::from(markers.height));
     let pixel = if markers.components.len() == 4 { 4 } else { 3 };
-    let image = w * h * pixel.max(3 * buffers);
+    // A file without its end is decoded twice.
+    let decodes = if markers.is_ended(bytes) { 1 } else { 2 };
+    let image = w * h * (pixel * decodes).max(3 * buffers);
     // Coefficients of the whole picture for files with several scans, else strips of rows; a
     // cleaned copy of a faulty file.
     let coefficients = if markers.is_multi_scan() { markers.coefficient_bytes() } else { 0 };
     let working = (w + 64) * 512 + h * 16 + (1 << 20) + bytes.len() as u64;
+    let profile = markers.profile(bytes).map(|profile| profile.len());
     Ok(PictureHeader {
         format: PictureFormat::Jpeg,
         width: markers.width,
         height: markers.height,
         orientation: markers.orientation.to_exif(),
-        memory_bound: image + coefficients + working,
+        memory_bound: image + coefficients + working + profile::memory_of(profile),
         reducible_bytes: if markers.lossless { 0 } else { image },
         scans,
+        animated: false,
         judged_size: (w, h),
     })
 }
@@ -63,7 +70,7 @@ pub(crate) fn decode(
     let (file, info) = match decompressor.read_header(bytes) {
         Ok(info) => (bytes, info),
         Err(_) => {
-            cleaned = markers.cleaned(bytes, false);
+            cleaned = markers.cleaned(bytes, &[]);
             (cleaned.as_slice(), decompressor.read_header(&cleaned).map_err(damaged)?)
         }
     };
@@ -97,16 +104,34 @@ pub(crate) fn decode(
         // Only the first warning is reported, so completeness is checked separately.
         let (_, complete) = markers.count_scans(bytes);
         if !complete {
-            // A missing end marker alone is harmless: with one appended, the picture decodes
-            // without warnings.
-            let ended = markers.cleaned(bytes, true);
-            decompressor
-                .decompress(&ended, image.as_deref_mut())
-                .map_err(|_| PictureError::Truncated { format: PictureFormat::Jpeg })?;
+            cut::complete(&mut decompressor, &markers, bytes, &mut image, options)?;
         }
     }
-    let data = if format == PixelFormat::CMYK { cmyk::to_rgb(image.pixels) } else { image.pixels };
+    let data = match format {
+        PixelFormat::CMYK => {
+            let conversion = markers
+                .profile(bytes)
+                .filter(|_| !options.exact)
+                .and_then(|profile| ColourConversion::new(&profile, ProfileSpace::Cmyk));
+            match conversion {
+                Some(conversion) => cmyk::convert(image.pixels, &conversion, &options.limits)?,
+                None => cmyk::to_rgb(image.pixels),
+            }
+        }
+        _ => image.pixels,
+    };
     Ok(RgbPicture { width: info.width as u32, height: info.height as u32, data })
+}
+
+/// The colour profile of a gray or RGB picture, and for which of them it must be.
+pub(crate) fn profile(bytes: &[u8]) -> Option<(Vec<u8>, ProfileSpace)> {
+    let markers = JpegMarkers::read(bytes).ok()?;
+    let space = match markers.components.len() {
+        1 => ProfileSpace::Gray,
+        3 => ProfileSpace::Rgb,
+        _ => ProfileSpace::Cmyk,
+    };
+    Some((markers.profile(bytes)?, space))
 }
 
 /// The smallest scale that keeps [`KEEP`] times the target on both sides, for camera pictures that

@@ -13,6 +13,9 @@
 //! name. The bytes decide the format, every size is checked by the header before memory is
 //! allocated for it, and a panic in a decoder costs one picture.
 //!
+//! Without `exact`, pictures are as a viewer shows them: colours by the embedded profile, the first
+//! frame that shows something, a file without its end as far as it goes.
+//!
 //! Two intentional differences from the reference (Pillow's `convert("RGB")`): transparency is
 //! composed over white instead of dropped, and 16-bit gray keeps its high byte instead of being
 //! clipped.
@@ -27,9 +30,12 @@
 //! # Ok::<(), pg_caption_pixels::PictureError>(())
 //! ```
 
+mod animation;
 mod announced;
 mod blank;
+mod bmp;
 mod bounds;
+mod cut;
 mod deadline;
 mod decode;
 mod error;
@@ -46,11 +52,13 @@ mod orient;
 mod picture;
 mod png;
 mod processor;
+mod profile;
 mod raster;
 mod recognise;
 mod resize;
 mod tiff;
 mod tiles;
+mod webp;
 
 pub use blank::{BlankKind, is_blank};
 pub use decode::{DecodeOptions, DecodedPicture, decode};

@@ -3,6 +3,9 @@
 //! The crate receives only the chunks of the picture, so that no profile or text is inflated. It
 //! accepts what the reference accepts: a wrong checksum of image data, a missing end.
 
+mod cut;
+mod frames;
+
 use std::{borrow::Cow, io::Read, time::Instant};
 
 use image::{
@@ -13,6 +16,8 @@ use image::{
 use png::{BitDepth, Transformations};
 
 use crate::{PictureError, PictureFormat, deadline::DeadlineReader, orient};
+pub(crate) use cut::{decoder as cut_decoder, lacks_end};
+pub(crate) use frames::{frames, is_animated};
 
 /// Most bytes of one inflated text; EXIF and XMP have a few kilobytes.
 const MAX_TEXT: u64 = 1 << 20;
@@ -64,7 +69,7 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), PictureError> {
         });
     }
     let Some(methods) = bytes.get(26..29) else {
-        return Err(PictureError::Truncated { format: PictureFormat::Png });
+        return Err(PictureError::Truncated { format: PictureFormat::Png, share: Some(0) });
     };
     if !begins_with_header(bytes) {
         return damaged("the header is not the first chunk".to_owned());
@@ -108,7 +113,9 @@ pub(crate) fn check(bytes: &[u8]) -> Result<(), PictureError> {
     match (data, ended) {
         (true, _) => Ok(()),
         (false, true) => damaged("the file has no picture".to_owned()),
-        (false, false) => Err(PictureError::Truncated { format: PictureFormat::Png }),
+        (false, false) => {
+            Err(PictureError::Truncated { format: PictureFormat::Png, share: Some(0) })
+        }
     }
 }
 
@@ -120,6 +127,24 @@ pub(crate) fn orientation(bytes: &[u8]) -> Orientation {
     orient::orientation_of(exif.as_deref(), chunks.xmp.as_ref().map(Text::read).as_deref())
 }
 
+/// The colour profile, inflated; `None` if it is larger than the limit.
+pub(crate) fn profile(bytes: &[u8]) -> Option<Vec<u8>> {
+    let chunk = parse_chunks(bytes)
+        .take_while(|chunk| chunk.name != *b"IDAT")
+        .find(|chunk| chunk.name == *b"iCCP")?;
+    // A name, a zero byte, the method, which has been checked.
+    let deflated = split_at_zero(chunk.body?)?.1.get(1..)?;
+    let mut profile = Vec::new();
+    let mut inflating = flate2::read::ZlibDecoder::new(deflated).take(MAX_TEXT + 1);
+    inflating.read_to_end(&mut profile).ok()?;
+    (profile.len() as u64 <= MAX_TEXT).then_some(profile)
+}
+
+/// Whether the picture is gray.
+pub(crate) fn is_gray(bytes: &[u8]) -> bool {
+    matches!(bytes.get(25), Some(0 | 4))
+}
+
 /// Decodes the picture; of an animated file the default picture.
 pub(crate) struct PngDecoder<'a> {
     reader: png::Reader<DeadlineReader<'a>>,
@@ -129,31 +154,47 @@ pub(crate) struct PngDecoder<'a> {
 impl<'a> PngDecoder<'a> {
     pub(crate) fn new(bytes: &'a [u8], deadline: Option<Instant>) -> ImageResult<Self> {
         let chunks = Chunks::read(bytes);
+        let end = chunks.checksum.map_or(&[][..], |length| &END[length..]);
+        let data = chunks.data.unwrap_or_default();
+        Self::of_data(bytes, Cow::Borrowed(data), end, deadline)
+    }
+
+    /// Decodes these chunks of image data, with the header and the colours of the file.
+    fn of_data(
+        bytes: &[u8],
+        data: Cow<'a, [u8]>,
+        end: &'a [u8],
+        deadline: Option<Instant>,
+    ) -> ImageResult<Self> {
+        let chunks = Chunks::read(bytes);
         // The signature and the header, then the chunks that colours need.
         let mut head = bytes[..33.min(bytes.len())].to_vec();
         head.extend(chunks.palette.into_iter().chain(chunks.transparency).flatten());
-        let end = chunks.checksum.map_or(&[][..], |length| &END[length..]);
-        let parts =
-            [Cow::Owned(head), Cow::Borrowed(chunks.data.unwrap_or_default()), Cow::Borrowed(end)];
+        let parts = [Cow::Owned(head), data, Cow::Borrowed(end)];
         let mut decoder = png::Decoder::new(DeadlineReader::of_parts(parts, deadline));
         // The reference verifies no checksum of image data; those of header and palette are already
         // verified.
         decoder.ignore_checksums(true);
         decoder.set_transformations(Transformations::EXPAND);
         let reader = decoder.read_info().map_err(image_error)?;
-        let (colours, depth) = reader.output_color_type();
-        let colours = match (colours, depth == BitDepth::Sixteen) {
-            (png::ColorType::Grayscale, false) => ColorType::L8,
-            (png::ColorType::Grayscale, true) => ColorType::L16,
-            (png::ColorType::GrayscaleAlpha, false) => ColorType::La8,
-            (png::ColorType::GrayscaleAlpha, true) => ColorType::La16,
-            // `EXPAND` turns a palette into RGB.
-            (png::ColorType::Rgb | png::ColorType::Indexed, false) => ColorType::Rgb8,
-            (png::ColorType::Rgb | png::ColorType::Indexed, true) => ColorType::Rgb16,
-            (png::ColorType::Rgba, false) => ColorType::Rgba8,
-            (png::ColorType::Rgba, true) => ColorType::Rgba16,
-        };
+        let colours = colour_type(&reader);
         Ok(PngDecoder { reader, colours })
+    }
+}
+
+/// The kind of the samples that the reader returns.
+fn colour_type(reader: &png::Reader<DeadlineReader<'_>>) -> ColorType {
+    let (colours, depth) = reader.output_color_type();
+    match (colours, depth == BitDepth::Sixteen) {
+        (png::ColorType::Grayscale, false) => ColorType::L8,
+        (png::ColorType::Grayscale, true) => ColorType::L16,
+        (png::ColorType::GrayscaleAlpha, false) => ColorType::La8,
+        (png::ColorType::GrayscaleAlpha, true) => ColorType::La16,
+        // `EXPAND` turns a palette into RGB.
+        (png::ColorType::Rgb | png::ColorType::Indexed, false) => ColorType::Rgb8,
+        (png::ColorType::Rgb | png::ColorType::Indexed, true) => ColorType::Rgb16,
+        (png::ColorType::Rgba, false) => ColorType::Rgba8,
+        (png::ColorType::Rgba, true) => ColorType::Rgba16,
     }
 }
 

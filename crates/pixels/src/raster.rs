@@ -11,16 +11,22 @@ use image::{
 };
 
 use crate::{
-    DecodeLimits, PictureError, PictureFormat, PictureHeader, RgbPicture, announced,
-    blank::INVISIBLE, deadline::DeadlineReader, gif, orient, png, tiff,
+    DecodeLimits, DecodeOptions, PictureError, PictureFormat, PictureHeader, RgbPicture, animation,
+    announced, blank::INVISIBLE, bmp, cut, deadline::DeadlineReader, gif, orient, png, profile,
+    tiff, webp,
 };
+
+/// Most bytes per pixel that follow a WebP without its end: four codes of 15 bits.
+const PADDING: usize = 8;
+/// So many bytes of a WebP may follow its last pixel.
+const HARMLESS: usize = 8;
 
 /// The header of a file that is not JPEG.
 pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader, PictureError> {
     announced::check(format, bytes)?;
     let jpeg_bytes = if format == PictureFormat::Tiff { tiff::jpeg_bytes(bytes)? } else { 0 };
-    let adjusted = adjusted(format, bytes);
-    let mut decoder = open(format, &adjusted, None)?;
+    let adjusted = adjusted(format, bytes, false);
+    let mut decoder = open(format, &adjusted, None, false)?;
     let (width, height) = decoder.dimensions();
     if width == 0 || height == 0 {
         return Err(PictureError::Damaged {
@@ -32,7 +38,7 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
         PictureFormat::Png => png::orientation(bytes),
         // The decoder returns the blocks as stored.
         PictureFormat::WebP => {
-            let announced = announced::webp_blocks(bytes);
+            let announced = webp::announces(bytes);
             let exif = decoder.exif_metadata().ok().flatten().filter(|_| announced.0);
             let xmp = decoder.xmp_metadata().ok().flatten().filter(|_| announced.1);
             orient::orientation_of(exif.as_deref(), xmp.as_deref())
@@ -51,8 +57,18 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
         if decoder.color_type().channel_count() <= 2 { raw.saturating_add(rgb) } else { raw };
     let after = converting.max(rgb.saturating_mul(orient::buffers(orientation)));
     let file = bytes.len() as u64;
+    let cut = lacks_end(format, bytes);
     let during = match format {
-        // A few rows for the filters; profiles and texts are skipped.
+        // Its rows inflated, and a file made of them.
+        PictureFormat::Png if cut => {
+            raw.saturating_mul(3).saturating_add(file).saturating_add(raw / h * 3)
+        }
+        // The first of two pictures, and the padded file.
+        PictureFormat::WebP if cut => judged_pixels
+            .saturating_mul(18)
+            .saturating_add(file.saturating_mul(60))
+            .saturating_add(1 << 17),
+        // A few rows for the filters; texts are skipped.
         PictureFormat::Jpeg | PictureFormat::Avif | PictureFormat::Heic | PictureFormat::Png => {
             raw.saturating_add(raw / h * 3)
         }
@@ -65,7 +81,11 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
         PictureFormat::Gif => {
             raw.saturating_add(judged_pixels.saturating_mul(5)).saturating_add(file)
         }
-        PictureFormat::Bmp => raw.saturating_add(raw / h * 2),
+        // The copy of a file whose masks move into its header.
+        PictureFormat::Bmp => {
+            let copy = if bmp::has_alpha_masks(bytes) { file } else { 0 };
+            raw.saturating_add(raw / h * 2).saturating_add(copy)
+        }
         // The samples (four inks for CMYK) besides the result; one JPEG strip, which may be the
         // whole picture or a larger tile; and its compressed bytes.
         PictureFormat::Tiff => raw
@@ -74,7 +94,13 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
             .max(raw.saturating_mul(7).div_ceil(3).saturating_add(jpeg_bytes))
             .saturating_add(file),
     };
-    let memory_bound = during.max(after).saturating_add(2 << 20);
+    let animated = animation::is_animated(format, bytes);
+    let frames = if animated { animation::memory(judged_pixels, file) } else { 0 };
+    let memory_bound = during
+        .max(after)
+        .max(frames)
+        .saturating_add(profile::memory(format, bytes))
+        .saturating_add(2 << 20);
     Ok(PictureHeader {
         format,
         width,
@@ -83,6 +109,7 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
         memory_bound,
         reducible_bytes: 0,
         scans: 1,
+        animated,
         judged_size,
     })
 }
@@ -91,11 +118,104 @@ pub(crate) fn probe(format: PictureFormat, bytes: &[u8]) -> Result<PictureHeader
 pub(crate) fn decode(
     bytes: &[u8],
     header: &PictureHeader,
+    options: &DecodeOptions,
+) -> Result<(RgbPicture, bool), PictureError> {
+    let file = adjusted(header.format, bytes, options.exact);
+    let whole = open(header.format, &file, options.limits.deadline, options.exact)
+        .and_then(|decoder| read(decoder, &file, header));
+    match whole {
+        Err(PictureError::Truncated { .. } | PictureError::Damaged { .. })
+            if !options.exact && lacks_end(header.format, bytes) =>
+        {
+            options.limits.check_time()?;
+            decode_cut(&file, header, &options.limits)
+        }
+        whole => whole,
+    }
+}
+
+/// Whether the file ends within its first picture, in a format of which such files are decoded.
+fn lacks_end(format: PictureFormat, bytes: &[u8]) -> bool {
+    match format {
+        PictureFormat::Png => png::lacks_end(bytes),
+        PictureFormat::WebP => webp::lacks_end(bytes),
+        PictureFormat::Gif => gif::lacks_end(bytes),
+        _ => false,
+    }
+}
+
+/// The picture as far as the file goes.
+fn decode_cut(
+    file: &[u8],
+    header: &PictureHeader,
+    limits: &DecodeLimits,
+) -> Result<(RgbPicture, bool), PictureError> {
+    match header.format {
+        PictureFormat::Png => {
+            let (decoder, rows) = png::cut_decoder(file, limits.deadline)?;
+            let (mut picture, visible) = read(Box::new(decoder), file, header)?;
+            rows.fill_picture(&mut picture);
+            Ok((picture, visible))
+        }
+        PictureFormat::Gif => {
+            let samples = gif::decode_cut(file, (header.width, header.height), limits.deadline)?;
+            finish(samples, ColorType::Rgba8, file, header)
+        }
+        _ => decode_cut_webp(file, header, limits),
+    }
+}
+
+/// Decodes a WebP with bytes after its end, and again with another last byte: rows that differ are
+/// not in the file.
+fn decode_cut_webp(
+    file: &[u8],
+    header: &PictureHeader,
     limits: &DecodeLimits,
 ) -> Result<(RgbPicture, bool), PictureError> {
     let format = header.format;
-    let adjusted = adjusted(format, bytes);
-    let mut decoder = open(format, &adjusted, limits.deadline)?;
+    let pixels = header.width as usize * header.height as usize;
+    let decode = |pattern: [u8; 16], change| {
+        limits.check_time()?;
+        let padding = webp::WebpPadding { pattern, change, more: pixels / 10 * PADDING };
+        let padded =
+            webp::padded(file, &padding).ok_or(PictureError::Truncated { format, share: None })?;
+        open(format, &padded, limits.deadline, false)
+            .and_then(|decoder| read(decoder, &padded, header))
+    };
+    // The shortest codes, the longest ones, any: some of them may be runs beyond the picture.
+    for pattern in [[0; 16], [0xFF; 16], cut::NOISE] {
+        let (mut picture, visible) = match decode(pattern, 0) {
+            Ok(found) => found,
+            Err(PictureError::TimedOut) => return Err(PictureError::TimedOut),
+            Err(_) => continue,
+        };
+        for change in [0xFF, 0x55] {
+            let other = match decode(pattern, change) {
+                Ok((other, _)) => other,
+                Err(PictureError::TimedOut) => return Err(PictureError::TimedOut),
+                Err(_) => continue,
+            };
+            let pitch = header.width as usize * 3;
+            let rows = cut::KeptRows::before_difference(&picture.data, &other.data, pitch);
+            // Without a difference, many missing bytes may be rows of one colour.
+            if rows.are_all() && webp::missing(file) > HARMLESS {
+                continue;
+            }
+            rows.check(format)?;
+            rows.fill_picture(&mut picture);
+            return Ok((picture, visible));
+        }
+    }
+    Err(PictureError::Truncated { format, share: None })
+}
+
+/// Reads the picture of a decoder.
+fn read(
+    mut decoder: Box<dyn ImageDecoder + '_>,
+    file: &[u8],
+    header: &PictureHeader,
+) -> Result<(RgbPicture, bool), PictureError> {
+    let format = header.format;
     let mut allowed = image::Limits::default();
     allowed.max_alloc = Some(header.memory_bound);
     decoder.set_limits(allowed).map_err(|error| picture_error(format, error))?;
@@ -106,23 +226,42 @@ pub(crate) fn decode(
     })?;
     let mut samples = vec![0; size];
     decoder.read_image_boxed(&mut samples).map_err(|error| picture_error(format, error))?;
-    if format == PictureFormat::Gif {
-        gif::fill_around(bytes, header.width, &mut samples);
+    finish(samples, colours, file, header)
+}
+
+/// Makes the picture of its samples.
+fn finish(
+    mut samples: Vec<u8>,
+    colours: ColorType,
+    file: &[u8],
+    header: &PictureHeader,
+) -> Result<(RgbPicture, bool), PictureError> {
+    let format = header.format;
+    match format {
+        PictureFormat::Gif => gif::fill_around(file, header.width, &mut samples),
+        PictureFormat::Bmp if colours == ColorType::Rgba8 => bmp::opaque_if_invisible(&mut samples),
+        _ => {}
     }
-    let premultiplied = format == PictureFormat::Tiff && tiff::is_premultiplied(bytes);
+    let premultiplied = format == PictureFormat::Tiff && tiff::is_premultiplied(file);
     let (data, visible) = to_rgb(samples, colours, format, premultiplied)?;
     Ok((RgbPicture { width: header.width, height: header.height, data }, visible))
 }
 
 /// The file as its decoder receives it.
-fn adjusted(format: PictureFormat, bytes: &[u8]) -> Cow<'_, [u8]> {
-    if format == PictureFormat::Gif { gif::with_grown_canvas(bytes) } else { Cow::Borrowed(bytes) }
+pub(crate) fn adjusted(format: PictureFormat, bytes: &[u8], exact: bool) -> Cow<'_, [u8]> {
+    match format {
+        PictureFormat::Gif => gif::with_grown_canvas(bytes),
+        PictureFormat::Bmp => bmp::with_masks_in_header(bytes),
+        PictureFormat::WebP if !exact => webp::without_missing_blocks(bytes),
+        _ => Cow::Borrowed(bytes),
+    }
 }
 
 fn open(
     format: PictureFormat,
     bytes: &[u8],
     deadline: Option<Instant>,
+    exact: bool,
 ) -> Result<Box<dyn ImageDecoder + '_>, PictureError> {
     let reader = DeadlineReader::new(bytes, deadline);
     let opened: Result<Box<dyn ImageDecoder + '_>, ImageError> = match format {
@@ -132,10 +271,12 @@ fn open(
         PictureFormat::WebP => WebPDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         PictureFormat::Gif => GifDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
         PictureFormat::Bmp => BmpDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
-        PictureFormat::Tiff => tiff::TiffPage::open(bytes, deadline).and_then(|page| match page {
-            Some(page) => Ok(Box::new(page) as _),
-            None => TiffDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
-        }),
+        PictureFormat::Tiff => {
+            tiff::TiffPage::open(bytes, deadline, exact).and_then(|page| match page {
+                Some(page) => Ok(Box::new(page) as _),
+                None => TiffDecoder::new(reader).map(|decoder| Box::new(decoder) as _),
+            })
+        }
         PictureFormat::Jpeg | PictureFormat::Avif | PictureFormat::Heic => {
             unreachable!("they have decoders of their own")
         }
@@ -207,12 +348,12 @@ fn on_white(value: u8, alpha: u8) -> u8 {
 }
 
 /// Converts a decoder's error.
-fn picture_error(format: PictureFormat, error: ImageError) -> PictureError {
+pub(crate) fn picture_error(format: PictureFormat, error: ImageError) -> PictureError {
     let damaged = |why: String| PictureError::Damaged { format, why };
     match error {
         ImageError::IoError(error) => match error.kind() {
             io::ErrorKind::TimedOut => PictureError::TimedOut,
-            io::ErrorKind::UnexpectedEof => PictureError::Truncated { format },
+            io::ErrorKind::UnexpectedEof => PictureError::Truncated { format, share: None },
             _ => damaged(error.to_string()),
         },
         ImageError::Limits(error) => match error.kind() {
@@ -232,7 +373,9 @@ fn picture_error(format: PictureFormat, error: ImageError) -> PictureError {
                 if let Some(io) = inner.downcast_ref::<io::Error>() {
                     match io.kind() {
                         io::ErrorKind::TimedOut => return PictureError::TimedOut,
-                        io::ErrorKind::UnexpectedEof => return PictureError::Truncated { format },
+                        io::ErrorKind::UnexpectedEof => {
+                            return PictureError::Truncated { format, share: None };
+                        }
                         _ => break,
                     }
                 }

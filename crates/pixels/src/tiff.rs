@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use tiff::{decoder::Decoder, tags::Tag};
 
-use crate::{PictureError, PictureFormat, deadline::DeadlineReader};
+use crate::{PictureError, PictureFormat, deadline::DeadlineReader, profile::ProfileSpace};
 pub(crate) use page::TiffPage;
 
 /// Compression 7: every strip or tile is a JPEG file without the shared tables.
@@ -62,6 +62,19 @@ pub(crate) fn is_premultiplied(bytes: &[u8]) -> bool {
     let decoder = Decoder::new(DeadlineReader::new(bytes, None));
     decoder
         .is_ok_and(|mut decoder| first(&mut decoder, Tag::ExtraSamples) == Some(ASSOCIATED.into()))
+}
+
+/// The colour profile, and the kind of the picture.
+pub(crate) fn profile(bytes: &[u8]) -> Option<(Vec<u8>, ProfileSpace)> {
+    const PROFILE: Tag = Tag::Unknown(34_675);
+    let mut decoder = Decoder::new(DeadlineReader::new(bytes, None)).ok()?;
+    let space = match first(&mut decoder, Tag::PhotometricInterpretation)? {
+        0 | 1 => ProfileSpace::Gray,
+        2 | 3 | 6 => ProfileSpace::Rgb,
+        5 => ProfileSpace::Cmyk,
+        _ => return None,
+    };
+    Some((decoder.find_tag(PROFILE).ok()??.into_u8_vec().ok()?, space))
 }
 
 /// Rejects files that the decoder would report as damaged or panic on: the JPEG compression of

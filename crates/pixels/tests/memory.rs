@@ -118,7 +118,26 @@ fn pictures() -> Vec<(&'static str, Vec<u8>)> {
         drawn::with_chunks(&small_png, &drawn::chunk(name, &[before, &nothing].concat()), false)
     };
     let rgb8 = DynamicImage::ImageRgb8(rgb.clone());
+    let cut = |mut bytes: Vec<u8>| {
+        bytes.truncate(bytes.len() * 98 / 100);
+        bytes
+    };
+    let white = DynamicImage::ImageRgba8(ImageBuffer::from_pixel(1400, 1000, Rgba([255; 4])));
+    let mut animation = Vec::new();
+    image::codecs::gif::GifEncoder::new_with_speed(&mut animation, 30)
+        .encode_frames([&white, &small].map(|frame| image::Frame::new(frame.to_rgba8())))
+        .unwrap();
+    let profile = moxcms::ColorProfile::new_display_p3().encode().unwrap();
+    let profile = [b"ICC_PROFILE\0\x01\x01".as_slice(), &profile].concat();
+    let mut with_profile =
+        drawn::with_app1(&jpeg(false, turbojpeg::Subsamp::Sub2x2, false), &profile);
+    with_profile[3] = 0xE2;
     vec![
+        ("JPEG with a profile", with_profile),
+        ("cut baseline JPEG", cut(jpeg(false, turbojpeg::Subsamp::Sub2x2, false))),
+        ("cut RGB PNG", cut(file(&rgb8, ImageFormat::Png))),
+        ("cut lossless WebP", cut(file(&rgb8, ImageFormat::WebP))),
+        ("animated GIF with a white frame", animation),
         ("baseline JPEG", jpeg(false, turbojpeg::Subsamp::Sub2x2, false)),
         ("progressive JPEG", jpeg(true, turbojpeg::Subsamp::Sub2x2, false)),
         ("progressive 4:4:4 JPEG on its side", jpeg(true, turbojpeg::Subsamp::None, true)),

@@ -1,4 +1,7 @@
-//! Converts CMYK as Adobe writes it in JPEG (inverted) to RGB, with Pillow's arithmetic.
+//! Converts CMYK as Adobe writes it in JPEG (inverted) to RGB, with Pillow's arithmetic or by the
+//! file's profile.
+
+use crate::{DecodeLimits, PictureError, profile::ColourConversion};
 
 /// Converts inverted C, M, Y, K to R, G, B in place.
 pub(super) fn to_rgb(mut pixels: Vec<u8>) -> Vec<u8> {
@@ -13,6 +16,19 @@ pub(super) fn to_rgb(mut pixels: Vec<u8>) -> Vec<u8> {
     pixels.truncate(count * 3);
     pixels.shrink_to_fit();
     pixels
+}
+
+/// Converts inverted C, M, Y, K by the file's profile, in place.
+pub(super) fn convert(
+    mut pixels: Vec<u8>,
+    conversion: &ColourConversion,
+    limits: &DecodeLimits,
+) -> Result<Vec<u8>, PictureError> {
+    pixels.iter_mut().for_each(|ink| *ink = 255 - *ink);
+    conversion.inks_in_place(&mut pixels, limits)?;
+    pixels.truncate(pixels.len() / 4 * 3);
+    pixels.shrink_to_fit();
+    Ok(pixels)
 }
 
 /// a * b / 255, rounded.

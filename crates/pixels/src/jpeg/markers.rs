@@ -3,18 +3,22 @@
 
 use image::metadata::Orientation;
 
-use crate::{PictureError, PictureFormat, orient};
+use crate::{PictureError, PictureFormat, bounds::MAX_PROFILE, orient};
 
 const SOI: u8 = 0xD8;
-const EOI: u8 = 0xD9;
+pub(super) const EOI: u8 = 0xD9;
 const SOS: u8 = 0xDA;
 /// The frame header of JPEG-LS, another format with the same start marker.
 const JPEG_LS: u8 = 0xF7;
 const APP0: u8 = 0xE0;
 const APP1: u8 = 0xE1;
+const APP2: u8 = 0xE2;
 const APP14: u8 = 0xEE;
 /// Start of an APP1 segment with EXIF.
 const EXIF: &[u8] = b"Exif\0\0";
+/// Start of an APP2 segment with a part of a colour profile; its number and the count of parts
+/// follow.
+const PROFILE: &[u8] = b"ICC_PROFILE\0";
 /// Start of an APP1 segment with an XMP packet.
 const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 
@@ -22,6 +26,18 @@ const XMP: &[u8] = b"http://ns.adobe.com/xap/1.0/\0";
 pub(super) struct FrameComponent {
     h: u8,
     v: u8,
+}
+
+/// How much of the first scans a file holds. With them a progressive picture is complete, though
+/// coarse.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ScanCoverage {
+    /// All of them.
+    Whole,
+    /// It ends within the last of them.
+    Begun,
+    /// A component has no scan.
+    Lacking,
 }
 
 /// The segments before the first scan.
@@ -32,6 +48,8 @@ pub(super) struct JpegMarkers {
     pub(super) orientation: Orientation,
     /// Such files cannot be decoded at reduced scale.
     pub(super) lossless: bool,
+    /// Number and bytes of each part of the colour profile.
+    profile: Vec<(u8, std::ops::Range<usize>)>,
     progressive: bool,
     /// Components in the first scan.
     in_first_scan: usize,
@@ -44,9 +62,10 @@ pub(super) struct JpegMarkers {
 impl JpegMarkers {
     /// Reads the segments up to the first scan.
     pub(super) fn read(bytes: &[u8]) -> Result<JpegMarkers, PictureError> {
-        let cut = || PictureError::Truncated { format: PictureFormat::Jpeg };
+        let cut = || PictureError::Truncated { format: PictureFormat::Jpeg, share: Some(0) };
         let mut frame = None;
         let (mut exif, mut xmp, mut needed) = (Vec::new(), None, Vec::new());
+        let mut profile = Vec::new();
         let mut at = 2;
         loop {
             let (start, marker) = next_marker(bytes, at).ok_or_else(cut)?;
@@ -73,6 +92,7 @@ impl JpegMarkers {
                         components,
                         orientation,
                         lossless,
+                        profile,
                         progressive,
                         in_first_scan,
                         needed,
@@ -88,6 +108,9 @@ impl JpegMarkers {
                 JPEG_LS => return Err(unsupported("a JPEG-LS")),
                 // A block may span several segments, the first of which may be empty.
                 APP1 if body.starts_with(EXIF) => exif.extend_from_slice(&body[EXIF.len()..]),
+                APP2 if body.starts_with(PROFILE) && body.len() > PROFILE.len() + 2 => {
+                    profile.push((body[PROFILE.len()], end + 2 - body.len() + PROFILE.len()..end));
+                }
                 APP1 if xmp.is_none() => xmp = body.strip_prefix(XMP),
                 _ => {}
             }
@@ -98,6 +121,17 @@ impl JpegMarkers {
             }
             at = end;
         }
+    }
+
+    /// The colour profile, put together.
+    pub(super) fn profile(&self, bytes: &[u8]) -> Option<Vec<u8>> {
+        let mut parts: Vec<_> = self.profile.iter().collect();
+        parts.sort_by_key(|(number, _)| *number);
+        // Numbers begin with 1, and no part is missing or repeated.
+        let complete = parts.iter().zip(1..).all(|((number, _), expected)| *number == expected);
+        let size: usize = parts.iter().map(|(_, range)| range.len()).sum();
+        (complete && size > 0 && size <= MAX_PROFILE)
+            .then(|| parts.iter().flat_map(|(_, range)| &bytes[range.clone()]).copied().collect())
     }
 
     /// Whether libjpeg keeps the coefficients of the whole picture while it reads scan after scan.
@@ -114,6 +148,11 @@ impl JpegMarkers {
         let units = u64::from(self.width).div_ceil(8 * h) * u64::from(self.height).div_ceil(8 * v);
         let blocks: u64 = self.components.iter().map(|c| u64::from(c.h) * u64::from(c.v)).sum();
         units * blocks * 128
+    }
+
+    /// Whether an end marker follows the scans.
+    pub(super) fn is_ended(&self, bytes: &[u8]) -> bool {
+        bytes.ends_with(&[0xFF, EOI]) || self.count_scans(bytes).1
     }
 
     /// The number of scans, and whether an end marker follows them.
@@ -138,10 +177,48 @@ impl JpegMarkers {
         (scans, false)
     }
 
+    /// How much of the first scans of all components the file holds.
+    pub(super) fn coverage(&self, bytes: &[u8]) -> ScanCoverage {
+        let (mut begun, mut whole, mut at) = ([false; 256], [false; 256], self.scan);
+        // Components of the scan before the current marker.
+        let mut open: &[u8] = &[];
+        while let Some((start, marker)) = next_marker(bytes, at) {
+            at = start + 2;
+            if matches!(marker, 0x01 | 0xD0..=0xD8) {
+                continue;
+            }
+            // A marker follows, so the scan is whole.
+            open.chunks_exact(2).for_each(|component| whole[usize::from(component[0])] = true);
+            open = &[];
+            if marker == EOI {
+                break;
+            }
+            match segment(bytes, at) {
+                Some(Ok((body, end))) => {
+                    if marker == SOS {
+                        open = first_scan(body).unwrap_or_default();
+                        open.chunks_exact(2).for_each(|c| begun[usize::from(c[0])] = true);
+                    }
+                    at = end;
+                }
+                Some(Err(_)) => {}
+                None => break,
+            }
+        }
+        let all = |which: [bool; 256]| {
+            which.iter().filter(|component| **component).count() >= self.components.len()
+        };
+        match (all(whole), all(begun)) {
+            (true, _) => ScanCoverage::Whole,
+            (_, true) => ScanCoverage::Begun,
+            _ => ScanCoverage::Lacking,
+        }
+    }
+
     /// A copy with only the required segments before the scans, so that libjpeg does not warn about
-    /// the others; with an end marker appended if `ended`.
-    pub(super) fn cleaned(&self, bytes: &[u8], ended: bool) -> Vec<u8> {
-        let mut copy = Vec::with_capacity(bytes.len() + 4);
+    /// the others. `more` is appended.
+    pub(super) fn cleaned(&self, bytes: &[u8], more: &[u8]) -> Vec<u8> {
+        let mut copy = Vec::with_capacity(bytes.len() + 4 + more.len());
         copy.extend([0xFF, SOI]);
         for (marker, range) in &self.needed {
             let start = copy.len();
@@ -159,9 +236,7 @@ impl JpegMarkers {
             }
         }
         copy.extend_from_slice(&bytes[self.scan..]);
-        if ended {
-            copy.extend([0xFF, EOI]);
-        }
+        copy.extend(more);
         copy
     }
 }
@@ -198,6 +273,17 @@ fn read_frame(
         return Err(damaged("invalid components in the frame header"));
     }
     Ok((matches!(marker, 0xC2 | 0xCA), width, height, components))
+}
+
+/// The pairs of component and tables in the header of a scan that is a component's first: the
+/// first coefficient, at its first precision.
+fn first_scan(body: &[u8]) -> Option<&[u8]> {
+    let (count, rest) = body.split_first()?;
+    let (components, parameters) = rest.split_at_checked(2 * usize::from(*count))?;
+    match parameters {
+        [0, _, precision, ..] if precision >> 4 == 0 => Some(components),
+        _ => None,
+    }
 }
 
 /// The next marker at or after `at`, and the offset of its 0xFF. Skips other bytes, as libjpeg

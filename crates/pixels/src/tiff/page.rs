@@ -1,5 +1,5 @@
 //! Kinds of TIFF that occur in shops and that `image` does not read: palettes, few bits per sample,
-//! gray with alpha, YCbCr in JPEG strips and tiles, reversed bits.
+//! gray with alpha, YCbCr in JPEG strips and tiles, reversed bits, inks with a profile.
 //!
 //! The `tiff` crate reads the strips, as it does for `image`; this file converts samples to
 //! colours. Opened by `raster`, which checks memory and time as for every format.
@@ -17,7 +17,7 @@ use image::{
 use tiff::{TiffError, tags::Tag};
 
 use super::{JPEG, field, first, list};
-use crate::deadline::DeadlineReader;
+use crate::{DecodeLimits, deadline::DeadlineReader, profile::ColourConversion};
 
 /// `ExtraSamples` that are alpha: with and without premultiplied colours.
 const ALPHA: [u64; 2] = [1, 2];
@@ -32,6 +32,8 @@ enum Samples {
     Palette(Vec<[u8; 3]>),
     /// Luma and chroma, one byte each.
     YCbCr,
+    /// Four inks, one byte each, and what they are in print.
+    Inks(ColourConversion),
 }
 
 /// The first page of such a file.
@@ -47,11 +49,17 @@ pub(crate) struct TiffPage<'a> {
     reversed: bool,
     size: (u32, u32),
     orientation: Orientation,
+    deadline: Option<Instant>,
 }
 
 impl<'a> TiffPage<'a> {
-    /// `None` for other kinds, which `image` reads or rejects.
-    pub(crate) fn open(bytes: &'a [u8], deadline: Option<Instant>) -> ImageResult<Option<Self>> {
+    /// `None` for other kinds, which `image` reads or rejects. Inks are such a kind without a valid
+    /// profile, and if `exact`.
+    pub(crate) fn open(
+        bytes: &'a [u8],
+        deadline: Option<Instant>,
+        exact: bool,
+    ) -> ImageResult<Option<Self>> {
         let Ok(mut tags) = tiff::decoder::Decoder::new(DeadlineReader::new(bytes, deadline)) else {
             return Ok(None);
         };
@@ -82,6 +90,13 @@ impl<'a> TiffPage<'a> {
             }
             // The crate reports subsampled chroma outside of JPEG.
             (6, 8, 3) => Samples::YCbCr,
+            (5, 8, 4) if compression != u64::from(JPEG) && !exact => {
+                let profile = super::profile(bytes);
+                match profile.and_then(|(profile, space)| ColourConversion::new(&profile, space)) {
+                    Some(conversion) => Samples::Inks(conversion),
+                    None => return Ok(None),
+                }
+            }
             _ => return Ok(None),
         };
         let second = (count == 2).then(|| {
@@ -103,6 +118,7 @@ impl<'a> TiffPage<'a> {
             reversed,
             size,
             orientation,
+            deadline,
         }))
     }
 }
@@ -117,7 +133,7 @@ impl ImageDecoder for TiffPage<'_> {
             (Samples::Gray, Some(true)) => ColorType::La8,
             (Samples::Gray, _) => ColorType::L8,
             (Samples::Palette(_), Some(true)) => ColorType::Rgba8,
-            (Samples::Palette(_) | Samples::YCbCr, _) => ColorType::Rgb8,
+            (Samples::Palette(_) | Samples::YCbCr | Samples::Inks(_), _) => ColorType::Rgb8,
         }
     }
 
@@ -144,6 +160,19 @@ impl ImageDecoder for TiffPage<'_> {
             }
             inner.read_image_bytes(colours).map_err(image_error)?;
             colours.as_chunks_mut().0.iter_mut().for_each(|pixel| *pixel = rgb(*pixel));
+            return Ok(());
+        }
+        if let Samples::Inks(conversion) = &self.samples {
+            if layout.complete_len / 4 != colours.len() / 3 {
+                return Err(damaged("the strips do not fill the picture"));
+            }
+            let mut inks = vec![0; layout.complete_len];
+            inner.read_image_bytes(&mut inks).map_err(image_error)?;
+            let limits = DecodeLimits { deadline: self.deadline, ..DecodeLimits::default() };
+            conversion
+                .inks_in_place(&mut inks, &limits)
+                .map_err(|_| ImageError::IoError(std::io::ErrorKind::TimedOut.into()))?;
+            colours.copy_from_slice(&inks[..colours.len()]);
             return Ok(());
         }
         let (width, height) = (self.size.0 as usize, self.size.1 as usize);
