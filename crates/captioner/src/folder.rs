@@ -82,6 +82,22 @@ impl ModelFolder {
         Ok(if_exists(read_json(&self.file(name)))?)
     }
 
+    /// The settings of the image processor and their file: `preprocessor_config.json`, or, as
+    /// transformers 5 writes them, a part of `processor_config.json`.
+    pub fn image_processor(&self) -> Result<(PathBuf, Value), ModelError> {
+        let path = self.file("preprocessor_config.json");
+        if let Some(json) = if_exists(read_json(&path))? {
+            return Ok((path, json));
+        }
+        let mut json = self.optional_json("processor_config.json")?;
+        let nested = json.as_mut().and_then(|json| json.get_mut("image_processor"));
+        match nested.filter(|nested| nested.is_object()) {
+            Some(nested) => Ok((self.file("processor_config.json"), nested.take())),
+            // The error of the missing file.
+            None => Ok((path, self.json("preprocessor_config.json")?)),
+        }
+    }
+
     /// `model_type` of `config.json`.
     pub fn model_type(&self) -> Result<String, ModelError> {
         Ok(model_type_of(&self.config, &self.file("config.json"))?)

@@ -86,9 +86,10 @@ pub fn load(
     options: &LoadOptions,
 ) -> Result<(Captioner, Arc<InputPreparer>), ModelError> {
     let folder = folder::ModelFolder::open(folder, options)?;
+    let family = family::known(&folder)?;
     let generation = GenerationSettings::of_folder(&folder)?;
     let text = Arc::new(text::TextTokenizer::open(&folder)?);
-    let (family, opened) = family::open(&folder, &generation, &text)?;
+    let (family, opened) = family.open(&folder, &generation, &text)?;
     if let Some(vocabulary) = opened.vocabulary.filter(|size| *size < text.vocabulary()) {
         let reason =
             format!("{} tokens, but the decoder's vocabulary has {vocabulary}", text.vocabulary());

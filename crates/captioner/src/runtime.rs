@@ -14,6 +14,7 @@ use ort::logging::LogLevel;
 use ort::session::builder::{GraphOptimizationLevel, SessionBuilder};
 use ort::session::{Session, SessionInputValue};
 use ort::value::{DynValue, Outlet, TensorElementType};
+use pg_caption_models::refuse_pointer;
 use pg_caption_onnx::OnnxModel;
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -95,14 +96,18 @@ impl GraphSession {
     /// Opens a graph. ONNX Runtime finds external weights itself. The weights of a large file are
     /// also treated as external: ONNX Runtime then maps them instead of keeping a copy.
     pub fn open(path: &Path) -> Result<GraphSession, ModelError> {
+        refuse_pointer(path)?;
         let large =
             std::fs::metadata(path).is_ok_and(|file| (LARGE..LARGEST).contains(&file.len()));
         if let Some(graph) = large.then(|| GraphSession::with_mapped_weights(path)).flatten() {
             return Ok(graph);
         }
-        let session = builder(path)?
-            .commit_from_file(path)
-            .map_err(|e| ModelError::graph(path, format!("{e}{}", weights_of(path))))?;
+        let session = builder(path)?.commit_from_file(path).map_err(|e| {
+            match external_data(path).iter().find_map(|file| refuse_pointer(file).err()) {
+                Some(pointer) => pointer.into(),
+                None => ModelError::graph(path, format!("{e}{}", weights_of(path))),
+            }
+        })?;
         Ok(GraphSession { path: path.into(), session })
     }
 

@@ -38,6 +38,64 @@ fn a_missing_file_is_named() {
     }
 }
 
+/// transformers 5 writes the image processor into `processor_config.json`.
+#[test]
+fn a_nested_image_processor_loads() {
+    if !runtime() {
+        return;
+    }
+    for model in ["vit-gpt2", "florence2", "smolvlm"] {
+        let folder = Copy::of(model, &format!("nested-{model}"));
+        let pixels = || {
+            let (_, preparer) = open(&folder.0);
+            pixels(&preparer, "12_photo.jpg").sha256()
+        };
+        let expected = pixels();
+        let path = folder.0.join("processor_config.json");
+        let mut processor: serde_json::Value = match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).unwrap(),
+            Err(_) => serde_json::json!({}),
+        };
+        let separate = folder.0.join("preprocessor_config.json");
+        processor["image_processor"] =
+            serde_json::from_slice(&std::fs::read(&separate).unwrap()).unwrap();
+        std::fs::remove_file(separate).unwrap();
+        std::fs::write(&path, processor.to_string()).unwrap();
+        assert_eq!(pixels(), expected, "{model}");
+        processor["image_processor"]["resample"] = 77.into();
+        std::fs::write(&path, processor.to_string()).unwrap();
+        let message = refused(&folder.0);
+        assert!(message.contains("/processor_config.json") && message.contains("77"), "{message}");
+    }
+}
+
+#[test]
+fn a_git_lfs_pointer_is_named() {
+    if !runtime() {
+        return;
+    }
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1234\n";
+    for file in ["onnx/encoder_model.onnx", "tokenizer.json", "preprocessor_config.json"] {
+        let folder = Copy::of_parity("pointer");
+        std::fs::write(folder.0.join(file), pointer).unwrap();
+        let message = refused(&folder.0);
+        let expected = format!("{file}: a Git LFS pointer, not the file itself");
+        assert!(message.contains(&expected), "{message}");
+    }
+}
+
+#[test]
+fn an_unknown_family_is_named_first() {
+    let folder = Copy::of_parity("unknown");
+    for file in ["tokenizer.json", "preprocessor_config.json", "generation_config.json"] {
+        std::fs::remove_file(folder.0.join(file)).unwrap();
+    }
+    let config = "{\"model_type\": \"qwen2_vl\"}";
+    std::fs::write(folder.0.join("config.json"), config).unwrap();
+    let message = refused(&folder.0);
+    assert!(message.contains("unsupported model_type \"qwen2_vl\""), "{message}");
+}
+
 #[test]
 fn a_truncated_file_is_named() {
     if !runtime() {

@@ -159,6 +159,30 @@ fn the_default_model_captions_the_drawing() {
 }
 
 #[test]
+fn an_unknown_name_lists_the_models() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |name: &str| {
+        let output = command(&["check", name]).env("PG_CAPTION_MODELS", dir.path()).output();
+        err(&output.unwrap())
+    };
+    let empty = format!("no such model: poet; {} has no model", dir.path().display());
+    assert!(run("poet").contains(&empty), "{}", run("poet"));
+    for name in ["b", "a"] {
+        std::fs::create_dir(dir.path().join(name)).unwrap();
+        std::fs::write(dir.path().join(name).join("config.json"), "{}").unwrap();
+    }
+    for name in ["poet", "./poet", "/nowhere/poet"] {
+        let message = run(name);
+        assert!(
+            message.contains(&format!("no such model: {name}; there are a, b in")),
+            "{message}"
+        );
+    }
+    let file = dir.path().join("a/config.json");
+    assert!(run(file.to_str().unwrap()).contains("is not a folder"));
+}
+
+#[test]
 fn a_missing_file_is_named() {
     for from in models().into_iter().filter(|f| is_supported(f)) {
         for file in ["config.json", "preprocessor_config.json", "tokenizer.json"] {

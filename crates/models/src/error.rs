@@ -59,6 +59,12 @@ pub enum ModelsError {
         /// The reason.
         source: std::io::Error,
     },
+    /// A clone without Git LFS has pointers in place of large files.
+    #[error("{}: a Git LFS pointer, not the file itself; run \"git lfs pull\"", path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file was read, but its content is invalid.
     #[error("{}: {reason}", path.display())]
     Content {
@@ -111,6 +117,10 @@ mod tests {
                  q2, q1, fp16, q4f16, q2f16, q1f16, or GRAPH=DTYPE",
             ),
             (ModelsError::File { path: "a".into(), source: source() }, "a: entity not found"),
+            (
+                ModelsError::LfsPointer { path: "a".into() },
+                "a: a Git LFS pointer, not the file itself; run \"git lfs pull\"",
+            ),
             (ModelsError::content(Path::new("a"), "not a JSON object"), "a: not a JSON object"),
         ] {
             assert_eq!(error.to_string(), message);

@@ -8,12 +8,18 @@ pub(crate) const SUFFIXES: [&str; 11] =
 /// The dtype of the unsuffixed file.
 pub(crate) const PLAIN: &str = "fp32";
 
+/// The settings of the image processor. transformers 5 writes them into `processor_config.json`.
+pub(crate) const PREPROCESSOR: &str = "preprocessor_config.json";
+/// The file that may have them, too.
+pub(crate) const PROCESSOR: &str = "processor_config.json";
+
 /// A small file of a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConfigFile {
     /// Its name.
     pub name: &'static str,
-    /// No folder can do without it.
+    /// No folder can do without it, except that `processor_config.json` may have the content of
+    /// `preprocessor_config.json`.
     pub required: bool,
     /// The captioner reads it, so it is part of the model's digest. `captions.json` is not: the
     /// styles in it are part of each request. Nor is `added_tokens.json`: `tokenizer.json` repeats
@@ -28,13 +34,13 @@ const fn config(name: &'static str, required: bool, digested: bool) -> ConfigFil
 /// The configuration files of a folder, in the order in which they are downloaded.
 pub const CONFIG_FILES: [ConfigFile; 11] = [
     config("config.json", true, true),
-    config("preprocessor_config.json", true, true),
+    config(PREPROCESSOR, true, true),
     config("tokenizer.json", true, true),
     config("generation_config.json", false, true),
     config("tokenizer_config.json", false, true),
     config("special_tokens_map.json", false, true),
     config("added_tokens.json", false, false),
-    config("processor_config.json", false, true),
+    config(PROCESSOR, false, true),
     config("chat_template.json", false, true),
     config("chat_template.jinja", false, true),
     config("captions.json", false, false),

@@ -1,8 +1,10 @@
 //! Installed model folders: lists a models directory by names and sizes. Reads no graph.
 
-use crate::json::{MAX_CONFIG, if_exists, model_type_of, read_file, read_json};
+use crate::files::PREPROCESSOR;
+use crate::json::{MAX_CONFIG, if_exists, model_type_of, read_file, read_json, refuse_pointer};
 use crate::{GraphSelection, ModelsError, choose, family, graph_file, model_types};
 use pg_caption_style::CaptionStyle;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,6 +92,15 @@ impl InstalledModel {
                 dtypes.dedup();
             }
         }
+        for file in choice.files() {
+            refuse_pointer(&self.path.join(file))?;
+        }
+        if !files.iter().any(|file| file == PREPROCESSOR) {
+            let processor = read_json(&self.path.join("processor_config.json"))?;
+            if !processor.get("image_processor").is_some_and(Value::is_object) {
+                return Err(ModelsError::Missing { file: PREPROCESSOR.into() });
+            }
+        }
         self.styles = styles_of(&self.path)?.into_keys().collect();
         Ok(())
     }
@@ -144,6 +155,33 @@ mod tests {
         ("onnx/encoder_model_fp16.onnx", "four"),
         ("onnx/decoder_model_merged.onnx", "four"),
     ];
+
+    #[test]
+    fn a_nested_image_processor_is_enough() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("five");
+        put(&folder, &WHOLE);
+        fs::remove_file(folder.join("preprocessor_config.json")).unwrap();
+        let problem = || InstalledModel::at(&folder).problem;
+        assert_eq!(problem().unwrap(), "no preprocessor_config.json");
+        put(&folder, &[("processor_config.json", r#"{"image_seq_len": 64}"#)]);
+        assert_eq!(problem().unwrap(), "no preprocessor_config.json");
+        put(&folder, &[("processor_config.json", r#"{"image_processor": {}}"#)]);
+        assert_eq!(problem(), None);
+    }
+
+    #[test]
+    fn a_pointer_in_place_of_a_file_is_named() {
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n";
+        for file in ["onnx/decoder_model_merged.onnx", "tokenizer.json", "config.json"] {
+            let dir = tempfile::tempdir().unwrap();
+            let folder = dir.path().join("clone");
+            put(&folder, &WHOLE);
+            put(&folder, &[(file, pointer)]);
+            let problem = InstalledModel::at(&folder).problem.unwrap();
+            assert!(problem.contains(file) && problem.contains("git lfs pull"), "{problem}");
+        }
+    }
 
     #[test]
     fn folders_are_listed_with_graphs_and_problems() {

@@ -11,10 +11,31 @@ pub const MAX_CONFIG: u64 = 4 << 20;
 /// Largest `tokenizer.json` that is read, bytes; a vocabulary of 262,144 tokens takes 33 MB.
 pub const MAX_TOKENIZER: u64 = 128 << 20;
 
+/// How a Git LFS pointer begins; it has about 130 bytes.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+/// Largest file that may be a pointer, bytes.
+const MAX_POINTER: u64 = 1024;
+
+/// Refuses a Git LFS pointer in place of a file of any kind. Reads only a file that is small enough
+/// to be one; what cannot be read is left to its reader.
+///
+/// # Errors
+/// [`ModelsError::LfsPointer`].
+pub fn refuse_pointer(path: &Path) -> Result<(), ModelsError> {
+    let small = fs::metadata(path).is_ok_and(|file| file.is_file() && file.len() <= MAX_POINTER);
+    match small.then(|| fs::read(path)) {
+        Some(Ok(bytes)) if bytes.starts_with(LFS_POINTER) => {
+            Err(ModelsError::LfsPointer { path: path.into() })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Reads a file of at most `limit` bytes.
 ///
 /// # Errors
-/// [`ModelsError::File`] if it cannot be read, [`ModelsError::Content`] if it is too large.
+/// [`ModelsError::File`] if it cannot be read, [`ModelsError::Content`] if it is too large,
+/// [`ModelsError::LfsPointer`] if it is a pointer to the file.
 pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ModelsError> {
     let failed = |source| ModelsError::File { path: path.into(), source };
     let mut bytes = Vec::new();
@@ -23,6 +44,9 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ModelsError> {
         .take(limit + 1)
         .read_to_end(&mut bytes)
         .map_err(failed)?;
+    if bytes.starts_with(LFS_POINTER) {
+        return Err(ModelsError::LfsPointer { path: path.into() });
+    }
     match bytes.len() as u64 > limit {
         true => Err(ModelsError::content(path, format!("larger than {limit} bytes"))),
         false => Ok(bytes),

@@ -1,6 +1,6 @@
 //! Chooses the files that make a model: one precision for each graph that its family needs.
 
-use crate::files::{PLAIN, SUFFIXES};
+use crate::files::{PLAIN, PREPROCESSOR, PROCESSOR, SUFFIXES};
 use crate::{
     CONFIG_FILES, ConfigFile, GraphFile, ModelFamily, ModelsError, graph_file, is_external_data,
 };
@@ -131,7 +131,10 @@ pub fn choose(
             graphs: all.into_iter().map(Into::into).collect(),
         });
     }
-    let missing = |file: &&ConfigFile| file.required && !files.contains(&file.name);
+    let exists = |name| files.contains(&name);
+    let missing = |file: &&ConfigFile| {
+        file.required && !exists(file.name) && !(file.name == PREPROCESSOR && exists(PROCESSOR))
+    };
     if let Some(file) = CONFIG_FILES.iter().find(missing) {
         return Err(ModelsError::Missing { file: file.name.into() });
     }
@@ -312,5 +315,17 @@ mod tests {
         )
         .unwrap_err();
         assert_eq!(error.to_string(), "no tokenizer.json");
+    }
+
+    #[test]
+    fn one_of_two_processor_files_is_enough() {
+        let with = |file: &str| {
+            let files = ["config.json", file, "tokenizer.json"];
+            choose(family("florence2").unwrap(), &files, &GraphSelection::default()).unwrap_err()
+        };
+        for file in ["preprocessor_config.json", "processor_config.json"] {
+            assert!(matches!(with(file), ModelsError::NoGraph { .. }), "{file}");
+        }
+        assert_eq!(with("captions.json").to_string(), "no preprocessor_config.json");
     }
 }

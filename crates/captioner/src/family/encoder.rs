@@ -1,7 +1,7 @@
 //! The image encoder of a family: one call over pictures, with errors that name the responsible
 //! file.
 //!
-//! The sizes of pictures come from `preprocessor_config.json`, so the error of a failed call states
+//! The sizes of pictures come from the image processor's file, so the error of a failed call states
 //! them. Features are checked once: non-finite values would otherwise show up in the decoder, whose
 //! file is not at fault.
 
@@ -40,10 +40,7 @@ impl ImageEncoder {
         let (graph, file) =
             folder.load(name, |graph| usable(graph, fed, found(graph).unwrap_or(outputs[0])))?;
         let output = found(&graph).unwrap_or(outputs[0]);
-        Ok((
-            ImageEncoder { graph, output, processor: folder.file("preprocessor_config.json") },
-            file,
-        ))
+        Ok((ImageEncoder { graph, output, processor: folder.image_processor()?.0 }, file))
     }
 
     /// The graph.

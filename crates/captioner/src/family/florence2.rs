@@ -39,8 +39,8 @@ fn task(task: StyleTask) -> &'static str {
     }
 }
 
-/// The sentences of the tasks in training, for folders whose `preprocessor_config.json` does not
-/// list them.
+/// The sentences of the tasks in training, for folders whose image processor does not list
+/// them.
 const SENTENCES: [(&str, &str); 3] = [
     ("<CAPTION>", "What does the image describe?"),
     ("<DETAILED_CAPTION>", "Describe in detail what is shown in the image."),
@@ -53,8 +53,7 @@ pub(super) fn open(
     settings: &GenerationSettings,
     text: &Arc<TextTokenizer>,
 ) -> Result<OpenedFamily, ModelError> {
-    let path = folder.file("preprocessor_config.json");
-    let json = folder.json("preprocessor_config.json")?;
+    let (path, json) = folder.image_processor()?;
     let processor = ImageProcessor::from_json(&json).map_err(|e| ModelError::config(&path, e))?;
     let sentences = sentences(&json).map_err(|reason| ModelError::config(&path, reason))?;
     let start = settings.decoder_start_token_id.or(settings.eos_token_id.first().copied());

@@ -54,9 +54,8 @@ pub(super) fn open(
     _settings: &GenerationSettings,
     text: &Arc<TextTokenizer>,
 ) -> Result<OpenedFamily, ModelError> {
-    let processor = ImageProcessor::from_json(&folder.json("preprocessor_config.json")?);
-    let processor =
-        processor.map_err(|e| ModelError::config(folder.file("preprocessor_config.json"), e))?;
+    let (path, json) = folder.image_processor()?;
+    let processor = ImageProcessor::from_json(&json).map_err(|e| ModelError::config(&path, e))?;
     let spelling = PictureSpelling::of(folder, text)?;
     let chat = ChatTemplate::open(folder, TEMPLATE)?;
     // The decoder first: loading it has the highest peak of memory. Its own error is reported last.

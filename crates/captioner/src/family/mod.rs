@@ -42,23 +42,35 @@ macro_rules! openers {
 }
 pg_caption_models::families!(openers);
 
-/// Opens the family of `config.json`'s `model_type`.
-pub(crate) fn open(
-    folder: &ModelFolder,
-    settings: &GenerationSettings,
-    text: &Arc<TextTokenizer>,
-) -> Result<(&'static ModelFamily, OpenedFamily), ModelError> {
+/// A family that has not been opened yet.
+pub(crate) struct KnownFamily {
+    family: &'static ModelFamily,
+    open: Open,
+}
+
+/// The family of `config.json`'s `model_type`. Asked before any other file is read: a folder of an
+/// unknown family may have none of them.
+pub(crate) fn known(folder: &ModelFolder) -> Result<KnownFamily, ModelError> {
     let model_type = folder.model_type()?;
     let found = family(&model_type).and_then(|family| {
         let (_, open) = OPENERS.iter().find(|(name, _)| *name == family.name())?;
-        Some((family, open))
+        Some(KnownFamily { family, open: *open })
     });
-    let Some((family, open)) = found else {
-        return Err(ModelError::UnknownFamily {
-            path: folder.file("config.json"),
-            model_type,
-            supported: model_types().join(", "),
-        });
-    };
-    Ok((family, open(folder, settings, text)?))
+    found.ok_or_else(|| ModelError::UnknownFamily {
+        path: folder.file("config.json"),
+        model_type,
+        supported: model_types().join(", "),
+    })
+}
+
+impl KnownFamily {
+    /// Opens it.
+    pub(crate) fn open(
+        self,
+        folder: &ModelFolder,
+        settings: &GenerationSettings,
+        text: &Arc<TextTokenizer>,
+    ) -> Result<(&'static ModelFamily, OpenedFamily), ModelError> {
+        Ok((self.family, (self.open)(folder, settings, text)?))
+    }
 }

@@ -37,7 +37,7 @@ pub(super) fn open(
     settings: &GenerationSettings,
     _text: &Arc<TextTokenizer>,
 ) -> Result<OpenedFamily, ModelError> {
-    let mut json = folder.json("preprocessor_config.json")?;
+    let (path, mut json) = folder.image_processor()?;
     // The oldest folders name no class; the type of the encoder implies it.
     if json.get("image_processor_type").or_else(|| json.get("feature_extractor_type")).is_none()
         && let Some(class) =
@@ -49,9 +49,7 @@ pub(super) fn open(
     {
         json["image_processor_type"] = class.into();
     }
-    let processor = ImageProcessor::from_json(&json);
-    let processor =
-        processor.map_err(|e| ModelError::config(folder.file("preprocessor_config.json"), e))?;
+    let processor = ImageProcessor::from_json(&json).map_err(|e| ModelError::config(&path, e))?;
     let prepare = Shared { processor, starts: starts(folder, settings)? };
     // The decoder first: loading it has the highest peak of memory. Its own error is reported last.
     let decoder = TextDecoder::open(folder, "input_ids", &[HIDDEN, MASK]);

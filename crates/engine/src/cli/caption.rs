@@ -41,7 +41,7 @@ pub fn run(options: &CaptionArgs) -> Result<bool, String> {
     };
     let mut config = EngineConfig {
         model: match &options.model {
-            Some(dir) => absolute(dir)?,
+            Some(dir) => locate::folder(dir)?,
             None => locate::model()?,
         },
         onnxruntime: match &options.onnxruntime {

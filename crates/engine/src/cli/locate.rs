@@ -38,6 +38,36 @@ pub fn models() -> Result<PathBuf, String> {
     first(candidates, Path::is_dir, "no models directory was found", "--models DIR")
 }
 
+/// A model folder, or the folder of that name in the models directory.
+///
+/// # Errors
+/// No such folder exists; the installed models are listed.
+pub fn folder(model: &Path) -> Result<PathBuf, String> {
+    if model.is_dir() {
+        return model.canonicalize().map_err(|e| format!("{}: {e}", model.display()));
+    }
+    let models = models();
+    let named = models.as_ref().ok().map(|models| models.join(model));
+    if let Some(path) = named.filter(|path| model.components().count() == 1 && path.is_dir()) {
+        return path.canonicalize().map_err(|e| format!("{}: {e}", path.display()));
+    }
+    if model.exists() {
+        return Err(format!("{} is not a folder", model.display()));
+    }
+    let installed = match models {
+        Ok(models) => {
+            let found = pg_caption_models::scan(&models).map_err(|e| e.to_string())?;
+            let names: Vec<String> = found.into_iter().map(|model| model.name).collect();
+            match names.is_empty() {
+                true => format!("{} has no model", models.display()),
+                false => format!("there are {} in {}", names.join(", "), models.display()),
+            }
+        }
+        Err(error) => error,
+    };
+    Err(format!("no such model: {}; {installed}", model.display()))
+}
+
 /// The ONNX Runtime library.
 ///
 /// # Errors

@@ -27,7 +27,8 @@ enum ProcessorKind {
 
 impl ProcessorKind {
     fn named(name: &str) -> Option<ProcessorKind> {
-        let name = name.strip_suffix("Fast").unwrap_or(name);
+        // transformers 5 marks the slow class, older versions the fast one.
+        let name = name.strip_suffix("Fast").or(name.strip_suffix("Pil")).unwrap_or(name);
         let stem = name
             .strip_suffix("ImageProcessor")
             .or_else(|| name.strip_suffix("FeatureExtractor"))?;

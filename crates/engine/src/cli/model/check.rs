@@ -14,7 +14,7 @@ use pg_caption_pixels::{RgbPicture, encode_png};
 use pg_caption_style::{CaptionStyle, DEFAULT_TOKENS, builtin, builtin_names};
 use pg_caption_wire::{ClientRole, EngineConfig, Failure, FailureClass, OutputSpec};
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
@@ -27,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 /// # Errors
 /// The file that makes the model unusable, and why.
 pub fn run(options: &CheckArgs) -> Result<bool, String> {
-    let folder = folder(&options.model)?;
+    let folder = locate::folder(&options.model)?;
     let own = pg_caption_models::styles_of(&folder).map_err(|e| e.to_string())?;
     let mut config = EngineConfig {
         model: folder.clone(),
@@ -71,16 +71,6 @@ pub fn run(options: &CheckArgs) -> Result<bool, String> {
         }
         None => Ok(true),
     }
-}
-
-/// A folder, or a name in the models directory.
-fn folder(model: &Path) -> Result<PathBuf, String> {
-    let named = model.components().count() == 1 && !model.exists();
-    let path = match named.then(locate::models) {
-        Some(Ok(models)) if models.join(model).is_dir() => models.join(model),
-        _ => model.into(),
-    };
-    path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))
 }
 
 fn text(failure: &Failure) -> String {
