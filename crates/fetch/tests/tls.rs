@@ -4,31 +4,13 @@ mod test_server;
 
 use pg_caption_fetch::{FetchError, FetchSettings, Fetcher, FetcherParts};
 use pg_caption_wire::FailureClass;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
-use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
-use rustls::{ServerConfig, ServerConnection, StreamOwned};
+use rcgen::{CertificateParams, date_time_ymd};
+use rustls::{ServerConnection, StreamOwned};
 use std::io::{Read, Write};
 use std::process::Command;
 use std::sync::Arc;
+use test_server::certificates::*;
 use test_server::*;
-
-struct Authority {
-    issuer: Issuer<'static, KeyPair>,
-    der: Vec<u8>,
-    pem: String,
-}
-
-fn authority() -> Authority {
-    let mut params = CertificateParams::new(vec![]).unwrap();
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let key = KeyPair::generate().unwrap();
-    let certificate = params.self_signed(&key).unwrap();
-    Authority {
-        der: certificate.der().to_vec(),
-        pem: certificate.pem(),
-        issuer: Issuer::new(params, key),
-    }
-}
 
 /// A server with a certificate for `names`, modified by `change`, that responds with `answer`.
 fn shop(
@@ -37,25 +19,7 @@ fn shop(
     change: impl FnOnce(&mut CertificateParams),
     answer: impl Fn(&str, &mut dyn Write) -> std::io::Result<()> + Send + Sync + 'static,
 ) -> TestServer {
-    let mut params =
-        CertificateParams::new(names.iter().map(|n| n.to_string()).collect::<Vec<_>>()).unwrap();
-    change(&mut params);
-    let key = KeyPair::generate().unwrap();
-    let certificate = match authority {
-        Some(a) => params.signed_by(&key, &a.issuer).unwrap(),
-        None => params.self_signed(&key).unwrap(),
-    };
-    let config =
-        ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_no_client_auth()
-            .with_single_cert(
-                vec![CertificateDer::from(certificate.der().to_vec())],
-                PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
-            )
-            .unwrap();
-    let config = Arc::new(config);
+    let config = Arc::new(identity(authority, names, change).server());
     TestServer::raw(move |stream, log| {
         let mut tls = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
         while let Some(head) = read_head(&mut tls) {

@@ -4,6 +4,8 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub mod certificates;
+
 use pg_caption_fetch::{
     FetchClient, FetchError, FetchRequest, FetchResult, FetchSettings, FetchStep, Fetcher,
     FetcherParts, HostAdmission, NameResolver, Reserve, UrlLocation, host_key,
