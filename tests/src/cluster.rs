@@ -278,6 +278,15 @@ impl TestCluster {
             .unwrap_or_default()
     }
 
+    /// The process ids of those of the server's processes whose command line contains `title`.
+    pub fn processes_titled(&self, title: &str) -> Vec<u32> {
+        let is_titled = |pid: &u32| {
+            let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            String::from_utf8_lossy(&line).replace('\0', " ").contains(title)
+        };
+        self.processes().into_iter().filter(is_titled).collect()
+    }
+
     /// The process id of the postmaster.
     ///
     /// # Panics
@@ -438,6 +447,15 @@ fn descendants(ancestor: u32) -> Vec<u32> {
 pub fn signal(pid: i64, signal: Signal) {
     let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id");
     kill_process(pid, signal).expect("an existing process");
+}
+
+/// Sends a signal to a process, which may have ended. Returns whether it existed.
+///
+/// # Panics
+/// If the number is not a process id.
+pub fn signal_if_alive(pid: u32, signal: Signal) -> bool {
+    let pid = Pid::from_raw(i32::try_from(pid).expect("a process id")).expect("a process id");
+    kill_process(pid, signal).is_ok()
 }
 
 /// A command that runs as the operating system user of the server.

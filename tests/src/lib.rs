@@ -14,7 +14,7 @@ mod server;
 mod session;
 mod wait;
 
-pub use cluster::{ClusterBackup, StopMode, TestCluster, alive, signal};
+pub use cluster::{ClusterBackup, StopMode, TestCluster, alive, signal, signal_if_alive};
 pub use database::{FILLED, TestDatabase, shared_database};
 pub use locations::{
     demo_pictures, model, parity, project, releases, rust_files, shared, test_program,

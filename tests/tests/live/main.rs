@@ -31,6 +31,7 @@ mod row_errors;
 mod settings;
 mod skipped_changes;
 mod skipped_statements;
+mod soak;
 mod styles;
 mod upgrade;
 mod waiting;
