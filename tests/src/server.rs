@@ -194,6 +194,11 @@ impl TestServer {
         format!("http://{}{path}", self.address)
     }
 
+    /// The port.
+    pub fn port(&self) -> u16 {
+        self.address.port()
+    }
+
     /// The number of requests of a path.
     pub fn hits(&self, path: &str) -> usize {
         self.requests(path).len()

@@ -1,6 +1,7 @@
 //! Promises of a live server: a real cluster, the real engine, real HTTP on loopback. One file per
 //! topic, one promise per test.
 
+mod allowed_hosts;
 mod capacity;
 mod caption_image;
 mod caption_images;
