@@ -11,6 +11,7 @@ mod copies;
 mod crashes;
 mod databases;
 mod engine_losses;
+mod exhausted_slots;
 mod faults;
 mod health;
 mod hosts;
