@@ -14,6 +14,7 @@ mod engine_losses;
 mod exhausted_slots;
 mod faults;
 mod health;
+mod hostile_dump;
 mod hosts;
 mod memory_limits;
 mod messages;
