@@ -300,8 +300,11 @@ fn every_hostile_file_meets_its_expectation() {
         .iter()
         .map(|e| shared.join("hostile").join(e["file"].as_str().unwrap()).to_str().unwrap().into())
         .collect();
-    let arguments: Vec<&str> =
-        ["inspect", "--json"].into_iter().chain(files.iter().map(String::as_str)).collect();
+    // The reference ignores colour profiles.
+    let arguments: Vec<&str> = ["inspect", "--json", "--exact"]
+        .into_iter()
+        .chain(files.iter().map(String::as_str))
+        .collect();
     let seen: HashMap<String, Value> = lines(&program(&arguments))
         .into_iter()
         .map(|l| (name(l["file"].as_str().unwrap()).to_string(), l))

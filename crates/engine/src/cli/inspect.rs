@@ -18,7 +18,7 @@ pub fn run(options: &InspectArgs) -> Result<bool, String> {
     let mut all = true;
     for file in &options.files {
         let shown = file.display();
-        match decode_file(file) {
+        match decode_file(file, options.exact) {
             Ok(decoded) => {
                 let means = mean_rgb_2x2(&decoded.rgb);
                 if options.json {
@@ -70,10 +70,11 @@ pub fn run(options: &InspectArgs) -> Result<bool, String> {
     Ok(all)
 }
 
-fn decode_file(file: &Path) -> Result<DecodedPicture, Failure> {
+fn decode_file(file: &Path, exact: bool) -> Result<DecodedPicture, Failure> {
     let bytes = read(file)?;
     // In full size, as `--out` writes it.
-    decode(&bytes, &DecodeOptions::default()).map_err(|e| e.failure())
+    let options = DecodeOptions { exact, ..DecodeOptions::default() };
+    decode(&bytes, &options).map_err(|e| e.failure())
 }
 
 /// The bytes of a file.

@@ -85,6 +85,9 @@ pub struct InspectArgs {
     /// Write the upright picture as PNG; for one file
     #[arg(long, value_name = "PNG")]
     out: Option<PathBuf>,
+    /// For comparisons: the first frame, no colour profile, no file that lacks its end
+    #[arg(long)]
+    exact: bool,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
