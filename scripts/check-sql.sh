@@ -24,7 +24,7 @@ check() {
   while [ "$1" = --ignore ]; do ignore+=("$1" "$2"); shift 2; done
   cat "$@" | sed 's/@extschema@/public/g' >"$script"
   PYTHONPATH=$home python3 -c 'import sys; from pgspot.cli import run; sys.exit(run())' \
-    --proc-without-search-path 'caption.wait(relation regclass,timeout interval)' \
+    --proc-without-search-path 'caption.wait(relation regclass,timeout interval,deferred boolean)' \
     "${ignore[@]}" "$script" >"$script.report" || true
   if ! grep -q 'Errors: 0 Warnings: 0 Unknown: 0' "$script.report"; then
     cat "$script.report" >&2
