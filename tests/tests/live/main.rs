@@ -13,6 +13,7 @@ mod databases;
 mod engine_losses;
 mod exhausted_slots;
 mod faults;
+mod frozen_engines;
 mod health;
 mod hostile_dump;
 mod hosts;

@@ -85,6 +85,10 @@ impl Faults {
             16 => {
                 let how = [StopMode::Fast, StopMode::Immediate, StopMode::Kill];
                 let how = how[self.random.usize(..how.len())];
+                // After an immediate stop an engine ends by itself, but not while it is frozen.
+                if how == StopMode::Immediate {
+                    self.thaw(None);
+                }
                 cluster.restart(how);
                 format!("restart {how:?}")
             }
