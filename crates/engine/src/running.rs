@@ -121,7 +121,13 @@ impl RunningPicture {
 
 impl Drop for RunningPicture {
     fn drop(&mut self) {
-        self.all.state.lock().running.remove(&self.number);
+        let mut state = self.all.state.lock();
+        // The next picture may kill the engine before the answer of this one has arrived: the
+        // client must not take it for one that ran alone. Informed under the lock, as above.
+        if let Some(entry) = state.running.remove(&self.number).filter(|entry| entry.isolated) {
+            entry.jobs.iter().filter_map(Weak::upgrade).for_each(|job| job.report_running(false));
+        }
+        drop(state);
         self.all.changed.notify_all();
     }
 }
@@ -167,6 +173,15 @@ mod tests {
         let _three = all.enter(&third.picture).unwrap();
         assert_eq!(reported(&third), [true]);
         assert_eq!((reported(&first), reported(&second)), (vec![], vec![]));
+    }
+
+    #[test]
+    fn the_end_of_an_isolated_picture_is_reported() {
+        let (all, isolated, next) =
+            (Arc::<RunningPictures>::default(), waiting(true), waiting(false));
+        drop(all.enter(&isolated.picture).unwrap());
+        let _running = all.enter(&next.picture).unwrap();
+        assert_eq!((reported(&isolated), reported(&next)), (vec![true, false], vec![true]));
     }
 
     #[test]

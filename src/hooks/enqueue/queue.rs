@@ -16,7 +16,13 @@ pub fn insert(statement: &str, arguments: &[DatumWithOid<'_>]) {
 
 /// Runs `body` as the extension's owner, also at pre-commit and in a transaction that has become
 /// read-only. Skips it if the extension is not installed: this transaction may have dropped it.
+/// Also skips it in pg_upgrade, which creates the extension's objects one by one and changes no
+/// rows.
 pub fn with_queue(body: impl FnOnce()) {
+    // SAFETY: reads a global that is set before any library is loaded.
+    if unsafe { pg_sys::IsBinaryUpgrade } {
+        return;
+    }
     // SAFETY: a catalog look-up in a transaction.
     if unsafe { pg_sys::get_extension_oid(c"pg_caption".as_ptr(), true) } == pg_sys::InvalidOid {
         return;
