@@ -7,16 +7,13 @@ engine's peak resident memory and `pg_caption.memory`. It fails if the peak exce
 
 import http.server
 import multiprocessing
-import os
-import random
-import struct
 import subprocess
 import sys
 import time
-import zlib
 
-PSQL, PICTURES = sys.argv[1], int(sys.argv[2])
-DSN = os.environ["PG_CAPTION_DSN"]
+from common import DSN, PSQL, noise_png, sql
+
+PICTURES = int(sys.argv[2])
 CONNECTIONS = 8
 SIDE = 4160
 MB = 1 << 20
@@ -24,39 +21,8 @@ MB = 1 << 20
 SLACK = 128 * MB
 
 
-def sql(text):
-    done = subprocess.run(
-        [PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True
-    )
-    if done.returncode:
-        sys.exit(f"{text}\n{done.stderr}")
-    return done.stdout.strip()
-
-
-def picture():
-    """An uncompressed PNG of noise: its file is as large as the decoded picture."""
-    noise = random.Random(7).randbytes(SIDE * 3)
-    # Each row starts at another offset of the noise, after the filter byte 0 (none).
-    rows = b"".join(
-        b"\0" + noise[at:] + noise[:at] for at in (row * 7 % len(noise) for row in range(SIDE))
-    )
-
-    def chunk(kind, body):
-        return (
-            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-        )
-
-    header = struct.pack(">IIBBBBB", SIDE, SIDE, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(rows, 0))
-        + chunk(b"IEND", b"")
-    )
-
-
 def serve(pipe):
-    body = picture()
+    body = noise_png(SIDE)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"

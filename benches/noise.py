@@ -18,7 +18,6 @@ import http.server
 import json
 import multiprocessing
 import os
-import random
 import re
 import resource
 import signal
@@ -30,11 +29,11 @@ import sys
 import tempfile
 import threading
 import time
-import zlib
 from pathlib import Path
 
-PSQL, SECONDS = sys.argv[1], float(sys.argv[2])
-DSN = os.environ["PG_CAPTION_DSN"]
+from common import DSN, PSQL, noise_png, sql
+
+SECONDS = float(sys.argv[2])
 PROJECT = Path(__file__).resolve().parent.parent
 LEAST = 0.5
 PORTS, URLS, NAMES = 60, 300, 2000
@@ -45,35 +44,8 @@ NAME_SERVER = ("127.9.9.9", 53)
 WARM_UP = 3
 
 
-def sql(text):
-    """Runs SQL; the output unaligned, without headers."""
-    done = subprocess.run(
-        [PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True
-    )
-    if done.returncode:
-        sys.exit(f"{text}\n{done.stderr}")
-    return done.stdout.strip()
-
-
-def png(side):
-    """An uncompressed PNG of noise with sides of so many pixels."""
-    noise = random.Random(7).randbytes(side * 3)
-    # Each row starts at another offset of the noise, after the filter byte 0 (none).
-    rows = b"".join(
-        b"\0" + noise[at:] + noise[:at] for at in (row * 7 % len(noise) for row in range(side))
-    )
-
-    def chunk(kind, body):
-        check = zlib.crc32(kind + body)
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", check)
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows, 0)) + chunk(b"IEND", b"")
-    return b"\x89PNG\r\n\x1a\n" + body
-
-
 def serve_pictures(pipe):
-    body = png(64)
+    body = noise_png(64)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -250,7 +222,7 @@ class IdleConnections:
 
 def large_values():
     with tempfile.NamedTemporaryFile(suffix=".png") as file:
-        file.write(png(4160))
+        file.write(noise_png(4160))
         file.flush()
         os.chmod(file.name, 0o644)
         sql(f"CREATE TABLE large AS SELECT pg_read_binary_file('{file.name}') AS data")

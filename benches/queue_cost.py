@@ -18,24 +18,15 @@ import sys
 import tempfile
 import time
 
-PSQL, ROWS = sys.argv[1], int(sys.argv[2])
-DSN = os.environ["PG_CAPTION_DSN"]
+from common import DSN, PSQL, sql
+
+ROWS = int(sys.argv[2])
 BATCH = 100_000
 ROUNDS = 9
 SINGLE = 100_000
 COLUMNS = """(id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
               title text, image_url text, alt text, seo text)"""
 WATCH_PAUSED = "SELECT caption.watch('products'); SELECT caption.pause('products')"
-
-
-def sql(text):
-    """Runs SQL; the output unaligned, without headers."""
-    done = subprocess.run(
-        [PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True
-    )
-    if done.returncode:
-        sys.exit(f"{text}\n{done.stderr}")
-    return done.stdout.strip()
 
 
 def cpu(statement):

@@ -16,20 +16,11 @@ import sys
 import time
 import urllib.parse
 
+from common import DSN, PSQL, sql
+
 TICK = os.sysconf("SC_CLK_TCK")
 CORES = len(os.sched_getaffinity(0))
-PSQL, IMAGES, ROWS = sys.argv[1], sys.argv[2], int(sys.argv[3])
-DSN = os.environ["PG_CAPTION_DSN"]
-
-
-def sql(text):
-    """Runs SQL; the output unaligned, without headers."""
-    done = subprocess.run(
-        [PSQL, "-XqAt", "-v", "ON_ERROR_STOP=1", DSN], input=text, text=True, capture_output=True
-    )
-    if done.returncode:
-        sys.exit(f"{text}\n{done.stderr}")
-    return done.stdout.strip()
+IMAGES, ROWS = sys.argv[2], int(sys.argv[3])
 
 
 class Handler(http.server.SimpleHTTPRequestHandler):
