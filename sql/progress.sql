@@ -177,6 +177,7 @@ CREATE PROCEDURE caption.wait(
         report      text;
         owner       text;
         later       text;
+        first_due   timestamptz;
         latest      record;
     BEGIN
         PERFORM caption.require_no_transaction();
@@ -226,21 +227,15 @@ CREATE PROCEDURE caption.wait(
             ELSIF latest.only_deferred AND NOT deferred THEN
                 -- Only rows that are due later.
                 SELECT pg_catalog.string_agg(pg_catalog.format('%s with %s', l.rows, l.code), ', '
-                                             ORDER BY l.rows DESC)
-                  INTO later
-                  FROM (SELECT d.code, pg_catalog.count(*) AS rows
+                                             ORDER BY l.rows DESC),
+                       pg_catalog.min(l.due)
+                  INTO later, first_due
+                  FROM (SELECT d.code, pg_catalog.count(*) AS rows, pg_catalog.min(d.due) AS due
                           FROM caption.deferred_row d
                          WHERE d.relation OPERATOR(pg_catalog.=) wait.relation
-                         GROUP BY d.code
-                        HAVING pg_catalog.min(d.due) OPERATOR(pg_catalog.>)
-                               (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+)
-                                interval '1 minute')) l;
-                PERFORM FROM caption.deferred_row d
-                  WHERE d.relation OPERATOR(pg_catalog.=) wait.relation
-                    AND d.due OPERATOR(pg_catalog.<=)
-                        (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+)
-                         interval '1 minute');
-                IF NOT FOUND AND later IS NOT NULL THEN
+                         GROUP BY d.code) l;
+                IF first_due OPERATOR(pg_catalog.>)
+                   (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) interval '1 minute') THEN
                     RAISE NOTICE '%', latest.result
                         USING DETAIL = pg_catalog.format('Rows that are tried again later: %s.',
                                                          later),

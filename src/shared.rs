@@ -116,10 +116,8 @@ struct SharedState {
     crowded: bool,
     /// The server had no free background worker slot.
     no_slot: bool,
-    /// A client waits for an engine that is silent.
-    engine_silent: bool,
-    /// A client finds no socket.
-    socket_missing: bool,
+    /// Whether a client has each [`EngineDoubt`].
+    doubts: [bool; 2],
     /// Why no engine serves.
     engine_failure: SharedText<480>,
     /// Rows over which a worker ended, the newest first.
@@ -142,8 +140,7 @@ impl Default for SharedState {
             engine_epoch: 0,
             crowded: false,
             no_slot: false,
-            engine_silent: false,
-            socket_missing: false,
+            doubts: [false; 2],
             engine_failure: SharedText::default(),
             runaway: [RunawayRow::default(); MAX_RUNAWAY],
             demoted: [DemotedRole::default(); MAX_DEMOTED],
@@ -433,21 +430,12 @@ pub enum EngineDoubt {
     Socket,
 }
 
-impl SharedState {
-    fn doubt(&mut self, doubt: EngineDoubt) -> &mut bool {
-        match doubt {
-            EngineDoubt::Silent => &mut self.engine_silent,
-            EngineDoubt::Socket => &mut self.socket_missing,
-        }
-    }
-}
-
 /// Has the launcher check the engine or its socket. Wakes it only if no client did since its last
 /// check.
 pub fn doubt(doubt: EngineDoubt) {
     let launcher = {
         let mut state = STATE.exclusive();
-        let is_known = std::mem::replace(state.doubt(doubt), true);
+        let is_known = std::mem::replace(&mut state.doubts[doubt as usize], true);
         if is_known { 0 } else { state.launcher_latch }
     };
     set_latch(launcher);
@@ -455,16 +443,12 @@ pub fn doubt(doubt: EngineDoubt) {
 
 /// Whether a client has this doubt.
 pub fn is_doubted(doubt: EngineDoubt) -> bool {
-    let state = STATE.share();
-    match doubt {
-        EngineDoubt::Silent => state.engine_silent,
-        EngineDoubt::Socket => state.socket_missing,
-    }
+    STATE.share().doubts[doubt as usize]
 }
 
 /// The launcher checks now.
 pub fn settle_doubt(doubt: EngineDoubt) {
-    *STATE.exclusive().doubt(doubt) = false;
+    STATE.exclusive().doubts[doubt as usize] = false;
 }
 
 /// Counts engine starts, readiness and failures. A worker without a usable engine waits for a

@@ -77,11 +77,10 @@ impl RunawayRows {
         // A row that was recorded before another one ended the worker is queued again with its
         // page.
         let recorded = || {
-            let codes = [(false, ENDLESS), (true, KILLED)].into_iter();
-            let mut codes = codes.filter(|_| database_has_some);
+            let mut codes = [(false, ENDLESS), (true, KILLED)].into_iter();
             codes.find(|(_, code)| record::has_failed_with(row, code)).map(|(killed, _)| killed)
         };
-        let killed = known.or_else(recorded)?;
+        let killed = known.or_else(|| database_has_some.then(recorded)?)?;
         Some(if killed {
             Failure::new(
                 FailureClass::Reject,

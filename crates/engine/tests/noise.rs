@@ -106,30 +106,33 @@ fn is_captioned(client: &mut Client, host: &Host) -> bool {
     matches!(outcome, CaptionOutcome::Done { .. })
 }
 
-#[test]
-fn slow_downloads_of_one_client_delay_no_other() {
-    let Some(engine) = ready(|_| {}) else { return };
-    let (slow, quick) = (Host::start(vec![0; 50 << 20], 100), Host::quick());
-    let mut greedy = engine.connect().hello(ClientRole::Call);
-    flood(&mut greedy, &slow, 64);
-    slow.wait_for(3);
+/// Another session and another worker get their captions.
+#[track_caller]
+fn assert_others_served(engine: &Engine, quick: &Host) {
     for role in [ClientRole::Call, ClientRole::Worker] {
         let mut other = engine.connect().hello(role);
-        assert!(is_captioned(&mut other, &quick), "{role:?}");
+        assert!(is_captioned(&mut other, quick), "{role:?}");
     }
+}
+
+/// One client floods a host that stalls files of this length.
+fn assert_flood_delays_no_other(role: ClientRole, length: usize) {
+    let Some(engine) = ready(|_| {}) else { return };
+    let (slow, quick) = (Host::start(vec![0; length], 100), Host::quick());
+    let mut greedy = engine.connect().hello(role);
+    flood(&mut greedy, &slow, 64);
+    slow.wait_for(3);
+    assert_others_served(&engine, &quick);
+}
+
+#[test]
+fn slow_downloads_of_one_client_delay_no_other() {
+    assert_flood_delays_no_other(ClientRole::Call, 50 << 20);
 }
 
 #[test]
 fn a_slow_worker_leaves_threads_to_calls_and_workers() {
-    let Some(engine) = ready(|_| {}) else { return };
-    let (slow, quick) = (Host::start(vec![0; 1 << 20], 100), Host::quick());
-    let mut greedy = engine.connect().hello(ClientRole::Worker);
-    flood(&mut greedy, &slow, 64);
-    slow.wait_for(3);
-    for role in [ClientRole::Call, ClientRole::Worker] {
-        let mut other = engine.connect().hello(role);
-        assert!(is_captioned(&mut other, &quick), "{role:?}");
-    }
+    assert_flood_delays_no_other(ClientRole::Worker, 1 << 20);
 }
 
 #[test]
@@ -145,10 +148,7 @@ fn many_slow_clients_give_way_to_one_more() {
         })
         .collect();
     slow.wait_for(6);
-    for role in [ClientRole::Call, ClientRole::Worker] {
-        let mut other = engine.connect().hello(role);
-        assert!(is_captioned(&mut other, &quick), "{role:?}");
-    }
+    assert_others_served(&engine, &quick);
     drop(greedy);
 }
 

@@ -3,8 +3,7 @@
 mod test_server;
 
 use pg_caption_fetch::{
-    FetchClient, FetchError, FetchRequest, FetchResult, FetchStage, Fetcher, FetcherParts,
-    NameResolver,
+    FetchClient, FetchError, FetchResult, FetchStage, Fetcher, FetcherParts, NameResolver,
 };
 use pg_caption_wire::FailureClass;
 use std::io::{self, Write};
@@ -363,22 +362,14 @@ impl NameResolver for DeadNames {
 }
 
 /// The request of a client that can be cancelled.
-fn get_as(
+fn get_from(
     fetcher: &Fetcher,
     connection: u64,
     url: &str,
     cancelled: &Arc<AtomicBool>,
 ) -> Result<FetchResult, FetchError> {
-    let request = FetchRequest {
-        url,
-        etag: None,
-        last_modified: None,
-        deadline: Instant::now() + 3 * TIMEOUT,
-        cancelled,
-        displaced: &Arc::default(),
-        client: FetchClient { connection, ..CLIENT },
-    };
-    fetch(fetcher, &request, &mut |_, _| Ok(()))
+    let client = FetchClient { connection, ..CLIENT };
+    get_as(fetcher, client, url, cancelled, &mut |_, _| Ok(()))
 }
 
 #[test]
@@ -390,14 +381,14 @@ fn dead_names_of_one_client_delay_no_other() {
         for n in 0..20 {
             let (fetcher, cancelled) = (&fetcher, cancelled.clone());
             let url = format!("http://dead{n}.example:{}/", server.port);
-            scope.spawn(move || get_as(fetcher, 1, &url, &cancelled).unwrap_err());
+            scope.spawn(move || get_from(fetcher, 1, &url, &cancelled).unwrap_err());
         }
         while names.0.lookups.load(Ordering::SeqCst) < 3 {
             std::thread::yield_now();
         }
         for n in 0..30 {
             let url = format!("http://fine{n}.example:{}/", server.port);
-            assert_eq!(bytes(get_as(&fetcher, 2, &url, &Arc::default())), b"picture");
+            assert_eq!(bytes(get_from(&fetcher, 2, &url, &Arc::default())), b"picture");
         }
         cancelled.store(true, Ordering::SeqCst);
         *names.0.free.lock().unwrap() = true;
@@ -413,15 +404,15 @@ fn time_in_line_is_not_charged() {
         (s.concurrency, s.connect_timeout) = (1, Duration::from_millis(200));
     });
     let dead = format!("http://dead.example:{}/", server.port);
-    let error = get_as(&fetcher, 1, &dead, &Arc::default()).unwrap_err();
+    let error = get_from(&fetcher, 1, &dead, &Arc::default()).unwrap_err();
     assert!(matches!(error, FetchError::Timeout { stage: FetchStage::Resolve, .. }), "{error:?}");
     let live = format!("http://fine.example:{}/", server.port);
-    let error = get_as(&fetcher, 2, &live, &Arc::default()).unwrap_err();
+    let error = get_from(&fetcher, 2, &live, &Arc::default()).unwrap_err();
     assert_eq!((error.code().as_str(), error.class()), ("lookup_busy", FailureClass::Host));
     assert!(error.failure().retry_after_ms.is_some());
     *names.0.free.lock().unwrap() = true;
     names.0.freed.notify_all();
-    let got = std::iter::repeat_with(|| get_as(&fetcher, 2, &live, &Arc::default()));
+    let got = std::iter::repeat_with(|| get_from(&fetcher, 2, &live, &Arc::default()));
     assert_eq!(bytes(got.take(1000).find(Result::is_ok).unwrap()), b"picture");
 }
 

@@ -46,7 +46,8 @@ fn watch(
     table::lock(arguments.relation);
     let _snapshot = LatestSnapshot::push();
     let before = register::options(arguments.relation);
-    let options = arguments.options(before.clone().map(without_dropped(arguments.relation)));
+    let kept = before.clone().map(|before| without_dropped(arguments.relation, before));
+    let options = arguments.options(kept);
     let plan = WatchPlan::new(arguments.relation, &options);
     triggers::drop(plan.table.oid, &plan.table.name);
     triggers::create(&plan.triggers());
@@ -58,11 +59,9 @@ fn watch(
 }
 
 /// Leaves out the fills of columns that the table no longer has.
-fn without_dropped(relation: pg_sys::Oid) -> impl FnOnce(WatchOptions) -> WatchOptions {
-    move |mut options| {
-        options.fills.retain(|(column, _)| table::has_column(relation, column));
-        options
-    }
+fn without_dropped(relation: pg_sys::Oid, mut options: WatchOptions) -> WatchOptions {
+    options.fills.retain(|(column, _)| table::has_column(relation, column));
+    options
 }
 
 /// Raises PostgreSQL's own error in a read-only transaction, hence on a standby.

@@ -223,23 +223,19 @@ pub fn find_target(oid: pg_sys::Oid, relation: &PgRelation) -> RelationTarget {
     let Some(watch) = find_watch(oid) else { return RelationTarget::Unwatched };
     let WatchColumns { table, image, keys, fills } = watch;
     let description = relation.tuple_desc();
+    let column = |name: &str| {
+        description.iter().find(|column| !column.attisdropped && column.name() == name)
+    };
+    let number = |name: &str| NonZeroUsize::new(column(name)?.attnum as usize);
     let mut pinned = 0;
     let columns = keys
         .iter()
         .map(|key| {
-            let attribute = description
-                .iter()
-                .find(|attribute| !attribute.attisdropped && attribute.name() == key)?;
-            let (column, settings) = classify(attribute)?;
+            let (column, settings) = classify(column(key)?)?;
             pinned |= settings;
             Some(column)
         })
         .collect::<Option<Vec<_>>>();
-    let number = |name: &str| {
-        let mut columns = description.iter();
-        let found = columns.find(|column| !column.attisdropped && column.name() == name)?;
-        NonZeroUsize::new(found.attnum as usize)
-    };
     match (columns, number(&image)) {
         (Some(columns), Some(image)) => {
             let others = keys.iter().chain(&fills).filter_map(|name| number(name));

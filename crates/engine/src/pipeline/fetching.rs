@@ -38,10 +38,9 @@ enum FetchOutcome {
     File(PictureFile),
     /// Redirected to another host, whose admission it needs.
     Redirected(Box<RedirectedFetch>),
-    /// Other files needed its memory: it starts again.
-    Displaced(Option<FileClaim>),
-    /// The host asked for a pause: it starts again after it.
-    Paused,
+    /// It starts again: other files needed its memory, whose claim it keeps, or its host asked for
+    /// a pause.
+    Restarted(Option<FileClaim>),
 }
 
 /// The memory of a fetch, and what ends it early.
@@ -131,11 +130,7 @@ impl PicturePipeline {
                 self.return_to_queue(work, host, Some(redirected), None);
                 drop(place);
             }
-            Ok(restarted @ (FetchOutcome::Displaced(_) | FetchOutcome::Paused)) => {
-                let claim = match restarted {
-                    FetchOutcome::Displaced(claim) => claim,
-                    _ => None,
-                };
+            Ok(FetchOutcome::Restarted(claim)) => {
                 let PictureSource::Url { url, .. } = &work.picture.source else { return };
                 match pg_caption_fetch::host_key(url) {
                     Ok(host) => self.return_to_queue(work, host, None, claim),
@@ -197,23 +192,19 @@ impl PicturePipeline {
                     if item.claim.as_ref().is_some_and(|claim| !claim.try_whole()) {
                         return QueueDecision::Skip;
                     }
-                    match fetcher.admit(&item.host) {
-                        HostAdmission::Busy => {
-                            item.claim.iter().for_each(FileClaim::release);
-                            item.work.picture.set_busy_host(&item.host);
-                            busy.insert(item.host.clone());
-                            QueueDecision::Skip
-                        }
-                        HostAdmission::Cooling { until } if waits(&item.work.picture, until) => {
-                            item.claim.iter().for_each(FileClaim::release);
-                            item.work.picture.set_busy_host(&item.host);
-                            QueueDecision::Skip
-                        }
-                        other => {
-                            admission = Some(other);
-                            QueueDecision::Take
-                        }
+                    let admitted = fetcher.admit(&item.host);
+                    let is_skipped = match admitted {
+                        HostAdmission::Go(_) => false,
+                        HostAdmission::Busy => busy.insert(item.host.clone()),
+                        HostAdmission::Cooling { until } => waits(&item.work.picture, until),
+                    };
+                    if is_skipped {
+                        item.claim.iter().for_each(FileClaim::release);
+                        item.work.picture.set_busy_host(&item.host);
+                        return QueueDecision::Skip;
                     }
+                    admission = Some(admitted);
+                    QueueDecision::Take
                 });
                 if let (Some(ToFetch { work, host, redirected, claim }), Some(admission)) =
                     (taken, admission)
@@ -317,13 +308,13 @@ impl PicturePipeline {
             Ok(FetchStep::Done(FetchResult::NotModified)) => Err(JobAnswer::Unchanged),
             Err(FetchError::Displaced { .. }) => {
                 claim.iter().for_each(FileClaim::release);
-                Ok(FetchOutcome::Displaced(claim))
+                Ok(FetchOutcome::Restarted(claim))
             }
             Err(e @ FetchError::Status { .. })
                 if !work.was_paused && ends_in_time(&e, &picture) =>
             {
                 work.was_paused = true;
-                Ok(FetchOutcome::Paused)
+                Ok(FetchOutcome::Restarted(None))
             }
             Err(e) => Err(JobAnswer::Failed(e.failure())),
         }

@@ -214,6 +214,16 @@ pub fn get_with(
     cancelled: &Arc<AtomicBool>,
     reserve: &mut Reserve<'_>,
 ) -> Result<FetchResult, FetchError> {
+    get_as(fetcher, CLIENT, url, cancelled, reserve)
+}
+
+pub fn get_as(
+    fetcher: &Fetcher,
+    client: FetchClient,
+    url: &str,
+    cancelled: &Arc<AtomicBool>,
+    reserve: &mut Reserve<'_>,
+) -> Result<FetchResult, FetchError> {
     let request = FetchRequest {
         url,
         etag: None,
@@ -221,7 +231,7 @@ pub fn get_with(
         deadline: Instant::now() + 3 * TIMEOUT,
         cancelled,
         displaced: &Arc::default(),
-        client: CLIENT,
+        client,
     };
     fetch(fetcher, &request, reserve)
 }
