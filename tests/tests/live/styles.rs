@@ -181,6 +181,8 @@ fn a_restored_style_resumes_the_watch() {
     let mut session = waiting_for_its_style(&db, &web);
     session.run(MINE);
     db.eventually("(SELECT alt <> '' FROM products)");
+    // The text may be visible before the backfill has ended.
+    session.run("CALL caption.wait('products')");
     assert_eq!(session.text("SELECT state FROM caption.progress"), "idle");
 }
 
