@@ -23,6 +23,7 @@ pgrx::extension_sql_file!("../sql/caption.sql", name = "caption", requires = ["s
 pgrx::extension_sql_file!("../sql/models.sql", name = "models", requires = ["caption"]);
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["schema"]);
 pgrx::extension_sql_file!("../sql/watch.sql", name = "watch", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/publish.sql", name = "publish", requires = ["schema"]);
 pgrx::extension_sql_file!("../sql/progress.sql", name = "progress", requires = ["tables"]);
 pgrx::extension_sql_file!(
     "../sql/rights.sql",

@@ -27,6 +27,7 @@ mod owner_settings;
 mod parity;
 mod processes;
 mod prune;
+mod publishing;
 mod recaption;
 mod redefinitions;
 mod refusals;
