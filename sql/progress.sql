@@ -31,14 +31,43 @@ GRANT EXECUTE ON FUNCTION
     caption.require_no_transaction()
     TO PUBLIC;
 
+CREATE FUNCTION caption.key_object(relation oid, key jsonb)
+    RETURNS jsonb
+    LANGUAGE sql STABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT coalesce(
+            (SELECT jsonb_object_agg(
+                        n.name,
+                        CASE WHEN v.value IS NULL THEN NULL
+                             WHEN t.typcategory = 'N' AND v.value ~ '^-?[0-9.]+$'
+                             THEN to_jsonb(v.value::numeric)
+                             WHEN t.typcategory = 'B' THEN to_jsonb(v.value IN ('t', 'true'))
+                             ELSE to_jsonb(v.value) END)
+               FROM caption.watch w
+              CROSS JOIN unnest(w.keys) WITH ORDINALITY AS n (name, ord)
+               JOIN jsonb_array_elements_text(key) WITH ORDINALITY AS v (value, ord)
+                 ON v.ord = n.ord
+               LEFT JOIN pg_attribute a
+                 ON a.attrelid = w.relation AND a.attname = n.name AND NOT a.attisdropped
+               LEFT JOIN pg_type t ON t.oid = a.atttypid
+              WHERE w.relation = key_object.relation),
+            key)
+    $$;
+COMMENT ON FUNCTION caption.key_object(oid, jsonb) IS
+    'Returns the key of a row of a watched table, ["3"] in the extension''s tables, with its '
+    'columns: {"id": 3}.';
+
 CREATE VIEW caption.failure WITH (security_barrier) AS
     SELECT f.relation::regclass AS relation,
-           f.key, f.class, f.code, f.message, f.detail, f.attempts, f.at, f.hint
+           caption.key_object(f.relation, f.key) AS key,
+           f.class, f.code, f.message, f.detail, f.attempts, f.at, f.hint
       FROM caption.failed f
       JOIN pg_class c ON c.oid = f.relation
      WHERE pg_has_role(c.relowner, 'USAGE');
 COMMENT ON VIEW caption.failure IS
     'Rows without a caption, and why. Visible to members of the table''s owner.';
+COMMENT ON COLUMN caption.failure.key IS
+    'Key columns of the row, for example {"id": 3}.';
 COMMENT ON COLUMN caption.failure.class IS
     'uncertain: no caption with enough confidence; reject: permanent; '
     'retry: transient, but all attempts failed.';
@@ -62,7 +91,8 @@ GRANT SELECT ON caption.failure_count TO PUBLIC;
 
 CREATE VIEW caption.deferred_row WITH (security_barrier) AS
     SELECT d.relation::regclass AS relation,
-           d.key, d.due, d.host, d.code, d.attempts, d.message
+           caption.key_object(d.relation, d.key) AS key,
+           d.due, d.host, d.code, d.attempts, d.message
       FROM caption.deferred d
       JOIN pg_class c ON c.oid = d.relation
      WHERE pg_has_role(c.relowner, 'USAGE');

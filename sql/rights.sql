@@ -11,9 +11,10 @@ CREATE FUNCTION caption.grant_to(role regrole, rights text)
                                 '@extschema@.caption_image_json(text, text[], int)';
         editor constant text :=
             'caption.watch(regclass, text, jsonb, int, boolean, boolean, text, boolean), '
-            'caption.unwatch(regclass), caption.pause(regclass), caption.resume(regclass), '
-            'caption.retry(regclass), caption.recaption(regclass, interval), '
-            'caption.prune(regclass), caption.is_idle(regclass)';
+            'caption.unwatch(regclass, boolean), caption.pause(regclass), '
+            'caption.resume(regclass), caption.retry(regclass), '
+            'caption.recaption(regclass, interval, boolean), '
+            'caption.prune(regclass), caption.is_idle(regclass), caption.texts(regclass)';
     BEGIN
         IF rights NOT IN ('caller', 'editor') THEN
             RAISE EXCEPTION 'unknown rights "%"', left(rights, 100)

@@ -134,20 +134,28 @@ CREATE TABLE caption.ledger (
     at            timestamptz NOT NULL DEFAULT clock_timestamp(),
     etag          text,
     last_modified text,
+    sha256        text,
+    recaption     smallint    NOT NULL DEFAULT 0,
     PRIMARY KEY (relation, key)
 );
 COMMENT ON TABLE caption.ledger IS
-    'Machine-written texts: in which column, for which URL, with which model.';
+    'Machine-written texts: in which column, for which URL, with which model. '
+    'Shown by caption.texts().';
 COMMENT ON COLUMN caption.ledger.url IS
     'Hash of the URL that was captioned last.';
 COMMENT ON COLUMN caption.ledger.outputs IS
-    'Columns, each with the hashes of the text written and of the URL it was written for.';
+    'Columns, each with the hashes of its text and of the URL that it was written for, the text as '
+    'written, its source, confidence, style, model and time.';
 COMMENT ON COLUMN caption.ledger.model IS
     'Digest of the model.';
 COMMENT ON COLUMN caption.ledger.etag IS
     'ETag of the image, for a conditional request.';
 COMMENT ON COLUMN caption.ledger.last_modified IS
     'Last-Modified of the image, for a conditional request.';
+COMMENT ON COLUMN caption.ledger.sha256 IS
+    'SHA-256 of the image file. NULL: the texts of the row are of several.';
+COMMENT ON COLUMN caption.ledger.recaption IS
+    '1: the row is to be captioned again if image, model or style have changed. 2: in any case.';
 
 CREATE TABLE caption.failed (
     relation oid         NOT NULL,

@@ -18,12 +18,13 @@ COMMENT ON FUNCTION caption.watch(regclass, text, jsonb, int, boolean, boolean, 
     'fills: columns, each with its style; by default {"alt": "concise", "seo": "seo"}. '
     'A call for a watched table changes what it is given. replace: the given fills replace all.';
 
-CREATE FUNCTION caption.unwatch(relation regclass)
+CREATE FUNCTION caption.unwatch(relation regclass, forget boolean DEFAULT false)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'unwatch_wrapper';
-COMMENT ON FUNCTION caption.unwatch(regclass) IS
-    'Ends a watch and removes its triggers, queue, failures and ledger. Written texts stay.';
+COMMENT ON FUNCTION caption.unwatch(regclass, boolean) IS
+    'Ends a watch and removes its triggers, queue and failures. Written texts stay, and the ledger '
+    'of a later watch knows them. forget: it does not; they count as user-edited from then on.';
 
 CREATE FUNCTION caption.pause(relation regclass)
     RETURNS void
@@ -46,13 +47,16 @@ CREATE FUNCTION caption.retry(relation regclass)
 COMMENT ON FUNCTION caption.retry(regclass) IS
     'Queues the failed and the deferred rows of a table again. Returns their number.';
 
-CREATE FUNCTION caption.recaption(relation regclass, older_than interval DEFAULT '0')
+CREATE FUNCTION caption.recaption(
+        relation   regclass,
+        older_than interval DEFAULT '0',
+        force      boolean  DEFAULT false)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'recaption_wrapper';
-COMMENT ON FUNCTION caption.recaption(regclass, interval) IS
+COMMENT ON FUNCTION caption.recaption(regclass, interval, boolean) IS
     'Captions rows again whose machine-written texts are older than the interval, '
-    'if the image or the model has changed since. User-edited texts stay.';
+    'if image, model or style have changed since. force: in any case. User-edited texts stay.';
 
 CREATE FUNCTION caption.prune(relation regclass)
     RETURNS void
@@ -64,10 +68,10 @@ COMMENT ON FUNCTION caption.prune(regclass) IS
 
 REVOKE ALL ON FUNCTION
     caption.watch(regclass, text, jsonb, int, boolean, boolean, text, boolean),
-    caption.unwatch(regclass),
+    caption.unwatch(regclass, boolean),
     caption.pause(regclass),
     caption.resume(regclass),
     caption.retry(regclass),
-    caption.recaption(regclass, interval),
+    caption.recaption(regclass, interval, boolean),
     caption.prune(regclass)
     FROM PUBLIC;

@@ -25,10 +25,11 @@ pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["sch
 pgrx::extension_sql_file!("../sql/watch.sql", name = "watch", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/publish.sql", name = "publish", requires = ["schema"]);
 pgrx::extension_sql_file!("../sql/progress.sql", name = "progress", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/texts.sql", name = "texts", requires = ["progress"]);
 pgrx::extension_sql_file!(
     "../sql/rights.sql",
     name = "rights",
-    requires = ["caption", "watch", "progress"]
+    requires = ["caption", "watch", "texts"]
 );
 
 /// Runs once in the postmaster if the library is preloaded; children inherit the result. In a

@@ -8,8 +8,9 @@ use crate::pg::report::{optional, refuse, select_one, spi};
 use pgrx::prelude::*;
 
 /// Tables of the schema `caption` with rows of one watched table, by the column `relation`.
-pub const BOOKKEEPING: [&str; 6] =
-    ["watch", "watch_state", "queue", "deferred", "ledger", "failed"];
+pub const BOOKKEEPING: [&str; 6] = ["watch", "watch_state", "queue", "deferred", LEDGER, "failed"];
+/// The one of them that outlives a watch.
+pub const LEDGER: &str = "ledger";
 
 /// A table as the catalogs describe it.
 pub struct TableDescription {

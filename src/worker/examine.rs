@@ -14,7 +14,8 @@ use serde_json::Value;
 use std::collections::HashMap;
 
 const HISTORY: &str = "SELECT k.v::text, l.outputs, coalesce(d.attempts, 0), \
-           coalesce(l.at < $3::timestamptz, false), l.url, l.etag, l.last_modified, l.model \
+           coalesce(l.at < $3::timestamptz OR l.recaption > 0, false), \
+           l.url, l.etag, l.last_modified, l.model, coalesce(l.recaption = 2, false) \
       FROM jsonb_array_elements($2) AS k (v) \
       LEFT JOIN caption.ledger l ON l.relation = $1 AND l.key = k.v \
       LEFT JOIN caption.deferred d ON d.relation = $1 AND d.key = k.v \
@@ -190,6 +191,7 @@ pub fn history(table: &WatchedTable, keys: &[String]) -> HashMap<String, RowHist
                     .and_then(|outputs| outputs.0.as_object().cloned())
                     .unwrap_or_default(),
                 recaption: row.get(4)?.unwrap_or(false),
+                forced: row.get(9)?.unwrap_or(false),
                 url: row.get(5)?.unwrap_or_default(),
                 validators: model.map(|model| KnownPicture { etag, last_modified, model }),
                 attempts: row.get(3)?.unwrap_or(0),

@@ -31,15 +31,24 @@ const HAS_FAILED: &str = "SELECT EXISTS ( \
 
 const FORGIVE: &str = "DELETE FROM caption.failed WHERE relation = $1 AND key = $2";
 
-const CONFIRM: &str =
-    "UPDATE caption.ledger SET at = clock_timestamp() WHERE relation = $1 AND key = $2";
+const CONFIRM: &str = "UPDATE caption.ledger SET at = clock_timestamp(), recaption = 0 \
+     WHERE relation = $1 AND key = $2";
+
+/// A request to caption the row again has had its answer.
+const SETTLE_RECAPTION: &str = "UPDATE caption.ledger SET recaption = 0 \
+     WHERE relation = $1 AND key = $2 AND recaption > 0";
 
 const PUT_LEDGER: &str = "INSERT INTO caption.ledger AS l \
-           (relation, key, url, outputs, model, etag, last_modified) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7) \
+           (relation, key, url, outputs, model, etag, last_modified, sha256) \
+    SELECT $1, $2, $3, jsonb_object_agg(o.key, CASE \
+                WHEN o.key = ANY ($9) \
+                THEN o.value || jsonb_build_object('at', clock_timestamp()) \
+                ELSE o.value END), $5, $6, $7, $8 \
+      FROM jsonb_each($4) o \
     ON CONFLICT (relation, key) DO UPDATE SET \
            url = excluded.url, outputs = excluded.outputs, model = excluded.model, \
-           at = excluded.at, etag = excluded.etag, last_modified = excluded.last_modified";
+           at = excluded.at, etag = excluded.etag, last_modified = excluded.last_modified, \
+           sha256 = excluded.sha256, recaption = 0";
 
 const REMOVE_FROM_LEDGER: &str =
     "UPDATE caption.ledger SET outputs = outputs - $3 WHERE relation = $1 AND key = $2";
@@ -144,6 +153,7 @@ fn fail(row: &RowKey, failure: &Failure, attempts: i32) {
             failure.hint.clone().into(),
         ],
     ));
+    spi(Spi::run_with_args(SETTLE_RECAPTION, &[relation(row).into(), key(row).into()]));
 }
 
 /// Whether a row has failed with this code.
@@ -162,7 +172,8 @@ fn forgive(row: &RowKey) {
 pub fn ledger(row: &RowKey, change: LedgerChange) {
     let (relation, key) = (relation(row), key(row));
     match change {
-        LedgerChange::Put(LedgerEntry { url, outputs, model, etag, last_modified }) => {
+        LedgerChange::Put(entry) => {
+            let LedgerEntry { url, outputs, written, model, sha256, etag, last_modified } = entry;
             let outputs = JsonB(Value::Object(outputs));
             spi(Spi::run_with_args(
                 PUT_LEDGER,
@@ -174,6 +185,8 @@ pub fn ledger(row: &RowKey, change: LedgerChange) {
                     model.into(),
                     etag.into(),
                     last_modified.into(),
+                    sha256.into(),
+                    written.into(),
                 ],
             ));
         }

@@ -56,7 +56,7 @@ impl<S: QueueStore> RowExaminer<'_, S> {
             }
             let url = current.url.unwrap_or_default();
             if self.in_flight.claim(&row, page) {
-                let mut job = past.job(row, page, url, fills, &current.texts);
+                let mut job = past.job(row, page, (url, fills), (table, &current.texts));
                 job.resolved = table.base_url.as_ref().map(|base| resolve_url(base, &job.url));
                 jobs.push(job);
             } else {

@@ -1,5 +1,6 @@
 //! Which rows need which texts: the row as it is, its ledger entry, and the job made from both.
 
+use crate::ledger::{is_machine_written, is_withdrawn, noted, request_digest};
 use crate::{EngineTrial, PageId, RowKey, WatchedTable};
 use pg_caption_wire::{CaptionRequest, ImageSource, KnownPicture, MAX_URL_BYTES, OutputSpec};
 use serde_json::{Map, Value};
@@ -23,13 +24,14 @@ pub struct RowJob {
     pub resolved: Option<String>,
     /// Indexes of the watch's fills that need a text.
     pub fills: Vec<usize>,
-    /// The row's ledger: column to [`ledger_entry`].
+    /// The row's ledger: column to [`crate::ledger::ledger_entry`].
     pub ledger: Map<String, Value>,
     /// `caption.recaption` requires new captions for the same URL.
     pub recaption: bool,
     /// HTTP validators of the picture that all ledger entries were written for.
     pub validators: Option<KnownPicture>,
-    /// The engine may answer "unchanged" for this picture: no text is missing.
+    /// The engine may answer "unchanged" for this picture: no text is missing, and each was
+    /// requested as it is now.
     pub known: Option<KnownPicture>,
     /// Charged attempts.
     pub attempts: i32,
@@ -128,7 +130,7 @@ impl FillText {
     }
 
     /// The hash as the ledger has it. A long text has none that the ledger could have.
-    fn digest(&self) -> Option<String> {
+    pub(crate) fn digest(&self) -> Option<String> {
         match self {
             FillText::Empty => Some(hash("")),
             FillText::Hash(digest) => Some(digest.clone()),
@@ -144,35 +146,10 @@ pub fn hash(text: &str) -> String {
     hex
 }
 
-/// The ledger's entry for one text: its hash, and the hash of the URL that it was written for.
-pub fn ledger_entry(text: &FillText, url: &str) -> Value {
-    serde_json::json!({ "text": text.digest().unwrap_or_default(), "url": hash(url) })
-}
-
-/// Whether the ledger has the current text of a fill: it is machine-written.
-pub fn is_machine_written(
-    table: &WatchedTable,
-    current: &CurrentRow,
-    ledger: &Map<String, Value>,
-    fill: usize,
-) -> bool {
-    let digest = current.texts.get(fill).and_then(FillText::digest);
-    digest.is_some() && noted(table, ledger, fill, "text") == digest.as_deref()
-}
-
-/// A hash in the ledger's entry of a fill.
-pub fn noted<'a>(
-    table: &WatchedTable,
-    ledger: &'a Map<String, Value>,
-    fill: usize,
-    name: &str,
-) -> Option<&'a str> {
-    ledger.get(&table.fills[fill].column)?.get(name)?.as_str()
-}
-
-/// Indexes of the fills that need a text: empty ones, machine-written ones of another URL (or of
-/// this one, with `recaption`), and user-edited ones where the watch overwrites and the ledger does
-/// not know this URL. In a row without a URL: the machine-written ones, which are removed.
+/// Indexes of the fills that need a text: empty ones whose text was not withdrawn, machine-written
+/// ones of another URL (or of this one, with `recaption`), and user-edited ones where the watch
+/// overwrites and the ledger does not know this URL. In a row without a URL: the machine-written
+/// ones, which are removed.
 pub fn needed_fills(
     table: &WatchedTable,
     current: &CurrentRow,
@@ -188,10 +165,13 @@ pub fn needed_fills(
     }
     let url = hash(url);
     let is_needed = |fill: &usize| {
-        let empty = current.texts[*fill].is_empty();
+        let withdrawn = is_withdrawn(table, ledger, *fill, &url);
+        let empty = current.texts[*fill].is_empty() && (!withdrawn || recaption);
         let new_url = noted(table, ledger, *fill, "url") != Some(url.as_str());
         empty
-            || (is_machine_written(table, current, ledger, *fill) && (new_url || recaption))
+            || (!withdrawn
+                && is_machine_written(table, current, ledger, *fill)
+                && (new_url || recaption))
             || (new_url && table.overwrite)
     };
     (0..current.texts.len()).filter(is_needed).collect()
@@ -200,10 +180,12 @@ pub fn needed_fills(
 /// What the ledger and `caption.deferred` have for one key.
 #[derive(Debug, Clone, Default)]
 pub struct RowHistory {
-    /// Column to [`ledger_entry`].
+    /// Column to [`crate::ledger::ledger_entry`].
     pub ledger: Map<String, Value>,
     /// Last captioned before the time from which `caption.recaption` requires new captions.
     pub recaption: bool,
+    /// It requires them even if neither the picture nor the request has changed.
+    pub forced: bool,
     /// Hash of the URL captioned last.
     pub url: String,
     /// HTTP validators of its picture.
@@ -218,15 +200,20 @@ impl RowHistory {
         self,
         row: RowKey,
         page: PageId,
-        url: String,
-        fills: Vec<usize>,
-        current: &[FillText],
+        (url, fills): (String, Vec<usize>),
+        (table, current): (&WatchedTable, &[FillText]),
     ) -> RowJob {
         let validators = self.validators.filter(|_| self.url == hash(&url));
         // A missing text is written even if the picture is unchanged: the ledger has hashes, not
         // texts.
         let has_text = |fill: &usize| current.get(*fill).is_some_and(|text| !text.is_empty());
-        let is_complete = self.recaption && fills.iter().all(has_text);
+        let is_as_requested = |fill: &usize| {
+            let digest = request_digest(table, &table.fills[*fill]);
+            noted(table, &self.ledger, *fill, "as") == Some(digest.as_str())
+        };
+        let is_complete = self.recaption
+            && !self.forced
+            && fills.iter().all(|fill| has_text(fill) && is_as_requested(fill));
         let known = validators.clone().filter(|_| is_complete);
         RowJob {
             row,

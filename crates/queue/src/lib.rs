@@ -10,6 +10,7 @@ mod engine_loss;
 mod examiner;
 mod in_flight;
 mod job;
+mod ledger;
 mod limits;
 mod plan;
 mod prune;

@@ -1,7 +1,8 @@
 //! What an answer of the engine means for its row: one plan, made from the answer and from what was
 //! read of the row. [`crate::QueueStore`] carries it out.
 
-use crate::job::{hash, noted};
+use crate::job::hash;
+use crate::ledger::noted;
 use crate::{CurrentRow, RowJob, RowUpdate, WatchedTable};
 use pg_caption_backoff::Backoff;
 use pg_caption_wire::{CaptionOutcome, CaptionOutput, Failure, FailureClass};

@@ -1,8 +1,9 @@
 //! What of an answer is written into a row as it is now, and the ledger's entry after the write.
 
-use crate::job::{hash, is_machine_written, ledger_entry, needed_fills};
+use crate::job::{hash, needed_fills};
+use crate::ledger::{is_machine_written, ledger_entry};
 use crate::{CurrentRow, FillText, Settlement};
-use pg_caption_wire::CaptionOutcome;
+use pg_caption_wire::{CaptionOutcome, CaptionOutput, WrittenCaption};
 use serde_json::{Map, Value};
 
 /// Changes of one locked row.
@@ -13,8 +14,8 @@ pub struct RowUpdate<'a> {
     /// Fills to empty.
     pub emptied: Vec<usize>,
     settlement: &'a Settlement<'a>,
-    /// Ledger entries of texts that the row has already, character for character.
-    unchanged: Map<String, Value>,
+    /// Texts that the row has already, character for character: fill and text.
+    unchanged: Vec<(usize, &'a str)>,
     /// After the write, no machine-written text of the row is of an earlier request.
     is_sole: bool,
 }
@@ -42,10 +43,14 @@ pub enum LedgerChange {
 pub struct LedgerEntry {
     /// Hash of the URL.
     pub url: String,
-    /// Column to the hashes of its text and of the URL that the text was written for.
+    /// Column to its entry, as [`crate::ledger::ledger_entry`] makes it.
     pub outputs: Map<String, Value>,
+    /// The columns whose entries are of this answer; the time of writing is added to them.
+    pub written: Vec<String>,
     /// Digest of the model.
     pub model: String,
+    /// SHA-256 of the picture's file, if all texts of the row are of it.
+    pub sha256: Option<String>,
     /// HTTP validator of the picture.
     pub etag: Option<String>,
     /// HTTP validator of the picture.
@@ -78,11 +83,6 @@ impl<'a> RowUpdate<'a> {
         let is_new = |fill: usize| texts.iter().any(|(with_text, _)| *with_text == fill);
         let stays = |fill: usize| !emptied.contains(&fill) && is_machine(fill);
         let is_sole = (0..table.fills.len()).all(|fill| is_new(fill) || !stays(fill));
-        let entry = |(fill, text): (usize, &str)| {
-            let text = FillText::of(Some(text));
-            (table.fills[fill].column.clone(), ledger_entry(&text, &job.url))
-        };
-        let unchanged = unchanged.into_iter().map(entry).collect();
         Some(RowUpdate { texts: new, emptied, settlement, unchanged, is_sole })
     }
 
@@ -97,16 +97,22 @@ impl<'a> RowUpdate<'a> {
         let column = |fill: usize| table.fills[fill].column.clone();
         let emptied: Vec<String> = self.emptied.iter().map(|fill| column(*fill)).collect();
         let url = stored.url.as_deref().unwrap_or(&job.url);
-        // The next read finds the text as the table's own triggers left it.
-        let entries = self
-            .texts
-            .iter()
-            .zip(&stored.texts)
-            .map(|((fill, _), text)| (column(*fill), ledger_entry(text, url)));
-        let entries: Map<String, Value> = entries.chain(self.unchanged.clone()).collect();
         let CaptionOutcome::Done { model, image, .. } = answer else {
             return LedgerChange::Remove(emptied);
         };
+        let entry = |fill: usize, text: &FillText, url: &str| {
+            let written = written(self.settlement, fill)?;
+            let about = (*table, &table.fills[fill]);
+            Some((column(fill), ledger_entry(text, url, about, (written, model))))
+        };
+        // The next read finds the text as the table's own triggers left it.
+        let new = self.texts.iter().zip(&stored.texts);
+        let new = new.filter_map(|((fill, _), text)| entry(*fill, text, url));
+        let same = self.unchanged.iter();
+        let same =
+            same.filter_map(|(fill, text)| entry(*fill, &FillText::of(Some(*text)), &job.url));
+        let entries: Map<String, Value> = new.chain(same).collect();
+        let written: Vec<String> = entries.keys().cloned().collect();
         if entries.is_empty() {
             return LedgerChange::Remove(emptied);
         }
@@ -122,9 +128,21 @@ impl<'a> RowUpdate<'a> {
         LedgerChange::Put(LedgerEntry {
             url: hash(url),
             outputs,
+            written,
             model: model.digest.clone(),
+            sha256: Some(image.sha256.clone()).filter(|_| self.is_sole && url == job.url),
             etag: image.etag.clone().filter(|_| is_known),
             last_modified: image.last_modified.clone().filter(|_| is_known),
         })
+    }
+}
+
+/// The caption of an answer for a fill.
+fn written<'a>(settlement: &Settlement<'a>, fill: usize) -> Option<&'a WrittenCaption> {
+    let CaptionOutcome::Done { outputs, .. } = settlement.answer else { return None };
+    let at = settlement.job.fills.iter().position(|requested| *requested == fill)?;
+    match outputs.get(at)? {
+        CaptionOutput::Written(written) => Some(written),
+        CaptionOutput::Failed(_) => None,
     }
 }

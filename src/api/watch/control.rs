@@ -6,7 +6,7 @@ use super::arguments::{require_relation, require_value};
 use super::require_writable;
 use crate::pg::latest_snapshot::LatestSnapshot;
 use crate::pg::report::{refuse, spi};
-use crate::pg::table::{self, BOOKKEEPING, TableDescription};
+use crate::pg::table::{self, BOOKKEEPING, LEDGER, TableDescription};
 use crate::{hooks::enqueue, pg::identity, pg::triggers, shared};
 use pgrx::prelude::*;
 
@@ -40,9 +40,9 @@ fn lock_state(relation: pg_sys::Oid) {
     ));
 }
 
-/// `caption.unwatch(relation)`.
+/// `caption.unwatch(relation, forget)`.
 #[pg_extern(sql = false, volatile)]
-fn unwatch(relation: Option<pg_sys::Oid>) {
+fn unwatch(relation: Option<pg_sys::Oid>, forget: Option<bool>) {
     // Before the table is described: it keeps its name from here on.
     table::lock(require_relation(relation));
     let _snapshot = LatestSnapshot::push();
@@ -50,7 +50,8 @@ fn unwatch(relation: Option<pg_sys::Oid>) {
     triggers::drop(table.oid, &table.name);
     let _extension = identity::as_extension();
     lock_state(table.oid);
-    for name in BOOKKEEPING {
+    let is_kept = |name: &&str| *name == LEDGER && forget != Some(true);
+    for name in BOOKKEEPING.into_iter().filter(|name| !is_kept(name)) {
         let statement = format!("DELETE FROM caption.{name} WHERE relation = $1");
         spi(Spi::run_with_args(&statement, &[table.oid.into()]));
     }
@@ -117,9 +118,17 @@ const RESTART_BACKFILL: &str = "\
        SET recaption_before = excluded.recaption_before, backfill_run = s.backfill_run + 1, \
            backfill_after = NULL, backfill_done = false, backfilled = 0, problem = NULL";
 
-/// `caption.recaption(relation, older_than)`.
+/// Rows that are captioned again even if nothing has changed.
+const FORCE: &str = "UPDATE caption.ledger SET recaption = 2 \
+     WHERE relation = $1 AND at < clock_timestamp() - $2";
+
+/// `caption.recaption(relation, older_than, force)`.
 #[pg_extern(sql = false, volatile)]
-fn recaption(relation: Option<pg_sys::Oid>, older_than: Option<pgrx::datum::Interval>) {
+fn recaption(
+    relation: Option<pg_sys::Oid>,
+    older_than: Option<pgrx::datum::Interval>,
+    force: Option<bool>,
+) {
     let relation = require_watched(relation).oid;
     let older_than = require_value(
         older_than,
@@ -127,6 +136,9 @@ fn recaption(relation: Option<pg_sys::Oid>, older_than: Option<pgrx::datum::Inte
         "It is an interval; the default, '0', selects everything that pg_caption has written.",
     );
     let _extension = identity::as_extension();
+    if force == Some(true) {
+        spi(Spi::run_with_args(FORCE, &[relation.into(), older_than.into()]));
+    }
     spi(Spi::run_with_args(RESTART_BACKFILL, &[relation.into(), older_than.into()]));
     enqueue::announce_at_commit();
 }

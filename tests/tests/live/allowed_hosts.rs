@@ -30,7 +30,7 @@ fn outcomes(session: &mut TestSession) -> Vec<(String, String)> {
     session
         .rows(
             "SELECT p.image_url, CASE WHEN p.alt <> '' THEN '' ELSE f.code END FROM products p \
-             LEFT JOIN caption.failure f ON f.key = to_jsonb(ARRAY[p.id::text]) ORDER BY p.id",
+             LEFT JOIN caption.failure f ON f.key->>'id' = p.id::text ORDER BY p.id",
         )
         .into_iter()
         .map(|row| (row[0].clone().unwrap(), row[1].clone().unwrap_or("no failure".into())))

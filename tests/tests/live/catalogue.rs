@@ -34,7 +34,7 @@ fn watch_a_folder(folder: &Path) {
     session.run("CALL caption.wait('products')");
     let filled = session.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''");
     let failed = session.number(
-        "SELECT count(*) FROM caption.failure f JOIN products p ON f.key->>0 = p.id::text \
+        "SELECT count(*) FROM caption.failure f JOIN products p ON f.key->>'id' = p.id::text \
          WHERE p.alt IS NULL OR p.seo IS NULL",
     );
     assert_eq!(filled + failed, urls.len() as i64, "{filled} filled, {failed} failed");

@@ -43,7 +43,8 @@ fn only_killing_pictures_are_rejected() {
     assert_eq!(session.number("SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''"), 38);
     assert_eq!(
         session.rows("SELECT key, code FROM caption.failure ORDER BY key"),
-        ["[\"24\"]", "[\"8\"]"].map(|key| vec![Some(key.into()), Some("engine_killer".into())])
+        ["{\"id\": 8}", "{\"id\": 24}"]
+            .map(|key| vec![Some(key.into()), Some("engine_killer".into())])
     );
 }
 

@@ -38,6 +38,7 @@ mod skipped_changes;
 mod skipped_statements;
 mod soak;
 mod styles;
+mod texts;
 mod upgrade;
 mod waiting;
 mod watch;

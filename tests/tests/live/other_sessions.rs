@@ -259,7 +259,7 @@ fn a_failed_check_costs_only_its_row() {
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 3");
     db.eventually(
-        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]')",
+        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '{\"id\": 2}')",
     );
 }
 

@@ -47,7 +47,8 @@ fn prune(session: &mut TestSession) {
 /// The keys in a relation of the schema `caption`, separated by spaces.
 fn keys(session: &mut TestSession, relation: &str) -> String {
     session.text(&format!(
-        "SELECT coalesce(string_agg(key->>0, ' ' ORDER BY key), '') FROM caption.{relation}"
+        "SELECT coalesce(string_agg(coalesce(key->>0, key->>'id'), ' ' ORDER BY key), '') \
+         FROM caption.{relation}"
     ))
 }
 

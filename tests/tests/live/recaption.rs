@@ -33,6 +33,33 @@ fn rows(session: &mut TestSession) -> String {
     session.text("SELECT jsonb_agg((id, xmin::text, alt, seo) ORDER BY id) FROM products")
 }
 
+// A 304 hid the change: the text of the old style stayed.
+#[test]
+fn a_changed_style_is_a_change() {
+    let (cluster, web) = (TestCluster::private(&[]), TestServer::start());
+    let db = cluster.database();
+    let mut session = captioned(&db, &[web.serve("/a.jpg", versioned(1, "\"v1\""))]);
+    let before = session.text("SELECT alt || seo FROM products");
+    session.run("INSERT INTO caption.style (name, max_chars) VALUES ('concise', 12)");
+    recaption(&mut session);
+    assert!(session.holds("(SELECT length(alt) <= 12 AND alt <> '' FROM products)"));
+    // Another style for a column is a change, too.
+    session.run("SELECT caption.watch('products', fills => '{\"alt\": \"seo\"}')");
+    session.run("CALL caption.wait('products')");
+    assert!(session.holds("(SELECT length(alt) <= 12 FROM products)"), "not without a request");
+    recaption(&mut session);
+    assert!(session.holds("(SELECT alt = seo FROM products)"));
+    assert_ne!(session.text("SELECT alt || seo FROM products"), before);
+    // Nothing has changed since: one conditional request, no model run.
+    let (rows_before, encoded_before) = (rows(&mut session), encoded(&mut session));
+    recaption(&mut session);
+    assert_eq!((rows(&mut session), encoded(&mut session)), (rows_before, encoded_before));
+    session.run("SELECT caption.recaption('products', force => true)");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(encoded(&mut session), encoded_before + 1, "forced");
+    assert!(session.holds("NOT EXISTS (SELECT FROM caption.ledger WHERE recaption > 0)"));
+}
+
 #[test]
 fn an_unchanged_picture_is_not_recaptioned() {
     let (cluster, web) = (TestCluster::private(&[]), TestServer::start());

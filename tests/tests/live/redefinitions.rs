@@ -253,7 +253,7 @@ fn a_raising_trigger_costs_only_its_row() {
     gate.open();
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 5");
     db.eventually(
-        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"5\"]' \
+        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '{\"id\": 5}' \
          AND message LIKE '%not this one%')",
     );
     session.run("DROP TRIGGER refuse ON products; SELECT caption.retry('products')");

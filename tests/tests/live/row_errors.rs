@@ -30,7 +30,7 @@ fn a_trigger_cancel_costs_only_its_row() {
          WHERE alt <> '') = 2",
     );
     db.eventually(
-        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' \
+        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '{\"id\": 2}' \
          AND message LIKE '%not now%')",
     );
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 1);
@@ -53,7 +53,7 @@ fn an_endless_trigger_is_cancelled() {
     session.run("SELECT caption.watch('products')");
     db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 2");
     db.eventually(
-        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '[\"2\"]' \
+        "EXISTS (SELECT FROM caption.failure WHERE code = 'write_refused' AND key = '{\"id\": 2}' \
          AND message LIKE '%statement timeout%')",
     );
     // The time limit applies to one statement: later statements are not cancelled.
@@ -79,7 +79,7 @@ fn an_uncancellable_trigger_ends_the_worker() {
         WHERE message LIKE '%continued after it was cancelled%'";
     assert_eq!(
         session.text(failures),
-        r#"["2"]write_endless ["3"]write_endless ["5"]write_endless"#
+        r#"{"id": 2}write_endless {"id": 3}write_endless {"id": 5}write_endless"#
     );
     let message = "continued after it was cancelled; ending the worker";
     let ended = cluster.log().matches(message).count();

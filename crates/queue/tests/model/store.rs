@@ -195,6 +195,7 @@ impl QueueStore for Tx<'_> {
                 RowHistory {
                     ledger: ledger.map(|ledger| ledger.outputs.clone()).unwrap_or_default(),
                     recaption: ledger.is_some_and(|ledger| ledger.at < recaption),
+                    forced: false,
                     url: ledger.map(|ledger| ledger.url.clone()).unwrap_or_default(),
                     validators: etag.map(|etag| KnownPicture {
                         etag: Some(etag),

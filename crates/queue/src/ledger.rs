@@ -1,0 +1,77 @@
+//! The ledger's entries: which text was written into which column, for which URL, by which model.
+//!
+//! An entry is a JSON object within `caption.ledger.outputs`, by column. Entries of earlier
+//! releases have the two hashes alone.
+
+use crate::job::{FillText, hash};
+use crate::{CurrentRow, WatchFill, WatchedTable};
+use pg_caption_wire::{ModelRef, WrittenCaption};
+use serde_json::{Map, Value, json};
+
+/// Characters of a model's digest that an entry names.
+const DIGEST_CHARS: usize = 12;
+
+/// What [`is_withdrawn`] looks for; written by `caption.withdraw()`.
+pub const WITHDRAWN: &str = "withdrawn";
+
+/// The entry of a text: the hashes of the text as stored and of its URL, and where it is from.
+pub fn ledger_entry(
+    stored: &FillText,
+    url: &str,
+    (table, fill): (&WatchedTable, &WatchFill),
+    (written, model): (&WrittenCaption, &ModelRef),
+) -> Value {
+    let digest = model.digest.get(..DIGEST_CHARS).unwrap_or(&model.digest);
+    json!({
+        "text": stored.digest().unwrap_or_default(),
+        "url": hash(url),
+        "written": written.caption,
+        "caption": written.caption,
+        "source": "model",
+        "confidence": written.confidence,
+        "style": fill.style.name,
+        "as": request_digest(table, fill),
+        "model": format!("{}@{digest}", model.name),
+    })
+}
+
+/// Hash of all that a fill requests besides the picture: a text with another one was written for
+/// other wishes, and is captioned again by `caption.recaption()` though the picture is the same.
+pub fn request_digest(table: &WatchedTable, fill: &WatchFill) -> String {
+    let style = serde_json::to_string(&fill.style).unwrap_or_default();
+    let mut digest = hash(&format!("{} {style}", table.max_tokens));
+    digest.truncate(16);
+    digest
+}
+
+/// A text in the ledger's entry of a fill.
+pub fn noted<'a>(
+    table: &WatchedTable,
+    ledger: &'a Map<String, Value>,
+    fill: usize,
+    name: &str,
+) -> Option<&'a str> {
+    ledger.get(&table.fills[fill].column)?.get(name)?.as_str()
+}
+
+/// Whether the ledger has the current text of a fill: it is machine-written.
+pub fn is_machine_written(
+    table: &WatchedTable,
+    current: &CurrentRow,
+    ledger: &Map<String, Value>,
+    fill: usize,
+) -> bool {
+    let digest = current.texts.get(fill).and_then(FillText::digest);
+    digest.is_some() && noted(table, ledger, fill, "text") == digest.as_deref()
+}
+
+/// Whether the owner took the text for this URL out again: the fill stays empty.
+pub fn is_withdrawn(
+    table: &WatchedTable,
+    ledger: &Map<String, Value>,
+    fill: usize,
+    url_hash: &str,
+) -> bool {
+    noted(table, ledger, fill, "state") == Some(WITHDRAWN)
+        && noted(table, ledger, fill, "url") == Some(url_hash)
+}
