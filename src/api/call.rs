@@ -18,6 +18,7 @@ fn output_spec(style: &str, max_tokens: i32) -> OutputSpec {
         max_tokens: style::max_tokens(max_tokens),
         style: style::resolve(style),
         context: None,
+        min_confidence: None,
     }
 }
 

@@ -18,7 +18,8 @@ use std::time::{Duration, Instant};
 pub struct CaptionTask {
     job: Arc<Job>,
     encoded: Arc<EncodedPicture>,
-    threshold: f32,
+    /// Of each output.
+    thresholds: Vec<f32>,
     outputs: Vec<Option<Result<GeneratedCaption, Failure>>>,
     generate: Duration,
     answered: bool,
@@ -27,8 +28,8 @@ pub struct CaptionTask {
 }
 
 impl CaptionTask {
-    /// The captions which `job` requests of a picture. All are uncertain if the provider's
-    /// confidence in the picture is below the threshold; then nothing has to be generated.
+    /// The captions which `job` requests of a picture. Those whose threshold is above the provider's
+    /// confidence in the picture are uncertain, and do not have to be generated.
     pub fn new(
         job: Arc<Job>,
         encoded: Arc<EncodedPicture>,
@@ -37,15 +38,20 @@ impl CaptionTask {
         if let Some(running) = &running {
             running.join(&job);
         }
-        let threshold = match job.extras.exact {
+        let general = job.min_confidence.or(encoded.terms.min_confidence).unwrap_or(0.0);
+        let threshold = |own: Option<f32>| match job.extras.exact {
             true => 0.0,
-            false => job.min_confidence.or(encoded.terms.min_confidence).unwrap_or(0.0),
+            false => own.unwrap_or(general),
         };
-        let uncertain = encoded.confidence.filter(|confidence| *confidence < threshold);
-        let output = uncertain.map(|c| Err(failures::low_confidence(c, threshold)));
+        let thresholds: Vec<f32> =
+            job.outputs.iter().map(|output| threshold(output.min_confidence)).collect();
+        let uncertain = |threshold: &f32| {
+            let confidence = encoded.confidence.filter(|confidence| confidence < threshold)?;
+            Some(Err(failures::low_confidence(confidence, *threshold)))
+        };
         CaptionTask {
-            threshold,
-            outputs: vec![output; job.outputs.len()],
+            outputs: thresholds.iter().map(uncertain).collect(),
+            thresholds,
             generate: Duration::ZERO,
             answered: false,
             running,
@@ -84,8 +90,8 @@ impl CaptionTask {
         let confidence = self.encoded.confidence.or(raw.confidence);
         let caption = if self.job.extras.exact {
             Ok(raw.text.trim().to_string())
-        } else if let Some(confidence) = confidence.filter(|c| *c < self.threshold) {
-            Err(failures::low_confidence(confidence, self.threshold))
+        } else if let Some(confidence) = confidence.filter(|c| *c < self.thresholds[at]) {
+            Err(failures::low_confidence(confidence, self.thresholds[at]))
         } else {
             self.postprocess(at, &raw.text, raw.finish)
                 .map_err(|refusal| failures::refused(&refusal))

@@ -281,11 +281,12 @@ fn check(job: &Job) -> Result<(), Failure> {
             )));
         }
     }
-    match job.min_confidence {
-        Some(c) if !(0.0..=1.0).contains(&c) => {
+    let of_outputs = job.outputs.iter().filter_map(|output| output.min_confidence);
+    match of_outputs.chain(job.min_confidence).find(|c| !(0.0..=1.0).contains(c)) {
+        Some(c) => {
             Err(failures::bad_request(format!("min_confidence must be from 0 to 1, not {c}")))
         }
-        _ => Ok(()),
+        None => Ok(()),
     }
 }
 

@@ -63,6 +63,7 @@ impl RowJob {
             style: table.fills[*fill].style.clone(),
             max_tokens: table.max_tokens,
             context: None,
+            min_confidence: None,
         };
         CaptionRequest {
             id: 0,

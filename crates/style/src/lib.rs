@@ -5,6 +5,7 @@
 //! definition and postprocesses the generated text.
 
 mod clean;
+mod fill;
 mod folder;
 mod opener;
 mod patch;
@@ -14,6 +15,7 @@ mod sentence;
 mod style;
 mod validate;
 
+pub use fill::{FillDefinition, FillError};
 pub use folder::{FolderError, of_folder};
 pub use patch::StylePatch;
 pub use postprocess::{TextEnding, echoes, postprocess};

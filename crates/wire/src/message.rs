@@ -136,6 +136,9 @@ pub struct OutputSpec {
     /// Facts about the product that an instruction-following model may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub context: Option<String>,
+    /// Confidence below which this caption is `uncertain`, 0..=1; `None`: that of the request.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_confidence: Option<f32>,
 }
 
 /// Answer to a request.

@@ -76,6 +76,7 @@ pub fn run(options: &CaptionArgs) -> Result<bool, String> {
             style,
             max_tokens: options.max_tokens,
             context: options.context.clone(),
+            min_confidence: None,
         })
         .collect();
     let bar = bar(options.pictures.len());

@@ -79,6 +79,7 @@ impl Client {
             style: style.clone(),
             max_tokens: 64,
             context: None,
+            min_confidence: None,
         };
         let request = CaptionRequest {
             id: 1,

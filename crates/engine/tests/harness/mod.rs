@@ -238,7 +238,12 @@ impl Client {
 pub fn bytes(id: u64, styles: &[&str]) -> CaptionRequest {
     let outputs = styles
         .iter()
-        .map(|s| OutputSpec { style: builtin(s).unwrap(), max_tokens: 64, context: None })
+        .map(|s| OutputSpec {
+            style: builtin(s).unwrap(),
+            max_tokens: 64,
+            context: None,
+            min_confidence: None,
+        })
         .collect();
     CaptionRequest {
         id,

@@ -86,7 +86,12 @@ type StyleCaptions = Vec<(String, Result<(String, Option<f32>), Failure>)>;
 fn captions(engine: &Arc<Engine>, styles: &[CaptionStyle]) -> Result<StyleCaptions, String> {
     let outputs = styles
         .iter()
-        .map(|style| OutputSpec { style: style.clone(), max_tokens: DEFAULT_TOKENS, context: None })
+        .map(|style| OutputSpec {
+            style: style.clone(),
+            max_tokens: DEFAULT_TOKENS,
+            context: None,
+            min_confidence: None,
+        })
         .collect();
     let source = PictureSource::Bytes { sha256: None };
     let spec = JobSpec {
