@@ -10,11 +10,8 @@ CREATE FUNCTION caption.grant_to(role regrole, rights text)
                                 '@extschema@.caption_images(text[], text, int), '
                                 '@extschema@.caption_image_json(text, text[], int)';
         editor constant text :=
-            'caption.watch(regclass, text, jsonb, int, boolean, boolean, text, boolean), '
-            'caption.unwatch(regclass, boolean), caption.pause(regclass), '
-            'caption.resume(regclass), caption.retry(regclass), '
-            'caption.recaption(regclass, interval, boolean), '
-            'caption.prune(regclass), caption.is_idle(regclass), caption.texts(regclass)';
+            'caption.watch, caption.unwatch, caption.pause, caption.resume, caption.retry, '
+            'caption.recaption, caption.prune, caption.is_idle, caption.texts';
     BEGIN
         IF rights NOT IN ('caller', 'editor') THEN
             RAISE EXCEPTION 'unknown rights "%"', left(rights, 100)
@@ -26,7 +23,7 @@ CREATE FUNCTION caption.grant_to(role regrole, rights text)
         IF rights = 'editor' THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', editor, role);
             EXECUTE format('GRANT EXECUTE ON PROCEDURE '
-                           'caption.wait(regclass, interval, boolean) TO %s', role);
+                           'caption.wait TO %s', role);
         END IF;
     END
     $$;

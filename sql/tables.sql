@@ -4,16 +4,18 @@
 -- the views show what may be read.
 
 CREATE TABLE caption.watch (
-    relation        regclass PRIMARY KEY,
-    image           name     NOT NULL,
-    fills           jsonb    NOT NULL,
-    keys            name[]   NOT NULL,
-    max_tokens      int      NOT NULL DEFAULT 64,
-    overwrite       boolean  NOT NULL DEFAULT false,
-    on_replica      boolean  NOT NULL DEFAULT false,
-    paused          boolean  NOT NULL DEFAULT false,
-    base_url        text,
-    superuser_since timestamptz
+    relation          regclass PRIMARY KEY,
+    image             name     NOT NULL,
+    fills             jsonb    NOT NULL,
+    keys              name[]   NOT NULL,
+    max_tokens        int      NOT NULL DEFAULT 64,
+    overwrite         boolean  NOT NULL DEFAULT false,
+    on_replica        boolean  NOT NULL DEFAULT false,
+    paused            boolean  NOT NULL DEFAULT false,
+    base_url          text,
+    superuser_since   timestamptz,
+    condition         text,
+    condition_columns name[]
 );
 COMMENT ON TABLE caption.watch IS
     'Watched tables, one per row, written by caption.watch(). '
@@ -35,14 +37,31 @@ COMMENT ON COLUMN caption.watch.on_replica IS
 COMMENT ON COLUMN caption.watch.paused IS
     'Whether filling is suspended; see caption.pause().';
 COMMENT ON COLUMN caption.watch.base_url IS
-    'Base of relative URLs. Read by members of the table''s owner with caption.base_url().';
+    'Base of relative URLs. Shown to members of the table''s owner by caption.watch_option.';
 COMMENT ON COLUMN caption.watch.superuser_since IS
     'When a superuser watched the table, if it has belonged to superusers since. '
     'Other tables of superusers are not filled.';
-GRANT SELECT ON caption.watch TO PUBLIC;
+COMMENT ON COLUMN caption.watch.condition IS
+    'Only rows that satisfy it get captions. '
+    'Shown to members of the table''s owner by caption.watch_option.';
+COMMENT ON COLUMN caption.watch.condition_columns IS
+    'Columns that the condition names.';
+GRANT SELECT (relation, image, fills, keys, max_tokens, overwrite, on_replica, paused,
+              superuser_since)
+    ON caption.watch TO PUBLIC;
 -- pg_dump runs the condition with an empty search_path.
 SELECT pg_extension_config_dump('caption.watch',
                                 'WHERE relation::oid IN (SELECT c.oid FROM pg_catalog.pg_class c)');
+
+CREATE VIEW caption.watch_option WITH (security_barrier) AS
+    SELECT w.relation, w.image, w.fills, w.keys, w.max_tokens, w.overwrite, w.on_replica,
+           w.paused, w.base_url, w.condition
+      FROM caption.watch w
+      JOIN pg_class c ON c.oid = w.relation
+     WHERE pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW caption.watch_option IS
+    'All options of each watch. Visible to members of the table''s owner.';
+GRANT SELECT ON caption.watch_option TO PUBLIC;
 
 CREATE TABLE caption.watch_state (
     relation         oid         PRIMARY KEY,

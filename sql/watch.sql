@@ -1,5 +1,7 @@
 -- Functions that control watches. Each one requires the rights of the table's owner.
 
+-- Without a search_path: names in the condition are those of the caller. The function pins the path
+-- itself.
 CREATE FUNCTION caption.watch(
         relation   regclass,
         image      text    DEFAULT NULL,
@@ -8,21 +10,24 @@ CREATE FUNCTION caption.watch(
         overwrite  boolean DEFAULT NULL,
         on_replica boolean DEFAULT NULL,
         base_url   text    DEFAULT NULL,
+        condition  text    DEFAULT NULL,
         replace    boolean DEFAULT NULL)
     RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'watch_wrapper';
-COMMENT ON FUNCTION caption.watch(regclass, text, jsonb, int, boolean, boolean, text, boolean) IS
+COMMENT ON FUNCTION
+    caption.watch(regclass, text, jsonb, int, boolean, boolean, text, text, boolean) IS
     'Fills empty columns of a table with captions of the images at its URLs: '
     'of existing rows, and of rows written from now on. '
     'fills: columns, each with its style; by default {"alt": "concise", "seo": "seo"}. '
+    'condition: an expression over one row; other rows are left alone. '
     'A call for a watched table changes what it is given. replace: the given fills replace all.';
 
 CREATE FUNCTION caption.unwatch(relation regclass, forget boolean DEFAULT false)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'unwatch_wrapper';
-COMMENT ON FUNCTION caption.unwatch(regclass, boolean) IS
+COMMENT ON FUNCTION caption.unwatch IS
     'Ends a watch and removes its triggers, queue and failures. Written texts stay, and the ledger '
     'of a later watch knows them. forget: it does not; they count as user-edited from then on.';
 
@@ -30,21 +35,21 @@ CREATE FUNCTION caption.pause(relation regclass)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'pause_wrapper';
-COMMENT ON FUNCTION caption.pause(regclass) IS
+COMMENT ON FUNCTION caption.pause IS
     'Stops filling a table. Changed rows are still queued.';
 
 CREATE FUNCTION caption.resume(relation regclass)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'resume_wrapper';
-COMMENT ON FUNCTION caption.resume(regclass) IS
+COMMENT ON FUNCTION caption.resume IS
     'Resumes filling a table.';
 
 CREATE FUNCTION caption.retry(relation regclass)
     RETURNS bigint
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'retry_wrapper';
-COMMENT ON FUNCTION caption.retry(regclass) IS
+COMMENT ON FUNCTION caption.retry IS
     'Queues the failed and the deferred rows of a table again. Returns their number.';
 
 CREATE FUNCTION caption.recaption(
@@ -54,7 +59,7 @@ CREATE FUNCTION caption.recaption(
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'recaption_wrapper';
-COMMENT ON FUNCTION caption.recaption(regclass, interval, boolean) IS
+COMMENT ON FUNCTION caption.recaption IS
     'Captions rows again whose machine-written texts are older than the interval, '
     'if image, model or style have changed since. force: in any case. User-edited texts stay.';
 
@@ -62,16 +67,11 @@ CREATE FUNCTION caption.prune(relation regclass)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'prune_wrapper';
-COMMENT ON FUNCTION caption.prune(regclass) IS
+COMMENT ON FUNCTION caption.prune IS
     'Schedules the removal of orphaned bookkeeping: ledger entries of deleted rows and '
     'resolved failures. Otherwise they are removed within a day.';
 
 REVOKE ALL ON FUNCTION
-    caption.watch(regclass, text, jsonb, int, boolean, boolean, text, boolean),
-    caption.unwatch(regclass, boolean),
-    caption.pause(regclass),
-    caption.resume(regclass),
-    caption.retry(regclass),
-    caption.recaption(regclass, interval, boolean),
-    caption.prune(regclass)
+    caption.watch, caption.unwatch, caption.pause, caption.resume, caption.retry,
+    caption.recaption, caption.prune
     FROM PUBLIC;

@@ -1,5 +1,6 @@
 //! PostgreSQL's facilities as the rest of the extension uses them.
 
+pub mod condition;
 pub mod guc_scope;
 pub mod identity;
 pub mod latch;

@@ -3,6 +3,7 @@
 //! Called by `api::watch`, with a pinned `search_path`. The conditions run in every writer's
 //! session: they are cheap and call PostgreSQL's own operators only.
 
+use crate::pg::condition::RowCondition;
 use crate::pg::report::{optional, spi};
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
@@ -59,6 +60,7 @@ pub struct TriggerSpec<'a> {
     pub keys: &'a [TriggerKey],
     pub overwrite: bool,
     pub on_replica: bool,
+    pub condition: Option<&'a RowCondition>,
 }
 
 /// Drops the extension's triggers of a table.
@@ -78,9 +80,12 @@ pub fn drop(oid: pg_sys::Oid, table: &str) {
 /// Creates the extension's triggers on a table.
 pub fn create(spec: &TriggerSpec<'_>) {
     let table = spec.table;
+    let reads_whole_row = spec.condition.is_some_and(|condition| condition.is_whole_row);
+    // A change of any column may be a change of what the condition says.
+    let limit = if reads_whole_row { String::new() } else { quote_literal(SET_OR_CHANGED) };
     let events = [
         ("INSERT", insert_condition(spec), String::new()),
-        ("UPDATE", update_condition(spec), quote_literal(SET_OR_CHANGED)),
+        ("UPDATE", update_condition(spec), limit),
     ];
     for (trigger, (event, condition, argument)) in TRIGGERS.into_iter().zip(events) {
         spi(Spi::run(&format!(
@@ -96,6 +101,17 @@ pub fn create(spec: &TriggerSpec<'_>) {
         )));
         let comment = quote_literal(COMMENT);
         spi(Spi::run(&format!("COMMENT ON TRIGGER {trigger} ON {table} IS {comment}")));
+    }
+}
+
+/// Has DROP of an object refused that the condition of the watch names, as for any trigger.
+pub fn depend_on_condition(oid: pg_sys::Oid, condition: &RowCondition) {
+    if let Ok(name) = std::ffi::CString::new(TRIGGERS[1]) {
+        // SAFETY: a catalog look-up; the trigger was created in this transaction.
+        condition.record_dependencies(unsafe {
+            pg_sys::CommandCounterIncrement();
+            pg_sys::get_trigger_oid(oid, name.as_ptr(), false)
+        });
     }
 }
 
@@ -122,10 +138,29 @@ fn update_condition(spec: &TriggerSpec<'_>) -> String {
     let some_empty = any(spec.fills.iter().map(|(column, _)| is_empty("NEW", column)));
     let has_url = is_filled("NEW", spec.image);
     let has_text = any(spec.fills.iter().map(|(column, _)| is_filled("NEW", column)));
+    let match_changed = spec.condition.map_or(String::new(), |condition| {
+        match_may_have_changed(condition).map_or(String::new(), |changed| format!(" OR {changed}"))
+    });
     format!(
-        "({url_changed} OR {key_changed} OR {some_empty}) \
+        "({url_changed} OR {key_changed} OR {some_empty}{match_changed}) \
          AND ({has_url} OR {url_changed} AND ({has_text}))"
     )
+}
+
+/// Whether the condition of the watch reads something that changed; it is not evaluated in the
+/// session of the writer. Compared are the stored bytes, for which no type needs an operator.
+/// `None`: it names no column.
+fn match_may_have_changed(condition: &RowCondition) -> Option<String> {
+    if condition.is_whole_row {
+        return Some("pg_catalog.record_image_ne(NEW, OLD)".into());
+    }
+    let row = |row: &str| {
+        let column = |name: &String| format!("{row}.{}", quote_identifier(name));
+        condition.columns.iter().map(column).collect::<Vec<_>>().join(", ")
+    };
+    // As an operator, a dump would show it as one of the columns' types.
+    let differ = || format!("pg_catalog.record_image_ne(ROW({}), ROW({}))", row("NEW"), row("OLD"));
+    (!condition.columns.is_empty()).then(differ)
 }
 
 fn any(conditions: impl Iterator<Item = String>) -> String {

@@ -95,10 +95,7 @@ pub fn check(
                 .into());
         }
         if let Some(code) = foreign_code::find(relation) {
-            return Err(format!(
-                "it belongs to a superuser, and its code does not: {code}; give the table to an \
-                 ordinary role, or the code to a superuser"
-            ));
+            return Err(foreign_problem(&code));
         }
     }
     attribute(relation, url)?;
@@ -137,6 +134,14 @@ pub fn check(
     Ok((fills, key_columns))
 }
 
+/// Why a superuser's table with code of another role is not filled.
+pub fn foreign_problem(code: &str) -> String {
+    format!(
+        "it belongs to a superuser, and its code does not: {code}; give the table to an ordinary \
+         role, or the code to a superuser"
+    )
+}
+
 /// Whether a role is a superuser now.
 pub fn is_superuser(role: u32) -> bool {
     // SAFETY: a catalog look-up in a transaction.
@@ -150,7 +155,7 @@ fn is_key(relation: pg_sys::Oid, keys: &[String]) -> bool {
 }
 
 /// A column that no trigger condition uses: it was renamed to the name of one that they use.
-fn unknown_to_triggers(relation: pg_sys::Oid, columns: &[String]) -> Option<String> {
+pub fn unknown_to_triggers(relation: pg_sys::Oid, columns: &[String]) -> Option<String> {
     let arguments = [relation.into(), columns.to_vec().into()];
     spi(Spi::get_one_with_args(UNKNOWN_TO_TRIGGERS, &arguments))
 }

@@ -36,6 +36,11 @@ impl Definitions {
         TABLES.with(|known| *known.borrow_mut() = tables.map(|oid| (oid, false)).collect());
     }
 
+    /// What a watch names has changed, although its table has not.
+    pub fn note_change(&mut self, table: u32) {
+        TABLES.with(|known| known.borrow_mut().insert(table, true));
+    }
+
     /// Whether a table has changed since.
     pub fn has_changed(&self, table: u32) -> bool {
         TABLES.with(|tables| tables.borrow().get(&table).copied().unwrap_or(false))

@@ -5,7 +5,8 @@ use super::transaction::spi;
 use crate::hooks::enqueue::MAX_KEY_BYTES;
 use crate::pg::identity;
 use pg_caption_queue::{
-    CurrentRow, FillText, KeyColumn, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, WatchedTable,
+    CurrentRow, FillText, KeyColumn, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowMatch,
+    WatchedTable,
 };
 use pg_caption_wire::KnownPicture;
 use pgrx::JsonB;
@@ -167,7 +168,8 @@ fn read(
 ) -> Result<Vec<(String, CurrentRow)>, pgrx::spi::Error> {
     table
         .map(|row| {
-            let current = CurrentRow { url: row.get::<String>(2)?, texts: fill_texts(row.get(3)?) };
+            let (url, texts) = (row.get::<String>(2)?, fill_texts(row.get(3)?));
+            let current = CurrentRow { url, texts, matches: RowMatch::Matching };
             Ok((row.get::<String>(1)?.unwrap_or_default(), current))
         })
         .collect()

@@ -10,6 +10,8 @@ use pgrx::prelude::*;
 /// in `pg_depend`. Functions of `pg_catalog` are not recorded and belong to the bootstrap
 /// superuser.
 ///
+/// What the condition of a watch names is recorded for the trigger of pg_caption.
+///
 /// A trigger's function may belong to a superuser, and its arguments or condition to another role
 /// with the privilege TRIGGER. Its creator is not recorded, so the privilege decides.
 const FOREIGN_CODE: &str = "\
@@ -22,9 +24,11 @@ const FOREIGN_CODE: &str = "\
       ordinary AS (SELECT r.oid, r.rolname FROM pg_catalog.pg_authid r WHERE NOT r.rolsuper), \
       code AS ( \
            SELECT 'pg_catalog.pg_trigger'::regclass::oid AS class, t.oid, \
-                  format('trigger %I', t.tgname) AS name \
+                  CASE WHEN t.tgfoid = 'caption.enqueue()'::regprocedure \
+                       THEN 'the condition of the watch' \
+                       ELSE format('trigger %I', t.tgname) END AS name \
              FROM part p JOIN pg_catalog.pg_trigger t ON t.tgrelid = p.oid \
-            WHERE NOT t.tgisinternal AND t.tgfoid <> 'caption.enqueue()'::regprocedure \
+            WHERE NOT t.tgisinternal \
             UNION ALL \
            SELECT 'pg_catalog.pg_rewrite'::regclass, r.oid, format('rule %I', r.rulename) \
              FROM part p JOIN pg_catalog.pg_rewrite r ON r.ev_class = p.oid \
@@ -48,6 +52,8 @@ const FOREIGN_CODE: &str = "\
            SELECT c.name, d.refclassid AS class, d.refobjid AS oid \
              FROM code c JOIN pg_catalog.pg_depend d \
                ON d.classid = c.class AND d.objid = c.oid \
+              AND (d.refclassid, d.refobjid) <> ('pg_catalog.pg_proc'::regclass, \
+                                                 'caption.enqueue()'::regprocedure) \
             UNION ALL \
            SELECT format('column %I', a.attname), 'pg_catalog.pg_type'::regclass, a.atttypid \
              FROM part p JOIN pg_catalog.pg_attribute a \

@@ -19,11 +19,21 @@ const LOCK_WATCH: &str = "SELECT FROM caption.watch_state t \
 /// could deadlock a session that locks them in another order.
 pub fn lock_table(table: &WatchedTable, definitions: &Definitions, write: bool) -> bool {
     let mode = if write { pg_sys::RowExclusiveLock } else { pg_sys::AccessShareLock };
-    // SAFETY: a lock request that does not wait, in a transaction.
-    let lock = |oid: pg_sys::Oid| unsafe { pg_sys::ConditionalLockRelationOid(oid, mode as i32) };
-    lock(pg_sys::Oid::from(table.oid))
+    lock(pg_sys::Oid::from(table.oid), mode)
         && !definitions.has_changed(table.oid)
-        && definitions::partitions(table).into_iter().all(lock)
+        && definitions::partitions(table).into_iter().all(|partition| lock(partition, mode))
+}
+
+/// Locks a table and its partitions, whether or not its watch is up to date.
+pub fn try_lock(table: &WatchedTable, mode: u32) -> bool {
+    let relations = std::iter::once(pg_sys::Oid::from(table.oid));
+    let mut relations = relations.chain(definitions::partitions(table));
+    relations.all(|relation| lock(relation, mode))
+}
+
+fn lock(relation: pg_sys::Oid, mode: u32) -> bool {
+    // SAFETY: a lock request that does not wait, in a transaction.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, mode as i32) }
 }
 
 /// Locks the watch of a table, before any of its bookkeeping is read or written. `false`: an open

@@ -6,6 +6,7 @@
 //! were in flight when a worker died are still in the queue.
 
 mod checks;
+mod conditions;
 mod definitions;
 mod examine;
 mod foreign_code;

@@ -122,7 +122,7 @@ fn read_watches(store: &mut WorkerStore) -> Option<Vec<pg_caption_queue::Watched
     }
     let watched = store.transaction(|_| tables::begin());
     store.definitions.expect(watched.into_iter());
-    Some(store.transaction(|_| tables::load()))
+    Some(store.transaction(WorkerStore::load_watches))
 }
 
 fn settle(worker: &mut QueueWorker, store: &mut WorkerStore, now: Instant) {

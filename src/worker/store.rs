@@ -2,6 +2,7 @@
 //! SQL; `pg_caption_queue` decides what is read when, and what becomes of it. All within the
 //! transaction that [`WorkerStore::transaction`] begins.
 
+use super::conditions::{self, CheckedConditions, ConditionProblem, OwnerCode};
 use super::definitions::Definitions;
 use super::locks::{lock_table, lock_watch};
 use super::owner_settings::OwnerSettings;
@@ -47,6 +48,7 @@ pub struct WorkerStore {
     lock_timeouts: LockTimeouts,
     runaway: RunawayRows,
     owner_settings: OwnerSettings,
+    conditions: CheckedConditions,
     pub definitions: Definitions,
 }
 
@@ -58,6 +60,7 @@ impl WorkerStore {
             lock_timeouts: LockTimeouts::default(),
             runaway: RunawayRows::new(database),
             owner_settings: OwnerSettings::default(),
+            conditions: CheckedConditions::default(),
             definitions: Definitions::listen(),
         }
     }
@@ -74,6 +77,46 @@ impl WorkerStore {
             pgrx::error!("pg_caption: another worker has taken the lease of this database");
         }
         result
+    }
+
+    /// Reads the watches and checks them; in a transaction.
+    pub fn load_watches(&mut self) -> Vec<WatchedTable> {
+        self.conditions.forget();
+        let WorkerStore { session, owner_settings, conditions, .. } = self;
+        tables::load(conditions, &mut OwnerCode { session, owner_settings })
+    }
+
+    /// Whether the condition of a locked table may be evaluated. Otherwise its watch is read again,
+    /// and left out with the reason.
+    fn has_usable_condition(&mut self, table: &WatchedTable) -> bool {
+        let WorkerStore { session, owner_settings, conditions, definitions, .. } = self;
+        match conditions.require(table, &mut OwnerCode { session, owner_settings }) {
+            Ok(()) => true,
+            Err(ConditionProblem::Passing) => false,
+            Err(ConditionProblem::Final(_)) => {
+                definitions.note_change(table.oid);
+                false
+            }
+        }
+    }
+
+    /// Evaluates the condition of a locked table for rows that were read.
+    fn judge(
+        &mut self,
+        table: &WatchedTable,
+        rows: &mut [(String, CurrentRow)],
+    ) -> Result<(), TableBusy> {
+        if !self.has_usable_condition(table) {
+            return Err(TableBusy);
+        }
+        let WorkerStore { session, owner_settings, definitions, .. } = self;
+        let mut broken = false;
+        let code = &mut OwnerCode { session, owner_settings };
+        conditions::judge(table, rows, code, &mut broken).inspect_err(|_| {
+            if broken {
+                definitions.note_change(table.oid);
+            }
+        })
     }
 }
 
@@ -121,7 +164,8 @@ impl QueueStore for WorkerStore {
         let mut limit = limit as i64;
         loop {
             match attempt_in_time(|| examine::chunk(table, after, limit)) {
-                Ok(rows) => {
+                Ok(mut rows) => {
+                    self.judge(table, &mut rows)?;
                     // The table can be read again.
                     tables::set_problem(pg_sys::Oid::from(table.oid), None);
                     return Ok(BackfillChunk { ended: (rows.len() as i64) < limit, rows });
@@ -164,6 +208,7 @@ impl QueueStore for WorkerStore {
                 }
             }
         }
+        self.judge(table, &mut rows)?;
         for (key, raised) in unreadable {
             record_unreadable(&RowKey { relation: table.oid, key }, raised);
         }
@@ -175,7 +220,9 @@ impl QueueStore for WorkerStore {
     }
 
     fn may_write(&mut self, table: &WatchedTable) -> bool {
-        lock_table(table, &self.definitions, true) && lock_watch(table)
+        lock_table(table, &self.definitions, true)
+            && lock_watch(table)
+            && self.has_usable_condition(table)
     }
 
     fn write(&mut self, settlement: &Settlement<'_>) -> RowResult {
@@ -215,7 +262,9 @@ impl QueueStore for WorkerStore {
         table: &WatchedTable,
         keys: &[String],
     ) -> Result<RowsRead, ReadError> {
-        prune::existing_rows(table, keys)
+        let mut read = prune::existing_rows(table, keys)?;
+        self.judge(table, &mut read.rows)?;
+        Ok(read)
     }
 
     fn prune(&mut self, table: &WatchedTable, step: &PruneStep) {

@@ -1,6 +1,7 @@
 //! The watched tables of a database, checked against the catalogs each time they are read.
 
 use super::checks::{UncheckedWatch, check, is_superuser};
+use super::conditions::{CheckedConditions, OwnerCode};
 use super::rescan;
 use super::transaction::{attempt, spi};
 use crate::pg::table::BOOKKEEPING;
@@ -34,7 +35,8 @@ const WATCHES: &str = "SELECT w.relation::oid, \
            c.relowner, w.image::text, w.fills, w.keys::text[], w.max_tokens, w.overwrite, \
            w.paused, t.backfill_after::text, coalesce(t.backfill_done, false), \
            coalesce(t.backfill_run, 0), to_jsonb(t.recaption_before)#>>'{}', \
-           (extract(epoch FROM w.superuser_since) * 1000)::int8, w.base_url \
+           (extract(epoch FROM w.superuser_since) * 1000)::int8, w.base_url, \
+           w.condition \
       FROM caption.watch w \
       JOIN pg_catalog.pg_class c ON c.oid = w.relation \
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -103,7 +105,7 @@ pub fn begin() -> Vec<u32> {
 
 /// All watches of this database. A watch that fails a check is left out, with the reason in its
 /// state.
-pub fn load() -> Vec<WatchedTable> {
+pub fn load(conditions: &mut CheckedConditions, code: &mut OwnerCode<'_>) -> Vec<WatchedTable> {
     let mut watched = Vec::new();
     for (oid, mut watch) in read() {
         forget_superuser(oid, &mut watch);
@@ -115,12 +117,17 @@ pub fn load() -> Vec<WatchedTable> {
         }
         match check(oid, &watch) {
             Ok((fills, keys)) => {
+                let url = quote_identifier(&watch.url);
+                let table = WatchedTable { url, fills, keys, ..watch.watched };
+                if let Err(problem) = conditions.check_early(&table, code) {
+                    stop(oid, &table.name, problem);
+                    continue;
+                }
                 // Unreadable rows stay the problem until the stopped backfill has read them.
-                if watch.watched.backfill_done {
+                if table.backfill_done {
                     set_problem(oid, None);
                 }
-                let url = quote_identifier(&watch.url);
-                watched.push(WatchedTable { url, fills, keys, ..watch.watched });
+                watched.push(table);
             }
             Err(problem) => stop(oid, &watch.watched.name, problem),
         }
@@ -160,6 +167,7 @@ fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
                     owner: row.get::<pg_sys::Oid>(3)?.unwrap_or(pg_sys::InvalidOid).to_u32(),
                     url: String::new(),
                     base_url: row.get(15)?,
+                    condition: row.get(16)?,
                     fills: Vec::new(),
                     keys: Vec::new(),
                     max_tokens: row.get::<i32>(7)?.unwrap_or(64) as u32,

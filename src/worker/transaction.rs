@@ -140,6 +140,14 @@ pub fn attempt_in_time<R>(body: impl FnOnce() -> R) -> Result<R, RaisedError> {
     attempt(|| within_limits(body))
 }
 
+/// [`attempt`], which changes nothing.
+///
+/// # Errors
+/// As [`attempt`].
+pub fn rehearse<R>(body: impl FnOnce() -> R) -> Result<R, RaisedError> {
+    subtransaction(false, body)
+}
+
 /// [`attempt_in_time`], which changes nothing.
 ///
 /// # Errors

@@ -1,6 +1,7 @@
 //! Writes texts into a row, in one subtransaction: lock and read the row, carry out the plan made
 //! from it, update the ledger.
 
+use super::conditions::{self, OwnerCode};
 use super::owner_settings::OwnerSettings;
 use super::planning::{LockTimeouts, SessionSettings};
 use super::runaway::RunawayRows;
@@ -8,7 +9,7 @@ use super::transaction::{RaisedError, attempt_in_time, rehearse_in_time, spi};
 use super::{examine, memory_limit, record};
 use crate::pg::identity;
 use pg_caption_queue::{
-    CurrentRow, RefusalKind, RowJob, RowPlan, RowResult, RowState, RowUpdate, Settlement,
+    CurrentRow, RefusalKind, RowJob, RowMatch, RowPlan, RowResult, RowState, RowUpdate, Settlement,
     StoredRow, WatchedTable,
 };
 use pg_caption_wire::{Failure, FailureClass};
@@ -169,10 +170,19 @@ fn lock_and_write<'a>(
 ) -> RowPlan<'a> {
     let (table, job) = (settlement.table(), settlement.job());
     let owner = identity::as_owner(pg_sys::Oid::from(table.owner));
-    let Some(current) = lock(table, job) else {
+    let Some(mut current) = lock(table, job) else {
         let is_locked = exists(table, job);
         return settlement.plan(if is_locked { RowState::Locked } else { RowState::Gone });
     };
+    let mut code = OwnerCode { session, owner_settings };
+    match conditions::judge_locked(table, &job.row.key, &mut code) {
+        Ok(matches) => current.matches = matches,
+        Err(raised) if raised.is_lock() => return settlement.plan(RowState::Blocked),
+        Err(raised) => {
+            let (failure, kind) = (conditions::failure(&raised), refusal_kind(&raised));
+            return settlement.plan(RowState::Refused { failure: &failure, kind });
+        }
+    }
     let plan = settlement.plan(RowState::Current(&current));
     let RowPlan::Write(update, _) = &plan else { return plan };
     let stored = if update.changes_row() {
@@ -196,6 +206,7 @@ fn lock(table: &WatchedTable, job: &RowJob) -> Option<CurrentRow> {
             Some(row) => Ok::<_, pgrx::spi::Error>(Some(CurrentRow {
                 url: row.get(1)?,
                 texts: examine::fill_texts(row.get(2)?),
+                matches: RowMatch::Matching,
             })),
             None => Ok(None),
         }

@@ -296,6 +296,7 @@ mod tests {
             recaption: false,
             validators: None,
             known: None,
+            refused: None,
             attempts: 0,
             trial: EngineTrial::default(),
         };

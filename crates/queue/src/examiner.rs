@@ -4,7 +4,7 @@
 use crate::base_url::resolve_url;
 use crate::job::needed_fills;
 use crate::store::{QueueStore, TableBusy};
-use crate::{CurrentRow, InFlight, PageId, RowJob, RowKey, WatchedTable};
+use crate::{CurrentRow, InFlight, PageId, RowJob, RowKey, RowMatch, WatchedTable};
 use std::collections::HashSet;
 
 /// Everything needed to examine rows, within one transaction.
@@ -51,12 +51,15 @@ impl<S: QueueStore> RowExaminer<'_, S> {
             }
             let fills = needed_fills(table, &current, &past.ledger, past.recaption);
             let row = RowKey { relation: table.oid, key };
-            if fills.is_empty() {
+            if fills.is_empty() || current.matches == RowMatch::Excluded {
                 continue;
             }
             let url = current.url.unwrap_or_default();
             if self.in_flight.claim(&row, page) {
                 let mut job = past.job(row, page, (url, fills), (table, &current.texts));
+                if let RowMatch::Raised(failure) = current.matches {
+                    job.refused = Some(failure);
+                }
                 job.resolved = table.base_url.as_ref().map(|base| resolve_url(base, &job.url));
                 jobs.push(job);
             } else {

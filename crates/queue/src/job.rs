@@ -2,7 +2,9 @@
 
 use crate::ledger::{is_machine_written, is_withdrawn, noted, request_digest};
 use crate::{EngineTrial, PageId, RowKey, WatchedTable};
-use pg_caption_wire::{CaptionRequest, ImageSource, KnownPicture, MAX_URL_BYTES, OutputSpec};
+use pg_caption_wire::{
+    CaptionOutcome, CaptionRequest, Failure, ImageSource, KnownPicture, MAX_URL_BYTES, OutputSpec,
+};
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -33,6 +35,8 @@ pub struct RowJob {
     /// The engine may answer "unchanged" for this picture: no text is missing, and each was
     /// requested as it is now.
     pub known: Option<KnownPicture>,
+    /// Why nothing is requested: the condition of the watch cannot be evaluated for this row.
+    pub refused: Option<Failure>,
     /// Charged attempts.
     pub attempts: i32,
     /// Engines lost while its picture ran.
@@ -43,6 +47,15 @@ impl RowJob {
     /// Whether the row has no URL: nothing is requested, machine-written texts are removed.
     pub fn is_removal(&self) -> bool {
         self.url.is_empty()
+    }
+
+    /// The answer to a job that needs no request.
+    pub fn immediate_answer(&self) -> Option<CaptionOutcome> {
+        match &self.refused {
+            Some(failure) => Some(CaptionOutcome::Failed(failure.clone())),
+            // Not used: the texts are removed.
+            None => self.is_removal().then_some(CaptionOutcome::Unchanged),
+        }
     }
 
     /// The address that is fetched.
@@ -85,6 +98,20 @@ pub struct CurrentRow {
     pub url: Option<String>,
     /// Its texts, in the order of the watch's fills.
     pub texts: Vec<FillText>,
+    /// Whether it satisfies the condition of the watch.
+    pub matches: RowMatch,
+}
+
+/// Whether a row satisfies the condition of its watch.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub enum RowMatch {
+    /// It does, or the watch has no condition.
+    #[default]
+    Matching,
+    /// The condition is false or NULL: the row keeps its texts.
+    Excluded,
+    /// The condition raised an error.
+    Raised(Failure),
 }
 
 /// Characters of a URL that are read. One more than the longest valid URL, so that a longer one is
@@ -226,6 +253,7 @@ impl RowHistory {
             recaption: self.recaption,
             validators,
             known,
+            refused: None,
             attempts: self.attempts,
             trial: EngineTrial::default(),
         }

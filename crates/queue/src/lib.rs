@@ -25,7 +25,9 @@ pub use base_url::{BaseUrlError, check_base_url, resolve_url};
 pub use engine_loss::{EngineLoss, EngineTrial, RequestWork};
 pub use in_flight::{AckedPages, PageId, RowKey};
 use in_flight::{InFlight, PageOrigin};
-pub use job::{CurrentRow, FillText, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowJob};
+pub use job::{
+    CurrentRow, FillText, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowJob, RowMatch,
+};
 pub use limits::WorkerLimits;
 pub use plan::{RefusalKind, RetryPolicy, RowOutcome, RowPlan, RowResult, RowState, Settlement};
 pub use prune::{PruneCursor, PrunePage, PruneStep, PruneTarget, RowsRead};

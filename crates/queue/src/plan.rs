@@ -223,7 +223,8 @@ impl RowPlan<'_> {
 /// # use pg_caption_wire::CaptionOutcome;
 /// # let table = WatchedTable {
 /// #     oid: 1, name: "ONLY public.p".into(), owner: 10, url: "image_url".into(),
-/// #     base_url: None, fills: Vec::new(), keys: Vec::new(), max_tokens: 64, overwrite: false,
+/// #     base_url: None, condition: None,
+/// #     fills: Vec::new(), keys: Vec::new(), max_tokens: 64, overwrite: false,
 /// #     paused: false,
 /// #     backfill_run: 1, backfill_after: None, backfill_done: true, recaption_before: None,
 /// # };
@@ -231,7 +232,7 @@ impl RowPlan<'_> {
 /// #     row: RowKey { relation: 1, key: "[\"1\"]".into() }, page: None, url: "u".into(),
 /// #     resolved: None,
 /// #     fills: Vec::new(), ledger: Default::default(), recaption: true, validators: None,
-/// #     known: None, attempts: 0, trial: Default::default(),
+/// #     known: None, refused: None, attempts: 0, trial: Default::default(),
 /// # };
 /// let retry = RetryPolicy { max_attempts: 5, jitter: 0.5 };
 /// let settlement = Settlement::new(&table, &job, &CaptionOutcome::Unchanged, retry);

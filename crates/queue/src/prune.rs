@@ -8,7 +8,7 @@
 
 use crate::job::needed_fills;
 use crate::store::{QueueStore, ReadError};
-use crate::{CurrentRow, WatchedTable};
+use crate::{CurrentRow, RowMatch, WatchedTable};
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 
@@ -121,7 +121,8 @@ pub fn batch<S: QueueStore>(
         Some(current) => {
             let past = history.get(*key).cloned().unwrap_or_default();
             target == PruneTarget::Failures
-                && needed_fills(table, current, &past.ledger, past.recaption).is_empty()
+                && (current.matches == RowMatch::Excluded
+                    || needed_fills(table, current, &past.ledger, past.recaption).is_empty())
         }
     };
     let obsolete: Vec<String> = keys.iter().filter(is_obsolete).cloned().collect();

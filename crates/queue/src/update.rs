@@ -2,7 +2,7 @@
 
 use crate::job::{hash, needed_fills};
 use crate::ledger::{is_machine_written, ledger_entry};
-use crate::{CurrentRow, FillText, Settlement};
+use crate::{CurrentRow, FillText, RowMatch, Settlement};
 use pg_caption_wire::{CaptionOutcome, CaptionOutput, WrittenCaption};
 use serde_json::{Map, Value};
 
@@ -65,6 +65,9 @@ impl<'a> RowUpdate<'a> {
         let Settlement { table, job, texts, outdated, .. } = settlement;
         if current.url.as_deref().unwrap_or_default() != job.url {
             // The trigger has queued the new URL.
+            return None;
+        }
+        if current.matches != RowMatch::Matching {
             return None;
         }
         let needed = needed_fills(table, current, &job.ledger, job.recaption);

@@ -34,6 +34,9 @@ pub struct WatchedTable {
     pub url: String,
     /// Base of relative URLs.
     pub base_url: Option<String>,
+    /// Only rows that satisfy it get captions: an expression over the row, which
+    /// [`crate::QueueStore`] evaluates.
+    pub condition: Option<String>,
     /// Columns to fill.
     pub fills: Vec<WatchFill>,
     /// Key columns.
@@ -59,6 +62,7 @@ impl WatchedTable {
     pub fn is_like(&self, other: &WatchedTable) -> bool {
         (&self.name, self.owner, &self.url, &self.base_url, &self.fills, &self.keys)
             == (&other.name, other.owner, &other.url, &other.base_url, &other.fills, &other.keys)
+            && self.condition == other.condition
             && (self.max_tokens, self.overwrite, self.paused, self.backfill_run)
                 == (other.max_tokens, other.overwrite, other.paused, other.backfill_run)
     }

@@ -1,8 +1,8 @@
 //! Plans for rows, one rule per test.
 
 use pg_caption_queue::{
-    CurrentRow, FillText, LedgerChange, RefusalKind, RetryPolicy, RowJob, RowKey, RowOutcome,
-    RowPlan, RowState, Settlement, StoredRow, WatchFill, WatchedTable,
+    CurrentRow, FillText, LedgerChange, RefusalKind, RetryPolicy, RowJob, RowKey, RowMatch,
+    RowOutcome, RowPlan, RowState, Settlement, StoredRow, WatchFill, WatchedTable,
 };
 use pg_caption_style::builtin;
 use pg_caption_wire::{
@@ -25,6 +25,7 @@ fn table() -> WatchedTable {
         owner: 10,
         url: "image_url".into(),
         base_url: None,
+        condition: None,
         fills: vec![fill("alt", "concise"), fill("seo", "seo")],
         keys: Vec::new(),
         max_tokens: 64,
@@ -50,6 +51,7 @@ fn job(noted_url: &str) -> RowJob {
             recaption: false,
             validators: None,
             known: None,
+            refused: None,
             attempts: 0,
             trial: Default::default(),
         };
@@ -70,7 +72,8 @@ fn job(noted_url: &str) -> RowJob {
 }
 
 fn row(url: &str, texts: [Option<&str>; 2]) -> CurrentRow {
-    CurrentRow { url: Some(url.into()), texts: texts.map(FillText::of).into() }
+    let texts = texts.map(FillText::of).into();
+    CurrentRow { url: Some(url.into()), texts, matches: RowMatch::Matching }
 }
 
 fn done(outputs: &[Result<&str, &str>]) -> CaptionOutcome {
@@ -187,6 +190,18 @@ fn row_without_url_loses_machine_written_texts_only() {
     let changed = current(Some(URL));
     let plan = settlement.plan(RowState::Current(&changed));
     assert!(matches!(plan, RowPlan::Record(RowOutcome::Done)), "{plan:?}");
+}
+
+#[test]
+fn excluded_row_keeps_its_texts() {
+    let (table, answer) = (table(), done(&[Ok("new"), Ok("new")]));
+    for job in [job("https://host/0.jpg"), RowJob { url: String::new(), ..job(URL) }] {
+        let settlement = Settlement::new(&table, &job, &answer, RETRY);
+        let current =
+            CurrentRow { matches: RowMatch::Excluded, ..row(&job.url, [Some("old"), Some("old")]) };
+        let plan = settlement.plan(RowState::Current(&current));
+        assert!(matches!(plan, RowPlan::Record(RowOutcome::Done)), "{plan:?}");
+    }
 }
 
 #[test]

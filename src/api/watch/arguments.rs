@@ -19,6 +19,7 @@ pub struct RawArguments<'a> {
     pub overwrite: Option<bool>,
     pub on_replica: Option<bool>,
     pub base_url: Option<&'a str>,
+    pub condition: Option<&'a str>,
     pub replace: Option<bool>,
 }
 
@@ -35,6 +36,8 @@ pub struct WatchOptions {
     pub overwrite: bool,
     pub on_replica: bool,
     pub base_url: Option<String>,
+    /// As the user wrote it if it is new, else as it is stored.
+    pub condition: Option<String>,
 }
 
 impl Default for WatchOptions {
@@ -47,6 +50,7 @@ impl Default for WatchOptions {
             overwrite: false,
             on_replica: false,
             base_url: None,
+            condition: None,
         }
     }
 }
@@ -61,6 +65,8 @@ pub struct WatchArguments {
     on_replica: Option<bool>,
     /// Empty: none.
     base_url: Option<String>,
+    /// Blank: none.
+    condition: Option<String>,
     replace: bool,
 }
 
@@ -87,6 +93,7 @@ impl From<RawArguments<'_>> for WatchArguments {
             overwrite: raw.overwrite,
             on_replica: raw.on_replica,
             base_url: raw.base_url.map(parse_base_url),
+            condition: raw.condition.map(str::to_owned),
             replace: raw.replace.unwrap_or(false),
         }
     }
@@ -103,6 +110,7 @@ impl WatchArguments {
             Some(fills) => merged(before.fills, fills),
         };
         let base_url = self.base_url.clone().or(before.base_url).filter(|base| !base.is_empty());
+        let condition = self.condition.clone().or(before.condition);
         WatchOptions {
             image: self.image.clone().unwrap_or(before.image),
             fills,
@@ -110,7 +118,13 @@ impl WatchArguments {
             overwrite: self.overwrite.unwrap_or(before.overwrite),
             on_replica: self.on_replica.unwrap_or(before.on_replica),
             base_url,
+            condition: condition.filter(|text| !text.trim().is_empty()),
         }
+    }
+
+    /// Whether the condition is a new one, written by the caller.
+    pub fn has_condition(&self) -> bool {
+        self.condition.is_some()
     }
 }
 

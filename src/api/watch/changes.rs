@@ -26,6 +26,8 @@ fn changes(before: &WatchOptions, after: &WatchOptions) -> Vec<String> {
     note("on_replica", before.on_replica.to_string(), after.on_replica.to_string());
     let base = |options: &WatchOptions| options.base_url.clone().unwrap_or("none".into());
     note("base_url", base(before), base(after));
+    let condition = |options: &WatchOptions| options.condition.clone().unwrap_or("none".into());
+    note("condition", condition(before), condition(after));
     for (column, style) in &after.fills {
         match before.fills.iter().find(|(known, _)| known == column) {
             None => changes.push(format!("column \"{column}\" is filled with style {style}")),

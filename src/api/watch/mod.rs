@@ -6,16 +6,20 @@
 
 mod arguments;
 mod changes;
+mod condition;
 mod control;
 mod plan;
 mod register;
 
+use crate::pg::condition::ConditionSource;
+use crate::pg::guc_scope::{GucScope, current};
 use crate::pg::latest_snapshot::LatestSnapshot;
 use crate::{hooks::enqueue, pg::table, pg::triggers, shared};
 use arguments::{RawArguments, WatchArguments, WatchOptions};
 use pgrx::AnyElement;
 use pgrx::prelude::*;
 use plan::WatchPlan;
+use std::ffi::CStr;
 
 /// `caption.watch(…)`.
 #[pg_extern(sql = false, volatile)]
@@ -28,9 +32,14 @@ fn watch(
     overwrite: Option<bool>,
     on_replica: Option<bool>,
     base_url: Option<&str>,
+    condition: Option<&str>,
     replace: Option<bool>,
 ) {
     shared::require_ready();
+    // The condition is looked up in the caller's path, everything else in this one.
+    let caller_path = current(c"search_path", CStr::to_owned);
+    let pinned = GucScope::sealed();
+    pinned.set(c"search_path", c"pg_catalog, pg_temp");
     require_writable();
     let arguments = WatchArguments::from(RawArguments {
         relation,
@@ -40,6 +49,7 @@ fn watch(
         overwrite,
         on_replica,
         base_url,
+        condition,
         replace,
     });
     // Before the table is described: it keeps its name, columns and owner from here on.
@@ -47,15 +57,25 @@ fn watch(
     let _snapshot = LatestSnapshot::push();
     let before = register::options(arguments.relation);
     let kept = before.clone().map(|before| without_dropped(arguments.relation, before));
-    let options = arguments.options(kept);
-    let plan = WatchPlan::new(arguments.relation, &options);
+    let mut options = arguments.options(kept);
+    let source = match arguments.has_condition() {
+        true => ConditionSource::User { search_path: &caller_path },
+        false => ConditionSource::Stored,
+    };
+    let plan = WatchPlan::new(arguments.relation, &options, source);
     triggers::drop(plan.table.oid, &plan.table.name);
     triggers::create(&plan.triggers());
+    if let Some(condition) = &plan.condition {
+        triggers::depend_on_condition(plan.table.oid, condition);
+    }
     register::register(&plan);
     enqueue::announce_at_commit();
+    let (name, condition) = (plan.table.name.clone(), plan.condition.map(|found| found.text));
     if let Some(before) = before {
-        changes::report(&plan.table.name, &before, &options);
+        options.condition = condition;
+        changes::report(&name, &before, &options);
     }
+    drop(pinned);
 }
 
 /// Leaves out the fills of columns that the table no longer has.

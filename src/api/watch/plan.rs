@@ -3,7 +3,9 @@
 //! Called by `watch`, with the caller's rights. Raises errors and warnings, changes nothing.
 
 use super::arguments::WatchOptions;
+use super::condition;
 use crate::api::style;
+use crate::pg::condition::{ConditionSource, RowCondition};
 use crate::pg::report::{refuse, warn};
 use crate::pg::table::{self, ColumnDescription, TableDescription};
 use crate::pg::table_key;
@@ -17,11 +19,18 @@ pub struct WatchPlan<'a> {
     /// Columns of the key.
     pub keys: Vec<String>,
     trigger_keys: Vec<TriggerKey>,
+    /// The condition of the watch.
+    pub condition: Option<RowCondition>,
 }
 
 impl<'a> WatchPlan<'a> {
     /// Raises if the table cannot be watched with these arguments.
-    pub fn new(relation: pg_sys::Oid, options: &'a WatchOptions) -> WatchPlan<'a> {
+    /// `source`: how the condition was written.
+    pub fn new(
+        relation: pg_sys::Oid,
+        options: &'a WatchOptions,
+        source: ConditionSource<'_>,
+    ) -> WatchPlan<'a> {
         let table = table::describe(relation);
         require_watchable(&table);
         table::require_ownership(&table);
@@ -39,7 +48,9 @@ impl<'a> WatchPlan<'a> {
         };
         let trigger_keys = keys.iter().map(key_column).collect();
         require_unkeyed(options, &keys);
-        WatchPlan { options, table, keys, trigger_keys }
+        let condition = options.condition.as_deref();
+        let condition = condition.map(|text| condition::require(&table, text, source));
+        WatchPlan { options, table, keys, trigger_keys, condition }
     }
 
     /// The triggers of the table.
@@ -52,6 +63,7 @@ impl<'a> WatchPlan<'a> {
             keys: &self.trigger_keys,
             overwrite: self.options.overwrite,
             on_replica: self.options.on_replica,
+            condition: self.condition.as_ref(),
         }
     }
 }

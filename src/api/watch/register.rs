@@ -13,14 +13,15 @@ use serde_json::Value;
 const INSERT_WATCH: &str = "\
     INSERT INTO caption.watch \
            (relation, image, fills, keys, max_tokens, overwrite, on_replica, base_url, \
-            superuser_since) \
-    SELECT $1::regclass, $2::name, $3, $4::name[], $5, $6, $7, $9, \
+            condition, condition_columns, superuser_since) \
+    SELECT $1::regclass, $2::name, $3, $4::name[], $5, $6, $7, $9, $10, $11::name[], \
            CASE WHEN r.rolsuper THEN clock_timestamp() END \
       FROM pg_roles r WHERE r.oid = $8 \
     ON CONFLICT (relation) DO UPDATE \
        SET image = excluded.image, fills = excluded.fills, keys = excluded.keys, \
            max_tokens = excluded.max_tokens, overwrite = excluded.overwrite, \
            on_replica = excluded.on_replica, base_url = excluded.base_url, \
+           condition = excluded.condition, condition_columns = excluded.condition_columns, \
            superuser_since = excluded.superuser_since, \
            paused = false";
 
@@ -34,7 +35,8 @@ const RESTART_BACKFILL: &str = "\
            backfilled = 0, problem = NULL";
 
 const OPTIONS: &str = "\
-    SELECT w.image::text, w.fills, w.max_tokens, w.overwrite, w.on_replica, w.base_url \
+    SELECT w.image::text, w.fills, w.max_tokens, w.overwrite, w.on_replica, w.base_url, \
+           w.condition \
       FROM caption.watch w WHERE w.relation = $1";
 
 /// The options of an existing watch; `None`: the table is not watched.
@@ -54,6 +56,7 @@ pub fn options(relation: pg_sys::Oid) -> Option<WatchOptions> {
             overwrite: row.get(4)?.unwrap_or_default(),
             on_replica: row.get(5)?.unwrap_or_default(),
             base_url: row.get(6)?,
+            condition: row.get(7)?,
         }))
     }))
 }
@@ -76,6 +79,8 @@ pub fn register(plan: &WatchPlan<'_>) {
             options.on_replica.into(),
             table.owner.into(),
             options.base_url.clone().into(),
+            plan.condition.as_ref().map(|condition| condition.text.clone()).into(),
+            plan.condition.as_ref().map(|condition| condition.columns.clone()).into(),
         ],
     ));
     spi(Spi::run_with_args(RESTART_BACKFILL, &[table.oid.into()]));

@@ -51,7 +51,7 @@ pub struct WatchTarget {
     columns: Vec<KeyColumn>,
     /// The column of the image.
     image: NonZeroUsize,
-    /// Columns whose change concerns the queue: image, key, fills.
+    /// Columns whose change concerns the queue: image, key, fills, and those of the condition.
     compared: Vec<NonZeroUsize>,
     /// The settings that the text of a column depends on: a bit for each of [`PINNED`].
     pinned: u8,
@@ -66,7 +66,7 @@ pub struct UpdatedRow {
 }
 
 /// Whether an UPDATE concerns the queue: it sets the image, perhaps to what it was, or it changed
-/// image, key or a fill. The trigger's condition alone also holds for a row with an empty fill.
+/// one of the compared columns. The trigger's condition alone also holds for a row with an empty fill.
 /// Virtual columns have no values to compare: they count as changed.
 ///
 /// # Safety
@@ -221,7 +221,7 @@ fn pin_settings(pinned: u8) -> Option<GucScope> {
 pub fn find_target(oid: pg_sys::Oid, relation: &PgRelation) -> RelationTarget {
     let _extension = identity::as_extension();
     let Some(watch) = find_watch(oid) else { return RelationTarget::Unwatched };
-    let WatchColumns { table, image, keys, fills } = watch;
+    let WatchColumns { table, image, keys, fills, condition } = watch;
     let description = relation.tuple_desc();
     let column = |name: &str| {
         description.iter().find(|column| !column.attisdropped && column.name() == name)
@@ -238,7 +238,8 @@ pub fn find_target(oid: pg_sys::Oid, relation: &PgRelation) -> RelationTarget {
         .collect::<Option<Vec<_>>>();
     match (columns, number(&image)) {
         (Some(columns), Some(image)) => {
-            let others = keys.iter().chain(&fills).filter_map(|name| number(name));
+            let others =
+                keys.iter().chain(&fills).chain(&condition).filter_map(|name| number(name));
             let compared = std::iter::once(image).chain(others).collect();
             RelationTarget::Watched(WatchTarget { table, columns, image, compared, pinned })
         }
@@ -252,6 +253,8 @@ struct WatchColumns {
     image: String,
     keys: Vec<String>,
     fills: Vec<String>,
+    /// Columns that the condition names.
+    condition: Vec<String>,
 }
 
 /// A key column, and the settings that its text depends on.
@@ -276,7 +279,8 @@ fn classify(attribute: &pg_sys::FormData_pg_attribute) -> Option<(KeyColumn, u8)
 const FIND_WATCH: &CStr = c"\
     SELECT w.relation::pg_catalog.oid::pg_catalog.text, \
            pg_catalog.to_json(w.keys)::pg_catalog.text, \
-           w.image::pg_catalog.text, w.fills::pg_catalog.text \
+           w.image::pg_catalog.text, w.fills::pg_catalog.text, \
+           pg_catalog.to_json(w.condition_columns)::pg_catalog.text \
       FROM caption.watch w \
      WHERE w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1 \
         OR w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) ANY \
@@ -321,6 +325,9 @@ fn find_watch(oid: pg_sys::Oid) -> Option<WatchColumns> {
                 image: text(3)?,
                 keys: serde_json::from_str(&text(2)?).ok()?,
                 fills: fills.into_iter().map(|(column, _)| column).collect(),
+                condition: text(5)
+                    .and_then(|columns| serde_json::from_str(&columns).ok())
+                    .unwrap_or_default(),
             })
         }
     })

@@ -6,6 +6,7 @@ mod capacity;
 mod caption_image;
 mod caption_images;
 mod catalogue;
+mod conditions;
 mod confinement;
 mod copies;
 mod crashes;

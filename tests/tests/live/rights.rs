@@ -10,10 +10,7 @@ fn shop<'a>(cluster: &'a TestCluster, web: &TestServer) -> (TestDatabase<'a>, Te
     let mut session = db.session();
     let role = format!("owner_{}", session.text("SELECT current_database()"));
     session.run(&format!("CREATE ROLE {role}; GRANT CREATE ON SCHEMA public TO {role}"));
-    session.run(&format!(
-        "GRANT EXECUTE ON FUNCTION caption.watch(regclass, text, jsonb, int, boolean, \
-         boolean, text, boolean) TO {role}"
-    ));
+    session.run(&format!("GRANT EXECUTE ON FUNCTION caption.watch TO {role}"));
     session.run(&format!("SET ROLE {role}"));
     session.run(
         "CREATE TABLE products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, image_url text, \

@@ -68,9 +68,13 @@ impl QueueWorker {
             |old: &RowJob| old.page.is_none() && jobs.iter().any(|job| job.row == old.row);
         self.locked.retain(|locked| !is_replaced(&locked.completed.job));
         self.completed.retain(|completed| !is_replaced(&completed.job));
-        let (removals, requests): (Vec<_>, Vec<_>) = jobs.into_iter().partition(RowJob::is_removal);
-        // Nothing is requested for them: the answer is not used.
-        self.complete(removals.into_iter().map(|job| (job, CaptionOutcome::Unchanged)));
+        let mut requests = Vec::new();
+        for job in jobs {
+            match job.immediate_answer() {
+                Some(answer) => self.complete([(job, answer)]),
+                None => requests.push(job),
+            }
+        }
         self.dispatcher.add(requests);
     }
 

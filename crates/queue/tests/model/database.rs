@@ -2,7 +2,7 @@
 //! Committed state only; changes of open transactions are in [`Open`].
 
 use pg_caption_queue::{
-    CurrentRow, FillText, KeyColumn, PruneCursor, QueueRow, WatchFill, WatchedTable,
+    CurrentRow, FillText, KeyColumn, PruneCursor, QueueRow, RowMatch, WatchFill, WatchedTable,
 };
 use pg_caption_style::builtin;
 use serde_json::{Map, Value};
@@ -153,6 +153,7 @@ impl Database {
                 owner: 10,
                 url: "image_url".into(),
                 base_url: None,
+                condition: None,
                 fills: FILLS[..watch.styles]
                     .iter()
                     .map(|(column, style)| WatchFill {
@@ -411,6 +412,7 @@ impl Record {
                 .iter()
                 .map(|cell| FillText::of(cell.text.as_deref()))
                 .collect(),
+            matches: RowMatch::Matching,
         }
     }
 }
