@@ -11,7 +11,7 @@ CREATE FUNCTION caption.grant_to(role regrole, rights text)
                                 '@extschema@.caption_image_json(text, text[], int)';
         editor constant text :=
             'caption.watch, caption.unwatch, caption.pause, caption.resume, caption.retry, '
-            'caption.recaption, caption.prune, caption.is_idle, caption.texts';
+            'caption.recaption, caption.withdraw, caption.prune, caption.is_idle, caption.texts';
     BEGIN
         IF rights NOT IN ('caller', 'editor') THEN
             RAISE EXCEPTION 'unknown rights "%"', left(rights, 100)

@@ -52,16 +52,33 @@ CREATE FUNCTION caption.retry(relation regclass)
 COMMENT ON FUNCTION caption.retry IS
     'Queues the failed and the deferred rows of a table again. Returns their number.';
 
+-- Without a search_path, as caption.watch.
 CREATE FUNCTION caption.recaption(
         relation   regclass,
         older_than interval DEFAULT '0',
+        condition  text     DEFAULT NULL,
+        keys       jsonb[]  DEFAULT NULL,
         force      boolean  DEFAULT false)
     RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'recaption_wrapper';
 COMMENT ON FUNCTION caption.recaption IS
     'Captions rows again whose machine-written texts are older than the interval, '
-    'if image, model or style have changed since. force: in any case. User-edited texts stay.';
+    'if image, model or style have changed since. condition, keys: only of these rows, '
+    'keys such as {"id": 3}. force: in any case, also withdrawn texts. User-edited texts stay.';
+
+-- Without a search_path, as caption.watch.
+CREATE FUNCTION caption.withdraw(
+        relation  regclass,
+        condition text    DEFAULT NULL,
+        keys      jsonb[] DEFAULT NULL)
+    RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'withdraw_wrapper';
+COMMENT ON FUNCTION caption.withdraw IS
+    'Takes machine-written texts out of a watched table, with the caller''s rights; of all rows, '
+    'or of those that the condition or the keys name. Nothing is written for the same images until '
+    'caption.recaption(force => true). User-edited texts stay. Returns the number of texts.';
 
 CREATE FUNCTION caption.prune(relation regclass)
     RETURNS void
@@ -73,5 +90,5 @@ COMMENT ON FUNCTION caption.prune IS
 
 REVOKE ALL ON FUNCTION
     caption.watch, caption.unwatch, caption.pause, caption.resume, caption.retry,
-    caption.recaption, caption.prune
+    caption.recaption, caption.withdraw, caption.prune
     FROM PUBLIC;

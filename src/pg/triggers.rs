@@ -5,6 +5,7 @@
 
 use crate::pg::condition::RowCondition;
 use crate::pg::report::{optional, spi};
+use pg_caption_style::FillDefinition;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
 
@@ -55,8 +56,8 @@ pub struct TriggerSpec<'a> {
     pub is_partitioned: bool,
     /// The column of the URLs.
     pub image: &'a str,
-    /// Columns to fill, each with its style.
-    pub fills: &'a [(String, String)],
+    /// Columns to fill.
+    pub fills: &'a [(String, FillDefinition)],
     pub keys: &'a [TriggerKey],
     pub overwrite: bool,
     pub on_replica: bool,

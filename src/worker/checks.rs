@@ -5,6 +5,7 @@ use super::foreign_code;
 use super::transaction::spi;
 use crate::{api::style, pg::table, pg::triggers};
 use pg_caption_queue::{KeyColumn, WatchFill, WatchedTable};
+use pg_caption_style::FillDefinition;
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
 use serde_json::Value;
@@ -61,8 +62,10 @@ const ATTRIBUTE: &str = "SELECT a.atttypid, a.atttypmod FROM pg_catalog.pg_attri
 /// A row of `caption.watch`, not checked against the table.
 pub struct UncheckedWatch {
     pub url: String,
-    /// Column to style.
+    /// Column to fill, as `FillDefinition` reads it.
     pub fills: Value,
+    /// Upper bound of generated tokens of fills without their own.
+    pub max_tokens: u32,
     pub keys: Vec<String>,
     /// When a superuser watched the table, which has belonged to superusers since: milliseconds of
     /// the Unix epoch.
@@ -75,7 +78,7 @@ pub fn check(
     relation: pg_sys::Oid,
     watch: &UncheckedWatch,
 ) -> Result<(Vec<WatchFill>, Vec<KeyColumn>), String> {
-    let UncheckedWatch { url, fills, keys, by_superuser, watched } = watch;
+    let UncheckedWatch { url, fills, max_tokens, keys, by_superuser, watched } = watch;
     if !has_triggers(relation) {
         return Err("its triggers are missing: a dump is still being restored, or they were \
                     dropped; then call caption.watch() again"
@@ -101,16 +104,23 @@ pub fn check(
     attribute(relation, url)?;
     let columns: Vec<&String> =
         fills.as_object().into_iter().flatten().map(|(column, _)| column).collect();
-    let fills = fills.as_object().into_iter().flatten().map(|(column, name)| {
+    let fills = fills.as_object().into_iter().flatten().map(|(column, fill)| {
         let (_, length) = attribute(relation, column)?;
-        let name = name.as_str().unwrap_or_default();
+        let fill = FillDefinition::from_json(fill)
+            .map_err(|error| format!("the fill of column \"{column}\" {error}"))?;
+        let name = &fill.style;
         let mut style =
             style::find(name).ok_or_else(|| format!("caption style \"{name}\" does not exist"))?;
         if let Some(length) = length {
             style.rules.max_chars = style.rules.max_chars.min(length);
             style.rules.min_chars = style.rules.min_chars.min(length);
         }
-        Ok(WatchFill { column: column.clone(), style })
+        Ok(WatchFill {
+            column: column.clone(),
+            style,
+            max_tokens: fill.max_tokens.unwrap_or(*max_tokens),
+            min_confidence: fill.min_confidence.map(|confidence| confidence as f32),
+        })
     });
     let fills = fills.collect::<Result<Vec<_>, String>>()?;
     let key_columns = keys.iter().map(|key| {

@@ -159,6 +159,7 @@ fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
             let watch = UncheckedWatch {
                 url: row.get(4)?.unwrap_or_default(),
                 fills: row.get::<pgrx::JsonB>(5)?.map(|json| json.0).unwrap_or_default(),
+                max_tokens: row.get::<i32>(7)?.unwrap_or(64) as u32,
                 keys: row.get(6)?.unwrap_or_default(),
                 by_superuser: row.get(14)?,
                 watched: WatchedTable {
@@ -170,7 +171,6 @@ fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
                     condition: row.get(16)?,
                     fills: Vec::new(),
                     keys: Vec::new(),
-                    max_tokens: row.get::<i32>(7)?.unwrap_or(64) as u32,
                     overwrite: row.get(8)?.unwrap_or(false),
                     paused: row.get(9)?.unwrap_or(false),
                     backfill_after: row.get(10)?,

@@ -28,8 +28,8 @@ pub struct CaptionTask {
 }
 
 impl CaptionTask {
-    /// The captions which `job` requests of a picture. Those whose threshold is above the provider's
-    /// confidence in the picture are uncertain, and do not have to be generated.
+    /// The captions which `job` requests of a picture. Those whose threshold is above the
+    /// provider's confidence in the picture are uncertain, and do not have to be generated.
     pub fn new(
         job: Arc<Job>,
         encoded: Arc<EncodedPicture>,

@@ -72,11 +72,14 @@ impl RowJob {
 
     /// The request to the engine; the connection sets its id.
     pub fn request(&self, table: &WatchedTable) -> CaptionRequest {
-        let output = |fill: &usize| OutputSpec {
-            style: table.fills[*fill].style.clone(),
-            max_tokens: table.max_tokens,
-            context: None,
-            min_confidence: None,
+        let output = |fill: &usize| {
+            let fill = &table.fills[*fill];
+            OutputSpec {
+                style: fill.style.clone(),
+                max_tokens: fill.max_tokens,
+                context: None,
+                min_confidence: fill.min_confidence,
+            }
         };
         CaptionRequest {
             id: 0,
@@ -84,7 +87,7 @@ impl RowJob {
             image: ImageSource::Url { url: self.address().to_owned(), known: self.known.clone() },
             outputs: self.fills.iter().map(output).collect(),
             remaining_ms: ROW_DEADLINE.as_millis() as u64,
-            // Watches use the server's threshold, which the engine knows.
+            // Fills without a threshold use the server's, which the engine knows.
             min_confidence: None,
             isolated: self.trial.is_isolated(),
         }
@@ -157,6 +160,11 @@ impl FillText {
         *self == FillText::Empty
     }
 
+    /// The hash as the ledger has it; empty for a text that is too long for the ledger.
+    pub fn ledger_hash(&self) -> String {
+        self.digest().unwrap_or_default()
+    }
+
     /// The hash as the ledger has it. A long text has none that the ledger could have.
     pub(crate) fn digest(&self) -> Option<String> {
         match self {
@@ -194,7 +202,7 @@ pub fn needed_fills(
     let url = hash(url);
     let is_needed = |fill: &usize| {
         let withdrawn = is_withdrawn(table, ledger, *fill, &url);
-        let empty = current.texts[*fill].is_empty() && (!withdrawn || recaption);
+        let empty = current.texts[*fill].is_empty() && !withdrawn;
         let new_url = noted(table, ledger, *fill, "url") != Some(url.as_str());
         empty
             || (!withdrawn
@@ -236,7 +244,7 @@ impl RowHistory {
         // texts.
         let has_text = |fill: &usize| current.get(*fill).is_some_and(|text| !text.is_empty());
         let is_as_requested = |fill: &usize| {
-            let digest = request_digest(table, &table.fills[*fill]);
+            let digest = request_digest(&table.fills[*fill]);
             noted(table, &self.ledger, *fill, "as") == Some(digest.as_str())
         };
         let is_complete = self.recaption

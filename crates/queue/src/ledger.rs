@@ -18,28 +18,28 @@ pub const WITHDRAWN: &str = "withdrawn";
 pub fn ledger_entry(
     stored: &FillText,
     url: &str,
-    (table, fill): (&WatchedTable, &WatchFill),
+    fill: &WatchFill,
     (written, model): (&WrittenCaption, &ModelRef),
 ) -> Value {
     let digest = model.digest.get(..DIGEST_CHARS).unwrap_or(&model.digest);
     json!({
-        "text": stored.digest().unwrap_or_default(),
+        "text": stored.ledger_hash(),
         "url": hash(url),
         "written": written.caption,
         "caption": written.caption,
         "source": "model",
         "confidence": written.confidence,
         "style": fill.style.name,
-        "as": request_digest(table, fill),
+        "as": request_digest(fill),
         "model": format!("{}@{digest}", model.name),
     })
 }
 
 /// Hash of all that a fill requests besides the picture: a text with another one was written for
 /// other wishes, and is captioned again by `caption.recaption()` though the picture is the same.
-pub fn request_digest(table: &WatchedTable, fill: &WatchFill) -> String {
+pub fn request_digest(fill: &WatchFill) -> String {
     let style = serde_json::to_string(&fill.style).unwrap_or_default();
-    let mut digest = hash(&format!("{} {style}", table.max_tokens));
+    let mut digest = hash(&format!("{} {style}", fill.max_tokens));
     digest.truncate(16);
     digest
 }

@@ -28,6 +28,7 @@ use in_flight::{InFlight, PageOrigin};
 pub use job::{
     CurrentRow, FillText, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowJob, RowMatch,
 };
+pub use ledger::WITHDRAWN;
 pub use limits::WorkerLimits;
 pub use plan::{RefusalKind, RetryPolicy, RowOutcome, RowPlan, RowResult, RowState, Settlement};
 pub use prune::{PruneCursor, PrunePage, PruneStep, PruneTarget, RowsRead};

@@ -224,7 +224,7 @@ impl RowPlan<'_> {
 /// # let table = WatchedTable {
 /// #     oid: 1, name: "ONLY public.p".into(), owner: 10, url: "image_url".into(),
 /// #     base_url: None, condition: None,
-/// #     fills: Vec::new(), keys: Vec::new(), max_tokens: 64, overwrite: false,
+/// #     fills: Vec::new(), keys: Vec::new(), overwrite: false,
 /// #     paused: false,
 /// #     backfill_run: 1, backfill_after: None, backfill_done: true, recaption_before: None,
 /// # };

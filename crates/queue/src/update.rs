@@ -105,7 +105,7 @@ impl<'a> RowUpdate<'a> {
         };
         let entry = |fill: usize, text: &FillText, url: &str| {
             let written = written(self.settlement, fill)?;
-            let about = (*table, &table.fills[fill]);
+            let about = &table.fills[fill];
             Some((column(fill), ledger_entry(text, url, about, (written, model))))
         };
         // The next read finds the text as the table's own triggers left it.

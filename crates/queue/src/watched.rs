@@ -7,8 +7,12 @@ use pg_caption_style::CaptionStyle;
 pub struct WatchFill {
     /// Its name, unquoted.
     pub column: String,
-    /// Its style; `max_chars` respects the column's declared length.
+    /// Its style, with what the fill changes; `max_chars` respects the column's declared length.
     pub style: CaptionStyle,
+    /// Upper bound of generated tokens.
+    pub max_tokens: u32,
+    /// Confidence below which there is no caption, 0..=1; `None`: that of the server.
+    pub min_confidence: Option<f32>,
 }
 
 /// A key column.
@@ -41,8 +45,6 @@ pub struct WatchedTable {
     pub fills: Vec<WatchFill>,
     /// Key columns.
     pub keys: Vec<KeyColumn>,
-    /// Upper bound of generated tokens.
-    pub max_tokens: u32,
     /// User-edited text is replaced, too.
     pub overwrite: bool,
     /// The watch is paused, or the table cannot be read.
@@ -63,8 +65,8 @@ impl WatchedTable {
         (&self.name, self.owner, &self.url, &self.base_url, &self.fills, &self.keys)
             == (&other.name, other.owner, &other.url, &other.base_url, &other.fills, &other.keys)
             && self.condition == other.condition
-            && (self.max_tokens, self.overwrite, self.paused, self.backfill_run)
-                == (other.max_tokens, other.overwrite, other.paused, other.backfill_run)
+            && (self.overwrite, self.paused, self.backfill_run)
+                == (other.overwrite, other.paused, other.backfill_run)
     }
 }
 

@@ -18,6 +18,8 @@ fn table() -> WatchedTable {
     let fill = |column: &str, style: &str| WatchFill {
         column: column.into(),
         style: builtin(style).expect("a built-in style"),
+        max_tokens: 64,
+        min_confidence: None,
     };
     WatchedTable {
         oid: 1,
@@ -28,7 +30,6 @@ fn table() -> WatchedTable {
         condition: None,
         fills: vec![fill("alt", "concise"), fill("seo", "seo")],
         keys: Vec::new(),
-        max_tokens: 64,
         overwrite: false,
         paused: false,
         backfill_run: 1,

@@ -5,6 +5,7 @@
 use crate::api::{style, value};
 use crate::pg::report::refuse;
 use pg_caption_queue::check_base_url;
+use pg_caption_style::FillDefinition;
 use pgrx::prelude::*;
 use pgrx::{AnyElement, JsonB};
 use serde_json::Value;
@@ -23,8 +24,8 @@ pub struct RawArguments<'a> {
     pub replace: Option<bool>,
 }
 
-/// Columns to fill, each with its style, by name.
-pub type FillMap = Vec<(String, String)>;
+/// Columns to fill, by name.
+pub type FillMap = Vec<(String, FillDefinition)>;
 
 /// What a watch does.
 #[derive(Debug, Clone, PartialEq)]
@@ -42,7 +43,7 @@ pub struct WatchOptions {
 
 impl Default for WatchOptions {
     fn default() -> Self {
-        let fill = |(column, style): (&str, &str)| (column.into(), style.into());
+        let fill = |(column, style): (&str, &str)| (column.into(), FillDefinition::of_style(style));
         WatchOptions {
             image: "image_url".into(),
             fills: [("alt", "concise"), ("seo", "seo")].map(fill).into(),
@@ -72,7 +73,8 @@ pub struct WatchArguments {
 
 const RELATION: &str = "It must be an existing table.";
 const FILLS: &str = "It maps columns to styles, e.g. '{\"alt\": \"concise\", \"seo\": \"seo\"}', \
-                     which is the default.";
+                     which is the default, or to objects: '{\"seo\": {\"style\": \"seo\", \
+                     \"max_tokens\": 128, \"min_confidence\": 0.5}}'.";
 /// Longest name of a column, bytes: NAMEDATALEN - 1.
 const MAX_COLUMN_NAME: usize = 63;
 /// Largest value of `fills`, bytes. A table has at most 1,600 columns.
@@ -130,10 +132,10 @@ impl WatchArguments {
 
 /// The fills of a watch with those of a call.
 fn merged(mut fills: FillMap, added: &FillMap) -> FillMap {
-    for (column, style) in added {
+    for (column, fill) in added {
         match fills.iter_mut().find(|(known, _)| known == column) {
-            Some((_, known)) => known.clone_from(style),
-            None => fills.push((column.clone(), style.clone())),
+            Some((_, known)) => known.clone_from(fill),
+            None => fills.push((column.clone(), fill.clone())),
         }
     }
     fills
@@ -193,9 +195,9 @@ fn parse_fills(fills: &AnyElement) -> FillMap {
     if object.is_empty() {
         refuse_fills("must name at least one column");
     }
-    let fill = |(column, style): (&String, &Value)| match style.as_str() {
-        Some(style) => (column.clone(), style.to_owned()),
-        None => refuse_fills("must name each style as a string"),
+    let fill = |(column, value): (&String, &Value)| match FillDefinition::from_json(value) {
+        Ok(fill) => (column.clone(), fill),
+        Err(error) => refuse_fills(&format!("of column \"{column}\" {error}")),
     };
     object.iter().map(fill).collect()
 }

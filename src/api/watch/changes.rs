@@ -3,6 +3,7 @@
 //! Called by `watch`, after everything was changed.
 
 use super::arguments::WatchOptions;
+use pg_caption_style::FillDefinition;
 
 /// A notice with the changes.
 pub fn report(table: &str, before: &WatchOptions, after: &WatchOptions) {
@@ -28,12 +29,16 @@ fn changes(before: &WatchOptions, after: &WatchOptions) -> Vec<String> {
     note("base_url", base(before), base(after));
     let condition = |options: &WatchOptions| options.condition.clone().unwrap_or("none".into());
     note("condition", condition(before), condition(after));
-    for (column, style) in &after.fills {
+    for (column, fill) in &after.fills {
         match before.fills.iter().find(|(known, _)| known == column) {
-            None => changes.push(format!("column \"{column}\" is filled with style {style}")),
-            Some((_, old)) if old != style => {
-                changes.push(format!("column \"{column}\" has style {style} instead of {old}"));
+            None => {
+                changes.push(format!("column \"{column}\" is filled with style {}", shown(fill)));
             }
+            Some((_, old)) if old != fill => changes.push(format!(
+                "column \"{column}\" has style {} instead of {}",
+                shown(fill),
+                shown(old)
+            )),
             Some(_) => {}
         }
     }
@@ -43,4 +48,12 @@ fn changes(before: &WatchOptions, after: &WatchOptions) -> Vec<String> {
         .filter(|(column, _)| after.fills.iter().all(|(remaining, _)| remaining != column));
     changes.extend(removed.map(|(column, _)| format!("column \"{column}\" is no longer filled")));
     changes
+}
+
+/// The name of a plain style, else the whole definition.
+fn shown(fill: &FillDefinition) -> String {
+    match fill.to_json() {
+        serde_json::Value::String(style) => style,
+        definition => definition.to_string(),
+    }
 }

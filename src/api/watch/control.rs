@@ -1,8 +1,9 @@
-//! The companions of `caption.watch`: `unwatch`, `pause`, `resume`, `retry`, `recaption`, `prune`.
+//! The companions of `caption.watch` that concern all rows: `unwatch`, `pause`, `resume`, `retry`,
+//! `prune`.
 //!
 //! Called by SQL. Each one requires the rights of the table's owner.
 
-use super::arguments::{require_relation, require_value};
+use super::arguments::require_relation;
 use super::require_writable;
 use crate::pg::latest_snapshot::LatestSnapshot;
 use crate::pg::report::{refuse, spi};
@@ -13,7 +14,7 @@ use pgrx::prelude::*;
 const IS_WATCHED: &str = "SELECT EXISTS (SELECT FROM caption.watch WHERE relation = $1)";
 
 /// The table, if it is watched and the caller may change its watch; raises otherwise.
-fn require_watched(relation: Option<pg_sys::Oid>) -> TableDescription {
+pub fn require_watched(relation: Option<pg_sys::Oid>) -> TableDescription {
     shared::require_ready();
     require_writable();
     let table = table::describe(require_relation(relation));
@@ -33,7 +34,7 @@ fn require_watched(relation: Option<pg_sys::Oid>) -> TableDescription {
 
 /// Locks the table's row in `caption.watch_state`. A worker skips the table until this transaction
 /// ends.
-fn lock_state(relation: pg_sys::Oid) {
+pub fn lock_state(relation: pg_sys::Oid) {
     spi(Spi::run_with_args(
         "SELECT FROM caption.watch_state WHERE relation = $1 FOR UPDATE",
         &[relation.into()],
@@ -108,39 +109,6 @@ fn retry(relation: Option<pg_sys::Oid>) -> i64 {
     let queued: Option<i64> = spi(Spi::get_one_with_args(REQUEUE, &[relation.into()]));
     enqueue::announce_at_commit();
     queued.unwrap_or(0)
-}
-
-/// The backfill finds the rows by the ledger: millions of rows need no entry in the queue.
-const RESTART_BACKFILL: &str = "\
-    INSERT INTO caption.watch_state AS s (relation, recaption_before) \
-    VALUES ($1, clock_timestamp() - $2) \
-    ON CONFLICT (relation) DO UPDATE \
-       SET recaption_before = excluded.recaption_before, backfill_run = s.backfill_run + 1, \
-           backfill_after = NULL, backfill_done = false, backfilled = 0, problem = NULL";
-
-/// Rows that are captioned again even if nothing has changed.
-const FORCE: &str = "UPDATE caption.ledger SET recaption = 2 \
-     WHERE relation = $1 AND at < clock_timestamp() - $2";
-
-/// `caption.recaption(relation, older_than, force)`.
-#[pg_extern(sql = false, volatile)]
-fn recaption(
-    relation: Option<pg_sys::Oid>,
-    older_than: Option<pgrx::datum::Interval>,
-    force: Option<bool>,
-) {
-    let relation = require_watched(relation).oid;
-    let older_than = require_value(
-        older_than,
-        "older_than",
-        "It is an interval; the default, '0', selects everything that pg_caption has written.",
-    );
-    let _extension = identity::as_extension();
-    if force == Some(true) {
-        spi(Spi::run_with_args(FORCE, &[relation.into(), older_than.into()]));
-    }
-    spi(Spi::run_with_args(RESTART_BACKFILL, &[relation.into(), older_than.into()]));
-    enqueue::announce_at_commit();
 }
 
 /// `caption.prune(relation)`.

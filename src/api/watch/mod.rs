@@ -2,14 +2,17 @@
 //!
 //! Called by SQL. `arguments` checks the values, `plan` checks them against the catalogs,
 //! `register` records the watch; `control` has the companions `unwatch`, `pause`, `resume`,
-//! `retry`, `recaption` and `prune`.
+//! `retry` and `prune`; `recaption` and `withdraw` concern rows of a `selection`.
 
 mod arguments;
 mod changes;
 mod condition;
 mod control;
 mod plan;
+mod recaption;
 mod register;
+mod selection;
+mod withdraw;
 
 use crate::pg::condition::ConditionSource;
 use crate::pg::guc_scope::{GucScope, current};
@@ -19,7 +22,7 @@ use arguments::{RawArguments, WatchArguments, WatchOptions};
 use pgrx::AnyElement;
 use pgrx::prelude::*;
 use plan::WatchPlan;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 
 /// `caption.watch(…)`.
 #[pg_extern(sql = false, volatile)]
@@ -36,10 +39,7 @@ fn watch(
     replace: Option<bool>,
 ) {
     shared::require_ready();
-    // The condition is looked up in the caller's path, everything else in this one.
-    let caller_path = current(c"search_path", CStr::to_owned);
-    let pinned = GucScope::sealed();
-    pinned.set(c"search_path", c"pg_catalog, pg_temp");
+    let (pinned, caller_path) = pin_path();
     require_writable();
     let arguments = WatchArguments::from(RawArguments {
         relation,
@@ -76,6 +76,15 @@ fn watch(
         changes::report(&name, &before, &options);
     }
     drop(pinned);
+}
+
+/// Pins the `search_path` until the scope ends, and returns the caller's. A condition is looked up
+/// in the caller's path, everything else in the pinned one.
+fn pin_path() -> (GucScope, CString) {
+    let caller_path = current(c"search_path", CStr::to_owned);
+    let pinned = GucScope::sealed();
+    pinned.set(c"search_path", c"pg_catalog, pg_temp");
+    (pinned, caller_path)
 }
 
 /// Leaves out the fills of columns that the table no longer has.

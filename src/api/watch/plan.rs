@@ -37,8 +37,8 @@ impl<'a> WatchPlan<'a> {
         table::require_no_other_watch(&table);
         table::require_no_children(&table);
         table::require_text(&table, &table::column(&table, &options.image));
-        for (column, style) in &options.fills {
-            require_fillable(&table, column, style, &options.image);
+        for (column, fill) in &options.fills {
+            require_fillable(&table, column, &fill.style, &options.image);
         }
         let keys = table_key::key(&table);
         let key_column = |name: &String| {

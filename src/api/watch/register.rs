@@ -6,6 +6,7 @@ use super::arguments::WatchOptions;
 use super::plan::WatchPlan;
 use crate::pg::identity;
 use crate::pg::report::spi;
+use pg_caption_style::FillDefinition;
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::Value;
@@ -47,11 +48,14 @@ pub fn options(relation: pg_sys::Oid) -> Option<WatchOptions> {
             return Ok(None);
         };
         let fills = row.get::<JsonB>(2)?.and_then(|fills| fills.0.as_object().cloned());
-        let fill = |(column, style): (String, Value)| (column, style.as_str().map(str::to_owned));
-        let fills = fills.into_iter().flatten().map(fill);
+        // What cannot be read stops the watch; the caller of caption.watch() replaces it.
+        let fill = |(column, value): (String, Value)| {
+            Some((column, FillDefinition::from_json(&value).ok()?))
+        };
+        let fills = fills.into_iter().flatten().filter_map(fill);
         Ok::<_, pgrx::spi::Error>(Some(WatchOptions {
             image: row.get(1)?.unwrap_or_default(),
-            fills: fills.map(|(column, style)| (column, style.unwrap_or_default())).collect(),
+            fills: fills.collect(),
             max_tokens: row.get(3)?.unwrap_or_default(),
             overwrite: row.get(4)?.unwrap_or_default(),
             on_replica: row.get(5)?.unwrap_or_default(),
@@ -64,8 +68,8 @@ pub fn options(relation: pg_sys::Oid) -> Option<WatchOptions> {
 /// Records the watch and restarts the backfill: columns, styles or the key may have changed.
 pub fn register(plan: &WatchPlan<'_>) {
     let (options, table) = (plan.options, &plan.table);
-    let fills = options.fills.iter().cloned();
-    let fills = fills.map(|(column, style)| (column, Value::String(style))).collect();
+    let fills = options.fills.iter();
+    let fills = fills.map(|(column, fill)| (column.clone(), fill.to_json())).collect();
     let _extension = identity::as_extension();
     spi(Spi::run_with_args(
         INSERT_WATCH,

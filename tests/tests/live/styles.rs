@@ -1,7 +1,7 @@
 //! Styles: built-in ones, those of a model, and rows of `caption.style`, in order of precedence.
 
 use pg_caption_tests::{
-    ModelsDirectory, ServerAnswer, TestCluster, TestDatabase, TestServer, TestSession,
+    FILLED, ModelsDirectory, ServerAnswer, TestCluster, TestDatabase, TestServer, TestSession,
     shared_database,
 };
 
@@ -199,4 +199,36 @@ fn a_style_from_commit_prepared_is_seen() {
     db.eventually(no_worker);
     session.run("COMMIT PREPARED 'p'");
     db.eventually("(SELECT alt <> '' FROM products)");
+}
+
+#[test]
+fn a_fill_has_its_own_limits() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.products(&web.pictures(2));
+    session.run(
+        "SELECT caption.watch('products', fills => '{\"alt\": {\"style\": \"concise\", \
+         \"min_confidence\": 1}, \"seo\": {\"style\": \"seo\", \"max_tokens\": 128}}')",
+    );
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.number("SELECT count(*) FROM products WHERE alt IS NULL AND seo <> ''"), 2);
+    assert!(session.holds("(SELECT bool_and(code = 'low_confidence') FROM caption.failure)"));
+    // A fill that is given again replaces the old one whole; the other stays.
+    session.notices();
+    session.run("SELECT caption.watch('products', fills => '{\"alt\": \"concise\"}')");
+    let notices = session.notices();
+    let message = notices.first().expect("a notice").message();
+    assert!(message.contains("has style concise instead of {\"min_confidence\":1.0"), "{message}");
+    session.run("CALL caption.wait('products')");
+    assert!(session.holds(FILLED));
+    for (fill, problem) in [
+        ("7", "of column \"alt\" must be the name of a style or an object, not a number"),
+        ("{\"style\": \"concise\", \"tokens\": 64}", "unknown field `tokens`"),
+        ("{\"style\": \"concise\", \"max_tokens\": 8}", "it must be 32 to 256"),
+        ("{\"style\": \"no_such\"}", "unknown caption style \"no_such\""),
+    ] {
+        let error = session
+            .error(&format!("SELECT caption.watch('products', fills => '{{\"alt\": {fill}}}')"));
+        assert!(error.message().contains(problem), "{error}");
+        assert_eq!(error.code().code(), "22023");
+    }
 }

@@ -1,6 +1,6 @@
 //! The ledger as users see it: machine-written texts, where they are from, and what became of them.
 
-use pg_caption_tests::{ServerAnswer, TestServer, shared_database};
+use pg_caption_tests::{ServerAnswer, TestServer, TestSession, shared_database};
 
 #[test]
 fn texts_name_source_and_state() {
@@ -87,4 +87,84 @@ fn a_later_watch_knows_its_texts() {
     session.run(&format!("UPDATE products SET image_url = '{third}'"));
     session.run("CALL caption.wait('products')");
     assert_eq!(session.text("SELECT alt || seo FROM products"), second, "user-edited from then on");
+}
+
+/// Ids of the rows whose texts of a column are not empty.
+fn filled(session: &mut TestSession, column: &str) -> String {
+    session.text(&format!(
+        "SELECT coalesce(string_agg(id::text, ' ' ORDER BY id), '') FROM products \
+         WHERE {column} <> ''"
+    ))
+}
+
+#[test]
+fn withdrawn_texts_stay_away() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.products(&web.pictures(4));
+    let other = web.serve("/other.jpg", ServerAnswer::picture(4));
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    session.run("UPDATE products SET alt = 'By hand' WHERE id = 1");
+    let texts = session.number("SELECT caption.withdraw('products', 'id <= 2')");
+    assert_eq!(texts, 3, "the edited one stays");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(filled(&mut session, "alt"), "1 3 4");
+    assert_eq!(filled(&mut session, "seo"), "3 4");
+    assert_eq!(session.number("SELECT caption.withdraw('products', 'id <= 2')"), 0);
+    assert_eq!(
+        session.rows(
+            "SELECT key->>'id', column_name, state FROM caption.texts('products') \
+             WHERE key->>'id' < '3' ORDER BY 1, 2"
+        ),
+        [
+            ["1", "alt", "edited"],
+            ["1", "seo", "withdrawn"],
+            ["2", "alt", "withdrawn"],
+            ["2", "seo", "withdrawn"]
+        ]
+        .map(|row| row.map(|value| Some(value.to_owned())).to_vec())
+    );
+    // Neither an UPDATE, nor another watch, nor captions for all write them again.
+    session.run("UPDATE products SET alt = alt, seo = '' WHERE id = 2");
+    session.run("SELECT caption.watch('products'); SELECT caption.recaption('products')");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(filled(&mut session, "seo"), "3 4");
+    // Another picture gets texts, and forced captions are written.
+    session.run(&format!("UPDATE products SET image_url = '{other}' WHERE id = 2"));
+    session.run("CALL caption.wait('products')");
+    assert_eq!(filled(&mut session, "seo"), "2 3 4");
+    session.run(
+        "SELECT caption.recaption('products', keys => ARRAY['{\"id\": 1}'::jsonb], force => true)",
+    );
+    session.run("CALL caption.wait('products')");
+    assert_eq!(filled(&mut session, "seo"), "1 2 3 4");
+    assert_eq!(session.text("SELECT alt FROM products WHERE id = 1"), "By hand");
+    let error =
+        session.error("SELECT caption.withdraw('products', keys => ARRAY['{\"x\": 1}'::jsonb])");
+    assert_eq!(error.code().code(), "22023", "{error}");
+    let error = session.error("SELECT caption.withdraw('products', 'id = 1; DROP TABLE products')");
+    assert_eq!(error.code().code(), "42601", "{error}");
+    assert_eq!(session.number("SELECT caption.withdraw('products')"), 7);
+}
+
+#[test]
+fn selected_rows_are_captioned_again() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.products(&web.pictures(4));
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    session.run("INSERT INTO caption.style (name, max_chars) VALUES ('concise', 12)");
+    let short = "SELECT coalesce(string_agg(id::text, ' ' ORDER BY id), '') FROM products \
+                 WHERE length(alt) <= 12";
+    assert_eq!(session.text(short), "");
+    session.run("SELECT caption.recaption('products', condition => 'id IN (2, 3)')");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.text(short), "2 3");
+    session.run(
+        "SELECT caption.recaption('products', \
+         keys => ARRAY['{\"id\": 4}', '{\"id\": \"1\"}']::jsonb[])",
+    );
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.text(short), "1 2 3 4");
+    assert!(session.holds("NOT EXISTS (SELECT FROM caption.ledger WHERE recaption > 0)"));
 }

@@ -159,10 +159,11 @@ impl Database {
                     .map(|(column, style)| WatchFill {
                         column: (*column).into(),
                         style: builtin(style).expect("a built-in style"),
+                        max_tokens: 64,
+                        min_confidence: None,
                     })
                     .collect(),
                 keys: vec![KeyColumn { column: "id".into(), kind: "text".into() }],
-                max_tokens: 64,
                 overwrite: false,
                 paused: watch.paused,
                 backfill_run: state.backfill_run,
