@@ -4,22 +4,25 @@
 CREATE FUNCTION @extschema@.caption_image(
         url        text,
         style      text DEFAULT 'concise',
-        max_tokens int  DEFAULT 64)
+        max_tokens int  DEFAULT 64,
+        on_error   text DEFAULT NULL)
     RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_image_url_wrapper';
-COMMENT ON FUNCTION @extschema@.caption_image(text, text, int) IS
+COMMENT ON FUNCTION @extschema@.caption_image(text, text, int, text) IS
     'Returns a caption of the image at a URL. style: concise (alternative text), '
-    'seo (meta description), detailed, or a name in caption.style. max_tokens: 32 to 256.';
+    'seo (meta description), detailed, or a name in caption.style. max_tokens: 32 to 256. '
+    'on_error: error or null; by default pg_caption.on_error.';
 
 CREATE FUNCTION @extschema@.caption_image(
         image      bytea,
         style      text DEFAULT 'concise',
-        max_tokens int  DEFAULT 64)
+        max_tokens int  DEFAULT 64,
+        on_error   text DEFAULT NULL)
     RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_image_bytes_wrapper';
-COMMENT ON FUNCTION @extschema@.caption_image(bytea, text, int) IS
+COMMENT ON FUNCTION @extschema@.caption_image(bytea, text, int, text) IS
     'Returns a caption of an encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF). '
     'Otherwise as caption_image(url).';
 
@@ -27,20 +30,23 @@ CREATE FUNCTION @extschema@.caption_images(
         urls       text[],
         style      text DEFAULT 'concise',
         max_tokens int  DEFAULT 64,
+        timeout_ms int  DEFAULT NULL,
         OUT ord           int,
         OUT url           text,
         OUT caption       text,
         OUT finish_reason text,
         OUT confidence    real,
         OUT error_class   text,
-        OUT error         text)
+        OUT error         text,
+        OUT error_code    text)
     RETURNS SETOF record
-    LANGUAGE c VOLATILE STRICT PARALLEL SAFE COST 1000000 ROWS 100
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 1000000 ROWS 100
     SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_images_wrapper';
-COMMENT ON FUNCTION @extschema@.caption_images(text[], text, int) IS
+COMMENT ON FUNCTION @extschema@.caption_images(text[], text, int, int) IS
     'Captions several images together. Returns one row per URL, in order; '
-    'a failure is reported in its row and does not affect the others.';
+    'a failure is reported in its row and does not affect the others. '
+    'timeout_ms: for each URL, from when its turn comes; by default pg_caption.timeout.';
 
 CREATE FUNCTION @extschema@.caption_image_json(
         url        text,
@@ -54,9 +60,9 @@ COMMENT ON FUNCTION @extschema@.caption_image_json(text, text[], int) IS
     'token counts, confidence, facts about the image, the model, and milliseconds per stage.';
 
 REVOKE ALL ON FUNCTION
-    @extschema@.caption_image(text, text, int),
-    @extschema@.caption_image(bytea, text, int),
-    @extschema@.caption_images(text[], text, int),
+    @extschema@.caption_image(text, text, int, text),
+    @extschema@.caption_image(bytea, text, int, text),
+    @extschema@.caption_images(text[], text, int, int),
     @extschema@.caption_image_json(text, text[], int)
     FROM PUBLIC;
 

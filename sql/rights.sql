@@ -5,9 +5,9 @@ CREATE FUNCTION caption.grant_to(role regrole, rights text)
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp
     AS $$
     DECLARE
-        caller constant text := '@extschema@.caption_image(text, text, int), '
-                                '@extschema@.caption_image(bytea, text, int), '
-                                '@extschema@.caption_images(text[], text, int), '
+        caller constant text := '@extschema@.caption_image(text, text, int, text), '
+                                '@extschema@.caption_image(bytea, text, int, text), '
+                                '@extschema@.caption_images(text[], text, int, int), '
                                 '@extschema@.caption_image_json(text, text[], int)';
         editor constant text :=
             'caption.watch, caption.unwatch, caption.pause, caption.resume, caption.retry, '

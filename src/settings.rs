@@ -242,6 +242,15 @@ pub fn max_image_size() -> u64 {
     variable::max_image_size.get() as u64 * 1024
 }
 
+impl OnError {
+    /// The value with this name, as the setting takes it.
+    pub fn named(name: &str) -> Option<OnError> {
+        [("error", OnError::Error), ("null", OnError::Null)]
+            .into_iter()
+            .find_map(|(known, value)| name.eq_ignore_ascii_case(known).then_some(value))
+    }
+}
+
 /// What `caption_image` does if a picture cannot be captioned.
 pub fn on_error() -> OnError {
     variable::on_error.get()

@@ -1,9 +1,10 @@
 //! The synchronous SQL functions: `caption_image`, `caption_images`, `caption_image_json`.
 //!
-//! Called by SQL. They wait for the engine, at most `pg_caption.timeout`, and serve interrupts
-//! meanwhile.
+//! Called by SQL. They wait for the engine, at most `pg_caption.timeout` for a picture, and serve
+//! interrupts meanwhile.
 
-use crate::engine::requests::{ImageRequest, caption_all};
+use crate::engine::requests::{ImageRequest, TimeLimit, caption_all};
+use crate::pg::call_reports;
 use crate::pg::report::{self, refuse};
 use crate::settings::{self, OnError};
 use crate::{api::style, api::value, shared};
@@ -11,7 +12,10 @@ use pg_caption_wire::{CaptionOutcome, CaptionOutput, Failure, FailureClass, Outp
 use pgrx::prelude::*;
 use pgrx::{AnyElement, JsonB};
 use serde_json::{Map, Value, json};
-use std::time::Instant;
+use std::time::Duration;
+
+/// Bytes of an unknown value that an error shows.
+const MAX_SHOWN: usize = 200;
 
 fn output_spec(style: &str, max_tokens: i32) -> OutputSpec {
     OutputSpec {
@@ -23,27 +27,42 @@ fn output_spec(style: &str, max_tokens: i32) -> OutputSpec {
 }
 
 /// Captions all images; raises failures that concern all of them.
-fn outcomes(requests: &[ImageRequest<'_>]) -> Vec<CaptionOutcome> {
+fn outcomes(requests: &[ImageRequest<'_>], limit: TimeLimit) -> Vec<CaptionOutcome> {
     shared::require_ready();
-    let deadline = Instant::now() + settings::timeout();
-    caption_all(requests, settings::min_confidence(), deadline)
+    caption_all(requests, settings::min_confidence(), limit)
         .unwrap_or_else(|failure| report::raise(&failure))
 }
 
 fn single_outcome(url: Option<&str>, bytes: &[u8], outputs: &[OutputSpec]) -> CaptionOutcome {
-    match outcomes(&[ImageRequest { url, bytes, outputs }]).pop() {
+    let limit = TimeLimit::Whole(settings::timeout());
+    match outcomes(&[ImageRequest { url, bytes, outputs }], limit).pop() {
         Some(outcome) => outcome,
         None => pgrx::error!("one image gave no outcome; this is a bug"),
     }
 }
 
+/// The argument `on_error`; NULL: the setting.
+fn on_error(argument: Option<&str>) -> OnError {
+    argument.map_or_else(settings::on_error, |name| {
+        OnError::named(name).unwrap_or_else(|| {
+            let shown = &name[..name.floor_char_boundary(MAX_SHOWN)];
+            refuse(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("invalid value for on_error: \"{shown}\""),
+                None,
+                Some("Available values: error, null.".into()),
+            )
+        })
+    })
+}
+
 /// Reports why a call returns NULL: a notice, a warning or an error, depending on the failure's
-/// class and `pg_caption.on_error`.
-fn report_failure(failure: &Failure) {
-    match (failure.class, settings::on_error()) {
-        (FailureClass::Uncertain, _) => report::failure(PgLogLevel::NOTICE, failure),
+/// class and `on_error`.
+fn report_failure(failure: &Failure, on_error: OnError) {
+    match (failure.class, on_error) {
+        (FailureClass::Uncertain, _) => call_reports::report(PgLogLevel::NOTICE, failure),
         (FailureClass::Engine, _) | (_, OnError::Error) => report::raise(failure),
-        (_, OnError::Null) => report::failure(PgLogLevel::WARNING, failure),
+        (_, OnError::Null) => call_reports::report(PgLogLevel::WARNING, failure),
     }
 }
 
@@ -53,45 +72,49 @@ fn caption(
     bytes: &[u8],
     style: Option<&str>,
     max_tokens: Option<i32>,
+    on_error: OnError,
 ) -> Option<String> {
     let outputs = [output_spec(style?, max_tokens?)];
     match single_outcome(url, bytes, &outputs) {
         CaptionOutcome::Done { outputs, .. } => match outputs.into_iter().next()? {
             CaptionOutput::Written(written) => return Some(written.caption),
-            CaptionOutput::Failed(failure) => report_failure(&failure),
+            CaptionOutput::Failed(failure) => report_failure(&failure, on_error),
         },
-        CaptionOutcome::Failed(failure) => report_failure(&failure),
-        CaptionOutcome::Unchanged => report_failure(&Failure::unexpected_304()),
+        CaptionOutcome::Failed(failure) => report_failure(&failure, on_error),
+        CaptionOutcome::Unchanged => report_failure(&Failure::unexpected_304(), on_error),
     }
     None
 }
 
-/// `caption_image(url, style, max_tokens)`.
+/// `caption_image(url, style, max_tokens, on_error)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 fn caption_image_url(
     url: Option<&str>,
     style: Option<&str>,
     max_tokens: Option<i32>,
+    on_error: Option<&str>,
 ) -> Option<String> {
-    caption(Some(value::bounded_url(url?)), &[], style, max_tokens)
+    let (url, on_error) = (value::bounded_url(url?), self::on_error(on_error));
+    caption(Some(url), &[], style, max_tokens, on_error)
 }
 
-/// `caption_image(image, style, max_tokens)`.
+/// `caption_image(image, style, max_tokens, on_error)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 fn caption_image_bytes(
     image: Option<AnyElement>,
     style: Option<&str>,
     max_tokens: Option<i32>,
+    on_error: Option<&str>,
 ) -> Option<String> {
-    let (image, style) = (image?, style?);
+    let (image, style, on_error) = (image?, style?, self::on_error(on_error));
     let (bytes, limit) = (value::size(&image) as u64, settings::max_image_size());
     if bytes > limit {
         // The other arguments are checked first, as for any picture.
         output_spec(style, max_tokens?);
-        report_failure(&Failure::too_large(bytes, limit));
+        report_failure(&Failure::too_large(bytes, limit), on_error);
         return None;
     }
-    caption(None, value::read(&image)?, Some(style), max_tokens)
+    caption(None, value::read(&image)?, Some(style), max_tokens, on_error)
 }
 
 /// The part of a row of `caption_images` that depends on the outcome.
@@ -102,6 +125,7 @@ struct ImageRow {
     confidence: Option<f32>,
     error_class: Option<String>,
     error: Option<String>,
+    error_code: Option<String>,
 }
 
 impl From<Failure> for ImageRow {
@@ -113,6 +137,7 @@ impl From<Failure> for ImageRow {
         ImageRow {
             error_class: Some(failure.class.name().into()),
             error: Some(error),
+            error_code: Some(failure.code),
             ..ImageRow::default()
         }
     }
@@ -144,13 +169,28 @@ impl From<CaptionOutcome> for ImageRow {
     }
 }
 
-/// `caption_images(urls, style, max_tokens)`.
+/// The argument `timeout_ms`; NULL: the setting.
+fn timeout(argument: Option<i32>) -> Duration {
+    match argument.map(u64::try_from) {
+        None => settings::timeout(),
+        Some(Ok(milliseconds @ 1..)) => Duration::from_millis(milliseconds),
+        Some(_) => refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            "timeout_ms must be positive",
+            None,
+            Some("It is in milliseconds; NULL means pg_caption.timeout.".into()),
+        ),
+    }
+}
+
+/// `caption_images(urls, style, max_tokens, timeout_ms)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 #[allow(clippy::type_complexity)]
 fn caption_images(
-    urls: Array<'_, &str>,
-    style: &str,
-    max_tokens: i32,
+    urls: Option<Array<'_, &str>>,
+    style: Option<&str>,
+    max_tokens: Option<i32>,
+    timeout_ms: Option<i32>,
 ) -> TableIterator<
     'static,
     (
@@ -161,8 +201,13 @@ fn caption_images(
         name!(confidence, Option<f32>),
         name!(error_class, Option<String>),
         name!(error, Option<String>),
+        name!(error_code, Option<String>),
     ),
 > {
+    let (Some(urls), Some(style), Some(max_tokens)) = (urls, style, max_tokens) else {
+        return TableIterator::new([]);
+    };
+    let limit = TimeLimit::Each(timeout(timeout_ms));
     let outputs = [output_spec(style, max_tokens)];
     let mut requests: Vec<ImageRequest<'_>> = report::reserved(urls.len());
     let given = urls.iter().flatten().map(value::bounded_url);
@@ -171,15 +216,15 @@ fn caption_images(
         bytes: &[],
         outputs: &outputs,
     }));
-    let mut outcomes = outcomes(&requests).into_iter();
+    let mut outcomes = outcomes(&requests, limit).into_iter();
     let mut rows = report::reserved(urls.len());
     rows.extend((1..).zip(urls.iter()).map(|(ord, url)| {
         // A NULL made no request.
         let outcome = url.and_then(|_| outcomes.next());
         let row = outcome.map(ImageRow::from).unwrap_or_default();
-        let ImageRow { caption, finish_reason, confidence, error_class, error } = row;
+        let ImageRow { caption, finish_reason, confidence, error_class, error, error_code } = row;
         let url = url.map(|url| value::bounded_url(url).to_owned());
-        (ord, url, caption, finish_reason, confidence, error_class, error)
+        (ord, url, caption, finish_reason, confidence, error_class, error, error_code)
     }));
     TableIterator::new(rows)
 }
@@ -219,7 +264,7 @@ fn caption_image_json(
         CaptionOutcome::Failed(failure) => failure,
         CaptionOutcome::Unchanged => Failure::unexpected_304(),
     };
-    report_failure(&failure);
+    report_failure(&failure, settings::on_error());
     None
 }
 

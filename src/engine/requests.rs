@@ -1,7 +1,8 @@
 //! Caption requests of a session: many in flight on one connection, repeated on the next engine if
 //! an engine dies.
 //!
-//! Called by `api::call`. Never outlives the caller's deadline by more than [`GRACE`].
+//! Called by `api::call`. Never outlives the caller's deadline by more than [`GRACE`]. The requests
+//! of an array have a time limit each, which the engine measures; the launcher sees that it lives.
 
 use crate::engine::client::{ConnectionLoss, EngineClient};
 use crate::pg::report;
@@ -17,6 +18,52 @@ use std::time::{Duration, Instant};
 
 /// How long after the caller's deadline a timeout failure of the engine itself may still arrive.
 const GRACE: Duration = Duration::from_millis(250);
+
+/// The time limit of a call.
+#[derive(Debug, Clone, Copy)]
+pub enum TimeLimit {
+    /// Of all requests together, from now.
+    Whole(Duration),
+    /// Of each request, from when its turn comes at its host.
+    Each(Duration),
+}
+
+/// A time limit that runs.
+#[derive(Debug, Clone, Copy)]
+struct RunningLimit {
+    limit: TimeLimit,
+    began: Instant,
+}
+
+impl RunningLimit {
+    /// When the wait for an engine ends.
+    fn connect_by(self) -> Instant {
+        match self.limit {
+            TimeLimit::Whole(limit) => self.began + limit,
+            TimeLimit::Each(limit) => Instant::now() + limit,
+        }
+    }
+
+    /// How long the call still waits for the engine's answers; `None`: as long as it lives.
+    fn left(self) -> Option<Duration> {
+        match self.limit {
+            TimeLimit::Whole(limit) => {
+                Some((self.began + limit + GRACE).saturating_duration_since(Instant::now()))
+            }
+            TimeLimit::Each(_) => None,
+        }
+    }
+
+    /// What the engine may use for a request, and whether that begins with its turn.
+    fn of_request(self) -> (Duration, bool) {
+        match self.limit {
+            TimeLimit::Whole(limit) => {
+                ((self.began + limit).saturating_duration_since(Instant::now()), false)
+            }
+            TimeLimit::Each(limit) => (limit, true),
+        }
+    }
+}
 
 /// One image to caption.
 pub struct ImageRequest<'a> {
@@ -38,13 +85,14 @@ thread_local! {
 /// of the requests.
 ///
 /// # Errors
-/// A failure of class `Engine` that concerns all of them: no engine by `deadline`, no model.
+/// A failure of class `Engine` that concerns all of them: no engine within `limit`, no model.
 pub fn caption_all(
     requests: &[ImageRequest<'_>],
     min_confidence: Option<f32>,
-    deadline: Instant,
+    limit: TimeLimit,
 ) -> Result<Vec<CaptionOutcome>, Failure> {
-    let mut batch = RequestBatch::new(requests, min_confidence, deadline);
+    let limit = RunningLimit { limit, began: Instant::now() };
+    let mut batch = RequestBatch::new(requests, min_confidence, limit);
     // The engine may have closed a kept connection since the last call.
     let mut client = IDLE.with(|idle| idle.borrow_mut().take());
     client = client.take_if(|kept| kept.is_usable());
@@ -56,7 +104,7 @@ pub fn caption_all(
                 if batch.is_complete() {
                     break;
                 }
-                EngineClient::connect(ClientRole::Call, deadline)?
+                EngineClient::connect(ClientRole::Call, limit.connect_by())?
             }
         };
         batch.send(&mut connection);
@@ -84,7 +132,7 @@ enum Progress {
 struct RequestBatch<'a> {
     requests: &'a [ImageRequest<'a>],
     min_confidence: Option<f32>,
-    deadline: Instant,
+    limit: RunningLimit,
     outcomes: Vec<Option<CaptionOutcome>>,
     /// Engines lost while a request's picture ran.
     trials: Vec<EngineTrial>,
@@ -107,7 +155,7 @@ impl<'a> RequestBatch<'a> {
     fn new(
         requests: &'a [ImageRequest<'a>],
         min_confidence: Option<f32>,
-        deadline: Instant,
+        limit: RunningLimit,
     ) -> RequestBatch<'a> {
         let count = requests.len();
         let mut outcomes = report::reserved(count);
@@ -119,7 +167,7 @@ impl<'a> RequestBatch<'a> {
         RequestBatch {
             requests,
             min_confidence,
-            deadline,
+            limit,
             outcomes,
             trials,
             unsent,
@@ -192,11 +240,11 @@ impl<'a> RequestBatch<'a> {
             }
             Ok(Some(_)) => {}
             Ok(None) => {
-                let left = (self.deadline + GRACE).saturating_duration_since(Instant::now());
-                if left.is_zero() {
+                let left = self.limit.left();
+                if left.is_some_and(|left| left.is_zero()) {
                     return Ok(Progress::TimedOut);
                 }
-                connection.wait(Some(left));
+                connection.wait(left);
             }
             Err(ConnectionLoss::Closed) => return Ok(Progress::Disconnected),
             Err(ConnectionLoss::Refused(failure)) => return Err(failure),
@@ -223,7 +271,7 @@ impl<'a> RequestBatch<'a> {
         let request = &self.requests[at];
         // SAFETY: reads a global of the main thread.
         let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
-        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        let (remaining, from_turn) = self.limit.of_request();
         CaptionRequest {
             id: 0,
             // The statement's start identifies the statement within one backend's connection.
@@ -234,6 +282,7 @@ impl<'a> RequestBatch<'a> {
             },
             outputs: request.outputs.to_vec(),
             remaining_ms: remaining.as_millis() as u64,
+            from_turn,
             min_confidence: self.min_confidence,
             isolated: self.trials[at].is_isolated(),
         }

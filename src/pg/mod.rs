@@ -1,6 +1,7 @@
 //! PostgreSQL's facilities as the rest of the extension uses them.
 
 pub mod condition;
+pub mod call_reports;
 pub mod guc_scope;
 pub mod identity;
 pub mod latch;

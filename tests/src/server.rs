@@ -5,6 +5,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
 use crate::pictures;
 
@@ -15,6 +16,7 @@ pub struct ServerAnswer {
     headers: Vec<(String, String)>,
     body: Arc<Vec<u8>>,
     gate: Option<AnswerGate>,
+    takes: Duration,
     hang_up: bool,
 }
 
@@ -26,6 +28,7 @@ impl ServerAnswer {
             headers: Vec::new(),
             body: Arc::default(),
             gate: None,
+            takes: Duration::ZERO,
             hang_up: false,
         }
     }
@@ -49,6 +52,12 @@ impl ServerAnswer {
     /// Adds a header.
     pub fn header(mut self, name: &str, value: &str) -> ServerAnswer {
         self.headers.push((name.into(), value.into()));
+        self
+    }
+
+    /// The answer takes this time, as that of a slow host does.
+    pub fn taking(mut self, time: Duration) -> ServerAnswer {
+        self.takes = time;
         self
     }
 
@@ -247,6 +256,7 @@ fn converse(state: &ServerState, mut connection: TcpStream) -> std::io::Result<(
         if let Some(gate) = &answer.gate {
             gate.pass();
         }
+        std::thread::sleep(answer.takes);
         if answer.hang_up || state.closing.load(Ordering::Relaxed) {
             break;
         }

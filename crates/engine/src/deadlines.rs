@@ -50,8 +50,9 @@ impl JobDeadlines {
     /// Adds a job.
     pub fn watch(&self, job: &Arc<Job>) {
         let mut heap = self.heap.lock();
-        let first = heap.entries.peek().is_none_or(|e| job.deadline < e.0);
-        heap.entries.push(Entry(job.deadline, Arc::downgrade(job)));
+        let deadline = job.deadline();
+        let first = heap.entries.peek().is_none_or(|e| deadline < e.0);
+        heap.entries.push(Entry(deadline, Arc::downgrade(job)));
         if heap.entries.len() > heap.sweep_at.max(SWEEP) {
             heap.entries.retain(|e| e.1.upgrade().is_some_and(|j| j.is_open()));
             heap.sweep_at = heap.entries.len() * 2;
@@ -73,18 +74,20 @@ impl JobDeadlines {
         (due, heap.entries.peek().map(|e| e.0))
     }
 
-    /// The thread: never returns. `failure` makes the answer.
-    pub fn run(&self, failure: impl Fn(&Job, Instant) -> Failure) -> ! {
+    /// The thread: never returns. `failure` makes the answer; `None`: the deadline has moved.
+    pub fn run(&self, failure: impl Fn(&Job, Instant) -> Option<Failure>) -> ! {
         loop {
             let now = Instant::now();
-            let (due, next) = self.due(now);
+            let (due, _) = self.due(now);
             for job in due {
-                job.answer(JobAnswer::Failed(failure(&job, now)));
+                match failure(&job, now) {
+                    Some(failure) => drop(job.answer(JobAnswer::Failed(failure))),
+                    None => self.watch(&job),
+                }
             }
             let mut heap = self.heap.lock();
             // A job added between the check above and this lock is seen here.
-            let next = heap.entries.peek().map(|e| e.0).or(next);
-            match next {
+            match heap.entries.peek().map(|e| e.0) {
                 Some(at) => {
                     let pause = at.saturating_duration_since(Instant::now());
                     self.earlier.wait_for(&mut heap, pause);
@@ -115,6 +118,23 @@ mod tests {
         assert_eq!(due.len(), 1);
         assert!(Arc::ptr_eq(&due[0], &jobs[2]));
         assert_eq!(next, Some(now + Duration::from_millis(30)));
+    }
+
+    #[test]
+    fn a_time_limit_begins_with_the_turn() {
+        let (deadlines, timeout, now) =
+            (JobDeadlines::default(), Duration::from_secs(9), Instant::now());
+        let (waiting, _answers) = job(1, ClientRole::Call, timeout, now);
+        let waiting = Arc::new(waiting.with_turn());
+        deadlines.watch(&waiting);
+        let due = deadlines.due(now + 2 * timeout).0;
+        assert_eq!(due.len(), 1);
+        assert!(due[0].deadline() >= now + timeout, "its time has not begun");
+        waiting.begin();
+        let deadline = waiting.deadline();
+        std::thread::sleep(Duration::from_millis(2));
+        waiting.begin();
+        assert_eq!(waiting.deadline(), deadline);
     }
 
     #[test]

@@ -94,8 +94,8 @@ impl Engine {
         let (deadlines, readiness) = (engine.deadlines.clone(), engine.readiness.clone());
         spawn("deadlines", move || {
             deadlines.run(|job, now| match readiness.now() {
-                ProviderState::Loading => failures::loading(),
-                _ => job.timeout(now),
+                ProviderState::Loading => Some(failures::loading()),
+                _ => (job.deadline() <= now).then(|| job.timeout(now)),
             })
         })?;
         let sweeper = engine.sweeper.clone();
@@ -172,6 +172,9 @@ impl Engine {
             // The views of a provider that is still loading are unknown: jobs cannot share yet.
             ProviderState::Loading => None,
         };
+        if upload.is_some() {
+            job.begin();
+        }
         self.deadlines.watch(job);
         let shared = provider.zip(share).map(|(provider, (share, pictures))| {
             let views = provider.views(&job.outputs);
@@ -202,6 +205,7 @@ impl Engine {
         match picture.join(job) {
             JoinOutcome::Waiting => {}
             JoinOutcome::Encoded(encoded) => {
+                job.begin();
                 let running = self.pipeline.running().enter_now(job);
                 provider.caption(CaptionTask::new(job.clone(), encoded, Some(running)));
             }

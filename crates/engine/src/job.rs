@@ -62,8 +62,9 @@ pub struct Job {
     pub role: ClientRole,
     /// When it arrived.
     pub arrived: Instant,
-    /// When it is answered at the latest.
-    pub deadline: Instant,
+    timeout: Duration,
+    /// When its time limit began.
+    turn: OnceLock<Instant>,
     /// The picture.
     pub source: PictureSource,
     /// The captions.
@@ -88,7 +89,8 @@ impl Job {
             connection: spec.connection,
             role: spec.role,
             arrived: now,
-            deadline: now + spec.timeout.min(LONGEST_TIMEOUT),
+            timeout: spec.timeout.min(LONGEST_TIMEOUT),
+            turn: if spec.from_turn { OnceLock::new() } else { now.into() },
             source: spec.source,
             outputs: spec.outputs,
             min_confidence: spec.min_confidence,
@@ -126,6 +128,16 @@ impl Job {
         }
     }
 
+    /// When it is answered at the latest: later and later while its turn has not come.
+    pub fn deadline(&self) -> Instant {
+        self.turn.get().copied().unwrap_or_else(Instant::now) + self.timeout
+    }
+
+    /// Its turn has come: the time limit begins, unless it has begun before.
+    pub fn begin(&self) {
+        self.turn.get_or_init(Instant::now);
+    }
+
     /// Whether a caller still waits for the answer.
     pub fn is_open(&self) -> bool {
         self.open.load(Ordering::Acquire)
@@ -137,7 +149,7 @@ impl Job {
             ClientRole::Call => CALL_SLACK,
             ClientRole::Worker => WORKER_SLACK,
         };
-        self.deadline.min(self.arrived + slack)
+        self.arrived + slack.min(self.timeout)
     }
 
     /// Answers the job unless it has been answered or cancelled. Returns whether it did.
@@ -185,9 +197,10 @@ impl Job {
         self.set_stage(JobStage::HostBusy);
     }
 
-    /// Milliseconds since it arrived.
+    /// Milliseconds of its time limit that have passed.
     pub fn waited_ms(&self, now: Instant) -> u64 {
-        now.saturating_duration_since(self.arrived).as_millis() as u64
+        let began = self.turn.get().unwrap_or(&self.arrived);
+        now.saturating_duration_since(*began).as_millis() as u64
     }
 
     /// The failure that answers the job at its deadline.
@@ -242,6 +255,7 @@ pub(crate) mod tests {
             connection,
             role,
             timeout,
+            from_turn: false,
             source: PictureSource::Bytes { sha256: None },
             outputs: Vec::new(),
             min_confidence: None,
@@ -251,6 +265,14 @@ pub(crate) mod tests {
             let _ = send.send(answer);
         });
         (job, receive)
+    }
+
+    impl Job {
+        /// Its time limit begins with its turn.
+        pub(crate) fn with_turn(mut self) -> Job {
+            self.turn = OnceLock::new();
+            self
+        }
     }
 
     #[test]

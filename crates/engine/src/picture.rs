@@ -48,6 +48,8 @@ pub struct Picture {
     pub role: ClientRole,
     /// Set when the last job has left: stops a fetch in progress.
     pub cancelled: Arc<AtomicBool>,
+    /// Its fetch may start or has started.
+    has_begun: AtomicBool,
     state: Mutex<PictureState>,
 }
 
@@ -59,6 +61,7 @@ impl Picture {
             connection: job.connection,
             role: job.role,
             cancelled: Arc::default(),
+            has_begun: AtomicBool::default(),
             state: Mutex::new(PictureState::Pending(vec![job.clone()])),
         });
         job.set_picture(&picture);
@@ -72,6 +75,9 @@ impl Picture {
             PictureState::Pending(jobs) if !self.is_cancelled() => {
                 jobs.push(job.clone());
                 drop(state);
+                if self.has_begun.load(Ordering::Acquire) {
+                    job.begin();
+                }
                 job.set_picture(self);
                 JoinOutcome::Waiting
             }
@@ -79,6 +85,12 @@ impl Picture {
             PictureState::Encoded(encoded) => JoinOutcome::Encoded(encoded.clone()),
             PictureState::Ended(answer) => JoinOutcome::Ended(answer.clone()),
         }
+    }
+
+    /// Its turn has come: the time limits of its jobs begin.
+    pub fn begin(&self) {
+        self.has_begun.store(true, Ordering::Release);
+        self.jobs().iter().for_each(|job| job.begin());
     }
 
     /// Whether all jobs had left before it was encoded.
@@ -135,7 +147,7 @@ impl Picture {
 
     /// The latest deadline of the waiting jobs.
     pub fn deadline(&self) -> Instant {
-        self.jobs().iter().map(|job| job.deadline).max().unwrap_or_else(Instant::now)
+        self.jobs().iter().map(|job| job.deadline()).max().unwrap_or_else(Instant::now)
     }
 
     /// Whether a waiting job asks for this.

@@ -41,8 +41,10 @@ pub struct JobSpec {
     pub connection: u64,
     /// Role of the client.
     pub role: ClientRole,
-    /// Time limit, from the request's arrival.
+    /// Time limit.
     pub timeout: Duration,
+    /// The time limit begins when the fetch may start, not at the request's arrival.
+    pub from_turn: bool,
     /// The picture.
     pub source: PictureSource,
     /// The captions.

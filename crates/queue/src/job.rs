@@ -87,6 +87,7 @@ impl RowJob {
             image: ImageSource::Url { url: self.address().to_owned(), known: self.known.clone() },
             outputs: self.fills.iter().map(output).collect(),
             remaining_ms: ROW_DEADLINE.as_millis() as u64,
+            from_turn: false,
             // Fills without a threshold use the server's, which the engine knows.
             min_confidence: None,
             isolated: self.trial.is_isolated(),

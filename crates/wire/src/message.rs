@@ -86,6 +86,10 @@ pub struct CaptionRequest {
     pub outputs: Vec<OutputSpec>,
     /// Time limit of the caller in milliseconds, all waiting included. The engine answers by then.
     pub remaining_ms: u64,
+    /// The time limit begins when the fetch may start, not at the arrival: the request is one of
+    /// many that wait for the same host.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub from_turn: bool,
     /// Confidence below which the answer is `uncertain`, 0..=1; `None`: the model's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_confidence: Option<f32>,

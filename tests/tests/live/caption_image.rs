@@ -239,6 +239,28 @@ fn read_only_transactions_get_captions() {
 }
 
 #[test]
+fn the_argument_on_error_outranks_the_setting() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let (gone, mut session) = (web.url("/gone.jpg"), db.session());
+    for picture in [format!("'{gone}'"), "'x'::bytea".into()] {
+        let call = |more: &str| format!("SELECT caption_image({picture}, 'concise', 64{more})");
+        assert_eq!(session.error(&call("")).code().code(), "38000");
+        assert_eq!(session.value(&call(", 'null'")), None);
+        session.run("SET pg_caption.on_error = 'null'");
+        assert_eq!(session.value(&call("")), None);
+        assert_eq!(session.value(&call(", NULL")), None);
+        assert_eq!(session.error(&call(", 'Error'")).code().code(), "38000");
+        session.run("RESET pg_caption.on_error");
+        let error = session.error(&call(", 'ignore'"));
+        assert_eq!(error.code().code(), "22023");
+        assert_eq!(error.message(), "invalid value for on_error: \"ignore\"");
+        assert_eq!(error.hint(), Some("Available values: error, null."));
+    }
+    let named = format!("SELECT caption_image('{gone}', on_error => 'null')");
+    assert_eq!(session.value(&named), None);
+}
+
+#[test]
 fn plpgsql_catches_caption_errors() {
     let (db, web) = (shared_database(), TestServer::start());
     let (good, gone) = (web.serve("/a.jpg", ServerAnswer::picture(0)), web.url("/gone.jpg"));
@@ -298,7 +320,8 @@ fn caption_image_needs_a_grant() {
     let mut session = db.session();
     session.run(&format!("CREATE ROLE {role} LOGIN"));
     let error = db.session_as(&role).error("SELECT caption_image(NULL::text)");
-    session.run(&format!("GRANT EXECUTE ON FUNCTION caption_image(text, text, int) TO {role}"));
+    session
+        .run(&format!("GRANT EXECUTE ON FUNCTION caption_image(text, text, int, text) TO {role}"));
     let granted = db.session_as(&role).value("SELECT caption_image(NULL::text)");
     session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     assert_eq!(error.code().code(), "42501");

@@ -2,6 +2,7 @@
 //! topic, one promise per test.
 
 mod allowed_hosts;
+mod call_reports;
 mod capacity;
 mod caption_image;
 mod caption_images;

@@ -168,6 +168,7 @@ fn submit(
         connection: 0,
         role: ClientRole::Call,
         timeout: TIMEOUT,
+        from_turn: false,
         source,
         outputs: outputs.to_vec(),
         min_confidence: None,

@@ -215,6 +215,7 @@ impl PicturePipeline {
                         None => Arc::default(),
                     };
                     if let HostAdmission::Go(_) = admission {
+                        work.picture.begin();
                         queues.started(client(&work.picture), &displaced);
                     }
                     if !queues.urls.is_empty() {

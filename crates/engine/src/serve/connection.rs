@@ -267,6 +267,7 @@ impl ClientConnection {
             connection: self.id,
             role,
             timeout,
+            from_turn: request.from_turn,
             source,
             outputs: request
                 .outputs

@@ -87,6 +87,7 @@ impl Client {
             image: ImageSource::Bytes,
             outputs: styles.iter().map(output).collect(),
             remaining_ms: 60_000,
+            from_turn: false,
             min_confidence,
             isolated: false,
         };

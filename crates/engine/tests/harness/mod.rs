@@ -251,6 +251,7 @@ pub fn bytes(id: u64, styles: &[&str]) -> CaptionRequest {
         image: ImageSource::Bytes,
         outputs,
         remaining_ms: 60_000,
+        from_turn: false,
         min_confidence: Some(0.0),
         isolated: false,
     }

@@ -98,6 +98,7 @@ fn captions(engine: &Arc<Engine>, styles: &[CaptionStyle]) -> Result<StyleCaptio
         connection: 0,
         role: ClientRole::Call,
         timeout: TIMEOUT,
+        from_turn: false,
         source,
         outputs,
         min_confidence: None,
