@@ -17,7 +17,7 @@ if [ "$(cat "$home/made-from" 2>/dev/null)" != "$wanted" ]; then
 fi
 
 # check [--ignore CODE]… FILE…: checks the files as one script, as PostgreSQL runs them. A procedure
-# that commits cannot set a search_path: caption.wait qualifies every name, and pgspot checks that.
+# that commits cannot set a search_path: wait and backfill qualify every name, and pgspot checks it.
 check() {
   local script ignore=()
   script=$(mktemp --suffix=.sql)
@@ -25,6 +25,8 @@ check() {
   cat "$@" | sed 's/@extschema@/public/g' >"$script"
   PYTHONPATH=$home python3 -c 'import sys; from pgspot.cli import run; sys.exit(run())' \
     --proc-without-search-path 'caption.wait(relation regclass,timeout interval,deferred boolean)' \
+    --proc-without-search-path \
+    'caption.backfill(relation regclass,image text,fills jsonb,condition text,batch integer)' \
     "${ignore[@]}" "$script" >"$script.report" || true
   if ! grep -q 'Errors: 0 Warnings: 0 Unknown: 0' "$script.report"; then
     cat "$script.report" >&2

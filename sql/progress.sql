@@ -17,18 +17,18 @@ COMMENT ON FUNCTION caption.obstacle() IS
     'Returns why no table of this database is being filled, as in caption.database; '
     'NULL if nothing prevents it. Members of pg_monitor also see why the engine cannot serve.';
 
-CREATE FUNCTION caption.require_no_transaction()
+CREATE FUNCTION caption.require_no_transaction(procedure text DEFAULT 'caption.wait')
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'require_no_transaction_wrapper';
-COMMENT ON FUNCTION caption.require_no_transaction() IS
-    'Raises an error where caption.wait() could not commit: '
+COMMENT ON FUNCTION caption.require_no_transaction(text) IS
+    'Raises an error where the procedure that calls it could not commit: '
     'in a transaction block or in a function.';
 
 GRANT EXECUTE ON FUNCTION
     caption.in_flight(regclass),
     caption.obstacle(),
-    caption.require_no_transaction()
+    caption.require_no_transaction(text)
     TO PUBLIC;
 
 CREATE FUNCTION caption.key_object(relation oid, key jsonb)
@@ -131,7 +131,8 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
                 THEN make_interval(mins => 1) * (m.remaining / s.per_minute) END AS time_left,
            rpad(repeat('#', (20 * m.share)::int), 20, '.')
                || lpad((100 * m.share)::int::text, 4) || '%' AS bar,
-           CASE WHEN w.paused THEN 'paused'
+           CASE WHEN w.paused AND w.backfill THEN 'paused: CALL caption.backfill() to continue'
+                WHEN w.paused THEN 'paused'
                 WHEN s.problem IS NOT NULL THEN s.problem
                 WHEN m.remaining = 0 AND s.backfill_done THEN 'idle'
                 ELSE coalesce('waiting: ' || caption.obstacle(), 'working') END AS state,
@@ -208,6 +209,8 @@ CREATE PROCEDURE caption.wait(
         owner       text;
         later       text;
         first_due   timestamptz;
+        settled     text;
+        settled_at  timestamptz;
         latest      record;
     BEGIN
         PERFORM caption.require_no_transaction();
@@ -218,6 +221,8 @@ CREATE PROCEDURE caption.wait(
                        AS counts,
                    pg_catalog.format('%s %s filled, %s failed', p.bar, p.filled, p.failed)
                        AS result,
+                   pg_catalog.format('%s %s', p.filled, p.failed)
+                       AS settled,
                    CASE WHEN p.state OPERATOR(pg_catalog.<>) 'working'
                         THEN pg_catalog.concat(' (', p.state, ')') END
                        AS why,
@@ -251,11 +256,15 @@ CREATE PROCEDURE caption.wait(
                 RAISE NOTICE 'table % is no longer watched', name;
                 RETURN;
             END IF;
+            IF settled IS NULL OR settled OPERATOR(pg_catalog.<>) latest.settled THEN
+                settled := latest.settled;
+                settled_at := pg_catalog.clock_timestamp();
+            END IF;
             IF latest.done THEN
                 RAISE NOTICE '%', latest.result;
                 RETURN;
             ELSIF latest.only_deferred AND NOT deferred THEN
-                -- Only rows that are due later.
+                -- Only rows that are due later, or again and again.
                 SELECT pg_catalog.string_agg(pg_catalog.format('%s with %s', l.rows, l.code), ', '
                                              ORDER BY l.rows DESC),
                        pg_catalog.min(l.due)
@@ -265,7 +274,9 @@ CREATE PROCEDURE caption.wait(
                          WHERE d.relation OPERATOR(pg_catalog.=) wait.relation
                          GROUP BY d.code) l;
                 IF first_due OPERATOR(pg_catalog.>)
-                   (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) interval '1 minute') THEN
+                   (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) interval '1 minute')
+                   OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) settled_at
+                   OPERATOR(pg_catalog.>) interval '1 minute' THEN
                     RAISE NOTICE '%', latest.result
                         USING DETAIL = pg_catalog.format('Rows that are tried again later: %s.',
                                                          later),

@@ -11,7 +11,8 @@ CREATE FUNCTION caption.grant_to(role regrole, rights text)
                                 '@extschema@.caption_image_json(text, text[], int)';
         editor constant text :=
             'caption.watch, caption.unwatch, caption.pause, caption.resume, caption.retry, '
-            'caption.recaption, caption.withdraw, caption.prune, caption.is_idle, caption.texts';
+            'caption.recaption, caption.withdraw, caption.prune, caption.is_idle, '
+            'caption.texts, caption.begin_backfill, caption.end_backfill';
     BEGIN
         IF rights NOT IN ('caller', 'editor') THEN
             RAISE EXCEPTION 'unknown rights "%"', left(rights, 100)
@@ -23,7 +24,7 @@ CREATE FUNCTION caption.grant_to(role regrole, rights text)
         IF rights = 'editor' THEN
             EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', editor, role);
             EXECUTE format('GRANT EXECUTE ON PROCEDURE '
-                           'caption.wait TO %s', role);
+                           'caption.wait, caption.backfill TO %s', role);
         END IF;
     END
     $$;

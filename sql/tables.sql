@@ -15,7 +15,9 @@ CREATE TABLE caption.watch (
     base_url          text,
     superuser_since   timestamptz,
     condition         text,
-    condition_columns name[]
+    condition_columns name[],
+    backfill          boolean  NOT NULL DEFAULT false,
+    batch             int
 );
 COMMENT ON TABLE caption.watch IS
     'Watched tables, one per row, written by caption.watch(). '
@@ -46,12 +48,17 @@ COMMENT ON COLUMN caption.watch.condition IS
     'Shown to members of the table''s owner by caption.watch_option.';
 COMMENT ON COLUMN caption.watch.condition_columns IS
     'Columns that the condition names.';
+COMMENT ON COLUMN caption.watch.backfill IS
+    'A backfill: it has no triggers and ends by itself; see caption.backfill(). Not part of dumps.';
+COMMENT ON COLUMN caption.watch.batch IS
+    'The most rows of a backfill in progress. NULL: the worker decides.';
 GRANT SELECT (relation, image, fills, keys, max_tokens, overwrite, on_replica, paused,
-              superuser_since)
+              superuser_since, backfill, batch)
     ON caption.watch TO PUBLIC;
 -- pg_dump runs the condition with an empty search_path.
 SELECT pg_extension_config_dump('caption.watch',
-                                'WHERE relation::oid IN (SELECT c.oid FROM pg_catalog.pg_class c)');
+                                'WHERE NOT backfill AND '
+                                'relation::oid IN (SELECT c.oid FROM pg_catalog.pg_class c)');
 
 CREATE VIEW caption.watch_option WITH (security_barrier) AS
     SELECT w.relation, w.image, w.fills, w.keys, w.max_tokens, w.overwrite, w.on_replica,

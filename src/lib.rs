@@ -27,9 +27,14 @@ pgrx::extension_sql_file!("../sql/publish.sql", name = "publish", requires = ["s
 pgrx::extension_sql_file!("../sql/progress.sql", name = "progress", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/texts.sql", name = "texts", requires = ["progress"]);
 pgrx::extension_sql_file!(
+    "../sql/backfill.sql",
+    name = "backfill",
+    requires = ["watch", "progress"]
+);
+pgrx::extension_sql_file!(
     "../sql/rights.sql",
     name = "rights",
-    requires = ["caption", "watch", "texts"]
+    requires = ["caption", "watch", "texts", "backfill"]
 );
 
 /// Runs once in the postmaster if the library is preloaded; children inherit the result. In a

@@ -66,20 +66,20 @@ fn current_database() -> Option<shared::DatabaseSlot> {
     shared::database(unsafe { pg_sys::MyDatabaseId }.to_u32())
 }
 
-/// `caption.require_no_transaction()`.
+/// `caption.require_no_transaction(procedure)`.
 #[pg_extern(sql = false, volatile)]
-fn require_no_transaction() {
+fn require_no_transaction(procedure: &str) {
     // SAFETY: reads the context that the calling procedure was called in.
     if !unsafe { pg_sys::SPI_inside_nonatomic_context() } {
         refuse(
             PgSqlErrorCode::ERRCODE_ACTIVE_SQL_TRANSACTION,
-            "caption.wait cannot run in a transaction block or a function",
+            format!("{procedure} cannot run in a transaction block or a function"),
             Some(
                 "Rows of a transaction are filled after its end, \
                  and later commits of other sessions are not visible within it."
                     .into(),
             ),
-            Some("COMMIT first, then CALL caption.wait(…) as a statement of its own.".into()),
+            Some(format!("COMMIT first, then CALL {procedure}(…) as a statement of its own.")),
         );
     }
 }

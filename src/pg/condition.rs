@@ -89,13 +89,8 @@ impl RowCondition {
     }
 
     /// Records in `pg_depend` that a trigger depends on all that the condition names.
-    pub fn record_dependencies(&self, trigger: pg_sys::Oid) {
+    pub fn record_dependencies(&self, depender: pg_sys::ObjectAddress) {
         use pg_sys::DependencyType::DEPENDENCY_NORMAL;
-        let depender = pg_sys::ObjectAddress {
-            classId: pg_sys::TriggerRelationId,
-            objectId: trigger,
-            objectSubId: 0,
-        };
         // SAFETY: the expression is of this transaction and of this relation only.
         unsafe {
             pg_sys::recordDependencyOnSingleRelExpr(

@@ -1,7 +1,8 @@
 //! PostgreSQL's facilities as the rest of the extension uses them.
 
-pub mod condition;
+pub mod backfill_lock;
 pub mod call_reports;
+pub mod condition;
 pub mod guc_scope;
 pub mod identity;
 pub mod latch;

@@ -109,9 +109,14 @@ pub fn create(spec: &TriggerSpec<'_>) {
 pub fn depend_on_condition(oid: pg_sys::Oid, condition: &RowCondition) {
     if let Ok(name) = std::ffi::CString::new(TRIGGERS[1]) {
         // SAFETY: a catalog look-up; the trigger was created in this transaction.
-        condition.record_dependencies(unsafe {
+        let trigger = unsafe {
             pg_sys::CommandCounterIncrement();
             pg_sys::get_trigger_oid(oid, name.as_ptr(), false)
+        };
+        condition.record_dependencies(pg_sys::ObjectAddress {
+            classId: pg_sys::TriggerRelationId,
+            objectId: trigger,
+            objectSubId: 0,
         });
     }
 }

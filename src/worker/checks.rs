@@ -79,12 +79,14 @@ pub fn check(
     watch: &UncheckedWatch,
 ) -> Result<(Vec<WatchFill>, Vec<KeyColumn>), String> {
     let UncheckedWatch { url, fills, max_tokens, keys, by_superuser, watched } = watch;
-    if !has_triggers(relation) {
+    if watched.has_triggers && !has_triggers(relation) {
         return Err("its triggers are missing: a dump is still being restored, or they were \
                     dropped; then call caption.watch() again"
             .into());
     }
-    if let Some(statement) = enabling_statement(relation) {
+    if watched.has_triggers
+        && let Some(statement) = enabling_statement(relation)
+    {
         return Err(format!(
             "its triggers are disabled; {statement} resumes it, with the rows written meanwhile"
         ));
@@ -134,8 +136,10 @@ pub fn check(
             keys.join(", ")
         ));
     }
-    let watched: Vec<String> = std::iter::once(url).chain(columns).chain(keys).cloned().collect();
-    if let Some(column) = unknown_to_triggers(relation, &watched) {
+    let named: Vec<String> = std::iter::once(url).chain(columns).chain(keys).cloned().collect();
+    if watched.has_triggers
+        && let Some(column) = unknown_to_triggers(relation, &named)
+    {
         return Err(format!(
             "its triggers use another column, formerly named \"{column}\"; call \
              caption.watch() again"

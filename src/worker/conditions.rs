@@ -60,7 +60,7 @@ impl CheckedConditions {
             true => ConditionProblem::Passing,
             false => ConditionProblem::Final(unusable(&raised.message)),
         };
-        rehearse(|| examine_text(relation, table.owner, condition))
+        rehearse(|| examine_text(table, condition))
             .map_err(problem)?
             .map_err(ConditionProblem::Final)?;
         // PostgreSQL checks the owner's rights on functions when a statement starts.
@@ -95,22 +95,40 @@ fn unusable(reason: &str) -> String {
     )
 }
 
+/// The entry of a table in `caption.watch`, in place of the trigger that a backfill has not.
+fn watch_entry(relation: pg_sys::Oid) -> pg_sys::ObjectAddress {
+    let class = spi(Spi::get_one("SELECT 'caption.watch'::regclass::oid"));
+    pg_sys::ObjectAddress {
+        classId: class.unwrap_or(pg_sys::InvalidOid),
+        objectId: relation,
+        objectSubId: 0,
+    }
+}
+
 /// Parses a stored condition. In a subtransaction that is rolled back: a superuser's condition is
 /// recorded as a dependency of the trigger for as long as its functions are looked up.
-fn examine_text(relation: pg_sys::Oid, owner: u32, text: &str) -> Result<(), String> {
+fn examine_text(table: &WatchedTable, text: &str) -> Result<(), String> {
+    let (relation, owner) = (pg_sys::Oid::from(table.oid), table.owner);
     let condition = {
         let _owner = identity::as_owner(pg_sys::Oid::from(owner));
         RowCondition::parse(relation, text, ConditionSource::Stored)
             .map_err(|error| unusable(&error.message))?
     };
-    if let Some(column) = checks::unknown_to_triggers(relation, &condition.columns) {
+    if table.has_triggers
+        && let Some(column) = checks::unknown_to_triggers(relation, &condition.columns)
+    {
         return Err(format!(
             "its condition names another column, formerly named \"{column}\"; call caption.watch() \
              with a new condition"
         ));
     }
     if checks::is_superuser(owner) {
-        triggers::depend_on_condition(relation, &condition);
+        if table.has_triggers {
+            triggers::depend_on_condition(relation, &condition);
+        } else {
+            // `foreign_code` reads it before it is rolled back.
+            condition.record_dependencies(watch_entry(relation));
+        }
         if let Some(code) = foreign_code::find(relation) {
             return Err(checks::foreign_problem(&code));
         }

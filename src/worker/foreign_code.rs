@@ -10,7 +10,8 @@ use pgrx::prelude::*;
 /// in `pg_depend`. Functions of `pg_catalog` are not recorded and belong to the bootstrap
 /// superuser.
 ///
-/// What the condition of a watch names is recorded for the trigger of pg_caption.
+/// What the condition of a watch names is recorded for the trigger of pg_caption; what that of a
+/// backfill names, for its entry in `caption.watch`, while it is checked.
 ///
 /// A trigger's function may belong to a superuser, and its arguments or condition to another role
 /// with the privilege TRIGGER. Its creator is not recorded, so the privilege decides.
@@ -29,6 +30,8 @@ const FOREIGN_CODE: &str = "\
                        ELSE format('trigger %I', t.tgname) END AS name \
              FROM part p JOIN pg_catalog.pg_trigger t ON t.tgrelid = p.oid \
             WHERE NOT t.tgisinternal \
+            UNION ALL \
+           SELECT 'caption.watch'::regclass, $1, 'the condition of the backfill' \
             UNION ALL \
            SELECT 'pg_catalog.pg_rewrite'::regclass, r.oid, format('rule %I', r.rulename) \
              FROM part p JOIN pg_catalog.pg_rewrite r ON r.ev_class = p.oid \

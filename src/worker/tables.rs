@@ -4,6 +4,7 @@ use super::checks::{UncheckedWatch, check, is_superuser};
 use super::conditions::{CheckedConditions, OwnerCode};
 use super::rescan;
 use super::transaction::{attempt, spi};
+use crate::pg::backfill_lock;
 use crate::pg::table::BOOKKEEPING;
 use crate::shared;
 use pg_caption_queue::WatchedTable;
@@ -36,7 +37,7 @@ const WATCHES: &str = "SELECT w.relation::oid, \
            w.paused, t.backfill_after::text, coalesce(t.backfill_done, false), \
            coalesce(t.backfill_run, 0), to_jsonb(t.recaption_before)#>>'{}', \
            (extract(epoch FROM w.superuser_since) * 1000)::int8, w.base_url, \
-           w.condition \
+           w.condition, w.backfill, w.batch \
       FROM caption.watch w \
       JOIN pg_catalog.pg_class c ON c.oid = w.relation \
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -92,6 +93,7 @@ pub fn clean() {
 /// Prepares reading the watches: restarts backfills where rows may be missing from the queue.
 /// Returns the watched tables.
 pub fn begin() -> Vec<u32> {
+    pause_abandoned();
     spi(Spi::run(ADOPT));
     rescan::restart_backfills();
     let watched = "SELECT w.relation::oid FROM caption.watch w";
@@ -101,6 +103,24 @@ pub fn begin() -> Vec<u32> {
             .map(|row| Ok(row.get::<pg_sys::Oid>(1)?.map_or(0, |oid| oid.to_u32())))
             .collect()
     }))
+}
+
+const RUNNING_BACKFILLS: &str =
+    "SELECT array_agg(w.relation::oid) FROM caption.watch w WHERE w.backfill AND NOT w.paused";
+
+/// A transaction that locks the row changes or ends the backfill, and wakes the worker at commit.
+const PAUSE: &str = "UPDATE caption.watch SET paused = true WHERE relation::oid = ( \
+    SELECT w.relation::oid FROM caption.watch w \
+     WHERE w.relation::oid = $1 AND w.backfill FOR NO KEY UPDATE SKIP LOCKED)";
+
+/// Pauses the backfills whose caller has left.
+fn pause_abandoned() {
+    let running: Option<Vec<pg_sys::Oid>> = spi(Spi::get_one(RUNNING_BACKFILLS));
+    for relation in running.into_iter().flatten() {
+        if !backfill_lock::is_taken(relation) {
+            spi(Spi::run_with_args(PAUSE, &[relation.into()]));
+        }
+    }
 }
 
 /// All watches of this database. A watch that fails a check is left out, with the reason in its
@@ -172,6 +192,8 @@ fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
                     fills: Vec::new(),
                     keys: Vec::new(),
                     overwrite: row.get(8)?.unwrap_or(false),
+                    has_triggers: !row.get(17)?.unwrap_or(false),
+                    batch: row.get::<i32>(18)?.map(|batch| batch.max(1) as usize),
                     paused: row.get(9)?.unwrap_or(false),
                     backfill_after: row.get(10)?,
                     backfill_done: row.get(11)?.unwrap_or(false),

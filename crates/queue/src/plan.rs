@@ -225,6 +225,7 @@ impl RowPlan<'_> {
 /// #     oid: 1, name: "ONLY public.p".into(), owner: 10, url: "image_url".into(),
 /// #     base_url: None, condition: None,
 /// #     fills: Vec::new(), keys: Vec::new(), overwrite: false,
+/// #     has_triggers: true, batch: None,
 /// #     paused: false,
 /// #     backfill_run: 1, backfill_after: None, backfill_done: true, recaption_before: None,
 /// # };

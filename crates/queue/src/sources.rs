@@ -131,7 +131,7 @@ impl QueueSources {
                 || table.backfill_done
                 || backfill.ended
                 || backfill.retry_at.is_some_and(|at| at > now)
-                || in_flight.backfill_pages(table.oid) >= self.limits.chunks
+                || in_flight.backfill_pages(table.oid) >= table.chunks(self.limits.chunks)
             {
                 continue;
             }
@@ -201,8 +201,8 @@ impl QueueSources {
             let oid = examiner.tables[at].oid;
             let free =
                 rows.iter().filter(|row| row.relation == oid && !examiner.in_flight.has_row(row));
-            let keys: Vec<String> =
-                free.map(|row| row.key.clone()).take(self.limits.deferred_rows).collect();
+            let most = examiner.tables[at].bounded(self.limits.deferred_rows);
+            let keys: Vec<String> = free.map(|row| row.key.clone()).take(most).collect();
             if !keys.is_empty() {
                 jobs.extend(self.examine(&mut examiner, oid, PageOrigin::Deferred, &keys, now));
             }
@@ -246,7 +246,8 @@ impl QueueSources {
         }
         backfill.retry_at = None;
         let after = backfill.after.as_deref();
-        let chunk = match store.chunk(&tables[at], after, self.limits.chunk_rows) {
+        let most = tables[at].bounded(self.limits.chunk_rows);
+        let chunk = match store.chunk(&tables[at], after, most) {
             Ok(chunk) => chunk,
             Err(ReadError::Busy) => {
                 backfill.retry_at = Some(now + BUSY_PAUSE);

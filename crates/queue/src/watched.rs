@@ -47,6 +47,10 @@ pub struct WatchedTable {
     pub keys: Vec<KeyColumn>,
     /// User-edited text is replaced, too.
     pub overwrite: bool,
+    /// Triggers report changed rows. A backfill that ends by itself has none.
+    pub has_triggers: bool,
+    /// The most rows in progress; `None`: the worker's limits.
+    pub batch: Option<usize>,
     /// The watch is paused, or the table cannot be read.
     pub paused: bool,
     /// Number of the backfill; `caption.watch()` starts a new one.
@@ -67,6 +71,18 @@ impl WatchedTable {
             && self.condition == other.condition
             && (self.overwrite, self.paused, self.backfill_run)
                 == (other.overwrite, other.paused, other.backfill_run)
+    }
+}
+
+impl WatchedTable {
+    /// A number of rows, at most those that may be in progress.
+    pub fn bounded(&self, rows: usize) -> usize {
+        self.batch.map_or(rows, |batch| rows.min(batch))
+    }
+
+    /// A number of unfinished chunks: with a batch, one.
+    pub fn chunks(&self, chunks: usize) -> usize {
+        if self.batch.is_some() { 1 } else { chunks }
     }
 }
 

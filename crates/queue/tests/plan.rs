@@ -31,6 +31,8 @@ fn table() -> WatchedTable {
         fills: vec![fill("alt", "concise"), fill("seo", "seo")],
         keys: Vec::new(),
         overwrite: false,
+        has_triggers: true,
+        batch: None,
         paused: false,
         backfill_run: 1,
         backfill_after: None,

@@ -5,6 +5,7 @@
 //! `retry` and `prune`; `recaption` and `withdraw` concern rows of a `selection`.
 
 mod arguments;
+mod backfill;
 mod changes;
 mod condition;
 mod control;
@@ -55,7 +56,7 @@ fn watch(
     // Before the table is described: it keeps its name, columns and owner from here on.
     table::lock(arguments.relation);
     let _snapshot = LatestSnapshot::push();
-    let before = register::options(arguments.relation);
+    let before = register::options(arguments.relation, false);
     let kept = before.clone().map(|before| without_dropped(arguments.relation, before));
     let mut options = arguments.options(kept);
     let source = match arguments.has_condition() {

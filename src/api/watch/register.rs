@@ -24,7 +24,7 @@ const INSERT_WATCH: &str = "\
            on_replica = excluded.on_replica, base_url = excluded.base_url, \
            condition = excluded.condition, condition_columns = excluded.condition_columns, \
            superuser_since = excluded.superuser_since, \
-           paused = false";
+           paused = false, backfill = false, batch = NULL";
 
 /// The run's number must be new for the table, also after `unwatch` has removed the previous one: a
 /// worker that has finished a run of the same number would skip the new one.
@@ -38,13 +38,15 @@ const RESTART_BACKFILL: &str = "\
 const OPTIONS: &str = "\
     SELECT w.image::text, w.fills, w.max_tokens, w.overwrite, w.on_replica, w.base_url, \
            w.condition \
-      FROM caption.watch w WHERE w.relation = $1";
+      FROM caption.watch w WHERE w.relation = $1 AND w.backfill = $2";
 
-/// The options of an existing watch; `None`: the table is not watched.
-pub fn options(relation: pg_sys::Oid) -> Option<WatchOptions> {
+/// The options of an existing watch, or of a backfill; `None`: the table has none.
+pub fn options(relation: pg_sys::Oid, is_backfill: bool) -> Option<WatchOptions> {
     let _extension = identity::as_extension();
     spi(Spi::connect(|client| {
-        let Some(row) = client.select(OPTIONS, Some(1), &[relation.into()])?.next() else {
+        let Some(row) =
+            client.select(OPTIONS, Some(1), &[relation.into(), is_backfill.into()])?.next()
+        else {
             return Ok(None);
         };
         let fills = row.get::<JsonB>(2)?.and_then(|fills| fills.0.as_object().cloned());

@@ -2,6 +2,7 @@
 //! topic, one promise per test.
 
 mod allowed_hosts;
+mod backfill;
 mod call_reports;
 mod capacity;
 mod caption_image;
@@ -15,6 +16,7 @@ mod databases;
 mod engine_losses;
 mod exhausted_slots;
 mod faults;
+mod feeds;
 mod frozen_engines;
 mod health;
 mod hostile_dump;

@@ -165,6 +165,8 @@ impl Database {
                     .collect(),
                 keys: vec![KeyColumn { column: "id".into(), kind: "text".into() }],
                 overwrite: false,
+                has_triggers: true,
+                batch: None,
                 paused: watch.paused,
                 backfill_run: state.backfill_run,
                 backfill_after: state.backfill_after.clone(),
