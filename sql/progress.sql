@@ -43,14 +43,28 @@ CREATE FUNCTION caption.key_object(relation oid, key jsonb)
                              THEN to_jsonb(v.value::numeric)
                              WHEN t.typcategory = 'B' THEN to_jsonb(v.value IN ('t', 'true'))
                              ELSE to_jsonb(v.value) END)
-               FROM caption.watch w
+               FROM (SELECT w.relation::oid AS relation, w.keys
+                       FROM caption.watch w
+                      WHERE w.relation = key_object.relation
+                      UNION ALL
+                     -- A backfill that has ended leaves failures.
+                     SELECT i.indrelid,
+                            ARRAY(SELECT a.attname
+                                    FROM unnest(i.indkey) WITH ORDINALITY AS k (attnum, ord)
+                                    JOIN pg_attribute a
+                                      ON a.attrelid = i.indrelid AND a.attnum = k.attnum
+                                   WHERE k.ord <= i.indnkeyatts
+                                   ORDER BY k.ord)
+                       FROM pg_index i
+                      WHERE i.indrelid = key_object.relation AND i.indisprimary
+                        AND NOT EXISTS (SELECT FROM caption.watch w
+                                         WHERE w.relation = key_object.relation)) w
               CROSS JOIN unnest(w.keys) WITH ORDINALITY AS n (name, ord)
                JOIN jsonb_array_elements_text(key) WITH ORDINALITY AS v (value, ord)
                  ON v.ord = n.ord
                LEFT JOIN pg_attribute a
                  ON a.attrelid = w.relation AND a.attname = n.name AND NOT a.attisdropped
-               LEFT JOIN pg_type t ON t.oid = a.atttypid
-              WHERE w.relation = key_object.relation),
+               LEFT JOIN pg_type t ON t.oid = a.atttypid),
             key)
     $$;
 COMMENT ON FUNCTION caption.key_object(oid, jsonb) IS
