@@ -55,7 +55,6 @@ impl CheckedConditions {
         if self.0.contains(&table.oid) {
             return Ok(());
         }
-        let relation = pg_sys::Oid::from(table.oid);
         let problem = |raised: RaisedError| match raised.is_passing() {
             true => ConditionProblem::Passing,
             false => ConditionProblem::Final(unusable(&raised.message)),
