@@ -9,6 +9,22 @@ COMMENT ON FUNCTION caption.in_flight(regclass) IS
     'Returns the number of rows of a watched table that the engine works on. '
     'NULL unless the caller is a member of the owning role.';
 
+CREATE FUNCTION caption.rows_ahead(relation regclass, OUT read int, OUT completed int)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE ROWS 1 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'rows_ahead_wrapper';
+COMMENT ON FUNCTION caption.rows_ahead(regclass) IS
+    'Returns how many rows of a watched table the worker has read beyond the recorded position '
+    'of the backfill, and how many it has completed that the queue and that position do not '
+    'count yet. NULL unless the caller is a member of the owning role or of pg_monitor.';
+
+CREATE FUNCTION caption.unwatched_hint(relation regclass)
+    RETURNS text
+    LANGUAGE c VOLATILE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'unwatched_hint_wrapper';
+COMMENT ON FUNCTION caption.unwatched_hint(regclass) IS
+    'Returns what to do about a table that is not watched.';
+
 CREATE FUNCTION caption.obstacle()
     RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
@@ -27,6 +43,8 @@ COMMENT ON FUNCTION caption.require_no_transaction(text) IS
 
 GRANT EXECUTE ON FUNCTION
     caption.in_flight(regclass),
+    caption.rows_ahead(regclass),
+    caption.unwatched_hint(regclass),
     caption.obstacle(),
     caption.require_no_transaction(text)
     TO PUBLIC;
@@ -148,6 +166,9 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
            CASE WHEN w.paused AND w.backfill THEN 'paused: CALL caption.backfill() to continue'
                 WHEN w.paused THEN 'paused'
                 WHEN s.problem IS NOT NULL THEN s.problem
+                WHEN o.name IS NOT NULL
+                THEN format('%s is another table now: SELECT caption.move_watch(%L, %L) '
+                            'moves the watch', o.name, w.relation, o.name)
                 WHEN m.remaining = 0 AND s.backfill_done THEN 'idle'
                 ELSE coalesce('waiting: ' || caption.obstacle(), 'working') END AS state,
            w.paused OR s.problem IS NOT NULL AS stopped
@@ -164,11 +185,26 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
          WHERE l.oid = w.relation
             OR l.oid IN (SELECT t.relid FROM pg_partition_tree(w.relation) t WHERE t.isleaf)
      ) e
+      LEFT JOIN LATERAL (
+        -- A table that has the name under which this one was watched.
+        SELECT format('%I.%I', n.nspname, x.relname) AS name
+          FROM pg_namespace n JOIN pg_class x ON x.relnamespace = n.oid
+         WHERE n.nspname = w.named[1]
+           AND x.relname = w.named[2]
+           AND NOT w.backfill
+           AND x.oid <> w.relation::oid
+           AND x.relkind IN ('r', 'p')
+           AND NOT EXISTS (SELECT FROM caption.watch y WHERE y.relation::oid = x.oid)
+     ) o ON true
      CROSS JOIN LATERAL (
-        SELECT coalesce(q.keys, 0)
-               + CASE WHEN s.backfill_done THEN 0
-                      ELSE greatest(e.rows - coalesce(s.backfilled, 0), 1) END,
+        -- Queue and backfill advance by many rows together; a.completed counts one by one.
+        SELECT greatest(coalesce(q.keys, 0)
+                        + CASE WHEN s.backfill_done THEN 0
+                               ELSE greatest(e.rows - coalesce(s.backfilled, 0), a.read, 1) END
+                        - coalesce(a.completed, 0),
+                        CASE WHEN s.backfill_done THEN 0 ELSE 1 END),
                greatest(coalesce(s.filled, 0) + coalesce(f.keys, 0), 0.001)::numeric
+          FROM caption.rows_ahead(w.relation) a
      ) r (waiting, completed)
      CROSS JOIN LATERAL (
         -- Deferred rows are work, too.
@@ -177,7 +213,19 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
                CASE WHEN r.waiting + coalesce(d.keys, 0) = 0 THEN 1.0
                     ELSE r.completed / (r.completed + r.waiting + coalesce(d.keys, 0)) END
      ) m (waiting, remaining, share)
-     WHERE pg_has_role(c.relowner, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE');
+     WHERE pg_has_role(c.relowner, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE')
+     UNION ALL
+    SELECT c.oid::regclass, greatest(c.reltuples, 0)::bigint, 0, 0, 0, 0, 0, NULL, NULL, NULL,
+           'its triggers have no watch, as in a schema-only copy: '
+           'call caption.watch() or drop them',
+           true
+      FROM pg_class c
+     WHERE c.oid IN (SELECT t.tgrelid
+                       FROM pg_trigger t
+                      WHERE t.tgfoid = 'caption.enqueue()'::regprocedure
+                        AND t.tgparentid = 0)
+       AND NOT EXISTS (SELECT FROM caption.watch w WHERE w.relation::oid = c.oid)
+       AND (pg_has_role(c.relowner, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE'));
 COMMENT ON VIEW caption.progress IS
     'Progress of each watch. filled, in_flight, deferred and failed are exact; '
     'rows, and the part of waiting that the backfill has not read yet, are estimates. '
@@ -241,7 +289,7 @@ CREATE PROCEDURE caption.wait(
                         THEN pg_catalog.concat(' (', p.state, ')') END
                        AS why,
                    p.waiting OPERATOR(pg_catalog.+) p.deferred OPERATOR(pg_catalog.=) 0
-                       AND p.state OPERATOR(pg_catalog.=) ANY ('{idle,paused}'::pg_catalog.text[])
+                       AND (p.state OPERATOR(pg_catalog.=) 'paused' OR NOT p.stopped)
                        AS done,
                    p.waiting OPERATOR(pg_catalog.=) 0
                        AND p.in_flight OPERATOR(pg_catalog.=) 0
@@ -265,7 +313,7 @@ CREATE PROCEDURE caption.wait(
                 ELSIF reported IS NULL THEN
                     RAISE EXCEPTION 'table % is not watched', name
                         USING ERRCODE = 'undefined_object',
-                              HINT    = 'See caption.watch().';
+                              HINT    = caption.unwatched_hint(relation);
                 END IF;
                 RAISE NOTICE 'table % is no longer watched', name;
                 RETURN;

@@ -10,7 +10,8 @@ CREATE FUNCTION caption.grant_to(role regrole, rights text)
                                 '@extschema@.caption_images(text[], text, int, int), '
                                 '@extschema@.caption_image_json(text, text[], int)';
         editor constant text :=
-            'caption.watch, caption.unwatch, caption.pause, caption.resume, caption.retry, '
+            'caption.watch, caption.unwatch, caption.move_watch, caption.pause, '
+            'caption.resume, caption.retry, '
             'caption.recaption, caption.withdraw, caption.prune, caption.is_idle, '
             'caption.texts, caption.begin_backfill, caption.end_backfill';
     BEGIN

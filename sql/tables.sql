@@ -17,7 +17,8 @@ CREATE TABLE caption.watch (
     condition         text,
     condition_columns name[],
     backfill          boolean  NOT NULL DEFAULT false,
-    batch             int
+    batch             int,
+    named             name[]
 );
 COMMENT ON TABLE caption.watch IS
     'Watched tables, one per row, written by caption.watch(). '
@@ -52,8 +53,11 @@ COMMENT ON COLUMN caption.watch.backfill IS
     'A backfill: it has no triggers and ends by itself; see caption.backfill(). Not part of dumps.';
 COMMENT ON COLUMN caption.watch.batch IS
     'The most rows of a backfill in progress. NULL: the worker decides.';
+COMMENT ON COLUMN caption.watch.named IS
+    'Schema and name of the table when caption.watch() was called last. '
+    'Another table may have this name now; see caption.move_watch().';
 GRANT SELECT (relation, image, fills, keys, max_tokens, overwrite, on_replica, paused,
-              superuser_since, backfill, batch)
+              superuser_since, backfill, batch, named)
     ON caption.watch TO PUBLIC;
 -- pg_dump runs the condition with an empty search_path.
 SELECT pg_extension_config_dump('caption.watch',
@@ -152,7 +156,7 @@ COMMENT ON TABLE caption.deferred IS
     'Keys of rows to try again when due: the host is in a cooldown, or the network failed.';
 
 CREATE TABLE caption.ledger (
-    relation      oid         NOT NULL,
+    relation      regclass    NOT NULL,
     key           jsonb       NOT NULL,
     url           text        NOT NULL,
     outputs       jsonb       NOT NULL,
@@ -166,7 +170,8 @@ CREATE TABLE caption.ledger (
 );
 COMMENT ON TABLE caption.ledger IS
     'Machine-written texts: in which column, for which URL, with which model. '
-    'Shown by caption.texts().';
+    'Shown by caption.texts(). Part of dumps: in the restored database these texts are known as '
+    'machine-written.';
 COMMENT ON COLUMN caption.ledger.url IS
     'Hash of the URL that was captioned last.';
 COMMENT ON COLUMN caption.ledger.outputs IS
@@ -182,6 +187,9 @@ COMMENT ON COLUMN caption.ledger.sha256 IS
     'SHA-256 of the image file. NULL: the texts of the row are of several.';
 COMMENT ON COLUMN caption.ledger.recaption IS
     '1: the row is to be captioned again if image, model or style have changed. 2: in any case.';
+
+SELECT pg_extension_config_dump('caption.ledger',
+                                'WHERE relation::oid IN (SELECT c.oid FROM pg_catalog.pg_class c)');
 
 CREATE TABLE caption.failed (
     relation oid         NOT NULL,

@@ -31,6 +31,16 @@ COMMENT ON FUNCTION caption.unwatch IS
     'Ends a watch and removes its triggers, queue and failures. Written texts stay, and the ledger '
     'of a later watch knows them. forget: it does not; they count as user-edited from then on.';
 
+CREATE FUNCTION caption.move_watch(
+        from_relation regclass,
+        to_relation   regclass)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'move_watch_wrapper';
+COMMENT ON FUNCTION caption.move_watch(regclass, regclass) IS
+    'Moves a watch with its queue, failures and ledger to another table with the same key, '
+    'such as one that has taken the name of the watched table.';
+
 CREATE FUNCTION caption.pause(relation regclass)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
@@ -89,6 +99,6 @@ COMMENT ON FUNCTION caption.prune IS
     'resolved failures. Otherwise they are removed within a day.';
 
 REVOKE ALL ON FUNCTION
-    caption.watch, caption.unwatch, caption.pause, caption.resume, caption.retry,
-    caption.recaption, caption.withdraw, caption.prune
+    caption.watch, caption.unwatch, caption.move_watch, caption.pause, caption.resume,
+    caption.retry, caption.recaption, caption.withdraw, caption.prune
     FROM PUBLIC;

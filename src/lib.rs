@@ -49,6 +49,7 @@ pub extern "C-unwind" fn _PG_init() {
         unsafe { std::env::set_var("RUST_LIB_BACKTRACE", "0") };
     }
     settings::init();
+    hooks::utility::init();
     if shared::preloading() {
         shared::init();
         engine::model_status::init();

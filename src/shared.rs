@@ -5,9 +5,11 @@
 
 use crate::pg::report::refuse;
 use crate::pg::shared_text::SharedText;
+use pg_caption_queue::RowsAhead;
 use pg_caption_supervisor::{database_status, schedule};
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -46,6 +48,8 @@ pub struct DatabaseSlot {
     has_runaway: bool,
     /// Rows in flight: OID of the watched table and count.
     pub in_flight: [(u32, u32); MAX_IN_FLIGHT],
+    /// Rows beyond the recorded progress: OID of the watched table, rows read, rows completed.
+    pub ahead: [(u32, u32, u32); MAX_IN_FLIGHT],
 }
 
 impl DatabaseSlot {
@@ -275,6 +279,7 @@ pub fn set_worker(oid: u32, pid: i32) {
             slot.worker = pid;
             slot.worker_latch = if pid == 0 { 0 } else { my_latch() };
             slot.in_flight = Default::default();
+            slot.ahead = Default::default();
         }
         launcher
     };
@@ -353,12 +358,17 @@ pub fn was_demoted_since(role: u32, since_ms: i64) -> bool {
         || (forgotten.role != 0 && forgotten.at_ms >= since_ms)
 }
 
-/// Publishes the in-flight counts of a database: OID of the watched table and count.
-pub fn set_in_flight(oid: u32, counts: &[(u32, u32)]) {
+/// Publishes counts of a database by the OID of the watched table: rows in flight, and rows beyond
+/// the recorded progress.
+pub fn set_in_flight(oid: u32, counts: &[(u32, u32)], ahead: &HashMap<u32, RowsAhead>) {
     if let Some(slot) = STATE.exclusive().slot(oid) {
         slot.in_flight = Default::default();
         for (to, from) in slot.in_flight.iter_mut().zip(counts) {
             *to = *from;
+        }
+        slot.ahead = Default::default();
+        for (to, (table, ahead)) in slot.ahead.iter_mut().zip(ahead) {
+            *to = (*table, ahead.read as u32, ahead.completed as u32);
         }
     }
 }

@@ -11,4 +11,4 @@ mod progress;
 mod status;
 pub mod style;
 mod value;
-mod watch;
+pub mod watch;

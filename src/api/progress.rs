@@ -27,6 +27,25 @@ fn in_flight(relation: pg_sys::Oid) -> Option<i32> {
     Some(count.map_or(0, |(_, count)| *count as i32))
 }
 
+const MAY_MONITOR: &str = "\
+    SELECT pg_has_role(c.relowner, 'USAGE') OR pg_has_role('pg_monitor', 'USAGE') \
+      FROM pg_class c WHERE c.oid = $1";
+
+/// `caption.rows_ahead(relation)`: NULL unless the caller may see the table's progress.
+#[pg_extern(sql = false, volatile, parallel_safe)]
+fn rows_ahead(
+    relation: pg_sys::Oid,
+) -> TableIterator<'static, (name!(read, Option<i32>), name!(completed, Option<i32>))> {
+    let may_monitor = select_one::<bool>(MAY_MONITOR, &[relation.into()]) == Some(true);
+    if !may_monitor || !shared::preloaded() {
+        return TableIterator::once((None, None));
+    }
+    let known = current_database().map(|database| database.ahead).unwrap_or_default();
+    let ahead = known.iter().find(|(table, ..)| *table == relation.to_u32());
+    let (_, read, completed) = ahead.copied().unwrap_or_default();
+    TableIterator::once((Some(read as i32), Some(completed as i32)))
+}
+
 /// `caption.obstacle()`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 fn obstacle() -> Option<String> {
@@ -69,6 +88,7 @@ fn current_database() -> Option<shared::DatabaseSlot> {
 /// `caption.require_no_transaction(procedure)`.
 #[pg_extern(sql = false, volatile)]
 fn require_no_transaction(procedure: &str) {
+    shared::require_ready();
     // SAFETY: reads the context that the calling procedure was called in.
     if !unsafe { pg_sys::SPI_inside_nonatomic_context() } {
         refuse(

@@ -50,6 +50,8 @@ pub enum ConditionSource<'a> {
     User { search_path: &'a CStr },
     /// By the deparser.
     Stored,
+    /// By the deparser, before a column was renamed.
+    Renamed { from: &'a str, to: &'a str },
 }
 
 impl RowCondition {
@@ -124,7 +126,12 @@ unsafe fn parse_locked(
                 "it must be one expression over the row",
             );
         };
+        let open = pg_sys::table_open(relation, pg_sys::AccessShareLock as i32);
         let (scope, name) = match source {
+            ConditionSource::Renamed { from, to } => {
+                let name = pg_sys::makeAlias(ROW.as_ptr(), old_names((*open).rd_att, from, to));
+                (None, name)
+            }
             ConditionSource::Stored => (None, pg_sys::makeAlias(ROW.as_ptr(), null_mut())),
             ConditionSource::User { search_path } => {
                 let scope = GucScope::sealed();
@@ -134,7 +141,6 @@ unsafe fn parse_locked(
         };
         let state = pg_sys::make_parsestate(null_mut());
         (*state).p_sourcetext = text.as_ptr();
-        let open = pg_sys::table_open(relation, pg_sys::AccessShareLock as i32);
         let lock = pg_sys::AccessShareLock as i32;
         let item = pg_sys::addRangeTableEntryForRelation(state, open, lock, name, false, true);
         pg_sys::addNSItemToQuery(state, item, true, true, true);
@@ -167,6 +173,24 @@ unsafe fn parse_locked(
             relation,
             expression: analysed,
         })
+    }
+}
+
+/// The names of the columns as they were before one was renamed, for an alias: a list of strings
+/// without dropped columns.
+///
+/// # Safety
+/// The description is of an open relation.
+unsafe fn old_names(description: pg_sys::TupleDesc, from: &str, to: &str) -> *mut pg_sys::List {
+    // SAFETY: as promised by the caller; the strings are copied into the transaction's memory.
+    unsafe {
+        let columns = PgTupleDesc::from_pg_unchecked(description);
+        let names = columns.iter().filter(|column| !column.attisdropped).map(|column| {
+            let name = if column.name() == to { from } else { column.name() };
+            let name = CString::new(name).unwrap_or_default();
+            pg_sys::makeString(pg_sys::pstrdup(name.as_ptr()))
+        });
+        names.fold(null_mut(), |list, name| pg_sys::lappend(list, name.cast()))
     }
 }
 

@@ -84,6 +84,12 @@ pub fn warn(message: impl Into<String>, detail: Option<String>, hint: Option<Str
     report(PgLogLevel::WARNING, code, message.into(), detail, hint);
 }
 
+/// Informs the caller.
+pub fn notice(message: impl Into<String>, detail: Option<String>, hint: Option<String>) {
+    let code = PgSqlErrorCode::ERRCODE_SUCCESSFUL_COMPLETION;
+    report(PgLogLevel::NOTICE, code, message.into(), detail, hint);
+}
+
 /// Unwraps the result of an SPI call. Errors of the statement itself are raised by PostgreSQL; this
 /// is about wrong use of SPI.
 pub fn spi<T>(result: Result<T, pgrx::spi::Error>) -> T {

@@ -140,6 +140,26 @@ pub fn has_column(relation: pg_sys::Oid, name: &str) -> bool {
     found == Some(true)
 }
 
+const IS_SUBSCRIBED: &str = "\
+    SELECT EXISTS ( \
+           SELECT FROM pg_subscription_rel s \
+            WHERE s.srrelid = $1 \
+               OR s.srrelid IN (SELECT t.relid FROM pg_partition_tree($1::oid::regclass) t))";
+
+/// Whether a subscription applies rows to a table or to a partition of it.
+pub fn is_subscribed(relation: pg_sys::Oid) -> bool {
+    select_one(IS_SUBSCRIBED, &[relation.into()]) == Some(true)
+}
+
+const HAS_TRIGGERS: &str = "\
+    SELECT EXISTS (SELECT FROM pg_trigger t \
+                    WHERE t.tgrelid = $1 AND t.tgfoid = 'caption.enqueue()'::regprocedure)";
+
+/// Whether a table has triggers of the extension.
+pub fn has_triggers(relation: pg_sys::Oid) -> bool {
+    select_one(HAS_TRIGGERS, &[relation.into()]) == Some(true)
+}
+
 const CHILDREN: &str = "\
     SELECT string_agg(i.inhrelid::regclass::text, ', ') \
       FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhparent \

@@ -70,6 +70,8 @@ pub struct UncheckedWatch {
     /// When a superuser watched the table, which has belonged to superusers since: milliseconds of
     /// the Unix epoch.
     pub by_superuser: Option<i64>,
+    /// The transaction that has written it, as text.
+    pub version: Option<String>,
     pub watched: WatchedTable,
 }
 
@@ -78,7 +80,11 @@ pub fn check(
     relation: pg_sys::Oid,
     watch: &UncheckedWatch,
 ) -> Result<(Vec<WatchFill>, Vec<KeyColumn>), String> {
-    let UncheckedWatch { url, fills, max_tokens, keys, by_superuser, watched } = watch;
+    let UncheckedWatch { url, fills, max_tokens, keys, by_superuser, watched, .. } = watch;
+    // Without its columns a table has no triggers either.
+    for column in std::iter::once(url).chain(keys) {
+        attribute(relation, column)?;
+    }
     if watched.has_triggers && !has_triggers(relation) {
         return Err("its triggers are missing: a dump is still being restored, or they were \
                     dropped; then call caption.watch() again"
@@ -103,7 +109,6 @@ pub fn check(
             return Err(foreign_problem(&code));
         }
     }
-    attribute(relation, url)?;
     let columns: Vec<&String> =
         fills.as_object().into_iter().flatten().map(|(column, _)| column).collect();
     let fills = fills.as_object().into_iter().flatten().map(|(column, fill)| {

@@ -47,6 +47,17 @@ pub fn due(tables: &[u32]) -> Vec<u32> {
     }))
 }
 
+/// Counts a table as checked now.
+pub fn note_checked(relation: pg_sys::Oid) {
+    let note = format!(
+        "UPDATE caption.watch_state t \
+            SET pruned_at = clock_timestamp(), \
+                (pruned_files, pruned_deleted) = (SELECT f.files, f.deleted FROM {TABLE_FACTS}) \
+          WHERE t.relation = $1"
+    );
+    spi(Spi::run_with_args(&note, &[relation.into()]));
+}
+
 /// The position of the pass of a table. A TRUNCATE since the last batch restarts it.
 fn cursor(table: &WatchedTable) -> PruneCursor {
     let position = format!(

@@ -66,7 +66,7 @@ pub fn run(database: u32) {
                 store.transaction(|store| worker.prune(store, now));
             }
             WorkerAction::Report => {
-                shared::set_in_flight(database, &worker.in_flight());
+                shared::set_in_flight(database, &worker.in_flight(), &worker.ahead());
                 let (sent, ready, locked) = worker.job_counts();
                 let counts = format!("{sent} in flight, {ready} ready, {locked} locked");
                 report(&format!("captioning: {counts}"), true);

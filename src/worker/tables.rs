@@ -2,8 +2,8 @@
 
 use super::checks::{UncheckedWatch, check, is_superuser};
 use super::conditions::{CheckedConditions, OwnerCode};
-use super::rescan;
 use super::transaction::{attempt, spi};
+use super::{prune, rescan};
 use crate::pg::backfill_lock;
 use crate::pg::table::BOOKKEEPING;
 use crate::shared;
@@ -37,7 +37,7 @@ const WATCHES: &str = "SELECT w.relation::oid, \
            w.paused, t.backfill_after::text, coalesce(t.backfill_done, false), \
            coalesce(t.backfill_run, 0), to_jsonb(t.recaption_before)#>>'{}', \
            (extract(epoch FROM w.superuser_since) * 1000)::int8, w.base_url, \
-           w.condition, w.backfill, w.batch \
+           w.condition, w.backfill, w.batch, w.xmin::text \
       FROM caption.watch w \
       JOIN pg_catalog.pg_class c ON c.oid = w.relation \
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -45,7 +45,7 @@ const WATCHES: &str = "SELECT w.relation::oid, \
 
 const ADD_STATE: &str = "INSERT INTO caption.watch_state (relation) \
     SELECT $1 WHERE NOT EXISTS (SELECT FROM caption.watch_state WHERE relation = $1) \
-    ON CONFLICT DO NOTHING";
+    ON CONFLICT DO NOTHING RETURNING relation";
 
 /// A transaction that locks the row changes the watch, and wakes the worker at commit.
 const SET_PROBLEM: &str = "UPDATE caption.watch_state SET problem = $2 WHERE relation = ( \
@@ -131,7 +131,7 @@ pub fn load(conditions: &mut CheckedConditions, code: &mut OwnerCode<'_>) -> Vec
         forget_superuser(oid, &mut watch);
         // An open transaction may be adding or removing the row: this table waits for its end,
         // others do not.
-        let added = attempt(|| spi(Spi::run_with_args(ADD_STATE, &[oid.into()])));
+        let added = attempt(|| add_state(oid));
         if let Err(raised) = added {
             pgrx::debug1!("pg_caption: {} waits: {}", watch.watched.name, raised.message);
         }
@@ -140,7 +140,9 @@ pub fn load(conditions: &mut CheckedConditions, code: &mut OwnerCode<'_>) -> Vec
                 let url = quote_identifier(&watch.url);
                 let table = WatchedTable { url, fills, keys, ..watch.watched };
                 if let Err(problem) = conditions.check_early(&table, code) {
-                    stop(oid, &table.name, problem);
+                    if is_current(oid, &watch.version) {
+                        stop(oid, &table.name, problem);
+                    }
                     continue;
                 }
                 // Unreadable rows stay the problem until the stopped backfill has read them.
@@ -149,10 +151,39 @@ pub fn load(conditions: &mut CheckedConditions, code: &mut OwnerCode<'_>) -> Vec
                 }
                 watched.push(table);
             }
-            Err(problem) => stop(oid, &watch.watched.name, problem),
+            Err(problem) if is_current(oid, &watch.version) => {
+                stop(oid, &watch.watched.name, problem)
+            }
+            // Its transaction wakes this worker again.
+            Err(_) => {}
         }
     }
     watched
+}
+
+/// Whether a watch has the version that was read. Otherwise its table, which is read later, was
+/// altered together with it, and the two do not match.
+fn is_current(relation: pg_sys::Oid, read: &Option<String>) -> bool {
+    let version = "SELECT w.xmin::text FROM caption.watch w WHERE w.relation = $1";
+    let version = spi(Spi::connect_mut(|client| {
+        match client.update(version, Some(1), &[relation.into()])?.next() {
+            Some(row) => row.get::<String>(1),
+            None => Ok(None),
+        }
+    }));
+    version == *read
+}
+
+/// Adds the state of a watch without one, which comes from a dump. Its ledger does, too, perhaps
+/// before the rows: the first pass of pruning is a day away.
+fn add_state(relation: pg_sys::Oid) {
+    let is_new = spi(Spi::connect_mut(|client| {
+        let rows = client.update(ADD_STATE, None, &[relation.into()])?;
+        Ok::<_, pgrx::spi::Error>(!rows.is_empty())
+    }));
+    if is_new {
+        prune::note_checked(relation);
+    }
 }
 
 /// A superuser's watch counts only while the table belongs to superusers. Later it has to be
@@ -182,6 +213,7 @@ fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
                 max_tokens: row.get::<i32>(7)?.unwrap_or(64) as u32,
                 keys: row.get(6)?.unwrap_or_default(),
                 by_superuser: row.get(14)?,
+                version: row.get(19)?,
                 watched: WatchedTable {
                     oid: relation.to_u32(),
                     name: row.get(2)?.unwrap_or_default(),

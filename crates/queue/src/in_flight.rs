@@ -38,6 +38,17 @@ struct KeyPage {
     origin: PageOrigin,
     /// Jobs that are not done.
     open: usize,
+    /// Jobs of the whole page.
+    jobs: usize,
+}
+
+/// Rows of a table's pages that are not acknowledged yet.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct RowsAhead {
+    /// Rows that the backfill has read.
+    pub read: usize,
+    /// Rows, also of the queue, that are settled.
+    pub completed: usize,
 }
 
 /// Pages, claimed rows and rows that wait for another page's job.
@@ -70,7 +81,7 @@ impl InFlight {
         if matches!(origin, PageOrigin::Backfill { .. }) {
             self.backfills.entry(relation).or_default().push_back(id);
         }
-        self.pages.insert(id, KeyPage { relation, origin, open });
+        self.pages.insert(id, KeyPage { relation, origin, open, jobs: open });
         id
     }
 
@@ -123,6 +134,24 @@ impl InFlight {
     /// Whether a page comes from the queue: its rows have just been written by a client.
     pub fn is_from_queue(&self, page: PageId) -> bool {
         self.pages.get(&page).is_some_and(|page| matches!(page.origin, PageOrigin::Queue(_)))
+    }
+
+    /// What the pages of each table hold beyond the recorded progress.
+    pub fn ahead(&self) -> HashMap<u32, RowsAhead> {
+        let mut tables: HashMap<u32, RowsAhead> = HashMap::new();
+        for KeyPage { relation, origin, open, jobs } in self.pages.values() {
+            let ahead = tables.entry(*relation).or_default();
+            match origin {
+                PageOrigin::Backfill { rows, .. } => {
+                    let rows = usize::try_from(*rows).unwrap_or(0);
+                    ahead.read += rows;
+                    ahead.completed += rows.saturating_sub(*open);
+                }
+                PageOrigin::Queue(_) => ahead.completed += jobs - open,
+                PageOrigin::Deferred => {}
+            }
+        }
+        tables
     }
 
     /// Number of unfinished chunks of a table's backfill.
@@ -245,6 +274,21 @@ mod tests {
         assert!(!in_flight.claim(&row(1), second));
         assert_eq!(in_flight.release(&row(1)), [second]);
         assert!(in_flight.claim(&row(1), second));
+    }
+
+    #[test]
+    fn rows_ahead_count_one_by_one() {
+        let mut in_flight = InFlight::default();
+        let last = Some(String::from("[\"9\"]"));
+        let backfill = in_flight.add(1, PageOrigin::Backfill { last, rows: 5 }, 5);
+        let queue = in_flight.add(1, PageOrigin::Queue(7), 3);
+        assert_eq!(in_flight.ahead()[&1], RowsAhead { read: 5, completed: 0 });
+        in_flight.finish([backfill, backfill, queue]);
+        assert_eq!(in_flight.ahead()[&1], RowsAhead { read: 5, completed: 3 });
+        in_flight.finish([queue, queue]);
+        assert_eq!(in_flight.ahead()[&1], RowsAhead { read: 5, completed: 2 }, "acknowledged");
+        in_flight.finish([backfill; 3]);
+        assert!(in_flight.ahead().is_empty());
     }
 
     #[test]

@@ -23,7 +23,7 @@ mod worker;
 
 pub use base_url::{BaseUrlError, check_base_url, resolve_url};
 pub use engine_loss::{EngineLoss, EngineTrial, RequestWork};
-pub use in_flight::{AckedPages, PageId, RowKey};
+pub use in_flight::{AckedPages, PageId, RowKey, RowsAhead};
 use in_flight::{InFlight, PageOrigin};
 pub use job::{
     CurrentRow, FillText, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowJob, RowMatch,

@@ -4,7 +4,7 @@
 //! Called by SQL. Each one requires the rights of the table's owner.
 
 use super::arguments::require_relation;
-use super::require_writable;
+use super::{redefine, require_writable};
 use crate::pg::latest_snapshot::LatestSnapshot;
 use crate::pg::report::{refuse, spi};
 use crate::pg::table::{self, BOOKKEEPING, LEDGER, TableDescription};
@@ -15,21 +15,37 @@ const IS_WATCHED: &str = "SELECT EXISTS (SELECT FROM caption.watch WHERE relatio
 
 /// The table, if it is watched and the caller may change its watch; raises otherwise.
 pub fn require_watched(relation: Option<pg_sys::Oid>) -> TableDescription {
-    shared::require_ready();
     require_writable();
     let table = table::describe(require_relation(relation));
     table::require_ownership(&table);
-    let _extension = identity::as_extension();
-    let exists: Option<bool> = spi(Spi::get_one_with_args(IS_WATCHED, &[table.oid.into()]));
+    let exists: Option<bool> = {
+        let _extension = identity::as_extension();
+        spi(Spi::get_one_with_args(IS_WATCHED, &[table.oid.into()]))
+    };
     if exists != Some(true) {
         refuse(
             PgSqlErrorCode::ERRCODE_UNDEFINED_OBJECT,
             format!("table {} is not watched", table.name),
             None,
-            Some("See caption.watch() and the table caption.watch.".into()),
+            Some(unwatched_hint(table.oid)),
         );
     }
     table
+}
+
+/// `caption.unwatched_hint(relation)`: what to do about a table that is not watched.
+#[pg_extern(sql = false, stable, parallel_safe)]
+fn unwatched_hint(relation: pg_sys::Oid) -> String {
+    if let Some(from) = redefine::swapped(relation) {
+        let to = table::describe(relation).name;
+        let hint = redefine::move_hint(&from, &to);
+        return format!("The watch of this name is on table {from}. {hint}");
+    }
+    if table::has_triggers(relation) {
+        return "It has triggers of a watch, as in a schema-only copy. Call caption.watch()."
+            .into();
+    }
+    "See caption.watch() and the table caption.watch.".into()
 }
 
 /// Locks the table's row in `caption.watch_state`. A worker skips the table until this transaction
@@ -49,14 +65,19 @@ fn unwatch(relation: Option<pg_sys::Oid>, forget: Option<bool>) {
     let _snapshot = LatestSnapshot::push();
     let table = require_watched(relation);
     triggers::drop(table.oid, &table.name);
+    remove(table.oid, forget != Some(true));
+    enqueue::announce_at_commit();
+}
+
+/// Removes what is recorded about a watch.
+pub fn remove(relation: pg_sys::Oid, keeps_ledger: bool) {
     let _extension = identity::as_extension();
-    lock_state(table.oid);
-    let is_kept = |name: &&str| *name == LEDGER && forget != Some(true);
+    lock_state(relation);
+    let is_kept = |name: &&str| *name == LEDGER && keeps_ledger;
     for name in BOOKKEEPING.into_iter().filter(|name| !is_kept(name)) {
         let statement = format!("DELETE FROM caption.{name} WHERE relation = $1");
-        spi(Spi::run_with_args(&statement, &[table.oid.into()]));
+        spi(Spi::run_with_args(&statement, &[relation.into()]));
     }
-    enqueue::announce_at_commit();
 }
 
 /// `caption.pause(relation)`.
@@ -103,6 +124,7 @@ const REQUEUE: &str = "\
 /// `caption.retry(relation)`.
 #[pg_extern(sql = false, volatile)]
 fn retry(relation: Option<pg_sys::Oid>) -> i64 {
+    shared::require_ready();
     let relation = require_watched(relation).oid;
     let _extension = identity::as_extension();
     lock_state(relation);
@@ -114,6 +136,7 @@ fn retry(relation: Option<pg_sys::Oid>) -> i64 {
 /// `caption.prune(relation)`.
 #[pg_extern(sql = false, volatile)]
 fn prune(relation: Option<pg_sys::Oid>) {
+    shared::require_ready();
     let relation = require_watched(relation).oid;
     let _extension = identity::as_extension();
     // A pass in progress restarts: rows that it has checked may have been deleted since.

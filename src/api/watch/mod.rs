@@ -2,7 +2,8 @@
 //!
 //! Called by SQL. `arguments` checks the values, `plan` checks them against the catalogs,
 //! `register` records the watch; `control` has the companions `unwatch`, `pause`, `resume`,
-//! `retry` and `prune`; `recaption` and `withdraw` concern rows of a `selection`.
+//! `retry` and `prune`; `recaption` and `withdraw` concern rows of a `selection`; `redefine` keeps
+//! a watch in step with its table, and `relocate` moves it to another one.
 
 mod arguments;
 mod backfill;
@@ -11,13 +12,16 @@ mod condition;
 mod control;
 mod plan;
 mod recaption;
+pub mod redefine;
 mod register;
+mod relocate;
 mod selection;
 mod withdraw;
 
 use crate::pg::condition::ConditionSource;
 use crate::pg::guc_scope::{GucScope, current};
 use crate::pg::latest_snapshot::LatestSnapshot;
+use crate::pg::report::{notice, warn};
 use crate::{hooks::enqueue, pg::table, pg::triggers, shared};
 use arguments::{RawArguments, WatchArguments, WatchOptions};
 use pgrx::AnyElement;
@@ -39,7 +43,6 @@ fn watch(
     condition: Option<&str>,
     replace: Option<bool>,
 ) {
-    shared::require_ready();
     let (pinned, caller_path) = pin_path();
     require_writable();
     let arguments = WatchArguments::from(RawArguments {
@@ -69,13 +72,22 @@ fn watch(
     if let Some(condition) = &plan.condition {
         triggers::depend_on_condition(plan.table.oid, condition);
     }
+    let swapped = redefine::swapped(plan.table.oid);
     register::register(&plan);
     enqueue::announce_at_commit();
-    let (name, condition) = (plan.table.name.clone(), plan.condition.map(|found| found.text));
+    let (relation, name) = (plan.table.oid, plan.table.name.clone());
+    let condition = plan.condition.map(|found| found.text);
     if let Some(before) = before {
         options.condition = condition;
         changes::report(&name, &before, &options);
+    } else if let Some(from) = swapped {
+        notice(
+            format!("another table was watched under the name {name}: {from}"),
+            Some("What that watch has written counts as text of users here.".into()),
+            None,
+        );
     }
+    warn_about_effects(relation, &name, options.on_replica);
     drop(pinned);
 }
 
@@ -86,6 +98,27 @@ fn pin_path() -> (GucScope, CString) {
     let pinned = GucScope::sealed();
     pinned.set(c"search_path", c"pg_catalog, pg_temp");
     (pinned, caller_path)
+}
+
+/// Warns where the watch has no effect now, or less than expected.
+fn warn_about_effects(relation: pg_sys::Oid, table: &str, on_replica: bool) {
+    if !shared::preloaded() {
+        warn(
+            format!("table {table} is watched, but pg_caption is not running"),
+            Some("The library is not in shared_preload_libraries.".into()),
+            Some("Rows are queued meanwhile, and filled once the server preloads it.".into()),
+        );
+    }
+    if !on_replica && table::is_subscribed(relation) {
+        warn(
+            format!("rows that logical replication applies to table {table} are not filled"),
+            Some("The table belongs to a subscription.".into()),
+            Some(
+                "Call caption.watch() with on_replica => true, unless the publisher fills it."
+                    .into(),
+            ),
+        );
+    }
 }
 
 /// Leaves out the fills of columns that the table no longer has.

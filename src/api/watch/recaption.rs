@@ -10,6 +10,7 @@ use super::selection::RowSelection;
 use crate::hooks::enqueue;
 use crate::pg::identity;
 use crate::pg::report::spi;
+use crate::shared;
 use pgrx::JsonB;
 use pgrx::prelude::*;
 
@@ -43,6 +44,7 @@ fn recaption(
     keys: Option<Vec<Option<JsonB>>>,
     force: Option<bool>,
 ) {
+    shared::require_ready();
     let (pinned, caller_path) = pin_path();
     let table = require_watched(relation);
     let relation = table.oid;

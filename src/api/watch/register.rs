@@ -4,8 +4,9 @@
 
 use super::arguments::WatchOptions;
 use super::plan::WatchPlan;
+use crate::pg::condition::RowCondition;
 use crate::pg::identity;
-use crate::pg::report::spi;
+use crate::pg::report::{select_one, spi};
 use pg_caption_style::FillDefinition;
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -14,16 +15,17 @@ use serde_json::Value;
 const INSERT_WATCH: &str = "\
     INSERT INTO caption.watch \
            (relation, image, fills, keys, max_tokens, overwrite, on_replica, base_url, \
-            condition, condition_columns, superuser_since) \
+            condition, condition_columns, superuser_since, named) \
     SELECT $1::regclass, $2::name, $3, $4::name[], $5, $6, $7, $9, $10, $11::name[], \
-           CASE WHEN r.rolsuper THEN clock_timestamp() END \
-      FROM pg_roles r WHERE r.oid = $8 \
+           CASE WHEN r.rolsuper THEN clock_timestamp() END, ARRAY[n.nspname, c.relname] \
+      FROM pg_roles r, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+     WHERE r.oid = $8 AND c.oid = $1 \
     ON CONFLICT (relation) DO UPDATE \
        SET image = excluded.image, fills = excluded.fills, keys = excluded.keys, \
            max_tokens = excluded.max_tokens, overwrite = excluded.overwrite, \
            on_replica = excluded.on_replica, base_url = excluded.base_url, \
            condition = excluded.condition, condition_columns = excluded.condition_columns, \
-           superuser_since = excluded.superuser_since, \
+           superuser_since = excluded.superuser_since, named = excluded.named, \
            paused = false, backfill = false, batch = NULL";
 
 /// The run's number must be new for the table, also after `unwatch` has removed the previous one: a
@@ -65,6 +67,30 @@ pub fn options(relation: pg_sys::Oid, is_backfill: bool) -> Option<WatchOptions>
             condition: row.get(7)?,
         }))
     }))
+}
+
+/// The key columns of a watch.
+pub fn keys(relation: pg_sys::Oid) -> Vec<String> {
+    let _extension = identity::as_extension();
+    let keys = "SELECT w.keys::text[] FROM caption.watch w WHERE w.relation = $1";
+    select_one(keys, &[relation.into()]).unwrap_or_default()
+}
+
+/// The columns that the condition of a watch names.
+pub fn condition_columns(relation: pg_sys::Oid) -> Vec<String> {
+    let _extension = identity::as_extension();
+    let columns = "SELECT w.condition_columns::text[] FROM caption.watch w WHERE w.relation = $1";
+    select_one(columns, &[relation.into()]).unwrap_or_default()
+}
+
+const SET_CONDITION: &str = "\
+    UPDATE caption.watch SET condition = $2, condition_columns = $3::name[] WHERE relation = $1";
+
+/// Records how the condition of a watch is written now.
+pub fn set_condition(relation: pg_sys::Oid, condition: &RowCondition) {
+    let _extension = identity::as_extension();
+    let (text, columns) = (condition.text.clone(), condition.columns.clone());
+    spi(Spi::run_with_args(SET_CONDITION, &[relation.into(), text.into(), columns.into()]));
 }
 
 /// Records the watch and restarts the backfill: columns, styles or the key may have changed.

@@ -216,6 +216,18 @@ fn rows_from_logical_replication_are_filled() {
         publisher.conninfo(&from.name)
     ));
     to.eventually("(SELECT count(*) FROM products) = 2");
+    // Without `on_replica` a subscriber's rows would wait for nothing.
+    there.notices();
+    there.run("SELECT caption.watch('other'); SELECT caption.unwatch('other')");
+    let warnings = there.notices();
+    assert!(
+        warnings.iter().any(|n| n.severity() == "WARNING"
+            && n.message().contains("rows that logical replication applies to table public.other")
+            && n.hint().unwrap_or_default().contains("on_replica => true")),
+        "{warnings:?}"
+    );
+    there.run("SELECT caption.watch('products')");
+    assert!(there.notices().iter().all(|n| n.severity() == "NOTICE"), "it has on_replica");
     let url = web.serve("/new.jpg", ServerAnswer::picture(5));
     here.run(&format!(
         "INSERT INTO products (image_url) VALUES ('{url}'); \

@@ -118,12 +118,20 @@ fn functions_are_revoked_from_public() {
          WHERE has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1",
     );
     // The trigger function must be executable by the owner of a watch and checks how it is called.
-    // The others return only what the caller may see.
+    // The others return only what the caller may see, or markup of their arguments.
     let expected = [
         "caption.enqueue()",
+        "caption.escape_markup(text)",
+        "caption.img_tag(text,text,integer,integer,jsonb)",
         "caption.in_flight(regclass)",
+        "caption.json_ld(text,text,text,jsonb)",
+        "caption.key_object(oid,jsonb)",
         "caption.obstacle()",
-        "caption.require_no_transaction()",
+        "caption.open_graph(text,text,text,text,text,text)",
+        "caption.require_no_transaction(text)",
+        "caption.rows_ahead(regclass)",
+        "caption.unwatched_hint(regclass)",
+        "caption.web_address(text)",
     ];
     assert_eq!(open, expected.map(|function| [Some(function.to_string())]));
 }

@@ -416,3 +416,27 @@ fn a_second_watch_changes_what_it_is_given() {
     session.run("SELECT caption.watch('products', fills => '{\"alt\": \"seo\"}', replace => true)");
     assert_eq!(session.text(options), r#"{"alt": "seo"}128"#);
 }
+
+// Queue and backfill are acknowledged by pages of up to 500 rows: the bar moves within one.
+#[test]
+fn the_bar_of_a_small_table_moves() {
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let urls = web.half_gated_pictures(8, &gate);
+    let mut session = db.products(&urls);
+    let percent = "substring(p.bar FROM '([0-9]+)%')::int";
+    let half = format!(
+        "(SELECT p.filled = 4 AND {percent} = 50 AND p.waiting = 4 FROM caption.progress p)"
+    );
+    session.run("SELECT caption.watch('products')");
+    db.eventually(&half);
+    // The same for rows from the queue.
+    session.run("SELECT caption.unwatch('products'); TRUNCATE products");
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    let values: Vec<String> = urls.iter().map(|url| format!("('{url}')")).collect();
+    session.run(&format!("INSERT INTO products (image_url) VALUES {}", values.join(", ")));
+    db.eventually(&half);
+    gate.open();
+    session.run("CALL caption.wait('products')");
+    assert!(session.holds(&format!("(SELECT {percent} = 100 FROM caption.progress p)")));
+}

@@ -1,6 +1,7 @@
 //! Counts of a worker's jobs, for `pg_stat_activity`, shared memory and tests.
 
 use super::QueueWorker;
+use crate::RowsAhead;
 use crate::watched::active;
 use std::collections::HashMap;
 
@@ -17,6 +18,11 @@ impl QueueWorker {
             *counts.entry(job.row.relation).or_default() += 1;
         }
         counts.into_iter().collect()
+    }
+
+    /// What was read and settled of each table beyond its recorded progress.
+    pub fn ahead(&self) -> HashMap<u32, RowsAhead> {
+        self.in_flight.ahead()
     }
 
     /// Number of rows that the engine has, that are ready to be sent, and that are locked.
