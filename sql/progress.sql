@@ -271,6 +271,7 @@ CREATE PROCEDURE caption.wait(
         owner       text;
         later       text;
         first_due   timestamptz;
+        moved       text;
         settled     text;
         settled_at  timestamptz;
         latest      record;
@@ -318,23 +319,26 @@ CREATE PROCEDURE caption.wait(
                 RAISE NOTICE 'table % is no longer watched', name;
                 RETURN;
             END IF;
-            IF settled IS NULL OR settled OPERATOR(pg_catalog.<>) latest.settled THEN
-                settled := latest.settled;
-                settled_at := pg_catalog.clock_timestamp();
-            END IF;
             IF latest.done THEN
                 RAISE NOTICE '%', latest.result;
                 RETURN;
             ELSIF latest.only_deferred AND NOT deferred THEN
-                -- Only rows that are due later, or again and again.
+                -- Only rows that are due later, or whose host answers with pauses only.
                 SELECT pg_catalog.string_agg(pg_catalog.format('%s with %s', l.rows, l.code), ', '
                                              ORDER BY l.rows DESC),
-                       pg_catalog.min(l.due)
-                  INTO later, first_due
-                  FROM (SELECT d.code, pg_catalog.count(*) AS rows, pg_catalog.min(d.due) AS due
+                       pg_catalog.min(l.due),
+                       pg_catalog.format('%s, %s attempts', latest.settled,
+                                         pg_catalog.sum(l.attempts))
+                  INTO later, first_due, moved
+                  FROM (SELECT d.code, pg_catalog.count(*) AS rows, pg_catalog.min(d.due) AS due,
+                               pg_catalog.sum(d.attempts) AS attempts
                           FROM caption.deferred_row d
                          WHERE d.relation OPERATOR(pg_catalog.=) wait.relation
                          GROUP BY d.code) l;
+                IF settled IS NULL OR settled OPERATOR(pg_catalog.<>) moved THEN
+                    settled := moved;
+                    settled_at := pg_catalog.clock_timestamp();
+                END IF;
                 IF first_due OPERATOR(pg_catalog.>)
                    (pg_catalog.clock_timestamp() OPERATOR(pg_catalog.+) interval '1 minute')
                    OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) settled_at

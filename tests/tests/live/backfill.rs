@@ -95,7 +95,6 @@ fn a_backfill_is_refused_where_it_cannot_commit() {
         ("CALL caption.backfill('products', batch => 0)", "22023"),
         ("CALL caption.backfill('products', 'nothing')", "42703"),
         ("CALL caption.backfill('products', fills => '[]')", "22023"),
-        ("CALL caption.backfill('pg_class')", "42501"),
         ("CALL caption.backfill('caption.progress')", "42809"),
     ] {
         let error = session.error(call);
@@ -164,15 +163,15 @@ fn changes_of_the_table_end_a_backfill() {
         ("SELECT caption.unwatch('products')", "was ended by another session"),
         ("SELECT caption.pause('products')", "is not being filled: paused"),
         ("ALTER TABLE products RENAME alt TO text", "column \"alt\" does not exist"),
-        ("ALTER TABLE products RENAME text TO alt; DROP TABLE products", "another session"),
+        ("DROP TABLE products", "was ended by another session"),
     ] {
         let call = spawn(&db, CALL);
         db.eventually("EXISTS (SELECT FROM caption.progress WHERE in_flight = 3)");
         session.run(change);
         let error = call.join().unwrap();
         assert!(error.contains(message), "{change}: {error}");
-        if change.contains("RENAME alt") {
-            session.run("SELECT caption.unwatch('products')");
+        if change.contains("RENAME") {
+            session.run("ALTER TABLE products RENAME text TO alt");
         }
     }
     assert_eq!(session.number("SELECT count(*) FROM caption.watch"), 0);
@@ -212,8 +211,8 @@ fn rows_of_a_paused_host_are_waited_for() {
         "backfill of table products is paused: 4 rows filled, 1 tried again later, none failed"
     );
     assert_eq!(session.number("SELECT count(*) FROM caption.deferred_row"), 1);
-    other.serve("/busy.jpg", ServerAnswer::picture(5));
-    session.run("UPDATE caption.deferred SET due = now()");
+    // Another call ends with the same row.
+    assert_eq!(spawn(&db, CALL).join().unwrap(), notice);
 }
 
 #[test]
@@ -234,7 +233,7 @@ fn the_condition_of_a_backfill_is_the_owners() {
     };
     session.run(&call("is_shown(published)"));
     assert_eq!(
-        session.text("SELECT string_agg(id::text, ',') FROM products WHERE alt <> ''"),
+        session.text("SELECT string_agg(id::text, ',' ORDER BY id) FROM products WHERE alt <> ''"),
         "3,4"
     );
     let error = session.error(&call("exists (select 1)"));

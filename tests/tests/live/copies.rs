@@ -34,6 +34,7 @@ fn a_promoted_standby_continues_the_queue() {
     assert!(state.contains("standby"), "{state}");
     there.number("SELECT count(*) FROM caption.database");
     assert_eq!(there.error("SELECT caption.retry('products')").code().code(), "25006");
+    assert_eq!(there.error("CALL caption.backfill('products')").code().code(), "25006");
     let here = session.text("SELECT pg_current_wal_lsn()");
     there.run("SELECT 1");
     eventually("the standby has replayed all changes", || {

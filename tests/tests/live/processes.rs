@@ -61,12 +61,17 @@ fn the_engine_opens_no_server_files() {
 fn a_missing_preload_names_the_setting() {
     let cluster = TestCluster::private(&[("shared_preload_libraries", "")]);
     let db = cluster.database();
-    let error = db.session().error("SELECT caption_image('http://127.0.0.1:1/a.jpg')");
-    assert_eq!(error.code().code(), "55000", "{error:?}");
-    assert!(
-        error.hint().is_some_and(|hint| hint.contains("shared_preload_libraries")),
-        "{error:?}"
-    );
+    for statement in [
+        "SELECT caption_image('http://127.0.0.1:1/a.jpg')",
+        "CALL caption.backfill('caption.style')",
+    ] {
+        let error = db.session().error(statement);
+        assert_eq!(error.code().code(), "55000", "{error:?}");
+        assert!(
+            error.hint().is_some_and(|hint| hint.contains("shared_preload_libraries")),
+            "{error:?}"
+        );
+    }
 }
 
 #[test]
