@@ -10,19 +10,41 @@ const LONGEST_TOKEN: usize = 40;
 pub fn clean(raw: &str) -> String {
     let text = without_special_tokens(raw);
     let mut out = String::with_capacity(text.len());
-    for c in text.chars().filter(|c| !is_invisible(*c)) {
+    // French has a blank before some marks, word pieces before all.
+    let pieces = text.contains(" .") || text.contains(" ,");
+    let mut joiner = None;
+    for c in text.chars() {
+        if is_invisible(c) {
+            joiner = is_joiner(c).then_some(c);
+            continue;
+        }
+        // Persian and Indian words, and pictures of several parts, are different without it.
+        if let Some(joiner) = joiner.take()
+            && c >= JOINED
+            && out.ends_with(|before| before >= JOINED)
+        {
+            out.push(joiner);
+        }
         if c.is_whitespace() || c.is_control() {
             if !out.is_empty() && !out.ends_with(' ') {
                 out.push(' ');
             }
         } else {
-            if matches!(c, '.' | ',' | ';' | ':' | '!' | '?') && out.ends_with(' ') {
+            let spaced = matches!(c, '.' | ',') || (pieces && matches!(c, ';' | ':' | '!' | '?'));
+            if spaced && out.ends_with(' ') {
                 out.pop();
             }
             out.push(c);
         }
     }
     unquoted(out.trim()).to_string()
+}
+
+/// From here on, characters may need a joiner between them.
+const JOINED: char = '\u{600}';
+
+fn is_joiner(c: char) -> bool {
+    matches!(c, '\u{200c}' | '\u{200d}')
 }
 
 /// Characters without a glyph: zero-width, bidirectional controls, byte order mark, replacement,
@@ -65,9 +87,23 @@ fn is_special(inner: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-' | '▁' | '|'))
 }
 
+/// Pairs of quotation marks that may enclose a text.
+const QUOTES: [(char, char); 9] = [
+    ('"', '"'),
+    ('“', '”'),
+    ('„', '“'),
+    ('„', '”'),
+    ('«', '»'),
+    ('»', '«'),
+    ('\'', '\''),
+    ('‘', '’'),
+    ('「', '」'),
+];
+
 fn unquoted(text: &str) -> &str {
-    for (open, close) in [('"', '"'), ('“', '”'), ('\'', '\'')] {
-        if let Some(inner) = text.strip_prefix(open).and_then(|t| t.strip_suffix(close))
+    let bare = text.strip_suffix('.').unwrap_or(text);
+    for (open, close) in QUOTES {
+        if let Some(inner) = bare.strip_prefix(open).and_then(|t| t.strip_suffix(close))
             && !inner.contains([open, close])
         {
             return inner.trim();
@@ -101,7 +137,8 @@ mod tests {
 
     #[test]
     fn blanks_before_punctuation_are_removed() {
-        assert_eq!(clean("a man , a dog ."), "a man, a dog.");
+        assert_eq!(clean("a man , a dog : red ."), "a man, a dog: red.");
+        assert_eq!(clean("Bien-être en bocal : lavande"), "Bien-être en bocal : lavande");
     }
 
     #[test]
@@ -109,5 +146,15 @@ mod tests {
         assert_eq!(clean("\"A red cup\""), "A red cup");
         assert_eq!(clean("A sign that says \"STOP\""), "A sign that says \"STOP\"");
         assert_eq!(clean("\"STOP\" and \"GO\""), "\"STOP\" and \"GO\"");
+        assert_eq!(clean("« Un sac »"), "Un sac");
+        assert_eq!(clean("„Ein Korb“."), "Ein Korb");
+    }
+
+    #[test]
+    fn joiners_stay_where_a_script_needs_them() {
+        assert_eq!(
+            clean("می\u{200c}خواهم a\u{200c}b 👩\u{200d}🍳"),
+            "می\u{200c}خواهم ab 👩\u{200d}🍳"
+        );
     }
 }

@@ -7,19 +7,30 @@
 mod clean;
 mod fill;
 mod folder;
+mod markup;
+mod nothing;
 mod opener;
 mod patch;
+mod phrase;
 mod postprocess;
 mod refusal;
+mod repeat;
 mod sentence;
+mod smalltalk;
 mod style;
+mod thinking;
+mod turns;
 mod validate;
+mod vocabulary;
 
 pub use fill::{FillDefinition, FillError};
 pub use folder::{FolderError, of_folder};
+pub use nothing::{EmptyText, empty_text};
+pub use opener::stock_opener;
 pub use patch::StylePatch;
 pub use postprocess::{TextEnding, echoes, postprocess};
 pub use refusal::TextRefusal;
+pub use sentence::{cut, sentences};
 pub use style::{CaptionStyle, StyleRules, StyleTask, builtin, builtin_names};
 pub use validate::{
     MAX_CHARS, MAX_INSTRUCTION, MAX_NAME, MAX_PROMPTS, MIN_CHARS, MIN_MAX_CHARS, StyleError,

@@ -3,7 +3,12 @@
 //!
 //! Words are removed, never added or reordered.
 
-use crate::{CaptionStyle, TextRefusal, clean::clean, opener, sentence};
+use crate::markup::{TextBlock, blocks_of};
+use crate::repeat;
+use crate::smalltalk::{closes, is_decoration, without_smalltalk};
+use crate::vocabulary::vocabulary;
+use crate::{CaptionStyle, TextRefusal, clean::clean, empty_text, opener, sentence};
+use crate::{thinking, turns};
 
 /// How generation ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +20,8 @@ pub enum TextEnding {
 }
 
 /// The caption in `raw`: one capitalised line within the style's limits, without special tokens,
-/// stock openers, repeated sentences or closing speculation. The style decides about the final full
-/// stop.
+/// markdown, thoughts and small talk of the model, stock openers, repetitions or closing
+/// speculation. The style decides about the final full stop.
 ///
 /// ```
 /// use pg_caption_style::{TextEnding, builtin, postprocess};
@@ -27,23 +32,32 @@ pub enum TextEnding {
 /// ```
 ///
 /// # Errors
-/// [`TextRefusal::TooShort`] or [`TextRefusal::NoWords`] if too little is left.
+/// [`TextRefusal::Declined`] if the model refused, [`TextRefusal::NoCaption`] if the text describes
+/// nothing, [`TextRefusal::TooShort`] or [`TextRefusal::NoWords`] if too little is left.
 pub fn postprocess(
     raw: &str,
     style: &CaptionStyle,
     ending: TextEnding,
 ) -> Result<String, TextRefusal> {
     let rules = &style.rules;
-    let cleaned = clean(raw);
-    let mut text = opener::strip(&cleaned, style.task);
+    let answer = thinking::answer_of(raw);
+    let blocks = without_smalltalk(blocks_of(turns::first_answer(&answer)))?;
+    let cleaned = without_trimmings(&clean(&one_line(&blocks)));
+    let mut text: &str = &opener::strip(&cleaned, style.task);
     if ending == TextEnding::Cut {
         text = sentence::without_unfinished(text);
     }
+    if vocabulary().refusal.starts(text) {
+        return Err(TextRefusal::Declined);
+    }
     let kept = kept_sentences(text, rules.max_sentences);
+    if empty_text(&kept).is_some() {
+        return Err(TextRefusal::NoCaption);
+    }
     let max = rules.max_chars as usize;
     let mut caption = capitalised(sentence::cut(&kept, max));
     if rules.strip_final_stop {
-        let bare = caption.trim_end_matches(['.', ',', ';', ':', ' ']).len();
+        let bare = caption.trim_end_matches(['.', ',', ';', ':', '。', ' ']).len();
         caption.truncate(bare);
     } else if !sentence::is_closed(&caption) {
         close(&mut caption, max);
@@ -59,13 +73,60 @@ pub fn postprocess(
     Ok(caption)
 }
 
-/// At most `max` sentences, without repetitions and closing speculation; at least one if `text` has
-/// one.
+/// The blocks as one line; one without final punctuation becomes a sentence.
+fn one_line(blocks: &[TextBlock]) -> String {
+    let mut line = String::new();
+    for block in blocks {
+        let text = block.text.trim().trim_matches(is_decoration).trim();
+        if line.ends_with([':', '：']) || line.is_empty() {
+            line.push_str(if line.is_empty() { "" } else { " " });
+            line.push_str(text);
+            continue;
+        }
+        let open = line.trim_end_matches([',', ';', '-', '–', '—', ' ']).len();
+        line.truncate(open);
+        if !sentence::is_closed(&line) {
+            line.push(sentence::full_stop(&line));
+        }
+        line.push_str(sentence::gap_after(&line));
+        line.push_str(&capitalised(text));
+    }
+    line
+}
+
+/// Without counts of characters, hashtags at the end, and pictures around the text.
+fn without_trimmings(text: &str) -> String {
+    let text = vocabulary().counted.replace_all(text, "");
+    let mut text = text.trim_matches(|c: char| is_decoration(c) || c == ' ');
+    let mut words: Vec<&str> = text.split(' ').collect();
+    let is_tag = |word: &&str| {
+        word.strip_prefix('#').is_some_and(|tag| tag.starts_with(char::is_alphabetic))
+    };
+    let tags = words.iter().rev().take_while(|word| is_tag(word)).count();
+    // A single one may be on the picture.
+    if tags >= 2 {
+        words.truncate(words.len() - tags);
+        let end = words
+            .last()
+            .map_or(0, |last| last.as_ptr() as usize + last.len() - text.as_ptr() as usize);
+        text = text[..end].trim_matches(|c: char| is_decoration(c) || c == ' ');
+    }
+    clean(text)
+}
+
+/// At most `max` sentences, without repetitions, closings and speculation; at least one if `text`
+/// has one.
 fn kept_sentences(text: &str, max: Option<u32>) -> String {
-    let mut kept: Vec<&str> = Vec::new();
+    let (mut kept, mut keys): (Vec<String>, Vec<String>) = Default::default();
     for sentence in sentence::sentences(text) {
+        if !kept.is_empty() && closes(sentence) {
+            break;
+        }
         // Small models repeat themselves.
-        if !kept.iter().any(|k| k.eq_ignore_ascii_case(sentence)) {
+        let sentence = repeat::without_loops(sentence);
+        let key = repeat::key(&sentence);
+        if key.is_empty() || !keys.contains(&key) {
+            keys.push(key);
             kept.push(sentence);
         }
     }
@@ -73,19 +134,26 @@ fn kept_sentences(text: &str, max: Option<u32>) -> String {
         kept.pop();
     }
     kept.truncate(max.map_or(usize::MAX, |m| m as usize).max(1));
-    kept.join(" ")
+    let mut line = String::new();
+    for sentence in kept {
+        if !line.is_empty() {
+            line.push_str(sentence::gap_after(&line));
+        }
+        line.push_str(&sentence);
+    }
+    line
 }
 
 fn close(caption: &mut String, max: usize) {
     let bare = caption.trim_end_matches([',', ';', ':', '-', '–', '—', ' ']).len();
     caption.truncate(bare);
     if !caption.is_empty() && caption.chars().count() < max {
-        caption.push('.');
+        caption.push(sentence::full_stop(caption));
     }
 }
 
 /// Capitalises the first letter, unless its word has a capital later (`iPhone`).
-fn capitalised(text: &str) -> String {
+pub(crate) fn capitalised(text: &str) -> String {
     let mut chars = text.chars();
     let Some(first) = chars.next() else { return String::new() };
     let mixed =

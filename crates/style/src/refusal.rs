@@ -19,6 +19,24 @@ pub enum TextRefusal {
     /// The text is the picture's file name or URL.
     #[error("the text repeats the name of the file")]
     EchoesName,
+    /// The model refused to describe the picture.
+    #[error("the model declined to describe the picture")]
+    Declined,
+    /// The text describes nothing: "Image", "Unknown", the name of a file, a URL.
+    #[error("the text describes no picture")]
+    NoCaption,
+    /// The text is not in the language of the style.
+    #[error("the text is not in the language \"{expected}\"")]
+    WrongLanguage {
+        /// The language that was asked for, as a BCP 47 tag.
+        expected: String,
+    },
+    /// The text holds a word that a rule or the built-in word list refuses.
+    #[error("the text holds a blocked word")]
+    BlockedWord {
+        /// The pattern of the rule; `None` for the built-in list.
+        pattern: Option<String>,
+    },
 }
 
 impl TextRefusal {
@@ -27,6 +45,10 @@ impl TextRefusal {
         match self {
             TextRefusal::TooShort { .. } | TextRefusal::NoWords => "too_short",
             TextRefusal::EchoesName => "echoes_name",
+            TextRefusal::Declined => "declined",
+            TextRefusal::NoCaption => "no_caption",
+            TextRefusal::WrongLanguage { .. } => "wrong_language",
+            TextRefusal::BlockedWord { .. } => "blocked_word",
         }
     }
 }

@@ -1,39 +1,38 @@
 //! Sentences, clauses and words: where a text may be cut. Step of `postprocess`. Lengths are in
 //! characters (Unicode scalar values).
 
-/// Words on which a cut text must not end.
-const DANGLING: &[&str] = &[
-    "a", "an", "the", "and", "or", "but", "nor", "of", "in", "on", "at", "to", "for", "from",
-    "with", "by", "as", "its", "his", "her", "their", "this", "that", "which", "who", "is", "are",
-    "was", "were", "has", "have", "into", "onto", "over", "under", "near", "next", "behind",
-    "while", "it", "very", "some", "two", "three", "against", "between", "beside",
-];
+use crate::vocabulary::vocabulary;
+use unicode_segmentation::UnicodeSegmentation;
 
-/// Abbreviations whose full stop does not end a sentence.
-const ABBREVIATIONS: &[&str] = &[
-    "mr", "mrs", "ms", "dr", "st", "no", "vs", "e.g", "i.e", "approx", "ca", "fig", "oz", "lb",
-    "ft", "jr", "sr",
-];
+/// Full stops of scripts without blanks between sentences.
+const WIDE_STOPS: [char; 4] = ['。', '！', '？', '．'];
+/// All that ends a sentence.
+const STOPS: [char; 10] = ['.', '!', '?', '。', '！', '？', '．', '…', '।', '؟'];
+/// What may follow the end of a sentence and still belongs to it.
+const CLOSERS: [char; 13] = ['"', '”', '“', '’', '\'', ')', '»', '」', '』', '）', '›', ']', '】'];
 
 /// The sentences in order, trimmed, with their final punctuation, which the last one may lack.
 pub fn sentences(text: &str) -> Vec<&str> {
     let (mut out, mut start) = (Vec::new(), 0);
     let mut chars = text.char_indices().peekable();
     while let Some((at, c)) = chars.next() {
-        if !matches!(c, '.' | '!' | '?') {
+        if !STOPS.contains(&c) {
             continue;
         }
         let mut end = at + c.len_utf8();
         while let Some((next, closing)) = chars.peek().copied()
-            && matches!(closing, '.' | '!' | '?' | '"' | '”' | '\'' | ')')
+            && (STOPS.contains(&closing) || CLOSERS.contains(&closing))
         {
             end = next + closing.len_utf8();
             chars.next();
         }
         let rest = &text[end..];
         let boundary = rest.is_empty()
+            || WIDE_STOPS.contains(&c)
             || (rest.starts_with(' ') && !rest.trim_start().starts_with(char::is_lowercase));
-        if boundary && (rest.is_empty() || c != '.' || !is_abbreviation(&text[start..at])) {
+        let before = text[start..at].trim_start();
+        let ordinal = !before.is_empty() && before.chars().all(|c| c.is_ascii_digit());
+        if boundary && (rest.is_empty() || c != '.' || !(ordinal || is_abbreviation(before))) {
             out.push(text[start..end].trim());
             start = end;
         }
@@ -45,15 +44,34 @@ pub fn sentences(text: &str) -> Vec<&str> {
     out
 }
 
-fn is_abbreviation(before: &str) -> bool {
+/// Whether the full stop after `before` belongs to an abbreviation or an initial.
+pub fn is_abbreviation(before: &str) -> bool {
     let word = before.rsplit(' ').next().unwrap_or(before).trim_start_matches(['(', '"', '“']);
     let initial = word.chars().count() == 1 && word.chars().all(char::is_uppercase);
-    initial || ABBREVIATIONS.iter().any(|a| word.eq_ignore_ascii_case(a))
+    initial || vocabulary().abbreviations.contains(&word.to_lowercase())
 }
 
 /// Whether a sentence has its final punctuation.
 pub fn is_closed(text: &str) -> bool {
-    text.trim_end_matches(['"', '”', '\'', ')']).ends_with(['.', '!', '?'])
+    text.trim_end_matches(CLOSERS).ends_with(STOPS)
+}
+
+/// The full stop of the script in which the text ends.
+pub fn full_stop(text: &str) -> char {
+    match text.trim_end_matches(CLOSERS).chars().next_back() {
+        Some(last) if is_wide(last) => '。',
+        _ => '.',
+    }
+}
+
+/// The blank between two sentences; scripts with wide full stops have none.
+pub fn gap_after(sentence: &str) -> &'static str {
+    if sentence.trim_end_matches(CLOSERS).ends_with(WIDE_STOPS) { "" } else { " " }
+}
+
+/// Chinese characters and Japanese syllables, which stand without blanks.
+fn is_wide(c: char) -> bool {
+    matches!(c, '\u{3040}'..='\u{30ff}' | '\u{3400}'..='\u{9fff}' | '\u{20000}'..='\u{3ffff}')
 }
 
 /// The finished part of a text that the token limit cut: without an unfinished last sentence. A
@@ -79,7 +97,13 @@ pub fn without_unfinished(text: &str) -> &str {
 }
 
 /// The longest start of `text` of at most `max` characters that ends with a sentence, else with a
-/// clause, else with a word, else anywhere.
+/// clause, else with a word, else with a visible character.
+///
+/// ```
+/// use pg_caption_style::cut;
+///
+/// assert_eq!(cut("A red cup, on a table", 14), "A red cup");
+/// ```
 pub fn cut(text: &str, max: usize) -> &str {
     let Some((limit, _)) = text.char_indices().nth(max) else { return text };
     let mut end = 0;
@@ -103,15 +127,22 @@ pub fn cut(text: &str, max: usize) -> &str {
         Some(word) if !without_dangling(&text[..word]).is_empty() => {
             without_dangling(&text[..word])
         }
-        _ => &text[..limit],
+        _ => &text[..whole_characters(text, limit)],
     }
+}
+
+/// The last boundary between visible characters at or before `limit`; `limit` if that is the start.
+fn whole_characters(text: &str, limit: usize) -> usize {
+    let ends = text.grapheme_indices(true).map(|(at, visible)| at + visible.len());
+    ends.take_while(|end| *end <= limit).last().unwrap_or(limit)
 }
 
 /// Byte position of the last clause boundary at or before `limit`.
 fn last_clause(text: &str, limit: usize) -> Option<usize> {
     text[..limit].char_indices().rev().find_map(|(at, c)| {
         let blank_follows = text[at + c.len_utf8()..].starts_with(' ');
-        (matches!(c, ',' | ';' | ':' | '–' | '—') && blank_follows).then_some(at)
+        let wide = matches!(c, '、' | '，' | '；');
+        (wide || matches!(c, ',' | ';' | ':' | '–' | '—') && blank_follows).then_some(at)
     })
 }
 
@@ -119,7 +150,7 @@ fn last_clause(text: &str, limit: usize) -> Option<usize> {
 pub fn without_dangling(text: &str) -> &str {
     let mut text = text.trim_end_matches([' ', ',', ';', ':', '-', '–', '—', '(']);
     while let Some((head, last)) = text.rsplit_once(' ') {
-        if !DANGLING.iter().any(|w| last.eq_ignore_ascii_case(w)) {
+        if !vocabulary().dangling.contains(&last.to_lowercase()) {
             break;
         }
         text = head.trim_end_matches([' ', ',', ';', ':', '-', '–', '—', '(']);
@@ -143,6 +174,8 @@ mod tests {
         );
         assert_eq!(sentences("Wait... Done."), ["Wait...", "Done."]);
         assert_eq!(sentences(""), Vec::<&str>::new());
+        assert_eq!(sentences("机の上に本。窓の外に海！"), ["机の上に本。", "窓の外に海！"]);
+        assert_eq!(sentences("¿Es rojo? ¡Sí!"), ["¿Es rojo?", "¡Sí!"]);
     }
 
     #[test]
@@ -153,6 +186,7 @@ mod tests {
         );
         assert_eq!(sentences("Mr. Fox of St. Ives. Red."), ["Mr. Fox of St. Ives.", "Red."]);
         assert_eq!(sentences("shoes, e.g. boots"), ["shoes, e.g. boots"]);
+        assert_eq!(sentences("1. FC Köln, Schal"), ["1. FC Köln, Schal"]);
     }
 
     #[test]
@@ -188,5 +222,7 @@ mod tests {
         assert_eq!(cut("äöüß", 2), "äö");
         assert_eq!(cut("日本語の本", 3), "日本語");
         assert_eq!(cut("naïve café crème", 10), "naïve café");
+        assert_eq!(cut("👩‍🍳👩‍🍳", 4), "👩‍🍳");
+        assert_eq!(cut("赤い服、白い靴、青い帽子", 9), "赤い服、白い靴");
     }
 }
