@@ -22,6 +22,7 @@ mod thinking;
 mod turns;
 mod validate;
 mod vocabulary;
+mod words;
 
 pub use fill::{FillDefinition, FillError};
 pub use folder::{FolderError, of_folder};

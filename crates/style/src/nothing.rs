@@ -20,6 +20,9 @@ pub enum EmptyText {
     VagueWords,
 }
 
+/// Longest text of vague words, bytes.
+const LONGEST_VAGUE: usize = 120;
+
 /// Vague words that stand for a missing text rather than for a picture.
 const PLACEHOLDERS: &[&str] = &[
     "todo",
@@ -61,13 +64,18 @@ pub fn empty_text(text: &str) -> Option<EmptyText> {
         return None;
     }
     let words = vocabulary();
-    if is_web_address(text) {
+    let single = !text.contains(char::is_whitespace);
+    let digits = text.contains(|c: char| c.is_ascii_digit());
+    if single && is_web_address(text) {
         Some(EmptyText::WebAddress)
-    } else if words.file_name.is_match(text) || words.camera_name.is_match(text) || is_slug(text) {
+    } else if (text.contains('.') && words.file_name.is_match(text))
+        || (digits && words.camera_name.is_match(text))
+        || (single && is_slug(text))
+    {
         Some(EmptyText::FileName)
-    } else if is_number(text) {
+    } else if digits && is_number(text) {
         Some(EmptyText::ArticleNumber)
-    } else if words.nothing.starts(text) {
+    } else if words.nothing.is_whole(text) {
         Some(EmptyText::PlaceHolder)
     } else {
         vague(text)
@@ -99,10 +107,13 @@ fn is_number(text: &str) -> bool {
               (?i:[0-9a-f]{12,}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}))$",
         )
     });
-    text.contains(|c: char| c.is_ascii_digit()) && NUMBER.is_match(text)
+    NUMBER.is_match(text)
 }
 
 fn vague(text: &str) -> Option<EmptyText> {
+    if text.len() > LONGEST_VAGUE {
+        return None;
+    }
     let words = vocabulary();
     let lower = text.to_lowercase().replace('’', "'");
     if words.alone.contains(&lower) || words.vague.contains(&lower) {

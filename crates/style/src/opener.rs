@@ -16,25 +16,24 @@ const MAX_OPENERS: usize = 2;
 pub fn strip(text: &str, task: StyleTask) -> Cow<'_, str> {
     let words = vocabulary();
     let mut rest = text;
-    let mut tail = None;
+    let mut tails: &[String] = &[];
     for _ in 0..MAX_OPENERS {
         let found = words.opener.at_start(rest).or_else(|| {
             // Elsewhere the grammar needs "there is".
             (task == StyleTask::Seo).then(|| words.existence.at_start(rest)).flatten()
         });
-        let Some((end, language)) = found else { break };
-        if !rest[end..].contains(char::is_alphanumeric) {
+        let Some(found) = found else { break };
+        if !rest[found.end..].contains(char::is_alphanumeric) {
             break;
         }
-        rest = rest[end..].trim_start_matches([' ', ',', ':']);
-        tail = tail.or(words.tails[language].as_ref());
+        rest = &rest[found.end..];
+        tails = if tails.is_empty() { &words.tails[found.language] } else { tails };
     }
-    let Some(tail) = tail else { return Cow::Borrowed(rest) };
     // "Auf dem Bild ist ein Korb zu sehen."
     let first = sentence::sentences(rest).first().map_or(0, |first| first.len());
     let bare = rest[..first].trim_end_matches(['.', '!']);
-    match tail.find(bare) {
-        Some(found) => Cow::Owned(format!("{}{}", &bare[..found.start()], &rest[bare.len()..])),
+    match tails.iter().find_map(|tail| bare.strip_suffix(tail.as_str())?.strip_suffix(' ')) {
+        Some(kept) => Cow::Owned(format!("{kept}{}", &rest[bare.len()..])),
         None => Cow::Borrowed(rest),
     }
 }
@@ -48,7 +47,7 @@ pub fn strip(text: &str, task: StyleTask) -> Cow<'_, str> {
 /// assert_eq!(stock_opener("Photo frame of dark wood"), None);
 /// ```
 pub fn stock_opener(text: &str) -> Option<usize> {
-    vocabulary().opener.at_start(text).map(|(end, _)| end)
+    vocabulary().opener.at_start(text).map(|found| found.end)
 }
 
 /// Whether a sentence only speculates about mood. `postprocess` drops such final sentences.

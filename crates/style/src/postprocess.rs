@@ -96,7 +96,10 @@ fn one_line(blocks: &[TextBlock]) -> String {
 
 /// Without counts of characters, hashtags at the end, and pictures around the text.
 fn without_trimmings(text: &str) -> String {
-    let text = vocabulary().counted.replace_all(text, "");
+    let text = match text.contains('(') {
+        true => vocabulary().counted.replace_all(text, ""),
+        false => text.into(),
+    };
     let mut text = text.trim_matches(|c: char| is_decoration(c) || c == ' ');
     let mut words: Vec<&str> = text.split(' ').collect();
     let is_tag = |word: &&str| {

@@ -22,12 +22,14 @@ fn passes_of(period: usize) -> usize {
 /// The sentence with every loop passed once.
 pub fn without_loops(sentence: &str) -> String {
     let mut words: Vec<&str> = sentence.split(' ').collect();
+    let mut keys: Vec<String> = words.iter().map(|word| key(word)).collect();
     let mut at = 0;
     while at < words.len() {
-        match loop_at(&words, at) {
+        match loop_at(&keys[at..]) {
             Some((period, end)) => {
-                let last = end == words.len();
-                words.drain(at + period..end);
+                let last = at + end == words.len();
+                words.drain(at + period..at + end);
+                keys.drain(at + period..at + end);
                 if last {
                     return sentence::without_dangling(&words.join(" ")).to_string();
                 }
@@ -39,15 +41,14 @@ pub fn without_loops(sentence: &str) -> String {
     words.join(" ")
 }
 
-/// A loop that begins at this word: its length, and where it ends, with an incomplete last pass.
-fn loop_at(words: &[&str], at: usize) -> Option<(usize, usize)> {
-    let keys: Vec<String> = words[at..].iter().map(|word| key(word)).collect();
+/// A loop at the start: its length, and where it ends, with an incomplete last pass.
+fn loop_at(keys: &[String]) -> Option<(usize, usize)> {
     (1..=LONGEST_LOOP.min(keys.len() / 2)).find_map(|period| {
         let same = (period..keys.len()).take_while(|i| keys[*i] == keys[i - period]).count();
         let passes = 1 + same / period;
-        let rest = if at + period + same == words.len() { same } else { (passes - 1) * period };
-        (passes >= passes_of(period) && !keys[..period].concat().is_empty())
-            .then_some((period, at + period + rest))
+        let repeated = if period + same == keys.len() { same } else { (passes - 1) * period };
+        let wordy = || keys[..period].iter().any(|key| !key.is_empty());
+        (passes >= passes_of(period) && wordy()).then_some((period, period + repeated))
     })
 }
 

@@ -4,13 +4,17 @@
 
 use crate::TextRefusal;
 use crate::markup::TextBlock;
+use crate::phrase::{PhraseSet, WordSet};
 use crate::sentence;
-use crate::vocabulary::{PhraseSet, vocabulary};
+use crate::vocabulary::vocabulary;
+use crate::words::words_of;
 
 /// Most pieces of small talk before a caption.
 const MAX_PIECES: usize = 12;
 /// Most words of an announcement that names nothing: "Here you go:".
 const BARE_ANNOUNCEMENT: usize = 4;
+/// Longest heading before a colon, characters.
+const LONGEST_HEADING: usize = 60;
 
 /// The blocks that hold the caption.
 ///
@@ -26,7 +30,7 @@ pub fn without_smalltalk(blocks: Vec<TextBlock>) -> Result<Vec<TextBlock>, TextR
             return Err(TextRefusal::Declined);
         }
         let Some(piece) = piece_of(&first.text, blocks.len() > 1) else { break };
-        options |= vocabulary().options.is_match(&first.text[..piece]);
+        options |= holds(&vocabulary().options, &first.text[..piece]);
         let rest = first.text[piece..].trim_start().to_string();
         if rest.is_empty() {
             blocks.remove(0);
@@ -57,13 +61,25 @@ pub fn without_smalltalk(blocks: Vec<TextBlock>) -> Result<Vec<TextBlock>, TextR
 /// Whether a later sentence ends the caption: an offer of help, a remark about the text, a refusal.
 pub fn closes(sentence: &str) -> bool {
     let words = vocabulary();
-    let sentence = sentence.trim_start_matches(['(', '*', '¡', '"']);
+    let sentence = sentence.trim_start_matches(['(', '*', '"']);
     words.closing.starts(sentence) || words.refusal.starts(sentence) || is_aside(sentence)
 }
 
 fn is_aside(text: &str) -> bool {
     let words = vocabulary();
-    words.note.is_match(text) || words.title.is_match(text) || is_hashtags(text)
+    heads(&words.note, text) || heads(&words.title, text) || is_hashtags(text)
+}
+
+fn holds(set: &WordSet, text: &str) -> bool {
+    set.is_in(&words_of(text, usize::MAX))
+}
+
+/// Whether words of the set begin a heading: "Keywords (SEO): …".
+fn heads(set: &WordSet, text: &str) -> bool {
+    let (unit, _) = unit_of(text);
+    unit.ends_with([':', '：'])
+        && unit.chars().count() <= LONGEST_HEADING
+        && !set.lengths(&words_of(unit, usize::MAX)).is_empty()
 }
 
 fn is_hashtags(text: &str) -> bool {
@@ -82,8 +98,8 @@ fn split_at_labels(blocks: Vec<TextBlock>) -> Vec<TextBlock> {
         for line in lines {
             let line = line.trim();
             let starts = label_before_colon(line).is_some()
-                || words.note.is_match(line)
-                || words.title.is_match(line)
+                || heads(&words.note, line)
+                || heads(&words.title, line)
                 || words.option.is_match(line);
             if starts {
                 out.push(std::mem::replace(
@@ -139,8 +155,10 @@ fn is_label(unit: &str) -> bool {
         }
         _ => unit.to_string(),
     };
-    let bare = bare.trim_matches(|c: char| !c.is_alphanumeric());
-    vocabulary().label.is_match(bare)
+    let words = words_of(&bare, usize::MAX);
+    !words.is_empty()
+        && words.iter().all(|word| vocabulary().label_words.contains(&word.key))
+        && vocabulary().label.is_in(&words)
 }
 
 /// The first line, sentence or words before a colon, with the mark that ends it, and the position
@@ -182,14 +200,14 @@ fn piece_of(text: &str, more: bool) -> Option<usize> {
     if let Some(dash) = label_before_dash(text) {
         return Some(dash);
     }
-    if words.title.is_match(text) && more && line {
+    if more && line && heads(&words.title, text) {
         return Some(end);
     }
     let closed = unit.ends_with(['.', '!', '?', ':', '…', '！', '。', '：']);
-    if more && (closed || line) && words.agreement.starts(unit.trim_start_matches(['¡', '¿'])) {
+    if more && (closed || line) && words.agreement.is_whole(unit) {
         return Some(end);
     }
-    if let Some((agreed, _)) = words.agreement_start.at_start(text)
+    if let Some(agreed) = words.agreement.at_start(text).map(|found| found.end)
         && text[..agreed].trim_end().ends_with(',')
         && agreed < end
         && leads(&text[agreed..])
@@ -197,7 +215,7 @@ fn piece_of(text: &str, more: bool) -> Option<usize> {
         return Some(agreed);
     }
     if more && words.announcement.starts(unit) && !unit.ends_with(['?']) {
-        let named = words.names_label.is_match(unit) || words.options.is_match(unit);
+        let named = holds(&words.label, unit) || holds(&words.options, unit);
         let bare = unit.split_whitespace().count() <= BARE_ANNOUNCEMENT;
         if (colon && (named || bare)) || (line && !colon && named) {
             return Some(end);
@@ -266,6 +284,16 @@ mod tests {
             "A plate with the caption: Best Dad",
         ] {
             assert_eq!(left(raw).as_deref(), Ok(raw));
+        }
+    }
+
+    #[test]
+    fn a_label_consists_of_its_words_alone() {
+        for text in ["Alt text", "Detailed description of the image", "Alt text (125 characters)"] {
+            assert!(is_label(text), "{text}");
+        }
+        for text in ["Description card", "Caption contest", "The image", ""] {
+            assert!(!is_label(text), "{text}");
         }
     }
 

@@ -5,6 +5,9 @@ use crate::vocabulary::vocabulary;
 
 /// The answer in `raw`. Empty if the text ends before the thinking does.
 pub fn answer_of(raw: &str) -> String {
+    if !raw.contains(['<', '◁', '[']) {
+        return raw.to_string();
+    }
     let words = vocabulary();
     let mut text = words.thought.replace_all(raw, "").into_owned();
     // The template of some models writes the opening tag into the prompt.

@@ -6,6 +6,9 @@ use regex::Regex;
 
 /// The first answer in `text`, without the questions before and after it.
 pub fn first_answer(text: &str) -> &str {
+    if !text.contains([':', '：']) {
+        return text;
+    }
     let words = vocabulary();
     let text = answered(text, &words.question, &words.answer);
     answered(text, &words.user, &words.assistant)
