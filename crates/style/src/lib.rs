@@ -37,6 +37,7 @@ pub use validate::{
     MAX_CHARS, MAX_INSTRUCTION, MAX_NAME, MAX_PROMPTS, MIN_CHARS, MIN_MAX_CHARS, StyleError,
     validate,
 };
+pub use vocabulary::{FunctionWords, function_words};
 
 /// Smallest `max_tokens` of a call, in generated tokens.
 pub const MIN_TOKENS: u32 = 32;

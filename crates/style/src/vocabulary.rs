@@ -62,6 +62,7 @@ struct PlainWords {
     alone: Vec<String>,
     abbreviation: Vec<String>,
     dangling: Vec<String>,
+    grammar: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -112,6 +113,8 @@ pub struct Vocabulary {
     pub alone: HashSet<String>,
     pub abbreviations: HashSet<String>,
     pub dangling: HashSet<String>,
+    /// Those and further words of its grammar, by language.
+    pub function_words: Vec<(&'static str, HashSet<String>)>,
     /// Keys of a JSON answer, the likeliest first.
     pub keys: Vec<String>,
 }
@@ -206,8 +209,43 @@ fn load() -> Vocabulary {
         alone: words(|w| &w.alone),
         abbreviations: words(|w| &w.abbreviation),
         dangling: words(|w| &w.dangling),
+        function_words: FILES
+            .iter()
+            .zip(&files)
+            .map(|((language, _), file)| {
+                let words = file.words.dangling.iter().chain(&file.words.grammar);
+                (*language, words.cloned().collect())
+            })
+            .collect(),
         keys: any.keys,
     }
+}
+
+/// How many words of a text serve the grammar of a language.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FunctionWords {
+    /// The language, as in ISO 639-1.
+    pub language: &'static str,
+    /// Articles, prepositions and conjunctions of the language.
+    pub all: usize,
+    /// Those that the other languages here do not have.
+    pub own: usize,
+}
+
+/// Counts the articles, prepositions and conjunctions in a text, for each language of the
+/// vocabulary.
+pub fn function_words(text: &str) -> Vec<FunctionWords> {
+    let languages = &vocabulary().function_words;
+    let keys = keys_of(text);
+    languages
+        .iter()
+        .map(|(language, words)| {
+            let mine = || keys.iter().filter(|key| words.contains(*key));
+            let shared = |key: &String| languages.iter().filter(|(_, w)| w.contains(key)).count();
+            let own = mine().filter(|key| shared(key) == 1).count();
+            FunctionWords { language, all: mine().count(), own }
+        })
+        .collect()
 }
 
 /// One of these words, the longest first.
