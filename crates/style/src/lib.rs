@@ -32,6 +32,7 @@ pub use patch::StylePatch;
 pub use postprocess::{TextEnding, echoes, postprocess};
 pub use refusal::TextRefusal;
 pub use sentence::{cut, sentences};
+pub use smalltalk::closing_in;
 pub use style::{CaptionStyle, StyleRules, StyleTask, builtin, builtin_names};
 pub use validate::{
     MAX_CHARS, MAX_INSTRUCTION, MAX_NAME, MAX_PROMPTS, MIN_CHARS, MIN_MAX_CHARS, StyleError,

@@ -7,12 +7,14 @@ use crate::markup::TextBlock;
 use crate::phrase::{PhraseSet, WordSet};
 use crate::sentence;
 use crate::vocabulary::vocabulary;
-use crate::words::words_of;
+use crate::words::{TextWord, words_of};
 
 /// Most pieces of small talk before a caption.
 const MAX_PIECES: usize = 12;
 /// Most words of an announcement that names nothing: "Here you go:".
 const BARE_ANNOUNCEMENT: usize = 4;
+/// Words of a sentence in which a refusal or an offer is looked for.
+const MAX_WORDS: usize = 40;
 /// Longest heading before a colon, characters.
 const LONGEST_HEADING: usize = 60;
 
@@ -26,7 +28,7 @@ pub fn without_smalltalk(blocks: Vec<TextBlock>) -> Result<Vec<TextBlock>, TextR
     let mut options = false;
     for _ in 0..MAX_PIECES {
         let Some(first) = blocks.first() else { break };
-        if vocabulary().refusal.starts(&first.text) {
+        if declines(&first.text) {
             return Err(TextRefusal::Declined);
         }
         let Some(piece) = piece_of(&first.text, blocks.len() > 1) else { break };
@@ -62,7 +64,46 @@ pub fn without_smalltalk(blocks: Vec<TextBlock>) -> Result<Vec<TextBlock>, TextR
 pub fn closes(sentence: &str) -> bool {
     let words = vocabulary();
     let sentence = sentence.trim_start_matches(['(', '*', '"']);
-    words.closing.starts(sentence) || words.refusal.starts(sentence) || is_aside(sentence)
+    words.closing.starts(sentence)
+        || words.refusal.starts(sentence)
+        || is_aside(sentence)
+        || offers(sentence)
+}
+
+/// Whether a text begins with a refusal.
+pub fn declines(text: &str) -> bool {
+    if vocabulary().refusal.starts(text) {
+        return true;
+    }
+    let Some(words) = spoken(sentence::sentences(text).first().copied().unwrap_or_default()) else {
+        return false;
+    };
+    vocabulary().speech.iter().any(|signals| {
+        let has = |set: &WordSet| set.is_in(&words);
+        has(&signals.negation)
+            && ((has(&signals.speaker) && has(&signals.task))
+                || (has(&signals.media) && has(&signals.sent)))
+    })
+}
+
+/// Whether the model speaks of what else it can do.
+fn offers(sentence: &str) -> bool {
+    let Some(words) = spoken(sentence) else { return false };
+    let mut speech = vocabulary().speech.iter();
+    speech.any(|signals| signals.speaker.is_in(&words) && signals.offer.is_in(&words))
+}
+
+/// The words of a sentence that quotes nothing: a sign may speak to its reader.
+fn spoken(sentence: &str) -> Option<Vec<TextWord>> {
+    let quoted = sentence.contains(['"', '“', '”', '«', '„', '‘']);
+    (!quoted).then(|| words_of(sentence, MAX_WORDS))
+}
+
+/// Where the first sentence begins that ends a caption, in bytes: an offer of help, a remark about
+/// the text.
+pub fn closing_in(text: &str) -> Option<usize> {
+    let found = sentence::sentences(text).into_iter().skip(1).find(|sentence| closes(sentence))?;
+    Some(found.as_ptr() as usize - text.as_ptr() as usize)
 }
 
 fn is_aside(text: &str) -> bool {

@@ -63,6 +63,22 @@ struct PlainWords {
     abbreviation: Vec<String>,
     dangling: Vec<String>,
     grammar: Vec<String>,
+    speaker: Vec<String>,
+    negation: Vec<String>,
+    task: Vec<String>,
+    sent: Vec<String>,
+    offer: Vec<String>,
+    media: Vec<String>,
+}
+
+/// Words of one language by which a sentence about the request is recognised.
+pub struct SpeechSignals {
+    pub speaker: WordSet,
+    pub negation: WordSet,
+    pub task: WordSet,
+    pub sent: WordSet,
+    pub offer: WordSet,
+    pub media: WordSet,
 }
 
 #[derive(Deserialize)]
@@ -91,6 +107,8 @@ pub struct Vocabulary {
     pub label: WordSet,
     /// Words of a label: those, and words around them.
     pub label_words: HashSet<String>,
+    /// By language.
+    pub speech: Vec<SpeechSignals>,
     pub options: WordSet,
     pub note: WordSet,
     pub title: WordSet,
@@ -139,6 +157,7 @@ fn load() -> Vocabulary {
         for (language, file) in files.iter().enumerate() {
             let mut lists = file.lists.clone();
             lists.insert("label".into(), file.words.label.clone());
+            lists.insert("options".into(), file.words.options.clone());
             lists.insert("labelled".into(), file.words.labelled.clone());
             for phrase in of(&file.phrases) {
                 set.add(phrase, &lists, language);
@@ -174,6 +193,21 @@ fn load() -> Vocabulary {
             .iter()
             .flat_map(|of| files.iter().flat_map(|file| of(&file.words)))
             .flat_map(|words| keys_of(words))
+            .collect(),
+        speech: files
+            .iter()
+            .map(|file| {
+                let set = |words: &Vec<String>| WordSet::new(words.iter().map(String::as_str));
+                let words = &file.words;
+                SpeechSignals {
+                    speaker: set(&words.speaker),
+                    negation: set(&words.negation),
+                    task: set(&words.task),
+                    sent: set(&words.sent),
+                    offer: set(&words.offer),
+                    media: set(&words.media),
+                }
+            })
             .collect(),
         options: set(|w| &w.options),
         note: set(|w| &w.note),

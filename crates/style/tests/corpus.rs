@@ -26,9 +26,9 @@ struct ModelAnswer {
     held_out: bool,
 }
 
-fn answers() -> Vec<ModelAnswer> {
+fn answers(files: &[(&'static str, &'static str)]) -> Vec<ModelAnswer> {
     let mut all = Vec::new();
-    for (language, file) in ANSWERS {
+    for (language, file) in files.iter().copied() {
         let (mut style, mut kind) = (builtin("concise").unwrap(), "");
         let mut raw = "";
         for line in file.lines().filter(|line| !line.is_empty() && !is_comment(line)) {
@@ -101,7 +101,7 @@ fn share(part: usize, whole: usize) -> f64 {
 
 #[test]
 fn answers_of_models_become_captions() {
-    let all = answers();
+    let all = answers(&ANSWERS);
     assert!(all.len() >= 400, "{}", all.len());
     let mut right = [(0, 0); 2];
     let (mut kept, mut texts) = (0, 0);
@@ -134,6 +134,21 @@ fn answers_of_models_become_captions() {
     assert!(register >= 0.99, "{register}");
     assert!(tuned >= 0.99, "{tuned}");
     assert!(held_out >= 0.9, "{held_out}");
+}
+
+/// In their first run 0.595 of these became what was expected; the rules were widened after that.
+#[test]
+fn answers_written_after_the_rules_fare_as_well() {
+    let all = answers(&[("", include_str!("corpus/fresh.txt"))]);
+    let wrong: Vec<String> = all
+        .iter()
+        .map(|answer| (answer, outcome(&answer.raw, &answer.style)))
+        .filter(|(answer, got)| got != answer.expected)
+        .map(|(answer, got)| format!("{:?} became {got:?}, not {:?}", answer.raw, answer.expected))
+        .collect();
+    let share = share(all.len() - wrong.len(), all.len());
+    println!("{} fresh answers: {share:.3} expected", all.len());
+    assert!(share >= 0.9, "{wrong:#?}");
 }
 
 #[test]
