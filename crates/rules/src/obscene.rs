@@ -20,6 +20,7 @@ const SHORTEST: usize = 3;
 struct ObsceneFile {
     allowed: HashSet<String>,
     refused: HashSet<String>,
+    stems: Vec<String>,
 }
 
 /// The first slur or obscenity in a text.
@@ -51,15 +52,14 @@ fn is_obscene(word: &str) -> bool {
             .unwrap_or_else(|error| panic!("data/obscene.toml: {error}"))
     });
     let lower = word.to_lowercase();
-    let chars = lower.chars().count();
-    if chars < SHORTEST || FILE.allowed.contains(&lower) {
+    if lower.chars().count() < SHORTEST || FILE.allowed.contains(&lower) {
         return false;
     }
-    FILE.refused.contains(&lower) || (word.is_ascii() && is_listed(&lower, chars))
+    FILE.refused.contains(&lower) || (word.is_ascii() && is_listed(&lower, &FILE.stems))
 }
 
 /// Whether rustrict lists the whole word (or its plural).
-fn is_listed(word: &str, chars: usize) -> bool {
+fn is_listed(word: &str, stems: &[String]) -> bool {
     let (censored, found) = Censor::from_str(word)
         .with_censor_threshold(Type::INAPPROPRIATE)
         .with_censor_first_character_threshold(Type::INAPPROPRIATE)
@@ -68,8 +68,11 @@ fn is_listed(word: &str, chars: usize) -> bool {
     let listed = found.is(severe)
         || (found.is((Type::PROFANE | Type::OFFENSIVE) & Type::MODERATE_OR_HIGHER)
             && found.is(Type::SEXUAL & Type::MODERATE_OR_HIGHER));
-    let hidden = censored.chars().filter(|c| *c == '*').count();
-    listed && hidden + 1 >= chars
+    // All but the ending of a plural: "Kanal" is no hit of its last letters.
+    let whole = ["", "s", "es"].contains(&censored.trim_start_matches('*'));
+    // "Fuchs" looks like an evasion, but is a word.
+    let literal = found.isnt(Type::EVASIVE) || stems.iter().any(|stem| word.contains(stem));
+    listed && literal && whole
 }
 
 #[cfg(test)]
@@ -129,8 +132,18 @@ mod tests {
 
     #[test]
     fn no_plain_text_of_the_corpus_is_refused() {
-        let texts = include_str!("../../style/tests/corpus/plain.txt");
-        let found: Vec<&str> = texts.lines().filter(|line| obscene_word(line).is_some()).collect();
-        assert!(found.is_empty(), "{found:?}");
+        for texts in [
+            include_str!("../../style/tests/corpus/plain.txt"),
+            include_str!("../../style/tests/corpus/answers/en.txt"),
+            include_str!("../../style/tests/corpus/answers/de.txt"),
+            include_str!("../../style/tests/corpus/answers/fr.txt"),
+            include_str!("../../style/tests/corpus/answers/es.txt"),
+            include_str!("../../style/tests/corpus/answers/it.txt"),
+            include_str!("../../style/tests/corpus/answers/pt.txt"),
+            include_str!("../../style/tests/corpus/answers/nl.txt"),
+        ] {
+            let found: Vec<&str> = texts.lines().filter_map(obscene_word).collect();
+            assert!(found.is_empty(), "{found:?}");
+        }
     }
 }

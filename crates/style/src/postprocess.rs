@@ -5,7 +5,7 @@
 
 use crate::markup::{TextBlock, blocks_of};
 use crate::repeat;
-use crate::smalltalk::{closes, declines, is_decoration, without_smalltalk};
+use crate::smalltalk::{closes, declines, is_decoration, speaks_of_itself, without_smalltalk};
 use crate::vocabulary::vocabulary;
 use crate::{CaptionStyle, TextRefusal, clean::clean, empty_text, opener, sentence};
 use crate::{thinking, turns};
@@ -47,7 +47,7 @@ pub fn postprocess(
     if ending == TextEnding::Cut {
         text = sentence::without_unfinished(text);
     }
-    if declines(text) {
+    if declines(text) || speaks_of_itself(text) {
         return Err(TextRefusal::Declined);
     }
     let kept = kept_sentences(text, rules.max_sentences);

@@ -2,19 +2,26 @@
 //! description:"), labels ("Alt text:"), further options, notes and closings. Recognises refusals.
 //! Step of `postprocess`. The words are in `data/*.toml`.
 
-use crate::TextRefusal;
 use crate::markup::TextBlock;
 use crate::phrase::{PhraseSet, WordSet};
 use crate::sentence;
 use crate::vocabulary::vocabulary;
 use crate::words::{TextWord, words_of};
+use crate::{TextRefusal, empty_text};
 
 /// Most pieces of small talk before a caption.
 const MAX_PIECES: usize = 12;
 /// Most words of an announcement that names nothing: "Here you go:".
-const BARE_ANNOUNCEMENT: usize = 4;
+const BARE_ANNOUNCEMENT: usize = 5;
 /// Words of a sentence in which a refusal or an offer is looked for.
 const MAX_WORDS: usize = 40;
+/// Most words of a label.
+const LABEL_WORDS: usize = 10;
+/// Most words of an exclamation before the caption.
+const EXCLAMATION: usize = 6;
+/// What has a caption or text on it is the subject.
+const PLACED: [&str; 12] =
+    ["with", "mit", "avec", "con", "com", "met", "on", "auf", "sur", "sobre", "su", "op"];
 /// Longest heading before a colon, characters.
 const LONGEST_HEADING: usize = 60;
 
@@ -25,6 +32,11 @@ const LONGEST_HEADING: usize = 60;
 pub fn without_smalltalk(blocks: Vec<TextBlock>) -> Result<Vec<TextBlock>, TextRefusal> {
     let mut blocks = split_at_labels(blocks);
     let had_text = !blocks.is_empty();
+    if let [only] = blocks.as_slice()
+        && empty_text(&only.text).is_some()
+    {
+        return Err(TextRefusal::NoCaption);
+    }
     let mut options = false;
     for _ in 0..MAX_PIECES {
         let Some(first) = blocks.first() else { break };
@@ -68,6 +80,8 @@ pub fn closes(sentence: &str) -> bool {
         || words.refusal.starts(sentence)
         || is_aside(sentence)
         || offers(sentence)
+        // Captions ask nothing.
+        || (sentence.ends_with(['?', '？']) && spoken(sentence).is_some())
 }
 
 /// Whether a text begins with a refusal.
@@ -83,6 +97,16 @@ pub fn declines(text: &str) -> bool {
         has(&signals.negation)
             && ((has(&signals.speaker) && has(&signals.task))
                 || (has(&signals.media) && has(&signals.sent)))
+    })
+}
+
+/// Whether what is left begins with the model and its request instead of a picture.
+pub fn speaks_of_itself(text: &str) -> bool {
+    let first = sentence::sentences(text).first().copied().unwrap_or_default();
+    let Some(words) = spoken(first) else { return false };
+    let mut speech = vocabulary().speech.iter();
+    speech.any(|signals| {
+        signals.first.is_in(&words) && (signals.sent.is_in(&words) || signals.media.is_in(&words))
     })
 }
 
@@ -196,10 +220,20 @@ fn is_label(unit: &str) -> bool {
         }
         _ => unit.to_string(),
     };
-    let words = words_of(&bare, usize::MAX);
-    !words.is_empty()
-        && words.iter().all(|word| vocabulary().label_words.contains(&word.key))
-        && vocabulary().label.is_in(&words)
+    let words = words_of(&bare, LABEL_WORDS + 1);
+    if words.is_empty() || words.len() > LABEL_WORDS || !vocabulary().label.is_in(&words) {
+        return false;
+    }
+    // "Proposed caption", but not "A plate with the caption" or "Caption contest".
+    let known = |word: &TextWord| {
+        vocabulary().label_words.contains(&word.key) || vocabulary().grammar.contains(&word.key)
+    };
+    let unknown = words.iter().filter(|word| !known(word)).count();
+    let placed = words.iter().any(|word| PLACED.contains(&word.key.as_str()));
+    let colon = unit.ends_with([':', '：']);
+    unknown == 0 && !placed
+        || (colon && unknown <= 1 && !placed && words.len() <= 4)
+        || words.iter().all(|word| vocabulary().label_words.contains(&word.key))
 }
 
 /// The first line, sentence or words before a colon, with the mark that ends it, and the position
@@ -255,9 +289,20 @@ fn piece_of(text: &str, more: bool) -> Option<usize> {
     {
         return Some(agreed);
     }
+    // Captions do not call out, and do not speak to a reader before a colon.
+    let count = unit.split_whitespace().count();
+    if more && unit.ends_with(['!', '！']) && count <= EXCLAMATION && spoken(unit).is_some() {
+        return Some(end);
+    }
+    if more && colon && (words.lead_in.is_whole(unit) || addresses(unit)) {
+        return Some(end);
+    }
+    if more && closed && !colon && !words.opener.starts(unit) && presents(unit) {
+        return Some(end);
+    }
     if more && words.announcement.starts(unit) && !unit.ends_with(['?']) {
         let named = holds(&words.label, unit) || holds(&words.options, unit);
-        let bare = unit.split_whitespace().count() <= BARE_ANNOUNCEMENT;
+        let bare = count <= BARE_ANNOUNCEMENT;
         if (colon && (named || bare)) || (line && !colon && named) {
             return Some(end);
         }
@@ -265,10 +310,24 @@ fn piece_of(text: &str, more: bool) -> Option<usize> {
     None
 }
 
+/// Whether a unit before a colon has the model or its reader in it.
+fn addresses(unit: &str) -> bool {
+    let Some(found) = spoken(unit) else { return false };
+    vocabulary().speech.iter().any(|signals| signals.first.is_in(&found))
+}
+
+/// Whether a sentence before the caption presents it: "Below you'll find the requested alt text."
+fn presents(unit: &str) -> bool {
+    let Some(found) = spoken(unit) else { return false };
+    vocabulary().label.is_in(&found)
+        && vocabulary().speech.iter().any(|signals| signals.speaker.is_in(&found))
+}
+
 fn leads(text: &str) -> bool {
     let words = vocabulary();
     let starts = |set: &PhraseSet| set.starts(text);
     starts(&words.announcement)
+        || starts(&words.lead_in)
         || starts(&words.opener)
         || starts(&words.refusal)
         || label_before_colon(text).is_some()

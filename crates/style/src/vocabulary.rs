@@ -36,6 +36,7 @@ struct PhraseLists {
     tail: Vec<String>,
     mood: Vec<String>,
     agreement: Vec<String>,
+    lead_in: Vec<String>,
     announcement: Vec<String>,
     refusal: Vec<String>,
     closing: Vec<String>,
@@ -69,6 +70,7 @@ struct PlainWords {
     sent: Vec<String>,
     offer: Vec<String>,
     media: Vec<String>,
+    first: Vec<String>,
 }
 
 /// Words of one language by which a sentence about the request is recognised.
@@ -79,6 +81,7 @@ pub struct SpeechSignals {
     pub sent: WordSet,
     pub offer: WordSet,
     pub media: WordSet,
+    pub first: WordSet,
 }
 
 #[derive(Deserialize)]
@@ -97,6 +100,8 @@ pub struct Vocabulary {
     pub existence: PhraseSet,
     pub mood: PhraseSet,
     pub agreement: PhraseSet,
+    /// A whole unit before a colon.
+    pub lead_in: PhraseSet,
     pub announcement: PhraseSet,
     pub refusal: PhraseSet,
     pub closing: PhraseSet,
@@ -131,6 +136,8 @@ pub struct Vocabulary {
     pub alone: HashSet<String>,
     pub abbreviations: HashSet<String>,
     pub dangling: HashSet<String>,
+    /// Words of the grammar of any language.
+    pub grammar: HashSet<String>,
     /// Those and further words of its grammar, by language.
     pub function_words: Vec<(&'static str, HashSet<String>)>,
     /// Keys of a JSON answer, the likeliest first.
@@ -183,6 +190,7 @@ fn load() -> Vocabulary {
         existence: phrases(|p| &p.existence),
         mood: phrases(|p| &p.mood),
         agreement: phrases(|p| &p.agreement),
+        lead_in: phrases(|p| &p.lead_in),
         announcement: phrases(|p| &p.announcement),
         refusal: phrases(|p| &p.refusal),
         closing: phrases(|p| &p.closing),
@@ -206,6 +214,7 @@ fn load() -> Vocabulary {
                     sent: set(&words.sent),
                     offer: set(&words.offer),
                     media: set(&words.media),
+                    first: set(&words.first),
                 }
             })
             .collect(),
@@ -243,6 +252,7 @@ fn load() -> Vocabulary {
         alone: words(|w| &w.alone),
         abbreviations: words(|w| &w.abbreviation),
         dangling: words(|w| &w.dangling),
+        grammar: words(|w| &w.dangling).into_iter().chain(words(|w| &w.grammar)).collect(),
         function_words: FILES
             .iter()
             .zip(&files)

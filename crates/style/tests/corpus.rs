@@ -136,19 +136,27 @@ fn answers_of_models_become_captions() {
     assert!(held_out >= 0.9, "{held_out}");
 }
 
-/// In their first run 0.595 of these became what was expected; the rules were widened after that.
+/// Answers that were written after the rules. In their first runs 0.595 and 0.593 of them became
+/// what was expected: those are the figures for answers that no rule was made for. The rules were
+/// widened after each.
 #[test]
-fn answers_written_after_the_rules_fare_as_well() {
-    let all = answers(&[("", include_str!("corpus/fresh.txt"))]);
-    let wrong: Vec<String> = all
-        .iter()
-        .map(|answer| (answer, outcome(&answer.raw, &answer.style)))
-        .filter(|(answer, got)| got != answer.expected)
-        .map(|(answer, got)| format!("{:?} became {got:?}, not {:?}", answer.raw, answer.expected))
-        .collect();
-    let share = share(all.len() - wrong.len(), all.len());
-    println!("{} fresh answers: {share:.3} expected", all.len());
-    assert!(share >= 0.9, "{wrong:#?}");
+fn answers_written_after_the_rules_become_captions() {
+    for (name, file) in
+        [("fresh", include_str!("corpus/fresh.txt")), ("later", include_str!("corpus/later.txt"))]
+    {
+        let all = answers(&[("", file)]);
+        let mut right = 0;
+        for answer in &all {
+            let got = outcome(&answer.raw, &answer.style);
+            right += usize::from(got == answer.expected);
+            if got != answer.expected {
+                println!("{:?}\n  became {got:?}\n  not    {:?}", answer.raw, answer.expected);
+            }
+        }
+        let share = share(right, all.len());
+        println!("{} {name} answers: {share:.3} as expected", all.len());
+        assert!(share >= 0.9, "{share}");
+    }
 }
 
 #[test]
