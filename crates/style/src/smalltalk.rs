@@ -19,6 +19,8 @@ const MAX_WORDS: usize = 40;
 const LABEL_WORDS: usize = 10;
 /// Most words of an exclamation before the caption.
 const EXCLAMATION: usize = 6;
+/// Words at the start of a sentence by which a title is recognised.
+const TITLE_WORDS: usize = 4;
 /// What has a caption or text on it is the subject.
 const PLACED: [&str; 12] =
     ["with", "mit", "avec", "con", "com", "met", "on", "auf", "sur", "sobre", "su", "op"];
@@ -95,7 +97,8 @@ pub fn declines(text: &str) -> bool {
     vocabulary().speech.iter().any(|signals| {
         let has = |set: &WordSet| set.is_in(&words);
         has(&signals.negation)
-            && ((has(&signals.speaker) && has(&signals.task))
+            && (has(&signals.first)
+                || (has(&signals.speaker) && (has(&signals.task) || has(&signals.media)))
                 || (has(&signals.media) && has(&signals.sent)))
     })
 }
@@ -117,10 +120,32 @@ fn offers(sentence: &str) -> bool {
     speech.any(|signals| signals.speaker.is_in(&words) && signals.offer.is_in(&words))
 }
 
-/// The words of a sentence that quotes nothing: a sign may speak to its reader.
+/// The words of a sentence that is no quotation: a sign or mug may speak to its reader, in quotes
+/// or in title case ("I Can't Breathe").
 fn spoken(sentence: &str) -> Option<Vec<TextWord>> {
     let quoted = sentence.contains(['"', '“', '”', '«', '„', '‘']);
-    (!quoted).then(|| words_of(sentence, MAX_WORDS))
+    let words = words_of(sentence, MAX_WORDS);
+    // The first word, and the "I" of any sentence, are capitalised anyway.
+    let titled = words.iter().skip(1).take(TITLE_WORDS).filter(|word| {
+        sentence[word.start..].starts_with(char::is_uppercase) && word.key.chars().count() > 2
+    });
+    (!quoted && titled.count() < 2).then_some(words)
+}
+
+/// Whether a unit is nothing but agreement: "Yes, of course."
+fn agrees(unit: &str) -> bool {
+    let agreement = &vocabulary().agreement;
+    let mut rest = unit;
+    while let Some(found) = agreement.at_start(rest) {
+        if found.whole {
+            return true;
+        }
+        if found.end == 0 {
+            break;
+        }
+        rest = &rest[found.end..];
+    }
+    false
 }
 
 /// Where the first sentence begins that ends a caption, in bytes: an offer of help, a remark about
@@ -279,7 +304,7 @@ fn piece_of(text: &str, more: bool) -> Option<usize> {
         return Some(end);
     }
     let closed = unit.ends_with(['.', '!', '?', ':', '…', '！', '。', '：']);
-    if more && (closed || line) && words.agreement.is_whole(unit) {
+    if more && (closed || line) && agrees(unit) {
         return Some(end);
     }
     if let Some(agreed) = words.agreement.at_start(text).map(|found| found.end)
@@ -319,7 +344,8 @@ fn addresses(unit: &str) -> bool {
 /// Whether a sentence before the caption presents it: "Below you'll find the requested alt text."
 fn presents(unit: &str) -> bool {
     let Some(found) = spoken(unit) else { return false };
-    vocabulary().label.is_in(&found)
+    !found.iter().any(|word| PLACED.contains(&word.key.as_str()))
+        && vocabulary().label.is_in(&found)
         && vocabulary().speech.iter().any(|signals| signals.speaker.is_in(&found))
 }
 

@@ -141,9 +141,11 @@ fn answers_of_models_become_captions() {
 /// widened after each.
 #[test]
 fn answers_written_after_the_rules_become_captions() {
-    for (name, file) in
-        [("fresh", include_str!("corpus/fresh.txt")), ("later", include_str!("corpus/later.txt"))]
-    {
+    for (name, file) in [
+        ("fresh", include_str!("corpus/fresh.txt")),
+        ("later", include_str!("corpus/later.txt")),
+        ("last", include_str!("corpus/last.txt")),
+    ] {
         let all = answers(&[("", file)]);
         let mut right = 0;
         for answer in &all {
