@@ -113,12 +113,44 @@ fn style_errors_follow_the_style() {
         TextRefusal::TooShort { chars: 2, min: 15 },
         TextRefusal::NoWords,
         TextRefusal::EchoesName,
+        TextRefusal::Declined,
+        TextRefusal::NoCaption,
+        TextRefusal::WrongLanguage { expected: "de".into() },
+        TextRefusal::BlockedWord { pattern: None },
     ];
     all_follow_the_style(
         refusals.iter().map(|refusal| {
             Failure::new(FailureClass::Uncertain, refusal.code(), refusal.to_string())
         }),
     );
+}
+
+#[test]
+fn errors_about_texts_follow_the_style() {
+    use pg_caption_language::TagError;
+    use pg_caption_publish::{LintRule, TemplateError, lint};
+    use pg_caption_rules::RuleError;
+    all_messages_follow_the_style([
+        TagError::Form("german".into()).to_string(),
+        TagError::Unknown("qq".into()).to_string(),
+        RuleError::Pattern.to_string(),
+        RuleError::Replacement.to_string(),
+        RuleError::TooMany(10_001).to_string(),
+        TemplateError::Form.to_string(),
+        TemplateError::Brace(3).to_string(),
+        TemplateError::Unknown { name: "x".into(), known: "{title}".into() }.to_string(),
+        TemplateError::TooMany.to_string(),
+        TemplateError::Caption.to_string(),
+        TemplateError::NoPlaceholder.to_string(),
+    ]);
+    let style = pg_caption_style::builtin("concise").unwrap();
+    let long = "shirt, red, <b>sale</b>. Is it? ".repeat(20);
+    let texts =
+        [None, Some("ab"), Some("TODO"), Some("Image of it"), Some("Sure! A cup"), Some(&*long)];
+    let found = texts.iter().flat_map(|text| lint(*text, &style, &["ab"]));
+    let found: Vec<_> = found.collect();
+    assert!(found.iter().any(|finding| finding.rule == LintRule::TextMarkup));
+    all_messages_follow_the_style(found.into_iter().map(|finding| finding.message));
 }
 
 #[test]

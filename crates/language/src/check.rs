@@ -15,7 +15,7 @@ const MIN_LETTERS: usize = 24;
 const MIN_CONFIDENCE: f64 = 0.95;
 /// Chinese characters without any Japanese syllable that a Japanese text can have.
 const MAX_KANJI: usize = 8;
-/// Words of another language that leave no doubt if there are none of the expected one.
+/// Words of another language that leave no doubt if the expected one has no word in the text.
 const CLEAR_WORDS: usize = 2;
 
 /// Languages that detectors confuse; one is never taken for the other.

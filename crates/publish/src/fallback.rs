@@ -19,9 +19,10 @@ impl TextTemplate {
     /// let template = TextTemplate::for_fallbacks("{title} ({sku})", &["title", "sku"]).unwrap();
     /// let rules = pg_caption_style::builtin("concise").unwrap().rules;
     /// let row = |title: &str| {
-    ///     [("title".to_string(), title.to_string()), ("sku".to_string(), "AB-12".to_string())].into()
+    ///     [("title", title), ("sku", "AB-12")].map(|(k, v)| (k.to_string(), v.to_string())).into()
     /// };
-    /// assert_eq!(template.fallback(&row("Navy T-shirt"), &rules).unwrap(), "Navy T-shirt (AB-12)");
+    /// let text = template.fallback(&row("Navy T-shirt"), &rules);
+    /// assert_eq!(text.as_deref(), Some("Navy T-shirt (AB-12)"));
     /// assert_eq!(template.fallback(&row("n/a"), &rules), None);
     /// ```
     pub fn fallback(&self, row: &BTreeMap<String, String>, rules: &StyleRules) -> Option<String> {

@@ -1,21 +1,15 @@
-//! The lint of texts, whether models or users wrote them. The first five rules are those of GitHub's
-//! accessibility scanner (`accessibility-scanner-alt-text-plugin` 1.1.0): what it reports is
+//! The lint of texts, whether models or users wrote them. The first five rules are those of
+//! GitHub's accessibility scanner (`accessibility-scanner-alt-text-plugin` 1.1.0): what it reports
+//! is
 //! reported here, too.
 
+use crate::faults::{markup_in, stuffing_in};
 use pg_caption_style::{
-    CaptionStyle, EmptyText, TextEnding, TextRefusal, empty_text, function_words, postprocess,
-    stock_opener,
+    CaptionStyle, EmptyText, TextEnding, TextRefusal, empty_text, postprocess, stock_opener,
 };
-use std::collections::HashMap;
 
 /// Most neighbours that a text is compared with.
 pub const MAX_NEIGHBOURS: usize = 64;
-/// A content word may be this often in a text.
-const MAX_REPEATS: usize = 3;
-/// More items without a verb or preposition are a list of keywords.
-const MAX_KEYWORDS: usize = 7;
-/// Most words of a keyword.
-const KEYWORD_WORDS: usize = 3;
 
 /// A rule of the lint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -230,59 +224,6 @@ fn talk_in(text: &str, style: &CaptionStyle) -> Option<usize> {
         Some(at) if at > start && opener == 0 => Some(start),
         _ => pg_caption_style::closing_in(text),
     }
-}
-
-/// Where keywords are stuffed, and one of them.
-fn stuffing_in(text: &str) -> Option<(usize, String)> {
-    let grammar = |word: &str| function_words(word).iter().any(|count| count.all > 0);
-    let mut counts: HashMap<String, usize> = HashMap::new();
-    let mut total = 0;
-    let mut at = 0;
-    for word in text.split(|c: char| !(c.is_alphanumeric() || c == '-')) {
-        let key = word.to_lowercase();
-        if key.chars().count() >= 3 && !grammar(&key) {
-            total += 1;
-            let count = counts.entry(key.clone()).or_default();
-            *count += 1;
-            if *count > MAX_REPEATS && *count * 4 >= total {
-                return Some((at, key));
-            }
-        }
-        at += word.len() + text[at + word.len()..].chars().next().map_or(0, char::len_utf8);
-    }
-    let items: Vec<&str> = text.split([',', '|', ';']).map(str::trim).collect();
-    let short = |item: &&&str| {
-        let words: Vec<&str> = item.split_whitespace().collect();
-        (1..=KEYWORD_WORDS).contains(&words.len())
-            && !words.iter().any(|word| grammar(&word.to_lowercase()))
-    };
-    let keywords = items.iter().filter(short).count();
-    (keywords > MAX_KEYWORDS && keywords == items.len()).then(|| (0, items[0].to_string()))
-}
-
-/// The first tag, mark of markdown or control character.
-fn markup_in(text: &str) -> Option<usize> {
-    let tag = |at: usize| {
-        let rest = text[at + 1..].trim_start_matches('/');
-        rest.starts_with(|c: char| c.is_ascii_alphabetic()) && rest.contains('>')
-    };
-    let entity = |at: usize| {
-        text[at..].find(';').is_some_and(|end| {
-            (3..10).contains(&end)
-                && text[at + 1..at + end].chars().all(|c| c.is_ascii_alphanumeric() || c == '#')
-        })
-    };
-    text.char_indices().find_map(|(at, c)| {
-        let bad = match c {
-            '<' => tag(at),
-            '&' => entity(at),
-            '*' => text[at + 1..].starts_with('*'),
-            '`' => true,
-            '#' => at == 0 && text[1..].starts_with([' ', '#']),
-            c => c.is_control() || matches!(c, '\u{200b}' | '\u{feff}' | '\u{fffd}'),
-        };
-        bad.then_some(at)
-    })
 }
 
 #[cfg(test)]

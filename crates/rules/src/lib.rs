@@ -1,5 +1,5 @@
-//! Words that a caption must not have: rules of the shop, gender-neutral wording, and a list against
-//! slurs and obscenity.
+//! Words that a caption must not have: rules of the shop, gender-neutral wording, and a list
+//! against slurs and obscenity.
 //!
 //! Pure text. The engine applies all three to what models write, after `postprocess` and before the
 //! threshold. A replacement may make a text longer than its style allows; `pg_caption_style::cut`

@@ -17,6 +17,7 @@ mod refusal;
 mod repeat;
 mod sentence;
 mod smalltalk;
+mod speech;
 mod style;
 mod thinking;
 mod turns;

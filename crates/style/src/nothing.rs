@@ -84,9 +84,10 @@ pub fn empty_text(text: &str) -> Option<EmptyText> {
 
 fn is_web_address(text: &str) -> bool {
     static ADDRESS: LazyLock<Regex> = LazyLock::new(|| {
-        regex(
-            r"(?i)^(?:(?:https?|ftp|file)://\S+|(?:data|javascript|mailto):\S+|www\.\S+|[\w.-]+\.[a-z]{2,10}/\S*)$",
-        )
+        regex(concat!(
+            r"(?i)^(?:(?:https?|ftp|file)://\S+|(?:data|javascript|mailto):\S+",
+            r"|www\.\S+|[\w.-]+\.[a-z]{2,10}/\S*)$"
+        ))
     });
     ADDRESS.is_match(text)
 }

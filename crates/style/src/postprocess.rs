@@ -5,7 +5,8 @@
 
 use crate::markup::{TextBlock, blocks_of};
 use crate::repeat;
-use crate::smalltalk::{closes, declines, is_decoration, speaks_of_itself, without_smalltalk};
+use crate::smalltalk::{closes, is_decoration, without_smalltalk};
+use crate::speech::{declines, speaks_of_itself};
 use crate::vocabulary::vocabulary;
 use crate::{CaptionStyle, TextRefusal, clean::clean, empty_text, opener, sentence};
 use crate::{thinking, turns};
@@ -309,6 +310,32 @@ mod tests {
             "日本",
             ";",
             "—",
+            "Sure!",
+            "Alt text:",
+            "Question:",
+            "Answer:",
+            "User:",
+            "**",
+            "# x",
+            "\n",
+            "\n\n",
+            "\n- ",
+            "1.",
+            "[a](b)",
+            "<think>",
+            "</think>",
+            "<answer>",
+            "{\"alt\":",
+            "👩\u{200d}🍳",
+            "e\u{301}",
+            "(12 characters)",
+            "#tag",
+            "I can't",
+            "Let me know",
+            "zu sehen.",
+            "Auf dem Bild ist",
+            "。",
+            "L’image montre",
         ];
         let mut random = fastrand::Rng::with_seed(7);
         let mut next = |n: usize| random.usize(..n);

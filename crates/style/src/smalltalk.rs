@@ -5,6 +5,7 @@
 use crate::markup::TextBlock;
 use crate::phrase::{PhraseSet, WordSet};
 use crate::sentence;
+use crate::speech::{PLACED, addresses, declines, offers, presents, spoken};
 use crate::vocabulary::vocabulary;
 use crate::words::{TextWord, words_of};
 use crate::{TextRefusal, empty_text};
@@ -13,17 +14,10 @@ use crate::{TextRefusal, empty_text};
 const MAX_PIECES: usize = 12;
 /// Most words of an announcement that names nothing: "Here you go:".
 const BARE_ANNOUNCEMENT: usize = 5;
-/// Words of a sentence in which a refusal or an offer is looked for.
-const MAX_WORDS: usize = 40;
 /// Most words of a label.
 const LABEL_WORDS: usize = 10;
 /// Most words of an exclamation before the caption.
 const EXCLAMATION: usize = 6;
-/// Words at the start of a sentence by which a title is recognised.
-const TITLE_WORDS: usize = 4;
-/// What has a caption or text on it is the subject.
-const PLACED: [&str; 12] =
-    ["with", "mit", "avec", "con", "com", "met", "on", "auf", "sur", "sobre", "su", "op"];
 /// Longest heading before a colon, characters.
 const LONGEST_HEADING: usize = 60;
 
@@ -84,52 +78,6 @@ pub fn closes(sentence: &str) -> bool {
         || offers(sentence)
         // Captions ask nothing.
         || (sentence.ends_with(['?', '？']) && spoken(sentence).is_some())
-}
-
-/// Whether a text begins with a refusal.
-pub fn declines(text: &str) -> bool {
-    if vocabulary().refusal.starts(text) {
-        return true;
-    }
-    let Some(words) = spoken(sentence::sentences(text).first().copied().unwrap_or_default()) else {
-        return false;
-    };
-    vocabulary().speech.iter().any(|signals| {
-        let has = |set: &WordSet| set.is_in(&words);
-        has(&signals.negation)
-            && (has(&signals.first)
-                || (has(&signals.speaker) && (has(&signals.task) || has(&signals.media)))
-                || (has(&signals.media) && has(&signals.sent)))
-    })
-}
-
-/// Whether what is left begins with the model and its request instead of a picture.
-pub fn speaks_of_itself(text: &str) -> bool {
-    let first = sentence::sentences(text).first().copied().unwrap_or_default();
-    let Some(words) = spoken(first) else { return false };
-    let mut speech = vocabulary().speech.iter();
-    speech.any(|signals| {
-        signals.first.is_in(&words) && (signals.sent.is_in(&words) || signals.media.is_in(&words))
-    })
-}
-
-/// Whether the model speaks of what else it can do.
-fn offers(sentence: &str) -> bool {
-    let Some(words) = spoken(sentence) else { return false };
-    let mut speech = vocabulary().speech.iter();
-    speech.any(|signals| signals.speaker.is_in(&words) && signals.offer.is_in(&words))
-}
-
-/// The words of a sentence that is no quotation: a sign or mug may speak to its reader, in quotes
-/// or in title case ("I Can't Breathe").
-fn spoken(sentence: &str) -> Option<Vec<TextWord>> {
-    let quoted = sentence.contains(['"', '“', '”', '«', '„', '‘']);
-    let words = words_of(sentence, MAX_WORDS);
-    // The first word, and the "I" of any sentence, are capitalised anyway.
-    let titled = words.iter().skip(1).take(TITLE_WORDS).filter(|word| {
-        sentence[word.start..].starts_with(char::is_uppercase) && word.key.chars().count() > 2
-    });
-    (!quoted && titled.count() < 2).then_some(words)
 }
 
 /// Whether a unit is nothing but agreement: "Yes, of course."
@@ -328,25 +276,11 @@ fn piece_of(text: &str, more: bool) -> Option<usize> {
     if more && words.announcement.starts(unit) && !unit.ends_with(['?']) {
         let named = holds(&words.label, unit) || holds(&words.options, unit);
         let bare = count <= BARE_ANNOUNCEMENT;
-        if (colon && (named || bare)) || (line && !colon && named) {
+        if (colon && bare) || (named && (colon || line)) {
             return Some(end);
         }
     }
     None
-}
-
-/// Whether a unit before a colon has the model or its reader in it.
-fn addresses(unit: &str) -> bool {
-    let Some(found) = spoken(unit) else { return false };
-    vocabulary().speech.iter().any(|signals| signals.first.is_in(&found))
-}
-
-/// Whether a sentence before the caption presents it: "Below you'll find the requested alt text."
-fn presents(unit: &str) -> bool {
-    let Some(found) = spoken(unit) else { return false };
-    !found.iter().any(|word| PLACED.contains(&word.key.as_str()))
-        && vocabulary().label.is_in(&found)
-        && vocabulary().speech.iter().any(|signals| signals.speaker.is_in(&found))
 }
 
 fn leads(text: &str) -> bool {
@@ -369,7 +303,10 @@ fn label_before_dash(text: &str) -> Option<usize> {
 
 /// Pictures among the characters, which models strew around their text.
 pub fn is_decoration(c: char) -> bool {
-    matches!(c, '\u{1f300}'..='\u{1faff}' | '\u{2600}'..='\u{27bf}' | '\u{2b50}' | '\u{fe0f}' | '\u{2b55}')
+    matches!(
+        c,
+        '\u{1f300}'..='\u{1faff}' | '\u{2600}'..='\u{27bf}' | '\u{2b50}' | '\u{2b55}' | '\u{fe0f}'
+    )
 }
 
 #[cfg(test)]

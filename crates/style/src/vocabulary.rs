@@ -239,12 +239,19 @@ fn load() -> Vocabulary {
         thought_end: regex(&format!(r"(?s)^.*</{tags}>|^.*◁/think▷")),
         thought_open: regex(&format!(r"<{tags}>|◁think▷|\[think\]")),
         answered: regex(&format!(
-            r"(?s)<{0}>(.*?)(?:</{0}>|$)|<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|$)|<\|channel\|>final<\|message\|>(.*)$",
+            concat!(
+                r"(?s)<{0}>(.*?)(?:</{0}>|$)",
+                r"|<\|begin_of_box\|>(.*?)(?:<\|end_of_box\|>|$)",
+                r"|<\|channel\|>final<\|message\|>(.*)$"
+            ),
             alternatives(any.answers)
         )),
         file_name: regex(&format!(r"\.{}$", alternatives(any.extensions))),
         camera_name: regex(&format!(
-            r"^{}[\s_-]*\(?[0-9]+(?:[\s_().:-]*(?:[0-9]+|wa[0-9]+|at|am|pm|um|copy|kopie|edited|final|v[0-9]+))*[)\s]*$",
+            concat!(
+                r"^{}[\s_-]*\(?[0-9]+(?:[\s_().:-]*",
+                r"(?:[0-9]+|wa[0-9]+|at|am|pm|um|copy|kopie|edited|final|v[0-9]+))*[)\s]*$"
+            ),
             alternatives(any.camera)
         )),
         vague: words(|w| &w.vague),
