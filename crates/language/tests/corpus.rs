@@ -38,6 +38,20 @@ fn captions() -> Vec<(String, String)> {
 }
 
 #[test]
+fn statements_of_the_default_model_are_in_their_language() {
+    let mut count = 0;
+    for line in include_str!("../../../models/train/topics.txt").lines() {
+        let Some((language, statements)) = line.split_once(':') else { continue };
+        let Ok(language) = language.parse::<LanguageTag>() else { continue };
+        for statement in statements.split('|') {
+            count += 1;
+            assert!(in_language(statement.trim(), &language), "{language}: {statement}");
+        }
+    }
+    assert!(count > 900, "{count}");
+}
+
+#[test]
 fn only_texts_in_another_language_are_refused() {
     let captions = captions();
     let (mut others, mut found) = (0, 0);

@@ -134,6 +134,10 @@ mod tests {
     fn no_plain_text_of_the_corpus_is_refused() {
         for texts in [
             include_str!("../../style/tests/corpus/plain.txt"),
+            // All that the default model can say.
+            include_str!("../../../models/train/nouns.txt"),
+            include_str!("../../../models/train/own_nouns.txt"),
+            include_str!("../../../models/train/topics.txt"),
             include_str!("../../style/tests/corpus/answers/en.txt"),
             include_str!("../../style/tests/corpus/answers/de.txt"),
             include_str!("../../style/tests/corpus/answers/fr.txt"),
