@@ -6,22 +6,30 @@
 //!
 //! A zone whose names were unanswered lately gets few look-ups of the same client at a time: the
 //! names of one dead zone leave that client its other names. Other clients are not affected, so no
-//! client can close a zone for another one.
+//! client can close a zone for another one. A client with many unanswered names in any zones gets
+//! few look-ups of names that never answered: the hosts of its other rows go on.
 
 use crate::shares::{FairShares, FetchClient};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// Unanswered names after which a zone is slow.
 const SLOW_NAMES: u32 = 3;
 /// Look-ups in a slow zone, for each client.
 const SLOW_LOOKUPS: usize = 2;
+/// Unanswered names of a client, in any zones, after which it gets few look-ups of new names.
+const MANY_SLOW_NAMES: u32 = 8;
+/// Those look-ups, as a part of the threads.
+const NEW_NAMES_PART: usize = 8;
 /// How long a zone stays slow after its last unanswered name.
 const SLOW_ZONE: Duration = Duration::from_secs(60);
 /// How long an unanswered name is not looked up again.
 const SLOW_NAME: Duration = Duration::from_secs(10);
 /// Remembered names and zones; beyond that the oldest are forgotten first.
 const MOST_REMEMBERED: usize = 4096;
+
+/// The zone of all names.
+const ALL_ZONES: &str = "";
 
 /// Whether a name is looked up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,7 +63,12 @@ pub(crate) struct LookupLine {
     /// Names that do not run yet, in order of arrival.
     line: VecDeque<String>,
     slow_names: HashMap<String, Instant>,
+    /// By connection and zone; the empty zone has all names.
     slow_zones: HashMap<(u64, String), (u32, Instant)>,
+    /// Names that had an answer.
+    answered: HashSet<String>,
+    /// Look-ups of new names for a client with many unanswered ones.
+    new_names: usize,
 }
 
 /// The zone of a name: its parent, unless that is a top-level domain.
@@ -73,6 +86,8 @@ impl LookupLine {
             line: VecDeque::new(),
             slow_names: HashMap::new(),
             slow_zones: HashMap::new(),
+            answered: HashSet::new(),
+            new_names: (threads / NEW_NAMES_PART).max(SLOW_LOOKUPS),
         }
     }
 
@@ -94,6 +109,12 @@ impl LookupLine {
         {
             return LineDecision::Busy;
         }
+        if !self.answered.contains(name)
+            && self.unanswered(client, ALL_ZONES, now) >= MANY_SLOW_NAMES
+            && self.asked_new(client) >= self.new_names
+        {
+            return LineDecision::Busy;
+        }
         let lookup = Waiting { clients: vec![client], callers: 1, running: None, slow: false };
         self.lookups.insert(name.into(), lookup);
         self.line.push_back(name.into());
@@ -101,8 +122,21 @@ impl LookupLine {
     }
 
     fn is_slow(&self, client: FetchClient, zone: &str, now: Instant) -> bool {
+        self.unanswered(client, zone, now) >= SLOW_NAMES
+    }
+
+    /// Names of a zone that lately had no answer for a client.
+    fn unanswered(&self, client: FetchClient, zone: &str, now: Instant) -> u32 {
         let known = self.slow_zones.get(&(client.connection, zone.to_owned()));
-        known.is_some_and(|(names, until)| *names >= SLOW_NAMES && now < *until)
+        known.filter(|(_, until)| now < *until).map_or(0, |(names, _)| *names)
+    }
+
+    /// Look-ups of a client whose names never had an answer.
+    fn asked_new(&self, client: FetchClient) -> usize {
+        let is_new = |(name, lookup): &(&String, &Waiting)| {
+            lookup.clients.contains(&client) && !self.answered.contains(*name)
+        };
+        self.lookups.iter().filter(is_new).count()
     }
 
     /// Look-ups of a client in a zone.
@@ -127,13 +161,14 @@ impl LookupLine {
         }
         if gave_up && !std::mem::replace(&mut lookup.slow, true) {
             let clients = lookup.clients.clone();
-            self.remember_zone(name, &clients, now);
+            for zone in zone(name).into_iter().chain([ALL_ZONES]) {
+                self.remember_zone(zone, &clients, now);
+            }
         }
         false
     }
 
-    fn remember_zone(&mut self, name: &str, clients: &[FetchClient], now: Instant) {
-        let Some(zone) = zone(name) else { return };
+    fn remember_zone(&mut self, zone: &str, clients: &[FetchClient], now: Instant) {
         if self.slow_zones.len() >= MOST_REMEMBERED {
             self.slow_zones.retain(|_, (_, until)| now < *until);
         }
@@ -149,9 +184,14 @@ impl LookupLine {
         }
     }
 
-    /// The next name to look up: the first whose client may have one more thread.
+    /// The next name to look up: the first whose client may have one more thread. Names that had an
+    /// answer go first.
     pub(crate) fn start(&mut self) -> Option<String> {
-        for (at, name) in self.line.iter().enumerate() {
+        let known = |name: &str| self.answered.contains(name);
+        let mut order: Vec<usize> = (0..self.line.len()).collect();
+        order.sort_by_key(|at| !known(&self.line[*at]));
+        for at in order {
+            let name = &self.line[at];
             let Some(lookup) = self.lookups.get_mut(name) else { continue };
             let admitted = lookup.clients.iter().find(|client| self.shares.admits(**client));
             if let Some(client) = admitted.copied() {
@@ -170,13 +210,19 @@ impl LookupLine {
             self.shares.give_back(client);
         }
         if answered {
-            if let Some(zone) = zone(name) {
-                for client in &lookup.clients {
+            let is_new = self.answered.len() < MOST_REMEMBERED && self.answered.insert(name.into());
+            for client in &lookup.clients {
+                if let Some(zone) = zone(name) {
                     self.slow_zones.remove(&(client.connection, zone.to_owned()));
+                }
+                let all = self.slow_zones.get_mut(&(client.connection, ALL_ZONES.into()));
+                if let Some((names, _)) = all.filter(|_| is_new) {
+                    *names = names.saturating_sub(1);
                 }
             }
             return;
         }
+        self.answered.remove(name);
         if self.slow_names.len() >= MOST_REMEMBERED {
             self.slow_names.retain(|_, until| now < *until);
         }

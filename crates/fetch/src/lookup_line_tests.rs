@@ -63,6 +63,51 @@ fn a_slow_zone_leaves_threads_to_other_names() {
     assert_eq!(line.ask("example.com", client(1), now), LineDecision::Queued, "the zone above");
 }
 
+// The names are in no common zone. One client has rows of these and of living hosts.
+#[test]
+fn a_thousand_dead_names_leave_threads_to_known_ones() {
+    let (mut line, now) = (LookupLine::new(THREADS), Instant::now());
+    line.ask("cdn.example", client(1), now);
+    line.start();
+    line.finish("cdn.example", true, now);
+    let (mut queued, mut running) = (0, Vec::new());
+    for n in 0..1000 {
+        let name = format!("dead{n}.example");
+        if line.ask(&name, client(1), now) == LineDecision::Queued {
+            queued += 1;
+            running.extend(line.start());
+        }
+        // Each look-up that began ends without an answer, but for the last two.
+        if queued <= MANY_SLOW_NAMES as usize
+            && let Some(name) = running.pop()
+        {
+            line.leave(&name, true, now);
+            line.finish(&name, false, now);
+        }
+    }
+    assert_eq!(queued, MANY_SLOW_NAMES as usize + SLOW_LOOKUPS, "the others are deferred");
+    assert_eq!(line.ask("cdn.example", client(1), now), LineDecision::Queued);
+    assert_eq!(line.start().as_deref(), Some("cdn.example"));
+    assert_eq!(line.ask("new.example", client(2), now), LineDecision::Queued, "another client");
+    assert_eq!(line.ask("new2.example", client(1), now + SLOW_ZONE), LineDecision::Queued);
+    // Before that, answers of new names count.
+    for (n, name) in running.iter().enumerate() {
+        line.finish(name, true, now);
+        assert_eq!(line.ask(&format!("n{n}.example"), client(1), now), LineDecision::Queued);
+    }
+}
+
+#[test]
+fn known_names_go_first() {
+    let (mut line, now) = (LookupLine::new(1), Instant::now());
+    line.ask("known.example", client(1), now);
+    line.start();
+    line.finish("known.example", true, now);
+    line.ask("new.example", client(1), now);
+    line.ask("known.example", client(1), now);
+    assert_eq!(line.start().as_deref(), Some("known.example"));
+}
+
 #[test]
 fn a_zone_is_slow_only_for_who_asked() {
     let now = Instant::now();

@@ -378,7 +378,7 @@ fn dead_names_of_one_client_delay_no_other() {
     let fetcher = named(names.clone(), |s| s.concurrency = 8);
     let cancelled = Arc::new(AtomicBool::new(false));
     std::thread::scope(|scope| {
-        for n in 0..20 {
+        for n in 0..1000 {
             let (fetcher, cancelled) = (&fetcher, cancelled.clone());
             let url = format!("http://dead{n}.example:{}/", server.port);
             scope.spawn(move || get_from(fetcher, 1, &url, &cancelled).unwrap_err());
