@@ -94,8 +94,8 @@ fn caption_image_url(
     max_tokens: Option<i32>,
     on_error: Option<&str>,
 ) -> Option<String> {
-    let (url, on_error) = (value::bounded_url(url?), self::on_error(on_error));
-    caption(Some(url), &[], style, max_tokens, on_error)
+    let (url, on_error) = (value::url(url?), self::on_error(on_error));
+    caption(Some(url?), &[], style, max_tokens, on_error)
 }
 
 /// `caption_image(image, style, max_tokens, on_error)`.
@@ -210,7 +210,7 @@ fn caption_images(
     let limit = TimeLimit::Each(timeout(timeout_ms));
     let outputs = [output_spec(style, max_tokens)];
     let mut requests: Vec<ImageRequest<'_>> = report::reserved(urls.len());
-    let given = urls.iter().flatten().map(value::bounded_url);
+    let given = urls.iter().flatten().filter_map(value::url);
     requests.extend(given.map(|url| ImageRequest {
         url: Some(url),
         bytes: &[],
@@ -219,8 +219,8 @@ fn caption_images(
     let mut outcomes = outcomes(&requests, limit).into_iter();
     let mut rows = report::reserved(urls.len());
     rows.extend((1..).zip(urls.iter()).map(|(ord, url)| {
-        // A NULL made no request.
-        let outcome = url.and_then(|_| outcomes.next());
+        // A NULL or blank made no request.
+        let outcome = url.and_then(value::url).and_then(|_| outcomes.next());
         let row = outcome.map(ImageRow::from).unwrap_or_default();
         let ImageRow { caption, finish_reason, confidence, error_class, error, error_code } = row;
         let url = url.map(|url| value::bounded_url(url).to_owned());
@@ -236,7 +236,7 @@ fn caption_image_json(
     styles: Option<Array<'_, &str>>,
     max_tokens: Option<i32>,
 ) -> Option<JsonB> {
-    let (url, styles, max_tokens) = (value::bounded_url(url?), styles?, max_tokens?);
+    let (url, styles, max_tokens) = (value::url(url?)?, styles?, max_tokens?);
     let mut names: Vec<&str> = report::reserved(styles.len());
     names.extend(styles.iter().flatten());
     if names.is_empty() {

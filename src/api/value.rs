@@ -2,7 +2,7 @@
 //!
 //! Called by the SQL functions. A value may have a gigabyte, and is refused without a copy.
 
-use pg_caption_wire::MAX_URL_BYTES;
+use pg_caption_wire::{MAX_URL_BYTES, is_blank};
 use pgrx::prelude::*;
 use pgrx::{AnyElement, FromDatum};
 
@@ -17,6 +17,11 @@ pub fn size(value: &AnyElement) -> usize {
 pub fn read<T: FromDatum>(value: &AnyElement) -> Option<T> {
     // SAFETY: the caller names the type of the declaration.
     unsafe { T::from_datum(value.datum(), false) }
+}
+
+/// The URL of an argument, for the engine; `None`: it has none, as a row without a URL.
+pub fn url(argument: &str) -> Option<&str> {
+    (!is_blank(argument)).then(|| bounded_url(argument))
 }
 
 /// A URL without the part that no valid one has. The rest is still too long, and is refused.

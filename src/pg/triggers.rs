@@ -173,8 +173,10 @@ fn any(conditions: impl Iterator<Item = String>) -> String {
     conditions.collect::<Vec<_>>().join(" OR ")
 }
 
+/// Compared byte by byte: a column may have a collation, or be of a type, for which different texts
+/// are equal.
 fn text(row: &str, column: &str) -> String {
-    format!("{row}.{}::text", quote_identifier(column))
+    format!("{row}.{}::text COLLATE \"C\"", quote_identifier(column))
 }
 
 /// No operator is called where a NULL decides already.

@@ -1,5 +1,6 @@
 //! Relative addresses and object keys, resolved against the base URL of a watch.
 
+use pg_caption_wire::{UrlMistake, url_in};
 use url::Url;
 
 /// Why a base URL cannot be used.
@@ -32,7 +33,7 @@ pub fn check_base_url(base: &str) -> Result<(), BaseUrlError> {
 }
 
 /// The address that a value of the watched column stands for (RFC 3986, section 5). A whole URL
-/// stays as it is, and so does a value that cannot be resolved.
+/// stays as it is, and so does a value that cannot be resolved or is not one URL.
 ///
 /// ```
 /// use pg_caption_queue::resolve_url;
@@ -43,8 +44,9 @@ pub fn check_base_url(base: &str) -> Result<(), BaseUrlError> {
 /// assert_eq!(resolved("http://other.example/1.jpg"), "http://other.example/1.jpg");
 /// ```
 pub fn resolve_url(base: &str, value: &str) -> String {
-    let value = value.trim();
-    if matches!(Url::parse(value), Ok(url) if url.has_host()) {
+    let value = url_in(value);
+    let is_whole = matches!(Url::parse(value), Ok(url) if url.has_host());
+    if is_whole || UrlMistake::of(value).is_some() {
         return value.into();
     }
     let resolved = Url::parse(base).and_then(|base| base.join(value));
@@ -66,6 +68,11 @@ mod tests {
             ("//other.example/a.jpg", "https://other.example/a.jpg"),
             ("?v=2", "https://cdn.example/media/catalog/?v=2"),
             (" a.jpg ", "https://cdn.example/media/catalog/a.jpg"),
+            ("\u{a0}'a.jpg'\u{200b}", "https://cdn.example/media/catalog/a.jpg"),
+            ("[\"a.jpg\"]", "[\"a.jpg\"]"),
+            ("a.jpg,b.jpg", "a.jpg,b.jpg"),
+            ("C:\\shop\\a.jpg", "C:\\shop\\a.jpg"),
+            ("cdn.example:8080/a.jpg", "cdn.example:8080/a.jpg"),
             ("HTTPS://Other.example/A.jpg", "HTTPS://Other.example/A.jpg"),
         ] {
             assert_eq!(resolve_url(base, value), resolved, "{value}");

@@ -54,7 +54,7 @@ impl<S: QueueStore> RowExaminer<'_, S> {
             if fills.is_empty() || current.matches == RowMatch::Excluded {
                 continue;
             }
-            let url = current.url.unwrap_or_default();
+            let url = current.written_url().to_owned();
             if self.in_flight.claim(&row, page) {
                 let mut job = past.job(row, page, (url, fills), (table, &current.texts));
                 if let RowMatch::Raised(failure) = current.matches {

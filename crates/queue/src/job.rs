@@ -4,6 +4,7 @@ use crate::ledger::{is_machine_written, is_withdrawn, noted, request_digest};
 use crate::{EngineTrial, PageId, RowKey, WatchedTable};
 use pg_caption_wire::{
     CaptionOutcome, CaptionRequest, Failure, ImageSource, KnownPicture, MAX_URL_BYTES, OutputSpec,
+    is_blank,
 };
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -118,6 +119,13 @@ pub enum RowMatch {
     Raised(Failure),
 }
 
+impl CurrentRow {
+    /// Its URL as it is written; empty if it has none: NULL, or nothing that shows.
+    pub fn written_url(&self) -> &str {
+        self.url.as_deref().filter(|url| !is_blank(url)).unwrap_or_default()
+    }
+}
+
 /// Characters of a URL that are read. One more than the longest valid URL, so that a longer one is
 /// refused, and no row needs more memory than this.
 pub const MAX_URL_CHARS: usize = MAX_URL_BYTES + 1;
@@ -193,7 +201,7 @@ pub fn needed_fills(
     ledger: &Map<String, Value>,
     recaption: bool,
 ) -> Vec<usize> {
-    let url = current.url.as_deref().unwrap_or_default();
+    let url = current.written_url();
     if url.is_empty() {
         let is_outdated = |fill: &usize| {
             !current.texts[*fill].is_empty() && is_machine_written(table, current, ledger, *fill)

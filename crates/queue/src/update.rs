@@ -63,7 +63,7 @@ impl<'a> RowUpdate<'a> {
     /// one.
     pub(crate) fn new(settlement: &'a Settlement<'a>, current: &CurrentRow) -> Option<Self> {
         let Settlement { table, job, texts, outdated, .. } = settlement;
-        if current.url.as_deref().unwrap_or_default() != job.url {
+        if current.written_url() != job.url {
             // The trigger has queued the new URL.
             return None;
         }

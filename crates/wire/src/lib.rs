@@ -10,6 +10,7 @@ pub mod frame;
 mod message;
 mod settings;
 mod status;
+mod url_text;
 
 pub use config::{EngineConfig, TileMode};
 pub use failure::{Failure, FailureClass, MAX_ENGINE_DEATHS};
@@ -25,6 +26,7 @@ pub use status::{
     EngineControl, EngineReport, EngineStatus, GraphStatus, HostCooldown, HostStatus,
     LocalModelStatus, ModelStatus,
 };
+pub use url_text::{UrlMistake, is_blank, is_invisible, url_in};
 
 /// Version of everything in this crate. A client and an engine of different versions refuse each
 /// other in `Hello`.
