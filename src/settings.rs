@@ -304,6 +304,12 @@ pub fn model() -> PathBuf {
     models_directory().join(string(&variable::model))
 }
 
+/// The file of request headers; `None`: no file. A relative path starts in the data directory.
+pub fn fetch_headers_file() -> Option<PathBuf> {
+    let path = string(&variable::fetch_headers_file);
+    (!path.is_empty()).then(|| std::path::absolute(&path).unwrap_or_else(|_| path.into()))
+}
+
 /// The configuration message of the engine, from the current settings.
 pub fn engine_config() -> EngineConfig {
     let mut config = EngineConfig::default();
@@ -313,6 +319,7 @@ pub fn engine_config() -> EngineConfig {
         }
     }
     config.model = model();
+    config.fetch_headers_file = fetch_headers_file().unwrap_or_default();
     config.onnxruntime =
         path_or(&variable::onnxruntime, || package_library_directory().join("libonnxruntime.so"));
     config

@@ -11,11 +11,13 @@ mod socket;
 mod spawn;
 
 use crate::{engine::client, pg::latch, pg::report, settings, shared};
+use pg_caption_wire::EngineConfig;
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
 };
 use pgrx::prelude::*;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
 use std::time::{Duration, Instant};
 
 /// Pause of the postmaster before it restarts the launcher.
@@ -69,15 +71,18 @@ pub extern "C-unwind" fn pg_caption_launcher(_argument: pg_sys::Datum) {
 }
 
 fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
+    let mut headers_stamp = headers_stamp();
     while !BackgroundWorker::sigterm_received() {
         let reloaded = BackgroundWorker::sighup_received();
         if reloaded {
             // SAFETY: called in a background worker's main loop, where reloading the configuration
             // is allowed.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
+            headers_stamp = self::headers_stamp();
         }
         let now = Instant::now();
-        let config = settings::engine_config();
+        let fetch_headers_stamp = headers_stamp.clone();
+        let config = EngineConfig { fetch_headers_stamp, ..settings::engine_config() };
         engines.tend(now, &config, reloaded);
         databases.tend(now);
         let due =
@@ -87,6 +92,16 @@ fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
             due.map(|due| due.saturating_duration_since(Instant::now())),
         );
     }
+}
+
+/// Which file of request headers there is, from its metadata: the launcher, of which PostgreSQL may
+/// leave a core file, never reads it.
+fn headers_stamp() -> String {
+    let file = settings::fetch_headers_file().and_then(|path| std::fs::metadata(path).ok());
+    file.map_or_else(String::new, |file| {
+        let times = (file.mtime(), file.mtime_nsec(), file.ctime(), file.ctime_nsec());
+        format!("{:?}", (file.dev(), file.ino(), file.size(), file.mode(), file.uid(), times))
+    })
 }
 
 /// No engine outlives its launcher, however that ends: PostgreSQL runs these callbacks on FATAL and

@@ -1,14 +1,14 @@
 //! Every failure follows PostgreSQL's message style. One table for each crate.
 
 use pg_caption_checks::{message_violations, style_violations};
-use pg_caption_fetch::{FetchError, FetchStage, UrlLocation};
+use pg_caption_fetch::{CertificateFault, FetchError, FetchStage, UrlLocation, UrlOddity};
 use pg_caption_hub::HubError;
 use pg_caption_models::ModelsError;
 use pg_caption_pixels::{PictureError, PictureFormat};
 use pg_caption_style::{FolderError, StyleError, TextRefusal};
-use pg_caption_wire::{Failure, FailureClass};
+use pg_caption_wire::{Failure, FailureClass, UrlMistake};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 #[track_caller]
 fn all_follow_the_style(failures: impl IntoIterator<Item = Failure>) {
@@ -49,13 +49,14 @@ fn fetch_failures_follow_the_style() {
         ForbiddenAddress { location: location(), address: "10.0.0.1".into(), what: "private" },
         Dns { location: location(), reason: reason() },
         Connect { location: location(), reason: reason() },
-        Tls { location: location(), reason: reason(), no_roots: true },
-        Tls { location: location(), reason: reason(), no_roots: false },
+        Tls { location: location(), reason: reason(), no_roots: true, fault: None },
+        Tls { location: location(), reason: reason(), no_roots: false, fault: None },
         Reset { location: location(), reason: reason() },
         TooLarge { location: location(), limit: 10, declared: None },
         TooLarge { location: location(), limit: 10, declared: Some(11) },
         TooManyRedirects { location: location(), limit: 5 },
-        RedirectLoop { location: location() },
+        RedirectLoop { location: location(), with_cookie: false },
+        RedirectLoop { location: location(), with_cookie: true },
         InsecureRedirect { location: location() },
         BadRedirect {
             location: location(),
@@ -88,8 +89,34 @@ fn fetch_failures_follow_the_style() {
     }
     for status in [301, 304, 401, 403, 404, 429, 503] {
         for retry_after in [None, Some(second)] {
-            errors.push(Status { location: location(), status, retry_after });
+            errors.push(Status { location: location(), status, retry_after, oddity: None });
         }
+    }
+    for oddity in [
+        UrlOddity::Expired { parameter: "se".into(), at: SystemTime::UNIX_EPOCH },
+        UrlOddity::Entity,
+        UrlOddity::Invisible('\u{200b}'),
+        UrlOddity::Separator,
+    ] {
+        let oddity = Some(oddity);
+        errors.push(Status { location: location(), status: 403, retry_after: None, oddity });
+    }
+    for mistake in
+        [UrlMistake::List, UrlMistake::Markup, UrlMistake::WindowsPath, UrlMistake::MissingScheme]
+    {
+        errors.push(NotOneUrl { shown: shown(), mistake });
+    }
+    for fault in [
+        CertificateFault::Incomplete,
+        CertificateFault::UnknownAuthority,
+        CertificateFault::SelfSigned,
+        CertificateFault::Expired,
+        CertificateFault::NotYetValid,
+        CertificateFault::OtherName,
+        CertificateFault::Other,
+    ] {
+        let fault = Some(fault);
+        errors.push(Tls { location: location(), reason: reason(), no_roots: false, fault });
     }
     all_follow_the_style(errors.iter().map(FetchError::failure));
 }

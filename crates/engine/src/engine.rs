@@ -15,6 +15,7 @@ use crate::shared_pictures::{ShareKey, ShareSweeper, SharedPictures};
 use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
 use parking_lot::Mutex;
+use pg_caption_fetch::{FetchError, RequestHeaders};
 use pg_caption_style::{MAX_TOKENS, validate};
 use pg_caption_wire::{EngineConfig, EngineStatus, Failure, FailureClass};
 use std::io;
@@ -35,6 +36,8 @@ type WhenAnswered = Box<dyn FnOnce() + Send>;
 pub struct EngineOptions {
     /// The server's settings.
     pub config: EngineConfig,
+    /// Headers of requests to chosen origins, or why they cannot be used: then no URL is fetched.
+    pub headers: Result<RequestHeaders, FetchError>,
     /// Confinements in force, for the status.
     pub confinement: Vec<String>,
     /// Only set by tests of the confinement.
@@ -44,10 +47,12 @@ pub struct EngineOptions {
 }
 
 impl EngineOptions {
-    /// An engine with the model folder of the configuration, not confined.
+    /// An engine with the model folder of the configuration, not confined and without request
+    /// headers.
     pub fn new(config: EngineConfig) -> EngineOptions {
         EngineOptions {
             config,
+            headers: Ok(RequestHeaders::default()),
             confinement: Vec::new(),
             hook: DecodeHook::default(),
             provider: Box::new(local::start),
@@ -76,10 +81,10 @@ impl Engine {
     /// # Errors
     /// A thread cannot be started.
     pub fn start(options: EngineOptions) -> io::Result<Arc<Engine>> {
-        let EngineOptions { config, confinement, hook, provider } = options;
+        let EngineOptions { config, headers, confinement, hook, provider } = options;
         let metrics = Arc::<EngineMetrics>::default();
         let engine = Arc::new(Engine {
-            pipeline: PicturePipeline::new(&config, metrics.clone(), hook),
+            pipeline: PicturePipeline::new(&config, headers, metrics.clone(), hook),
             config,
             confinement,
             started: Instant::now(),

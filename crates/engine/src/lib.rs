@@ -34,6 +34,7 @@ mod engine;
 mod failures;
 mod fair_queue;
 mod file_memory;
+mod headers_file;
 mod job;
 mod log;
 mod lookahead;

@@ -7,6 +7,7 @@
 
 use crate::fetch::FetchRequest;
 use crate::shares::FetchClient;
+use crate::tls::CertificateFault;
 use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -25,6 +26,10 @@ struct Attempt {
     connected: bool,
     /// A connection was closed that held bytes beyond the end of a response.
     surplus: bool,
+    /// New connections read response heads leniently.
+    lenient: bool,
+    /// Why the certificate of the last connection was refused.
+    certificate: Option<CertificateFault>,
 }
 
 /// The bytes that have arrived in the current window of time.
@@ -73,6 +78,8 @@ pub(crate) fn begin(deadline: Instant, request: &FetchRequest<'_>) -> Running {
         rate: None,
         connected: false,
         surplus: false,
+        lenient: false,
+        certificate: None,
     }));
     Running(())
 }
@@ -151,6 +158,26 @@ pub(crate) fn mark_surplus() {
 /// Whether a connection held such bytes since the last call.
 pub(crate) fn take_surplus() -> bool {
     CURRENT.with_borrow_mut(|c| c.as_mut().is_some_and(|a| std::mem::take(&mut a.surplus)))
+}
+
+/// Chooses how connections that are opened from now on read response heads.
+pub(crate) fn set_lenient(lenient: bool) {
+    CURRENT.with_borrow_mut(|c| c.iter_mut().for_each(|a| a.lenient = lenient));
+}
+
+/// Whether a new connection reads response heads leniently.
+pub(crate) fn is_lenient() -> bool {
+    CURRENT.with_borrow(|c| c.as_ref().is_some_and(|a| a.lenient))
+}
+
+/// Records why a certificate is refused; `None` for a new connection.
+pub(crate) fn note_certificate(fault: Option<CertificateFault>) {
+    CURRENT.with_borrow_mut(|c| c.iter_mut().for_each(|a| a.certificate = fault));
+}
+
+/// Why the certificate of the last connection was refused.
+pub(crate) fn certificate() -> Option<CertificateFault> {
+    CURRENT.with_borrow(|c| c.as_ref().and_then(|a| a.certificate))
 }
 
 /// Extends the deadline by time spent waiting inside the engine; never beyond the caller's own

@@ -6,6 +6,7 @@ use crate::fault::Limits;
 use crate::fetch::{BodyRoom, Reserve, RoomError};
 use crate::signature;
 use flate2::bufread::GzDecoder;
+use flate2::read::{DeflateDecoder, ZlibDecoder};
 use pg_caption_wire::{Failure, FailureClass};
 use std::io::{self, BufRead, BufReader, Read};
 use ureq::Body;
@@ -16,6 +17,9 @@ const CHUNK: usize = 64 * 1024;
 /// First allocation for a body that may become that large, bytes. The system provides pages as they
 /// are filled.
 const FIRST_ALLOCATION: usize = 64 << 20;
+
+/// Most encodings of one body.
+const MAX_CODINGS: usize = 3;
 
 /// Memory is reserved in steps of this size, for what has arrived: an announced length holds none.
 const RESERVED_STEP: u64 = 256 * 1024;
@@ -29,7 +33,7 @@ pub(crate) fn read(
     location: &UrlLocation,
     reserve: &mut Reserve<'_>,
 ) -> Result<(Vec<u8>, bool), FetchError> {
-    let coding = Coding::of(headers);
+    let codings = Coding::all(headers);
     let declared = body.content_length();
     if let Some(bytes) = declared.filter(|d| *d > limits.bytes) {
         return Err(FetchError::TooLarge {
@@ -40,35 +44,16 @@ pub(crate) fn read(
     }
     // The size of a compressed body is known at its end; a small budget may be below the limit.
     let most = declared
-        .filter(|_| !matches!(coding, Coding::Gzip))
+        .filter(|_| codings.iter().all(|coding| matches!(coding, Coding::Other(_))))
         .unwrap_or(limits.bytes.min(limits.room));
     crate::attempt::watch_rate(limits.rate_window, limits.window_bytes);
     let mut room = GrowingRoom { granted: 0, most, location, reserve };
     room.grow(0)?;
     let mut ended = false;
-    let mut wire = Bounded { inner: body.into_reader(), left: limits.bytes, ended: &mut ended };
+    let wire = Bounded { inner: body.into_reader(), left: limits.bytes, ended: &mut ended };
     crate::attempt::take_surplus();
-    let mut head = Vec::new();
-    if !matches!(coding, Coding::Plain) {
-        wire.by_ref()
-            .take(signature::LENGTH)
-            .read_to_end(&mut head)
-            .map_err(|e| limits.read(e, location))?;
-    }
-    let plain = signature::begins_a_picture(&head);
-    let wire = io::Cursor::new(head).chain(wire);
-    let bytes = match coding {
-        Coding::Gzip if !plain => collect(GzipMembers::new(wire), room, limits, location),
-        Coding::Other(name) if !plain => {
-            let reason = format!(
-                "content encoding \"{}\"",
-                name.escape_default().take(40).collect::<String>()
-            );
-            return Err(FetchError::BadEncoding { location: location.clone(), reason });
-        }
-        // Hosts announce arbitrary codings, even invalid ones ("8bit"), for unencoded pictures.
-        _ => collect(wire, room, limits, location),
-    };
+    let bytes = decoded(wire, codings, limits, location)
+        .and_then(|from| collect(from, room, limits, location));
     crate::attempt::stop_rate();
     let announced = declared.is_some() || headers.contains_key(header::TRANSFER_ENCODING);
     let bytes = bytes.map_err(|error| match error {
@@ -110,32 +95,90 @@ impl GrowingRoom<'_, '_> {
     }
 }
 
-/// The encoding of a body according to its headers.
+/// One encoding of a body according to its headers.
 enum Coding {
-    Plain,
     Gzip,
+    Deflate,
     /// Another or an invalid coding, by name.
     Other(String),
 }
 
 impl Coding {
-    fn of(headers: &HeaderMap) -> Coding {
-        let mut coding = Coding::Plain;
-        for value in headers.get_all(header::CONTENT_ENCODING) {
-            for name in
-                value.to_str().unwrap_or("?").split(',').map(|c| c.trim().to_ascii_lowercase())
-            {
-                match (name.as_str(), &coding) {
-                    // Values that do not encode a body: character sets, S3's upload format.
-                    ("" | "identity" | "none" | "binary" | "utf-8" | "utf8" | "aws-chunked", _) => {
-                    }
-                    ("gzip" | "x-gzip", Coding::Plain) => coding = Coding::Gzip,
-                    (other, _) => return Coding::Other(other.to_owned()),
-                }
+    /// The codings in the order in which they were applied: those of the content, then those of
+    /// the transfer. The client has removed `chunked`.
+    fn all(headers: &HeaderMap) -> Vec<Coding> {
+        let mut codings = Vec::new();
+        for header in [header::CONTENT_ENCODING, header::TRANSFER_ENCODING] {
+            for value in headers.get_all(&header) {
+                let names = value.to_str().unwrap_or("?").split(',');
+                codings
+                    .extend(names.filter_map(|name| Coding::of(&name.trim().to_ascii_lowercase())));
             }
         }
-        coding
+        codings
     }
+
+    fn of(name: &str) -> Option<Coding> {
+        match name {
+            // Values that do not encode a body: character sets, S3's upload format.
+            "" | "identity" | "none" | "binary" | "utf-8" | "utf8" | "aws-chunked" | "chunked" => {
+                None
+            }
+            "gzip" | "x-gzip" => Some(Coding::Gzip),
+            "deflate" => Some(Coding::Deflate),
+            other => Some(Coding::Other(other.to_owned())),
+        }
+    }
+}
+
+/// The body without its codings. Hosts announce arbitrary ones, even invalid ones ("8bit"), for
+/// pictures without them: what begins a picture is not decoded further.
+fn decoded<'a>(
+    wire: impl Read + 'a,
+    codings: Vec<Coding>,
+    limits: &Limits,
+    location: &UrlLocation,
+) -> Result<Box<dyn Read + 'a>, FetchError> {
+    let bad = |reason| FetchError::BadEncoding { location: location.clone(), reason };
+    if codings.len() > MAX_CODINGS {
+        return Err(bad(format!("more than {MAX_CODINGS} encodings")));
+    }
+    let mut from: Box<dyn Read + 'a> = Box::new(wire);
+    for coding in codings.into_iter().rev() {
+        let mut head = Vec::new();
+        from.by_ref()
+            .take(signature::LENGTH)
+            .read_to_end(&mut head)
+            .map_err(|e| limits.read(e, location))?;
+        let (plain, zlib) = (signature::begins_a_picture(&head), begins_zlib(&head));
+        // The first bytes of gzip (RFC 1952, 2.3.1); the shortest stream of deflate has two.
+        let magic = [0x1f, 0x8b];
+        let may_be_gzip = magic.starts_with(&head) || head.starts_with(&magic);
+        let is_short = head.len() < 2;
+        let rest = io::Cursor::new(head).chain(from);
+        from = match coding {
+            _ if plain => return Ok(Box::new(rest)),
+            Coding::Gzip if !may_be_gzip => return Err(bad("it is not gzip".into())),
+            Coding::Deflate if is_short => return Err(bad("it is not deflate".into())),
+            Coding::Gzip => Box::new(GzipMembers::new(rest)),
+            Coding::Deflate if zlib => Box::new(ZlibDecoder::new(rest)),
+            Coding::Deflate => Box::new(DeflateDecoder::new(rest)),
+            Coding::Other(name) => {
+                let name = name.escape_default().take(40).collect::<String>();
+                return Err(bad(format!("content encoding \"{name}\"")));
+            }
+        };
+    }
+    Ok(from)
+}
+
+/// Whether bytes begin with the header of zlib (RFC 1950, 2.2). `deflate` means zlib, but some
+/// hosts send the bare stream, as browsers accept it.
+fn begins_zlib(head: &[u8]) -> bool {
+    matches!(head, [method, flags, ..]
+        if method & 0x0f == 8
+            && method >> 4 <= 7
+            && (u16::from(*method) * 256 + u16::from(*flags)) % 31 == 0)
 }
 
 /// Reads all of `from`; more bytes than the room may become are an error.

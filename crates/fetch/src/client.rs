@@ -3,13 +3,14 @@
 //! certificates.
 
 use crate::error::FetchError;
+use crate::lenient::LenientHeads;
 use crate::lookup::Lookup;
 use crate::settings::{self, FetchSettings};
-use crate::transport::{DeadlineTcp, PolicyResolver, SharedTls, SurplusDetector};
+use crate::tls::SharedTls;
+use crate::transport::{DeadlineTcp, PolicyResolver, SurplusDetector};
 use std::sync::Arc;
 use std::time::Duration;
 use ureq::Agent;
-use ureq::tls::{Certificate, RootCerts, TlsConfig};
 use ureq::unversioned::transport::{ConnectProxyConnector, Connector};
 
 /// The decodable formats, best first. Other formats are accepted too and examined by content.
@@ -39,13 +40,8 @@ pub(crate) fn client(
     let roots = roots.unwrap_or_else(|| {
         rustls_native_certs::load_native_certs().certs.iter().map(|c| c.to_vec()).collect()
     });
-    let certificates: Vec<_> =
-        roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
-    let has_roots = !certificates.is_empty();
-    let tls = TlsConfig::builder()
-        .root_certs(RootCerts::Specific(Arc::new(certificates)))
-        .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .build();
+    let (tls, has_roots) = SharedTls::new(roots)
+        .map_err(|e| FetchError::Setting { setting: "TLS", reason: e.to_string() })?;
     let config = Agent::config_builder()
         .proxy(proxy.clone())
         .max_redirects(0)
@@ -60,12 +56,12 @@ pub(crate) fn client(
         .max_idle_connections(settings.concurrency.max(1))
         .max_idle_connections_per_host(settings.host_concurrency.max(1))
         .max_idle_age(MAX_IDLE)
-        .tls_config(tls)
         .build();
     let connector =
         ().chain(ConnectProxyConnector::default())
             .chain(DeadlineTcp::default())
-            .chain(SharedTls::default())
+            .chain(tls)
+            .chain(LenientHeads)
             .chain(SurplusDetector);
     let resolver = PolicyResolver { lookup, proxy: proxy.map(|p| p.uri().clone()) };
     Ok(HttpClient { agent: Agent::with_parts(config, connector, resolver), has_roots })

@@ -3,7 +3,9 @@
 //! Class, code and hint depend on the variant, never on a text. No variant contains a raw URL:
 //! `target.rs` makes each [`UrlLocation`] and removes what may be secret.
 
-use pg_caption_wire::{Failure, FailureClass};
+use crate::oddity::{UrlOddity, mistake_hint};
+use crate::tls::CertificateFault;
+use pg_caption_wire::{Failure, FailureClass, UrlMistake};
 use std::time::{Duration, SystemTime};
 
 /// When a look-up that was not started is worth another attempt.
@@ -41,6 +43,8 @@ pub enum FetchError {
     BadUrl { shown: String, reason: String },
     #[error("the URL cannot be used: it is not a whole URL")]
     RelativeUrl { shown: String },
+    #[error("the URL cannot be used: {}", what_it_is(*mistake))]
+    NotOneUrl { shown: String, mistake: UrlMistake },
     #[error("URL scheme \"{scheme}\" is not supported")]
     Scheme { shown: String, scheme: String },
     #[error("the URL contains a user name or password")]
@@ -54,7 +58,7 @@ pub enum FetchError {
     #[error("could not connect to host {}", location.host)]
     Connect { location: UrlLocation, reason: String },
     #[error("could not establish a secure connection to host {}", location.host)]
-    Tls { location: UrlLocation, reason: String, no_roots: bool },
+    Tls { location: UrlLocation, reason: String, no_roots: bool, fault: Option<CertificateFault> },
     #[error("host {} closed the connection", location.host)]
     Reset { location: UrlLocation, reason: String },
     #[error("host {} took too long", location.host)]
@@ -62,13 +66,18 @@ pub enum FetchError {
     #[error("host {} took too long", location.host)]
     TooSlow { location: UrlLocation, bytes: u64, window: Duration },
     #[error("host {} answered with status {status}", location.host)]
-    Status { location: UrlLocation, status: u16, retry_after: Option<Duration> },
+    Status {
+        location: UrlLocation,
+        status: u16,
+        retry_after: Option<Duration>,
+        oddity: Option<UrlOddity>,
+    },
     #[error("the image is larger than {limit} bytes")]
     TooLarge { location: UrlLocation, limit: u64, declared: Option<u64> },
     #[error("more than {limit} redirects")]
     TooManyRedirects { location: UrlLocation, limit: u32 },
     #[error("the redirects of host {} form a loop", location.host)]
-    RedirectLoop { location: UrlLocation },
+    RedirectLoop { location: UrlLocation, with_cookie: bool },
     #[error("host {} redirects from https to http", location.host)]
     InsecureRedirect { location: UrlLocation },
     #[error("host {} redirects to a URL that cannot be fetched", location.host)]
@@ -110,6 +119,7 @@ impl FetchError {
         match self {
             BadUrl { .. }
             | RelativeUrl { .. }
+            | NotOneUrl { .. }
             | Scheme { .. }
             | Credentials { .. }
             | ForbiddenHost { .. }
@@ -145,7 +155,7 @@ impl FetchError {
     pub fn code(&self) -> String {
         use FetchError::*;
         match self {
-            BadUrl { .. } | RelativeUrl { .. } => "bad_url",
+            BadUrl { .. } | RelativeUrl { .. } | NotOneUrl { .. } => "bad_url",
             Scheme { .. } => "bad_scheme",
             Credentials { .. } => "url_credentials",
             ForbiddenHost { .. } => "forbidden_host",
@@ -210,7 +220,12 @@ impl FetchError {
     pub fn location(&self) -> Option<&UrlLocation> {
         use FetchError::*;
         match self {
-            BadUrl { .. } | RelativeUrl { .. } | Scheme { .. } | Memory(_) | Setting { .. } => None,
+            BadUrl { .. }
+            | RelativeUrl { .. }
+            | NotOneUrl { .. }
+            | Scheme { .. }
+            | Memory(_)
+            | Setting { .. } => None,
             Credentials { location }
             | ForbiddenHost { location }
             | ForbiddenAddress { location, .. }
@@ -222,7 +237,7 @@ impl FetchError {
             | Status { location, .. }
             | TooLarge { location, .. }
             | TooManyRedirects { location, .. }
-            | RedirectLoop { location }
+            | RedirectLoop { location, .. }
             | InsecureRedirect { location }
             | BadRedirect { location, .. }
             | NotHttp { location, .. }
@@ -244,7 +259,10 @@ impl FetchError {
         use FetchError::*;
         let url = self.location().map(|location| location.url.as_str()).unwrap_or_default();
         match self {
-            BadUrl { shown, .. } | RelativeUrl { shown } | Scheme { shown, .. } => the_url(shown),
+            BadUrl { shown, .. }
+            | RelativeUrl { shown }
+            | NotOneUrl { shown, .. }
+            | Scheme { shown, .. } => the_url(shown),
             Setting { .. } | Memory(_) => String::new(),
             Dns { reason, .. }
             | Connect { reason, .. }
@@ -287,6 +305,10 @@ impl FetchError {
             BadRedirect { cause, .. } => {
                 sentences(url, format!("The redirect failed: {cause}. {}", cause.detail()))
             }
+            RedirectLoop { with_cookie: true, .. } => sentences(
+                url,
+                "The host sets a cookie, and redirects again when it is sent.".into(),
+            ),
             Status { status: 301 | 302 | 303 | 307 | 308, .. } => sentences(
                 url,
                 "The image has moved, but the host does not say where it is now.".into(),
@@ -305,6 +327,7 @@ impl FetchError {
                  ALTER TABLE products ADD image_url text \
                  GENERATED ALWAYS AS ('https://cdn.example.com' || image_path) STORED."
             }
+            NotOneUrl { mistake, .. } => mistake_hint(*mistake),
             Scheme { .. } => {
                 "Only http and https URLs are fetched. For a picture that is not on the web, call \
                  caption_image with its bytes (bytea)."
@@ -322,10 +345,7 @@ impl FetchError {
                 "No certificate authorities are installed on this server. Install the package \
                  ca-certificates."
             }
-            Tls { .. } => {
-                "Check the host's certificate, or install its authority in this server's \
-                 certificate store."
-            }
+            Tls { fault, .. } => fault.unwrap_or(CertificateFault::Other).hint(),
             Timeout { stage: FetchStage::Resolve | FetchStage::Connect, .. } => {
                 "See \"pg_caption.connect_timeout\"."
             }
@@ -348,10 +368,29 @@ impl FetchError {
                 "No action is needed. SELECT * FROM caption.host shows paused hosts and the end of \
                  each pause."
             }
-            Status { status: 401 | 403, .. } => "The picture must be readable without signing in.",
+            Status { status: 400..=499, oddity: Some(oddity), .. } => return Some(oddity.hint()),
+            Status { status: 401 | 403, .. } => {
+                "The picture must be readable without signing in. If the host asks for a referrer, \
+                 a user agent, a cookie or a password, a superuser can state them in \
+                 \"pg_caption.fetch_headers_file\"."
+            }
+            RedirectLoop { with_cookie: true, .. } => {
+                "The host wants a cookie. A superuser can state it in \
+                 \"pg_caption.fetch_headers_file\"."
+            }
             _ => return None,
         };
         Some(hint.into())
+    }
+}
+
+/// A value that is not one URL, as the end of a message.
+fn what_it_is(mistake: UrlMistake) -> &'static str {
+    match mistake {
+        UrlMistake::List => "it is a list or an object",
+        UrlMistake::Markup => "it is HTML or Markdown",
+        UrlMistake::WindowsPath => "it is a path of Windows",
+        UrlMistake::MissingScheme => "it is not a whole URL",
     }
 }
 

@@ -152,7 +152,8 @@ impl Limits {
     }
 
     fn tls(&self, reason: String, location: UrlLocation) -> FetchError {
-        FetchError::Tls { location, reason, no_roots: !self.has_roots }
+        let fault = attempt::certificate();
+        FetchError::Tls { location, reason, no_roots: !self.has_roots, fault }
     }
 
     fn io(&self, error: io::Error, location: UrlLocation) -> FetchError {

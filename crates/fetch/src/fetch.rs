@@ -10,23 +10,22 @@ use crate::gate::{Gate, HostAdmission, HostPermit};
 use crate::hosts::{HostAnswer, HostTable};
 use crate::lookup::{Lookup, LookupError, NameResolver, SystemResolver};
 use crate::names::HostPatterns;
+use crate::oddity::UrlOddity;
 use crate::redirected::RedirectedFetch;
+use crate::response::{self, Received};
 use crate::settings::{self, FetchSettings};
 use crate::shares::FetchClient;
 use crate::target::Target;
-use crate::{body, status};
 use pg_caption_wire::{Failure, HostCooldown, HostStatus};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant, SystemTime};
-use ureq::http::header::{self, HeaderName};
-use ureq::http::{HeaderMap, HeaderValue, Response, StatusCode};
+use ureq::http::header;
+use ureq::http::{HeaderValue, Response};
 
 /// Most look-up threads. By default there is one for each fetch thread; clients share both alike.
 const MAX_LOOKUP_THREADS: usize = 32;
-/// Longest ETag or Last-Modified stored, bytes.
-const MAX_VALIDATOR: usize = 1024;
 
 /// What to fetch, and within which limits.
 #[derive(Debug, Clone, Copy)]
@@ -250,12 +249,15 @@ impl Fetcher {
                 fetch.left = attempt::left();
                 return Ok(FetchStep::Redirected(fetch));
             };
-            let response = match self.send(target, &request, &limits) {
-                Ok(response) => response,
-                Err(e) => return Err(release(held, e)),
-            };
-            match self.receive(response, target, &request, &limits, reserve) {
-                Ok(Received::Done(mut result)) => {
+            let conditional = request.etag.is_some() || request.last_modified.is_some();
+            let received = self.send(&fetch, &request, &limits).and_then(|response| {
+                response::receive(response, conditional, target.location(), &limits, reserve)
+            });
+            match received {
+                Ok(Received::Done { mut result, surplus }) => {
+                    if surplus {
+                        self.framing_offenders.add(&target.location().host);
+                    }
                     held.finish(HostAnswer::Served("http_200".into()));
                     if let FetchResult::Body { etag, last_modified, .. } = &mut result
                         && fetch.is_redirected()
@@ -264,13 +266,20 @@ impl Fetcher {
                     }
                     return Ok(FetchStep::Done(result));
                 }
-                Ok(Received::Redirect(location)) => {
+                Ok(Received::Redirect { location, cookies }) => {
                     // Returned before the next host is requested, so that no waiting fetch holds a
                     // permit.
                     held.finish(HostAnswer::Served("redirect".into()));
-                    fetch.follow(&location, self.settings.max_redirects)?;
+                    fetch.follow(&location, &cookies, self.settings.max_redirects)?;
                 }
-                Err(e) => return Err(release(held, e)),
+                Err(mut e) => {
+                    if let FetchError::Status { oddity, .. } = &mut e
+                        && !fetch.is_redirected()
+                    {
+                        *oddity = UrlOddity::of(request.url, SystemTime::now());
+                    }
+                    return Err(release(held, e));
+                }
             }
         }
     }
@@ -315,11 +324,15 @@ impl Fetcher {
     /// Sends one request and receives the headers of the response.
     fn send(
         &self,
-        target: &Target,
+        fetch: &RedirectedFetch,
         request: &FetchRequest<'_>,
         limits: &Limits,
     ) -> Result<Response<ureq::Body>, FetchError> {
+        let target = &fetch.target;
         let uri = target.uri()?;
+        // Of this origin only: looked up again for each request.
+        let given = self.settings.headers.of(target.url());
+        let cookie = fetch.cookies.header(target.url(), given.and_then(|g| g.get(header::COOKIE)));
         loop {
             if let Some(over) = limits.over(target.location()) {
                 return Err(over);
@@ -332,6 +345,12 @@ impl Fetcher {
                 if let Some(value) = value.and_then(|v| HeaderValue::from_str(v).ok()) {
                     http = http.header(name, value);
                 }
+            }
+            for (name, value) in given.into_iter().flatten().filter(|(n, _)| *n != header::COOKIE) {
+                http = http.header(name, value);
+            }
+            if let Some(cookie) = &cookie {
+                http = http.header(header::COOKIE, cookie);
             }
             // Surplus bytes of an earlier response could answer this request.
             let fresh = self.framing_offenders.contains(&target.location().host);
@@ -347,6 +366,7 @@ impl Fetcher {
                 .timeout_connect(Some(self.settings.connect_timeout.min(attempt::left())))
                 .timeout_recv_response(Some(self.settings.answer_timeout))
                 .build();
+            attempt::set_lenient(fresh);
             attempt::take_connected();
             attempt::take_surplus();
             let result = http.call();
@@ -364,72 +384,15 @@ impl Fetcher {
                     FetchError::NotHttp { .. } | FetchError::HeadersTooLarge { .. } if pooled => {
                         self.framing_offenders.add(&target.location().host)
                     }
+                    // Once more with a lenient reading of the head, on a connection of its own.
+                    FetchError::NotHttp { .. } if !fresh => {
+                        self.framing_offenders.add(&target.location().host)
+                    }
                     error => return Err(error),
                 },
             }
         }
     }
-
-    /// Interprets the status and reads the body.
-    fn receive(
-        &self,
-        response: Response<ureq::Body>,
-        target: &Target,
-        request: &FetchRequest<'_>,
-        limits: &Limits,
-        reserve: &mut Reserve<'_>,
-    ) -> Result<Received, FetchError> {
-        let (head, content) = response.into_parts();
-        let location = target.location();
-        let conditional = request.etag.is_some() || request.last_modified.is_some();
-        match head.status {
-            StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => {
-                let (bytes, surplus) =
-                    body::read(content, &head.headers, limits, location, reserve)?;
-                if surplus {
-                    self.framing_offenders.add(&location.host);
-                }
-                let (etag, last_modified) = (
-                    validator(&head.headers, header::ETAG),
-                    validator(&head.headers, header::LAST_MODIFIED),
-                );
-                Ok(Received::Done(FetchResult::Body {
-                    bytes,
-                    etag,
-                    last_modified,
-                    final_url: location.url.clone(),
-                }))
-            }
-            StatusCode::NOT_MODIFIED if conditional => Ok(Received::Done(FetchResult::NotModified)),
-            status => {
-                let text = |name: HeaderName| {
-                    head.headers.get(name).and_then(|v| std::str::from_utf8(v.as_bytes()).ok())
-                };
-                if matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
-                    && let Some(location) = head.headers.get(header::LOCATION)
-                {
-                    return Ok(Received::Redirect(location.as_bytes().to_vec()));
-                }
-                let retry_after = match status.as_u16() {
-                    code @ (429 | 503) => text(header::RETRY_AFTER).and_then(|v| {
-                        status::retry_after(code, v, text(header::DATE), SystemTime::now())
-                    }),
-                    _ => None,
-                };
-                Err(FetchError::Status {
-                    location: location.clone(),
-                    status: status.as_u16(),
-                    retry_after,
-                })
-            }
-        }
-    }
-}
-
-/// A usable response.
-enum Received {
-    Done(FetchResult),
-    Redirect(Vec<u8>),
 }
 
 /// Returns the permit with the host's answer according to `error`, and adds the host's new pause to
@@ -458,14 +421,4 @@ fn release(permit: HostPermit, mut error: FetchError) -> FetchError {
         *retry_after = retry_after.or(pause);
     }
     error
-}
-
-/// A validator for the next request, unless it is empty or too long.
-fn validator(headers: &HeaderMap, name: HeaderName) -> Option<String> {
-    headers
-        .get(name)?
-        .to_str()
-        .ok()
-        .filter(|v| !v.is_empty() && v.len() <= MAX_VALIDATOR)
-        .map(str::to_owned)
 }

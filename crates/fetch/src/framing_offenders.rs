@@ -1,6 +1,7 @@
 //! Hosts that once sent bytes after the announced end of a response. HTTP/1.1 separates responses
 //! only by their ends: on a reused connection such bytes would answer the next request with another
-//! picture. `fetch` therefore uses each connection to these hosts once. Kept in memory for the
+//! picture. `fetch` therefore uses each connection to these hosts once. Hosts whose heads are no
+//! strict HTTP are among them: they are read leniently (`lenient.rs`). Kept in memory for the
 //! engine's life, and never written anywhere.
 
 use std::collections::HashSet;

@@ -12,28 +12,34 @@
 //! URL ─ target ─ names (allowed_hosts) ─ gate/hosts (limit, pause) ─ fetch ─┬─ body ─ bytes
 //!           ▲                                                              │
 //!           └────────────────── redirect, checked again ◄──────────────────┘
-//! fetch ─ client (ureq) ─ lookup + address (which addresses) ─ transport (deadline, cancel)
+//! fetch ─ client (ureq) ─ lookup + address (which addresses) ─ transport (deadline, cancel) ─ tls
 //! ```
 
 mod address;
 mod attempt;
 mod body;
 mod client;
+mod cookies;
 mod error;
 mod fault;
 mod fetch;
 mod framing_offenders;
 mod gate;
 mod hosts;
+mod lenient;
 mod lookup;
 mod lookup_line;
 mod names;
+mod oddity;
 mod redirected;
+mod request_headers;
+mod response;
 mod settings;
 mod shares;
 mod signature;
 mod status;
 mod target;
+mod tls;
 mod transport;
 
 pub use address::{AddressPolicy, AddressVerdict};
@@ -44,7 +50,10 @@ pub use fetch::{
 pub use gate::{HostAdmission, HostPermit};
 pub use hosts::{HostAnswer, HostDecision, HostTable};
 pub use lookup::{NameResolver, SystemResolver};
+pub use oddity::{UrlOddity, url_hint};
 pub use redirected::RedirectedFetch;
+pub use request_headers::RequestHeaders;
 pub use settings::{FetchSettings, USER_AGENT, networks};
 pub use shares::{FairShares, FetchClient};
 pub use target::host_key;
+pub use tls::CertificateFault;

@@ -4,6 +4,7 @@
 //! Separate from the fetch thread, so that a fetch that is redirected to a host at its limit can
 //! wait in the engine's queue instead of occupying a thread. It never connects to anything.
 
+use crate::cookies::RedirectCookies;
 use crate::error::FetchError;
 use crate::target::Target;
 use std::collections::HashSet;
@@ -18,6 +19,8 @@ pub struct RedirectedFetch {
     pub(crate) left: Duration,
     /// The caller's time at the start, for the text of a timeout.
     pub(crate) caller: Duration,
+    /// Cookies that its redirects have set.
+    pub(crate) cookies: RedirectCookies,
     /// Whether it started with https, which it must then keep.
     https: bool,
     seen: HashSet<Url>,
@@ -36,6 +39,7 @@ impl RedirectedFetch {
             caller,
             https: target.is_https(),
             seen: HashSet::new(),
+            cookies: RedirectCookies::default(),
             target,
         })
     }
@@ -50,9 +54,16 @@ impl RedirectedFetch {
         !self.seen.is_empty()
     }
 
-    /// Follows a redirect of the current target; `limit`: all redirects together.
-    pub(crate) fn follow(&mut self, header: &[u8], limit: u32) -> Result<(), FetchError> {
+    /// Follows a redirect of the current target, which sets these cookies; `limit`: all redirects
+    /// together. A loop is followed once, if it has set cookies for the URL to which it leads.
+    pub(crate) fn follow(
+        &mut self,
+        header: &[u8],
+        cookies: &[Vec<u8>],
+        limit: u32,
+    ) -> Result<(), FetchError> {
         let location = self.target.location().clone();
+        cookies.iter().for_each(|cookie| self.cookies.take(self.target.url(), cookie));
         self.seen.insert(self.target.url().clone());
         let wrong =
             |cause| FetchError::BadRedirect { location: location.clone(), cause: Box::new(cause) };
@@ -60,8 +71,10 @@ impl RedirectedFetch {
         if self.https && !redirected.is_https() {
             return Err(FetchError::InsecureRedirect { location });
         }
-        if self.seen.contains(redirected.url()) {
-            return Err(FetchError::RedirectLoop { location });
+        if self.seen.contains(redirected.url()) && !self.cookies.retry(redirected.url()) {
+            // After the retry the URLs of the loop come again; it ends at the first one.
+            let with_cookie = self.cookies.were_sent();
+            return Err(FetchError::RedirectLoop { location, with_cookie });
         }
         if self.seen.len() > limit as usize {
             return Err(FetchError::TooManyRedirects { location, limit });

@@ -1,9 +1,11 @@
 //! Limits and permissions of a fetcher. The engine makes them from its configuration, once.
 
 use crate::error::FetchError;
+use crate::request_headers::RequestHeaders;
 use ipnet::IpNet;
 use pg_caption_wire::EngineConfig;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// The user agent: project and version.
@@ -58,8 +60,10 @@ pub struct FetchSettings {
     pub concurrency: usize,
     /// Concurrent fetches from one host.
     pub host_concurrency: usize,
-    /// The user agent of all requests.
+    /// The user agent of all requests without one in `headers`.
     pub user_agent: String,
+    /// Headers of requests to chosen origins.
+    pub headers: Arc<RequestHeaders>,
 }
 
 impl Default for FetchSettings {
@@ -86,6 +90,8 @@ impl From<&EngineConfig> for FetchSettings {
             concurrency: config.fetch_concurrency as usize,
             host_concurrency: config.host_concurrency as usize,
             user_agent: USER_AGENT.into(),
+            // The caller reads the file.
+            headers: Arc::default(),
         }
     }
 }

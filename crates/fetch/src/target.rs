@@ -4,7 +4,8 @@
 //! normalized before any check. Also makes the form of a URL that may be shown.
 
 use crate::error::{FetchError, UrlLocation};
-use pg_caption_wire::MAX_URL_BYTES;
+use crate::oddity::invisible;
+use pg_caption_wire::{MAX_URL_BYTES, UrlMistake, url_in};
 use std::borrow::Cow;
 use std::net::IpAddr;
 use url::{Host, Url};
@@ -20,24 +21,33 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// Parses `text`. A URL that starts with `//`, without a scheme, becomes https.
+    /// Parses `text`, read by [`url_in`]. A URL that starts with `//`, without a scheme, becomes
+    /// https.
     pub(crate) fn parse(text: &str) -> Result<Target, FetchError> {
         let bad =
             |reason: &str| FetchError::BadUrl { shown: shown_text(text), reason: reason.into() };
         if text.len() > MAX_URL_BYTES {
             return Err(bad(&format!("it is longer than {MAX_URL_BYTES} bytes")));
         }
-        let trimmed = text.trim();
-        let url = if trimmed.starts_with("//") {
-            Url::parse(&format!("https:{trimmed}"))
+        let text = url_in(text);
+        let not_one = |mistake| FetchError::NotOneUrl { shown: shown_text(text), mistake };
+        if let Some(mistake) = UrlMistake::of(text) {
+            return Err(not_one(mistake));
+        }
+        let url = if text.starts_with("//") {
+            Url::parse(&format!("https:{text}"))
         } else {
             Url::parse(text)
         };
-        Target::new(url.map_err(|e| match e {
-            url::ParseError::RelativeUrlWithoutBase => {
+        Target::new(url.map_err(|e| match (e, UrlMistake::of_relative(text), invisible(text)) {
+            (url::ParseError::RelativeUrlWithoutBase, Some(mistake), _) => not_one(mistake),
+            (url::ParseError::RelativeUrlWithoutBase, None, _) => {
                 FetchError::RelativeUrl { shown: shown_text(text) }
             }
-            e => bad(&e.to_string()),
+            (_, _, Some(c)) => {
+                bad(&format!("it contains the invisible character U+{:04X}", u32::from(c)))
+            }
+            (e, ..) => bad(&e.to_string()),
         })?)
     }
 

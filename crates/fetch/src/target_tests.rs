@@ -133,6 +133,44 @@ fn a_relative_path_is_refused_with_a_hint() {
 }
 
 #[test]
+fn what_surrounds_a_url_is_no_part_of_it() {
+    for url in [
+        "\u{a0}http://a.example/1.jpg",
+        "http://a.example/1.jpg\u{a0}",
+        "\u{3000}http://a.example/1.jpg\u{200b}",
+        "\u{feff}\"http://a.example/1.jpg\"\u{200e}",
+        "<http://a.example/1.jpg>",
+        "http://a.example/\n1.jpg",
+        "http:\\\\a.example\\1.jpg",
+    ] {
+        assert_eq!(Target::parse(url).unwrap().url().as_str(), "http://a.example/1.jpg", "{url:?}");
+    }
+    assert_eq!(host_key("\u{a0}//cdn.example/a.jpg").unwrap(), "cdn.example:443");
+    let failure = Target::parse("http://a\u{200e}.example/").unwrap_err().failure();
+    assert!(failure.message.contains("U+200E"), "{failure:?}");
+}
+
+#[test]
+fn a_value_that_is_not_one_url_is_named() {
+    for (value, message, hint) in [
+        ("cdn.example.com:8080/a.jpg", "not a whole URL", "Put https:// before it"),
+        ("localhost:3000/a.jpg", "not a whole URL", "Put https:// before it"),
+        ("www.example.com/a.jpg", "not a whole URL", "Put https:// before it"),
+        ("a.jpg,b.jpg", "a list", "split_part"),
+        ("[\"a.jpg\"]", "a list", "jsonb"),
+        ("https://a.example/1,https://a.example/2", "a list", "one URL"),
+        ("<img src=\"https://a.example/1.jpg\">", "HTML", "URL alone"),
+        ("![](https://a.example/1.jpg)", "Markdown", "URL alone"),
+        ("C:\\shop\\1.jpg", "Windows", "bytea"),
+    ] {
+        let failure = Target::parse(value).unwrap_err().failure();
+        assert_eq!(failure.code, "bad_url", "{value}");
+        let text = failure.hint.unwrap();
+        assert!(failure.message.contains(message) && text.contains(hint), "{value}: {text}");
+    }
+}
+
+#[test]
 fn credentials_are_refused_and_not_shown() {
     for url in [
         "https://ann:hunter2@example.com/p.jpg",

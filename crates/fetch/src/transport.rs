@@ -13,8 +13,7 @@ use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::time::Duration as Wait;
 use ureq::unversioned::transport::{
-    Buffers, ConnectionDetails, Connector, Either, NextTimeout, RustlsConnector, TcpConnector,
-    Transport,
+    Buffers, ConnectionDetails, Connector, Either, NextTimeout, TcpConnector, Transport,
 };
 
 /// Longest single wait for the network, so that cancellation frees the thread soon.
@@ -120,39 +119,6 @@ impl Transport for DeadlineStream {
 
 fn until_deadline(timeout: NextTimeout) -> NextTimeout {
     NextTimeout { after: Wait::Exact((*timeout.after).min(attempt::left())), ..timeout }
-}
-
-/// TLS as ureq provides it, with one shared configuration. ureq builds a new one, including the
-/// certificate store, for each request with its own settings; here every request has its deadline.
-#[derive(Debug, Default)]
-pub(crate) struct SharedTls(RustlsConnector);
-
-impl<In: Transport> Connector<In> for SharedTls {
-    type Out = <RustlsConnector as Connector<In>>::Out;
-
-    fn connect(
-        &self,
-        details: &ConnectionDetails,
-        chained: Option<In>,
-    ) -> Result<Option<Self::Out>, Error> {
-        // No address accepted the connection.
-        if chained.is_none() {
-            return Err(Error::ConnectionFailed);
-        }
-        let shared = ConnectionDetails {
-            uri: details.uri,
-            addrs: details.addrs.clone(),
-            config: details.config,
-            request_level: false,
-            resolver: details.resolver,
-            now: details.now,
-            timeout: details.timeout,
-            current_time: details.current_time.clone(),
-            run_connector: details.run_connector.clone(),
-            register_shutdown: details.register_shutdown.clone(),
-        };
-        self.0.connect(&shared, chained)
-    }
 }
 
 /// The outermost connector: detects bytes after the announced end of a response.

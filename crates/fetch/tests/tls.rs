@@ -2,7 +2,7 @@
 
 mod test_server;
 
-use pg_caption_fetch::{FetchError, FetchSettings, Fetcher, FetcherParts};
+use pg_caption_fetch::{CertificateFault, FetchError, FetchSettings, Fetcher, FetcherParts};
 use pg_caption_wire::FailureClass;
 use rcgen::{CertificateParams, date_time_ymd};
 use rustls::{ServerConnection, StreamOwned};
@@ -84,6 +84,62 @@ fn bad_certificates_are_refused_before_requests() {
         assert!(matches!(error, FetchError::Tls { no_roots: false, .. }), "{why}: {error:?}");
         assert_eq!((error.code().as_str(), error.class()), ("tls", FailureClass::Retry), "{why}");
         assert!(server.requests().is_empty(), "{why}");
+    }
+}
+
+#[test]
+fn a_refused_certificate_is_explained_by_its_hint() {
+    use CertificateFault::*;
+    let trusted = authority();
+    let between = intermediate(&trusted, "intermediate");
+    let private = intermediate(&authority(), "a private authority");
+    let below_private = intermediate(&private, "below the private authority");
+    let expired = |p: &mut CertificateParams| {
+        (p.not_before, p.not_after) = (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1))
+    };
+    let future = |p: &mut CertificateParams| p.not_before = date_time_ymd(4000, 1, 1);
+    let names = &["shop.example"][..];
+    let authority_itself = |p: &mut CertificateParams| {
+        p.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained)
+    };
+    let named =
+        |p: &mut CertificateParams| p.distinguished_name.push(rcgen::DnType::CommonName, "shop");
+    for (fault, hint, server) in [
+        (Incomplete, "whole chain", shop(Some(&between), names, named, picture)),
+        (Incomplete, "private one", shop(Some(&private), names, named, picture)),
+        (SelfSigned, "self-signed", shop(None, names, |_| {}, picture)),
+        (SelfSigned, "self-signed", shop(None, names, authority_itself, picture)),
+        (Expired, "renew", shop(Some(&trusted), names, expired, picture)),
+        (NotYetValid, "clock", shop(Some(&trusted), names, future, picture)),
+        (OtherName, "other names", shop(Some(&trusted), &["evil.example"], |_| {}, picture)),
+    ] {
+        let error = get(&trusting(&trusted, |_| {}), &secure(&server)).unwrap_err();
+        let FetchError::Tls { fault: found, .. } = &error else { panic!("{fault:?}: {error:?}") };
+        assert_eq!(*found, Some(fault), "{error:?}");
+        let text = error.failure().hint.unwrap();
+        assert!(text.contains(hint), "{fault:?}: {text}");
+    }
+    // With the intermediate certificate the chain is complete; of another authority it is not.
+    for (issuer, fault) in [(&between, None), (&below_private, Some(UnknownAuthority))] {
+        let provider = rustls::crypto::ring::default_provider();
+        let more = vec![issuer.der.clone().into()];
+        let identity = identity(Some(issuer), names, named);
+        let config = Arc::new(identity.server_of(provider, rustls::DEFAULT_VERSIONS, more));
+        let server = TestServer::raw(move |stream, _| {
+            let mut tls = StreamOwned::new(ServerConnection::new(config.clone()).unwrap(), stream);
+            while read_head(&mut tls).is_some() {
+                picture("", &mut tls).and_then(|()| tls.flush()).unwrap();
+            }
+        });
+        let found = match get(&trusting(&trusted, |_| {}), &secure(&server)) {
+            Ok(got) => {
+                assert_eq!(bytes(Ok(got)), b"picture");
+                None
+            }
+            Err(FetchError::Tls { fault, .. }) => fault,
+            Err(error) => panic!("{error:?}"),
+        };
+        assert_eq!(found, fault);
     }
 }
 

@@ -43,6 +43,9 @@ macro_rules! engine_config {
                 #[doc = $detail]
                 pub $field: $type,
             )?)*
+            /// Changes with the file at `fetch_headers_file`, so that a changed file starts a
+            /// successor. Nothing of its contents is in it.
+            pub fetch_headers_stamp: String,
             /// Whether to accept connections only after the model is ready (a successor), instead
             /// of immediately (the first engine).
             pub wait_until_ready: bool,
@@ -53,6 +56,7 @@ macro_rules! engine_config {
             fn empty() -> EngineConfig {
                 EngineConfig {
                     $($($field: Default::default(),)?)*
+                    fetch_headers_stamp: String::new(),
                     wait_until_ready: false,
                 }
             }

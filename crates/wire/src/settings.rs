@@ -63,6 +63,9 @@ macro_rules! for_each_setting {
             proxy: text(""), sighup engine(proxy: Option<String>),
                 "Sets the HTTP proxy for all fetches.",
                 "A URL. Proxies named by the environment are ignored.";
+            fetch_headers_file: path(""), sighup engine(fetch_headers_file: std::path::PathBuf),
+                "Sets the file of request headers for chosen hosts.",
+                "A JSON file; empty means none. A reload reads it again.";
             max_image_size: integer(51_200, 1, 1_048_576, Kilobytes),
                 sighup engine(max_image_size: u64),
                 "Sets the maximum size of a picture file.",

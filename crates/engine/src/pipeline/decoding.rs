@@ -121,7 +121,7 @@ impl PicturePipeline {
         };
         let header = {
             let _step = self.metrics.steps.begin(began);
-            pixels::probe(&bytes).map_err(|e| e.failure())?
+            pixels::probe(&bytes).map_err(|e| with_url_hint(e.failure(), &picture.source))?
         };
         // A picture whose header is refused does not wait for memory first.
         header.check(&options).map_err(|e| e.failure())?;
@@ -186,6 +186,17 @@ impl PicturePipeline {
         self.metrics.add_cpu(CpuStage::Preprocess, thread_cpu().saturating_sub(cpu));
         work.timings.preprocess = ms(began.elapsed());
         Ok(Prepared { data, facts, pixels_sha256, memory })
+    }
+}
+
+/// A file that is no picture, with what is odd about the URL that it came from.
+fn with_url_hint(failure: Failure, source: &PictureSource) -> Failure {
+    match source {
+        PictureSource::Url { url, .. } if matches!(&*failure.code, "not_an_image" | "empty") => {
+            let hint = pg_caption_fetch::url_hint(url);
+            Failure { hint: hint.or(failure.hint), ..failure }
+        }
+        _ => failure,
     }
 }
 

@@ -22,7 +22,9 @@ use crate::running::RunningPictures;
 use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
 use parking_lot::{Condvar, Mutex};
-use pg_caption_fetch::{FairShares, FetchClient, FetchSettings, Fetcher, RedirectedFetch};
+use pg_caption_fetch::{
+    FairShares, FetchClient, FetchError, FetchSettings, Fetcher, RedirectedFetch, RequestHeaders,
+};
 use pg_caption_wire::{EngineConfig, Failure, HostCooldown, HostStatus};
 use std::io;
 use std::sync::atomic::AtomicBool;
@@ -119,6 +121,7 @@ impl PicturePipeline {
     /// uploads still work.
     pub fn new(
         config: &EngineConfig,
+        headers: Result<RequestHeaders, FetchError>,
         metrics: Arc<EngineMetrics>,
         hook: DecodeHook,
     ) -> Arc<PicturePipeline> {
@@ -130,8 +133,11 @@ impl PicturePipeline {
             Duration::from_millis(config.fetch_timeout_ms),
         );
         let fetch_threads = config.fetch_concurrency.clamp(1, 1024) as usize;
-        let settings = FetchSettings { room: files.total(), ..FetchSettings::from(config) };
-        let fetcher = Fetcher::new(settings).map_err(|e| e.failure());
+        let fetcher = headers.and_then(|headers| {
+            let (headers, room) = (Arc::new(headers), files.total());
+            Fetcher::new(FetchSettings { headers, room, ..FetchSettings::from(config) })
+        });
+        let fetcher = fetcher.map_err(|e| e.failure());
         if let Err(failure) = &fetcher {
             crate::log::line(format_args!("warning: no URL can be fetched: {}", failure.message));
         }

@@ -16,8 +16,9 @@ mod tests;
 
 use crate::confine::confine;
 use crate::engine::{Engine, EngineOptions};
-use crate::provider::local;
+use crate::headers_file;
 use crate::provider::readiness::ProviderState;
+use crate::provider::{ProviderStart, local};
 use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
 use acceptor::ClientAcceptor;
@@ -58,6 +59,7 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
     let config = configuration()?;
     let status = Arc::new(StatusPipe::open());
     let listener = descriptors::listener()?;
+    let headers = headers_file::read(&config.fetch_headers_file);
     let confinement = confine(&config);
 
     // Threads exist from here on.
@@ -68,8 +70,18 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
     })?;
     status.report(&EngineReport::Starting);
     let wait_until_ready = config.wait_until_ready;
-    let provider = Box::new(local::start);
-    let engine = Engine::start(EngineOptions { config, confinement, hook, provider })?;
+    let provider: ProviderStart = match &headers {
+        // The engine that serves has the headers of the last good file, and goes on.
+        Err(error) if wait_until_ready => {
+            let failure = error.failure();
+            Box::new(move |_, _, host| {
+                host.failed(failure);
+                Ok(())
+            })
+        }
+        _ => Box::new(local::start),
+    };
+    let engine = Engine::start(EngineOptions { config, headers, confinement, hook, provider })?;
     engine.when_broken(|failure| exit_broken(failure));
     let launcher = status.clone();
     engine.pipeline().when_outdated(move || launcher.report(&EngineReport::Outdated));

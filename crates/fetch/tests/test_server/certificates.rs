@@ -27,6 +27,20 @@ pub fn authority() -> Authority {
     }
 }
 
+/// An authority below another one.
+pub fn intermediate(authority: &Authority, name: &str) -> Authority {
+    let mut params = CertificateParams::new(vec![]).unwrap();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.distinguished_name.push(rcgen::DnType::CommonName, name);
+    let key = KeyPair::generate().unwrap();
+    let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+    Authority {
+        der: certificate.der().to_vec(),
+        pem: certificate.pem(),
+        issuer: Issuer::new(params, key),
+    }
+}
+
 /// A certificate and its key.
 pub struct Identity {
     pub certificate: CertificateDer<'static>,
