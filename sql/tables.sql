@@ -14,6 +14,7 @@ CREATE TABLE caption.watch (
     paused            boolean  NOT NULL DEFAULT false,
     base_url          text,
     superuser_since   timestamptz,
+    sign              text,
     condition         text,
     condition_columns name[],
     backfill          boolean  NOT NULL DEFAULT false,
@@ -26,7 +27,7 @@ COMMENT ON TABLE caption.watch IS
 COMMENT ON COLUMN caption.watch.relation IS
     'The watched table.';
 COMMENT ON COLUMN caption.watch.image IS
-    'Column of the image URLs.';
+    'Column of the image URLs, or of the images themselves.';
 COMMENT ON COLUMN caption.watch.fills IS
     'Columns to fill, each with its style, e.g. {"alt": "concise", "seo": "seo"}.';
 COMMENT ON COLUMN caption.watch.keys IS
@@ -44,6 +45,9 @@ COMMENT ON COLUMN caption.watch.base_url IS
 COMMENT ON COLUMN caption.watch.superuser_since IS
     'When a superuser watched the table, if it has belonged to superusers since. '
     'Other tables of superusers are not filled.';
+COMMENT ON COLUMN caption.watch.sign IS
+    'Function that turns a value of the column into a URL when it is fetched. '
+    'Shown to members of the table''s owner by caption.watch_option.';
 COMMENT ON COLUMN caption.watch.condition IS
     'Only rows that satisfy it get captions. '
     'Shown to members of the table''s owner by caption.watch_option.';
@@ -66,7 +70,7 @@ SELECT pg_extension_config_dump('caption.watch',
 
 CREATE VIEW caption.watch_option WITH (security_barrier) AS
     SELECT w.relation, w.image, w.fills, w.keys, w.max_tokens, w.overwrite, w.on_replica,
-           w.paused, w.base_url, w.condition
+           w.paused, w.base_url, w.sign, w.condition
       FROM caption.watch w
       JOIN pg_class c ON c.oid = w.relation
      WHERE pg_has_role(c.relowner, 'USAGE');
@@ -192,20 +196,23 @@ SELECT pg_extension_config_dump('caption.ledger',
                                 'WHERE relation::oid IN (SELECT c.oid FROM pg_catalog.pg_class c)');
 
 CREATE TABLE caption.failed (
-    relation oid         NOT NULL,
-    key      jsonb       NOT NULL,
-    class    text        NOT NULL,
-    code     text        NOT NULL,
-    message  text        NOT NULL,
-    detail   text,
-    attempts int         NOT NULL DEFAULT 1,
-    at       timestamptz NOT NULL DEFAULT clock_timestamp(),
-    hint     text,
+    relation  oid         NOT NULL,
+    key       jsonb       NOT NULL,
+    class     text        NOT NULL,
+    code      text        NOT NULL,
+    message   text        NOT NULL,
+    detail    text,
+    attempts  int         NOT NULL DEFAULT 1,
+    at        timestamptz NOT NULL DEFAULT clock_timestamp(),
+    hint      text,
+    threshold real,
     PRIMARY KEY (relation, key)
 );
 CREATE INDEX failed_at ON caption.failed (at);
 COMMENT ON TABLE caption.failed IS
     'Rows without a caption, and why; shown by the view caption.failure.';
+COMMENT ON COLUMN caption.failed.threshold IS
+    'pg_caption.min_confidence by which an uncertain row was judged. NULL: that of the model.';
 
 CREATE FUNCTION caption.announce()
     RETURNS trigger

@@ -27,6 +27,8 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long [`status`] waits for an engine that does not answer.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
+/// Bytes that may wait to be written while further requests are added.
+const MAX_PENDING: usize = 256 * 1024;
 /// Bytes read from the socket at a time.
 const READ_SIZE: usize = 16 * 1024;
 
@@ -132,6 +134,12 @@ impl EngineClient {
         !self.is_closing && self.unanswered < self.window
     }
 
+    /// Whether so much waits to be written that requests must wait, too: one picture at most is in
+    /// memory twice.
+    pub fn is_backed_up(&self) -> bool {
+        self.outgoing.len() - self.written > MAX_PENDING
+    }
+
     /// Whether the engine accepts no more requests here and owes no answer.
     pub fn is_spent(&self) -> bool {
         self.is_closing && self.unanswered == 0
@@ -228,8 +236,11 @@ impl EngineClient {
                 Err(_) => break,
             }
         }
-        self.outgoing.clear();
         self.written = 0;
+        match self.outgoing.capacity() > MAX_PENDING {
+            true => self.outgoing = Vec::new(),
+            false => self.outgoing.clear(),
+        }
         Ok(())
     }
 

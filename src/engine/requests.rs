@@ -277,7 +277,7 @@ impl<'a> RequestBatch<'a> {
             // The statement's start identifies the statement within one backend's connection.
             share: Some(statement as u64),
             image: match request.url {
-                Some(url) => ImageSource::Url { url: url.into(), known: None },
+                Some(url) => ImageSource::Url { url: url.into(), known: None, shown: None },
                 None => ImageSource::Bytes,
             },
             outputs: request.outputs.to_vec(),

@@ -72,6 +72,7 @@ pub extern "C-unwind" fn pg_caption_launcher(_argument: pg_sys::Datum) {
 
 fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
     let mut headers_stamp = headers_stamp();
+    let mut threshold = settings::min_confidence();
     while !BackgroundWorker::sigterm_received() {
         let reloaded = BackgroundWorker::sighup_received();
         if reloaded {
@@ -79,6 +80,13 @@ fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
             // is allowed.
             unsafe { pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP) };
             headers_stamp = self::headers_stamp();
+        }
+        if threshold != settings::min_confidence() {
+            threshold = settings::min_confidence();
+            // Workers judge uncertain rows again.
+            for database in shared::databases() {
+                shared::announce_work(database.oid, false);
+            }
         }
         let now = Instant::now();
         let fetch_headers_stamp = headers_stamp.clone();

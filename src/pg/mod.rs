@@ -9,6 +9,7 @@ pub mod latch;
 pub mod latest_snapshot;
 pub mod report;
 pub mod shared_text;
+pub mod sign_function;
 pub mod table;
 pub mod table_key;
 pub mod triggers;

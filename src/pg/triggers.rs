@@ -5,6 +5,7 @@
 
 use crate::pg::condition::RowCondition;
 use crate::pg::report::{optional, spi};
+use crate::pg::sign_function;
 use pg_caption_style::FillDefinition;
 use pgrx::prelude::*;
 use pgrx::spi::{quote_identifier, quote_literal};
@@ -54,8 +55,9 @@ pub struct TriggerSpec<'a> {
     /// The table, schema-qualified and quoted.
     pub table: &'a str,
     pub is_partitioned: bool,
-    /// The column of the URLs.
+    /// The column of the URLs, or of the pictures themselves.
     pub image: &'a str,
+    pub holds_pictures: bool,
     /// Columns to fill.
     pub fills: &'a [(String, FillDefinition)],
     pub keys: &'a [TriggerKey],
@@ -105,19 +107,29 @@ pub fn create(spec: &TriggerSpec<'_>) {
     }
 }
 
-/// Has DROP of an object refused that the condition of the watch names, as for any trigger.
-pub fn depend_on_condition(oid: pg_sys::Oid, condition: &RowCondition) {
-    if let Ok(name) = std::ffi::CString::new(TRIGGERS[1]) {
-        // SAFETY: a catalog look-up; the trigger was created in this transaction.
-        let trigger = unsafe {
-            pg_sys::CommandCounterIncrement();
-            pg_sys::get_trigger_oid(oid, name.as_ptr(), false)
-        };
-        condition.record_dependencies(pg_sys::ObjectAddress {
-            classId: pg_sys::TriggerRelationId,
-            objectId: trigger,
-            objectSubId: 0,
-        });
+/// Has DROP of an object refused that the condition of the watch names, or of the function that
+/// signs, as for any trigger.
+pub fn depend_on_code(
+    oid: pg_sys::Oid,
+    condition: Option<&RowCondition>,
+    sign: Option<pg_sys::Oid>,
+) {
+    let Ok(name) = std::ffi::CString::new(TRIGGERS[1]) else { return };
+    // SAFETY: a catalog look-up; the trigger may have been created in this transaction.
+    let trigger = unsafe {
+        pg_sys::CommandCounterIncrement();
+        pg_sys::get_trigger_oid(oid, name.as_ptr(), false)
+    };
+    let trigger = pg_sys::ObjectAddress {
+        classId: pg_sys::TriggerRelationId,
+        objectId: trigger,
+        objectSubId: 0,
+    };
+    if let Some(condition) = condition {
+        condition.record_dependencies(trigger);
+    }
+    if let Some(function) = sign {
+        sign_function::record_dependency(trigger.objectId, function);
     }
 }
 
@@ -135,21 +147,29 @@ fn insert_condition(spec: &TriggerSpec<'_>) -> String {
     format!("{may_have_url} AND ({some_empty})")
 }
 
-/// The condition of the UPDATE trigger. Rarely true parts are last. A row that loses its URL is
-/// queued if it has a text, which may be machine-written. A row with an empty fill passes; the
-/// trigger function then looks whether the statement sets the URL, perhaps to what it was.
+/// The condition of the UPDATE trigger. Rarely true parts are last. A row that loses its URL, or
+/// has lost it before it matched, is queued if it has a text, which may be machine-written. A row
+/// with an empty fill passes; the trigger function then looks whether the statement sets the URL,
+/// perhaps to what it was.
 fn update_condition(spec: &TriggerSpec<'_>) -> String {
-    let url_changed = has_changed(spec.image);
+    let image = quote_identifier(spec.image);
+    // Pictures are compared as bytea: as text they are twice as long, and converted first.
+    let url_changed = match spec.holds_pictures {
+        true => format!("NEW.{image} IS DISTINCT FROM OLD.{image}"),
+        false => has_changed(spec.image),
+    };
     let key_changed = any(spec.keys.iter().map(TriggerKey::has_changed));
     let some_empty = any(spec.fills.iter().map(|(column, _)| is_empty("NEW", column)));
-    let has_url = is_filled("NEW", spec.image);
+    let has_url = match spec.holds_pictures {
+        true => format!("octet_length(NEW.{image}) > 0"),
+        false => is_filled("NEW", spec.image),
+    };
     let has_text = any(spec.fills.iter().map(|(column, _)| is_filled("NEW", column)));
-    let match_changed = spec.condition.map_or(String::new(), |condition| {
-        match_may_have_changed(condition).map_or(String::new(), |changed| format!(" OR {changed}"))
-    });
+    let match_changed = spec.condition.and_then(match_may_have_changed);
+    let match_changed = match_changed.map_or(String::new(), |changed| format!(" OR {changed}"));
     format!(
         "({url_changed} OR {key_changed} OR {some_empty}{match_changed}) \
-         AND ({has_url} OR {url_changed} AND ({has_text}))"
+         AND ({has_url} OR ({url_changed}{match_changed}) AND ({has_text}))"
     )
 }
 
@@ -157,16 +177,17 @@ fn update_condition(spec: &TriggerSpec<'_>) -> String {
 /// session of the writer. Compared are the stored bytes, for which no type needs an operator.
 /// `None`: it names no column.
 fn match_may_have_changed(condition: &RowCondition) -> Option<String> {
-    if condition.is_whole_row {
-        return Some("pg_catalog.record_image_ne(NEW, OLD)".into());
-    }
     let row = |row: &str| {
         let column = |name: &String| format!("{row}.{}", quote_identifier(name));
         condition.columns.iter().map(column).collect::<Vec<_>>().join(", ")
     };
     // As an operator, a dump would show it as one of the columns' types.
-    let differ = || format!("pg_catalog.record_image_ne(ROW({}), ROW({}))", row("NEW"), row("OLD"));
-    (!condition.columns.is_empty()).then(differ)
+    let differ = |new: &str, old: &str| format!("pg_catalog.record_image_ne({new}, {old})");
+    let columns = (!condition.columns.is_empty())
+        .then(|| differ(&format!("ROW({})", row("NEW")), &format!("ROW({})", row("OLD"))));
+    let whole = condition.is_whole_row.then(|| differ("NEW", "OLD"));
+    let changes: Vec<String> = columns.into_iter().chain(whole).collect();
+    (!changes.is_empty()).then(|| changes.join(" OR "))
 }
 
 fn any(conditions: impl Iterator<Item = String>) -> String {

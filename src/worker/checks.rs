@@ -75,11 +75,15 @@ pub struct UncheckedWatch {
     pub watched: WatchedTable,
 }
 
-/// Fills and key columns of a watch, or why the table cannot be filled.
-pub fn check(
-    relation: pg_sys::Oid,
-    watch: &UncheckedWatch,
-) -> Result<(Vec<WatchFill>, Vec<KeyColumn>), String> {
+/// A watch that has passed the checks.
+pub struct CheckedWatch {
+    pub fills: Vec<WatchFill>,
+    pub keys: Vec<KeyColumn>,
+    pub holds_pictures: bool,
+}
+
+/// Columns of a watch, or why the table cannot be filled.
+pub fn check(relation: pg_sys::Oid, watch: &UncheckedWatch) -> Result<CheckedWatch, String> {
     let UncheckedWatch { url, fills, max_tokens, keys, by_superuser, watched, .. } = watch;
     // Without its columns a table has no triggers either.
     for column in std::iter::once(url).chain(keys) {
@@ -109,6 +113,7 @@ pub fn check(
             return Err(foreign_problem(&code));
         }
     }
+    let holds_pictures = attribute(relation, url)?.0 == "bytea";
     let columns: Vec<&String> =
         fills.as_object().into_iter().flatten().map(|(column, _)| column).collect();
     let fills = fills.as_object().into_iter().flatten().map(|(column, fill)| {
@@ -150,7 +155,7 @@ pub fn check(
              caption.watch() again"
         ));
     }
-    Ok((fills, key_columns))
+    Ok(CheckedWatch { fills, keys: key_columns, holds_pictures })
 }
 
 /// Why a superuser's table with code of another role is not filled.

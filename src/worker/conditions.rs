@@ -1,8 +1,8 @@
-//! The conditions of watches: checked when the watches are read, evaluated for rows that were read.
+//! The conditions of watches, and their signing functions: checked when the watches are read, here
+//! evaluated for rows that were read.
 //!
-//! Both run as the table's owner, with the owner's settings. A condition is evaluated only after it
-//! was checked: a restored dump may contain any text in its place, and functions that it names may
-//! have been replaced.
+//! They run as the table's owner, with the owner's settings, and only after they were checked: a
+//! restored dump may contain any text in their place, and functions may have been replaced.
 
 use super::locks::try_lock;
 use super::owner_settings::OwnerSettings;
@@ -10,7 +10,7 @@ use super::planning::SessionSettings;
 use super::transaction::{RaisedError, attempt, attempt_in_time, rehearse, spi};
 use super::{checks, examine, foreign_code};
 use crate::pg::condition::{ConditionSource, ROW, RowCondition};
-use crate::pg::{identity, triggers};
+use crate::pg::{identity, sign_function, triggers};
 use crate::settings;
 use pg_caption_queue::{CurrentRow, RowMatch, TableBusy, WatchedTable};
 use pg_caption_wire::{Failure, FailureClass};
@@ -24,11 +24,11 @@ pub struct OwnerCode<'s> {
     pub owner_settings: &'s mut OwnerSettings,
 }
 
-/// Which conditions were checked since the watches were read.
+/// Tables whose condition and signing function were checked since the watches were read.
 #[derive(Default)]
 pub struct CheckedConditions(HashSet<u32>);
 
-/// Why a condition cannot be evaluated for any row.
+/// Why a condition or a signing function cannot be used for any row.
 pub enum ConditionProblem {
     /// Until the owner changes it; the reason as `caption.progress` shows it.
     Final(String),
@@ -42,7 +42,7 @@ impl CheckedConditions {
         self.0.clear();
     }
 
-    /// Checks the condition of a table that is locked by this transaction, once.
+    /// Checks condition and signing function of a table that is locked by this transaction, once.
     ///
     /// # Errors
     /// See [`ConditionProblem`].
@@ -51,24 +51,24 @@ impl CheckedConditions {
         table: &WatchedTable,
         code: &mut OwnerCode<'_>,
     ) -> Result<(), ConditionProblem> {
-        let Some(condition) = table.condition.as_deref() else { return Ok(()) };
-        if self.0.contains(&table.oid) {
+        let is_plain = table.condition.is_none() && table.sign.is_none();
+        if is_plain || self.0.contains(&table.oid) {
             return Ok(());
         }
         let problem = |raised: RaisedError| match raised.is_passing() {
             true => ConditionProblem::Passing,
             false => ConditionProblem::Final(unusable(&raised.message)),
         };
-        rehearse(|| examine_text(table, condition))
-            .map_err(problem)?
-            .map_err(ConditionProblem::Final)?;
-        // PostgreSQL checks the owner's rights on functions when a statement starts.
-        attempt_in_time(|| matches(table, condition, &[], code)).map_err(problem)?;
+        rehearse(|| examine_code(table)).map_err(problem)?.map_err(ConditionProblem::Final)?;
+        if let Some(condition) = table.condition.as_deref() {
+            // PostgreSQL checks the owner's rights on functions when a statement starts.
+            attempt_in_time(|| matches(table, condition, &[], code)).map_err(problem)?;
+        }
         self.0.insert(table.oid);
         Ok(())
     }
 
-    /// Checks the condition of a watch that was just read, unless its table is locked.
+    /// Checks the code of a watch that was just read, unless its table is locked.
     ///
     /// # Errors
     /// The reason why the table cannot be filled.
@@ -77,7 +77,8 @@ impl CheckedConditions {
         table: &WatchedTable,
         code: &mut OwnerCode<'_>,
     ) -> Result<(), String> {
-        if table.condition.is_none() || !try_lock(table, pg_sys::AccessShareLock) {
+        let is_plain = table.condition.is_none() && table.sign.is_none();
+        if is_plain || !try_lock(table, pg_sys::AccessShareLock) {
             return Ok(());
         }
         match self.require(table, code) {
@@ -104,27 +105,37 @@ fn watch_entry(relation: pg_sys::Oid) -> pg_sys::ObjectAddress {
     }
 }
 
-/// Parses a stored condition. In a subtransaction that is rolled back: a superuser's condition is
-/// recorded as a dependency of the trigger for as long as its functions are looked up.
-fn examine_text(table: &WatchedTable, text: &str) -> Result<(), String> {
-    let (relation, owner) = (pg_sys::Oid::from(table.oid), table.owner);
-    let condition = {
-        let _owner = identity::as_owner(pg_sys::Oid::from(owner));
-        RowCondition::parse(relation, text, ConditionSource::Stored)
-            .map_err(|error| unusable(&error.message))?
+/// Parses a stored condition and finds a signing function. In a subtransaction that is rolled back:
+/// for a superuser's table both are recorded as dependencies of the trigger for as long as the
+/// owners of functions are looked up.
+fn examine_code(table: &WatchedTable) -> Result<(), String> {
+    let (relation, owner) = (pg_sys::Oid::from(table.oid), pg_sys::Oid::from(table.owner));
+    let condition = match table.condition.as_deref() {
+        None => None,
+        Some(text) => {
+            let _owner = identity::as_owner(owner);
+            let condition = RowCondition::parse(relation, text, ConditionSource::Stored)
+                .map_err(|error| unusable(&error.message))?;
+            Some(condition)
+        }
     };
+    let columns = condition.as_ref().map(|condition| condition.columns.as_slice());
     if table.has_triggers
-        && let Some(column) = checks::unknown_to_triggers(relation, &condition.columns)
+        && let Some(column) = checks::unknown_to_triggers(relation, columns.unwrap_or_default())
     {
         return Err(format!(
             "its condition names another column, formerly named \"{column}\"; call caption.watch() \
              with a new condition"
         ));
     }
-    if checks::is_superuser(owner) {
+    let sign = match table.sign.as_deref() {
+        None => None,
+        Some(signature) => Some(find_sign_function(owner, signature)?),
+    };
+    if checks::is_superuser(table.owner) {
         if table.has_triggers {
-            triggers::depend_on_condition(relation, &condition);
-        } else {
+            triggers::depend_on_code(relation, condition.as_ref(), sign);
+        } else if let Some(condition) = &condition {
             // `foreign_code` reads it before it is rolled back.
             condition.record_dependencies(watch_entry(relation));
         }
@@ -133,6 +144,23 @@ fn examine_text(table: &WatchedTable, text: &str) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+fn find_sign_function(owner: pg_sys::Oid, signature: &str) -> Result<pg_sys::Oid, String> {
+    let problem = |what: &str| {
+        let signature: String = signature.chars().take(200).collect();
+        format!(
+            "the function {signature}, which signs its URLs, {what}; call caption.watch() with \
+             another one, or with sign => '-' for none"
+        )
+    };
+    let Some(function) = sign_function::find(signature) else {
+        return Err(problem("does not exist"));
+    };
+    match sign_function::may_call(owner, function) {
+        true => Ok(function),
+        false => Err(problem("may not be called by the owner of the table")),
+    }
 }
 
 /// Which rows of some keys satisfy the condition; deleted rows are missing.

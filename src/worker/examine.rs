@@ -4,11 +4,12 @@
 use super::transaction::spi;
 use crate::hooks::enqueue::MAX_KEY_BYTES;
 use crate::pg::identity;
+use crate::settings;
 use pg_caption_queue::{
     CurrentRow, FillText, KeyColumn, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowMatch,
     WatchedTable,
 };
-use pg_caption_wire::KnownPicture;
+use pg_caption_wire::{Failure, KnownPicture};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::Value;
@@ -27,9 +28,33 @@ fn cast(table: &WatchedTable, at: usize, json: &str) -> String {
     format!("CAST({json} OPERATOR(pg_catalog.->>) {at} AS {})", table.keys[at].kind)
 }
 
-/// The URL as an expression. Only the part is read that decides whether it is valid.
+/// The URL as an expression. Only the part is read that decides whether it is valid. For a picture,
+/// what identifies it: its hash, or its size if it is too large to be captioned. PostgreSQL holds
+/// one picture at a time for it.
 pub fn url(table: &WatchedTable) -> String {
+    if table.holds_pictures {
+        let size = format!("pg_catalog.octet_length(t.{})", table.url);
+        return format!(
+            "CASE WHEN {size} OPERATOR(pg_catalog.=) 0 THEN '' \
+                  WHEN {size} OPERATOR(pg_catalog.>) {} \
+                  THEN pg_catalog.concat('{PICTURE_SIZE}', {size}) \
+                  ELSE pg_catalog.concat('{PICTURE_HASH}', pg_catalog.encode( \
+                       pg_catalog.sha256(t.{}::pg_catalog.bytea), 'hex')) END",
+            settings::max_image_size(),
+            table.url
+        );
+    }
     format!("pg_catalog.\"left\"(t.{}::pg_catalog.text, {MAX_URL_CHARS})", table.url)
+}
+
+/// What precedes the hash of a picture, and the size of one that is too large.
+const PICTURE_HASH: &str = "sha256:";
+const PICTURE_SIZE: &str = "bytes:";
+
+/// Why a picture of a column is not captioned, if it is too large.
+fn refusal(table: &WatchedTable, url: Option<&str>) -> Option<Failure> {
+    let size = url.filter(|_| table.holds_pictures)?.strip_prefix(PICTURE_SIZE)?;
+    Some(Failure::too_large(size.parse().ok()?, settings::max_image_size()))
 }
 
 /// Texts as an array expression, each as [`FillText::from_column`] takes it. `columns` are quoted.
@@ -147,7 +172,9 @@ fn has_valid_length(key: &KeyColumn) -> String {
 pub fn rows(table: &WatchedTable, keys: &[String]) -> Vec<(String, CurrentRow)> {
     let json = json_array(keys);
     let _owner = identity::as_owner(pg_sys::Oid::from(table.owner));
-    spi(Spi::connect_mut(|client| read(client.update(&read_many(table), None, &[json.into()])?)))
+    spi(Spi::connect_mut(|client| {
+        read(table, client.update(&read_many(table), None, &[json.into()])?)
+    }))
 }
 
 /// The next chunk of a backfill, in key order.
@@ -159,17 +186,19 @@ pub fn chunk(table: &WatchedTable, after: Option<&str>, limit: i64) -> Vec<(Stri
     let statement = read_chunk(table, last.is_none());
     let _owner = identity::as_owner(pg_sys::Oid::from(table.owner));
     spi(Spi::connect_mut(|client| {
-        read(client.update(&statement, None, &[last.into(), limit.into()])?)
+        read(table, client.update(&statement, None, &[last.into(), limit.into()])?)
     }))
 }
 
 fn read(
+    of: &WatchedTable,
     table: pgrx::spi::SpiTupleTable<'_>,
 ) -> Result<Vec<(String, CurrentRow)>, pgrx::spi::Error> {
     table
         .map(|row| {
             let (url, texts) = (row.get::<String>(2)?, fill_texts(row.get(3)?));
-            let current = CurrentRow { url, texts, matches: RowMatch::Matching };
+            let refused = refusal(of, url.as_deref());
+            let current = CurrentRow { url, texts, matches: RowMatch::Matching, refused };
             Ok((row.get::<String>(1)?.unwrap_or_default(), current))
         })
         .collect()

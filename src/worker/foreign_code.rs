@@ -10,8 +10,9 @@ use pgrx::prelude::*;
 /// in `pg_depend`. Functions of `pg_catalog` are not recorded and belong to the bootstrap
 /// superuser.
 ///
-/// What the condition of a watch names is recorded for the trigger of pg_caption; what that of a
-/// backfill names, for its entry in `caption.watch`, while it is checked.
+/// What the condition of a watch names, and the function that signs, are recorded for the trigger
+/// of pg_caption; what the condition of a backfill names, for its entry in `caption.watch`, while
+/// it is checked.
 ///
 /// A trigger's function may belong to a superuser, and its arguments or condition to another role
 /// with the privilege TRIGGER. Its creator is not recorded, so the privilege decides.
@@ -26,7 +27,7 @@ const FOREIGN_CODE: &str = "\
       code AS ( \
            SELECT 'pg_catalog.pg_trigger'::regclass::oid AS class, t.oid, \
                   CASE WHEN t.tgfoid = 'caption.enqueue()'::regprocedure \
-                       THEN 'the condition of the watch' \
+                       THEN 'the condition or signing function of the watch' \
                        ELSE format('trigger %I', t.tgname) END AS name \
              FROM part p JOIN pg_catalog.pg_trigger t ON t.tgrelid = p.oid \
             WHERE NOT t.tgisinternal \

@@ -6,6 +6,7 @@
 //! were in flight when a worker died are still in the queue.
 
 mod checks;
+mod completion;
 mod conditions;
 mod definitions;
 mod examine;
@@ -24,6 +25,7 @@ mod runaway;
 mod signals;
 mod store;
 mod tables;
+mod thresholds;
 mod transaction;
 mod write;
 mod write_mark;

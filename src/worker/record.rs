@@ -2,6 +2,7 @@
 //! running transaction, as the extension's owner.
 
 use super::transaction::{attempt, oids, spi};
+use crate::settings;
 use pg_caption_queue::{AckedPages, LedgerChange, LedgerEntry, RowKey, RowOutcome, WatchedTable};
 use pg_caption_wire::Failure;
 use pgrx::JsonB;
@@ -19,12 +20,12 @@ const DEFER: &str = "INSERT INTO caption.deferred AS d \
 const UNDEFER: &str = "DELETE FROM caption.deferred WHERE relation = $1 AND key = $2";
 
 const FAIL: &str = "INSERT INTO caption.failed AS f \
-           (relation, key, class, code, message, detail, attempts, hint) \
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+           (relation, key, class, code, message, detail, attempts, hint, threshold) \
+    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
     ON CONFLICT (relation, key) DO UPDATE SET \
            class = excluded.class, code = excluded.code, message = excluded.message, \
            detail = excluded.detail, attempts = excluded.attempts, at = excluded.at, \
-           hint = excluded.hint";
+           hint = excluded.hint, threshold = excluded.threshold";
 
 const HAS_FAILED: &str = "SELECT EXISTS ( \
     SELECT FROM caption.failed WHERE relation = $1 AND key = $2 AND code = $3)";
@@ -151,6 +152,7 @@ fn fail(row: &RowKey, failure: &Failure, attempts: i32) {
             failure.detail.clone().into(),
             attempts.into(),
             failure.hint.clone().into(),
+            settings::min_confidence().filter(|_| failure.code == "low_confidence").into(),
         ],
     ));
     spi(Spi::run_with_args(SETTLE_RECAPTION, &[relation(row).into(), key(row).into()]));

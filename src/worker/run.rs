@@ -3,7 +3,7 @@
 
 use super::store::{WorkerStore, next_due_ms};
 use super::transaction::spi;
-use super::{lease, tables};
+use super::{lease, tables, thresholds};
 use crate::engine::client::{ConnectionLoss, EngineClient};
 use crate::{pg::latch, settings, shared};
 use pg_caption_queue::{ConnectionEvent, QueueWorker, WorkerAction, WorkerLimits, WorkerSignals};
@@ -50,7 +50,7 @@ pub fn run(database: u32) {
             }
             WorkerAction::Send => {
                 if let Some(client) = &mut client {
-                    send(&mut worker, client);
+                    send(&mut worker, &mut store, client);
                 }
             }
             WorkerAction::Receive => {
@@ -110,7 +110,7 @@ fn signals(database: u32, store: &WorkerStore) -> WorkerSignals {
         enabled: settings::enabled(),
         generation: known.map(|database| database.generation),
         slow_poll: known.is_some_and(|database| database.slow_poll),
-        redefined: store.definitions.any_changed(),
+        redefined: store.definitions.any_changed() || thresholds::has_changed(),
         crowded: shared::crowded(),
         epoch: shared::engine_epoch(),
     }
@@ -136,13 +136,22 @@ fn settle(worker: &mut QueueWorker, store: &mut WorkerStore, now: Instant) {
 }
 
 /// Fills the connection's window.
-fn send(worker: &mut QueueWorker, client: &mut EngineClient) {
+fn send(worker: &mut QueueWorker, store: &mut WorkerStore, client: &mut EngineClient) {
     while client.has_room()
-        && let Some((job, request)) = worker.next_request()
+        && !client.is_backed_up()
+        && let Some((job, mut request)) = worker.next_request()
     {
-        match client.submit(request, &[]) {
+        // Judged by the setting that is recorded, also while the engine still has another one.
+        request.min_confidence = settings::min_confidence();
+        let sent = match worker.table(&job) {
+            Some(table) if table.completes_requests() => {
+                store.transaction(|store| store.submit(table, &job, request, client))
+            }
+            _ => client.submit(request, &[]).map_err(CaptionOutcome::Failed),
+        };
+        match sent {
             Ok(id) => worker.sent(id, job),
-            Err(failure) => worker.unsendable(job, failure),
+            Err(answer) => worker.unsent(job, answer),
         }
     }
 }

@@ -10,13 +10,14 @@ use super::planning::{LockTimeouts, SessionSettings};
 use super::runaway::RunawayRows;
 use super::transaction::{self, RaisedError, attempt_in_time, oids, spi};
 use super::write::RowWriter;
-use super::{examine, lease, prune, record, tables};
+use super::{completion, examine, lease, prune, record, tables};
+use crate::engine::client::EngineClient;
 use pg_caption_queue::{
     AckedPages, BackfillChunk, CurrentRow, PrunePage, PruneStep, QueueRow, QueueStore, ReadError,
     RowHistory, RowJob, RowKey, RowOutcome, RowResult, RowsRead, Settlement, TableBusy,
     WatchedTable,
 };
-use pg_caption_wire::{Failure, FailureClass};
+use pg_caption_wire::{CaptionOutcome, CaptionRequest, Failure, FailureClass};
 use pgrx::prelude::*;
 use std::collections::HashMap;
 use std::time::Instant;
@@ -40,6 +41,9 @@ const NEXT_DUE: &str = "SELECT (extract(epoch FROM min(d.due)) * 1000)::int8 \
       FROM unnest($1) AS t (relation) CROSS JOIN LATERAL ( \
            SELECT e.due FROM caption.deferred e \
             WHERE e.relation = t.relation ORDER BY e.due LIMIT 1) d";
+
+/// Rows of a chunk of a table that holds pictures.
+const MAX_PICTURES: usize = 50;
 
 /// The tables of one database, and what its worker remembers about them.
 pub struct WorkerStore {
@@ -86,8 +90,28 @@ impl WorkerStore {
         tables::load(conditions, &mut OwnerCode { session, owner_settings })
     }
 
-    /// Whether the condition of a locked table may be evaluated. Otherwise its watch is read again,
-    /// and left out with the reason.
+    /// Completes the request of a row and passes it to the connection; in a transaction. Returns
+    /// its id.
+    ///
+    /// # Errors
+    /// The answer to the job, if nothing is requested.
+    pub fn submit(
+        &mut self,
+        table: &WatchedTable,
+        job: &RowJob,
+        request: CaptionRequest,
+        client: &mut EngineClient,
+    ) -> Result<u64, CaptionOutcome> {
+        if !lock_table(table, &self.definitions, false) || !self.has_usable_condition(table) {
+            return Err(completion::busy());
+        }
+        let WorkerStore { session, owner_settings, .. } = self;
+        let code = &mut OwnerCode { session, owner_settings };
+        completion::submit(table, job, request, client, code)
+    }
+
+    /// Whether condition and signing function of a locked table may be used. Otherwise its watch is
+    /// read again, and left out with the reason.
     fn has_usable_condition(&mut self, table: &WatchedTable) -> bool {
         let WorkerStore { session, owner_settings, conditions, definitions, .. } = self;
         match conditions.require(table, &mut OwnerCode { session, owner_settings }) {
@@ -161,6 +185,8 @@ impl QueueStore for WorkerStore {
         if !lock_table(table, &self.definitions, false) || !lock_watch(table) {
             return Err(ReadError::Busy);
         }
+        // Each picture is hashed.
+        let limit = if table.holds_pictures { limit.min(MAX_PICTURES) } else { limit };
         let mut limit = limit as i64;
         loop {
             match attempt_in_time(|| examine::chunk(table, after, limit)) {

@@ -1,9 +1,9 @@
 //! The watched tables of a database, checked against the catalogs each time they are read.
 
-use super::checks::{UncheckedWatch, check, is_superuser};
+use super::checks::{CheckedWatch, UncheckedWatch, check, is_superuser};
 use super::conditions::{CheckedConditions, OwnerCode};
 use super::transaction::{attempt, spi};
-use super::{prune, rescan};
+use super::{prune, rescan, thresholds};
 use crate::pg::backfill_lock;
 use crate::pg::table::BOOKKEEPING;
 use crate::shared;
@@ -37,7 +37,7 @@ const WATCHES: &str = "SELECT w.relation::oid, \
            w.paused, t.backfill_after::text, coalesce(t.backfill_done, false), \
            coalesce(t.backfill_run, 0), to_jsonb(t.recaption_before)#>>'{}', \
            (extract(epoch FROM w.superuser_since) * 1000)::int8, w.base_url, \
-           w.condition, w.backfill, w.batch, w.xmin::text \
+           w.condition, w.backfill, w.batch, w.xmin::text, w.sign \
       FROM caption.watch w \
       JOIN pg_catalog.pg_class c ON c.oid = w.relation \
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -96,6 +96,7 @@ pub fn begin() -> Vec<u32> {
     pause_abandoned();
     spi(Spi::run(ADOPT));
     rescan::restart_backfills();
+    thresholds::judge_again();
     let watched = "SELECT w.relation::oid FROM caption.watch w";
     spi(Spi::connect(|client| {
         client
@@ -136,9 +137,9 @@ pub fn load(conditions: &mut CheckedConditions, code: &mut OwnerCode<'_>) -> Vec
             pgrx::debug1!("pg_caption: {} waits: {}", watch.watched.name, raised.message);
         }
         match check(oid, &watch) {
-            Ok((fills, keys)) => {
+            Ok(CheckedWatch { fills, keys, holds_pictures }) => {
                 let url = quote_identifier(&watch.url);
-                let table = WatchedTable { url, fills, keys, ..watch.watched };
+                let table = WatchedTable { url, holds_pictures, fills, keys, ..watch.watched };
                 if let Err(problem) = conditions.check_early(&table, code) {
                     if is_current(oid, &watch.version) {
                         stop(oid, &table.name, problem);
@@ -221,6 +222,8 @@ fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
                     url: String::new(),
                     base_url: row.get(15)?,
                     condition: row.get(16)?,
+                    holds_pictures: false,
+                    sign: row.get(20)?,
                     fills: Vec::new(),
                     keys: Vec::new(),
                     overwrite: row.get(8)?.unwrap_or(false),

@@ -207,6 +207,7 @@ fn lock(table: &WatchedTable, job: &RowJob) -> Option<CurrentRow> {
                 url: row.get(1)?,
                 texts: examine::fill_texts(row.get(2)?),
                 matches: RowMatch::Matching,
+                refused: None,
             })),
             None => Ok(None),
         }

@@ -114,10 +114,13 @@ pub struct ServerRequest {
     pub headers: HashMap<String, String>,
 }
 
+type RequestCheck = Arc<dyn Fn(&ServerRequest) -> bool + Send + Sync>;
+
 #[derive(Default)]
 struct ServerState {
     routes: Mutex<HashMap<String, ServerAnswer>>,
     everywhere: Mutex<Option<ServerAnswer>>,
+    check: Mutex<Option<RequestCheck>>,
     requests: Mutex<Vec<ServerRequest>>,
     closing: AtomicBool,
 }
@@ -173,6 +176,16 @@ impl TestServer {
     pub fn serve_all(&self, answer: ServerAnswer) -> String {
         *self.state.everywhere.lock().unwrap() = Some(answer);
         self.url("/any.jpg")
+    }
+
+    /// Answers requests with 401 from now on for which `check` is false.
+    pub fn require(&self, check: impl Fn(&ServerRequest) -> bool + Send + Sync + 'static) {
+        *self.state.check.lock().unwrap() = Some(Arc::new(check));
+    }
+
+    /// All requests, in order.
+    pub fn all_requests(&self) -> Vec<ServerRequest> {
+        self.state.requests.lock().unwrap().clone()
     }
 
     /// Serves `count` different pictures at `/0.jpg`, `/1.jpg` … and returns their URLs.
@@ -251,6 +264,9 @@ fn converse(state: &ServerState, mut connection: TcpStream) -> std::io::Result<(
         let answer = own
             .or_else(|| state.everywhere.lock().unwrap().clone())
             .unwrap_or_else(|| ServerAnswer::status(410));
+        let check = state.check.lock().unwrap().clone();
+        let is_refused = check.is_some_and(|check| !check(&request));
+        let answer = if is_refused { ServerAnswer::status(401) } else { answer };
         let headers = request.headers.clone();
         state.requests.lock().unwrap().push(request);
         if let Some(gate) = &answer.gate {

@@ -12,6 +12,8 @@ pub enum PictureSource {
         url: String,
         /// The picture that was captioned before.
         known: Option<KnownPicture>,
+        /// What failures show in place of the URL.
+        shown: Option<String>,
     },
     /// The bytes came with the request.
     Bytes {

@@ -133,7 +133,7 @@ mod tests {
     }
 
     fn key(share: u64, url: &str, views: ViewSet) -> ShareKey {
-        let source = PictureSource::Url { url: url.into(), known: None };
+        let source = PictureSource::Url { url: url.into(), known: None, shown: None };
         ShareKey { share, source, views }
     }
 

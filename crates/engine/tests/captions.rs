@@ -606,7 +606,7 @@ fn unchanged_pictures_are_not_captioned_again() {
     {
         let known =
             KnownPicture { etag: Some("\"e1\"".into()), last_modified: None, model: model.into() };
-        let image = ImageSource::Url { url: web.url("/a"), known: Some(known) };
+        let image = ImageSource::Url { url: web.url("/a"), known: Some(known), shown: None };
         client.send(
             &ClientMessage::Request(CaptionRequest { image, ..bytes(id as u64, &["concise"]) }),
             &[],

@@ -254,6 +254,52 @@ impl FetchError {
         }
     }
 
+    /// The same error, which shows `text` instead of the URL: a signed URL is a secret.
+    pub fn showing(mut self, text: Option<&str>) -> FetchError {
+        if let Some(text) = text {
+            self.show(text);
+        }
+        self
+    }
+
+    fn show(&mut self, text: &str) {
+        use FetchError::*;
+        match self {
+            Memory(_) | Setting { .. } => {}
+            BadUrl { shown, .. } | RelativeUrl { shown } | Scheme { shown, .. } => {
+                *shown = text.into();
+            }
+            BadRedirect { location, cause } => {
+                location.url = text.into();
+                cause.show(text);
+            }
+            Credentials { location }
+            | ForbiddenHost { location }
+            | ForbiddenAddress { location, .. }
+            | Dns { location, .. }
+            | Connect { location, .. }
+            | Tls { location, .. }
+            | Reset { location, .. }
+            | Timeout { location, .. }
+            | Status { location, .. }
+            | TooLarge { location, .. }
+            | TooManyRedirects { location, .. }
+            | RedirectLoop { location }
+            | InsecureRedirect { location }
+            | NotHttp { location, .. }
+            | HeadersTooLarge { location }
+            | BadEncoding { location, .. }
+            | Truncated { location }
+            | Proxy { location, .. }
+            | HostCooling { location, .. }
+            | HostBusy { location }
+            | TooSlow { location, .. }
+            | LookupBusy { location }
+            | Displaced { location }
+            | Cancelled { location } => location.url = text.into(),
+        }
+    }
+
     /// Whole sentences; empty if there is nothing to add.
     fn detail(&self) -> String {
         use FetchError::*;

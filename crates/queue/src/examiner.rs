@@ -57,10 +57,13 @@ impl<S: QueueStore> RowExaminer<'_, S> {
             let url = current.written_url().to_owned();
             if self.in_flight.claim(&row, page) {
                 let mut job = past.job(row, page, (url, fills), (table, &current.texts));
-                if let RowMatch::Raised(failure) = current.matches {
-                    job.refused = Some(failure);
+                job.refused = match current.matches {
+                    RowMatch::Raised(failure) => Some(failure),
+                    _ => current.refused,
+                };
+                if !table.completes_requests() {
+                    job.resolved = table.base_url.as_ref().map(|base| resolve_url(base, &job.url));
                 }
-                job.resolved = table.base_url.as_ref().map(|base| resolve_url(base, &job.url));
                 jobs.push(job);
             } else {
                 waiting += 1;

@@ -1,5 +1,6 @@
 //! Which rows need which texts: the row as it is, its ledger entry, and the job made from both.
 
+use crate::base_url::resolve_url;
 use crate::ledger::{is_machine_written, is_withdrawn, noted, request_digest};
 use crate::{EngineTrial, PageId, RowKey, WatchedTable};
 use pg_caption_wire::{
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 /// Deadline of one row in the engine, whose own limits for connecting and fetching are far lower.
 const ROW_DEADLINE: Duration = Duration::from_secs(300);
+/// Longest value of a column that failures show in place of a signed URL, characters.
+const MAX_SHOWN: usize = 300;
 
 /// A row that needs captions.
 #[derive(Debug, Clone)]
@@ -36,7 +39,8 @@ pub struct RowJob {
     /// The engine may answer "unchanged" for this picture: no text is missing, and each was
     /// requested as it is now.
     pub known: Option<KnownPicture>,
-    /// Why nothing is requested: the condition of the watch cannot be evaluated for this row.
+    /// Why nothing is requested: the condition of the watch cannot be evaluated for this row, or
+    /// its picture is too large.
     pub refused: Option<Failure>,
     /// Charged attempts.
     pub attempts: i32,
@@ -71,7 +75,22 @@ impl RowJob {
         after.split(['/', '?', '#', '\\']).next().unwrap_or_default()
     }
 
-    /// The request to the engine; the connection sets its id.
+    fn source(&self, url: String, shown: Option<String>) -> ImageSource {
+        ImageSource::Url { url, known: self.known.clone(), shown }
+    }
+
+    /// The source for a signed URL. Failures show the value of the column instead.
+    pub fn signed_source(&self, table: &WatchedTable, signed: &str) -> ImageSource {
+        let url = match &table.base_url {
+            Some(base) => resolve_url(base, signed),
+            None => signed.to_owned(),
+        };
+        let value = self.url.split(['?', '#']).next().unwrap_or_default();
+        self.source(url, Some(value.chars().take(MAX_SHOWN).collect()))
+    }
+
+    /// The request to the engine; the connection sets its id. If
+    /// [`WatchedTable::completes_requests`], it lacks the signed URL or the picture.
     pub fn request(&self, table: &WatchedTable) -> CaptionRequest {
         let output = |fill: &usize| {
             let fill = &table.fills[*fill];
@@ -85,11 +104,14 @@ impl RowJob {
         CaptionRequest {
             id: 0,
             share: None,
-            image: ImageSource::Url { url: self.address().to_owned(), known: self.known.clone() },
+            image: match table.holds_pictures {
+                true => ImageSource::Bytes,
+                false => self.source(self.address().to_owned(), None),
+            },
             outputs: self.fills.iter().map(output).collect(),
             remaining_ms: ROW_DEADLINE.as_millis() as u64,
             from_turn: false,
-            // Fills without a threshold use the server's, which the engine knows.
+            // The driver sets it, for fills without a threshold of their own.
             min_confidence: None,
             isolated: self.trial.is_isolated(),
         }
@@ -105,6 +127,8 @@ pub struct CurrentRow {
     pub texts: Vec<FillText>,
     /// Whether it satisfies the condition of the watch.
     pub matches: RowMatch,
+    /// Why its picture is not captioned, if that is known from the row.
+    pub refused: Option<Failure>,
 }
 
 /// Whether a row satisfies the condition of its watch.

@@ -223,7 +223,7 @@ impl RowPlan<'_> {
 /// # use pg_caption_wire::CaptionOutcome;
 /// # let table = WatchedTable {
 /// #     oid: 1, name: "ONLY public.p".into(), owner: 10, url: "image_url".into(),
-/// #     base_url: None, condition: None,
+/// #     holds_pictures: false, sign: None, base_url: None, condition: None,
 /// #     fills: Vec::new(), keys: Vec::new(), overwrite: false,
 /// #     has_triggers: true, batch: None,
 /// #     paused: false,

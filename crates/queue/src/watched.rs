@@ -34,8 +34,12 @@ pub struct WatchedTable {
     pub name: String,
     /// OID of the owner; rows are read and written with the owner's rights.
     pub owner: u32,
-    /// Quoted column of the URL.
+    /// Quoted column of the URL, or of the picture itself.
     pub url: String,
+    /// The column holds pictures (bytea). In place of a URL, each is identified by its hash.
+    pub holds_pictures: bool,
+    /// The function that turns a value into a URL when it is fetched, as `schema.name(text)`.
+    pub sign: Option<String>,
     /// Base of relative URLs.
     pub base_url: Option<String>,
     /// Only rows that satisfy it get captions: an expression over the row, which
@@ -68,7 +72,8 @@ impl WatchedTable {
     pub fn is_like(&self, other: &WatchedTable) -> bool {
         (&self.name, self.owner, &self.url, &self.base_url, &self.fills, &self.keys)
             == (&other.name, other.owner, &other.url, &other.base_url, &other.fills, &other.keys)
-            && self.condition == other.condition
+            && (&self.condition, &self.sign, self.holds_pictures)
+                == (&other.condition, &other.sign, other.holds_pictures)
             && (self.overwrite, self.paused, self.backfill_run)
                 == (other.overwrite, other.paused, other.backfill_run)
     }
@@ -83,6 +88,13 @@ impl WatchedTable {
     /// A number of unfinished chunks: with a batch, one.
     pub fn chunks(&self, chunks: usize) -> usize {
         if self.batch.is_some() { 1 } else { chunks }
+    }
+}
+
+impl WatchedTable {
+    /// Whether a request needs more than the row that was read: a signed URL, or the picture.
+    pub fn completes_requests(&self) -> bool {
+        self.holds_pictures || self.sign.is_some()
     }
 }
 

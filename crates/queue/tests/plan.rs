@@ -26,6 +26,8 @@ fn table() -> WatchedTable {
         name: "ONLY public.picture".into(),
         owner: 10,
         url: "image_url".into(),
+        holds_pictures: false,
+        sign: None,
         base_url: None,
         condition: None,
         fills: vec![fill("alt", "concise"), fill("seo", "seo")],
@@ -76,7 +78,7 @@ fn job(noted_url: &str) -> RowJob {
 
 fn row(url: &str, texts: [Option<&str>; 2]) -> CurrentRow {
     let texts = texts.map(FillText::of).into();
-    CurrentRow { url: Some(url.into()), texts, matches: RowMatch::Matching }
+    CurrentRow { url: Some(url.into()), texts, matches: RowMatch::Matching, refused: None }
 }
 
 fn done(outputs: &[Result<&str, &str>]) -> CaptionOutcome {

@@ -111,6 +111,9 @@ pub enum ImageSource {
         /// [`CaptionOutcome::Unchanged`].
         #[serde(default, skip_serializing_if = "Option::is_none")]
         known: Option<KnownPicture>,
+        /// What failures show in place of the URL, which is signed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        shown: Option<String>,
     },
     /// The bytes are the body of the frame.
     Bytes,

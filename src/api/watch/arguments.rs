@@ -2,6 +2,7 @@
 //!
 //! Called by `watch` and `control`.
 
+use super::sign;
 use crate::api::{style, value};
 use crate::pg::report::refuse;
 use pg_caption_queue::check_base_url;
@@ -20,6 +21,7 @@ pub struct RawArguments<'a> {
     pub overwrite: Option<bool>,
     pub on_replica: Option<bool>,
     pub base_url: Option<&'a str>,
+    pub sign: Option<pg_sys::Oid>,
     pub condition: Option<&'a str>,
     pub replace: Option<bool>,
 }
@@ -37,6 +39,8 @@ pub struct WatchOptions {
     pub overwrite: bool,
     pub on_replica: bool,
     pub base_url: Option<String>,
+    /// The function that signs URLs, by its signature.
+    pub sign: Option<String>,
     /// As the user wrote it if it is new, else as it is stored.
     pub condition: Option<String>,
 }
@@ -51,6 +55,7 @@ impl Default for WatchOptions {
             overwrite: false,
             on_replica: false,
             base_url: None,
+            sign: None,
             condition: None,
         }
     }
@@ -66,6 +71,8 @@ pub struct WatchArguments {
     on_replica: Option<bool>,
     /// Empty: none.
     base_url: Option<String>,
+    /// Empty: none.
+    sign: Option<String>,
     /// Blank: none.
     condition: Option<String>,
     replace: bool,
@@ -95,6 +102,11 @@ impl From<RawArguments<'_>> for WatchArguments {
             overwrite: raw.overwrite,
             on_replica: raw.on_replica,
             base_url: raw.base_url.map(parse_base_url),
+            sign: raw.sign.map(|function| match function {
+                // '-' as regprocedure.
+                pg_sys::InvalidOid => String::new(),
+                function => sign::require_signature(function),
+            }),
             condition: raw.condition.map(str::to_owned),
             replace: raw.replace.unwrap_or(false),
         }
@@ -112,6 +124,7 @@ impl WatchArguments {
             Some(fills) => merged(before.fills, fills),
         };
         let base_url = self.base_url.clone().or(before.base_url).filter(|base| !base.is_empty());
+        let sign = self.sign.clone().or(before.sign).filter(|function| !function.is_empty());
         let condition = self.condition.clone().or(before.condition);
         WatchOptions {
             image: self.image.clone().unwrap_or(before.image),
@@ -120,6 +133,7 @@ impl WatchArguments {
             overwrite: self.overwrite.unwrap_or(before.overwrite),
             on_replica: self.on_replica.unwrap_or(before.on_replica),
             base_url,
+            sign,
             condition: condition.filter(|text| !text.trim().is_empty()),
         }
     }

@@ -27,6 +27,8 @@ fn changes(before: &WatchOptions, after: &WatchOptions) -> Vec<String> {
     note("on_replica", before.on_replica.to_string(), after.on_replica.to_string());
     let base = |options: &WatchOptions| options.base_url.clone().unwrap_or("none".into());
     note("base_url", base(before), base(after));
+    let sign = |options: &WatchOptions| options.sign.clone().unwrap_or("none".into());
+    note("sign", sign(before), sign(after));
     let condition = |options: &WatchOptions| options.condition.clone().unwrap_or("none".into());
     note("condition", condition(before), condition(after));
     for (column, fill) in &after.fills {

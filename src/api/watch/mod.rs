@@ -10,12 +10,14 @@ mod backfill;
 mod changes;
 mod condition;
 mod control;
+mod image_column;
 mod plan;
 mod recaption;
 pub mod redefine;
 mod register;
 mod relocate;
 mod selection;
+mod sign;
 mod withdraw;
 
 use crate::pg::condition::ConditionSource;
@@ -40,6 +42,7 @@ fn watch(
     overwrite: Option<bool>,
     on_replica: Option<bool>,
     base_url: Option<&str>,
+    sign: Option<pg_sys::Oid>,
     condition: Option<&str>,
     replace: Option<bool>,
 ) {
@@ -53,6 +56,7 @@ fn watch(
         overwrite,
         on_replica,
         base_url,
+        sign,
         condition,
         replace,
     });
@@ -69,9 +73,7 @@ fn watch(
     let plan = WatchPlan::new(arguments.relation, &options, source);
     triggers::drop(plan.table.oid, &plan.table.name);
     triggers::create(&plan.triggers());
-    if let Some(condition) = &plan.condition {
-        triggers::depend_on_condition(plan.table.oid, condition);
-    }
+    triggers::depend_on_code(plan.table.oid, plan.condition.as_ref(), plan.sign);
     let swapped = redefine::swapped(plan.table.oid);
     register::register(&plan);
     enqueue::announce_at_commit();

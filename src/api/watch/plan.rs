@@ -3,7 +3,7 @@
 //! Called by `watch`, with the caller's rights. Raises errors and warnings, changes nothing.
 
 use super::arguments::WatchOptions;
-use super::condition;
+use super::{condition, image_column, sign};
 use crate::api::style;
 use crate::pg::condition::{ConditionSource, RowCondition};
 use crate::pg::report::{refuse, warn};
@@ -19,6 +19,10 @@ pub struct WatchPlan<'a> {
     /// Columns of the key.
     pub keys: Vec<String>,
     trigger_keys: Vec<TriggerKey>,
+    /// The function that signs URLs.
+    pub sign: Option<pg_sys::Oid>,
+    /// The image column holds pictures rather than URLs.
+    holds_pictures: bool,
     /// The condition of the watch.
     pub condition: Option<RowCondition>,
 }
@@ -36,7 +40,8 @@ impl<'a> WatchPlan<'a> {
         table::require_ownership(&table);
         table::require_no_other_watch(&table);
         table::require_no_children(&table);
-        table::require_text(&table, &table::column(&table, &options.image));
+        let image = table::column(&table, &options.image);
+        let holds_pictures = image_column::require(&table, &image, options);
         for (column, fill) in &options.fills {
             require_fillable(&table, column, &fill.style, &options.image);
         }
@@ -48,9 +53,10 @@ impl<'a> WatchPlan<'a> {
         };
         let trigger_keys = keys.iter().map(key_column).collect();
         require_unkeyed(options, &keys);
+        let sign = options.sign.as_deref().map(|signature| sign::require(&table, signature));
         let condition = options.condition.as_deref();
         let condition = condition.map(|text| condition::require(&table, text, source));
-        WatchPlan { options, table, keys, trigger_keys, condition }
+        WatchPlan { options, table, keys, trigger_keys, sign, holds_pictures, condition }
     }
 
     /// The triggers of the table.
@@ -59,6 +65,7 @@ impl<'a> WatchPlan<'a> {
             table: &self.table.name,
             is_partitioned: self.table.kind == "p",
             image: &self.options.image,
+            holds_pictures: self.holds_pictures,
             fills: &self.options.fills,
             keys: &self.trigger_keys,
             overwrite: self.options.overwrite,

@@ -15,8 +15,8 @@ use serde_json::Value;
 const INSERT_WATCH: &str = "\
     INSERT INTO caption.watch \
            (relation, image, fills, keys, max_tokens, overwrite, on_replica, base_url, \
-            condition, condition_columns, superuser_since, named) \
-    SELECT $1::regclass, $2::name, $3, $4::name[], $5, $6, $7, $9, $10, $11::name[], \
+            sign, condition, condition_columns, superuser_since, named) \
+    SELECT $1::regclass, $2::name, $3, $4::name[], $5, $6, $7, $9, $12, $10, $11::name[], \
            CASE WHEN r.rolsuper THEN clock_timestamp() END, ARRAY[n.nspname, c.relname] \
       FROM pg_roles r, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE r.oid = $8 AND c.oid = $1 \
@@ -24,7 +24,8 @@ const INSERT_WATCH: &str = "\
        SET image = excluded.image, fills = excluded.fills, keys = excluded.keys, \
            max_tokens = excluded.max_tokens, overwrite = excluded.overwrite, \
            on_replica = excluded.on_replica, base_url = excluded.base_url, \
-           condition = excluded.condition, condition_columns = excluded.condition_columns, \
+           sign = excluded.sign, condition = excluded.condition, \
+           condition_columns = excluded.condition_columns, \
            superuser_since = excluded.superuser_since, named = excluded.named, \
            paused = false, backfill = false, batch = NULL";
 
@@ -39,7 +40,7 @@ const RESTART_BACKFILL: &str = "\
 
 const OPTIONS: &str = "\
     SELECT w.image::text, w.fills, w.max_tokens, w.overwrite, w.on_replica, w.base_url, \
-           w.condition \
+           w.sign, w.condition \
       FROM caption.watch w WHERE w.relation = $1 AND w.backfill = $2";
 
 /// The options of an existing watch, or of a backfill; `None`: the table has none.
@@ -64,7 +65,8 @@ pub fn options(relation: pg_sys::Oid, is_backfill: bool) -> Option<WatchOptions>
             overwrite: row.get(4)?.unwrap_or_default(),
             on_replica: row.get(5)?.unwrap_or_default(),
             base_url: row.get(6)?,
-            condition: row.get(7)?,
+            sign: row.get(7)?,
+            condition: row.get(8)?,
         }))
     }))
 }
@@ -113,6 +115,7 @@ pub fn register(plan: &WatchPlan<'_>) {
             options.base_url.clone().into(),
             plan.condition.as_ref().map(|condition| condition.text.clone()).into(),
             plan.condition.as_ref().map(|condition| condition.columns.clone()).into(),
+            options.sign.clone().into(),
         ],
     ));
     spi(Spi::run_with_args(RESTART_BACKFILL, &[table.oid.into()]));

@@ -67,8 +67,7 @@ pub struct UpdatedRow {
 
 /// Whether an UPDATE concerns the queue: it sets the image, perhaps to what it was, or it changed
 /// one of the compared columns. The trigger's condition alone also holds for a row with an empty
-/// fill.
-/// Virtual columns have no values to compare: they count as changed.
+/// fill. Virtual columns have no values to compare: they count as changed.
 ///
 /// # Safety
 /// The rows are of the relation that `description` describes and `target` was made for.

@@ -161,7 +161,7 @@ fn submit(
         inspect::read(Path::new(picture)).map(|bytes| Some((bytes, None)))
     };
     let source = match url {
-        true => PictureSource::Url { url: picture.into(), known: None },
+        true => PictureSource::Url { url: picture.into(), known: None, shown: None },
         false => PictureSource::Bytes { sha256: None },
     };
     let spec = JobSpec {

@@ -131,10 +131,13 @@ impl PicturePipeline {
                 drop(place);
             }
             Ok(FetchOutcome::Restarted(claim)) => {
-                let PictureSource::Url { url, .. } = &work.picture.source else { return };
+                let PictureSource::Url { url, shown, .. } = &work.picture.source else { return };
                 match pg_caption_fetch::host_key(url) {
                     Ok(host) => self.return_to_queue(work, host, None, claim),
-                    Err(e) => work.end(JobAnswer::Failed(e.failure())),
+                    Err(e) => {
+                        let failure = e.showing(shown.as_deref()).failure();
+                        work.end(JobAnswer::Failed(failure));
+                    }
                 }
                 drop(place);
             }
@@ -256,7 +259,7 @@ impl PicturePipeline {
     ) -> Result<FetchOutcome, JobAnswer> {
         let (cpu, began) = (thread_cpu(), Instant::now());
         let picture = work.picture.clone();
-        let PictureSource::Url { url, known } = &picture.source else {
+        let PictureSource::Url { url, known, shown } = &picture.source else {
             return Err(JobAnswer::Failed(failures::lost()));
         };
         picture.set_stage(JobStage::Fetching);
@@ -317,7 +320,7 @@ impl PicturePipeline {
                 work.was_paused = true;
                 Ok(FetchOutcome::Restarted(None))
             }
-            Err(e) => Err(JobAnswer::Failed(e.failure())),
+            Err(e) => Err(JobAnswer::Failed(e.showing(shown.as_deref()).failure())),
         }
     }
 }

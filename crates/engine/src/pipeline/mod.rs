@@ -223,10 +223,13 @@ impl PicturePipeline {
             self.to_decode.notify_one();
             return;
         }
-        let PictureSource::Url { url, .. } = &work.picture.source else { return };
+        let PictureSource::Url { url, shown, .. } = &work.picture.source else { return };
         match (&self.fetcher, pg_caption_fetch::host_key(url)) {
             (Err(failure), _) => work.end(JobAnswer::Failed(failure.clone())),
-            (_, Err(e)) => work.end(JobAnswer::Failed(e.failure())),
+            (_, Err(e)) => {
+                let failure = e.showing(shown.as_deref()).failure();
+                work.end(JobAnswer::Failed(failure));
+            }
             (Ok(_), Ok(host)) => {
                 let item = ToFetch { work, host, redirected: None, claim: None };
                 self.queues.lock().urls.push(connection, role, item);

@@ -249,9 +249,9 @@ impl ClientConnection {
         let timeout = Duration::from_millis(request.remaining_ms);
         let arrived = Instant::now();
         let (source, bytes) = match request.image {
-            ImageSource::Url { url, known } => {
+            ImageSource::Url { url, known, shown } => {
                 inbound::skip(stream, length)?;
-                (PictureSource::Url { url, known }, Ok(None))
+                (PictureSource::Url { url, known, shown }, Ok(None))
             }
             ImageSource::Bytes => {
                 let bytes =

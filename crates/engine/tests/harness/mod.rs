@@ -259,7 +259,8 @@ pub fn bytes(id: u64, styles: &[&str]) -> CaptionRequest {
 
 /// A request for a URL.
 pub fn url(id: u64, url: &str, styles: &[&str]) -> CaptionRequest {
-    CaptionRequest { image: ImageSource::Url { url: url.into(), known: None }, ..bytes(id, styles) }
+    let image = ImageSource::Url { url: url.into(), known: None, shown: None };
+    CaptionRequest { image, ..bytes(id, styles) }
 }
 
 /// A configuration without a model.

@@ -41,7 +41,7 @@ pub enum WorkerAction {
         until: Instant,
     },
     /// While the connection has room: [`super::QueueWorker::next_request`], then
-    /// [`super::QueueWorker::sent`] or [`super::QueueWorker::unsendable`].
+    /// [`super::QueueWorker::sent`] or [`super::QueueWorker::unsent`].
     Send,
     /// Poll the connection once: [`super::QueueWorker::received`].
     Receive,

@@ -17,7 +17,7 @@ use crate::limits::WorkerLimits;
 use crate::rates::FillRates;
 use crate::sources::QueueSources;
 use crate::{InFlight, PageId, QueueStore, ReadSource, RowJob, RowKey, WatchedTable};
-use pg_caption_wire::{CaptionOutcome, CaptionRequest, Failure};
+use pg_caption_wire::{CaptionOutcome, CaptionRequest};
 use pruning::PruneState;
 use round::RoundPhase;
 use settle::{CompletedRow, LockedRow};
@@ -161,9 +161,14 @@ impl QueueWorker {
         self.dispatcher.sent(id, job);
     }
 
-    /// The job's request cannot be sent at all.
-    pub fn unsendable(&mut self, job: RowJob, failure: Failure) {
-        self.complete(Some((job, CaptionOutcome::Failed(failure))));
+    /// The watch of a job.
+    pub fn table(&self, job: &RowJob) -> Option<&WatchedTable> {
+        self.tables.iter().find(|table| table.oid == job.row.relation)
+    }
+
+    /// The job's request is not sent; this is its answer.
+    pub fn unsent(&mut self, job: RowJob, answer: CaptionOutcome) {
+        self.complete(Some((job, answer)));
     }
 
     /// Takes an event of the connection. Returns whether the connection is of further use.

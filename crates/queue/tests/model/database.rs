@@ -152,6 +152,8 @@ impl Database {
                 name: format!("table_{oid}_{}", table.renamed),
                 owner: 10,
                 url: "image_url".into(),
+                holds_pictures: false,
+                sign: None,
                 base_url: None,
                 condition: None,
                 fills: FILLS[..watch.styles]
@@ -416,6 +418,7 @@ impl Record {
                 .map(|cell| FillText::of(cell.text.as_deref()))
                 .collect(),
             matches: RowMatch::Matching,
+            refused: None,
         }
     }
 }
