@@ -58,10 +58,10 @@ pub fn busy() -> CaptionOutcome {
 }
 
 fn failure(raised: &RaisedError, code: &str, what: &str) -> Failure {
-    if raised.is_passing() {
-        if let CaptionOutcome::Failed(failure) = busy() {
-            return failure;
-        }
+    if raised.is_passing()
+        && let CaptionOutcome::Failed(failure) = busy()
+    {
+        return failure;
     }
     if raised.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED {
         let message = format!("{what}it takes too long");

@@ -43,6 +43,7 @@ fn begin_backfill(
         overwrite: None,
         on_replica: None,
         base_url: None,
+        sign: None,
         condition,
         replace: Some(true),
     });

@@ -12,7 +12,7 @@ use crate::pg::latest_snapshot::LatestSnapshot;
 use crate::pg::report::{notice, refuse, select_one, spi, warn};
 use crate::pg::table::{self, TableDescription};
 use crate::pg::triggers::{self, TriggerKey, TriggerSpec};
-use crate::pg::{identity, table_key};
+use crate::pg::{identity, sign_function, table_key};
 use pgrx::prelude::*;
 
 /// A column that a statement drops.
@@ -76,19 +76,22 @@ impl RecordedWatch {
             TriggerKey { name: column.name, base_type: column.base_type }
         };
         let keys: Vec<TriggerKey> = self.keys.iter().map(trigger_key).collect();
+        let image = table::column(&self.table, &self.options.image);
         let condition = self.condition(ConditionSource::Stored);
         triggers::create(&TriggerSpec {
             table: &self.table.name,
             is_partitioned: self.table.kind == "p",
             image: &self.options.image,
+            holds_pictures: image.base_type == pg_sys::BYTEAOID,
             fills: &self.options.fills,
             keys: &keys,
             overwrite: self.options.overwrite,
             on_replica: self.options.on_replica,
             condition: condition.as_ref(),
         });
+        let sign = self.options.sign.as_deref().and_then(sign_function::find);
+        triggers::depend_on_code(self.table.oid, condition.as_ref(), sign);
         if let Some(condition) = &condition {
-            triggers::depend_on_condition(self.table.oid, condition);
             // The types of its columns are part of the text.
             register::set_condition(self.table.oid, condition);
         }

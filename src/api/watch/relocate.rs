@@ -33,9 +33,7 @@ fn move_watch(from_relation: Option<pg_sys::Oid>, to_relation: Option<pg_sys::Oi
     triggers::drop(from, &source.name);
     triggers::drop(to, &plan.table.name);
     triggers::create(&plan.triggers());
-    if let Some(condition) = &plan.condition {
-        triggers::depend_on_condition(to, condition);
-    }
+    triggers::depend_on_code(to, plan.condition.as_ref(), plan.sign);
     let is_paused = is_paused(from);
     move_bookkeeping(from, to);
     register::register(&plan);

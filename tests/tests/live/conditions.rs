@@ -189,7 +189,7 @@ fn a_row_fails_where_the_condition_raises() {
     session.run("SELECT caption.watch('products', condition => '10 / stock > 0')");
     session.run("CALL caption.wait('products')");
     assert_eq!(filled(&mut session), "1 2 4 5 6 7 9");
-    let failed = "SELECT string_agg(key->>0, ' ' ORDER BY key) FROM caption.failure \
+    let failed = "SELECT string_agg(key->>'id', ' ' ORDER BY key) FROM caption.failure \
         WHERE code = 'condition_failed' AND message LIKE '%division by zero%'";
     assert_eq!(session.text(failed), "3 8", "a row that needs no text does not fail");
     session.run("UPDATE products SET stock = 2 WHERE id = 3");
@@ -289,6 +289,6 @@ fn a_slow_condition_fails_its_rows_only() {
     // The rows around it may be tried again with it, for lack of time.
     db.eventually(
         "(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 3 AND EXISTS \
-         (SELECT FROM caption.deferred_row WHERE key->>0 = '2' AND code = 'condition_timeout')",
+         (SELECT FROM caption.deferred_row WHERE key->>'id' = '2' AND code = 'condition_timeout')",
     );
 }

@@ -28,7 +28,7 @@ fn pictures_in_a_column_are_captioned() {
     let first = text(&mut session, 1).expect("a caption");
     let expected = session.text("SELECT caption_image(photo) FROM products WHERE id = 1");
     assert_eq!((first.as_str(), text(&mut session, 3)), (expected.as_str(), Some(first.clone())));
-    let failures = "SELECT string_agg(key->>0 || ' ' || code, ', ' ORDER BY key) FROM \
+    let failures = "SELECT string_agg(key->>'id' || ' ' || code, ', ' ORDER BY key) FROM \
         caption.failure";
     assert_eq!(session.text(failures), "6 not_an_image, 7 too_large");
     assert!(session.holds("(SELECT filled = 3 FROM caption.progress)"));

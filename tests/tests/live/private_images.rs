@@ -246,7 +246,7 @@ fn a_url_is_signed_for_each_attempt() {
          WHERE id = 1)",
     );
     session.run("CALL caption.wait('products')");
-    let failures = "SELECT string_agg(key->>0 || ' ' || code, ', ' ORDER BY key) FROM \
+    let failures = "SELECT string_agg(key->>'id' || ' ' || code, ', ' ORDER BY key) FROM \
         caption.failure";
     assert_eq!(session.text(failures), "2 http_401, 3 sign_failed, 5 sign_timeout");
     assert!(session.holds(
