@@ -266,7 +266,10 @@ impl FetchError {
         use FetchError::*;
         match self {
             Memory(_) | Setting { .. } => {}
-            BadUrl { shown, .. } | RelativeUrl { shown } | Scheme { shown, .. } => {
+            BadUrl { shown, .. }
+            | RelativeUrl { shown }
+            | NotOneUrl { shown, .. }
+            | Scheme { shown, .. } => {
                 *shown = text.into();
             }
             BadRedirect { location, cause } => {
@@ -284,7 +287,7 @@ impl FetchError {
             | Status { location, .. }
             | TooLarge { location, .. }
             | TooManyRedirects { location, .. }
-            | RedirectLoop { location }
+            | RedirectLoop { location, .. }
             | InsecureRedirect { location }
             | NotHttp { location, .. }
             | HeadersTooLarge { location }
