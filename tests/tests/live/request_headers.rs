@@ -134,10 +134,7 @@ fn an_unusable_headers_file_fails_closed() {
     store(&cluster, &file, &good);
     cluster.reload();
     eventually("the engine has the repaired file", || {
-        session.holds(&format!(
-            "(SELECT error IS NULL FROM caption_images(ARRAY['{}']))",
-            web.url("/2.jpg")
-        ))
+        session.try_rows(&format!("SELECT caption_image('{}')", web.url("/2.jpg"))).is_ok()
     });
     assert_eq!(cookie(&mut session, &web, "/1.jpg").as_deref(), Some("s3cret"));
 }
