@@ -56,7 +56,7 @@ CREATE PROCEDURE caption.backfill(
         is_done := caption.end_backfill(relation);
         IF is_done IS NULL THEN
             PERFORM FROM caption.watch w
-              WHERE w.relation OPERATOR(pg_catalog.=) backfill.relation;
+              WHERE w.relation OPERATOR(pg_catalog.=) backfill.relation AND NOT w.backfill;
             IF FOUND THEN
                 RAISE NOTICE 'table % is watched now', name;
                 RETURN;

@@ -162,7 +162,7 @@ fn changes_of_the_table_end_a_backfill() {
     for (change, message) in [
         ("SELECT caption.unwatch('products')", "was ended by another session"),
         ("SELECT caption.pause('products')", "is not being filled: paused"),
-        ("ALTER TABLE products RENAME alt TO text", "column \"alt\" does not exist"),
+        ("ALTER TABLE products DROP alt", "was ended by another session"),
         ("DROP TABLE products", "was ended by another session"),
     ] {
         let call = spawn(&db, CALL);
@@ -170,11 +170,10 @@ fn changes_of_the_table_end_a_backfill() {
         session.run(change);
         let error = call.join().unwrap();
         assert!(error.contains(message), "{change}: {error}");
-        if change.contains("RENAME") {
-            session.run("ALTER TABLE products RENAME text TO alt");
+        if change.contains("DROP alt") {
+            session.run("ALTER TABLE products ADD alt text");
         }
     }
-    assert_eq!(session.number("SELECT count(*) FROM caption.watch"), 0);
 }
 
 #[test]
