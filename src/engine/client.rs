@@ -189,6 +189,9 @@ impl EngineClient {
             let message = format!("the request cannot be sent: {error}");
             Failure::new(FailureClass::Reject, "too_large", message)
         })?;
+        // What is sent is forgotten first: a picture may follow before the last one is sent whole.
+        self.outgoing.drain(..self.written);
+        self.written = 0;
         if self.outgoing.try_reserve_exact(head.len() + body.len()).is_err() {
             report::out_of_memory(head.len() + body.len());
         }

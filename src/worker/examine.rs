@@ -38,8 +38,8 @@ pub fn url(table: &WatchedTable) -> String {
             "CASE WHEN {size} OPERATOR(pg_catalog.=) 0 THEN '' \
                   WHEN {size} OPERATOR(pg_catalog.>) {} \
                   THEN pg_catalog.concat('{PICTURE_SIZE}', {size}) \
-                  ELSE pg_catalog.concat('{PICTURE_HASH}', pg_catalog.encode( \
-                       pg_catalog.sha256(t.{}::pg_catalog.bytea), 'hex')) END",
+                  ELSE '{PICTURE_HASH}' OPERATOR(pg_catalog.||) pg_catalog.encode( \
+                       pg_catalog.sha256(t.{}::pg_catalog.bytea), 'hex') END",
             settings::max_image_size(),
             table.url
         );

@@ -267,12 +267,15 @@ impl Dispatcher {
 
 /// The answer that defers a job of a slow host for the sake of the rows behind it.
 pub fn slow_host(job: &RowJob, pause: Duration) -> CaptionOutcome {
+    // The host of a signed URL is not known before it is signed.
+    let host = Some(job.host()).filter(|host| !host.is_empty());
+    let named = host.map_or("the host".into(), |host| format!("host {host}"));
     let mut failure = Failure::new(
         FailureClass::Host,
         "host_busy",
-        format!("host {} answers slowly and many rows wait for it", job.host()),
+        format!("{named} answers slowly and many rows wait for it"),
     );
-    failure.host = Some(job.host().to_owned());
+    failure.host = host.map(str::to_owned);
     failure.retry_after_ms = Some(pause.as_millis() as u64);
     CaptionOutcome::Failed(failure)
 }
