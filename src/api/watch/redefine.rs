@@ -5,7 +5,7 @@
 //! `search_path`. All changes are part of the transaction that alters the table.
 
 use super::arguments::WatchOptions;
-use super::{condition, control, register};
+use super::{condition, control, image_column, register};
 use crate::hooks::enqueue;
 use crate::pg::condition::{ConditionSource, RowCondition};
 use crate::pg::latest_snapshot::LatestSnapshot;
@@ -29,20 +29,15 @@ struct RecordedWatch {
     keys: Vec<String>,
     /// Columns that the condition names.
     condition_columns: Vec<String>,
-    /// It has no triggers.
-    is_backfill: bool,
 }
 
 impl RecordedWatch {
     fn read(table: pg_sys::Oid) -> Option<RecordedWatch> {
-        let options = register::options(table, false);
-        let is_backfill = options.is_none();
         Some(RecordedWatch {
+            options: register::options(table, false)?,
             table: table::describe(table),
-            options: options.or_else(|| register::options(table, true))?,
             keys: register::keys(table),
             condition_columns: register::condition_columns(table),
-            is_backfill,
         })
     }
 
@@ -56,20 +51,12 @@ impl RecordedWatch {
         std::iter::once(&self.options.image).chain(others).any(|name| name == column)
     }
 
-    /// Whether the condition reads a field of the row as a whole.
-    fn reads_whole_row(&self) -> bool {
-        self.options.condition.as_ref().is_some_and(|text| text.contains("t.*)."))
-    }
-
     fn condition(&self, source: ConditionSource<'_>) -> Option<RowCondition> {
         let text = self.options.condition.as_deref()?;
         Some(condition::require(&self.table, text, source))
     }
 
     fn create_triggers(&self) {
-        if self.is_backfill {
-            return;
-        }
         let trigger_key = |name: &String| {
             let column = table::column(&self.table, name);
             table_key::require_comparable(&self.table, &column);
@@ -106,7 +93,8 @@ const WATCHES: &str = "\
     SELECT array_agg(w.relation::oid) \
       FROM caption.watch w JOIN part p ON p.oid = w.relation::oid";
 
-/// The watches of a table and of its partitions and children.
+/// The watches of a table and of its partitions and children. A backfill has no triggers, and
+/// stops by itself.
 fn watches(relation: pg_sys::Oid) -> Vec<RecordedWatch> {
     let _extension = identity::as_extension();
     let found: Option<Vec<pg_sys::Oid>> = select_one(WATCHES, &[relation.into()]);
@@ -253,9 +241,6 @@ pub fn release(relation: pg_sys::Oid, columns: &[&str]) -> Vec<pg_sys::Oid> {
     let _snapshot = LatestSnapshot::push();
     let mut released = Vec::new();
     for watch in watches(relation) {
-        if watch.is_backfill {
-            continue;
-        }
         let concerns = |column: &&&str| watch.reads(column) || watch.has_fill(column);
         if columns.iter().find(concerns).is_some() && may_alter(&watch.table) {
             lock(&[relation, watch.table.oid]);
@@ -270,9 +255,9 @@ pub fn release(relation: pg_sys::Oid, columns: &[&str]) -> Vec<pg_sys::Oid> {
 pub fn resume(table: pg_sys::Oid) {
     let _snapshot = LatestSnapshot::push();
     let Some(watch) = RecordedWatch::read(table) else { return };
-    for name in std::iter::once(&watch.options.image)
-        .chain(watch.options.fills.iter().map(|(column, _)| column))
-    {
+    let image = table::column(&watch.table, &watch.options.image);
+    image_column::require(&watch.table, &image, &watch.options);
+    for (name, _) in &watch.options.fills {
         table::require_text(&watch.table, &table::column(&watch.table, name));
     }
     watch.create_triggers();
@@ -299,8 +284,7 @@ pub fn rename_column(relation: pg_sys::Oid, from: &str, to: &str) {
     for watch in watches(relation) {
         let table = &watch.table;
         let is_renamed = table::has_column(table.oid, to) && !table::has_column(table.oid, from);
-        let is_concerned = watch.reads(from) || watch.has_fill(from) || watch.reads_whole_row();
-        if !is_renamed || !is_concerned {
+        if !is_renamed || !(watch.reads(from) || watch.has_fill(from)) {
             continue;
         }
         {
@@ -313,8 +297,7 @@ pub fn rename_column(relation: pg_sys::Oid, from: &str, to: &str) {
             }
         }
         let is_named = watch.condition_columns.iter().any(|name| name == from);
-        if (is_named || watch.reads_whole_row())
-            && let Some(condition) = watch.condition(ConditionSource::Renamed { from, to })
+        if is_named && let Some(condition) = watch.condition(ConditionSource::Renamed { from, to })
         {
             register::set_condition(table.oid, &condition);
         }

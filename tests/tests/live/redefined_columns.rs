@@ -244,6 +244,16 @@ fn a_watched_column_can_change_its_type() {
     let url = web.serve("/3.jpg", ServerAnswer::picture(3));
     session.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
     db.eventually(&FILLED.replace("coalesce(seo, '')", "'-'"));
+    // A column that holds the pictures themselves.
+    session.run("CREATE TABLE photos (id int PRIMARY KEY, photo bytea, alt text)");
+    session.run("SELECT caption.watch('photos', 'photo', '{\"alt\": \"concise\"}')");
+    session.run("ALTER TABLE photos ALTER id TYPE bigint, ALTER alt TYPE varchar(99)");
+    session.run("ALTER TABLE photos RENAME photo TO picture");
+    assert_eq!(watch(&mut session, "photos"), r#"picture {"alt": "concise"} {id}"#);
+    assert_eq!(
+        session.number("SELECT count(*) FROM pg_trigger WHERE tgrelid = 'photos'::regclass"),
+        2
+    );
 }
 
 // The condition of a watch names columns, too.
