@@ -42,7 +42,7 @@ impl UrlOddity {
         let is_joined = || {
             let mut parts = path.split([',', ';', '|']).map(str::trim).peekable();
             std::iter::from_fn(|| parts.next().filter(|_| parts.peek().is_some()))
-                .any(|part| has_extension(part))
+                .any(has_extension)
         };
         is_joined().then_some(UrlOddity::Separator)
     }

@@ -34,7 +34,7 @@ fn pictures_in_a_column_are_captioned() {
     assert!(session.holds("(SELECT filled = 3 FROM caption.progress)"));
     // No bytes of a picture are in the bookkeeping; the ledger has hashes.
     assert!(session.holds(
-        "(SELECT max(length(url)) = 32 AND max(length(outputs::text)) < 400 FROM caption.ledger)"
+        "(SELECT max(length(url)) = 32 AND max(length(outputs::text)) < 4000 FROM caption.ledger)"
     ));
     assert_eq!(session.number("SELECT count(*) FROM caption.failure WHERE detail LIKE '%\\x%'"), 0);
     // Another picture replaces the text, the same one does not, and no picture takes it away.

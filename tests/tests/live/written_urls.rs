@@ -37,7 +37,7 @@ fn what_surrounds_a_url_is_no_part_of_it() {
 fn a_blank_value_is_no_url() {
     let (db, web) = (shared_database(), TestServer::start());
     let url = web.serve("/a.jpg", ServerAnswer::picture(1));
-    let mut session = db.products(&[url.clone()]);
+    let mut session = db.products(std::slice::from_ref(&url));
     session.run("SELECT caption.watch('products')");
     db.eventually(FILLED);
     let blanks = ["", "  ", "\t", "\u{a0}", "\u{3000}\u{200b}", "\"\""].map(quote_literal);
