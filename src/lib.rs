@@ -26,6 +26,7 @@ pgrx::extension_sql_file!("../sql/watch.sql", name = "watch", requires = ["table
 pgrx::extension_sql_file!("../sql/publish.sql", name = "publish", requires = ["schema"]);
 pgrx::extension_sql_file!("../sql/progress.sql", name = "progress", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/texts.sql", name = "texts", requires = ["progress"]);
+pgrx::extension_sql_file!("../sql/lint.sql", name = "lint", requires = ["progress"]);
 pgrx::extension_sql_file!(
     "../sql/backfill.sql",
     name = "backfill",

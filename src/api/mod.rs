@@ -5,6 +5,7 @@
 
 mod call;
 mod database;
+mod lint;
 mod model_selection;
 mod models;
 mod progress;

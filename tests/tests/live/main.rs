@@ -23,6 +23,7 @@ mod health;
 mod hostile_dump;
 mod hosts;
 mod image_columns;
+mod lint;
 mod memory_limits;
 mod messages;
 mod model_swaps;

@@ -118,14 +118,16 @@ fn functions_are_revoked_from_public() {
          WHERE has_function_privilege('public', p.oid, 'EXECUTE') ORDER BY 1",
     );
     // The trigger function must be executable by the owner of a watch and checks how it is called.
-    // The others return only what the caller may see, or markup of their arguments.
+    // The others return only what the caller may see, or work on their arguments alone.
     let expected = [
+        "caption.audit(regclass)",
         "caption.enqueue()",
         "caption.escape_markup(text)",
         "caption.img_tag(text,text,integer,integer,jsonb)",
         "caption.in_flight(regclass)",
         "caption.json_ld(text,text,text,jsonb)",
         "caption.key_object(oid,jsonb)",
+        "caption.lint(text,text,text[])",
         "caption.obstacle()",
         "caption.open_graph(text,text,text,text,text,text)",
         "caption.require_no_transaction(text)",
