@@ -11,5 +11,8 @@ mod models;
 mod progress;
 mod status;
 pub mod style;
+mod templates;
 mod value;
 pub mod watch;
+
+pub use templates::FillTemplates;

@@ -130,6 +130,13 @@ const DESCRIBE_COLUMN: &str = "\
       FROM pg_attribute a \
      WHERE a.attrelid = $1 AND a.attname = $2::name AND a.attnum > 0 AND NOT a.attisdropped";
 
+/// The columns of a table, in their order.
+pub fn column_names(relation: pg_sys::Oid) -> Vec<String> {
+    let names = "SELECT array_agg(a.attname::text ORDER BY a.attnum) FROM pg_attribute a \
+                  WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped";
+    select_one(names, &[relation.into()]).unwrap_or_default()
+}
+
 /// Whether a table has a column.
 pub fn has_column(relation: pg_sys::Oid, name: &str) -> bool {
     let found: Option<bool> = select_one(

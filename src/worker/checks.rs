@@ -3,6 +3,7 @@
 
 use super::foreign_code;
 use super::transaction::spi;
+use crate::api::FillTemplates;
 use crate::{api::style, pg::table, pg::triggers};
 use pg_caption_queue::{KeyColumn, WatchFill, WatchedTable};
 use pg_caption_style::FillDefinition;
@@ -116,10 +117,13 @@ pub fn check(relation: pg_sys::Oid, watch: &UncheckedWatch) -> Result<CheckedWat
     let holds_pictures = attribute(relation, url)?.0 == "bytea";
     let columns: Vec<&String> =
         fills.as_object().into_iter().flatten().map(|(column, _)| column).collect();
+    let names = table::column_names(relation);
     let fills = fills.as_object().into_iter().flatten().map(|(column, fill)| {
         let (_, length) = attribute(relation, column)?;
         let fill = FillDefinition::from_json(fill)
             .map_err(|error| format!("the fill of column \"{column}\" {error}"))?;
+        let templates = FillTemplates::read(&fill, &names)
+            .map_err(|error| format!("the fill of column \"{column}\": {error}"))?;
         let name = &fill.style;
         let mut style =
             style::find(name).ok_or_else(|| format!("caption style \"{name}\" does not exist"))?;
@@ -132,6 +136,8 @@ pub fn check(relation: pg_sys::Oid, watch: &UncheckedWatch) -> Result<CheckedWat
             style,
             max_tokens: fill.max_tokens.unwrap_or(*max_tokens),
             min_confidence: fill.min_confidence.map(|confidence| confidence as f32),
+            template: templates.caption,
+            fallback: templates.fallback,
         })
     });
     let fills = fills.collect::<Result<Vec<_>, String>>()?;

@@ -13,7 +13,7 @@ use pg_caption_wire::{Failure, KnownPicture};
 use pgrx::JsonB;
 use pgrx::prelude::*;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 const HISTORY: &str = "SELECT k.v::text, l.outputs, coalesce(d.attempts, 0), \
            coalesce(l.at < $3::timestamptz OR l.recaption > 0, false), \
@@ -84,6 +84,30 @@ fn texts(table: &WatchedTable) -> String {
     text_digests(table.fills.iter().map(|fill| pgrx::spi::quote_identifier(&fill.column)))
 }
 
+/// Characters of a column that a template can show, tags of HTML included.
+const MAX_WORD_CHARS: usize = 6000;
+
+/// The words that templates show as an array expression, in the order of
+/// [`WatchedTable::word_columns`].
+fn words(table: &WatchedTable) -> String {
+    let word = |column: &str| {
+        let column = pgrx::spi::quote_identifier(column);
+        format!("pg_catalog.\"left\"(t.{column}::pg_catalog.text, {MAX_WORD_CHARS})")
+    };
+    let words: Vec<String> = table.word_columns().into_iter().map(word).collect();
+    format!("ARRAY[{}]::pg_catalog.text[]", words.join(", "))
+}
+
+/// The column of [`words`].
+pub fn row_words(
+    table: &WatchedTable,
+    column: Option<Vec<Option<String>>>,
+) -> BTreeMap<String, String> {
+    let columns = table.word_columns().into_iter();
+    let words = columns.zip(column.unwrap_or_default());
+    words.filter_map(|(column, word)| Some((column.to_owned(), word?))).collect()
+}
+
 /// The key of `t` as canonical JSON, the same text as the trigger writes.
 fn key_json(table: &WatchedTable) -> String {
     let columns: Vec<String> =
@@ -105,9 +129,10 @@ pub fn by_key(table: &WatchedTable, json: &str) -> String {
 /// Statement that reads one row by its key, `$1` as JSON; with `lock` it also locks the row.
 pub fn read_one(table: &WatchedTable, lock: bool) -> String {
     format!(
-        "SELECT {}, {} FROM {} t WHERE {}{}",
+        "SELECT {}, {}, {} FROM {} t WHERE {}{}",
         url(table),
         texts(table),
+        words(table),
         table.name,
         by_key(table, "$1"),
         if lock { " FOR NO KEY UPDATE SKIP LOCKED" } else { "" }
@@ -198,7 +223,13 @@ fn read(
         .map(|row| {
             let (url, texts) = (row.get::<String>(2)?, fill_texts(row.get(3)?));
             let refused = refusal(of, url.as_deref());
-            let current = CurrentRow { url, texts, matches: RowMatch::Matching, refused };
+            let current = CurrentRow {
+                url,
+                texts,
+                words: BTreeMap::new(),
+                matches: RowMatch::Matching,
+                refused,
+            };
             Ok((row.get::<String>(1)?.unwrap_or_default(), current))
         })
         .collect()

@@ -206,6 +206,7 @@ fn lock(table: &WatchedTable, job: &RowJob) -> Option<CurrentRow> {
             Some(row) => Ok::<_, pgrx::spi::Error>(Some(CurrentRow {
                 url: row.get(1)?,
                 texts: examine::fill_texts(row.get(2)?),
+                words: examine::row_words(table, row.get(3)?),
                 matches: RowMatch::Matching,
                 refused: None,
             })),
@@ -231,7 +232,7 @@ fn store(
 ) -> StoredRow {
     let statement = update_statement(table, update);
     let mut arguments: Vec<DatumWithOid<'_>> = vec![record::key(&job.row).into()];
-    arguments.extend(update.texts.iter().map(|(_, text)| DatumWithOid::from(*text)));
+    arguments.extend(update.texts.iter().map(|(_, text)| DatumWithOid::from(text.as_str())));
     let stored = spi(Spi::connect_mut(|client| {
         // Opening the cursor plans the statement, by key. Reading it runs the statement and the
         // table's own triggers, whose statements are planned as in any session.

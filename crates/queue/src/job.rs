@@ -9,6 +9,7 @@ use pg_caption_wire::{
 };
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Deadline of one row in the engine, whose own limits for connecting and fetching are far lower.
@@ -125,6 +126,8 @@ pub struct CurrentRow {
     pub url: Option<String>,
     /// Its texts, in the order of the watch's fills.
     pub texts: Vec<FillText>,
+    /// Words of the row by column, for [`WatchedTable::word_columns`]; read when a text is written.
+    pub words: BTreeMap<String, String>,
     /// Whether it satisfies the condition of the watch.
     pub matches: RowMatch,
     /// Why its picture is not captioned, if that is known from the row.

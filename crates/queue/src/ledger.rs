@@ -1,4 +1,5 @@
-//! The ledger's entries: which text was written into which column, for which URL, by which model.
+//! The ledger's entries: which text was written into which column, for which URL, by which model,
+//! or as a fallback.
 //!
 //! An entry is a JSON object within `caption.ledger.outputs`, by column. Entries of earlier
 //! releases have the two hashes alone.
@@ -11,6 +12,8 @@ use serde_json::{Map, Value, json};
 /// Characters of a model's digest that an entry names.
 const DIGEST_CHARS: usize = 12;
 
+/// The source of a text that is not a model's.
+const FALLBACK: &str = "fallback";
 /// What [`is_withdrawn`] looks for; written by `caption.withdraw()`.
 pub const WITHDRAWN: &str = "withdrawn";
 
@@ -18,14 +21,14 @@ pub const WITHDRAWN: &str = "withdrawn";
 pub fn ledger_entry(
     stored: &FillText,
     url: &str,
-    fill: &WatchFill,
+    (fill, text): (&WatchFill, &str),
     (written, model): (&WrittenCaption, &ModelRef),
 ) -> Value {
     let digest = model.digest.get(..DIGEST_CHARS).unwrap_or(&model.digest);
     json!({
         "text": stored.ledger_hash(),
         "url": hash(url),
-        "written": written.caption,
+        "written": text,
         "caption": written.caption,
         "source": "model",
         "confidence": written.confidence,
@@ -35,11 +38,34 @@ pub fn ledger_entry(
     })
 }
 
+/// The entry of a fallback. Without a request's digest: `caption.recaption()` asks again.
+pub fn fallback_entry(stored: &FillText, url: &str, (fill, text): (&WatchFill, &str)) -> Value {
+    json!({
+        "text": stored.ledger_hash(),
+        "url": hash(url),
+        "written": text,
+        "source": FALLBACK,
+        "style": fill.style.name,
+    })
+}
+
+/// Whether a fill has the fallback for its picture. Its failure stays.
+pub fn has_fallback(
+    table: &WatchedTable,
+    current: &CurrentRow,
+    ledger: &Map<String, Value>,
+) -> bool {
+    (0..table.fills.len()).any(|fill| {
+        noted(table, ledger, fill, "source") == Some(FALLBACK)
+            && is_machine_written(table, current, ledger, fill)
+    })
+}
+
 /// Hash of all that a fill requests besides the picture: a text with another one was written for
 /// other wishes, and is captioned again by `caption.recaption()` though the picture is the same.
 pub fn request_digest(fill: &WatchFill) -> String {
     let style = serde_json::to_string(&fill.style).unwrap_or_default();
-    let mut digest = hash(&format!("{} {style}", fill.max_tokens));
+    let mut digest = hash(&format!("{} {style} {:?}", fill.max_tokens, fill.template));
     digest.truncate(16);
     digest
 }

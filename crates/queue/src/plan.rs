@@ -247,6 +247,8 @@ pub struct Settlement<'a> {
     pub(crate) answer: &'a CaptionOutcome,
     /// Fill and text.
     pub(crate) texts: Vec<(usize, &'a str)>,
+    /// Fills without a caption that get their fallback, if the row has words for it.
+    pub(crate) fallbacks: Vec<usize>,
     /// Fills whose machine-written text of another URL gets no successor.
     pub(crate) outdated: Vec<usize>,
     outcome: RowOutcome,
@@ -267,7 +269,11 @@ impl<'a> Settlement<'a> {
             RowOutcome::Failed { .. } => outdated(table, job, &texts),
             _ => Vec::new(),
         };
-        Settlement { table, job, answer, texts, outdated, outcome, retry }
+        let fallbacks = match outcome {
+            RowOutcome::Failed { .. } => fallbacks(table, job, &texts),
+            _ => Vec::new(),
+        };
+        Settlement { table, job, answer, texts, fallbacks, outdated, outcome, retry }
     }
 
     /// The watch.
@@ -282,12 +288,12 @@ impl<'a> Settlement<'a> {
 
     /// Whether the row must be locked and read: a text is to be written or removed.
     pub fn needs_row(&self) -> bool {
-        !self.texts.is_empty() || !self.outdated.is_empty()
+        !self.texts.is_empty() || !self.fallbacks.is_empty() || !self.outdated.is_empty()
     }
 
-    /// Indexes of the fills with a text.
+    /// Indexes of the fills with a text or a fallback.
     pub fn fills(&self) -> impl Iterator<Item = usize> {
-        self.texts.iter().map(|(fill, _)| *fill)
+        self.texts.iter().map(|(fill, _)| *fill).chain(self.fallbacks.iter().copied())
     }
 
     /// The same with the text of one fill.
@@ -295,6 +301,7 @@ impl<'a> Settlement<'a> {
         let texts = self.texts.iter().copied().filter(|(with_text, _)| *with_text == fill);
         Settlement {
             texts: texts.collect(),
+            fallbacks: self.fallbacks.iter().copied().filter(|other| *other == fill).collect(),
             outdated: Vec::new(),
             outcome: self.outcome.clone(),
             ..*self
@@ -305,8 +312,10 @@ impl<'a> Settlement<'a> {
     /// other texts are written.
     pub fn without(&self, refused: &[usize], failure: Failure) -> Settlement<'a> {
         let texts = self.texts.iter().copied().filter(|(fill, _)| !refused.contains(fill));
+        let fallbacks = self.fallbacks.iter().copied().filter(|fill| !refused.contains(fill));
         Settlement {
             texts: texts.collect(),
+            fallbacks: fallbacks.collect(),
             outdated: self.outdated.clone(),
             outcome: RowOutcome::Failed { failure, attempts: self.job.attempts + 1 },
             ..*self
@@ -325,7 +334,7 @@ impl<'a> Settlement<'a> {
                 None => RowPlan::Record(outcome),
             },
             // The reason for a missing text says more than why the old one could not be removed.
-            RowState::Refused { .. } if self.texts.is_empty() && !self.job.is_removal() => {
+            RowState::Refused { .. } if self.fills().next().is_none() && !self.job.is_removal() => {
                 RowPlan::Record(outcome)
             }
             RowState::Refused { failure, kind: RefusalKind::Resources } => {
@@ -382,6 +391,15 @@ fn texts_and_outcome<'a>(
             (Vec::new(), outcome)
         }
     }
+}
+
+/// Fills without a caption that have a fallback.
+fn fallbacks(table: &WatchedTable, job: &RowJob, texts: &[(usize, &str)]) -> Vec<usize> {
+    let has_none = |fill: &usize| {
+        table.fills[*fill].fallback.is_some()
+            && !texts.iter().any(|(with_text, _)| with_text == fill)
+    };
+    job.fills.iter().copied().filter(has_none).collect()
 }
 
 /// Fills without a new text whose ledger entry is of another URL: the text describes a picture that

@@ -7,6 +7,7 @@
 //! read.
 
 use crate::job::needed_fills;
+use crate::ledger::has_fallback;
 use crate::store::{QueueStore, ReadError};
 use crate::{CurrentRow, RowMatch, WatchedTable};
 use serde_json::Value;
@@ -122,7 +123,8 @@ pub fn batch<S: QueueStore>(
             let past = history.get(*key).cloned().unwrap_or_default();
             target == PruneTarget::Failures
                 && (current.matches == RowMatch::Excluded
-                    || needed_fills(table, current, &past.ledger, past.recaption).is_empty())
+                    || needed_fills(table, current, &past.ledger, past.recaption).is_empty()
+                        && !has_fallback(table, current, &past.ledger))
         }
     };
     let obsolete: Vec<String> = keys.iter().filter(is_obsolete).cloned().collect();

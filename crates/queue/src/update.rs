@@ -1,8 +1,8 @@
 //! What of an answer is written into a row as it is now, and the ledger's entry after the write.
 
 use crate::job::{hash, needed_fills};
-use crate::ledger::{is_machine_written, ledger_entry};
-use crate::{CurrentRow, FillText, RowMatch, Settlement};
+use crate::ledger::{fallback_entry, is_machine_written, ledger_entry};
+use crate::{CurrentRow, FillText, RowMatch, Settlement, WatchFill};
 use pg_caption_wire::{CaptionOutcome, CaptionOutput, WrittenCaption};
 use serde_json::{Map, Value};
 
@@ -10,12 +10,12 @@ use serde_json::{Map, Value};
 #[derive(Debug)]
 pub struct RowUpdate<'a> {
     /// Texts to write: fill and text.
-    pub texts: Vec<(usize, &'a str)>,
+    pub texts: Vec<(usize, String)>,
     /// Fills to empty.
     pub emptied: Vec<usize>,
     settlement: &'a Settlement<'a>,
     /// Texts that the row has already, character for character: fill and text.
-    unchanged: Vec<(usize, &'a str)>,
+    unchanged: Vec<(usize, String)>,
     /// After the write, no machine-written text of the row is of an earlier request.
     is_sole: bool,
 }
@@ -39,7 +39,7 @@ pub enum LedgerChange {
 }
 
 /// The ledger's entry of a row.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct LedgerEntry {
     /// Hash of the URL.
     pub url: String,
@@ -47,7 +47,7 @@ pub struct LedgerEntry {
     pub outputs: Map<String, Value>,
     /// The columns whose entries are of this answer; the time of writing is added to them.
     pub written: Vec<String>,
-    /// Digest of the model.
+    /// Digest of the model; empty: a row of fallbacks alone.
     pub model: String,
     /// SHA-256 of the picture's file, if all texts of the row are of it.
     pub sha256: Option<String>,
@@ -73,13 +73,35 @@ impl<'a> RowUpdate<'a> {
         let needed = needed_fills(table, current, &job.ledger, job.recaption);
         let is_machine = |fill: usize| is_machine_written(table, current, &job.ledger, fill);
         // A new caption may equal the old one: that needs no new version of the row.
-        let is_there = |(fill, text): &(usize, &str)| {
-            job.recaption && current.texts.get(*fill) == Some(&FillText::of(Some(*text)))
+        let is_there = |(fill, text): &(usize, String)| {
+            job.recaption && current.texts.get(*fill) == Some(&FillText::of(Some(text.as_str())))
         };
-        let (unchanged, new): (Vec<_>, Vec<_>) =
-            texts.iter().copied().filter(|(fill, _)| needed.contains(fill)).partition(is_there);
-        let emptied: Vec<usize> =
-            outdated.iter().copied().filter(|fill| is_machine(*fill)).collect();
+        let rendered = |(fill, caption): &(usize, &str)| {
+            let WatchFill { template, style, .. } = &table.fills[*fill];
+            let text = match template {
+                Some(template) => template.render(caption, &current.words, &style.rules),
+                None => (*caption).to_owned(),
+            };
+            (*fill, text)
+        };
+        let fallback = |fill: &usize| {
+            let WatchFill { fallback, style, .. } = &table.fills[*fill];
+            Some((*fill, fallback.as_ref()?.fallback(&current.words, &style.rules)?))
+        };
+        let fallbacks: Vec<(usize, String)> =
+            settlement.fallbacks.iter().filter_map(fallback).collect();
+        let is_fallback = |fill: usize| fallbacks.iter().any(|(with_text, _)| *with_text == fill);
+        let emptied: Vec<usize> = outdated
+            .iter()
+            .copied()
+            .filter(|fill| is_machine(*fill) && !is_fallback(*fill))
+            .collect();
+        let (unchanged, new): (Vec<_>, Vec<_>) = texts
+            .iter()
+            .map(rendered)
+            .chain(fallbacks.iter().cloned())
+            .filter(|(fill, _)| needed.contains(fill))
+            .partition(is_there);
         if unchanged.is_empty() && new.is_empty() && emptied.is_empty() {
             return None;
         }
@@ -100,42 +122,47 @@ impl<'a> RowUpdate<'a> {
         let column = |fill: usize| table.fills[fill].column.clone();
         let emptied: Vec<String> = self.emptied.iter().map(|fill| column(*fill)).collect();
         let url = stored.url.as_deref().unwrap_or(&job.url);
-        let CaptionOutcome::Done { model, image, .. } = answer else {
-            return LedgerChange::Remove(emptied);
+        let answered = match answer {
+            CaptionOutcome::Done { model, image, .. } => Some((model, image)),
+            _ => None,
         };
-        let entry = |fill: usize, text: &FillText, url: &str| {
-            let written = written(self.settlement, fill)?;
-            let about = &table.fills[fill];
-            Some((column(fill), ledger_entry(text, url, about, (written, model))))
+        let entry = |(fill, text): &(usize, String), stored: &FillText, url: &str| {
+            let about = (&table.fills[*fill], text.as_str());
+            let entry = match (written(self.settlement, *fill), answered) {
+                (Some(written), Some((model, _))) => {
+                    ledger_entry(stored, url, about, (written, model))
+                }
+                _ => fallback_entry(stored, url, about),
+            };
+            (column(*fill), entry)
         };
         // The next read finds the text as the table's own triggers left it.
         let new = self.texts.iter().zip(&stored.texts);
-        let new = new.filter_map(|((fill, _), text)| entry(*fill, text, url));
+        let new = new.map(|(text, stored)| entry(text, stored, url));
         let same = self.unchanged.iter();
-        let same =
-            same.filter_map(|(fill, text)| entry(*fill, &FillText::of(Some(*text)), &job.url));
+        let same = same.map(|text| entry(text, &FillText::of(Some(text.1.as_str())), &job.url));
         let entries: Map<String, Value> = new.chain(same).collect();
-        let written: Vec<String> = entries.keys().cloned().collect();
         if entries.is_empty() {
             return LedgerChange::Remove(emptied);
         }
+        let written: Vec<String> = entries.keys().cloned().collect();
+        let mut outputs = job.ledger.clone();
+        outputs.retain(|column, _| !emptied.contains(column));
+        outputs.extend(entries);
+        let entry = LedgerEntry { url: hash(url), outputs, written, ..LedgerEntry::default() };
+        let Some((model, image)) = answered else { return LedgerChange::Put(entry) };
         let is_same = job.validators.as_ref().is_some_and(|known| {
             (&known.etag, &known.last_modified, &known.model)
                 == (&image.etag, &image.last_modified, &model.digest)
         });
         // Validators of another URL are unknown, and those of a text that stays may differ.
         let is_known = (self.is_sole || is_same) && url == job.url;
-        let mut outputs = job.ledger.clone();
-        outputs.retain(|column, _| !emptied.contains(column));
-        outputs.extend(entries);
         LedgerChange::Put(LedgerEntry {
-            url: hash(url),
-            outputs,
-            written,
             model: model.digest.clone(),
             sha256: Some(image.sha256.clone()).filter(|_| self.is_sole && url == job.url),
             etag: image.etag.clone().filter(|_| is_known),
             last_modified: image.last_modified.clone().filter(|_| is_known),
+            ..entry
         })
     }
 }

@@ -1,6 +1,8 @@
 //! A watched table as a worker sees it. The extension reads it and checks it against the catalogs.
 
+use pg_caption_publish::TextTemplate;
 use pg_caption_style::CaptionStyle;
+use std::collections::BTreeSet;
 
 /// A column to fill.
 #[derive(Debug, Clone, PartialEq)]
@@ -13,6 +15,10 @@ pub struct WatchFill {
     pub max_tokens: u32,
     /// Confidence below which there is no caption, 0..=1; `None`: that of the server.
     pub min_confidence: Option<f32>,
+    /// Combines the caption with words of the row.
+    pub template: Option<TextTemplate>,
+    /// The text of a picture without a caption.
+    pub fallback: Option<TextTemplate>,
 }
 
 /// A key column.
@@ -80,6 +86,13 @@ impl WatchedTable {
 }
 
 impl WatchedTable {
+    /// The columns whose words templates and fallbacks show, unquoted, in order.
+    pub fn word_columns(&self) -> Vec<&str> {
+        let templates = self.fills.iter().flat_map(|fill| [&fill.template, &fill.fallback]);
+        let columns: BTreeSet<&str> = templates.flatten().flat_map(TextTemplate::columns).collect();
+        columns.into_iter().collect()
+    }
+
     /// A number of rows, at most those that may be in progress.
     pub fn bounded(&self, rows: usize) -> usize {
         self.batch.map_or(rows, |batch| rows.min(batch))

@@ -1,5 +1,6 @@
 //! Plans for rows, one rule per test.
 
+use pg_caption_publish::TextTemplate;
 use pg_caption_queue::{
     CurrentRow, FillText, LedgerChange, RefusalKind, RetryPolicy, RowJob, RowKey, RowMatch,
     RowOutcome, RowPlan, RowState, Settlement, StoredRow, WatchFill, WatchedTable,
@@ -20,6 +21,8 @@ fn table() -> WatchedTable {
         style: builtin(style).expect("a built-in style"),
         max_tokens: 64,
         min_confidence: None,
+        template: None,
+        fallback: None,
     };
     WatchedTable {
         oid: 1,
@@ -78,7 +81,13 @@ fn job(noted_url: &str) -> RowJob {
 
 fn row(url: &str, texts: [Option<&str>; 2]) -> CurrentRow {
     let texts = texts.map(FillText::of).into();
-    CurrentRow { url: Some(url.into()), texts, matches: RowMatch::Matching, refused: None }
+    CurrentRow {
+        url: Some(url.into()),
+        texts,
+        words: Default::default(),
+        matches: RowMatch::Matching,
+        refused: None,
+    }
 }
 
 fn done(outputs: &[Result<&str, &str>]) -> CaptionOutcome {
@@ -218,7 +227,7 @@ fn long_text_counts_as_user_edited() {
     let RowPlan::Write(update, _) = settlement.plan(RowState::Current(&current)) else {
         panic!("no write")
     };
-    assert_eq!(update.texts, [(1, "new")]);
+    assert_eq!(update.texts, [(1, "new".to_owned())]);
 }
 
 #[test]
@@ -302,7 +311,8 @@ fn refused_text_leaves_the_others() {
     else {
         panic!("no write")
     };
-    assert_eq!((&update.texts[..], failure.message.as_str()), (&[(0, "new")][..], "column seo"));
+    let texts = [(0, "new".to_owned())];
+    assert_eq!((&update.texts[..], failure.message.as_str()), (&texts[..], "column seo"));
     assert_eq!(settlement.only(1).fills().collect::<Vec<_>>(), [1]);
 }
 
@@ -327,4 +337,48 @@ fn picture_that_is_not_there_yet_gets_an_hour() {
     }
     let gone = CaptionOutcome::Failed(Failure::new(FailureClass::Reject, "http_410", "why"));
     assert!(matches!(recorded(&job(URL), &gone), RowOutcome::Failed { .. }));
+}
+
+#[test]
+fn templates_and_fallbacks_show_words_of_the_row() {
+    let mut table = table();
+    let template = TextTemplate::for_captions("{title}: {caption}", &["title"]);
+    table.fills[0].template = Some(template.expect("a template"));
+    let fallback = TextTemplate::for_fallbacks("{title}", &["title"]);
+    table.fills[1].fallback = Some(fallback.expect("a fallback"));
+    let job = RowJob { ledger: Default::default(), ..job(URL) };
+    let words = [("title".to_owned(), "Navy T-shirt".to_owned())].into();
+    let current = CurrentRow { words, ..row(URL, [None, None]) };
+    let answer = done(&[Ok("Folded on a wooden floor"), Err("too_short")]);
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    let RowPlan::Write(update, outcome) = settlement.plan(RowState::Current(&current)) else {
+        panic!("no write")
+    };
+    assert_eq!(
+        update.texts,
+        [(0, "Navy T-shirt: Folded on a wooden floor".to_owned()), (1, "Navy T-shirt".to_owned())]
+    );
+    assert!(matches!(outcome, RowOutcome::Failed { .. }), "the failure stays visible");
+    let texts = update.texts.iter().map(|(_, text)| FillText::of(Some(text))).collect();
+    let LedgerChange::Put(entry) = update.ledger(&StoredRow { texts, url: None }) else {
+        panic!("no entry")
+    };
+    assert_eq!(entry.outputs["alt"]["caption"], "Folded on a wooden floor");
+    assert_eq!(entry.outputs["seo"]["source"], "fallback");
+    // Nothing else is requested for this picture, and no picture gets no text.
+    let full = CurrentRow {
+        texts: ["Navy T-shirt: Folded on a wooden floor", "Navy T-shirt"]
+            .map(|text| FillText::of(Some(text)))
+            .into(),
+        ..current
+    };
+    let failed = failed(FailureClass::Reject);
+    let again = RowJob { ledger: entry.outputs, ..job };
+    let settlement = Settlement::new(&table, &again, &failed, RETRY);
+    assert!(matches!(settlement.plan(RowState::Current(&full)), RowPlan::Record(_)));
+    // Without words the row stays empty.
+    let empty = row(URL, [None, None]);
+    let fresh = RowJob { ledger: Default::default(), ..again.clone() };
+    let settlement = Settlement::new(&table, &fresh, &failed, RETRY);
+    assert!(matches!(settlement.plan(RowState::Current(&empty)), RowPlan::Record(_)));
 }

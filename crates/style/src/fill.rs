@@ -25,16 +25,13 @@ use serde_json::Value;
 pub struct FillDefinition {
     /// Name of the style.
     pub style: String,
-    /// Language of the text, a BCP 47 tag.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub language: Option<String>,
     /// Upper limit of generated tokens, [`MIN_TOKENS`]..=[`MAX_TOKENS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
-    /// Combines the caption with words of the row.
+    /// Combines the caption with words of the row, as `{title}: {caption}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
-    /// The text of a picture without a caption.
+    /// The text of a picture without a caption, as `{title}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fallback: Option<String>,
     /// Confidence below which there is no caption, 0..=1.
@@ -64,7 +61,6 @@ impl FillDefinition {
     pub fn of_style(style: impl Into<String>) -> FillDefinition {
         FillDefinition {
             style: style.into(),
-            language: None,
             max_tokens: None,
             template: None,
             fallback: None,
@@ -112,8 +108,8 @@ mod tests {
     #[test]
     fn every_field_survives_a_round_trip() {
         let value = json!({
-            "style": "seo", "language": "de", "max_tokens": 128, "template": "{title}: {caption}",
-            "fallback": "{title}", "min_confidence": 0.8,
+            "style": "seo", "max_tokens": 128, "min_confidence": 0.8,
+            "template": "{title}: {caption}", "fallback": "{title}",
         });
         assert_eq!(FillDefinition::from_json(&value).unwrap().to_json(), value);
         assert_eq!(FillDefinition::from_json(&json!({"style": "seo"})).unwrap().to_json(), "seo");

@@ -110,9 +110,13 @@ fn set_paused(relation: Option<pg_sys::Oid>, paused: bool) {
     enqueue::announce_at_commit();
 }
 
-/// Moves keys of failed and deferred rows to the queue, 200 a row.
+/// Moves keys of failed and deferred rows to the queue, 200 a row. Rows with a fallback are
+/// captioned again.
 const REQUEUE: &str = "\
     WITH failed AS (DELETE FROM caption.failed WHERE relation = $1 RETURNING key), \
+         again AS (UPDATE caption.ledger l SET recaption = 1 FROM failed f \
+                    WHERE l.relation = $1 AND l.key = f.key \
+                      AND jsonb_path_exists(l.outputs, '$.* ? (@.source == \"fallback\")')), \
          deferred AS (DELETE FROM caption.deferred WHERE relation = $1 RETURNING key), \
          keys AS (SELECT key, row_number() OVER () AS number \
                     FROM (SELECT key FROM failed UNION SELECT key FROM deferred) k), \

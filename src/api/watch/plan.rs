@@ -4,12 +4,13 @@
 
 use super::arguments::WatchOptions;
 use super::{condition, image_column, sign};
-use crate::api::style;
+use crate::api::{FillTemplates, style};
 use crate::pg::condition::{ConditionSource, RowCondition};
 use crate::pg::report::{refuse, warn};
 use crate::pg::table::{self, ColumnDescription, TableDescription};
 use crate::pg::table_key;
 use crate::pg::triggers::{TriggerKey, TriggerSpec};
+use pg_caption_style::FillDefinition;
 use pgrx::prelude::*;
 
 /// Everything that `caption.watch` writes.
@@ -44,6 +45,7 @@ impl<'a> WatchPlan<'a> {
         let holds_pictures = image_column::require(&table, &image, options);
         for (column, fill) in &options.fills {
             require_fillable(&table, column, &fill.style, &options.image);
+            require_templates(&table, column, fill);
         }
         let keys = table_key::key(&table);
         let key_column = |name: &String| {
@@ -101,6 +103,22 @@ fn require_watchable(table: &TableDescription) {
     }
     if table.is_extension_table {
         wrong(format!("{} is a table of pg_caption itself", table.name), None);
+    }
+}
+
+/// Raises if a template cannot be read, or names a column that the table lacks.
+fn require_templates(table: &TableDescription, column: &str, fill: &FillDefinition) {
+    if let Err(error) = FillTemplates::read(fill, &table::column_names(table.oid)) {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("the fill of column \"{column}\" cannot be used: {error}"),
+            None,
+            Some(
+                "A template is like '{title}: {caption}', a fallback like '{title}', with columns \
+                 of the table."
+                    .into(),
+            ),
+        );
     }
 }
 

@@ -51,6 +51,7 @@ mod skipped_statements;
 mod soak;
 mod styles;
 mod swapped_tables;
+mod templates;
 mod texts;
 mod thresholds;
 mod upgrade;

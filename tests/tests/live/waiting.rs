@@ -163,11 +163,15 @@ fn deferred_rows_show_when_they_are_due() {
     let url = web.serve("/busy.jpg", ServerAnswer::status(429).header("Retry-After", "600"));
     let mut session = db.products(&[url]);
     session.run("SELECT caption.watch('products')");
-    db.eventually(
-        "(SELECT state LIKE 'waiting: deferred rows are due in % s' FROM caption.progress)",
-    );
-    session.error("CALL caption.wait('products', '10 ms', deferred => true)");
-    assert_eq!(count(&session.notices(), "deferred rows are due"), 1);
+    // A reload by another test starts the worker for a moment, which then is the state.
+    let shows_due = |session: &mut TestSession| {
+        db.eventually(
+            "(SELECT state LIKE 'waiting: deferred rows are due in % s' FROM caption.progress)",
+        );
+        session.error("CALL caption.wait('products', '10 ms', deferred => true)");
+        count(&session.notices(), "deferred rows are due") == 1
+    };
+    assert!((0..5).any(|_| shows_due(&mut session)), "a NOTICE says when rows are due");
 }
 
 #[test]

@@ -163,6 +163,8 @@ impl Database {
                         style: builtin(style).expect("a built-in style"),
                         max_tokens: 64,
                         min_confidence: None,
+                        template: None,
+                        fallback: None,
                     })
                     .collect(),
                 keys: vec![KeyColumn { column: "id".into(), kind: "text".into() }],
@@ -417,6 +419,7 @@ impl Record {
                 .iter()
                 .map(|cell| FillText::of(cell.text.as_deref()))
                 .collect(),
+            words: Default::default(),
             matches: RowMatch::Matching,
             refused: None,
         }
