@@ -118,7 +118,9 @@ fn a_backfill_is_refused_where_it_cannot_commit() {
 // Without its caller the worker does not go on.
 #[test]
 fn a_second_call_continues_an_interrupted_backfill() {
-    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    // An engine of its own: the gated pictures time out after a while, and the call ends.
+    let cluster = TestCluster::private(&[]);
+    let (db, web, gate) = (cluster.database(), TestServer::start(), AnswerGate::new());
     let urls = web.half_gated_pictures(20, &gate);
     let mut session = db.products(&urls);
     for lost in [false, true] {
