@@ -137,10 +137,11 @@ fn a_second_call_continues_an_interrupted_backfill() {
             canceller.cancel_query(postgres::NoTls).expect("the server");
         }
         let error = call.join().unwrap().expect_err("the call was interrupted");
-        assert_eq!(
-            error.code().map(|code| code.code()),
-            Some(if lost { "57P01" } else { "57014" })
-        );
+        // A terminated session may lose its connection before it reads why.
+        match error.code().map(|code| code.code()) {
+            None => assert!(lost, "{error}"),
+            Some(code) => assert_eq!(code, if lost { "57P01" } else { "57014" }),
+        }
         db.eventually("(SELECT state LIKE 'paused%' AND in_flight = 0 FROM caption.progress)");
         assert!(session.error("CALL caption.wait('products')").message().contains("paused"));
     }

@@ -146,6 +146,10 @@ fn is_cloudfront(request: &ServerRequest) -> bool {
 fn documented_recipes_sign_as_stores_expect() {
     let db = shared_database();
     let mut session = db.session();
+    if !session.holds("EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pgcrypto')") {
+        println!("skipped: this server has no pgcrypto");
+        return;
+    }
     session.run(&documented("Preparation"));
     type Check = fn(&ServerRequest) -> bool;
     let cloudfront = quote_literal(CLOUDFRONT_KEY);

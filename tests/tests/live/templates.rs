@@ -64,15 +64,17 @@ fn a_fallback_stands_for_a_missing_caption() {
     let sources = "SELECT string_agg(source, ' ' ORDER BY key) FROM caption.texts('products') \
                    WHERE column_name = 'seo'";
     assert_eq!(session.text(sources), "fallback fallback");
+    let fetched = web.hits("/gone.jpg");
     // Pruning keeps the failure, an UPDATE does not request the picture again, `retry` does.
     session.run("SELECT caption.prune('products')");
     db.eventually("(SELECT pruned_at IS NOT NULL FROM caption.watch_state)");
     session.run("UPDATE products SET title = title, image_url = image_url WHERE id = 1");
     session.run("CALL caption.wait('products')");
-    assert_eq!((session.text(failures).as_str(), web.hits("/gone.jpg")), (codes, 1));
+    assert_eq!((session.text(failures).as_str(), web.hits("/gone.jpg")), (codes, fetched));
     assert_eq!(session.number("SELECT caption.retry('products')"), 3);
     session.run("CALL caption.wait('products')");
-    assert_eq!((session.text(failures).as_str(), web.hits("/gone.jpg")), (codes, 2));
+    assert_eq!(session.text(failures), codes);
+    assert!(web.hits("/gone.jpg") > fetched);
     assert_eq!(session.text(seo), "Navy cup|Red cup");
     // A caption takes the place of a fallback.
     let fills = fills.replace("\"min_confidence\": 1, ", "");

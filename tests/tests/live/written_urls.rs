@@ -114,12 +114,13 @@ fn a_url_that_changes_in_case_is_noticed() {
     let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.session();
     let mut kinds = Vec::new();
-    if session.holds("EXISTS (SELECT FROM pg_collation WHERE collprovider = 'i')") {
-        session.run(
-            "CREATE COLLATION no_case \
-             (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
-        );
-        kinds.push("text COLLATE no_case");
+    let collation = session.try_rows(
+        "CREATE COLLATION no_case \
+         (provider = icu, locale = 'und-u-ks-level2', deterministic = false)",
+    );
+    match collation {
+        Ok(_) => kinds.push("text COLLATE no_case"),
+        Err(error) => println!("skipped: collations of ICU: {error}"),
     }
     if session.holds("EXISTS (SELECT FROM pg_available_extensions WHERE name = 'citext')") {
         session.run("CREATE EXTENSION citext");
