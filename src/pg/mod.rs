@@ -8,6 +8,7 @@ pub mod identity;
 pub mod latch;
 pub mod latest_snapshot;
 pub mod report;
+pub mod row_sql;
 pub mod shared_text;
 pub mod sign_function;
 pub mod table;

@@ -39,11 +39,12 @@ pub fn may_call(role: pg_sys::Oid, function: pg_sys::Oid) -> bool {
 }
 
 /// Records in `pg_depend` that a trigger depends on the function.
-pub fn record_dependency(trigger: pg_sys::Oid, function: pg_sys::Oid) {
-    let object =
-        |class, oid| pg_sys::ObjectAddress { classId: class, objectId: oid, objectSubId: 0 };
-    let (depender, referenced) =
-        (object(pg_sys::TriggerRelationId, trigger), object(pg_sys::ProcedureRelationId, function));
+pub fn record_dependency(depender: pg_sys::ObjectAddress, function: pg_sys::Oid) {
+    let referenced = pg_sys::ObjectAddress {
+        classId: pg_sys::ProcedureRelationId,
+        objectId: function,
+        objectSubId: 0,
+    };
     // SAFETY: both objects exist in this transaction.
     unsafe {
         pg_sys::recordDependencyOn(

@@ -129,7 +129,7 @@ pub fn depend_on_code(
         condition.record_dependencies(trigger);
     }
     if let Some(function) = sign {
-        sign_function::record_dependency(trigger.objectId, function);
+        sign_function::record_dependency(trigger, function);
     }
 }
 

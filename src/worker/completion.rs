@@ -49,19 +49,22 @@ pub fn submit(
     }
 }
 
-/// The answer to a job whose table is locked: it is tried again soon, and nothing is charged.
+/// The answer to a job whose table is locked.
 pub fn busy() -> CaptionOutcome {
+    CaptionOutcome::Failed(table_locked())
+}
+
+/// The row is tried again soon, and nothing is charged.
+fn table_locked() -> Failure {
     let mut failure =
         Failure::new(FailureClass::Host, "table_locked", "another session locks the table");
     failure.retry_after_ms = Some(1000);
-    CaptionOutcome::Failed(failure)
+    failure
 }
 
 fn failure(raised: &RaisedError, code: &str, what: &str) -> Failure {
-    if raised.is_passing()
-        && let CaptionOutcome::Failed(failure) = busy()
-    {
-        return failure;
+    if raised.is_passing() {
+        return table_locked();
     }
     if raised.code == PgSqlErrorCode::ERRCODE_QUERY_CANCELED {
         let message = format!("{what}it takes too long");

@@ -3,8 +3,9 @@
 
 use super::transaction::spi;
 use crate::hooks::enqueue::MAX_KEY_BYTES;
-use crate::pg::identity;
+use crate::pg::{identity, row_sql};
 use crate::settings;
+use pg_caption_publish::MAX_READ;
 use pg_caption_queue::{
     CurrentRow, FillText, KeyColumn, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowMatch,
     WatchedTable,
@@ -67,8 +68,8 @@ pub fn text_digests(columns: impl Iterator<Item = String>) -> String {
                            OPERATOR(pg_catalog.=) 0 THEN NULL \
                       WHEN pg_catalog.octet_length({text}) \
                            OPERATOR(pg_catalog.>) {MAX_HASHED_BYTES} THEN '' \
-                      ELSE pg_catalog.\"left\"(pg_catalog.encode(pg_catalog.sha256( \
-                           pg_catalog.convert_to({text}, 'UTF8')), 'hex'), 32) END"
+                      ELSE {} END",
+                row_sql::digest(&text)
             )
         })
         .collect();
@@ -84,15 +85,12 @@ fn texts(table: &WatchedTable) -> String {
     text_digests(table.fills.iter().map(|fill| pgrx::spi::quote_identifier(&fill.column)))
 }
 
-/// Characters of a column that a template can show, tags of HTML included.
-const MAX_WORD_CHARS: usize = 6000;
-
 /// The words that templates show as an array expression, in the order of
 /// [`WatchedTable::word_columns`].
 fn words(table: &WatchedTable) -> String {
     let word = |column: &str| {
         let column = pgrx::spi::quote_identifier(column);
-        format!("pg_catalog.\"left\"(t.{column}::pg_catalog.text, {MAX_WORD_CHARS})")
+        format!("pg_catalog.\"left\"(t.{column}::pg_catalog.text, {MAX_READ})")
     };
     let words: Vec<String> = table.word_columns().into_iter().map(word).collect();
     format!("ARRAY[{}]::pg_catalog.text[]", words.join(", "))
@@ -106,13 +104,6 @@ pub fn row_words(
     let columns = table.word_columns().into_iter();
     let words = columns.zip(column.unwrap_or_default());
     words.filter_map(|(column, word)| Some((column.to_owned(), word?))).collect()
-}
-
-/// The key of `t` as canonical JSON, the same text as the trigger writes.
-fn key_json(table: &WatchedTable) -> String {
-    let columns: Vec<String> =
-        table.keys.iter().map(|key| format!("pg_catalog.format('%s', t.{})", key.column)).collect();
-    format!("pg_catalog.jsonb_build_array({})", columns.join(", "))
 }
 
 /// Keys as one JSON array.
@@ -169,7 +160,7 @@ fn read_chunk(table: &WatchedTable, from_start: bool) -> String {
     format!(
         "SELECT {}::pg_catalog.text, {}, {} FROM {} t{conditions} \
           ORDER BY {columns} LIMIT $2",
-        key_json(table),
+        row_sql::key(table.keys.iter().map(|key| &key.column)),
         url(table),
         texts(table),
         table.name

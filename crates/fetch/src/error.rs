@@ -112,6 +112,36 @@ pub enum FetchError {
     Setting { setting: &'static str, reason: String },
 }
 
+/// The errors that concern one location, but for `BadRedirect`, which has a cause, too: a pattern.
+macro_rules! located {
+    ($location:ident) => {
+        Credentials { $location }
+            | ForbiddenHost { $location }
+            | ForbiddenAddress { $location, .. }
+            | Dns { $location, .. }
+            | Connect { $location, .. }
+            | Tls { $location, .. }
+            | Reset { $location, .. }
+            | Timeout { $location, .. }
+            | Status { $location, .. }
+            | TooLarge { $location, .. }
+            | TooManyRedirects { $location, .. }
+            | RedirectLoop { $location, .. }
+            | InsecureRedirect { $location }
+            | NotHttp { $location, .. }
+            | HeadersTooLarge { $location }
+            | BadEncoding { $location, .. }
+            | Truncated { $location }
+            | Proxy { $location, .. }
+            | HostCooling { $location, .. }
+            | HostBusy { $location }
+            | TooSlow { $location, .. }
+            | LookupBusy { $location }
+            | Displaced { $location }
+            | Cancelled { $location }
+    };
+}
+
 impl FetchError {
     /// What the failure means for the caller.
     pub fn class(&self) -> FailureClass {
@@ -226,31 +256,7 @@ impl FetchError {
             | Scheme { .. }
             | Memory(_)
             | Setting { .. } => None,
-            Credentials { location }
-            | ForbiddenHost { location }
-            | ForbiddenAddress { location, .. }
-            | Dns { location, .. }
-            | Connect { location, .. }
-            | Tls { location, .. }
-            | Reset { location, .. }
-            | Timeout { location, .. }
-            | Status { location, .. }
-            | TooLarge { location, .. }
-            | TooManyRedirects { location, .. }
-            | RedirectLoop { location, .. }
-            | InsecureRedirect { location }
-            | BadRedirect { location, .. }
-            | NotHttp { location, .. }
-            | HeadersTooLarge { location }
-            | BadEncoding { location, .. }
-            | Truncated { location }
-            | Proxy { location, .. }
-            | HostCooling { location, .. }
-            | HostBusy { location }
-            | TooSlow { location, .. }
-            | LookupBusy { location }
-            | Displaced { location }
-            | Cancelled { location } => Some(location),
+            BadRedirect { location, .. } | located!(location) => Some(location),
         }
     }
 
@@ -276,30 +282,7 @@ impl FetchError {
                 location.url = text.into();
                 cause.show(text);
             }
-            Credentials { location }
-            | ForbiddenHost { location }
-            | ForbiddenAddress { location, .. }
-            | Dns { location, .. }
-            | Connect { location, .. }
-            | Tls { location, .. }
-            | Reset { location, .. }
-            | Timeout { location, .. }
-            | Status { location, .. }
-            | TooLarge { location, .. }
-            | TooManyRedirects { location, .. }
-            | RedirectLoop { location, .. }
-            | InsecureRedirect { location }
-            | NotHttp { location, .. }
-            | HeadersTooLarge { location }
-            | BadEncoding { location, .. }
-            | Truncated { location }
-            | Proxy { location, .. }
-            | HostCooling { location, .. }
-            | HostBusy { location }
-            | TooSlow { location, .. }
-            | LookupBusy { location }
-            | Displaced { location }
-            | Cancelled { location } => location.url = text.into(),
+            located!(location) => location.url = text.into(),
         }
     }
 

@@ -2,6 +2,8 @@
 
 /// Longest text of one column in a rendered template, characters.
 pub const MAX_CELL: usize = 300;
+/// Characters of a column that are looked at, tags of HTML included.
+pub const MAX_READ: usize = MAX_CELL * 20;
 /// Longest tag of HTML, bytes.
 const MAX_TAG: usize = 2000;
 /// Entities in entities: `&amp;quot;`.
@@ -17,7 +19,7 @@ const MAX_DECODINGS: usize = 2;
 /// ```
 pub fn cell_text(raw: &str) -> String {
     // A cell may hold a whole page; only its start can be shown.
-    let raw = first_chars(raw, MAX_CELL * 20);
+    let raw = first_chars(raw, MAX_READ);
     let mut text = raw.to_string();
     for _ in 0..MAX_DECODINGS {
         text = html_escape::decode_html_entities(&without_tags(&text)).into_owned();

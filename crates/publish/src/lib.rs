@@ -10,6 +10,6 @@ mod lint;
 mod merge;
 mod template;
 
-pub use cell::{MAX_CELL, cell_text};
+pub use cell::{MAX_CELL, MAX_READ, cell_text};
 pub use lint::{LintFinding, LintRule, MAX_NEIGHBOURS, lint};
 pub use template::{MAX_NAME, MAX_PLACEHOLDERS, MAX_TEMPLATE, TemplateError, TextTemplate};

@@ -1,7 +1,6 @@
 //! The lint of texts, whether models or users wrote them. The first five rules are those of
 //! GitHub's accessibility scanner (`accessibility-scanner-alt-text-plugin` 1.1.0): what it reports
-//! is
-//! reported here, too.
+//! is reported here, too.
 
 use crate::faults::{markup_in, stuffing_in};
 use pg_caption_style::{

@@ -6,17 +6,15 @@
 
 use super::arguments::{RawArguments, WatchArguments, WatchOptions, require_relation};
 use super::plan::WatchPlan;
-use super::{register, require_writable, without_dropped};
+use super::{pin_path, register, require_writable, without_dropped};
 use crate::hooks::enqueue;
 use crate::pg::condition::ConditionSource;
-use crate::pg::guc_scope::{GucScope, current};
 use crate::pg::report::{optional, refuse, spi};
 use crate::pg::table::{self, TableDescription};
 use crate::pg::{backfill_lock, identity};
 use crate::shared;
 use pgrx::AnyElement;
 use pgrx::prelude::*;
-use std::ffi::CStr;
 
 /// `caption.begin_backfill(…)`: registers the backfill, or resumes it. `false`: the table is
 /// watched, and that watch fills it.
@@ -29,10 +27,7 @@ fn begin_backfill(
     batch: Option<i32>,
 ) -> bool {
     shared::require_ready();
-    // The condition is looked up in the caller's path, everything else in this one.
-    let caller_path = current(c"search_path", CStr::to_owned);
-    let pinned = GucScope::sealed();
-    pinned.set(c"search_path", c"pg_catalog, pg_temp");
+    let (pinned, caller_path) = pin_path();
     require_writable();
     require_batch(batch);
     let arguments = WatchArguments::from(RawArguments {

@@ -24,7 +24,7 @@ use crate::pg::condition::ConditionSource;
 use crate::pg::guc_scope::{GucScope, current};
 use crate::pg::latest_snapshot::LatestSnapshot;
 use crate::pg::report::{notice, warn};
-use crate::{hooks::enqueue, pg::table, pg::triggers, shared};
+use crate::{hooks::enqueue, pg::table, shared};
 use arguments::{RawArguments, WatchArguments, WatchOptions};
 use pgrx::AnyElement;
 use pgrx::prelude::*;
@@ -71,9 +71,7 @@ fn watch(
         false => ConditionSource::Stored,
     };
     let plan = WatchPlan::new(arguments.relation, &options, source);
-    triggers::drop(plan.table.oid, &plan.table.name);
-    triggers::create(&plan.triggers());
-    triggers::depend_on_code(plan.table.oid, plan.condition.as_ref(), plan.sign);
+    plan.replace_triggers();
     let swapped = redefine::swapped(plan.table.oid);
     register::register(&plan);
     enqueue::announce_at_commit();

@@ -9,7 +9,7 @@ use crate::pg::condition::{ConditionSource, RowCondition};
 use crate::pg::report::{refuse, warn};
 use crate::pg::table::{self, ColumnDescription, TableDescription};
 use crate::pg::table_key;
-use crate::pg::triggers::{TriggerKey, TriggerSpec};
+use crate::pg::triggers::{self, TriggerKey, TriggerSpec};
 use pg_caption_style::FillDefinition;
 use pgrx::prelude::*;
 
@@ -61,8 +61,14 @@ impl<'a> WatchPlan<'a> {
         WatchPlan { options, table, keys, trigger_keys, sign, holds_pictures, condition }
     }
 
-    /// The triggers of the table.
-    pub fn triggers(&self) -> TriggerSpec<'_> {
+    /// Replaces the triggers of the table.
+    pub fn replace_triggers(&self) {
+        triggers::drop(self.table.oid, &self.table.name);
+        triggers::create(&self.triggers());
+        triggers::depend_on_code(self.table.oid, self.condition.as_ref(), self.sign);
+    }
+
+    fn triggers(&self) -> TriggerSpec<'_> {
         TriggerSpec {
             table: &self.table.name,
             is_partitioned: self.table.kind == "p",

@@ -54,26 +54,24 @@ fn recaption(
         "It is an interval; the default, '0', selects everything that pg_caption has written.",
     );
     let mark: i16 = if force == Some(true) { 2 } else { 1 };
-    match RowSelection::new(&table, keys, condition, &caller_path) {
-        Some(selection) => {
-            let marked = format!("{MARK} AND l.key = ANY ($4)");
-            let rows = selection.for_each_page(&selection.keys_statement(), |keys| {
-                let again = keys.iter().map(|key| JsonB(key.0.clone())).collect::<Vec<_>>();
-                let arguments = [relation.into(), older_than.into(), mark.into(), again.into()];
-                spi(Spi::run_with_args(&marked, &arguments));
-                spi(Spi::run_with_args(QUEUE, &[relation.into(), keys.into()]));
-            });
-            pgrx::notice!("{rows} rows of table {} are examined again", table.name);
+    let selection = RowSelection::new(&table, keys, condition, &caller_path);
+    if selection.is_all() {
+        let _extension = identity::as_extension();
+        lock_state(relation);
+        if mark == 2 {
+            let arguments = [relation.into(), older_than.into(), mark.into()];
+            spi(Spi::run_with_args(MARK, &arguments));
         }
-        None => {
-            let _extension = identity::as_extension();
-            lock_state(relation);
-            if mark == 2 {
-                let arguments = [relation.into(), older_than.into(), mark.into()];
-                spi(Spi::run_with_args(MARK, &arguments));
-            }
-            spi(Spi::run_with_args(RESTART_BACKFILL, &[relation.into(), older_than.into()]));
-        }
+        spi(Spi::run_with_args(RESTART_BACKFILL, &[relation.into(), older_than.into()]));
+    } else {
+        let marked = format!("{MARK} AND l.key = ANY ($4)");
+        let rows = selection.for_each_page(&selection.keys_statement(), |keys| {
+            let again = keys.iter().map(|key| JsonB(key.0.clone())).collect::<Vec<_>>();
+            let arguments = [relation.into(), older_than.into(), mark.into(), again.into()];
+            spi(Spi::run_with_args(&marked, &arguments));
+            spi(Spi::run_with_args(QUEUE, &[relation.into(), keys.into()]));
+        });
+        pgrx::notice!("{rows} rows of table {} are examined again", table.name);
     }
     enqueue::announce_at_commit();
     drop(pinned);

@@ -31,9 +31,7 @@ fn move_watch(from_relation: Option<pg_sys::Oid>, to_relation: Option<pg_sys::Oi
     let plan = WatchPlan::new(to, &options, ConditionSource::Stored);
     require_same_key(&plan, &register::keys(from));
     triggers::drop(from, &source.name);
-    triggers::drop(to, &plan.table.name);
-    triggers::create(&plan.triggers());
-    triggers::depend_on_code(to, plan.condition.as_ref(), plan.sign);
+    plan.replace_triggers();
     let is_paused = is_paused(from);
     move_bookkeeping(from, to);
     register::register(&plan);

@@ -4,9 +4,11 @@
 //! Called by `recaption` and `withdraw`. Rows are read and written with the caller's rights; the
 //! extension's tables only between the pages.
 
-use crate::pg::condition::{ConditionError, ConditionSource, ROW, RowCondition};
+use super::condition;
+use crate::pg::condition::{ConditionSource, ROW};
 use crate::pg::identity;
 use crate::pg::report::{refuse, spi};
+use crate::pg::row_sql;
 use crate::pg::table::TableDescription;
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -46,23 +48,9 @@ struct KeyPart {
 }
 
 impl RowSelection {
-    /// `None`: neither keys nor a condition are given. Raises for keys without the key's columns
-    /// and for a condition that cannot be used.
+    /// Without keys and condition all rows. Raises for keys without the key's columns and for a
+    /// condition that cannot be used.
     pub fn new(
-        table: &TableDescription,
-        keys: Option<Vec<Option<JsonB>>>,
-        condition: Option<&str>,
-        caller_path: &CStr,
-    ) -> Option<RowSelection> {
-        let condition = condition.filter(|text| !text.trim().is_empty());
-        if keys.is_none() && condition.is_none() {
-            return None;
-        }
-        Some(RowSelection::all(table, keys, condition, caller_path))
-    }
-
-    /// As [`RowSelection::new`]; without keys and condition all rows.
-    pub fn all(
         table: &TableDescription,
         listed: Option<Vec<Option<JsonB>>>,
         condition: Option<&str>,
@@ -73,11 +61,16 @@ impl RowSelection {
         let condition = condition.filter(|text| !text.trim().is_empty());
         let condition = condition.map(|text| {
             let source = ConditionSource::User { search_path: caller_path };
-            RowCondition::parse(table.oid, text, source).unwrap_or_else(refuse_condition).text
+            condition::parse(table, text, source, ("condition", CONDITION_HINT)).text
         });
         let only = if table.kind == "p" { "" } else { "ONLY " };
         let row = ROW.to_string_lossy();
         RowSelection { table: format!("{only}{} AS {row}", table.name), keys, listed, condition }
+    }
+
+    /// Whether neither keys nor a condition are given.
+    pub fn is_all(&self) -> bool {
+        self.listed.is_none() && self.condition.is_none()
     }
 
     /// The `FROM` item of the table.
@@ -87,9 +80,7 @@ impl RowSelection {
 
     /// The key of a row as the ledger has it: an expression.
     pub fn key(&self) -> String {
-        let text = |key: &KeyPart| format!("format('%s', t.{})", quote_identifier(&key.name));
-        let texts: Vec<String> = self.keys.iter().map(text).collect();
-        format!("jsonb_build_array({})", texts.join(", "))
+        row_sql::key(self.keys.iter().map(|key| quote_identifier(&key.name)))
     }
 
     /// Conditions of a `WHERE` clause, each with ` AND ` in front of it. `$1` is the list of keys,
@@ -181,13 +172,4 @@ fn checked(columns: &[KeyPart], keys: Vec<Option<JsonB>>) -> Vec<Value> {
         }
     };
     keys.into_iter().map(key).collect()
-}
-
-fn refuse_condition(error: ConditionError) -> RowCondition {
-    refuse(
-        error.code,
-        format!("condition cannot be used: {}", error.message),
-        error.detail,
-        error.hint.or(Some(CONDITION_HINT.into())),
-    )
 }

@@ -9,6 +9,7 @@ use super::selection::RowSelection;
 use crate::hooks::enqueue;
 use crate::pg::identity;
 use crate::pg::report::spi;
+use crate::pg::row_sql;
 use pg_caption_queue::{FillText, WITHDRAWN};
 use pgrx::JsonB;
 use pgrx::prelude::*;
@@ -38,7 +39,7 @@ fn withdraw(
         let _extension = identity::as_extension();
         lock_state(table.oid);
     }
-    let selection = RowSelection::all(&table, keys, condition, &caller_path);
+    let selection = RowSelection::new(&table, keys, condition, &caller_path);
     let columns: Vec<String> = spi(Spi::connect(|client| {
         let rows = client.select(COLUMNS, None, &[table.oid.into()])?;
         rows.map(|row| Ok::<_, pgrx::spi::Error>(row.get(1)?.unwrap_or_default())).collect()
@@ -66,13 +67,13 @@ fn statement(selection: &RowSelection, relation: pg_sys::Oid, column: &str) -> S
            FROM caption.written_text AS w \
           WHERE w.relation = {}::regclass AND w.column_name = {} AND w.key = {} \
             AND t.{quoted}::text <> '' \
-            AND \"left\"(encode(sha256(convert_to(t.{quoted}::text, 'UTF8')), 'hex'), 32) \
-                = w.entry->>'text'{} \
+            AND {} = w.entry->>'text'{} \
          RETURNING w.key",
         selection.table(),
         relation.to_u32(),
         quote_literal(column),
         selection.key(),
+        row_sql::digest(&format!("t.{quoted}::text")),
         selection.conditions()
     )
 }
