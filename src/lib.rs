@@ -1,9 +1,10 @@
 //! pg_caption: image captions where the data lives.
 //!
 //! The extension is the thin part that knows PostgreSQL: SQL functions (`api`), hooks and triggers
-//! that enqueue rows (`hooks`), the launcher that runs the engine and starts workers (`launcher`),
-//! and the workers, each of which fills the tables of one database (`worker`). Everything about
-//! networks, pictures and models is in the engine program (`crates/engine`).
+//! that enqueue rows (`hooks`), statements that request pictures ahead (`lookahead`), the launcher
+//! that runs the engine and starts workers (`launcher`), and the workers, each of which fills the
+//! tables of one database (`worker`). Everything about networks, pictures and models is in the
+//! engine program (`crates/engine`).
 
 use pgrx::prelude::*;
 
@@ -11,6 +12,7 @@ mod api;
 mod engine;
 mod hooks;
 mod launcher;
+mod lookahead;
 mod pg;
 mod settings;
 mod shared;
@@ -56,5 +58,6 @@ pub extern "C-unwind" fn _PG_init() {
         engine::model_status::init();
         launcher::init();
         hooks::init();
+        lookahead::init();
     }
 }

@@ -256,6 +256,17 @@ pub fn on_error() -> OnError {
     variable::on_error.get()
 }
 
+/// Rows ahead of whose turn their pictures are requested; 0: none.
+pub fn lookahead() -> usize {
+    /// Twice the largest batch that a model suggests.
+    const DEFAULT: usize = 16;
+    match (variable::lookahead.get(), variable::max_batch.get()) {
+        (-1, 0) => DEFAULT,
+        (-1, batch) => 2 * batch as usize,
+        (rows, _) => rows as usize,
+    }
+}
+
 /// The session's threshold; `None`: that of the model.
 pub fn min_confidence() -> Option<f32> {
     let value = variable::min_confidence.get();

@@ -7,7 +7,8 @@ use crate::engine::requests::{ImageRequest, TimeLimit, caption_all};
 use crate::pg::call_reports;
 use crate::pg::report::{self, refuse};
 use crate::settings::{self, OnError};
-use crate::{api::style, api::value, shared};
+use crate::{api::style, api::value, lookahead, shared};
+use pg_caption_style::CaptionStyle;
 use pg_caption_wire::{CaptionOutcome, CaptionOutput, Failure, FailureClass, OutputSpec};
 use pgrx::prelude::*;
 use pgrx::{AnyElement, JsonB};
@@ -18,12 +19,13 @@ use std::time::Duration;
 const MAX_SHOWN: usize = 200;
 
 fn output_spec(style: &str, max_tokens: i32) -> OutputSpec {
-    OutputSpec {
-        max_tokens: style::max_tokens(max_tokens),
-        style: style::resolve(style),
-        context: None,
-        min_confidence: None,
-    }
+    let max_tokens = style::max_tokens(max_tokens);
+    spec_of(style::resolve(style), max_tokens)
+}
+
+/// What a call asks for. Requests ahead of a row's turn are compared with it.
+pub fn spec_of(style: CaptionStyle, max_tokens: u32) -> OutputSpec {
+    OutputSpec { style, max_tokens, context: None, min_confidence: None }
 }
 
 /// Captions all images; raises failures that concern all of them.
@@ -34,6 +36,11 @@ fn outcomes(requests: &[ImageRequest<'_>], limit: TimeLimit) -> Vec<CaptionOutco
 }
 
 fn single_outcome(url: Option<&str>, bytes: &[u8], outputs: &[OutputSpec]) -> CaptionOutcome {
+    if let [output] = outputs
+        && let Some(outcome) = lookahead::answer(url, bytes, output)
+    {
+        return outcome;
+    }
     let limit = TimeLimit::Whole(settings::timeout());
     match outcomes(&[ImageRequest { url, bytes, outputs }], limit).pop() {
         Some(outcome) => outcome,

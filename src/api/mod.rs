@@ -3,7 +3,7 @@
 //!
 //! The SQL functions pin their `search_path`, so the SQL in this folder uses plain names.
 
-mod call;
+pub mod call;
 mod database;
 mod lint;
 mod model_selection;
@@ -12,7 +12,7 @@ mod progress;
 mod status;
 pub mod style;
 mod templates;
-mod value;
+pub mod value;
 pub mod watch;
 
 pub use templates::FillTemplates;

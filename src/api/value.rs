@@ -9,8 +9,16 @@ use pgrx::{AnyElement, FromDatum};
 /// The bytes of a value of variable length, decompressed.
 pub fn size(value: &AnyElement) -> usize {
     // SAFETY: the argument has a type of variable length by the declaration of the function.
-    let with_header = unsafe { pg_sys::toast_raw_datum_size(value.datum()) };
-    with_header.saturating_sub(size_of::<i32>())
+    unsafe { datum_size(value.datum()) }
+}
+
+/// The same of a bare value.
+///
+/// # Safety
+/// The value is of a type of variable length, and not NULL.
+pub unsafe fn datum_size(value: pg_sys::Datum) -> usize {
+    // SAFETY: as promised by the caller.
+    unsafe { pg_sys::toast_raw_datum_size(value) }.saturating_sub(size_of::<i32>())
 }
 
 /// The value in the type that the declaration of the function gives it.

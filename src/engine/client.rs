@@ -1,7 +1,8 @@
 //! A connection to the engine that never blocks: connect, read and write are non-blocking, waits
 //! are latch waits.
 //!
-//! Called by `engine::requests`, `api` and the worker. Never waits without serving interrupts.
+//! Called by `engine::requests`, `lookahead`, `api` and the worker. Never waits without serving
+//! interrupts.
 
 use crate::pg::latch::{WaitInterest, wait};
 use crate::pg::report;
@@ -25,6 +26,8 @@ pub const SOCKET: &str = "pg_stat_tmp/pg_caption.sock";
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
 /// How long an engine that owes an answer may be silent, before the launcher is asked to check it.
 const SILENCE: Duration = Duration::from_secs(5);
+/// How long [`EngineClient::connect_now`] waits for the engine's hello, which is sent immediately.
+const HELLO_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long [`status`] waits for an engine that does not answer.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Bytes that may wait to be written while further requests are added.
@@ -74,6 +77,11 @@ impl EngineClient {
                 None => return Err(engine_absent()),
             }
         }
+    }
+
+    /// Connects and exchanges hellos; `None`: no engine serves at the moment.
+    pub fn connect_now(role: ClientRole) -> Option<EngineClient> {
+        Self::try_connect(role, Instant::now() + HELLO_TIMEOUT).ok().flatten()
     }
 
     /// One attempt; `None`: no engine serves at the moment.
@@ -143,6 +151,11 @@ impl EngineClient {
     /// Whether the engine accepts no more requests here and owes no answer.
     pub fn is_spent(&self) -> bool {
         self.is_closing && self.unanswered == 0
+    }
+
+    /// Whether the engine owes an answer.
+    pub fn owes_answers(&self) -> bool {
+        self.unanswered > 0
     }
 
     /// Whether the engine announced that it closes this connection: requests that it did not answer

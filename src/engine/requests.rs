@@ -17,7 +17,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// How long after the caller's deadline a timeout failure of the engine itself may still arrive.
-const GRACE: Duration = Duration::from_millis(250);
+pub const GRACE: Duration = Duration::from_millis(250);
 
 /// The time limit of a call.
 #[derive(Debug, Clone, Copy)]
@@ -81,6 +81,16 @@ thread_local! {
     static IDLE: RefCell<Option<EngineClient>> = const { RefCell::new(None) };
 }
 
+/// Takes the kept connection, if it is still usable: the engine may have closed it since.
+pub fn take_idle() -> Option<EngineClient> {
+    IDLE.take().take_if(|kept| kept.is_usable())
+}
+
+/// Keeps a connection that owes no answer for later calls.
+pub fn keep_idle(connection: EngineClient) {
+    IDLE.set(Some(connection));
+}
+
 /// Captions all images, as many at a time as the engine's window allows. Outcomes are in the order
 /// of the requests.
 ///
@@ -93,9 +103,7 @@ pub fn caption_all(
 ) -> Result<Vec<CaptionOutcome>, Failure> {
     let limit = RunningLimit { limit, began: Instant::now() };
     let mut batch = RequestBatch::new(requests, min_confidence, limit);
-    // The engine may have closed a kept connection since the last call.
-    let mut client = IDLE.with(|idle| idle.borrow_mut().take());
-    client = client.take_if(|kept| kept.is_usable());
+    let mut client = take_idle();
     while !batch.is_complete() {
         let mut connection = match client.take().filter(|client| !client.is_spent()) {
             Some(connection) => connection,
@@ -269,13 +277,10 @@ impl<'a> RequestBatch<'a> {
 
     fn encode(&self, at: usize) -> CaptionRequest {
         let request = &self.requests[at];
-        // SAFETY: reads a global of the main thread.
-        let statement = unsafe { pg_sys::GetCurrentStatementStartTimestamp() };
         let (remaining, from_turn) = self.limit.of_request();
         CaptionRequest {
             id: 0,
-            // The statement's start identifies the statement within one backend's connection.
-            share: Some(statement as u64),
+            share: Some(share()),
             image: match request.url {
                 Some(url) => ImageSource::Url { url: url.into(), known: None, shown: None },
                 None => ImageSource::Bytes,
@@ -295,7 +300,15 @@ impl<'a> RequestBatch<'a> {
     }
 }
 
-fn timeout() -> Failure {
+/// What requests of one statement have in common: its start identifies the statement within one
+/// backend's connection.
+pub fn share() -> u64 {
+    // SAFETY: reads a global of the main thread.
+    unsafe { pg_sys::GetCurrentStatementStartTimestamp() as u64 }
+}
+
+/// The failure of a request that was not answered in time.
+pub fn timeout() -> Failure {
     let limit = crate::settings::timeout().as_millis() as u64;
     Failure::timeout(Some(limit), "unanswered by the engine")
 }

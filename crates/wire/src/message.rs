@@ -29,8 +29,8 @@ pub enum ClientMessage {
     },
     /// Caption one image.
     Request(CaptionRequest),
-    /// Withdraws a request; it is not answered. The engine handles it; the extension will send it
-    /// when it looks ahead, and closes its connection until then.
+    /// Withdraws a request; it is not answered. The extension closes its connection instead, which
+    /// withdraws all of its requests.
     Cancel {
         /// Id of the request.
         id: u64,

@@ -24,6 +24,7 @@ mod hostile_dump;
 mod hosts;
 mod image_columns;
 mod lint;
+mod lookahead;
 mod memory_limits;
 mod messages;
 mod model_swaps;
