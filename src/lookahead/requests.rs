@@ -146,21 +146,19 @@ pub fn wait(
     loop {
         all.receive();
         let request = all.requests.get(&number);
-        if let Some(answer) = request.and_then(|request| request.answer.as_ref()) {
-            let answer = part_of(answer, at);
+        let is_lost = request.is_none() || all.connection.is_none();
+        if let Some(answer) = request.and_then(|request| request.answer.clone()) {
             REQUESTS.set(Some(all));
-            return answer;
+            return part_of(&answer, at);
         }
-        let (Some(_), Some(connection)) = (request, &all.connection) else {
-            REQUESTS.set(Some(all));
-            return None;
-        };
         let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if is_lost || left.is_zero() {
             REQUESTS.set(Some(all));
-            return Some(CaptionOutcome::Failed(requests::timeout()));
+            return (!is_lost).then(|| CaptionOutcome::Failed(requests::timeout()));
         }
-        connection.wait(Some(left));
+        if let Some(connection) = &all.connection {
+            connection.wait(Some(left));
+        }
     }
 }
 
