@@ -331,6 +331,7 @@ pub fn engine_config() -> EngineConfig {
     }
     config.model = model();
     config.fetch_headers_file = fetch_headers_file().unwrap_or_default();
+    config.models_directory = models_directory();
     config.onnxruntime =
         path_or(&variable::onnxruntime, || package_library_directory().join("libonnxruntime.so"));
     config

@@ -7,7 +7,7 @@ use super::models::skipped_files;
 use crate::engine::model_status;
 use crate::pg::report::{refuse, warn};
 use crate::{engine::client, pg::latch, settings, shared};
-use pg_caption_models::{InstalledModel, scan};
+use pg_caption_models::{InstalledModel, is_model, scan};
 use pgrx::pg_sys;
 use pgrx::prelude::*;
 use std::ffi::{CStr, CString};
@@ -64,10 +64,10 @@ fn find_folder(name: &str) -> PathBuf {
     // A plain name, which cannot leave the directory.
     let is_plain = !name.is_empty() && !name.starts_with('.') && !name.contains('/');
     let folder = directory.join(name);
-    if !(Path::new(name).is_absolute() || is_plain) || !folder.join("config.json").is_file() {
+    if !(Path::new(name).is_absolute() || is_plain) || !is_model(&folder) {
         refuse_unknown_model(name, &directory);
     }
-    if let Some(problem) = InstalledModel::at(&folder).problem {
+    if let Some(problem) = InstalledModel::at(&folder, &directory).problem {
         refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("model \"{name}\" cannot be used"),

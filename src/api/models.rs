@@ -15,12 +15,13 @@ use std::path::PathBuf;
 /// The models in the models directory, and those that the launcher names by another path.
 fn installed(swap: &ModelSwap) -> Vec<InstalledModel> {
     // An unreadable directory has no models; those that the launcher names are listed all the same.
-    let mut models = scan(&settings::models_directory()).unwrap_or_default();
+    let directory = settings::models_directory();
+    let mut models = scan(&directory).unwrap_or_default();
     let refused = swap.refused.iter().map(|(path, _)| path);
     let named = swap.serving.iter().chain(&swap.loading).chain(refused).chain(&swap.wanted);
     for path in named {
         if models.iter().all(|model| model.path != *path) {
-            models.push(InstalledModel::at(path));
+            models.push(InstalledModel::at(path, &directory));
         }
     }
     models
@@ -58,7 +59,9 @@ impl ModelRow {
         if let Some(details) = &details {
             retain_loaded_graphs(&mut model, details);
         }
-        let problem = problem.or_else(|| details.as_ref().and_then(skipped_files));
+        let problem = problem
+            .or_else(|| details.as_ref().and_then(skipped_files))
+            .or_else(|| details.as_ref().and_then(server_trouble));
         ModelRow { model, is_serving, state, problem, details, memory }
     }
 }
@@ -77,6 +80,15 @@ fn retain_loaded_graphs(model: &mut InstalledModel, details: &ModelStatus) {
 pub fn skipped_files(model: &ModelStatus) -> Option<String> {
     let skipped = model.skipped_graphs();
     (!skipped.is_empty()).then(|| format!("skipped unusable files: {}", skipped.join("; ")))
+}
+
+/// Why the server of a serving remote model answers no requests now.
+fn server_trouble(model: &ModelStatus) -> Option<String> {
+    let trouble = model.remote.as_ref()?.trouble.as_ref()?;
+    Some(match &trouble.detail {
+        Some(detail) => format!("{}: {detail}", trouble.message),
+        None => trouble.message.clone(),
+    })
 }
 
 /// `caption.models()`.

@@ -120,6 +120,7 @@ pub fn load(
         bytes: identity.bytes,
         min_confidence: min_confidence(&folder)?,
         local: Some(local),
+        remote: None,
     };
     let preparer =
         InputPreparer { prepare: opened.prepare, generation: Arc::new(generation), text, status };

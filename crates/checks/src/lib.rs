@@ -1,5 +1,5 @@
 //! Properties that hold for arbitrary input bytes, one function for each fuzz target in
-//! `fuzz/fuzz_targets`, and the style of all failures.
+//! `fuzz/fuzz_targets`, the style of all failures, and a scripted model server for tests.
 //!
 //! Called by libFuzzer there and by `tests/mutations.rs` in `make test`. The functions return a
 //! violation instead of panicking, because panics of decoders are caught in production and are not
@@ -7,11 +7,13 @@
 
 mod address;
 mod failure_style;
+mod model_server;
 mod picture;
 mod wire;
 
 pub use address::address;
 pub use failure_style::{message_violations, style_violations};
+pub use model_server::{ScriptedAnswer, ScriptedServer, SeenRequest};
 pub use picture::picture;
 pub use wire::wire;
 

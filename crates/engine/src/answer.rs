@@ -19,6 +19,10 @@ pub struct GeneratedCaption {
     pub finish: FinishReason,
     /// 0..=1; `None`: the provider has none.
     pub confidence: Option<f32>,
+    /// The model's folder wants a review of it.
+    pub draft: bool,
+    /// The model that wrote it, if it is not the one of the answer.
+    pub model: Option<ModelRef>,
 }
 
 /// The answer to a job.

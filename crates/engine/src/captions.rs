@@ -9,6 +9,7 @@ use crate::job::Job;
 use crate::metrics::ms;
 use crate::provider::values::{PictureEncoding, RawCaption};
 use crate::running::RunningPicture;
+use pg_caption_models::WithoutConfidence;
 use pg_caption_style::{TextEnding, TextRefusal, echoes, postprocess};
 use pg_caption_wire::{Failure, FailureClass, FinishReason};
 use std::sync::Arc;
@@ -70,6 +71,16 @@ impl CaptionTask {
         &self.encoded.encoding
     }
 
+    /// The job, for threads that share it.
+    pub fn job_handle(&self) -> Arc<Job> {
+        self.job.clone()
+    }
+
+    /// The picture can no longer make the engine die: it has left for another process.
+    pub fn stop_running(&mut self) {
+        drop(self.running.take());
+    }
+
     /// Positions of the outputs without a result.
     pub fn missing(&self) -> Vec<usize> {
         (0..self.outputs.len()).filter(|at| self.outputs[*at].is_none()).collect()
@@ -86,10 +97,22 @@ impl CaptionTask {
         self.outputs[at] = Some(result.map(|raw| self.generated(at, raw)));
     }
 
+    /// Sets the result of one output that is generated and checked already.
+    pub fn set(&mut self, at: usize, result: Result<GeneratedCaption, Failure>, spent: Duration) {
+        self.generate = self.generate.max(spent);
+        self.outputs[at] = Some(result);
+    }
+
     fn generated(&self, at: usize, raw: RawCaption) -> GeneratedCaption {
         let confidence = self.encoded.confidence.or(raw.confidence);
+        let unsure = match confidence {
+            None if !self.job.extras.exact => self.encoded.terms.without_confidence,
+            _ => WithoutConfidence::Write,
+        };
         let caption = if self.job.extras.exact {
             Ok(raw.text.trim().to_string())
+        } else if unsure == WithoutConfidence::Refuse {
+            Err(failures::no_confidence())
         } else if let Some(confidence) = confidence.filter(|c| *c < self.thresholds[at]) {
             Err(failures::low_confidence(confidence, self.thresholds[at]))
         } else {
@@ -104,6 +127,8 @@ impl CaptionTask {
             prompt_ids: raw.prompt_ids,
             finish: raw.finish,
             confidence,
+            draft: unsure == WithoutConfidence::Review,
+            model: None,
         }
     }
 

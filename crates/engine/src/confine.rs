@@ -9,6 +9,7 @@ use landlock::{
     ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
+use pg_caption_models::{CascadeSettings, FolderGuard, is_cascade};
 use pg_caption_wire::EngineConfig;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::path::{Path, PathBuf};
@@ -283,14 +284,27 @@ fn readable(config: &EngineConfig) -> Vec<PathBuf> {
     paths.extend(
         ["SSL_CERT_FILE", "SSL_CERT_DIR"].iter().filter_map(std::env::var_os).map(PathBuf::from),
     );
-    paths.push(config.model.clone());
-    paths.extend(link_targets(&config.model));
-    paths.extend(link_targets(&config.model.join("onnx")));
+    for model in std::iter::once(config.model.clone()).chain(cascade(config)) {
+        paths.extend(link_targets(&model));
+        paths.extend(link_targets(&model.join("onnx")));
+        paths.push(model);
+    }
     if let Some(folder) = config.onnxruntime.parent() {
         paths.push(folder.into());
         paths.extend(link_targets(folder));
     }
     paths
+}
+
+/// The folders of both models of a cascade; what cannot be read here is reported when it is loaded.
+fn cascade(config: &EngineConfig) -> Vec<PathBuf> {
+    if !is_cascade(&config.model) {
+        return Vec::new();
+    }
+    let guard = FolderGuard::new(&config.model, &config.models_directory, None);
+    let settings = guard.and_then(|guard| CascadeSettings::of_folder(&guard));
+    let folders = settings.and_then(|settings| settings.folders(&config.models_directory));
+    folders.map(Vec::from).unwrap_or_default()
 }
 
 fn link_targets(folder: &Path) -> Vec<PathBuf> {

@@ -10,14 +10,14 @@ use crate::metrics::{EngineMetrics, resident_bytes};
 use crate::picture::{JoinOutcome, Picture, PictureWork};
 use crate::pipeline::PicturePipeline;
 use crate::provider::readiness::{ProviderReadiness, ProviderState};
-use crate::provider::{Provider, ProviderHost, ProviderStart, local};
+use crate::provider::{self, Provider, ProviderHost, ProviderStart};
 use crate::shared_pictures::{ShareKey, ShareSweeper, SharedPictures};
 use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
 use parking_lot::Mutex;
 use pg_caption_fetch::{FetchError, RequestHeaders};
 use pg_caption_style::{MAX_TOKENS, validate};
-use pg_caption_wire::{EngineConfig, EngineStatus, Failure, FailureClass};
+use pg_caption_wire::{EngineConfig, EngineStatus, Failure, FailureClass, ModelUse};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -55,7 +55,7 @@ impl EngineOptions {
             headers: Ok(RequestHeaders::default()),
             confinement: Vec::new(),
             hook: DecodeHook::default(),
-            provider: Box::new(local::start),
+            provider: Box::new(provider::start),
         }
     }
 }
@@ -73,6 +73,8 @@ pub struct Engine {
     draining: AtomicBool,
     when_broken: OnceLock<WhenBroken>,
     when_answered: Mutex<Option<WhenAnswered>>,
+    /// What earlier engines used of daily limits, until there is a provider.
+    earlier_use: Mutex<Option<ModelUse>>,
 }
 
 impl Engine {
@@ -95,6 +97,7 @@ impl Engine {
             draining: AtomicBool::new(false),
             when_broken: OnceLock::new(),
             when_answered: Mutex::default(),
+            earlier_use: Mutex::default(),
         });
         let (deadlines, readiness) = (engine.deadlines.clone(), engine.readiness.clone());
         spawn("deadlines", move || {
@@ -129,6 +132,28 @@ impl Engine {
         if !is_own && let Some(act) = self.when_answered.lock().take() {
             act();
         }
+    }
+
+    /// Takes what earlier engines used of the model's daily limits.
+    pub fn restore_use(&self, used: ModelUse) {
+        *self.earlier_use.lock() = Some(used.clone());
+        // After the note: a provider that becomes ready meanwhile reads it.
+        if let ProviderState::Ready(provider) = self.readiness.now() {
+            provider.restore_use(&used);
+        }
+    }
+
+    /// What was used of the model's daily limits; `None`: it has none.
+    pub fn model_use(&self) -> Option<ModelUse> {
+        let ProviderState::Ready(provider) = self.readiness.now() else { return None };
+        let status = provider.status();
+        let remote = status.remote?;
+        Some(ModelUse {
+            digest: status.digest,
+            day: remote.day,
+            requests: remote.day_requests,
+            tokens: remote.day_tokens,
+        })
     }
 
     /// The stages before the provider.
@@ -173,7 +198,13 @@ impl Engine {
                 job.answer(JobAnswer::Failed(failure));
                 return;
             }
-            ProviderState::Ready(provider) => Some(provider),
+            ProviderState::Ready(provider) => {
+                if let Some(failure) = provider.refusal() {
+                    job.answer(JobAnswer::Failed(failure));
+                    return;
+                }
+                Some(provider)
+            }
             // The views of a provider that is still loading are unknown: jobs cannot share yet.
             ProviderState::Loading => None,
         };
@@ -256,7 +287,10 @@ impl Engine {
 impl ProviderHost for Engine {
     fn ready(&self, provider: Arc<dyn Provider>) -> io::Result<()> {
         self.pipeline.open(&provider)?;
-        self.readiness.set(ProviderState::Ready(provider));
+        self.readiness.set(ProviderState::Ready(provider.clone()));
+        if let Some(used) = self.earlier_use.lock().as_ref() {
+            provider.restore_use(used);
+        }
         Ok(())
     }
 
@@ -321,7 +355,9 @@ mod tests {
             let ProviderState::Failed(now) = known.readiness().now() else { panic!("a model") };
             report.send((failure.clone(), now)).unwrap();
         });
-        local::until_broken(&*engine, || panic!("a scheduler lost its {}", "place"));
+        crate::provider::local::until_broken(&*engine, || {
+            panic!("a scheduler lost its {}", "place")
+        });
         let ProviderState::Failed(failure) = engine.readiness().now() else { panic!("a model") };
         assert_ne!(failure, before);
         // A server ends here, before it answers a request which the next engine could serve.

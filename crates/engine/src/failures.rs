@@ -119,6 +119,16 @@ pub fn low_confidence(confidence: f32, threshold: f32) -> Failure {
     .hint("See \"pg_caption.min_confidence\".")
 }
 
+/// The provider has no confidence, and the model's folder wants one.
+pub fn no_confidence() -> Failure {
+    Failure::new(
+        FailureClass::Uncertain,
+        "no_confidence",
+        "the model server gives no confidence for its text",
+    )
+    .hint("See \"without_confidence\" in remote.json of the model.")
+}
+
 /// One colour all over, or fully transparent.
 pub fn blank() -> Failure {
     Failure::new(
@@ -185,6 +195,7 @@ mod tests {
             model_error("the encoder returned too few pictures"),
             step_panicked("the code that decodes tokens", "index out of bounds"),
             low_confidence(0.25, 0.5),
+            no_confidence(),
             blank(),
             refused(&TextRefusal::EchoesName),
             protocol("a second hello"),

@@ -80,6 +80,8 @@ pub struct Job {
     sink: Mutex<Option<AnswerSink>>,
     isolated: bool,
     running: Option<RunningSink>,
+    /// The job that this one is a part of.
+    whole: Option<Arc<Job>>,
 }
 
 impl Job {
@@ -102,7 +104,14 @@ impl Job {
             sink: Mutex::new(Some(Box::new(sink))),
             isolated: false,
             running: None,
+            whole: None,
         }
+    }
+
+    /// It is a part of another job, and open only as long as that one is.
+    pub fn within(mut self, whole: Arc<Job>) -> Self {
+        self.whole = Some(whole);
+        self
     }
 
     /// Its client is informed when the picture runs. `isolated`: it runs while nothing else does.
@@ -140,7 +149,7 @@ impl Job {
 
     /// Whether a caller still waits for the answer.
     pub fn is_open(&self) -> bool {
-        self.open.load(Ordering::Acquire)
+        self.open.load(Ordering::Acquire) && self.whole.as_ref().is_none_or(|job| job.is_open())
     }
 
     /// When its next step is due. Every stage takes the earliest first.

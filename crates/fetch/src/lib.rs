@@ -55,5 +55,6 @@ pub use redirected::RedirectedFetch;
 pub use request_headers::RequestHeaders;
 pub use settings::{FetchSettings, USER_AGENT, networks};
 pub use shares::{FairShares, FetchClient};
+pub use status::retry_after;
 pub use target::host_key;
-pub use tls::CertificateFault;
+pub use tls::{CertificateFault, SharedTls};

@@ -28,10 +28,9 @@ pub(crate) fn class(status: u16, timed: bool) -> FailureClass {
 }
 
 /// Parses Retry-After: seconds, or an HTTP date relative to the server's own Date (clocks may
-/// differ), else to `now`. `None` if it is neither, or shorter than
-/// [`MIN_RETRY_AFTER`]. At most [`MAX_RETRY_AFTER`] for status 429, else at most
-/// [`MAX_RETRY_AFTER_503`].
-pub(crate) fn retry_after(
+/// differ), else to `now`. `None` if it is neither, or shorter than a second. At most a day for
+/// status 429, else at most an hour.
+pub fn retry_after(
     status: u16,
     value: &str,
     date: Option<&str>,

@@ -139,14 +139,17 @@ impl ServerCertVerifier for NotingVerifier {
 
 /// Opens TLS for https, over the connection of the connector before it.
 #[derive(Debug)]
-pub(crate) struct SharedTls {
+pub struct SharedTls {
     config: Arc<ClientConfig>,
 }
 
 impl SharedTls {
     /// Trusts the authorities with these DER certificates; unreadable ones are skipped, as by other
     /// programs. Also returns whether any is left.
-    pub(crate) fn new(roots: Vec<Vec<u8>>) -> Result<(SharedTls, bool), rustls::Error> {
+    ///
+    /// # Errors
+    /// The versions of TLS do not fit the cryptography.
+    pub fn new(roots: Vec<Vec<u8>>) -> Result<(SharedTls, bool), rustls::Error> {
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let mut store = RootCertStore::empty();
         store.add_parsable_certificates(roots.into_iter().map(CertificateDer::from));
@@ -207,7 +210,7 @@ fn remaining(details: &ConnectionDetails) -> NextTimeout {
 }
 
 /// A TLS connection.
-pub(crate) struct TlsStream {
+pub struct TlsStream {
     buffers: LazyBuffers,
     stream: StreamOwned<ClientConnection, TransportAdapter>,
 }

@@ -1,13 +1,18 @@
 //! Installed model folders: lists a models directory by names and sizes. Reads no graph.
 
+use crate::cascade::{CASCADE_FAMILY, CASCADE_FILE, CascadeSettings, is_cascade};
 use crate::files::PREPROCESSOR;
 use crate::json::{MAX_CONFIG, if_exists, model_type_of, read_file, read_json, refuse_pointer};
+use crate::remote::{FolderGuard, REMOTE_FAMILY, REMOTE_FILE, RemoteSettings};
 use crate::{GraphSelection, ModelsError, choose, family, graph_file, model_types};
 use pg_caption_style::CaptionStyle;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+
+/// The file that states the family of a local model.
+const CONFIG_FILE: &str = "config.json";
 
 /// A folder that contains a model, complete or not.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,8 +33,19 @@ pub struct InstalledModel {
     pub problem: Option<String>,
 }
 
-/// The folders of a models directory that have a `config.json`, sorted by name. Names that begin
-/// with a dot (unfinished downloads) are skipped.
+/// Whether a folder has a model, complete or not: a `config.json`, a `remote.json` or a
+/// `cascade.json`.
+pub fn is_model(folder: &Path) -> bool {
+    folder.join(CONFIG_FILE).is_file() || is_remote(folder) || is_cascade(folder)
+}
+
+/// Whether the model of a folder is on a server.
+pub fn is_remote(folder: &Path) -> bool {
+    folder.join(REMOTE_FILE).is_file()
+}
+
+/// The models of a models directory, sorted by name. Names that begin with a dot (unfinished
+/// downloads) are skipped.
 ///
 /// # Errors
 /// [`ModelsError::File`] if the directory cannot be read.
@@ -46,8 +62,8 @@ pub fn scan(models: &Path) -> Result<Vec<InstalledModel>, ModelsError> {
     for entry in fs::read_dir(models).map_err(failed)? {
         let path = entry.map_err(failed)?.path();
         let hidden = path.file_name().is_none_or(|name| name.to_string_lossy().starts_with('.'));
-        if !hidden && path.join("config.json").is_file() {
-            found.push(InstalledModel::at(&path));
+        if !hidden && is_model(&path) {
+            found.push(InstalledModel::at(&path, models));
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
@@ -55,8 +71,9 @@ pub fn scan(models: &Path) -> Result<Vec<InstalledModel>, ModelsError> {
 }
 
 impl InstalledModel {
-    /// Describes one folder; its fault, if any, goes into `problem`.
-    pub fn at(path: &Path) -> InstalledModel {
+    /// Describes one folder; its fault, if any, goes into `problem`. A remote model is usable only
+    /// under `models`, the models directory.
+    pub fn at(path: &Path, models: &Path) -> InstalledModel {
         let mut files = Vec::new();
         let bytes = list(path, "", &mut files) + list(&path.join("onnx"), "onnx/", &mut files);
         let name = path
@@ -71,12 +88,56 @@ impl InstalledModel {
             styles: Vec::new(),
             problem: None,
         };
-        installed.problem = installed.inspect(&files).err().map(|error| error.to_string());
+        let inspected = if is_cascade(path) {
+            installed.inspect_cascade(models)
+        } else if is_remote(path) {
+            installed.inspect_remote(models)
+        } else {
+            installed.inspect(&files)
+        };
+        installed.problem = inspected.err().map(|error| error.to_string());
         installed
     }
 
+    fn inspect_cascade(&mut self, models: &Path) -> Result<(), ModelsError> {
+        self.model_type = Some(CASCADE_FAMILY.into());
+        self.refuse_another_kind(CASCADE_FILE, &[CONFIG_FILE, REMOTE_FILE])?;
+        let guard = FolderGuard::new(&self.path, models, None)?;
+        let settings = CascadeSettings::of_folder(&guard)?;
+        for folder in settings.folders(models)? {
+            if let Some(problem) = InstalledModel::at(&folder, models).problem {
+                let file = self.path.join(CASCADE_FILE);
+                return Err(ModelsError::content(
+                    &file,
+                    format!("{}: {problem}", folder.display()),
+                ));
+            }
+        }
+        self.styles = styles_of(&self.path)?.into_keys().collect();
+        Ok(())
+    }
+
+    /// A folder is one kind of model.
+    fn refuse_another_kind(&self, own: &str, others: &[&str]) -> Result<(), ModelsError> {
+        match others.iter().find(|other| self.path.join(other).is_file()) {
+            None => Ok(()),
+            Some(other) => {
+                let reason = format!("a folder has this file or {other}, not both");
+                Err(ModelsError::content(&self.path.join(own), reason))
+            }
+        }
+    }
+
+    fn inspect_remote(&mut self, models: &Path) -> Result<(), ModelsError> {
+        self.model_type = Some(REMOTE_FAMILY.into());
+        self.refuse_another_kind(REMOTE_FILE, &[CONFIG_FILE])?;
+        RemoteSettings::of_folder(&FolderGuard::new(&self.path, models, None)?)?;
+        self.styles = styles_of(&self.path)?.into_keys().collect();
+        Ok(())
+    }
+
     fn inspect(&mut self, files: &[String]) -> Result<(), ModelsError> {
-        let path = self.path.join("config.json");
+        let path = self.path.join(CONFIG_FILE);
         let model_type = model_type_of(&read_json(&path)?, &path)?;
         self.model_type = Some(model_type.clone());
         let family = family(&model_type)
@@ -129,7 +190,16 @@ pub fn styles_of(folder: &Path) -> Result<BTreeMap<String, CaptionStyle>, Models
     let Some(bytes) = if_exists(read_file(&path, MAX_CONFIG))? else {
         return Ok(BTreeMap::new());
     };
-    let config = folder.join("config.json");
+    let own = match (is_cascade(folder), is_remote(folder)) {
+        (true, _) => Some(CASCADE_FAMILY),
+        (false, true) => Some(REMOTE_FAMILY),
+        (false, false) => None,
+    };
+    if let Some(name) = own {
+        return pg_caption_style::of_folder(&bytes, name)
+            .map_err(|e| ModelsError::content(&path, e));
+    }
+    let config = folder.join(CONFIG_FILE);
     let model_type = model_type_of(&read_json(&config)?, &config)?;
     // A prompt is kept under the family's own name.
     let name = family(&model_type).map_or(model_type.as_str(), |family| family.name());
@@ -162,7 +232,7 @@ mod tests {
         let folder = dir.path().join("five");
         put(&folder, &WHOLE);
         fs::remove_file(folder.join("preprocessor_config.json")).unwrap();
-        let problem = || InstalledModel::at(&folder).problem;
+        let problem = || InstalledModel::at(&folder, dir.path()).problem;
         assert_eq!(problem().unwrap(), "no preprocessor_config.json");
         put(&folder, &[("processor_config.json", r#"{"image_seq_len": 64}"#)]);
         assert_eq!(problem().unwrap(), "no preprocessor_config.json");
@@ -178,7 +248,7 @@ mod tests {
             let folder = dir.path().join("clone");
             put(&folder, &WHOLE);
             put(&folder, &[(file, pointer)]);
-            let problem = InstalledModel::at(&folder).problem.unwrap();
+            let problem = InstalledModel::at(&folder, dir.path()).problem.unwrap();
             assert!(problem.contains(file) && problem.contains("git lfs pull"), "{problem}");
         }
     }
@@ -212,9 +282,44 @@ mod tests {
         assert_eq!(whole.bytes, WHOLE.iter().map(|(_, text)| text.len() as u64).sum::<u64>());
         assert_eq!(whole.graphs["encoder_model"], ["q4", "fp16"], "the one in use comes first");
         put(&whole.path, &[("captions.json", r#"{"styles": {"poetic": {"prompt": "Rhyme."}}}"#)]);
-        assert_eq!(InstalledModel::at(&whole.path).styles, ["poetic"]);
+        assert_eq!(InstalledModel::at(&whole.path, dir.path()).styles, ["poetic"]);
         put(&whole.path, &[("captions.json", r#"{"styles": {"poetic": {}}}"#)]);
-        assert!(InstalledModel::at(&whole.path).problem.unwrap().contains("captions.json"));
+        assert!(
+            InstalledModel::at(&whole.path, dir.path()).problem.unwrap().contains("captions.json")
+        );
         assert!(matches!(scan(&dir.path().join("nowhere")), Err(ModelsError::File { .. })));
+    }
+
+    #[test]
+    fn a_remote_model_is_listed_like_a_local_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let far = dir.path().join("far");
+        let remote = r#"{"protocol": "openai", "base_url": "https://h/v1", "model": "m"}"#;
+        put(&far, &[("remote.json", remote)]);
+        put(&far, &[("captions.json", r#"{"styles": {"poetic": {"prompt": "Rhyme."}}}"#)]);
+        let found = scan(dir.path()).unwrap();
+        assert_eq!((found.len(), found[0].problem.as_deref()), (1, None));
+        assert_eq!(found[0].model_type.as_deref(), Some("remote"));
+        assert_eq!(found[0].styles, ["poetic"]);
+        let styles = styles_of(&far).unwrap();
+        assert_eq!(styles["poetic"].prompt_for(&["remote"]), Some("Rhyme."));
+        let problem = || InstalledModel::at(&far, dir.path()).problem.unwrap_or_default();
+        put(&far, &[("config.json", "{}")]);
+        assert!(problem().contains("not both"), "{}", problem());
+        fs::remove_file(far.join("config.json")).unwrap();
+        put(&far, &[("remote.json", &remote.replace("}", r#", "api_key_file": "key"}"#))]);
+        assert!(problem().contains("\"api_key_file\""), "{}", problem());
+        // A cascade needs two usable models.
+        let both = r#"{"first": "far", "then": "near", "below": 0.8}"#;
+        put(&dir.path().join("both"), &[("cascade.json", both)]);
+        put(&far, &[("remote.json", remote)]);
+        let problem = || InstalledModel::at(&dir.path().join("both"), dir.path()).problem;
+        assert!(problem().unwrap().contains("near: no model"), "{:?}", problem());
+        put(&dir.path().join("near"), &WHOLE);
+        assert_eq!(problem(), None);
+        // Chosen by a path elsewhere, it is no model.
+        let other = tempfile::tempdir().unwrap();
+        let problem = InstalledModel::at(&far, other.path()).problem.unwrap();
+        assert!(problem.contains("under"), "{problem}");
     }
 }

@@ -68,6 +68,6 @@ pub use fingerprint::{sha256_bytes, sha256_f32};
 pub use format::PictureFormat;
 pub use header::{PictureHeader, probe};
 pub use limits::DecodeLimits;
-pub use picture::{RgbPicture, encode_png, mean_rgb_2x2};
+pub use picture::{RgbPicture, encode_jpeg, encode_png, mean_rgb_2x2};
 pub use processor::{ImageProcessor, PixelTensor, TileGrid};
 pub use resize::{resize, working_memory};

@@ -24,6 +24,8 @@ pub fn ledger_entry(
     (fill, text): (&WatchFill, &str),
     (written, model): (&WrittenCaption, &ModelRef),
 ) -> Value {
+    // Of a cascade, the one that wrote this text.
+    let model = written.model.as_ref().unwrap_or(model);
     let digest = model.digest.get(..DIGEST_CHARS).unwrap_or(&model.digest);
     json!({
         "text": stored.ledger_hash(),

@@ -370,13 +370,16 @@ fn texts_and_outcome<'a>(
             let (mut texts, mut failure) = (Vec::new(), None);
             for (fill, output) in job.fills.iter().zip(outputs) {
                 match output {
+                    CaptionOutput::Written(written) if written.draft => {
+                        failure = failure.or_else(|| Some(needs_review()));
+                    }
                     CaptionOutput::Written(written) => {
                         texts.push((*fill, written.caption.as_str()))
                     }
-                    CaptionOutput::Failed(why) => failure = failure.or(Some(why)),
+                    CaptionOutput::Failed(why) => failure = failure.or_else(|| Some(why.clone())),
                 }
             }
-            (texts, failure.map_or(RowOutcome::Done, failed))
+            (texts, failure.as_ref().map_or(RowOutcome::Done, failed))
         }
         CaptionOutcome::Unchanged => (Vec::new(), RowOutcome::Confirmed),
         CaptionOutcome::Failed(failure) => {
@@ -400,6 +403,19 @@ fn fallbacks(table: &WatchedTable, job: &RowJob, texts: &[(usize, &str)]) -> Vec
             && !texts.iter().any(|(with_text, _)| with_text == fill)
     };
     job.fills.iter().copied().filter(has_none).collect()
+}
+
+/// A draft is not written: the model's folder wants a review of captions without confidence.
+fn needs_review() -> Failure {
+    Failure::new(
+        FailureClass::Uncertain,
+        "needs_review",
+        "the model server gives no confidence, so the text is not written without a review",
+    )
+    .hint(
+        "Set \"without_confidence\" in remote.json of the model to \"write\", then run \
+         caption.retry.",
+    )
 }
 
 /// Fills without a new text whose ledger entry is of another URL: the text describes a picture that

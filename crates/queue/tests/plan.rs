@@ -97,6 +97,8 @@ fn done(outputs: &[Result<&str, &str>]) -> CaptionOutcome {
             finish: FinishReason::Stop,
             tokens: 1,
             confidence: Some(1.0),
+            draft: false,
+            model: None,
         }),
         Err(code) => CaptionOutput::Failed(Failure::new(FailureClass::Uncertain, *code, "why")),
     };
@@ -129,6 +131,48 @@ fn recorded(job: &RowJob, answer: &CaptionOutcome) -> RowOutcome {
         RowPlan::Record(outcome) => outcome,
         plan => panic!("{plan:?}"),
     }
+}
+
+#[test]
+fn the_ledger_names_the_model_of_each_text() {
+    let mut answer = done(&[Ok("A cup"), Ok("A red cup")]);
+    let CaptionOutcome::Done { outputs, .. } = &mut answer else { panic!("not done") };
+    let CaptionOutput::Written(second) = &mut outputs[1] else { panic!("not written") };
+    second.model = Some(ModelRef { name: "large".into(), digest: "0123456789abcdef".into() });
+    let (table, job) = (table(), job(URL));
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    let current = row(URL, [None, None]);
+    let RowPlan::Write(update, _) = settlement.plan(RowState::Current(&current)) else {
+        panic!("no write")
+    };
+    let texts = vec![FillText::of(Some("A cup")), FillText::of(Some("A red cup"))];
+    let LedgerChange::Put(entry) = update.ledger(&StoredRow { texts, url: None }) else {
+        panic!("no entry")
+    };
+    let mut models: Vec<String> =
+        entry.outputs.values().map(|output| output["model"].to_string()).collect();
+    models.sort();
+    assert_eq!(models, ["\"large@0123456789ab\"", "\"model@digest\""]);
+    assert_eq!(entry.model, "digest", "the model that was asked");
+}
+
+#[test]
+fn a_draft_is_not_written() {
+    let mut answer = done(&[Ok("A cup"), Ok("A red cup")]);
+    let CaptionOutcome::Done { outputs, .. } = &mut answer else { panic!("not done") };
+    let CaptionOutput::Written(second) = &mut outputs[1] else { panic!("not written") };
+    second.draft = true;
+    let (table, job) = (table(), job(URL));
+    let current = row(URL, [None, None]);
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    let RowPlan::Write(update, RowOutcome::Failed { failure, .. }) =
+        settlement.plan(RowState::Current(&current))
+    else {
+        panic!("no write, or no failure")
+    };
+    assert_eq!(failure.code, "needs_review");
+    assert_eq!(failure.class, FailureClass::Uncertain);
+    assert_eq!(update.texts, [(0, "A cup")]);
 }
 
 #[test]

@@ -12,7 +12,7 @@ pub use crate::engine_action::{
     EngineAction, EngineHang, EnginePid, EngineStart, EngineTrouble, HandoverEvent,
 };
 use crate::watchdog::Watchdog;
-use pg_caption_wire::{EngineConfig, EngineControl, EngineReport, HostCooldown};
+use pg_caption_wire::{EngineConfig, EngineControl, EngineReport, HostCooldown, ModelUse};
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -34,6 +34,8 @@ const REPLACEMENTS: usize = 30;
 const REPLACEMENT_PERIOD: Duration = Duration::from_secs(60);
 /// How long an engine that has reported nothing may take to start, before it must answer pings.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Models whose use of daily limits is kept.
+const MODELS_IN_USE: usize = 8;
 /// Reports of cooldowns that one engine may pass on; each is sent to another engine's input.
 const COOLING_REPORTS: u32 = 8;
 /// Pause before an engine that asked for a successor gets another one, after one that failed.
@@ -120,6 +122,8 @@ pub struct EngineHandover {
     refused_config: Option<EngineConfig>,
     /// When an engine that asked for a successor may get one.
     successor_at: Option<Instant>,
+    /// What engines used of the daily limits of their models, the last model last.
+    used: Vec<ModelUse>,
     refused: Option<(PathBuf, String)>,
     reloads: u64,
     announced: Option<(Option<EnginePid>, Option<EngineTrouble>)>,
@@ -138,6 +142,7 @@ impl EngineHandover {
             not_before: None,
             refused_config: None,
             successor_at: None,
+            used: Vec::new(),
             refused: None,
             reloads: reloads + 1,
             announced: None,
@@ -214,6 +219,8 @@ impl EngineHandover {
         if role == Role::Serving {
             self.announce(Some(pid), None);
         }
+        let used = self.used.iter().cloned().map(EngineControl::Used);
+        self.actions.extend(used.map(|used| EngineAction::Send(pid, used)));
     }
 
     /// The engine could not be started.
@@ -242,6 +249,7 @@ impl EngineHandover {
                 }
             }
             EngineReport::Cooling { hosts } => self.pass_on(at, hosts),
+            EngineReport::Used(used) => self.note_use(pid, used),
             EngineReport::Outdated => {
                 if !std::mem::replace(&mut self.engines[at].outdated, true) {
                     self.log(HandoverEvent::Outdated(pid));
@@ -426,6 +434,24 @@ impl EngineHandover {
         self.actions.extend(serving.map(send));
     }
 
+    /// Keeps what an engine used, for the next one. An engine that leaves has used more meanwhile.
+    fn note_use(&mut self, from: EnginePid, used: ModelUse) {
+        let known = self.used.iter().position(|known| known.digest == used.digest);
+        if known.is_some_and(|known| !used.exceeds(&self.used[known])) {
+            return;
+        }
+        let replaced = known.or((self.used.len() >= MODELS_IN_USE).then_some(0));
+        if let Some(at) = replaced {
+            self.used.remove(at);
+        }
+        let others =
+            self.engines.iter().filter(|engine| engine.pid != from && !engine.is_leaving());
+        let send =
+            |engine: &Engine| EngineAction::Send(engine.pid, EngineControl::Used(used.clone()));
+        self.actions.extend(others.map(send));
+        self.used.push(used);
+    }
+
     /// The next engine starts without a pause, unless too many did.
     fn replace(&mut self, now: Instant) {
         self.replaced.retain(|at| *at + REPLACEMENT_PERIOD > now);
@@ -456,6 +482,10 @@ impl EngineHandover {
 }
 
 impl Engine {
+    fn is_leaving(&self) -> bool {
+        matches!(self.role, Role::Leaving { .. })
+    }
+
     /// Whether an unanswered ping means that it hangs.
     fn answers_pings(&self, now: Instant) -> bool {
         !self.killed && (self.reported || now.duration_since(self.started) >= START_TIMEOUT)

@@ -7,6 +7,7 @@ use pg_caption_supervisor::handover::{
 };
 use pg_caption_wire::{
     EngineConfig, EngineControl, EngineReport, Failure, FailureClass, HostCooldown, ModelStatus,
+    ModelUse,
 };
 use proptest::prelude::*;
 use std::collections::{BTreeSet, HashMap};
@@ -62,6 +63,7 @@ fn model(name: &str) -> ModelStatus {
         bytes: 0,
         min_confidence: None,
         local: None,
+        remote: None,
     }
 }
 
@@ -414,6 +416,45 @@ fn hanging_engine_is_killed_after_its_longest_fetch() {
     launcher.pass(due - launcher.now);
     assert_eq!(launcher.processes.keys().copied().collect::<Vec<_>>(), [2]);
     assert_eq!(launcher.log.last(), Some(&HandoverEvent::Hangs(1)));
+}
+
+#[test]
+fn the_use_of_a_model_outlives_its_engine() {
+    let mut launcher = Launcher::serving();
+    let used = |digest: &str, requests| ModelUse {
+        digest: digest.into(),
+        day: 9,
+        requests,
+        tokens: 10 * requests,
+    };
+    for requests in [3, 7, 5] {
+        launcher.report(1, EngineReport::Used(used("a", requests)));
+    }
+    launcher.report(1, EngineReport::Used(used("b", 1)));
+    let received = |launcher: &Launcher, engine| -> Vec<ModelUse> {
+        let of = launcher.sent.iter().filter(|(pid, _)| *pid == engine);
+        of.filter_map(|(_, control)| match control {
+            EngineControl::Used(used) => Some(used.clone()),
+            _ => None,
+        })
+        .collect()
+    };
+    assert_eq!(received(&launcher, 1), []);
+    launcher.die(1);
+    launcher.pass(Duration::from_secs(1));
+    launcher.load(2);
+    assert_eq!(received(&launcher, 2), [used("a", 7), used("b", 1)]);
+    // An engine that leaves has used more while its successor loaded.
+    launcher.reload(config("b"));
+    launcher.report(2, EngineReport::Used(used("a", 8)));
+    launcher.tend();
+    assert_eq!(received(&launcher, 3).last(), Some(&used("a", 8)));
+    for model in 0..100 {
+        launcher.report(2, EngineReport::Used(used(&model.to_string(), 1)));
+    }
+    launcher.load(3);
+    launcher.reload(config("c"));
+    assert!(received(&launcher, 4).len() <= 8, "a compromised engine fills no memory");
 }
 
 #[test]

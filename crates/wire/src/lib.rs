@@ -24,7 +24,7 @@ pub use settings::{
 };
 pub use status::{
     EngineControl, EngineReport, EngineStatus, GraphStatus, HostCooldown, HostStatus,
-    LocalModelStatus, ModelStatus,
+    LocalModelStatus, ModelStatus, ModelUse, RemoteModelStatus, RemoteUsage,
 };
 pub use url_text::{UrlMistake, is_blank, is_invisible, url_in};
 

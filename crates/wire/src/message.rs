@@ -200,6 +200,13 @@ pub struct WrittenCaption {
     /// 0..=1; `None`: the provider has none, and no threshold applies.
     #[serde(default)]
     pub confidence: Option<f32>,
+    /// The model's folder wants a review of captions without confidence: a watch does not write
+    /// it by itself.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub draft: bool,
+    /// The model that wrote it, if it is not the one of the answer: one of a cascade.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelRef>,
 }
 
 /// Why generation ended.

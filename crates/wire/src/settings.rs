@@ -30,7 +30,7 @@ macro_rules! for_each_setting {
                 cli("tiles", "WHEN", "[default: auto; all with --exact]"),
                 "Selects when a tiling model splits a picture into tiles.",
                 "auto: for detailed styles; one: never; all: always. Tiles multiply the cost.";
-            models_directory: path(""), sighup,
+            models_directory: path(""), sighup engine(models_directory: std::path::PathBuf),
                 "Sets the directory of the model folders.",
                 "Empty means the directory installed with the extension.";
             onnxruntime: path(""), sighup engine(onnxruntime: std::path::PathBuf),

@@ -15,6 +15,8 @@ pub enum EngineControl {
         /// The pauses that have not ended.
         hosts: Vec<HostCooldown>,
     },
+    /// What earlier engines used of a model's daily limits.
+    Used(ModelUse),
     /// A client waits for the engine: answer with [`EngineReport::Pong`].
     Ping {
         /// Returned in the answer.
@@ -44,6 +46,9 @@ pub enum EngineReport {
         /// The pauses that have not ended.
         hosts: Vec<HostCooldown>,
     },
+    /// What was used of the model's daily limits, earlier engines included. Sent every few seconds
+    /// while it changes, and before the engine exits.
+    Used(ModelUse),
     /// The first request was answered by more than the engine's own inability.
     Answered,
     /// Answer to [`EngineControl::Ping`].
@@ -54,6 +59,26 @@ pub enum EngineReport {
         /// 0: none is in progress.
         busy_ms: u64,
     },
+}
+
+/// What was used of a model's daily limits, as one engine passes it to the next.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelUse {
+    /// Digest of the model, [`ModelStatus::digest`].
+    pub digest: String,
+    /// Day since 1970-01-01 (UTC).
+    pub day: u32,
+    /// Requests of that day.
+    pub requests: u64,
+    /// Tokens of that day.
+    pub tokens: u64,
+}
+
+impl ModelUse {
+    /// Whether this says more than an earlier report about the same model.
+    pub fn exceeds(&self, other: &ModelUse) -> bool {
+        (self.day, self.requests, self.tokens) > (other.day, other.requests, other.tokens)
+    }
 }
 
 /// A host's pause, as one engine passes it to the next.
@@ -122,6 +147,9 @@ pub struct ModelStatus {
     /// Facts about graphs; only a model that runs in the engine has them.
     #[serde(flatten)]
     pub local: Option<LocalModelStatus>,
+    /// Facts about a server; only a model that runs elsewhere has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<RemoteModelStatus>,
 }
 
 impl ModelStatus {
@@ -145,6 +173,58 @@ pub struct LocalModelStatus {
     /// Unusable installed graphs that take precedence over those in use: file and reason, one each.
     #[serde(default)]
     pub skipped_graphs: Vec<String>,
+}
+
+/// What only a model on a server reports. It contains no key.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RemoteModelStatus {
+    /// The server, `host:port`.
+    pub server: String,
+    /// `openai` or `caption`.
+    pub protocol: String,
+    /// The model's name at the server.
+    pub model: Option<String>,
+    /// What the server does not accept, as learned from its refusals.
+    pub learned: Vec<String>,
+    /// Requests that may be in flight now.
+    pub ceiling: u32,
+    /// Requests in flight.
+    pub in_flight: u32,
+    /// Pictures and captions that wait for the server.
+    pub waiting: u32,
+    /// Milliseconds until the end of its pause, if it is paused.
+    pub paused_ms: Option<u64>,
+    /// The last failure that concerned all requests, if none was answered since.
+    pub trouble: Option<Failure>,
+    /// Day of the daily limits, since 1970-01-01 (UTC).
+    pub day: u32,
+    /// Requests used of that day.
+    pub day_requests: u64,
+    /// Tokens used of that day.
+    pub day_tokens: u64,
+    /// What was used since the engine started, of the last two days.
+    pub usage: Vec<RemoteUsage>,
+}
+
+/// What one style used in one day.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RemoteUsage {
+    /// Day since 1970-01-01 (UTC).
+    pub day: u32,
+    /// Name of the style.
+    pub style: String,
+    /// Requests, repeated ones included.
+    pub requests: u64,
+    /// Captions returned.
+    pub images: u64,
+    /// Tokens of requests, as the server counted them.
+    pub input_tokens: u64,
+    /// Tokens of answers, as the server counted them.
+    pub output_tokens: u64,
+    /// Requests without a caption.
+    pub failures: u64,
+    /// By the prices in `remote.json`.
+    pub cost: f64,
 }
 
 /// One graph of the model.

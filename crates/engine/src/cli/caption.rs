@@ -39,15 +39,14 @@ pub fn run(options: &CaptionArgs) -> Result<bool, String> {
         pixels_sha256: options.json,
         file_name: None,
     };
+    let model = match &options.model {
+        Some(dir) => locate::folder(dir)?,
+        None => locate::model()?,
+    };
     let mut config = EngineConfig {
-        model: match &options.model {
-            Some(dir) => locate::folder(dir)?,
-            None => locate::model()?,
-        },
-        onnxruntime: match &options.onnxruntime {
-            Some(path) => absolute(path)?,
-            None => locate::library()?,
-        },
+        onnxruntime: locate::library_for(&model, options.onnxruntime.as_deref())?,
+        models_directory: locate::directory_of(&model),
+        model,
         // The reference implementation follows the model's folder.
         tiles: if options.exact { TileMode::All } else { TileMode::Auto },
         ..EngineConfig::default()
@@ -132,10 +131,6 @@ fn generation(options: &CaptionArgs) -> Result<Option<Value>, String> {
         overrides.insert("do_sample".into(), false.into());
     }
     Ok((!overrides.is_empty()).then_some(Value::Object(overrides)))
-}
-
-fn absolute(path: &Path) -> Result<std::path::PathBuf, String> {
-    path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))
 }
 
 /// Schemes are case-insensitive, and copied URLs may have spaces around them.
@@ -273,6 +268,9 @@ fn as_json(
             add("prompt_ids", json!(c.prompt_ids));
             add("finish_reason", json!(c.finish.name()));
             add("confidence", json!(c.confidence));
+            if let Some(model) = &c.model {
+                add("model", json!(model));
+            }
             match c.caption {
                 Ok(caption) => {
                     add("caption", json!(caption));

@@ -15,12 +15,7 @@ pub fn model() -> Result<PathBuf, String> {
         .into_iter()
         .chain(installed)
         .chain(checkout().map(|root| root.join("models/default")));
-    first(
-        candidates,
-        |path| path.join("config.json").is_file(),
-        "no model was found",
-        "--model DIR",
-    )
+    first(candidates, pg_caption_models::is_model, "no model was found", "--model DIR")
 }
 
 /// The directory of model folders.
@@ -68,11 +63,30 @@ pub fn folder(model: &Path) -> Result<PathBuf, String> {
     Err(format!("no such model: {}; {installed}", model.display()))
 }
 
+/// The library that a model needs: the given one, else the installed one. A remote model needs
+/// none.
+///
+/// # Errors
+/// Where it was searched for.
+pub fn library_for(model: &Path, given: Option<&Path>) -> Result<PathBuf, String> {
+    match given {
+        Some(path) => path.canonicalize().map_err(|e| format!("{}: {e}", path.display())),
+        None if pg_caption_models::is_remote(model) => Ok(PathBuf::new()),
+        None => library(),
+    }
+}
+
+/// The directory that a model's folder is in. Who runs the command has chosen the folder, so this
+/// is the models directory under which it must be.
+pub fn directory_of(model: &Path) -> PathBuf {
+    model.parent().unwrap_or(model).into()
+}
+
 /// The ONNX Runtime library.
 ///
 /// # Errors
 /// Where it was searched for.
-pub fn library() -> Result<PathBuf, String> {
+fn library() -> Result<PathBuf, String> {
     let in_folder =
         |dir: PathBuf| library_in(&dir).unwrap_or_else(|| dir.join("libonnxruntime.so"));
     let folders = executables().into_iter().flat_map(|dir| [dir.clone(), dir.join("pg_caption")]);

@@ -243,7 +243,7 @@ impl PicturePipeline {
     /// # Errors
     /// A thread cannot be started.
     pub fn open(self: &Arc<Self>, provider: &Arc<dyn Provider>) -> io::Result<()> {
-        let terms = AnswerTerms::new(&provider.status(), &self.config);
+        let terms = AnswerTerms::new(&**provider, &self.config);
         self.terms.get_or_init(|| Arc::new(terms));
         let most_ahead = self.fetch_threads + self.decode_threads + provider.lookahead();
         self.files.share_first(most_ahead);

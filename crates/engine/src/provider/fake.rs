@@ -70,6 +70,7 @@ impl Provider for FakeProvider {
             bytes: 0,
             min_confidence: Some(0.5),
             local: None,
+            remote: None,
         }
     }
 

@@ -2,13 +2,16 @@
 //!
 //! The engine fetches and decodes pictures, enforces budgets, deadlines and fairness, and makes
 //! answers of raw captions (threshold, postprocessing). A [`Provider`] does the rest. Everything
-//! that depends on a kind of model is in a folder of its own: `local` runs ONNX graphs.
+//! that depends on a kind of model is in a folder of its own: `local` runs ONNX graphs, `remote`
+//! asks a model server, `cascade` has two of them. The content of the model's folder decides.
 //!
 //! One engine has one provider for its whole life; another model means another engine process. The
-//! decoded picture is borrowed, so a later cascade can prepare it for two providers.
+//! decoded picture is borrowed, so that a cascade can prepare it for two providers.
 
+pub mod cascade;
 pub mod local;
 pub mod readiness;
+pub mod remote;
 pub mod values;
 pub mod work;
 
@@ -17,8 +20,9 @@ pub mod fake;
 
 use crate::captions::CaptionTask;
 use crate::metrics::EngineMetrics;
+use pg_caption_models::WithoutConfidence;
 use pg_caption_pixels::RgbPicture;
-use pg_caption_wire::{EngineConfig, Failure, ModelStatus, OutputSpec};
+use pg_caption_wire::{EngineConfig, Failure, ModelStatus, ModelUse, OutputSpec};
 use std::any::Any;
 use std::io;
 use std::sync::Arc;
@@ -41,6 +45,19 @@ pub trait Provider: Any + Send + Sync {
 
     /// The views that these outputs need. Jobs share a picture only if their views are equal.
     fn views(&self, outputs: &[OutputSpec]) -> ViewSet;
+
+    /// What becomes of a caption for which this provider has no confidence.
+    fn without_confidence(&self) -> WithoutConfidence {
+        WithoutConfidence::Write
+    }
+
+    /// Why it answers no request now, if that is known before a picture is fetched.
+    fn refusal(&self) -> Option<Failure> {
+        None
+    }
+
+    /// Takes what earlier engines used of its daily limits.
+    fn restore_use(&self, _used: &ModelUse) {}
 
     /// Bytes that [`Provider::prepare`] allocates at most for a picture of this width and height,
     /// its result included.
@@ -86,3 +103,30 @@ pub trait ProviderHost: Send + Sync {
 pub type ProviderStart = Box<
     dyn FnOnce(&EngineConfig, Arc<EngineMetrics>, Arc<dyn ProviderHost>) -> io::Result<()> + Send,
 >;
+
+/// Starts the provider that the model's folder asks for. A [`ProviderStart`].
+///
+/// # Errors
+/// A thread cannot be started.
+pub fn start(
+    config: &EngineConfig,
+    metrics: Arc<EngineMetrics>,
+    host: Arc<dyn ProviderHost>,
+) -> io::Result<()> {
+    match pg_caption_models::is_cascade(&config.model) {
+        true => cascade::start(config, metrics, host),
+        false => start_plain(config, metrics, host),
+    }
+}
+
+/// As [`start`], for a folder that is no cascade.
+fn start_plain(
+    config: &EngineConfig,
+    metrics: Arc<EngineMetrics>,
+    host: Arc<dyn ProviderHost>,
+) -> io::Result<()> {
+    match pg_caption_models::is_remote(&config.model) {
+        true => remote::start(config, metrics, host),
+        false => local::start(config, metrics, host),
+    }
+}

@@ -1,6 +1,8 @@
 //! The values that pass through the provider seam. Knows neither jobs nor models.
 
-use pg_caption_wire::{EngineConfig, FinishReason, ModelRef, ModelStatus};
+use super::Provider;
+use pg_caption_models::WithoutConfidence;
+use pg_caption_wire::{EngineConfig, FinishReason, ModelRef};
 use std::any::Any;
 use std::sync::Arc;
 
@@ -70,14 +72,18 @@ pub struct AnswerTerms {
     pub model: ModelRef,
     /// Threshold of requests without their own: the setting, else the model's.
     pub min_confidence: Option<f32>,
+    /// What becomes of captions without confidence.
+    pub without_confidence: WithoutConfidence,
 }
 
 impl AnswerTerms {
-    /// The terms of a model under a configuration.
-    pub fn new(status: &ModelStatus, config: &EngineConfig) -> AnswerTerms {
+    /// The terms of a provider under a configuration.
+    pub fn new(provider: &dyn Provider, config: &EngineConfig) -> AnswerTerms {
+        let status = provider.status();
         AnswerTerms {
-            model: ModelRef { name: status.name.clone(), digest: status.digest.clone() },
             min_confidence: config.min_confidence.or(status.min_confidence),
+            model: ModelRef { name: status.name, digest: status.digest },
+            without_confidence: provider.without_confidence(),
         }
     }
 }

@@ -385,6 +385,8 @@ fn outcome(answer: JobAnswer) -> CaptionOutcome {
                         finish: captioned.finish,
                         tokens: captioned.tokens,
                         confidence: captioned.confidence,
+                        draft: captioned.draft,
+                        model: captioned.model,
                     }),
                 },
             });

@@ -18,7 +18,7 @@ use crate::confine::confine;
 use crate::engine::{Engine, EngineOptions};
 use crate::headers_file;
 use crate::provider::readiness::ProviderState;
-use crate::provider::{ProviderStart, local};
+use crate::provider::{self, ProviderStart};
 use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
 use acceptor::ClientAcceptor;
@@ -27,7 +27,10 @@ use pg_caption_wire::{EngineConfig, EngineControl, EngineReport, Failure};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{self, BufRead};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+/// How often the use of daily limits is reported: what a killed engine may forget.
+const USE_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Exits immediately with status 0. `_exit`, because destructors of ONNX Runtime must not run while
 /// its threads do, and a crash at exit would count as a crash of PostgreSQL where the postmaster is
@@ -79,7 +82,7 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
                 Ok(())
             })
         }
-        _ => Box::new(local::start),
+        _ => Box::new(provider::start),
     };
     let engine = Engine::start(EngineOptions { config, headers, confinement, hook, provider })?;
     engine.when_broken(|failure| exit_broken(failure));
@@ -98,6 +101,7 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
                     control.drain();
                 }
                 Ok(Ok(EngineControl::Cooling { hosts })) => known.pipeline().restore(&hosts),
+                Ok(Ok(EngineControl::Used(used))) => known.restore_use(used),
                 Ok(Ok(EngineControl::Ping { number })) => {
                     let busy = known.metrics().steps.longest(Instant::now());
                     let busy_ms = busy.as_millis() as u64;
@@ -121,7 +125,11 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
                     model.skipped_graphs().join("; ")
                 ));
             }
+            let is_remote = model.remote.is_some();
             launcher.report(&EngineReport::Ready { model });
+            if is_remote {
+                report_use(&known, &launcher);
+            }
         }
         ProviderState::Failed(failure) => {
             crate::log::line(format_args!(
@@ -141,7 +149,26 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
     acceptor.run();
     // Again: requests in flight may have met further hosts with a cooldown.
     status.report(&EngineReport::Cooling { hosts: engine.pipeline().cooldowns() });
+    if let Some(used) = engine.model_use() {
+        status.report(&EngineReport::Used(used));
+    }
     exit()
+}
+
+/// Reports what is used of the model's daily limits, so that they survive this process. Never
+/// returns. An idle engine wakes up every few seconds for it, with a remote model only.
+fn report_use(engine: &Engine, launcher: &StatusPipe) {
+    let mut reported = engine.model_use();
+    loop {
+        std::thread::sleep(USE_INTERVAL);
+        let used = engine.model_use();
+        if used != reported
+            && let Some(used) = &used
+        {
+            launcher.report(&EngineReport::Used(used.clone()));
+        }
+        reported = used;
+    }
 }
 
 fn configuration() -> io::Result<EngineConfig> {

@@ -219,6 +219,8 @@ impl Engine {
                 finish: FinishReason::Stop,
                 tokens: 1,
                 confidence: Some(1.0),
+                draft: false,
+                model: None,
             })
         };
         let outputs = asked

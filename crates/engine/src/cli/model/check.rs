@@ -31,10 +31,8 @@ pub fn run(options: &CheckArgs) -> Result<bool, String> {
     let own = pg_caption_models::styles_of(&folder).map_err(|e| e.to_string())?;
     let mut config = EngineConfig {
         model: folder.clone(),
-        onnxruntime: match &options.onnxruntime {
-            Some(path) => path.canonicalize().map_err(|e| format!("{}: {e}", path.display()))?,
-            None => locate::library()?,
-        },
+        models_directory: locate::directory_of(&folder),
+        onnxruntime: locate::library_for(&folder, options.onnxruntime.as_deref())?,
         // Captions of the drawing are shown regardless of their confidence.
         min_confidence: Some(0.0),
         ..EngineConfig::default()
@@ -175,6 +173,7 @@ fn report(
         "digest": status.digest,
         "bytes": status.bytes,
         "graphs": graphs,
+        "remote": status.remote,
         "width": width,
         "height": height,
         "batch_invariant": local.map(|local| local.batch_invariant),
@@ -222,24 +221,10 @@ fn show(report: &Value) {
     for file in report["skipped_graphs"].as_array().into_iter().flatten() {
         println!("  skipped, unusable: {}", file.as_str().unwrap_or_default());
     }
-    println!(
-        "  input {} x {} pixels, {} pictures in a batch; loaded in {:.1} s, {} of memory",
-        report["width"],
-        report["height"],
-        report["suggested_batch"],
-        report["load_seconds"].as_f64().unwrap_or_default(),
-        size(number(&report["memory"]))
-    );
-    println!(
-        "  {}",
-        match report["batch_invariant"] == true {
-            true => "the same picture always gets the same caption",
-            false => {
-                "a caption may depend on the other pictures of its batch: a graph quantises with \
-                 one scale for all of them (DynamicQuantizeLinear)"
-            }
-        }
-    );
+    match report["remote"].is_null() {
+        true => show_local(report),
+        false => show_remote(&report["remote"]),
+    }
     if let Some(confidence) = report["min_confidence"].as_f64() {
         println!("  minimum confidence {confidence:.2}");
     }
@@ -255,5 +240,34 @@ fn show(report: &Value) {
                 println!("    {style}: none ({})", caption["error"].as_str().unwrap_or_default());
             }
         }
+    }
+}
+
+fn show_local(report: &Value) {
+    println!(
+        "  input {} x {} pixels, {} pictures in a batch; loaded in {:.1} s, {} of memory",
+        report["width"],
+        report["height"],
+        report["suggested_batch"],
+        report["load_seconds"].as_f64().unwrap_or_default(),
+        size(report["memory"].as_u64().unwrap_or_default())
+    );
+    println!(
+        "  {}",
+        match report["batch_invariant"] == true {
+            true => "the same picture always gets the same caption",
+            false => {
+                "a caption may depend on the other pictures of its batch: a graph quantises with \
+                 one scale for all of them (DynamicQuantizeLinear)"
+            }
+        }
+    );
+}
+
+fn show_remote(remote: &Value) {
+    let text = |key: &str| remote[key].as_str().unwrap_or_default();
+    println!("  asks {} ({}) for captions of {}", text("server"), text("protocol"), text("model"));
+    for lesson in remote["learned"].as_array().into_iter().flatten() {
+        println!("  learned: {}", lesson.as_str().unwrap_or_default());
     }
 }

@@ -1,6 +1,7 @@
 //! `pg_caption_engine model`: download, list and check models. For administrators; the confined
 //! server never runs it.
 
+mod agree;
 mod check;
 mod list;
 mod pull;
@@ -18,6 +19,8 @@ pub enum ModelCommand {
     List(ListArgs),
     /// Load a model, caption a built-in picture, and describe the model
     Check(CheckArgs),
+    /// Caption files with two models; show what each threshold of a cascade would mean
+    Agree(AgreeArgs),
 }
 
 /// Options of `pull`.
@@ -80,6 +83,29 @@ pub struct CheckArgs {
     json: bool,
 }
 
+/// Options of `agree`.
+#[derive(Debug, Args)]
+pub struct AgreeArgs {
+    /// Folder or name of the first model
+    #[arg(value_name = "FIRST")]
+    first: PathBuf,
+    /// Folder or name of the second model
+    #[arg(value_name = "THEN")]
+    then: PathBuf,
+    /// Pictures
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// A built-in style
+    #[arg(long, value_name = "STYLE", default_value = "concise")]
+    style: String,
+    /// ONNX Runtime library [default: $PG_CAPTION_ONNXRUNTIME, or the one installed with the
+    /// program]
+    #[arg(long, value_name = "PATH")]
+    onnxruntime: Option<PathBuf>,
+    #[command(flatten)]
+    settings: SettingArgs<LoadSettings>,
+}
+
 /// Runs it. Returns whether the models are usable.
 ///
 /// # Errors
@@ -89,6 +115,7 @@ pub fn run(command: &ModelCommand) -> Result<bool, String> {
         ModelCommand::Pull(options) => pull::run(options),
         ModelCommand::List(options) => list::run(options),
         ModelCommand::Check(options) => check::run(options),
+        ModelCommand::Agree(options) => agree::run(options),
     }
 }
 

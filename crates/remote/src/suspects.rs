@@ -1,0 +1,104 @@
+//! Pictures for which a server failed while it served others. As with pictures that kill engines,
+//! a suspect is tried alone, and only a failure of such a trial is held against it.
+
+use std::collections::{HashMap, VecDeque};
+
+/// Pictures remembered.
+const MOST_REMEMBERED: usize = 1024;
+/// Failures among served pictures that make a suspect.
+const SUSPICIONS: u32 = 2;
+
+/// The pictures that a server failed for.
+#[derive(Debug, Default)]
+pub struct SuspectPictures {
+    /// Answers about other pictures so far.
+    served: u64,
+    failed: HashMap<String, Suspicion>,
+    order: VecDeque<String>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Suspicion {
+    failures: u32,
+    /// [`SuspectPictures::served`] at the last failure that counted.
+    served: u64,
+}
+
+impl SuspectPictures {
+    /// The server answered for this picture.
+    pub fn served(&mut self, picture: &str) {
+        self.served += 1;
+        self.failed.remove(picture);
+    }
+
+    /// Whether the picture is to be sent while no other one is.
+    pub fn is_suspect(&self, picture: &str) -> bool {
+        self.failed.get(picture).is_some_and(|known| known.failures >= SUSPICIONS)
+    }
+
+    /// The server failed for this picture, which was sent `alone` or among others. Returns whether
+    /// the picture is the cause.
+    pub fn failed(&mut self, picture: &str, alone: bool) -> bool {
+        let served = self.served;
+        match self.failed.get_mut(picture) {
+            Some(known) if known.served < served => {
+                known.served = served;
+                if known.failures >= SUSPICIONS {
+                    return alone;
+                }
+                known.failures += 1;
+                false
+            }
+            // The server has served nothing since: it fails for all pictures.
+            Some(_) => false,
+            None => {
+                if self.order.len() >= MOST_REMEMBERED
+                    && let Some(oldest) = self.order.pop_front()
+                {
+                    self.failed.remove(&oldest);
+                }
+                self.order.push_back(picture.into());
+                self.failed.insert(picture.into(), Suspicion { failures: 1, served });
+                false
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_suspect_is_blamed_for_a_lone_failure_only() {
+        let mut pictures = SuspectPictures::default();
+        for _ in 0..3 {
+            assert!(!pictures.failed("bad", false));
+            pictures.served("good");
+        }
+        assert!(pictures.is_suspect("bad") && !pictures.is_suspect("good"));
+        assert!(!pictures.failed("bad", false), "others were in flight, too");
+        pictures.served("good");
+        assert!(pictures.failed("bad", true));
+        pictures.served("bad");
+        assert!(!pictures.is_suspect("bad"), "it was served after all");
+    }
+
+    #[test]
+    fn a_server_that_serves_nothing_blames_no_picture() {
+        let mut pictures = SuspectPictures::default();
+        assert!((0..10).all(|_| !pictures.failed("a", true) && !pictures.failed("b", true)));
+        assert!(!pictures.is_suspect("a"));
+    }
+
+    #[test]
+    fn memory_of_suspects_is_bounded() {
+        let mut pictures = SuspectPictures::default();
+        for n in 0..3 * MOST_REMEMBERED {
+            pictures.failed(&n.to_string(), false);
+            pictures.served("good");
+        }
+        assert!(pictures.failed.len() <= MOST_REMEMBERED);
+        assert!(pictures.order.len() <= MOST_REMEMBERED);
+    }
+}
