@@ -146,14 +146,7 @@ impl Engine {
     /// What was used of the model's daily limits; `None`: it has none.
     pub fn model_use(&self) -> Option<ModelUse> {
         let ProviderState::Ready(provider) = self.readiness.now() else { return None };
-        let status = provider.status();
-        let remote = status.remote?;
-        Some(ModelUse {
-            digest: status.digest,
-            day: remote.day,
-            requests: remote.day_requests,
-            tokens: remote.day_tokens,
-        })
+        provider.model_use()
     }
 
     /// The stages before the provider.

@@ -420,13 +420,13 @@ fn all(client: &mut Client, numbers: std::ops::Range<usize>, mut seen: impl FnMu
     let (mut open, mut answered) = (0, 0);
     while answered < numbers.len() {
         while open < WINDOW && next < numbers.end {
-            let request = asking(next as u64, &format!("picture {next}"));
+            let request = asking(next as u64, &format!("cup {next}"));
             client.send(&ClientMessage::Request(request), &picture(next));
             (open, next) = (open + 1, next + 1);
         }
         let reply = client.reply();
         let caption = written(reply.outcome).caption;
-        assert_eq!(caption, format!("The picture {}", reply.id));
+        assert_eq!(caption, format!("A cup {}", reply.id));
         (open, answered) = (open - 1, answered + 1);
         seen(answered);
     }
@@ -436,7 +436,7 @@ fn all(client: &mut Client, numbers: std::ops::Range<usize>, mut seen: impl FnMu
 fn a_dying_server_costs_no_caption() {
     let server = ScriptedServer::start(|request| {
         std::thread::sleep(Duration::from_millis(3));
-        ScriptedAnswer::text(&format!("The {}", request.instruction()), Some(0.9))
+        ScriptedAnswer::text(&format!("A {}", request.instruction()), Some(0.9))
     });
     let models = Models::new(&remote(&server, json!({})));
     let engine = models.engine();
@@ -459,7 +459,7 @@ fn a_dying_server_costs_no_caption() {
 fn the_concurrency_of_the_folder_is_kept() {
     let server = ScriptedServer::start(|request| {
         std::thread::sleep(Duration::from_millis(2));
-        ScriptedAnswer::text(&format!("The {}", request.instruction()), Some(0.9))
+        ScriptedAnswer::text(&format!("A {}", request.instruction()), Some(0.9))
     });
     let models = Models::new(&remote(&server, json!({ "concurrency": 3 })));
     let engine = models.engine();

@@ -77,8 +77,8 @@ fn chat(value: &Value) -> AnswerContent {
             || !text_of("reasoning_content").is_empty()
             || finish == Some("length");
         return match finish {
-            Some("stop" | "length" | "eos") => AnswerContent::Empty { thought, tokens },
-            _ if thought => AnswerContent::Empty { thought, tokens },
+            Some("stop" | "length" | "eos") => AnswerContent::Empty { tokens },
+            _ if thought => AnswerContent::Empty { tokens },
             _ => AnswerContent::Aborted,
         };
     }
@@ -131,7 +131,7 @@ fn confidence(logprobs: &Value) -> Option<f32> {
 fn caption(value: &Value, fields: &CaptionFields) -> AnswerContent {
     let tokens = token_use(&value["usage"]);
     match field(value, &fields.caption).and_then(Value::as_str) {
-        Some(text) if text.trim().is_empty() => AnswerContent::Empty { thought: false, tokens },
+        Some(text) if text.trim().is_empty() => AnswerContent::Empty { tokens },
         Some(text) => {
             let confidence = field(value, &fields.confidence).and_then(Value::as_f64);
             AnswerContent::Caption(RemoteCaption {
@@ -206,15 +206,12 @@ mod tests {
                 r#"{{"choices": [{{"message": {message}, "finish_reason": {finish}}}]}}"#
             ))
         };
-        let is_empty = |answer: &AnswerContent, thinking: bool| match answer {
-            AnswerContent::Empty { thought, .. } => *thought == thinking,
-            _ => false,
-        };
-        assert!(is_empty(&of(r#"{"content": "", "reasoning": "hm"}"#, "\"stop\""), true));
-        assert!(is_empty(&of(r#"{"content": null, "reasoning_content": "hm"}"#, "null"), true));
-        assert!(is_empty(&of(r#"{"content": null}"#, "\"length\""), true));
-        assert!(is_empty(&of(r#"{"content": "<think>hm"}"#, "\"length\""), true));
-        assert!(is_empty(&of(r#"{"content": " "}"#, "\"stop\""), false));
+        let is_empty = |answer: AnswerContent| matches!(answer, AnswerContent::Empty { .. });
+        assert!(is_empty(of(r#"{"content": "", "reasoning": "hm"}"#, "\"stop\"")));
+        assert!(is_empty(of(r#"{"content": null, "reasoning_content": "hm"}"#, "null")));
+        assert!(is_empty(of(r#"{"content": null}"#, "\"length\"")));
+        assert!(is_empty(of(r#"{"content": "<think>hm"}"#, "\"length\"")));
+        assert!(is_empty(of(r#"{"content": " "}"#, "\"stop\"")));
         assert_eq!(of(r#"{"content": ""}"#, "null"), AnswerContent::Aborted);
         assert_eq!(of(r#"{"content": "half a"}"#, "\"abort\""), AnswerContent::Aborted);
         let filtered = AnswerContent::Filtered;

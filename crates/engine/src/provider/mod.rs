@@ -56,6 +56,11 @@ pub trait Provider: Any + Send + Sync {
         None
     }
 
+    /// What was used of its daily limits; `None`: it has none.
+    fn model_use(&self) -> Option<ModelUse> {
+        None
+    }
+
     /// Takes what earlier engines used of its daily limits.
     fn restore_use(&self, _used: &ModelUse) {}
 

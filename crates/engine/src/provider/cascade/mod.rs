@@ -122,6 +122,10 @@ impl Provider for CascadeProvider {
         })
     }
 
+    fn model_use(&self) -> Option<ModelUse> {
+        self.0.second.provider.model_use().or_else(|| self.0.first.provider.model_use())
+    }
+
     fn restore_use(&self, used: &ModelUse) {
         self.0.first.provider.restore_use(used);
         self.0.second.provider.restore_use(used);

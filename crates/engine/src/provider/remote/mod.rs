@@ -78,6 +78,11 @@ impl Provider for RemoteProvider {
         Some(self.0.failure(&fault))
     }
 
+    fn model_use(&self) -> Option<ModelUse> {
+        let (day, requests, tokens) = self.0.line.lock().budget.used();
+        Some(ModelUse { digest: self.0.settings.digest(), day, requests, tokens })
+    }
+
     fn restore_use(&self, used: &ModelUse) {
         if used.digest == self.0.settings.digest() {
             self.0.line.lock().budget.restore(used.day, used.requests, used.tokens);
