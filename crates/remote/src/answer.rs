@@ -27,9 +27,8 @@ pub struct RemoteCaption {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum AnswerContent {
     Caption(RemoteCaption),
-    /// No text. `thought`: the model used its tokens for thinking.
+    /// No text: the model may have used its tokens for thinking.
     Empty {
-        thought: bool,
         tokens: TokenUse,
     },
     /// The server refused to describe the picture.
