@@ -13,15 +13,15 @@ use std::ptr::null_mut;
 /// The value of a condition with which evaluation goes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GuardTest {
-    IsTrue,
-    IsNotTrue,
-    IsNotFalse,
-    IsNull,
+    True,
+    NotTrue,
+    NotFalse,
+    Null,
 }
 
 impl GuardTest {
     const ALL: [GuardTest; 4] =
-        [GuardTest::IsTrue, GuardTest::IsNotTrue, GuardTest::IsNotFalse, GuardTest::IsNull];
+        [GuardTest::True, GuardTest::NotTrue, GuardTest::NotFalse, GuardTest::Null];
 
     /// Its number in a plan.
     pub fn number(self) -> i32 {
@@ -37,10 +37,10 @@ impl GuardTest {
     pub fn passes(self, value: Option<pg_sys::Datum>) -> bool {
         let is_true = value.map(|value| value.value() as u8 != 0);
         match self {
-            GuardTest::IsTrue => is_true == Some(true),
-            GuardTest::IsNotTrue => is_true != Some(true),
-            GuardTest::IsNotFalse => is_true != Some(false),
-            GuardTest::IsNull => value.is_none(),
+            GuardTest::True => is_true == Some(true),
+            GuardTest::NotTrue => is_true != Some(true),
+            GuardTest::NotFalse => is_true != Some(false),
+            GuardTest::Null => value.is_none(),
         }
     }
 }
@@ -106,13 +106,13 @@ impl CallFinder {
                 NodeTag::T_CaseExpr => self.case(&*node.cast()),
                 NodeTag::T_CoalesceExpr => {
                     let arguments = (*node.cast::<pg_sys::CoalesceExpr>()).args;
-                    self.in_turn(arguments, GuardTest::IsNull)
+                    self.in_turn(arguments, GuardTest::Null)
                 }
                 NodeTag::T_BoolExpr => {
                     let expression = &*node.cast::<pg_sys::BoolExpr>();
                     let test = match expression.boolop {
-                        pg_sys::BoolExprType::AND_EXPR => GuardTest::IsNotFalse,
-                        pg_sys::BoolExprType::OR_EXPR => GuardTest::IsNotTrue,
+                        pg_sys::BoolExprType::AND_EXPR => GuardTest::NotFalse,
+                        pg_sys::BoolExprType::OR_EXPR => GuardTest::NotTrue,
                         _ => return self.all(expression.args),
                     };
                     self.in_turn(expression.args, test)
@@ -206,10 +206,10 @@ impl CallFinder {
                 }
                 let condition = when_condition(case, when);
                 check_argument(condition)?;
-                self.guards.push(CallGuard { condition, test: GuardTest::IsTrue });
+                self.guards.push(CallGuard { condition, test: GuardTest::True });
                 self.visit((*when).result.cast())?;
                 self.guards.pop();
-                self.guards.push(CallGuard { condition, test: GuardTest::IsNotTrue });
+                self.guards.push(CallGuard { condition, test: GuardTest::NotTrue });
             }
             if is_known {
                 self.visit(case.defresult.cast())?;
