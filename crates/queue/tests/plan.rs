@@ -172,7 +172,7 @@ fn a_draft_is_not_written() {
     };
     assert_eq!(failure.code, "needs_review");
     assert_eq!(failure.class, FailureClass::Uncertain);
-    assert_eq!(update.texts, [(0, "A cup")]);
+    assert_eq!(update.texts, [(0, "A cup".to_string())]);
 }
 
 #[test]

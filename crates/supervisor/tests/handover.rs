@@ -206,7 +206,7 @@ impl Launcher {
             )
         } else {
             process.state = State::Ready;
-            EngineReport::Ready { model: model(&name) }
+            EngineReport::Ready { model: Box::new(model(&name)) }
         };
         self.handover.reported(pid, report, self.now);
         self.tend();
@@ -639,9 +639,9 @@ fn repeated_reports_are_neither_logged_nor_passed_on() {
     launcher.load(2);
     let (log, changes, sent) = (launcher.log.len(), launcher.changes, launcher.sent.len());
     for _ in 0..1000 {
-        launcher.report(1, EngineReport::Ready { model: model("a") });
+        launcher.report(1, EngineReport::Ready { model: Box::new(model("a")) });
         launcher.report(1, EngineReport::Cooling { hosts: vec![host("x")] });
-        launcher.report(2, EngineReport::Ready { model: model("b") });
+        launcher.report(2, EngineReport::Ready { model: Box::new(model("b")) });
         launcher.act();
     }
     assert_eq!((launcher.log.len(), launcher.changes), (log, changes));

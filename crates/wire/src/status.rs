@@ -33,7 +33,7 @@ pub enum EngineReport {
     /// The model answers.
     Ready {
         /// The model.
-        model: ModelStatus,
+        model: Box<ModelStatus>,
     },
     /// The model cannot be used; requests are answered with this failure (class `Engine`).
     Failed(Failure),

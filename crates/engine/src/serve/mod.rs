@@ -126,7 +126,7 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
                 ));
             }
             let is_remote = model.remote.is_some();
-            launcher.report(&EngineReport::Ready { model });
+            launcher.report(&EngineReport::Ready { model: Box::new(model) });
             if is_remote {
                 report_use(&known, &launcher);
             }
