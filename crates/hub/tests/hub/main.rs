@@ -111,7 +111,7 @@ fn only_needed_files_are_downloaded() {
         assert!(std::fs::read(done.folder.join(file)).unwrap() == hub.file(file), "{file}");
     }
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no other files remain");
-    assert_eq!(InstalledModel::at(&done.folder).problem, None);
+    assert_eq!(InstalledModel::at(&done.folder, dir.path()).problem, None);
 }
 
 /// A graph (ONNX protobuf: model.graph.initializer.external_data) with its weights in these files.
