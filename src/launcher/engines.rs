@@ -101,7 +101,7 @@ impl Engines {
                 }
             }
         }
-        self.handover.kill_hanging(now);
+        self.handover.kill_hanging(config, now);
         if shared::is_doubted(EngineDoubt::Silent) {
             self.handover.doubt();
         }

@@ -40,13 +40,15 @@ pub enum EngineAction {
     Log(HandoverEvent),
 }
 
-/// How an engine hangs while clients wait for it.
+/// How an engine hangs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineHang {
     /// It has not answered for so long.
     Silent(Duration),
     /// One decoding step or model call has lasted so long.
     Step(Duration),
+    /// Its model has been loading for so long.
+    Load(Duration),
 }
 
 /// Why no engine answers.
@@ -89,7 +91,9 @@ pub enum HandoverEvent {
     Outdated(EnginePid),
     /// An engine did not leave in time.
     Hangs(EnginePid),
-    /// An engine hangs while clients wait for it.
+    /// A successor loads a model that the settings no longer name.
+    Superseded(EnginePid),
+    /// An engine hangs.
     Frozen(EnginePid, EngineHang),
 }
 
@@ -118,6 +122,13 @@ impl fmt::Display for HandoverEvent {
             }
             HandoverEvent::Hangs(pid) => {
                 write!(f, "engine {pid} was asked to leave and did not; killing it")
+            }
+            HandoverEvent::Superseded(pid) => {
+                write!(f, "engine {pid} loads with settings that have changed since; killing it")
+            }
+            HandoverEvent::Frozen(pid, EngineHang::Load(time)) => {
+                let seconds = time.as_secs();
+                write!(f, "engine {pid} has been loading its model for {seconds} s; killing it")
             }
             HandoverEvent::Frozen(pid, EngineHang::Silent(time)) => {
                 let seconds = time.as_secs();

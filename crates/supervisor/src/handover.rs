@@ -34,6 +34,9 @@ const REPLACEMENTS: usize = 30;
 const REPLACEMENT_PERIOD: Duration = Duration::from_secs(60);
 /// How long an engine that has reported nothing may take to start, before it must answer pings.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long a model may load, its first answer included. Reading 20 GB from a slow disk takes six
+/// minutes; a graph that never ends would load for ever.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(900);
 /// Models whose use of daily limits is kept.
 const MODELS_IN_USE: usize = 8;
 /// Reports of cooldowns that one engine may pass on; each is sent to another engine's input.
@@ -179,8 +182,9 @@ impl EngineHandover {
     /// When the next action is due without a message or exit of an engine.
     pub fn next_due(&self, config: &EngineConfig, now: Instant) -> Option<Instant> {
         let hangs = self.engines.iter().filter_map(Engine::hangs_at).min();
+        let loads = self.engines.iter().filter_map(Engine::load_ends_at).min();
         let watch = self.watchdog.next_due(now);
-        [self.start_at(config, now), hangs, watch].into_iter().flatten().min()
+        [self.start_at(config, now), hangs, loads, watch].into_iter().flatten().min()
     }
 
     /// When an engine is to be started.
@@ -331,8 +335,9 @@ impl EngineHandover {
         }
     }
 
-    /// Kills engines that were asked to leave and hang.
-    pub fn kill_hanging(&mut self, now: Instant) {
+    /// Kills engines that were asked to leave and hang, and those whose model does not load. A
+    /// successor for another configuration than `config` stops loading, however far it is.
+    pub fn kill_hanging(&mut self, config: &EngineConfig, now: Instant) {
         for engine in &mut self.engines {
             if engine.hangs_at().is_some_and(|at| at <= now) {
                 // Another time only if this one has no effect.
@@ -341,6 +346,36 @@ impl EngineHandover {
                 self.actions.extend([EngineAction::Log(event), EngineAction::Kill(engine.pid)]);
             }
         }
+        for at in 0..self.engines.len() {
+            let engine = &self.engines[at];
+            if engine.load_ends_at().is_none() {
+                continue;
+            }
+            let is_successor = engine.role == Role::Successor;
+            if is_successor && !is_same(&engine.config, config) {
+                self.stop_loading(at, HandoverEvent::Superseded(engine.pid), now);
+            } else if engine.load_ends_at().is_some_and(|at| at <= now) {
+                let hang = EngineHang::Load(now - engine.started);
+                let (pid, config) = (engine.pid, engine.config.clone());
+                if is_successor {
+                    let minutes = LOAD_TIMEOUT.as_secs() / 60;
+                    self.refuse(config, format!("It did not load within {minutes} minutes."), now);
+                }
+                self.stop_loading(at, HandoverEvent::Frozen(pid, hang), now);
+            }
+        }
+    }
+
+    fn stop_loading(&mut self, at: usize, event: HandoverEvent, now: Instant) {
+        let engine = &mut self.engines[at];
+        engine.killed = true;
+        if engine.role == Role::Successor {
+            engine.role = Role::Leaving { since: now };
+        }
+        let pid = engine.pid;
+        self.watchdog.forget(pid);
+        self.log(event);
+        self.actions.push(EngineAction::Kill(pid));
     }
 
     /// A client waits for an engine longer than usual.
@@ -494,6 +529,12 @@ impl Engine {
     fn hangs_at(&self) -> Option<Instant> {
         let Role::Leaving { since } = self.role else { return None };
         Some(since + Duration::from_millis(self.config.fetch_timeout_ms) + LEAVE_TIMEOUT)
+    }
+
+    /// When its model has loaded for too long.
+    fn load_ends_at(&self) -> Option<Instant> {
+        let loads = self.model == ModelState::Loading && !self.is_leaving() && !self.killed;
+        loads.then(|| self.started + LOAD_TIMEOUT)
     }
 }
 

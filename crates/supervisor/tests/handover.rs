@@ -102,10 +102,10 @@ impl Launcher {
             let Some(start) = self.handover.wanted(&self.config, self.now) else { break };
             self.start(start);
         }
-        self.handover.kill_hanging(self.now);
+        self.handover.kill_hanging(&self.config, self.now);
         self.handover.watch(self.now);
         self.act();
-        self.handover.kill_hanging(self.now);
+        self.handover.kill_hanging(&self.config, self.now);
         self.handover.watch(self.now);
         assert_eq!(self.handover.actions(), [], "actions are repeated");
         std::mem::take(&mut self.killed).into_iter().for_each(|pid| self.end(pid));
@@ -159,9 +159,12 @@ impl Launcher {
         }
     }
 
-    /// Whether an engine is said to hang.
+    /// Whether the log says why an engine is killed.
     fn is_frozen(&self, pid: EnginePid) -> bool {
-        let of_pid = |e: &HandoverEvent| matches!(e, HandoverEvent::Frozen(of, _) if *of == pid);
+        let of_pid = |event: &HandoverEvent| match event {
+            HandoverEvent::Frozen(of, _) | HandoverEvent::Superseded(of) => *of == pid,
+            _ => false,
+        };
         self.log.iter().any(of_pid)
     }
 
@@ -629,6 +632,32 @@ fn pauses_grow_between_engines_without_answers() {
     assert_eq!(launcher.loading(), [5], "a first death");
     launcher.die(5);
     assert!(launcher.loading().is_empty());
+}
+
+// The graph of a model never ended: no other model could be chosen.
+#[test]
+fn another_choice_ends_a_load() {
+    let mut launcher = Launcher::serving();
+    launcher.reload(config("b"));
+    assert_eq!(launcher.loading(), [2]);
+    launcher.reload(config("c"));
+    launcher.pass(Duration::ZERO);
+    assert_eq!((launcher.ready(), launcher.loading()), (vec![1], vec![3]));
+    launcher.load(3);
+    assert_eq!(launcher.ready(), [3]);
+}
+
+#[test]
+fn a_model_that_never_loads_is_given_up() {
+    let mut launcher = Launcher::serving();
+    launcher.reload(config("b"));
+    launcher.pass(Duration::from_secs(900));
+    assert_eq!((launcher.ready(), launcher.loading()), (vec![1], vec![]));
+    let swap = launcher.handover.model_swap("b".into());
+    let (model, why) = swap.refused.expect("a reason");
+    assert_eq!((model, why), ("/models/b".into(), "It did not load within 15 minutes.".to_string()));
+    launcher.pass(Duration::from_secs(900));
+    assert!(launcher.loading().is_empty(), "only another reload tries it again");
 }
 
 // An engine that was taken over filled the server log with 76 MB in 20 seconds.
