@@ -655,7 +655,10 @@ fn a_model_that_never_loads_is_given_up() {
     assert_eq!((launcher.ready(), launcher.loading()), (vec![1], vec![]));
     let swap = launcher.handover.model_swap("b".into());
     let (model, why) = swap.refused.expect("a reason");
-    assert_eq!((model, why), ("/models/b".into(), "It did not load within 15 minutes.".to_string()));
+    assert_eq!(
+        (model, why),
+        ("/models/b".into(), "It did not load within 15 minutes.".to_string())
+    );
     launcher.pass(Duration::from_secs(900));
     assert!(launcher.loading().is_empty(), "only another reload tries it again");
 }
