@@ -10,7 +10,7 @@ use crate::shared::{self, EngineDoubt};
 use pg_caption_wire::frame::{self, FrameReader};
 use pg_caption_wire::{
     CaptionRequest, ClientMessage, ClientRole, EngineStatus, Failure, FailureClass, PROTOCOL,
-    ServerMessage,
+    ServerMessage, TOO_MANY_CONNECTIONS,
 };
 use std::cell::Cell;
 use std::io::{self, ErrorKind, Read, Write};
@@ -24,6 +24,9 @@ pub const SOCKET: &str = "pg_stat_tmp/pg_caption.sock";
 /// Pause between attempts to connect while no process listens or the backlog is full. No event
 /// announces a change.
 const CONNECT_PAUSE: Duration = Duration::from_millis(20);
+/// Pause between attempts to connect while all places are taken. Sessions that wait must not keep
+/// the engine busy with hellos.
+const PLACE_PAUSE: Duration = Duration::from_millis(250);
 /// How long an engine that owes an answer may be silent, before the launcher is asked to check it.
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long [`EngineClient::connect_now`] waits for the engine's hello, which is sent immediately.
@@ -64,18 +67,28 @@ pub struct EngineClient {
 }
 
 impl EngineClient {
-    /// Connects and exchanges hellos. Waits until `deadline` for a launcher or an engine that is
-    /// starting.
+    /// Connects and exchanges hellos. Waits until `deadline` for a launcher, for an engine that is
+    /// starting, and for a free place.
     ///
     /// # Errors
-    /// A failure of class `Engine`: no engine in time, or another protocol version.
+    /// A failure of class `Engine`: no engine or place in time, or another protocol version.
     pub fn connect(role: ClientRole, deadline: Instant) -> Result<EngineClient, Failure> {
+        let mut refusal = None;
         loop {
-            match Self::try_connect(role, deadline)? {
-                Some(client) => return Ok(client),
-                None if Instant::now() < deadline => wait(None, Some(CONNECT_PAUSE)),
-                None => return Err(engine_absent()),
+            let pause = match Self::try_connect(role, deadline) {
+                Ok(Some(client)) => return Ok(client),
+                Ok(None) => CONNECT_PAUSE,
+                Err(full) if full.code == TOO_MANY_CONNECTIONS => {
+                    refusal = Some(full);
+                    PLACE_PAUSE
+                }
+                // The engine may be too busy for its last hello.
+                Err(failure) => return Err(refusal.unwrap_or(failure)),
+            };
+            if Instant::now() >= deadline {
+                return Err(refusal.unwrap_or_else(engine_absent));
             }
+            wait(None, Some(pause));
         }
     }
 

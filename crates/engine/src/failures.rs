@@ -4,7 +4,7 @@
 use crate::budget::ReserveError;
 use pg_caption_fetch::{FetchError, UrlLocation};
 use pg_caption_style::{StyleError, TextRefusal};
-use pg_caption_wire::{Failure, FailureClass};
+use pg_caption_wire::{Failure, FailureClass, TOO_MANY_CONNECTIONS};
 
 /// The provider is still loading at the deadline.
 pub fn loading() -> Failure {
@@ -147,7 +147,7 @@ pub fn refused(refusal: &TextRefusal) -> Failure {
 pub fn too_many_connections(most: usize) -> Failure {
     Failure::new(
         FailureClass::Engine,
-        "too_many_connections",
+        TOO_MANY_CONNECTIONS,
         "the caption engine has no free connection",
     )
     .detail(format!("All {most} places are in use or kept for queue workers."))

@@ -32,6 +32,8 @@ impl FailureClass {
     }
 }
 
+/// Code of a failure for which the engine closes a new connection: all places are taken.
+pub const TOO_MANY_CONNECTIONS: &str = "too_many_connections";
 /// Engines that may be lost while they process one picture alone, before the picture is refused.
 /// Sessions and queue workers apply the same limit.
 pub const MAX_ENGINE_DEATHS: u32 = 3;

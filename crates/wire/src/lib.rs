@@ -13,7 +13,7 @@ mod status;
 mod url_text;
 
 pub use config::{EngineConfig, TileMode};
-pub use failure::{Failure, FailureClass, MAX_ENGINE_DEATHS};
+pub use failure::{Failure, FailureClass, MAX_ENGINE_DEATHS, TOO_MANY_CONNECTIONS};
 pub use message::{
     CaptionOutcome, CaptionOutput, CaptionReply, CaptionRequest, ClientMessage, ClientRole,
     FinishReason, ImageFacts, ImageSource, KnownPicture, ModelRef, OutputSpec, ServerMessage,
