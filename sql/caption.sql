@@ -5,24 +5,27 @@ CREATE FUNCTION @extschema@.caption_image(
         url        text,
         style      text DEFAULT 'concise',
         max_tokens int  DEFAULT 64,
-        on_error   text DEFAULT NULL)
+        on_error   text DEFAULT NULL,
+        context    jsonb DEFAULT NULL)
     RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_image_url_wrapper';
-COMMENT ON FUNCTION @extschema@.caption_image(text, text, int, text) IS
+COMMENT ON FUNCTION @extschema@.caption_image(text, text, int, text, jsonb) IS
     'Returns a caption of the image at a URL. style: concise (alternative text), '
     'seo (meta description), detailed, or a name in caption.style. max_tokens: 32 to 256. '
-    'on_error: error or null; by default pg_caption.on_error.';
+    'on_error: error or null; by default pg_caption.on_error. '
+    'context: what is known about the image, as {"title": "Navy T-shirt"}.';
 
 CREATE FUNCTION @extschema@.caption_image(
         image      bytea,
         style      text DEFAULT 'concise',
         max_tokens int  DEFAULT 64,
-        on_error   text DEFAULT NULL)
+        on_error   text DEFAULT NULL,
+        context    jsonb DEFAULT NULL)
     RETURNS text
     LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'caption_image_bytes_wrapper';
-COMMENT ON FUNCTION @extschema@.caption_image(bytea, text, int, text) IS
+COMMENT ON FUNCTION @extschema@.caption_image(bytea, text, int, text, jsonb) IS
     'Returns a caption of an encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF). '
     'Otherwise as caption_image(url).';
 
@@ -60,8 +63,8 @@ COMMENT ON FUNCTION @extschema@.caption_image_json(text, text[], int) IS
     'token counts, confidence, facts about the image, the model, and milliseconds per stage.';
 
 REVOKE ALL ON FUNCTION
-    @extschema@.caption_image(text, text, int, text),
-    @extschema@.caption_image(bytea, text, int, text),
+    @extschema@.caption_image(text, text, int, text, jsonb),
+    @extschema@.caption_image(bytea, text, int, text, jsonb),
     @extschema@.caption_images(text[], text, int, int),
     @extschema@.caption_image_json(text, text[], int)
     FROM PUBLIC;

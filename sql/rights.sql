@@ -5,8 +5,8 @@ CREATE FUNCTION caption.grant_to(role regrole, rights text)
     LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp
     AS $$
     DECLARE
-        caller constant text := '@extschema@.caption_image(text, text, int, text), '
-                                '@extschema@.caption_image(bytea, text, int, text), '
+        caller constant text := '@extschema@.caption_image(text, text, int, text, jsonb), '
+                                '@extschema@.caption_image(bytea, text, int, text, jsonb), '
                                 '@extschema@.caption_images(text[], text, int, int), '
                                 '@extschema@.caption_image_json(text, text[], int)';
         editor constant text :=

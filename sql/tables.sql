@@ -219,13 +219,15 @@ CREATE FUNCTION caption.announce()
     LANGUAGE c SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'pg_caption_announce';
 COMMENT ON FUNCTION caption.announce() IS
-    'Trigger function of the tables watch and style: wakes the worker of this database at commit.';
+    'Trigger function of the tables watch, style and rule: wakes the worker of this database at commit.';
 REVOKE ALL ON FUNCTION caption.announce() FROM PUBLIC;
 
 -- A watch in a restored dump is work, and a changed style may be one that a watch lacks.
 CREATE TRIGGER announce AFTER INSERT OR UPDATE ON caption.watch
     FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
 CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON caption.style
+    FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
+CREATE TRIGGER announce AFTER INSERT OR UPDATE OR DELETE ON caption.rule
     FOR EACH STATEMENT EXECUTE FUNCTION caption.announce();
 
 CREATE FUNCTION caption.keep_local()
@@ -243,7 +245,7 @@ DECLARE
     name text;
 BEGIN
     FOREACH name IN ARRAY
-            '{watch,watch_state,queue,deferred,ledger,failed,style}'::text[] LOOP
+            '{watch,watch_state,queue,deferred,ledger,failed,style,rule}'::text[] LOOP
         EXECUTE format('CREATE TRIGGER keep_local BEFORE INSERT OR UPDATE OR DELETE ON caption.%I '
                        'FOR EACH ROW EXECUTE FUNCTION caption.keep_local()', name);
         EXECUTE format('ALTER TABLE caption.%I ENABLE REPLICA TRIGGER keep_local', name);

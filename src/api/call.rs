@@ -3,13 +3,16 @@
 //! Called by SQL. They wait for the engine, at most `pg_caption.timeout` for a picture, and serve
 //! interrupts meanwhile.
 
+use crate::api::context::CallContext;
 use crate::engine::requests::{ImageRequest, TimeLimit, caption_all};
 use crate::pg::call_reports;
 use crate::pg::report::{self, refuse};
 use crate::settings::{self, OnError};
-use crate::{api::style, api::value, lookahead, shared};
+use crate::{api::language, api::rule, api::style, api::value, lookahead, shared};
 use pg_caption_style::CaptionStyle;
-use pg_caption_wire::{CaptionOutcome, CaptionOutput, Failure, FailureClass, OutputSpec};
+use pg_caption_wire::{
+    CaptionOutcome, CaptionOutput, ContextFacts, Failure, FailureClass, OutputSpec,
+};
 use pgrx::prelude::*;
 use pgrx::{AnyElement, JsonB};
 use serde_json::{Map, Value, json};
@@ -18,20 +21,22 @@ use std::time::Duration;
 /// Bytes of an unknown value that an error shows.
 const MAX_SHOWN: usize = 200;
 
-fn output_spec(style: &str, max_tokens: i32) -> OutputSpec {
+fn output_spec(style: &str, max_tokens: i32, context: Option<ContextFacts>) -> OutputSpec {
     let max_tokens = style::max_tokens(max_tokens);
-    spec_of(style::resolve(style), max_tokens)
+    let style = style::resolve(style);
+    language::require(&style);
+    spec_of(style, max_tokens, context)
 }
 
 /// What a call asks for. Requests ahead of a row's turn are compared with it.
-pub fn spec_of(style: CaptionStyle, max_tokens: u32) -> OutputSpec {
-    OutputSpec { style, max_tokens, context: None, min_confidence: None }
+pub fn spec_of(style: CaptionStyle, max_tokens: u32, context: Option<ContextFacts>) -> OutputSpec {
+    OutputSpec { style, max_tokens, context, min_confidence: None }
 }
 
 /// Captions all images; raises failures that concern all of them.
 fn outcomes(requests: &[ImageRequest<'_>], limit: TimeLimit) -> Vec<CaptionOutcome> {
     shared::require_ready();
-    caption_all(requests, settings::min_confidence(), limit)
+    caption_all(requests, settings::min_confidence(), &rule::current(), limit)
         .unwrap_or_else(|failure| report::raise(&failure))
 }
 
@@ -80,11 +85,14 @@ fn caption(
     style: Option<&str>,
     max_tokens: Option<i32>,
     on_error: OnError,
+    context: &CallContext,
 ) -> Option<String> {
-    let outputs = [output_spec(style?, max_tokens?)];
+    let outputs = [output_spec(style?, max_tokens?, context.facts())];
     match single_outcome(url, bytes, &outputs) {
-        CaptionOutcome::Done { outputs, .. } => match outputs.into_iter().next()? {
-            CaptionOutput::Written(written) => return Some(written.caption),
+        CaptionOutcome::Done { outputs: captions, .. } => match captions.into_iter().next()? {
+            CaptionOutput::Written(written) => {
+                return Some(context.render(written.caption, &outputs[0].style));
+            }
             CaptionOutput::Failed(failure) => report_failure(&failure, on_error),
         },
         CaptionOutcome::Failed(failure) => report_failure(&failure, on_error),
@@ -93,35 +101,39 @@ fn caption(
     None
 }
 
-/// `caption_image(url, style, max_tokens, on_error)`.
+/// `caption_image(url, style, max_tokens, on_error, context)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 fn caption_image_url(
     url: Option<&str>,
     style: Option<&str>,
     max_tokens: Option<i32>,
     on_error: Option<&str>,
+    context: Option<AnyElement>,
 ) -> Option<String> {
     let (url, on_error) = (value::url(url?), self::on_error(on_error));
-    caption(Some(url?), &[], style, max_tokens, on_error)
+    let context = CallContext::read(context.as_ref());
+    caption(Some(url?), &[], style, max_tokens, on_error, &context)
 }
 
-/// `caption_image(image, style, max_tokens, on_error)`.
+/// `caption_image(image, style, max_tokens, on_error, context)`.
 #[pg_extern(sql = false, volatile, parallel_safe)]
 fn caption_image_bytes(
     image: Option<AnyElement>,
     style: Option<&str>,
     max_tokens: Option<i32>,
     on_error: Option<&str>,
+    context: Option<AnyElement>,
 ) -> Option<String> {
     let (image, style, on_error) = (image?, style?, self::on_error(on_error));
+    let context = CallContext::read(context.as_ref());
     let (bytes, limit) = (value::size(&image) as u64, settings::max_image_size());
     if bytes > limit {
         // The other arguments are checked first, as for any picture.
-        output_spec(style, max_tokens?);
+        output_spec(style, max_tokens?, None);
         report_failure(&Failure::too_large(bytes, limit), on_error);
         return None;
     }
-    caption(None, value::read(&image)?, Some(style), max_tokens, on_error)
+    caption(None, value::read(&image)?, Some(style), max_tokens, on_error, &context)
 }
 
 /// The part of a row of `caption_images` that depends on the outcome.
@@ -215,7 +227,7 @@ fn caption_images(
         return TableIterator::new([]);
     };
     let limit = TimeLimit::Each(timeout(timeout_ms));
-    let outputs = [output_spec(style, max_tokens)];
+    let outputs = [output_spec(style, max_tokens, None)];
     let mut requests: Vec<ImageRequest<'_>> = report::reserved(urls.len());
     let given = urls.iter().flatten().filter_map(value::url);
     requests.extend(given.map(|url| ImageRequest {
@@ -255,7 +267,7 @@ fn caption_image_json(
         );
     }
     let mut specs = report::reserved(names.len());
-    specs.extend(names.iter().map(|style| output_spec(style, max_tokens)));
+    specs.extend(names.iter().map(|style| output_spec(style, max_tokens, None)));
     let failure = match single_outcome(Some(url), &[], &specs) {
         CaptionOutcome::Done { image, outputs, model, timings } => {
             let outputs = outputs.iter().map(output_json);

@@ -4,11 +4,14 @@
 //! The SQL functions pin their `search_path`, so the SQL in this folder uses plain names.
 
 pub mod call;
+mod context;
 mod database;
+pub mod language;
 mod lint;
 mod model_selection;
 mod models;
 mod progress;
+pub mod rule;
 mod status;
 pub mod style;
 mod templates;

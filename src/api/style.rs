@@ -5,7 +5,7 @@
 //! is sent to the engine, which stores none.
 
 use crate::pg::report::{refuse, select_one, spi};
-use crate::{engine::model_status, settings};
+use crate::{api::language, engine::model_status, settings};
 use pg_caption_style::{
     CaptionStyle, MAX_NAME, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names,
 };
@@ -37,18 +37,24 @@ pub fn find(name: &str) -> Option<CaptionStyle> {
     // Not locked during the look-up, which may raise an error.
     *last = None;
     drop(last);
-    let style = user_style(name)
+    let mut style = user_style(name)
         .or_else(|| with_model_styles(|styles| styles.get(name).cloned()))
         .or_else(|| builtin(name))?;
+    if let Some(tag) = &mut style.language
+        && let Ok(canonical) = language::canonical(tag)
+    {
+        *tag = canonical;
+    }
     *LAST.lock().unwrap_or_else(PoisonError::into_inner) = Some((now, style.clone()));
     Some(style)
 }
 
 /// A time during which the tables that this session sees stay the same. A query over many rows
 /// looks a style up once.
-type CommandTime = (i64, u32);
+pub type CommandTime = (i64, u32);
 
-fn command_time() -> CommandTime {
+/// The time of the present command.
+pub fn command_time() -> CommandTime {
     // SAFETY: both read counters of this process.
     unsafe { (pg_sys::GetCurrentStatementStartTimestamp(), pg_sys::GetCurrentCommandId(false)) }
 }

@@ -7,6 +7,7 @@
 use crate::engine::client::{ConnectionLoss, EngineClient};
 use crate::pg::report;
 use pg_caption_queue::{EngineLoss, EngineTrial, RequestWork};
+use pg_caption_rules::BlockRule;
 use pg_caption_wire::{
     CaptionOutcome, CaptionReply, CaptionRequest, ClientRole, Failure, FailureClass, ImageSource,
     OutputSpec, ServerMessage,
@@ -99,10 +100,11 @@ pub fn keep_idle(connection: EngineClient) {
 pub fn caption_all(
     requests: &[ImageRequest<'_>],
     min_confidence: Option<f32>,
+    rules: &[BlockRule],
     limit: TimeLimit,
 ) -> Result<Vec<CaptionOutcome>, Failure> {
     let limit = RunningLimit { limit, began: Instant::now() };
-    let mut batch = RequestBatch::new(requests, min_confidence, limit);
+    let mut batch = RequestBatch::new(requests, min_confidence, rules, limit);
     let mut client = take_idle();
     while !batch.is_complete() {
         let mut connection = match client.take().filter(|client| !client.is_spent()) {
@@ -140,6 +142,7 @@ enum Progress {
 struct RequestBatch<'a> {
     requests: &'a [ImageRequest<'a>],
     min_confidence: Option<f32>,
+    rules: &'a [BlockRule],
     limit: RunningLimit,
     outcomes: Vec<Option<CaptionOutcome>>,
     /// Engines lost while a request's picture ran.
@@ -163,6 +166,7 @@ impl<'a> RequestBatch<'a> {
     fn new(
         requests: &'a [ImageRequest<'a>],
         min_confidence: Option<f32>,
+        rules: &'a [BlockRule],
         limit: RunningLimit,
     ) -> RequestBatch<'a> {
         let count = requests.len();
@@ -175,6 +179,7 @@ impl<'a> RequestBatch<'a> {
         RequestBatch {
             requests,
             min_confidence,
+            rules,
             limit,
             outcomes,
             trials,
@@ -290,6 +295,7 @@ impl<'a> RequestBatch<'a> {
             from_turn,
             min_confidence: self.min_confidence,
             isolated: self.trials[at].is_isolated(),
+            rules: self.rules.to_vec(),
         }
     }
 

@@ -10,7 +10,7 @@ mod lines;
 mod socket;
 mod spawn;
 
-use crate::{engine::client, pg::latch, pg::report, settings, shared};
+use crate::{engine::client, engine::model_status, pg::latch, pg::report, settings, shared};
 use pg_caption_wire::EngineConfig;
 use pgrx::bgworkers::{
     BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, SignalWakeFlags,
@@ -73,6 +73,7 @@ pub extern "C-unwind" fn pg_caption_launcher(_argument: pg_sys::Datum) {
 fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
     let mut headers_stamp = headers_stamp();
     let mut threshold = settings::min_confidence();
+    let mut serving = None;
     while !BackgroundWorker::sigterm_received() {
         let reloaded = BackgroundWorker::sighup_received();
         if reloaded {
@@ -92,6 +93,15 @@ fn run(engines: &mut engines::Engines, databases: &mut databases::Databases) {
         let fetch_headers_stamp = headers_stamp.clone();
         let config = EngineConfig { fetch_headers_stamp, ..settings::engine_config() };
         engines.tend(now, &config, reloaded);
+        if let Some(model) = model_status::read().serving
+            && serving.as_ref() != Some(&model)
+            && serving.replace(model).is_some()
+        {
+            // Workers check whether the new model knows the languages of their watches.
+            for database in shared::databases() {
+                shared::announce_work(database.oid, false);
+            }
+        }
         databases.tend(now);
         let due =
             [engines.next_due(&config, now), databases.next_due(now)].into_iter().flatten().min();

@@ -4,9 +4,11 @@
 //! Called by `window`. A request that is lost with its engine, or fails for a reason that may have
 //! passed, is forgotten: the call then makes its own. Closing the connection cancels all requests.
 
+use crate::api::rule;
 use crate::engine::client::EngineClient;
 use crate::engine::requests::{self, GRACE};
 use crate::settings;
+use pg_caption_rules::BlockRule;
 use pg_caption_wire::{
     CaptionOutcome, CaptionRequest, ClientRole, FailureClass, ImageSource, OutputSpec,
     ServerMessage,
@@ -14,6 +16,7 @@ use pg_caption_wire::{
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
+use std::rc::Rc;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -50,13 +53,16 @@ pub struct AheadSpec {
     pub picture: AheadPicture,
     pub outputs: Vec<OutputSpec>,
     pub min_confidence: Option<f32>,
+    /// Rules for the words of captions.
+    pub rules: Rc<Vec<BlockRule>>,
 }
 
 impl AheadSpec {
     /// The position of an output that equals that of a call.
     fn position(&self, picture: &AheadPicture, output: &OutputSpec) -> Option<usize> {
-        let is_equal =
-            self.picture == *picture && self.min_confidence == settings::min_confidence();
+        let is_equal = self.picture == *picture
+            && self.min_confidence == settings::min_confidence()
+            && self.rules == rule::current();
         is_equal.then(|| self.outputs.iter().position(|own| own == output)).flatten()
     }
 }
@@ -241,6 +247,7 @@ impl AheadRequests {
             from_turn: true,
             min_confidence: spec.min_confidence,
             isolated: false,
+            rules: spec.rules.to_vec(),
         };
         let id = self.connection()?.submit(request, body).ok()?;
         let number = self.base + id;

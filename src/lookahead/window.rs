@@ -3,7 +3,7 @@
 //! Called by `scan`. Bounded by the number of rows, and by `work_mem` for rows and pictures.
 
 use crate::api::call::spec_of;
-use crate::api::{style, value};
+use crate::api::{rule, style, value};
 use crate::lookahead::attempt::attempt;
 use crate::lookahead::calls::GuardTest;
 use crate::lookahead::functions::PictureArgument;
@@ -249,10 +249,12 @@ impl RowWindow {
 
     /// Requests the pictures of the calls of one row: calls for the same picture together.
     fn request(&mut self, calls: Vec<CallArguments>) -> Vec<u64> {
+        // As the function itself.
+        let Some(rules) = as_function(rule::current) else { return Vec::new() };
         let mut wanted: Vec<(AheadSpec, Vec<u8>)> = Vec::new();
         for call in calls {
             let Some(style) = self.style(call.style) else { continue };
-            let output = spec_of(style, call.max_tokens);
+            let output = spec_of(style, call.max_tokens, None);
             match wanted.iter_mut().find(|(spec, _)| spec.picture == call.picture) {
                 Some((spec, _)) if spec.outputs.contains(&output) => {}
                 Some((spec, _)) => spec.outputs.push(output),
@@ -261,6 +263,7 @@ impl RowWindow {
                         picture: call.picture,
                         outputs: vec![output],
                         min_confidence: settings::min_confidence(),
+                        rules: rules.clone(),
                     };
                     wanted.push((spec, call.body));
                 }
@@ -277,12 +280,7 @@ impl RowWindow {
         if let Some(style) = self.styles.get(&name) {
             return style.clone();
         }
-        let style = attempt(|| {
-            // As the function itself.
-            let scope = GucScope::sealed();
-            scope.set(c"search_path", c"pg_catalog, pg_temp");
-            style::find(&name)
-        });
+        let style = as_function(|| style::find(&name));
         if self.styles.len() >= MAX_STYLES {
             self.styles.clear();
         }
@@ -393,4 +391,13 @@ unsafe fn text(value: pg_sys::Datum) -> Option<String> {
         let is_short = value::datum_size(value) <= MAX_URL_BYTES;
         is_short.then(|| String::from_utf8(bytes(value)).ok()).flatten()
     }
+}
+
+/// Reads a table as the function itself would; `None`: it cannot be read.
+fn as_function<T>(read: impl FnOnce() -> T) -> Option<T> {
+    attempt(|| {
+        let scope = GucScope::sealed();
+        scope.set(c"search_path", c"pg_catalog, pg_temp");
+        read()
+    })
 }

@@ -4,7 +4,7 @@
 use super::foreign_code;
 use super::transaction::spi;
 use crate::api::FillTemplates;
-use crate::{api::style, pg::table, pg::triggers};
+use crate::{api::language, api::style, pg::table, pg::triggers};
 use pg_caption_queue::{KeyColumn, WatchFill, WatchedTable};
 use pg_caption_style::FillDefinition;
 use pgrx::prelude::*;
@@ -122,11 +122,17 @@ pub fn check(relation: pg_sys::Oid, watch: &UncheckedWatch) -> Result<CheckedWat
         let (_, length) = attribute(relation, column)?;
         let fill = FillDefinition::from_json(fill)
             .map_err(|error| format!("the fill of column \"{column}\" {error}"))?;
-        let templates = FillTemplates::read(&fill, &names)
-            .map_err(|error| format!("the fill of column \"{column}\": {error}"))?;
         let name = &fill.style;
         let mut style =
             style::find(name).ok_or_else(|| format!("caption style \"{name}\" does not exist"))?;
+        let fill = fill.completed(&style);
+        let wrong = |error: String| format!("the fill of column \"{column}\": {error}");
+        let templates = FillTemplates::read(&fill, &names).map_err(|e| wrong(e.to_string()))?;
+        let tag = fill.language.as_deref().map(language::canonical).transpose();
+        style.language = tag.map_err(|e| wrong(e.to_string()))?;
+        if let Some(problem) = language::problem(&style) {
+            return Err(problem.sentence());
+        }
         if let Some(length) = length {
             style.rules.max_chars = style.rules.max_chars.min(length);
             style.rules.min_chars = style.rules.min_chars.min(length);

@@ -20,7 +20,8 @@ const HAS_PREPARED: &str = "SELECT EXISTS ( \
        AND l.database = ( \
            SELECT d.oid FROM pg_catalog.pg_database d WHERE d.datname = current_database()) \
        AND l.relation IN (to_regclass('caption.queue'), to_regclass('caption.watch'), \
-                          to_regclass('caption.watch_state'), to_regclass('caption.style')))";
+                          to_regclass('caption.watch_state'), to_regclass('caption.style'), \
+                          to_regclass('caption.rule')))";
 
 /// Works on the queue of this database until no work is left, or another database needs the slot.
 pub fn run(database: u32) {
@@ -143,6 +144,7 @@ fn send(worker: &mut QueueWorker, store: &mut WorkerStore, client: &mut EngineCl
     {
         // Judged by the setting that is recorded, also while the engine still has another one.
         request.min_confidence = settings::min_confidence();
+        request.rules.clone_from(&store.rules);
         let sent = match worker.table(&job) {
             Some(table) if table.completes_requests() => {
                 store.transaction(|store| store.submit(table, &job, request, client))

@@ -11,12 +11,14 @@ use super::runaway::RunawayRows;
 use super::transaction::{self, RaisedError, attempt_in_time, oids, spi};
 use super::write::RowWriter;
 use super::{completion, examine, lease, prune, record, tables};
+use crate::api::rule;
 use crate::engine::client::EngineClient;
 use pg_caption_queue::{
     AckedPages, BackfillChunk, CurrentRow, PrunePage, PruneStep, QueueRow, QueueStore, ReadError,
     RowHistory, RowJob, RowKey, RowOutcome, RowResult, RowsRead, Settlement, TableBusy,
     WatchedTable,
 };
+use pg_caption_rules::BlockRule;
 use pg_caption_wire::{CaptionOutcome, CaptionRequest, Failure, FailureClass};
 use pgrx::prelude::*;
 use std::collections::HashMap;
@@ -54,6 +56,8 @@ pub struct WorkerStore {
     owner_settings: OwnerSettings,
     conditions: CheckedConditions,
     pub definitions: Definitions,
+    /// Rules for the words of captions, read with the watches.
+    pub rules: Vec<BlockRule>,
 }
 
 impl WorkerStore {
@@ -66,6 +70,7 @@ impl WorkerStore {
             owner_settings: OwnerSettings::default(),
             conditions: CheckedConditions::default(),
             definitions: Definitions::listen(),
+            rules: Vec::new(),
         }
     }
 
@@ -86,6 +91,7 @@ impl WorkerStore {
     /// Reads the watches and checks them; in a transaction.
     pub fn load_watches(&mut self) -> Vec<WatchedTable> {
         self.conditions.forget();
+        self.rules = rule::current().to_vec();
         let WorkerStore { session, owner_settings, conditions, .. } = self;
         tables::load(conditions, &mut OwnerCode { session, owner_settings })
     }

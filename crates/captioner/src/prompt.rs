@@ -28,7 +28,7 @@ impl TokenPrompt {
 pub struct PromptWords<'a> {
     /// Replaces the style's instruction or task.
     pub text: Option<&'a str>,
-    /// About the product.
+    /// Lines that follow the instruction, about the picture.
     pub context: Option<&'a str>,
     /// Which view of the picture to use.
     pub tiles: TileMode,

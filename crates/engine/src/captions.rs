@@ -7,11 +7,13 @@ use crate::encoded::EncodedPicture;
 use crate::failures;
 use crate::job::Job;
 use crate::metrics::ms;
+use crate::provider::prompt::language_of;
 use crate::provider::values::{PictureEncoding, RawCaption};
 use crate::running::RunningPicture;
+use crate::wording;
 use pg_caption_models::WithoutConfidence;
 use pg_caption_style::{TextEnding, TextRefusal, echoes, postprocess};
-use pg_caption_wire::{Failure, FailureClass, FinishReason};
+use pg_caption_wire::{Failure, FailureClass, FinishReason, OutputSpec};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -46,12 +48,17 @@ impl CaptionTask {
         };
         let thresholds: Vec<f32> =
             job.outputs.iter().map(|output| threshold(output.min_confidence)).collect();
-        let uncertain = |threshold: &f32| {
+        let uncertain = |(threshold, output): (&f32, &OutputSpec)| {
+            if let Some(language) = language_of(&output.style).filter(|_| !job.extras.exact)
+                && !encoded.terms.languages.knows(&language)
+            {
+                return Some(Err(failures::unknown_language(&encoded.terms.model.name, &language)));
+            }
             let confidence = encoded.confidence.filter(|confidence| confidence < threshold)?;
             Some(Err(failures::low_confidence(confidence, *threshold)))
         };
         CaptionTask {
-            outputs: thresholds.iter().map(uncertain).collect(),
+            outputs: thresholds.iter().zip(&job.outputs).map(uncertain).collect(),
             thresholds,
             generate: Duration::ZERO,
             answered: false,
@@ -142,11 +149,12 @@ impl CaptionTask {
             FinishReason::Stop => TextEnding::Complete,
             FinishReason::Length => TextEnding::Cut,
         };
-        let caption = postprocess(raw, &self.job.outputs[at].style, ending)?;
-        match self.job.name().is_some_and(|name| echoes(&caption, name)) {
-            true => Err(TextRefusal::EchoesName),
-            false => Ok(caption),
+        let style = &self.job.outputs[at].style;
+        let caption = postprocess(raw, style, ending)?;
+        if self.job.name().is_some_and(|name| echoes(&caption, name)) {
+            return Err(TextRefusal::EchoesName);
         }
+        wording::checked(caption, style, &self.job.rules, self.encoded.terms.block_obscenity)
     }
 
     /// Fails the whole job.

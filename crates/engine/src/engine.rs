@@ -14,8 +14,10 @@ use crate::provider::{self, Provider, ProviderHost, ProviderStart};
 use crate::shared_pictures::{ShareKey, ShareSweeper, SharedPictures};
 use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
+use crate::wording::RuleCache;
 use parking_lot::Mutex;
 use pg_caption_fetch::{FetchError, RequestHeaders};
+use pg_caption_language::LanguageTag;
 use pg_caption_style::{MAX_TOKENS, validate};
 use pg_caption_wire::{EngineConfig, EngineStatus, Failure, FailureClass, ModelUse};
 use std::io;
@@ -75,9 +77,16 @@ pub struct Engine {
     when_answered: Mutex<Option<WhenAnswered>>,
     /// What earlier engines used of daily limits, until there is a provider.
     earlier_use: Mutex<Option<ModelUse>>,
+    /// Rules of recent requests.
+    rules: RuleCache,
 }
 
 impl Engine {
+    /// The rules of recent requests.
+    pub fn rules(&self) -> &RuleCache {
+        &self.rules
+    }
+
     /// Starts the threads; the provider loads in the background.
     ///
     /// # Errors
@@ -89,6 +98,7 @@ impl Engine {
             pipeline: PicturePipeline::new(&config, headers, metrics.clone(), hook),
             config,
             confinement,
+            rules: RuleCache::default(),
             started: Instant::now(),
             metrics,
             readiness: Arc::default(),
@@ -310,6 +320,10 @@ fn check(job: &Job) -> Result<(), Failure> {
     }
     for output in &job.outputs {
         validate(&output.style).map_err(|e| failures::bad_style(&e))?;
+        if let Some(tag) = &output.style.language {
+            let language = tag.parse::<LanguageTag>();
+            language.map_err(|error| failures::bad_request(error.to_string()))?;
+        }
         if output.max_tokens == 0 || output.max_tokens > MAX_TOKENS {
             return Err(failures::bad_request(format!(
                 "max_tokens must be at most {MAX_TOKENS}, not {}",

@@ -3,6 +3,7 @@
 
 use crate::budget::ReserveError;
 use pg_caption_fetch::{FetchError, UrlLocation};
+use pg_caption_language::LanguageTag;
 use pg_caption_style::{StyleError, TextRefusal};
 use pg_caption_wire::{Failure, FailureClass, TOO_MANY_CONNECTIONS};
 
@@ -138,6 +139,18 @@ pub fn blank() -> Failure {
     )
 }
 
+/// The model cannot be asked for the language of a style.
+pub fn unknown_language(model: &str, language: &LanguageTag) -> Failure {
+    let refusal = TextRefusal::WrongLanguage { expected: language.to_string() };
+    Failure::new(
+        FailureClass::Uncertain,
+        refusal.code(),
+        format!("the model does not know the language \"{language}\""),
+    )
+    .detail(format!("The model is \"{model}\"."))
+    .hint("Choose another model with caption.use_model(), or another language.")
+}
+
 /// The text violates the rules of its style.
 pub fn refused(refusal: &TextRefusal) -> Failure {
     Failure::new(FailureClass::Uncertain, refusal.code(), refusal.to_string())
@@ -196,6 +209,7 @@ mod tests {
             step_panicked("the code that decodes tokens", "index out of bounds"),
             low_confidence(0.25, 0.5),
             no_confidence(),
+            unknown_language("default", &"de".parse().unwrap()),
             blank(),
             refused(&TextRefusal::EchoesName),
             protocol("a second hello"),

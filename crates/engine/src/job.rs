@@ -9,6 +9,7 @@ use crate::failures;
 use crate::picture::Picture;
 use crate::request::{JobExtras, JobSpec, PictureSource};
 use parking_lot::Mutex;
+use pg_caption_rules::RuleSet;
 use pg_caption_wire::{ClientRole, Failure, OutputSpec};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
@@ -71,6 +72,8 @@ pub struct Job {
     pub outputs: Vec<OutputSpec>,
     /// The request's own threshold.
     pub min_confidence: Option<f32>,
+    /// Rules for the words of its captions.
+    pub rules: Arc<RuleSet>,
     /// Options of the command line.
     pub extras: JobExtras,
     open: AtomicBool,
@@ -96,6 +99,7 @@ impl Job {
             source: spec.source,
             outputs: spec.outputs,
             min_confidence: spec.min_confidence,
+            rules: spec.rules,
             extras: spec.extras,
             open: AtomicBool::new(true),
             stage: AtomicU8::new(JobStage::Queued as u8),
@@ -268,6 +272,7 @@ pub(crate) mod tests {
             source: PictureSource::Bytes { sha256: None },
             outputs: Vec::new(),
             min_confidence: None,
+            rules: Arc::default(),
             extras: JobExtras::default(),
         };
         let job = Job::new(spec, now, move |answer| {

@@ -50,5 +50,6 @@ mod shared_pictures;
 mod steps;
 mod test_hook;
 mod threads;
+mod wording;
 
 pub use test_hook::DecodeHook;

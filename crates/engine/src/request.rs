@@ -1,6 +1,8 @@
 //! What a job asks for: its picture, its captions and the options of the command line.
 
+use pg_caption_rules::RuleSet;
 use pg_caption_wire::{ClientRole, KnownPicture, OutputSpec};
+use std::sync::Arc;
 use std::time::Duration;
 
 /// Where a picture comes from.
@@ -53,6 +55,8 @@ pub struct JobSpec {
     pub outputs: Vec<OutputSpec>,
     /// The request's own threshold.
     pub min_confidence: Option<f32>,
+    /// Rules for the words of its captions.
+    pub rules: Arc<RuleSet>,
     /// Options of the command line.
     pub extras: JobExtras,
 }

@@ -5,9 +5,11 @@
 //! language and checks the answer.
 
 mod check;
+mod facts;
 mod instruct;
 mod tag;
 
 pub use check::in_language;
+pub use facts::quoted_facts;
 pub use instruct::{facts_heading, instruction_in, translated_languages};
 pub use tag::{LanguageTag, MAX_TAG, TagError};

@@ -3,6 +3,7 @@
 use crate::cascade::{CASCADE_FAMILY, CASCADE_FILE, CascadeSettings, is_cascade};
 use crate::files::PREPROCESSOR;
 use crate::json::{MAX_CONFIG, if_exists, model_type_of, read_file, read_json, refuse_pointer};
+use crate::languages::ModelLanguages;
 use crate::remote::{FolderGuard, REMOTE_FAMILY, REMOTE_FILE, RemoteSettings};
 use crate::{GraphSelection, ModelsError, choose, family, graph_file, model_types};
 use pg_caption_style::CaptionStyle;
@@ -12,7 +13,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The file that states the family of a local model.
-const CONFIG_FILE: &str = "config.json";
+pub(crate) const CONFIG_FILE: &str = "config.json";
+/// The file with the styles of a folder, and the languages that its model knows.
+pub(crate) const CAPTIONS_FILE: &str = "captions.json";
 
 /// A folder that contains a model, complete or not.
 #[derive(Debug, Clone, PartialEq)]
@@ -29,6 +32,8 @@ pub struct InstalledModel {
     pub graphs: BTreeMap<String, Vec<String>>,
     /// Names of the styles that it contains.
     pub styles: Vec<String>,
+    /// The languages in which it can be asked to write; `None`: its files do not say.
+    pub languages: Option<ModelLanguages>,
     /// Why it cannot be used, as far as file names show.
     pub problem: Option<String>,
 }
@@ -86,6 +91,7 @@ impl InstalledModel {
             bytes,
             graphs: BTreeMap::new(),
             styles: Vec::new(),
+            languages: None,
             problem: None,
         };
         let inspected = if is_cascade(path) {
@@ -95,7 +101,11 @@ impl InstalledModel {
         } else {
             installed.inspect(&files)
         };
-        installed.problem = inspected.err().map(|error| error.to_string());
+        let languages = inspected.and_then(|()| ModelLanguages::of_folder(path));
+        match languages {
+            Ok(languages) => installed.languages = Some(languages),
+            Err(error) => installed.problem = Some(error.to_string()),
+        }
         installed
     }
 
@@ -186,7 +196,7 @@ fn list(folder: &Path, prefix: &str, files: &mut Vec<String>) -> u64 {
 /// # Errors
 /// The file, or the folder's `config.json`, cannot be read or is invalid.
 pub fn styles_of(folder: &Path) -> Result<BTreeMap<String, CaptionStyle>, ModelsError> {
-    let path = folder.join("captions.json");
+    let path = folder.join(CAPTIONS_FILE);
     let Some(bytes) = if_exists(read_file(&path, MAX_CONFIG))? else {
         return Ok(BTreeMap::new());
     };

@@ -10,6 +10,7 @@ mod family;
 mod files;
 mod installed;
 mod json;
+mod languages;
 mod remote;
 mod selection;
 
@@ -23,6 +24,7 @@ pub use installed::{InstalledModel, is_model, is_remote, scan, styles_of};
 pub use json::{
     MAX_CONFIG, MAX_TOKENIZER, if_exists, model_type_of, read_file, read_json, refuse_pointer,
 };
+pub use languages::{ModelLanguages, follows_instructions};
 pub use remote::{
     CaptionFields, FolderGuard, ImageLimits, MAX_KEY, REMOTE_FAMILY, REMOTE_FILE, RemotePrice,
     RemoteProtocol, RemoteSettings, WithoutConfidence,

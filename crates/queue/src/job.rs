@@ -115,6 +115,8 @@ impl RowJob {
             // The driver sets it, for fills without a threshold of their own.
             min_confidence: None,
             isolated: self.trial.is_isolated(),
+            // The driver sets them.
+            rules: Vec::new(),
         }
     }
 }

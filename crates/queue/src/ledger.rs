@@ -35,6 +35,7 @@ pub fn ledger_entry(
         "source": "model",
         "confidence": written.confidence,
         "style": fill.style.name,
+        "language": fill.style.language,
         "as": request_digest(fill),
         "model": format!("{}@{digest}", model.name),
     })

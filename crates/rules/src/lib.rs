@@ -23,7 +23,7 @@ mod obscene;
 mod rule;
 mod set;
 
-pub use neutral::neutral_wording;
-pub use obscene::{obscene_word, refuse_obscene};
+pub use neutral::{neutral_rules, neutral_wording};
+pub use obscene::{obscene_word, refuse_obscene, refuse_obscene_unless};
 pub use rule::{BlockRule, MAX_PATTERN, MAX_RULES, RuleAction, RuleError};
 pub use set::RuleSet;

@@ -23,6 +23,11 @@ struct NeutralFile {
 /// # Errors
 /// [`RuleError`] if the built-in file breaks the bounds of rules; a test excludes that.
 pub fn neutral_wording() -> Result<RuleSet, RuleError> {
+    RuleSet::new(neutral_rules())
+}
+
+/// The rules of [`neutral_wording`], each for all styles.
+pub fn neutral_rules() -> Vec<BlockRule> {
     let file: NeutralFile = toml::from_str(include_str!("../data/neutral.toml"))
         .unwrap_or_else(|error| panic!("data/neutral.toml: {error}"));
     let replace =
@@ -30,7 +35,7 @@ pub fn neutral_wording() -> Result<RuleSet, RuleError> {
     // What stays is replaced by itself: the longest pattern wins.
     let keep = file.keep.into_iter().map(|words| (words.clone(), words));
     let all = keep.chain(file.replace.into_values().flatten());
-    RuleSet::new(all.map(replace).collect())
+    all.map(replace).collect()
 }
 
 #[cfg(test)]

@@ -32,7 +32,12 @@ struct ObsceneFile {
 /// assert_eq!(obscene_word("What the fuck"), Some("fuck"));
 /// ```
 pub fn obscene_word(text: &str) -> Option<&str> {
-    text.unicode_words().flat_map(|word| word.split(['\'', '’', '_'])).find(|word| is_obscene(word))
+    obscene_words(text).next()
+}
+
+fn obscene_words(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.unicode_words().flat_map(|word| word.split(['\'', '’', '_']));
+    words.filter(|word| is_obscene(word))
 }
 
 /// Refuses a text with such a word.
@@ -40,7 +45,18 @@ pub fn obscene_word(text: &str) -> Option<&str> {
 /// # Errors
 /// [`TextRefusal::BlockedWord`]; it does not repeat the word.
 pub fn refuse_obscene(text: &str) -> Result<(), TextRefusal> {
-    match obscene_word(text) {
+    refuse_obscene_unless(text, |_| false)
+}
+
+/// Refuses a text with such a word, unless the word is allowed.
+///
+/// # Errors
+/// [`TextRefusal::BlockedWord`]; it does not repeat the word.
+pub fn refuse_obscene_unless(
+    text: &str,
+    is_allowed: impl Fn(&str) -> bool,
+) -> Result<(), TextRefusal> {
+    match obscene_words(text).find(|word| !is_allowed(word)) {
         Some(_) => Err(TextRefusal::BlockedWord { pattern: None }),
         None => Ok(()),
     }

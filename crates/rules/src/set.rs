@@ -6,7 +6,7 @@ use aho_corasick::AhoCorasick;
 use pg_caption_style::TextRefusal;
 
 /// Compiled rules.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct RuleSet {
     rules: Vec<BlockRule>,
     /// Positions are those of `rules`; `None` without rules.
@@ -68,6 +68,16 @@ impl RuleSet {
         }
         out.push_str(&text[done..]);
         Ok(tidied(&out))
+    }
+
+    /// Whether a rule replaces a word by itself, which allows it.
+    pub fn keeps(&self, word: &str) -> bool {
+        let word = folded(word);
+        let is_kept = |rule: &BlockRule| match &rule.action {
+            RuleAction::Replace(words) => folded(&rule.pattern) == word && folded(words) == word,
+            RuleAction::Refuse => false,
+        };
+        self.rules.iter().any(is_kept)
     }
 
     /// What holds, from left to right, without overlaps.

@@ -3,7 +3,7 @@
 //! Called by the extension, which stores definitions as JSON in `caption.watch.fills`. Reads no
 //! style; whether its name exists is the caller's question.
 
-use crate::{MAX_TOKENS, MIN_TOKENS};
+use crate::{CaptionStyle, MAX_TOKENS, MIN_TOKENS};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -28,6 +28,9 @@ pub struct FillDefinition {
     /// Upper limit of generated tokens, [`MIN_TOKENS`]..=[`MAX_TOKENS`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<u32>,
+    /// Language of the text, a BCP 47 tag. Its caller checks it and keeps its canonical form.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
     /// Combines the caption with words of the row, as `{title}: {caption}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
@@ -62,6 +65,7 @@ impl FillDefinition {
         FillDefinition {
             style: style.into(),
             max_tokens: None,
+            language: None,
             template: None,
             fallback: None,
             min_confidence: None,
@@ -91,6 +95,16 @@ impl FillDefinition {
         }
     }
 
+    /// The fill with what it leaves to its style.
+    pub fn completed(self, style: &CaptionStyle) -> FillDefinition {
+        FillDefinition {
+            language: self.language.or_else(|| style.language.clone()),
+            template: self.template.or_else(|| style.template.clone()),
+            fallback: self.fallback.or_else(|| style.fallback.clone()),
+            ..self
+        }
+    }
+
     /// The value that [`FillDefinition::from_json`] reads; a string where only the style is set.
     pub fn to_json(&self) -> Value {
         match serde_json::to_value(self) {
@@ -108,11 +122,29 @@ mod tests {
     #[test]
     fn every_field_survives_a_round_trip() {
         let value = json!({
-            "style": "seo", "max_tokens": 128, "min_confidence": 0.8,
+            "style": "seo", "language": "de", "max_tokens": 128, "min_confidence": 0.8,
             "template": "{title}: {caption}", "fallback": "{title}",
         });
         assert_eq!(FillDefinition::from_json(&value).unwrap().to_json(), value);
         assert_eq!(FillDefinition::from_json(&json!({"style": "seo"})).unwrap().to_json(), "seo");
+    }
+
+    #[test]
+    fn a_fill_wins_over_its_style() {
+        let style = CaptionStyle {
+            language: Some("de".into()),
+            template: Some("{title}: {caption}".into()),
+            ..CaptionStyle::with_defaults("mine")
+        };
+        let fill = FillDefinition {
+            language: Some("fr".into()),
+            fallback: Some("{title}".into()),
+            ..FillDefinition::of_style("mine")
+        };
+        let completed = fill.clone().completed(&style);
+        assert_eq!(completed, FillDefinition { template: style.template.clone(), ..fill });
+        let plain = FillDefinition::of_style("mine").completed(&style);
+        assert_eq!((plain.language, plain.fallback), (Some("de".into()), None));
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //!               "poetic": { "instruction": "Write two lines of verse about this image.",
 //!                           "task": "detailed", "prompt": "A poem:", "max_sentences": 2 } } }
 //! ```
+//! `"languages": ["de", "fr"]` next to `styles` lists the languages that the model knows.
 //! Fields that are left out are as in the built-in style of that name, else as in the built-in
 //! style of the task. `prompt` replaces the instruction for the folder's own model.
 
@@ -36,6 +37,19 @@ pub enum FolderError {
 struct CaptionsFile {
     #[serde(default)]
     styles: BTreeMap<String, StylePatch>,
+    languages: Option<Vec<String>>,
+}
+
+fn file(json: &[u8]) -> Result<CaptionsFile, FolderError> {
+    serde_json::from_slice(json).map_err(|e| FolderError::Form(e.to_string()))
+}
+
+/// The languages that `captions.json` lists, as it writes them; `None` if it lists none.
+///
+/// # Errors
+/// [`FolderError::Form`].
+pub fn languages_of_folder(json: &[u8]) -> Result<Option<Vec<String>>, FolderError> {
+    Ok(file(json)?.languages)
 }
 
 /// Reads `captions.json` of a folder of this `model_type`: whole definitions by name.
@@ -46,9 +60,8 @@ pub fn of_folder(
     json: &[u8],
     model_type: &str,
 ) -> Result<BTreeMap<String, CaptionStyle>, FolderError> {
-    let file: CaptionsFile =
-        serde_json::from_slice(json).map_err(|e| FolderError::Form(e.to_string()))?;
-    file.styles
+    file(json)?
+        .styles
         .into_iter()
         .map(|(name, patch)| Ok((name.clone(), completed(patch, &name, model_type)?)))
         .collect()
@@ -64,6 +77,11 @@ fn completed(
         return Err(FolderError::Form(format!(
             "style \"{name}\": unknown field `prompts`, use `prompt`"
         )));
+    }
+    // They name columns, which a model does not know.
+    if patch.template.is_some() || patch.fallback.is_some() {
+        let reason = "templates and fallbacks belong to caption.style and to fills";
+        return Err(FolderError::Form(format!("style \"{name}\": {reason}")));
     }
     let invalid = |error| FolderError::Style { name: name.into(), error };
     let base = match builtin(name) {
@@ -142,6 +160,7 @@ mod tests {
             (r#"{"style": {}}"#, "style"),
             (r#"{"styles": {"x": {"instructions": "Rhyme."}}}"#, "instructions"),
             (r#"{"styles": {"x": {"prompts": {"vit": "Rhyme."}}}}"#, "prompts"),
+            (r#"{"styles": {"x": {"prompt": "x", "template": "{caption}"}}}"#, "caption.style"),
             (r#"{"styles": {"x": {"max_chars": 10}}}"#, "\"x\""),
             (r#"{"styles": {"Bad Name": {"instruction": "Rhyme."}}}"#, "Bad Name"),
             (r#"{"styles": {"concise": {"max_chars": 12, "min_chars": 13}}}"#, "min_chars"),

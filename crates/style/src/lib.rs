@@ -26,7 +26,7 @@ mod vocabulary;
 mod words;
 
 pub use fill::{FillDefinition, FillError};
-pub use folder::{FolderError, of_folder};
+pub use folder::{FolderError, languages_of_folder, of_folder};
 pub use nothing::{EmptyText, empty_text};
 pub use opener::stock_opener;
 pub use patch::StylePatch;

@@ -26,6 +26,12 @@ pub struct StylePatch {
     pub max_sentences: Option<u32>,
     /// Replaces whether a final full stop is removed.
     pub strip_final_stop: Option<bool>,
+    /// Replaces the language, a BCP 47 tag.
+    pub language: Option<String>,
+    /// Replaces the template; for rows of `caption.style`.
+    pub template: Option<String>,
+    /// Replaces the fallback; for rows of `caption.style`.
+    pub fallback: Option<String>,
     /// Prompts by `model_type`, added to those of the base; for rows of `caption.style`.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub prompts: BTreeMap<String, String>,
@@ -35,7 +41,7 @@ pub struct StylePatch {
 }
 
 /// Columns of `caption.style` other than its name.
-const COLUMNS: [&str; 7] = [
+const COLUMNS: [&str; 10] = [
     "instruction",
     "task",
     "min_chars",
@@ -43,6 +49,9 @@ const COLUMNS: [&str; 7] = [
     "max_sentences",
     "strip_final_stop",
     "prompts",
+    "language",
+    "template",
+    "fallback",
 ];
 
 impl StylePatch {
@@ -70,6 +79,9 @@ impl StylePatch {
         style.instruction = self.instruction.unwrap_or(style.instruction);
         style.task = self.task.unwrap_or(style.task);
         style.prompts.extend(self.prompts);
+        style.language = self.language.or(style.language);
+        style.template = self.template.or(style.template);
+        style.fallback = self.fallback.or(style.fallback);
         let rules = &mut style.rules;
         rules.max_chars = self.max_chars.unwrap_or(rules.max_chars);
         rules.min_chars = self.min_chars.unwrap_or(rules.min_chars.min(rules.max_chars));
@@ -113,7 +125,8 @@ mod tests {
         let patch = row(json!({
             "name": "seo", "instruction": "Rhyme.", "task": "concise", "min_chars": 2,
             "max_chars": 40, "max_sentences": 3, "strip_final_stop": true,
-            "prompts": {"florence2": "Look."}, "comment": "of the administrator",
+            "prompts": {"florence2": "Look."}, "language": "de", "template": "{title}: {caption}",
+            "fallback": "{title}", "comment": "of the administrator",
         }));
         let style = patch.apply(builtin("seo").unwrap());
         let expected = CaptionStyle {
@@ -127,6 +140,9 @@ mod tests {
                 strip_final_stop: true,
             },
             prompts: BTreeMap::from([("florence2".to_string(), "Look.".to_string())]),
+            language: Some("de".into()),
+            template: Some("{title}: {caption}".into()),
+            fallback: Some("{title}".into()),
         };
         assert_eq!(style, expected);
     }

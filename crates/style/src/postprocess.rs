@@ -353,7 +353,7 @@ mod tests {
                 instruction: "x".into(),
                 task,
                 rules,
-                prompts: Default::default(),
+                ..CaptionStyle::with_defaults("x")
             };
             let ending = if next(2) == 0 { TextEnding::Cut } else { TextEnding::Complete };
             if let Ok(text) = postprocess(&raw, &style, ending) {

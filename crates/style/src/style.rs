@@ -18,6 +18,15 @@ pub struct CaptionStyle {
     /// Prompts that replace the instruction for the models of a family, by `model_type`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub prompts: BTreeMap<String, String>,
+    /// The language of the text, a BCP 47 tag in canonical form; `None`: as the model writes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub language: Option<String>,
+    /// Combines the caption with words of the row, as `{title}: {caption}`. Not sent to the engine.
+    #[serde(skip)]
+    pub template: Option<String>,
+    /// The text of a picture without a caption, as `{title}`. Not sent to the engine.
+    #[serde(skip)]
+    pub fallback: Option<String>,
 }
 
 impl CaptionStyle {
@@ -35,6 +44,9 @@ impl CaptionStyle {
                 strip_final_stop: false,
             },
             prompts: BTreeMap::new(),
+            language: None,
+            template: None,
+            fallback: None,
         }
     }
 
@@ -133,6 +145,9 @@ pub fn builtin(name: &str) -> Option<CaptionStyle> {
         task,
         rules,
         prompts: BTreeMap::new(),
+        language: None,
+        template: None,
+        fallback: None,
     })
 }
 

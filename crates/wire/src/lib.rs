@@ -5,6 +5,7 @@
 //! the socket transfers them.
 
 mod config;
+mod context;
 mod failure;
 pub mod frame;
 mod message;
@@ -13,6 +14,7 @@ mod status;
 mod url_text;
 
 pub use config::{EngineConfig, TileMode};
+pub use context::{ContextFacts, MAX_CONTEXT, MAX_FACT, MAX_FACT_NAME, MAX_FACTS};
 pub use failure::{Failure, FailureClass, MAX_ENGINE_DEATHS, TOO_MANY_CONNECTIONS};
 pub use message::{
     CaptionOutcome, CaptionOutput, CaptionReply, CaptionRequest, ClientMessage, ClientRole,

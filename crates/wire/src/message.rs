@@ -1,6 +1,7 @@
 //! Requests and replies. Durations are in milliseconds.
 
-use crate::{EngineStatus, Failure};
+use crate::{ContextFacts, EngineStatus, Failure};
+use pg_caption_rules::BlockRule;
 use pg_caption_style::CaptionStyle;
 use serde::{Deserialize, Serialize};
 
@@ -97,6 +98,9 @@ pub struct CaptionRequest {
     /// other picture, of any connection, is in decoder or model.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub isolated: bool,
+    /// Rules of the database for the words of captions, of all styles.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<BlockRule>,
 }
 
 /// Source of the picture of a request.
@@ -135,14 +139,14 @@ pub struct KnownPicture {
 /// One requested caption.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutputSpec {
-    /// The whole definition; the engine stores none.
+    /// The whole definition with what a fill changes, its language included; the engine stores none.
     pub style: CaptionStyle,
     /// Upper limit for generated tokens,
     /// [`pg_caption_style::MIN_TOKENS`]..=[`pg_caption_style::MAX_TOKENS`].
     pub max_tokens: u32,
-    /// Facts about the product that an instruction-following model may use.
+    /// Facts about the picture that a model which follows instructions may use.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub context: Option<String>,
+    pub context: Option<ContextFacts>,
     /// Confidence below which this caption is `uncertain`, 0..=1; `None`: that of the request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_confidence: Option<f32>,

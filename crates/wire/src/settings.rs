@@ -111,6 +111,9 @@ macro_rules! for_each_setting {
                 cli("min-confidence", "X", "[default: the model's own]"),
                 "Sets the confidence below which no caption is written.",
                 "0 to 1; -1 means the threshold of the model.";
+            block_obscenity: boolean(true), sighup engine(block_obscenity: bool),
+                "Refuses captions with slurs or obscene words.",
+                "";
             lookahead: integer(-1, -1, 1024, Count), user,
                 "Sets the number of rows whose pictures a statement requests ahead of their turn.",
                 "-1 means twice \"pg_caption.max_batch\", or 16 if that is 0; 0 means none.";

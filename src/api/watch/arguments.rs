@@ -3,7 +3,7 @@
 //! Called by `watch` and `control`.
 
 use super::sign;
-use crate::api::{style, value};
+use crate::api::{language, style, value};
 use crate::pg::report::refuse;
 use pg_caption_queue::check_base_url;
 use pg_caption_style::FillDefinition;
@@ -210,10 +210,20 @@ fn parse_fills(fills: &AnyElement) -> FillMap {
         refuse_fills("must name at least one column");
     }
     let fill = |(column, value): (&String, &Value)| match FillDefinition::from_json(value) {
-        Ok(fill) => (column.clone(), fill),
+        Ok(fill) => (column.clone(), with_language(column, fill)),
         Err(error) => refuse_fills(&format!("of column \"{column}\" {error}")),
     };
     object.iter().map(fill).collect()
+}
+
+/// The fill with its language in canonical form.
+fn with_language(column: &str, fill: FillDefinition) -> FillDefinition {
+    let canonical = |tag: String| {
+        language::canonical(&tag).unwrap_or_else(|error| {
+            refuse_fills(&format!("of column \"{column}\" have a wrong language: {error}"))
+        })
+    };
+    FillDefinition { language: fill.language.map(canonical), ..fill }
 }
 
 fn refuse_fills(problem: &str) -> ! {

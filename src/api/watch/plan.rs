@@ -4,13 +4,13 @@
 
 use super::arguments::WatchOptions;
 use super::{condition, image_column, sign};
-use crate::api::{FillTemplates, style};
+use crate::api::{FillTemplates, language, style};
 use crate::pg::condition::{ConditionSource, RowCondition};
 use crate::pg::report::{refuse, warn};
 use crate::pg::table::{self, ColumnDescription, TableDescription};
 use crate::pg::table_key;
 use crate::pg::triggers::{self, TriggerKey, TriggerSpec};
-use pg_caption_style::FillDefinition;
+use pg_caption_style::{CaptionStyle, FillDefinition};
 use pgrx::prelude::*;
 
 /// Everything that `caption.watch` writes.
@@ -45,7 +45,10 @@ impl<'a> WatchPlan<'a> {
         let holds_pictures = image_column::require(&table, &image, options);
         for (column, fill) in &options.fills {
             require_fillable(&table, column, &fill.style, &options.image);
-            require_templates(&table, column, fill);
+            let style = style::resolve(&fill.style);
+            let fill = fill.clone().completed(&style);
+            require_templates(&table, column, &fill);
+            language::require(&CaptionStyle { language: fill.language, ..style });
         }
         let keys = table_key::key(&table);
         let key_column = |name: &String| {

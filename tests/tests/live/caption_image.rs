@@ -320,8 +320,9 @@ fn caption_image_needs_a_grant() {
     let mut session = db.session();
     session.run(&format!("CREATE ROLE {role} LOGIN"));
     let error = db.session_as(&role).error("SELECT caption_image(NULL::text)");
-    session
-        .run(&format!("GRANT EXECUTE ON FUNCTION caption_image(text, text, int, text) TO {role}"));
+    session.run(&format!(
+        "GRANT EXECUTE ON FUNCTION caption_image(text, text, int, text, jsonb) TO {role}"
+    ));
     let granted = db.session_as(&role).value("SELECT caption_image(NULL::text)");
     session.run(&format!("DROP OWNED BY {role}; DROP ROLE {role}"));
     assert_eq!(error.code().code(), "42501");

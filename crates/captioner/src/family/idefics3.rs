@@ -179,7 +179,7 @@ impl FamilyPreparer for Shared {
         };
         let mut instruction = words.text.unwrap_or(&style.instruction).to_owned();
         if let Some(context) = words.context.map(str::trim).filter(|context| !context.is_empty()) {
-            let _ = write!(instruction, "\nThe product: {context}");
+            let _ = write!(instruction, "\n{context}");
         }
         let (before, after) = self.turn(&instruction)?;
         // The reference tokenizes the expanded text as a whole: characters on both sides of a seam

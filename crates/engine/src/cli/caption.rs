@@ -10,7 +10,8 @@ use crate::request::{JobExtras, JobSpec, PictureSource};
 use indicatif::{ProgressBar, ProgressStyle};
 use pg_caption_style::{CaptionStyle, builtin, builtin_names};
 use pg_caption_wire::{
-    ClientRole, EngineConfig, Failure, ImageFacts, ModelRef, OutputSpec, StageTimings, TileMode,
+    ClientRole, ContextFacts, EngineConfig, Failure, ImageFacts, ModelRef, OutputSpec,
+    StageTimings, TileMode,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -74,7 +75,7 @@ pub fn run(options: &CaptionArgs) -> Result<bool, String> {
         .map(|style| OutputSpec {
             style,
             max_tokens: options.max_tokens,
-            context: options.context.clone(),
+            context: options.context.iter().find_map(|text| ContextFacts::new([("", text)])),
             min_confidence: None,
         })
         .collect();
@@ -167,6 +168,7 @@ fn submit(
         source,
         outputs: outputs.to_vec(),
         min_confidence: None,
+        rules: Arc::default(),
         extras: JobExtras { file_name: (!url).then(|| picture.to_string()), ..extras.clone() },
     };
     let (counted, answers) = (engine.metrics().count_in(), answers.clone());

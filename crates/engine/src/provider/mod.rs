@@ -10,6 +10,7 @@
 
 pub mod cascade;
 pub mod local;
+pub mod prompt;
 pub mod readiness;
 pub mod remote;
 pub mod values;

@@ -1,7 +1,7 @@
 //! The values that pass through the provider seam. Knows neither jobs nor models.
 
 use super::Provider;
-use pg_caption_models::WithoutConfidence;
+use pg_caption_models::{ModelLanguages, WithoutConfidence};
 use pg_caption_wire::{EngineConfig, FinishReason, ModelRef};
 use std::any::Any;
 use std::sync::Arc;
@@ -74,6 +74,10 @@ pub struct AnswerTerms {
     pub min_confidence: Option<f32>,
     /// What becomes of captions without confidence.
     pub without_confidence: WithoutConfidence,
+    /// Languages in which the model can write.
+    pub languages: ModelLanguages,
+    /// Texts with slurs or obscene words are refused.
+    pub block_obscenity: bool,
 }
 
 impl AnswerTerms {
@@ -84,6 +88,9 @@ impl AnswerTerms {
             min_confidence: config.min_confidence.or(status.min_confidence),
             model: ModelRef { name: status.name, digest: status.digest },
             without_confidence: provider.without_confidence(),
+            // A folder that cannot be read has no provider; others were checked when it was loaded.
+            languages: ModelLanguages::of_folder(&config.model).unwrap_or(ModelLanguages::Any),
+            block_obscenity: config.block_obscenity,
         }
     }
 }

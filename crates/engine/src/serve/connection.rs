@@ -247,6 +247,10 @@ impl ClientConnection {
             }
         }
         let timeout = Duration::from_millis(request.remaining_ms);
+        let (rules, unusable) = match engine.rules().compiled(request.rules) {
+            Ok(rules) => (rules, None),
+            Err(error) => (Arc::default(), Some(failures::bad_request(error.to_string()))),
+        };
         let arrived = Instant::now();
         let (source, bytes) = match request.image {
             ImageSource::Url { url, known, shown } => {
@@ -273,11 +277,12 @@ impl ClientConnection {
                 .outputs
                 .into_iter()
                 .map(|output| OutputSpec {
-                    context: output.context.filter(|context| !context.trim().is_empty()),
+                    context: output.context.filter(|context| !context.is_empty()),
                     ..output
                 })
                 .collect(),
             min_confidence: request.min_confidence,
+            rules,
             extras: JobExtras::default(),
         };
         let (client, watcher) = (Arc::downgrade(self), Arc::downgrade(self));
@@ -297,6 +302,10 @@ impl ClientConnection {
             }
         }));
         self.jobs().insert(id, job.clone());
+        let bytes = match unusable {
+            Some(failure) => Err(failure),
+            None => bytes,
+        };
         match bytes {
             Err(failure) => {
                 job.answer(JobAnswer::Failed(failure));

@@ -254,6 +254,7 @@ pub fn bytes(id: u64, styles: &[&str]) -> CaptionRequest {
         from_turn: false,
         min_confidence: Some(0.0),
         isolated: false,
+        rules: Vec::new(),
     }
 }
 

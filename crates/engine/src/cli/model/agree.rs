@@ -128,6 +128,7 @@ fn captions(
                 source: PictureSource::Bytes { sha256: None },
                 outputs: vec![output],
                 min_confidence: None,
+                rules: Arc::default(),
                 extras: JobExtras::default(),
             };
             let (at, answers) = (submitted, answers.clone());

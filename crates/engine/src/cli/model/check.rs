@@ -100,6 +100,7 @@ fn captions(engine: &Arc<Engine>, styles: &[CaptionStyle]) -> Result<StyleCaptio
         source,
         outputs,
         min_confidence: None,
+        rules: Arc::default(),
         extras: JobExtras::default(),
     };
     let (answers, arrived) = channel();

@@ -151,6 +151,7 @@ fn inner_job(
         source: outer.source.clone(),
         outputs,
         min_confidence: outer.min_confidence,
+        rules: outer.rules.clone(),
         extras: outer.extras.clone(),
     };
     Arc::new(Job::new(spec, now, answered).within(outer.clone()))

@@ -4,10 +4,11 @@
 use crate::catch_panic::catch_panic;
 use crate::failures;
 use crate::job::Job;
+use crate::provider::prompt;
 use pg_caption_captioner::{InputPreparer, PictureFeatures, PromptWords, TokenPrompt};
-use pg_caption_models::aliases;
+use pg_caption_models::{aliases, follows_instructions};
 use pg_caption_style::CaptionStyle;
-use pg_caption_wire::{Failure, TileMode};
+use pg_caption_wire::{ContextFacts, Failure, TileMode};
 use std::collections::HashMap;
 
 /// Prompts kept; beyond it all are forgotten. Clients use a handful of styles.
@@ -19,8 +20,8 @@ struct PromptKey {
     style: CaptionStyle,
     /// Replaces the style's instruction.
     text: Option<String>,
-    /// Facts about the product.
-    context: Option<String>,
+    /// What is known about the picture.
+    context: Option<ContextFacts>,
     tiles: TileMode,
     /// Bucket of the picture's features.
     bucket: u64,
@@ -56,8 +57,13 @@ impl PromptCache {
         if let Some(prompt) = self.0.get(&key) {
             return Ok(prompt.clone());
         }
-        let words =
-            PromptWords { text: key.text.as_deref(), context: key.context.as_deref(), tiles };
+        let is_asked = follows_instructions(&preparer.status().family);
+        let text = match is_asked && output.style.language.is_some() {
+            true => Some(prompt::instruction(&output.style, key.text.as_deref())),
+            false => key.text.clone(),
+        };
+        let facts = prompt::facts(output).filter(|_| is_asked);
+        let words = PromptWords { text: text.as_deref(), context: facts.as_deref(), tiles };
         let prompt = catch_panic(|| preparer.prompt(&output.style, words, features))
             .map_err(|panic| failures::step_panicked("the code that makes the prompt", &panic))?
             .map_err(|error| failures::no_prompt(&output.style.name, &error.to_string()))?;

@@ -6,6 +6,7 @@ use super::line::{LineCaption, NextStep};
 use super::picture::SentPicture;
 use crate::catch_panic::catch_panic;
 use crate::failures;
+use crate::provider::prompt;
 use crate::provider::values::RawCaption;
 use pg_caption_models::REMOTE_FAMILY;
 use pg_caption_remote::{
@@ -271,12 +272,10 @@ impl RemoteModel {
     fn instruction(&self, job: &crate::job::Job, output: &OutputSpec) -> String {
         let style = &output.style;
         let own = job.extras.prompt.as_deref().or_else(|| style.prompt_for(&[REMOTE_FAMILY]));
-        let mut instruction = own.unwrap_or(&style.instruction).to_owned();
-        let context =
-            output.context.as_deref().map(str::trim).filter(|context| !context.is_empty());
-        if let Some(context) = context.filter(|_| self.settings.send_context) {
-            instruction += "\nThe product: ";
-            instruction += context;
+        let mut instruction = prompt::instruction(style, own);
+        if let Some(facts) = prompt::facts(output).filter(|_| self.settings.send_context) {
+            instruction += "\n";
+            instruction += &facts;
         }
         instruction
     }

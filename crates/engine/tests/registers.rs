@@ -1,0 +1,63 @@
+//! The three styles are three registers: their captions differ in length and form. The pictures are
+//! those of a catalogue that is not part of the project; without it the test is skipped.
+
+mod harness;
+
+use harness::{library, root};
+use serde_json::Value;
+use std::process::Command;
+
+/// The share of captions whose style can be told from their form.
+const LEAST: f64 = 0.98;
+
+/// The style of a caption, by its length and form alone.
+fn style_of(caption: &str) -> &'static str {
+    let stops = |c: char| matches!(c, '.' | '!' | '?');
+    let sentences = caption.split_inclusive(stops).filter(|s| s.trim().len() > 1).count();
+    if caption.chars().count() > 160 || sentences > 2 {
+        return "detailed";
+    }
+    match caption.ends_with(stops) {
+        true if caption.chars().count() > 60 => "seo",
+        _ => "concise",
+    }
+}
+
+#[test]
+fn the_form_of_a_caption_shows_its_style() {
+    let catalogue = root().join("../shared/catalogue/images");
+    let Ok(files) = std::fs::read_dir(&catalogue) else {
+        println!("skipped: no catalogue at {}", catalogue.display());
+        return;
+    };
+    let Some(library) = library() else { return };
+    let mut files: Vec<_> = files.flatten().map(|entry| entry.path()).collect();
+    files.sort();
+    let output = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"))
+        .args(["caption", "--json", "--style", "concise", "--style", "seo", "--style", "detailed"])
+        .arg("--model")
+        .arg(root().join("models/default"))
+        .arg("--onnxruntime")
+        .arg(library)
+        .args(&files)
+        .output()
+        .unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    let mut all = 0;
+    let mut wrong = Vec::new();
+    for line in lines.lines() {
+        let line: Value = serde_json::from_str(line).unwrap();
+        let (Some(caption), Some(style)) = (line["caption"].as_str(), line["style"].as_str())
+        else {
+            continue;
+        };
+        all += 1;
+        if style_of(caption) != style {
+            wrong.push(format!("{style}: {caption}"));
+        }
+    }
+    assert!(all > files.len(), "{all} captions of {} pictures", files.len());
+    let share = 1.0 - wrong.len() as f64 / f64::from(all);
+    println!("{all} captions, {share:.4} of them show their style");
+    assert!(share >= LEAST, "{share:.4}: {wrong:#?}");
+}
