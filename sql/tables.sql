@@ -219,7 +219,8 @@ CREATE FUNCTION caption.announce()
     LANGUAGE c SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'pg_caption_announce';
 COMMENT ON FUNCTION caption.announce() IS
-    'Trigger function of the tables watch, style and rule: wakes the worker of this database at commit.';
+    'Trigger function of the tables watch, style and rule: '
+    'wakes the worker of this database at commit.';
 REVOKE ALL ON FUNCTION caption.announce() FROM PUBLIC;
 
 -- A watch in a restored dump is work, and a changed style may be one that a watch lacks.

@@ -7,7 +7,7 @@ use pg_caption_publish::{TextTemplate, cell_text};
 use pg_caption_style::CaptionStyle;
 use pg_caption_wire::ContextFacts;
 use pgrx::prelude::*;
-use pgrx::{AnyElement, JsonB};
+use pgrx::{AnyElement, FromDatum, JsonB};
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -21,11 +21,23 @@ pub struct CallContext(BTreeMap<String, String>);
 impl CallContext {
     /// Reads the argument; NULL has no facts. Raises for what is no object of plain values.
     pub fn read(argument: Option<&AnyElement>) -> CallContext {
-        let Some(argument) = argument else { return CallContext::default() };
-        if value::size(argument) > MAX_BYTES {
+        // SAFETY: the argument is of type jsonb by the declaration of the functions.
+        unsafe { CallContext::of_datum(argument.map(AnyElement::datum)) }
+    }
+
+    /// The same of a bare value.
+    ///
+    /// # Safety
+    /// The value is of type jsonb.
+    pub unsafe fn of_datum(value: Option<pg_sys::Datum>) -> CallContext {
+        let Some(value) = value else { return CallContext::default() };
+        // SAFETY: as promised by the caller.
+        if unsafe { value::datum_size(value) } > MAX_BYTES {
             refuse_context("is too large", None);
         }
-        let Some(JsonB(Value::Object(object))) = value::read(argument) else {
+        // SAFETY: as promised by the caller.
+        let Some(JsonB(Value::Object(object))) = (unsafe { JsonB::from_datum(value, false) })
+        else {
             refuse_context("must be a JSON object", None)
         };
         let facts = object.into_iter().filter_map(|(name, value)| match plain(&value) {

@@ -4,7 +4,7 @@
 //! The SQL functions pin their `search_path`, so the SQL in this folder uses plain names.
 
 pub mod call;
-mod context;
+pub mod context;
 mod database;
 pub mod language;
 mod lint;

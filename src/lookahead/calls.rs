@@ -58,7 +58,7 @@ pub struct AheadCall {
     pub picture: PictureArgument,
     /// In the order of evaluation.
     pub guards: Vec<CallGuard>,
-    /// Picture, style, limit of tokens.
+    /// Picture, style, limit of tokens, context.
     pub arguments: Vec<*mut pg_sys::Node>,
 }
 
@@ -236,13 +236,16 @@ impl CallFinder {
                 }
                 check_argument(*argument)?;
             }
-            // Of what follows the first three, `on_error` concerns only the report of a failure.
-            // Others would be part of the request.
-            let unknown = arguments.iter().skip(4);
-            if arguments.len() < 3 || unknown.clone().any(|argument| !is_null(*argument)) {
+            // `on_error` concerns only the report of a failure. Arguments of another release would
+            // be part of the request.
+            let [picture_value, style, max_tokens, _, context, unknown @ ..] = &arguments[..]
+            else {
+                return Err(AloneReason::Argument);
+            };
+            if unknown.iter().any(|argument| !is_null(*argument)) {
                 return Err(AloneReason::Argument);
             }
-            let arguments = arguments[..3].to_vec();
+            let arguments = vec![*picture_value, *style, *max_tokens, *context];
             self.calls.push(AheadCall { picture, guards: self.guards.clone(), arguments });
         }
         Ok(())

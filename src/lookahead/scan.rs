@@ -152,7 +152,7 @@ unsafe extern "C-unwind" fn prepare(scan: *mut LookaheadScan, state: *mut pg_sys
                     .take(guards as usize)
                     .map(|test| (expression(), GuardTest::from_number(test)))
                     .collect(),
-                arguments: [expression(), expression(), expression()],
+                arguments: [expression(), expression(), expression(), expression()],
             });
         }
         let memory = pg_sys::AllocSetContextCreateInternal(

@@ -3,6 +3,7 @@
 //! Called by `scan`. Bounded by the number of rows, and by `work_mem` for rows and pictures.
 
 use crate::api::call::spec_of;
+use crate::api::context::CallContext;
 use crate::api::{rule, style, value};
 use crate::lookahead::attempt::attempt;
 use crate::lookahead::calls::GuardTest;
@@ -11,7 +12,7 @@ use crate::lookahead::requests::{self, AheadPicture, AheadSpec};
 use crate::pg::guc_scope::GucScope;
 use crate::settings;
 use pg_caption_style::{CaptionStyle, MAX_TOKENS, MIN_TOKENS};
-use pg_caption_wire::{CaptionOutcome, MAX_URL_BYTES, OutputSpec, is_blank};
+use pg_caption_wire::{CaptionOutcome, ContextFacts, MAX_URL_BYTES, OutputSpec, is_blank};
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::{FromDatum, pg_sys};
 use std::cell::Cell;
@@ -26,8 +27,8 @@ const CATCH_UP: usize = 2;
 pub struct CallState {
     pub picture: PictureArgument,
     pub guards: Vec<(*mut pg_sys::ExprState, GuardTest)>,
-    /// Picture, style, limit of tokens.
-    pub arguments: [*mut pg_sys::ExprState; 3],
+    /// Picture, style, limit of tokens, context.
+    pub arguments: [*mut pg_sys::ExprState; 4],
 }
 
 /// A row that was read ahead.
@@ -45,6 +46,7 @@ struct CallArguments {
     body: Vec<u8>,
     style: String,
     max_tokens: u32,
+    context: Option<ContextFacts>,
 }
 
 /// The rows that a node has read ahead.
@@ -254,7 +256,7 @@ impl RowWindow {
         let mut wanted: Vec<(AheadSpec, Vec<u8>)> = Vec::new();
         for call in calls {
             let Some(style) = self.style(call.style) else { continue };
-            let output = spec_of(style, call.max_tokens, None);
+            let output = spec_of(style, call.max_tokens, call.context);
             match wanted.iter_mut().find(|(spec, _)| spec.picture == call.picture) {
                 Some((spec, _)) if spec.outputs.contains(&output) => {}
                 Some((spec, _)) => spec.outputs.push(output),
@@ -321,7 +323,7 @@ impl CallState {
             if !self.guards.iter().all(is_made) {
                 return None;
             }
-            let [picture, style, max_tokens] = self.arguments;
+            let [picture, style, max_tokens, facts] = self.arguments;
             let picture = value_of(picture, context)?;
             let style = text(value_of(style, context)?)?;
             let max_tokens = value_of(max_tokens, context)?;
@@ -347,7 +349,8 @@ impl CallState {
                     (AheadPicture::of_bytes(&body), body)
                 }
             };
-            Some(CallArguments { picture, body, style, max_tokens })
+            let facts = CallContext::of_datum(value_of(facts, context)).facts();
+            Some(CallArguments { picture, body, style, max_tokens, context: facts })
         }
     }
 }

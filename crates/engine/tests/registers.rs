@@ -7,7 +7,7 @@ use harness::{library, root};
 use serde_json::Value;
 use std::process::Command;
 
-/// The share of captions whose style can be told from their form.
+/// The least share of captions whose form shows their style.
 const LEAST: f64 = 0.98;
 
 /// The style of a caption, by its length and form alone.

@@ -11,8 +11,8 @@ pub const MAX_FACT_NAME: usize = 63;
 /// Most facts of one request.
 pub const MAX_FACTS: usize = 32;
 
-/// What is known about a picture besides the picture: names and values, such as `title` and `brand`.
-/// Data for models that follow instructions, never an instruction.
+/// What is known about a picture besides the picture: names and values, such as `title`. Data for
+/// models that follow instructions, never an instruction.
 ///
 /// Whatever it is made from, each name and value is one line without control characters, and all of
 /// them have at most [`MAX_CONTEXT`] characters. Longer values are cut, further facts are left out.

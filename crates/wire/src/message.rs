@@ -139,7 +139,7 @@ pub struct KnownPicture {
 /// One requested caption.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct OutputSpec {
-    /// The whole definition with what a fill changes, its language included; the engine stores none.
+    /// The whole definition with what a fill changes, as its language; the engine stores none.
     pub style: CaptionStyle,
     /// Upper limit for generated tokens,
     /// [`pg_caption_style::MIN_TOKENS`]..=[`pg_caption_style::MAX_TOKENS`].

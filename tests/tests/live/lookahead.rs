@@ -58,6 +58,8 @@ const STATEMENTS: &[&str] = &[
     "SELECT id, caption_image(url, CASE id WHEN 4 THEN 'nonsense' ELSE 'seo' END) FROM shop",
     "SELECT id, caption_image(url, 'seo', id + 28) FROM shop",
     "SELECT id, caption_image(url, NULL) FROM shop",
+    "SELECT id, caption_image(url, context => jsonb_build_object('title', title)) FROM shop",
+    "SELECT id, caption_image(url, context => CASE id WHEN 4 THEN '[]' END::jsonb) FROM shop",
     "SELECT id, caption_image(image) FROM shop",
     "SELECT id, caption_image(substr(image, id)) FROM shop WHERE id < 3",
     "SELECT id, 10 / (id - 4), caption_image(url) FROM shop",

@@ -2,7 +2,8 @@
 
 use super::{ListArgs, size};
 use crate::cli::locate;
-use pg_caption_models::{InstalledModel, scan};
+use pg_caption_language::LanguageTag;
+use pg_caption_models::{InstalledModel, ModelLanguages, scan};
 use serde_json::json;
 
 /// Runs it. Returns whether every folder is usable.
@@ -25,7 +26,8 @@ pub fn run(options: &ListArgs) -> Result<bool, String> {
 }
 
 fn as_json(model: &InstalledModel) -> String {
-    let InstalledModel { name, path, model_type, bytes, graphs, styles, problem } = model;
+    let InstalledModel { name, path, model_type, bytes, graphs, styles, languages, problem } =
+        model;
     json!({
         "name": name,
         "path": path,
@@ -33,9 +35,18 @@ fn as_json(model: &InstalledModel) -> String {
         "bytes": bytes,
         "graphs": graphs,
         "styles": styles,
+        "languages": listed(languages.as_ref()),
         "problem": problem,
     })
     .to_string()
+}
+
+/// The languages of a model; `None`: all, or its files do not say.
+fn listed(languages: Option<&ModelLanguages>) -> Option<Vec<&str>> {
+    match languages? {
+        ModelLanguages::Any => None,
+        ModelLanguages::Listed(tags) => Some(tags.iter().map(LanguageTag::as_str).collect()),
+    }
 }
 
 fn as_text(model: &InstalledModel) -> String {
