@@ -43,7 +43,7 @@ fn the_form_of_a_caption_shows_its_style() {
         .output()
         .unwrap();
     let lines = String::from_utf8(output.stdout).unwrap();
-    let mut all = 0;
+    let mut all = 0_usize;
     let mut wrong = Vec::new();
     for line in lines.lines() {
         let line: Value = serde_json::from_str(line).unwrap();
@@ -57,7 +57,7 @@ fn the_form_of_a_caption_shows_its_style() {
         }
     }
     assert!(all > files.len(), "{all} captions of {} pictures", files.len());
-    let share = 1.0 - wrong.len() as f64 / f64::from(all);
+    let share = 1.0 - wrong.len() as f64 / all as f64;
     println!("{all} captions, {share:.4} of them show their style");
     assert!(share >= LEAST, "{share:.4}: {wrong:#?}");
 }
