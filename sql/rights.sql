@@ -13,6 +13,7 @@ CREATE FUNCTION caption.grant_to(role regrole, rights text)
             'caption.watch, caption.unwatch, caption.move_watch, caption.pause, '
             'caption.resume, caption.retry, '
             'caption.recaption, caption.withdraw, caption.prune, caption.is_idle, '
+            'caption.estimate, caption.preview, '
             'caption.texts, caption.begin_backfill, caption.end_backfill';
     BEGIN
         IF rights NOT IN ('caller', 'editor') THEN

@@ -19,7 +19,11 @@ CREATE TABLE caption.watch (
     condition_columns name[],
     backfill          boolean  NOT NULL DEFAULT false,
     batch             int,
-    named             name[]
+    named             name[],
+    context           name[],
+    follow_context    boolean  NOT NULL DEFAULT false,
+    blank             text     CHECK (blank = 'keep'),
+    followed          name[]
 );
 COMMENT ON TABLE caption.watch IS
     'Watched tables, one per row, written by caption.watch(). '
@@ -60,6 +64,15 @@ COMMENT ON COLUMN caption.watch.batch IS
 COMMENT ON COLUMN caption.watch.named IS
     'Schema and name of the table when caption.watch() was called last. '
     'Another table may have this name now; see caption.move_watch().';
+COMMENT ON COLUMN caption.watch.context IS
+    'Columns whose words the model gets as facts. '
+    'Shown to members of the table''s owner by caption.watch_option.';
+COMMENT ON COLUMN caption.watch.follow_context IS
+    'Whether a changed context changes the texts.';
+COMMENT ON COLUMN caption.watch.blank IS
+    'keep: the empty text is a decision, and only NULL is filled.';
+COMMENT ON COLUMN caption.watch.followed IS
+    'Columns whose change is followed: those of the context and of the templates.';
 GRANT SELECT (relation, image, fills, keys, max_tokens, overwrite, on_replica, paused,
               superuser_since, backfill, batch, named)
     ON caption.watch TO PUBLIC;
@@ -70,7 +83,7 @@ SELECT pg_extension_config_dump('caption.watch',
 
 CREATE VIEW caption.watch_option WITH (security_barrier) AS
     SELECT w.relation, w.image, w.fills, w.keys, w.max_tokens, w.overwrite, w.on_replica,
-           w.paused, w.base_url, w.sign, w.condition
+           w.paused, w.base_url, w.sign, w.condition, w.context, w.follow_context, w.blank
       FROM caption.watch w
       JOIN pg_class c ON c.oid = w.relation
      WHERE pg_has_role(c.relowner, 'USAGE');

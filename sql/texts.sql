@@ -39,6 +39,7 @@ CREATE FUNCTION caption.texts(
                   FROM unnest(w.keys) WITH ORDINALITY AS k (name, ord)) AS keys,
                (SELECT string_agg(format('WHEN %L THEN t.%I::text', f.name, f.name), ' ')
                   FROM jsonb_object_keys(w.fills) AS f (name)) AS texts,
+               coalesce(w.blank = 'keep', false) AS keeps_blank,
                pg_has_role(c.relowner, 'USAGE') AS is_member,
                c.relowner::regrole AS owner
           INTO watch
@@ -72,11 +73,14 @@ CREATE FUNCTION caption.texts(
               JOIN %s t ON l.key = jsonb_build_array(%s)
              CROSS JOIN LATERAL (SELECT CASE l.column_name %s END AS text) AS c
              CROSS JOIN LATERAL (
-                   SELECT nullif(c.text, '') AS text,
-                          left(encode(sha256(convert_to(coalesce(c.text, ''), 'UTF8')), 'hex'), 32)
+                   SELECT CASE WHEN NOT $2 OR c.text <> '' THEN nullif(c.text, '')
+                               ELSE c.text END AS text,
+                          NOT ($2 AND c.text IS NOT DISTINCT FROM '')
+                          AND left(encode(sha256(convert_to(coalesce(c.text, ''), 'UTF8')),
+                                          'hex'), 32)
                               = l.entry->>'text' AS is_written) AS v
              WHERE l.relation = $1
-        $query$, watch.name, watch.keys, watch.texts) USING texts.relation;
+        $query$, watch.name, watch.keys, watch.texts) USING texts.relation, watch.keeps_blank;
     END
     $$;
 COMMENT ON FUNCTION caption.texts(regclass) IS

@@ -11,18 +11,23 @@ CREATE FUNCTION caption.watch(
         on_replica boolean      DEFAULT NULL,
         base_url   text         DEFAULT NULL,
         sign       regprocedure DEFAULT NULL,
+        context    name[]       DEFAULT NULL,
+        follow_context boolean  DEFAULT NULL,
+        blank      text         DEFAULT NULL,
         condition  text         DEFAULT NULL,
         replace    boolean      DEFAULT NULL)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'watch_wrapper';
 COMMENT ON FUNCTION
-    caption.watch(regclass, text, jsonb, int, boolean, boolean, text, regprocedure, text,
-                  boolean) IS
+    caption.watch(regclass, text, jsonb, int, boolean, boolean, text, regprocedure, name[],
+                  boolean, text, text, boolean) IS
     'Fills empty columns of a table with captions of the images at its URLs: '
     'of existing rows, and of rows written from now on. '
     'fills: columns, each with its style; by default {"alt": "concise", "seo": "seo"}. '
     'sign: a function from text to text that signs the URL at the moment of the fetch. '
+    'context: columns whose words the model gets as facts; follow_context: their changes count. '
+    'blank: keep leaves empty texts alone, only NULL is filled. '
     'condition: an expression over one row; other rows are left alone. '
     'A call for a watched table changes what it is given. replace: the given fills replace all.';
 

@@ -25,6 +25,7 @@ pgrx::extension_sql_file!("../sql/caption.sql", name = "caption", requires = ["s
 pgrx::extension_sql_file!("../sql/models.sql", name = "models", requires = ["caption"]);
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", requires = ["schema"]);
 pgrx::extension_sql_file!("../sql/watch.sql", name = "watch", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/dry_run.sql", name = "dry_run", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/publish.sql", name = "publish", requires = ["schema"]);
 pgrx::extension_sql_file!("../sql/progress.sql", name = "progress", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/texts.sql", name = "texts", requires = ["progress"]);
@@ -37,7 +38,7 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../sql/rights.sql",
     name = "rights",
-    requires = ["caption", "watch", "texts", "backfill"]
+    requires = ["caption", "watch", "dry_run", "texts", "backfill"]
 );
 
 /// Runs once in the postmaster if the library is preloaded; children inherit the result. In a

@@ -64,6 +64,10 @@ pub struct TriggerSpec<'a> {
     pub overwrite: bool,
     pub on_replica: bool,
     pub condition: Option<&'a RowCondition>,
+    /// Columns whose change is followed.
+    pub followed: &'a [String],
+    /// The empty text stays: only NULL is empty.
+    pub keeps_blank: bool,
 }
 
 /// Drops the extension's triggers of a table.
@@ -143,8 +147,7 @@ fn insert_condition(spec: &TriggerSpec<'_>) -> String {
     if spec.overwrite || spec.is_partitioned {
         return may_have_url;
     }
-    let some_empty = any(spec.fills.iter().map(|(column, _)| is_empty("NEW", column)));
-    format!("{may_have_url} AND ({some_empty})")
+    format!("{may_have_url} AND ({})", some_empty(spec))
 }
 
 /// The condition of the UPDATE trigger. Rarely true parts are last. A row that loses its URL, or
@@ -159,7 +162,7 @@ fn update_condition(spec: &TriggerSpec<'_>) -> String {
         false => has_changed(spec.image),
     };
     let key_changed = any(spec.keys.iter().map(TriggerKey::has_changed));
-    let some_empty = any(spec.fills.iter().map(|(column, _)| is_empty("NEW", column)));
+    let some_empty = some_empty(spec);
     let has_url = match spec.holds_pictures {
         true => format!("octet_length(NEW.{image}) > 0"),
         false => is_filled("NEW", spec.image),
@@ -167,8 +170,10 @@ fn update_condition(spec: &TriggerSpec<'_>) -> String {
     let has_text = any(spec.fills.iter().map(|(column, _)| is_filled("NEW", column)));
     let match_changed = spec.condition.and_then(match_may_have_changed);
     let match_changed = match_changed.map_or(String::new(), |changed| format!(" OR {changed}"));
+    let words_changed = columns_differ(spec.followed);
+    let words_changed = words_changed.map_or(String::new(), |changed| format!(" OR {changed}"));
     format!(
-        "({url_changed} OR {key_changed} OR {some_empty}{match_changed}) \
+        "({url_changed} OR {key_changed} OR {some_empty}{match_changed}{words_changed}) \
          AND ({has_url} OR ({url_changed}{match_changed}) AND ({has_text}))"
     )
 }
@@ -177,17 +182,25 @@ fn update_condition(spec: &TriggerSpec<'_>) -> String {
 /// session of the writer. Compared are the stored bytes, for which no type needs an operator.
 /// `None`: it names no column.
 fn match_may_have_changed(condition: &RowCondition) -> Option<String> {
-    let row = |row: &str| {
-        let column = |name: &String| format!("{row}.{}", quote_identifier(name));
-        condition.columns.iter().map(column).collect::<Vec<_>>().join(", ")
-    };
-    // As an operator, a dump would show it as one of the columns' types.
-    let differ = |new: &str, old: &str| format!("pg_catalog.record_image_ne({new}, {old})");
-    let columns = (!condition.columns.is_empty())
-        .then(|| differ(&format!("ROW({})", row("NEW")), &format!("ROW({})", row("OLD"))));
-    let whole = condition.is_whole_row.then(|| differ("NEW", "OLD"));
+    let columns = columns_differ(&condition.columns);
+    let whole = condition.is_whole_row.then(|| images_differ("NEW", "OLD"));
     let changes: Vec<String> = columns.into_iter().chain(whole).collect();
     (!changes.is_empty()).then(|| changes.join(" OR "))
+}
+
+/// Whether the stored bytes of some columns differ; `None` without columns.
+fn columns_differ(columns: &[String]) -> Option<String> {
+    let row = |row: &str| {
+        let column = |name: &String| format!("{row}.{}", quote_identifier(name));
+        columns.iter().map(column).collect::<Vec<_>>().join(", ")
+    };
+    (!columns.is_empty())
+        .then(|| images_differ(&format!("ROW({})", row("NEW")), &format!("ROW({})", row("OLD"))))
+}
+
+/// As an operator, a dump would show it as one of the columns' types.
+fn images_differ(new: &str, old: &str) -> String {
+    format!("pg_catalog.record_image_ne({new}, {old})")
 }
 
 fn any(conditions: impl Iterator<Item = String>) -> String {
@@ -198,6 +211,14 @@ fn any(conditions: impl Iterator<Item = String>) -> String {
 /// are equal.
 fn text(row: &str, column: &str) -> String {
     format!("{row}.{}::text COLLATE \"C\"", quote_identifier(column))
+}
+
+/// Whether a fill of the new row is empty.
+fn some_empty(spec: &TriggerSpec<'_>) -> String {
+    any(spec.fills.iter().map(|(column, _)| match spec.keeps_blank {
+        true => format!("NEW.{} IS NULL", quote_identifier(column)),
+        false => is_empty("NEW", column),
+    }))
 }
 
 /// No operator is called where a NULL decides already.

@@ -3,8 +3,8 @@
 
 use super::foreign_code;
 use super::transaction::spi;
-use crate::api::FillTemplates;
-use crate::{api::language, api::style, pg::table, pg::triggers};
+use crate::api::{FillTemplates, language, style, watch};
+use crate::{pg::table, pg::triggers};
 use pg_caption_queue::{KeyColumn, WatchFill, WatchedTable};
 use pg_caption_style::FillDefinition;
 use pgrx::prelude::*;
@@ -147,6 +147,17 @@ pub fn check(relation: pg_sys::Oid, watch: &UncheckedWatch) -> Result<CheckedWat
         })
     });
     let fills = fills.collect::<Result<Vec<_>, String>>()?;
+    let context = &watched.context;
+    context.iter().try_for_each(|column| attribute(relation, column).map(drop))?;
+    let followed = context.iter().filter(|_| watched.follow_context);
+    let obstacle = |column: &&String| {
+        watch::context::obstacle_to_blank(relation, column).map(|obstacle| {
+            format!("blank => 'keep' needs a nullable column: \"{column}\" {obstacle}")
+        })
+    };
+    if let Some(problem) = columns.iter().filter(|_| watched.keeps_blank).find_map(obstacle) {
+        return Err(problem);
+    }
     let key_columns = keys.iter().map(|key| {
         Ok(KeyColumn { column: quote_identifier(key), kind: attribute(relation, key)?.0 })
     });
@@ -158,7 +169,8 @@ pub fn check(relation: pg_sys::Oid, watch: &UncheckedWatch) -> Result<CheckedWat
             keys.join(", ")
         ));
     }
-    let named: Vec<String> = std::iter::once(url).chain(columns).chain(keys).cloned().collect();
+    let named = std::iter::once(url).chain(columns).chain(keys).chain(followed);
+    let named: Vec<String> = named.cloned().collect();
     if watched.has_triggers
         && let Some(column) = unknown_to_triggers(relation, &named)
     {

@@ -5,10 +5,10 @@ use super::transaction::spi;
 use crate::hooks::enqueue::MAX_KEY_BYTES;
 use crate::pg::{identity, row_sql};
 use crate::settings;
-use pg_caption_publish::MAX_READ;
+use pg_caption_publish::{MAX_READ, cell_text};
 use pg_caption_queue::{
-    CurrentRow, FillText, KeyColumn, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowMatch,
-    WatchedTable,
+    BLANK, CurrentRow, FillText, FollowedWords, KeyColumn, MAX_HASHED_BYTES, MAX_URL_CHARS,
+    RowHistory, RowMatch, WatchedTable,
 };
 use pg_caption_wire::{Failure, KnownPicture};
 use pgrx::JsonB;
@@ -48,6 +48,9 @@ pub fn url(table: &WatchedTable) -> String {
     format!("pg_catalog.\"left\"(t.{}::pg_catalog.text, {MAX_URL_CHARS})", table.url)
 }
 
+/// Characters of a context column that are read, tags of HTML included.
+const MAX_CONTEXT_READ: usize = 1500;
+
 /// What precedes the hash of a picture, and the size of one that is too large.
 const PICTURE_HASH: &str = "sha256:";
 const PICTURE_SIZE: &str = "bytes:";
@@ -59,13 +62,15 @@ fn refusal(table: &WatchedTable, url: Option<&str>) -> Option<Failure> {
 }
 
 /// Texts as an array expression, each as [`FillText::from_column`] takes it. `columns` are quoted.
-pub fn text_digests(columns: impl Iterator<Item = String>) -> String {
+pub fn text_digests(table: &WatchedTable, columns: impl Iterator<Item = String>) -> String {
+    let blank = if table.keeps_blank { format!("'{BLANK}'") } else { "NULL".into() };
     let digests: Vec<String> = columns
         .map(|column| {
             let text = format!("t.{column}::pg_catalog.text");
             format!(
-                "CASE WHEN {text} IS NULL OR pg_catalog.octet_length({text}) \
-                           OPERATOR(pg_catalog.=) 0 THEN NULL \
+                "CASE WHEN {text} IS NULL THEN NULL \
+                      WHEN pg_catalog.octet_length({text}) \
+                           OPERATOR(pg_catalog.=) 0 THEN {blank} \
                       WHEN pg_catalog.octet_length({text}) \
                            OPERATOR(pg_catalog.>) {MAX_HASHED_BYTES} THEN '' \
                       ELSE {} END",
@@ -82,7 +87,7 @@ pub fn fill_texts(column: Option<Vec<Option<String>>>) -> Vec<FillText> {
 }
 
 fn texts(table: &WatchedTable) -> String {
-    text_digests(table.fills.iter().map(|fill| pgrx::spi::quote_identifier(&fill.column)))
+    text_digests(table, table.fills.iter().map(|fill| pgrx::spi::quote_identifier(&fill.column)))
 }
 
 /// The words that templates show as an array expression, in the order of
@@ -106,6 +111,39 @@ pub fn row_words(
     words.filter_map(|(column, word)| Some((column.to_owned(), word?))).collect()
 }
 
+/// The words of the context, and the digests of those whose change is followed, as two array
+/// expressions; see [`followed_words`].
+fn followed(table: &WatchedTable) -> String {
+    let text = |column: &str, max: usize| {
+        let column = pgrx::spi::quote_identifier(column);
+        format!("pg_catalog.\"left\"(t.{column}::pg_catalog.text, {max})")
+    };
+    let context = table.context.iter().map(|column| text(column, MAX_CONTEXT_READ));
+    let digests = table.followed_columns().into_iter();
+    let digests = digests.map(|column| row_sql::digest(&text(column, MAX_READ)));
+    format!(
+        "ARRAY[{}]::pg_catalog.text[], ARRAY[{}]::pg_catalog.text[]",
+        context.collect::<Vec<_>>().join(", "),
+        digests.collect::<Vec<_>>().join(", ")
+    )
+}
+
+/// The columns of [`followed`].
+pub fn followed_words(
+    table: &WatchedTable,
+    context: Option<Vec<Option<String>>>,
+    digests: Option<Vec<Option<String>>>,
+) -> FollowedWords {
+    let words = table.context.iter().zip(context.unwrap_or_default());
+    let words = words.map(|(column, word)| (column.clone(), cell_text(&word.unwrap_or_default())));
+    let columns = table.followed_columns().into_iter().map(String::from);
+    let digests = columns.zip(digests.unwrap_or_default());
+    FollowedWords {
+        context: words.filter(|(_, word)| !word.is_empty()).collect(),
+        digests: digests.filter_map(|(column, digest)| Some((column, digest?))).collect(),
+    }
+}
+
 /// Keys as one JSON array.
 pub fn json_array(keys: &[String]) -> JsonB {
     JsonB(Value::Array(keys.iter().filter_map(|key| serde_json::from_str(key).ok()).collect()))
@@ -120,10 +158,11 @@ pub fn by_key(table: &WatchedTable, json: &str) -> String {
 /// Statement that reads one row by its key, `$1` as JSON; with `lock` it also locks the row.
 pub fn read_one(table: &WatchedTable, lock: bool) -> String {
     format!(
-        "SELECT {}, {}, {} FROM {} t WHERE {}{}",
+        "SELECT {}, {}, {}, {} FROM {} t WHERE {}{}",
         url(table),
         texts(table),
         words(table),
+        followed(table),
         table.name,
         by_key(table, "$1"),
         if lock { " FOR NO KEY UPDATE SKIP LOCKED" } else { "" }
@@ -133,10 +172,11 @@ pub fn read_one(table: &WatchedTable, lock: bool) -> String {
 /// Statement that reads many rows by key: `$1` is a JSON array of keys.
 fn read_many(table: &WatchedTable) -> String {
     format!(
-        "SELECT k.v::pg_catalog.text, {}, {} \
+        "SELECT k.v::pg_catalog.text, {}, {}, {} \
            FROM pg_catalog.jsonb_array_elements($1) AS k (v) JOIN {} t ON {}",
         url(table),
         texts(table),
+        followed(table),
         table.name,
         by_key(table, "k.v")
     )
@@ -158,11 +198,12 @@ fn read_chunk(table: &WatchedTable, from_start: bool) -> String {
         false => format!(" WHERE {}", conditions.join(" AND ")),
     };
     format!(
-        "SELECT {}::pg_catalog.text, {}, {} FROM {} t{conditions} \
+        "SELECT {}::pg_catalog.text, {}, {}, {} FROM {} t{conditions} \
           ORDER BY {columns} LIMIT $2",
         row_sql::key(table.keys.iter().map(|key| &key.column)),
         url(table),
         texts(table),
+        followed(table),
         table.name
     )
 }
@@ -218,6 +259,7 @@ fn read(
                 url,
                 texts,
                 words: BTreeMap::new(),
+                followed: followed_words(of, row.get(4)?, row.get(5)?),
                 matches: RowMatch::Matching,
                 refused,
             };

@@ -33,6 +33,7 @@ mod write_mark;
 use crate::shared;
 use core::ffi::CStr;
 use pgrx::prelude::*;
+use std::cell::Cell;
 
 /// Settings of every worker, which override database, role and server, as in autovacuum. Planner
 /// settings and lock timeouts are in `planning`.
@@ -63,11 +64,21 @@ const FORCED_LATER: [(&CStr, &CStr); 0] = [];
 #[cfg(not(any(feature = "pg15", feature = "pg16")))]
 const FORCED_LATER: [(&CStr, &CStr); 1] = [(c"transaction_timeout", c"0")];
 
+thread_local! {
+    static IS_WORKER: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this process is a worker.
+pub fn is_worker() -> bool {
+    IS_WORKER.get()
+}
+
 /// Main function of a worker; the argument is the database's OID.
 #[pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn pg_caption_worker(argument: pg_sys::Datum) {
     let database = argument.value() as u32;
+    IS_WORKER.set(true);
     owner_settings::keep_server_path();
     signals::install();
     // SAFETY: connects once; the exit callback is a function of this library.

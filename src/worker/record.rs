@@ -51,6 +51,12 @@ const PUT_LEDGER: &str = "INSERT INTO caption.ledger AS l \
            at = excluded.at, etag = excluded.etag, last_modified = excluded.last_modified, \
            sha256 = excluded.sha256, recaption = 0";
 
+const AMEND_LEDGER: &str = "UPDATE caption.ledger SET outputs = (outputs - $4) || ( \
+           SELECT jsonb_object_agg( \
+                      o.key, o.value || jsonb_build_object('at', clock_timestamp())) \
+             FROM jsonb_each($3) o) \
+     WHERE relation = $1 AND key = $2";
+
 const REMOVE_FROM_LEDGER: &str =
     "UPDATE caption.ledger SET outputs = outputs - $3 WHERE relation = $1 AND key = $2";
 
@@ -96,6 +102,7 @@ pub fn outcome(row: &RowKey, outcome: &RowOutcome) {
 fn record_or_raise(row: &RowKey, outcome: &RowOutcome) {
     match outcome {
         RowOutcome::Done => forgive(row),
+        RowOutcome::Kept => undefer(row),
         RowOutcome::Confirmed => {
             forgive(row);
             spi(Spi::run_with_args(CONFIRM, &[relation(row).into(), key(row).into()]));
@@ -191,6 +198,11 @@ pub fn ledger(row: &RowKey, change: LedgerChange) {
                     written.into(),
                 ],
             ));
+        }
+        LedgerChange::Amend { outputs, removed } => {
+            let outputs = JsonB(Value::Object(outputs));
+            let arguments = [relation.into(), key.into(), outputs.into(), removed.into()];
+            spi(Spi::run_with_args(AMEND_LEDGER, &arguments));
         }
         LedgerChange::Remove(columns) => {
             let arguments = [relation.into(), key.into(), columns.into()];

@@ -7,7 +7,7 @@ use super::{prune, rescan, thresholds};
 use crate::pg::backfill_lock;
 use crate::pg::table::BOOKKEEPING;
 use crate::shared;
-use pg_caption_queue::WatchedTable;
+use pg_caption_queue::{MAX_CONTEXT_COLUMNS, WatchedTable};
 use pgrx::prelude::*;
 use pgrx::spi::quote_identifier;
 
@@ -37,7 +37,8 @@ const WATCHES: &str = "SELECT w.relation::oid, \
            w.paused, t.backfill_after::text, coalesce(t.backfill_done, false), \
            coalesce(t.backfill_run, 0), to_jsonb(t.recaption_before)#>>'{}', \
            (extract(epoch FROM w.superuser_since) * 1000)::int8, w.base_url, \
-           w.condition, w.backfill, w.batch, w.xmin::text, w.sign \
+           w.condition, w.backfill, w.batch, w.xmin::text, w.sign, \
+           w.context::text[], w.follow_context, w.blank = 'keep' \
       FROM caption.watch w \
       JOIN pg_catalog.pg_class c ON c.oid = w.relation \
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -224,6 +225,9 @@ fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
                     condition: row.get(16)?,
                     holds_pictures: false,
                     sign: row.get(20)?,
+                    context: context(row.get(21)?),
+                    follow_context: row.get(22)?.unwrap_or(false),
+                    keeps_blank: row.get(23)?.unwrap_or(false),
                     fills: Vec::new(),
                     keys: Vec::new(),
                     overwrite: row.get(8)?.unwrap_or(false),
@@ -240,6 +244,11 @@ fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
         })
         .collect::<Result<_, pgrx::spi::Error>>()
     }))
+}
+
+/// A restored dump may hold any number of columns.
+fn context(columns: Option<Vec<String>>) -> Vec<String> {
+    columns.into_iter().flatten().take(MAX_CONTEXT_COLUMNS).collect()
 }
 
 /// Notes why a table is not being filled, and logs it if the reason is new.

@@ -11,6 +11,9 @@ thread_local! {
     static JUDGED: Cell<Option<Option<f32>>> = const { Cell::new(None) };
 }
 
+/// Rows with a fallback are captioned again, too. Where each fill has a threshold of its own the
+/// setting decides nothing.
+///
 /// A NULL is the threshold of the model, which may be higher or lower. Under a higher one, a row
 /// that was uncertain stays so.
 const JUDGE_AGAIN: &str = "\
@@ -18,8 +21,15 @@ const JUDGE_AGAIN: &str = "\
            DELETE FROM caption.failed f \
             WHERE f.code = 'low_confidence' AND f.threshold IS DISTINCT FROM $1 \
               AND (f.threshold <= $1) IS NOT TRUE \
-              AND f.relation IN (SELECT w.relation::oid FROM caption.watch w) \
+              AND f.relation IN ( \
+                  SELECT w.relation::oid FROM caption.watch w, jsonb_each(w.fills) AS c \
+                   WHERE jsonb_typeof(c.value) = 'string' \
+                      OR c.value->'min_confidence' IS NULL) \
         RETURNING f.relation, f.key), \
+      fallbacks AS ( \
+           UPDATE caption.ledger l SET recaption = 1 FROM judged j \
+            WHERE l.relation::oid = j.relation AND l.key = j.key \
+              AND jsonb_path_exists(l.outputs, '$.* ? (@.source == \"fallback\")')), \
       numbered AS ( \
            SELECT j.relation, j.key, row_number() OVER (PARTITION BY j.relation) AS number \
              FROM judged j) \

@@ -207,6 +207,7 @@ fn lock(table: &WatchedTable, job: &RowJob) -> Option<CurrentRow> {
                 url: row.get(1)?,
                 texts: examine::fill_texts(row.get(2)?),
                 words: examine::row_words(table, row.get(3)?),
+                followed: examine::followed_words(table, row.get(4)?, row.get(5)?),
                 matches: RowMatch::Matching,
                 refused: None,
             })),
@@ -268,7 +269,7 @@ fn update_statement(table: &WatchedTable, update: &RowUpdate<'_>) -> String {
         table.name,
         assignments.join(", "),
         examine::by_key(table, "$1"),
-        examine::text_digests(texts),
+        examine::text_digests(table, texts),
         examine::url(table)
     )
 }

@@ -69,6 +69,15 @@ impl ModelsDirectory {
         fs::write(path, value.to_string()).unwrap();
     }
 
+    /// Writes a JSON file into the folder of a model, which it creates.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn write(&self, name: &str, file: &str, content: &serde_json::Value) {
+        fs::create_dir_all(self.0.join(name)).unwrap();
+        fs::write(self.0.join(name).join(file), content.to_string()).unwrap();
+    }
+
     /// The folder of a model.
     pub fn folder(&self, name: &str) -> PathBuf {
         self.0.join(name)

@@ -21,6 +21,8 @@ pub struct GeneratedCaption {
     pub confidence: Option<f32>,
     /// The model's folder wants a review of it.
     pub draft: bool,
+    /// Its prompt held the facts of the request.
+    pub with_context: bool,
     /// The model that wrote it, if it is not the one of the answer.
     pub model: Option<ModelRef>,
 }

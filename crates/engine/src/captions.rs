@@ -135,6 +135,8 @@ impl CaptionTask {
             finish: raw.finish,
             confidence,
             draft: unsure == WithoutConfidence::Review,
+            with_context: self.encoded.terms.reads_context
+                && self.job.outputs[at].context.is_some(),
             model: None,
         }
     }

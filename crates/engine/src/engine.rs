@@ -279,6 +279,7 @@ impl Engine {
             encoded: load(&self.metrics.encoded),
             encode_calls: load(&self.metrics.encode_calls),
             generated: load(&self.metrics.generated),
+            busy_ms: self.metrics.busy_ms(),
             cpu_ms: self.metrics.cpu_ms(),
             rss: resident_bytes(),
             confinement: self.confinement.clone(),

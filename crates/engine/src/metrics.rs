@@ -1,11 +1,12 @@
 //! Counters of the engine and the CPU time of its stages. Written by every stage, read by `Status`.
 
 use crate::steps::StepClock;
+use parking_lot::Mutex;
 use pg_caption_wire::StageTimings;
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The stages whose CPU time is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +41,23 @@ pub struct EngineMetrics {
     /// Decoding steps and model calls in progress.
     pub steps: StepClock,
     cpu_ns: [AtomicU64; 5],
+    busy: Mutex<BusyClock>,
+}
+
+/// How long at least one request was in flight.
+#[derive(Debug, Default)]
+struct BusyClock {
+    in_flight: u32,
+    /// Since when; `None`: none is in flight.
+    since: Option<Instant>,
+    /// Before that.
+    total: Duration,
+}
+
+impl BusyClock {
+    fn time(&self) -> Duration {
+        self.total + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
 }
 
 /// Counts one request as in flight until dropped.
@@ -54,6 +72,12 @@ impl InFlightGuard {
 
 impl Drop for InFlightGuard {
     fn drop(&mut self) {
+        let mut busy = self.0.busy.lock();
+        busy.in_flight -= 1;
+        if busy.in_flight == 0 {
+            (busy.total, busy.since) = (busy.time(), None);
+        }
+        drop(busy);
         self.0.in_flight.fetch_sub(1, Ordering::Release);
     }
 }
@@ -61,8 +85,17 @@ impl Drop for InFlightGuard {
 impl EngineMetrics {
     /// Counts a request as in flight.
     pub fn count_in(self: &Arc<Self>) -> InFlightGuard {
+        let mut busy = self.busy.lock();
+        busy.in_flight += 1;
+        busy.since.get_or_insert_with(Instant::now);
+        drop(busy);
         self.in_flight.fetch_add(1, Ordering::Acquire);
         InFlightGuard(self.clone())
+    }
+
+    /// Milliseconds in which at least one request was in flight.
+    pub fn busy_ms(&self) -> f64 {
+        ms(self.busy.lock().time())
     }
 
     /// Adds CPU time to a stage.

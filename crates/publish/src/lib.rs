@@ -12,4 +12,6 @@ mod template;
 
 pub use cell::{MAX_CELL, MAX_READ, cell_text};
 pub use lint::{LintFinding, LintRule, MAX_NEIGHBOURS, lint};
-pub use template::{MAX_NAME, MAX_PLACEHOLDERS, MAX_TEMPLATE, TemplateError, TextTemplate};
+pub use template::{
+    MAX_NAME, MAX_PLACEHOLDERS, MAX_TEMPLATE, TemplateError, TextTemplate, rename_column,
+};

@@ -102,6 +102,16 @@ impl TextTemplate {
         self.names().filter(|name| *name != CAPTION)
     }
 
+    /// Its text with a mark in place of each placeholder, whatever the columns are called.
+    pub fn shape(&self) -> String {
+        let part = |part: &TemplatePart| match part {
+            TemplatePart::Text(text) => text.clone(),
+            TemplatePart::Column(name) if name == CAPTION => "\u{1}".into(),
+            TemplatePart::Column(_) => "\u{2}".into(),
+        };
+        self.parts.iter().map(part).collect()
+    }
+
     fn names(&self) -> impl Iterator<Item = &str> {
         self.parts.iter().filter_map(|part| match part {
             TemplatePart::Column(name) => Some(name.as_str()),
@@ -207,6 +217,33 @@ fn parse(text: &str, columns: &[&str], caption: bool) -> Result<TextTemplate, Te
         count if count > MAX_PLACEHOLDERS => Err(TemplateError::TooMany),
         _ => Ok(template),
     }
+}
+
+/// The text of a template after a column was renamed.
+///
+/// ```
+/// use pg_caption_publish::rename_column;
+///
+/// assert_eq!(rename_column("{{title}} { title}: {caption}", "title", "name"),
+///            "{{title}} {name}: {caption}");
+/// ```
+pub fn rename_column(template: &str, from: &str, to: &str) -> String {
+    let (mut renamed, mut rest) = (String::new(), template);
+    while let Some(open) = rest.find('{') {
+        let (before, after) = rest.split_at(open);
+        renamed.push_str(before);
+        let end = after.find('}').filter(|_| !after.starts_with("{{"));
+        let (placeholder, remaining) = match end {
+            Some(end) => after.split_at(end + 1),
+            None => after.split_at(if after.starts_with("{{") { 2 } else { 1 }),
+        };
+        match placeholder.trim_matches(['{', '}']).trim() == from && end.is_some() {
+            true => renamed += &format!("{{{to}}}"),
+            false => renamed.push_str(placeholder),
+        }
+        rest = remaining;
+    }
+    renamed + rest
 }
 
 fn unknown(name: &str, columns: &[&str], caption: bool) -> TemplateError {

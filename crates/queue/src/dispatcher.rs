@@ -295,6 +295,8 @@ mod tests {
             url: format!("https://{host}/{n}.jpg"),
             resolved: None,
             fills: vec![0],
+            rendered: Vec::new(),
+            context: Vec::new(),
             ledger: serde_json::Map::new(),
             recaption: false,
             validators: None,

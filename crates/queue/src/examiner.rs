@@ -2,7 +2,6 @@
 //! need nothing are acknowledged in the running transaction.
 
 use crate::base_url::resolve_url;
-use crate::job::needed_fills;
 use crate::store::{QueueStore, TableBusy};
 use crate::{CurrentRow, InFlight, PageId, RowJob, RowKey, RowMatch, WatchedTable};
 use std::collections::HashSet;
@@ -49,14 +48,16 @@ impl<S: QueueStore> RowExaminer<'_, S> {
                 // The URL may be a new one, which has no attempts yet.
                 past.attempts = 0;
             }
-            let fills = needed_fills(table, &current, &past.ledger, past.recaption);
+            let (fills, rendered) = past.changed_texts(table, &current);
             let row = RowKey { relation: table.oid, key };
-            if fills.is_empty() || current.matches == RowMatch::Excluded {
+            let needs_nothing = fills.is_empty() && rendered.is_empty();
+            if needs_nothing || current.matches == RowMatch::Excluded {
                 continue;
             }
             let url = current.written_url().to_owned();
             if self.in_flight.claim(&row, page) {
-                let mut job = past.job(row, page, (url, fills), (table, &current.texts));
+                let mut job = past.job(row, page, (url, fills), (table, &current));
+                job.rendered = rendered;
                 job.refused = match current.matches {
                     RowMatch::Raised(failure) => Some(failure),
                     _ => current.refused,

@@ -1,11 +1,12 @@
 //! Which rows need which texts: the row as it is, its ledger entry, and the job made from both.
 
 use crate::base_url::resolve_url;
+use crate::follow::{FollowedWords, asks_again, rendered_fills};
 use crate::ledger::{is_machine_written, is_withdrawn, noted, request_digest};
 use crate::{EngineTrial, PageId, RowKey, WatchedTable};
 use pg_caption_wire::{
-    CaptionOutcome, CaptionRequest, Failure, ImageSource, KnownPicture, MAX_URL_BYTES, OutputSpec,
-    is_blank,
+    CaptionOutcome, CaptionRequest, ContextFacts, Failure, ImageSource, KnownPicture,
+    MAX_URL_BYTES, OutputSpec, is_blank,
 };
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -31,6 +32,10 @@ pub struct RowJob {
     pub resolved: Option<String>,
     /// Indexes of the watch's fills that need a text.
     pub fills: Vec<usize>,
+    /// Indexes of further fills whose caption stays: words of the row in their text have changed.
+    pub rendered: Vec<usize>,
+    /// Words of the row that the model gets as facts: column and text.
+    pub context: Vec<(String, String)>,
     /// The row's ledger: column to [`crate::ledger::ledger_entry`].
     pub ledger: Map<String, Value>,
     /// `caption.recaption` requires new captions for the same URL.
@@ -59,8 +64,10 @@ impl RowJob {
     pub fn immediate_answer(&self) -> Option<CaptionOutcome> {
         match &self.refused {
             Some(failure) => Some(CaptionOutcome::Failed(failure.clone())),
-            // Not used: the texts are removed.
-            None => self.is_removal().then_some(CaptionOutcome::Unchanged),
+            // Not used: texts are removed, or rendered again.
+            None => {
+                (self.is_removal() || self.fills.is_empty()).then_some(CaptionOutcome::Unchanged)
+            }
         }
     }
 
@@ -98,7 +105,7 @@ impl RowJob {
             OutputSpec {
                 style: fill.style.clone(),
                 max_tokens: fill.max_tokens,
-                context: None,
+                context: ContextFacts::new(self.context.iter().map(|(name, word)| (name, word))),
                 min_confidence: fill.min_confidence,
             }
         };
@@ -130,6 +137,8 @@ pub struct CurrentRow {
     pub texts: Vec<FillText>,
     /// Words of the row by column, for [`WatchedTable::word_columns`]; read when a text is written.
     pub words: BTreeMap<String, String>,
+    /// The words of the context, and whether those in texts have changed.
+    pub followed: FollowedWords,
     /// Whether it satisfies the condition of the watch.
     pub matches: RowMatch,
     /// Why its picture is not captioned, if that is known from the row.
@@ -161,6 +170,9 @@ pub const MAX_URL_CHARS: usize = MAX_URL_BYTES + 1;
 /// Bytes of the longest text that is hashed. No style permits so long a text.
 pub const MAX_HASHED_BYTES: usize = 65536;
 
+/// What [`FillText::from_column`] takes for [`FillText::Blank`].
+pub const BLANK: &str = "-";
+
 /// A text of a row, as far as decisions need it. The database hashes it, so that a large text never
 /// enters this process.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,15 +183,18 @@ pub enum FillText {
     Hash(String),
     /// Longer than [`MAX_HASHED_BYTES`], so not machine-written.
     Long,
+    /// The empty text, where it is a decision of a user: neither empty nor machine-written.
+    Blank,
 }
 
 impl FillText {
-    /// From the column of a query: NULL for an empty text, the empty string for a long one, else
-    /// the hash.
+    /// From the column of a query: NULL for an empty text, the empty string for a long one,
+    /// [`BLANK`] for an empty text that stays, else the hash.
     pub fn from_column(column: Option<String>) -> Self {
         match column {
             None => FillText::Empty,
             Some(digest) if digest.is_empty() => FillText::Long,
+            Some(digest) if digest == BLANK => FillText::Blank,
             Some(digest) => FillText::Hash(digest),
         }
     }
@@ -208,7 +223,7 @@ impl FillText {
         match self {
             FillText::Empty => Some(hash("")),
             FillText::Hash(digest) => Some(digest.clone()),
-            FillText::Long => None,
+            FillText::Long | FillText::Blank => None,
         }
     }
 }
@@ -221,9 +236,9 @@ pub fn hash(text: &str) -> String {
 }
 
 /// Indexes of the fills that need a text: empty ones whose text was not withdrawn, machine-written
-/// ones of another URL (or of this one, with `recaption`), and user-edited ones where the watch
-/// overwrites and the ledger does not know this URL. In a row without a URL: the machine-written
-/// ones, which are removed.
+/// ones of another URL (or of this one, with `recaption`) or of another context, and user-edited
+/// ones where the watch overwrites and the ledger does not know this URL. In a row without a URL:
+/// the machine-written ones, which are removed.
 pub fn needed_fills(
     table: &WatchedTable,
     current: &CurrentRow,
@@ -245,8 +260,8 @@ pub fn needed_fills(
         empty
             || (!withdrawn
                 && is_machine_written(table, current, ledger, *fill)
-                && (new_url || recaption))
-            || (new_url && table.overwrite)
+                && (new_url || recaption || asks_again(table, current, ledger, *fill)))
+            || (new_url && table.overwrite && current.texts[*fill] != FillText::Blank)
     };
     (0..current.texts.len()).filter(is_needed).collect()
 }
@@ -269,21 +284,34 @@ pub struct RowHistory {
 }
 
 impl RowHistory {
+    /// Indexes of the fills that need a text, and of further ones whose text shows words of the row
+    /// that have changed.
+    pub fn changed_texts(
+        &self,
+        table: &WatchedTable,
+        current: &CurrentRow,
+    ) -> (Vec<usize>, Vec<usize>) {
+        let needed = needed_fills(table, current, &self.ledger, self.recaption);
+        let rendered = rendered_fills(table, current, &self.ledger, &needed);
+        (needed, rendered)
+    }
+
     /// A job for a row whose `fills` need a text.
     pub fn job(
         self,
         row: RowKey,
         page: PageId,
         (url, fills): (String, Vec<usize>),
-        (table, current): (&WatchedTable, &[FillText]),
+        (table, current): (&WatchedTable, &CurrentRow),
     ) -> RowJob {
         let validators = self.validators.filter(|_| self.url == hash(&url));
         // A missing text is written even if the picture is unchanged: the ledger has hashes, not
         // texts.
-        let has_text = |fill: &usize| current.get(*fill).is_some_and(|text| !text.is_empty());
+        let has_text = |fill: &usize| current.texts.get(*fill).is_some_and(|t| !t.is_empty());
         let is_as_requested = |fill: &usize| {
             let digest = request_digest(&table.fills[*fill]);
             noted(table, &self.ledger, *fill, "as") == Some(digest.as_str())
+                && !asks_again(table, current, &self.ledger, *fill)
         };
         let is_complete = self.recaption
             && !self.forced
@@ -295,6 +323,8 @@ impl RowHistory {
             url,
             resolved: None,
             fills,
+            rendered: Vec::new(),
+            context: current.followed.context.clone(),
             ledger: self.ledger,
             recaption: self.recaption,
             validators,

@@ -59,9 +59,13 @@ pub fn has_fallback(
     ledger: &Map<String, Value>,
 ) -> bool {
     (0..table.fills.len()).any(|fill| {
-        noted(table, ledger, fill, "source") == Some(FALLBACK)
-            && is_machine_written(table, current, ledger, fill)
+        is_fallback_text(table, ledger, fill) && is_machine_written(table, current, ledger, fill)
     })
+}
+
+/// Whether the text that the ledger has for a fill is its fallback.
+pub fn is_fallback_text(table: &WatchedTable, ledger: &Map<String, Value>, fill: usize) -> bool {
+    noted(table, ledger, fill, "source") == Some(FALLBACK)
 }
 
 /// Hash of all that a fill requests besides the picture: a text with another one was written for

@@ -8,6 +8,7 @@ mod base_url;
 mod dispatcher;
 mod engine_loss;
 mod examiner;
+mod follow;
 mod in_flight;
 mod job;
 mod ledger;
@@ -23,10 +24,11 @@ mod worker;
 
 pub use base_url::{BaseUrlError, check_base_url, resolve_url};
 pub use engine_loss::{EngineLoss, EngineTrial, RequestWork};
+pub use follow::FollowedWords;
 pub use in_flight::{AckedPages, PageId, RowKey, RowsAhead};
 use in_flight::{InFlight, PageOrigin};
 pub use job::{
-    CurrentRow, FillText, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowJob, RowMatch,
+    BLANK, CurrentRow, FillText, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowJob, RowMatch,
 };
 pub use ledger::WITHDRAWN;
 pub use limits::WorkerLimits;
@@ -35,5 +37,5 @@ pub use prune::{PruneCursor, PrunePage, PruneStep, PruneTarget, RowsRead};
 pub use sources::ReadSource;
 pub use store::{BackfillChunk, QueueRow, QueueStore, ReadError, TableBusy};
 pub use update::{LedgerChange, LedgerEntry, RowUpdate, StoredRow};
-pub use watched::{KeyColumn, WatchFill, WatchedTable};
+pub use watched::{KeyColumn, MAX_CONTEXT_COLUMNS, WatchFill, WatchedTable};
 pub use worker::{ConnectionEvent, QueueWorker, WorkerAction, WorkerSignals};

@@ -38,6 +38,8 @@ const NOT_THERE_YET_PAUSES: [Duration; 5] = [
 pub enum RowOutcome {
     /// It has what it needs: remove its deferral and its failure.
     Done,
+    /// Its captions stay as they are: remove its deferral, keep its failure.
+    Kept,
     /// The same model has captioned the same picture: as [`RowOutcome::Done`], and its texts count
     /// as written now.
     Confirmed,
@@ -70,7 +72,7 @@ impl RowOutcome {
             )
         };
         match self {
-            RowOutcome::Done | RowOutcome::Confirmed => None,
+            RowOutcome::Done | RowOutcome::Kept | RowOutcome::Confirmed => None,
             RowOutcome::Deferred { failure, attempts, pause } => Some(RowOutcome::Deferred {
                 failure: plain(failure),
                 attempts: *attempts,
@@ -224,6 +226,7 @@ impl RowPlan<'_> {
 /// # let table = WatchedTable {
 /// #     oid: 1, name: "ONLY public.p".into(), owner: 10, url: "image_url".into(),
 /// #     holds_pictures: false, sign: None, base_url: None, condition: None,
+/// #     context: Vec::new(), follow_context: false, keeps_blank: false,
 /// #     fills: Vec::new(), keys: Vec::new(), overwrite: false,
 /// #     has_triggers: true, batch: None,
 /// #     paused: false,
@@ -232,7 +235,8 @@ impl RowPlan<'_> {
 /// # let job = RowJob {
 /// #     row: RowKey { relation: 1, key: "[\"1\"]".into() }, page: None, url: "u".into(),
 /// #     resolved: None,
-/// #     fills: Vec::new(), ledger: Default::default(), recaption: true, validators: None,
+/// #     fills: vec![0], rendered: Vec::new(), context: Vec::new(),
+/// #     ledger: Default::default(), recaption: true, validators: None,
 /// #     known: None, refused: None, attempts: 0, trial: Default::default(),
 /// # };
 /// let retry = RetryPolicy { max_attempts: 5, jitter: 0.5 };
@@ -249,6 +253,8 @@ pub struct Settlement<'a> {
     pub(crate) texts: Vec<(usize, &'a str)>,
     /// Fills without a caption that get their fallback, if the row has words for it.
     pub(crate) fallbacks: Vec<usize>,
+    /// Fills whose caption is shown with other words of the row.
+    pub(crate) rendered: Vec<usize>,
     /// Fills whose machine-written text of another URL gets no successor.
     pub(crate) outdated: Vec<usize>,
     outcome: RowOutcome,
@@ -273,7 +279,8 @@ impl<'a> Settlement<'a> {
             RowOutcome::Failed { .. } => fallbacks(table, job, &texts),
             _ => Vec::new(),
         };
-        Settlement { table, job, answer, texts, fallbacks, outdated, outcome, retry }
+        let rendered = job.rendered.clone();
+        Settlement { table, job, answer, texts, fallbacks, rendered, outdated, outcome, retry }
     }
 
     /// The watch.
@@ -288,12 +295,13 @@ impl<'a> Settlement<'a> {
 
     /// Whether the row must be locked and read: a text is to be written or removed.
     pub fn needs_row(&self) -> bool {
-        !self.texts.is_empty() || !self.fallbacks.is_empty() || !self.outdated.is_empty()
+        self.fills().next().is_some() || !self.outdated.is_empty()
     }
 
     /// Indexes of the fills with a text or a fallback.
     pub fn fills(&self) -> impl Iterator<Item = usize> {
-        self.texts.iter().map(|(fill, _)| *fill).chain(self.fallbacks.iter().copied())
+        let others = self.fallbacks.iter().chain(&self.rendered).copied();
+        self.texts.iter().map(|(fill, _)| *fill).chain(others)
     }
 
     /// The same with the text of one fill.
@@ -302,6 +310,7 @@ impl<'a> Settlement<'a> {
         Settlement {
             texts: texts.collect(),
             fallbacks: self.fallbacks.iter().copied().filter(|other| *other == fill).collect(),
+            rendered: self.rendered.iter().copied().filter(|other| *other == fill).collect(),
             outdated: Vec::new(),
             outcome: self.outcome.clone(),
             ..*self
@@ -312,10 +321,13 @@ impl<'a> Settlement<'a> {
     /// other texts are written.
     pub fn without(&self, refused: &[usize], failure: Failure) -> Settlement<'a> {
         let texts = self.texts.iter().copied().filter(|(fill, _)| !refused.contains(fill));
-        let fallbacks = self.fallbacks.iter().copied().filter(|fill| !refused.contains(fill));
+        let accepted = |fills: &[usize]| {
+            fills.iter().copied().filter(|fill| !refused.contains(fill)).collect()
+        };
         Settlement {
             texts: texts.collect(),
-            fallbacks: fallbacks.collect(),
+            fallbacks: accepted(&self.fallbacks),
+            rendered: accepted(&self.rendered),
             outdated: self.outdated.clone(),
             outcome: RowOutcome::Failed { failure, attempts: self.job.attempts + 1 },
             ..*self
@@ -364,6 +376,9 @@ fn texts_and_outcome<'a>(
     };
     if job.is_removal() {
         return (Vec::new(), RowOutcome::Done);
+    }
+    if job.fills.is_empty() {
+        return (Vec::new(), RowOutcome::Kept);
     }
     match answer {
         CaptionOutcome::Done { outputs, .. } => {

@@ -1,10 +1,12 @@
 //! What of an answer is written into a row as it is now, and the ledger's entry after the write.
 
+use crate::follow::{context_digest, rendered_entry, rendered_text, words_digest};
 use crate::job::{hash, needed_fills};
-use crate::ledger::{fallback_entry, is_machine_written, ledger_entry};
+use crate::ledger::{fallback_entry, is_fallback_text, is_machine_written, ledger_entry};
 use crate::{CurrentRow, FillText, RowMatch, Settlement, WatchFill};
 use pg_caption_wire::{CaptionOutcome, CaptionOutput, WrittenCaption};
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
 
 /// Changes of one locked row.
 #[derive(Debug)]
@@ -16,6 +18,8 @@ pub struct RowUpdate<'a> {
     settlement: &'a Settlement<'a>,
     /// Texts that the row has already, character for character: fill and text.
     unchanged: Vec<(usize, String)>,
+    /// Digests of the words that the texts of these fills show.
+    words: BTreeMap<usize, String>,
     /// After the write, no machine-written text of the row is of an earlier request.
     is_sole: bool,
 }
@@ -34,6 +38,13 @@ pub struct StoredRow {
 pub enum LedgerChange {
     /// Insert the row's entry, or replace it.
     Put(LedgerEntry),
+    /// Change these columns of the row's entry; everything else stays.
+    Amend {
+        /// Column to its new entry; the time of writing is added to it.
+        outputs: Map<String, Value>,
+        /// Columns to remove.
+        removed: Vec<String>,
+    },
     /// Remove these columns from the row's entry.
     Remove(Vec<String>),
 }
@@ -91,10 +102,20 @@ impl<'a> RowUpdate<'a> {
         let fallbacks: Vec<(usize, String)> =
             settlement.fallbacks.iter().filter_map(fallback).collect();
         let is_fallback = |fill: usize| fallbacks.iter().any(|(with_text, _)| *with_text == fill);
-        let emptied: Vec<usize> = outdated
+        let again: Vec<(usize, Option<String>)> = settlement
+            .rendered
             .iter()
-            .copied()
+            .filter_map(|fill| Some((*fill, rendered_text(table, current, &job.ledger, *fill)?)))
+            .collect();
+        let again_fallbacks: Vec<usize> = (again.iter())
+            .map(|(fill, _)| *fill)
+            .filter(|fill| is_fallback_text(table, &job.ledger, *fill))
+            .collect();
+        // Without words there is no fallback any longer.
+        let is_wordless = |fill: usize| again.contains(&(fill, None));
+        let emptied: Vec<usize> = (0..table.fills.len())
             .filter(|fill| is_machine(*fill) && !is_fallback(*fill))
+            .filter(|fill| outdated.contains(fill) || is_wordless(*fill))
             .collect();
         let (unchanged, new): (Vec<_>, Vec<_>) = texts
             .iter()
@@ -102,13 +123,27 @@ impl<'a> RowUpdate<'a> {
             .chain(fallbacks.iter().cloned())
             .filter(|(fill, _)| needed.contains(fill))
             .partition(is_there);
+        let stays_there = |(fill, text): &(usize, String)| {
+            current.texts.get(*fill) == Some(&FillText::of(Some(text.as_str())))
+        };
+        let (same, other): (Vec<_>, Vec<_>) =
+            again.into_iter().filter_map(|(fill, text)| Some((fill, text?))).partition(stays_there);
+        let (unchanged, new) = ([unchanged, same].concat(), [new, other].concat());
+        let words = |fill: usize| {
+            let WatchFill { template, fallback, .. } = &table.fills[fill];
+            let is_fallback = is_fallback(fill) || again_fallbacks.contains(&fill);
+            let shown = if is_fallback { fallback } else { template };
+            let digest = |column: &str| current.words.get(column).map(|word| hash(word));
+            Some((fill, words_digest(shown.as_ref()?, digest)))
+        };
+        let words = new.iter().chain(&unchanged).filter_map(|(fill, _)| words(*fill)).collect();
         if unchanged.is_empty() && new.is_empty() && emptied.is_empty() {
             return None;
         }
         let is_new = |fill: usize| texts.iter().any(|(with_text, _)| *with_text == fill);
         let stays = |fill: usize| !emptied.contains(&fill) && is_machine(fill);
         let is_sole = (0..table.fills.len()).all(|fill| is_new(fill) || !stays(fill));
-        Some(RowUpdate { texts: new, emptied, settlement, unchanged, is_sole })
+        Some(RowUpdate { texts: new, emptied, settlement, unchanged, words, is_sole })
     }
 
     /// Whether the row changes; otherwise only its ledger does.
@@ -128,12 +163,22 @@ impl<'a> RowUpdate<'a> {
         };
         let entry = |(fill, text): &(usize, String), stored: &FillText, url: &str| {
             let about = (&table.fills[*fill], text.as_str());
-            let entry = match (written(self.settlement, *fill), answered) {
+            let caption = written(self.settlement, *fill);
+            let mut entry = match (caption, answered) {
+                _ if self.settlement.rendered.contains(fill) => {
+                    rendered_entry(stored, text, job.ledger.get(&column(*fill)))
+                }
                 (Some(written), Some((model, _))) => {
                     ledger_entry(stored, url, about, (written, model))
                 }
                 _ => fallback_entry(stored, url, about),
             };
+            if let Some(words) = self.words.get(fill) {
+                entry["words"] = words.as_str().into();
+            }
+            if caption.is_some_and(|caption| caption.with_context) {
+                entry["context"] = context_digest(&job.context).into();
+            }
             (column(*fill), entry)
         };
         // The next read finds the text as the table's own triggers left it.
@@ -144,6 +189,10 @@ impl<'a> RowUpdate<'a> {
         let entries: Map<String, Value> = new.chain(same).collect();
         if entries.is_empty() {
             return LedgerChange::Remove(emptied);
+        }
+        let is_rendered = |(fill, _): &(usize, String)| self.settlement.rendered.contains(fill);
+        if self.texts.iter().chain(&self.unchanged).all(is_rendered) {
+            return LedgerChange::Amend { outputs: entries, removed: emptied };
         }
         let written: Vec<String> = entries.keys().cloned().collect();
         let mut outputs = job.ledger.clone();

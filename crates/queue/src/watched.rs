@@ -4,6 +4,9 @@ use pg_caption_publish::TextTemplate;
 use pg_caption_style::CaptionStyle;
 use std::collections::BTreeSet;
 
+/// Most context columns of a watch.
+pub const MAX_CONTEXT_COLUMNS: usize = 16;
+
 /// A column to fill.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WatchFill {
@@ -51,6 +54,12 @@ pub struct WatchedTable {
     /// Only rows that satisfy it get captions: an expression over the row, which
     /// [`crate::QueueStore`] evaluates.
     pub condition: Option<String>,
+    /// Columns whose words the model gets as facts, unquoted; at most [`MAX_CONTEXT_COLUMNS`].
+    pub context: Vec<String>,
+    /// A change of a context column, or of a column in a template, changes the text.
+    pub follow_context: bool,
+    /// The empty text is a decision of a user: only NULL is filled.
+    pub keeps_blank: bool,
     /// Columns to fill.
     pub fills: Vec<WatchFill>,
     /// Key columns.
@@ -80,6 +89,8 @@ impl WatchedTable {
             == (&other.name, other.owner, &other.url, &other.base_url, &other.fills, &other.keys)
             && (&self.condition, &self.sign, self.holds_pictures)
                 == (&other.condition, &other.sign, other.holds_pictures)
+            && (&self.context, self.follow_context, self.keeps_blank)
+                == (&other.context, other.follow_context, other.keeps_blank)
             && (self.overwrite, self.paused, self.backfill_run)
                 == (other.overwrite, other.paused, other.backfill_run)
     }
@@ -90,6 +101,17 @@ impl WatchedTable {
     pub fn word_columns(&self) -> Vec<&str> {
         let templates = self.fills.iter().flat_map(|fill| [&fill.template, &fill.fallback]);
         let columns: BTreeSet<&str> = templates.flatten().flat_map(TextTemplate::columns).collect();
+        columns.into_iter().collect()
+    }
+
+    /// The columns whose change is followed, unquoted, in order: those of the context and those in
+    /// templates.
+    pub fn followed_columns(&self) -> Vec<&str> {
+        if !self.follow_context {
+            return Vec::new();
+        }
+        let context = self.context.iter().map(String::as_str);
+        let columns: BTreeSet<&str> = self.word_columns().into_iter().chain(context).collect();
         columns.into_iter().collect()
     }
 

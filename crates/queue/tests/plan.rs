@@ -2,8 +2,8 @@
 
 use pg_caption_publish::TextTemplate;
 use pg_caption_queue::{
-    CurrentRow, FillText, LedgerChange, RefusalKind, RetryPolicy, RowJob, RowKey, RowMatch,
-    RowOutcome, RowPlan, RowState, Settlement, StoredRow, WatchFill, WatchedTable,
+    CurrentRow, FillText, LedgerChange, RefusalKind, RetryPolicy, RowHistory, RowJob, RowKey,
+    RowMatch, RowOutcome, RowPlan, RowState, Settlement, StoredRow, WatchFill, WatchedTable,
 };
 use pg_caption_style::builtin;
 use pg_caption_wire::{
@@ -33,6 +33,9 @@ fn table() -> WatchedTable {
         sign: None,
         base_url: None,
         condition: None,
+        context: Vec::new(),
+        follow_context: false,
+        keeps_blank: false,
         fills: vec![fill("alt", "concise"), fill("seo", "seo")],
         keys: Vec::new(),
         overwrite: false,
@@ -55,6 +58,8 @@ fn job(noted_url: &str) -> RowJob {
             url: noted_url.into(),
             resolved: None,
             fills: vec![0, 1],
+            rendered: Vec::new(),
+            context: Vec::new(),
             ledger: Default::default(),
             recaption: false,
             validators: None,
@@ -72,7 +77,7 @@ fn job(noted_url: &str) -> RowJob {
         let texts = vec![FillText::of(Some(text)), FillText::of(Some(text))];
         match update.ledger(&StoredRow { texts, url: None }) {
             LedgerChange::Put(entry) => (empty.clone(), entry.outputs),
-            LedgerChange::Remove(_) => panic!("no entry"),
+            LedgerChange::Amend { .. } | LedgerChange::Remove(_) => panic!("no entry"),
         }
     };
     let (empty, ledger) = settlement_of("old");
@@ -85,6 +90,7 @@ fn row(url: &str, texts: [Option<&str>; 2]) -> CurrentRow {
         url: Some(url.into()),
         texts,
         words: Default::default(),
+        followed: Default::default(),
         matches: RowMatch::Matching,
         refused: None,
     }
@@ -98,6 +104,7 @@ fn done(outputs: &[Result<&str, &str>]) -> CaptionOutcome {
             tokens: 1,
             confidence: Some(1.0),
             draft: false,
+            with_context: false,
             model: None,
         }),
         Err(code) => CaptionOutput::Failed(Failure::new(FailureClass::Uncertain, *code, "why")),
@@ -425,4 +432,120 @@ fn templates_and_fallbacks_show_words_of_the_row() {
     let fresh = RowJob { ledger: Default::default(), ..again.clone() };
     let settlement = Settlement::new(&table, &fresh, &failed, RETRY);
     assert!(matches!(settlement.plan(RowState::Current(&empty)), RowPlan::Record(_)));
+}
+
+/// A watch that follows the title, a row of it, and the ledger of its texts.
+fn followed(title: &str) -> (WatchedTable, CurrentRow) {
+    let mut table = table();
+    let template = TextTemplate::for_captions("{title}: {caption}", &["title"]);
+    table.fills[0].template = Some(template.expect("a template"));
+    let fallback = TextTemplate::for_fallbacks("{title}", &["title"]);
+    table.fills[1].fallback = Some(fallback.expect("a fallback"));
+    (table.context, table.follow_context) = (vec!["title".into()], true);
+    let mut current = row(URL, [None, None]);
+    current.words = [("title".to_owned(), title.to_owned())].into();
+    current.followed.context = vec![("title".into(), title.into())];
+    current.followed.digests =
+        [("title".to_owned(), FillText::of(Some(title)).ledger_hash())].into();
+    (table, current)
+}
+
+/// The update of a plan, and the change of the ledger after it.
+fn written<'a>(
+    settlement: &'a Settlement<'a>,
+    current: &CurrentRow,
+) -> (Vec<(usize, String)>, Vec<usize>, LedgerChange) {
+    let RowPlan::Write(update, _) = settlement.plan(RowState::Current(current)) else {
+        panic!("no write")
+    };
+    let texts = update.texts.iter().map(|(_, text)| FillText::of(Some(text))).collect();
+    let change = update.ledger(&StoredRow { texts, url: None });
+    (update.texts, update.emptied, change)
+}
+
+#[test]
+fn changed_words_are_shown_without_a_request() {
+    let (table, mut current) = followed("Navy cup");
+    let first = RowJob { ledger: Default::default(), ..job(URL) };
+    let answer = done(&[Ok("Folded on a wooden floor"), Err("too_short")]);
+    let settlement = Settlement::new(&table, &first, &answer, RETRY);
+    let (texts, _, LedgerChange::Put(entry)) = written(&settlement, &current) else {
+        panic!("no entry")
+    };
+    assert_eq!(texts[0].1, "Navy cup: Folded on a wooden floor");
+    current.texts = texts.iter().map(|(_, text)| FillText::of(Some(text))).collect();
+    // The same words, at first; then another title for caption and fallback; then none.
+    let history = RowHistory { ledger: entry.outputs.clone(), ..RowHistory::default() };
+    assert_eq!(history.changed_texts(&table, &current), (vec![], vec![]));
+    for (title, texts, emptied) in [
+        ("Red mug", vec!["Red mug: Folded on a wooden floor", "Red mug"], vec![]),
+        ("IMG_1.jpg", vec!["Folded on a wooden floor"], vec![1]),
+    ] {
+        let (_, other) = followed(title);
+        let other = CurrentRow { texts: current.texts.clone(), ..other };
+        assert_eq!(history.changed_texts(&table, &other), (vec![], vec![0, 1]));
+        let again = RowJob {
+            fills: vec![],
+            rendered: vec![0, 1],
+            ledger: entry.outputs.clone(),
+            ..first.clone()
+        };
+        let nothing = again.immediate_answer().expect("no request");
+        let settlement = Settlement::new(&table, &again, &nothing, RETRY);
+        let (new, gone, change) = written(&settlement, &other);
+        let shown: Vec<&str> = new.iter().map(|(_, text)| text.as_str()).collect();
+        assert_eq!((shown, gone), (texts, emptied), "{title}");
+        let LedgerChange::Amend { outputs, .. } = change else { panic!("{change:?}") };
+        assert_eq!(outputs["alt"]["caption"], "Folded on a wooden floor");
+        assert_eq!(outputs["alt"]["model"], entry.outputs["alt"]["model"]);
+        assert_ne!(outputs["alt"]["words"], entry.outputs["alt"]["words"]);
+    }
+    // Not where the watch does not follow, for a text of a user, or for another template.
+    let (_, other) = followed("Red mug");
+    let other = CurrentRow { texts: current.texts.clone(), ..other };
+    let still = WatchedTable { follow_context: false, ..table.clone() };
+    assert_eq!(history.changed_texts(&still, &other), (vec![], vec![]));
+    let edited = CurrentRow { texts: vec![FillText::of(Some("By hand")); 2], ..other.clone() };
+    assert_eq!(history.changed_texts(&table, &edited), (vec![], vec![]));
+    let mut redefined = table.clone();
+    let template = TextTemplate::for_captions("{title} – {caption}", &["title"]);
+    redefined.fills[0].template = Some(template.expect("a template"));
+    assert_eq!(history.changed_texts(&redefined, &other), (vec![], vec![1]));
+}
+
+#[test]
+fn a_prompt_that_held_the_context_is_asked_again() {
+    let (mut table, current) = followed("Navy cup");
+    table.fills[1].fallback = None;
+    let mut answer = done(&[Ok("Navy cup on a table"), Ok("Cup")]);
+    let CaptionOutcome::Done { outputs, .. } = &mut answer else { panic!("an answer") };
+    for output in outputs {
+        let CaptionOutput::Written(written) = output else { panic!("a caption") };
+        written.with_context = true;
+    }
+    let context = current.followed.context.clone();
+    let first = RowJob { ledger: Default::default(), context, ..job(URL) };
+    let settlement = Settlement::new(&table, &first, &answer, RETRY);
+    let (texts, _, LedgerChange::Put(entry)) = written(&settlement, &current) else {
+        panic!("no entry")
+    };
+    let texts: Vec<FillText> = texts.iter().map(|(_, text)| FillText::of(Some(text))).collect();
+    let history = RowHistory { ledger: entry.outputs, ..RowHistory::default() };
+    let row = |title: &str| CurrentRow { texts: texts.clone(), ..followed(title).1 };
+    assert_eq!(history.changed_texts(&table, &row("Navy cup")), (vec![], vec![]));
+    assert_eq!(history.changed_texts(&table, &row("Red mug")), (vec![0, 1], vec![]));
+}
+
+#[test]
+fn a_blank_text_that_is_kept_is_never_replaced() {
+    let (mut table, job) = (table(), job("https://host/0.jpg"));
+    (table.keeps_blank, table.overwrite) = (true, true);
+    let blank = FillText::from_column(Some("-".into()));
+    let current = CurrentRow { texts: vec![blank.clone(), FillText::Empty], ..row(URL, [None; 2]) };
+    let history = RowHistory { ledger: job.ledger.clone(), ..RowHistory::default() };
+    assert_eq!(history.changed_texts(&table, &current), (vec![1], vec![]));
+    let answer = done(&[Ok("new"), Ok("new")]);
+    let settlement = Settlement::new(&table, &job, &answer, RETRY);
+    let (texts, emptied, _) = written(&settlement, &current);
+    assert_eq!((texts, emptied), (vec![(1, "new".to_owned())], vec![]));
 }

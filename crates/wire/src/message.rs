@@ -208,6 +208,9 @@ pub struct WrittenCaption {
     /// it by itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub draft: bool,
+    /// Its prompt held the facts of [`OutputSpec::context`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub with_context: bool,
     /// The model that wrote it, if it is not the one of the answer: one of a cascade.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<ModelRef>,

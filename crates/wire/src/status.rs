@@ -121,6 +121,10 @@ pub struct EngineStatus {
     pub encode_calls: u64,
     /// Captions generated since start.
     pub generated: u64,
+    /// Milliseconds since start in which at least one request was in flight: with `answered`, how
+    /// fast the engine is.
+    #[serde(default)]
+    pub busy_ms: f64,
     /// CPU milliseconds by stage since start, all requests.
     pub cpu_ms: StageTimings,
     /// Resident memory, bytes.

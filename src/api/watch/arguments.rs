@@ -2,7 +2,7 @@
 //!
 //! Called by `watch` and `control`.
 
-use super::sign;
+use super::{context, sign};
 use crate::api::{language, style, value};
 use crate::pg::report::refuse;
 use pg_caption_queue::check_base_url;
@@ -22,6 +22,9 @@ pub struct RawArguments<'a> {
     pub on_replica: Option<bool>,
     pub base_url: Option<&'a str>,
     pub sign: Option<pg_sys::Oid>,
+    pub context: Option<AnyElement>,
+    pub follow_context: Option<bool>,
+    pub blank: Option<&'a str>,
     pub condition: Option<&'a str>,
     pub replace: Option<bool>,
 }
@@ -41,6 +44,12 @@ pub struct WatchOptions {
     pub base_url: Option<String>,
     /// The function that signs URLs, by its signature.
     pub sign: Option<String>,
+    /// Columns whose words the model gets.
+    pub context: Vec<String>,
+    /// A change of such a column, or of a column in a template, changes texts.
+    pub follow_context: bool,
+    /// The empty text is a decision: only NULL is filled.
+    pub keeps_blank: bool,
     /// As the user wrote it if it is new, else as it is stored.
     pub condition: Option<String>,
 }
@@ -56,6 +65,9 @@ impl Default for WatchOptions {
             on_replica: false,
             base_url: None,
             sign: None,
+            context: Vec::new(),
+            follow_context: false,
+            keeps_blank: false,
             condition: None,
         }
     }
@@ -73,6 +85,10 @@ pub struct WatchArguments {
     base_url: Option<String>,
     /// Empty: none.
     sign: Option<String>,
+    /// No columns: none.
+    context: Option<Vec<String>>,
+    follow_context: Option<bool>,
+    keeps_blank: Option<bool>,
     /// Blank: none.
     condition: Option<String>,
     replace: bool,
@@ -107,6 +123,9 @@ impl From<RawArguments<'_>> for WatchArguments {
                 pg_sys::InvalidOid => String::new(),
                 function => sign::require_signature(function),
             }),
+            context: raw.context.as_ref().map(context::parse),
+            follow_context: raw.follow_context,
+            keeps_blank: raw.blank.map(parse_blank),
             condition: raw.condition.map(str::to_owned),
             replace: raw.replace.unwrap_or(false),
         }
@@ -134,6 +153,9 @@ impl WatchArguments {
             on_replica: self.on_replica.unwrap_or(before.on_replica),
             base_url,
             sign,
+            context: self.context.clone().unwrap_or(before.context),
+            follow_context: self.follow_context.unwrap_or(before.follow_context),
+            keeps_blank: self.keeps_blank.unwrap_or(before.keeps_blank),
             condition: condition.filter(|text| !text.trim().is_empty()),
         }
     }
@@ -197,6 +219,27 @@ fn parse_base_url(base: &str) -> String {
         );
     }
     base.to_owned()
+}
+
+/// Whether the empty text is a decision; an empty argument takes `keep` away.
+fn parse_blank(blank: &str) -> bool {
+    match blank {
+        "keep" => true,
+        "" => false,
+        other => {
+            let shown: String = other.chars().take(MAX_COLUMN_NAME).collect();
+            refuse(
+                PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+                format!("invalid value for blank: \"{shown}\""),
+                None,
+                Some(
+                    "'keep' leaves empty texts alone, so that only NULL is filled; '' takes it \
+                     away."
+                        .into(),
+                ),
+            )
+        }
+    }
 }
 
 fn parse_fills(fills: &AnyElement) -> FillMap {

@@ -39,6 +39,9 @@ fn begin_backfill(
         on_replica: None,
         base_url: None,
         sign: None,
+        context: None,
+        follow_context: None,
+        blank: None,
         condition,
         replace: Some(true),
     });

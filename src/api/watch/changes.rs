@@ -29,6 +29,15 @@ fn changes(before: &WatchOptions, after: &WatchOptions) -> Vec<String> {
     note("base_url", base(before), base(after));
     let sign = |options: &WatchOptions| options.sign.clone().unwrap_or("none".into());
     note("sign", sign(before), sign(after));
+    let context = |options: &WatchOptions| match options.context.is_empty() {
+        true => "none".into(),
+        false => options.context.join(", "),
+    };
+    note("context", context(before), context(after));
+    let follows = |options: &WatchOptions| options.follow_context.to_string();
+    note("follow_context", follows(before), follows(after));
+    let blank = |options: &WatchOptions| if options.keeps_blank { "keep" } else { "none" };
+    note("blank", blank(before).into(), blank(after).into());
     let condition = |options: &WatchOptions| options.condition.clone().unwrap_or("none".into());
     note("condition", condition(before), condition(after));
     for (column, fill) in &after.fills {

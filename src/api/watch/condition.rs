@@ -8,7 +8,8 @@ use crate::pg::report::refuse;
 use crate::pg::table::TableDescription;
 use pgrx::prelude::*;
 
-const HINT: &str = "It is a boolean expression over the columns of one row, such as \
+/// What a condition is, for errors.
+pub const HINT: &str = "It is a boolean expression over the columns of one row, such as \
                     condition => 'published AND deleted_at IS NULL'. An empty text removes it.";
 
 /// The condition; raises if it cannot be used, or if the table's owner may not evaluate it.

@@ -3,21 +3,27 @@
 //! Called by SQL. `arguments` checks the values, `plan` checks them against the catalogs,
 //! `register` records the watch; `control` has the companions `unwatch`, `pause`, `resume`,
 //! `retry` and `prune`; `recaption` and `withdraw` concern rows of a `selection`; `redefine` keeps
-//! a watch in step with its table, and `relocate` moves it to another one.
+//! a watch in step with its table, and `relocate` moves it to another one. `estimate` and `preview`
+//! say what a watch would do.
 
 mod arguments;
 mod backfill;
 mod changes;
 mod condition;
+pub mod context;
 mod control;
+mod dry_run;
+mod estimate;
 mod image_column;
 mod plan;
+mod preview;
 mod recaption;
 pub mod redefine;
 mod register;
 mod relocate;
 mod selection;
 mod sign;
+mod thresholds;
 mod withdraw;
 
 use crate::pg::condition::ConditionSource;
@@ -43,6 +49,9 @@ fn watch(
     on_replica: Option<bool>,
     base_url: Option<&str>,
     sign: Option<pg_sys::Oid>,
+    context: Option<AnyElement>,
+    follow_context: Option<bool>,
+    blank: Option<&str>,
     condition: Option<&str>,
     replace: Option<bool>,
 ) {
@@ -57,6 +66,9 @@ fn watch(
         on_replica,
         base_url,
         sign,
+        context,
+        follow_context,
+        blank,
         condition,
         replace,
     });
@@ -74,6 +86,9 @@ fn watch(
     plan.replace_triggers();
     let swapped = redefine::swapped(plan.table.oid);
     register::register(&plan);
+    if let Some(before) = &before {
+        thresholds::judge_again(plan.table.oid, &before.fills, &options.fills);
+    }
     enqueue::announce_at_commit();
     let (relation, name) = (plan.table.oid, plan.table.name.clone());
     let condition = plan.condition.map(|found| found.text);

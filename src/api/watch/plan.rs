@@ -3,7 +3,7 @@
 //! Called by `watch`, with the caller's rights. Raises errors and warnings, changes nothing.
 
 use super::arguments::WatchOptions;
-use super::{condition, image_column, sign};
+use super::{condition, context, image_column, sign};
 use crate::api::{FillTemplates, language, style};
 use crate::pg::condition::{ConditionSource, RowCondition};
 use crate::pg::report::{refuse, warn};
@@ -26,6 +26,8 @@ pub struct WatchPlan<'a> {
     holds_pictures: bool,
     /// The condition of the watch.
     pub condition: Option<RowCondition>,
+    /// Columns whose change is followed.
+    pub followed: Vec<String>,
 }
 
 impl<'a> WatchPlan<'a> {
@@ -50,6 +52,9 @@ impl<'a> WatchPlan<'a> {
             require_templates(&table, column, &fill);
             language::require(&CaptionStyle { language: fill.language, ..style });
         }
+        context::require(&table, options);
+        context::require_blanks(&table, options);
+        let followed = context::followed(&table, options);
         let keys = table_key::key(&table);
         let key_column = |name: &String| {
             let column = table::column(&table, name);
@@ -61,7 +66,7 @@ impl<'a> WatchPlan<'a> {
         let sign = options.sign.as_deref().map(|signature| sign::require(&table, signature));
         let condition = options.condition.as_deref();
         let condition = condition.map(|text| condition::require(&table, text, source));
-        WatchPlan { options, table, keys, trigger_keys, sign, holds_pictures, condition }
+        WatchPlan { options, table, keys, trigger_keys, sign, holds_pictures, condition, followed }
     }
 
     /// Replaces the triggers of the table.
@@ -82,12 +87,14 @@ impl<'a> WatchPlan<'a> {
             overwrite: self.options.overwrite,
             on_replica: self.options.on_replica,
             condition: self.condition.as_ref(),
+            followed: &self.followed,
+            keeps_blank: self.options.keeps_blank,
         }
     }
 }
 
 /// Raises unless the relation is a permanent table of a user.
-fn require_watchable(table: &TableDescription) {
+pub fn require_watchable(table: &TableDescription) {
     let wrong = |problem: String, detail: Option<&str>| -> ! {
         refuse(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
@@ -116,7 +123,7 @@ fn require_watchable(table: &TableDescription) {
 }
 
 /// Raises if a template cannot be read, or names a column that the table lacks.
-fn require_templates(table: &TableDescription, column: &str, fill: &FillDefinition) {
+pub fn require_templates(table: &TableDescription, column: &str, fill: &FillDefinition) {
     if let Err(error) = FillTemplates::read(fill, &table::column_names(table.oid)) {
         refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -132,7 +139,7 @@ fn require_templates(table: &TableDescription, column: &str, fill: &FillDefiniti
 }
 
 /// Raises unless captions can be written to the column.
-fn require_fillable(table: &TableDescription, name: &str, style: &str, image: &str) {
+pub fn require_fillable(table: &TableDescription, name: &str, style: &str, image: &str) {
     let min_chars = style::resolve(style).rules.min_chars;
     let column = table::column(table, name);
     table::require_text(table, &column);

@@ -4,8 +4,8 @@
 //! Called by `hooks::utility` before and after ALTER TABLE, with the caller's rights and a pinned
 //! `search_path`. All changes are part of the transaction that alters the table.
 
-use super::arguments::WatchOptions;
-use super::{condition, control, image_column, register};
+use super::arguments::{FillMap, WatchOptions};
+use super::{condition, context, control, image_column, register};
 use crate::hooks::enqueue;
 use crate::pg::condition::{ConditionSource, RowCondition};
 use crate::pg::latest_snapshot::LatestSnapshot;
@@ -13,6 +13,8 @@ use crate::pg::report::{notice, refuse, select_one, spi, warn};
 use crate::pg::table::{self, TableDescription};
 use crate::pg::triggers::{self, TriggerKey, TriggerSpec};
 use crate::pg::{identity, sign_function, table_key};
+use pg_caption_style::FillDefinition;
+use pgrx::JsonB;
 use pgrx::prelude::*;
 
 /// A column that a statement drops.
@@ -29,15 +31,20 @@ struct RecordedWatch {
     keys: Vec<String>,
     /// Columns that the condition names.
     condition_columns: Vec<String>,
+    /// Columns whose change is followed.
+    followed: Vec<String>,
 }
 
 impl RecordedWatch {
-    fn read(table: pg_sys::Oid) -> Option<RecordedWatch> {
+    fn read(relation: pg_sys::Oid) -> Option<RecordedWatch> {
+        let options = register::options(relation, false)?;
+        let table = table::describe(relation);
         Some(RecordedWatch {
-            options: register::options(table, false)?,
-            table: table::describe(table),
-            keys: register::keys(table),
-            condition_columns: register::condition_columns(table),
+            followed: context::followed(&table, &options),
+            options,
+            table,
+            keys: register::keys(relation),
+            condition_columns: register::condition_columns(relation),
         })
     }
 
@@ -45,10 +52,27 @@ impl RecordedWatch {
         self.options.fills.iter().any(|(fill, _)| fill == column)
     }
 
-    /// Whether it reads the column: URL, key or condition.
+    /// Whether it reads the column: URL, key, condition or context.
     fn reads(&self, column: &str) -> bool {
         let others = self.keys.iter().chain(&self.condition_columns);
+        let others = others.chain(&self.options.context).chain(&self.followed);
         std::iter::once(&self.options.image).chain(others).any(|name| name == column)
+    }
+
+    /// The fills whose templates name a column, with its new name.
+    fn shown_with(&self, from: &str, to: &str) -> FillMap {
+        let renamed = |template: &Option<String>| {
+            template.as_deref().map(|text| pg_caption_publish::rename_column(text, from, to))
+        };
+        let fills = self.options.fills.iter().map(|(column, fill)| {
+            let (template, fallback) = (renamed(&fill.template), renamed(&fill.fallback));
+            (column.clone(), FillDefinition { template, fallback, ..fill.clone() })
+        });
+        fills
+            .zip(&self.options.fills)
+            .filter(|(new, old)| new != *old)
+            .map(|(new, _)| new)
+            .collect()
     }
 
     fn condition(&self, source: ConditionSource<'_>) -> Option<RowCondition> {
@@ -75,6 +99,8 @@ impl RecordedWatch {
             overwrite: self.options.overwrite,
             on_replica: self.options.on_replica,
             condition: condition.as_ref(),
+            followed: &self.followed,
+            keeps_blank: self.options.keeps_blank,
         });
         let sign = self.options.sign.as_deref().and_then(sign_function::find);
         triggers::depend_on_code(self.table.oid, condition.as_ref(), sign);
@@ -166,6 +192,10 @@ fn refuse_to_drop(watch: &RecordedWatch, column: &str) -> ! {
         "the URLs"
     } else if watch.keys.iter().any(|key| key == column) {
         "the key"
+    } else if watch.options.context.iter().any(|name| name == column) {
+        "the context"
+    } else if watch.followed.iter().any(|name| name == column) {
+        "words of its templates"
     } else {
         refuse_to_break_condition(watch, column)
     };
@@ -199,6 +229,12 @@ fn warn_of_stop(watch: &RecordedWatch, column: &str) {
     } else if watch.condition_columns.iter().any(|name| name == column) {
         let without = call("watch", &watch.table, ", condition => ''");
         format!("{without} continues it without its condition.")
+    } else if watch.options.context.iter().any(|name| name == column) {
+        let with_others = call("watch", &watch.table, ", context => '{}'");
+        format!("{with_others} continues it without its context.")
+    } else if watch.followed.iter().any(|name| name == column) {
+        let with_others = call("watch", &watch.table, ", fills => '…'");
+        format!("{with_others} continues it with another template.")
     } else {
         format!("{} continues it with another key.", call("watch", &watch.table, ""))
     };
@@ -268,10 +304,16 @@ const RENAME_COLUMN: &str = "\
     UPDATE caption.watch w \
        SET image = CASE w.image WHEN $2::name THEN $3::name ELSE w.image END, \
            keys = array_replace(w.keys, $2::name, $3::name), \
+           context = array_replace(w.context, $2::name, $3::name), \
+           followed = array_replace(w.followed, $2::name, $3::name), \
            fills = CASE WHEN w.fills ? $2 \
                         THEN (w.fills - $2) || jsonb_build_object($3, w.fills->$2) \
                         ELSE w.fills END \
      WHERE w.relation = $1";
+
+const SET_FILL: &str = "\
+    UPDATE caption.watch SET fills = fills || jsonb_build_object($2::text, $3) \
+     WHERE relation = $1";
 
 const RENAME_IN_LEDGER: &str = "\
     UPDATE caption.ledger l \
@@ -284,7 +326,9 @@ pub fn rename_column(relation: pg_sys::Oid, from: &str, to: &str) {
     for watch in watches(relation) {
         let table = &watch.table;
         let is_renamed = table::has_column(table.oid, to) && !table::has_column(table.oid, from);
-        if !is_renamed || !(watch.reads(from) || watch.has_fill(from)) {
+        let shows = watch.shown_with(from, to);
+        let concerns = watch.reads(from) || watch.has_fill(from) || !shows.is_empty();
+        if !is_renamed || !concerns {
             continue;
         }
         {
@@ -292,6 +336,12 @@ pub fn rename_column(relation: pg_sys::Oid, from: &str, to: &str) {
             control::lock_state(table.oid);
             let arguments = [table.oid.into(), from.into(), to.into()];
             spi(Spi::run_with_args(RENAME_COLUMN, &arguments));
+            for (column, fill) in &shows {
+                let column = if column == from { to } else { column };
+                let fill = JsonB(fill.to_json());
+                let arguments = [table.oid.into(), column.into(), fill.into()];
+                spi(Spi::run_with_args(SET_FILL, &arguments));
+            }
             if watch.has_fill(from) {
                 spi(Spi::run_with_args(RENAME_IN_LEDGER, &arguments));
             }

@@ -15,9 +15,11 @@ use serde_json::Value;
 const INSERT_WATCH: &str = "\
     INSERT INTO caption.watch \
            (relation, image, fills, keys, max_tokens, overwrite, on_replica, base_url, \
-            sign, condition, condition_columns, superuser_since, named) \
+            sign, condition, condition_columns, superuser_since, named, context, \
+            follow_context, blank, followed) \
     SELECT $1::regclass, $2::name, $3, $4::name[], $5, $6, $7, $9, $12, $10, $11::name[], \
-           CASE WHEN r.rolsuper THEN clock_timestamp() END, ARRAY[n.nspname, c.relname] \
+           CASE WHEN r.rolsuper THEN clock_timestamp() END, ARRAY[n.nspname, c.relname], \
+           $13::name[], $14, CASE WHEN $15 THEN 'keep' END, $16::name[] \
       FROM pg_roles r, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE r.oid = $8 AND c.oid = $1 \
     ON CONFLICT (relation) DO UPDATE \
@@ -27,6 +29,8 @@ const INSERT_WATCH: &str = "\
            sign = excluded.sign, condition = excluded.condition, \
            condition_columns = excluded.condition_columns, \
            superuser_since = excluded.superuser_since, named = excluded.named, \
+           context = excluded.context, follow_context = excluded.follow_context, \
+           blank = excluded.blank, followed = excluded.followed, \
            paused = false, backfill = false, batch = NULL";
 
 /// The run's number must be new for the table, also after `unwatch` has removed the previous one: a
@@ -40,7 +44,7 @@ const RESTART_BACKFILL: &str = "\
 
 const OPTIONS: &str = "\
     SELECT w.image::text, w.fills, w.max_tokens, w.overwrite, w.on_replica, w.base_url, \
-           w.sign, w.condition \
+           w.sign, w.condition, w.context::text[], w.follow_context, w.blank = 'keep' \
       FROM caption.watch w WHERE w.relation = $1 AND w.backfill = $2";
 
 /// The options of an existing watch, or of a backfill; `None`: the table has none.
@@ -67,6 +71,9 @@ pub fn options(relation: pg_sys::Oid, is_backfill: bool) -> Option<WatchOptions>
             base_url: row.get(6)?,
             sign: row.get(7)?,
             condition: row.get(8)?,
+            context: row.get(9)?.unwrap_or_default(),
+            follow_context: row.get(10)?.unwrap_or_default(),
+            keeps_blank: row.get(11)?.unwrap_or_default(),
         }))
     }))
 }
@@ -116,6 +123,10 @@ pub fn register(plan: &WatchPlan<'_>) {
             plan.condition.as_ref().map(|condition| condition.text.clone()).into(),
             plan.condition.as_ref().map(|condition| condition.columns.clone()).into(),
             options.sign.clone().into(),
+            Some(options.context.clone()).filter(|context| !context.is_empty()).into(),
+            options.follow_context.into(),
+            options.keeps_blank.into(),
+            Some(plan.followed.clone()).filter(|followed| !followed.is_empty()).into(),
         ],
     ));
     spi(Spi::run_with_args(RESTART_BACKFILL, &[table.oid.into()]));

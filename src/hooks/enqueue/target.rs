@@ -51,8 +51,11 @@ pub struct WatchTarget {
     columns: Vec<KeyColumn>,
     /// The column of the image.
     image: NonZeroUsize,
-    /// Columns whose change concerns the queue: image, key, fills, and those of the condition.
+    /// Columns whose change concerns the queue: image, key, those of the condition, and those whose
+    /// change is followed.
     compared: Vec<NonZeroUsize>,
+    /// The columns to fill, whose change concerns it, too, unless the worker has written them.
+    fills: Vec<NonZeroUsize>,
     /// The settings that the text of a column depends on: a bit for each of [`PINNED`].
     pinned: u8,
 }
@@ -83,7 +86,8 @@ pub unsafe fn is_concerned(
             return true;
         }
         let columns = pgrx::PgTupleDesc::from_pg_unchecked(description);
-        target.compared.iter().any(|attribute| {
+        let fills: &[NonZeroUsize] = if is_write_back() { &[] } else { &target.fills };
+        target.compared.iter().chain(fills).any(|attribute| {
             let value = |tuple| pgrx::htup::heap_getattr_raw(tuple, *attribute, description);
             match (value(row.old), value(row.new), columns.get(attribute.get() - 1)) {
                 (None, None, column) => column.is_some_and(|column| column.attgenerated != 0),
@@ -97,6 +101,14 @@ pub unsafe fn is_concerned(
             }
         })
     }
+}
+
+/// Whether the trigger fires for the worker's own UPDATE, rather than for one of the table's own
+/// triggers: that changes texts only, and the worker knows which of them were refused.
+fn is_write_back() -> bool {
+    // SAFETY: returns a counter and reads no argument.
+    crate::worker::is_worker()
+        && unsafe { pg_sys::pg_trigger_depth(std::ptr::null_mut()) }.value() == 1
 }
 
 unsafe extern "C-unwind" {
@@ -221,7 +233,7 @@ fn pin_settings(pinned: u8) -> Option<GucScope> {
 pub fn find_target(oid: pg_sys::Oid, relation: &PgRelation) -> RelationTarget {
     let _extension = identity::as_extension();
     let Some(watch) = find_watch(oid) else { return RelationTarget::Unwatched };
-    let WatchColumns { table, image, keys, fills, condition } = watch;
+    let WatchColumns { table, image, keys, fills, others } = watch;
     let description = relation.tuple_desc();
     let column = |name: &str| {
         description.iter().find(|column| !column.attisdropped && column.name() == name)
@@ -238,10 +250,10 @@ pub fn find_target(oid: pg_sys::Oid, relation: &PgRelation) -> RelationTarget {
         .collect::<Option<Vec<_>>>();
     match (columns, number(&image)) {
         (Some(columns), Some(image)) => {
-            let others =
-                keys.iter().chain(&fills).chain(&condition).filter_map(|name| number(name));
+            let others = keys.iter().chain(&others).filter_map(|name| number(name));
             let compared = std::iter::once(image).chain(others).collect();
-            RelationTarget::Watched(WatchTarget { table, columns, image, compared, pinned })
+            let fills = fills.iter().filter_map(|name| number(name)).collect();
+            RelationTarget::Watched(WatchTarget { table, columns, image, compared, fills, pinned })
         }
         _ => RelationTarget::Keyless(table),
     }
@@ -253,8 +265,8 @@ struct WatchColumns {
     image: String,
     keys: Vec<String>,
     fills: Vec<String>,
-    /// Columns that the condition names.
-    condition: Vec<String>,
+    /// Columns that the condition names, and those whose change is followed.
+    others: Vec<String>,
 }
 
 /// A key column, and the settings that its text depends on.
@@ -280,7 +292,8 @@ const FIND_WATCH: &CStr = c"\
     SELECT w.relation::pg_catalog.oid::pg_catalog.text, \
            pg_catalog.to_json(w.keys)::pg_catalog.text, \
            w.image::pg_catalog.text, w.fills::pg_catalog.text, \
-           pg_catalog.to_json(w.condition_columns)::pg_catalog.text \
+           pg_catalog.to_json(pg_catalog.array_cat(w.condition_columns, w.followed)) \
+               ::pg_catalog.text \
       FROM caption.watch w \
      WHERE w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) $1 \
         OR w.relation::pg_catalog.oid OPERATOR(pg_catalog.=) ANY \
@@ -325,7 +338,7 @@ fn find_watch(oid: pg_sys::Oid) -> Option<WatchColumns> {
                 image: text(3)?,
                 keys: serde_json::from_str(&text(2)?).ok()?,
                 fills: fills.into_iter().map(|(column, _)| column).collect(),
-                condition: text(5)
+                others: text(5)
                     .and_then(|columns| serde_json::from_str(&columns).ok())
                     .unwrap_or_default(),
             })

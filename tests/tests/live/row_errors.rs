@@ -325,3 +325,33 @@ fn session_locks_of_a_trigger_do_not_stay() {
     );
     assert_eq!(held, "object", "the lease, and nothing else");
 }
+
+// The write of one text queued its row again, because the other was still empty.
+#[test]
+fn a_refused_text_is_requested_once() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.products_of(&web, 1);
+    session.run(
+        "ALTER TABLE products ADD CHECK (seo IS NULL); \
+         CREATE TABLE other AS SELECT id, image_url, alt FROM products; \
+         ALTER TABLE other ADD PRIMARY KEY (id); \
+         CREATE FUNCTION clear() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         UPDATE public.other SET alt = NULL WHERE alt = 'x'; RETURN NULL; END $$; \
+         CREATE TRIGGER clear AFTER UPDATE ON products FOR EACH ROW EXECUTE FUNCTION clear()",
+    );
+    session.run("UPDATE other SET alt = 'x', image_url = replace(image_url, '0.jpg', 'b.jpg')");
+    web.serve("/b.jpg", ServerAnswer::picture(7));
+    session.run("SELECT caption.watch('other', fills => '{\"alt\": \"concise\"}')");
+    session.run("CALL caption.wait('other')");
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    assert!(session.holds("(SELECT alt <> '' AND seo IS NULL FROM products)"));
+    assert_eq!(session.text("SELECT code FROM caption.failure"), "write_refused");
+    // What a trigger of the table writes elsewhere is noticed as before.
+    db.eventually("(SELECT alt <> '' AND alt <> 'x' FROM other)");
+    assert_eq!((web.hits("/0.jpg"), web.hits("/b.jpg")), (1, 1));
+    // A user's change of the row is noticed, too.
+    session.run("UPDATE products SET alt = NULL");
+    session.run("CALL caption.wait('products')");
+    assert_eq!(web.hits("/0.jpg"), 2);
+}

@@ -1,6 +1,6 @@
 //! `pg_caption.min_confidence`: rows are judged by its present value.
 
-use pg_caption_tests::{FILLED, ServerAnswer, TestCluster, TestServer};
+use pg_caption_tests::{FILLED, ServerAnswer, TestCluster, TestServer, shared_database};
 
 #[test]
 fn uncertain_rows_are_judged_by_a_new_threshold() {
@@ -43,4 +43,32 @@ fn uncertain_rows_are_judged_by_a_new_threshold() {
     assert_eq!(session.number("SELECT count(*) FROM products WHERE alt <> ''"), 3);
     session.run("DELETE FROM products WHERE alt IS NULL");
     assert!(session.holds(FILLED));
+}
+
+#[test]
+fn a_changed_threshold_of_a_fill_judges_again() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.products_of(&web, 2);
+    let fills = |min: &str| {
+        format!(
+            "{{\"alt\": \"concise\", \"seo\": {{\"style\": \"seo\", \"min_confidence\": {min}, \
+             \"fallback\": \"{{title}}\"}}}}"
+        )
+    };
+    session.run("UPDATE products SET title = NULL WHERE id = 2");
+    session.run(&format!("SELECT caption.watch('products', fills => '{}')", fills("1")));
+    session.run("CALL caption.wait('products')");
+    let seo = "SELECT string_agg(coalesce(seo, '-'), ' ' ORDER BY id) FROM products";
+    assert_eq!(session.text(seo), "Product -");
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 2);
+    // A higher one accepts nothing more; a lower one may, also where the fallback is.
+    let hits = web.hits("/0.jpg");
+    session.run(&format!("SELECT caption.watch('products', fills => '{}')", fills("1.0")));
+    session.run("CALL caption.wait('products')");
+    assert_eq!(web.hits("/0.jpg"), hits);
+    session.run(&format!("SELECT caption.watch('products', fills => '{}')", fills("0")));
+    session.run("CALL caption.wait('products')");
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+    assert!(session.holds("(SELECT bool_and(length(seo) > 7) FROM products)"));
+    assert_eq!(web.hits("/0.jpg"), hits + 1, "judged once");
 }

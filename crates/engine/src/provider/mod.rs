@@ -52,6 +52,11 @@ pub trait Provider: Any + Send + Sync {
         WithoutConfidence::Write
     }
 
+    /// Whether its prompts hold the facts of a request.
+    fn reads_context(&self) -> bool {
+        false
+    }
+
     /// Why it answers no request now, if that is known before a picture is fetched.
     fn refusal(&self) -> Option<Failure> {
         None

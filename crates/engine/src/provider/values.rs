@@ -78,6 +78,8 @@ pub struct AnswerTerms {
     pub languages: ModelLanguages,
     /// Texts with slurs or obscene words are refused.
     pub block_obscenity: bool,
+    /// Whether its prompts hold the facts of a request.
+    pub reads_context: bool,
 }
 
 impl AnswerTerms {
@@ -91,6 +93,7 @@ impl AnswerTerms {
             // A folder that cannot be read has no provider; others were checked when it was loaded.
             languages: ModelLanguages::of_folder(&config.model).unwrap_or(ModelLanguages::Any),
             block_obscenity: config.block_obscenity,
+            reads_context: provider.reads_context(),
         }
     }
 }

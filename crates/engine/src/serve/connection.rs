@@ -395,6 +395,7 @@ fn outcome(answer: JobAnswer) -> CaptionOutcome {
                         tokens: captioned.tokens,
                         confidence: captioned.confidence,
                         draft: captioned.draft,
+                        with_context: captioned.with_context,
                         model: captioned.model,
                     }),
                 },

@@ -156,6 +156,9 @@ impl Database {
                 sign: None,
                 base_url: None,
                 condition: None,
+                context: Vec::new(),
+                follow_context: false,
+                keeps_blank: false,
                 fills: FILLS[..watch.styles]
                     .iter()
                     .map(|(column, style)| WatchFill {
@@ -420,6 +423,7 @@ impl Record {
                 .map(|cell| FillText::of(cell.text.as_deref()))
                 .collect(),
             words: Default::default(),
+            followed: Default::default(),
             matches: RowMatch::Matching,
             refused: None,
         }

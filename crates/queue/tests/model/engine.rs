@@ -215,6 +215,7 @@ impl Engine {
             engine.captions += 1;
             let caption = format!("{style} of {url} #{}", engine.captions);
             CaptionOutput::Written(WrittenCaption {
+                with_context: false,
                 caption,
                 finish: FinishReason::Stop,
                 tokens: 1,

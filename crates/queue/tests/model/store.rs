@@ -95,6 +95,7 @@ impl Tx<'_> {
         let texts = update.texts.iter().map(|(_, text)| FillText::of(Some(text))).collect();
         let clock = self.sim.tick();
         match update.ledger(&StoredRow { texts, url: None }) {
+            LedgerChange::Amend { .. } => panic!("no watch follows words"),
             LedgerChange::Put(entry) => {
                 let ledger = LedgerRow {
                     url: entry.url,
@@ -248,6 +249,7 @@ impl QueueStore for Tx<'_> {
         let row = at(&job.row);
         let now = self.sim.now;
         match outcome {
+            RowOutcome::Kept => {}
             RowOutcome::Done | RowOutcome::Confirmed => {
                 if *outcome == RowOutcome::Confirmed {
                     let clock = self.sim.tick();

@@ -81,6 +81,10 @@ impl Provider for LocalProvider {
         self.preparer.status().clone()
     }
 
+    fn reads_context(&self) -> bool {
+        pg_caption_models::follows_instructions(&self.preparer.status().family)
+    }
+
     fn lookahead(&self) -> usize {
         BATCHES_AHEAD * self.batch
     }

@@ -72,6 +72,10 @@ impl Provider for RemoteProvider {
         self.0.settings.without_confidence
     }
 
+    fn reads_context(&self) -> bool {
+        self.0.settings.send_context
+    }
+
     /// A daily limit is known before a picture is fetched.
     fn refusal(&self) -> Option<Failure> {
         let fault = self.0.line.lock().budget.check(SystemTime::now()).err()?;
