@@ -5,10 +5,10 @@
 # your own pictures.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER LARGE HEIF
+export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER LARGE HEIF CHROMIUM
 
-.PHONY: help setup demo test test-all install cluster cluster-stop bench bench-families bench-noise
-.PHONY: bench-queue format lint clean
+.PHONY: help setup demo test test-all proof install cluster cluster-stop bench bench-families
+.PHONY: bench-noise bench-queue format lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ test: setup ## run all checks, from formatting to a live server
 
 test-all: setup ## the same, and the live tests on every supported PostgreSQL
 	@scripts/test-all.sh
+
+proof: setup ## check pages of captioned products in headless Chromium; needs npm
+	@scripts/proof.sh
 
 bench: install ## measure rows per second, and where the time goes
 	@scripts/bench.sh

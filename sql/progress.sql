@@ -149,6 +149,11 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
         SELECT f.relation, count(*) AS keys
           FROM caption.failed f
          GROUP BY f.relation
+    ), drafted AS (
+        SELECT l.relation, sum(l.drafts)::bigint AS texts
+          FROM caption.ledger l
+         WHERE l.drafts > 0
+         GROUP BY l.relation
     )
     SELECT w.relation,
            greatest(s.backfilled, e.rows) AS rows,
@@ -171,13 +176,15 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
                             'moves the watch', o.name, w.relation, o.name)
                 WHEN m.remaining = 0 AND s.backfill_done THEN 'idle'
                 ELSE coalesce('waiting: ' || caption.obstacle(), 'working') END AS state,
-           w.paused OR s.problem IS NOT NULL AS stopped
+           w.paused OR s.problem IS NOT NULL AS stopped,
+           coalesce(y.texts, 0) AS drafts
       FROM caption.watch w
       JOIN pg_class c                 ON c.oid      = w.relation
       LEFT JOIN caption.watch_state s ON s.relation = w.relation
       LEFT JOIN queued q              ON q.relation = w.relation
       LEFT JOIN deferred d            ON d.relation = w.relation
       LEFT JOIN failed f              ON f.relation = w.relation
+      LEFT JOIN drafted y             ON y.relation = w.relation
      CROSS JOIN LATERAL (
         -- reltuples is -1 until the first ANALYZE; the cumulative statistics are there before.
         SELECT sum(greatest(l.reltuples, pg_stat_get_live_tuples(l.oid), 0))::bigint AS rows
@@ -203,7 +210,8 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
                                ELSE greatest(e.rows - coalesce(s.backfilled, 0), a.read, 1) END
                         - coalesce(a.completed, 0),
                         CASE WHEN s.backfill_done THEN 0 ELSE 1 END),
-               greatest(coalesce(s.filled, 0) + coalesce(f.keys, 0), 0.001)::numeric
+               greatest(coalesce(s.filled, 0) + coalesce(f.keys, 0) + coalesce(y.texts, 0),
+                        0.001)::numeric
           FROM caption.rows_ahead(w.relation) a
      ) r (waiting, completed)
      CROSS JOIN LATERAL (
@@ -218,7 +226,7 @@ CREATE VIEW caption.progress WITH (security_barrier) AS
     SELECT c.oid::regclass, greatest(c.reltuples, 0)::bigint, 0, 0, 0, 0, 0, NULL, NULL, NULL,
            'its triggers have no watch, as in a schema-only copy: '
            'call caption.watch() or drop them',
-           true
+           true, 0
       FROM pg_class c
      WHERE c.oid IN (SELECT t.tgrelid
                        FROM pg_trigger t
@@ -238,6 +246,8 @@ COMMENT ON COLUMN caption.progress.state IS
     'idle, working, waiting and what for, paused, or what is wrong with the table.';
 COMMENT ON COLUMN caption.progress.stopped IS
     'Whether filling has stopped until a user acts; state says why.';
+COMMENT ON COLUMN caption.progress.drafts IS
+    'Texts that wait for a review; see caption.approve().';
 GRANT SELECT ON caption.progress TO PUBLIC;
 
 CREATE FUNCTION caption.is_idle(relation regclass)
@@ -283,6 +293,10 @@ CREATE PROCEDURE caption.wait(
                                      p.bar, p.filled, p.waiting, p.in_flight, p.deferred, p.failed)
                        AS counts,
                    pg_catalog.format('%s %s filled, %s failed', p.bar, p.filled, p.failed)
+                       OPERATOR(pg_catalog.||)
+                       CASE WHEN p.drafts OPERATOR(pg_catalog.>) 0
+                            THEN pg_catalog.format(', %s drafts to review', p.drafts)
+                            ELSE '' END
                        AS result,
                    pg_catalog.format('%s %s', p.filled, p.failed)
                        AS settled,

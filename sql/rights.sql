@@ -14,7 +14,9 @@ CREATE FUNCTION caption.grant_to(role regrole, rights text)
             'caption.resume, caption.retry, '
             'caption.recaption, caption.withdraw, caption.prune, caption.is_idle, '
             'caption.estimate, caption.preview, '
-            'caption.texts, caption.begin_backfill, caption.end_backfill';
+            'caption.texts, caption.begin_backfill, caption.end_backfill, '
+            'caption.approve, caption.reject, caption.revise, caption.contact_sheet, '
+            'caption.import_review';
     BEGIN
         IF rights NOT IN ('caller', 'editor') THEN
             RAISE EXCEPTION 'unknown rights "%"', left(rights, 100)

@@ -23,7 +23,8 @@ CREATE TABLE caption.watch (
     context           name[],
     follow_context    boolean  NOT NULL DEFAULT false,
     blank             text     CHECK (blank = 'keep'),
-    followed          name[]
+    followed          name[],
+    review            boolean  NOT NULL DEFAULT false
 );
 COMMENT ON TABLE caption.watch IS
     'Watched tables, one per row, written by caption.watch(). '
@@ -73,8 +74,10 @@ COMMENT ON COLUMN caption.watch.blank IS
     'keep: the empty text is a decision, and only NULL is filled.';
 COMMENT ON COLUMN caption.watch.followed IS
     'Columns whose change is followed: those of the context and of the templates.';
+COMMENT ON COLUMN caption.watch.review IS
+    'Whether texts become drafts, which caption.approve() writes.';
 GRANT SELECT (relation, image, fills, keys, max_tokens, overwrite, on_replica, paused,
-              superuser_since, backfill, batch, named)
+              superuser_since, backfill, batch, named, review)
     ON caption.watch TO PUBLIC;
 -- pg_dump runs the condition with an empty search_path.
 SELECT pg_extension_config_dump('caption.watch',
@@ -83,7 +86,8 @@ SELECT pg_extension_config_dump('caption.watch',
 
 CREATE VIEW caption.watch_option WITH (security_barrier) AS
     SELECT w.relation, w.image, w.fills, w.keys, w.max_tokens, w.overwrite, w.on_replica,
-           w.paused, w.base_url, w.sign, w.condition, w.context, w.follow_context, w.blank
+           w.paused, w.base_url, w.sign, w.condition, w.context, w.follow_context, w.blank,
+           w.review
       FROM caption.watch w
       JOIN pg_class c ON c.oid = w.relation
      WHERE pg_has_role(c.relowner, 'USAGE');
@@ -183,8 +187,12 @@ CREATE TABLE caption.ledger (
     last_modified text,
     sha256        text,
     recaption     smallint    NOT NULL DEFAULT 0,
+    drafts        int         NOT NULL GENERATED ALWAYS AS (
+        jsonb_array_length(jsonb_path_query_array(outputs, '$.*.draft ? (@.state == "draft")'))
+    ) STORED,
     PRIMARY KEY (relation, key)
 );
+CREATE INDEX ledger_drafts ON caption.ledger (relation, drafts) WHERE drafts > 0;
 COMMENT ON TABLE caption.ledger IS
     'Machine-written texts: in which column, for which URL, with which model. '
     'Shown by caption.texts(). Part of dumps: in the restored database these texts are known as '
@@ -193,7 +201,7 @@ COMMENT ON COLUMN caption.ledger.url IS
     'Hash of the URL that was captioned last.';
 COMMENT ON COLUMN caption.ledger.outputs IS
     'Columns, each with the hashes of its text and of the URL that it was written for, the text as '
-    'written, its source, confidence, style, model and time.';
+    'written, its source, confidence, style, model and time, and a draft with the same.';
 COMMENT ON COLUMN caption.ledger.model IS
     'Digest of the model.';
 COMMENT ON COLUMN caption.ledger.etag IS
@@ -204,6 +212,8 @@ COMMENT ON COLUMN caption.ledger.sha256 IS
     'SHA-256 of the image file. NULL: the texts of the row are of several.';
 COMMENT ON COLUMN caption.ledger.recaption IS
     '1: the row is to be captioned again if image, model or style have changed. 2: in any case.';
+COMMENT ON COLUMN caption.ledger.drafts IS
+    'Number of drafts that wait for a review.';
 
 SELECT pg_extension_config_dump('caption.ledger',
                                 'WHERE relation::oid IN (SELECT c.oid FROM pg_catalog.pg_class c)');

@@ -70,8 +70,8 @@ CREATE FUNCTION caption.texts(
                    l.entry->>'language',
                    l.at
               FROM caption.written_text l
-              JOIN %s t ON l.key = jsonb_build_array(%s)
-             CROSS JOIN LATERAL (SELECT CASE l.column_name %s END AS text) AS c
+              JOIN %1$s t ON l.key = jsonb_build_array(%2$s)
+             CROSS JOIN LATERAL (SELECT CASE l.column_name %3$s END AS text) AS c
              CROSS JOIN LATERAL (
                    SELECT CASE WHEN NOT $2 OR c.text <> '' THEN nullif(c.text, '')
                                ELSE c.text END AS text,
@@ -79,13 +79,29 @@ CREATE FUNCTION caption.texts(
                           AND left(encode(sha256(convert_to(coalesce(c.text, ''), 'UTF8')),
                                           'hex'), 32)
                               = l.entry->>'text' AS is_written) AS v
-             WHERE l.relation = $1
+             WHERE l.relation = $1 AND l.entry ? 'text'
+             UNION ALL
+            SELECT caption.key_object(l.relation, l.key),
+                   l.column_name,
+                   d.draft->>'written',
+                   d.draft->>'source',
+                   d.draft->>'state',
+                   (d.draft->>'confidence')::real,
+                   d.draft->>'model',
+                   d.draft->>'style',
+                   d.draft->>'language',
+                   coalesce((d.draft->>'at')::timestamptz, l.at)
+              FROM caption.written_text l
+              JOIN %1$s t ON l.key = jsonb_build_array(%2$s)
+             CROSS JOIN LATERAL (SELECT l.entry->'draft' AS draft) AS d
+             WHERE l.relation = $1 AND l.entry ? 'draft'
         $query$, watch.name, watch.keys, watch.texts) USING texts.relation, watch.keeps_blank;
     END
     $$;
 COMMENT ON FUNCTION caption.texts(regclass) IS
     'Returns the machine-written texts of a watched table, for members of its owner: '
     'key and column, the text as written, source (model, fallback), '
-    'state (written, edited by a user since, withdrawn), confidence from 0 to 1, '
+    'state (written, approved, edited by a user since, withdrawn, draft, rejected), '
+    'confidence from 0 to 1, '
     'model, style, language, time.';
 REVOKE ALL ON FUNCTION caption.texts(regclass) FROM PUBLIC;

@@ -14,6 +14,7 @@ CREATE FUNCTION caption.watch(
         context    name[]       DEFAULT NULL,
         follow_context boolean  DEFAULT NULL,
         blank      text         DEFAULT NULL,
+        review     boolean      DEFAULT NULL,
         condition  text         DEFAULT NULL,
         replace    boolean      DEFAULT NULL)
     RETURNS void
@@ -21,13 +22,14 @@ CREATE FUNCTION caption.watch(
     AS 'MODULE_PATHNAME', 'watch_wrapper';
 COMMENT ON FUNCTION
     caption.watch(regclass, text, jsonb, int, boolean, boolean, text, regprocedure, name[],
-                  boolean, text, text, boolean) IS
+                  boolean, text, boolean, text, boolean) IS
     'Fills empty columns of a table with captions of the images at its URLs: '
     'of existing rows, and of rows written from now on. '
     'fills: columns, each with its style; by default {"alt": "concise", "seo": "seo"}. '
     'sign: a function from text to text that signs the URL at the moment of the fetch. '
     'context: columns whose words the model gets as facts; follow_context: their changes count. '
     'blank: keep leaves empty texts alone, only NULL is filled. '
+    'review: texts become drafts, which caption.approve() writes. '
     'condition: an expression over one row; other rows are left alone. '
     'A call for a watched table changes what it is given. replace: the given fills replace all.';
 
@@ -83,7 +85,8 @@ CREATE FUNCTION caption.recaption(
 COMMENT ON FUNCTION caption.recaption IS
     'Captions rows again whose machine-written texts are older than the interval, '
     'if image, model or style have changed since. condition, keys: only of these rows, '
-    'keys such as {"id": 3}. force: in any case, also withdrawn texts. User-edited texts stay.';
+    'keys such as {"id": 3}. force: in any case, also withdrawn texts and '
+    'rejected drafts. User-edited texts stay.';
 
 -- Without a search_path, as caption.watch.
 CREATE FUNCTION caption.withdraw(

@@ -29,6 +29,7 @@ pgrx::extension_sql_file!("../sql/dry_run.sql", name = "dry_run", requires = ["t
 pgrx::extension_sql_file!("../sql/publish.sql", name = "publish", requires = ["schema"]);
 pgrx::extension_sql_file!("../sql/progress.sql", name = "progress", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/texts.sql", name = "texts", requires = ["progress"]);
+pgrx::extension_sql_file!("../sql/review.sql", name = "review", requires = ["watch", "texts"]);
 pgrx::extension_sql_file!("../sql/lint.sql", name = "lint", requires = ["progress"]);
 pgrx::extension_sql_file!(
     "../sql/backfill.sql",
@@ -38,7 +39,7 @@ pgrx::extension_sql_file!(
 pgrx::extension_sql_file!(
     "../sql/rights.sql",
     name = "rights",
-    requires = ["caption", "watch", "dry_run", "texts", "backfill"]
+    requires = ["caption", "watch", "dry_run", "texts", "review", "backfill"]
 );
 
 /// Runs once in the postmaster if the library is preloaded; children inherit the result. In a

@@ -7,8 +7,7 @@ use crate::pg::{identity, row_sql};
 use crate::settings;
 use pg_caption_publish::{MAX_READ, cell_text};
 use pg_caption_queue::{
-    BLANK, CurrentRow, FillText, FollowedWords, KeyColumn, MAX_HASHED_BYTES, MAX_URL_CHARS,
-    RowHistory, RowMatch, WatchedTable,
+    CurrentRow, FillText, FollowedWords, KeyColumn, RowHistory, RowMatch, WatchedTable,
 };
 use pg_caption_wire::{Failure, KnownPicture};
 use pgrx::JsonB;
@@ -29,56 +28,23 @@ fn cast(table: &WatchedTable, at: usize, json: &str) -> String {
     format!("CAST({json} OPERATOR(pg_catalog.->>) {at} AS {})", table.keys[at].kind)
 }
 
-/// The URL as an expression. Only the part is read that decides whether it is valid. For a picture,
-/// what identifies it: its hash, or its size if it is too large to be captioned. PostgreSQL holds
-/// one picture at a time for it.
+/// The URL as an expression.
 pub fn url(table: &WatchedTable) -> String {
-    if table.holds_pictures {
-        let size = format!("pg_catalog.octet_length(t.{})", table.url);
-        return format!(
-            "CASE WHEN {size} OPERATOR(pg_catalog.=) 0 THEN '' \
-                  WHEN {size} OPERATOR(pg_catalog.>) {} \
-                  THEN pg_catalog.concat('{PICTURE_SIZE}', {size}) \
-                  ELSE '{PICTURE_HASH}' OPERATOR(pg_catalog.||) pg_catalog.encode( \
-                       pg_catalog.sha256(t.{}::pg_catalog.bytea), 'hex') END",
-            settings::max_image_size(),
-            table.url
-        );
-    }
-    format!("pg_catalog.\"left\"(t.{}::pg_catalog.text, {MAX_URL_CHARS})", table.url)
+    row_sql::url(&table.url, table.holds_pictures)
 }
 
 /// Characters of a context column that are read, tags of HTML included.
 const MAX_CONTEXT_READ: usize = 1500;
 
-/// What precedes the hash of a picture, and the size of one that is too large.
-const PICTURE_HASH: &str = "sha256:";
-const PICTURE_SIZE: &str = "bytes:";
-
 /// Why a picture of a column is not captioned, if it is too large.
 fn refusal(table: &WatchedTable, url: Option<&str>) -> Option<Failure> {
-    let size = url.filter(|_| table.holds_pictures)?.strip_prefix(PICTURE_SIZE)?;
+    let size = url.filter(|_| table.holds_pictures)?.strip_prefix(row_sql::PICTURE_SIZE)?;
     Some(Failure::too_large(size.parse().ok()?, settings::max_image_size()))
 }
 
 /// Texts as an array expression, each as [`FillText::from_column`] takes it. `columns` are quoted.
 pub fn text_digests(table: &WatchedTable, columns: impl Iterator<Item = String>) -> String {
-    let blank = if table.keeps_blank { format!("'{BLANK}'") } else { "NULL".into() };
-    let digests: Vec<String> = columns
-        .map(|column| {
-            let text = format!("t.{column}::pg_catalog.text");
-            format!(
-                "CASE WHEN {text} IS NULL THEN NULL \
-                      WHEN pg_catalog.octet_length({text}) \
-                           OPERATOR(pg_catalog.=) 0 THEN {blank} \
-                      WHEN pg_catalog.octet_length({text}) \
-                           OPERATOR(pg_catalog.>) {MAX_HASHED_BYTES} THEN '' \
-                      ELSE {} END",
-                row_sql::digest(&text)
-            )
-        })
-        .collect();
-    format!("ARRAY[{}]::pg_catalog.text[]", digests.join(", "))
+    row_sql::text_digests(columns, table.keeps_blank)
 }
 
 /// The column of [`text_digests`].

@@ -26,7 +26,7 @@ mod signals;
 mod store;
 mod tables;
 mod thresholds;
-mod transaction;
+pub mod transaction;
 mod write;
 mod write_mark;
 

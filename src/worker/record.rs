@@ -44,6 +44,8 @@ const PUT_LEDGER: &str = "INSERT INTO caption.ledger AS l \
     SELECT $1, $2, $3, jsonb_object_agg(o.key, CASE \
                 WHEN o.key = ANY ($9) \
                 THEN o.value || jsonb_build_object('at', clock_timestamp()) \
+                WHEN o.key = ANY ($10) \
+                THEN jsonb_set(o.value, '{draft,at}', to_jsonb(clock_timestamp())) \
                 ELSE o.value END), $5, $6, $7, $8 \
       FROM jsonb_each($4) o \
     ON CONFLICT (relation, key) DO UPDATE SET \
@@ -182,7 +184,8 @@ pub fn ledger(row: &RowKey, change: LedgerChange) {
     let (relation, key) = (relation(row), key(row));
     match change {
         LedgerChange::Put(entry) => {
-            let LedgerEntry { url, outputs, written, model, sha256, etag, last_modified } = entry;
+            let LedgerEntry { url, outputs, written, drafted, model, .. } = entry;
+            let LedgerEntry { sha256, etag, last_modified, .. } = entry;
             let outputs = JsonB(Value::Object(outputs));
             spi(Spi::run_with_args(
                 PUT_LEDGER,
@@ -196,6 +199,7 @@ pub fn ledger(row: &RowKey, change: LedgerChange) {
                     last_modified.into(),
                     sha256.into(),
                     written.into(),
+                    drafted.into(),
                 ],
             ));
         }

@@ -38,7 +38,7 @@ const WATCHES: &str = "SELECT w.relation::oid, \
            coalesce(t.backfill_run, 0), to_jsonb(t.recaption_before)#>>'{}', \
            (extract(epoch FROM w.superuser_since) * 1000)::int8, w.base_url, \
            w.condition, w.backfill, w.batch, w.xmin::text, w.sign, \
-           w.context::text[], w.follow_context, w.blank = 'keep' \
+           w.context::text[], w.follow_context, w.blank = 'keep', w.review \
       FROM caption.watch w \
       JOIN pg_catalog.pg_class c ON c.oid = w.relation \
       JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
@@ -231,6 +231,7 @@ fn read() -> Vec<(pg_sys::Oid, UncheckedWatch)> {
                     fills: Vec::new(),
                     keys: Vec::new(),
                     overwrite: row.get(8)?.unwrap_or(false),
+                    review: row.get(24)?.unwrap_or(false),
                     has_triggers: !row.get(17)?.unwrap_or(false),
                     batch: row.get::<i32>(18)?.map(|batch| batch.max(1) as usize),
                     paused: row.get(9)?.unwrap_or(false),

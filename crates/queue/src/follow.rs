@@ -3,6 +3,7 @@
 //! Pure. Entries of the ledger note the words that a text shows, and the context that its prompt
 //! held. Called by the examiner and by [`crate::RowUpdate`].
 
+use crate::draft::draft_of;
 use crate::job::hash;
 use crate::ledger::{is_fallback_text, is_machine_written, noted};
 use crate::{CurrentRow, FillText, WatchedTable};
@@ -52,9 +53,9 @@ pub fn asks_again(
         && is_plain(table, ledger, fill)
 }
 
-/// Whether a user has decided nothing about the text: not withdrawn, approved or rejected.
+/// Whether a user has decided nothing about the text, nor is to decide about its draft.
 fn is_plain(table: &WatchedTable, ledger: &Map<String, Value>, fill: usize) -> bool {
-    noted(table, ledger, fill, "state").is_none()
+    noted(table, ledger, fill, "state").is_none() && draft_of(table, ledger, fill).is_none()
 }
 
 /// The template that made the text of a fill.

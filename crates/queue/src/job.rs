@@ -2,6 +2,7 @@
 
 use crate::base_url::resolve_url;
 use crate::follow::{FollowedWords, asks_again, rendered_fills};
+use crate::draft::{draft_of, is_drafted, was_requested_so};
 use crate::ledger::{is_machine_written, is_withdrawn, noted, request_digest};
 use crate::{EngineTrial, PageId, RowKey, WatchedTable};
 use pg_caption_wire::{
@@ -237,8 +238,9 @@ pub fn hash(text: &str) -> String {
 
 /// Indexes of the fills that need a text: empty ones whose text was not withdrawn, machine-written
 /// ones of another URL (or of this one, with `recaption`) or of another context, and user-edited
-/// ones where the watch overwrites and the ledger does not know this URL. In a row without a URL:
-/// the machine-written ones, which are removed.
+/// ones where the watch overwrites and the ledger does not know this URL. None with a draft for the
+/// URL, but with `recaption`. In a row without a URL: the machine-written ones and those with a
+/// draft, which are removed.
 pub fn needed_fills(
     table: &WatchedTable,
     current: &CurrentRow,
@@ -248,12 +250,17 @@ pub fn needed_fills(
     let url = current.written_url();
     if url.is_empty() {
         let is_outdated = |fill: &usize| {
-            !current.texts[*fill].is_empty() && is_machine_written(table, current, ledger, *fill)
+            draft_of(table, ledger, *fill).is_some()
+                || !current.texts[*fill].is_empty()
+                    && is_machine_written(table, current, ledger, *fill)
         };
         return (0..current.texts.len()).filter(is_outdated).collect();
     }
     let url = hash(url);
     let is_needed = |fill: &usize| {
+        if !recaption && is_drafted(table, ledger, *fill, &url) {
+            return false;
+        }
         let withdrawn = is_withdrawn(table, ledger, *fill, &url);
         let empty = current.texts[*fill].is_empty() && !withdrawn;
         let new_url = noted(table, ledger, *fill, "url") != Some(url.as_str());
@@ -305,13 +312,20 @@ impl RowHistory {
         (table, current): (&WatchedTable, &CurrentRow),
     ) -> RowJob {
         let validators = self.validators.filter(|_| self.url == hash(&url));
-        // A missing text is written even if the picture is unchanged: the ledger has hashes, not
-        // texts.
-        let has_text = |fill: &usize| current.texts.get(*fill).is_some_and(|t| !t.is_empty());
+        // A missing text is written even if the picture is unchanged, unless a draft has it.
+        let has_text = |fill: &usize| {
+            draft_of(table, &self.ledger, *fill).is_some()
+                || current.texts.get(*fill).is_some_and(|text| !text.is_empty())
+        };
         let is_as_requested = |fill: &usize| {
-            let digest = request_digest(&table.fills[*fill]);
-            noted(table, &self.ledger, *fill, "as") == Some(digest.as_str())
-                && !asks_again(table, current, &self.ledger, *fill)
+            let of = &table.fills[*fill];
+            match draft_of(table, &self.ledger, *fill) {
+                Some(draft) => draft.contains_key("as") && was_requested_so(draft, of),
+                None => {
+                    noted(table, &self.ledger, *fill, "as") == Some(request_digest(of).as_str())
+                        && !asks_again(table, current, &self.ledger, *fill)
+                }
+            }
         };
         let is_complete = self.recaption
             && !self.forced

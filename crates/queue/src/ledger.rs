@@ -4,6 +4,7 @@
 //! An entry is a JSON object within `caption.ledger.outputs`, by column. Entries of earlier
 //! releases have the two hashes alone.
 
+use crate::draft::draft_of;
 use crate::job::{FillText, hash};
 use crate::{CurrentRow, WatchFill, WatchedTable};
 use pg_caption_wire::{ModelRef, WrittenCaption};
@@ -16,6 +17,9 @@ const DIGEST_CHARS: usize = 12;
 const FALLBACK: &str = "fallback";
 /// What [`is_withdrawn`] looks for; written by `caption.withdraw()`.
 pub const WITHDRAWN: &str = "withdrawn";
+
+/// State of a text that a reviewer has approved.
+pub const APPROVED: &str = "approved";
 
 /// The entry of a text: the hashes of the text as stored and of its URL, and where it is from.
 pub fn ledger_entry(
@@ -59,7 +63,10 @@ pub fn has_fallback(
     ledger: &Map<String, Value>,
 ) -> bool {
     (0..table.fills.len()).any(|fill| {
-        is_fallback_text(table, ledger, fill) && is_machine_written(table, current, ledger, fill)
+        let draft = draft_of(table, ledger, fill).and_then(|draft| draft.get("source")?.as_str());
+        draft == Some(FALLBACK)
+            || is_fallback_text(table, ledger, fill)
+                && is_machine_written(table, current, ledger, fill)
     })
 }
 

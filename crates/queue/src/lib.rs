@@ -6,6 +6,7 @@
 
 mod base_url;
 mod dispatcher;
+mod draft;
 mod engine_loss;
 mod examiner;
 mod follow;
@@ -23,6 +24,7 @@ mod watched;
 mod worker;
 
 pub use base_url::{BaseUrlError, check_base_url, resolve_url};
+pub use draft::{DRAFT, PENDING, REJECTED, draft_version, without_draft};
 pub use engine_loss::{EngineLoss, EngineTrial, RequestWork};
 pub use follow::FollowedWords;
 pub use in_flight::{AckedPages, PageId, RowKey, RowsAhead};
@@ -30,7 +32,7 @@ use in_flight::{InFlight, PageOrigin};
 pub use job::{
     BLANK, CurrentRow, FillText, MAX_HASHED_BYTES, MAX_URL_CHARS, RowHistory, RowJob, RowMatch,
 };
-pub use ledger::WITHDRAWN;
+pub use ledger::{APPROVED, WITHDRAWN};
 pub use limits::WorkerLimits;
 pub use plan::{RefusalKind, RetryPolicy, RowOutcome, RowPlan, RowResult, RowState, Settlement};
 pub use prune::{PruneCursor, PrunePage, PruneStep, PruneTarget, RowsRead};

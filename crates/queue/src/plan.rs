@@ -1,6 +1,7 @@
 //! What an answer of the engine means for its row: one plan, made from the answer and from what was
 //! read of the row. [`crate::QueueStore`] carries it out.
 
+use crate::draft::is_stale;
 use crate::job::hash;
 use crate::ledger::noted;
 use crate::{CurrentRow, RowJob, RowUpdate, WatchedTable};
@@ -226,7 +227,7 @@ impl RowPlan<'_> {
 /// # let table = WatchedTable {
 /// #     oid: 1, name: "ONLY public.p".into(), owner: 10, url: "image_url".into(),
 /// #     holds_pictures: false, sign: None, base_url: None, condition: None,
-/// #     context: Vec::new(), follow_context: false, keeps_blank: false,
+/// #     context: Vec::new(), follow_context: false, keeps_blank: false, review: false,
 /// #     fills: Vec::new(), keys: Vec::new(), overwrite: false,
 /// #     has_triggers: true, batch: None,
 /// #     paused: false,
@@ -385,9 +386,6 @@ fn texts_and_outcome<'a>(
             let (mut texts, mut failure) = (Vec::new(), None);
             for (fill, output) in job.fills.iter().zip(outputs) {
                 match output {
-                    CaptionOutput::Written(written) if written.draft => {
-                        failure = failure.or_else(|| Some(needs_review()));
-                    }
                     CaptionOutput::Written(written) => {
                         texts.push((*fill, written.caption.as_str()))
                     }
@@ -420,25 +418,13 @@ fn fallbacks(table: &WatchedTable, job: &RowJob, texts: &[(usize, &str)]) -> Vec
     job.fills.iter().copied().filter(has_none).collect()
 }
 
-/// A draft is not written: the model's folder wants a review of captions without confidence.
-fn needs_review() -> Failure {
-    Failure::new(
-        FailureClass::Uncertain,
-        "needs_review",
-        "the model server gives no confidence, so the text is not written without a review",
-    )
-    .hint(
-        "Set \"without_confidence\" in remote.json of the model to \"write\", then run \
-         caption.retry.",
-    )
-}
-
-/// Fills without a new text whose ledger entry is of another URL: the text describes a picture that
-/// the row no longer has.
+/// Fills without a new text whose ledger entry or draft is of another URL: the text describes a
+/// picture that the row no longer has.
 fn outdated(table: &WatchedTable, job: &RowJob, texts: &[(usize, &str)]) -> Vec<usize> {
     let url = hash(&job.url);
     let is_outdated = |fill: &usize| {
-        noted(table, &job.ledger, *fill, "url").is_some_and(|noted| noted != url)
+        (is_stale(table, &job.ledger, *fill, &job.url)
+            || noted(table, &job.ledger, *fill, "url").is_some_and(|noted| noted != url))
             && !texts.iter().any(|(with_text, _)| with_text == fill)
     };
     job.fills.iter().copied().filter(is_outdated).collect()

@@ -1,8 +1,11 @@
 //! What of an answer is written into a row as it is now, and the ledger's entry after the write.
 
+use crate::draft::{draft_from, draft_of, is_rejected_already, is_stale, with_draft};
 use crate::follow::{context_digest, rendered_entry, rendered_text, words_digest};
 use crate::job::{hash, needed_fills};
-use crate::ledger::{fallback_entry, is_fallback_text, is_machine_written, ledger_entry};
+use crate::ledger::{
+    APPROVED, fallback_entry, is_fallback_text, is_machine_written, ledger_entry, noted,
+};
 use crate::{CurrentRow, FillText, RowMatch, Settlement, WatchFill};
 use pg_caption_wire::{CaptionOutcome, CaptionOutput, WrittenCaption};
 use serde_json::{Map, Value};
@@ -15,6 +18,12 @@ pub struct RowUpdate<'a> {
     pub texts: Vec<(usize, String)>,
     /// Fills to empty.
     pub emptied: Vec<usize>,
+    /// Texts that wait for a review.
+    drafts: Vec<NewDraft>,
+    /// Fills whose draft is of a picture that the row no longer has.
+    dropped: Vec<usize>,
+    /// A draft like the rejected one was made: that one stays.
+    is_rejected: bool,
     settlement: &'a Settlement<'a>,
     /// Texts that the row has already, character for character: fill and text.
     unchanged: Vec<(usize, String)>,
@@ -22,6 +31,15 @@ pub struct RowUpdate<'a> {
     words: BTreeMap<usize, String>,
     /// After the write, no machine-written text of the row is of an earlier request.
     is_sole: bool,
+}
+
+/// A draft for a fill.
+#[derive(Debug)]
+struct NewDraft {
+    fill: usize,
+    draft: Value,
+    /// The row has a text until the draft is approved.
+    keeps_text: bool,
 }
 
 /// What the row contains after the write. The table's own triggers may have changed texts and URL.
@@ -58,6 +76,8 @@ pub struct LedgerEntry {
     pub outputs: Map<String, Value>,
     /// The columns whose entries are of this answer; the time of writing is added to them.
     pub written: Vec<String>,
+    /// The columns whose drafts are of this answer; the time is added to these.
+    pub drafted: Vec<String>,
     /// Digest of the model; empty: a row of fallbacks alone.
     pub model: String,
     /// SHA-256 of the picture's file, if all texts of the row are of it.
@@ -113,7 +133,7 @@ impl<'a> RowUpdate<'a> {
             .collect();
         // Without words there is no fallback any longer.
         let is_wordless = |fill: usize| again.contains(&(fill, None));
-        let emptied: Vec<usize> = (0..table.fills.len())
+        let mut emptied: Vec<usize> = (0..table.fills.len())
             .filter(|fill| is_machine(*fill) && !is_fallback(*fill))
             .filter(|fill| outdated.contains(fill) || is_wordless(*fill))
             .collect();
@@ -137,13 +157,58 @@ impl<'a> RowUpdate<'a> {
             Some((fill, words_digest(shown.as_ref()?, digest)))
         };
         let words = new.iter().chain(&unchanged).filter_map(|(fill, _)| words(*fill)).collect();
-        if unchanged.is_empty() && new.is_empty() && emptied.is_empty() {
+        let is_draft = |(fill, _): &(usize, String)| {
+            table.review || written(settlement, *fill).is_some_and(|written| written.draft)
+        };
+        let (drafts, new): (Vec<_>, Vec<_>) = new.into_iter().partition(is_draft);
+        let made = drafts.len();
+        let mut drafts: Vec<NewDraft> = drafts
+            .iter()
+            .map(|text| NewDraft {
+                fill: text.0,
+                draft: draft(settlement, text),
+                keeps_text: !current.texts[text.0].is_empty(),
+            })
+            .filter(|new| !is_rejected_already(draft_of(table, &job.ledger, new.fill), &new.draft))
+            .collect();
+        let is_rejected = drafts.len() < made;
+        let url = hash(&job.url);
+        for new in &mut drafts {
+            // The text describes a picture that the row no longer has.
+            let is_old = noted(table, &job.ledger, new.fill, "url") != Some(url.as_str());
+            if new.keeps_text && is_machine(new.fill) && is_old {
+                new.keeps_text = false;
+                emptied.push(new.fill);
+            }
+        }
+        let has_draft = |fill: usize| drafts.iter().any(|new| new.fill == fill);
+        let is_new = |fill: usize| texts.iter().any(|(with_text, _)| *with_text == fill);
+        let dropped: Vec<usize> = outdated
+            .iter()
+            .copied()
+            .filter(|fill| is_stale(table, &job.ledger, *fill, &job.url))
+            .filter(|fill| !has_draft(*fill) && !is_fallback(*fill) && !is_machine(*fill))
+            .collect();
+        let is_unchanged = unchanged.is_empty() && !is_rejected && dropped.is_empty();
+        if is_unchanged && new.is_empty() && emptied.is_empty() && drafts.is_empty() {
             return None;
         }
-        let is_new = |fill: usize| texts.iter().any(|(with_text, _)| *with_text == fill);
-        let stays = |fill: usize| !emptied.contains(&fill) && is_machine(fill);
+        let stays = |fill: usize| {
+            let drafted = draft_of(table, &job.ledger, fill).is_some() && !dropped.contains(&fill);
+            drafted || !emptied.contains(&fill) && is_machine(fill)
+        };
         let is_sole = (0..table.fills.len()).all(|fill| is_new(fill) || !stays(fill));
-        Some(RowUpdate { texts: new, emptied, settlement, unchanged, words, is_sole })
+        Some(RowUpdate {
+            texts: new,
+            emptied,
+            drafts,
+            dropped,
+            is_rejected,
+            settlement,
+            unchanged,
+            words,
+            is_sole,
+        })
     }
 
     /// Whether the row changes; otherwise only its ledger does.
@@ -155,7 +220,8 @@ impl<'a> RowUpdate<'a> {
     pub fn ledger(&self, stored: &StoredRow) -> LedgerChange {
         let Settlement { table, job, answer, .. } = self.settlement;
         let column = |fill: usize| table.fills[fill].column.clone();
-        let emptied: Vec<String> = self.emptied.iter().map(|fill| column(*fill)).collect();
+        let removed = self.emptied.iter().chain(&self.dropped);
+        let removed: Vec<String> = removed.map(|fill| column(*fill)).collect();
         let url = stored.url.as_deref().unwrap_or(&job.url);
         let answered = match answer {
             CaptionOutcome::Done { model, image, .. } => Some((model, image)),
@@ -185,20 +251,40 @@ impl<'a> RowUpdate<'a> {
         let new = self.texts.iter().zip(&stored.texts);
         let new = new.map(|(text, stored)| entry(text, stored, url));
         let same = self.unchanged.iter();
-        let same = same.map(|text| entry(text, &FillText::of(Some(text.1.as_str())), &job.url));
+        let same = same.map(|text| {
+            let (column, mut same) = entry(text, &FillText::of(Some(text.1.as_str())), &job.url);
+            if noted(table, &job.ledger, text.0, "state") == Some(APPROVED) {
+                same["state"] = APPROVED.into();
+            }
+            (column, same)
+        });
         let entries: Map<String, Value> = new.chain(same).collect();
-        if entries.is_empty() {
-            return LedgerChange::Remove(emptied);
+        if entries.is_empty() && self.drafts.is_empty() && !self.is_rejected {
+            return LedgerChange::Remove(removed);
         }
         let is_rendered = |(fill, _): &(usize, String)| self.settlement.rendered.contains(fill);
-        if self.texts.iter().chain(&self.unchanged).all(is_rendered) {
-            return LedgerChange::Amend { outputs: entries, removed: emptied };
+        let has_answer = self.is_rejected
+            || self.drafts.iter().any(|new| !self.settlement.rendered.contains(&new.fill));
+        if !has_answer && self.texts.iter().chain(&self.unchanged).all(is_rendered) {
+            let drafts = self.drafts.iter().map(|NewDraft { fill, draft, .. }| {
+                let text = job.ledger.get(&column(*fill)).cloned();
+                (column(*fill), with_draft(text, draft.clone()))
+            });
+            let outputs = entries.into_iter().chain(drafts).collect();
+            return LedgerChange::Amend { outputs, removed };
         }
         let written: Vec<String> = entries.keys().cloned().collect();
         let mut outputs = job.ledger.clone();
-        outputs.retain(|column, _| !emptied.contains(column));
+        outputs.retain(|column, _| !removed.contains(column));
         outputs.extend(entries);
-        let entry = LedgerEntry { url: hash(url), outputs, written, ..LedgerEntry::default() };
+        let mut drafted = Vec::new();
+        for NewDraft { fill, draft, keeps_text } in &self.drafts {
+            let text = outputs.remove(&column(*fill)).filter(|_| *keeps_text);
+            outputs.insert(column(*fill), with_draft(text, draft.clone()));
+            drafted.push(column(*fill));
+        }
+        let entry =
+            LedgerEntry { url: hash(url), outputs, written, drafted, ..LedgerEntry::default() };
         let Some((model, image)) = answered else { return LedgerChange::Put(entry) };
         let is_same = job.validators.as_ref().is_some_and(|known| {
             (&known.etag, &known.last_modified, &known.model)
@@ -214,6 +300,26 @@ impl<'a> RowUpdate<'a> {
             ..entry
         })
     }
+}
+
+/// A text of an answer, or a fallback, as a draft.
+fn draft(settlement: &Settlement<'_>, (fill, text): &(usize, String)) -> Value {
+    let Settlement { table, job, answer, .. } = settlement;
+    let about = (&table.fills[*fill], text.as_str());
+    let entry = match (written(settlement, *fill), answer) {
+        _ if settlement.rendered.contains(fill) => {
+            rendered_entry(&FillText::Empty, text, job.ledger.get(&table.fills[*fill].column))
+        }
+        (Some(written), CaptionOutcome::Done { model, .. }) => {
+            ledger_entry(&FillText::Empty, &job.url, about, (written, model))
+        }
+        _ => fallback_entry(&FillText::Empty, &job.url, about),
+    };
+    let image = match answer {
+        CaptionOutcome::Done { image, .. } => Some(image.sha256.as_str()),
+        _ => None,
+    };
+    draft_from(entry, image)
 }
 
 /// The caption of an answer for a fill.

@@ -66,6 +66,8 @@ pub struct WatchedTable {
     pub keys: Vec<KeyColumn>,
     /// User-edited text is replaced, too.
     pub overwrite: bool,
+    /// Texts become drafts, which `caption.approve()` writes.
+    pub review: bool,
     /// Triggers report changed rows. A backfill that ends by itself has none.
     pub has_triggers: bool,
     /// The most rows in progress; `None`: the worker's limits.
@@ -91,8 +93,8 @@ impl WatchedTable {
                 == (&other.condition, &other.sign, other.holds_pictures)
             && (&self.context, self.follow_context, self.keeps_blank)
                 == (&other.context, other.follow_context, other.keeps_blank)
-            && (self.overwrite, self.paused, self.backfill_run)
-                == (other.overwrite, other.paused, other.backfill_run)
+            && (self.overwrite, self.review, self.paused, self.backfill_run)
+                == (other.overwrite, other.review, other.paused, other.backfill_run)
     }
 }
 

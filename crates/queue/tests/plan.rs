@@ -39,6 +39,7 @@ fn table() -> WatchedTable {
         fills: vec![fill("alt", "concise"), fill("seo", "seo")],
         keys: Vec::new(),
         overwrite: false,
+        review: false,
         has_triggers: true,
         batch: None,
         paused: false,
@@ -163,23 +164,70 @@ fn the_ledger_names_the_model_of_each_text() {
     assert_eq!(entry.model, "digest", "the model that was asked");
 }
 
+/// The change of the ledger after an answer to a row with these texts.
+fn ledger_after(
+    table: &WatchedTable,
+    job: &RowJob,
+    answer: &CaptionOutcome,
+    texts: [Option<&str>; 2],
+) -> (Vec<(usize, String)>, Vec<usize>, LedgerChange) {
+    let settlement = Settlement::new(table, job, answer, RETRY);
+    let current = row(URL, texts);
+    let RowPlan::Write(update, _) = settlement.plan(RowState::Current(&current)) else {
+        panic!("no write")
+    };
+    let stored = update.texts.iter().map(|(_, text)| FillText::of(Some(text.as_str())));
+    let change = update.ledger(&StoredRow { texts: stored.collect(), url: None });
+    (update.texts.clone(), update.emptied.clone(), change)
+}
+
 #[test]
-fn a_draft_is_not_written() {
+fn an_unsure_model_makes_a_draft() {
     let mut answer = done(&[Ok("A cup"), Ok("A red cup")]);
     let CaptionOutcome::Done { outputs, .. } = &mut answer else { panic!("not done") };
     let CaptionOutput::Written(second) = &mut outputs[1] else { panic!("not written") };
     second.draft = true;
-    let (table, job) = (table(), job(URL));
-    let current = row(URL, [None, None]);
-    let settlement = Settlement::new(&table, &job, &answer, RETRY);
-    let RowPlan::Write(update, RowOutcome::Failed { failure, .. }) =
-        settlement.plan(RowState::Current(&current))
-    else {
-        panic!("no write, or no failure")
+    let (texts, _, change) = ledger_after(&table(), &job(URL), &answer, [None, None]);
+    assert_eq!(texts, [(0, "A cup".to_string())]);
+    let LedgerChange::Put(entry) = change else { panic!("no entry") };
+    assert_eq!((entry.written, entry.drafted), (vec!["alt".into()], vec!["seo".into()]));
+    assert_eq!(entry.outputs["seo"]["draft"]["written"], "A red cup");
+    assert_eq!(entry.outputs["seo"].get("text"), None);
+}
+
+#[test]
+fn a_text_stays_until_its_draft_is_approved() {
+    let table = WatchedTable { review: true, ..table() };
+    let answer = done(&[Ok("new"), Ok("new")]);
+    let again = RowJob { recaption: true, ..job(URL) };
+    let (texts, emptied, change) = ledger_after(&table, &again, &answer, [Some("old"); 2]);
+    assert!(texts.is_empty() && emptied.is_empty(), "{texts:?} {emptied:?}");
+    let LedgerChange::Put(entry) = change else { panic!("no entry") };
+    assert_eq!(entry.outputs["alt"]["text"], again.ledger["alt"]["text"]);
+    assert_eq!(entry.outputs["alt"]["draft"]["state"], "draft");
+    // The text of another picture is taken away.
+    let other = RowJob { url: URL.into(), ..job("https://host/0.jpg") };
+    let (texts, emptied, change) = ledger_after(&table, &other, &answer, [Some("old"); 2]);
+    assert_eq!((texts, emptied), (Vec::new(), vec![0, 1]));
+    let LedgerChange::Put(entry) = change else { panic!("no entry") };
+    assert_eq!(entry.outputs["alt"].get("text"), None);
+    // Without a caption of the new picture, the draft of the old one goes as well.
+    let drafted = RowJob { ledger: entry.outputs, url: URL.into(), ..job(URL) };
+    let next = RowJob { url: "https://host/2.jpg".into(), ..drafted.clone() };
+    let refused = failed(FailureClass::Reject);
+    let settlement = Settlement::new(&table, &next, &refused, RETRY);
+    let current = row("https://host/2.jpg", [None, None]);
+    let RowPlan::Write(update, _) = settlement.plan(RowState::Current(&current)) else {
+        panic!("no write")
     };
-    assert_eq!(failure.code, "needs_review");
-    assert_eq!(failure.class, FailureClass::Uncertain);
-    assert_eq!(update.texts, [(0, "A cup".to_string())]);
+    assert_eq!(
+        update.ledger(&StoredRow::default()),
+        LedgerChange::Remove(vec!["alt".into(), "seo".into()])
+    );
+    // Nothing is asked for again while the draft waits.
+    let settlement = Settlement::new(&table, &drafted, &answer, RETRY);
+    let current = row(URL, [None, None]);
+    assert!(matches!(settlement.plan(RowState::Current(&current)), RowPlan::Record(_)));
 }
 
 #[test]

@@ -25,6 +25,7 @@ pub struct RawArguments<'a> {
     pub context: Option<AnyElement>,
     pub follow_context: Option<bool>,
     pub blank: Option<&'a str>,
+    pub review: Option<bool>,
     pub condition: Option<&'a str>,
     pub replace: Option<bool>,
 }
@@ -50,6 +51,8 @@ pub struct WatchOptions {
     pub follow_context: bool,
     /// The empty text is a decision: only NULL is filled.
     pub keeps_blank: bool,
+    /// Texts become drafts.
+    pub review: bool,
     /// As the user wrote it if it is new, else as it is stored.
     pub condition: Option<String>,
 }
@@ -68,6 +71,7 @@ impl Default for WatchOptions {
             context: Vec::new(),
             follow_context: false,
             keeps_blank: false,
+            review: false,
             condition: None,
         }
     }
@@ -89,6 +93,7 @@ pub struct WatchArguments {
     context: Option<Vec<String>>,
     follow_context: Option<bool>,
     keeps_blank: Option<bool>,
+    review: Option<bool>,
     /// Blank: none.
     condition: Option<String>,
     replace: bool,
@@ -126,6 +131,7 @@ impl From<RawArguments<'_>> for WatchArguments {
             context: raw.context.as_ref().map(context::parse),
             follow_context: raw.follow_context,
             keeps_blank: raw.blank.map(parse_blank),
+            review: raw.review,
             condition: raw.condition.map(str::to_owned),
             replace: raw.replace.unwrap_or(false),
         }
@@ -156,6 +162,7 @@ impl WatchArguments {
             context: self.context.clone().unwrap_or(before.context),
             follow_context: self.follow_context.unwrap_or(before.follow_context),
             keeps_blank: self.keeps_blank.unwrap_or(before.keeps_blank),
+            review: self.review.unwrap_or(before.review),
             condition: condition.filter(|text| !text.trim().is_empty()),
         }
     }

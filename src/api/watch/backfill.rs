@@ -42,6 +42,7 @@ fn begin_backfill(
         context: None,
         follow_context: None,
         blank: None,
+        review: None,
         condition,
         replace: Some(true),
     });

@@ -38,6 +38,7 @@ fn changes(before: &WatchOptions, after: &WatchOptions) -> Vec<String> {
     note("follow_context", follows(before), follows(after));
     let blank = |options: &WatchOptions| if options.keeps_blank { "keep" } else { "none" };
     note("blank", blank(before).into(), blank(after).into());
+    note("review", before.review.to_string(), after.review.to_string());
     let condition = |options: &WatchOptions| options.condition.clone().unwrap_or("none".into());
     note("condition", condition(before), condition(after));
     for (column, fill) in &after.fills {

@@ -116,7 +116,8 @@ const REQUEUE: &str = "\
     WITH failed AS (DELETE FROM caption.failed WHERE relation = $1 RETURNING key), \
          again AS (UPDATE caption.ledger l SET recaption = 1 FROM failed f \
                     WHERE l.relation = $1 AND l.key = f.key \
-                      AND jsonb_path_exists(l.outputs, '$.* ? (@.source == \"fallback\")')), \
+                      AND jsonb_path_exists(l.outputs, '$.* ? (@.source == \"fallback\" || \
+                                                             @.draft.source == \"fallback\")')), \
          deferred AS (DELETE FROM caption.deferred WHERE relation = $1 RETURNING key), \
          keys AS (SELECT key, row_number() OVER () AS number \
                     FROM (SELECT key FROM failed UNION SELECT key FROM deferred) k), \

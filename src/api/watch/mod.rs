@@ -2,9 +2,9 @@
 //!
 //! Called by SQL. `arguments` checks the values, `plan` checks them against the catalogs,
 //! `register` records the watch; `control` has the companions `unwatch`, `pause`, `resume`,
-//! `retry` and `prune`; `recaption` and `withdraw` concern rows of a `selection`; `redefine` keeps
-//! a watch in step with its table, and `relocate` moves it to another one. `estimate` and `preview`
-//! say what a watch would do.
+//! `retry` and `prune`; `recaption` and `withdraw` concern rows of a `selection`; `review`
+//! has the drafts of a watch; `redefine` keeps it in step with its table, and `relocate` moves it
+//! to another one. `estimate` and `preview` say what a watch would do.
 
 mod arguments;
 mod backfill;
@@ -21,6 +21,7 @@ mod recaption;
 pub mod redefine;
 mod register;
 mod relocate;
+pub mod review;
 mod selection;
 mod sign;
 mod thresholds;
@@ -52,6 +53,7 @@ fn watch(
     context: Option<AnyElement>,
     follow_context: Option<bool>,
     blank: Option<&str>,
+    review: Option<bool>,
     condition: Option<&str>,
     replace: Option<bool>,
 ) {
@@ -69,6 +71,7 @@ fn watch(
         context,
         follow_context,
         blank,
+        review,
         condition,
         replace,
     });
@@ -102,6 +105,7 @@ fn watch(
             None,
         );
     }
+    review::announce(&name, options.review);
     warn_about_effects(relation, &name, options.on_replica);
     drop(pinned);
 }

@@ -22,12 +22,17 @@ const RESTART_BACKFILL: &str = "\
            backfill_after = NULL, backfill_done = false, backfilled = 0, problem = NULL";
 
 /// `$3`: 1, or 2 for rows that are captioned again even if nothing has changed. These forget that
-/// texts were withdrawn.
+/// texts were withdrawn or drafts rejected.
 const MARK: &str = "\
     UPDATE caption.ledger l \
        SET recaption = $3, \
-           outputs = CASE WHEN $3 = 2 THEN (SELECT jsonb_object_agg(o.key, o.value - 'state') \
-                                              FROM jsonb_each(l.outputs) o) \
+           outputs = CASE WHEN $3 = 2 THEN ( \
+                          SELECT jsonb_object_agg(o.key, o.value \
+                                     - CASE o.value->>'state' WHEN 'withdrawn' THEN 'state' \
+                                            ELSE '' END \
+                                     - CASE o.value#>>'{draft,state}' WHEN 'rejected' \
+                                            THEN 'draft' ELSE '' END) \
+                            FROM jsonb_each(l.outputs) o) \
                           ELSE l.outputs END \
      WHERE l.relation = $1 AND l.at < clock_timestamp() - $2 AND l.outputs <> '{}'";
 

@@ -16,17 +16,17 @@ const INSERT_WATCH: &str = "\
     INSERT INTO caption.watch \
            (relation, image, fills, keys, max_tokens, overwrite, on_replica, base_url, \
             sign, condition, condition_columns, superuser_since, named, context, \
-            follow_context, blank, followed) \
+            follow_context, blank, followed, review) \
     SELECT $1::regclass, $2::name, $3, $4::name[], $5, $6, $7, $9, $12, $10, $11::name[], \
            CASE WHEN r.rolsuper THEN clock_timestamp() END, ARRAY[n.nspname, c.relname], \
-           $13::name[], $14, CASE WHEN $15 THEN 'keep' END, $16::name[] \
+           $13::name[], $14, CASE WHEN $15 THEN 'keep' END, $16::name[], $17 \
       FROM pg_roles r, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE r.oid = $8 AND c.oid = $1 \
     ON CONFLICT (relation) DO UPDATE \
        SET image = excluded.image, fills = excluded.fills, keys = excluded.keys, \
            max_tokens = excluded.max_tokens, overwrite = excluded.overwrite, \
            on_replica = excluded.on_replica, base_url = excluded.base_url, \
-           sign = excluded.sign, condition = excluded.condition, \
+           sign = excluded.sign, review = excluded.review, condition = excluded.condition, \
            condition_columns = excluded.condition_columns, \
            superuser_since = excluded.superuser_since, named = excluded.named, \
            context = excluded.context, follow_context = excluded.follow_context, \
@@ -44,7 +44,7 @@ const RESTART_BACKFILL: &str = "\
 
 const OPTIONS: &str = "\
     SELECT w.image::text, w.fills, w.max_tokens, w.overwrite, w.on_replica, w.base_url, \
-           w.sign, w.condition, w.context::text[], w.follow_context, w.blank = 'keep' \
+           w.sign, w.condition, w.context::text[], w.follow_context, w.blank = 'keep', w.review \
       FROM caption.watch w WHERE w.relation = $1 AND w.backfill = $2";
 
 /// The options of an existing watch, or of a backfill; `None`: the table has none.
@@ -74,6 +74,7 @@ pub fn options(relation: pg_sys::Oid, is_backfill: bool) -> Option<WatchOptions>
             context: row.get(9)?.unwrap_or_default(),
             follow_context: row.get(10)?.unwrap_or_default(),
             keeps_blank: row.get(11)?.unwrap_or_default(),
+            review: row.get(12)?.unwrap_or_default(),
         }))
     }))
 }
@@ -127,6 +128,7 @@ pub fn register(plan: &WatchPlan<'_>) {
             options.follow_context.into(),
             options.keeps_blank.into(),
             Some(plan.followed.clone()).filter(|followed| !followed.is_empty()).into(),
+            options.review.into(),
         ],
     ));
     spi(Spi::run_with_args(RESTART_BACKFILL, &[table.oid.into()]));

@@ -1,8 +1,8 @@
 //! Rows of a watched table that a caller selects: by keys as `caption.texts()` shows them, or by a
 //! condition.
 //!
-//! Called by `recaption` and `withdraw`. Rows are read and written with the caller's rights; the
-//! extension's tables only between the pages.
+//! Called by `recaption`, `withdraw` and `review`. Rows are read and written with the caller's
+//! rights; the extension's tables only between the pages.
 
 use super::condition;
 use crate::pg::condition::{ConditionSource, ROW};
@@ -83,6 +83,43 @@ impl RowSelection {
         row_sql::key(self.keys.iter().map(|key| quote_identifier(&key.name)))
     }
 
+    /// The list of keys, as `$1` of a statement with [`RowSelection::conditions`].
+    pub fn listed(&self) -> Option<JsonB> {
+        self.listed.clone().map(JsonB)
+    }
+
+    /// Condition for the row whose key is `$1`, as the ledger has it. All names are qualified.
+    pub fn by_ledger_key(&self) -> String {
+        self.by_key("$1", |at, _| at.to_string())
+    }
+
+    /// Condition for the row whose key is `$1`, the text of an object as users see it.
+    pub fn by_shown_key(&self) -> String {
+        self.by_key("CAST($1 AS pg_catalog.jsonb)", |_, name| quote_literal(name))
+    }
+
+    fn by_key(&self, key: &str, member: impl Fn(usize, &str) -> String) -> String {
+        let equal = |(at, part): (usize, &KeyPart)| {
+            format!(
+                "t.{} OPERATOR(pg_catalog.=) CAST({key} OPERATOR(pg_catalog.->>) {} AS {})",
+                quote_identifier(&part.name),
+                member(at, &part.name),
+                part.kind
+            )
+        };
+        self.keys.iter().enumerate().map(equal).collect::<Vec<_>>().join(" AND ")
+    }
+
+    /// The columns of the key, quoted, in its order.
+    pub fn key_columns(&self) -> Vec<String> {
+        self.keys.iter().map(|key| format!("t.{}", quote_identifier(&key.name))).collect()
+    }
+
+    /// Whether a value is an object with exactly the columns of the key.
+    pub fn is_key(&self, key: &Value) -> bool {
+        is_key(&self.keys, key)
+    }
+
     /// Conditions of a `WHERE` clause, each with ` AND ` in front of it. `$1` is the list of keys,
     /// or NULL.
     pub fn conditions(&self) -> String {
@@ -117,8 +154,7 @@ impl RowSelection {
     pub fn for_each_page(&self, statement: &str, mut body: impl FnMut(Vec<JsonB>)) -> i64 {
         let mut count = 0;
         spi(Spi::connect_mut(|client| {
-            let listed = self.listed.clone().map(JsonB);
-            let mut cursor = client.try_open_cursor_mut(statement, &[listed.into()])?;
+            let mut cursor = client.try_open_cursor_mut(statement, &[self.listed().into()])?;
             loop {
                 let rows = cursor.fetch(PAGE)?;
                 let key = rows.map(|row| Ok(row.get::<JsonB>(1)?.unwrap_or(JsonB(Value::Null))));
@@ -148,17 +184,18 @@ fn key_columns(table: &TableDescription) -> Vec<KeyPart> {
     }))
 }
 
+fn is_key(columns: &[KeyPart], key: &Value) -> bool {
+    let is_scalar = |value: &Value| value.is_string() || value.is_number() || value.is_boolean();
+    key.as_object().is_some_and(|key| {
+        key.len() == columns.len()
+            && columns.iter().all(|column| key.get(&column.name).is_some_and(is_scalar))
+    })
+}
+
 /// The keys, each an object with exactly the columns of the key; raises otherwise.
 fn checked(columns: &[KeyPart], keys: Vec<Option<JsonB>>) -> Vec<Value> {
-    let is_scalar = |value: &Value| value.is_string() || value.is_number() || value.is_boolean();
-    let is_key = |key: &Value| {
-        key.as_object().is_some_and(|key| {
-            key.len() == columns.len()
-                && columns.iter().all(|column| key.get(&column.name).is_some_and(is_scalar))
-        })
-    };
     let key = |key: Option<JsonB>| match key {
-        Some(JsonB(key)) if is_key(&key) => key,
+        Some(JsonB(key)) if is_key(columns, &key) => key,
         other => {
             let names: Vec<&str> = columns.iter().map(|column| column.name.as_str()).collect();
             let shown = other.map_or("NULL".into(), |JsonB(key)| key.to_string());

@@ -1,7 +1,7 @@
 //! `pg_caption_engine caption`: files and URLs through the same stages as the server's requests,
 //! answers in the order given.
 
-use super::{CaptionArgs, inspect, locate};
+use super::{CaptionArgs, CaptionCommand, inspect, locate};
 use crate::answer::{GeneratedCaption, JobAnswer};
 use crate::engine::{Engine, EngineOptions};
 use crate::job::Job;
@@ -32,12 +32,34 @@ const BAR_FROM: usize = 3;
 ///
 /// # Errors
 /// Options that contradict each other, no model, output that cannot be written.
-pub fn run(options: &CaptionArgs) -> Result<bool, String> {
+pub fn run(options: &CaptionCommand) -> Result<bool, String> {
+    let CaptionCommand { of, json } = options;
+    let bar = bar(of.pictures.len());
+    let mut printer = Printer { json: *json, styles: &of.styles, bar: &bar, all: true };
+    each_answer(of, *json, &mut |picture, answer| {
+        printer.print(picture, answer).map_err(|e| e.to_string())?;
+        bar.inc(1);
+        Ok(())
+    })?;
+    bar.finish_and_clear();
+    Ok(printer.all)
+}
+
+/// Captions the pictures and passes each with its answer to `take`, in the order given.
+/// `pixels_sha256`: with the hash of each prepared picture.
+///
+/// # Errors
+/// As [`run`], and what `take` returns.
+pub fn each_answer(
+    options: &CaptionArgs,
+    pixels_sha256: bool,
+    take: &mut dyn FnMut(&str, JobAnswer) -> Result<(), String>,
+) -> Result<(), String> {
     let extras = JobExtras {
         exact: options.exact,
         prompt: options.prompt.clone(),
         generation: generation(options)?,
-        pixels_sha256: options.json,
+        pixels_sha256,
         file_name: None,
     };
     let model = match &options.model {
@@ -79,9 +101,6 @@ pub fn run(options: &CaptionArgs) -> Result<bool, String> {
             min_confidence: None,
         })
         .collect();
-    let bar = bar(options.pictures.len());
-    let mut printer = Printer { json: options.json, styles: &options.styles, bar: &bar, all: true };
-
     let (answers, arrived) = channel();
     let mut waiting: BTreeMap<usize, JobAnswer> = BTreeMap::new();
     let (mut submitted, mut printed) = (0, 0);
@@ -94,13 +113,11 @@ pub fn run(options: &CaptionArgs) -> Result<bool, String> {
         let (at, answer) = arrived.recv().map_err(|e| e.to_string())?;
         waiting.insert(at, answer);
         while let Some(answer) = waiting.remove(&printed) {
-            printer.print(&options.pictures[printed], answer).map_err(|e| e.to_string())?;
-            bar.inc(1);
+            take(&options.pictures[printed], answer)?;
             printed += 1;
         }
     }
-    bar.finish_and_clear();
-    Ok(printer.all)
+    Ok(())
 }
 
 /// A style of the folder, else a built-in one.
@@ -135,7 +152,7 @@ fn generation(options: &CaptionArgs) -> Result<Option<Value>, String> {
 }
 
 /// Schemes are case-insensitive, and copied URLs may have spaces around them.
-fn is_url(picture: &str) -> bool {
+pub fn is_url(picture: &str) -> bool {
     let scheme =
         picture.trim_start().split_once("://").map(|(scheme, _)| scheme.to_ascii_lowercase());
     matches!(scheme.as_deref(), Some("http" | "https"))

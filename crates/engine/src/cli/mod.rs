@@ -5,6 +5,7 @@ mod inspect;
 mod locate;
 mod model;
 mod settings;
+mod sheet;
 
 use crate::test_hook::DecodeHook;
 use clap::{Args, Parser, Subcommand};
@@ -25,7 +26,9 @@ enum Command {
     /// Serve PostgreSQL: started by the extension's launcher, not by hand
     Serve,
     /// Caption files and URLs
-    Caption(CaptionArgs),
+    Caption(CaptionCommand),
+    /// Caption files and URLs, and write an HTML page of pictures and texts for a review
+    Sheet(SheetCommand),
     /// Show a file as the engine decodes it: format, upright size, mean colours of the quarters
     Inspect(InspectArgs),
     /// Download, list and check models
@@ -33,7 +36,7 @@ enum Command {
     Model(model::ModelCommand),
 }
 
-/// Options of `caption`.
+/// Options of `caption` and `sheet`.
 #[derive(Debug, Args)]
 pub struct CaptionArgs {
     /// Files, and http or https URLs
@@ -71,9 +74,26 @@ pub struct CaptionArgs {
     exact: bool,
     #[command(flatten)]
     settings: SettingArgs<AllSettings>,
+}
+
+/// Options of `caption`.
+#[derive(Debug, Args)]
+pub struct CaptionCommand {
+    #[command(flatten)]
+    of: CaptionArgs,
     /// One JSON object a line for each picture and style
     #[arg(long)]
     json: bool,
+}
+
+/// Options of `sheet`.
+#[derive(Debug, Args)]
+pub struct SheetCommand {
+    #[command(flatten)]
+    of: CaptionArgs,
+    /// The page; files are linked relative to its folder [default: standard output]
+    #[arg(long, value_name = "HTML")]
+    out: Option<PathBuf>,
 }
 
 /// Options of `inspect`.
@@ -103,6 +123,7 @@ pub fn main(hook: DecodeHook) -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Serve => crate::serve::run(hook).map(|()| true).map_err(|e| e.to_string()),
         Command::Caption(options) => caption::run(&options),
+        Command::Sheet(options) => sheet::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Model(command) => model::run(&command),
     };

@@ -172,6 +172,7 @@ impl Database {
                     .collect(),
                 keys: vec![KeyColumn { column: "id".into(), kind: "text".into() }],
                 overwrite: false,
+                review: false,
                 has_triggers: true,
                 batch: None,
                 paused: watch.paused,
