@@ -1,8 +1,8 @@
 //! Which rows need which texts: the row as it is, its ledger entry, and the job made from both.
 
 use crate::base_url::resolve_url;
-use crate::follow::{FollowedWords, asks_again, rendered_fills};
 use crate::draft::{draft_of, is_drafted, was_requested_so};
+use crate::follow::{FollowedWords, asks_again, rendered_fills};
 use crate::ledger::{is_machine_written, is_withdrawn, noted, request_digest};
 use crate::{EngineTrial, PageId, RowKey, WatchedTable};
 use pg_caption_wire::{

@@ -61,6 +61,7 @@ impl DryRun {
             context: None,
             follow_context: None,
             blank: None,
+            review: None,
             condition,
             replace: Some(true),
         });
