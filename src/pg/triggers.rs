@@ -68,6 +68,8 @@ pub struct TriggerSpec<'a> {
     pub followed: &'a [String],
     /// The empty text stays: only NULL is empty.
     pub keeps_blank: bool,
+    /// A row without a text may have a draft.
+    pub review: bool,
 }
 
 /// Drops the extension's triggers of a table.
@@ -151,9 +153,9 @@ fn insert_condition(spec: &TriggerSpec<'_>) -> String {
 }
 
 /// The condition of the UPDATE trigger. Rarely true parts are last. A row that loses its URL, or
-/// has lost it before it matched, is queued if it has a text, which may be machine-written. A row
-/// with an empty fill passes; the trigger function then looks whether the statement sets the URL,
-/// perhaps to what it was.
+/// has lost it before it matched, is queued if it has a text, which may be machine-written, or may
+/// have a draft. A row with an empty fill passes; the trigger function then looks whether the
+/// statement sets the URL, perhaps to what it was.
 fn update_condition(spec: &TriggerSpec<'_>) -> String {
     let image = quote_identifier(spec.image);
     // Pictures are compared as bytea: as text they are twice as long, and converted first.
@@ -167,7 +169,10 @@ fn update_condition(spec: &TriggerSpec<'_>) -> String {
         true => format!("octet_length(NEW.{image}) > 0"),
         false => is_filled("NEW", spec.image),
     };
-    let has_text = any(spec.fills.iter().map(|(column, _)| is_filled("NEW", column)));
+    let has_text = match spec.review {
+        true => "true".into(),
+        false => any(spec.fills.iter().map(|(column, _)| is_filled("NEW", column))),
+    };
     let match_changed = spec.condition.and_then(match_may_have_changed);
     let match_changed = match_changed.map_or(String::new(), |changed| format!(" OR {changed}"));
     let words_changed = columns_differ(spec.followed);

@@ -89,6 +89,7 @@ impl<'a> WatchPlan<'a> {
             condition: self.condition.as_ref(),
             followed: &self.followed,
             keeps_blank: self.options.keeps_blank,
+            review: self.options.review,
         }
     }
 }

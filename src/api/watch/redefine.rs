@@ -101,6 +101,7 @@ impl RecordedWatch {
             condition: condition.as_ref(),
             followed: &self.followed,
             keeps_blank: self.options.keeps_blank,
+            review: self.options.review,
         });
         let sign = self.options.sign.as_deref().and_then(sign_function::find);
         triggers::depend_on_code(self.table.oid, condition.as_ref(), sign);

@@ -59,6 +59,7 @@ fn drafts_are_written_once_approved() {
     assert!(refused[0][2].as_ref().is_some_and(|e| e.contains("no_third")), "{refused:?}");
     assert_eq!(states(&mut session), "1 alt approved, 2 alt approved, 3 alt draft, 4 alt draft");
     assert_eq!(session.number("SELECT count(*) FROM seen"), 2);
+    session.run("DROP TRIGGER see ON products");
     assert_eq!(session.number("SELECT filled FROM caption.progress"), 2);
     assert!(session.holds(
         "(SELECT bool_and(text = alt) FROM caption.texts('products') c \
