@@ -7,7 +7,8 @@ fn an_empty_text_that_is_kept_is_never_filled() {
     let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 3);
     // A column that cannot be NULL, or is never NULL, cannot say which texts are missing.
-    session.run("CREATE DOMAIN filled AS text DEFAULT ''; CREATE DOMAIN never_null AS text NOT NULL");
+    session
+        .run("CREATE DOMAIN filled AS text DEFAULT ''; CREATE DOMAIN never_null AS text NOT NULL");
     session.run(
         "CREATE TABLE shelf (id int PRIMARY KEY, image_url text, a text NOT NULL, \
          b text DEFAULT '', c filled, d never_null, e text DEFAULT NULL, f filled DEFAULT NULL)",
