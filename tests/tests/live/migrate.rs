@@ -41,6 +41,8 @@ fn each_statement_of_the_guide_runs() {
         session.text("SELECT alt FROM products WHERE id = 1"),
         "Blue cup with a chipped rim"
     );
+    let reviewed = "SELECT alt FROM products WHERE id = 2";
+    assert_eq!(session.text(reviewed), "White mug with a blue rim");
     assert_eq!(session.text("SELECT alt FROM products WHERE id = 4"), "");
     assert!(session.holds("(SELECT alt > '' AND seo LIKE 'Acme%' FROM products WHERE id = 2)"));
     assert_eq!(session.text("SELECT seo FROM products WHERE id = 7"), "Red plate");
