@@ -11,7 +11,9 @@ use landlock::{
 };
 use pg_caption_models::{CascadeSettings, FolderGuard, is_cascade};
 use pg_caption_wire::EngineConfig;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit,
+};
 use std::path::{Path, PathBuf};
 
 /// The newest Landlock version used here; older kernels enforce what they support of it.
@@ -80,6 +82,14 @@ pub fn confine(config: &EngineConfig) -> Vec<String> {
         }
     }
     in_force
+}
+
+/// Before a secret is read: the process leaves no core file, and other processes of its user cannot
+/// read its memory.
+pub fn leave_no_core() {
+    // Resource limits do not hold for core files that the kernel passes to a program. It cannot
+    // fail with this argument.
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// Refuses with `EACCES` the system calls that the engine never makes and an attacker would:

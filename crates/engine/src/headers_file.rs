@@ -3,7 +3,8 @@
 //! server: owned by the server's user or root, and not readable by others.
 
 use pg_caption_fetch::{FetchError, RequestHeaders};
-use rustix::process::{DumpableBehavior, geteuid, set_dumpable_behavior};
+use crate::confine::leave_no_core;
+use rustix::process::geteuid;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -26,9 +27,7 @@ pub fn read(path: &Path) -> Result<RequestHeaders, FetchError> {
     if path.as_os_str().is_empty() {
         return Ok(RequestHeaders::default());
     }
-    // Resource limits do not hold for core files that the kernel passes to a program. It cannot
-    // fail with this argument.
-    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    leave_no_core();
     contents(path)
         .and_then(|text| RequestHeaders::parse(&text))
         .map_err(|reason| FetchError::Setting { setting: "pg_caption.fetch_headers_file", reason })

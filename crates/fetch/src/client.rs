@@ -6,7 +6,7 @@ use crate::error::FetchError;
 use crate::lenient::LenientHeads;
 use crate::lookup::Lookup;
 use crate::settings::{self, FetchSettings};
-use crate::tls::SharedTls;
+use crate::tls::{SharedTls, system_roots};
 use crate::transport::{DeadlineTcp, PolicyResolver, SurplusDetector};
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,11 +35,8 @@ pub(crate) fn client(
     roots: Option<Vec<Vec<u8>>>,
 ) -> Result<HttpClient, FetchError> {
     let proxy = settings.proxy.as_deref().map(settings::proxy).transpose()?;
-    // Unreadable certificates are skipped, as by other programs. Using https without any is an
-    // error.
-    let roots = roots.unwrap_or_else(|| {
-        rustls_native_certs::load_native_certs().certs.iter().map(|c| c.to_vec()).collect()
-    });
+    // Using https without any is an error.
+    let roots = roots.unwrap_or_else(system_roots);
     let (tls, has_roots) = SharedTls::new(roots)
         .map_err(|e| FetchError::Setting { setting: "TLS", reason: e.to_string() })?;
     let config = Agent::config_builder()

@@ -55,6 +55,6 @@ pub use redirected::RedirectedFetch;
 pub use request_headers::RequestHeaders;
 pub use settings::{FetchSettings, USER_AGENT, networks};
 pub use shares::{FairShares, FetchClient};
-pub use status::retry_after;
+pub use status::requested_pause;
 pub use target::host_key;
-pub use tls::{CertificateFault, SharedTls};
+pub use tls::{CertificateFault, SharedTls, system_roots};

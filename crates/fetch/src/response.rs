@@ -70,12 +70,10 @@ pub(crate) fn receive(
             cookies: cookies.map(|cookie| cookie.as_bytes().to_vec()).collect(),
         });
     }
-    let text =
-        |name: HeaderName| headers.get(name).and_then(|v| std::str::from_utf8(v.as_bytes()).ok());
     Err(refused(match head.status.as_u16() {
-        code @ (429 | 503) => text(header::RETRY_AFTER).and_then(|value| {
-            status::retry_after(code, value, text(header::DATE), SystemTime::now())
-        }),
+        code @ (429 | 503) => {
+            status::requested_pause(code, headers, status::MIN_RETRY_AFTER, SystemTime::now())
+        }
         _ => None,
     }))
 }

@@ -2,6 +2,7 @@
 
 use pg_caption_wire::FailureClass;
 use std::time::{Duration, SystemTime};
+use ureq::http::HeaderMap;
 
 /// Longest pause that a host can ask for. The header may be a mistake.
 pub(crate) const MAX_RETRY_AFTER: Duration = Duration::from_secs(24 * 3600);
@@ -27,31 +28,91 @@ pub(crate) fn class(status: u16, timed: bool) -> FailureClass {
     }
 }
 
-/// Parses Retry-After: seconds, or an HTTP date relative to the server's own Date (clocks may
-/// differ), else to `now`. `None` if it is neither, or shorter than a second. At most a day for
-/// status 429, else at most an hour.
-pub fn retry_after(
+/// The pause that an answer asks for: `retry-after-ms`, as model servers send it, or Retry-After in
+/// seconds, fractions of them, or as an HTTP date. A date is relative to the server's own Date
+/// (clocks may differ), else to `now`. `None` if there is neither, or it is shorter than `shortest`.
+/// At most a day for status 429, else at most an hour.
+pub fn requested_pause(
     status: u16,
-    value: &str,
-    date: Option<&str>,
+    headers: &HeaderMap,
+    shortest: Duration,
     now: SystemTime,
 ) -> Option<Duration> {
-    let value = value.trim();
-    let pause = if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // A number that overflows is a very long time.
-        Duration::from_secs(value.parse().unwrap_or(u64::MAX))
-    } else {
-        let until = httpdate::parse_http_date(value).ok()?;
-        let from = date.and_then(|d| httpdate::parse_http_date(d.trim()).ok()).unwrap_or(now);
-        until.duration_since(from).unwrap_or(Duration::ZERO)
+    let text = |name: &str| {
+        headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
     };
+    let number = |text: &str| text.trim().parse::<f64>().ok();
+    let milliseconds = text("retry-after-ms").and_then(number).and_then(|ms| seconds(ms / 1000.0));
+    let pause = milliseconds.or_else(|| parsed(text("retry-after")?, text("date"), now))?;
     let longest = if status == 429 { MAX_RETRY_AFTER } else { MAX_RETRY_AFTER_503 };
-    Some(pause.min(longest)).filter(|pause| *pause >= MIN_RETRY_AFTER)
+    Some(pause.min(longest)).filter(|pause| *pause >= shortest)
+}
+
+/// A positive number of seconds, whatever a server sends. One that overflows is a very long time.
+fn seconds(number: f64) -> Option<Duration> {
+    let is_time = number.is_finite() && number > 0.0;
+    is_time.then(|| Duration::try_from_secs_f64(number).unwrap_or(Duration::MAX))
+}
+
+fn parsed(value: &str, date: Option<&str>, now: SystemTime) -> Option<Duration> {
+    let value = value.trim();
+    if value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.') {
+        return seconds(value.parse().ok()?);
+    }
+    let until = httpdate::parse_http_date(value).ok()?;
+    let from = date.and_then(|d| httpdate::parse_http_date(d.trim()).ok()).unwrap_or(now);
+    until.duration_since(from).ok()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use ureq::http::HeaderName;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let pair = |(name, value): &(&'static str, &str)| {
+            (HeaderName::from_static(name), value.parse().unwrap())
+        };
+        pairs.iter().map(pair).collect()
+    }
+
+    /// Of a picture's host.
+    fn retry_after(
+        status: u16,
+        value: &str,
+        date: Option<&str>,
+        now: SystemTime,
+    ) -> Option<Duration> {
+        let mut all = headers(&[("retry-after", value)]);
+        all.extend(headers(&date.map(|date| ("date", date)).into_iter().collect::<Vec<_>>()));
+        requested_pause(status, &all, MIN_RETRY_AFTER, now)
+    }
+
+    #[test]
+    fn a_model_server_states_its_pause_in_three_forms() {
+        let later = "Mon, 05 Jan 2026 10:00:05 GMT";
+        for (pairs, expected) in [
+            (&[("retry-after-ms", "250")][..], Some(250)),
+            (&[("retry-after-ms", "1500"), ("retry-after", "9")], Some(1500)),
+            (&[("retry-after-ms", "nan"), ("retry-after", "9")], Some(9000)),
+            (&[("retry-after", "7")], Some(7000)),
+            (&[("retry-after", "0.5")], Some(500)),
+            (&[("retry-after", later), ("date", MONDAY)], Some(5000)),
+            (&[("retry-after", "soon")], None),
+            (&[("retry-after", "-1")], None),
+            (&[("retry-after", "0")], None),
+            (&[("retry-after", ".")], None),
+            (&[("retry-after-ms", "-5")], None),
+            (&[("retry-after-ms", "inf")], None),
+            (&[("retry-after-ms", "1e300")], Some(24 * 3600 * 1000)),
+            (&[("retry-after", "99999999999999999999999")], Some(24 * 3600 * 1000)),
+            (&[], None),
+        ] {
+            let shortest = Duration::from_millis(1);
+            let found = requested_pause(429, &headers(pairs), shortest, SystemTime::now());
+            assert_eq!(found.map(|pause| pause.as_millis()), expected, "{pairs:?}");
+        }
+    }
 
     const MONDAY: &str = "Mon, 05 Jan 2026 10:00:00 GMT";
     const A_MINUTE_LATER: &str = "Mon, 05 Jan 2026 10:01:00 GMT";

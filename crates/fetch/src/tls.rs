@@ -137,6 +137,12 @@ impl ServerCertVerifier for NotingVerifier {
     }
 }
 
+/// The certificate authorities of the system as DER, with `SSL_CERT_FILE` and `SSL_CERT_DIR`.
+/// Unreadable ones are skipped, as by other programs.
+pub fn system_roots() -> Vec<Vec<u8>> {
+    rustls_native_certs::load_native_certs().certs.iter().map(|der| der.to_vec()).collect()
+}
+
 /// Opens TLS for https, over the connection of the connector before it.
 #[derive(Debug)]
 pub struct SharedTls {

@@ -1,6 +1,6 @@
 //! A folder with a `cascade.json`: a small model first, a larger one where the small one is unsure.
 
-use crate::json::MAX_CONFIG;
+use crate::json::{MAX_CONFIG, parse_named};
 use crate::remote::FolderGuard;
 use crate::{ModelsError, is_model};
 use serde::Deserialize;
@@ -47,7 +47,7 @@ impl CascadeSettings {
         let wrong = |reason: String| ModelsError::content(&path, reason);
         let bytes = guard.read(CASCADE_FILE, MAX_CONFIG)?;
         let settings: CascadeSettings =
-            serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
+            parse_named(&bytes).map_err(wrong)?;
         if !(0.0..=1.0).contains(&settings.below) {
             return Err(wrong("\"below\" must be 0 to 1".into()));
         }

@@ -53,6 +53,22 @@ pub fn read_file(path: &Path, limit: u64) -> Result<Vec<u8>, ModelsError> {
     }
 }
 
+/// Parses JSON; the error names the field that is wrong.
+///
+/// # Errors
+/// The reason, as text.
+pub(crate) fn parse_named<T: serde::de::DeserializeOwned>(bytes: &[u8]) -> Result<T, String> {
+    let mut json = serde_json::Deserializer::from_slice(bytes);
+    let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
+        match error.path().iter().next() {
+            Some(_) => error.to_string(),
+            None => error.inner().to_string(),
+        }
+    })?;
+    json.end().map_err(|error| error.to_string())?;
+    Ok(value)
+}
+
 /// Reads a configuration file: a JSON object of at most [`MAX_CONFIG`] bytes.
 ///
 /// # Errors

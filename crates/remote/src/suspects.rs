@@ -36,6 +36,11 @@ impl SuspectPictures {
         self.failed.get(picture).is_some_and(|known| known.failures >= SUSPICIONS)
     }
 
+    /// Whether the server has served another picture since its last failure for this suspect.
+    pub fn is_due(&self, picture: &str) -> bool {
+        self.failed.get(picture).is_none_or(|known| known.served < self.served)
+    }
+
     /// The server failed for this picture, which was sent `alone` or among others. Returns whether
     /// the picture is the cause.
     pub fn failed(&mut self, picture: &str, alone: bool) -> bool {
@@ -77,7 +82,9 @@ mod tests {
             pictures.served("good");
         }
         assert!(pictures.is_suspect("bad") && !pictures.is_suspect("good"));
+        assert!(pictures.is_due("bad"));
         assert!(!pictures.failed("bad", false), "others were in flight, too");
+        assert!(!pictures.is_due("bad"), "another trial would say nothing new");
         pictures.served("good");
         assert!(pictures.failed("bad", true));
         pictures.served("bad");

@@ -6,7 +6,7 @@
 
 use crate::fault::RemoteFault;
 use crate::key::ApiKey;
-use pg_caption_fetch::{SharedTls, USER_AGENT, retry_after};
+use pg_caption_fetch::{SharedTls, USER_AGENT, requested_pause, system_roots};
 use pg_caption_models::RemoteSettings;
 use std::cell::RefCell;
 use std::io::{self, Read};
@@ -32,8 +32,8 @@ const MAX_HEADERS: usize = 64 << 10;
 const MAX_IDLE: Duration = Duration::from_secs(20);
 /// Longest single wait for the network, so that a request whose caller left is closed soon.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Longest pause that a server can ask for in milliseconds.
-const MAX_WAIT: Duration = Duration::from_secs(24 * 3600);
+/// Shortest pause that a server can ask for.
+const SHORTEST_WAIT: Duration = Duration::from_millis(1);
 /// Addresses of one name to try; ureq has space for 16.
 const MAX_ADDRESSES: usize = 8;
 
@@ -99,11 +99,7 @@ impl ModelServer {
     pub fn new(settings: &RemoteSettings, options: ServerOptions) -> Result<ModelServer, String> {
         let roots = match &options.authorities {
             Some(pem) => authorities(pem)?,
-            None => rustls_native_certs::load_native_certs()
-                .certs
-                .iter()
-                .map(|der| der.to_vec())
-                .collect(),
+            None => system_roots(),
         };
         let (tls, _) = SharedTls::new(roots).map_err(|error| format!("TLS: {error}"))?;
         let connections = settings.concurrency as usize;
@@ -174,7 +170,8 @@ impl ModelServer {
         if let Some(key) = key_text {
             body = redacted(body, &key);
         }
-        Ok(ServerAnswer { status, wait: pause(status, &headers), body })
+        let wait = requested_pause(status, &headers, SHORTEST_WAIT, SystemTime::now());
+        Ok(ServerAnswer { status, wait, body })
     }
 
     fn send(
@@ -263,24 +260,6 @@ impl ModelServer {
             _ => RemoteFault::Down(error.to_string()),
         }
     }
-}
-
-/// The pause that the headers ask for: milliseconds, seconds or a date.
-fn pause(status: u16, headers: &HeaderMap) -> Option<Duration> {
-    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
-    let milliseconds = text("retry-after-ms").and_then(|text| text.parse::<f64>().ok());
-    if let Some(milliseconds) = milliseconds.filter(|ms| ms.is_finite() && *ms > 0.0) {
-        return Some(Duration::from_secs_f64(milliseconds / 1000.0).min(MAX_WAIT));
-    }
-    let value = text("retry-after")?;
-    // Some servers send fractions of a second.
-    if let Ok(seconds) = value.parse::<f64>()
-        && value.contains('.')
-    {
-        let seconds = Some(seconds).filter(|seconds| seconds.is_finite() && *seconds > 0.0)?;
-        return Some(Duration::from_secs_f64(seconds.min(MAX_WAIT.as_secs_f64())));
-    }
-    retry_after(status, value, text("date"), SystemTime::now())
 }
 
 fn redacted(body: Vec<u8>, key: &ApiKey) -> Vec<u8> {
@@ -410,36 +389,6 @@ impl Transport for PatientStream {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
-        pairs
-            .iter()
-            .map(|(name, value)| {
-                (ureq::http::HeaderName::from_static(name), value.parse().unwrap())
-            })
-            .collect()
-    }
-
-    #[test]
-    fn a_pause_is_given_in_three_forms() {
-        let date = "Mon, 05 Jan 2026 10:00:00 GMT";
-        for (pairs, expected) in [
-            (&[("retry-after-ms", "250")][..], Some(250)),
-            (&[("retry-after-ms", "1500"), ("retry-after", "9")], Some(1500)),
-            (&[("retry-after", "7")], Some(7000)),
-            (&[("retry-after", "0.5")], Some(500)),
-            (&[("retry-after", "Mon, 05 Jan 2026 10:00:05 GMT"), ("date", date)], Some(5000)),
-            (&[("retry-after", "soon")], None),
-            (&[("retry-after", "-1")], None),
-            (&[("retry-after-ms", "nan")], None),
-            (&[], None),
-        ] {
-            let found = pause(429, &headers(pairs)).map(|wait| wait.as_millis());
-            assert_eq!(found, expected, "{pairs:?}");
-        }
-        let huge = pause(429, &headers(&[("retry-after-ms", "1e300")]));
-        assert_eq!(huge, Some(MAX_WAIT));
-    }
 
     #[test]
     fn private_addresses_are_those_of_the_own_network() {

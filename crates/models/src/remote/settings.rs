@@ -2,7 +2,7 @@
 
 use super::{FolderGuard, REMOTE_FILE};
 use crate::ModelsError;
-use crate::json::MAX_CONFIG;
+use crate::json::{MAX_CONFIG, parse_named};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::path::Path;
@@ -209,7 +209,7 @@ impl RemoteSettings {
     pub fn parse(bytes: &[u8], path: &Path) -> Result<RemoteSettings, ModelsError> {
         let wrong = |reason: String| ModelsError::content(path, reason);
         let file: RemoteFile =
-            serde_json::from_slice(bytes).map_err(|error| wrong(error.to_string()))?;
+            parse_named(bytes).map_err(wrong)?;
         let range = |name: &str, fits: bool, range: String| match fits {
             true => Ok(()),
             false => Err(wrong(format!("\"{name}\" must be {range}"))),
@@ -375,7 +375,7 @@ mod tests {
             (r#""image": {"quality": 0}"#, "\"quality\""),
             (r#""price": {"per_request": -1}"#, "\"price\""),
             (r#""min_confidence": 2"#, "\"min_confidence\""),
-            (r#""without_confidence": "guess""#, "guess"),
+            (r#""without_confidence": "guess""#, "without_confidence: unknown variant `guess`"),
             (r#""api_key": "sk-1""#, "api_key"),
             (r#""fields": {}"#, "\"fields\" belongs to"),
         ] {

@@ -66,6 +66,8 @@ pub struct LineCaption {
     pub at: usize,
     /// It is sent while nothing else is.
     pub alone: bool,
+    /// It was sent before, and the server did not answer.
+    pub is_repeated: bool,
 }
 
 /// A picture whose captions are not in the line yet.
@@ -92,7 +94,13 @@ pub enum NextStep {
 pub struct RemoteLine {
     pictures: FairQueue<LinePicture>,
     captions: FairQueue<LineCaption>,
-    /// Suspects: each waits until nothing is in flight, and everything waits for it.
+    /// Captions to be sent again. They take turns with all others: one that ends the connection
+    /// each time must not keep the server from serving.
+    repeated: FairQueue<LineCaption>,
+    /// Whether the next turn is theirs.
+    is_turn_of_repeated: bool,
+    /// Suspects. One whose trial is due waits until nothing is in flight, and everything waits for
+    /// it.
     alone: VecDeque<LineCaption>,
     waiting: usize,
     pub pace: RequestPace,
@@ -111,6 +119,8 @@ impl RemoteLine {
         RemoteLine {
             pictures: FairQueue::default(),
             captions: FairQueue::default(),
+            repeated: FairQueue::default(),
+            is_turn_of_repeated: true,
             alone: VecDeque::new(),
             waiting: 0,
             pace: RequestPace::new(settings.concurrency, settings.requests_per_minute),
@@ -138,7 +148,8 @@ impl RemoteLine {
     pub fn add_captions(&mut self, open: &Arc<OpenTask>) -> usize {
         let missing = open.task.lock().as_ref().map(CaptionTask::missing).unwrap_or_default();
         for at in &missing {
-            self.add(LineCaption { open: open.clone(), at: *at, alone: false });
+            let open = open.clone();
+            self.add(LineCaption { open, at: *at, alone: false, is_repeated: false });
         }
         missing.len()
     }
@@ -151,7 +162,23 @@ impl RemoteLine {
             return self.alone.push_back(caption);
         }
         let (connection, role) = (caption.open.job.connection, caption.open.job.role);
-        self.captions.push(connection, role, caption);
+        match caption.is_repeated {
+            true => self.repeated.push(connection, role, caption),
+            false => self.captions.push(connection, role, caption),
+        }
+    }
+
+    /// The suspect to try now. A failure says something about it only after the server has served
+    /// another picture, so the others go first.
+    fn due(&self) -> Option<usize> {
+        let is_due =
+            |caption: &LineCaption| self.suspects.is_due(&caption.open.picture.sha256);
+        let due = self.alone.iter().position(is_due);
+        due.or_else(|| self.has_only_suspects().then_some(0).filter(|_| !self.alone.is_empty()))
+    }
+
+    fn has_only_suspects(&self) -> bool {
+        self.captions.is_empty() && self.repeated.is_empty() && self.pictures.is_empty()
     }
 
     /// What to do next; takes a slot if something is to be sent or accepted.
@@ -162,12 +189,13 @@ impl RemoteLine {
         if self.is_empty() {
             return NextStep::Wait(None);
         }
-        let decision = match self.alone.is_empty() {
-            true => self.pace.admit(now),
-            false => self.pace.admit_alone(now),
+        let due = self.due();
+        let decision = match due {
+            None => self.pace.admit(now),
+            Some(_) => self.pace.admit_alone(now),
         };
         match decision {
-            PaceDecision::Go => self.take().unwrap_or_else(|| {
+            PaceDecision::Go => self.take(due).unwrap_or_else(|| {
                 // All callers have left.
                 self.pace.finished(now, now, pg_caption_remote::PaceOutcome::Unknown, 0.0);
                 NextStep::Wait(None)
@@ -178,14 +206,35 @@ impl RemoteLine {
     }
 
     fn is_empty(&self) -> bool {
-        self.alone.is_empty() && self.captions.is_empty() && self.pictures.is_empty()
+        self.alone.is_empty() && self.has_only_suspects()
     }
 
-    fn take(&mut self) -> Option<NextStep> {
-        if let Some(caption) = self.alone.pop_front() {
+    fn take(&mut self, due: Option<usize>) -> Option<NextStep> {
+        if let Some(caption) = due.and_then(|at| self.alone.remove(at)) {
             self.waiting -= 1;
             return Some(NextStep::Send(caption));
         }
+        self.is_turn_of_repeated = !self.is_turn_of_repeated;
+        match self.is_turn_of_repeated {
+            true => self.take_repeated().or_else(|| self.take_first()),
+            false => self.take_first().or_else(|| self.take_repeated()),
+        }
+    }
+
+    fn take_repeated(&mut self) -> Option<NextStep> {
+        let waiting = &mut self.waiting;
+        let caption = self.repeated.take(|caption| {
+            *waiting -= 1;
+            match caption.open.job.is_open() {
+                true => QueueDecision::Take,
+                false => QueueDecision::Drop,
+            }
+        })?;
+        Some(NextStep::Send(caption))
+    }
+
+    /// What was not sent yet: captions before pictures, which would wait for them.
+    fn take_first(&mut self) -> Option<NextStep> {
         let waiting = &mut self.waiting;
         let mut decide = |wanted: bool| {
             *waiting -= 1;
@@ -217,7 +266,8 @@ impl RemoteLine {
         let late = self.alone.iter().position(|caption| caption.open.job.deadline() < latest);
         let caption = late
             .and_then(|at| self.alone.remove(at))
-            .or_else(|| self.captions.take(|caption| is_late(caption.open.job.deadline())));
+            .or_else(|| self.captions.take(|caption| is_late(caption.open.job.deadline())))
+            .or_else(|| self.repeated.take(|caption| is_late(caption.open.job.deadline())));
         if let Some(caption) = caption {
             self.waiting -= 1;
             return NextStep::Refuse(caption, fault);

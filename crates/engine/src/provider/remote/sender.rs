@@ -5,6 +5,7 @@ use super::RemoteModel;
 use super::line::{LineCaption, NextStep};
 use super::picture::SentPicture;
 use crate::catch_panic::catch_panic;
+use crate::confine::leave_no_core;
 use crate::failures;
 use crate::provider::prompt;
 use crate::provider::values::RawCaption;
@@ -83,7 +84,7 @@ impl RemoteModel {
 
     /// Sends one caption until it has a result, or is back in the line.
     fn send(&self, caption: &LineCaption) {
-        let LineCaption { open, at, alone } = caption;
+        let LineCaption { open, at, alone, .. } = caption;
         let output = &open.job.outputs[*at];
         let began = Instant::now();
         let (result, sent) = self.ask(open.job.clone(), &open.picture, output);
@@ -133,7 +134,7 @@ impl RemoteModel {
                 }
             }
             if is_again {
-                line.add(caption.clone());
+                line.add(LineCaption { is_repeated: true, ..caption.clone() });
             }
             result
         };
@@ -250,6 +251,7 @@ impl RemoteModel {
         if !self.key_is_stale.swap(false, Ordering::Relaxed) {
             return Ok(());
         }
+        leave_no_core();
         let key = self
             .guard
             .read_secret(name, "api_key_file")
