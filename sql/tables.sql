@@ -24,7 +24,8 @@ CREATE TABLE caption.watch (
     follow_context    boolean  NOT NULL DEFAULT false,
     blank             text     CHECK (blank = 'keep'),
     followed          name[],
-    review            boolean  NOT NULL DEFAULT false
+    review            boolean  NOT NULL DEFAULT false,
+    notify            text
 );
 COMMENT ON TABLE caption.watch IS
     'Watched tables, one per row, written by caption.watch(). '
@@ -76,6 +77,9 @@ COMMENT ON COLUMN caption.watch.followed IS
     'Columns whose change is followed: those of the context and of the templates.';
 COMMENT ON COLUMN caption.watch.review IS
     'Whether texts become drafts, which caption.approve() writes.';
+COMMENT ON COLUMN caption.watch.notify IS
+    'Channel that is notified of filled rows. '
+    'Shown to members of the table''s owner by caption.watch_option.';
 GRANT SELECT (relation, image, fills, keys, max_tokens, overwrite, on_replica, paused,
               superuser_since, backfill, batch, named, review)
     ON caption.watch TO PUBLIC;
@@ -87,7 +91,7 @@ SELECT pg_extension_config_dump('caption.watch',
 CREATE VIEW caption.watch_option WITH (security_barrier) AS
     SELECT w.relation, w.image, w.fills, w.keys, w.max_tokens, w.overwrite, w.on_replica,
            w.paused, w.base_url, w.sign, w.condition, w.context, w.follow_context, w.blank,
-           w.review
+           w.review, w.notify
       FROM caption.watch w
       JOIN pg_class c ON c.oid = w.relation
      WHERE pg_has_role(c.relowner, 'USAGE');

@@ -16,13 +16,14 @@ CREATE FUNCTION caption.watch(
         blank      text         DEFAULT NULL,
         review     boolean      DEFAULT NULL,
         condition  text         DEFAULT NULL,
+        notify     text         DEFAULT NULL,
         replace    boolean      DEFAULT NULL)
     RETURNS void
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'watch_wrapper';
 COMMENT ON FUNCTION
     caption.watch(regclass, text, jsonb, int, boolean, boolean, text, regprocedure, name[],
-                  boolean, text, boolean, text, boolean) IS
+                  boolean, text, boolean, text, text, boolean) IS
     'Fills empty columns of a table with captions of the images at its URLs: '
     'of existing rows, and of rows written from now on. '
     'fills: columns, each with its style; by default {"alt": "concise", "seo": "seo"}. '
@@ -31,6 +32,7 @@ COMMENT ON FUNCTION
     'blank: keep leaves empty texts alone, only NULL is filled. '
     'review: texts become drafts, which caption.approve() writes. '
     'condition: an expression over one row; other rows are left alone. '
+    'notify: a channel that is notified of filled rows, with the table and their number. '
     'A call for a watched table changes what it is given. replace: the given fills replace all.';
 
 CREATE FUNCTION caption.unwatch(relation regclass, forget boolean DEFAULT false)

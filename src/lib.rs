@@ -30,6 +30,11 @@ pgrx::extension_sql_file!("../sql/publish.sql", name = "publish", requires = ["s
 pgrx::extension_sql_file!("../sql/progress.sql", name = "progress", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/texts.sql", name = "texts", requires = ["progress"]);
 pgrx::extension_sql_file!("../sql/review.sql", name = "review", requires = ["watch", "texts"]);
+pgrx::extension_sql_file!(
+    "../sql/metrics.sql",
+    name = "metrics",
+    requires = ["caption", "progress"]
+);
 pgrx::extension_sql_file!("../sql/lint.sql", name = "lint", requires = ["progress"]);
 pgrx::extension_sql_file!(
     "../sql/backfill.sql",

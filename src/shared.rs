@@ -46,6 +46,8 @@ pub struct DatabaseSlot {
     retry_ms: i64,
     /// A worker ended over a runaway row since the database was drained.
     has_runaway: bool,
+    /// When the use of model servers was written last, in milliseconds of the Unix epoch.
+    usage_ms: i64,
     /// Rows in flight: OID of the watched table and count.
     pub in_flight: [(u32, u32); MAX_IN_FLIGHT],
     /// Rows beyond the recorded progress: OID of the watched table, rows read, rows completed.
@@ -124,6 +126,8 @@ struct SharedState {
     doubts: [bool; 2],
     /// Why no engine serves.
     engine_failure: SharedText<480>,
+    /// Why the engine that serves answers no request: its model's server refuses them all.
+    model_trouble: SharedText<480>,
     /// Rows over which a worker ended, the newest first.
     runaway: [RunawayRow; MAX_RUNAWAY],
     /// Roles that ceased to be superusers, the newest first.
@@ -146,6 +150,7 @@ impl Default for SharedState {
             no_slot: false,
             doubts: [false; 2],
             engine_failure: SharedText::default(),
+            model_trouble: SharedText::default(),
             runaway: [RunawayRow::default(); MAX_RUNAWAY],
             demoted: [DemotedRole::default(); MAX_DEMOTED],
             databases: [DatabaseSlot::default(); MAX_DATABASES],
@@ -426,6 +431,7 @@ pub fn set_engine(pid: i32, failure: Option<&str>) {
         state.engine = pid;
         state.engine_epoch += 1;
         state.engine_failure = SharedText::new(failure);
+        state.model_trouble = SharedText::default();
         state.databases.iter().map(|d| d.worker_latch).collect()
     };
     latches.into_iter().for_each(set_latch);
@@ -465,6 +471,30 @@ pub fn settle_doubt(doubt: EngineDoubt) {
 /// change.
 pub fn engine_epoch() -> u64 {
     STATE.share().engine_epoch
+}
+
+/// Publishes why the engine that serves answers no request; `None`: it has answered one.
+pub fn set_model_trouble(reason: Option<&str>) {
+    STATE.exclusive().model_trouble = SharedText::new(reason);
+}
+
+/// Why the engine that serves answers no request, as the last worker was informed.
+pub fn model_trouble() -> Option<String> {
+    STATE.share().model_trouble.get()
+}
+
+/// Whether the use of model servers was written into this database at least `interval` ago.
+pub fn is_usage_due(oid: u32, interval: Duration) -> bool {
+    let state = STATE.share();
+    let last = state.databases.iter().find(|d| d.oid == oid).map_or(0, |slot| slot.usage_ms);
+    now_ms().abs_diff(last) >= interval.as_millis() as u64
+}
+
+/// The use of model servers is being written into this database.
+pub fn note_usage_written(oid: u32) {
+    if let Some(slot) = STATE.exclusive().databases.iter_mut().find(|d| d.oid == oid) {
+        slot.usage_ms = now_ms();
+    }
 }
 
 /// Why no engine is usable, as far as the launcher knows.

@@ -8,7 +8,7 @@ use crate::engine::requests::{ImageRequest, TimeLimit, caption_all};
 use crate::pg::call_reports;
 use crate::pg::report::{self, refuse};
 use crate::settings::{self, OnError};
-use crate::{api::language, api::rule, api::style, api::value, lookahead, shared};
+use crate::{api::language, api::rule, api::style, api::value, lookahead, shared, worker};
 use pg_caption_style::CaptionStyle;
 use pg_caption_wire::{
     CaptionOutcome, CaptionOutput, ContextFacts, Failure, FailureClass, OutputSpec,
@@ -36,8 +36,9 @@ pub fn spec_of(style: CaptionStyle, max_tokens: u32, context: Option<ContextFact
 /// Captions all images; raises failures that concern all of them.
 fn outcomes(requests: &[ImageRequest<'_>], limit: TimeLimit) -> Vec<CaptionOutcome> {
     shared::require_ready();
-    caption_all(requests, settings::min_confidence(), &rule::current(), limit)
-        .unwrap_or_else(|failure| report::raise(&failure))
+    let outcomes = caption_all(requests, settings::min_confidence(), &rule::current(), limit);
+    worker::announce_usage();
+    outcomes.unwrap_or_else(|failure| report::raise(&failure))
 }
 
 fn single_outcome(url: Option<&str>, bytes: &[u8], outputs: &[OutputSpec]) -> CaptionOutcome {

@@ -68,10 +68,10 @@ fn obstacle() -> Option<String> {
 
 /// Why no engine serves, if none does. The reason may name files of the server.
 fn engine_obstacle() -> Option<String> {
-    if model_status::read().serving.is_some() {
-        return None;
-    }
-    let failure = shared::engine_failure()?;
+    let failure = match model_status::read().serving {
+        Some(_) => shared::model_trouble()?,
+        None => shared::engine_failure()?,
+    };
     // SAFETY: a look-up of two roles that exist.
     let may_read = unsafe {
         pg_sys::has_privs_of_role(pg_sys::GetUserId(), pg_sys::Oid::from(pg_sys::ROLE_PG_MONITOR))

@@ -205,7 +205,7 @@ impl EngineClient {
     }
 
     /// Queues a request for the engine's status.
-    fn request_status(&mut self) {
+    pub fn request_status(&mut self) {
         // A message without text of a user never exceeds the size of a frame.
         self.enqueue(&ClientMessage::Status, &[]).ok();
     }

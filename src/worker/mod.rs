@@ -27,8 +27,12 @@ mod store;
 mod tables;
 mod thresholds;
 pub mod transaction;
+mod transaction;
+mod usage;
 mod write;
 mod write_mark;
+
+pub use usage::announce_usage;
 
 use crate::shared;
 use core::ffi::CStr;

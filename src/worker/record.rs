@@ -74,6 +74,14 @@ const COUNT_FILLED: &str = "UPDATE caption.watch_state \
        SET filled = filled + $2, per_minute = $3, updated_at = clock_timestamp() \
      WHERE relation = $1";
 
+/// Any role may listen: the payload has the table's name and a number.
+const NOTIFY: &str = "SELECT pg_notify(w.notify, jsonb_build_object( \
+           'table', format('%I.%I', n.nspname, c.relname), 'rows', $2)::text) \
+      FROM caption.watch w \
+      JOIN pg_catalog.pg_class c ON c.oid = w.relation \
+      JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace \
+     WHERE w.relation = $1 AND octet_length(w.notify) BETWEEN 1 AND 63 AND $2 > 0";
+
 /// Records the outcome of a row. A failure that cannot be stored is replaced by a fixed text. A key
 /// that is too long for an index of the extension is logged, and other rows continue. Any other
 /// error ends the worker; the row is examined again.
@@ -243,8 +251,11 @@ pub fn acknowledge(acked: &AckedPages, tables: &[WatchedTable]) {
     }
 }
 
-/// Adds to the number of filled rows of a table, and sets its rate.
+/// Adds to the number of filled rows of a table, sets its rate, and notifies the channel of the
+/// watch.
 pub fn count_filled(relation: u32, filled: i64, per_minute: f32) {
     let arguments = [pg_sys::Oid::from(relation).into(), filled.into(), per_minute.into()];
     spi(Spi::run_with_args(COUNT_FILLED, &arguments));
+    let arguments = [pg_sys::Oid::from(relation).into(), filled.into()];
+    spi(Spi::run_with_args(NOTIFY, &arguments));
 }

@@ -3,6 +3,7 @@
 
 use super::store::{WorkerStore, next_due_ms};
 use super::transaction::spi;
+use super::usage::UsageWriter;
 use super::{lease, tables, thresholds};
 use crate::engine::client::{ConnectionLoss, EngineClient};
 use crate::{pg::latch, settings, shared};
@@ -29,6 +30,7 @@ pub fn run(database: u32) {
     let mut worker = QueueWorker::new(limits, Instant::now(), seed);
     let mut store = WorkerStore::new(database);
     let mut client: Option<EngineClient> = None;
+    let mut usage = UsageWriter::new(database);
     loop {
         let signals = signals(database, &store);
         let now = signals.now;
@@ -52,11 +54,15 @@ pub fn run(database: u32) {
             WorkerAction::Send => {
                 if let Some(client) = &mut client {
                     send(&mut worker, &mut store, client);
+                    usage.ask(client);
                 }
             }
             WorkerAction::Receive => {
                 let lost = ConnectionEvent::Lost { refused: false };
-                let event = client.as_mut().map_or(lost, receive);
+                let event = client.as_mut().map_or(lost, |client| receive(client, &mut usage));
+                if let Some(status) = usage.reported() {
+                    store.transaction(|_| usage.write(&status));
+                }
                 if !worker.received(event, &signals) {
                     client = None;
                 }
@@ -89,12 +95,14 @@ pub fn run(database: u32) {
                 worker.prepared(has_prepared.unwrap_or(false));
             }
             WorkerAction::Depart { generation, due_ms, prepared } => {
+                usage.finish(&mut store);
                 if shared::leave_if_drained(database, generation, due_ms, prepared) {
                     return;
                 }
             }
             WorkerAction::Yield => return shared::yield_turn(database),
             WorkerAction::Forget { generation } => {
+                usage.finish(&mut store);
                 return shared::forget_database(database, generation);
             }
             WorkerAction::Leave => return,
@@ -159,15 +167,22 @@ fn send(worker: &mut QueueWorker, store: &mut WorkerStore, client: &mut EngineCl
 }
 
 /// Polls the connection once.
-fn receive(client: &mut EngineClient) -> ConnectionEvent {
+fn receive(client: &mut EngineClient, usage: &mut UsageWriter) -> ConnectionEvent {
     match client.poll() {
         Ok(Some(ServerMessage::Reply(CaptionReply { id, outcome }))) => {
-            if let CaptionOutcome::Failed(failure) = &outcome
-                && failure.class == FailureClass::Engine
-            {
-                pgrx::debug1!("pg_caption: the engine cannot serve: {}", failure.message);
-            }
+            let trouble = match &outcome {
+                CaptionOutcome::Failed(failure) if failure.class == FailureClass::Engine => {
+                    pgrx::debug1!("pg_caption: the engine cannot serve: {}", failure.message);
+                    Some(failure)
+                }
+                _ => None,
+            };
+            usage.note_trouble(trouble);
             ConnectionEvent::Answer { id, outcome }
+        }
+        Ok(Some(ServerMessage::Status(status))) => {
+            usage.report(status);
+            ConnectionEvent::Other
         }
         Ok(Some(ServerMessage::Running { id, alone })) => ConnectionEvent::Running { id, alone },
         Ok(Some(_)) => ConnectionEvent::Other,

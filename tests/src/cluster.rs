@@ -473,6 +473,13 @@ fn as_server_user(program: impl AsRef<std::ffi::OsStr>) -> Command {
     command
 }
 
+/// Makes the server's user the owner of a file, where the tests run as another one.
+pub(crate) fn give_to_server_user(path: &Path) {
+    if let Some((uid, gid)) = locations::server_user() {
+        std::os::unix::fs::chown(path, Some(uid), Some(gid)).expect("chown");
+    }
+}
+
 /// Creates a folder owned by the server's user, and its keeper process, which removes it. The path
 /// is short enough for a socket address.
 fn folder() -> (PathBuf, Child) {

@@ -78,6 +78,22 @@ impl ModelsDirectory {
         fs::write(self.0.join(name).join(file), content.to_string()).unwrap();
     }
 
+    /// Writes a file of a model, as the server's user if the test runs as root; the folder is made
+    /// if it is not there.
+    ///
+    /// # Panics
+    /// If writing fails.
+    pub fn put(&self, name: &str, file: &str, content: &str, mode: u32) {
+        let path = self.0.join(name).join(file);
+        fs::create_dir_all(self.0.join(name)).unwrap();
+        // A file that is replaced is another one: the server never reads half of it.
+        let new = path.with_extension("new");
+        fs::write(&new, content).unwrap();
+        fs::set_permissions(&new, fs::Permissions::from_mode(mode)).unwrap();
+        crate::cluster::give_to_server_user(&new);
+        fs::rename(&new, &path).unwrap();
+    }
+
     /// The folder of a model.
     pub fn folder(&self, name: &str) -> PathBuf {
         self.0.join(name)

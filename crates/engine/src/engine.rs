@@ -23,7 +23,7 @@ use pg_caption_wire::{EngineConfig, EngineStatus, Failure, FailureClass, ModelUs
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
 /// Captions of one picture in one request.
 const MOST_OUTPUTS: usize = 16;
@@ -67,6 +67,7 @@ pub struct Engine {
     config: EngineConfig,
     confinement: Vec<String>,
     started: Instant,
+    run: String,
     metrics: Arc<EngineMetrics>,
     readiness: Arc<ProviderReadiness>,
     deadlines: Arc<JobDeadlines>,
@@ -100,6 +101,7 @@ impl Engine {
             confinement,
             rules: RuleCache::default(),
             started: Instant::now(),
+            run: run_name(),
             metrics,
             readiness: Arc::default(),
             deadlines: Arc::default(),
@@ -268,6 +270,7 @@ impl Engine {
         };
         EngineStatus {
             pid: std::process::id(),
+            run: self.run.clone(),
             release: env!("CARGO_PKG_VERSION").into(),
             state: if draining { "draining" } else { state.name() }.into(),
             model,
@@ -309,6 +312,12 @@ impl ProviderHost for Engine {
         }
         self.failed(failure);
     }
+}
+
+/// Start of the process, in milliseconds of the Unix epoch, and its id.
+fn run_name() -> String {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    format!("{}-{}", since.as_millis(), std::process::id())
 }
 
 /// Refuses invalid requests.

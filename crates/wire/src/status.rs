@@ -99,6 +99,9 @@ pub struct HostCooldown {
 pub struct EngineStatus {
     /// Process id.
     pub pid: u32,
+    /// Names this process among all engines: its counts begin with it.
+    #[serde(default)]
+    pub run: String,
     /// Release of the engine.
     pub release: String,
     /// `loading`, `ready`, `failed`, `draining`.
@@ -215,6 +218,8 @@ pub struct RemoteModelStatus {
 pub struct RemoteUsage {
     /// Day since 1970-01-01 (UTC).
     pub day: u32,
+    /// Name of the model's folder.
+    pub model: String,
     /// Name of the style.
     pub style: String,
     /// Requests, repeated ones included.

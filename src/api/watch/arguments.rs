@@ -27,6 +27,7 @@ pub struct RawArguments<'a> {
     pub blank: Option<&'a str>,
     pub review: Option<bool>,
     pub condition: Option<&'a str>,
+    pub notify: Option<&'a str>,
     pub replace: Option<bool>,
 }
 
@@ -55,6 +56,8 @@ pub struct WatchOptions {
     pub review: bool,
     /// As the user wrote it if it is new, else as it is stored.
     pub condition: Option<String>,
+    /// The channel that is notified of filled rows.
+    pub notify: Option<String>,
 }
 
 impl Default for WatchOptions {
@@ -73,6 +76,7 @@ impl Default for WatchOptions {
             keeps_blank: false,
             review: false,
             condition: None,
+            notify: None,
         }
     }
 }
@@ -96,6 +100,8 @@ pub struct WatchArguments {
     review: Option<bool>,
     /// Blank: none.
     condition: Option<String>,
+    /// Empty: none.
+    notify: Option<String>,
     replace: bool,
 }
 
@@ -133,6 +139,7 @@ impl From<RawArguments<'_>> for WatchArguments {
             keeps_blank: raw.blank.map(parse_blank),
             review: raw.review,
             condition: raw.condition.map(str::to_owned),
+            notify: raw.notify.map(parse_channel),
             replace: raw.replace.unwrap_or(false),
         }
     }
@@ -164,6 +171,7 @@ impl WatchArguments {
             keeps_blank: self.keeps_blank.unwrap_or(before.keeps_blank),
             review: self.review.unwrap_or(before.review),
             condition: condition.filter(|text| !text.trim().is_empty()),
+            notify: self.notify.clone().or(before.notify).filter(|channel| !channel.is_empty()),
         }
     }
 
@@ -247,6 +255,19 @@ fn parse_blank(blank: &str) -> bool {
             )
         }
     }
+}
+
+/// Raises for a name that PostgreSQL would not take as a channel.
+fn parse_channel(channel: &str) -> String {
+    if channel.len() > MAX_COLUMN_NAME {
+        refuse(
+            PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
+            format!("notify is longer than {MAX_COLUMN_NAME} bytes"),
+            None,
+            Some("Give the name of a channel, such as captions, for LISTEN captions.".into()),
+        );
+    }
+    channel.to_owned()
 }
 
 fn parse_fills(fills: &AnyElement) -> FillMap {

@@ -44,6 +44,7 @@ fn begin_backfill(
         blank: None,
         review: None,
         condition,
+        notify: None,
         replace: Some(true),
     });
     let table = table::describe(arguments.relation);

@@ -41,6 +41,8 @@ fn changes(before: &WatchOptions, after: &WatchOptions) -> Vec<String> {
     note("review", before.review.to_string(), after.review.to_string());
     let condition = |options: &WatchOptions| options.condition.clone().unwrap_or("none".into());
     note("condition", condition(before), condition(after));
+    let channel = |options: &WatchOptions| options.notify.clone().unwrap_or("none".into());
+    note("notify", channel(before), channel(after));
     for (column, fill) in &after.fills {
         match before.fills.iter().find(|(known, _)| known == column) {
             None => {

@@ -63,6 +63,7 @@ impl DryRun {
             blank: None,
             review: None,
             condition,
+            notify: None,
             replace: Some(true),
         });
         let table = table::describe(arguments.relation);

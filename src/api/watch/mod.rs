@@ -55,6 +55,7 @@ fn watch(
     blank: Option<&str>,
     review: Option<bool>,
     condition: Option<&str>,
+    notify: Option<&str>,
     replace: Option<bool>,
 ) {
     let (pinned, caller_path) = pin_path();
@@ -73,6 +74,7 @@ fn watch(
         blank,
         review,
         condition,
+        notify,
         replace,
     });
     // Before the table is described: it keeps its name, columns and owner from here on.

@@ -16,10 +16,10 @@ const INSERT_WATCH: &str = "\
     INSERT INTO caption.watch \
            (relation, image, fills, keys, max_tokens, overwrite, on_replica, base_url, \
             sign, condition, condition_columns, superuser_since, named, context, \
-            follow_context, blank, followed, review) \
+            follow_context, blank, followed, review, notify) \
     SELECT $1::regclass, $2::name, $3, $4::name[], $5, $6, $7, $9, $12, $10, $11::name[], \
            CASE WHEN r.rolsuper THEN clock_timestamp() END, ARRAY[n.nspname, c.relname], \
-           $13::name[], $14, CASE WHEN $15 THEN 'keep' END, $16::name[], $17 \
+           $13::name[], $14, CASE WHEN $15 THEN 'keep' END, $16::name[], $17, $18 \
       FROM pg_roles r, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
      WHERE r.oid = $8 AND c.oid = $1 \
     ON CONFLICT (relation) DO UPDATE \
@@ -31,6 +31,7 @@ const INSERT_WATCH: &str = "\
            superuser_since = excluded.superuser_since, named = excluded.named, \
            context = excluded.context, follow_context = excluded.follow_context, \
            blank = excluded.blank, followed = excluded.followed, \
+           notify = excluded.notify, \
            paused = false, backfill = false, batch = NULL";
 
 /// The run's number must be new for the table, also after `unwatch` has removed the previous one: a
@@ -44,7 +45,8 @@ const RESTART_BACKFILL: &str = "\
 
 const OPTIONS: &str = "\
     SELECT w.image::text, w.fills, w.max_tokens, w.overwrite, w.on_replica, w.base_url, \
-           w.sign, w.condition, w.context::text[], w.follow_context, w.blank = 'keep', w.review \
+           w.sign, w.condition, w.context::text[], w.follow_context, w.blank = 'keep', w.review, \
+           w.notify \
       FROM caption.watch w WHERE w.relation = $1 AND w.backfill = $2";
 
 /// The options of an existing watch, or of a backfill; `None`: the table has none.
@@ -75,6 +77,7 @@ pub fn options(relation: pg_sys::Oid, is_backfill: bool) -> Option<WatchOptions>
             follow_context: row.get(10)?.unwrap_or_default(),
             keeps_blank: row.get(11)?.unwrap_or_default(),
             review: row.get(12)?.unwrap_or_default(),
+            notify: row.get(13)?,
         }))
     }))
 }
@@ -129,6 +132,7 @@ pub fn register(plan: &WatchPlan<'_>) {
             options.keeps_blank.into(),
             Some(plan.followed.clone()).filter(|followed| !followed.is_empty()).into(),
             options.review.into(),
+            options.notify.clone().into(),
         ],
     ));
     spi(Spi::run_with_args(RESTART_BACKFILL, &[table.oid.into()]));

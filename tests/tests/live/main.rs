@@ -48,6 +48,7 @@ mod recaption;
 mod redefined_columns;
 mod redefinitions;
 mod refusals;
+mod remote_models;
 mod request_headers;
 mod review;
 mod rights;

@@ -148,6 +148,7 @@ impl RemoteModel {
         let (day, day_requests, day_tokens) = line.budget.used();
         let usage = line.usage.counts().map(|(day, style, count)| RemoteUsage {
             day,
+            model: self.name.clone(),
             style: style.into(),
             requests: count.requests,
             images: count.images,
