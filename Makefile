@@ -8,7 +8,7 @@ SHELL := /bin/bash
 export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER LARGE HEIF CHROMIUM
 
 .PHONY: help setup demo test test-all proof install cluster cluster-stop bench bench-families
-.PHONY: bench-noise bench-queue format lint clean
+.PHONY: bench-fleet bench-noise bench-queue format lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench-families: setup ## compare large models with Python peers; MODELS=vit-gpt2
 
 bench-noise: install ## measure a session and a watch next to hostile callers
 	@scripts/bench.sh noise
+
+bench-fleet: install ## measure three servers in front of a fleet, with engines that die
+	@scripts/bench.sh fleet
 
 bench-queue: install ## measure the queue: enqueueing, and a million rows
 	@scripts/bench.sh queue

@@ -5,6 +5,7 @@
 #   PEER=1   adds the Python peer (its packages are stored in .run/peer)
 #   LARGE=0  leaves benches/memory.py out
 # bench.sh queue: runs benches/queue_cost.py, the queue without the model; ROWS=1000000.
+# bench.sh fleet: runs tests/examples/fleet.rs, three servers in front of a fleet; ROWS=3000
 # bench.sh noise: runs benches/noise.py, hostile callers next to a session and a watch.
 #   SECONDS_EACH=10 for each measurement, KINDS='drip,engine kills' for some of them
 set -euo pipefail
@@ -15,6 +16,12 @@ if [ "${1:-}" = queue ]; then
   pg_config=$(find_pg_config)
   exec "$project/scripts/cluster.sh" run python3 "$project/benches/queue_cost.py" \
     "$("$pg_config" --bindir)/psql" "${ROWS:-1000000}"
+fi
+
+if [ "${1:-}" = fleet ]; then
+  command -v haproxy >/dev/null || die "no haproxy; install Debian's package haproxy"
+  cargo build --quiet -p pg_caption_engine
+  PG_CONFIG=$(find_pg_config) exec cargo run --quiet -p pg_caption_tests --example fleet
 fi
 
 if [ "${1:-}" = noise ]; then
