@@ -6,6 +6,7 @@
 #   LARGE=0  leaves benches/memory.py out
 # bench.sh queue: runs benches/queue_cost.py, the queue without the model; ROWS=1000000.
 # bench.sh fleet: runs tests/examples/fleet.rs, three servers in front of a fleet; ROWS=3000
+# bench.sh cascade: runs benches/cascade.py; THEN=/folder of the second model
 # bench.sh noise: runs benches/noise.py, hostile callers next to a session and a watch.
 #   SECONDS_EACH=10 for each measurement, KINDS='drip,engine kills' for some of them
 set -euo pipefail
@@ -22,6 +23,15 @@ if [ "${1:-}" = fleet ]; then
   command -v haproxy >/dev/null || die "no haproxy; install Debian's package haproxy"
   cargo build --quiet -p pg_caption_engine
   PG_CONFIG=$(find_pg_config) exec cargo run --quiet -p pg_caption_tests --example fleet
+fi
+
+if [ "${1:-}" = cascade ]; then
+  [ -d "${THEN:-}" ] || die "name the folder of the second model with THEN=…"
+  images=${IMAGES:-$project/../shared/catalogue/images}
+  find "$images" -type f | sort | head -n "${PICTURES:-300}" | tr '\n' '\0' |
+    xargs -0 python3 "$project/benches/cascade.py" "$project/target/release/pg_caption_engine" \
+      "${FIRST:-$project/models/default}" "$THEN"
+  exit
 fi
 
 if [ "${1:-}" = noise ]; then

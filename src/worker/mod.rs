@@ -27,7 +27,6 @@ mod store;
 mod tables;
 mod thresholds;
 pub mod transaction;
-mod transaction;
 mod usage;
 mod write;
 mod write_mark;

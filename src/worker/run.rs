@@ -47,14 +47,16 @@ pub fn run(database: u32) {
             }
             WorkerAction::Connect { until } => {
                 client = EngineClient::connect(ClientRole::Worker, until).ok();
+                usage.connected();
                 // With the epoch from before: a change during the attempt allows another one now.
                 let signals = WorkerSignals { now: Instant::now(), ..signals };
                 worker.connected(client.is_some(), &signals);
             }
             WorkerAction::Send => {
                 if let Some(client) = &mut client {
-                    send(&mut worker, &mut store, client);
+                    // First: a refusal of all requests ends the connection.
                     usage.ask(client);
+                    send(&mut worker, &mut store, client);
                 }
             }
             WorkerAction::Receive => {

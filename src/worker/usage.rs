@@ -64,6 +64,11 @@ impl UsageWriter {
         self.may_have_trouble = failure.is_some();
     }
 
+    /// A new connection owes no status.
+    pub fn connected(&mut self) {
+        self.is_asked = false;
+    }
+
     /// Asks the engine for its counts, if it is time.
     pub fn ask(&mut self, client: &mut EngineClient) {
         if !self.is_asked && self.is_due() {

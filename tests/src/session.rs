@@ -1,6 +1,7 @@
 //! A database connection that returns every value in PostgreSQL's text format.
 
 use postgres::error::DbError;
+use postgres::fallible_iterator::FallibleIterator;
 use postgres::{CancelToken, Client, Config, NoTls, SimpleQueryMessage};
 use std::sync::{Arc, Mutex};
 
@@ -106,6 +107,13 @@ impl TestSession {
             Ok(rows) => panic!("expected an error, got {rows:?}: {sql}"),
             Err(error) => error.as_db_error().unwrap_or_else(|| panic!("{error}: {sql}")).clone(),
         }
+    }
+
+    /// Channel and payload of the notifications that have arrived.
+    pub fn notifications(&mut self) -> Vec<(String, String)> {
+        let mut all = self.client.notifications();
+        let found = all.iter().map(|one| Ok((one.channel().into(), one.payload().into())));
+        found.collect().expect("a connection")
     }
 
     /// The notices and warnings since the last call.

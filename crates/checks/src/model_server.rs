@@ -123,7 +123,7 @@ impl ScriptedServer {
         format!("http://{}/v1", self.address)
     }
 
-    /// What it was sent so far.
+    /// What it was sent so far, GET apart.
     pub fn seen(&self) -> Vec<SeenRequest> {
         locked(&self.shared.seen).clone()
     }
@@ -210,6 +210,12 @@ impl Drop for Counted<'_> {
 fn serve(shared: &Shared, stream: &TcpStream, connection: usize) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     while let Some(request) = receive(&mut reader, connection)? {
+        if request.line.starts_with("GET ") {
+            // Clients ask who the server is; scripts are about captions.
+            let mut stream = stream;
+            stream.write_all(b"HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n")?;
+            continue;
+        }
         let counted = Counted(shared);
         let now = shared.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         shared.peak.fetch_max(now, Ordering::SeqCst);

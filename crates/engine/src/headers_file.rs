@@ -2,8 +2,8 @@
 //! before the confinement, which grants no access to it. The file must be as a key file of the
 //! server: owned by the server's user or root, and not readable by others.
 
-use pg_caption_fetch::{FetchError, RequestHeaders};
 use crate::confine::leave_no_core;
+use pg_caption_fetch::{FetchError, RequestHeaders};
 use rustix::process::geteuid;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::Read;
@@ -33,7 +33,11 @@ pub fn read(path: &Path) -> Result<RequestHeaders, FetchError> {
         .map_err(|reason| FetchError::Setting { setting: "pg_caption.fetch_headers_file", reason })
 }
 
-fn contents(path: &Path) -> Result<Vec<u8>, String> {
+/// A file that no user but root and the one of this process can read.
+///
+/// # Errors
+/// The reason, without any part of the file.
+pub fn contents(path: &Path) -> Result<Vec<u8>, String> {
     let cannot = |error: std::io::Error| format!("the file cannot be read: {error}");
     if !path.is_absolute() {
         return Err("the path is not absolute".into());

@@ -35,6 +35,7 @@ mod failures;
 mod fair_queue;
 mod file_memory;
 mod headers_file;
+mod http;
 mod job;
 mod log;
 mod lookahead;

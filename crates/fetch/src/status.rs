@@ -30,17 +30,16 @@ pub(crate) fn class(status: u16, timed: bool) -> FailureClass {
 
 /// The pause that an answer asks for: `retry-after-ms`, as model servers send it, or Retry-After in
 /// seconds, fractions of them, or as an HTTP date. A date is relative to the server's own Date
-/// (clocks may differ), else to `now`. `None` if there is neither, or it is shorter than `shortest`.
-/// At most a day for status 429, else at most an hour.
+/// (clocks may differ), else to `now`. `None` if there is neither, or it is shorter than
+/// `shortest`. At most a day for status 429, else at most an hour.
 pub fn requested_pause(
     status: u16,
     headers: &HeaderMap,
     shortest: Duration,
     now: SystemTime,
 ) -> Option<Duration> {
-    let text = |name: &str| {
-        headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok())
-    };
+    let text =
+        |name: &str| headers.get(name).and_then(|value| std::str::from_utf8(value.as_bytes()).ok());
     let number = |text: &str| text.trim().parse::<f64>().ok();
     let milliseconds = text("retry-after-ms").and_then(number).and_then(|ms| seconds(ms / 1000.0));
     let pause = milliseconds.or_else(|| parsed(text("retry-after")?, text("date"), now))?;

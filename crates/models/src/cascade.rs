@@ -46,8 +46,7 @@ impl CascadeSettings {
         let path = guard.folder().join(CASCADE_FILE);
         let wrong = |reason: String| ModelsError::content(&path, reason);
         let bytes = guard.read(CASCADE_FILE, MAX_CONFIG)?;
-        let settings: CascadeSettings =
-            parse_named(&bytes).map_err(wrong)?;
+        let settings: CascadeSettings = parse_named(&bytes).map_err(wrong)?;
         if !(0.0..=1.0).contains(&settings.below) {
             return Err(wrong("\"below\" must be 0 to 1".into()));
         }

@@ -21,6 +21,10 @@ pub struct RemoteCaption {
     pub confidence: Option<f32>,
     /// What the server counted.
     pub tokens: TokenUse,
+    /// Generated token ids; only a server of pg_caption sends them.
+    pub ids: Vec<i64>,
+    /// Token ids of the prompt; only a server of pg_caption sends them.
+    pub prompt_ids: Vec<i64>,
 }
 
 /// What a body with a successful status contains.
@@ -81,15 +85,27 @@ fn chat(value: &Value) -> AnswerContent {
             _ => AnswerContent::Aborted,
         };
     }
+    let own = &value["pg_caption"];
+    let numbers =
+        |name: &str| own[name].as_array().into_iter().flatten().filter_map(Value::as_i64).collect();
     if finish == Some("abort") {
         return AnswerContent::Aborted;
     }
     AnswerContent::Caption(RemoteCaption {
         text,
         finish: if finish == Some("length") { FinishReason::Length } else { FinishReason::Stop },
-        confidence: confidence(&choice["logprobs"]),
+        confidence: match own.as_object() {
+            Some(_) => probability(&own["confidence"]),
+            None => confidence(&choice["logprobs"]),
+        },
         tokens,
+        ids: numbers("ids"),
+        prompt_ids: numbers("prompt_ids"),
     })
+}
+
+fn probability(value: &Value) -> Option<f32> {
+    value.as_f64().filter(|c| (0.0..=1.0).contains(c)).map(|c| c as f32)
 }
 
 /// A text, or a list of parts.
@@ -132,12 +148,14 @@ fn caption(value: &Value, fields: &CaptionFields) -> AnswerContent {
     match field(value, &fields.caption).and_then(Value::as_str) {
         Some(text) if text.trim().is_empty() => AnswerContent::Empty { tokens },
         Some(text) => {
-            let confidence = field(value, &fields.confidence).and_then(Value::as_f64);
+            let confidence = field(value, &fields.confidence).and_then(probability);
             AnswerContent::Caption(RemoteCaption {
                 text: text.into(),
                 finish: FinishReason::Stop,
-                confidence: confidence.filter(|c| (0.0..=1.0).contains(c)).map(|c| c as f32),
+                confidence,
                 tokens,
+                ids: Vec::new(),
+                prompt_ids: Vec::new(),
             })
         }
         None if !value["error"].is_null() => AnswerContent::Error(ErrorBody::of_value(value)),

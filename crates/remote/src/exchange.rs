@@ -72,6 +72,14 @@ impl CaptionExchange {
         };
         match content {
             AnswerContent::Caption(caption) => {
+                let is_news = answer.own.is_some() && self.sent.own.is_none();
+                quirks.recognise(answer.own);
+                if is_news && self.lessons < MOST_LESSONS {
+                    // The same picture once more, with the whole style.
+                    self.lessons += 1;
+                    self.spent = self.spent + caption.tokens;
+                    return ExchangeStep::Again;
+                }
                 let asked = settings.protocol == RemoteProtocol::Openai && !self.sent.no_logprobs;
                 quirks.silent_logprobs |= asked && caption.confidence.is_none();
                 ExchangeStep::Done(caption)
@@ -137,8 +145,13 @@ mod tests {
     use std::path::Path;
     use std::time::Duration;
 
-    const QUESTION: CaptionQuestion<'_> =
-        CaptionQuestion { image: b"jpeg", instruction: "i", style: "concise", max_tokens: 8 };
+    const QUESTION: CaptionQuestion<'_> = CaptionQuestion {
+        image: b"jpeg",
+        instruction: "i",
+        style: "concise",
+        max_tokens: 8,
+        whole: None,
+    };
 
     /// A server, as its answers to the bodies of requests.
     struct Script<'a> {
@@ -163,7 +176,7 @@ mod tests {
                 let (status, text) = (self.answer)(&body);
                 self.bodies.push(body);
                 let wait = Some(Duration::from_secs(1)).filter(|_| status == 429);
-                let answer = ServerAnswer { status, wait, body: text.into_bytes() };
+                let answer = ServerAnswer { status, wait, own: None, body: text.into_bytes() };
                 let (settings, quirks) = (&self.settings, &mut self.quirks);
                 match exchange.answered(settings, quirks, &answer, false) {
                     ExchangeStep::Again | ExchangeStep::Smaller => {}

@@ -35,7 +35,7 @@ pub use pace::{PaceDecision, PaceOutcome, RequestPace};
 pub use quirks::ServerQuirks;
 pub use request::CaptionQuestion;
 pub use suspects::SuspectPictures;
-pub use transport::{ModelServer, ServerAnswer, ServerOptions};
+pub use transport::{ModelServer, OWN_HEADER, ServerAnswer, ServerOptions};
 pub use usage::{DailyBudget, TokenUse, UsageCount, UsageTable};
 
 pub use answer::RemoteCaption;

@@ -35,6 +35,8 @@ pub struct ServerQuirks {
     pub(crate) silent_logprobs: bool,
     pub(crate) no_template_options: bool,
     pub(crate) no_reasoning_effort: bool,
+    /// It is pg_caption's own, and its model needs pictures of this width and height.
+    pub(crate) own: Option<(u32, u32)>,
 }
 
 /// Words about a field that is not accepted, in contrast to a value that is wrong.
@@ -92,7 +94,18 @@ impl ServerQuirks {
             silent_logprobs: self.silent_logprobs || other.silent_logprobs,
             no_template_options: self.no_template_options || other.no_template_options,
             no_reasoning_effort: self.no_reasoning_effort || other.no_reasoning_effort,
+            own: other.own.or(self.own),
         }
+    }
+
+    /// Notes what a successful answer says about who the server is.
+    pub fn recognise(&mut self, own: Option<(u32, u32)>) {
+        self.own = own;
+    }
+
+    /// Whether the server is pg_caption's own; then the width and height that its model needs.
+    pub fn own(self) -> Option<(u32, u32)> {
+        self.own
     }
 
     /// What was learned, for the engine's status.
@@ -111,6 +124,7 @@ impl ServerQuirks {
             (self.silent_logprobs, "logprobs is accepted, but none are sent"),
             (self.no_template_options, "chat_template_kwargs is not accepted"),
             (self.no_reasoning_effort, "reasoning_effort is not accepted"),
+            (self.own.is_some(), "it is pg_caption: styles are sent whole, pictures unchanged"),
         ] {
             if is_so {
                 learned.push(what);

@@ -12,7 +12,7 @@ const THINKING_TOKENS: u32 = 4;
 /// One caption to ask for.
 #[derive(Debug, Clone, Copy)]
 pub struct CaptionQuestion<'a> {
-    /// A JPEG file without metadata.
+    /// A JPEG or PNG file without metadata.
     pub image: &'a [u8],
     /// The instruction, with facts about the product where they may be sent.
     pub instruction: &'a str,
@@ -20,6 +20,8 @@ pub struct CaptionQuestion<'a> {
     pub style: &'a str,
     /// Upper limit for generated tokens.
     pub max_tokens: u32,
+    /// The whole style, context and role, for a server of pg_caption.
+    pub whole: Option<&'a Value>,
 }
 
 /// The body for a server with these quirks. `thinking_off`: the model is not to think.
@@ -38,7 +40,10 @@ pub(crate) fn body(
 
 fn data_url(image: &[u8]) -> String {
     let mut url = String::with_capacity(32 + image.len().div_ceil(3) * 4);
-    url.push_str("data:image/jpeg;base64,");
+    let kind = if image.starts_with(b"\x89PNG") { "png" } else { "jpeg" };
+    url.push_str("data:image/");
+    url.push_str(kind);
+    url.push_str(";base64,");
     STANDARD.encode_string(image, &mut url);
     url
 }
@@ -68,6 +73,9 @@ fn chat(
     }
     if !quirks.no_logprobs {
         add("logprobs", true.into());
+    }
+    if let Some(whole) = question.whole.filter(|_| quirks.own.is_some()) {
+        add("pg_caption", whole.clone());
     }
     if thinking_off && !quirks.no_template_options {
         add("chat_template_kwargs", json!({ "enable_thinking": false }));
@@ -111,6 +119,7 @@ mod tests {
         instruction: "Write alt text.",
         style: "concise",
         max_tokens: 24,
+        whole: None,
     };
 
     fn made(json: &str, quirks: ServerQuirks, thinking_off: bool) -> Value {

@@ -1,5 +1,5 @@
 //! Pictures for which a server failed while it served others. As with pictures that kill engines,
-//! a suspect is tried alone, and only a failure of such a trial is held against it.
+//! a suspect is tried alone, and only failures of such trials are held against it.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -20,6 +20,8 @@ pub struct SuspectPictures {
 #[derive(Debug, Clone, Copy)]
 struct Suspicion {
     failures: u32,
+    /// Failures while nothing else was in flight.
+    lone: u32,
     /// [`SuspectPictures::served`] at the last failure that counted.
     served: u64,
 }
@@ -42,14 +44,16 @@ impl SuspectPictures {
     }
 
     /// The server failed for this picture, which was sent `alone` or among others. Returns whether
-    /// the picture is the cause.
-    pub fn failed(&mut self, picture: &str, alone: bool) -> bool {
+    /// the picture is the cause, which takes so many lone `trials`: a server that ends connections
+    /// may have been stopped by chance, one that answers 500 was not.
+    pub fn failed(&mut self, picture: &str, alone: bool, trials: u32) -> bool {
         let served = self.served;
         match self.failed.get_mut(picture) {
             Some(known) if known.served < served => {
                 known.served = served;
                 if known.failures >= SUSPICIONS {
-                    return alone;
+                    known.lone += u32::from(alone);
+                    return alone && known.lone >= trials;
                 }
                 known.failures += 1;
                 false
@@ -63,7 +67,7 @@ impl SuspectPictures {
                     self.failed.remove(&oldest);
                 }
                 self.order.push_back(picture.into());
-                self.failed.insert(picture.into(), Suspicion { failures: 1, served });
+                self.failed.insert(picture.into(), Suspicion { failures: 1, lone: 0, served });
                 false
             }
         }
@@ -78,15 +82,17 @@ mod tests {
     fn a_suspect_is_blamed_for_a_lone_failure_only() {
         let mut pictures = SuspectPictures::default();
         for _ in 0..3 {
-            assert!(!pictures.failed("bad", false));
+            assert!(!pictures.failed("bad", false, 1));
             pictures.served("good");
         }
         assert!(pictures.is_suspect("bad") && !pictures.is_suspect("good"));
         assert!(pictures.is_due("bad"));
-        assert!(!pictures.failed("bad", false), "others were in flight, too");
+        assert!(!pictures.failed("bad", false, 1), "others were in flight, too");
         assert!(!pictures.is_due("bad"), "another trial would say nothing new");
         pictures.served("good");
-        assert!(pictures.failed("bad", true));
+        assert!(!pictures.failed("bad", true, 2), "a trial of two");
+        pictures.served("good");
+        assert!(pictures.failed("bad", true, 2));
         pictures.served("bad");
         assert!(!pictures.is_suspect("bad"), "it was served after all");
     }
@@ -94,7 +100,7 @@ mod tests {
     #[test]
     fn a_server_that_serves_nothing_blames_no_picture() {
         let mut pictures = SuspectPictures::default();
-        assert!((0..10).all(|_| !pictures.failed("a", true) && !pictures.failed("b", true)));
+        assert!((0..10).all(|_| !pictures.failed("a", true, 1) && !pictures.failed("b", true, 1)));
         assert!(!pictures.is_suspect("a"));
     }
 
@@ -102,7 +108,7 @@ mod tests {
     fn memory_of_suspects_is_bounded() {
         let mut pictures = SuspectPictures::default();
         for n in 0..3 * MOST_REMEMBERED {
-            pictures.failed(&n.to_string(), false);
+            pictures.failed(&n.to_string(), false, 1);
             pictures.served("good");
         }
         assert!(pictures.failed.len() <= MOST_REMEMBERED);

@@ -24,10 +24,17 @@ use ureq::unversioned::transport::{
 use ureq::{Agent, Error};
 use url::Url;
 
+/// The header by which a server of pg_caption is recognised. Its value is the width and height that
+/// its model needs: `224x224`.
+pub const OWN_HEADER: &str = "x-pg-caption";
+/// Limit of the request that asks who the server is.
+const RECOGNITION: Duration = Duration::from_secs(3);
 /// Largest answer, bytes.
 const MAX_ANSWER: u64 = 1 << 20;
 /// Largest status line and headers, bytes.
 const MAX_HEADERS: usize = 64 << 10;
+/// Largest side that a model can need, pixels.
+const MAX_SIDE: u32 = 8192;
 /// Idle connections are closed after this time.
 const MAX_IDLE: Duration = Duration::from_secs(20);
 /// Longest single wait for the network, so that a request whose caller left is closed soon.
@@ -44,6 +51,8 @@ pub struct ServerAnswer {
     pub status: u16,
     /// The pause it asks for.
     pub wait: Option<Duration>,
+    /// Width and height that its model needs, if it is a server of pg_caption.
+    pub own: Option<(u32, u32)>,
     /// At most 1 MB. Occurrences of the key are replaced.
     pub body: Vec<u8>,
 }
@@ -171,7 +180,31 @@ impl ModelServer {
             body = redacted(body, &key);
         }
         let wait = requested_pause(status, &headers, SHORTEST_WAIT, SystemTime::now());
-        Ok(ServerAnswer { status, wait, body })
+        let own = own_size(&headers);
+        Ok(ServerAnswer { status, own, wait, body })
+    }
+
+    /// Whether a server of pg_caption answers there now; then the width and height that its model
+    /// needs. A server that is away is recognised by its first answer.
+    pub fn recognise(&self) -> Option<(u32, u32)> {
+        let mut url = self.url.clone();
+        let path = url.path().strip_suffix("/chat/completions")?.to_owned() + "/models";
+        url.set_path(&path);
+        let deadline = Instant::now() + RECOGNITION;
+        CURRENT.set(Some(Attempt { deadline, is_left: Box::new(|| false), connected: false }));
+        let mut request = self.agent.get(url.as_str().parse::<Uri>().ok()?);
+        if let Some(value) = self.key().and_then(|key| key.header_for(&url)) {
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let request = request
+            .config()
+            .timeout_global(Some(RECOGNITION))
+            .timeout_connect(Some(self.connect_timeout.min(RECOGNITION)))
+            .build();
+        let answer = request.call().map_err(|error| self.explain(error));
+        let answer = answer.and_then(|response| self.read(response));
+        CURRENT.set(None);
+        own_size(&answer.ok()?.1)
     }
 
     fn send(
@@ -260,6 +293,12 @@ impl ModelServer {
             _ => RemoteFault::Down(error.to_string()),
         }
     }
+}
+
+fn own_size(headers: &HeaderMap) -> Option<(u32, u32)> {
+    let (width, height) = headers.get(OWN_HEADER)?.to_str().ok()?.split_once('x')?;
+    let side = |text: &str| text.parse().ok().filter(|side| (1..=MAX_SIDE).contains(side));
+    Some((side(width)?, side(height)?))
 }
 
 fn redacted(body: Vec<u8>, key: &ApiKey) -> Vec<u8> {

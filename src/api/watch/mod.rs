@@ -21,6 +21,7 @@ mod recaption;
 pub mod redefine;
 mod register;
 mod relocate;
+mod remote_notice;
 pub mod review;
 mod selection;
 mod sign;
@@ -130,6 +131,7 @@ fn warn_about_effects(relation: pg_sys::Oid, table: &str, on_replica: bool) {
             Some("Rows are queued meanwhile, and filled once the server preloads it.".into()),
         );
     }
+    remote_notice::report();
     if !on_replica && table::is_subscribed(relation) {
         warn(
             format!("rows that logical replication applies to table {table} are not filled"),

@@ -6,7 +6,7 @@ use super::arguments::WatchOptions;
 use super::{condition, context, image_column, sign};
 use crate::api::{FillTemplates, language, style};
 use crate::pg::condition::{ConditionSource, RowCondition};
-use crate::pg::report::{refuse, warn};
+use crate::pg::report::{optional, refuse, warn};
 use crate::pg::table::{self, ColumnDescription, TableDescription};
 use crate::pg::table_key;
 use crate::pg::triggers::{self, TriggerKey, TriggerSpec};
@@ -40,6 +40,7 @@ impl<'a> WatchPlan<'a> {
     ) -> WatchPlan<'a> {
         let table = table::describe(relation);
         require_watchable(&table);
+        require_local_partitions(&table);
         table::require_ownership(&table);
         table::require_no_other_watch(&table);
         table::require_no_children(&table);
@@ -120,6 +121,30 @@ pub fn require_watchable(table: &TableDescription) {
     }
     if table.is_extension_table {
         wrong(format!("{} is a table of pg_caption itself", table.name), None);
+    }
+}
+
+/// Raises for a table with partitions on other servers. It has no primary key, and its triggers
+/// would miss the rows that are written there.
+fn require_local_partitions(table: &TableDescription) {
+    const FOREIGN: &str = "\
+        SELECT t.relid::regclass::text FROM pg_partition_tree($1::oid::regclass) t \
+          JOIN pg_class c ON c.oid = t.relid WHERE c.relkind = 'f' ORDER BY 1 LIMIT 1";
+    if table.kind != "p" {
+        return;
+    }
+    let foreign: Option<String> = optional(Spi::get_one_with_args(FOREIGN, &[table.oid.into()]));
+    if let Some(foreign) = foreign {
+        refuse(
+            PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
+            format!("{} has a partition on another server: {foreign}", table.name),
+            Some("Rows that are written on that server would be missed.".into()),
+            Some(
+                "Watch each partition on the server where its rows are. Texts are seen through \
+                 this table."
+                    .into(),
+            ),
+        );
     }
 }
 

@@ -154,7 +154,9 @@ fn a_pause_and_a_dying_server_cost_no_row() {
     db.eventually("(SELECT state = 'idle' FROM caption.progress)");
     assert_eq!(owner.number("SELECT count(*) FROM caption.failure"), 0);
     assert_eq!(
-        owner.number("SELECT count(*) FROM (SELECT id FROM writes GROUP BY id HAVING count(*) > 1) x"),
+        owner.number(
+            "SELECT count(*) FROM (SELECT id FROM writes GROUP BY id HAVING count(*) > 1) x"
+        ),
         0,
         "no row is written twice"
     );
@@ -170,8 +172,7 @@ fn a_daily_limit_pauses_watches_across_engines() {
     let mut session = db.session();
     // The trial of use_model is the first request.
     use_model(&mut session, "far");
-    let listener = "LISTEN captions";
-    session.run(listener);
+    session.run("LISTEN captions");
     let mut owner = db.products_of(&web, 5);
     owner.run(
         "SELECT caption.watch('products', fills => '{\"alt\": \"concise\"}', notify => 'captions')",
@@ -183,9 +184,17 @@ fn a_daily_limit_pauses_watches_across_engines() {
     );
     let failure = session.error(&call(1));
     assert!(failure.message().contains("daily limit"), "{failure:?}");
-    // The next engine knows what was used. The report to the launcher takes two seconds.
+    // The worker writes the use each ten seconds; the launcher has it after two.
+    db.eventually("(SELECT sum(requests) = 4 FROM caption.used)");
+    let mut notified = 0;
+    for (channel, payload) in session.notifications() {
+        assert_eq!(channel, "captions");
+        let payload: Value = serde_json::from_str(&payload).unwrap();
+        assert_eq!(payload["table"], "public.products");
+        notified += payload["rows"].as_i64().unwrap();
+    }
+    assert_eq!(notified, 3, "each filled row is in one notification");
     let before = engine(&mut session);
-    session.run("SELECT pg_sleep(3)");
     signal(before, Signal::KILL);
     eventually("the next engine serves", || {
         session.holds(&format!(
@@ -207,7 +216,6 @@ fn a_daily_limit_pauses_watches_across_engines() {
     );
     assert_eq!(session.number("SELECT count(*) FROM caption.used"), 1);
     assert!(session.holds("(SELECT day = (now() AT TIME ZONE 'UTC')::date FROM caption.usage)"));
-    // Old use is removed with the next write.
     let metric = |name: &str| format!("SELECT value FROM caption.metrics WHERE name = '{name}'");
     assert_eq!(session.text(&metric("pg_caption_usage_requests_total")), "4");
     assert_eq!(session.text(&metric("pg_caption_engine_up")), "1");
@@ -280,8 +288,17 @@ fn captions_without_confidence_are_not_written() {
     use_model(&mut session, "far");
     assert_eq!(session.text(&call(1)), "A cat");
     let mut owner = watch(&db, &web, 1);
+    let announced = |session: &mut TestSession| {
+        let notices = session.notices();
+        notices
+            .iter()
+            .any(|notice| notice.message() == "captions without a confidence wait for a review")
+    };
+    assert!(announced(&mut owner));
     db.eventually("(SELECT count(*) = 1 FROM caption.failure WHERE code = 'needs_review')");
     use_model(&mut session, "sure");
     owner.run("SELECT caption.retry('products')");
     db.eventually(&filled(1));
+    owner.run("SELECT caption.watch('products')");
+    assert!(!announced(&mut owner), "they are written");
 }

@@ -4,12 +4,14 @@ mod caption;
 mod inspect;
 mod locate;
 mod model;
+mod serve;
 mod settings;
 mod sheet;
 
 use crate::test_hook::DecodeHook;
 use clap::{Args, Parser, Subcommand};
 use settings::{AllSettings, SettingArgs};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -23,8 +25,9 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve PostgreSQL: started by the extension's launcher, not by hand
-    Serve,
+    /// Serve other machines with --http; without it, PostgreSQL: then it is started by the
+    /// extension's launcher, not by hand
+    Serve(ServeArgs),
     /// Caption files and URLs
     Caption(CaptionCommand),
     /// Caption files and URLs, and write an HTML page of pictures and texts for a review
@@ -96,6 +99,39 @@ pub struct SheetCommand {
     out: Option<PathBuf>,
 }
 
+/// Options of `serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// Listen for HTTP requests: /v1/chat/completions with pictures as data URLs, /v1/models,
+    /// /health and /metrics
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    http: Option<SocketAddr>,
+    /// Model folder [default: $PG_CAPTION_MODEL, or the one installed with the program]
+    #[arg(long, value_name = "DIR", requires = "http")]
+    model: Option<PathBuf>,
+    /// ONNX Runtime library [default: $PG_CAPTION_ONNXRUNTIME, or the one installed with the
+    /// program]
+    #[arg(long, value_name = "PATH", requires = "http")]
+    onnxruntime: Option<PathBuf>,
+    /// File with the key that clients must have; without it only loopback addresses are served
+    #[arg(long, value_name = "FILE", requires = "http")]
+    key_file: Option<PathBuf>,
+    /// Most requests in flight; further ones get status 503
+    #[arg(long, value_name = "N", default_value_t = 256, requires = "http",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    queue: u16,
+    /// Most connections
+    #[arg(long, value_name = "N", default_value_t = 512, requires = "http",
+          value_parser = clap::value_parser!(u16).range(1..))]
+    connections: u16,
+    /// Largest body of a request, in megabytes; a picture takes four thirds of its file
+    #[arg(long, value_name = "MB", default_value_t = 32, requires = "http",
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    max_body: u16,
+    #[command(flatten)]
+    settings: SettingArgs<AllSettings>,
+}
+
 /// Options of `inspect`.
 #[derive(Debug, Args)]
 pub struct InspectArgs {
@@ -121,7 +157,7 @@ pub fn main(hook: DecodeHook) -> ExitCode {
         crate::log::line(format_args!("error: thread {name}: {panic}"));
     }));
     let outcome = match Cli::parse().command {
-        Command::Serve => crate::serve::run(hook).map(|()| true).map_err(|e| e.to_string()),
+        Command::Serve(options) => serve::run(&options, hook).map(|()| true),
         Command::Caption(options) => caption::run(&options),
         Command::Sheet(options) => sheet::run(&options),
         Command::Inspect(options) => inspect::run(&options),

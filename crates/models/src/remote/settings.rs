@@ -208,8 +208,7 @@ impl RemoteSettings {
     /// [`ModelsError::Content`].
     pub fn parse(bytes: &[u8], path: &Path) -> Result<RemoteSettings, ModelsError> {
         let wrong = |reason: String| ModelsError::content(path, reason);
-        let file: RemoteFile =
-            parse_named(bytes).map_err(wrong)?;
+        let file: RemoteFile = parse_named(bytes).map_err(wrong)?;
         let range = |name: &str, fits: bool, range: String| match fits {
             true => Ok(()),
             false => Err(wrong(format!("\"{name}\" must be {range}"))),

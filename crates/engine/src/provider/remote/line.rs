@@ -171,8 +171,7 @@ impl RemoteLine {
     /// The suspect to try now. A failure says something about it only after the server has served
     /// another picture, so the others go first.
     fn due(&self) -> Option<usize> {
-        let is_due =
-            |caption: &LineCaption| self.suspects.is_due(&caption.open.picture.sha256);
+        let is_due = |caption: &LineCaption| self.suspects.is_due(&caption.open.picture.sha256);
         let due = self.alone.iter().position(is_due);
         due.or_else(|| self.has_only_suspects().then_some(0).filter(|_| !self.alone.is_empty()))
     }

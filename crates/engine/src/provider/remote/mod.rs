@@ -61,7 +61,7 @@ impl Provider for RemoteProvider {
 
     fn target(&self) -> (u32, u32) {
         let side = self.0.settings.image.max_side;
-        (side, side)
+        self.0.line.lock().quirks.own().unwrap_or((side, side))
     }
 
     fn views(&self, _outputs: &[OutputSpec]) -> ViewSet {
@@ -94,7 +94,8 @@ impl Provider for RemoteProvider {
     }
 
     fn memory_for(&self, size: (u32, u32), _options: &PictureOptions) -> u64 {
-        picture::memory_for(size, self.0.settings.image)
+        let is_own = self.0.line.lock().quirks.own().is_some();
+        picture::memory_for(size, self.0.settings.image, is_own)
     }
 
     fn prepare(
@@ -102,7 +103,8 @@ impl Provider for RemoteProvider {
         picture: &RgbPicture,
         _options: &PictureOptions,
     ) -> Result<Box<dyn PreparedPicture>, Failure> {
-        match RemotePicture::new(picture, self.0.settings.image) {
+        let is_own = self.0.line.lock().quirks.own().is_some();
+        match RemotePicture::new(picture, self.0.settings.image, is_own) {
             Some(file) => Ok(Box::new(file)),
             None => Err(failures::model_error("the picture does not fit into a JPEG file")),
         }

@@ -5,7 +5,8 @@ use crate::provider::values::PreparedPicture;
 use parking_lot::Mutex;
 use pg_caption_models::ImageLimits;
 use pg_caption_pixels::{
-    DecodeOptions, ResampleFilter, RgbPicture, decode, encode_jpeg, resize, working_memory,
+    DecodeOptions, ResampleFilter, RgbPicture, decode, encode_jpeg, encode_png, resize,
+    working_memory,
 };
 use std::sync::Arc;
 
@@ -26,7 +27,11 @@ fn fitted((width, height): (u32, u32), most: u32) -> (u32, u32) {
 }
 
 /// Bytes that [`RemotePicture::new`] allocates at most.
-pub fn memory_for(size: (u32, u32), limits: ImageLimits) -> u64 {
+pub fn memory_for(size: (u32, u32), limits: ImageLimits, is_own: bool) -> u64 {
+    if is_own {
+        // A PNG file of noise is slightly larger than its pixels; the encoder has a second copy.
+        return u64::from(size.0) * u64::from(size.1) * 8 + FILE_OVERHEAD;
+    }
     let to = fitted(size, limits.max_side);
     let pixels = u64::from(to.0) * u64::from(to.1);
     // The resized picture, the encoder's buffer and the file.
@@ -38,8 +43,12 @@ pub fn memory_for(size: (u32, u32), limits: ImageLimits) -> u64 {
 pub struct RemotePicture(pub Vec<u8>);
 
 impl RemotePicture {
-    /// `None`: a side is longer than the format allows.
-    pub fn new(picture: &RgbPicture, limits: ImageLimits) -> Option<RemotePicture> {
+    /// `is_own`: for a server of pg_caption, which gets the same pixels, because its model resizes
+    /// them as a local one would. `None`: a side is longer than the format allows.
+    pub fn new(picture: &RgbPicture, limits: ImageLimits, is_own: bool) -> Option<RemotePicture> {
+        if is_own {
+            return Some(RemotePicture(encode_png(picture)));
+        }
         let size = (picture.width, picture.height);
         let (width, height) = fitted(size, limits.max_side);
         let file = match (width, height) == size {
@@ -90,8 +99,11 @@ impl SentPicture {
         }
         let picture = decode(than, &DecodeOptions::default()).ok()?.rgb;
         let max_side = picture.width.max(picture.height) / 2;
-        let small =
-            RemotePicture::new(&picture, ImageLimits { max_side: max_side.max(1), ..limits });
+        let small = RemotePicture::new(
+            &picture,
+            ImageLimits { max_side: max_side.max(1), ..limits },
+            false,
+        );
         *file = Arc::new(small?.0);
         Some(file.clone())
     }
@@ -117,7 +129,7 @@ mod tests {
             ((200, 10), (200, 10)),
             ((60_000, 1), (200, 1)),
         ] {
-            let file = RemotePicture::new(&noise(size.0, size.1), LIMITS).unwrap();
+            let file = RemotePicture::new(&noise(size.0, size.1), LIMITS, false).unwrap();
             let picture = decode(&file.0, &DecodeOptions::default()).unwrap();
             assert_eq!((picture.width, picture.height), expected, "{size:?}");
         }
@@ -125,7 +137,7 @@ mod tests {
 
     #[test]
     fn the_file_has_pixels_and_nothing_else() {
-        let file = RemotePicture::new(&noise(64, 64), LIMITS).unwrap().0;
+        let file = RemotePicture::new(&noise(64, 64), LIMITS, false).unwrap().0;
         assert!(file.starts_with(b"\xff\xd8\xff"));
         for marker in 0xe1..=0xef {
             assert!(!file.windows(2).take(64).any(|pair| pair == [0xff, marker]), "{marker:x}");
@@ -138,16 +150,26 @@ mod tests {
     #[test]
     fn memory_for_the_file_is_an_upper_bound() {
         let best = ImageLimits { max_side: 512, quality: 100 };
-        let file = RemotePicture::new(&noise(1000, 700), best).unwrap();
+        let file = RemotePicture::new(&noise(1000, 700), best, false).unwrap();
         let (width, height) = fitted((1000, 700), 512);
         assert!(file.0.len() as u64 <= u64::from(width * height) * FILE_BYTES_PER_PIXEL);
-        assert!(memory_for((1000, 700), best) > file.bytes());
+        assert!(memory_for((1000, 700), best, false) > file.bytes());
+    }
+
+    #[test]
+    fn a_server_of_pg_caption_gets_the_same_pixels() {
+        let picture = noise(300, 20);
+        let file = RemotePicture::new(&picture, LIMITS, true).unwrap();
+        assert!(file.bytes() < memory_for((300, 20), LIMITS, true));
+        assert_eq!(decode(&file.0, &DecodeOptions::default()).unwrap().rgb, picture);
     }
 
     #[test]
     fn a_smaller_file_serves_all_captions() {
-        let picture =
-            SentPicture::new(RemotePicture::new(&noise(100, 80), LIMITS).unwrap(), "sha".into());
+        let picture = SentPicture::new(
+            RemotePicture::new(&noise(100, 80), LIMITS, false).unwrap(),
+            "sha".into(),
+        );
         let first = picture.file();
         let small = picture.smaller(&first, LIMITS).unwrap();
         assert!(Arc::ptr_eq(&picture.smaller(&first, LIMITS).unwrap(), &small), "made once");

@@ -19,6 +19,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
+/// Lone trials in which the server must end the connection before a picture is the cause.
+const LOST_TRIALS: u32 = 3;
 /// Longest wait of an idle thread. A new caption wakes it; the limit only bounds what a missed
 /// change of the pace could cost.
 const IDLE: Duration = Duration::from_millis(500);
@@ -94,12 +96,12 @@ impl RemoteModel {
             let mut line = self.line.lock();
             let result = match result {
                 Err(RemoteFault::Server(text))
-                    if line.suspects.failed(&open.picture.sha256, *alone) =>
+                    if line.suspects.failed(&open.picture.sha256, *alone, 1) =>
                 {
                     Err(RemoteFault::Suspect(text))
                 }
                 Err(RemoteFault::Reset(text)) => {
-                    match line.suspects.failed(&open.picture.sha256, *alone) {
+                    match line.suspects.failed(&open.picture.sha256, *alone, LOST_TRIALS) {
                         true => Err(RemoteFault::Suspect(text)),
                         false => Err(RemoteFault::Reset(text)),
                     }
@@ -167,6 +169,7 @@ impl RemoteModel {
         output: &OutputSpec,
     ) -> (Result<RemoteCaption, RemoteFault>, Instant) {
         let instruction = self.instruction(&job, output);
+        let whole = self.whole(&job, output);
         let (mut exchange, mut file) = (CaptionExchange::default(), picture.file());
         let mut sent = Instant::now();
         if job.extras.generation.is_some() {
@@ -179,6 +182,7 @@ impl RemoteModel {
                 instruction: &instruction,
                 style: &output.style.name,
                 max_tokens: output.max_tokens,
+                whole: Some(&whole),
             };
             let watched = job.clone();
             let is_left = Box::new(move || !watched.is_open());
@@ -271,6 +275,20 @@ impl RemoteModel {
         }
     }
 
+    /// What a server of pg_caption is also sent: its model chooses the prompt.
+    fn whole(&self, job: &crate::job::Job, output: &OutputSpec) -> serde_json::Value {
+        let mut style = output.style.clone();
+        if let Some(own) = &job.extras.prompt {
+            style.instruction.clone_from(own);
+            style.prompts.clear();
+        }
+        serde_json::json!({
+            "style": style,
+            "context": output.context.as_ref().filter(|_| self.settings.send_context),
+            "role": job.role,
+        })
+    }
+
     fn instruction(&self, job: &crate::job::Job, output: &OutputSpec) -> String {
         let style = &output.style;
         let own = job.extras.prompt.as_deref().or_else(|| style.prompt_for(&[REMOTE_FAMILY]));
@@ -289,7 +307,7 @@ fn raw(caption: RemoteCaption) -> RawCaption {
         finish: caption.finish,
         confidence: caption.confidence,
         tokens: caption.tokens.output as u32,
-        ids: Vec::new(),
-        prompt_ids: Vec::new(),
+        ids: caption.ids,
+        prompt_ids: caption.prompt_ids,
     }
 }

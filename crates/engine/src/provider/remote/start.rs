@@ -84,6 +84,10 @@ fn load(config: &EngineConfig, metrics: Arc<EngineMetrics>) -> Result<RemoteMode
         guard,
         settings,
     };
+    if model.read_key().is_ok() {
+        let own = model.server.recognise();
+        model.line.lock().quirks.recognise(own);
+    }
     // A server that is away when the first engine starts must not need a restart later. But an
     // engine that replaces another one takes over only if its model answers.
     if config.wait_until_ready {
@@ -104,13 +108,15 @@ impl RemoteModel {
         let side = TRIAL_SIDE;
         let gray =
             RgbPicture { width: side, height: side, data: vec![128; (side * side * 3) as usize] };
-        let file = RemotePicture::new(&gray, self.settings.image).ok_or("there is no picture")?;
+        let file =
+            RemotePicture::new(&gray, self.settings.image, false).ok_or("there is no picture")?;
         let style = builtin("concise").ok_or("there is no built-in style")?;
         let question = CaptionQuestion {
             image: &file.0,
             instruction: &style.instruction,
             style: &style.name,
             max_tokens: 8,
+            whole: None,
         };
         let mut exchange = CaptionExchange::default();
         let deadline = Instant::now() + TRIAL;
