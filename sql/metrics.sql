@@ -94,7 +94,7 @@ CREATE VIEW caption.metrics AS
          CROSS JOIN jsonb_each(report.r->'cpu_ms') e
          WHERE e.key NOT IN ('total', 'wait')
     ), server AS (
-        SELECT m.name, jsonb_build_object('server', report.r#>>'{model,remote,server}'), m.value,
+        SELECT m.name, jsonb_build_object('server', report.r#>>'{model,remote,server}'), v.value,
                m.help
           FROM report
          CROSS JOIN LATERAL (VALUES
