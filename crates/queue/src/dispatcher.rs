@@ -23,6 +23,8 @@ pub struct Dispatcher {
     suspects: VecDeque<RowJob>,
     sent: BTreeMap<u64, SentJob>,
     connected: bool,
+    /// The engine cannot serve: nothing more is sent, and the connection ends with the last answer.
+    closing: bool,
     /// No request before this time unless the engine's epoch changes.
     pause: Option<(Instant, u64)>,
     /// Refusals of the engine to serve, in a row.
@@ -144,7 +146,9 @@ impl Dispatcher {
 
     /// Whether a request should be sent now. `epoch` counts the engine's changes.
     pub fn may_send(&mut self, now: Instant, epoch: u64) -> bool {
-        if self.ready.is_empty() && self.suspects.is_empty() {
+        // Jobs in flight may have been dropped.
+        self.close_if_answered();
+        if self.closing || self.ready.is_empty() && self.suspects.is_empty() {
             return false;
         }
         if let Some((until, before)) = self.pause {
@@ -158,7 +162,7 @@ impl Dispatcher {
 
     /// An attempt to connect succeeded or failed.
     pub fn connect(&mut self, succeeded: bool, now: Instant, epoch: u64) {
-        self.connected = succeeded;
+        (self.connected, self.closing) = (succeeded, false);
         if !succeeded {
             self.pause = Some((now + RECONNECT.pause(0), epoch));
         }
@@ -193,7 +197,7 @@ impl Dispatcher {
     }
 
     /// Takes an answer. Returns the job with it; `None`: the job was dropped, or the engine cannot
-    /// serve and the connection is to be closed.
+    /// serve it. The connection is then closed after the answers to the other jobs.
     pub fn answered(
         &mut self,
         id: u64,
@@ -205,24 +209,36 @@ impl Dispatcher {
         let SentJob { job, .. } = self.sent.remove(&id)?;
         match outcome {
             CaptionOutcome::Failed(failure) if failure.class == FailureClass::Engine => {
-                // No attempt is charged; all jobs wait. The next attempt connects again, perhaps to
-                // another engine.
-                let others = std::mem::take(&mut self.sent).into_values().map(|sent| sent.job);
-                self.put_back(std::iter::once(job).chain(others).collect());
-                self.connected = false;
-                self.pause(now, epoch);
+                // No attempt is charged; all jobs wait. Those that the engine has are answered
+                // first: their captions may be paid already. The next attempt connects again,
+                // perhaps to another engine.
+                self.put_back(vec![job]);
+                if !std::mem::replace(&mut self.closing, true) {
+                    self.pause(now, epoch);
+                }
+                self.close_if_answered();
                 None
             }
             outcome => {
-                self.failures = 0;
+                if !self.closing {
+                    self.failures = 0;
+                }
+                self.close_if_answered();
                 Some((job, outcome))
             }
         }
     }
 
+    /// Ends a connection on which nothing more is to be sent, once nothing is in flight.
+    fn close_if_answered(&mut self) {
+        if self.closing && self.sent.is_empty() {
+            (self.connected, self.closing) = (false, false);
+        }
+    }
+
     /// The engine has closed the connection and owes no answer.
     pub fn spent(&mut self) {
-        self.connected = false;
+        (self.connected, self.closing) = (false, false);
     }
 
     /// The engine died, perhaps with requests in flight, or `refused` the connection. Returns the
@@ -233,7 +249,7 @@ impl Dispatcher {
         now: Instant,
         epoch: u64,
     ) -> Vec<(RowJob, CaptionOutcome)> {
-        self.connected = false;
+        (self.connected, self.closing) = (false, false);
         if refused {
             self.pause(now, epoch);
         }
@@ -385,6 +401,38 @@ mod tests {
     /// All hosts of a dispatcher's jobs in flight.
     fn in_flight(dispatcher: &Dispatcher) -> Vec<&str> {
         dispatcher.in_flight().map(RowJob::host).collect()
+    }
+
+    // Two of five rows exceeded the daily limit of a model server. The captions of the other three
+    // were thrown away, and requested again.
+    #[test]
+    fn answers_in_flight_outlast_an_engine_s_refusal() {
+        let (mut dispatcher, now) = (Dispatcher::default(), Instant::now());
+        dispatcher.connect(true, now, 1);
+        dispatcher.add(jobs("a", 3));
+        for id in 1..=2 {
+            let job = dispatcher.next_ready(&LIMITS).unwrap();
+            dispatcher.sent(id, job);
+        }
+        let refusal = Failure::new(FailureClass::Engine, "daily_limit", "the limit is reached");
+        let refused = CaptionOutcome::Failed(refusal);
+        assert!(dispatcher.answered(1, refused.clone(), now, 1).is_none());
+        assert!(dispatcher.is_connected() && !dispatcher.may_send(now, 1));
+        assert!(dispatcher.answered(2, CaptionOutcome::Unchanged, now, 1).is_some());
+        assert!(!dispatcher.is_connected(), "the last answer ends the connection");
+        assert!(!dispatcher.may_send(now, 1), "the pause goes on");
+        assert!(dispatcher.may_send(now, 2), "another engine may serve");
+        assert_eq!(dispatcher.ready(), 2);
+        // A dropped job is not waited for.
+        dispatcher.connect(true, now, 2);
+        for id in 3..=4 {
+            let job = dispatcher.next_ready(&LIMITS).unwrap();
+            dispatcher.sent(id, job);
+        }
+        dispatcher.answered(3, refused, now, 2);
+        dispatcher.retain(|_| false);
+        dispatcher.add(jobs("b", 1));
+        assert!(dispatcher.may_send(now, 3));
     }
 
     // 43 rows of a slow host were in flight when an engine was killed. They were sent again one by

@@ -112,7 +112,7 @@ fn restored_texts_are_known_as_machine_written() {
     assert_eq!(there.error("SELECT FROM caption.ledger").code().code(), "42501");
     drop(there);
     let file = path("owner.sql");
-    let without = ["-T", "caption.watch", "-T", "caption.ledger"];
+    let without = ["-T", "caption.watch", "-T", "caption.ledger", "-T", "caption.used"];
     run(&cluster, "pg_dump", &[&["-U", &owner, "-f", &file, &db.name], &without[..]].concat());
     let dump = std::fs::read_to_string(&file).expect("a dump");
     assert!(dump.contains("COPY shop.products"));

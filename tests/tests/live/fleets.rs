@@ -29,7 +29,10 @@ fn foreign_partitions_are_watched_on_their_server() {
          SELECT caption.watch('products_1')"
     ));
     let refused = here.error("SELECT caption.watch('products')");
-    assert!(refused.message().contains("partition on another server: products_2"), "{refused:?}");
+    assert!(
+        refused.message().contains("partition on another server: public.products_2"),
+        "{refused:?}"
+    );
     assert!(refused.hint().unwrap_or_default().contains("on the server where"), "{refused:?}");
     for (id, url) in [1, 2, 101].iter().zip(&urls) {
         here.run(&format!("INSERT INTO products (id, image_url) VALUES ({id}, '{url}')"));

@@ -29,7 +29,7 @@ fn a_changed_context_needs_no_model() {
     );
     session.run(WATCH);
     wait(&mut session);
-    let entry = "SELECT outputs->'alt' - '{text,written,words,at}'::text[] FROM caption.ledger \
+    let entry = "SELECT (outputs->'alt') - '{text,written,words,at,confidence}'::text[] FROM caption.ledger \
                  WHERE key = '[\"1\"]'";
     let (before, entry_before) = (texts(&mut session, 1), session.text(entry));
     assert!(before.starts_with("Navy cup"), "{before}");
@@ -96,6 +96,7 @@ fn a_watch_follows_the_columns_of_its_context() {
         let sql = format!("SELECT caption.watch('products', context => '{context}')");
         assert_eq!(session.error(&sql).message(), problem);
     }
+    session.run("UPDATE products SET title = 'Teapot'");
     session.run(WATCH);
     wait(&mut session);
     let options = "SELECT concat_ws(' ', context, follow_context, fills->'alt'->>'template') \
@@ -107,11 +108,11 @@ fn a_watch_follows_the_columns_of_its_context() {
     assert_eq!(session.text(options), "{Name} t {Name}: {caption}");
     session.run("UPDATE products SET \"Name\" = 'Red mug'");
     wait(&mut session);
-    assert_eq!(texts(&mut session, 1), before.replacen("Product", "Red mug", 1));
+    assert_eq!(texts(&mut session, 1), before.replacen("Teapot", "Red mug", 1));
     session.run("ALTER TABLE products ALTER \"Name\" TYPE varchar(20)");
     session.run("UPDATE products SET \"Name\" = 'Jug'");
     wait(&mut session);
-    assert_eq!(texts(&mut session, 1), before.replacen("Product", "Jug", 1));
+    assert_eq!(texts(&mut session, 1), before.replacen("Teapot", "Jug", 1));
     let error = session.error("ALTER TABLE products DROP \"Name\"");
     assert_eq!(error.code().code(), "2BP01");
     assert_eq!(error.detail(), Some("The watch reads the context from it."));

@@ -262,7 +262,7 @@ fn a_review_runs_with_the_rights_of_the_caller() {
     wait(&mut session);
     session.run(
         "CREATE ROLE reviewer; GRANT ALL ON products TO reviewer; \
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA caption TO reviewer; SET ROLE reviewer",
+         GRANT EXECUTE ON ALL ROUTINES IN SCHEMA caption TO reviewer; SET ROLE reviewer",
     );
     for call in [
         "approve('products')",
@@ -283,7 +283,7 @@ fn a_review_runs_with_the_rights_of_the_caller() {
            INSERT INTO seen VALUES (current_user); RETURN NEW; END $$; \
          CREATE TRIGGER see AFTER UPDATE ON mine FOR EACH ROW EXECUTE FUNCTION see()",
     );
-    session.run(&format!("INSERT INTO mine VALUES (1, '{}')", web.url("/1.jpg")));
+    session.run(&format!("INSERT INTO mine VALUES (1, '{}')", web.url("/0.jpg")));
     session.run("SELECT caption.watch('mine', fills => '{\"alt\": \"concise\"}', review => true)");
     session.run("CALL caption.wait('mine')");
     session.run("SELECT caption.approve('mine', condition => 'alt IS NULL')");

@@ -55,11 +55,11 @@ fn a_changed_threshold_of_a_fill_judges_again() {
              \"fallback\": \"{{title}}\"}}}}"
         )
     };
-    session.run("UPDATE products SET title = NULL WHERE id = 2");
+    session.run("UPDATE products SET title = CASE id WHEN 1 THEN 'Teapot' END");
     session.run(&format!("SELECT caption.watch('products', fills => '{}')", fills("1")));
     session.run("CALL caption.wait('products')");
     let seo = "SELECT string_agg(coalesce(seo, '-'), ' ' ORDER BY id) FROM products";
-    assert_eq!(session.text(seo), "Product -");
+    assert_eq!(session.text(seo), "Teapot -");
     assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 2);
     // A higher one accepts nothing more; a lower one may, also where the fallback is.
     let hits = web.hits("/0.jpg");
