@@ -29,7 +29,8 @@ fn a_changed_context_needs_no_model() {
     );
     session.run(WATCH);
     wait(&mut session);
-    let entry = "SELECT (outputs->'alt') - '{text,written,words,at,confidence}'::text[] FROM caption.ledger \
+    let entry = "SELECT (outputs->'alt') - '{text,written,words,at,confidence}'::text[] \
+                 FROM caption.ledger \
                  WHERE key = '[\"1\"]'";
     let (before, entry_before) = (texts(&mut session, 1), session.text(entry));
     assert!(before.starts_with("Navy cup"), "{before}");

@@ -85,8 +85,9 @@ fn a_remote_model_serves_calls_and_watches() {
     let mut owner = watch(&db, &web, 3);
     db.eventually(&filled(3));
     let digest = session.text("SELECT (caption.engine_status()).digest");
-    let texts = "SELECT string_agg(DISTINCT concat_ws(' ', t.text, round(t.confidence::numeric, 2), \
-                 t.model), '|') FROM caption.texts('products') t";
+    let texts = "SELECT string_agg(DISTINCT \
+                 concat_ws(' ', t.text, round(t.confidence::numeric, 2), t.model), '|') \
+                 FROM caption.texts('products') t";
     assert_eq!(owner.text(texts), format!("A cat on a mat 0.90 far@{}", &digest[..12]));
     // Another key: calls fail, rows wait and say why, and nothing is charged.
     *key.lock().unwrap() = "sk-other-0003".into();
