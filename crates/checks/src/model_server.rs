@@ -123,7 +123,7 @@ impl ScriptedServer {
         format!("http://{}/v1", self.address)
     }
 
-    /// What it was sent so far, GET apart.
+    /// What it was sent so far, but for questions who it is.
     pub fn seen(&self) -> Vec<SeenRequest> {
         locked(&self.shared.seen).clone()
     }
@@ -210,7 +210,7 @@ impl Drop for Counted<'_> {
 fn serve(shared: &Shared, stream: &TcpStream, connection: usize) -> std::io::Result<()> {
     let mut reader = BufReader::new(stream);
     while let Some(request) = receive(&mut reader, connection)? {
-        if request.line.starts_with("GET ") {
+        if request.line.starts_with("GET /v1/") {
             // Clients ask who the server is; scripts are about captions.
             let mut stream = stream;
             stream.write_all(b"HTTP/1.1 404 x\r\nContent-Length: 0\r\n\r\n")?;

@@ -65,13 +65,18 @@ fn chat(value: &Value) -> AnswerContent {
         };
     };
     let text_of = |name: &str| message.get(name).and_then(Value::as_str).unwrap_or_default();
-    let (text, thought_aloud) = without_thoughts(content(message.get("content")));
+    let own = &value["pg_caption"];
+    // Another engine sends what its model said, as a local model would: nothing at times.
+    let (text, thought_aloud) = match (own.is_object(), content(message.get("content"))) {
+        (true, raw) => (raw, false),
+        (false, text) => without_thoughts(text),
+    };
     let tokens = token_use(&value["usage"]);
     let finish = choice["finish_reason"].as_str();
     if finish == Some("content_filter") {
         return AnswerContent::Filtered;
     }
-    if text.trim().is_empty() {
+    if text.trim().is_empty() && !own.is_object() {
         if !text_of("refusal").is_empty() {
             return AnswerContent::Filtered;
         }
@@ -85,7 +90,6 @@ fn chat(value: &Value) -> AnswerContent {
             _ => AnswerContent::Aborted,
         };
     }
-    let own = &value["pg_caption"];
     let numbers =
         |name: &str| own[name].as_array().into_iter().flatten().filter_map(Value::as_i64).collect();
     if finish == Some("abort") {

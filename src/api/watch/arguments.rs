@@ -248,8 +248,8 @@ fn parse_blank(blank: &str) -> bool {
                 format!("invalid value for blank: \"{shown}\""),
                 None,
                 Some(
-                    "'keep' leaves empty texts alone, so that only NULL is filled; '' takes it \
-                     away."
+                    "With 'keep' empty texts stay, and only NULL is filled; with '' both are \
+                     filled."
                         .into(),
                 ),
             )

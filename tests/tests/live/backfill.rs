@@ -128,7 +128,9 @@ fn a_second_call_continues_an_interrupted_backfill() {
         let (canceller, pid) = (caller.canceller(), caller.pid());
         let call = std::thread::spawn(move || caller.try_rows(CALL).map(|_| ()));
         db.eventually("(SELECT count(*) FROM products WHERE alt <> '') = 10");
+        // Connections of the call before may still wait at the gate.
         eventually("the others are being fetched", || gate.waiting() >= 1);
+        db.eventually("(SELECT state NOT LIKE 'paused%' AND in_flight > 0 FROM caption.progress)");
         let error = session.error(CALL);
         assert_eq!(error.code().code(), "55006", "{error:?}");
         if lost {
