@@ -27,4 +27,9 @@ impl FillTemplates {
             fallback: fallback.map(|t| TextTemplate::for_fallbacks(t, &columns)).transpose()?,
         })
     }
+
+    /// The columns whose words they show; some may be repeated.
+    pub fn columns(&self) -> impl Iterator<Item = &str> {
+        self.caption.iter().chain(&self.fallback).flat_map(|template| template.columns())
+    }
 }

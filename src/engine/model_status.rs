@@ -6,6 +6,7 @@
 
 use crate::pg::shared_text::SharedText;
 use crate::shared;
+use pg_caption_models::{is_cascade, is_remote};
 pub use pg_caption_supervisor::handover::ModelSwap;
 use pgrx::prelude::*;
 use pgrx::{PGRXSharedMemory, PgLwLock, pg_shmem_init, pg_sys};
@@ -18,6 +19,7 @@ type StatusText = SharedText<1024>;
 struct SharedStatus {
     reloads: u64,
     leaving: bool,
+    serves_remotely: bool,
     wanted: StatusText,
     serving: StatusText,
     loading: StatusText,
@@ -53,6 +55,12 @@ pub fn read() -> ModelSwap {
     }
 }
 
+/// Whether the model that serves is on a server, or a cascade, which may have such a model. Every
+/// call asks: no path is copied and no file looked at.
+pub fn serves_remotely() -> bool {
+    shared::preloaded() && STATE.share().serves_remotely
+}
+
 /// Publishes the whole status; called by the launcher.
 pub fn publish(swap: &ModelSwap) {
     let text = |path: Option<&Path>| StatusText::new(path.map(Path::to_string_lossy).as_deref());
@@ -60,6 +68,10 @@ pub fn publish(swap: &ModelSwap) {
     let state = SharedStatus {
         reloads: swap.reloads,
         leaving: swap.leaving,
+        serves_remotely: swap
+            .serving
+            .as_deref()
+            .is_some_and(|folder| is_remote(folder) || is_cascade(folder)),
         wanted: text(swap.wanted.as_deref()),
         serving: text(swap.serving.as_deref()),
         loading: text(swap.loading.as_deref()),

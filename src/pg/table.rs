@@ -26,6 +26,15 @@ pub struct TableDescription {
     pub is_extension_table: bool,
 }
 
+impl TableDescription {
+    /// The table in a `FROM` clause, without inheritance children; those of a partitioned table
+    /// have all its rows.
+    pub fn only(&self) -> String {
+        let only = if self.kind == "p" { "" } else { "ONLY " };
+        format!("{only}{}", self.name)
+    }
+}
+
 /// A column of a table.
 pub struct ColumnDescription {
     pub name: String,

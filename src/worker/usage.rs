@@ -78,7 +78,7 @@ impl UsageWriter {
     }
 
     fn is_due(&self) -> bool {
-        shared::is_usage_due(self.database, INTERVAL) && serves_remotely()
+        model_status::serves_remotely() && shared::is_usage_due(self.database, INTERVAL)
     }
 
     /// The engine has answered.
@@ -121,20 +121,15 @@ impl UsageWriter {
     }
 }
 
-/// Whether the model that serves is on a server, or may be a cascade with such a model.
-pub fn serves_remotely() -> bool {
-    let serving = model_status::read().serving;
-    serving.is_some_and(|folder| {
-        pg_caption_models::is_remote(&folder) || pg_caption_models::is_cascade(&folder)
-    })
-}
-
 /// A session was answered: a worker writes the use of a model's server, if it is time.
 pub fn announce_usage() {
+    if !model_status::serves_remotely() {
+        return;
+    }
     // SAFETY: both read globals. A standby writes nothing.
     let (database, is_standby) =
         unsafe { (pg_sys::MyDatabaseId.to_u32(), pg_sys::RecoveryInProgress()) };
-    if !is_standby && shared::is_usage_due(database, INTERVAL) && serves_remotely() {
+    if !is_standby && shared::is_usage_due(database, INTERVAL) {
         shared::announce_work(database, false);
     }
 }

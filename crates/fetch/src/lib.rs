@@ -58,3 +58,4 @@ pub use shares::{FairShares, FetchClient};
 pub use status::requested_pause;
 pub use target::host_key;
 pub use tls::{CertificateFault, SharedTls, system_roots};
+pub use transport::await_unless;

@@ -6,7 +6,7 @@ use crate::attempt;
 use crate::client::MAX_HEADERS;
 use crate::lookup::{Lookup, LookupError};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use ureq::Error;
 use ureq::config::Config;
 use ureq::http::Uri;
@@ -97,23 +97,36 @@ impl Transport for DeadlineStream {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        let (started, timeout) = (std::time::Instant::now(), until_deadline(timeout));
-        loop {
-            if attempt::is_over() {
-                return Err(Error::Timeout(timeout.reason));
-            }
-            let left = timeout.after.saturating_sub(started.elapsed());
-            let slice = NextTimeout { after: Wait::Exact(left.min(POLL_INTERVAL)), ..timeout };
-            match self.0.await_input(slice) {
-                Err(Error::Timeout(_)) if left > POLL_INTERVAL => {}
-                result => return result,
-            }
-        }
+        await_unless(&mut *self.0, until_deadline(timeout), POLL_INTERVAL, attempt::is_over)
     }
 
     fn is_open(&mut self) -> bool {
         // The TLS layer checks only the socket, and may not have consumed all bytes read from it.
         self.0.buffers().input().is_empty() && self.0.is_open()
+    }
+}
+
+/// Waits for input, and looks every `interval` whether the wait is over before its time.
+///
+/// # Errors
+/// As the transport's own wait; a timeout if `is_over`.
+pub fn await_unless(
+    transport: &mut dyn Transport,
+    timeout: NextTimeout,
+    interval: Duration,
+    is_over: impl Fn() -> bool,
+) -> Result<bool, Error> {
+    let started = Instant::now();
+    loop {
+        if is_over() {
+            return Err(Error::Timeout(timeout.reason));
+        }
+        let left = timeout.after.saturating_sub(started.elapsed());
+        let slice = NextTimeout { after: Wait::Exact(left.min(interval)), ..timeout };
+        match transport.await_input(slice) {
+            Err(Error::Timeout(_)) if left > interval => {}
+            result => return result,
+        }
     }
 }
 

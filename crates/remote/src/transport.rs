@@ -6,7 +6,7 @@
 
 use crate::fault::RemoteFault;
 use crate::key::ApiKey;
-use pg_caption_fetch::{SharedTls, USER_AGENT, requested_pause, system_roots};
+use pg_caption_fetch::{SharedTls, USER_AGENT, await_unless, requested_pause, system_roots};
 use pg_caption_models::RemoteSettings;
 use std::cell::RefCell;
 use std::io::{self, Read};
@@ -17,7 +17,6 @@ use ureq::config::Config;
 use ureq::http::{HeaderMap, Response, Uri, header};
 use ureq::tls::{PemItem, parse_pem};
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::time::Duration as Wait;
 use ureq::unversioned::transport::{
     Buffers, ConnectionDetails, Connector, NextTimeout, TcpConnector, Transport,
 };
@@ -405,18 +404,7 @@ impl Transport for PatientStream {
     }
 
     fn await_input(&mut self, timeout: NextTimeout) -> Result<bool, Error> {
-        let started = Instant::now();
-        loop {
-            if is_left() {
-                return Err(Error::Timeout(timeout.reason));
-            }
-            let left = timeout.after.saturating_sub(started.elapsed());
-            let slice = NextTimeout { after: Wait::Exact(left.min(POLL_INTERVAL)), ..timeout };
-            match self.0.await_input(slice) {
-                Err(Error::Timeout(_)) if left > POLL_INTERVAL => {}
-                result => return result,
-            }
-        }
+        await_unless(&mut *self.0, timeout, POLL_INTERVAL, is_left)
     }
 
     fn is_open(&mut self) -> bool {

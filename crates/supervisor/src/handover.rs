@@ -249,7 +249,7 @@ impl EngineHandover {
             EngineReport::Pong { number, busy_ms } => {
                 let busy = Duration::from_millis(busy_ms);
                 if let Some(hang) = self.watchdog.answered(pid, number, busy) {
-                    self.kill(at, hang);
+                    self.kill(at, HandoverEvent::Frozen(pid, hang));
                 }
             }
             EngineReport::Cooling { hosts } => self.pass_on(at, hosts),
@@ -366,16 +366,12 @@ impl EngineHandover {
         }
     }
 
+    /// Kills an engine that loads. A successor is replaced as soon as another one is wanted.
     fn stop_loading(&mut self, at: usize, event: HandoverEvent, now: Instant) {
-        let engine = &mut self.engines[at];
-        engine.killed = true;
-        if engine.role == Role::Successor {
-            engine.role = Role::Leaving { since: now };
+        if self.engines[at].role == Role::Successor {
+            self.engines[at].role = Role::Leaving { since: now };
         }
-        let pid = engine.pid;
-        self.watchdog.forget(pid);
-        self.log(event);
-        self.actions.push(EngineAction::Kill(pid));
+        self.kill(at, event);
     }
 
     /// A client waits for an engine longer than usual.
@@ -388,7 +384,7 @@ impl EngineHandover {
     pub fn watch(&mut self, now: Instant) -> bool {
         for (pid, hang) in self.watchdog.silent(now) {
             if let Some(at) = self.engines.iter().position(|engine| engine.pid == pid) {
-                self.kill(at, hang);
+                self.kill(at, HandoverEvent::Frozen(pid, hang));
             }
         }
         if !self.watchdog.is_due(now) {
@@ -407,12 +403,12 @@ impl EngineHandover {
         self.successor_at = None;
     }
 
-    /// Kills an engine that hangs.
-    fn kill(&mut self, at: usize, hang: EngineHang) {
+    /// Kills an engine, for the reason that the event states.
+    fn kill(&mut self, at: usize, event: HandoverEvent) {
         let pid = self.engines[at].pid;
         self.engines[at].killed = true;
         self.watchdog.forget(pid);
-        self.log(HandoverEvent::Frozen(pid, hang));
+        self.log(event);
         self.actions.push(EngineAction::Kill(pid));
     }
 

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 /// Arguments as SQL passes them. A NULL means: the default of a new watch, or what an existing one
 /// has.
+#[derive(Default)]
 pub struct RawArguments<'a> {
     pub relation: Option<pg_sys::Oid>,
     pub image: Option<&'a str>,

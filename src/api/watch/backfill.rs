@@ -34,18 +34,9 @@ fn begin_backfill(
         relation,
         image,
         fills,
-        max_tokens: None,
-        overwrite: None,
-        on_replica: None,
-        base_url: None,
-        sign: None,
-        context: None,
-        follow_context: None,
-        blank: None,
-        review: None,
         condition,
-        notify: None,
         replace: Some(true),
+        ..RawArguments::default()
     });
     let table = table::describe(arguments.relation);
     table::require_ownership(&table);

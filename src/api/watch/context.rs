@@ -87,8 +87,7 @@ pub fn followed(table: &TableDescription, options: &WatchOptions) -> Vec<String>
     };
     let fills = options.fills.iter().map(completed);
     for templates in fills.filter_map(|fill| FillTemplates::read(&fill, &columns).ok()) {
-        let named = templates.caption.iter().chain(&templates.fallback);
-        followed.extend(named.flat_map(|template| template.columns()).map(String::from));
+        followed.extend(templates.columns().map(String::from));
     }
     followed.into_iter().collect()
 }

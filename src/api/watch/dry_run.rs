@@ -5,7 +5,7 @@
 
 use super::arguments::{RawArguments, WatchArguments, WatchOptions};
 use super::{condition, context, image_column, plan, register};
-use crate::api::{FillTemplates, language, style};
+use crate::api::FillTemplates;
 use crate::pg::condition::{ConditionSource, ROW};
 use crate::pg::table::{self, TableDescription};
 use pg_caption_style::CaptionStyle;
@@ -53,18 +53,10 @@ impl DryRun {
             relation,
             image,
             fills,
-            max_tokens: None,
-            overwrite: None,
-            on_replica: None,
             base_url,
-            sign: None,
-            context: None,
-            follow_context: None,
-            blank: None,
-            review: None,
             condition,
-            notify: None,
             replace: Some(true),
+            ..RawArguments::default()
         });
         let table = table::describe(arguments.relation);
         plan::require_watchable(&table);
@@ -99,7 +91,6 @@ impl DryRun {
     /// The `FROM` item of the table, and the condition that a row has a picture and satisfies the
     /// condition of the watch.
     pub fn rows(&self) -> String {
-        let only = if self.table.kind == "p" { "" } else { "ONLY " };
         let image = self.image();
         let has_picture = match self.holds_pictures {
             true => format!("octet_length({image}) > 0"),
@@ -107,8 +98,8 @@ impl DryRun {
         };
         let condition = self.condition.as_ref().map(|text| format!(" AND ({text})"));
         format!(
-            "{only}{} AS {} WHERE {has_picture}{}",
-            self.table.name,
+            "{} AS {} WHERE {has_picture}{}",
+            self.table.only(),
             ROW.to_string_lossy(),
             condition.unwrap_or_default()
         )
@@ -134,12 +125,7 @@ impl DryRun {
 fn fills_of(table: &TableDescription, options: &WatchOptions) -> Vec<DryFill> {
     let columns = table::column_names(table.oid);
     let fill = |(column, fill): &(String, pg_caption_style::FillDefinition)| {
-        plan::require_fillable(table, column, &fill.style, &options.image);
-        let mut style = style::resolve(&fill.style);
-        let fill = fill.clone().completed(&style);
-        plan::require_templates(table, column, &fill);
-        style.language = fill.language.clone();
-        language::require(&style);
+        let (mut style, fill) = plan::require_fill(table, column, fill, &options.image);
         if let Some(length) = table::column(table, column).max_length {
             style.rules.max_chars = style.rules.max_chars.min(length);
             style.rules.min_chars = style.rules.min_chars.min(length);

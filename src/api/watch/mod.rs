@@ -108,7 +108,9 @@ fn watch(
             None,
         );
     }
-    review::announce(&name, options.review);
+    if options.review {
+        review::announce(&name);
+    }
     warn_about_effects(relation, &name, options.on_replica);
     drop(pinned);
 }

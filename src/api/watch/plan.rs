@@ -47,11 +47,7 @@ impl<'a> WatchPlan<'a> {
         let image = table::column(&table, &options.image);
         let holds_pictures = image_column::require(&table, &image, options);
         for (column, fill) in &options.fills {
-            require_fillable(&table, column, &fill.style, &options.image);
-            let style = style::resolve(&fill.style);
-            let fill = fill.clone().completed(&style);
-            require_templates(&table, column, &fill);
-            language::require(&CaptionStyle { language: fill.language, ..style });
+            require_fill(&table, column, fill, &options.image);
         }
         context::require(&table, options);
         context::require_blanks(&table, options);
@@ -148,8 +144,25 @@ fn require_local_partitions(table: &TableDescription) {
     }
 }
 
+/// The style of a fill, in its language, and the fill completed by it. Raises if the fill cannot be
+/// used.
+pub fn require_fill(
+    table: &TableDescription,
+    column: &str,
+    fill: &FillDefinition,
+    image: &str,
+) -> (CaptionStyle, FillDefinition) {
+    require_fillable(table, column, &fill.style, image);
+    let style = style::resolve(&fill.style);
+    let fill = fill.clone().completed(&style);
+    require_templates(table, column, &fill);
+    let style = CaptionStyle { language: fill.language.clone(), ..style };
+    language::require(&style);
+    (style, fill)
+}
+
 /// Raises if a template cannot be read, or names a column that the table lacks.
-pub fn require_templates(table: &TableDescription, column: &str, fill: &FillDefinition) {
+fn require_templates(table: &TableDescription, column: &str, fill: &FillDefinition) {
     if let Err(error) = FillTemplates::read(fill, &table::column_names(table.oid)) {
         refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
@@ -165,7 +178,7 @@ pub fn require_templates(table: &TableDescription, column: &str, fill: &FillDefi
 }
 
 /// Raises unless captions can be written to the column.
-pub fn require_fillable(table: &TableDescription, name: &str, style: &str, image: &str) {
+fn require_fillable(table: &TableDescription, name: &str, style: &str, image: &str) {
     let min_chars = style::resolve(style).rules.min_chars;
     let column = table::column(table, name);
     table::require_text(table, &column);

@@ -91,8 +91,7 @@ fn require_sample(sample: Option<i32>) -> i32 {
 /// The columns whose words are needed: of the context, and of templates.
 fn word_columns(run: &DryRun) -> Vec<String> {
     let templates = run.fills.iter().map(|fill| &fill.templates);
-    let named = templates.flat_map(|both| both.caption.iter().chain(&both.fallback));
-    let named = named.flat_map(|template| template.columns()).map(String::from);
+    let named = templates.flat_map(|templates| templates.columns()).map(String::from);
     let columns: BTreeSet<String> = named.chain(run.options.context.iter().cloned()).collect();
     columns.into_iter().collect()
 }

@@ -63,9 +63,8 @@ impl RowSelection {
             let source = ConditionSource::User { search_path: caller_path };
             condition::parse(table, text, source, ("condition", CONDITION_HINT)).text
         });
-        let only = if table.kind == "p" { "" } else { "ONLY " };
         let row = ROW.to_string_lossy();
-        RowSelection { table: format!("{only}{} AS {row}", table.name), keys, listed, condition }
+        RowSelection { table: format!("{} AS {row}", table.only()), keys, listed, condition }
     }
 
     /// Whether neither keys nor a condition are given.

@@ -10,8 +10,7 @@ use crate::request::{JobExtras, JobSpec, PictureSource};
 use indicatif::{ProgressBar, ProgressStyle};
 use pg_caption_style::{CaptionStyle, builtin, builtin_names};
 use pg_caption_wire::{
-    ClientRole, ContextFacts, EngineConfig, Failure, ImageFacts, ModelRef, OutputSpec,
-    StageTimings, TileMode,
+    ClientRole, ContextFacts, Failure, ImageFacts, ModelRef, OutputSpec, StageTimings, TileMode,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -62,18 +61,10 @@ pub fn each_answer(
         pixels_sha256,
         file_name: None,
     };
-    let model = match &options.model {
-        Some(dir) => locate::folder(dir)?,
-        None => locate::model()?,
-    };
-    let mut config = EngineConfig {
-        onnxruntime: locate::library_for(&model, options.onnxruntime.as_deref())?,
-        models_directory: locate::directory_of(&model),
-        model,
-        // The reference implementation follows the model's folder.
-        tiles: if options.exact { TileMode::All } else { TileMode::Auto },
-        ..EngineConfig::default()
-    };
+    let model = locate::folder_or_default(options.model.as_deref())?;
+    let mut config = locate::config(model, options.onnxruntime.as_deref())?;
+    // The reference implementation follows the model's folder.
+    config.tiles = if options.exact { TileMode::All } else { TileMode::Auto };
     options.settings.apply(&mut config)?;
     let styles = options
         .styles

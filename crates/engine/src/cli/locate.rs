@@ -1,6 +1,7 @@
 //! The default locations of the models and of the ONNX Runtime library. Used by `caption` and
 //! `model`; the server receives its paths from the launcher.
 
+use pg_caption_wire::EngineConfig;
 use std::path::{Path, PathBuf};
 
 /// The default model's folder.
@@ -63,12 +64,33 @@ pub fn folder(model: &Path) -> Result<PathBuf, String> {
     Err(format!("no such model: {}; {installed}", model.display()))
 }
 
+/// The given model's folder, else the default one's.
+///
+/// # Errors
+/// As [`folder`] and [`model`].
+pub fn folder_or_default(given: Option<&Path>) -> Result<PathBuf, String> {
+    given.map_or_else(model, folder)
+}
+
+/// The configuration of an engine with the model of a folder, and the library that it needs.
+///
+/// # Errors
+/// There is no such library.
+pub fn config(model: PathBuf, onnxruntime: Option<&Path>) -> Result<EngineConfig, String> {
+    Ok(EngineConfig {
+        onnxruntime: library_for(&model, onnxruntime)?,
+        models_directory: directory_of(&model),
+        model,
+        ..EngineConfig::default()
+    })
+}
+
 /// The library that a model needs: the given one, else the installed one. A remote model needs
 /// none.
 ///
 /// # Errors
 /// Where it was searched for.
-pub fn library_for(model: &Path, given: Option<&Path>) -> Result<PathBuf, String> {
+fn library_for(model: &Path, given: Option<&Path>) -> Result<PathBuf, String> {
     match given {
         Some(path) => path.canonicalize().map_err(|e| format!("{}: {e}", path.display())),
         None if pg_caption_models::is_remote(model) => Ok(PathBuf::new()),
@@ -78,7 +100,7 @@ pub fn library_for(model: &Path, given: Option<&Path>) -> Result<PathBuf, String
 
 /// The directory that a model's folder is in. Who runs the command has chosen the folder, so this
 /// is the models directory under which it must be.
-pub fn directory_of(model: &Path) -> PathBuf {
+fn directory_of(model: &Path) -> PathBuf {
     model.parent().unwrap_or(model).into()
 }
 

@@ -3,7 +3,6 @@
 use super::{ServeArgs, locate};
 use crate::http::{self, HttpOptions};
 use crate::test_hook::DecodeHook;
-use pg_caption_wire::EngineConfig;
 
 /// Serves. Returns only if it could not start.
 ///
@@ -13,16 +12,8 @@ pub fn run(options: &ServeArgs, hook: DecodeHook) -> Result<(), String> {
     let Some(address) = options.http else {
         return crate::serve::run(hook).map_err(|error| error.to_string());
     };
-    let model = match &options.model {
-        Some(dir) => locate::folder(dir)?,
-        None => locate::model()?,
-    };
-    let mut config = EngineConfig {
-        onnxruntime: locate::library_for(&model, options.onnxruntime.as_deref())?,
-        models_directory: locate::directory_of(&model),
-        model,
-        ..EngineConfig::default()
-    };
+    let model = locate::folder_or_default(options.model.as_deref())?;
+    let mut config = locate::config(model, options.onnxruntime.as_deref())?;
     options.settings.apply(&mut config)?;
     let http = HttpOptions {
         address,

@@ -20,6 +20,8 @@ pub mod work;
 pub mod fake;
 
 use crate::captions::CaptionTask;
+use crate::catch_panic::catch_panic;
+use crate::failures;
 use crate::metrics::EngineMetrics;
 use pg_caption_models::WithoutConfidence;
 use pg_caption_pixels::RgbPicture;
@@ -128,6 +130,17 @@ pub fn start(
         true => cascade::start(config, metrics, host),
         false => start_plain(config, metrics, host),
     }
+}
+
+/// Runs the code that loads a model; a panic is a reason, too.
+fn caught<T>(load: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_panic(load)
+        .unwrap_or_else(|panic| Err(format!("the code that loads it panicked: {panic}")))
+}
+
+/// The threads in front of a provider, or its own, could not be started.
+fn without_threads(error: &io::Error) -> Failure {
+    failures::no_model(&format!("its threads could not be started: {error}"))
 }
 
 /// As [`start`], for a folder that is no cascade.

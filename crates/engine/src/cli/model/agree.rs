@@ -9,7 +9,7 @@ use crate::job::Job;
 use crate::provider::readiness::ProviderState;
 use crate::request::{JobExtras, JobSpec, PictureSource};
 use pg_caption_style::{DEFAULT_TOKENS, builtin};
-use pg_caption_wire::{ClientRole, EngineConfig, OutputSpec};
+use pg_caption_wire::{ClientRole, OutputSpec};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -93,15 +93,9 @@ fn captions(
     files: &[Vec<u8>],
     options: &AgreeArgs,
 ) -> Result<Vec<AgreeCaption>, String> {
-    let folder = locate::folder(model)?;
-    let mut config = EngineConfig {
-        models_directory: locate::directory_of(&folder),
-        onnxruntime: locate::library_for(&folder, options.onnxruntime.as_deref())?,
-        // All confidences are of interest.
-        min_confidence: Some(0.0),
-        model: folder,
-        ..EngineConfig::default()
-    };
+    let mut config = locate::config(locate::folder(model)?, options.onnxruntime.as_deref())?;
+    // All confidences are of interest.
+    config.min_confidence = Some(0.0);
     options.settings.apply(&mut config)?;
     let style = builtin(&options.style)
         .ok_or_else(|| format!("unknown style \"{}\": use a built-in one", options.style))?;

@@ -12,7 +12,7 @@ use crate::provider::{Provider, local};
 use crate::request::{JobExtras, JobSpec, PictureSource};
 use pg_caption_pixels::{RgbPicture, encode_png};
 use pg_caption_style::{CaptionStyle, DEFAULT_TOKENS, builtin, builtin_names};
-use pg_caption_wire::{ClientRole, EngineConfig, Failure, FailureClass, OutputSpec};
+use pg_caption_wire::{ClientRole, Failure, FailureClass, OutputSpec};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,14 +29,9 @@ const TIMEOUT: Duration = Duration::from_secs(3600);
 pub fn run(options: &CheckArgs) -> Result<bool, String> {
     let folder = locate::folder(&options.model)?;
     let own = pg_caption_models::styles_of(&folder).map_err(|e| e.to_string())?;
-    let mut config = EngineConfig {
-        model: folder.clone(),
-        models_directory: locate::directory_of(&folder),
-        onnxruntime: locate::library_for(&folder, options.onnxruntime.as_deref())?,
-        // Captions of the drawing are shown regardless of their confidence.
-        min_confidence: Some(0.0),
-        ..EngineConfig::default()
-    };
+    let mut config = locate::config(folder.clone(), options.onnxruntime.as_deref())?;
+    // Captions of the drawing are shown regardless of their confidence.
+    config.min_confidence = Some(0.0);
     options.settings.apply(&mut config)?;
     let began = Instant::now();
     let engine = Engine::start(EngineOptions::new(config)).map_err(|e| e.to_string())?;

@@ -2,12 +2,11 @@
 
 use super::{Cascade, CascadeModel, CascadeProvider};
 use crate::budget::MemoryPool;
-use crate::catch_panic::catch_panic;
 use crate::failures;
 use crate::metrics::EngineMetrics;
 use crate::provider::readiness::{ProviderReadiness, ProviderState};
 use crate::provider::values::AnswerTerms;
-use crate::provider::{Provider, ProviderHost, start_plain};
+use crate::provider::{Provider, ProviderHost, caught, start_plain, without_threads};
 use crate::threads::spawn;
 use pg_caption_models::{CascadeSettings, FolderGuard};
 use pg_caption_wire::{EngineConfig, Failure};
@@ -46,19 +45,14 @@ pub fn start(
     host: Arc<dyn ProviderHost>,
 ) -> io::Result<()> {
     let config = config.clone();
-    spawn("cascade", move || {
-        let loaded = catch_panic(|| load(&config, &metrics, &host))
-            .unwrap_or_else(|panic| Err(format!("the code that loads it panicked: {panic}")));
-        match loaded {
-            Ok(cascade) => {
-                let provider = Arc::new(CascadeProvider(Arc::new(cascade)));
-                if let Err(error) = host.ready(provider) {
-                    let reason = format!("its threads could not be started: {error}");
-                    host.failed(failures::no_model(&reason));
-                }
+    spawn("cascade", move || match caught(|| load(&config, &metrics, &host)) {
+        Ok(cascade) => {
+            let provider = Arc::new(CascadeProvider(Arc::new(cascade)));
+            if let Err(error) = host.ready(provider) {
+                host.failed(without_threads(&error));
             }
-            Err(reason) => host.failed(failures::no_model(&reason)),
         }
+        Err(reason) => host.failed(failures::no_model(&reason)),
     })
 }
 

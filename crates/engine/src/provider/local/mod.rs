@@ -15,7 +15,7 @@ pub use pg_caption_captioner::external_data;
 
 use super::values::{PictureOptions, PreparedPicture, ViewSet};
 use super::work::ProviderWork;
-use super::{Provider, ProviderHost};
+use super::{Provider, ProviderHost, caught, without_threads};
 use crate::captions::CaptionTask;
 use crate::catch_panic::catch_panic;
 use crate::failures;
@@ -146,9 +146,7 @@ pub fn start(
 /// The model thread. Returns when the folder cannot be used. Whatever happens to a model never ends
 /// the process: an unusable model is reported once and every request is answered with the reason.
 fn run(config: &EngineConfig, metrics: Arc<EngineMetrics>, host: &dyn ProviderHost) {
-    let loaded = catch_panic(|| load(config))
-        .unwrap_or_else(|panic| Err(format!("the code that loads it panicked: {panic}")));
-    let LoadedModel { sessions, preparer } = match loaded {
+    let LoadedModel { sessions, preparer } = match caught(|| load(config)) {
         Ok(loaded) => loaded,
         Err(reason) => return host.failed(failures::no_model(&reason)),
     };
@@ -161,8 +159,7 @@ fn run(config: &EngineConfig, metrics: Arc<EngineMetrics>, host: &dyn ProviderHo
         ModelThread::new(config, metrics, sessions, preparer.clone(), batch, channel.clone());
     let provider = LocalProvider { preparer, tiles: config.tiles, batch, channel: channel.clone() };
     if let Err(error) = host.ready(Arc::new(provider)) {
-        let reason = format!("its threads could not be started: {error}");
-        return host.failed(failures::no_model(&reason));
+        return host.failed(without_threads(&error));
     }
     let failure = until_broken(host, || thread.run());
     // Dropped after the report: a server has ended by now, and its clients have sent their requests

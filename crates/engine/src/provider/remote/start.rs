@@ -4,10 +4,9 @@
 use super::line::RemoteLine;
 use super::picture::RemotePicture;
 use super::{RemoteModel, RemoteProvider};
-use crate::catch_panic::catch_panic;
 use crate::failures;
 use crate::metrics::EngineMetrics;
-use crate::provider::ProviderHost;
+use crate::provider::{ProviderHost, caught, without_threads};
 use crate::threads::spawn;
 use parking_lot::{Condvar, Mutex};
 use pg_caption_models::{FolderGuard, RemoteSettings};
@@ -41,22 +40,18 @@ pub fn start(
 ) -> io::Result<()> {
     let config = config.clone();
     spawn("remote", move || {
-        let loaded = catch_panic(|| load(&config, metrics))
-            .unwrap_or_else(|panic| Err(format!("the code that loads it panicked: {panic}")));
-        let model = match loaded {
+        let model = match caught(|| load(&config, metrics)) {
             Ok(model) => Arc::new(model),
             Err(reason) => return host.failed(failures::no_model(&reason)),
         };
         for n in 0..model.settings.concurrency {
             let sender = model.clone();
             if let Err(error) = spawn(&format!("remote {n}"), move || sender.send_loop()) {
-                let reason = format!("its threads could not be started: {error}");
-                return host.failed(failures::no_model(&reason));
+                return host.failed(without_threads(&error));
             }
         }
         if let Err(error) = host.ready(Arc::new(RemoteProvider(model))) {
-            let reason = format!("its threads could not be started: {error}");
-            host.failed(failures::no_model(&reason));
+            host.failed(without_threads(&error));
         }
     })
 }
