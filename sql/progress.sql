@@ -284,6 +284,7 @@ CREATE PROCEDURE caption.wait(
         moved       text;
         settled     text;
         settled_at  timestamptz;
+        stopped_at  timestamptz;
         latest      record;
     BEGIN
         PERFORM caption.require_no_transaction();
@@ -311,6 +312,7 @@ CREATE PROCEDURE caption.wait(
                        AND p.deferred OPERATOR(pg_catalog.>) 0
                        AS only_deferred,
                    p.state,
+                   p.state OPERATOR(pg_catalog.~) '^paused' AS paused,
                    p.stopped
               INTO latest
               FROM caption.progress p
@@ -365,8 +367,17 @@ CREATE PROCEDURE caption.wait(
                     RETURN;
                 END IF;
             ELSIF latest.stopped THEN
-                RAISE EXCEPTION 'table % is not being filled: %', name, latest.state
-                    USING ERRCODE = 'object_not_in_prerequisite_state';
+                -- The cause may already be removed, as at the end of a restore; the worker then
+                -- checks the table again.
+                stopped_at := coalesce(stopped_at, pg_catalog.clock_timestamp());
+                IF latest.paused
+                   OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) stopped_at
+                      OPERATOR(pg_catalog.>) interval '10 seconds' THEN
+                    RAISE EXCEPTION 'table % is not being filled: %', name, latest.state
+                        USING ERRCODE = 'object_not_in_prerequisite_state';
+                END IF;
+            ELSE
+                stopped_at := NULL;
             END IF;
             report := pg_catalog.concat(latest.counts, latest.why);
             -- Equal counts are repeated from time to time: the reason may have changed, and only

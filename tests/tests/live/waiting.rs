@@ -93,6 +93,29 @@ fn wait_needs_only_ownership() {
 }
 
 #[test]
+fn wait_goes_on_when_a_stopped_table_recovers() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.products_of(&web, 1);
+    session.run("SELECT caption.watch('products')");
+    session.run("CALL caption.wait('products')");
+    session.run("ALTER TABLE products DISABLE TRIGGER USER; UPDATE products SET alt = NULL");
+    db.eventually("(SELECT state LIKE '%triggers are disabled%' FROM caption.progress)");
+    let mut waiter = db.session();
+    let waits = std::thread::spawn(move || {
+        waiter.run("CALL caption.wait('products')");
+        waiter.notices()
+    });
+    db.eventually(
+        "EXISTS (SELECT FROM pg_stat_activity \
+          WHERE query LIKE 'CALL caption.wait%' AND datname = current_database())",
+    );
+    session.run("ALTER TABLE products ENABLE TRIGGER USER");
+    let notices = waits.join().expect("the wait ends without an error");
+    assert!(count(&notices, "1 filled") > 0, "{notices:?}");
+    assert_eq!(session.number("SELECT count(*) FROM products WHERE alt IS NULL"), 0);
+}
+
+#[test]
 fn wait_in_a_transaction_hints_at_commit() {
     let (db, web) = (shared_database(), TestServer::start());
     let mut session = db.products_of(&web, 1);
