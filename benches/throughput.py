@@ -2,7 +2,8 @@
 
 throughput.py PSQL IMAGES ROWS: needs PG_CAPTION_DSN, a cluster with the extension whose engine may
 use all cores (`scripts/bench.sh` starts one). A separate process serves the pictures. All figures
-of a line come from one run. `limit` is (cores - cores used by PostgreSQL and the picture server)
+of a line come from one run. The first lines are without the memo: each row has a picture of its
+own. The last ones have each picture ten times. `limit` is (cores - cores used by PostgreSQL and the picture server)
 divided by the engine's CPU seconds per image.
 """
 
@@ -176,6 +177,33 @@ def update_without_lookahead(urls):
         UPDATE bench_products SET alt = caption_image(image_url)""")
 
 
+def duplicates(address, files, rows):
+    """Rows of which ten have the same picture: at one URL, and under ten URLs."""
+    few = [urllib.parse.quote(name) for name in files[: max(1, rows // 10)]]
+    same = [f"{address}/{few[number % len(few)]}?again" for number in range(rows)]
+    other = [f"{address}/{few[number % len(few)]}?{number}" for number in range(rows)]
+    return {
+        "watch, 10 rows a URL": lambda: watch(same, '{"alt": "concise"}'),
+        "watch, 10 URLs a picture": lambda: watch(other, '{"alt": "concise"}'),
+        "UPDATE, 10 rows a URL": lambda: update(same),
+        "UPDATE, 10 URLs a picture": lambda: update(other),
+    }
+
+
+def set_memo(size):
+    """A memo of this size, in a new engine: nothing is known."""
+    before = sql("SELECT pid FROM caption.engine_status()")
+    sql(f"ALTER SYSTEM SET pg_caption.memo = '{size}'")
+    sql("SELECT pg_reload_conf()")
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        state = sql("SELECT state, pid FROM caption.engine_status()").split("|")
+        if state[0] == "ready" and state[1] != before:
+            return
+        time.sleep(0.05)
+    sys.exit("the engine did not restart")
+
+
 def overhead(urls):
     """The median time of a call beyond the engine's own time, in milliseconds."""
     table(urls)
@@ -235,7 +263,10 @@ def main():
         f"{'':30}{'rows/s':>9}{'limit':>9}{'share':>7}{'batch':>7}{'CPU ms/image':>14}"
         f"{'cores elsewhere':>17}"
     )
-    for name, way in ways.items():
+    for name, way in (ways | duplicates(address, files, ROWS)).items():
+        if name not in ways:
+            # Another size each time: answers of an earlier line would be in the memo.
+            set_memo(f"{64 + len(lines)}MB")
         meter = Meter(process.pid)
         way()
         line = lines[name] = meter.line(ROWS)
@@ -244,6 +275,11 @@ def main():
             f"{line['batch']:7.1f}{line['cpu'] * 1000:14.2f}{line['elsewhere']:17.2f}",
             flush=True,
         )
+        if name == list(ways)[-1]:
+            print("duplicates, with pg_caption.memo:")
+    saved = json.loads(sql("SELECT saved FROM caption.engine_status()"))
+    print("\nsaved by the last line:", ", ".join(f"{name} {n}" for name, n in saved.items()))
+    set_memo("0")
     print(
         "\nengine CPU, ms per image, for alt only:",
         ", ".join(f"{name} {value}" for name, value in lines["watch, alt"]["stages"].items()),

@@ -2,7 +2,7 @@
 # bench.sh: runs benches/throughput.py on a temporary cluster whose engine may use every core, then
 # benches/memory.py on another one, then the decoding of camera pictures at reduced scale.
 #   IMAGES=/folder, ROWS=1000  what is captioned
-#   PEER=1   adds the Python peer (its packages are stored in .run/peer)
+#   PEER=0   leaves the Python peer out (its packages are stored in .run/peer)
 #   LARGE=0  leaves benches/memory.py out
 # bench.sh queue: runs benches/queue_cost.py, the queue without the model; ROWS=1000000.
 # bench.sh fleet: runs tests/examples/fleet.rs, three servers in front of a fleet; ROWS=3000
@@ -36,7 +36,8 @@ fi
 
 if [ "${1:-}" = noise ]; then
   pg_config=$(find_pg_config)
-  export SETTINGS="pg_caption.min_confidence = 0;max_connections = 200;${SETTINGS:-}"
+  SETTINGS="pg_caption.min_confidence = 0;max_connections = 200;${SETTINGS:-}"
+  export SETTINGS="pg_caption.memo = 0;$SETTINGS"
   noise=("$project/scripts/cluster.sh" run python3 "$project/benches/noise.py"
     "$("$pg_config" --bindir)/psql" "${SECONDS_EACH:-10}")
   if ! unshare --mount true 2>/dev/null; then exec "${noise[@]}"; fi
@@ -55,7 +56,7 @@ for folder in "$project/../shared/catalogue/images" "$project/demo/images"; do
 done
 [ -n "$images" ] || die "no pictures; name a folder with IMAGES=…"
 pg_config=$(find_pg_config)
-if [ -n "${PEER:-}" ]; then
+if [ "${PEER:-1}" != 0 ]; then
   if ! [ -x "$run_dir/peer/bin/python" ]; then
     say "installing the peer's packages into .run/peer"
     python3 -m venv "$run_dir/peer"
@@ -64,7 +65,9 @@ if [ -n "${PEER:-}" ]; then
   fi
   export PEER_PYTHON=$run_dir/peer/bin/python PEER_MODEL=${PEER_MODEL:-$project/models/default}
 fi
-settings="pg_caption.threads = $(nproc);pg_caption.min_confidence = 0;${SETTINGS:-}"
+settings="pg_caption.threads = $(nproc);pg_caption.min_confidence = 0"
+# Pictures are distinct: nothing may be known of an earlier measurement.
+settings="$settings;pg_caption.memo = 0;${SETTINGS:-}"
 psql=$("$pg_config" --bindir)/psql
 SETTINGS=$settings "$project/scripts/cluster.sh" run \
   python3 "$project/benches/throughput.py" "$psql" "$images" "${ROWS:-300}"

@@ -96,7 +96,8 @@ CREATE FUNCTION caption.engine_status(
         OUT cpu_ms          jsonb,
         OUT rss             bigint,
         OUT confinement     text[],
-        OUT details         jsonb)
+        OUT details         jsonb,
+        OUT saved           jsonb)
     LANGUAGE sql VOLATILE PARALLEL SAFE COST 10000 SET search_path = pg_catalog, pg_temp
     AS $$
         SELECT (r->>'pid')::int,
@@ -116,12 +117,13 @@ CREATE FUNCTION caption.engine_status(
                r->'cpu_ms',
                (r->>'rss')::bigint,
                ARRAY(SELECT jsonb_array_elements_text(r->'confinement')),
-               r
+               r,
+               r->'saved'
           FROM (SELECT caption.engine_report() AS r) AS report
     $$;
 COMMENT ON FUNCTION caption.engine_status() IS
     'Returns the status of the engine: process, state (loading, ready, failed, draining, absent) '
-    'and why, model, work done, CPU time by stage, memory, confinement, hosts.';
+    'and why, model, work done and work saved, CPU time by stage, memory, confinement, hosts.';
 REVOKE ALL ON FUNCTION caption.engine_status() FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION caption.engine_status() TO pg_monitor;
 

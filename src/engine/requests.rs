@@ -9,8 +9,8 @@ use crate::pg::report;
 use pg_caption_queue::{EngineLoss, EngineTrial, RequestWork};
 use pg_caption_rules::BlockRule;
 use pg_caption_wire::{
-    CaptionOutcome, CaptionReply, CaptionRequest, ClientRole, Failure, FailureClass, ImageSource,
-    OutputSpec, ServerMessage,
+    AnswerReuse, CaptionOutcome, CaptionReply, CaptionRequest, ClientRole, Failure, FailureClass,
+    ImageSource, OutputSpec, ServerMessage,
 };
 use pgrx::pg_sys;
 use std::cell::RefCell;
@@ -296,6 +296,8 @@ impl<'a> RequestBatch<'a> {
             min_confidence: self.min_confidence,
             isolated: self.trials[at].is_isolated(),
             rules: self.rules.to_vec(),
+            earlier: None,
+            reuse: AnswerReuse::Any,
         }
     }
 

@@ -10,7 +10,7 @@ use crate::engine::requests::{self, GRACE};
 use crate::settings;
 use pg_caption_rules::BlockRule;
 use pg_caption_wire::{
-    CaptionOutcome, CaptionRequest, ClientRole, FailureClass, ImageSource, OutputSpec,
+    AnswerReuse, CaptionOutcome, CaptionRequest, ClientRole, FailureClass, ImageSource, OutputSpec,
     ServerMessage,
 };
 use std::cell::{Cell, RefCell};
@@ -248,6 +248,8 @@ impl AheadRequests {
             min_confidence: spec.min_confidence,
             isolated: false,
             rules: spec.rules.to_vec(),
+            earlier: None,
+            reuse: AnswerReuse::Any,
         };
         let id = self.connection()?.submit(request, body).ok()?;
         let number = self.base + id;

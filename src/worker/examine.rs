@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, HashMap};
 
 const HISTORY: &str = "SELECT k.v::text, l.outputs, coalesce(d.attempts, 0), \
            coalesce(l.at < $3::timestamptz OR l.recaption > 0, false), \
-           l.url, l.etag, l.last_modified, l.model, coalesce(l.recaption = 2, false) \
+           l.url, l.etag, l.last_modified, l.model, coalesce(l.recaption = 2, false), l.sha256 \
       FROM jsonb_array_elements($2) AS k (v) \
       LEFT JOIN caption.ledger l ON l.relation = $1 AND l.key = k.v \
       LEFT JOIN caption.deferred d ON d.relation = $1 AND d.key = k.v \
@@ -245,7 +245,8 @@ pub fn history(table: &WatchedTable, keys: &[String]) -> HashMap<String, RowHist
         let rows = client.select(HISTORY, None, &arguments)?;
         rows.map(|row| {
             let (etag, last_modified) = (row.get(6)?, row.get(7)?);
-            let model = row.get::<String>(8)?.filter(|_| etag.is_some() || last_modified.is_some());
+            let by = row.get::<String>(8)?;
+            let model = by.clone().filter(|_| etag.is_some() || last_modified.is_some());
             let history = RowHistory {
                 ledger: row
                     .get::<JsonB>(2)?
@@ -255,6 +256,8 @@ pub fn history(table: &WatchedTable, keys: &[String]) -> HashMap<String, RowHist
                 forced: row.get(9)?.unwrap_or(false),
                 url: row.get(5)?.unwrap_or_default(),
                 validators: model.map(|model| KnownPicture { etag, last_modified, model }),
+                sha256: row.get(10)?,
+                model: by.unwrap_or_default(),
                 attempts: row.get(3)?.unwrap_or(0),
             };
             Ok((row.get(1)?.unwrap_or_default(), history))

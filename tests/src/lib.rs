@@ -17,7 +17,7 @@ mod wait;
 pub use cluster::{ClusterBackup, StopMode, TestCluster, alive, signal, signal_if_alive};
 pub use database::{FILLED, TestDatabase, shared_database};
 pub use locations::{
-    demo_pictures, model, parity, project, releases, rust_files, shared, test_program,
+    demo_pictures, model, module_file, parity, project, releases, rust_files, shared, test_program,
 };
 pub use message_style::{message_problem, sentence_problem};
 pub use models::ModelsDirectory;

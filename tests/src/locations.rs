@@ -41,6 +41,11 @@ pub fn rust_files(folders: &[&str], tests: bool) -> Vec<(PathBuf, String)> {
     found
 }
 
+/// The library of a module, where the PostgreSQL under test has it.
+pub fn module_file(module: &str) -> PathBuf {
+    pg_config("pkglibdir").join(format!("{module}.so"))
+}
+
 /// The output of `pg_config --ITEM` of the PostgreSQL under test: the one that PG_CONFIG names, or
 /// else the private copy that `make test` creates.
 ///

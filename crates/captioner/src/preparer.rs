@@ -50,6 +50,11 @@ impl InputPreparer {
         self.prepare.target()
     }
 
+    /// Whether JPEGs of any size may be decoded at reduced scale.
+    pub fn reduces_all(&self) -> bool {
+        self.prepare.reduces_all()
+    }
+
     /// The views that captions of these styles need; equal for every style if the model has only
     /// one view.
     pub fn views<'a>(

@@ -13,8 +13,8 @@ const LIMITS: DecodeLimits =
 pub fn picture(bytes: &[u8]) -> CheckResult {
     let header = probe(bytes);
     for options in [
-        DecodeOptions { limits: LIMITS, target: Some((32, 32)), exact: false },
-        DecodeOptions { limits: LIMITS, target: None, exact: true },
+        DecodeOptions { limits: LIMITS, target: Some((32, 32)), reduce_all: true, exact: false },
+        DecodeOptions { limits: LIMITS, target: None, reduce_all: false, exact: true },
     ] {
         let decoded = match decode(bytes, &options) {
             Ok(decoded) => decoded,

@@ -1,16 +1,21 @@
 //! The engine as its front ends see it: configuration in, jobs in, answers and status out.
 
+mod sharing;
+
 use crate::answer::JobAnswer;
-use crate::captions::CaptionTask;
 use crate::deadlines::JobDeadlines;
 use crate::failures;
 use crate::file_memory::FileClaim;
 use crate::job::Job;
 use crate::metrics::{EngineMetrics, resident_bytes};
-use crate::picture::{JoinOutcome, Picture, PictureWork};
+use crate::picture::{Picture, PictureWork};
+use crate::pictures_in_flight::PicturesInFlight;
 use crate::pipeline::PicturePipeline;
 use crate::provider::readiness::{ProviderReadiness, ProviderState};
+use crate::provider::values::ViewSet;
 use crate::provider::{self, Provider, ProviderHost, ProviderStart};
+use crate::request::PictureSource;
+use crate::shared_answers::SharedAnswers;
 use crate::shared_pictures::{ShareKey, ShareSweeper, SharedPictures};
 use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
@@ -20,6 +25,7 @@ use pg_caption_fetch::{FetchError, RequestHeaders};
 use pg_caption_language::LanguageTag;
 use pg_caption_style::{MAX_TOKENS, validate};
 use pg_caption_wire::{EngineConfig, EngineStatus, Failure, FailureClass, ModelUse};
+use sharing::{ShareScope, scope};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -73,6 +79,8 @@ pub struct Engine {
     deadlines: Arc<JobDeadlines>,
     pipeline: Arc<PicturePipeline>,
     sweeper: Arc<ShareSweeper>,
+    /// Pictures on their way, by the URL and by who may join them.
+    in_flight: PicturesInFlight<(ShareScope, PictureSource, ViewSet)>,
     draining: AtomicBool,
     when_broken: OnceLock<WhenBroken>,
     when_answered: Mutex<Option<WhenAnswered>>,
@@ -95,8 +103,9 @@ impl Engine {
     pub fn start(options: EngineOptions) -> io::Result<Arc<Engine>> {
         let EngineOptions { config, headers, confinement, hook, provider } = options;
         let metrics = Arc::<EngineMetrics>::default();
+        let (answers, successors) = SharedAnswers::new(&config, metrics.clone());
         let engine = Arc::new(Engine {
-            pipeline: PicturePipeline::new(&config, headers, metrics.clone(), hook),
+            pipeline: PicturePipeline::new(&config, headers, (metrics.clone(), answers), hook),
             config,
             confinement,
             rules: RuleCache::default(),
@@ -106,6 +115,7 @@ impl Engine {
             readiness: Arc::default(),
             deadlines: Arc::default(),
             sweeper: Arc::default(),
+            in_flight: PicturesInFlight::default(),
             draining: AtomicBool::new(false),
             when_broken: OnceLock::new(),
             when_answered: Mutex::default(),
@@ -120,6 +130,15 @@ impl Engine {
         })?;
         let sweeper = engine.sweeper.clone();
         spawn("sweeper", move || sweeper.run())?;
+        let pipeline = engine.pipeline.clone();
+        spawn("successors", move || {
+            for mut task in successors {
+                if let Some(provider) = task.provider() {
+                    task.set_running(pipeline.running().enter_now(&task.job_handle()));
+                    provider.caption(task);
+                }
+            }
+        })?;
         provider(&engine.config, engine.metrics.clone(), engine.clone())?;
         Ok(engine)
     }
@@ -217,18 +236,29 @@ impl Engine {
             job.begin();
         }
         self.deadlines.watch(job);
-        let shared = provider.zip(share).map(|(provider, (share, pictures))| {
+        let shared = provider.clone().zip(share).map(|(provider, (share, pictures))| {
             let views = provider.views(&job.outputs);
             (provider, ShareKey { share, source: job.source.clone(), views }, pictures)
         });
         let now = Instant::now();
         if let Some((provider, key, pictures)) = &shared
             && let Some(picture) = pictures.find(key, now)
-            && self.join(job, &picture, &**provider)
+            && self.join(job, &picture, provider)
+        {
+            return;
+        }
+        if let Some(provider) = &provider
+            && self.shares(job, provider)
         {
             return;
         }
         let picture = Picture::new(job);
+        if let Some(provider) = &provider
+            && let Some(key) = scope(job, &**provider)
+        {
+            // A picture that another request has added meanwhile leads; this one is fetched, too.
+            self.in_flight.find_or_lead(key, &picture);
+        }
         if let Some((_, key, pictures)) = shared {
             pictures.keep(key, picture.clone(), now);
             self.sweeper.watch(pictures, now);
@@ -239,23 +269,6 @@ impl Engine {
         if let ProviderState::Failed(failure) = self.readiness.now() {
             self.pipeline.close(&failure);
         }
-    }
-
-    /// Joins a picture of an earlier job. Returns false if the job needs a new picture.
-    fn join(&self, job: &Arc<Job>, picture: &Arc<Picture>, provider: &dyn Provider) -> bool {
-        match picture.join(job) {
-            JoinOutcome::Waiting => {}
-            JoinOutcome::Encoded(encoded) => {
-                job.begin();
-                let running = self.pipeline.running().enter_now(job);
-                provider.caption(CaptionTask::new(job.clone(), encoded, Some(running)));
-            }
-            JoinOutcome::Ended(answer) => {
-                job.answer(*answer);
-            }
-            JoinOutcome::Cancelled => return false,
-        }
-        true
     }
 
     /// What `caption.engine_status()` shows.
@@ -283,6 +296,7 @@ impl Engine {
             encode_calls: load(&self.metrics.encode_calls),
             generated: load(&self.metrics.generated),
             busy_ms: self.metrics.busy_ms(),
+            saved: self.metrics.saved.now(self.pipeline.answers().memo_bytes()),
             cpu_ms: self.metrics.cpu_ms(),
             rss: resident_bytes(),
             confinement: self.confinement.clone(),
@@ -299,6 +313,10 @@ impl ProviderHost for Engine {
             provider.restore_use(used);
         }
         Ok(())
+    }
+
+    fn answers(&self) -> Option<Arc<SharedAnswers>> {
+        Some(self.pipeline.answers().clone())
     }
 
     fn failed(&self, failure: Failure) {

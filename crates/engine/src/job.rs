@@ -7,10 +7,10 @@
 use crate::answer::JobAnswer;
 use crate::failures;
 use crate::picture::Picture;
-use crate::request::{JobExtras, JobSpec, PictureSource};
+use crate::request::{FileIdentity, JobExtras, JobSpec, PictureSource};
 use parking_lot::Mutex;
 use pg_caption_rules::RuleSet;
-use pg_caption_wire::{ClientRole, Failure, OutputSpec};
+use pg_caption_wire::{AnswerReuse, ClientRole, EarlierAnswer, Failure, OutputSpec};
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
@@ -76,10 +76,16 @@ pub struct Job {
     pub rules: Arc<RuleSet>,
     /// Options of the command line.
     pub extras: JobExtras,
+    /// What the ledger has for the row.
+    pub earlier: Option<Box<EarlierAnswer>>,
+    /// Which earlier work may be used.
+    pub reuse: AnswerReuse,
+    /// The file of its own URL, which another job may have had decoded.
+    file: Mutex<Option<FileIdentity>>,
     open: AtomicBool,
     stage: AtomicU8,
     host: Mutex<Option<String>>,
-    picture: OnceLock<Weak<Picture>>,
+    picture: Mutex<Weak<Picture>>,
     sink: Mutex<Option<AnswerSink>>,
     isolated: bool,
     running: Option<RunningSink>,
@@ -101,10 +107,13 @@ impl Job {
             min_confidence: spec.min_confidence,
             rules: spec.rules,
             extras: spec.extras,
+            earlier: spec.earlier,
+            reuse: spec.reuse,
+            file: Mutex::default(),
             open: AtomicBool::new(true),
             stage: AtomicU8::new(JobStage::Queued as u8),
             host: Mutex::default(),
-            picture: OnceLock::new(),
+            picture: Mutex::default(),
             sink: Mutex::new(Some(Box::new(sink))),
             isolated: false,
             running: None,
@@ -185,14 +194,42 @@ impl Job {
     fn close(&self) {
         self.open.store(false, Ordering::Release);
         // The last job to leave ends the work on the picture.
-        if let Some(picture) = self.picture.get().and_then(Weak::upgrade) {
+        let picture = self.picture.lock().upgrade();
+        if let Some(picture) = picture {
             picture.is_wanted();
         }
     }
 
     /// Records the picture that the job waits for.
     pub fn set_picture(&self, picture: &Arc<Picture>) {
-        self.picture.get_or_init(|| Arc::downgrade(picture));
+        *self.picture.lock() = Arc::downgrade(picture);
+    }
+
+    /// Whether it may share work with other jobs. A picture that is suspected of killing engines
+    /// runs for its own job alone.
+    pub fn may_share(&self) -> bool {
+        let whole = self.whole.as_ref();
+        !self.isolated && !self.extras.apart && whole.is_none_or(|job| job.may_share())
+    }
+
+    /// Whether a text is missing though its picture may be unchanged.
+    pub fn needs_captions(&self) -> bool {
+        self.earlier.is_some() && self.reuse == AnswerReuse::Any
+    }
+
+    /// Records the file of its URL.
+    pub fn set_file(&self, file: &FileIdentity) {
+        *self.file.lock() = Some(file.clone());
+    }
+
+    /// The file of its URL is unknown after all.
+    pub fn forget_file(&self) {
+        *self.file.lock() = None;
+    }
+
+    /// The file of its URL, once known.
+    pub fn file(&self) -> Option<FileIdentity> {
+        self.file.lock().clone()
     }
 
     /// Records the stage of the job.
@@ -274,11 +311,21 @@ pub(crate) mod tests {
             min_confidence: None,
             rules: Arc::default(),
             extras: JobExtras::default(),
+            earlier: None,
+            reuse: AnswerReuse::Any,
         };
         let job = Job::new(spec, now, move |answer| {
             let _ = send.send(answer);
         });
         (job, receive)
+    }
+
+    /// A job with these outputs.
+    pub(crate) fn job_with(outputs: Vec<OutputSpec>) -> (Job, Receiver<JobAnswer>) {
+        let (mut job, answers) =
+            job(1, ClientRole::Worker, Duration::from_secs(60), Instant::now());
+        job.outputs = outputs;
+        (job, answers)
     }
 
     impl Job {

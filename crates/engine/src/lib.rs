@@ -23,12 +23,14 @@
 )]
 
 mod answer;
+mod answer_memo;
 mod budget;
 mod captions;
 mod catch_panic;
 pub mod cli;
 mod confine;
 mod deadlines;
+mod earlier;
 mod encoded;
 mod engine;
 mod failures;
@@ -41,16 +43,19 @@ mod log;
 mod lookahead;
 mod metrics;
 mod picture;
+mod pictures_in_flight;
 mod pipeline;
 mod provider;
 mod request;
 mod resolver_files;
 mod running;
 mod serve;
+mod shared_answers;
 mod shared_pictures;
 mod steps;
 mod test_hook;
 mod threads;
+mod url_memo;
 mod wording;
 
 pub use test_hook::DecodeHook;

@@ -2,7 +2,7 @@
 
 use crate::steps::StepClock;
 use parking_lot::Mutex;
-use pg_caption_wire::StageTimings;
+use pg_caption_wire::{SavedWork, StageTimings};
 use rustix::time::{ClockId, clock_gettime};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -38,6 +38,8 @@ pub struct EngineMetrics {
     pub encode_calls: AtomicU64,
     /// Captions generated.
     pub generated: AtomicU64,
+    /// What was not done twice.
+    pub saved: SavedCounters,
     /// Decoding steps and model calls in progress.
     pub steps: StepClock,
     cpu_ns: [AtomicU64; 5],
@@ -57,6 +59,47 @@ struct BusyClock {
 impl BusyClock {
     fn time(&self) -> Duration {
         self.total + self.since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+}
+
+/// Work that was not done twice, since the engine started; see `SavedWork`.
+#[derive(Debug, Default)]
+pub struct SavedCounters {
+    /// Fetches.
+    pub fetches: AtomicU64,
+    /// Encodings.
+    pub encodings: AtomicU64,
+    /// Captions.
+    pub captions: AtomicU64,
+    from_memo: AtomicU64,
+    from_ledger: AtomicU64,
+}
+
+impl SavedCounters {
+    /// Captions of the memo.
+    pub fn count_memo(&self, captions: u64) {
+        self.captions.fetch_add(captions, Ordering::Relaxed);
+        self.from_memo.fetch_add(captions, Ordering::Relaxed);
+    }
+
+    /// A picture whose captions are those of the ledger.
+    pub fn count_ledger(&self, captions: u64) {
+        self.encodings.fetch_add(1, Ordering::Relaxed);
+        self.captions.fetch_add(captions, Ordering::Relaxed);
+        self.from_ledger.fetch_add(captions, Ordering::Relaxed);
+    }
+
+    /// The counters.
+    pub fn now(&self, memo_bytes: u64) -> SavedWork {
+        let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        SavedWork {
+            fetches: load(&self.fetches),
+            encodings: load(&self.encodings),
+            captions: load(&self.captions),
+            from_memo: load(&self.from_memo),
+            from_ledger: load(&self.from_ledger),
+            memo_bytes,
+        }
     }
 }
 

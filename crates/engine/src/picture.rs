@@ -1,18 +1,17 @@
-//! One picture on its way through fetch, decode and encode, and the jobs that wait for it. Jobs of
-//! one statement that ask for the same picture share it; all other jobs have a picture of their
-//! own.
+//! One picture on its way through fetch, decode and encode, and the jobs that wait for it. Jobs
+//! that ask for the same picture share it; see `shared_pictures`, `pictures_in_flight`.
 
 use crate::answer::JobAnswer;
 use crate::encoded::EncodedPicture;
 use crate::failures;
 use crate::job::{Job, JobStage};
-use crate::request::PictureSource;
+use crate::request::{FileIdentity, PictureSource};
 use crate::running::RunningPicture;
 use parking_lot::Mutex;
 use pg_caption_wire::{ClientRole, StageTimings};
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
 /// SHA-256, lower-case hex.
@@ -24,6 +23,10 @@ enum PictureState {
     Pending(Vec<Arc<Job>>),
     Encoded(Arc<EncodedPicture>),
     Ended(Box<JobAnswer>),
+    /// All jobs were answered by what was known of the file.
+    Known(FileIdentity),
+    /// Its file is that of another picture, which its jobs have joined.
+    Moved(Arc<Picture>, FileIdentity),
 }
 
 /// What a job finds when it asks for a picture of an earlier job.
@@ -34,6 +37,8 @@ pub enum JoinOutcome {
     Encoded(Arc<EncodedPicture>),
     /// The picture was answered without captions.
     Ended(Box<JobAnswer>),
+    /// Its file is known; it was not decoded.
+    Known(FileIdentity),
     /// The work on the picture was cancelled: a new picture is needed.
     Cancelled,
 }
@@ -50,6 +55,10 @@ pub struct Picture {
     pub cancelled: Arc<AtomicBool>,
     /// Its fetch may start or has started.
     has_begun: AtomicBool,
+    /// Captions of it in progress.
+    captioning: AtomicUsize,
+    /// Its file, once that has arrived.
+    file: OnceLock<FileIdentity>,
     state: Mutex<PictureState>,
 }
 
@@ -62,6 +71,8 @@ impl Picture {
             role: job.role,
             cancelled: Arc::default(),
             has_begun: AtomicBool::default(),
+            captioning: AtomicUsize::default(),
+            file: OnceLock::new(),
             state: Mutex::new(PictureState::Pending(vec![job.clone()])),
         });
         job.set_picture(&picture);
@@ -71,6 +82,10 @@ impl Picture {
     /// A further job asks for it.
     pub fn join(self: &Arc<Self>, job: &Arc<Job>) -> JoinOutcome {
         let mut state = self.state.lock();
+        // A job that comes from another URL has its own validators.
+        if let Some(file) = self.file.get().filter(|_| job.file().is_none()) {
+            job.set_file(file);
+        }
         match &mut *state {
             PictureState::Pending(jobs) if !self.is_cancelled() => {
                 jobs.push(job.clone());
@@ -84,7 +99,67 @@ impl Picture {
             PictureState::Pending(_) => JoinOutcome::Cancelled,
             PictureState::Encoded(encoded) => JoinOutcome::Encoded(encoded.clone()),
             PictureState::Ended(answer) => JoinOutcome::Ended(answer.clone()),
+            PictureState::Known(file) => JoinOutcome::Known(file.clone()),
+            PictureState::Moved(leader, file) => {
+                let (leader, file) = (leader.clone(), file.clone());
+                drop(state);
+                job.set_file(&file);
+                match leader.join(job) {
+                    // What happened to the other picture is no answer about this URL.
+                    JoinOutcome::Ended(_) => JoinOutcome::Cancelled,
+                    outcome => outcome,
+                }
+            }
         }
+    }
+
+    /// Its file has arrived: returns the waiting jobs, which know it from now on.
+    pub fn identify(&self, file: &FileIdentity) -> Vec<Arc<Job>> {
+        let state = self.state.lock();
+        self.file.get_or_init(|| file.clone());
+        let PictureState::Pending(jobs) = &*state else { return Vec::new() };
+        jobs.iter().for_each(|job| job.set_file(file));
+        jobs.clone()
+    }
+
+    /// If all jobs were answered, the picture is not decoded. Returns whether that is so.
+    pub fn end_known(&self, file: &FileIdentity) -> bool {
+        let mut state = self.state.lock();
+        let PictureState::Pending(jobs) = &*state else { return true };
+        if jobs.iter().any(|job| job.is_open()) {
+            return false;
+        }
+        let before = std::mem::replace(&mut *state, PictureState::Known(file.clone()));
+        drop(state);
+        // Without the lock: a dropped job may check its picture.
+        drop(before);
+        true
+    }
+
+    /// Its file is that of another picture: returns the waiting jobs, which must join that one.
+    pub fn move_to(&self, leader: &Arc<Picture>, file: &FileIdentity) -> Vec<Arc<Job>> {
+        let next = PictureState::Moved(leader.clone(), file.clone());
+        match std::mem::replace(&mut *self.state.lock(), next) {
+            PictureState::Pending(jobs) => jobs,
+            _ => Vec::new(),
+        }
+    }
+
+    /// Whether further jobs can join it.
+    pub fn is_in_flight(&self) -> bool {
+        let leader = match &*self.state.lock() {
+            PictureState::Pending(_) => return !self.is_cancelled(),
+            // A statement may keep it for longer, for its own calls.
+            PictureState::Encoded(_) => return self.captioning.load(Ordering::Acquire) > 0,
+            PictureState::Ended(_) | PictureState::Known(_) => return false,
+            PictureState::Moved(leader, _) => leader.clone(),
+        };
+        leader.is_in_flight()
+    }
+
+    /// Whether its fetch may have started.
+    pub fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Acquire)
     }
 
     /// Its turn has come: the time limits of its jobs begin.
@@ -100,7 +175,12 @@ impl Picture {
 
     /// Whether it is on its way.
     pub fn is_pending(&self) -> bool {
-        matches!(&*self.state.lock(), PictureState::Pending(_)) && !self.is_cancelled()
+        let leader = match &*self.state.lock() {
+            PictureState::Pending(_) => return !self.is_cancelled(),
+            PictureState::Moved(leader, _) => leader.clone(),
+            _ => return false,
+        };
+        leader.is_pending()
     }
 
     /// Whether a job still waits. A picture without jobs stays unwanted and its work is dropped.
@@ -182,6 +262,23 @@ impl Picture {
     }
 }
 
+/// A caption of a picture is in progress: further jobs can join the picture until it is dropped.
+pub struct CaptioningPicture(Arc<Picture>);
+
+impl CaptioningPicture {
+    /// A caption of this picture begins.
+    pub fn new(picture: Arc<Picture>) -> CaptioningPicture {
+        picture.captioning.fetch_add(1, Ordering::AcqRel);
+        CaptioningPicture(picture)
+    }
+}
+
+impl Drop for CaptioningPicture {
+    fn drop(&mut self) {
+        self.0.captioning.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
 /// The work on one picture, handed from stage to stage. Dropped unfinished, it answers all jobs as
 /// `lost`.
 pub struct PictureWork {
@@ -193,12 +290,20 @@ pub struct PictureWork {
     pub running: Option<Arc<RunningPicture>>,
     /// Whether its host asked for a pause already, after which it is fetched once more.
     pub was_paused: bool,
+    /// Whether its file is needed though its host reports it as not modified.
+    pub needs_file: bool,
 }
 
 impl PictureWork {
     /// The work on a new picture.
     pub fn new(picture: Arc<Picture>) -> PictureWork {
-        PictureWork { picture, timings: StageTimings::default(), running: None, was_paused: false }
+        PictureWork {
+            picture,
+            timings: StageTimings::default(),
+            running: None,
+            was_paused: false,
+            needs_file: false,
+        }
     }
 
     /// Ends the work without captions.

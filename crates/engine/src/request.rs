@@ -1,7 +1,7 @@
 //! What a job asks for: its picture, its captions and the options of the command line.
 
 use pg_caption_rules::RuleSet;
-use pg_caption_wire::{ClientRole, KnownPicture, OutputSpec};
+use pg_caption_wire::{AnswerReuse, ClientRole, EarlierAnswer, KnownPicture, OutputSpec};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,6 +24,17 @@ pub enum PictureSource {
     },
 }
 
+/// Which file a URL or a request has: its digest, and the validators of the response.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// SHA-256, lower-case hex.
+    pub sha256: String,
+    /// ETag of the response.
+    pub etag: Option<String>,
+    /// Last-Modified of the response.
+    pub last_modified: Option<String>,
+}
+
 /// Options which the command line has beyond those of a client's request.
 #[derive(Debug, Clone, Default)]
 pub struct JobExtras {
@@ -37,6 +48,8 @@ pub struct JobExtras {
     pub pixels_sha256: bool,
     /// The name that a caption must not repeat, for bytes read from a file.
     pub file_name: Option<String>,
+    /// The job is of the command line: it shares no work with others, which may ask otherwise.
+    pub apart: bool,
 }
 
 /// One request for captions of one picture.
@@ -59,4 +72,8 @@ pub struct JobSpec {
     pub rules: Arc<RuleSet>,
     /// Options of the command line.
     pub extras: JobExtras,
+    /// What the ledger has for the row.
+    pub earlier: Option<Box<EarlierAnswer>>,
+    /// Which earlier work may be used.
+    pub reuse: AnswerReuse,
 }

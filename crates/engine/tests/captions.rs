@@ -212,6 +212,31 @@ fn requests_of_one_statement_share_a_picture() {
 }
 
 #[test]
+fn each_statement_has_its_url_fetched() {
+    let Some(engine) = ready(loopback) else { return };
+    let web = Web::start();
+    let mut client = engine.connect().hello(ClientRole::Call);
+    let mut fetches = 0;
+    let mut request = |client: &mut Client, id, share, is_fetched: bool| {
+        let asked = CaptionRequest { share, ..url(id, &web.url("/a"), &["concise"]) };
+        client.send(&ClientMessage::Request(asked), &[]);
+        if is_fetched {
+            fetches += 1;
+            answer(&web.next().0, "200 OK", &image("12_photo.jpg"));
+        }
+        outputs(client.reply().outcome);
+        assert!(web.requests.try_recv().is_err(), "request {id}");
+    };
+    request(&mut client, 1, Some(7), true);
+    request(&mut client, 2, Some(7), false);
+    request(&mut client, 3, Some(8), true);
+    request(&mut client, 4, None, true);
+    let mut other = engine.connect().hello(ClientRole::Call);
+    request(&mut other, 1, Some(7), true);
+    assert_eq!(fetches, 4, "never across connections");
+}
+
+#[test]
 fn requests_in_flight_share_one_fetch() {
     let Some(engine) = ready(loopback) else { return };
     let web = Web::start();
@@ -239,14 +264,17 @@ fn concurrent_requests_share_batches() {
     let Some(engine) = ready(|_| {}) else { return };
     let pictures = ["01_gradient.png", "02_shapes.png", "12_photo.jpg"].map(image);
     std::thread::scope(|scope| {
-        for role in [ClientRole::Call, ClientRole::Worker, ClientRole::Call, ClientRole::Worker] {
+        for number in 0..4_u8 {
             let (engine, pictures) = (&engine, &pictures);
             scope.spawn(move || {
+                let role = [ClientRole::Call, ClientRole::Worker][usize::from(number) % 2];
                 let mut client = engine.connect().hello(role);
-                (0..40).for_each(|id| {
+                (0..40).for_each(|id: u64| {
+                    // Equal files would be encoded once.
+                    let picture = &pictures[id as usize % 3];
                     client.send(
                         &ClientMessage::Request(bytes(id, &["concise", "seo"])),
-                        &pictures[id as usize % 3],
+                        &[&picture[..], &[number, id as u8]].concat(),
                     )
                 });
                 let mut answered = HashSet::new();
@@ -305,7 +333,8 @@ fn a_leaving_client_cancels_its_requests() {
     let web = Web::start();
     let mut client = engine.connect().hello(ClientRole::Worker);
     (0..10).for_each(|id| {
-        client.send(&ClientMessage::Request(url(id, &web.url("/never"), &["concise"])), &[])
+        let target = web.url(&format!("/never/{id}"));
+        client.send(&ClientMessage::Request(url(id, &target, &["concise"])), &[])
     });
     let held = web.next();
     drop(client);
@@ -346,7 +375,7 @@ fn a_busy_host_does_not_delay_other_hosts() {
         client.send(
             &ClientMessage::Request(CaptionRequest {
                 remaining_ms,
-                ..url(id, &slow.url("/a"), &["concise"])
+                ..url(id, &slow.url(&format!("/{id}")), &["concise"])
             }),
             &[],
         );
@@ -438,13 +467,15 @@ fn endless_files_leave_room_for_other_hosts() {
         write!(stream, "\r\n").unwrap();
     };
     (0..6).for_each(|id| {
-        client.send(&ClientMessage::Request(url(id, &endless.url("/a"), &["concise"])), &[])
+        let target = endless.url(&format!("/{id}"));
+        client.send(&ClientMessage::Request(url(id, &target, &["concise"])), &[])
     });
     let picture = image("02_shapes.png");
     let held: Vec<_> =
         (0..6).map(|_| endless.next().0).inspect(|stream| chunked(stream, &picture)).collect();
     for id in 100..120 {
-        client.send(&ClientMessage::Request(url(id, &quick.url("/b"), &["concise"])), &[]);
+        let target = quick.url(&format!("/{id}"));
+        client.send(&ClientMessage::Request(url(id, &target, &["concise"])), &[]);
         let (mut stream, _) = quick.next();
         chunked(&stream, &picture);
         write!(stream, "0\r\n\r\n").unwrap();

@@ -80,8 +80,9 @@ impl Host {
         Host::start(picture, length)
     }
 
-    fn url(&self) -> String {
-        format!("http://{}/p.jpg", self.address)
+    /// Each number is a URL of its own: rows with one URL share a fetch.
+    fn url(&self, number: u64) -> String {
+        format!("http://{}/{number}.jpg", self.address)
     }
 
     /// Waits until it was asked so often.
@@ -97,12 +98,12 @@ impl Host {
 /// Sends as many requests as the connection accepts.
 fn flood(client: &mut Client, host: &Host, requests: u64) {
     for id in 0..requests {
-        client.send(&ClientMessage::Request(url(id, &host.url(), &["concise"])), &[]);
+        client.send(&ClientMessage::Request(url(id, &host.url(id), &["concise"])), &[]);
     }
 }
 
 fn is_captioned(client: &mut Client, host: &Host) -> bool {
-    let outcome = client.request(url(1000, &host.url(), &["concise"]), &[]);
+    let outcome = client.request(url(1000, &host.url(1000), &["concise"]), &[]);
     matches!(outcome, CaptionOutcome::Done { .. })
 }
 

@@ -61,6 +61,10 @@ pub enum FetchResult {
         last_modified: Option<String>,
         /// The URL after all redirects, without query values.
         final_url: String,
+        /// How long the picture may be taken for the one at its URL, by others than this caller,
+        /// too: zero after a redirect, or where headers of `pg_caption.fetch_headers_file` were
+        /// sent.
+        fresh_for: Duration,
     },
     /// The picture has not changed since it was captioned.
     NotModified,
@@ -251,7 +255,8 @@ impl Fetcher {
             };
             let conditional = request.etag.is_some() || request.last_modified.is_some();
             let received = self.send(&fetch, &request, &limits).and_then(|response| {
-                response::receive(response, conditional, target.location(), &limits, reserve)
+                let uri = target.uri()?;
+                response::receive(response, &uri, conditional, target.location(), &limits, reserve)
             });
             match received {
                 Ok(Received::Done { mut result, surplus }) => {
@@ -259,10 +264,15 @@ impl Fetcher {
                         self.framing_offenders.add(&target.location().host);
                     }
                     held.finish(HostAnswer::Served("http_200".into()));
-                    if let FetchResult::Body { etag, last_modified, .. } = &mut result
-                        && fetch.is_redirected()
-                    {
-                        (*etag, *last_modified) = (None, None);
+                    if let FetchResult::Body { etag, last_modified, fresh_for, .. } = &mut result {
+                        if fetch.is_redirected() {
+                            (*etag, *last_modified) = (None, None);
+                        }
+                        if fetch.is_redirected()
+                            || self.settings.headers.of(fetch.target.url()).is_some()
+                        {
+                            *fresh_for = Duration::ZERO;
+                        }
                     }
                     return Ok(FetchStep::Done(result));
                 }

@@ -24,6 +24,7 @@ mod error;
 mod fault;
 mod fetch;
 mod framing_offenders;
+mod freshness;
 mod gate;
 mod hosts;
 mod lenient;

@@ -4,11 +4,11 @@ use crate::body;
 use crate::error::{FetchError, UrlLocation};
 use crate::fault::Limits;
 use crate::fetch::{FetchResult, Reserve};
-use crate::status;
+use crate::{freshness, status};
 use std::time::SystemTime;
 use ureq::Body;
 use ureq::http::header::{self, HeaderName};
-use ureq::http::{HeaderMap, Response, StatusCode};
+use ureq::http::{HeaderMap, Response, StatusCode, Uri};
 
 /// Longest ETag or Last-Modified stored, bytes.
 const MAX_VALIDATOR: usize = 1024;
@@ -24,6 +24,7 @@ pub(crate) enum Received {
 /// Interprets the status and reads the body. `conditional`: the request had validators.
 pub(crate) fn receive(
     response: Response<Body>,
+    uri: &Uri,
     conditional: bool,
     location: &UrlLocation,
     limits: &Limits,
@@ -55,6 +56,7 @@ pub(crate) fn receive(
             etag: validator(headers, header::ETAG),
             last_modified: validator(headers, header::LAST_MODIFIED),
             final_url: location.url.clone(),
+            fresh_for: freshness::fresh_for(uri, headers, SystemTime::now()),
         };
         return Ok(Received::Done { result, surplus });
     }

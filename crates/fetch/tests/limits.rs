@@ -28,7 +28,7 @@ fn a_body_arrives_whole_with_its_validators() {
     });
     let fetcher = fetcher(|_| {});
     for _ in 0..3 {
-        let Ok(FetchResult::Body { bytes, etag, last_modified, final_url }) =
+        let Ok(FetchResult::Body { bytes, etag, last_modified, final_url, .. }) =
             get(&fetcher, &server.url("/p.jpg?key=secret"))
         else {
             panic!()

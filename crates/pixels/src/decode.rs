@@ -18,6 +18,8 @@ pub struct DecodeOptions {
     /// Width and height (upright) to which the picture will be resized; allows reduced-scale
     /// decoding of camera JPEGs.
     pub target: Option<(u32, u32)>,
+    /// Allows it for JPEGs of any size. Not for models whose input must equal a reference's.
+    pub reduce_all: bool,
     /// Decode as the reference does, for comparisons: at full size, without the colour profile,
     /// the first frame, and no file that lacks its end. Blank pictures are not detected.
     pub exact: bool,

@@ -17,7 +17,8 @@ use crate::{
 };
 use markers::JpegMarkers;
 
-/// Pictures of at least this size are decoded at reduced scale if the target allows it.
+/// Pictures of at least this size are decoded at reduced scale if the target allows it; smaller
+/// ones with [`DecodeOptions::reduce_all`] only.
 const CAMERA_PIXELS: u64 = 12_000_000;
 /// A reduced picture is at least this many times as large as the target, so that the resize decides
 /// the result.
@@ -134,13 +135,12 @@ pub(crate) fn profile(bytes: &[u8]) -> Option<(Vec<u8>, ProfileSpace)> {
     Some((markers.profile(bytes)?, space))
 }
 
-/// The smallest scale that keeps [`KEEP`] times the target on both sides, for camera pictures that
-/// need not be exact.
+/// The smallest scale that keeps [`KEEP`] times the target on both sides, for pictures that need
+/// not be exact.
 fn scaling(header: &PictureHeader, options: &DecodeOptions) -> ScalingFactor {
     let pixels = u64::from(header.width) * u64::from(header.height);
-    let Some((width, height)) =
-        options.target.filter(|_| !options.exact && pixels >= CAMERA_PIXELS)
-    else {
+    let may_reduce = !options.exact && (options.reduce_all || pixels >= CAMERA_PIXELS);
+    let Some((width, height)) = options.target.filter(|_| may_reduce) else {
         return ScalingFactor::ONE;
     };
     // The target is upright, the header is not.

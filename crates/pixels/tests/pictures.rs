@@ -469,6 +469,30 @@ fn camera_jpegs_keep_twice_the_target() {
 }
 
 #[test]
+fn jpegs_of_any_size_keep_twice_the_target() {
+    let picture = detailed(1000, 800);
+    let bytes = jpeg(&picture, false);
+    let with = |target, reduce_all, exact| {
+        let options = DecodeOptions {
+            target: Some((target, target)),
+            reduce_all,
+            exact,
+            ..DecodeOptions::default()
+        };
+        let found = decode(&bytes, &options).unwrap();
+        assert_eq!((found.width, found.height), (1000, 800), "the full size is reported");
+        (found.rgb.width, found.rgb.height)
+    };
+    for (target, expected) in
+        [(50, (125, 100)), (51, (250, 200)), (200, (500, 400)), (201, (1000, 800))]
+    {
+        assert_eq!(with(target, true, false), expected, "target {target}");
+        assert_eq!(with(target, true, true), (1000, 800), "exact means in full");
+        assert_eq!(with(target, false, false), (1000, 800), "only where it is allowed");
+    }
+}
+
+#[test]
 fn encoded_png_decodes_to_the_same_picture() {
     let found = decoded(&jpeg(&quarters(30, 20), false));
     assert_eq!(decoded(&encode_png(&found.rgb)).rgb, found.rgb);

@@ -317,6 +317,8 @@ mod tests {
             recaption: false,
             validators: None,
             known: None,
+            earlier: None,
+            reuse: Default::default(),
             refused: None,
             attempts: 0,
             trial: EngineTrial::default(),

@@ -2,12 +2,14 @@
 
 use crate::base_url::resolve_url;
 use crate::draft::{draft_of, is_drafted, was_requested_so};
-use crate::follow::{FollowedWords, asks_again, rendered_fills};
-use crate::ledger::{is_machine_written, is_withdrawn, noted, request_digest};
+use crate::follow::{FollowedWords, asks_again, context_digest, rendered_fills};
+use crate::ledger::{
+    earlier_caption, is_machine_written, is_withdrawn, noted, picture_digest, request_digest,
+};
 use crate::{EngineTrial, PageId, RowKey, WatchedTable};
 use pg_caption_wire::{
-    CaptionOutcome, CaptionRequest, ContextFacts, Failure, ImageSource, KnownPicture,
-    MAX_URL_BYTES, OutputSpec, is_blank,
+    AnswerReuse, CaptionOutcome, CaptionRequest, ContextFacts, EarlierAnswer, EarlierCaption,
+    Failure, ImageSource, KnownPicture, MAX_URL_BYTES, OutputSpec, is_blank,
 };
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
@@ -44,8 +46,12 @@ pub struct RowJob {
     /// HTTP validators of the picture that all ledger entries were written for.
     pub validators: Option<KnownPicture>,
     /// The engine may answer "unchanged" for this picture: no text is missing, and each was
-    /// requested as it is now.
+    /// requested as it is now. With [`RowJob::earlier`], it answers with those captions.
     pub known: Option<KnownPicture>,
+    /// What the ledger has for the fills: the answer if the picture's file is the same.
+    pub earlier: Option<Box<EarlierAnswer>>,
+    /// Which earlier work of the engine may be used.
+    pub reuse: AnswerReuse,
     /// Why nothing is requested: the condition of the watch cannot be evaluated for this row, or
     /// its picture is too large.
     pub refused: Option<Failure>,
@@ -125,6 +131,8 @@ impl RowJob {
             isolated: self.trial.is_isolated(),
             // The driver sets them.
             rules: Vec::new(),
+            earlier: self.earlier.clone(),
+            reuse: self.reuse,
         }
     }
 }
@@ -286,6 +294,10 @@ pub struct RowHistory {
     pub url: String,
     /// HTTP validators of its picture.
     pub validators: Option<KnownPicture>,
+    /// SHA-256 of the file of its picture, if all texts are of it.
+    pub sha256: Option<String>,
+    /// Digest of the model of all texts; empty without one.
+    pub model: String,
     /// Charged attempts.
     pub attempts: i32,
 }
@@ -330,7 +342,35 @@ impl RowHistory {
         let is_complete = self.recaption
             && !self.forced
             && fills.iter().all(|fill| has_text(fill) && is_as_requested(fill));
-        let known = validators.clone().filter(|_| is_complete);
+        let file = self.sha256.filter(|_| !self.forced && !self.model.is_empty());
+        let earlier = file.and_then(|file| {
+            let picture = picture_digest(&file, &self.model);
+            let captions: Option<Vec<EarlierCaption>> = fills
+                .iter()
+                .map(|fill| {
+                    // Its prompt may have held other words of the row.
+                    let context = noted(table, &self.ledger, *fill, "context");
+                    let is_same =
+                        context.is_none_or(|c| c == context_digest(&current.followed.context));
+                    let has_draft = draft_of(table, &self.ledger, *fill).is_some();
+                    earlier_caption(table, &self.ledger, *fill, &picture)
+                        .filter(|_| is_same && !has_draft && is_as_requested(fill))
+                })
+                .collect();
+            Some(Box::new(EarlierAnswer {
+                sha256: file,
+                model: self.model.clone(),
+                captions: captions?,
+            }))
+        });
+        // Without a text, "unchanged" is no answer to a request to caption again.
+        let has_earlier = earlier.is_some() && !self.recaption;
+        let known = validators.clone().filter(|_| is_complete || has_earlier);
+        let reuse = match (self.forced, self.recaption) {
+            (true, _) => AnswerReuse::Nothing,
+            (false, true) => AnswerReuse::Picture,
+            (false, false) => AnswerReuse::Any,
+        };
         RowJob {
             row,
             page: Some(page),
@@ -343,6 +383,8 @@ impl RowHistory {
             recaption: self.recaption,
             validators,
             known,
+            earlier,
+            reuse,
             refused: None,
             attempts: self.attempts,
             trial: EngineTrial::default(),

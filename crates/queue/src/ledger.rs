@@ -7,7 +7,7 @@
 use crate::draft::draft_of;
 use crate::job::{FillText, hash};
 use crate::{CurrentRow, WatchFill, WatchedTable};
-use pg_caption_wire::{ModelRef, WrittenCaption};
+use pg_caption_wire::{EarlierCaption, ModelRef, WrittenCaption};
 use serde_json::{Map, Value, json};
 
 /// Characters of a model's digest that an entry names.
@@ -26,8 +26,9 @@ pub fn ledger_entry(
     stored: &FillText,
     url: &str,
     (fill, text): (&WatchFill, &str),
-    (written, model): (&WrittenCaption, &ModelRef),
+    (written, model, file): (&WrittenCaption, &ModelRef, &str),
 ) -> Value {
+    let picture = picture_digest(file, &model.digest);
     // Of a cascade, the one that wrote this text.
     let model = written.model.as_ref().unwrap_or(model);
     let digest = model.digest.get(..DIGEST_CHARS).unwrap_or(&model.digest);
@@ -41,6 +42,7 @@ pub fn ledger_entry(
         "style": fill.style.name,
         "language": fill.style.language,
         "as": request_digest(fill),
+        "picture": picture,
         "model": format!("{}@{digest}", model.name),
     })
 }
@@ -73,6 +75,36 @@ pub fn has_fallback(
 /// Whether the text that the ledger has for a fill is its fallback.
 pub fn is_fallback_text(table: &WatchedTable, ledger: &Map<String, Value>, fill: usize) -> bool {
     noted(table, ledger, fill, "source") == Some(FALLBACK)
+}
+
+/// Hash of the SHA-256 of a picture's file and of the digest of the model that was asked about it.
+pub fn picture_digest(file: &str, model: &str) -> String {
+    let mut digest = hash(&format!("{file} {model}"));
+    digest.truncate(32);
+    digest
+}
+
+/// The caption that the ledger has for a fill, if a model wrote it for this picture.
+pub fn earlier_caption(
+    table: &WatchedTable,
+    ledger: &Map<String, Value>,
+    fill: usize,
+    picture: &str,
+) -> Option<EarlierCaption> {
+    let entry = ledger.get(&table.fills[fill].column)?;
+    // Texts of one row may be of several files and models.
+    let is_of_picture = entry.get("picture")?.as_str() == Some(picture);
+    if !is_of_picture || entry.get("source")?.as_str() != Some("model") {
+        return None;
+    }
+    let caption = entry.get("caption")?.as_str().filter(|caption| !caption.is_empty())?;
+    let confidence = entry.get("confidence").and_then(Value::as_f64);
+    let (name, digest) = entry.get("model")?.as_str()?.rsplit_once('@')?;
+    Some(EarlierCaption {
+        caption: caption.into(),
+        confidence: confidence.map(|confidence| confidence as f32),
+        model: Some(ModelRef { name: name.into(), digest: digest.into() }),
+    })
 }
 
 /// Hash of all that a fill requests besides the picture: a text with another one was written for

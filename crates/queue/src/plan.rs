@@ -238,7 +238,8 @@ impl RowPlan<'_> {
 /// #     resolved: None,
 /// #     fills: vec![0], rendered: Vec::new(), context: Vec::new(),
 /// #     ledger: Default::default(), recaption: true, validators: None,
-/// #     known: None, refused: None, attempts: 0, trial: Default::default(),
+/// #     known: None, earlier: None, reuse: Default::default(),
+/// #     refused: None, attempts: 0, trial: Default::default(),
 /// # };
 /// let retry = RetryPolicy { max_attempts: 5, jitter: 0.5 };
 /// let settlement = Settlement::new(&table, &job, &CaptionOutcome::Unchanged, retry);

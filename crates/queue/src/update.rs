@@ -5,6 +5,7 @@ use crate::follow::{context_digest, rendered_entry, rendered_text, words_digest}
 use crate::job::{hash, needed_fills};
 use crate::ledger::{
     APPROVED, fallback_entry, is_fallback_text, is_machine_written, ledger_entry, noted,
+    picture_digest,
 };
 use crate::{CurrentRow, FillText, RowMatch, Settlement, WatchFill};
 use pg_caption_wire::{CaptionOutcome, CaptionOutput, WrittenCaption};
@@ -234,8 +235,8 @@ impl<'a> RowUpdate<'a> {
                 _ if self.settlement.rendered.contains(fill) => {
                     rendered_entry(stored, text, job.ledger.get(&column(*fill)))
                 }
-                (Some(written), Some((model, _))) => {
-                    ledger_entry(stored, url, about, (written, model))
+                (Some(written), Some((model, image))) => {
+                    ledger_entry(stored, url, about, (written, model, &image.sha256))
                 }
                 _ => fallback_entry(stored, url, about),
             };
@@ -290,11 +291,18 @@ impl<'a> RowUpdate<'a> {
             (&known.etag, &known.last_modified, &known.model)
                 == (&image.etag, &image.last_modified, &model.digest)
         });
+        // The texts that stay are of the same file and model.
+        let picture = picture_digest(&image.sha256, &model.digest);
+        let is_of_picture = |fill: &WatchFill| {
+            let text = entry.outputs.get(&fill.column);
+            text.is_none_or(|text| text.get("picture").and_then(Value::as_str) == Some(&*picture))
+        };
+        let is_of_file = self.is_sole || table.fills.iter().all(is_of_picture);
         // Validators of another URL are unknown, and those of a text that stays may differ.
-        let is_known = (self.is_sole || is_same) && url == job.url;
+        let is_known = (is_of_file || is_same) && url == job.url;
         LedgerChange::Put(LedgerEntry {
             model: model.digest.clone(),
-            sha256: Some(image.sha256.clone()).filter(|_| self.is_sole && url == job.url),
+            sha256: Some(image.sha256.clone()).filter(|_| is_of_file && url == job.url),
             etag: image.etag.clone().filter(|_| is_known),
             last_modified: image.last_modified.clone().filter(|_| is_known),
             ..entry
@@ -310,8 +318,9 @@ fn draft(settlement: &Settlement<'_>, (fill, text): &(usize, String)) -> Value {
         _ if settlement.rendered.contains(fill) => {
             rendered_entry(&FillText::Empty, text, job.ledger.get(&table.fills[*fill].column))
         }
-        (Some(written), CaptionOutcome::Done { model, .. }) => {
-            ledger_entry(&FillText::Empty, &job.url, about, (written, model))
+        (Some(written), CaptionOutcome::Done { model, image, .. }) => {
+            let answer = (written, model, &*image.sha256);
+            ledger_entry(&FillText::Empty, &job.url, about, answer)
         }
         _ => fallback_entry(&FillText::Empty, &job.url, about),
     };

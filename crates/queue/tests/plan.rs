@@ -7,8 +7,8 @@ use pg_caption_queue::{
 };
 use pg_caption_style::builtin;
 use pg_caption_wire::{
-    CaptionOutcome, CaptionOutput, Failure, FailureClass, FinishReason, ImageFacts, ModelRef,
-    StageTimings, WrittenCaption,
+    AnswerReuse, CaptionOutcome, CaptionOutput, CaptionRequest, Failure, FailureClass,
+    FinishReason, ImageFacts, ModelRef, StageTimings, WrittenCaption,
 };
 use std::time::Duration;
 
@@ -65,6 +65,8 @@ fn job(noted_url: &str) -> RowJob {
             recaption: false,
             validators: None,
             known: None,
+            earlier: None,
+            reuse: Default::default(),
             refused: None,
             attempts: 0,
             trial: Default::default(),
@@ -116,7 +118,7 @@ fn done(outputs: &[Result<&str, &str>]) -> CaptionOutcome {
             width: 1,
             height: 1,
             bytes: 1,
-            sha256: String::new(),
+            sha256: "file".into(),
             etag: Some("tag".into()),
             last_modified: None,
         },
@@ -596,4 +598,49 @@ fn a_blank_text_that_is_kept_is_never_replaced() {
     let settlement = Settlement::new(&table, &job, &answer, RETRY);
     let (texts, emptied, _) = written(&settlement, &current);
     assert_eq!((texts, emptied), (vec![(1, "new".to_owned())], vec![]));
+}
+
+/// A request for the first fill, whose text is missing, from what the ledger has.
+fn requested(table: &WatchedTable, change: impl FnOnce(&mut RowHistory)) -> CaptionRequest {
+    let mut history = RowHistory {
+        ledger: job(URL).ledger,
+        sha256: Some("file".into()),
+        model: "digest".into(),
+        ..RowHistory::default()
+    };
+    change(&mut history);
+    let row_key = RowKey { relation: 1, key: "[\"1\"]".into() };
+    let current = row(URL, [None, Some("old")]);
+    history.job(row_key, 1, (URL.into(), vec![0]), (table, &current)).request(table)
+}
+
+#[test]
+fn the_ledgers_captions_go_with_a_request() {
+    let table = table();
+    let request = requested(&table, |_| {});
+    let earlier = request.earlier.expect("the ledger's caption");
+    assert_eq!((&*earlier.sha256, &*earlier.model), ("file", "digest"));
+    assert_eq!(earlier.captions.len(), 1);
+    assert_eq!(earlier.captions[0].caption, "old");
+    assert_eq!(request.reuse, AnswerReuse::Any);
+    let recaption = requested(&table, |past| past.recaption = true);
+    assert!(recaption.earlier.is_some());
+    assert_eq!(recaption.reuse, AnswerReuse::Picture);
+    let forced = requested(&table, |past| (past.recaption, past.forced) = (true, true));
+    assert_eq!((forced.earlier, forced.reuse), (None, AnswerReuse::Nothing));
+    for unlike in [
+        |past: &mut RowHistory| past.sha256 = None,
+        |past: &mut RowHistory| past.model.clear(),
+        |past: &mut RowHistory| past.sha256 = Some("the file of the other text".into()),
+        |past: &mut RowHistory| past.model = "the model of the other text".into(),
+        |past: &mut RowHistory| past.ledger["alt"]["source"] = "fallback".into(),
+        |past: &mut RowHistory| past.ledger["alt"]["as"] = "another request".into(),
+    ] {
+        assert_eq!(requested(&table, unlike).earlier, None);
+    }
+    // Another limit, style or template is another wish.
+    let mut other = table;
+    let template = TextTemplate::for_captions("{title}: {caption}", &["title"]);
+    other.fills[0].template = Some(template.expect("a template"));
+    assert_eq!(requested(&other, |_| {}).earlier, None);
 }

@@ -17,16 +17,16 @@ pub use config::{EngineConfig, TileMode};
 pub use context::{ContextFacts, MAX_CONTEXT, MAX_FACT, MAX_FACT_NAME, MAX_FACTS};
 pub use failure::{Failure, FailureClass, MAX_ENGINE_DEATHS, TOO_MANY_CONNECTIONS};
 pub use message::{
-    CaptionOutcome, CaptionOutput, CaptionReply, CaptionRequest, ClientMessage, ClientRole,
-    FinishReason, ImageFacts, ImageSource, KnownPicture, ModelRef, OutputSpec, ServerMessage,
-    StageTimings, WrittenCaption,
+    AnswerReuse, CaptionOutcome, CaptionOutput, CaptionReply, CaptionRequest, ClientMessage,
+    ClientRole, EarlierAnswer, EarlierCaption, FinishReason, ImageFacts, ImageSource, KnownPicture,
+    ModelRef, OutputSpec, ServerMessage, StageTimings, WrittenCaption,
 };
 pub use settings::{
     SETTINGS, SettingContext, SettingFlag, SettingKind, SettingRow, SettingUnit, SettingValue,
 };
 pub use status::{
     EngineControl, EngineReport, EngineStatus, GraphStatus, HostCooldown, HostStatus,
-    LocalModelStatus, ModelStatus, ModelUse, RemoteModelStatus, RemoteUsage,
+    LocalModelStatus, ModelStatus, ModelUse, RemoteModelStatus, RemoteUsage, SavedWork,
 };
 pub use url_text::{UrlMistake, is_blank, is_invisible, url_in};
 

@@ -101,6 +101,50 @@ pub struct CaptionRequest {
     /// Rules of the database for the words of captions, of all styles.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub rules: Vec<BlockRule>,
+    /// Earlier captions of the row that the request is for. If the file is the same, they are the
+    /// answer, and the model does not run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub earlier: Option<Box<EarlierAnswer>>,
+    /// Which earlier work may be used for the answer.
+    #[serde(default)]
+    pub reuse: AnswerReuse,
+}
+
+/// Which earlier work of the engine a request may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AnswerReuse {
+    /// All that is known of the URL and of the picture.
+    #[default]
+    Any,
+    /// What is known of the picture: its host is asked which picture it is.
+    Picture,
+    /// None: the picture is captioned again.
+    Nothing,
+}
+
+/// What the ledger has for the row of a request.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EarlierAnswer {
+    /// SHA-256 of the file that was captioned, lower-case hex.
+    pub sha256: String,
+    /// Digest of the model that answered, [`ModelRef::digest`].
+    pub model: String,
+    /// One for each [`OutputSpec`], in order.
+    pub captions: Vec<EarlierCaption>,
+}
+
+/// A caption in the ledger, written for the style and limit of its output.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct EarlierCaption {
+    /// The caption.
+    pub caption: String,
+    /// 0..=1; `None`: the model had none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub confidence: Option<f32>,
+    /// The model that wrote it, if it was one of a cascade.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<ModelRef>,
 }
 
 /// Source of the picture of a request.
@@ -239,11 +283,11 @@ impl FinishReason {
 /// Facts about a decoded picture.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageFacts {
-    /// `jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff`.
+    /// `jpeg`, `png`, `webp`, `gif`, `bmp`, `tiff`; empty where the file was not read.
     pub format: String,
-    /// Width of the upright picture, pixels.
+    /// Width of the upright picture, pixels; 0 where the file was not read.
     pub width: u32,
-    /// Height of the upright picture, pixels.
+    /// Height of the upright picture, pixels; 0 where the file was not read.
     pub height: u32,
     /// Size of the encoded file, bytes.
     pub bytes: u64,

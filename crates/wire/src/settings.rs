@@ -50,6 +50,9 @@ macro_rules! for_each_setting {
             memory: integer(1024, 64, 1_048_576, Megabytes), sighup engine(memory: u64),
                 "Sets the maximum memory for pictures in flight.",
                 "The memory of the model itself is not included.";
+            memo: integer(64, 0, 1_048_576, Megabytes), sighup engine(memo: u64),
+                "Sets the maximum memory for answers of the model that are kept for a while.",
+                "Zero means none.";
             max_workers: integer(2, 0, 64, Count), sighup,
                 "Sets the maximum number of databases that are processed at the same time.",
                 "";

@@ -128,6 +128,9 @@ pub struct EngineStatus {
     /// fast the engine is.
     #[serde(default)]
     pub busy_ms: f64,
+    /// Work that was not done twice, since start.
+    #[serde(default)]
+    pub saved: SavedWork,
     /// CPU milliseconds by stage since start, all requests.
     pub cpu_ms: StageTimings,
     /// Resident memory, bytes.
@@ -136,6 +139,23 @@ pub struct EngineStatus {
     pub confinement: Vec<String>,
     /// Hosts with fetches in flight, paused hosts and recently used hosts: a few hundred at most.
     pub hosts: Vec<HostStatus>,
+}
+
+/// Work that was saved because requests were for the same picture.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SavedWork {
+    /// Fetches: another request fetched the URL at the same time, or a short while ago.
+    pub fetches: u64,
+    /// Encodings of pictures.
+    pub encodings: u64,
+    /// Captions that another request, the memo or the ledger had.
+    pub captions: u64,
+    /// Of these, captions of the memo.
+    pub from_memo: u64,
+    /// Of these, captions of the ledger.
+    pub from_ledger: u64,
+    /// Bytes that the memo holds now.
+    pub memo_bytes: u64,
 }
 
 /// The loaded model.

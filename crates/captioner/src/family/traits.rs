@@ -16,6 +16,11 @@ pub(crate) trait FamilyPreparer: Send + Sync {
     /// Width and height of the picture that the model receives, for decoders that can scale while
     /// decoding.
     fn target(&self) -> (u32, u32);
+    /// Whether JPEGs of any size may be decoded at reduced scale: the model was made for this
+    /// program, so no reference promises its input to the bit.
+    fn reduces_all(&self) -> bool {
+        false
+    }
     /// Resize, rescale, normalise, tile.
     fn picture(
         &self,

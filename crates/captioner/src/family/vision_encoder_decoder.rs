@@ -110,6 +110,11 @@ impl FamilyPreparer for Shared {
         self.processor.target()
     }
 
+    /// A folder with start tokens for styles is no published one.
+    fn reduces_all(&self) -> bool {
+        !self.starts.by_style.is_empty()
+    }
+
     fn memory_for(&self, (width, height): (u32, u32), _options: &PictureOptions) -> u64 {
         self.processor.memory_for(width, height)
     }

@@ -10,7 +10,8 @@ use crate::request::{JobExtras, JobSpec, PictureSource};
 use indicatif::{ProgressBar, ProgressStyle};
 use pg_caption_style::{CaptionStyle, builtin, builtin_names};
 use pg_caption_wire::{
-    ClientRole, ContextFacts, Failure, ImageFacts, ModelRef, OutputSpec, StageTimings, TileMode,
+    AnswerReuse, ClientRole, ContextFacts, Failure, ImageFacts, ModelRef, OutputSpec, StageTimings,
+    TileMode,
 };
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -60,6 +61,7 @@ pub fn each_answer(
         generation: generation(options)?,
         pixels_sha256,
         file_name: None,
+        apart: true,
     };
     let model = locate::folder_or_default(options.model.as_deref())?;
     let mut config = locate::config(model, options.onnxruntime.as_deref())?;
@@ -178,6 +180,8 @@ fn submit(
         min_confidence: None,
         rules: Arc::default(),
         extras: JobExtras { file_name: (!url).then(|| picture.to_string()), ..extras.clone() },
+        earlier: None,
+        reuse: AnswerReuse::Nothing,
     };
     let (counted, answers) = (engine.metrics().count_in(), answers.clone());
     let job = Arc::new(Job::new(spec, Instant::now(), move |answer| {

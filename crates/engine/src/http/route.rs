@@ -18,6 +18,7 @@ use hyper::body::{Body, Bytes, Incoming};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{HeaderMap, Method, Request, Response, StatusCode};
 use pg_caption_remote::OWN_HEADER;
+use pg_caption_wire::AnswerReuse;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -191,6 +192,9 @@ impl HttpShared {
             min_confidence: None,
             rules: Arc::default(),
             extras: JobExtras::default(),
+            earlier: None,
+            // The machine that asks has a memo, and may want another answer.
+            reuse: AnswerReuse::Nothing,
         };
         let (send, answered) = oneshot::channel();
         let counted = self.engine.metrics().count_in();

@@ -13,7 +13,7 @@ use crate::picture::{Picture, PictureWork, sha256_hex};
 use crate::provider::Provider;
 use crate::provider::values::{AnswerTerms, PictureOptions, PreparedPicture, ViewSet};
 use crate::provider::work::ProviderWork;
-use crate::request::PictureSource;
+use crate::request::{FileIdentity, PictureSource};
 use pg_caption_pixels::{self as pixels, DecodeLimits, DecodeOptions, RgbPicture};
 use pg_caption_wire::{Failure, ImageFacts};
 use std::sync::Arc;
@@ -43,7 +43,8 @@ impl PicturePipeline {
             // The work stays outside, so that a panic is answered as what it is.
             let prepared = catch_panic(|| self.decode_and_prepare(&mut work, file, provider));
             match prepared.unwrap_or_else(|_| Err(failures::crashed("decode"))) {
-                Ok(prepared) => submit(provider, work, prepared, place, terms),
+                Ok(None) => {}
+                Ok(Some(prepared)) => submit(provider, work, prepared, place, terms),
                 Err(failure) => {
                     drop(place);
                     work.end(JobAnswer::Failed(failure));
@@ -82,11 +83,18 @@ impl PicturePipeline {
         work: &mut PictureWork,
         file: PictureFile,
         provider: &dyn Provider,
-    ) -> Result<Prepared, Failure> {
-        let picture = work.picture.clone();
-        if !picture.is_wanted() {
+    ) -> Result<Option<Prepared>, Failure> {
+        if !work.picture.is_wanted() {
             return Err(failures::lost());
         }
+        let identity = identity(&work.picture, &file);
+        if let PictureSource::Url { url, .. } = &work.picture.source {
+            self.urls.put(url, &identity, file.fresh_for, Instant::now());
+        }
+        if !self.identify(work, &identity, provider) {
+            return Ok(None);
+        }
+        let picture = work.picture.clone();
         work.running = self.running.enter(&picture);
         if work.running.is_none() {
             return Err(failures::lost());
@@ -95,18 +103,19 @@ impl PicturePipeline {
             let _step = self.metrics.steps.begin(Instant::now());
             self.hook.run(&file.bytes);
         }
-        let decoded = self.decode(work, &picture, file, provider.target())?;
-        self.prepare(work, &picture, decoded, provider)
+        let scale = (provider.target(), provider.reduces_all());
+        let decoded = self.decode(work, &picture, (file, identity), scale)?;
+        self.prepare(work, &picture, decoded, provider).map(Some)
     }
 
     fn decode(
         &self,
         work: &mut PictureWork,
         picture: &Picture,
-        file: PictureFile,
-        target: (u32, u32),
+        (file, identity): (PictureFile, FileIdentity),
+        (target, reduce_all): ((u32, u32), bool),
     ) -> Result<Decoded, Failure> {
-        let PictureFile { bytes, memory, etag, last_modified } = file;
+        let PictureFile { bytes, memory, .. } = file;
         let (cpu, began) = (thread_cpu(), Instant::now());
         let deadline = picture.deadline();
         let exact = picture.any(|job| job.extras.exact);
@@ -117,11 +126,12 @@ impl PicturePipeline {
                 memory: Some(self.decoding.total()),
             },
             target: (!exact).then_some(target),
+            reduce_all,
             exact,
         };
         let header = {
             let _step = self.metrics.steps.begin(began);
-            pixels::probe(&bytes).map_err(|e| with_url_hint(e.failure(), &picture.source))?
+            pixels::probe(&bytes).map_err(|e| with_url_hint(e.failure(), picture))?
         };
         // A picture whose header is refused does not wait for memory first.
         header.check(&options).map_err(|e| e.failure())?;
@@ -140,18 +150,14 @@ impl PicturePipeline {
         if decoded.blank.is_some() && !exact {
             return Err(failures::blank());
         }
-        let sha256 = match &picture.source {
-            PictureSource::Bytes { sha256: Some(known) } => known.clone(),
-            _ => sha256_hex(&bytes),
-        };
         let facts = ImageFacts {
             format: decoded.format.to_string(),
             width: decoded.width,
             height: decoded.height,
             bytes: bytes.len() as u64,
-            sha256,
-            etag,
-            last_modified,
+            sha256: identity.sha256,
+            etag: identity.etag,
+            last_modified: identity.last_modified,
         };
         drop((bytes, memory));
         self.metrics.add_cpu(CpuStage::Decode, thread_cpu().saturating_sub(cpu));
@@ -189,9 +195,23 @@ impl PicturePipeline {
     }
 }
 
+/// Which file it is.
+fn identity(picture: &Picture, file: &PictureFile) -> FileIdentity {
+    let sha256 = match &picture.source {
+        PictureSource::Bytes { sha256: Some(known) } => known.clone(),
+        _ => sha256_hex(&file.bytes),
+    };
+    let (etag, last_modified) = (file.etag.clone(), file.last_modified.clone());
+    FileIdentity { sha256, etag, last_modified }
+}
+
 /// A file that is no picture, with what is odd about the URL that it came from.
-fn with_url_hint(failure: Failure, source: &PictureSource) -> Failure {
-    match source {
+fn with_url_hint(failure: Failure, picture: &Picture) -> Failure {
+    // Jobs with equal bytes at another URL wait for it, too: the hint is not theirs to see.
+    if picture.any(|job| job.source != picture.source) {
+        return failure;
+    }
+    match &picture.source {
         PictureSource::Url { url, .. } if matches!(&*failure.code, "not_an_image" | "empty") => {
             let hint = pg_caption_fetch::url_hint(url);
             Failure { hint: hint.or(failure.hint), ..failure }

@@ -267,7 +267,7 @@ impl PicturePipeline {
         let deadline = picture.deadline();
         // Another model captions an unchanged picture again.
         let model = self.terms.get().map(|terms| &terms.model.digest);
-        let known = known.as_ref().filter(|known| model == Some(&known.model));
+        let known = known.as_ref().filter(|known| model == Some(&known.model) && !work.needs_file);
         let (etag, last_modified) = known
             .map(|known| (known.etag.as_deref(), known.last_modified.as_deref()))
             .unwrap_or_default();
@@ -303,13 +303,39 @@ impl PicturePipeline {
         self.metrics.add_cpu(CpuStage::Fetch, thread_cpu().saturating_sub(cpu));
         work.timings.fetch += ms(began.elapsed());
         match fetched {
-            Ok(FetchStep::Done(FetchResult::Body { bytes, etag, last_modified, .. })) => {
+            Ok(FetchStep::Done(FetchResult::Body {
+                bytes,
+                etag,
+                last_modified,
+                fresh_for,
+                ..
+            })) => {
                 claim.iter().for_each(|claim| claim.settle(bytes.len() as u64));
                 picture.set_stage(JobStage::Decoding);
-                Ok(FetchOutcome::File(PictureFile { bytes, memory: claim, etag, last_modified }))
+                Ok(FetchOutcome::File(PictureFile {
+                    bytes,
+                    memory: claim,
+                    etag,
+                    last_modified,
+                    fresh_for,
+                }))
             }
             Ok(FetchStep::Redirected(redirected)) => Ok(FetchOutcome::Redirected(redirected)),
-            Ok(FetchStep::Done(FetchResult::NotModified)) => Err(JobAnswer::Unchanged),
+            Ok(FetchStep::Done(FetchResult::NotModified)) => {
+                let jobs = picture.jobs();
+                if let Some(terms) = self.terms.get() {
+                    for job in jobs.iter().filter(|job| job.needs_captions()) {
+                        self.answers.answer_unmodified(job, terms);
+                    }
+                }
+                // The thresholds or the rules of now do not accept the ledger's captions.
+                if jobs.iter().any(|job| job.needs_captions() && job.is_open()) {
+                    work.needs_file = true;
+                    claim.iter().for_each(FileClaim::release);
+                    return Ok(FetchOutcome::Restarted(claim));
+                }
+                Err(JobAnswer::Unchanged)
+            }
             Err(FetchError::Displaced { .. }) => {
                 claim.iter().for_each(FileClaim::release);
                 Ok(FetchOutcome::Restarted(claim))

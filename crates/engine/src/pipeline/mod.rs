@@ -6,6 +6,7 @@
 
 mod decoding;
 mod fetching;
+mod identifying;
 
 use crate::answer::JobAnswer;
 use crate::budget::MemoryPool;
@@ -14,13 +15,17 @@ use crate::file_memory::{FileClaim, FileMemory};
 use crate::lookahead::{LookaheadPlace, PlaceOwner};
 use crate::metrics::EngineMetrics;
 use crate::picture::PictureWork;
+use crate::pictures_in_flight::PicturesInFlight;
 use crate::provider::Provider;
 use crate::provider::values::AnswerTerms;
 use crate::request::PictureSource;
 use crate::resolver_files::{self, ResolverFiles};
 use crate::running::RunningPictures;
+use crate::shared_answers::SharedAnswers;
 use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
+use crate::url_memo::UrlMemo;
+use identifying::ContentKey;
 use parking_lot::{Condvar, Mutex};
 use pg_caption_fetch::{
     FairShares, FetchClient, FetchError, FetchSettings, Fetcher, RedirectedFetch, RequestHeaders,
@@ -54,6 +59,8 @@ struct PictureFile {
     memory: Option<FileClaim>,
     etag: Option<String>,
     last_modified: Option<String>,
+    /// How long it may be taken for the one at its URL.
+    fresh_for: Duration,
 }
 
 /// A queued file.
@@ -98,6 +105,10 @@ pub struct PicturePipeline {
     decoding: Arc<MemoryPool>,
     prepared: Arc<MemoryPool>,
     running: Arc<RunningPictures>,
+    /// Pictures from the decoder on, by what they contain.
+    contents: PicturesInFlight<ContentKey>,
+    answers: Arc<SharedAnswers>,
+    urls: UrlMemo,
     metrics: Arc<EngineMetrics>,
     resolver_files: ResolverFiles,
     /// Called once when the resolver's files can no longer be read.
@@ -122,7 +133,7 @@ impl PicturePipeline {
     pub fn new(
         config: &EngineConfig,
         headers: Result<RequestHeaders, FetchError>,
-        metrics: Arc<EngineMetrics>,
+        (metrics, answers): (Arc<EngineMetrics>, Arc<SharedAnswers>),
         hook: DecodeHook,
     ) -> Arc<PicturePipeline> {
         let memory = config.memory.max(1 << 26);
@@ -159,6 +170,9 @@ impl PicturePipeline {
             decoding: pool(DECODING_SHARE),
             prepared: pool(PREPARED_SHARE),
             running: Arc::default(),
+            contents: PicturesInFlight::default(),
+            answers,
+            urls: UrlMemo::new(config.memo > 0),
             metrics,
             resolver_files: ResolverFiles::new(resolver_files::FILES),
             outdated: Mutex::default(),
@@ -172,6 +186,11 @@ impl PicturePipeline {
     /// The memory for files.
     pub fn files(&self) -> &Arc<FileMemory> {
         &self.files
+    }
+
+    /// The answers that requests share.
+    pub fn answers(&self) -> &Arc<SharedAnswers> {
+        &self.answers
     }
 
     /// The pictures in decoder or model.
@@ -217,7 +236,13 @@ impl PicturePipeline {
     pub fn push(&self, work: PictureWork, upload: Option<(Vec<u8>, Option<FileClaim>)>) {
         let (connection, role) = (work.picture.connection, work.picture.role);
         if let Some((bytes, memory)) = upload {
-            let file = PictureFile { bytes, memory, etag: None, last_modified: None };
+            let file = PictureFile {
+                bytes,
+                memory,
+                etag: None,
+                last_modified: None,
+                fresh_for: Duration::ZERO,
+            };
             let item = ToDecode { work, file, place: None };
             self.queues.lock().uploads.push(connection, role, item);
             self.to_decode.notify_one();
@@ -243,7 +268,7 @@ impl PicturePipeline {
     /// # Errors
     /// A thread cannot be started.
     pub fn open(self: &Arc<Self>, provider: &Arc<dyn Provider>) -> io::Result<()> {
-        let terms = AnswerTerms::new(&**provider, &self.config);
+        let terms = AnswerTerms::new(provider, &self.config, Some(self.answers.clone()));
         self.terms.get_or_init(|| Arc::new(terms));
         let most_ahead = self.fetch_threads + self.decode_threads + provider.lookahead();
         self.files.share_first(most_ahead);

@@ -37,6 +37,13 @@ impl PreparedPicture for FakePicture {
 }
 
 impl FakeProvider {
+    /// A provider that is not started.
+    pub fn idle(
+        answer: impl Fn(&OutputSpec) -> Result<RawCaption, Failure> + Send + Sync + 'static,
+    ) -> Arc<dyn Provider> {
+        Arc::new(FakeProvider { answer: Arc::new(answer), prepared: Arc::default() })
+    }
+
     /// Starts a provider that is ready immediately. Returns the number of prepared pictures as
     /// well.
     pub fn start(

@@ -23,6 +23,7 @@ use crate::captions::CaptionTask;
 use crate::catch_panic::catch_panic;
 use crate::failures;
 use crate::metrics::EngineMetrics;
+use crate::shared_answers::SharedAnswers;
 use pg_caption_models::WithoutConfidence;
 use pg_caption_pixels::RgbPicture;
 use pg_caption_wire::{EngineConfig, Failure, ModelStatus, ModelUse, OutputSpec};
@@ -46,6 +47,11 @@ pub trait Provider: Any + Send + Sync {
     /// Width and height that the model needs, for decoding at reduced scale.
     fn target(&self) -> (u32, u32);
 
+    /// Whether JPEGs of any size may be decoded at reduced scale, not only camera pictures.
+    fn reduces_all(&self) -> bool {
+        false
+    }
+
     /// The views that these outputs need. Jobs share a picture only if their views are equal.
     fn views(&self, outputs: &[OutputSpec]) -> ViewSet;
 
@@ -57,6 +63,18 @@ pub trait Provider: Any + Send + Sync {
     /// Whether its prompts hold the facts of a request.
     fn reads_context(&self) -> bool {
         false
+    }
+
+    /// Whether its answers are those of one model, before any rule; the answers of a cascade are
+    /// its models' own, which they share.
+    fn gives_raw_answers(&self) -> bool {
+        true
+    }
+
+    /// Whether it answers an equal request with an equal text. Otherwise an answer that a job
+    /// cannot use is asked for again.
+    fn repeats_answers(&self) -> bool {
+        true
     }
 
     /// Why it answers no request now, if that is known before a picture is fetched.
@@ -110,6 +128,9 @@ pub trait ProviderHost: Send + Sync {
 
     /// The provider was ready and cannot answer any longer.
     fn broken(&self, failure: Failure);
+
+    /// Where raw answers are shared.
+    fn answers(&self) -> Option<Arc<SharedAnswers>>;
 }
 
 /// Starts a provider, which loads in the background and reports to its host.

@@ -1,10 +1,11 @@
 //! The values that pass through the provider seam. Knows neither jobs nor models.
 
 use super::Provider;
+use crate::shared_answers::SharedAnswers;
 use pg_caption_models::{ModelLanguages, WithoutConfidence};
 use pg_caption_wire::{EngineConfig, FinishReason, ModelRef};
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 /// The ways in which a picture must be prepared: whole, in tiles … The bits belong to the provider.
 /// Jobs that share a picture unite their sets.
@@ -66,7 +67,7 @@ pub struct RawCaption {
 }
 
 /// What every answer of a provider needs of its model.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Clone)]
 pub struct AnswerTerms {
     /// The model that answers.
     pub model: ModelRef,
@@ -80,11 +81,20 @@ pub struct AnswerTerms {
     pub block_obscenity: bool,
     /// Whether its prompts hold the facts of a request.
     pub reads_context: bool,
+    /// Whether an equal request has an equal answer.
+    pub repeats_answers: bool,
+    /// Where raw answers are shared; `None`: the provider gives no raw answers.
+    answers: Option<Arc<SharedAnswers>>,
+    provider: Weak<dyn Provider>,
 }
 
 impl AnswerTerms {
     /// The terms of a provider under a configuration.
-    pub fn new(provider: &dyn Provider, config: &EngineConfig) -> AnswerTerms {
+    pub fn new(
+        provider: &Arc<dyn Provider>,
+        config: &EngineConfig,
+        answers: Option<Arc<SharedAnswers>>,
+    ) -> AnswerTerms {
         let status = provider.status();
         AnswerTerms {
             min_confidence: config.min_confidence.or(status.min_confidence),
@@ -94,6 +104,19 @@ impl AnswerTerms {
             languages: ModelLanguages::of_folder(&config.model).unwrap_or(ModelLanguages::Any),
             block_obscenity: config.block_obscenity,
             reads_context: provider.reads_context(),
+            repeats_answers: provider.repeats_answers(),
+            answers: answers.filter(|_| provider.gives_raw_answers()),
+            provider: Arc::downgrade(provider),
         }
+    }
+
+    /// Where raw answers are shared.
+    pub fn answers(&self) -> Option<&Arc<SharedAnswers>> {
+        self.answers.as_ref()
+    }
+
+    /// The provider, if it still exists.
+    pub fn provider(&self) -> Option<Arc<dyn Provider>> {
+        self.provider.upgrade()
     }
 }

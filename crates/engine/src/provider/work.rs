@@ -39,10 +39,10 @@ impl ProviderWork {
         &self.work.picture
     }
 
-    /// The provider has accepted the picture. Returns one task for each waiting job; jobs that
-    /// follow reach the provider through [`super::Provider::caption`]. `confidence` is the
-    /// provider's confidence that it recognises the picture, if it has one before any text.
-    /// `spent` is the picture's share of the provider's time.
+    /// The provider has accepted the picture. Returns the tasks of the waiting jobs whose captions
+    /// must be generated; jobs that follow reach the provider through [`super::Provider::caption`].
+    /// `confidence` is the provider's confidence that it recognises the picture, if it has one
+    /// before any text. `spent` is the picture's share of the provider's time.
     pub fn encoded(
         self,
         encoding: PictureEncoding,
@@ -61,10 +61,13 @@ impl ProviderWork {
             at: Instant::now(),
             terms,
         });
-        let jobs = work.picture.set_encoded(&encoded);
-        let running = work.running.take();
+        let (picture, running) = (work.picture.clone(), work.running.take());
+        let jobs = picture.set_encoded(&encoded);
         jobs.into_iter()
-            .map(|job| CaptionTask::new(job, encoded.clone(), running.clone()))
+            .filter_map(|job| {
+                let (running, picture) = (running.clone(), Some(picture.clone()));
+                CaptionTask::begin(job, encoded.clone(), running, picture)
+            })
             .collect()
     }
 

@@ -284,6 +284,8 @@ impl ClientConnection {
             min_confidence: request.min_confidence,
             rules,
             extras: JobExtras::default(),
+            earlier: request.earlier,
+            reuse: request.reuse,
         };
         let (client, watcher) = (Arc::downgrade(self), Arc::downgrade(self));
         let (counted, answering) = (engine.metrics().count_in(), engine.clone());

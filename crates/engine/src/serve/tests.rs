@@ -9,9 +9,9 @@ use pg_caption_pixels::{RgbPicture, encode_png};
 use pg_caption_rules::{BlockRule, RuleAction};
 use pg_caption_style::{CaptionStyle, TextEnding, builtin, postprocess};
 use pg_caption_wire::{
-    CaptionOutcome, CaptionOutput, CaptionReply, CaptionRequest, ClientMessage, ClientRole,
-    ContextFacts, EngineConfig, Failure, FailureClass, ImageSource, OutputSpec, PROTOCOL,
-    ServerMessage, WrittenCaption, frame,
+    AnswerReuse, CaptionOutcome, CaptionOutput, CaptionReply, CaptionRequest, ClientMessage,
+    ClientRole, ContextFacts, EngineConfig, Failure, FailureClass, ImageSource, OutputSpec,
+    PROTOCOL, ServerMessage, WrittenCaption, frame,
 };
 use rustix::net::{RecvFlags, recv};
 use std::io::{Read, Write};
@@ -42,7 +42,10 @@ impl Client {
         let listener = UnixListener::bind(&socket).unwrap();
         listener.set_nonblocking(true).unwrap();
         let (provider, prepared) = FakeProvider::start(answer);
-        let options = EngineOptions { provider, ..EngineOptions::new(EngineConfig::default()) };
+        let options = EngineOptions {
+            provider,
+            ..EngineOptions::new(EngineConfig { memo: 0, ..EngineConfig::default() })
+        };
         let engine = Engine::start(options).unwrap();
         let acceptor = Arc::new(ClientAcceptor::new(listener, engine).unwrap());
         thread::spawn(move || acceptor.run());
@@ -94,6 +97,8 @@ impl Client {
             min_confidence,
             isolated: false,
             rules: Vec::new(),
+            earlier: None,
+            reuse: AnswerReuse::Any,
         };
         self.send(&ClientMessage::Request(request), &picture());
     }
@@ -111,6 +116,8 @@ impl Client {
             from_turn: false,
             min_confidence: None,
             isolated: false,
+            earlier: None,
+            reuse: AnswerReuse::Any,
             rules: Vec::new(),
         };
         change(&mut request);

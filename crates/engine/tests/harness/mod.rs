@@ -6,9 +6,9 @@
 use command_fds::{CommandFdExt, FdMapping};
 use pg_caption_style::builtin;
 use pg_caption_wire::{
-    CaptionOutcome, CaptionReply, CaptionRequest, ClientMessage, ClientRole, EngineConfig,
-    EngineControl, EngineReport, EngineStatus, ImageSource, OutputSpec, PROTOCOL, ServerMessage,
-    frame,
+    AnswerReuse, CaptionOutcome, CaptionReply, CaptionRequest, ClientMessage, ClientRole,
+    EngineConfig, EngineControl, EngineReport, EngineStatus, ImageSource, OutputSpec, PROTOCOL,
+    ServerMessage, frame,
 };
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -255,6 +255,8 @@ pub fn bytes(id: u64, styles: &[&str]) -> CaptionRequest {
         min_confidence: Some(0.0),
         isolated: false,
         rules: Vec::new(),
+        earlier: None,
+        reuse: AnswerReuse::Any,
     }
 }
 
@@ -303,6 +305,8 @@ pub fn model() -> Option<EngineConfig> {
         model: parity().join("vit-gpt2"),
         onnxruntime: library()?,
         threads: 1,
+        // What is encoded is counted.
+        memo: 0,
         ..EngineConfig::default()
     })
 }

@@ -203,6 +203,8 @@ impl QueueStore for Tx<'_> {
                         last_modified: None,
                         model: "digest".into(),
                     }),
+                    sha256: None,
+                    model: String::new(),
                     attempts: deferred.map_or(0, |deferred| deferred.attempts),
                 },
             ))

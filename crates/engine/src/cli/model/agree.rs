@@ -9,7 +9,7 @@ use crate::job::Job;
 use crate::provider::readiness::ProviderState;
 use crate::request::{JobExtras, JobSpec, PictureSource};
 use pg_caption_style::{DEFAULT_TOKENS, builtin};
-use pg_caption_wire::{ClientRole, OutputSpec};
+use pg_caption_wire::{AnswerReuse, ClientRole, OutputSpec};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -123,7 +123,9 @@ fn captions(
                 outputs: vec![output],
                 min_confidence: None,
                 rules: Arc::default(),
-                extras: JobExtras::default(),
+                extras: JobExtras { apart: true, ..JobExtras::default() },
+                earlier: None,
+                reuse: AnswerReuse::Nothing,
             };
             let (at, answers) = (submitted, answers.clone());
             let job = Arc::new(Job::new(spec, Instant::now(), move |answer| {

@@ -12,7 +12,7 @@ use crate::provider::{Provider, local};
 use crate::request::{JobExtras, JobSpec, PictureSource};
 use pg_caption_pixels::{RgbPicture, encode_png};
 use pg_caption_style::{CaptionStyle, DEFAULT_TOKENS, builtin, builtin_names};
-use pg_caption_wire::{ClientRole, Failure, FailureClass, OutputSpec};
+use pg_caption_wire::{AnswerReuse, ClientRole, Failure, FailureClass, OutputSpec};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -96,7 +96,9 @@ fn captions(engine: &Arc<Engine>, styles: &[CaptionStyle]) -> Result<StyleCaptio
         outputs,
         min_confidence: None,
         rules: Arc::default(),
-        extras: JobExtras::default(),
+        extras: JobExtras { apart: true, ..JobExtras::default() },
+        earlier: None,
+        reuse: AnswerReuse::Nothing,
     };
     let (answers, arrived) = channel();
     // The receiver lives until the answer has arrived.

@@ -153,6 +153,8 @@ fn inner_job(
         min_confidence: outer.min_confidence,
         rules: outer.rules.clone(),
         extras: outer.extras.clone(),
+        earlier: None,
+        reuse: outer.reuse,
     };
     Arc::new(Job::new(spec, now, answered).within(outer.clone()))
 }

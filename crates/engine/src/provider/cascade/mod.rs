@@ -104,6 +104,10 @@ impl Provider for CascadeProvider {
         (one.0.max(two.0), one.1.max(two.1))
     }
 
+    fn reduces_all(&self) -> bool {
+        self.0.first.provider.reduces_all() && self.0.second.provider.reduces_all()
+    }
+
     fn views(&self, outputs: &[OutputSpec]) -> ViewSet {
         let of = |model: &CascadeModel| model.provider.views(outputs).bits();
         ViewSet::from_bits(of(&self.0.first) | of(&self.0.second) << VIEW_BITS)
@@ -112,6 +116,10 @@ impl Provider for CascadeProvider {
     fn without_confidence(&self) -> WithoutConfidence {
         // Decided by the providers of both models.
         WithoutConfidence::Write
+    }
+
+    fn gives_raw_answers(&self) -> bool {
+        false
     }
 
     fn refusal(&self) -> Option<Failure> {

@@ -7,6 +7,7 @@ use crate::metrics::EngineMetrics;
 use crate::provider::readiness::{ProviderReadiness, ProviderState};
 use crate::provider::values::AnswerTerms;
 use crate::provider::{Provider, ProviderHost, caught, start_plain, without_threads};
+use crate::shared_answers::SharedAnswers;
 use crate::threads::spawn;
 use pg_caption_models::{CascadeSettings, FolderGuard};
 use pg_caption_wire::{EngineConfig, Failure};
@@ -32,6 +33,10 @@ impl ProviderHost for StepHost {
 
     fn broken(&self, failure: Failure) {
         self.outer.broken(failure);
+    }
+
+    fn answers(&self) -> Option<Arc<SharedAnswers>> {
+        self.outer.answers()
     }
 }
 
@@ -90,7 +95,7 @@ fn model(
     start_plain(&config, metrics.clone(), Arc::new(step)).map_err(|error| error.to_string())?;
     match readiness.wait() {
         ProviderState::Ready(provider) => {
-            let terms = Arc::new(AnswerTerms::new(&*provider, &config));
+            let terms = Arc::new(AnswerTerms::new(&provider, &config, host.answers()));
             let is_remote = pg_caption_models::is_remote(folder);
             Ok(CascadeModel { provider, terms, is_remote })
         }

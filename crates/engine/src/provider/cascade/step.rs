@@ -10,6 +10,7 @@ use crate::lookahead::LookaheadPlace;
 use crate::picture::{JoinOutcome, Picture, PictureWork};
 use crate::provider::values::PreparedPicture;
 use crate::provider::work::ProviderWork;
+use crate::request::FileIdentity;
 use parking_lot::Mutex;
 use pg_caption_wire::ImageFacts;
 use std::sync::Arc;
@@ -40,6 +41,15 @@ impl CascadeStep {
 
     /// Submits the picture for a job, or lets the job join.
     pub fn ask(&self, cascade: &Cascade, model: &CascadeModel, facts: &ImageFacts, job: &Arc<Job>) {
+        let file = FileIdentity {
+            sha256: facts.sha256.clone(),
+            etag: facts.etag.clone(),
+            last_modified: facts.last_modified.clone(),
+        };
+        let known = model.terms.answers();
+        if known.is_some_and(|answers| answers.answer_known(job, &file, &model.terms)) {
+            return;
+        }
         let mut state = self.0.lock();
         match std::mem::replace(&mut *state, StepState::Moving) {
             StepState::Prepared(prepared, held) => {
@@ -64,13 +74,14 @@ impl CascadeStep {
                 match picture.join(job) {
                     JoinOutcome::Waiting => {}
                     JoinOutcome::Encoded(encoded) => {
-                        model.provider.caption(CaptionTask::new(job.clone(), encoded, None));
+                        let task = CaptionTask::begin(job.clone(), encoded, None, None);
+                        task.into_iter().for_each(|task| model.provider.caption(task));
                     }
                     JoinOutcome::Ended(answer) => {
                         job.answer(*answer);
                     }
                     // Its first callers have left; the picture is prepared no longer.
-                    JoinOutcome::Cancelled => {
+                    JoinOutcome::Known(_) | JoinOutcome::Cancelled => {
                         job.answer(JobAnswer::Failed(failures::lost()));
                     }
                 }

@@ -93,6 +93,10 @@ impl Provider for LocalProvider {
         self.preparer.target()
     }
 
+    fn reduces_all(&self) -> bool {
+        self.preparer.reduces_all()
+    }
+
     fn views(&self, outputs: &[OutputSpec]) -> ViewSet {
         view_set(self.preparer.views(self.tiles, outputs.iter().map(|output| &output.style)))
     }

@@ -76,6 +76,10 @@ impl Provider for RemoteProvider {
         self.0.settings.send_context
     }
 
+    fn repeats_answers(&self) -> bool {
+        false
+    }
+
     /// A daily limit is known before a picture is fetched.
     fn refusal(&self) -> Option<Failure> {
         let fault = self.0.line.lock().budget.check(SystemTime::now()).err()?;

@@ -1,0 +1,91 @@
+//! Which jobs share a picture that is on its way, and how a job joins one. Called by
+//! [`Engine::submit`].
+
+use super::Engine;
+use crate::captions::CaptionTask;
+use crate::job::Job;
+use crate::picture::{JoinOutcome, Picture};
+use crate::provider::Provider;
+use crate::provider::values::ViewSet;
+use crate::request::PictureSource;
+use pg_caption_wire::{AnswerReuse, ClientRole};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Whose requests for one URL are one fetch: those of all workers, or of one session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ShareScope {
+    Workers,
+    Session(u64),
+}
+
+impl Engine {
+    /// Joins a picture of an earlier job. Returns false if the job needs a new picture.
+    pub(super) fn join(
+        &self,
+        job: &Arc<Job>,
+        picture: &Arc<Picture>,
+        provider: &Arc<dyn Provider>,
+    ) -> bool {
+        match picture.join(job) {
+            JoinOutcome::Waiting => {}
+            JoinOutcome::Encoded(encoded) => {
+                job.begin();
+                let running = self.pipeline.running().enter_now(job);
+                let picture = Some(picture.clone());
+                let task = CaptionTask::begin(job.clone(), encoded, Some(running), picture);
+                task.into_iter().for_each(|task| provider.caption(task));
+            }
+            JoinOutcome::Ended(answer) => {
+                job.answer(*answer);
+            }
+            JoinOutcome::Known(file) => {
+                if !self.pipeline.answer_known(job, &file) {
+                    return false;
+                }
+            }
+            JoinOutcome::Cancelled => return false,
+        }
+        let saved = &self.metrics.saved;
+        if matches!(job.source, PictureSource::Url { .. }) {
+            saved.fetches.fetch_add(1, Ordering::Relaxed);
+        }
+        saved.encodings.fetch_add(1, Ordering::Relaxed);
+        true
+    }
+
+    /// Lets a job share what is known of its URL, or the picture that others have asked for.
+    /// Returns whether it did.
+    pub(super) fn shares(&self, job: &Arc<Job>, provider: &Arc<dyn Provider>) -> bool {
+        let Some(key) = scope(job, &**provider) else { return false };
+        if let PictureSource::Url { url, .. } = &job.source
+            && job.role == ClientRole::Worker
+            && job.reuse == AnswerReuse::Any
+            // A row that had a caption wants to know which picture its URL has now.
+            && job.earlier.is_none()
+            && self.pipeline.answer_remembered(job, url, &**provider)
+        {
+            return true;
+        }
+        let Some(picture) = self.in_flight.find(&key) else { return false };
+        // The file that a fetch in progress brings may be older than the request for a new one.
+        let is_new = job.reuse == AnswerReuse::Any || !picture.has_begun();
+        is_new && self.join(job, &picture, provider)
+    }
+}
+
+/// Which requests for the same URL a job may share a fetch with; `None`: with none. Files that came
+/// with requests are compared when they are decoded.
+pub(super) fn scope(
+    job: &Job,
+    provider: &dyn Provider,
+) -> Option<(ShareScope, PictureSource, ViewSet)> {
+    if !job.may_share() || !matches!(job.source, PictureSource::Url { .. }) {
+        return None;
+    }
+    let scope = match job.role {
+        ClientRole::Worker => ShareScope::Workers,
+        ClientRole::Call => ShareScope::Session(job.connection),
+    };
+    Some((scope, job.source.clone(), provider.views(&job.outputs)))
+}
