@@ -12,9 +12,7 @@ use crate::picture::{Picture, PictureWork};
 use crate::pictures_in_flight::PicturesInFlight;
 use crate::pipeline::PicturePipeline;
 use crate::provider::readiness::{ProviderReadiness, ProviderState};
-use crate::provider::values::ViewSet;
 use crate::provider::{self, Provider, ProviderHost, ProviderStart};
-use crate::request::PictureSource;
 use crate::shared_answers::SharedAnswers;
 use crate::shared_pictures::{ShareKey, ShareSweeper, SharedPictures};
 use crate::test_hook::DecodeHook;
@@ -25,7 +23,7 @@ use pg_caption_fetch::{FetchError, RequestHeaders};
 use pg_caption_language::LanguageTag;
 use pg_caption_style::{MAX_TOKENS, validate};
 use pg_caption_wire::{EngineConfig, EngineStatus, Failure, FailureClass, ModelUse};
-use sharing::{ShareScope, scope};
+use sharing::{ShareScopeKey, scope};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -80,7 +78,7 @@ pub struct Engine {
     pipeline: Arc<PicturePipeline>,
     sweeper: Arc<ShareSweeper>,
     /// Pictures on their way, by the URL and by who may join them.
-    in_flight: PicturesInFlight<(ShareScope, PictureSource, ViewSet)>,
+    in_flight: PicturesInFlight<ShareScopeKey>,
     draining: AtomicBool,
     when_broken: OnceLock<WhenBroken>,
     when_answered: Mutex<Option<WhenAnswered>>,
@@ -229,7 +227,6 @@ impl Engine {
                 }
                 Some(provider)
             }
-            // The views of a provider that is still loading are unknown: jobs cannot share yet.
             ProviderState::Loading => None,
         };
         if upload.is_some() {
@@ -247,15 +244,11 @@ impl Engine {
         {
             return;
         }
-        if let Some(provider) = &provider
-            && self.shares(job, provider)
-        {
+        if self.shares(job, provider.as_ref()) {
             return;
         }
         let picture = Picture::new(job);
-        if let Some(provider) = &provider
-            && let Some(key) = scope(job, &**provider)
-        {
+        if let Some(key) = scope(job, provider.as_deref()) {
             // A picture that another request has added meanwhile leads; this one is fetched, too.
             self.in_flight.find_or_lead(key, &picture);
         }

@@ -12,7 +12,7 @@ use pg_caption_wire::{
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 const MEMO: u64 = 64 << 20;
 
@@ -242,6 +242,30 @@ fn a_fetch_is_shared_by_those_who_may() {
         }
     }
     assert!(web.requests.try_recv().is_err(), "one fetch for each session");
+}
+
+// A worker asks as soon as the engine listens, which is long before its model is loaded.
+#[test]
+fn a_fetch_is_shared_while_the_model_loads() {
+    let Some(config) = model() else { return };
+    let config = EngineConfig { allowed_networks: vec!["127.0.0.0/8".into()], ..config };
+    let mut engine = Engine::start(&config);
+    assert_eq!(engine.report(), EngineReport::Starting);
+    let (web, mut worker) = (Web::start(), engine.connect().hello(ClientRole::Worker));
+    for id in 1..=20 {
+        send(&mut worker, url(id, &web.url("/a"), &["concise"]));
+    }
+    let (stream, _) = web.next();
+    answer(&stream, "Cache-Control: no-store\r\n", &image("02_shapes.png"));
+    // The model may have become ready between two requests: then there are two fetches.
+    while let Ok((stream, _)) = web.requests.recv_timeout(Duration::from_secs(1)) {
+        answer(&stream, "Cache-Control: no-store\r\n", &image("02_shapes.png"));
+    }
+    for _ in 1..=20 {
+        done(worker.reply().outcome);
+    }
+    let status = worker.status();
+    assert!(status.saved.fetches >= 18, "{} fetches saved", status.saved.fetches);
 }
 
 #[test]

@@ -29,7 +29,7 @@ fn other_modules_see_the_statement_as_it_is() {
     for order in [["pg_caption"].iter().chain(&preloaded).copied().collect::<Vec<_>>(), {
         preloaded.iter().chain(&["pg_caption"]).copied().collect()
     }] {
-        let preload = format!("'{}'", order.join(","));
+        let preload = order.join(",");
         let cluster = TestCluster::private(&[("shared_preload_libraries", &preload)]);
         let (db, web) = (cluster.database(), TestServer::start());
         let mut session = db.products_of(&web, 6);

@@ -41,7 +41,7 @@ fn rows_with_one_picture_cost_one_model_run() {
     // Another database, another URL and another caller with the same bytes: only the fetch is new.
     let other = cluster.database();
     let copy = web.serve("/copy.jpg", ServerAnswer::picture(1));
-    let mut second = other.products(&[copy.clone()]);
+    let mut second = other.products(std::slice::from_ref(&copy));
     second.run("INSERT INTO caption.style (name, max_chars) VALUES ('concise', 12)");
     watched(&mut second);
     assert_eq!(web.hits("/copy.jpg"), 1);
@@ -56,6 +56,7 @@ fn rows_with_one_picture_cost_one_model_run() {
     assert!(saved(&mut session, "memo_bytes") > 0);
     // A new engine knows nothing.
     cluster.set("pg_caption.memo", "0");
+    cluster.reload();
     db.eventually("(SELECT state = 'ready' AND encoded = 0 FROM caption.engine_status())");
     for encoded in 1..=2 {
         second.text(&format!("SELECT caption_image('{copy}')"));
@@ -69,7 +70,7 @@ fn the_ledger_knows_the_picture_of_a_row() {
     let (cluster, web) = (TestCluster::private(&[("pg_caption.memo", "0")]), TestServer::start());
     let db = cluster.database();
     let url = web.serve("/a.jpg", checked(1, "\"v1\""));
-    let mut session = db.products(&[url.clone()]);
+    let mut session = db.products(std::slice::from_ref(&url));
     watched(&mut session);
     let before = model_runs(&mut session);
     let texts = "SELECT alt || seo FROM products";

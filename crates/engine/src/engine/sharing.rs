@@ -6,6 +6,7 @@ use crate::captions::CaptionTask;
 use crate::job::Job;
 use crate::picture::{JoinOutcome, Picture};
 use crate::provider::Provider;
+use crate::provider::readiness::ProviderState;
 use crate::provider::values::ViewSet;
 use crate::request::PictureSource;
 use pg_caption_wire::{AnswerReuse, ClientRole};
@@ -18,6 +19,18 @@ pub enum ShareScope {
     Workers,
     Session(u64),
 }
+
+/// What requests for one picture must have in common, so that it is prepared for all of them.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum SharedViews {
+    /// The views of a provider that is ready.
+    Ready(ViewSet),
+    /// While the provider loads, its views are unknown: equal outputs need equal ones. As JSON.
+    Loading(String),
+}
+
+/// What makes requests for a URL one fetch.
+pub type ShareScopeKey = (ShareScope, PictureSource, SharedViews);
 
 impl Engine {
     /// Joins a picture of an earlier job. Returns false if the job needs a new picture.
@@ -46,19 +59,24 @@ impl Engine {
             }
             JoinOutcome::Cancelled => return false,
         }
+        self.count_saved(job);
+        true
+    }
+
+    /// A job has joined the picture of another one.
+    fn count_saved(&self, job: &Job) {
         let saved = &self.metrics.saved;
         if matches!(job.source, PictureSource::Url { .. }) {
             saved.fetches.fetch_add(1, Ordering::Relaxed);
         }
         saved.encodings.fetch_add(1, Ordering::Relaxed);
-        true
     }
 
     /// Lets a job share what is known of its URL, or the picture that others have asked for.
     /// Returns whether it did.
-    pub(super) fn shares(&self, job: &Arc<Job>, provider: &Arc<dyn Provider>) -> bool {
-        let Some(key) = scope(job, &**provider) else { return false };
-        if let PictureSource::Url { url, .. } = &job.source
+    pub(super) fn shares(&self, job: &Arc<Job>, provider: Option<&Arc<dyn Provider>>) -> bool {
+        let Some(key) = scope(job, provider.map(|provider| &**provider)) else { return false };
+        if let (Some(provider), PictureSource::Url { url, .. }) = (provider, &job.source)
             && job.role == ClientRole::Worker
             && job.reuse == AnswerReuse::Any
             // A row that had a caption wants to know which picture its URL has now.
@@ -70,16 +88,28 @@ impl Engine {
         let Some(picture) = self.in_flight.find(&key) else { return false };
         // The file that a fetch in progress brings may be older than the request for a new one.
         let is_new = job.reuse == AnswerReuse::Any || !picture.has_begun();
-        is_new && self.join(job, &picture, provider)
+        if !is_new {
+            return false;
+        }
+        let provider = match (provider, self.readiness.now()) {
+            (Some(provider), _) => provider.clone(),
+            // It became ready meanwhile.
+            (None, ProviderState::Ready(provider)) => provider,
+            (None, _) => {
+                let is_waiting = matches!(picture.join(job), JoinOutcome::Waiting);
+                if is_waiting {
+                    self.count_saved(job);
+                }
+                return is_waiting;
+            }
+        };
+        self.join(job, &picture, &provider)
     }
 }
 
 /// Which requests for the same URL a job may share a fetch with; `None`: with none. Files that came
 /// with requests are compared when they are decoded.
-pub(super) fn scope(
-    job: &Job,
-    provider: &dyn Provider,
-) -> Option<(ShareScope, PictureSource, ViewSet)> {
+pub(super) fn scope(job: &Job, provider: Option<&dyn Provider>) -> Option<ShareScopeKey> {
     if !job.may_share() || !matches!(job.source, PictureSource::Url { .. }) {
         return None;
     }
@@ -87,5 +117,9 @@ pub(super) fn scope(
         ClientRole::Worker => ShareScope::Workers,
         ClientRole::Call => ShareScope::Session(job.connection),
     };
-    Some((scope, job.source.clone(), provider.views(&job.outputs)))
+    let views = match provider {
+        Some(provider) => SharedViews::Ready(provider.views(&job.outputs)),
+        None => SharedViews::Loading(serde_json::to_string(&job.outputs).ok()?),
+    };
+    Some((scope, job.source.clone(), views))
 }
