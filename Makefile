@@ -8,7 +8,7 @@ SHELL := /bin/bash
 export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER LARGE HEIF CHROMIUM
 
 .PHONY: help setup demo test test-all proof install cluster cluster-stop bench bench-families
-.PHONY: bench-fleet bench-noise bench-queue format lint clean
+.PHONY: bench-fleet bench-noise bench-queue format lint clean pgrx package test-packages book release
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,7 +19,11 @@ setup: ## install missing build requirements on this machine
 install: setup ## build, and install into PG_CONFIG: extension, engine, library, default model
 	@scripts/install.sh
 
-demo: install ## show a table of products being captioned, on a temporary cluster
+demo: export PROFILE := $(or $(PROFILE),demo)
+demo: export CLOCK := $(shell date +%s)
+demo: ## show a table of products being captioned, on a temporary cluster
+	@scripts/setup.sh
+	@scripts/install.sh
 	@scripts/cluster.sh run scripts/demo.sh
 
 cluster: install ## start a temporary cluster; the last line is its connection string
@@ -27,6 +31,12 @@ cluster: install ## start a temporary cluster; the last line is its connection s
 
 cluster-stop: ## stop that cluster and remove it
 	@scripts/cluster.sh stop
+
+pgrx: setup ## prepare `cargo pgrx run`: cargo-pgrx, a PostgreSQL of your own, engine, settings
+	@scripts/pgrx.sh
+
+package: setup ## build Debian packages in target/debian; MAJORS="15 17" for some
+	@scripts/package.sh $(MAJORS)
 
 test: setup ## run all checks, from formatting to a live server
 	@scripts/test.sh

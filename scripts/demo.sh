@@ -85,16 +85,37 @@ done
 [ ! -t 2 ] || echo >&2
 
 # --- the result ---------------------------------------------------------------
-# A log has no width; a terminal has.
-columns=180
-if [ -t 1 ]; then columns=${COLUMNS:-$(tput cols 2>/dev/null || echo 120)}; fi
-PAGER='' "${psql[@]}" -P format=wrapped -P columns="$columns" -P tuples_only=off -P border=1 \
-  -c 'SELECT title, alt, seo FROM products ORDER BY id'
+# print_table QUERY: a table as wide as the terminal (a log: 160), broken between words.
+print_table() {
+  local columns=160
+  if [ -t 1 ]; then columns=${COLUMNS:-$(tput cols 2>/dev/null || echo 120)}; fi
+  "${psql[@]}" --csv -P tuples_only=off -c "$1" | python3 -c '
+import csv, sys, textwrap
+rows = list(csv.reader(sys.stdin))
+count = len(rows[0])
+room = int(sys.argv[1]) - 3 * count
+# A column is never narrower than its longest word: what the terminal cannot hold, it wraps itself.
+longest = [max(len(word) for row in rows for word in row[n].split() or [""]) for n in range(count)]
+widths = [max(len(row[n]) for row in rows) for n in range(count)]
+while sum(widths) > room and widths != longest:
+    n = max(range(count), key=lambda n: (widths[n] > longest[n], widths[n]))
+    widths[n] -= 1
+for number, row in enumerate(rows):
+    cells = [textwrap.wrap(cell, width, break_long_words=False, break_on_hyphens=False)
+             for cell, width in zip(row, map(max, widths, [1] * count))]
+    for line in range(max(1, max(map(len, cells)))):
+        texts = [cell[line] if line < len(cell) else "" for cell in cells]
+        print(" " + " | ".join(map(str.ljust, texts, widths)).rstrip())
+    if number == 0:
+        print("-" + "-+-".join("-" * width for width in widths) + "-")
+' "$columns"
+}
+print_table 'SELECT title, alt, seo FROM products ORDER BY id'
 failures=$("${psql[@]}" -c 'SELECT count(*) FROM caption.failure')
 if [ "$failures" -gt 0 ]; then
   say "without a caption ($failures): the model was not sure, or the picture could not be read"
-  PAGER='' "${psql[@]}" -P format=wrapped -P columns="$columns" -P tuples_only=off \
-    -c 'TABLE caption.failure LIMIT 10'
+  print_table "SELECT p.title, f.code, f.message FROM caption.failure f
+                 JOIN products p ON p.id = (f.key ->> 'id')::int ORDER BY p.id LIMIT 10"
 fi
 filled=$("${psql[@]}" -c "SELECT count(*) FROM products WHERE alt <> '' AND seo <> ''")
 say "$filled of $count products have an alt text and a meta description"

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# install.sh [PG_CONFIG]: builds the extension and the engine. Installs both, the ONNX Runtime
-# library and the default model into that PostgreSQL.
-#   PROFILE=release (default) or dev
+# install.sh [PG_CONFIG]: builds the extension and the engine (scripts/build.sh). Installs both, the
+# ONNX Runtime library and the default model into that PostgreSQL.
+#   PROFILE=release (default), demo or dev
 #   HEIF=1           a release engine that decodes AVIF and HEIC
 #   DEFAULT_MODEL    the folder that is installed as the default model (models/default)
 #   BUILD_PG_CONFIG  build against the headers of this one (the tests' private copies have none)
@@ -14,36 +14,8 @@ set -euo pipefail
 
 if [ $# -gt 0 ]; then PG_CONFIG=$1; fi
 target=$(need_pg_config)
-source=${BUILD_PG_CONFIG:-$target}
-major=$(pg_major "$target")
-profile=${PROFILE:-release}
-case $profile in
-  release) built=release flag=() ;;
-  dev) built=debug flag=(--debug) ;;
-  *) die "PROFILE=$profile: use release or dev" ;;
-esac
-
 cd "$project"
-say "building the extension for PostgreSQL $major ($profile)"
-# A PostgreSQL that `cargo pgrx init` does not know, such as a private copy: the build script of the
-# bindings gets its path directly.
-grep -qs "^pg$major *=" "${PGRX_HOME:-$HOME/.pgrx}/config.toml" ||
-  export PGRX_PG_CONFIG_PATH=$source
-package=target/package/$profile-pg$major
-# Files of an earlier version must not be installed.
-rm -rf "$package"
-log=$run_dir/build.log; mkdir -p "$run_dir" "$package"
-cargo pgrx package "${flag[@]}" --pg-config "$source" --out-dir "$package" \
-  --no-default-features --features "pg$major" >"$log" ||
-  { cat "$log" >&2; die "the extension could not be built"; }
-say "building the engine ($profile)"
-# Tests build the whole workspace next. The same selection of packages has the same features, so
-# there is one build.
-if [ "$profile" = dev ]; then
-  cargo build --quiet --workspace --exclude pg_caption --lib --bins --tests
-else
-  cargo build --quiet --release -p pg_caption_engine ${HEIF:+--features heif}
-fi
+package=$(scripts/build.sh "${BUILD_PG_CONFIG:-$target}")
 
 pkglibdir=$("$target" --pkglibdir) sharedir=$("$target" --sharedir)
 if [ -w "$pkglibdir" ] && [ -w "$sharedir/extension" ]; then root=() ; else root=(as_root); fi
@@ -58,12 +30,11 @@ put() {
 }
 
 say "installing into $pkglibdir and $sharedir"
-put "$package$("$source" --pkglibdir)/pg_caption.so" "$pkglibdir/pg_caption.so" 755
-for file in "$package$("$source" --sharedir)/extension/"pg_caption*; do
+put "$package/pg_caption.so" "$pkglibdir/pg_caption.so" 755
+for file in "$package/extension/"pg_caption*; do
   put "$file" "$sharedir/extension/$(basename "$file")"
 done
-program=${CARGO_TARGET_DIR:-target}/$built/pg_caption_engine
-put "$program" "$pkglibdir/pg_caption/pg_caption_engine" 755
+put "$package/pg_caption_engine" "$pkglibdir/pg_caption/pg_caption_engine" 755
 put "$run_dir/onnxruntime/libonnxruntime.so" "$pkglibdir/pg_caption/libonnxruntime.so" 755
 for file in LICENSE ThirdPartyNotices.txt; do
   put "$run_dir/onnxruntime/$file" "$sharedir/pg_caption/onnxruntime/$file"

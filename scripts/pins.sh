@@ -12,7 +12,13 @@ PATH=$run_dir/tools/bin:$PATH
 # other's work. build.rs passes the same flag to the linker.
 export CARGO_PGRX_DISABLE_GC_SECTIONS_WORKAROUND=1
 
-say() { printf '\033[1m==>\033[0m %s\n' "$*" >&2; }
+# say TEXT…: a step; with its time since CLOCK (seconds of the epoch), if that is set.
+say() {
+  local time=
+  [ -z "${CLOCK:-}" ] || time=$(printf '%d:%02d ' $(((EPOCHSECONDS - CLOCK) / 60)) \
+    $(((EPOCHSECONDS - CLOCK) % 60)))
+  printf '\033[1m==>\033[0m %s%s\n' "$time" "$*" >&2
+}
 die() { printf '\033[1merror:\033[0m %s\n' "$*" >&2; exit 1; }
 
 # pin SECTION KEY: a value of pgrx.toml.
@@ -21,6 +27,17 @@ pin() {
     /^\[/ { here = ($0 == section) }
     here && $1 == key { sub(/^[^=]*= *"?/, ""); sub(/"? *$/, ""); print; exit }
   ' "$project/pgrx.toml"
+}
+
+# The version of this checkout.
+version() { sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' "$project/Cargo.toml"; }
+
+# use_headers PG_CONFIG: the builds of this shell use the headers of that PostgreSQL. If
+# `cargo pgrx init` knows one of the same major, builds by hand use it, and so do these: another path
+# would rebuild the bindings.
+use_headers() {
+  grep -qs "^pg$(pg_major "$1") *=" "${PGRX_HOME:-$HOME/.pgrx}/config.toml" ||
+    export PGRX_PG_CONFIG_PATH=$1
 }
 
 # as_root COMMAND…: with sudo unless the user is root.

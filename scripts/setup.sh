@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Installs missing build requirements: PostgreSQL with headers, clang, cmake, nasm, cargo-pgrx, the
-# ONNX Runtime library. Quiet and quick when nothing is missing. PG_CONFIG=… selects an installed
-# PostgreSQL.
+# Installs missing build requirements: PostgreSQL with headers, clang, cmake, nasm, the ONNX Runtime
+# library. Quiet and quick when nothing is missing. PG_CONFIG=… selects an installed PostgreSQL.
+# Builds need no cargo-pgrx; scripts/pgrx.sh installs it for those who use it.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -27,7 +27,7 @@ offered() {
 
 if command -v apt-get >/dev/null; then
   need=()
-  packages=(build-essential pkg-config ca-certificates libssl-dev)
+  packages=(build-essential pkg-config ca-certificates)
   packages+=(clang libclang-dev cmake nasm python3)
   for package in "${packages[@]}"; do
     if lacking "$package"; then need+=("$package"); fi
@@ -58,29 +58,8 @@ else
     command -v "$program" >/dev/null || die "$program is missing, and apt-get is not available"
   done
 fi
-pg_config=$(find_pg_config) ||
+find_pg_config >/dev/null ||
   die "no PostgreSQL ($(pin postgresql majors)) with headers found; name one with PG_CONFIG=…"
-major=$(pg_major "$pg_config")
-
-# --- cargo-pgrx ---------------------------------------------------------------
-version=$(pin cargo-pgrx version)
-if [ "$(cargo pgrx --version 2>/dev/null)" != "cargo-pgrx $version" ]; then
-  say "building cargo-pgrx $version (some minutes, once)"
-  # Another version, installed for other projects, is not changed.
-  if command -v cargo-pgrx >/dev/null; then root=(--root "$run_dir/tools"); else root=(); fi
-  cargo install cargo-pgrx --version "=$version" --locked --quiet "${root[@]}"
-fi
-pgrx_home=${PGRX_HOME:-$HOME/.pgrx}
-if ! grep -qs "^pg$major *=" "$pgrx_home/config.toml"; then
-  say "registering $pg_config with cargo-pgrx"
-  # init forgets versions that are not named again.
-  mapfile -t known < <(
-    sed -nE 's/^(pg[0-9]+) *= *"(.*)"$/--\1=\2/p' "$pgrx_home/config.toml" 2>/dev/null
-  )
-  log=$run_dir/pgrx-init.log
-  cargo pgrx init --no-run "${known[@]}" "--pg$major=$pg_config" >"$log" 2>&1 ||
-    { cat "$log" >&2; die "cargo pgrx init failed"; }
-fi
 
 # --- ONNX Runtime -------------------------------------------------------------
 "$project/scripts/onnxruntime.sh"

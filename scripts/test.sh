@@ -12,6 +12,7 @@ cd "$project"
 
 pg_config=$(need_pg_config)
 pg=pg$(pg_major "$pg_config")
+use_headers "$pg_config"
 skipped=()
 # Live tests wait more than they work.
 export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 4))}
@@ -40,8 +41,8 @@ say "style"
 scripts/check-style.py --self-test
 scripts/check-style.py
 say "scripts"
-for script in scripts/*.sh .ci/run; do bash -n "$script"; done
-if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh .ci/run
+for script in scripts/*.sh packaging/pg_caption_setup .ci/run; do bash -n "$script"; done
+if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh packaging/pg_caption_setup .ci/run
 else skipped+=("shellcheck is not installed")
 fi
 say "SQL"

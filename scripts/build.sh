@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# build.sh PG_CONFIG: builds the extension for that PostgreSQL, its install script and the engine.
+# Prints the folder that holds them: pg_caption.so, extension/, pg_caption_engine.
+#   PROFILE=release (default), demo or dev
+#   HEIF=1           a release engine that decodes AVIF and HEIC
+set -euo pipefail
+# shellcheck source=scripts/pins.sh
+. "$(dirname "$0")/pins.sh"
+
+source=${1:?a pg_config}
+major=$(pg_major "$source")
+profile=${PROFILE:-release}
+case $profile in
+  release | demo) built=$profile flag=(--profile "$profile") ;;
+  dev) built=debug flag=() ;;
+  *) die "PROFILE=$profile: use release, demo or dev" ;;
+esac
+
+cd "$project"
+use_headers "$source"
+extension=(-p pg_caption --no-default-features --features "pg_caption/pg$major")
+engine=(-p pg_caption_engine -p pg_caption_install_script)
+if [ "$profile" = demo ]; then
+  # One call: both halves share what they depend on, and no core waits for the end of a half.
+  say "building extension and engine for PostgreSQL $major ($profile)"
+  cargo build --quiet "${flag[@]}" "${extension[@]}" "${engine[@]}"
+else
+  say "building the extension for PostgreSQL $major ($profile)"
+  cargo build --quiet "${flag[@]}" "${extension[@]}" --lib
+  say "building the engine ($profile)"
+  # Tests build the whole workspace next. The same selection of packages has the same features, so
+  # there is one build.
+  if [ "$profile" = dev ]; then
+    cargo build --quiet --workspace --exclude pg_caption --lib --bins --tests
+  else
+    cargo build --quiet "${flag[@]}" "${engine[@]}" ${HEIF:+--features pg_caption_engine/heif}
+  fi
+fi
+
+programs=${CARGO_TARGET_DIR:-target}/$built
+# The library of each major has the same name: this one is kept. Files of an earlier version are
+# not.
+package=target/package/$profile-pg$major
+rm -rf "$package"; mkdir -p "$package"
+cp "$programs/libpg_caption.so" "$package/pg_caption.so"
+ln -f "$programs/pg_caption_engine" "$package/pg_caption_engine"
+"$programs/pg_caption_install_script" "$package/pg_caption.so" pg_caption.control "$(version)" \
+  "$package/extension"
+find sql -name 'pg_caption--*--*.sql' -exec cp {} "$package/extension/" \;
+echo "$package"
