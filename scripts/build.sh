@@ -3,6 +3,7 @@
 # Prints the folder that holds them: pg_caption.so, extension/, pg_caption_engine.
 #   PROFILE=release (default), demo or dev
 #   HEIF=1           a release engine that decodes AVIF and HEIC
+#   PARTS=engine     only the engine
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -25,8 +26,10 @@ if [ "$profile" = demo ]; then
   say "building extension and engine for PostgreSQL $major ($profile)"
   cargo build --quiet "${flag[@]}" "${extension[@]}" "${engine[@]}"
 else
-  say "building the extension for PostgreSQL $major ($profile)"
-  cargo build --quiet "${flag[@]}" "${extension[@]}" --lib
+  if [ "${PARTS:-}" != engine ]; then
+    say "building the extension for PostgreSQL $major ($profile)"
+    cargo build --quiet "${flag[@]}" "${extension[@]}" --lib
+  fi
   say "building the engine ($profile)"
   # Tests build the whole workspace next. The same selection of packages has the same features, so
   # there is one build.
@@ -42,8 +45,9 @@ programs=${CARGO_TARGET_DIR:-target}/$built
 # not.
 package=target/package/$profile-pg$major
 rm -rf "$package"; mkdir -p "$package"
-cp "$programs/libpg_caption.so" "$package/pg_caption.so"
 ln -f "$programs/pg_caption_engine" "$package/pg_caption_engine"
+if [ "${PARTS:-}" = engine ]; then echo "$package"; exit; fi
+cp "$programs/libpg_caption.so" "$package/pg_caption.so"
 "$programs/pg_caption_install_script" "$package/pg_caption.so" pg_caption.control "$(version)" \
   "$package/extension"
 find sql -name 'pg_caption--*--*.sql' -exec cp {} "$package/extension/" \;

@@ -3,6 +3,7 @@
 # ONNX Runtime library and the default model into that PostgreSQL.
 #   PROFILE=release (default), demo or dev
 #   HEIF=1           a release engine that decodes AVIF and HEIC
+#   PARTS=engine     all but the extension itself
 #   DEFAULT_MODEL    the folder that is installed as the default model (models/default)
 #   BUILD_PG_CONFIG  build against the headers of this one (the tests' private copies have none)
 #
@@ -30,10 +31,12 @@ put() {
 }
 
 say "installing into $pkglibdir and $sharedir"
-put "$package/pg_caption.so" "$pkglibdir/pg_caption.so" 755
-for file in "$package/extension/"pg_caption*; do
-  put "$file" "$sharedir/extension/$(basename "$file")"
-done
+if [ "${PARTS:-}" != engine ]; then
+  put "$package/pg_caption.so" "$pkglibdir/pg_caption.so" 755
+  for file in "$package/extension/"pg_caption*; do
+    put "$file" "$sharedir/extension/$(basename "$file")"
+  done
+fi
 put "$package/pg_caption_engine" "$pkglibdir/pg_caption/pg_caption_engine" 755
 put "$run_dir/onnxruntime/libonnxruntime.so" "$pkglibdir/pg_caption/libonnxruntime.so" 755
 for file in LICENSE ThirdPartyNotices.txt; do

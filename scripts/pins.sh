@@ -30,11 +30,11 @@ pin() {
 }
 
 # The version of this checkout.
-version() { sed -n '/^\[workspace.package\]/,/^$/s/^version = "\(.*\)"/\1/p' "$project/Cargo.toml"; }
+version() { sed -n 's/^version = "\(.*\)"/\1/p' "$project/Cargo.toml" | head -n 1; }
 
 # use_headers PG_CONFIG: the builds of this shell use the headers of that PostgreSQL. If
-# `cargo pgrx init` knows one of the same major, builds by hand use it, and so do these: another path
-# would rebuild the bindings.
+# `cargo pgrx init` knows one of the same major, builds by hand use it, and so do these: another
+# path would rebuild the bindings.
 use_headers() {
   grep -qs "^pg$(pg_major "$1") *=" "${PGRX_HOME:-$HOME/.pgrx}/config.toml" ||
     export PGRX_PG_CONFIG_PATH=$1

@@ -6,6 +6,8 @@
 # copied and the rest linked, is therefore an installation of its own. The tests install into it
 # without root and without changing the machine's PostgreSQL, and several checkouts can be tested at
 # the same time. Tests find it through .run/test-postgresql.
+#
+# COPY_TO=FOLDER makes such a copy for another purpose (scripts/pgrx.sh), with headers.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -20,7 +22,8 @@ while case "$libdir/ $sharedir/" in "$prefix"/*" $prefix"/*) false ;; esac; do
   prefix=${prefix%/*}
 done
 
-home=$(test_home)
+headers=$("$pg_config" --includedir-server)
+home=${COPY_TO:-$(test_home)}
 # Already one for the tests alone (scripts/postgresql-wheel.sh).
 case $bindir in "$home"/*) echo "$pg_config"; exit ;; esac
 tree=$home/postgresql-$(pg_major "$pg_config")
@@ -37,8 +40,12 @@ if [ "$(cat "$tree/made-from" 2>/dev/null)" != "$stamp" ]; then
     case $name in pg_caption* | extension) continue ;; esac
     [ -e "$tree${from#"$prefix"}" ] || ln -s "$from" "$tree${from#"$prefix"}"
   done
+  case $headers in "$prefix"/*)
+    mkdir -p "$(dirname "$tree${headers#"$prefix"}")"
+    ln -s "$headers" "$tree${headers#"$prefix"}"
+  esac
   echo "$stamp" >"$tree/made-from"
 fi
 mkdir -p "$run_dir"
-ln -sfn "$tree${bindir#"$prefix"}" "$run_dir/test-postgresql"
+[ -n "${COPY_TO:-}" ] || ln -sfn "$tree${bindir#"$prefix"}" "$run_dir/test-postgresql"
 echo "$tree${bindir#"$prefix"}/pg_config"

@@ -42,7 +42,8 @@ scripts/check-style.py --self-test
 scripts/check-style.py
 say "scripts"
 for script in scripts/*.sh packaging/pg_caption_setup .ci/run; do bash -n "$script"; done
-if command -v shellcheck >/dev/null; then shellcheck -x scripts/*.sh packaging/pg_caption_setup .ci/run
+if command -v shellcheck >/dev/null; then
+  shellcheck -x scripts/*.sh packaging/pg_caption_setup .ci/run
 else skipped+=("shellcheck is not installed")
 fi
 say "SQL"

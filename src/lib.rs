@@ -35,6 +35,7 @@ pgrx::extension_sql_file!(
     name = "metrics",
     requires = ["caption", "progress"]
 );
+pgrx::extension_sql_file!("../sql/help.sql", name = "help", requires = ["schema"]);
 pgrx::extension_sql_file!("../sql/lint.sql", name = "lint", requires = ["progress"]);
 pgrx::extension_sql_file!(
     "../sql/backfill.sql",

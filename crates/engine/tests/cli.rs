@@ -359,3 +359,42 @@ fn every_hostile_file_meets_its_expectation() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
+
+/// The manual page and `--help` show every command, its options and the exit codes; a shell accepts
+/// the completions.
+#[test]
+fn the_manual_and_completions_name_every_command() {
+    let text = |arguments: &[&str]| {
+        let output = program(arguments);
+        assert!(output.status.success(), "{arguments:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let (page, bash) = (text(&["manual"]), text(&["completions", "bash"]));
+    let commands =
+        ["serve", "caption", "inspect", "model pull", "model list", "model check", "model agree"];
+    for command in commands {
+        let section = format!(".SH \"COMMAND {}\"", command.to_uppercase());
+        assert!(page.contains(&section), "{command}: {page}");
+        let words: Vec<&str> = command.split(' ').collect();
+        assert!(bash.contains(words[words.len() - 1]), "{command}");
+        // The page has every option that the command's own help has.
+        let help = text(&[&words[..], &["--help"]].concat());
+        for option in help.lines().filter_map(|line| line.trim_start().strip_prefix("--")) {
+            let name = option.split([' ', '.']).next().unwrap();
+            assert!(page.contains(&name.replace('-', "\\-")), "{command} --{name}");
+        }
+    }
+    let help = text(&["--help"]);
+    for part in ["Examples:", "Exit codes:", "  2  The arguments are wrong."] {
+        assert!(help.contains(part), "{part}: {help}");
+    }
+    assert!(page.contains(".SH \"EXIT STATUS\""), "{page}");
+    assert_eq!(program(&["caption"]).status.code(), Some(2));
+    assert_eq!(program(&["inspect", "/nowhere.jpg"]).status.code(), Some(1));
+
+    let mut shell = Command::new("bash");
+    shell.args(["--norc", "-n"]).stdin(std::process::Stdio::piped());
+    let mut shell = shell.spawn().unwrap();
+    std::io::Write::write_all(&mut shell.stdin.take().unwrap(), bash.as_bytes()).unwrap();
+    assert!(shell.wait().unwrap().success());
+}

@@ -3,13 +3,14 @@
 mod caption;
 mod inspect;
 mod locate;
+mod manual;
 mod model;
 mod serve;
 mod settings;
 mod sheet;
 
 use crate::test_hook::DecodeHook;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand};
 use settings::{AllSettings, SettingArgs};
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -17,7 +18,7 @@ use std::process::ExitCode;
 
 /// Writes captions for pictures: alt texts and meta descriptions, with a model on this machine.
 #[derive(Debug, Parser)]
-#[command(name = "pg_caption_engine", version, about)]
+#[command(name = "pg_caption_engine", version, about, after_help = manual::after_help())]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -37,10 +38,18 @@ enum Command {
     /// Download, list and check models
     #[command(subcommand)]
     Model(model::ModelCommand),
+    /// Print the completions of a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, as roff
+    Manual,
 }
 
 /// Options of `caption` and `sheet`.
 #[derive(Debug, Args)]
+#[command(after_help = manual::CAPTION_EXAMPLES)]
 pub struct CaptionArgs {
     /// Files, and http or https URLs
     #[arg(required = true, value_name = "FILE|URL")]
@@ -134,6 +143,7 @@ pub struct ServeArgs {
 
 /// Options of `inspect`.
 #[derive(Debug, Args)]
+#[command(after_help = manual::INSPECT_EXAMPLES)]
 pub struct InspectArgs {
     /// Files
     #[arg(required = true, value_name = "FILE")]
@@ -162,6 +172,8 @@ pub fn main(hook: DecodeHook) -> ExitCode {
         Command::Sheet(options) => sheet::run(&options),
         Command::Inspect(options) => inspect::run(&options),
         Command::Model(command) => model::run(&command),
+        Command::Completions { shell } => manual::print_completions(Cli::command(), shell),
+        Command::Manual => manual::print_page(Cli::command()),
     };
     match outcome {
         Ok(true) => ExitCode::SUCCESS,

@@ -26,9 +26,7 @@ pub enum ModelCommand {
 /// Options of `pull`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Environment: HF_TOKEN gives access to private and gated models, HF_ENDPOINT \
-                  names another hub, HTTPS_PROXY and NO_PROXY a proxy, SSL_CERT_FILE further \
-                  certificates."
+    after_help = super::manual::PULL_EXAMPLES
 )]
 pub struct PullArgs {
     /// The model's name at the hub

@@ -1,0 +1,57 @@
+//! The SQL of README.md, docs/tutorial.md and docs/install.md, run as it is written. Only the host
+//! of the pictures is replaced by a server of the test.
+
+use pg_caption_tests::{ServerAnswer, TestCluster, TestServer, TestSession, project};
+
+/// The blocks of SQL in a document, in order.
+fn blocks(path: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(project().join(path)).expect("a document");
+    let blocks = text.split("```sql\n").skip(1);
+    blocks.map(|rest| rest.split("```").next().unwrap_or_default().to_string()).collect()
+}
+
+/// Runs the statements of a block one by one: procedures commit. No string of them has a semicolon.
+fn run(session: &mut TestSession, web: &TestServer, block: &str) {
+    for statement in block.replace("https://cdn.example.com", &web.url("")).split_inclusive(';') {
+        let code = statement.lines().filter(|line| !line.trim_start().starts_with("--"));
+        if !code.collect::<String>().trim().is_empty() {
+            session.run(statement);
+        }
+    }
+}
+
+#[test]
+fn the_sql_of_the_tutorial_runs() {
+    let (cluster, web) = (TestCluster::shared(), TestServer::start());
+    web.serve_all(ServerAnswer::picture(2));
+    let db = cluster.database();
+    let mut session = db.session();
+    for role in ["app", "shop_owner"] {
+        session.run(&format!(
+            "DO $$ BEGIN CREATE ROLE {role}; EXCEPTION WHEN duplicate_object OR unique_violation \
+             THEN NULL; END $$"
+        ));
+    }
+    let tutorial = blocks("docs/tutorial.md");
+    assert!(tutorial.len() > 8, "{tutorial:?}");
+    let (last, first) = tutorial.split_last().expect("blocks");
+    for block in first {
+        run(&mut session, &web, block);
+    }
+    // What the tutorial says about its table.
+    assert_eq!(
+        session.text("SELECT alt FROM products WHERE title = 'Chair'"),
+        "A chair of oak, seen from the side"
+    );
+    assert!(session.holds("(SELECT count(*) FROM products WHERE alt <> '' AND seo <> '') = 4"));
+    assert!(session.holds(
+        "(SELECT string_agg(key::text, ',') FROM caption.texts('products') \
+         WHERE state = 'edited') = '{\"id\": 4}'"
+    ));
+    run(&mut session, &web, last);
+    assert_eq!(session.number("SELECT count(*) FROM caption.progress"), 0);
+
+    for block in blocks("docs/install.md").iter().chain(&blocks("README.md")) {
+        run(&mut session, &web, block);
+    }
+}
