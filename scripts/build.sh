@@ -3,7 +3,7 @@
 # Prints the folder that holds them: pg_caption.so, extension/, pg_caption_engine.
 #   PROFILE=release (default), demo or dev
 #   HEIF=1           a release engine that decodes AVIF and HEIC
-#   PARTS=engine     only the engine
+#   PARTS=engine     only the engine; PARTS=extension: only the library, for a later call
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -30,6 +30,7 @@ else
     say "building the extension for PostgreSQL $major ($profile)"
     cargo build --quiet "${flag[@]}" "${extension[@]}" --lib
   fi
+  if [ "${PARTS:-}" = extension ]; then exit; fi
   say "building the engine ($profile)"
   # Tests build the whole workspace next. The same selection of packages has the same features, so
   # there is one build.

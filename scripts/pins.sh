@@ -36,6 +36,7 @@ version() { sed -n 's/^version = "\(.*\)"/\1/p' "$project/Cargo.toml" | head -n 
 # `cargo pgrx init` knows one of the same major, builds by hand use it, and so do these: another
 # path would rebuild the bindings.
 use_headers() {
+  unset PGRX_PG_CONFIG_PATH
   grep -qs "^pg$(pg_major "$1") *=" "${PGRX_HOME:-$HOME/.pgrx}/config.toml" ||
     export PGRX_PG_CONFIG_PATH=$1
 }

@@ -14,7 +14,7 @@ cd "$project"
 installed=$(need_pg_config)
 majors=("$@")
 if [ $# = 0 ]; then
-  read -ra majors <<<"$(pin postgresql majors)"; scripts/test.sh
+  read -ra majors <<<"$(pin postgresql majors)"; ALL=1 scripts/test.sh
   PG_CONFIG=$installed scripts/proof.sh
 fi
 
