@@ -38,6 +38,15 @@ pgrx: setup ## prepare `cargo pgrx run`: cargo-pgrx, a PostgreSQL of your own, e
 package: setup ## build Debian packages in target/debian; MAJORS="15 17" for some
 	@scripts/package.sh $(MAJORS)
 
+test-packages: ## install these packages into bare Debian folders; needs root
+	@scripts/test-packages.sh
+
+book: ## build the documentation as a site in target/book
+	@scripts/book.sh
+
+release: setup ## prepare VERSION=1.2.3: versions, changelog, packages, checksums, components
+	@scripts/release.sh $(VERSION)
+
 test: setup ## run all checks, from formatting to a live server
 	@scripts/test.sh
 
