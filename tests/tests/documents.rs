@@ -122,3 +122,80 @@ fn every_named_test_exists() {
         assert!(missing.is_empty(), "{page} names tests that do not exist: {missing:?}");
     }
 }
+
+/// All pages that are written by hand, with their paths.
+fn pages() -> Vec<(String, String)> {
+    let docs = std::fs::read_dir(project().join("docs")).expect("docs");
+    let names = docs.flatten().map(|entry| format!("docs/{}", entry.file_name().display()));
+    let top = ["README.md", "ARCHITECTURE.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"];
+    names
+        .filter(|name| name.ends_with(".md"))
+        .chain(top.map(String::from))
+        .map(|name| (name.clone(), document(&name)))
+        .collect()
+}
+
+/// A link leads to a file, and to a heading of it; a page that is named in a text exists.
+#[test]
+fn every_link_leads_somewhere() {
+    let mut broken = Vec::new();
+    let mut links = 0;
+    for (path, text) in pages() {
+        let folder = project().join(&path).parent().expect("a folder").to_owned();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            if link.contains("://") || link.contains(['\n', ' ']) {
+                continue;
+            }
+            links += 1;
+            let (file, heading) = link.split_once('#').unwrap_or((link, ""));
+            let target = if file.is_empty() { project().join(&path) } else { folder.join(file) };
+            let found = std::fs::read_to_string(&target).unwrap_or_default();
+            let anchor = |line: &str| {
+                let title = line.trim_start_matches('#').trim().to_lowercase();
+                let kept = title.chars().filter(|c| c.is_alphanumeric() || " -_".contains(*c));
+                kept.collect::<String>().replace(' ', "-")
+            };
+            let mut headings = found.lines().filter(|line| line.starts_with('#'));
+            if !target.exists() || !(heading.is_empty() || headings.any(|h| anchor(h) == heading)) {
+                broken.push(format!("{path}: {link}"));
+            }
+        }
+        let names = text.split("docs/").skip(1).filter_map(|rest| {
+            let name = rest.split(|c: char| !(c.is_ascii_alphanumeric() || "-_.".contains(c)));
+            name.into_iter().next().filter(|name| name.ends_with(".md"))
+        });
+        broken.extend(
+            names
+                .filter(|name| !project().join("docs").join(name).exists())
+                .map(|name| format!("{path}: docs/{name}")),
+        );
+    }
+    assert!(links > 20, "too few links: {links}");
+    assert!(broken.is_empty(), "links that lead nowhere: {broken:?}");
+}
+
+/// Every page is in the summary of the book, and the reader finds it from there.
+#[test]
+fn the_book_has_every_page() {
+    let summary = document("docs/SUMMARY.md");
+    let missing: Vec<String> = pages()
+        .into_iter()
+        .filter_map(|(path, _)| path.strip_prefix("docs/").map(String::from))
+        .filter(|name| name != "SUMMARY.md" && !summary.contains(&format!("({name})")))
+        .collect();
+    assert!(missing.is_empty(), "docs/SUMMARY.md does not have {missing:?}");
+}
+
+/// The names and versions of META.json, the packages and the documents are those of this version.
+#[test]
+fn every_document_has_this_version() {
+    let version = env!("CARGO_PKG_VERSION");
+    let meta = document("META.json");
+    assert_eq!(meta.matches(&format!("\"version\": \"{version}\"")).count(), 2, "META.json");
+    for page in ["README.md", "docs/install.md", "docs/tutorial.md"] {
+        let text = document(page);
+        let named = text.matches("-pg-caption_").count();
+        assert!(named > 0, "{page} names no package");
+        assert_eq!(text.matches(&format!("-pg-caption_{version}-1_")).count(), named, "{page}");
+    }
+}
