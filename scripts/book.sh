@@ -8,7 +8,8 @@ cd "$project"
 version=$(pin mdbook version)
 if [ "$(mdbook --version 2>/dev/null)" != "mdbook v$version" ]; then
   say "building mdBook $version (some minutes, once)"
-  cargo install mdbook --version "=$version" --locked --quiet --root "$run_dir/tools"
+  cargo install mdbook --version "=$version" --locked --quiet --no-default-features \
+    --features search --root "$run_dir/tools"
 fi
 mdbook build docs
 # Pages name each other by their path in the checkout: docs/errors.md.
