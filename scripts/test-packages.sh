@@ -99,8 +99,7 @@ try_suite() {
     { tail -n 20 "$served/apt.log" >&2; die "$suite: $deb cannot be installed"; }
   inside pg_ctlcluster "$major" main start
 
-  # What a user has already: a database, a library of others, and here a network that is allowed.
-  # The port differs from that of this machine's server.
+  # What a user has already: a database, and another library; the pictures are on loopback.
   sql postgres "CREATE DATABASE shop"
   inside pg_conftool "$major" main set shared_preload_libraries pg_stat_statements
   inside pg_conftool "$major" main set pg_caption.allowed_networks 127.0.0.0/8
@@ -116,9 +115,10 @@ try_suite() {
   inside pg_caption_setup --database shop --restart
   is "the start of the server after a second call" "$before" \
     "$(sql postgres "SELECT pg_postmaster_start_time()")"
-  # An ALTER SYSTEM is followed where it decides, names with commas and quotes included.
+  # An ALTER SYSTEM overrides the files: it is what changes.
   sql shop "ALTER SYSTEM SET shared_preload_libraries = 'auto_explain', 'pg_stat_statements'"
-  inside pg_caption_setup --database shop --restart
+  inside pg_caption_setup --database shop
+  inside pg_ctlcluster "$major" main restart
   is "the libraries of ALTER SYSTEM" "auto_explain, pg_stat_statements, pg_caption" \
     "$(sql shop "SHOW shared_preload_libraries" | tr -d '"')"
   if inside pg_caption_setup --database nowhere 2>"$served/error"; then
@@ -169,7 +169,6 @@ try_suite() {
     "$(sql shop "SHOW shared_preload_libraries" | tr -d '"')"
   inside apt-get purge -y -qq "$package" >"$served/apt.log" 2>&1
   inside pg_ctlcluster "$major" main restart
-  # The alternatives' own log is dpkg's.
   files=$(find "$root/usr" "$root/etc" "$root/var/lib/dpkg" \
     \( -name '*pg_caption*' -o -name '*pg-caption*' \) || true)
   is "files after the removal" "" "$files"
