@@ -3,7 +3,7 @@
 # with debug symbols in packages of their own, and checks them with lintian. All majors by default.
 #
 # Packages run on the Debian on which they are built and on later ones: build them on the oldest.
-# DEBIAN_REVISION=2 is for another package of the same version.
+# DEBIAN_REVISION=2 is for another package of the same version, PROFILE=dev for tests.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -25,10 +25,17 @@ majors=("$@")
 revision=$(version)-${DEBIAN_REVISION:-1}
 # The same commit makes the same packages.
 SOURCE_DATE_EPOCH=$(git log -1 --format=%ct); export SOURCE_DATE_EPOCH
-# C code is hardened as Debian does it; Rust's own linking is (PIE, full RELRO).
-export CFLAGS="-g -O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2"
-export CXXFLAGS=$CFLAGS PROFILE=release
+export PROFILE=${PROFILE:-release}
+if [ "$PROFILE" = release ]; then
+  # C code is hardened as Debian does it; Rust's own linking is (PIE, full RELRO).
+  export CFLAGS="-g -O2 -fstack-protector-strong -D_FORTIFY_SOURCE=2"
+  export CXXFLAGS=$CFLAGS
+else
+  # For tests: quickly packed, without debug symbols.
+  export QUICK=1 DEB_BUILD_OPTIONS=noautodbgsym
+fi
 out=$project/target/debian
+[ "$PROFILE" = release ] || out+=-$PROFILE
 
 # stage MAJOR FOLDER BUILT: the files of one package, as they are installed.
 stage() {

@@ -94,6 +94,13 @@ if [ -n "$building" ]; then
 fi
 say "examples in the documentation"
 cargo test --quiet --workspace --exclude pg_caption --doc
+if command -v dh >/dev/null && command -v lintian >/dev/null; then
+  say "a package of this build"
+  PROFILE=dev scripts/package.sh "${pg#pg}" 2>"$run_dir/package-test.log" ||
+    { tail -n 30 "$run_dir/package-test.log" >&2; die "the package cannot be built"; }
+else
+  skipped+=("debhelper or lintian is not installed: a package of this build")
+fi
 if [ -n "$other" ]; then
   # Topics of the engine, the network, models and documents: the server has no part in them.
   once=(allowed_hosts catalogue confinement engine_losses feeds frozen_engines hosts image_columns
