@@ -79,7 +79,7 @@ fn reference(session: &mut TestSession) -> String {
     );
     for function in rows(session, FUNCTIONS) {
         let [signature, result, description, callers] = &function[..] else { unreachable!() };
-        let _ = write!(page, "\n```sql\n");
+        let _ = writeln!(page, "\n```sql");
         let call = if result.is_empty() { "CALL " } else { "" };
         // One argument a line where the signature is long.
         let end = if result.is_empty() { String::new() } else { format!("\n    -> {result}") };
