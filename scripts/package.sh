@@ -82,7 +82,7 @@ for major in "${majors[@]}"; do
     sed "s/@MAJOR@/$major/g" "packaging/debian/$file" >"$work/debian/$package.$file"
   done
   chmod +x "$work/debian/rules"
-  echo "stage/usr" >"$work/debian/$package.install"
+  echo "stage/usr /" >"$work/debian/$package.install"
   echo "3.0 (native)" >"$work/debian/source/format"
   cat >"$work/debian/changelog" <<CHANGELOG
 pg-caption ($revision) unstable; urgency=medium
