@@ -59,6 +59,9 @@ stage() {
   cp packaging/pg_caption_setup.1 "$share/man/man1/"
   gzip -9n "$share"/man/man1/*.1
   local shells=$share/pg_caption/completions
+  # update-alternatives makes no folders, and a small system lacks these.
+  install -d "$to"/usr/share/{bash-completion/completions,zsh/vendor-completions} \
+    "$to/usr/share/fish/vendor_completions.d"
   "$built/pg_caption_engine" completions bash >"$shells/pg_caption_engine.bash"
   "$built/pg_caption_engine" completions zsh >"$shells/_pg_caption_engine"
   "$built/pg_caption_engine" completions fish >"$shells/pg_caption_engine.fish"
