@@ -140,7 +140,11 @@ try_suite() {
   is "the version of the engine" "pg_caption_engine $(version)" \
     "$(inside pg_caption_engine --version)"
   inside pg_caption_engine model list >/dev/null
-  [ -f "$root/usr/share/man/man1/pg_caption_engine.1.gz" ] || die "$suite: no manual page"
+  # Links of update-alternatives are absolute.
+  for file in man/man1/pg_caption_engine.1.gz man/man1/pg_caption_setup.1.gz \
+    bash-completion/completions/pg_caption_engine zsh/vendor-completions/_pg_caption_engine; do
+    inside test -s "/usr/share/$file" || die "$suite: /usr/share/$file is missing"
+  done
 
   # --- an upgrade keeps data, settings and models ---
   inside mkdir "/usr/share/postgresql/$major/pg_caption/models/own"
