@@ -75,7 +75,7 @@ fn reference(session: &mut TestSession) -> String {
     let mut page = String::from(
         "# Reference\n\nThis page is made from the comments of the SQL objects and from the \
          settings of a server. Do not\nedit it: `UPDATE_DOCS=1` and the live test `reference` \
-         write it. docs/errors.md lists the error codes.\n\n## Functions and procedures\n",
+         write it. docs/errors.md has the error codes.\n\n## Functions and procedures\n",
     );
     for function in rows(session, FUNCTIONS) {
         let [signature, result, description, callers] = &function[..] else { unreachable!() };
