@@ -8,7 +8,8 @@ SHELL := /bin/bash
 export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER LARGE HEIF CHROMIUM
 
 .PHONY: help setup demo test test-all proof install cluster cluster-stop bench bench-families
-.PHONY: bench-fleet bench-noise bench-queue format lint clean pgrx package test-packages book release
+.PHONY: bench-fleet bench-noise bench-queue format lint clean pgrx package test-packages
+.PHONY: book release
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
