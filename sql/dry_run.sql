@@ -18,8 +18,8 @@ CREATE FUNCTION caption.estimate(
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
     AS 'MODULE_PATHNAME', 'estimate_wrapper';
 COMMENT ON FUNCTION caption.estimate(regclass, text, jsonb, text) IS
-    'Returns how many rows of a table have a picture and an empty column, how many different '
-    'pictures that are, and how long they take at the speed of the engine so far. For a model on a '
+    'Returns how many rows of a table have a picture and an empty column, and how many different '
+    'pictures that are. The time is that at the speed of the engine so far. For a model on a '
     'server also requests, tokens and, with a price in its folder, the cost. Fetches nothing. '
     'image and fills are those of the watch, or the defaults of a new one.';
 
@@ -42,8 +42,8 @@ CREATE FUNCTION caption.preview(
     LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 40
     AS 'MODULE_PATHNAME', 'preview_wrapper';
 COMMENT ON FUNCTION caption.preview(regclass, text, jsonb, int, text, text) IS
-    'Captions a random sample of the rows that have a picture, as a watch would: a row for each '
-    'row and column, with text, source (model, fallback), confidence, and why there is no caption. '
+    'Captions a random sample of the rows that have a picture, as a watch would. Returns a row for '
+    'each row and column, with text, source (model, fallback), confidence, and a failure. '
     'Writes nothing. image, fills, condition and base_url are those of the watch, or the defaults '
     'of a new one.';
 

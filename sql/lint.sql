@@ -12,8 +12,8 @@ CREATE FUNCTION caption.lint(
     LANGUAGE c STABLE PARALLEL SAFE ROWS 2 SET search_path = pg_catalog, pg_temp
     AS 'MODULE_PATHNAME', 'lint_wrapper';
 COMMENT ON FUNCTION caption.lint(text, text, text[]) IS
-    'Returns a row for each rule that a text breaks: length, stock opener, file name, vague or '
-    'placeholder words, URL, keywords, markup, words of a model, the same text as a neighbour. '
+    'Returns a row for each rule that a text breaks. Rules: length, stock opener, file name, vague '
+    'or placeholder words, URL, keywords, markup, words of a model, the text of a neighbour. '
     'github: the rule of GitHub''s accessibility scanner that reports the same. '
     'position: the character that is meant, from 1. An empty text is a decorative image.';
 

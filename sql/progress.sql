@@ -15,8 +15,8 @@ CREATE FUNCTION caption.rows_ahead(relation regclass, OUT read int, OUT complete
     AS 'MODULE_PATHNAME', 'rows_ahead_wrapper';
 COMMENT ON FUNCTION caption.rows_ahead(regclass) IS
     'Returns how many rows of a watched table the worker has read beyond the recorded position '
-    'of the backfill, and how many it has completed that the queue and that position do not '
-    'count yet. NULL unless the caller is a member of the owning role or of pg_monitor.';
+    'of the backfill. completed: those done that the queue and that position do not count yet. '
+    'NULL unless the caller is a member of the owning role or of pg_monitor.';
 
 CREATE FUNCTION caption.unwatched_hint(relation regclass)
     RETURNS text

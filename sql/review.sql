@@ -17,9 +17,9 @@ CREATE FUNCTION caption.approve(
     LANGUAGE c VOLATILE PARALLEL UNSAFE
     AS 'MODULE_PATHNAME', 'approve_wrapper';
 COMMENT ON FUNCTION caption.approve IS
-    'Writes the drafts of a watched table into it, with the caller''s rights: all, or those of the '
-    'rows that keys or condition name, of one column, of at least a confidence. Each row is '
-    'written on its own; returns the texts that could not be written, and why.';
+    'Writes the drafts of a watched table into it, with the caller''s rights: all, or some. '
+    'keys or condition name rows, column_name a column, min_confidence a bound. Each row is '
+    'written on its own. Returns the texts that could not be written, and why.';
 
 CREATE FUNCTION caption.reject(
         relation    regclass,

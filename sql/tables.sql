@@ -204,8 +204,8 @@ COMMENT ON TABLE caption.ledger IS
 COMMENT ON COLUMN caption.ledger.url IS
     'Hash of the URL that was captioned last.';
 COMMENT ON COLUMN caption.ledger.outputs IS
-    'Columns, each with the hashes of its text and of the URL that it was written for, the text as '
-    'written, its source, confidence, style, model and time, and a draft with the same.';
+    'Columns, each with the hashes of its text and of its URL, and the text as written. '
+    'Also source, confidence, style, model and time, and a draft with the same.';
 COMMENT ON COLUMN caption.ledger.model IS
     'Digest of the model.';
 COMMENT ON COLUMN caption.ledger.etag IS

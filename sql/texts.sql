@@ -99,9 +99,8 @@ CREATE FUNCTION caption.texts(
     END
     $$;
 COMMENT ON FUNCTION caption.texts(regclass) IS
-    'Returns the machine-written texts of a watched table, for members of its owner: '
-    'key and column, the text as written, source (model, fallback), '
-    'state (written, approved, edited by a user since, withdrawn, draft, rejected), '
-    'confidence from 0 to 1, '
-    'model, style, language, time.';
+    'Returns the machine-written texts of a watched table, for members of its owner. '
+    'source: model or fallback. '
+    'state: written, approved, edited (by a user since), withdrawn, draft, rejected. '
+    'confidence: from 0 to 1.';
 REVOKE ALL ON FUNCTION caption.texts(regclass) FROM PUBLIC;

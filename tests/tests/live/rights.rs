@@ -123,6 +123,7 @@ fn functions_are_revoked_from_public() {
         "caption.audit(regclass)",
         "caption.enqueue()",
         "caption.escape_markup(text)",
+        "caption.help()",
         "caption.img_tag(text,text,integer,integer,jsonb)",
         "caption.in_flight(regclass)",
         "caption.is_language(text)",
