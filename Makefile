@@ -8,8 +8,8 @@ SHELL := /bin/bash
 export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER LARGE HEIF CHROMIUM
 
 .PHONY: help setup demo test test-all proof install cluster cluster-stop bench bench-families
-.PHONY: bench-fleet bench-noise bench-queue format lint clean pgrx package test-packages
-.PHONY: book release
+.PHONY: bench-context bench-fleet bench-noise bench-queue bench-remote bench-statements format lint
+.PHONY: clean pgrx package test-packages book release
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-16s%s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -68,6 +68,15 @@ bench-noise: install ## measure a session and a watch next to hostile callers
 
 bench-fleet: install ## measure three servers in front of a fleet, with engines that die
 	@scripts/bench.sh fleet
+
+bench-context: install ## measure what context and templates cost a watch
+	@scripts/bench.sh context
+
+bench-remote: install ## measure the engine in front of a model server
+	@scripts/bench.sh remote
+
+bench-statements: install ## measure what statements without captions pay
+	@scripts/bench.sh statements
 
 bench-queue: install ## measure the queue: enqueueing, and a million rows
 	@scripts/bench.sh queue

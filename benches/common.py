@@ -1,13 +1,18 @@
-"""What the benchmarks share: SQL on the cluster of PG_CAPTION_DSN, and a large picture.
+"""What the benchmarks share: SQL on the cluster of PG_CAPTION_DSN, pictures on loopback, and a large
+picture.
 
 Imported by programs whose first argument is psql.
 """
 
+import functools
+import http.server
+import multiprocessing
 import os
 import random
 import struct
 import subprocess
 import sys
+import urllib.parse
 import zlib
 
 PSQL = sys.argv[1]
@@ -22,6 +27,39 @@ def sql(text):
     if done.returncode:
         sys.exit(f"{text}\n{done.stderr}")
     return done.stdout.strip()
+
+
+class PictureHandler(http.server.SimpleHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+
+def serve(folder, pipe):
+    class PictureServer(http.server.ThreadingHTTPServer):
+        request_queue_size = 128
+
+    server = PictureServer(("127.0.0.1", 0), functools.partial(PictureHandler, directory=folder))
+    pipe.send(server.server_port)
+    server.serve_forever()
+
+
+def serve_pictures(folder, rows):
+    """Serves the pictures of a folder: the process that does, their names and a URL for each row."""
+    here, there = multiprocessing.Pipe()
+    process = multiprocessing.Process(target=serve, args=(folder, there), daemon=True)
+    process.start()
+    address = f"http://127.0.0.1:{here.recv()}"
+    endings = (".jpg", ".jpeg", ".png", ".webp")
+    files = sorted(name for name in os.listdir(folder) if name.lower().endswith(endings))
+    if not files:
+        sys.exit(f"{folder} contains no pictures")
+    urls = [
+        f"{address}/{urllib.parse.quote(files[number % len(files)])}?{number}"
+        for number in range(rows)
+    ]
+    return process, address, files, urls
 
 
 def noise_png(side):

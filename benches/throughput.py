@@ -7,37 +7,18 @@ own. The last ones have each picture ten times. `limit` is (cores - cores used b
 divided by the engine's CPU seconds per image.
 """
 
-import functools
-import http.server
 import json
-import multiprocessing
 import os
 import subprocess
 import sys
 import time
 import urllib.parse
 
-from common import DSN, PSQL, sql
+from common import DSN, PSQL, serve_pictures, sql
 
 TICK = os.sysconf("SC_CLK_TCK")
 CORES = len(os.sched_getaffinity(0))
 IMAGES, ROWS = sys.argv[2], int(sys.argv[3])
-
-
-class Handler(http.server.SimpleHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    def log_message(self, *_):
-        pass
-
-
-def serve(pipe):
-    class Server(http.server.ThreadingHTTPServer):
-        request_queue_size = 128
-
-    server = Server(("127.0.0.1", 0), functools.partial(Handler, directory=IMAGES))
-    pipe.send(server.server_port)
-    server.serve_forever()
 
 
 def stat(pid):
@@ -219,21 +200,7 @@ def overhead(urls):
 
 
 def main():
-    here, there = multiprocessing.Pipe()
-    process = multiprocessing.Process(target=serve, args=(there,), daemon=True)
-    process.start()
-    address = f"http://127.0.0.1:{here.recv()}"
-    files = sorted(
-        name
-        for name in os.listdir(IMAGES)
-        if name.lower().endswith((".jpg", ".jpeg", ".png", ".webp"))
-    )
-    if not files:
-        sys.exit(f"{IMAGES} contains no pictures")
-    urls = [
-        f"{address}/{urllib.parse.quote(files[number % len(files)])}?{number}"
-        for number in range(ROWS)
-    ]
+    process, address, files, urls = serve_pictures(IMAGES, ROWS)
     deadline = time.monotonic() + 60
     while (state := sql("SELECT state FROM caption.engine_status()")) != "ready":
         if state == "failed" or time.monotonic() > deadline:

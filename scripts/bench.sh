@@ -6,6 +6,9 @@
 #   LARGE=0  leaves benches/memory.py out
 # bench.sh queue: runs benches/queue_cost.py, the queue without the model; ROWS=1000000.
 # bench.sh fleet: runs tests/examples/fleet.rs, three servers in front of a fleet; ROWS=3000
+# bench.sh context: runs benches/context.py, what context and templates cost; ROUNDS=9
+# bench.sh statements: runs tests/examples/statements.rs, what other statements pay; ROUNDS=21
+# bench.sh remote: runs benches/remote.py, the engine in front of a model server; PICTURES=640
 # bench.sh cascade: runs benches/cascade.py; THEN=/folder of the second model
 # bench.sh noise: runs benches/noise.py, hostile callers next to a session and a watch.
 #   SECONDS_EACH=10 for each measurement, KINDS='drip,engine kills' for some of them
@@ -23,6 +26,16 @@ if [ "${1:-}" = fleet ]; then
   command -v haproxy >/dev/null || die "no haproxy; install Debian's package haproxy"
   cargo build --quiet -p pg_caption_engine
   PG_CONFIG=$(find_pg_config) exec cargo run --quiet -p pg_caption_tests --example fleet
+fi
+
+if [ "${1:-}" = statements ]; then
+  PG_CONFIG=$(find_pg_config) exec cargo run --quiet -p pg_caption_tests --example statements
+fi
+
+if [ "${1:-}" = remote ]; then
+  images=${IMAGES:-$project/demo/images}
+  exec python3 "$project/benches/remote.py" "$project/target/release/pg_caption_engine" "$images" \
+    "${PICTURES:-640}"
 fi
 
 if [ "${1:-}" = cascade ]; then
@@ -56,7 +69,7 @@ for folder in "$project/../shared/catalogue/images" "$project/demo/images"; do
 done
 [ -n "$images" ] || die "no pictures; name a folder with IMAGES=…"
 pg_config=$(find_pg_config)
-if [ "${PEER:-1}" != 0 ]; then
+if [ "${PEER:-1}" != 0 ] && [ -z "${1:-}" ]; then
   if ! [ -x "$run_dir/peer/bin/python" ]; then
     say "installing the peer's packages into .run/peer"
     python3 -m venv "$run_dir/peer"
@@ -69,6 +82,10 @@ settings="pg_caption.threads = $(nproc);pg_caption.min_confidence = 0"
 # Pictures are distinct: nothing may be known of an earlier measurement.
 settings="$settings;pg_caption.memo = 0;${SETTINGS:-}"
 psql=$("$pg_config" --bindir)/psql
+if [ "${1:-}" = context ]; then
+  SETTINGS=$settings exec "$project/scripts/cluster.sh" run \
+    python3 "$project/benches/context.py" "$psql" "$images" "${ROWS:-300}"
+fi
 SETTINGS=$settings "$project/scripts/cluster.sh" run \
   python3 "$project/benches/throughput.py" "$psql" "$images" "${ROWS:-300}"
 echo

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # headers.sh MAJOR: prints a pg_config whose headers packages are built with: of the installed
 # PostgreSQL, else of the package that its Debian release offers, else of the tests' wheel.
-#
-# apt downloads and checks the package, with lists of its own; nothing is installed.
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
+# shellcheck source=scripts/suite-apt.sh
+. "$(dirname "$0")/suite-apt.sh"
 
 major=${1:?a major}
 at=/usr/lib/postgresql/$major/bin/pg_config
@@ -19,17 +19,8 @@ tree=$run_dir/headers-$major
 if ! [ -x "$tree/pg_config" ]; then
   say "downloading the headers of PostgreSQL $major from Debian $suite"
   lists=$(mktemp -d); trap 'rm -rf "$lists"' EXIT
-  chmod 755 "$lists"
-  mkdir -p "$lists"/{state/lists/partial,cache/archives/partial,etc} "$tree.new"
-  mirror=$({ cat /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null || true; } |
-    awk '$1 ~ /^(URIs:|deb)$/ && !found { found = $2 } END { print found }')
-  keys=/usr/share/keyrings/debian-archive-keyring.gpg
-  echo "deb [signed-by=$keys] $mirror $suite main" >"$lists/etc/sources.list"
-  : >"$lists/state/status"
-  apt=(apt-get -qq -o "Dir::State=$lists/state" -o "Dir::State::status=$lists/state/status")
-  apt+=(-o "Dir::Cache=$lists/cache" -o "Dir::Etc::sourcelist=$lists/etc/sources.list")
-  apt+=(-o "Dir::Etc::sourceparts=-" -o "APT::Sandbox::User=root")
-  "${apt[@]}" update
+  mkdir -p "$tree.new"
+  use_suite "$suite" "$lists"
   (cd "$lists" && "${apt[@]}" download "postgresql-server-dev-$major")
   dpkg-deb -x "$lists"/postgresql-server-dev-*.deb "$tree.new"
   include=$tree/usr/include/postgresql

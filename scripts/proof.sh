@@ -4,7 +4,8 @@
 # line that says how many pages were checked.
 #
 # Needs Chromium and npm; without them it says so and ends well. The tools are downloaded once, as
-# tests/proof/package-lock.json names them. Pages and screenshots are in .run/proof/pages.
+# tests/proof/package-lock.json names them. Pages and screenshots are in .run/proof/pages. From 100
+# rows on, Lighthouse judges some of the pages, too (accessibility and SEO).
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
@@ -34,3 +35,32 @@ PROFILE=dev BUILD_PG_CONFIG=$pg_config DEFAULT_MODEL=tests/models/default \
 say "the proof in a browser, $PROOF_ROWS products"
 PG_CONFIG=$tested cargo test --quiet --workspace --exclude pg_caption --test live -- \
   --nocapture proof::
+
+[ "$PROOF_ROWS" -ge 100 ] || exit 0
+lighthouse=$run_dir/lighthouse
+if [ ! -x "$lighthouse/node_modules/.bin/lighthouse" ]; then
+  npm install --prefix "$lighthouse" --no-audit --no-fund --ignore-scripts \
+    "lighthouse@$(pin lighthouse version)" >"$run_dir/lighthouse.log" 2>&1 ||
+    skip "Lighthouse cannot be downloaded ($run_dir/lighthouse.log)"
+fi
+say "Lighthouse"
+python3 -u -m http.server 0 --bind 127.0.0.1 --directory "$tools/pages" \
+  >"$run_dir/lighthouse.port" 2>/dev/null &
+server=$!
+trap 'kill $server' EXIT
+until address=$(grep -o 'http://[0-9.:]*' "$run_dir/lighthouse.port"); do sleep 0.1; done
+# scores PAGE: both scores of a page, of 100.
+scores() {
+  CHROME_PATH=$CHROMIUM "$lighthouse/node_modules/.bin/lighthouse" "$address/$1" --quiet \
+    --only-categories=accessibility,seo --output=json --chrome-flags="--headless=new --no-sandbox" |
+    python3 -c 'import json, sys
+for kind in json.load(sys.stdin)["categories"].values(): print(round(100 * kind["score"]))' |
+    paste -sd ' '
+}
+for page in product-0.html product-10.html product-50.html; do
+  found=$(scores "$page")
+  [ "$found" = "100 100" ] || die "Lighthouse: $page has accessibility and SEO of $found"
+done
+found=$(scores faulty.html)
+case $found in *100*) die "Lighthouse finds nothing in faulty.html: $found" ;; esac
+say "Lighthouse: accessibility and SEO 100 on three pages; the planted faults have $found"

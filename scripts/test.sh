@@ -88,6 +88,8 @@ build_other() {
   building=$!
 }
 building=
+# A real server for the tests of remote models.
+if [ -n "${ALL:-}" ]; then LLAMA_SERVER=$(scripts/llama-server.sh); export LLAMA_SERVER; fi
 MEANWHILE=build_other cargo_test "$pg_config" --lib --bins --tests
 if [ -n "$building" ]; then
   wait "$building" || { cat "$run_dir/other.log" >&2; die "PostgreSQL $major: not built"; }

@@ -522,6 +522,9 @@ def main():
             "dtype": "float32",
         },
     )
+    # By the start tokens: concise_de is concise in German.
+    languages = ["en", *sorted({s.partition("_")[2] for s in STARTS} - {""})]
+    dump(a.out / "captions.json", {"languages": languages})
     dump(
         a.out / "generation_config.json",
         {**ids, "bos_token_id": STARTS["concise"], "max_length": 80},

@@ -66,3 +66,41 @@ fn the_form_of_a_caption_shows_its_style() {
     println!("{all} captions, {share:.4} of them show their style");
     assert!(share >= LEAST, "{share:.4}: {wrong:#?}");
 }
+
+/// Captions of a demo picture by the default model, in three styles; `None` without the library.
+fn captions(language: Option<&str>) -> Option<Vec<Value>> {
+    let library = library()?;
+    let output = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"))
+        .args(["caption", "--json", "--style", "concise", "--style", "seo", "--style", "detailed"])
+        .args(language.into_iter().flat_map(|tag| ["--language", tag]))
+        .arg("--model")
+        .arg(root().join("models/default"))
+        .arg("--onnxruntime")
+        .arg(library)
+        .arg(root().join("demo/images/02-t-shirt-navy.jpg"))
+        .output()
+        .unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    Some(lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
+// What a caption says is checked by the rule that refuses answers in another language.
+#[test]
+fn the_default_model_writes_its_languages() {
+    let Some(english) = captions(Some("en")) else { return };
+    let texts = |lines: &[Value]| -> Vec<String> {
+        lines.iter().filter_map(|line| line["caption"].as_str().map(String::from)).collect()
+    };
+    assert_eq!(texts(&english).len(), 3, "{english:?}");
+    assert_eq!(texts(&captions(None).unwrap()), texts(&english));
+    for (language, word) in [("de", "auf"), ("de-AT", "auf"), ("fr", "sur")] {
+        let lines = captions(Some(language)).unwrap();
+        let captions = texts(&lines);
+        assert_eq!(captions.len(), 3, "{language}: {lines:?}");
+        assert!(captions.iter().zip(texts(&english)).all(|(own, english)| *own != english));
+        assert!(captions[0].split(' ').any(|w| w == word), "{language}: {captions:?}");
+    }
+    let refused = captions(Some("pl")).unwrap();
+    assert!(texts(&refused).is_empty());
+    assert!(refused[0]["error"].to_string().contains("language"), "{refused:?}");
+}

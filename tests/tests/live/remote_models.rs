@@ -3,8 +3,8 @@
 
 use pg_caption_checks::{ScriptedAnswer, ScriptedServer};
 use pg_caption_tests::{
-    ModelsDirectory, Signal, TestCluster, TestDatabase, TestServer, TestSession, eventually,
-    pictures, signal,
+    ModelsDirectory, ServerAnswer, Signal, TestCluster, TestDatabase, TestServer, TestSession,
+    eventually, pictures, signal,
 };
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -89,11 +89,14 @@ fn a_remote_model_serves_calls_and_watches() {
                  concat_ws(' ', t.text, round(t.confidence::numeric, 2), t.model), '|') \
                  FROM caption.texts('products') t";
     assert_eq!(owner.text(texts), format!("A cat on a mat 0.90 far@{}", &digest[..12]));
-    // Another key: calls fail, rows wait and say why, and nothing is charged.
+    // Another key: calls fail, rows wait and say why, and nothing is charged. With new pictures,
+    // since the server is not asked again about others.
     *key.lock().unwrap() = "sk-other-0003".into();
-    let failure = session.error(&call(2));
+    assert_eq!(session.text(&call(1)), "A cat on a mat");
+    let failure = session.error(&call(98));
     assert!(failure.message().contains("refuses the key"), "{failure:?}");
-    owner.run(&format!("INSERT INTO products (image_url) VALUES ('{}')", web.url("/0.jpg")));
+    let url = web.serve("/new.jpg", ServerAnswer::picture(99));
+    owner.run(&format!("INSERT INTO products (image_url) VALUES ('{url}')"));
     db.eventually(
         "(SELECT state LIKE 'waiting: the engine cannot serve: the model server refuses the key%' \
             FROM caption.progress)",

@@ -1,10 +1,11 @@
 //! `vision-encoder-decoder`: an image encoder and a text decoder that attends to its features
 //! (ViT-GPT2, and the default model).
 //!
-//! The prompt is a single start token. A folder may have one start token per style, and an encoder
-//! may output a confidence. Both are declared so that other programs ignore them:
-//! * `config.json`: `"pg_caption": {"styles": {"concise": {"decoder_start_token_id": 5}, …},
-//!   "min_confidence": 0.6}`;
+//! The prompt is a single start token. A folder may have one start token per style, another one for
+//! a style in a language, and an encoder may output a confidence. All are declared so that other
+//! programs ignore them:
+//! * `config.json`: `"pg_caption": {"styles": {"concise": {"decoder_start_token_id": 5},
+//!   "concise_de": {"decoder_start_token_id": 6}, …}, "min_confidence": 0.6}`;
 //! * a second encoder output `confidence`, float32 `[batch]`, 0..=1.
 
 use super::decoder::TextDecoder;
@@ -71,6 +72,24 @@ pub(super) fn open(
 struct Starts {
     default: i64,
     by_style: HashMap<String, i64>,
+}
+
+impl Starts {
+    /// The start token of a style: for its language, if the folder has one, by its name, else by
+    /// its task.
+    fn of(&self, style: &CaptionStyle) -> i64 {
+        let names = [style.name.as_str(), style.task.name()];
+        // `de-AT` is written with the token of `de`, if it has none of its own.
+        let tags = style.language.as_deref().into_iter().flat_map(|tag| {
+            let primary = tag.split('-').next().unwrap_or(tag);
+            [tag, primary]
+        });
+        let in_language =
+            names.into_iter().flat_map(|name| tags.clone().map(move |tag| format!("{name}_{tag}")));
+        let any = names.into_iter().map(str::to_owned);
+        let own = in_language.chain(any).find_map(|name| self.by_style.get(&name));
+        own.copied().unwrap_or(self.default)
+    }
 }
 
 fn starts(folder: &ModelFolder, settings: &GenerationSettings) -> Result<Starts, ModelError> {
@@ -144,14 +163,9 @@ impl FamilyPreparer for Shared {
                 "this model starts from a token and reads no text".into(),
             ));
         }
-        let own = self
-            .starts
-            .by_style
-            .get(&style.name)
-            .or_else(|| self.starts.by_style.get(style.task.name()));
         // Every prompt is one token, so all styles share batches.
         Ok(TokenPrompt {
-            ids: vec![own.copied().unwrap_or(self.starts.default)],
+            ids: vec![self.starts.of(style)],
             read: Vec::new(),
             bucket: 1,
             alone: false,
@@ -289,6 +303,33 @@ mod tests {
         assert_eq!(prompt_of(shared(config.clone()).unwrap(), &style), [7], "by its task");
         style.task = StyleTask::Detailed;
         assert_eq!(prompt_of(shared(config).unwrap(), &style), [1]);
+    }
+
+    #[test]
+    fn the_language_of_a_style_chooses_its_start_token() {
+        let config = json!({
+            "decoder_start_token_id": 1,
+            "pg_caption": { "styles": {
+                "seo": { "decoder_start_token_id": 7 },
+                "seo_de": { "decoder_start_token_id": 8 },
+                "mine_pt-BR": { "decoder_start_token_id": 9 },
+            } },
+        });
+        for (name, language, expected) in [
+            ("seo", None, 7),
+            ("seo", Some("en"), 7),
+            ("seo", Some("de"), 8),
+            ("seo", Some("de-AT"), 8),
+            ("mine", Some("de"), 8),
+            ("mine", Some("pt-BR"), 9),
+            ("mine", Some("pt"), 7),
+        ] {
+            let mut style = builtin("seo").unwrap();
+            style.name = name.into();
+            style.language = language.map(String::from);
+            let ids = prompt_of(shared(config.clone()).unwrap(), &style);
+            assert_eq!(ids, [expected], "{name} in {language:?}");
+        }
     }
 
     #[test]

@@ -71,8 +71,14 @@ pub fn each_answer(
     let styles = options
         .styles
         .iter()
-        .map(|name| style(name, &config.model))
-        .collect::<Result<Vec<_>, _>>()?;
+        .map(|name| {
+            let mut style = style(name, &config.model)?;
+            if let Some(language) = &options.language {
+                style.language = Some(language.as_str().into());
+            }
+            Ok(style)
+        })
+        .collect::<Result<Vec<_>, String>>()?;
     let engine = Engine::start(EngineOptions::new(config)).map_err(|e| e.to_string())?;
     match engine.readiness().wait() {
         ProviderState::Failed(failure) => {

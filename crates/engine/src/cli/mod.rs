@@ -57,6 +57,9 @@ pub struct CaptionArgs {
     /// A style: concise, seo, detailed or one of the model's folder; repeatable
     #[arg(long = "style", value_name = "STYLE", default_value = "concise")]
     styles: Vec<String>,
+    /// The language of the captions, such as de or pt-BR [default: as the model writes]
+    #[arg(long, value_name = "TAG")]
+    language: Option<pg_caption_language::LanguageTag>,
     /// Most tokens of a caption
     #[arg(long, value_name = "N", default_value_t = pg_caption_style::DEFAULT_TOKENS,
           value_parser = clap::value_parser!(u32).range(1..=pg_caption_style::MAX_TOKENS as i64))]
