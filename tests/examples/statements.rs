@@ -1,7 +1,7 @@
 //! `make bench-statements`: what a statement without `caption_image` pays for the extension.
 //!
-//! Two servers, of which one preloads the library. A session of each plans and runs STATEMENTS=200000
-//! times `SELECT 1`, in turns; the figure is the difference of the sessions' CPU time for each
+//! Two servers, of which one preloads the library. A session of each plans and runs `SELECT 1`
+//! STATEMENTS=200000 times, in turns. The figure is the difference of their CPU time for each
 //! statement: the median of ROUNDS=21 and the quartiles.
 
 use pg_caption_tests::{TestCluster, TestSession};
