@@ -62,6 +62,9 @@ def serve_pictures(pipe):
     class Server(http.server.ThreadingHTTPServer):
         request_queue_size = 256
 
+        def handle_error(self, *_):
+            """A killed engine resets its connections."""
+
     server = Server(("127.0.0.1", 0), Handler)
     pipe.send(server.server_port)
     server.serve_forever()

@@ -414,6 +414,15 @@ pub fn alive(pid: u32) -> bool {
         .is_ok_and(|stat| !matches!(stat_fields(&stat).0, "Z" | "X"))
 }
 
+/// When a process was started, in clock ticks after the boot; `None` if there is none or it is a
+/// zombie. A process id that was used again belongs to a process with another time.
+pub fn start_time(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The 22nd field of all: the 20th after the name.
+    let started = stat.rsplit(')').next()?.split_whitespace().nth(19)?.parse().ok();
+    started.filter(|_| !matches!(stat_fields(&stat).0, "Z" | "X"))
+}
+
 /// State and parent process id of a line in /proc/PID/stat. The process name in front of them is in
 /// parentheses and may contain any character.
 fn stat_fields(stat: &str) -> (&str, u32) {

@@ -14,7 +14,9 @@ mod server;
 mod session;
 mod wait;
 
-pub use cluster::{ClusterBackup, StopMode, TestCluster, alive, signal, signal_if_alive};
+pub use cluster::{
+    ClusterBackup, StopMode, TestCluster, alive, signal, signal_if_alive, start_time,
+};
 pub use database::{FILLED, TestDatabase, shared_database};
 pub use locations::{
     demo_pictures, model, module_file, parity, project, releases, rust_files, shared, test_program,

@@ -4,7 +4,8 @@ use super::Turmoil;
 use super::hosts::{Hosts, Mood};
 use fastrand::Rng;
 use pg_caption_tests::{
-    Signal, StopMode, TestCluster, TestDatabase, TestSession, alive, eventually, signal_if_alive,
+    Signal, StopMode, TestCluster, TestDatabase, TestSession, eventually, signal_if_alive,
+    start_time,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -31,8 +32,8 @@ pub struct Faults {
     crashes: usize,
     /// Frozen engines, and when they continue.
     frozen: Vec<(u32, Instant)>,
-    /// All engines that were seen.
-    engines: BTreeSet<u32>,
+    /// All engines that were seen, and when each was started: a long run uses process ids again.
+    engines: BTreeSet<(u32, u64)>,
 }
 
 impl Faults {
@@ -50,7 +51,8 @@ impl Faults {
     pub fn run(&mut self, turmoil: &Turmoil) {
         while !turmoil.is_over() {
             std::thread::sleep(Duration::from_millis(self.random.u64(100..2000)));
-            self.engines.extend(turmoil.db.cluster.processes_titled(ENGINE));
+            let engines = turmoil.db.cluster.processes_titled(ENGINE).into_iter();
+            self.engines.extend(engines.filter_map(|pid| Some((pid, start_time(pid)?))));
             self.thaw(Some(Instant::now()));
             let what = self.cause(turmoil.db.cluster, turmoil.hosts);
             *self.counts.entry(what).or_default() += 1;
@@ -174,8 +176,9 @@ impl Faults {
         }
         eventually("one engine is left", || {
             let running = cluster.processes_titled(ENGINE);
-            let old = self.engines.iter().filter(|pid| !running.contains(pid));
-            running.len() <= 1 && old.into_iter().all(|pid| !alive(*pid))
+            let old = self.engines.iter().filter(|(pid, _)| !running.contains(pid));
+            running.len() <= 1
+                && old.into_iter().all(|(pid, started)| start_time(*pid) != Some(*started))
         });
     }
 }
