@@ -165,7 +165,9 @@ unsafe extern "C-unwind" fn prepare(scan: *mut LookaheadScan, state: *mut pg_sys
         let callback =
             pg_sys::MemoryContextAlloc(memory, size_of::<pg_sys::MemoryContextCallback>())
                 .cast::<pg_sys::MemoryContextCallback>();
-        (*scan).window = Box::into_raw(Box::new(RowWindow::new(memory, calls)));
+        // Other commands return nothing before their last row.
+        let is_awaited = (*(*state).es_plannedstmt).commandType == pg_sys::CmdType::CMD_SELECT;
+        (*scan).window = Box::into_raw(Box::new(RowWindow::new(memory, calls, is_awaited)));
         callback.write(pg_sys::MemoryContextCallback {
             func: Some(drop_window),
             arg: (*scan).window.cast(),

@@ -69,6 +69,8 @@ pub struct RowWindow {
     read_in_turn: usize,
     /// The child has no further rows.
     is_complete: bool,
+    /// A client waits for the first row: its picture is requested alone.
+    is_awaited: bool,
     styles: HashMap<String, Option<CaptionStyle>>,
 }
 
@@ -92,7 +94,11 @@ pub fn answer(url: Option<&str>, bytes: &[u8], output: &OutputSpec) -> Option<Ca
 
 impl RowWindow {
     /// An empty window, whose rows are kept in `memory`.
-    pub fn new(memory: pg_sys::MemoryContext, calls: Vec<CallState>) -> RowWindow {
+    pub fn new(
+        memory: pg_sys::MemoryContext,
+        calls: Vec<CallState>,
+        is_awaited: bool,
+    ) -> RowWindow {
         let number = NEXT_NUMBER.get();
         NEXT_NUMBER.set(number + 1);
         RowWindow {
@@ -106,6 +112,7 @@ impl RowWindow {
             read: 0,
             read_in_turn: 0,
             is_complete: false,
+            is_awaited,
             styles: HashMap::new(),
         }
     }
@@ -126,7 +133,9 @@ impl RowWindow {
             return false;
         }
         let Some(next) = self.rows.front() else { return true };
-        self.rows.len() <= settings::lookahead()
+        let is_answered = self.current.as_ref().is_some_and(|row| !row.requests.is_empty());
+        (is_answered || !self.is_awaited)
+            && self.rows.len() <= settings::lookahead()
             && self.limit.is_none_or(|limit| self.read < limit)
             && self.bytes < budget()
             && requests::has_room()
@@ -174,6 +183,9 @@ impl RowWindow {
     /// Gives the next row its turn; returns its tuple, which lives until the next call. `None`:
     /// there are no further rows.
     pub fn advance(&mut self) -> Option<pg_sys::MinimalTuple> {
+        if self.current.as_ref().is_some_and(|row| !row.requests.is_empty()) {
+            self.is_awaited = false;
+        }
         self.drop_current();
         self.read_in_turn = 0;
         self.current = self.rows.pop_front();

@@ -414,7 +414,7 @@ pub fn alive(pid: u32) -> bool {
         .is_ok_and(|stat| !matches!(stat_fields(&stat).0, "Z" | "X"))
 }
 
-/// When a process was started, in clock ticks after the boot; `None` if there is none or it is a
+/// When a process was started, in clock ticks after the boot; `None` if it has ended or is a
 /// zombie. A process id that was used again belongs to a process with another time.
 pub fn start_time(pid: u32) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;

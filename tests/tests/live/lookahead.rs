@@ -5,6 +5,7 @@ use pg_caption_tests::{
     shared_database,
 };
 use postgres::error::DbError;
+use std::time::Duration;
 
 /// The tables of the comparisons. Five rows have a picture; one has no URL, one a URL that is gone.
 fn shop(session: &mut TestSession, web: &TestServer) {
@@ -498,6 +499,21 @@ fn each_needed_row_is_requested_once() {
     }
 }
 
+// Else its answer would share the model with those of the rows behind it.
+#[test]
+fn the_first_row_of_a_select_does_not_wait_for_others() {
+    let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
+    let mut session = db.products(&web.gated_pictures(4, &gate));
+    let select =
+        std::thread::spawn(move || session.rows("SELECT caption_image(image_url) FROM products"));
+    eventually("the first picture is requested", || gate.waiting() > 0);
+    std::thread::sleep(Duration::from_millis(500));
+    assert_eq!(web.total(), 1, "pictures requested before the first row");
+    gate.open();
+    assert_eq!(select.join().unwrap().len(), 4);
+    assert_eq!(web.total(), 4);
+}
+
 #[test]
 fn an_early_end_cancels_the_requests_ahead() {
     // In its own cluster, the engine counts no requests of other tests.
@@ -505,14 +521,15 @@ fn an_early_end_cancels_the_requests_ahead() {
     let db = cluster.database();
     let mut urls = web.gated_pictures(12, &gate);
     urls[0] = web.serve("/first.jpg", ServerAnswer::picture(0));
+    urls[1] = web.serve("/second.jpg", ServerAnswer::picture(1));
     let mut session = db.products(&urls);
     session.run(
         "CREATE FUNCTION ends() RETURNS text LANGUAGE plpgsql AS $$ DECLARE r record; BEGIN \
-           FOR r IN SELECT caption_image(image_url), 1 / (id - 1) FROM products LOOP END LOOP; \
+           FOR r IN SELECT caption_image(image_url), 1 / (id - 2) FROM products LOOP END LOOP; \
            RETURN 'no error'; EXCEPTION WHEN division_by_zero THEN RETURN 'caught'; END $$",
     );
     assert_eq!(session.text("SELECT ends()"), "caught");
-    assert!(web.total() > 1, "only the first picture was requested");
+    assert!(web.total() > 2, "nothing was requested ahead");
     // The gate is still closed.
     db.eventually("(SELECT in_flight = 0 FROM caption.engine_status())");
     let pid = session.pid();
