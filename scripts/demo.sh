@@ -5,6 +5,8 @@
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
+# shellcheck source=scripts/serve.sh
+. "$(dirname "$0")/serve.sh"
 
 images=${IMAGES:-$project/demo/images}
 [ -d "$images" ] || die "IMAGES=$images: no such folder"
@@ -12,24 +14,13 @@ pg_config=$(find_pg_config)
 psql=("$("$pg_config" --bindir)/psql" -XqAt -v ON_ERROR_STOP=1 "$PG_CAPTION_DSN")
 
 # --- a web server for the pictures --------------------------------------------
-served=$(mktemp -d)
-trap 'kill "${server:-}" 2>/dev/null; rm -rf "$served"' EXIT
-python3 - "$images" >"$served/port" 2>"$served/log" <<'PYTHON' &
-import functools, http.server, sys
-handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[1])
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-print(server.server_port, flush=True)
-server.serve_forever()
-PYTHON
-server=$!
-until [ -s "$served/port" ]; do
-  kill -0 $server 2>/dev/null || { cat "$served/log" >&2; die "the pictures cannot be served"; }
-  sleep 0.05
-done
+products=$(mktemp)
+trap 'kill "${server:-}" 2>/dev/null; rm -f "$products"' EXIT
+serve_folder "$images"
 
 # --- the table ----------------------------------------------------------------
 # Titles are from products.csv next to the folder or in it, else from the file names.
-python3 - "$images" "http://127.0.0.1:$(cat "$served/port")" >"$served/products.csv" <<'PYTHON'
+python3 - "$images" "$address" >"$products" <<'PYTHON'
 import csv, os, sys, urllib.parse
 folder, address = sys.argv[1:]
 titles = {}
@@ -46,7 +37,7 @@ for name in sorted(os.listdir(folder)):
         title = titles.get(name) or stem.replace("_", " ").replace("-", " ")
         out.writerow([title, f"{address}/{urllib.parse.quote(name)}"])
 PYTHON
-count=$(wc -l <"$served/products.csv")
+count=$(wc -l <"$products")
 [ "$count" -gt 0 ] || die "$images holds no pictures (jpg, png, webp, gif, bmp, tiff)"
 
 say "a table of $count products without texts"
@@ -57,7 +48,7 @@ CREATE TABLE products (
 );
 SQL
 "${psql[@]}" -c '\copy products (title, image_url) FROM pstdin WITH (FORMAT csv)' \
-  <"$served/products.csv"
+  <"$products"
 
 say "SELECT caption.watch('products', 'image_url');"
 "${psql[@]}" -c "SELECT caption.watch('products', 'image_url')" >/dev/null

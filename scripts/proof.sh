@@ -9,6 +9,8 @@
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
+# shellcheck source=scripts/serve.sh
+. "$(dirname "$0")/serve.sh"
 cd "$project"
 
 skip() { say "skipped: the proof in a browser: $1"; exit 0; }
@@ -44,11 +46,8 @@ if [ ! -x "$lighthouse/node_modules/.bin/lighthouse" ]; then
     skip "Lighthouse cannot be downloaded ($run_dir/lighthouse.log)"
 fi
 say "Lighthouse"
-python3 -u -m http.server 0 --bind 127.0.0.1 --directory "$tools/pages" \
-  >"$run_dir/lighthouse.port" 2>/dev/null &
-server=$!
-trap 'kill $server' EXIT
-until address=$(grep -o 'http://[0-9.:]*' "$run_dir/lighthouse.port"); do sleep 0.1; done
+trap 'kill "${server:-}" 2>/dev/null' EXIT
+serve_folder "$tools/pages"
 # scores PAGE: both scores of a page, of 100.
 scores() {
   CHROME_PATH=$CHROMIUM "$lighthouse/node_modules/.bin/lighthouse" "$address/$1" --quiet \

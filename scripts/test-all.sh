@@ -9,6 +9,8 @@
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
+# shellcheck source=scripts/suite-apt.sh
+. "$(dirname "$0")/suite-apt.sh"
 cd "$project"
 
 installed=$(need_pg_config)
@@ -22,8 +24,7 @@ fi
 in_debian() {
   local suite=$1 major=$2 root=/var/tmp/pg_caption-debian-$1 mirror include passed=0 at
   command -v debootstrap >/dev/null || as_root apt-get install -y -qq debootstrap >/dev/null
-  mirror=$({ cat /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null || true; } |
-    awk '$1 ~ /^(URIs:|deb)$/ && !found { found = $2 } END { print found }')
+  mirror=$(debian_mirror)
   if ! [ -f "$root/ready" ]; then
     say "making a Debian $suite in $root (its log: $root.log)"
     include=ca-certificates,build-essential,pkg-config,procps,clang,libclang-dev,python3,sudo

@@ -8,12 +8,15 @@
 set -euo pipefail
 # shellcheck source=scripts/pins.sh
 . "$(dirname "$0")/pins.sh"
+# shellcheck source=scripts/serve.sh
+. "$(dirname "$0")/serve.sh"
+# shellcheck source=scripts/suite-apt.sh
+. "$(dirname "$0")/suite-apt.sh"
 cd "$project"
 [ "$(id -u)" = 0 ] || die "this needs root"
 
 out=$project/target/debian
-mirror=$({ cat /etc/apt/sources.list.d/*.sources /etc/apt/sources.list 2>/dev/null || true; } |
-  awk '$1 ~ /^(URIs:|deb)$/ && !found { found = $2 } END { print found }')
+mirror=$(debian_mirror)
 suites=("$@")
 if [ $# = 0 ]; then
   for major in $(pin postgresql majors); do
@@ -25,10 +28,10 @@ if [ $# = 0 ]; then
 fi
 [ ${#suites[@]} -gt 0 ] || die "no packages in $out; run 'make package'"
 
-root='' served=$(mktemp -d)
+root='' logs=$(mktemp -d)
 finish() {
   kill "${server:-}" 2>/dev/null || true
-  rm -rf "$served"
+  rm -rf "$logs"
   [ -z "$root" ] || leave
 }
 # leave: stops what runs in the folder, unmounts, and removes it.
@@ -53,16 +56,7 @@ is() { [ "$2" = "$3" ] || die "$suite: $1: expected '$2', found '$3'"; }
 
 # --- pictures -----------------------------------------------------------------
 # Served here: a folder shares the machine's loopback.
-python3 - "$project/demo/images" >"$served/port" 2>"$served/log" <<'PYTHON' &
-import functools, http.server, sys
-handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=sys.argv[1])
-server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-print(server.server_port, flush=True)
-server.serve_forever()
-PYTHON
-server=$!
-until [ -s "$served/port" ]; do kill -0 $server; sleep 0.05; done
-address=http://127.0.0.1:$(cat "$served/port")
+serve_folder "$project/demo/images"
 
 # --- one suite ----------------------------------------------------------------
 # make_folder: a bare Debian without Rust, and without services that start by themselves.
@@ -95,8 +89,8 @@ try_suite() {
   inside apt-get update -qq
   inside apt-get install -y -qq --no-install-recommends --download-only "$deb" >/dev/null
   seconds=$EPOCHSECONDS
-  inside apt-get install -y -qq --no-install-recommends "$deb" >"$served/apt.log" 2>&1 ||
-    { tail -n 20 "$served/apt.log" >&2; die "$suite: $deb cannot be installed"; }
+  inside apt-get install -y -qq --no-install-recommends "$deb" >"$logs/apt.log" 2>&1 ||
+    { tail -n 20 "$logs/apt.log" >&2; die "$suite: $deb cannot be installed"; }
   inside pg_ctlcluster "$major" main start
 
   # What a user has already: a database, and another library; the pictures are on loopback.
@@ -121,10 +115,10 @@ try_suite() {
   inside pg_ctlcluster "$major" main restart
   is "the libraries of ALTER SYSTEM" "auto_explain, pg_stat_statements, pg_caption" \
     "$(sql shop "SHOW shared_preload_libraries" | tr -d '"')"
-  if inside pg_caption_setup --database nowhere 2>"$served/error"; then
+  if inside pg_caption_setup --database nowhere 2>"$logs/error"; then
     die "$suite: a database that does not exist was accepted"
   fi
-  grep -q "has no database nowhere" "$served/error" || die "$suite: $(cat "$served/error")"
+  grep -q "has no database nowhere" "$logs/error" || die "$suite: $(cat "$logs/error")"
 
   sql shop "CREATE TABLE products (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     image_url text, alt text, seo text)"
@@ -152,8 +146,8 @@ try_suite() {
   sed -i 's/^Version: .*/&.1/' "$root/tmp/next/DEBIAN/control"
   dpkg-deb --root-owner-group -Zgzip -z1 -b "$root/tmp/next" "$root/tmp/next.deb" >/dev/null
   files=$(md5sum "$root/etc/postgresql/$major/main/postgresql.conf")
-  inside apt-get install -y -qq /tmp/next.deb >"$served/apt.log" 2>&1 ||
-    { tail -n 20 "$served/apt.log" >&2; die "$suite: the upgrade failed"; }
+  inside apt-get install -y -qq /tmp/next.deb >"$logs/apt.log" 2>&1 ||
+    { tail -n 20 "$logs/apt.log" >&2; die "$suite: the upgrade failed"; }
   is "the configuration after an upgrade" "$files" \
     "$(md5sum "$root/etc/postgresql/$major/main/postgresql.conf")"
   start=$(sql postgres "SELECT pg_postmaster_start_time()")
@@ -171,7 +165,7 @@ try_suite() {
   inside pg_caption_setup --remove --restart
   is "the libraries after --remove" "auto_explain, pg_stat_statements" \
     "$(sql shop "SHOW shared_preload_libraries" | tr -d '"')"
-  inside apt-get purge -y -qq "$package" >"$served/apt.log" 2>&1
+  inside apt-get purge -y -qq "$package" >"$logs/apt.log" 2>&1
   inside pg_ctlcluster "$major" main restart
   files=$(find "$root/usr" "$root/etc" "$root/var/lib/dpkg" \
     \( -name '*pg_caption*' -o -name '*pg-caption*' \) || true)

@@ -133,8 +133,7 @@ impl RowWindow {
             return false;
         }
         let Some(next) = self.rows.front() else { return true };
-        let is_answered = self.current.as_ref().is_some_and(|row| !row.requests.is_empty());
-        (is_answered || !self.is_awaited)
+        !self.is_awaited
             && self.rows.len() <= settings::lookahead()
             && self.limit.is_none_or(|limit| self.read < limit)
             && self.bytes < budget()
@@ -183,12 +182,11 @@ impl RowWindow {
     /// Gives the next row its turn; returns its tuple, which lives until the next call. `None`:
     /// there are no further rows.
     pub fn advance(&mut self) -> Option<pg_sys::MinimalTuple> {
-        if self.current.as_ref().is_some_and(|row| !row.requests.is_empty()) {
-            self.is_awaited = false;
-        }
         self.drop_current();
         self.read_in_turn = 0;
         self.current = self.rows.pop_front();
+        // It is computed before another row is read.
+        self.is_awaited &= self.current.as_ref().is_none_or(|row| row.requests.is_empty());
         self.current.as_ref().map(|row| row.tuple)
     }
 

@@ -410,8 +410,7 @@ impl Drop for TestCluster {
 
 /// Whether a process exists and is not a zombie.
 pub fn alive(pid: u32) -> bool {
-    fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !matches!(stat_fields(&stat).0, "Z" | "X"))
+    start_time(pid).is_some()
 }
 
 /// When a process was started, in clock ticks after the boot; `None` if it has ended or is a

@@ -19,7 +19,8 @@ pub use cluster::{
 };
 pub use database::{FILLED, TestDatabase, shared_database};
 pub use locations::{
-    demo_pictures, model, module_file, parity, project, releases, rust_files, shared, test_program,
+    demo_pictures, model, module_file, parity, project, releases, rust_files, shared, sql_blocks,
+    test_program,
 };
 pub use message_style::{message_problem, sentence_problem};
 pub use models::ModelsDirectory;

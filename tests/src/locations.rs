@@ -41,6 +41,11 @@ pub fn rust_files(folders: &[&str], tests: bool) -> Vec<(PathBuf, String)> {
     found
 }
 
+/// The blocks of SQL in a page of Markdown, in order.
+pub fn sql_blocks(page: &str) -> impl Iterator<Item = &str> {
+    page.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next())
+}
+
 /// The library of a module, where the PostgreSQL under test has it.
 pub fn module_file(module: &str) -> PathBuf {
     pg_config("pkglibdir").join(format!("{module}.so"))

@@ -82,8 +82,8 @@ pub struct Engine {
     draining: AtomicBool,
     when_broken: OnceLock<WhenBroken>,
     when_answered: Mutex<Option<WhenAnswered>>,
-    /// What earlier engines used of daily limits, until there is a provider.
-    earlier_use: Mutex<Option<ModelUse>>,
+    /// What other engines use of daily limits while the provider loads.
+    earlier_use: Mutex<Vec<ModelUse>>,
     /// Rules of recent requests.
     rules: RuleCache,
 }
@@ -163,18 +163,19 @@ impl Engine {
         }
     }
 
-    /// Takes what earlier engines used of the model's daily limits.
+    /// Takes what other engines used of the model's daily limits since this one started.
     pub fn restore_use(&self, used: ModelUse) {
-        *self.earlier_use.lock() = Some(used.clone());
-        // After the note: a provider that becomes ready meanwhile reads it.
-        if let ProviderState::Ready(provider) = self.readiness.now() {
-            provider.restore_use(&used);
+        let mut earlier = self.earlier_use.lock();
+        match self.readiness.now() {
+            ProviderState::Ready(provider) => provider.restore_use(&used),
+            ProviderState::Loading => earlier.push(used),
+            ProviderState::Failed(_) => {}
         }
     }
 
-    /// What was used of the model's daily limits; `None`: it has none.
-    pub fn model_use(&self) -> Option<ModelUse> {
-        let ProviderState::Ready(provider) = self.readiness.now() else { return None };
+    /// What was used of the daily limits of its models.
+    pub fn model_use(&self) -> Vec<ModelUse> {
+        let ProviderState::Ready(provider) = self.readiness.now() else { return Vec::new() };
         provider.model_use()
     }
 
@@ -233,26 +234,29 @@ impl Engine {
             job.begin();
         }
         self.deadlines.watch(job);
-        let shared = provider.clone().zip(share).map(|(provider, (share, pictures))| {
+        let shared = provider.as_ref().zip(share).map(|(provider, (share, pictures))| {
             let views = provider.views(&job.outputs);
-            (provider, ShareKey { share, source: job.source.clone(), views }, pictures)
+            (ShareKey { share, source: job.source.clone(), views }, pictures)
         });
         let now = Instant::now();
-        if let Some((provider, key, pictures)) = &shared
+        if let Some((key, pictures)) = &shared
             && let Some(picture) = pictures.find(key, now)
-            && self.join(job, &picture, provider)
+            && self.join(job, &picture)
         {
             return;
         }
-        if self.shares(job, provider.as_ref()) {
+        let scope = scope(job, provider.as_deref());
+        if let Some(key) = &scope
+            && self.shares(job, key, provider.as_deref())
+        {
             return;
         }
         let picture = Picture::new(job);
-        if let Some(key) = scope(job, provider.as_deref()) {
+        if let Some(key) = scope {
             // A picture that another request has added meanwhile leads; this one is fetched, too.
             self.in_flight.find_or_lead(key, &picture);
         }
-        if let Some((_, key, pictures)) = shared {
+        if let Some((key, pictures)) = shared {
             pictures.keep(key, picture.clone(), now);
             self.sweeper.watch(pictures, now);
         }
@@ -300,11 +304,13 @@ impl Engine {
 
 impl ProviderHost for Engine {
     fn ready(&self, provider: Arc<dyn Provider>) -> io::Result<()> {
-        self.pipeline.open(&provider)?;
-        self.readiness.set(ProviderState::Ready(provider.clone()));
-        if let Some(used) = self.earlier_use.lock().as_ref() {
+        let earlier = self.earlier_use.lock();
+        // Before its first request.
+        for used in earlier.iter() {
             provider.restore_use(used);
         }
+        self.pipeline.open(&provider)?;
+        self.readiness.set(ProviderState::Ready(provider));
         Ok(())
     }
 

@@ -34,16 +34,17 @@ impl AnswerKey {
     /// The key of an output for a file. The rules of the style are no part of it: they apply to
     /// the answer.
     pub fn new(sha256: &str, model: &str, tiles: &str, output: &OutputSpec) -> AnswerKey {
-        let mut style = serde_json::to_value(&output.style).unwrap_or_default();
-        if let Some(style) = style.as_object_mut() {
-            style.remove("rules");
-        }
-        let asked = json!([style, output.context, output.max_tokens, tiles]);
-        AnswerKey {
-            picture: picture_digest(sha256, model),
-            request: Sha256::digest(asked.to_string().as_bytes()).into(),
-        }
+        AnswerKey { picture: picture_digest(sha256, model), request: request_digest(tiles, output) }
     }
+}
+
+fn request_digest(tiles: &str, output: &OutputSpec) -> Digest256 {
+    let mut style = serde_json::to_value(&output.style).unwrap_or_default();
+    if let Some(style) = style.as_object_mut() {
+        style.remove("rules");
+    }
+    let asked = json!([style, output.context, output.max_tokens, tiles]);
+    Sha256::digest(asked.to_string().as_bytes()).into()
 }
 
 fn picture_digest(sha256: &str, model: &str) -> Digest256 {
@@ -99,10 +100,6 @@ impl SharedAnswers {
         self.memo.lock().bytes()
     }
 
-    fn key(&self, sha256: &str, terms: &AnswerTerms, output: &OutputSpec) -> AnswerKey {
-        AnswerKey::new(sha256, &terms.model.digest, &self.tiles, output)
-    }
-
     /// An encoded picture is known.
     pub fn note(&self, encoded: &EncodedPicture) {
         let facts = &encoded.facts;
@@ -120,7 +117,8 @@ impl SharedAnswers {
     /// Finds the answer for an output of an encoded picture, or who makes it.
     pub fn claim(&self, captions: &Arc<JobCaptions>, at: usize) -> AnswerClaim {
         let (job, encoded) = (captions.job(), captions.encoded());
-        let key = self.key(&encoded.facts.sha256, &encoded.terms, &job.outputs[at]);
+        let (sha256, model) = (&encoded.facts.sha256, &encoded.terms.model.digest);
+        let key = AnswerKey::new(sha256, model, &self.tiles, &job.outputs[at]);
         let is_new = job.reuse == AnswerReuse::Nothing;
         let mut pending = self.pending.lock();
         if let Some(followers) = pending.get_mut(&key) {
@@ -215,24 +213,20 @@ impl SharedAnswers {
             job.answer(answer);
             return true;
         }
-        let digest = picture_digest(&file.sha256, &terms.model.digest);
-        let (record, raws) = {
-            let mut memo = self.memo.lock();
-            let Some(record) = memo.record(&digest) else { return false };
-            let mut raws = Vec::new();
-            for (at, output) in job.outputs.iter().enumerate() {
-                if record.confidence.is_some_and(|c| c < threshold(job, terms, at)) {
-                    if must_write {
-                        return false;
-                    }
-                    continue;
+        let picture = picture_digest(&file.sha256, &terms.model.digest);
+        let Some(record) = self.memo.lock().record(&picture) else { return false };
+        let mut raws = Vec::new();
+        for (at, output) in job.outputs.iter().enumerate() {
+            if record.confidence.is_some_and(|c| c < threshold(job, terms, at)) {
+                if must_write {
+                    return false;
                 }
-                let key = self.key(&file.sha256, terms, output);
-                let Some(raw) = memo.answer(&key.picture, &key.request) else { return false };
-                raws.push((at, raw));
+                continue;
             }
-            (record, raws)
-        };
+            let request = request_digest(&self.tiles, output);
+            let Some(raw) = self.memo.lock().answer(&picture, &request) else { return false };
+            raws.push((at, raw));
+        }
         let encoded = EncodedPicture {
             encoding: Arc::new(()),
             confidence: record.confidence,

@@ -3,15 +3,15 @@
 
 mod harness;
 
-use harness::{Client, Engine, TIMEOUT, bytes, model, parity, url};
+use harness::web::{Web, image, until};
+use harness::{Client, Engine, bytes, model, parity, url};
 use pg_caption_wire::{
     CaptionOutcome, CaptionOutput, CaptionRequest, ClientMessage, ClientRole, EngineConfig,
     EngineControl, EngineReport, Failure, FailureClass, ImageSource, KnownPicture, ServerMessage,
 };
 use std::collections::HashSet;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
 /// A ready engine, if ONNX Runtime is installed.
@@ -27,10 +27,6 @@ fn ready(change: impl FnOnce(&mut EngineConfig)) -> Option<Engine> {
     Some(engine)
 }
 
-fn image(name: &str) -> Vec<u8> {
-    std::fs::read(parity().join("images").join(name)).unwrap()
-}
-
 fn failed(outcome: CaptionOutcome) -> Failure {
     match outcome {
         CaptionOutcome::Failed(failure) => failure,
@@ -42,56 +38,6 @@ fn outputs(outcome: CaptionOutcome) -> Vec<CaptionOutput> {
     match outcome {
         CaptionOutcome::Done { outputs, .. } => outputs,
         other => panic!("not done: {other:?}"),
-    }
-}
-
-fn until(mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + TIMEOUT;
-    while !holds() {
-        assert!(Instant::now() < end, "waited too long");
-    }
-}
-
-/// An HTTP server on loopback that passes each connection to the test.
-struct Web {
-    address: String,
-    requests: Receiver<(TcpStream, String)>,
-}
-
-impl Web {
-    fn start() -> Web {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (send, requests): (Sender<(TcpStream, String)>, _) = channel();
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                let (mut request, mut byte) = (Vec::new(), [0]);
-                while !request.ends_with(b"\r\n\r\n")
-                    && stream.read(&mut byte).is_ok_and(|n| n == 1)
-                {
-                    request.push(byte[0]);
-                }
-                if send.send((stream, String::from_utf8_lossy(&request).into_owned())).is_err() {
-                    break;
-                }
-            }
-        });
-        Web { address, requests }
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
-
-    /// The next request and its path.
-    fn next(&self) -> (TcpStream, String) {
-        let (stream, head) = self.next_head();
-        (stream, head.split(' ').nth(1).unwrap_or_default().to_string())
-    }
-
-    /// The next request and its head.
-    fn next_head(&self) -> (TcpStream, String) {
-        self.requests.recv_timeout(TIMEOUT).expect("a request")
     }
 }
 

@@ -10,6 +10,7 @@ use pg_caption_wire::{
     CaptionOutcome, CaptionOutput, CaptionRequest, ClientRole, EngineConfig, EngineReport,
     FailureClass, WrittenCaption,
 };
+use std::collections::BTreeMap;
 use std::path::Path;
 
 /// A models directory with `small`, `large` and `both`.
@@ -100,7 +101,7 @@ fn unsure_and_refused_captions_go_to_the_second() {
         let head = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n", file.len());
         ScriptedAnswer::Cut([head.as_bytes(), &file].concat())
     });
-    let engine = models.engine();
+    let mut engine = models.engine();
     let mut client = engine.connect().hello(ClientRole::Call);
     let address = format!("http://{}/a.png", web.address);
     let request = asking(url(1, &address, &["concise"]), &["0.9", "0.5", "short"]);
@@ -121,6 +122,15 @@ fn unsure_and_refused_captions_go_to_the_second() {
     assert_eq!((models.small.seen().len(), models.large.seen().len()), (3, 2));
     let sent = |server: &ScriptedServer| server.seen()[0].picture().to_owned();
     assert_eq!(sent(&models.small), sent(&models.large), "the same picture");
+    // Each model has its own daily limits, which outlive this engine.
+    let mut used = BTreeMap::new();
+    while used.values().sum::<u64>() < 5 {
+        let EngineReport::Used(report) = engine.report() else { panic!("not a use") };
+        used.insert(report.digest, report.requests);
+    }
+    let mut requests: Vec<u64> = used.into_values().collect();
+    requests.sort_unstable();
+    assert_eq!(requests, [2, 3]);
     // A text without confidence stays.
     let plain = asking(bytes(2, &["concise"]), &["unknown"]);
     assert_eq!(written(client.request(plain, &picture()))[0].caption, "A small cat");

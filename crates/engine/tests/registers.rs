@@ -24,6 +24,23 @@ fn style_of(caption: &str) -> &'static str {
     }
 }
 
+/// Captions of pictures by the default model, in three styles; `None` without the library.
+fn captions(files: &[PathBuf], language: Option<&str>) -> Option<Vec<Value>> {
+    let library = library()?;
+    let output = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"))
+        .args(["caption", "--json", "--style", "concise", "--style", "seo", "--style", "detailed"])
+        .args(language.into_iter().flat_map(|tag| ["--language", tag]))
+        .arg("--model")
+        .arg(root().join("models/default"))
+        .arg("--onnxruntime")
+        .arg(library)
+        .args(files)
+        .output()
+        .unwrap();
+    let lines = String::from_utf8(output.stdout).unwrap();
+    Some(lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+}
+
 #[test]
 fn the_form_of_a_caption_shows_its_style() {
     let catalogue = std::env::var_os("PG_CAPTION_CATALOGUE")
@@ -35,23 +52,12 @@ fn the_form_of_a_caption_shows_its_style() {
         );
         return;
     };
-    let Some(library) = library() else { return };
     let mut files: Vec<_> = files.flatten().map(|entry| entry.path()).collect();
     files.sort();
-    let output = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"))
-        .args(["caption", "--json", "--style", "concise", "--style", "seo", "--style", "detailed"])
-        .arg("--model")
-        .arg(root().join("models/default"))
-        .arg("--onnxruntime")
-        .arg(library)
-        .args(&files)
-        .output()
-        .unwrap();
-    let lines = String::from_utf8(output.stdout).unwrap();
+    let Some(lines) = captions(&files, None) else { return };
     let mut all = 0_usize;
     let mut wrong = Vec::new();
-    for line in lines.lines() {
-        let line: Value = serde_json::from_str(line).unwrap();
+    for line in &lines {
         let (Some(caption), Some(style)) = (line["caption"].as_str(), line["style"].as_str())
         else {
             continue;
@@ -67,40 +73,24 @@ fn the_form_of_a_caption_shows_its_style() {
     assert!(share >= LEAST, "{share:.4}: {wrong:#?}");
 }
 
-/// Captions of a demo picture by the default model, in three styles; `None` without the library.
-fn captions(language: Option<&str>) -> Option<Vec<Value>> {
-    let library = library()?;
-    let output = Command::new(env!("CARGO_BIN_EXE_pg_caption_engine"))
-        .args(["caption", "--json", "--style", "concise", "--style", "seo", "--style", "detailed"])
-        .args(language.into_iter().flat_map(|tag| ["--language", tag]))
-        .arg("--model")
-        .arg(root().join("models/default"))
-        .arg("--onnxruntime")
-        .arg(library)
-        .arg(root().join("demo/images/02-t-shirt-navy.jpg"))
-        .output()
-        .unwrap();
-    let lines = String::from_utf8(output.stdout).unwrap();
-    Some(lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
-}
-
 // What a caption says is checked by the rule that refuses answers in another language.
 #[test]
 fn the_default_model_writes_its_languages() {
-    let Some(english) = captions(Some("en")) else { return };
+    let picture = [root().join("demo/images/02-t-shirt-navy.jpg")];
+    let Some(english) = captions(&picture, Some("en")) else { return };
     let texts = |lines: &[Value]| -> Vec<String> {
         lines.iter().filter_map(|line| line["caption"].as_str().map(String::from)).collect()
     };
     assert_eq!(texts(&english).len(), 3, "{english:?}");
-    assert_eq!(texts(&captions(None).unwrap()), texts(&english));
+    assert_eq!(texts(&captions(&picture, None).unwrap()), texts(&english));
     for (language, word) in [("de", "auf"), ("de-AT", "auf"), ("fr", "sur")] {
-        let lines = captions(Some(language)).unwrap();
+        let lines = captions(&picture, Some(language)).unwrap();
         let captions = texts(&lines);
         assert_eq!(captions.len(), 3, "{language}: {lines:?}");
         assert!(captions.iter().zip(texts(&english)).all(|(own, english)| *own != english));
         assert!(captions[0].split(' ').any(|w| w == word), "{language}: {captions:?}");
     }
-    let refused = captions(Some("pl")).unwrap();
+    let refused = captions(&picture, Some("pl")).unwrap();
     assert!(texts(&refused).is_empty());
     assert!(refused[0]["error"].to_string().contains("language"), "{refused:?}");
 }

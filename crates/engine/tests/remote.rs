@@ -8,7 +8,7 @@ use pg_caption_checks::{ScriptedAnswer, ScriptedServer, style_violations};
 use pg_caption_pixels::{RgbPicture, decode, encode_png};
 use pg_caption_wire::{
     CaptionOutcome, CaptionOutput, CaptionRequest, ClientMessage, ClientRole, ContextFacts,
-    EngineConfig, EngineReport, EngineStatus, Failure, FailureClass, RemoteModelStatus,
+    EngineConfig, EngineReport, EngineStatus, Failure, FailureClass, ModelUse, RemoteModelStatus,
     WrittenCaption,
 };
 use serde_json::{Value, json};
@@ -593,6 +593,30 @@ fn a_daily_limit_stops_before_the_fetch() {
     let status = remote_status(client.status());
     assert_eq!((status.day_requests, status.day_tokens), (2, 220));
     assert_eq!(server.seen().len(), 2);
+}
+
+#[test]
+fn a_daily_limit_holds_in_the_next_engine() {
+    let server = ScriptedServer::start(|_| ScriptedAnswer::text("A cat", Some(0.9)));
+    let models = Models::new(&remote(&server, json!({ "daily_requests": 1 })));
+    let mut engine = models.engine();
+    let mut client = engine.connect().hello(ClientRole::Call);
+    written(client.request(bytes(0, &["concise"]), &picture(0)));
+    let EngineReport::Used(used) = engine.report() else { panic!("no use is reported") };
+    assert_eq!(used.requests, 1);
+    drop(engine);
+
+    let others = ModelUse { digest: "another model".into(), ..used.clone() };
+    let next = EngineConfig { daily_use: vec![used, others], ..models.config() };
+    let engine = Engine::start(&next);
+    let mut client = engine.connect().hello(ClientRole::Call);
+    let failure = failed(client.request(bytes(1, &["concise"]), &picture(1)));
+    assert_eq!(failure.code, "daily_limit");
+    // A successor tries its model, which is a request, too.
+    let mut successor = Engine::start(&EngineConfig { wait_until_ready: true, ..next });
+    assert_eq!(successor.report(), EngineReport::Starting);
+    assert!(matches!(successor.report(), EngineReport::Ready { .. }));
+    assert_eq!(server.seen().len(), 1);
 }
 
 #[test]

@@ -3,16 +3,16 @@
 
 mod harness;
 
-use harness::{Client, Engine, TIMEOUT, bytes, model, parity, url};
+use harness::web::{Web, image, until};
+use harness::{Client, Engine, bytes, model, url};
 use pg_caption_wire::{
     AnswerReuse, CaptionOutcome, CaptionOutput, CaptionRequest, ClientMessage, ClientRole,
     EarlierAnswer, EarlierCaption, EngineConfig, EngineReport, ImageSource, KnownPicture,
     WrittenCaption,
 };
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::mpsc::{Receiver, channel};
-use std::time::{Duration, Instant};
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
 
 const MEMO: u64 = 64 << 20;
 
@@ -22,10 +22,6 @@ fn ready(memo: u64) -> Option<Engine> {
     assert_eq!(engine.report(), EngineReport::Starting);
     assert!(matches!(engine.report(), EngineReport::Ready { .. }));
     Some(engine)
-}
-
-fn image(name: &str) -> Vec<u8> {
-    std::fs::read(parity().join("images").join(name)).unwrap()
 }
 
 fn done(outcome: CaptionOutcome) -> (String, Option<String>, Vec<CaptionOutput>) {
@@ -39,50 +35,6 @@ fn written(output: &CaptionOutput) -> &WrittenCaption {
     match output {
         CaptionOutput::Written(written) => written,
         CaptionOutput::Failed(failure) => panic!("no caption: {failure:?}"),
-    }
-}
-
-fn until(mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + TIMEOUT;
-    while !holds() {
-        assert!(Instant::now() < end, "waited too long");
-    }
-}
-
-/// A web server whose requests the test answers.
-struct Web {
-    address: String,
-    requests: Receiver<(TcpStream, String)>,
-}
-
-impl Web {
-    fn start() -> Web {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap().to_string();
-        let (send, requests) = channel();
-        std::thread::spawn(move || {
-            for mut stream in listener.incoming().map_while(Result::ok) {
-                let (mut request, mut byte) = (Vec::new(), [0]);
-                while !request.ends_with(b"\r\n\r\n")
-                    && stream.read(&mut byte).is_ok_and(|n| n == 1)
-                {
-                    request.push(byte[0]);
-                }
-                let head = String::from_utf8_lossy(&request).to_ascii_lowercase();
-                if send.send((stream, head)).is_err() {
-                    break;
-                }
-            }
-        });
-        Web { address, requests }
-    }
-
-    fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
-    }
-
-    fn next(&self) -> (TcpStream, String) {
-        self.requests.recv_timeout(TIMEOUT).expect("a request")
     }
 }
 
@@ -308,7 +260,8 @@ fn the_ledgers_caption_answers_for_the_same_file() {
     let unlike =
         CaptionRequest { image: source.clone(), min_confidence: Some(0.6), ..known.clone() };
     send(&mut worker, CaptionRequest { image: source, ..known });
-    let (stream, head) = web.next();
+    let (stream, head) = web.next_head();
+    let head = head.to_ascii_lowercase();
     assert!(head.contains("if-none-match: \"e1\""), "{head}");
     write!(&stream, "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n").unwrap();
     let (same, etag, outputs) = done(worker.reply().outcome);
@@ -317,10 +270,12 @@ fn the_ledgers_caption_answers_for_the_same_file() {
     assert_eq!(worker.status().encoded, encoded);
     // Not modified, but below the threshold of now: the file itself is fetched.
     send(&mut worker, unlike);
-    let (stream, head) = web.next();
+    let (stream, head) = web.next_head();
+    let head = head.to_ascii_lowercase();
     assert!(head.contains("if-none-match"), "{head}");
     write!(&stream, "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n").unwrap();
-    let (stream, head) = web.next();
+    let (stream, head) = web.next_head();
+    let head = head.to_ascii_lowercase();
     assert!(!head.contains("if-none-match"), "{head}");
     answer(&stream, "", &picture);
     done(worker.reply().outcome);

@@ -11,8 +11,13 @@ const MOST: Duration = Duration::from_secs(3600);
 
 /// How long a response with these headers is fresh.
 pub(crate) fn fresh_for(uri: &Uri, headers: &HeaderMap, now: SystemTime) -> Duration {
+    // No guess from Last-Modified: a picture that is replaced under its URL is seen immediately.
+    let is_stated = [header::CACHE_CONTROL, header::EXPIRES];
     let has_credentials = uri.authority().is_some_and(|of| of.as_str().contains('@'));
-    if has_credentials || headers.contains_key(header::VARY) && varies(headers) {
+    if !is_stated.iter().any(|name| headers.contains_key(name))
+        || has_credentials
+        || varies(headers)
+    {
         return Duration::ZERO;
     }
     let mut request = Request::new(());
@@ -23,12 +28,7 @@ pub(crate) fn fresh_for(uri: &Uri, headers: &HeaderMap, now: SystemTime) -> Dura
     *response.headers_mut() = headers.clone();
     let options = CacheOptions { shared: true, ..CacheOptions::default() };
     let policy = CachePolicy::new_options(&request, &response, now, options);
-    if !policy.is_storable() {
-        return Duration::ZERO;
-    }
-    // No guess from Last-Modified: a picture that is replaced under its URL is seen immediately.
-    let is_stated = [header::CACHE_CONTROL, header::EXPIRES];
-    match is_stated.iter().any(|name| headers.contains_key(name)) {
+    match policy.is_storable() {
         true => policy.time_to_live(now).min(MOST),
         false => Duration::ZERO,
     }

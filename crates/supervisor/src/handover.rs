@@ -176,7 +176,8 @@ impl EngineHandover {
             return None;
         }
         let wait_until_ready = self.serving().is_some();
-        Some(EngineStart { config: EngineConfig { wait_until_ready, ..config.clone() } })
+        let daily_use = self.used.clone();
+        Some(EngineStart { config: EngineConfig { wait_until_ready, daily_use, ..config.clone() } })
     }
 
     /// When the next action is due without a message or exit of an engine.
@@ -223,8 +224,6 @@ impl EngineHandover {
         if role == Role::Serving {
             self.announce(Some(pid), None);
         }
-        let used = self.used.iter().cloned().map(EngineControl::Used);
-        self.actions.extend(used.map(|used| EngineAction::Send(pid, used)));
     }
 
     /// The engine could not be started.
@@ -534,8 +533,13 @@ impl Engine {
     }
 }
 
-/// Whether two configurations require the same engine. `wait_until_ready` is no difference.
+/// Whether two configurations require the same engine. How and after what use of daily limits it
+/// starts is no difference.
 fn is_same(one: &EngineConfig, other: &EngineConfig) -> bool {
-    let plain = |config: &EngineConfig| EngineConfig { wait_until_ready: false, ..config.clone() };
+    let plain = |config: &EngineConfig| EngineConfig {
+        wait_until_ready: false,
+        daily_use: Vec::new(),
+        ..config.clone()
+    };
     plain(one) == plain(other)
 }

@@ -1,6 +1,7 @@
 //! The one configuration message: the first line that the launcher writes to the engine's standard
 //! input. Made from the table of settings.
 
+use crate::ModelUse;
 use crate::settings::{SETTINGS, SettingKind, SettingUnit, SettingValue};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
@@ -49,6 +50,8 @@ macro_rules! engine_config {
             /// Whether to accept connections only after the model is ready (a successor), instead
             /// of immediately (the first engine).
             pub wait_until_ready: bool,
+            /// What earlier engines used of the daily limits of models.
+            pub daily_use: Vec<ModelUse>,
         }
 
         impl EngineConfig {
@@ -58,6 +61,7 @@ macro_rules! engine_config {
                     $($($field: Default::default(),)?)*
                     fetch_headers_stamp: String::new(),
                     wait_until_ready: false,
+                    daily_use: Vec::new(),
                 }
             }
 

@@ -15,7 +15,7 @@ pub enum EngineControl {
         /// The pauses that have not ended.
         hosts: Vec<HostCooldown>,
     },
-    /// What earlier engines used of a model's daily limits.
+    /// What other engines have used of a model's daily limits since this one started.
     Used(ModelUse),
     /// A client waits for the engine: answer with [`EngineReport::Pong`].
     Ping {

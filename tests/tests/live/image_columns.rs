@@ -1,7 +1,7 @@
 //! Image columns that hold the picture itself, and those that hold several.
 
 use pg_caption_tests::pictures::{bytea_literal, jpeg};
-use pg_caption_tests::{FILLED, TestCluster, TestServer, project, shared_database};
+use pg_caption_tests::{FILLED, TestCluster, TestServer, project, shared_database, sql_blocks};
 
 #[test]
 fn pictures_in_a_column_are_captioned() {
@@ -99,7 +99,7 @@ fn a_worker_holds_one_picture_at_a_time() {
 /// The SQL of docs/galleries.md.
 fn documented() -> String {
     let page = std::fs::read_to_string(project().join("docs/galleries.md")).expect("the page");
-    page.split("```sql\n").nth(1).and_then(|rest| rest.split("```").next()).expect("SQL").into()
+    sql_blocks(&page).next().expect("SQL").into()
 }
 
 #[test]

@@ -1,13 +1,12 @@
 //! docs/migrate-a-catalogue.md: each statement of the page, in its order, on a small catalogue.
 
-use pg_caption_tests::{ServerAnswer, TestServer, project, shared_database};
+use pg_caption_tests::{ServerAnswer, TestServer, project, shared_database, sql_blocks};
 
 /// The statements of the page's SQL blocks.
 fn statements() -> Vec<String> {
     let page = project().join("docs/migrate-a-catalogue.md");
     let page = std::fs::read_to_string(page).expect("the page");
-    let blocks = page.split("```").skip(1).step_by(2).filter_map(|b| b.strip_prefix("sql\n"));
-    let statements = blocks.flat_map(|block| block.split(";\n")).map(str::trim);
+    let statements = sql_blocks(&page).flat_map(|block| block.split(";\n")).map(str::trim);
     statements.filter(|sql| !sql.is_empty()).map(String::from).collect()
 }
 

@@ -5,7 +5,7 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use pg_caption_tests::{
     FILLED, ServerAnswer, ServerRequest, TestCluster, TestDatabase, TestServer, TestSession,
-    project, quote_literal, shared_database,
+    project, quote_literal, shared_database, sql_blocks,
 };
 use ring::{digest, hmac, signature};
 use std::collections::HashMap;
@@ -17,9 +17,9 @@ fn documented(section: &str) -> String {
     let head = format!("\n## {section}\n");
     let (_, rest) = page.split_once(&head).unwrap_or_else(|| panic!("no section {section}"));
     let rest = rest.split("\n## ").next().unwrap_or_default();
-    let blocks: Vec<&str> = rest.split("```sql\n").skip(1).collect();
+    let blocks: String = sql_blocks(rest).collect();
     assert!(!blocks.is_empty(), "no SQL in section {section}");
-    blocks.iter().filter_map(|block| block.split("```").next()).collect()
+    blocks
 }
 
 /// A request taken apart.

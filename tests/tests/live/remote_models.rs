@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// A models directory with the default model, the remote model `far`, and more of its fields.
 fn models_with(server: &ScriptedServer, more: Value) -> ModelsDirectory {
@@ -197,6 +198,8 @@ fn a_daily_limit_pauses_watches_across_engines() {
         notified += payload["rows"].as_i64().unwrap();
     }
     assert_eq!(notified, 3, "each filled row is in one notification");
+    // An engine reports its use to the launcher every two seconds.
+    std::thread::sleep(Duration::from_secs(3));
     let before = engine(&mut session);
     signal(before, Signal::KILL);
     eventually("the next engine serves", || {

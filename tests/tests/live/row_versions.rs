@@ -1,14 +1,13 @@
 //! The recipe of docs/watching.md for `updated_at`, version columns and webhooks: captions leave
 //! them alone, and other writers do not.
 
-use pg_caption_tests::{ServerAnswer, TestServer, project, shared_database};
+use pg_caption_tests::{ServerAnswer, TestServer, project, shared_database, sql_blocks};
 
 /// The trigger of the page.
 fn recipe() -> String {
     let page = std::fs::read_to_string(project().join("docs/watching.md")).expect("the page");
-    let block = page.split("```sql\n").find(|block| block.starts_with("CREATE TRIGGER touch"));
-    let block = block.expect("the recipe");
-    block.split("```").next().unwrap_or_default().to_owned()
+    let recipe = sql_blocks(&page).find(|block| block.starts_with("CREATE TRIGGER touch"));
+    recipe.expect("the recipe").to_owned()
 }
 
 #[test]

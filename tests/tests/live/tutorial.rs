@@ -1,13 +1,12 @@
 //! The SQL of README.md, docs/tutorial.md and docs/install.md, run as it is written. Only the host
 //! of the pictures is replaced by a server of the test.
 
-use pg_caption_tests::{ServerAnswer, TestCluster, TestServer, TestSession, project};
+use pg_caption_tests::{ServerAnswer, TestCluster, TestServer, TestSession, project, sql_blocks};
 
 /// The blocks of SQL in a document, in order.
 fn blocks(path: &str) -> Vec<String> {
     let text = std::fs::read_to_string(project().join(path)).expect("a document");
-    let blocks = text.split("```sql\n").skip(1);
-    blocks.map(|rest| rest.split("```").next().unwrap_or_default().to_string()).collect()
+    sql_blocks(&text).map(String::from).collect()
 }
 
 /// Runs the statements of a block one by one: procedures commit. No string of them has a semicolon.

@@ -2,11 +2,9 @@
 //! [`Engine::submit`].
 
 use super::Engine;
-use crate::captions::CaptionTask;
 use crate::job::Job;
 use crate::picture::{JoinOutcome, Picture};
 use crate::provider::Provider;
-use crate::provider::readiness::ProviderState;
 use crate::provider::values::ViewSet;
 use crate::request::PictureSource;
 use pg_caption_wire::{AnswerReuse, ClientRole};
@@ -34,20 +32,14 @@ pub type ShareScopeKey = (ShareScope, PictureSource, SharedViews);
 
 impl Engine {
     /// Joins a picture of an earlier job. Returns false if the job needs a new picture.
-    pub(super) fn join(
-        &self,
-        job: &Arc<Job>,
-        picture: &Arc<Picture>,
-        provider: &Arc<dyn Provider>,
-    ) -> bool {
+    pub(super) fn join(&self, job: &Arc<Job>, picture: &Arc<Picture>) -> bool {
         match picture.join(job) {
             JoinOutcome::Waiting => {}
             JoinOutcome::Encoded(encoded) => {
                 job.begin();
-                let running = self.pipeline.running().enter_now(job);
-                let picture = Some(picture.clone());
-                let task = CaptionTask::begin(job.clone(), encoded, Some(running), picture);
-                task.into_iter().for_each(|task| provider.caption(task));
+                if !self.pipeline.caption_encoded(job, encoded, picture) {
+                    return false;
+                }
             }
             JoinOutcome::Ended(answer) => {
                 job.answer(*answer);
@@ -59,51 +51,35 @@ impl Engine {
             }
             JoinOutcome::Cancelled => return false,
         }
-        self.count_saved(job);
-        true
-    }
-
-    /// A job has joined the picture of another one.
-    fn count_saved(&self, job: &Job) {
         let saved = &self.metrics.saved;
         if matches!(job.source, PictureSource::Url { .. }) {
             saved.fetches.fetch_add(1, Ordering::Relaxed);
         }
         saved.encodings.fetch_add(1, Ordering::Relaxed);
+        true
     }
 
-    /// Lets a job share what is known of its URL, or the picture that others have asked for.
-    /// Returns whether it did.
-    pub(super) fn shares(&self, job: &Arc<Job>, provider: Option<&Arc<dyn Provider>>) -> bool {
-        let Some(key) = scope(job, provider.map(|provider| &**provider)) else { return false };
+    /// Lets a job share what is known of its URL, or the picture that others with the same key have
+    /// asked for. Returns whether it did.
+    pub(super) fn shares(
+        &self,
+        job: &Arc<Job>,
+        key: &ShareScopeKey,
+        provider: Option<&dyn Provider>,
+    ) -> bool {
         if let (Some(provider), PictureSource::Url { url, .. }) = (provider, &job.source)
             && job.role == ClientRole::Worker
             && job.reuse == AnswerReuse::Any
             // A row that had a caption wants to know which picture its URL has now.
             && job.earlier.is_none()
-            && self.pipeline.answer_remembered(job, url, &**provider)
+            && self.pipeline.answer_remembered(job, url, provider)
         {
             return true;
         }
-        let Some(picture) = self.in_flight.find(&key) else { return false };
+        let Some(picture) = self.in_flight.find(key) else { return false };
         // The file that a fetch in progress brings may be older than the request for a new one.
         let is_new = job.reuse == AnswerReuse::Any || !picture.has_begun();
-        if !is_new {
-            return false;
-        }
-        let provider = match (provider, self.readiness.now()) {
-            (Some(provider), _) => provider.clone(),
-            // It became ready meanwhile.
-            (None, ProviderState::Ready(provider)) => provider,
-            (None, _) => {
-                let is_waiting = matches!(picture.join(job), JoinOutcome::Waiting);
-                if is_waiting {
-                    self.count_saved(job);
-                }
-                return is_waiting;
-            }
-        };
-        self.join(job, &picture, &provider)
+        is_new && self.join(job, &picture)
     }
 }
 

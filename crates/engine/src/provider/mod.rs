@@ -82,12 +82,12 @@ pub trait Provider: Any + Send + Sync {
         None
     }
 
-    /// What was used of its daily limits; `None`: it has none.
-    fn model_use(&self) -> Option<ModelUse> {
-        None
+    /// What was used of the daily limits of its models.
+    fn model_use(&self) -> Vec<ModelUse> {
+        Vec::new()
     }
 
-    /// Takes what earlier engines used of its daily limits.
+    /// Takes what other engines used of its daily limits.
     fn restore_use(&self, _used: &ModelUse) {}
 
     /// Bytes that [`Provider::prepare`] allocates at most for a picture of this width and height,

@@ -23,7 +23,7 @@ use crate::test_hook::DecodeHook;
 use crate::threads::spawn;
 use acceptor::ClientAcceptor;
 use descriptors::StatusPipe;
-use pg_caption_wire::{EngineConfig, EngineControl, EngineReport, Failure};
+use pg_caption_wire::{EngineConfig, EngineControl, EngineReport, Failure, ModelUse};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::{self, BufRead};
 use std::sync::Arc;
@@ -125,9 +125,8 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
                     model.skipped_graphs().join("; ")
                 ));
             }
-            let is_remote = model.remote.is_some();
             launcher.report(&EngineReport::Ready { model: Box::new(model) });
-            if is_remote {
+            if !provider.model_use().is_empty() {
                 report_use(&known, &launcher);
             }
         }
@@ -149,7 +148,7 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
     acceptor.run();
     // Again: requests in flight may have met further hosts with a cooldown.
     status.report(&EngineReport::Cooling { hosts: engine.pipeline().cooldowns() });
-    if let Some(used) = engine.model_use() {
+    for used in engine.model_use() {
         status.report(&EngineReport::Used(used));
     }
     exit()
@@ -158,16 +157,15 @@ pub fn run(hook: DecodeHook) -> io::Result<()> {
 /// Reports what is used of the model's daily limits, so that they survive this process. Never
 /// returns. An idle engine wakes up every few seconds for it, with a remote model only.
 fn report_use(engine: &Engine, launcher: &StatusPipe) {
-    let mut reported = engine.model_use();
+    let mut reported = Vec::new();
     loop {
-        std::thread::sleep(USE_INTERVAL);
-        let used = engine.model_use();
-        if used != reported
-            && let Some(used) = &used
-        {
+        let current = engine.model_use();
+        let is_new = |used: &&ModelUse| used.requests > 0 && !reported.contains(*used);
+        for used in current.iter().filter(is_new) {
             launcher.report(&EngineReport::Used(used.clone()));
         }
-        reported = used;
+        reported = current;
+        std::thread::sleep(USE_INTERVAL);
     }
 }
 

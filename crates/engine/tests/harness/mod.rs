@@ -3,6 +3,8 @@
 
 #![allow(dead_code)] // each test file uses a part of it
 
+pub mod web;
+
 use command_fds::{CommandFdExt, FdMapping};
 use pg_caption_style::builtin;
 use pg_caption_wire::{

@@ -130,8 +130,10 @@ impl Provider for CascadeProvider {
         })
     }
 
-    fn model_use(&self) -> Option<ModelUse> {
-        self.0.second.provider.model_use().or_else(|| self.0.first.provider.model_use())
+    fn model_use(&self) -> Vec<ModelUse> {
+        let mut used = self.0.first.provider.model_use();
+        used.extend(self.0.second.provider.model_use());
+        used
     }
 
     fn restore_use(&self, used: &ModelUse) {

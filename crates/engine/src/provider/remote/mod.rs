@@ -86,15 +86,13 @@ impl Provider for RemoteProvider {
         Some(self.0.failure(&fault))
     }
 
-    fn model_use(&self) -> Option<ModelUse> {
+    fn model_use(&self) -> Vec<ModelUse> {
         let (day, requests, tokens) = self.0.line.lock().budget.used();
-        Some(ModelUse { digest: self.0.settings.digest(), day, requests, tokens })
+        vec![ModelUse { digest: self.0.settings.digest(), day, requests, tokens }]
     }
 
     fn restore_use(&self, used: &ModelUse) {
-        if used.digest == self.0.settings.digest() {
-            self.0.line.lock().budget.restore(used.day, used.requests, used.tokens);
-        }
+        self.0.restore_use(used);
     }
 
     fn memory_for(&self, size: (u32, u32), _options: &PictureOptions) -> u64 {
@@ -131,6 +129,13 @@ impl Provider for RemoteProvider {
 impl RemoteModel {
     fn failure(&self, fault: &pg_caption_remote::RemoteFault) -> Failure {
         fault.failure(&self.settings.server(), &self.name)
+    }
+
+    /// Takes what other engines used of the daily limits.
+    fn restore_use(&self, used: &ModelUse) {
+        if used.digest == self.settings.digest() {
+            self.line.lock().budget.restore(used.day, used.requests, used.tokens);
+        }
     }
 
     /// Queues the captions of a job.

@@ -79,6 +79,9 @@ fn load(config: &EngineConfig, metrics: Arc<EngineMetrics>) -> Result<RemoteMode
         guard,
         settings,
     };
+    for used in &config.daily_use {
+        model.restore_use(used);
+    }
     if model.read_key().is_ok() {
         let own = model.server.recognise();
         model.line.lock().quirks.recognise(own);
