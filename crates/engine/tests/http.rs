@@ -3,60 +3,17 @@
 
 mod harness;
 
-use harness::{library, parity};
+use harness::http_server::{HttpServer, far};
+use harness::{PROGRAM, library, parity};
 use pg_caption_checks::{ScriptedAnswer, ScriptedServer};
 use pg_caption_pixels::{RgbPicture, encode_png};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_pg_caption_engine");
-
-/// A server of this program. It is killed when this is dropped.
-struct HttpServer {
-    child: Child,
-    address: SocketAddr,
-    log: BufReader<std::process::ChildStderr>,
-}
-
-impl HttpServer {
-    /// Starts it on a free port of loopback, and waits for its model.
-    fn start(model: &Path, more: &[&str]) -> HttpServer {
-        let mut child = Command::new(PROGRAM)
-            .args(["serve", "--http", "127.0.0.1:0", "--threads", "1", "--model"])
-            .arg(model)
-            .args(more)
-            .stdin(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut log = BufReader::new(child.stderr.take().unwrap());
-        let mut line = String::new();
-        while !line.contains("is ready on http://") {
-            line.clear();
-            assert!(log.read_line(&mut line).unwrap() > 0, "the server ended");
-        }
-        let address = line.trim_end().rsplit("http://").next().unwrap();
-        let address = address.trim_end_matches("/v1").parse().unwrap();
-        HttpServer { child, address, log }
-    }
-
-    fn stop(&self) {
-        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
-    }
-}
-
-impl Drop for HttpServer {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
 
 /// A response: status, head, body.
 struct HttpReply {
@@ -125,19 +82,6 @@ fn base64(bytes: &[u8]) -> String {
     bytes.chunks(3).map(three).collect()
 }
 
-/// A models directory with the remote model `far`.
-fn far(base_url: &str, more: Value) -> tempfile::TempDir {
-    let dir = tempfile::tempdir().unwrap();
-    let folder = dir.path().join("far");
-    std::fs::create_dir(&folder).unwrap();
-    let mut remote = json!({ "protocol": "openai", "base_url": base_url, "model": "" });
-    for (name, value) in more.as_object().unwrap() {
-        remote[name] = value.clone();
-    }
-    std::fs::write(folder.join("remote.json"), remote.to_string()).unwrap();
-    dir
-}
-
 fn key_file(dir: &Path, key: &str) -> String {
     let path = dir.join("key");
     std::fs::write(&path, key).unwrap();
@@ -176,7 +120,9 @@ fn a_fleet_writes_what_a_local_model_writes() {
     for model in ["vit-gpt2", "florence2", "smolvlm"] {
         let folder = parity().join(model);
         let server = HttpServer::start(&folder, &["--onnxruntime", library.to_str().unwrap()]);
-        let models = far(&format!("http://{}/v1", server.address), json!({ "model": model }));
+        // The pixels that the model needs are sent, whatever is set for other servers.
+        let small = json!({ "model": model, "image": { "max_side": 64, "quality": 10 } });
+        let models = far(&format!("http://{}/v1", server.address), small);
         let (local, fleet) =
             (captions(&folder, &library), captions(&models.path().join("far"), &library));
         for (local, fleet) in local.iter().zip(&fleet) {
@@ -217,6 +163,8 @@ fn the_server_speaks_the_protocol() {
         }
     }
     assert_eq!(asked.seen().len(), 0);
+    let process = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    assert!(process.contains("NoNewPrivs:\t1"), "not confined: {process}");
     let models = send(address, "GET /v1/models", with_key, "").json();
     assert_eq!(models["data"][0]["id"], "far");
     let reply = send(address, "POST /v1/chat/completions", with_key, &body);
@@ -291,11 +239,7 @@ fn a_full_server_sends_away_and_a_stopped_one_finishes() {
         assert!(metrics.contains("\npg_caption_http_in_flight 2\n"), "{metrics}");
         // A connection from before sees that the server leaves.
         server.stop();
-        let mut line = String::new();
-        while !line.contains("stopping") {
-            line.clear();
-            assert!(server.log.read_line(&mut line).unwrap() > 0, "the server ended");
-        }
+        server.next_line("stopping");
         // Between the last connection and the end of the listening socket.
         while TcpStream::connect(address).is_ok() {
             std::thread::yield_now();
@@ -306,6 +250,69 @@ fn a_full_server_sends_away_and_a_stopped_one_finishes() {
         }
     });
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_second_signal_does_not_wait_for_requests() {
+    let gate = Gate::default();
+    let held = gate.clone();
+    let asked = ScriptedServer::start(move |_| {
+        held.wait();
+        ScriptedAnswer::text("A cat", Some(0.9))
+    });
+    let models = far(&asked.url(), json!({ "model": "tiny" }));
+    let mut server = HttpServer::start(&models.path().join("far"), &[]);
+    let address = server.address;
+    let cut = std::thread::spawn(move || chat(address, &asking(1)));
+    asked.wait_for(1);
+    server.stop();
+    server.next_line("stopping");
+    server.stop();
+    assert_eq!(server.child.wait().unwrap().code(), Some(0));
+    assert_eq!(cut.join().unwrap().status, 0, "no answer");
+    gate.open();
+}
+
+#[test]
+fn connections_beyond_the_limit_wait_for_a_place() {
+    let models = far("http://127.0.0.1:9/v1", json!({ "model": "tiny" }));
+    let server = HttpServer::start(&models.path().join("far"), &["--connections", "1"]);
+    let ask = |stream: &mut TcpStream| {
+        stream.write_all(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+    };
+    let mut first = TcpStream::connect(server.address).unwrap();
+    ask(&mut first);
+    let mut byte = [0];
+    first.read_exact(&mut byte).unwrap();
+    let mut second = TcpStream::connect(server.address).unwrap();
+    ask(&mut second);
+    second.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
+    assert!(second.read_exact(&mut byte).is_err(), "it is served before the first has left");
+    drop(first);
+    second.set_read_timeout(None).unwrap();
+    second.read_exact(&mut byte).unwrap();
+}
+
+#[test]
+fn requests_of_several_clients_share_batches() {
+    let Some(library) = library() else { return };
+    let options = ["--onnxruntime", library.to_str().unwrap()];
+    let server = HttpServer::start(&parity().join("vit-gpt2"), &options);
+    let address = server.address;
+    let clients = [(); 24]
+        .iter()
+        .zip(0..)
+        .map(|((), number)| std::thread::spawn(move || chat(address, &asking(number)).status));
+    for client in clients.collect::<Vec<_>>() {
+        assert_eq!(client.join().unwrap(), 200);
+    }
+    let metrics = send(address, "GET /metrics", "", "").body;
+    let value = |name: &str| {
+        let line = metrics.lines().find(|line| line.starts_with(name)).expect(name);
+        line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!(value("pg_caption_engine_pictures_total "), 24);
+    assert!(value("pg_caption_engine_batches_total ") < 24, "{metrics}");
 }
 
 #[test]

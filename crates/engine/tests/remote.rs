@@ -3,13 +3,12 @@
 
 mod harness;
 
-use harness::{Client, Engine, TIMEOUT, bytes, url};
+use harness::{Client, Engine, TIMEOUT, bytes, failed, picture, url, written};
 use pg_caption_checks::{ScriptedAnswer, ScriptedServer, style_violations};
-use pg_caption_pixels::{RgbPicture, decode, encode_png};
+use pg_caption_pixels::decode;
 use pg_caption_wire::{
     CaptionOutcome, CaptionOutput, CaptionRequest, ClientMessage, ClientRole, ContextFacts,
-    EngineConfig, EngineReport, EngineStatus, Failure, FailureClass, ModelUse, RemoteModelStatus,
-    WrittenCaption,
+    EngineConfig, EngineReport, EngineStatus, FailureClass, ModelUse, RemoteModelStatus,
 };
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
@@ -81,41 +80,12 @@ fn remote(server: &ScriptedServer, more: Value) -> Value {
     remote
 }
 
-/// A picture that no other number has.
-fn picture(number: usize) -> Vec<u8> {
-    let (width, height) = (32, 24);
-    let pixel = |at: usize| [(at * 5 + number) as u8, (number / 256) as u8, (at / 3) as u8];
-    let data = (0..width * height).flat_map(pixel).collect();
-    encode_png(&RgbPicture { width: width as u32, height: height as u32, data })
-}
-
 /// A request whose instruction is `instruction`.
 fn asking(id: u64, instruction: &str) -> CaptionRequest {
     let mut request = bytes(id, &["concise"]);
     request.outputs[0].style.instruction = instruction.into();
     request.min_confidence = None;
     request
-}
-
-fn failed(outcome: CaptionOutcome) -> Failure {
-    match outcome {
-        CaptionOutcome::Failed(failure) => failure,
-        CaptionOutcome::Done { outputs, .. } => match outputs.into_iter().next() {
-            Some(CaptionOutput::Failed(failure)) => failure,
-            other => panic!("not a failure: {other:?}"),
-        },
-        other => panic!("not a failure: {other:?}"),
-    }
-}
-
-fn written(outcome: CaptionOutcome) -> WrittenCaption {
-    match outcome {
-        CaptionOutcome::Done { outputs, .. } => match outputs.into_iter().next() {
-            Some(CaptionOutput::Written(written)) => written,
-            other => panic!("not written: {other:?}"),
-        },
-        other => panic!("not done: {other:?}"),
-    }
 }
 
 fn remote_status(status: EngineStatus) -> RemoteModelStatus {

@@ -3,14 +3,16 @@
 
 #![allow(dead_code)] // each test file uses a part of it
 
+pub mod http_server;
 pub mod web;
 
 use command_fds::{CommandFdExt, FdMapping};
+use pg_caption_pixels::{RgbPicture, encode_png};
 use pg_caption_style::builtin;
 use pg_caption_wire::{
-    AnswerReuse, CaptionOutcome, CaptionReply, CaptionRequest, ClientMessage, ClientRole,
-    EngineConfig, EngineControl, EngineReport, EngineStatus, ImageSource, OutputSpec, PROTOCOL,
-    ServerMessage, frame,
+    AnswerReuse, CaptionOutcome, CaptionOutput, CaptionReply, CaptionRequest, ClientMessage,
+    ClientRole, EngineConfig, EngineControl, EngineReport, EngineStatus, Failure, ImageSource,
+    OutputSpec, PROTOCOL, ServerMessage, WrittenCaption, frame,
 };
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -22,7 +24,8 @@ use std::time::{Duration, Instant};
 /// Limit of every wait in a test.
 pub const TIMEOUT: Duration = Duration::from_secs(60);
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_pg_caption_engine");
+/// The program under test.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_pg_caption_engine");
 
 /// A folder with a listening socket.
 fn socket() -> (tempfile::TempDir, PathBuf, UnixListener) {
@@ -311,4 +314,35 @@ pub fn model() -> Option<EngineConfig> {
         memo: 0,
         ..EngineConfig::default()
     })
+}
+
+/// A picture that no other number has.
+pub fn picture(number: usize) -> Vec<u8> {
+    let (width, height) = (32, 24);
+    let pixel = |at: usize| [(at * 5 + number) as u8, (number / 256) as u8, (at / 3) as u8];
+    let data = (0..width * height).flat_map(pixel).collect();
+    encode_png(&RgbPicture { width: width as u32, height: height as u32, data })
+}
+
+/// The failure of a request with one output.
+pub fn failed(outcome: CaptionOutcome) -> Failure {
+    match outcome {
+        CaptionOutcome::Failed(failure) => failure,
+        CaptionOutcome::Done { outputs, .. } => match outputs.into_iter().next() {
+            Some(CaptionOutput::Failed(failure)) => failure,
+            other => panic!("not a failure: {other:?}"),
+        },
+        other => panic!("not a failure: {other:?}"),
+    }
+}
+
+/// The caption of a request with one output.
+pub fn written(outcome: CaptionOutcome) -> WrittenCaption {
+    match outcome {
+        CaptionOutcome::Done { outputs, .. } => match outputs.into_iter().next() {
+            Some(CaptionOutput::Written(written)) => written,
+            other => panic!("not written: {other:?}"),
+        },
+        other => panic!("not done: {other:?}"),
+    }
 }
