@@ -3,12 +3,11 @@
 
 mod harness;
 
-use harness::{Engine, bytes, url};
+use harness::{Engine, bytes, library, parity, picture, url};
 use pg_caption_checks::{ScriptedAnswer, ScriptedServer};
-use pg_caption_pixels::{RgbPicture, encode_png};
 use pg_caption_wire::{
-    CaptionOutcome, CaptionOutput, CaptionRequest, ClientRole, EngineConfig, EngineReport,
-    FailureClass, WrittenCaption,
+    CaptionOutcome, CaptionOutput, CaptionRequest, ClientMessage, ClientRole, EngineConfig,
+    EngineReport, FailureClass, WrittenCaption,
 };
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -68,11 +67,6 @@ fn put(folder: &Path, name: &str, content: &str) {
     std::fs::write(folder.join(name), content).unwrap();
 }
 
-fn picture() -> Vec<u8> {
-    let data = (0..32 * 24).flat_map(|at| [(at * 5) as u8, (at / 3) as u8, 7]).collect();
-    encode_png(&RgbPicture { width: 32, height: 24, data })
-}
-
 /// A request for one caption for each instruction.
 fn asking(request: CaptionRequest, instructions: &[&str]) -> CaptionRequest {
     let outputs = instructions.iter().map(|instruction| {
@@ -96,7 +90,7 @@ fn written(outcome: CaptionOutcome) -> Vec<WrittenCaption> {
 #[test]
 fn unsure_and_refused_captions_go_to_the_second() {
     let models = Models::new("wait");
-    let file = picture();
+    let file = picture(1);
     let web = ScriptedServer::start(move |_| {
         let head = format!("HTTP/1.1 200 x\r\nContent-Length: {}\r\n\r\n", file.len());
         ScriptedAnswer::Cut([head.as_bytes(), &file].concat())
@@ -133,7 +127,7 @@ fn unsure_and_refused_captions_go_to_the_second() {
     assert_eq!(requests, [2, 3]);
     // A text without confidence stays.
     let plain = asking(bytes(2, &["concise"]), &["unknown"]);
-    assert_eq!(written(client.request(plain, &picture()))[0].caption, "A small cat");
+    assert_eq!(written(client.request(plain, &picture(1)))[0].caption, "A small cat");
 }
 
 #[test]
@@ -150,7 +144,7 @@ fn an_absent_second_model_is_waited_for_or_not() {
         let mut client = engine.connect().hello(ClientRole::Call);
         let mut request = asking(bytes(1, &["concise"]), &[instruction]);
         request.remaining_ms = 2000;
-        let outcome = client.request(request, &picture());
+        let outcome = client.request(request, &picture(1));
         match (expected, outcome) {
             (Some(text), outcome) => assert_eq!(written(outcome)[0].caption, text),
             (None, CaptionOutcome::Failed(failure)) => {
@@ -174,4 +168,37 @@ fn a_cascade_needs_both_models() {
     assert_eq!(engine.report(), EngineReport::Starting);
     let EngineReport::Failed(failure) = engine.report() else { panic!("not refused") };
     assert!(failure.detail.unwrap().contains("large"), "the missing model is named");
+}
+
+#[test]
+fn two_local_models_work_together() {
+    let Some(library) = library() else { return };
+    let models = tempfile::tempdir().unwrap();
+    for (name, model) in [("small", "vit-gpt2"), ("large", "florence2")] {
+        std::os::unix::fs::symlink(parity().join(model), models.path().join(name)).unwrap();
+    }
+    let cascade = r#"{"first": "small", "then": "large", "below": 1.0}"#;
+    put(&models.path().join("both"), "cascade.json", cascade);
+    let mut engine = Engine::start(&EngineConfig {
+        model: models.path().join("both"),
+        models_directory: models.path().into(),
+        onnxruntime: library,
+        threads: 1,
+        ..EngineConfig::default()
+    });
+    assert_eq!(engine.report(), EngineReport::Starting);
+    let EngineReport::Ready { .. } = engine.report() else { panic!("not ready") };
+    let mut client = engine.connect().hello(ClientRole::Call);
+    for id in 0..24 {
+        let request = CaptionRequest { min_confidence: Some(0.0), ..bytes(id, &["concise"]) };
+        client.send(&ClientMessage::Request(request), &picture(id as usize));
+    }
+    // More than a batch of each: calls of both models take turns.
+    for _ in 0..24 {
+        let CaptionOutcome::Done { outputs, .. } = client.reply().outcome else { panic!() };
+        let [CaptionOutput::Written(written)] = &outputs[..] else { panic!("{outputs:?}") };
+        assert_eq!(written.model.as_ref().unwrap().name, "florence2");
+    }
+    let status = client.status();
+    assert_eq!((status.encoded, status.generated), (48, 48));
 }

@@ -89,7 +89,9 @@ fn model(
     metrics: &Arc<EngineMetrics>,
     host: &Arc<dyn ProviderHost>,
 ) -> Result<CascadeModel, String> {
-    let config = EngineConfig { model: folder.into(), ..config.clone() };
+    // Each has half of the memory for features and caches.
+    let memory = config.memory / 2;
+    let config = EngineConfig { model: folder.into(), memory, ..config.clone() };
     let readiness = Arc::<ProviderReadiness>::default();
     let step = StepHost { readiness: readiness.clone(), outer: host.clone() };
     start_plain(&config, metrics.clone(), Arc::new(step)).map_err(|error| error.to_string())?;

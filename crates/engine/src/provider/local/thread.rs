@@ -15,6 +15,7 @@ use crate::failures;
 use crate::metrics::{CpuStage, EngineMetrics, thread_cpu};
 use crate::provider::values::RawCaption;
 use crate::provider::work::ProviderWork;
+use parking_lot::FairMutex;
 use pg_caption_captioner::{
     FinishedCaption, InputPreparer, PictureFeatures, PixelValues, TokenPrompt,
 };
@@ -30,6 +31,10 @@ const CAPTIONS_PER_PICTURE: usize = 2;
 
 /// Part of the memory setting for features and caches.
 const MEMORY_SHARE: u64 = 8;
+
+/// Held during each session call. ONNX Runtime has one pool of threads in a process; the models of
+/// a cascade take turns, so that both together use no more threads than the setting allows.
+static SESSION_CALLS: FairMutex<()> = FairMutex::new(());
 
 /// A job whose captions are being generated.
 struct OpenTask {
@@ -192,10 +197,12 @@ impl ModelThread {
             self.metrics.encode_calls.fetch_add(1, Relaxed);
         }
         let metrics = self.metrics.clone();
-        let _step = metrics.steps.begin(Instant::now());
+        let turn = SESSION_CALLS.lock();
+        let step = metrics.steps.begin(Instant::now());
         let before = thread_cpu() + self.pool.read();
         let events = self.scheduler.run(call, &mut self.sessions, Instant::now);
         self.metrics.add_cpu(stage, (thread_cpu() + self.pool.read()).saturating_sub(before));
+        drop((step, turn));
         for event in events {
             match event {
                 CallEvent::Encoded { key, features, spent } => self.encoded(key, features, spent),
