@@ -410,6 +410,15 @@ impl FetchError {
                 "The host wants a cookie. A superuser can state it in \
                  \"pg_caption.fetch_headers_file\"."
             }
+            Dns { .. } => "Check the name of the host, and the name servers of this machine.",
+            Connect { .. } | Reset { .. } | Status { status: 304 | 408 | 425 | 500..=599, .. } => {
+                "Call again later. Rows of a watched table are tried again by themselves."
+            }
+            Status { .. } => "Correct the URL, or have the host serve the picture there.",
+            NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } => {
+                "Correct the URL or the web server."
+            }
+            Truncated { .. } => "The file was probably not uploaded completely.",
             _ => return None,
         };
         Some(hint.into())
