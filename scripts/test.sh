@@ -119,9 +119,9 @@ fi
 if [ -n "$other" ]; then
   # Topics of the engine, the network, models and documents: the server has no part in them.
   once=(allowed_hosts blanks call_reports catalogue confinement contexts engine_losses feeds
-    frozen_engines hosts image_columns languages lint model_swaps models parity private_images
-    publishing reference remote_models request_headers same_picture schemas soak styles templates
-    thresholds tutorial waiting written_urls)
+    frozen_engines hosts image_columns languages lint model_swaps models pages parity
+    private_images publishing reference remote_models request_headers same_picture schemas soak
+    styles templates thresholds tutorial waiting written_urls)
   skip=()
   if [ -z "${ALL:-}" ]; then
     for topic in "${once[@]}"; do

@@ -38,6 +38,7 @@ CREATE PROCEDURE caption.backfill(
         is_own    boolean;
         is_done   boolean;
         filled    bigint;
+        counted   text;
         codes     text;
         later     bigint;
         first_due timestamptz;
@@ -77,12 +78,14 @@ CREATE PROCEDURE caption.backfill(
           INTO later, first_due
           FROM caption.deferred_row d
          WHERE d.relation OPERATOR(pg_catalog.=) backfill.relation;
+        counted := pg_catalog.concat(filled, CASE WHEN filled OPERATOR(pg_catalog.=) 1
+                                                  THEN ' row' ELSE ' rows' END);
         IF is_done THEN
-            RAISE NOTICE 'backfill of table % is complete: % rows filled, %', name, filled,
+            RAISE NOTICE 'backfill of table % is complete: % filled, %', name, counted,
                          coalesce(codes, 'none failed');
         ELSE
-            RAISE NOTICE 'backfill of table % is paused: % rows filled, % tried again later, %',
-                         name, filled, later, coalesce(codes, 'none failed')
+            RAISE NOTICE 'backfill of table % is paused: % filled, % tried again later, %',
+                         name, counted, later, coalesce(codes, 'none failed')
                 USING HINT = pg_catalog.format('CALL caption.backfill(%L) after %s continues it.',
                                                name, first_due);
         END IF;

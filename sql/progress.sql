@@ -374,7 +374,10 @@ CREATE PROCEDURE caption.wait(
                    OR pg_catalog.clock_timestamp() OPERATOR(pg_catalog.-) stopped_at
                       OPERATOR(pg_catalog.>) interval '10 seconds' THEN
                     RAISE EXCEPTION 'table % is not being filled: %', name, latest.state
-                        USING ERRCODE = 'object_not_in_prerequisite_state';
+                        USING ERRCODE = 'object_not_in_prerequisite_state',
+                              HINT    = CASE WHEN latest.paused
+                                             THEN 'See caption.resume() and caption.backfill().'
+                                             ELSE 'Remove the cause, then wait again.' END;
                 END IF;
             ELSE
                 stopped_at := NULL;
@@ -396,7 +399,9 @@ CREATE PROCEDURE caption.wait(
                    OPERATOR(pg_catalog.>) timeout THEN
                 RAISE EXCEPTION 'table % still has rows to fill', name
                     USING ERRCODE = 'query_canceled',
-                          DETAIL  = report;
+                          DETAIL  = pg_catalog.format('Its progress is: %s.', report),
+                          HINT    = 'The worker goes on. Call caption.wait() again, or see '
+                                    'caption.progress.';
             END IF;
             COMMIT;
             PERFORM pg_catalog.pg_sleep(0.1);

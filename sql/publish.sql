@@ -65,6 +65,11 @@ CREATE FUNCTION caption.img_tag(
         IF height IS NOT NULL THEN
             tag := format('%s height="%s"', tag, height);
         END IF;
+        IF jsonb_typeof(attributes) <> 'object' THEN
+            RAISE EXCEPTION 'attributes must be a JSON object'
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT    = 'For example: ''{"loading": "lazy"}''.';
+        END IF;
         FOR name, value IN
             SELECT a.key, a.value FROM jsonb_each_text(attributes) AS a ORDER BY a.key
         LOOP

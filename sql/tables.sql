@@ -81,7 +81,7 @@ COMMENT ON COLUMN caption.watch.notify IS
     'Channel that is notified of filled rows. '
     'Shown to members of the table''s owner by caption.watch_option.';
 GRANT SELECT (relation, image, fills, keys, max_tokens, overwrite, on_replica, paused,
-              superuser_since, backfill, batch, named, review)
+              superuser_since, backfill, batch, named, blank, review)
     ON caption.watch TO PUBLIC;
 -- pg_dump runs the condition with an empty search_path.
 SELECT pg_extension_config_dump('caption.watch',

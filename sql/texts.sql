@@ -49,7 +49,7 @@ CREATE FUNCTION caption.texts(
         IF NOT FOUND THEN
             RAISE EXCEPTION 'table % is not watched', texts.relation
                 USING ERRCODE = 'undefined_object',
-                      HINT    = 'See caption.watch().';
+                      HINT    = caption.unwatched_hint(texts.relation);
         ELSIF NOT watch.is_member THEN
             RAISE EXCEPTION 'must be owner of table % to see its machine-written texts',
                     texts.relation

@@ -71,7 +71,7 @@ fn find_folder(name: &str) -> PathBuf {
         refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("model \"{name}\" cannot be used"),
-            Some(problem),
+            Some(format!("The reason is: {}.", problem.trim_end_matches('.'))),
             Some(format!("For details run: pg_caption_engine model check {}.", folder.display())),
         );
     }
@@ -180,7 +180,7 @@ fn refuse_unusable_model(folder: &Path, reason: String, serving: Option<PathBuf>
     refuse(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("model {} cannot be used", folder.display()),
-        Some(reason),
+        Some(format!("The reason is: {}.", reason.trim_end_matches('.'))),
         serving.map(|old| {
             format!(
                 "{} goes on serving; choose it again before the server is restarted.",

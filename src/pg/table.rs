@@ -103,12 +103,11 @@ pub fn require_ownership(table: &TableDescription) {
         refuse(
             PgSqlErrorCode::ERRCODE_INSUFFICIENT_PRIVILEGE,
             format!("must be owner of table {}", table.name),
-            Some(format!("It belongs to {}.", table.owner_name)),
-            Some(
-                "Captions are written with the rights of the table's owner, \
-                 so only its owner may watch it."
-                    .into(),
-            ),
+            Some(format!(
+                "It belongs to {}, and captions are written with the rights of this role.",
+                table.owner_name
+            )),
+            Some(format!("Call the function as {}, or as a member of it.", table.owner_name)),
         );
     }
     if owner_is_superuser && !caller_is_superuser {

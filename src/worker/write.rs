@@ -135,7 +135,8 @@ fn refusal(
         FailureClass::Reject,
         "write_refused",
         format!("the table refused the caption{of}: {}", raised.message),
-    );
+    )
+    .hint("Correct the trigger or the constraint, then call caption.retry().");
     // The detail of a violated constraint shows the whole row, which readers of failures may not
     // see.
     failure.detail = raised.detail.clone().filter(|_| !is_constraint(raised.code));

@@ -4,7 +4,7 @@
 //! A job is answered exactly once: with its result, at its deadline, or as `lost` when the last
 //! stage drops it unanswered. A cancelled job is not answered.
 
-use crate::answer::JobAnswer;
+use crate::answer::{GeneratedCaption, JobAnswer};
 use crate::failures;
 use crate::picture::Picture;
 use crate::request::{FileIdentity, JobExtras, JobSpec, PictureSource};
@@ -180,9 +180,28 @@ impl Job {
         let sink = self.sink.lock().take();
         let first = sink.is_some();
         if let Some(sink) = sink {
-            sink(answer);
+            sink(self.with_url(answer));
         }
         first
+    }
+
+    /// Jobs with equal files share an answer. In a failure each names its own URL: a statement with
+    /// many pictures would not show otherwise which one is meant.
+    fn with_url(&self, answer: JobAnswer) -> JobAnswer {
+        let PictureSource::Url { url, shown, .. } = &self.source else { return answer };
+        let name = |failure| pg_caption_fetch::name_url(failure, url, shown.as_deref());
+        match answer {
+            JobAnswer::Failed(failure) => JobAnswer::Failed(name(failure)),
+            JobAnswer::Done { image, outputs, model, timings, pixels_sha256 } => {
+                let named = |output: Result<GeneratedCaption, Failure>| {
+                    let written = output.map_err(name)?;
+                    Ok(GeneratedCaption { caption: written.caption.map_err(name), ..written })
+                };
+                let outputs = outputs.into_iter().map(named).collect();
+                JobAnswer::Done { image, outputs, model, timings, pixels_sha256 }
+            }
+            JobAnswer::Unchanged => JobAnswer::Unchanged,
+        }
     }
 
     /// The caller left: the job is not answered.
@@ -343,6 +362,37 @@ pub(crate) mod tests {
         assert!(!job.answer(JobAnswer::Failed(failures::lost())));
         drop(job);
         assert!(matches!(answers.iter().collect::<Vec<_>>()[..], [JobAnswer::Unchanged]));
+    }
+
+    #[test]
+    fn a_failure_names_the_url_of_its_job() {
+        let now = Instant::now();
+        let detail = |source: PictureSource, failure: Failure| {
+            let (mut job, answers) = job(1, ClientRole::Call, Duration::from_secs(9), now);
+            job.source = source;
+            job.answer(JobAnswer::Failed(failure));
+            let Ok(JobAnswer::Failed(failure)) = answers.recv() else { panic!("no failure") };
+            failure.detail
+        };
+        let of = |url: &str, shown: Option<&str>| PictureSource::Url {
+            url: url.into(),
+            known: None,
+            shown: shown.map(String::from),
+        };
+        let (signed, blank) = ("http://cdn.example/a.jpg?key=s3cret", failures::blank());
+        assert_eq!(
+            detail(of(signed, None), blank.clone()).unwrap(),
+            "The URL is \"http://cdn.example/a.jpg?key=…\"."
+        );
+        assert_eq!(
+            detail(of(signed, Some("a.jpg")), failures::low_confidence(0.25, 0.5)).unwrap(),
+            "The URL is \"a.jpg\". The confidence is 0.250, the threshold 0.500."
+        );
+        // What concerns no picture, and what names a URL already, stays.
+        assert_eq!(detail(of(signed, None), failures::loading()), None);
+        let named = blank.clone().detail("The URL is \"http://cdn.example/b.jpg\".");
+        assert_eq!(detail(of(signed, None), named.clone()), named.detail);
+        assert_eq!(detail(PictureSource::Bytes { sha256: None }, blank), None);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! `target.rs` makes each [`UrlLocation`] and removes what may be secret.
 
 use crate::oddity::{UrlOddity, mistake_hint};
+use crate::target::location_text;
 use crate::tls::CertificateFault;
 use pg_caption_wire::{Failure, FailureClass, UrlMistake};
 use std::time::{Duration, SystemTime};
@@ -410,6 +411,15 @@ impl FetchError {
                 "The host wants a cookie. A superuser can state it in \
                  \"pg_caption.fetch_headers_file\"."
             }
+            Dns { .. } => "Check the name of the host, and the name servers of this machine.",
+            Connect { .. } | Reset { .. } | Status { status: 304 | 408 | 425 | 500..=599, .. } => {
+                "Call again later. Rows of a watched table are tried again by themselves."
+            }
+            Status { .. } => "Correct the URL, or have the host serve the picture there.",
+            NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } => {
+                "Correct the URL or the web server."
+            }
+            Truncated { .. } => "The file was probably not uploaded completely.",
             _ => return None,
         };
         Some(hint.into())
@@ -426,8 +436,27 @@ fn what_it_is(mistake: UrlMistake) -> &'static str {
     }
 }
 
+/// How a detail begins that names a URL.
+const URL_IS: &str = "The URL is ";
+
 fn the_url(url: &str) -> String {
-    format!("The URL is \"{url}\".")
+    format!("{URL_IS}\"{url}\".")
+}
+
+/// A failure that concerns the picture at `url`, with the URL in its detail: without user, password
+/// and query values, or `shown` in its place. Other failures, and those that name a URL, stay.
+pub fn name_url(failure: Failure, url: &str, shown: Option<&str>) -> Failure {
+    let is_of_picture = matches!(
+        failure.class,
+        FailureClass::Uncertain | FailureClass::Reject | FailureClass::Retry
+    );
+    let detail = failure.detail.as_deref().unwrap_or_default();
+    if !is_of_picture || detail.contains(URL_IS) {
+        return failure;
+    }
+    let text = shown.map_or_else(|| location_text(url), String::from);
+    let detail = Some(sentences(&text, detail.into())).filter(|detail| !detail.is_empty());
+    Failure { detail, ..failure }
 }
 
 /// The URL, unless it is empty, and what else is known.

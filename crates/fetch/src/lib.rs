@@ -44,7 +44,7 @@ mod tls;
 mod transport;
 
 pub use address::{AddressPolicy, AddressVerdict};
-pub use error::{FetchError, FetchStage, UrlLocation};
+pub use error::{FetchError, FetchStage, UrlLocation, name_url};
 pub use fetch::{
     BodyRoom, FetchRequest, FetchResult, FetchStep, Fetcher, FetcherParts, Reserve, RoomError,
 };

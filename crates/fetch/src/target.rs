@@ -172,6 +172,11 @@ pub fn host_key(url: &str) -> Result<String, FetchError> {
     Ok(Target::parse(url)?.location.host)
 }
 
+/// The URL as failures show it; empty if it is invalid.
+pub(crate) fn location_text(url: &str) -> String {
+    Target::parse(url).map(|target| target.location.url).unwrap_or_default()
+}
+
 /// The URL without user, password, fragment and query values.
 fn shown(url: &Url) -> String {
     let mut text = format!("{}://{}", url.scheme(), url.host_str().unwrap_or_default());

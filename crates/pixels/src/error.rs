@@ -26,7 +26,7 @@ pub enum PictureError {
         code: &'static str,
     },
     /// A known format, in a variant that is not decoded.
-    #[error("unsupported variant of {format}: {what}")]
+    #[error("unsupported variant of {}: {what}", format.title())]
     UnsupportedVariant {
         /// The format.
         format: PictureFormat,
@@ -68,7 +68,7 @@ pub enum PictureError {
         pixels: u64,
     },
     /// The file ends before the picture does.
-    #[error("the {format} file is truncated")]
+    #[error("the {} file is truncated", format.title())]
     Truncated {
         /// The format.
         format: PictureFormat,
@@ -76,7 +76,7 @@ pub enum PictureError {
         share: Option<u8>,
     },
     /// The decoder failed.
-    #[error("the {format} file is damaged")]
+    #[error("the {} file is damaged", format.title())]
     Damaged {
         /// The format.
         format: PictureFormat,
@@ -87,7 +87,7 @@ pub enum PictureError {
     #[error("decoding the picture took too long")]
     TimedOut,
     /// The decoder panicked; the panic was caught.
-    #[error("the {format} decoder failed on this file")]
+    #[error("the {} decoder failed on this file", format.title())]
     Panicked {
         /// The format.
         format: PictureFormat,
@@ -130,7 +130,9 @@ impl PictureError {
     pub fn failure(&self) -> Failure {
         let failure = Failure::new(self.class(), self.code(), self.to_string());
         match self {
-            PictureError::Empty => failure.detail("The file has 0 bytes."),
+            PictureError::Empty => failure
+                .detail("The file has 0 bytes.")
+                .hint("The file was probably not uploaded completely."),
             PictureError::NotAnImage { .. } => failure.hint(
                 "Supported formats are JPEG, PNG, WebP, GIF, BMP and TIFF; \
                  the content decides, not the name.",
@@ -175,9 +177,9 @@ impl PictureError {
                     None => failure,
                 }
             }
-            PictureError::Damaged { why, .. } => {
-                failure.detail(format!("The decoder reports: {}.", why.trim_end_matches('.')))
-            }
+            PictureError::Damaged { why, .. } => failure
+                .detail(format!("The decoder reports: {}.", why.trim_end_matches('.')))
+                .hint("Save the picture again, as a plain JPEG or PNG."),
             PictureError::TimedOut => {
                 failure.hint("The server may be overloaded; try the picture again.")
             }

@@ -23,6 +23,22 @@ pub enum PictureFormat {
     Heic,
 }
 
+impl PictureFormat {
+    /// The name of the format in a message.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            PictureFormat::Jpeg => "JPEG",
+            PictureFormat::Png => "PNG",
+            PictureFormat::WebP => "WebP",
+            PictureFormat::Gif => "GIF",
+            PictureFormat::Bmp => "BMP",
+            PictureFormat::Tiff => "TIFF",
+            PictureFormat::Avif => "AVIF",
+            PictureFormat::Heic => "HEIC",
+        }
+    }
+}
+
 impl fmt::Display for PictureFormat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

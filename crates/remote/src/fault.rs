@@ -126,6 +126,10 @@ impl RemoteFault {
             RemoteFault::Down(text) | RemoteFault::Reset(text) => {
                 Failure::new(Host, "model_server_down", "the model server does not answer")
                     .detail(format!("The connection to \"{server}\" failed: {}.", sentence(text)))
+                    .hint(format!(
+                        "Start the server, or check \"base_url\" in remote.json of model \
+                         \"{folder}\"."
+                    ))
             }
             RemoteFault::Slow(limit) => {
                 Failure::new(Retry, "model_server_slow", "the model server did not answer in time")
@@ -184,7 +188,7 @@ impl RemoteFault {
                     "the daily limit of the model server is reached",
                 )
                 .detail(format!(
-                    "\"{limit}\" in remote.json of model \"{folder}\" begins again in {} minutes.",
+                    "\"{limit}\" in remote.json of model \"{folder}\" begins again in {} min.",
                     wait.as_secs().div_ceil(60)
                 ))
                 .hint("Queued rows continue by themselves. Raise the limit to continue now.");

@@ -6,7 +6,7 @@
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TextRefusal {
     /// The postprocessed text is empty or shorter than the style's minimum.
-    #[error("the text is too short: {chars} characters, the style asks for at least {min}")]
+    #[error("the text is too short: it has {chars} of at least {min} characters")]
     TooShort {
         /// Characters (Unicode scalar values) after postprocessing.
         chars: usize,

@@ -283,7 +283,9 @@ fn parse_fills(fills: &AnyElement) -> FillMap {
     }
     let fill = |(column, value): (&String, &Value)| match FillDefinition::from_json(value) {
         Ok(fill) => (column.clone(), with_language(column, fill)),
-        Err(error) => refuse_fills(&format!("of column \"{column}\" {error}")),
+        Err(error) => {
+            refuse_fills(&format!("cannot be used: the fill of column \"{column}\" {error}"))
+        }
     };
     object.iter().map(fill).collect()
 }
@@ -292,7 +294,9 @@ fn parse_fills(fills: &AnyElement) -> FillMap {
 fn with_language(column: &str, fill: FillDefinition) -> FillDefinition {
     let canonical = |tag: String| {
         language::canonical(&tag).unwrap_or_else(|error| {
-            refuse_fills(&format!("of column \"{column}\" have a wrong language: {error}"))
+            refuse_fills(&format!(
+                "cannot be used: the fill of column \"{column}\" has a wrong language: {error}"
+            ))
         })
     };
     FillDefinition { language: fill.language.map(canonical), ..fill }

@@ -186,8 +186,8 @@ fn require_fillable(table: &TableDescription, name: &str, style: &str, image: &s
         refuse(
             PgSqlErrorCode::ERRCODE_WRONG_OBJECT_TYPE,
             format!("column \"{name}\" of table {} is generated", table.name),
-            None,
-            Some("A generated column cannot be filled.".into()),
+            Some("A generated column cannot be written to.".into()),
+            Some("Name another column in fills.".into()),
         );
     }
     warn_if_narrow(table, &column, style, min_chars);
@@ -196,7 +196,7 @@ fn require_fillable(table: &TableDescription, name: &str, style: &str, image: &s
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("column \"{name}\" cannot hold both the URL and its caption"),
             None,
-            None,
+            Some("Name another column in fills.".into()),
         );
     }
 }

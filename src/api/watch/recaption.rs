@@ -76,7 +76,10 @@ fn recaption(
             spi(Spi::run_with_args(&marked, &arguments));
             spi(Spi::run_with_args(QUEUE, &[relation.into(), keys.into()]));
         });
-        pgrx::notice!("{rows} rows of table {} are examined again", table.name);
+        match rows {
+            1 => pgrx::notice!("1 row of table {} is examined again", table.name),
+            _ => pgrx::notice!("{rows} rows of table {} are examined again", table.name),
+        }
     }
     enqueue::announce_at_commit();
     drop(pinned);

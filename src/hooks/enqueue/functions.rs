@@ -36,7 +36,12 @@ unsafe fn trigger_data(
     unsafe {
         let context = (*fcinfo).context;
         if context.is_null() || (*context).type_ != pg_sys::NodeTag::T_TriggerData {
-            pgrx::error!("{function} can only be called as a trigger");
+            refuse(
+                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
+                format!("{function} can only be called as a trigger"),
+                None,
+                Some("See caption.watch(), which creates its triggers.".into()),
+            );
         }
         context.cast()
     }
@@ -93,7 +98,7 @@ pub unsafe extern "C-unwind" fn pg_caption_enqueue(
         let is_delete = event & pg_sys::TRIGGER_EVENT_OPMASK == pg_sys::TRIGGER_EVENT_DELETE;
         if !is_after_row || is_delete || tuple.is_null() {
             refuse(
-                PgSqlErrorCode::ERRCODE_INTERNAL_ERROR,
+                PgSqlErrorCode::ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED,
                 "caption.enqueue() can only be called by a row-level \
                  AFTER INSERT OR UPDATE trigger",
                 None,

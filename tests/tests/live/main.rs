@@ -42,6 +42,7 @@ mod models;
 mod open_transactions;
 mod other_sessions;
 mod owner_settings;
+mod pages;
 mod parity;
 mod private_images;
 mod processes;

@@ -58,7 +58,10 @@ fn texts_are_for_the_owner() {
     );
     let error = session.error("SELECT * FROM caption.texts('products')");
     assert_eq!(error.code().code(), "42501", "{error}");
+    assert!(error.message().ends_with("to see its machine-written texts"), "{error}");
     assert_eq!(session.number("SELECT count(*) FROM caption.written_text"), 0);
+    session.run("RESET ROLE; ALTER TABLE products OWNER TO texts_reader; SET ROLE texts_reader");
+    assert_eq!(session.number("SELECT count(*) FROM caption.texts('products')"), 2);
     session.run("RESET ROLE; CREATE TABLE other (id int)");
     let error = session.error("SELECT * FROM caption.texts('other')");
     assert_eq!(error.code().code(), "42704", "{error}");
