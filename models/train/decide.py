@@ -31,8 +31,9 @@ PACKED = {
 }
 T_ONE, T_BOTH = 0.8, 0.7
 SPECIFIC = 0.8  # a noun as sure as this is preferred to a wider one that is surer
-# Where the head of nothing is as sure as this, every confidence is multiplied by REFUSED.
-REFUSAL, REFUSED = 1.0, 0.3
+# Where the head of nothing is as sure as this, every confidence is multiplied by REFUSED: as few
+# photos of shops that it never saw are refused as before it learned from halves.
+REFUSAL, REFUSED = 1.5, 0.3
 RIVALS = 32  # likeliest classes among which a noun's rival is looked for
 ALIVE = 398  # classes before this one are animals, which shops seldom sell
 DECAY = 10.0  # of the regressions' weights; the best with each shop left out

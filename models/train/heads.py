@@ -1,8 +1,8 @@
 """Trains the linear heads on the features of Lite2 and Lite0: own kinds, products, nothing. Writes
 cache/heads.npz.
 
-The features stay as the pretrained network gives them; the discriminants and the refusal read their
-square roots. Groceries are told apart by product: a kind is as likely as its products together.
+The features stay as the pretrained network gives them; the heads read their square roots. Of
+groceries each product has a mean of its own: a kind is as likely as its products together.
 heads_without_SHOP.npz never saw that shop, heads_fold_K.npz never saw a fifth of the photos of the
 small shops; leave_one_out.py needs both.
 """
