@@ -107,7 +107,7 @@ def tables():
             if style != "concise":
                 for j, name in enumerate(G.TOPIC_NAMES):
                     for female in (0, 1):
-                        about = next(s for s in signed if (s.fr_gender == "f") == bool(female))
+                        about = next(s for s in signed if (s.fr_gender[0] == "f") == bool(female))
                         for o, text in enumerate(G.STATEMENTS[x, name, bool(female)]):
                             first[ls, j, o, female] = w.of(text + ".")
                             if style == "detailed":

@@ -14,6 +14,7 @@ import numpy as np
 from data import CLOTHES, KINDS
 from own_kinds import ALL, NEW, OTHER
 from vocabulary import class_names, load
+from weights import file_of, read_pth
 
 LOW = 1e-4
 LOOSE = [k for k in KINDS if k not in CLOTHES]
@@ -30,13 +31,12 @@ PACKED = {
 }
 T_ONE, T_BOTH = 0.8, 0.7
 SPECIFIC = 0.8  # a noun as sure as this is preferred to a wider one that is surer
-# Where the head of nothing is as sure as this, every confidence is multiplied by REFUSED.
-REFUSAL, REFUSED = 1.0, 0.3
+# Where the head of nothing is as sure as this, every confidence is multiplied by REFUSED: as few
+# photos of shops that it never saw are refused as before it learned from halves.
+REFUSAL, REFUSED = 1.5, 0.3
 RIVALS = 32  # likeliest classes among which a noun's rival is looked for
 ALIVE = 398  # classes before this one are animals, which shops seldom sell
 DECAY = 10.0  # of the regressions' weights; the best with each shop left out
-# Weight of the discriminant beside the earlier network: the best in the validation part.
-PROBE = 0.1
 
 
 def softmax(x):
@@ -92,14 +92,31 @@ class Vocabulary:
         self.domain = np.zeros((1000, 3))
         for k, classes in enumerate((worn, food, packed)):
             self.domain[sorted(classes), k] = 1
+        # Nouns of what a food shop shows, which the own kinds know better.
+        self.food = (self.matrix.T @ self.domain[:, 1] == self.size).astype(float)
         kind_of = lambda k: 0 if k in CLOTHES else 3 if k in NEW else 2 if k in PACKED else 1
         self.family = np.array([kind_of(k) for k in ALL])
+        self.length2, self.length0 = (
+            lengths(read_pth(file_of(cache, n))["_fc.weight"]) for n in ("lite2", "lite0")
+        )
 
 
 def energy(logits):
     """How much a network sees at all: the logarithm of the sum of the exponentials."""
     high = logits.max(-1)
     return np.log(np.exp(logits.astype(np.float64) - high[..., None]).sum(-1)) + high
+
+
+def lengths(weights):
+    """Of each class, how far its weights are from the mean class."""
+    weights = np.asarray(weights, np.float32)
+    return np.linalg.norm(weights - weights.mean(0), axis=1)
+
+
+def angle(logits, length, features):
+    """The cosine between what is seen and the nearest class, whatever their lengths."""
+    logits = logits - logits.mean(-1, keepdims=True)
+    return (logits / length).max(-1) / (np.linalg.norm(features, axis=-1) + 1e-6)
 
 
 def rivals(p, matrix):
@@ -113,10 +130,10 @@ def rivals(p, matrix):
 
 
 class Seen:
-    """What the networks say of some photos: logits of the two pretrained networks, own kinds,
-    earlier networks, nothing."""
+    """What the networks say of some photos: features and logits of the two pretrained networks,
+    own kinds, earlier networks, nothing."""
 
-    def __init__(self, v, two, zero, own, eyes, nothing):
+    def __init__(self, v, features, two, zero, own, eyes, nothing):
         self.p2, self.p0 = softmax(two / T_ONE), softmax(zero / T_ONE)
         self.both = softmax((two + zero) / 2 / T_BOTH)
         self.entropy = -(self.both * np.log(self.both + 1e-9)).sum(-1)
@@ -124,9 +141,10 @@ class Seen:
         self.rival = rivals(self.both, v.matrix)
         self.nothing = np.clip(nothing, -6, 6)
         self.energy2, self.energy0 = energy(two), energy(zero)
-        # A kind without photos to learn from is left to the earlier network, or not said.
+        f2, f0 = np.split(np.asarray(features, np.float32), 2, -1)
+        self.angle2, self.angle0 = angle(two, v.length2, f2), angle(zero, v.length0, f0)
+        # A kind without photos to learn from is not said.
         self.known = own[..., :OTHER] > -5e3
-        own = np.where(own < -5e3, own.max(-1, keepdims=True), own) * PROBE
         self.probe = softmax(own)
         fused = own.copy()
         fused[..., : len(KINDS)] += eyes[..., :-1]
@@ -154,13 +172,13 @@ class Seen:
 
     def common(self):
         """Numbers of the photo, each [photos, 1]."""
-        numbers = self.nothing, self.energy2, self.energy0
+        numbers = self.nothing, self.energy2, self.energy0, self.angle2, self.angle0
         return [x[:, None] for x in numbers]
 
     def class_features(self, v):
         """[photos, candidates, numbers] of ImageNet's nouns."""
         q, q2, q0 = (odds(p @ v.matrix) for p in (self.both, self.p2, self.p0))
-        wide = np.ones_like(q)
+        wide, other = np.ones_like(q), odds(self.probe[:, OTHER])[:, None]
         return np.stack(
             [
                 q,
@@ -175,7 +193,8 @@ class Seen:
                 wide * self.entropy[:, None],
                 wide * odds(self.top)[:, None],
                 *(wide * x for x in self.common()),
-                wide * odds(self.probe[:, OTHER])[:, None],
+                wide * other,
+                v.food * other,
             ],
             -1,
         )

@@ -20,7 +20,6 @@ from compile_decoder import EOS, PAD, SPECIAL, STARTS, WIDTH
 from data import CLOTHES, KINDS
 from decide import (
     LOW,
-    PROBE,
     REFUSAL,
     REFUSED,
     RIVALS,
@@ -32,6 +31,7 @@ from decide import (
 )
 from earlier import networks
 from faces import faces
+from heads import PROBE
 from leave_one_out import Catalogue, Lessons, heads_of
 from lite import Graph, linear, lite
 from look import MEAN, SIDE, STD
@@ -242,9 +242,13 @@ def encoder(a, v, judge, heads, head, numbers):
         for f, n in ((f2, "lite2"), (f0, "lite0"))
     )
     kind_e, product_e, _, pattern_e, background_e = earlier_part(m, a.cache)
-    # Own kinds: the discriminant and the earlier network together.
-    features = m.op("Concat", f2, f0, axis=1)
-    own = m.op("Mul", linear(g, features, heads["kind_w"], heads["kind_b"], "own"), PROBE)
+    # Own kinds, each with its products: the discriminant and the earlier network together.
+    kinds = m.small_table("kinds", np.eye(OTHER + 1)[heads["kind_of"]])
+    features = m.op("Sqrt", m.op("Concat", f2, f0, axis=1))
+    each = m.op("Mul", linear(g, features, heads["kind_w"], heads["kind_b"], "own"), PROBE)
+    high = m.op("ReduceMax", each, axes=[1], keepdims=1)
+    own = m.op("MatMul", m.op("Exp", m.op("Sub", each, high)), kinds)
+    own = m.op("Add", m.op("Log", m.op("Add", own, 1e-30)), high)
     n, new = len(KINDS), OTHER - len(KINDS)
     none = m.op("Slice", kind_e, m.axes(n), m.axes(n + 1), m.axes(1))
     spread = m.op(
@@ -290,8 +294,14 @@ def encoder(a, v, judge, heads, head, numbers):
     last = lambda x, k: m.op("Slice", x, m.axes(k), m.axes(k + 1), m.axes(1))
     other = m.odds(last(probe, OTHER))
     common = [nothing] + [m.op("ReduceLogSumExp", x, axes=[1], keepdims=1) for x in (two, zero)]
+    for x, f, length in ((two, f2, v.length2), (zero, f0, v.length0)):
+        x = m.op("Sub", x, m.op("ReduceMean", x, axes=[1], keepdims=1))
+        x = m.op("ReduceMax", m.op("Div", x, length.reshape(1, -1)), axes=[1], keepdims=1)
+        f = m.op("ReduceL2", f, axes=[1], keepdims=1)
+        common.append(m.op("Div", x, m.op("Add", f, 1e-6)))
     w = judge.classes
-    fixed = w[4] * v.group + w[5] * v.distrusted + w[6] * np.log(v.size) + w[7] * v.alive + w[15]
+    numbers_of_photo = [entropy, top, *common, other]
+    fixed = w[4] * v.group + w[5] * v.distrusted + w[6] * np.log(v.size) + w[7] * v.alive + w[-1]
     z = m.total(
         m.op("Mul", q, w[0]),
         m.op("Mul", q2, w[1]),
@@ -299,12 +309,13 @@ def encoder(a, v, judge, heads, head, numbers):
         m.op("Mul", m.op("Min", q2, q0), w[3]),
         m.c(fixed.reshape(1, -1)),
         m.op("Mul", rival, w[8]),
-        *(m.op("Mul", x, w[9 + k]) for k, x in enumerate([entropy, top, *common, other])),
+        *(m.op("Mul", x, w[9 + k]) for k, x in enumerate(numbers_of_photo)),
+        m.op("Mul", other, (w[9 + len(numbers_of_photo)] * v.food).reshape(1, -1)),
     )
     classes = m.op("Sigmoid", z)
     # Own kinds, each with the weights of its family.
-    weights = np.zeros((12, OTHER))
-    weights[11] = -30
+    weights = np.zeros((9 + len(common), OTHER))
+    weights[-1] = -30
     for family, values in enumerate(judge.own):
         if values is not None:
             weights[:, v.family == family] = values[:, None]
@@ -328,7 +339,7 @@ def encoder(a, v, judge, heads, head, numbers):
         *common,
     ]
     terms = [m.op("Mul", x, weights[k].reshape(1, -1)) for k, x in enumerate(numbers_of) if x]
-    fixed = weights[4] * (v.family == 2) + weights[11]
+    fixed = weights[4] * (v.family == 2) + weights[-1]
     owned = m.op("Sigmoid", m.total(*terms, m.c(fixed.reshape(1, -1))))
     keep = m.op("Where", m.op("Greater", nothing, REFUSAL), m.c([[REFUSED]]), m.c([[1.0]]))
     sure = m.op("Mul", m.op("Concat", classes, owned, axis=1), keep)
@@ -362,9 +373,7 @@ def encoder(a, v, judge, heads, head, numbers):
         "Softmax",
         m.op(
             "Add",
-            m.op(
-                "Mul", linear(g, features, heads["product_w"], heads["product_b"], "product"), PROBE
-            ),
+            m.op("Slice", each, m.axes(OTHER + 1), m.axes(OTHER + 1 + len(products)), m.axes(1)),
             product_e,
         ),
         axis=1,

@@ -524,7 +524,7 @@ def picked(fits, options, seed):
 
 
 def seed_of(noun, colour, pattern, place):
-    return noun.number * 7 + colour * 3 + place * 5 + pattern
+    return noun.number * 7 + colour * 11 + place * 5 + pattern
 
 
 def choose(language, style, noun, *facts):

@@ -12,7 +12,7 @@ import numpy as np
 
 from data import CLOTHES, KINDS
 from decide import PACKED, Judge, Seen, Vocabulary, logistic, pick
-from heads import FOLDS, SHOPS, fold_of, kind_logits
+from heads import FOLDS, SHOPS, fold_of, kind_logits, rooted
 from own_kinds import ALL, OTHER, labels
 
 # An own kind is right where the truth has one of these nouns and none of those behind the bar.
@@ -176,8 +176,9 @@ def truth_of_kinds(v):
 
 
 def see(v, heads, f, two, zero, eyes):
+    x = rooted(f)
     return Seen(
-        v, two, zero, kind_logits(heads, f), eyes, f @ heads["nothing_w"] + heads["nothing_b"]
+        v, f, two, zero, kind_logits(heads, x), eyes, x @ heads["nothing_w"] + heads["nothing_b"]
     )
 
 

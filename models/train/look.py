@@ -20,8 +20,12 @@ LARGE = ("grocery-store", "clothing-cc0")
 
 
 def open_rgb(data):
-    """What the engine does: upright, alpha dropped."""
-    return ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB")
+    """What the engine does: upright, transparency becomes white."""
+    picture = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
 
 
 def prepared(picture, side=SIDE):

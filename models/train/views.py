@@ -1,9 +1,10 @@
 """Other views of the training photos, and more pictures of nothing: cache/views_NAME.npz.
 
 A view is a photo cropped, widened or mirrored, a little brighter or darker. Every photo of the
-small shops and of the catalogue gets three. The pictures of nothing are those of synth.py with
-other seeds, shuffled photos of the small shops (`source` is the shop), and textures, tables,
-scribbles and screens of text.
+small shops and of the catalogue gets three, every training photo of the large sets one. The
+pictures of nothing are those of synth.py with other seeds, shuffled photos of the small shops
+(`source` is the shop), and textures, tables, scribbles and screens of text; "pieces" are more
+shuffled photos, half of them of two halves that changed places.
 """
 
 import argparse, json, string, zlib
@@ -53,6 +54,13 @@ def shuffled(picture, rng):
     if rng.random() < 0.3:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 2)))
     return picture
+
+
+def halves(picture, rng):
+    """A photo cut in two, the parts in each other's place."""
+    n = int(rng.choice([176, 240]))
+    x = np.asarray(picture.resize((n, n), Image.BILINEAR))
+    return Image.fromarray(np.roll(x, n // 2, int(rng.integers(2))))
 
 
 def text(rng, longest):
@@ -165,6 +173,24 @@ def nothings(a):
                 yield shuffled(open_rgb(data), rng), name
 
 
+def pieces(a):
+    """(picture, source) of photos cut up: of each of the small shops, and of the clothing."""
+    held = {
+        r["file"]
+        for r in json.load(open(a.cache / "rows.json"))
+        if r["set"] == "clothing-cc0" and r["part"] != "train"
+    }
+    for name in [n for n in sets(a.training) if n not in ("catalogue", "grocery-store")]:
+        for file, data in photos(a.training, name):
+            rng = np.random.default_rng(zlib.crc32(file.encode()) + 1)
+            if name == "clothing-cc0" and (file in held or rng.random() < 0.9):
+                continue
+            picture = open_rgb(data)
+            for _ in range(2):
+                yield shuffled(picture, rng), name
+                yield halves(picture, rng), name
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--training", type=Path, default=Path("../shared/training"))
@@ -179,19 +205,24 @@ def main():
         kind = eyes.run(wanted[:1], {"pixel_values": prepared_small(picture)[None]})[0]
         return [v[0].astype(np.float16) for v in (*found, kind)]
 
-    for name in ["nothing"] + [n for n in sets(a.training) if n not in LARGE]:
+    trained = {r["file"] for r in json.load(open(a.cache / "rows.json")) if r["part"] == "train"}
+    made_up = {"nothing": nothings, "pieces": pieces}
+    small = [n for n in sets(a.training) if n not in LARGE]
+    for name in ["nothing", *small, "pieces", *LARGE]:
         out = a.cache / f"views_{name}.npz"
         if out.exists():
             continue
         files, got = [], []
-        if name == "nothing":
-            for picture, source in nothings(a):
+        if name in made_up:
+            for picture, source in made_up[name](a):
                 files.append(source)
                 got.append(seen(picture))
         else:
             for file, data in photos(a.training, name):
+                if name in LARGE and file not in trained:
+                    continue
                 rng = np.random.default_rng(zlib.crc32(file.encode()))
-                for _ in range(3):
+                for _ in range(1 if name in LARGE else 3):
                     files.append(file)
                     got.append(seen(view(open_rgb(data), rng)))
         arrays = dict(zip(("f2", "l2", "f0", "l0", "kind0"), (np.stack(v) for v in zip(*got))))
