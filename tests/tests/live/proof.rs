@@ -16,7 +16,8 @@ const FAULTY: &str = "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf
 /// The tools and the browser, if they are installed.
 fn tools() -> Option<(PathBuf, String)> {
     let tools = project().join(".run/proof");
-    let chromium = std::env::var("CHROMIUM").ok()?;
+    // make exports it, empty where it is not set.
+    let chromium = std::env::var("CHROMIUM").ok().filter(|path| !path.is_empty())?;
     tools.join("node_modules").is_dir().then_some((tools, chromium))
 }
 
