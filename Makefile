@@ -5,7 +5,6 @@
 # your own pictures.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-export PG_CONFIG PROFILE IMAGES SETTINGS ROWS PEER LARGE HEIF CHROMIUM
 
 .PHONY: help setup demo test test-all proof install cluster cluster-stop bench bench-families
 .PHONY: bench-context bench-fleet bench-noise bench-queue bench-remote bench-statements format lint

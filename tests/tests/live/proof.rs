@@ -16,8 +16,7 @@ const FAULTY: &str = "<!DOCTYPE html><html lang=\"en\"><head><meta charset=\"utf
 /// The tools and the browser, if they are installed.
 fn tools() -> Option<(PathBuf, String)> {
     let tools = project().join(".run/proof");
-    // make exports it, empty where it is not set.
-    let chromium = std::env::var("CHROMIUM").ok().filter(|path| !path.is_empty())?;
+    let chromium = std::env::var("CHROMIUM").ok()?;
     tools.join("node_modules").is_dir().then_some((tools, chromium))
 }
 
