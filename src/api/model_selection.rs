@@ -71,7 +71,7 @@ fn find_folder(name: &str) -> PathBuf {
         refuse(
             PgSqlErrorCode::ERRCODE_INVALID_PARAMETER_VALUE,
             format!("model \"{name}\" cannot be used"),
-            Some(format!("The reason is: {}.", problem.trim_end_matches('.'))),
+            Some(because(&problem)),
             Some(format!("For details run: pg_caption_engine model check {}.", folder.display())),
         );
     }
@@ -176,11 +176,16 @@ fn refuse_other_model(folder: &Path, wanted: Option<PathBuf>) -> ! {
     )
 }
 
+/// The detail of a refusal.
+fn because(reason: &str) -> String {
+    format!("The reason is: {}.", reason.trim_end_matches('.'))
+}
+
 fn refuse_unusable_model(folder: &Path, reason: String, serving: Option<PathBuf>) -> ! {
     refuse(
         PgSqlErrorCode::ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE,
         format!("model {} cannot be used", folder.display()),
-        Some(format!("The reason is: {}.", reason.trim_end_matches('.'))),
+        Some(because(&reason)),
         serving.map(|old| {
             format!(
                 "{} goes on serving; choose it again before the server is restarted.",

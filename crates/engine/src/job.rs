@@ -187,21 +187,23 @@ impl Job {
 
     /// Jobs with equal files share an answer. In a failure each names its own URL: a statement with
     /// many pictures would not show otherwise which one is meant.
-    fn with_url(&self, answer: JobAnswer) -> JobAnswer {
+    fn with_url(&self, mut answer: JobAnswer) -> JobAnswer {
         let PictureSource::Url { url, shown, .. } = &self.source else { return answer };
         let name = |failure| pg_caption_fetch::name_url(failure, url, shown.as_deref());
-        match answer {
-            JobAnswer::Failed(failure) => JobAnswer::Failed(name(failure)),
-            JobAnswer::Done { image, outputs, model, timings, pixels_sha256 } => {
-                let named = |output: Result<GeneratedCaption, Failure>| {
-                    let written = output.map_err(name)?;
-                    Ok(GeneratedCaption { caption: written.caption.map_err(name), ..written })
-                };
-                let outputs = outputs.into_iter().map(named).collect();
-                JobAnswer::Done { image, outputs, model, timings, pixels_sha256 }
+        match &mut answer {
+            JobAnswer::Failed(failure) => name(failure),
+            JobAnswer::Done { outputs, .. } => {
+                for output in outputs {
+                    if let Err(failure) | Ok(GeneratedCaption { caption: Err(failure), .. }) =
+                        output
+                    {
+                        name(failure);
+                    }
+                }
             }
-            JobAnswer::Unchanged => JobAnswer::Unchanged,
+            JobAnswer::Unchanged => {}
         }
+        answer
     }
 
     /// The caller left: the job is not answered.

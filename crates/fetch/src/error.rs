@@ -443,20 +443,18 @@ fn the_url(url: &str) -> String {
     format!("{URL_IS}\"{url}\".")
 }
 
-/// A failure that concerns the picture at `url`, with the URL in its detail: without user, password
+/// Names the URL in the detail of a failure of the picture at `url`: without user, password
 /// and query values, or `shown` in its place. Other failures, and those that name a URL, stay.
-pub fn name_url(failure: Failure, url: &str, shown: Option<&str>) -> Failure {
+pub fn name_url(failure: &mut Failure, url: &str, shown: Option<&str>) {
     let is_of_picture = matches!(
         failure.class,
         FailureClass::Uncertain | FailureClass::Reject | FailureClass::Retry
     );
     let detail = failure.detail.as_deref().unwrap_or_default();
-    if !is_of_picture || detail.contains(URL_IS) {
-        return failure;
+    if is_of_picture && !detail.contains(URL_IS) {
+        let text = shown.map_or_else(|| location_text(url), String::from);
+        failure.detail = Some(sentences(&text, detail.into())).filter(|text| !text.is_empty());
     }
-    let text = shown.map_or_else(|| location_text(url), String::from);
-    let detail = Some(sentences(&text, detail.into())).filter(|detail| !detail.is_empty());
-    Failure { detail, ..failure }
 }
 
 /// The URL, unless it is empty, and what else is known.
