@@ -211,6 +211,17 @@ impl Gate {
         drop(changed.wait_while(open.lock().unwrap(), |open| !*open).unwrap());
     }
 
+    /// A model server whose requests with these instructions wait here.
+    fn server(&self, holds: fn(&str) -> bool) -> ScriptedServer {
+        let gate = self.clone();
+        ScriptedServer::start(move |request| {
+            if holds(request.instruction()) {
+                gate.wait();
+            }
+            ScriptedAnswer::text("A cat", Some(0.9))
+        })
+    }
+
     fn open(&self) {
         *self.0.0.lock().unwrap() = true;
         self.0.1.notify_all();
@@ -220,11 +231,7 @@ impl Gate {
 #[test]
 fn a_full_server_sends_away_and_a_stopped_one_finishes() {
     let gate = Gate::default();
-    let held = gate.clone();
-    let asked = ScriptedServer::start(move |_| {
-        held.wait();
-        ScriptedAnswer::text("A cat", Some(0.9))
-    });
+    let asked = gate.server(|_| true);
     let models = far(&asked.url(), json!({ "model": "tiny" }));
     let mut server = HttpServer::start(&models.path().join("far"), &["--queue", "2"]);
     let address = server.address;
@@ -255,11 +262,7 @@ fn a_full_server_sends_away_and_a_stopped_one_finishes() {
 #[test]
 fn a_second_signal_does_not_wait_for_requests() {
     let gate = Gate::default();
-    let held = gate.clone();
-    let asked = ScriptedServer::start(move |_| {
-        held.wait();
-        ScriptedAnswer::text("A cat", Some(0.9))
-    });
+    let asked = gate.server(|_| true);
     let models = far(&asked.url(), json!({ "model": "tiny" }));
     let mut server = HttpServer::start(&models.path().join("far"), &[]);
     let address = server.address;
@@ -299,11 +302,8 @@ fn requests_of_several_clients_share_batches() {
     let options = ["--onnxruntime", library.to_str().unwrap()];
     let server = HttpServer::start(&parity().join("vit-gpt2"), &options);
     let address = server.address;
-    let clients = [(); 24]
-        .iter()
-        .zip(0..)
-        .map(|((), number)| std::thread::spawn(move || chat(address, &asking(number)).status));
-    for client in clients.collect::<Vec<_>>() {
+    let ask = |number| std::thread::spawn(move || chat(address, &asking(number)).status);
+    for client in (0..24).map(ask).collect::<Vec<_>>() {
         assert_eq!(client.join().unwrap(), 200);
     }
     let metrics = send(address, "GET /metrics", "", "").body;
@@ -318,13 +318,7 @@ fn requests_of_several_clients_share_batches() {
 #[test]
 fn a_client_that_leaves_frees_its_place() {
     let gate = Gate::default();
-    let held = gate.clone();
-    let asked = ScriptedServer::start(move |request| {
-        if request.instruction() == "wait" {
-            held.wait();
-        }
-        ScriptedAnswer::text("A cat", Some(0.9))
-    });
+    let asked = gate.server(|instruction| instruction == "wait");
     let models = far(&asked.url(), json!({ "model": "tiny" }));
     let server = HttpServer::start(&models.path().join("far"), &["--queue", "1"]);
     let mut body = asking(1);

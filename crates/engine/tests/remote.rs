@@ -3,6 +3,7 @@
 
 mod harness;
 
+use harness::http_server::remote_json;
 use harness::{Client, Engine, TIMEOUT, bytes, failed, picture, url, written};
 use pg_caption_checks::{ScriptedAnswer, ScriptedServer, style_violations};
 use pg_caption_pixels::decode;
@@ -73,11 +74,7 @@ fn chmod(path: &Path, mode: u32) {
 
 /// `remote.json` for a server, with further fields.
 fn remote(server: &ScriptedServer, more: Value) -> Value {
-    let mut remote = json!({ "protocol": "openai", "base_url": server.url(), "model": "tiny" });
-    for (name, value) in more.as_object().unwrap() {
-        remote[name] = value.clone();
-    }
-    remote
+    remote_json(&server.url(), more)
 }
 
 /// A request whose instruction is `instruction`.

@@ -38,6 +38,12 @@ fn written(output: &CaptionOutput) -> &WrittenCaption {
     }
 }
 
+/// The next request and its head in lower case.
+fn next_head(web: &Web) -> (TcpStream, String) {
+    let (stream, head) = web.next_head();
+    (stream, head.to_ascii_lowercase())
+}
+
 /// Sends an answer; `headers` end with a line break each.
 fn answer(mut stream: &TcpStream, headers: &str, body: &[u8]) {
     write!(
@@ -260,8 +266,7 @@ fn the_ledgers_caption_answers_for_the_same_file() {
     let unlike =
         CaptionRequest { image: source.clone(), min_confidence: Some(0.6), ..known.clone() };
     send(&mut worker, CaptionRequest { image: source, ..known });
-    let (stream, head) = web.next_head();
-    let head = head.to_ascii_lowercase();
+    let (stream, head) = next_head(&web);
     assert!(head.contains("if-none-match: \"e1\""), "{head}");
     write!(&stream, "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n").unwrap();
     let (same, etag, outputs) = done(worker.reply().outcome);
@@ -270,12 +275,10 @@ fn the_ledgers_caption_answers_for_the_same_file() {
     assert_eq!(worker.status().encoded, encoded);
     // Not modified, but below the threshold of now: the file itself is fetched.
     send(&mut worker, unlike);
-    let (stream, head) = web.next_head();
-    let head = head.to_ascii_lowercase();
+    let (stream, head) = next_head(&web);
     assert!(head.contains("if-none-match"), "{head}");
     write!(&stream, "HTTP/1.1 304 Not Modified\r\nConnection: close\r\n\r\n").unwrap();
-    let (stream, head) = web.next_head();
-    let head = head.to_ascii_lowercase();
+    let (stream, head) = next_head(&web);
     assert!(!head.contains("if-none-match"), "{head}");
     answer(&stream, "", &picture);
     done(worker.reply().outcome);

@@ -58,15 +58,21 @@ impl Drop for HttpServer {
     }
 }
 
+/// `remote.json` for a server, with further fields.
+pub fn remote_json(base_url: &str, more: Value) -> Value {
+    let mut remote = json!({ "protocol": "openai", "base_url": base_url, "model": "tiny" });
+    for (name, value) in more.as_object().unwrap() {
+        remote[name] = value.clone();
+    }
+    remote
+}
+
 /// A models directory with the remote model `far`.
 pub fn far(base_url: &str, more: Value) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("far");
     std::fs::create_dir(&folder).unwrap();
-    let mut remote = json!({ "protocol": "openai", "base_url": base_url, "model": "" });
-    for (name, value) in more.as_object().unwrap() {
-        remote[name] = value.clone();
-    }
+    let remote = remote_json(base_url, more);
     std::fs::write(folder.join("remote.json"), remote.to_string()).unwrap();
     dir
 }
