@@ -19,25 +19,28 @@ esac
 
 cd "$project"
 use_headers "$source"
+# On a terminal cargo shows how far it is.
+quiet=(--quiet)
+if [ -t 2 ]; then quiet=(); fi
 extension=(-p pg_caption --no-default-features --features "pg_caption/pg$major")
 engine=(-p pg_caption_engine -p pg_caption_install_script)
 if [ "$profile" = demo ]; then
   # One call: both halves share what they depend on, and no core waits for the end of a half.
   say "building extension and engine for PostgreSQL $major ($profile)"
-  cargo build --quiet "${flag[@]}" "${extension[@]}" "${engine[@]}"
+  cargo build "${quiet[@]}" "${flag[@]}" "${extension[@]}" "${engine[@]}"
 else
   if [ "${PARTS:-}" != engine ]; then
     say "building the extension for PostgreSQL $major ($profile)"
-    cargo build --quiet "${flag[@]}" "${extension[@]}" --lib
+    cargo build "${quiet[@]}" "${flag[@]}" "${extension[@]}" --lib
   fi
   if [ "${PARTS:-}" = extension ]; then exit; fi
   say "building the engine ($profile)"
   # Tests build the whole workspace next. The same selection of packages has the same features, so
   # there is one build.
   if [ "$profile" = dev ]; then
-    cargo build --quiet --workspace --exclude pg_caption --lib --bins --tests
+    cargo build "${quiet[@]}" --workspace --exclude pg_caption --lib --bins --tests
   else
-    cargo build --quiet "${flag[@]}" "${engine[@]}" ${HEIF:+--features pg_caption_engine/heif}
+    cargo build "${quiet[@]}" "${flag[@]}" "${engine[@]}" ${HEIF:+--features pg_caption_engine/heif}
   fi
 fi
 
@@ -51,5 +54,10 @@ if [ "${PARTS:-}" = engine ]; then echo "$package"; exit; fi
 cp "$programs/libpg_caption.so" "$package/pg_caption.so"
 "$programs/pg_caption_install_script" "$package/pg_caption.so" pg_caption.control "$(version)" \
   "$package/extension"
-find sql -name 'pg_caption--*--*.sql' -exec cp {} "$package/extension/" \;
+# Upgrade scripts, but the one that has begun for the next version.
+while IFS= read -r script; do
+  to=${script##*--} to=${to%.sql}
+  [ "$(printf '%s\n' "$to" "$(version)" | sort -V | tail -n 1)" != "$(version)" ] ||
+    cp "$script" "$package/extension/"
+done < <(find sql -name 'pg_caption--*--*.sql')
 echo "$package"
