@@ -331,10 +331,10 @@ impl TestCluster {
 
     /// Creates a database with the SQL objects of an earlier release.
     pub fn database_of_release(&self, version: &str) -> TestDatabase<'_> {
-        locations::install_release(version);
+        let installed = locations::install_release(version);
         TestDatabase::create(
             self,
-            Some(&format!("CREATE EXTENSION pg_caption VERSION '{version}'")),
+            Some(&format!("CREATE EXTENSION pg_caption VERSION '{installed}'")),
         )
     }
 

@@ -1,6 +1,7 @@
 //! Locations of the PostgreSQL under test, of models and pictures, and the server's user. Used by
 //! the harness and by tests that read files of the project.
 
+use pg_caption_checks::code_blocks;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -43,7 +44,7 @@ pub fn rust_files(folders: &[&str], tests: bool) -> Vec<(PathBuf, String)> {
 
 /// The blocks of SQL in a page of Markdown, in order.
 pub fn sql_blocks(page: &str) -> impl Iterator<Item = &str> {
-    page.split("```sql\n").skip(1).filter_map(|rest| rest.split("```").next())
+    code_blocks(page).filter(|block| block.language == "sql").map(|block| block.text)
 }
 
 /// The library of a module, where the PostgreSQL under test has it.
@@ -109,14 +110,19 @@ pub fn shared(folder: &str) -> Option<PathBuf> {
     Some(shared.join(folder)).filter(|folder| folder.is_dir())
 }
 
-/// Installs the script of an earlier release, for `CREATE EXTENSION … VERSION`.
+/// Installs the script of a release. Returns the version for `CREATE EXTENSION … VERSION`: that of
+/// the release, or another name if it is the current version, whose script is installed already.
 ///
 /// # Panics
 /// If `tests/released` has no such release.
-pub(crate) fn install_release(version: &str) {
-    let name = format!("pg_caption--{version}.sql");
-    let sql = std::fs::read(project().join("tests/released").join(&name))
-        .expect("the script of a release");
+pub(crate) fn install_release(version: &str) -> String {
+    let saved = project().join(format!("tests/released/pg_caption--{version}.sql"));
+    let sql = std::fs::read(saved).expect("the script of a release");
+    let installed = match version {
+        env!("CARGO_PKG_VERSION") => format!("{version}-released"),
+        earlier => earlier.into(),
+    };
+    let name = format!("pg_caption--{installed}.sql");
     let folder = pg_config("sharedir").join("extension");
     // Other tests may read the file at the same time: write under another name, then rename.
     let new =
@@ -124,6 +130,7 @@ pub(crate) fn install_release(version: &str) {
     std::fs::write(&new, sql)
         .and_then(|()| std::fs::rename(&new, folder.join(&name)))
         .expect("a writable installation");
+    installed
 }
 
 /// The versions of all published releases, whose scripts are in `tests/released`, in order of their
