@@ -19,10 +19,10 @@ pub fn run(options: &SheetCommand) -> Result<bool, String> {
         _ => PathBuf::from("."),
     };
     let folder = path::absolute(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-    let (mut cards, mut all) = (Vec::new(), true);
+    let (mut cards, mut without) = (Vec::new(), 0);
     caption::each_answer(of, false, &mut |picture, answer| {
         let texts = texts(&of.styles, answer);
-        all &= texts.iter().all(|text| !text.text.is_empty());
+        without += usize::from(texts.iter().any(|text| text.text.is_empty()));
         cards.push(SheetCard {
             key: json!({ "file": picture }).to_string(),
             label: picture.to_owned(),
@@ -42,7 +42,11 @@ pub fn run(options: &SheetCommand) -> Result<bool, String> {
         None => io::stdout().write_all(page.html().as_bytes()),
     }
     .map_err(|e| format!("the page could not be written: {e}"))?;
-    Ok(all)
+    if without > 0 {
+        let of = options.of.pictures.len();
+        crate::log::line(format_args!("{without} of {of} pictures lack a text; the page says why"));
+    }
+    Ok(without == 0)
 }
 
 fn texts(styles: &[String], answer: JobAnswer) -> Vec<SheetText> {
