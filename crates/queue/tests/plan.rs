@@ -644,3 +644,16 @@ fn the_ledgers_captions_go_with_a_request() {
     other.fills[0].template = Some(template.expect("a template"));
     assert_eq!(requested(&other, |_| {}).earlier, None);
 }
+
+#[test]
+fn a_failure_that_cannot_be_stored_has_a_plain_text() {
+    let failure = Failure::new(FailureClass::Reject, "write_refused", "a text of the owner's code");
+    let outcome = RowOutcome::Failed { failure, attempts: 2 };
+    let Some(RowOutcome::Failed { failure, attempts }) = outcome.with_plain_failure() else {
+        panic!("it stays a failure");
+    };
+    assert_eq!((failure.class, attempts), (FailureClass::Reject, 2));
+    assert_eq!(failure.code, "unrecordable");
+    assert_eq!(failure.message, "the reason of the failure cannot be stored");
+    assert!(RowOutcome::Done.with_plain_failure().is_none());
+}

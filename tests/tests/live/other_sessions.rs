@@ -76,6 +76,28 @@ fn a_locked_table_delays_only_itself() {
     );
 }
 
+#[test]
+fn a_locked_table_of_keys_defers_rows_without_an_attempt() {
+    let (db, web) = (shared_database(), TestServer::start());
+    let mut session = db.products_of(&web, 3);
+    session.run(
+        "CREATE TABLE key AS SELECT ''::text AS secret; \
+         CREATE FUNCTION sign(url text) RETURNS text LANGUAGE sql STABLE \
+             AS 'SELECT url || secret FROM public.key'",
+    );
+    let mut holder = db.session();
+    holder.run("BEGIN; LOCK TABLE key");
+    session.run("SELECT caption.watch('products', sign => 'sign(text)')");
+    db.eventually("(SELECT count(*) FROM caption.deferred WHERE code = 'table_locked') = 3");
+    assert_eq!(
+        session.text("SELECT DISTINCT concat_ws(' | ', message, attempts) FROM caption.deferred"),
+        "another session locks the table | 0"
+    );
+    holder.run("COMMIT");
+    db.eventually(FILLED);
+    assert_eq!(session.number("SELECT count(*) FROM caption.failure"), 0);
+}
+
 // The keys of a rolled back subtransaction must not displace those of the transaction.
 #[test]
 fn a_savepoint_rollback_loses_no_other_rows() {
