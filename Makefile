@@ -50,7 +50,7 @@ release: setup ## prepare VERSION=1.2.3: versions, changelog, packages, checksum
 test: setup ## run all checks, from formatting to a live server
 	@scripts/test.sh
 
-test-all: setup ## the same, and the live tests on every supported PostgreSQL
+test-all: setup ## the same on every supported PostgreSQL, packages, and cargo pgrx
 	@scripts/test-all.sh
 
 proof: setup ## check pages of captioned products in headless Chromium; needs npm

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # test-all.sh [MAJOR…]: the live tests on every supported PostgreSQL, after all that `make test` and
-# `make proof` check; or only the live tests on the majors named.
+# `make proof` check. Then packages for each of them, installed into bare Debian folders, and the
+# lines of README.md about pgrx. With MAJOR: only the live tests on the majors named.
 #
 # The installed major is used as it is. Others are from the tests' wheel. A major that neither has
 # is from the Debian that ships it: a bare folder made with debootstrap (as root; some minutes,
@@ -78,3 +79,12 @@ for major in "${majors[@]}"; do
   results+=("$major")
 done
 say "the live tests passed on PostgreSQL ${results[*]}"
+if [ $# -gt 0 ]; then exit; fi
+
+scripts/package.sh
+if [ "$(id -u)" = 0 ]; then
+  scripts/test-packages.sh
+  scripts/test-pgrx.sh
+else
+  say "skipped: the packages in bare Debian folders and cargo pgrx need root"
+fi

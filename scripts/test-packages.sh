@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # test-packages.sh [SUITE…]: installs the packages of target/debian into bare Debian folders as a
-# user would: apt, one call of pg_caption_setup, one line of SQL, and a table fills. Then an upgrade
-# and the removal. All suites of which a package is there, by default. Needs root and debootstrap.
+# user would, with the lines of docs/install.md: apt, one call of pg_caption_setup, one line of SQL,
+# and a table fills. Then an upgrade and the removal. All suites of which a package is there, by
+# default. Needs root and debootstrap.
 #
 # The folders (bookworm, trixie, forky in /var/tmp) are made on the first use and removed at the end
 # unless KEEP=1.
@@ -50,6 +51,12 @@ inside() {
   env -i HOME=/root TERM=dumb LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
     PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" "$@"
 }
+# do_line COMMAND: the line of docs/install.md that begins with it, for this major, in /tmp.
+do_line() {
+  local line
+  line=$(grep -m 1 "^$1 " docs/install.md) || die "docs/install.md has no line '$1'"
+  inside bash -c "cd /tmp && ${line//postgresql-17-/postgresql-$major-}"
+}
 sql() { inside runuser -u postgres -- psql -XqAt -v ON_ERROR_STOP=1 -d "$1" -c "$2"; }
 # is WHAT EXPECTED FOUND
 is() { [ "$2" = "$3" ] || die "$suite: $1: expected '$2', found '$3'"; }
@@ -85,12 +92,14 @@ try_suite() {
   make_folder
   cp "$deb" "$root/tmp/"
   deb=/tmp/$(basename "$deb")
+  # The command of the page asks before it installs.
+  echo 'APT::Get::Assume-Yes "true";' >"$root/etc/apt/apt.conf.d/yes"
   say "Debian $suite: apt install $(basename "$deb")"
   # The mirror of a test machine may be behind.
   inside apt-get update -qq -o Acquire::Check-Valid-Until=false
-  inside apt-get install -y -qq --no-install-recommends --download-only "$deb" >/dev/null
+  inside apt-get install -qq --download-only "$deb" >/dev/null
   seconds=$EPOCHSECONDS
-  inside apt-get install -y -qq --no-install-recommends "$deb" >"$logs/apt.log" 2>&1 ||
+  do_line "apt install" >"$logs/apt.log" 2>&1 ||
     { tail -n 20 "$logs/apt.log" >&2; die "$suite: $deb cannot be installed"; }
   inside pg_ctlcluster "$major" main start
 
@@ -107,7 +116,7 @@ try_suite() {
   is "the libraries" "pg_stat_statements, pg_caption" \
     "$(sql shop "SHOW shared_preload_libraries")"
   before=$(sql postgres "SELECT pg_postmaster_start_time()")
-  inside pg_caption_setup --database shop --restart
+  do_line pg_caption_setup
   is "the start of the server after a second call" "$before" \
     "$(sql postgres "SELECT pg_postmaster_start_time()")"
   # An ALTER SYSTEM overrides the files: it is what changes.

@@ -1,17 +1,20 @@
 //! Properties that hold for arbitrary input bytes, one function for each fuzz target in
-//! `fuzz/fuzz_targets`, the style of all failures, and a scripted model server for tests.
+//! `fuzz/fuzz_targets`, the style of all failures, and for tests a scripted model server and the
+//! code blocks of documents.
 //!
 //! Called by libFuzzer there and by `tests/mutations.rs` in `make test`. The functions return a
 //! violation instead of panicking, because panics of decoders are caught in production and are not
 //! violations.
 
 mod address;
+mod code_blocks;
 mod failure_style;
 mod model_server;
 mod picture;
 mod wire;
 
 pub use address::address;
+pub use code_blocks::{CodeBlock, code_blocks, indented_code};
 pub use failure_style::{message_violations, style_violations};
 pub use model_server::{ScriptedAnswer, ScriptedServer, SeenRequest};
 pub use picture::picture;

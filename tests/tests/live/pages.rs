@@ -1,11 +1,13 @@
 //! The code blocks of README.md and docs: SQL is run as it is written, one database for each page;
-//! JSON is read by its reader; commands, options and targets exist.
+//! JSON is read by its reader; the server reads its settings; options and targets exist. Blocks
+//! for a shell are run by `pages` of the engine's tests.
 
-use pg_caption_checks::{ScriptedAnswer, ScriptedServer};
+use pg_caption_checks::{CodeBlock, ScriptedAnswer, ScriptedServer, code_blocks, indented_code};
 use pg_caption_fetch::RequestHeaders;
 use pg_caption_models::{CascadeSettings, FolderGuard, RemoteSettings};
 use pg_caption_tests::{
     ModelsDirectory, TestCluster, TestDatabase, TestServer, TestSession, module_file, project,
+    shared_database, sql_blocks,
 };
 use serde_json::json;
 use std::io::Write;
@@ -57,36 +59,13 @@ const NOT_RUN: [(&str, &str, &str); 3] = [
     ("docs/private-images.md", "INSERT INTO signing.key", "its values stand for secrets"),
 ];
 
-/// A fenced block of a page.
-#[derive(Debug)]
-struct CodeBlock {
-    language: String,
-    text: String,
-}
-
 fn read(path: &str) -> String {
     std::fs::read_to_string(project().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The fenced blocks of a page, in order.
-fn blocks(path: &str) -> Vec<CodeBlock> {
-    let page = read(path);
-    let fenced = page.split("\n```").skip(1).step_by(2).map(|block| {
-        let (language, text) = block.split_once('\n').unwrap_or((block, ""));
-        CodeBlock { language: language.into(), text: text.into() }
-    });
-    fenced.collect()
-}
-
-/// The lines of a page that are indented as code.
-fn indented(page: &str) -> Vec<String> {
-    let outside = page.split("\n```").step_by(2).flat_map(str::lines);
-    outside.filter_map(|line| line.strip_prefix("    ")).map(String::from).collect()
-}
-
-/// All pages: README.md, and those of the book.
+/// All pages: README.md, CONTRIBUTING.md, and those of the book.
 fn pages() -> Vec<String> {
-    let mut found = vec!["README.md".to_owned()];
+    let mut found = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
     for folder in ["docs", "docs/monitoring"] {
         let files = std::fs::read_dir(project().join(folder)).expect("docs").flatten();
         let names = files.map(|file| format!("{folder}/{}", file.file_name().display()));
@@ -162,10 +141,10 @@ fn run_page(cluster: &TestCluster, web: &TestServer, path: &str, setup: &str) ->
     create_products(&mut session, web);
     session.run(setup);
     let (mut wrong, mut result, mut ran) = (Vec::new(), String::new(), 0);
-    for CodeBlock { language, text } in blocks(path) {
-        let done = match language.as_str() {
-            "sql" => run_sql(&mut session, &text),
-            "psql" => run_psql(&db, &text),
+    for CodeBlock { language, text } in code_blocks(&read(path)) {
+        let done = match language {
+            "sql" => run_sql(&mut session, text),
+            "psql" => run_psql(&db, text),
             // The result of the statement before.
             "html" | "text" if text != result => Err(format!("the result is\n{result}")),
             _ => continue,
@@ -207,16 +186,15 @@ fn no_page_has_sql_that_no_test_runs() {
     let begins = |text: &str, words: &[&str]| words.iter().any(|word| text.starts_with(word));
     let mut used = [false; NOT_RUN.len()];
     for path in pages() {
-        let lines = indented(&read(&path));
+        let page = read(&path);
+        let lines: Vec<&str> = indented_code(&page).collect();
         let sql = ["SELECT ", "CALL ", "INSERT ", "UPDATE ", "CREATE ", "ALTER ", "EXPLAIN "];
-        let fenced = blocks(&path).into_iter().filter(|block| block.language == "sql");
-        let fenced: Vec<String> = fenced.map(|block| block.text).collect();
+        let fenced: Vec<&str> = sql_blocks(&page).collect();
         for (entry, used) in NOT_RUN.iter().zip(&mut used).filter(|(entry, _)| entry.0 == path) {
             *used |= fenced.iter().chain(&lines).any(|text| text.starts_with(entry.1));
         }
-        let is_listed = |text: &&String| {
-            NOT_RUN.iter().any(|entry| entry.0 == path && text.starts_with(entry.1))
-        };
+        let is_listed =
+            |text: &&&str| NOT_RUN.iter().any(|entry| entry.0 == path && text.starts_with(entry.1));
         let unfenced = lines.iter().find(|line| begins(line, &sql) && !is_listed(line));
         assert_eq!(unfenced, None, "{path} has SQL outside of a block of SQL");
         let run_here = PAGES.iter().any(|(page, _)| *page == path);
@@ -236,7 +214,7 @@ fn no_page_has_sql_that_no_test_runs() {
 
 /// The `remote.json` that a shell block of a page writes.
 fn remote_json(path: &str) -> String {
-    let found = blocks(path).into_iter().find_map(|block| {
+    let found = code_blocks(&read(path)).find_map(|block| {
         let (from, to) = (block.text.find('{')?, block.text.rfind('}')?);
         (block.language == "sh").then(|| block.text[from..=to].to_owned())
     });
@@ -265,14 +243,15 @@ fn the_json_of_each_page_is_read() {
         settings.map(drop).map_err(|error| error.to_string())
     };
     for path in pages() {
-        for block in blocks(&path).into_iter().filter(|block| block.language == "json") {
+        let page = read(&path);
+        for block in code_blocks(&page).filter(|block| block.language == "json") {
             let read = match path.as_str() {
-                "docs/cascade.md" => read_cascade(&block.text),
+                "docs/cascade.md" => read_cascade(block.text),
                 "docs/models.md" => {
                     let styles = pg_caption_style::of_folder(block.text.as_bytes(), "florence2");
                     styles.map(drop).map_err(|error| error.to_string())
                 }
-                "docs/remote-models.md" => remote(&block.text),
+                "docs/remote-models.md" => remote(block.text),
                 "docs/settings.md" => RequestHeaders::parse(block.text.as_bytes()).map(drop),
                 _ => Err("no reader is named here".into()),
             };
@@ -284,14 +263,34 @@ fn the_json_of_each_page_is_read() {
     }
 }
 
+/// The settings of a page are those of the servers under test, read from the same file.
+#[test]
+fn the_settings_of_each_page_are_read() {
+    let db = shared_database();
+    let mut checked = 0;
+    for path in pages() {
+        let page = read(&path);
+        for line in code_blocks(&page).filter(|block| block.language == "ini") {
+            let (name, value) = line.text.split_once(" = ").expect("a setting");
+            let sql = format!(
+                "EXISTS (SELECT FROM pg_file_settings WHERE name = '{name}' AND setting = {value} \
+                 AND error IS NULL)"
+            );
+            assert!(db.session().holds(&sql), "{path}: {}", line.text);
+            checked += 1;
+        }
+    }
+    assert!(checked > 0, "no page has settings");
+}
+
 /// The lines of code of all pages that are no SQL.
 fn code_lines() -> Vec<(String, String)> {
     let lines = |path: String| {
-        let shell = blocks(&path).into_iter().filter(|block| block.language == "sh");
-        let shell =
-            shell.flat_map(|block| block.text.lines().map(String::from).collect::<Vec<_>>());
-        let all: Vec<String> = shell.chain(indented(&read(&path))).collect();
-        all.into_iter().map(move |line| (path.clone(), line.trim_start().to_owned()))
+        let page = read(&path);
+        let shell = code_blocks(&page).filter(|block| block.language == "sh");
+        let lines = shell.flat_map(|block| block.text.lines()).chain(indented_code(&page));
+        let lines = lines.map(|line| (path.clone(), line.trim_start().to_owned()));
+        lines.collect::<Vec<_>>()
     };
     pages().into_iter().flat_map(lines).collect()
 }

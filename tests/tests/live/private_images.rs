@@ -17,7 +17,7 @@ fn documented(section: &str) -> String {
     let head = format!("\n## {section}\n");
     let (_, rest) = page.split_once(&head).unwrap_or_else(|| panic!("no section {section}"));
     let rest = rest.split("\n## ").next().unwrap_or_default();
-    let blocks: String = sql_blocks(rest).collect();
+    let blocks = sql_blocks(rest).collect::<Vec<_>>().join("\n");
     assert!(!blocks.is_empty(), "no SQL in section {section}");
     blocks
 }
