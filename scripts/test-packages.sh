@@ -82,7 +82,7 @@ make_folder() {
 }
 
 try_suite() {
-  local deb package seconds before start files
+  local deb package seconds before start files highest file
   major=$(for m in $(pin postgresql majors); do
     [ "$(pin postgresql "debian-$m")" != "$suite" ] || echo "$m"; done)
   package=postgresql-$major-pg-caption
@@ -149,6 +149,27 @@ try_suite() {
     bash-completion/completions/pg_caption_engine zsh/vendor-completions/_pg_caption_engine; do
     inside test -s "/usr/share/$file" || die "$suite: /usr/share/$file is missing"
   done
+
+  # --- packages of other majors next to it, whose servers this Debian does not have ---
+  local others=() other
+  for other in $(pin postgresql majors); do
+    [ "$other" != "$major" ] || continue
+    file=$(find "$out" -name "postgresql-$other-pg-caption_*.deb" | sort -V | tail -n 1)
+    [ -n "$file" ] || continue
+    others+=("postgresql-$other-pg-caption")
+    cp "$file" "$root/tmp/"
+    inside dpkg --force-depends -i "/tmp/$(basename "$file")" >"$logs/dpkg.log" 2>&1 ||
+      { cat "$logs/dpkg.log" >&2; die "$suite: $file does not install next to it"; }
+  done
+  highest=$(printf '%s\n' "$package" "${others[@]}" | sort -V | tail -n 1)
+  highest=${highest#postgresql-} highest=${highest%-pg-caption}
+  for file in lib/pg_caption/pg_caption_engine bin/pg_caption_setup; do
+    is "the link $(basename "$file")" "/usr/lib/postgresql/$highest/$file" \
+      "$(inside readlink -f "/usr/bin/$(basename "$file")")"
+  done
+  [ ${#others[@]} = 0 ] || inside dpkg --purge "${others[@]}" >"$logs/dpkg.log" 2>&1
+  is "the engine after that" "/usr/lib/postgresql/$major/lib/pg_caption/pg_caption_engine" \
+    "$(inside readlink -f /usr/bin/pg_caption_engine)"
 
   # --- an upgrade keeps data, settings and models ---
   inside mkdir "/usr/share/postgresql/$major/pg_caption/models/own"

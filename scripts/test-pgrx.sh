@@ -41,8 +41,8 @@ find "$home" -path "$home/rustup" -prune -o -exec chown -h "$user:" {} +
 
 # The block of README.md after the line that names pgrx.
 mapfile -t lines < <(awk '/^For development with pgrx/ { here = 1 }
-  here && /^    / { sub(/^    /, ""); sub(/ *#.*/, ""); print; shown = 1 }
-  here && shown && !/^    / { exit }' README.md)
+  here && /^    / { sub(/^    /, ""); sub(/ *#.*/, ""); print; shown = 1; next }
+  shown { exit }' README.md)
 [ ${#lines[@]} -ge 2 ] || die "README.md has no lines about cargo pgrx"
 picture=$project/demo/images/$(cd demo/images && compgen -G '0*.jpg' | head -n 1)
 cp "$picture" /tmp/pg_caption-readme.jpg
