@@ -19,8 +19,8 @@ setup: ## install missing build requirements on this machine
 install: setup ## build, and install into PG_CONFIG: extension, engine, library, default model
 	@scripts/install.sh
 
-demo: export PROFILE := $(or $(PROFILE),demo)
-demo: export CLOCK := $(shell date +%s)
+demo cluster: export PROFILE := $(or $(PROFILE),demo)
+demo cluster: export CLOCK := $(shell date +%s)
 demo: ## show a table of products being captioned, on a temporary cluster
 	@scripts/setup.sh
 	@scripts/install.sh

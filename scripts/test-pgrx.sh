@@ -10,7 +10,8 @@ set -euo pipefail
 cd "$project"
 [ "$(id -u)" = 0 ] || die "this needs root"
 
-user=pg_caption_readme
+# (PostgreSQL refuses superusers whose names begin with "pg_".)
+user=caption_readme
 home=$(mktemp -d /var/tmp/pg_caption-readme.XXXXXX)
 major=$(pg_major "$(need_pg_config)")
 finish() {

@@ -28,10 +28,11 @@ const PAGES: [&str; 6] = [
 ];
 
 /// Lines that need more than this program, and what runs them: it has the line, or reads the page.
-const ELSEWHERE: [(&str, &str, &str); 6] = [
+const ELSEWHERE: [(&str, &str, &str); 7] = [
     ("docs/install.md", "apt install", "scripts/test-packages.sh"),
     ("docs/install.md", "pg_caption_setup", "scripts/test-packages.sh"),
     ("docs/install.md", "make install", ".github/workflows/nightly.yml"),
+    ("docs/tutorial.md", "make cluster", ".github/workflows/nightly.yml"),
     ("README.md", "make demo", ".github/workflows/nightly.yml"),
     ("README.md", "make pgrx", "scripts/test-pgrx.sh"),
     ("README.md", "cargo pgrx", "scripts/test-pgrx.sh"),
@@ -227,4 +228,33 @@ fn shell_lines(path: &str) -> Vec<String> {
     let blocks = shell_blocks(path).join("\n");
     let lines = blocks.lines().chain(indented_code(&page));
     lines.map(|line| line.split("  #").next().unwrap_or(line).trim().to_owned()).collect()
+}
+
+/// The pictures are those of the demo, the model the default one.
+#[test]
+fn the_default_model_writes_the_texts_of_the_tutorial() {
+    let Some(library) = library() else { return };
+    let page = read("docs/tutorial.md");
+    let shown = code_blocks(&page).find(|block| block.language == "text").expect("a result").text;
+    let mut compared = 0;
+    for line in shown.lines() {
+        let (title, text) = line.split_once('|').expect("two columns");
+        let row = format!("('{}',", title.trim());
+        let row = page.lines().find(|line| line.contains(&row)).expect("a row of this title");
+        if row.contains(text.trim()) {
+            continue;
+        }
+        let picture = row.split("8000/").nth(1).and_then(|rest| rest.split('\'').next());
+        let output = Command::new(PROGRAM)
+            .args(["caption", "--model", "models/default", "--onnxruntime"])
+            .arg(&library)
+            .arg(Path::new("demo/images").join(picture.expect("a picture")))
+            .current_dir(root())
+            .output()
+            .unwrap();
+        let written = String::from_utf8_lossy(&output.stdout);
+        assert!(written.contains(text.trim()), "{title}: {written}");
+        compared += 1;
+    }
+    assert!(compared > 0, "{shown}");
 }
