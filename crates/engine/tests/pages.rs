@@ -71,10 +71,11 @@ impl Home {
             std::fs::copy(&photo, at(path)).unwrap();
         }
         symlink(PROGRAM, at("bin/pg_caption_engine")).unwrap();
-        let share = at("share");
-        let script = format!("#!/bin/sh\necho '{}'\n", share.display());
-        std::fs::write(at("bin/pg_config"), script).unwrap();
-        std::fs::set_permissions(at("bin/pg_config"), PermissionsExt::from_mode(0o755)).unwrap();
+        write_program(&at("bin/pg_config"), &format!("echo '{}'", at("share").display()));
+        if Command::new("man").arg("--version").output().is_err() {
+            println!("skipped: man is not installed; what it would show is only written");
+            write_program(&at("bin/man"), "exec cat");
+        }
         let model = root().join("tests/models/default");
         symlink(&model, at("share/pg_caption/models/default")).unwrap();
         symlink(&model, at("srv/models/shop")).unwrap();
@@ -140,6 +141,11 @@ impl Home {
         let status = child.wait().unwrap();
         if status.success() { Ok(()) } else { Err(format!("{status}: {log}")) }
     }
+}
+
+fn write_program(path: &Path, text: &str) {
+    std::fs::write(path, format!("#!/bin/sh\n{text}\n")).unwrap();
+    std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
 }
 
 /// The files of a model whose graphs have the names of 4-bit ones.
