@@ -110,27 +110,35 @@ pub fn shared(folder: &str) -> Option<PathBuf> {
     Some(shared.join(folder)).filter(|folder| folder.is_dir())
 }
 
-/// Installs the script of a release. Returns the version for `CREATE EXTENSION … VERSION`: that of
-/// the release, or another name if it is the current version, whose script is installed already.
+/// Installs the script of a release. Returns the version for `CREATE EXTENSION … VERSION`. That of
+/// the current version, whose script is installed already, has another name, and an upgrade from
+/// there that changes nothing.
 ///
 /// # Panics
 /// If `tests/released` has no such release.
 pub(crate) fn install_release(version: &str) -> String {
     let saved = project().join(format!("tests/released/pg_caption--{version}.sql"));
     let sql = std::fs::read(saved).expect("the script of a release");
-    let installed = match version {
-        env!("CARGO_PKG_VERSION") => format!("{version}-released"),
-        earlier => earlier.into(),
-    };
-    let name = format!("pg_caption--{installed}.sql");
+    if version != env!("CARGO_PKG_VERSION") {
+        install_script(version, &sql);
+        return version.into();
+    }
+    let installed = format!("{version}-released");
+    install_script(&installed, &sql);
+    install_script(&format!("{installed}--{version}"), b"");
+    installed
+}
+
+/// Installs a script of the extension. Other tests may read the file at the same time: it is
+/// written under another name, then renamed.
+fn install_script(versions: &str, sql: &[u8]) {
+    let name = format!("pg_caption--{versions}.sql");
     let folder = pg_config("sharedir").join("extension");
-    // Other tests may read the file at the same time: write under another name, then rename.
     let new =
         folder.join(format!("{name}.{}.{:?}", std::process::id(), std::thread::current().id()));
     std::fs::write(&new, sql)
         .and_then(|()| std::fs::rename(&new, folder.join(&name)))
         .expect("a writable installation");
-    installed
 }
 
 /// The versions of all published releases, whose scripts are in `tests/released`, in order of their
