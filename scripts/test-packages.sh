@@ -57,6 +57,8 @@ do_line() {
   line=$(grep -m 1 "^$1 " docs/install.md) || die "docs/install.md has no line '$1'"
   inside bash -c "cd /tmp && ${line//postgresql-17-/postgresql-$major-}"
 }
+# newest_package MAJOR: the path of its newest package, if there is one.
+newest_package() { find "$out" -name "postgresql-$1-pg-caption_*.deb" | sort -V | tail -n 1; }
 sql() { inside runuser -u postgres -- psql -XqAt -v ON_ERROR_STOP=1 -d "$1" -c "$2"; }
 # is WHAT EXPECTED FOUND
 is() { [ "$2" = "$3" ] || die "$suite: $1: expected '$2', found '$3'"; }
@@ -82,11 +84,11 @@ make_folder() {
 }
 
 try_suite() {
-  local deb package seconds before start files highest file
+  local deb package seconds before start files file
   major=$(for m in $(pin postgresql majors); do
     [ "$(pin postgresql "debian-$m")" != "$suite" ] || echo "$m"; done)
   package=postgresql-$major-pg-caption
-  deb=$(find "$out" -name "${package}_*.deb" | sort -V | tail -n 1)
+  deb=$(newest_package "$major")
   [ -n "$deb" ] || die "no package for PostgreSQL $major in $out"
   root=/var/tmp/pg_caption-packages-$suite
   make_folder
@@ -151,18 +153,17 @@ try_suite() {
   done
 
   # --- packages of other majors next to it, whose servers this Debian does not have ---
-  local others=() other
+  local others=() other highest=$major
   for other in $(pin postgresql majors); do
     [ "$other" != "$major" ] || continue
-    file=$(find "$out" -name "postgresql-$other-pg-caption_*.deb" | sort -V | tail -n 1)
+    file=$(newest_package "$other")
     [ -n "$file" ] || continue
+    if [ "$other" -gt "$highest" ]; then highest=$other; fi
     others+=("postgresql-$other-pg-caption")
     cp "$file" "$root/tmp/"
     inside dpkg --force-depends -i "/tmp/$(basename "$file")" >"$logs/dpkg.log" 2>&1 ||
       { cat "$logs/dpkg.log" >&2; die "$suite: $file does not install next to it"; }
   done
-  highest=$(printf '%s\n' "$package" "${others[@]}" | sort -V | tail -n 1)
-  highest=${highest#postgresql-} highest=${highest%-pg-caption}
   for file in lib/pg_caption/pg_caption_engine bin/pg_caption_setup; do
     is "the link $(basename "$file")" "/usr/lib/postgresql/$highest/$file" \
       "$(inside readlink -f "/usr/bin/$(basename "$file")")"

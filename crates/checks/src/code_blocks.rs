@@ -1,5 +1,21 @@
 //! The code blocks of Markdown pages, for the tests that run them.
 
+use std::path::Path;
+
+/// The paths of README.md and of the pages of the book in a checkout, relative to it.
+///
+/// # Panics
+/// If a folder cannot be read.
+pub fn pages(project: &Path) -> Vec<String> {
+    let mut found = vec!["README.md".to_owned()];
+    for folder in ["docs", "docs/monitoring"] {
+        let files = std::fs::read_dir(project.join(folder)).expect("a folder of pages").flatten();
+        let names = files.map(|file| format!("{folder}/{}", file.file_name().display()));
+        found.extend(names.filter(|name| name.ends_with(".md")));
+    }
+    found
+}
+
 /// A fenced block of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CodeBlock<'a> {

@@ -14,7 +14,7 @@ mod picture;
 mod wire;
 
 pub use address::address;
-pub use code_blocks::{CodeBlock, code_blocks, indented_code};
+pub use code_blocks::{CodeBlock, code_blocks, indented_code, pages};
 pub use failure_style::{message_violations, style_violations};
 pub use model_server::{ScriptedAnswer, ScriptedServer, SeenRequest};
 pub use picture::picture;

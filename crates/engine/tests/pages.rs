@@ -7,7 +7,7 @@ mod server;
 
 use harness::http_server::remote_json;
 use harness::{PROGRAM, library, parity, root};
-use pg_caption_checks::{ScriptedAnswer, ScriptedServer, code_blocks, indented_code};
+use pg_caption_checks::{ScriptedAnswer, ScriptedServer, code_blocks, indented_code, pages};
 use rustix::process::{Pid, Signal, geteuid, kill_process};
 use serde_json::json;
 use server::Hub;
@@ -150,17 +150,8 @@ fn write_program(path: &Path, text: &str) {
 
 /// The files of a model whose graphs have the names of 4-bit ones.
 fn four_bit(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    for prefix in ["", "onnx/"] {
-        for entry in std::fs::read_dir(folder.join(prefix)).unwrap().flatten() {
-            let name = entry.file_name().into_string().unwrap();
-            if entry.path().is_file() {
-                let name = name.replace(".onnx", "_q4.onnx");
-                files.insert(format!("{prefix}{name}"), std::fs::read(entry.path()).unwrap());
-            }
-        }
-    }
-    files
+    let files = server::files_of(folder).into_iter();
+    files.map(|(name, bytes)| (name.replace(".onnx", "_q4.onnx"), bytes)).collect()
 }
 
 /// Runs the blocks of a page in one shell, but for those that start a server.
@@ -194,17 +185,6 @@ fn the_shell_blocks_of_each_page_run() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
 
-/// The pages in the folder `docs`, and README.md.
-fn pages() -> Vec<String> {
-    let mut found = vec!["README.md".to_owned()];
-    for folder in ["docs", "docs/monitoring"] {
-        let files = std::fs::read_dir(root().join(folder)).unwrap().flatten();
-        let names = files.map(|file| format!("{folder}/{}", file.file_name().display()));
-        found.extend(names.filter(|name| name.ends_with(".md")));
-    }
-    found
-}
-
 #[test]
 fn no_page_has_shell_lines_that_no_test_runs() {
     let mut known = Vec::new();
@@ -220,7 +200,7 @@ fn no_page_has_shell_lines_that_no_test_runs() {
         }
     }
     let programs = ["apt ", "make ", "cargo ", "pg_caption_", "install ", "source "];
-    for path in pages().iter().filter(|path| !PAGES.contains(&path.as_str())) {
+    for path in pages(&root()).iter().filter(|path| !PAGES.contains(&path.as_str())) {
         for line in shell_lines(path) {
             let is_command = programs.iter().any(|program| line.starts_with(program));
             assert!(!is_command || known.contains(&line), "{path}: no test runs `{line}`");

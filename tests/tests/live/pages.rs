@@ -63,14 +63,10 @@ fn read(path: &str) -> String {
     std::fs::read_to_string(project().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// All pages: README.md, CONTRIBUTING.md, and those of the book.
+/// All pages: README.md, those of the book, and CONTRIBUTING.md.
 fn pages() -> Vec<String> {
-    let mut found = vec!["README.md".to_owned(), "CONTRIBUTING.md".to_owned()];
-    for folder in ["docs", "docs/monitoring"] {
-        let files = std::fs::read_dir(project().join(folder)).expect("docs").flatten();
-        let names = files.map(|file| format!("{folder}/{}", file.file_name().display()));
-        found.extend(names.filter(|name| name.ends_with(".md")));
-    }
+    let mut found = pg_caption_checks::pages(project());
+    found.push("CONTRIBUTING.md".into());
     found
 }
 

@@ -49,6 +49,22 @@ struct State {
     seen: Vec<SeenRequest>,
 }
 
+/// The files of a folder and of its `onnx/`.
+pub fn files_of(folder: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for prefix in ["", "onnx/"] {
+        for entry in
+            std::fs::read_dir(folder.join(prefix)).unwrap().flatten().filter(|e| e.path().is_file())
+        {
+            files.insert(
+                format!("{prefix}{}", entry.file_name().to_str().unwrap()),
+                std::fs::read(entry.path()).unwrap(),
+            );
+        }
+    }
+    files
+}
+
 /// A hub with one repository.
 pub struct Hub {
     address: String,
@@ -74,20 +90,7 @@ impl Hub {
 
     /// Starts one that publishes the files of a folder and of its `onnx/`.
     pub fn of_folder(repo: &str, folder: &Path) -> Hub {
-        let mut files = BTreeMap::new();
-        for prefix in ["", "onnx/"] {
-            for entry in std::fs::read_dir(folder.join(prefix))
-                .unwrap()
-                .flatten()
-                .filter(|e| e.path().is_file())
-            {
-                files.insert(
-                    format!("{prefix}{}", entry.file_name().to_str().unwrap()),
-                    std::fs::read(entry.path()).unwrap(),
-                );
-            }
-        }
-        Hub::start(repo, files)
+        Hub::start(repo, files_of(folder))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
