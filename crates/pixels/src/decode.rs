@@ -6,8 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::profile::{self, ColourConversion, ProfileSpace};
 use crate::{
-    BlankKind, DecodeLimits, PictureError, PictureFormat, RgbPicture, animation, announced, blank,
-    header, jpeg, orient, raster, recognise,
+    BlankKind, DecodeLimits, PictureError, PictureFormat, RgbPicture, animation, blank, header,
+    jpeg, orient, raster,
 };
 
 /// How to decode.
@@ -47,12 +47,7 @@ pub struct DecodedPicture {
 /// decoded.
 pub fn decode(bytes: &[u8], options: &DecodeOptions) -> Result<DecodedPicture, PictureError> {
     options.limits.check_time()?;
-    // Fixed offsets first: a decoder may fail on an absurd size before it reports it.
-    if let Some((width, height)) = announced::size(recognise::recognise(bytes)?, bytes) {
-        options.limits.check_pixels(width, height)?;
-    }
-    let header = header::probe(bytes)?;
-    header.check(options)?;
+    let header = header::probe_within(bytes, options)?;
     let format = header.format;
     let (mut rgb, visible) = guarded(format, || match format {
         PictureFormat::Jpeg => Ok((jpeg::decode(bytes, &header, options)?, true)),

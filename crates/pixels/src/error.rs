@@ -2,7 +2,7 @@
 
 use pg_caption_wire::{Failure, FailureClass};
 
-use crate::bounds::{LONGEST_SIDE, MAX_SCAN_PIXELS, MAX_SCANS};
+use crate::bounds::{MAX_SCAN_PIXELS, MAX_SCANS};
 use crate::{PictureFormat, format};
 
 /// Why a picture was rejected.
@@ -50,6 +50,8 @@ pub enum PictureError {
         width: u64,
         /// Height in the header.
         height: u64,
+        /// Pixels that a side of this format may have.
+        limit: u64,
     },
     /// Decoding would need more memory than one picture may take.
     #[error("decoding the picture needs too much memory")]
@@ -122,7 +124,7 @@ impl PictureError {
             PictureError::Damaged { .. } => "image_damaged",
             PictureError::TimedOut => "decode_timeout",
             PictureError::Panicked { .. } => "decoder_panic",
-            PictureError::Processor(_) => "model_unusable",
+            PictureError::Processor(_) => "no_model",
         }
     }
 
@@ -155,8 +157,8 @@ impl PictureError {
                     u128::from(*width) * u128::from(*height)
                 ))
                 .hint("Raise pg_caption.max_image_pixels, or use a smaller picture."),
-            PictureError::SideTooLong { .. } => failure
-                .detail(format!("A side may have at most {LONGEST_SIDE} pixels."))
+            PictureError::SideTooLong { limit, .. } => failure
+                .detail(format!("A side may have at most {limit} pixels."))
                 .hint("Cut the picture into smaller ones."),
             PictureError::TooMuchMemory { needed, limit } => failure
                 .detail(format!(
@@ -183,9 +185,9 @@ impl PictureError {
             PictureError::TimedOut => {
                 failure.hint("The server may be overloaded; try the picture again.")
             }
-            PictureError::Panicked { .. } => {
-                failure.detail("The failure was contained; nothing else is affected.")
-            }
+            PictureError::Panicked { .. } => failure
+                .detail("The failure was contained; nothing else is affected.")
+                .hint("Please report this picture to the project."),
             PictureError::Processor(_) => {
                 failure.hint("Set pg_caption.model to a folder of a supported model family.")
             }

@@ -4,8 +4,8 @@
 use image::metadata::Orientation;
 
 use crate::{
-    DecodeLimits, DecodeOptions, PictureError, PictureFormat, decode::guarded, jpeg, orient,
-    raster, recognise,
+    DecodeLimits, DecodeOptions, PictureError, PictureFormat, announced, decode::guarded, jpeg,
+    orient, raster, recognise,
 };
 
 /// The facts that a header announces.
@@ -61,7 +61,7 @@ impl PictureHeader {
     }
 
     pub(crate) fn check_pixels(&self, limits: &DecodeLimits) -> Result<(), PictureError> {
-        limits.check_pixels(self.judged_size.0, self.judged_size.1)
+        limits.check_pixels(self.format, self.judged_size)
     }
 
     pub(crate) fn turn(&self) -> Orientation {
@@ -71,6 +71,22 @@ impl PictureHeader {
     pub(crate) fn swaps_sides(&self) -> bool {
         orient::swaps_sides(self.turn())
     }
+}
+
+/// Reads the header and checks the limits that it can violate, as [`crate::decode`] does before it
+/// decodes anything.
+///
+/// # Errors
+/// As [`crate::decode`] with these options.
+pub fn probe_within(bytes: &[u8], options: &DecodeOptions) -> Result<PictureHeader, PictureError> {
+    // Fixed offsets first: a decoder may fail on an absurd size before it reports it.
+    let format = recognise::recognise(bytes)?;
+    if let Some(size) = announced::size(format, bytes) {
+        options.limits.check_pixels(format, size)?;
+    }
+    let header = probe(bytes)?;
+    header.check(options)?;
+    Ok(header)
 }
 
 /// Reads the header: format, size, orientation, and the memory for decoding. Checks no limit.

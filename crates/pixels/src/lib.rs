@@ -8,7 +8,7 @@
 //! reduced-scale decoding cuts a 12-megapixel JPEG to 0.44 (baseline) or 0.70 (progressive) of its
 //! full time (`docs/speed.md`).
 //!
-//! The engine calls [`probe`] to reserve memory, then [`decode`] on a decode thread, then
+//! The engine calls [`probe_within`] to reserve memory, then [`decode`] on a decode thread, then
 //! [`ImageProcessor::apply`]. Nothing here opens files or sockets, depends on a model, or trusts a
 //! name. The bytes decide the format, every size is checked by the header before memory is
 //! allocated for it, and a panic in a decoder costs one picture.
@@ -66,7 +66,7 @@ pub use error::PictureError;
 pub use filter::ResampleFilter;
 pub use fingerprint::{sha256_bytes, sha256_f32};
 pub use format::PictureFormat;
-pub use header::{PictureHeader, probe};
+pub use header::{PictureHeader, probe, probe_within};
 pub use limits::DecodeLimits;
 pub use picture::{RgbPicture, encode_jpeg, encode_png, mean_rgb_2x2};
 pub use processor::{ImageProcessor, PixelTensor, TileGrid};

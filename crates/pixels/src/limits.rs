@@ -3,8 +3,8 @@
 
 use std::time::Instant;
 
-use crate::PictureError;
-use crate::bounds::LONGEST_SIDE;
+use crate::bounds::longest_side;
+use crate::{PictureError, PictureFormat};
 
 /// The limits of one decode.
 #[derive(Debug, Clone, Copy)]
@@ -32,12 +32,17 @@ impl DecodeLimits {
         }
     }
 
-    pub(crate) fn check_pixels(&self, width: u64, height: u64) -> Result<(), PictureError> {
+    pub(crate) fn check_pixels(
+        &self,
+        format: PictureFormat,
+        (width, height): (u64, u64),
+    ) -> Result<(), PictureError> {
         if u128::from(width) * u128::from(height) > u128::from(self.max_pixels) {
             return Err(PictureError::TooManyPixels { width, height, limit: self.max_pixels });
         }
-        if width.max(height) > LONGEST_SIDE {
-            return Err(PictureError::SideTooLong { width, height });
+        let limit = longest_side(format);
+        if width.max(height) > limit {
+            return Err(PictureError::SideTooLong { width, height, limit });
         }
         Ok(())
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use drawn::{detailed, file, gray_jpeg, jpeg, lossless_jpeg, quarters, tiff, tiff_with};
 use image::{ImageFormat, Rgba, RgbaImage};
-use pg_caption_pixels::{DecodeLimits, DecodeOptions, PictureError, decode, probe};
+use pg_caption_pixels::{DecodeLimits, DecodeOptions, PictureError, decode, probe, probe_within};
 use pg_caption_wire::FailureClass;
 
 fn refusal(bytes: &[u8]) -> PictureError {
@@ -85,10 +85,16 @@ fn long_sides_are_refused_from_the_header() {
     };
     assert_eq!(
         refusal(&thread(1_000_001)),
-        PictureError::SideTooLong { width: 1, height: 1_000_001 }
+        PictureError::SideTooLong { width: 1, height: 1_000_001, limit: 1_000_000 }
     );
     assert_eq!(refusal(&thread(1_000_001)).code(), "side_too_long");
     assert_ne!(refusal(&thread(1_000_000)).code(), "side_too_long");
+    // `image` refuses such a BMP as if it were damaged.
+    let mut bmp = file(quarters(1, 2), ImageFormat::Bmp);
+    bmp[18..22].copy_from_slice(&65_536_u32.to_le_bytes());
+    let expected = PictureError::SideTooLong { width: 65_536, height: 2, limit: 65_535 };
+    assert_eq!(refusal(&bmp), expected);
+    assert_eq!(probe_within(&bmp, &DecodeOptions::default()), Err(expected));
 }
 
 #[test]

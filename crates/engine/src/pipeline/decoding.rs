@@ -129,12 +129,12 @@ impl PicturePipeline {
             reduce_all,
             exact,
         };
+        // A picture whose header is refused does not wait for memory first.
         let header = {
             let _step = self.metrics.steps.begin(began);
-            pixels::probe(&bytes).map_err(|e| with_url_hint(e.failure(), picture))?
+            pixels::probe_within(&bytes, &options)
+                .map_err(|e| with_url_hint(e.failure(), picture))?
         };
-        // A picture whose header is refused does not wait for memory first.
-        header.check(&options).map_err(|e| e.failure())?;
         let needed = header
             .memory_for(&options)
             .saturating_add(pixels::working_memory(header.upright_size(), target));
