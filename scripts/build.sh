@@ -24,7 +24,7 @@ quiet=(--quiet)
 if [ -t 2 ]; then quiet=(); fi
 extension=(-p pg_caption --no-default-features --features "pg_caption/pg$major")
 engine=(-p pg_caption_engine -p pg_caption_install_script)
-if [ "$profile" = demo ]; then
+if [ "$profile" = demo ] && [ -z "${PARTS:-}" ]; then
   # One call: both halves share what they depend on, and no core waits for the end of a half.
   say "building extension and engine for PostgreSQL $major ($profile)"
   cargo build "${quiet[@]}" "${flag[@]}" "${extension[@]}" "${engine[@]}"

@@ -35,8 +35,9 @@ if [ -z "$pg_config" ] || ! [ -w "$("$pg_config" --pkglibdir)" ] ||
     { cat "$run_dir/pgrx-init.log" >&2; die "cargo pgrx init failed"; }
 fi
 
-# The extension is built and installed by cargo pgrx run itself.
-PROFILE=dev PARTS=engine scripts/install.sh "$pg_config"
+# The extension is built and installed by cargo pgrx run itself. The profile of tests would build
+# them, too.
+PROFILE=demo PARTS=engine scripts/install.sh "$pg_config"
 
 data=$home/data-$major
 if ! [ -f "$data/PG_VERSION" ]; then
