@@ -46,7 +46,7 @@ CREATE PROCEDURE caption.backfill(
         PERFORM caption.require_no_transaction('caption.backfill');
         is_own := caption.begin_backfill(relation, image, fills, condition, batch);
         COMMIT;
-        CALL caption.wait(relation);
+        CALL caption.wait_for(relation, name, timeout => NULL, deferred => false, begun => true);
         IF NOT is_own THEN
             RETURN;
         END IF;

@@ -265,15 +265,15 @@ COMMENT ON FUNCTION caption.is_idle(regclass) IS
 REVOKE ALL ON FUNCTION caption.is_idle(regclass) FROM PUBLIC;
 
 -- A procedure that commits cannot set a search_path: every name and operator is qualified.
-CREATE PROCEDURE caption.wait(
+CREATE PROCEDURE caption.wait_for(
         relation regclass,
-        timeout  interval DEFAULT NULL,
-        deferred boolean  DEFAULT false)
+        name     text,
+        timeout  interval,
+        deferred boolean,
+        begun    boolean)
     LANGUAGE plpgsql
     AS $$
     DECLARE
-        -- After a DROP TABLE only the OID would be left.
-        name        text := pg_catalog.format('%s', relation);
         started_at  timestamptz := pg_catalog.clock_timestamp();
         reported_at timestamptz;
         reported    text;
@@ -287,7 +287,6 @@ CREATE PROCEDURE caption.wait(
         stopped_at  timestamptz;
         latest      record;
     BEGIN
-        PERFORM caption.require_no_transaction();
         LOOP
             SELECT pg_catalog.format('%s %s filled, %s waiting, %s in flight, %s deferred, '
                                      '%s failed',
@@ -316,18 +315,18 @@ CREATE PROCEDURE caption.wait(
                    p.stopped
               INTO latest
               FROM caption.progress p
-             WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
+             WHERE p.relation OPERATOR(pg_catalog.=) wait_for.relation;
             IF NOT FOUND THEN
                 SELECT c.relowner::pg_catalog.regrole::pg_catalog.text
                   INTO owner
                   FROM caption.watch w
                   JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) w.relation
-                 WHERE w.relation OPERATOR(pg_catalog.=) wait.relation;
+                 WHERE w.relation OPERATOR(pg_catalog.=) wait_for.relation;
                 IF FOUND THEN
                     RAISE EXCEPTION 'must be owner of table % to wait for it', name
                         USING ERRCODE = 'insufficient_privilege',
                               DETAIL  = pg_catalog.format('It belongs to %s.', owner);
-                ELSIF reported IS NULL THEN
+                ELSIF reported IS NULL AND NOT begun THEN
                     RAISE EXCEPTION 'table % is not watched', name
                         USING ERRCODE = 'undefined_object',
                               HINT    = caption.unwatched_hint(relation);
@@ -349,7 +348,7 @@ CREATE PROCEDURE caption.wait(
                   FROM (SELECT d.code, pg_catalog.count(*) AS rows, pg_catalog.min(d.due) AS due,
                                pg_catalog.sum(d.attempts) AS attempts
                           FROM caption.deferred_row d
-                         WHERE d.relation OPERATOR(pg_catalog.=) wait.relation
+                         WHERE d.relation OPERATOR(pg_catalog.=) wait_for.relation
                          GROUP BY d.code) l;
                 IF settled IS NULL OR settled OPERATOR(pg_catalog.<>) moved THEN
                     settled := moved;
@@ -406,6 +405,23 @@ CREATE PROCEDURE caption.wait(
             COMMIT;
             PERFORM pg_catalog.pg_sleep(0.1);
         END LOOP;
+    END
+    $$;
+COMMENT ON PROCEDURE caption.wait_for(regclass, text, interval, boolean, boolean) IS
+    'Waits for a table of that name; a part of caption.wait() and caption.backfill(). '
+    'begun: the table was watched a moment ago.';
+
+CREATE PROCEDURE caption.wait(
+        relation regclass,
+        timeout  interval DEFAULT NULL,
+        deferred boolean  DEFAULT false)
+    LANGUAGE plpgsql
+    AS $$
+    BEGIN
+        PERFORM caption.require_no_transaction();
+        -- After a DROP TABLE only the OID would be left of the name.
+        CALL caption.wait_for(relation, pg_catalog.format('%s', relation), timeout, deferred,
+                              begun => false);
     END
     $$;
 COMMENT ON PROCEDURE caption.wait(regclass, interval, boolean) IS

@@ -181,6 +181,28 @@ fn changes_of_the_table_end_a_backfill() {
     }
 }
 
+// Before the first look at its progress.
+#[test]
+fn the_early_end_of_a_backfill_is_reported() {
+    // Without a worker, which would lock tables, too.
+    let cluster = TestCluster::private(&[("pg_caption.enabled", "off")]);
+    let db = cluster.database();
+    let mut session = db.products(&[]);
+    let mut locker = db.session();
+    // The progress is computed from this table, which a backfill begins without.
+    locker.run("BEGIN; LOCK TABLE caption.ledger IN ACCESS EXCLUSIVE MODE");
+    let call = spawn(&db, CALL);
+    eventually("the backfill waits for the lock", || {
+        session.holds(
+            "EXISTS (SELECT FROM pg_locks WHERE NOT granted \
+                       AND relation = 'caption.ledger'::regclass)",
+        )
+    });
+    locker.run("DROP TABLE products; COMMIT");
+    let error = call.join().unwrap();
+    assert!(error.contains("table products was ended by another session"), "{error}");
+}
+
 #[test]
 fn batch_bounds_the_rows_in_progress() {
     let (db, web, gate) = (shared_database(), TestServer::start(), AnswerGate::new());
