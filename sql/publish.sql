@@ -56,6 +56,11 @@ CREATE FUNCTION caption.img_tag(
         IF source IS NULL OR source = '' THEN
             RETURN NULL;
         END IF;
+        IF width < 0 OR height < 0 THEN
+            RAISE EXCEPTION 'width and height must not be negative'
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT    = 'They are pixels. NULL leaves them out.';
+        END IF;
         tag := format('<img src="%s" alt="%s"',
                       caption.escape_markup(source),
                       caption.escape_markup(regexp_replace(coalesce(alt, ''), '\s+', ' ', 'g')));

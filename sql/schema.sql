@@ -77,6 +77,36 @@ COMMENT ON COLUMN caption.style.fallback IS
 GRANT SELECT ON caption.style TO PUBLIC;
 SELECT pg_extension_config_dump('caption.style', '');
 
+CREATE FUNCTION caption.style_problem(style jsonb)
+    RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'style_problem_wrapper';
+COMMENT ON FUNCTION caption.style_problem(jsonb) IS
+    'Returns why a row of caption.style, as to_jsonb makes it, is no style; NULL if it is one.';
+
+-- A violated constraint would show its name only.
+CREATE FUNCTION caption.check_style()
+    RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        problem constant text := caption.style_problem(to_jsonb(NEW));
+    BEGIN
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION '%', problem
+                USING ERRCODE = 'check_violation',
+                      HINT    = 'The comments of the columns of caption.style describe what they '
+                                'may hold; \d+ caption.style shows them.';
+        END IF;
+        RETURN NEW;
+    END
+    $$;
+COMMENT ON FUNCTION caption.check_style() IS
+    'Trigger function of the table style: refuses rows that are no styles.';
+REVOKE ALL ON FUNCTION caption.check_style() FROM PUBLIC;
+CREATE TRIGGER check_style BEFORE INSERT OR UPDATE ON caption.style
+    FOR EACH ROW EXECUTE FUNCTION caption.check_style();
+
 CREATE TABLE caption.rule (
     pattern     text NOT NULL CHECK (char_length(pattern) BETWEEN 1 AND 200
                                      AND pattern ~ '[^[:space:]]'

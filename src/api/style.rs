@@ -7,7 +7,7 @@
 use crate::pg::report::{refuse, select_one, spi};
 use crate::{api::language, engine::model_status, settings};
 use pg_caption_style::{
-    CaptionStyle, MAX_NAME, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names,
+    CaptionStyle, MAX_NAME, MAX_TOKENS, MIN_TOKENS, StylePatch, builtin, builtin_names, row_problem,
 };
 use pgrx::JsonB;
 use pgrx::pg_sys;
@@ -131,6 +131,15 @@ fn user_style(name: &str) -> Option<CaptionStyle> {
     });
     let base = builtin(name).unwrap_or_else(|| CaptionStyle::with_defaults(name));
     Some(patch.apply(base))
+}
+
+/// `caption.style_problem(style)`, for the trigger of `caption.style`.
+#[pg_extern(sql = false, immutable, parallel_safe)]
+fn style_problem(style: JsonB) -> Option<String> {
+    let JsonB(Value::Object(row)) = style else { return Some("the style is no row".into()) };
+    let tag = row.get("language").and_then(Value::as_str);
+    let language = tag.and_then(|tag| language::canonical(tag).err());
+    row_problem(row).or_else(|| language.map(|error| error.to_string()))
 }
 
 /// `max_tokens` as the engine takes it, or an error that states the range.

@@ -80,7 +80,8 @@ impl FillDefinition {
         let fill: FillDefinition = match value {
             Value::String(style) => return Ok(FillDefinition::of_style(style)),
             Value::Object(_) => serde_json::from_value(value.clone())
-                .map_err(|error| FillError::Field(error.to_string()))?,
+                // Messages of PostgreSQL have names in quotation marks.
+                .map_err(|error| FillError::Field(error.to_string().replace('`', "\"")))?,
             Value::Null => return Err(FillError::Kind("null")),
             Value::Bool(_) => return Err(FillError::Kind("a boolean")),
             Value::Number(_) => return Err(FillError::Kind("a number")),
@@ -152,9 +153,9 @@ mod tests {
         for (value, why) in [
             (json!(null), "not null"),
             (json!(["seo"]), "not an array"),
-            (json!({}), "missing field `style`"),
+            (json!({}), "missing field \"style\""),
             (json!({"style": 1}), "expected a string"),
-            (json!({"style": "seo", "max_token": 64}), "unknown field `max_token`"),
+            (json!({"style": "seo", "max_token": 64}), "unknown field \"max_token\""),
             (json!({"style": "seo", "max_tokens": 31}), "32 to 256"),
             (json!({"style": "seo", "max_tokens": -1}), "cannot be read"),
             (json!({"style": "seo", "min_confidence": 1.5}), "0 to 1"),

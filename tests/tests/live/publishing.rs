@@ -98,9 +98,10 @@ fn markup_takes_web_addresses_only() {
     }
     let error = session.error("SELECT caption.open_graph('/a.jpg')");
     assert_eq!(error.code().code(), "22023", "relative in Open Graph: {error}");
-    let error =
-        session.error("SELECT caption.img_tag('a.jpg', 'x', NULL, NULL, '{\"onload\": 1}')");
-    assert_eq!(error.code().code(), "22023", "{error}");
+    for arguments in ["NULL, NULL, '{\"onload\": 1}'", "-1, 480", "640, -1"] {
+        let error = session.error(&format!("SELECT caption.img_tag('a.jpg', 'x', {arguments})"));
+        assert_eq!(error.code().code(), "22023", "{arguments}: {error}");
+    }
 }
 
 #[test]

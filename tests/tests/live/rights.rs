@@ -135,7 +135,9 @@ fn functions_are_revoked_from_public() {
         "caption.open_graph(text,text,text,text,text,text)",
         "caption.require_no_transaction(text)",
         "caption.rows_ahead(regclass)",
+        "caption.style_problem(jsonb)",
         "caption.unwatched_hint(regclass)",
+        "caption.wait_for(regclass,text,interval,boolean,boolean)",
         "caption.web_address(text)",
     ];
     assert_eq!(open, expected.map(|function| [Some(function.to_string())]));

@@ -2,7 +2,7 @@
 
 use pg_caption_tests::{
     FILLED, ModelsDirectory, ServerAnswer, TestCluster, TestDatabase, TestServer, TestSession,
-    shared_database,
+    message_problem, shared_database,
 };
 
 /// The length of the longest caption of six pictures, in characters.
@@ -82,12 +82,17 @@ fn an_unusable_style_is_not_stored() {
         "(name, instruction, min_chars, max_chars) VALUES ('poetic', 'x', 50, 40)",
         "(name, instruction, prompts) VALUES ('poetic', 'x', '[]')",
         "(name, instruction, prompts) VALUES ('poetic', 'x', '{\"florence2\": 1}')",
+        "(name, instruction) VALUES ('poetic', repeat('x', 2001))",
+        "(name, instruction) VALUES ('poetic', E'bell\\x07')",
+        "(name, instruction, language) VALUES ('poetic', 'x', 'not a language')",
+        "(name, instruction, template) VALUES ('poetic', 'x', '')",
+        "(name, max_sentences) VALUES ('seo', 0)",
     ] {
-        assert_eq!(
-            session.error(&format!("INSERT INTO caption.style {values}")).code().code(),
-            "23514",
-            "{values}"
-        );
+        let error = session.error(&format!("INSERT INTO caption.style {values}"));
+        assert_eq!(error.code().code(), "23514", "{values}");
+        assert_eq!(message_problem(error.message()), None, "{values}");
+        let is_said = error.hint().is_some() && !error.message().contains("constraint");
+        assert!(is_said, "{values}: {error:?}");
     }
 }
 
@@ -222,7 +227,7 @@ fn a_fill_has_its_own_limits() {
     assert!(session.holds(FILLED));
     for (fill, problem) in [
         ("7", "of column \"alt\" must be the name of a style or an object, not a number"),
-        ("{\"style\": \"concise\", \"tokens\": 64}", "unknown field `tokens`"),
+        ("{\"style\": \"concise\", \"tokens\": 64}", "unknown field \"tokens\""),
         ("{\"style\": \"concise\", \"max_tokens\": 8}", "it must be 32 to 256"),
         ("{\"style\": \"no_such\"}", "unknown caption style \"no_such\""),
     ] {
