@@ -28,6 +28,7 @@ CREATE FUNCTION caption.is_language(tag text)
     AS 'MODULE_PATHNAME', 'is_language_wrapper';
 COMMENT ON FUNCTION caption.is_language(text) IS
     'Returns whether a text names a language, as a BCP 47 tag: de, pt-BR, zh-Hant.';
+GRANT EXECUTE ON FUNCTION caption.is_language(text) TO PUBLIC;
 
 CREATE TABLE caption.style (
     name             text    PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'),
@@ -52,15 +53,17 @@ COMMENT ON TABLE caption.style IS
     'User-defined styles, and changes to the built-in styles concise, seo and detailed. '
     'A NULL keeps the built-in value. Part of dumps.';
 COMMENT ON COLUMN caption.style.name IS
-    'The name that caption_image() and caption.watch() refer to.';
+    'The name that caption_image() and caption.watch() refer to: at most 63 lower-case letters, '
+    'digits and underscores, a letter first.';
 COMMENT ON COLUMN caption.style.instruction IS
-    'The prompt of a model that follows instructions.';
+    'The prompt of a model that follows instructions. At most 2000 characters.';
 COMMENT ON COLUMN caption.style.task IS
     'The nearest built-in style, for models that have trained tasks only. NULL: detailed.';
 COMMENT ON COLUMN caption.style.min_chars IS
-    'Shorter texts are rejected. NULL: 3.';
+    'Shorter texts are rejected. From 1 to 4000. NULL: 3.';
 COMMENT ON COLUMN caption.style.max_chars IS
-    'Longer texts are cut at the last sentence, clause or word that fits. NULL: 1000.';
+    'Longer texts are cut at the last sentence, clause or word that fits. From 10 to 4000. '
+    'NULL: 1000.';
 COMMENT ON COLUMN caption.style.max_sentences IS
     'Further sentences are removed. NULL: no limit.';
 COMMENT ON COLUMN caption.style.strip_final_stop IS
@@ -71,9 +74,11 @@ COMMENT ON COLUMN caption.style.prompts IS
 COMMENT ON COLUMN caption.style.language IS
     'Language of the texts, as a BCP 47 tag such as de or pt-BR. NULL: as the model writes.';
 COMMENT ON COLUMN caption.style.template IS
-    'Combines the caption with words of the row or of the context, e.g. {title}: {caption}.';
+    'Combines the caption with words of the row or of the context, e.g. {title}: {caption}. '
+    'At most 500 characters.';
 COMMENT ON COLUMN caption.style.fallback IS
-    'The text of a watched row whose picture gets no caption, e.g. {title}.';
+    'The text of a watched row whose picture gets no caption, e.g. {title}. '
+    'At most 500 characters.';
 GRANT SELECT ON caption.style TO PUBLIC;
 SELECT pg_extension_config_dump('caption.style', '');
 
@@ -83,6 +88,7 @@ CREATE FUNCTION caption.style_problem(style jsonb)
     AS 'MODULE_PATHNAME', 'style_problem_wrapper';
 COMMENT ON FUNCTION caption.style_problem(jsonb) IS
     'Returns why a row of caption.style, as to_jsonb makes it, is no style; NULL if it is one.';
+GRANT EXECUTE ON FUNCTION caption.style_problem(jsonb) TO PUBLIC;
 
 -- A violated constraint would show its name only.
 CREATE FUNCTION caption.check_style()

@@ -58,7 +58,7 @@ impl StylePatch {
     /// A row of `caption.style` as `to_jsonb` writes it. Other columns and NULLs are ignored.
     ///
     /// # Errors
-    /// A column has the wrong type; the table's constraints exclude that.
+    /// A column has the wrong type. Stored rows have none: `row.rs` checks them first.
     pub fn from_row(mut row: Map<String, Value>) -> Result<StylePatch, serde_json::Error> {
         row.retain(|column, value| COLUMNS.contains(&column.as_str()) && !value.is_null());
         serde_json::from_value(Value::Object(row))

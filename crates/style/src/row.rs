@@ -1,4 +1,6 @@
-//! What is wrong with a row of `caption.style`, in the words of its columns.
+//! What is wrong with a row of `caption.style`, in the words of its columns. Called by the trigger
+//! of the table. The constraints of the table, which show their names only, repeat the ranges: a
+//! superuser can disable triggers.
 
 use crate::patch::StylePatch;
 use crate::validate::{MAX_CHARS, MIN_CHARS, MIN_MAX_CHARS, validate};
@@ -84,6 +86,7 @@ mod tests {
             json!({ "name": "seo", "instruction": null, "max_chars": 90 }),
             json!({ "task": "concise", "min_chars": 1, "max_sentences": 1, "template": "{title}" }),
             json!({ "prompts": { "florence2": "Look." }, "fallback": null }),
+            json!({ "instruction": "Rhyme.\r\n\tBriefly." }),
         ] {
             assert_eq!(problem(row.clone()), None, "{row}");
         }

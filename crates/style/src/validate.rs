@@ -1,5 +1,5 @@
-//! Which style definitions are accepted. Called by the engine for the styles of a request and by
-//! `folder.rs` for those of a model folder.
+//! Which style definitions are accepted. Called by the engine for the styles of a request, by
+//! `folder.rs` for those of a model folder, and by `row.rs` for rows of `caption.style`.
 
 use crate::CaptionStyle;
 
@@ -28,7 +28,7 @@ pub enum StyleError {
     /// The instruction is blank, too long, or contains control characters.
     #[error(
         "the instruction must have 1 to {MAX_INSTRUCTION} characters and no control characters \
-         besides line breaks, it has {0} characters"
+         besides line breaks and tabs, it has {0} characters"
     )]
     Instruction(usize),
     /// A prompt is blank, too long, contains control characters, or is one too many.
@@ -91,11 +91,11 @@ pub fn validate(style: &CaptionStyle) -> Result<(), StyleError> {
     Ok(())
 }
 
-/// Not blank, not too long, no control characters but line breaks.
+/// Not blank, not too long, no control characters but line breaks, also of Windows, and tabs.
 fn is_instruction(text: &str) -> bool {
     !text.trim().is_empty()
         && text.chars().count() <= MAX_INSTRUCTION
-        && !text.chars().any(|c| c.is_control() && c != '\n')
+        && !text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
 }
 
 #[cfg(test)]
