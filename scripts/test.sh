@@ -121,7 +121,7 @@ if [ -n "$other" ]; then
   once=(allowed_hosts blanks call_reports catalogue confinement contexts engine_losses feeds
     frozen_engines hosts image_columns languages lint model_swaps models pages parity
     private_images publishing reference remote_models request_headers same_picture schemas soak
-    styles templates thresholds tutorial waiting written_urls)
+    styles templates thresholds trials tutorial waiting written_urls)
   skip=()
   if [ -z "${ALL:-}" ]; then
     for topic in "${once[@]}"; do

@@ -64,7 +64,8 @@ CREATE PROCEDURE caption.backfill(
             END IF;
             RAISE EXCEPTION 'the backfill of table % was ended by another session', name
                 USING ERRCODE = 'object_not_in_prerequisite_state',
-                      DETAIL  = 'The table was dropped, or caption.unwatch() was called.';
+                      DETAIL  = 'The table was dropped, or caption.unwatch() was called.',
+                      HINT    = 'If the table is still there, call caption.backfill() again.';
         END IF;
         SELECT pg_catalog.concat(pg_catalog.sum(c.rows), ' failed: ',
                                  pg_catalog.string_agg(pg_catalog.format('%s with %s', c.rows,

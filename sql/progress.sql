@@ -410,6 +410,8 @@ CREATE PROCEDURE caption.wait_for(
 COMMENT ON PROCEDURE caption.wait_for(regclass, text, interval, boolean, boolean) IS
     'Waits for a table of that name; a part of caption.wait() and caption.backfill(). '
     'begun: the table was watched a moment ago.';
+-- caption.wait and caption.backfill call it as their caller. It shows what that role may see.
+GRANT EXECUTE ON PROCEDURE caption.wait_for(regclass, text, interval, boolean, boolean) TO PUBLIC;
 
 CREATE PROCEDURE caption.wait(
         relation regclass,

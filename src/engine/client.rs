@@ -146,7 +146,7 @@ impl EngineClient {
             )),
             ServerMessage::Refused(failure) => Err(failure),
             ServerMessage::GoAway => Ok(None),
-            _ => Err(protocol("the engine answered out of turn")),
+            _ => Err(Failure::protocol("the engine answered out of turn")),
         }
     }
 
@@ -214,6 +214,7 @@ impl EngineClient {
         let head = frame::encode_head(message, body.len()).map_err(|error| {
             let message = format!("the request cannot be sent: {error}");
             Failure::new(FailureClass::Reject, "too_large", message)
+                .hint("Use a shorter URL or context, or a smaller picture.")
         })?;
         // What is sent is forgotten first: a picture may follow before the last one is sent whole.
         self.outgoing.drain(..self.written);
@@ -279,7 +280,7 @@ impl EngineClient {
             Ok(None) => return Ok(None),
             Err(error) => {
                 let message = format!("the engine's answer cannot be read: {error}");
-                return Err(ConnectionLoss::Refused(protocol(&message)));
+                return Err(ConnectionLoss::Refused(Failure::protocol(message)));
             }
         };
         match &message {
@@ -356,10 +357,6 @@ fn engine_absent() -> Failure {
     );
     failure.detail = shared::engine_failure();
     failure
-}
-
-fn protocol(message: &str) -> Failure {
-    Failure::new(FailureClass::Engine, "protocol", message)
 }
 
 /// A connected stream. A blocking connect would hang, without serving interrupts, while the backlog

@@ -57,7 +57,8 @@ pub fn busy() -> CaptionOutcome {
 /// The row is tried again soon, and nothing is charged.
 fn table_locked() -> Failure {
     let mut failure =
-        Failure::new(FailureClass::Host, "table_locked", "another session locks the table");
+        Failure::new(FailureClass::Host, "table_locked", "another session locks the table")
+            .hint("No action is needed. The row is tried again when the lock is released.");
     failure.retry_after_ms = Some(1000);
     failure
 }
@@ -76,8 +77,16 @@ fn failure(raised: &RaisedError, code: &str, what: &str) -> Failure {
             Failure::new(FailureClass::Reject, "sign_failed", format!("{what}{}", raised.message))
                 .hint("Correct the function or the value, then call caption.retry().")
         }
-        _ => Failure::new(FailureClass::Reject, "unreadable", raised.message.clone()),
+        _ => return unreadable(raised),
     };
+    failure.detail = raised.detail.clone();
+    failure
+}
+
+/// The failure of a row that cannot be read with its owner's rights.
+pub fn unreadable(raised: &RaisedError) -> Failure {
+    let mut failure = Failure::new(FailureClass::Reject, "unreadable", raised.message.clone())
+        .hint("Remove the cause of the error, then call caption.retry().");
     failure.detail = raised.detail.clone();
     failure
 }

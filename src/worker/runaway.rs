@@ -87,6 +87,10 @@ impl RunawayRows {
                 KILLED,
                 "the worker was killed while the table's own code ran for this row",
             )
+            .hint(
+                "See the server log, correct the trigger or the condition, then call \
+                 caption.retry().",
+            )
         } else {
             Failure::new(
                 FailureClass::Reject,
@@ -94,6 +98,7 @@ impl RunawayRows {
                 "the table's own code continued after it was cancelled \
                  (pg_caption.write_timeout) and ended a worker",
             )
+            .hint("Correct the trigger or the condition, then call caption.retry().")
         })
     }
 

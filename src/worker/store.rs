@@ -19,7 +19,7 @@ use pg_caption_queue::{
     WatchedTable,
 };
 use pg_caption_rules::BlockRule;
-use pg_caption_wire::{CaptionOutcome, CaptionRequest, Failure, FailureClass};
+use pg_caption_wire::{CaptionOutcome, CaptionRequest};
 use pgrx::prelude::*;
 use std::collections::HashMap;
 use std::time::Instant;
@@ -315,8 +315,7 @@ fn stop_table(table: &WatchedTable, raised: &RaisedError) {
 }
 
 fn record_unreadable(row: &RowKey, raised: RaisedError) {
-    let mut failure = Failure::new(FailureClass::Reject, "unreadable", raised.message);
-    failure.detail = raised.detail;
+    let failure = completion::unreadable(&raised);
     record::outcome(row, &RowOutcome::Failed { failure, attempts: 1 });
 }
 

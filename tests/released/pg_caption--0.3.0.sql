@@ -39,6 +39,7 @@ CREATE FUNCTION caption.is_language(tag text)
     AS 'MODULE_PATHNAME', 'is_language_wrapper';
 COMMENT ON FUNCTION caption.is_language(text) IS
     'Returns whether a text names a language, as a BCP 47 tag: de, pt-BR, zh-Hant.';
+GRANT EXECUTE ON FUNCTION caption.is_language(text) TO PUBLIC;
 
 CREATE TABLE caption.style (
     name             text    PRIMARY KEY CHECK (name ~ '^[a-z][a-z0-9_]{0,62}$'),
@@ -63,15 +64,17 @@ COMMENT ON TABLE caption.style IS
     'User-defined styles, and changes to the built-in styles concise, seo and detailed. '
     'A NULL keeps the built-in value. Part of dumps.';
 COMMENT ON COLUMN caption.style.name IS
-    'The name that caption_image() and caption.watch() refer to.';
+    'The name that caption_image() and caption.watch() refer to: at most 63 lower-case letters, '
+    'digits and underscores, a letter first.';
 COMMENT ON COLUMN caption.style.instruction IS
-    'The prompt of a model that follows instructions.';
+    'The prompt of a model that follows instructions. At most 2000 characters.';
 COMMENT ON COLUMN caption.style.task IS
     'The nearest built-in style, for models that have trained tasks only. NULL: detailed.';
 COMMENT ON COLUMN caption.style.min_chars IS
-    'Shorter texts are rejected. NULL: 3.';
+    'Shorter texts are rejected. From 1 to 4000. NULL: 3.';
 COMMENT ON COLUMN caption.style.max_chars IS
-    'Longer texts are cut at the last sentence, clause or word that fits. NULL: 1000.';
+    'Longer texts are cut at the last sentence, clause or word that fits. From 10 to 4000. '
+    'NULL: 1000.';
 COMMENT ON COLUMN caption.style.max_sentences IS
     'Further sentences are removed. NULL: no limit.';
 COMMENT ON COLUMN caption.style.strip_final_stop IS
@@ -82,11 +85,44 @@ COMMENT ON COLUMN caption.style.prompts IS
 COMMENT ON COLUMN caption.style.language IS
     'Language of the texts, as a BCP 47 tag such as de or pt-BR. NULL: as the model writes.';
 COMMENT ON COLUMN caption.style.template IS
-    'Combines the caption with words of the row or of the context, e.g. {title}: {caption}.';
+    'Combines the caption with words of the row or of the context, e.g. {title}: {caption}. '
+    'At most 500 characters.';
 COMMENT ON COLUMN caption.style.fallback IS
-    'The text of a watched row whose picture gets no caption, e.g. {title}.';
+    'The text of a watched row whose picture gets no caption, e.g. {title}. '
+    'At most 500 characters.';
 GRANT SELECT ON caption.style TO PUBLIC;
 SELECT pg_extension_config_dump('caption.style', '');
+
+CREATE FUNCTION caption.style_problem(style jsonb)
+    RETURNS text
+    LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'style_problem_wrapper';
+COMMENT ON FUNCTION caption.style_problem(jsonb) IS
+    'Returns why a row of caption.style, as to_jsonb makes it, is no style; NULL if it is one.';
+GRANT EXECUTE ON FUNCTION caption.style_problem(jsonb) TO PUBLIC;
+
+-- A violated constraint would show its name only.
+CREATE FUNCTION caption.check_style()
+    RETURNS trigger
+    LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        problem constant text := caption.style_problem(to_jsonb(NEW));
+    BEGIN
+        IF problem IS NOT NULL THEN
+            RAISE EXCEPTION '%', problem
+                USING ERRCODE = 'check_violation',
+                      HINT    = 'The comments of the columns of caption.style describe what they '
+                                'may hold; \d+ caption.style shows them.';
+        END IF;
+        RETURN NEW;
+    END
+    $$;
+COMMENT ON FUNCTION caption.check_style() IS
+    'Trigger function of the table style: refuses rows that are no styles.';
+REVOKE ALL ON FUNCTION caption.check_style() FROM PUBLIC;
+CREATE TRIGGER check_style BEFORE INSERT OR UPDATE ON caption.style
+    FOR EACH ROW EXECUTE FUNCTION caption.check_style();
 
 CREATE TABLE caption.rule (
     pattern     text NOT NULL CHECK (char_length(pattern) BETWEEN 1 AND 200
@@ -449,6 +485,626 @@ COMMENT ON FUNCTION caption.enqueue() IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
+-- src/lib.rs:29
+-- requires:
+--   schema
+
+-- Helpers for pages: markup from addresses and texts, escaped. They read nothing and write nothing.
+
+CREATE FUNCTION caption.web_address(address text)
+    RETURNS text
+    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        -- As browsers read an address: they drop tabs and line ends, and trim blanks and control
+        -- characters. Without it, "java<tab>script:" would be no scheme here, and one there.
+        clean constant text := regexp_replace(
+            regexp_replace(address, '[\t\n\r]', '', 'g'),
+            '^[\x01-\x20\u00A0\u200B\u200E\uFEFF]+|[\x01-\x20\u00A0\u200B\u200E\uFEFF]+$',
+            '', 'g');
+    BEGIN
+        IF clean ~ '^[^/?#]*:' AND clean !~* '^https?:' THEN
+            RAISE EXCEPTION 'not an address for a page: "%"',
+                    left(substring(clean FROM '^[^/?#:]*:'), 40)
+                USING ERRCODE = 'invalid_parameter_value',
+                      DETAIL  = 'Only http, https and relative addresses are written into markup.',
+                      HINT    = 'Put https:// before a host name.';
+        END IF;
+        RETURN clean;
+    END
+    $$;
+COMMENT ON FUNCTION caption.web_address(text) IS
+    'Returns an address as it may stand in a page: http, https or relative, without blanks '
+    'around it. Other schemes, such as javascript: and data:, raise an error.';
+
+CREATE FUNCTION caption.escape_markup(value text)
+    RETURNS text
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT replace(replace(replace(replace(replace(
+                   regexp_replace(value, '[\x01-\x08\x0B\x0C\x0E-\x1F\x7F]', '', 'g'),
+                   '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;'), '''', '&#39;')
+    $$;
+COMMENT ON FUNCTION caption.escape_markup(text) IS
+    'Returns a text for an attribute or the content of an HTML element. Characters that HTML '
+    'permits nowhere are removed.';
+
+CREATE FUNCTION caption.img_tag(
+        url        text,
+        alt        text,
+        width      int   DEFAULT NULL,
+        height     int   DEFAULT NULL,
+        attributes jsonb DEFAULT NULL)
+    RETURNS text
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        source constant text := caption.web_address(url);
+        tag text;
+        name text;
+        value text;
+    BEGIN
+        IF source IS NULL OR source = '' THEN
+            RETURN NULL;
+        END IF;
+        IF width < 0 OR height < 0 THEN
+            RAISE EXCEPTION 'width and height must not be negative'
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT    = 'They are pixels. NULL leaves them out.';
+        END IF;
+        tag := format('<img src="%s" alt="%s"',
+                      caption.escape_markup(source),
+                      caption.escape_markup(regexp_replace(coalesce(alt, ''), '\s+', ' ', 'g')));
+        IF width IS NOT NULL THEN
+            tag := format('%s width="%s"', tag, width);
+        END IF;
+        IF height IS NOT NULL THEN
+            tag := format('%s height="%s"', tag, height);
+        END IF;
+        IF jsonb_typeof(attributes) <> 'object' THEN
+            RAISE EXCEPTION 'attributes must be a JSON object'
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT    = 'For example: ''{"loading": "lazy"}''.';
+        END IF;
+        FOR name, value IN
+            SELECT a.key, a.value FROM jsonb_each_text(attributes) AS a ORDER BY a.key
+        LOOP
+            IF name !~ '^(class|id|title|lang|dir|loading|decoding|fetchpriority|sizes|itemprop'
+                       '|role|data-[a-z0-9_.-]+|aria-[a-z]+)$' THEN
+                RAISE EXCEPTION 'img_tag cannot write the attribute "%"', left(name, 40)
+                    USING ERRCODE = 'invalid_parameter_value',
+                          DETAIL  = 'It writes class, id, title, lang, dir, loading, decoding, '
+                                    'fetchpriority, sizes, itemprop, role, data-… and aria-…, '
+                                    'in lower case.',
+                          HINT    = 'Addresses and scripts are no attributes here.';
+            END IF;
+            tag := format('%s %s="%s"', tag, name, caption.escape_markup(coalesce(value, '')));
+        END LOOP;
+        RETURN tag || '>';
+    END
+    $$;
+COMMENT ON FUNCTION caption.img_tag(text, text, int, int, jsonb) IS
+    'Returns an HTML img element. Without a text alt is empty, so that a screen reader skips the '
+    'image and does not read its file name. attributes: {"loading": "lazy", "class": "…"}.';
+
+CREATE FUNCTION caption.open_graph(
+        image       text,
+        alt         text DEFAULT NULL,
+        description text DEFAULT NULL,
+        title       text DEFAULT NULL,
+        url         text DEFAULT NULL,
+        type        text DEFAULT NULL)
+    RETURNS text
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        picture constant text := nullif(caption.web_address(image), '');
+        page constant text := nullif(caption.web_address(url), '');
+    BEGIN
+        IF picture !~* '^https?://' OR page !~* '^https?://' THEN
+            RAISE EXCEPTION 'Open Graph needs whole addresses, not "%"',
+                    left(CASE WHEN page !~* '^https?://' THEN page ELSE picture END, 40)
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT    = 'Put the scheme and the host of the site before it.';
+        END IF;
+        RETURN (
+            SELECT string_agg(format('<meta %s="%s" content="%s">', m.attribute, m.name,
+                                     caption.escape_markup(m.content)),
+                              E'\n' ORDER BY m.ordinality)
+              FROM ROWS FROM (
+                       unnest('{name,property,property,property,property,property,property}'
+                              ::text[]),
+                       unnest('{description,og:title,og:description,og:type,og:url,og:image,'
+                              'og:image:alt}'::text[]),
+                       unnest(ARRAY[description, title, description, type, page, picture,
+                                    CASE WHEN picture IS NOT NULL THEN alt END])
+                   ) WITH ORDINALITY AS m (attribute, name, content, ordinality)
+             WHERE btrim(m.content) <> '');
+    END
+    $$;
+COMMENT ON FUNCTION caption.open_graph(text, text, text, text, text, text) IS
+    'Returns meta elements for the head of a page, one per line: description, og:title, '
+    'og:description, og:type, og:url, og:image and og:image:alt. '
+    'What is NULL or empty is left out.';
+
+CREATE FUNCTION caption.json_ld(
+        image       text,
+        caption     text  DEFAULT NULL,
+        description text  DEFAULT NULL,
+        product     jsonb DEFAULT NULL)
+    RETURNS text
+    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        picture constant text := nullif(caption.web_address(image), '');
+        object jsonb;
+    BEGIN
+        IF picture IS NOT NULL THEN
+            object := jsonb_strip_nulls(jsonb_build_object(
+                '@type', 'ImageObject',
+                'contentUrl', picture,
+                'caption', nullif(btrim(caption), ''),
+                'description', CASE WHEN product IS NULL THEN nullif(btrim(description), '') END));
+        END IF;
+        IF product IS NOT NULL THEN
+            IF jsonb_typeof(product) <> 'object'
+               OR coalesce(btrim(product->>'name'), '') = '' THEN
+                RAISE EXCEPTION 'a product needs a name'
+                    USING ERRCODE = 'invalid_parameter_value',
+                          DETAIL  = 'product is an object with properties of schema.org/Product.',
+                          HINT    = 'For example: '
+                                    'jsonb_build_object(''name'', title, ''sku'', sku).';
+            END IF;
+            -- The product's own properties win.
+            object := jsonb_strip_nulls(jsonb_build_object(
+                '@type', 'Product',
+                'description', nullif(btrim(description), ''),
+                'image', object)) || jsonb_strip_nulls(product);
+        END IF;
+        IF object IS NULL THEN
+            RETURN NULL;
+        END IF;
+        object := jsonb_build_object('@context', 'https://schema.org') || object;
+        -- Within a script element "</script>" and "<!--" would end or change the script.
+        RETURN '<script type="application/ld+json">'
+            || replace(replace(replace(object::text, '<', '\u003c'), '>', '\u003e'),
+                       '&', '\u0026')
+            || '</script>';
+    END
+    $$;
+COMMENT ON FUNCTION caption.json_ld(text, text, text, jsonb) IS
+    'Returns a script element with structured data: an ImageObject of schema.org, or with product '
+    'a Product that has the image. product: properties such as name, sku, brand and offers.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:28
+-- requires:
+--   tables
+
+-- What a watch would do, before there is one. Both functions read tables with the caller's rights.
+
+-- Without a search_path, as caption.watch.
+CREATE FUNCTION caption.estimate(
+        relation  regclass,
+        image     text  DEFAULT NULL,
+        fills     jsonb DEFAULT NULL,
+        condition text  DEFAULT NULL,
+        OUT rows          bigint,
+        OUT pictures      bigint,
+        OUT duration      interval,
+        OUT model         text,
+        OUT requests      bigint,
+        OUT input_tokens  bigint,
+        OUT output_tokens bigint,
+        OUT cost          double precision)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
+    AS 'MODULE_PATHNAME', 'estimate_wrapper';
+COMMENT ON FUNCTION caption.estimate(regclass, text, jsonb, text) IS
+    'Returns how many rows of a table have a picture and an empty column, and how many different '
+    'pictures that are. The time is that at the speed of the engine so far. For a model on a '
+    'server also requests, tokens and, with a price in its folder, the cost. Fetches nothing. '
+    'image and fills are those of the watch, or the defaults of a new one.';
+
+-- Without a search_path, as caption.watch.
+CREATE FUNCTION caption.preview(
+        relation  regclass,
+        image     text  DEFAULT NULL,
+        fills     jsonb DEFAULT NULL,
+        sample    int   DEFAULT 20,
+        condition text  DEFAULT NULL,
+        base_url  text  DEFAULT NULL,
+        OUT key         jsonb,
+        OUT column_name text,
+        OUT text        text,
+        OUT source      text,
+        OUT confidence  real,
+        OUT code        text,
+        OUT failure     text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 40
+    AS 'MODULE_PATHNAME', 'preview_wrapper';
+COMMENT ON FUNCTION caption.preview(regclass, text, jsonb, int, text, text) IS
+    'Captions a random sample of the rows that have a picture, as a watch would. Returns a row for '
+    'each row and column, with text, source (model, fallback), confidence, and a failure. '
+    'Writes nothing. image, fills, condition and base_url are those of the watch, or the defaults '
+    'of a new one.';
+
+REVOKE ALL ON FUNCTION caption.estimate, caption.preview FROM PUBLIC;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:24
+-- requires:
+--   schema
+
+-- Functions that send requests to the engine. They have side effects outside of the database:
+-- VOLATILE, not granted to PUBLIC.
+
+CREATE FUNCTION @extschema@.caption_image(
+        url        text,
+        style      text DEFAULT 'concise',
+        max_tokens int  DEFAULT 64,
+        on_error   text DEFAULT NULL,
+        context    jsonb DEFAULT NULL)
+    RETURNS text
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'caption_image_url_wrapper';
+COMMENT ON FUNCTION @extschema@.caption_image(text, text, int, text, jsonb) IS
+    'Returns a caption of the image at a URL. style: concise (alternative text), '
+    'seo (meta description), detailed, or a name in caption.style. max_tokens: 32 to 256. '
+    'on_error: error or null; by default pg_caption.on_error. '
+    'context: what is known about the image, as {"title": "Navy T-shirt"}.';
+
+CREATE FUNCTION @extschema@.caption_image(
+        image      bytea,
+        style      text DEFAULT 'concise',
+        max_tokens int  DEFAULT 64,
+        on_error   text DEFAULT NULL,
+        context    jsonb DEFAULT NULL)
+    RETURNS text
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'caption_image_bytes_wrapper';
+COMMENT ON FUNCTION @extschema@.caption_image(bytea, text, int, text, jsonb) IS
+    'Returns a caption of an encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF). '
+    'Otherwise as caption_image(url).';
+
+CREATE FUNCTION @extschema@.caption_images(
+        urls       text[],
+        style      text DEFAULT 'concise',
+        max_tokens int  DEFAULT 64,
+        timeout_ms int  DEFAULT NULL,
+        OUT ord           int,
+        OUT url           text,
+        OUT caption       text,
+        OUT finish_reason text,
+        OUT confidence    real,
+        OUT error_class   text,
+        OUT error         text,
+        OUT error_code    text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 1000000 ROWS 100
+    SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'caption_images_wrapper';
+COMMENT ON FUNCTION @extschema@.caption_images(text[], text, int, int) IS
+    'Captions several images together. Returns one row per URL, in order; '
+    'a failure is reported in its row and does not affect the others. '
+    'timeout_ms: for each URL, from when its turn comes; by default pg_caption.timeout.';
+
+CREATE FUNCTION @extschema@.caption_image_json(
+        url        text,
+        styles     text[] DEFAULT '{concise,seo,detailed}',
+        max_tokens int    DEFAULT 64)
+    RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'caption_image_json_wrapper';
+COMMENT ON FUNCTION @extschema@.caption_image_json(text, text[], int) IS
+    'Returns captions in several styles from one fetch of an image, with finish reasons, '
+    'token counts, confidence, facts about the image, the model, and milliseconds per stage.';
+
+REVOKE ALL ON FUNCTION
+    @extschema@.caption_image(text, text, int, text, jsonb),
+    @extschema@.caption_image(bytea, text, int, text, jsonb),
+    @extschema@.caption_images(text[], text, int, int),
+    @extschema@.caption_image_json(text, text[], int)
+    FROM PUBLIC;
+
+CREATE FUNCTION caption.engine_report()
+    RETURNS jsonb
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 10000 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'engine_status_wrapper';
+COMMENT ON FUNCTION caption.engine_report() IS
+    'Returns what caption.engine_status() shows, as one JSON object.';
+REVOKE ALL ON FUNCTION caption.engine_report() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.engine_report() TO pg_monitor;
+
+CREATE FUNCTION caption.engine_status(
+        OUT pid             int,
+        OUT state           text,
+        OUT failure         text,
+        OUT model           text,
+        OUT family          text,
+        OUT digest          text,
+        OUT batch_invariant boolean,
+        OUT uptime          interval,
+        OUT connections     int,
+        OUT in_flight       int,
+        OUT answered        bigint,
+        OUT encoded         bigint,
+        OUT encode_calls    bigint,
+        OUT generated       bigint,
+        OUT cpu_ms          jsonb,
+        OUT rss             bigint,
+        OUT confinement     text[],
+        OUT details         jsonb,
+        OUT saved           jsonb)
+    LANGUAGE sql VOLATILE PARALLEL SAFE COST 10000 SET search_path = pg_catalog, pg_temp
+    AS $$
+        SELECT (r->>'pid')::int,
+               r->>'state',
+               (r#>>'{failure,message}') || coalesce(': ' || (r#>>'{failure,detail}'), ''),
+               r#>>'{model,name}',
+               r#>>'{model,family}',
+               r#>>'{model,digest}',
+               (r#>>'{model,batch_invariant}')::boolean,
+               make_interval(secs => (r->>'uptime_s')::double precision),
+               (r->>'connections')::int,
+               (r->>'in_flight')::int,
+               (r->>'answered')::bigint,
+               (r->>'encoded')::bigint,
+               (r->>'encode_calls')::bigint,
+               (r->>'generated')::bigint,
+               r->'cpu_ms',
+               (r->>'rss')::bigint,
+               ARRAY(SELECT jsonb_array_elements_text(r->'confinement')),
+               r,
+               r->'saved'
+          FROM (SELECT caption.engine_report() AS r) AS report
+    $$;
+COMMENT ON FUNCTION caption.engine_status() IS
+    'Returns the status of the engine: process, state (loading, ready, failed, draining, absent) '
+    'and why, model, work done and work saved, CPU time by stage, memory, confinement, hosts.';
+REVOKE ALL ON FUNCTION caption.engine_status() FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.engine_status() TO pg_monitor;
+
+CREATE VIEW caption.host AS
+    SELECT h.host,
+           h.in_flight,
+           clock_timestamp() + make_interval(secs => h.cooling_ms / 1000.0) AS cooling_until,
+           h.last AS last_answer,
+           clock_timestamp() - make_interval(secs => h.last_ms_ago / 1000.0) AS last_answer_at
+      FROM jsonb_to_recordset(caption.engine_report()->'hosts')
+           AS h (host        text,
+                 in_flight   int,
+                 cooling_ms  double precision,
+                 last        text,
+                 last_ms_ago double precision);
+GRANT SELECT ON caption.host TO pg_monitor;
+COMMENT ON VIEW caption.host IS
+    'Hosts with requests in flight, in a cooldown, or with a recent answer. '
+    'Also requires EXECUTE on caption.engine_report().';
+COMMENT ON COLUMN caption.host.in_flight IS
+    'Requests in flight.';
+COMMENT ON COLUMN caption.host.cooling_until IS
+    'End of the cooldown: the host answered 429 or 503. '
+    'It named this time, or the pause grows with each such answer.';
+COMMENT ON COLUMN caption.host.last_answer IS
+    'http_200, redirect, or the code of a failure as in caption.failure: http_429, timeout, tls …';
+COMMENT ON COLUMN caption.host.last_answer_at IS
+    'When the last answer arrived.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:25
+-- requires:
+--   caption
+
+-- Models: which ones are installed, and which one serves.
+
+CREATE FUNCTION caption.models(
+        OUT name    text,
+        OUT active  boolean,
+        OUT state   text,
+        OUT family  text,
+        OUT bytes   bigint,
+        OUT graphs  jsonb,
+        OUT digest  text,
+        OUT memory  bigint,
+        OUT styles  text[],
+        OUT problem text,
+        OUT path    text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL SAFE COST 10000 ROWS 10 SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'models_wrapper';
+COMMENT ON FUNCTION caption.models() IS
+    'Returns the installed models. state: serving (problem: skipped unusable files), loading, '
+    'failed (problem: why), unusable (problem: why), installed. graphs: available precisions of '
+    'each graph, the preferred one first; for the serving model the loaded ones. '
+    'digest and memory: of the serving model.';
+
+CREATE FUNCTION caption.use_model(
+        name text,
+        wait boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'use_model_wrapper';
+COMMENT ON FUNCTION caption.use_model(text, boolean) IS
+    'Chooses the model of this server: the name of an installed model or an absolute path. '
+    'Takes effect immediately, even if the transaction is rolled back. '
+    'wait: return when the model serves, or raise an error. '
+    'Requires the privilege ALTER SYSTEM on pg_caption.model.';
+
+REVOKE ALL ON FUNCTION caption.models(), caption.use_model(text, boolean) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION caption.models() TO pg_monitor;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:38
+-- requires:
+--   schema
+
+-- What to call, from psql.
+
+CREATE FUNCTION caption.help(OUT call text, OUT purpose text, OUT example text)
+    RETURNS SETOF record
+    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
+    AS $$
+    VALUES
+        ('caption_image(url, style, …)', 'Returns one caption of a picture.',
+         'SELECT caption_image(image_url) FROM products LIMIT 3'),
+        ('caption.backfill(table, url column, fills, …)',
+         'Fills the empty columns of a table once.',
+         'CALL caption.backfill(''products'', ''image_url'', ''{"alt": "concise"}'')'),
+        ('caption.watch(table, url column, fills, …)',
+         'Fills the empty columns of a table, now and from now on.',
+         'SELECT caption.watch(''products'', ''image_url'')'),
+        ('caption.wait(table, timeout)', 'Reports progress until nothing is left to do.',
+         'CALL caption.wait(''products'')'),
+        ('caption.progress', 'View: how far each watch is, and what it waits for.',
+         'SELECT relation, bar, filled, failed, state FROM caption.progress'),
+        ('caption.failure', 'View: rows without a caption, and why.',
+         'SELECT key, code, message, hint FROM caption.failure'),
+        ('caption.retry(table)', 'Queues failed and deferred rows again.',
+         'SELECT caption.retry(''products'')'),
+        ('caption.recaption(table, older_than, …)',
+         'Captions machine-written rows again: other pictures, model or style.',
+         'SELECT caption.recaption(''products'')'),
+        ('caption.unwatch(table)', 'Ends a watch. The texts stay.',
+         'SELECT caption.unwatch(''products'')'),
+        ('caption.engine_status()', 'Shows the engine: state, model, work done, memory.',
+         'SELECT state, model, failure FROM caption.engine_status()')
+    $$;
+COMMENT ON FUNCTION caption.help() IS
+    'Returns the ten calls that one needs most, each with its purpose and an example. '
+    'All others: \df+ caption.* and \dv+ caption.*.';
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:27
+-- requires:
+--   tables
+
+-- Functions that control watches. Each one requires the rights of the table's owner.
+
+-- Without a search_path: names in the condition are those of the caller. The function pins the path
+-- itself.
+CREATE FUNCTION caption.watch(
+        relation   regclass,
+        image      text         DEFAULT NULL,
+        fills      jsonb        DEFAULT NULL,
+        max_tokens int          DEFAULT NULL,
+        overwrite  boolean      DEFAULT NULL,
+        on_replica boolean      DEFAULT NULL,
+        base_url   text         DEFAULT NULL,
+        sign       regprocedure DEFAULT NULL,
+        context    name[]       DEFAULT NULL,
+        follow_context boolean  DEFAULT NULL,
+        blank      text         DEFAULT NULL,
+        review     boolean      DEFAULT NULL,
+        condition  text         DEFAULT NULL,
+        notify     text         DEFAULT NULL,
+        replace    boolean      DEFAULT NULL)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'watch_wrapper';
+COMMENT ON FUNCTION
+    caption.watch(regclass, text, jsonb, int, boolean, boolean, text, regprocedure, name[],
+                  boolean, text, boolean, text, text, boolean) IS
+    'Fills empty columns of a table with captions of the images at its URLs: '
+    'of existing rows, and of rows written from now on. '
+    'fills: columns, each with its style; by default {"alt": "concise", "seo": "seo"}. '
+    'sign: a function from text to text that signs the URL at the moment of the fetch. '
+    'context: columns whose words the model gets as facts; follow_context: their changes count. '
+    'blank: keep leaves empty texts alone, only NULL is filled. '
+    'review: texts become drafts, which caption.approve() writes. '
+    'condition: an expression over one row; other rows are left alone. '
+    'notify: a channel that is notified of filled rows, with the table and their number. '
+    'A call for a watched table changes what it is given. replace: the given fills replace all.';
+
+CREATE FUNCTION caption.unwatch(relation regclass, forget boolean DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'unwatch_wrapper';
+COMMENT ON FUNCTION caption.unwatch IS
+    'Ends a watch and removes its triggers, queue and failures. Written texts stay, and the ledger '
+    'of a later watch knows them. forget: it does not; they count as user-edited from then on.';
+
+CREATE FUNCTION caption.move_watch(
+        from_relation regclass,
+        to_relation   regclass)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'move_watch_wrapper';
+COMMENT ON FUNCTION caption.move_watch(regclass, regclass) IS
+    'Moves a watch with its queue, failures and ledger to another table with the same key, '
+    'such as one that has taken the name of the watched table.';
+
+CREATE FUNCTION caption.pause(relation regclass)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'pause_wrapper';
+COMMENT ON FUNCTION caption.pause IS
+    'Stops filling a table. Changed rows are still queued.';
+
+CREATE FUNCTION caption.resume(relation regclass)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'resume_wrapper';
+COMMENT ON FUNCTION caption.resume IS
+    'Resumes filling a table.';
+
+CREATE FUNCTION caption.retry(relation regclass)
+    RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'retry_wrapper';
+COMMENT ON FUNCTION caption.retry IS
+    'Queues the failed and the deferred rows of a table again. Returns their number.';
+
+-- Without a search_path, as caption.watch.
+CREATE FUNCTION caption.recaption(
+        relation   regclass,
+        older_than interval DEFAULT '0',
+        condition  text     DEFAULT NULL,
+        keys       jsonb[]  DEFAULT NULL,
+        force      boolean  DEFAULT false)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'recaption_wrapper';
+COMMENT ON FUNCTION caption.recaption IS
+    'Captions rows again whose machine-written texts are older than the interval, '
+    'if image, model or style have changed since. condition, keys: only of these rows, '
+    'keys such as {"id": 3}. force: in any case, also withdrawn texts and '
+    'rejected drafts. User-edited texts stay.';
+
+-- Without a search_path, as caption.watch.
+CREATE FUNCTION caption.withdraw(
+        relation  regclass,
+        condition text    DEFAULT NULL,
+        keys      jsonb[] DEFAULT NULL)
+    RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'withdraw_wrapper';
+COMMENT ON FUNCTION caption.withdraw IS
+    'Takes machine-written texts out of a watched table, with the caller''s rights; of all rows, '
+    'or of those that the condition or the keys name. Nothing is written for the same images until '
+    'caption.recaption(force => true). User-edited texts stay. Returns the number of texts.';
+
+CREATE FUNCTION caption.prune(relation regclass)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'prune_wrapper';
+COMMENT ON FUNCTION caption.prune IS
+    'Schedules the removal of orphaned bookkeeping: ledger entries of deleted rows and '
+    'resolved failures. Otherwise they are removed within a day.';
+
+REVOKE ALL ON FUNCTION
+    caption.watch, caption.unwatch, caption.move_watch, caption.pause, caption.resume,
+    caption.retry, caption.recaption, caption.withdraw, caption.prune
+    FROM PUBLIC;
+/* </end connected objects> */
+
+/* <begin connected objects> */
 -- src/lib.rs:30
 -- requires:
 --   tables
@@ -720,15 +1376,15 @@ COMMENT ON FUNCTION caption.is_idle(regclass) IS
 REVOKE ALL ON FUNCTION caption.is_idle(regclass) FROM PUBLIC;
 
 -- A procedure that commits cannot set a search_path: every name and operator is qualified.
-CREATE PROCEDURE caption.wait(
+CREATE PROCEDURE caption.wait_for(
         relation regclass,
-        timeout  interval DEFAULT NULL,
-        deferred boolean  DEFAULT false)
+        name     text,
+        timeout  interval,
+        deferred boolean,
+        begun    boolean)
     LANGUAGE plpgsql
     AS $$
     DECLARE
-        -- After a DROP TABLE only the OID would be left.
-        name        text := pg_catalog.format('%s', relation);
         started_at  timestamptz := pg_catalog.clock_timestamp();
         reported_at timestamptz;
         reported    text;
@@ -742,7 +1398,6 @@ CREATE PROCEDURE caption.wait(
         stopped_at  timestamptz;
         latest      record;
     BEGIN
-        PERFORM caption.require_no_transaction();
         LOOP
             SELECT pg_catalog.format('%s %s filled, %s waiting, %s in flight, %s deferred, '
                                      '%s failed',
@@ -771,18 +1426,18 @@ CREATE PROCEDURE caption.wait(
                    p.stopped
               INTO latest
               FROM caption.progress p
-             WHERE p.relation OPERATOR(pg_catalog.=) wait.relation;
+             WHERE p.relation OPERATOR(pg_catalog.=) wait_for.relation;
             IF NOT FOUND THEN
                 SELECT c.relowner::pg_catalog.regrole::pg_catalog.text
                   INTO owner
                   FROM caption.watch w
                   JOIN pg_catalog.pg_class c ON c.oid OPERATOR(pg_catalog.=) w.relation
-                 WHERE w.relation OPERATOR(pg_catalog.=) wait.relation;
+                 WHERE w.relation OPERATOR(pg_catalog.=) wait_for.relation;
                 IF FOUND THEN
                     RAISE EXCEPTION 'must be owner of table % to wait for it', name
                         USING ERRCODE = 'insufficient_privilege',
                               DETAIL  = pg_catalog.format('It belongs to %s.', owner);
-                ELSIF reported IS NULL THEN
+                ELSIF reported IS NULL AND NOT begun THEN
                     RAISE EXCEPTION 'table % is not watched', name
                         USING ERRCODE = 'undefined_object',
                               HINT    = caption.unwatched_hint(relation);
@@ -804,7 +1459,7 @@ CREATE PROCEDURE caption.wait(
                   FROM (SELECT d.code, pg_catalog.count(*) AS rows, pg_catalog.min(d.due) AS due,
                                pg_catalog.sum(d.attempts) AS attempts
                           FROM caption.deferred_row d
-                         WHERE d.relation OPERATOR(pg_catalog.=) wait.relation
+                         WHERE d.relation OPERATOR(pg_catalog.=) wait_for.relation
                          GROUP BY d.code) l;
                 IF settled IS NULL OR settled OPERATOR(pg_catalog.<>) moved THEN
                     settled := moved;
@@ -863,6 +1518,25 @@ CREATE PROCEDURE caption.wait(
         END LOOP;
     END
     $$;
+COMMENT ON PROCEDURE caption.wait_for(regclass, text, interval, boolean, boolean) IS
+    'Waits for a table of that name; a part of caption.wait() and caption.backfill(). '
+    'begun: the table was watched a moment ago.';
+-- caption.wait and caption.backfill call it as their caller. It shows what that role may see.
+GRANT EXECUTE ON PROCEDURE caption.wait_for(regclass, text, interval, boolean, boolean) TO PUBLIC;
+
+CREATE PROCEDURE caption.wait(
+        relation regclass,
+        timeout  interval DEFAULT NULL,
+        deferred boolean  DEFAULT false)
+    LANGUAGE plpgsql
+    AS $$
+    BEGIN
+        PERFORM caption.require_no_transaction();
+        -- After a DROP TABLE only the OID would be left of the name.
+        CALL caption.wait_for(relation, pg_catalog.format('%s', relation), timeout, deferred,
+                              begun => false);
+    END
+    $$;
 COMMENT ON PROCEDURE caption.wait(regclass, interval, boolean) IS
     'Reports progress by NOTICE and returns when a watched table has no work left but rows '
     'that are tried again later than in a minute. deferred: wait for these, too. '
@@ -895,830 +1569,6 @@ COMMENT ON COLUMN caption.database.why IS
 COMMENT ON COLUMN caption.database.worker IS
     'Process id of its worker.';
 GRANT SELECT ON caption.database TO pg_monitor;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:31
--- requires:
---   progress
-
--- The ledger as users see it: which texts are machine-written, and from which source.
-
-CREATE VIEW caption.written_text WITH (security_barrier) AS
-    SELECT l.relation::regclass AS relation,
-           l.key,
-           o.key::name AS column_name,
-           o.value AS entry,
-           coalesce((o.value->>'at')::timestamptz, l.at) AS at
-      FROM caption.ledger l
-      JOIN pg_class c ON c.oid = l.relation::oid
-     CROSS JOIN jsonb_each(l.outputs) AS o
-     WHERE pg_has_role(c.relowner, 'USAGE');
-COMMENT ON VIEW caption.written_text IS
-    'Entries of the ledger, for caption.texts(). Visible to members of the table''s owner.';
-GRANT SELECT ON caption.written_text TO PUBLIC;
-
-CREATE FUNCTION caption.texts(
-        relation regclass,
-        OUT key         jsonb,
-        OUT column_name name,
-        OUT text        text,
-        OUT source      text,
-        OUT state       text,
-        OUT confidence  real,
-        OUT model       text,
-        OUT style       text,
-        OUT language    text,
-        OUT at          timestamptz)
-    RETURNS SETOF record
-    LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
-    AS $$
-    #variable_conflict use_column
-    DECLARE
-        watch record;
-    BEGIN
-        SELECT format('%s%s', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, w.relation) AS name,
-               -- Key and texts of a row as the ledger has them.
-               (SELECT string_agg(format('format(''%%s'', t.%I)', k.name), ', ' ORDER BY k.ord)
-                  FROM unnest(w.keys) WITH ORDINALITY AS k (name, ord)) AS keys,
-               (SELECT string_agg(format('WHEN %L THEN t.%I::text', f.name, f.name), ' ')
-                  FROM jsonb_object_keys(w.fills) AS f (name)) AS texts,
-               coalesce(w.blank = 'keep', false) AS keeps_blank,
-               pg_has_role(c.relowner, 'USAGE') AS is_member,
-               c.relowner::regrole AS owner
-          INTO watch
-          FROM caption.watch w
-          JOIN pg_class c ON c.oid = w.relation
-         WHERE w.relation = texts.relation;
-        IF NOT FOUND THEN
-            RAISE EXCEPTION 'table % is not watched', texts.relation
-                USING ERRCODE = 'undefined_object',
-                      HINT    = caption.unwatched_hint(texts.relation);
-        ELSIF NOT watch.is_member THEN
-            RAISE EXCEPTION 'must be owner of table % to see its machine-written texts',
-                    texts.relation
-                USING ERRCODE = 'insufficient_privilege',
-                      DETAIL  = format('It belongs to %s.', watch.owner);
-        END IF;
-        RETURN QUERY EXECUTE format($query$
-            SELECT caption.key_object(l.relation, l.key),
-                   l.column_name,
-                   coalesce(l.entry->>'written', CASE WHEN v.is_written THEN v.text END),
-                   coalesce(l.entry->>'source', 'model'),
-                   CASE WHEN l.entry->>'state' = 'withdrawn' AND v.text IS NULL THEN 'withdrawn'
-                        WHEN v.is_written THEN coalesce(l.entry->>'state', 'written')
-                        ELSE 'edited' END,
-                   (l.entry->>'confidence')::real,
-                   l.entry->>'model',
-                   l.entry->>'style',
-                   l.entry->>'language',
-                   l.at
-              FROM caption.written_text l
-              JOIN %1$s t ON l.key = jsonb_build_array(%2$s)
-             CROSS JOIN LATERAL (SELECT CASE l.column_name %3$s END AS text) AS c
-             CROSS JOIN LATERAL (
-                   SELECT CASE WHEN NOT $2 OR c.text <> '' THEN nullif(c.text, '')
-                               ELSE c.text END AS text,
-                          NOT ($2 AND c.text IS NOT DISTINCT FROM '')
-                          AND left(encode(sha256(convert_to(coalesce(c.text, ''), 'UTF8')),
-                                          'hex'), 32)
-                              = l.entry->>'text' AS is_written) AS v
-             WHERE l.relation = $1 AND l.entry ? 'text'
-             UNION ALL
-            SELECT caption.key_object(l.relation, l.key),
-                   l.column_name,
-                   d.draft->>'written',
-                   d.draft->>'source',
-                   d.draft->>'state',
-                   (d.draft->>'confidence')::real,
-                   d.draft->>'model',
-                   d.draft->>'style',
-                   d.draft->>'language',
-                   coalesce((d.draft->>'at')::timestamptz, l.at)
-              FROM caption.written_text l
-              JOIN %1$s t ON l.key = jsonb_build_array(%2$s)
-             CROSS JOIN LATERAL (SELECT l.entry->'draft' AS draft) AS d
-             WHERE l.relation = $1 AND l.entry ? 'draft'
-        $query$, watch.name, watch.keys, watch.texts) USING texts.relation, watch.keeps_blank;
-    END
-    $$;
-COMMENT ON FUNCTION caption.texts(regclass) IS
-    'Returns the machine-written texts of a watched table, for members of its owner. '
-    'source: model or fallback. '
-    'state: written, approved, edited (by a user since), withdrawn, draft, rejected. '
-    'confidence: from 0 to 1.';
-REVOKE ALL ON FUNCTION caption.texts(regclass) FROM PUBLIC;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:27
--- requires:
---   tables
-
--- Functions that control watches. Each one requires the rights of the table's owner.
-
--- Without a search_path: names in the condition are those of the caller. The function pins the path
--- itself.
-CREATE FUNCTION caption.watch(
-        relation   regclass,
-        image      text         DEFAULT NULL,
-        fills      jsonb        DEFAULT NULL,
-        max_tokens int          DEFAULT NULL,
-        overwrite  boolean      DEFAULT NULL,
-        on_replica boolean      DEFAULT NULL,
-        base_url   text         DEFAULT NULL,
-        sign       regprocedure DEFAULT NULL,
-        context    name[]       DEFAULT NULL,
-        follow_context boolean  DEFAULT NULL,
-        blank      text         DEFAULT NULL,
-        review     boolean      DEFAULT NULL,
-        condition  text         DEFAULT NULL,
-        notify     text         DEFAULT NULL,
-        replace    boolean      DEFAULT NULL)
-    RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'watch_wrapper';
-COMMENT ON FUNCTION
-    caption.watch(regclass, text, jsonb, int, boolean, boolean, text, regprocedure, name[],
-                  boolean, text, boolean, text, text, boolean) IS
-    'Fills empty columns of a table with captions of the images at its URLs: '
-    'of existing rows, and of rows written from now on. '
-    'fills: columns, each with its style; by default {"alt": "concise", "seo": "seo"}. '
-    'sign: a function from text to text that signs the URL at the moment of the fetch. '
-    'context: columns whose words the model gets as facts; follow_context: their changes count. '
-    'blank: keep leaves empty texts alone, only NULL is filled. '
-    'review: texts become drafts, which caption.approve() writes. '
-    'condition: an expression over one row; other rows are left alone. '
-    'notify: a channel that is notified of filled rows, with the table and their number. '
-    'A call for a watched table changes what it is given. replace: the given fills replace all.';
-
-CREATE FUNCTION caption.unwatch(relation regclass, forget boolean DEFAULT false)
-    RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'unwatch_wrapper';
-COMMENT ON FUNCTION caption.unwatch IS
-    'Ends a watch and removes its triggers, queue and failures. Written texts stay, and the ledger '
-    'of a later watch knows them. forget: it does not; they count as user-edited from then on.';
-
-CREATE FUNCTION caption.move_watch(
-        from_relation regclass,
-        to_relation   regclass)
-    RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'move_watch_wrapper';
-COMMENT ON FUNCTION caption.move_watch(regclass, regclass) IS
-    'Moves a watch with its queue, failures and ledger to another table with the same key, '
-    'such as one that has taken the name of the watched table.';
-
-CREATE FUNCTION caption.pause(relation regclass)
-    RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'pause_wrapper';
-COMMENT ON FUNCTION caption.pause IS
-    'Stops filling a table. Changed rows are still queued.';
-
-CREATE FUNCTION caption.resume(relation regclass)
-    RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'resume_wrapper';
-COMMENT ON FUNCTION caption.resume IS
-    'Resumes filling a table.';
-
-CREATE FUNCTION caption.retry(relation regclass)
-    RETURNS bigint
-    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'retry_wrapper';
-COMMENT ON FUNCTION caption.retry IS
-    'Queues the failed and the deferred rows of a table again. Returns their number.';
-
--- Without a search_path, as caption.watch.
-CREATE FUNCTION caption.recaption(
-        relation   regclass,
-        older_than interval DEFAULT '0',
-        condition  text     DEFAULT NULL,
-        keys       jsonb[]  DEFAULT NULL,
-        force      boolean  DEFAULT false)
-    RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'recaption_wrapper';
-COMMENT ON FUNCTION caption.recaption IS
-    'Captions rows again whose machine-written texts are older than the interval, '
-    'if image, model or style have changed since. condition, keys: only of these rows, '
-    'keys such as {"id": 3}. force: in any case, also withdrawn texts and '
-    'rejected drafts. User-edited texts stay.';
-
--- Without a search_path, as caption.watch.
-CREATE FUNCTION caption.withdraw(
-        relation  regclass,
-        condition text    DEFAULT NULL,
-        keys      jsonb[] DEFAULT NULL)
-    RETURNS bigint
-    LANGUAGE c VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'withdraw_wrapper';
-COMMENT ON FUNCTION caption.withdraw IS
-    'Takes machine-written texts out of a watched table, with the caller''s rights; of all rows, '
-    'or of those that the condition or the keys name. Nothing is written for the same images until '
-    'caption.recaption(force => true). User-edited texts stay. Returns the number of texts.';
-
-CREATE FUNCTION caption.prune(relation regclass)
-    RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'prune_wrapper';
-COMMENT ON FUNCTION caption.prune IS
-    'Schedules the removal of orphaned bookkeeping: ledger entries of deleted rows and '
-    'resolved failures. Otherwise they are removed within a day.';
-
-REVOKE ALL ON FUNCTION
-    caption.watch, caption.unwatch, caption.move_watch, caption.pause, caption.resume,
-    caption.retry, caption.recaption, caption.withdraw, caption.prune
-    FROM PUBLIC;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:32
--- requires:
---   watch
---   texts
-
--- Drafts: texts that a reviewer approves before they are in the table.
---
--- Each function requires the rights of the table's owner, and writes with the caller's. None has a
--- SET clause: conditions are looked up in the caller's search_path, and the table's triggers run
--- with it. The functions pin the path for themselves.
-
-CREATE FUNCTION caption.approve(
-        relation       regclass,
-        keys           jsonb[] DEFAULT NULL,
-        min_confidence real    DEFAULT NULL,
-        condition      text    DEFAULT NULL,
-        column_name    text    DEFAULT NULL,
-        OUT key         jsonb,
-        OUT column_name text,
-        OUT error       text)
-    RETURNS SETOF record
-    LANGUAGE c VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'approve_wrapper';
-COMMENT ON FUNCTION caption.approve IS
-    'Writes the drafts of a watched table into it, with the caller''s rights: all, or some. '
-    'keys or condition name rows, column_name a column, min_confidence a bound. Each row is '
-    'written on its own. Returns the texts that could not be written, and why.';
-
-CREATE FUNCTION caption.reject(
-        relation    regclass,
-        keys        jsonb[] DEFAULT NULL,
-        condition   text    DEFAULT NULL,
-        column_name text    DEFAULT NULL,
-        reason      text    DEFAULT NULL)
-    RETURNS bigint
-    LANGUAGE c VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'reject_wrapper';
-COMMENT ON FUNCTION caption.reject IS
-    'Rejects drafts of a watched table; of all rows, or of those that keys or condition name. '
-    'Nothing is asked for again until the image or the fill changes, caption.recaption() finds '
-    'another model, or caption.recaption(force => true). Returns the number of texts.';
-
-CREATE FUNCTION caption.revise(
-        relation    regclass,
-        key         jsonb,
-        column_name text,
-        text        text)
-    RETURNS void
-    LANGUAGE c VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'revise_wrapper';
-COMMENT ON FUNCTION caption.revise IS
-    'Changes the text of a draft, which remains one; a rejected draft waits for its review again. '
-    'Once approved, the text counts as user-edited.';
-
-CREATE FUNCTION caption.contact_sheet(
-        relation  regclass,
-        condition text DEFAULT NULL,
-        "limit"   int  DEFAULT 200)
-    RETURNS text
-    LANGUAGE c VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'contact_sheet_wrapper';
-COMMENT ON FUNCTION caption.contact_sheet IS
-    'Returns an HTML page of pictures with their texts, rows with drafts first. Drafts are edited '
-    'and marked there; the page saves a CSV for caption.import_review(). Pictures are linked, not '
-    'embedded. limit: the most rows, up to 5000.';
-
-CREATE FUNCTION caption.import_review(
-        relation regclass,
-        csv      text,
-        OUT key         jsonb,
-        OUT column_name text,
-        OUT error       text)
-    RETURNS SETOF record
-    LANGUAGE c VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'import_review_wrapper';
-COMMENT ON FUNCTION caption.import_review IS
-    'Carries out what a reviewer decided on a page of caption.contact_sheet(), with the caller''s '
-    'rights. Drafts that have changed since are left alone. Returns the lines that could not be '
-    'carried out, and why. The CSV has at most 50 MB.';
-
-REVOKE ALL ON FUNCTION
-    caption.approve, caption.reject, caption.revise, caption.contact_sheet, caption.import_review
-    FROM PUBLIC;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:40
--- requires:
---   watch
---   progress
-
--- The one-off: a watch without triggers that ends by itself.
-
--- Without a search_path: names in the condition are those of the caller. The function pins the path
--- itself.
-CREATE FUNCTION caption.begin_backfill(
-        relation  regclass,
-        image     text  DEFAULT NULL,
-        fills     jsonb DEFAULT NULL,
-        condition text  DEFAULT NULL,
-        batch     int   DEFAULT NULL)
-    RETURNS boolean
-    LANGUAGE c VOLATILE PARALLEL UNSAFE
-    AS 'MODULE_PATHNAME', 'begin_backfill_wrapper';
-COMMENT ON FUNCTION caption.begin_backfill(regclass, text, jsonb, text, int) IS
-    'Begins or continues a backfill; a part of caption.backfill(). '
-    'Returns whether it is one: a watched table is filled by its watch.';
-
-CREATE FUNCTION caption.end_backfill(relation regclass)
-    RETURNS boolean
-    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'end_backfill_wrapper';
-COMMENT ON FUNCTION caption.end_backfill(regclass) IS
-    'Ends a finished backfill, and pauses another; a part of caption.backfill(). '
-    'Returns whether it is finished; NULL if it was ended before.';
-
--- A procedure that commits cannot set a search_path: every name and operator is qualified.
-CREATE PROCEDURE caption.backfill(
-        relation  regclass,
-        image     text  DEFAULT NULL,
-        fills     jsonb DEFAULT NULL,
-        condition text  DEFAULT NULL,
-        batch     int   DEFAULT NULL)
-    LANGUAGE plpgsql
-    AS $$
-    DECLARE
-        -- After a DROP TABLE only the OID would be left.
-        name      text := pg_catalog.format('%s', relation);
-        is_own    boolean;
-        is_done   boolean;
-        filled    bigint;
-        counted   text;
-        codes     text;
-        later     bigint;
-        first_due timestamptz;
-    BEGIN
-        PERFORM caption.require_no_transaction('caption.backfill');
-        is_own := caption.begin_backfill(relation, image, fills, condition, batch);
-        COMMIT;
-        CALL caption.wait(relation);
-        IF NOT is_own THEN
-            RETURN;
-        END IF;
-        SELECT p.filled
-          INTO filled
-          FROM caption.progress p
-         WHERE p.relation OPERATOR(pg_catalog.=) backfill.relation;
-        is_done := caption.end_backfill(relation);
-        IF is_done IS NULL THEN
-            PERFORM FROM caption.watch w
-              WHERE w.relation OPERATOR(pg_catalog.=) backfill.relation AND NOT w.backfill;
-            IF FOUND THEN
-                RAISE NOTICE 'table % is watched now', name;
-                RETURN;
-            END IF;
-            RAISE EXCEPTION 'the backfill of table % was ended by another session', name
-                USING ERRCODE = 'object_not_in_prerequisite_state',
-                      DETAIL  = 'The table was dropped, or caption.unwatch() was called.';
-        END IF;
-        SELECT pg_catalog.concat(pg_catalog.sum(c.rows), ' failed: ',
-                                 pg_catalog.string_agg(pg_catalog.format('%s with %s', c.rows,
-                                                                         c.code), ', '
-                                                       ORDER BY c.rows DESC, c.code))
-          INTO codes
-          FROM caption.failure_count c
-         WHERE c.relation OPERATOR(pg_catalog.=) backfill.relation
-        HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0;
-        SELECT pg_catalog.count(*), pg_catalog.min(d.due)
-          INTO later, first_due
-          FROM caption.deferred_row d
-         WHERE d.relation OPERATOR(pg_catalog.=) backfill.relation;
-        counted := pg_catalog.concat(filled, CASE WHEN filled OPERATOR(pg_catalog.=) 1
-                                                  THEN ' row' ELSE ' rows' END);
-        IF is_done THEN
-            RAISE NOTICE 'backfill of table % is complete: % filled, %', name, counted,
-                         coalesce(codes, 'none failed');
-        ELSE
-            RAISE NOTICE 'backfill of table % is paused: % filled, % tried again later, %',
-                         name, counted, later, coalesce(codes, 'none failed')
-                USING HINT = pg_catalog.format('CALL caption.backfill(%L) after %s continues it.',
-                                               name, first_due);
-        END IF;
-    END
-    $$;
-COMMENT ON PROCEDURE caption.backfill(regclass, text, jsonb, text, int) IS
-    'Fills the empty columns of a table once, and commits as it goes. Reports progress by NOTICE. '
-    'If it is cancelled, another call continues. fills and condition as for caption.watch(). '
-    'batch: the most rows in progress. CALL it outside of a transaction block.';
-
-REVOKE ALL ON FUNCTION
-    caption.begin_backfill(regclass, text, jsonb, text, int),
-    caption.end_backfill(regclass)
-    FROM PUBLIC;
-REVOKE ALL ON PROCEDURE caption.backfill(regclass, text, jsonb, text, int) FROM PUBLIC;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:29
--- requires:
---   schema
-
--- Helpers for pages: markup from addresses and texts, escaped. They read nothing and write nothing.
-
-CREATE FUNCTION caption.web_address(address text)
-    RETURNS text
-    LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$
-    DECLARE
-        -- As browsers read an address: they drop tabs and line ends, and trim blanks and control
-        -- characters. Without it, "java<tab>script:" would be no scheme here, and one there.
-        clean constant text := regexp_replace(
-            regexp_replace(address, '[\t\n\r]', '', 'g'),
-            '^[\x01-\x20\u00A0\u200B\u200E\uFEFF]+|[\x01-\x20\u00A0\u200B\u200E\uFEFF]+$',
-            '', 'g');
-    BEGIN
-        IF clean ~ '^[^/?#]*:' AND clean !~* '^https?:' THEN
-            RAISE EXCEPTION 'not an address for a page: "%"',
-                    left(substring(clean FROM '^[^/?#:]*:'), 40)
-                USING ERRCODE = 'invalid_parameter_value',
-                      DETAIL  = 'Only http, https and relative addresses are written into markup.',
-                      HINT    = 'Put https:// before a host name.';
-        END IF;
-        RETURN clean;
-    END
-    $$;
-COMMENT ON FUNCTION caption.web_address(text) IS
-    'Returns an address as it may stand in a page: http, https or relative, without blanks '
-    'around it. Other schemes, such as javascript: and data:, raise an error.';
-
-CREATE FUNCTION caption.escape_markup(value text)
-    RETURNS text
-    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$
-        SELECT replace(replace(replace(replace(replace(
-                   regexp_replace(value, '[\x01-\x08\x0B\x0C\x0E-\x1F\x7F]', '', 'g'),
-                   '&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;'), '''', '&#39;')
-    $$;
-COMMENT ON FUNCTION caption.escape_markup(text) IS
-    'Returns a text for an attribute or the content of an HTML element. Characters that HTML '
-    'permits nowhere are removed.';
-
-CREATE FUNCTION caption.img_tag(
-        url        text,
-        alt        text,
-        width      int   DEFAULT NULL,
-        height     int   DEFAULT NULL,
-        attributes jsonb DEFAULT NULL)
-    RETURNS text
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$
-    DECLARE
-        source constant text := caption.web_address(url);
-        tag text;
-        name text;
-        value text;
-    BEGIN
-        IF source IS NULL OR source = '' THEN
-            RETURN NULL;
-        END IF;
-        tag := format('<img src="%s" alt="%s"',
-                      caption.escape_markup(source),
-                      caption.escape_markup(regexp_replace(coalesce(alt, ''), '\s+', ' ', 'g')));
-        IF width IS NOT NULL THEN
-            tag := format('%s width="%s"', tag, width);
-        END IF;
-        IF height IS NOT NULL THEN
-            tag := format('%s height="%s"', tag, height);
-        END IF;
-        IF jsonb_typeof(attributes) <> 'object' THEN
-            RAISE EXCEPTION 'attributes must be a JSON object'
-                USING ERRCODE = 'invalid_parameter_value',
-                      HINT    = 'For example: ''{"loading": "lazy"}''.';
-        END IF;
-        FOR name, value IN
-            SELECT a.key, a.value FROM jsonb_each_text(attributes) AS a ORDER BY a.key
-        LOOP
-            IF name !~ '^(class|id|title|lang|dir|loading|decoding|fetchpriority|sizes|itemprop'
-                       '|role|data-[a-z0-9_.-]+|aria-[a-z]+)$' THEN
-                RAISE EXCEPTION 'img_tag cannot write the attribute "%"', left(name, 40)
-                    USING ERRCODE = 'invalid_parameter_value',
-                          DETAIL  = 'It writes class, id, title, lang, dir, loading, decoding, '
-                                    'fetchpriority, sizes, itemprop, role, data-… and aria-…, '
-                                    'in lower case.',
-                          HINT    = 'Addresses and scripts are no attributes here.';
-            END IF;
-            tag := format('%s %s="%s"', tag, name, caption.escape_markup(coalesce(value, '')));
-        END LOOP;
-        RETURN tag || '>';
-    END
-    $$;
-COMMENT ON FUNCTION caption.img_tag(text, text, int, int, jsonb) IS
-    'Returns an HTML img element. Without a text alt is empty, so that a screen reader skips the '
-    'image and does not read its file name. attributes: {"loading": "lazy", "class": "…"}.';
-
-CREATE FUNCTION caption.open_graph(
-        image       text,
-        alt         text DEFAULT NULL,
-        description text DEFAULT NULL,
-        title       text DEFAULT NULL,
-        url         text DEFAULT NULL,
-        type        text DEFAULT NULL)
-    RETURNS text
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$
-    DECLARE
-        picture constant text := nullif(caption.web_address(image), '');
-        page constant text := nullif(caption.web_address(url), '');
-    BEGIN
-        IF picture !~* '^https?://' OR page !~* '^https?://' THEN
-            RAISE EXCEPTION 'Open Graph needs whole addresses, not "%"',
-                    left(CASE WHEN page !~* '^https?://' THEN page ELSE picture END, 40)
-                USING ERRCODE = 'invalid_parameter_value',
-                      HINT    = 'Put the scheme and the host of the site before it.';
-        END IF;
-        RETURN (
-            SELECT string_agg(format('<meta %s="%s" content="%s">', m.attribute, m.name,
-                                     caption.escape_markup(m.content)),
-                              E'\n' ORDER BY m.ordinality)
-              FROM ROWS FROM (
-                       unnest('{name,property,property,property,property,property,property}'
-                              ::text[]),
-                       unnest('{description,og:title,og:description,og:type,og:url,og:image,'
-                              'og:image:alt}'::text[]),
-                       unnest(ARRAY[description, title, description, type, page, picture,
-                                    CASE WHEN picture IS NOT NULL THEN alt END])
-                   ) WITH ORDINALITY AS m (attribute, name, content, ordinality)
-             WHERE btrim(m.content) <> '');
-    END
-    $$;
-COMMENT ON FUNCTION caption.open_graph(text, text, text, text, text, text) IS
-    'Returns meta elements for the head of a page, one per line: description, og:title, '
-    'og:description, og:type, og:url, og:image and og:image:alt. '
-    'What is NULL or empty is left out.';
-
-CREATE FUNCTION caption.json_ld(
-        image       text,
-        caption     text  DEFAULT NULL,
-        description text  DEFAULT NULL,
-        product     jsonb DEFAULT NULL)
-    RETURNS text
-    LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$
-    DECLARE
-        picture constant text := nullif(caption.web_address(image), '');
-        object jsonb;
-    BEGIN
-        IF picture IS NOT NULL THEN
-            object := jsonb_strip_nulls(jsonb_build_object(
-                '@type', 'ImageObject',
-                'contentUrl', picture,
-                'caption', nullif(btrim(caption), ''),
-                'description', CASE WHEN product IS NULL THEN nullif(btrim(description), '') END));
-        END IF;
-        IF product IS NOT NULL THEN
-            IF jsonb_typeof(product) <> 'object'
-               OR coalesce(btrim(product->>'name'), '') = '' THEN
-                RAISE EXCEPTION 'a product needs a name'
-                    USING ERRCODE = 'invalid_parameter_value',
-                          DETAIL  = 'product is an object with properties of schema.org/Product.',
-                          HINT    = 'For example: '
-                                    'jsonb_build_object(''name'', title, ''sku'', sku).';
-            END IF;
-            -- The product's own properties win.
-            object := jsonb_strip_nulls(jsonb_build_object(
-                '@type', 'Product',
-                'description', nullif(btrim(description), ''),
-                'image', object)) || jsonb_strip_nulls(product);
-        END IF;
-        IF object IS NULL THEN
-            RETURN NULL;
-        END IF;
-        object := jsonb_build_object('@context', 'https://schema.org') || object;
-        -- Within a script element "</script>" and "<!--" would end or change the script.
-        RETURN '<script type="application/ld+json">'
-            || replace(replace(replace(object::text, '<', '\u003c'), '>', '\u003e'),
-                       '&', '\u0026')
-            || '</script>';
-    END
-    $$;
-COMMENT ON FUNCTION caption.json_ld(text, text, text, jsonb) IS
-    'Returns a script element with structured data: an ImageObject of schema.org, or with product '
-    'a Product that has the image. product: properties such as name, sku, brand and offers.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:38
--- requires:
---   schema
-
--- What to call, from psql.
-
-CREATE FUNCTION caption.help(OUT call text, OUT purpose text, OUT example text)
-    RETURNS SETOF record
-    LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
-    AS $$
-    VALUES
-        ('caption_image(url, style, …)', 'Returns one caption of a picture.',
-         'SELECT caption_image(image_url) FROM products LIMIT 3'),
-        ('caption.backfill(table, url column, fills, …)',
-         'Fills the empty columns of a table once.',
-         'CALL caption.backfill(''products'', ''image_url'', ''{"alt": "concise"}'')'),
-        ('caption.watch(table, url column, fills, …)',
-         'Fills the empty columns of a table, now and from now on.',
-         'SELECT caption.watch(''products'', ''image_url'')'),
-        ('caption.wait(table, timeout)', 'Reports progress until nothing is left to do.',
-         'CALL caption.wait(''products'')'),
-        ('caption.progress', 'View: how far each watch is, and what it waits for.',
-         'SELECT relation, bar, filled, failed, state FROM caption.progress'),
-        ('caption.failure', 'View: rows without a caption, and why.',
-         'SELECT key, code, message, hint FROM caption.failure'),
-        ('caption.retry(table)', 'Queues failed and deferred rows again.',
-         'SELECT caption.retry(''products'')'),
-        ('caption.recaption(table, older_than, …)',
-         'Captions machine-written rows again: other pictures, model or style.',
-         'SELECT caption.recaption(''products'')'),
-        ('caption.unwatch(table)', 'Ends a watch. The texts stay.',
-         'SELECT caption.unwatch(''products'')'),
-        ('caption.engine_status()', 'Shows the engine: state, model, work done, memory.',
-         'SELECT state, model, failure FROM caption.engine_status()')
-    $$;
-COMMENT ON FUNCTION caption.help() IS
-    'Returns the ten calls that one needs most, each with its purpose and an example. '
-    'All others: \df+ caption.* and \dv+ caption.*.';
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:24
--- requires:
---   schema
-
--- Functions that send requests to the engine. They have side effects outside of the database:
--- VOLATILE, not granted to PUBLIC.
-
-CREATE FUNCTION @extschema@.caption_image(
-        url        text,
-        style      text DEFAULT 'concise',
-        max_tokens int  DEFAULT 64,
-        on_error   text DEFAULT NULL,
-        context    jsonb DEFAULT NULL)
-    RETURNS text
-    LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'caption_image_url_wrapper';
-COMMENT ON FUNCTION @extschema@.caption_image(text, text, int, text, jsonb) IS
-    'Returns a caption of the image at a URL. style: concise (alternative text), '
-    'seo (meta description), detailed, or a name in caption.style. max_tokens: 32 to 256. '
-    'on_error: error or null; by default pg_caption.on_error. '
-    'context: what is known about the image, as {"title": "Navy T-shirt"}.';
-
-CREATE FUNCTION @extschema@.caption_image(
-        image      bytea,
-        style      text DEFAULT 'concise',
-        max_tokens int  DEFAULT 64,
-        on_error   text DEFAULT NULL,
-        context    jsonb DEFAULT NULL)
-    RETURNS text
-    LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'caption_image_bytes_wrapper';
-COMMENT ON FUNCTION @extschema@.caption_image(bytea, text, int, text, jsonb) IS
-    'Returns a caption of an encoded image (JPEG, PNG, WebP, GIF, BMP, TIFF). '
-    'Otherwise as caption_image(url).';
-
-CREATE FUNCTION @extschema@.caption_images(
-        urls       text[],
-        style      text DEFAULT 'concise',
-        max_tokens int  DEFAULT 64,
-        timeout_ms int  DEFAULT NULL,
-        OUT ord           int,
-        OUT url           text,
-        OUT caption       text,
-        OUT finish_reason text,
-        OUT confidence    real,
-        OUT error_class   text,
-        OUT error         text,
-        OUT error_code    text)
-    RETURNS SETOF record
-    LANGUAGE c VOLATILE PARALLEL SAFE COST 1000000 ROWS 100
-    SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'caption_images_wrapper';
-COMMENT ON FUNCTION @extschema@.caption_images(text[], text, int, int) IS
-    'Captions several images together. Returns one row per URL, in order; '
-    'a failure is reported in its row and does not affect the others. '
-    'timeout_ms: for each URL, from when its turn comes; by default pg_caption.timeout.';
-
-CREATE FUNCTION @extschema@.caption_image_json(
-        url        text,
-        styles     text[] DEFAULT '{concise,seo,detailed}',
-        max_tokens int    DEFAULT 64)
-    RETURNS jsonb
-    LANGUAGE c VOLATILE PARALLEL SAFE COST 100000 SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'caption_image_json_wrapper';
-COMMENT ON FUNCTION @extschema@.caption_image_json(text, text[], int) IS
-    'Returns captions in several styles from one fetch of an image, with finish reasons, '
-    'token counts, confidence, facts about the image, the model, and milliseconds per stage.';
-
-REVOKE ALL ON FUNCTION
-    @extschema@.caption_image(text, text, int, text, jsonb),
-    @extschema@.caption_image(bytea, text, int, text, jsonb),
-    @extschema@.caption_images(text[], text, int, int),
-    @extschema@.caption_image_json(text, text[], int)
-    FROM PUBLIC;
-
-CREATE FUNCTION caption.engine_report()
-    RETURNS jsonb
-    LANGUAGE c VOLATILE PARALLEL SAFE COST 10000 SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'engine_status_wrapper';
-COMMENT ON FUNCTION caption.engine_report() IS
-    'Returns what caption.engine_status() shows, as one JSON object.';
-REVOKE ALL ON FUNCTION caption.engine_report() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION caption.engine_report() TO pg_monitor;
-
-CREATE FUNCTION caption.engine_status(
-        OUT pid             int,
-        OUT state           text,
-        OUT failure         text,
-        OUT model           text,
-        OUT family          text,
-        OUT digest          text,
-        OUT batch_invariant boolean,
-        OUT uptime          interval,
-        OUT connections     int,
-        OUT in_flight       int,
-        OUT answered        bigint,
-        OUT encoded         bigint,
-        OUT encode_calls    bigint,
-        OUT generated       bigint,
-        OUT cpu_ms          jsonb,
-        OUT rss             bigint,
-        OUT confinement     text[],
-        OUT details         jsonb,
-        OUT saved           jsonb)
-    LANGUAGE sql VOLATILE PARALLEL SAFE COST 10000 SET search_path = pg_catalog, pg_temp
-    AS $$
-        SELECT (r->>'pid')::int,
-               r->>'state',
-               (r#>>'{failure,message}') || coalesce(': ' || (r#>>'{failure,detail}'), ''),
-               r#>>'{model,name}',
-               r#>>'{model,family}',
-               r#>>'{model,digest}',
-               (r#>>'{model,batch_invariant}')::boolean,
-               make_interval(secs => (r->>'uptime_s')::double precision),
-               (r->>'connections')::int,
-               (r->>'in_flight')::int,
-               (r->>'answered')::bigint,
-               (r->>'encoded')::bigint,
-               (r->>'encode_calls')::bigint,
-               (r->>'generated')::bigint,
-               r->'cpu_ms',
-               (r->>'rss')::bigint,
-               ARRAY(SELECT jsonb_array_elements_text(r->'confinement')),
-               r,
-               r->'saved'
-          FROM (SELECT caption.engine_report() AS r) AS report
-    $$;
-COMMENT ON FUNCTION caption.engine_status() IS
-    'Returns the status of the engine: process, state (loading, ready, failed, draining, absent) '
-    'and why, model, work done and work saved, CPU time by stage, memory, confinement, hosts.';
-REVOKE ALL ON FUNCTION caption.engine_status() FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION caption.engine_status() TO pg_monitor;
-
-CREATE VIEW caption.host AS
-    SELECT h.host,
-           h.in_flight,
-           clock_timestamp() + make_interval(secs => h.cooling_ms / 1000.0) AS cooling_until,
-           h.last AS last_answer,
-           clock_timestamp() - make_interval(secs => h.last_ms_ago / 1000.0) AS last_answer_at
-      FROM jsonb_to_recordset(caption.engine_report()->'hosts')
-           AS h (host        text,
-                 in_flight   int,
-                 cooling_ms  double precision,
-                 last        text,
-                 last_ms_ago double precision);
-GRANT SELECT ON caption.host TO pg_monitor;
-COMMENT ON VIEW caption.host IS
-    'Hosts with requests in flight, in a cooldown, or with a recent answer. '
-    'Also requires EXECUTE on caption.engine_report().';
-COMMENT ON COLUMN caption.host.in_flight IS
-    'Requests in flight.';
-COMMENT ON COLUMN caption.host.cooling_until IS
-    'End of the cooldown: the host answered 429 or 503. '
-    'It named this time, or the pause grows with each such answer.';
-COMMENT ON COLUMN caption.host.last_answer IS
-    'http_200, redirect, or the code of a failure as in caption.failure: http_429, timeout, tls …';
-COMMENT ON COLUMN caption.host.last_answer_at IS
-    'When the last answer arrived.';
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -1898,110 +1748,115 @@ GRANT SELECT ON caption.metrics TO pg_monitor;
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:28
+-- src/lib.rs:40
 -- requires:
---   tables
-
--- What a watch would do, before there is one. Both functions read tables with the caller's rights.
-
--- Without a search_path, as caption.watch.
-CREATE FUNCTION caption.estimate(
-        relation  regclass,
-        image     text  DEFAULT NULL,
-        fills     jsonb DEFAULT NULL,
-        condition text  DEFAULT NULL,
-        OUT rows          bigint,
-        OUT pictures      bigint,
-        OUT duration      interval,
-        OUT model         text,
-        OUT requests      bigint,
-        OUT input_tokens  bigint,
-        OUT output_tokens bigint,
-        OUT cost          double precision)
-    RETURNS SETOF record
-    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 1
-    AS 'MODULE_PATHNAME', 'estimate_wrapper';
-COMMENT ON FUNCTION caption.estimate(regclass, text, jsonb, text) IS
-    'Returns how many rows of a table have a picture and an empty column, and how many different '
-    'pictures that are. The time is that at the speed of the engine so far. For a model on a '
-    'server also requests, tokens and, with a price in its folder, the cost. Fetches nothing. '
-    'image and fills are those of the watch, or the defaults of a new one.';
-
--- Without a search_path, as caption.watch.
-CREATE FUNCTION caption.preview(
-        relation  regclass,
-        image     text  DEFAULT NULL,
-        fills     jsonb DEFAULT NULL,
-        sample    int   DEFAULT 20,
-        condition text  DEFAULT NULL,
-        base_url  text  DEFAULT NULL,
-        OUT key         jsonb,
-        OUT column_name text,
-        OUT text        text,
-        OUT source      text,
-        OUT confidence  real,
-        OUT code        text,
-        OUT failure     text)
-    RETURNS SETOF record
-    LANGUAGE c VOLATILE PARALLEL UNSAFE ROWS 40
-    AS 'MODULE_PATHNAME', 'preview_wrapper';
-COMMENT ON FUNCTION caption.preview(regclass, text, jsonb, int, text, text) IS
-    'Captions a random sample of the rows that have a picture, as a watch would. Returns a row for '
-    'each row and column, with text, source (model, fallback), confidence, and a failure. '
-    'Writes nothing. image, fills, condition and base_url are those of the watch, or the defaults '
-    'of a new one.';
-
-REVOKE ALL ON FUNCTION caption.estimate, caption.preview FROM PUBLIC;
-/* </end connected objects> */
-
-/* <begin connected objects> */
--- src/lib.rs:45
--- requires:
---   caption
 --   watch
---   dry_run
---   texts
---   review
---   backfill
+--   progress
 
--- Rights in one call.
+-- The one-off: a watch without triggers that ends by itself.
 
-CREATE FUNCTION caption.grant_to(role regrole, rights text)
-    RETURNS void
-    LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+-- Without a search_path: names in the condition are those of the caller. The function pins the path
+-- itself.
+CREATE FUNCTION caption.begin_backfill(
+        relation  regclass,
+        image     text  DEFAULT NULL,
+        fills     jsonb DEFAULT NULL,
+        condition text  DEFAULT NULL,
+        batch     int   DEFAULT NULL)
+    RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'begin_backfill_wrapper';
+COMMENT ON FUNCTION caption.begin_backfill(regclass, text, jsonb, text, int) IS
+    'Begins or continues a backfill; a part of caption.backfill(). '
+    'Returns whether it is one: a watched table is filled by its watch.';
+
+CREATE FUNCTION caption.end_backfill(relation regclass)
+    RETURNS boolean
+    LANGUAGE c VOLATILE PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
+    AS 'MODULE_PATHNAME', 'end_backfill_wrapper';
+COMMENT ON FUNCTION caption.end_backfill(regclass) IS
+    'Ends a finished backfill, and pauses another; a part of caption.backfill(). '
+    'Returns whether it is finished; NULL if it was ended before.';
+
+-- A procedure that commits cannot set a search_path: every name and operator is qualified.
+CREATE PROCEDURE caption.backfill(
+        relation  regclass,
+        image     text  DEFAULT NULL,
+        fills     jsonb DEFAULT NULL,
+        condition text  DEFAULT NULL,
+        batch     int   DEFAULT NULL)
+    LANGUAGE plpgsql
     AS $$
     DECLARE
-        caller constant text := '@extschema@.caption_image(text, text, int, text, jsonb), '
-                                '@extschema@.caption_image(bytea, text, int, text, jsonb), '
-                                '@extschema@.caption_images(text[], text, int, int), '
-                                '@extschema@.caption_image_json(text, text[], int)';
-        editor constant text :=
-            'caption.watch, caption.unwatch, caption.move_watch, caption.pause, '
-            'caption.resume, caption.retry, '
-            'caption.recaption, caption.withdraw, caption.prune, caption.is_idle, '
-            'caption.estimate, caption.preview, '
-            'caption.texts, caption.begin_backfill, caption.end_backfill, '
-            'caption.approve, caption.reject, caption.revise, caption.contact_sheet, '
-            'caption.import_review';
+        -- After a DROP TABLE only the OID would be left.
+        name      text := pg_catalog.format('%s', relation);
+        is_own    boolean;
+        is_done   boolean;
+        filled    bigint;
+        counted   text;
+        codes     text;
+        later     bigint;
+        first_due timestamptz;
     BEGIN
-        IF rights NOT IN ('caller', 'editor') THEN
-            RAISE EXCEPTION 'unknown rights "%"', left(rights, 100)
-                USING ERRCODE = 'invalid_parameter_value',
-                      HINT    = 'They are caller (captions on demand) or editor '
-                                '(also watches of the role''s own tables).';
+        PERFORM caption.require_no_transaction('caption.backfill');
+        is_own := caption.begin_backfill(relation, image, fills, condition, batch);
+        COMMIT;
+        CALL caption.wait_for(relation, name, timeout => NULL, deferred => false, begun => true);
+        IF NOT is_own THEN
+            RETURN;
         END IF;
-        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', caller, role);
-        IF rights = 'editor' THEN
-            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', editor, role);
-            EXECUTE format('GRANT EXECUTE ON PROCEDURE '
-                           'caption.wait, caption.backfill TO %s', role);
+        SELECT p.filled
+          INTO filled
+          FROM caption.progress p
+         WHERE p.relation OPERATOR(pg_catalog.=) backfill.relation;
+        is_done := caption.end_backfill(relation);
+        IF is_done IS NULL THEN
+            PERFORM FROM caption.watch w
+              WHERE w.relation OPERATOR(pg_catalog.=) backfill.relation AND NOT w.backfill;
+            IF FOUND THEN
+                RAISE NOTICE 'table % is watched now', name;
+                RETURN;
+            END IF;
+            RAISE EXCEPTION 'the backfill of table % was ended by another session', name
+                USING ERRCODE = 'object_not_in_prerequisite_state',
+                      DETAIL  = 'The table was dropped, or caption.unwatch() was called.',
+                      HINT    = 'If the table is still there, call caption.backfill() again.';
+        END IF;
+        SELECT pg_catalog.concat(pg_catalog.sum(c.rows), ' failed: ',
+                                 pg_catalog.string_agg(pg_catalog.format('%s with %s', c.rows,
+                                                                         c.code), ', '
+                                                       ORDER BY c.rows DESC, c.code))
+          INTO codes
+          FROM caption.failure_count c
+         WHERE c.relation OPERATOR(pg_catalog.=) backfill.relation
+        HAVING pg_catalog.count(*) OPERATOR(pg_catalog.>) 0;
+        SELECT pg_catalog.count(*), pg_catalog.min(d.due)
+          INTO later, first_due
+          FROM caption.deferred_row d
+         WHERE d.relation OPERATOR(pg_catalog.=) backfill.relation;
+        counted := pg_catalog.concat(filled, CASE WHEN filled OPERATOR(pg_catalog.=) 1
+                                                  THEN ' row' ELSE ' rows' END);
+        IF is_done THEN
+            RAISE NOTICE 'backfill of table % is complete: % filled, %', name, counted,
+                         coalesce(codes, 'none failed');
+        ELSE
+            RAISE NOTICE 'backfill of table % is paused: % filled, % tried again later, %',
+                         name, counted, later, coalesce(codes, 'none failed')
+                USING HINT = pg_catalog.format('CALL caption.backfill(%L) after %s continues it.',
+                                               name, first_due);
         END IF;
     END
     $$;
-COMMENT ON FUNCTION caption.grant_to(regrole, text) IS
-    'Grants a role what it needs in this database. caller: captions on demand. '
-    'editor: also watches of its own tables. Creates no role.';
-REVOKE ALL ON FUNCTION caption.grant_to(regrole, text) FROM PUBLIC;
+COMMENT ON PROCEDURE caption.backfill(regclass, text, jsonb, text, int) IS
+    'Fills the empty columns of a table once, and commits as it goes. Reports progress by NOTICE. '
+    'If it is cancelled, another call continues. fills and condition as for caption.watch(). '
+    'batch: the most rows in progress. CALL it outside of a transaction block.';
+
+REVOKE ALL ON FUNCTION
+    caption.begin_backfill(regclass, text, jsonb, text, int),
+    caption.end_backfill(regclass)
+    FROM PUBLIC;
+REVOKE ALL ON PROCEDURE caption.backfill(regclass, text, jsonb, text, int) FROM PUBLIC;
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2084,47 +1939,252 @@ COMMENT ON FUNCTION caption.audit(regclass) IS
 /* </end connected objects> */
 
 /* <begin connected objects> */
--- src/lib.rs:25
+-- src/lib.rs:31
+-- requires:
+--   progress
+
+-- The ledger as users see it: which texts are machine-written, and from which source.
+
+CREATE VIEW caption.written_text WITH (security_barrier) AS
+    SELECT l.relation::regclass AS relation,
+           l.key,
+           o.key::name AS column_name,
+           o.value AS entry,
+           coalesce((o.value->>'at')::timestamptz, l.at) AS at
+      FROM caption.ledger l
+      JOIN pg_class c ON c.oid = l.relation::oid
+     CROSS JOIN jsonb_each(l.outputs) AS o
+     WHERE pg_has_role(c.relowner, 'USAGE');
+COMMENT ON VIEW caption.written_text IS
+    'Entries of the ledger, for caption.texts(). Visible to members of the table''s owner.';
+GRANT SELECT ON caption.written_text TO PUBLIC;
+
+CREATE FUNCTION caption.texts(
+        relation regclass,
+        OUT key         jsonb,
+        OUT column_name name,
+        OUT text        text,
+        OUT source      text,
+        OUT state       text,
+        OUT confidence  real,
+        OUT model       text,
+        OUT style       text,
+        OUT language    text,
+        OUT at          timestamptz)
+    RETURNS SETOF record
+    LANGUAGE plpgsql STABLE STRICT PARALLEL SAFE ROWS 1000 SET search_path = pg_catalog, pg_temp
+    AS $$
+    #variable_conflict use_column
+    DECLARE
+        watch record;
+    BEGIN
+        SELECT format('%s%s', CASE c.relkind WHEN 'p' THEN '' ELSE 'ONLY ' END, w.relation) AS name,
+               -- Key and texts of a row as the ledger has them.
+               (SELECT string_agg(format('format(''%%s'', t.%I)', k.name), ', ' ORDER BY k.ord)
+                  FROM unnest(w.keys) WITH ORDINALITY AS k (name, ord)) AS keys,
+               (SELECT string_agg(format('WHEN %L THEN t.%I::text', f.name, f.name), ' ')
+                  FROM jsonb_object_keys(w.fills) AS f (name)) AS texts,
+               coalesce(w.blank = 'keep', false) AS keeps_blank,
+               pg_has_role(c.relowner, 'USAGE') AS is_member,
+               c.relowner::regrole AS owner
+          INTO watch
+          FROM caption.watch w
+          JOIN pg_class c ON c.oid = w.relation
+         WHERE w.relation = texts.relation;
+        IF NOT FOUND THEN
+            RAISE EXCEPTION 'table % is not watched', texts.relation
+                USING ERRCODE = 'undefined_object',
+                      HINT    = caption.unwatched_hint(texts.relation);
+        ELSIF NOT watch.is_member THEN
+            RAISE EXCEPTION 'must be owner of table % to see its machine-written texts',
+                    texts.relation
+                USING ERRCODE = 'insufficient_privilege',
+                      DETAIL  = format('It belongs to %s.', watch.owner);
+        END IF;
+        RETURN QUERY EXECUTE format($query$
+            SELECT caption.key_object(l.relation, l.key),
+                   l.column_name,
+                   coalesce(l.entry->>'written', CASE WHEN v.is_written THEN v.text END),
+                   coalesce(l.entry->>'source', 'model'),
+                   CASE WHEN l.entry->>'state' = 'withdrawn' AND v.text IS NULL THEN 'withdrawn'
+                        WHEN v.is_written THEN coalesce(l.entry->>'state', 'written')
+                        ELSE 'edited' END,
+                   (l.entry->>'confidence')::real,
+                   l.entry->>'model',
+                   l.entry->>'style',
+                   l.entry->>'language',
+                   l.at
+              FROM caption.written_text l
+              JOIN %1$s t ON l.key = jsonb_build_array(%2$s)
+             CROSS JOIN LATERAL (SELECT CASE l.column_name %3$s END AS text) AS c
+             CROSS JOIN LATERAL (
+                   SELECT CASE WHEN NOT $2 OR c.text <> '' THEN nullif(c.text, '')
+                               ELSE c.text END AS text,
+                          NOT ($2 AND c.text IS NOT DISTINCT FROM '')
+                          AND left(encode(sha256(convert_to(coalesce(c.text, ''), 'UTF8')),
+                                          'hex'), 32)
+                              = l.entry->>'text' AS is_written) AS v
+             WHERE l.relation = $1 AND l.entry ? 'text'
+             UNION ALL
+            SELECT caption.key_object(l.relation, l.key),
+                   l.column_name,
+                   d.draft->>'written',
+                   d.draft->>'source',
+                   d.draft->>'state',
+                   (d.draft->>'confidence')::real,
+                   d.draft->>'model',
+                   d.draft->>'style',
+                   d.draft->>'language',
+                   coalesce((d.draft->>'at')::timestamptz, l.at)
+              FROM caption.written_text l
+              JOIN %1$s t ON l.key = jsonb_build_array(%2$s)
+             CROSS JOIN LATERAL (SELECT l.entry->'draft' AS draft) AS d
+             WHERE l.relation = $1 AND l.entry ? 'draft'
+        $query$, watch.name, watch.keys, watch.texts) USING texts.relation, watch.keeps_blank;
+    END
+    $$;
+COMMENT ON FUNCTION caption.texts(regclass) IS
+    'Returns the machine-written texts of a watched table, for members of its owner. '
+    'source: model or fallback. '
+    'state: written, approved, edited (by a user since), withdrawn, draft, rejected. '
+    'confidence: from 0 to 1.';
+REVOKE ALL ON FUNCTION caption.texts(regclass) FROM PUBLIC;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:32
+-- requires:
+--   watch
+--   texts
+
+-- Drafts: texts that a reviewer approves before they are in the table.
+--
+-- Each function requires the rights of the table's owner, and writes with the caller's. None has a
+-- SET clause: conditions are looked up in the caller's search_path, and the table's triggers run
+-- with it. The functions pin the path for themselves.
+
+CREATE FUNCTION caption.approve(
+        relation       regclass,
+        keys           jsonb[] DEFAULT NULL,
+        min_confidence real    DEFAULT NULL,
+        condition      text    DEFAULT NULL,
+        column_name    text    DEFAULT NULL,
+        OUT key         jsonb,
+        OUT column_name text,
+        OUT error       text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'approve_wrapper';
+COMMENT ON FUNCTION caption.approve IS
+    'Writes the drafts of a watched table into it, with the caller''s rights: all, or some. '
+    'keys or condition name rows, column_name a column, min_confidence a bound. Each row is '
+    'written on its own. Returns the texts that could not be written, and why.';
+
+CREATE FUNCTION caption.reject(
+        relation    regclass,
+        keys        jsonb[] DEFAULT NULL,
+        condition   text    DEFAULT NULL,
+        column_name text    DEFAULT NULL,
+        reason      text    DEFAULT NULL)
+    RETURNS bigint
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'reject_wrapper';
+COMMENT ON FUNCTION caption.reject IS
+    'Rejects drafts of a watched table; of all rows, or of those that keys or condition name. '
+    'Nothing is asked for again until the image or the fill changes, caption.recaption() finds '
+    'another model, or caption.recaption(force => true). Returns the number of texts.';
+
+CREATE FUNCTION caption.revise(
+        relation    regclass,
+        key         jsonb,
+        column_name text,
+        text        text)
+    RETURNS void
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'revise_wrapper';
+COMMENT ON FUNCTION caption.revise IS
+    'Changes the text of a draft, which remains one; a rejected draft waits for its review again. '
+    'Once approved, the text counts as user-edited.';
+
+CREATE FUNCTION caption.contact_sheet(
+        relation  regclass,
+        condition text DEFAULT NULL,
+        "limit"   int  DEFAULT 200)
+    RETURNS text
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'contact_sheet_wrapper';
+COMMENT ON FUNCTION caption.contact_sheet IS
+    'Returns an HTML page of pictures with their texts, rows with drafts first. Drafts are edited '
+    'and marked there; the page saves a CSV for caption.import_review(). Pictures are linked, not '
+    'embedded. limit: the most rows, up to 5000.';
+
+CREATE FUNCTION caption.import_review(
+        relation regclass,
+        csv      text,
+        OUT key         jsonb,
+        OUT column_name text,
+        OUT error       text)
+    RETURNS SETOF record
+    LANGUAGE c VOLATILE PARALLEL UNSAFE
+    AS 'MODULE_PATHNAME', 'import_review_wrapper';
+COMMENT ON FUNCTION caption.import_review IS
+    'Carries out what a reviewer decided on a page of caption.contact_sheet(), with the caller''s '
+    'rights. Drafts that have changed since are left alone. Returns the lines that could not be '
+    'carried out, and why. The CSV has at most 50 MB.';
+
+REVOKE ALL ON FUNCTION
+    caption.approve, caption.reject, caption.revise, caption.contact_sheet, caption.import_review
+    FROM PUBLIC;
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/lib.rs:45
 -- requires:
 --   caption
+--   watch
+--   dry_run
+--   texts
+--   review
+--   backfill
 
--- Models: which ones are installed, and which one serves.
+-- Rights in one call.
 
-CREATE FUNCTION caption.models(
-        OUT name    text,
-        OUT active  boolean,
-        OUT state   text,
-        OUT family  text,
-        OUT bytes   bigint,
-        OUT graphs  jsonb,
-        OUT digest  text,
-        OUT memory  bigint,
-        OUT styles  text[],
-        OUT problem text,
-        OUT path    text)
-    RETURNS SETOF record
-    LANGUAGE c VOLATILE PARALLEL SAFE COST 10000 ROWS 10 SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'models_wrapper';
-COMMENT ON FUNCTION caption.models() IS
-    'Returns the installed models. state: serving (problem: skipped unusable files), loading, '
-    'failed (problem: why), unusable (problem: why), installed. graphs: available precisions of '
-    'each graph, the preferred one first; for the serving model the loaded ones. '
-    'digest and memory: of the serving model.';
-
-CREATE FUNCTION caption.use_model(
-        name text,
-        wait boolean DEFAULT false)
+CREATE FUNCTION caption.grant_to(role regrole, rights text)
     RETURNS void
-    LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE SET search_path = pg_catalog, pg_temp
-    AS 'MODULE_PATHNAME', 'use_model_wrapper';
-COMMENT ON FUNCTION caption.use_model(text, boolean) IS
-    'Chooses the model of this server: the name of an installed model or an absolute path. '
-    'Takes effect immediately, even if the transaction is rolled back. '
-    'wait: return when the model serves, or raise an error. '
-    'Requires the privilege ALTER SYSTEM on pg_caption.model.';
-
-REVOKE ALL ON FUNCTION caption.models(), caption.use_model(text, boolean) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION caption.models() TO pg_monitor;
+    LANGUAGE plpgsql VOLATILE STRICT SET search_path = pg_catalog, pg_temp
+    AS $$
+    DECLARE
+        caller constant text := '@extschema@.caption_image(text, text, int, text, jsonb), '
+                                '@extschema@.caption_image(bytea, text, int, text, jsonb), '
+                                '@extschema@.caption_images(text[], text, int, int), '
+                                '@extschema@.caption_image_json(text, text[], int)';
+        editor constant text :=
+            'caption.watch, caption.unwatch, caption.move_watch, caption.pause, '
+            'caption.resume, caption.retry, '
+            'caption.recaption, caption.withdraw, caption.prune, caption.is_idle, '
+            'caption.estimate, caption.preview, '
+            'caption.texts, caption.begin_backfill, caption.end_backfill, '
+            'caption.approve, caption.reject, caption.revise, caption.contact_sheet, '
+            'caption.import_review';
+    BEGIN
+        IF rights NOT IN ('caller', 'editor') THEN
+            RAISE EXCEPTION 'unknown rights "%"', left(rights, 100)
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT    = 'They are caller (captions on demand) or editor '
+                                '(also watches of the role''s own tables).';
+        END IF;
+        EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', caller, role);
+        IF rights = 'editor' THEN
+            EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO %s', editor, role);
+            EXECUTE format('GRANT EXECUTE ON PROCEDURE '
+                           'caption.wait, caption.backfill TO %s', role);
+        END IF;
+    END
+    $$;
+COMMENT ON FUNCTION caption.grant_to(regrole, text) IS
+    'Grants a role what it needs in this database. caller: captions on demand. '
+    'editor: also watches of its own tables. Creates no role.';
+REVOKE ALL ON FUNCTION caption.grant_to(regrole, text) FROM PUBLIC;
 /* </end connected objects> */
 
 /* <begin connected objects> */
@@ -2298,6 +2358,12 @@ GRANT EXECUTE ON FUNCTION caption.models() TO pg_monitor;
 /* <begin connected objects> */
 -- src/api/progress.rs:35
 -- pg_caption::api::progress::rows_ahead
+-- Skipped due to `#[pgrx(sql = false)]`
+/* </end connected objects> */
+
+/* <begin connected objects> */
+-- src/api/style.rs:137
+-- pg_caption::api::style::style_problem
 -- Skipped due to `#[pgrx(sql = false)]`
 /* </end connected objects> */
 

@@ -8,18 +8,23 @@ use pg_caption_wire::Failure;
 ///   full stop and has one line.
 /// * Detail and hint consist of whole sentences: a capital letter or a quoted name first, a full
 ///   stop last.
+/// * There is a hint: it says what to do next.
 ///
 /// ```
 /// use pg_caption_checks::style_violations;
 /// use pg_caption_wire::{Failure, FailureClass};
 ///
-/// let good = Failure::new(FailureClass::Retry, "reset", "host a:80 closed the connection");
+/// let good = Failure::new(FailureClass::Retry, "reset", "host a:80 closed the connection")
+///     .hint("Call again later.");
 /// assert!(style_violations(&good).is_empty());
 /// let bad = good.detail("after 3 s");
 /// assert_eq!(style_violations(&bad).len(), 2);
 /// ```
 pub fn style_violations(failure: &Failure) -> Vec<String> {
     let mut violations = message_violations(&failure.message);
+    if failure.hint.is_none() {
+        violations.push("there is no hint".into());
+    }
     for (part, text) in [("detail", &failure.detail), ("hint", &failure.hint)] {
         let Some(text) = text else { continue };
         if !starts_sentence(text) {
@@ -73,7 +78,8 @@ mod tests {
     use pg_caption_wire::FailureClass;
 
     fn violations(message: &str, detail: Option<&str>) -> usize {
-        let mut failure = Failure::new(FailureClass::Reject, "code", message);
+        let mut failure =
+            Failure::new(FailureClass::Reject, "code", message).hint("Call again later.");
         failure.detail = detail.map(String::from);
         style_violations(&failure).len()
     }
@@ -92,6 +98,12 @@ mod tests {
         ] {
             assert_eq!(violations(message, None), found, "{message:?}");
         }
+    }
+
+    #[test]
+    fn each_failure_has_a_hint() {
+        let silent = Failure::new(FailureClass::Reject, "code", "it failed");
+        assert_eq!(style_violations(&silent), ["code: there is no hint"]);
     }
 
     #[test]

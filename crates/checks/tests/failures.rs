@@ -74,6 +74,10 @@ fn fetch_failures_follow_the_style() {
             last: None,
         },
         HostBusy { location: location() },
+        LookupBusy { location: location() },
+        Displaced { location: location() },
+        TooSlow { location: location(), bytes: 9, window: second },
+        RedirectLoop { location: location(), with_cookie: true },
         Cancelled { location: location() },
         Memory(Box::new(Failure::timeout(None, "waiting for memory"))),
         Setting { setting: "pg_caption.proxy", reason: "it is not a URL".into() },
@@ -145,11 +149,10 @@ fn style_errors_follow_the_style() {
         TextRefusal::WrongLanguage { expected: "de".into() },
         TextRefusal::BlockedWord { pattern: None },
     ];
-    all_follow_the_style(
-        refusals.iter().map(|refusal| {
-            Failure::new(FailureClass::Uncertain, refusal.code(), refusal.to_string())
-        }),
-    );
+    all_follow_the_style(refusals.iter().map(|refusal| {
+        Failure::new(FailureClass::Uncertain, refusal.code(), refusal.to_string())
+            .hint(refusal.hint())
+    }));
 }
 
 #[test]

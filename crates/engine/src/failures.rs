@@ -7,6 +7,9 @@ use pg_caption_language::LanguageTag;
 use pg_caption_style::{StyleError, TextRefusal};
 use pg_caption_wire::{Failure, FailureClass, TOO_MANY_CONNECTIONS};
 
+/// The hint of failures that may be the picture's or the engine's.
+const SEE_LOG: &str = "Call again later. If it fails each time, see the server log.";
+
 /// The provider is still loading at the deadline.
 pub fn loading() -> Failure {
     Failure::new(FailureClass::Engine, "loading", "the model is still loading")
@@ -47,22 +50,32 @@ pub fn host_busy(host: &str, waited_ms: u64) -> Failure {
 /// An invalid request.
 pub fn bad_request(message: impl Into<String>) -> Failure {
     Failure::new(FailureClass::Reject, "bad_request", message)
+        .hint("Correct the arguments of the call.")
+}
+
+/// Rows of `caption.rule` that cannot be used.
+pub fn bad_rules(reason: &str) -> Failure {
+    bad_request(reason).hint("Correct the rows of caption.rule.")
 }
 
 /// The model has no prompt for a style.
 pub fn no_prompt(style: &str, reason: &str) -> Failure {
     bad_request(format!("the model has no prompt for style \"{style}\""))
         .detail(because("The model's folder reports", reason))
+        .hint("Use another style, or choose another model with caption.use_model().")
 }
 
 /// The model refuses the generation settings.
 pub fn bad_generation(reason: &str) -> Failure {
-    bad_request("the generation settings cannot be used").detail(because("The reason is", reason))
+    bad_request("the generation settings cannot be used")
+        .detail(because("The reason is", reason))
+        .hint("Correct generation_config.json of the model, or choose another model.")
 }
 
 /// An invalid style.
 pub fn bad_style(error: &StyleError) -> Failure {
     Failure::new(FailureClass::Reject, "bad_style", error.to_string())
+        .hint("Correct the style, or use another one.")
 }
 
 /// There is no memory for `bytes` within one stage.
@@ -93,13 +106,14 @@ pub fn crashed(stage: &str) -> Failure {
 
 /// The engine dropped the request: a bug, worth a retry.
 pub fn lost() -> Failure {
-    Failure::new(FailureClass::Retry, "lost", "the engine lost the request")
+    Failure::new(FailureClass::Retry, "lost", "the engine lost the request").hint(SEE_LOG)
 }
 
 /// A call of the model failed for this picture.
 pub fn model_error(reason: impl Into<String>) -> Failure {
     Failure::new(FailureClass::Retry, "model_error", "the model could not process the picture")
         .detail(because("The model reports", &reason.into()))
+        .hint(SEE_LOG)
 }
 
 /// Code that ran on one request's data panicked: an error of that request, on a thread that
@@ -137,6 +151,7 @@ pub fn blank() -> Failure {
         "blank",
         "the picture is blank: there is nothing to describe",
     )
+    .hint("Replace the picture, or write the text by hand.")
 }
 
 /// The model cannot be asked for the language of a style.
@@ -153,7 +168,7 @@ pub fn unknown_language(model: &str, language: &LanguageTag) -> Failure {
 
 /// The text violates the rules of its style.
 pub fn refused(refusal: &TextRefusal) -> Failure {
-    Failure::new(FailureClass::Uncertain, refusal.code(), refusal.to_string())
+    Failure::new(FailureClass::Uncertain, refusal.code(), refusal.to_string()).hint(refusal.hint())
 }
 
 /// All connections are in use.
@@ -169,7 +184,7 @@ pub fn too_many_connections(most: usize) -> Failure {
 
 /// A client violated the protocol.
 pub fn protocol(reason: &str) -> Failure {
-    Failure::new(FailureClass::Engine, "protocol", "the connection violated the protocol")
+    Failure::protocol("the connection violated the protocol")
         .detail(because("The engine reports", reason))
 }
 
@@ -177,6 +192,7 @@ pub fn protocol(reason: &str) -> Failure {
 pub fn unreadable_file(error: &std::io::Error) -> Failure {
     Failure::new(FailureClass::Reject, "unreadable_file", "the file cannot be read")
         .detail(because("The system reports", &error.to_string()))
+        .hint("Check the path, and the rights to the file.")
 }
 
 #[cfg(test)]
@@ -196,6 +212,7 @@ mod tests {
             model_broken("a scheduler lost its place"),
             host_busy("example.org:443", 7),
             bad_request("max_tokens must be at most 256, not 300"),
+            bad_rules("the pattern is empty"),
             no_prompt("poetic", "it reads no instructions."),
             bad_generation("num_beams must be a number"),
             bad_style(&style.unwrap_err()),

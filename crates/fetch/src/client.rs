@@ -37,8 +37,10 @@ pub(crate) fn client(
     let proxy = settings.proxy.as_deref().map(settings::proxy).transpose()?;
     // Using https without any is an error.
     let roots = roots.unwrap_or_else(system_roots);
-    let (tls, has_roots) = SharedTls::new(roots)
-        .map_err(|e| FetchError::Setting { setting: "TLS", reason: e.to_string() })?;
+    let (tls, has_roots) = SharedTls::new(roots).map_err(|e| FetchError::Setting {
+        setting: "the configuration of TLS",
+        reason: e.to_string(),
+    })?;
     let config = Agent::config_builder()
         .proxy(proxy.clone())
         .max_redirects(0)

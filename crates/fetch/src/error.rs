@@ -6,7 +6,7 @@
 use crate::oddity::{UrlOddity, mistake_hint};
 use crate::target::location_text;
 use crate::tls::CertificateFault;
-use pg_caption_wire::{Failure, FailureClass, UrlMistake};
+use pg_caption_wire::{CALL_AGAIN, Failure, FailureClass, PAUSED, UrlMistake};
 use std::time::{Duration, SystemTime};
 
 /// When a look-up that was not started is worth another attempt.
@@ -393,13 +393,22 @@ impl FetchError {
                 "Store the http URL itself if an unprotected connection is acceptable."
             }
             BadRedirect { cause, .. } => return cause.hint(),
+            RedirectLoop { with_cookie: false, .. } => {
+                "Correct the URL, or the redirects of the web server."
+            }
             HostBusy { .. } => "See \"pg_caption.host_concurrency\".",
+            Displaced { .. } => "Call again later, or raise \"pg_caption.memory\".",
+            Setting { setting, .. } => {
+                return Some(format!("Correct {setting}, then reload the configuration."));
+            }
             Proxy { .. } => "See \"pg_caption.proxy\".",
             HostCooling { .. }
             | Status { status: 429, .. }
             | Status { retry_after: Some(_), .. } => {
-                "No action is needed. SELECT * FROM caption.host shows paused hosts and the end of \
-                 each pause."
+                return Some(format!(
+                    "{PAUSED} SELECT * FROM caption.host shows paused hosts and the end of each \
+                     pause."
+                ));
             }
             Status { status: 400..=499, oddity: Some(oddity), .. } => return Some(oddity.hint()),
             Status { status: 401 | 403, .. } => {
@@ -412,15 +421,18 @@ impl FetchError {
                  \"pg_caption.fetch_headers_file\"."
             }
             Dns { .. } => "Check the name of the host, and the name servers of this machine.",
-            Connect { .. } | Reset { .. } | Status { status: 304 | 408 | 425 | 500..=599, .. } => {
-                "Call again later. Rows of a watched table are tried again by themselves."
-            }
+            Connect { .. }
+            | Reset { .. }
+            | Cancelled { .. }
+            | Timeout { stage: FetchStage::Answer, .. }
+            | Status { status: 408 | 425 | 500..=599, .. } => CALL_AGAIN,
+            Status { status: 304, .. } => "Correct the web server, or the cache in front of it.",
             Status { .. } => "Correct the URL, or have the host serve the picture there.",
             NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } => {
                 "Correct the URL or the web server."
             }
             Truncated { .. } => "The file was probably not uploaded completely.",
-            _ => return None,
+            Memory(failure) => return failure.hint.clone(),
         };
         Some(hint.into())
     }

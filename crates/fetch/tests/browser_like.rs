@@ -210,7 +210,8 @@ fn a_redirect_to_itself_gets_its_cookie_once() {
     let plain =
         TestServer::start(|r, s| reply(s, "302 Found", &format!("Location: {}\r\n", r.path), b""));
     let failure = get(&fetcher(|_| {}), &plain.url("/p.jpg")).unwrap_err().failure();
-    assert_eq!((failure.code.as_str(), failure.hint), ("redirect_loop", None));
+    assert_eq!(failure.code, "redirect_loop");
+    assert!(!failure.hint.unwrap().contains("fetch_headers_file"), "it set no cookie");
     assert_eq!(plain.requests().len(), 1);
 }
 

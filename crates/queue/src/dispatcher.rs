@@ -290,7 +290,8 @@ pub fn slow_host(job: &RowJob, pause: Duration) -> CaptionOutcome {
         FailureClass::Host,
         "host_busy",
         format!("{named} answers slowly and many rows wait for it"),
-    );
+    )
+    .hint("No action is needed. See \"pg_caption.host_concurrency\".");
     failure.host = host.map(str::to_owned);
     failure.retry_after_ms = Some(pause.as_millis() as u64);
     CaptionOutcome::Failed(failure)

@@ -71,6 +71,7 @@ impl RowOutcome {
                 "unrecordable",
                 "the reason of the failure cannot be stored",
             )
+            .hint("See the server log.")
         };
         match self {
             RowOutcome::Done | RowOutcome::Kept | RowOutcome::Confirmed => None,

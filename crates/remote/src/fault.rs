@@ -1,7 +1,12 @@
 //! Why a server gave no caption, and what that means for the request.
 
-use pg_caption_wire::{Failure, FailureClass};
+use pg_caption_wire::{Failure, FailureClass, PAUSED};
 use std::time::Duration;
+
+/// The hint of failures that may be this picture's or the server's.
+const SEE_LOG: &str = "Call again later. If it fails each time, see the log of the model server.";
+/// The hint of failures of one picture.
+const OTHER_MODEL: &str = "Write the text of this picture by hand, or use another model for it.";
 
 /// Why there is no caption. Texts of the server in it are one short line, without the key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -100,7 +105,8 @@ impl RemoteFault {
                 "model_server_credit",
                 "the account at the model server has no credit",
             )
-            .detail(says(text)),
+            .detail(says(text))
+            .hint("Add credit to the account, or choose another model with caption.use_model()."),
             RemoteFault::Refused(text) => {
                 Failure::new(Engine, "model_server_refused", "the model server cannot be used")
                     .detail(says(text))
@@ -109,7 +115,8 @@ impl RemoteFault {
             RemoteFault::Busy { status, wait, reason } => {
                 let mut failure =
                     Failure::new(Host, "model_server_busy", "the model server asks for a pause")
-                        .detail(format!("Its status was {status}. {}", says(reason)));
+                        .detail(format!("Its status was {status}. {}", says(reason)))
+                        .hint(PAUSED);
                 failure.retry_after_ms = wait.map(|wait| wait.as_millis() as u64);
                 failure
             }
@@ -142,37 +149,43 @@ impl RemoteFault {
             RemoteFault::Server(text) => {
                 Failure::new(Retry, "model_server_error", "the model server failed")
                     .detail(says(text))
+                    .hint(SEE_LOG)
             }
             RemoteFault::Malformed(text) => Failure::new(
                 Retry,
                 "model_server_answer",
                 "the answer of the model server cannot be read",
             )
-            .detail(format!("The server is \"{server}\": {}.", sentence(text))),
+            .detail(format!("The server is \"{server}\": {}.", sentence(text)))
+            .hint(SEE_LOG),
             RemoteFault::Aborted => Failure::new(
                 Retry,
                 "model_server_error",
                 "the model server stopped in the middle of its answer",
             )
-            .detail(says("")),
+            .detail(says(""))
+            .hint(SEE_LOG),
             RemoteFault::Suspect(text) => Failure::new(
                 Reject,
                 "model_server_killer",
                 "the model server fails for this picture each time, and serves others",
             )
-            .detail(says(text)),
+            .detail(says(text))
+            .hint(OTHER_MODEL),
             RemoteFault::Picture(text) => Failure::new(
                 Reject,
                 "model_server_rejected",
                 "the model server cannot use the picture",
             )
-            .detail(says(text)),
+            .detail(says(text))
+            .hint(OTHER_MODEL),
             RemoteFault::Filtered(text) => Failure::new(
                 Reject,
                 "filtered",
                 "the model server's content filter refuses the picture",
             )
-            .detail(says(text)),
+            .detail(says(text))
+            .hint("Write the text of this picture by hand."),
             RemoteFault::Empty => {
                 Failure::new(Reject, "empty_answer", "the model server returned no text")
                     .detail(says("the answer is empty, also with thinking turned off"))

@@ -51,4 +51,30 @@ impl TextRefusal {
             TextRefusal::BlockedWord { .. } => "blocked_word",
         }
     }
+
+    /// What to do, as a whole sentence.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            TextRefusal::TooShort { .. } => {
+                "Write the text by hand, choose a larger model with caption.use_model(), or lower \
+                 min_chars of the style."
+            }
+            TextRefusal::NoWords | TextRefusal::EchoesName => {
+                "Write the text by hand, or choose a larger model with caption.use_model()."
+            }
+            TextRefusal::Declined | TextRefusal::NoCaption => {
+                "Write the text by hand, or choose another model with caption.use_model()."
+            }
+            TextRefusal::WrongLanguage { .. } => {
+                "Write the text by hand, or call caption.use_model() with a model that knows the \
+                 language."
+            }
+            TextRefusal::BlockedWord { pattern: Some(_) } => {
+                "Write the text by hand, or change the rule in caption.rule."
+            }
+            TextRefusal::BlockedWord { pattern: None } => {
+                "Write the text by hand. A row of caption.rule can allow the word."
+            }
+        }
+    }
 }

@@ -34,6 +34,12 @@ impl FailureClass {
 
 /// Code of a failure for which the engine closes a new connection: all places are taken.
 pub const TOO_MANY_CONNECTIONS: &str = "too_many_connections";
+/// The hint of failures that may pass by themselves.
+pub const CALL_AGAIN: &str = "Call again later. Rows of a watched table are tried again by \
+     themselves, up to \"pg_caption.max_attempts\" times; after that, call caption.retry().";
+/// The hint of a pause.
+pub const PAUSED: &str =
+    "Call again after the pause. Rows of a watched table wait for its end by themselves.";
 /// Engines that may be lost while they process one picture alone, before the picture is refused.
 /// Sessions and queue workers apply the same limit.
 pub const MAX_ENGINE_DEATHS: u32 = 3;
@@ -163,5 +169,13 @@ impl Failure {
             "unexpected_304",
             "the host answered 304 Not Modified to an unconditional request",
         )
+        .hint("Correct the web server, or the cache in front of it.")
+    }
+
+    /// The other side of a connection sent what the protocol does not allow; reported by sessions
+    /// and the engine.
+    pub fn protocol(message: impl Into<String>) -> Failure {
+        Failure::new(FailureClass::Engine, "protocol", message)
+            .hint("Reconnect. If that does not help, restart the server.")
     }
 }

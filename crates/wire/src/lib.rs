@@ -15,7 +15,9 @@ mod url_text;
 
 pub use config::{EngineConfig, TileMode};
 pub use context::{ContextFacts, MAX_CONTEXT, MAX_FACT, MAX_FACT_NAME, MAX_FACTS};
-pub use failure::{Failure, FailureClass, MAX_ENGINE_DEATHS, TOO_MANY_CONNECTIONS};
+pub use failure::{
+    CALL_AGAIN, Failure, FailureClass, MAX_ENGINE_DEATHS, PAUSED, TOO_MANY_CONNECTIONS,
+};
 pub use message::{
     AnswerReuse, CaptionOutcome, CaptionOutput, CaptionReply, CaptionRequest, ClientMessage,
     ClientRole, EarlierAnswer, EarlierCaption, FinishReason, ImageFacts, ImageSource, KnownPicture,

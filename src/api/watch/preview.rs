@@ -247,7 +247,8 @@ fn result_of(
             pg_caption_wire::FailureClass::Reject,
             "sign_failed",
             "the signing function returns no URL",
-        )),
+        )
+        .hint("Correct the function or the value.")),
     }
 }
 

@@ -72,6 +72,7 @@ mod swapped_tables;
 mod templates;
 mod texts;
 mod thresholds;
+mod trials;
 mod tutorial;
 mod upgrade;
 mod waiting;

@@ -50,7 +50,7 @@ pub fn run(options: &InspectArgs) -> Result<bool, String> {
             Err(failure) => {
                 all = false;
                 if options.json {
-                    let Failure { class, code, message, detail, .. } = failure;
+                    let Failure { class, code, message, detail, hint, .. } = failure;
                     println!(
                         "{}",
                         json!({
@@ -59,6 +59,7 @@ pub fn run(options: &InspectArgs) -> Result<bool, String> {
                             "error_code": code,
                             "error": message,
                             "detail": detail,
+                            "hint": hint,
                         })
                     );
                 } else {

@@ -249,7 +249,7 @@ impl ClientConnection {
         let timeout = Duration::from_millis(request.remaining_ms);
         let (rules, unusable) = match engine.rules().compiled(request.rules) {
             Ok(rules) => (rules, None),
-            Err(error) => (Arc::default(), Some(failures::bad_request(error.to_string()))),
+            Err(error) => (Arc::default(), Some(failures::bad_rules(&error.to_string()))),
         };
         let arrived = Instant::now();
         let (source, bytes) = match request.image {

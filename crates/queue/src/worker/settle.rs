@@ -47,7 +47,8 @@ impl QueueWorker {
                 FailureClass::Retry,
                 "row_locked",
                 "an open transaction locks the row, or rows that its triggers need",
-            );
+            )
+            .hint("No action is needed. The row is written when the lock is released.");
             let attempts = job.attempts;
             store.record(job, &RowOutcome::Deferred { failure, attempts, pause: POSTPONE });
             let (acked, waiting) = self.in_flight.postpone(&job.row, page);
