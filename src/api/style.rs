@@ -129,8 +129,7 @@ fn user_style(name: &str) -> Option<CaptionStyle> {
     let patch = StylePatch::from_row(row).unwrap_or_else(|error| {
         pgrx::error!("style \"{name}\" in caption.style cannot be read: {error}")
     });
-    let base = builtin(name).unwrap_or_else(|| CaptionStyle::with_defaults(name));
-    Some(patch.apply(base))
+    Some(patch.completed(name))
 }
 
 /// `caption.style_problem(style)`, for the trigger of `caption.style`.

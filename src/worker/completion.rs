@@ -72,13 +72,12 @@ fn failure(raised: &RaisedError, code: &str, what: &str) -> Failure {
         return Failure::new(FailureClass::Retry, "sign_timeout", message)
             .hint("See \"pg_caption.write_timeout\".");
     }
-    let mut failure = match code {
-        "sign_failed" => {
-            Failure::new(FailureClass::Reject, "sign_failed", format!("{what}{}", raised.message))
-                .hint("Correct the function or the value, then call caption.retry().")
-        }
-        _ => return unreadable(raised),
-    };
+    if code != "sign_failed" {
+        return unreadable(raised);
+    }
+    let mut failure =
+        Failure::new(FailureClass::Reject, "sign_failed", format!("{what}{}", raised.message))
+            .hint("Correct the function or the value, then call caption.retry().");
     failure.detail = raised.detail.clone();
     failure
 }

@@ -426,7 +426,7 @@ impl FetchError {
             | Cancelled { .. }
             | Timeout { stage: FetchStage::Answer, .. }
             | Status { status: 408 | 425 | 500..=599, .. } => CALL_AGAIN,
-            Status { status: 304, .. } => "Correct the web server, or the cache in front of it.",
+            Status { status: 304, .. } => return Failure::unexpected_304().hint,
             Status { .. } => "Correct the URL, or have the host serve the picture there.",
             NotHttp { .. } | HeadersTooLarge { .. } | BadEncoding { .. } => {
                 "Correct the URL or the web server."

@@ -55,7 +55,7 @@ impl PictureHeader {
     ///
     /// # Errors
     /// As [`crate::decode`] with these options, before anything is decoded.
-    pub fn check(&self, options: &DecodeOptions) -> Result<(), PictureError> {
+    fn check(&self, options: &DecodeOptions) -> Result<(), PictureError> {
         self.check_pixels(&options.limits)?;
         options.limits.check_memory(self.memory_for(options))
     }

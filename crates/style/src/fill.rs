@@ -3,7 +3,7 @@
 //! Called by the extension, which stores definitions as JSON in `caption.watch.fills`. Reads no
 //! style; whether its name exists is the caller's question.
 
-use crate::{CaptionStyle, MAX_TOKENS, MIN_TOKENS};
+use crate::{CaptionStyle, MAX_TOKENS, MIN_TOKENS, json_problem};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -80,8 +80,7 @@ impl FillDefinition {
         let fill: FillDefinition = match value {
             Value::String(style) => return Ok(FillDefinition::of_style(style)),
             Value::Object(_) => serde_json::from_value(value.clone())
-                // Messages of PostgreSQL have names in quotation marks.
-                .map_err(|error| FillError::Field(error.to_string().replace('`', "\"")))?,
+                .map_err(|error| FillError::Field(json_problem(&error)))?,
             Value::Null => return Err(FillError::Kind("null")),
             Value::Bool(_) => return Err(FillError::Kind("a boolean")),
             Value::Number(_) => return Err(FillError::Kind("a number")),

@@ -49,3 +49,8 @@ pub const MIN_TOKENS: u32 = 32;
 pub const MAX_TOKENS: u32 = 256;
 /// Default `max_tokens` of a call.
 pub const DEFAULT_TOKENS: u32 = 64;
+
+/// What is wrong with a JSON value, with names in quotation marks as in PostgreSQL's messages.
+pub(crate) fn json_problem(error: &serde_json::Error) -> String {
+    error.to_string().replace('`', "\"")
+}

@@ -5,7 +5,7 @@
 //! the value of a base style, which the caller chooses.
 
 use crate::validate::MIN_MAX_CHARS;
-use crate::{CaptionStyle, StyleError, StyleTask};
+use crate::{CaptionStyle, StyleError, StyleTask, builtin};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -88,6 +88,12 @@ impl StylePatch {
         rules.max_sentences = self.max_sentences.or(rules.max_sentences);
         rules.strip_final_stop = self.strip_final_stop.unwrap_or(rules.strip_final_stop);
         style
+    }
+
+    /// The style that a row of `caption.style` with that name defines: completed by the built-in
+    /// style of the name, else by the defaults of a style.
+    pub fn completed(self, name: &str) -> CaptionStyle {
+        self.apply(builtin(name).unwrap_or_else(|| CaptionStyle::with_defaults(name)))
     }
 
     /// Whether the bounds that hold for definitions, but not for requests, are kept: a request to a

@@ -4,7 +4,7 @@
 
 use crate::patch::StylePatch;
 use crate::validate::{MAX_CHARS, MIN_CHARS, MIN_MAX_CHARS, validate};
-use crate::{CaptionStyle, builtin, builtin_names};
+use crate::{builtin, builtin_names, json_problem};
 use serde_json::{Map, Value};
 
 /// Longest template and fallback of a style, characters.
@@ -19,16 +19,14 @@ const MAX_TEMPLATE: usize = 500;
 /// assert_eq!(problem.as_deref(), Some("max_chars must be from 10 to 4000, it is 5"));
 /// ```
 pub fn row_problem(row: Map<String, Value>) -> Option<String> {
-    let name = row.get("name").and_then(Value::as_str).unwrap_or_default();
-    let base = builtin(name);
-    if base.is_none() && row.get("instruction").is_none_or(Value::is_null) {
+    let name = row.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if builtin(&name).is_none() && row.get("instruction").is_none_or(Value::is_null) {
         return Some(format!("style \"{name}\" has no instruction"));
     }
-    let base = base.unwrap_or_else(|| CaptionStyle::with_defaults(name));
     number_problem(&row).or_else(|| text_problem(&row)).or_else(|| {
         match StylePatch::from_row(row) {
-            Ok(patch) => validate(&patch.apply(base)).err().map(|error| error.to_string()),
-            Err(error) => Some(error.to_string().replace('`', "\"")),
+            Ok(patch) => validate(&patch.completed(&name)).err().map(|error| error.to_string()),
+            Err(error) => Some(json_problem(&error)),
         }
     })
 }

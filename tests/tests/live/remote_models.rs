@@ -19,7 +19,13 @@ fn models_with(server: &ScriptedServer, more: Value) -> ModelsDirectory {
     models
 }
 
-fn put_remote(models: &ModelsDirectory, name: &str, server: &ScriptedServer, more: Value) {
+/// Writes the folder of a remote model with these fields besides those that each has.
+pub(crate) fn put_remote(
+    models: &ModelsDirectory,
+    name: &str,
+    server: &ScriptedServer,
+    more: Value,
+) {
     let mut remote = json!({ "protocol": "openai", "base_url": server.url(), "model": "tiny" });
     for (field, value) in more.as_object().unwrap() {
         remote[field] = value.clone();
@@ -27,7 +33,8 @@ fn put_remote(models: &ModelsDirectory, name: &str, server: &ScriptedServer, mor
     models.put(name, "remote.json", &remote.to_string(), 0o644);
 }
 
-fn use_model(session: &mut TestSession, name: &str) {
+/// Changes to a model and waits until it serves.
+pub(crate) fn use_model(session: &mut TestSession, name: &str) {
     session.run(&format!("SELECT caption.use_model('{name}', wait => true)"));
 }
 

@@ -1,19 +1,16 @@
 //! What model servers refuse, and texts that are no captions.
 
 use super::{Trial, Trials};
+use crate::remote_models::{put_remote, use_model};
 use pg_caption_checks::{ScriptedAnswer, ScriptedServer};
-use pg_caption_tests::{ModelsDirectory, ServerAnswer, TestServer, TestSession};
-use serde_json::{Value, json};
+use pg_caption_tests::{ModelsDirectory, ServerAnswer, TestServer};
+use serde_json::json;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 fn error(status: u16, message: &str, code: &str) -> ScriptedAnswer {
     let body = json!({ "error": { "message": message, "code": code } });
     ScriptedAnswer::status(status, &body.to_string())
-}
-
-fn use_model(session: &mut TestSession, name: &str) {
-    session.run(&format!("SELECT caption.use_model('{name}', wait => true)"));
 }
 
 /// Tries answers of a model server. The server pauses after some of them: these come last.
@@ -46,15 +43,10 @@ pub fn run(trials: &mut Trials) {
         answer
     });
     let models = ModelsDirectory::of(&["default"]);
-    let put = |name: &str, field: &str, value: Value| {
-        let mut remote = json!({ "protocol": "openai", "base_url": server.url(), "model": "tiny" });
-        remote[field] = value;
-        models.put(name, "remote.json", &remote.to_string(), 0o644);
-    };
-    put("far", "timeout", json!(30));
-    put("slow", "timeout", json!(0.2));
-    put("rare", "requests_per_minute", json!(1));
-    put("few", "daily_requests", json!(1));
+    put_remote(&models, "far", &server, json!({}));
+    put_remote(&models, "slow", &server, json!({ "timeout": 0.2 }));
+    put_remote(&models, "rare", &server, json!({ "requests_per_minute": 1 }));
+    put_remote(&models, "few", &server, json!({ "daily_requests": 1 }));
     let (cluster, web) = (models.cluster("default"), TestServer::start());
     let db = cluster.database();
     let mut session = db.session();
